@@ -1,0 +1,3 @@
+from corella_edge.cli import main
+
+main()

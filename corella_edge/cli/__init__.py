@@ -1,0 +1,59 @@
+"""The `corella-edge` command: click only; each command's module is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from corella_edge import __version__
+from corella_edge.errors import CorellaError
+
+# name → (module in this folder, one line for --help); the order is the order of work.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "The whole path on synthetic data: prepare, train, export, verify, score, measure."),
+    "prepare": ("prepare", "Turn a publisher's files into training data."),
+    "train": ("train", "Train the CRM and the LLM of a recipe."),
+    "export": ("export", "Turn a finished run into a verified bundle (ONNX + GGUF + manifest)."),
+    "verify": ("bundle", "Check every file of a bundle and repeat its reference scores."),
+    "inspect": ("bundle", "Show what a bundle holds."),
+    "score": ("score", "Score requests from a JSON-lines file."),
+    "evaluate": ("evaluate", "AUC, log-loss and accuracy of CRM, LLM and routing on a data split."),
+    "serve": ("serve", "Serve a bundle over HTTP."),
+    "benchmark": ("benchmark", "Latency and AUC per routing ratio."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name; imports one only when it runs, so that --help stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"corella_edge.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="corella-edge")
+def cli() -> None:
+    """Recommendation on one small machine: a DCNv2 scores every candidate, a small LLM the uncertain ones."""
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Entry point: an expected error is one line on stderr and a non-zero exit code."""
+    try:
+        return cli.main(args=args, prog_name="corella-edge", standalone_mode=True)
+    except CorellaError as error:
+        click.echo(f"corella-edge: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,210 @@
+"""Requests and answers: the one form shared by `score`, the server and decision logs.
+
+A request names a user (profile, history) and candidate items; `parse_request` turns decoded JSON into
+frozen dataclasses or raises one `InputError` that names the field and what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from corella_edge.errors import InputError
+
+MAX_ID_CHARS = 256
+MAX_CANDIDATES = 10_000
+MAX_HISTORY = 100_000
+MAX_TIME = 2**53
+
+Features = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One interaction of a user's past: item id, rating (None = unknown), Unix time in seconds."""
+
+    item: str
+    rating: float | None = None
+    time: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who asks: an id (may be unknown), profile features by name, and the history, oldest first."""
+
+    id: str | None = None
+    features: Features = field(default_factory=dict)
+    history: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An item to score; `features` (title, attributes) override or replace the catalogue's."""
+
+    item: str
+    features: Features | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One user and the candidates to score; `candidates` None means the whole catalogue."""
+
+    user: User
+    candidates: tuple[Candidate, ...] | None = None
+    id: str | None = None
+    threshold: float | str | None = None
+    top_k: int | None = None
+    timeout_ms: float | None = None
+
+
+def parse_request(value: object) -> Request:
+    """Check and convert one decoded JSON request.
+
+    Raises:
+        InputError: a field is missing, unknown, of the wrong type, or out of range; the message names it.
+    """
+    data = _object(value, "request", {"id", "user", "candidates", "threshold", "top_k", "timeout_ms"})
+    if "user" not in data:
+        raise InputError("request: the field 'user' is missing")
+    candidates = data.get("candidates")
+    return Request(
+        user=_user(data["user"]),
+        candidates=None if candidates is None else _candidates(candidates),
+        id=_optional_id(data.get("id"), "id"),
+        threshold=_threshold(data.get("threshold")),
+        top_k=_positive_int(data.get("top_k"), "top_k"),
+        timeout_ms=_number(data.get("timeout_ms"), "timeout_ms", low=0.0),
+    )
+
+
+def _user(value: object) -> User:
+    data = _object(value, "user", {"id", "features", "history"})
+    history = _list(data.get("history"), "user.history", MAX_HISTORY)
+    return User(
+        id=_optional_id(data.get("id"), "user.id"),
+        features=_features(data.get("features"), "user.features") or {},
+        history=tuple([_event(event, i) for i, event in enumerate(history)]),
+    )
+
+
+def _event(value: object, i: int) -> Event:
+    if isinstance(value, dict) and value.keys() <= {"item", "rating", "time"}:
+        item, rating, time = value.get("item"), value.get("rating"), value.get("time")
+        # The common case, kept free of formatted paths: histories are long.
+        if type(item) is str and 0 < len(item) <= MAX_ID_CHARS and type(rating) is int and type(time) is int:
+            if -1e6 <= rating <= 1e6 and abs(time) <= MAX_TIME:
+                return Event(item, float(rating), time)
+    path = f"user.history[{i}]"
+    data = _object(value, path, {"item", "rating", "time"})
+    time = _number(data.get("time"), f"{path}.time", low=-MAX_TIME, high=MAX_TIME)
+    return Event(
+        item=_id(data.get("item"), f"{path}.item"),
+        rating=_number(data.get("rating"), f"{path}.rating", low=-1e6, high=1e6),
+        time=None if time is None else int(time),
+    )
+
+
+def _candidates(value: object) -> tuple[Candidate, ...]:
+    items = _list(value, "candidates", MAX_CANDIDATES)
+    if not items:
+        raise InputError("candidates: the list is empty; leave the field out to rank the whole catalogue")
+    return tuple([_candidate(item, i) for i, item in enumerate(items)])
+
+
+def _candidate(value: object, i: int) -> Candidate:
+    data = _object(value, f"candidates[{i}]", {"item", "features"})
+    return Candidate(
+        item=_id(data.get("item"), f"candidates[{i}].item"),
+        features=_features(data.get("features"), f"candidates[{i}].features"),
+    )
+
+
+def _object(value: object, path: str, known: set[str]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected an object, got {_kind(value)}")
+    unknown = value.keys() - known
+    if unknown:
+        names = ", ".join(sorted(known))
+        raise InputError(f"{path}: unknown field {_shown(sorted(map(str, unknown))[0])}; known fields: {names}")
+    return value
+
+
+def _list(value: object, path: str, limit: int) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise InputError(f"{path}: expected a list, got {_kind(value)}")
+    if len(value) > limit:
+        raise InputError(f"{path}: {len(value)} entries, at most {limit} are accepted")
+    return value
+
+
+def _id(value: object, path: str) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64:
+        return str(value)
+    if not isinstance(value, str):
+        raise InputError(f"{path}: expected a string or an integer id, got {_kind(value)}")
+    if not 0 < len(value) <= MAX_ID_CHARS:
+        raise InputError(f"{path}: an id has 1 to {MAX_ID_CHARS} characters, this one has {len(value)}")
+    return value
+
+
+def _optional_id(value: object, path: str) -> str | None:
+    return None if value is None else _id(value, path)
+
+
+def _features(value: object, path: str) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected an object, got {_kind(value)}")
+    for name, feature in value.items():
+        _check_feature(feature, f"{path}.{str(name)[:40]}")
+    return value
+
+
+def _check_feature(value: object, path: str) -> None:
+    entries = value if isinstance(value, list) else [value]
+    for entry in entries:
+        if not isinstance(entry, (str, int, float, bool, type(None))):
+            raise InputError(f"{path}: expected text, a number, or a list of those, got {_kind(entry)}")
+        if isinstance(entry, float) and not math.isfinite(entry):
+            raise InputError(f"{path}: the number is not finite")
+
+
+def _threshold(value: object) -> float | str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return _number(value, "threshold")
+
+
+def _positive_int(value: object, path: str) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 2**31:
+        raise InputError(f"{path}: expected a positive integer, got {_shown(value)}")
+    return value
+
+
+def _number(value: object, path: str, low: float = -math.inf, high: float = math.inf) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{path}: expected a number, got {_kind(value)}")
+    if isinstance(value, int) and abs(value) > 2**64:
+        raise InputError(f"{path}: the number is too large")
+    if not math.isfinite(value) or not low <= value <= high:
+        raise InputError(f"{path}: {value} is out of range ({low:g} to {high:g})")
+    return float(value)
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number" if isinstance(value, (int, float)) else type(value).__name__)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""The heavy half: from interactions to a verified bundle (torch, transformers, peft, optimum)."""
