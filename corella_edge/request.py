@@ -91,18 +91,20 @@ def _user(value: object) -> User:
 
 def _event(value: object, i: int) -> Event:
     if isinstance(value, dict) and value.keys() <= {"item", "rating", "time"}:
-        item, rating, time = value.get("item"), value.get("rating"), value.get("time")
+        item: Any = value.get("item")
+        rating: Any = value.get("rating")
+        time: Any = value.get("time")
         # The common case, kept free of formatted paths: histories are long.
-        if type(item) is str and 0 < len(item) <= MAX_ID_CHARS and type(rating) is int and type(time) is int:
-            if -1e6 <= rating <= 1e6 and abs(time) <= MAX_TIME:
-                return Event(item, float(rating), time)
+        plain = type(item) is str and type(rating) is int and type(time) is int
+        if plain and 0 < len(item) <= MAX_ID_CHARS and abs(rating) <= 1e6 and abs(time) <= MAX_TIME:
+            return Event(item, float(rating), time)
     path = f"user.history[{i}]"
     data = _object(value, path, {"item", "rating", "time"})
-    time = _number(data.get("time"), f"{path}.time", low=-MAX_TIME, high=MAX_TIME)
+    seconds = _number(data.get("time"), f"{path}.time", low=-MAX_TIME, high=MAX_TIME)
     return Event(
         item=_id(data.get("item"), f"{path}.item"),
         rating=_number(data.get("rating"), f"{path}.rating", low=-1e6, high=1e6),
-        time=None if time is None else int(time),
+        time=None if seconds is None else int(seconds),
     )
 
 
@@ -127,7 +129,8 @@ def _object(value: object, path: str, known: set[str]) -> dict[str, Any]:
     unknown = value.keys() - known
     if unknown:
         names = ", ".join(sorted(known))
-        raise InputError(f"{path}: unknown field {_shown(sorted(map(str, unknown))[0])}; known fields: {names}")
+        first = _shown(min(map(str, unknown)))
+        raise InputError(f"{path}: unknown field {first}; known fields: {names}")
     return value
 
 
@@ -172,6 +175,8 @@ def _check_feature(value: object, path: str) -> None:
             raise InputError(f"{path}: expected text, a number, or a list of those, got {_kind(entry)}")
         if isinstance(entry, float) and not math.isfinite(entry):
             raise InputError(f"{path}: the number is not finite")
+        if isinstance(entry, int) and abs(entry) > 2**64:
+            raise InputError(f"{path}: the number is too large")
 
 
 def _threshold(value: object) -> float | str | None:

@@ -47,8 +47,8 @@ class Threshold:
 class Calibration:
     """Entropies of held-out samples, as quantiles: turns a wanted routed share into a threshold.
 
-    `shares` ascend from 0 to 1; `thresholds[i]` is the smallest threshold whose routed share on the
-    calibration rows is at most... exactly `shares[i]` up to ties (rows of equal entropy stay together).
+    `shares` ascend from 0 to 1; `thresholds[i]` routes `shares[i]` of the calibration rows, up to ties
+    (rows of equal entropy stay together).
     """
 
     def __init__(self, shares: Sequence[float], thresholds: Sequence[float]) -> None:
@@ -96,7 +96,9 @@ def parse_threshold(value: float | str, calibration: Calibration | None) -> Thre
         return Threshold(nats, "ratio")
     nats = _float(text, "threshold", f"an entropy from 0 to {LN2:.4f} nats, or ratio:SHARE")
     if not 0.0 <= nats <= LN2:
-        raise InputError(f"threshold: {text} is not an entropy (0 to {LN2:.4f} nats); for a share write ratio:{text}")
+        raise InputError(
+            f"threshold: {text} is not an entropy (0 to {LN2:.4f} nats); for a share write ratio:{text}"
+        )
     return Threshold(nats, "entropy")
 
 

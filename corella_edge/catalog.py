@@ -1,0 +1,61 @@
+"""The items a bundle knows: id, title and attributes, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from corella_edge.errors import BundleError
+
+Attributes = Mapping[str, Any]
+
+
+class Catalog:
+    """Items in a fixed order; a *row* is an item's place in it, `len(catalog)` the row of unknown items."""
+
+    def __init__(self, ids: Iterable[str], attributes: Iterable[Attributes]) -> None:
+        self.ids = list(ids)
+        self.attributes = list(attributes)
+        self.row_of = {item: row for row, item in enumerate(self.ids)}
+        if len(self.ids) != len(self.attributes):
+            raise ValueError("catalog: as many attribute records as ids are needed")
+        if len(self.row_of) != len(self.ids):
+            raise BundleError("catalog: an item id occurs twice")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, items: Iterable[str]) -> list[int]:
+        """Rows of item ids; unknown ids give `len(self)`."""
+        unknown = len(self.ids)
+        get = self.row_of.get
+        return [get(item, unknown) for item in items]
+
+    def lines(self) -> Iterator[str]:
+        """The file form: `{"item": id, "title": …, attribute: value, …}` a line."""
+        for item, attributes in zip(self.ids, self.attributes, strict=True):
+            yield json.dumps({"item": item, **attributes}, ensure_ascii=False, sort_keys=True) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Catalog:
+        """Read what `lines` wrote; a malformed line is a `BundleError` naming it."""
+        ids: list[str] = []
+        attributes: list[Attributes] = []
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                record = _record(line, path, number)
+                ids.append(record.pop("item"))
+                attributes.append(record)
+        return cls(ids, attributes)
+
+
+def _record(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise BundleError(f"{path.name} line {number}: not JSON ({error})") from None
+    if not isinstance(record, dict) or not isinstance(record.get("item"), str):
+        raise BundleError(f"{path.name} line {number}: expected an object with a text field 'item'")
+    return record

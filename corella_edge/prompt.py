@@ -1,0 +1,178 @@
+"""The LLM's prompt: history as answered questions, the candidate as the next, unanswered one.
+
+    {instruction}{profile}
+    Heat (1995), Action Crime: Yes 5        one line an event: item text, answer, rating
+    Babe (1995), Comedy: No 2
+    Fargo (1996), Crime Drama:              the candidate; the model's next token is the score
+
+Everything a user's candidates share comes first, so it is decoded once; a candidate's own part (the suffix) is
+its item text alone. A prompt is tokenised segment by segment with special tokens off: no title can change
+another field, and the tokens of an item can be kept.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from corella_edge.catalog import Catalog
+from corella_edge.errors import BundleError, RecipeError
+from corella_edge.request import Candidate, Event, User
+
+Tokenize = Callable[[str], list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The words around the data; part of the recipe and, unchanged, of the bundle.
+
+    Attributes:
+        instruction: the constant first line.
+        profile: user feature → text with one `{}` for its value; features a user lacks are left out.
+        item: item text with `{title}` and attribute names in braces; ends with the answer's cue.
+        yes, no: the two answers, each one token, as text following the cue.
+        rating: text after the answer of an event that has a rating, with one `{}`; may be empty.
+        history_lines, block: the prompt keeps between `history_lines` and `history_lines + block` events, so
+            that `block` new events pass before its beginning changes.
+        value_chars: longest text kept of any one value.
+        like_above: an event whose rating is above this (or that has none) is answered with `yes`.
+    """
+
+    instruction: str = "Will the user like it? Yes or No.\n"
+    profile: Mapping[str, str] = field(default_factory=dict)
+    item: str = "{title}:"
+    yes: str = " Yes"
+    no: str = " No"
+    rating: str = " {}"
+    history_lines: int = 20
+    block: int = 10
+    value_chars: int = 120
+    like_above: float = 3.0
+
+    def __post_init__(self) -> None:
+        if "title" not in self.item_fields:
+            raise RecipeError("prompt.item: the text must contain {title}")
+        if self.history_lines < 0 or self.block < 1:
+            raise RecipeError("prompt: history_lines must be at least 0 and block at least 1")
+
+    @property
+    def item_fields(self) -> list[str]:
+        """Names in braces of `item`, in order."""
+        try:
+            return [name for _, name, _, _ in string.Formatter().parse(self.item) if name is not None]
+        except ValueError as error:
+            raise RecipeError(f"prompt.item: {error}") from None
+
+    def header(self, user: User) -> str:
+        """Instruction and profile, the part before the history."""
+        known = [(text, user.features.get(name)) for name, text in self.profile.items()]
+        parts = [text.replace("{}", self.text(value)) for text, value in known if value not in (None, "", [])]
+        return self.instruction + ("; ".join(parts) + "\n" if parts else "")
+
+    def item_text(self, attributes: Mapping[str, Any]) -> str | None:
+        """An item's question, or None when it has no title."""
+        values = {name: self.text(attributes.get(name)) for name in self.item_fields}
+        return self.item.format_map(values) if values["title"] else None
+
+    def tail(self, event: Event) -> str:
+        """What follows an event's answer."""
+        return "\n" if event.rating is None or not self.rating else self.rating.format(f"{event.rating:g}") + "\n"
+
+    def liked(self, event: Event) -> bool:
+        return event.rating is None or event.rating > self.like_above
+
+    def text(self, value: Any) -> str:
+        """A value as one clean, short line: lists joined by spaces, control characters and breaks removed."""
+        if value is None:
+            return ""
+        if isinstance(value, (list, tuple)):
+            value = " ".join(str(entry) for entry in value if entry is not None)
+        cut = str(value)[: self.value_chars]
+        plain = "".join(" " if _is_control(c) else c for c in cut)
+        return " ".join(plain.split())
+
+    def first_event(self, count: int) -> int:
+        """Which of `count` events (0 = oldest) the prompt starts with."""
+        surplus = count - self.history_lines - self.block
+        return 0 if surplus <= 0 else -(-surplus // self.block) * self.block
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "profile": dict(self.profile)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Template:
+        known = {item.name for item in fields(cls)}
+        if set(data) != known:
+            raise BundleError(f"prompt.json: template fields differ from this version's: {sorted(set(data) ^ known)}")
+        return cls(**data)
+
+
+def _is_control(c: str) -> bool:
+    """Control and format characters, line separators, and halves of surrogate pairs."""
+    return not c.isprintable() and c != " "
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids every prompt needs: the two answers, and the begin token if the model wants one."""
+
+    yes: int
+    no: int
+    bos: int | None
+
+
+class PromptEncoder:
+    """Samples → token ids, with any tokenizer (the trainer's or llama.cpp's) and the same result."""
+
+    def __init__(self, template: Template, catalog: Catalog, tokenize: Tokenize, tokens: Tokens) -> None:
+        self.template = template
+        self.catalog = catalog
+        self.tokens = tokens
+        self._tokenize = tokenize
+        self._items: dict[int, list[int] | None] = {}
+        self._tails: dict[str, list[int]] = {}
+
+    def prefix(self, user: User) -> list[int]:
+        """Ids of all that a user's candidates share: begin token, header, history."""
+        ids = self.header(user)
+        for event in user.history[self.template.first_event(len(user.history)) :]:
+            ids += self.line(self.item(self.catalog.row_of.get(event.item)), event)
+        return ids
+
+    def header(self, user: User) -> list[int]:
+        """Begin token, instruction and profile."""
+        begin = [] if self.tokens.bos is None else [self.tokens.bos]
+        return begin + self._tokenize(self.template.header(user))
+
+    def line(self, question: list[int] | None, event: Event) -> list[int]:
+        """Ids of one answered question; empty for an item without text."""
+        if question is None:
+            return []
+        answer = self.tokens.yes if self.template.liked(event) else self.tokens.no
+        return [*question, answer, *self.tail(event)]
+
+    def tail(self, event: Event) -> list[int]:
+        text = self.template.tail(event)
+        if text not in self._tails:
+            self._tails[text] = self._tokenize(text)
+        return self._tails[text]
+
+    def suffix(self, candidate: Candidate) -> list[int] | None:
+        """Ids of a candidate's question, or None when there is no text to ask about."""
+        row = self.catalog.row_of.get(candidate.item)
+        if candidate.features is None:
+            return self.item(row)
+        known = self.catalog.attributes[row] if row is not None else {}
+        text = self.template.item_text({**known, **candidate.features})
+        return None if text is None else self._tokenize(text)
+
+    def item(self, row: int | None) -> list[int] | None:
+        """Ids of a catalogue item's question, kept after the first use."""
+        if row is None:
+            return None
+        if row not in self._items:
+            text = self.template.item_text(self.catalog.attributes[row])
+            self._items[row] = None if text is None else self._tokenize(text)
+        return self._items[row]

@@ -1,0 +1,340 @@
+"""Fields of the CRM and how a request becomes its input arrays.
+
+One encoder serves training and serving: a training run encodes many (user, candidate) rows through the same
+tables and the same derived functions that a request goes through. Index 0 pads, 1 is a value never seen in
+training (OOV), known values follow in vocabulary order, so that no index can leave the embedding table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from corella_edge.catalog import Catalog
+from corella_edge.errors import BundleError
+from corella_edge.request import Candidate, User
+
+PAD, OOV, FIRST = 0, 1, 2
+
+Kind = Literal["categorical", "multi", "sequence", "numeric", "derived"]
+Side = Literal["user", "item"]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Feed = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One input of `crm.onnx`; its name is the input's name.
+
+    Attributes:
+        kind: categorical int64 [b]; multi and sequence int64 [b, length]; numeric float32 [b, 1];
+            derived float32 [b, width of the function]. b is 1 on the user side, n on the item side.
+        side: whose value it is; user-side inputs are broadcast over the candidates in the graph.
+        source: "id", an attribute's name, "item" or "rating" of history events, or a derived function's name.
+        vocab: name of the vocabulary (categorical, multi, sequence).
+        length: slots of a multi field, events of a sequence, events a derived function looks back on.
+        args: constants of a derived function or the mean and scale of a numeric field, fixed at fit time.
+    """
+
+    name: str
+    kind: Kind
+    side: Side
+    source: str
+    vocab: str = ""
+    length: int = 1
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """The latest events of b users, padded on the left to w.
+
+    rows int64 [b, w] (catalogue rows), ratings float32 [b, w] (nan = none), mask bool [b, w] (True = event).
+    """
+
+    rows: Ints
+    ratings: Floats
+    mask: npt.NDArray[np.bool_]
+
+    def last(self, w: int) -> Histories:
+        """The same users with at most their last `w` events."""
+        return Histories(self.rows[:, -w:], self.ratings[:, -w:], self.mask[:, -w:])
+
+
+Bits = npt.NDArray[np.uint64]  # [..., words]: which values of a multi attribute an item has
+Derived = Callable[[Histories, Bits, Bits, Mapping[str, Any]], Floats]
+
+
+def _values(history: Histories, args: Mapping[str, Any]) -> Floats:
+    """Centred ratings, float32 [b, w]; an event without a rating counts as a liked one."""
+    centred = (history.ratings - np.float32(args["mean"])) / np.float32(args["scale"])
+    return np.where(history.mask, np.nan_to_num(centred, nan=1.0), np.float32(0.0)).astype(np.float32)
+
+
+def _moments(count: Floats, total: Floats, squares: Floats, args: Mapping[str, Any]) -> Floats:
+    """[..., 3]: mean and variance smoothed towards 0 and 1 by `strength` events, and the log of the count."""
+    strength = np.float32(args["strength"])
+    mean = total / (count + strength)
+    variance = (squares + strength) / (count + strength) - mean * mean
+    return np.stack([mean, variance, np.log1p(count) * np.float32(0.25)], axis=-1).astype(np.float32)
+
+
+def history_profile(history: Histories, seen: Bits, candidates: Bits, args: Mapping[str, Any]) -> Floats:
+    """How the user rates: smoothed mean and variance of the ratings so far, log count; float32 [b, 1, 3]."""
+    values = _values(history, args)
+    count = history.mask.sum(axis=1, dtype=np.float32)
+    return _moments(count, values.sum(axis=1), (values * values).sum(axis=1), args)[:, None, :]
+
+
+def history_match(history: Histories, seen: Bits, candidates: Bits, args: Mapping[str, Any]) -> Floats:
+    """The same over events whose item shares a value of `attribute` with the candidate; float32 [b, n, 3].
+
+    `seen` uint64 [b, w, words] are the attribute's values of the history's items, `candidates` [b, n, words]
+    those of the candidates.
+    """
+    shares = np.zeros((seen.shape[0], candidates.shape[1], seen.shape[1]), dtype=np.bool_)
+    for word in range(seen.shape[2]):
+        shares |= (candidates[:, :, None, word] & seen[:, None, :, word]) != 0
+    matched = shares.astype(np.float32)  # padded rows carry no bits
+    values = _values(history, args)
+    sums = matched @ np.stack([history.mask.astype(np.float32), values, values * values], axis=-1)
+    return _moments(sums[..., 0], sums[..., 1], sums[..., 2], args)
+
+
+# name → (function, width, side of the result)
+DERIVED: dict[str, tuple[Derived, int, Side]] = {
+    "history_profile": (history_profile, 3, "user"),
+    "history_match": (history_match, 3, "item"),
+}
+
+
+class Vocabulary:
+    """Known values in order; `index` gives FIRST + place, OOV for anything else."""
+
+    def __init__(self, name: str, values: Iterable[str]) -> None:
+        self.name = name
+        self.values = list(values)
+        self.index_of = {value: FIRST + i for i, value in enumerate(self.values)}
+        if len(self.index_of) != len(self.values):
+            raise BundleError(f"vocabulary {name}: a value occurs twice")
+
+    def __len__(self) -> int:
+        """Rows of the embedding table: the values, PAD and OOV."""
+        return FIRST + len(self.values)
+
+    def index(self, value: Any) -> int:
+        return self.index_of.get(value_key(value), OOV)
+
+
+def value_key(value: Any) -> str:
+    """The one text form of a feature value: 3, 3.0 and "3" are the same value."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """All fields of a CRM with their vocabularies."""
+
+    fields: tuple[Field, ...]
+    vocabularies: Mapping[str, Vocabulary]
+
+    def __post_init__(self) -> None:
+        for item in self.fields:
+            if item.vocab and item.vocab not in self.vocabularies:
+                raise BundleError(f"schema: field {item.name} names the unknown vocabulary {item.vocab!r}")
+            if item.kind == "derived" and item.source not in DERIVED:
+                raise BundleError(f"schema: field {item.name} names the unknown function {item.source!r}")
+
+    def of(self, *kinds: Kind, side: Side | None = None) -> list[Field]:
+        """Fields of the given kinds (and side), in order."""
+        return [f for f in self.fields if f.kind in kinds and (side is None or f.side == side)]
+
+    @property
+    def window(self) -> int:
+        """How many of the latest events any field looks at."""
+        return max([f.length for f in self.of("sequence", "derived")], default=0)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"fields": [asdict(item) for item in self.fields]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary]) -> Schema:
+        try:
+            return cls(tuple(Field(**item) for item in data["fields"]), vocabularies)
+        except (KeyError, TypeError) as error:
+            raise BundleError(f"schema.json: not a schema of this version ({error})") from None
+
+
+def encode_value(item: Field, vocab: Vocabulary | None, value: Any) -> Any:
+    """One attribute value as an index, a padded list of indices, or a standardised number."""
+    if item.kind == "numeric":
+        return (_number(value, item.args["mean"]) - item.args["mean"]) / item.args["scale"]
+    assert vocab is not None
+    if item.kind == "categorical":
+        return vocab.index(value)
+    values = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    known = [vocab.index(v) for v in values][: item.length]
+    return known + [PAD] * (item.length - len(known))
+
+
+def _number(value: Any, default: float) -> float:
+    """A missing or unreadable number becomes the training mean."""
+    usable = isinstance(value, (int, float)) and abs(value) < 1e30
+    return float(value) if usable else float(default)
+
+
+class FeatureEncoder:
+    """Requests → the CRM's input arrays, through tables encoded once per catalogue item."""
+
+    def __init__(self, schema: Schema, catalog: Catalog) -> None:
+        self.schema = schema
+        self.catalog = catalog
+        self.unknown_row = len(catalog)
+        self._attributes = schema.of("categorical", "multi", "numeric", side="item")
+        self.item_tables: Feed = {f.name: self._table(f) for f in self._attributes}
+        self.item_index = self._item_index()
+        self._match = [f for f in schema.of("derived") if "attribute" in f.args]
+        self._bits = {f.name: self._bit_table(f) for f in self._match}
+
+    def encode(self, user: User, candidates: Sequence[Candidate]) -> tuple[Feed, list[tuple[str, ...]]]:
+        """The input arrays of one request and, per candidate, the names of fields with unseen values."""
+        rows = np.asarray(self.catalog.rows([c.item for c in candidates]), dtype=np.int64)
+        feed: Feed = {name: table[rows] for name, table in self.item_tables.items()}
+        bits = {name: table[rows][None] for name, table in self._bits.items()}
+        for i, candidate in enumerate(candidates):
+            if candidate.features is not None:
+                self._encode_inline(candidate, i, feed, bits)
+        feed.update(self.encode_user(user))
+        feed.update(self.encode_history(self.history(user), bits))
+        return feed, self._unknown(feed, len(candidates))
+
+    def encode_user(self, user: User) -> Feed:
+        """User-side attribute inputs, leading dimension 1."""
+        feed: Feed = {}
+        for item in self.schema.of("categorical", "multi", "numeric", side="user"):
+            value = user.id if item.source == "id" else user.features.get(item.source)
+            dtype = np.float32 if item.kind == "numeric" else np.int64
+            cell = np.asarray(encode_value(item, self._vocab(item), value), dtype=dtype)
+            feed[item.name] = cell.reshape(1, 1) if item.kind == "numeric" else cell[None]
+        return feed
+
+    def history(self, user: User) -> Histories:
+        """The latest events of one user as padded arrays with b = 1."""
+        w = self.schema.window
+        events = user.history[-w:] if w else ()
+        rows = np.full((1, w), self.unknown_row, dtype=np.int64)
+        ratings = np.full((1, w), np.nan, dtype=np.float32)
+        mask = np.zeros((1, w), dtype=np.bool_)
+        if events:
+            rows[0, -len(events) :] = self.catalog.rows([e.item for e in events])
+            ratings[0, -len(events) :] = [np.nan if e.rating is None else e.rating for e in events]
+            mask[0, -len(events) :] = True
+        return Histories(rows, ratings, mask)
+
+    def encode_history(self, history: Histories, candidate_bits: Mapping[str, Bits]) -> Feed:
+        """Sequence inputs int64 [b, length] and the derived ones."""
+        feed: Feed = {f.name: self.encode_sequence(f, history.last(f.length)) for f in self.schema.of("sequence")}
+        feed.update(self.encode_derived(history, candidate_bits))
+        return feed
+
+    def encode_derived(self, history: Histories, candidate_bits: Mapping[str, Bits]) -> Feed:
+        """Derived inputs: float32 [b, width] on the user side, [b * n, width] on the item side."""
+        feed: Feed = {}
+        nothing = np.zeros((1, 1, 1), dtype=np.uint64)
+        for item in self.schema.of("derived"):
+            function, width, _ = DERIVED[item.source]
+            recent = history.last(item.length)
+            matched = item.name in self._bits
+            seen = self._bits[item.name][recent.rows] if matched else nothing
+            bits = candidate_bits[item.name] if matched else nothing
+            feed[item.name] = function(recent, seen, bits, item.args).reshape(-1, width)
+        return feed
+
+    def candidate_bits(self, rows: Ints) -> dict[str, Bits]:
+        """Attribute bits of catalogue rows int64 [b, n] for every matching derived field."""
+        return {name: table[rows] for name, table in self._bits.items()}
+
+    def encode_sequence(self, item: Field, history: Histories) -> Ints:
+        """int64 [b, w]: vocabulary indices of the events' items or ratings."""
+        if item.source == "item":
+            codes = self.item_index[history.rows]
+        else:
+            codes = self._rating_codes(item, history.ratings)
+        return np.where(history.mask, codes, PAD)
+
+    def _rating_codes(self, item: Field, ratings: Floats) -> Ints:
+        vocab = self.schema.vocabularies[item.vocab]
+        known = np.asarray([float(v) for v in vocab.values], dtype=np.float32)
+        equal = ratings[..., None] == known
+        return np.where(equal.any(axis=-1), equal.argmax(axis=-1) + FIRST, OOV)
+
+    def _vocab(self, item: Field) -> Vocabulary | None:
+        return self.schema.vocabularies.get(item.vocab)
+
+    def _table(self, item: Field) -> npt.NDArray[Any]:
+        """One encoded value a catalogue row, and a last row for items outside the catalogue."""
+        vocab = self._vocab(item)
+        ids, records = self.catalog.ids, self.catalog.attributes
+        cells = ids if item.source == "id" else [record.get(item.source) for record in records]
+        rows = [encode_value(item, vocab, cell) for cell in [*cells, None]]
+        table = np.asarray(rows, dtype=np.float32 if item.kind == "numeric" else np.int64)
+        return table.reshape(-1, 1) if item.kind == "numeric" else table
+
+    def _item_index(self) -> Ints:
+        """int64 [items + 1]: catalogue row → index in the vocabulary the history's items use."""
+        fields = [f for f in self.schema.of("sequence") if f.source == "item"]
+        if not fields:
+            return np.full(len(self.catalog) + 1, OOV, dtype=np.int64)
+        vocab = self.schema.vocabularies[fields[0].vocab]
+        return np.asarray([vocab.index(i) for i in self.catalog.ids] + [OOV], dtype=np.int64)
+
+    def _bit_table(self, item: Field) -> Bits:
+        """uint64 [items + 1, words]: the values of the field's attribute as bits."""
+        vocab = self.schema.vocabularies[item.args["vocab"]]
+        words = (len(vocab) + 63) // 64
+        table = np.zeros((len(self.catalog) + 1, words), dtype=np.uint64)
+        for row, record in enumerate(self.catalog.attributes):
+            table[row] = attribute_bits(record.get(item.args["attribute"]), vocab, words)
+        return table
+
+    def _encode_inline(self, candidate: Candidate, i: int, feed: Feed, bits: dict[str, Bits]) -> None:
+        """Attributes that came with the request win over the catalogue's."""
+        features = candidate.features or {}
+        for item in self._attributes:
+            if item.source in features and item.source != "id":
+                feed[item.name][i] = encode_value(item, self._vocab(item), features[item.source])
+        for item in self._match:
+            if item.args["attribute"] in features:
+                vocab = self.schema.vocabularies[item.args["vocab"]]
+                table = bits[item.name]
+                table[0, i] = attribute_bits(features[item.args["attribute"]], vocab, table.shape[-1])
+
+    def _unknown(self, feed: Feed, n: int) -> list[tuple[str, ...]]:
+        """Per candidate the sources ("user", "item", an attribute) whose value is OOV."""
+        flags = [(_label(f), (feed[f.name] == OOV).reshape(len(feed[f.name]), -1).any(axis=1))
+                 for f in self.schema.of("categorical", "multi")]  # fmt: skip
+        raised = [(label, np.broadcast_to(flag, n)) for label, flag in flags if flag.any()]
+        if not raised:
+            return [()] * n
+        return [tuple(label for label, flag in raised if flag[i]) for i in range(n)]
+
+
+def _label(item: Field) -> str:
+    return item.side if item.source == "id" else item.source
+
+
+def attribute_bits(value: Any, vocab: Vocabulary, words: int) -> Bits:
+    """uint64 [words]: bit i set when value i of the vocabulary is among `value` (a list or a scalar)."""
+    bits = [0] * words
+    for entry in value if isinstance(value, (list, tuple)) else [value]:
+        index = vocab.index(entry)
+        if index >= FIRST:
+            bits[index // 64] |= 1 << (index % 64)
+    return np.asarray(bits, dtype=np.uint64)

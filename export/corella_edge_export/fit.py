@@ -1,0 +1,83 @@
+"""Train rows → Schema: vocabularies, lengths and constants, from the training rows alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from corella_edge.catalog import Catalog
+from corella_edge.schema import Field, Schema, Vocabulary, value_key
+from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.recipe import CrmRecipe
+
+MULTI_MAX = 16
+
+
+def catalog_of(data: PreparedData) -> Catalog:
+    """Every item of the data, in the order of its local indices (so a local index is a catalogue row)."""
+    columns = {name: data.items[name] for name in ("title", *data.item_attributes) if name in data.items}
+    records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return Catalog(data.item_ids, records)
+
+
+def fit_schema(data: PreparedData, recipe: CrmRecipe) -> Schema:
+    """Fields for every attribute of the data; only values that occur in training rows get an index."""
+    split = data.split("train")
+    users, items = np.unique(split.users), np.unique(split.items)
+    fields = [_id_field("user"), _id_field("item")]
+    vocabularies = {
+        "user_id": Vocabulary("user_id", [data.user_ids[u] for u in users]),
+        "item_id": Vocabulary("item_id", [data.item_ids[i] for i in items]),
+        "rating": Vocabulary("rating", _rating_values(split.ratings)),
+    }
+    for side, kinds, table, rows in (
+        ("user", data.user_attributes, data.users, users),
+        ("item", data.item_attributes, data.items, items),
+    ):
+        for name, kind in kinds.items():
+            column = [table[name][row] for row in rows]
+            made, vocab = _attribute(name, kind, side, column)
+            fields.append(made)
+            if vocab is not None:
+                vocabularies[vocab.name] = vocab
+    return Schema((*fields, *_history_fields(data, recipe, split.ratings, vocabularies)), vocabularies)
+
+
+def _id_field(side: Any) -> Field:
+    return Field(f"{side}_id", "categorical", side, "id", vocab=f"{side}_id")
+
+
+def _attribute(name: str, kind: str, side: Any, column: list[Any]) -> tuple[Field, Vocabulary | None]:
+    full = f"{side}_{name}"
+    if kind == "numeric":
+        numbers = np.asarray([v for v in column if isinstance(v, (int, float))] or [0.0], dtype=np.float64)
+        args = {"mean": float(numbers.mean()), "scale": float(numbers.std()) or 1.0}
+        return Field(full, "numeric", side, name, args=args), None
+    lists = [v if isinstance(v, (list, tuple)) else [v] for v in column if v is not None]
+    vocab = Vocabulary(full, sorted({value_key(v) for values in lists for v in values}))
+    length = min(MULTI_MAX, max((len(values) for values in lists), default=1)) if kind == "multi" else 1
+    return Field(full, "multi" if kind == "multi" else "categorical", side, name, full, length), vocab
+
+
+def _rating_values(ratings: Any) -> list[str]:
+    return [f"{r:g}" for r in np.unique(ratings[~np.isnan(ratings)])]
+
+
+def _history_fields(
+    data: PreparedData, recipe: CrmRecipe, ratings: Any, vocabularies: dict[str, Vocabulary]
+) -> list[Field]:
+    """The pooled history and its derived statistics (general, and per multi-valued item attribute)."""
+    known = ratings[~np.isnan(ratings)].astype(np.float64)
+    mean, scale = (float(known.mean()), float(known.std()) or 1.0) if len(known) else (0.0, 1.0)
+    args = {"mean": mean, "scale": scale, "strength": 5.0}
+    fields = [Field("history_items", "sequence", "user", "item", "item_id", recipe.history)]
+    if len(known):
+        fields.append(Field("history_ratings", "sequence", "user", "rating", "rating", recipe.history))
+    fields.append(Field("history_profile", "derived", "user", "history_profile", length=recipe.window, args=args))
+    for name, kind in data.item_attributes.items():
+        if kind == "multi":
+            match = {**args, "attribute": name, "vocab": f"item_{name}"}
+            length = recipe.window
+            fields.append(Field(f"history_match_{name}", "derived", "item", "history_match", "", length, match))
+    return fields

@@ -1,0 +1,101 @@
+"""The Yes/No model: a small Llama from scratch, or a local checkpoint with LoRA."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from corella_edge.errors import InputError
+from corella_edge_export.recipe import LlmRecipe
+
+
+def scratch_model(recipe: LlmRecipe, vocab_size: int, bos: int, eos: int, pad: int) -> Any:
+    """A `LlamaForCausalLM` with random weights and a tied head, of the recipe's sizes."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=recipe.hidden,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.kv_heads,
+            intermediate_size=recipe.intermediate,
+            max_position_embeddings=recipe.context,
+            tie_word_embeddings=True,
+            bos_token_id=bos,
+            eos_token_id=eos,
+            pad_token_id=pad,
+        )
+    )
+
+
+def checkpoint_model(folder: Path) -> Any:
+    """The Llama-architecture model of a local Hugging Face directory, float32.
+
+    Raises:
+        InputError: not a directory of that kind, or one written by transformers 5, whose rope settings this
+            release would silently read as defaults.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = _config(folder)
+    if config.get("model_type") != "llama":
+        raise InputError(f"{folder}/config.json: model_type is {config.get('model_type')!r}, expected 'llama'")
+    if "rope_parameters" in config or str(config.get("transformers_version", "")).startswith("5."):
+        raise InputError(
+            f"{folder}/config.json: written by transformers 5; its rope settings would be lost here. "
+            "Save it again with transformers 4 (rope_theta and rope_scaling at the top level)"
+        )
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder}: the model can not be read ({str(error).splitlines()[0]})") from None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; llm.path must name a Hugging Face checkpoint directory") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    return config
+
+
+def with_lora(model: Any, recipe: LlmRecipe) -> Any:
+    """The model frozen, with trainable adapters on the recipe's targets (peft)."""
+    from peft import LoraConfig, get_peft_model
+
+    lora = recipe.lora
+    config = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets),
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"recipe, llm.lora: {str(error).splitlines()[0]}") from None
+
+
+def merged(model: Any) -> Any:
+    """The plain Llama with the adapters folded into its weights."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def answer_logits(model: Any, tokens: Tensor, where: tuple[Tensor, Tensor], answers: Tensor) -> Tensor:
+    """Logits of the answers, float32 [targets, 2], in the order of `answers` int64 [2].
+
+    `tokens` int64 [b, length] is padded on the right: causal attention never looks there. `where` are the row
+    and position of each target; only these positions meet the output head, and only its two rows.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = causal.model(input_ids=tokens, use_cache=False).last_hidden_state
+    head: nn.Linear = causal.lm_head
+    logits: Tensor = nn.functional.linear(hidden[where], head.weight[answers])
+    return logits.float()

@@ -1,0 +1,183 @@
+"""Recipes: TOML files that name the models, sizes and schedules of a training run."""
+
+from __future__ import annotations
+
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from corella_edge.errors import RecipeError
+from corella_edge.prompt import Template
+
+
+@dataclass(frozen=True, slots=True)
+class CrmRecipe:
+    """DCNv2 (arXiv 2008.13535) and its training.
+
+    `cross_rank` 0 means full-rank cross layers. `oov_rate` is the share of user and item ids replaced by OOV in
+    training, so that unseen ids have a trained row. `history` events are pooled; derived statistics look back
+    on `window` events. A metric is looked at after every `epoch / evaluations` rows.
+    """
+
+    embedding_dim: int = 32
+    cross_layers: int = 3
+    cross_rank: int = 0
+    structure: Literal["parallel", "stacked"] = "parallel"
+    hidden: tuple[int, ...] = (200, 80)
+    dropout: float = 0.1
+    history: int = 30
+    window: int = 256
+    oov_rate: float = 0.1
+    batch_size: int = 1024
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    epochs: int = 5
+    evaluations: int = 2
+    patience: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LoraRecipe:
+    """Low-rank adapters (peft) on a checkpoint; ReLLa's settings by default."""
+
+    r: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class LlmRecipe:
+    """The Yes/No model: `scratch` (sizes below) or `checkpoint` (a local Hugging Face directory, LoRA).
+
+    `rows` limits the training rows (0 = all); whole users are drawn. A batch holds about `batch_tokens` tokens.
+    """
+
+    source: Literal["scratch", "checkpoint"] = "scratch"
+    path: str = ""
+    vocab_size: int = 4096
+    hidden: int = 256
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    intermediate: int = 768
+    context: int = 1024
+    rows: int = 0
+    epochs: int = 1
+    batch_tokens: int = 8192
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    valid_rows: int = 4000
+    evaluations: int = 4
+    patience: int = 4
+    precision: Literal["float32", "bfloat16"] = "float32"
+    lora: LoraRecipe = field(default_factory=LoraRecipe)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRecipe:
+    """Row counts of what a bundle carries along, and the default policy."""
+
+    calibration_rows: int = 10_000
+    sample_rows: int = 2_000
+    reference_rows: int = 64
+    threshold: str = "ratio:0.05"
+    crm_int8: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides a training run besides its data."""
+
+    name: str
+    seed: int = 1
+    crm: CrmRecipe = field(default_factory=CrmRecipe)
+    llm: LlmRecipe = field(default_factory=LlmRecipe)
+    prompt: Template = field(default_factory=Template)
+    export: ExportRecipe = field(default_factory=ExportRecipe)
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("corella_edge_export") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A shipped recipe by name, or a TOML file.
+
+    Raises:
+        RecipeError: no such recipe, not TOML, an unknown key, or a value of the wrong type.
+    """
+    text = _text(name_or_path)
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {name_or_path}: not TOML ({error})") from None
+    return recipe_from(table, name_or_path)
+
+
+def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from its decoded table; `where` names it in errors."""
+    recipe: Recipe = _section(Recipe, table, f"recipe {where}")
+    if recipe.llm.hidden % recipe.llm.heads or recipe.llm.heads % recipe.llm.kv_heads:
+        raise RecipeError(f"recipe {where}: llm.hidden must divide by heads, and heads by kv_heads")
+    if recipe.llm.source == "checkpoint" and not recipe.llm.path:
+        raise RecipeError(f"recipe {where}: llm.source is 'checkpoint', so llm.path must name its directory")
+    return recipe
+
+
+def _text(name_or_path: str) -> str:
+    if name_or_path in shipped():
+        return (resources.files("corella_edge_export") / "recipes" / f"{name_or_path}.toml").read_text("utf-8")
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise RecipeError(f"recipe {name_or_path}: neither a file nor one of {', '.join(shipped())}")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise RecipeError(f"recipe {name_or_path}: not UTF-8 text") from None
+
+
+def _section(cls: Any, table: Any, where: str) -> Any:
+    """A dataclass from a TOML table: unknown keys, wrong types and missing keys are named."""
+    if not isinstance(table, Mapping):
+        raise RecipeError(f"{where}: expected a table")
+    hints = get_type_hints(cls)
+    known = {item.name for item in fields(cls)}
+    for key in table:
+        if key not in known:
+            raise RecipeError(f"{where}: unknown key {key!r}; known keys: {', '.join(sorted(known))}")
+    values = {key: _value(hints[key], value, f"{where}, {key}") for key, value in table.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise RecipeError(f"{where}: {error}") from None
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin = get_origin(hint)
+    if is_dataclass(hint):
+        return _section(hint, value, where)
+    if origin is Literal:
+        return _checked(value, value in get_args(hint), where, f"one of {', '.join(map(repr, get_args(hint)))}")
+    if origin is tuple:
+        _checked(value, isinstance(value, (list, tuple)), where, "a list")
+        return tuple(_value(get_args(hint)[0], entry, where) for entry in value)
+    if origin in (Mapping, Union, types.UnionType) or hint is Mapping or origin is not None:
+        return _checked(value, isinstance(value, Mapping), where, "a table")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    right = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    return _checked(value, right, where, f"a value of type {hint.__name__}")
+
+
+def _checked(value: Any, right: bool, where: str, expected: str) -> Any:
+    if not right:
+        raise RecipeError(f"{where}: expected {expected}, got {value!r}")
+    return value

@@ -1,0 +1,89 @@
+"""Rows of a split → the CRM's input arrays, batch by batch, through the encoder that serving uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from corella_edge.request import User
+from corella_edge.schema import OOV, FeatureEncoder, Feed, Histories
+from corella_edge_export.data.prepared import PreparedData
+
+CHUNK = 4096
+Rows = npt.NDArray[np.int64]
+
+
+class EncodedRows:
+    """All rows of one split, ready to be gathered; derived statistics are computed once, in chunks.
+
+    A batch of b rows has every input with leading dimension b, user side included.
+    """
+
+    def __init__(
+        self, data: PreparedData, split: str, encoder: FeatureEncoder, progress: Callable[[int], Any] | None = None
+    ) -> None:
+        self.data, self.encoder = data, encoder
+        self.rows = data.split(split)
+        self.labels = self.rows.labels.astype(np.float32)
+        self.user_tables = self._user_tables()
+        self._sequences = {f.name: f for f in encoder.schema.of("sequence")}
+        self._derived = {f.name for f in encoder.schema.of("derived")}
+        self.derived = self._all_derived(progress)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, rows: Rows) -> Feed:
+        """Input arrays of the given rows."""
+        users, items = self.rows.users[rows], self.rows.items[rows]
+        feed: Feed = {name: table[items] for name, table in self.encoder.item_tables.items()}
+        feed.update({name: table[users] for name, table in self.user_tables.items()})
+        longest = max((f.length for f in self._sequences.values()), default=0)
+        history = self.histories(rows, longest)
+        for name, item in self._sequences.items():
+            feed[name] = self.encoder.encode_sequence(item, history.last(item.length))
+        feed.update({name: values[rows] for name, values in self.derived.items()})
+        return feed
+
+    def histories(self, rows: Rows, w: int) -> Histories:
+        """The latest w events before each row, through the row's pointer into its user's log."""
+        log = self.data.log
+        start = log.offsets[self.rows.users[rows]]
+        index = (start + self.rows.positions[rows])[:, None] - np.arange(w, 0, -1)
+        mask = index >= start[:, None]
+        index = np.where(mask, index, 0)
+        items = np.where(mask, log.items[index], self.encoder.unknown_row)
+        return Histories(items.astype(np.int64), np.where(mask, log.ratings[index], np.nan), mask)
+
+    def _user_tables(self) -> Feed:
+        names = list(self.data.user_attributes)
+        columns = [self.data.users[name] for name in names]
+        feeds = [
+            self.encoder.encode_user(User(user, dict(zip(names, values, strict=True))))
+            for user, *values in zip(self.data.user_ids, *columns, strict=True)
+        ]
+        return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]} if feeds else {}
+
+    def _all_derived(self, progress: Callable[[int], Any] | None) -> Feed:
+        parts: dict[str, list[Any]] = {name: [] for name in self._derived}
+        for start in range(0, len(self), CHUNK):
+            rows = np.arange(start, min(start + CHUNK, len(self)), dtype=np.int64)
+            history = self.histories(rows, self.encoder.schema.window)
+            bits = self.encoder.candidate_bits(self.rows.items[rows][:, None].astype(np.int64))
+            for name, values in self.encoder.encode_derived(history, bits).items():
+                parts[name].append(values)
+            if progress is not None:
+                progress(len(rows))
+        return {name: np.concatenate(chunks) for name, chunks in parts.items()}
+
+
+def mask_ids(feed: Feed, rate: float, rng: np.random.Generator) -> Feed:
+    """Replace a share `rate` of user ids and, independently, of item ids by OOV, so that the OOV rows learn."""
+    masked = dict(feed)
+    for name in ("user_id", "item_id"):
+        hide = rng.random(len(feed[name])) < rate
+        masked[name] = np.where(hide, OOV, feed[name])
+    return masked

@@ -1,0 +1,192 @@
+"""A training run on disk: what it was started with, its schema and tokenizer, and both models' weights.
+
+    run.json              recipe, data fingerprint, versions: a run goes on only with the same ones
+    schema.json  vocab/   fitted on the training rows
+    catalog.jsonl
+    crm/                  metrics.jsonl  best.safetensors  checkpoint.pt
+    llm/                  the same, and tokenizer/ for a model from scratch
+    summary.json          written last: a run without it is unfinished
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from corella_edge import bundle
+from corella_edge.catalog import Catalog
+from corella_edge.errors import InputError
+from corella_edge.prompt import PromptEncoder
+from corella_edge.request import User
+from corella_edge.schema import FeatureEncoder, Schema
+from corella_edge_export import llm, loop, tokenizer, train_crm, train_llm
+from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.dcn import DCNv2
+from corella_edge_export.fit import catalog_of, fit_schema
+from corella_edge_export.recipe import Recipe, recipe_from
+from corella_edge_export.rows import EncodedRows
+from corella_edge_export.sequences import SequenceBuilder
+
+TOKENIZER_USERS = 2000
+
+
+class Run:
+    """One training run's folder."""
+
+    def __init__(self, folder: Path, recipe: Recipe, data: PreparedData) -> None:
+        self.folder, self.recipe, self.data = folder, recipe, data
+
+    @classmethod
+    def start(cls, folder: Path, recipe: Recipe, data: PreparedData) -> Run:
+        """A new run, or the unfinished one that stands in `folder`.
+
+        Raises:
+            InputError: the folder holds something else, or a run of another recipe or other data.
+        """
+        about = {"recipe": json.loads(json.dumps(asdict(recipe), default=dict)), "data": fingerprint(data)}
+        path = folder / "run.json"
+        if path.exists():
+            before = read_json(path)
+            for part in ("recipe", "data"):
+                if before.get(part) != about[part]:
+                    raise InputError(f"{folder}: holds a run with another {part}; choose another --out or remove it")
+        elif folder.exists() and any(folder.iterdir()):
+            raise InputError(f"{folder}: exists and is not a training run; choose another --out")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            loop.write_atomic(path, json.dumps(about, indent=1).encode())
+        return cls(folder, recipe, data)
+
+    @classmethod
+    def open(cls, folder: Path, data: PreparedData) -> Run:
+        """A finished run, for export.
+
+        Raises:
+            InputError: not a run, not finished, or trained on other data.
+        """
+        if not (folder / "run.json").is_file():
+            raise InputError(f"{folder}: not a training run (run.json is missing)")
+        if not (folder / "summary.json").is_file():
+            raise InputError(f"{folder}: the training is not finished; run the same `corella-edge train` again")
+        about = read_json(folder / "run.json")
+        if about["data"] != fingerprint(data):
+            raise InputError(f"{folder}: was trained on other data than {data.root}")
+        return cls(folder, recipe_from(about["recipe"], str(folder)), data)
+
+    def fit_inputs(self) -> tuple[Schema, Catalog]:
+        """Schema and catalogue, fitted once and then read from the run."""
+        if not (self.folder / "schema.json").exists():
+            bundle.write_schema(self.folder, fit_schema(self.data, self.recipe.crm), catalog_of(self.data))
+        return bundle.read_schema(self.folder)
+
+    def crm(self) -> DCNv2:
+        """The trained DCNv2."""
+        schema, _ = self.fit_inputs()
+        model = DCNv2(schema, self.recipe.crm)
+        model.load_state_dict(load_file(self.folder / "crm" / "best.safetensors"))
+        return model.eval()
+
+    def llm(self) -> Any:
+        """The trained LLM with its adapters."""
+        model = self.new_llm()
+        own = {name: p.data for name, p in model.named_parameters() if p.requires_grad}
+        for name, tensor in load_file(self.folder / "llm" / "best.safetensors").items():
+            own[name].copy_(tensor)
+        return model.eval()
+
+    def new_llm(self) -> Any:
+        """The LLM before training: seeded random weights, or the checkpoint with fresh adapters."""
+        recipe = self.recipe.llm
+        torch.manual_seed(self.recipe.seed)
+        if recipe.source == "checkpoint":
+            return llm.with_lora(llm.checkpoint_model(Path(recipe.path)), recipe)
+        t = self.tokenizer()
+        return llm.scratch_model(recipe, len(t), t.bos_token_id, t.eos_token_id, t.pad_token_id)
+
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer, or the run's own, trained at the first call."""
+        if self.recipe.llm.source == "checkpoint":
+            return tokenizer.load_tokenizer(Path(self.recipe.llm.path))
+        folder = self.folder / "llm" / "tokenizer"
+        if not (folder / "tokenizer_config.json").exists():
+            self._train_tokenizer(folder)
+        return tokenizer.load_tokenizer(folder)
+
+    def _train_tokenizer(self, folder: Path) -> None:
+        _, catalog = self.fit_inputs()
+        data, names = self.data, list(self.data.user_attributes)
+        columns = list(zip(*[data.users[name][:TOKENIZER_USERS] for name in names], strict=True))
+        users = [User(None, dict(zip(names, values, strict=True))) for values in columns]
+        trained = tokenizer.train_tokenizer(self.recipe.prompt, catalog, users, self.recipe.llm.vocab_size)
+        trained.save_pretrained(folder)
+
+    def prompt_encoder(self, catalog: Catalog) -> PromptEncoder:
+        """Prompts in the trained tokenizer's ids."""
+        t = self.tokenizer()
+        tokenize = tokenizer.segment_tokenizer(t)
+        tokens = tokenizer.resolve_answers(tokenize, self.recipe.prompt, t.bos_token_id)
+        return PromptEncoder(self.recipe.prompt, catalog, tokenize, tokens)
+
+    def llm_task(self, model: Any) -> train_llm.LlmTask:
+        """The LLM with its training and validation rows."""
+        _, catalog = self.fit_inputs()
+        builder = SequenceBuilder(self.data, self.prompt_encoder(catalog))
+        split = self.data.split
+        return train_llm.LlmTask(model, builder, split("train"), split("valid"), self.recipe.llm, self.recipe.seed)
+
+
+def train(folder: Path, recipe: Recipe, data: PreparedData, quiet: bool = False) -> dict[str, Any]:
+    """Train both models, or what is left of them; returns (and writes) the run's summary."""
+    run = Run.start(folder, recipe, data)
+    summary = {"crm": train_crm_of(run, quiet), "llm": train_llm_of(run, quiet)}
+    loop.write_atomic(folder / "summary.json", json.dumps(summary, indent=1).encode())
+    return summary
+
+
+def train_crm_of(run: Run, quiet: bool) -> dict[str, float]:
+    """Stage 1; a finished one returns its figures at once."""
+    schema, catalog = run.fit_inputs()
+    folder = run.folder / "crm"
+    if finished(folder):
+        return loop.best_line(folder)
+    encoder = FeatureEncoder(schema, catalog)
+    torch.manual_seed(run.recipe.seed)
+    model = DCNv2(schema, run.recipe.crm)
+    rows = [EncodedRows(run.data, split, encoder) for split in ("train", "valid")]
+    task = train_crm.CrmTask(model, rows[0], rows[1], run.recipe.crm, run.recipe.seed)
+    return loop.fit(task, train_crm.schedule(run.recipe.crm), folder, run.recipe.seed, quiet)
+
+
+def train_llm_of(run: Run, quiet: bool) -> dict[str, float]:
+    """The LLM on its answers; a finished one returns its figures at once."""
+    folder = run.folder / "llm"
+    if finished(folder):
+        return loop.best_line(folder)
+    task = run.llm_task(run.new_llm())
+    return loop.fit(task, train_llm.schedule(run.recipe.llm), folder, run.recipe.seed, quiet)
+
+
+def finished(folder: Path) -> bool:
+    """Whether the model trained in `folder` is done."""
+    path = folder / "checkpoint.pt"
+    return path.exists() and bool(torch.load(path, weights_only=True)["state"]["done"])
+
+
+def fingerprint(data: PreparedData) -> str:
+    """Identifies prepared data by its description, which holds the hash of every file."""
+    return hashlib.sha256((data.root / "dataset.json").read_bytes()).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of ours; damage is an `InputError` naming it."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: can not be read ({error})") from None
+    return value

@@ -1,0 +1,114 @@
+"""Users' logs → token sequences with several answered questions each, the training form of the prompt.
+
+One sequence is one prompt prefix: its tokens are exactly what `PromptEncoder` gives at serving time, and every
+question in it may be a target, so one forward pass yields as many scores as there are questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from corella_edge.prompt import PromptEncoder
+from corella_edge.request import Event, User
+from corella_edge_export.data.prepared import PreparedData, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """Token ids, and per target: the position whose next token is the answer, the label, the split's row."""
+
+    tokens: npt.NDArray[np.int32]
+    positions: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int8]
+    rows: npt.NDArray[np.int64]
+
+
+class SequenceBuilder:
+    """Turns stretches of a user's log into sequences."""
+
+    def __init__(self, data: PreparedData, encoder: PromptEncoder) -> None:
+        self.data, self.encoder = data, encoder
+
+    def build(self, user: int, start: int, targets: dict[int, int], split: Split) -> Sequence:
+        """Events `start` … the last target of a user; `targets` maps a log position to the split's row."""
+        log, encoder = self.data.log, self.encoder
+        ids = encoder.header(self.profile(user))
+        first = int(log.offsets[user])
+        last = max(targets)
+        places: list[int] = []
+        rows: list[int] = []
+        for position in range(start, last + 1):
+            item = int(log.items[first + position])
+            question = encoder.item(item)
+            if question is not None and position in targets:
+                places.append(len(ids) + len(question) - 1)
+                rows.append(targets[position])
+            if position < last:
+                rating = float(log.ratings[first + position])
+                event = Event(self.data.item_ids[item], None if np.isnan(rating) else rating)
+                ids += encoder.line(question, event)
+            elif question is not None:
+                ids += question
+        chosen = np.asarray(rows, dtype=np.int64)
+        return Sequence(np.asarray(ids, np.int32), np.asarray(places, np.int32), split.labels[chosen], chosen)
+
+    def profile(self, user: int) -> User:
+        features = {name: self.data.users[name][user] for name in self.data.user_attributes}
+        return User(self.data.user_ids[user], features)
+
+    def training(self, split: Split, users: Iterable[int], offset: int) -> list[Sequence]:
+        """Stretches of `history_lines + block` events, each row a target once; `offset` shifts the cuts."""
+        stretch = self.encoder.template.history_lines + self.encoder.template.block
+        return [
+            self.build(user, start, chosen, split)
+            for user, targets in _by_user(split, users)
+            for start, chosen in _cut(targets, lambda p: max(0, (p - offset) // stretch * stretch + offset))
+        ]
+
+    def exact(self, split: Split, users: Iterable[int]) -> list[Sequence]:
+        """Every row with exactly the history a prompt has at serving time; rows of one beginning share a sequence."""
+        first = self.encoder.template.first_event
+        return [
+            self.build(user, start, chosen, split)
+            for user, targets in _by_user(split, users)
+            for start, chosen in _cut(targets, first)
+        ]
+
+
+def _by_user(split: Split, users: Iterable[int]) -> Iterable[tuple[int, dict[int, int]]]:
+    """(user, {log position: row}) for the given users that have rows."""
+    order = np.argsort(split.users, kind="stable")
+    owners = split.users[order]
+    for user in users:
+        low, high = np.searchsorted(owners, [user, user + 1])
+        rows = order[low:high]
+        if len(rows):
+            yield user, {int(split.positions[row]): int(row) for row in rows}
+
+
+def _cut(targets: dict[int, int], start_of: Callable[[int], int]) -> Iterable[tuple[int, dict[int, int]]]:
+    """Targets grouped by the event their sequence starts with."""
+    groups: dict[int, dict[int, int]] = {}
+    for position, row in sorted(targets.items()):
+        groups.setdefault(start_of(position), {})[position] = row
+    return groups.items()
+
+
+Indices = npt.NDArray[np.int64]
+
+
+def bucketed(lengths: Indices, batch_tokens: int, rng: np.random.Generator) -> list[Indices]:
+    """Indices in batches of similar length, each at most `batch_tokens` padded tokens, in random order."""
+    jitter = rng.permutation(len(lengths))
+    order = jitter[np.argsort(lengths[jitter], kind="stable")]
+    batches: list[Indices] = []
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end + 1 - start) * lengths[order[end]] > batch_tokens:
+            batches.append(order[start:end])
+            start = end
+    return [batches[i] for i in rng.permutation(len(batches))]

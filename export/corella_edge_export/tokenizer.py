@@ -1,0 +1,96 @@
+"""Tokenizers: a byte-level BPE trained on the catalogue and prompts, or a checkpoint's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from corella_edge.catalog import Catalog
+from corella_edge.errors import ExportError, InputError
+from corella_edge.prompt import Template, Tokenize, Tokens
+from corella_edge.request import Event, User
+
+BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+
+
+def train_tokenizer(template: Template, catalog: Catalog, users: list[User], vocab_size: int) -> Any:
+    """A `PreTrainedTokenizerFast` whose answers are single tokens; deterministic for the same input."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_corpus(template, catalog, users), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD)
+
+
+def _corpus(template: Template, catalog: Catalog, users: list[User]) -> Iterator[str]:
+    """Every item once, and the words around them often enough to become whole tokens."""
+    for attributes in catalog.attributes:
+        text = template.item_text(attributes)
+        if text is not None:
+            yield text
+    for user in users:
+        yield template.header(user)
+    answers = [template.yes, template.no, template.tail(Event("", 3.0)), template.tail(Event("", None))]
+    yield from answers * (len(catalog) + 1)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a local checkpoint directory.
+
+    Raises:
+        InputError: no tokenizer there, or one that this transformers release does not know.
+    """
+    from transformers import AutoTokenizer
+
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not a checkpoint directory")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        raise InputError(f"{folder}: its tokenizer can not be read ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def segment_tokenizer(tokenizer: Any) -> Tokenize:
+    """Text → ids with special tokens off: neither added nor recognised in the text."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:
+        raise InputError("the checkpoint's tokenizer has no fast form (tokenizer.json); save one first")
+    fast.encode_special_tokens = True
+
+    def tokenize(text: str) -> list[int]:
+        ids: list[int] = fast.encode(text, add_special_tokens=False).ids
+        return ids
+
+    return tokenize
+
+
+def resolve_answers(tokenize: Tokenize, template: Template, bos: int | None) -> Tokens:
+    """The ids of the two answers.
+
+    Raises:
+        ExportError: an answer is not a single token, or both are the same.
+    """
+    yes, no = tokenize(template.yes), tokenize(template.no)
+    for name, text, ids in (("yes", template.yes, yes), ("no", template.no, no)):
+        if len(ids) != 1:
+            raise ExportError(
+                f"prompt.{name}: {text!r} is {len(ids)} tokens of this tokenizer ({ids}), it must be one; "
+                "try it with or without its leading space, or another word"
+            )
+    if yes == no:
+        raise ExportError(f"prompt.yes and prompt.no are the same token ({yes[0]}) of this tokenizer")
+    return Tokens(yes[0], no[0], bos)
