@@ -1,0 +1,48 @@
+"""`corella-edge prepare`: a publisher's files, or generated data, into the folder that training reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from corella_edge.errors import MissingExtraError
+
+
+@click.command()
+@click.argument("reader", metavar="READER")
+@click.option("--source", type=click.Path(path_type=Path), help="Folder with the publisher's files.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; must be new.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def prepare(reader: str, source: Path | None, out: Path, seed: int) -> None:
+    """Turn the data set READER (ml-1m, synthetic) into training data.
+
+    ml-1m reads ratings.dat, users.dat and movies.dat of MovieLens-1M from --source; synthetic generates
+    its data from --seed. The folder --out appears complete or not at all.
+    """
+    try:
+        from corella_edge_export.data.prepare import prepare as run
+    except ModuleNotFoundError as error:
+        if error.name not in ("polars", "numpy"):
+            raise
+        raise MissingExtraError("prepare", "export") from None
+    summary = run(reader, source, out, seed=seed, progress=lambda message: click.echo(f"{message} …", err=True))
+    click.echo(_report(summary))
+
+
+def _report(summary: dict[str, Any]) -> str:
+    counts, unseen = summary["counts"], summary["unseen"]
+    lines = [
+        f"{summary['name']}: {counts['interactions']:,} interactions of {counts['users']:,} users "
+        f"with {counts['items']:,} items; {counts['dropped']:,} rows only serve as history",
+        "",
+        f"{'split':<6} {'rows':>9}   of them of users / items absent from train",
+    ]
+    for split in ("train", "valid", "test"):
+        line = f"{split:<6} {counts[split]:>9,}"
+        if split in unseen:
+            line += f"   {unseen[split]['user_rows']:.1%} / {unseen[split]['item_rows']:.1%}"
+        lines.append(line)
+    lines += ["", *(f"note: {note}" for note in summary["notes"])]
+    return "\n".join([*lines, f"{summary['out']}: written in {summary['seconds']} s"])

@@ -1,0 +1,1 @@
+"""Data sets: readers of publishers' files, the prepared folder, and how training and evaluation read it."""

@@ -1,0 +1,85 @@
+"""A folder that appears complete or not at all: written beside its place, synced, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from corella_edge.errors import InputError
+
+
+def check_free(out: Path) -> None:
+    """Refuse an `out` that would have to be overwritten. Raises InputError."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise InputError(f"--out {out}: exists and is not a folder; name another one")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out {out}: exists and is not empty; remove it or name another one")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `out`; on leaving it is synced and becomes `out`, on any error it goes.
+
+    What a killed run left there is removed first; a run that still works there is an error.
+
+    Raises:
+        InputError: `out` is taken, another run is writing it, or the disk refuses.
+    """
+    check_free(out)
+    partial = out.parent / f".{out.name}.partial"
+    try:
+        lock = _claim(partial, out)
+    except OSError as error:
+        raise InputError(f"--out {out}: can not be written: {error.strerror}") from None
+    try:
+        yield partial
+        _publish(partial, out)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise InputError(f"--out {out}: writing failed: {error.strerror or error}") from error
+        raise
+    finally:
+        os.close(lock)
+
+
+def _claim(partial: Path, out: Path) -> int:
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The folder locked must still be the one at that name: its writer may just have renamed it.
+        if os.fstat(lock).st_ino != partial.stat().st_ino:
+            raise BlockingIOError
+    except (BlockingIOError, FileNotFoundError):
+        os.close(lock)
+        raise InputError(f"--out {out}: another run is writing it; wait for it or name another one") from None
+    for left in partial.iterdir():
+        shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    return lock
+
+
+def _publish(partial: Path, out: Path) -> None:
+    for path in sorted(partial.iterdir()):
+        _sync(path)
+    _sync(partial)
+    try:
+        partial.rename(out)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise InputError(f"--out {out}: was filled by something else meanwhile; name another one") from None
+        raise
+    _sync(out.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

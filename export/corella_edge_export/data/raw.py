@@ -1,0 +1,119 @@
+"""`RawData`: what every reader returns, and the checks it must pass before it is prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from corella_edge.errors import InputError
+from corella_edge.request import MAX_ID_CHARS, MAX_TIME
+
+KINDS: dict[str, pl.DataType] = {
+    "categorical": pl.String(),
+    "multi": pl.List(pl.String()),
+    "numeric": pl.Float64(),
+}
+INTERACTIONS: dict[str, pl.DataType] = {
+    "user_id": pl.String(),
+    "item_id": pl.String(),
+    "rating": pl.Float32(),
+    "timestamp": pl.Int64(),
+}
+
+
+@dataclass(frozen=True)
+class RawData:
+    """One data set as its publisher means it, before splitting.
+
+    Attributes:
+        interactions: user_id String, item_id String, rating Float32, timestamp Int64 (Unix seconds), in
+            source order. A reader of data without ratings adds `label` Int8 (1 = liked) and leaves them null.
+        users: user_id and one column an attribute. items: item_id, title (String) and the attributes.
+        user_attributes, item_attributes: column → "categorical" (String), "multi" (List[String]) or
+            "numeric" (Float64). The title is no attribute.
+        like_above: a rating above this is a like.
+        sources: file name → {"sha256", "bytes"}; empty for generated data.
+        generator: the settings that generated the data, None for a publisher's files.
+    """
+
+    name: str
+    interactions: pl.DataFrame
+    users: pl.DataFrame
+    items: pl.DataFrame
+    user_attributes: Mapping[str, str]
+    item_attributes: Mapping[str, str]
+    like_above: float
+    licence: str
+    redistributable: bool
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    generator: Mapping[str, Any] | None = None
+
+
+def check(raw: RawData) -> None:
+    """Refuse data that would break a later step.
+
+    Raises:
+        InputError: names the table, the column, and the first bad value.
+    """
+    columns = dict(INTERACTIONS)
+    if "label" in raw.interactions.columns:
+        columns["label"] = pl.Int8()
+    _check_columns(raw, "interactions", raw.interactions, columns)
+    users = {"user_id": pl.String(), **_types(raw.user_attributes)}
+    items = {"item_id": pl.String(), "title": pl.String(), **_types(raw.item_attributes)}
+    _check_columns(raw, "users", raw.users, users)
+    _check_columns(raw, "items", raw.items, items)
+    _check_ids(raw, "users", raw.users["user_id"])
+    _check_ids(raw, "items", raw.items["item_id"])
+    _check_known(raw, "user_id", raw.users["user_id"])
+    _check_known(raw, "item_id", raw.items["item_id"])
+    _check_values(raw)
+
+
+def _types(attributes: Mapping[str, str]) -> dict[str, pl.DataType]:
+    return {name: KINDS[kind] for name, kind in attributes.items()}
+
+
+def _check_columns(raw: RawData, table: str, frame: pl.DataFrame, columns: Mapping[str, pl.DataType]) -> None:
+    if dict(frame.schema) != dict(columns):
+        wanted = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+        found = ", ".join(f"{name} {kind}" for name, kind in frame.schema.items())
+        raise InputError(f"{raw.name}: the table of {table} must have the columns {wanted}; it has {found}")
+    if frame.is_empty():
+        raise InputError(f"{raw.name}: the table of {table} has no rows")
+
+
+def _check_ids(raw: RawData, table: str, ids: pl.Series) -> None:
+    bad = ids.filter(ids.is_null() | ~ids.str.len_chars().is_between(1, MAX_ID_CHARS))
+    if len(bad):
+        raise InputError(f"{raw.name}: {table}: the id {bad[0]!r} has not 1 to {MAX_ID_CHARS} characters")
+    twice = ids.filter(ids.is_duplicated())
+    if len(twice):
+        raise InputError(f"{raw.name}: {table}: the id {twice[0]!r} occurs twice")
+
+
+def _check_known(raw: RawData, column: str, known: pl.Series) -> None:
+    ids = raw.interactions[column]
+    bad = ids.filter(ids.is_null() | ~ids.is_in(known.implode()))
+    if len(bad):
+        raise InputError(f"{raw.name}: interactions: {column} {bad[0]!r} is in no row of the {column[:4]}s")
+
+
+def _check_values(raw: RawData) -> None:
+    rows = raw.interactions
+    times = rows["timestamp"]
+    if times.null_count() or not times.is_between(-MAX_TIME, MAX_TIME).all():
+        raise InputError(f"{raw.name}: interactions: a timestamp is missing or out of range")
+    required = "label" if "label" in rows.columns else "rating"
+    if rows[required].null_count():
+        raise InputError(f"{raw.name}: interactions: a {required} is missing")
+    if "label" in rows.columns and not rows["label"].is_in([0, 1]).all():
+        raise InputError(f"{raw.name}: interactions: a label is neither 0 nor 1")
+    if not rows["rating"].drop_nulls().is_finite().all():
+        raise InputError(f"{raw.name}: interactions: a rating is not a finite number")
+    if raw.items["title"].null_count() or raw.items["title"].str.strip_chars().eq("").any():
+        raise InputError(f"{raw.name}: items: a title is empty; a reader without titles can use the ids")

@@ -1,0 +1,73 @@
+"""Held-out requests drawn from the test split, and the JSON form of a request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corella_edge.request import Event, Request
+from corella_edge_export.data.prepared import PreparedData
+
+CANDIDATES = 20
+
+
+def draw_requests(data: PreparedData, count: int, seed: int) -> Iterator[Request]:
+    """Draw `count` test rows (fewer if there are fewer), in time order, each as one request.
+
+    A request carries the profile, the whole history before the event, and up to 20 candidates: the user's
+    items from that event on, oldest first, filled up with random items the user has no event with. Its id
+    is `test-R`, R the row's place in test.parquet.
+    """
+    rng = np.random.default_rng(seed)
+    split, log = data.split("test"), data.log
+    rows = np.sort(rng.choice(len(split.users), size=min(count, len(split.users)), replace=False))
+    for row in rows.tolist():
+        user, position = int(split.users[row]), int(split.positions[row])
+        own = log.items[log.offsets[user] : log.offsets[user + 1]]
+        items = _candidates(own, position, len(data.item_ids), rng)
+        yield data.request(user, position, items, id=f"test-{row}")
+
+
+def _candidates(own: NDArray[np.int32], position: int, n_items: int, rng: np.random.Generator) -> list[int]:
+    following = list(dict.fromkeys(own[position:].tolist()))[:CANDIDATES]
+    taken = set(own.tolist())
+    missing = CANDIDATES - len(following)
+    # So many distinct draws hold at least `missing` items that are not taken, if there are any.
+    drawn = rng.choice(n_items, size=min(n_items, len(taken) + missing), replace=False).tolist()
+    return following + [item for item in drawn if item not in taken][:missing]
+
+
+def request_json(request: Request) -> dict[str, Any]:
+    """The JSON form of a request (contracts.md 1): only what is set, whole numbers as integers."""
+    user: dict[str, Any] = {"id": request.user.id} if request.user.id is not None else {}
+    user["features"] = {name: _plain(value) for name, value in request.user.features.items()}
+    user["history"] = [_event(event) for event in request.user.history]
+    answer: dict[str, Any] = {"id": request.id} if request.id is not None else {}
+    answer["user"] = user
+    if request.candidates is not None:
+        answer["candidates"] = [
+            {"item": candidate.item}
+            if candidate.features is None
+            else {"item": candidate.item, "features": dict(candidate.features)}
+            for candidate in request.candidates
+        ]
+    rest = {"threshold": request.threshold, "top_k": request.top_k, "timeout_ms": request.timeout_ms}
+    return answer | {name: _plain(value) for name, value in rest.items() if value is not None}
+
+
+def request_line(request: Request) -> str:
+    """One line of a JSON-lines file, line feed included."""
+    return json.dumps(request_json(request), ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _event(event: Event) -> dict[str, Any]:
+    pairs = {"item": event.item, "rating": _plain(event.rating), "time": event.time}
+    return {name: value for name, value in pairs.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
