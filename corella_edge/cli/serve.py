@@ -1,0 +1,105 @@
+"""`corella-edge serve`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from corella_edge.errors import BundleError, MissingExtraError
+from corella_edge.router import parse_share, parse_threshold
+
+if TYPE_CHECKING:
+    from corella_edge_runtime.engine import Engine
+
+    from corella_edge_runtime.server.ranker import Ranker
+
+_EXTRA_MODULES = {"starlette", "uvicorn", "prometheus_client", "anyio"}
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--threshold", help="Entropy in nats (0 to 0.693), or ratio:SHARE. Default: the bundle's own.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--llm/--no-llm", default=True, show_default=True, help="Whether to load the LLM.")
+@click.option("--require-llm", is_flag=True, help="Fail if the LLM can not be loaded, instead of serving without.")
+@click.option("--crm-threads", type=click.IntRange(1), help="Threads of one CRM call.")
+@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM.")
+@click.option("--worker-threads", default=8, show_default=True, type=click.IntRange(1, 1024),
+              help="Requests worked on at once.")  # fmt: skip
+@click.option("--max-waiting", default=128, show_default=True, type=click.IntRange(0),
+              help="Further requests that may wait; beyond them: 503.")  # fmt: skip
+@click.option("--max-body-mib", default=8.0, show_default=True, type=click.FloatRange(0, min_open=True),
+              help="Largest body; beyond it: 413.")  # fmt: skip
+@click.option("--grace", default=30.0, show_default=True, type=click.FloatRange(0),
+              help="Seconds for requests in flight when stopping.")  # fmt: skip
+@click.option("--access-log", is_flag=True, help="Log one line a request to stderr (address, path, status).")
+def serve(
+    bundle: Path, threshold: str | None, host: str, port: int, llm: bool, require_llm: bool,
+    crm_threads: int | None, llm_threads: int | None, worker_threads: int, max_waiting: int,
+    max_body_mib: float, grace: float, access_log: bool,
+) -> None:  # fmt: skip
+    """Serve BUNDLE over HTTP until SIGTERM or Ctrl-C.
+
+    POST /v1/rank, GET /v2/health/live, /v2/health/ready, /metrics and /openapi.json.
+    """
+    _check_early(bundle, threshold, llm, require_llm)
+    _check_extra()
+    from corella_edge_runtime.server.run import Settings, listen, run
+    from corella_edge_runtime.server.service import Limits
+
+    def load() -> Engine:
+        from corella_edge_runtime.engine import Engine
+
+        return Engine.open(
+            bundle, llm="thread" if llm else None, threshold=threshold, crm_threads=crm_threads,
+            llm_threads=llm_threads, require_llm=require_llm,
+        )  # fmt: skip
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    limits = Limits(worker_threads, max_waiting, body_bytes=int(max_body_mib * 2**20))
+    run(load, listen(host, port), Settings(limits, grace, access_log), _say_listening, _ReadyLine(time.monotonic()))
+
+
+def _check_early(bundle: Path, threshold: str | None, llm: bool, require_llm: bool) -> None:
+    """What a person mistypes is told before a port is opened; the engine checks the rest while loading."""
+    if require_llm and not llm:
+        raise click.UsageError("--require-llm and --no-llm exclude each other")
+    if not bundle.is_dir():
+        raise BundleError(f"{bundle}: no such bundle (a directory that `corella-edge export` writes)")
+    if threshold is None:
+        return
+    if threshold.strip().startswith("ratio:"):
+        parse_share(threshold.strip().removeprefix("ratio:"))
+    else:
+        parse_threshold(threshold, None)
+
+
+def _check_extra() -> None:
+    try:
+        import corella_edge_runtime.server.run  # noqa: F401
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRA_MODULES:
+            raise
+        raise MissingExtraError("serve", "serve") from None
+
+
+def _say_listening(address: str) -> None:
+    click.echo(f"corella-edge: listening on {address}")
+
+
+class _ReadyLine:
+    """Says on stderr what is served and what is missing, once it is loaded."""
+
+    def __init__(self, start: float) -> None:
+        self.start = start
+
+    def __call__(self, ranker: Ranker) -> None:
+        for warning in ranker.warnings:
+            click.echo(f"corella-edge: warning: {warning}", err=True)
+        seconds = time.monotonic() - self.start
+        click.echo(f"corella-edge: {ranker.name} is ready after {seconds:.1f} s", err=True)

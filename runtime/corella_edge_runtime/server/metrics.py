@@ -1,0 +1,95 @@
+"""What the server counts. Every instance has its own registry, so that two apps in a process do not mix.
+
+docs/serving.md has a table of these; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from corella_edge import __version__
+from corella_edge.scores import Scores
+
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+LLM_TOTALS = {
+    "prompts": "Prompts the LLM has answered.",
+    "evaluated_tokens": "Prompt tokens the LLM has computed.",
+    "reused_tokens": "Prompt tokens the LLM took from kept or shared prefixes instead.",
+}
+
+
+class Metrics:
+    """Counters of one server."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "corella_edge_requests", "HTTP requests answered.", ["route", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "corella_edge_request_seconds", "From a request's headers to the end of its answer.",
+            ["route"], buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+        self.candidates = Counter(
+            "corella_edge_candidates",
+            "Candidates scored, by outcome: easy (the CRM's score; the LLM was not wanted), llm (the LLM's), "
+            "or why the LLM was wanted and did not answer.",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
+        self.unknown = Counter(
+            "corella_edge_unknown", "Candidates with a value the CRM has never seen, by field.",
+            ["field"], registry=registry,
+        )  # fmt: skip
+        self.in_flight = Gauge("corella_edge_rank_in_flight", "Rank requests being read, waiting or running.",
+                               registry=registry)  # fmt: skip
+        self.ready = Gauge("corella_edge_ready", "1 when the server is ready, else 0.", registry=registry)
+        self._build = Info("corella_edge_build", "Versions in use.", registry=registry)
+        self._llm = _LlmTotals()
+        registry.register(self._llm)
+        self.serving("", dict)
+        ProcessCollector(registry=registry)
+
+    def serving(self, bundle: str, stats: Callable[[], Mapping[str, float]]) -> None:
+        """Name the bundle that answers from now on, and where its LLM totals come from."""
+        self._build.info({"version": __version__, "bundle": bundle})
+        self._llm.stats = stats
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """One HTTP request is done."""
+        self.requests.labels(route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+
+    def scored(self, scores: Scores) -> None:
+        """One request's candidates are scored."""
+        for outcome, number in collections.Counter(map(_outcome, scores.routed.tolist(), scores.reason)).items():
+            self.candidates.labels(outcome).inc(number)
+        for field, number in collections.Counter(chain.from_iterable(scores.unknown)).items():
+            self.unknown.labels(field).inc(number)
+
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """All metrics and their content type, in the form the `Accept` header asks for."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+
+def _outcome(routed: bool, reason: str) -> str:
+    return "llm" if routed else reason or "easy"
+
+
+class _LlmTotals(Collector):
+    """Reads the engine's own totals when asked, so that nothing is counted twice."""
+
+    def __init__(self) -> None:
+        self.stats: Callable[[], Mapping[str, float]] = dict
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self.stats()
+        for name, text in LLM_TOTALS.items():
+            yield CounterMetricFamily(f"corella_edge_llm_{name}", text, value=stats.get(name, 0.0))

@@ -1,0 +1,218 @@
+"""The OpenAPI 3.1 description, as plain data.
+
+`corella_edge.request.parse_request` is the one validator; a test generates documents from these schemas and
+holds the two against each other, so that the description can not drift from the code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from corella_edge import __version__
+from corella_edge.request import MAX_CANDIDATES, MAX_HISTORY, MAX_ID_CHARS, MAX_TIME
+from corella_edge.router import LN2
+
+Json = dict[str, Any]
+
+
+def document(body_bytes: int) -> Json:
+    """The description of a server that accepts bodies up to `body_bytes`."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "corella-edge",
+            "version": __version__,
+            "description": "Scores candidates with a small CRM; asks a small LLM about the uncertain ones.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": {
+            "/v1/rank": {"post": _rank(body_bytes)},
+            "/v2/health/live": {"get": _health("live", "The process answers.", {})},
+            "/v2/health/ready": {
+                "get": _health("ready", "Send traffic here.", {"503": _not_ready()}),
+            },
+            "/metrics": {"get": _metrics()},
+            "/openapi.json": {"get": _plain("openapi", "This description.")},
+            "/": {"get": _plain("index", "What is served here.")},
+        },
+        "components": {"schemas": SCHEMAS},
+    }
+
+
+def _rank(body_bytes: int) -> Json:
+    return {
+        "operationId": "rank",
+        "summary": "Score and rank candidates for one user.",
+        "requestBody": {"required": True, "content": _json_of("Request")},
+        "responses": {
+            "200": {"description": "Candidates in request order.", "content": _json_of("Answer")},
+            "400": _failure("The body is not strict JSON in UTF-8."),
+            "408": _failure("The body did not arrive in time."),
+            "413": _failure(f"The body is larger than {body_bytes} bytes."),
+            "422": _failure("The body is JSON, but not a request that this bundle can answer."),
+            "500": _failure("A fault of the server; its log says where."),
+            "503": _failure("Loading, stopping, or full: come back after `Retry-After` seconds.")
+            | {"headers": {"Retry-After": {"schema": {"type": "integer"}}}},
+        },
+    }
+
+
+def _json_of(schema: str) -> Json:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
+def _failure(description: str) -> Json:
+    return {"description": description, "content": _json_of("Error")}
+
+
+def _health(name: str, summary: str, others: Json) -> Json:
+    schema = {"type": "object", "required": [name], "properties": {name: {"type": "boolean"}}}
+    yes = {"description": "Yes.", "content": {"application/json": {"schema": schema}}}
+    return {"operationId": name, "summary": summary, "responses": {"200": yes, **others}}
+
+
+def _not_ready() -> Json:
+    schema = {"type": "object", "required": ["ready"], "properties": {"ready": {"const": False}}}
+    return {"description": "Loading or stopping.", "content": {"application/json": {"schema": schema}}}
+
+
+def _metrics() -> Json:
+    text = {"schema": {"type": "string"}}
+    content = {"text/plain": text, "application/openmetrics-text": text}
+    yes = {"description": "Prometheus text form, or OpenMetrics if accepted.", "content": content}
+    return {"operationId": "metrics", "summary": "Counters for Prometheus.", "responses": {"200": yes}}
+
+
+def _plain(name: str, summary: str) -> Json:
+    yes = {"description": summary, "content": {"application/json": {"schema": {"type": "object"}}}}
+    return {"operationId": name, "summary": summary, "responses": {"200": yes}}
+
+
+def _object(properties: Json, required: list[str], description: str = "") -> Json:
+    about = {"description": description} if description else {}
+    return {
+        "type": "object", **about, "properties": properties, "required": required,
+        "additionalProperties": False,
+    }  # fmt: skip
+
+
+_ID: Json = {
+    "description": "Text, or an integer that is read as its decimal digits.",
+    "anyOf": [
+        {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS},
+        {"type": "integer", "exclusiveMinimum": -(2**64), "exclusiveMaximum": 2**64},
+    ],
+}
+_OPTIONAL_ID: Json = {"anyOf": [*_ID["anyOf"], {"type": "null"}]}
+_SCALAR: Json = {"type": ["string", "number", "boolean", "null"]}
+_FEATURES: Json = {
+    "description": "By field name; several values as a list. Fields the bundle does not know are ignored.",
+    "type": ["object", "null"],
+    "additionalProperties": {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR}]},
+}
+_THRESHOLD: Json = {
+    "description": "Ask the LLM from this entropy (nats) on, or about this share: `ratio:0.05`. "
+    "Left out: the server's own.",
+    "anyOf": [
+        {"type": "number", "minimum": 0, "maximum": LN2},
+        {"type": "string", "pattern": "^ratio:(0|1|0\\.[0-9]{1,9})$"},
+        {"type": "null"},
+    ],
+}
+_PROBABILITY: Json = {"type": "number", "minimum": 0, "maximum": 1}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+SCHEMAS: Json = {
+    "Request": _object(
+        {
+            "id": _OPTIONAL_ID | {"description": "Repeated in the answer."},
+            "user": _ref("User"),
+            "candidates": {
+                "description": "Left out: the whole catalogue.",
+                "type": ["array", "null"],
+                "minItems": 1,
+                "maxItems": MAX_CANDIDATES,
+                "items": _ref("Candidate"),
+            },
+            "threshold": _THRESHOLD,
+            "top_k": {
+                "description": "Answer with this many of the best only.",
+                "type": ["integer", "null"],
+                "minimum": 1,
+                "maximum": 2**31,
+            },
+            "timeout_ms": {"type": ["number", "null"], "minimum": 0},
+        },
+        ["user"],
+    ),
+    "User": _object(
+        {
+            "id": _OPTIONAL_ID,
+            "features": _FEATURES,
+            "history": {
+                "description": "Oldest first.",
+                "type": ["array", "null"],
+                "maxItems": MAX_HISTORY,
+                "items": _ref("Event"),
+            },
+        },
+        [],
+        "Unknown users and items are scored too, and flagged in the answer.",
+    ),
+    "Event": _object(
+        {
+            "item": _ID,
+            "rating": {"type": ["number", "null"], "minimum": -1e6, "maximum": 1e6},
+            "time": {
+                "description": "Unix time in seconds.",
+                "type": ["number", "null"],
+                "minimum": -MAX_TIME,
+                "maximum": MAX_TIME,
+            },
+        },
+        ["item"],
+    ),
+    "Candidate": _object(
+        {"item": _ID, "features": _FEATURES},
+        ["item"],
+        "Features (title, attributes) override the catalogue's; a new item needs them to be put to the LLM.",
+    ),
+    "Answer": _object(
+        {
+            "id": {"type": "string"},
+            "bundle": {"description": "`name@version` of what answered.", "type": "string"},
+            "candidates": {"type": "array", "items": _ref("Scored")},
+        },
+        ["bundle", "candidates"],
+    ),
+    "Scored": _object(
+        {
+            "item": {"type": "string"},
+            "rank": {"description": "1 is best.", "type": "integer", "minimum": 1},
+            "probability": _PROBABILITY | {"description": "The LLM's where `routed`, else the CRM's."},
+            "crm": _PROBABILITY,
+            "llm": {**_PROBABILITY, "type": ["number", "null"]},
+            "entropy": {"description": "Of `crm`, in nats.", "type": "number", "minimum": 0, "maximum": LN2},
+            "routed": {"type": "boolean"},
+            "reason": {
+                "description": "Why it was routed (`entropy`, `ratio`) or why the LLM did not answer "
+                "(`no_llm`, `no_text`, `too_long`, `deadline`); empty for easy candidates.",
+                "type": "string",
+            },
+            "unknown": {
+                "description": "Fields whose value the CRM has never seen.",
+                "type": "array",
+                "items": {"type": "string"},
+            },
+        },
+        ["item", "rank", "probability", "crm", "llm", "entropy", "routed", "reason", "unknown"],
+    ),
+    "Error": _object(
+        {"error": _object({"message": {"type": "string"}}, ["message"])},
+        ["error"],
+    ),
+}

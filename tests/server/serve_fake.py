@@ -1,0 +1,37 @@
+"""A server process around the fake: `python serve_fake.py '{"load_seconds": 1, …}'`; run by test_process.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import click
+from conftest import FakeRanker
+
+from corella_edge.errors import BundleError
+from corella_edge_runtime.server.run import Settings, listen, run
+from corella_edge_runtime.server.service import Limits
+
+OPTIONS = json.loads(sys.argv[1])
+
+
+class Slow(FakeRanker):
+    def warm_up(self) -> None:
+        time.sleep(OPTIONS.get("load_seconds", 0.0))
+        if "load_error" in OPTIONS:
+            raise BundleError(OPTIONS["load_error"])
+
+    def close(self) -> None:
+        click.echo("closed")
+
+
+try:
+    run(
+        lambda: Slow(delay=OPTIONS.get("delay", 0.0)),
+        listen(OPTIONS.get("host", "127.0.0.1"), 0),
+        Settings(Limits(), grace_seconds=OPTIONS.get("grace", 20.0)),
+        on_listening=click.echo,
+    )
+except BundleError as error:
+    sys.exit(f"failed: {error}")

@@ -1,0 +1,95 @@
+"""`corella-edge serve`: options, and one clear line for what a person gets wrong."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+SCRIPT = Path(__file__).with_name("serve_cli.py")
+BLOCKED = "import sys; sys.modules[sys.argv.pop(1)] = None; from corella_edge.cli import main; main(sys.argv[1:])"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    path = tmp_path / "bundle"
+    path.mkdir()
+    return path
+
+
+def fail(*args: object, program: tuple[str, ...] = (str(SCRIPT),)) -> tuple[int, str]:
+    """Exit code and the one line on stderr of a command that must fail."""
+    command = [sys.executable, *program, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.returncode, done.stderr
+
+
+def test_serves_until_sigterm(bundle):
+    options = ["--port", "0", "--threshold", "ratio:0.05", "--llm-threads", "2", "--require-llm"]
+    command = [sys.executable, SCRIPT, "serve", bundle, *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        opened = next(line for line in lines if line.startswith("open bundle "))
+        address = next(line for line in lines if line.startswith("corella-edge: listening on ")).split()[-1]
+        assert process.stderr.readline() == "corella-edge: warning: no LLM: this is a fake\n"
+        assert process.stderr.readline().startswith("corella-edge: fake@1 is ready after ")
+        assert httpx.post(address + "/v1/rank", content=b'{"user":{"id":"secret"}}').status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=20) == ("", "")
+        assert process.returncode == 0
+    finally:
+        process.kill()
+    assert json.loads(opened.removeprefix("open bundle ")) == {
+        "llm": "thread", "threshold": "ratio:0.05", "crm_threads": None, "llm_threads": 2, "require_llm": True,
+    }  # fmt: skip
+
+
+def test_port_in_use(bundle):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, line = fail("serve", bundle, "--port", port)
+    assert (code, line) == (2, f"corella-edge: cannot listen on 127.0.0.1 port {port}: Address already in use\n")
+
+
+def test_host_that_is_none(bundle):
+    code, line = fail("serve", bundle, "--host", "300.300.300.300", "--port", 0)
+    assert code == 2
+    assert line.startswith("corella-edge: cannot listen on 300.300.300.300 port 0: ")
+
+
+def test_missing_bundle(tmp_path):
+    code, line = fail("serve", tmp_path / "nothing")
+    assert code == 3
+    assert line.startswith(f"corella-edge: {tmp_path / 'nothing'}: no such bundle")
+
+
+@pytest.mark.parametrize("threshold", ["0.9", "-1", "nan", "half", "ratio:", "ratio:2", "ratio:half"])
+def test_impossible_threshold(bundle, threshold):
+    code, line = fail("serve", bundle, "--threshold", threshold, "--port", 0)
+    assert code == 2
+    assert threshold.removeprefix("ratio:") in line
+
+
+@pytest.mark.parametrize("missing", ["uvicorn", "starlette", "prometheus_client"])
+def test_missing_extra(bundle, missing):
+    code, line = fail(missing, "serve", bundle, program=("-c", BLOCKED))
+    assert code == 5
+    assert line == "corella-edge: serve needs the extra [serve]: pip install 'corella-edge[serve]'\n"
+
+
+def test_help_needs_no_web_server():
+    code = "import sys\nfrom corella_edge.cli import main\ntry: main(['serve', '--help'])\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--port" in done.stdout
+    assert not {"uvicorn", "starlette", "prometheus_client", "numpy.testing", "onnxruntime"} & set(done.stdout.split())

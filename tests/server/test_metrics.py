@@ -1,0 +1,80 @@
+"""`/metrics`: what is counted, in a form Prometheus reads, and as the documentation says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client import REGISTRY, parser
+from prometheus_client.openmetrics import parser as openmetrics
+
+REQUEST = {"user": {}, "candidates": [{"item": i} for i in ("a", "new-1", "new-2", "mute-1")], "threshold": "ratio:1"}
+
+
+def values(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    families = parser.text_string_to_metric_families(text)
+    return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
+
+
+def value(text: str, name: str, **labels: str) -> float:
+    return values(text)[(f"corella_edge_{name}", frozenset(labels.items()))]
+
+
+def test_counts(site):
+    for body in (REQUEST, REQUEST, {"user": {}, "candidates": [{"item": "a"}], "threshold": "ratio:0"}, b"{", {}):
+        site.rank(body)
+    site.call("GET", "/no/such/path")
+    text = site.metrics()
+    assert value(text, "requests_total", route="/v1/rank", status="200") == 3
+    assert value(text, "requests_total", route="/v1/rank", status="400") == 1
+    assert value(text, "requests_total", route="/v1/rank", status="422") == 1
+    assert value(text, "requests_total", route="other", status="404") == 1
+    assert value(text, "request_seconds_count", route="/v1/rank") == 5
+    assert value(text, "request_seconds_bucket", route="/v1/rank", le="+Inf") == 5
+    assert value(text, "candidates_total", outcome="llm") == 6
+    assert value(text, "candidates_total", outcome="no_text") == 2
+    assert value(text, "candidates_total", outcome="easy") == 1
+    assert value(text, "unknown_total", field="item") == 4
+    assert value(text, "rank_in_flight") == 0
+    assert value(text, "build_info", bundle="fake@1", version="0.1.0") == 1
+
+
+def test_llm_totals_come_from_the_engine(site, make_site):
+    assert value(site.metrics(), "llm_prompts_total") == 7
+    assert value(site.metrics(), "llm_evaluated_tokens_total") == 50
+    assert value(site.metrics(), "llm_reused_tokens_total") == 20
+    assert "something_else" not in site.metrics()
+    assert value(make_site(ready=False).metrics(), "llm_prompts_total") == 0
+
+
+def test_paths_from_outside_do_not_become_labels(site):
+    for i in range(20):
+        site.call("GET", f"/{i}")
+    assert {line for line in site.metrics().splitlines() if 'route="/' in line and "_total" in line} == set()
+
+
+def test_two_servers_do_not_share_counters(make_site):
+    first, second = make_site(), make_site()
+    first.rank({"user": {}})
+    assert "/v1/rank" not in second.metrics()
+    assert not [metric for metric in REGISTRY.collect() if metric.name.startswith("corella")]
+
+
+def test_openmetrics_when_it_is_accepted(site):
+    site.rank(REQUEST)
+    response = site.call("GET", "/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    names = {family.name for family in openmetrics.text_string_to_metric_families(response.text)}
+    assert {"corella_edge_requests", "corella_edge_candidates", "corella_edge_llm_prompts"} <= names
+
+
+def test_every_metric_is_in_the_documentation_and_none_else(site):
+    page = Path(__file__).parents[2] / "docs" / "serving.md"
+    site.rank(REQUEST)
+    documented = set(re.findall(r"^\| `(corella_edge_\w+)", page.read_text(encoding="utf-8"), re.MULTILINE))
+    exported = {
+        name.removesuffix("_bucket").removesuffix("_count").removesuffix("_sum")
+        for name, _ in values(site.metrics())
+        if name.startswith("corella_edge_") and not name.endswith("_created")
+    }
+    assert documented == exported

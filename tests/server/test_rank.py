@@ -1,0 +1,224 @@
+"""`POST /v1/rank`: answers, limits, errors, and what happens when many call at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from corella_edge.errors import InputError
+from corella_edge.request import parse_request
+from corella_edge.scores import answer
+from corella_edge_runtime.server.service import Limits
+
+REQUEST = {
+    "id": "r1",
+    "user": {"id": "42", "features": {"gender": "F"}, "history": [{"item": "1193", "rating": 5, "time": 978300760}]},
+    "candidates": [{"item": "661"}, {"item": "914", "features": {"title": "My Fair Lady", "genres": ["Musical"]}}],
+}
+
+
+def message(response: Any) -> str:
+    body = response.json()
+    assert list(body) == ["error"]
+    assert list(body["error"]) == ["message"]
+    return body["error"]["message"]
+
+
+def test_answer_is_what_the_library_answers(site):
+    response = site.rank(REQUEST)
+    request = parse_request(REQUEST)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == answer(request, site.ranker.rank(request), "fake@1")
+
+
+def test_top_k_and_non_ascii_ids(site):
+    items = [{"item": "Zoë 🎬"}, {"item": "b"}, {"item": "c"}]
+    body = site.rank({"user": {}, "candidates": items, "top_k": 1, "id": "é"}).json()
+    assert body["id"] == "é"
+    assert [row["rank"] for row in body["candidates"]] == [1]
+
+
+def test_without_candidates_the_catalogue_is_ranked(site):
+    assert len(site.rank({"user": {}}).json()["candidates"]) == 3
+
+
+def test_request_threshold_that_the_bundle_refuses_is_422(site):
+    response = site.rank({"user": {}, "threshold": 0.9})
+    assert response.status_code == 422
+    assert "0.9 is not an entropy" in message(response)
+
+
+def test_input_error_of_the_engine_is_422(make_site, fake_ranker):
+    response = make_site(fake_ranker(error=InputError("user.features.age: expected a number"))).rank(REQUEST)
+    assert response.status_code == 422
+    assert message(response) == "user.features.age: expected a number"
+
+
+def test_unforeseen_error_is_500_and_its_text_stays_out_of_answer_and_log(make_site, fake_ranker, caplog):
+    site = make_site(fake_ranker(error=KeyError("the user's secret title")))
+    with caplog.at_level(logging.DEBUG):
+        response = site.rank(REQUEST)
+    assert response.status_code == 500
+    assert message(response) == "internal error; the server's log says where"
+    assert "secret" not in caplog.text
+    assert "KeyError" in caplog.text
+    assert "in rank" in caplog.text
+    assert 'status="500"' in site.metrics()
+
+
+def test_body_limit_by_declared_and_by_real_size(make_site):
+    site = make_site(limits=Limits(body_bytes=100))
+    fits = b'{"user":{}}'.ljust(100)
+    assert site.rank(fits).status_code == 200
+    assert site.rank(fits + b" ").status_code == 413
+
+    async def chunks():
+        for _ in range(11):
+            yield b" " * 10
+
+    response = site.call("POST", "/v1/rank", content=chunks())
+    assert response.status_code == 413
+    assert message(response) == "the body is larger than 100 bytes"
+    assert site.service.in_flight == 0
+
+
+def test_slow_body_is_408(make_site):
+    site = make_site(limits=Limits(body_seconds=0.05))
+
+    async def slow():
+        yield b'{"user"'
+        await asyncio.sleep(5)
+
+    assert site.call("POST", "/v1/rank", content=slow()).status_code == 408
+    assert site.service.in_flight == 0
+
+
+def test_client_that_leaves_in_mid_body_is_not_an_error_of_ours(site):
+    messages = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    scope = {"type": "http", "method": "POST", "path": "/v1/rank", "headers": [], "query_string": b""}
+
+    async def receive():
+        return messages.pop(0)
+
+    async def send(_):
+        pass
+
+    asyncio.run(site.app(scope, receive, send))
+    assert 'corella_edge_requests_total{route="/v1/rank",status="499"} 1.0' in site.metrics()
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+def test_wrong_method_is_405_json(site, method):
+    response = site.call(method, "/v1/rank")
+    assert response.status_code == 405
+    assert "POST" in response.headers["allow"]
+    assert method in message(response)
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/v1/rank/", "/v1/rank/x", "/v2/health"])
+def test_unknown_path_is_404_json(site, path):
+    response = site.call("POST", path)
+    assert response.status_code == 404
+    assert "/openapi.json" in message(response)
+
+
+def test_concurrent_requests_run_side_by_side_within_the_bound(make_site, fake_ranker):
+    site = make_site(fake_ranker(delay=0.02), Limits(worker_threads=4))
+
+    async def many() -> list[Any]:
+        async with site.client() as client:
+            bodies = [json.dumps({"id": str(i), "user": {}, "candidates": [{"item": f"i{i}"}]}) for i in range(60)]
+            return await asyncio.gather(*[client.post("/v1/rank", content=body) for body in bodies])
+
+    responses = asyncio.run(many())
+    assert {response.status_code for response in responses} == {200}
+    assert [(r.json()["id"], r.json()["candidates"][0]["item"]) for r in responses] == [
+        (str(i), f"i{i}") for i in range(60)
+    ]
+    assert site.ranker.most_running == 4
+
+
+def test_health_answers_while_every_worker_is_busy(make_site, fake_ranker):
+    site = make_site(fake_ranker(), Limits(worker_threads=1))
+    site.ranker.blocked.clear()
+
+    async def check() -> None:
+        async with site.client() as client:
+            busy = asyncio.create_task(client.post("/v1/rank", content=b'{"user":{}}'))
+            while not site.ranker.running:
+                await asyncio.sleep(0.001)
+            assert (await client.get("/v2/health/ready")).status_code == 200
+            assert "corella_edge_rank_in_flight 1.0" in (await client.get("/metrics")).text
+            site.ranker.blocked.set()
+            assert (await busy).status_code == 200
+
+    asyncio.run(check())
+
+
+def test_more_than_may_wait_is_503_with_retry_after(make_site, fake_ranker):
+    site = make_site(fake_ranker(), Limits(worker_threads=1, waiting=2))
+    site.ranker.blocked.clear()
+
+    async def check() -> None:
+        async with site.client() as client:
+            taken = [asyncio.create_task(client.post("/v1/rank", content=b'{"user":{}}')) for _ in range(3)]
+            while site.service.in_flight < 3:
+                await asyncio.sleep(0.001)
+            refused = await client.post("/v1/rank", content=b'{"user":{}}')
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"] == "1"
+            assert "3 requests are in flight" in message(refused)
+            site.ranker.blocked.set()
+            assert {r.status_code for r in await asyncio.gather(*taken)} == {200}
+
+    asyncio.run(check())
+
+
+def test_not_ready_before_the_bundle_is_loaded(make_site):
+    site = make_site(ready=False)
+    assert site.call("GET", "/v2/health/live").json() == {"live": True}
+    ready = site.call("GET", "/v2/health/ready")
+    assert (ready.status_code, ready.json()) == (503, {"ready": False})
+    response = site.rank(REQUEST)
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    assert message(response) == "the bundle is still loading"
+    assert "corella_edge_ready 0.0" in site.metrics()
+    site.service.serve(site.ranker)
+    ready = site.call("GET", "/v2/health/ready")
+    assert (ready.status_code, ready.json()) == (200, {"ready": True})
+    assert "corella_edge_ready 1.0" in site.metrics()
+
+
+def test_draining_finishes_what_runs_and_refuses_what_comes(site):
+    site.ranker.blocked.clear()
+
+    async def check() -> None:
+        async with site.client() as client:
+            running = asyncio.create_task(client.post("/v1/rank", content=b'{"user":{}}'))
+            while not site.ranker.running:
+                await asyncio.sleep(0.001)
+            drained = asyncio.create_task(site.service.drained())
+            await asyncio.sleep(0)
+            assert (await client.get("/v2/health/live")).status_code == 200
+            assert (await client.get("/v2/health/ready")).status_code == 503
+            refused = await client.post("/v1/rank", content=b'{"user":{}}')
+            assert (refused.status_code, message(refused)) == (503, "the server is stopping")
+            assert not drained.done()
+            site.ranker.blocked.set()
+            assert (await running).status_code == 200
+            await drained
+
+    asyncio.run(check())
+
+
+def test_index_names_bundle_and_warnings(site):
+    body = site.call("GET", "/").json()
+    assert body["bundle"] == "fake@1"
+    assert body["warnings"] == ["no LLM: this is a fake"]
+    assert all(site.call("GET", path).status_code in {200, 405} for path in body["paths"])
