@@ -79,8 +79,7 @@ def write_prepared(
     with new_folder(out) as folder:
         for name, frame in tables.items():
             say(f"writing {name}.parquet")
-            # A fixed row-group size keeps the bytes the same whatever the number of threads.
-            frame.write_parquet(folder / f"{name}.parquet", compression="zstd", row_group_size=1 << 20)
+            _write_table(frame, folder / f"{name}.parquet")
         say("writing requests.jsonl")
         _write_requests(PreparedData(folder, info), requests, seed)
         _write_info(folder, info)
@@ -168,6 +167,15 @@ def _span(split: pl.DataFrame) -> dict[str, Any]:
         "first_time": times[0],
         "last_time": times[-1],
     }
+
+
+def _write_table(frame: pl.DataFrame, path: Path) -> None:
+    try:
+        # A fixed row-group size keeps the bytes the same whatever the number of threads.
+        frame.write_parquet(path, compression="zstd", row_group_size=1 << 20)
+    except pl.exceptions.PolarsError as error:
+        # polars wraps the system's refusals (a full disk) in errors of its own.
+        raise OSError(f"{path.name}: {error}") from error
 
 
 def _write_requests(data: PreparedData, count: int, seed: int) -> None:

@@ -193,9 +193,15 @@ class PreparedData:
         except pl.exceptions.InvalidOperationError:
             problem = "an id is in neither users.parquet nor items.parquet; run prepare again"
             raise InputError(f"{self.root / name}.parquet: {problem}") from None
-        user, item = (index.to_physical().cast(pl.Int32).to_numpy() for index in indices)
-        labels, ratings = frame["label"].to_numpy(), frame["rating"].fill_null(float("nan")).to_numpy()
-        return Split(user, item, labels, ratings, frame["timestamp"].to_numpy(), frame["position"].to_numpy())
+        user, item = (_array(index.to_physical().cast(pl.Int32)) for index in indices)
+        ratings = _array(frame["rating"].fill_null(float("nan")))
+        labels, times, positions = (_array(frame[name]) for name in ("label", "timestamp", "position"))
+        return Split(user, item, labels, ratings, times, positions)
+
+
+def _array(column: pl.Series) -> NDArray[Any]:
+    """Writable, because torch warns of arrays that are not."""
+    return column.to_numpy(writable=True)
 
 
 def _read_info(path: Path) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""`corella-edge prepare` and the registry behind it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from corella_edge.cli import main
+from corella_edge.errors import InputError
+from corella_edge_export.data.registry import READERS, read
+
+Writer = Callable[..., Path]
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(["prepare", *arguments])
+    output = capsys.readouterr()
+    return int(stop.value.code or 0), output.out, output.err
+
+
+def test_unknown_reader_lists_the_known() -> None:
+    with pytest.raises(InputError, match="unknown reader 'ml-2m'; known readers: ml-1m, synthetic"):
+        read("ml-2m", None, {})
+    assert all(reader.summary for reader in READERS.values())
+
+
+def test_synthetic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "data"
+    code, text, _ = run(["synthetic", "--out", str(out), "--seed", "2"], capsys)
+    assert code == 0
+    assert "1,000 users with 600 items" in text
+    assert f"{out}: written in" in text
+    assert "note: synthetic data" in text
+    assert (out / "dataset.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ml-1m"], "needs --source DIR"),
+        (["ml-1m", "--source", "absent"], "--source absent: does not exist"),
+        (["ml-1m", "--source", __file__], "is a file; unpack it and name the folder"),
+        (["synthetic", "--source", "."], "reads no files; leave --source out"),
+        (["other"], "known readers"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    code, text, errors = run([*arguments, "--out", str(tmp_path / "out")], capsys)
+    assert (code, text) == (2, "")
+    assert message in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_file_is_one_line(official: Writer, capsys: pytest.CaptureFixture[str]) -> None:
+    source = official(ratings=b"1::2::9::9\n")
+    out = source.parent / "out"
+    code, _, errors = run(["ml-1m", "--source", str(source), "--out", str(out)], capsys)
+    assert code == 2
+    assert "ratings.dat line 1: Rating '9' is not an integer from 1 to 5" in errors
+    assert not out.exists()
+
+
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['polars'] = None\n"
+        "from corella_edge.cli import main\n"
+        f"main(['prepare', 'synthetic', '--out', {str(tmp_path / 'out')!r}])"
+    )
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert process.returncode == 5
+    assert process.stderr == "corella-edge: prepare needs the extra [export]: pip install 'corella-edge[export]'\n"
