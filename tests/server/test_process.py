@@ -106,7 +106,7 @@ def test_idle_keep_alive_connections_do_not_hold_up_the_stop(serve):
         start = time.monotonic()
         served.process.send_signal(signal.SIGTERM)
         assert served.end()[0] == 0
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 4.5  # uvicorn would give the open connection 5 seconds
 
 
 def test_a_second_signal_does_not_wait_and_says_what_was_lost(serve):

@@ -97,7 +97,7 @@ def _object(properties: Json, required: list[str], description: str = "") -> Jso
 
 
 _ID: Json = {
-    "description": "Text, or an integer that is read as its decimal digits.",
+    "description": "Text, or an integer (written without a fraction: 7, not 7.0), read as its decimal digits.",
     "anyOf": [
         {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS},
         {"type": "integer", "exclusiveMinimum": -(2**64), "exclusiveMaximum": 2**64},
