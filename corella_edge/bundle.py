@@ -1,6 +1,6 @@
 """The artefact on disk: a folder of plain files under a manifest of their hashes.
 
-A bundle is written once, into a temporary sibling that is renamed when complete, and never changed. `Bundle.open`
+A bundle is written once (`atomic.new_folder`) and never changed. `Bundle.open`
 checks that exactly the listed files are there and that each has the listed hash, and names the one that differs.
 """
 
@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -238,28 +235,6 @@ def _walk(root: Path) -> Iterator[tuple[str, Path]]:
             yield path.name, path
 
 
-@contextmanager
-def new_bundle(out: Path) -> Iterator[Path]:
-    """A temporary sibling of `out` to fill; renamed to `out` when the block succeeds, removed when it fails.
-
-    Raises:
-        BundleError: `out` exists and is not an empty folder.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BundleError(f"{out}: exists already; bundles are never changed, choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)  # what a killed export left
-    temporary.mkdir()
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(out)
-        _sync_folder(out.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def seal(folder: Path, name: str, version: str, about: Mapping[str, Any]) -> Manifest:
     """List and hash every file of a filled folder, write the manifest and its seal."""
     paths = sorted(_walk(folder))
@@ -269,17 +244,3 @@ def seal(folder: Path, name: str, version: str, about: Mapping[str, Any]) -> Man
     (folder / MANIFEST).write_bytes(raw)
     (folder / SEAL).write_bytes(seal_of(raw))
     return manifest
-
-
-def _sync(folder: Path) -> None:
-    for _, path in _walk(folder):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

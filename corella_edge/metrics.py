@@ -52,7 +52,8 @@ def row_loss(probability: npt.ArrayLike, label: npt.ArrayLike) -> Floats:
 
 def row_hit(probability: npt.ArrayLike, label: npt.ArrayLike) -> Floats:
     """1.0 where the class at 0.5 is right, float64 [n]."""
-    return ((np.asarray(probability) >= 0.5) == (np.asarray(label) > 0)).astype(np.float64)
+    hit: Floats = ((np.asarray(probability) >= 0.5) == (np.asarray(label) > 0)).astype(np.float64)
+    return hit
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,15 @@ class CrossLayer(nn.Module):
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()
-        full, low = nn.Linear(width, width), [nn.Linear(width, rank, bias=False), nn.Linear(rank, width)]
-        self.weight: nn.Module = nn.Sequential(*low) if rank else full
+        self.weight: nn.Module = _low_rank(width, rank) if rank else nn.Linear(width, width)
 
     def forward(self, x0: Tensor, x: Tensor) -> Tensor:
         crossed: Tensor = x0 * self.weight(x) + x
         return crossed
+
+
+def _low_rank(width: int, rank: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
 
 
 class DCNv2(nn.Module):

@@ -171,7 +171,9 @@ def _users(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _items(frame: pl.DataFrame) -> pl.DataFrame:
     year = pl.col("Title").str.extract(r"\(([0-9]{4})\)$")
+    # The year is an attribute of its own: a title of fewer tokens is a cheaper prompt.
     title = pl.col("Title").str.replace(_ARTICLE, "${2} ${1} ${3}").str.replace(r"^L' ", "L'")
+    title = title.str.replace(r" *\([0-9]{4}\)$", "")
     return frame.select(
         item_id="MovieID",
         title=title.str.strip_chars(),

@@ -65,7 +65,7 @@ def _claim(partial: Path, out: Path) -> int:
 
 
 def _publish(partial: Path, out: Path) -> None:
-    for path in sorted(partial.iterdir()):
+    for path in sorted(partial.rglob("*")):
         _sync(path)
     _sync(partial)
     try:

@@ -1,0 +1,85 @@
+"""The CRM: one ONNX Runtime session. The only file that knows onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from corella_edge.errors import BundleError, MissingExtraError
+from corella_edge.schema import Feed, Schema
+
+try:
+    import onnxruntime as ort
+except ImportError as error:
+    raise MissingExtraError("scoring", "cpu") from error
+
+# Candidates a run: bounds the memory arena, which grows to the largest batch and never shrinks.
+MAX_BATCH = 1024
+VOCAB_KEY = "corella.vocab."
+
+
+class Crm:
+    """`crm.onnx` of a bundle: input arrays → probabilities. Calls from several threads are safe."""
+
+    def __init__(self, path: Path, schema: Schema, threads: int = 1) -> None:
+        try:
+            self._session: Any = ort.InferenceSession(str(path), _options(threads), providers=_providers())
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises its own, undocumented kinds
+            raise BundleError(f"{path.name}: ONNX Runtime can not load it ({_first_line(error)})") from None
+        self.provider: str = self._session.get_providers()[0]
+        self._item_inputs = {f.name for f in schema.fields if f.side == "item"}
+        self._check(path.name, schema)
+
+    def probability(self, feed: Feed) -> npt.NDArray[np.float64]:
+        """P(label = 1), float64 [n], for the arrays of `FeatureEncoder.encode`."""
+        n = max(len(feed[name]) for name in self._item_inputs)
+        logits = [self._run(feed, start, n) for start in range(0, n, MAX_BATCH)]
+        joined = logits[0] if len(logits) == 1 else np.concatenate(logits)
+        return sigmoid(joined)
+
+    def _run(self, feed: Feed, start: int, n: int) -> npt.NDArray[np.float32]:
+        part = feed
+        if n > MAX_BATCH:
+            part = {k: v[start : start + MAX_BATCH] if k in self._item_inputs else v for k, v in feed.items()}
+        result: npt.NDArray[np.float32] = self._session.run(None, part)[0]
+        return result
+
+    def _check(self, name: str, schema: Schema) -> None:
+        """The graph's inputs and table sizes must be the schema's: no index may leave its table."""
+        inputs = {item.name for item in self._session.get_inputs()}
+        wanted = {item.name for item in schema.fields}
+        if inputs != wanted:
+            raise BundleError(f"{name}: its inputs differ from schema.json in {sorted(inputs ^ wanted)}")
+        recorded = self._session.get_modelmeta().custom_metadata_map
+        for vocab in schema.vocabularies.values():
+            if recorded.get(VOCAB_KEY + vocab.name) != str(len(vocab)):
+                raise BundleError(f"{name}: its table for {vocab.name!r} does not fit vocab/{vocab.name}.json")
+
+
+def sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """1 / (1 + exp(-x)), float64, without overflow."""
+    x = np.asarray(logits, dtype=np.float64)
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+def _options(threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Idle threads that spin would take the cores from llama.cpp.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _providers() -> list[str]:
+    """CUDA where the installed build has it, else the CPU."""
+    return [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

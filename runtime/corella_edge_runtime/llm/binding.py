@@ -1,0 +1,168 @@
+"""llama.cpp through its C API: load, tokenise, decode many sequences at once, read two logits, quantise.
+
+The high-level `Llama` class decodes one sequence at a time and copies whole vocabularies of logits; neither is
+needed to score a Yes/No answer.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from corella_edge.errors import BundleError, ExportError, InputError, MissingExtraError
+
+try:
+    from llama_cpp import llama_cpp as C
+except ImportError as error:
+    raise MissingExtraError("asking the LLM", "llm") from error
+
+log = logging.getLogger("corella_edge.llama")
+_LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
+_last_error: list[str] = []
+
+
+@C.llama_log_callback  # type: ignore[untyped-decorator]
+def _on_log(level: int, text: bytes, _: object) -> None:
+    line = text.decode("utf-8", "replace").strip()
+    if level == 4:
+        _last_error[:] = [line]
+    log.log(_LEVELS.get(level, logging.DEBUG), "%s", line)
+
+
+C.llama_log_set(_on_log, ctypes.c_void_p(0))
+C.llama_backend_init()
+
+
+class Model:
+    """A GGUF file, mapped; shared by contexts and safe to tokenise with from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        params = C.llama_model_default_params()
+        params.n_gpu_layers = 0
+        _last_error.clear()
+        self.handle = C.llama_model_load_from_file(os.fsencode(path), params)
+        if not self.handle:
+            why = f" ({_last_error[0]})" if _last_error else ""
+            raise BundleError(f"{path.name}: llama.cpp can not load it{why}")
+        self._vocab = C.llama_model_get_vocab(self.handle)
+        self.vocab_size: int = C.llama_vocab_n_tokens(self._vocab)
+        self.trained_context: int = C.llama_model_n_ctx_train(self.handle)
+        self.size_bytes: int = C.llama_model_size(self.handle)
+
+    @property
+    def bos(self) -> int | None:
+        """The begin token, if the model wants one."""
+        return int(C.llama_vocab_bos(self._vocab)) if C.llama_vocab_get_add_bos(self._vocab) else None
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a text; special tokens are neither added nor recognised."""
+        raw = text.encode("utf-8", "replace")
+        room = len(raw) + 8
+        ids = (C.llama_token * room)()
+        count = C.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, False)
+        return list(ids[:count])
+
+    def close(self) -> None:
+        if self.handle:
+            C.llama_model_free(self.handle)
+            self.handle = None
+
+
+class DecodeError(RuntimeError):
+    """`llama_decode` refused or failed; the context's cells must be cleared."""
+
+
+class Context:
+    """KV cells and compute buffers of a model. One thread at a time.
+
+    Args:
+        cells: KV cells, shared by all sequences (unified cache: a common prefix is held once).
+        sequences: sequence ids 0 … sequences - 1 may be used.
+        batch: most tokens of one decode.
+    """
+
+    def __init__(self, model: Model, cells: int, sequences: int, batch: int, threads: int) -> None:
+        params = C.llama_context_default_params()
+        params.n_ctx, params.n_seq_max = cells, sequences
+        params.n_batch = params.n_ubatch = batch
+        params.n_outputs_max = sequences
+        params.n_threads = params.n_threads_batch = threads
+        params.kv_unified = True
+        params.no_perf = True
+        self.model, self.sequences, self.batch_size = model, sequences, batch
+        self.handle = C.llama_init_from_model(model.handle, params)
+        if not self.handle:
+            raise InputError(f"llama.cpp can not make a context of {cells} cells; is there enough memory?")
+        self.cells: int = C.llama_n_ctx(self.handle)
+        self._memory = C.llama_get_memory(self.handle)
+        self._batch = C.llama_batch_init(batch, 0, 1)
+
+    def decode(self, rows: Sequence[tuple[int, int, int, bool]]) -> None:
+        """Evaluate (token, position, sequence, wants logits) rows, at most `batch_size` of them."""
+        batch = self._batch
+        batch.n_tokens = len(rows)
+        for i, (token, position, sequence, wanted) in enumerate(rows):
+            batch.token[i] = token
+            batch.pos[i] = position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = sequence
+            batch.logits[i] = wanted
+        status = C.llama_decode(self.handle, batch)
+        if status != 0:
+            raise DecodeError(f"llama_decode returned {status}")
+
+    def logits(self, row: int, tokens: Sequence[int]) -> list[float]:
+        """Logits of some tokens after row `row` of the last decode."""
+        found = C.llama_get_logits_ith(self.handle, row)
+        return [float(found[token]) for token in tokens]
+
+    def copy(self, source: int, target: int) -> None:
+        """Make `target` share all cells of `source`."""
+        C.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def cut(self, sequence: int, start: int) -> None:
+        """Forget a sequence from position `start` on."""
+        C.llama_memory_seq_rm(self._memory, sequence, start, -1)
+
+    def clear(self) -> None:
+        C.llama_memory_clear(self._memory, True)
+
+    def close(self) -> None:
+        if self.handle:
+            C.llama_batch_free(self._batch)
+            C.llama_free(self.handle)
+            self.handle = None
+
+
+def file_types() -> dict[str, int]:
+    """Names of llama.cpp's file types ("Q8_0", "F16", …) and their numbers."""
+    prefixes = ("LLAMA_FTYPE_MOSTLY_", "LLAMA_FTYPE_ALL_")
+    return {name.removeprefix(p): value for name, value in vars(C).items() for p in prefixes if name.startswith(p)}
+
+
+def check_file_type(name: str) -> int:
+    """The number of a file type.
+
+    Raises:
+        InputError: no such type; the message lists them.
+    """
+    known = file_types()
+    if name not in known:
+        raise InputError(f"--llm-type {name!r}: llama.cpp knows {', '.join(sorted(known))}")
+    return known[name]
+
+
+def quantize(source: Path, target: Path, file_type: str) -> None:
+    """Write `source` (an f16 or f32 GGUF) as another file type."""
+    params = C.llama_model_quantize_default_params()
+    params.ftype = check_file_type(file_type)
+    params.nthread = len(os.sched_getaffinity(0))
+    _last_error.clear()
+    status: Any = C.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
+    if status != 0:
+        why = f": {_last_error[0]}" if _last_error else ""
+        raise ExportError(f"llama.cpp can not write {source.name} as {file_type}{why}")
