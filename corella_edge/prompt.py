@@ -130,7 +130,7 @@ class PromptEncoder:
         self.template = template
         self.catalog = catalog
         self.tokens = tokens
-        self._tokenize = tokenize
+        self.tokenize = tokenize
         self._items: dict[int, list[int] | None] = {}
         self._tails: dict[str, list[int]] = {}
 
@@ -144,7 +144,7 @@ class PromptEncoder:
     def header(self, user: User) -> list[int]:
         """Begin token, instruction and profile."""
         begin = [] if self.tokens.bos is None else [self.tokens.bos]
-        return begin + self._tokenize(self.template.header(user))
+        return begin + self.tokenize(self.template.header(user))
 
     def line(self, question: list[int] | None, event: Event) -> list[int]:
         """Ids of one answered question; empty for an item without text."""
@@ -156,7 +156,7 @@ class PromptEncoder:
     def tail(self, event: Event) -> list[int]:
         text = self.template.tail(event)
         if text not in self._tails:
-            self._tails[text] = self._tokenize(text)
+            self._tails[text] = self.tokenize(text)
         return self._tails[text]
 
     def suffix(self, candidate: Candidate) -> list[int] | None:
@@ -166,7 +166,7 @@ class PromptEncoder:
             return self.item(row)
         known = self.catalog.attributes[row] if row is not None else {}
         text = self.template.item_text({**known, **candidate.features})
-        return None if text is None else self._tokenize(text)
+        return None if text is None else self.tokenize(text)
 
     def item(self, row: int | None) -> list[int] | None:
         """Ids of a catalogue item's question, kept after the first use."""
@@ -174,5 +174,5 @@ class PromptEncoder:
             return None
         if row not in self._items:
             text = self.template.item_text(self.catalog.attributes[row])
-            self._items[row] = None if text is None else self._tokenize(text)
+            self._items[row] = None if text is None else self.tokenize(text)
         return self._items[row]

@@ -60,7 +60,8 @@ class Run:
             raise InputError(f"{folder}: exists and is not a training run; choose another --out")
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            loop.write_atomic(path, json.dumps(about, indent=1).encode())
+            where = {"data_folder": str(data.root.resolve())}
+            loop.write_atomic(path, json.dumps({**about, **where}, indent=1).encode())
         return cls(folder, recipe, data)
 
     @classmethod
@@ -170,6 +171,15 @@ def train_llm_of(run: Run, quiet: bool) -> dict[str, float]:
         return loop.best_line(folder)
     task = run.llm_task(run.new_llm())
     return loop.fit(task, train_llm.schedule(run.recipe.llm), folder, run.recipe.seed, quiet)
+
+
+def data_of(folder: Path, data: Path | None) -> PreparedData:
+    """The data a run was trained on: the given folder, or the one it was started with."""
+    if data is None:
+        if not (folder / "run.json").is_file():
+            raise InputError(f"{folder}: not a training run (run.json is missing)")
+        data = Path(read_json(folder / "run.json")["data_folder"])
+    return PreparedData.open(data)
 
 
 def finished(folder: Path) -> bool:

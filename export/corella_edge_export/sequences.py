@@ -6,7 +6,7 @@ question in it may be a target, so one forward pass yields as many scores as the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,13 +69,16 @@ class SequenceBuilder:
             for start, chosen in _cut(targets, lambda p: max(0, (p - offset) // stretch * stretch + offset))
         ]
 
-    def exact(self, split: Split, users: Iterable[int]) -> list[Sequence]:
-        """Every row with exactly the history a prompt has at serving time; rows of one beginning share a sequence."""
+    def exact(self, split: Split, users: Iterable[int], rows: Container[int] | None = None) -> list[Sequence]:
+        """Rows (all, or those in `rows`) with exactly the history a prompt has at serving time.
+
+        Rows whose prompts begin at the same event share a sequence.
+        """
         first = self.encoder.template.first_event
         return [
             self.build(user, start, chosen, split)
             for user, targets in _by_user(split, users)
-            for start, chosen in _cut(targets, first)
+            for start, chosen in _cut({p: r for p, r in targets.items() if rows is None or r in rows}, first)
         ]
 
 

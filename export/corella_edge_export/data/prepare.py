@@ -12,9 +12,9 @@ from typing import Any
 import polars as pl
 
 from corella_edge import __version__
+from corella_edge.atomic import check_free, new_folder
 from corella_edge.errors import InputError
 from corella_edge_export.data import registry
-from corella_edge.atomic import check_free, new_folder
 from corella_edge_export.data.prepared import FORMAT_VERSION, SPLITS, PreparedData
 from corella_edge_export.data.raw import RawData, check
 from corella_edge_export.data.sampling import CANDIDATES, draw_requests, request_line

@@ -1,0 +1,39 @@
+"""`corella-edge export`: a finished run → a verified bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from corella_edge.cli.common import need_export
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="The prepared data; default: where the run found it.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Bundle folder; must be new.")
+@click.option("--llm-type", "llm_types", multiple=True, default=["Q8_0"], show_default=True,
+              help="llama.cpp file type of the LLM; repeat for variants, the first is the default.")  # fmt: skip
+@click.option("--name", default="", help="Name in answers and metrics; default: the recipe's.")
+@click.option("--bundle-version", default="1", show_default=True, help="Version in answers and metrics.")
+@click.option("--crm-int8", is_flag=True, help="Also write crm.int8.onnx (optimum).")
+@click.option("--no-sample", is_flag=True, help="Leave out sample.jsonl, for data that may not be passed on.")
+def export(
+    run: Path, data: Path | None, out: Path, llm_types: tuple[str, ...], name: str, bundle_version: str,
+    crm_int8: bool, no_sample: bool,
+) -> None:  # fmt: skip
+    """Turn the finished training RUN into a bundle: ONNX, GGUF, calibration, manifest.
+
+    Every file is compared with torch; the bundle appears complete and verified, or not at all.
+    """
+    need_export("export")
+    from corella_edge_export.export import Options
+    from corella_edge_export.export import export as write
+    from corella_edge_export.run import Run, data_of
+
+    options = Options(llm_types, name, bundle_version, not no_sample, crm_int8)
+    opened = Run.open(run, data_of(run, data))
+    bundle = write(opened, out, options, lambda message: click.echo(f"{message} …", err=True))
+    size = sum(entry.size for entry in bundle.manifest.files.values())
+    click.echo(f"{out}: {bundle.label}, {len(bundle.manifest.files)} files, {size / 2**20:.1f} MiB, verified")

@@ -1,0 +1,248 @@
+"""A finished run → a verified bundle. Every file is checked against torch before the bundle appears."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from corella_edge import bundle, metrics
+from corella_edge.atomic import check_free, new_folder
+from corella_edge.bundle import Bundle
+from corella_edge.catalog import Catalog
+from corella_edge.errors import InputError
+from corella_edge.prompt import PromptEncoder
+from corella_edge.request import Request
+from corella_edge.router import RATIOS, Calibration, entropy, is_routed, threshold_for
+from corella_edge.schema import FeatureEncoder, Schema
+from corella_edge_export import verify
+from corella_edge_export.data.sampling import request_json
+from corella_edge_export.llm import merged
+from corella_edge_export.rowset import RowSet, choose_rows, history_needed
+from corella_edge_export.run import Run
+from corella_edge_export.to_gguf import write_gguf
+from corella_edge_export.to_onnx import export_onnx, quantize_int8
+from corella_edge_runtime.engine import Engine
+from corella_edge_runtime.llm.binding import Model, check_file_type, quantize
+
+DEFAULT_TYPE = "Q8_0"
+Say = Callable[[str], None]
+PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "gguf", "llama-cpp-python", "numpy")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose for one export."""
+
+    llm_types: tuple[str, ...] = (DEFAULT_TYPE,)
+    name: str = ""
+    version: str = "1"
+    sample: bool = True
+    crm_int8: bool = False
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+
+
+class Export:
+    """One export in progress: the run's models, the folder being filled, and what was found out so far."""
+
+    def __init__(self, run: Run, folder: Path, work: Path, options: Options, say: Say) -> None:
+        self.run, self.folder, self.work, self.options, self.say = run, folder, work, options, say
+        self.schema: Schema
+        self.catalog: Catalog
+        self.schema, self.catalog = run.fit_inputs()
+        self.encoder = FeatureEncoder(self.schema, self.catalog)
+        self.prompts: PromptEncoder = run.prompt_encoder(self.catalog)
+        self.differences: dict[str, float] = {}
+        self.metrics: dict[str, dict[str, float]] = {}
+        history, export = history_needed(self.schema, run.recipe), run.recipe.export
+        self.sample = choose_rows(run.data, "test", export.sample_rows, run.recipe.seed, history)
+        self.calibration = choose_rows(run.data, "valid", export.calibration_rows, run.recipe.seed, history)
+        spread = np.linspace(0, len(self.sample) - 1, min(export.reference_rows, len(self.sample)))
+        self.reference = np.unique(spread.astype(np.int64))
+        self.requests: list[Request] = list(self.sample.requests())
+
+    def write_inputs(self) -> None:
+        bundle.write_schema(self.folder, self.schema, self.catalog)
+        tokens = {"yes": self.prompts.tokens.yes, "no": self.prompts.tokens.no, "bos": self.prompts.tokens.bos}
+        self._json("prompt.json", {"template": self.prompts.template.to_json(), "tokens": tokens})
+
+    def write_crm(self) -> None:
+        """crm.onnx, checked at several batch sizes with unknown ids; crm.int8.onnx where wanted."""
+        self.say("CRM: DCNv2 to ONNX")
+        model, path = self.run.crm(), self.folder / "crm.onnx"
+        export_onnx(model, self.schema, path)
+        chosen = [self.requests[i] for i in self.reference]
+        self.differences["crm"] = verify.check_crm(model, self.encoder, path, chosen)
+        self.crm_reference = [float(verify.torch_crm(model, self.encoder, r)[0]) for r in chosen]
+        if self.options.crm_int8 or self.run.recipe.export.crm_int8:
+            quantize_int8(path, self.folder / "crm.int8.onnx", self.schema)
+
+    def write_llm(self) -> None:
+        """llm.gguf and its variants; f16 must equal transformers, quantised types are judged by their metrics."""
+        self.say("LLM: transformers' own scores")
+        task = self.run.llm_task(self.run.llm())
+        torch_by_row = verify.torch_llm(task, self.sample.rows, self.sample.split)
+        expected = np.asarray([torch_by_row.get(row, np.nan) for row in self.sample.rows.tolist()])
+        self.llm_reference = expected
+        self._judge("torch", expected)
+        f16 = self.work / "f16.gguf"
+        write_gguf(merged(task.model), self.run.tokenizer(), f16, self.run.recipe.name, self._spm())
+        model = Model(f16)
+        texts = verify.check_tokens(model, self.prompts, [r.user for r in self.requests[:200]])
+        model.close()
+        self.say(f"LLM: {texts} texts tokenised alike; GGUF f16 against transformers")
+        found = verify.gguf_scores(f16, self.prompts, self.requests, self.options.threads)
+        self.differences["llm_f16"] = verify.check_llm("f16 GGUF", found, expected)
+        self._judge("F16", found)
+        for file, kind in self.llm_files().items():
+            self._write_type(f16, self.folder / file, kind)
+
+    def _write_type(self, f16: Path, path: Path, kind: str) -> None:
+        self.say(f"LLM: {path.name} as {kind}")
+        if kind == "F16":
+            shutil.copyfile(f16, path)
+            return
+        quantize(f16, path, kind)
+        found = verify.gguf_scores(path, self.prompts, self.requests, self.options.threads)
+        self.differences[f"llm_{kind}"] = verify.check_llm(kind, found, self.llm_reference, tolerance=1.0)
+        self._judge(kind, found)
+
+    def llm_files(self) -> dict[str, str]:
+        """File name → type; the first type wanted is the default variant."""
+        types = list(self.options.llm_types)
+        return {"llm.gguf": types[0], **{f"llm.{kind}.gguf": kind for kind in types[1:]}}
+
+    def write_samples(self) -> None:
+        """reference.jsonl (what `verify` repeats) and sample.jsonl (traffic for `benchmark`)."""
+        lines = []
+        for i, crm in zip(self.reference.tolist(), self.crm_reference, strict=True):
+            request, llm = self.requests[i], float(self.llm_reference[i])
+            suffix = self.prompts.suffix((request.candidates or ())[0])
+            prompt = None if suffix is None else [*self.prompts.prefix(request.user), *suffix]
+            lines.append({"request": request_json(request), "crm": crm, "prompt": prompt, "llm": _finite(llm)})
+        self._lines("reference.jsonl", lines)
+        if self.options.sample:
+            pairs = zip(self.requests, self.sample.labels.tolist(), strict=True)
+            self._lines("sample.jsonl", [{"request": request_json(r), "label": label} for r, label in pairs])
+
+    def draft(self) -> None:
+        """Placeholders for what only the opened bundle can tell, so that the runtime can open it."""
+        policy = self.run.recipe.export.threshold
+        grid = {"shares": [0.0, 1.0], "thresholds": [None, 0.0]}
+        self._json("routing.json", {"threshold": policy, "calibration": grid, "table": [], "rows": 0})
+        self._json("verification.json", {})
+        self.seal()
+
+    def calibrate(self) -> None:
+        """routing.json: the runtime scores validation rows with both models; thresholds are their quantiles."""
+        self.say(f"calibration: {len(self.calibration)} validation rows through the runtime")
+        crm, llm = score_rows(self.folder, self.calibration, self.options.threads)
+        self._judge("crm_valid", crm, self.calibration)
+        self._judge("llm_valid", llm, self.calibration)
+        s = entropy(crm)
+        fitted = Calibration.fit(s)
+        grid = {"shares": fitted.shares.tolist(), "thresholds": [_finite(t) for t in fitted.thresholds.tolist()]}
+        rows = [_table_row(ratio, s, crm, llm, self.calibration) for ratio in RATIOS]
+        policy = self.run.recipe.export.threshold
+        self._json("routing.json", {"threshold": policy, "calibration": grid, "table": rows, "rows": len(crm)})
+
+    def finish(self) -> None:
+        """verification.json and the final seal; then the runtime repeats the reference rows."""
+        crm, _ = score_rows(self.folder, self.sample, self.options.threads)
+        self._judge("crm", crm)
+        default = self.options.llm_types[0]
+        # A quantised type is judged by its metrics; `verify` only has to notice another file or machine.
+        tolerance = max(verify.BATCHED_TOLERANCE, 2.0 * self.differences.get(f"llm_{default}", 0.0))
+        self._json("verification.json", {
+            "tolerance": {"crm": verify.CRM_TOLERANCE, "llm": tolerance},
+            "differences": self.differences,
+            "metrics": self.metrics,
+            "rows": {"test": len(self.sample), "valid": len(self.calibration)},
+        })  # fmt: skip
+        self.seal()
+
+    def seal(self) -> None:
+        options, run = self.options, self.run
+        about = {
+            "recipe": json.loads((run.folder / "run.json").read_text("utf-8"))["recipe"],
+            "data": {key: run.data.info.get(key) for key in ("name", "licence", "redistributable", "notes", "sources")},
+            "models": {"crm": "DCNv2", "llm": self.llm_files()},
+            "packages": {name: installed(name) for name in PACKAGES},
+        }
+        bundle.seal(self.folder, options.name or run.recipe.name, options.version, about)
+
+    def _judge(self, name: str, probability: Any, rows: RowSet | None = None) -> None:
+        labels = (rows or self.sample).labels
+        known = ~np.isnan(probability)
+        self.metrics[name] = asdict(metrics.quality(probability[known], labels[known]))
+
+    def _spm(self) -> Path | None:
+        recipe = self.run.recipe.llm
+        path = Path(recipe.path) / "tokenizer.model"
+        return path if recipe.source == "checkpoint" and path.is_file() else None
+
+    def _json(self, name: str, value: Any) -> None:
+        (self.folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", "utf-8")
+
+    def _lines(self, name: str, values: Sequence[Any]) -> None:
+        text = "".join(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n" for value in values)
+        (self.folder / name).write_text(text, "utf-8")
+
+
+def export(run: Run, out: Path, options: Options, say: Say = lambda message: None) -> Bundle:
+    """Write the bundle `out`; it appears complete and verified, or not at all.
+
+    Raises:
+        InputError: a bad option or a taken `out`. ExportError: a model differs from what was trained.
+    """
+    check_free(out)
+    for kind in options.llm_types:
+        check_file_type(kind)
+    if len(set(options.llm_types)) != len(options.llm_types):
+        raise InputError("--llm-type: a type is given twice")
+    torch.manual_seed(run.recipe.seed)
+    with new_folder(out) as folder:
+        (folder / "work").mkdir()
+        job = Export(run, folder, folder / "work", options, say)
+        job.write_inputs()
+        job.write_crm()
+        job.write_llm()
+        job.write_samples()
+        shutil.rmtree(folder / "work")
+        job.draft()
+        job.calibrate()
+        job.seal()
+        job.finish()
+        Bundle.open(folder)
+    return Bundle.open(out)
+
+
+def score_rows(folder: Path, rows: RowSet, threads: int) -> tuple[verify.Floats, verify.Floats]:
+    """(crm, llm), float64 [n] each, of a row set through the runtime; llm is nan for items without text."""
+    with Engine.open(folder, threshold="ratio:1", llm_threads=threads, require_llm=True) as engine:
+        scores = [engine.rank(request) for request in tqdm(rows.requests(), total=len(rows), unit="row", disable=None)]
+    return np.concatenate([s.crm for s in scores]), np.concatenate([s.llm for s in scores])
+
+
+def _table_row(
+    ratio: float, s: verify.Floats, crm: verify.Floats, llm: verify.Floats, rows: RowSet
+) -> dict[str, float | None]:
+    """What routing the `ratio` hardest of the calibration rows gives."""
+    threshold = threshold_for(s, ratio)
+    routed = is_routed(s, threshold) & ~np.isnan(llm)
+    found = metrics.quality(np.where(routed, llm, crm), rows.labels)
+    return {"ratio": ratio, "threshold": _finite(threshold), "share": float(routed.mean()), **asdict(found)}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity and no nan."""
+    return value if np.isfinite(value) else None

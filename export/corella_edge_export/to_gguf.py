@@ -1,0 +1,196 @@
+"""A Hugging Face Llama and its tokenizer → one GGUF file, f16 weights, f32 norms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from corella_edge.errors import ExportError
+
+_LAYER = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+_GLOBAL = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+# How a tokenizer.json splits text before merging → llama.cpp's name for the same rule.
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SPLITS = {_WORDS + r"\p{N}" + _REST: "qwen2", _WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe"}
+Array = npt.NDArray[Any]
+
+
+def write_gguf(model: Any, tokenizer: Any, path: Path, name: str, spm: Path | None = None) -> None:
+    """Write `path`.
+
+    Args:
+        model: a `LlamaForCausalLM` with adapters already merged.
+        spm: the checkpoint's SentencePiece `tokenizer.model`, for tokenizers of that kind.
+
+    Raises:
+        ExportError: a rope scaling, bias or tokenizer that has no counterpart in the file.
+    """
+    config = model.config
+    _refuse_unknown(config)
+    writer = gguf.GGUFWriter(path, "llama")
+    try:
+        _sizes(writer, config, name)
+        _tokenizer(writer, tokenizer, config.vocab_size, spm)
+        for key, tensor in model.state_dict().items():
+            if not (key.startswith("lm_head") and config.tie_word_embeddings) and "rotary_emb" not in key:
+                _tensor(writer, key, tensor, config)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
+
+
+def _refuse_unknown(config: Any) -> None:
+    scaling = getattr(config, "rope_scaling", None)
+    if scaling and scaling.get("rope_type", scaling.get("type")) not in (None, "default"):
+        raise ExportError(f"the checkpoint's rope_scaling {scaling} can not be written to GGUF by this release")
+    if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
+        raise ExportError("a Llama with attention_bias or mlp_bias can not be written to GGUF by this release")
+
+
+def _sizes(writer: Any, config: Any, name: str) -> None:
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_name(name)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_rope_dimension_count(head)
+    writer.add_rope_freq_base(float(config.rope_theta))
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_file_type(int(gguf.LlamaFileType.MOSTLY_F16))
+
+
+def _tensor(writer: Any, key: str, tensor: torch.Tensor, config: Any) -> None:
+    name = _name(key)
+    values: Array = tensor.detach().to(torch.float32).numpy()
+    if ".attn_q." in name:
+        values = _interleave(values, config.num_attention_heads)
+    if ".attn_k." in name:
+        values = _interleave(values, config.num_key_value_heads)
+    writer.add_tensor(name, values.astype(np.float16) if values.ndim > 1 else values)
+
+
+def _name(key: str) -> str:
+    stem, _, kind = key.rpartition(".")
+    if stem in _GLOBAL:
+        return f"{_GLOBAL[stem]}.{kind}"
+    parts = stem.split(".", 3)
+    if parts[:2] == ["model", "layers"] and parts[3] in _LAYER:
+        return f"blk.{parts[2]}.{_LAYER[parts[3]]}.{kind}"
+    raise ExportError(f"the tensor {key} has no counterpart in a Llama GGUF")
+
+
+def _interleave(weight: Array, heads: int) -> Array:
+    """llama.cpp rotates neighbouring pairs, transformers halves: reorder the rows of each head."""
+    rows, columns = weight.shape
+    halves = weight.reshape(heads, 2, rows // heads // 2, columns)
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows, columns))
+
+
+def _tokenizer(writer: Any, tokenizer: Any, vocab_size: int, spm: Path | None) -> None:
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    if spm is not None:
+        _sentencepiece(writer, spm, vocab_size, tokenizer)
+    elif description["model"]["type"] == "BPE" and not description["model"].get("byte_fallback"):
+        _byte_level_bpe(writer, description, vocab_size)
+    else:
+        raise ExportError("the tokenizer is neither a byte-level BPE nor has a SentencePiece tokenizer.model beside it")
+    for kind in ("bos", "eos", "unk", "pad"):
+        token = getattr(tokenizer, f"{kind}_token_id")
+        if token is not None:
+            getattr(writer, f"add_{kind}_token_id")(token)
+    writer.add_add_bos_token(tokenizer.bos_token_id is not None)
+
+
+def _byte_level_bpe(writer: Any, description: dict[str, Any], vocab_size: int) -> None:
+    added = {entry["id"]: entry for entry in description["added_tokens"]}
+    known = {index: text for text, index in description["model"]["vocab"].items()}
+    known.update({index: entry["content"] for index, entry in added.items()})
+    tokens = [known.get(i, f"[unused{i}]") for i in range(vocab_size)]
+    kinds = [_kind(i in known, added.get(i)) for i in range(vocab_size)]
+    merges = [m if isinstance(m, str) else " ".join(m) for m in description["model"]["merges"]]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre_tokenizer_name(description.get("pre_tokenizer") or {}))
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(merges)
+
+
+def _kind(known: bool, added: dict[str, Any] | None) -> int:
+    if not known:
+        return int(gguf.TokenType.UNUSED)
+    if added is None:
+        return int(gguf.TokenType.NORMAL)
+    return int(gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED)
+
+
+def pre_tokenizer_name(pre: dict[str, Any]) -> str:
+    """llama.cpp's name of a tokenizer.json's pre-tokenizer.
+
+    Raises:
+        ExportError: none of the known rules.
+    """
+    steps = pre.get("pretokenizers", [pre])
+    kinds = [step.get("type") for step in steps]
+    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True) and not steps[0].get("add_prefix_space"):
+        return "gpt-2"
+    if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits"):
+        return "smollm"
+    if kinds == ["Split", "ByteLevel"] and steps[0]["pattern"].get("Regex") in _SPLITS:
+        return _SPLITS[steps[0]["pattern"]["Regex"]]
+    raise ExportError(f"the tokenizer's pre-tokenizer has no counterpart in llama.cpp: {json.dumps(pre)[:200]}")
+
+
+def _sentencepiece(writer: Any, path: Path, vocab_size: int, tokenizer: Any) -> None:
+    from sentencepiece import SentencePieceProcessor
+
+    spm = SentencePieceProcessor(model_file=str(path))
+    count = spm.vocab_size()
+    tokens = [spm.id_to_piece(i) for i in range(count)]
+    scores = [float(spm.get_score(i)) for i in range(count)]
+    kinds = [_spm_kind(spm, i) for i in range(count)]
+    for i in range(count, vocab_size):
+        text = tokenizer.convert_ids_to_tokens(i)
+        tokens.append(text or f"[unused{i}]")
+        scores.append(-1000.0)
+        kinds.append(int(gguf.TokenType.USER_DEFINED if text else gguf.TokenType.UNUSED))
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores(scores)
+    writer.add_token_types(kinds)
+    writer.add_add_space_prefix(True)
+
+
+def _spm_kind(spm: Any, i: int) -> int:
+    kinds = (
+        (spm.is_unknown(i), gguf.TokenType.UNKNOWN),
+        (spm.is_control(i), gguf.TokenType.CONTROL),
+        (spm.is_unused(i), gguf.TokenType.UNUSED),
+        (spm.is_byte(i), gguf.TokenType.BYTE),
+    )
+    return int(next((kind for holds, kind in kinds if holds), gguf.TokenType.NORMAL))
