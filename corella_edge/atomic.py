@@ -1,4 +1,4 @@
-"""A folder that appears complete or not at all: written beside its place, synced, then renamed."""
+"""A folder or file that appears complete or not at all: written beside its place, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -46,6 +46,24 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise
     finally:
         os.close(lock)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write or replace one file; a reader sees the old contents or the new."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(data)
+        publish_file(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path}: writing failed: {error.strerror or error}") from error
+
+
+def publish_file(partial: Path, path: Path) -> None:
+    """Sync a finished file and give it its name."""
+    _sync(partial)
+    partial.replace(path)
+    _sync(path.parent)
 
 
 def _claim(partial: Path, out: Path) -> int:

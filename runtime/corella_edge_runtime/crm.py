@@ -44,7 +44,11 @@ class Crm:
         part = feed
         if n > MAX_BATCH:
             part = {k: v[start : start + MAX_BATCH] if k in self._item_inputs else v for k, v in feed.items()}
-        result: npt.NDArray[np.float32] = self._session.run(None, part)[0]
+        return self.logits(part)
+
+    def logits(self, feed: Feed) -> npt.NDArray[np.float32]:
+        """float32 [n], one bare run of the session: the floor under any latency. At most `MAX_BATCH` candidates."""
+        result: npt.NDArray[np.float32] = self._session.run(None, feed)[0]
         return result
 
     def _check(self, name: str, schema: Schema) -> None:

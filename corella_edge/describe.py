@@ -1,0 +1,151 @@
+"""What a bundle holds, for people and programs: every part read by itself, so that a damaged bundle still shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from corella_edge.bundle import MANIFEST, SEAL, Bundle, Manifest, read_json, seal_of, sha256
+from corella_edge.catalog import Catalog
+from corella_edge.errors import BundleError, CorellaError
+from corella_edge.jsonlines import parse_reference, read_lines
+from corella_edge.prompt import Template
+from corella_edge.request import Candidate, User
+from corella_edge.router import RATIOS
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A folder taken for a bundle, and everything about its files that is not as listed."""
+
+    bundle: Bundle | None
+    problems: list[str]
+
+
+def survey(root: Path) -> Survey:
+    """Look at every file, however damaged the others are.
+
+    Raises:
+        BundleError: there is no bundle at all at that place.
+    """
+    if not root.is_dir() or not (root / MANIFEST).is_file():
+        raise BundleError(f"{root}: no such bundle (a folder with {MANIFEST}, as `corella-edge export` writes)")
+    try:
+        raw = (root / MANIFEST).read_bytes()
+        problems = list(_seal_problems(root, raw))
+        bundle = Bundle(root, Manifest.parse(json.loads(raw)))
+        return Survey(bundle, problems + list(bundle.problems()))
+    except BundleError as error:
+        return Survey(None, [*problems, str(error)])
+    except ValueError as error:
+        return Survey(None, [*problems, f"{MANIFEST}: is not JSON ({error})"])
+    except OSError as error:
+        raise BundleError(f"{error.filename or root}: can not be read: {error.strerror}") from None
+
+
+def _seal_problems(root: Path, raw: bytes) -> Iterator[str]:
+    if not (root / SEAL).is_file():
+        yield f"{SEAL}: missing"
+    elif (root / SEAL).read_bytes() != seal_of(raw):
+        yield f"{MANIFEST}: does not match {SEAL}; one of the two was changed"
+
+
+def describe(root: Path) -> dict[str, Any]:
+    """Everything `inspect` shows, as JSON-ready values; "problems" lists what is damaged.
+
+    Raises:
+        BundleError: there is no bundle at all at that place.
+    """
+    found = survey(root)
+    result: dict[str, Any] = {"problems": list(found.problems)}
+    if found.bundle is None:
+        return result
+    for name, part in _PARTS.items():
+        try:
+            result[name] = part(found.bundle)
+        except (CorellaError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            _add(result["problems"], f"{name}: can not be shown ({error})")
+    return result
+
+
+def _add(problems: list[str], line: str) -> None:
+    if line not in problems:
+        problems.append(line)
+
+
+def _identity(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    head = {"name": manifest.name, "version": manifest.version, "format_version": manifest.to_json()["format_version"]}
+    return {**head, "sha256": sha256(bundle.path(MANIFEST)), **dict(manifest.about)}
+
+
+def _files(bundle: Bundle) -> list[dict[str, Any]]:
+    return [{"file": n, "bytes": e.size, "sha256": e.sha256} for n, e in sorted(bundle.manifest.files.items())]
+
+
+def _fields(bundle: Bundle) -> list[dict[str, Any]]:
+    schema, _ = bundle.schema()
+    keys = ("name", "kind", "side", "source", "length")
+    return [{**{key: getattr(item, key) for key in keys},
+             "vocab": item.vocab or None, "values": len(schema.vocabularies[item.vocab]) if item.vocab else None}
+            for item in schema.fields]  # fmt: skip
+
+
+def _catalogue(bundle: Bundle) -> dict[str, Any]:
+    catalog = Catalog.read(bundle.path("catalog.jsonl"))
+    attributes = sorted({name for record in islice(catalog.attributes, 1000) for name in record})
+    return {"items": len(catalog), "attributes": attributes}
+
+
+def _prompt(bundle: Bundle) -> dict[str, Any] | None:
+    prompt = bundle.prompt()
+    if prompt is None:
+        return None
+    template, tokens = prompt
+    catalog = Catalog.read(bundle.path("catalog.jsonl"))
+    rows = read_lines(bundle.path("reference.jsonl"), parse_reference, BundleError)
+    texts = (render(template, catalog, row.request.user, row.request.candidates[0])
+             for row in rows if row.request.candidates)  # fmt: skip
+    example = next((text for text in texts if text is not None), None)
+    return {"yes": tokens.yes, "no": tokens.no, "bos": tokens.bos, "example": example}
+
+
+def render(template: Template, catalog: Catalog, user: User, candidate: Candidate) -> str | None:
+    """A prompt as text, for people; None when the candidate has no text."""
+    row = catalog.row_of.get(candidate.item)
+    known = {} if row is None else catalog.attributes[row]
+    question = template.item_text({**known, **(candidate.features or {})})
+    if question is None:
+        return None
+    lines = [template.header(user)]
+    for event in user.history[template.first_event(len(user.history)) :]:
+        row = catalog.row_of.get(event.item)
+        text = None if row is None else template.item_text(catalog.attributes[row])
+        if text is not None:
+            lines.append(text + (template.yes if template.liked(event) else template.no) + template.tail(event))
+    return "".join([*lines, question])
+
+
+def _routing(bundle: Bundle) -> dict[str, Any]:
+    data, calibration = bundle.json("routing.json"), bundle.calibration()
+    thresholds = [{"ratio": ratio, "threshold": calibration.threshold(ratio) if ratio else None} for ratio in RATIOS]
+    return {"threshold": bundle.policy(), "rows": data.get("rows"), "table": data.get("table") or thresholds}
+
+
+def _verification(bundle: Bundle) -> dict[str, Any]:
+    return read_json(bundle.path("verification.json"))
+
+
+_PARTS: dict[str, Callable[[Bundle], Any]] = {
+    "bundle": _identity,
+    "files": _files,
+    "fields": _fields,
+    "catalogue": _catalogue,
+    "prompt": _prompt,
+    "routing": _routing,
+    "verification": _verification,
+}

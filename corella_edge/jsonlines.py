@@ -1,0 +1,133 @@
+"""JSON-lines files of requests: read strictly, with file and line named in every error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from corella_edge.errors import BundleError, InputError
+from corella_edge.request import Request, parse_request
+
+T = TypeVar("T")
+Kind = type[BundleError] | type[InputError]
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """A request, and the labels (0, 1, or None = unknown) of its candidates in order."""
+
+    request: Request
+    labels: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One candidate as the trained models scored it: probabilities, and the prompt's token ids."""
+
+    request: Request
+    crm: float
+    prompt: tuple[int, ...] | None
+    llm: float | None
+
+
+def read_lines(path: Path, parse: Callable[[Any], T], kind: Kind = InputError) -> Iterator[T]:
+    """`parse` of each line's JSON, in order; empty lines are passed over.
+
+    Raises:
+        InputError: (or `kind`) the file can not be read, or a line is not what `parse` accepts.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _parsed(line, parse, f"{path} line {number}", kind)
+    except OSError as error:
+        raise kind(f"{path}: can not be read: {error.strerror or error}") from None
+
+
+def _parsed(line: bytes, parse: Callable[[Any], T], where: str, kind: Kind) -> T:
+    try:
+        return parse(decode(line))
+    except (InputError, BundleError) as error:
+        raise kind(f"{where}: {error}") from None
+    except RecursionError:
+        raise kind(f"{where}: nested too deeply") from None
+
+
+def decode(line: bytes) -> Any:
+    """Strict JSON in UTF-8: no NaN or Infinity, no name twice, no half of a surrogate pair."""
+    try:
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
+        # Escaped halves of surrogate pairs could not be written back.
+        if b"\\u" in line:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError("a text holds half of a surrogate pair") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"byte {error.start + 1} is not valid UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON: {error.msg} (column {error.colno})") from None
+    except ValueError:
+        raise InputError("a number has too many digits") from None
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise InputError("a name occurs twice in one object")
+    return result
+
+
+def _refuse(name: str) -> NoReturn:
+    raise InputError(f"{name} is not JSON")
+
+
+def parse_traffic(value: Any) -> Traffic:
+    """`{"request": …, "label": 0 | 1}` (one candidate), or a request whose candidates may have a "label"."""
+    if isinstance(value, dict) and "request" in value:
+        if value.keys() - {"request", "label"}:
+            raise InputError("known fields beside 'request': label")
+        request = parse_request(value["request"])
+        return Traffic(request, _single(request, _label(value.get("label"), "label")))
+    candidates = value.get("candidates") if isinstance(value, dict) else None
+    if not isinstance(candidates, list):
+        return Traffic(parse_request(value), ())
+    labels = [_label(c.get("label"), f"candidates[{i}].label") if isinstance(c, dict) else None
+              for i, c in enumerate(candidates)]  # fmt: skip
+    plain = [{k: v for k, v in c.items() if k != "label"} if isinstance(c, dict) else c for c in candidates]
+    return Traffic(parse_request({**value, "candidates": plain}), tuple(labels))
+
+
+def _single(request: Request, label: int | None) -> tuple[int | None]:
+    if request.candidates is None or len(request.candidates) != 1:
+        raise InputError("request.candidates: exactly one is expected here")
+    return (label,)
+
+
+def _label(value: Any, path: str) -> int | None:
+    if value is None or (type(value) is int and value in (0, 1)):
+        return value
+    raise InputError(f"{path}: expected 0 or 1")
+
+
+def parse_reference(value: Any) -> Reference:
+    """`{"request", "crm", "prompt", "llm"}` of one candidate."""
+    if not isinstance(value, dict) or value.keys() != {"request", "crm", "prompt", "llm"}:
+        raise InputError("expected an object with the fields request, crm, prompt, llm")
+    request = parse_request(value["request"])
+    _single(request, None)
+    prompt, llm = value["prompt"], value["llm"]
+    if prompt is not None and not (isinstance(prompt, list) and all(type(token) is int for token in prompt)):
+        raise InputError("prompt: expected a list of token ids, or null")
+    return Reference(request, _probability(value["crm"], "crm"), None if prompt is None else tuple(prompt),
+                     None if llm is None else _probability(llm, "llm"))  # fmt: skip
+
+
+def _probability(value: Any, path: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+        raise InputError(f"{path}: expected a probability")
+    return float(value)

@@ -1,0 +1,169 @@
+"""Score a file of requests: all lines checked first, the answers appear complete, an interrupted run goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from corella_edge import atomic, bundle
+from corella_edge.errors import InputError
+from corella_edge.jsonlines import read_lines
+from corella_edge.request import Request, parse_request
+from corella_edge.router import Calibration, parse_threshold
+from corella_edge.scores import Scores, answer
+
+# Enough to tell a good threshold from a bad one before any bundle is open.
+_ANY = Calibration([0.0, 1.0], [math.inf, 0.0])
+
+
+class Ranker(Protocol):
+    """What scoring needs of an engine."""
+
+    @property
+    def name(self) -> str: ...
+
+    def rank(self, request: Request) -> Scores: ...
+
+
+@dataclass(slots=True)
+class Tally:
+    """What has been scored so far; `kept` requests were there from an interrupted run."""
+
+    total: int
+    kept: int = 0
+    requests: int = 0
+    candidates: int = 0
+    routed: int = 0
+    unanswered: int = 0
+    seconds: float = 0.0
+
+    def add(self, scores: Scores) -> None:
+        self.requests += 1
+        self.candidates += len(scores.items)
+        self.routed += int(scores.routed.sum())
+        self.unanswered += sum(map(bool, scores.reason)) - int(scores.routed.sum())
+
+
+Progress = Callable[[Tally], None]
+
+
+def check_requests(source: Path) -> int:
+    """How many requests `source` holds, each of them a valid one.
+
+    Raises:
+        InputError: naming the file and the first bad line.
+    """
+    if not source.is_file():
+        raise InputError(f"{source}: no such file")
+    return sum(1 for _ in read_lines(source, parse_checked))
+
+
+def parse_checked(value: Any) -> Request:
+    """A request whose own threshold, if any, is a possible one."""
+    request = parse_request(value)
+    if request.threshold is not None:
+        parse_threshold(request.threshold, _ANY)
+    return request
+
+
+def check_out(out: Path, source: Path, force: bool) -> None:
+    """Refuse an `out` that can not or must not be written, before any work. Raises InputError."""
+    if out.is_dir() or (out.exists() and not out.is_file()):
+        raise InputError(f"--out {out}: exists and is not a file; name another one")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise InputError(f"--out {out}: is the input itself; name another one")
+    if out.exists() and not force:
+        raise InputError(f"--out {out}: exists; remove it, name another one, or say --force")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: the folder {out.parent} does not exist")
+
+
+def identity(root: Path, source: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """What an interrupted run must have in common with this one to be continued."""
+    return {"bundle": bundle.sha256(root / bundle.MANIFEST), "input": bundle.sha256(source), **options}
+
+
+def score_stream(ranker: Ranker, source: Path, out: BinaryIO, tally: Tally, progress: Progress) -> None:
+    """Write one answer a line for the requests after the first `tally.kept`, each as soon as it is known."""
+    started = time.perf_counter()
+    for request in islice(read_lines(source, parse_checked), tally.kept, None):
+        scores = ranker.rank(request)
+        out.write(line(request, scores, ranker.name))
+        out.flush()
+        tally.add(scores)
+        tally.seconds = time.perf_counter() - started
+        progress(tally)
+
+
+def line(request: Request, scores: Scores, name: str) -> bytes:
+    """One answer as strict JSON and a line feed."""
+    text = json.dumps(answer(request, scores, name), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def score_file(
+    ranker: Ranker, source: Path, out: Path, tally: Tally, same: dict[str, Any], progress: Progress
+) -> None:
+    """Score into `OUT.partial`, continuing what an interrupted run with the same `identity` left, then rename."""
+    try:
+        with _partial(out, same) as file:
+            tally.kept = _complete_lines(file)
+            score_stream(ranker, source, file, tally, progress)
+            atomic.publish_file(_beside(out, ".partial"), out)
+            _beside(out, ".partial.json").unlink()
+    except OSError as error:
+        raise InputError(f"--out {out}: writing failed: {error.strerror or error}") from error
+
+
+@contextmanager
+def _partial(out: Path, same: dict[str, Any]) -> Iterator[BinaryIO]:
+    """The unfinished file, locked; emptied unless it was begun by the same command."""
+    label = _beside(out, ".partial.json")
+    with _beside(out, ".partial").open("a+b") as file:
+        _lock(file, out)
+        if _label(label) != same:
+            file.truncate(0)
+            atomic.write_file(label, json.dumps(same).encode())
+        yield file
+
+
+def _lock(file: BinaryIO, out: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The file locked must still be the one at that name: its writer may just have renamed it.
+        if os.fstat(file.fileno()).st_ino != _beside(out, ".partial").stat().st_ino:
+            raise BlockingIOError
+    except (BlockingIOError, FileNotFoundError):
+        raise InputError(f"--out {out}: another run is writing it; wait for it or name another one") from None
+
+
+def _label(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _complete_lines(file: BinaryIO) -> int:
+    """Cut a torn last line off; leave the file's place at its end and return the number of lines."""
+    file.seek(0)
+    count = end = 0
+    for text in file:
+        if text.endswith(b"\n"):
+            count, end = count + 1, end + len(text)
+    file.truncate(end)
+    file.seek(0, os.SEEK_END)
+    return count
+
+
+def _beside(out: Path, ending: str) -> Path:
+    return out.with_name(out.name + ending)

@@ -1,0 +1,110 @@
+"""Repeat a bundle's reference rows: does this machine compute what the trained models computed?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from corella_edge.bundle import Bundle
+from corella_edge.errors import BundleError
+from corella_edge.jsonlines import Reference, parse_reference, read_lines
+from corella_edge_runtime.engine import Engine
+
+FILE = "reference.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Greatest allowed differences in probability."""
+
+    crm: float
+    llm: float
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Rows repeated and the greatest differences found; `problems` are one line each."""
+
+    rows: int = 0
+    crm: float = 0.0
+    prompts: int = 0
+    llm_rows: int = 0
+    llm: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+def read(bundle: Bundle) -> list[Reference]:
+    """The rows of reference.jsonl. Raises BundleError."""
+    rows = list(read_lines(bundle.path(FILE), parse_reference, BundleError))
+    if not rows:
+        raise BundleError(f"{FILE}: holds no rows")
+    return rows
+
+
+def tolerance(bundle: Bundle) -> Tolerance:
+    """What verification.json allows; a bundle without an LLM needs none for it."""
+    found = bundle.json("verification.json").get("tolerance")
+    crm, llm = _numbers(found if isinstance(found, dict) else {})
+    if not _is_tolerance(crm) or (bundle.has("llm.gguf") and not _is_tolerance(llm)):
+        raise BundleError('verification.json: "tolerance" must hold the numbers "crm" and "llm"')
+    return Tolerance(float(crm), float(llm or 0.0))
+
+
+def _numbers(found: dict[str, Any]) -> tuple[Any, Any]:
+    return found.get("crm"), found.get("llm")
+
+
+def _is_tolerance(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value <= 1.0
+
+
+def compare(engine: Engine, rows: Iterable[Reference], allowed: Tolerance) -> Comparison:
+    """Score every row again; the LLM's part only where the engine has one."""
+    result = Comparison()
+    threshold = "ratio:0" if engine.llm is None else "ratio:1"
+    for number, row in enumerate(rows, 1):
+        scores = engine.rank(replace(row.request, threshold=threshold, timeout_ms=None))
+        result.rows += 1
+        found = list(_crm(row, float(scores.crm[0]), allowed.crm, result))
+        if engine.llm is not None:
+            found += [*_prompt(row, engine, result), *_llm(row, float(scores.llm[0]), allowed.llm, result)]
+        result.problems += [f"{FILE} row {number}: {problem}" for problem in found]
+    return result
+
+
+def _crm(row: Reference, probability: float, allowed: float, result: Comparison) -> Iterator[str]:
+    difference = abs(probability - row.crm)
+    result.crm = _greater(result.crm, difference)
+    if not difference <= allowed:
+        yield f"the CRM gives {probability:.7f}, trained {row.crm:.7f} (at most {allowed:g} apart)"
+
+
+def _prompt(row: Reference, engine: Engine, result: Comparison) -> Iterator[str]:
+    result.prompts += row.prompt is not None
+    if prompt_ids(engine, row) != row.prompt:
+        yield "the prompt's token ids differ from the trained tokenizer's"
+
+
+def _llm(row: Reference, probability: float, allowed: float, result: Comparison) -> Iterator[str]:
+    if row.llm is None:
+        return
+    result.llm_rows += 1
+    difference = abs(probability - row.llm)
+    result.llm = _greater(result.llm, difference)
+    if not difference <= allowed:
+        yield f"the LLM gives {probability:.5f}, trained {row.llm:.5f} (at most {allowed:g} apart)"
+
+
+def prompt_ids(engine: Engine, row: Reference) -> tuple[int, ...] | None:
+    """The runtime's token ids of a row's prompt; None without text or without an LLM."""
+    if engine.llm is None or row.request.candidates is None:
+        return None
+    suffix = engine.llm.prompts.suffix(row.request.candidates[0])
+    return None if suffix is None else (*engine.llm.prompts.prefix(row.request.user), *suffix)
+
+
+def _greater(a: float, b: float) -> float:
+    """The greater one; nan if either is."""
+    return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)

@@ -1,0 +1,217 @@
+"""A small real bundle, made without torch in under a second: an additive CRM and a Llama with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from corella_edge import bundle, metrics
+from corella_edge.atomic import new_folder
+from corella_edge.catalog import Catalog
+from corella_edge.prompt import PromptEncoder, Template, Tokens
+from corella_edge.request import parse_request
+from corella_edge.router import Calibration, entropy
+from corella_edge.schema import FeatureEncoder, Field, Schema, Vocabulary
+
+GENRES = ["Action", "Comedy", "Drama"]
+ITEMS, USERS, ROWS, WINDOW = 40, 30, 240, 5
+TEMPLATE = Template(history_lines=4, block=2)
+
+
+def make_bundle(out: Path, *, llm: bool = True, sample: bool = True, seed: int = 0) -> Path:
+    """Write a sealed bundle at `out`; the last item of its catalogue has no title."""
+    rng = np.random.default_rng(seed)
+    with new_folder(out) as folder:
+        schema, catalog = _schema(), _catalog(rng)
+        bundle.write_schema(folder, schema, catalog)
+        _write_crm(folder / "crm.onnx", schema, rng)
+        rows = _requests(rng)
+        crm = _crm_scores(folder, schema, catalog, rows)
+        asked = _write_llm(folder, catalog, rows[:64], rng) if llm else [(None, None)] * 64
+        labels = (rng.random(len(rows)) < crm).astype(int).tolist()
+        _lines(folder / "reference.jsonl", [
+            {"request": row, "crm": p, "prompt": prompt, "llm": yes}
+            for row, p, (prompt, yes) in zip(rows, crm.tolist(), asked, strict=False)
+        ])  # fmt: skip
+        if sample:
+            pairs = zip(rows, labels, strict=True)
+            _lines(folder / "sample.jsonl", [{"request": row, "label": label} for row, label in pairs])
+        _write_figures(folder, crm, labels)
+        bundle.seal(folder, "tiny", "1", {"recipe": "tiny", "created": "2024-01-01T00:00:00Z"})
+    return out
+
+
+def _schema() -> Schema:
+    vocabularies = [
+        Vocabulary("user", [f"u{i}" for i in range(USERS - 5)]),
+        Vocabulary("item", [f"i{i}" for i in range(ITEMS - 5)]),
+        Vocabulary("genre", GENRES),
+    ]
+    fields = (
+        Field("user", "categorical", "user", "id", "user"),
+        Field("history", "sequence", "user", "item", "item", WINDOW),
+        Field("item", "categorical", "item", "id", "item"),
+        Field("genres", "multi", "item", "genres", "genre", 2),
+    )
+    return Schema(fields, {v.name: v for v in vocabularies})
+
+
+def _catalog(rng: np.random.Generator) -> Catalog:
+    genres = [[GENRES[g] for g in rng.permutation(3)[: 1 + i % 2]] for i in range(ITEMS)]
+    records: list[dict[str, Any]] = [{"title": f"Film {i}", "genres": g} for i, g in enumerate(genres)]
+    del records[-1]["title"]
+    return Catalog([f"i{i}" for i in range(ITEMS)], records)
+
+
+def _write_crm(path: Path, schema: Schema, rng: np.random.Generator) -> None:
+    """logit = user + item + mean of genres + mean of history."""
+    tables = {name: rng.normal(0, 0.8, len(v)).astype(np.float32) for name, v in schema.vocabularies.items()}
+    nodes, parts = [], []
+    for item in schema.fields:
+        many = item.kind in ("multi", "sequence")
+        nodes.append(helper.make_node("Gather", [f"table_{item.vocab}", item.name], [f"value_{item.name}"]))
+        if many:
+            nodes.append(
+                helper.make_node("ReduceMean", [f"value_{item.name}"], [f"mean_{item.name}"], axes=[1], keepdims=0)
+            )
+        parts.append(f"{'mean' if many else 'value'}_{item.name}")
+    for i, part in enumerate(parts[1:], 1):
+        left = parts[0] if i == 1 else f"sum_{i - 1}"
+        nodes.append(helper.make_node("Add", [left, part], ["logits" if i == len(parts) - 1 else f"sum_{i}"]))
+    inputs = [helper.make_tensor_value_info(f.name, TensorProto.INT64, _shape(f)) for f in schema.fields]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n"])]
+    constants = [numpy_helper.from_array(table, f"table_{name}") for name, table in tables.items()]
+    graph = helper.make_graph(nodes, "crm", inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    helper.set_model_props(model, {f"corella.vocab.{n}": str(len(v)) for n, v in schema.vocabularies.items()})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _shape(item: Field) -> list[Any]:
+    lead = [1 if item.side == "user" else "n"]
+    return lead if item.kind == "categorical" else [*lead, item.length]
+
+
+def _requests(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Single-candidate requests, each user's in time order."""
+    rows = []
+    for user in range(USERS):
+        items = rng.permutation(ITEMS)[:13].tolist()
+        events = [{"item": f"i{i}", "rating": int(rng.integers(1, 6)), "time": t} for t, i in enumerate(items)]
+        for place in range(5, 13):
+            profile = {"id": f"u{user}", "history": events[:place]}
+            rows.append({"user": profile, "candidates": [{"item": f"i{items[place]}"}]})
+    assert len(rows) == ROWS
+    return rows
+
+
+def _crm_scores(folder: Path, schema: Schema, catalog: Catalog, rows: list[dict[str, Any]]) -> np.ndarray:
+    from corella_edge_runtime.crm import Crm
+
+    crm, encoder = Crm(folder / "crm.onnx", schema), FeatureEncoder(schema, catalog)
+    requests = [parse_request(row) for row in rows]
+    return np.array([crm.probability(encoder.encode(r.user, r.candidates or ())[0])[0] for r in requests])
+
+
+def _write_llm(
+    folder: Path, catalog: Catalog, rows: list[dict[str, Any]], rng: np.random.Generator
+) -> list[tuple[list[int] | None, float | None]]:
+    """llm.gguf and prompt.json; each row's prompt and P(Yes), one prompt a decode."""
+    from corella_edge_runtime.llm.binding import Model
+    from corella_edge_runtime.llm.scorer import Prompt, YesNoScorer
+
+    words = _write_gguf(folder / "llm.gguf", rng)
+    tokens = Tokens(words.index("ĠYes"), words.index("ĠNo"), None)
+    data = {"template": TEMPLATE.to_json(), "tokens": {"yes": tokens.yes, "no": tokens.no, "bos": None}}
+    (folder / "prompt.json").write_text(json.dumps(data), "utf-8")
+    model = Model(folder / "llm.gguf")
+    prompts, scorer = PromptEncoder(TEMPLATE, catalog, model.tokenize, tokens), YesNoScorer(model, tokens, 1)
+    found: list[tuple[list[int] | None, float | None]] = []
+    for request in map(parse_request, rows):
+        assert request.candidates
+        prefix, suffix = prompts.prefix(request.user), prompts.suffix(request.candidates[0])
+        if suffix is None:
+            found.append((None, None))
+        else:
+            answers = scorer.score([Prompt(tuple(prefix), tuple(suffix))])
+            found.append(([*prefix, *suffix], answers[0].probability))
+    scorer.close()
+    model.close()
+    return found
+
+
+def _write_gguf(path: Path, rng: np.random.Generator) -> list[str]:
+    """One block, width 32, 256 byte tokens and two answers; returns the token list."""
+    words = [*_byte_letters(), "ĠY", "es", "ĠYes", "ĠN", "ĠNo"]
+    width, inner = 32, 64
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(512)
+    writer.add_embedding_length(width)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_rope_dimension_count(16)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(words))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(words)
+    writer.add_token_types([gguf.TokenType.NORMAL] * len(words))
+    writer.add_token_merges(["Ġ Y", "e s", "ĠY es", "Ġ N", "ĠN o"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_add_bos_token(False)
+    shapes = {"attn_q": (width, width), "attn_k": (width, width), "attn_v": (width, width),
+              "attn_output": (width, width), "ffn_gate": (inner, width), "ffn_up": (inner, width),
+              "ffn_down": (width, inner)}  # fmt: skip
+    tensors = {f"blk.0.{name}.weight": rng.normal(0, 0.3, shape) for name, shape in shapes.items()}
+    tensors |= {f"{name}.weight": np.ones(width) for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm")}
+    tensors |= {f"{name}.weight": rng.normal(0, 0.5, (len(words), width)) for name in ("token_embd", "output")}
+    for name, values in tensors.items():
+        writer.add_tensor(name, values.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return words
+
+
+def _byte_letters() -> list[str]:
+    """GPT-2's printable letter of each byte."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in plain]
+    return [chr(b) for b in plain] + [chr(256 + i) for i in range(len(others))]
+
+
+def _write_figures(folder: Path, crm: np.ndarray, labels: list[int]) -> None:
+    fitted = Calibration.fit(entropy(crm), points=101)
+    thresholds = [None if t == np.inf else t for t in fitted.thresholds.tolist()]
+    found = metrics.quality(crm, labels)
+    table = [{"ratio": 0.0, "threshold": None, "share": 0.0, "auc": found.auc, "logloss": found.logloss,
+              "accuracy": found.accuracy}]  # fmt: skip
+    routing = {"threshold": "ratio:0.05", "calibration": {"shares": fitted.shares.tolist(), "thresholds": thresholds},
+               "table": table, "rows": len(labels)}  # fmt: skip
+    (folder / "routing.json").write_text(json.dumps(routing))
+    verification = {"tolerance": {"crm": 1e-5, "llm": 5e-3}, "differences": {"crm": 0.0},
+                    "metrics": {"crm": {"auc": found.auc, "logloss": found.logloss}}}  # fmt: skip
+    (folder / "verification.json").write_text(json.dumps(verification))
+
+
+def reseal(root: Path) -> None:
+    """Make the manifest fit files that a test has changed."""
+    manifest = bundle.Manifest.parse(json.loads((root / bundle.MANIFEST).read_text()))
+    bundle.seal(root, manifest.name, manifest.version, manifest.about)
+
+
+def _lines(path: Path, records: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+
+
