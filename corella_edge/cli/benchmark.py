@@ -1,0 +1,60 @@
+"""`corella-edge benchmark`: what each routed share costs and gains on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from corella_edge.cli.common import Ratios
+from corella_edge.cli.progress import Progress
+from corella_edge.router import RATIOS
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--ratios", type=Ratios(), default=",".join(f"{r:g}" for r in RATIOS), show_default=True,
+              help="Routed shares, separated by commas.")  # fmt: skip
+@click.option("--candidates", default=20, show_default=True, type=click.IntRange(1, 10_000),
+              help="Candidates a request made from the sample.")  # fmt: skip
+@click.option("--requests", "file", type=click.Path(path_type=Path),
+              help="Requests to time as they are, one a line. Default: the bundle's sample.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for benchmark.json, .md and .svg.")
+@click.option("--max-requests", default=200, show_default=True, type=click.IntRange(1), help="Requests to time.")
+@click.option("--repeat", default=1, show_default=True, type=click.IntRange(1), help="Passes over the requests.")
+@click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(0.0),
+              help="Stop timing after so long.")  # fmt: skip
+@click.option("--max-labelled", default=2000, show_default=True, type=click.IntRange(0),
+              help="Labelled rows to score for the AUC; 0 leaves it out.")  # fmt: skip
+@click.option("--crm-threads", default=1, show_default=True, type=click.IntRange(1), help="Threads of one CRM call.")
+@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: every available core.")
+@click.option("--require-llm", is_flag=True, help="Fail if the LLM can not be loaded, instead of measuring without.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of users, items and order.")
+def benchmark(
+    bundle: Path, ratios: list[float], candidates: int, file: Path | None, out: Path | None, max_requests: int,
+    repeat: int, seconds: float, max_labelled: int, crm_threads: int, llm_threads: int | None, require_llm: bool,
+    seed: int,
+) -> None:  # fmt: skip
+    """Measure latency, throughput and AUC of BUNDLE at each routed share, on this machine.
+
+    Prints what the models alone cost, a table, and one line of JSON.
+    """
+    from corella_edge_runtime.bench import report
+    from corella_edge_runtime.bench.run import Settings, run
+    from corella_edge_runtime.engine import Engine
+
+    threads = llm_threads or len(os.sched_getaffinity(0))
+    settings = Settings(tuple(ratios), candidates, max_requests, max_labelled, repeat, seconds, seed,
+                        crm_threads, threads)  # fmt: skip
+    if out is not None:
+        report.check_folder(out)
+    line = Progress()
+    with Engine.open(bundle, crm_threads=crm_threads, llm_threads=threads, require_llm=require_llm) as engine:
+        for warning in engine.warnings:
+            click.echo(f"corella-edge: warning: {warning}", err=True)
+        result = run(engine, file, settings, lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"))
+    line.done()
+    if out is not None:
+        report.write(result, out)
+    click.echo(report.text(result))

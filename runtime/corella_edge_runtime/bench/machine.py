@@ -1,0 +1,90 @@
+"""On what a benchmark ran, and what else ran there. Names no host and no path."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = {"numpy": "numpy", "onnxruntime": "onnxruntime", "onnxruntime-gpu": "onnxruntime-gpu",
+            "llama_cpp": "llama-cpp-python", "corella_edge": "corella-edge"}  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """CPU model, usable cores, memory in bytes, operating system."""
+    return {
+        "cpu": _first_value(Path("/proc/cpuinfo"), "model name") or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "architecture": platform.machine(),
+        "os": _system(),
+        "kernel": platform.release(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that matter, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name, package in PACKAGES.items():
+        try:
+            found[name] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    except OSError:
+        return platform.system()
+
+
+def _first_value(path: Path, key: str) -> str:
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """Seconds so far: wall clock, of the usable cores busy and stolen, of this process."""
+
+    wall: float
+    busy: float
+    stolen: float
+    own: float
+
+
+def ticks() -> Ticks:
+    """Now; zeros where the system does not tell."""
+    busy = stolen = 0.0
+    for core in _core_lines():
+        user, nice, system, _idle, _wait, irq, soft, steal = core[:8]
+        busy += user + nice + system + irq + soft
+        stolen += steal
+    hertz = os.sysconf("SC_CLK_TCK")
+    times = os.times()
+    return Ticks(time.perf_counter(), busy / hertz, stolen / hertz, times.user + times.system)
+
+
+def _core_lines() -> list[list[int]]:
+    wanted = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    try:
+        lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    except OSError:
+        return []
+    return [list(map(int, line[1:])) for line in lines if line and line[0] in wanted and len(line) >= 9]
+
+
+def disturbance(before: Ticks, after: Ticks) -> dict[str, float]:
+    """Shares of the usable cores' time that other processes, and other virtual machines, took."""
+    total = max(1e-9, (after.wall - before.wall) * len(os.sched_getaffinity(0)))
+    foreign = (after.busy - before.busy) - (after.own - before.own)
+    return {"foreign": max(0.0, foreign / total), "steal": (after.stolen - before.stolen) / total}

@@ -1,0 +1,71 @@
+"""AUC, log-loss and accuracy at every routed share, from one score of each labelled row by each model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from corella_edge import metrics
+from corella_edge.jsonlines import Traffic
+from corella_edge.metrics import Bootstrap, Interval
+from corella_edge.router import entropy, is_routed
+from corella_edge_runtime.bench.measure import Progress, Rank
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Both models' scores of labelled rows: crm, llm (nan = no answer) float64 [n], labels int8 [n], users [n]."""
+
+    crm: Floats
+    llm: Floats
+    labels: npt.NDArray[np.int8]
+    users: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedQuality:
+    """What routing at one threshold gives on the labelled rows; `gain` is AUC minus the CRM's, paired."""
+
+    rows: int
+    share: float
+    auc: Interval
+    logloss: float
+    accuracy: float
+    gain: Interval
+
+
+def score(rank: Rank, rows: Sequence[Traffic], users: Sequence[str], progress: Progress) -> Labelled:
+    """Ask both models about every labelled candidate, once."""
+    crm: list[float] = []
+    llm: list[float] = []
+    labels: list[int] = []
+    owners: list[str] = []
+    for number, (row, user) in enumerate(zip(rows, users, strict=True), 1):
+        scores = rank(replace(row.request, threshold="ratio:1", top_k=None))
+        known = [(i, label) for i, label in enumerate(row.labels) if label is not None]
+        crm += [float(scores.crm[i]) for i, _ in known]
+        llm += [float(scores.llm[i]) for i, _ in known]
+        labels += [label for _, label in known]
+        owners += [user] * len(known)
+        progress("labelled rows", number, len(rows))
+    return Labelled(np.asarray(crm), np.asarray(llm), np.asarray(labels, dtype=np.int8), tuple(owners))
+
+
+def routed(data: Labelled, nats: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Final probabilities float64 [n] at a threshold, and which rows are the LLM's bool [n]."""
+    chosen = is_routed(entropy(data.crm), nats) & ~np.isnan(data.llm)
+    return np.where(chosen, data.llm, data.crm), chosen
+
+
+def at_threshold(data: Labelled, nats: float, bootstrap: Bootstrap) -> RoutedQuality:
+    """Metrics of routing at `nats`, with 95 % intervals over users."""
+    p, chosen = routed(data, nats)
+    found = metrics.quality(p, data.labels)
+    auc = metrics.auc_interval(p, data.labels, bootstrap)
+    gain = metrics.auc_gain(p, data.crm, data.labels, bootstrap)
+    return RoutedQuality(len(p), float(chosen.mean()), auc, found.logloss, found.accuracy, gain)

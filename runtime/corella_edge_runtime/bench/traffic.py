@@ -1,0 +1,77 @@
+"""What is put to the engine: labelled rows for quality, requests of many candidates for latency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from corella_edge.bundle import Bundle
+from corella_edge.catalog import Catalog
+from corella_edge.errors import BundleError, InputError
+from corella_edge.jsonlines import Traffic, parse_traffic, read_lines
+from corella_edge.request import Candidate, Request
+
+SAMPLE = "sample.jsonl"
+
+
+def read(bundle: Bundle, file: Path | None) -> list[Traffic]:
+    """The rows of `file`, or of the bundle's own sample.
+
+    Raises:
+        InputError, BundleError: there are none, or a line is malformed.
+    """
+    if file is None and not bundle.has(SAMPLE):
+        raise InputError(f"{bundle.root}: the bundle has no {SAMPLE}; give --requests FILE")
+    path, kind = (bundle.path(SAMPLE), BundleError) if file is None else (file, InputError)
+    rows = list(read_lines(path, parse_traffic, kind))
+    if not rows:
+        raise kind(f"{path}: holds no requests")
+    return [replace(row, request=replace(row.request, timeout_ms=None)) for row in rows]
+
+
+def user_keys(rows: Sequence[Traffic]) -> list[str]:
+    """Whose each row is; a row without a user id is a user of its own."""
+    return [f"row {i}" if row.request.user.id is None else f"id {row.request.user.id}" for i, row in enumerate(rows)]
+
+
+def grouped(rows: Sequence[Traffic], limit: int, seed: int) -> list[int]:
+    """Rows of users in random order, each user's together and in the file's order: about `limit` of them."""
+    keys = user_keys(rows)
+    of_user: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        of_user.setdefault(key, []).append(i)
+    order = np.random.default_rng([seed, 1]).permutation(len(of_user)).tolist()
+    users = list(of_user.values())
+    shuffled = [i for place in order for i in users[place]]
+    return shuffled[:limit]
+
+
+def one_per_user(rows: Sequence[Traffic], limit: int, seed: int) -> list[int]:
+    """One random row of each user, users in random order, at most `limit`."""
+    keys = user_keys(rows)
+    order = np.random.default_rng([seed, 2]).permutation(len(rows)).tolist()
+    first = {keys[i]: i for i in reversed(order)}
+    return [i for i in order if first[keys[i]] == i][:limit]
+
+
+def fill(request: Request, catalog: Catalog, n: int, rng: np.random.Generator) -> Request:
+    """The request with random further catalogue items up to n candidates, new to the user where possible."""
+    own = tuple(request.candidates or ())[:1]
+    taken = {candidate.item for candidate in own}
+    if n - len(own) > len(catalog) - len(taken & catalog.row_of.keys()):
+        raise InputError(f"--candidates {n}: the catalogue has only {len(catalog)} items")
+    seen = {event.item for event in request.user.history}
+    size = min(len(catalog), n + len(seen) + len(taken))
+    drawn = [catalog.ids[row] for row in rng.choice(len(catalog), size=size, replace=False).tolist()]
+    drawn = [item for item in drawn if item not in taken]
+    fresh = sorted(drawn, key=seen.__contains__)[: n - len(own)]
+    return replace(request, candidates=(*own, *map(Candidate, fresh)), top_k=None)
+
+
+def resolve(request: Request, catalog: Catalog) -> Request:
+    """The request with its candidates spelled out: none given means the whole catalogue."""
+    found = request.candidates or tuple([Candidate(item) for item in catalog.ids])
+    return replace(request, candidates=found, top_k=None)
