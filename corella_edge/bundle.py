@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from corella_edge.atomic import write_file
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError
 from corella_edge.prompt import Template, Tokens
 from corella_edge.router import Calibration
-from corella_edge.schema import Schema, Vocabulary
+from corella_edge.schema import Schema, Vocabulary, vocabulary_names
 
 FORMAT_VERSION = 1
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
 REQUIRED = ("schema.json", "catalog.jsonl", "crm.onnx", "routing.json", "verification.json", "reference.jsonl")
 MAX_JSON_BYTES = 64 * 2**20
+MAX_VOCABULARY_BYTES = 4 * 2**30
 _NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_TEXT, _OBJECT = (str, "a text"), (dict, "an object")
+_HEAD = {"name": _TEXT, "version": _TEXT, "files": _OBJECT, "about": _OBJECT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +56,16 @@ class Manifest:
         if not isinstance(data, dict):
             raise BundleError(f"{MANIFEST}: expected an object")
         found = data.get("format_version")
-        if found != FORMAT_VERSION or isinstance(found, bool):
+        if type(found) is not int or found != FORMAT_VERSION:
             raise BundleError(
-                f"{MANIFEST}: format_version {found!r} is not known, this release reads {FORMAT_VERSION}; "
+                f"{MANIFEST}: format_version {_shown(found)} is not known, this release reads {FORMAT_VERSION}; "
                 "use a matching release of corella-edge"
             )
-        try:
-            files = {name: FileEntry(entry["sha256"], entry["size"]) for name, entry in data["files"].items()}
-            return cls(str(data["name"]), str(data["version"]), _checked_names(files), dict(data["about"]))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise BundleError(f"{MANIFEST}: a field is missing or of the wrong type ({error!r})") from None
+        for key, (kind, wanted) in _HEAD.items():
+            if not isinstance(data.get(key), kind):
+                raise BundleError(f"{MANIFEST}: {key} is missing or not {wanted}")
+        files = {name: _entry(name, value) for name, value in data["files"].items()}
+        return cls(data["name"], data["version"], _checked_names(files), data["about"])
 
     def to_json(self) -> dict[str, Any]:
         files = {name: {"sha256": e.sha256, "size": e.size} for name, e in sorted(self.files.items())}
@@ -67,10 +73,21 @@ class Manifest:
         return {**head, "files": files, "about": dict(self.about)}
 
 
+def _entry(name: str, value: Any) -> FileEntry:
+    sha, size = (value.get("sha256"), value.get("size")) if isinstance(value, dict) else (None, None)
+    if not isinstance(sha, str) or not _SHA256.fullmatch(sha) or type(size) is not int or size < 0:
+        raise BundleError(f"{MANIFEST}: the entry of {_shown(name)} lacks a proper sha256 and size")
+    return FileEntry(sha, size)
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80]
+
+
 def _checked_names(files: dict[str, FileEntry]) -> dict[str, FileEntry]:
     for name in files:
         if not _NAME.fullmatch(name) or ".." in PurePosixPath(name).parts or name in (MANIFEST, SEAL):
-            raise BundleError(f"{MANIFEST}: {name[:80]!r} is not a file name of a bundle")
+            raise BundleError(f"{MANIFEST}: {_shown(name)} is not a file name of a bundle")
     missing = [name for name in REQUIRED if name not in files]
     if missing:
         raise BundleError(f"{MANIFEST}: the bundle lacks {missing[0]}")
@@ -104,20 +121,22 @@ class Bundle:
     def problems(self) -> Iterator[str]:
         """One line for each file that is not as listed, cheap checks first."""
         listed = self.manifest.files
-        present = sorted(_walk(self.root))
-        for name, path in present:
-            if path.is_symlink() or not path.is_file():
+        try:
+            present = dict(sorted(_walk(self.root)))
+        except OSError as error:
+            yield f"can not be read ({error})"
+            return
+        regular = {name for name, path in present.items() if path.is_file() and not path.is_symlink()}
+        for name in present:
+            if name not in regular:
                 yield f"{name}: not a regular file"
             elif name not in listed and name not in (MANIFEST, SEAL):
                 yield f"{name}: not listed in {MANIFEST}"
-        there = {name for name, path in present if not path.is_symlink()}
         for name, entry in listed.items():
-            if name not in there:
+            if name not in present:
                 yield f"{name}: missing"
-            elif (self.root / name).stat().st_size != entry.size:
-                yield f"{name}: {(self.root / name).stat().st_size} bytes, {entry.size} expected"
-            elif sha256(self.root / name) != entry.sha256:
-                yield f"{name}: its contents differ from the exported ones (sha256)"
+            elif name in regular and (problem := _difference(self.root / name, entry)):
+                yield f"{name}: {problem}"
 
     def path(self, name: str) -> Path:
         return self.root / name
@@ -136,39 +155,37 @@ class Bundle:
         if not self.has("prompt.json"):
             return None
         data = self.json("prompt.json")
-        try:
-            return Template.from_json(data["template"]), Tokens(**data["tokens"])
-        except (KeyError, TypeError) as error:
-            raise BundleError(f"prompt.json: a field is missing or wrong ({error!r})") from None
+        if not isinstance(data.get("template"), dict) or not isinstance(data.get("tokens"), dict):
+            raise BundleError("prompt.json: expected the objects 'template' and 'tokens'")
+        return Template.from_json(data["template"]), Tokens.from_json(data["tokens"])
 
     def calibration(self) -> Calibration:
-        """Threshold ↔ routed share, from held-out rows."""
+        """Threshold ↔ routed share, from held-out rows; JSON has no infinity, so null stands for "never"."""
         data = self.json("routing.json")
         try:
-            return Calibration(data["calibration"]["shares"], data["calibration"]["thresholds"])
+            shares, thresholds = data["calibration"]["shares"], data["calibration"]["thresholds"]
+            return Calibration(shares, [math.inf if t is None else t for t in thresholds])
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"routing.json: a field is missing or wrong ({error!r})") from None
 
     def policy(self) -> str:
         """The threshold used when none is given."""
-        return str(self.json("routing.json").get("threshold", "ratio:0"))
+        policy = self.json("routing.json").get("threshold", "ratio:0")
+        if not isinstance(policy, str):
+            raise BundleError("routing.json: threshold is not a text")
+        return policy
 
 
 def read_manifest(root: Path) -> Manifest:
     """The manifest, after its own seal has been checked."""
     if not (root / MANIFEST).is_file():
         raise BundleError(f"{root}: not a bundle ({MANIFEST} is missing)")
-    raw = (root / MANIFEST).read_bytes()
-    try:
-        seal = (root / SEAL).read_bytes()
-    except OSError:
-        raise BundleError(f"{root}: {SEAL} is missing") from None
-    if seal != seal_of(raw):
+    if not (root / SEAL).is_file():
+        raise BundleError(f"{root}: {SEAL} is missing")
+    raw = _read(root / MANIFEST)
+    if _read(root / SEAL) != seal_of(raw):
         raise BundleError(f"{root}: {MANIFEST} does not match {SEAL}; one of the two was changed")
-    try:
-        return Manifest.parse(json.loads(raw))
-    except ValueError as error:
-        raise BundleError(f"{root}: {MANIFEST} is not JSON ({error})") from None
+    return Manifest.parse(_decode(raw, MANIFEST))
 
 
 def seal_of(manifest: bytes) -> bytes:
@@ -182,14 +199,39 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _difference(path: Path, entry: FileEntry) -> str:
+    """What is wrong with a file; empty if nothing is."""
+    try:
+        size = path.stat().st_size
+        if size != entry.size:
+            return f"{size} bytes, {entry.size} expected"
+        return "" if sha256(path) == entry.sha256 else "its contents differ from the exported ones (sha256)"
+    except OSError as error:
+        return f"can not be read ({error.strerror})"
+
+
+def _read(path: Path, name: str = "", limit: int = MAX_JSON_BYTES) -> bytes:
+    """A file's bytes, at most `limit`; `name` is what errors call it."""
+    try:
+        if path.stat().st_size > limit:
+            raise BundleError(f"{name or path.name}: larger than {limit} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{name or path.name}: can not be read ({error.strerror})") from None
+
+
+def _decode(raw: bytes, name: str) -> Any:
+    try:
+        return json.loads(raw)
+    except RecursionError:
+        raise BundleError(f"{name}: nested too deeply") from None
+    except ValueError as error:
+        raise BundleError(f"{name}: not JSON ({error})") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a bundle file."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise BundleError(f"{path.name}: larger than {MAX_JSON_BYTES} bytes")
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path.name}: can not be read ({error})") from None
+    data = _decode(_read(path), path.name)
     if not isinstance(data, dict):
         raise BundleError(f"{path.name}: expected an object")
     return data
@@ -203,27 +245,24 @@ def write_schema(folder: Path, schema: Schema, catalog: Catalog) -> None:
         (folder / "vocab" / f"{vocab.name}.json").write_text(text, "utf-8")
     with (folder / "catalog.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(catalog.lines())
-    (folder / "schema.json").write_text(json.dumps(schema.to_json(), ensure_ascii=False, indent=1), "utf-8")
+    write_file(folder / "schema.json", json.dumps(schema.to_json(), ensure_ascii=False, indent=1).encode())
 
 
 def read_schema(folder: Path) -> tuple[Schema, Catalog]:
     """What `write_schema` wrote."""
     data = read_json(folder / "schema.json")
-    fields = [f for f in data.get("fields", []) if isinstance(f, dict)]
-    names = {str(f.get("vocab")) for f in fields if f.get("vocab")}
-    names |= {str(f["args"]["vocab"]) for f in fields if "vocab" in f.get("args", {})}
-    vocabularies = {name: Vocabulary(name, _vocabulary(folder / "vocab" / f"{name}.json")) for name in sorted(names)}
+    vocabularies = {name: _vocabulary(folder / "vocab", name) for name in sorted(vocabulary_names(data))}
     return Schema.from_json(data, vocabularies), Catalog.read(folder / "catalog.jsonl")
 
 
-def _vocabulary(path: Path) -> list[str]:
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"vocab/{path.name}: can not be read ({error})") from None
+def _vocabulary(folder: Path, name: str) -> Vocabulary:
+    file = f"vocab/{name}.json"
+    if "/" in name or not _NAME.fullmatch(file):
+        raise BundleError(f"schema.json: {_shown(name)} is not a name of a vocabulary")
+    values = _decode(_read(folder / f"{name}.json", file, MAX_VOCABULARY_BYTES), file)
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise BundleError(f"vocab/{path.name}: expected a list of texts")
-    return values
+        raise BundleError(f"{file}: expected a list of texts")
+    return Vocabulary(name, values)
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:

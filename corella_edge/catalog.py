@@ -43,18 +43,21 @@ class Catalog:
         """Read what `lines` wrote; a malformed line is a `BundleError` naming it."""
         ids: list[str] = []
         attributes: list[Attributes] = []
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                record = _record(line, path, number)
-                ids.append(record.pop("item"))
-                attributes.append(record)
+        try:
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    record = _record(line, path, number)
+                    ids.append(record.pop("item"))
+                    attributes.append(record)
+        except OSError as error:
+            raise BundleError(f"{path.name}: can not be read ({error.strerror})") from None
         return cls(ids, attributes)
 
 
-def _record(line: str, path: Path, number: int) -> dict[str, Any]:
+def _record(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except ValueError as error:
+        record = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path.name} line {number}: not JSON ({error})") from None
     if not isinstance(record, dict) or not isinstance(record.get("item"), str):
         raise BundleError(f"{path.name} line {number}: expected an object with a text field 'item'")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from corella_edge.catalog import Catalog
@@ -22,6 +22,8 @@ from corella_edge.errors import BundleError, RecipeError
 from corella_edge.request import Candidate, Event, User
 
 Tokenize = Callable[[str], list[int]]
+# Ratings come with requests: only so many of their texts are kept.
+MAX_TAILS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,11 @@ class Template:
     def __post_init__(self) -> None:
         if "title" not in self.item_fields:
             raise RecipeError("prompt.item: the text must contain {title}")
-        if self.history_lines < 0 or self.block < 1:
-            raise RecipeError("prompt: history_lines must be at least 0 and block at least 1")
+        if self.history_lines < 0 or self.block < 1 or self.value_chars < 1:
+            raise RecipeError("prompt: history_lines must be at least 0, block and value_chars at least 1")
+        if not all(isinstance(text, str) for text in self.profile.values()):
+            raise RecipeError("prompt.profile: the text of every feature must be a text with one {}")
+        self._try()
 
     @property
     def item_fields(self) -> list[str]:
@@ -65,10 +70,21 @@ class Template:
         except ValueError as error:
             raise RecipeError(f"prompt.item: {error}") from None
 
+    def _try(self) -> None:
+        """Fill the formats once. Raises RecipeError if they ask for what there is not."""
+        try:
+            self.item.format_map(dict.fromkeys(self.item_fields, "text"))
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            raise RecipeError(f"prompt.item: {error!r}; only {{title}} and attribute names belong in braces") from None
+        try:
+            self.rating.format("4")
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            raise RecipeError(f"prompt.rating: {error!r}; it has one {{}} for the rating") from None
+
     def header(self, user: User) -> str:
         """Instruction and profile, the part before the history."""
-        known = [(text, user.features.get(name)) for name, text in self.profile.items()]
-        parts = [text.replace("{}", self.text(value)) for text, value in known if value not in (None, "", [])]
+        known = [(text, self.text(user.features.get(name))) for name, text in self.profile.items()]
+        parts = [text.replace("{}", value) for text, value in known if value]
         return self.instruction + ("; ".join(parts) + "\n" if parts else "")
 
     def item_text(self, attributes: Mapping[str, Any]) -> str | None:
@@ -103,10 +119,17 @@ class Template:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Template:
-        known = {item.name for item in fields(cls)}
-        if set(data) != known:
-            raise BundleError(f"prompt.json: template fields differ from this version's: {sorted(set(data) ^ known)}")
-        return cls(**data)
+        usual = cls().to_json()
+        if data.keys() != usual.keys():
+            different = sorted(data.keys() ^ usual.keys())
+            raise BundleError(f"prompt.json: template fields differ from this version's: {different}")
+        for name, value in usual.items():
+            if not isinstance(data[name], (float, int) if type(value) is float else type(value)):
+                raise BundleError(f"prompt.json: the template's {name} is of the wrong type")
+        try:
+            return cls(**data)
+        except RecipeError as error:
+            raise BundleError(f"prompt.json: {error}") from None
 
 
 def _is_control(c: str) -> bool:
@@ -121,6 +144,14 @@ class Tokens:
     yes: int
     no: int
     bos: int | None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Tokens:
+        optional = data.get("bos")
+        ids = [data.get("yes"), data.get("no"), *([] if optional is None else [optional])]
+        if data.keys() != {"yes", "no", "bos"} or not all(type(token) is int for token in ids):
+            raise BundleError("prompt.json: tokens must be the ids yes, no and bos (or null)")
+        return cls(**data)
 
 
 class PromptEncoder:
@@ -155,9 +186,12 @@ class PromptEncoder:
 
     def tail(self, event: Event) -> list[int]:
         text = self.template.tail(event)
-        if text not in self._tails:
-            self._tails[text] = self.tokenize(text)
-        return self._tails[text]
+        known = self._tails.get(text)
+        if known is None:
+            known = self.tokenize(text)
+            if len(self._tails) < MAX_TAILS:
+                self._tails[text] = known
+        return known
 
     def suffix(self, candidate: Candidate) -> list[int] | None:
         """Ids of a candidate's question, or None when there is no text to ask about."""

@@ -211,5 +211,7 @@ def _kind(value: object) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, int) and abs(value) > 2**64:
+        return "a number too large"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -52,8 +52,14 @@ class Calibration:
     """
 
     def __init__(self, shares: Sequence[float], thresholds: Sequence[float]) -> None:
+        """Raises ValueError unless there is one threshold a share, shares rise and thresholds do not."""
         self.shares = np.asarray(shares, dtype=np.float64)
         self.thresholds = np.asarray(thresholds, dtype=np.float64)
+        if self.shares.ndim != 1 or self.shares.shape != self.thresholds.shape or len(self.shares) < 2:
+            raise ValueError("as many thresholds as shares are needed, at least 2")
+        rising = (self.shares[1:] > self.shares[:-1]).all() and (self.thresholds[1:] <= self.thresholds[:-1]).all()
+        if not rising:
+            raise ValueError("shares must rise and thresholds must not")
 
     @classmethod
     def fit(cls, s: Floats, points: int = 1001) -> Calibration:

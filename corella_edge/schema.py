@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from corella_edge.errors import BundleError
 from corella_edge.request import Candidate, User
 
 PAD, OOV, FIRST = 0, 1, 2
+# Standard deviations from the training mean at which a number is cut: no request can overflow the graph.
+FARTHEST = 10.0
+LARGEST = 1e30
 
 Kind = Literal["categorical", "multi", "sequence", "numeric", "derived"]
 Side = Literal["user", "item"]
@@ -63,7 +66,8 @@ class Histories:
 
     def last(self, w: int) -> Histories:
         """The same users with at most their last `w` events."""
-        return Histories(self.rows[:, -w:], self.ratings[:, -w:], self.mask[:, -w:])
+        start = max(0, self.rows.shape[1] - w)
+        return Histories(self.rows[:, start:], self.ratings[:, start:], self.mask[:, start:])
 
 
 Bits = npt.NDArray[np.uint64]  # [..., words]: which values of a multi attribute an item has
@@ -71,9 +75,10 @@ Derived = Callable[[Histories, Bits, Bits, Mapping[str, Any]], Floats]
 
 
 def _values(history: Histories, args: Mapping[str, Any]) -> Floats:
-    """Centred ratings, float32 [b, w]; an event without a rating counts as a liked one."""
+    """Centred ratings within ±FARTHEST, float32 [b, w]; an event without a rating counts as a liked one."""
     centred = (history.ratings - np.float32(args["mean"])) / np.float32(args["scale"])
-    return np.where(history.mask, np.nan_to_num(centred, nan=1.0), np.float32(0.0)).astype(np.float32)
+    near = np.clip(np.nan_to_num(centred, nan=1.0), -FARTHEST, FARTHEST)
+    return np.where(history.mask, near, np.float32(0.0)).astype(np.float32)
 
 
 def _moments(count: Floats, total: Floats, squares: Floats, args: Mapping[str, Any]) -> Floats:
@@ -128,7 +133,8 @@ class Vocabulary:
         return FIRST + len(self.values)
 
     def index(self, value: Any) -> int:
-        return self.index_of.get(value_key(value), OOV)
+        """The value's row; a missing one (None) is unseen, whatever texts are known."""
+        return OOV if value is None else self.index_of.get(value_key(value), OOV)
 
 
 def value_key(value: Any) -> str:
@@ -146,11 +152,14 @@ class Schema:
     vocabularies: Mapping[str, Vocabulary]
 
     def __post_init__(self) -> None:
+        """Raises BundleError for a field that could not be encoded, or not within its table."""
+        if len({item.name for item in self.fields}) != len(self.fields):
+            raise BundleError("schema: a field occurs twice")
+        if len({item.vocab for item in self.of("sequence") if item.source == "item"}) > 1:
+            raise BundleError("schema: the sequences of items have different vocabularies")
         for item in self.fields:
-            if item.vocab and item.vocab not in self.vocabularies:
-                raise BundleError(f"schema: field {item.name} names the unknown vocabulary {item.vocab!r}")
-            if item.kind == "derived" and item.source not in DERIVED:
-                raise BundleError(f"schema: field {item.name} names the unknown function {item.source!r}")
+            if problem := _problem(item, self.vocabularies):
+                raise BundleError(f"schema: field {item.name}: {problem}")
 
     def of(self, *kinds: Kind, side: Side | None = None) -> list[Field]:
         """Fields of the given kinds (and side), in order."""
@@ -166,16 +175,79 @@ class Schema:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary]) -> Schema:
-        try:
-            return cls(tuple(Field(**item) for item in data["fields"]), vocabularies)
-        except (KeyError, TypeError) as error:
-            raise BundleError(f"schema.json: not a schema of this version ({error})") from None
+        return cls(tuple(_fields(data)), vocabularies)
+
+
+def _fields(data: Mapping[str, Any]) -> list[Field]:
+    """The fields of a decoded schema.json; their kinds of value are right, their meaning is unchecked."""
+    try:
+        fields = [Field(**item) for item in data["fields"]]
+    except (KeyError, TypeError) as error:
+        raise BundleError(f"schema.json: not a schema of this version ({error})") from None
+    for item in fields:
+        texts = all(isinstance(value, str) for value in (item.name, item.kind, item.side, item.source, item.vocab))
+        args = isinstance(item.args, dict) and isinstance(item.args.get("vocab", ""), str)
+        if not texts or not args or type(item.length) is not int:
+            raise BundleError(f"schema.json: field {str(item.name)[:80]}: a value is of the wrong type")
+    return fields
+
+
+def vocabulary_names(data: Mapping[str, Any]) -> set[str]:
+    """Vocabularies that a decoded schema.json refers to. Raises BundleError as `Schema.from_json`."""
+    fields = _fields(data)
+    names = {item.vocab for item in fields} | {item.args.get("vocab", "") for item in fields}
+    return names - {""}
+
+
+def _problem(item: Field, vocabularies: Mapping[str, Vocabulary]) -> str:
+    """Why a field can not be encoded; empty if it can."""
+    if item.kind not in get_args(Kind) or item.side not in get_args(Side) or item.length < 1:
+        return "unknown kind or side, or a length below 1"
+    if item.kind in ("categorical", "multi", "sequence") and item.vocab not in vocabularies:
+        return f"unknown vocabulary {item.vocab!r}"
+    if item.kind == "sequence":
+        return _sequence_problem(item, vocabularies[item.vocab])
+    if item.kind == "numeric":
+        return _constants_problem(item, "mean", "scale")
+    if item.kind == "derived":
+        return _derived_problem(item, vocabularies)
+    return ""
+
+
+def _derived_problem(item: Field, vocabularies: Mapping[str, Vocabulary]) -> str:
+    if item.source not in DERIVED or DERIVED[item.source][2] != item.side:
+        return f"{item.source!r} is not a function of the {item.side} side"
+    if item.side == "item" and item.args.get("vocab") not in vocabularies:
+        return f"unknown vocabulary {item.args.get('vocab')!r}"
+    if item.side == "item" and not isinstance(item.args.get("attribute"), str):
+        return "args must name the attribute to match"
+    return _constants_problem(item, "mean", "scale", "strength")
+
+
+def _constants_problem(item: Field, *names: str) -> str:
+    constants = [item.args.get(name) for name in names]
+    if not all(isinstance(c, (int, float)) and abs(c) < LARGEST for c in constants):
+        return f"args must hold the numbers {', '.join(names)}"
+    return "scale and strength must be above 0" if min(item.args[n] for n in names if n != "mean") <= 0 else ""
+
+
+def _sequence_problem(item: Field, vocab: Vocabulary) -> str:
+    if item.source == "item":
+        return ""
+    if item.source != "rating":
+        return f"a sequence of {item.source!r} is unknown"
+    try:
+        [float(value) for value in vocab.values]
+    except ValueError as error:
+        return f"its vocabulary of ratings: {error}"
+    return ""
 
 
 def encode_value(item: Field, vocab: Vocabulary | None, value: Any) -> Any:
     """One attribute value as an index, a padded list of indices, or a standardised number."""
     if item.kind == "numeric":
-        return (_number(value, item.args["mean"]) - item.args["mean"]) / item.args["scale"]
+        centred = (_number(value, item.args["mean"]) - item.args["mean"]) / item.args["scale"]
+        return min(max(centred, -FARTHEST), FARTHEST)
     assert vocab is not None
     if item.kind == "categorical":
         return vocab.index(value)
@@ -186,7 +258,7 @@ def encode_value(item: Field, vocab: Vocabulary | None, value: Any) -> Any:
 
 def _number(value: Any, default: float) -> float:
     """A missing or unreadable number becomes the training mean."""
-    usable = isinstance(value, (int, float)) and abs(value) < 1e30
+    usable = isinstance(value, (int, float)) and abs(value) < LARGEST
     return float(value) if usable else float(default)
 
 
@@ -200,7 +272,7 @@ class FeatureEncoder:
         self._attributes = schema.of("categorical", "multi", "numeric", side="item")
         self.item_tables: Feed = {f.name: self._table(f) for f in self._attributes}
         self.item_index = self._item_index()
-        self._match = [f for f in schema.of("derived") if "attribute" in f.args]
+        self._match = schema.of("derived", side="item")
         self._bits = {f.name: self._bit_table(f) for f in self._match}
 
     def encode(self, user: User, candidates: Sequence[Candidate]) -> tuple[Feed, list[tuple[str, ...]]]:
@@ -318,12 +390,17 @@ class FeatureEncoder:
 
     def _unknown(self, feed: Feed, n: int) -> list[tuple[str, ...]]:
         """Per candidate the sources ("user", "item", an attribute) whose value is OOV."""
-        flags = [(_label(f), (feed[f.name] == OOV).reshape(len(feed[f.name]), -1).any(axis=1))
-                 for f in self.schema.of("categorical", "multi")]  # fmt: skip
+        flags = [(_label(f), _holds_oov(feed[f.name])) for f in self.schema.of("categorical", "multi")]
         raised = [(label, np.broadcast_to(flag, n)) for label, flag in flags if flag.any()]
         if not raised:
             return [()] * n
         return [tuple(label for label, flag in raised if flag[i]) for i in range(n)]
+
+
+def _holds_oov(codes: Ints) -> npt.NDArray[np.bool_]:
+    """bool [b] of int64 [b] or [b, length]."""
+    unseen: npt.NDArray[np.bool_] = codes == OOV
+    return unseen if unseen.ndim == 1 else np.any(unseen, axis=1)
 
 
 def _label(item: Field) -> str:

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corella_edge.metrics import Bootstrap, RankedScores, auc, auc_gain, auc_interval, quality, row_hit, row_loss
+
+SCORES = st.sampled_from([0.0, 0.2, 0.5, 1.0]) | st.floats(0, 1)
+ROWS = st.lists(st.tuples(SCORES, st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=30)
+
+
+@given(ROWS)
+def test_auc_is_the_share_of_pairs_in_order(rows: list[Any]) -> None:
+    p, y, w = (np.asarray(column, dtype=np.float64) for column in zip(*rows, strict=True))
+    pairs = [(a * b, 1.0 if q > r else 0.5 if q == r else 0.0)
+             for q, one, a in zip(p, y, w, strict=True) if one for r, two, b in zip(p, y, w, strict=True) if not two]
+    total = sum(weight for weight, _ in pairs)
+    found = RankedScores(p, y).auc(w)
+    if total:
+        assert found == pytest.approx(sum(weight * win for weight, win in pairs) / total, abs=1e-12)
+    else:
+        assert math.isnan(found)
+
+
+def test_auc_equals_scikit_learn() -> None:
+    reference = pytest.importorskip("sklearn.metrics").roc_auc_score
+    rng = np.random.default_rng(0)
+    p = np.round(rng.random(5000), 2)
+    y = (rng.random(5000) < p).astype(np.int8)
+    w = rng.integers(0, 5, 5000).astype(np.float64)
+    assert auc(p, y) == pytest.approx(reference(y, p), abs=1e-12)
+    assert RankedScores(p, y).auc(w) == pytest.approx(reference(y, p, sample_weight=w), abs=1e-12)
+
+
+def test_one_class_or_no_row_has_no_auc() -> None:
+    assert all(math.isnan(x) for x in (auc([0.1, 0.2], [1, 1]), auc([0.1, 0.2], [0, 0]), auc([], [])))
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), min_size=1, max_size=20))
+def test_loss_and_hits_of_rows(rows: list[Any]) -> None:
+    p, y = (list(column) for column in zip(*rows, strict=True))
+    clipped = [min(max(x, 1e-7), 1 - 1e-7) for x in p]
+    expected = [-math.log(x if label else 1 - x) for x, label in zip(clipped, y, strict=True)]
+    np.testing.assert_allclose(row_loss(p, y), expected, rtol=1e-6, atol=1e-9)
+    assert row_hit(p, y).tolist() == [float((x >= 0.5) == (label == 1)) for x, label in zip(p, y, strict=True)]
+    found = quality(p, y)
+    assert found.logloss == pytest.approx(np.mean(expected), rel=1e-6, abs=1e-9)
+
+
+def sample() -> tuple[Any, Any, Any, Any]:
+    """300 users with 5 rows each; `better` knows more of the truth than `worse`."""
+    rng = np.random.default_rng(1)
+    users = np.repeat(np.arange(300), 5)
+    truth = rng.normal(size=1500)
+    y = (truth + rng.normal(size=1500) > 0).astype(np.int8)
+    better, worse = truth + 0.3 * rng.normal(size=1500), truth + 1.5 * rng.normal(size=1500)
+    return users, y, 1 / (1 + np.exp(-better)), 1 / (1 + np.exp(-worse))
+
+
+def test_an_interval_holds_its_value_and_repeats() -> None:
+    users, y, better, _ = sample()
+    found = auc_interval(better, y, Bootstrap(users, draws=200, seed=3))
+    assert found.value == auc(better, y)
+    assert found.low < found.value < found.high
+    assert 0.01 < found.high - found.low < 0.1
+    assert found == auc_interval(better, y, Bootstrap(users, draws=200, seed=3))
+    assert found != auc_interval(better, y, Bootstrap(users, draws=200, seed=4))
+
+
+def test_a_paired_difference_is_narrower_than_the_unpaired() -> None:
+    users, y, better, worse = sample()
+    bootstrap = Bootstrap(users, draws=200)
+    gain = auc_gain(better, worse, y, bootstrap)
+    assert gain.value == pytest.approx(auc(better, y) - auc(worse, y))
+    assert gain.low > 0
+    same = auc_gain(better, better, y, bootstrap)
+    assert (same.low, same.value, same.high) == (0.0, 0.0, 0.0)
+    close = auc_gain(better, np.clip(better + 0.001, 0, 1), y, bootstrap)
+    alone = auc_interval(better, y, bootstrap)
+    assert close.high - close.low < 0.1 * (alone.high - alone.low)
+
+
+def test_users_are_drawn_whole() -> None:
+    users = np.asarray(["b", "a", "b", "c", "a"])
+    seen: list[Any] = []
+    Bootstrap(users, draws=20).samples(lambda w: float(len(seen)) if seen.append(w.copy()) is None else 0.0)
+    assert len(seen) == 20
+    for weight in seen:
+        assert weight[0] == weight[2]
+        assert weight[1] == weight[4]
+        assert weight[0] + weight[1] + weight[3] == 3
+
+
+def test_draws_without_one_class_do_not_count() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = auc_interval([0.2, 0.8, 0.6], [0, 1, 0], Bootstrap([1, 2, 3], draws=50))
+    assert found.low <= found.value <= found.high

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corella_edge.errors import InputError
+from corella_edge.request import MAX_CANDIDATES, MAX_ID_CHARS, MAX_TIME, Candidate, Event, Request, User, parse_request
+
+TOP = ["id", "candidates", "threshold", "top_k", "timeout_ms"]
+NAMES = ["user", *TOP, "features", "history", "item", "rating", "time"]
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([10**400, ""])
+ANY_JSON = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=4), inner, max_size=5),
+    max_leaves=20,
+)
+IDS = st.text(min_size=1, max_size=MAX_ID_CHARS)
+NUMBERS = st.floats(-1e6, 1e6) | st.integers(-(10**6), 10**6)
+VALUES = st.text(max_size=9) | NUMBERS | st.booleans() | st.none()
+FEATURES = st.dictionaries(st.text(max_size=9), VALUES | st.lists(VALUES, max_size=3), max_size=3)
+EVENTS = st.fixed_dictionaries(
+    {"item": IDS}, optional={"rating": NUMBERS, "time": st.integers(-MAX_TIME, MAX_TIME) | st.floats(-1e9, 1e9)}
+)
+USERS = st.fixed_dictionaries(
+    {}, optional={"id": IDS, "features": FEATURES, "history": st.lists(EVENTS, max_size=4)}
+)
+CANDIDATES = st.lists(st.fixed_dictionaries({"item": IDS}, optional={"features": FEATURES}), min_size=1, max_size=4)
+VALID = st.fixed_dictionaries(
+    {"user": USERS},
+    optional={
+        "id": IDS,
+        "candidates": CANDIDATES,
+        "threshold": st.floats(0, 0.69) | st.text(max_size=9),
+        "top_k": st.integers(1, 100),
+        "timeout_ms": st.floats(0, 1e6),
+    },
+)
+
+
+@given(ANY_JSON | st.fixed_dictionaries({"user": ANY_JSON}, optional=dict.fromkeys(TOP, ANY_JSON)))
+def test_any_json_is_a_request_or_an_input_error(value: Any) -> None:
+    try:
+        message = repr(parse_request(value).user)[:4]
+    except InputError as error:
+        message = str(error)
+    assert message
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+@given(VALID)
+def test_a_valid_document_is_taken_over_completely(document: dict[str, Any]) -> None:
+    request = parse_request(json.loads(json.dumps(document)))
+    user = document["user"]
+    assert request.id == document.get("id")
+    assert request.threshold == document.get("threshold")
+    assert request.top_k == document.get("top_k")
+    assert request.timeout_ms == document.get("timeout_ms")
+    assert request.user.id == user.get("id")
+    assert request.user.features == user.get("features", {})
+    assert request.user.history == tuple(
+        Event(e["item"], e.get("rating"), int(e["time"]) if "time" in e else None) for e in user.get("history", [])
+    )
+    listed = document.get("candidates")
+    assert request.candidates == (listed and tuple(Candidate(c["item"], c.get("features")) for c in listed))
+
+
+def test_integers_are_ids_and_null_is_absence() -> None:
+    document = {"id": 7, "user": {"id": 42, "history": None, "features": None}, "candidates": [{"item": -3}]}
+    assert parse_request(document) == Request(User("42"), (Candidate("-3"),), "7")
+    assert parse_request({"user": {}, "candidates": None}) == Request(User())
+
+
+@pytest.mark.parametrize(
+    ("document", "name"),
+    [
+        ([], "request"),
+        ({}, "'user'"),
+        ({"user": 3}, "user:"),
+        ({"user": {}, "extra": 1}, "'extra'"),
+        ({"user": {"age": 3}}, "user: unknown field 'age'"),
+        ({"user": {"id": 1.5}}, "user.id"),
+        ({"user": {"id": True}}, "user.id"),
+        ({"user": {"id": ""}}, "user.id"),
+        ({"user": {"id": "x" * (MAX_ID_CHARS + 1)}}, "user.id"),
+        ({"user": {"features": []}}, "user.features"),
+        ({"user": {"features": {"age": {"a": 1}}}}, "user.features.age"),
+        ({"user": {"features": {"age": [[1]]}}}, "user.features.age"),
+        ({"user": {"features": {"age": float("nan")}}}, "user.features.age"),
+        ({"user": {"features": {"age": 10**50}}}, "user.features.age"),
+        ({"user": {"history": {}}}, "user.history"),
+        ({"user": {"history": [{"item": "a"}, 3]}}, "user.history[1]"),
+        ({"user": {"history": [{"rating": 3}]}}, "user.history[0].item"),
+        ({"user": {"history": [{"item": "a", "rating": "5"}]}}, "user.history[0].rating"),
+        ({"user": {"history": [{"item": "a", "rating": 10**7, "time": 0}]}}, "user.history[0].rating"),
+        ({"user": {"history": [{"item": "a", "rating": 1, "time": MAX_TIME + 1}]}}, "user.history[0].time"),
+        ({"user": {"history": [{"item": "a", "when": 1}]}}, "user.history[0]: unknown field 'when'"),
+        ({"user": {}, "candidates": []}, "candidates"),
+        ({"user": {}, "candidates": [{"item": "a"}, {}]}, "candidates[1].item"),
+        ({"user": {}, "candidates": [{"item": "a", "features": 3}]}, "candidates[0].features"),
+        ({"user": {}, "candidates": [{"item": "a"}] * (MAX_CANDIDATES + 1)}, "candidates"),
+        ({"user": {}, "threshold": [1]}, "threshold"),
+        ({"user": {}, "threshold": float("inf")}, "threshold"),
+        ({"user": {}, "top_k": 0}, "top_k"),
+        ({"user": {}, "top_k": True}, "top_k"),
+        ({"user": {}, "top_k": 10**5000}, "top_k"),
+        ({"user": {}, "timeout_ms": -1}, "timeout_ms"),
+        ({"user": {}, "timeout_ms": "5"}, "timeout_ms"),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_field(document: Any, name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_request(document)
+    assert name in str(caught.value)

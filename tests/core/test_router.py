@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corella_edge.errors import InputError
+from corella_edge.router import (
+    LN2,
+    NEVER,
+    RATIOS,
+    Calibration,
+    entropy,
+    is_routed,
+    parse_share,
+    parse_threshold,
+    threshold_for,
+)  # fmt: skip
+
+P = st.floats(0, 1)
+ENTROPIES = st.lists(st.floats(0, LN2) | st.sampled_from([0.0, 0.3, LN2]), min_size=1, max_size=60).map(np.asarray)
+
+
+@given(P)
+def test_entropy_is_bounded_and_symmetric(p: float) -> None:
+    s = float(entropy(p))
+    assert 0.0 <= s <= LN2
+    assert s == pytest.approx(float(entropy(1.0 - p)), abs=1e-12)
+
+
+@given(st.lists(P, min_size=2, max_size=9))
+def test_entropy_rises_towards_one_half(values: list[float]) -> None:
+    by_distance = np.sort(np.abs(np.asarray(values) - 0.5))
+    s = entropy(0.5 + by_distance)
+    assert (np.diff(s) <= 1e-12).all()
+
+
+def test_entropy_at_its_ends() -> None:
+    assert entropy([0.0, 0.5, 1.0, 5e-324]).tolist()[:3] == [0.0, LN2, 0.0]
+    assert 0.5 * math.log(2) < float(entropy(0.25)) < LN2
+
+
+@given(st.lists(P, min_size=1, max_size=20), st.floats(0, LN2))
+def test_a_row_is_routed_exactly_from_the_threshold_on(values: list[float], threshold: float) -> None:
+    s = entropy(values)
+    assert is_routed(s, threshold).tolist() == [x >= threshold for x in s.tolist()]
+    assert is_routed(s, s[0])[0]
+    assert is_routed(s, 0.0).all()
+    assert not is_routed(s, NEVER).any()
+
+
+@given(ENTROPIES, st.floats(0, 1))
+def test_the_wanted_share_is_routed_up_to_ties(s: Any, share: float) -> None:
+    threshold = threshold_for(s, share)
+    count = round(share * len(s)) if 0 < share < 1 else int(share) * len(s)
+    routed = int(is_routed(s, threshold).sum())
+    above = int((s > threshold).sum())
+    assert routed >= count
+    assert above < max(count, 1) or share >= 1.0
+
+
+@given(ENTROPIES, st.sampled_from(RATIOS) | st.floats(0, 1))
+def test_a_calibration_turns_a_share_into_a_threshold_up_to_ties(s: Any, share: float) -> None:
+    threshold = Calibration.fit(s).threshold(share)
+    routed = float(is_routed(s, threshold).mean())
+    above = float((s > threshold).mean())
+    step = 1.0 / len(s) + 0.001
+    if share in (0.0, 1.0):
+        assert routed == share
+    else:
+        assert above - step <= share <= routed + step
+
+
+@given(ENTROPIES, st.lists(st.floats(0, 1), min_size=2, max_size=5))
+def test_a_larger_share_never_raises_the_threshold(s: Any, shares: list[float]) -> None:
+    thresholds = [Calibration.fit(s).threshold(share) for share in sorted(shares)]
+    assert thresholds == sorted(thresholds, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("shares", "thresholds"),
+    [([0, 1], [0.5]), ([0.5], [0.1]), ([0, 0], [0.5, 0.1]), ([1, 0], [0.5, 0.1]), ([0, 1], [0.1, 0.5]),
+     ([0, math.nan], [0.5, 0.1]), ([0, 1], [math.nan, 0.1]), ([[0, 1]], [[0.5, 0.1]])],
+)  # fmt: skip
+def test_an_impossible_calibration_is_refused(shares: Any, thresholds: Any) -> None:
+    with pytest.raises(ValueError, match="shares"):
+        Calibration(shares, thresholds)
+
+
+def test_ratio_zero_never_and_ratio_one_always() -> None:
+    for calibration in (None, Calibration.fit(np.linspace(0, LN2, 50))):
+        assert parse_threshold("ratio:0", calibration).nats == NEVER
+        assert parse_threshold("ratio:1", calibration).nats == 0.0
+
+
+@given(st.floats(0, LN2))
+def test_a_bare_number_is_an_entropy(nats: float) -> None:
+    assert parse_threshold(nats, None) == parse_threshold(str(nats), None)
+    assert parse_threshold(nats, None).nats == nats
+    assert parse_threshold(nats, None).unit == "entropy"
+
+
+def test_a_ratio_goes_through_the_calibration() -> None:
+    s = np.linspace(0.0, 0.6, 1000)
+    found = parse_threshold(" ratio:0.05", Calibration.fit(s))
+    assert found.unit == "ratio"
+    assert is_routed(s, found.nats).sum() == pytest.approx(50, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [("0.7", "ratio:0.7"), (-0.1, "-0.1"), ("nan", "nan"), ("inf", "inf"), ("", "''"), ("half", "half"),
+     ("ratio:", "ratio"), ("ratio:2", "ratio: 2"), ("ratio:nan", "ratio"), ("ratio:-0.1", "ratio: -0.1"),
+     ("ratio:0.5", "calibrated"), ("ratio: x", "ratio")],
+)  # fmt: skip
+def test_a_bad_threshold_is_refused_by_its_own_text(text: Any, part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_threshold(text, None)
+    assert part in str(caught.value)
+
+
+@given(st.text(max_size=12) | st.floats().map(str))
+def test_any_text_is_a_threshold_or_an_input_error(text: str) -> None:
+    calibration = Calibration.fit(np.linspace(0, LN2, 20))
+    for whole in (text, f"ratio:{text}"):
+        with contextlib.suppress(InputError):
+            assert not math.isnan(parse_threshold(whole, calibration).nats)
+    with contextlib.suppress(InputError):
+        assert 0.0 <= parse_share(text) <= 1.0

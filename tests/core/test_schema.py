@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corella_edge.catalog import Catalog
+from corella_edge.errors import BundleError
+from corella_edge.request import Candidate, Event, User
+from corella_edge.schema import (
+    FARTHEST,
+    FIRST,
+    OOV,
+    PAD,
+    FeatureEncoder,
+    Field,
+    Schema,
+    Vocabulary,
+    encode_value,
+    value_key,
+    vocabulary_names,
+)  # fmt: skip
+
+ITEMS = ["a", "b", "c", "d", "cold", "nowhere"]
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.just(10**300)
+JUNK = st.recursive(
+    SCALARS | st.sampled_from(["g1", "1999", "clerk", "u1"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=6,
+)
+RATINGS = st.none() | st.sampled_from([1.0, 2.0, 3.5, 4.25, 5.0]) | st.floats(-1e6, 1e6)
+EVENTS = st.lists(st.builds(Event, st.sampled_from(ITEMS), RATINGS), max_size=9).map(tuple)
+FEATURES = st.dictionaries(st.sampled_from(["genres", "year", "price", "title", "id"]), JUNK, max_size=4)
+CANDIDATES = st.lists(st.builds(Candidate, st.sampled_from(ITEMS), st.none() | FEATURES), min_size=1, max_size=5)
+USER_FEATURES = st.dictionaries(st.sampled_from(["job", "spend", "id"]), JUNK, max_size=3)
+USERS = st.builds(User, st.none() | st.sampled_from(["u1", "u9"]), USER_FEATURES, EVENTS)
+
+
+@given(JUNK)
+def test_any_value_gets_a_row_of_the_table(value: Any) -> None:
+    vocab = Vocabulary("v", ["1", "g1", "None", "True"])
+    assert OOV <= vocab.index(value) < len(vocab)
+
+
+def test_known_values_follow_padding_and_oov() -> None:
+    vocab = Vocabulary("v", ["x", "3", "None"])
+    assert (PAD, OOV, FIRST, len(vocab)) == (0, 1, 2, 5)
+    assert [vocab.index(v) for v in ("x", 3, 3.0, "3", "None", "y", None)] == [2, 3, 3, 3, 4, OOV, OOV]
+    with pytest.raises(BundleError, match=r"vocabulary v: .* twice"):
+        Vocabulary("v", ["x", "x"])
+
+
+@given(st.integers(-(10**15), 10**15))
+def test_whole_numbers_have_one_text(number: int) -> None:
+    assert value_key(number) == value_key(float(number)) == value_key(str(number)) == str(number)
+
+
+@settings(max_examples=200)
+@given(USERS, CANDIDATES)
+def test_every_input_fits_the_graph(world: Any, user: User, candidates: list[Candidate]) -> None:
+    feed, unknown = world.encoder.encode(user, candidates)
+    assert feed.keys() == {f.name for f in world.schema.fields}
+    assert len(unknown) == len(candidates)
+    for item in world.schema.fields:
+        values = feed[item.name]
+        assert values.shape[0] == (1 if item.side == "user" else len(candidates)), item.name
+        if item.kind in ("numeric", "derived"):
+            assert values.dtype == np.float32
+            assert np.isfinite(values).all()
+            # No request can push a number beyond what training may have seen.
+            assert np.abs(values).max() <= FARTHEST**2 + 2.0
+        else:
+            assert values.dtype == np.int64
+            assert values.min() >= PAD
+            assert values.max() < len(world.schema.vocabularies[item.vocab])
+
+
+@given(USERS, CANDIDATES)
+def test_a_batch_equals_its_candidates_one_by_one(world: Any, user: User, candidates: list[Candidate]) -> None:
+    feed, unknown = world.encoder.encode(user, candidates)
+    for i, candidate in enumerate(candidates):
+        alone, flags = world.encoder.encode(user, [candidate])
+        assert flags == [unknown[i]]
+        for item in world.schema.fields:
+            row = feed[item.name][0 if item.side == "user" else i]
+            np.testing.assert_array_equal(alone[item.name][0], row, err_msg=item.name)
+
+
+@given(USERS, CANDIDATES)
+def test_encoding_leaves_the_tables_alone(world: Any, user: User, candidates: list[Candidate]) -> None:
+    before = world.encoder.encode(User(), [Candidate(i) for i in ITEMS])[0]
+    before = {name: values.copy() for name, values in before.items()}
+    world.encoder.encode(user, candidates)
+    after = world.encoder.encode(User(), [Candidate(i) for i in ITEMS])[0]
+    for name, values in before.items():
+        np.testing.assert_array_equal(values, after[name], err_msg=name)
+
+
+@given(EVENTS, CANDIDATES)
+def test_history_inputs_equal_a_plain_recomputation(
+    world: Any, events: tuple[Event, ...], candidates: list[Candidate]
+) -> None:
+    feed, _ = world.encoder.encode(User(history=events), candidates)
+    assert feed["history_items"].tolist() == [slow_items(events, 3)]
+    assert feed["history_ratings"].tolist() == [slow_ratings(events, 3)]
+    np.testing.assert_allclose(feed["profile"], [slow_moments(events[-5:])], rtol=1e-4, atol=1e-4)
+    expected = [slow_match(world.catalog, events[-4:], candidate) for candidate in candidates]
+    np.testing.assert_allclose(feed["match"], expected, rtol=1e-4, atol=1e-4)
+
+
+def slow_items(events: tuple[Event, ...], length: int) -> list[int]:
+    known = {"a": 2, "b": 3, "c": 4, "d": 5}
+    codes = [known.get(e.item, OOV) for e in events[-length:]]
+    return [PAD] * (length - len(codes)) + codes
+
+
+def slow_ratings(events: tuple[Event, ...], length: int) -> list[int]:
+    known = {1.0: 2, 2.0: 3, 3.0: 4, 3.5: 5, 5.0: 6}
+    codes = [OOV if e.rating is None else known.get(float(np.float32(e.rating)), OOV) for e in events[-length:]]
+    return [PAD] * (length - len(codes)) + codes
+
+
+def slow_moments(events: tuple[Event, ...]) -> list[float]:
+    values = [1.0 if e.rating is None else (e.rating - 3.0) / 1.25 for e in events]
+    values = [min(10.0, max(-10.0, v)) for v in values]
+    weight = len(values) + 5.0
+    mean = sum(values) / weight
+    return [mean, (sum(v * v for v in values) + 5.0) / weight - mean * mean, 0.25 * math.log1p(len(values))]
+
+
+def slow_match(catalog: Catalog, events: tuple[Event, ...], candidate: Candidate) -> list[float]:
+    wanted = slow_genres(catalog, candidate)
+    return slow_moments(tuple(e for e in events if slow_genres(catalog, Candidate(e.item)) & wanted))
+
+
+def slow_genres(catalog: Catalog, candidate: Candidate) -> set[str]:
+    """The candidate's known genres; those in the request win."""
+    row = catalog.row_of.get(candidate.item)
+    values: Any = catalog.attributes[row]["genres"] if row is not None else []
+    if candidate.features is not None and "genres" in candidate.features:
+        values = candidate.features["genres"]
+    listed = values if isinstance(values, list) else [values]
+    return {value_key(v) for v in listed if v is not None} & {f"g{i}" for i in range(100)}
+
+
+def test_unknown_values_are_flagged_by_their_source(world: Any) -> None:
+    user = User("u1", {"job": "clerk"})
+    known, cold, nowhere, inline = world.encoder.encode(
+        user, [Candidate("a"), Candidate("cold"), Candidate("nowhere"), Candidate("a", {"genres": ["g2", "new"]})]
+    )[1]
+    assert known == ()
+    assert cold == ("item", "genres", "year")
+    assert nowhere == ("item", "year")
+    assert inline == ("genres",)
+    assert world.encoder.encode(User("u9"), [Candidate("a")])[1] == [("user", "job")]
+
+
+def test_inline_features_win_over_the_catalogue_and_ids_do_not(world: Any) -> None:
+    inline = {"year": 2001, "price": 7, "id": "b"}
+    candidates = [Candidate("a"), Candidate("a", inline), Candidate("x", {"year": "1999"})]
+    feed, _ = world.encoder.encode(User(), candidates)
+    assert feed["item_id"].tolist() == [2, 2, OOV]
+    assert feed["item_year"].tolist() == [2, 3, 2]
+    assert feed["item_price"].tolist() == [[-0.5], [2.0], [0.0]]
+    assert feed["item_genres"].tolist() == [[2, 3, PAD], [2, 3, PAD], [PAD, PAD, PAD]]
+
+
+def test_the_window_is_the_last_events(world: Any) -> None:
+    events = tuple(Event(item, 5.0) for item in "abcdabcd")
+    whole = world.encoder.encode(User(history=events), [Candidate("a")])[0]
+    cut = world.encoder.encode(User(history=events[-world.schema.window :]), [Candidate("a")])[0]
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], cut[name], err_msg=name)
+
+
+def test_no_candidates_is_an_empty_batch(world: Any) -> None:
+    feed, unknown = world.encoder.encode(User("u1", {}, (Event("a", 3.0),)), [])
+    assert unknown == []
+    assert {f.name: len(feed[f.name]) for f in world.schema.fields if f.side == "item"} == dict.fromkeys(
+        ["item_id", "item_genres", "item_year", "item_price", "match"], 0
+    )
+
+
+@given(JUNK)
+def test_a_number_is_standardised_or_the_mean(value: Any) -> None:
+    item = Field("n", "numeric", "user", "n", args={"mean": 3.0, "scale": 2.0})
+    found = encode_value(item, None, value)
+    usable = isinstance(value, (int, float)) and math.isfinite(value) and abs(value) < 1e30
+    expected = (value - 3.0) / 2.0 if usable else 0.0
+    assert found == min(10.0, max(-10.0, expected))
+
+
+def test_a_schema_survives_json(world: Any) -> None:
+    data = json.loads(json.dumps(world.schema.to_json()))
+    assert Schema.from_json(data, world.schema.vocabularies).fields == world.schema.fields
+    assert vocabulary_names(data) == set(world.schema.vocabularies)
+
+
+BROKEN = [
+    ({"vocab": "no"}, "vocabulary 'no'"), ({"kind": "number"}, "kind"), ({"side": "both"}, "side"),
+    ({"length": 0}, "length"), ({"length": "3"}, "wrong type"), ({"length": True}, "wrong type"),
+    ({"name": 3}, "wrong type"), ({"args": None}, "wrong type"), ({"args": {"vocab": []}}, "wrong type"),
+    ({"colour": "red"}, "colour"), ({"kind": "derived", "source": "rm"}, "'rm'"),
+    ({"kind": "derived", "source": "history_match"}, "user side"),
+    ({"kind": "derived", "source": "history_match", "side": "item"}, "vocabulary None"),
+    ({"kind": "derived", "source": "history_match", "side": "item", "args": {"vocab": "rating"}}, "attribute"),
+    ({"kind": "derived", "source": "history_profile"}, "strength"),
+    ({"kind": "numeric"}, "mean"), ({"kind": "numeric", "args": {"mean": 0, "scale": 0}}, "above 0"),
+    ({"kind": "numeric", "args": {"mean": math.nan, "scale": 1}}, "numbers"),
+    ({"kind": "sequence", "source": "time"}, "'time'"),
+    ({"kind": "sequence", "source": "rating", "vocab": "user_id"}, "ratings"),
+    ({"kind": "sequence", "source": "item", "vocab": "user_id"}, "different vocabularies"),
+    ({"name": "item_id"}, "twice"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "part"), BROKEN)
+def test_an_impossible_field_is_refused(world: Any, change: dict[str, Any], part: str) -> None:
+    data = json.loads(json.dumps(world.schema.to_json()))
+    data["fields"][0].update(change)
+    with pytest.raises(BundleError) as caught:
+        Schema.from_json(data, world.schema.vocabularies)
+    assert part in str(caught.value)
+
+
+@given(st.dictionaries(st.sampled_from(["fields", "x"]), JUNK, max_size=2) | st.fixed_dictionaries(
+    {"fields": st.lists(st.dictionaries(st.sampled_from(["name", "kind", "side", "source", "vocab", "length", "args"]),
+                                        JUNK | st.sampled_from(["user", "numeric", "derived"]), max_size=7))}
+))  # fmt: skip
+def test_any_json_is_a_schema_or_a_bundle_error(data: Any) -> None:
+    with contextlib.suppress(BundleError):
+        vocabulary_names(data)
+        Schema.from_json(data, {})
+
+
+@given(st.integers(0, 12), st.integers(1, 12))
+def test_the_last_events_of_a_history(world: Any, count: int, w: int) -> None:
+    history = world.encoder.history(User(history=tuple(Event("a", float(i)) for i in range(count))))
+    cut = history.last(w)
+    assert cut.mask.shape[1] == min(w, world.schema.window)
+    assert cut.ratings[cut.mask].tolist() == [float(i) for i in range(count)][-min(w, world.schema.window) :]
+
+
+def test_a_schema_without_history_needs_none() -> None:
+    schema = Schema((Field("item_id", "categorical", "item", "id", "v"),), {"v": Vocabulary("v", ["a"])})
+    encoder = FeatureEncoder(schema, Catalog(["a"], [{}]))
+    feed, _ = encoder.encode(User("u", {}, (Event("a", 1.0),)), [Candidate("a"), Candidate("b")])
+    assert {name: values.tolist() for name, values in feed.items()} == {"item_id": [2, OOV]}
