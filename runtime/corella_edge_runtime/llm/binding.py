@@ -21,7 +21,7 @@ except ImportError as error:
     raise MissingExtraError("asking the LLM", "llm") from error
 
 log = logging.getLogger("corella_edge.llama")
-_LEVELS = {2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
+_LEVELS = {3: logging.INFO, 4: logging.ERROR}
 _last_error: list[str] = []
 
 
@@ -64,6 +64,8 @@ class Model:
         room = len(raw) + 8
         ids = (C.llama_token * room)()
         count = C.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, False)
+        if count < 0:
+            raise RuntimeError(f"llama_tokenize wants room for {-count} tokens of {len(raw)} bytes")
         return list(ids[:count])
 
     def close(self) -> None:

@@ -143,8 +143,9 @@ class YesNoScorer:
 
     def _answer(self, row: int) -> Answer:
         yes, no = self._context.logits(row, self._answers)
-        probability = 1.0 / (1.0 + math.exp(min(700.0, no - yes)))
-        return Answer(probability) if math.isfinite(probability) else Answer(math.nan, "llm_error")
+        if not math.isfinite(no - yes):
+            return Answer(math.nan, "llm_error")
+        return Answer(1.0 / (1.0 + math.exp(min(700.0, no - yes))))
 
     def _decode(self, rows: list[tuple[int, int, int, bool]]) -> None:
         self._context.decode(rows)
