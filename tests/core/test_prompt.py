@@ -18,7 +18,7 @@ TEMPLATE = Template(
     instruction="Like it?\n", profile={"job": "{}", "age": "age {}"}, item="{title}, {genres}:",
     history_lines=4, block=3, value_chars=30,
 )  # fmt: skip
-WORDS = ["\n", "\r", "\u2028", "\x00", "\ud800", "\u202e", ": Yes", " No 5\n", "{title}", "{}", "<s>", "age 7; ", "Like"]
+WORDS = ["\n", "\r", "\u2028", "\x00", "\ud800", "\u202e", ": Yes", " No 5\n", "{title}", "{}", "<s>", "Like"]
 TEXTS = st.lists(st.sampled_from(WORDS) | st.text(max_size=6), max_size=5).map("".join)
 VALUES = TEXTS | st.lists(TEXTS | st.none() | st.integers(), max_size=4) | st.integers() | st.floats() | st.booleans()
 
