@@ -124,8 +124,9 @@ def _write_llm(
     folder: Path, catalog: Catalog, rows: list[dict[str, Any]], rng: np.random.Generator
 ) -> list[tuple[list[int] | None, float | None]]:
     """llm.gguf and prompt.json; each row's prompt and P(Yes), one prompt a decode."""
+    from corella_edge_runtime.llm.answer import Prompt
     from corella_edge_runtime.llm.binding import Model
-    from corella_edge_runtime.llm.scorer import Prompt, YesNoScorer
+    from corella_edge_runtime.llm.scorer import YesNoScorer
 
     words = _write_gguf(folder / "llm.gguf", rng)
     tokens = Tokens(words.index("ĠYes"), words.index("ĠNo"), None)

@@ -19,8 +19,9 @@ from corella_edge_export.dcn import DCNv2
 from corella_edge_export.train_crm import tensors
 from corella_edge_export.train_llm import LlmTask, predict
 from corella_edge_runtime.crm import Crm
+from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.binding import Model
-from corella_edge_runtime.llm.scorer import Prompt, YesNoScorer
+from corella_edge_runtime.llm.scorer import YesNoScorer
 
 CRM_TOLERANCE = 1e-5
 F16_TOLERANCE = 2e-3

@@ -21,8 +21,8 @@ from corella_edge.router import Calibration, Threshold, entropy, is_routed, pars
 from corella_edge.schema import FeatureEncoder
 from corella_edge.scores import BoolArray, FloatArray, Scores
 from corella_edge_runtime.crm import Crm
+from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
-from corella_edge_runtime.llm.scorer import Answer, Prompt
 
 
 class Llm:

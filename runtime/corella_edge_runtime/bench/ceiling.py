@@ -10,7 +10,7 @@ from corella_edge.request import Request
 from corella_edge_runtime.bench.measure import latency
 from corella_edge_runtime.crm import MAX_BATCH
 from corella_edge_runtime.engine import Engine, Llm
-from corella_edge_runtime.llm.scorer import Prompt
+from corella_edge_runtime.llm.answer import Prompt
 
 
 @dataclass(frozen=True, slots=True)

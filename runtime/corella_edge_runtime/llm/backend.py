@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from corella_edge_runtime.llm.scorer import Answer, Prompt, YesNoScorer
+from corella_edge_runtime.llm.answer import Answer, Prompt
+
+if TYPE_CHECKING:
+    from corella_edge_runtime.llm.scorer import YesNoScorer
 
 
 class LlmBackend(Protocol):

@@ -12,26 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from corella_edge.prompt import Tokens
+from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.binding import Context, DecodeError, Model
 
 SEQUENCES = 33  # the prefix's own and up to 32 suffixes a decode
 BATCH = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """Token ids of one sample: the part shared by the user's candidates, and the candidate's own."""
-
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """P(Yes) of one prompt, or nan and the reason why there is none ("too_long", "deadline", "llm_error")."""
-
-    probability: float
-    reason: str = ""
 
 
 @dataclass(slots=True)
