@@ -33,11 +33,12 @@ def make_bundle(out: Path, *, llm: bool = True, sample: bool = True, seed: int =
         _write_crm(folder / "crm.onnx", schema, rng)
         rows = _requests(rng)
         crm = _crm_scores(folder, schema, catalog, rows)
-        asked = _write_llm(folder, catalog, rows[:64], rng) if llm else [(None, None)] * 64
+        chosen = [*range(63), _row_without_text(rows)]
+        asked = _write_llm(folder, catalog, [rows[i] for i in chosen], rng) if llm else [(None, None)] * 64
         labels = (rng.random(len(rows)) < crm).astype(int).tolist()
         _lines(folder / "reference.jsonl", [
-            {"request": row, "crm": p, "prompt": prompt, "llm": yes}
-            for row, p, (prompt, yes) in zip(rows, crm.tolist(), asked, strict=False)
+            {"request": rows[i], "crm": float(crm[i]), "prompt": prompt, "llm": yes}
+            for i, (prompt, yes) in zip(chosen, asked, strict=True)
         ])  # fmt: skip
         if sample:
             pairs = zip(rows, labels, strict=True)
@@ -110,6 +111,11 @@ def _requests(rng: np.random.Generator) -> list[dict[str, Any]]:
             rows.append({"user": profile, "candidates": [{"item": f"i{items[place]}"}]})
     assert len(rows) == ROWS
     return rows
+
+
+def _row_without_text(rows: list[dict[str, Any]]) -> int:
+    last = [{"item": f"i{ITEMS - 1}"}]
+    return next(i for i in range(63, ROWS) if rows[i]["candidates"] == last)
 
 
 def _crm_scores(folder: Path, schema: Schema, catalog: Catalog, rows: list[dict[str, Any]]) -> np.ndarray:

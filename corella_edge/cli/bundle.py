@@ -36,7 +36,7 @@ def verify(bundle: Path) -> None:
     for problem in result.problems:
         click.echo(problem)
     if result.problems:
-        raise BundleError(f"{bundle}: {len(result.problems)} differences from the reference scores are too great")
+        raise BundleError(f"{bundle}: too different from the reference in {len(result.problems)} place(s)")
     click.echo(f"{found.label}: verified")
 
 

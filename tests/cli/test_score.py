@@ -1,0 +1,190 @@
+"""`corella-edge score`: answers in order, all or nothing, and going on after an interruption."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from corella_edge.request import parse_request
+from corella_edge.scores import answer
+from corella_edge_runtime import batch
+from corella_edge_runtime.engine import Engine
+
+GOOD = '{"user": {"id": "u1"}, "candidates": [{"item": "i1"}]}\n'
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_answers_in_order(corella, bundle, requests, tmp_path):
+    out = tmp_path / "scores.jsonl"
+    done = corella("score", bundle, requests, "--out", out, "--threshold", "ratio:0.3", "--llm-threads", 1)
+    assert (done.code, done.out) == (0, "")
+    assert done.err.startswith("scored 30 requests, 90 candidates in ")
+    with Engine.open(bundle, threshold="ratio:0.3", llm_threads=1) as engine:
+        expected = [answer(r, engine.rank(r), engine.name) for r in map(parse_request, lines(requests))]
+    assert lines(out) == expected
+    share = sum(c["routed"] for a in expected for c in a["candidates"]) / 90
+    assert f"routed share {share:.4f}" in done.err
+    assert 0 < share < 1
+    assert sorted(tmp_path.iterdir()) == [requests, out]
+
+
+def test_stdout(corella, bundle, requests, tmp_path):
+    done = corella("score", bundle, requests, "--out", "-", "--no-llm")
+    assert done.code == 0
+    assert [json.loads(line)["id"] for line in done.out.splitlines()] == [str(i) for i in range(30)]
+    assert list(tmp_path.iterdir()) == [requests]
+
+
+def test_empty_input(corella, bundle, tmp_path):
+    (tmp_path / "in.jsonl").write_text("\n")
+    assert corella("score", bundle, tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--no-llm").code == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff\n", "not valid UTF-8"),
+        (b'{"user": {}, "user": {}}', "occurs twice"),
+        (b'{"user": {}, "threshold": NaN}', "NaN is not JSON"),
+        (b'{"user": {"id": "\\ud800"}}', "surrogate"),
+        (b'{"user": {}, "threshold": 0.9}', "threshold: 0.9 is not an entropy"),
+        (b'{"user": {}, "threshold": "ratio:2"}', "ratio: 2 is not a share"),
+        (b'{"user": {}, "colour": 1}', "unknown field 'colour'"),
+        (b'{"user": {}, "candidates": []}', "candidates: the list is empty"),
+        (b"[1]", "expected an object"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"user": {}, "top_k": ' + b"9" * 5000 + b"}", "too many digits"),
+    ],
+)
+def test_bad_line_is_named_and_nothing_written(corella, bundle, tmp_path, line, message):
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(GOOD.encode() + b"\n" + line)
+    done = corella("score", bundle, source, "--out", tmp_path / "out.jsonl")
+    assert done.code == 2
+    assert done.err.startswith(f"corella-edge: {source} line 3: ")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_bad_places(corella, bundle, requests, tmp_path):
+    out = tmp_path / "out.jsonl"
+    cases = [
+        ([tmp_path / "none.jsonl", "--out", out], "no such file"),
+        ([requests, "--out", tmp_path / "none" / "out.jsonl"], "does not exist"),
+        ([requests, "--out", tmp_path], "is not a file"),
+        ([requests, "--out", requests], "is the input itself"),
+        ([requests, "--out", requests, "--force"], "is the input itself"),
+        ([requests, "--out", out, "--threshold", "1"], "is not an entropy"),
+    ]
+    for args, message in cases:
+        done = corella("score", bundle, *args)
+        assert (done.code, message in done.err, done.err.count("\n")) == (2, True, 1), done
+    assert list(tmp_path.iterdir()) == [requests]
+
+
+def test_existing_out_needs_force(corella, bundle, requests, tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.write_text("precious")
+    refused = corella("score", bundle, requests, "--out", out, "--no-llm")
+    assert (refused.code, out.read_text()) == (2, "precious")
+    assert corella("score", bundle, requests, "--out", out, "--no-llm", "--force").code == 0
+    assert len(lines(out)) == 30
+
+
+@pytest.fixture
+def interrupted(monkeypatch, corella, bundle, requests, tmp_path):
+    """A run stopped by Ctrl-C at its eleventh request; returns `out`."""
+    out, rank, calls = tmp_path / "out.jsonl", Engine.rank, []
+
+    def stop(engine, request):
+        calls.append(request)
+        if len(calls) > 10:
+            raise KeyboardInterrupt
+        return rank(engine, request)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "rank", stop)
+        assert corella("score", bundle, requests, "--out", out, "--no-llm").code == 1
+    assert not out.exists()
+    return out
+
+
+def test_goes_on_after_interruption(corella, bundle, requests, tmp_path, interrupted):
+    partial = tmp_path / "out.jsonl.partial"
+    assert len(lines(partial)) == 10
+    with partial.open("a") as file:
+        file.write('{"id":"torn')
+    done = corella("score", bundle, requests, "--out", interrupted, "--no-llm")
+    assert done.code == 0
+    assert "scored 20 requests" in done.err
+    assert "10 were there already" in done.err
+    whole = tmp_path / "whole.jsonl"
+    corella("score", bundle, requests, "--out", whole, "--no-llm")
+    assert interrupted.read_bytes() == whole.read_bytes()
+    assert sorted(tmp_path.iterdir()) == [interrupted, requests, whole]
+
+
+@pytest.mark.parametrize("options", [["--threshold", "0.5"], []])
+def test_other_command_starts_again(corella, bundle, crm_bundle, requests, interrupted, options):
+    done = corella("score", bundle if options else crm_bundle, requests, "--out", interrupted, "--no-llm", *options)
+    assert "scored 30 requests" in done.err
+    assert len(lines(interrupted)) == 30
+
+
+def test_changed_input_starts_again(corella, bundle, requests, interrupted):
+    requests.write_text(requests.read_text() + GOOD)
+    assert "scored 31 requests" in corella("score", bundle, requests, "--out", interrupted, "--no-llm").err
+
+
+def test_killed_run_goes_on(corella, bundle, requests, tmp_path):
+    long, out = tmp_path / "long.jsonl", tmp_path / "out.jsonl"
+    long.write_text(requests.read_text() * 200)
+    arguments = ["score", str(bundle), str(long), "--out", str(out), "--no-llm"]
+    process = subprocess.Popen([sys.executable, "-m", "corella_edge", *arguments], stderr=subprocess.DEVNULL)
+    partial, end = tmp_path / "out.jsonl.partial", time.monotonic() + 30
+    while (not partial.exists() or partial.stat().st_size < 5000) and time.monotonic() < end:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    done = corella(*arguments)
+    assert "were there already" in done.err
+    assert [answer["id"] for answer in lines(out)] == [str(i % 30) for i in range(6000)]
+
+
+def test_two_runs_at_once(corella, bundle, requests, tmp_path):
+    out = tmp_path / "out.jsonl"
+    with batch._partial(out, {}):
+        done = corella("score", bundle, requests, "--out", out, "--no-llm")
+    assert (done.code, "another run is writing it" in done.err) == (2, True)
+
+
+def test_bundle_without_llm(corella, crm_bundle, requests, tmp_path):
+    done = corella("score", crm_bundle, requests, "--out", tmp_path / "a", "--threshold", "ratio:1")
+    assert done.code == 0
+    assert done.err.startswith("corella-edge: warning: the bundle has no LLM")
+    assert "routed share 0.0000; 90 wanted the LLM" in done.err
+    assert corella("score", crm_bundle, requests, "--out", tmp_path / "b", "--require-llm").code == 3
+    assert corella("score", crm_bundle, requests, "--out", tmp_path / "b", "--require-llm", "--no-llm").code == 2
+
+
+def test_full_disk_is_one_line(bundle, requests, tmp_path):
+    code = ("import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); "
+            "from corella_edge.cli import main; main(sys.argv[1:])")  # fmt: skip
+    arguments = ["score", bundle, requests, "--out", tmp_path / "out.jsonl", "--no-llm"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("writing failed: File too large")
+    assert not (tmp_path / "out.jsonl").exists()
