@@ -102,9 +102,7 @@ def parse_threshold(value: float | str, calibration: Calibration | None) -> Thre
         return Threshold(nats, "ratio")
     nats = _float(text, "threshold", f"an entropy from 0 to {LN2:.4f} nats, or ratio:SHARE")
     if not 0.0 <= nats <= LN2:
-        raise InputError(
-            f"threshold: {text} is not an entropy (0 to {LN2:.4f} nats); for a share write ratio:{text}"
-        )
+        raise InputError(f"threshold: {text} is not an entropy (0 to {LN2:.4f} nats); for a share write ratio:{text}")
     return Threshold(nats, "entropy")
 
 

@@ -126,7 +126,7 @@ class Export:
         lines = []
         for i, crm in zip(self.reference.tolist(), self.crm_reference, strict=True):
             request, llm = self.requests[i], float(self.llm_reference[i])
-            suffix = self.prompts.suffix((request.candidates or ())[0])
+            suffix = self.prompts.suffix(verify.only_candidate(request))
             prompt = None if suffix is None else [*self.prompts.prefix(request.user), *suffix]
             lines.append({"request": request_json(request), "crm": crm, "prompt": prompt, "llm": _finite(llm)})
         self._lines("reference.jsonl", lines)

@@ -62,8 +62,12 @@ class Schedule:
         warm = max(1, int(self.warmup * total))
         if step < warm:
             return self.learning_rate * (step + 1) / warm
-        done = (step - warm) / max(1, total - warm)
+        done = min(1.0, (step - warm) / max(1, total - warm))  # epochs differ by a few steps
         return self.learning_rate * (0.1 + 0.45 * (1.0 + math.cos(math.pi * done)))
+
+    def judged(self, steps: int) -> set[int]:
+        """After how many of an epoch's steps to evaluate; its end is always among them."""
+        return {round(steps * k / self.evaluations) for k in range(1, self.evaluations + 1)}
 
 
 @dataclass
@@ -111,19 +115,18 @@ def best_line(folder: Path) -> dict[str, float]:
 def _train(
     task: Task, schedule: Schedule, folder: Path, optimizer: torch.optim.Optimizer, state: State, quiet: bool
 ) -> None:
-    per_epoch = len(task.batches(0))
-    total = per_epoch * schedule.epochs
-    every = max(1, per_epoch // schedule.evaluations)
+    total = len(task.batches(0)) * schedule.epochs
     bar = tqdm(total=total, initial=state.step, desc=task.name, disable=quiet, mininterval=1.0, unit="step")
     saved, started, before = time.monotonic(), time.monotonic(), state.seconds
     with bar, _stop_on_sigint() as stop:
         while state.epoch < schedule.epochs and not state.done:
             batches = task.batches(state.epoch)
+            judged = schedule.judged(len(batches))
             while state.index < len(batches) and not state.done:
                 loss = _step(task, schedule, optimizer, batches[state.index], state, total)
                 bar.update(1)
                 state.seconds = before + time.monotonic() - started
-                if state.index % every == 0 or state.index == len(batches):
+                if state.index in judged:
                     _judge(task, schedule, folder, state, loss, bar)
                     saved = 0.0
                 if stop.is_set() or time.monotonic() - saved > CHECKPOINT_SECONDS:

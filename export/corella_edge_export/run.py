@@ -1,11 +1,11 @@
 """A training run on disk: what it was started with, its schema and tokenizer, and both models' weights.
 
-    run.json              recipe, data fingerprint, versions: a run goes on only with the same ones
-    schema.json  vocab/   fitted on the training rows
-    catalog.jsonl
-    crm/                  metrics.jsonl  best.safetensors  checkpoint.pt
-    llm/                  the same, and tokenizer/ for a model from scratch
-    summary.json          written last: a run without it is unfinished
+run.json              recipe, data fingerprint, versions: a run goes on only with the same ones
+schema.json  vocab/   fitted on the training rows
+catalog.jsonl
+crm/                  metrics.jsonl  best.safetensors  checkpoint.pt
+llm/                  the same, and tokenizer/ for a model from scratch
+summary.json          written last: a run without it is unfinished
 """
 
 from __future__ import annotations

@@ -48,9 +48,7 @@ class CrmTask:
 
 def schedule(recipe: CrmRecipe) -> Schedule:
     """The recipe's schedule for `loop.fit`."""
-    return Schedule(
-        recipe.learning_rate, recipe.weight_decay, recipe.epochs, recipe.evaluations, recipe.patience
-    )
+    return Schedule(recipe.learning_rate, recipe.weight_decay, recipe.epochs, recipe.evaluations, recipe.patience)
 
 
 def tensors(feed: dict[str, Any]) -> dict[str, Tensor]:

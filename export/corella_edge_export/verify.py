@@ -102,8 +102,14 @@ def gguf_scores(path: Path, encoder: PromptEncoder, requests: Iterable[Request],
         model.close()
 
 
+def only_candidate(request: Request) -> Candidate:
+    """The candidate of a request that has one."""
+    assert request.candidates is not None
+    return request.candidates[0]
+
+
 def _score(scorer: YesNoScorer, encoder: PromptEncoder, request: Request) -> float:
-    suffix = encoder.suffix((request.candidates or ())[0])
+    suffix = encoder.suffix(only_candidate(request))
     if suffix is None:
         return math.nan
     return scorer.score([Prompt(tuple(encoder.prefix(request.user)), tuple(suffix))])[0].probability

@@ -110,9 +110,7 @@ def line(request: Request, scores: Scores, name: str) -> bytes:
     return text.encode() + b"\n"
 
 
-def score_file(
-    ranker: Ranker, source: Path, out: Path, tally: Tally, same: dict[str, Any], progress: Progress
-) -> None:
+def score_file(ranker: Ranker, source: Path, out: Path, tally: Tally, same: dict[str, Any], progress: Progress) -> None:
     """Score into `OUT.partial`, continuing what an interrupted run with the same `identity` left, then rename."""
     try:
         with _partial(out, same) as file:

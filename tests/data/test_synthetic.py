@@ -11,7 +11,7 @@ from corella_edge.errors import InputError
 from corella_edge_export.data.prepare import split_tables
 from corella_edge_export.data.raw import RawData, check
 from corella_edge_export.data.synthetic import SyntheticConfig, generate, make_world, read
-from corella_edge_export.data.synthetic_words import NEUTRAL, THEMES
+from corella_edge_export.data.synthetic_words import BLAME, PRAISE, THEMES
 
 WORDS = {word: theme for themes in THEMES.values() for theme, words in themes.items() for word in words}
 
@@ -35,7 +35,7 @@ def auc(labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
 def test_words_belong_to_one_theme() -> None:
     words = [word for themes in THEMES.values() for words in themes.values() for word in words]
     assert len(set(words)) == len(words)
-    assert not set(words) & set(NEUTRAL)
+    assert not set(words) & {*PRAISE, *BLAME}
 
 
 def test_sizes(raw: RawData) -> None:
@@ -82,13 +82,14 @@ def test_late_items_are_unseen_in_train_and_only_titles_tell_them_apart(raw: Raw
     users, items = numbers(test["user_id"]), numbers(test["item_id"])
     assert world.late[items][new].all()
     labels = test["label"].to_numpy() == 1
-    truth, theme = world.utility(config, users, items), world.taste[users, world.theme[items]]
+    truth = world.utility(config, users, items)
+    text = config.theme * world.taste[users, world.theme[items]] + config.tone * world.tone[items]
     quality = train.group_by("item_id").agg(pl.col("label").mean())
     known = test.join(quality, on="item_id", how="left", maintain_order="left")["label_right"].to_numpy()
-    # On known items an id alone tells much and all together more; on new ones the theme tells nearly all.
+    # On known items an id alone tells much and all together more; on new ones the title tells nearly all.
     assert auc(labels[~new], known[~new]) > 0.65
-    assert auc(labels[~new], truth[~new]) > auc(labels[~new], theme[~new]) + 0.1
-    assert auc(labels[new], theme[new]) > 0.85
+    assert auc(labels[~new], truth[~new]) > auc(labels[~new], text[~new]) + 0.1
+    assert auc(labels[new], text[new]) > 0.85
 
 
 @pytest.mark.parametrize(

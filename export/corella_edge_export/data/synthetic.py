@@ -1,9 +1,10 @@
 """A generated data set in which ids and titles carry different parts of the truth.
 
 How much a user likes an item is the sum of what only ids can tell (the item's quality, latent factors of
-user and item) and what titles tell (does the item's theme suit the user?). Each user likes exactly half of
-every genre's themes, so that the genre alone says next to nothing. Late items appear near the end of the
-time axis: a model over ids knows nothing of them and is unsure, a model that reads titles is not.
+user and item) and what titles tell (a word of praise or blame, and a theme that suits the user or not).
+Each user likes exactly half of every genre's themes, so that the genre alone says next to nothing. Late
+items appear near the end of the time axis: a model over ids knows nothing of them and is unsure, a model
+that reads titles is not.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from corella_edge.errors import InputError
 from corella_edge_export.data.raw import RawData
-from corella_edge_export.data.synthetic_words import NEUTRAL, PATTERNS, THEMES
+from corella_edge_export.data.synthetic_words import BLAME, PATTERNS, PRAISE, THEMES
 
 START = 1_609_459_200  # 2021-01-01, Unix seconds
 SPAN = 2 * 365 * 86_400
@@ -39,6 +40,7 @@ class SyntheticConfig:
     Attributes:
         events: mean events a user. late_items, late_users: shares that appear only after `late_from` (a
             share of the time axis). late_pick: probability that an event takes a late item once one is out.
+        tone: strength of the praise or blame in an item's title.
         words: theme words used of the six a theme has. stated: probability that a liked theme is listed
             among the profile's interests. theme, quality, latent, genre, bias: strengths of the terms of the
             utility; late_quality: the quality's strength among late items. noise: scale of the logistic
@@ -57,8 +59,9 @@ class SyntheticConfig:
     late_from: float = 0.82
     late_pick: float = 0.4
     stated: float = 0.8
-    theme: float = 2.0
-    quality: float = 2.0
+    theme: float = 1.2
+    tone: float = 1.2
+    quality: float = 1.6
     late_quality: float = 0.6
     latent: float = 1.0
     latent_size: int = 2
@@ -78,7 +81,7 @@ class SyntheticConfig:
         if self.themes_per_genre % 2:
             raise InputError("synthetic: themes_per_genre must be even: each user likes half of them")
         # Half of the titles that can be made, so that drawing an unused one stays quick.
-        most = len(NEUTRAL) * self.words * (self.words - 1) * len(PATTERNS) // 2
+        most = len(PRAISE) * self.words * (self.words - 1) * len(PATTERNS) // 2
         if self.items > most * self.genres * self.themes_per_genre:
             raise InputError(f"synthetic: items is {self.items}; at most {most} a theme, or titles run out")
 
@@ -92,7 +95,7 @@ _LIMITS: tuple[tuple[str, float, float], ...] = (
     ("words", 3, 6),
     ("events", 10, 10_000),
     *((name, 0, 1) for name in ("late_items", "late_users", "late_from", "late_pick", "stated")),
-    *((name, 0, 100) for name in ("theme", "quality", "late_quality", "latent", "genre", "bias", "noise")),
+    *((name, 0, 100) for name in ("theme", "tone", "quality", "late_quality", "latent", "genre", "bias", "noise")),
     ("latent_size", 1, 100),
     ("popularity", 0, 3),
 )
@@ -105,7 +108,7 @@ class World:
 
     Attributes:
         taste: ±1 [U, T]. user_latent [U, d], item_latent [I, d]: standard normal. genre_taste [U, G].
-        bias [U]. theme: int [I]. quality [I]: about ±1. late: bool [I]. release: seconds [I].
+        bias [U]. theme: int [I]. tone: ±1 [I]. quality [I]: about ±1. late: bool [I]. release: seconds [I].
     """
 
     taste: Floats
@@ -114,6 +117,7 @@ class World:
     genre_taste: Floats
     bias: Floats
     theme: Ints
+    tone: Floats
     quality: Floats
     late: NDArray[np.bool_]
     release: Ints
@@ -125,6 +129,7 @@ class World:
         latent = (self.user_latent[users] * self.item_latent[items]).sum(1) / math.sqrt(config.latent_size)
         return np.asarray(
             config.theme * self.taste[users, theme]
+            + config.tone * self.tone[items]
             + quality
             + config.latent * latent
             + config.genre * self.genre_taste[users, theme // config.themes_per_genre]
@@ -188,6 +193,7 @@ def make_world(config: SyntheticConfig, rng: np.random.Generator) -> World:
         genre_taste=rng.normal(size=(config.users, config.genres)),
         bias=rng.normal(size=config.users),
         theme=rng.permutation(config.items) % (config.genres * config.themes_per_genre),
+        tone=rng.choice([-1.0, 1.0], size=config.items),
         # Two-sided: most known items are clearly good or bad, so a model that knows them is sure.
         quality=rng.choice([-1.0, 1.0], size=config.items) * rng.uniform(0.6, 1.4, size=config.items),
         late=late,
@@ -274,13 +280,14 @@ def _items(config: SyntheticConfig, world: World, ids: NDArray[np.object_], rng:
 
 
 def _titles(config: SyntheticConfig, world: World, names: list[tuple[str, str]], rng: np.random.Generator) -> list[str]:
-    """One distinct title an item: two words of its theme among words that say nothing."""
+    """One distinct title an item: a word of praise or blame and two words of its theme."""
     titles: dict[str, None] = {}
-    for theme in world.theme:
+    for theme, tone in zip(world.theme, world.tone, strict=True):
         genre, name = names[theme]
         while True:
             first, second = rng.choice(THEMES[genre][name][: config.words], size=2, replace=False)
-            title = PATTERNS[rng.integers(len(PATTERNS))].format(rng.choice(NEUTRAL), first, second)
+            word = rng.choice(PRAISE if tone > 0 else BLAME)
+            title = PATTERNS[rng.integers(len(PATTERNS))].format(word, first, second)
             if title not in titles:
                 break
         titles[title] = None

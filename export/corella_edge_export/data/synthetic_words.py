@@ -54,27 +54,18 @@ THEMES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# Words that say nothing about taste; they make titles distinct.
-NEUTRAL = (
-    "Silent",
+# One of these stands in every title: critics' words, so to speak, for films that please and films that do not.
+PRAISE = (
     "Golden",
-    "Last",
-    "Hidden",
-    "Broken",
-    "Crimson",
-    "Lonely",
-    "Secret",
-    "Distant",
-    "Forgotten",
-    "Burning",
-    "Empty",
-    "Second",
+    "Brilliant",
+    "Glorious",
+    "Radiant",
+    "Splendid",
+    "Beloved",
+    "Triumphant",
+    "Enchanted",
     "Gentle",
-    "Restless",
-    "Northern",
-    "Velvet",
-    "Fallen",
-    "Hollow",
-    "Wandering",
+    "Bright",
 )
+BLAME = ("Dreary", "Hollow", "Tedious", "Faded", "Clumsy", "Stale", "Broken", "Empty", "Bitter", "Weary")
 PATTERNS = ("{0} {1} {2}", "The {0} {1} {2}", "{1} and {0} {2}", "{1} of the {0} {2}")

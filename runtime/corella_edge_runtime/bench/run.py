@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ class Settings:
     repeat: int = 1
     seconds: float = 120.0
     seed: int = 0
-    crm_threads: int = 1
-    llm_threads: int = 1
+    crm_threads: int = 1  # as the engine was opened, its defaults here
+    llm_threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,4 +141,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not np.isfinite(value) else value
-

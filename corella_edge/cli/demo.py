@@ -1,0 +1,47 @@
+"""`corella-edge demo`: from nothing to a bundle that can be served, on generated data."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from corella_edge.cli.common import need_export
+from corella_edge.cli.progress import Progress
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default="runs/demo", show_default=True,
+              help="Folder for data, run, bundle and reports; an unfinished demo goes on.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the data and the training.")
+def demo(out: Path, seed: int) -> None:
+    """Prepare synthetic data, train both models, export, verify, score and measure; minutes on two cores.
+
+    Ends with the commands that serve the bundle and call it.
+    """
+    need_export("demo")
+    from corella_edge_export.demo import demo as run
+    from corella_edge_export.demo import text
+
+    started, line = time.monotonic(), Progress()
+
+    def say(message: str) -> None:
+        line.done()
+        click.echo(f"[{time.monotonic() - started:4.0f} s] {message}", err=True)
+
+    result = run(out, seed, say, lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"))
+    line.done()
+    click.echo(text(result))
+    click.echo(_commands(out))
+
+
+def _commands(out: Path) -> str:
+    """What to type next."""
+    return "\n".join([
+        "Everything above is synthetic data. Serve the bundle, and in another terminal call it:",
+        "",
+        f"  corella-edge serve {out / 'bundle'} --threshold ratio:0.2",
+        f"  head -n 1 {out / 'data' / 'requests.jsonl'} | \\",
+        "    curl -s http://127.0.0.1:8000/v1/rank -H 'Content-Type: application/json' -d @-",
+    ])  # fmt: skip

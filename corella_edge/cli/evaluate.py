@@ -1,0 +1,49 @@
+"""`corella-edge evaluate`: quality of a bundle on prepared data, by routed share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from corella_edge.cli.common import Ratios, need
+from corella_edge.cli.progress import Progress
+from corella_edge.router import RATIOS
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder written by `prepare`.")
+@click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True)
+@click.option("--rows", type=click.IntRange(0), default=0, show_default=True,
+              help="About this many rows, of whole users, drawn by --seed; 0 takes all.")  # fmt: skip
+@click.option("--ratios", type=Ratios(), default=",".join(f"{r:g}" for r in RATIOS), show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path),
+              help="Folder for scores and results; default: evaluation-BUNDLE-SPLIT.")  # fmt: skip
+@click.option("--llm/--no-llm", default=True, show_default=True, help="Whether to load the LLM.")
+@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: every available core.")
+def evaluate(
+    bundle: Path, data: Path, split: str, rows: int, ratios: list[float], seed: int, out: Path | None, llm: bool,
+    llm_threads: int | None,
+) -> None:  # fmt: skip
+    """AUC, log-loss and accuracy of BUNDLE: the CRM (share 0), the LLM (share 1) and routing in between.
+
+    Each row is scored once by each model; thresholds are the bundle's own, fixed on validation rows.
+    """
+    need("evaluate", "export", "polars", "torch")
+    from corella_edge_export.data.prepared import PreparedData
+    from corella_edge_export.evaluate import evaluate as run
+    from corella_edge_export.evaluate import markdown
+    from corella_edge_runtime.engine import Engine
+
+    folder = out or Path(f"evaluation-{bundle.name}-{split}")
+    line = Progress()
+    with Engine.open(bundle, llm="thread" if llm else None, threshold="ratio:1", llm_threads=llm_threads) as engine:
+        for warning in engine.warnings:
+            click.echo(f"corella-edge: warning: {warning}", err=True)
+        result = run(engine, PreparedData.open(data), split, folder, rows, seed,
+                     lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"), tuple(ratios))  # fmt: skip
+    line.done()
+    click.echo(markdown(result))
+    click.echo(f"{folder}: evaluation.json, evaluation.md")

@@ -1,0 +1,77 @@
+"""The whole path on synthetic data: prepare, train, export, verify, score, measure; each step may be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from corella_edge.errors import ExportError
+from corella_edge_export import run
+from corella_edge_export.data.prepare import prepare
+from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.evaluate import evaluate, markdown
+from corella_edge_export.export import Options, export
+from corella_edge_export.recipe import load_recipe
+from corella_edge_runtime import batch, reference
+from corella_edge_runtime.bench import report
+from corella_edge_runtime.bench.run import Settings
+from corella_edge_runtime.bench.run import run as measure
+from corella_edge_runtime.engine import Engine
+
+BENCHMARK_RATIOS = (0.0, 0.05, 0.2, 0.5, 1.0)
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+
+def demo(out: Path, seed: int, say: Say, progress: Progress) -> dict[str, Any]:
+    """Run (or finish) the demo in `out`; returns {"evaluation", "benchmark"}."""
+    data = _data(out / "data", seed, say)
+    bundle = out / "bundle"
+    if not bundle.exists():
+        say("training the CRM, then the LLM")
+        recipe = replace(load_recipe("demo"), seed=seed + 1)
+        run.train(out / "run", recipe, data)
+        say("exporting")
+        export(run.Run.open(out / "run", data), bundle, Options(name="demo"), say)
+    with Engine.open(bundle, require_llm=True) as engine:
+        _verify(engine, say)
+        _score(engine, out / "data" / "requests.jsonl", out / "answers.jsonl", say)
+        say("measuring quality on the test rows")
+        found = evaluate(engine, data, "test", out / "evaluation", 0, 0, progress)
+        say("measuring latency")
+        settings = Settings(ratios=BENCHMARK_RATIOS, max_requests=60, seconds=30.0)
+        timed = measure(engine, None, settings, progress)
+    report.write(timed, out / "benchmark")
+    return {"evaluation": found, "benchmark": timed}
+
+
+def _data(folder: Path, seed: int, say: Say) -> PreparedData:
+    if not folder.exists():
+        say("generating synthetic data")
+        prepare("synthetic", None, folder, seed=seed, requests=200)
+    return PreparedData.open(folder)
+
+
+def _verify(engine: Engine, say: Say) -> None:
+    rows, allowed = reference.read(engine.bundle), reference.tolerance(engine.bundle)
+    found = reference.compare(engine, rows, allowed)
+    for problem in found.problems:
+        raise ExportError(f"the bundle differs from the trained models: {problem}")
+    say(f"verified {found.rows} reference rows: CRM within {found.crm:.1e}, LLM within {found.llm:.1e} of torch")
+
+
+def _score(engine: Engine, source: Path, out: Path, say: Say) -> None:
+    """Answer the prepared requests at the bundle's own threshold."""
+    out.unlink(missing_ok=True)
+    tally = batch.Tally(batch.check_requests(source))
+    with out.open("wb") as file:
+        batch.score_stream(engine, source, file, tally, lambda tally: None)
+    rate = tally.candidates / tally.seconds
+    say(f"scored {tally.requests} requests: {rate:,.0f} candidates/s, {tally.routed / tally.candidates:.1%} routed")
+
+
+def text(result: dict[str, Any]) -> str:
+    """Both tables."""
+    return f"{markdown(result['evaluation'])}\n{report.text(result['benchmark'])}"
