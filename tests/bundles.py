@@ -220,5 +220,3 @@ def reseal(root: Path) -> None:
 
 def _lines(path: Path, records: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
-
-
