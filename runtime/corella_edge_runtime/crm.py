@@ -36,6 +36,8 @@ class Crm:
     def probability(self, feed: Feed) -> npt.NDArray[np.float64]:
         """P(label = 1), float64 [n], for the arrays of `FeatureEncoder.encode`."""
         n = max(len(feed[name]) for name in self._item_inputs)
+        if n == 0:
+            return np.zeros(0)
         logits = [self._run(feed, start, n) for start in range(0, n, MAX_BATCH)]
         joined = logits[0] if len(logits) == 1 else np.concatenate(logits)
         return sigmoid(joined)

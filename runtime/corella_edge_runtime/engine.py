@@ -171,18 +171,18 @@ def _llm_side(
 
 
 def _open_llm(bundle: Bundle, catalog: Catalog, kind: str, threads: int, file: str) -> Llm:
+    if kind != "thread":
+        raise InputError(f"llm: {kind!r} is not a way to run the LLM; known: thread")
     prompt = bundle.prompt()
     if prompt is None or not bundle.has(file):
         raise FileNotFoundError(file)
-    if kind != "thread":
-        raise InputError(f"llm: {kind!r} is not a way to run the LLM; known: thread")
     # Imported here: an install without [llm] serves the CRM alone.
     binding = importlib.import_module("corella_edge_runtime.llm.binding")
     backend = importlib.import_module("corella_edge_runtime.llm.backend")
     scorer = importlib.import_module("corella_edge_runtime.llm.scorer")
     template, tokens = prompt
     model = binding.Model(bundle.path(file))
-    _check_tokens(file, model.vocab_size, tokens.yes, tokens.no)
+    _check_tokens(file, model.vocab_size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
     encoder = PromptEncoder(template, catalog, model.tokenize, tokens)
     return Llm(encoder, backend.ThreadBackend(lambda: scorer.YesNoScorer(model, tokens, threads)))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ class Model:
         if not self.handle:
             why = f" ({_last_error[0]})" if _last_error else ""
             raise BundleError(f"{path.name}: llama.cpp can not load it{why}")
+        # Freed when the last context or tokenizer that uses it is gone.
+        self._free = weakref.finalize(self, C.llama_model_free, self.handle)
+        self._free.atexit = False
         self._vocab = C.llama_model_get_vocab(self.handle)
         self.vocab_size: int = C.llama_vocab_n_tokens(self._vocab)
         self.trained_context: int = C.llama_model_n_ctx_train(self.handle)
@@ -69,9 +73,9 @@ class Model:
         return list(ids[:count])
 
     def close(self) -> None:
-        if self.handle:
-            C.llama_model_free(self.handle)
-            self.handle = None
+        """Free it now; nothing may use it any more."""
+        self._free()
+        self.handle = None
 
 
 class DecodeError(RuntimeError):

@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import gc
+import json
+import math
+import shutil
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bundles import ITEMS, make_bundle, reseal
+from corella_edge.bundle import Bundle
+from corella_edge.errors import BundleError, InputError
+from corella_edge.request import Candidate, Event, Request, User, parse_request
+from corella_edge.router import LN2, entropy
+from corella_edge.schema import FeatureEncoder
+from corella_edge.scores import answer
+from corella_edge_runtime import crm as crm_module
+from corella_edge_runtime.crm import Crm, sigmoid
+from corella_edge_runtime.engine import Engine, Llm
+from corella_edge_runtime.llm.answer import Answer, Prompt
+
+UNTITLED = f"i{ITEMS - 1}"  # the last item of the bundle's catalogue has no title
+EVERYTHING = tuple(Candidate(f"i{i}") for i in range(ITEMS))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("engine") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def engine(root: Path) -> Any:
+    with Engine.open(root, llm_threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def copy(root: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(root, tmp_path / "bundle"))
+
+
+class Echo:
+    """A backend whose answer tells which prompt it was given."""
+
+    @staticmethod
+    def probability(prompt: Prompt) -> float:
+        return zlib.crc32(repr((prompt.prefix, prompt.suffix)).encode()) / 2**32
+
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+        result: Future[list[Answer]] = Future()
+        result.set_result([Answer(self.probability(prompt)) for prompt in prompts])
+        return result
+
+    def stats(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def echo(engine: Engine) -> Engine:
+    """The same engine with another backend: what it gives can be told in advance."""
+    assert engine.llm
+    return Engine(engine.bundle, engine.encoder, engine.crm, Llm(engine.llm.prompts, Echo()))
+
+
+def expected_llm(engine: Engine, user: User, candidate: Candidate) -> float:
+    """What `Echo` answers for one candidate, asked alone; nan without text."""
+    assert engine.llm
+    prefix, suffix = engine.llm.prompts.prefix(user), engine.llm.prompts.suffix(candidate)
+    return math.nan if suffix is None else Echo.probability(Prompt(tuple(prefix), tuple(suffix)))
+
+
+def user(number: int = 1, events: int = 4) -> User:
+    return User(f"u{number}", {}, tuple(Event(f"i{(number * 5 + n) % 39}", float(n % 5 + 1)) for n in range(events)))
+
+
+def test_easy_rows_keep_the_crms_score_and_hard_ones_get_the_llms(echo: Engine, root: Path) -> None:
+    schema, catalog = Bundle.open(root).schema()
+    feed, unknown = FeatureEncoder(schema, catalog).encode(user(), EVERYTHING)
+    crm = Crm(root / "crm.onnx", schema).probability(feed)
+    threshold = float(np.median(entropy(crm)))
+    found = echo.rank(Request(user(), EVERYTHING, threshold=threshold))
+    hard = entropy(crm) >= threshold
+    assert 0 < hard.sum() < ITEMS
+    assert found.items == tuple(c.item for c in EVERYTHING)
+    assert found.unknown == tuple(unknown)
+    np.testing.assert_allclose(found.crm, crm, atol=1e-6)
+    np.testing.assert_array_equal(found.entropy, entropy(found.crm))
+    assert ("no_text" if hard[-1] else "") == found.reason[-1]
+    assert found.routed[:-1].tolist() == hard[:-1].tolist()
+    assert list(found.reason[:-1]) == ["entropy" if h else "" for h in hard[:-1]]
+    asked = [expected_llm(echo, user(), c) if h else math.nan for c, h in zip(EVERYTHING, hard, strict=True)]
+    np.testing.assert_array_equal(found.llm, asked)
+    np.testing.assert_array_equal(found.probability, np.where(np.isnan(asked), found.crm, asked))
+
+
+def test_the_llm_is_asked_what_the_reference_was_asked(engine: Engine, root: Path) -> None:
+    records = [json.loads(line) for line in (root / "reference.jsonl").read_text().splitlines()]
+    for record in records[:20]:
+        found = engine.rank(Request(parse_request(record["request"]).user, EVERYTHING, threshold=0))
+        place = int(record["request"]["candidates"][0]["item"][1:])
+        assert found.crm[place] == pytest.approx(record["crm"], abs=1e-6)
+        if record["llm"] is None:
+            assert found.reason[place] == "no_text"
+        else:
+            assert found.llm[place] == pytest.approx(record["llm"], abs=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "unit", "most", "least"),
+    [("ratio:0", "", 0, 0), (0.0, "entropy", ITEMS, ITEMS), ("ratio:1", "ratio", ITEMS, ITEMS), (LN2, "entropy", 2, 0),
+     ("ratio:0.5", "ratio", ITEMS - 1, 1), (None, "ratio", 15, 0)],
+)  # fmt: skip
+def test_thresholds(engine: Engine, threshold: Any, unit: str, most: int, least: int) -> None:
+    found = engine.rank(Request(user(), EVERYTHING, threshold=threshold))
+    assert least <= sum(map(bool, found.reason)) <= most
+    assert set(found.reason) <= {"", unit, "no_text"}
+
+
+@pytest.mark.parametrize("threshold", ["ratio:2", 0.7, "x", -1.0])
+def test_a_bad_threshold_is_an_input_error(engine: Engine, root: Path, threshold: Any) -> None:
+    with pytest.raises(InputError):
+        engine.rank(Request(user(), EVERYTHING, threshold=threshold))
+    with pytest.raises(InputError):
+        Engine.open(root, llm=None, threshold=threshold)
+
+
+def test_the_engines_own_threshold_is_the_default(root: Path, engine: Engine) -> None:
+    with Engine.open(root, threshold="ratio:0", llm_threads=1) as never:
+        assert not never.rank(Request(user())).routed.any()
+        assert never.rank(Request(user(), threshold="ratio:1")).routed.sum() == ITEMS - 1
+    assert engine.threshold.nats == engine.parse_threshold("ratio:0.05").nats
+
+
+def test_no_candidates_means_the_whole_catalogue(engine: Engine) -> None:
+    whole = engine.rank(Request(user(), threshold="ratio:0"))
+    listed = engine.rank(Request(user(), EVERYTHING, threshold="ratio:0"))
+    assert whole.items == listed.items
+    np.testing.assert_array_equal(whole.crm, listed.crm)
+    assert engine.rank(Request(user(), ())).items == ()
+
+
+def test_candidates_without_text_stay_with_the_crm(engine: Engine) -> None:
+    new = Candidate("new", {"title": "Film 3", "genres": ["Drama"]})
+    found = engine.rank(Request(user(), (Candidate("i3"), Candidate(UNTITLED), Candidate("gone"), new), threshold=0))
+    assert found.reason == ("entropy", "no_text", "no_text", "entropy")
+    assert found.routed.tolist() == [True, False, False, True]
+    assert found.probability[1:3].tolist() == found.crm[1:3].tolist()
+    only = engine.rank(Request(user(), (Candidate("gone"),), threshold=0))
+    assert only.reason == ("no_text",)
+
+
+def test_an_inline_title_is_what_the_llm_reads(echo: Engine) -> None:
+    known = echo.encoder.catalog.attributes[3]
+    pair = (Candidate("i3"), Candidate("other", dict(known)), Candidate("i3", {"title": "Other"}))
+    found = echo.rank(Request(user(), pair, threshold=0))
+    assert found.llm[0] == found.llm[1] != found.llm[2]
+    assert found.crm[0] != found.crm[1]
+
+
+def test_unknown_users_and_items_are_scored_and_flagged(engine: Engine) -> None:
+    candidates = (Candidate("i0"), Candidate("i36"), Candidate("gone"), Candidate("i0", {"genres": ["Noir"]}))
+    known = engine.rank(Request(user(), candidates, threshold="ratio:0"))
+    assert known.unknown == ((), ("item",), ("item",), ("genres",))
+    stranger = engine.rank(Request(User("nobody"), candidates, threshold="ratio:0"))
+    assert stranger.unknown == (("user",), ("user", "item"), ("user", "item"), ("user", "genres"))
+    assert np.isfinite(stranger.probability).all()
+
+
+def test_many_candidates_are_scored_in_chunks(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = tuple(Candidate(f"i{(7 * i) % 50}") for i in range(crm_module.MAX_BATCH + 300))
+    whole = engine.rank(Request(user(), many, threshold="ratio:0")).crm
+    assert len(whole) == len(many)
+    for size in (1, 7, len(many) - 1, len(many)):
+        few = many[:60] if size < 8 else many
+        monkeypatch.setattr(crm_module, "MAX_BATCH", size)
+        found = engine.rank(Request(user(), few, threshold="ratio:0")).crm
+        np.testing.assert_allclose(found, whole[: len(few)], atol=1e-6)
+
+
+def test_without_time_the_crm_decides(engine: Engine) -> None:
+    found = engine.rank(Request(user(7, 9), EVERYTHING[:-1], threshold=0, timeout_ms=0.0))
+    assert set(found.reason) == {"deadline"}
+    assert found.probability.tolist() == found.crm.tolist()
+    assert engine.rank(Request(user(7, 9), EVERYTHING[:-1], threshold=0, timeout_ms=1e6)).routed.all()
+
+
+def test_without_an_llm_the_crm_decides(root: Path, tmp_path: Path) -> None:
+    with Engine.open(root, llm=None) as switched_off:
+        found = switched_off.rank(Request(user(), EVERYTHING, threshold="ratio:1"))
+        assert set(found.reason) == {"no_llm"}
+        assert not found.routed.any()
+        assert len(switched_off.warnings) == 1
+        assert switched_off.stats() == {}
+    bare = make_bundle(tmp_path / "bare", llm=False)
+    with Engine.open(bare) as opened:
+        assert "no LLM" in opened.warnings[0]
+        assert set(opened.rank(Request(user(), threshold="ratio:1")).reason) == {"no_llm"}
+    with pytest.raises(BundleError, match="no LLM"):
+        Engine.open(bare, require_llm=True)
+
+
+def test_an_engine_with_its_llm_warns_of_nothing(engine: Engine) -> None:
+    assert engine.warnings == []
+    before = engine.stats()["prompts"]
+    engine.warm_up()
+    assert engine.stats()["prompts"] == before + 2
+    assert engine.name == "tiny@1"
+
+
+def test_a_closed_engine_frees_its_model(root: Path) -> None:
+    engine = Engine.open(root, llm_threads=1)
+    freed: Any = engine.llm.backend._scorer._context.model._free  # type: ignore[union-attr]
+    engine.close()
+    assert freed.alive
+    del engine
+    gc.collect()
+    assert not freed.alive
+
+
+def test_an_unknown_way_to_run_the_llm_is_refused(root: Path) -> None:
+    with pytest.raises(InputError, match="carrier"):
+        Engine.open(root, llm="carrier pigeon")
+
+
+def test_requests_from_many_threads_do_not_mix(engine: Engine) -> None:
+    requests = [Request(user(n, n % 7), EVERYTHING[n : n + 9], threshold=(0, "ratio:0.5", "ratio:0")[n % 3])
+                for n in range(25)]  # fmt: skip
+    alone = [engine.rank(request) for request in requests]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(engine.rank, requests))
+    for a, b in zip(alone, together, strict=True):
+        assert (a.items, a.reason, a.unknown) == (b.items, b.reason, b.unknown)
+        np.testing.assert_allclose(a.crm, b.crm, atol=1e-6)
+        np.testing.assert_allclose(a.llm, b.llm, atol=5e-3)
+
+
+def test_prompts_from_many_threads_do_not_mix(echo: Engine) -> None:
+    requests = [Request(user(n, n % 7), EVERYTHING[n : n + 9], threshold=0) for n in range(30)]
+    with ThreadPoolExecutor(8) as pool:
+        for request, found in zip(requests, pool.map(echo.rank, requests), strict=True):
+            asked = [expected_llm(echo, request.user, c) for c in request.candidates or ()]
+            np.testing.assert_array_equal(found.llm, asked)
+
+
+JUNK = st.none() | st.text(max_size=5) | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(["Drama"])
+IDS = st.sampled_from(["i0", "i38", UNTITLED, "u1"]) | st.text(min_size=1, max_size=4)
+RATING = st.none() | st.floats(-1e6, 1e6)
+DOCUMENTS = st.fixed_dictionaries(
+    {
+        "user": st.fixed_dictionaries({}, optional={
+            "id": IDS, "history": st.lists(st.fixed_dictionaries({"item": IDS, "rating": RATING}), max_size=9)}),
+        "candidates": st.lists(st.fixed_dictionaries({"item": IDS}, optional={
+            "features": st.dictionaries(st.sampled_from(["title", "genres", "x"]), JUNK | st.lists(JUNK, max_size=4))}),
+            min_size=1, max_size=5),
+    },
+    optional={"threshold": st.sampled_from(["ratio:0", "ratio:0.3", 0, 0.5]), "top_k": st.integers(1, 3)},
+)  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(DOCUMENTS)
+def test_any_request_gets_an_answer_in_strict_json(engine: Engine, document: Any) -> None:
+    request = parse_request(document)
+    scores = engine.rank(request)
+    text = json.dumps(answer(request, scores, engine.name), allow_nan=False)
+    assert len(json.loads(text)["candidates"]) == min(len(document["candidates"]), document.get("top_k", 99))
+    assert ((scores.probability >= 0) & (scores.probability <= 1)).all()
+
+
+def test_a_damaged_bundle_is_not_opened(copy: Path) -> None:
+    (copy / "crm.onnx").write_bytes((copy / "crm.onnx").read_bytes()[:-1] + b"\x00")
+    with pytest.raises(BundleError, match=r"crm\.onnx"):
+        Engine.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [("crm.onnx", b"no graph", "crm.onnx"), ("llm.gguf", b"no model", "llm.gguf"),
+     ("vocab/genre.json", b'["Action"]', "'genre'"), ("vocab/item.json", b"[]", "'item'")],
+)  # fmt: skip
+def test_a_forged_file_is_an_error_of_the_bundle(copy: Path, name: str, content: bytes, part: str) -> None:
+    (copy / name).write_bytes(content)
+    reseal(copy)
+    with pytest.raises(BundleError) as caught:
+        Engine.open(copy)
+    assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["yes", "no", "bos"])
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_a_token_outside_the_vocabulary_is_refused(copy: Path, name: str, token: int) -> None:
+    data = json.loads((copy / "prompt.json").read_text())
+    data["tokens"][name] = token
+    (copy / "prompt.json").write_text(json.dumps(data))
+    reseal(copy)
+    with pytest.raises(BundleError, match=str(token)):
+        Engine.open(copy)
+
+
+def test_a_graph_with_other_inputs_is_refused(copy: Path) -> None:
+    data = json.loads((copy / "schema.json").read_text())
+    data["fields"][0]["name"] = "visitor"
+    (copy / "schema.json").write_text(json.dumps(data))
+    reseal(copy)
+    with pytest.raises(BundleError, match=r"'user', 'visitor'"):
+        Engine.open(copy)
+
+
+@given(st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=5))
+def test_sigmoid_without_overflow(logits: list[float]) -> None:
+    found = sigmoid(np.asarray(logits, dtype=np.float32))
+    expected = [1 / (1 + np.exp(-np.clip(np.float32(x), -700, 700).astype(np.float64))) for x in logits]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-300)

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from corella_edge_runtime.llm.binding import DecodeError
+from corella_edge_runtime.llm.scorer import BATCH, SEQUENCES, Prompt
+
+ALONE, TOGETHER = 2e-3, 5e-3  # published tolerances in P(Yes): one prompt a decode, batched
+LIMIT = 900
+
+
+def filler(length: int, seed: int = 0) -> tuple[int, ...]:
+    """Some token ids."""
+    return tuple(10 + (seed * 31 + i * 7) % 200 for i in range(length))
+
+
+def close(found: Any, prompts: list[Prompt], reference: Any, tolerance: float = TOGETHER) -> None:
+    assert len(found) == len(prompts)
+    for answer, prompt in zip(found, prompts, strict=True):
+        assert answer.reason == ""
+        assert answer.probability == pytest.approx(reference.probability(prompt), abs=tolerance)
+
+
+def test_scores_equal_transformers_in_float32(llama: Any, prompts: Any, make_scorer: Any) -> None:
+    torch = pytest.importorskip("torch")
+    rows = [prompt for user in range(15) for prompt in prompts(user, [user, user + 20])]
+    scorer = make_scorer()
+    found = [scorer.score([prompt])[0].probability for prompt in rows]
+    for prompt, probability in zip(rows, found, strict=True):
+        with torch.inference_mode():
+            logits = llama.torch(torch.tensor([[*prompt.prefix, *prompt.suffix]])).logits[0, -1].double()
+        yes, no = logits[llama.tokens.yes], logits[llama.tokens.no]
+        assert probability == pytest.approx(float(torch.sigmoid(yes - no)), abs=ALONE)
+    # The test means something only if the model tells the prompts apart.
+    assert max(found) - min(found) > 0.2
+
+
+def test_tokens_equal_the_trainers(llama: Any, model: Any) -> None:
+    texts = ["", " ", "Heat (1995), Action: Yes 5\n", "<s></s><pad>", "café 東京 🎬\u0000x", "a  b\n\n c", " Yes"]
+    for text in texts:
+        assert model.tokenize(text) == llama.encoder.tokenize(text), text
+    assert llama.tokenizer.bos_token_id not in model.tokenize("<s>")
+    assert model.bos == llama.tokens.bos
+
+
+@given(st.text(max_size=30))
+@settings(max_examples=50)
+def test_any_text_is_tokenised_like_the_trainer_does(llama: Any, model: Any, text: str) -> None:
+    clean = llama.encoder.template.text(text)
+    assert model.tokenize(clean) == llama.encoder.tokenize(clean)
+
+
+CHOSEN = st.lists(st.integers(0, 39), min_size=1, max_size=6)
+USERS = st.lists(st.tuples(st.integers(0, 14), CHOSEN), min_size=1, max_size=4)
+
+
+@pytest.fixture
+def shared(make_scorer: Any) -> Any:
+    """One scorer for all examples of a test: each finds the cache as the one before left it."""
+    return make_scorer()
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(users=USERS, order=st.randoms(use_true_random=False))
+def test_scores_depend_on_the_prompt_alone(shared: Any, prompts: Any, reference: Any, users: Any, order: Any) -> None:
+    rows = [prompt for user, items in users for prompt in prompts(user, items)]
+    order.shuffle(rows)
+    close(shared.score(rows), rows, reference)
+
+
+PREFIXES = st.tuples(st.integers(0, 40), st.integers(0, 20), st.integers(0, 3))
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shapes=st.lists(st.tuples(PREFIXES, st.integers(1, 12)), min_size=1, max_size=6))
+def test_prefixes_that_begin_alike_do_not_mix(shared: Any, reference: Any, shapes: Any) -> None:
+    rows = [Prompt(filler(common) + filler(own, seed), filler(n, seed + 1)) for (common, own, seed), n in shapes]
+    close(shared.score(rows), rows, reference)
+
+
+def test_a_prefix_is_decoded_once(make_scorer: Any, prompts: Any) -> None:
+    scorer = make_scorer()
+    rows = prompts(14, range(10))
+    scorer.score(rows)
+    wanted = len(rows[0].prefix) + sum(len(prompt.suffix) for prompt in rows)
+    assert scorer.counters.evaluated_tokens == wanted
+    scorer.score(rows)
+    assert scorer.counters.evaluated_tokens == 2 * wanted - len(rows[0].prefix)
+    assert scorer.counters.reused_tokens == len(rows[0].prefix)
+    assert scorer.counters.prompts == 20
+
+
+def test_more_candidates_than_sequences(make_scorer: Any, reference: Any) -> None:
+    rows = [Prompt(filler(30), filler(3 + i % 4, i)) for i in range(2 * SEQUENCES + 1)]
+    scorer = make_scorer()
+    close(scorer.score(rows), rows, reference)
+    assert scorer.counters.decodes == 1 + 3
+
+
+def test_suffixes_of_more_tokens_than_a_decode(make_scorer: Any, reference: Any) -> None:
+    rows = [Prompt(filler(20), filler(200, i)) for i in range(5)]
+    close(make_scorer().score(rows), rows, reference)
+
+
+def test_a_prefix_longer_than_a_decode(make_scorer: Any, reference: Any) -> None:
+    rows = [Prompt(filler(BATCH + 150), filler(9, i)) for i in range(3)]
+    close(make_scorer().score(rows), rows, reference)
+
+
+def test_an_empty_prefix(make_scorer: Any, reference: Any) -> None:
+    scorer = make_scorer()
+    for rows in ([Prompt((), filler(5, i)) for i in range(3)], [Prompt(filler(8), filler(4))], [Prompt((), filler(7))]):
+        close(scorer.score(rows), rows, reference)
+
+
+def test_only_the_prompts_over_the_limit_are_refused(make_scorer: Any, reference: Any) -> None:
+    prefix = filler(LIMIT - 20)
+    rows = [Prompt(prefix, filler(n, n)) for n in (19, 21, 20, 300)] + [Prompt((), filler(BATCH + 1))]
+    rows += [Prompt(filler(LIMIT, 2), filler(1)), Prompt(filler(5), ())]
+    found = make_scorer().score(rows)
+    assert [answer.reason for answer in found] == ["", "too_long", "", "too_long", "too_long", "too_long", "too_long"]
+    close([found[0], found[2]], [rows[0], rows[2]], reference)
+    assert all(math.isnan(answer.probability) for answer in found if answer.reason)
+
+
+def test_a_prompt_that_fits_the_cells_only_alone(make_scorer: Any, reference: Any) -> None:
+    scorer = make_scorer(cells=256)
+    assert scorer._context.cells == 256
+    rows = [Prompt(filler(200), filler(n, n)) for n in (56, 30, 30, 20, 40, 57, 5)]
+    found = scorer.score(rows)
+    assert [answer.reason for answer in found] == ["", "", "", "", "", "too_long", ""]
+    close(found[:5] + found[6:], rows[:5] + rows[6:], reference)
+    full = [Prompt(filler(255, 3), filler(1))]
+    close(scorer.score(full), full, reference)
+
+
+def test_an_expired_deadline_leaves_the_cache_usable(make_scorer: Any, reference: Any) -> None:
+    for patience in range(6):
+        scorer = make_scorer()
+        asked = iter([False] * patience + [True] * 100)
+        rows = [Prompt(filler(BATCH + 40), filler(200, i)) for i in range(3)] + [Prompt(filler(9, 5), filler(3))]
+        found = scorer.score(rows, asked.__next__)
+        answered = [answer.reason == "" for answer in found]
+        assert {answer.reason for answer in found} <= {"", "deadline"}
+        assert answered == [True] * sum(answered) + [False] * (4 - sum(answered))
+        assert sum(answered) == [0, 0, 0, 2, 3, 3][patience]
+        close(found[: sum(answered)], rows[: sum(answered)], reference)
+        close(scorer.score(rows), rows, reference)
+
+
+def test_a_failed_decode_costs_its_own_group_alone(
+    make_scorer: Any, reference: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Prompt(filler(30, seed), filler(4, i)) for seed in range(3) for i in range(2)]
+    for broken in range(6):
+        scorer = make_scorer()
+        calls = iter(range(100))
+        decode = scorer._context.decode
+
+        def failing(
+            batch: Any, broken: int = broken, calls: Any = calls, decode: Any = decode
+        ) -> None:
+            if next(calls) == broken:
+                raise DecodeError("out of luck")
+            decode(batch)
+
+        monkeypatch.setattr(scorer._context, "decode", failing)
+        found = scorer.score(rows)
+        group = broken // 2
+        assert [answer.reason for answer in found] == ["llm_error" if i // 2 == group else "" for i in range(6)]
+        assert scorer.counters.errors == 1
+        others = [i for i in range(6) if i // 2 != group]
+        close([found[i] for i in others], [rows[i] for i in others], reference)
+        close(scorer.score(rows), rows, reference)
+
+
+def test_a_token_outside_the_vocabulary_is_an_error_and_the_next_prompt_works(make_scorer: Any, reference: Any) -> None:
+    scorer = make_scorer()
+    good = [Prompt(filler(10), filler(3))]
+    assert scorer.score([Prompt(filler(10), (10**6,))])[0].reason == "llm_error"
+    assert scorer.score([Prompt((-5,), (3,))])[0].reason == "llm_error"
+    close(scorer.score(good), good, reference)
+
+
+@pytest.mark.parametrize("logits", [(math.nan, 0.0), (0.0, math.nan), (math.inf, math.inf), (-math.inf, 0.0)])
+def test_logits_that_are_no_numbers_are_an_error(
+    make_scorer: Any, logits: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = make_scorer()
+    monkeypatch.setattr(scorer._context, "logits", lambda row, tokens: logits)
+    assert scorer.score([Prompt(filler(3), filler(3))])[0].reason == "llm_error"
+
+
+@pytest.mark.parametrize(("yes", "no", "p"), [(1e4, 0.0, 1.0), (0.0, 1e4, 0.0), (2.0, 2.0, 0.5)])
+def test_far_logits_do_not_overflow(
+    make_scorer: Any, yes: float, no: float, p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = make_scorer()
+    monkeypatch.setattr(scorer._context, "logits", lambda row, tokens: (yes, no))
+    assert scorer.score([Prompt((), filler(3))])[0].probability == pytest.approx(p, abs=1e-300)
+
+
+def test_nothing_asked_nothing_done(make_scorer: Any) -> None:
+    scorer = make_scorer()
+    assert scorer.score([]) == []
+    assert scorer.counters.decodes == 0
