@@ -1,0 +1,42 @@
+"""Results that are kept: the figures with machine, versions and commit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from corella_edge_runtime.bench.machine import machine, versions
+
+HEAVY = ("torch", "transformers", "polars", "gguf", "onnx")
+
+
+def write(path: Path, figures: dict[str, Any]) -> None:
+    """One JSON file with the figures and where they come from."""
+    made = {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": {**versions(), **heavy()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**made, **figures}, indent=1) + "\n", "utf-8")
+
+
+def heavy() -> dict[str, str]:
+    found = {}
+    for name in HEAVY:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The checkout's commit, marked when files differ from it."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
