@@ -19,9 +19,7 @@ from corella_edge_export.demo import demo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--work", type=Path, required=True, help="folder; finished parts are not repeated"
-    )
+    parser.add_argument("--work", type=Path, required=True, help="folder; finished parts are not repeated")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()

@@ -39,3 +39,9 @@ class MissingExtraError(CorellaError):
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs the extra [{extra}]: pip install 'corella-edge[{extra}]'")
         self.extra = extra
+
+
+class InterruptedRunError(CorellaError):
+    """The user asked to stop; what was done is kept and the same command goes on."""
+
+    exit_code = 130

@@ -43,6 +43,7 @@ def demo(out: Path, seed: int, say: Say, progress: Progress) -> dict[str, Any]:
         say("measuring latency")
         settings = Settings(ratios=BENCHMARK_RATIOS, max_requests=60, seconds=30.0)
         timed = measure(engine, None, settings, progress)
+    report.check_folder(out / "benchmark")
     report.write(timed, out / "benchmark")
     return {"evaluation": found, "benchmark": timed}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def _chunk(engine: Engine, rows: RowSet, start: int, progress: Progress) -> Floa
     """float64 [2, m]: both models' scores of up to CHUNK rows."""
     found: list[tuple[float, float]] = []
     for request in islice(rows.requests(start), CHUNK):
-        scores = engine.rank(request)
+        scores = engine.rank(replace(request, threshold="ratio:1"))
         found.append((float(scores.crm[0]), float(scores.llm[0])))
         if len(found) % 50 == 0:
             progress("scoring", start + len(found), len(rows))

@@ -61,7 +61,8 @@ def _attribute(name: str, kind: str, side: Any, column: list[Any]) -> tuple[Fiel
 
 
 def _rating_values(ratings: Any) -> list[str]:
-    return [f"{r:g}" for r in np.unique(ratings[~np.isnan(ratings)])]
+    # The shortest text that reads back as the same float32.
+    return [value_key(float(str(r))) for r in np.unique(ratings[~np.isnan(ratings)])]
 
 
 def _history_fields(

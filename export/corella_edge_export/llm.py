@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from corella_edge.errors import InputError
@@ -53,18 +54,20 @@ def checkpoint_model(folder: Path) -> Any:
         )
     try:
         return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: the model can not be read ({str(error).splitlines()[0]})") from None
 
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+        config = json.loads(path.read_text("utf-8"))
+    except OSError:
         raise InputError(f"{path}: missing; llm.path must name a Hugging Face checkpoint directory") from None
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: expected an object")
     return config
 
 

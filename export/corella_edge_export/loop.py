@@ -23,6 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from corella_edge.errors import InterruptedRunError
+
 CHECKPOINT_SECONDS = 30.0
 
 
@@ -83,10 +85,6 @@ class State:
     seconds: float = 0.0
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: the user's own wish
-    """The user asked to stop; the checkpoint is written."""
-
-
 def fit(task: Task, schedule: Schedule, folder: Path, seed: int, quiet: bool = False) -> dict[str, float]:
     """Train, or go on training, until done; the best weights by validation AUC end up in the model.
 
@@ -108,8 +106,13 @@ def fit(task: Task, schedule: Schedule, folder: Path, seed: int, quiet: bool = F
 def best_line(folder: Path) -> dict[str, float]:
     """The metrics of the weights that were kept."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    best: dict[str, float] = max((line for line in lines if "auc" in line), key=lambda line: line["auc"])
+    best: dict[str, float] = max((line for line in lines if "auc" in line), key=_merit)
     return best
+
+
+def _merit(metrics: dict[str, float]) -> float:
+    """What decides which weights are kept; rows of one class have no AUC."""
+    return -1.0 if math.isnan(metrics["auc"]) else metrics["auc"]
 
 
 def _train(
@@ -128,12 +131,13 @@ def _train(
                 state.seconds = before + time.monotonic() - started
                 if state.index in judged:
                     _judge(task, schedule, folder, state, loss, bar)
-                    saved = 0.0
+                    saved = -math.inf
                 if stop.is_set() or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     _save(task, optimizer, state, folder)
                     saved = time.monotonic()
                 if stop.is_set():
-                    raise Interrupted(f"{task.name}: stopped at step {state.step} of {total}; run again to go on")
+                    where = f"step {state.step} of {total}"
+                    raise InterruptedRunError(f"{task.name}: stopped at {where}; the same command goes on")
             state.epoch, state.index = state.epoch + 1, 0
     state.done = True
     _save(task, optimizer, state, folder)
@@ -163,8 +167,8 @@ def _judge(task: Task, schedule: Schedule, folder: Path, state: State, loss: flo
     line = {"step": state.step, "loss": loss, **metrics, "seconds": round(state.seconds, 1)}
     _log(folder / "metrics.jsonl", line)
     bar.set_postfix({"loss": f"{loss:.4f}", "auc": f"{metrics['auc']:.4f}"})
-    if metrics["auc"] > state.best:
-        state.best, state.stale = metrics["auc"], 0
+    if _merit(metrics) > state.best:
+        state.best, state.stale = _merit(metrics), 0
         _save_tensors(task.trainable(), folder / "best.safetensors")
     else:
         state.stale += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 import types
 from collections.abc import Mapping
@@ -10,8 +11,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from corella_edge.errors import RecipeError
+from corella_edge.errors import InputError, RecipeError
 from corella_edge.prompt import Template
+from corella_edge.router import parse_share, parse_threshold
+
+_SHARES = ("dropout", "oov_rate", "warmup")
+_MAY_BE_ZERO = ("cross_layers", "cross_rank", "rows", "valid_rows", "weight_decay")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     text = _text(name_or_path)
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"recipe {name_or_path}: not TOML ({error})") from None
     return recipe_from(table, name_or_path)
 
@@ -125,11 +130,42 @@ def load_recipe(name_or_path: str) -> Recipe:
 def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from its decoded table; `where` names it in errors."""
     recipe: Recipe = _section(Recipe, table, f"recipe {where}")
+    for name, section in (("crm", recipe.crm), ("llm", recipe.llm), ("llm, lora", recipe.llm.lora),
+                          ("export", recipe.export)):  # fmt: skip
+        _check_numbers(section, f"recipe {where}, {name}")
+    if recipe.seed < 0:
+        raise RecipeError(f"recipe {where}, seed: {recipe.seed} is below 0")
+    _check_threshold(recipe.export.threshold, f"recipe {where}, export, threshold")
     if recipe.llm.hidden % recipe.llm.heads or recipe.llm.heads % recipe.llm.kv_heads:
         raise RecipeError(f"recipe {where}: llm.hidden must divide by heads, and heads by kv_heads")
+    if recipe.llm.hidden // recipe.llm.heads % 2:
+        raise RecipeError(f"recipe {where}: llm.hidden / heads must be even, positions turn pairs of numbers")
     if recipe.llm.source == "checkpoint" and not recipe.llm.path:
         raise RecipeError(f"recipe {where}: llm.source is 'checkpoint', so llm.path must name its directory")
     return recipe
+
+
+def _check_numbers(section: Any, where: str) -> None:
+    """Counts are at least 1, some may be 0, shares lie in [0, 1]."""
+    for item in fields(section):
+        value = getattr(section, item.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                continue
+            low, high = (0, 1) if item.name in _SHARES else (0 if item.name in _MAY_BE_ZERO else 1, math.inf)
+            right = 0 < number < math.inf if item.name == "learning_rate" else low <= number <= high
+            if not right or math.isinf(number):
+                raise RecipeError(f"{where}, {item.name}: {number} is out of range")
+
+
+def _check_threshold(text: str, where: str) -> None:
+    try:
+        if text.startswith("ratio:"):
+            parse_share(text.removeprefix("ratio:"))
+        else:
+            parse_threshold(text, None)
+    except InputError as error:
+        raise RecipeError(f"{where}: {error}") from None
 
 
 def _text(name_or_path: str) -> str:

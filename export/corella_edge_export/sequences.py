@@ -63,11 +63,11 @@ class SequenceBuilder:
     def training(self, split: Split, users: Iterable[int], offset: int) -> list[Sequence]:
         """Stretches of `history_lines + block` events, each row a target once; `offset` shifts the cuts."""
         stretch = self.encoder.template.history_lines + self.encoder.template.block
-        return [
+        return self._all(
             self.build(user, start, chosen, split)
             for user, targets in _by_user(split, users)
             for start, chosen in _cut(targets, lambda p: max(0, (p - offset) // stretch * stretch + offset))
-        ]
+        )
 
     def exact(self, split: Split, users: Iterable[int], rows: Container[int] | None = None) -> list[Sequence]:
         """Rows (all, or those in `rows`) with exactly the history a prompt has at serving time.
@@ -75,11 +75,16 @@ class SequenceBuilder:
         Rows whose prompts begin at the same event share a sequence.
         """
         first = self.encoder.template.first_event
-        return [
+        return self._all(
             self.build(user, start, chosen, split)
             for user, targets in _by_user(split, users)
             for start, chosen in _cut({p: r for p, r in targets.items() if rows is None or r in rows}, first)
-        ]
+        )
+
+    @staticmethod
+    def _all(made: Iterable[Sequence]) -> list[Sequence]:
+        """Those with a target: items without text are none."""
+        return [sequence for sequence in made if len(sequence.rows)]
 
 
 def _by_user(split: Split, users: Iterable[int]) -> Iterable[tuple[int, dict[int, int]]]:

@@ -17,6 +17,7 @@ from corella_edge_export.loop import Schedule
 from corella_edge_export.recipe import LlmRecipe
 from corella_edge_export.sequences import Sequence, SequenceBuilder, bucketed
 
+PADDING = 32
 Indices = npt.NDArray[np.int64]
 
 
@@ -61,7 +62,8 @@ class LlmTask:
 
     def logits(self, sequences: list[Sequence]) -> Tensor:
         """float32 [targets, 2]: logits of (no, yes), targets in sequence order."""
-        longest = max(len(s.tokens) for s in sequences)
+        # Few distinct lengths: every new shape costs the CPU kernels a compilation, and memory.
+        longest = -(-max(len(s.tokens) for s in sequences) // PADDING) * PADDING
         tokens = torch.zeros((len(sequences), longest), dtype=torch.int64)
         for i, sequence in enumerate(sequences):
             tokens[i, : len(sequence.tokens)] = torch.from_numpy(sequence.tokens.astype(np.int64))

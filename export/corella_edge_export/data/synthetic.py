@@ -57,10 +57,10 @@ class SyntheticConfig:
     late_items: float = 0.25
     late_users: float = 0.05
     late_from: float = 0.82
-    late_pick: float = 0.4
+    late_pick: float = 0.45
     stated: float = 0.8
     theme: float = 1.2
-    tone: float = 1.2
+    tone: float = 1.5
     quality: float = 1.6
     late_quality: float = 0.6
     latent: float = 1.0
