@@ -197,8 +197,10 @@ def test_a_wrong_type_in_the_manifest_is_named(root: Path, change: dict[str, Any
 
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.just("0" * 64),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["sha256", "size", "../x", "a"]) | st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["sha256", "size", "../x", "a"]) | st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 

@@ -18,8 +18,13 @@ ROWS = st.lists(st.tuples(SCORES, st.integers(0, 1), st.integers(0, 3)), min_siz
 @given(ROWS)
 def test_auc_is_the_share_of_pairs_in_order(rows: list[Any]) -> None:
     p, y, w = (np.asarray(column, dtype=np.float64) for column in zip(*rows, strict=True))
-    pairs = [(a * b, 1.0 if q > r else 0.5 if q == r else 0.0)
-             for q, one, a in zip(p, y, w, strict=True) if one for r, two, b in zip(p, y, w, strict=True) if not two]
+    pairs = [
+        (a * b, 1.0 if q > r else 0.5 if q == r else 0.0)
+        for q, one, a in zip(p, y, w, strict=True)
+        if one
+        for r, two, b in zip(p, y, w, strict=True)
+        if not two
+    ]
     total = sum(weight for weight, _ in pairs)
     found = RankedScores(p, y).auc(w)
     if total:

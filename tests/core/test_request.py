@@ -15,8 +15,9 @@ NAMES = ["user", *TOP, "features", "history", "item", "rating", "time"]
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([10**400, ""])
 ANY_JSON = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=4), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=4), inner, max_size=5)
+    ),
     max_leaves=20,
 )
 IDS = st.text(min_size=1, max_size=MAX_ID_CHARS)
@@ -26,9 +27,7 @@ FEATURES = st.dictionaries(st.text(max_size=9), VALUES | st.lists(VALUES, max_si
 EVENTS = st.fixed_dictionaries(
     {"item": IDS}, optional={"rating": NUMBERS, "time": st.integers(-MAX_TIME, MAX_TIME) | st.floats(-1e9, 1e9)}
 )
-USERS = st.fixed_dictionaries(
-    {}, optional={"id": IDS, "features": FEATURES, "history": st.lists(EVENTS, max_size=4)}
-)
+USERS = st.fixed_dictionaries({}, optional={"id": IDS, "features": FEATURES, "history": st.lists(EVENTS, max_size=4)})
 CANDIDATES = st.lists(st.fixed_dictionaries({"item": IDS}, optional={"features": FEATURES}), min_size=1, max_size=4)
 VALID = st.fixed_dictionaries(
     {"user": USERS},

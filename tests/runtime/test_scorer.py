@@ -162,9 +162,7 @@ def test_a_failed_decode_costs_its_own_group_alone(
         calls = iter(range(100))
         decode = scorer._context.decode
 
-        def failing(
-            batch: Any, broken: int = broken, calls: Any = calls, decode: Any = decode
-        ) -> None:
+        def failing(batch: Any, broken: int = broken, calls: Any = calls, decode: Any = decode) -> None:
             if next(calls) == broken:
                 raise DecodeError("out of luck")
             decode(batch)

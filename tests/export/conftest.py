@@ -1,0 +1,69 @@
+"""Two small prepared data sets: the synthetic one, and one with every kind of attribute and gap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pytest
+
+from corella_edge.schema import FeatureEncoder
+from corella_edge_export.data.prepare import write_prepared
+from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.data.raw import RawData
+from corella_edge_export.data.synthetic import SyntheticConfig, generate
+from corella_edge_export.fit import catalog_of, fit_schema
+from corella_edge_export.recipe import CrmRecipe
+
+CRM = CrmRecipe(embedding_dim=4, hidden=(8, 6), history=7, window=11, cross_layers=2)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    data: PreparedData
+    encoder: FeatureEncoder
+
+
+@pytest.fixture(scope="session", params=["synthetic", "gaps"])
+def fitted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    folder = tmp_path_factory.mktemp("prepared") / request.param
+    config = SyntheticConfig(seed=3, users=40, items=50, genres=2, events=16.0)
+    write_prepared(generate(config) if request.param == "synthetic" else with_gaps(), folder, requests=5)
+    data = PreparedData.open(folder)
+    return Fitted(data, FeatureEncoder(fit_schema(data, CRM), catalog_of(data)))
+
+
+def with_gaps() -> RawData:
+    """Numeric, categorical and multi attributes on both sides; ratings and attributes missing here and there."""
+    rng = np.random.default_rng(5)
+    rows = [(f"u{u}", f"i{i}", t) for u in range(12) for t, i in enumerate(rng.permutation(30)[: 8 + u])]
+    n = len(rows)
+    ratings = [None if rng.random() < 0.3 else float(rng.choice([0.1, 10 / 3, 4.0])) for _ in rows]
+    interactions = pl.DataFrame(
+        {
+            "user_id": [user for user, _, _ in rows], "item_id": [item for _, item, _ in rows],
+            "rating": pl.Series(ratings, dtype=pl.Float32), "timestamp": [t * 1000 for _, _, t in rows],
+            "label": pl.Series(rng.integers(0, 2, n), dtype=pl.Int8),
+        }
+    )  # fmt: skip
+    users = pl.DataFrame(
+        {
+            "user_id": [f"u{u}" for u in range(12)],
+            "job": [None if u % 4 == 0 else f"job {u % 3}" for u in range(12)],
+            "age": [None if u % 5 == 0 else float(20 + u) for u in range(12)],
+            "likes": [None if u % 6 == 0 else [f"l{k}" for k in range(u % 4)] for u in range(12)],
+        }
+    )
+    items = pl.DataFrame(
+        {
+            "item_id": [f"i{i}" for i in range(30)],
+            "title": [f"Title {i}" for i in range(30)],
+            "genres": [None if i % 7 == 0 else [f"g{k}" for k in range(i % 5)] for i in range(30)],
+            "price": [None if i % 6 == 0 else i / 3 for i in range(30)],
+        }
+    )
+    return RawData(
+        "gaps", interactions, users, items, {"job": "categorical", "age": "numeric", "likes": "multi"},
+        {"genres": "multi", "price": "numeric"}, 3.0, "none", True,
+    )  # fmt: skip

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corella_edge.errors import RecipeError
+from corella_edge_export.recipe import Recipe, load_recipe, recipe_from, shipped
+
+DEFAULT = Recipe("r")
+
+
+def leaves(section: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(place, default) of every setting."""
+    for item in fields(section):
+        value = getattr(section, item.name)
+        if is_dataclass(value):
+            yield from leaves(value, (*path, item.name))
+        else:
+            yield (*path, item.name), value
+
+
+def table(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """A recipe's table with one setting."""
+    inner: Any = value
+    for key in reversed(path):
+        inner = {key: inner}
+    return {"name": "r", **inner}
+
+
+LEAVES = list(leaves(DEFAULT))
+WRONG: dict[type, list[Any]] = {
+    str: [3, True, ["x"]], int: ["3", 1.5, True, None], float: ["x", True, []],
+    bool: [1, "true"], tuple: [3, "x", [None], [[1]]], dict: [3, "x", {"a": 3}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "default"), LEAVES, ids=[".".join(path) for path, _ in LEAVES])
+def test_a_setting_of_the_wrong_type_is_named(path: tuple[str, ...], default: Any) -> None:
+    for wrong in WRONG[type(default)]:
+        with pytest.raises(RecipeError) as caught:
+            recipe_from(table(path, wrong), "mine.toml")
+        assert path[-1] in str(caught.value), wrong
+        assert "mine.toml" in str(caught.value) or path[0] == "prompt"
+
+
+@pytest.mark.parametrize("section", [(), ("crm",), ("llm",), ("llm", "lora"), ("prompt",), ("export",)])
+def test_an_unknown_key_and_a_section_that_is_none_are_named(section: tuple[str, ...]) -> None:
+    with pytest.raises(RecipeError, match="unknown key 'epoch'"):
+        recipe_from(table((*section, "epoch"), 3), "r")
+    if section:
+        with pytest.raises(RecipeError, match=f"{section[-1]}: expected a table"):
+            recipe_from(table(section, 3), "r")
+
+
+@pytest.mark.parametrize(("path", "default"), LEAVES, ids=[".".join(path) for path, _ in LEAVES])
+def test_every_number_has_a_range(path: tuple[str, ...], default: Any) -> None:
+    first = default[0] if isinstance(default, tuple) else default
+    if isinstance(first, str) or not isinstance(first, (int, float)) or path[-1] == "like_above":
+        return
+    for number in (-1, *([float("nan"), float("inf")] if isinstance(first, float) else [])):
+        with pytest.raises(RecipeError) as caught:
+            recipe_from(table(path, [number] if isinstance(default, tuple) else number), "r")
+        assert path[-1] in str(caught.value)
+
+
+def test_a_default_recipe_survives_its_own_table() -> None:
+    assert recipe_from(asdict(DEFAULT), "r") == DEFAULT
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_recipes_load_under_their_name(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe_from(asdict(recipe), name) == recipe
+
+
+def test_the_shipped_recipes_are_there() -> None:
+    assert {"demo", "ml-1m-tiny"} <= set(shipped())
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [("name = ", "not TOML"), ("", "'name'"), ("name = 3", "name"), ("x = " + "[" * 5000, "not TOML"),
+     ('name = "r"\n[crm]\nstructure = "both"', "structure"), ('name = "r"\n[llm]\nsource = "checkpoint"', "llm.path"),
+     ('name = "r"\n[llm]\nheads = 3', "heads"), ('name = "r"\n[llm]\nkv_heads = 3', "kv_heads"),
+     ('name = "r"\n[llm]\nhidden = 36\nheads = 4\n', "even"), ('name = "r"\n[prompt]\nitem = "{name}"', "title"),
+     ('name = "r"\n[crm]\nhidden = [8, 0]', "hidden"), ('name = "r"\n[export]\nthreshold = "ratio:2"', "threshold"),
+     ('name = "r"\n[export]\nthreshold = "0.9"', "threshold"), ('name = "r"\n[crm]\nlearning_rate = 0', "_rate"),
+     ('name = "r"\n[crm]\noov_rate = 1.5', "oov_rate"), ("name = 2020-01-01", "name"), ("[[name]]\nx=1", "name")],
+)  # fmt: skip
+def test_an_impossible_recipe_is_refused(tmp_path: Path, text: str, part: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(path))
+    assert part in str(caught.value)
+
+
+def test_what_is_no_recipe_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"neither a file nor one of .*ml-1m-tiny"):
+        load_recipe("ml-2m")
+    with pytest.raises(RecipeError, match="neither"):
+        load_recipe(str(tmp_path))
+    (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
+    with pytest.raises(RecipeError, match="UTF-8"):
+        load_recipe(str(tmp_path / "latin.toml"))
+
+
+def test_whole_numbers_are_numbers() -> None:
+    recipe = recipe_from({"name": "r", "crm": {"learning_rate": 1, "hidden": [4]}}, "r")
+    assert (recipe.crm.learning_rate, type(recipe.crm.learning_rate), recipe.crm.hidden) == (1.0, float, (4,))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from([path for path, _ in LEAVES] + [("crm",), ("prompt",), ("llm", "lora")]), VALUES)
+def test_any_value_is_a_recipe_or_a_recipe_error(path: tuple[str, ...], value: Any) -> None:
+    try:
+        found = recipe_from(table(path, value), "r")
+    except RecipeError:
+        return
+    assert recipe_from(asdict(found), "r") == found

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corella_edge.catalog import Catalog
+from corella_edge.errors import ExportError, InputError
+from corella_edge.prompt import Template, Tokens
+from corella_edge.request import User
+
+pytest.importorskip("transformers")
+
+from corella_edge_export.tokenizer import (
+    load_tokenizer,
+    resolve_answers,
+    segment_tokenizer,
+    train_tokenizer,
+)
+
+CATALOG = Catalog(["a", "b"], [{"title": "Red Sun"}, {"title": "Café del Río"}])
+
+
+@pytest.fixture(scope="module")
+def trained() -> Any:
+    return train_tokenizer(Template(), CATALOG, [User("u")], 320)
+
+
+def words(text: str) -> list[int]:
+    """A tokenizer that knows two words and spells the rest."""
+    return {" Yes": [7], " No": [8], " Nope": [8]}.get(text) or [ord(c) for c in text]
+
+
+def test_answers_are_resolved_from_the_tokenizer(trained: Any) -> None:
+    tokenize = segment_tokenizer(trained)
+    found = resolve_answers(tokenize, Template(), trained.bos_token_id)
+    assert [found.yes] == tokenize(" Yes")
+    assert [found.no] == tokenize(" No")
+    assert trained.convert_ids_to_tokens([found.yes, found.no]) == ["ĠYes", "ĠNo"]
+    assert resolve_answers(words, Template(), None) == Tokens(7, 8, None)
+
+
+@pytest.mark.parametrize(
+    ("template", "part"),
+    [
+        (Template(yes="Yes"), "prompt.yes: 'Yes' is 3 tokens"),
+        (Template(no="Never"), "prompt.no: 'Never' is 5 tokens"),
+        (Template(yes=" No"), "same token"),
+        (Template(yes=" No", no=" Nope"), "same token"),
+        (Template(no=""), "prompt.no: '' is 0 tokens"),
+    ],
+)
+def test_answers_of_several_tokens_or_the_same_are_refused(template: Template, part: str) -> None:
+    with pytest.raises(ExportError) as caught:
+        resolve_answers(words, template, None)
+    assert part in str(caught.value)
+
+
+def test_training_repeats_and_survives_its_folder(trained: Any, tmp_path: Path) -> None:
+    again = train_tokenizer(Template(), CATALOG, [User("u")], 320)
+    assert again.get_vocab() == trained.get_vocab()
+    assert 259 <= len(trained) <= 320
+    trained.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    text = "Café del Río: Yes 5\n東京"
+    assert segment_tokenizer(loaded)(text) == segment_tokenizer(trained)(text)
+    assert (loaded.bos_token, loaded.eos_token, loaded.pad_token) == ("<s>", "</s>", "<pad>")
+
+
+@given(st.text(max_size=20) | st.sampled_from(["<s>", "</s><pad>", "a<s>b"]))
+def test_any_text_comes_back_and_names_no_special_token(trained: Any, text: str) -> None:
+    ids = segment_tokenizer(trained)(text)
+    assert trained.backend_tokenizer.decode(ids, skip_special_tokens=False) == text
+    assert not {trained.bos_token_id, trained.eos_token_id, trained.pad_token_id} & set(ids)
+
+
+def test_what_is_no_tokenizer_is_told_so(tmp_path: Path, trained: Any) -> None:
+    with pytest.raises(InputError, match="not a checkpoint directory"):
+        load_tokenizer(tmp_path / "absent")
+    with pytest.raises(InputError, match="tokenizer can not be read"):
+        load_tokenizer(tmp_path)
+    for name, content in (("tokenizer.json", "{"), ("tokenizer_config.json", "{"), ("tokenizer.json", '{"model": 3}')):
+        trained.save_pretrained(tmp_path)
+        (tmp_path / name).write_text(content)
+        with pytest.raises(InputError, match="tokenizer can not be read"):
+            load_tokenizer(tmp_path)
+    with pytest.raises(InputError, match="no fast form"):
+        segment_tokenizer(object())
