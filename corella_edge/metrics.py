@@ -98,19 +98,35 @@ class Bootstrap:
         weights = (rng.multinomial(self._count, share).astype(np.float64) for _ in range(self.draws))
         return np.asarray([statistic(w[self._user_of_row]) for w in weights])
 
-    def interval(self, statistic: Callable[[Floats], float]) -> Interval:
-        """The statistic on all rows with its percentile interval."""
-        drawn = self.samples(statistic)
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        return Interval(statistic(np.ones(len(self._user_of_row))), float(low), float(high))
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A metric on all rows and under every draw, float64 [draws]; two of the same `Bootstrap` are paired."""
+
+    value: float
+    draws: Floats
+
+    def interval(self) -> Interval:
+        """The value with its percentile interval."""
+        low, high = np.nanpercentile(self.draws, [2.5, 97.5])
+        return Interval(self.value, float(low), float(high))
+
+    def gain(self, other: Sampled) -> Interval:
+        """This minus the other, with the interval of the paired difference."""
+        return Sampled(self.value - other.value, self.draws - other.draws).interval()
+
+
+def sampled_auc(probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap) -> Sampled:
+    """AUC under every draw of users."""
+    ranked = RankedScores(probability, label)
+    return Sampled(ranked.auc(), bootstrap.samples(ranked.auc))
 
 
 def auc_interval(probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap) -> Interval:
     """AUC with its interval."""
-    return bootstrap.interval(RankedScores(probability, label).auc)
+    return sampled_auc(probability, label, bootstrap).interval()
 
 
 def auc_gain(better: npt.ArrayLike, worse: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap) -> Interval:
     """AUC(better) - AUC(worse) on the same rows, with the interval of the paired difference."""
-    a, b = RankedScores(better, label), RankedScores(worse, label)
-    return bootstrap.interval(lambda weight: a.auc(weight) - b.auc(weight))
+    return sampled_auc(better, label, bootstrap).gain(sampled_auc(worse, label, bootstrap))

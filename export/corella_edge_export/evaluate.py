@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge import bundle, metrics
+from corella_edge import bundle
 from corella_edge.errors import InputError
-from corella_edge.metrics import Bootstrap
+from corella_edge.metrics import Bootstrap, sampled_auc
 from corella_edge.router import RATIOS
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.loop import write_atomic
 from corella_edge_export.rowset import RowSet, choose_rows
 from corella_edge_export.run import fingerprint, read_json
 from corella_edge_runtime.bench.machine import machine, versions
-from corella_edge_runtime.bench.quality import Labelled, at_threshold, routed
+from corella_edge_runtime.bench.quality import Labelled, at_threshold_sampled
 from corella_edge_runtime.engine import Engine
 
 CHUNK = 2000
@@ -119,17 +119,17 @@ def _part(data: Labelled, mask: npt.NDArray[np.bool_]) -> Labelled:
 def _group(engine: Engine, name: str, data: Labelled, ratios: tuple[float, ...], progress: Progress) -> dict[str, Any]:
     """Thresholds come from the bundle's calibration (validation rows), so the realised share may differ."""
     bootstrap = Bootstrap(data.users)
+    crm = sampled_auc(data.crm, data.labels, bootstrap)
+    llm = sampled_auc(np.where(np.isnan(data.llm), data.crm, data.llm), data.labels, bootstrap)
     table: list[dict[str, Any]] = []
     asked = [*ratios] if engine.llm is not None else [0.0]
     for number, ratio in enumerate(asked, 1):
         progress(f"{name}: bootstrap over users", number, len(asked))
-        nats = engine.calibration.threshold(ratio)
-        p, _ = routed(data, nats)
-        row = asdict(at_threshold(data, nats, bootstrap))
+        found, auc = at_threshold_sampled(data, engine.calibration.threshold(ratio), bootstrap, crm)
+        row = {"ratio": ratio, **asdict(found)}
         if engine.llm is not None:
-            answered = np.where(np.isnan(data.llm), data.crm, data.llm)
-            row["gain_over_llm"] = asdict(metrics.auc_gain(p, answered, data.labels, bootstrap))
-        table.append({"ratio": ratio, **row})
+            row["gain_over_llm"] = asdict(auc.gain(llm))
+        table.append(row)
     return {"rows": len(data.labels), "users": len(set(data.users)), "positive": float(data.labels.mean()), "at": table}
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from corella_edge import metrics
 from corella_edge.jsonlines import Traffic
-from corella_edge.metrics import Bootstrap, Interval
+from corella_edge.metrics import Bootstrap, Interval, Sampled, sampled_auc
 from corella_edge.router import entropy, is_routed
 from corella_edge_runtime.bench.measure import Progress, Rank
 
@@ -62,10 +62,17 @@ def routed(data: Labelled, nats: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
     return np.where(chosen, data.llm, data.crm), chosen
 
 
-def at_threshold(data: Labelled, nats: float, bootstrap: Bootstrap) -> RoutedQuality:
-    """Metrics of routing at `nats`, with 95 % intervals over users."""
+def at_threshold(data: Labelled, nats: float, bootstrap: Bootstrap, crm: Sampled | None = None) -> RoutedQuality:
+    """Metrics of routing at `nats`, with 95 % intervals over users; `crm` saves drawing the CRM's AUC again."""
+    return at_threshold_sampled(data, nats, bootstrap, crm or sampled_auc(data.crm, data.labels, bootstrap))[0]
+
+
+def at_threshold_sampled(
+    data: Labelled, nats: float, bootstrap: Bootstrap, crm: Sampled
+) -> tuple[RoutedQuality, Sampled]:
+    """The same, and the routed AUC under every draw, for further paired comparisons."""
     p, chosen = routed(data, nats)
     found = metrics.quality(p, data.labels)
-    auc = metrics.auc_interval(p, data.labels, bootstrap)
-    gain = metrics.auc_gain(p, data.crm, data.labels, bootstrap)
-    return RoutedQuality(len(p), float(chosen.mean()), auc, found.logloss, found.accuracy, gain)
+    auc = sampled_auc(p, data.labels, bootstrap)
+    share = float(chosen.mean())
+    return RoutedQuality(len(p), share, auc.interval(), found.logloss, found.accuracy, auc.gain(crm)), auc
