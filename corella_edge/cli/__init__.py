@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from corella_edge import __version__
-from corella_edge.errors import CorellaError
+from corella_edge.errors import CorellaError, InterruptedRunError
 
 # name → (module in this folder, one line for --help); the order is the order of work.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -38,6 +38,13 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"corella_edge.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Ctrl-C in a command that does not handle it is an expected end, not a traceback."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise InterruptedRunError("interrupted") from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

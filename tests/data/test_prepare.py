@@ -44,7 +44,7 @@ def raw_data(rows: list[Row]) -> RawData:
 
 
 def plain_split(rows: list[Row]) -> dict[str, list[tuple[Any, ...]]]:
-    """The rule of contracts.md 2, row by row."""
+    """The documented split rule, row by row."""
     before: dict[str, int] = {}
     kept = []
     for user, item, rating, time in sorted(rows, key=lambda row: (row[3], row[0], row[1])):

@@ -1,4 +1,4 @@
-"""From a reader's tables to the prepared folder: order, label, history rule, split, files (contracts.md 2)."""
+"""From a reader's tables to the prepared folder: order, label, history rule, split, files."""
 
 from __future__ import annotations
 

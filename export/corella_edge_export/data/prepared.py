@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
 PARQUET = (*SPLITS, "interactions", "users", "items")
 # The prompt drops a history's oldest lines in blocks of this many, so that its prefix stays the same
-# between drops (contracts.md 7).
+# between drops.
 HISTORY_BLOCK = 10
 
 

@@ -42,7 +42,7 @@ def _candidates(own: NDArray[np.int32], position: int, n_items: int, rng: np.ran
 
 
 def request_json(request: Request) -> dict[str, Any]:
-    """The JSON form of a request (contracts.md 1): only what is set, whole numbers as integers."""
+    """The JSON form of a request: only what is set, whole numbers as integers."""
     user: dict[str, Any] = {"id": request.user.id} if request.user.id is not None else {}
     user["features"] = {name: _plain(value) for name, value in request.user.features.items()}
     user["history"] = [_event(event) for event in request.user.history]
