@@ -13,6 +13,7 @@ another field, and the tokens of an item can be kept.
 from __future__ import annotations
 
 import string
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -161,7 +162,8 @@ class PromptEncoder:
         self.template = template
         self.catalog = catalog
         self.tokens = tokens
-        self.tokenize = tokenize
+        # One spelling of every accent: some tokenizers compose letters themselves, llama.cpp never does.
+        self.tokenize: Tokenize = lambda text: tokenize(unicodedata.normalize("NFC", text))
         self._items: dict[int, list[int] | None] = {}
         self._tails: dict[str, list[int]] = {}
 

@@ -31,6 +31,7 @@ from corella_edge_export.rowset import RowSet, choose_rows, history_needed
 from corella_edge_export.run import Run
 from corella_edge_export.to_gguf import write_gguf
 from corella_edge_export.to_onnx import export_onnx, quantize_int8
+from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.binding import Model, check_file_type, quantize
 
@@ -84,7 +85,14 @@ class Export:
         self.differences["crm"] = verify.check_crm(model, self.encoder, path, chosen)
         self.crm_reference = [float(verify.torch_crm(model, self.encoder, r)[0]) for r in chosen]
         if self.options.crm_int8 or self.run.recipe.export.crm_int8:
-            quantize_int8(path, self.folder / "crm.int8.onnx", self.schema)
+            self._write_crm_int8(path, self.folder / "crm.int8.onnx")
+
+    def _write_crm_int8(self, source: Path, path: Path) -> None:
+        self.say(f"CRM: {path.name}")
+        quantize_int8(source, path, self.schema)
+        crm = Crm(path, self.schema)
+        feeds = (self.encoder.encode(request.user, request.candidates or ())[0] for request in self.requests)
+        self._judge("crm_int8", np.concatenate([crm.probability(feed) for feed in feeds]))
 
     def write_llm(self) -> None:
         """llm.gguf and its variants; f16 must equal transformers, quantised types are judged by their metrics."""
@@ -95,7 +103,8 @@ class Export:
         self.llm_reference = expected
         self._judge("torch", expected)
         f16 = self.work / "f16.gguf"
-        write_gguf(merged(task.model), self.run.tokenizer(), f16, self.run.recipe.name, self._spm())
+        recipe = self.run.recipe
+        write_gguf(merged(task.model), self.run.tokenizer(), f16, recipe.name, self.run.spm(), recipe.llm.context)
         model = Model(f16)
         texts = verify.check_tokens(model, self.prompts, [r.user for r in self.requests[:200]])
         model.close()
@@ -172,8 +181,10 @@ class Export:
 
     def seal(self) -> None:
         options, run = self.options, self.run
+        recipe = json.loads((run.folder / "run.json").read_text("utf-8"))["recipe"]
+        recipe["llm"]["path"] = Path(recipe["llm"]["path"]).name  # folders are the machine's own business
         about = {
-            "recipe": json.loads((run.folder / "run.json").read_text("utf-8"))["recipe"],
+            "recipe": recipe,
             "data": {key: run.data.info.get(key) for key in ("name", "licence", "redistributable", "notes", "sources")},
             "models": {"crm": "DCNv2", "llm": self.llm_files()},
             "packages": {name: installed(name) for name in PACKAGES},
@@ -184,11 +195,6 @@ class Export:
         labels = (rows or self.sample).labels
         known = ~np.isnan(probability)
         self.metrics[name] = asdict(metrics.quality(probability[known], labels[known]))
-
-    def _spm(self) -> Path | None:
-        recipe = self.run.recipe.llm
-        path = Path(recipe.path) / "tokenizer.model"
-        return path if recipe.source == "checkpoint" and path.is_file() else None
 
     def _json(self, name: str, value: Any) -> None:
         (self.folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", "utf-8")

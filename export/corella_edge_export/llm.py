@@ -35,16 +35,36 @@ def scratch_model(recipe: LlmRecipe, vocab_size: int, bos: int, eos: int, pad: i
     )
 
 
-def checkpoint_model(folder: Path) -> Any:
-    """The Llama-architecture model of a local Hugging Face directory, float32.
+# What LoRA may sit on: the linear layers of the blocks. Training reads the head's rows past any adapter.
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def check_checkpoint(recipe: LlmRecipe) -> None:
+    """What can be known about a checkpoint and its adapters without reading weights.
 
     Raises:
-        InputError: not a directory of that kind, or one written by transformers 5, whose rope settings this
-            release would silently read as defaults.
+        InputError: not the directory of a Llama, one without weights, one written by transformers 5, whose rope
+            settings this release would silently read as defaults, or adapters on layers that there are not.
     """
-    from transformers import AutoModelForCausalLM
+    folder = Path(recipe.path)
+    unknown = sorted(set(recipe.lora.targets) - set(LINEAR))
+    if unknown or not recipe.lora.targets:
+        raise InputError(f"recipe, llm.lora.targets: {unknown} is not among {', '.join(LINEAR)}")
+    _check_config(folder, _config(folder))
+    if not any((folder / name).is_file() for name in _WEIGHTS):
+        raise InputError(f"{folder}: holds no weights ({', '.join(_WEIGHTS[:2])})")
 
-    config = _config(folder)
+
+def checkpoint_config(folder: Path) -> Any:
+    """The `LlamaConfig` of a local directory. Raises InputError as `check_checkpoint`."""
+    from transformers import AutoConfig
+
+    _check_config(folder, _config(folder))
+    return AutoConfig.from_pretrained(folder, local_files_only=True)
+
+
+def _check_config(folder: Path, config: dict[str, Any]) -> None:
     if config.get("model_type") != "llama":
         raise InputError(f"{folder}/config.json: model_type is {config.get('model_type')!r}, expected 'llama'")
     if "rope_parameters" in config or str(config.get("transformers_version", "")).startswith("5."):
@@ -52,10 +72,27 @@ def checkpoint_model(folder: Path) -> Any:
             f"{folder}/config.json: written by transformers 5; its rope settings would be lost here. "
             "Save it again with transformers 4 (rope_theta and rope_scaling at the top level)"
         )
+
+
+def checkpoint_model(folder: Path) -> Any:
+    """The Llama-architecture model of a local Hugging Face directory, float32.
+
+    Raises:
+        InputError: not a directory of that kind, or files that do not hold the whole model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    _check_config(folder, _config(folder))
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: the model can not be read ({str(error).splitlines()[0]})") from None
+    lacking = [*found["missing_keys"], *found["mismatched_keys"], *found["unexpected_keys"]]
+    if lacking:  # transformers would go on with random weights, or without these
+        raise InputError(f"{folder}: its weights do not fit config.json: {sorted(map(str, lacking))[:3]}")
+    return model
 
 
 def _config(folder: Path) -> dict[str, Any]:

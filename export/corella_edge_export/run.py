@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,19 @@ from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
 from corella_edge.schema import FeatureEncoder, Schema
-from corella_edge_export import llm, loop, tokenizer, train_crm, train_llm
+from corella_edge_export import llm, loop, tokenizer, train_crm, train_llm, verify
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.dcn import DCNv2
 from corella_edge_export.fit import catalog_of, fit_schema
 from corella_edge_export.recipe import Recipe, recipe_from
 from corella_edge_export.rows import EncodedRows
+from corella_edge_export.rowset import choose_rows, history_needed
 from corella_edge_export.sequences import SequenceBuilder
+from corella_edge_export.to_gguf import write_vocabulary
+from corella_edge_runtime.llm.binding import Model
 
 TOKENIZER_USERS = 2000
+CHECKED_ROWS = 200
 
 
 class Run:
@@ -127,6 +132,17 @@ class Run:
         trained = tokenizer.train_tokenizer(self.recipe.prompt, catalog, users, self.recipe.llm.vocab_size)
         trained.save_pretrained(folder)
 
+    def llm_config(self) -> Any:
+        """The LLM's sizes, as transformers holds them."""
+        recipe = self.recipe.llm
+        return llm.checkpoint_config(Path(recipe.path)) if recipe.source == "checkpoint" else self.new_llm().config
+
+    def spm(self) -> Path | None:
+        """The checkpoint's SentencePiece file, if it has one."""
+        recipe = self.recipe.llm
+        path = Path(recipe.path) / "tokenizer.model"
+        return path if recipe.source == "checkpoint" and path.is_file() else None
+
     def prompt_encoder(self, catalog: Catalog) -> PromptEncoder:
         """Prompts in the trained tokenizer's ids."""
         t = self.tokenizer()
@@ -144,10 +160,30 @@ class Run:
 
 def train(folder: Path, recipe: Recipe, data: PreparedData, quiet: bool = False) -> dict[str, Any]:
     """Train both models, or what is left of them; returns (and writes) the run's summary."""
+    if recipe.llm.source == "checkpoint":
+        llm.check_checkpoint(recipe.llm)
     run = Run.start(folder, recipe, data)
+    check_prompts(run)
     summary = {"crm": train_crm_of(run, quiet), "llm": train_llm_of(run, quiet)}
     loop.write_atomic(folder / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
+
+
+def check_prompts(run: Run) -> None:
+    """What would make the export refuse the LLM is found before the training, not after.
+
+    Raises:
+        ExportError: answers that are not single tokens, or a tokenizer or model that GGUF can not hold.
+    """
+    schema, catalog = run.fit_inputs()
+    prompts = run.prompt_encoder(catalog)
+    rows = choose_rows(run.data, "valid", CHECKED_ROWS, run.recipe.seed, history_needed(schema, run.recipe))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vocabulary.gguf"
+        write_vocabulary(run.llm_config(), run.tokenizer(), path, run.spm())
+        model = Model(path, vocabulary_only=True)
+        verify.check_tokens(model, prompts, [request.user for request in rows.requests()])
+        model.close()
 
 
 def train_crm_of(run: Run, quiet: bool) -> dict[str, float]:

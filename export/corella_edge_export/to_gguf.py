@@ -32,23 +32,37 @@ _SPLITS = {_WORDS + r"\p{N}" + _REST: "qwen2", _WORDS + r"\p{N}{1,3}" + _REST: "
 Array = npt.NDArray[Any]
 
 
-def write_gguf(model: Any, tokenizer: Any, path: Path, name: str, spm: Path | None = None) -> None:
+def write_gguf(
+    model: Any, tokenizer: Any, path: Path, name: str, spm: Path | None = None, context: int | None = None
+) -> None:
     """Write `path`.
 
     Args:
         model: a `LlamaForCausalLM` with adapters already merged.
         spm: the checkpoint's SentencePiece `tokenizer.model`, for tokenizers of that kind.
+        context: the longest prompt, where that is less than what the model could read.
 
     Raises:
         ExportError: a rope scaling, bias or tokenizer that has no counterpart in the file.
     """
-    config = model.config
-    _refuse_unknown(config)
+    _write(model.config, tokenizer, path, name, spm, context, model.state_dict())
+
+
+def write_vocabulary(config: Any, tokenizer: Any, path: Path, spm: Path | None = None) -> None:
+    """Write `path` without weights: enough for llama.cpp to tokenise. Raises as `write_gguf`."""
+    _write(config, tokenizer, path, "vocabulary", spm, None, {})
+
+
+def _write(
+    config: Any, tokenizer: Any, path: Path, name: str, spm: Path | None, context: int | None,
+    weights: dict[str, torch.Tensor],
+) -> None:  # fmt: skip
+    _refuse_unknown(config, tokenizer)
     writer = gguf.GGUFWriter(path, "llama")
     try:
-        _sizes(writer, config, name)
+        _sizes(writer, config, name, context)
         _tokenizer(writer, tokenizer, config.vocab_size, spm)
-        for key, tensor in model.state_dict().items():
+        for key, tensor in weights.items():
             if not (key.startswith("lm_head") and config.tie_word_embeddings) and "rotary_emb" not in key:
                 _tensor(writer, key, tensor, config)
         writer.write_header_to_file()
@@ -58,19 +72,26 @@ def write_gguf(model: Any, tokenizer: Any, path: Path, name: str, spm: Path | No
         writer.close()
 
 
-def _refuse_unknown(config: Any) -> None:
+def _refuse_unknown(config: Any, tokenizer: Any) -> None:
     scaling = getattr(config, "rope_scaling", None)
     if scaling and scaling.get("rope_type", scaling.get("type")) not in (None, "default"):
         raise ExportError(f"the checkpoint's rope_scaling {scaling} can not be written to GGUF by this release")
     if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
         raise ExportError("a Llama with attention_bias or mlp_bias can not be written to GGUF by this release")
+    if config.hidden_act != "silu":
+        raise ExportError(f"hidden_act is {config.hidden_act!r}; llama.cpp computes a Llama with 'silu'")
+    if len(tokenizer) > config.vocab_size:
+        raise ExportError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model embeddings for {config.vocab_size}; "
+            "resize the model's embeddings or remove the added tokens"
+        )
 
 
-def _sizes(writer: Any, config: Any, name: str) -> None:
+def _sizes(writer: Any, config: Any, name: str, context: int | None) -> None:
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_name(name)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
+    writer.add_context_length(min(config.max_position_embeddings, context or config.max_position_embeddings))
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
@@ -91,7 +112,11 @@ def _tensor(writer: Any, key: str, tensor: torch.Tensor, config: Any) -> None:
         values = _interleave(values, config.num_attention_heads)
     if ".attn_k." in name:
         values = _interleave(values, config.num_key_value_heads)
-    writer.add_tensor(name, values.astype(np.float16) if values.ndim > 1 else values)
+    if values.ndim > 1:
+        if not np.abs(values).max() <= np.finfo(np.float16).max:
+            raise ExportError(f"the tensor {key} has values that f16 can not hold")
+        values = values.astype(np.float16)
+    writer.add_tensor(name, values)
 
 
 def _name(key: str) -> str:
@@ -127,6 +152,9 @@ def _tokenizer(writer: Any, tokenizer: Any, vocab_size: int, spm: Path | None) -
 
 
 def _byte_level_bpe(writer: Any, description: dict[str, Any], vocab_size: int) -> None:
+    _check_normalizer(description.get("normalizer"))
+    pre = pre_tokenizer_name(description.get("pre_tokenizer") or {})
+    _check_merges(description, pre)
     added = {entry["id"]: entry for entry in description["added_tokens"]}
     known = {index: text for text, index in description["model"]["vocab"].items()}
     known.update({index: entry["content"] for index, entry in added.items()})
@@ -134,10 +162,24 @@ def _byte_level_bpe(writer: Any, description: dict[str, Any], vocab_size: int) -
     kinds = [_kind(i in known, added.get(i)) for i in range(vocab_size)]
     merges = [m if isinstance(m, str) else " ".join(m) for m in description["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre_tokenizer_name(description.get("pre_tokenizer") or {}))
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)
+
+
+def _check_normalizer(normalizer: dict[str, Any] | None) -> None:
+    """Prompts are NFC before any tokenizer sees them; llama.cpp itself changes nothing."""
+    steps = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
+    unknown = [step["type"] for step in steps if step["type"] != "NFC"]
+    if unknown:
+        raise ExportError(f"the tokenizer's normalizer {unknown} has no counterpart in llama.cpp")
+
+
+def _check_merges(description: dict[str, Any], pre: str) -> None:
+    """llama.cpp takes whole words from the vocabulary, whatever the merges, for one kind only."""
+    if bool(description["model"].get("ignore_merges")) != (pre == "llama-bpe"):
+        raise ExportError(f"the tokenizer's ignore_merges does not fit llama.cpp's {pre!r} rules")
 
 
 def _kind(known: bool, added: dict[str, Any] | None) -> int:
@@ -156,13 +198,21 @@ def pre_tokenizer_name(pre: dict[str, Any]) -> str:
     """
     steps = pre.get("pretokenizers", [pre])
     kinds = [step.get("type") for step in steps]
-    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True) and not steps[0].get("add_prefix_space"):
-        return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits"):
-        return "smollm"
-    if kinds == ["Split", "ByteLevel"] and steps[0]["pattern"].get("Regex") in _SPLITS:
-        return _SPLITS[steps[0]["pattern"]["Regex"]]
+    words = bool(steps and steps[-1].get("use_regex", True))
+    if kinds[-1:] == ["ByteLevel"] and not steps[-1].get("add_prefix_space"):
+        if kinds == ["ByteLevel"] and words:
+            return "gpt-2"
+        if kinds == ["Digits", "ByteLevel"] and words and steps[0].get("individual_digits"):
+            return "smollm"
+        if kinds == ["Split", "ByteLevel"] and not words and _split_name(steps[0]):
+            return _split_name(steps[0])
     raise ExportError(f"the tokenizer's pre-tokenizer has no counterpart in llama.cpp: {json.dumps(pre)[:200]}")
+
+
+def _split_name(step: dict[str, Any]) -> str:
+    if step.get("behavior") != "Isolated" or step.get("invert"):
+        return ""
+    return _SPLITS.get(step["pattern"].get("Regex"), "")
 
 
 def _sentencepiece(writer: Any, path: Path, vocab_size: int, tokenizer: Any) -> None:

@@ -55,7 +55,8 @@ def load_tokenizer(folder: Path) -> Any:
     if not folder.is_dir():
         raise InputError(f"{folder}: not a checkpoint directory")
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # The flag only silences a warning about Mistral that every vocabulary this large gets.
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, fix_mistral_regex=False)
     except Exception as error:  # noqa: BLE001 - the Rust tokenizers raise bare exceptions
         raise InputError(f"{folder}: its tokenizer can not be read ({_first_line(error)})") from None
 
@@ -70,6 +71,8 @@ def segment_tokenizer(tokenizer: Any) -> Tokenize:
     if fast is None:
         raise InputError("the checkpoint's tokenizer has no fast form (tokenizer.json); save one first")
     fast.encode_special_tokens = True
+    fast.no_truncation()
+    fast.no_padding()
 
     def tokenize(text: str) -> list[int]:
         ids: list[int] = fast.encode(text, add_special_tokens=False).ids
@@ -89,8 +92,19 @@ def resolve_answers(tokenize: Tokenize, template: Template, bos: int | None) -> 
         if len(ids) != 1:
             raise ExportError(
                 f"prompt.{name}: {text!r} is {len(ids)} tokens of this tokenizer ({ids}), it must be one; "
-                "try it with or without its leading space, or another word"
+                + _proposal(tokenize, template)
             )
     if yes == no:
         raise ExportError(f"prompt.yes and prompt.no are the same token ({yes[0]}) of this tokenizer")
     return Tokens(yes[0], no[0], bos)
+
+
+def _proposal(tokenize: Tokenize, template: Template) -> str:
+    """What to write instead: the same words with or without their leading space, where that is one token each."""
+    bare = [template.yes.lstrip(), template.no.lstrip()]
+    for yes, no in (bare, [f" {word}" for word in bare]):
+        found = [tokenize(yes), tokenize(no)]
+        if [len(ids) for ids in found] == [1, 1] and found[0] != found[1]:
+            more = "" if yes[0] == " " else " (if it puts a space before every text itself, drop that of rating, too)"
+            return f"in the recipe's [prompt], write yes = {yes!r} and no = {no!r}{more}"
+    return "choose two other words"

@@ -76,8 +76,9 @@ def check_tokens(model: Model, encoder: PromptEncoder, users: Iterable[User]) ->
     headers = {template.header(user) for user in users}
     tails = {template.tail(event) for user in users for event in user.history}
     texts = [text for text in (*items, *headers, *tails, template.yes, template.no) if text is not None]
+    runtime = PromptEncoder(template, encoder.catalog, model.tokenize, encoder.tokens)
     for text in texts:
-        expected, found = encoder.tokenize(text), model.tokenize(text)
+        expected, found = encoder.tokenize(text), runtime.tokenize(text)
         if expected != found:
             raise ExportError(f"tokenisation differs for {text!r}: {expected} in training, {found} in llama.cpp")
     return len(texts)
@@ -122,6 +123,9 @@ def check_llm(name: str, found: Floats, expected: Floats, tolerance: float = F16
         ExportError: it exceeds the tolerance.
     """
     both = ~np.isnan(expected)
+    lost = int(np.isnan(found[both]).sum())
+    if lost:
+        raise ExportError(f"{name}: {lost} of {both.sum()} prompts have no score; are they longer than the context?")
     worst = float(np.abs(found - expected)[both].max()) if both.any() else 0.0
     if not worst <= tolerance:
         raise ExportError(f"{name}: P(Yes) differs from transformers by {worst:.2e}, at most {tolerance} is right")

@@ -41,9 +41,10 @@ C.llama_backend_init()
 class Model:
     """A GGUF file, mapped; shared by contexts and safe to tokenise with from several threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vocabulary_only: bool = False) -> None:
         params = C.llama_model_default_params()
         params.n_gpu_layers = 0
+        params.vocab_only = vocabulary_only
         _last_error.clear()
         self.handle = C.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:

@@ -1,0 +1,94 @@
+"""Tiny Llama checkpoints with real tokenizers and random weights, and the texts that tell tokenizers apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from corella_edge.catalog import Catalog
+from corella_edge.prompt import Template
+from corella_edge.request import User
+from corella_edge_export.tokenizer import train_tokenizer
+
+BARE = Template(yes="Yes", no="No", rating="({})")  # for tokenizers that put a space before every text
+SMOLLM = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<|im_start|>", "eos_token": "<|im_end|>",
+          "unk_token": "<|endoftext|>", "pad_token": "<|im_end|>", "add_prefix_space": False}  # fmt: skip
+TITLES = ["Misérables, Les (1995)", "千と千尋の神隠し (2001)", "Toy Story 2 (1999)", "Schindler's List", "M*A*S*H"]
+TEXTS = [
+    "", "a", " ", "  ", "   ", "\n", "\n\n", " \n", "\t", "a\tb", "Yes", " Yes", "No", " No", " 5\n", "(4.5)\n", "\n5",
+    *TITLES, "don't I'll we'RE DON'T K's 's 'S", "12345 1 23 1999's 12,000.50$", "...!!!???", "_a_ CamelHTML5",
+    "<s>", "</s>", "<unk>", "<pad>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "a<s>b", "x </s> y", " <s> <s>",
+    "<tool_call> x", "<0x0A>", "[unused0]", "▁", "a▁b", " ▁x", "🎬🍿 👨\u200d👩\u200d👧", "Ünïcode – “q”",
+    "a\0b", "\a", "\u200b\u200d", "ﬁ ½ ² Ⅷ ١٢٣ १२३", "\r\n", "a\r\nb", "a\n\n\nb", "  lead", "trail  ", "a  b   c",
+    "\xa0a\xa0b\u3000c", "  \n  x", "\n x", "x \n", "İstanbul ß", "\ufffd", "e\u0301 Å",
+]  # fmt: skip
+_PIECES = [*"abcXYZ  \n\t'sdtm.,!?<>|_▁0123 ", *"éßñ日本語한국🎬½Ⅷ١“”\u3000\xa0", "<s>", "</s>", "<|im_end|>", "'re"]
+
+
+def random_texts(count: int) -> list[str]:
+    rng = random.Random(1)
+    return ["".join(rng.choices(_PIECES, k=rng.randint(1, 14))) for _ in range(count)]
+
+
+def data_folder(name: str) -> Path:
+    """A folder of the shared test data, or a skip that names it."""
+    root = os.environ.get("CORELLA_EDGE_TEST_DATA")
+    if not root:
+        pytest.skip(f"CORELLA_EDGE_TEST_DATA is not set; its folder {name} is needed")
+    folder = Path(root) / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    return folder
+
+
+def copy_tokenizer(kind: str, folder: Path) -> int:
+    """Put a real tokenizer's files into `folder`; returns its vocabulary's size."""
+    source = data_folder(f"tokenizers/{kind}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        if file.name not in ("config.json", "tokenizer.bin", "LICENSE"):
+            shutil.copy(file, folder / file.name)
+            (folder / file.name).chmod(0o644)
+    if kind == "smollm2":
+        (folder / "tokenizer_config.json").write_text(json.dumps(SMOLLM))
+    if kind == "llama2":
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", "legacy": True}))
+    return {"smollm2": 49152, "llama2": 32000, "qwen2.5": 151665}[kind]
+
+
+def random_llama(vocab_size: int, **changes: Any) -> Any:
+    """A LlamaForCausalLM whose answers differ from prompt to prompt."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+             "intermediate_size": 48, "max_position_embeddings": 256, "tie_word_embeddings": True,
+             "bos_token_id": None, "eos_token_id": None}  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **{**sizes, **changes}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2) if parameter.ndim > 1 else parameter.uniform_(0.7, 1.3)
+    return model.eval()
+
+
+def save_scratch_tokenizer(folder: Path) -> int:
+    """A byte-level BPE of our own, as a checkpoint's tokenizer."""
+    catalog = Catalog([str(i) for i in range(len(TITLES))], [{"title": title} for title in TITLES])
+    trained = train_tokenizer(Template(), catalog, [User("u")], 400)
+    trained.save_pretrained(folder)
+    return len(trained)
+
+
+def save_checkpoint(folder: Path, kind: str = "scratch", dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
+    """A Hugging Face directory: a tokenizer ("scratch" or one of the test data) and random weights."""
+    count = save_scratch_tokenizer(folder) if kind == "scratch" else copy_tokenizer(kind, folder)
+    extra = changes.pop("extra_rows", 0)
+    random_llama(count + extra, **changes).to(dtype).save_pretrained(folder)
+    return folder

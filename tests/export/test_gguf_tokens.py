@@ -1,0 +1,184 @@
+"""llama.cpp splits every text as the trainer's tokenizer does, whatever the tokenizer, or the export refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import BARE, TEXTS, copy_tokenizer, data_folder, random_llama, random_texts, save_scratch_tokenizer
+
+from corella_edge.catalog import Catalog
+from corella_edge.errors import ExportError, InputError
+from corella_edge.prompt import PromptEncoder, Template, Tokens
+from corella_edge.request import Event, User
+from corella_edge_export import to_gguf
+from corella_edge_export.tokenizer import load_tokenizer, resolve_answers, segment_tokenizer
+from corella_edge_export.verify import check_tokens
+from corella_edge_runtime.llm.binding import Model
+
+KINDS = ["scratch", "smollm2", "llama2", "qwen2.5"]
+
+
+class Pair:
+    """One tokenizer twice: as the trainer has it, and as llama.cpp reads it from a GGUF file."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.trainer = load_tokenizer(folder)
+        spm = folder / "tokenizer.model"
+        self.config = random_llama(count + 3).config
+        to_gguf.write_vocabulary(self.config, self.trainer, folder / "v.gguf", spm if spm.is_file() else None)
+        self.model = Model(folder / "v.gguf", vocabulary_only=True)
+        self.tokenize = segment_tokenizer(self.trainer)
+
+    def encoder(self, template: Template, titles: list[str]) -> PromptEncoder:
+        catalog = Catalog([str(i) for i in range(len(titles))], [{"title": title} for title in titles])
+        tokens = resolve_answers(self.tokenize, template, self.trainer.bos_token_id)
+        return PromptEncoder(template, catalog, self.tokenize, tokens)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
+    made: dict[str, Pair] = {}
+
+    def get(kind: str) -> Pair:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind)
+            count = save_scratch_tokenizer(folder) if kind == "scratch" else copy_tokenizer(kind, folder)
+            made[kind] = Pair(folder, count)
+        return made[kind]
+
+    return get
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_split_alike(pair: Callable[[str], Pair], kind: str) -> None:
+    chosen = pair(kind)
+    nothing, tokens = Catalog([], []), Tokens(0, 1, None)
+    trainer = PromptEncoder(Template(), nothing, chosen.tokenize, tokens)
+    runtime = PromptEncoder(Template(), nothing, chosen.model.tokenize, tokens)
+    differing = [t for t in TEXTS + random_texts(2000) if trainer.tokenize(t) != runtime.tokenize(t)]
+    assert differing == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_tokens_in_a_text_are_text(pair: Callable[[str], Pair], kind: str) -> None:
+    chosen = pair(kind)
+    special = set(chosen.trainer.all_special_ids)
+    for text in ("<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "a </s>b"):
+        assert not special & set(chosen.tokenize(text)), text
+        assert not special & set(chosen.model.tokenize(text)), text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_decomposed_title_has_the_ids_of_the_composed_one(pair: Callable[[str], Pair], kind: str) -> None:
+    encoder = pair(kind).encoder(BARE if kind == "llama2" else Template(), ["Misérables", "Mise\u0301rables"])
+    assert encoder.item(0) == encoder.item(1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_whole_movielens_catalogue(pair: Callable[[str], Pair], kind: str) -> None:
+    lines = (data_folder("ml-1m") / "movies.dat").read_text("latin-1").splitlines()
+    titles = [line.split("::")[1] for line in lines]
+    chosen = pair(kind)
+    encoder = chosen.encoder(BARE if kind == "llama2" else Template(), titles)
+    users = [User("u", {}, tuple(Event("1", rating) for rating in (None, 1.0, 4.5, 5.0)))]
+    assert check_tokens(chosen.model, encoder, users) == len(titles) + 1 + 4 + 2
+
+
+def test_rows_beyond_the_tokenizer_are_unused_tokens(pair: Callable[[str], Pair]) -> None:
+    chosen = pair("scratch")
+    assert chosen.model.vocab_size == len(chosen.trainer) + 3
+
+
+@pytest.mark.parametrize(("kind", "wrong"), [("scratch", "smollm"), ("smollm2", "falcon"), ("qwen2.5", "gpt-2")])
+def test_a_wrong_pre_tokenizer_is_found(
+    pair: Callable[[str], Pair], kind: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = pair(kind)
+    encoder = chosen.encoder(Template(), ["Postino, Il (The Postman) (1994)", "I'LL DO ANYTHING", *TEXTS])
+    real = to_gguf.pre_tokenizer_name
+    monkeypatch.setattr(to_gguf, "pre_tokenizer_name", lambda pre: real(pre) and wrong)
+    monkeypatch.setattr(to_gguf, "_check_merges", lambda *_: None)
+    to_gguf.write_vocabulary(chosen.config, chosen.trainer, tmp_path / "w.gguf")
+    model = Model(tmp_path / "w.gguf", vocabulary_only=True)
+    with pytest.raises(ExportError, match="tokenisation differs for"):
+        check_tokens(model, encoder, [User("u", {}, (Event("1", 5.0),))])
+
+
+def test_sentencepiece_answers_lose_their_space(pair: Callable[[str], Pair]) -> None:
+    chosen = pair("llama2")
+    with pytest.raises(ExportError, match=r"' Yes' is 2 tokens.*write yes = 'Yes' and no = 'No'.*rating"):
+        resolve_answers(chosen.tokenize, Template(), 1)
+    tokens = resolve_answers(chosen.tokenize, BARE, 1)
+    assert chosen.trainer.convert_ids_to_tokens([tokens.yes, tokens.no]) == ["▁Yes", "▁No"]
+
+
+def test_answers_of_several_tokens_or_the_same() -> None:
+    def letters(text: str) -> list[int]:
+        return [ord(letter) for letter in text]
+
+    with pytest.raises(ExportError, match="choose two other words"):
+        resolve_answers(letters, Template(), None)
+    with pytest.raises(ExportError, match="write yes = 'Y' and no = 'N'"):
+        resolve_answers(letters, Template(yes=" Y", no=" N"), None)
+    with pytest.raises(ExportError, match="same token"):
+        resolve_answers(letters, Template(yes="Y", no="Y"), None)
+
+
+def test_sentencepiece_that_drops_a_leading_space_is_held_against_the_template(tmp_path: Path) -> None:
+    """`legacy = false`: transformers adds no space before one, llama.cpp always does."""
+    copy_tokenizer("llama2", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", "legacy": False}))
+    chosen = Pair(tmp_path, 32000)
+    safe = [text for text in TEXTS + random_texts(500) if text[:1] not in (" ", "▁")]
+    assert [t for t in safe if chosen.tokenize(t) != chosen.model.tokenize(t)] == []
+    assert check_tokens(chosen.model, chosen.encoder(BARE, ["Heat"]), [User("u", {}, (Event("1", 5.0),))])
+    spaced = chosen.encoder(Template(yes="Yes", no="No"), ["Heat"])
+    with pytest.raises(ExportError, match="tokenisation differs for ' 5"):
+        check_tokens(chosen.model, spaced, [User("u", {}, (Event("1", 5.0),))])
+
+
+def test_a_tokenizer_json_that_cuts_and_pads_does_not_reach_prompts(pair: Callable[[str], Pair]) -> None:
+    fast = pair("scratch").trainer.backend_tokenizer
+    fast.enable_truncation(2)
+    fast.enable_padding(length=50)
+    assert len(segment_tokenizer(pair("scratch").trainer)("Schindler's List")) not in (2, 50)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("normalizer", {"type": "Lowercase"}, r"normalizer \['Lowercase'\]"),
+        ("pre_tokenizer", {"type": "Whitespace"}, "pre-tokenizer has no counterpart"),
+        ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": True}, "pre-tokenizer has no counterpart"),
+        ("pre_tokenizer", {"type": "Sequence", "pretokenizers": []}, "pre-tokenizer has no counterpart"),
+        ("pre_tokenizer", None, "pre-tokenizer has no counterpart"),
+        ("model.ignore_merges", True, "ignore_merges"),
+        ("model.byte_fallback", True, r"neither a byte-level BPE nor has a SentencePiece tokenizer.model"),
+        ("model.type", "WordPiece", r"neither a byte-level BPE nor has a SentencePiece tokenizer.model"),
+    ],
+)
+def test_tokenizers_without_a_counterpart_are_refused(
+    pair: Callable[[str], Pair], tmp_path: Path, part: str, value: Any, message: str
+) -> None:
+    chosen = pair("scratch")
+    description = json.loads(chosen.trainer.backend_tokenizer.to_str())
+    place = description
+    for key in part.split(".")[:-1]:
+        place = place[key]
+    place[part.split(".")[-1]] = value
+
+    class Changed:
+        backend_tokenizer = type("Backend", (), {"to_str": lambda self: json.dumps(description)})()
+        __len__ = lambda self: len(chosen.trainer)  # noqa: E731
+
+    with pytest.raises(ExportError, match=message):
+        to_gguf.write_vocabulary(chosen.config, Changed(), tmp_path / "x.gguf")
+
+
+def test_a_tokenizer_without_a_fast_form() -> None:
+    with pytest.raises(InputError, match="no fast form"):
+        segment_tokenizer(object())
