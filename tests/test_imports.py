@@ -1,0 +1,202 @@
+"""Who may import whom, looked at in the sources and in fresh processes; and what happens without an extra."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import corella_edge
+from bundles import make_bundle
+
+ROOT = Path(corella_edge.__file__).parents[1]
+FOLDERS = {
+    "corella_edge": ROOT / "corella_edge",
+    "corella_edge_runtime": ROOT / "runtime" / "corella_edge_runtime",
+    "corella_edge_export": ROOT / "export" / "corella_edge_export",
+}
+HEAVY = ("torch", "transformers", "tokenizers", "peft", "optimum", "onnx", "gguf", "polars", "tqdm", "safetensors")
+
+
+def modules(package: str) -> list[str]:
+    """Names of all modules of a package."""
+    folder = FOLDERS[package]
+    files = [path.relative_to(folder.parent).with_suffix("") for path in sorted(folder.rglob("*.py"))]
+    return [".".join(f.parts).removesuffix(".__init__") for f in files if f.name != "__main__"]
+
+
+CORE = [name for name in modules("corella_edge") if not name.startswith("corella_edge.cli")]
+CLI = [name for name in modules("corella_edge") if name.startswith("corella_edge.cli")]
+
+
+def loaded_by(names: list[str]) -> set[str]:
+    """Top-level modules outside the standard library that a fresh process loads for `names`."""
+    code = (
+        "import sys, importlib\n"
+        "before = set(sys.modules)\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+        "print(*{m.partition('.')[0] for m in set(sys.modules) - before})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
+    return {name for name in done.stdout.split() if name not in sys.stdlib_module_names}
+
+
+def test_the_shared_part_needs_numpy_alone() -> None:
+    assert loaded_by(CORE) <= {"corella_edge", "numpy"}
+
+
+def test_the_command_adds_click_alone() -> None:
+    assert loaded_by(["corella_edge.cli"]) <= {"corella_edge", "click"}
+    assert loaded_by(CLI) <= {"corella_edge", "click", "numpy"}
+
+
+def test_the_runtime_never_loads_the_training_half() -> None:
+    loaded = loaded_by(modules("corella_edge_runtime"))
+    assert {"corella_edge_runtime", "onnxruntime", "llama_cpp", "starlette"} <= loaded
+    assert not loaded & {*HEAVY, "matplotlib", "corella_edge_export"}
+
+
+def test_the_engine_loads_without_llama_cpp() -> None:
+    assert "llama_cpp" not in loaded_by(["corella_edge_runtime.engine"])
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            yield node.module or ""
+
+
+def importers(package: str, *wanted: str) -> set[str]:
+    """Files of a package that import one of `wanted` or something below it, as paths inside the package."""
+    folder = FOLDERS[package]
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*.py")
+        for name in imports(path)
+        if any(name == w or name.startswith(f"{w}.") for w in wanted)
+    }
+
+
+def test_imports_go_one_way() -> None:
+    core = importers("corella_edge", "corella_edge_runtime", "corella_edge_export")
+    assert all(path.startswith("cli/") for path in core)
+    assert importers("corella_edge_runtime", "corella_edge_export", "corella_edge.cli") == set()
+    assert importers("corella_edge_export", "corella_edge.cli", "corella_edge_runtime.server") == set()
+
+
+def test_each_heavy_dependency_is_known_in_one_place() -> None:
+    assert importers("corella_edge_runtime", "onnxruntime") == {"crm.py"}
+    assert all(path.startswith("llm/") for path in importers("corella_edge_runtime", "llama_cpp"))
+    served = importers("corella_edge_runtime", "starlette", "uvicorn", "prometheus_client")
+    assert all(path.startswith("server/") for path in served)
+    assert importers("corella_edge_runtime", *HEAVY) == set()
+    assert importers("corella_edge_export", "onnxruntime", "llama_cpp") == set()
+    assert importers("corella_edge", "onnxruntime", "llama_cpp", *HEAVY) == set()
+
+
+def test_help_is_quick() -> None:
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        done = subprocess.run(
+            [Path(sys.executable).with_name("corella-edge"), "--help"], capture_output=True, text=True
+        )
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0
+        assert "benchmark" in done.stdout
+    assert min(seconds) < 0.3
+
+
+# Runs the command as on a machine where the modules in the first argument are not installed.
+WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
+
+missing = sys.argv.pop(1).split(",")
+
+
+class Finder:
+    find_distributions = PathFinder.find_distributions
+    invalidate_caches = PathFinder.invalidate_caches
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return None if name.partition(".")[0] in missing else PathFinder.find_spec(name, path, target)
+
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+from corella_edge.cli import main
+
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("imports") / "bundle")
+
+
+def run(missing: str, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", WITHOUT, missing, *args], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra", "args"),
+    [
+        ("polars", "export", "prepare synthetic --out OUT"),
+        ("torch", "export", "train ml-1m-tiny --data OUT --out OUT"),
+        ("gguf", "export", "export OUT --out OUT"),
+        ("onnxruntime", "cpu", "export OUT --out OUT"),
+        ("llama_cpp", "llm", "export OUT --out OUT"),
+        ("torch", "export", "demo --out OUT"),
+        ("torch", "export", "evaluate BUNDLE --data OUT"),
+        ("onnxruntime", "cpu", "score BUNDLE BUNDLE/requests.jsonl --out OUT"),
+        ("onnxruntime", "cpu", "verify BUNDLE"),
+        ("onnxruntime", "cpu", "benchmark BUNDLE --out OUT"),
+        ("llama_cpp", "llm", "score BUNDLE BUNDLE/requests.jsonl --require-llm --out OUT"),
+        ("starlette", "serve", "serve BUNDLE"),
+        ("uvicorn", "serve", "serve BUNDLE"),
+        ("prometheus_client", "serve", "serve BUNDLE"),
+    ],
+)
+def test_a_missing_extra_is_named(missing: str, extra: str, args: str, bundle: Path, tmp_path: Path) -> None:
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text('{"user": {"id": "u1"}, "candidates": [{"item": "i1"}]}\n')
+    words = args.replace("BUNDLE/requests.jsonl", str(requests)).replace("BUNDLE", str(bundle))
+    done = run(missing, *words.replace("OUT", str(tmp_path / "out")).split())
+    assert done.returncode == 5, done.stderr
+    assert f"pip install 'corella-edge[{extra}]'" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+LIGHT = ",".join((*HEAVY, "matplotlib", "sklearn"))
+
+
+def test_what_needs_no_extra_works_without(bundle: Path) -> None:
+    done = run(f"{LIGHT},onnxruntime,llama_cpp,starlette,uvicorn", "inspect", str(bundle))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_light_install_verifies_and_scores(bundle: Path, tmp_path: Path) -> None:
+    requests, out = tmp_path / "requests.jsonl", tmp_path / "out.jsonl"
+    requests.write_text('{"user": {"id": "u1"}, "candidates": [{"item": "i1"}], "threshold": "ratio:1"}\n')
+    done = run(LIGHT, "score", str(bundle), str(requests), "--llm-threads", "1", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert '"reason":"ratio"' in out.read_text()
+    done = run(f"{LIGHT},llama_cpp", "score", str(bundle), str(requests), "--force", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "[llm]" in done.stderr
+    assert '"reason":"no_llm"' in out.read_text()
+    done = run(f"{LIGHT},llama_cpp", "verify", str(bundle))
+    assert done.returncode == 0, done.stderr
+    assert "[llm]" in done.stdout + done.stderr
