@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from corella_edge.atomic import write_file
@@ -86,7 +86,7 @@ def _shown(value: Any) -> str:
 
 def _checked_names(files: dict[str, FileEntry]) -> dict[str, FileEntry]:
     for name in files:
-        if not _NAME.fullmatch(name) or ".." in PurePosixPath(name).parts or name in (MANIFEST, SEAL):
+        if not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")) or name in (MANIFEST, SEAL):
             raise BundleError(f"{MANIFEST}: {_shown(name)} is not a file name of a bundle")
     missing = [name for name in REQUIRED if name not in files]
     if missing:

@@ -164,13 +164,28 @@ def test_all_problems_are_told(root: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../out", "/etc/passwd", "a/../../b", "a//b", "", ".", "..", "a\nb", "a\\b", "ü", "vocab/", MANIFEST, SEAL, "a b"],
+    [
+        "../out",
+        "/etc/passwd",
+        "a/../../b",
+        "a/./b",
+        "a//b",
+        "",
+        ".",
+        "..",
+        "a\nb",
+        "a\\b",
+        "ü",
+        "x/",
+        MANIFEST,
+        SEAL,
+        "a b",
+    ],
 )
 def test_a_name_outside_the_bundle_is_refused(root: Path, name: str) -> None:
     entry = {"sha256": "0" * 64, "size": 0}
     rewrite(root, lambda data: {**data, "files": {**data["files"], name: entry}})
-    message = refusal(root)
-    assert repr(name) in message or f"{name}: missing" in message
+    assert f"{name!r} is not a file name" in refusal(root)
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", 1.0, True, None, [1], 10**30, {"a": "b" * 1000}])
