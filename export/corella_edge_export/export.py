@@ -109,11 +109,21 @@ class Export:
         texts = verify.check_tokens(model, self.prompts, [r.user for r in self.requests[:200]])
         model.close()
         self.say(f"LLM: {texts} texts tokenised alike; GGUF f16 against transformers")
-        found = verify.gguf_scores(f16, self.prompts, self.requests, self.options.threads)
-        self.differences["llm_f16"] = verify.check_llm("f16 GGUF", found, expected)
-        self._judge("F16", found)
+        self._check_f16(f16)
         for file, kind in self.llm_files().items():
             self._write_type(f16, self.folder / file, kind)
+
+    def _check_f16(self, f16: Path) -> None:
+        """Reference rows decoded whole, all rows as in serving: each within its tolerance of transformers."""
+        threads, expected = self.options.threads, self.llm_reference
+        chosen = [self.requests[i] for i in self.reference]
+        whole = verify.gguf_scores(f16, self.prompts, chosen, threads, whole=True)
+        found = verify.gguf_scores(f16, self.prompts, self.requests, threads)
+        self.differences["llm_f16_whole"] = verify.check_llm(
+            "f16 GGUF", whole, expected[self.reference], verify.F16_TOLERANCE
+        )
+        self.differences["llm_f16"] = verify.check_llm("f16 GGUF", found, expected, verify.BATCHED_TOLERANCE)
+        self._judge("F16", found)
 
     def _write_type(self, f16: Path, path: Path, kind: str) -> None:
         self.say(f"LLM: {path.name} as {kind}")

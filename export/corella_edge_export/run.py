@@ -120,7 +120,7 @@ class Run:
         if self.recipe.llm.source == "checkpoint":
             return tokenizer.load_tokenizer(Path(self.recipe.llm.path))
         folder = self.folder / "llm" / "tokenizer"
-        if not (folder / "tokenizer_config.json").exists():
+        if not folder.is_dir():
             self._train_tokenizer(folder)
         return tokenizer.load_tokenizer(folder)
 
@@ -130,7 +130,7 @@ class Run:
         columns = list(zip(*[data.users[name][:TOKENIZER_USERS] for name in names], strict=True))
         users = [User(None, dict(zip(names, values, strict=True))) for values in columns]
         trained = tokenizer.train_tokenizer(self.recipe.prompt, catalog, users, self.recipe.llm.vocab_size)
-        trained.save_pretrained(folder)
+        tokenizer.save_tokenizer(trained, folder)
 
     def llm_config(self) -> Any:
         """The LLM's sizes, as transformers holds them."""
@@ -214,7 +214,11 @@ def data_of(folder: Path, data: Path | None) -> PreparedData:
     if data is None:
         if not (folder / "run.json").is_file():
             raise InputError(f"{folder}: not a training run (run.json is missing)")
-        data = Path(read_json(folder / "run.json")["data_folder"])
+        data = Path(str(read_json(folder / "run.json").get("data_folder", "")))
+        if not data.is_dir():
+            raise InputError(
+                f"{folder}: the data it was trained on is no longer at {data}; name its folder with --data"
+            )
     return PreparedData.open(data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,14 @@ def _corpus(template: Template, catalog: Catalog, users: list[User]) -> Iterator
         yield template.header(user)
     answers = [template.yes, template.no, template.tail(Event("", 3.0)), template.tail(Event("", None))]
     yield from answers * (len(catalog) + 1)
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write `folder`, complete or not at all: a killed run leaves no half of a tokenizer."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer.save_pretrained(partial)
+    partial.rename(folder)
 
 
 def load_tokenizer(folder: Path) -> Any:

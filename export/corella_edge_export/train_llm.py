@@ -31,6 +31,7 @@ class LlmTask:
     ) -> None:
         self.model: nn.Module = model
         self.builder, self.train, self.recipe, self.seed = builder, train, recipe, seed
+        self.precision = recipe.precision
         tokens = builder.encoder.tokens
         self.answers = torch.tensor([tokens.no, tokens.yes])
         self.users = draw_users(train, recipe.rows, seed)
@@ -74,7 +75,7 @@ class LlmTask:
             return answer_logits(self.model, tokens, where, self.answers)
 
     def _precision(self) -> contextlib.AbstractContextManager[object]:
-        if self.recipe.precision == "float32":
+        if self.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast("cpu", dtype=torch.bfloat16)
 

@@ -85,19 +85,25 @@ def check_tokens(model: Model, encoder: PromptEncoder, users: Iterable[User]) ->
 
 
 def torch_llm(task: LlmTask, rows: npt.NDArray[np.int64], split: Any) -> dict[int, float]:
-    """Row → P(Yes) by transformers, of the split's given rows."""
+    """Row → P(Yes) by transformers in float32, of the split's given rows."""
+    task.precision = "float32"
     wanted = set(rows.tolist())
     sequences = task.builder.exact(split, np.unique(split.users[rows]).tolist(), wanted)
     found, probability = predict(task, sequences)
     return dict(zip(found.tolist(), probability.tolist(), strict=True))
 
 
-def gguf_scores(path: Path, encoder: PromptEncoder, requests: Iterable[Request], threads: int) -> Floats:
-    """P(Yes), float64 [n], of one-candidate requests by llama.cpp; nan for an item without text."""
+def gguf_scores(
+    path: Path, encoder: PromptEncoder, requests: Iterable[Request], threads: int, whole: bool = False
+) -> Floats:
+    """P(Yes), float64 [n], of one-candidate requests by llama.cpp; nan for an item without text.
+
+    `whole` decodes each prompt from its beginning; else a prefix kept from the row before is used again, as in serving.
+    """
     model = Model(path)
     scorer = YesNoScorer(model, encoder.tokens, threads)
     try:
-        return np.asarray([_score(scorer, encoder, request) for request in requests])
+        return np.asarray([_score(scorer, encoder, request, whole) for request in requests])
     finally:
         scorer.close()
         model.close()
@@ -109,14 +115,16 @@ def only_candidate(request: Request) -> Candidate:
     return request.candidates[0]
 
 
-def _score(scorer: YesNoScorer, encoder: PromptEncoder, request: Request) -> float:
+def _score(scorer: YesNoScorer, encoder: PromptEncoder, request: Request, whole: bool) -> float:
     suffix = encoder.suffix(only_candidate(request))
     if suffix is None:
         return math.nan
+    if whole:
+        scorer.forget()
     return scorer.score([Prompt(tuple(encoder.prefix(request.user)), tuple(suffix))])[0].probability
 
 
-def check_llm(name: str, found: Floats, expected: Floats, tolerance: float = F16_TOLERANCE) -> float:
+def check_llm(name: str, found: Floats, expected: Floats, tolerance: float) -> float:
     """Greatest difference in P(Yes).
 
     Raises:

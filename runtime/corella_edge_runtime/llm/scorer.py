@@ -61,6 +61,11 @@ class YesNoScorer:
         self.counters.seconds += time.perf_counter() - started
         return [answer or Answer(math.nan, "llm_error") for answer in answers]
 
+    def forget(self) -> None:
+        """Drop the kept prefix."""
+        self._context.clear()
+        self._cached = ()
+
     def close(self) -> None:
         self._context.close()
 
@@ -138,8 +143,7 @@ class YesNoScorer:
         self.counters.decodes += 1
 
     def _reset(self) -> None:
-        self._context.clear()
-        self._cached = ()
+        self.forget()
         self.counters.errors += 1
 
 
