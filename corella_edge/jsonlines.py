@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from corella_edge.errors import BundleError, InputError
 from corella_edge.request import Request, parse_request
+from corella_edge.strict_json import decode
 
 T = TypeVar("T")
 Kind = type[BundleError] | type[InputError]
@@ -55,35 +55,6 @@ def _parsed(line: bytes, parse: Callable[[Any], T], where: str, kind: Kind) -> T
         raise kind(f"{where}: {error}") from None
     except RecursionError:
         raise kind(f"{where}: nested too deeply") from None
-
-
-def decode(line: bytes) -> Any:
-    """Strict JSON in UTF-8: no NaN or Infinity, no name twice, no half of a surrogate pair."""
-    try:
-        value = json.loads(line.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
-        # Escaped halves of surrogate pairs could not be written back.
-        if b"\\u" in line:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        raise InputError("a text holds half of a surrogate pair") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"byte {error.start + 1} is not valid UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"not JSON: {error.msg} (column {error.colno})") from None
-    except ValueError:
-        raise InputError("a number has too many digits") from None
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise InputError("a name occurs twice in one object")
-    return result
-
-
-def _refuse(name: str) -> NoReturn:
-    raise InputError(f"{name} is not JSON")
 
 
 def parse_traffic(value: Any) -> Traffic:

@@ -14,7 +14,6 @@ from corella_edge.router import parse_share, parse_threshold
 
 if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine
-
     from corella_edge_runtime.server.ranker import Ranker
 
 _EXTRA_MODULES = {"starlette", "uvicorn", "prometheus_client", "anyio"}

@@ -115,7 +115,7 @@ def interrupted(monkeypatch, corella, bundle, requests, tmp_path):
 
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "rank", stop)
-        assert corella("score", bundle, requests, "--out", out, "--no-llm").code == 1
+        assert corella("score", bundle, requests, "--out", out, "--no-llm").code == 130
     assert not out.exists()
     return out
 

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corella_edge import __version__
 from corella_edge.errors import InputError
-from corella_edge_runtime.server.decode import JsonError
+from corella_edge.strict_json import JsonError
 from corella_edge_runtime.server.openapi import document
 from corella_edge_runtime.server.service import NotReadyError, Service
 

@@ -1,0 +1,53 @@
+"""JSON as RFC 8259 has it, in UTF-8: what two parsers could read differently is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+from corella_edge.errors import InputError
+
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class JsonError(InputError):
+    """Not strict JSON; other input errors are JSON of the wrong meaning."""
+
+
+def decode(raw: bytes) -> Any:
+    """The value of a JSON text: no NaN or Infinity, no name twice in an object, no half of a surrogate pair.
+
+    Raises:
+        JsonError: says what is wrong and where.
+    """
+    try:
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
+        # Escaped halves of surrogate pairs could not be written back.
+        if _SURROGATE_ESCAPE.search(raw):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise JsonError("a text holds half of a surrogate pair (\\ud800 to \\udfff alone)") from None
+    except UnicodeDecodeError as error:
+        raise JsonError(f"byte {error.start} is not valid UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise JsonError(f"not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
+    except RecursionError:
+        raise JsonError("nested too deeply") from None
+    except ValueError:
+        # Python refuses to convert integers of more than 4300 digits: the time would be quadratic.
+        raise JsonError("a number has too many digits") from None
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise JsonError(f"the name {twice[:40]!r} occurs twice in one object")
+    return result
+
+
+def _refuse(name: str) -> NoReturn:
+    raise JsonError(f"{name} is not JSON")
