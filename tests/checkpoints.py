@@ -25,7 +25,7 @@ TEXTS = [
     "", "a", " ", "  ", "   ", "\n", "\n\n", " \n", "\t", "a\tb", "Yes", " Yes", "No", " No", " 5\n", "(4.5)\n", "\n5",
     *TITLES, "don't I'll we'RE DON'T K's 's 'S", "12345 1 23 1999's 12,000.50$", "...!!!???", "_a_ CamelHTML5",
     "<s>", "</s>", "<unk>", "<pad>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "a<s>b", "x </s> y", " <s> <s>",
-    "<tool_call> x", "<0x0A>", "[unused0]", "▁", "a▁b", " ▁x", "🎬🍿 👨\u200d👩\u200d👧", "Ünïcode – “q”",
+    "<tool_call> x", "<0x0A>", "[unused0]", "▁", "a▁b", " ▁x", "🎬🍿 👨\u200d👩\u200d👧", "Ünïcode “q”",
     "a\0b", "\a", "\u200b\u200d", "ﬁ ½ ² Ⅷ ١٢٣ १२३", "\r\n", "a\r\nb", "a\n\n\nb", "  lead", "trail  ", "a  b   c",
     "\xa0a\xa0b\u3000c", "  \n  x", "\n x", "x \n", "İstanbul ß", "\ufffd", "e\u0301 Å",
 ]  # fmt: skip
@@ -74,7 +74,7 @@ def random_llama(vocab_size: int, **changes: Any) -> Any:
     model = LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **{**sizes, **changes}))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(std=0.2) if parameter.ndim > 1 else parameter.uniform_(0.7, 1.3)
+            parameter.normal_(std=0.1) if parameter.ndim > 1 else parameter.uniform_(0.7, 1.3)
     return model.eval()
 
 

@@ -131,6 +131,8 @@ class Export:
             shutil.copyfile(f16, path)
             return
         quantize(f16, path, kind)
+        # Rows that fit no block of the type stay f16: a file hardly smaller than f16 is one of those.
+        self.say(f"LLM: {path.name} is {path.stat().st_size / f16.stat().st_size:.0%} of f16's size")
         found = verify.gguf_scores(path, self.prompts, self.requests, self.options.threads)
         self.differences[f"llm_{kind}"] = verify.check_llm(kind, found, self.llm_reference, tolerance=1.0)
         self._judge(kind, found)
@@ -223,6 +225,8 @@ def export(run: Run, out: Path, options: Options, say: Say = lambda message: Non
     check_free(out)
     for kind in options.llm_types:
         check_file_type(kind)
+    if not options.llm_types:
+        raise InputError("--llm-type: none is given")
     if len(set(options.llm_types)) != len(options.llm_types):
         raise InputError("--llm-type: a type is given twice")
     torch.manual_seed(run.recipe.seed)

@@ -61,7 +61,10 @@ def checkpoint_config(folder: Path) -> Any:
     from transformers import AutoConfig
 
     _check_config(folder, _config(folder))
-    return AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}/config.json: can not be read ({str(error).splitlines()[0]})") from None
 
 
 def _check_config(folder: Path, config: dict[str, Any]) -> None:
@@ -87,7 +90,7 @@ def checkpoint_model(folder: Path) -> Any:
         model, found = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: the model can not be read ({str(error).splitlines()[0]})") from None
     lacking = [*found["missing_keys"], *found["mismatched_keys"], *found["unexpected_keys"]]
     if lacking:  # transformers would go on with random weights, or without these

@@ -172,4 +172,6 @@ def quantize(source: Path, target: Path, file_type: str) -> None:
     status: Any = C.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
     if status != 0:
         why = f": {_last_error[0]}" if _last_error else ""
+        if "imatrix" in why:
+            why = ": that needs an importance matrix, which the export does not make; choose another type"
         raise ExportError(f"llama.cpp can not write {source.name} as {file_type}{why}")

@@ -1,0 +1,143 @@
+"""crm.onnx computes what torch does, for any number of candidates; a wrong graph does not pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from corella_edge.catalog import Catalog
+from corella_edge.errors import BundleError, ExportError
+from corella_edge.request import Candidate, Event, Request, User
+from corella_edge.schema import FeatureEncoder
+from corella_edge_export import to_onnx, verify
+from corella_edge_export.data.prepare import write_prepared
+from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.data.synthetic import SyntheticConfig, generate
+from corella_edge_export.dcn import DCNv2
+from corella_edge_export.fit import catalog_of, fit_schema
+from corella_edge_export.recipe import CrmRecipe
+from corella_edge_runtime.crm import Crm
+
+SHAPES = {
+    "parallel": CrmRecipe(embedding_dim=4, hidden=(8, 6), history=7, window=11, cross_layers=2),
+    "stacked low-rank": CrmRecipe(embedding_dim=4, hidden=(8,), cross_layers=2, cross_rank=3, structure="stacked"),
+}
+
+
+class Exported:
+    """A DCNv2 with large random weights, its file, and requests to compare them on."""
+
+    def __init__(self, data: PreparedData, recipe: CrmRecipe, folder: Path) -> None:
+        schema, self.catalog = fit_schema(data, recipe), catalog_of(data)
+        self.encoder, self.path = FeatureEncoder(schema, self.catalog), folder / "crm.onnx"
+        torch.manual_seed(3)
+        self.model = DCNv2(schema, recipe).eval()
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.normal_(std=0.3)
+        to_onnx.export_onnx(self.model, schema, self.path)
+        self.requests = [_request(data, user, self.catalog) for user in range(8)]
+
+
+def _request(data: PreparedData, user: int, catalog: Catalog) -> Request:
+    history = tuple(Event(catalog.ids[(user + i) % len(catalog.ids)], float(1 + i % 5)) for i in range(user * 2))
+    return Request(User(data.user_ids[user], {}, history), (Candidate(catalog.ids[user]),))
+
+
+@pytest.fixture(scope="module", params=list(SHAPES))
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("onnx")
+    write_prepared(
+        generate(SyntheticConfig(seed=3, users=40, items=50, genres=2, events=16.0)), folder / "d", requests=5
+    )
+    return Exported(PreparedData.open(folder / "d"), SHAPES[request.param], folder)
+
+
+def test_probabilities_are_those_of_torch(exported: Exported) -> None:
+    assert verify.check_crm(exported.model, exported.encoder, exported.path, exported.requests) <= 1e-5
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 64, 1000])
+def test_any_number_of_candidates(exported: Exported, n: int) -> None:
+    ids = exported.catalog.ids
+    request = Request(exported.requests[5].user, tuple(Candidate(ids[i % len(ids)]) for i in range(n)))
+    feed, _ = exported.encoder.encode(request.user, request.candidates or ())
+    found = Crm(exported.path, exported.encoder.schema).probability(feed)
+    assert found.shape == (n,)
+    assert np.abs(found - verify.torch_crm(exported.model, exported.encoder, request)).max() <= 1e-5
+    assert len(np.unique(found)) > 1 or n == 1
+
+
+def test_the_users_side_comes_once_and_candidates_are_free(exported: Exported) -> None:
+    graph = onnx.load(exported.path).graph
+    schema = exported.encoder.schema
+    leading = {value.name: value.type.tensor_type.shape.dim[0] for value in graph.input}
+    assert set(leading) == {item.name for item in schema.fields}
+    for item in schema.fields:
+        dim = leading[item.name]
+        assert (dim.dim_value == 1) if item.side == "user" else (dim.dim_param == "n"), item.name
+    assert [(v.name, v.type.tensor_type.shape.dim[0].dim_param) for v in graph.output] == [("logits", "n")]
+
+
+def _damage(path: Path, out: Path, factor: float) -> Path:
+    """Every weight matrix of the graph by a factor."""
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.ndim == 2:
+            tensor.CopyFrom(numpy_helper.from_array((values * factor).astype(np.float32), tensor.name))
+    onnx.save(model, out)
+    return out
+
+
+@pytest.mark.parametrize("factor", [1.001, 0.5, np.nan])
+def test_other_weights_are_found(exported: Exported, tmp_path: Path, factor: float) -> None:
+    path = _damage(exported.path, tmp_path / "other.onnx", factor)
+    with pytest.raises(ExportError, match=r"other\.onnx: a probability differs from torch"):
+        verify.check_crm(exported.model, exported.encoder, path, exported.requests)
+
+
+def test_another_graph_is_found(exported: Exported, tmp_path: Path) -> None:
+    model = onnx.load(exported.path)
+    changed = next(node for node in model.graph.node if node.op_type == "Relu")
+    changed.op_type = "Sigmoid"
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(ExportError, match="differs from torch"):
+        verify.check_crm(exported.model, exported.encoder, tmp_path / "other.onnx", exported.requests)
+
+
+def test_a_batch_axis_that_is_frozen_is_found(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **kw: real(*args, **{**kw, "dynamic_axes": {}}))
+    to_onnx.export_onnx(exported.model, exported.encoder.schema, tmp_path / "frozen.onnx")
+    with pytest.raises(Exception, match=r"(?i)invalid dimensions"):
+        verify.check_crm(exported.model, exported.encoder, tmp_path / "frozen.onnx", exported.requests)
+
+
+def test_tables_of_another_size_are_found(exported: Exported, tmp_path: Path) -> None:
+    model = onnx.load(exported.path)
+    model.metadata_props[0].value = "1"
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(BundleError, match=r"other\.onnx: its table for"):
+        verify.check_crm(exported.model, exported.encoder, tmp_path / "other.onnx", exported.requests)
+
+
+def test_int8_ranks_nearly_alike_and_is_smaller(exported: Exported, tmp_path: Path) -> None:
+    to_onnx.quantize_int8(exported.path, tmp_path / "crm.int8.onnx", exported.encoder.schema)
+    operators = {node.op_type for node in onnx.load(tmp_path / "crm.int8.onnx").graph.node}
+    assert operators & {"MatMulInteger", "DynamicQuantizeLinear", "QGemm"}
+    ids = exported.catalog.ids
+    request = Request(exported.requests[4].user, tuple(Candidate(item) for item in ids))
+    feed, _ = exported.encoder.encode(request.user, request.candidates or ())
+    found = Crm(tmp_path / "crm.int8.onnx", exported.encoder.schema).probability(feed)
+    expected = verify.torch_crm(exported.model, exported.encoder, request)
+    assert found.shape == expected.shape
+    assert np.corrcoef(found, expected)[0, 1] > 0.98
+    assert str(tmp_path).encode() not in (tmp_path / "crm.int8.onnx").read_bytes()
