@@ -65,7 +65,8 @@ class Calibration:
     def fit(cls, s: Floats, points: int = 1001) -> Calibration:
         """From entropies float64 [n] of calibration rows."""
         shares = np.linspace(0.0, 1.0, points)
-        return cls(shares.tolist(), [threshold_for(s, share) for share in shares])
+        hardest = np.sort(s)[::-1]
+        return cls(shares.tolist(), [_threshold_at(hardest, share) for share in shares])
 
     def threshold(self, share: float) -> float:
         """The entropy at or above which about `share` of such traffic lies; 0 = never, 1 = always."""
@@ -78,11 +79,15 @@ class Calibration:
 
 def threshold_for(s: Floats, share: float) -> float:
     """The threshold that routes the `share` hardest of the rows with entropies `s` (ties go together)."""
+    return _threshold_at(np.sort(s)[::-1], share)
+
+
+def _threshold_at(hardest: Floats, share: float) -> float:
+    """`threshold_for` of entropies in falling order."""
     if share <= 0.0:
         return NEVER
     if share >= 1.0:
         return 0.0
-    hardest = np.sort(s)[::-1]
     count = max(1, round(share * len(hardest)))
     return float(hardest[count - 1])
 

@@ -23,6 +23,7 @@ from corella_edge.router import (
 )  # fmt: skip
 
 P = st.floats(0, 1)
+TWENTY = Calibration.fit(np.linspace(0, LN2, 20))
 ENTROPIES = st.lists(st.floats(0, LN2) | st.sampled_from([0.0, 0.3, LN2]), min_size=1, max_size=60).map(np.asarray)
 
 
@@ -78,7 +79,8 @@ def test_a_calibration_turns_a_share_into_a_threshold_up_to_ties(s: Any, share: 
 
 @given(ENTROPIES, st.lists(st.floats(0, 1), min_size=2, max_size=5))
 def test_a_larger_share_never_raises_the_threshold(s: Any, shares: list[float]) -> None:
-    thresholds = [Calibration.fit(s).threshold(share) for share in sorted(shares)]
+    calibration = Calibration.fit(s)
+    thresholds = [calibration.threshold(share) for share in sorted(shares)]
     assert thresholds == sorted(thresholds, reverse=True)
 
 
@@ -126,9 +128,8 @@ def test_a_bad_threshold_is_refused_by_its_own_text(text: Any, part: str) -> Non
 
 @given(st.text(max_size=12) | st.floats().map(str))
 def test_any_text_is_a_threshold_or_an_input_error(text: str) -> None:
-    calibration = Calibration.fit(np.linspace(0, LN2, 20))
     for whole in (text, f"ratio:{text}"):
         with contextlib.suppress(InputError):
-            assert not math.isnan(parse_threshold(whole, calibration).nats)
+            assert not math.isnan(parse_threshold(whole, TWENTY).nats)
     with contextlib.suppress(InputError):
         assert 0.0 <= parse_share(text) <= 1.0

@@ -17,6 +17,7 @@ pytest.importorskip("transformers")
 from corella_edge_export.tokenizer import (
     load_tokenizer,
     resolve_answers,
+    save_tokenizer,
     segment_tokenizer,
     train_tokenizer,
 )
@@ -63,11 +64,27 @@ def test_training_repeats_and_survives_its_folder(trained: Any, tmp_path: Path) 
     again = train_tokenizer(Template(), CATALOG, [User("u")], 320)
     assert again.get_vocab() == trained.get_vocab()
     assert 259 <= len(trained) <= 320
-    trained.save_pretrained(tmp_path)
-    loaded = load_tokenizer(tmp_path)
+    save_tokenizer(trained, tmp_path / "kept")
+    loaded = load_tokenizer(tmp_path / "kept")
     text = "Café del Río: Yes 5\n東京"
     assert segment_tokenizer(loaded)(text) == segment_tokenizer(trained)(text)
     assert (loaded.bos_token, loaded.eos_token, loaded.pad_token) == ("<s>", "</s>", "<pad>")
+
+
+def test_half_a_tokenizer_is_never_there(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "tokenizer_config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trained, "save_pretrained", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save_tokenizer(trained, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+    save_tokenizer(trained, tmp_path / "kept")
+    assert len(load_tokenizer(tmp_path / "kept")) == len(trained)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 @given(st.text(max_size=20) | st.sampled_from(["<s>", "</s><pad>", "a<s>b"]))

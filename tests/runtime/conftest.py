@@ -35,6 +35,8 @@ class Llama:
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Llama:
     torch = pytest.importorskip("torch")
+    # Threads of torch and of llama.cpp wait for each other where cores are scarce.
+    torch.set_num_threads(1)
     from corella_edge_export import llm, tokenizer
     from corella_edge_export.recipe import LlmRecipe
     from corella_edge_export.to_gguf import write_gguf
