@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def scratch_model(recipe: LlmRecipe, vocab_size: int, bos: int, eos: int, pad: i
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
+_SAMPLE = 1 << 16
+
 
 def check_checkpoint(recipe: LlmRecipe) -> None:
     """What can be known about a checkpoint and its adapters without reading weights.
@@ -54,6 +57,26 @@ def check_checkpoint(recipe: LlmRecipe) -> None:
     _check_config(folder, _config(folder))
     if not any((folder / name).is_file() for name in _WEIGHTS):
         raise InputError(f"{folder}: holds no weights ({', '.join(_WEIGHTS[:2])})")
+
+
+def base_of(recipe: LlmRecipe) -> str:
+    """Identifies the weights that adapters were trained on: hash of the sizes and samples of their files.
+
+    Reading gigabytes at every command would take minutes; the beginning, middle and end of each file tell
+    another model, or another fine-tuning of the same one, apart. Empty for a model from scratch.
+    """
+    if recipe.source == "scratch":
+        return ""
+    folder = Path(recipe.path)
+    found = hashlib.sha256(json.dumps(_config(folder), sort_keys=True).encode())
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
+        size = path.stat().st_size
+        found.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for start in (0, size // 2, max(0, size - _SAMPLE)):
+                file.seek(start)
+                found.update(file.read(_SAMPLE))
+    return found.hexdigest()
 
 
 def checkpoint_config(folder: Path) -> Any:

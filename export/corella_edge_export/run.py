@@ -52,14 +52,15 @@ class Run:
         """A new run, or the unfinished one that stands in `folder`.
 
         Raises:
-            InputError: the folder holds something else, or a run of another recipe or other data.
+            InputError: the folder holds something else, or a run of another recipe, checkpoint or other data.
         """
-        about = {"recipe": json.loads(json.dumps(asdict(recipe), default=dict)), "data": fingerprint(data)}
+        settings = json.loads(json.dumps(asdict(recipe), default=dict))
+        about = {"recipe": settings, "data": fingerprint(data), "checkpoint": llm.base_of(recipe.llm)}
         path = folder / "run.json"
         if path.exists():
             before = read_json(path)
-            for part in ("recipe", "data"):
-                if before.get(part) != about[part]:
+            for part, value in about.items():
+                if before.get(part, "") != value:
                     raise InputError(f"{folder}: holds a run with another {part}; choose another --out or remove it")
         elif folder.exists() and any(folder.iterdir()):
             raise InputError(f"{folder}: exists and is not a training run; choose another --out")
@@ -74,7 +75,7 @@ class Run:
         """A finished run, for export.
 
         Raises:
-            InputError: not a run, not finished, or trained on other data.
+            InputError: not a run, not finished, or trained on other data or another checkpoint.
         """
         if not (folder / "run.json").is_file():
             raise InputError(f"{folder}: not a training run (run.json is missing)")
@@ -83,7 +84,10 @@ class Run:
         about = read_json(folder / "run.json")
         if about["data"] != fingerprint(data):
             raise InputError(f"{folder}: was trained on other data than {data.root}")
-        return cls(folder, recipe_from(about["recipe"], str(folder)), data)
+        recipe = recipe_from(about["recipe"], str(folder))
+        if about.get("checkpoint", "") != llm.base_of(recipe.llm):
+            raise InputError(f"{recipe.llm.path}: is not the checkpoint that {folder} was trained on")
+        return cls(folder, recipe, data)
 
     def fit_inputs(self) -> tuple[Schema, Catalog]:
         """Schema and catalogue, fitted once and then read from the run."""

@@ -169,6 +169,22 @@ def test_an_interrupted_training_ends_in_the_same_adapters(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_adapters_stay_with_the_weights_they_were_trained_on(
+    checkpoint: Path, recipe: Recipe, data: PreparedData, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    moved = replace(recipe, llm=replace(recipe.llm, path=str(folder)))
+    run.train(tmp_path / "run", moved, data, quiet=True)
+    run.Run.open(tmp_path / "run", data)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] += 0.5
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="other: is not the checkpoint"):
+        run.Run.open(tmp_path / "run", data)
+    with pytest.raises(InputError, match="another checkpoint"):
+        run.train(tmp_path / "run", moved, data, quiet=True)
+
+
 def test_a_missing_checkpoint_is_one_line_before_any_work(
     data: PreparedData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
