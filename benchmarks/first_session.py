@@ -18,7 +18,6 @@ from typing import Any
 
 from results import write
 
-
 Step = tuple[str, Path, list[str | Path]]
 
 

@@ -77,9 +77,9 @@ def _quality(result: dict[str, Any]) -> Iterator[str]:
     latency = {row["ratio"]: row["request_ms"] for row in result["benchmark"]["ratios"]}
     machine = result["machine"]
     yield f"**MovieLens-1M** ({result['note']}), recipe `ml-1m-tiny`, seed 1: {group['rows']:,} test rows of"
-    yield f"{group['users']:,} users. Thresholds are fixed on validation rows; share 0 is the CRM alone, share 1 the LLM"
-    yield "alone; 95 % intervals by bootstrap over users. Latency: one request of 20 candidates of a new user, in process,"
-    yield f"{machine['cores']} cores ({machine['cpu']})."
+    yield f"{group['users']:,} users. Thresholds are fixed on validation rows; share 0 is the CRM alone, share 1 the"
+    yield "LLM alone; 95 % intervals by bootstrap over users. Latency: one request of 20 candidates of a new user,"
+    yield f"in process, {machine['cores']} cores ({machine['cpu']}), one thread for each model."
     yield ""
     yield "| ratio | share | AUC | gain over the CRM | log-loss | accuracy | p50 ms | p99 ms |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -122,7 +122,7 @@ def _seeds(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _demo(result: dict[str, Any]) -> Iterator[str]:
-    yield "**The demo's synthetic data**, made so that routing helps (new items that only their titles describe); the figures"
+    yield "**The demo's synthetic data**, made so that routing helps (new items that only titles describe). The figures"
     yield "say nothing about real users. AUC of CRM, LLM and routing, and the paired gains of routing at ratio 0.3:"
     yield ""
     yield "| seed | CRM | LLM | routed at 0.3 | gain over CRM | gain over LLM | ratios that beat both |"

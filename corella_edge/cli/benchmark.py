@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -28,7 +27,7 @@ from corella_edge.router import RATIOS
 @click.option("--max-labelled", default=2000, show_default=True, type=click.IntRange(0),
               help="Labelled rows to score for the AUC; 0 leaves it out.")  # fmt: skip
 @click.option("--crm-threads", default=1, show_default=True, type=click.IntRange(1), help="Threads of one CRM call.")
-@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: every available core.")
+@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: all cores but one.")
 @click.option("--require-llm", is_flag=True, help="Fail if the LLM can not be loaded, instead of measuring without.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of users, items and order.")
 def benchmark(
@@ -43,8 +42,9 @@ def benchmark(
     from corella_edge_runtime.bench import report
     from corella_edge_runtime.bench.run import Settings, run
     from corella_edge_runtime.engine import Engine
+    from corella_edge_runtime.threads import llm_default
 
-    threads = llm_threads or len(os.sched_getaffinity(0))
+    threads = llm_threads or llm_default()
     settings = Settings(tuple(ratios), candidates, max_requests, max_labelled, repeat, seconds, seed,
                         crm_threads, threads)  # fmt: skip
     if out is not None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-def verify(bundle: Path) -> None:
+@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: all cores but one.")
+def verify(bundle: Path, llm_threads: int | None) -> None:
     """Check every file of BUNDLE, then repeat its reference scores on this machine.
 
     Needs nothing of the training side. Without the extra [llm] the LLM's part is not checked, and says so.
@@ -29,7 +30,7 @@ def verify(bundle: Path) -> None:
     from corella_edge_runtime.engine import Engine
 
     rows, allowed = reference.read(found), reference.tolerance(found)
-    with Engine.open(bundle) as engine:
+    with Engine.open(bundle, llm_threads=llm_threads) as engine:
         result = reference.compare(engine, rows, allowed)
         for line in _findings(engine, result, allowed):
             click.echo(line)

@@ -22,7 +22,7 @@ from corella_edge.router import RATIOS
 @click.option("--out", type=click.Path(path_type=Path),
               help="Folder for scores and results; default: evaluation-BUNDLE-SPLIT.")  # fmt: skip
 @click.option("--llm/--no-llm", default=True, show_default=True, help="Whether to load the LLM.")
-@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: every available core.")
+@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: all cores but one.")
 def evaluate(
     bundle: Path, data: Path, split: str, rows: int, ratios: list[float], seed: int, out: Path | None, llm: bool,
     llm_threads: int | None,

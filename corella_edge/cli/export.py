@@ -19,9 +19,10 @@ from corella_edge.cli.common import need_export
 @click.option("--bundle-version", default="1", show_default=True, help="Version in answers and metrics.")
 @click.option("--crm-int8", is_flag=True, help="Also write crm.int8.onnx (optimum).")
 @click.option("--no-sample", is_flag=True, help="Leave out sample.jsonl, for data that may not be passed on.")
+@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: all cores but one.")
 def export(
     run: Path, data: Path | None, out: Path, llm_types: tuple[str, ...], name: str, bundle_version: str,
-    crm_int8: bool, no_sample: bool,
+    crm_int8: bool, no_sample: bool, llm_threads: int | None,
 ) -> None:  # fmt: skip
     """Turn the finished training RUN into a bundle: ONNX, GGUF, calibration, manifest.
 
@@ -31,8 +32,10 @@ def export(
     from corella_edge_export.export import Options
     from corella_edge_export.export import export as write
     from corella_edge_export.run import Run, data_of
+    from corella_edge_runtime.threads import llm_default
 
-    options = Options(llm_types, name, bundle_version, not no_sample, crm_int8)
+    threads = llm_threads or llm_default()
+    options = Options(llm_types, name, bundle_version, not no_sample, crm_int8, threads)
     opened = Run.open(run, data_of(run, data))
     bundle = write(opened, out, options, lambda message: click.echo(f"{message} …", err=True))
     size = sum(entry.size for entry in bundle.manifest.files.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,6 +33,7 @@ from corella_edge_export.to_onnx import export_onnx, quantize_int8
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.binding import Model, check_file_type, quantize
+from corella_edge_runtime.threads import llm_default
 
 DEFAULT_TYPE = "Q8_0"
 Say = Callable[[str], None]
@@ -49,7 +49,7 @@ class Options:
     version: str = "1"
     sample: bool = True
     crm_int8: bool = False
-    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    threads: int = field(default_factory=llm_default)
 
 
 class Export:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from corella_edge.scores import BoolArray, FloatArray, Scores
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
+from corella_edge_runtime.threads import llm_default
 
 
 class Llm:
@@ -72,7 +72,7 @@ class Engine:
         Args:
             llm: "thread" (llama.cpp in this process) or None (the CRM alone).
             threshold: the default for requests that bring none; None = the bundle's policy.
-            crm_threads, llm_threads: None = 1 for the CRM, every available core for the LLM.
+            crm_threads, llm_threads: None = 1 for the CRM, every available core but one for the LLM.
             require_llm: an LLM that can not be loaded is an error, not a warning.
 
         Raises:
@@ -159,7 +159,7 @@ def _llm_side(
 ) -> tuple[Llm | None, str]:
     """The LLM of a bundle, or None and why there is none."""
     try:
-        return _open_llm(bundle, catalog, kind, threads or len(os.sched_getaffinity(0)), file), ""
+        return _open_llm(bundle, catalog, kind, threads or llm_default(), file), ""
     except MissingExtraError as error:
         if required:
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from corella_edge_runtime.bench import machine, quality, traffic
 from corella_edge_runtime.bench.ceiling import ceiling
 from corella_edge_runtime.bench.measure import Limits, Progress, Timed, latency, measure, warm_up
 from corella_edge_runtime.engine import Engine
+from corella_edge_runtime.threads import llm_default
 
 FORMAT = 1
 DRAWS = 2000
@@ -36,7 +36,7 @@ class Settings:
     seconds: float = 120.0
     seed: int = 0
     crm_threads: int = 1  # as the engine was opened, its defaults here
-    llm_threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    llm_threads: int = field(default_factory=llm_default)
 
 
 @dataclass(frozen=True, slots=True)

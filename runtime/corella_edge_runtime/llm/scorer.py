@@ -17,6 +17,8 @@ from corella_edge_runtime.llm.binding import Context, DecodeError, Model
 
 SEQUENCES = 33  # the prefix's own and up to 32 suffixes a decode
 BATCH = 512
+# Longest prompt, in tokens: a checkpoint's own context could reserve gigabytes of KV cells.
+MAX_CONTEXT = 8192
 
 
 @dataclass(slots=True)
@@ -38,7 +40,7 @@ class YesNoScorer:
     """
 
     def __init__(self, model: Model, tokens: Tokens, threads: int, cells: int = 0) -> None:
-        self.limit = model.trained_context
+        self.limit = min(model.trained_context, MAX_CONTEXT)
         wanted = cells or self.limit + BATCH
         self._context = Context(model, wanted, SEQUENCES, BATCH, threads)
         self._answers = (tokens.yes, tokens.no)
