@@ -41,7 +41,7 @@ def _commands(out: Path) -> str:
     return "\n".join([
         "Everything above is synthetic data. Serve the bundle, and in another terminal call it:",
         "",
-        f"  corella-edge serve {out / 'bundle'} --threshold ratio:0.2",
+        f"  corella-edge serve {out / 'bundle'} --threshold ratio:0.3",
         f"  head -n 1 {out / 'data' / 'requests.jsonl'} | \\",
         "    curl -s http://127.0.0.1:8000/v1/rank -H 'Content-Type: application/json' -d @-",
     ])  # fmt: skip
