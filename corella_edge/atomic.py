@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from corella_edge.errors import InputError
 
@@ -42,10 +44,59 @@ def new_folder(out: Path) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
-            raise InputError(f"--out {out}: writing failed: {error.strerror or error}") from error
+            raise InputError(f"--out {out}: writing failed: {error}") from error
         raise
     finally:
         os.close(lock)
+
+
+@contextmanager
+def resumable_folder(
+    out: Path, label: str, same: dict[str, Any], notes: dict[str, Any] | None = None
+) -> Iterator[None]:
+    """Hold a folder that is filled in several runs, locked against a second one.
+
+    Its file `label` says what it was begun with: `same` must be equal when a run goes on, `notes` may differ.
+
+    Raises:
+        InputError: the folder holds something else, was begun with other settings, or another run is writing it.
+    """
+    lock = _lock_folder(out)
+    try:
+        _check_label(out, label, same, notes or {})
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock_folder(out: Path) -> int:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise InputError(f"--out {out}: can not be written: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise InputError(f"--out {out}: another run is writing it; wait for it or name another one") from None
+    return lock
+
+
+def _check_label(out: Path, label: str, same: dict[str, Any], notes: dict[str, Any]) -> None:
+    path = out / label
+    if not path.exists():
+        if any(not left.name.endswith(".partial") for left in out.iterdir()):
+            raise InputError(f"--out {out}: exists and has no {label}; remove it or name another one")
+        write_file(path, json.dumps({**same, **notes}, indent=1).encode())
+        return
+    try:
+        before = json.loads(path.read_text("utf-8"))
+        different = [key for key, value in same.items() if before.get(key) != value]
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: can not be read ({error})") from None
+    if different:
+        raise InputError(f"--out {out}: was begun with another {different[0]}; remove it or name another one")
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, RecipeError
 from corella_edge.request import Candidate, Event, User
+from corella_edge.schema import value_key
 
 Tokenize = Callable[[str], list[int]]
 # Ratings come with requests: only so many of their texts are kept.
@@ -105,8 +106,8 @@ class Template:
         if value is None:
             return ""
         if isinstance(value, (list, tuple)):
-            value = " ".join(str(entry) for entry in value if entry is not None)
-        cut = str(value)[: self.value_chars]
+            value = " ".join(value_key(entry) for entry in value if entry is not None)
+        cut = value_key(value)[: self.value_chars]
         plain = "".join(" " if _is_control(c) else c for c in cut)
         return " ".join(plain.split())
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from corella_edge.errors import ExportError
+from corella_edge.errors import ExportError, InputError
 from corella_edge_export import run
 from corella_edge_export.data.prepare import prepare
 from corella_edge_export.data.prepared import PreparedData
@@ -52,7 +52,10 @@ def _data(folder: Path, seed: int, say: Say) -> PreparedData:
     if not folder.exists():
         say("generating synthetic data")
         prepare("synthetic", None, folder, seed=seed, requests=200)
-    return PreparedData.open(folder)
+    data = PreparedData.open(folder)
+    if data.info.get("seed") != seed:
+        raise InputError(f"--out {folder.parent}: holds a demo of seed {data.info.get('seed')}; name another folder")
+    return data
 
 
 def _verify(engine: Engine, say: Say) -> None:
@@ -65,10 +68,9 @@ def _verify(engine: Engine, say: Say) -> None:
 
 def _score(engine: Engine, source: Path, out: Path, say: Say) -> None:
     """Answer the prepared requests at the bundle's own threshold."""
-    out.unlink(missing_ok=True)
     tally = batch.Tally(batch.check_requests(source))
-    with out.open("wb") as file:
-        batch.score_stream(engine, source, file, tally, lambda tally: None)
+    same = batch.identity(engine.bundle.root, source, {"nats": str(engine.threshold)})
+    batch.score_file(engine, source, out, tally, same, lambda tally: None)
     rate = tally.candidates / tally.seconds
     say(f"scored {tally.requests} requests: {rate:,.0f} candidates/s, {tally.routed / tally.candidates:.1%} routed")
 

@@ -16,13 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge import bundle
-from corella_edge.errors import InputError
+from corella_edge.atomic import resumable_folder, write_file
 from corella_edge.metrics import Bootstrap, sampled_auc
 from corella_edge.router import RATIOS
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.loop import write_atomic
-from corella_edge_export.rowset import RowSet, choose_rows
-from corella_edge_export.run import fingerprint, read_json
+from corella_edge_export.rowset import RowSet, choose_users, history_needed
+from corella_edge_export.run import fingerprint
 from corella_edge_runtime.bench.machine import machine, versions
 from corella_edge_runtime.bench.quality import Labelled, at_threshold_sampled
 from corella_edge_runtime.engine import Engine
@@ -43,8 +42,7 @@ def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: in
         InputError: `out` holds an evaluation of another bundle, data or choice of rows.
     """
     template = engine.llm.prompts.template if engine.llm else None
-    needed = template.history_lines + template.block if template else 0
-    chosen = choose_rows(data, split, rows, seed, max(engine.encoder.schema.window, needed))
+    chosen = choose_users(data, split, rows, seed, history_needed(engine.encoder.schema, template))
     about = {
         "bundle": engine.name,
         "manifest": bundle.sha256(engine.bundle.path(bundle.MANIFEST)),
@@ -54,26 +52,13 @@ def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: in
         "seed": seed if rows else None,
         "llm": engine.llm is not None,
     }
-    claim(out, about)
-    crm, llm = score(engine, chosen, out, progress)
-    about |= {"machine": machine(), "versions": versions()}
-    result = {**about, "notes": data.info.get("notes", []), **judge(engine, chosen, crm, llm, ratios, progress)}
-    write_atomic(out / "evaluation.json", (json.dumps(result, indent=1) + "\n").encode())
-    write_atomic(out / "evaluation.md", markdown(result).encode())
+    with resumable_folder(out, "about.json", about):
+        crm, llm = score(engine, chosen, out, progress)
+        made = {"machine": machine(), "versions": versions(), "notes": data.info.get("notes", [])}
+        result = {**about, **made, **judge(engine, chosen, crm, llm, ratios, progress)}
+        write_file(out / "evaluation.json", (json.dumps(result, indent=1) + "\n").encode())
+        write_file(out / "evaluation.md", markdown(result).encode())
     return result
-
-
-def claim(out: Path, about: dict[str, Any]) -> None:
-    """A new folder, or the one of the same evaluation."""
-    path = out / "about.json"
-    if path.exists():
-        if read_json(path) != about:
-            raise InputError(f"--out {out}: holds another evaluation; choose another folder or remove it")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: exists and is not an evaluation; choose another folder")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(about, indent=1).encode())
 
 
 def score(engine: Engine, rows: RowSet, out: Path, progress: Progress) -> tuple[Floats, Floats]:
@@ -82,7 +67,7 @@ def score(engine: Engine, rows: RowSet, out: Path, progress: Progress) -> tuple[
     while len(parts) * CHUNK < len(rows):
         path = out / f"scores-{len(parts):04d}.f64"
         if not path.exists():
-            write_atomic(path, _chunk(engine, rows, len(parts) * CHUNK, progress).tobytes())
+            write_file(path, _chunk(engine, rows, len(parts) * CHUNK, progress).tobytes())
         parts.append(np.frombuffer(path.read_bytes(), dtype=np.float64).reshape(2, -1))
     crm, llm = np.concatenate(parts, axis=1)
     return crm, llm

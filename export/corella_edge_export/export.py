@@ -18,7 +18,7 @@ from corella_edge import bundle, metrics
 from corella_edge.atomic import check_free, new_folder
 from corella_edge.bundle import Bundle
 from corella_edge.catalog import Catalog
-from corella_edge.errors import InputError
+from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Request
 from corella_edge.router import RATIOS, Calibration, entropy, is_routed, threshold_for
@@ -26,10 +26,11 @@ from corella_edge.schema import FeatureEncoder, Schema
 from corella_edge_export import verify
 from corella_edge_export.data.sampling import request_json
 from corella_edge_export.llm import merged
-from corella_edge_export.rowset import RowSet, choose_rows, history_needed
+from corella_edge_export.rowset import RowSet, choose_rows, choose_users, history_needed
 from corella_edge_export.run import Run
 from corella_edge_export.to_gguf import write_gguf
 from corella_edge_export.to_onnx import export_onnx, quantize_int8
+from corella_edge_runtime import reference
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.binding import Model, check_file_type, quantize
@@ -64,9 +65,9 @@ class Export:
         self.prompts: PromptEncoder = run.prompt_encoder(self.catalog)
         self.differences: dict[str, float] = {}
         self.metrics: dict[str, dict[str, float]] = {}
-        history, export = history_needed(self.schema, run.recipe), run.recipe.export
+        history, export = history_needed(self.schema, run.recipe.prompt), run.recipe.export
         self.sample = choose_rows(run.data, "test", export.sample_rows, run.recipe.seed, history)
-        self.calibration = choose_rows(run.data, "valid", export.calibration_rows, run.recipe.seed, history)
+        self.calibration = choose_users(run.data, "valid", export.calibration_rows, run.recipe.seed, history)
         spread = np.linspace(0, len(self.sample) - 1, min(export.reference_rows, len(self.sample)))
         self.reference = np.unique(spread.astype(np.int64))
         self.requests: list[Request] = list(self.sample.requests())
@@ -177,9 +178,13 @@ class Export:
         self._json("routing.json", {"threshold": policy, "calibration": grid, "table": rows, "rows": len(crm)})
 
     def finish(self) -> None:
-        """verification.json and the final seal; then the runtime repeats the reference rows."""
-        crm, _ = score_rows(self.folder, self.sample, self.options.threads)
-        self._judge("crm", crm)
+        """verification.json and the final seal; then the runtime repeats the reference rows.
+
+        Raises:
+            ExportError: it finds other scores or prompts than those recorded.
+        """
+        with Engine.open(self.folder, llm=None) as engine:
+            self._judge("crm", np.concatenate([engine.rank(request).crm for request in self.requests]))
         default = self.options.llm_types[0]
         # A quantised type is judged by its metrics; `verify` only has to notice another file or machine.
         tolerance = max(verify.BATCHED_TOLERANCE, 2.0 * self.differences.get(f"llm_{default}", 0.0))
@@ -190,6 +195,11 @@ class Export:
             "rows": {"test": len(self.sample), "valid": len(self.calibration)},
         })  # fmt: skip
         self.seal()
+        with Engine.open(self.folder, llm_threads=self.options.threads, require_llm=True) as engine:
+            allowed = reference.tolerance(engine.bundle)
+            found = reference.compare(engine, reference.read(engine.bundle), allowed)
+        for problem in found.problems:
+            raise ExportError(f"the bundle differs from the trained models: {problem}")
 
     def seal(self) -> None:
         options, run = self.options, self.run
@@ -242,7 +252,6 @@ def export(run: Run, out: Path, options: Options, say: Say = lambda message: Non
         job.calibrate()
         job.seal()
         job.finish()
-        Bundle.open(folder)
     return Bundle.open(out)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import threading
 import time
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from corella_edge import atomic
 from corella_edge.errors import InterruptedRunError
 
 CHECKPOINT_SECONDS = 30.0
@@ -179,7 +179,7 @@ def _log(path: Path, line: dict[str, Any]) -> None:
     """Append a line; lines of a later step than the checkpoint (a killed run's) are dropped first."""
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     kept = [old for old in lines if _step_of(old) < line["step"]]
-    write_atomic(path, "".join(f"{old}\n" for old in [*kept, json.dumps(line)]).encode())
+    atomic.write_file(path, "".join(f"{old}\n" for old in [*kept, json.dumps(line)]).encode())
 
 
 def _step_of(line: str) -> int:
@@ -198,14 +198,14 @@ def _resume(task: Task, optimizer: torch.optim.Optimizer, folder: Path) -> State
 
 
 def _save(task: Task, optimizer: torch.optim.Optimizer, state: State, folder: Path) -> None:
-    temporary = folder / "checkpoint.pt.part"
+    temporary = folder / ".checkpoint.pt.partial"
     if state.done:
         # The weights are in best.safetensors; a finished run needs no optimizer.
         contents = {"model": {}, "optimizer": optimizer.state_dict() | {"state": {}}}
     else:
         contents = {"model": task.trainable(), "optimizer": optimizer.state_dict()}
     torch.save({**contents, "rng": torch.get_rng_state(), "state": vars(state)}, temporary)
-    _replace(temporary, folder / "checkpoint.pt")
+    atomic.publish_file(temporary, folder / "checkpoint.pt")
 
 
 def _restore(task: Task, tensors: dict[str, Tensor]) -> None:
@@ -216,22 +216,9 @@ def _restore(task: Task, tensors: dict[str, Tensor]) -> None:
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    temporary = path.with_suffix(".part")
+    temporary = path.with_name(f".{path.name}.partial")
     save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, temporary)
-    _replace(temporary, path)
-
-
-def write_atomic(path: Path, contents: bytes) -> None:
-    """A file that is either the old or the new one, whatever happens."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(contents)
-    _replace(temporary, path)
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    atomic.publish_file(temporary, path)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from corella_edge import bundle
+from corella_edge import atomic, bundle
 from corella_edge.catalog import Catalog
-from corella_edge.errors import InputError
+from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
 from corella_edge.schema import FeatureEncoder, Schema
@@ -32,7 +33,7 @@ from corella_edge_export.dcn import DCNv2
 from corella_edge_export.fit import catalog_of, fit_schema
 from corella_edge_export.recipe import Recipe, recipe_from
 from corella_edge_export.rows import EncodedRows
-from corella_edge_export.rowset import choose_rows, history_needed
+from corella_edge_export.rowset import RowSet, choose_rows, history_needed
 from corella_edge_export.sequences import SequenceBuilder
 from corella_edge_export.to_gguf import write_vocabulary
 from corella_edge_runtime.llm.binding import Model
@@ -54,21 +55,8 @@ class Run:
         Raises:
             InputError: the folder holds something else, or a run of another recipe, checkpoint or other data.
         """
-        settings = json.loads(json.dumps(asdict(recipe), default=dict))
-        about = {"recipe": settings, "data": fingerprint(data), "checkpoint": llm.base_of(recipe.llm)}
-        path = folder / "run.json"
-        if path.exists():
-            before = read_json(path)
-            for part, value in about.items():
-                if before.get(part, "") != value:
-                    raise InputError(f"{folder}: holds a run with another {part}; choose another --out or remove it")
-        elif folder.exists() and any(folder.iterdir()):
-            raise InputError(f"{folder}: exists and is not a training run; choose another --out")
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            where = {"data_folder": str(data.root.resolve())}
-            loop.write_atomic(path, json.dumps({**about, **where}, indent=1).encode())
-        return cls(folder, recipe, data)
+        with _hold(folder, recipe, data):
+            return cls(folder, recipe, data)
 
     @classmethod
     def open(cls, folder: Path, data: PreparedData) -> Run:
@@ -166,11 +154,19 @@ def train(folder: Path, recipe: Recipe, data: PreparedData, quiet: bool = False)
     """Train both models, or what is left of them; returns (and writes) the run's summary."""
     if recipe.llm.source == "checkpoint":
         llm.check_checkpoint(recipe.llm)
-    run = Run.start(folder, recipe, data)
-    check_prompts(run)
-    summary = {"crm": train_crm_of(run, quiet), "llm": train_llm_of(run, quiet)}
-    loop.write_atomic(folder / "summary.json", json.dumps(summary, indent=1).encode())
+    with _hold(folder, recipe, data):
+        run = Run(folder, recipe, data)
+        check_prompts(run)
+        summary = {"crm": train_crm_of(run, quiet), "llm": train_llm_of(run, quiet)}
+        atomic.write_file(folder / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
+
+
+def _hold(folder: Path, recipe: Recipe, data: PreparedData) -> AbstractContextManager[None]:
+    """The run's folder, locked, and begun with this recipe, data and checkpoint."""
+    settings = json.loads(json.dumps(asdict(recipe), default=dict))
+    same = {"recipe": settings, "data": fingerprint(data), "checkpoint": llm.base_of(recipe.llm)}
+    return atomic.resumable_folder(folder, "run.json", same, {"data_folder": str(data.root.resolve())})
 
 
 def check_prompts(run: Run) -> None:
@@ -181,13 +177,27 @@ def check_prompts(run: Run) -> None:
     """
     schema, catalog = run.fit_inputs()
     prompts = run.prompt_encoder(catalog)
-    rows = choose_rows(run.data, "valid", CHECKED_ROWS, run.recipe.seed, history_needed(schema, run.recipe))
+    rows = choose_rows(run.data, "valid", CHECKED_ROWS, run.recipe.seed, history_needed(schema, run.recipe.prompt))
+    _check_lengths(run, prompts, rows)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vocabulary.gguf"
         write_vocabulary(run.llm_config(), run.tokenizer(), path, run.spm())
         model = Model(path, vocabulary_only=True)
         verify.check_tokens(model, prompts, [request.user for request in rows.requests()])
         model.close()
+
+
+def _check_lengths(run: Run, prompts: PromptEncoder, rows: RowSet) -> None:
+    limit = run.llm_config().max_position_embeddings
+    questions = [prompts.item(row) for row in range(len(prompts.catalog))]
+    longest = max((len(question) for question in questions if question is not None), default=0)
+    for request in rows.requests():
+        length = len(prompts.prefix(request.user)) + longest
+        if length > limit:
+            raise ExportError(
+                f"a prompt may have {length} tokens, the LLM reads {limit}: lower prompt.history_lines or block, "
+                "or raise llm.context"
+            )
 
 
 def train_crm_of(run: Run, quiet: bool) -> dict[str, float]:

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 
 from tiny_task import SCHEDULE, SHORT, TinyTask, train  # noqa: E402
 
+from corella_edge import atomic  # noqa: E402
 from corella_edge.errors import InterruptedRunError  # noqa: E402
 from corella_edge_export import loop  # noqa: E402
 
@@ -90,16 +91,16 @@ def test_a_run_that_broke_off_ends_like_one_that_did_not(
 
 def count_writes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     names: list[str] = []
-    replace = loop._replace
-    monkeypatch.setattr(loop, "_replace", lambda a, b: (names.append(b.name), replace(a, b)))
+    replace = atomic.publish_file
+    monkeypatch.setattr(atomic, "publish_file", lambda a, b: (names.append(b.name), replace(a, b)))
     fit(folder, SHORT)
-    monkeypatch.setattr(loop, "_replace", replace)
+    monkeypatch.setattr(atomic, "publish_file", replace)
     assert set(names) == {"metrics.jsonl", "best.safetensors", "checkpoint.pt"}
     return len(names)
 
 
 def test_a_break_at_any_write_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace = loop._replace
+    replace = atomic.publish_file
     writes = count_writes(tmp_path / "whole", monkeypatch)
     assert writes >= 4 * 2 + 1
     whole = result(tmp_path / "whole"), fit(tmp_path / "whole", SHORT).weights()
@@ -116,10 +117,10 @@ def test_a_break_at_any_write_is_made_good(tmp_path: Path, monkeypatch: pytest.M
                 raise CutError
             left -= 1
 
-        monkeypatch.setattr(loop, "_replace", cut)
+        monkeypatch.setattr(atomic, "publish_file", cut)
         with pytest.raises(CutError):
             fit(folder, SHORT)
-        monkeypatch.setattr(loop, "_replace", replace)
+        monkeypatch.setattr(atomic, "publish_file", replace)
         task = fit(folder, SHORT)
         assert (result(folder), task.weights()) == whole, number
 

@@ -128,7 +128,7 @@ def test_another_bundle_in_the_same_folder_is_refused(tiny, evaluated, tmp_path)
     succeed("export", tiny.run, "--out", other, "--bundle-version", "2", "--no-sample", *ONE)
     done = run("evaluate", other, "--data", tiny.data, "--out", evaluated.folder, *ARGS)
     assert done.code == 2
-    assert "holds another evaluation" in done.err
+    assert "begun with another" in done.err
     assert done.err.count("\n") == 1
 
 
@@ -141,7 +141,7 @@ def test_other_data_or_rows_in_the_same_folder_are_refused(tiny, evaluated, tmp_
         run("evaluate", tiny.bundle, "--data", tiny.data, "--out", evaluated.folder, *ONE, "--split", "valid"),
     ):
         assert done.code == 2
-        assert "holds another evaluation" in done.err
+        assert "begun with another" in done.err
 
 
 def test_without_the_llm_there_is_one_line(tiny, tmp_path):

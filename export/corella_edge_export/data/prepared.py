@@ -24,9 +24,6 @@ from corella_edge.request import Candidate, Event, Request, User
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
 PARQUET = (*SPLITS, "interactions", "users", "items")
-# The prompt drops a history's oldest lines in blocks of this many, so that its prefix stays the same
-# between drops.
-HISTORY_BLOCK = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +133,15 @@ class PreparedData:
             raise InputError(f"unknown split {name!r}; known splits: {', '.join(SPLITS)}")
         return self._rows(name)
 
-    def history_start(self, position: int, history_max: int | None) -> int:
+    def history_start(self, position: int, history_max: int | None, block: int = 1) -> int:
         """Index of the first event kept of a history of `position` events.
 
-        It is a multiple of `HISTORY_BLOCK`, so between history_max and history_max + 9 events stay.
+        It is a multiple of `block`: a prompt that drops its oldest lines in blocks then drops the same ones of
+        the cut history as of the whole. Between history_max and history_max + block - 1 events stay.
         """
         if history_max is None:
             return 0
-        return max(0, position - history_max) // HISTORY_BLOCK * HISTORY_BLOCK
+        return max(0, position - history_max) // block * block
 
     def request(
         self,
@@ -152,15 +150,16 @@ class PreparedData:
         items: Sequence[int],
         history_max: int | None = None,
         id: str | None = None,
+        block: int = 1,
     ) -> Request:
         """The request a service would get just before the user's event number `position`.
 
         Args:
             user: local index. position: how many events came before. items: local indices to score.
-            history_max: keep about this many latest events (see `history_start`); None = all.
+            history_max, block: keep about so many latest events (see `history_start`); None = all.
         """
         features = {name: values[user] for name, values in self.users.items() if values[user] is not None}
-        history = self._events(user, self.history_start(position, history_max), position)
+        history = self._events(user, self.history_start(position, history_max, block), position)
         candidates = tuple([Candidate(self.item_ids[item]) for item in items])
         return Request(User(self.user_ids[user], features, history), candidates, id)
 
