@@ -1,0 +1,41 @@
+"""Folders that several runs fill: begun once, locked, and told apart from foreign ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from corella_edge.atomic import resumable_folder
+from corella_edge.errors import InputError
+
+
+def test_a_folder_goes_on_with_the_same_settings_only(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with resumable_folder(out, "run.json", {"recipe": 1}, {"note": "a"}):
+        (out / "half").write_text("done")
+    with resumable_folder(out, "run.json", {"recipe": 1}, {"note": "b"}):
+        assert (out / "half").exists()
+    with pytest.raises(InputError, match="begun with another recipe"), resumable_folder(out, "run.json", {"recipe": 2}):
+        pass
+
+
+def test_a_kill_at_the_first_write_can_be_continued(tmp_path: Path) -> None:
+    (tmp_path / ".run.json.partial").write_text('{"rec')
+    with resumable_folder(tmp_path, "run.json", {"recipe": 1}):
+        assert (tmp_path / "run.json").exists()
+
+
+def test_foreign_folders_files_and_second_writers_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="has no run"), resumable_folder(tmp_path, "run.json", {}):
+        pass
+    with pytest.raises(InputError, match="can not be written"), resumable_folder(tmp_path / "thesis.txt", "l", {}):
+        pass
+    out = tmp_path / "run"
+    second = resumable_folder(out, "run.json", {})
+    with resumable_folder(out, "run.json", {}), pytest.raises(InputError, match="another run is writing"):
+        second.__enter__()
+    (out / "run.json").write_text("[]")
+    with pytest.raises(InputError, match="can not be read"), resumable_folder(out, "run.json", {"a": 1}):
+        pass
