@@ -58,22 +58,22 @@ def test_array_types_and_attributes(small: PreparedData, small_raw: RawData) -> 
     assert set(small.users) == {"age", "interests"}
 
 
-@given(st.integers(0, 5000), st.integers(1, 100))
-def test_history_is_cut_in_blocks(position: int, history_max: int) -> None:
-    start = PreparedData(Path(), {}).history_start(position, history_max)
-    assert start % 10 == 0
+@given(st.integers(0, 5000), st.integers(1, 100), st.integers(1, 20))
+def test_history_is_cut_in_blocks(position: int, history_max: int, block: int) -> None:
+    start = PreparedData(Path(), {}).history_start(position, history_max, block)
+    assert start % block == 0
     if position <= history_max:
         assert start == 0
     else:
-        assert history_max <= position - start <= history_max + 9
+        assert history_max <= position - start <= history_max + block - 1
 
 
 def test_a_request_is_what_a_service_would_get(small: PreparedData, small_raw: RawData) -> None:
     split = small.split("test")
     row = int(split.positions.argmax())
     user, position = int(split.users[row]), int(split.positions[row])
-    request = small.request(user, position, [3, 1], history_max=10, id="r")
-    past = explicit_histories(small_raw)[small.user_ids[user]][(position - 10) // 10 * 10 : position]
+    request = small.request(user, position, [3, 1], history_max=10, id="r", block=4)
+    past = explicit_histories(small_raw)[small.user_ids[user]][(position - 10) // 4 * 4 : position]
     assert [(event.item, event.rating, event.time) for event in request.user.history] == past
     assert request.candidates is not None
     assert [candidate.item for candidate in request.candidates] == [small.item_ids[3], small.item_ids[1]]
