@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: demo test test-slow check format setup docs clean
 
 demo: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/corella-edge demo --out $(OUT)
+	$(BIN)/corella-edge demo --out $(OUT)
 
 test: setup
 	$(BIN)/python -m pytest
@@ -20,6 +20,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -80,7 +80,8 @@ def collected(work: Path) -> dict[str, Any]:
     found = {name: json.loads(path.read_text("utf-8")) for name, path in names.items()}
     sizes = {str(p.relative_to(bundle)): p.stat().st_size for p in sorted(bundle.rglob("*")) if p.is_file()}
     table = json.loads((bundle / "routing.json").read_text("utf-8"))["table"]
-    return {**found, "bundle_bytes": sizes, "validation_table": table}
+    recipe = json.loads((bundle / "manifest.json").read_text("utf-8"))["about"]["recipe"]
+    return {"recipe": recipe, **found, "bundle_bytes": sizes, "validation_table": table}
 
 
 if __name__ == "__main__":

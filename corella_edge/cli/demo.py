@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -36,12 +38,17 @@ def demo(out: Path, seed: int) -> None:
     click.echo(_commands(out))
 
 
+def _program() -> str:
+    """How this very command was started: on the path, or by its file."""
+    return "corella-edge" if shutil.which("corella-edge") else str(Path(sys.argv[0]))
+
+
 def _commands(out: Path) -> str:
     """What to type next."""
     return "\n".join([
         "Everything above is synthetic data. Serve the bundle, and in another terminal call it:",
         "",
-        f"  corella-edge serve {out / 'bundle'} --threshold ratio:0.3",
+        f"  {_program()} serve {out / 'bundle'} --threshold ratio:0.3",
         f"  head -n 1 {out / 'data' / 'requests.jsonl'} | \\",
         "    curl -s http://127.0.0.1:8000/v1/rank -H 'Content-Type: application/json' -d @-",
     ])  # fmt: skip

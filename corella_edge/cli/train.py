@@ -17,7 +17,7 @@ from corella_edge.cli.common import need_export
 def train(recipe: str, data: Path, out: Path, seed: int | None) -> None:
     """Train the CRM and the LLM of RECIPE (a shipped recipe's name, or a TOML file).
 
-    Ctrl-C, or even a kill, loses at most half a minute: the same command goes on where it stopped.
+    After Ctrl-C or a kill the same command goes on where the last checkpoint stands (every half minute).
     """
     need_export("train")
     from dataclasses import replace

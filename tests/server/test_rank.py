@@ -16,7 +16,7 @@ from corella_edge_runtime.server.service import Limits
 
 REQUEST = {
     "id": "r1",
-    "user": {"id": "42", "features": {"gender": "F"}, "history": [{"item": "1193", "rating": 5, "time": 978300760}]},
+    "user": {"id": "42", "features": {"gender": "F"}, "history": [{"item": "318", "rating": 5, "time": 1700000000}]},
     "candidates": [{"item": "661"}, {"item": "914", "features": {"title": "My Fair Lady", "genres": ["Musical"]}}],
 }
 
@@ -222,3 +222,20 @@ def test_index_names_bundle_and_warnings(site):
     assert body["bundle"] == "fake@1"
     assert body["warnings"] == ["no LLM: this is a fake"]
     assert all(site.call("GET", path).status_code in {200, 405} for path in body["paths"])
+
+
+def test_waiting_for_a_worker_uses_up_a_requests_time(make_site):
+    site = make_site(limits=Limits(worker_threads=1))
+    site.ranker.blocked.clear()
+    threading.Timer(0.3, site.ranker.blocked.set).start()
+
+    async def together():
+        async with site.client() as client:
+            bodies = [{"user": {}}, {"user": {}, "timeout_ms": 10_000}, {"user": {}, "timeout_ms": 100}]
+            return await asyncio.gather(*(client.post("/v1/rank", json=body) for body in bodies))
+
+    assert [response.status_code for response in asyncio.run(together())] == [200, 200, 200]
+    left = {"none" if ms is None else "much" if ms > 1000 else "little": ms for ms in site.ranker.times}
+    assert left["none"] is None
+    assert 5_000 < left["much"] <= 9_750
+    assert left["little"] == 0.0
