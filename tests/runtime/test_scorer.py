@@ -91,8 +91,41 @@ def test_a_prefix_is_decoded_once(make_scorer: Any, prompts: Any) -> None:
     assert scorer.counters.evaluated_tokens == wanted
     scorer.score(rows)
     assert scorer.counters.evaluated_tokens == 2 * wanted - len(rows[0].prefix)
-    assert scorer.counters.reused_tokens == len(rows[0].prefix)
+    assert scorer.counters.reused_tokens == (9 + 1 + 9) * len(rows[0].prefix)
     assert scorer.counters.prompts == 20
+
+
+def test_computed_and_reused_tokens_are_all_tokens_of_the_answered_prompts(make_scorer: Any) -> None:
+    scorer = make_scorer()
+    rows = [Prompt(filler(30 + seed, seed % 2), filler(4 + i, i)) for seed in range(4) for i in range(3)]
+    scorer.score(rows)
+    scorer.score(rows[:1])
+    total = sum(len(prompt.prefix) + len(prompt.suffix) for prompt in [*rows, rows[0]])
+    assert scorer.counters.evaluated_tokens + scorer.counters.reused_tokens == total
+    assert scorer.counters.prompts == 13
+
+
+def test_only_prompts_with_a_probability_are_counted(make_scorer: Any) -> None:
+    scorer = make_scorer()
+    prefix = filler(20)
+    rows = [Prompt(prefix, filler(200, i)) for i in range(4)] + [Prompt(prefix, filler(LIMIT)), Prompt(prefix, ())]
+    asked = iter([False, False, True])
+    found = scorer.score(rows, asked.__next__)
+    assert [answer.reason for answer in found] == ["", "", "deadline", "deadline", "too_long", "too_long"]
+    assert (scorer.counters.prompts, scorer.counters.reused_tokens) == (2, len(prefix))
+
+
+def test_an_unforeseen_error_leaves_the_cache_usable(
+    make_scorer: Any, reference: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [Prompt(filler(30, seed), filler(4, i)) for seed in range(2) for i in range(3)]
+    scorer = make_scorer()
+    with monkeypatch.context() as patched:
+        patched.setattr(scorer._context, "logits", lambda row, tokens: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            scorer.score(rows)
+    assert (scorer.counters.prompts, scorer.counters.errors) == (0, 1)
+    close(scorer.score(rows[::-1]), rows[::-1], reference)
 
 
 def test_more_candidates_than_sequences(make_scorer: Any, reference: Any) -> None:

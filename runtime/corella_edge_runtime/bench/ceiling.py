@@ -54,7 +54,7 @@ def reading(llm: Llm, requests: Sequence[Request], seconds: float) -> tuple[floa
         llm.backend.submit([prompt]).result()
     after = llm.backend.stats()
     tokens, prompts_read, busy = (after[key] - before[key] for key in ("evaluated_tokens", "prompts", "seconds"))
-    return (tokens / busy, tokens / prompts_read) if tokens and busy else (None, None)
+    return (tokens / busy, tokens / prompts_read) if prompts_read and busy else (None, None)
 
 
 def _prompt(llm: Llm, request: Request) -> Prompt | None:

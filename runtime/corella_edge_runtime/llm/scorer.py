@@ -23,7 +23,13 @@ MAX_CONTEXT = 8192
 
 @dataclass(slots=True)
 class Counters:
-    """What was done since the start."""
+    """What was done since the start.
+
+    Attributes:
+        prompts: those that got a probability.
+        evaluated_tokens: computed.
+        reused_tokens: not computed, because an earlier call had left the prefix or other prompts shared it.
+    """
 
     prompts: int = 0
     evaluated_tokens: int = 0
@@ -59,7 +65,7 @@ class YesNoScorer:
             found = self._group(prefix, [prompts[i].suffix for i in members], expired)
             for i, answer in zip(members, found, strict=True):
                 answers[i] = answer
-        self.counters.prompts += len(prompts)
+        self.counters.prompts += sum(answer is not None and not answer.reason for answer in answers)
         self.counters.seconds += time.perf_counter() - started
         return [answer or Answer(math.nan, "llm_error") for answer in answers]
 
@@ -81,16 +87,33 @@ class YesNoScorer:
     ) -> list[Answer]:
         """Answers of prompts that share `prefix`."""
         answers: list[Answer] = []
+        missing = "deadline"
         try:
-            if self._hold(prefix, expired):
-                for chunk in self._chunks(len(prefix), suffixes):
-                    if expired():
-                        break
-                    answers += self._suffixes(len(prefix), chunk)
+            self._read(prefix, suffixes, expired, answers)
         except DecodeError:
             self._reset()
-            return answers + [Answer(math.nan, "llm_error")] * (len(suffixes) - len(answers))
-        return answers + [Answer(math.nan, "deadline")] * (len(suffixes) - len(answers))
+            missing = "llm_error"
+        except BaseException:
+            self._reset()
+            raise
+        answered = sum(not answer.reason for answer in answers)
+        self.counters.reused_tokens += len(prefix) * max(0, answered - 1)
+        return answers + [Answer(math.nan, missing)] * (len(suffixes) - len(answers))
+
+    def _read(
+        self,
+        prefix: tuple[int, ...],
+        suffixes: Sequence[tuple[int, ...]],
+        expired: Callable[[], bool],
+        answers: list[Answer],
+    ) -> None:
+        """Append to `answers` until all are there or the time is up."""
+        if not self._hold(prefix, expired):
+            return
+        for chunk in self._chunks(len(prefix), suffixes):
+            if expired():
+                return
+            answers += self._suffixes(len(prefix), chunk)
 
     def _hold(self, prefix: tuple[int, ...], expired: Callable[[], bool]) -> bool:
         """Bring `prefix` into sequence 0, keeping what it has in common with the one before."""

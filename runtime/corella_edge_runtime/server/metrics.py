@@ -19,7 +19,7 @@ from corella_edge.scores import Scores
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 LLM_TOTALS = {
-    "prompts": "Prompts the LLM has answered.",
+    "prompts": "Prompts that got a probability from the LLM.",
     "evaluated_tokens": "Prompt tokens the LLM has computed.",
     "reused_tokens": "Prompt tokens the LLM took from kept or shared prefixes instead.",
 }
