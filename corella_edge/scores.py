@@ -25,7 +25,8 @@ class Scores:
         entropy: float64 [n], nats, binary entropy of `crm`.
         routed: bool [n], True where `probability` is the LLM's.
         reason: n texts: why a row was routed ("entropy", "ratio") or why the LLM did not answer although the
-            router chose the row ("no_llm", "no_text", "too_long", "deadline"); "" for easy rows.
+            router chose the row ("no_llm", "no_text", "too_long", "deadline", "llm_error"); "" for
+            easy rows.
         unknown: n tuples, the names of the fields whose value the CRM has never seen.
     """
 

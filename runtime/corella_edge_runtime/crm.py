@@ -30,6 +30,7 @@ class Crm:
         except Exception as error:  # noqa: BLE001 - onnxruntime raises its own, undocumented kinds
             raise BundleError(f"{path.name}: ONNX Runtime can not load it ({_first_line(error)})") from None
         self.provider: str = self._session.get_providers()[0]
+        self.warning = _not_taken(_providers()[0], self.provider)
         self._item_inputs = {f.name for f in schema.fields if f.side == "item"}
         self._check(path.name, schema)
 
@@ -85,6 +86,11 @@ def _options(threads: int) -> Any:
 def _providers() -> list[str]:
     """CUDA where the installed build has it, else the CPU."""
     return [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in ort.get_available_providers()]
+
+
+def _not_taken(wanted: str, taken: str) -> str:
+    """A sentence where ONNX Runtime silently took another provider than the first it was asked for, else ""."""
+    return "" if wanted == taken else f"the CRM runs on {taken}: ONNX Runtime has {wanted} but can not start it"
 
 
 def _first_line(error: Exception) -> str:

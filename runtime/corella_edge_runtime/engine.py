@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import math
+import threading
 import time
+import traceback
 from collections.abc import Sequence
+from concurrent.futures import wait
 from pathlib import Path
 from types import TracebackType
 
@@ -24,22 +28,48 @@ from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
 from corella_edge_runtime.threads import llm_default
 
+_LOG = logging.getLogger("corella_edge.engine")
+
 
 class Llm:
     """The LLM side of a bundle: prompts in its tokenizer's ids, answered by a backend."""
 
     def __init__(self, prompts: PromptEncoder, backend: LlmBackend) -> None:
         self.prompts, self.backend = prompts, backend
+        self._failures: set[str] = set()
 
     def ask(self, user: User, candidates: Sequence[Candidate], deadline: float | None) -> list[Answer]:
-        """One answer a candidate; one without text has the reason "no_text"."""
+        """One answer a candidate, at the deadline at the latest; one without text has the reason "no_text"."""
         suffixes = [self.prompts.suffix(candidate) for candidate in candidates]
         if not any(suffixes):
             return [Answer(math.nan, "no_text")] * len(candidates)
         prefix = tuple(self.prompts.prefix(user))
         prompts = [Prompt(prefix, tuple(suffix)) for suffix in suffixes if suffix]
-        answers = iter(self.backend.submit(prompts, deadline).result())
+        answers = iter(self._answers(prompts, deadline))
         return [next(answers) if suffix else Answer(math.nan, "no_text") for suffix in suffixes]
+
+    def _answers(self, prompts: Sequence[Prompt], deadline: float | None) -> list[Answer]:
+        """The backend's answers. Where it is late or fails, each prompt's reason says so: the CRM's score stands."""
+        try:
+            job = self.backend.submit(prompts, deadline)
+            finished, _ = wait([job], _seconds_to(deadline))
+            if finished:
+                return job.result()
+        except Exception as error:  # noqa: BLE001 - whatever a backend raises, the request has the CRM's scores
+            self._failed(error)
+            return [Answer(math.nan, "llm_error")] * len(prompts)
+        # One still in the queue never starts; one at work can not be cancelled but ends by the deadline it was given.
+        job.cancel()
+        return [Answer(math.nan, "deadline")] * len(prompts)
+
+    def _failed(self, error: Exception) -> None:
+        """Log kind and place, once a kind; never the message, which may quote what a user wrote."""
+        kind = type(error).__name__
+        if kind in self._failures:
+            return
+        self._failures.add(kind)
+        places = traceback.format_list(traceback.extract_tb(error.__traceback__)[-8:])
+        _LOG.error("the LLM fails, the CRM decides: %s\n%s", kind, "".join(places).rstrip())
 
 
 class Engine:
@@ -51,7 +81,7 @@ class Engine:
         self.bundle, self.encoder, self.crm, self.llm = bundle, encoder, crm, llm
         self.calibration: Calibration = bundle.calibration()
         self.threshold: Threshold = self.parse_threshold(bundle.policy() if threshold is None else threshold)
-        self.warnings: list[str] = []
+        self.warnings: list[str] = [crm.warning] if crm.warning else []
         catalog = encoder.catalog
         self._everything = tuple([Candidate(item) for item in catalog.ids])
 
@@ -79,12 +109,20 @@ class Engine:
             BundleError: damaged or incomplete. InputError: a bad threshold. MissingExtraError: no onnxruntime.
         """
         opened = Bundle.open(bundle)
+        # Before the models are loaded: a mistyped threshold is told at once.
+        parse_threshold(opened.policy() if threshold is None else threshold, opened.calibration())
         schema, catalog = opened.schema()
         crm = Crm(opened.path("crm.onnx"), schema, crm_threads or 1)
+        encoder = FeatureEncoder(schema, catalog)
         side, warning = None, "the LLM is switched off: the CRM decides alone"
         if llm is not None:
             side, warning = _llm_side(opened, catalog, llm, llm_threads, llm_file, require_llm)
-        engine = cls(opened, FeatureEncoder(schema, catalog), crm, side, threshold)
+        try:
+            engine = cls(opened, encoder, crm, side, threshold)
+        except BaseException:
+            if side is not None:
+                side.backend.close()
+            raise
         engine.warnings += [warning] if warning else []
         return engine
 
@@ -101,7 +139,7 @@ class Engine:
         """Score all candidates of a request.
 
         Raises:
-            InputError: a bad threshold, or a timeout that leaves no time at all.
+            InputError: a bad threshold.
         """
         started = time.monotonic()
         threshold = self.threshold if request.threshold is None else self.parse_threshold(request.threshold)
@@ -152,6 +190,11 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _seconds_to(deadline: float | None) -> float | None:
+    """Time left until `deadline`, as a timeout that threads accept."""
+    return None if deadline is None else min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
 
 
 def _llm_side(

@@ -4,8 +4,10 @@ import gc
 import json
 import math
 import shutil
+import threading
+import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from corella_edge_runtime import crm as crm_module
 from corella_edge_runtime.crm import Crm, sigmoid
 from corella_edge_runtime.engine import Engine, Llm
 from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.backend import ThreadBackend
+from corella_edge_runtime.llm.scorer import Counters
 
 UNTITLED = f"i{ITEMS - 1}"  # the last item of the bundle's catalogue has no title
 EVERYTHING = tuple(Candidate(f"i{i}") for i in range(ITEMS))
@@ -193,6 +197,133 @@ def test_without_time_the_crm_decides(engine: Engine) -> None:
     assert set(found.reason) == {"deadline"}
     assert found.probability.tolist() == found.crm.tolist()
     assert engine.rank(Request(user(7, 9), EVERYTHING[:-1], threshold=0, timeout_ms=1e6)).routed.all()
+
+
+class Slow:
+    """A scorer that looks at its job's time every 10 ms, at most 2 s long."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self.jobs: list[bool] = []
+
+    def score(self, prompts: Sequence[Prompt], expired: Callable[[], bool]) -> list[Answer]:
+        end = time.monotonic() + 2.0
+        while time.monotonic() < end and not expired():
+            time.sleep(0.01)
+        self.jobs.append(expired())
+        return [Answer(0.5)] * len(prompts)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def slow(engine: Engine) -> Iterator[tuple[Engine, Slow]]:
+    assert engine.llm
+    scorer = Slow()
+    backend = ThreadBackend(lambda: scorer)  # type: ignore[arg-type, return-value]
+    yield Engine(engine.bundle, engine.encoder, engine.crm, Llm(engine.llm.prompts, backend)), scorer
+    backend.close()
+
+
+def in_time(engine: Engine, milliseconds: float) -> None:
+    """The request is answered by the CRM alone, at its deadline."""
+    started = time.monotonic()
+    found = engine.rank(Request(user(), EVERYTHING[:3], threshold=0, timeout_ms=milliseconds))
+    seconds = time.monotonic() - started
+    assert found.reason == ("deadline",) * 3
+    assert found.probability.tolist() == found.crm.tolist()
+    assert milliseconds / 1000 <= seconds < milliseconds / 1000 + 0.5
+
+
+def test_a_deadline_holds_behind_another_request(slow: tuple[Engine, Slow]) -> None:
+    engine, scorer = slow
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(engine.rank, Request(user(), EVERYTHING[:1], threshold=0))
+        time.sleep(0.1)
+        in_time(engine, 50.0)
+        assert not other.done()
+        assert other.result(20).routed.all()
+    assert scorer.jobs == [False]  # the late one was never begun
+
+
+def test_a_deadline_ends_a_running_job(slow: tuple[Engine, Slow]) -> None:
+    engine, scorer = slow
+    in_time(engine, 50.0)
+    end = time.monotonic() + 1.0
+    while not scorer.jobs and time.monotonic() < end:
+        time.sleep(0.01)
+    assert scorer.jobs == [True]
+
+
+@pytest.mark.parametrize("milliseconds", [1e300, math.inf])
+def test_any_length_of_time_is_accepted(echo: Engine, milliseconds: float) -> None:
+    assert echo.rank(Request(user(), EVERYTHING[:3], threshold=0, timeout_ms=milliseconds)).routed.all()
+
+
+class Broken(Echo):
+    """Fails, before or after it has taken the prompts."""
+
+    def __init__(self, error: Exception, at_once: bool) -> None:
+        self.error, self.at_once = error, at_once
+
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+        if self.at_once:
+            raise self.error
+        result: Future[list[Answer]] = Future()
+        result.set_exception(self.error)
+        return result
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("error", [ValueError("the secret title"), TimeoutError("the secret title")])
+def test_a_failing_llm_costs_its_scores_alone_and_is_told_once(
+    engine: Engine, error: Exception, at_once: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert engine.llm
+    broken = Engine(engine.bundle, engine.encoder, engine.crm, Llm(engine.llm.prompts, Broken(error, at_once)))
+    for _ in range(3):
+        found = broken.rank(Request(user(), (Candidate("i1"), Candidate("gone")), threshold=0, timeout_ms=1e4))
+        assert found.reason == ("llm_error", "no_text")
+        assert found.probability.tolist() == found.crm.tolist()
+    assert [type(error).__name__ in record.getMessage() for record in caplog.records] == [True]
+    assert "secret" not in caplog.text
+
+
+def test_a_threshold_is_read_before_the_llm_is_loaded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("corella_edge_runtime.engine._open_llm", load)
+    with pytest.raises(InputError, match="'two'"):
+        Engine.open(root, threshold="ratio:two")
+
+
+def test_an_engine_that_can_not_be_made_ends_the_llms_thread(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    before = threading.active_count()
+    monkeypatch.setattr(Engine, "__init__", fail)
+    with pytest.raises(MemoryError):
+        Engine.open(root, llm_threads=1)
+    assert threading.active_count() == before
+
+
+def test_a_provider_that_was_not_taken_is_a_warning(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = crm_module.ort.InferenceSession
+
+    def without_cuda(path: str, options: Any, providers: list[str]) -> Any:
+        assert providers[0] == "CUDAExecutionProvider"
+        return real(path, options, providers=providers[1:])
+
+    wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(crm_module.ort, "get_available_providers", lambda: wanted)
+    monkeypatch.setattr(crm_module.ort, "InferenceSession", without_cuda)
+    with Engine.open(root, llm_threads=1) as opened:
+        assert len(opened.warnings) == 1
+        assert "CUDAExecutionProvider" in opened.warnings[0]
+        assert opened.crm.provider == "CPUExecutionProvider"
 
 
 def test_without_an_llm_the_crm_decides(root: Path, tmp_path: Path) -> None:

@@ -31,12 +31,14 @@ class FakeRanker:
         self.blocked = threading.Event()
         self.blocked.set()
         self.running = self.most_running = self.answered = 0
+        self.times: list[float | None] = []
         self.warm = self.closed = False
         self._lock = threading.Lock()
 
     def rank(self, request: Request) -> Scores:
         with self._lock:
             self.running += 1
+            self.times.append(request.timeout_ms)
             self.most_running = max(self.running, self.most_running)
         try:
             assert self.blocked.wait(20)

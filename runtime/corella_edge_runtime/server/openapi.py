@@ -145,7 +145,12 @@ SCHEMAS: Json = {
                 "minimum": 1,
                 "maximum": 2**31,
             },
-            "timeout_ms": {"type": ["number", "null"], "minimum": 0},
+            "timeout_ms": {
+                "description": "Time for the LLM, from the arrival of the whole body; candidates without an answer "
+                "by then keep the CRM's score and have the reason `deadline`.",
+                "type": ["number", "null"],
+                "minimum": 0,
+            },
         },
         ["user"],
     ),
@@ -200,7 +205,7 @@ SCHEMAS: Json = {
             "routed": {"type": "boolean"},
             "reason": {
                 "description": "Why it was routed (`entropy`, `ratio`) or why the LLM did not answer "
-                "(`no_llm`, `no_text`, `too_long`, `deadline`); empty for easy candidates.",
+                "(`no_llm`, `no_text`, `too_long`, `deadline`, `llm_error`); empty for easy candidates.",
                 "type": "string",
             },
             "unknown": {

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from corella_edge.request import Request
 from corella_edge.scores import answer
 from corella_edge_runtime.server.decode import parse_body
 from corella_edge_runtime.server.metrics import Metrics
@@ -77,10 +79,11 @@ class Service:
 
     async def rank(self, ranker: Ranker, body: bytes) -> bytes:
         """Answer one request. Parsing too runs in a worker: 8 MiB of JSON would hold up health checks."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, ranker, body)
+        arrived = time.monotonic()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, ranker, body, arrived)
 
-    def _answer(self, ranker: Ranker, body: bytes) -> bytes:
-        request = parse_body(body)
+    def _answer(self, ranker: Ranker, body: bytes, arrived: float) -> bytes:
+        request = _with_time_left(parse_body(body), arrived)
         scores = ranker.rank(request)
         self.metrics.scored(scores)
         result = answer(request, scores, ranker.name)
@@ -94,3 +97,10 @@ class Service:
     def close(self) -> None:
         """Release the worker threads; call it when nothing is in flight. The engine is its opener's to close."""
         self._pool.shutdown()
+
+
+def _with_time_left(request: Request, arrived: float) -> Request:
+    """The request with what the wait for a worker and the parsing have left of its time."""
+    if request.timeout_ms is None:
+        return request
+    return replace(request, timeout_ms=max(0.0, request.timeout_ms - 1000.0 * (time.monotonic() - arrived)))
