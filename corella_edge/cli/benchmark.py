@@ -19,7 +19,9 @@ from corella_edge.router import RATIOS
               help="Candidates a request made from the sample.")  # fmt: skip
 @click.option("--requests", "file", type=click.Path(path_type=Path),
               help="Requests to time as they are, one a line. Default: the bundle's sample.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for benchmark.json, .md and .svg.")
+@click.option("--out", type=click.Path(path_type=Path),
+              help="Folder for benchmark.json, .md and .svg, which replace earlier ones; it may hold nothing else.",
+              )  # fmt: skip
 @click.option("--max-requests", default=200, show_default=True, type=click.IntRange(1), help="Requests to time.")
 @click.option("--repeat", default=1, show_default=True, type=click.IntRange(1), help="Passes over the requests.")
 @click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(0.0),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from corella_edge.metrics import Bootstrap
 from corella_edge.request import Candidate, Event, Request, User
 from corella_edge.scores import Scores
 from corella_edge_runtime.bench import machine, plot, quality, traffic
+from corella_edge_runtime.bench import run as bench
 from corella_edge_runtime.bench.measure import Limits, latency, measure
 
 QUICK = ["--llm-threads", "1", "--max-requests", "6", "--candidates", "5"]
@@ -34,7 +36,8 @@ def report(bundle, tmp_path_factory):
     """One whole run in a process of its own, without what only training needs; (folder, stdout)."""
     out = tmp_path_factory.mktemp("report") / "deep"
     out.mkdir()
-    (out / "mine.txt").write_text("mine")
+    for name in ("benchmark.md", ".benchmark.svg.partial"):  # of an earlier run, and of a killed one
+        (out / name).write_text("old")
     blocked = ["torch", "transformers", "tokenizers", "matplotlib", "polars", "onnx", "gguf", "starlette"]
     code = (f"import sys; sys.modules.update(dict.fromkeys({blocked})); "
             "from corella_edge.cli import main; main(sys.argv[1:])")  # fmt: skip
@@ -55,8 +58,7 @@ def test_prints_floors_table_and_json(report):
 
 def test_files(report):
     out = report[0]
-    assert sorted(p.name for p in out.iterdir()) == ["benchmark.json", "benchmark.md", "benchmark.svg", "mine.txt"]
-    assert (out / "mine.txt").read_text() == "mine"
+    assert sorted(p.name for p in out.iterdir()) == ["benchmark.json", "benchmark.md", "benchmark.svg"]
     page = (out / "benchmark.md").read_text()
     assert "| 0.05 |" in page
     assert "benchmark.svg" in page
@@ -131,6 +133,7 @@ def test_mistakes_are_one_line(corella, bundle, crm_bundle, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"user": {}, "candidates": [{"item": "a", "label": 2}]}')
     (tmp_path / "empty.jsonl").write_text("")
     cases = [
+        ([bundle, "--out", tmp_path], 2, "holds 'bad.jsonl', which is no benchmark's"),
         ([crm_bundle], 2, "the bundle has no sample.jsonl; give --requests FILE"),
         ([bundle, "--candidates", 41], 2, "the catalogue has only 40 items"),
         ([bundle, "--requests", tmp_path / "none"], 2, "can not be read"),
@@ -250,6 +253,20 @@ def test_quality_replaces_the_routed_scores():
     assert found.gain.value == pytest.approx(found.auc.value - metrics.auc(crm, data.labels))
 
 
+def test_the_crms_auc_is_drawn_once(monkeypatch):
+    crm, llm = np.array([0.1, 0.5, 0.52, 0.9]), np.array([0.2, 0.0, 0.7, 1.0])
+    data = quality.Labelled(crm, llm, np.array([0, 0, 1, 1], dtype=np.int8), ("a", "b", "c", "d"))
+    alone = [quality.at_threshold(data, nats, Bootstrap(data.users, 50)) for nats in (0.1, 0.69)]
+    calls = []
+    monkeypatch.setattr(bench, "DRAWS", 50)
+    for module in (bench, quality):
+        monkeypatch.setattr(module, "sampled_auc", lambda *args: calls.append(args) or metrics.sampled_auc(*args))
+    found = bench._qualities(data, [0.1, 0.69])
+    assert [one["quality"]["gain"] for one in found] == [asdict(one.gain) for one in alone]
+    assert len(calls) == 3
+    assert bench._qualities(replace(data, labels=data.labels[:0]), [0.1, 0.69]) == [{}, {}]
+
+
 def test_labels_are_read_from_both_forms():
     single = parse_traffic({"request": {"user": {}, "candidates": [{"item": "a"}]}, "label": 0})
     many = parse_traffic({"user": {}, "candidates": [{"item": "a", "label": 1}, {"item": "b"}]})
@@ -260,7 +277,9 @@ def test_labels_are_read_from_both_forms():
             parse_traffic(bad)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.4, 400.0), (0.4, 0.41), (1.0, 1.0), (3.0, 9.0), (0.001, 90_000.0)])
+@pytest.mark.parametrize(("low", "high"), [(0.4, 400.0), (0.4, 0.41), (1.0, 1.0), (3.0, 9.0), (0.001, 90_000.0),
+                         *((math.nextafter(10.0**k, 0), math.nextafter(10.0**j, math.inf)) for k in range(-4, 4)
+                           for j in range(k, 7))])  # fmt: skip
 def test_log_ticks_enclose(low, high):
     ticks = plot.log_ticks(low, high)
     assert ticks[0] <= low

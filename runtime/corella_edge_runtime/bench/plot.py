@@ -142,8 +142,9 @@ def _text(
 def log_ticks(low: float, high: float) -> list[float]:
     """1-2-5 steps from the last at or below `low` to the first at or above `high`; decades if those are many."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    # A decade more at both ends: beside a power of ten the logarithm is rounded onto it.
     steps = STEPS if last - first <= 4 else (1,)
-    every = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    every = [step * 10.0**power for power in range(first - 1, last + 2) for step in steps]
     below, above = [t for t in every if t <= low], [t for t in every if t >= high]
     start, end = below[-1], above[0]
     return [t for t in every if start <= t <= end] if start < end else [start, start * 10]

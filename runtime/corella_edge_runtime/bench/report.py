@@ -13,6 +13,9 @@ from corella_edge_runtime.bench import plot
 
 Result = dict[str, Any]
 DISTURBED = 0.05
+FILES = tuple(f"benchmark.{ending}" for ending in ("json", "md", "svg"))
+# With what a killed run may leave of them.
+_OWN = {*FILES, *(f".{name}.partial" for name in FILES)}
 HEADER = ("ratio", "share", "p50 ms", "p90 ms", "p99 ms", "p50 ms/cand.", "cand./s", "req./s", "LLM tok./req.",
           "AUC [95 %]", "AUC - CRM's [95 %]", "share (AUC)")  # fmt: skip
 
@@ -104,15 +107,22 @@ def _bullets(lines: Sequence[str]) -> str:
 
 
 def check_folder(out: Path) -> None:
-    """Make the folder before the measurement, so that a bad place is told at once. Raises InputError."""
+    """Make the folder before the measurement, so that a bad place is told at once.
+
+    Raises:
+        InputError: it can not be made, or holds anything but an earlier benchmark.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
+        foreign = sorted({path.name for path in out.iterdir()} - _OWN)
     except OSError as error:
         raise InputError(f"--out {out}: can not be made a folder: {error.strerror}") from None
+    if foreign:
+        raise InputError(f"--out {out}: holds {foreign[0]!r}, which is no benchmark's; name another folder")
 
 
 def write(result: Result, out: Path) -> None:
-    """benchmark.json, .md and .svg; other files of the folder stay."""
+    """benchmark.json, .md and .svg, in place of earlier ones."""
     pretty = json.dumps(result, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     files = {"json": pretty, "md": markdown(result), "svg": plot.svg(result)}
     for ending, contents in files.items():

@@ -12,11 +12,11 @@ import numpy as np
 
 from corella_edge.bundle import MANIFEST, sha256
 from corella_edge.jsonlines import Traffic
-from corella_edge.metrics import Bootstrap
+from corella_edge.metrics import Bootstrap, sampled_auc
 from corella_edge.request import Request
 from corella_edge_runtime.bench import machine, quality, traffic
 from corella_edge_runtime.bench.ceiling import ceiling
-from corella_edge_runtime.bench.measure import Limits, Progress, Timed, latency, measure, warm_up
+from corella_edge_runtime.bench.measure import Limits, Progress, Timed, as_threshold, latency, measure, warm_up
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.threads import llm_default
 
@@ -79,7 +79,8 @@ def run(engine: Engine, file: Path | None, settings: Settings, progress: Progres
     timed = measure(engine.rank, engine.stats, work.requests, settings.ratios, limits, settings.seed, progress)
     head["disturbance"] = machine.disturbance(before, machine.ticks())
     data = quality.score(engine.rank, work.labelled, work.users, progress)
-    rows = [_ratio(engine, i, ratio, timed, data) for i, ratio in enumerate(settings.ratios)]
+    nats = [engine.parse_threshold(as_threshold(ratio)).nats for ratio in settings.ratios]
+    rows = [_ratio(i, settings.ratios[i], nats[i], timed) | found for i, found in enumerate(_qualities(data, nats))]
     return {**head, "ceiling": floor, "ratios": rows}
 
 
@@ -106,14 +107,19 @@ def _traffic(file: Path | None, work: Plan) -> dict[str, Any]:
             "labelled_rows": len(work.labelled)}  # fmt: skip
 
 
-def _ratio(engine: Engine, index: int, ratio: float, timed: Sequence[Timed], data: quality.Labelled) -> dict[str, Any]:
-    nats = engine.parse_threshold(f"ratio:{ratio!r}").nats
-    found: dict[str, Any] = {"ratio": ratio, "threshold": nats if np.isfinite(nats) else None}
-    found |= summary([one for one in timed if one.ratio == index])
-    if len(data.labels):
-        result = quality.at_threshold(data, nats, Bootstrap(data.users, DRAWS))
-        found["quality"] = _finite(asdict(result))
-    return found
+def _ratio(index: int, ratio: float, nats: float, timed: Sequence[Timed]) -> dict[str, Any]:
+    head = {"ratio": ratio, "threshold": nats if np.isfinite(nats) else None}
+    return head | summary([one for one in timed if one.ratio == index])
+
+
+def _qualities(data: quality.Labelled, thresholds: Sequence[float]) -> list[dict[str, Any]]:
+    """The field "quality" of each threshold; none where no row has a label."""
+    if not len(data.labels):
+        return [{} for _ in thresholds]
+    bootstrap = Bootstrap(data.users, DRAWS)
+    crm = sampled_auc(data.crm, data.labels, bootstrap)
+    found = [quality.at_threshold(data, nats, bootstrap, crm) for nats in thresholds]
+    return [{"quality": _finite(asdict(one))} for one in found]
 
 
 def summary(timed: Sequence[Timed]) -> dict[str, Any]:
