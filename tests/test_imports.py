@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 import corella_edge
 from bundles import make_bundle
+from corella_edge.cli.common import EXPORT_MODULES
 
 ROOT = Path(corella_edge.__file__).parents[1]
 FOLDERS = {
@@ -158,7 +161,9 @@ def run(missing: str, *args: str) -> subprocess.CompletedProcess[str]:
         ("onnxruntime", "cpu", "export OUT --out OUT"),
         ("llama_cpp", "llm", "export OUT --out OUT"),
         ("torch", "export", "demo --out OUT"),
-        ("torch", "export", "evaluate BUNDLE --data OUT"),
+        *((module, "export", "evaluate BUNDLE --data OUT") for module in EXPORT_MODULES),
+        ("onnxruntime", "cpu", "evaluate BUNDLE --data OUT"),
+        ("sentencepiece", "export", "train ml-1m-tiny --data OUT --out OUT"),
         ("onnxruntime", "cpu", "score BUNDLE BUNDLE/requests.jsonl --out OUT"),
         ("onnxruntime", "cpu", "verify BUNDLE"),
         ("onnxruntime", "cpu", "benchmark BUNDLE --out OUT"),
@@ -177,6 +182,12 @@ def test_a_missing_extra_is_named(missing: str, extra: str, args: str, bundle: P
     assert f"pip install 'corella-edge[{extra}]'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_every_package_of_the_extra_is_looked_for() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    packages = {re.split(r"[<>=]", line)[0].removesuffix("-onnx") for line in extras["export"]}
+    assert packages == set(EXPORT_MODULES)
 
 
 LIGHT = ",".join((*HEAVY, "matplotlib", "sklearn"))

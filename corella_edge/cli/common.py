@@ -9,7 +9,8 @@ import click
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.router import RATIOS, parse_share
 
-_EXPORT_MODULES = ("torch", "transformers", "tokenizers", "peft", "onnx", "gguf", "polars", "tqdm", "safetensors")
+EXPORT_MODULES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "optimum", "onnx", "gguf", "safetensors",
+                  "sentencepiece", "polars", "tqdm")  # fmt: skip
 
 
 def need(command: str, extra: str, *modules: str) -> None:
@@ -20,7 +21,7 @@ def need(command: str, extra: str, *modules: str) -> None:
 
 def need_export(command: str) -> None:
     """The heavy half and the runtime it verifies with."""
-    need(command, "export", *_EXPORT_MODULES)
+    need(command, "export", *EXPORT_MODULES)
     need(command, "cpu", "onnxruntime")
     need(command, "llm", "llama_cpp")
 
