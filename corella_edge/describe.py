@@ -13,7 +13,7 @@ from corella_edge.bundle import MANIFEST, SEAL, Bundle, Manifest, read_json, sea
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, CorellaError
 from corella_edge.jsonlines import parse_reference, read_lines
-from corella_edge.prompt import Template
+from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Candidate, User
 from corella_edge.router import RATIOS
 
@@ -115,19 +115,13 @@ def _prompt(bundle: Bundle) -> dict[str, Any] | None:
 
 
 def render(template: Template, catalog: Catalog, user: User, candidate: Candidate) -> str | None:
-    """A prompt as text, for people; None when the candidate has no text."""
-    row = catalog.row_of.get(candidate.item)
-    known = {} if row is None else catalog.attributes[row]
-    question = template.item_text({**known, **(candidate.features or {})})
+    """A prompt as text, for people; None when the candidate has no text. The models' encoder, letters as tokens."""
+    answers = {-1: template.yes, -2: template.no}
+    encoder = PromptEncoder(template, catalog, lambda text: [ord(letter) for letter in text], Tokens(-1, -2, None))
+    question = encoder.suffix(candidate)
     if question is None:
         return None
-    lines = [template.header(user)]
-    for event in user.history[template.first_event(len(user.history)) :]:
-        row = catalog.row_of.get(event.item)
-        text = None if row is None else template.item_text(catalog.attributes[row])
-        if text is not None:
-            lines.append(text + (template.yes if template.liked(event) else template.no) + template.tail(event))
-    return "".join([*lines, question])
+    return "".join(answers[token] if token < 0 else chr(token) for token in [*encoder.prefix(user), *question])
 
 
 def _routing(bundle: Bundle) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.catalog import Catalog
+from corella_edge.describe import render
 from corella_edge.errors import BundleError, RecipeError
 from corella_edge.prompt import MAX_TAILS, PromptEncoder, Template, Tokens
 from corella_edge.request import Candidate, Event, User
@@ -47,6 +48,16 @@ def test_the_prompt_as_a_person_reads_it() -> None:
         "<s>Like it?\nclerk; age 25\nHeat, Action Crime: Yes 5\nBabe, Comedy: No 2\nBabe, Comedy: Yes\n"
     )
     assert shown(encoder.suffix(Candidate("i0")) or []) == "Heat, Action Crime:"
+
+
+@given(TEXTS, TEXTS, st.none() | st.dictionaries(st.sampled_from(["title", "genres"]), TEXTS))
+def test_the_prompt_that_people_are_shown_is_the_models(title: str, job: str, features: dict[str, Any] | None) -> None:
+    encoder = make(HEAT, {"title": "Cafe\u0301 " + title})
+    user = User("u", {"job": job}, tuple(Event(f"i{n % 3}", float(n % 5)) for n in range(9)))
+    for candidate in (Candidate("i1", features), Candidate("gone", features)):
+        suffix = encoder.suffix(candidate)
+        text = None if suffix is None else shown([*encoder.prefix(user), *suffix]).removeprefix("<s>")
+        assert render(TEMPLATE, encoder.catalog, user, candidate) == text
 
 
 @given(VALUES, VALUES)
