@@ -18,9 +18,7 @@ from corella_edge.cli.common import need_export
 @click.option("--name", default="", help="Name in answers and metrics; default: the recipe's.")
 @click.option("--bundle-version", default="1", show_default=True, help="Version in answers and metrics.")
 @click.option("--crm-int8", is_flag=True, help="Also write crm.int8.onnx (optimum).")
-@click.option(
-    "--no-sample", is_flag=True, help="Leave out sample.jsonl; reference.jsonl, for verify, stays."
-)
+@click.option("--no-sample", is_flag=True, help="Leave out sample.jsonl; reference.jsonl, for verify, stays.")
 @click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: all cores but one.")
 def export(
     run: Path, data: Path | None, out: Path, llm_types: tuple[str, ...], name: str, bundle_version: str,
