@@ -78,8 +78,9 @@ def _quality(result: dict[str, Any]) -> Iterator[str]:
     machine = result["machine"]
     recipe, settings = result["recipe"], result["benchmark"]["settings"]
     yield f"**MovieLens-1M** ({result['note']}), recipe `{recipe['name']}`, seed {recipe['seed']}:"
-    yield f"{group['rows']:,} test rows of {group['users']:,} users. Thresholds are fixed on validation rows; share 0 is the CRM alone, share 1 the"
-    yield "LLM alone; 95 % intervals by bootstrap over users. Latency: one request of 20 candidates of a new user,"
+    yield f"{group['rows']:,} test rows of {group['users']:,} users. Thresholds are fixed on validation rows."
+    yield "Share 0 is the CRM alone, share 1 the LLM alone; 95 % intervals by bootstrap over users."
+    yield "Latency: one request of 20 candidates of a new user,"
     threads = f"{settings['crm_threads']} thread for the CRM, {settings['llm_threads']} for the LLM"
     yield f"in process, {machine['cores']} cores ({machine['cpu']}), {threads}."
     yield ""

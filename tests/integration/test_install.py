@@ -1,0 +1,110 @@
+"""Installing less: what the light extras run, and the box recipe of docs/install-box.md followed to the letter."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from sessions import REPOSITORY, Session, serving
+
+pytestmark = pytest.mark.slow
+
+PAGE = (REPOSITORY / "docs" / "install-box.md").read_text("utf-8")
+HEAVY = ("torch", "transformers", "polars", "matplotlib", "optimum", "onnx", "gguf")
+FOLDERS, FILES = ("corella_edge", "export", "runtime"), ("pyproject.toml", "README.md", "LICENSE", "constraints.txt")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sources as somebody who cloned them has them."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in FOLDERS:
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(REPOSITORY / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheels(checkout: Path) -> Path:
+    """Section 1 of the page: the wheels are built once."""
+    shell(blocks()[0], checkout)
+    return checkout / "wheels"
+
+
+@pytest.fixture(scope="module")
+def box(wheels: Path, tiny: Session, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Section 2 of the page: an offline box with no compiler on the path; `verify` is its last line."""
+    folder = tmp_path_factory.mktemp("box")
+    shutil.copytree(wheels, folder / "wheels")
+    shutil.copytree(tiny.bundle, folder / "my-bundle")
+    tools = folder / "tools"
+    tools.mkdir()
+    (tools / "python3.11").symlink_to(sys.executable)
+    shell(blocks()[2], folder, path=str(tools))
+    return folder
+
+
+def blocks() -> list[str]:
+    """The page's shell blocks, in order."""
+    return re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+
+
+def shell(script: str, folder: Path, path: str | None = None) -> str:
+    """Run a block as it stands; `path` replaces the search path, and then no package index is reachable."""
+    python = Path(sys.executable).resolve().parent
+    env = {"PATH": path or f"{python}:/usr/bin:/bin", "HOME": str(Path.home())}
+    if path:
+        env |= {"PIP_NO_INDEX": "1", "CC": "/nonexistent", "CXX": "/nonexistent"}
+    bash = shutil.which("bash")
+    assert bash is not None
+    done = subprocess.run([bash, "-ec", script], cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def corella(box: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [str(box / "corella" / "bin" / "corella-edge"), *args]
+    return subprocess.run(command, cwd=box, capture_output=True, text=True, check=False)
+
+
+def test_a_box_scores_measures_and_tells_what_it_lacks(box: Path, tiny: Session) -> None:
+    python = str(box / "corella" / "bin" / "python")
+    probe = "import importlib.util as u, sys; print([n for n in sys.argv[1:] if u.find_spec(n)])"
+    found = subprocess.run([python, "-c", probe, *HEAVY], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "[]"
+    requests = str(tiny.data / "requests.jsonl")
+    for command in (
+        ["verify", "my-bundle"],
+        ["inspect", "my-bundle"],
+        ["score", "my-bundle", requests, "--out", "scores.jsonl", "--threshold", "ratio:0.5"],
+        ["benchmark", "my-bundle", "--ratios", "0,1", "--max-requests", "3", "--out", "report"],
+    ):
+        done = corella(box, *command)
+        assert done.returncode == 0, (command, done.stderr)
+        assert "Traceback" not in done.stderr
+    first = json.loads((box / "scores.jsonl").read_text("utf-8").splitlines()[0])
+    assert first["candidates"]
+    assert (box / "report" / "benchmark.svg").exists()
+    lacking = corella(box, "train", "demo", "--data", ".", "--out", "run")
+    assert lacking.returncode == 5
+    assert "[export]" in lacking.stderr
+    assert "Traceback" not in lacking.stderr
+
+
+def test_a_box_serves(box: Path) -> None:
+    command = [str(box / "corella" / "bin" / "corella-edge"), "serve", "my-bundle", "--port", "0"]
+    process = subprocess.Popen(command, cwd=box, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with serving(process) as served:
+        body = {"user": {}, "candidates": [{"item": "nothing known"}]}
+        answer = httpx.post(f"{served.url}/v1/rank", json=body)
+        assert answer.status_code == 200
+        assert "item" in answer.json()["candidates"][0]["unknown"]
+        process.terminate()
+        assert served.end() == 0
