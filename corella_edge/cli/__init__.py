@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import click
@@ -60,7 +66,32 @@ def cli() -> None:
 def main(args: list[str] | None = None) -> Any:
     """Entry point: an expected error is one line on stderr and a non-zero exit code."""
     try:
-        return cli.main(args=args, prog_name="corella-edge", standalone_mode=True)
+        with _interruptible():
+            return cli.main(args=args, prog_name="corella-edge", standalone_mode=True)
     except CorellaError as error:
         click.echo(f"corella-edge: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the process at once with one line: every file of ours is whole or not there at any moment.
+
+    An exception instead would break imports, callbacks from C and Rust, and be turned into their errors. Commands
+    with something to finish (`train`, `serve`) set a handler of their own.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    # A background process of a script ignores the signal; then it stays ignored.
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _stop_at_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _stop_at_once(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"\ncorella-edge: interrupted; the same command starts or goes on anew\n")
+    os._exit(InterruptedRunError.exit_code)
