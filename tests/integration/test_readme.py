@@ -1,0 +1,192 @@
+"""README.md and docs/: every command line parses, the first session and the Python block run, links resolve."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import httpx
+import pytest
+from sessions import REPOSITORY, serving, start, succeed
+
+from corella_edge.cli import cli
+
+README = REPOSITORY / "README.md"
+PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
+RECIPES = REPOSITORY / "export" / "corella_edge_export" / "recipes"
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^\s*(?:\S*/)?corella-edge ((?!\[).+)$", re.MULTILINE)
+# The sizes of the shipped recipe, made tiny; its [prompt] stays.
+TINY = """
+name = "ml-1m-tiny"
+seed = 1
+[crm]
+embedding_dim = 4
+cross_layers = 1
+hidden = [8]
+batch_size = 256
+epochs = 1
+evaluations = 1
+[llm]
+vocab_size = 600
+hidden = 32
+layers = 1
+heads = 2
+kv_heads = 1
+intermediate = 32
+rows = 400
+batch_tokens = 2048
+valid_rows = 60
+evaluations = 1
+[export]
+calibration_rows = 60
+sample_rows = 24
+reference_rows = 8
+"""
+
+
+def blocks(page, language=None):
+    """Contents of a page's code blocks."""
+    return [text for found, text in BLOCK.findall(page.read_text("utf-8")) if language in (None, found)]
+
+
+def command_lines():
+    """(page, command line without its program) of every code block."""
+    for page in PAGES:
+        for text in blocks(page):
+            for line in COMMAND.findall(text):
+                if page.name != "cli.md":
+                    yield pytest.param(line, id=f"{page.name}-{line}")
+
+
+def mentioned():
+    """Commands named in running text."""
+    return {name for page in PAGES for name in re.findall(r"`corella-edge ([a-z]+)", page.read_text("utf-8"))}
+
+
+def parsed(arguments):
+    """The command that would run, with its values; nothing is run."""
+    root = click.Context(cli, info_name="corella-edge")
+    name, command, rest = cli.resolve_command(root, arguments)
+    assert command is not None
+    return command.make_context(name, rest, parent=root)
+
+
+@pytest.mark.parametrize("line", list(command_lines()))
+def test_every_command_line_is_one(line):
+    parsed(shlex.split(line, comments=True))
+
+
+def test_every_command_that_is_mentioned_exists():
+    assert len(mentioned()) > 5
+    for name in mentioned():
+        assert cli.get_command(click.Context(cli), name), name
+
+
+def write_ml_1m(folder):
+    """120 users, 80 movies, 40 ratings each, in the publisher's form."""
+    draw = random.Random(0)
+    genres = ["Drama", "Comedy", "Film-Noir", "Children's", "Sci-Fi"]
+    words = ["Café", "Night", "Matrix, The", "Été"]
+    movies = [
+        f"{m}::{draw.choice(words)} {m} ({1940 + m % 60})::{'|'.join(draw.sample(genres, 2))}" for m in range(1, 81)
+    ]
+    users = [f"{u}::{draw.choice('FM')}::{draw.choice([1, 18, 25, 56])}::{u % 21}::{10000 + u}" for u in range(1, 121)]
+    ratings = [
+        f"{u}::{m}::{1 + (m + draw.randint(0, 2)) % 5}::{960000000 + draw.randint(0, 30_000_000)}"
+        for u in range(1, 121)
+        for m in draw.sample(range(1, 81), 40)
+    ]
+    folder.mkdir()
+    for name, lines in {"movies": movies, "users": users, "ratings": ratings}.items():
+        (folder / f"{name}.dat").write_bytes("".join(line + "\n" for line in lines).encode("latin-1"))
+
+
+def call(line, url):
+    """The curl line as printed, or what it sends where curl is missing; the answer."""
+    assert "http://127.0.0.1:8000/" in line
+    if shutil.which("curl"):
+        line = line.replace("http://127.0.0.1:8000", url)
+        done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, check=True, timeout=60)
+        return json.loads(done.stdout)
+    with Path(shlex.split(line)[3]).open(encoding="utf-8") as file:
+        return httpx.post(f"{url}/v1/rank", content=file.readline().encode(), timeout=60).json()
+
+
+def test_the_first_session_runs_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_ml_1m(tmp_path / "ml-1m")
+    shipped = (RECIPES / "ml-1m-tiny.toml").read_text("utf-8")
+    (tmp_path / "tiny.toml").write_text(TINY + shipped[shipped.index("[prompt]") :], "utf-8")
+    session, request = blocks(README, "bash")[1:3]
+    lines = [shlex.split(line)[1:] for line in session.splitlines()]
+    names = [line[0] for line in lines]
+    assert names == ["prepare", "train", "export", "verify", "inspect", "score", "evaluate", "benchmark", "serve"]
+    ended = {line[0]: succeed(*("tiny.toml" if arg == "ml-1m-tiny" else arg for arg in line)) for line in lines[:-1]}
+    check_outputs(ended)
+    with serving(start(*lines[-1], "--port", "0")) as served:
+        answer = call(request.strip(), served.url)
+        served.process.send_signal(signal.SIGTERM)
+        assert served.end() == 0, served.errors
+    first = json.loads(Path("scores.jsonl").read_text("utf-8").partition("\n")[0])
+    assert [row["item"] for row in answer["candidates"]] == [row["item"] for row in first["candidates"]]
+    assert answer["bundle"] == "ml-1m-tiny@1"
+
+
+def check_outputs(ended):
+    """What the commands of the session left behind and said."""
+    requests = Path("data/ml-1m/requests.jsonl").read_text("utf-8").splitlines()
+    assert len(Path("scores.jsonl").read_text("utf-8").splitlines()) == len(requests) > 10
+    assert ended["verify"].out.endswith("ml-1m-tiny@1: verified\n")
+    assert "PROBLEMS" not in ended["inspect"].out
+    assert "AUC" in ended["evaluate"].out
+    assert sorted(path.name for path in Path("report").iterdir()) == ["benchmark.json", "benchmark.md", "benchmark.svg"]
+
+
+def test_the_python_block_runs_as_printed(tiny, tmp_path):
+    (program,) = blocks(README, "python")
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "bundle").symlink_to(tiny.bundle)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'bundle': 'tiny@1'" in done.stdout
+    assert "'rank': 2" in done.stdout
+
+
+def test_generated_parts_are_current():
+    done = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_resolves(page):
+    text = BLOCK.sub("", page.read_text("utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path = target.partition("#")[0]
+        if path and "://" not in path and not path.startswith("mailto:"):
+            assert (page.parent / path).exists(), target
+
+
+def test_every_file_of_the_tree_exists():
+    tree = README.read_text("utf-8").partition("<!-- tree -->")[2].partition("<!-- /tree -->")[0]
+    folders, files = [], 0
+    for line in tree.strip().splitlines()[1:-1]:
+        name = line.split()[0]
+        folders = folders[: (len(line) - len(line.lstrip())) // 2]
+        path = REPOSITORY.joinpath(*folders, name)
+        assert path.is_dir() if name.endswith("/") else path.is_file(), path
+        folders += [name]
+        files += not name.endswith("/")
+    assert files > 50
