@@ -115,11 +115,11 @@ class Export:
             self._write_type(f16, self.folder / file, kind)
 
     def _check_f16(self, f16: Path) -> None:
-        """Reference rows decoded whole, all rows as in serving: each within its tolerance of transformers."""
+        """Reference rows decoded whole, all rows with kept prefixes: each within its tolerance of transformers."""
         threads, expected = self.options.threads, self.llm_reference
         chosen = [self.requests[i] for i in self.reference]
-        whole = verify.gguf_scores(f16, self.prompts, chosen, threads, whole=True)
-        found = verify.gguf_scores(f16, self.prompts, self.requests, threads)
+        whole = verify.gguf_scores(f16, self.prompts, chosen, threads, whole=True, exact=True)
+        found = verify.gguf_scores(f16, self.prompts, self.requests, threads, exact=True)
         self.differences["llm_f16_whole"] = verify.check_llm(
             "f16 GGUF", whole, expected[self.reference], verify.F16_TOLERANCE
         )
@@ -130,8 +130,8 @@ class Export:
         self.say(f"LLM: {path.name} as {kind}")
         if kind == "F16":
             shutil.copyfile(f16, path)
-            return
-        quantize(f16, path, kind)
+        else:
+            quantize(f16, path, kind)
         # Rows that fit no block of the type stay f16: a file hardly smaller than f16 is one of those.
         self.say(f"LLM: {path.name} is {path.stat().st_size / f16.stat().st_size:.0%} of f16's size")
         found = verify.gguf_scores(path, self.prompts, self.requests, self.options.threads)

@@ -95,14 +95,20 @@ def torch_llm(task: LlmTask, rows: npt.NDArray[np.int64], split: Any) -> dict[in
 
 
 def gguf_scores(
-    path: Path, encoder: PromptEncoder, requests: Iterable[Request], threads: int, whole: bool = False
+    path: Path,
+    encoder: PromptEncoder,
+    requests: Iterable[Request],
+    threads: int,
+    whole: bool = False,
+    exact: bool = False,
 ) -> Floats:
     """P(Yes), float64 [n], of one-candidate requests by llama.cpp; nan for an item without text.
 
     `whole` decodes each prompt from its beginning; else a prefix kept from the row before is used again, as in serving.
+    `exact` computes attention in float32: what then differs is the file's doing, not the arithmetic's.
     """
     model = Model(path)
-    scorer = YesNoScorer(model, encoder.tokens, threads)
+    scorer = YesNoScorer(model, encoder.tokens, threads, exact=exact)
     try:
         return np.asarray([_score(scorer, encoder, request, whole) for request in requests])
     finally:

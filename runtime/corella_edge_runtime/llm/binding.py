@@ -90,15 +90,19 @@ class Context:
         cells: KV cells, shared by all sequences (unified cache: a common prefix is held once).
         sequences: sequence ids 0 … sequences - 1 may be used.
         batch: most tokens of one decode.
+        exact: keys and values in float32 and plain attention; slower, and free of half-precision outliers.
     """
 
-    def __init__(self, model: Model, cells: int, sequences: int, batch: int, threads: int) -> None:
+    def __init__(self, model: Model, cells: int, sequences: int, batch: int, threads: int, exact: bool = False) -> None:
         params = C.llama_context_default_params()
         params.n_ctx, params.n_seq_max = cells, sequences
         params.n_batch = params.n_ubatch = batch
         params.n_outputs_max = sequences
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True
+        if exact:
+            params.type_k = params.type_v = C.GGML_TYPE_F32
+            params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.no_perf = True
         self.model, self.sequences, self.batch_size = model, sequences, batch
         self.handle = C.llama_init_from_model(model.handle, params)

@@ -45,10 +45,10 @@ class YesNoScorer:
     Sequence 0 holds the latest prefix, so that a user's next request pays only for what is new.
     """
 
-    def __init__(self, model: Model, tokens: Tokens, threads: int, cells: int = 0) -> None:
+    def __init__(self, model: Model, tokens: Tokens, threads: int, cells: int = 0, exact: bool = False) -> None:
         self.limit = min(model.trained_context, MAX_CONTEXT)
         wanted = cells or self.limit + BATCH
-        self._context = Context(model, wanted, SEQUENCES, BATCH, threads)
+        self._context = Context(model, wanted, SEQUENCES, BATCH, threads, exact)
         self._answers = (tokens.yes, tokens.no)
         self._cached: tuple[int, ...] = ()
         self.counters = Counters()
