@@ -23,8 +23,8 @@ import torch
 from corella_edge.cli import COMMANDS, main
 from corella_edge_export import loop
 
-HEAVY = ("corella_edge_export.export", "corella_edge_export.demo", "transformers.models.llama.modeling_llama",
-         "transformers.models.qwen2.tokenization_qwen2_fast", "torch.onnx", "optimum.exporters.onnx")  # fmt: skip
+TRAINING = ("corella_edge_export.run", "transformers.models.llama.modeling_llama")
+EXPORT = ("corella_edge_export.export", "corella_edge_export.evaluate", "torch.onnx", "optimum.exporters.onnx")
 
 
 def child(args: list[str], errors: int) -> None:
@@ -69,9 +69,9 @@ def under_fire(number: int, seed: int, seconds: float, out: Path, args: list[str
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    loop.CHECKPOINT_SECONDS = 0.05
-    for name in (*HEAVY, *(f"corella_edge.cli.{module}" for module, _ in COMMANDS.values())):
-        importlib.import_module(name)
+    loop.CHECKPOINT_SECONDS = 0.1
     signal_name, seed_text, seconds_text, out_text, *rest = sys.argv[1:]
+    for name in (f"corella_edge.cli.{COMMANDS[rest[0]][0]}", *TRAINING, *(() if rest[0] == "train" else EXPORT)):
+        importlib.import_module(name)
     found = under_fire(signal.Signals[signal_name], int(seed_text), float(seconds_text), Path(out_text), rest)
     print(json.dumps(found))

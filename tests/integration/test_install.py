@@ -108,3 +108,29 @@ def test_a_box_serves(box: Path) -> None:
         assert "item" in answer.json()["candidates"][0]["unknown"]
         process.terminate()
         assert served.end() == 0
+
+
+def test_without_any_extra(wheels: Path, tiny: Session, tmp_path: Path) -> None:
+    """numpy and click alone: help and `inspect` work, the rest says what it lacks."""
+    python = tmp_path / "corella" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-index", "--find-links", str(wheels), "corella-edge"]
+    subprocess.run(pip, check=True, capture_output=True)
+    assert corella(tmp_path, "--help").returncode == 0
+    found = corella(tmp_path, "inspect", str(tiny.bundle), "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["problems"] == []
+    requests = str(tiny.data / "requests.jsonl")
+    bundle = str(tiny.bundle)
+    lacking = {
+        "score": ["score", bundle, requests, "--out", "scores.jsonl"], "verify": ["verify", bundle],
+        "benchmark": ["benchmark", bundle], "serve": ["serve", bundle, "--port", "0"],
+        "evaluate": ["evaluate", bundle, "--data", "."], "train": ["train", "demo", "--data", ".", "--out", "o"],
+        "prepare": ["prepare", "synthetic", "--out", "data"], "export": ["export", str(tiny.run), "--out", "b"],
+        "demo": ["demo"],
+    }  # fmt: skip
+    for name, args in lacking.items():
+        done = corella(tmp_path, *args)
+        assert done.returncode == 5, (name, done.stderr)
+        assert re.fullmatch(r"corella-edge: .* needs the extra \[\w+\]: pip install '.*'", done.stderr.splitlines()[-1])
+        assert "Traceback" not in done.stderr
