@@ -37,7 +37,7 @@ def sides(tiny):
     data = PreparedData.open(tiny.data)
     run = Run.open(tiny.run, data)
     schema, _ = run.fit_inputs()
-    rows = choose_rows(data, "test", 0, 0, history_needed(schema, run.recipe))
+    rows = choose_rows(data, "test", 0, 0, history_needed(schema, run.recipe.prompt))
     crm, f16 = scores(tiny.bundle, rows, "llm.F16.gguf")
     _, q8 = scores(tiny.bundle, rows, "llm.gguf")
     return Sides(run, rows, crm, {"F16": f16, "Q8_0": q8})
