@@ -11,7 +11,7 @@ from corella_edge.schema import FeatureEncoder
 from corella_edge_export import train_crm, train_llm
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.rows import EncodedRows
-from corella_edge_export.rowset import RowSet, choose_rows, history_needed
+from corella_edge_export.rowset import RowSet, choose_users, history_needed
 from corella_edge_export.run import Run
 from corella_edge_runtime.engine import Engine
 
@@ -37,7 +37,7 @@ def sides(tiny):
     data = PreparedData.open(tiny.data)
     run = Run.open(tiny.run, data)
     schema, _ = run.fit_inputs()
-    rows = choose_rows(data, "test", 0, 0, history_needed(schema, run.recipe.prompt))
+    rows = choose_users(data, "test", 0, 0, history_needed(schema, run.recipe.prompt))
     crm, f16 = scores(tiny.bundle, rows, "llm.F16.gguf")
     _, q8 = scores(tiny.bundle, rows, "llm.gguf")
     return Sides(run, rows, crm, {"F16": f16, "Q8_0": q8})
