@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results import write
 
 from corella_edge import metrics
 from corella_edge.metrics import Bootstrap, auc_interval
@@ -22,6 +21,7 @@ from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.recipe import Recipe, load_recipe
 from corella_edge_export.rows import EncodedRows
 from corella_edge_export.run import Run, train_crm_of
+from results import write
 
 
 def main() -> None:

@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from results import write
-
 from corella_edge_export.demo import demo
+from results import write
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import copy_tokenizer, save_checkpoint
 from safetensors.torch import load_file, save_file
 
+from checkpoints import copy_tokenizer, save_checkpoint
 from corella_edge.cli import main
 from corella_edge.errors import CorellaError, ExportError, InputError
 from corella_edge.prompt import Template

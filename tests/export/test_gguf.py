@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from checkpoints import BARE, TITLES, data_folder, random_llama, save_checkpoint, save_scratch_tokenizer
 
+from checkpoints import BARE, TITLES, data_folder, random_llama, save_checkpoint, save_scratch_tokenizer
 from corella_edge.catalog import Catalog
 from corella_edge.errors import ExportError
 from corella_edge.prompt import PromptEncoder, Template

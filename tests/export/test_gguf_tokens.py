@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import BARE, TEXTS, copy_tokenizer, data_folder, random_llama, random_texts, save_scratch_tokenizer
 
+from checkpoints import BARE, TEXTS, copy_tokenizer, data_folder, random_llama, random_texts, save_scratch_tokenizer
 from corella_edge.catalog import Catalog
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder, Template, Tokens

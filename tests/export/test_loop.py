@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from tiny_task import SCHEDULE, SHORT, TinyTask, train  # noqa: E402
-
 from corella_edge import atomic  # noqa: E402
 from corella_edge.errors import InterruptedRunError  # noqa: E402
 from corella_edge_export import loop  # noqa: E402
+from tiny_task import SCHEDULE, SHORT, TinyTask, train  # noqa: E402
 
 
 class CutError(Exception):

@@ -9,8 +9,8 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from checkpoints import random_llama, save_scratch_tokenizer
 
+from checkpoints import random_llama, save_scratch_tokenizer
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import Tokens
 from corella_edge_export.export import Options, export

@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from sessions import ONE, REPOSITORY, run, serving, start, succeed
 
 from corella_edge.jsonlines import read_lines
 from corella_edge.request import parse_request
 from corella_edge_runtime.engine import Engine
+from sessions import ONE, REPOSITORY, run, serving, start, succeed
 
 CRM, LLM = 1e-9, 5e-3
 

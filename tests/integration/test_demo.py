@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from sessions import REPOSITORY, Served
 
 pytestmark = pytest.mark.slow

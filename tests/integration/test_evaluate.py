@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sessions import ONE, prepare_tiny, run, succeed
 from sklearn.metrics import log_loss, roc_auc_score
 
 from corella_edge.bundle import Bundle
 from corella_edge_export import evaluate as module
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_runtime.engine import Engine
+from sessions import ONE, prepare_tiny, run, succeed
 
 RATIOS = (0.0, 0.05, 0.2, 0.5, 1.0)
 ARGS = [*ONE, "--split", "test", "--ratios", ",".join(map(str, RATIOS))]

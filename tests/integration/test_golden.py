@@ -6,12 +6,12 @@ import json
 import re
 
 import pytest
-from sessions import ONE, REPOSITORY, succeed
 
 from corella_edge.bundle import Bundle, sha256
 from corella_edge.request import parse_request
 from corella_edge.scores import answer
 from corella_edge_runtime.engine import Engine
+from sessions import ONE, REPOSITORY, succeed
 
 GOLDEN = REPOSITORY / "tests" / "golden"
 BUNDLE = GOLDEN / "bundle-v1"

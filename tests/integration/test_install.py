@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from sessions import REPOSITORY, Session, serving
 
 pytestmark = pytest.mark.slow

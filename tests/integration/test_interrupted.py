@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+
 from sessions import ONE, RECIPE, start, succeed
 
 # What each command writes last.

@@ -15,9 +15,9 @@ from pathlib import Path
 import click
 import httpx
 import pytest
-from sessions import REPOSITORY, serving, start, succeed
 
 from corella_edge.cli import cli
+from sessions import REPOSITORY, serving, start, succeed
 
 README = REPOSITORY / "README.md"
 PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -8,6 +8,7 @@ import signal
 
 import httpx
 import pytest
+
 from sessions import ONE, serving, start
 
 

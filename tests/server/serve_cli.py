@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from conftest import FakeRanker
 
+from conftest import FakeRanker
 from corella_edge.cli import main
 
 

@@ -7,8 +7,8 @@ import sys
 import time
 
 import click
-from conftest import FakeRanker
 
+from conftest import FakeRanker
 from corella_edge.errors import BundleError
 from corella_edge_runtime.server.run import Settings, listen, run
 from corella_edge_runtime.server.service import Limits
