@@ -40,7 +40,10 @@ def demo(out: Path, seed: int) -> None:
 
 def _program() -> str:
     """How this very command was started: on the path, or by its file."""
-    return "corella-edge" if shutil.which("corella-edge") else str(Path(sys.argv[0]))
+    if shutil.which("corella-edge"):
+        return "corella-edge"
+    started = Path(sys.argv[0])
+    return f"{sys.executable} -m corella_edge" if started.name == "__main__.py" else str(started)
 
 
 def _commands(out: Path) -> str:

@@ -15,13 +15,13 @@ from typing import Any
 import httpx
 import pytest
 
-from sessions import REPOSITORY, serving, start
+from sessions import REPOSITORY, serving
 
 pytestmark = pytest.mark.slow
 
 
 def test_demo(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "corella_edge", "demo", "--out", "runs/demo"]
+    command = [Path(sys.executable).with_name("corella-edge"), "demo", "--out", "runs/demo"]
     started = time.monotonic()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -40,11 +40,13 @@ def evaluation(folder: Path) -> list[dict[str, dict[str, float]]]:
 
 def follow(printed: str, folder: Path) -> None:
     """Type the printed `serve` line, and the printed `curl` lines in another terminal; only the port is a free one."""
-    line = re.search(r"^ +corella-edge (serve .*)$", printed, re.MULTILINE)
+    line = re.search(r"^ +(\S+ serve .*)$", printed, re.MULTILINE)
     call = re.search(r"^ +(head -n 1 (\S+) \|.*8000/v1/rank.*)\Z", printed, re.MULTILINE | re.DOTALL)
     assert line
     assert call
-    with serving(start(*shlex.split(line[1]), "--port", "0", cwd=folder)) as served:
+    command = [*shlex.split(line[1]), "--port", "0"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with serving(process) as served:
         script = call[1].replace("http://127.0.0.1:8000", served.url)
         answer = typed(script, folder) if shutil.which("curl") else sent(folder / call[2], served.url)
         assert len(answer["candidates"]) == 20
