@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,10 @@ def write(path: Path, figures: dict[str, Any]) -> None:
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "machine": machine(),
-        "versions": {**versions(), **heavy()},
+        "versions": versions({name: name for name in HEAVY}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**made, **figures}, indent=1) + "\n", "utf-8")
-
-
-def heavy() -> dict[str, str]:
-    found = {}
-    for name in HEAVY:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def commit() -> str:

@@ -9,8 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.int8]
-Metric = Callable[[Floats, Floats, Floats], float]  # probability, label, weight of each row
 
 EPSILON = 1e-7
 

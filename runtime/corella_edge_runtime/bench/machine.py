@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,10 +27,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Python and the packages that matter, as far as they are installed."""
+def versions(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Python and the packages that matter (`more`: name → distribution), as far as they are installed."""
     found = {"python": platform.python_version()}
-    for name, package in PACKAGES.items():
+    for name, package in {**PACKAGES, **(more or {})}.items():
         try:
             found[name] = version(package)
         except PackageNotFoundError:
