@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 EPSILON = 1e-7
+BINS = 15
 
 
 class RankedScores:
@@ -69,6 +72,71 @@ def quality(probability: npt.ArrayLike, label: npt.ArrayLike) -> Quality:
     return Quality(auc(probability, label), float(loss.mean()), float(hit.mean()))
 
 
+def mass_bins(probability: npt.ArrayLike, bins: int = BINS) -> Ints:
+    """The equal-mass bin of each row, int64 [n] below `bins`; equal scores share a bin, so some may stay empty."""
+    p = np.asarray(probability, dtype=np.float64)
+    if not len(p):
+        return np.zeros(0, dtype=np.int64)
+    edges = np.sort(p)[np.arange(1, bins) * len(p) // bins]
+    return np.searchsorted(edges, p, side="right").astype(np.int64)
+
+
+def calibration_curve(
+    probability: npt.ArrayLike, label: npt.ArrayLike, bins: int = BINS
+) -> tuple[Floats, Floats, Ints]:
+    """Mean score, share of positives and rows of each equal-mass bin, [bins] each; nan in an empty bin."""
+    p, y = np.asarray(probability, dtype=np.float64), np.asarray(label, dtype=np.float64)
+    place = mass_bins(p, bins)
+    rows = np.bincount(place, minlength=bins)
+    scores, positives = (np.bincount(place, weights=v, minlength=bins) for v in (p, y))
+    return _ratio(scores, rows), _ratio(positives, rows), rows
+
+
+def ece(probability: npt.ArrayLike, label: npt.ArrayLike, bins: int = BINS) -> float:
+    """Expected calibration error: |mean score - share of positives| of the bins, weighted by their rows."""
+    excess = np.asarray(probability, dtype=np.float64) - np.asarray(label, dtype=np.float64)
+    sums = np.bincount(mass_bins(probability, bins), weights=excess, minlength=bins)
+    return float(np.abs(sums).sum() / len(excess)) if len(excess) else float("nan")
+
+
+def uauc(probability: npt.ArrayLike, label: npt.ArrayLike, users: npt.ArrayLike) -> float:
+    """Plain mean of the AUCs of users who have both classes; nan when there is none."""
+    found = user_aucs(probability, label, _owners(users))
+    known = found[~np.isnan(found)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def user_aucs(probability: npt.ArrayLike, label: npt.ArrayLike, owner: Ints) -> Floats:
+    """AUC of each user, float64 [users], nan without both classes; `owner` int64 [n] numbers users from 0."""
+    p, y = np.asarray(probability, dtype=np.float64), np.asarray(label) > 0
+    order = np.lexsort((p, owner))
+    rows = np.bincount(owner)
+    positives = np.bincount(owner[y], minlength=len(rows))
+    first = (np.cumsum(rows) - rows)[owner[order]]
+    ranks = _mean_ranks(p[order], owner[order]) - first
+    sums = np.bincount(owner[order], weights=np.where(y[order], ranks, 0.0), minlength=len(rows))
+    return _ratio(sums - positives * (positives + 1) / 2, positives * (rows - positives))
+
+
+def _mean_ranks(p: Floats, owner: Ints) -> Floats:
+    """Places from 1 of sorted rows, float64 [n]; rows of one user with equal scores share their mean place."""
+    new = np.r_[True, (p[1:] != p[:-1]) | (owner[1:] != owner[:-1])] if len(p) else np.zeros(0, dtype=bool)
+    starts = np.flatnonzero(new)
+    size = np.diff(np.r_[starts, len(p)])
+    return np.repeat(starts + (size + 1) / 2, size)
+
+
+def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> Floats:
+    """Elementwise quotient, nan where the divisor is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(below > 0, above / below, np.nan)
+
+
+def _owners(users: npt.ArrayLike) -> Ints:
+    """Users numbered from 0, int64 [n]."""
+    return np.unique(np.asarray(users), return_inverse=True)[1].astype(np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A value with its bootstrap 95 % interval."""
@@ -84,17 +152,38 @@ class Interval:
 class Bootstrap:
     """Draws of users with replacement: one set of row weights a draw, shared by all metrics, so pairs are paired."""
 
+    _BLOCK, _KEEP = 1 << 22, 1 << 25  # numbers: in one block of draws, and kept between metrics
+
     def __init__(self, users: npt.ArrayLike, draws: int = 2000, seed: int = 0) -> None:
-        self._user_of_row = np.unique(np.asarray(users), return_inverse=True)[1]
-        self._count = int(self._user_of_row.max()) + 1
+        self.owner = _owners(users)
+        self.users = int(self.owner.max()) + 1
         self.draws, self.seed = draws, seed
+        self._kept: list[Floats] = []
+
+    def weights(self) -> Iterator[Floats]:
+        """How often each user is drawn: blocks of draws, whole numbers in float64 [some, users]; always the same."""
+        if self.draws * self.users > self._KEEP:
+            yield from self._drawn()
+            return
+        self._kept = self._kept or list(self._drawn())
+        yield from self._kept
+
+    def _drawn(self) -> Iterator[Floats]:
+        rng = np.random.default_rng(self.seed)
+        share = np.full(self.users, 1.0 / self.users)
+        step = max(1, self._BLOCK // self.users)
+        for start in range(0, self.draws, step):
+            yield rng.multinomial(self.users, share, min(step, self.draws - start)).astype(np.float64)
 
     def samples(self, statistic: Callable[[Floats], float]) -> Floats:
         """float64 [draws]: the statistic under each draw's row weights float64 [n]."""
-        rng = np.random.default_rng(self.seed)
-        share = np.full(self._count, 1.0 / self._count)
-        weights = (rng.multinomial(self._count, share).astype(np.float64) for _ in range(self.draws))
-        return np.asarray([statistic(w[self._user_of_row]) for w in weights])
+        return np.asarray([statistic(w[self.owner]) for block in self.weights() for w in block])
+
+    def totals(self, values: Floats, place: Ints | None = None, places: int = 1) -> Floats:
+        """float64 [draws, places]: sums of row values float64 [n] under each draw, by `place` int64 [n]."""
+        cell = self.owner * places + (0 if place is None else place)
+        sums = np.bincount(cell, weights=values, minlength=self.users * places).reshape(self.users, places)
+        return np.concatenate([block @ sums for block in self.weights()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,25 +195,84 @@ class Sampled:
 
     def interval(self) -> Interval:
         """The value with its percentile interval."""
-        low, high = np.nanpercentile(self.draws, [2.5, 97.5])
+        known = self.draws[~np.isnan(self.draws)]
+        low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
         return Interval(self.value, float(low), float(high))
 
     def gain(self, other: Sampled) -> Interval:
         """This minus the other, with the interval of the paired difference."""
         return Sampled(self.value - other.value, self.draws - other.draws).interval()
 
+    def percent(self, other: Sampled) -> Interval:
+        """The gain in percent of the other, with the interval of the paired ratio."""
+        value = self.value / other.value if other.value else float("nan")
+        return Sampled(100 * (value - 1), 100 * (_ratio(self.draws, other.draws) - 1)).interval()
+
+
+class UserPairs:
+    """AUC under whole-number weights of users, in one pass over rows that were sorted once, exactly.
+
+    Each positive row knows how many negatives lie below it and how many not above it; a draw sums the negatives'
+    weights once and looks both up. Whole numbers make that pass fast and its sums free of rounding.
+    """
+
+    def __init__(self, probability: npt.ArrayLike, label: npt.ArrayLike, owner: Ints) -> None:
+        p = np.asarray(probability, dtype=np.float64)
+        order = np.argsort(p, kind="stable")
+        ranked, positive = p[order], np.asarray(label)[order] > 0
+        self._positive, self._negative = owner[order][positive], owner[order][~positive]
+        self._below, self._within = (
+            np.searchsorted(ranked[~positive], ranked[positive], side=side) for side in ("left", "right")
+        )
+        self._tied = bool((self._below != self._within).any())
+
+    def auc(self, weight: npt.NDArray[Any]) -> float:
+        """Area under the ROC curve with users weighted by whole numbers [users]; nan when one class is absent."""
+        whole = weight.astype(np.int64)
+        sums = np.zeros(len(self._negative) + 1, dtype=np.int64)
+        np.cumsum(whole.take(self._negative), out=sums[1:])
+        own = whole.take(self._positive)
+        won = own @ sums.take(self._below)
+        twice = won + (own @ sums.take(self._within) if self._tied else won)
+        pairs = int(own.sum()) * int(sums[-1])
+        return float(int(twice) / (2 * pairs)) if pairs else float("nan")
+
 
 def sampled_auc(probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap) -> Sampled:
     """AUC under every draw of users."""
-    ranked = RankedScores(probability, label)
-    return Sampled(ranked.auc(), bootstrap.samples(ranked.auc))
+    pairs = UserPairs(probability, label, bootstrap.owner)
+    draws = np.asarray([pairs.auc(w) for block in bootstrap.weights() for w in block])
+    return Sampled(pairs.auc(np.ones(bootstrap.users)), draws)
+
+
+def sampled_mean(values: npt.ArrayLike, bootstrap: Bootstrap) -> Sampled:
+    """The mean of row values (such as `row_loss`, `row_hit`) under every draw of users."""
+    v = np.asarray(values, dtype=np.float64)
+    rows = bootstrap.totals(np.ones(len(v)))
+    return Sampled(float(v.mean()), _ratio(bootstrap.totals(v), rows)[:, 0])
+
+
+def sampled_ece(probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap, bins: int = BINS) -> Sampled:
+    """ECE under every draw of users.
+
+    Rows keep the bins of all rows: a draw only weighs them anew, so its bins hold about equal mass. Absolute values
+    make noise count as error, so draws lie above the value as a rule, and its interval may not hold it.
+    """
+    excess = np.asarray(probability, dtype=np.float64) - np.asarray(label, dtype=np.float64)
+    sums = bootstrap.totals(excess, mass_bins(probability, bins), bins)
+    rows = bootstrap.totals(np.ones(len(excess)))[:, 0]
+    return Sampled(ece(probability, label, bins), _ratio(np.abs(sums).sum(axis=1), rows))
+
+
+def sampled_uauc(probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap) -> Sampled:
+    """UAUC under every draw of users; a user drawn twice counts twice."""
+    found = user_aucs(probability, label, bootstrap.owner)
+    known = ~np.isnan(found)
+    sums = np.stack([np.where(known, found, 0.0), known], axis=1)
+    totals = np.concatenate([block @ sums for block in bootstrap.weights()])
+    return Sampled(float(found[known].mean()) if known.any() else float("nan"), _ratio(totals[:, 0], totals[:, 1]))
 
 
 def auc_interval(probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap) -> Interval:
     """AUC with its interval."""
     return sampled_auc(probability, label, bootstrap).interval()
-
-
-def auc_gain(better: npt.ArrayLike, worse: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap) -> Interval:
-    """AUC(better) - AUC(worse) on the same rows, with the interval of the paired difference."""
-    return sampled_auc(better, label, bootstrap).gain(sampled_auc(worse, label, bootstrap))

@@ -9,7 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge.metrics import Bootstrap, RankedScores, auc, auc_gain, auc_interval, quality, row_hit, row_loss
+from corella_edge.metrics import (
+    Bootstrap,
+    RankedScores,
+    auc,
+    auc_interval,
+    calibration_curve,
+    ece,
+    mass_bins,
+    quality,
+    row_hit,
+    row_loss,
+    sampled_auc,
+    sampled_ece,
+    sampled_mean,
+    sampled_uauc,
+    uauc,
+)
 
 SCORES = st.sampled_from([0.0, 0.2, 0.5, 1.0]) | st.floats(0, 1)
 ROWS = st.lists(st.tuples(SCORES, st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=30)
@@ -81,13 +97,14 @@ def test_an_interval_holds_its_value_and_repeats() -> None:
 def test_a_paired_difference_is_narrower_than_the_unpaired() -> None:
     users, y, better, worse = sample()
     bootstrap = Bootstrap(users, draws=200)
-    gain = auc_gain(better, worse, y, bootstrap)
+    drawn = sampled_auc(better, y, bootstrap)
+    gain = drawn.gain(sampled_auc(worse, y, bootstrap))
     assert gain.value == pytest.approx(auc(better, y) - auc(worse, y))
     assert gain.low > 0
-    same = auc_gain(better, better, y, bootstrap)
+    same = drawn.gain(sampled_auc(better, y, bootstrap))
     assert (same.low, same.value, same.high) == (0.0, 0.0, 0.0)
-    close = auc_gain(better, np.clip(better + 0.001, 0, 1), y, bootstrap)
-    alone = auc_interval(better, y, bootstrap)
+    close = drawn.gain(sampled_auc(np.clip(better + 0.001, 0, 1), y, bootstrap))
+    alone = drawn.interval()
     assert close.high - close.low < 0.1 * (alone.high - alone.low)
 
 
@@ -107,3 +124,76 @@ def test_draws_without_one_class_do_not_count() -> None:
         warnings.simplefilter("error")
         found = auc_interval([0.2, 0.8, 0.6], [0, 1, 0], Bootstrap([1, 2, 3], draws=50))
     assert found.low <= found.value <= found.high
+
+
+@given(st.lists(st.tuples(SCORES, st.integers(0, 1), st.integers(0, 4)), min_size=1, max_size=40))
+def test_every_draw_equals_the_metric_with_weighted_rows(rows: list[Any]) -> None:
+    """Ties, users with one class and a single user included."""
+    p, y, users = (np.asarray(column) for column in zip(*rows, strict=True))
+    bootstrap, ranked, place = Bootstrap(users, draws=20), RankedScores(p, y), mass_bins(p)
+    same = {"atol": 1e-12, "rtol": 0}
+    found = sampled_auc(p, y, bootstrap)
+    np.testing.assert_allclose(found.draws, bootstrap.samples(ranked.auc), **same)
+    np.testing.assert_allclose(found.value, ranked.auc(), **same)
+    loss = row_loss(p, y)
+    weighted = bootstrap.samples(lambda w: float(np.average(loss, weights=w)))
+    np.testing.assert_allclose(sampled_mean(loss, bootstrap).draws, weighted, **same)
+    errors = bootstrap.samples(lambda w: float(np.abs(np.bincount(place, w * (p - y))).sum() / w.sum()))
+    np.testing.assert_allclose(sampled_ece(p, y, bootstrap).draws, errors, **same)
+    alone = {user: auc(p[users == user], y[users == user]) for user in np.unique(users).tolist()}
+    first = {user: int(np.flatnonzero(users == user)[0]) for user in alone if not math.isnan(alone[user])}
+
+    def mean(w: Any) -> float:
+        times = [w[row] for row in first.values()]
+        return float(np.average([alone[user] for user in first], weights=times)) if sum(times) else math.nan
+
+    np.testing.assert_allclose(sampled_uauc(p, y, bootstrap).draws, bootstrap.samples(mean), **same)
+    np.testing.assert_allclose(uauc(p, y, users), mean(np.ones(len(p))), **same)
+
+
+def test_draws_are_the_same_kept_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    users, y, better, _ = sample()
+    kept = sampled_auc(better, y, Bootstrap(users, draws=50)).draws
+    monkeypatch.setattr(Bootstrap, "_KEEP", 0)
+    monkeypatch.setattr(Bootstrap, "_BLOCK", 1000)
+    assert kept.tolist() == sampled_auc(better, y, Bootstrap(users, draws=50)).draws.tolist()
+
+
+def test_bins_hold_equal_mass_and_equal_scores() -> None:
+    p = np.random.default_rng(2).permutation(100) / 100
+    assert np.bincount(mass_bins(p, 15)).tolist() == np.diff(np.arange(16) * 100 // 15).tolist()
+    assert mass_bins([0.5, 0.5, 0.5, 0.9], 2).tolist() == [1, 1, 1, 1]
+    assert mass_bins([0.1, 0.5, 0.5, 0.9], 2).tolist() == [0, 1, 1, 1]
+    assert mass_bins([]).tolist() == []
+
+
+def test_calibration_by_hand() -> None:
+    p, y = [0.1, 0.2, 0.6, 0.8], [0, 1, 1, 1]
+    score, rate, rows = calibration_curve(p, y, 2)
+    np.testing.assert_allclose(score, [0.15, 0.7])
+    assert (rate.tolist(), rows.tolist()) == ([0.5, 1.0], [2, 2])
+    assert ece(p, y, 2) == pytest.approx((2 * 0.35 + 2 * 0.3) / 4)
+    assert math.isnan(ece([], []))
+    assert calibration_curve([0.5, 0.5], [0, 1], 2)[2].tolist() == [0, 2]
+
+
+def test_a_calibrated_score_has_almost_no_ece() -> None:
+    rng = np.random.default_rng(4)
+    p = rng.random(100_000)
+    y = rng.random(100_000) < p
+    assert ece(p, y) < 0.01
+    assert ece(np.clip(p + 0.1, 0, 1), y) == pytest.approx(0.1, abs=0.02)
+
+
+def test_gains_in_percent() -> None:
+    users, y, better, worse = sample()
+    bootstrap = Bootstrap(users, draws=100)
+    a, b = sampled_auc(better, y, bootstrap), sampled_auc(worse, y, bootstrap)
+    found = a.percent(b)
+    assert found.value == pytest.approx(100 * (a.value / b.value - 1))
+    assert found.low == pytest.approx(np.percentile(100 * (a.draws / b.draws - 1), 2.5))
+
+
+def test_no_user_with_both_classes_has_no_uauc() -> None:
+    found = sampled_uauc([0.1, 0.9], [0, 1], Bootstrap([1, 2], draws=10)).interval()
+    assert all(math.isnan(x) for x in (found.value, found.low, found.high, uauc([0.1, 0.9], [0, 1], [1, 2])))
