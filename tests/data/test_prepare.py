@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from corella_edge.errors import InputError
 from corella_edge_export.data.prepare import prepare, split_tables, write_prepared
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.data.raw import INTERACTIONS, RawData
+from corella_edge_export.data.raw import INTERACTIONS, SPLIT_ROWS, PublishedSplits, RawData
 
 Row = tuple[str, str, float, int]
 SMALL: dict[str, Any] = {"users": 40, "items": 60, "genres": 2, "events": 15.0}
@@ -268,3 +268,46 @@ def test_full_movielens_against_a_plain_recomputation(ml_1m: PreparedData) -> No
     for name, split in wanted.items():
         assert pl.read_parquet(ml_1m.root / f"{name}.parquet").rows() == split
     assert json.loads((ml_1m.root / "dataset.json").read_text())["redistributable"] is False
+
+
+def published(rows: list[Row], **changes: Any) -> RawData:
+    """Three splits of one row each behind a log of two events, of one moment, not in the order of their ids."""
+    raw = raw_data(rows)
+    row = {"user_id": "u", "item_id": "a", "label": 1, "rating": None, "timestamp": 9, "position": 2} | changes
+    splits = {name: pl.DataFrame([row], schema=SPLIT_ROWS) for name in ("train", "valid", "test")}
+    return RawData(**{**vars(raw), "published": PublishedSplits(splits, "as published", "liked", "earlier likes")})
+
+
+LOG: list[Row] = [("u", "b", 5.0, 7), ("u", "a", 5.0, 7)]
+
+
+def test_published_splits_and_the_order_of_their_histories_are_kept(tmp_path: Path) -> None:
+    write_prepared(published(LOG), tmp_path / "out", requests=1)
+    data = PreparedData.open(tmp_path / "out")
+    assert [data.item_ids[item] for item in data.log.items] == ["b", "a"]
+    assert [len(data.split(name).users) for name in ("train", "valid", "test")] == [1, 1, 1]
+    assert data.split("test").positions.tolist() == [2]
+    assert data.history_events == "liked"
+    assert data.info["counts"]["dropped"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"position": 3}, "made: train: the user 'u' has no 3 earlier events"),
+        ({"position": -1}, "made: train: the user 'u' has no -1 earlier events"),
+        ({"position": None}, "the user 'u' has no None earlier events"),
+        ({"timestamp": 6}, "made: train: the history of user 'u', item 'a' holds a later event"),
+        ({"label": 2}, "made: train: a label is neither 0 nor 1"),
+        ({"item_id": "c"}, "made: train: item_id 'c' is in no row of the items"),
+    ],
+)
+def test_bad_published_splits_are_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        write_prepared(published(LOG, **changes), tmp_path / "out")
+    assert message in str(error.value)
+    write_prepared(published(LOG, position=0, timestamp=6), tmp_path / "out")
+
+
+def test_our_own_histories_hold_all_events(small: PreparedData) -> None:
+    assert small.history_events == "all"

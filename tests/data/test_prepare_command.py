@@ -24,7 +24,7 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, 
 
 
 def test_unknown_reader_lists_the_known() -> None:
-    with pytest.raises(InputError, match="unknown reader 'ml-2m'; known readers: ml-1m, synthetic"):
+    with pytest.raises(InputError, match="unknown reader 'ml-2m'; known readers: collm-ml-1m, ml-1m, synthetic"):
         read("ml-2m", None, {})
     assert all(reader.summary for reader in READERS.values())
 

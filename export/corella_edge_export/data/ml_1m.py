@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from corella_edge_export.data import titles
 from corella_edge_export.data.delimited import Column, Table, read_table
 from corella_edge_export.data.raw import RawData
 
@@ -89,16 +90,9 @@ USERS = (
 )
 MOVIES = (
     _MOVIE_ID,
-    Column(
-        "Title",
-        r"[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*\([0-9]{4}\)",
-        "a title that ends in its year, '(1999)'",
-    ),
+    Column("Title", titles.PATTERN, titles.EXPECTED),
     Column("Genres", rf"(?:{_GENRE})(?:\|(?:{_GENRE}))*", "a |-separated list of the official genres"),
 )
-# "Matrix, The (1999)", "Avventura, L' (1960)", "Postino, Il (The Postman) (1994)": only the part before
-# the first bracket moves.
-_ARTICLE = r"^([^(]+), (The|An|A|La|Le|Les|L'|El|Los|Las|Il|Lo|Das|Der|Die) *(\(.*)$"
 
 
 def read(source: Path | None, options: Mapping[str, Any]) -> RawData:
@@ -170,14 +164,10 @@ def _users(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _items(frame: pl.DataFrame) -> pl.DataFrame:
-    year = pl.col("Title").str.extract(r"\(([0-9]{4})\)$")
-    # The year is an attribute of its own: a title of fewer tokens is a cheaper prompt.
-    title = pl.col("Title").str.replace(_ARTICLE, "${2} ${1} ${3}").str.replace(r"^L' ", "L'")
-    title = title.str.replace(r" *\([0-9]{4}\)$", "")
     return frame.select(
         item_id="MovieID",
-        title=title.str.strip_chars(),
+        title=titles.title("Title"),
         genres=pl.col("Genres").str.split("|"),
-        year=year,
-        decade=year.str.head(3) + "0s",
+        year=titles.year("Title"),
+        decade=titles.decade("Title"),
     )

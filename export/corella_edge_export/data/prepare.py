@@ -16,7 +16,7 @@ from corella_edge.atomic import check_free, new_folder
 from corella_edge.errors import InputError
 from corella_edge_export.data import registry
 from corella_edge_export.data.prepared import FORMAT_VERSION, SPLITS, PreparedData
-from corella_edge_export.data.raw import RawData, check
+from corella_edge_export.data.raw import SPLIT_ROWS, PublishedSplits, RawData, check
 from corella_edge_export.data.sampling import CANDIDATES, draw_requests, request_line
 
 Progress = Callable[[str], None]
@@ -31,7 +31,7 @@ HISTORY_RULE = (
     "of that user whose position is smaller"
 )
 SUMMARY = ("name", "counts", "unseen", "notes")
-COLUMNS = ("user_id", "item_id", "label", "rating", "timestamp", "position")
+COLUMNS = tuple(SPLIT_ROWS)
 
 
 def prepare(
@@ -87,40 +87,50 @@ def write_prepared(
 
 
 def split_tables(raw: RawData) -> dict[str, pl.DataFrame]:
-    """Apply the split rule: table name → frame, for the six Parquet files.
+    """Apply the split rule, or keep the published one: table name → frame, for the six Parquet files.
 
     Raises:
         InputError: too few rows for every split to have one.
     """
     rows = _with_positions(raw)
-    order = ["timestamp", "user_id", "item_id"]
-    kept = rows.filter(pl.col("position") >= MIN_HISTORY).sort(order, maintain_order=True)
-    n = len(kept)
-    n_train, n_valid = int(0.8 * n), int(0.1 * n)
-    if not n_valid:
-        raise InputError(
-            f"{raw.name}: only {n} rows have {MIN_HISTORY} earlier rows of the same user; at least 10 are needed"
-        )
     return {
-        "train": kept[:n_train],
-        "valid": kept[n_train : n_train + n_valid],
-        "test": kept[n_train + n_valid :],
+        **(_cut(raw.name, rows) if raw.published is None else _published(raw.published)),
         "interactions": rows,
         "users": raw.users.sort("user_id"),
         "items": raw.items.sort("item_id"),
     }
 
 
+def _cut(name: str, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    order = ["timestamp", "user_id", "item_id"]
+    kept = rows.filter(pl.col("position") >= MIN_HISTORY).sort(order, maintain_order=True)
+    n = len(kept)
+    n_train, n_valid = int(0.8 * n), int(0.1 * n)
+    if not n_valid:
+        raise InputError(
+            f"{name}: only {n} rows have {MIN_HISTORY} earlier rows of the same user; at least 10 are needed"
+        )
+    return {"train": kept[:n_train], "valid": kept[n_train : n_train + n_valid], "test": kept[n_train + n_valid :]}
+
+
+def _published(splits: PublishedSplits) -> dict[str, pl.DataFrame]:
+    """In time order; rows of one moment keep the publisher's order."""
+    return {name: splits.rows[name].select(COLUMNS).sort("timestamp", maintain_order=True) for name in SPLITS}
+
+
 def _with_positions(raw: RawData) -> pl.DataFrame:
-    """All rows, by user and time, with label and the index into the user's sequence."""
+    """All events, by user and time, with label and the index into the user's sequence."""
     rows = raw.interactions
     if "label" not in rows.columns:
         rows = rows.with_columns(label=(pl.col("rating") > raw.like_above).cast(pl.Int8))
-    rows = rows.sort(["user_id", "timestamp", "item_id"], maintain_order=True)
+    # The order of published histories is the publisher's, also among events of one moment.
+    order = ["user_id", "timestamp", "item_id"] if raw.published is None else ["user_id"]
+    rows = rows.sort(order, maintain_order=True)
     return rows.with_columns(position=pl.int_range(pl.len(), dtype=pl.Int32).over("user_id")).select(COLUMNS)
 
 
 def _describe(raw: RawData, tables: Mapping[str, pl.DataFrame], seed: int) -> dict[str, Any]:
+    counts = {name: len(frame) for name, frame in tables.items()}
     return {
         "format_version": FORMAT_VERSION,
         "name": raw.name,
@@ -132,18 +142,33 @@ def _describe(raw: RawData, tables: Mapping[str, pl.DataFrame], seed: int) -> di
         "generator": None if raw.generator is None else dict(raw.generator),
         "sources": {name: dict(source) for name, source in raw.sources.items()},
         "like": {"above": raw.like_above, "rule": f"rating > {raw.like_above:g}"},
-        "split": {"rule": SPLIT_RULE, "min_history": MIN_HISTORY, "shares": [0.8, 0.1, 0.1]},
-        "history": {"events": "all", "rule": HISTORY_RULE},
+        **_rules(raw.published),
         "attributes": {"users": dict(raw.user_attributes), "items": dict(raw.item_attributes)},
-        "counts": _counts(tables),
+        "counts": {**counts, "dropped": _dropped(raw, tables)},
         "unseen": {name: _unseen(tables[name], tables["train"]) for name in ("valid", "test")},
         "splits": {name: _span(tables[name]) for name in SPLITS},
     }
 
 
-def _counts(tables: Mapping[str, pl.DataFrame]) -> dict[str, int]:
-    counts = {name: len(frame) for name, frame in tables.items()}
-    return {**counts, "dropped": counts["interactions"] - sum(counts[name] for name in SPLITS)}
+def _rules(published: PublishedSplits | None) -> dict[str, Any]:
+    if published is None:
+        return {
+            "split": {"rule": SPLIT_RULE, "min_history": MIN_HISTORY, "shares": [0.8, 0.1, 0.1]},
+            "history": {"events": "all", "rule": HISTORY_RULE},
+        }
+    return {
+        "split": {"rule": published.rule},
+        "history": {"events": published.history_events, "rule": published.history_rule},
+    }
+
+
+def _dropped(raw: RawData, tables: Mapping[str, pl.DataFrame]) -> int:
+    """How many events are in no split and only serve as history."""
+    events = tables["interactions"]
+    if raw.published is None:
+        return len(events) - sum(len(tables[name]) for name in SPLITS)
+    key = ["user_id", "item_id", "timestamp"]
+    return len(events.join(pl.concat([tables[name].select(key) for name in SPLITS]), on=key, how="anti"))
 
 
 def _unseen(split: pl.DataFrame, train: pl.DataFrame) -> dict[str, float]:

@@ -28,7 +28,7 @@ PARQUET = (*SPLITS, "interactions", "users", "items")
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Every interaction, user by user, each user's oldest first; N rows, U users.
+    """The events of the histories, user by user, each user's oldest first; N rows, U users.
 
     Attributes:
         offsets: int64 [U + 1], the user u's rows are offsets[u] to offsets[u + 1].
@@ -115,9 +115,18 @@ class PreparedData:
         """Attribute → its kind; the title is not among them."""
         return dict(self.info["attributes"]["items"])
 
+    @property
+    def history_events(self) -> str:
+        """Which events the log holds: "all", or "liked" only.
+
+        With "all" a row is its user's event number `position` itself. With "liked" it is not (a disliked item
+        is in no log): only what comes before `position` may be read from the log.
+        """
+        return str(self.info.get("history", {}).get("events", "all"))
+
     @cached_property
     def log(self) -> Log:
-        """All interactions as arrays."""
+        """The interactions that form the histories, as arrays."""
         rows = self._rows("interactions")
         counts = np.bincount(rows.users, minlength=len(self.user_ids))
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
@@ -132,6 +141,11 @@ class PreparedData:
         if name not in SPLITS:
             raise InputError(f"unknown split {name!r}; known splits: {', '.join(SPLITS)}")
         return self._rows(name)
+
+    def warm(self, split: Split) -> NDArray[np.bool_]:
+        """bool [n]: the row's user and its item both occur in a training row."""
+        train = self._rows("train")
+        return np.isin(split.users, train.users) & np.isin(split.items, train.items)
 
     def history_start(self, position: int, history_max: int | None, block: int = 1) -> int:
         """Index of the first event kept of a history of `position` events.
@@ -152,7 +166,7 @@ class PreparedData:
         id: str | None = None,
         block: int = 1,
     ) -> Request:
-        """The request a service would get just before the user's event number `position`.
+        """The request a service would get when `position` events of the user's log have passed.
 
         Args:
             user: local index. position: how many events came before. items: local indices to score.

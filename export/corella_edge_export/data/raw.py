@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from corella_edge.errors import InputError
 from corella_edge.request import MAX_ID_CHARS, MAX_TIME
+from corella_edge_export.data.prepared import SPLITS
 
 KINDS: dict[str, pl.DataType] = {
     "categorical": pl.String(),
@@ -22,6 +23,33 @@ INTERACTIONS: dict[str, pl.DataType] = {
     "rating": pl.Float32(),
     "timestamp": pl.Int64(),
 }
+SPLIT_ROWS: dict[str, pl.DataType] = {
+    "user_id": pl.String(),
+    "item_id": pl.String(),
+    "label": pl.Int8(),
+    "rating": pl.Float32(),
+    "timestamp": pl.Int64(),
+    "position": pl.Int32(),
+}
+
+
+@dataclass(frozen=True)
+class PublishedSplits:
+    """Splits that the publisher made, kept as they are, and the history of each of their rows.
+
+    Attributes:
+        rows: "train", "valid", "test" → user_id, item_id, label (1 = liked), rating (null = none), timestamp,
+            position: the row's history is the first `position` of its user's interactions.
+        rule: how the rows were split, in words.
+        history_events: which events the interactions hold: "all", or "liked" ones only. With "liked" the
+            row's own item need not be the interaction at its position.
+        history_rule: the same in words.
+    """
+
+    rows: Mapping[str, pl.DataFrame]
+    rule: str
+    history_events: Literal["all", "liked"]
+    history_rule: str
 
 
 @dataclass(frozen=True)
@@ -37,6 +65,8 @@ class RawData:
         like_above: a rating above this is a like.
         sources: file name → {"sha256", "bytes"}; empty for generated data.
         generator: the settings that generated the data, None for a publisher's files.
+        published: splits that come with the data; `interactions` are then the events that form histories,
+            each user's in the order of that history. None = split by our own rule.
     """
 
     name: str
@@ -51,6 +81,7 @@ class RawData:
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     generator: Mapping[str, Any] | None = None
+    published: PublishedSplits | None = None
 
 
 def check(raw: RawData) -> None:
@@ -63,15 +94,26 @@ def check(raw: RawData) -> None:
     if "label" in raw.interactions.columns:
         columns["label"] = pl.Int8()
     _check_columns(raw, "interactions", raw.interactions, columns)
+    events = {"interactions": raw.interactions}
+    if raw.published is not None:
+        events |= {name: raw.published.rows[name] for name in SPLITS}
+        for name in SPLITS:
+            _check_columns(raw, name, events[name], SPLIT_ROWS)
     users = {"user_id": pl.String(), **_types(raw.user_attributes)}
     items = {"item_id": pl.String(), "title": pl.String(), **_types(raw.item_attributes)}
     _check_columns(raw, "users", raw.users, users)
     _check_columns(raw, "items", raw.items, items)
     _check_ids(raw, "users", raw.users["user_id"])
     _check_ids(raw, "items", raw.items["item_id"])
-    _check_known(raw, "user_id", raw.users["user_id"])
-    _check_known(raw, "item_id", raw.items["item_id"])
-    _check_values(raw)
+    for name, frame in events.items():
+        _check_known(raw, name, frame, "user_id", raw.users["user_id"])
+        _check_known(raw, name, frame, "item_id", raw.items["item_id"])
+        _check_values(raw, name, frame)
+    if raw.items["title"].null_count() or raw.items["title"].str.strip_chars().eq("").any():
+        raise InputError(f"{raw.name}: items: a title is empty; a reader without titles can use the ids")
+    if raw.published is not None:
+        for name in SPLITS:
+            _check_positions(raw, name, events[name])
 
 
 def _types(attributes: Mapping[str, str]) -> dict[str, pl.DataType]:
@@ -96,24 +138,41 @@ def _check_ids(raw: RawData, table: str, ids: pl.Series) -> None:
         raise InputError(f"{raw.name}: {table}: the id {twice[0]!r} occurs twice")
 
 
-def _check_known(raw: RawData, column: str, known: pl.Series) -> None:
-    ids = raw.interactions[column]
+def _check_known(raw: RawData, table: str, frame: pl.DataFrame, column: str, known: pl.Series) -> None:
+    ids = frame[column]
     bad = ids.filter(ids.is_null() | ~ids.is_in(known.implode()))
     if len(bad):
-        raise InputError(f"{raw.name}: interactions: {column} {bad[0]!r} is in no row of the {column[:4]}s")
+        raise InputError(f"{raw.name}: {table}: {column} {bad[0]!r} is in no row of the {column[:4]}s")
 
 
-def _check_values(raw: RawData) -> None:
-    rows = raw.interactions
+def _check_values(raw: RawData, table: str, rows: pl.DataFrame) -> None:
     times = rows["timestamp"]
     if times.null_count() or not times.is_between(-MAX_TIME, MAX_TIME).all():
-        raise InputError(f"{raw.name}: interactions: a timestamp is missing or out of range")
+        raise InputError(f"{raw.name}: {table}: a timestamp is missing or out of range")
     required = "label" if "label" in rows.columns else "rating"
     if rows[required].null_count():
-        raise InputError(f"{raw.name}: interactions: a {required} is missing")
+        raise InputError(f"{raw.name}: {table}: a {required} is missing")
     if "label" in rows.columns and not rows["label"].is_in([0, 1]).all():
-        raise InputError(f"{raw.name}: interactions: a label is neither 0 nor 1")
+        raise InputError(f"{raw.name}: {table}: a label is neither 0 nor 1")
     if not rows["rating"].drop_nulls().is_finite().all():
-        raise InputError(f"{raw.name}: interactions: a rating is not a finite number")
-    if raw.items["title"].null_count() or raw.items["title"].str.strip_chars().eq("").any():
-        raise InputError(f"{raw.name}: items: a title is empty; a reader without titles can use the ids")
+        raise InputError(f"{raw.name}: {table}: a rating is not a finite number")
+
+
+def _check_positions(raw: RawData, table: str, rows: pl.DataFrame) -> None:
+    """A history must exist, and no event of it may be later than the row."""
+    log = raw.interactions.select(
+        "user_id",
+        position=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"),
+        latest=pl.col("timestamp").cum_max().over("user_id"),
+    )
+    found = rows.join(log, on=["user_id", "position"], how="left", maintain_order="left")
+    position = found["position"]
+    bad = position.is_null() | (position < 0) | ((position > 0) & found["latest"].is_null())
+    if bad.any():
+        row = found.row(int(bad.arg_true()[0]), named=True)
+        raise InputError(f"{raw.name}: {table}: the user {row['user_id']!r} has no {row['position']} earlier events")
+    late = (found["latest"] > found["timestamp"]).fill_null(False)
+    if late.any():
+        row = found.row(int(late.arg_true()[0]), named=True)
+        problem = f"the history of user {row['user_id']!r}, item {row['item_id']!r} holds a later event"
+        raise InputError(f"{raw.name}: {table}: {problem}")

@@ -31,6 +31,9 @@ class Reader:
 
 
 READERS: dict[str, Reader] = {
+    "collm-ml-1m": Reader(
+        "corella_edge_export.data.collm_ml_1m", True, "CoLLM's split of MovieLens-1M: train, valid, test.parquet"
+    ),
     "ml-1m": Reader("corella_edge_export.data.ml_1m", True, "MovieLens-1M: ratings.dat, users.dat, movies.dat"),
     "synthetic": Reader("corella_edge_export.data.synthetic", False, "generated from --seed, no files needed"),
 }

@@ -18,9 +18,9 @@ CANDIDATES = 20
 def draw_requests(data: PreparedData, count: int, seed: int) -> Iterator[Request]:
     """Draw `count` test rows (fewer if there are fewer), in time order, each as one request.
 
-    A request carries the profile, the whole history before the event, and up to 20 candidates: the user's
-    items from that event on, oldest first, filled up with random items the user has no event with. Its id
-    is `test-R`, R the row's place in test.parquet.
+    A request carries the profile, the whole history before the event, and up to 20 candidates: the row's item
+    and those of the user's later events, oldest first, filled up with random items the user has no event with.
+    Its id is `test-R`, R the row's place in test.parquet.
     """
     rng = np.random.default_rng(seed)
     split, log = data.split("test"), data.log
@@ -28,13 +28,14 @@ def draw_requests(data: PreparedData, count: int, seed: int) -> Iterator[Request
     for row in rows.tolist():
         user, position = int(split.users[row]), int(split.positions[row])
         own = log.items[log.offsets[user] : log.offsets[user + 1]]
-        items = _candidates(own, position, len(data.item_ids), rng)
+        items = _candidates(int(split.items[row]), own, position, len(data.item_ids), rng)
         yield data.request(user, position, items, id=f"test-{row}")
 
 
-def _candidates(own: NDArray[np.int32], position: int, n_items: int, rng: np.random.Generator) -> list[int]:
-    following = list(dict.fromkeys(own[position:].tolist()))[:CANDIDATES]
-    taken = set(own.tolist())
+def _candidates(item: int, own: NDArray[np.int32], position: int, n_items: int, rng: np.random.Generator) -> list[int]:
+    # In data whose histories hold liked items only, a disliked item is not among the user's events.
+    following = list(dict.fromkeys([item, *own[position:].tolist()]))[:CANDIDATES]
+    taken = {item, *own.tolist()}
     missing = CANDIDATES - len(following)
     # So many distinct draws hold at least `missing` items that are not taken, if there are any.
     drawn = rng.choice(n_items, size=min(n_items, len(taken) + missing), replace=False).tolist()
