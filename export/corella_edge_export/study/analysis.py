@@ -1,0 +1,134 @@
+"""Everything the study says of a trained variant, as JSON; the ablation table; and both over training seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from corella_edge.router import RATIOS
+from corella_edge_export.study.boundary import SHARE, boundary, calibration
+from corella_edge_export.study.groups import about, by_user, thirds
+from corella_edge_export.study.scored import Floats, Json, Judge, Pair, Scored, gains, percents, shown
+from corella_edge_export.study.shares import CANDIDATES, curve, operating_point, operation
+
+DRAWS = 2000
+CLAIM = {"auc": 0.72, "accuracy": 1.08}  # the paper's lift over the best baseline, percent
+MAX_SHARE = 0.3  # of test rows, for the claim to count
+
+
+def analyse(pair: Pair, name: str, draws: int = DRAWS, seed: int = 0, ratios: Sequence[float] = RATIOS,
+            candidates: Sequence[float] = CANDIDATES, share: float = SHARE) -> Json:  # fmt: skip
+    """All figures of one trained variant on its test rows.
+
+    Args:
+        seed: of the draws of users and of random routing, not of the training.
+        candidates: validation ratios among which the point of operation is chosen.
+        share: validation ratio of the rows on which the boundary shift is measured.
+    """
+    judge, how = Judge(pair.test, draws, seed), operation(pair.valid, candidates)
+    point = operating_point(pair, judge, how)
+    models = {"base": pair.test.base, "crm": pair.test.crm, "llm": pair.test.llm_or_crm}
+    return {
+        "name": name, "draws": draws, "valid": about(pair.valid), "test": about(pair.test),
+        "answered": float(pair.test.answered.mean()),
+        "curve": curve(pair, judge, ratios, seed),
+        "operating_point": point, "claim": claim(point),
+        "users": by_user(pair.test, how, draws, seed, judge),
+        "groups": thirds(pair.test, draws, seed),
+        "boundary": boundary(pair, share, draws, seed),
+        "calibration": {model: calibration(p, pair.test.labels) for model, p in models.items()},
+    }  # fmt: skip
+
+
+def claim(point: Json) -> Json:
+    """The main claim: the relative lift over the stage-1 CRM, its interval above zero, the share small enough."""
+    found: Json = {"share": point["share"], "within_share": point["share"] <= MAX_SHARE}
+    for metric, target in CLAIM.items():
+        percent = point["over_base_percent"][metric]
+        value, low = percent["value"], percent["low"]
+        found[metric] = {
+            "gain": point["over_base"][metric], "percent": percent, "target": target,
+            "above_zero": low is not None and low > 0, "reached": value is not None and value >= target,
+        }  # fmt: skip
+    return found
+
+
+def ablation(rows: Mapping[str, Pair], draws: int = DRAWS, seed: int = 0,
+             candidates: Sequence[float] = CANDIDATES) -> list[Json]:  # fmt: skip
+    """One row a variant at its own point of operation, the full system first; then its models without routing.
+
+    Gains over the full system and over its stage-1 CRM are paired; `over_crm` is what routing adds to a variant's CRM.
+
+    Raises:
+        ValueError: no variant, or variants with different test rows.
+    """
+    full = _same_rows(rows)
+    judge = Judge(full, draws, seed)
+    routed = [(name, pair.test, operation(pair.valid, candidates)) for name, pair in rows.items()]
+    final = routed[0][2].scores(full)
+    table = [_row(name, judge, how.scores(test), final, test.crm, how.about(test)) for name, test, how in routed]
+    alone = {"without routing": (full.crm, 0.0), "LLM alone": (full.llm_or_crm, float(full.answered.mean())),
+             "stage-1 CRM": (full.base, 0.0)}  # fmt: skip
+    return table + [_row(name, judge, p, final, full.crm, {"share": share}) for name, (p, share) in alone.items()]
+
+
+def _same_rows(rows: Mapping[str, Pair]) -> Scored:
+    if not rows:
+        raise ValueError("an ablation needs a variant, the full system first")
+    first, *others = (pair.test for pair in rows.values())
+    for other in others:
+        if not (np.array_equal(other.labels, first.labels) and np.array_equal(other.users, first.users)):
+            raise ValueError("all variants of an ablation need the same test rows in the same order")
+    return first
+
+
+def _row(name: str, judge: Judge, p: Floats, full: Floats, crm: Floats, how: Json) -> Json:
+    found, base = judge(p), judge(judge.rows.base)
+    return {
+        "name": name, **how, **shown(found),
+        "over_full": gains(found, judge(full)), "over_crm": gains(found, judge(crm)),
+        "over_base": gains(found, base), "over_base_percent": percents(found, base),
+    }  # fmt: skip
+
+
+def combine(analyses: Mapping[str, Json]) -> Json:
+    """Analyses of the same variant by training seed as one: of the same shape, with mean and sd in place of figures.
+
+    An interval becomes {"value": mean, "sd", "low", "high"}, its ends the means of the seeds' ends; a number that
+    differs becomes {"value": mean, "sd"}; words that differ are listed. The main claim of each seed is under "seeds".
+    """
+    merged: Json = _merged(list(analyses.values()))
+    return {**merged, "seeds": {seed: found["claim"] for seed, found in analyses.items()}}
+
+
+def combine_ablations(tables: Sequence[list[Json]]) -> list[Json]:
+    """Ablation tables of several training seeds as one, as `combine` does."""
+    merged: list[Json] = _merged(list(tables))
+    return merged
+
+
+def _merged(parts: list[Any]) -> Any:
+    first = parts[0]
+    if all(isinstance(part, dict) for part in parts):
+        if first.keys() == {"value", "low", "high"}:
+            low, high = (_spread([part[end] for part in parts])["value"] for end in ("low", "high"))
+            return {**_spread([part["value"] for part in parts]), "low": low, "high": high}
+        keys = [key for key in first if all(key in part for part in parts)]
+        return {key: _merged([part[key] for part in parts]) for key in keys}
+    if all(isinstance(part, list) and len(part) == len(first) for part in parts):
+        return [_merged(list(items)) for items in zip(*parts, strict=True)]
+    if all(part == first for part in parts):
+        return first
+    if any(isinstance(part, float | int) and not isinstance(part, bool) for part in parts):
+        return _spread(parts)
+    return parts
+
+
+def _spread(values: list[Any]) -> Json:
+    """Mean and sd (n - 1) over seeds; null where a seed has no figure, or for the sd of one seed."""
+    if not all(isinstance(value, float | int) for value in values):
+        return {"value": None, "sd": None}
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"value": float(np.mean(values)), "sd": sd}
