@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "The whole path on synthetic data: prepare, train, export, verify, score, measure."),
     "prepare": ("prepare", "Turn a publisher's files into training data."),
     "train": ("train", "Train the CRM and the LLM of a recipe."),
+    "report": ("report", "One HTML page with plots of what a training run logged."),
     "export": ("export", "Turn a finished run into a verified bundle (ONNX + GGUF + manifest)."),
     "verify": ("bundle", "Check every file of a bundle and repeat its reference scores."),
     "inspect": ("bundle", "Show what a bundle holds."),
