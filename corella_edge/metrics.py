@@ -213,7 +213,7 @@ class UserPairs:
     """AUC under whole-number weights of users, in one pass over rows that were sorted once, exactly.
 
     Each positive row knows how many negatives lie below it and how many not above it; a draw sums the negatives'
-    weights once and looks both up. Whole numbers make that pass fast and its sums free of rounding.
+    weights once, as integers, which is fast, and looks both up. No sum is rounded.
     """
 
     def __init__(self, probability: npt.ArrayLike, label: npt.ArrayLike, owner: Ints) -> None:
@@ -225,17 +225,19 @@ class UserPairs:
             np.searchsorted(ranked[~positive], ranked[positive], side=side) for side in ("left", "right")
         )
         self._tied = bool((self._below != self._within).any())
+        # A draw's weights of up to 16 million rows cannot pass 2^31: no user is drawn more than 127 times.
+        self._kind = np.int32 if len(p) < 1 << 24 else np.int64
 
-    def auc(self, weight: npt.NDArray[Any]) -> float:
+    def auc(self, weight: Floats) -> float:
         """Area under the ROC curve with users weighted by whole numbers [users]; nan when one class is absent."""
-        whole = weight.astype(np.int64)
-        sums = np.zeros(len(self._negative) + 1, dtype=np.int64)
+        whole = weight.astype(self._kind)
+        sums: npt.NDArray[Any] = np.zeros(len(self._negative) + 1, dtype=self._kind)
         np.cumsum(whole.take(self._negative), out=sums[1:])
-        own = whole.take(self._positive)
+        own = weight.take(self._positive)
         won = own @ sums.take(self._below)
         twice = won + (own @ sums.take(self._within) if self._tied else won)
-        pairs = int(own.sum()) * int(sums[-1])
-        return float(int(twice) / (2 * pairs)) if pairs else float("nan")
+        pairs = own.sum() * float(sums[-1])
+        return float(twice / (2 * pairs)) if pairs else float("nan")
 
 
 def sampled_auc(probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap) -> Sampled:

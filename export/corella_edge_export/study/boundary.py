@@ -78,7 +78,7 @@ def _mean_known(values: Floats) -> Floats:
 
 
 def calibration(p: Floats, labels: npt.NDArray[np.int8], bins: int = BINS) -> Json:
-    """Mean score, share of positives and rows of each equal-mass bin that has rows."""
+    """Mean score, share of positives and rows of each equal-mass bin; null for a bin that equal scores left empty."""
     score, rate, rows = calibration_curve(p, labels, bins)
-    full = rows > 0
-    return {"score": score[full].tolist(), "rate": rate[full].tolist(), "rows": rows[full].tolist()}
+    found = {"score": [number(x) for x in score.tolist()], "rate": [number(x) for x in rate.tolist()]}
+    return {**found, "rows": rows.tolist()}

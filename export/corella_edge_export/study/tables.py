@@ -1,0 +1,153 @@
+"""The study's JSON as Markdown: one table a topic, of one analysis or of several training seeds combined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from corella_edge_export.study.scored import METRICS, Json
+from corella_edge_export.study.shares import LINES
+
+TITLES = {"auc": "AUC", "logloss": "log-loss", "accuracy": "accuracy", "ece": "ECE", "uauc": "UAUC"}
+MODELS = {"base": "stage-1 CRM", "crm": "CRM", "llm": "LLM", "routed": "routed"}
+SHIFTS = {
+    "mean_score": "mean score, LLM - CRM", "calibration": "calibration error curves, mean distance",
+    "flips": "decisions that differ at 0.5", "crm_bias": "CRM: mean score - share of positives",
+    "llm_bias": "LLM: mean score - share of positives", "crm_ece": "CRM: ECE", "llm_ece": "LLM: ECE",
+}  # fmt: skip
+
+
+def markdown(result: Json, ablation: Sequence[Json] = ()) -> str:
+    """All tables of an analysis, or of `combine`'s."""
+    parts = [
+        ("Main claim: gain over the stage-1 CRM", claims(result)),
+        ("Point of operation, chosen on validation rows", users(result)),
+        *((f"{TITLES[metric]} by routed share", curve(result, metric)) for metric in ("auc", "accuracy", "logloss")),
+        ("Thirds by the CRM's confidence", groups(result)),
+        ("Boundary shift on routed rows", boundary(result)),
+        *((("Ablation", ablations(ablation)),) if ablation else ()),
+    ]
+    return "\n".join([*_head(result), *(line for title, rows in parts for line in (f"## {title}", "", *rows, ""))])
+
+
+def _head(result: Json) -> Iterator[str]:
+    test = result["test"]
+    yield f"# {result['name']}: {count(test['rows'])} test rows of {count(test['users'])} users"
+    yield ""
+    many = len(result.get("seeds", ())) > 1
+    yield f"- [ ] is the 95 % interval, bootstrap over users, {result['draws']:,} draws; gains are paired."
+    if many:
+        yield f"- ± is the standard deviation over {len(result['seeds'])} training seeds."
+    yield ""
+
+
+def claims(result: Json) -> Iterator[str]:
+    """The main claim of each training seed, and their mean."""
+    yield from _header("seed", "routed", "AUC", "AUC, %", "accuracy", "accuracy, %", "share, interval and target met")
+    seeds = result.get("seeds", {"-": result["claim"]})
+    for seed, found in seeds.items():
+        both = [found[metric] for metric in ("auc", "accuracy")]
+        met = found["within_share"] and all(one["above_zero"] and one["reached"] for one in both)
+        yield _row(seed, _share(found["share"]), *_claim(found), "yes" if met else "no")
+    if len(seeds) > 1:
+        yield _row("mean", _share(result["claim"]["share"]), *_claim(result["claim"]), "")
+
+
+def _claim(found: Json) -> Iterator[str]:
+    for metric in ("auc", "accuracy"):
+        yield figure(found[metric]["gain"], "+")
+        yield f"{figure(found[metric]['percent'], '+', 2)} (target {found[metric]['target']:+.2f})"
+
+
+def users(result: Json) -> Iterator[str]:
+    """Every model and the routed system on all rows, on seen and on unseen ones."""
+    point = result["operating_point"]
+    rule = point["rule"] if isinstance(point["rule"], str) else ", ".join(point["rule"])
+    ratio, nats = figure(point["ratio"], digits=2), figure(point["threshold"])
+    yield f"Rule: {rule}; validation ratio {ratio}; threshold {nats} nats."
+    yield ""
+    yield from _header("rows", "model", "routed", *TITLES.values())
+    for name, part in result["users"].items():
+        for model, title in MODELS.items():
+            share = _share(part["share"]) if model == "routed" else ""
+            label = f"{name} ({count(part['rows'])} rows, {count(part['users'])} users)" if model == "base" else ""
+            yield _row(label, title, share, *(figure(part[model][metric]) for metric in METRICS))
+        for other in ("crm", "base"):
+            gains = part[f"over_{other}"]
+            yield _row("", f"routed - {MODELS[other]}", "", *(figure(gains[metric], "+") for metric in METRICS))
+
+
+def curve(result: Json, metric: str) -> Iterator[str]:
+    """One metric of every line at every share."""
+    yield from _header("ratio", "routed", *LINES)
+    for point in result["curve"]:
+        figures = (figure(point["lines"][line][metric]) for line in LINES)
+        yield _row(f"{point['ratio']:g}", _share(point["share"]), *figures)
+
+
+def groups(result: Json) -> Iterator[str]:
+    """CRM against LLM in each third."""
+    titles = [f"{model} {TITLES[metric]}" for metric in ("auc", "accuracy") for model in ("CRM", "LLM", "LLM - CRM")]
+    yield from _header("third", *titles)
+    for group, label in zip(result["groups"], ("1, most confident", "2", "3, least confident"), strict=False):
+        yield _row(label, *(cell for metric in ("auc", "accuracy") for cell in _versus(group, metric)))
+
+
+def _versus(group: Json, metric: str) -> tuple[str, str, str]:
+    return (figure(group["crm"][metric]), figure(group["llm"][metric]), figure(group["llm_over_crm"][metric], "+"))
+
+
+def boundary(result: Json) -> Iterator[str]:
+    """The shift between the models on routed rows."""
+    found = result["boundary"]
+    yield f"Validation ratio {found['ratio']:g}; {_share(found['share'])} of the test rows."
+    yield ""
+    yield from _header("measure", "value")
+    yield from (_row(title, figure(found[name], "+")) for name, title in SHIFTS.items() if name in found)
+
+
+def ablations(table: Sequence[Json]) -> Iterator[str]:
+    """One row a variant, beside the full system and the stage-1 CRM of the full system."""
+    yield from _header(
+        "variant", "routed", "AUC", "log-loss", "accuracy", "AUC - full", "accuracy - full", "AUC - stage 1, %"
+    )
+    for row in table:
+        over = (figure(row["over_full"][metric], "+") for metric in ("auc", "accuracy"))
+        plain = (figure(row[metric]) for metric in ("auc", "logloss", "accuracy"))
+        yield _row(row["name"], _share(row["share"]), *plain, *over, figure(row["over_base_percent"]["auc"], "+", 2))
+
+
+def figure(found: Any, sign: str = "", digits: int = 4) -> str:
+    """A number; mean ± sd of seeds; or a value with its interval."""
+    if found is None or (isinstance(found, dict) and found["value"] is None):
+        return "n/a"
+    if not isinstance(found, dict):
+        return f"{found:{sign}.{digits}f}"
+    value = f"{found['value']:{sign}.{digits}f}"
+    if found.get("sd") is not None:
+        return f"{value} ± {found['sd']:.{digits}f}"
+    if found.get("low") is None:
+        return value
+    return f"{value} [{found['low']:{sign}.{digits}f}, {found['high']:{sign}.{digits}f}]"
+
+
+def count(found: Any) -> str:
+    """A whole number; the mean where seeds differ."""
+    return f"{found['value'] if isinstance(found, dict) else found:,.0f}"
+
+
+def _share(found: Any) -> str:
+    return f"{100 * (found['value'] if isinstance(found, dict) else found):.1f} %"
+
+
+def _header(*titles: str) -> Iterator[str]:
+    yield _row(*titles)
+    yield "|" + "---|" * len(titles)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(_plain(cells))} |"
+
+
+def _plain(cells: Iterable[str]) -> Iterator[str]:
+    return (cell.replace("|", "/") for cell in cells)
