@@ -20,7 +20,8 @@ from corella_edge_export import train_crm
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.recipe import Recipe, load_recipe
 from corella_edge_export.rows import EncodedRows
-from corella_edge_export.run import Run, train_crm_of
+from corella_edge_export.run import Run
+from corella_edge_export.stages import Stages
 from results import write
 
 
@@ -46,10 +47,10 @@ def main() -> None:
 def one(data: PreparedData, recipe: Recipe, folder: Path) -> dict[str, Any]:
     """Train (or finish) one seed and judge it on the test rows."""
     run = Run.start(folder, recipe, data)
-    valid = train_crm_of(run, quiet=False)
+    valid = Stages(run).do("crm", ())
     schema, catalog = run.fit_inputs()
     rows = EncodedRows(data, "test", FeatureEncoder(schema, catalog))
-    probability = train_crm.predict(run.crm(), rows)
+    probability = train_crm.predict(run.crm("crm"), rows)
     known = schema.vocabularies["user_id"].index_of
     seen = np.asarray([data.user_ids[user] in known for user in rows.rows.users])
     groups = {"all": np.ones(len(rows), dtype=bool), "seen users": seen, "unseen users": ~seen}

@@ -221,6 +221,8 @@ def _derived_problem(item: Field, vocabularies: Mapping[str, Vocabulary]) -> str
         return f"unknown vocabulary {item.args.get('vocab')!r}"
     if item.side == "item" and not isinstance(item.args.get("attribute"), str):
         return "args must name the attribute to match"
+    if not isinstance(item.args.get("centre", ""), str):
+        return "args: centre must name a number of the catalogue"
     return _constants_problem(item, "mean", "scale", "strength")
 
 
@@ -274,6 +276,7 @@ class FeatureEncoder:
         self.item_index = self._item_index()
         self._match = schema.of("derived", side="item")
         self._bits = {f.name: self._bit_table(f) for f in self._match}
+        self._centres = {f.name: self._centre_table(f) for f in schema.of("derived") if "centre" in f.args}
 
     def encode(self, user: User, candidates: Sequence[Candidate]) -> tuple[Feed, list[tuple[str, ...]]]:
         """The input arrays of one request and, per candidate, the names of fields with unseen values."""
@@ -322,12 +325,19 @@ class FeatureEncoder:
         nothing = np.zeros((1, 1, 1), dtype=np.uint64)
         for item in self.schema.of("derived"):
             function, width, _ = DERIVED[item.source]
-            recent = history.last(item.length)
+            recent = self._centred(item, history.last(item.length))
             matched = item.name in self._bits
             seen = self._bits[item.name][recent.rows] if matched else nothing
             bits = candidate_bits[item.name] if matched else nothing
             feed[item.name] = function(recent, seen, bits, item.args).reshape(-1, width)
         return feed
+
+    def _centred(self, item: Field, history: Histories) -> Histories:
+        """Ratings as seen from each event's own centre: moved so that it lies at the mean of all ratings."""
+        if item.name not in self._centres:
+            return history
+        moved = history.ratings - self._centres[item.name][history.rows]
+        return Histories(history.rows, moved, history.mask)
 
     def candidate_bits(self, rows: Ints) -> dict[str, Bits]:
         """Attribute bits of catalogue rows int64 [b, n] for every matching derived field."""
@@ -375,6 +385,12 @@ class FeatureEncoder:
         for row, record in enumerate(self.catalog.attributes):
             table[row] = attribute_bits(record.get(item.args["attribute"]), vocab, words)
         return table
+
+    def _centre_table(self, item: Field) -> Floats:
+        """float32 [items + 1]: how far an item's centre, a number of the catalogue, lies from the mean."""
+        mean = float(item.args["mean"])
+        numbers = [_number(record.get(item.args["centre"]), mean) - mean for record in self.catalog.attributes]
+        return np.asarray([*numbers, 0.0], dtype=np.float32)
 
     def _encode_inline(self, candidate: Candidate, i: int, feed: Feed, bits: dict[str, Bits]) -> None:
         """Attributes that came with the request win over the catalogue's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,14 +23,19 @@ def train(recipe: str, data: Path, out: Path, seed: int | None) -> None:
     need_export("train")
     from dataclasses import replace
 
-    from corella_edge_export import run
+    from corella_edge_export import stages
     from corella_edge_export.data.prepared import PreparedData
     from corella_edge_export.recipe import load_recipe
 
     chosen = load_recipe(recipe)
     chosen = chosen if seed is None else replace(chosen, seed=seed)
-    summary = run.train(out, chosen, PreparedData.open(data))
+    summary = stages.train(out, chosen, PreparedData.open(data))
     for name, line in summary.items():
-        quality = f"validation AUC {line['auc']:.4f}, log-loss {line['logloss']:.4f}"
-        click.echo(f"{name}: {quality} after {line['seconds']:.0f} s")
+        click.echo(f"{name}: validation {_quality(line)} after {line['seconds']:.0f} s")
     click.echo(f"{out}: finished")
+
+
+def _quality(line: dict[str, Any]) -> str:
+    """The figures of a stage's kept weights."""
+    names = {"auc": "AUC", "crm_auc": "CRM's", "llm_auc": "LLM's", "logloss": "log-loss", "perplexity": "perplexity"}
+    return ", ".join(f"{text} {line[name]:.4f}" for name, text in names.items() if name in line)

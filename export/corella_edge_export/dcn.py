@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -42,25 +44,42 @@ class DCNv2(nn.Module):
         for table in self.embeddings.values():
             nn.init.normal_(table.weight, std=0.05)  # type: ignore[arg-type]
         width = sum(_width(item, d) for item in self.fields) - d * max(0, len(schema.of("sequence")) - 1)
+        self.attention = self._attention(recipe)
+        width += d if self.attention is not None else 0
+        self.width = width  # of x_0 and every cross layer
         self.cross = nn.ModuleList([CrossLayer(width, recipe.cross_rank) for _ in range(recipe.cross_layers)])
         self.deep = _mlp(width, recipe.hidden, recipe.dropout)
         deep_width = recipe.hidden[-1] if recipe.hidden else width
         self.head = nn.Linear(deep_width + (width if recipe.structure == "parallel" else 0), 1)
 
+    def _attention(self, recipe: CrmRecipe) -> nn.Linear | None:
+        """From a candidate's item side to the direction in which it looks at the history."""
+        d = recipe.embedding_dim
+        if recipe.pooling == "mean" or not any(f.kind == "sequence" for f in self.fields):
+            return None
+        return nn.Linear(sum(_width(f, d) for f in self.fields if f.side == "item" and f.kind != "sequence"), d)
+
     def forward(self, feed: dict[str, Tensor]) -> Tensor:
+        return self.states(feed)[0]
+
+    def states(self, feed: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Logits float32 [n], and what each cross layer gives, float32 [n, width]."""
         x0 = self.embed(feed)
-        x = x0
+        layers = [x0]
         for layer in self.cross:
-            x = layer(x0, x)
+            layers.append(layer(x0, layers[-1]))
+        x = layers[-1]
         joined = torch.cat([x, self.deep(x0)], dim=1) if self.structure == "parallel" else self.deep(x)
         logits: Tensor = self.head(joined)
-        return logits.squeeze(1)
+        return logits.squeeze(1), layers[1:]
 
     def embed(self, feed: dict[str, Tensor]) -> Tensor:
-        """x_0, float32 [n, width]: user side (broadcast) beside item side."""
-        user = torch.cat([*self._side(feed, "user"), *self._history(feed)], dim=1)
+        """x_0, float32 [n, width]: user side (broadcast) beside item side and what the item finds in the history."""
+        events, mask = self._events(feed)
+        user = self._side(feed, "user") + ([] if events is None else [_mean(events, mask)])
         item = torch.cat(self._side(feed, "item"), dim=1)
-        return torch.cat([user.expand(item.shape[0], -1), item], dim=1)
+        found = [] if events is None or self.attention is None else [self._attend(item, events, mask)]
+        return torch.cat([torch.cat(user, dim=1).expand(item.shape[0], -1), item, *found], dim=1)
 
     def _side(self, feed: dict[str, Tensor], side: str) -> list[Tensor]:
         return [self._field(f, feed[f.name]) for f in self.fields if f.side == side and f.kind != "sequence"]
@@ -72,16 +91,25 @@ class DCNv2(nn.Module):
             return _mean(self._table(item)(value), value != PAD)
         return value
 
-    def _history(self, feed: dict[str, Tensor]) -> list[Tensor]:
-        """Mean over the history of item embedding * (1 + rating embedding): what was seen, signed by liking."""
+    def _events(self, feed: dict[str, Tensor]) -> tuple[Tensor | None, Tensor]:
+        """Events [b, length, d] as item embedding * (1 + rating embedding), what was seen signed by liking; mask."""
         sequences = [f for f in self.fields if f.kind == "sequence"]
         if not sequences:
-            return []
+            return None, torch.empty(0)
         first, *others = sequences
-        pooled: Tensor = self._table(first)(feed[first.name])
+        events: Tensor = self._table(first)(feed[first.name])
         for item in others:
-            pooled = pooled * (1.0 + self._table(item)(feed[item.name]))
-        return [_mean(pooled, feed[first.name] != PAD)]
+            events = events * (1.0 + self._table(item)(feed[item.name]))
+        return events, feed[first.name] != PAD
+
+    def _attend(self, item: Tensor, events: Tensor, mask: Tensor) -> Tensor:
+        """[n, d]: sum of the events, each weighted by how it fits the candidate; not normalised, as in DIN
+        (arXiv 1706.06978, section 4.3), so that many fitting events count more than one."""
+        assert self.attention is not None
+        fit = torch.matmul(events, self.attention(item).unsqueeze(-1)).squeeze(-1)
+        weight = torch.sigmoid(fit) * mask.to(events.dtype)
+        pooled = torch.matmul(weight.unsqueeze(1), events).squeeze(1)
+        return pooled / math.sqrt(events.shape[1])
 
     def _table(self, item: Field) -> nn.Module:
         return self.embeddings[item.vocab]

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import ExportError, InputError
-from corella_edge_export import run
+from corella_edge_export import stages
 from corella_edge_export.data.prepare import prepare
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.evaluate import evaluate, markdown
 from corella_edge_export.export import Options, export
 from corella_edge_export.recipe import load_recipe
+from corella_edge_export.run import Run
 from corella_edge_runtime import batch, reference
 from corella_edge_runtime.bench import report
 from corella_edge_runtime.bench.run import Settings
@@ -32,9 +33,9 @@ def demo(out: Path, seed: int, say: Say, progress: Progress) -> dict[str, Any]:
     if not bundle.exists():
         say("training the CRM, then the LLM")
         recipe = replace(load_recipe("demo"), seed=seed + 1)
-        run.train(out / "run", recipe, data)
+        stages.train(out / "run", recipe, data)
         say("exporting")
-        export(run.Run.open(out / "run", data), bundle, Options(name="demo"), say)
+        export(Run.open(out / "run", data), bundle, Options(name="demo"), say)
     with Engine.open(bundle, require_llm=True) as engine:
         _verify(engine, say)
         _score(engine, out / "data" / "requests.jsonl", out / "answers.jsonl", say)

@@ -98,14 +98,15 @@ class Export:
     def write_llm(self) -> None:
         """llm.gguf and its variants; f16 must equal transformers, quantised types are judged by their metrics."""
         self.say("LLM: transformers' own scores")
-        task = self.run.llm_task(self.run.llm())
-        torch_by_row = verify.torch_llm(task, self.sample.rows, self.sample.split)
+        builder, trained = self.run.builder(), self.run.llm()
+        reader = self.run.reader(trained, builder, "float32")
+        torch_by_row = verify.torch_llm(reader, builder, self.sample.rows, self.sample.split)
         expected = np.asarray([torch_by_row.get(row, np.nan) for row in self.sample.rows.tolist()])
         self.llm_reference = expected
         self._judge("torch", expected)
         f16 = self.work / "f16.gguf"
         recipe = self.run.recipe
-        write_gguf(merged(task.model), self.run.tokenizer(), f16, recipe.name, self.run.spm(), recipe.llm.context)
+        write_gguf(merged(trained), self.run.tokenizer(), f16, recipe.name, self.run.spm(), recipe.llm.context)
         model = Model(f16)
         texts = verify.check_tokens(model, self.prompts, [r.user for r in self.requests[:200]])
         model.close()

@@ -12,13 +12,32 @@ from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.recipe import CrmRecipe
 
 MULTI_MAX = 16
+MEAN_STRENGTH = 5.0
 
 
 def catalog_of(data: PreparedData) -> Catalog:
-    """Every item of the data, in the order of its local indices (so a local index is a catalogue row)."""
+    """Every item of the data, in the order of its local indices (so a local index is a catalogue row).
+
+    Where there are ratings, `mean_rating` is the mean of the item's training ratings, `MEAN_STRENGTH` ratings of
+    the general mean counted in, so that a single one does not decide; it is None where there is none.
+    """
     columns = {name: data.items[name] for name in ("title", *data.item_attributes) if name in data.items}
+    means = _mean_ratings(data)
+    if "mean_rating" not in columns and any(mean is not None for mean in means):
+        columns["mean_rating"] = means
     records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return Catalog(data.item_ids, records)
+
+
+def _mean_ratings(data: PreparedData) -> list[float | None]:
+    split = data.split("train")
+    known = ~np.isnan(split.ratings)
+    items, ratings = split.items[known], split.ratings[known].astype(np.float64)
+    general = float(ratings.mean()) if len(ratings) else 0.0
+    count = np.bincount(items, minlength=len(data.item_ids))
+    total = np.bincount(items, weights=ratings, minlength=len(data.item_ids))
+    means = (total + MEAN_STRENGTH * general) / (count + MEAN_STRENGTH)
+    return [round(m, 4) if n else None for m, n in zip(means.tolist(), count.tolist(), strict=True)]
 
 
 def fit_schema(data: PreparedData, recipe: CrmRecipe) -> Schema:
@@ -71,7 +90,9 @@ def _history_fields(
     """The pooled history and its derived statistics (general, and per multi-valued item attribute)."""
     known = ratings[~np.isnan(ratings)].astype(np.float64)
     mean, scale = (float(known.mean()), float(known.std()) or 1.0) if len(known) else (0.0, 1.0)
-    args = {"mean": mean, "scale": scale, "strength": 5.0}
+    args: dict[str, Any] = {"mean": mean, "scale": scale, "strength": 5.0}
+    if recipe.centre == "item":
+        args["centre"] = "mean_rating"
     fields = [Field("history_items", "sequence", "user", "item", "item_id", recipe.history)]
     if len(known):
         fields.append(Field("history_ratings", "sequence", "user", "rating", "rating", recipe.history))

@@ -154,14 +154,25 @@ def merged(model: Any) -> Any:
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
-def answer_logits(model: Any, tokens: Tensor, where: tuple[Tensor, Tensor], answers: Tensor) -> Tensor:
-    """Logits of the answers, float32 [targets, 2], in the order of `answers` int64 [2].
+def hidden_states(model: Any, tokens: Tensor, blocks: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(what the output head reads [b, length, hidden], what each block gives, if asked for).
 
-    `tokens` int64 [b, length] is padded on the right: causal attention never looks there. `where` are the row
-    and position of each target; only these positions meet the output head, and only its two rows.
+    `tokens` int64 [b, length] is padded on the right: causal attention never looks there.
     """
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = causal.model(input_ids=tokens, use_cache=False).last_hidden_state
-    head: nn.Linear = causal.lm_head
-    logits: Tensor = nn.functional.linear(hidden[where], head.weight[answers])
+    found = plain(model).model(input_ids=tokens, use_cache=False, output_hidden_states=blocks)
+    return found.last_hidden_state, tuple(found.hidden_states[1:]) if blocks else ()
+
+
+def answer_logits(model: Any, hidden: Tensor, answers: Tensor) -> Tensor:
+    """Logits of the answers, float32 [targets, 2], in the order of `answers` int64 [2]; `hidden` [targets, hidden].
+
+    Only these positions meet the output head, and only its two rows.
+    """
+    head: nn.Linear = plain(model).lm_head
+    logits: Tensor = nn.functional.linear(hidden, head.weight[answers])
     return logits.float()
+
+
+def plain(model: Any) -> Any:
+    """The causal model, without the wrapper that adapters put around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

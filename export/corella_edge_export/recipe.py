@@ -15,17 +15,22 @@ from corella_edge.errors import InputError, RecipeError
 from corella_edge.prompt import Template
 from corella_edge.router import parse_share, parse_threshold
 
-_SHARES = ("dropout", "oov_rate", "warmup")
-_MAY_BE_ZERO = ("cross_layers", "cross_rank", "rows", "valid_rows", "weight_decay")
+_SHARES = ("dropout", "oov_rate", "warmup", "spell_rate")
+_POSITIVE = ("learning_rate", "crm_learning_rate", "exponent")
+_MAY_BE_ZERO = (
+    "cross_layers", "cross_rank", "rows", "valid_rows", "weight_decay", "epochs", "seed", "text_weight",
+    "llm_weight", "crm_weight", "align_weight", "pairs",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class CrmRecipe:
-    """DCNv2 (arXiv 2008.13535) and its training.
+    """DCNv2 (arXiv 2008.13535) and stage 1, its warm-up on all training rows; `epochs` 0 switches the stage off.
 
     `cross_rank` 0 means full-rank cross layers. `oov_rate` is the share of user and item ids replaced by OOV in
-    training, so that unseen ids have a trained row. `history` events are pooled; derived statistics look back
-    on `window` events. A metric is looked at after every `epoch / evaluations` rows.
+    training, so that unseen ids have a trained row. `history` events are pooled, evenly or by `attention` of the
+    candidate; derived statistics look back on `window` events, whose ratings count from the `centre`: the mean of
+    all training ratings, or of the event's item. A metric is looked at after every `epoch / evaluations` rows.
     """
 
     embedding_dim: int = 32
@@ -35,7 +40,9 @@ class CrmRecipe:
     hidden: tuple[int, ...] = (200, 80)
     dropout: float = 0.1
     history: int = 30
+    pooling: Literal["mean", "attention"] = "mean"
     window: int = 256
+    centre: Literal["all", "item"] = "all"
     oov_rate: float = 0.1
     batch_size: int = 1024
     learning_rate: float = 1e-3
@@ -56,32 +63,104 @@ class LoraRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class LlmRecipe:
-    """The Yes/No model: `scratch` (sizes below) or `checkpoint` (a local Hugging Face directory, LoRA).
+class TextRecipe:
+    """Language modelling on plain text before a scratch model sees any interaction.
 
-    `rows` limits the training rows (0 = all); whole users are drawn. A batch holds about `batch_tokens` tokens.
+    `files` are .txt, .jsonl or .parquet with a column `text` (or `abstract`). Batches hold blocks of `block` tokens.
+    """
+
+    files: tuple[str, ...] = ()
+    epochs: int = 1
+    block: int = 256
+    batch_tokens: int = 8192
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.02
+    evaluations: int = 4
+    patience: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LlmRecipe:
+    """The Yes/No model, `scratch` (sizes below) or `checkpoint` (a local Hugging Face directory, LoRA), and its
+    own training on answered questions; `epochs` 0 leaves that to the joint stage, as the paper does.
+
+    `whole_items` gives every item of the training rows a token of its own for its question; `spell_rate` of the
+    questions are spelled out in training all the same, so that the words of new items are trained. `text_weight`
+    adds the next-token loss over the whole sequence. `rows` limits the training rows (0 = all); whole users are
+    drawn. A batch holds about `batch_tokens` tokens, worked off in `accumulate` pieces. `seed` is the model's
+    own: like a downloaded checkpoint, it is the same for every seed of the recipe.
     """
 
     source: Literal["scratch", "checkpoint"] = "scratch"
     path: str = ""
     vocab_size: int = 4096
+    whole_items: bool = False
+    spell_rate: float = 0.1
     hidden: int = 256
     layers: int = 4
     heads: int = 4
     kv_heads: int = 2
     intermediate: int = 768
     context: int = 1024
+    seed: int = 1
     rows: int = 0
     epochs: int = 1
     batch_tokens: int = 8192
+    accumulate: int = 1
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup: float = 0.05
+    text_weight: float = 0.0
     valid_rows: int = 4000
     evaluations: int = 4
     patience: int = 4
     precision: Literal["float32", "bfloat16"] = "float32"
+    text: TextRecipe = field(default_factory=TextRecipe)
     lora: LoraRecipe = field(default_factory=LoraRecipe)
+
+
+@dataclass(frozen=True, slots=True)
+class JointRecipe:
+    """Stage 2 (arXiv 2403.16378): both models and the projections on the same `rows` random rows.
+
+    The loss is llm_weight * L_llm + crm_weight * L_crm + align_weight * L_align, where L_align sums over `pairs`
+    (LLM block, cross layer), counted from 1, the `exponent`-th power of the L2 distance between both hidden
+    states, projected to `width` numbers, divided by `width`. No pairs = every cross layer with one of the last
+    blocks. The paper gives the weights; pairs, exponent and width it leaves open.
+    """
+
+    epochs: int = 0
+    rows: int = 25_000
+    batch_tokens: int = 8192
+    accumulate: int = 1
+    learning_rate: float = 5e-4
+    crm_learning_rate: float = 2e-4
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    evaluations: int = 2
+    patience: int = 4
+    llm_weight: float = 1.0
+    crm_weight: float = 1.0
+    align_weight: float = 0.1
+    pairs: tuple[tuple[int, ...], ...] = ()
+    exponent: float = 2.0
+    width: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuationRecipe:
+    """Stage 3: the LLM alone on `rows` other random rows."""
+
+    epochs: int = 0
+    rows: int = 25_000
+    batch_tokens: int = 8192
+    accumulate: int = 1
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    evaluations: int = 2
+    patience: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +182,8 @@ class Recipe:
     seed: int = 1
     crm: CrmRecipe = field(default_factory=CrmRecipe)
     llm: LlmRecipe = field(default_factory=LlmRecipe)
+    joint: JointRecipe = field(default_factory=JointRecipe)
+    continuation: ContinuationRecipe = field(default_factory=ContinuationRecipe)
     prompt: Template = field(default_factory=Template)
     export: ExportRecipe = field(default_factory=ExportRecipe)
 
@@ -130,19 +211,45 @@ def load_recipe(name_or_path: str) -> Recipe:
 def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from its decoded table; `where` names it in errors."""
     recipe: Recipe = _section(Recipe, table, f"recipe {where}")
-    for name, section in (("crm", recipe.crm), ("llm", recipe.llm), ("llm, lora", recipe.llm.lora),
-                          ("export", recipe.export)):  # fmt: skip
+    for name, section in _sections(recipe):
         _check_numbers(section, f"recipe {where}, {name}")
     if recipe.seed < 0:
         raise RecipeError(f"recipe {where}, seed: {recipe.seed} is below 0")
     _check_threshold(recipe.export.threshold, f"recipe {where}, export, threshold")
-    if recipe.llm.hidden % recipe.llm.heads or recipe.llm.heads % recipe.llm.kv_heads:
-        raise RecipeError(f"recipe {where}: llm.hidden must divide by heads, and heads by kv_heads")
-    if recipe.llm.hidden // recipe.llm.heads % 2:
-        raise RecipeError(f"recipe {where}: llm.hidden / heads must be even, positions turn pairs of numbers")
-    if recipe.llm.source == "checkpoint" and not recipe.llm.path:
-        raise RecipeError(f"recipe {where}: llm.source is 'checkpoint', so llm.path must name its directory")
+    _check_llm(recipe.llm, f"recipe {where}")
+    _check_stages(recipe, f"recipe {where}")
     return recipe
+
+
+def _sections(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
+    return (
+        ("crm", recipe.crm), ("llm", recipe.llm), ("llm, text", recipe.llm.text), ("llm, lora", recipe.llm.lora),
+        ("joint", recipe.joint), ("continuation", recipe.continuation), ("export", recipe.export),
+    )  # fmt: skip
+
+
+def _check_llm(llm: LlmRecipe, where: str) -> None:
+    if llm.hidden % llm.heads or llm.heads % llm.kv_heads:
+        raise RecipeError(f"{where}: llm.hidden must divide by heads, and heads by kv_heads")
+    if llm.hidden // llm.heads % 2:
+        raise RecipeError(f"{where}: llm.hidden / heads must be even, positions turn pairs of numbers")
+    if llm.source == "scratch":
+        return
+    if not llm.path:
+        raise RecipeError(f"{where}: llm.source is 'checkpoint', so llm.path must name its directory")
+    if llm.whole_items or llm.text.files:
+        raise RecipeError(f"{where}: llm.whole_items and llm.text are for a model from scratch")
+
+
+def _check_stages(recipe: Recipe, where: str) -> None:
+    """Every model is trained somewhere, and the pairs name layers that there are."""
+    if not recipe.crm.epochs and not recipe.joint.epochs:
+        raise RecipeError(f"{where}: the CRM is never trained; crm.epochs or joint.epochs must be above 0")
+    if not recipe.llm.epochs and not recipe.joint.epochs and not recipe.continuation.epochs:
+        raise RecipeError(f"{where}: the LLM is never trained; llm, joint or continuation needs epochs above 0")
+    for pair in recipe.joint.pairs:
+        if len(pair) != 2 or min(pair) < 1 or pair[1] > recipe.crm.cross_layers:
+            raise RecipeError(f"{where}, joint, pairs: {list(pair)} is no [LLM block, cross layer], counted from 1")
 
 
 def _check_numbers(section: Any, where: str) -> None:
@@ -153,7 +260,7 @@ def _check_numbers(section: Any, where: str) -> None:
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 continue
             low, high = (0, 1) if item.name in _SHARES else (0 if item.name in _MAY_BE_ZERO else 1, math.inf)
-            right = 0 < number < math.inf if item.name == "learning_rate" else low <= number <= high
+            right = 0 < number < math.inf if item.name in _POSITIVE else low <= number <= high
             if not right or math.isinf(number):
                 raise RecipeError(f"{where}, {item.name}: {number} is out of range")
 

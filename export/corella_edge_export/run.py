@@ -1,10 +1,11 @@
-"""A training run on disk: what it was started with, its schema and tokenizer, and both models' weights.
+"""A training run on disk: what it was started with, its schema and tokenizer, and the weights of every stage.
 
 run.json              recipe, data fingerprint, versions: a run goes on only with the same ones
 schema.json  vocab/   fitted on the training rows
 catalog.jsonl
-crm/                  metrics.jsonl  best.safetensors  checkpoint.pt
-llm/                  the same, and tokenizer/ for a model from scratch
+tokenizer/            of a model from scratch
+text/ crm/ llm/ joint/ continuation/
+                      one folder a stage: metrics.jsonl  best.safetensors  checkpoint.json  stage.json
 summary.json          written last: a run without it is unfinished
 """
 
@@ -12,34 +13,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from corella_edge import atomic, bundle
 from corella_edge.catalog import Catalog
-from corella_edge.errors import ExportError, InputError
+from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
-from corella_edge.schema import FeatureEncoder, Schema
-from corella_edge_export import llm, loop, tokenizer, train_crm, train_llm, verify
+from corella_edge.schema import Schema
+from corella_edge_export import llm, plain_text, tokenizer
+from corella_edge_export.align import Alignment, pairs_for
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.dcn import DCNv2
 from corella_edge_export.fit import catalog_of, fit_schema
 from corella_edge_export.recipe import Recipe, recipe_from
-from corella_edge_export.rows import EncodedRows
-from corella_edge_export.rowset import RowSet, choose_rows, history_needed
 from corella_edge_export.sequences import SequenceBuilder
-from corella_edge_export.to_gguf import write_vocabulary
-from corella_edge_runtime.llm.binding import Model
+from corella_edge_export.train_joint import side_of
+from corella_edge_export.train_llm import Reader, trained_tensors
 
 TOKENIZER_USERS = 2000
-CHECKED_ROWS = 200
 
 
 class Run:
@@ -55,7 +55,7 @@ class Run:
         Raises:
             InputError: the folder holds something else, or a run of another recipe, checkpoint or other data.
         """
-        with _hold(folder, recipe, data):
+        with hold(folder, recipe, data):
             return cls(folder, recipe, data)
 
     @classmethod
@@ -83,25 +83,38 @@ class Run:
             bundle.write_schema(self.folder, fit_schema(self.data, self.recipe.crm), catalog_of(self.data))
         return bundle.read_schema(self.folder)
 
-    def crm(self) -> DCNv2:
-        """The trained DCNv2."""
+    def new_crm(self) -> DCNv2:
+        """The DCNv2 before training."""
+        torch.manual_seed(self.recipe.seed)
         schema, _ = self.fit_inputs()
-        model = DCNv2(schema, self.recipe.crm)
-        model.load_state_dict(load_file(self.folder / "crm" / "best.safetensors"))
+        return DCNv2(schema, self.recipe.crm)
+
+    def crm(self, stage: str | None = None) -> DCNv2:
+        """The trained DCNv2: after the joint stage if the recipe has one, or after the named stage."""
+        stage = stage or ("joint" if self.recipe.joint.epochs else "crm")
+        model = self.new_crm()
+        weights = self.best(stage)
+        model.load_state_dict(side_of(weights, "crm") if stage == "joint" else weights)
         return model.eval()
 
-    def llm(self) -> Any:
-        """The trained LLM with its adapters."""
+    def llm(self, stage: str | None = None) -> Any:
+        """The trained LLM with its adapters: after the last stage of the recipe, or after the named one."""
+        recipe = self.recipe
+        last = "continuation" if recipe.continuation.epochs else "joint" if recipe.joint.epochs else "llm"
+        stage = stage or last
         model = self.new_llm()
-        own = {name: p.data for name, p in model.named_parameters() if p.requires_grad}
-        for name, tensor in load_file(self.folder / "llm" / "best.safetensors").items():
-            own[name].copy_(tensor)
+        weights = self.best(stage)
+        load_into(model, side_of(weights, "llm") if stage == "joint" else weights)
         return model.eval()
+
+    def best(self, stage: str) -> dict[str, Tensor]:
+        """The tensors that a stage kept."""
+        return load_file(self.folder / stage / "best.safetensors")
 
     def new_llm(self) -> Any:
         """The LLM before training: seeded random weights, or the checkpoint with fresh adapters."""
         recipe = self.recipe.llm
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(recipe.seed)
         if recipe.source == "checkpoint":
             return llm.with_lora(llm.checkpoint_model(Path(recipe.path)), recipe)
         t = self.tokenizer()
@@ -111,18 +124,26 @@ class Run:
         """The checkpoint's tokenizer, or the run's own, trained at the first call."""
         if self.recipe.llm.source == "checkpoint":
             return tokenizer.load_tokenizer(Path(self.recipe.llm.path))
-        folder = self.folder / "llm" / "tokenizer"
+        folder = self.folder / "tokenizer"
         if not folder.is_dir():
             self._train_tokenizer(folder)
         return tokenizer.load_tokenizer(folder)
 
     def _train_tokenizer(self, folder: Path) -> None:
         _, catalog = self.fit_inputs()
-        data, names = self.data, list(self.data.user_attributes)
+        data, recipe, names = self.data, self.recipe.llm, list(self.data.user_attributes)
         columns = list(zip(*[data.users[name][:TOKENIZER_USERS] for name in names], strict=True))
         users = [User(None, dict(zip(names, values, strict=True))) for values in columns]
-        trained = tokenizer.train_tokenizer(self.recipe.prompt, catalog, users, self.recipe.llm.vocab_size)
+        texts = plain_text.read(recipe.text.files)
+        whole = self._whole_texts(catalog) if recipe.whole_items else []
+        trained = tokenizer.train_tokenizer(self.recipe.prompt, catalog, users, recipe.vocab_size, texts, whole)
         tokenizer.save_tokenizer(trained, folder)
+
+    def _whole_texts(self, catalog: Catalog) -> list[str]:
+        """Questions of the items of the training rows, and the tails of their ratings."""
+        rows = self.data.split("train")
+        ratings = np.unique(rows.ratings[~np.isnan(rows.ratings)]).tolist()
+        return tokenizer.whole_texts(self.recipe.prompt, catalog, np.unique(rows.items).tolist(), ratings)
 
     def llm_config(self) -> Any:
         """The LLM's sizes, as transformers holds them."""
@@ -142,85 +163,38 @@ class Run:
         tokens = tokenizer.resolve_answers(tokenize, self.recipe.prompt, t.bos_token_id)
         return PromptEncoder(self.recipe.prompt, catalog, tokenize, tokens)
 
-    def llm_task(self, model: Any) -> train_llm.LlmTask:
-        """The LLM with its training and validation rows."""
+    def builder(self) -> SequenceBuilder:
+        """Sequences of the run's prompts."""
         _, catalog = self.fit_inputs()
-        builder = SequenceBuilder(self.data, self.prompt_encoder(catalog))
-        split = self.data.split
-        return train_llm.LlmTask(model, builder, split("train"), split("valid"), self.recipe.llm, self.recipe.seed)
+        return SequenceBuilder(self.data, self.prompt_encoder(catalog))
+
+    def reader(self, model: Any, builder: SequenceBuilder, precision: str = "") -> Reader:
+        """The model with the answers it is asked for, in the recipe's precision or the given one."""
+        tokens = builder.encoder.tokens
+        return Reader(model, (tokens.no, tokens.yes), precision or self.recipe.llm.precision)
+
+    def new_alignment(self, crm: DCNv2, model: Any) -> Alignment:
+        """The projections of the joint stage before training."""
+        recipe, config = self.recipe.joint, llm.plain(model).config
+        pairs = pairs_for(recipe.pairs, config.num_hidden_layers, self.recipe.crm.cross_layers)
+        if max((block for block, _ in pairs), default=0) > config.num_hidden_layers:
+            raise InputError(f"recipe, joint, pairs: the LLM has {config.num_hidden_layers} blocks")
+        torch.manual_seed(self.recipe.seed)
+        return Alignment(pairs, config.hidden_size, crm.width, recipe.width, recipe.exponent)
 
 
-def train(folder: Path, recipe: Recipe, data: PreparedData, quiet: bool = False) -> dict[str, Any]:
-    """Train both models, or what is left of them; returns (and writes) the run's summary."""
-    if recipe.llm.source == "checkpoint":
-        llm.check_checkpoint(recipe.llm)
-    with _hold(folder, recipe, data):
-        run = Run(folder, recipe, data)
-        check_prompts(run)
-        summary = {"crm": train_crm_of(run, quiet), "llm": train_llm_of(run, quiet)}
-        atomic.write_file(folder / "summary.json", json.dumps(summary, indent=1).encode())
-    return summary
+def load_into(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy trained tensors into a model's trainable parameters."""
+    own = trained_tensors(model)
+    for name, tensor in weights.items():
+        own[name].copy_(tensor)
 
 
-def _hold(folder: Path, recipe: Recipe, data: PreparedData) -> AbstractContextManager[None]:
+def hold(folder: Path, recipe: Recipe, data: PreparedData) -> AbstractContextManager[None]:
     """The run's folder, locked, and begun with this recipe, data and checkpoint."""
     settings = json.loads(json.dumps(asdict(recipe), default=dict))
     same = {"recipe": settings, "data": fingerprint(data), "checkpoint": llm.base_of(recipe.llm)}
     return atomic.resumable_folder(folder, "run.json", same, {"data_folder": str(data.root.resolve())})
-
-
-def check_prompts(run: Run) -> None:
-    """What would make the export refuse the LLM is found before the training, not after.
-
-    Raises:
-        ExportError: answers that are not single tokens, or a tokenizer or model that GGUF can not hold.
-    """
-    schema, catalog = run.fit_inputs()
-    prompts = run.prompt_encoder(catalog)
-    rows = choose_rows(run.data, "valid", CHECKED_ROWS, run.recipe.seed, history_needed(schema, run.recipe.prompt))
-    _check_lengths(run, prompts, rows)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "vocabulary.gguf"
-        write_vocabulary(run.llm_config(), run.tokenizer(), path, run.spm())
-        model = Model(path, vocabulary_only=True)
-        verify.check_tokens(model, prompts, [request.user for request in rows.requests()])
-        model.close()
-
-
-def _check_lengths(run: Run, prompts: PromptEncoder, rows: RowSet) -> None:
-    limit = run.llm_config().max_position_embeddings
-    questions = [prompts.item(row) for row in range(len(prompts.catalog))]
-    longest = max((len(question) for question in questions if question is not None), default=0)
-    for request in rows.requests():
-        length = len(prompts.prefix(request.user)) + longest
-        if length > limit:
-            raise ExportError(
-                f"a prompt may have {length} tokens, the LLM reads {limit}: lower prompt.history_lines or block, "
-                "or raise llm.context"
-            )
-
-
-def train_crm_of(run: Run, quiet: bool) -> dict[str, float]:
-    """Stage 1; a finished one returns its figures at once."""
-    schema, catalog = run.fit_inputs()
-    folder = run.folder / "crm"
-    if finished(folder):
-        return loop.best_line(folder)
-    encoder = FeatureEncoder(schema, catalog)
-    torch.manual_seed(run.recipe.seed)
-    model = DCNv2(schema, run.recipe.crm)
-    rows = [EncodedRows(run.data, split, encoder) for split in ("train", "valid")]
-    task = train_crm.CrmTask(model, rows[0], rows[1], run.recipe.crm, run.recipe.seed)
-    return loop.fit(task, train_crm.schedule(run.recipe.crm), folder, run.recipe.seed, quiet)
-
-
-def train_llm_of(run: Run, quiet: bool) -> dict[str, float]:
-    """The LLM on its answers; a finished one returns its figures at once."""
-    folder = run.folder / "llm"
-    if finished(folder):
-        return loop.best_line(folder)
-    task = run.llm_task(run.new_llm())
-    return loop.fit(task, train_llm.schedule(run.recipe.llm), folder, run.recipe.seed, quiet)
 
 
 def data_of(folder: Path, data: Path | None) -> PreparedData:
@@ -234,12 +208,6 @@ def data_of(folder: Path, data: Path | None) -> PreparedData:
                 f"{folder}: the data it was trained on is no longer at {data}; name its folder with --data"
             )
     return PreparedData.open(data)
-
-
-def finished(folder: Path) -> bool:
-    """Whether the model trained in `folder` is done."""
-    path = folder / "checkpoint.pt"
-    return path.exists() and bool(torch.load(path, weights_only=True)["state"]["done"])
 
 
 def fingerprint(data: PreparedData) -> str:

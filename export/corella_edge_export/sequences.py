@@ -27,13 +27,25 @@ class Sequence:
     rows: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """A share of the questions is spelled out in the tokenizer's words, although the item has a token of its own."""
+
+    rate: float
+    spell: Callable[[str], list[int]]
+    rng: np.random.Generator
+
+
 class SequenceBuilder:
     """Turns stretches of a user's log into sequences."""
 
     def __init__(self, data: PreparedData, encoder: PromptEncoder) -> None:
         self.data, self.encoder = data, encoder
+        self._spelled: dict[int, list[int]] = {}
 
-    def build(self, user: int, start: int, targets: dict[int, int], split: Split) -> Sequence:
+    def build(
+        self, user: int, start: int, targets: dict[int, int], split: Split, spelling: Spelling | None = None
+    ) -> Sequence:
         """Events `start` … the last target of a user; `targets` maps a log position to the split's row."""
         log, encoder = self.data.log, self.encoder
         ids = encoder.header(self.profile(user))
@@ -43,7 +55,7 @@ class SequenceBuilder:
         rows: list[int] = []
         for position in range(start, last + 1):
             item = int(log.items[first + position])
-            question = encoder.item(item)
+            question = self._question(item, spelling)
             if question is not None and position in targets:
                 places.append(len(ids) + len(question) - 1)
                 rows.append(targets[position])
@@ -56,15 +68,26 @@ class SequenceBuilder:
         chosen = np.asarray(rows, dtype=np.int64)
         return Sequence(np.asarray(ids, np.int32), np.asarray(places, np.int32), split.labels[chosen], chosen)
 
+    def _question(self, item: int, spelling: Spelling | None) -> list[int] | None:
+        question = self.encoder.item(item)
+        if spelling is None or question is None or spelling.rng.random() >= spelling.rate:
+            return question
+        if item not in self._spelled:
+            text = self.encoder.template.item_text(self.encoder.catalog.attributes[item])
+            self._spelled[item] = spelling.spell(text or "")
+        return self._spelled[item]
+
     def profile(self, user: int) -> User:
         features = {name: self.data.users[name][user] for name in self.data.user_attributes}
         return User(self.data.user_ids[user], features)
 
-    def training(self, split: Split, users: Iterable[int], offset: int) -> list[Sequence]:
+    def training(
+        self, split: Split, users: Iterable[int], offset: int, spelling: Spelling | None = None
+    ) -> list[Sequence]:
         """Stretches of `history_lines + block` events, each row a target once; `offset` shifts the cuts."""
         stretch = self.encoder.template.history_lines + self.encoder.template.block
         return self._all(
-            self.build(user, start, chosen, split)
+            self.build(user, start, chosen, split, spelling)
             for user, targets in _by_user(split, users)
             for start, chosen in _cut(targets, lambda p: max(0, (p - offset) // stretch * stretch + offset))
         )
@@ -107,6 +130,17 @@ def _cut(targets: dict[int, int], start_of: Callable[[int], int]) -> Iterable[tu
 
 
 Indices = npt.NDArray[np.int64]
+
+
+def draw_stretches(sequences: list[Sequence], rows: int, skip: int, seed: int) -> list[Sequence]:
+    """Sequences in a seeded random order: those with about `rows` targets after the first `skip` targets.
+
+    Draws with the same seed are disjoint where their ranges of targets are.
+    """
+    order = np.random.default_rng([seed, 17]).permutation(len(sequences))
+    ends = np.cumsum([len(sequences[i].rows) for i in order])
+    first, last = (int(np.searchsorted(ends, count)) + 1 if count else 0 for count in (skip, skip + rows))
+    return [sequences[i] for i in order[first:last]]
 
 
 def bucketed(lengths: Indices, batch_tokens: int, rng: np.random.Generator) -> list[Indices]:

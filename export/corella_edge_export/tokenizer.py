@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,17 @@ from corella_edge.request import Event, User
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 
-def train_tokenizer(template: Template, catalog: Catalog, users: list[User], vocab_size: int) -> Any:
-    """A `PreTrainedTokenizerFast` whose answers are single tokens; deterministic for the same input."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+def train_tokenizer(
+    template: Template, catalog: Catalog, users: list[User], vocab_size: int, texts: Iterable[str] = (),
+    whole: Iterable[str] = (),
+) -> Any:  # fmt: skip
+    """A `PreTrainedTokenizerFast` whose answers are single tokens; deterministic for the same input.
+
+    Args:
+        texts: plain text to learn words from, besides the prompts'.
+        whole: texts that get a token each, beyond `vocab_size`.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
@@ -29,7 +39,9 @@ def train_tokenizer(template: Template, catalog: Catalog, users: list[User], voc
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_corpus(template, catalog, users), trainer)
+    tokenizer.train_from_iterator(chain(_corpus(template, catalog, users), texts), trainer)
+    known = tokenizer.get_vocab()
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in dict.fromkeys(whole) if t and t not in known])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD)
 
 
@@ -88,6 +100,24 @@ def segment_tokenizer(tokenizer: Any) -> Tokenize:
         return ids
 
     return tokenize
+
+
+def whole_texts(template: Template, catalog: Catalog, items: Iterable[int], ratings: Iterable[float]) -> list[str]:
+    """The questions of the given catalogue rows, and what follows an answer with each of the ratings."""
+    questions = [template.item_text(catalog.attributes[row]) for row in items]
+    tails = [template.tail(Event("", rating)) for rating in ratings]
+    return [unicodedata.normalize("NFC", text) for text in (*tails, *questions) if text is not None]
+
+
+def speller(tokenizer: Any) -> Tokenize:
+    """Text → ids of its words and their pieces, never of a text that has a token as a whole."""
+    fast = tokenizer.backend_tokenizer
+
+    def spell(text: str) -> list[int]:
+        words = fast.pre_tokenizer.pre_tokenize_str(unicodedata.normalize("NFC", text))
+        return [token.id for word, _ in words for token in fast.model.tokenize(word)]
+
+    return spell
 
 
 def resolve_answers(tokenize: Tokenize, template: Template, bos: int | None) -> Tokens:

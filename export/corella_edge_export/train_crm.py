@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from corella_edge import metrics
 from corella_edge_export.dcn import DCNv2
-from corella_edge_export.loop import Schedule
+from corella_edge_export.loop import Metrics, Part, Schedule, whole
 from corella_edge_export.recipe import CrmRecipe
 from corella_edge_export.rows import EncodedRows, mask_ids
 
@@ -32,18 +32,43 @@ class CrmTask:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.train))
         return [order[i : i + self.recipe.batch_size] for i in range(0, len(order), self.recipe.batch_size)]
 
-    def loss(self, batch: npt.NDArray[np.int64], epoch: int, index: int) -> Tensor:
+    def losses(self, batch: npt.NDArray[np.int64], epoch: int, index: int, part: Part) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, epoch, index])
         feed = mask_ids(self.train.batch(batch), self.recipe.oov_rate, rng)
-        logits = self.model(tensors(feed))
-        return nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(self.train.labels[batch]))
+        labels = self.train.labels[batch][part.cut]
+        if not len(labels):
+            return {}
+        place = device_of(self.model)
+        logits = self.model(tensors({name: values[part.cut] for name, values in feed.items()}, place))
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(labels).to(place))
+        return {"loss": loss * (len(labels) / len(batch))}
 
-    def evaluate(self) -> dict[str, float]:
-        found = metrics.quality(predict(self.model, self.valid), self.valid.labels)
-        return {"auc": found.auc, "logloss": found.logloss, "accuracy": found.accuracy}
+    def evaluate(self) -> Metrics:
+        return validation(predict(self.model, self.valid), self.valid.labels)
 
     def trainable(self) -> dict[str, Tensor]:
         return dict(self.model.state_dict())
+
+    def groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        return whole(self.model)
+
+
+def validation(probability: npt.NDArray[np.float64], labels: npt.NDArray[Any]) -> Metrics:
+    """What every stage reports of a model on validation rows."""
+    found = metrics.quality(probability, labels)
+    curve = metrics.calibration_curve(probability, labels)
+    return {
+        "auc": found.auc,
+        "logloss": found.logloss,
+        "accuracy": found.accuracy,
+        "ece": metrics.ece(probability, labels),
+        "calibration": [list(point) for point in zip(*(column.tolist() for column in curve), strict=True)],
+    }
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's weights are."""
+    return next(model.parameters()).device
 
 
 def schedule(recipe: CrmRecipe) -> Schedule:
@@ -51,9 +76,9 @@ def schedule(recipe: CrmRecipe) -> Schedule:
     return Schedule(recipe.learning_rate, recipe.weight_decay, recipe.epochs, recipe.evaluations, recipe.patience)
 
 
-def tensors(feed: dict[str, Any]) -> dict[str, Tensor]:
+def tensors(feed: dict[str, Any], place: torch.device | str = "cpu") -> dict[str, Tensor]:
     """Numpy inputs as torch tensors."""
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in feed.items()}
+    return {name: torch.from_numpy(np.ascontiguousarray(value)).to(place) for name, value in feed.items()}
 
 
 def predict(model: nn.Module, rows: EncodedRows) -> npt.NDArray[np.float64]:
@@ -61,6 +86,7 @@ def predict(model: nn.Module, rows: EncodedRows) -> npt.NDArray[np.float64]:
     index = np.arange(len(rows), dtype=np.int64)
     chunks = [index[i : i + EVALUATION_BATCH] for i in range(0, len(index), EVALUATION_BATCH)]
     model.eval()
+    place = device_of(model)
     with torch.inference_mode():
-        logits = [model(tensors(rows.batch(chunk))) for chunk in chunks]
+        logits = [model(tensors(rows.batch(chunk), place)).cpu() for chunk in chunks]
     return torch.sigmoid(torch.cat(logits).double()).numpy()

@@ -16,8 +16,9 @@ from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidate, Request, User
 from corella_edge.schema import FeatureEncoder
 from corella_edge_export.dcn import DCNv2
+from corella_edge_export.sequences import SequenceBuilder
 from corella_edge_export.train_crm import tensors
-from corella_edge_export.train_llm import LlmTask, predict
+from corella_edge_export.train_llm import Reader, predict
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.binding import Model
@@ -85,12 +86,10 @@ def check_tokens(model: Model, encoder: PromptEncoder, users: Iterable[User]) ->
     return len(texts)
 
 
-def torch_llm(task: LlmTask, rows: npt.NDArray[np.int64], split: Any) -> dict[int, float]:
-    """Row → P(Yes) by transformers in float32, of the split's given rows."""
-    task.precision = "float32"
-    wanted = set(rows.tolist())
-    sequences = task.builder.exact(split, np.unique(split.users[rows]).tolist(), wanted)
-    found, probability = predict(task, sequences)
+def torch_llm(reader: Reader, builder: SequenceBuilder, rows: npt.NDArray[np.int64], split: Any) -> dict[int, float]:
+    """Row → P(Yes) by transformers, of the split's given rows."""
+    sequences = builder.exact(split, np.unique(split.users[rows]).tolist(), set(rows.tolist()))
+    found, probability = predict(reader, sequences)
     return dict(zip(found.tolist(), probability.tolist(), strict=True))
 
 

@@ -20,7 +20,7 @@ from corella_edge.cli import main
 from corella_edge.errors import CorellaError, ExportError, InputError
 from corella_edge.prompt import Template
 from corella_edge.request import parse_request
-from corella_edge_export import run
+from corella_edge_export import stages
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.synthetic import SyntheticConfig, generate
@@ -86,7 +86,7 @@ def recipe(checkpoint: Path) -> Recipe:
 @pytest.fixture(scope="module")
 def trained(recipe: Recipe, data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> run.Run:
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    run.train(folder, recipe, data, quiet=True)
+    stages.train(folder, recipe, data, quiet=True)
     return run.Run.open(folder, data)
 
 
@@ -159,12 +159,12 @@ def test_an_interrupted_training_ends_in_the_same_adapters(
 
     monkeypatch.setattr(LlmTask, "loss", broken)
     with pytest.raises(RuntimeError, match="power"):
-        run.train(tmp_path / "run", recipe, data, quiet=True)
+        stages.train(tmp_path / "run", recipe, data, quiet=True)
     assert not (tmp_path / "run" / "summary.json").exists()
     with pytest.raises(InputError, match="not finished"):
         run.Run.open(tmp_path / "run", data)
     monkeypatch.setattr(LlmTask, "loss", loss)
-    run.train(tmp_path / "run", recipe, data, quiet=True)
+    stages.train(tmp_path / "run", recipe, data, quiet=True)
     first, second = (load_file(f / "llm" / "best.safetensors") for f in (trained.folder, tmp_path / "run"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -174,7 +174,7 @@ def test_adapters_stay_with_the_weights_they_were_trained_on(
 ) -> None:
     folder = Path(shutil.copytree(checkpoint, tmp_path / "other"))
     moved = replace(recipe, llm=replace(recipe.llm, path=str(folder)))
-    run.train(tmp_path / "run", moved, data, quiet=True)
+    stages.train(tmp_path / "run", moved, data, quiet=True)
     run.Run.open(tmp_path / "run", data)
     tensors = load_file(folder / "model.safetensors")
     tensors["model.norm.weight"] += 0.5
@@ -182,7 +182,7 @@ def test_adapters_stay_with_the_weights_they_were_trained_on(
     with pytest.raises(InputError, match="other: is not the checkpoint"):
         run.Run.open(tmp_path / "run", data)
     with pytest.raises(InputError, match="another checkpoint"):
-        run.train(tmp_path / "run", moved, data, quiet=True)
+        stages.train(tmp_path / "run", moved, data, quiet=True)
 
 
 def test_a_missing_checkpoint_is_one_line_before_any_work(
@@ -254,7 +254,7 @@ def test_what_can_not_be_exported_is_refused_before_the_crm_trains(
     change(folder)
     changed = replace(recipe, llm=replace(recipe.llm, path=str(folder)))
     with pytest.raises(CorellaError, match=message) as caught:
-        run.train(tmp_path / "run", changed, data, quiet=True)
+        stages.train(tmp_path / "run", changed, data, quiet=True)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "crm").exists()
 
@@ -265,7 +265,7 @@ def test_adapters_on_other_layers_are_refused(
 ) -> None:
     lora = replace(recipe.llm.lora, targets=targets)
     with pytest.raises(InputError, match=r"llm\.lora\.targets.*q_proj, k_proj"):
-        run.train(tmp_path / "run", replace(recipe, llm=replace(recipe.llm, lora=lora)), data, quiet=True)
+        stages.train(tmp_path / "run", replace(recipe, llm=replace(recipe.llm, lora=lora)), data, quiet=True)
     assert not (tmp_path / "run").exists()
 
 
@@ -274,7 +274,7 @@ def test_a_template_of_several_tokens_is_refused_before_the_crm_trains(
 ) -> None:
     prompt = Template(yes=" Absolutely so", no=" By no means")
     with pytest.raises(ExportError, match="choose two other words"):
-        run.train(tmp_path / "run", replace(recipe, prompt=prompt), data, quiet=True)
+        stages.train(tmp_path / "run", replace(recipe, prompt=prompt), data, quiet=True)
     assert not (tmp_path / "run" / "crm").exists()
 
 

@@ -1,0 +1,137 @@
+"""Plain text for language modelling: files → documents → blocks of tokens, and the stage that reads them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from corella_edge.errors import InputError
+from corella_edge.prompt import Tokenize
+from corella_edge_export import llm
+from corella_edge_export.loop import Metrics, Part, whole
+from corella_edge_export.recipe import TextRecipe
+from corella_edge_export.train_crm import device_of
+from corella_edge_export.train_llm import Reader
+
+COLUMNS = ("text", "abstract")
+# One block in so many is kept for validation.
+HELD_OUT = 50
+Indices = npt.NDArray[np.int64]
+
+
+def read(files: Sequence[str]) -> Iterator[str]:
+    """The documents of .txt (one a file), .jsonl and .parquet files (a column `text` or `abstract`).
+
+    Raises:
+        InputError: a file that is missing, of another kind, or has no such column.
+    """
+    for name in files:
+        path = Path(name)
+        if not path.is_file():
+            raise InputError(f"recipe, llm.text.files: {name} is no file")
+        yield from _KINDS.get(path.suffix, _unknown)(path)
+
+
+def _unknown(path: Path) -> Iterator[str]:
+    raise InputError(f"recipe, llm.text.files: {path} is none of {', '.join(_KINDS)}")
+
+
+def _txt(path: Path) -> Iterator[str]:
+    try:
+        yield path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text") from None
+
+
+def _jsonl(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield str(json.loads(line)["text"])
+            except (ValueError, KeyError, TypeError):
+                raise InputError(f"{path}, line {number}: expected an object with a `text`") from None
+
+
+def _parquet(path: Path) -> Iterator[str]:
+    import polars as pl
+
+    try:
+        columns = pl.read_parquet_schema(path)
+        name = next((name for name in COLUMNS if name in columns), None)
+        if name is None:
+            raise InputError(f"{path}: has no column {' or '.join(COLUMNS)}; it has {', '.join(columns)}")
+        yield from pl.read_parquet(path, columns=[name])[name].drop_nulls().to_list()
+    except pl.exceptions.PolarsError as error:
+        raise InputError(f"{path}: can not be read as Parquet: {str(error).splitlines()[0]}") from None
+
+
+_KINDS = {".txt": _txt, ".jsonl": _jsonl, ".parquet": _parquet}
+
+
+def blocks_of(documents: Iterator[str], tokenize: Tokenize, begin: int, size: int) -> npt.NDArray[np.int32]:
+    """int32 [n, size]: the documents one after the other, each after a begin token; the last cut is left out."""
+    ids: list[int] = []
+    for document in documents:
+        ids.append(begin)
+        ids += tokenize(document)
+    count = len(ids) // size
+    return np.asarray(ids[: count * size], dtype=np.int32).reshape(count, size)
+
+
+class TextTask:
+    """Next-token prediction on blocks of plain text (`loop.Task`); the least perplexity decides."""
+
+    name = "text"
+
+    def __init__(self, reader: Reader, blocks: npt.NDArray[np.int32], recipe: TextRecipe, seed: int) -> None:
+        if len(blocks) < HELD_OUT:
+            raise InputError(f"recipe, llm.text.files: {blocks.size} tokens are too few, {HELD_OUT} blocks are needed")
+        self.reader, self.recipe, self.seed = reader, recipe, seed
+        self.model: nn.Module = reader.model
+        self.valid, self.train = blocks[::HELD_OUT], np.delete(blocks, np.s_[::HELD_OUT], axis=0)
+
+    def batches(self, epoch: int) -> list[Indices]:
+        order = np.random.default_rng([self.seed, 41, epoch]).permutation(len(self.train))
+        size = max(1, self.recipe.batch_tokens // self.train.shape[1])
+        return [order[i : i + size] for i in range(0, len(order), size)]
+
+    def losses(self, batch: Indices, epoch: int, index: int, part: Part) -> dict[str, Tensor]:
+        mine = batch[part.cut]
+        if not len(mine):
+            return {}
+        return {"loss": self._loss(self.train[mine]) * (len(mine) / len(batch))}
+
+    def _loss(self, blocks: npt.NDArray[np.int32]) -> Tensor:
+        tokens = torch.from_numpy(blocks.astype(np.int64)).to(device_of(self.model))
+        with self.reader.cast():
+            hidden, _ = llm.hidden_states(self.model, tokens)
+            logits: Tensor = llm.plain(self.model).lm_head(hidden[:, :-1])
+        return nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+
+    def evaluate(self) -> Metrics:
+        size = max(1, self.recipe.batch_tokens // self.valid.shape[1])
+        parts = [self.valid[i : i + size] for i in range(0, len(self.valid), size)]
+        total = sum(float(self._loss(part)) * len(part) for part in parts)
+        return {"perplexity": math.exp(total / len(self.valid))}
+
+    def trainable(self) -> dict[str, Tensor]:
+        return {name: p.data for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        return whole(self.model)
+
+
+def seed_whole_tokens(model: Any, tokenizer: Any, spell: Tokenize) -> None:
+    """A text with a token of its own starts from the mean of its words: what they learnt from plain text."""
+    table: Tensor = llm.plain(model).get_input_embeddings().weight.data
+    for text, index in tokenizer.get_added_vocab().items():
+        if text not in tokenizer.all_special_tokens:
+            table[index] = table[spell(text)].mean(dim=0)

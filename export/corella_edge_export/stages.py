@@ -1,0 +1,230 @@
+"""The stages of a training run, in order: plain text, CRM warm-up, the LLM's own training, joint, continuation.
+
+Stages 1 to 3 of CoReLLa (arXiv 2403.16378) are `crm`, `joint` and `continuation`. A stage's key is a hash of all
+that decides its weights, so a finished one can be taken over from another run that differs in later stages only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from corella_edge import atomic
+from corella_edge.errors import ExportError, InputError
+from corella_edge.prompt import PromptEncoder
+from corella_edge.schema import FeatureEncoder
+from corella_edge_export import checkpoint, llm, loop, plain_text, tokenizer, train_crm, train_llm, verify
+from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.recipe import Recipe
+from corella_edge_export.rows import EncodedRows
+from corella_edge_export.rowset import RowSet, choose_rows, history_needed
+from corella_edge_export.run import Run, fingerprint, hold, load_into
+from corella_edge_export.to_gguf import write_vocabulary
+from corella_edge_export.train_joint import CrmSide, JointTask
+from corella_edge_runtime.llm.binding import Model
+
+CHECKED_ROWS = 200
+
+
+def train(
+    folder: Path, recipe: Recipe, data: PreparedData, quiet: bool = False, reuse: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """Run every stage of the recipe, or what is left of them; returns (and writes) the run's summary.
+
+    Args:
+        reuse: other runs, whose finished stages are taken over where they would come out the same.
+    """
+    if recipe.llm.source == "checkpoint":
+        llm.check_checkpoint(recipe.llm)
+    place = PartialState()
+    with hold(folder, recipe, data) if place.is_main_process else nullcontext():
+        place.wait_for_everyone()
+        with place.main_process_first():
+            stages = Stages(Run(folder, recipe, data), quiet)
+        if place.is_main_process:
+            check_prompts(stages.run)
+        place.wait_for_everyone()
+        summary = {name: stages.do(name, reuse) for name in enabled(recipe)}
+        if place.is_main_process:
+            atomic.write_file(folder / "summary.json", json.dumps(summary, indent=1).encode())
+        place.wait_for_everyone()
+    return summary
+
+
+def enabled(recipe: Recipe) -> list[str]:
+    """Names of the recipe's stages, in order."""
+    epochs = {
+        "text": len(recipe.llm.text.files) * recipe.llm.text.epochs,
+        "crm": recipe.crm.epochs,
+        "llm": recipe.llm.epochs,
+        "joint": recipe.joint.epochs,
+        "continuation": recipe.continuation.epochs,
+    }
+    return [name for name, count in epochs.items() if count]
+
+
+def keys(recipe: Recipe, data: PreparedData) -> dict[str, str]:
+    """Stage → a hash of all that decides its weights, for the recipe's stages."""
+    base: dict[str, Any] = {"data": fingerprint(data), "prompt": recipe.prompt.to_json()}
+    base["checkpoint"] = llm.base_of(recipe.llm)
+    found: dict[str, str] = {}
+    own = {
+        "text": (recipe.llm,),
+        "crm": (recipe.crm, recipe.seed),
+        "llm": (recipe.llm, "text"),
+        "joint": (recipe.joint, recipe.seed, recipe.crm, "crm", recipe.llm, "llm"),
+        "continuation": (recipe.continuation, recipe.seed, recipe.joint.rows, "llm", "joint", recipe.llm),
+    }
+    for name in enabled(recipe):
+        parts = [found.get(p, p) if isinstance(p, str) else p if isinstance(p, int) else asdict(p) for p in own[name]]
+        text = json.dumps([name, base, parts], sort_keys=True, default=dict)
+        found[name] = hashlib.sha256(text.encode()).hexdigest()
+    return found
+
+
+class Stages:
+    """One run's stages, with what they share made once."""
+
+    def __init__(self, run: Run, quiet: bool = False) -> None:
+        self.run, self.quiet = run, quiet
+        self.schema, self.catalog = run.fit_inputs()
+        self.builder = run.builder()
+        self.keys = keys(run.recipe, run.data)
+        self._rows: dict[str, EncodedRows] = {}
+
+    def do(self, name: str, reuse: tuple[Path, ...]) -> loop.Metrics:
+        """Train the stage, or what is left of it; its best validation line."""
+        folder = self.run.folder / name
+        if PartialState().is_main_process:
+            self._take_over(name, reuse)
+        PartialState().wait_for_everyone()
+        if checkpoint.finished(folder):
+            return loop.best_line(folder)
+        make: dict[str, Callable[[], tuple[loop.Task, loop.Schedule]]] = {
+            "text": self._text, "crm": self._crm, "llm": self._llm, "joint": self._joint,
+            "continuation": self._continuation,
+        }  # fmt: skip
+        task, schedule = make[name]()
+        return loop.fit(task, schedule, folder, self.run.recipe.seed, self.quiet)
+
+    def _take_over(self, name: str, reuse: tuple[Path, ...]) -> None:
+        """The stage's folder, with its key; a finished one of another run is copied."""
+        folder, key = self.run.folder / name, {"key": self.keys[name]}
+        for other in reuse:
+            if folder.exists():
+                return
+            if _key_of(other / name) == self.keys[name] and checkpoint.finished(other / name):
+                partial = folder.with_name(f".{name}.partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(other / name, partial)
+                partial.rename(folder)
+        folder.mkdir(exist_ok=True)
+        atomic.write_file(folder / "stage.json", json.dumps(key).encode())
+
+    def _text(self) -> tuple[loop.Task, loop.Schedule]:
+        recipe, t = self.run.recipe.llm, self.run.tokenizer()
+        documents = plain_text.read(recipe.text.files)
+        blocks = plain_text.blocks_of(documents, tokenizer.segment_tokenizer(t), t.bos_token_id, recipe.text.block)
+        reader = self.run.reader(self.run.new_llm(), self.builder)
+        r = recipe.text
+        schedule = loop.Schedule(r.learning_rate, r.weight_decay, r.epochs, r.evaluations, r.patience, r.warmup)
+        return plain_text.TextTask(reader, blocks, recipe.text, recipe.seed), schedule
+
+    def _crm(self) -> tuple[loop.Task, loop.Schedule]:
+        recipe = self.run.recipe
+        task = train_crm.CrmTask(self.run.new_crm(), self.rows("train"), self.rows("valid"), recipe.crm, recipe.seed)
+        return task, train_crm.schedule(recipe.crm)
+
+    def _llm(self) -> tuple[loop.Task, loop.Schedule]:
+        recipe = self.run.recipe.llm
+        model = self.run.new_llm()
+        if "text" in self.keys:
+            load_into(model, self.run.best("text"))
+            plain_text.seed_whole_tokens(model, self.run.tokenizer(), tokenizer.speller(self.run.tokenizer()))
+        return self._llm_task(model, recipe, recipe.seed, None, "llm"), train_llm.schedule(recipe)
+
+    def _joint(self) -> tuple[loop.Task, loop.Schedule]:
+        recipe = self.run.recipe
+        model = self.run.llm("llm") if recipe.llm.epochs else self.run.new_llm()
+        crm = self.run.crm("crm") if recipe.crm.epochs else self.run.new_crm()
+        side = CrmSide(crm, self.rows("train"), self.rows("valid"), recipe.crm.oov_rate, recipe.seed)
+        reader, align = self.run.reader(model, self.builder), self.run.new_alignment(crm, model)
+        task = JointTask(side, reader, align, self._corpus(recipe.joint, recipe.seed, 0), self._valid(), recipe.joint)
+        return task, train_llm.schedule(recipe.joint)
+
+    def _continuation(self) -> tuple[loop.Task, loop.Schedule]:
+        """The LLM goes on with other rows than the joint stage's, also in a run that leaves that stage out."""
+        recipe = self.run.recipe
+        before = "joint" if recipe.joint.epochs else "llm" if recipe.llm.epochs else None
+        model = self.run.llm(before) if before else self.run.new_llm()
+        task = self._llm_task(model, recipe.continuation, recipe.seed, recipe.joint.rows, "continuation")
+        return task, train_llm.schedule(recipe.continuation)
+
+    def _llm_task(
+        self, model: Any, settings: train_llm.Settings, seed: int, skip: int | None, name: str
+    ) -> train_llm.LlmTask:
+        reader, weight = self.run.reader(model, self.builder), self.run.recipe.llm.text_weight
+        return train_llm.LlmTask(reader, self._corpus(settings, seed, skip), self._valid(), weight, name)
+
+    def _corpus(self, settings: train_llm.Settings, seed: int, skip: int | None) -> train_llm.Corpus:
+        recipe, split = self.run.recipe.llm, self.run.data.split("train")
+        if skip and skip + settings.rows > len(split.users):
+            raise InputError(
+                f"recipe: joint.rows and continuation.rows are together more than the {len(split.users)} training rows"
+            )
+        spell = tokenizer.speller(self.run.tokenizer()) if recipe.whole_items else None
+        return train_llm.Corpus(self.builder, split, settings, seed, spell, recipe.spell_rate, skip)
+
+    def _valid(self) -> list[Any]:
+        return train_llm.valid_sequences(self.builder, self.run.data.split("valid"), self.run.recipe.llm)
+
+    def rows(self, split: str) -> EncodedRows:
+        """A split's rows as the CRM's inputs, encoded once."""
+        if split not in self._rows:
+            self._rows[split] = EncodedRows(self.run.data, split, FeatureEncoder(self.schema, self.catalog))
+        return self._rows[split]
+
+
+def _key_of(folder: Path) -> str:
+    path = folder / "stage.json"
+    return str(json.loads(path.read_text("utf-8"))["key"]) if path.exists() else ""
+
+
+def check_prompts(run: Run) -> None:
+    """What would make the export refuse the LLM is found before the training, not after.
+
+    Raises:
+        ExportError: answers that are not single tokens, or a tokenizer or model that GGUF can not hold.
+    """
+    schema, catalog = run.fit_inputs()
+    prompts = run.prompt_encoder(catalog)
+    rows = choose_rows(run.data, "valid", CHECKED_ROWS, run.recipe.seed, history_needed(schema, run.recipe.prompt))
+    _check_lengths(run, prompts, rows)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vocabulary.gguf"
+        write_vocabulary(run.llm_config(), run.tokenizer(), path, run.spm())
+        model = Model(path, vocabulary_only=True)
+        verify.check_tokens(model, prompts, [request.user for request in rows.requests()])
+        model.close()
+
+
+def _check_lengths(run: Run, prompts: PromptEncoder, rows: RowSet) -> None:
+    limit = run.llm_config().max_position_embeddings
+    questions = [prompts.item(row) for row in range(len(prompts.catalog))]
+    longest = max((len(question) for question in questions if question is not None), default=0)
+    for request in rows.requests():
+        length = len(prompts.prefix(request.user)) + longest
+        if length > limit:
+            raise ExportError(
+                f"a prompt may have {length} tokens, the LLM reads {limit}: lower prompt.history_lines or block, "
+                "or raise llm.context"
+            )
