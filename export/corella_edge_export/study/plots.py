@@ -38,6 +38,7 @@ def curve(result: Json, metric: str = "auc") -> str:
     axes.axhline(_value(result["users"]["all"]["base"][metric]), color="black", linestyle=":", label="stage-1 CRM")
     axes.set(xlabel="routed share of test rows", ylabel=TITLES[metric], title=result["name"])
     axes.set_xscale("symlog", linthresh=0.02)
+    axes.set_xlim(-0.001, 1.1)
     axes.set_xticks(shares, [f"{share:.2g}" for share in shares], fontsize=7)
     axes.set_xticks([], minor=True)
     axes.legend(fontsize=7)
@@ -67,7 +68,7 @@ def calibration(result: Json) -> str:
     titles = ("all test rows", f"routed rows (ratio {result['boundary']['ratio']:g})")
     for axes, curves, title in zip(panels, (result["calibration"], result["boundary"].get("curves", {})), titles,
                                    strict=True):  # fmt: skip
-        axes.plot([0, 1], [0, 1], color="black", linewidth=0.6)
+        axes.plot([0, 1], [0, 1], color="black", linewidth=0.6, label="calibrated")
         for model, found in curves.items():
             score, rate = ([_value(v) for v in found[key]] for key in ("score", "rate"))
             axes.plot(score, rate, color=COLORS[model], marker=".", label=NAMES[model])
@@ -83,6 +84,7 @@ def groups(result: Json) -> str:
         for shift, model in ((-0.18, "crm"), (0.18, "llm")):
             _bars(axes, [(group["group"] + shift, group[model][metric]) for group in result["groups"]], model)
         _fit(axes, [group[model][metric] for group in result["groups"] for model in ("crm", "llm")])
+        axes.set_ylim(bottom=min(0.5, axes.get_ylim()[0]))  # bars grow from a coin's throw
         axes.set(xlabel="third by CRM confidence (1 = most)", ylabel=TITLES[metric])
         axes.set_xticks([group["group"] for group in result["groups"]])
         axes.legend(fontsize=7)
