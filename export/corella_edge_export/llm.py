@@ -39,6 +39,7 @@ def scratch_model(recipe: LlmRecipe, vocab_size: int, bos: int, eos: int, pad: i
 # What LoRA may sit on: the linear layers of the blocks. Training reads the head's rows past any adapter.
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_POINTER = b"version https://git-lfs"
 
 _SAMPLE = 1 << 16
 
@@ -47,7 +48,7 @@ def check_checkpoint(recipe: LlmRecipe) -> None:
     """What can be known about a checkpoint and its adapters without reading weights.
 
     Raises:
-        InputError: not the directory of a Llama, one without weights, one written by transformers 5, whose rope
+        InputError: not the directory of a Llama, one that lacks weights, one written by transformers 5, whose rope
             settings this release would silently read as defaults, or adapters on layers that there are not.
     """
     folder = Path(recipe.path)
@@ -55,8 +56,27 @@ def check_checkpoint(recipe: LlmRecipe) -> None:
     if unknown or not recipe.lora.targets:
         raise InputError(f"recipe, llm.lora.targets: {unknown} is not among {', '.join(LINEAR)}")
     _check_config(folder, _config(folder))
-    if not any((folder / name).is_file() for name in _WEIGHTS):
+    for path in _weight_files(folder):
+        with path.open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise InputError(f"{path}: is a Git LFS pointer, not weights; `git lfs pull` fetches them")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files transformers would read. Raises InputError if there are none, or not all that the index names."""
+    first = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if first is None:
         raise InputError(f"{folder}: holds no weights ({', '.join(_WEIGHTS[:2])})")
+    if first.suffix != ".json":
+        return [first]
+    try:
+        names = sorted(set(json.loads(first.read_text("utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{first}: can not be read ({error})") from None
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise InputError(f"{folder}: {len(absent)} of {len(names)} weight files are missing, such as {absent[0]}")
+    return [folder / name for name in names]
 
 
 def base_of(recipe: LlmRecipe) -> str:
@@ -100,8 +120,16 @@ def _check_config(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def checkpoint_model(folder: Path) -> Any:
-    """The Llama-architecture model of a local Hugging Face directory, float32.
+def base_dtype(recipe: LlmRecipe, device: str) -> torch.dtype:
+    """What a checkpoint's frozen weights are held in while its adapters train on `device` ("cpu", "cuda").
+
+    Adapters are float32 always, and so is everything at export: this only halves a GPU's memory.
+    """
+    return torch.bfloat16 if recipe.precision == "bfloat16" and device != "cpu" else torch.float32
+
+
+def checkpoint_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The Llama-architecture model of a local Hugging Face directory.
 
     Raises:
         InputError: not a directory of that kind, or files that do not hold the whole model.
@@ -111,7 +139,7 @@ def checkpoint_model(folder: Path) -> Any:
     _check_config(folder, _config(folder))
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            folder, local_files_only=True, dtype=dtype, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: the model can not be read ({str(error).splitlines()[0]})") from None
@@ -126,7 +154,9 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text("utf-8"))
     except OSError:
-        raise InputError(f"{path}: missing; llm.path must name a Hugging Face checkpoint directory") from None
+        raise InputError(
+            f"{path}: missing; llm.path (--checkpoint) must name a Hugging Face checkpoint directory"
+        ) from None
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error})") from None
     if not isinstance(config, dict):
@@ -147,6 +177,12 @@ def with_lora(model: Any, recipe: LlmRecipe) -> Any:
         return get_peft_model(model, config)
     except ValueError as error:
         raise InputError(f"recipe, llm.lora: {str(error).splitlines()[0]}") from None
+
+
+def recomputing(model: Any) -> Any:
+    """The model, whose blocks keep only their inputs in training and are computed again for the gradients."""
+    plain(model).gradient_checkpointing_enable({"use_reentrant": False})
+    return model
 
 
 def merged(model: Any) -> Any:

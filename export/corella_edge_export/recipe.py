@@ -89,7 +89,8 @@ class LlmRecipe:
     questions are spelled out in training all the same, so that the words of new items are trained. `text_weight`
     adds the next-token loss over the whole sequence. `rows` limits the training rows (0 = all); whole users are
     drawn. A batch holds about `batch_tokens` tokens, worked off in `accumulate` pieces. `seed` is the model's
-    own: like a downloaded checkpoint, it is the same for every seed of the recipe.
+    own: like a downloaded checkpoint, it is the same for every seed of the recipe. `gradient_checkpointing`
+    computes every block twice and keeps its input only.
     """
 
     source: Literal["scratch", "checkpoint"] = "scratch"
@@ -116,6 +117,7 @@ class LlmRecipe:
     evaluations: int = 4
     patience: int = 4
     precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
     text: TextRecipe = field(default_factory=TextRecipe)
     lora: LoraRecipe = field(default_factory=LoraRecipe)
 

@@ -45,8 +45,11 @@ TOKENIZER_USERS = 2000
 class Run:
     """One training run's folder."""
 
-    def __init__(self, folder: Path, recipe: Recipe, data: PreparedData) -> None:
-        self.folder, self.recipe, self.data = folder, recipe, data
+    def __init__(
+        self, folder: Path, recipe: Recipe, data: PreparedData, base_dtype: torch.dtype = torch.float32
+    ) -> None:
+        """`base_dtype` is what a checkpoint's own weights are held in."""
+        self.folder, self.recipe, self.data, self.base_dtype = folder, recipe, data, base_dtype
 
     @classmethod
     def start(cls, folder: Path, recipe: Recipe, data: PreparedData) -> Run:
@@ -116,9 +119,11 @@ class Run:
         recipe = self.recipe.llm
         torch.manual_seed(recipe.seed)
         if recipe.source == "checkpoint":
-            return llm.with_lora(llm.checkpoint_model(Path(recipe.path)), recipe)
-        t = self.tokenizer()
-        return llm.scratch_model(recipe, len(t), t.bos_token_id, t.eos_token_id, t.pad_token_id)
+            model = llm.with_lora(llm.checkpoint_model(Path(recipe.path), self.base_dtype), recipe)
+        else:
+            t = self.tokenizer()
+            model = llm.scratch_model(recipe, len(t), t.bos_token_id, t.eos_token_id, t.pad_token_id)
+        return llm.recomputing(model) if recipe.gradient_checkpointing else model
 
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer, or the run's own, trained at the first call."""
@@ -192,9 +197,16 @@ def load_into(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 def hold(folder: Path, recipe: Recipe, data: PreparedData) -> AbstractContextManager[None]:
     """The run's folder, locked, and begun with this recipe, data and checkpoint."""
-    settings = json.loads(json.dumps(asdict(recipe), default=dict))
+    settings = deciding(json.loads(json.dumps(asdict(recipe), default=dict)))
     same = {"recipe": settings, "data": fingerprint(data), "checkpoint": llm.base_of(recipe.llm)}
     return atomic.resumable_folder(folder, "run.json", same, {"data_folder": str(data.root.resolve())})
+
+
+def deciding(settings: Any) -> Any:
+    """A recipe's table without what changes the cost of a training, not its weights."""
+    if not isinstance(settings, dict):
+        return settings
+    return {name: deciding(value) for name, value in settings.items() if name != "gradient_checkpointing"}
 
 
 def data_of(folder: Path, data: Path | None) -> PreparedData:

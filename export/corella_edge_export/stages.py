@@ -27,7 +27,7 @@ from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.recipe import Recipe
 from corella_edge_export.rows import EncodedRows
 from corella_edge_export.rowset import RowSet, choose_rows, history_needed
-from corella_edge_export.run import Run, fingerprint, hold, load_into
+from corella_edge_export.run import Run, deciding, fingerprint, hold, load_into
 from corella_edge_export.to_gguf import write_vocabulary
 from corella_edge_export.train_joint import CrmSide, JointTask
 from corella_edge_runtime.llm.binding import Model
@@ -49,7 +49,7 @@ def train(
     with hold(folder, recipe, data) if place.is_main_process else nullcontext():
         place.wait_for_everyone()
         with place.main_process_first():
-            stages = Stages(Run(folder, recipe, data), quiet)
+            stages = Stages(Run(folder, recipe, data, llm.base_dtype(recipe.llm, place.device.type)), quiet)
         if place.is_main_process:
             check_prompts(stages.run)
         place.wait_for_everyone()
@@ -85,7 +85,10 @@ def keys(recipe: Recipe, data: PreparedData) -> dict[str, str]:
         "continuation": (recipe.continuation, recipe.seed, recipe.joint.rows, "llm", "joint", recipe.llm),
     }
     for name in enabled(recipe):
-        parts = [found.get(p, p) if isinstance(p, str) else p if isinstance(p, int) else asdict(p) for p in own[name]]
+        parts = [
+            found.get(p, p) if isinstance(p, str) else p if isinstance(p, int) else deciding(asdict(p))
+            for p in own[name]
+        ]
         text = json.dumps([name, base, parts], sort_keys=True, default=dict)
         found[name] = hashlib.sha256(text.encode()).hexdigest()
     return found
@@ -218,7 +221,7 @@ def check_prompts(run: Run) -> None:
 
 
 def _check_lengths(run: Run, prompts: PromptEncoder, rows: RowSet) -> None:
-    limit = run.llm_config().max_position_embeddings
+    limit = min(run.llm_config().max_position_embeddings, run.recipe.llm.context)  # a checkpoint may read more
     questions = [prompts.item(row) for row in range(len(prompts.catalog))]
     longest = max((len(question) for question in questions if question is not None), default=0)
     for request in rows.requests():
