@@ -41,11 +41,13 @@ class TinyTask:
         order = torch.randperm(48, generator=torch.Generator().manual_seed(epoch))
         return list(order.split(8))
 
-    def loss(self, batch: Tensor, epoch: int, index: int) -> Tensor:
+    def losses(self, batch: Tensor, epoch: int, index: int, part: loop.Part) -> dict[str, Tensor]:
         if self.at_step is not None:
             self.at_step(epoch, index)
-        logits = self.model(self.x[batch]).squeeze(1)
-        return nn.functional.binary_cross_entropy_with_logits(logits, self.y[batch])
+        mine = batch[part.cut]
+        logits = self.model(self.x[mine]).squeeze(1)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, self.y[mine])
+        return {"loss": loss * (len(mine) / len(batch))}
 
     def evaluate(self) -> dict[str, float]:
         value = auc(self.model(self.x).squeeze(1).detach().numpy(), self.y.numpy())
@@ -54,6 +56,9 @@ class TinyTask:
 
     def trainable(self) -> dict[str, Tensor]:
         return dict(self.model.state_dict())
+
+    def groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        return loop.whole(self.model)
 
     def weights(self) -> list[Any]:
         return [tensor.tolist() for tensor in self.model.state_dict().values()]

@@ -23,7 +23,7 @@ import torch
 from corella_edge.cli import COMMANDS, main
 from corella_edge_export import loop
 
-TRAINING = ("corella_edge_export.run", "transformers.models.llama.modeling_llama")
+TRAINING = ("corella_edge_export.stages", "transformers.models.llama.modeling_llama")
 EXPORT = ("corella_edge_export.export", "corella_edge_export.evaluate", "torch.onnx", "optimum.exporters.onnx")
 
 

@@ -2,15 +2,18 @@
 
 checkpoint.json       what the loop needs to go on, and the names of the files; replaced last, atomically
 step-0000120-0.safetensors …    weights, optimizer, random state; files of older steps go after the new ones count
+best.safetensors      the weights that are kept; it names further files, best-0000120-1.safetensors …, if they are many
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,6 +23,8 @@ from corella_edge.errors import InputError
 NAME = "checkpoint.json"
 # A checkpoint can travel through whatever carries files of 16 MiB.
 SHARD_BYTES = 15 << 20
+# Parts of a tensor that is larger than a file, along its first dimension: "name#0", "name#1" …
+PART = "#"
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -29,9 +34,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, A
         files.append(f"step-{step:07d}-{number}.safetensors")
         _save_shard(shard, folder / files[-1])
     atomic.write_file(folder / NAME, json.dumps({"state": state, "files": files}).encode())
-    for path in folder.glob("step-*.safetensors"):
-        if path.name not in files:
-            path.unlink()
+    _remove_others(folder, "step-", files)
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -43,45 +46,112 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     path = folder / NAME
     if not path.exists():
         return None
-    try:
-        about = json.loads(path.read_text("utf-8"))
-        tensors: dict[str, Tensor] = {}
-        for name in about["files"]:
-            tensors.update(load_file(folder / name))
-    except Exception as error:  # noqa: BLE001 - safetensors raises errors of its own
-        raise InputError(f"{path}: the checkpoint can not be read ({error}); remove {folder} to begin again") from None
-    return tensors, about["state"]
+    files, state = _about(path)
+    return _joined([_load_shard(folder / name) for name in files]), state
 
 
 def finished(folder: Path) -> bool:
-    """Whether the training in `folder` is done."""
+    """Whether the training in `folder` is done. Raises InputError as `load`."""
     path = folder / NAME
-    return path.exists() and bool(json.loads(path.read_text("utf-8"))["state"]["done"])
+    return path.exists() and bool(_about(path)[1]["done"])
 
 
-def _save_shard(tensors: dict[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: dict[str, Tensor], path: Path, step: int) -> None:
+    """`path`, and files beside it that it names: all of it complete, or what was there before."""
+    first, *others = _shards(tensors) or [{}]
+    more = [f"{path.stem}-{step:07d}-{number}{path.suffix}" for number, _ in enumerate(others, 1)]
+    for name, shard in zip(more, others, strict=True):
+        _save_shard(shard, path.with_name(name))
+    _save_shard(first, path, {"more": json.dumps(more)})
+    _remove_others(path.parent, f"{path.stem}-", more)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """What `save_tensors` wrote, on the CPU.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    first = _load_shard(path)
+    with safe_open(path, "pt") as file:
+        more = json.loads((file.metadata() or {}).get("more", "[]"))
+    return _joined([first, *(_load_shard(path.with_name(name)) for name in more)])
+
+
+def _about(path: Path) -> tuple[list[str], dict[str, Any]]:
+    """The files and the state of a checkpoint.json."""
+    try:
+        about = json.loads(path.read_text("utf-8"))
+        files, state = list(map(str, about["files"])), dict(about["state"])
+        state["done"] = bool(state["done"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from None
+    return files, state
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: the checkpoint can not be read ({error}); remove {path.parent} to begin again")
+
+
+def _load_shard(path: Path) -> dict[str, Tensor]:
+    try:
+        found: dict[str, Tensor] = load_file(path)
+    except Exception as error:  # noqa: BLE001 - safetensors raises errors of its own
+        raise _unreadable(path, error) from None
+    return found
+
+
+def _save_shard(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
     temporary = path.with_name(f".{path.name}.partial")
-    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, temporary)
+    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, temporary, about)
     atomic.publish_file(temporary, path)
+
+
+def _remove_others(folder: Path, start: str, files: list[str]) -> None:
+    """Files of earlier checkpoints, and what a kill left half-written."""
+    for path in (*folder.glob(f"{start}*.safetensors"), *folder.glob(f".{start}*.partial")):
+        if path.name not in files:
+            path.unlink()
 
 
 def _shards(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """The tensors in order, a new file begun before `SHARD_BYTES` are passed."""
     shards: list[dict[str, Tensor]] = []
     size = 0
-    for name, tensor in tensors.items():
-        weight = tensor.numel() * tensor.element_size()
-        if not shards or size + weight > SHARD_BYTES:
+    for name, tensor in _parts(tensors):
+        if not shards or size + _weight(tensor) > SHARD_BYTES:
             shards.append({})
             size = 0
         shards[-1][name] = tensor
-        size += weight
+        size += _weight(tensor)
     return shards
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """One safetensors file, complete or not at all."""
-    _save_shard(tensors, path)
+def _weight(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _parts(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in order, those that no file could hold in parts."""
+    for name, tensor in tensors.items():
+        if tensor.ndim == 0 or _weight(tensor) <= SHARD_BYTES:
+            yield name, tensor
+            continue
+        rows = max(1, SHARD_BYTES * len(tensor) // _weight(tensor))
+        yield from ((f"{name}{PART}{number}", part) for number, part in enumerate(torch.split(tensor, rows)))
+
+
+def _joined(shards: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all files, parts put together."""
+    found: dict[str, Tensor] = {}
+    parts: dict[str, dict[int, Tensor]] = {}
+    for name, tensor in (entry for shard in shards for entry in shard.items()):
+        whole, cut, number = name.partition(PART)
+        if cut:
+            parts.setdefault(whole, {})[int(number)] = tensor
+        else:
+            found[name] = tensor
+    return found | {name: torch.cat([some[i] for i in range(len(some))]) for name, some in parts.items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -22,15 +22,15 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from safetensors.torch import load_file
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from corella_edge import atomic
-from corella_edge.errors import InterruptedRunError
+from corella_edge.errors import InputError, InterruptedRunError
 from corella_edge_export import checkpoint
 
+BEST = "best.safetensors"
 CHECKPOINT_SECONDS = 30.0
 LOGGED = 200
 Metrics = dict[str, Any]
@@ -133,7 +133,8 @@ def fit(task: Task, schedule: Schedule, folder: Path, seed: int, quiet: bool = F
     task.model.to(accelerator.device)
     training = _Training(task, schedule, folder, accelerator, quiet)
     training.run()
-    restore(task, load_file(folder / "best.safetensors"))
+    accelerator.wait_for_everyone()  # only the main process writes
+    restore(task, checkpoint.load_tensors(folder / BEST))
     task.model.eval()
     return best_line(folder)
 
@@ -177,8 +178,10 @@ class _Training:
         self.total = len(self.task.batches(0)) * self.schedule.epochs
         self.logged = max(1, self.total // LOGGED)
         self.saved, self.started, self.before = time.monotonic(), time.monotonic(), self.state.seconds
-        options = {"mininterval": 1.0, "unit": "step", "disable": self.quiet}
-        bar = tqdm(total=self.total, initial=self.state.step, desc=self.task.name, **options)
+        if not self.total:
+            raise InputError(f"{self.task.name}: there is no sample to train on")
+        place = {"total": self.total, "initial": self.state.step}
+        bar = tqdm(**place, desc=self.task.name, mininterval=1.0, unit="step", disable=self.quiet)
         with bar, _stop_on_sigint() as stop:
             self._epochs(bar, stop)
         self.state.done = True
@@ -245,9 +248,11 @@ class _Training:
             raise InterruptedRunError(f"{self.task.name}: stopped at {where}; the same command goes on")
 
     def _figures(self, found: dict[str, Tensor]) -> Metrics:
-        """A step's figures over all processes, as numbers and lists."""
-        summed = {name: self.accelerator.reduce(value, "sum") for name, value in sorted(found.items())}
-        return {name: value.tolist() for name, value in summed.items()}
+        """A step's figures over all processes, as numbers and lists; a process without a sample has none."""
+        own: dict[str, Tensor] = {name: value.cpu() for name, value in found.items()}
+        parts: list[dict[str, Tensor]] = gather_object([own])
+        names = sorted({name for part in parts for name in part})
+        return {name: torch.stack([p[name] for p in parts if name in p]).sum(dim=0).tolist() for name in names}
 
     def _judge(self, loss: float, bar: Any) -> None:
         """Evaluate, keep the weights if they are the best so far, stop when patience is spent."""
@@ -257,12 +262,12 @@ class _Training:
         metrics: Metrics = broadcast_object_list(found)[0]
         self._log("valid", {"loss": loss, **metrics})
         shown = {name: f"{metrics[name]:.4f}" for name in ("auc", "perplexity") if name in metrics}
-        bar.set_postfix({"loss": f"{loss:.4f}", **shown})
+        bar.set_postfix(loss=f"{loss:.4f}", **shown)
         state, merit = self.state, _merit(metrics)
         if state.best is None or merit > state.best:
             state.best, state.stale = merit, 0
             if self.accelerator.is_main_process:
-                checkpoint.save_tensors(self.task.trainable(), self.folder / "best.safetensors")
+                checkpoint.save_tensors(self.task.trainable(), self.folder / BEST, state.step)
         else:
             state.stale += 1
             state.done = state.stale >= self.schedule.patience

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -34,10 +35,21 @@ def read(files: Sequence[str]) -> Iterator[str]:
         InputError: a file that is missing, of another kind, or has no such column.
     """
     for name in files:
-        path = Path(name)
-        if not path.is_file():
-            raise InputError(f"recipe, llm.text.files: {name} is no file")
+        path = _file(name)
         yield from _KINDS.get(path.suffix, _unknown)(path)
+
+
+def digest(name: str) -> str:
+    """A hash of a file's content. Raises InputError if there is none."""
+    with _file(name).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _file(name: str) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"recipe, llm.text.files: {name} is no file")
+    return path
 
 
 def _unknown(path: Path) -> Iterator[str]:
@@ -52,12 +64,15 @@ def _txt(path: Path) -> Iterator[str]:
 
 
 def _jsonl(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield str(json.loads(line)["text"])
-            except (ValueError, KeyError, TypeError):
-                raise InputError(f"{path}, line {number}: expected an object with a `text`") from None
+                text = json.loads(line.decode("utf-8"))["text"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                text = None
+            if not isinstance(text, str):
+                raise InputError(f"{path}, line {number}: expected an object with a `text`")
+            yield text
 
 
 def _parquet(path: Path) -> Iterator[str]:
@@ -65,9 +80,9 @@ def _parquet(path: Path) -> Iterator[str]:
 
     try:
         columns = pl.read_parquet_schema(path)
-        name = next((name for name in COLUMNS if name in columns), None)
+        name = next((name for name in COLUMNS if columns.get(name) == pl.String), None)
         if name is None:
-            raise InputError(f"{path}: has no column {' or '.join(COLUMNS)}; it has {', '.join(columns)}")
+            raise InputError(f"{path}: has no text column {' or '.join(COLUMNS)}; it has {', '.join(columns)}")
         yield from pl.read_parquet(path, columns=[name])[name].drop_nulls().to_list()
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{path}: can not be read as Parquet: {str(error).splitlines()[0]}") from None

@@ -249,6 +249,8 @@ def _check_stages(recipe: Recipe, where: str) -> None:
         raise RecipeError(f"{where}: the CRM is never trained; crm.epochs or joint.epochs must be above 0")
     if not recipe.llm.epochs and not recipe.joint.epochs and not recipe.continuation.epochs:
         raise RecipeError(f"{where}: the LLM is never trained; llm, joint or continuation needs epochs above 0")
+    if recipe.joint.epochs and recipe.continuation.epochs and not recipe.joint.rows:
+        raise RecipeError(f"{where}, joint, rows: 0 takes all rows, and the continuation wants others")
     for pair in recipe.joint.pairs:
         if len(pair) != 2 or min(pair) < 1 or pair[1] > recipe.crm.cross_layers:
             raise RecipeError(f"{where}, joint, pairs: {list(pair)} is no [LLM block, cross layer], counted from 1")

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from corella_edge import atomic, bundle
@@ -29,7 +28,7 @@ from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
 from corella_edge.schema import Schema
-from corella_edge_export import llm, plain_text, tokenizer
+from corella_edge_export import checkpoint, llm, plain_text, tokenizer
 from corella_edge_export.align import Alignment, pairs_for
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.dcn import DCNv2
@@ -112,7 +111,7 @@ class Run:
 
     def best(self, stage: str) -> dict[str, Tensor]:
         """The tensors that a stage kept."""
-        return load_file(self.folder / stage / "best.safetensors")
+        return checkpoint.load_tensors(self.folder / stage / "best.safetensors")
 
     def new_llm(self) -> Any:
         """The LLM before training: seeded random weights, or the checkpoint with fresh adapters."""

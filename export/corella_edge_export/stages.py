@@ -45,6 +45,7 @@ def train(
     """
     if recipe.llm.source == "checkpoint":
         llm.check_checkpoint(recipe.llm)
+    check_rows(recipe, data)
     place = PartialState()
     with hold(folder, recipe, data) if place.is_main_process else nullcontext():
         place.wait_for_everyone()
@@ -76,6 +77,7 @@ def keys(recipe: Recipe, data: PreparedData) -> dict[str, str]:
     """Stage → a hash of all that decides its weights, for the recipe's stages."""
     base: dict[str, Any] = {"data": fingerprint(data), "prompt": recipe.prompt.to_json()}
     base["checkpoint"] = llm.base_of(recipe.llm)
+    base["texts"] = [plain_text.digest(file) for file in recipe.llm.text.files]
     found: dict[str, str] = {}
     own = {
         "text": (recipe.llm,),
@@ -117,7 +119,9 @@ class Stages:
             "continuation": self._continuation,
         }  # fmt: skip
         task, schedule = make[name]()
-        return loop.fit(task, schedule, folder, self.run.recipe.seed, self.quiet)
+        recipe = self.run.recipe
+        seed = recipe.llm.seed if name in ("text", "llm") else recipe.seed
+        return loop.fit(task, schedule, folder, seed, self.quiet)
 
     def _take_over(self, name: str, reuse: tuple[Path, ...]) -> None:
         """The stage's folder, with its key; a finished one of another run is copied."""
@@ -180,10 +184,6 @@ class Stages:
 
     def _corpus(self, settings: train_llm.Settings, seed: int, skip: int | None) -> train_llm.Corpus:
         recipe, split = self.run.recipe.llm, self.run.data.split("train")
-        if skip and skip + settings.rows > len(split.users):
-            raise InputError(
-                f"recipe: joint.rows and continuation.rows are together more than the {len(split.users)} training rows"
-            )
         spell = tokenizer.speller(self.run.tokenizer()) if recipe.whole_items else None
         return train_llm.Corpus(self.builder, split, settings, seed, spell, recipe.spell_rate, skip)
 
@@ -200,6 +200,13 @@ class Stages:
 def _key_of(folder: Path) -> str:
     path = folder / "stage.json"
     return str(json.loads(path.read_text("utf-8"))["key"]) if path.exists() else ""
+
+
+def check_rows(recipe: Recipe, data: PreparedData) -> None:
+    """Raises InputError if the joint stage leaves fewer rows than the continuation wants."""
+    count = len(data.split("train").users)
+    if recipe.continuation.epochs and recipe.joint.rows + max(1, recipe.continuation.rows) > count:
+        raise InputError(f"recipe: joint.rows and continuation.rows are together more than the {count} training rows")
 
 
 def check_prompts(run: Run) -> None:

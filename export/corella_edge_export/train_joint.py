@@ -28,13 +28,16 @@ class CrmSide:
     def __init__(self, model: DCNv2, train: EncodedRows, valid: EncodedRows, masked: float, seed: int) -> None:
         self.model, self.train, self.valid, self.masked, self.seed = model, train, valid, masked, seed
 
-    def states(self, rows: Indices, epoch: int, index: int) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Logits, cross layers and labels of training rows."""
+    def states(self, rows: Indices, mine: Indices, epoch: int, index: int) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Logits, cross layers and labels of the places `mine` among a batch's training rows.
+
+        Which ids are hidden is decided for the whole batch: it does not depend on how the batch is cut.
+        """
         rng = np.random.default_rng([self.seed, 31, epoch, index])
         place = device_of(self.model)
-        feed = tensors(mask_ids(self.train.batch(rows), self.masked, rng), place)
-        logits, layers = self.model.states(feed)
-        return logits, layers, torch.from_numpy(self.train.labels[rows]).to(place)
+        feed = mask_ids(self.train.batch(rows), self.masked, rng)
+        logits, layers = self.model.states(tensors({name: values[mine] for name, values in feed.items()}, place))
+        return logits, layers, torch.from_numpy(self.train.labels[rows[mine]]).to(place)
 
 
 class JointTask:
@@ -58,8 +61,10 @@ class JointTask:
         if not mine:
             return {}
         reading = self.reader.read(mine, blocks=True)
-        rows = np.concatenate([s.rows for s in mine])
-        logits, layers, labels = self.crm.states(rows, epoch, index)
+        rows = np.concatenate([s.rows for s in sequences])
+        owners = np.repeat(np.arange(len(sequences)), [len(s.rows) for s in sequences])
+        places = np.flatnonzero(np.isin(owners, np.arange(len(sequences))[part.cut]))
+        logits, layers, labels = self.crm.states(rows, places, epoch, index)
         llm_loss = answer_loss(reading.logits, mine)
         crm_loss = nn.functional.binary_cross_entropy_with_logits(logits, labels)
         align_loss, distance = self.align([block[reading.where] for block in reading.blocks], layers)

@@ -20,7 +20,7 @@ from corella_edge.cli import main
 from corella_edge.errors import CorellaError, ExportError, InputError
 from corella_edge.prompt import Template
 from corella_edge.request import parse_request
-from corella_edge_export import stages
+from corella_edge_export import run, stages
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.synthetic import SyntheticConfig, generate
@@ -150,20 +150,20 @@ def test_a_bundle_tells_nothing_about_the_machine(
 def test_an_interrupted_training_ends_in_the_same_adapters(
     recipe: Recipe, data: PreparedData, trained: run.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = LlmTask.loss
+    losses = LlmTask.losses
 
     def broken(self: LlmTask, *args: Any) -> Any:
-        if (tmp_path / "run" / "llm" / "checkpoint.pt").exists():
+        if (tmp_path / "run" / "llm" / "checkpoint.json").exists():
             raise RuntimeError("the power is gone")
-        return loss(self, *args)
+        return losses(self, *args)
 
-    monkeypatch.setattr(LlmTask, "loss", broken)
+    monkeypatch.setattr(LlmTask, "losses", broken)
     with pytest.raises(RuntimeError, match="power"):
         stages.train(tmp_path / "run", recipe, data, quiet=True)
     assert not (tmp_path / "run" / "summary.json").exists()
     with pytest.raises(InputError, match="not finished"):
         run.Run.open(tmp_path / "run", data)
-    monkeypatch.setattr(LlmTask, "loss", loss)
+    monkeypatch.setattr(LlmTask, "losses", losses)
     stages.train(tmp_path / "run", recipe, data, quiet=True)
     first, second = (load_file(f / "llm" / "best.safetensors") for f in (trained.folder, tmp_path / "run"))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -12,7 +12,7 @@ from corella_edge.schema import PAD
 
 torch = pytest.importorskip("torch")
 
-from corella_edge_export.dcn import CrossLayer, DCNv2  # noqa: E402
+from corella_edge_export.dcn import CrossLayer, DCNv2, _mean  # noqa: E402
 from corella_edge_export.recipe import CrmRecipe  # noqa: E402
 from corella_edge_export.rows import EncodedRows  # noqa: E402
 from corella_edge_export.to_onnx import export_onnx  # noqa: E402
@@ -110,7 +110,7 @@ def test_the_history_is_pooled_signed_by_its_ratings(fitted: Any) -> None:
     pairs = [(i, r) for i, r in zip(items, ratings, strict=True) if i != PAD]
     vectors = [tables["item_id"][i] * (1 + tables["rating"][r]) for i, r in pairs]
     with torch.inference_mode():
-        pooled = model._history(tensors(feed))[0][0].numpy()
+        pooled = _mean(*model._events(tensors(feed)))[0].numpy()
     np.testing.assert_allclose(pooled, np.mean(vectors, axis=0) if vectors else np.zeros(4), rtol=1e-5, atol=1e-6)
 
 

@@ -12,7 +12,14 @@ from corella_edge.errors import InputError
 
 torch = pytest.importorskip("torch")
 
-from corella_edge_export.llm import answer_logits, checkpoint_model, merged, scratch_model, with_lora  # noqa: E402
+from corella_edge_export.llm import (  # noqa: E402
+    answer_logits,
+    checkpoint_model,
+    hidden_states,
+    merged,
+    scratch_model,
+    with_lora,
+)
 from corella_edge_export.recipe import LlmRecipe, LoraRecipe  # noqa: E402
 
 RECIPE = LlmRecipe(hidden=16, layers=2, heads=2, kv_heads=1, intermediate=24, context=64)
@@ -49,7 +56,7 @@ def test_answer_logits_are_the_models_at_the_targets() -> None:
     model = make()
     where, answers = (torch.tensor([0, 0, 1]), torch.tensor([1, 4, 2])), torch.tensor([11, 30])
     with torch.inference_mode():
-        found = answer_logits(model, TOKENS, where, answers)
+        found = answer_logits(model, hidden_states(model, TOKENS)[0][where], answers)
     torch.testing.assert_close(found, logits(model, TOKENS)[where][:, answers])
     # What pads on the right is never looked at.
     alone = logits(model, TOKENS[1:, :3])[0, 2, answers]
@@ -72,7 +79,7 @@ def test_merged_adapters_score_like_adapters(checkpoint: Path) -> None:
                 parameter.normal_(std=0.3)
     before = logits(model, TOKENS)
     with torch.inference_mode():
-        chosen = answer_logits(model, TOKENS, (torch.tensor([0]), torch.tensor([2])), torch.tensor([3, 4]))
+        chosen = answer_logits(model, hidden_states(model, TOKENS)[0][:1, 2], torch.tensor([3, 4]))
     torch.testing.assert_close(chosen[0], before[0, 2, [3, 4]])
     assert float((before - logits(make(), TOKENS)).abs().max()) > 1e-3
     whole = merged(model)

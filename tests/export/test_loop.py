@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 from corella_edge import atomic  # noqa: E402
 from corella_edge.errors import InterruptedRunError  # noqa: E402
-from corella_edge_export import loop  # noqa: E402
+from corella_edge_export import checkpoint, loop  # noqa: E402
 from tiny_task import SCHEDULE, SHORT, TinyTask, train  # noqa: E402
 
 
@@ -42,8 +42,10 @@ def fit(folder: Path, schedule: loop.Schedule = SCHEDULE, **options: Any) -> Tin
 def result(folder: Path) -> Any:
     """All that a run leaves, but for its times."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    kept = {name: tensor.tolist() for name, tensor in loop.load_file(folder / "best.safetensors").items()}
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]
+    kept = {name: tensor.tolist() for name, tensor in checkpoint.load_tensors(folder / loop.BEST).items()}
+    found = checkpoint.load(folder)
+    assert found is not None
+    state = found[1]
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines], kept, state["done"], state["best"]
 
 
@@ -63,8 +65,9 @@ def test_training_learns_and_ends_in_its_best_weights(whole: Any, tmp_path: Path
     assert result(tmp_path) == whole[0]
     lines, _, done, best = whole[0]
     assert done
-    assert [line["step"] for line in lines] == [3, 6, 9, 12, 15, 18]
-    assert line["auc"] == best == max(line["auc"] for line in lines) > before
+    steps = {kind: [line["step"] for line in lines if line["kind"] == kind] for kind in ("train", "valid")}
+    assert steps == {"train": list(range(1, 19)), "valid": [3, 6, 9, 12, 15, 18]}
+    assert line["auc"] == best == max(line["auc"] for line in lines if line["kind"] == "valid") > before
     with torch.inference_mode():
         assert task.evaluate()["auc"] == best
     assert not task.model.training
@@ -94,12 +97,15 @@ def count_writes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(atomic, "publish_file", lambda a, b: (names.append(b.name), replace(a, b)))
     fit(folder, SHORT)
     monkeypatch.setattr(atomic, "publish_file", replace)
-    assert set(names) == {"metrics.jsonl", "best.safetensors", "checkpoint.pt"}
+    steps = {name for name in names if name.startswith("step-")}
+    assert steps
+    assert set(names) == {"metrics.jsonl", "best.safetensors", "checkpoint.json"} | steps
     return len(names)
 
 
 def test_a_break_at_any_write_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = atomic.publish_file
+    monkeypatch.setattr(loop, "LOGGED", 3)
     writes = count_writes(tmp_path / "whole", monkeypatch)
     assert writes >= 4 * 2 + 1
     whole = result(tmp_path / "whole"), fit(tmp_path / "whole", SHORT).weights()

@@ -60,7 +60,7 @@ def test_an_unknown_key_and_a_section_that_is_none_are_named(section: tuple[str,
 
 @pytest.mark.parametrize(("path", "default"), LEAVES, ids=[".".join(path) for path, _ in LEAVES])
 def test_every_number_has_a_range(path: tuple[str, ...], default: Any) -> None:
-    first = default[0] if isinstance(default, tuple) else default
+    first = next(iter(default), "") if isinstance(default, tuple) else default
     if isinstance(first, str) or not isinstance(first, (int, float)) or path[-1] == "like_above":
         return
     for number in (-1, *([float("nan"), float("inf")] if isinstance(first, float) else [])):

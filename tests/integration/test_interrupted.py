@@ -50,7 +50,7 @@ def same_run(found, expected):
         assert ours.keys() == theirs.keys()
         assert all(ours[name].equal(theirs[name]) for name in ours), model
         assert figures(found / model) == figures(expected / model)
-    for file in ("schema.json", "catalog.jsonl", "llm/tokenizer/tokenizer.json"):
+    for file in ("schema.json", "catalog.jsonl", "tokenizer/tokenizer.json"):
         assert (found / file).read_bytes() == (expected / file).read_bytes(), file
     assert (found / "summary.json").exists()
 

@@ -53,9 +53,10 @@ def test_crm(sides):
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("F16", 5e-3), ("Q8_0", 3e-2)])
 def test_llm(sides, kind, tolerance):
-    task = sides.run.llm_task(sides.run.llm())
+    builder = sides.run.builder()
+    reader = sides.run.reader(sides.run.llm(), builder)
     split = sides.rows.split
-    rows, probability = train_llm.predict(task, task.builder.exact(split, np.unique(split.users).tolist()))
+    rows, probability = train_llm.predict(reader, builder.exact(split, np.unique(split.users).tolist()))
     by_row = dict(zip(rows.tolist(), probability.tolist(), strict=True))
     expected = np.array([by_row[row] for row in sides.rows.rows.tolist()])
     assert np.ptp(expected) > 0.2
