@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("bundle", "Show what a bundle holds."),
     "score": ("score", "Score requests from a JSON-lines file."),
     "evaluate": ("evaluate", "AUC, log-loss and accuracy of CRM, LLM and routing on a data split."),
+    "study": ("study", "Repeat the study of a recipe: routing curves, groups, ablations, over training seeds."),
     "serve": ("serve", "Serve a bundle over HTTP."),
     "benchmark": ("benchmark", "Latency and AUC per routing ratio."),
 }

@@ -190,12 +190,18 @@ def merged(model: Any) -> Any:
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
-def hidden_states(model: Any, tokens: Tensor, blocks: bool = False) -> tuple[Tensor, tuple[Tensor, ...]]:
+def hidden_states(
+    model: Any, tokens: Tensor, blocks: bool = False, seen: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """(what the output head reads [b, length, hidden], what each block gives, if asked for).
 
-    `tokens` int64 [b, length] is padded on the right: causal attention never looks there.
+    `tokens` int64 [b, length] is padded on the right: causal attention never looks there. `seen` replaces causal
+    attention: what each token sees, bool [b, 1, length, length], and its place in its own text, int64 [b, length].
     """
-    found = plain(model).model(input_ids=tokens, use_cache=False, output_hidden_states=blocks)
+    mask, places = seen or (None, None)
+    found = plain(model).model(
+        input_ids=tokens, attention_mask=mask, position_ids=places, use_cache=False, output_hidden_states=blocks
+    )
     return found.last_hidden_state, tuple(found.hidden_states[1:]) if blocks else ()
 
 

@@ -144,10 +144,16 @@ class Run:
         tokenizer.save_tokenizer(trained, folder)
 
     def _whole_texts(self, catalog: Catalog) -> list[str]:
-        """Questions of the items of the training rows, and the tails of their ratings."""
+        """Questions of the items of the training rows (and of their histories, where those hold other events), and
+        the tails of the ratings."""
         rows = self.data.split("train")
-        ratings = np.unique(rows.ratings[~np.isnan(rows.ratings)]).tolist()
-        return tokenizer.whole_texts(self.recipe.prompt, catalog, np.unique(rows.items).tolist(), ratings)
+        items: list[int] = np.unique(rows.items).tolist()
+        ratings: list[float | None] = np.unique(rows.ratings[~np.isnan(rows.ratings)]).tolist()
+        if self.data.history_events == "liked":
+            log = self.data.log
+            histories = {*zip((log.offsets[rows.users]).tolist(), rows.positions.tolist(), strict=True)}
+            items = sorted({*items, *(i for start, n in histories for i in log.items[start : start + n].tolist())})
+        return tokenizer.whole_texts(self.recipe.prompt, catalog, items, ratings or [None])
 
     def llm_config(self) -> Any:
         """The LLM's sizes, as transformers holds them."""

@@ -1,12 +1,13 @@
 """Users' logs → token sequences with several answered questions each, the training form of the prompt.
 
 One sequence is one prompt prefix: its tokens are exactly what `PromptEncoder` gives at serving time, and every
-question in it may be a target, so one forward pass yields as many scores as there are questions.
+question in it may be a target, so one forward pass yields as many scores as there are questions. Where a log holds
+liked events only, a target is no line of it: its question is a branch, which sees the lines before its position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +20,25 @@ from corella_edge_export.data.prepared import PreparedData, Split
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Token ids, and per target: the position whose next token is the answer, the label, the split's row."""
+    """Token ids, and per target: the position whose next token is the answer, the label, the split's row.
+
+    `branches` are (where a branch begins, how many of the first tokens it sees), at the end of the tokens.
+    """
 
     tokens: npt.NDArray[np.int32]
     positions: npt.NDArray[np.int32]
     labels: npt.NDArray[np.int8]
     rows: npt.NDArray[np.int64]
+    branches: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def trunk(self) -> int:
+        """How many tokens come before the branches."""
+        return self.branches[0][0] if self.branches else len(self.tokens)
+
+
+Targets = list[tuple[int, int]]  # (position in the user's log, the split's row), by position
+MAX_BRANCHES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +58,43 @@ class SequenceBuilder:
         self._spelled: dict[int, list[int]] = {}
 
     def build(
-        self, user: int, start: int, targets: dict[int, int], split: Split, spelling: Spelling | None = None
+        self, user: int, start: int, targets: Targets, split: Split, spelling: Spelling | None = None
     ) -> Sequence:
-        """Events `start` … the last target of a user; `targets` maps a log position to the split's row."""
+        """Events `start` … the last target of a user."""
+        if self.data.history_events == "liked":
+            return self._branching(user, start, targets, split, spelling)
+        return self._straight(user, start, dict(targets), split, spelling)
+
+    def _branching(self, user: int, start: int, targets: Targets, split: Split, spelling: Spelling | None) -> Sequence:
+        """The liked events before the last target, then a branch for every target."""
+        ids = self.encoder.header(self.profile(user))
+        ends = [len(ids)]
+        for position in range(start, targets[-1][0]):
+            ids += self._line(user, position, spelling)
+            ends.append(len(ids))
+        branches, places, rows = [], [], []
+        for position, row in targets:
+            question = self._question(int(split.items[row]), spelling)
+            if question is not None:
+                branches.append((len(ids), ends[position - start]))
+                ids += question
+                places.append(len(ids) - 1)
+                rows.append(row)
+        chosen = np.asarray(rows, dtype=np.int64)
+        arrays = np.asarray(ids, np.int32), np.asarray(places, np.int32), split.labels[chosen], chosen
+        return Sequence(*arrays, tuple(branches))
+
+    def _line(self, user: int, position: int, spelling: Spelling | None) -> list[int]:
+        """An event of the user's log as an answered question."""
+        row = int(self.data.log.offsets[user]) + position
+        item, rating = int(self.data.log.items[row]), float(self.data.log.ratings[row])
+        event = Event(self.data.item_ids[item], None if np.isnan(rating) else rating)
+        return self.encoder.line(self._question(item, spelling), event)
+
+    def _straight(
+        self, user: int, start: int, targets: dict[int, int], split: Split, spelling: Spelling | None
+    ) -> Sequence:
+        """Every event an answered question; targets are among them."""
         log, encoder = self.data.log, self.encoder
         ids = encoder.header(self.profile(user))
         first = int(log.offsets[user])
@@ -101,7 +149,7 @@ class SequenceBuilder:
         return self._all(
             self.build(user, start, chosen, split)
             for user, targets in _by_user(split, users)
-            for start, chosen in _cut({p: r for p, r in targets.items() if rows is None or r in rows}, first)
+            for start, chosen in _cut([(p, r) for p, r in targets if rows is None or r in rows], first)
         )
 
     @staticmethod
@@ -110,23 +158,25 @@ class SequenceBuilder:
         return [sequence for sequence in made if len(sequence.rows)]
 
 
-def _by_user(split: Split, users: Iterable[int]) -> Iterable[tuple[int, dict[int, int]]]:
-    """(user, {log position: row}) for the given users that have rows."""
+def _by_user(split: Split, users: Iterable[int]) -> Iterable[tuple[int, Targets]]:
+    """(user, targets) for the given users that have rows."""
     order = np.argsort(split.users, kind="stable")
     owners = split.users[order]
     for user in users:
         low, high = np.searchsorted(owners, [user, user + 1])
         rows = order[low:high]
         if len(rows):
-            yield user, {int(split.positions[row]): int(row) for row in rows}
+            yield user, sorted((int(split.positions[row]), int(row)) for row in rows)
 
 
-def _cut(targets: dict[int, int], start_of: Callable[[int], int]) -> Iterable[tuple[int, dict[int, int]]]:
-    """Targets grouped by the event their sequence starts with."""
-    groups: dict[int, dict[int, int]] = {}
-    for position, row in sorted(targets.items()):
-        groups.setdefault(start_of(position), {})[position] = row
-    return groups.items()
+def _cut(targets: Targets, start_of: Callable[[int], int]) -> Iterator[tuple[int, Targets]]:
+    """Targets grouped by the event their sequence starts with, so many a sequence at most."""
+    groups: dict[int, Targets] = {}
+    for position, row in targets:
+        groups.setdefault(start_of(position), []).append((position, row))
+    for start, group in groups.items():
+        for first in range(0, len(group), MAX_BRANCHES):
+            yield start, group[first : first + MAX_BRANCHES]
 
 
 Indices = npt.NDArray[np.int64]

@@ -102,8 +102,10 @@ def segment_tokenizer(tokenizer: Any) -> Tokenize:
     return tokenize
 
 
-def whole_texts(template: Template, catalog: Catalog, items: Iterable[int], ratings: Iterable[float]) -> list[str]:
-    """The questions of the given catalogue rows, and what follows an answer with each of the ratings."""
+def whole_texts(
+    template: Template, catalog: Catalog, items: Iterable[int], ratings: Iterable[float | None]
+) -> list[str]:
+    """The questions of the given catalogue rows, and what follows an answer with each of the ratings (None = none)."""
     questions = [template.item_text(catalog.attributes[row]) for row in items]
     tails = [template.tail(Event("", rating)) for rating in ratings]
     return [unicodedata.normalize("NFC", text) for text in (*tails, *questions) if text is not None]

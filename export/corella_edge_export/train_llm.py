@@ -126,8 +126,9 @@ class Reader:
         rows = np.repeat(np.arange(len(sequences)), [len(s.positions) for s in sequences])
         places = np.concatenate([s.positions for s in sequences]).astype(np.int64)
         where = (torch.from_numpy(rows).to(place), torch.from_numpy(places).to(place))
+        seen = branched(sequences, tokens.shape[1], place) if any(s.branches for s in sequences) else None
         with self.cast():
-            hidden, states = llm.hidden_states(self.model, tokens, blocks)
+            hidden, states = llm.hidden_states(self.model, tokens, blocks, seen)
             logits = llm.answer_logits(self.model, hidden[where], self.answers.to(place))
         return Reading(tokens, hidden, where, logits, states)
 
@@ -158,6 +159,23 @@ def padded(sequences: list[Sequence]) -> Tensor:
     return tokens
 
 
+def branched(sequences: list[Sequence], length: int, place: torch.device) -> tuple[Tensor, Tensor]:
+    """What each token sees, bool [b, 1, length, length], and its place in its own text, int64 [b, length].
+
+    A branch sees the first tokens up to its own prefix's end, and itself; it stands where it would after them.
+    """
+    index = torch.arange(length)
+    begin = torch.zeros((len(sequences), length), dtype=torch.int64)
+    prefix = torch.zeros_like(begin)
+    for i, sequence in enumerate(sequences):
+        for start, visible in sequence.branches:
+            begin[i, start:], prefix[i, start:] = start, visible
+        begin[i, len(sequence.tokens) :] = prefix[i, len(sequence.tokens) :] = 0
+    own = (index >= begin[:, :, None]) & (index <= index[:, None])
+    seen = own | (index < prefix[:, :, None])
+    return seen[:, None].to(place), (prefix + index - begin).to(place)
+
+
 class LlmTask:
     """A causal LM, its corpus and its validation sequences (`loop.Task`)."""
 
@@ -185,8 +203,8 @@ class LlmTask:
         return {"loss": answers + self.text_weight * text, "answer_loss": answers, "text_loss": text}
 
     def _text_loss(self, reading: Reading, sequences: list[Sequence], index: int) -> Tensor:
-        """Next-token cross-entropy, summed over the step's positions."""
-        lengths = torch.tensor([len(s.tokens) for s in sequences], device=reading.tokens.device)
+        """Next-token cross-entropy of the lines before any branch, summed over the step's positions."""
+        lengths = torch.tensor([s.trunk for s in sequences], device=reading.tokens.device)
         places = torch.arange(reading.tokens.shape[1] - 1, device=reading.tokens.device)
         asked = ((places + index) % TEXT_STRIDE == 0) & (places < lengths[:, None] - 1)
         with self.reader.cast():
@@ -223,7 +241,7 @@ def share(part: list[Sequence], batch: list[Sequence]) -> float:
 def text_positions(sequences: list[Sequence], index: int) -> int:
     """How many positions of the sequences the step's next-token loss looks at (at least 1, to divide by)."""
     first = -index % TEXT_STRIDE
-    counts = (max(0, -(-(len(s.tokens) - 1 - first) // TEXT_STRIDE)) for s in sequences)
+    counts = (max(0, -(-(s.trunk - 1 - first) // TEXT_STRIDE)) for s in sequences)
     return max(1, sum(counts))
 
 

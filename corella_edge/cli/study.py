@@ -1,0 +1,52 @@
+"""`corella-edge study`: every variant of a recipe trained with several seeds, and the tables of the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from corella_edge.cli.common import need_export
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder written by `prepare`.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of runs and results [default: runs/study-RECIPE].")
+@click.option("--seeds", default="1,2,3", show_default=True, help="Training seeds, separated by commas.")
+@click.option("--ablations/--no-ablations", default=True, show_default=True, help="Also train without each stage.")
+@click.option("--draws", type=click.IntRange(min=10), default=2000, show_default=True, help="Bootstrap draws of users.")
+@click.option(
+    "--valid-rows", type=click.IntRange(min=0), default=0, show_default=True,
+    help="Validation rows the LLM scores, as whole users; 0 = all.",
+)  # fmt: skip
+@click.option(
+    "--reuse", type=click.Path(path_type=Path, exists=True, file_okay=False), multiple=True,
+    help="A run whose finished stages are taken over where they would come out the same; may be repeated.",
+)  # fmt: skip
+def study(
+    recipe: str, data: Path, out: Path | None, seeds: str, ablations: bool, draws: int, valid_rows: int,
+    reuse: tuple[Path, ...],
+) -> None:  # fmt: skip
+    """Repeat the study of RECIPE: quality by routed share and fusion rule, groups, boundary shift, ablations.
+
+    Writes study.json, study.md and plots. An interrupted study goes on where it stopped.
+    """
+    need_export("study")
+    from corella_edge_export.data.prepared import PreparedData
+    from corella_edge_export.recipe import load_recipe
+    from corella_edge_export.study.study import Settings
+    from corella_edge_export.study.study import study as run
+
+    chosen = load_recipe(recipe)
+    folder = out or Path("runs") / f"study-{chosen.name}"
+    settings = Settings(_seeds(seeds), ablations, draws, valid_rows, reuse)
+    run(chosen, PreparedData.open(data), folder, settings, click.echo)
+    click.echo((folder / "study.md").read_text("utf-8"))
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) != len(parts):
+        raise click.BadParameter(f"{text!r} is no list of different whole numbers", param_hint="--seeds")
+    return tuple(int(part) for part in parts)

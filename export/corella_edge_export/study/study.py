@@ -1,0 +1,116 @@
+"""The whole study of a recipe: every variant trained with every seed, scored, and judged; resumable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from corella_edge import atomic
+from corella_edge.errors import InputError
+from corella_edge_export import stages
+from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.recipe import Recipe
+from corella_edge_export.run import Run, fingerprint
+from corella_edge_export.study import plots, tables
+from corella_edge_export.study.analysis import DRAWS, ablation, analyse, combine, combine_ablations
+from corella_edge_export.study.boundary import boundary
+from corella_edge_export.study.predictions import Predictions, folder_of
+from corella_edge_export.study.scored import Json, Pair
+from corella_edge_runtime.bench.machine import machine, versions
+
+FULL = "full"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user chose for one study.
+
+    Attributes:
+        seeds: of the recipe; the LLM's own training has its own seed and is shared, as a checkpoint would be.
+        ablations: also train without each stage.
+        valid_rows: validation rows the LLM scores, drawn as whole users; 0 = all.
+        reuse: runs whose finished stages are taken over where they would come out the same.
+    """
+
+    seeds: tuple[int, ...] = (1, 2, 3)
+    ablations: bool = True
+    draws: int = DRAWS
+    valid_rows: int = 0
+    reuse: tuple[Path, ...] = ()
+
+
+def variants(recipe: Recipe) -> dict[str, Recipe]:
+    """The full recipe, and without each of the stages that it has."""
+    found = {FULL: recipe}
+    if recipe.crm.epochs and recipe.joint.epochs:
+        found["without stage 1"] = replace(recipe, crm=replace(recipe.crm, epochs=0))
+    if recipe.joint.epochs and recipe.crm.epochs and (recipe.llm.epochs or recipe.continuation.epochs):
+        found["without stage 2"] = replace(recipe, joint=replace(recipe.joint, epochs=0))
+    if recipe.continuation.epochs and (recipe.joint.epochs or recipe.llm.epochs):
+        found["without stage 3"] = replace(recipe, continuation=replace(recipe.continuation, epochs=0))
+    return found
+
+
+def study(recipe: Recipe, data: PreparedData, out: Path, settings: Settings, say: Say, quiet: bool = False) -> Json:
+    """Train (or go on), score and judge; writes `out`/study.json, study.md and one SVG a plot.
+
+    Raises:
+        InputError: `out` holds a study of another recipe or other data, or the recipe has no CRM warm-up.
+    """
+    if not recipe.crm.epochs:
+        raise InputError("the study holds everything against the CRM after stage 1; crm.epochs must be above 0")
+    chosen = variants(recipe) if settings.ablations else {FULL: recipe}
+    same = {"recipe": json.loads(json.dumps(asdict(replace(recipe, seed=0)), default=dict)), "data": fingerprint(data)}
+    with atomic.resumable_folder(out, "about.json", same):
+        found = [_seed(chosen, seed, data, out, settings, say, quiet) for seed in settings.seeds]
+        result = {**_about(recipe, data, settings), **_together(found, settings)}
+        _write(out, result)
+    return result
+
+
+def _seed(
+    chosen: dict[str, Recipe], seed: int, data: PreparedData, out: Path, settings: Settings, say: Say, quiet: bool
+) -> tuple[Json, list[Json]]:
+    """(analysis of the full system, ablation table) of one training seed."""
+    pairs: dict[str, Pair] = {}
+    full = folder_of(out, seed, FULL)
+    for name, recipe in chosen.items():
+        folder, seeded = folder_of(out, seed, name), replace(recipe, seed=seed)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        say(f"seed {seed}, {name}")
+        shared = (*settings.reuse, *(folder_of(out, first, FULL) for first in settings.seeds), full)
+        stages.train(folder, seeded, data, quiet, reuse=tuple(path for path in shared if path != folder))
+        base = Run(full, replace(chosen[FULL], seed=seed), data)
+        pairs[name] = Predictions(Run(folder, seeded, data), base, say).pair(settings.valid_rows)
+    say(f"seed {seed}: {settings.draws:,} draws of users")
+    analysis = analyse(pairs[FULL], FULL, settings.draws)
+    analysis["boundary_by_variant"] = {name: boundary(pair, draws=settings.draws) for name, pair in pairs.items()}
+    return analysis, ablation(pairs, settings.draws)
+
+
+def _together(found: Sequence[tuple[Json, list[Json]]], settings: Settings) -> Json:
+    by_seed = {str(seed): analysis for seed, (analysis, _) in zip(settings.seeds, found, strict=True)}
+    return {
+        "analysis": combine(by_seed),
+        "ablation": combine_ablations([table for _, table in found]),
+        "by_seed": by_seed,
+        "ablation_by_seed": {str(seed): table for seed, (_, table) in zip(settings.seeds, found, strict=True)},
+    }
+
+
+def _about(recipe: Recipe, data: PreparedData, settings: Settings) -> Json:
+    return {
+        "what": "study", "recipe": json.loads(json.dumps(asdict(recipe), default=dict)), "name": recipe.name,
+        "data": data.info["name"], "notes": data.info.get("notes", []), "seeds": list(settings.seeds),
+        "draws": settings.draws, "valid_rows": settings.valid_rows, "machine": machine(), "versions": versions(),
+    }  # fmt: skip
+
+
+def _write(out: Path, result: Json) -> None:
+    atomic.write_file(out / "study.json", (json.dumps(result, indent=1) + "\n").encode())
+    atomic.write_file(out / "study.md", tables.markdown(result["analysis"], result["ablation"]).encode())
+    for name, svg in plots.draw(result["analysis"]).items():
+        atomic.write_file(out / f"{name}.svg", svg.encode())
