@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from checkpoints import copy_tokenizer, random_llama
 from corella_edge.cli import main
-from corella_edge.errors import InputError
+from corella_edge.errors import CorellaError
 from corella_edge_export import llm, stages
 from corella_edge_export.align import pairs_for
 from corella_edge_export.checkpoint import finished
@@ -32,6 +32,7 @@ from corella_edge_export.export import Options, export
 from corella_edge_export.loop import Part
 from corella_edge_export.recipe import Recipe, load_recipe
 from corella_edge_export.run import Run
+from corella_edge_export.tokenizer import load_tokenizer
 from corella_edge_export.train_joint import JointTask
 from corella_edge_export.train_llm import LlmTask
 from corella_edge_runtime.llm.binding import Model
@@ -65,7 +66,7 @@ def films() -> RawData:
     genres = ["Action", "Comedy", "Film-Noir"]
     rows = []
     for user in range(40):
-        for t, film in enumerate(rng.permutation(30)[:18].tolist()):
+        for t, film in enumerate(rng.permutation(30)[:14].tolist()):
             liked = (film % 3 == user % 3) != (rng.random() < 0.1)
             rows.append(
                 (str(user), str(film), float(rng.integers(4, 6) if liked else rng.integers(1, 4)), 40 * t + user)
@@ -95,9 +96,10 @@ def films() -> RawData:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random float16 weights in two files with an index, the tokenizer, and the config of the 7B model."""
+    """Random float16 weights in two files with an index, the tokenizer in both its forms, the 7B model's config."""
     folder = tmp_path_factory.mktemp("models") / "Llama-2-7b-chat-hf"
     copy_tokenizer("llama2", folder)
+    load_tokenizer(folder).save_pretrained(folder)  # with a tokenizer.json
     (folder / "config.json").write_text(json.dumps({**CONFIG, **SIZES}))
     weights = {k: t.half() for k, t in random_llama(32000, **SIZES, tie_word_embeddings=False).state_dict().items()}
     weights |= {BUFFER.format(i): torch.ones(4) for i in range(3)}
@@ -112,11 +114,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def recipe(checkpoint: Path) -> Recipe:
     shipped = load_recipe(NAME)
-    small = {"rows": 120, "batch_tokens": 2048, "epochs": 2}
+    small = {"rows": 90, "batch_tokens": 2048, "epochs": 2}
     return replace(
         shipped,
         crm=replace(shipped.crm, batch_size=64),
-        llm=replace(shipped.llm, path=str(checkpoint), valid_rows=40),
+        llm=replace(shipped.llm, path=str(checkpoint), valid_rows=20),
         joint=replace(shipped.joint, **small),
         continuation=replace(shipped.continuation, **small),
         export=replace(shipped.export, calibration_rows=30, sample_rows=30, reference_rows=8),
@@ -202,12 +204,13 @@ def test_interrupted_trainings_end_in_the_same_adapters(
     recipe: Recipe, data: PreparedData, trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The power fails in both stages, each time after the first checkpoint."""
+    shutil.copytree(trained.folder / "crm", trained.folder.parent / "crm" / "crm")
     stages_of: list[tuple[Any, str]] = [(JointTask, "joint"), (LlmTask, "continuation")]
     for task, stage in stages_of:
         with monkeypatch.context() as patch:
             patch.setattr(task, "losses", _failing(task.losses, tmp_path / "run" / stage / "checkpoint.json"))
             with pytest.raises(RuntimeError, match="power"):
-                stages.train(tmp_path / "run", recipe, data, quiet=True)
+                stages.train(tmp_path / "run", recipe, data, quiet=True, reuse=(trained.folder.parent / "crm",))
         assert not finished(tmp_path / "run" / stage)
     stages.train(tmp_path / "run", recipe, data, quiet=True)
     for _, stage in stages_of:
@@ -298,7 +301,7 @@ def _pointer(folder: Path) -> None:
         (_remove("*.safetensors*"), "holds no weights"),
         (_remove("*-00002-of*"), "1 of 2 weight files are missing, such as model-00002-of-00002"),
         (_pointer, "is a Git LFS pointer"),
-        (_remove("tokenizer.model"), "tokenizer"),
+        (_remove("tokenizer.model"), "nor has a SentencePiece tokenizer.model"),
     ],
 )
 def test_a_checkpoint_that_lacks_a_part_is_refused_before_the_crm_trains(
@@ -307,6 +310,6 @@ def test_a_checkpoint_that_lacks_a_part_is_refused_before_the_crm_trains(
     folder = Path(shutil.copytree(checkpoint, tmp_path / "other"))
     change(folder)
     moved = replace(recipe, llm=replace(recipe.llm, path=str(folder)))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(CorellaError, match=message):
         stages.train(tmp_path / "run", moved, data, quiet=True)
     assert not (tmp_path / "run" / "crm").exists()
