@@ -27,9 +27,10 @@ def evaluate(
     bundle: Path, data: Path, split: str, rows: int, ratios: list[float], seed: int, out: Path | None, llm: bool,
     llm_threads: int | None,
 ) -> None:  # fmt: skip
-    """AUC, log-loss and accuracy of BUNDLE: the CRM (share 0), the LLM (share 1) and routing in between.
+    """AUC, log-loss, accuracy and ECE of BUNDLE: the CRM (share 0), the LLM (share 1) and routing in between.
 
-    Each row is scored once by each model; thresholds are the bundle's own, fixed on validation rows.
+    Each row is scored once by each model; thresholds are the bundle's own, fixed on validation rows. Beside it: routing
+    by blended scores, at random and by an oracle; both models in thirds by the CRM's confidence; plots.
     """
     need("evaluate", "export", *EXPORT_MODULES)
     need("evaluate", "cpu", "onnxruntime")
@@ -47,4 +48,4 @@ def evaluate(
                      lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"), tuple(ratios))  # fmt: skip
     line.done()
     click.echo(markdown(result))
-    click.echo(f"{folder}: evaluation.json, evaluation.md")
+    click.echo(f"{folder}: evaluation.json, evaluation.md and plots")

@@ -6,34 +6,39 @@ Scores are kept in chunks as they are made, so that an interrupted evaluation go
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from corella_edge import bundle
 from corella_edge.atomic import resumable_folder, write_file
-from corella_edge.metrics import Bootstrap, sampled_auc
 from corella_edge.router import RATIOS
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.rowset import RowSet, choose_users, history_needed
 from corella_edge_export.run import fingerprint
+from corella_edge_export.study import plots, tables
+from corella_edge_export.study.boundary import calibration
+from corella_edge_export.study.fusion import Fusion, routed
+from corella_edge_export.study.groups import about, thirds
+from corella_edge_export.study.scored import METRICS, Json, Judge, Scored, gains, shown
+from corella_edge_export.study.scored import number as finite
+from corella_edge_export.study.shares import lines
 from corella_edge_runtime.bench.machine import machine, versions
-from corella_edge_runtime.bench.quality import Labelled, at_threshold_sampled
 from corella_edge_runtime.engine import Engine
 
 CHUNK = 2000
+RULES = ("replace", "blend")  # `stack` would be fitted on rows that a bundle does not have
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
 
 def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: int, seed: int, progress: Progress,
-             ratios: tuple[float, ...] = RATIOS) -> dict[str, Any]:  # fmt: skip
-    """Score (or go on scoring) and judge; writes `out`/evaluation.json and .md.
+             ratios: Sequence[float] = RATIOS) -> Json:  # fmt: skip
+    """Score (or go on scoring) and judge; writes `out`/evaluation.json and .md, and one SVG a plot.
 
     Args:
         rows: 0 = the whole split, else a seeded sample of whole users with about as many rows.
@@ -43,7 +48,7 @@ def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: in
     """
     template = engine.llm.prompts.template if engine.llm else None
     chosen = choose_users(data, split, rows, seed, history_needed(engine.encoder.schema, template))
-    about = {
+    same = {
         "bundle": engine.name,
         "manifest": bundle.sha256(engine.bundle.path(bundle.MANIFEST)),
         "data": fingerprint(data),
@@ -52,11 +57,13 @@ def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: in
         "seed": seed if rows else None,
         "llm": engine.llm is not None,
     }
-    with resumable_folder(out, "about.json", about):
+    with resumable_folder(out, "about.json", same):
         crm, llm = score(engine, chosen, out, progress)
         made = {"machine": machine(), "versions": versions(), "notes": data.info.get("notes", [])}
-        result = {**about, **made, **judge(engine, chosen, crm, llm, ratios, progress)}
-        write_file(out / "evaluation.json", (json.dumps(result, indent=1) + "\n").encode())
+        result = {**same, **made, **judge(engine, chosen, crm, llm, ratios, progress)}
+        write_file(out / "evaluation.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+        if engine.llm is not None:
+            plots.write(_for_plots(result), out)
         write_file(out / "evaluation.md", markdown(result).encode())
     return result
 
@@ -84,61 +91,88 @@ def _chunk(engine: Engine, rows: RowSet, start: int, progress: Progress) -> Floa
     return np.asarray(found, dtype=np.float64).T.copy()
 
 
-def judge(engine: Engine, rows: RowSet, crm: Floats, llm: Floats, ratios: tuple[float, ...], progress: Progress
-          ) -> dict[str, Any]:  # fmt: skip
-    """Metrics of the CRM, the LLM and routing at each ratio, for all rows and for seen and unseen users apart."""
-    names = [rows.data.user_ids[user] for user in rows.users.tolist()]
-    known = engine.encoder.schema.vocabularies["user_id"].index_of
-    seen = np.asarray([name in known for name in names])
-    groups = {"all": np.ones(len(rows), dtype=bool), "seen users": seen, "unseen users": ~seen}
-    data = Labelled(crm, llm, rows.labels, tuple(names))
-    made = ((name, mask) for name, mask in groups.items() if mask.any())
-    return {"groups": {name: _group(engine, name, _part(data, mask), ratios, progress) for name, mask in made}}
+def judge(engine: Engine, rows: RowSet, crm: Floats, llm: Floats, ratios: Sequence[float], progress: Progress
+          ) -> Json:  # fmt: skip
+    """All figures by group: every row, and seen and unseen users (or warm and cold rows) apart."""
+    known, (seen, unseen) = _known(engine, rows)
+    scored = Scored(crm, crm, llm, rows.labels, rows.users.astype(np.int64), known)
+    groups = {"all": np.ones(len(rows), dtype=bool), seen: known, unseen: ~known}
+    made = ((name, scored.part(mask)) for name, mask in groups.items() if mask.any())
+    return {"groups": {name: _group(engine, name, part, ratios, progress) for name, part in made}}
 
 
-def _part(data: Labelled, mask: npt.NDArray[np.bool_]) -> Labelled:
-    users = tuple(user for user, inside in zip(data.users, mask.tolist(), strict=True) if inside)
-    return Labelled(data.crm[mask], data.llm[mask], data.labels[mask], users)
+def _known(engine: Engine, rows: RowSet) -> tuple[npt.NDArray[np.bool_], tuple[str, str]]:
+    """Which rows are of what the training knew, and what to call them and the others.
+
+    Where histories hold liked events only, users without a training row may still have a history, so there it
+    counts that user and item both have training rows.
+    """
+    if rows.data.history_events == "liked":
+        return rows.data.warm(rows.split)[rows.rows], ("warm rows", "cold rows")
+    index = engine.encoder.schema.vocabularies["user_id"].index_of
+    known = np.asarray([rows.data.user_ids[user] in index for user in rows.users.tolist()])
+    return known, ("seen users", "unseen users")
 
 
-def _group(engine: Engine, name: str, data: Labelled, ratios: tuple[float, ...], progress: Progress) -> dict[str, Any]:
+def _group(engine: Engine, name: str, rows: Scored, ratios: Sequence[float], progress: Progress) -> Json:
     """Thresholds come from the bundle's calibration (validation rows), so the realised share may differ."""
-    bootstrap = Bootstrap(data.users)
-    crm = sampled_auc(data.crm, data.labels, bootstrap)
-    llm = sampled_auc(np.where(np.isnan(data.llm), data.crm, data.llm), data.labels, bootstrap)
-    table: list[dict[str, Any]] = []
-    asked = [*ratios] if engine.llm is not None else [0.0]
+    judged = Judge(rows)
+    found: Json = {**about(rows), "crm": shown(judged(rows.crm))}
+    asked, calibrations = [0.0], {"crm": calibration(rows.crm, rows.labels)}
+    if engine.llm is not None:
+        llm = judged(rows.llm_or_crm)
+        found |= {"answered": float(rows.answered.mean()), "llm": shown(llm)}
+        found |= {"llm_over_crm": gains(llm, judged(rows.crm)), "thirds": thirds(rows)}
+        asked, calibrations["llm"] = [*ratios], calibration(rows.llm_or_crm, rows.labels)
+    found["at"] = []
     for number, ratio in enumerate(asked, 1):
         progress(f"{name}: bootstrap over users", number, len(asked))
-        found, auc = at_threshold_sampled(data, engine.calibration.threshold(ratio), bootstrap, crm)
-        row = {"ratio": ratio, **asdict(found)}
-        if engine.llm is not None:
-            row["gain_over_llm"] = asdict(auc.gain(llm))
-        table.append(row)
-    return {"rows": len(data.labels), "users": len(set(data.users)), "positive": float(data.labels.mean()), "at": table}
+        found["at"].append(_at(judged, ratio, engine.calibration.threshold(ratio)))
+    return {**found, "calibration": calibrations}
 
 
-def markdown(result: dict[str, Any]) -> str:
+def _at(judged: Judge, ratio: float, nats: float) -> Json:
+    """Every line at one threshold; the figures of `replace`, what the runtime does, stand in the row itself too."""
+    rows = judged.rows
+    chosen, crm, llm = routed(rows, nats), judged(rows.crm), judged(rows.llm_or_crm)
+    found = {
+        name: {**shown(figures), "over_crm": gains(figures, crm), "over_llm": gains(figures, llm)}
+        for name, figures in lines(judged, chosen, [Fusion(rule) for rule in RULES]).items()
+    }
+    own = found["replace"]
+    return {
+        "ratio": ratio, "threshold": finite(nats), "rows": len(rows), "share": float(chosen.mean()),
+        **{metric: own[metric] for metric in METRICS},
+        "gain": own["over_crm"]["auc"], "gain_over_llm": own["over_llm"]["auc"], "lines": found,
+    }  # fmt: skip
+
+
+def _for_plots(result: Json) -> Json:
+    """All rows, in the form of the study's analyses."""
+    group = result["groups"]["all"]
+    name = f"{result['bundle']} on {result['split']}"
+    return {"name": name, "curve": group["at"], "groups": group["thirds"], "calibration": group["calibration"]}
+
+
+def markdown(result: Json) -> str:
     """The evaluation as Markdown tables."""
     head = [f"# {result['bundle']} on {result['split']} ({result['rows']:,} rows)", ""]
     head += [f"- {note}" for note in result["notes"]]
-    head += ["- Share 0 is the CRM alone, share 1 the LLM alone; intervals are 95 %, bootstrap over users.", ""]
-    tables = [line for name, group in result["groups"].items() for line in _table(name, group)]
-    return "\n".join([*head, *tables]) + "\n"
+    head += ["- Share 0 is the CRM alone, share 1 the LLM alone; [ ] is the 95 % interval, bootstrap over users.", ""]
+    return "\n".join([*head, *(line for name, group in result["groups"].items() for line in _tables(name, group))])
 
 
-def _table(name: str, group: dict[str, Any]) -> Iterator[str]:
+def _tables(name: str, group: Json) -> Iterator[str]:
     yield f"## {name}: {group['rows']:,} rows of {group['users']:,} users"
     yield ""
-    yield "| ratio | share | AUC | gain over CRM | gain over LLM | log-loss | accuracy |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| ratio | share | AUC | gain over CRM | gain over LLM | log-loss | accuracy | ECE |"
+    yield "|---|---|---|---|---|---|---|---|"
     for row in group["at"]:
-        auc, gain = _interval(row["auc"]), _interval(row["gain"], "+")
-        over = _interval(row["gain_over_llm"], "+") if "gain_over_llm" in row else ""
-        tail = f"{row['logloss']:.4f} | {row['accuracy']:.4f}"
-        yield f"| {row['ratio']:g} | {row['share']:.4f} | {auc} | {gain} | {over} | {tail} |"
+        gain = [tables.figure(row[key], "+") for key in ("gain", "gain_over_llm")]
+        auc, *tail = (tables.figure(row[metric]) for metric in ("auc", "logloss", "accuracy", "ece"))
+        yield f"| {row['ratio']:g} | {row['share']:.4f} | {' | '.join([auc, *gain, *tail])} |"
     yield ""
-
-
-def _interval(value: dict[str, float], sign: str = "") -> str:
-    return f"{value['value']:{sign}.4f} [{value['low']:{sign}.4f}, {value['high']:{sign}.4f}]"
+    if "llm" in group:
+        yield from ["AUC of routing by other rules, at random, and by an oracle that knows the labels:", ""]
+        yield from [*tables.curve({"curve": group["at"]}, "auc"), ""]
+        yield from ["Thirds by the CRM's confidence:", "", *tables.groups({"groups": group["thirds"]}), ""]

@@ -12,8 +12,10 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from corella_edge.bundle import Bundle
+from corella_edge.metrics import ece
 from corella_edge_export import evaluate as module
 from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.rowset import HistoryCut, RowSet
 from corella_edge_runtime.engine import Engine
 from sessions import ONE, prepare_tiny, run, succeed
 
@@ -70,8 +72,14 @@ def test_each_line_of_the_table(tiny, evaluated, ratio, group):
     assert found["rows"] == mask.sum()
     assert found["share"] == pytest.approx(routed[mask].mean(), abs=1e-9)
     assert found["auc"]["value"] == pytest.approx(roc_auc_score(labels, final), abs=1e-9)
-    assert found["logloss"] == pytest.approx(log_loss(labels, final), abs=1e-9)
-    assert found["accuracy"] == pytest.approx(((final >= 0.5) == labels).mean(), abs=1e-9)
+    assert found["logloss"]["value"] == pytest.approx(log_loss(labels, final), abs=1e-9)
+    assert found["accuracy"]["value"] == pytest.approx(((final >= 0.5) == labels).mean(), abs=1e-9)
+    assert found["ece"]["value"] == pytest.approx(ece(final, labels), abs=1e-9)
+    for metric in ("auc", "logloss", "accuracy"):
+        assert found[metric]["low"] <= found[metric]["value"] <= found[metric]["high"]
+        assert found[metric] == found["lines"]["replace"][metric]
+    over = found["lines"]["replace"]["over_llm"]["logloss"]["value"]
+    assert over == pytest.approx(log_loss(labels, final) - log_loss(labels, evaluated.llm[mask]), abs=1e-9)
     gain = roc_auc_score(labels, final) - roc_auc_score(labels, evaluated.crm[mask])
     assert found["gain"]["value"] == pytest.approx(gain, abs=1e-9)
 
@@ -82,6 +90,81 @@ def test_the_ends_are_the_two_models(evaluated):
     assert first["auc"]["value"] == pytest.approx(roc_auc_score(evaluated.labels, evaluated.crm), abs=1e-9)
     assert last["auc"]["value"] == pytest.approx(roc_auc_score(evaluated.labels, evaluated.llm), abs=1e-9)
     assert last["gain_over_llm"]["value"] == 0.0
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_the_other_lines(tiny, evaluated, ratio):
+    _, routed = final_scores(evaluated, Bundle.open(tiny.bundle).calibration().threshold(ratio))
+    crm, llm = evaluated.crm, evaluated.llm
+    found = next(row for row in evaluated.table["groups"]["all"]["at"] if row["ratio"] == ratio)["lines"]
+    odds = np.log(crm / (1 - crm)) + np.log(llm / (1 - llm))
+    blended = np.where(routed, 1 / (1 + np.exp(-odds / 2)), crm)
+    assert found["blend"]["auc"]["value"] == pytest.approx(roc_auc_score(evaluated.labels, blended), abs=1e-9)
+    assert found["blend"]["logloss"]["value"] == pytest.approx(log_loss(evaluated.labels, blended), abs=1e-9)
+    loss = [-np.log(np.where(evaluated.labels > 0, p, 1 - p)) for p in (crm, llm)]
+    best = np.argsort(loss[1] - loss[0], kind="stable")[: routed.sum()]
+    oracle = crm.copy()
+    oracle[best] = llm[best]
+    assert found["oracle"]["auc"]["value"] == pytest.approx(roc_auc_score(evaluated.labels, oracle), abs=1e-9)
+    assert set(found) == {"replace", "blend", "random", "oracle"}
+
+
+@pytest.mark.parametrize("group", ["all", "seen users", "unseen users"])
+def test_thirds_and_both_models_alone(tiny, evaluated, group):
+    known = set(json.loads((tiny.bundle / "vocab" / "user_id.json").read_text("utf-8")))
+    mask = np.array([group == "all" or (user in known) == (group == "seen users") for user in evaluated.users])
+    found = evaluated.table["groups"][group]
+    p, yes, labels = evaluated.crm[mask], evaluated.llm[mask], evaluated.labels[mask]
+    assert found["crm"]["logloss"]["value"] == pytest.approx(log_loss(labels, p), abs=1e-9)
+    assert found["llm"]["auc"]["value"] == pytest.approx(roc_auc_score(labels, yes), abs=1e-9)
+    order = np.argsort(-np.abs(p - 0.5), kind="stable")
+    assert [third["group"] for third in found["thirds"]] == [1, 2, 3]
+    assert sum(third["rows"] for third in found["thirds"]) == len(p)
+    hard = order[-found["thirds"][2]["rows"] :]
+    hit = ((yes[hard] >= 0.5) == labels[hard]).mean()
+    assert found["thirds"][2]["llm"]["accuracy"]["value"] == pytest.approx(hit, abs=1e-9)
+
+
+def test_what_is_written(evaluated):
+    json.loads((evaluated.folder / "evaluation.json").read_text("utf-8"), parse_constant=pytest.fail)
+    text = (evaluated.folder / "evaluation.md").read_text("utf-8")
+    assert "| ratio | routed | replace | blend | random | oracle |" in text
+    assert "3, least confident" in text
+    svgs = {f"{name}.svg" for name in ("curve-auc", "curve-accuracy", "curve-logloss", "calibration", "groups")}
+    assert svgs <= {path.name for path in evaluated.folder.iterdir()}
+
+
+def test_liked_histories_set_warm_and_cold_rows_apart(tiny, evaluated):
+    data = PreparedData.open(tiny.data)
+    data.info["history"] = {"events": "liked"}
+    split = data.split("test")
+    order = np.lexsort((split.positions, split.users))
+    with Engine.open(tiny.bundle, llm=None) as engine:
+        rows = RowSet(data, split, order, HistoryCut(10))
+        found = module.judge(engine, rows, evaluated.crm, evaluated.llm, (0.0,), lambda *_: None)["groups"]
+    train = data.split("train")
+    warm = np.isin(split.users, train.users) & np.isin(split.items, train.items)
+    counts = {"all": len(warm), "warm rows": warm.sum(), "cold rows": (~warm).sum()}
+    assert {name: group["rows"] for name, group in found.items()} == {n: c for n, c in counts.items() if c}
+    auc = roc_auc_score(evaluated.labels[warm[order]], evaluated.crm[warm[order]])
+    assert found["warm rows"]["crm"]["auc"]["value"] == pytest.approx(auc, abs=1e-9)
+
+
+def test_rows_without_text_are_the_crms(tiny, evaluated):
+    """nan is what the engine says of an item without text."""
+    data = PreparedData.open(tiny.data)
+    split = data.split("test")
+    rows = RowSet(data, split, np.lexsort((split.positions, split.users)), HistoryCut(10))
+    silent = evaluated.llm.copy()
+    silent[::7] = np.nan
+    with Engine.open(tiny.bundle, require_llm=True, llm_threads=1) as engine:
+        found = module.judge(engine, rows, evaluated.crm, silent, (0.5, 1.0), lambda *_: None)["groups"]["all"]
+    json.dumps(found, allow_nan=False)
+    answered = ~np.isnan(silent)
+    assert found["answered"] == found["at"][-1]["share"] == answered.mean()
+    either = np.where(answered, silent, evaluated.crm)
+    assert found["llm"]["auc"]["value"] == pytest.approx(roc_auc_score(evaluated.labels, either), abs=1e-9)
+    assert found["at"][-1]["gain_over_llm"]["value"] == 0.0
 
 
 def test_running_it_again_scores_nothing(tiny, evaluated, monkeypatch):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from corella_edge import atomic
 from corella_edge_export.study.scored import Json
-from corella_edge_export.study.shares import LINES
-from corella_edge_export.study.tables import TITLES
+from corella_edge_export.study.tables import TITLES, lines_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +24,14 @@ COLORS = {
 NAMES = {"base": "stage-1 CRM", "crm": "CRM", "llm": "LLM"}
 
 
+def write(result: Json, folder: Path) -> list[str]:
+    """Draw into a folder; the names of the files, none where matplotlib is not installed."""
+    drawn = draw(result) if importlib.util.find_spec("matplotlib") else {}
+    for name, svg in drawn.items():
+        atomic.write_file(folder / name, svg.encode())
+    return list(drawn)
+
+
 def draw(result: Json) -> dict[str, str]:
     """File name to SVG text, of an analysis or of several combined; the same input gives the same text."""
     plots = {f"curve-{metric}.svg": curve(result, metric) for metric in ("auc", "accuracy", "logloss")}
@@ -32,10 +42,12 @@ def curve(result: Json, metric: str = "auc") -> str:
     """A metric against the routed share, bands for the 95 % intervals; the oracle's line may leave the picture."""
     plot, (axes,) = _figure(1)
     shares = [_value(point["share"]) for point in result["curve"]]
-    for line in LINES:
+    lines = lines_of(result)
+    for line in lines:
         _line(axes, shares, [point["lines"][line][metric] for point in result["curve"]], line)
-    _fit(axes, [point["lines"][line][metric] for point in result["curve"] for line in LINES if line != "oracle"])
-    axes.axhline(_value(result["users"]["all"]["base"][metric]), color="black", linestyle=":", label="stage-1 CRM")
+    _fit(axes, [point["lines"][line][metric] for point in result["curve"] for line in lines if line != "oracle"])
+    if "users" in result:
+        axes.axhline(_value(result["users"]["all"]["base"][metric]), color="black", linestyle=":", label="stage-1 CRM")
     axes.set(xlabel="routed share of test rows", ylabel=TITLES[metric], title=result["name"])
     axes.set_xscale("symlog", linthresh=0.02)
     axes.set_xlim(-0.001, 1.1)
@@ -63,11 +75,12 @@ def _fit(axes: Axes, found: Sequence[Json]) -> None:
 
 
 def calibration(result: Json) -> str:
-    """Share of positives against mean score in equal-mass bins: all test rows, and the routed ones."""
-    plot, panels = _figure(2)
-    titles = ("all test rows", f"routed rows (ratio {result['boundary']['ratio']:g})")
-    for axes, curves, title in zip(panels, (result["calibration"], result["boundary"].get("curves", {})), titles,
-                                   strict=True):  # fmt: skip
+    """Share of positives against mean score in equal-mass bins: all test rows, and the routed ones if known."""
+    shown = {"all test rows": result["calibration"]}
+    if "boundary" in result:
+        shown[f"routed rows (ratio {result['boundary']['ratio']:g})"] = result["boundary"].get("curves", {})
+    plot, panels = _figure(len(shown))
+    for axes, (title, curves) in zip(panels, shown.items(), strict=True):
         axes.plot([0, 1], [0, 1], color="black", linewidth=0.6, label="calibrated")
         for model, found in curves.items():
             score, rate = ([_value(v) for v in found[key]] for key in ("score", "rate"))

@@ -37,13 +37,18 @@ def curve(pair: Pair, judge: Judge, ratios: Sequence[float] = RATIOS, seed: int 
 
 def _point(pair: Pair, judge: Judge, ratio: float, threshold: float, seed: int) -> Json:
     chosen = routed(pair.test, threshold)
-    lines = {rule: judge(fused(pair.test, chosen, fusion(rule, pair.valid, threshold))) for rule in RULES}
-    lines["random"] = random_line(judge, int(chosen.sum()), seed)
-    lines["oracle"] = judge(replaced(pair.test, hardest(pair.test, int(chosen.sum()))))
+    found = lines(judge, chosen, [fusion(rule, pair.valid, threshold) for rule in RULES], seed)
     return {
         "ratio": ratio, "threshold": number(threshold), "share": float(chosen.mean()),
-        "lines": {name: compared(found, judge) for name, found in lines.items()},
+        "lines": {name: compared(figures, judge) for name, figures in found.items()},
     }  # fmt: skip
+
+
+def lines(judge: Judge, chosen: Mask, rules: Sequence[Fusion], seed: int = 0) -> dict[str, Figures]:
+    """Every rule on the chosen rows of a judge; then as many rows replaced at random, and by the oracle."""
+    rows, count = judge.rows, int(chosen.sum())
+    found = {rule.rule: judge(fused(rows, chosen, rule)) for rule in rules}
+    return found | {"random": random_line(judge, count, seed), "oracle": judge(replaced(rows, hardest(rows, count)))}
 
 
 def compared(figures: Figures, judge: Judge) -> Json:

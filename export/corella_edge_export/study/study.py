@@ -110,7 +110,6 @@ def _about(recipe: Recipe, data: PreparedData, settings: Settings) -> Json:
 
 
 def _write(out: Path, result: Json) -> None:
-    atomic.write_file(out / "study.json", (json.dumps(result, indent=1) + "\n").encode())
+    atomic.write_file(out / "study.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     atomic.write_file(out / "study.md", tables.markdown(result["analysis"], result["ablation"]).encode())
-    for name, svg in plots.draw(result["analysis"]).items():
-        atomic.write_file(out / f"{name}.svg", svg.encode())
+    plots.write(result["analysis"], out)

@@ -79,10 +79,16 @@ def users(result: Json) -> Iterator[str]:
 
 def curve(result: Json, metric: str) -> Iterator[str]:
     """One metric of every line at every share."""
-    yield from _header("ratio", "routed", *LINES)
+    lines = lines_of(result)
+    yield from _header("ratio", "routed", *lines)
     for point in result["curve"]:
-        figures = (figure(point["lines"][line][metric]) for line in LINES)
+        figures = (figure(point["lines"][line][metric]) for line in lines)
         yield _row(f"{point['ratio']:g}", _share(point["share"]), *figures)
+
+
+def lines_of(result: Json) -> list[str]:
+    """Names of the curve's lines, in order."""
+    return [line for line in LINES if all(line in point["lines"] for point in result["curve"])]
 
 
 def groups(result: Json) -> Iterator[str]:

@@ -64,15 +64,9 @@ def routed(data: Labelled, nats: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
 
 def at_threshold(data: Labelled, nats: float, bootstrap: Bootstrap, crm: Sampled | None = None) -> RoutedQuality:
     """Metrics of routing at `nats`, with 95 % intervals over users; `crm` saves drawing the CRM's AUC again."""
-    return at_threshold_sampled(data, nats, bootstrap, crm or sampled_auc(data.crm, data.labels, bootstrap))[0]
-
-
-def at_threshold_sampled(
-    data: Labelled, nats: float, bootstrap: Bootstrap, crm: Sampled
-) -> tuple[RoutedQuality, Sampled]:
-    """The same, and the routed AUC under every draw, for further paired comparisons."""
+    alone = crm or sampled_auc(data.crm, data.labels, bootstrap)
     p, chosen = routed(data, nats)
     found = metrics.quality(p, data.labels)
     auc = sampled_auc(p, data.labels, bootstrap)
     share = float(chosen.mean())
-    return RoutedQuality(len(p), share, auc.interval(), found.logloss, found.accuracy, auc.gain(crm)), auc
+    return RoutedQuality(len(p), share, auc.interval(), found.logloss, found.accuracy, auc.gain(alone))
