@@ -105,10 +105,26 @@ def segment_tokenizer(tokenizer: Any) -> Tokenize:
 def whole_texts(
     template: Template, catalog: Catalog, items: Iterable[int], ratings: Iterable[float | None]
 ) -> list[str]:
-    """The questions of the given catalogue rows, and what follows an answer with each of the ratings (None = none)."""
+    """The questions of the given catalogue rows, and what follows an answer with each of the ratings (None = none).
+
+    A text that could overlap an earlier one is left out: where tokens overlap, transformers takes the first and
+    llama.cpp the longest. Where one can only lie within the other, both take the outer one.
+    """
     questions = [template.item_text(catalog.attributes[row]) for row in items]
     tails = [template.tail(Event("", rating)) for rating in ratings]
-    return [unicodedata.normalize("NFC", text) for text in (*tails, *questions) if text is not None]
+    texts = [unicodedata.normalize("NFC", text) for text in (*tails, *questions) if text]
+    firsts, lasts = {text[0] for text in texts}, {text[-1] for text in texts}
+    begins: set[str] = set()
+    ends: set[str] = set()
+    kept = []
+    for text in dict.fromkeys(texts):
+        begin = {text[:i] for i in range(1, len(text)) if text[i - 1] in lasts}
+        end = {text[i:] for i in range(1, len(text)) if text[i] in firsts}
+        if ends.isdisjoint(begin) and begins.isdisjoint(end):
+            kept.append(text)
+            begins |= begin
+            ends |= end
+    return kept
 
 
 def speller(tokenizer: Any) -> Tokenize:

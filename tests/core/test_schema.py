@@ -252,3 +252,32 @@ def test_a_schema_without_history_needs_none() -> None:
     encoder = FeatureEncoder(schema, Catalog(["a"], [{}]))
     feed, _ = encoder.encode(User("u", {}, (Event("a", 1.0),)), [Candidate("a"), Candidate("b")])
     assert {name: values.tolist() for name, values in feed.items()} == {"item_id": [2, OOV]}
+
+
+def test_ratings_count_from_their_items_mean() -> None:
+    args = {"mean": 3.0, "scale": 1.25, "strength": 5.0, "centre": "mean_rating"}
+    match = {**args, "attribute": "genres", "vocab": "genre"}
+    fields = (
+        Field("profile", "derived", "user", "history_profile", length=5, args=args),
+        Field("match", "derived", "item", "history_match", length=5, args=match),
+    )
+    records: list[dict[str, Any]] = [
+        {"genres": ["g1"], "mean_rating": 4.0}, {"genres": ["g1", "g2"], "mean_rating": 2.5}, {"genres": ["g2"]},
+        {"genres": ["g2"], "mean_rating": None},
+    ]  # fmt: skip
+    catalog = Catalog(["a", "b", "c", "d"], records)
+    encoder = FeatureEncoder(Schema(fields, {"genre": Vocabulary("genre", ["g1", "g2"])}), catalog)
+    # a: 5 is 1 above its mean, b: 2 is 0.5 below; c, d and what is unknown count from the general mean.
+    events = (Event("a", 5.0), Event("b", 2.0), Event("c", 4.0), Event("d", 1.0), Event("nowhere", 5.0))
+    moved = (Event("a", 4.0), Event("b", 2.5), *events[2:])
+    candidates = [Candidate("a"), Candidate("c"), Candidate("nowhere"), Candidate("nowhere", {"genres": ["g2"]})]
+    feed, _ = encoder.encode(User(history=events), candidates)
+    np.testing.assert_allclose(feed["profile"], [slow_moments(moved)], rtol=1e-6)
+    expected = [slow_moments(moved[:2]), slow_moments(moved[1:4]), slow_moments(()), slow_moments(moved[1:4])]
+    np.testing.assert_allclose(feed["match"], expected, rtol=1e-6, atol=1e-7)
+    for i, candidate in enumerate(candidates):
+        alone, _ = encoder.encode(User(history=events), [candidate])
+        np.testing.assert_array_equal(alone["match"][0], feed["match"][i])
+    # Without a rating an event is a liked one, whatever its item's mean.
+    unrated, _ = encoder.encode(User(history=(Event("a", None), Event("b", None))), [])
+    np.testing.assert_allclose(unrated["profile"], [slow_moments((Event("a", None), Event("b", None)))], rtol=1e-6)

@@ -23,8 +23,9 @@ RECIPE = CrmRecipe(embedding_dim=4, hidden=(8, 6), history=7, window=11, cross_l
 SHAPES = [
     RECIPE, replace(RECIPE, cross_rank=3), replace(RECIPE, structure="stacked"),
     replace(RECIPE, structure="stacked", cross_rank=2, hidden=()), replace(RECIPE, cross_layers=0, hidden=(5,)),
+    replace(RECIPE, pooling="attention"), replace(RECIPE, pooling="attention", structure="stacked"),
 ]  # fmt: skip
-names = [f"{r.structure}-rank{r.cross_rank}-{r.cross_layers}layers-{len(r.hidden)}hidden" for r in SHAPES]
+names = [f"{r.structure}-rank{r.cross_rank}-{r.cross_layers}layers-{len(r.hidden)}hidden-{r.pooling}" for r in SHAPES]
 
 
 def make(fitted: Any, recipe: CrmRecipe) -> Any:
@@ -90,8 +91,9 @@ def test_a_cross_layer_by_hand() -> None:
     assert found.tolist() == [[63.0, 196.0]]
 
 
-def test_padding_counts_for_nothing(fitted: Any) -> None:
-    model = make(fitted, RECIPE)
+@pytest.mark.parametrize("recipe", [RECIPE, SHAPES[5]], ids=["mean", "attention"])
+def test_padding_counts_for_nothing(fitted: Any, recipe: CrmRecipe) -> None:
+    model = make(fitted, recipe)
     request = requests(fitted)[0]
     feed = tensors(fitted.encoder.encode(request.user, request.candidates or ())[0])
     with torch.inference_mode():
@@ -114,15 +116,18 @@ def test_the_history_is_pooled_signed_by_its_ratings(fitted: Any) -> None:
     np.testing.assert_allclose(pooled, np.mean(vectors, axis=0) if vectors else np.zeros(4), rtol=1e-5, atol=1e-6)
 
 
-def test_predictions_do_not_depend_on_the_batch(fitted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make(fitted, RECIPE).train()
+@pytest.mark.parametrize("recipe", [RECIPE, SHAPES[5]], ids=["mean", "attention"])
+def test_predictions_do_not_depend_on_the_batch(
+    fitted: Any, recipe: CrmRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(fitted, recipe).train()
     rows = EncodedRows(fitted.data, "valid", fitted.encoder)
     whole = predict(model, rows)
     monkeypatch.setattr("corella_edge_export.train_crm.EVALUATION_BATCH", 3)
     np.testing.assert_allclose(predict(model, rows), whole, atol=1e-6)
 
 
-@pytest.mark.parametrize("recipe", [SHAPES[0], SHAPES[3]], ids=[names[0], names[3]])
+@pytest.mark.parametrize("recipe", [SHAPES[k] for k in (0, 3, 5, 6)], ids=[names[k] for k in (0, 3, 5, 6)])
 def test_the_onnx_file_equals_torch_at_any_batch(fitted: Any, recipe: CrmRecipe, tmp_path: Path) -> None:
     model = make(fitted, recipe)
     export_onnx(model, fitted.encoder.schema, tmp_path / "crm.onnx")

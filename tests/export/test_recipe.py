@@ -102,6 +102,29 @@ def test_an_impossible_recipe_is_refused(tmp_path: Path, text: str, part: str) -
     assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("sections", "part"),
+    [({"joint": {"pairs": [[1]]}}, "[1] is no [LLM block"), ({"joint": {"pairs": [[1, 4]]}}, "[1, 4]"),
+     ({"joint": {"pairs": [[0, 1]]}}, "joint, pairs"), ({"joint": {"pairs": [[1, 2, 3]]}}, "joint, pairs"),
+     ({"joint": {"exponent": 0}}, "exponent"), ({"joint": {"crm_learning_rate": 0.0}}, "crm_learning_rate"),
+     ({"joint": {"align_weight": -0.1}}, "align_weight"), ({"joint": {"width": 0}}, "width"),
+     ({"joint": {"accumulate": 0}}, "accumulate"), ({"continuation": {"batch_tokens": 0}}, "batch_tokens"),
+     ({"joint": {"epochs": 1, "rows": 0}, "continuation": {"epochs": 1}}, "joint, rows"),
+     ({"crm": {"epochs": 0}}, "the CRM is never trained"), ({"llm": {"epochs": 0}}, "the LLM is never trained"),
+     ({"crm": {"pooling": "max"}}, "pooling"), ({"crm": {"centre": "user"}}, "centre"),
+     ({"llm": {"spell_rate": 1.5}}, "spell_rate"), ({"llm": {"text": {"block": 0}}}, "block"),
+     ({"llm": {"text": {"files": [3]}}}, "files"), ({"llm": {"text": {"warmup": 2}}}, "warmup"),
+     ({"llm": {"source": "checkpoint", "path": "x", "whole_items": True}}, "from scratch"),
+     ({"llm": {"source": "checkpoint", "path": "x", "text": {"files": ["a.txt"]}}}, "from scratch")],
+)  # fmt: skip
+def test_a_bad_value_of_a_stage_is_one_clear_error(sections: dict[str, Any], part: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe_from({"name": "r", **sections}, "mine.toml")
+    assert part in str(caught.value)
+    assert "mine.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_no_recipe_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"neither a file nor one of .*ml-1m-tiny"):
         load_recipe("ml-2m")

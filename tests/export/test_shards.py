@@ -146,11 +146,9 @@ def test_a_damaged_file_is_named(tmp_path: Path, pattern: str, content: bytes | 
     if pattern == "checkpoint.json" and content is None:
         assert checkpoint.load(tmp_path) is None
         return
+    best = path.name.startswith("best")
     with pytest.raises(InputError, match=path.name) as caught:
-        if path.name.startswith("best"):
-            checkpoint.load_tensors(tmp_path / "best.safetensors")
-        else:
-            checkpoint.load(tmp_path)
+        _ = checkpoint.load_tensors(tmp_path / "best.safetensors") if best else checkpoint.load(tmp_path)
     assert "\n" not in str(caught.value)
 
 

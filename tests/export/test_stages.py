@@ -154,7 +154,7 @@ def test_an_unfinished_stage_is_not_taken_over(
     assert list(summary) == ["crm", "joint"]
 
 
-def test_the_llms_own_training_does_not_know_the_seed(data: PreparedData, whole: Run, text: str, tmp_path: Path) -> None:
+def test_the_llm_does_not_know_the_recipes_seed(data: PreparedData, whole: Run, text: str, tmp_path: Path) -> None:
     other = with_text(text, top={"seed": 2}, joint=OFF, continuation=OFF)
     stages.train(tmp_path / "run", other, data, quiet=True)
     run = Run.open(tmp_path / "run", data)
