@@ -7,6 +7,7 @@ that decides its weights, so a finished one can be taken over from another run t
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -41,6 +42,7 @@ def train(
     """Run every stage of the recipe, or what is left of them; returns (and writes) the run's summary.
 
     Args:
+        quiet: no progress bars and no report.
         reuse: other runs, whose finished stages are taken over where they would come out the same.
     """
     if recipe.llm.source == "checkpoint":
@@ -57,8 +59,18 @@ def train(
         summary = {name: stages.do(name, reuse) for name in enabled(recipe)}
         if place.is_main_process:
             atomic.write_file(folder / "summary.json", json.dumps(summary, indent=1).encode())
+            if not quiet:
+                _report(folder)
         place.wait_for_everyone()
     return summary
+
+
+def _report(folder: Path) -> None:
+    """The run as an HTML page, where the plots' library is installed."""
+    if importlib.util.find_spec("matplotlib"):
+        from corella_edge_export.report import write_report
+
+        write_report(folder)
 
 
 def enabled(recipe: Recipe) -> list[str]:
