@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from the commands' help, the tree in README.md from docstrings and its tables from the results.
+"""Writes docs/cli.md from the commands' help, README.md's tree from docstrings, tables and docs/results.md from JSON.
 
 `--check` only compares.
 """
@@ -19,11 +19,14 @@ import click
 # The width is fixed so that the page does not depend on the terminal.
 os.environ["COLUMNS"] = "100"
 
+import study_page
+
 from corella_edge.cli import COMMANDS, cli
+from corella_edge_export.study.tables import figure
 
 ROOT = Path(__file__).resolve().parents[1]
-CLI_PAGE, README = ROOT / "docs" / "cli.md", ROOT / "README.md"
-RESULTS = ROOT / "benchmarks" / "results"
+CLI_PAGE, README, RESULTS_PAGE = ROOT / "docs" / "cli.md", ROOT / "README.md", ROOT / "docs" / "results.md"
+RESULTS, PUBLISHED = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "published"
 COLUMN = 36
 
 
@@ -68,8 +71,9 @@ def _result(name: str) -> dict[str, Any]:
     return found
 
 
-def _interval(value: dict[str, float], sign: str = "") -> str:
-    return f"{value['value']:{sign}.4f} [{value['low']:{sign}.4f}, {value['high']:{sign}.4f}]"
+def _point(found: Any) -> str:
+    """A figure without its interval, which older results do not have."""
+    return figure(found["value"] if isinstance(found, dict) else found)
 
 
 def _quality(result: dict[str, Any]) -> Iterator[str]:
@@ -89,9 +93,8 @@ def _quality(result: dict[str, Any]) -> Iterator[str]:
     for row in group["at"]:
         ms = latency.get(row["ratio"])
         times = f"{ms['p50']:.2f} | {ms['p99']:.2f}" if ms else "|"
-        quality = (
-            f"{_interval(row['auc'])} | {_interval(row['gain'], '+')} | {row['logloss']:.4f} | {row['accuracy']:.4f}"
-        )
+        figures = [figure(row["auc"]), figure(row["gain"], "+"), *(_point(row[m]) for m in ("logloss", "accuracy"))]
+        quality = " | ".join(figures)
         yield f"| {row['ratio']:g} | {row['share']:.3f} | {quality} | {times} |"
     yield ""
 
@@ -119,7 +122,7 @@ def _seeds(result: dict[str, Any]) -> Iterator[str]:
     yield "| seed | all | seen users | unseen users |"
     yield "|---|---|---|---|"
     for seed, groups in result["seeds"].items():
-        cells = [_interval(groups[name]["auc"]) for name in ("all", "seen users", "unseen users")]
+        cells = [figure(groups[name]["auc"]) for name in ("all", "seen users", "unseen users")]
         yield f"| {seed} | {' | '.join(cells)} |"
     yield ""
 
@@ -133,7 +136,7 @@ def _demo(result: dict[str, Any]) -> Iterator[str]:
     for seed, entry in result["seeds"].items():
         at = {row["ratio"]: row for row in entry["at"]}
         auc = [f"{at[ratio]['auc']['value']:.4f}" for ratio in (0.0, 1.0, 0.3)]
-        gains = [_interval(at[0.3][name], "+") for name in ("gain", "gain_over_llm")]
+        gains = [figure(at[0.3][name], "+") for name in ("gain", "gain_over_llm")]
         winners = ", ".join(f"{ratio:g}" for ratio in entry["beats_both"])
         yield f"| {seed} | {' | '.join([*auc, *gains])} | {winners} |"
 
@@ -172,9 +175,10 @@ def summary(path: Path) -> str:
 
 
 def main() -> None:
-    pages = {CLI_PAGE: cli_page(), README: readme()}
+    results = study_page.page(RESULTS, PUBLISHED)
+    pages = {CLI_PAGE: cli_page(), README: readme(), RESULTS_PAGE: results}
     for path, wanted in pages.items():
-        if path.read_text("utf-8") == wanted:
+        if path.exists() and path.read_text("utf-8") == wanted:
             continue
         if "--check" in sys.argv:
             sys.exit(f"{path.relative_to(ROOT)} is stale: run `make docs`")

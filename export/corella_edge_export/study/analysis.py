@@ -9,12 +9,14 @@ import numpy as np
 
 from corella_edge.router import RATIOS
 from corella_edge_export.study.boundary import SHARE, boundary, calibration
-from corella_edge_export.study.groups import about, by_user, thirds
+from corella_edge_export.study.fusion import sigmoid
+from corella_edge_export.study.groups import about, by_user, parts, thirds
 from corella_edge_export.study.scored import Floats, Json, Judge, Pair, Scored, gains, percents, shown
 from corella_edge_export.study.shares import CANDIDATES, curve, operating_point, operation
 
 DRAWS = 2000
 CLAIM = {"auc": 0.72, "accuracy": 1.08}  # the paper's lift over the best baseline, percent
+RANKING = ("auc", "uauc")  # metrics that scores need be no probabilities for
 MAX_SHARE = 0.3  # of test rows, for the claim to count
 
 
@@ -40,6 +42,24 @@ def analyse(pair: Pair, name: str, draws: int = DRAWS, seed: int = 0, ratios: Se
         "boundary": boundary(pair, share, draws, seed),
         "calibration": {model: calibration(p, pair.test.labels) for model, p in models.items()},
     }  # fmt: skip
+
+
+def against(pair: Pair, scores: Floats, draws: int = DRAWS, seed: int = 0,
+            candidates: Sequence[float] = CANDIDATES) -> Json:  # fmt: skip
+    """Another ranking of the test rows, scores float64 [n] of any scale, by part: its AUC and UAUC, what ours gain."""
+    how = operation(pair.valid, candidates)
+    final = how.scores(pair.test)
+    found: Json = {}
+    for name, mask in parts(pair.test).items():
+        rows = pair.test.part(mask)
+        judge = Judge(rows, draws, seed)
+        other = {metric: figures for metric, figures in judge(sigmoid(scores[mask])).items() if metric in RANKING}
+        ours = {"base": rows.base, "crm": rows.crm, "llm": rows.llm_or_crm, "routed": final[mask]}
+        found[name] = {**about(rows), **shown(other)}
+        for model, p in ours.items():
+            figures = judge(p)
+            found[name][f"{model}_over"] = gains({metric: figures[metric] for metric in RANKING}, other)
+    return found
 
 
 def claim(point: Json) -> Json:

@@ -39,15 +39,19 @@ def about(rows: Scored) -> Json:
     return {"rows": len(rows), "users": len(np.unique(rows.users)), "positive": float(rows.labels.mean())}
 
 
+def parts(rows: Scored) -> dict[str, Mask]:
+    """All rows, the seen and the unseen ones; those of them that there are."""
+    masks = {"all": np.ones(len(rows), dtype=bool), "seen": rows.seen, "unseen": ~rows.seen}
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
 def by_user(rows: Scored, how: Operation, draws: int = 2000, seed: int = 0, whole: Judge | None = None) -> Json:
-    """Every model and the routed system on all rows, on seen and on unseen ones; parts without rows are left out."""
-    parts: dict[str, Mask] = {"all": np.ones(len(rows), dtype=bool), "seen": rows.seen, "unseen": ~rows.seen}
+    """Every model and the routed system on all rows, on seen and on unseen ones."""
     final, chosen = how.scores(rows), routed(rows, how.threshold)
     found: Json = {}
-    for name, mask in parts.items():
-        if mask.any():
-            judge = whole if whole and name == "all" else Judge(rows.part(mask), draws, seed)
-            found[name] = systems(judge, final[mask], float(chosen[mask].mean()))
+    for name, mask in parts(rows).items():
+        judge = whole if whole and name == "all" else Judge(rows.part(mask), draws, seed)
+        found[name] = systems(judge, final[mask], float(chosen[mask].mean()))
     return found
 
 

@@ -21,7 +21,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class Predictions:
-    """A finished run's scores. Files are keyed by the stages they came from and made once."""
+    """A finished run's scores. Files are keyed by the weights they came from, and made once."""
 
     def __init__(self, run: Run, base: Run, say: Callable[[str], None] = lambda message: None) -> None:
         """`base` is the run whose stage 1 all gains are held against."""
@@ -54,8 +54,7 @@ class Predictions:
     def _kept(self, split: str, model: str, rows: Indices, score: Callable[[], Floats]) -> Floats:
         """float64 [rows], from the file if it has the scores of these rows by these weights."""
         origin = self.base if model == "base" else self.run
-        keys = {path.parent.name: path.read_text("utf-8") for path in sorted(origin.folder.glob("*/stage.json"))}
-        about = json.dumps([model, split, keys, hashlib.sha256(rows.tobytes()).hexdigest()], sort_keys=True)
+        about = json.dumps([model, split, weights(origin), hashlib.sha256(rows.tobytes()).hexdigest()])
         key = hashlib.sha256(about.encode()).hexdigest()[:16]
         path = self.run.folder / "predictions" / f"{split}-{model}-{key}.f64"
         if not path.exists():
@@ -76,6 +75,12 @@ class Predictions:
         whole: Floats = np.full(len(split.users), np.nan)
         whole[found] = probability
         return np.asarray(whole[rows])
+
+
+def weights(run: Run) -> dict[str, str]:
+    """File → hash, of what every stage of a run has kept."""
+    files = sorted(run.folder.glob("*/best*.safetensors"))
+    return {str(path.relative_to(run.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def folder_of(root: Path, seed: int, variant: str) -> Path:

@@ -10,11 +10,12 @@ from pathlib import Path
 from corella_edge import atomic
 from corella_edge.errors import InputError
 from corella_edge_export import stages
+from corella_edge_export.baseline import smoothed_rates
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.recipe import Recipe
 from corella_edge_export.run import Run, fingerprint
 from corella_edge_export.study import plots, tables
-from corella_edge_export.study.analysis import DRAWS, ablation, analyse, combine, combine_ablations
+from corella_edge_export.study.analysis import DRAWS, ablation, against, analyse, combine, combine_ablations
 from corella_edge_export.study.boundary import boundary
 from corella_edge_export.study.predictions import Predictions, folder_of
 from corella_edge_export.study.scored import Json, Pair
@@ -58,10 +59,10 @@ def study(recipe: Recipe, data: PreparedData, out: Path, settings: Settings, say
     """Train (or go on), score and judge; writes `out`/study.json, study.md and one SVG a plot.
 
     Raises:
-        InputError: `out` holds a study of another recipe or other data, or the recipe has no CRM warm-up.
+        InputError: `out` holds a study of another recipe or other data, the recipe has no CRM warm-up, or the seeds
+            are not different whole numbers.
     """
-    if not recipe.crm.epochs:
-        raise InputError("the study holds everything against the CRM after stage 1; crm.epochs must be above 0")
+    _check(recipe, settings.seeds)
     chosen = variants(recipe) if settings.ablations else {FULL: recipe}
     same = {"recipe": json.loads(json.dumps(asdict(replace(recipe, seed=0)), default=dict)), "data": fingerprint(data)}
     with atomic.resumable_folder(out, "about.json", same):
@@ -69,6 +70,14 @@ def study(recipe: Recipe, data: PreparedData, out: Path, settings: Settings, say
         result = {**_about(recipe, data, settings), **_together(found, settings)}
         _write(out, result)
     return result
+
+
+def _check(recipe: Recipe, seeds: Sequence[int]) -> None:
+    if not recipe.crm.epochs:
+        raise InputError("the study holds everything against the CRM after stage 1; crm.epochs must be above 0")
+    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+        text = ", ".join(map(str, seeds)) or "none"
+        raise InputError(f"seeds: different whole numbers from 0 to 2^32 - 1 are needed, not {text}")
 
 
 def _seed(
@@ -88,6 +97,8 @@ def _seed(
     say(f"seed {seed}: {settings.draws:,} draws of users")
     analysis = analyse(pairs[FULL], FULL, settings.draws)
     analysis["boundary_by_variant"] = {name: boundary(pair, draws=settings.draws) for name, pair in pairs.items()}
+    rates = smoothed_rates(data.split("train"), data.split("test"))
+    analysis["baseline"] = against(pairs[FULL], rates, settings.draws)
     return analysis, ablation(pairs, settings.draws)
 
 

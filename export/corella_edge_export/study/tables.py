@@ -19,26 +19,38 @@ SHIFTS = {
 
 def markdown(result: Json, ablation: Sequence[Json] = ()) -> str:
     """All tables of an analysis, or of `combine`'s."""
-    parts = [
+    parts = sections(result, ablation)
+    return "\n".join([*_head(result), *(line for title, rows in parts for line in (f"## {title}", "", *rows, ""))])
+
+
+def sections(result: Json, ablation: Sequence[Json] = ()) -> list[tuple[str, Iterator[str]]]:
+    """Title and lines of each table."""
+    return [
         ("Main claim: gain over the stage-1 CRM", claims(result)),
         ("Point of operation, chosen on validation rows", users(result)),
         *((f"{TITLES[metric]} by routed share", curve(result, metric)) for metric in ("auc", "accuracy", "logloss")),
         ("Thirds by the CRM's confidence", groups(result)),
+        *((("Beside no learning", baseline(result)),) if "baseline" in result else ()),
         ("Boundary shift on routed rows", boundary(result)),
+        *((("Boundary shift by variant", shifts(result)),) if len(result.get("boundary_by_variant", ())) > 1 else ()),
         *((("Ablation", ablations(ablation)),) if ablation else ()),
     ]
-    return "\n".join([*_head(result), *(line for title, rows in parts for line in (f"## {title}", "", *rows, ""))])
 
 
 def _head(result: Json) -> Iterator[str]:
     test = result["test"]
     yield f"# {result['name']}: {count(test['rows'])} test rows of {count(test['users'])} users"
     yield ""
+    yield from reading(result)
+    yield ""
+
+
+def reading(result: Json) -> Iterator[str]:
+    """How the figures are to be read."""
     many = len(result.get("seeds", ())) > 1
     yield f"- [ ] is the 95 % interval, bootstrap over users, {result['draws']:,} draws; gains are paired."
     if many:
         yield f"- ± is the standard deviation over {len(result['seeds'])} training seeds."
-    yield ""
 
 
 def claims(result: Json) -> Iterator[str]:
@@ -110,6 +122,24 @@ def boundary(result: Json) -> Iterator[str]:
     yield ""
     yield from _header("measure", "value")
     yield from (_row(title, figure(found[name], "+")) for name, title in SHIFTS.items() if name in found)
+
+
+def shifts(result: Json) -> Iterator[str]:
+    """The shift of every variant on the rows that it routes itself at the same validation ratio."""
+    yield from _header("variant", "routed", *SHIFTS.values())
+    for name, found in result["boundary_by_variant"].items():
+        yield _row(name, _share(found["share"]), *(figure(found.get(measure), "+") for measure in SHIFTS))
+
+
+def baseline(result: Json) -> Iterator[str]:
+    """What every model gains over a ranking by smoothed like rates of item and user."""
+    yield "Smoothed like rates of the item and the user in training rows; gains of every model over them."
+    yield ""
+    yield from _header("rows", "metric", "no learning", *(f"{title} over it" for title in MODELS.values()))
+    for name, found in result["baseline"].items():
+        for metric in ("auc", "uauc"):
+            over = (figure(found[f"{model}_over"][metric], "+") for model in MODELS)
+            yield _row(name, TITLES[metric], figure(found[metric]), *over)
 
 
 def ablations(table: Sequence[Json]) -> Iterator[str]:
