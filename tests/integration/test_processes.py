@@ -1,0 +1,151 @@
+"""Two processes of `accelerate launch` train what one does, within rounding; their folder is a run like any other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from corella_edge_export.checkpoint import load_tensors
+from sessions import ONE, prepare_tiny, succeed
+
+pytestmark = pytest.mark.slow
+RECIPE = """
+name = "two"
+[crm]
+embedding_dim = 4
+cross_layers = 2
+hidden = [8]
+dropout = 0.0
+history = 8
+window = 16
+batch_size = 256
+epochs = 1
+evaluations = 1
+[llm]
+vocab_size = 420
+hidden = 16
+layers = 2
+heads = 2
+kv_heads = 1
+intermediate = 24
+context = 768
+batch_tokens = 1024
+epochs = 1
+evaluations = 2
+valid_rows = 40
+text_weight = 0.3
+[joint]
+rows = 200
+batch_tokens = 200
+epochs = 1
+width = 8
+[continuation]
+rows = 100
+batch_tokens = 1024
+epochs = 1
+[prompt]
+item = "{title}:"
+history_lines = 2
+block = 2
+[export]
+calibration_rows = 20
+sample_rows = 20
+reference_rows = 8
+"""
+STAGES = ("crm", "llm", "joint", "continuation")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    prepare_tiny(folder / "data")
+    (folder / "two.toml").write_text(RECIPE)
+    succeed(*arguments(folder, "one"))
+    return folder
+
+
+def arguments(place: Path, name: str) -> list[Any]:
+    return ["train", place / "two.toml", "--data", place / "data", "--out", place / name]
+
+
+def launched(place: Path, name: str, until: str = "") -> tuple[int, str]:
+    """The exit code and errors of two processes; nothing of them outlives the call, or the file `until`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port,
+               "-m", "corella_edge", *arguments(place, name)]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        while until and process.poll() is None and not (place / name / until).exists():
+            time.sleep(0.05)
+        errors = "" if until else process.communicate(timeout=240)[1]
+    except subprocess.TimeoutExpired:
+        errors = "timeout"
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, number)
+                process.wait(10)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
+    return process.returncode, errors
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def same(place: Path, name: str) -> None:
+    for stage in STAGES:
+        ours, theirs = (load_tensors(place / run / stage / "best.safetensors") for run in (name, "one"))
+        assert ours.keys() == theirs.keys()
+        for key, tensor in theirs.items():
+            torch.testing.assert_close(ours[key], tensor, rtol=1e-2, atol=2e-3, msg=f"{stage} {key}")
+        lines = zip(figures(place / name / stage), figures(place / "one" / stage), strict=True)
+        for found, expected in lines:
+            assert found.keys() == expected.keys()
+            assert (found["kind"], found["step"]) == (expected["kind"], expected["step"])
+            assert found["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+
+
+def test_two_processes_train_what_one_does(place: Path) -> None:
+    code, errors = launched(place, "both")
+    assert code == 0, errors[-3000:]
+    same(place, "both")
+    succeed("export", place / "both", "--out", place / "bundle", "--llm-type", "F16", *ONE)
+    succeed("verify", place / "bundle", *ONE)
+    # A second launch has nothing to do.
+    before = (place / "both" / "joint" / "best.safetensors").read_bytes()
+    code, errors = launched(place, "both")
+    assert code == 0, errors[-3000:]
+    assert (place / "both" / "joint" / "best.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_two_processes_left_goes_on(place: Path, alone: bool) -> None:
+    """Ended in the middle of the work, and finished by one process or again by two."""
+    name = f"cut-{alone}"
+    launched(place, name, until="joint/metrics.jsonl")
+    assert not (place / name / "summary.json").exists()
+    if alone:
+        succeed(*arguments(place, name))
+    else:
+        code, errors = launched(place, name)
+        assert code == 0, errors[-3000:]
+    same(place, name)
