@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import json
 import math
 import shutil
@@ -26,7 +27,7 @@ from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.synthetic import SyntheticConfig, generate
 from corella_edge_export.recipe import Recipe
 from corella_edge_export.run import Run
-from corella_edge_export.study import tables
+from corella_edge_export.study import plots, tables
 from corella_edge_export.study.fusion import fusion
 from corella_edge_export.study.predictions import Predictions
 from corella_edge_export.study.scored import Floats, Json, Pair, Scored
@@ -181,6 +182,12 @@ def test_its_structure(studied: Studied) -> None:
         assert f"## {title}\n" in markdown
     assert "nan" not in markdown
     assert len(list(studied.folder.glob("*.svg"))) == 5
+
+
+def test_without_matplotlib_there_are_no_plots(studied: Studied, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert plots.write(studied.result["analysis"], tmp_path) == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_baseline_is_ranked_beside_it(studied: Studied) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from corella_edge.jsonlines import read_lines
 from corella_edge.request import parse_request
+from corella_edge_export import stages
 from corella_edge_runtime.engine import Engine
 from sessions import ONE, REPOSITORY, run, serving, start, succeed
 
@@ -49,6 +51,13 @@ def test_inspect_tells_what_was_trained(tiny):
     assert "llm.F16.gguf" in text
     assert str(tiny.data.parent) not in text
     assert "PROBLEMS" not in succeed("inspect", tiny.bundle).out
+
+
+def test_training_ends_with_a_report(tiny, tmp_path, monkeypatch):
+    assert "Training report" in (tiny.run / "report.html").read_text("utf-8")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    stages._report(tmp_path)  # no run at all: without matplotlib nothing is looked at
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_file_of_the_bundle_holds_a_path_of_this_machine(tiny):
