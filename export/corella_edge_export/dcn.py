@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from corella_edge.schema import DERIVED, PAD, Field, Schema
+from corella_edge.derived import DERIVED
+from corella_edge.schema import PAD, Field, Schema
 from corella_edge_export.recipe import CrmRecipe
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.derived import Histories
 from corella_edge.request import User
-from corella_edge.schema import OOV, FeatureEncoder, Feed, Histories
+from corella_edge.schema import OOV, FeatureEncoder, Feed
 from corella_edge_export.data.prepared import PreparedData
 
 CHUNK = 4096

@@ -11,7 +11,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from corella_edge.schema import DERIVED, Feed, Schema
+from corella_edge.derived import DERIVED
+from corella_edge.schema import Feed, Schema
 from corella_edge_export.dcn import DCNv2
 from corella_edge_runtime.crm import VOCAB_KEY
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corella_edge.catalog import Catalog
+from corella_edge.derived import FARTHEST
 from corella_edge.errors import BundleError
 from corella_edge.request import Candidate, Event, User
 from corella_edge.schema import (
-    FARTHEST,
     FIRST,
     OOV,
     PAD,
