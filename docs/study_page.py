@@ -56,7 +56,8 @@ def _made(path: Path, result: dict[str, Any]) -> Iterator[str]:
     machine = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     seeds = ", ".join(map(str, result["seeds"]))
-    yield f"- Training seeds {seeds}; {machine['cpu']}, {machine['cores']} cores; {versions}."
+    place = f"{machine['cpu']}, {machine['cores']} cores" + (f", {machine['gpu']}" if "gpu" in machine else "")
+    yield f"- Training seeds {seeds}; {place}; {versions}."
     yield f"- Kept on {result['made'][:10]} at commit {result['commit']}; `{path.name}` holds the recipe. To repeat it:"
     yield ""
     yield "```bash"
@@ -66,7 +67,7 @@ def _made(path: Path, result: dict[str, Any]) -> Iterator[str]:
 
 def _command(result: dict[str, Any]) -> str:
     words = ["corella-edge", "study", result["name"], "--data", f"data/{result['data']}"]
-    words += ["--seeds", ",".join(map(str, result["seeds"]))]
+    words += ["--seeds", ",".join(map(str, result["seeds"]))] if result["seeds"] != [1, 2, 3] else []
     words += ["--valid-rows", str(result["valid_rows"])] if result["valid_rows"] else []
     words += ["--draws", str(result["draws"])] if result["draws"] != 2000 else []
     words += [] if len(result["analysis"].get("boundary_by_variant", "..")) > 1 else ["--no-ablations"]

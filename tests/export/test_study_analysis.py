@@ -184,6 +184,7 @@ def test_figures_read_alike_for_one_and_several_seeds() -> None:
     assert tables.figure(0.5) == "0.5000"
     assert tables.figure({"value": 0.1, "low": -0.2, "high": 0.3}, "+", 1) == "+0.1 [-0.2, +0.3]"
     assert tables.figure({"value": 0.1, "sd": 0.02, "low": 0.0, "high": 1.0}, digits=2) == "0.10 ± 0.02"
+    assert tables.figure({"value": 0.1, "sd": 0.02, "low": 0.0, "high": 1.0}, "+", 2) == "+0.10 ± 0.02 [+0.00, +1.00]"
     assert tables.figure({"value": 0.1, "sd": None}) == "0.1000"
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+
 from corella_edge import atomic
 from corella_edge.errors import InputError
 from corella_edge_export import stages
@@ -22,6 +24,7 @@ from corella_edge_export.study.scored import Json, Pair
 from corella_edge_runtime.bench.machine import machine, versions
 
 FULL = "full"
+HEAVY = ("torch", "transformers", "accelerate")
 Say = Callable[[str], None]
 
 
@@ -113,11 +116,20 @@ def _together(found: Sequence[tuple[Json, list[Json]]], settings: Settings) -> J
 
 
 def _about(recipe: Recipe, data: PreparedData, settings: Settings) -> Json:
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "what": "study", "recipe": json.loads(json.dumps(asdict(recipe), default=dict)), "name": recipe.name,
-        "data": data.info["name"], "notes": data.info.get("notes", []), "seeds": list(settings.seeds),
-        "draws": settings.draws, "valid_rows": settings.valid_rows, "machine": machine(), "versions": versions(),
+        "data": data.info["name"], "notes": [*data.info.get("notes", []), *_parts(data)],
+        "seeds": list(settings.seeds), "draws": settings.draws, "valid_rows": settings.valid_rows,
+        "machine": {**machine(), **gpu}, "versions": versions({name: name for name in HEAVY}),
     }  # fmt: skip
+
+
+def _parts(data: PreparedData) -> list[str]:
+    """What seen and unseen mean, where it is not the user alone."""
+    if data.history_events != "liked":
+        return []
+    return ["Seen rows are warm ones: their user and their item both have training rows. All others are unseen."]
 
 
 def _write(out: Path, result: Json) -> None:

@@ -50,7 +50,7 @@ def reading(result: Json) -> Iterator[str]:
     many = len(result.get("seeds", ())) > 1
     yield f"- [ ] is the 95 % interval, bootstrap over users, {result['draws']:,} draws; gains are paired."
     if many:
-        yield f"- ± is the standard deviation over {len(result['seeds'])} training seeds."
+        yield f"- ± is the standard deviation over {len(result['seeds'])} seeds; [ ] is then their mean interval."
 
 
 def claims(result: Json) -> Iterator[str]:
@@ -154,14 +154,16 @@ def ablations(table: Sequence[Json]) -> Iterator[str]:
 
 
 def figure(found: Any, sign: str = "", digits: int = 4) -> str:
-    """A number; mean ± sd of seeds; or a value with its interval."""
+    """A number; mean ± sd of seeds, of a gain (`sign`) also their mean interval; or a value with its interval."""
     if found is None or (isinstance(found, dict) and found["value"] is None):
         return "n/a"
     if not isinstance(found, dict):
         return f"{found:{sign}.{digits}f}"
     value = f"{found['value']:{sign}.{digits}f}"
     if found.get("sd") is not None:
-        return f"{value} ± {found['sd']:.{digits}f}"
+        value += f" ± {found['sd']:.{digits}f}"
+        if not sign:
+            return value
     if found.get("low") is None:
         return value
     return f"{value} [{found['low']:{sign}.{digits}f}, {found['high']:{sign}.{digits}f}]"
