@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -98,13 +100,36 @@ def launched(place: Path, name: str, until: str = "") -> tuple[int, str]:
     except subprocess.TimeoutExpired:
         errors = "timeout"
     finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, number)
-                process.wait(10)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
+        end_all(place / name)
+        process.wait(30)
+        assert process.stderr is not None
+        process.stderr.close()
     return process.returncode, errors
+
+
+def end_all(out: Path) -> None:
+    """The launcher and its workers, which are in sessions of their own: whoever was given this folder.
+
+    Returns when the folder's lock is free: a process that was killed lets go of it a moment later.
+    """
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        if str(out).encode() in arguments_of(entry):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+    lock = os.open(out, os.O_RDONLY)
+    for _ in range(300):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        time.sleep(0.1)
+    os.close(lock)
+
+
+def arguments_of(entry: Path) -> list[bytes]:
+    try:
+        return entry.read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
