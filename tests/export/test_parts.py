@@ -171,7 +171,7 @@ def test_the_crm_learns_at_its_own_rate(make: Make) -> None:
 def test_an_interrupted_joint_stage_ends_in_the_same_weights(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    small = {"joint": {"batch_tokens": 150, "rows": 60}, "crm": {"epochs": 0, "dropout": 0.3}, "llm": {"epochs": 0}}
+    small = {"joint": {"batch_tokens": 60, "rows": 60}, "crm": {"epochs": 0, "dropout": 0.3}, "llm": {"epochs": 0}}
     schedule = loop.Schedule(**{**SCHEDULE, "evaluations": 2}, accumulate=2)
     loop.fit(make("joint", **small), schedule, tmp_path / "whole", seed=5, quiet=True)
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0 if how == "error" else 1e9)
