@@ -33,7 +33,8 @@ def one(seed: int, folder: Path) -> dict[str, Any]:
     started = time.monotonic()
     rows = demo(folder, seed, print, lambda *_: None)["evaluation"]["groups"]["all"]["at"]
     winners = [row["ratio"] for row in rows if row["gain"]["low"] > 0 and row["gain_over_llm"]["low"] > 0]
-    return {"beats_both": winners, "seconds": round(time.monotonic() - started, 1), "at": rows}
+    kept = [{name: value for name, value in row.items() if name != "lines"} for row in rows]
+    return {"beats_both": winners, "seconds": round(time.monotonic() - started, 1), "at": kept}
 
 
 if __name__ == "__main__":
