@@ -16,9 +16,9 @@ from corella_edge.prompt import Template
 from corella_edge.router import parse_share, parse_threshold
 
 _SHARES = ("dropout", "oov_rate", "warmup", "spell_rate")
-_POSITIVE = ("learning_rate", "crm_learning_rate", "exponent")
+_POSITIVE = ("learning_rate", "crm_learning_rate", "align_learning_rate", "exponent")
 _MAY_BE_ZERO = (
-    "cross_layers", "cross_rank", "rows", "valid_rows", "weight_decay", "epochs", "seed", "text_weight",
+    "cross_layers", "cross_rank", "item_vectors", "rows", "valid_rows", "weight_decay", "epochs", "seed", "text_weight",
     "llm_weight", "crm_weight", "align_weight", "pairs",
 )  # fmt: skip
 
@@ -30,7 +30,9 @@ class CrmRecipe:
     `cross_rank` 0 means full-rank cross layers. `oov_rate` is the share of user and item ids replaced by OOV in
     training, so that unseen ids have a trained row. `history` events are pooled, evenly or by `attention` of the
     candidate; derived statistics look back on `window` events, whose ratings count from the `centre`: the mean of
-    all training ratings, or of the event's item. A metric is looked at after every `epoch / evaluations` rows.
+    all training ratings, or of the event's item. `item_quality` adds how liked the candidate and the history's items
+    are in training rows, `item_vectors` (their width) how far the same users like both. A metric is looked at after
+    every `epoch / evaluations` rows.
     """
 
     embedding_dim: int = 32
@@ -43,6 +45,8 @@ class CrmRecipe:
     pooling: Literal["mean", "attention"] = "mean"
     window: int = 256
     centre: Literal["all", "item"] = "all"
+    item_quality: bool = False
+    item_vectors: int = 0
     oov_rate: float = 0.1
     batch_size: int = 1024
     learning_rate: float = 1e-3
@@ -129,7 +133,8 @@ class JointRecipe:
     The loss is llm_weight * L_llm + crm_weight * L_crm + align_weight * L_align, where L_align sums over `pairs`
     (LLM block, cross layer), counted from 1, the `exponent`-th power of the L2 distance between both hidden
     states, projected to `width` numbers, divided by `width`. No pairs = every cross layer with one of the last
-    blocks. The paper gives the weights; pairs, exponent and width it leaves open.
+    blocks. The paper gives the weights; pairs, exponent and width it leaves open. The projections start at random
+    and must follow the models, not pull them along: they have a learning rate of their own.
     """
 
     epochs: int = 0
@@ -138,6 +143,7 @@ class JointRecipe:
     accumulate: int = 1
     learning_rate: float = 5e-4
     crm_learning_rate: float = 2e-4
+    align_learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup: float = 0.05
     evaluations: int = 2

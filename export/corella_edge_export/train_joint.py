@@ -89,8 +89,11 @@ class JointTask:
 
     def groups(self) -> list[tuple[list[nn.Parameter], float]]:
         llm = [p for p in self.reader.model.parameters() if p.requires_grad]
-        slower = self.recipe.crm_learning_rate / self.recipe.learning_rate
-        return [(llm, 1.0), ([*self.crm.model.parameters()], slower), ([*self.align.parameters()], 1.0)]
+        crm, align = (
+            rate / self.recipe.learning_rate
+            for rate in (self.recipe.crm_learning_rate, self.recipe.align_learning_rate)
+        )
+        return [(llm, 1.0), ([*self.crm.model.parameters()], crm), ([*self.align.parameters()], align)]
 
 
 def side_of(tensors_: dict[str, Any], side: str) -> dict[str, Any]:
