@@ -104,9 +104,9 @@ def _steps(result: dict[str, Any]) -> Iterator[str]:
     names = [name for name, step in result["steps"].items() if step["seconds"] is not None]
     size = sum(result["bundle_bytes"].values()) / 2**20
     models = {name: result["bundle_bytes"][name] / 2**20 for name in ("crm.onnx", "llm.gguf")}
-    yield "| step | " + " | ".join(["train CRM", "train LLM", *names]) + " |"
-    yield "|---" * (len(names) + 3) + "|"
-    times = [trained["crm"], trained["llm"], *(f"{result['steps'][name]['seconds']:,.1f} s" for name in names)]
+    yield "| step | " + " | ".join([*(f"stage {name}" for name in trained), *names]) + " |"
+    yield "|---" * (len(names) + len(trained) + 1) + "|"
+    times = [*trained.values(), *(f"{result['steps'][name]['seconds']:,.1f} s" for name in names)]
     yield f"| time | {' | '.join(times)} |"
     yield ""
     yield f"The bundle is {size:.1f} MiB: `crm.onnx` {models['crm.onnx']:.1f}, `llm.gguf` {models['llm.gguf']:.1f},"
