@@ -15,12 +15,25 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.catalog import Catalog
-from corella_edge.derived import DERIVED, FARTHEST, Bits, Floats, Histories, Ints, Side
+from corella_edge.derived import (
+    DERIVED,
+    FARTHEST,
+    LARGEST,
+    WIDEST,
+    Bits,
+    Facts,
+    Floats,
+    Histories,
+    Ints,
+    Side,
+    number,
+    number_fact,
+    vector_fact,
+)
 from corella_edge.errors import BundleError
 from corella_edge.request import Candidate, User
 
 PAD, OOV, FIRST = 0, 1, 2
-LARGEST = 1e30
 
 Kind = Literal["categorical", "multi", "sequence", "numeric", "derived"]
 Feed = dict[str, npt.NDArray[Any]]
@@ -148,10 +161,13 @@ def _problem(item: Field, vocabularies: Mapping[str, Vocabulary]) -> str:
 def _derived_problem(item: Field, vocabularies: Mapping[str, Vocabulary]) -> str:
     if item.source not in DERIVED or DERIVED[item.source][2] != item.side:
         return f"{item.source!r} is not a function of the {item.side} side"
-    if item.side == "item" and item.args.get("vocab") not in vocabularies:
+    if item.source == "history_match" and item.args.get("vocab") not in vocabularies:
         return f"unknown vocabulary {item.args.get('vocab')!r}"
     if item.side == "item" and not isinstance(item.args.get("attribute"), str):
-        return "args must name the attribute to match"
+        return "args must name the attribute to look at"
+    width = item.args.get("width")
+    if item.source == "history_similarity" and not (type(width) is int and 1 <= width <= WIDEST):
+        return f"args: width must be a whole number from 1 to {WIDEST}"
     if not isinstance(item.args.get("centre", ""), str):
         return "args: centre must name a number of the catalogue"
     return _constants_problem(item, "mean", "scale", "strength")
@@ -179,7 +195,7 @@ def _sequence_problem(item: Field, vocab: Vocabulary) -> str:
 def encode_value(item: Field, vocab: Vocabulary | None, value: Any) -> Any:
     """One attribute value as an index, a padded list of indices, or a standardised number."""
     if item.kind == "numeric":
-        centred = (_number(value, item.args["mean"]) - item.args["mean"]) / item.args["scale"]
+        centred = (number(value, item.args["mean"]) - item.args["mean"]) / item.args["scale"]
         return min(max(centred, -FARTHEST), FARTHEST)
     assert vocab is not None
     if item.kind == "categorical":
@@ -187,12 +203,6 @@ def encode_value(item: Field, vocab: Vocabulary | None, value: Any) -> Any:
     values = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
     known = [vocab.index(v) for v in values][: item.length]
     return known + [PAD] * (item.length - len(known))
-
-
-def _number(value: Any, default: float) -> float:
-    """A missing or unreadable number becomes the training mean."""
-    usable = isinstance(value, (int, float)) and abs(value) < LARGEST
-    return float(value) if usable else float(default)
 
 
 class FeatureEncoder:
@@ -205,20 +215,20 @@ class FeatureEncoder:
         self._attributes = schema.of("categorical", "multi", "numeric", side="item")
         self.item_tables: Feed = {f.name: self._table(f) for f in self._attributes}
         self.item_index = self._item_index()
-        self._match = schema.of("derived", side="item")
-        self._bits = {f.name: self._bit_table(f) for f in self._match}
+        self._looking = schema.of("derived", side="item")
+        self._facts = {f.name: self._fact_table(f) for f in self._looking}
         self._centres = {f.name: self._centre_table(f) for f in schema.of("derived") if "centre" in f.args}
 
     def encode(self, user: User, candidates: Sequence[Candidate]) -> tuple[Feed, list[tuple[str, ...]]]:
         """The input arrays of one request and, per candidate, the names of fields with unseen values."""
         rows = np.asarray(self.catalog.rows([c.item for c in candidates]), dtype=np.int64)
         feed: Feed = {name: table[rows] for name, table in self.item_tables.items()}
-        bits = {name: table[rows][None] for name, table in self._bits.items()}
+        facts = {name: table[rows][None] for name, table in self._facts.items()}
         for i, candidate in enumerate(candidates):
             if candidate.features is not None:
-                self._encode_inline(candidate, i, feed, bits)
+                self._encode_inline(candidate, i, feed, facts)
         feed.update(self.encode_user(user))
-        feed.update(self.encode_history(self.history(user), bits))
+        feed.update(self.encode_history(self.history(user), facts))
         return feed, self._unknown(feed, len(candidates))
 
     def encode_user(self, user: User) -> Feed:
@@ -244,23 +254,23 @@ class FeatureEncoder:
             mask[0, -len(events) :] = True
         return Histories(rows, ratings, mask)
 
-    def encode_history(self, history: Histories, candidate_bits: Mapping[str, Bits]) -> Feed:
+    def encode_history(self, history: Histories, candidate_facts: Mapping[str, Facts]) -> Feed:
         """Sequence inputs int64 [b, length] and the derived ones."""
         feed: Feed = {f.name: self.encode_sequence(f, history.last(f.length)) for f in self.schema.of("sequence")}
-        feed.update(self.encode_derived(history, candidate_bits))
+        feed.update(self.encode_derived(history, candidate_facts))
         return feed
 
-    def encode_derived(self, history: Histories, candidate_bits: Mapping[str, Bits]) -> Feed:
+    def encode_derived(self, history: Histories, candidate_facts: Mapping[str, Facts]) -> Feed:
         """Derived inputs: float32 [b, width] on the user side, [b * n, width] on the item side."""
         feed: Feed = {}
         nothing = np.zeros((1, 1, 1), dtype=np.uint64)
         for item in self.schema.of("derived"):
             function, width, _ = DERIVED[item.source]
             recent = self._centred(item, history.last(item.length))
-            matched = item.name in self._bits
-            seen = self._bits[item.name][recent.rows] if matched else nothing
-            bits = candidate_bits[item.name] if matched else nothing
-            feed[item.name] = function(recent, seen, bits, item.args).reshape(-1, width)
+            looks = item.name in self._facts
+            seen = self._facts[item.name][recent.rows] if looks else nothing
+            facts = candidate_facts[item.name] if looks else nothing
+            feed[item.name] = function(recent, seen, facts, item.args).reshape(-1, width)
         return feed
 
     def _centred(self, item: Field, history: Histories) -> Histories:
@@ -270,9 +280,9 @@ class FeatureEncoder:
         moved = history.ratings - self._centres[item.name][history.rows]
         return Histories(history.rows, moved, history.mask)
 
-    def candidate_bits(self, rows: Ints) -> dict[str, Bits]:
-        """Attribute bits of catalogue rows int64 [b, n] for every matching derived field."""
-        return {name: table[rows] for name, table in self._bits.items()}
+    def candidate_facts(self, rows: Ints) -> dict[str, Facts]:
+        """What every derived field of the item side looks at, of catalogue rows int64 [b, n]."""
+        return {name: table[rows] for name, table in self._facts.items()}
 
     def encode_sequence(self, item: Field, history: Histories) -> Ints:
         """int64 [b, w]: vocabulary indices of the events' items or ratings."""
@@ -308,32 +318,36 @@ class FeatureEncoder:
         vocab = self.schema.vocabularies[fields[0].vocab]
         return np.asarray([vocab.index(i) for i in self.catalog.ids] + [OOV], dtype=np.int64)
 
-    def _bit_table(self, item: Field) -> Bits:
-        """uint64 [items + 1, words]: the values of the field's attribute as bits."""
+    def _fact_table(self, item: Field) -> Facts:
+        """[items + 1, width]: what the field's function looks at of every item, and of one outside the catalogue."""
+        name = item.args["attribute"]
+        values = [*(record.get(name) for record in self.catalog.attributes), None]
+        return np.stack([self._fact(item, value) for value in values])
+
+    def _fact(self, item: Field, value: Any) -> Facts:
+        """An attribute's value as the field's function looks at it."""
+        if item.source == "history_number":
+            return number_fact(value, item.args)
+        if item.source == "history_similarity":
+            return vector_fact(value, item.args)
         vocab = self.schema.vocabularies[item.args["vocab"]]
-        words = (len(vocab) + 63) // 64
-        table = np.zeros((len(self.catalog) + 1, words), dtype=np.uint64)
-        for row, record in enumerate(self.catalog.attributes):
-            table[row] = attribute_bits(record.get(item.args["attribute"]), vocab, words)
-        return table
+        return attribute_bits(value, vocab, (len(vocab) + 63) // 64)
 
     def _centre_table(self, item: Field) -> Floats:
         """float32 [items + 1]: how far an item's centre, a number of the catalogue, lies from the mean."""
         mean = float(item.args["mean"])
-        numbers = [_number(record.get(item.args["centre"]), mean) - mean for record in self.catalog.attributes]
+        numbers = [number(record.get(item.args["centre"]), mean) - mean for record in self.catalog.attributes]
         return np.asarray([*numbers, 0.0], dtype=np.float32)
 
-    def _encode_inline(self, candidate: Candidate, i: int, feed: Feed, bits: dict[str, Bits]) -> None:
+    def _encode_inline(self, candidate: Candidate, i: int, feed: Feed, facts: dict[str, Facts]) -> None:
         """Attributes that came with the request win over the catalogue's."""
         features = candidate.features or {}
         for item in self._attributes:
             if item.source in features and item.source != "id":
                 feed[item.name][i] = encode_value(item, self._vocab(item), features[item.source])
-        for item in self._match:
+        for item in self._looking:
             if item.args["attribute"] in features:
-                vocab = self.schema.vocabularies[item.args["vocab"]]
-                table = bits[item.name]
-                table[0, i] = attribute_bits(features[item.args["attribute"]], vocab, table.shape[-1])
+                facts[item.name][0, i] = self._fact(item, features[item.args["attribute"]])
 
     def _unknown(self, feed: Feed, n: int) -> list[tuple[str, ...]]:
         """Per candidate the sources ("user", "item", an attribute) whose value is OOV."""

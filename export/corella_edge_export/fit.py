@@ -5,18 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from corella_edge.catalog import Catalog
 from corella_edge.schema import Field, Schema, Vocabulary, value_key
+from corella_edge_export import item_fit
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.recipe import CrmRecipe
 
 MULTI_MAX = 16
 MEAN_STRENGTH = 5.0
+PLAIN = CrmRecipe()
 
 
-def catalog_of(data: PreparedData) -> Catalog:
+def catalog_of(data: PreparedData, recipe: CrmRecipe = PLAIN, without: npt.NDArray[np.bool_] | None = None) -> Catalog:
     """Every item of the data, in the order of its local indices (so a local index is a catalogue row).
+
+    Where the recipe asks for them, `quality` and `likeness` are an item's numbers of `item_fit`, of all users or
+    of those outside the mask `without`.
 
     Where there are ratings, `mean_rating` is the mean of the item's training ratings, `MEAN_STRENGTH` ratings of
     the general mean counted in, so that a single one does not decide; it is None where there is none.
@@ -25,6 +31,11 @@ def catalog_of(data: PreparedData) -> Catalog:
     means = _mean_ratings(data)
     if "mean_rating" not in columns and any(mean is not None for mean in means):
         columns["mean_rating"] = means
+    users = np.ones(len(data.user_ids), dtype=np.bool_) if without is None else ~without
+    if recipe.item_quality:
+        columns["quality"] = item_fit.quality(data, users).round(4).tolist()
+    if recipe.item_vectors:
+        columns["likeness"] = item_fit.vectors(data, users, recipe.item_vectors).round(4).tolist()
     records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return Catalog(data.item_ids, records)
 
@@ -102,4 +113,20 @@ def _history_fields(
             match = {**args, "attribute": name, "vocab": f"item_{name}"}
             length = recipe.window
             fields.append(Field(f"history_match_{name}", "derived", "item", "history_match", "", length, match))
+    return fields + _fitted_fields(data, recipe)
+
+
+def _fitted_fields(data: PreparedData, recipe: CrmRecipe) -> list[Field]:
+    """What rests on the items' fitted numbers."""
+    fields = []
+    if recipe.item_quality:
+        numbers = {"quality": {"mean": 0.0, "scale": 1.0}}
+        if "year" in data.items:
+            numbers["year"] = {"mean": 1985.0, "scale": 15.0}
+        for name, constants in numbers.items():
+            args = {**constants, "strength": 3.0, "attribute": name}
+            fields.append(Field(f"history_number_{name}", "derived", "item", "history_number", "", recipe.window, args))
+    if recipe.item_vectors:
+        args = {"mean": 0.0, "scale": 0.25, "strength": 1.0, "attribute": "likeness", "width": recipe.item_vectors}
+        fields.append(Field("history_similarity", "derived", "item", "history_similarity", "", recipe.window, args))
     return fields

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from corella_edge_export.data.prepared import PreparedData
 
 CHUNK = 4096
 Rows = npt.NDArray[np.int64]
+Part = tuple[npt.NDArray[np.bool_], FeatureEncoder]  # bool [users], and how to encode their rows
 
 
 class EncodedRows:
@@ -24,15 +25,25 @@ class EncodedRows:
     """
 
     def __init__(
-        self, data: PreparedData, split: str, encoder: FeatureEncoder, progress: Callable[[int], Any] | None = None
+        self,
+        data: PreparedData,
+        split: str,
+        encoder: FeatureEncoder,
+        progress: Callable[[int], Any] | None = None,
+        parts: Iterable[Part] = (),
     ) -> None:
+        """`parts` are users whose rows' derived statistics another encoder of the same schema makes."""
         self.data, self.encoder = data, encoder
         self.rows = data.split(split)
         self.labels = self.rows.labels.astype(np.float32)
         self.user_tables = self._user_tables()
         self._sequences = {f.name: f for f in encoder.schema.of("sequence")}
         self._derived = {f.name for f in encoder.schema.of("derived")}
-        self.derived = self._all_derived(progress)
+        self.derived = self._all_derived(encoder, np.arange(len(self), dtype=np.int64), progress)
+        for users, other in parts:
+            rows = np.flatnonzero(users[self.rows.users])
+            for name, values in self._all_derived(other, rows, None).items():
+                self.derived[name][rows] = values
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,13 +79,13 @@ class EncodedRows:
         ]
         return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]} if feeds else {}
 
-    def _all_derived(self, progress: Callable[[int], Any] | None) -> Feed:
+    def _all_derived(self, encoder: FeatureEncoder, chosen: Rows, progress: Callable[[int], Any] | None) -> Feed:
         parts: dict[str, list[Any]] = {name: [] for name in self._derived}
-        for start in range(0, len(self), CHUNK):
-            rows = np.arange(start, min(start + CHUNK, len(self)), dtype=np.int64)
-            history = self.histories(rows, self.encoder.schema.window)
-            bits = self.encoder.candidate_bits(self.rows.items[rows][:, None].astype(np.int64))
-            for name, values in self.encoder.encode_derived(history, bits).items():
+        for start in range(0, max(1, len(chosen)), CHUNK):
+            rows = chosen[start : start + CHUNK]
+            history = self.histories(rows, encoder.schema.window)
+            facts = encoder.candidate_facts(self.rows.items[rows][:, None].astype(np.int64))
+            for name, values in encoder.encode_derived(history, facts).items():
                 parts[name].append(values)
             if progress is not None:
                 progress(len(rows))

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -27,18 +29,21 @@ from corella_edge.catalog import Catalog
 from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
-from corella_edge.schema import Schema
+from corella_edge.schema import FeatureEncoder, Schema
 from corella_edge_export import checkpoint, llm, plain_text, tokenizer
 from corella_edge_export.align import Alignment, pairs_for
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.dcn import DCNv2
 from corella_edge_export.fit import catalog_of, fit_schema
+from corella_edge_export.item_fit import folds
 from corella_edge_export.recipe import Recipe, recipe_from
 from corella_edge_export.sequences import SequenceBuilder
 from corella_edge_export.train_joint import side_of
 from corella_edge_export.train_llm import Reader, trained_tensors
 
 TOKENIZER_USERS = 2000
+# Keys that recipes have got since runs were first kept: one that has the default is none.
+LATER = {"item_quality": False, "item_vectors": 0}
 
 
 class Run:
@@ -82,8 +87,20 @@ class Run:
     def fit_inputs(self) -> tuple[Schema, Catalog]:
         """Schema and catalogue, fitted once and then read from the run."""
         if not (self.folder / "schema.json").exists():
-            bundle.write_schema(self.folder, fit_schema(self.data, self.recipe.crm), catalog_of(self.data))
+            bundle.write_schema(self.folder, *self._fitted())
         return bundle.read_schema(self.folder)
+
+    def _fitted(self) -> tuple[Schema, Catalog]:
+        return fit_schema(self.data, self.recipe.crm), catalog_of(self.data, self.recipe.crm)
+
+    def parts(self) -> Iterator[tuple[npt.NDArray[np.bool_], FeatureEncoder]]:
+        """Folds of users with an encoder of their training rows, whose items' numbers come from the other folds."""
+        recipe = self.recipe.crm
+        if not recipe.item_quality and not recipe.item_vectors:
+            return
+        schema, _ = self.fit_inputs()
+        for users in folds(self.data):
+            yield users, FeatureEncoder(schema, catalog_of(self.data, recipe, users))
 
     def new_crm(self) -> DCNv2:
         """The DCNv2 before training."""
@@ -208,10 +225,11 @@ def hold(folder: Path, recipe: Recipe, data: PreparedData) -> AbstractContextMan
 
 
 def deciding(settings: Any) -> Any:
-    """A recipe's table without what changes the cost of a training, not its weights."""
+    """A recipe's table without what changes the cost of a training, not its weights, and without later keys."""
     if not isinstance(settings, dict):
         return settings
-    return {name: deciding(value) for name, value in settings.items() if name != "gradient_checkpointing"}
+    kept = {name: value for name, value in settings.items() if name != "gradient_checkpointing"}
+    return {name: deciding(value) for name, value in kept.items() if name not in LATER or value != LATER[name]}
 
 
 def data_of(folder: Path, data: Path | None) -> PreparedData:

@@ -205,7 +205,9 @@ class Stages:
     def rows(self, split: str) -> EncodedRows:
         """A split's rows as the CRM's inputs, encoded once."""
         if split not in self._rows:
-            self._rows[split] = EncodedRows(self.run.data, split, FeatureEncoder(self.schema, self.catalog))
+            encoder = FeatureEncoder(self.schema, self.catalog)
+            parts = self.run.parts() if split == "train" else ()
+            self._rows[split] = EncodedRows(self.run.data, split, encoder, parts=parts)
         return self._rows[split]
 
 

@@ -1,0 +1,99 @@
+"""Functions of the history and a candidate, held against the same by hand; the rest is in test_schema.py."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corella_edge.catalog import Catalog
+from corella_edge.derived import WIDEST, number_fact, vector_fact
+from corella_edge.errors import BundleError
+from corella_edge.request import Candidate, Event, User
+from corella_edge.schema import FeatureEncoder, Field, Schema
+
+NUMBER = {"mean": 1985.0, "scale": 10.0, "strength": 3.0, "attribute": "year"}
+LIKE = {"mean": 0.1, "scale": 0.5, "strength": 1.0, "attribute": "likeness", "width": 2}
+RECORDS: list[dict[str, Any]] = [
+    {"year": "1995", "likeness": [1.0, 0.0]}, {"year": 1975, "likeness": [0.6, 0.8]},
+    {"year": None, "likeness": [0.0, -1.0]}, {"year": "old", "likeness": [1.0]}, {},
+]  # fmt: skip
+IDS = ["a", "b", "c", "d", "e"]
+YEARS = dict(zip(IDS, [1.0, -1.0, 0.0, 0.0, 0.0], strict=True))
+VECTORS = dict(zip(IDS, [(1.0, 0.0), (0.6, 0.8), (0.0, -1.0), (0.0, 0.0), (0.0, 0.0)], strict=True))
+WINDOW = 7
+
+
+def encoder() -> FeatureEncoder:
+    fields = (
+        Field("years", "derived", "item", "history_number", length=WINDOW, args=NUMBER),
+        Field("alike", "derived", "item", "history_similarity", length=WINDOW, args=LIKE),
+    )
+    return FeatureEncoder(Schema(fields, {}), Catalog(IDS, RECORDS))
+
+
+def slow_latest(values: list[float]) -> float:
+    weights = [0.5 ** ((len(values) - 1 - j) / 10) for j in range(len(values))]
+    return sum(w * v for w, v in zip(weights, values, strict=True)) / (sum(weights) + 1)
+
+
+def slow_number(events: list[str], candidate: str) -> list[float]:
+    own, numbers = YEARS.get(candidate, 0.0), [YEARS.get(item, 0.0) for item in events]
+    weight = len(events) + 3.0
+    return [own, sum(numbers) / weight, slow_latest(numbers), sum(abs(n - own) for n in numbers) / weight]
+
+
+def slow_similarity(events: list[str], candidate: str) -> list[float]:
+    own = VECTORS.get(candidate, (0.0, 0.0))
+    cosines = [sum(x * y for x, y in zip(own, VECTORS.get(item, (0.0, 0.0)), strict=True)) for item in events]
+    values = [(cosine - 0.1) / 0.5 for cosine in cosines]
+    return [sum(values) / 10, sum(values) / (len(events) + 1), slow_latest(values), sum(sorted(values)[-5:]) / 5]
+
+
+@given(st.lists(st.sampled_from([*IDS, "nowhere"]), max_size=10))
+def test_numbers_and_similarities_by_hand_whatever_the_batch(events: list[str]) -> None:
+    made, user = encoder(), User(history=tuple(Event(item) for item in events))
+    candidates = [Candidate(item) for item in [*IDS, "nowhere"]]
+    feed, _ = made.encode(user, candidates)
+    recent = events[-WINDOW:]
+    expected = [slow_number(recent, candidate.item) for candidate in candidates]
+    np.testing.assert_allclose(feed["years"], expected, rtol=1e-5, atol=1e-6)
+    expected = [slow_similarity(recent, candidate.item) for candidate in candidates]
+    np.testing.assert_allclose(feed["alike"], expected, rtol=1e-5, atol=1e-6)
+    for i, candidate in enumerate(candidates):
+        alone, _ = made.encode(user, [candidate])
+        np.testing.assert_allclose(alone["years"][0], feed["years"][i], rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(alone["alike"][0], feed["alike"][i], rtol=1e-6, atol=1e-7)
+
+
+def test_what_a_request_brings_wins_over_the_catalogue() -> None:
+    user = User(history=(Event("a"), Event("b")))
+    inline = Candidate("nowhere", {"year": 1995, "likeness": [1.0, 0.0]})
+    feed, _ = encoder().encode(user, [Candidate("a"), inline])
+    for values in feed.values():
+        np.testing.assert_array_equal(values[0], values[1])
+
+
+@given(st.one_of(st.none(), st.text(), st.floats(), st.integers(), st.lists(st.floats() | st.none(), max_size=3)))
+def test_any_value_is_a_bounded_fact(value: Any) -> None:
+    for fact in (number_fact(value, NUMBER), vector_fact(value, LIKE)):
+        assert np.isfinite(fact).all()
+        assert np.abs(fact).max() <= 10.0
+
+
+@pytest.mark.parametrize("width", [None, 0, WIDEST + 1, 2.0, True])
+def test_a_vector_has_a_width(width: Any) -> None:
+    field = Field("alike", "derived", "item", "history_similarity", args={**LIKE, "width": width})
+    with pytest.raises(BundleError, match="width"):
+        Schema((field,), {})
+
+
+def test_a_schema_of_them_survives_json() -> None:
+    schema = encoder().schema
+    assert Schema.from_json(json.loads(json.dumps(schema.to_json())), {}).fields == schema.fields
+    assert math.isclose(schema.window, WINDOW)

@@ -1,0 +1,124 @@
+"""Numbers of items from training rows: the formulas, and that no row is encoded with its own label."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import tiny_run  # noqa: E402
+from corella_edge.schema import FeatureEncoder  # noqa: E402
+from corella_edge_export import item_fit, train_crm  # noqa: E402
+from corella_edge_export.dcn import DCNv2  # noqa: E402
+from corella_edge_export.fit import catalog_of, fit_schema  # noqa: E402
+from corella_edge_export.recipe import CrmRecipe  # noqa: E402
+from corella_edge_export.rows import EncodedRows  # noqa: E402
+from corella_edge_export.run import Run, deciding  # noqa: E402
+from corella_edge_export.to_onnx import export_onnx  # noqa: E402
+from corella_edge_export.verify import check_crm  # noqa: E402
+
+RECIPE = CrmRecipe(embedding_dim=4, hidden=(8,), history=7, window=11, item_quality=True, item_vectors=6)
+NUMBERS = ("history_number_quality", "history_similarity")
+
+
+def everyone(data: Any) -> Any:
+    return np.ones(len(data.user_ids), dtype=np.bool_)
+
+
+def test_quality_is_the_least_penalised_loss(fitted: Any) -> None:
+    """The same logistic regression by Newton steps on the whole design."""
+    data, rows = fitted.data, fitted.data.split("train")
+    known = item_fit._known(data, rows.items)
+    users, items = np.eye(len(data.user_ids)), np.eye(len(data.item_ids))
+    design = np.hstack([items[rows.items], known[rows.items], np.ones((len(rows.items), 1)), users[rows.users]])
+    sizes = [items.shape[1], known.shape[1], 1, users.shape[1]]
+    penalty = np.repeat([1 / item_fit.EFFECT, 1 / item_fit.STEP, 0.0, 1 / item_fit.EFFECT], sizes)
+    weights = np.zeros(design.shape[1])
+    for _ in range(30):
+        p = 1 / (1 + np.exp(-design @ weights))
+        gradient = design.T @ (p - rows.labels) + penalty * weights
+        weights -= np.linalg.solve((design.T * (p * (1 - p))) @ design + np.diag(penalty), gradient)
+    part = design.shape[1] - users.shape[1]
+    expected = np.hstack([items, known, np.ones((len(items), 1))]) @ weights[:part]
+    np.testing.assert_allclose(item_fit.quality(data, everyone(data)), expected, atol=2e-3)
+
+
+def test_vectors_are_right_singular_vectors(fitted: Any) -> None:
+    data = fitted.data
+    likes = item_fit._likes(data)
+    scaled = likes / np.sqrt(likes.sum(axis=0) + 5)
+    right = np.linalg.svd(scaled, full_matrices=False)[2][:3].T
+    found = item_fit.vectors(data, everyone(data), 3)
+    length = np.linalg.norm(right, axis=1)
+    known = length > 1e-3
+    unit = right[known] / length[known, None]
+    np.testing.assert_allclose(found[known] @ found[known].T, unit @ unit.T, atol=1e-6)
+    assert item_fit.vectors(data, everyone(data), 100).shape == (len(data.item_ids), 100)
+
+
+def test_folds_part_the_users(fitted: Any) -> None:
+    parts = item_fit.folds(fitted.data)
+    assert len(parts) == item_fit.FOLDS
+    np.testing.assert_array_equal(np.sum(parts, axis=0), 1)
+
+
+def test_a_training_row_does_not_see_its_own_fold(tmp_path: Path) -> None:
+    data, recipe = tiny_run.prepared(tmp_path / "data"), tiny_run.recipe()
+    recipe = replace(recipe, crm=RECIPE)
+    (tmp_path / "run").mkdir()
+    run = Run(tmp_path / "run", recipe, data)
+    schema, catalog = run.fit_inputs()
+    encoder = FeatureEncoder(schema, catalog)
+    train = EncodedRows(data, "train", encoder, parts=run.parts())
+    plain = EncodedRows(data, "train", encoder)
+    users = item_fit.folds(data)[0]
+    rows = data.split("train")
+    inside = np.flatnonzero(users[rows.users])
+    without = catalog_of(data, RECIPE, users)
+    own = train.derived[NUMBERS[0]][inside, 0]
+    qualities = [without.attributes[item]["quality"] for item in rows.items[inside]]
+    np.testing.assert_allclose(own, qualities, atol=1e-6)
+    # Other labels of the fold's users change nothing of what its rows see.
+    flipped = rows.labels.copy()
+    flipped[inside] = 1 - flipped[inside]
+    split = data.split
+    data.split = lambda name: replace_labels(split(name), flipped) if name == "train" else split(name)
+    again = catalog_of(data, RECIPE, users)
+    assert again.attributes == without.attributes
+    assert catalog_of(data, RECIPE).attributes != catalog.attributes
+    for name in NUMBERS:
+        assert not np.array_equal(train.derived[name], plain.derived[name]), name
+
+
+def replace_labels(split: Any, labels: Any) -> Any:
+    return replace(split, labels=labels)
+
+
+def test_onnx_equals_torch_with_the_numbers(fitted: Any, tmp_path: Path) -> None:
+    data = fitted.data
+    encoder = FeatureEncoder(fit_schema(data, RECIPE), catalog_of(data, RECIPE))
+    torch.manual_seed(0)
+    model = DCNv2(encoder.schema, RECIPE).eval()
+    split = data.split("test")
+    requests = [data.request(int(split.users[r]), int(split.positions[r]), range(9)) for r in range(4)]
+    export_onnx(model, encoder.schema, tmp_path / "crm.onnx")
+    assert check_crm(model, encoder, tmp_path / "crm.onnx", requests) <= 1e-5
+    rows = EncodedRows(data, "test", encoder)
+    batch = rows.batch(np.arange(6))
+    for row in range(6):
+        request = data.request(int(split.users[row]), int(split.positions[row]), [int(split.items[row])])
+        feed, _ = encoder.encode(request.user, request.candidates or ())
+        for name, values in feed.items():
+            np.testing.assert_allclose(values[0], batch[name][row], rtol=1e-5, atol=1e-6, err_msg=name)
+    assert np.isfinite(train_crm.predict(model, rows)).all()
+
+
+def test_later_keys_change_a_recipe_only_when_they_are_used() -> None:
+    assert deciding({"crm": {"item_quality": False, "item_vectors": 0, "window": 3}}) == {"crm": {"window": 3}}
+    used = {"crm": {"item_quality": True, "item_vectors": 8}}
+    assert deciding(used) == used
