@@ -30,7 +30,7 @@ from corella_edge_runtime.llm.scorer import YesNoScorer
 from results import write
 
 # hidden, layers, heads, intermediate
-SIZES = {"S": (128, 3, 4, 256), "M": (256, 4, 4, 512), "L": (384, 6, 6, 1024)}
+SIZES = {"S": (128, 3, 4, 256), "M": (256, 4, 4, 512), "L": (320, 5, 5, 768)}
 USERS, CANDIDATES, REPEATS = 40, 20, 3
 
 
