@@ -27,8 +27,8 @@ class Alignment(nn.Module):
         """(loss 0-d, mean distance of each pair [pairs]).
 
         Args:
-            llm: what each LLM block gives at the answer position, [n, llm_width]. crm: what each cross layer
-                gives, [n, crm_width]; pairs count both from 1.
+            llm: what each LLM block gives at the answer position, [n, llm_width], the last one after the final norm.
+            crm: what each cross layer gives, [n, crm_width]; pairs count both from 1.
         """
         distances = [
             torch.linalg.vector_norm(to_llm(llm[block - 1].float()) - to_crm(crm[layer - 1]), dim=1)

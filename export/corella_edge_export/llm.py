@@ -193,7 +193,7 @@ def merged(model: Any) -> Any:
 def hidden_states(
     model: Any, tokens: Tensor, blocks: bool = False, seen: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """(what the output head reads [b, length, hidden], what each block gives, if asked for).
+    """(what the output head reads [b, length, hidden], what each block gives, the last one after the final norm).
 
     `tokens` int64 [b, length] is padded on the right: causal attention never looks there. `seen` replaces causal
     attention: what each token sees, bool [b, 1, length, length], and its place in its own text, int64 [b, length].
@@ -208,11 +208,11 @@ def hidden_states(
 def answer_logits(model: Any, hidden: Tensor, answers: Tensor) -> Tensor:
     """Logits of the answers, float32 [targets, 2], in the order of `answers` int64 [2]; `hidden` [targets, hidden].
 
-    Only these positions meet the output head, and only its two rows.
+    Only these positions meet the output head, and only its two rows; in float32 whatever the blocks computed in, as
+    two logits rounded to eight bits would tie many scores. Call it outside autocast.
     """
     head: nn.Linear = plain(model).lm_head
-    logits: Tensor = nn.functional.linear(hidden, head.weight[answers])
-    return logits.float()
+    return nn.functional.linear(hidden.float(), head.weight[answers].float())
 
 
 def plain(model: Any) -> Any:

@@ -2,9 +2,9 @@
 
 It runs on Hugging Face Accelerate: one CPU, one GPU, or several processes (`accelerate launch`). A batch is cut
 into parts, one or more a process; each part's loss counts with its share of the batch's targets, and gradients
-are summed over parts and processes, so their number changes rounding only. What a step sees is a function of
-(seed, epoch, index) alone and the random state is part of the checkpoint, so an interrupted run ends in the same
-weights as an uninterrupted one on the same CPU.
+are summed over parts and processes, so their number changes rounding (and the masks of dropout) only. What a
+step sees is a function of (seed, epoch, index) alone and the random state is part of the checkpoint, so an
+interrupted run ends in the same weights as an uninterrupted one on the same CPU.
 """
 
 from __future__ import annotations

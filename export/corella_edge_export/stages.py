@@ -220,7 +220,10 @@ def check_rows(recipe: Recipe, data: PreparedData) -> None:
     """Raises InputError if the joint stage leaves fewer rows than the continuation wants."""
     count = len(data.split("train").users)
     if recipe.continuation.epochs and recipe.joint.rows + max(1, recipe.continuation.rows) > count:
-        raise InputError(f"recipe: joint.rows and continuation.rows are together more than the {count} training rows")
+        raise InputError(
+            f"recipe: joint.rows and continuation.rows are together more than the {count} training rows; the "
+            "continuation leaves out joint.rows rows even where the joint stage is off: lower them"
+        )
 
 
 def check_prompts(run: Run) -> None:

@@ -129,7 +129,7 @@ class Reader:
         seen = branched(sequences, tokens.shape[1], place) if any(s.branches for s in sequences) else None
         with self.cast():
             hidden, states = llm.hidden_states(self.model, tokens, blocks, seen)
-            logits = llm.answer_logits(self.model, hidden[where], self.answers.to(place))
+        logits = llm.answer_logits(self.model, hidden[where], self.answers.to(place))
         return Reading(tokens, hidden, where, logits, states)
 
     def cast(self) -> contextlib.AbstractContextManager[object]:

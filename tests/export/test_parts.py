@@ -162,8 +162,10 @@ def test_a_weight_of_zero_switches_a_part_off(make: Make, off: set[str], still: 
 
 
 def test_the_crm_learns_at_its_own_rate(make: Make) -> None:
-    groups = make("joint", **FRESH, joint={"learning_rate": 1e-3, "crm_learning_rate": 2e-4}).groups()
-    assert [factor for _, factor in groups] == [1.0, pytest.approx(0.2), 1.0]
+    groups = make(
+        "joint", **FRESH, joint={"learning_rate": 1e-3, "crm_learning_rate": 2e-4, "align_learning_rate": 4e-3}
+    ).groups()
+    assert [factor for _, factor in groups] == [1.0, pytest.approx(0.2), pytest.approx(4.0)]
     assert len({id(p) for group, _ in groups for p in group}) == sum(len(group) for group, _ in groups)
 
 

@@ -36,7 +36,7 @@ from corella_edge_export.study.study import Settings, study
 from sessions import REPOSITORY, run
 
 SETTINGS = Settings(seeds=(1, 2), draws=20)
-VARIANTS = ("full", "without-stage-1", "without-stage-2", "without-stage-3")
+VARIANTS = ("full", "without-stage-1", "without-stage-2", "without-alignment", "without-stage-3")
 LINES = ("replace", "blend", "stack", "random", "oracle")
 
 
@@ -216,9 +216,9 @@ def test_what_variants_and_seeds_share_is_trained_once(studied: Studied) -> None
 
     assert len(weights("llm", 1, *VARIANTS) | weights("llm", 2, *VARIANTS)) == 1
     for seed in SETTINGS.seeds:
-        assert len(weights("crm", seed, "full", "without-stage-2", "without-stage-3")) == 1
+        assert len(weights("crm", seed, "full", "without-stage-2", "without-alignment", "without-stage-3")) == 1
         assert len(weights("joint", seed, "full", "without-stage-3")) == 1
-        assert len(weights("joint", seed, "full", "without-stage-1")) == 2
+        assert len(weights("joint", seed, "full", "without-stage-1", "without-alignment")) == 3
     assert weights("crm", 1, "full") != weights("crm", 2, "full")
     bases = [kept(studied.variant(1, name), "test", "base") for name in VARIANTS]
     assert all((base == bases[0]).all() for base in bases)

@@ -27,10 +27,16 @@ from corella_edge_export.study.scored import Json, Pair, Scored, interval, numbe
 SHARE = 0.2
 
 
-def boundary(pair: Pair, share: float = SHARE, draws: int = 2000, seed: int = 0, bins: int = BINS) -> Json:
-    """The shift on the test rows routed at a validation share; `rows` 0 and nothing else where none is."""
-    threshold = Calibration.fit(pair.valid.entropies).threshold(share)
-    chosen = routed(pair.test, threshold)
+def boundary(
+    pair: Pair, share: float = SHARE, draws: int = 2000, seed: int = 0, bins: int = BINS, on: Pair | None = None
+) -> Json:
+    """The shift on the test rows routed at a validation share; `rows` 0 and nothing else where none is.
+
+    `on` decides which rows those are: of several variants, the shifts on the same rows can be compared.
+    """
+    deciding = on or pair
+    threshold = Calibration.fit(deciding.valid.entropies).threshold(share)
+    chosen = routed(deciding.test, threshold)
     asked: Json = {"ratio": share, "threshold": number(threshold), "share": float(chosen.mean())}
     return {**asked, **(_shift(pair.test.part(chosen), draws, seed, bins) if chosen.any() else {"rows": 0})}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from accelerate import PartialState
 
 from corella_edge import atomic
 from corella_edge_export import train_crm, train_llm
@@ -65,13 +66,14 @@ class Predictions:
         return np.frombuffer(path.read_bytes(), dtype=np.float64)
 
     def _crm(self, run: Run, stage: str | None, split: str) -> Floats:
-        return train_crm.predict(run.crm(stage), self.stages.rows(split))
+        return train_crm.predict(run.crm(stage).to(PartialState().device), self.stages.rows(split))
 
     def _llm(self, split: Split, rows: Indices) -> Floats:
         """nan for items without text."""
         builder = self.stages.builder
         sequences = builder.exact(split, np.unique(split.users[rows]).tolist(), set(rows.tolist()))
-        found, probability = train_llm.predict(self.run.reader(self.run.llm(), builder), sequences)
+        model = self.run.llm().to(PartialState().device)
+        found, probability = train_llm.predict(self.run.reader(model, builder), sequences)
         whole: Floats = np.full(len(split.users), np.nan)
         whole[found] = probability
         return np.asarray(whole[rows])

@@ -15,7 +15,7 @@ from corella_edge_export import stages
 from corella_edge_export.baseline import smoothed_rates
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.recipe import Recipe
-from corella_edge_export.run import Run, fingerprint
+from corella_edge_export.run import Run, deciding, fingerprint
 from corella_edge_export.study import plots, tables
 from corella_edge_export.study.analysis import DRAWS, ablation, against, analyse, combine, combine_ablations
 from corella_edge_export.study.boundary import boundary
@@ -47,12 +47,21 @@ class Settings:
 
 
 def variants(recipe: Recipe) -> dict[str, Recipe]:
-    """The full recipe, and without each of the stages that it has."""
+    """The full recipe, without each of the stages that it has, and with stage 2 but nothing that aligns.
+
+    Without stage 1 the CRM learns in stage 2 at the rate it would have had: a fresh model at the rate of one that is
+    only touched up would show the rate, not the stage.
+    """
     found = {FULL: recipe}
     if recipe.crm.epochs and recipe.joint.epochs:
-        found["without stage 1"] = replace(recipe, crm=replace(recipe.crm, epochs=0))
+        found["without stage 1"] = replace(
+            recipe, crm=replace(recipe.crm, epochs=0),
+            joint=replace(recipe.joint, crm_learning_rate=recipe.crm.learning_rate),
+        )  # fmt: skip
     if recipe.joint.epochs and recipe.crm.epochs and (recipe.llm.epochs or recipe.continuation.epochs):
         found["without stage 2"] = replace(recipe, joint=replace(recipe.joint, epochs=0))
+    if recipe.joint.epochs and recipe.joint.align_weight:
+        found["without alignment"] = replace(recipe, joint=replace(recipe.joint, align_weight=0.0))
     if recipe.continuation.epochs and (recipe.joint.epochs or recipe.llm.epochs):
         found["without stage 3"] = replace(recipe, continuation=replace(recipe.continuation, epochs=0))
     return found
@@ -67,7 +76,8 @@ def study(recipe: Recipe, data: PreparedData, out: Path, settings: Settings, say
     """
     _check(recipe, settings.seeds)
     chosen = variants(recipe) if settings.ablations else {FULL: recipe}
-    same = {"recipe": json.loads(json.dumps(asdict(replace(recipe, seed=0)), default=dict)), "data": fingerprint(data)}
+    settled = deciding(json.loads(json.dumps(asdict(replace(recipe, seed=0)), default=dict)))
+    same = {"recipe": settled, "data": fingerprint(data)}
     with atomic.resumable_folder(out, "about.json", same):
         found = [_seed(chosen, seed, data, out, settings, say, quiet) for seed in settings.seeds]
         result = {**_about(recipe, data, settings), **_together(found, settings)}
@@ -99,7 +109,8 @@ def _seed(
         pairs[name] = Predictions(Run(folder, seeded, data), base, say).pair(settings.valid_rows)
     say(f"seed {seed}: {settings.draws:,} draws of users")
     analysis = analyse(pairs[FULL], FULL, settings.draws)
-    analysis["boundary_by_variant"] = {name: boundary(pair, draws=settings.draws) for name, pair in pairs.items()}
+    shifts = {name: boundary(pair, draws=settings.draws, on=pairs[FULL]) for name, pair in pairs.items()}
+    analysis["boundary_by_variant"] = shifts
     rates = smoothed_rates(data.split("train"), data.split("test"))
     analysis["baseline"] = against(pairs[FULL], rates, settings.draws)
     return analysis, ablation(pairs, settings.draws)
@@ -119,10 +130,18 @@ def _about(recipe: Recipe, data: PreparedData, settings: Settings) -> Json:
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "what": "study", "recipe": json.loads(json.dumps(asdict(recipe), default=dict)), "name": recipe.name,
-        "data": data.info["name"], "notes": [*data.info.get("notes", []), *_parts(data)],
+        "data": data.info["name"], "notes": [*data.info.get("notes", []), *_shared(recipe), *_parts(data)],
         "seeds": list(settings.seeds), "draws": settings.draws, "valid_rows": settings.valid_rows,
         "machine": {**machine(), **gpu}, "versions": versions({name: name for name in HEAVY}),
     }  # fmt: skip
+
+
+def _shared(recipe: Recipe) -> list[str]:
+    """What the training seeds have in common."""
+    if not recipe.llm.epochs:
+        return []
+    text = f"The LLM's own training has one seed ({recipe.llm.seed}), as a downloaded checkpoint would: training seeds"
+    return [f"{text} differ in the CRM, in stages 2 and 3 and in their rows, so ± is not the LLM's whole variance."]
 
 
 def _parts(data: PreparedData) -> list[str]:
