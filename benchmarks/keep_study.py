@@ -25,15 +25,21 @@ def main() -> None:
     parser.add_argument("study", type=Path, help="folder of a finished `corella-edge study`")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--note", action="append", default=[], help="what a reader must know; may be repeated")
+    parser.add_argument("--ablation", type=Path, help="another study of the recipe, of fewer seeds, for its ablations")
     options = parser.parse_args()
-    keep(options.study, options.out, options.note)
+    keep(options.study, options.out, options.note, options.ablation)
 
 
-def keep(study: Path, out: Path, notes: list[str]) -> None:
+def keep(study: Path, out: Path, notes: list[str], ablation: Path | None = None) -> None:
     """Write `out`, and the plot beside it where the study has one."""
     found = json.loads((study / "study.json").read_text("utf-8"))
     figures = {name: value for name, value in found.items() if name not in LEFT_OUT}
     figures["notes"] = [*figures.get("notes", []), *notes]
+    if ablation is not None:
+        other = json.loads((ablation / "study.json").read_text("utf-8"))
+        figures |= {"ablation": other["ablation"], "ablation_by_seed": other["ablation_by_seed"]}
+        figures["analysis"]["boundary_by_variant"] = other["analysis"]["boundary_by_variant"]
+        figures["notes"].append(f"Ablations and the shift by variant: training seeds {other['seeds']}.")
     write(out, rounded(figures))
     if (study / PLOT).exists():
         shutil.copyfile(study / PLOT, out.with_name(f"{out.stem}-{PLOT}"))

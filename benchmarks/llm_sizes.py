@@ -1,6 +1,7 @@
 """Which size of LLM? Validation AUC against milliseconds of inference, for Llamas of several sizes.
 
-    python benchmarks/llm_sizes.py ml-1m-small --data data/ml-1m --work runs/sizes --out benchmarks/results/llm-sizes.json
+    python benchmarks/llm_sizes.py ml-1m-small --data data/ml-1m --work runs/sizes --rows 150000 \\
+        --out benchmarks/results/llm-sizes.json
 
 Each size trains the recipe's [llm] stage on the same rows (--rows, drawn as whole users), and is then timed as a
 quantised GGUF through llama.cpp on one thread: 20 candidates of a new user, and of a user whose prefix is kept.

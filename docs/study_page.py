@@ -24,7 +24,25 @@ def page(results: Path, published: Path) -> str:
     found = {path: json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))}
     studies = {path: result for path, result in found.items() if result.get("what") == "study"}
     lines = [line for path, result in studies.items() for line in _study(path, result, published)]
+    lines += [line for result in found.values() if result.get("what") == "LLM sizes" for line in _sizes(result)]
     return "\n".join([HEAD, *(lines or [NONE])]).rstrip() + "\n"
+
+
+def _sizes(result: dict[str, Any]) -> Iterator[str]:
+    """Validation AUC against milliseconds of inference."""
+    yield "## Which size of LLM"
+    yield ""
+    yield f"Recipe `{result['recipe']}`, its own LLM stage for one epoch on {result['rows']:,} rows; {result['note']}."
+    yield f"Milliseconds for 20 candidates of a user, {result['gguf']}, {result['llm_threads']} thread. At this budget a"
+    yield "larger model is behind: it has not learnt enough yet. `benchmarks/llm_sizes.py` repeats it."
+    yield ""
+    yield "| size | hidden, layers | in blocks | validation AUC | training, s | new user, ms | returning user, ms |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in result["sizes"]:
+        shape = f"{row['hidden']}, {row['layers']} | {row['in_blocks'] / 1e6:.1f} M | {row['valid_auc']:.4f}"
+        times = " | ".join(f"{row[name]:.0f}" for name in ("train_seconds", "new_user_ms", "returning_user_ms"))
+        yield f"| {row['name']} | {shape} | {times} |"
+    yield ""
 
 
 def _study(path: Path, result: dict[str, Any], published: Path) -> Iterator[str]:
