@@ -59,10 +59,10 @@ def _between(text: str, name: str, contents: str) -> str:
 
 def tables() -> Iterator[str]:
     """What the kept results say, as Markdown."""
-    session, crm, demo = (_result(name) for name in ("ml-1m", "crm-ml-1m", "demo-seeds"))
+    session, study, demo = (_result(name) for name in ("ml-1m", "study-ml-1m-small", "demo-seeds"))
     yield from _quality(session)
     yield from _steps(session)
-    yield from _seeds(crm)
+    yield from _study(study)
     yield from _demo(demo)
 
 
@@ -114,17 +114,30 @@ def _steps(result: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
-def _seeds(result: dict[str, Any]) -> Iterator[str]:
-    found = result["test_auc"]
-    yield f"The CRM alone over {len(result['seeds'])} seeds ({result['note']}):"
-    yield f"test AUC {found['mean']:.4f}, standard deviation {found['sd']:.4f}."
+def _study(result: dict[str, Any]) -> Iterator[str]:
+    found = result["analysis"]
+    point, users = found["operating_point"], found["users"]
+    rules = point["rule"] if isinstance(point["rule"], str) else ", ".join(dict.fromkeys(point["rule"]))
+    notes = "; ".join(note for note in result["notes"] if "timestamps" in note)
+    yield f"**The study** of recipe `{result['name']}` on MovieLens-1M ({notes}), {len(result['seeds'])} training seeds:"
+    yield f"fusion rule (`{rules}`) and threshold are chosen on validation rows; AUC and accuracy on test rows, ± over seeds,"
+    yield "gains over the stage-1 CRM paired, in brackets the 95 % interval. All of it: [docs/results.md](docs/results.md)."
     yield ""
-    yield "| seed | all | seen users | unseen users |"
-    yield "|---|---|---|---|"
-    for seed, groups in result["seeds"].items():
-        cells = [figure(groups[name]["auc"]) for name in ("all", "seen users", "unseen users")]
-        yield f"| {seed} | {' | '.join(cells)} |"
+    yield "| users | routed | stage-1 CRM | LLM alone | routed system | gain in AUC | gain in accuracy |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, group in users.items():
+        auc = [_spread(group[model]["auc"]) for model in ("base", "llm", "routed")]
+        gains = [figure(group["over_base"][metric], "+") for metric in ("auc", "accuracy")]
+        yield f"| {name} | {_mean(group['share']):.1%} | {' | '.join([*auc, *gains])} |"
     yield ""
+
+
+def _mean(value: Any) -> float:
+    return float(value["value"] if isinstance(value, dict) else value)
+
+
+def _spread(value: dict[str, float]) -> str:
+    return f"{value['value']:.4f}" + (f" ± {value['sd']:.4f}" if value.get("sd") is not None else "")
 
 
 def _demo(result: dict[str, Any]) -> Iterator[str]:
