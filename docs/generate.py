@@ -119,9 +119,10 @@ def _study(result: dict[str, Any]) -> Iterator[str]:
     point, users = found["operating_point"], found["users"]
     rules = point["rule"] if isinstance(point["rule"], str) else ", ".join(dict.fromkeys(point["rule"]))
     notes = "; ".join(note for note in result["notes"] if "timestamps" in note)
-    yield f"**The study** of recipe `{result['name']}` on MovieLens-1M ({notes}), {len(result['seeds'])} training seeds:"
-    yield f"fusion rule (`{rules}`) and threshold are chosen on validation rows; AUC and accuracy on test rows, ± over seeds,"
-    yield "gains over the stage-1 CRM paired, in brackets the 95 % interval. All of it: [docs/results.md](docs/results.md)."
+    yield f"**The study** of recipe `{result['name']}` ({notes}), {len(result['seeds'])} training seeds:"
+    yield f"fusion rule (`{rules}`) and threshold are chosen on validation rows; AUC and accuracy are of test rows, ± over"
+    yield "seeds, gains over the stage-1 CRM paired, in brackets their 95 % interval."
+    yield "All of it: [docs/results.md](docs/results.md)."
     yield ""
     yield "| users | routed | stage-1 CRM | LLM alone | routed system | gain in AUC | gain in accuracy |"
     yield "|---|---|---|---|---|---|---|"
