@@ -120,7 +120,7 @@ def _study(result: dict[str, Any]) -> Iterator[str]:
     rules = point["rule"] if isinstance(point["rule"], str) else ", ".join(dict.fromkeys(point["rule"]))
     notes = "; ".join(note for note in result["notes"] if "timestamps" in note)
     yield f"**The study** of recipe `{result['name']}` ({notes}), {len(result['seeds'])} training seeds:"
-    yield f"fusion rule (`{rules}`) and threshold are chosen on validation rows; AUC and accuracy are of test rows, ± over"
+    yield f"fusion rule (`{rules}`) and threshold are chosen on validation rows; all figures are of test rows, ± over"
     yield "seeds, gains over the stage-1 CRM paired, in brackets their 95 % interval."
     yield "All of it: [docs/results.md](docs/results.md)."
     yield ""
