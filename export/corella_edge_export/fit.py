@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.catalog import Catalog
+from corella_edge.errors import InputError
 from corella_edge.schema import Field, Schema, Vocabulary, value_key
 from corella_edge_export import item_fit
 from corella_edge_export.data.prepared import PreparedData
@@ -22,7 +23,7 @@ def catalog_of(data: PreparedData, recipe: CrmRecipe = PLAIN, without: npt.NDArr
     """Every item of the data, in the order of its local indices (so a local index is a catalogue row).
 
     Where the recipe asks for them, `quality` and `likeness` are an item's numbers of `item_fit`, of all users or
-    of those outside the mask `without`.
+    of those outside the mask `without`. An attribute of that name is an InputError.
 
     Where there are ratings, `mean_rating` is the mean of the item's training ratings, `MEAN_STRENGTH` ratings of
     the general mean counted in, so that a single one does not decide; it is None where there is none.
@@ -32,10 +33,16 @@ def catalog_of(data: PreparedData, recipe: CrmRecipe = PLAIN, without: npt.NDArr
     if "mean_rating" not in columns and any(mean is not None for mean in means):
         columns["mean_rating"] = means
     users = np.ones(len(data.user_ids), dtype=np.bool_) if without is None else ~without
+    fitted: dict[str, list[Any]] = {}
     if recipe.item_quality:
-        columns["quality"] = item_fit.quality(data, users).round(4).tolist()
+        fitted["quality"] = item_fit.quality(data, users).round(4).tolist()
     if recipe.item_vectors:
-        columns["likeness"] = item_fit.vectors(data, users, recipe.item_vectors).round(4).tolist()
+        fitted["likeness"] = item_fit.vectors(data, users, recipe.item_vectors).round(4).tolist()
+    if taken := sorted(fitted.keys() & columns.keys()):
+        raise InputError(
+            f"{data.root}: an item attribute is named {taken[0]!r}, as a number fitted for the CRM; rename it"
+        )
+    columns |= fitted
     records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return Catalog(data.item_ids, records)
 

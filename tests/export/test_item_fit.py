@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import tiny_run  # noqa: E402
+from corella_edge.errors import InputError  # noqa: E402
 from corella_edge.schema import FeatureEncoder  # noqa: E402
-from corella_edge_export import item_fit, train_crm  # noqa: E402
+from corella_edge_export import fit, item_fit, train_crm  # noqa: E402
 from corella_edge_export.dcn import DCNv2  # noqa: E402
 from corella_edge_export.fit import catalog_of, fit_schema  # noqa: E402
 from corella_edge_export.recipe import CrmRecipe  # noqa: E402
@@ -122,3 +124,14 @@ def test_later_keys_change_a_recipe_only_when_they_are_used() -> None:
     assert deciding({"crm": {"item_quality": False, "item_vectors": 0, "window": 3}}) == {"crm": {"window": 3}}
     used = {"crm": {"item_quality": True, "item_vectors": 8}}
     assert deciding(used) == used
+
+
+def test_an_attribute_with_the_name_of_a_fitted_number_is_refused(monkeypatch: Any) -> None:
+    data = SimpleNamespace(
+        root=Path("data"), items={"title": ["a"], "quality": [1.0]}, item_attributes={"quality": "numeric"},
+        item_ids=["a"], user_ids=["u"],
+    )  # fmt: skip
+    monkeypatch.setattr(fit, "_mean_ratings", lambda data: [None])
+    monkeypatch.setattr(item_fit, "quality", lambda data, users: np.zeros(1))
+    with pytest.raises(InputError, match="'quality'"):
+        fit.catalog_of(data, CrmRecipe(item_quality=True))
