@@ -10,9 +10,8 @@ import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import polars as pl
 
@@ -39,25 +38,6 @@ HISTORY_RULE = (
     "interactions.parquet of that user whose position is smaller"
 )
 MOVIES = "movies.dat"
-
-
-@dataclass(frozen=True)
-class File:
-    """One Parquet file as read, with all of COLUMNS; row i is "row i + 1" in messages."""
-
-    path: Path
-    frame: pl.DataFrame
-    source: dict[str, Any]
-
-    def refuse(self, bad: pl.Series, problem: str) -> None:
-        """Raise InputError naming the first row where `bad` (Boolean) is true; `{column}` is filled in."""
-        if bad.any():
-            row = int(bad.arg_true()[0])
-            self.stop(row, problem.format(**self.frame.row(row, named=True)))
-
-    def stop(self, row: int, problem: str) -> NoReturn:
-        """Raise InputError naming the file and the row (numbered from 0)."""
-        raise InputError(f"{self.path} row {row + 1}: {problem}")
 
 
 def read(source: Path | None, options: Mapping[str, Any]) -> RawData:
@@ -97,7 +77,7 @@ def read(source: Path | None, options: Mapping[str, Any]) -> RawData:
     )
 
 
-def _read_file(path: Path) -> File:
+def _read_file(path: Path) -> Table:
     try:
         data = path.read_bytes()
         frame = pl.read_parquet(io.BytesIO(data))
@@ -114,7 +94,7 @@ def _read_file(path: Path) -> File:
     if frame.is_empty():
         raise InputError(f"{path}: the file has no rows; get it again")
     frame = frame.select(pl.col(name).cast(kind, strict=False) for name, (kind, _) in COLUMNS.items())
-    return File(path, frame, {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})
+    return Table(path, frame, {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}, "row")
 
 
 def _same_kind(found: pl.DataType, wanted: pl.DataType) -> bool:
@@ -124,7 +104,7 @@ def _same_kind(found: pl.DataType, wanted: pl.DataType) -> bool:
     return found == wanted or (found.is_integer() and wanted.is_integer())
 
 
-def _check_rows(files: Mapping[str, File], rows: pl.DataFrame) -> None:
+def _check_rows(files: Mapping[str, Table], rows: pl.DataFrame) -> None:
     """What can be said of each row alone, and of ids across the files."""
     for file in files.values():
         frame = file.frame
@@ -144,7 +124,7 @@ def _check_rows(files: Mapping[str, File], rows: pl.DataFrame) -> None:
         file.refuse(earlier[part], "timestamp {timestamp} is earlier than the row before of user {uid}")
 
 
-def _starts(files: Mapping[str, File]) -> Iterator[tuple[File, int]]:
+def _starts(files: Mapping[str, Table]) -> Iterator[tuple[Table, int]]:
     """Each file and the place of its first row among all rows."""
     start = 0
     for file in files.values():
@@ -158,7 +138,7 @@ def _with_positions(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(position=liked.cum_sum().over("uid") - liked)
 
 
-def _check_histories(files: Mapping[str, File], rows: pl.DataFrame) -> None:
+def _check_histories(files: Mapping[str, Table], rows: pl.DataFrame) -> None:
     """`his` must be the first `position` liked items of the user, or no pointer could stand for it."""
     known = set(rows["iid"].to_list())
     logs: defaultdict[int, list[int]] = defaultdict(list)
@@ -190,7 +170,7 @@ def _items(rows: pl.DataFrame, movies: Table | None) -> pl.DataFrame:
     return frame.select(item_id=pl.col("iid").cast(pl.String), **parts)
 
 
-def _notes(files: Mapping[str, File], movies: Table | None) -> tuple[str, ...]:
+def _notes(files: Mapping[str, Table], movies: Table | None) -> tuple[str, ...]:
     notes = []
     found = tuple(len(file.frame) for file in files.values())
     if found != PUBLISHED:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import polars as pl
 
@@ -27,18 +27,22 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A file as read: `frame` has one String column a field, row i is line i + 1; `source` its hash."""
+    """A file as read; row i is "`unit` i + 1" in messages. `source` is its hash and size."""
 
     path: Path
     frame: pl.DataFrame
     source: dict[str, Any]
+    unit: str = "line"
 
     def refuse(self, bad: pl.Series, problem: str) -> None:
-        """Raise InputError naming the first line where `bad` (Boolean) is true; `{column}` is filled in."""
+        """Raise InputError naming the first row where `bad` (Boolean) is true; `{column}` is filled in."""
         if bad.any():
             row = int(bad.arg_true()[0])
-            text = problem.format(**self.frame.row(row, named=True))
-            raise InputError(f"{self.path} line {row + 1}: {text}")
+            self.stop(row, problem.format(**self.frame.row(row, named=True)))
+
+    def stop(self, row: int, problem: str) -> NoReturn:
+        """Raise InputError naming the file and the row (numbered from 0)."""
+        raise InputError(f"{self.path} {self.unit} {row + 1}: {problem}")
 
 
 def read_table(path: Path, columns: Sequence[Column]) -> Table:
