@@ -20,7 +20,7 @@ from corella_edge_export import llm
 from corella_edge_export.loop import Metrics, Part, whole
 from corella_edge_export.recipe import TextRecipe
 from corella_edge_export.train_crm import device_of
-from corella_edge_export.train_llm import Reader
+from corella_edge_export.train_llm import Reader, trained_tensors
 
 COLUMNS = ("text", "abstract")
 # One block in so many is kept for validation.
@@ -138,7 +138,7 @@ class TextTask:
         return {"perplexity": math.exp(total / len(self.valid))}
 
     def trainable(self) -> dict[str, Tensor]:
-        return {name: p.data for name, p in self.model.named_parameters() if p.requires_grad}
+        return trained_tensors(self.model)
 
     def groups(self) -> list[tuple[list[nn.Parameter], float]]:
         return whole(self.model)

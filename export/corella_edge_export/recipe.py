@@ -85,7 +85,22 @@ class TextRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class LlmRecipe:
+class StageRecipe:
+    """What every stage of the LLM has: `epochs` over `rows` rows, in batches of about `batch_tokens` tokens."""
+
+    epochs: int = 0
+    rows: int = 25_000
+    batch_tokens: int = 8192
+    accumulate: int = 1
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    evaluations: int = 2
+    patience: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LlmRecipe(StageRecipe):
     """The Yes/No model, `scratch` (sizes below) or `checkpoint` (a local Hugging Face directory, LoRA), and its
     own training on answered questions; `epochs` 0 leaves that to the joint stage, as the paper does.
 
@@ -111,15 +126,10 @@ class LlmRecipe:
     seed: int = 1
     rows: int = 0
     epochs: int = 1
-    batch_tokens: int = 8192
-    accumulate: int = 1
     learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.05
     text_weight: float = 0.0
     valid_rows: int = 4000
     evaluations: int = 4
-    patience: int = 4
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     text: TextRecipe = field(default_factory=TextRecipe)
@@ -127,7 +137,7 @@ class LlmRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class JointRecipe:
+class JointRecipe(StageRecipe):
     """Stage 2 (arXiv 2403.16378): both models and the projections on the same `rows` random rows.
 
     The loss is llm_weight * L_llm + crm_weight * L_crm + align_weight * L_align, where L_align sums over `pairs`
@@ -137,17 +147,8 @@ class JointRecipe:
     and must follow the models, not pull them along: they have a learning rate of their own.
     """
 
-    epochs: int = 0
-    rows: int = 25_000
-    batch_tokens: int = 8192
-    accumulate: int = 1
-    learning_rate: float = 5e-4
     crm_learning_rate: float = 2e-4
     align_learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    evaluations: int = 2
-    patience: int = 4
     llm_weight: float = 1.0
     crm_weight: float = 1.0
     align_weight: float = 0.1
@@ -157,18 +158,8 @@ class JointRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class ContinuationRecipe:
+class ContinuationRecipe(StageRecipe):
     """Stage 3: the LLM alone on `rows` other random rows."""
-
-    epochs: int = 0
-    rows: int = 25_000
-    batch_tokens: int = 8192
-    accumulate: int = 1
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    evaluations: int = 2
-    patience: int = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from corella_edge.prompt import PromptEncoder
 from corella_edge.schema import FeatureEncoder
 from corella_edge_export import checkpoint, llm, loop, plain_text, tokenizer, train_crm, train_llm, verify
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.recipe import Recipe
+from corella_edge_export.recipe import Recipe, StageRecipe
 from corella_edge_export.rows import EncodedRows
 from corella_edge_export.rowset import RowSet, choose_rows, history_needed
 from corella_edge_export.run import Run, deciding, fingerprint, hold, load_into
@@ -188,13 +188,11 @@ class Stages:
         task = self._llm_task(model, recipe.continuation, recipe.seed, recipe.joint.rows, "continuation")
         return task, train_llm.schedule(recipe.continuation)
 
-    def _llm_task(
-        self, model: Any, settings: train_llm.Settings, seed: int, skip: int | None, name: str
-    ) -> train_llm.LlmTask:
+    def _llm_task(self, model: Any, settings: StageRecipe, seed: int, skip: int | None, name: str) -> train_llm.LlmTask:
         reader, weight = self.run.reader(model, self.builder), self.run.recipe.llm.text_weight
         return train_llm.LlmTask(reader, self._corpus(settings, seed, skip), self._valid(), weight, name)
 
-    def _corpus(self, settings: train_llm.Settings, seed: int, skip: int | None) -> train_llm.Corpus:
+    def _corpus(self, settings: StageRecipe, seed: int, skip: int | None) -> train_llm.Corpus:
         recipe, split = self.run.recipe.llm, self.run.data.split("train")
         spell = tokenizer.speller(self.run.tokenizer()) if recipe.whole_items else None
         return train_llm.Corpus(self.builder, split, settings, seed, spell, recipe.spell_rate, skip)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from corella_edge.prompt import Tokenize
 from corella_edge_export import llm
 from corella_edge_export.data.prepared import Split
 from corella_edge_export.loop import Metrics, Part, Schedule, whole
-from corella_edge_export.recipe import LlmRecipe
+from corella_edge_export.recipe import LlmRecipe, StageRecipe
 from corella_edge_export.sequences import Sequence, SequenceBuilder, Spelling, bucketed, draw_stretches
 from corella_edge_export.train_crm import device_of, validation
 
@@ -25,30 +25,7 @@ TEXT_STRIDE = 4
 Indices = npt.NDArray[np.int64]
 
 
-class Settings(Protocol):
-    """What the stages' recipes have in common."""
-
-    @property
-    def rows(self) -> int: ...
-    @property
-    def batch_tokens(self) -> int: ...
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def evaluations(self) -> int: ...
-    @property
-    def patience(self) -> int: ...
-    @property
-    def accumulate(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def warmup(self) -> float: ...
-
-
-def schedule(recipe: Settings) -> Schedule:
+def schedule(recipe: StageRecipe) -> Schedule:
     """A stage's schedule for `loop.fit`."""
     return Schedule(
         recipe.learning_rate, recipe.weight_decay, recipe.epochs, recipe.evaluations, recipe.patience, recipe.warmup,
@@ -67,7 +44,7 @@ class Corpus:
 
     builder: SequenceBuilder
     split: Split
-    settings: Settings
+    settings: StageRecipe
     seed: int
     spell: Tokenize | None = None
     spell_rate: float = 0.0
