@@ -1,0 +1,59 @@
+"""How the LLM is run on a machine. Knows no llama_cpp: plans, command lines and children carry it as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from corella_edge.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class LlmSettings:
+    """What a scorer and its queue need to know besides the model.
+
+    Attributes:
+        threads: of llama.cpp.
+        cores: the cores they are bound to; empty = wherever the system puts them.
+        batch: most tokens of one decode.
+        sequences: most prompts of one decode, and most prefixes that are kept.
+        kept_tokens: budget of the prefixes kept from request to request, in tokens.
+        queue_tokens: prompts that wait, in tokens; what comes beyond them is refused.
+        deterministic: one whole prompt a decode and nothing kept: bit-equal on repeat.
+    """
+
+    threads: int = 1
+    cores: tuple[int, ...] = ()
+    batch: int = 512
+    sequences: int = 64
+    kept_tokens: int = 8192
+    queue_tokens: int = 65536
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "batch", "sequences", "queue_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"LLM settings, {name}: {getattr(self, name)} is below 1")
+        if self.kept_tokens < 0:
+            raise InputError(f"LLM settings, kept_tokens: {self.kept_tokens} is below 0")
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "cores": list(self.cores)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], where: str) -> LlmSettings:
+        """Settings from decoded JSON; fields that are missing keep their defaults. `where` names it in errors.
+
+        Raises:
+            InputError: an unknown field, or a value of the wrong type.
+        """
+        usual = cls()
+        known = {item.name: type(getattr(usual, item.name)) for item in fields(cls)}
+        for name, value in data.items():
+            if name not in known:
+                raise InputError(f"{where}: unknown LLM setting {name!r}; known: {', '.join(known)}")
+            wanted = list if known[name] is tuple else known[name]
+            if type(value) is not wanted or (wanted is list and not all(type(core) is int for core in value)):
+                raise InputError(f"{where}, {name}: expected a value of type {wanted.__name__}, got {value!r}")
+        return cls(**{**data, "cores": tuple(data.get("cores", ()))})
