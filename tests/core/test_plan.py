@@ -1,0 +1,206 @@
+"""The plan file: there and back, refused when damaged or foreign, passed over on another machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corella_edge import bundle as bundles
+from corella_edge import plan as plans
+from corella_edge.errors import BundleError, InputError
+from corella_edge.plan import Fingerprint, Plan
+
+BOX = Fingerprint("Model 7", (0, 1), None, {"onnxruntime": "1.20.0", "llama-cpp-python": "0.3.36"})
+PLAN = Plan("ab" * 32, "films@1", "2024-01-01T00:00:00+00:00", BOX, "crm.onnx", 1, (0,), "llm.gguf",
+            {"threads": 1, "cores": [1]}, ({"what": "llm.gguf", "ms": 4.5},))  # fmt: skip
+# Format 1, written out: a release that reads it otherwise breaks what users have on disk.
+GOLDEN: dict[str, Any] = {
+    "format_version": 1,
+    "bundle": {"manifest_sha256": "ab" * 32, "label": "films@1"},
+    "created": "2024-01-01T00:00:00+00:00",
+    "machine": {"cpu": "Model 7", "cores": [0, 1], "quota": None,
+                "versions": {"onnxruntime": "1.20.0", "llama-cpp-python": "0.3.36"}},
+    "crm": {"file": "crm.onnx", "threads": 1, "cores": [0]},
+    "llm": {"file": "llm.gguf", "settings": {"threads": 1, "cores": [1]}},
+    "table": [{"what": "llm.gguf", "ms": 4.5}],
+}  # fmt: skip
+
+
+def test_golden() -> None:
+    assert PLAN.to_json() == GOLDEN
+    assert Plan.from_json(GOLDEN) == PLAN
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+cores = st.lists(st.integers(0, 4096), max_size=5).map(tuple)
+boxes = st.builds(
+    Fingerprint, texts, cores, st.none() | st.floats(0.01, 1e6), st.dictionaries(texts, texts, max_size=3)
+)
+values = (
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts
+)
+names = st.from_regex(r"[a-z][a-zA-Z0-9_.]{0,20}", fullmatch=True)
+objects = st.dictionaries(texts, values, max_size=3)
+with_llm = st.builds(
+    Plan, st.just("0f" * 32), texts, texts, boxes, names, st.integers(1, 512), cores, names,
+    objects, st.lists(objects, max_size=3).map(tuple),
+)  # fmt: skip
+
+
+@given(st.one_of(with_llm, with_llm.map(lambda plan: replace(plan, llm_file=None, llm={}))))
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, plan: Plan) -> None:
+    path = tmp_path_factory.mktemp("plan") / "deep" / "plan.json"
+    plans.write(plan, path)
+    assert plans.read(path) == plan
+    assert [entry.name for entry in path.parent.iterdir()] == ["plan.json"]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of all fields of an object, at any depth, that the format fixes."""
+    if not isinstance(value, dict) or path in (("llm", "settings"), ("machine", "versions")):
+        return []
+    return [place for key, below in value.items() for place in [(*path, key), *places(below, (*path, key))]]
+
+
+def changed(place: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    data = json.loads(json.dumps(GOLDEN))
+    parent = data
+    for key in place[:-1]:
+        parent = parent[key]
+    if value is KeyError:
+        del parent[place[-1]]
+    else:
+        parent[place[-1]] = value
+    return data
+
+
+@pytest.mark.parametrize("place", places(GOLDEN), ids=".".join)
+def test_every_field_is_needed_and_checked(place: tuple[Any, ...]) -> None:
+    name = re.escape(".".join(place))
+    with pytest.raises(InputError, match=f"^{name}: missing$"):
+        Plan.from_json(changed(place, KeyError))
+    with pytest.raises(InputError, match=f"^{name}.*(expected|not known)"):
+        Plan.from_json(changed(place, True))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("format_version",), 2, "format_version 2 is not known, this release reads 1"),
+        (("more",), 1, "more: unknown field"),
+        (("crm", "file"), "../crm.onnx", "crm.file: expected the name of a bundle's file"),
+        (("llm", "file"), "", "llm.file: expected"),
+        (("crm", "threads"), 0, "crm.threads: expected a whole number from 1"),
+        (("crm", "cores"), [0, -1], "crm.cores: expected a list of CPU numbers"),
+        (("bundle", "manifest_sha256"), "AB" * 32, "64 hexadecimal digits"),
+        (("machine", "quota"), 0, "machine.quota: expected a positive number or null"),
+        (("machine", "versions"), {"onnxruntime": 1}, "machine.versions: expected an object of texts"),
+        (("table",), [1], "table: expected a list of objects"),
+    ],
+)
+def test_wrong_values_are_named(place: tuple[Any, ...], value: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Plan.from_json(changed(place, value))
+
+
+json_values = st.recursive(values, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=10)
+
+
+@given(st.one_of(st.binary(), json_values.map(lambda value: json.dumps(value).encode())))
+def test_other_files_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
+    path = tmp_path_factory.mktemp("plan") / "plan.json"
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match=r"plan\.json: .*tune") as caught:
+        plans.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_folder_and_a_huge_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.json: can not be read"):
+        plans.read(tmp_path / "none.json")
+    (tmp_path / "big.json").write_bytes(b" " * (plans.MAX_BYTES + 1))
+    with pytest.raises(InputError, match=r"big\.json: larger than"):
+        plans.read(tmp_path / "big.json")
+    with pytest.raises(InputError, match="folder can not be made"):
+        plans.write(PLAN, tmp_path / "big.json" / "plan.json")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a manifest; plans go to a state folder of the test's own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / bundles.MANIFEST).write_text("{}")
+    return folder
+
+
+def of(bundle: Path) -> Plan:
+    return replace(PLAN, bundle=plans.bundle_key(bundle))
+
+
+def refuse(warning: str) -> None:
+    pytest.fail(f"unexpected warning: {warning}")
+
+
+def test_the_usual_place_is_found_and_may_be_empty(bundle: Path, tmp_path: Path) -> None:
+    assert plans.find(bundle, None, BOX, refuse) is None
+    plan = of(bundle)
+    place = plans.default_path(plan.bundle)
+    assert place == tmp_path / "state/corella-edge/plans" / f"{plan.bundle[:16]}.json"
+    plans.write(plan, place)
+    assert plans.find(bundle, None, BOX, refuse) == plan
+
+
+def test_home_is_used_where_no_state_folder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("", "relative/path"):
+        monkeypatch.setenv("XDG_STATE_HOME", value)
+        assert plans.default_path("ab" * 32) == tmp_path / ".local/state/corella-edge/plans/abababababababab.json"
+
+
+def test_a_plan_of_another_bundle_is_an_error(bundle: Path, tmp_path: Path) -> None:
+    plans.write(PLAN, tmp_path / "p.json")
+    with pytest.raises(InputError, match=r"p\.json: is of another bundle \(films@1, manifest abababababababab\)"):
+        plans.find(bundle, tmp_path / "p.json", BOX, refuse)
+    with pytest.raises(InputError, match=r"q\.json: can not be read"):
+        plans.find(bundle, tmp_path / "q.json", BOX, refuse)
+    with pytest.raises(BundleError, match="not a bundle"):
+        plans.find(tmp_path, None, BOX, refuse)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (replace(BOX, cpu="Model 8"), "another CPU (Model 7, this is Model 8)"),
+        (replace(BOX, cores=(0, 1, 2)), "made with the core(s) 0, 1, now it is the core(s) 0, 1, 2"),
+        (replace(BOX, quota=1.5), "now it is the core(s) 0, 1 and a CPU quota of 1.5"),
+        (replace(BOX, versions={**BOX.versions, "onnxruntime": "2"}), "made with onnxruntime 1.20.0, now it is 2"),
+        (replace(BOX, versions={"onnxruntime": "1.20.0"}), "llama-cpp-python 0.3.36, now it is missing"),
+    ],
+)
+def test_another_machine_passes_it_over_and_says_so(bundle: Path, other: Fingerprint, message: str) -> None:
+    plan = of(bundle)
+    plans.write(plan, plans.default_path(plan.bundle))
+    told: list[str] = []
+    assert plans.find(bundle, None, other, told.append) is None
+    assert len(told) == 1
+    assert message in told[0]
+    assert "run `corella-edge tune` again" in told[0]
+
+
+def test_the_cpu_is_named_with_and_without_a_model_name(tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nmodel name\t: A: B\n\nprocessor\t: 1\nmodel name\t: C\n")
+    assert plans.cpu_model(info) == "A: B"
+    info.write_text("processor : 0\nCPU implementer : 0x41\nCPU part : 0xd0c\n")
+    assert plans.cpu_model(info).endswith(" 0x41 0xd0c")
+    assert plans.cpu_model(tmp_path / "none")
+    assert plans.fingerprint([1, 3], 2.0).cores == (1, 3)
