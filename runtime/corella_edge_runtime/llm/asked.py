@@ -1,0 +1,82 @@
+"""Questions on their way to another process: every future in here is ended exactly once, whoever ends it."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from corella_edge_runtime.llm.answer import Answer
+
+# The other side answers at the deadline; its answers need a moment to arrive.
+GRACE = 0.05
+
+
+class Asked:
+    """Futures by number, and when they are due. Any thread may call any method."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[int, tuple[int, Future[list[Answer]]]] = {}
+        self._due: list[tuple[float, int]] = []
+        self._numbers = itertools.count()
+
+    def add(self, prompts: int, deadline: float | None) -> tuple[int, Future[list[Answer]]]:
+        future: Future[list[Answer]] = Future()
+        with self._lock:
+            id = next(self._numbers)
+            self._waiting[id] = (prompts, future)
+            if deadline is not None:
+                heapq.heappush(self._due, (deadline, id))
+        return id, future
+
+    def drop(self, id: int) -> bool:
+        """Forget a cancelled one; False if it was answered before."""
+        with self._lock:
+            return self._waiting.pop(id, None) is not None
+
+    def answer(self, id: int, answers: Sequence[Answer]) -> None:
+        """One answer a prompt; any other number is an error of the other side. Nothing for one that has ended."""
+        with self._lock:
+            entry = self._waiting.pop(id, None)
+        if entry is None:
+            return
+        prompts, future = entry
+        fits = len(answers) == prompts
+        _end(future, list(answers) if fits else [Answer(math.nan, "llm_error")] * prompts)
+
+    def fail(self, id: int, reason: str) -> None:
+        """The same reason for all prompts of one question."""
+        with self._lock:
+            entry = self._waiting.pop(id, None)
+        if entry is not None:
+            _end(entry[1], [Answer(math.nan, reason)] * entry[0])
+
+    def fail_all(self) -> None:
+        """Nobody will answer any more."""
+        with self._lock:
+            ids = list(self._waiting)
+        for id in ids:
+            self.fail(id, "llm_error")
+
+    def expire(self, now: float) -> float:
+        """End those that are overdue; when the next one will be (inf = none has a deadline)."""
+        late: list[int] = []
+        with self._lock:
+            while self._due and (self._due[0][0] + GRACE <= now or self._due[0][1] not in self._waiting):
+                late.append(heapq.heappop(self._due)[1])
+            following = self._due[0][0] + GRACE if self._due else math.inf
+        for id in late:
+            self.fail(id, "deadline")
+        return following
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+
+def _end(future: Future[list[Answer]], answers: list[Answer]) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_result(answers)

@@ -1,0 +1,84 @@
+"""Which backend answers: in this process, in a process of its own, or a server elsewhere.
+
+The tokenizer is always here, on the GGUF's own vocabulary: prompts travel as token ids, so that no server's template
+or special-token rule can change what is asked.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corella_edge.errors import InputError
+from corella_edge.prompt import Tokens
+from corella_edge_runtime.llm.backend import LlmBackend, ThreadBackend
+from corella_edge_runtime.llm.settings import LlmSettings
+
+if TYPE_CHECKING:
+    from corella_edge_runtime.llm.binding import Model
+
+KINDS = "thread, process, llama-server+http://HOST:PORT, sglang+http://HOST:PORT, vllm+http://HOST:PORT"
+
+
+def open_backend(kind: str, model_file: Path, tokens: Tokens, settings: LlmSettings) -> tuple[LlmBackend, Model]:
+    """A backend ready for work, and the model to tokenise with (its vocabulary alone unless `kind` is "thread").
+
+    Args:
+        kind: "thread", "process", or the flavour and address of a server: "sglang+http://10.0.0.7:30000". A bare
+            http:// address is refused: the three speak different forms, and a wrong guess would score wrongly.
+        model_file: the GGUF; a server must have been given the same weights.
+
+    Raises:
+        InputError: an unknown kind or a bad address. BundleError: the GGUF can not be loaded.
+        MissingExtraError: llama.cpp, or httpx for a server, is not installed.
+    """
+    if kind == "thread":
+        return thread_side(model_file, tokens, settings)
+    if kind == "process":
+        return _process(model_file, tokens, settings)
+    if "://" in kind:
+        return _remote(kind, model_file, tokens, settings)
+    raise InputError(f"llm: {kind!r} is not a way to run the LLM; known: {KINDS}")
+
+
+def check_kind(kind: str) -> None:
+    """Raises InputError unless `open_backend` knows the kind; loads nothing."""
+    if kind in ("thread", "process"):
+        return
+    if "://" not in kind:
+        raise InputError(f"llm: {kind!r} is not a way to run the LLM; known: {KINDS}")
+    importlib.import_module("corella_edge_runtime.llm.remote.address").parse_address(kind)
+
+
+def thread_side(model_file: Path, tokens: Tokens, settings: LlmSettings) -> tuple[ThreadBackend, Model]:
+    """llama.cpp in a thread of this process."""
+    binding = importlib.import_module("corella_edge_runtime.llm.binding")
+    scorer = importlib.import_module("corella_edge_runtime.llm.scorer")
+    model: Model = binding.Model(model_file)
+    return ThreadBackend(lambda: scorer.YesNoScorer(model, tokens, settings.threads)), model
+
+
+def _process(model_file: Path, tokens: Tokens, settings: LlmSettings) -> tuple[LlmBackend, Model]:
+    process = importlib.import_module("corella_edge_runtime.llm.process")
+    backend = process.ProcessBackend(model_file, tokens, settings)
+    try:
+        # The child loads meanwhile.
+        model = _vocabulary(model_file)
+        backend.wait_ready()
+    except BaseException:
+        backend.close()
+        raise
+    return backend, model
+
+
+def _remote(url: str, model_file: Path, tokens: Tokens, settings: LlmSettings) -> tuple[LlmBackend, Model]:
+    address = importlib.import_module("corella_edge_runtime.llm.remote.address").parse_address(url)
+    client = importlib.import_module("corella_edge_runtime.llm.remote.client")
+    model = _vocabulary(model_file)
+    return client.RemoteBackend(address, tokens, settings), model
+
+
+def _vocabulary(model_file: Path) -> Model:
+    model: Model = importlib.import_module("corella_edge_runtime.llm.binding").Model(model_file, vocabulary_only=True)
+    return model

@@ -1,0 +1,273 @@
+"""The backend whose answers a server computes. One thread runs an event loop; a user's prompts stay in order.
+
+A deadline ends the request itself: its connection is closed, by which all three servers stop computing. A server that
+can not be reached is left alone for a moment, in which every question has "llm_error" at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from corella_edge.errors import InputError, MissingExtraError
+from corella_edge.prompt import Tokens
+from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.remote.address import KEY_VARIABLE, Address
+from corella_edge_runtime.llm.remote.flavours import too_long
+from corella_edge_runtime.llm.settings import LlmSettings
+
+try:
+    import httpx
+except ImportError as error:
+    raise MissingExtraError("an LLM on another server", "remote") from error
+
+_LOG = logging.getLogger("corella_edge.llm")
+_DEADLINE = Answer(math.nan, "deadline")
+_ERROR = Answer(math.nan, "llm_error")
+_TOO_LONG = Answer(math.nan, "too_long")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one client.
+
+    Attributes:
+        connections: requests at a time.
+        connect, request: seconds until a connection is there, and until an answer is, where no deadline is nearer.
+        pause: seconds for which a server that could not be reached is left alone.
+        close: seconds for the work in hand when the backend is closed.
+    """
+
+    connections: int = 8
+    connect: float = 2.0
+    request: float = 30.0
+    pause: float = 1.0
+    close: float = 5.0
+
+
+@dataclass(slots=True)
+class Counters:
+    """Since the start. `prompts` got a probability; `requests` were sent; `errors` of them failed."""
+
+    prompts: int = 0
+    requests: int = 0
+    errors: int = 0
+    late: int = 0
+    seconds: float = 0.0
+
+
+class _Refused(Exception):
+    """The server answered, but not with what was asked for."""
+
+
+class RemoteBackend:
+    """Answers of one server. The server is first spoken to by the first question: a box starts without it."""
+
+    def __init__(self, address: Address, tokens: Tokens, settings: LlmSettings, limits: Limits = Limits()) -> None:
+        self._flavour, self._tokens, self._limits = address.flavour, tokens, limits
+        self._room = settings.queue_tokens
+        self._waiting = 0
+        self._closed = False
+        self._lock = threading.Lock()
+        self._counters = Counters()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._client = _client(address, limits)
+        self._context: int | None = None
+        self._asking = asyncio.Lock()
+        self._connections = asyncio.Semaphore(limits.connections)
+        self._unreachable_until = 0.0
+        self._failures: set[str] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="corella-llm-remote", daemon=True)
+        self._thread.start()
+
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+        """Prompts beyond `queue_tokens` of waiting ones have "llm_error" at once."""
+        future: Future[list[Answer]] = Future()
+        tokens = sum(len(prompt.prefix) + len(prompt.suffix) for prompt in prompts)
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the LLM backend is closed")
+            full = self._waiting > 0 and self._waiting + tokens > self._room
+            if not full:
+                self._waiting += tokens
+                self._loop.call_soon_threadsafe(self._begin, list(prompts), deadline, future, tokens)
+        if full:
+            _finish(future, [_ERROR] * len(prompts))
+        return future
+
+    def stats(self) -> dict[str, float]:
+        """Counters since the start, and `waiting_tokens`."""
+        counters = {name: float(getattr(self._counters, name)) for name in Counters.__slots__}
+        return {**counters, "waiting_tokens": float(self._waiting)}
+
+    def close(self) -> None:
+        """Wait for the work in hand, for `Limits.close` seconds; then the rest is "llm_error"."""
+        with self._lock:
+            first, self._closed = not self._closed, True
+        if first:
+            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._end()))
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    async def _end(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._limits.close)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.aclose()
+        self._loop.stop()
+
+    def _begin(self, prompts: list[Prompt], deadline: float | None, future: Future[list[Answer]], tokens: int) -> None:
+        task = self._loop.create_task(self._answer(prompts, deadline, future))
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._ended(done, tokens))
+        future.add_done_callback(lambda ended: self._stop(task) if ended.cancelled() else None)
+
+    def _ended(self, task: asyncio.Task[None], tokens: int) -> None:
+        self._tasks.discard(task)
+        with self._lock:
+            self._waiting -= tokens
+
+    def _stop(self, task: asyncio.Task[None]) -> None:
+        with self._lock:
+            if not self._closed:
+                self._loop.call_soon_threadsafe(task.cancel)
+
+    async def _answer(self, prompts: list[Prompt], deadline: float | None, future: Future[list[Answer]]) -> None:
+        """End `future` with what was there in time; cancelled, too."""
+        started = time.monotonic()
+        answers = [_ERROR] * len(prompts)
+        try:
+            await self._in_time(self._all(prompts, answers), answers, deadline)
+        finally:
+            self._counters.prompts += sum(not answer.reason for answer in answers)
+            self._counters.seconds += time.monotonic() - started
+            _finish(future, answers)
+
+    async def _in_time(self, work: Coroutine[Any, Any, None], answers: list[Answer], deadline: float | None) -> None:
+        """What is still open at the deadline has that reason. The loop's clock is `time.monotonic`."""
+        answers[:] = [_DEADLINE] * len(answers)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await work
+        except TimeoutError:
+            self._counters.late += 1
+
+    async def _all(self, prompts: list[Prompt], answers: list[Answer]) -> None:
+        """Groups of one prefix side by side."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            groups.setdefault(tuple(prompt.prefix), []).append(i)
+        await asyncio.gather(*(self._group(prompts, members, answers) for members in groups.values()))
+
+    async def _group(self, prompts: list[Prompt], members: list[int], answers: list[Answer]) -> None:
+        """One user's prompts one request after the other: each finds the beginning in the server's cache."""
+        async with self._connections:
+            fitting = await self._fitting(prompts, members, answers)
+            for part in _parts(fitting, self._flavour.items):
+                found = await self._ask(prompts[part[0]].prefix, [prompts[i].suffix for i in part])
+                for i, answer in zip(part, found, strict=True):
+                    answers[i] = answer
+
+    async def _fitting(self, prompts: list[Prompt], members: list[int], answers: list[Answer]) -> list[int]:
+        """Members that the server's context holds; the others are answered. vLLM would cut them, silently."""
+        try:
+            context = await self._context_size()
+        except (httpx.HTTPError, _Refused, ValueError, LookupError, TypeError) as error:
+            self._failed(error)
+            for i in members:
+                answers[i] = _ERROR
+            return []
+        fits = {i: 0 < len(prompts[i].prefix) + len(prompts[i].suffix) < context for i in members}
+        for i in members:
+            answers[i] = answers[i] if fits[i] else _TOO_LONG
+        return [i for i in members if fits[i]]
+
+    async def _context_size(self) -> int:
+        async with self._asking:
+            if self._context is None:
+                status, said = await self._exchange("GET", self._flavour.about, None)
+                if status != 200:
+                    raise _Refused(f"{self._flavour.about}: status {status}")
+                self._context = self._flavour.context(said)
+        return self._context
+
+    async def _ask(self, prefix: Sequence[int], suffixes: list[tuple[int, ...]]) -> list[Answer]:
+        """One request; the same reason for all its prompts if it fails."""
+        body = self._flavour.body(prefix, suffixes, self._tokens)
+        try:
+            status, said = await self._exchange("POST", self._flavour.path, body)
+            if too_long(status, said):
+                return [_TOO_LONG] * len(suffixes)
+            if status != 200:
+                raise _Refused(f"{self._flavour.path}: status {status}")
+            return [Answer(value) for value in self._flavour.read(said, len(suffixes), self._tokens)]
+        except (httpx.HTTPError, _Refused, ValueError, LookupError, TypeError) as error:
+            self._failed(error)
+            return [_ERROR] * len(suffixes)
+
+    async def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, Any]:
+        """Status and JSON of an answer. A kept connection that the server has closed meanwhile is tried anew, once."""
+        if time.monotonic() < self._unreachable_until:
+            raise _Refused("the server could not be reached a moment ago")
+        for last in (False, True):
+            self._counters.requests += 1
+            try:
+                answer = await self._client.request(method, path, json=body)
+                return answer.status_code, answer.json()
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                self._unreachable_until = time.monotonic() + self._limits.pause
+                raise
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                if last:
+                    raise
+        raise AssertionError("the second try returns or raises")
+
+    def _failed(self, error: Exception) -> None:
+        """Count; log once a kind, and of the message only what is ours: a server's may quote what a user wrote."""
+        self._counters.errors += 1
+        text = f"{type(error).__name__}: {error}" if isinstance(error, _Refused) else type(error).__name__
+        if text not in self._failures and len(self._failures) < 20:
+            self._failures.add(text)
+            _LOG.error("the LLM server fails, the CRM decides: %s", text)
+
+
+def _client(address: Address, limits: Limits) -> httpx.AsyncClient:
+    key = os.environ.get(KEY_VARIABLE)
+    try:
+        headers = {"Authorization": f"Bearer {key}".encode("ascii")} if key else {}
+    except UnicodeEncodeError:
+        raise InputError(f"{KEY_VARIABLE}: a key has ASCII characters only") from None
+    return httpx.AsyncClient(
+        base_url=address.base,
+        headers=headers,
+        timeout=httpx.Timeout(limits.request, connect=limits.connect),
+        limits=httpx.Limits(max_connections=limits.connections, max_keepalive_connections=limits.connections),
+        # A proxy of the environment is for the internet, not for a server of the site.
+        trust_env=False,
+    )
+
+
+def _parts(members: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(members), size):
+        yield members[start : start + size]
+
+
+def _finish(future: Future[list[Answer]], answers: list[Answer]) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_result(answers)
