@@ -20,7 +20,7 @@ from concurrent.futures import Future
 
 from corella_edge.errors import CorellaError, InputError
 from corella_edge_runtime.llm import opening, wire
-from corella_edge_runtime.llm.answer import Answer
+from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
 from corella_edge_runtime.llm.link import Link
 from corella_edge_runtime.llm.setup import Setup
@@ -79,7 +79,7 @@ class Service:
                 self._link.send(wire.Ready(self._backend.stats()))
         return isinstance(message, wire.Bye)
 
-    def _ask(self, id: int, deadline: float | None, prompts: Sequence[wire.Prompt]) -> None:
+    def _ask(self, id: int, deadline: float | None, prompts: Sequence[Prompt]) -> None:
         self._asked[id] = self._backend.submit(prompts, deadline)
         self._asked[id].add_done_callback(lambda _: self._ended(id))
 

@@ -164,7 +164,8 @@ def _message(kind: type[Message], payload: bytes) -> Message:
     if kind is Cancel:
         return Cancel(*_ID.unpack(payload))
     if kind is Failed:
-        return Failed(*_ID.unpack_from(payload), kind=_text(_object(payload[_ID.size :])["kind"]))
+        (id,) = _ID.unpack_from(payload)
+        return Failed(id, _text(_object(payload[_ID.size :])["kind"]))
     if kind is Ready:
         return Ready(_stats(_object(payload)))
     if kind is Fatal:

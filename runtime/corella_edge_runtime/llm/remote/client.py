@@ -10,9 +10,10 @@ import asyncio
 import logging
 import math
 import os
+import ssl
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -64,8 +65,12 @@ class Counters:
     seconds: float = 0.0
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """The server answered, but not with what was asked for."""
+
+
+# Out of reach, late, refusing, or answering in another form.
+_FAILURES = (httpx.HTTPError, _RefusedError, ValueError, LookupError, TypeError)
 
 
 class RemoteBackend:
@@ -92,16 +97,17 @@ class RemoteBackend:
     def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
         """Prompts beyond `queue_tokens` of waiting ones have "llm_error" at once."""
         future: Future[list[Answer]] = Future()
+        late = deadline is not None and deadline <= time.monotonic()
         tokens = sum(len(prompt.prefix) + len(prompt.suffix) for prompt in prompts)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the LLM backend is closed")
             full = self._waiting > 0 and self._waiting + tokens > self._room
-            if not full:
+            if not (full or late):
                 self._waiting += tokens
                 self._loop.call_soon_threadsafe(self._begin, list(prompts), deadline, future, tokens)
-        if full:
-            _finish(future, [_ERROR] * len(prompts))
+        if full or late:
+            _finish(future, [_DEADLINE if late else _ERROR] * len(prompts))
         return future
 
     def stats(self) -> dict[str, float]:
@@ -142,6 +148,8 @@ class RemoteBackend:
         self._tasks.discard(task)
         with self._lock:
             self._waiting -= tokens
+        if not task.cancelled() and (error := task.exception()):
+            self._failed(error)
 
     def _stop(self, task: asyncio.Task[None]) -> None:
         with self._lock:
@@ -149,33 +157,32 @@ class RemoteBackend:
                 self._loop.call_soon_threadsafe(task.cancel)
 
     async def _answer(self, prompts: list[Prompt], deadline: float | None, future: Future[list[Answer]]) -> None:
-        """End `future` with what was there in time; cancelled, too."""
+        """End `future` with what was there in time. The loop's clock is `time.monotonic`."""
         started = time.monotonic()
-        answers = [_ERROR] * len(prompts)
-        try:
-            await self._in_time(self._all(prompts, answers), answers, deadline)
-        finally:
-            self._counters.prompts += sum(not answer.reason for answer in answers)
-            self._counters.seconds += time.monotonic() - started
-            _finish(future, answers)
-
-    async def _in_time(self, work: Coroutine[Any, Any, None], answers: list[Answer], deadline: float | None) -> None:
-        """What is still open at the deadline has that reason. The loop's clock is `time.monotonic`."""
-        answers[:] = [_DEADLINE] * len(answers)
+        answers: list[Answer | None] = [None] * len(prompts)
+        missing = _ERROR
         try:
             async with asyncio.timeout_at(deadline):
-                await work
+                await self._all(prompts, answers)
         except TimeoutError:
+            missing = _DEADLINE
             self._counters.late += 1
+        finally:
+            found = [answer or missing for answer in answers]
+            self._counters.prompts += sum(not answer.reason for answer in found)
+            self._counters.seconds += time.monotonic() - started
+            _finish(future, found)
 
-    async def _all(self, prompts: list[Prompt], answers: list[Answer]) -> None:
+    async def _all(self, prompts: list[Prompt], answers: list[Answer | None]) -> None:
         """Groups of one prefix side by side."""
         groups: dict[tuple[int, ...], list[int]] = {}
         for i, prompt in enumerate(prompts):
             groups.setdefault(tuple(prompt.prefix), []).append(i)
-        await asyncio.gather(*(self._group(prompts, members, answers) for members in groups.values()))
+        async with asyncio.TaskGroup() as side_by_side:
+            for members in groups.values():
+                side_by_side.create_task(self._group(prompts, members, answers))
 
-    async def _group(self, prompts: list[Prompt], members: list[int], answers: list[Answer]) -> None:
+    async def _group(self, prompts: list[Prompt], members: list[int], answers: list[Answer | None]) -> None:
         """One user's prompts one request after the other: each finds the beginning in the server's cache."""
         async with self._connections:
             fitting = await self._fitting(prompts, members, answers)
@@ -184,18 +191,16 @@ class RemoteBackend:
                 for i, answer in zip(part, found, strict=True):
                     answers[i] = answer
 
-    async def _fitting(self, prompts: list[Prompt], members: list[int], answers: list[Answer]) -> list[int]:
+    async def _fitting(self, prompts: list[Prompt], members: list[int], answers: list[Answer | None]) -> list[int]:
         """Members that the server's context holds; the others are answered. vLLM would cut them, silently."""
         try:
             context = await self._context_size()
-        except (httpx.HTTPError, _Refused, ValueError, LookupError, TypeError) as error:
+        except _FAILURES as error:
             self._failed(error)
-            for i in members:
-                answers[i] = _ERROR
             return []
         fits = {i: 0 < len(prompts[i].prefix) + len(prompts[i].suffix) < context for i in members}
         for i in members:
-            answers[i] = answers[i] if fits[i] else _TOO_LONG
+            answers[i] = None if fits[i] else _TOO_LONG
         return [i for i in members if fits[i]]
 
     async def _context_size(self) -> int:
@@ -203,7 +208,7 @@ class RemoteBackend:
             if self._context is None:
                 status, said = await self._exchange("GET", self._flavour.about, None)
                 if status != 200:
-                    raise _Refused(f"{self._flavour.about}: status {status}")
+                    raise _RefusedError(f"{self._flavour.about}: status {status}")
                 self._context = self._flavour.context(said)
         return self._context
 
@@ -215,16 +220,16 @@ class RemoteBackend:
             if too_long(status, said):
                 return [_TOO_LONG] * len(suffixes)
             if status != 200:
-                raise _Refused(f"{self._flavour.path}: status {status}")
+                raise _RefusedError(f"{self._flavour.path}: status {status}")
             return [Answer(value) for value in self._flavour.read(said, len(suffixes), self._tokens)]
-        except (httpx.HTTPError, _Refused, ValueError, LookupError, TypeError) as error:
+        except _FAILURES as error:
             self._failed(error)
             return [_ERROR] * len(suffixes)
 
     async def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, Any]:
         """Status and JSON of an answer. A kept connection that the server has closed meanwhile is tried anew, once."""
         if time.monotonic() < self._unreachable_until:
-            raise _Refused("the server could not be reached a moment ago")
+            raise _RefusedError("the server could not be reached a moment ago")
         for last in (False, True):
             self._counters.requests += 1
             try:
@@ -238,26 +243,26 @@ class RemoteBackend:
                     raise
         raise AssertionError("the second try returns or raises")
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         """Count; log once a kind, and of the message only what is ours: a server's may quote what a user wrote."""
         self._counters.errors += 1
-        text = f"{type(error).__name__}: {error}" if isinstance(error, _Refused) else type(error).__name__
+        text = f"{type(error).__name__}: {error}" if isinstance(error, _RefusedError) else type(error).__name__
         if text not in self._failures and len(self._failures) < 20:
             self._failures.add(text)
             _LOG.error("the LLM server fails, the CRM decides: %s", text)
 
 
 def _client(address: Address, limits: Limits) -> httpx.AsyncClient:
-    key = os.environ.get(KEY_VARIABLE)
-    try:
-        headers = {"Authorization": f"Bearer {key}".encode("ascii")} if key else {}
-    except UnicodeEncodeError:
-        raise InputError(f"{KEY_VARIABLE}: a key has ASCII characters only") from None
+    key = os.environ.get(KEY_VARIABLE, "")
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"{KEY_VARIABLE}: a key has printable ASCII characters only")
     return httpx.AsyncClient(
         base_url=address.base,
-        headers=headers,
+        headers={"Authorization": f"Bearer {key}"} if key else {},
         timeout=httpx.Timeout(limits.request, connect=limits.connect),
         limits=httpx.Limits(max_connections=limits.connections, max_keepalive_connections=limits.connections),
+        # The system's certificates (SSL_CERT_FILE names others); a site's servers often have an authority of its own.
+        verify=ssl.create_default_context() if address.base.startswith("https:") else False,
         # A proxy of the environment is for the internet, not for a server of the site.
         trust_env=False,
     )

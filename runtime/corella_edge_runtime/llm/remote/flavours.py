@@ -32,7 +32,8 @@ class Flavour:
         path: where to POST.
         items: most prompts of one request; they share a prefix.
         body: (prefix, suffixes, answers) → the request; no more than `items` suffixes.
-        read: (answer, count, answers) → P(Yes) of each; raises ValueError, LookupError or TypeError if it is not the form.
+        read: (answer, count, answers) → P(Yes) of each; ValueError, LookupError or TypeError for
+            another form.
         about: where to GET what the server says about its model.
         context: that answer → the tokens a prompt and one token more may have.
     """

@@ -1,0 +1,205 @@
+"""What every LLM backend promises, asked of all that are at hand. A real llama-server takes part where the variable
+CORELLA_EDGE_LLAMA_SERVER or the PATH names one."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corella_edge_runtime.llm.answer import Prompt
+from corella_edge_runtime.llm.backend import LlmBackend
+from corella_edge_runtime.llm.opening import open_backend
+from corella_edge_runtime.llm.settings import LlmSettings
+from fake_llm import FakeBackend, serving
+
+KINDS = ["thread", "process", "fake", "llama-server", "sglang", "vllm", "real-llama-server"]
+TOLERANCE = 5e-3  # the published one for prompts decoded together
+CONTEXT = 1024
+SETTINGS = LlmSettings()
+
+
+@pytest.fixture(scope="module")
+def by_thread(llama: Any) -> Iterator[LlmBackend]:
+    """What all others are compared with."""
+    backend = open_backend("thread", llama.path, llama.tokens, SETTINGS)[0]
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="module")
+def expected(by_thread: LlmBackend) -> Callable[[Any], list[float]]:
+    return lambda rows: [answer.probability for answer in by_thread.submit(rows).result(60)]
+
+
+@pytest.fixture(scope="module")
+def kind(request: pytest.FixtureRequest, llama: Any, by_thread: LlmBackend) -> Iterator[Callable[[], LlmBackend]]:
+    """kind() → a new backend of the kind."""
+    with ExitStack() as stack:
+        yield _opener(str(request.param), stack, llama, by_thread)
+
+
+def _opener(name: str, stack: ExitStack, llama: Any, by_thread: LlmBackend) -> Callable[[], LlmBackend]:
+    def score(ids: Any) -> float:
+        return by_thread.submit([Prompt(tuple(ids[:-1]), tuple(ids[-1:]))]).result(60)[0].probability
+
+    if name == "fake":
+        return lambda: FakeBackend(score, 900)
+    where = name
+    if name in ("llama-server", "sglang", "vllm"):
+        where = f"{name}+{stack.enter_context(serving(score, CONTEXT)).base}"
+    if name == "real-llama-server":
+        where = "llama-server+" + stack.enter_context(_Server(llama.path)).base
+    return lambda: open_backend(where, llama.path, llama.tokens, SETTINGS)[0]
+
+
+class _Server:
+    """A real llama-server of one model."""
+
+    def __init__(self, model: Path) -> None:
+        found = os.environ.get("CORELLA_EDGE_LLAMA_SERVER") or shutil.which("llama-server")
+        if not found:
+            pytest.skip("no llama-server: CORELLA_EDGE_LLAMA_SERVER names none and none is on the PATH")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.base = f"http://127.0.0.1:{port}"
+        options = f"--host 127.0.0.1 --port {port} -c 2048 -np 2 -t 1 --no-warmup --no-webui"
+        self._command = [found, "-m", str(model), *options.split()]
+
+    def __enter__(self) -> _Server:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(300):
+            try:
+                with urllib.request.urlopen(f"{self.base}/health", timeout=5) as answer:
+                    if answer.status == 200:
+                        return self
+            except (urllib.error.URLError, ConnectionError):
+                assert self._process.poll() is None, f"{self._command[0]} ends at its start"
+            time.sleep(0.1)
+        raise AssertionError(f"{self._command[0]} does not get ready")
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def backend(kind: Callable[[], LlmBackend]) -> Iterator[LlmBackend]:
+    """One for all tests of a kind."""
+    made = kind()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def rows(prompts: Any) -> list[Prompt]:
+    """Prompts of five users, mixed."""
+    mine = [prompts(user, [user, user + 9, user + 20]) for user in (3, 14, 7, 0, 12)]
+    return [user[i] for i in range(3) for user in mine]
+
+
+def long(length: int) -> tuple[int, ...]:
+    return tuple(10 + i * 7 % 200 for i in range(length))
+
+
+pytestmark = pytest.mark.parametrize("kind", KINDS, indirect=True, scope="module")
+
+
+def test_answers_are_the_threads_in_the_order_of_the_prompts(backend: Any, rows: Any, expected: Any) -> None:
+    answers = backend.submit(rows).result(60)
+    assert [answer.reason for answer in answers] == [""] * len(rows)
+    found = [answer.probability for answer in answers]
+    assert found == pytest.approx(expected(rows), abs=TOLERANCE)
+    # It means something only if the model tells the prompts apart.
+    assert max(found) - min(found) > 0.1
+    again = [answer.probability for answer in backend.submit(rows[::-1]).result(60)]
+    assert again[::-1] == pytest.approx(found, abs=TOLERANCE)
+
+
+def test_the_same_prompt_may_be_asked_twice(backend: Any, rows: Any, expected: Any) -> None:
+    twice = [rows[0], rows[1], rows[0]]
+    found = [answer.probability for answer in backend.submit(twice).result(60)]
+    assert found == pytest.approx(expected(twice), abs=TOLERANCE)
+
+
+def test_nothing_asked_nothing_answered(backend: Any) -> None:
+    assert backend.submit([]).result(60) == []
+
+
+def test_a_prompt_that_is_too_long_is_refused_alone(backend: Any, rows: Any, expected: Any) -> None:
+    mixed = [rows[0], Prompt(rows[0].prefix, long(3000)), rows[1], Prompt(long(2900), long(100))]
+    found = backend.submit(mixed).result(60)
+    assert [answer.reason for answer in found] == ["", "too_long", "", "too_long"]
+    assert math.isnan(found[1].probability)
+    good = [found[0].probability, found[2].probability]
+    assert good == pytest.approx(expected([rows[0], rows[1]]), abs=TOLERANCE)
+
+
+def test_an_expired_deadline_is_told_at_once(backend: Any, rows: Any) -> None:
+    started = time.monotonic()
+    found = backend.submit(rows, started - 1.0).result(10)
+    assert [answer.reason for answer in found] == ["deadline"] * len(rows)
+    assert all(math.isnan(answer.probability) for answer in found)
+    assert time.monotonic() - started < 2.0
+
+
+def test_a_near_deadline_ends_what_takes_longer(backend: Any, rows: Any, expected: Any) -> None:
+    many = [Prompt(long(600)[i:], long(200 + i)[200:] or (11,)) for i in range(60)]
+    deadline = time.monotonic() + 0.05
+    found = backend.submit(many, deadline).result(10)
+    assert {answer.reason for answer in found} <= {"", "deadline"}
+    assert found[-1].reason == "deadline"
+    assert time.monotonic() - deadline < 3.0
+    after = [answer.probability for answer in backend.submit(rows[:3]).result(60)]
+    assert after == pytest.approx(expected(rows[:3]), abs=TOLERANCE)
+
+
+def test_cancelling_some_leaves_the_others(backend: Any, rows: Any, expected: Any) -> None:
+    futures = [backend.submit(rows[i % 10 : i % 10 + 2]) for i in range(20)]
+    cancelled = [future for future in futures[::2] if future.cancel()]
+    wait(futures[1::2], 60)
+    for i in range(1, 20, 2):
+        found = [answer.probability for answer in futures[i].result(0)]
+        assert found == pytest.approx(expected(rows[i % 10 : i % 10 + 2]), abs=TOLERANCE)
+    assert all(future.cancelled() for future in cancelled)
+
+
+def test_eight_threads_get_each_their_own(backend: Any, prompts: Any, expected: Any) -> None:
+    asked = {user: prompts(user, [user, 3 * user % 40, 39]) for user in range(12)}
+    with ThreadPoolExecutor(8) as pool:
+        answered = list(pool.map(lambda user: (user, backend.submit(asked[user]).result(60)), [*asked] * 3))
+    wanted = {user: expected(asked[user]) for user in asked}
+    for user, answers in answered:
+        assert [answer.probability for answer in answers] == pytest.approx(wanted[user], abs=TOLERANCE)
+
+
+def test_counters_are_numbers_and_grow(backend: Any, rows: Any) -> None:
+    before = backend.stats()
+    backend.submit(rows[:2]).result(60)
+    after = backend.stats()
+    assert all(type(value) in (int, float) for value in after.values())
+    assert after["prompts"] == before["prompts"] + 2
+
+
+def test_closing_answers_what_was_asked_and_refuses_the_rest(kind: Any, rows: Any, expected: Any) -> None:
+    backend = kind()
+    taken = [backend.submit([prompt]) for prompt in rows[:4]]
+    backend.close()
+    found = [future.result(0)[0].probability for future in taken]
+    assert found == pytest.approx(expected(rows[:4]), abs=TOLERANCE)
+    with pytest.raises(RuntimeError, match="closed"):
+        backend.submit(rows)
+    backend.close()
