@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "study": ("study", "Repeat the study of a recipe: routing curves, groups, ablations, over training seeds."),
     "serve": ("serve", "Serve a bundle over HTTP."),
     "benchmark": ("benchmark", "Latency and AUC per routing ratio."),
+    "tune": ("tune", "Measure what runs a bundle best on this machine, and keep it as its plan."),
+    "doctor": ("doctor", "What is installed, whether it works, and the threads each model gets."),
 }
 
 

@@ -1,0 +1,82 @@
+"""`corella-edge tune`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from corella_edge.cli.progress import Progress
+from corella_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from corella_edge.plan import Plan
+
+_BAR = 20
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--plan", "file", type=click.Path(path_type=Path),
+              help="Where to write the plan. Default: the user's state folder, where other commands look for it.",
+              )  # fmt: skip
+@click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(0.0),
+              help="Measure for about so long; every comparison has at least five turns.")  # fmt: skip
+@click.option("--quiet", is_flag=True, help="Print only where the plan was written.")
+def tune(bundle: Path, file: Path | None, seconds: float, quiet: bool) -> None:
+    """Measure which files and settings of BUNDLE are fastest on this machine, and write its plan.
+
+    Variants that lose accuracy (by the bundle's own figures) are not tried; what is not clearly faster does not
+    replace the default. BUNDLE itself is never changed; Ctrl-C leaves an earlier plan as it was.
+    """
+    from corella_edge import plan as plans
+    from corella_edge_runtime.tune.run import tune as run
+
+    path = file or plans.default_path(plans.bundle_key(bundle))
+    _check_place(path, bundle)
+    line = Progress()
+    outcome = run(bundle, seconds, lambda done, of, what: None if quiet else line.show(_bar(done, of, what)))
+    line.done()
+    plans.write(outcome.plan, path)
+    for note in outcome.notes:
+        click.echo(f"corella-edge: warning: {note}", err=True)
+    for text in () if quiet else _lines(outcome.plan):
+        click.echo(text)
+    click.echo(str(path))
+
+
+def _check_place(path: Path, bundle: Path) -> None:
+    if path.resolve().is_relative_to(bundle.resolve()):
+        raise InputError(f"--plan {path}: is inside the bundle, which is never changed; name a file elsewhere")
+    if path.is_dir():
+        raise InputError(f"--plan {path}: is a folder; name a file")
+
+
+def _bar(done: int, of: int, what: str) -> str:
+    full = _BAR * done // max(1, of)
+    return f"[{'#' * full}{'.' * (_BAR - full)}] {done} of {of}: {what}"
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    """The table, and what was chosen."""
+    for row in plan.table:
+        yield from _row(row)
+    yield f"CRM: {plan.crm_file}, {plan.crm_threads} thread(s){_cores(plan.crm_cores)}"
+    if plan.llm_file is not None:
+        settings = plan.llm
+        cores = _cores(tuple(settings["cores"]))
+        yield f"LLM: {plan.llm_file}, {settings['threads']} thread(s){cores}, batch {settings['batch']}"
+
+
+def _row(row: Mapping[str, Any]) -> Iterator[str]:
+    verdict = "taken" if row["won"] else "not taken"
+    figures = f"ratio {row['ratio']:.3f}, at most {row['ratio_upper']:.3f}" if row["turns"] else row["note"]
+    yield f"{row['challenger']} against {row['incumbent']}: {verdict} ({figures}; {row['turns']} turns)"
+    for name, (mine, other) in row["ms"].items():
+        yield f"  {name:<15} {mine:9.3f} ms against {other:9.3f} ms"
+
+
+def _cores(cores: tuple[int, ...]) -> str:
+    return f" on core(s) {', '.join(map(str, cores))}" if cores else ""

@@ -1,0 +1,177 @@
+"""What is installed, whether it loads, and whether llama.cpp was built for this CPU. Works without any extra."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from corella_edge.plan import cpu_model
+from corella_edge_runtime.threads import Machine, ThreadPlan
+
+# CPU flag in /proc/cpuinfo → llama.cpp's name of the same instructions (x86-64, then aarch64).
+INSTRUCTIONS = {
+    "avx": "AVX", "avx2": "AVX2", "f16c": "F16C", "fma": "FMA", "bmi2": "BMI2", "avx_vnni": "AVX_VNNI",
+    "avx512f": "AVX512", "avx512vbmi": "AVX512_VBMI", "avx512_vnni": "AVX512_VNNI", "avx512_bf16": "AVX512_BF16",
+    "amx_int8": "AMX_INT8",
+    "asimd": "NEON", "asimdhp": "FP16_VA", "asimddp": "DOTPROD", "i8mm": "MATMUL_INT8", "sve": "SVE",
+}  # fmt: skip
+_REQUIREMENT = re.compile(r"\s*([A-Za-z0-9._-]+).*?;.*?extra\s*==\s*['\"]([\w-]+)['\"]")
+# Asked in processes of their own: a library built for another CPU kills the process that loads it.
+_ASK = {
+    "onnxruntime": "import json, corella_edge_runtime.crm as c; print(json.dumps(c.ort.get_available_providers()))",
+    "llama-cpp-python": "import runpy; runpy.run_module('corella_edge_runtime.llm.build', run_name='__main__')",
+}
+VersionOf = Callable[[str], str | None]
+
+
+def version_of(package: str) -> str | None:
+    """The installed version, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """An extra and its packages, each with the installed version or None."""
+
+    name: str
+    packages: dict[str, str | None]
+
+    @property
+    def missing(self) -> list[str]:
+        return [name for name, found in self.packages.items() if found is None]
+
+
+def extras(lines: Sequence[str], find: VersionOf) -> list[Extra]:
+    """The extras that a distribution's requirements name, in their order; [dev] is left out."""
+    found: dict[str, Extra] = {}
+    for line in lines:
+        if match := _REQUIREMENT.match(line):
+            package, extra = match.groups()
+            if extra != "dev":
+                found.setdefault(extra, Extra(extra, {})).packages[package] = find(package)
+    return list(found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a library said of itself when it was loaded, or why it could not be."""
+
+    said: list[str]
+    problem: str = ""
+
+
+def load(package: str, command: Sequence[str] = ()) -> Loaded:
+    """Load a library in a process of its own. `command` replaces it, for tests."""
+    asked = [*(command or (sys.executable, "-c", _ASK[package]))]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, errors="replace", timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Loaded([], f"{package} does not load: {str(error).splitlines()[0][:200]}")
+    if done.returncode == -signal.SIGILL:
+        return Loaded([], f"{package} is built for another CPU: it ends with an illegal instruction; reinstall it here")
+    if done.returncode != 0:
+        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return Loaded([], f"{package} is installed but does not load: {why[:200]}")
+    return Loaded([str(entry) for entry in json.loads(done.stdout.splitlines()[-1])])
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """Flags of the first CPU; empty where the system does not tell."""
+    try:
+        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return set()
+    return next(
+        (set(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))), set()
+    )
+
+
+def unused(flags: set[str], built: Sequence[str]) -> list[str]:
+    """llama.cpp's names of instructions that the CPU has and the build does not use."""
+    return [name for flag, name in INSTRUCTIONS.items() if flag in flags and name not in built]
+
+
+def rebuild(release: str | None) -> str:
+    """The command that builds llama.cpp for the CPU it runs on."""
+    wanted = f"llama-cpp-python=={release}" if release else "llama-cpp-python"
+    return (f"CMAKE_ARGS=-DGGML_NATIVE=ON pip install --force-reinstall --no-deps --no-cache-dir "
+            f"--no-binary llama-cpp-python {wanted}")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Lines to print; `problems` are those that keep something installed from working."""
+
+    lines: list[str]
+    problems: list[str]
+
+
+def examine(find: VersionOf = version_of, ask: Callable[[str], Loaded] = load) -> Diagnosis:
+    """Look at the install and load what serving needs."""
+    known = extras(requires("corella-edge") or [], find)
+    installed = {name: found for extra in known for name, found in extra.packages.items() if found}
+    problems: list[str] = []
+    lines = [f"corella-edge {find('corella-edge')}, Python {platform.python_version()}, {platform.machine()}",
+             f"CPU: {cpu_model()}", "extras:", *_extra_lines(known)]  # fmt: skip
+    if {"onnxruntime", "onnxruntime-gpu"} <= installed.keys():
+        problems.append("onnxruntime and onnxruntime-gpu are both installed, but share a folder: "
+                        "pip uninstall both, then install the one you want")  # fmt: skip
+    if {"onnxruntime", "onnxruntime-gpu"} & installed.keys():
+        found = ask("onnxruntime")
+        lines += [f"ONNX Runtime: {', '.join(found.said)}"] if found.said else []
+        problems += [found.problem] if found.problem else []
+    if "llama-cpp-python" in installed:
+        found = ask("llama-cpp-python")
+        lines += _llama_lines(found, cpu_flags(), installed["llama-cpp-python"]) if not found.problem else []
+        problems += [found.problem] if found.problem else []
+    return Diagnosis(lines, problems)
+
+
+def _extra_lines(known: Sequence[Extra]) -> Iterator[str]:
+    whole = {extra.name for extra in known if not extra.missing}
+    for extra in known:
+        have = ", ".join(f"{name} {found}" for name, found in extra.packages.items() if found)
+        missing = f"missing: {', '.join(extra.missing)}; pip install 'corella-edge[{extra.name}]'"
+        # The packages of these two share a folder: nobody is told to install the second.
+        if extra.missing and {"cpu": "gpu", "gpu": "cpu"}.get(extra.name) in whole:
+            missing = "not installed; one of [cpu] and [gpu] is enough"
+        yield f"  {f'[{extra.name}]':<9}" + "; ".join([have] * bool(have) + [missing] * bool(extra.missing))
+
+
+def _llama_lines(found: Loaded, flags: set[str], release: str | None) -> Iterator[str]:
+    yield f"llama.cpp is built with: {', '.join(found.said)}"
+    if lacking := unused(flags, found.said):
+        yield f"  this CPU also has {', '.join(lacking)}, which the build does not use: prompts are read more slowly."
+        yield f"  Build it for this CPU: {rebuild(release)}"
+
+
+def thread_lines(machine: Machine, plan: ThreadPlan) -> Iterator[str]:
+    """The machine's readings, the plan, and its reasons."""
+    yield "threads:"
+    yield f"  usable cores: {ranges(machine.cores)} ({len(machine.physical)} physical)"
+    yield f"  CPU quota: {'none' if machine.quota is None else f'{machine.quota:g} CPUs'}"
+    yield f"  CRM (ONNX Runtime): {plan.crm_threads} thread(s) on core(s) {ranges(plan.crm_cores)}"
+    yield f"  LLM (llama.cpp): {plan.llm_threads} thread(s) on core(s) {ranges(plan.llm_cores)}"
+    yield from (f"  because {reason}" for reason in plan.reasons)
+
+
+def ranges(cores: Sequence[int]) -> str:
+    """0, 1, 2, 5 → `0-2,5`."""
+    runs: list[list[int]] = []
+    for core in sorted(cores):
+        if runs and runs[-1][1] == core - 1:
+            runs[-1][1] = core
+        else:
+            runs.append([core, core])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

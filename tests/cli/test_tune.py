@@ -1,0 +1,161 @@
+"""`corella-edge tune` on small bundles: the plan it writes, and that it writes nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundles import reseal
+from corella_edge import plan as plans
+from corella_edge.bundle import sha256
+from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.threads import read_machine
+
+BRIEF = ("--seconds", "0")
+
+
+def contents(folder: Path) -> dict[str, tuple[str, int]]:
+    return {str(path): (sha256(path), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def verified(root: Path, **metrics: dict[str, float]) -> None:
+    """Give a bundle these quality figures."""
+    data = json.loads((root / "verification.json").read_text())
+    data["metrics"] |= metrics
+    (root / "verification.json").write_text(json.dumps(data))
+    reseal(root)
+
+
+SAME = {"auc": 0.7, "logloss": 0.6}
+
+
+@pytest.fixture(scope="session")
+def many(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a good variant, one that lost accuracy, one without figures, and an INT8 CRM. Not to be changed."""
+    root = Path(shutil.copytree(bundle, tmp_path_factory.mktemp("many") / "bundle"))
+    for kind in ("BF16", "Q4_0", "F16"):
+        shutil.copyfile(root / "llm.gguf", root / f"llm.{kind}.gguf")
+    shutil.copyfile(root / "crm.onnx", root / "crm.int8.onnx")
+    verified(root, torch=SAME, BF16=SAME, Q4_0={"auc": 0.6, "logloss": 0.6}, crm=SAME, crm_int8=SAME)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def tuned(corella: Any, root: Path, *more: object) -> tuple[plans.Plan, Any]:
+    done = corella("tune", root, *BRIEF, *more)
+    assert done.code == 0, done.err
+    return plans.read(Path(done.out.splitlines()[-1])), done
+
+
+def test_the_plan_is_found_where_others_look_and_the_bundle_is_as_before(corella, many, state) -> None:
+    before = contents(many)
+    plan, done = tuned(corella, many)
+    assert contents(many) == before
+    machine = read_machine()
+    found = plans.find(many, None, plans.fingerprint(machine.cores, machine.quota), pytest.fail)
+    assert found == plan
+    assert [path.name for path in state.rglob("*") if path.is_file()] == [f"{plan.bundle[:16]}.json"]
+    settings = LlmSettings.from_json(plan.llm, "plan")
+    assert settings.threads + plan.crm_threads <= max(2, len(machine.cores))
+    assert not set(settings.cores) & set(plan.crm_cores)
+    assert plan.label == "tiny@1"
+    assert plan.llm_file in ("llm.gguf", "llm.BF16.gguf")  # the same bytes: either may be faster by chance
+    assert "LLM: " in done.out
+
+
+def test_what_was_measured_is_shown_and_kept(corella, many) -> None:
+    plan, done = tuned(corella, many)
+    against = [row["challenger"] for row in plan.table]
+    assert against[0] == "crm.int8.onnx"
+    assert sum("llm.BF16.gguf" in name for name in against) >= 1
+    assert {int(name.rpartition(" ")[2]) for name in against[1:]} == {64, 128, 256, 512, 1024}
+    assert all(row["turns"] >= 5 for row in plan.table)
+    assert {name for row in plan.table[1:] for name in row["ms"]} == {"new user", "returning user"}
+    assert "  new user " in done.out
+    assert "crm.int8.onnx against crm.onnx: " in done.out
+
+
+def test_files_that_lost_accuracy_are_named_and_never_tried(corella, many) -> None:
+    plan, done = tuned(corella, many, "--quiet")
+    assert done.out.count("\n") == 1
+    assert "llm.Q4_0.gguf is not tried: its AUC is 0.1000 lower" in done.err
+    assert "llm.F16.gguf is not tried: no quality figures" in done.err
+    assert not [
+        row for row in plan.table if "Q4_0" in row["challenger"] or "F16.gguf" in row["challenger"].replace("BF16", "")
+    ]
+
+
+def test_a_bad_int8_crm_is_not_tried(corella, many, tmp_path) -> None:
+    root = Path(shutil.copytree(many, tmp_path / "bundle"))
+    verified(root, crm_int8={"auc": 0.7, "logloss": 0.7})
+    plan, done = tuned(corella, root, "--quiet")
+    assert plan.crm_file == "crm.onnx"
+    assert "crm.int8.onnx is not tried: its log-loss is 0.1000 higher" in done.err
+
+
+def test_a_bundle_without_llm_or_sample_has_its_crm_tuned(corella, crm_bundle, tmp_path) -> None:
+    plan, done = tuned(corella, crm_bundle, "--plan", tmp_path / "own" / "p.json")
+    assert (plan.llm_file, plan.llm, plan.crm_file, plan.table) == (None, {}, "crm.onnx", ())
+    assert "the bundle has no LLM" in done.err
+    assert done.out.splitlines()[-1] == str(tmp_path / "own" / "p.json")
+
+
+def test_without_a_sample_users_are_made_from_the_catalogue(corella, copy) -> None:
+    (copy / "sample.jsonl").unlink()
+    reseal(copy)
+    plan, _ = tuned(corella, copy)
+    assert len(plan.table) >= 4
+    assert all(row["turns"] >= 5 for row in plan.table)
+
+
+def test_without_llama_the_crm_is_tuned_and_the_extra_named(bundle, tmp_path) -> None:
+    code = "import sys; sys.modules['llama_cpp'] = None; from corella_edge.cli import main; main(sys.argv[1:])"
+    args = ["tune", bundle, "--plan", tmp_path / "p.json", *BRIEF]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'corella-edge[llm]'" in done.stderr
+    assert plans.read(tmp_path / "p.json").llm_file is None
+
+
+def test_a_bad_place_is_told_before_anything_is_measured(corella, bundle, tmp_path) -> None:
+    before = contents(bundle)
+    for place, message in ((bundle / "plan.json", "inside the bundle"), (tmp_path, "is a folder")):
+        done = corella("tune", bundle, "--plan", place)
+        assert done.code == 2
+        assert message in done.err
+    assert contents(bundle) == before
+    done = corella("tune", tmp_path)
+    assert (done.code, "not a bundle" in done.err) == (3, True)
+
+
+def test_ctrl_c_leaves_the_earlier_plan(bundle, tmp_path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text("earlier")
+    command = [sys.executable, "-m", "corella_edge", "tune", str(bundle), "--plan", str(path), "--seconds", "600"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Interrupted while it measures: then the LLM is mapped.
+    maps = Path(f"/proc/{process.pid}/maps")
+    end = time.monotonic() + 60
+    while "llm.gguf" not in maps.read_text() and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in told
+    assert "Traceback" not in told
+    assert path.read_text() == "earlier"
+    assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["p.json"]
