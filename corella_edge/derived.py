@@ -6,8 +6,7 @@ never changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -23,65 +22,88 @@ WIDEST = 1024  # numbers of an item's vector
 Side = Literal["user", "item"]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
 class Histories:
     """The latest events of b users, padded on the left to w.
 
-    rows int64 [b, w] (catalogue rows), ratings float32 [b, w] (nan = none), mask bool [b, w] (True = event).
+    rows int64 [b, w] (catalogue rows), ratings float32 [b, w] (nan = none), mask bool [b, w] (True = event) or None
+    where nothing is padded.
     """
 
-    rows: Ints
-    ratings: Floats
-    mask: npt.NDArray[np.bool_]
+    __slots__ = ("_powers", "mask", "ratings", "rows")
+
+    def __init__(self, rows: Ints, ratings: Floats, mask: Mask | None = None) -> None:
+        self.rows, self.ratings, self.mask = rows, ratings, mask
+        self._powers: dict[tuple[float, float], Doubles] = {}
 
     def last(self, w: int) -> Histories:
         """The same users with at most their last `w` events."""
-        start = max(0, self.rows.shape[1] - w)
-        return Histories(self.rows[:, start:], self.ratings[:, start:], self.mask[:, start:])
+        start = self.rows.shape[1] - w
+        if start <= 0:
+            return self
+        mask = None if self.mask is None else self.mask[:, start:]
+        return Histories(self.rows[:, start:], self.ratings[:, start:], mask)
+
+    def events(self) -> Mask:
+        """bool [b, w]: True = event."""
+        return np.ones(self.rows.shape, dtype=np.bool_) if self.mask is None else self.mask
+
+    def powers(self, mean: float, scale: float) -> Doubles:
+        """v, v * v and 1 of every event, float64 [b, 3, w], zeros where padded; computed once.
+
+        v is the standardised rating within ±FARTHEST; an event without a rating counts as a liked one.
+        """
+        if (mean, scale) not in self._powers:
+            self._powers[mean, scale] = _powers(self, np.float32(mean), np.float32(scale))
+        return self._powers[mean, scale]
 
 
-Bits = npt.NDArray[np.uint64]  # [..., words]: which values of a multi attribute an item has
+Bits = npt.NDArray[np.unsignedinteger[Any]]  # [..., words]: which values of a multi attribute an item has
 Facts = npt.NDArray[Any]  # [..., width]: what a function looks at of an item; bits, a number or a vector
 Derived = Callable[[Histories, Facts, Facts, Mapping[str, Any]], Floats]
 
 
-def _values(history: Histories, args: Mapping[str, Any]) -> Floats:
-    """Centred ratings within ±FARTHEST, float32 [b, w]; an event without a rating counts as a liked one."""
-    centred = (history.ratings - np.float32(args["mean"])) / np.float32(args["scale"])
-    near = np.clip(np.nan_to_num(centred, nan=1.0), -FARTHEST, FARTHEST)
-    return np.where(history.mask, near, np.float32(0.0)).astype(np.float32)
+def _powers(history: Histories, mean: np.float32, scale: np.float32) -> Doubles:
+    values = (history.ratings - mean) / scale
+    np.copyto(values, 1.0, where=np.isnan(values))
+    # Sums in float64, rounded once: no batch, padding or order of addition shows in the float32 result.
+    powers = np.empty((len(values), 3, values.shape[1]))
+    np.minimum(np.maximum(values, -FARTHEST, out=values), FARTHEST, out=powers[:, 0])
+    np.multiply(powers[:, 0], powers[:, 0], out=powers[:, 1])
+    powers[:, 2] = 1.0
+    if history.mask is not None:
+        powers *= history.mask[:, None, :]
+    return powers
 
 
-def _moments(count: Floats, total: Floats, squares: Floats, args: Mapping[str, Any]) -> Floats:
-    """[..., 3]: mean and variance smoothed towards 0 and 1 by `strength` events, and the log of the count."""
-    strength = np.float32(args["strength"])
-    mean = total / (count + strength)
-    variance = (squares + strength) / (count + strength) - mean * mean
-    return np.stack([mean, variance, np.log1p(count) * np.float32(0.25)], axis=-1).astype(np.float32)
+def _moments(sums: Doubles, args: Mapping[str, Any]) -> Floats:
+    """[..., 3] of the sums of `powers`: mean and variance smoothed towards 0 and 1 by `strength` events, log count."""
+    count, strength = sums[..., 2:], args["strength"]
+    found: Doubles = (sums + np.array((0.0, strength, 0.0))) / (count + strength)
+    found[..., 1] -= found[..., 0] ** 2
+    np.multiply(np.log1p(count), 0.25, out=found[..., 2:])
+    return found.astype(np.float32)
 
 
 def history_profile(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
     """How the user rates: smoothed mean and variance of the ratings so far, log count; float32 [b, 1, 3]."""
-    values = _values(history, args)
-    count = history.mask.sum(axis=1, dtype=np.float32)
-    return _moments(count, values.sum(axis=1), (values * values).sum(axis=1), args)[:, None, :]
+    return _moments(history.powers(args["mean"], args["scale"]).sum(axis=2), args)[:, None, :]
 
 
 def history_match(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
     """The same over events whose item shares a value of `attribute` with the candidate; float32 [b, n, 3].
 
-    `seen` uint64 [b, w, words] are the attribute's values of the history's items, `candidates` [b, n, words]
+    `seen` bits [b, w, words] are the attribute's values of the history's items, `candidates` [b, n, words]
     those of the candidates.
     """
-    shares = np.zeros((seen.shape[0], candidates.shape[1], seen.shape[1]), dtype=np.bool_)
-    for word in range(seen.shape[2]):
+    shares = (candidates[:, :, None, 0] & seen[:, None, :, 0]) != 0  # padded rows carry no bits
+    for word in range(1, seen.shape[2]):
         shares |= (candidates[:, :, None, word] & seen[:, None, :, word]) != 0
-    matched = shares.astype(np.float32)  # padded rows carry no bits
-    values = _values(history, args)
-    sums = matched @ np.stack([history.mask.astype(np.float32), values, values * values], axis=-1)
-    return _moments(sums[..., 0], sums[..., 1], sums[..., 2], args)
+    powers = history.powers(args["mean"], args["scale"])
+    return _moments(shares.astype(np.float64) @ powers.transpose(0, 2, 1), args)
 
 
 def history_number(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
@@ -91,12 +113,13 @@ def history_number(history: Histories, seen: Facts, candidates: Facts, args: Map
     how far the events lie from the candidate, smoothed alike. `seen` float32 [b, w, 1], `candidates` [b, n, 1].
     """
     own = candidates[..., 0]
-    mask = history.mask[:, None, :].astype(np.float32)
-    numbers = np.where(history.mask, seen[..., 0], np.float32(0.0))[:, None, :]
+    events = history.events()
+    mask = events[:, None, :].astype(np.float32)
+    numbers = np.where(events, seen[..., 0], np.float32(0.0))[:, None, :]
     far = np.abs(own[:, :, None] - numbers) * mask
     weight = mask.sum(axis=2) + np.float32(args["strength"])
     mean, distance = numbers.sum(axis=2) / weight, far.sum(axis=2) / weight
-    columns = (own, mean, _latest(numbers, history.mask), distance)
+    columns = (own, mean, _latest(numbers, events), distance)
     return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(np.float32)
 
 
@@ -106,15 +129,17 @@ def history_similarity(history: Histories, seen: Facts, candidates: Facts, args:
     Of the centred products: a tenth of the sum, the mean smoothed towards 0 by `strength` events, the mean of the
     latest events, and the `CLOSEST` highest, summed, over `CLOSEST`. `seen` float32 [b, w, d], `candidates` [b, n, d].
     """
+    events = history.events()
     products = (candidates @ seen.transpose(0, 2, 1) - np.float32(args["mean"])) / np.float32(args["scale"])
-    alike = np.where(history.mask[:, None, :], products, np.float32(0.0))
+    alike = np.where(events[:, None, :], products, np.float32(0.0))
     total = alike.sum(axis=2)
-    count = history.mask.sum(axis=1, dtype=np.float32)[:, None]
-    low = np.where(history.mask[:, None, :], products, np.float32(-np.inf))
-    top = -np.sort(-low, axis=2)[:, :, :CLOSEST]
+    count = events.sum(axis=1, dtype=np.float32)[:, None]
+    low = np.where(events[:, None, :], products, np.float32(-np.inf))
+    # In order, so that the sum does not depend on how the highest were found.
+    top = np.sort(low if low.shape[2] <= CLOSEST else np.partition(low, -CLOSEST, axis=2)[:, :, -CLOSEST:], axis=2)
     closest = np.where(np.isfinite(top), top, np.float32(0.0)).sum(axis=2) / np.float32(CLOSEST)
     mean = total / (count + np.float32(args["strength"]))
-    columns = (total * np.float32(0.1), mean, _latest(alike, history.mask), closest)
+    columns = (total * np.float32(0.1), mean, _latest(alike, events), closest)
     found: Floats = np.clip(np.stack(columns, axis=-1), -FARTHEST, FARTHEST).astype(np.float32)
     return found
 
@@ -156,3 +181,12 @@ def vector_fact(value: Any, args: Mapping[str, Any]) -> Floats:
     if not isinstance(value, (list, tuple)) or len(value) != args["width"]:
         return np.zeros(args["width"], dtype=np.float32)
     return np.asarray([min(max(number(v, 0.0), -1.0), 1.0) for v in value], dtype=np.float32)
+
+
+def bits_fact(places: Iterable[int], count: int) -> Bits:
+    """[words]: the given bits of `count`, in words of the narrowest type that holds them, at most 64 bits each."""
+    width = next((bits for bits in (8, 16, 32) if count <= bits), 64)
+    words = [0] * max(1, -(-count // width))
+    for place in places:
+        words[place // width] |= 1 << (place % width)
+    return np.asarray(words, dtype=f"uint{width}")

@@ -14,10 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from corella_edge import bundle, metrics
 from corella_edge.atomic import new_folder
 from corella_edge.catalog import Catalog
+from corella_edge.encoder import FeatureEncoder
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import parse_request
 from corella_edge.router import Calibration, entropy
-from corella_edge.schema import FeatureEncoder, Field, Schema, Vocabulary
+from corella_edge.schema import Field, Schema, Vocabulary
 
 GENRES = ["Action", "Comedy", "Drama"]
 ITEMS, USERS, ROWS, WINDOW = 40, 30, 240, 5

@@ -18,11 +18,12 @@ from corella_edge import bundle, metrics
 from corella_edge.atomic import check_free, new_folder
 from corella_edge.bundle import Bundle
 from corella_edge.catalog import Catalog
+from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Request
 from corella_edge.router import RATIOS, Calibration, entropy, is_routed, threshold_for
-from corella_edge.schema import FeatureEncoder, Schema
+from corella_edge.schema import Schema
 from corella_edge_export import verify
 from corella_edge_export.data.sampling import request_json
 from corella_edge_export.llm import merged

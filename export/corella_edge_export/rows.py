@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.derived import Histories
+from corella_edge.encoder import FeatureEncoder
 from corella_edge.request import User
-from corella_edge.schema import OOV, FeatureEncoder, Feed
+from corella_edge.schema import OOV, Feed
 from corella_edge_export.data.prepared import PreparedData
 
 CHUNK = 4096

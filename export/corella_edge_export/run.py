@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from corella_edge import atomic, bundle
 from corella_edge.catalog import Catalog
+from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
-from corella_edge.schema import FeatureEncoder, Schema
+from corella_edge.schema import Schema
 from corella_edge_export import checkpoint, llm, plain_text, tokenizer
 from corella_edge_export.align import Alignment, pairs_for
 from corella_edge_export.data.prepared import PreparedData

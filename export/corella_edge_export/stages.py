@@ -20,9 +20,9 @@ from typing import Any
 from accelerate import PartialState
 
 from corella_edge import atomic
+from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder
-from corella_edge.schema import FeatureEncoder
 from corella_edge_export import checkpoint, llm, loop, plain_text, tokenizer, train_crm, train_llm, verify
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.recipe import Recipe, StageRecipe

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 
 from corella_edge.errors import ExportError
+from corella_edge.encoder import FeatureEncoder
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidate, Request, User
-from corella_edge.schema import FeatureEncoder
 from corella_edge_export.dcn import DCNv2
 from corella_edge_export.sequences import SequenceBuilder
 from corella_edge_export.train_crm import tensors

@@ -68,9 +68,10 @@ class Crm:
 
 def sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """1 / (1 + exp(-x)), float64, without overflow."""
-    x = np.asarray(logits, dtype=np.float64)
-    e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, e) / (1.0 + e)
+    # Beyond it exp would overflow; there, 1 + exp(-x) has long been exp(-x).
+    grown = np.exp(-np.maximum(logits, -700.0, dtype=np.float64))
+    result: npt.NDArray[np.float64] = 1.0 / (1.0 + grown)
+    return result
 
 
 def _options(threads: int) -> Any:

@@ -17,11 +17,11 @@ import numpy as np
 
 from corella_edge.bundle import Bundle
 from corella_edge.catalog import Catalog
+from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import BundleError, InputError, MissingExtraError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidate, Request, User
 from corella_edge.router import Calibration, Threshold, entropy, is_routed, parse_threshold
-from corella_edge.schema import FeatureEncoder
 from corella_edge.scores import BoolArray, FloatArray, Scores
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.answer import Answer, Prompt

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corella_edge.catalog import Catalog
-from corella_edge.derived import FARTHEST
+from corella_edge.derived import DERIVED, FARTHEST
+from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import BundleError
 from corella_edge.request import Candidate, Event, User
 from corella_edge.schema import (
     FIRST,
     OOV,
     PAD,
-    FeatureEncoder,
     Field,
     Schema,
     Vocabulary,
@@ -26,6 +26,7 @@ from corella_edge.schema import (
     value_key,
     vocabulary_names,
 )  # fmt: skip
+from corella_edge.tables import RatingCodes
 
 ITEMS = ["a", "b", "c", "d", "cold", "nowhere"]
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.just(10**300)
@@ -243,8 +244,53 @@ def test_any_json_is_a_schema_or_a_bundle_error(data: Any) -> None:
 def test_the_last_events_of_a_history(world: Any, count: int, w: int) -> None:
     history = world.encoder.history(User(history=tuple(Event("a", float(i)) for i in range(count))))
     cut = history.last(w)
-    assert cut.mask.shape[1] == min(w, world.schema.window)
-    assert cut.ratings[cut.mask].tolist() == [float(i) for i in range(count)][-min(w, world.schema.window) :]
+    assert cut.ratings.shape == (1, min(w, count, world.schema.window))
+    assert cut.ratings[0].tolist() == [float(i) for i in range(count)][-min(w, world.schema.window) :]
+
+
+@given(EVENTS, CANDIDATES, EVENTS)
+def test_what_is_remembered_is_what_would_be_made_anew(
+    world: Any, events: tuple[Event, ...], candidates: list[Candidate], others: tuple[Event, ...]
+) -> None:
+    """The same history and the same tuple of candidates in other company, more candidates than kinds of items."""
+    encoder, slate = FeatureEncoder(world.schema, world.catalog), tuple(candidates) * 9
+    for history in (events, others, events):
+        for user, asked in ((User("u1", {}, history), slate), (User("u9", {"job": "clerk"}, history), slate[:1])):
+            found, unknown = encoder.encode(user, asked)
+            expected, names = FeatureEncoder(world.schema, world.catalog).encode(user, list(asked))
+            assert unknown == names
+            for name, values in expected.items():
+                np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_a_list_of_candidates_may_change_between_requests(world: Any) -> None:
+    candidates, user = [Candidate("a")], User("u1", {"job": "clerk"})
+    assert world.encoder.encode(user, candidates)[0]["item_id"].tolist() == [2]
+    candidates[0] = Candidate("b", {"year": "1999"})
+    feed, _ = world.encoder.encode(user, candidates)
+    assert (feed["item_id"].tolist(), feed["item_year"].tolist()) == ([3], [2])
+
+
+def test_the_work_on_a_user_does_not_grow_with_the_candidates(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, asked = FeatureEncoder(world.schema, world.catalog), []
+    function, *rest = DERIVED["history_match"]
+    counted = lambda h, seen, facts, args: (asked.append(facts.shape[1]), function(h, seen, facts, args))[1]  # noqa: E731
+    monkeypatch.setitem(DERIVED, "history_match", (counted, *rest))
+    user = User("u1", {}, (Event("a", 5.0), Event("b", 2.0)))
+    encoder.encode(user, [Candidate("a"), Candidate("b")])
+    assert asked == [2]
+    for n in (50, 1000):
+        encoder.encode(user, [Candidate(item) for item in ITEMS] * n)
+    # a, b, c, and what has no known genre.
+    assert asked == [2, 4]
+
+
+@given(st.lists(st.none() | st.floats(-1e6, 1e6, width=32) | st.sampled_from([1.0, 3.5]), max_size=6))
+def test_a_rating_is_found_as_by_plain_search(ratings: list[float | None]) -> None:
+    values = ["3.5", "1", "-2", "1.0", "1e3"]
+    known = np.asarray([float(v) for v in values], dtype=np.float32).tolist()
+    found = RatingCodes(Vocabulary("r", values)).of(np.asarray([ratings], dtype=np.float32))
+    assert found.tolist() == [[FIRST + known.index(r) if r in known else OOV for r in ratings]]
 
 
 def test_a_schema_without_history_needs_none() -> None:

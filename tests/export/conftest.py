@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from corella_edge.schema import FeatureEncoder
+from corella_edge.encoder import FeatureEncoder
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.raw import RawData

@@ -13,8 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import tiny_run  # noqa: E402
+from corella_edge.encoder import FeatureEncoder  # noqa: E402
 from corella_edge.errors import InputError  # noqa: E402
-from corella_edge.schema import FeatureEncoder  # noqa: E402
 from corella_edge_export import fit, item_fit, train_crm  # noqa: E402
 from corella_edge_export.dcn import DCNv2  # noqa: E402
 from corella_edge_export.fit import catalog_of, fit_schema  # noqa: E402

@@ -11,9 +11,9 @@ import torch
 from onnx import numpy_helper
 
 from corella_edge.catalog import Catalog
+from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import BundleError, ExportError
 from corella_edge.request import Candidate, Event, Request, User
-from corella_edge.schema import FeatureEncoder
 from corella_edge_export import to_onnx, verify
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData

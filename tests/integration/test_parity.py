@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from corella_edge.schema import FeatureEncoder
+from corella_edge.encoder import FeatureEncoder
 from corella_edge_export import train_crm, train_llm
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.rows import EncodedRows

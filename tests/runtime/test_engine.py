@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from bundles import ITEMS, make_bundle, reseal
 from corella_edge.bundle import Bundle
+from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import BundleError, InputError
 from corella_edge.request import Candidate, Event, Request, User, parse_request
 from corella_edge.router import LN2, entropy
-from corella_edge.schema import FeatureEncoder
 from corella_edge.scores import answer
 from corella_edge_runtime import crm as crm_module
 from corella_edge_runtime.crm import Crm, sigmoid
