@@ -85,7 +85,7 @@ def timed(run: Run, path: Path) -> dict[str, float]:
     """Median milliseconds of 20 candidates, for new and for returning users."""
     prompts = [prompts_of(run, i) for i in range(USERS)]
     model = Model(path)
-    scorer = YesNoScorer(model, run.builder().encoder.tokens, 1)
+    scorer = YesNoScorer(model, run.builder().encoder.tokens)
     new, returning = [], []
     for _ in range(REPEATS):
         for asked in prompts:

@@ -140,7 +140,7 @@ def _write_llm(
     data = {"template": TEMPLATE.to_json(), "tokens": {"yes": tokens.yes, "no": tokens.no, "bos": None}}
     (folder / "prompt.json").write_text(json.dumps(data), "utf-8")
     model = Model(folder / "llm.gguf")
-    prompts, scorer = PromptEncoder(TEMPLATE, catalog, model.tokenize, tokens), YesNoScorer(model, tokens, 1)
+    prompts, scorer = PromptEncoder(TEMPLATE, catalog, model.tokenize, tokens), YesNoScorer(model, tokens)
     found: list[tuple[list[int] | None, float | None]] = []
     for request in map(parse_request, rows):
         assert request.candidates

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from corella_edge.errors import ExportError
 from corella_edge.encoder import FeatureEncoder
+from corella_edge.errors import ExportError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidate, Request, User
 from corella_edge_export.dcn import DCNv2
@@ -23,6 +23,7 @@ from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.binding import Model
 from corella_edge_runtime.llm.scorer import YesNoScorer
+from corella_edge_runtime.llm.settings import LlmSettings
 
 CRM_TOLERANCE = 1e-5
 F16_TOLERANCE = 2e-3
@@ -107,7 +108,7 @@ def gguf_scores(
     `exact` computes attention in float32: what then differs is the file's doing, not the arithmetic's.
     """
     model = Model(path)
-    scorer = YesNoScorer(model, encoder.tokens, threads, exact=exact)
+    scorer = YesNoScorer(model, encoder.tokens, LlmSettings(threads=threads), exact=exact)
     try:
         return np.asarray([_score(scorer, encoder, request, whole) for request in requests])
     finally:

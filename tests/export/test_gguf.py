@@ -44,7 +44,7 @@ def test_p_yes_is_that_of_transformers(tmp_path: Path, kind: str, changes: dict[
     expected: npt.NDArray[np.float64] = np.array([_torch_probability(model, prompt, encoder) for prompt in prompts])
     assert expected.std() > 0.02
     opened = Model(path)
-    scorer = YesNoScorer(opened, encoder.tokens, 1)
+    scorer = YesNoScorer(opened, encoder.tokens)
     single = np.array([scorer.score([prompt])[0].probability for prompt in prompts])
     batched = np.array([answer.probability for answer in scorer.score(prompts)])
     scorer.close()

@@ -53,7 +53,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scores(path: Path) -> np.ndarray:
     model = Model(path)
-    scorer = YesNoScorer(model, Tokens(300, 301, None), 1)
+    scorer = YesNoScorer(model, Tokens(300, 301, None))
     found = np.array([scorer.score([prompt])[0].probability for prompt in PROMPTS])
     scorer.close()
     model.close()

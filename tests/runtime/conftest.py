@@ -12,9 +12,13 @@ import pytest
 from corella_edge.catalog import Catalog
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Event, User
+from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.binding import Context, Model
-from corella_edge_runtime.llm.scorer import BATCH, Prompt, YesNoScorer
+from corella_edge_runtime.llm.scorer import YesNoScorer
+from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.tree import unfold
 
+BATCH = LlmSettings().batch
 CONTEXT = 900  # more than one decode
 
 
@@ -78,10 +82,9 @@ class Reference:
         ids = [*prompt.prefix, *prompt.suffix]
         self.context.clear()
         for start in range(0, len(ids), BATCH):
-            part = ids[start : start + BATCH]
-            rows = [(t, start + i, 0, start + i == len(ids) - 1) for i, t in enumerate(part)]
+            leaves, rows = unfold([tuple(ids[: start + BATCH])], [start], [0])
             self.context.decode(rows)
-        yes, no = self.context.logits(len(part) - 1, (self.tokens.yes, self.tokens.no))
+        yes, no = self.context.logits(leaves[0].last, (self.tokens.yes, self.tokens.no))
         return 1.0 / (1.0 + math.exp(no - yes))
 
 
@@ -96,8 +99,8 @@ def reference(llama: Llama, model: Model) -> Iterator[Reference]:
 def make_scorer(llama: Llama, model: Model) -> Iterator[Any]:
     made: list[YesNoScorer] = []
 
-    def make(cells: int = 0) -> YesNoScorer:
-        made.append(YesNoScorer(model, llama.tokens, 1, cells))
+    def make(cells: int = 0, exact: bool = False, **settings: Any) -> YesNoScorer:
+        made.append(YesNoScorer(model, llama.tokens, LlmSettings(**settings), cells, exact))
         return made[-1]
 
     yield make

@@ -1,33 +1,50 @@
 from __future__ import annotations
 
+import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 
 from corella_edge_runtime.llm.answer import Answer, Prompt
-from corella_edge_runtime.llm.backend import ThreadBackend
+from corella_edge_runtime.llm.backend import LEAST, ThreadBackend, budget
+from corella_edge_runtime.llm.packing import Ask
 from corella_edge_runtime.llm.scorer import Counters, YesNoScorer
+from corella_edge_runtime.llm.settings import LlmSettings
 
 
 class Fake:
-    """Answers with the first token of the suffix; waits for `go`; notes who called it."""
+    """Answers one prompt a step with the first token of its suffix; waits for `go`; notes who called it."""
 
     def __init__(self) -> None:
         self.go, self.busy = threading.Event(), threading.Event()
-        self.counters, self.threads, self.closed = Counters(), set(), False
+        self.counters, self.threads, self.closed, self.given_up = Counters(), set(), False, 0
 
-    def score(self, prompts: Sequence[Prompt], expired: Callable[[], bool]) -> list[Answer]:
+    def refuses(self, ask: Ask) -> bool:
+        return False
+
+    def step(self, asks: list[Ask], most: int | None) -> None:
         assert not self.closed
         self.threads.add(threading.get_ident())
         self.busy.set()
         assert self.go.wait(20)
-        if any(prompt.suffix == (666,) for prompt in prompts):
+        if asks[0].prompt.suffix == (666,):
+            if asks[0].alone:
+                asks[0].answer = Answer(float("nan"), "llm_error")
+            asks[0].alone = True
             raise ValueError("broken prompt")
-        return [Answer(float("nan"), "deadline") if expired() else Answer(float(p.suffix[0])) for p in prompts]
+        asks[0].answer = Answer(float(asks[0].prompt.suffix[0]))
+
+    def stats(self) -> dict[str, float]:
+        return {}
+
+    def give_up(self) -> None:
+        self.given_up += 1
+
+    def go_on(self) -> None: ...
 
     def close(self) -> None:
         self.closed = True
@@ -67,20 +84,64 @@ def test_a_cancelled_job_is_not_scored(fake: Fake, backend: Any) -> None:
     first, second, third = (backend.submit(ask(i)) for i in range(3))
     assert fake.busy.wait(20)
     assert second.cancel()
-    assert not first.cancel()
     fake.go.set()
     assert (value(first), value(third)) == (0.0, 2.0)
     with pytest.raises(CancelledError):
         second.result(20)
 
 
+def test_a_decode_that_nobody_waits_for_is_given_up(fake: Fake, backend: Any) -> None:
+    first, second = backend.submit(ask(1)), backend.submit(ask(2))
+    assert fake.busy.wait(20)
+    assert first.cancel()
+    assert fake.given_up == 0
+    assert second.cancel()
+    assert fake.given_up == 1
+
+
+def test_a_decode_is_given_up_at_the_last_of_the_deadlines(fake: Fake, backend: Any) -> None:
+    now = time.monotonic()
+    backend.submit(ask(0), now + 0.02)
+    assert fake.busy.wait(20)
+    while not fake.given_up:
+        time.sleep(0.001)
+    assert time.monotonic() >= now + 0.02
+    fake.go.set()
+
+
 def test_a_deadline_counts_from_the_submission(fake: Fake, backend: Any) -> None:
     now = time.monotonic()
-    late, early = backend.submit(ask(1), now + 0.05), backend.submit(ask(2), now + 1000)
+    first, late, early = backend.submit(ask(0)), backend.submit(ask(1), now + 0.05), backend.submit(ask(2), now + 1000)
+    assert fake.busy.wait(20)
     time.sleep(0.06)
     fake.go.set()
     assert late.result(20)[0].reason == "deadline"
-    assert value(early) == 2.0
+    assert (value(first), value(early)) == (0.0, 2.0)
+
+
+def test_a_queue_is_bounded_in_tokens(fake: Fake) -> None:
+    backend = ThreadBackend(lambda: fake, queue_tokens=10)  # type: ignore[arg-type, return-value]
+    large = backend.submit([Prompt((1,) * 30, (3,))])  # more than the queue holds, but nobody is before it
+    assert fake.busy.wait(20)
+    refused = backend.submit([Prompt((), (4,)), Prompt((), (5,))])
+    assert [answer.reason for answer in refused.result(0)] == ["queue_full"] * 2
+    assert (backend.stats()["queued_tokens"], backend.stats()["refused"]) == (31.0, 1.0)
+    fake.go.set()
+    assert value(large) == 3.0
+    while backend.stats()["queued_tokens"]:
+        time.sleep(0.001)
+    shared = [Prompt((1,) * 6, (i,)) for i in (1, 2, 3)]  # 9 tokens: their prefix counts once
+    assert [answer.probability for answer in backend.submit(shared).result(20)] == [1.0, 2.0, 3.0]
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    ("rate", "deadlines", "most"),
+    [(0.0, [1.0], None), (1000.0, [None], None), (1000.0, [10.4, None, 10.2], 199), (1000.0, [9.0], LEAST)],
+)
+def test_a_decode_is_sized_to_the_nearest_deadline(rate: float, deadlines: list[Any], most: int | None) -> None:
+    found = budget(rate, deadlines, 10.0)
+    assert found == most or (most is not None and found is not None and abs(found - most) <= 1)
 
 
 def test_an_error_reaches_its_caller_alone(fake: Fake, backend: Any) -> None:
@@ -94,7 +155,7 @@ def test_an_error_reaches_its_caller_alone(fake: Fake, backend: Any) -> None:
 def test_closing_finishes_what_was_taken_and_refuses_the_rest(fake: Fake, backend: Any) -> None:
     taken = [backend.submit(ask(i)) for i in range(4)]
     assert fake.busy.wait(20)
-    assert backend.stats()["queued"] == 3.0
+    assert backend.stats()["queued"] == 4.0
     closing = threading.Thread(target=backend.close)
     closing.start()
     while not backend._closed:
@@ -119,7 +180,7 @@ def test_a_scorer_that_can_not_be_made_is_told_at_once() -> None:
 
 
 def test_real_prompts_from_eight_threads(llama: Any, model: Any, prompts: Any, reference: Any) -> None:
-    backend = ThreadBackend(lambda: YesNoScorer(model, llama.tokens, 1))
+    backend = ThreadBackend(lambda: YesNoScorer(model, llama.tokens))
     rows = {user: prompts(user, [user, 3 * user % 40, 39]) for user in range(12)}
     with ThreadPoolExecutor(8) as pool:
         futures = list(pool.map(lambda user: (user, backend.submit(rows[user])), [*rows] * 3))
@@ -128,4 +189,48 @@ def test_real_prompts_from_eight_threads(llama: Any, model: Any, prompts: Any, r
         expected = [reference.probability(prompt) for prompt in rows[user]]
         assert [answer.probability for answer in future.result(0)] == pytest.approx(expected, abs=5e-3)
     assert backend.stats()["prompts"] == 36 * 3
+    backend.close()
+
+
+def test_ten_thousand_random_operations_leave_the_cache_consistent(
+    llama: Any, model: Any, prompts: Any, reference: Any
+) -> None:
+    made: list[YesNoScorer] = []
+
+    def make() -> YesNoScorer:
+        made.append(YesNoScorer(model, llama.tokens, LlmSettings(kept_tokens=300, batch=64), cells=256))
+        return made[0]
+
+    backend, draw = ThreadBackend(make, queue_tokens=3000), random.Random(5)
+    rows = {user: prompts(user, range(user, user + 8)) for user in range(15)}
+    expected = {user: [reference.probability(prompt) for prompt in rows[user]] for user in rows}
+    waiting: list[tuple[int, int, Future[list[Answer]]]] = []
+    seen: Counter[str] = Counter()
+    for _ in range(10_000):
+        kind = draw.random()
+        if kind < 0.5 or not waiting:
+            user, count = draw.randrange(15), draw.randint(1, 8)
+            deadline = None if draw.random() < 0.5 else time.monotonic() + draw.random() * 0.01
+            waiting.append((user, count, backend.submit(rows[user][:count], deadline)))
+        elif kind < 0.6:
+            draw.choice(waiting)[2].cancel()
+        else:
+            user, count, future = waiting.pop(draw.randrange(len(waiting)))
+            if future.cancelled():
+                seen["cancelled"] += 1
+                continue
+            for answer, p in zip(future.result(60), expected[user], strict=False):
+                seen[answer.reason] += 1
+                assert answer.reason in ("", "deadline", "queue_full")
+                assert answer.reason or answer.probability == pytest.approx(p, abs=5e-3)
+    wait([future for _, _, future in waiting], 60)
+    assert min(seen[reason] for reason in ("", "deadline", "cancelled", "queue_full")) > 20
+    stats, context = backend.stats(), made[0]._context
+    assert (stats["queued"], stats["errors"]) == (0.0, 0.0)
+    # All cells but the latest prefix's are free again, and everything still answers as at first.
+    assert [context.length(sequence) for sequence in range(1, context.sequences)] == [0] * (context.sequences - 1)
+    assert context.length(0) == len(made[0]._trunk)
+    for user in rows:
+        found = backend.submit(rows[user]).result(60)
+        assert [answer.probability for answer in found] == pytest.approx(expected[user], abs=5e-3)
     backend.close()

@@ -7,11 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.binding import DecodeError
-from corella_edge_runtime.llm.scorer import BATCH, SEQUENCES, Prompt
+from corella_edge_runtime.llm.packing import Ask
+from corella_edge_runtime.llm.settings import LlmSettings
 
 ALONE, TOGETHER = 2e-3, 5e-3  # published tolerances in P(Yes): one prompt a decode, batched
 LIMIT = 900
+BATCH, SEQUENCES = LlmSettings().batch, LlmSettings().sequences
 
 
 def filler(length: int, seed: int = 0) -> tuple[int, ...]:
@@ -109,7 +112,7 @@ def test_only_prompts_with_a_probability_are_counted(make_scorer: Any) -> None:
     scorer = make_scorer()
     prefix = filler(20)
     rows = [Prompt(prefix, filler(200, i)) for i in range(4)] + [Prompt(prefix, filler(LIMIT)), Prompt(prefix, ())]
-    asked = iter([False, False, True])
+    asked = iter([False, True])
     found = scorer.score(rows, asked.__next__)
     assert [answer.reason for answer in found] == ["", "", "deadline", "deadline", "too_long", "too_long"]
     assert (scorer.counters.prompts, scorer.counters.reused_tokens) == (2, len(prefix))
@@ -132,7 +135,7 @@ def test_more_candidates_than_sequences(make_scorer: Any, reference: Any) -> Non
     rows = [Prompt(filler(30), filler(3 + i % 4, i)) for i in range(2 * SEQUENCES + 1)]
     scorer = make_scorer()
     close(scorer.score(rows), rows, reference)
-    assert scorer.counters.decodes == 1 + 3
+    assert scorer.counters.decodes == 3
 
 
 def test_suffixes_of_more_tokens_than_a_decode(make_scorer: Any, reference: Any) -> None:
@@ -181,33 +184,32 @@ def test_an_expired_deadline_leaves_the_cache_usable(make_scorer: Any, reference
         answered = [answer.reason == "" for answer in found]
         assert {answer.reason for answer in found} <= {"", "deadline"}
         assert answered == [True] * sum(answered) + [False] * (4 - sum(answered))
-        assert sum(answered) == [0, 0, 0, 2, 3, 3][patience]
+        assert sum(answered) == [0, 0, 2, 4, 4, 4][patience]
         close(found[: sum(answered)], rows[: sum(answered)], reference)
         close(scorer.score(rows), rows, reference)
 
 
-def test_a_failed_decode_costs_its_own_group_alone(
-    make_scorer: Any, reference: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("broken", range(6))
+def test_a_failed_decode_costs_the_prompt_at_fault_alone(
+    make_scorer: Any, reference: Any, monkeypatch: pytest.MonkeyPatch, broken: int
 ) -> None:
-    rows = [Prompt(filler(30, seed), filler(4, i)) for seed in range(3) for i in range(2)]
-    for broken in range(6):
-        scorer = make_scorer()
-        calls = iter(range(100))
-        decode = scorer._context.decode
+    rows = [Prompt(filler(30, seed), (*filler(4, i), 7 + 3 * seed + i)) for seed in range(3) for i in range(2)]
+    scorer = make_scorer()
+    decode = scorer._context.decode
 
-        def failing(batch: Any, broken: int = broken, calls: Any = calls, decode: Any = decode) -> None:
-            if next(calls) == broken:
-                raise DecodeError("out of luck")
-            decode(batch)
+    def failing(batch: Any) -> None:
+        if rows[broken].suffix[-1] in batch.tokens[batch.wanted == 1]:
+            raise DecodeError("out of luck")
+        decode(batch)
 
-        monkeypatch.setattr(scorer._context, "decode", failing)
-        found = scorer.score(rows)
-        group = broken // 2
-        assert [answer.reason for answer in found] == ["llm_error" if i // 2 == group else "" for i in range(6)]
-        assert scorer.counters.errors == 1
-        others = [i for i in range(6) if i // 2 != group]
-        close([found[i] for i in others], [rows[i] for i in others], reference)
-        close(scorer.score(rows), rows, reference)
+    monkeypatch.setattr(scorer._context, "decode", failing)
+    found = scorer.score(rows)
+    assert [answer.reason for answer in found] == ["llm_error" if i == broken else "" for i in range(6)]
+    assert scorer.counters.errors == 2  # with the others, and alone
+    others = [i for i in range(6) if i != broken]
+    close([found[i] for i in others], [rows[i] for i in others], reference)
+    monkeypatch.undo()
+    close(scorer.score(rows), rows, reference)
 
 
 def test_a_token_outside_the_vocabulary_is_an_error_and_the_next_prompt_works(make_scorer: Any, reference: Any) -> None:
@@ -240,3 +242,61 @@ def test_nothing_asked_nothing_done(make_scorer: Any) -> None:
     scorer = make_scorer()
     assert scorer.score([]) == []
     assert scorer.counters.decodes == 0
+
+
+def test_deterministic_scores_are_bit_equal_whatever_came_before(
+    make_scorer: Any, prompts: Any, reference: Any
+) -> None:
+    rows = [prompt for user in range(8) for prompt in prompts(user, [user, 39 - user])]
+    rows.append(Prompt(filler(BATCH + 100), filler(5)))
+    first = make_scorer(deterministic=True).score(rows)
+    busy = make_scorer(deterministic=True)
+    busy.score([Prompt(filler(77), filler(9))])
+    again = busy.score(rows[::-1] + rows)[len(rows) :]
+    assert first == again
+    assert busy.counters.reused_tokens == 0
+    close(first, rows, reference, 1e-6)
+
+
+def test_a_prefix_left_for_other_users_is_not_computed_again(make_scorer: Any, reference: Any) -> None:
+    scorer = make_scorer()
+    users = [Prompt(filler(100, user), filler(5, user)) for user in range(6)]
+    scorer.score(users)
+    computed = scorer.counters.evaluated_tokens
+    again = [Prompt(user.prefix, filler(6, 40 + i)) for i, user in enumerate(users)]
+    for prompt in again:
+        close(scorer.score([prompt]), [prompt], reference)
+    assert scorer.counters.evaluated_tokens == computed + 6 * 6
+    assert scorer.stats()["kept_prefixes"] >= 5
+
+
+def test_a_new_event_costs_its_own_tokens_alone(make_scorer: Any, reference: Any) -> None:
+    scorer = make_scorer()
+    scorer.score([Prompt(filler(100), filler(5, 1)), Prompt(filler(100, 3), filler(5, 2))])
+    scorer.score([Prompt(filler(60, 5), filler(5, 2))])
+    computed = scorer.counters.evaluated_tokens
+    longer = [Prompt(filler(100) + filler(7, 9), filler(4, i)) for i in range(3)]
+    close(scorer.score(longer), longer, reference)
+    assert scorer.counters.evaluated_tokens == computed + 7 + 3 * 4
+
+
+def test_no_budget_keeps_nothing_but_the_last(make_scorer: Any) -> None:
+    scorer = make_scorer(kept_tokens=0)
+    users = [Prompt(filler(50, user), filler(5, user)) for user in range(3)]
+    for user in [*users, *users]:
+        scorer.score([user])
+    assert scorer.stats()["kept_prefixes"] == 0
+    assert scorer.counters.reused_tokens <= 6 * 2  # what two users' beginnings happen to share
+
+
+def test_a_decode_given_up_leaves_the_scorer_usable(make_scorer: Any, reference: Any) -> None:
+    scorer = make_scorer()
+    rows = [Prompt(filler(80, seed), filler(5, i)) for seed in range(3) for i in range(4)]
+    scorer.score(rows[:6])
+    scorer.give_up()
+    asks = [Ask(prompt) for prompt in rows]
+    scorer.step(asks)
+    assert scorer.counters.aborted == 1
+    assert all(ask.answer is None for ask in asks)
+    scorer.go_on()
+    close(scorer.score(rows), rows, reference)

@@ -14,7 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from corella_edge.errors import BundleError, ExportError, InputError, MissingExtraError
+from corella_edge_runtime.llm.tree import Rows
 
 try:
     from llama_cpp import llama_cpp as C
@@ -24,6 +28,7 @@ except ImportError as error:
 log = logging.getLogger("corella_edge.llama")
 _LEVELS = {3: logging.INFO, 4: logging.ERROR}
 _last_error: list[str] = []
+ABORTED = 2  # what llama_decode returns then
 
 
 @C.llama_log_callback  # type: ignore[untyped-decorator]
@@ -34,6 +39,7 @@ def _on_log(level: int, text: bytes, _: object) -> None:
     log.log(_LEVELS.get(level, logging.DEBUG), "%s", line)
 
 
+_STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, C.ggml_abort_callback)
 C.llama_log_set(_on_log, ctypes.c_void_p(0))
 C.llama_backend_init()
 
@@ -80,7 +86,11 @@ class Model:
 
 
 class DecodeError(RuntimeError):
-    """`llama_decode` refused or failed; the context's cells must be cleared."""
+    """`llama_decode` refused or failed."""
+
+
+class AbortedError(RuntimeError):
+    """`llama_decode` was given up, because nobody waits for it any more."""
 
 
 class Context:
@@ -110,19 +120,37 @@ class Context:
             raise InputError(f"llama.cpp can not make a context of {cells} cells; is there enough memory?")
         self.cells: int = C.llama_n_ctx(self.handle)
         self._memory = C.llama_get_memory(self.handle)
-        self._batch = C.llama_batch_init(batch, 0, 1)
+        # A row's sequences are neighbours: its list of ids is a stretch of one table.
+        self._ids = np.arange(sequences, dtype=np.int32)
+        # llama.cpp asks at every node of the graph whether to go on. A Python callback would want the interpreter's
+        # lock each time; strlen of this buffer is 0, and no longer once `give_up` has written to it.
+        self._given_up = ctypes.create_string_buffer(2)
+        C.llama_set_abort_callback(self.handle, _STRLEN, ctypes.addressof(self._given_up))
 
-    def decode(self, rows: Sequence[tuple[int, int, int, bool]]) -> None:
-        """Evaluate (token, position, sequence, wants logits) rows, at most `batch_size` of them."""
-        batch = self._batch
-        batch.n_tokens = len(rows)
-        for i, (token, position, sequence, wanted) in enumerate(rows):
-            batch.token[i] = token
-            batch.pos[i] = position
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = sequence
-            batch.logits[i] = wanted
+    def give_up(self) -> None:
+        """From any thread: the decode at work, if there is one, ends as soon as it can."""
+        self._given_up[0] = b"1"
+
+    def go_on(self) -> None:
+        """Take back `give_up`."""
+        self._given_up[0] = b"\0"
+
+    def decode(self, rows: Rows) -> None:
+        """Evaluate at most `batch_size` tokens.
+
+        Raises:
+            AbortedError: it was given up. DecodeError: llama.cpp failed. In both cases the rows' sequences
+                are in no defined state and must be cut.
+        """
+        lists = self._ids.ctypes.data + rows.first.astype(np.uintp) * self._ids.itemsize
+        batch = C.llama_batch(
+            n_tokens=len(rows), token=_pointer(rows.tokens, C.llama_token), embd=None,
+            pos=_pointer(rows.positions, C.llama_pos), n_seq_id=_pointer(rows.count, ctypes.c_int32),
+            seq_id=_pointer(lists, ctypes.POINTER(C.llama_seq_id)), logits=_pointer(rows.wanted, ctypes.c_int8),
+        )  # fmt: skip
         status = C.llama_decode(self.handle, batch)
+        if status == ABORTED:
+            raise AbortedError("llama_decode was given up")
         if status != 0:
             raise DecodeError(f"llama_decode returned {status}")
 
@@ -131,22 +159,48 @@ class Context:
         found = C.llama_get_logits_ith(self.handle, row)
         return [float(found[token]) for token in tokens]
 
-    def copy(self, source: int, target: int) -> None:
-        """Make `target` share all cells of `source`."""
-        C.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+    def share(self, source: int, target: int, length: int) -> None:
+        """Make `target` hold the first `length` cells of `source` too; nothing is computed or copied."""
+        C.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def cut(self, sequence: int, start: int) -> None:
         """Forget a sequence from position `start` on."""
         C.llama_memory_seq_rm(self._memory, sequence, start, -1)
+
+    def keep(self, sequence: int) -> None:
+        """Forget all other sequences."""
+        C.llama_memory_seq_keep(self._memory, sequence)
+
+    def length(self, sequence: int) -> int:
+        """How many positions a sequence holds."""
+        return int(C.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+
+    def save(self, sequence: int) -> npt.NDArray[np.uint8]:
+        """A sequence's cells as bytes, uint8."""
+        size = C.llama_state_seq_get_size(self.handle, sequence)
+        state = np.empty(size, np.uint8)
+        written = C.llama_state_seq_get_data(self.handle, _pointer(state, ctypes.c_uint8), size, sequence)
+        if written != size:
+            raise DecodeError(f"llama.cpp wrote {written} of {size} bytes of a sequence")
+        return state
+
+    def load(self, sequence: int, state: npt.NDArray[np.uint8]) -> None:
+        """Fill an empty sequence with saved cells."""
+        read = C.llama_state_seq_set_data(self.handle, _pointer(state, ctypes.c_uint8), len(state), sequence)
+        if read == 0:
+            raise DecodeError("llama.cpp has no room for a kept prefix")
 
     def clear(self) -> None:
         C.llama_memory_clear(self._memory, True)
 
     def close(self) -> None:
         if self.handle:
-            C.llama_batch_free(self._batch)
             C.llama_free(self.handle)
             self.handle = None
+
+
+def _pointer(values: npt.NDArray[Any], kind: Any) -> Any:
+    return ctypes.cast(values.ctypes.data, ctypes.POINTER(kind))
 
 
 def file_types() -> dict[str, int]:

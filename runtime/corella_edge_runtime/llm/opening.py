@@ -56,7 +56,9 @@ def thread_side(model_file: Path, tokens: Tokens, settings: LlmSettings) -> tupl
     binding = importlib.import_module("corella_edge_runtime.llm.binding")
     scorer = importlib.import_module("corella_edge_runtime.llm.scorer")
     model: Model = binding.Model(model_file)
-    return ThreadBackend(lambda: scorer.YesNoScorer(model, tokens, settings.threads)), model
+    return ThreadBackend(
+        lambda: scorer.YesNoScorer(model, tokens, settings), settings.queue_tokens, settings.cores
+    ), model
 
 
 def _process(model_file: Path, tokens: Tokens, settings: LlmSettings) -> tuple[LlmBackend, Model]:

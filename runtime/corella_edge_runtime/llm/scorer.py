@@ -1,4 +1,4 @@
-"""Prompts → P(Yes). A prefix shared by several prompts is decoded once, their suffixes together.
+"""Prompts → P(Yes): every token that waiting prompts share is decoded once, and recent prefixes are kept.
 
 P(Yes) = softmax over the logits of the two answers at the prompt's last token (CoReLLa, arXiv 2403.16378;
 ReLLa, arXiv 2308.11131, eq. of the point-wise score).
@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.answer import Answer, Prompt
-from corella_edge_runtime.llm.binding import Context, DecodeError, Model
+from corella_edge_runtime.llm.binding import AbortedError, Context, DecodeError, Model
+from corella_edge_runtime.llm.kept import KeptPrefixes
+from corella_edge_runtime.llm.packing import Ask, Base, Room, Target, pack
+from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.tree import Leaf, TokenIds, common_length, unfold
 
-SEQUENCES = 33  # the prefix's own and up to 32 suffixes a decode
-BATCH = 512
 # Longest prompt, in tokens: a checkpoint's own context could reserve gigabytes of KV cells.
 MAX_CONTEXT = 8192
+TRUNK = 0  # the sequence that holds the latest prefix; prompts of a decode are 1, 2, …
 
 
 @dataclass(slots=True)
@@ -28,13 +32,18 @@ class Counters:
     Attributes:
         prompts: those that got a probability.
         evaluated_tokens: computed.
-        reused_tokens: not computed, because an earlier call had left the prefix or other prompts shared it.
+        reused_tokens: not computed, because an earlier decode had left the prefix or other prompts shared it.
+        prefix_hits, prefix_misses: prefixes that were kept in whole, or not.
+        aborted: decodes given up because nobody waited any more.
     """
 
     prompts: int = 0
     evaluated_tokens: int = 0
     reused_tokens: int = 0
     decodes: int = 0
+    prefix_hits: int = 0
+    prefix_misses: int = 0
+    aborted: int = 0
     errors: int = 0
     seconds: float = 0.0
 
@@ -42,119 +51,168 @@ class Counters:
 class YesNoScorer:
     """Owns one context; not for several threads at once.
 
-    Sequence 0 holds the latest prefix, so that a user's next request pays only for what is new.
+    The context is a workbench: one prefix stays in it from decode to decode (the trunk), those of other users lie
+    outside, as bytes, and are copied back when they return.
     """
 
-    def __init__(self, model: Model, tokens: Tokens, threads: int, cells: int = 0, exact: bool = False) -> None:
+    def __init__(
+        self, model: Model, tokens: Tokens, settings: LlmSettings | None = None, cells: int = 0, exact: bool = False
+    ) -> None:
+        self.settings = settings or LlmSettings()
         self.limit = min(model.trained_context, MAX_CONTEXT)
-        wanted = cells or self.limit + BATCH
-        self._context = Context(model, wanted, SEQUENCES, BATCH, threads, exact)
+        batch = min(self.settings.batch, cells or self.settings.batch)
+        sequences = 2 if self.settings.deterministic else self.settings.sequences + 1
+        wanted = cells or self.limit + batch
+        self._context = Context(model, wanted, sequences, batch, self.settings.threads, exact)
         self._answers = (tokens.yes, tokens.no)
-        self._cached: tuple[int, ...] = ()
+        self._kept = KeptPrefixes(0 if self.settings.deterministic else self.settings.kept_tokens)
+        self._trunk: TokenIds = ()
+        self._ahead = 0
         self.counters = Counters()
 
     def score(self, prompts: Sequence[Prompt], expired: Callable[[], bool] = lambda: False) -> list[Answer]:
         """One answer a prompt, in order. `expired` is asked before every decode; what is left then has none."""
+        asks = [Ask(prompt) for prompt in prompts]
+        waiting = [ask for ask in asks if not self.refuses(ask)]
+        while waiting and not expired():
+            self.step(waiting)
+            waiting = [ask for ask in waiting if ask.answer is None]
+        return [ask.answer or Answer(math.nan, "deadline") for ask in asks]
+
+    def refuses(self, ask: Ask) -> bool:
+        """Whether a prompt can not be answered here; its answer then says so."""
+        length = len(ask.prompt.prefix) + len(ask.prompt.suffix)
+        fits = length <= min(self.limit, self._context.cells) and 0 < len(ask.prompt.suffix) <= self._context.batch_size
+        if not fits:
+            ask.answer = Answer(math.nan, "too_long")
+        return not fits
+
+    def step(self, asks: Iterable[Ask], most: int | None = None) -> None:
+        """Work on the first of `asks` with one decode (of at most `most` tokens); some then have their answer.
+
+        A decode that fails answers nobody: those it held are tried again one by one, and told the second time.
+        """
         started = time.perf_counter()
-        answers: list[Answer | None] = [self._refusal(prompt) for prompt in prompts]
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i, prompt in enumerate(prompts):
-            if answers[i] is None:
-                groups.setdefault(prompt.prefix, []).append(i)
-        for prefix, members in groups.items():
-            found = self._group(prefix, [prompts[i].suffix for i in members], expired)
-            for i, answer in zip(members, found, strict=True):
-                answers[i] = answer
-        self.counters.prompts += sum(answer is not None and not answer.reason for answer in answers)
-        self.counters.seconds += time.perf_counter() - started
-        return [answer or Answer(math.nan, "llm_error") for answer in answers]
+        targets: list[Target] = []
+        try:
+            targets = self._targets(asks, most)
+            self._decode(targets)
+        except AbortedError:
+            self.counters.aborted += 1
+            self._context.keep(TRUNK)
+        except DecodeError:
+            self._failed(targets)
+        except BaseException:
+            self._failed(targets)
+            raise
+        finally:
+            self.counters.seconds += time.perf_counter() - started
+
+    def give_up(self) -> None:
+        """From any thread: the decode at work ends as soon as it can. Holds until `go_on`."""
+        self._context.give_up()
+
+    def go_on(self) -> None:
+        self._context.go_on()
 
     def forget(self) -> None:
-        """Drop the kept prefix."""
+        """Drop all kept prefixes."""
         self._context.clear()
-        self._cached = ()
+        self._kept.clear()
+        self._trunk = ()
+
+    def stats(self) -> dict[str, float]:
+        """Counters, and what is kept now."""
+        counted = {name: float(getattr(self.counters, name)) for name in Counters.__slots__}
+        kept = {"kept_prefixes": len(self._kept), "kept_tokens": self._kept.tokens, "evictions": self._kept.evictions}
+        return counted | {name: float(value) for name, value in kept.items()}
 
     def close(self) -> None:
         self._context.close()
 
-    def _refusal(self, prompt: Prompt) -> Answer | None:
-        length = len(prompt.prefix) + len(prompt.suffix)
-        fits = length <= self.limit and length <= self._context.cells and 0 < len(prompt.suffix) <= BATCH
-        return None if fits else Answer(math.nan, "too_long")
+    def _targets(self, asks: Iterable[Ask], most: int | None) -> list[Target]:
+        """The next decode's prompts, neighbours alike. The trunk leaves first if they do not begin with it."""
+        tokens = min(self._context.batch_size, most or self._context.batch_size)
+        asks = list(asks)
+        if self.settings.deterministic:
+            asks = asks[:1]
+        if asks and not self._beside_trunk(asks[0].prompt, tokens):
+            self._leave_trunk()
+        prompts = self._context.sequences - 1
+        room = Room(tokens, prompts, self._context.cells - len(self._trunk))
+        return sorted(pack(asks, self._base, room), key=lambda target: (target.prefix, target.suffix))
 
-    def _group(
-        self, prefix: tuple[int, ...], suffixes: Sequence[tuple[int, ...]], expired: Callable[[], bool]
-    ) -> list[Answer]:
-        """Answers of prompts that share `prefix`."""
-        answers: list[Answer] = []
-        missing = "deadline"
-        try:
-            self._read(prefix, suffixes, expired, answers)
-        except DecodeError:
-            self._reset()
-            missing = "llm_error"
-        except BaseException:
-            self._reset()
-            raise
-        answered = sum(not answer.reason for answer in answers)
-        self.counters.reused_tokens += len(prefix) * max(0, answered - 1)
-        return answers + [Answer(math.nan, missing)] * (len(suffixes) - len(answers))
+    def _base(self, prefix: TokenIds) -> Base:
+        """Where the beginning of a prefix is cheapest to get."""
+        trunk = common_length(self._trunk, prefix)
+        kept, length = self._kept.find(prefix)
+        return Base(length, len(kept)) if length > trunk else Base(trunk)
 
-    def _read(
-        self,
-        prefix: tuple[int, ...],
-        suffixes: Sequence[tuple[int, ...]],
-        expired: Callable[[], bool],
-        answers: list[Answer],
-    ) -> None:
-        """Append to `answers` until all are there or the time is up."""
-        if not self._hold(prefix, expired):
+    def _beside_trunk(self, prompt: Prompt, tokens: int) -> bool:
+        """Whether a prompt begins with some of the trunk and the cells are enough for both."""
+        common = common_length(self._trunk, prompt.prefix)
+        if not common or self._base(prompt.prefix).cells:
+            return not self._trunk
+        rows = min(tokens, len(prompt.prefix) + len(prompt.suffix) - common)
+        return len(self._trunk) + rows <= self._context.cells
+
+    def _decode(self, targets: list[Target]) -> None:
+        """Fill the cells that are there, compute the rest, read the answers, keep the prefixes."""
+        prompts = [target.tokens for target in targets]
+        own = [self._base(target.prefix).length for target in targets]
+        leaves, rows = unfold(prompts, own, _shared(targets), TRUNK + 1)
+        for sequence, (target, leaf) in enumerate(zip(targets, leaves, strict=True), TRUNK + 1):
+            self._fill(sequence, target.prefix, leaf)
+        self._context.decode(rows)
+        answers = [
+            self._answer(leaf.last) if target.asks else None for target, leaf in zip(targets, leaves, strict=True)
+        ]
+        for target, answer in zip(targets, answers, strict=True):
+            for ask in target.asks:
+                ask.answer = answer
+        self._count(targets, own, len(rows))
+        if self.settings.deterministic and targets[0].asks:
+            self.forget()
+        else:
+            self._keep(targets)
+
+    def _fill(self, sequence: int, prefix: TokenIds, leaf: Leaf) -> None:
+        """Give a prompt the cells of its beginning: its neighbour's, the trunk's, or a copy of kept ones."""
+        if not leaf.held:
             return
-        for chunk in self._chunks(len(prefix), suffixes):
-            if expired():
-                return
-            answers += self._suffixes(len(prefix), chunk)
+        if leaf.follows:
+            self._context.share(sequence - 1, sequence, leaf.held)
+        elif self._base(prefix).cells:
+            kept, _ = self._kept.find(prefix)
+            self._context.load(sequence, self._kept.take(kept))
+            self._context.cut(sequence, leaf.held)
+        else:
+            self._context.share(TRUNK, sequence, leaf.held)
 
-    def _hold(self, prefix: tuple[int, ...], expired: Callable[[], bool]) -> bool:
-        """Bring `prefix` into sequence 0, keeping what it has in common with the one before."""
-        common = _common(self._cached, prefix)
-        self._context.cut(0, common)
-        self._cached = prefix[:common]
-        self.counters.reused_tokens += common
-        for start in range(common, len(prefix), BATCH):
-            if expired():
-                return False
-            part = prefix[start : start + BATCH]
-            self._decode([(token, start + i, 0, False) for i, token in enumerate(part)])
-            self._cached = prefix[: start + len(part)]
-        return True
+    def _keep(self, targets: list[Target]) -> None:
+        """The last prefix becomes the trunk, the others are put by, everything else goes."""
+        last = {target.prefix: sequence for sequence, target in enumerate(targets, TRUNK + 1)}
+        *others, (prefix, sequence) = last.items()
+        if self._kept.budget:
+            for other, leaf in others:
+                self._put_by(other, leaf)
+        if prefix != self._trunk:
+            if self._trunk != prefix[: len(self._trunk)]:
+                self._put_by(self._trunk, TRUNK)
+            self._context.cut(TRUNK, 0)
+            self._context.share(sequence, TRUNK, len(prefix))
+            self._trunk = prefix
+        self._context.keep(TRUNK)
 
-    def _chunks(self, length: int, suffixes: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-        """Suffixes in order, as many a decode as sequences, batch and free cells allow."""
-        room = min(BATCH, self._context.cells - length)
-        chunk: list[tuple[int, ...]] = []
-        used = 0
-        for suffix in suffixes:
-            if chunk and (len(chunk) == SEQUENCES - 1 or used + len(suffix) > room):
-                yield chunk
-                chunk, used = [], 0
-            chunk.append(suffix)
-            used += len(suffix)
-        yield chunk
+    def _put_by(self, prefix: TokenIds, sequence: int) -> None:
+        if 0 < len(prefix) <= self._kept.budget and self._kept.find(prefix)[1] < len(prefix):
+            self._context.cut(sequence, len(prefix))
+            self._kept.put(prefix, self._context.save(sequence))
 
-    def _suffixes(self, start: int, suffixes: Sequence[tuple[int, ...]]) -> list[Answer]:
-        """Decode suffixes side by side behind the held prefix and read the two logits of each."""
-        rows: list[tuple[int, int, int, bool]] = []
-        last: list[int] = []
-        for sequence, suffix in enumerate(suffixes, 1):
-            self._context.copy(0, sequence)
-            rows += [(token, start + i, sequence, i == len(suffix) - 1) for i, token in enumerate(suffix)]
-            last.append(len(rows) - 1)
-        self._decode(rows)
-        answers = [self._answer(row) for row in last]
-        for sequence in range(1, len(suffixes) + 1):
-            self._context.cut(sequence, -1)
-        return answers
+    def _leave_trunk(self) -> None:
+        self._put_by(self._trunk, TRUNK)
+        self._context.clear()
+        self._trunk = ()
 
     def _answer(self, row: int) -> Answer:
         yes, no = self._context.logits(row, self._answers)
@@ -162,19 +220,41 @@ class YesNoScorer:
             return Answer(math.nan, "llm_error")
         return Answer(1.0 / (1.0 + math.exp(min(700.0, no - yes))))
 
-    def _decode(self, rows: list[tuple[int, int, int, bool]]) -> None:
-        self._context.decode(rows)
-        self.counters.evaluated_tokens += len(rows)
-        self.counters.decodes += 1
+    def _count(self, targets: list[Target], own: list[int], rows: int) -> None:
+        counters = self.counters
+        counters.decodes += 1
+        counters.evaluated_tokens += rows
+        answered = [target for target in targets if target.asks]
+        if not answered:
+            self._ahead += rows
+            return
+        wanted = sum(len(target.tokens) * len(target.asks) for target in answered)
+        counters.reused_tokens += wanted - rows - self._ahead
+        self._ahead = 0
+        counters.prompts += sum(not ask.answer.reason for target in answered for ask in target.asks if ask.answer)
+        held = {target.prefix: length for target, length in zip(targets, own, strict=True) if target.prefix}
+        hits = sum(length == len(prefix) for prefix, length in held.items())
+        counters.prefix_hits += hits
+        counters.prefix_misses += len(held) - hits
 
-    def _reset(self) -> None:
+    def _failed(self, targets: list[Target]) -> None:
         self.forget()
+        self._ahead = 0
         self.counters.errors += 1
+        several = sum(len(target.asks) for target in targets) > 1
+        for ask in (ask for target in targets for ask in target.asks):
+            if several and not ask.alone:
+                ask.alone = True
+            else:
+                ask.answer = Answer(math.nan, "llm_error")
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+def _shared(targets: Sequence[Target]) -> list[int]:
+    """How many tokens each prompt has in common with the one before it."""
+    shared = [0]
+    for before, target in pairwise(targets):
+        if before.prefix == target.prefix:
+            shared.append(len(target.prefix) + common_length(before.suffix, target.suffix))
+        else:
+            shared.append(common_length(before.tokens, target.tokens))
+    return shared

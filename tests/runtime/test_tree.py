@@ -1,0 +1,156 @@
+"""The tree of a decode, the packing of decodes and the kept prefixes: plain data, no llama.cpp."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corella_edge_runtime.llm.answer import Prompt
+from corella_edge_runtime.llm.kept import KeptPrefixes
+from corella_edge_runtime.llm.packing import Ask, Base, Room, pack
+from corella_edge_runtime.llm.tree import Leaf, Rows, TokenIds, common_length, unfold
+
+IDS = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)
+
+
+@given(IDS, IDS)
+def test_common_length(a: TokenIds, b: TokenIds) -> None:
+    n = common_length(a, b)
+    assert a[:n] == b[:n]
+    assert n == min(len(a), len(b)) or a[n] != b[n]
+
+
+@st.composite
+def decodes(draw: st.DrawFn) -> tuple[list[TokenIds], list[int]]:
+    prompts = sorted(draw(st.sets(IDS, min_size=1, max_size=8)))
+    return prompts, [draw(st.integers(0, len(prompt) - 1)) for prompt in prompts]
+
+
+def read(k: int, prompts: list[TokenIds], own: list[int], leaves: list[Leaf], rows: Rows) -> list[int]:
+    """The tokens that sequence k holds: what it has before, and its rows in order."""
+    before = prompts[k][: leaves[k].held]
+    if leaves[k].follows:
+        assert list(before) == read(k - 1, prompts, own, leaves, rows)[: leaves[k].held]
+    else:
+        assert leaves[k].held == own[k]
+    mine = (rows.first <= k) & (k < rows.first + rows.count)
+    assert rows.positions[mine].tolist() == list(range(leaves[k].held, leaves[k].held + mine.sum()))
+    return [*before, *rows.tokens[mine].tolist()]
+
+
+@given(decodes())
+def test_every_prompt_is_what_its_cells_and_rows_say(decode: tuple[list[TokenIds], list[int]]) -> None:
+    prompts, own = decode
+    shared = [0, *(common_length(a, b) for a, b in pairwise(prompts))]
+    leaves, rows = unfold(prompts, own, shared)
+    for k, prompt in enumerate(prompts):
+        assert read(k, prompts, own, leaves, rows) == list(prompt)
+        last = leaves[k].last
+        assert rows.wanted[last] == 1
+        assert rows.positions[last] == len(prompt) - 1
+        assert rows.first[last] <= k < rows.first[last] + rows.count[last]
+
+
+@given(decodes())
+def test_without_kept_cells_each_token_is_computed_once(decode: tuple[list[TokenIds], list[int]]) -> None:
+    prompts, _ = decode
+    shared = [0, *(common_length(a, b) for a, b in pairwise(prompts))]
+    _, rows = unfold(prompts, [0] * len(prompts), shared)
+    assert len(rows) == len({prompt[:n] for prompt in prompts for n in range(1, len(prompt) + 1)})
+
+
+def test_twenty_candidates_of_one_user() -> None:
+    prefix = tuple(range(200))
+    prompts = [(*prefix, 1000 + i, 7) for i in range(20)]
+    leaves, rows = unfold(prompts, [0] * 20, [0, *[200] * 19], first=1)
+    assert len(rows) == 200 + 40
+    assert rows.count[:200].tolist() == [20] * 200
+    assert np.flatnonzero(rows.wanted).tolist() == [leaf.last for leaf in leaves]
+
+
+ASKS = st.lists(st.tuples(st.integers(0, 3), IDS), min_size=1, max_size=12)
+
+
+@given(ASKS, st.integers(1, 30), st.integers(1, 6), st.integers(1, 60))
+def test_packing_takes_from_the_front_and_stays_in_the_room(
+    rows: list[tuple[int, TokenIds]], tokens: int, prompts: int, cells: int
+) -> None:
+    asks = [Ask(Prompt((7,) * user, suffix)) for user, suffix in rows]
+    targets = pack(asks, lambda _: Base(0), Room(tokens, prompts, cells))
+    assert targets
+    assert len(targets) <= prompts
+    if not targets[0].asks:  # a beginning of a prompt that does not fit
+        first = asks[0].prompt
+        assert (first.prefix + first.suffix)[: len(targets[0].tokens)] == targets[0].tokens
+        return
+    size = sum(map(len, {t.prefix for t in targets})) + sum(len(t.suffix) for t in targets)
+    assert size <= tokens
+    taken = {id(ask) for target in targets for ask in target.asks}
+    waiting = [(ask.prompt.prefix, ask.prompt.suffix) for ask in asks if id(ask) not in taken]
+    assert not {(t.prefix, t.suffix) for t in targets} & set(waiting)
+    assert id(asks[0]) in taken
+
+
+def test_decodes_are_of_even_size() -> None:
+    asks = [Ask(Prompt(tuple(range(200)), (1000 + i,) * 40)) for i in range(20)]
+    sizes, base = [], Base(0)
+    while asks:
+        targets = pack(asks, lambda _, base=base: base, Room(512, 64, 10_000))  # type: ignore[misc]
+        sizes.append(200 - base.length + sum(len(t.suffix) for t in targets))
+        base, asks = Base(200), asks[len(targets) :]
+    assert sizes == [520 - 40, 280, 240]
+
+
+def test_a_suspect_is_tried_alone() -> None:
+    asks = [Ask(Prompt((1,), (i,))) for i in range(4)]
+    asks[2].alone = True
+    room = Room(100, 10, 100)
+    assert len(pack(asks, lambda _: Base(0), room)) == 2
+    assert [t.asks for t in pack(asks[2:], lambda _: Base(0), room)] == [[asks[2]]]
+
+
+OPERATIONS = st.lists(st.tuples(st.booleans(), IDS), max_size=40)
+
+
+@given(OPERATIONS, st.integers(1, 30))
+def test_kept_prefixes_stay_within_the_budget_and_find_the_longest(
+    operations: list[tuple[bool, TokenIds]], budget: int
+) -> None:
+    kept, known = KeptPrefixes(budget), {}
+    for put, tokens in operations:
+        if put:
+            state = np.zeros(len(tokens), np.uint8)
+            kept.put(tokens, state)
+            known[tokens] = state
+        known = {t: s for t, s in known.items() if t in kept._states}
+        assert kept.tokens == sum(map(len, known)) <= budget
+        assert kept._sorted == sorted(kept._states)
+        found, length = kept.find(tokens)
+        assert length == max((common_length(other, tokens) for other in known), default=0)
+        if length:
+            assert found in known
+            assert len(kept.take(found)) == len(found)
+
+
+def test_the_least_recently_used_leaves_first() -> None:
+    kept = KeptPrefixes(6)
+    for tokens in ((1, 1), (2, 2), (3, 3)):
+        kept.put(tokens, np.zeros(1, np.uint8))
+    kept.take((1, 1))
+    kept.put((4, 4), np.zeros(1, np.uint8))
+    assert sorted(kept._states) == [(1, 1), (3, 3), (4, 4)]
+    assert kept.evictions == 1
+    kept.put((5,) * 7, np.zeros(1, np.uint8))
+    assert len(kept) == 3
+
+
+@pytest.mark.parametrize("longer", [(1, 2, 3), (1, 2, 3, 4)])
+def test_a_longer_history_replaces_the_shorter(longer: TokenIds) -> None:
+    kept = KeptPrefixes(100)
+    kept.put((1, 2), np.zeros(1, np.uint8))
+    kept.put(longer, np.zeros(1, np.uint8))
+    assert kept._sorted == [longer]
