@@ -1,0 +1,162 @@
+"""The LLM side against its peers: same weights, same token ids, same threads, by turns in one run.
+
+    CORELLA_EDGE_LLAMA_SERVER=… CORELLA_EDGE_LLAMA_BENCH=… python benchmarks/llm_scoring.py --work runs/scoring \\
+        --trained BUNDLE --threads 2 --out benchmarks/results/llm-scoring.json
+
+peers.md says how to build the two binaries. Without --models, --shapes or --peers the 135M shape is measured on
+everything, the 0.5B shape and the trained model on less (DEFAULTS below). An --out file that is already there keeps
+its parts that this run did not measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from corella_edge.errors import CorellaError, InputError
+from results import commit, write
+from scoring import report
+from scoring.blocks import Plan, block
+from scoring.bulk import bulk, ceilings_of
+from scoring.kept import merged
+from scoring.models import TYPES, Subject, subject
+from scoring.parity import parity
+from scoring.peers import KNOWN, check_names
+from scoring.process import memory, start_up
+from scoring.product import product
+from scoring.returning import returning
+
+SHAPES = ("a1", "a2", "b", "c", "d")
+FEW = ("completion-reuse", "eval", "server", "torch-bf16", "torch-bf16-shared")
+# model → shapes, peers and types where the command line names none
+DEFAULTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "135m": (("a1", "a2", "b", "c"), tuple(KNOWN), TYPES),
+    "0.5b": (("a2",), FEW, ("BF16", "Q8_0")),
+    "trained": (("a1", "a2", "c", "d"), FEW, TYPES),
+}
+STARTS, MEMORY_REQUESTS = 7, 40
+
+
+def main() -> int:
+    options = parse()
+    try:
+        result = measure(options)
+    except CorellaError as error:
+        print(f"llm_scoring: {error}", file=sys.stderr)
+        return error.exit_code
+    result["targets"] = report.targets(result)
+    print(report.targets_table(result["targets"]))
+    print(json.dumps(result))
+    if options.out:
+        write(options.out, merged(options.out, result))
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the models; made once, about 5 GB")
+    parser.add_argument("--models", type=names, help="135m,0.5b,trained (default: those that can be made)")
+    parser.add_argument("--shapes", type=names, help=",".join(SHAPES))
+    parser.add_argument("--peers", type=names, help=",".join(KNOWN))
+    parser.add_argument("--types", type=names, help=",".join(TYPES))
+    parser.add_argument("--trained", type=Path, help="a bundle, or a run (with --data)")
+    parser.add_argument("--data", type=Path, help="prepared data of the run")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=15, help="rounds at the best types")
+    parser.add_argument("--scan", type=int, default=2, help="rounds at every type, which choose the best")
+    parser.add_argument("--users", type=int, default=120, help="users of shape d")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Words between commas."""
+    return tuple(word for word in text.split(",") if word)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything that was asked for.
+
+    Raises:
+        InputError: a name that is not known, or a binary that is not there.
+    """
+    check(options)
+    torch.set_num_threads(options.threads)
+    result: dict[str, Any] = {"what": "LLM scoring side by side", "threads": options.threads, "ceilings": [],
+                              "blocks": [], "parity": []}  # fmt: skip
+    for name in options.models or (("135m", "0.5b") + (("trained",) if options.trained else ())):
+        of_model(name, options, result)
+    stamp = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit()}
+    result["blocks"] = [{**one, **stamp} for one in result["blocks"]]
+    return result
+
+
+def check(options: argparse.Namespace) -> None:
+    """Names before any work is done."""
+    check_names(options.peers or ())
+    for option, known in (("models", tuple(DEFAULTS)), ("shapes", SHAPES), ("types", TYPES)):
+        for word in getattr(options, option) or ():
+            if word not in known:
+                raise InputError(f"--{option} {word!r}: known are {', '.join(known)}")
+    for option in ("threads", "pairs", "scan", "users"):
+        if getattr(options, option) < 1:
+            raise InputError(f"--{option} {getattr(options, option)}: at least 1 is needed")
+
+
+def of_model(name: str, options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """One model: ceilings first, then its shapes."""
+    shapes, peers, types = (given or usual for given, usual in zip(
+        (options.shapes, options.peers, options.types), DEFAULTS[name], strict=True))  # fmt: skip
+    plan = Plan(options.threads, options.pairs, options.scan, types)
+    if set(shapes) - {"d"}:
+        made = subject(name, options.work, types, options.trained, options.data)
+        if "b" in shapes or {"a1", "a2"} & set(shapes):
+            result["ceilings"].append(ceilings_of(made, plan))
+            print(report.ceilings_table(result["ceilings"][-1:]), flush=True)
+        for shape in shapes:
+            of_shape(shape, made, peers, plan, result)
+        if "F16" in types:
+            result["parity"].append(parity(made, options.threads))
+    if "d" in shapes and name == "trained":
+        of_bundle(options, result)
+
+
+def of_shape(shape: str, made: Subject, peers: tuple[str, ...], plan: Plan, result: dict[str, Any]) -> None:
+    """One block, printed when it is done."""
+    if shape == "d":
+        return
+    if shape == "b":
+        found = bulk(made, result["ceilings"][-1], plan, say)
+    elif shape == "c":
+        found = returning(made, plan, say)
+    else:
+        found = block(made, shape, peers, plan, say)
+    result["blocks"].append({**found, "plan": asdict(plan)})
+    print(report.block_table(found), flush=True)
+
+
+def of_bundle(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """What only a bundle has: the product's latency, start-up and memory."""
+    if not (options.trained / "manifest.json").is_file():
+        raise InputError(f"--shapes d: --trained {options.trained} is not a bundle")
+    result["product"] = product(options.trained, options.threads, options.users, say)
+    result["start"] = start_up(options.trained, options.threads, STARTS)
+    result["memory"] = memory(options.trained, options.threads, MEMORY_REQUESTS)
+    for part in ("product", "start", "memory"):
+        print(f"{part}: {json.dumps(result[part])}", flush=True)
+
+
+def say(text: str) -> None:
+    print(f"… {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The parts of benchmarks/llm_scoring.py: this scorer and its peers, side by side."""

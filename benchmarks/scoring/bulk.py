@@ -1,0 +1,90 @@
+"""Shape (b): many unrelated prompts. Tokens a second against llama-bench, and as a share of the multiply rate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from scoring.blocks import Plan
+from scoring.ceilings import UBATCHES, MatMul, best, llama_bench
+from scoring.models import Subject
+from scoring.ours import Ours
+from scoring.pairs import ratio_of
+from scoring.quiet import Watch, is_void
+from scoring.shapes import SHAPES, Prompts
+from scoring.vocabulary import answer_tokens
+
+RATE_SECONDS = 0.6
+REPEATS = 3
+
+
+def bulk(subject: Subject, ceilings: dict[str, Any], plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+    """One row a GGUF type; all rounds at BF16, whose share of the bfloat16 rate is a target, and at the fastest."""
+    full = {"BF16", max(plan.types, key=lambda kind: float(ceilings["llama_bench"][kind]["tokens_per_s"]))}
+    rows = []
+    for kind in plan.types:
+        rounds = plan.pairs if kind in full else plan.scan
+        say(f"{subject.name} b: {kind}, {rounds} rounds")
+        for _ in range(plan.retries + 1):
+            row = bulk_row(subject, kind, int(ceilings["llama_bench"][kind]["ubatch"]), rounds, plan.threads)
+            if not row["void"]:
+                break
+        rows.append(row)
+    return {"model": subject.name, "shape": "b", "rows": rows}
+
+
+def bulk_row(subject: Subject, kind: str, ubatch: int, rounds: int, threads: int) -> dict[str, Any]:
+    """Ours, llama-bench and the bfloat16 multiply by turns."""
+    stream, shape = Prompts(subject.vocab, seed=13), SHAPES["b"]
+    ours, multiply = Ours(subject.files[kind], answer_tokens(), threads), MatMul(subject, torch.bfloat16)
+    ours.score(stream.batch(shape)[:2])
+    watch = Watch()
+    found = []
+    for _ in range(rounds):
+        own = read(ours, stream.batch(shape))
+        bench = llama_bench(subject.files[kind], threads, [ubatch], REPEATS)[ubatch]
+        found.append((own, bench, multiply.rate(RATE_SECONDS)))
+    load = watch.read()
+    ours.close()
+    work = 2.0 * subject.blocks
+    return {
+        "model": subject.name, "shape": "b", "stage": "best", "peer": "llama-bench", "ours_type": kind,
+        "peer_type": kind, "ubatch": ubatch, "prompts": shape.prompts,
+        "ours_tokens_per_s": _middle([own for own, _, _ in found]),
+        "peer_tokens_per_s": _middle([bench for _, bench, _ in found]),
+        "bf16_gflops": _middle([rate / 1e9 for _, _, rate in found]),
+        "speed": ratio_of([own / bench for own, bench, _ in found]).to_json(),
+        "share_of_bf16": ratio_of([work * own / rate for own, _, rate in found]).to_json(),
+        "load": load, "void": is_void(load),
+    }  # fmt: skip
+
+
+def read(ours: Ours, prompts: list[Any]) -> float:
+    """Evaluated tokens a second."""
+    ours.reset()
+    before, began = ours.evaluated(), time.perf_counter()
+    ours.score(prompts)
+    return (ours.evaluated() - before) / (time.perf_counter() - began)
+
+
+def ceilings_of(subject: Subject, plan: Plan) -> dict[str, Any]:
+    """llama-bench at its best ubatch for every type, and torch's multiply rates at the model's shapes."""
+    found: dict[str, Any] = {}
+    for kind in plan.types:
+        ubatch, speed = best(llama_bench(subject.files[kind], plan.threads, UBATCHES, REPEATS))
+        found[kind] = {"ubatch": ubatch, "tokens_per_s": round(speed, 1)}
+    rates = {name: MatMul(subject, dtype).rate(2 * RATE_SECONDS)
+             for name, dtype in (("bf16", torch.bfloat16), ("f32", torch.float32))}  # fmt: skip
+    return {
+        "model": subject.name, "blocks": subject.blocks, "llama_bench": found,
+        "gflops": {name: round(rate / 1e9, 1) for name, rate in rates.items()},
+        "tokens_per_s_by_multiply": {name: round(rate / 2 / subject.blocks) for name, rate in rates.items()},
+    }  # fmt: skip
+
+
+def _middle(values: list[float]) -> float:
+    return round(float(np.median(values)), 2)

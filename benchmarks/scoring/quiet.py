@@ -1,0 +1,45 @@
+"""Was the machine ours while it was measured? The children's work counts as our own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from corella_edge_runtime.bench.machine import Ticks, disturbance, ticks
+
+LIMIT = 0.05
+
+
+class Watch:
+    """Load that was not ours from the start on.
+
+    Args:
+        children: processes of ours that run all the time; those that ended and were waited for are known.
+    """
+
+    def __init__(self, children: Iterable[int] = ()) -> None:
+        self._children = tuple(children)
+        self._start = self._now()
+
+    def read(self) -> dict[str, float]:
+        """Shares "foreign" and "steal" of the usable cores' time."""
+        return {name: round(share, 4) for name, share in disturbance(self._start, self._now()).items()}
+
+    def _now(self) -> Ticks:
+        now, times = ticks(), os.times()
+        ended = times.children_user + times.children_system
+        return replace(now, own=now.own + ended + sum(map(cpu_seconds, self._children)))
+
+
+def cpu_seconds(process: int) -> float:
+    """CPU seconds that a living process has used."""
+    # The name in brackets may hold spaces.
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def is_void(load: dict[str, float]) -> bool:
+    """Steal or foreign load passes the limit."""
+    return max(load["foreign"], load["steal"]) > LIMIT

@@ -1,0 +1,136 @@
+"""Figures as tables, and the targets they are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+# (shape, peer or "cold" = the fastest of those that share nothing) → ours over theirs is at most
+TARGETS = {
+    ("a1", "cold"): 0.30, ("a2", "cold"): 0.15, ("a1", "completion-reuse"): 0.5, ("a2", "completion-reuse"): 0.5,
+    ("a1", "server"): 0.8, ("a2", "server"): 0.8, ("a1", "torch-bf16-shared"): 1.0, ("a2", "torch-bf16-shared"): 1.0,
+}  # fmt: skip
+JUDGED = "135m"  # the shape whose targets are written down
+
+
+def targets(result: Row) -> list[Row]:
+    """Every target that this run has figures for, and whether it is met."""
+    return [*_blocks(result), *_memory(result), *_parity(result)]
+
+
+def _blocks(result: Row) -> Iterator[Row]:
+    for block in result["blocks"]:
+        if block["model"] == JUDGED:
+            yield from {"b": _bulk, "c": _returning}.get(block["shape"], _sharing)(block)
+
+
+def _sharing(block: Row) -> Iterator[Row]:
+    for row in block["rows"]:
+        if row["stage"] != "best":
+            continue
+        for peer in (row["peer"], "cold" if row["peer"] == block["cold"] else None):
+            limit = TARGETS.get((block["shape"], str(peer)))
+            if limit is not None:
+                name = f"({block['shape']}) against {peer}" + (f": {row['peer']}" if peer == "cold" else "")
+                yield _line(name, row["ratio"], "<=", limit, row)
+
+
+def _bulk(block: Row) -> Iterator[Row]:
+    rows = block["rows"]
+    for row in rows:
+        if row["ours_type"] == "BF16":
+            yield _line("(b) share of torch's bfloat16 rate, BF16", row["share_of_bf16"], ">=", 0.5, row)
+    fastest = max(rows, key=lambda row: float(row["ours_tokens_per_s"]))
+    yield _line(f"(b) tokens/s against llama-bench, {fastest['ours_type']}", fastest["speed"], ">=", 0.95, fastest)
+
+
+def _returning(block: Row) -> Iterator[Row]:
+    for row in block["rows"]:
+        if row["stage"] == "best" and row["shape"] == "c3":
+            yield _line("(c) returning user to the first request, 3 candidates", row["to_first"], "<=", 0.25, row)
+        if row["stage"] == "best" and row["shape"] == "c20":
+            yield _line("(c) 20 candidates to the suffix decodes alone", row["to_suffixes_alone"], "<=", 1.15, row)
+
+
+def _memory(result: Row) -> Iterator[Row]:
+    if "memory" in result:
+        yield _figure("MiB beyond model files and KV", result["memory"]["beyond_model_and_kv"], 120.0)
+    if "start" in result:
+        start = result["start"]
+        yield {**_figure("seconds to the first score", start["first_score_s"], 0.7), "void": start["void"]}
+
+
+def _parity(result: Row) -> Iterator[Row]:
+    for found in result.get("parity", []):
+        name = f"P(Yes) against transformers float32, f16 GGUF, {found['model']}"
+        yield _figure(f"{name}, one a decode", found["one_a_decode"], 2e-3)
+        yield _figure(f"{name}, batched", found["batched"], 5e-3)
+
+
+def _line(name: str, ratio: Row, sign: str, limit: float, row: Row) -> Row:
+    end = ratio["high"] if sign == "<=" else ratio["low"]
+    met = end <= limit if sign == "<=" else end >= limit
+    return {"target": name, "value": ratio["median"], "low": ratio["low"], "high": ratio["high"], "pairs":
+            ratio["pairs"], "sign": sign, "limit": limit, "met": met, "void": row["void"]}  # fmt: skip
+
+
+def _figure(name: str, value: float, limit: float) -> Row:
+    return {"target": name, "value": value, "sign": "<=", "limit": limit, "met": value <= limit, "void": False}
+
+
+def ceilings_table(found: Sequence[Row]) -> str:
+    """What bounds each model here."""
+    lines = []
+    for one in found:
+        rates = ", ".join(f"{name} {rate} GFLOP/s = {one['tokens_per_s_by_multiply'][name]} tokens/s"
+                          for name, rate in one["gflops"].items())  # fmt: skip
+        lines.append(f"ceilings {one['model']} ({one['blocks'] / 1e6:.1f} M parameters in blocks): multiply {rates}")
+        lines += [f"  llama-bench -p 240 -n 0, {kind}: {speed['tokens_per_s']} tokens/s at -ub {speed['ubatch']}"
+                  for kind, speed in one["llama_bench"].items()]  # fmt: skip
+    return "\n".join(lines)
+
+
+def block_table(block: Row) -> str:
+    """The rows of a block."""
+    return "\n".join(_SHOW.get(block["shape"], _sharing_row)(row) for row in block["rows"])
+
+
+def _sharing_row(row: Row) -> str:
+    gap = "-" if row["difference"] is None else f"{row['difference']:.1e}"
+    return (f"{row['model']:8}{row['shape']:4}{row['stage']:5} ours {row['ours_type']:5}{row['ours_ms']:10.1f} ms  "
+            f"{row['peer']:18}{row['peer_type']:5}{row['peer_ms']:10.1f} ms  ours/peer {_interval(row['ratio'])}"
+            f"  dP {gap}/{row['compared']}{_void(row)}")  # fmt: skip
+
+
+def _bulk_row(row: Row) -> str:
+    return (f"{row['model']:8}b    ours {row['ours_type']:5}{row['ours_tokens_per_s']:9.1f} tok/s  llama-bench -ub "
+            f"{row['ubatch']}{row['peer_tokens_per_s']:9.1f} tok/s  ours/peer {_interval(row['speed'])}  share of "
+            f"bf16 rate {_interval(row['share_of_bf16'])}{_void(row)}")  # fmt: skip
+
+
+def _returning_row(row: Row) -> str:
+    return (f"{row['model']:8}{row['shape']:4}{row['stage']:5} ours {row['ours_type']:5} first {row['first_ms']:8.1f} "
+            f"ms  returning {row['returning_ms']:8.1f} ms  suffixes alone {row['suffixes_alone_ms']:8.1f} ms  to first "
+            f"{_interval(row['to_first'])}  to suffixes {_interval(row['to_suffixes_alone'])}{_void(row)}")  # fmt: skip
+
+
+_SHOW = {"b": _bulk_row, "c": _returning_row}
+
+
+def targets_table(found: Sequence[Row]) -> str:
+    """One line a target."""
+    lines = []
+    for one in found:
+        interval = _interval({**one, "median": one["value"]}) if "low" in one else f"{one['value']:g}"
+        state = "void" if one["void"] else "met" if one["met"] else "NOT MET"
+        lines.append(f"{one['target']:70} {interval}  {one['sign']} {one['limit']:g}  {state}")
+    return "\n".join(lines)
+
+
+def _interval(ratio: Row) -> str:
+    return f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] n={ratio['pairs']}"
+
+
+def _void(row: Row) -> str:
+    return f"  VOID {row['load']}" if row["void"] else ""

@@ -1,0 +1,80 @@
+"""Shape (c): a user comes back. Against that user's first request, and against the suffix decodes alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from corella_edge_runtime.llm.answer import Prompt
+from scoring.blocks import Plan
+from scoring.floor import Floor
+from scoring.models import Subject
+from scoring.ours import Ours
+from scoring.pairs import ratio_of
+from scoring.quiet import Watch, is_void
+from scoring.shapes import SHAPES, Prompts
+from scoring.vocabulary import answer_tokens
+
+
+def returning(subject: Subject, plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
+    """A row for every GGUF type and number of candidates; all rounds at the type that was fastest in a few."""
+    rows = []
+    for shape in ("c3", "c20"):
+        scans = [_quiet(subject, shape, kind, plan.scan, plan, say) for kind in plan.types if len(plan.types) > 1]
+        kind = min(scans, key=lambda row: float(row["returning_ms"]))["ours_type"] if scans else plan.types[0]
+        rows += [{**row, "stage": "scan"} for row in scans]
+        rows.append(_quiet(subject, shape, kind, plan.pairs, plan, say))
+    return {"model": subject.name, "shape": "c", "rows": rows}
+
+
+def _quiet(
+    subject: Subject, shape: str, kind: str, rounds: int, plan: Plan, say: Callable[[str], None]
+) -> dict[str, Any]:
+    say(f"{subject.name} {shape}: {kind}, {rounds} rounds")
+    for _ in range(plan.retries + 1):
+        row = returning_row(subject, shape, kind, rounds, plan.threads)
+        if not row["void"]:
+            break
+    return row
+
+
+def returning_row(subject: Subject, shape: str, kind: str, rounds: int, threads: int) -> dict[str, Any]:
+    """First request, second request and bare decode of the second's suffixes, by turns."""
+    stream, asked = Prompts(subject.vocab, seed=17), SHAPES[shape]
+    ours = Ours(subject.files[kind], answer_tokens(), threads)
+    floor = Floor(subject.files[kind], threads, asked.candidates)
+    turn(ours, floor, stream.batch(asked), stream)
+    watch = Watch()
+    found = np.asarray([turn(ours, floor, stream.batch(asked), stream) for _ in range(rounds)])
+    load = watch.read()
+    ours.close()
+    floor.close()
+    first, again, alone = found.T
+    return {
+        "model": subject.name, "shape": shape, "stage": "best", "ours_type": kind, "first_ms": _ms(first),
+        "returning_ms": _ms(again), "suffixes_alone_ms": _ms(alone), "to_first": ratio_of(again / first).to_json(),
+        "to_suffixes_alone": ratio_of(again / alone).to_json(), "load": load, "void": is_void(load),
+    }  # fmt: skip
+
+
+def turn(ours: Ours, floor: Floor, prompts: list[Prompt], stream: Prompts) -> tuple[float, float, float]:
+    """Seconds of a user's first request, of the next one, and of its suffixes alone."""
+    ours.reset()
+    first = timed(ours, prompts)
+    others = stream.again(prompts)
+    again = timed(ours, others)
+    return first, again, floor.seconds(others)
+
+
+def timed(ours: Ours, prompts: list[Prompt]) -> float:
+    """Seconds of one call."""
+    began = time.perf_counter()
+    ours.score(prompts)
+    return time.perf_counter() - began
+
+
+def _ms(seconds: Any) -> float:
+    return round(float(np.median(seconds)) * 1e3, 2)
