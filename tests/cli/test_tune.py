@@ -122,6 +122,32 @@ def test_without_a_sample_users_are_made_from_the_catalogue(corella, copy) -> No
     assert all(row["turns"] >= 5 for row in plan.table)
 
 
+def test_no_batch_is_tried_that_a_long_title_would_not_fit(corella, copy) -> None:
+    lines = (copy / "catalog.jsonl").read_text().splitlines()
+    first = {**json.loads(lines[0]), "title": "A long title " * 8}
+    (copy / "catalog.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
+    reseal(copy)
+    plan, _ = tuned(corella, copy)
+    tried = {int(row["challenger"].rpartition(" ")[2]) for row in plan.table}
+    assert 1024 in tried
+    assert not {64, 128} & tried  # the title has 100 tokens or more
+
+
+def test_a_sample_that_fits_no_context_is_named(corella, copy) -> None:
+    rows = [json.loads(line) for line in (copy / "sample.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["request"]["user"]["history"] *= 1 + 400 // len(row["request"]["user"]["history"])
+    data = json.loads((copy / "prompt.json").read_text())
+    data["template"]["history_lines"] = 300
+    (copy / "prompt.json").write_text(json.dumps(data))
+    (copy / "sample.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reseal(copy)
+    done = corella("tune", copy, *BRIEF)
+    assert done.code == 3
+    assert "llm.gguf: no prompt of the sample fits its context of 512 tokens" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
 def test_without_llama_the_crm_is_tuned_and_the_extra_named(bundle, tmp_path) -> None:
     code = "import sys; sys.modules['llama_cpp'] = None; from corella_edge.cli import main; main(sys.argv[1:])"
     args = ["tune", bundle, "--plan", tmp_path / "p.json", *BRIEF]

@@ -114,6 +114,12 @@ def test_variants_are_known_by_their_names() -> None:
     assert variants(names) == {"llm.Q4_K_M.gguf": "Q4_K_M", "llm.BF16.gguf": "BF16"}
 
 
+@given(st.integers(0, 3000))
+def test_a_batch_holds_the_longest_item_twice(longest: int) -> None:
+    assert all(batch >= 2 * longest for batch in decide.batches(longest))
+    assert set(decide.batches(longest)) == {batch for batch in decide.BATCHES if batch >= 2 * longest}
+
+
 class Clock:
     """Time that passes only where a turn says so."""
 

@@ -98,6 +98,14 @@ def decide(start: Setting, steps: Sequence[Change], table: Sequence[Duel]) -> tu
     return best, None
 
 
+def batches(longest: int) -> list[int]:
+    """Those that may be tried where the longest item has so many tokens.
+
+    A candidate's text must fit one decode, or it gets no score: room is left for new items with twice as much.
+    """
+    return [batch for batch in BATCHES if batch >= 2 * longest]
+
+
 def variants(files: Iterable[str]) -> dict[str, str]:
     """File → type of the further variants among a bundle's files."""
     return {name: match.group(1) for name in sorted(files) if (match := _VARIANT.fullmatch(name))}

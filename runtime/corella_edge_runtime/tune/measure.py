@@ -37,12 +37,12 @@ def duel(challenger: str, incumbent: str, opened: tuple[Open, Open], seconds: fl
     """
     with ExitStack() as stack:
         mine: Turn = stack.enter_context(opened[1]())
+        mine(0)
         try:
             other: Turn = stack.enter_context(opened[0]())
             other(0)
         except CorellaError as error:
             return Duel(challenger, incumbent, note=f"can not run: {error}")
-        mine(0)
         return summary(challenger, incumbent, list(turns(other, mine, seconds)))
 
 
@@ -81,9 +81,12 @@ def llm_turn(path: Path, tokens: Tokens, settings: LlmSettings, visits: Sequence
         BundleError, InputError: the file can not be loaded or run so.
     """
     model, scorer = open_scorer(path, tokens, settings)
+    usable = [visit for visit in visits if visit.longest <= scorer.limit]
 
     def turn(number: int) -> Mapping[str, float]:
-        visit = visits[number % len(visits)]
+        if not usable:
+            raise BundleError(f"{path.name}: no prompt of the sample fits its context of {scorer.limit} tokens")
+        visit = usable[number % len(usable)]
         scorer.forget()
         seconds = [_timed(scorer, path.name, prompts) for prompts in (visit.first, visit.again)]
         return dict(zip((NEW, RETURNING), seconds, strict=True))
@@ -101,7 +104,7 @@ def open_scorer(path: Path, tokens: Tokens, settings: LlmSettings) -> tuple[Any,
     scorer = importlib.import_module("corella_edge_runtime.llm.scorer")
     model = binding.Model(path)
     try:
-        return model, scorer.YesNoScorer(model, tokens, settings.threads)
+        return model, scorer.YesNoScorer(model, tokens, settings)
     except BaseException:
         model.close()
         raise

@@ -72,6 +72,7 @@ class _Tuning:
         self.crm_duel: Duel | None = None
         self.tokens: Tokens | None = None
         self.visits: list[Visit] = []
+        self.longest = 0
 
     def prepare(self) -> None:
         """Requests, prompts, and which files may take part."""
@@ -83,7 +84,7 @@ class _Tuning:
         self.int8 = self.bundle.has(decide.CRM_INT8) and self._allowed(decide.CRM_INT8, "crm_int8", "crm")
         if self._read_prompts(catalog, found):
             files = [name for name, kind in self._variants().items() if self._allowed(name, kind, "torch")]
-            self.steps = decide.changes(self.start, self.plans, files, decide.BATCHES)
+            self.steps = decide.changes(self.start, self.plans, files, decide.batches(self.longest))
 
     def _variants(self) -> dict[str, str]:
         return decide.variants(self.bundle.manifest.files)
@@ -108,6 +109,7 @@ class _Tuning:
         model = binding.Model(self.bundle.path(decide.DEFAULT_FILE), vocabulary_only=True)
         prompts = PromptEncoder(template, catalog, model.tokenize, self.tokens)
         self.visits = workload.visits(found, catalog, prompts)
+        self.longest = workload.longest_item(prompts)
         model.close()
         return True
 

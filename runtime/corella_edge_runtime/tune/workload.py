@@ -18,6 +18,7 @@ from corella_edge_runtime.bench import traffic
 from corella_edge_runtime.llm.answer import Prompt
 
 USERS, CANDIDATES, HISTORY = 40, 20, 30
+MOST_ITEMS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,11 @@ class Visit:
 
     first: list[Prompt]
     again: list[Prompt]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest of all its prompts."""
+        return max(len(prompt.prefix) + len(prompt.suffix) for prompt in (*self.first, *self.again))
 
 
 def requests(bundle: Bundle, catalog: Catalog, seed: int = 0) -> list[Request]:
@@ -77,6 +83,13 @@ def _prompts(encoder: PromptEncoder, request: Request) -> list[Prompt]:
     prefix = tuple(encoder.prefix(request.user))
     suffixes = (encoder.suffix(candidate) for candidate in request.candidates or ())
     return [Prompt(prefix, tuple(suffix)) for suffix in suffixes if suffix]
+
+
+def longest_item(prompts: PromptEncoder) -> int:
+    """Tokens of the longest text among the catalogue's items, of very many a spread of them."""
+    count = len(prompts.catalog)
+    texts = (prompts.item(row) for row in range(0, count, 1 + count // MOST_ITEMS))
+    return max((len(text) for text in texts if text), default=0)
 
 
 def feeds(found: Sequence[Request], encoder: FeatureEncoder, seed: int = 0) -> list[Feed]:
