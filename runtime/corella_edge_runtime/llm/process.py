@@ -175,7 +175,7 @@ class ProcessBackend:
             self._asked.fail(id, "llm_error")
         else:
             self._send(link, wire.Ask(id, deadline, prompts))
-            future.add_done_callback(lambda ended: self._cancel(link, id) if ended.cancelled() else None)
+            future.add_done_callback(lambda ended: self._cancelled(link, id, ended) if ended.cancelled() else None)
         return future
 
     def stats(self) -> dict[str, float]:
@@ -208,9 +208,10 @@ class ProcessBackend:
         elif question.deadline is not None and question.deadline < self._looks_again:
             link.wake()
 
-    def _cancel(self, link: Link, id: int) -> None:
+    def _cancelled(self, link: Link, id: int, future: Future[list[Answer]]) -> None:
         if self._asked.drop(id):
             link.send(wire.Cancel(id))
+            future.set_running_or_notify_cancel()  # whoever waits for it is told
 
     def _live(self) -> None:
         """One child after the other, until closed."""

@@ -34,6 +34,7 @@ _LOG = logging.getLogger("corella_edge.llm")
 _DEADLINE = Answer(math.nan, "deadline")
 _ERROR = Answer(math.nan, "llm_error")
 _TOO_LONG = Answer(math.nan, "too_long")
+_FULL = Answer(math.nan, "queue_full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class RemoteBackend:
         self._closed = False
         self._lock = threading.Lock()
         self._counters = Counters()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[list[Answer]]] = set()
         self._client = _client(address, limits)
         self._context: int | None = None
         self._asking = asyncio.Lock()
@@ -95,7 +96,7 @@ class RemoteBackend:
         self._thread.start()
 
     def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
-        """Prompts beyond `queue_tokens` of waiting ones have "llm_error" at once."""
+        """See `LlmBackend`. What waits is bounded by `LlmSettings.queue_tokens`, as it is in a thread."""
         future: Future[list[Answer]] = Future()
         late = deadline is not None and deadline <= time.monotonic()
         tokens = sum(len(prompt.prefix) + len(prompt.suffix) for prompt in prompts)
@@ -107,7 +108,7 @@ class RemoteBackend:
                 self._waiting += tokens
                 self._loop.call_soon_threadsafe(self._begin, list(prompts), deadline, future, tokens)
         if full or late:
-            _finish(future, [_DEADLINE if late else _ERROR] * len(prompts))
+            _finish(future, [_DEADLINE if late else _FULL] * len(prompts))
         return future
 
     def stats(self) -> dict[str, float]:
@@ -131,33 +132,40 @@ class RemoteBackend:
 
     async def _end(self) -> None:
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._limits.close)
-        for task in list(self._tasks):
+            await asyncio.wait(list(self._tasks), timeout=self._limits.close)
+        left = list(self._tasks)
+        for task in left:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
         await self._client.aclose()
         self._loop.stop()
 
     def _begin(self, prompts: list[Prompt], deadline: float | None, future: Future[list[Answer]], tokens: int) -> None:
-        task = self._loop.create_task(self._answer(prompts, deadline, future))
+        task = self._loop.create_task(self._answer(prompts, deadline))
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._ended(done, tokens))
+        task.add_done_callback(lambda done: self._ended(done, future, len(prompts), tokens))
         future.add_done_callback(lambda ended: self._stop(task) if ended.cancelled() else None)
 
-    def _ended(self, task: asyncio.Task[None], tokens: int) -> None:
+    def _ended(self, task: asyncio.Task[list[Answer]], future: Future[list[Answer]], count: int, tokens: int) -> None:
         self._tasks.discard(task)
         with self._lock:
             self._waiting -= tokens
-        if not task.cancelled() and (error := task.exception()):
-            self._failed(error)
+        found = [_ERROR] * count
+        if not task.cancelled():
+            error = task.exception()
+            if error is None:
+                found = task.result()
+            else:
+                self._failed(error)
+        _finish(future, found)
 
-    def _stop(self, task: asyncio.Task[None]) -> None:
+    def _stop(self, task: asyncio.Task[list[Answer]]) -> None:
         with self._lock:
             if not self._closed:
                 self._loop.call_soon_threadsafe(task.cancel)
 
-    async def _answer(self, prompts: list[Prompt], deadline: float | None, future: Future[list[Answer]]) -> None:
-        """End `future` with what was there in time. The loop's clock is `time.monotonic`."""
+    async def _answer(self, prompts: list[Prompt], deadline: float | None) -> list[Answer]:
+        """What was there in time. The loop's clock is `time.monotonic`."""
         started = time.monotonic()
         answers: list[Answer | None] = [None] * len(prompts)
         missing = _ERROR
@@ -167,11 +175,10 @@ class RemoteBackend:
         except TimeoutError:
             missing = _DEADLINE
             self._counters.late += 1
-        finally:
-            found = [answer or missing for answer in answers]
-            self._counters.prompts += sum(not answer.reason for answer in found)
-            self._counters.seconds += time.monotonic() - started
-            _finish(future, found)
+        found = [answer or missing for answer in answers]
+        self._counters.prompts += sum(not answer.reason for answer in found)
+        self._counters.seconds += time.monotonic() - started
+        return found
 
     async def _all(self, prompts: list[Prompt], answers: list[Answer | None]) -> None:
         """Groups of one prefix side by side."""

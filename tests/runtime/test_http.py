@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from corella_edge.errors import InputError, MissingExtraError
+from corella_edge.prompt import Tokens
+from corella_edge_runtime.llm import opening
+from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.remote.address import KEY_VARIABLE, parse_address
+from corella_edge_runtime.llm.remote.client import Limits, RemoteBackend
+from corella_edge_runtime.llm.settings import LlmSettings
+from fake_llm import FakeServer, serving
+
+TOKENS = Tokens(7, 9, None)
+FLAVOURS = ["llama-server", "sglang", "vllm"]
+CONTEXT = 100
+QUICK = Limits(close=0.5)
+# Two users, their candidates mixed.
+ROWS = [Prompt((1, 2, 3), (4,)), Prompt((5, 6), (7, 8)), Prompt((1, 2, 3), (5, 6)), Prompt((1, 2, 3), (6,))]
+
+
+def score(ids: Sequence[int]) -> float:
+    return sum(ids) % 97 / 97
+
+
+def right(rows: Sequence[Prompt]) -> list[float]:
+    return [score([*row.prefix, *row.suffix]) for row in rows]
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with serving(score, CONTEXT) as made:
+        yield made
+
+
+@pytest.fixture
+def connect(server: FakeServer) -> Iterator[Callable[..., RemoteBackend]]:
+    """connect(flavour, limits, settings) → a backend of the fake server."""
+    made: list[RemoteBackend] = []
+
+    def make(flavour: str, limits: Limits = QUICK, queue_tokens: int = 65536) -> RemoteBackend:
+        settings = LlmSettings(queue_tokens=queue_tokens)
+        made.append(RemoteBackend(parse_address(f"{flavour}+{server.base}"), TOKENS, settings, limits))
+        return made[-1]
+
+    yield make
+    server.go.set()
+    for backend in made:
+        backend.close()
+
+
+def reasons(future: Future[list[Answer]]) -> list[str]:
+    return [answer.reason for answer in future.result(20)]
+
+
+def values(future: Future[list[Answer]]) -> list[float]:
+    return [answer.probability for answer in future.result(20)]
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_answers_in_order(connect: Any, flavour: str) -> None:
+    backend = connect(flavour)
+    assert values(backend.submit(ROWS)) == pytest.approx(right(ROWS))
+    assert backend.stats()["prompts"] == 4.0
+    assert backend.stats()["waiting_tokens"] == 0.0
+
+
+@pytest.mark.parametrize(("p", "top"), [(0.0, [9]), (1.0, [7])])
+def test_llama_server_leaves_out_what_is_impossible(connect: Any, server: Any, p: float, top: list[int]) -> None:
+    server.score = lambda ids: p
+    assert values(connect("llama-server").submit(ROWS[:1])) == [p]
+
+
+def test_llama_server_is_asked_one_prompt_at_a_time_of_a_user(connect: Any, server: Any) -> None:
+    connect("llama-server").submit(ROWS).result(20)
+    path, _, body = server.asked[0]
+    assert path == "/completion"
+    asked = [body["prompt"] for _, _, body in server.asked]
+    assert [ids for ids in asked if ids[:3] == [1, 2, 3]] == [[1, 2, 3, 4], [1, 2, 3, 5, 6], [1, 2, 3, 6]]
+    wanted = {"n_predict": 1, "cache_prompt": True, "n_probs": 2, "top_k": 2, "post_sampling_probs": True}
+    assert wanted.items() <= body.items()
+    assert [token for token, _ in body["logit_bias"]] == [7, 9]
+
+
+@pytest.mark.parametrize(("flavour", "path"), [("sglang", "/v1/score"), ("vllm", "/generative_scoring")])
+def test_a_users_prompts_are_one_request(connect: Any, server: Any, flavour: str, path: str) -> None:
+    connect(flavour).submit(ROWS).result(20)
+    assert [asked[0] for asked in server.asked] == [path, path]
+    (body,) = [body for _, _, body in server.asked if body["query"] == [1, 2, 3]]
+    assert body["items"] == [[4], [5, 6], [6]]
+    assert (body["label_token_ids"], body["apply_softmax"]) == ([7, 9], True)
+
+
+def test_many_candidates_are_several_requests(connect: Any, server: Any) -> None:
+    rows = [Prompt((1,), (i,)) for i in range(150)]
+    assert values(connect("sglang").submit(rows)) == pytest.approx(right(rows))
+    assert [len(body["items"]) for _, _, body in server.asked] == [64, 64, 22]
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_no_more_connections_than_allowed(connect: Any, server: Any, flavour: str) -> None:
+    backend = connect(flavour, Limits(connections=3, close=5.0))
+    server.go.clear()
+    futures = [backend.submit([Prompt((user,), (1,))]) for user in range(10)]
+    until(lambda: server.now == 3)
+    server.go.set()
+    assert [values(future)[0] for future in futures] == [score([user, 1]) for user in range(10)]
+    assert server.most == 3
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_the_context_is_the_servers_less_the_answer(connect: Any, server: Any, flavour: str) -> None:
+    fits, too_long = Prompt((1,) * 90, (2,) * 9), Prompt((1,) * 90, (2,) * 10)
+    assert reasons(connect(flavour).submit([too_long, fits, Prompt((), ())])) == ["too_long", "", "too_long"]
+    assert all(len(body.get("prompt", [])) < CONTEXT for _, _, body in server.asked)
+
+
+def test_a_context_that_shrank_is_the_servers_word(connect: Any, server: Any) -> None:
+    backend = connect("llama-server")
+    assert reasons(backend.submit(ROWS[:1])) == [""]
+    server.status, server.spoil = 400, lambda _: {"error": {"code": 400, "type": "exceed_context_size_error"}}
+    assert reasons(backend.submit(ROWS[:1])) == ["too_long"]
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_slow_server_is_left_at_the_deadline(connect: Any, server: Any, flavour: str) -> None:
+    backend = connect(flavour)
+    server.go.clear()
+    started = time.monotonic()
+    assert reasons(backend.submit(ROWS, started + 0.2)) == ["deadline"] * 4
+    assert 0.15 < time.monotonic() - started < 2.0
+    server.go.set()
+    assert values(backend.submit(ROWS)) == pytest.approx(right(ROWS))
+
+
+def test_what_was_answered_in_time_stays(connect: Any, server: Any) -> None:
+    backend = connect("llama-server")
+    asked = iter(range(100))
+
+    def second_hangs(ids: Sequence[int]) -> float:
+        if next(asked) == 1:
+            server.go.clear()
+            server.go.wait(20)
+        return score(ids)
+
+    server.score = second_hangs
+    rows = [ROWS[0], ROWS[2], ROWS[3]]
+    found = backend.submit(rows, time.monotonic() + 0.5).result(20)
+    assert [answer.reason for answer in found] == ["", "deadline", "deadline"]
+    assert found[0].probability == pytest.approx(right(rows)[0])
+
+
+def test_a_cancelled_question_frees_its_connection(connect: Any, server: Any) -> None:
+    backend = connect("sglang", Limits(connections=1, close=1.0))
+    server.go.clear()
+    first, second = backend.submit(ROWS[:1]), backend.submit(ROWS[1:2])
+    until(lambda: server.now == 1)
+    assert first.cancel()
+    until(lambda: server.now == 2)
+    server.go.set()
+    assert values(second) == pytest.approx(right(ROWS[1:2]))
+    assert first.cancelled()
+
+
+SPOILED: list[Any] = [
+    [], {}, 7, "text", None, {"scores": [[0.5], [0.5], [0.5]]}, {"scores": None}, {"data": [{"index": 0}]},
+    {"scores": [[2.0]]},
+    {"completion_probabilities": []}, {"completion_probabilities": [{"top_probs": []}]},
+    {"completion_probabilities": [{"top_probs": [{"id": 1, "prob": 0.5}]}]},
+    {"scores": [["x"]]}, {"scores": [[math.nan]]}, {"data": [{"index": 0, "score": -1}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_another_form_is_an_error_of_the_server(connect: Any, server: Any, flavour: str) -> None:
+    backend = connect(flavour)
+    for spoiled in SPOILED:
+        server.spoil = lambda _, spoiled=spoiled: spoiled
+        assert reasons(backend.submit(ROWS[:2])) == ["llm_error"] * 2, spoiled
+    server.spoil = lambda answer: answer
+    assert values(backend.submit(ROWS)) == pytest.approx(right(ROWS))
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_failing_server_is_logged_once_and_without_what_it_said(
+    connect: Any, server: Any, flavour: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = connect(flavour)
+    assert reasons(backend.submit(ROWS)) == [""] * 4
+    server.status, server.spoil = 500, lambda _: {"error": {"message": "secret history"}}
+    with caplog.at_level(logging.DEBUG):
+        for _ in range(5):
+            assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
+    ours = [record.getMessage() for record in caplog.records if record.name == "corella_edge.llm"]
+    assert len(ours) == 1
+    assert "status 500" in ours[0]
+    assert "secret" not in caplog.text
+    server.status, server.spoil = 200, lambda answer: answer
+    assert reasons(backend.submit(ROWS)) == [""] * 4
+
+
+def test_a_server_that_does_not_tell_its_context_is_asked_again(connect: Any, server: Any) -> None:
+    backend = connect("vllm")
+    server.status = 503
+    assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
+    server.status = 200
+    assert reasons(backend.submit(ROWS)) == [""] * 4
+
+
+def test_a_server_out_of_reach_is_left_alone_for_a_moment() -> None:
+    with serving(score, CONTEXT) as server:
+        address = parse_address(f"sglang+{server.base}")
+    backend = RemoteBackend(address, TOKENS, LlmSettings(), Limits(pause=0.2))
+    assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
+    sent = backend.stats()["requests"]
+    assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
+    assert backend.stats()["requests"] == sent
+    time.sleep(0.25)
+    assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
+    assert backend.stats()["requests"] > sent
+    backend.close()
+
+
+def test_questions_beyond_the_queue_are_refused_at_once(connect: Any, server: Any) -> None:
+    backend = connect("sglang", Limits(close=5.0), queue_tokens=10)
+    server.go.clear()
+    big = [Prompt((1,) * 30, (2,))]  # more than the queue, but it is empty
+    taken = backend.submit(big)
+    assert reasons(backend.submit(ROWS)) == ["queue_full"] * 4
+    server.go.set()
+    assert values(taken) == pytest.approx(right(big))
+    assert reasons(backend.submit(ROWS[:2])) == ["", ""]
+
+
+def test_closing_does_not_wait_for_a_server_that_hangs(connect: Any, server: Any) -> None:
+    backend = connect("llama-server", Limits(close=0.2))
+    server.go.clear()
+    future = backend.submit(ROWS)
+    until(lambda: server.now > 0)
+    started = time.monotonic()
+    backend.close()
+    assert time.monotonic() - started < 3.0
+    assert reasons(future) == ["llm_error"] * 4
+    with pytest.raises(RuntimeError, match="closed"):
+        backend.submit(ROWS)
+
+
+def test_the_key_is_sent_and_never_logged(
+    connect: Any, server: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "s3cret")
+    with caplog.at_level(logging.DEBUG):
+        connect("vllm").submit(ROWS).result(20)
+        server.status = 401
+        connect("vllm").submit(ROWS).result(20)
+    assert {headers["Authorization"] for _, headers, _ in server.asked} == {"Bearer s3cret"}
+    assert "s3cret" not in caplog.text
+    monkeypatch.setenv(KEY_VARIABLE, "schlüssel")
+    with pytest.raises(InputError, match=KEY_VARIABLE) as told:
+        connect("vllm")
+    assert "schlüssel" not in str(told.value)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_an_address_names_its_server(flavour: str) -> None:
+    found = parse_address(f"{flavour}+https://cluster.example:8443/llm/")
+    assert (found.flavour.name, found.base) == (flavour, "https://cluster.example:8443/llm")
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://box:8080", "sglang[+]http://HOST:PORT"),
+        ("triton+http://box", "llama-server[+]http://HOST:PORT"),
+        ("vllm+ftp://box", "known"),
+        ("vllm+http://", "no address"),
+        ("vllm+http://:80", "no address"),
+        ("vllm+http://box:99999", "no address"),
+        ("vllm+http://box:0", "no address"),
+        ("vllm+http://[::1", "no address"),
+        ("vllm+http://box?key=1", "no address"),
+        ("vllm+http://me:hunter2@box", KEY_VARIABLE),
+    ],
+)
+def test_what_is_no_address_is_told(url: str, told: str) -> None:
+    with pytest.raises(InputError, match=told) as error:
+        parse_address(url)
+    assert "hunter2" not in str(error.value)
+    with pytest.raises(InputError, match=told):
+        opening.check_kind(url)
+
+
+def test_a_kind_that_there_is_not_names_those_there_are(tmp_path: Any) -> None:
+    for kind in ("threads", "", "llama-server"):
+        with pytest.raises(InputError, match=r"thread, process, llama-server\+http"):
+            opening.open_backend(kind, tmp_path / "llm.gguf", TOKENS, LlmSettings())
+        with pytest.raises(InputError, match="known"):
+            opening.check_kind(kind)
+    for kind in ("thread", "process", "vllm+http://box:8000"):
+        opening.check_kind(kind)
+
+
+def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, llama: Any) -> None:
+    name = "corella_edge_runtime.llm.remote.client"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(MissingExtraError, match=r"\[remote\]"):
+        importlib.import_module(name)
+    with pytest.raises(MissingExtraError, match=r"\[remote\]"):
+        opening.open_backend("vllm+http://box:8000", llama.path, llama.tokens, LlmSettings())
