@@ -18,7 +18,8 @@ from bundles import reseal
 from corella_edge import plan as plans
 from corella_edge.bundle import sha256
 from corella_edge_runtime.llm.settings import LlmSettings
-from corella_edge_runtime.threads import read_machine
+from corella_edge_runtime.threads import Machine, read_machine
+from corella_edge_runtime.tune.run import tune
 
 BRIEF = ("--seconds", "0")
 
@@ -75,6 +76,17 @@ def test_the_plan_is_found_where_others_look_and_the_bundle_is_as_before(corella
     assert plan.label == "tiny@1"
     assert plan.llm_file in ("llm.gguf", "llm.BF16.gguf")  # the same bytes: either may be faster by chance
     assert "LLM: " in done.out
+
+
+def test_the_plan_of_a_machine_with_cores_to_divide(bundle) -> None:
+    """The search tries other thread counts, each against the plan's."""
+    (core,) = sorted(os.sched_getaffinity(0))[:1]
+    machine = Machine(tuple((core,) for _ in range(3)))  # three by name, all of them one that this test may use
+    asked: list[str] = []
+    plan = tune(bundle, 0.0, lambda done, of, what: asked.append(f"{done} of {of}: {what}"), machine).plan
+    assert asked[0] == "0 of 5: llm.gguf, 1 thread(s), batch 512 against llm.gguf, 2 thread(s), batch 512"
+    assert len(asked) == 5
+    assert plan.machine.cores == machine.cores
 
 
 def test_what_was_measured_is_shown_and_kept(corella, many) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from statistics import geometric_mean, median
 from typing import TYPE_CHECKING, Any
@@ -80,22 +82,28 @@ def llm_turn(path: Path, tokens: Tokens, settings: LlmSettings, visits: Sequence
     Raises:
         BundleError, InputError: the file can not be loaded or run so.
     """
-    model, scorer = open_scorer(path, tokens, settings)
-    usable = [visit for visit in visits if visit.longest <= scorer.limit]
+    # A thread of its own, as in serving: llama.cpp's threads inherit the cores of the one that starts them.
+    with ThreadPoolExecutor(1, initializer=_bind, initargs=(settings.cores,)) as owner:
+        model, scorer = owner.submit(open_scorer, path, tokens, settings).result()
+        usable = [visit for visit in visits if visit.longest <= scorer.limit]
+        try:
+            if not usable:
+                raise BundleError(f"{path.name}: no prompt of the sample fits its context of {scorer.limit} tokens")
+            yield lambda number: owner.submit(_visit, scorer, path.name, usable[number % len(usable)]).result()
+        finally:
+            scorer.close()
+            model.close()
 
-    def turn(number: int) -> Mapping[str, float]:
-        if not usable:
-            raise BundleError(f"{path.name}: no prompt of the sample fits its context of {scorer.limit} tokens")
-        visit = usable[number % len(usable)]
-        scorer.forget()
-        seconds = [_timed(scorer, path.name, prompts) for prompts in (visit.first, visit.again)]
-        return dict(zip((NEW, RETURNING), seconds, strict=True))
 
-    try:
-        yield turn
-    finally:
-        scorer.close()
-        model.close()
+def _bind(cores: Sequence[int]) -> None:
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+def _visit(scorer: Any, name: str, visit: Visit) -> Mapping[str, float]:
+    """Workload → seconds."""
+    scorer.forget()
+    return {NEW: _timed(scorer, name, visit.first), RETURNING: _timed(scorer, name, visit.again)}
 
 
 def open_scorer(path: Path, tokens: Tokens, settings: LlmSettings) -> tuple[Any, Any]:
