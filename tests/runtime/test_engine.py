@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from corella_edge.request import Candidate, Event, Request, User, parse_request
 from corella_edge.router import LN2, entropy
 from corella_edge.scores import answer
 from corella_edge_runtime import crm as crm_module
+from corella_edge_runtime.asking import Llm
 from corella_edge_runtime.crm import Crm, sigmoid
-from corella_edge_runtime.engine import Engine, Llm
+from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import ThreadBackend
+from corella_edge_runtime.llm.packing import Ask
 from corella_edge_runtime.llm.scorer import Counters
 
 UNTITLED = f"i{ITEMS - 1}"  # the last item of the bundle's catalogue has no title
@@ -200,18 +202,30 @@ def test_without_time_the_crm_decides(engine: Engine) -> None:
 
 
 class Slow:
-    """A scorer that looks at its job's time every 10 ms, at most 2 s long."""
+    """A scorer whose decodes last 2 s unless they are given up."""
 
     def __init__(self) -> None:
         self.counters = Counters()
+        self.stop = threading.Event()
         self.jobs: list[bool] = []
 
-    def score(self, prompts: Sequence[Prompt], expired: Callable[[], bool]) -> list[Answer]:
-        end = time.monotonic() + 2.0
-        while time.monotonic() < end and not expired():
-            time.sleep(0.01)
-        self.jobs.append(expired())
-        return [Answer(0.5)] * len(prompts)
+    def refuses(self, ask: Ask) -> bool:
+        return False
+
+    def step(self, asks: Sequence[Ask], most: int | None) -> None:
+        given_up = self.stop.wait(2.0)
+        self.jobs.append(given_up)
+        for ask in [] if given_up else asks:
+            ask.answer = Answer(0.5)
+
+    def stats(self) -> dict[str, float]:
+        return {}
+
+    def give_up(self) -> None:
+        self.stop.set()
+
+    def go_on(self) -> None:
+        self.stop.clear()
 
     def close(self) -> None:
         pass
@@ -294,7 +308,7 @@ def test_a_threshold_is_read_before_the_llm_is_loaded(root: Path, monkeypatch: p
     def load(*_: object) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr("corella_edge_runtime.engine._open_llm", load)
+    monkeypatch.setattr("corella_edge_runtime.engine.open_llm", load)
     with pytest.raises(InputError, match="'two'"):
         Engine.open(root, threshold="ratio:two")
 
