@@ -23,7 +23,7 @@ from corella_edge_runtime.llm.opening import open_backend
 from corella_edge_runtime.llm.process import Patience, ProcessBackend, Pulse, pause
 from corella_edge_runtime.llm.settings import LlmSettings
 
-QUICK = Patience(ping=0.05, silence=0.6, first_pause=0.05, longest_pause=0.4, close=5.0)
+QUICK = Patience(ping=0.05, silence=2.0, first_pause=0.05, longest_pause=0.4, close=5.0)
 
 
 @pytest.fixture
@@ -99,9 +99,9 @@ def test_a_silent_child_is_killed_and_replaced(start: Any, prompts: Any) -> None
     asked = time.monotonic()
     dated, open_ended = backend.submit(rows, asked + 0.1), backend.submit(rows)
     assert reasons(dated) == {"deadline"}
-    assert time.monotonic() - asked < 0.6
+    assert time.monotonic() - asked < 1.5
     assert reasons(open_ended) == {"llm_error"}
-    assert time.monotonic() - asked < 5.0
+    assert time.monotonic() - asked < 8.0
     until(lambda: backend.stats()["alive"] == 1.0 and backend.pid != pid)
     assert reasons(backend.submit(rows)) == {""}
     assert gone(pid)

@@ -5,7 +5,7 @@ Each returns the softmax over the two answers' logits, the same number as `score
 * llama-server, `POST /completion`: one prompt a request. Both answers' logits get the same large `logit_bias`, so
   that `top_k` 2 leaves exactly them, and `post_sampling_probs` are their softmax.
 * SGLang, `POST /v1/score`: `query` and `items` as token ids, `label_token_ids`, `apply_softmax`.
-* vLLM, `POST /generative_scoring` (0.19 and later): the same fields. `/v1/completions` is no way: its logprobs are
+* vLLM, `POST /generative_scoring`: the same fields. `/v1/completions` is no way: its logprobs are
   those of the most likely tokens before `logit_bias` and `allowed_token_ids`, among which the answers need not be.
 """
 
