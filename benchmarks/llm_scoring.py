@@ -72,6 +72,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=15, help="rounds at the best types")
     parser.add_argument("--scan", type=int, default=2, help="rounds at every type, which choose the best")
+    parser.add_argument("--retries", type=int, default=1, help="how often a disturbed stage is measured again")
     parser.add_argument("--users", type=int, default=120, help="users of shape d")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
@@ -109,13 +110,15 @@ def check(options: argparse.Namespace) -> None:
     for option in ("threads", "pairs", "scan", "users"):
         if getattr(options, option) < 1:
             raise InputError(f"--{option} {getattr(options, option)}: at least 1 is needed")
+    if options.retries < 0:
+        raise InputError(f"--retries {options.retries}: 0 or more are needed")
 
 
 def of_model(name: str, options: argparse.Namespace, result: dict[str, Any]) -> None:
     """One model: ceilings first, then its shapes."""
     shapes, peers, types = (given or usual for given, usual in zip(
         (options.shapes, options.peers, options.types), DEFAULTS[name], strict=True))  # fmt: skip
-    plan = Plan(options.threads, options.pairs, options.scan, types)
+    plan = Plan(options.threads, options.pairs, options.scan, types, options.retries)
     if set(shapes) - {"d"}:
         made = subject(name, options.work, types, options.trained, options.data)
         if "b" in shapes or {"a1", "a2"} & set(shapes):

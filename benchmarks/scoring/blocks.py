@@ -38,7 +38,7 @@ class Plan:
     pairs: int
     scan: int
     types: tuple[str, ...]
-    retries: int = 1
+    retries: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.binding import Model
 from corella_edge_runtime.llm.scorer import YesNoScorer
+from corella_edge_runtime.llm.settings import LlmSettings
 
 
 def make_scorer(model: Model, tokens: Tokens, threads: int) -> YesNoScorer:
-    """The scorer as the runtime makes it."""
-    return YesNoScorer(model, tokens, threads)
+    """The scorer as the runtime makes it: its usual settings."""
+    return YesNoScorer(model, tokens, LlmSettings(threads=threads))
 
 
 class Ours:
