@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from corella_edge.derived import DERIVED
 from corella_edge.schema import PAD, Field, Schema
@@ -74,6 +75,24 @@ class DCNv2(nn.Module):
         logits: Tensor = self.head(joined)
         return logits.squeeze(1), layers[1:]
 
+    def one_user(self, feed: dict[str, Tensor]) -> Tensor:
+        """`forward` for the n candidates of one user, in fewer operations: what the graph of a bundle computes.
+
+        A layer on [user, item] is W_u user + W_i item + b: the user's part is computed once and broadcast.
+        """
+        events, mask = self._events(feed)
+        user = torch.cat(self._side(feed, "user") + ([] if events is None else [_mean(events, mask)]), dim=1)
+        item = torch.cat(self._side(feed, "item"), dim=1)
+        if events is not None and self.attention is not None:
+            item = torch.cat([item, self._attend_one(item, events[0], mask[0])], dim=1)
+        x = x0 = torch.cat([user.expand(item.shape[0], -1), item], dim=1)
+        for number, layer in enumerate(self.cross):
+            x = x0 * (layer.weight(x) if number else _in_parts(layer.weight, user, item)) + x
+        if self.structure == "stacked":
+            return self.head(self.deep(x)).squeeze(1)  # type: ignore[no-any-return]
+        deep = _in_parts(self.deep, user, item) if len(self.deep) else x0
+        return self.head(torch.cat([x, deep], dim=1)).squeeze(1)  # type: ignore[no-any-return]
+
     def embed(self, feed: dict[str, Tensor]) -> Tensor:
         """x_0, float32 [n, width]: user side (broadcast) beside item side and what the item finds in the history."""
         events, mask = self._events(feed)
@@ -112,8 +131,25 @@ class DCNv2(nn.Module):
         pooled = torch.matmul(weight.unsqueeze(1), events).squeeze(1)
         return pooled / math.sqrt(events.shape[1])
 
+    def _attend_one(self, item: Tensor, events: Tensor, mask: Tensor) -> Tensor:
+        """`_attend` for the events [length, d] of one user: two matrix products instead of 2 n small ones."""
+        assert self.attention is not None
+        weight = torch.sigmoid(self.attention(item) @ events.T)
+        return weight @ (events * (mask.to(events.dtype) / math.sqrt(len(events))).unsqueeze(1))
+
     def _table(self, item: Field) -> nn.Module:
         return self.embeddings[item.vocab]
+
+
+def _in_parts(layers: nn.Module, user: Tensor, item: Tensor) -> Tensor:
+    """A linear layer, or several modules that begin with one, of [user, item]; user [1, u], item [n, i]."""
+    first, *rest = layers if isinstance(layers, nn.Sequential) else [layers]
+    assert isinstance(first, nn.Linear)
+    u = int(user.shape[1])  # a constant of the graph, so that the exporter cuts the weights
+    x = functional.linear(item, first.weight[:, u:]) + functional.linear(user, first.weight[:, :u], first.bias)
+    for module in rest:
+        x = module(x)
+    return x
 
 
 def _mean(vectors: Tensor, mask: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""DCNv2 → ONNX, and its INT8 form (optimum). User-side inputs keep leading dimension 1 and are broadcast inside."""
+"""DCNv2 → ONNX, and its INT8 form (optimum). User-side inputs keep leading dimension 1 and are broadcast inside,
+after whatever can be computed of them alone."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ class _ByPosition(nn.Module):
         self.model, self.names = model, names
 
     def forward(self, *values: Tensor) -> Tensor:
-        logits: Tensor = self.model(dict(zip(self.names, values, strict=True)))
+        logits: Tensor = self.model.one_user(dict(zip(self.names, values, strict=True)))
         return logits
 
 

@@ -136,3 +136,28 @@ def test_the_onnx_file_equals_torch_at_any_batch(fitted: Any, recipe: CrmRecipe,
         model.head.bias += 0.01
     with pytest.raises(ExportError, match=r"crm\.onnx"):
         check_crm(model, fitted.encoder, tmp_path / "crm.onnx", requests(fitted))
+
+
+@pytest.mark.parametrize("recipe", SHAPES, ids=names)
+def test_the_graph_of_one_user_computes_the_same(fitted: Any, recipe: CrmRecipe) -> None:
+    model = make(fitted, recipe)
+    for request in requests(fitted):
+        feed = tensors(fitted.encoder.encode(request.user, request.candidates or ())[0])
+        with torch.inference_mode():
+            torch.testing.assert_close(model.one_user(feed), model(feed), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", SHAPES[:1] + SHAPES[5:6], ids=["mean", "attention"])
+def test_layers_on_the_users_side_run_once(fitted: Any, recipe: CrmRecipe) -> None:
+    """The first layers multiply the user's columns as one row, whatever the number of candidates."""
+    model, rows = make(fitted, recipe), []
+    linear = torch.nn.functional.linear
+    feed = tensors(fitted.encoder.encode(requests(fitted)[0].user, requests(fitted)[0].candidates or ())[0])
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        note = lambda x, *rest: (rows.append(tuple(x.shape)), linear(x, *rest))[1]  # noqa: E731
+        patch.setattr(torch.nn.functional, "linear", note)
+        model.one_user(feed)
+    first, second = [width for count, width in rows if count == 1]
+    assert 0 < first == second < model.width
+    assert {count for count, _ in rows} == {1, 9}
+    assert [width for _, width in rows].count(model.width - first) == 2
