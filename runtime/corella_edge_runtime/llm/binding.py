@@ -191,6 +191,7 @@ class Context:
             raise DecodeError("llama.cpp has no room for a kept prefix")
 
     def clear(self) -> None:
+        """Forget everything, down to the numbers in the cells: a nan there would reach whoever comes next."""
         C.llama_memory_clear(self._memory, True)
 
     def close(self) -> None:

@@ -40,6 +40,9 @@ class Target:
     def tokens(self) -> TokenIds:
         return self.prefix + self.suffix
 
+    def __len__(self) -> int:
+        return len(self.prefix) + len(self.suffix)
+
 
 @dataclass(frozen=True, slots=True)
 class Room:
@@ -52,10 +55,14 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What of a prefix need not be computed: its first `length` tokens, in `cells` cells that must be filled first."""
+    """What of a prefix need not be computed: its first `length` tokens.
+
+    Attributes:
+        kept: the kept prefix they are copied from, whole; empty if they are in the context already.
+    """
 
     length: int
-    cells: int = 0
+    kept: TokenIds = ()
 
 
 def pack(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room) -> list[Target]:
@@ -101,7 +108,7 @@ def _scan(
         prefixes.add(prefix)
         targets[prefix, suffix] = Target(prefix, suffix, [ask])
         sizes.append(len(prefix) - own.length + len(suffix))
-        cells.append(own.cells + sizes[-1])
+        cells.append(len(own.kept) + sizes[-1])
         total += sizes[-1]
         if ask.alone:
             break

@@ -67,6 +67,8 @@ class YesNoScorer:
         self._answers = (tokens.yes, tokens.no)
         self._kept = KeptPrefixes(0 if self.settings.deterministic else self.settings.kept_tokens)
         self._trunk: TokenIds = ()
+        self._bases: dict[TokenIds, Base] = {}
+        # Computed of prefixes that did not fit one decode; counted as reused when their prompts are answered.
         self._ahead = 0
         self.counters = Counters()
 
@@ -137,40 +139,41 @@ class YesNoScorer:
         if self.settings.deterministic:
             asks = asks[:1]
         if asks and not self._beside_trunk(asks[0].prompt, tokens):
-            self._leave_trunk()
-        prompts = self._context.sequences - 1
-        room = Room(tokens, prompts, self._context.cells - len(self._trunk))
+            self._put_by(self._trunk, TRUNK)
+            self._context.cut(TRUNK, 0)
+            self._trunk = ()
+        self._bases.clear()
+        room = Room(tokens, self._context.sequences - 1, self._context.cells - len(self._trunk))
         return sorted(pack(asks, self._base, room), key=lambda target: (target.prefix, target.suffix))
 
     def _base(self, prefix: TokenIds) -> Base:
-        """Where the beginning of a prefix is cheapest to get."""
-        trunk = common_length(self._trunk, prefix)
-        kept, length = self._kept.find(prefix)
-        return Base(length, len(kept)) if length > trunk else Base(trunk)
+        """Where the beginning of a prefix is cheapest to get; looked up once a decode."""
+        if prefix not in self._bases:
+            trunk = common_length(self._trunk, prefix)
+            kept, length = self._kept.find(prefix)
+            self._bases[prefix] = Base(length, kept) if length > trunk else Base(trunk)
+        return self._bases[prefix]
 
     def _beside_trunk(self, prompt: Prompt, tokens: int) -> bool:
         """Whether a prompt begins with some of the trunk and the cells are enough for both."""
         common = common_length(self._trunk, prompt.prefix)
-        if not common or self._base(prompt.prefix).cells:
+        if not common or self._kept.find(prompt.prefix)[1] > common:
             return not self._trunk
         rows = min(tokens, len(prompt.prefix) + len(prompt.suffix) - common)
         return len(self._trunk) + rows <= self._context.cells
 
     def _decode(self, targets: list[Target]) -> None:
         """Fill the cells that are there, compute the rest, read the answers, keep the prefixes."""
-        prompts = [target.tokens for target in targets]
         own = [self._base(target.prefix).length for target in targets]
-        leaves, rows = unfold(prompts, own, _shared(targets), TRUNK + 1)
+        leaves, rows = unfold([target.tokens for target in targets], own, _shared(targets), TRUNK + 1)
         for sequence, (target, leaf) in enumerate(zip(targets, leaves, strict=True), TRUNK + 1):
             self._fill(sequence, target.prefix, leaf)
         self._context.decode(rows)
-        answers = [
-            self._answer(leaf.last) if target.asks else None for target, leaf in zip(targets, leaves, strict=True)
-        ]
-        for target, answer in zip(targets, answers, strict=True):
+        for target, leaf in zip(targets, leaves, strict=True):
+            answer = self._answer(leaf.last) if target.asks else None
             for ask in target.asks:
                 ask.answer = answer
-        self._count(targets, own, len(rows))
+        self._count(targets, len(rows))
         if self.settings.deterministic and targets[0].asks:
             self.forget()
         else:
@@ -178,12 +181,12 @@ class YesNoScorer:
 
     def _fill(self, sequence: int, prefix: TokenIds, leaf: Leaf) -> None:
         """Give a prompt the cells of its beginning: its neighbour's, the trunk's, or a copy of kept ones."""
+        kept = self._base(prefix).kept
         if not leaf.held:
             return
         if leaf.follows:
             self._context.share(sequence - 1, sequence, leaf.held)
-        elif self._base(prefix).cells:
-            kept, _ = self._kept.find(prefix)
+        elif kept:
             self._context.load(sequence, self._kept.take(kept))
             self._context.cut(sequence, leaf.held)
         else:
@@ -209,33 +212,27 @@ class YesNoScorer:
             self._context.cut(sequence, len(prefix))
             self._kept.put(prefix, self._context.save(sequence))
 
-    def _leave_trunk(self) -> None:
-        self._put_by(self._trunk, TRUNK)
-        self._context.clear()
-        self._trunk = ()
-
     def _answer(self, row: int) -> Answer:
         yes, no = self._context.logits(row, self._answers)
         if not math.isfinite(no - yes):
             return Answer(math.nan, "llm_error")
         return Answer(1.0 / (1.0 + math.exp(min(700.0, no - yes))))
 
-    def _count(self, targets: list[Target], own: list[int], rows: int) -> None:
+    def _count(self, targets: list[Target], rows: int) -> None:
         counters = self.counters
         counters.decodes += 1
         counters.evaluated_tokens += rows
-        answered = [target for target in targets if target.asks]
+        answered = [ask for target in targets for ask in target.asks]
         if not answered:
             self._ahead += rows
             return
-        wanted = sum(len(target.tokens) * len(target.asks) for target in answered)
-        counters.reused_tokens += wanted - rows - self._ahead
+        counters.reused_tokens += sum(len(target) * len(target.asks) for target in targets) - rows - self._ahead
         self._ahead = 0
-        counters.prompts += sum(not ask.answer.reason for target in answered for ask in target.asks if ask.answer)
-        held = {target.prefix: length for target, length in zip(targets, own, strict=True) if target.prefix}
-        hits = sum(length == len(prefix) for prefix, length in held.items())
+        counters.prompts += sum(not ask.answer.reason for ask in answered if ask.answer)
+        prefixes = {target.prefix for target in targets if target.prefix}
+        hits = sum(self._base(prefix).length == len(prefix) for prefix in prefixes)
         counters.prefix_hits += hits
-        counters.prefix_misses += len(held) - hits
+        counters.prefix_misses += len(prefixes) - hits
 
     def _failed(self, targets: list[Target]) -> None:
         self.forget()
