@@ -81,6 +81,20 @@ def test_a_dead_child_is_answered_for_at_once_and_replaced(start: Any, prompts: 
     assert gone(pid)
 
 
+def test_nonsense_from_the_child_is_a_reason_to_replace_it(
+    start: Any, prompts: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = start()
+    pid, link = backend.pid, backend._link
+    with monkeypatch.context() as patched, caplog.at_level(logging.ERROR):
+        patched.setattr(link._frames, "_rest", bytearray(b"\xff\xff\xff\xff\x00"))
+        assert reasons(backend.submit(prompts(3, [1]))) == {"llm_error"}
+        until(lambda: backend.stats()["alive"] == 1.0 and backend.pid != pid)
+    assert gone(pid)
+    assert "none of ours" in caplog.text
+    assert reasons(backend.submit(prompts(3, [1]))) == {""}
+
+
 def test_while_there_is_no_child_nothing_waits(start: Any, prompts: Any) -> None:
     backend = start(Patience(first_pause=30.0, longest_pause=30.0))
     os.kill(backend.pid, signal.SIGKILL)

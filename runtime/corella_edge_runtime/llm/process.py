@@ -234,14 +234,14 @@ class ProcessBackend:
         self._starts += 1
         try:
             life = _Life(self._setup)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # no such program, no memory, no thread
             return self._ended(BundleError(f"the LLM process can not be started: {error}"))
         with self._lock:
             self._life = life
         try:
             why = self._talk(life)
-        except wire.WireError as error:
-            why = str(error)
+        except Exception as error:  # noqa: BLE001 - without the watch no question would end; a new child is a way out
+            why = f"{type(error).__name__}: {error}" if isinstance(error, wire.WireError) else type(error).__name__
         with self._lock:
             self._life = self._link = None
         self._asked.fail_all()
