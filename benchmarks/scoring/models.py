@@ -70,7 +70,7 @@ def subject(name: str, work: Path, types: Sequence[str], trained: Path | None, d
     model.eval()
     files = {"F16": folder / "F16.gguf"}
     if name == "trained" or not files["F16"].exists():
-        _write(model, folder / "partial.gguf", name)
+        write_file(model, folder / "partial.gguf", name)
         (folder / "partial.gguf").rename(files["F16"])
     for kind in types:
         files[kind] = folder / f"{kind}.gguf"
@@ -118,7 +118,8 @@ def _trained(folder: Path, data: Path | None) -> Any:
     return Run.open(folder, PreparedData.open(data)).llm()
 
 
-def _write(model: Any, path: Path, name: str) -> None:
+def write_file(model: Any, path: Path, name: str) -> None:
+    """A Llama or Qwen2 of transformers as an F16 file with a filler vocabulary."""
     config = model.config
     if config.model_type == "qwen2":
         _write_qwen(model, path, name)

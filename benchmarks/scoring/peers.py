@@ -135,7 +135,7 @@ KNOWN: dict[str, tuple[bool, Make]] = {
     "torch-bf16-shared": (False, lambda s, kind, t, n: Shared("torch-bf16-shared", s, t)),
 }  # fmt: skip
 # Those that read every prompt from its beginning.
-COLD = ("completion", "eval", "server-no-cache", "torch-f32", "torch-bf16")
+COLD = frozenset({"completion", "eval", "server-no-cache", "torch-f32", "torch-bf16"})
 
 
 def make_peer(name: str, subject: Subject, kind: str, tokens: Tokens, threads: int) -> Peer:

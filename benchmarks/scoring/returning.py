@@ -55,7 +55,8 @@ def returning_row(subject: Subject, shape: str, kind: str, rounds: int, threads:
     first, again, alone = found.T
     return {
         "model": subject.name, "shape": shape, "stage": "best", "ours_type": kind, "first_ms": _ms(first),
-        "returning_ms": _ms(again), "suffixes_alone_ms": _ms(alone), "to_first": ratio_of((again / first).tolist()).to_json(),
+        "returning_ms": _ms(again), "suffixes_alone_ms": _ms(alone),
+        "to_first": ratio_of((again / first).tolist()).to_json(),
         "to_suffixes_alone": ratio_of((again / alone).tolist()).to_json(), "load": load, "void": is_void(load),
     }  # fmt: skip
 
