@@ -86,8 +86,9 @@ class DCNv2(nn.Module):
         if events is not None and self.attention is not None:
             item = torch.cat([item, self._attend_one(item, events[0], mask[0])], dim=1)
         x = x0 = torch.cat([user.expand(item.shape[0], -1), item], dim=1)
-        for number, layer in enumerate(self.cross):
-            x = x0 * (layer.weight(x) if number else _in_parts(layer.weight, user, item)) + x
+        weights = [layer.get_submodule("weight") for layer in self.cross]
+        for number, weight in enumerate(weights):
+            x = x0 * (weight(x) if number else _in_parts(weight, user, item)) + x
         if self.structure == "stacked":
             return self.head(self.deep(x)).squeeze(1)  # type: ignore[no-any-return]
         deep = _in_parts(self.deep, user, item) if len(self.deep) else x0
