@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from corella_edge.cli.common import Ratios
+from corella_edge.cli.common import Ratios, engine_options
 from corella_edge.cli.progress import Progress
 from corella_edge.router import RATIOS
 
@@ -28,14 +29,11 @@ from corella_edge.router import RATIOS
               help="Stop timing after so long.")  # fmt: skip
 @click.option("--max-labelled", default=2000, show_default=True, type=click.IntRange(0),
               help="Labelled rows to score for the AUC; 0 leaves it out.")  # fmt: skip
-@click.option("--crm-threads", default=1, show_default=True, type=click.IntRange(1), help="Threads of one CRM call.")
-@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: all cores but one.")
-@click.option("--require-llm", is_flag=True, help="Fail if the LLM can not be loaded, instead of measuring without.")
+@engine_options("thread")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of users, items and order.")
 def benchmark(
     bundle: Path, ratios: list[float], candidates: int, file: Path | None, out: Path | None, max_requests: int,
-    repeat: int, seconds: float, max_labelled: int, crm_threads: int, llm_threads: int | None, require_llm: bool,
-    seed: int,
+    repeat: int, seconds: float, max_labelled: int, engine: dict[str, Any], seed: int,
 ) -> None:  # fmt: skip
     """Measure latency, throughput and AUC of BUNDLE at each routed share, on this machine.
 
@@ -44,18 +42,16 @@ def benchmark(
     from corella_edge_runtime.bench import report
     from corella_edge_runtime.bench.run import Settings, run
     from corella_edge_runtime.engine import Engine
-    from corella_edge_runtime.threads import llm_default
 
-    threads = llm_threads or llm_default()
-    settings = Settings(tuple(ratios), candidates, max_requests, max_labelled, repeat, seconds, seed,
-                        crm_threads, threads)  # fmt: skip
     if out is not None:
         report.check_folder(out)
     line = Progress()
-    with Engine.open(bundle, crm_threads=crm_threads, llm_threads=threads, require_llm=require_llm) as engine:
-        for warning in engine.warnings:
+    with Engine.open(bundle, **engine) as opened:
+        for warning in opened.warnings:
             click.echo(f"corella-edge: warning: {warning}", err=True)
-        result = run(engine, file, settings, lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"))
+        threads = (opened.setup.crm_threads, opened.setup.llm.threads) if opened.setup else (1, 1)
+        settings = Settings(tuple(ratios), candidates, max_requests, max_labelled, repeat, seconds, seed, *threads)
+        result = run(opened, file, settings, lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"))
     line.done()
     if out is not None:
         report.write(result, out)

@@ -30,7 +30,7 @@ def verify(bundle: Path, llm_threads: int | None) -> None:
     from corella_edge_runtime.engine import Engine
 
     rows, allowed = reference.read(found), reference.tolerance(found)
-    with Engine.open(bundle, llm_threads=llm_threads) as engine:
+    with Engine.open(bundle, llm_threads=llm_threads, tuned=False) as engine:
         result = reference.compare(engine, rows, allowed)
         for line in _findings(engine, result, allowed):
             click.echo(line)

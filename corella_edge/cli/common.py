@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -45,3 +49,41 @@ class Ratios(click.ParamType[list[float]]):
             return parse_ratios(str(value))
         except InputError as error:
             self.fail(str(error), param, ctx)
+
+
+def engine_options(backend: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options of a command that opens an engine; the command gets them as `engine`, arguments of `Engine.open`."""
+    options = [
+        click.option("--llm/--no-llm", default=True, show_default=True, help="Whether to load the LLM."),
+        click.option("--llm-backend", default=backend, show_default=True, metavar="WHERE",
+                     help="Where the LLM runs: thread, process, or a server's FLAVOUR+URL."),
+        click.option("--require-llm", is_flag=True, help="Fail if the LLM can not be loaded."),
+        click.option("--crm-threads", type=click.IntRange(1), help="Threads of one CRM call. Default: by plan, or 1."),
+        click.option("--llm-threads", type=click.IntRange(1),
+                     help="Threads of the LLM. Default: by plan, or one a core that the CRM leaves."),
+        click.option("--plan", type=click.Path(path_type=Path),
+                     help="File that `tune` wrote. Default: the one in its usual place, if any."),
+        click.option("--no-plan", is_flag=True, help="Pass over any plan."),
+    ]  # fmt: skip
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def with_engine(
+            llm: bool, llm_backend: str, require_llm: bool, crm_threads: int | None, llm_threads: int | None,
+            plan: Path | None, no_plan: bool, **others: Any,
+        ) -> Any:  # fmt: skip
+            if require_llm and not llm:
+                raise click.UsageError("--require-llm and --no-llm exclude each other")
+            if plan is not None and no_plan:
+                raise click.UsageError("--plan and --no-plan exclude each other")
+            engine = {
+                "llm": llm_backend if llm else None, "require_llm": require_llm, "crm_threads": crm_threads,
+                "llm_threads": llm_threads, "plan": plan, "tuned": not no_plan,
+            }  # fmt: skip
+            return command(engine=engine, **others)
+
+        for option in reversed(options):
+            with_engine = option(with_engine)
+        return with_engine
+
+    return decorate

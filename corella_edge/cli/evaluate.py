@@ -41,7 +41,7 @@ def evaluate(
 
     folder = out or Path(f"evaluation-{bundle.name}-{split}")
     line = Progress()
-    with Engine.open(bundle, llm="thread" if llm else None, llm_threads=llm_threads) as engine:
+    with Engine.open(bundle, llm="thread" if llm else None, llm_threads=llm_threads, tuned=False) as engine:
         for warning in engine.warnings:
             click.echo(f"corella-edge: warning: {warning}", err=True)
         result = run(engine, PreparedData.open(data), split, folder, rows, seed,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from corella_edge.cli.common import engine_options
 from corella_edge.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -21,47 +22,38 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True), required=True,
               help="File to write, one answer a line; - is stdout.")  # fmt: skip
 @click.option("--threshold", help="Entropy in nats (0 to 0.693), or ratio:SHARE. Default: the bundle's own.")
-@click.option("--llm/--no-llm", default=True, show_default=True, help="Whether to load the LLM.")
-@click.option("--require-llm", is_flag=True, help="Fail if the LLM can not be loaded, instead of scoring without.")
-@click.option("--crm-threads", type=click.IntRange(1), help="Threads of one CRM call.")
-@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM.")
+@engine_options("thread")
+@click.option("--deterministic", is_flag=True, help="LLM scores bit-equal on repeat: one prompt at a time; slower.")
 @click.option("--force", is_flag=True, help="Replace an existing --out.")
 def score(
-    bundle: Path, source: Path, out: Path, threshold: str | None, llm: bool, require_llm: bool,
-    crm_threads: int | None, llm_threads: int | None, force: bool,
+    bundle: Path, source: Path, out: Path, threshold: str | None, engine: dict[str, Any], deterministic: bool,
+    force: bool,
 ) -> None:  # fmt: skip
     """Score the requests in IN, one JSON object a line, with BUNDLE.
 
     All lines are checked before the first is scored, and --out appears complete or not at all. After an
     interruption the same command goes on where it stopped (OUT.partial).
     """
-    if require_llm and not llm:
-        raise click.UsageError("--require-llm and --no-llm exclude each other")
     from corella_edge_runtime import batch
 
     to_stdout = str(out) == "-"
     if not to_stdout:
         batch.check_out(out, source, force)
     tally = batch.Tally(batch.check_requests(source))
-    with _engine(bundle, threshold, llm, require_llm, crm_threads, llm_threads) as engine:
+    with _engine(bundle, {**engine, "threshold": threshold, "deterministic": deterministic}) as opened:
         show = _Show()
         if to_stdout:
-            batch.score_stream(engine, source, sys.stdout.buffer, tally, show)
+            batch.score_stream(opened, source, sys.stdout.buffer, tally, show)
         else:
-            options = {"nats": str(engine.threshold), "llm": engine.llm is not None}
-            batch.score_file(engine, source, out, tally, batch.identity(bundle, source, options), show)
+            options = {"nats": str(opened.threshold), "llm": opened.llm is not None, "deterministic": deterministic}
+            batch.score_file(opened, source, out, tally, batch.identity(bundle, source, options), show)
         show.finish(tally)
 
 
-def _engine(
-    bundle: Path, threshold: str | None, llm: bool, require_llm: bool, crm_threads: int | None, llm_threads: int | None
-) -> Engine:
+def _engine(bundle: Path, options: dict[str, Any]) -> Engine:
     from corella_edge_runtime.engine import Engine
 
-    engine = Engine.open(
-        bundle, llm="thread" if llm else None, threshold=threshold, crm_threads=crm_threads,
-        llm_threads=llm_threads, require_llm=require_llm,
-    )  # fmt: skip
+    engine = Engine.open(bundle, **options)
     for warning in engine.warnings:
         click.echo(f"corella-edge: warning: {warning}", err=True)
     return engine

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from corella_edge.cli.common import engine_options
 from corella_edge.errors import BundleError, MissingExtraError
 from corella_edge.router import parse_share, parse_threshold
 
@@ -24,10 +25,7 @@ _EXTRA_MODULES = {"starlette", "uvicorn", "prometheus_client", "anyio"}
 @click.option("--threshold", help="Entropy in nats (0 to 0.693), or ratio:SHARE. Default: the bundle's own.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option("--llm/--no-llm", default=True, show_default=True, help="Whether to load the LLM.")
-@click.option("--require-llm", is_flag=True, help="Fail if the LLM can not be loaded, instead of serving without.")
-@click.option("--crm-threads", type=click.IntRange(1), help="Threads of one CRM call.")
-@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM.")
+@engine_options("process")
 @click.option("--worker-threads", default=8, show_default=True, type=click.IntRange(1, 1024),
               help="Requests worked on at once.")  # fmt: skip
 @click.option("--max-waiting", default=128, show_default=True, type=click.IntRange(0),
@@ -38,15 +36,14 @@ _EXTRA_MODULES = {"starlette", "uvicorn", "prometheus_client", "anyio"}
               help="Seconds for requests in flight when stopping.")  # fmt: skip
 @click.option("--access-log", is_flag=True, help="Log one line a request to stderr (address, path, status).")
 def serve(
-    bundle: Path, threshold: str | None, host: str, port: int, llm: bool, require_llm: bool,
-    crm_threads: int | None, llm_threads: int | None, worker_threads: int, max_waiting: int,
-    max_body_mib: float, grace: float, access_log: bool,
+    bundle: Path, threshold: str | None, host: str, port: int, engine: dict[str, Any], worker_threads: int,
+    max_waiting: int, max_body_mib: float, grace: float, access_log: bool,
 ) -> None:  # fmt: skip
     """Serve BUNDLE over HTTP until SIGTERM or Ctrl-C.
 
     POST /v1/rank, GET /v2/health/live, /v2/health/ready, /metrics and /openapi.json.
     """
-    _check_early(bundle, threshold, llm, require_llm)
+    _check_early(bundle, threshold)
     _check_extra()
     from corella_edge_runtime.server.run import Settings, listen, run
     from corella_edge_runtime.server.service import Limits
@@ -54,20 +51,15 @@ def serve(
     def load() -> Engine:
         from corella_edge_runtime.engine import Engine
 
-        return Engine.open(
-            bundle, llm="thread" if llm else None, threshold=threshold, crm_threads=crm_threads,
-            llm_threads=llm_threads, require_llm=require_llm,
-        )  # fmt: skip
+        return Engine.open(bundle, threshold=threshold, **engine)
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     limits = Limits(worker_threads, max_waiting, body_bytes=int(max_body_mib * 2**20))
     run(load, listen(host, port), Settings(limits, grace, access_log), _say_listening, _ReadyLine(time.monotonic()))
 
 
-def _check_early(bundle: Path, threshold: str | None, llm: bool, require_llm: bool) -> None:
+def _check_early(bundle: Path, threshold: str | None) -> None:
     """What a person mistypes is told before a port is opened; the engine checks the rest while loading."""
-    if require_llm and not llm:
-        raise click.UsageError("--require-llm and --no-llm exclude each other")
     if not bundle.is_dir():
         raise BundleError(f"{bundle}: no such bundle (a directory that `corella-edge export` writes)")
     if threshold is None:

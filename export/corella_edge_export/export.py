@@ -197,7 +197,7 @@ class Export:
             "rows": {"test": len(self.sample), "valid": len(self.calibration)},
         })  # fmt: skip
         self.seal()
-        with Engine.open(self.folder, llm_threads=self.options.threads, require_llm=True) as engine:
+        with Engine.open(self.folder, llm_threads=self.options.threads, require_llm=True, tuned=False) as engine:
             allowed = reference.tolerance(engine.bundle)
             found = reference.compare(engine, reference.read(engine.bundle), allowed)
         for problem in found.problems:
@@ -259,7 +259,7 @@ def export(run: Run, out: Path, options: Options, say: Say = lambda message: Non
 
 def score_rows(folder: Path, rows: RowSet, threads: int) -> tuple[verify.Floats, verify.Floats]:
     """(crm, llm), float64 [n] each, of a row set through the runtime; llm is nan for items without text."""
-    with Engine.open(folder, threshold="ratio:1", llm_threads=threads, require_llm=True) as engine:
+    with Engine.open(folder, threshold="ratio:1", llm_threads=threads, require_llm=True, tuned=False) as engine:
         scores = [engine.rank(request) for request in tqdm(rows.requests(), total=len(rows), unit="row", disable=None)]
     return np.concatenate([s.crm for s in scores]), np.concatenate([s.llm for s in scores])
 

@@ -51,7 +51,8 @@ def test_serves_until_sigterm(bundle):
     finally:
         process.kill()
     assert json.loads(opened.removeprefix("open bundle ")) == {
-        "llm": "thread", "threshold": "ratio:0.05", "crm_threads": None, "llm_threads": 2, "require_llm": True,
+        "llm": "process", "threshold": "ratio:0.05", "crm_threads": None, "llm_threads": 2, "require_llm": True,
+            "plan": None, "tuned": True,
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -22,6 +22,21 @@ LLM_TOTALS = {
     "prompts": "Prompts that got a probability from the LLM.",
     "evaluated_tokens": "Prompt tokens the LLM has computed.",
     "reused_tokens": "Prompt tokens the LLM took from kept or shared prefixes instead.",
+    "decodes": "Calls of llama.cpp's decode.",
+    "prefix_hits": "Prefixes of a decode that were kept in whole.",
+    "prefix_misses": "Prefixes of a decode of which some was computed.",
+    "evictions": "Kept prefixes that left because the budget was full.",
+    "aborted": "Decodes given up because nobody waited any more.",
+    "expired": "Requests to the LLM that their deadline or caller ended.",
+    "refused": "Requests to the LLM refused because its queue was full.",
+    "errors": "Decodes that failed.",
+    "restarts": "Times the LLM's process was started again.",
+}
+LLM_NOW = {
+    "queued_tokens": "Prompt tokens that wait for the LLM or are at work.",
+    "kept_prefixes": "Prefixes kept for users who return.",
+    "kept_tokens": "Tokens of the kept prefixes.",
+    "tokens_per_second": "Rate at which the LLM computes prompt tokens, a running mean.",
 }
 
 
@@ -93,3 +108,5 @@ class _LlmTotals(Collector):
         stats = self.stats()
         for name, text in LLM_TOTALS.items():
             yield CounterMetricFamily(f"corella_edge_llm_{name}", text, value=stats.get(name, 0.0))
+        for name, text in LLM_NOW.items():
+            yield GaugeMetricFamily(f"corella_edge_llm_{name}", text, value=stats.get(name, 0.0))
