@@ -90,7 +90,7 @@ def _moments(sums: Doubles, args: Mapping[str, Any]) -> Floats:
 
 def history_profile(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
     """How the user rates: smoothed mean and variance of the ratings so far, log count; float32 [b, 1, 3]."""
-    return _moments(history.powers(args["mean"], args["scale"]).sum(axis=2), args)[:, None, :]
+    return _moments(np.add.reduce(history.powers(args["mean"], args["scale"]), axis=2), args)[:, None, :]
 
 
 def history_match(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:

@@ -42,6 +42,8 @@ class FeatureEncoder:
         self._rating_codes = {name: RatingCodes(vocab) for name, vocab in vocabularies.items()}
         self._facts = {f.name: FactTable(f, schema, catalog) for f in self._of_item}
         self._centres = {f.name: centre_table(f, catalog) for f in self._derived if "centre" in f.args}
+        self._look_of = {f.name: (f.length, f.args.get("centre"), f.args["mean"]) for f in self._derived}
+        self._alike = {self._look_of[f.name]: f for f in self._derived}  # a field that stands for those alike
         self._unseen = Unseen(schema, self.item_tables, len(catalog) + 1)
         self._past = lru_cache(RECENT)(self._new_past)
         self._slate = lru_cache(RECENT)(self._new_slate)
@@ -96,7 +98,7 @@ class FeatureEncoder:
 
     def _sequence(self, item: Field, history: Histories) -> Ints:
         """int64 [1, length] of one user's unpadded events, PAD on the left."""
-        codes = np.full((1, item.length), PAD, dtype=np.int64)
+        codes = np.zeros((1, item.length), dtype=np.int64)  # PAD
         count = min(item.length, history.rows.shape[1])
         codes[0, item.length - count :] = self._sequence_codes(item, history)[0, -item.length :]
         return codes
@@ -150,13 +152,9 @@ class FeatureEncoder:
     def _looks(self, history: Histories) -> dict[str, Histories]:
         """The events each derived field looks back on; fields that look alike share them and what is made of them."""
         made: dict[Any, Histories] = {}
-        looks: dict[str, Histories] = {}
-        for item in self._derived:
-            key = (item.length, item.args.get("centre"), item.args["mean"])
-            if key not in made:
-                made[key] = self._centred(item, history.last(item.length))
-            looks[item.name] = made[key]
-        return looks
+        for key, item in self._alike.items():
+            made[key] = self._centred(item, history.last(item.length))
+        return {name: made[key] for name, key in self._look_of.items()}
 
     def _centred(self, item: Field, history: Histories) -> Histories:
         """Ratings as seen from each event's own centre: moved so that it lies at the mean of all ratings."""
