@@ -39,7 +39,7 @@ FEW = ("completion-reuse", "eval", "server", "torch-bf16", "torch-bf16-shared")
 DEFAULTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "135m": (("a1", "a2", "b", "c"), tuple(KNOWN), TYPES),
     "0.5b": (("a2",), FEW, ("BF16", "Q8_0")),
-    "trained": (("a1", "a2", "c", "d"), FEW, TYPES),
+    "trained": (("a2", "c", "d"), FEW, ("F16", "BF16", "Q8_0")),
 }
 STARTS, MEMORY_REQUESTS = 7, 40
 
