@@ -135,7 +135,9 @@ class _Fields:
         if not isinstance(data, dict):
             raise InputError(f"{where or 'the file'}: expected an object")
         for name in sorted(data.keys() ^ set(names)):
-            raise InputError(f"{self._where}{name[:40]}: {'unknown field' if name in data else 'missing'}")
+            if name in data:
+                raise InputError(f"{where or 'the file'}: unknown field {name[:40]!r}")
+            raise InputError(f"{self._where}{name}: missing")
         self.data: dict[str, Any] = data
 
     def wrong(self, name: str, wanted: str) -> InputError:
