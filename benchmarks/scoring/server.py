@@ -52,6 +52,10 @@ class Server:
         found = json.loads(text)
         return sorted(found, key=lambda one: int(one["index"])) if isinstance(found, list) else [found]
 
+    def reconnect(self) -> None:
+        """The server hangs up after seconds of silence; the next call opens a connection."""
+        self._connection.close()
+
     def close(self) -> None:
         self._connection.close()
         self._process.terminate()
@@ -95,6 +99,7 @@ class ServerPeer:
 
     def reset(self) -> None:
         """Another prompt takes the slot: nothing of earlier users is left in it."""
+        self._server.reconnect()
         self._server.post({"prompt": [1], "n_predict": 1, "cache_prompt": False})
 
     def score(self, prompts: Sequence[Prompt]) -> list[float]:
