@@ -90,9 +90,11 @@ def test_packing_takes_from_the_front_and_stays_in_the_room(
     size = sum(map(len, {t.prefix for t in targets})) + sum(len(t.suffix) for t in targets)
     assert size <= tokens
     taken = {id(ask) for target in targets for ask in target.asks}
-    waiting = [(ask.prompt.prefix, ask.prompt.suffix) for ask in asks if id(ask) not in taken]
-    assert not {(t.prefix, t.suffix) for t in targets} & set(waiting)
-    assert id(asks[0]) in taken
+    # Who asks the same as one before, and is near enough to be seen, gets the same answer.
+    assert next(ask.prompt for ask in asks if id(ask) in taken) == asks[0].prompt
+    assert all(ask.prompt == Prompt(t.prefix, t.suffix) for t in targets for ask in t.asks)
+    places = [next(i for i, ask in enumerate(asks) if ask in t.asks) for t in targets]
+    assert places == sorted(places)
 
 
 def test_decodes_are_of_even_size() -> None:
