@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from corella_edge.derived import DERIVED
 from corella_edge.schema import PAD, Field, Schema
+from corella_edge_export import user_fit
 from corella_edge_export.recipe import CrmRecipe
+from corella_edge_export.user_fit import USER_LEVEL
 
 
 class CrossLayer(nn.Module):
@@ -27,6 +31,26 @@ class CrossLayer(nn.Module):
 
 def _low_rank(width: int, rank: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
+
+
+class UserLevels(nn.Module):
+    """Each known user's level (`user_fit`), in the graph beside the embeddings, but not trained."""
+
+    table: Tensor
+
+    def __init__(self, users: int) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.zeros(users, user_fit.WIDTH))
+
+    def fill(self, levels: npt.NDArray[np.float32]) -> None:
+        """Levels float32 [users, 3] by index of the vocabulary."""
+        self.table.copy_(torch.from_numpy(levels))
+
+    def forward(self, feed: dict[str, Tensor]) -> Tensor:
+        """float32 [b, 3]: what a training row brings along, or the user's own."""
+        if USER_LEVEL in feed:
+            return feed[USER_LEVEL]
+        return self.table[feed["user_id"]]
 
 
 class DCNv2(nn.Module):
@@ -48,6 +72,8 @@ class DCNv2(nn.Module):
         width = sum(_width(item, d) for item in self.fields) - d * max(0, len(schema.of("sequence")) - 1)
         self.attention = self._attention(recipe)
         width += d if self.attention is not None else 0
+        self.levels = UserLevels(len(schema.vocabularies["user_id"])) if recipe.user_level else None
+        width += user_fit.WIDTH if self.levels is not None else 0
         self.width = width  # of x_0 and every cross layer
         self.cross = nn.ModuleList([CrossLayer(width, recipe.cross_rank) for _ in range(recipe.cross_layers)])
         self.deep = _mlp(width, recipe.hidden, recipe.dropout)
@@ -103,7 +129,8 @@ class DCNv2(nn.Module):
         return torch.cat([torch.cat(user, dim=1).expand(item.shape[0], -1), item, *found], dim=1)
 
     def _side(self, feed: dict[str, Tensor], side: str) -> list[Tensor]:
-        return [self._field(f, feed[f.name]) for f in self.fields if f.side == side and f.kind != "sequence"]
+        found = [self._field(f, feed[f.name]) for f in self.fields if f.side == side and f.kind != "sequence"]
+        return [*found, self.levels(feed)] if side == "user" and self.levels is not None else found
 
     def _field(self, item: Field, value: Tensor) -> Tensor:
         if item.kind == "categorical":

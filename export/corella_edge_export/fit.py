@@ -23,11 +23,13 @@ def catalog_of(data: PreparedData, recipe: CrmRecipe = PLAIN, without: npt.NDArr
     """Every item of the data, in the order of its local indices (so a local index is a catalogue row).
 
     Where the recipe asks for them, `quality` and `likeness` are an item's numbers of `item_fit`, of all users or
-    of those outside the mask `without`. An attribute of that name is an InputError.
+    of those outside the mask `without`. An attribute of that name is an InputError, and so is a text of the recipe
+    that the data lack.
 
     Where there are ratings, `mean_rating` is the mean of the item's training ratings, `MEAN_STRENGTH` ratings of
     the general mean counted in, so that a single one does not decide; it is None where there is none.
     """
+    check_text(data, recipe)
     columns = {name: data.items[name] for name in ("title", *data.item_attributes) if name in data.items}
     means = _mean_ratings(data)
     if "mean_rating" not in columns and any(mean is not None for mean in means):
@@ -35,7 +37,7 @@ def catalog_of(data: PreparedData, recipe: CrmRecipe = PLAIN, without: npt.NDArr
     users = np.ones(len(data.user_ids), dtype=np.bool_) if without is None else ~without
     fitted: dict[str, list[Any]] = {}
     if recipe.item_quality:
-        fitted["quality"] = item_fit.quality(data, users).round(4).tolist()
+        fitted["quality"] = item_fit.quality(data, users, recipe.item_text).round(4).tolist()
     if recipe.item_vectors:
         fitted["likeness"] = item_fit.vectors(data, users, recipe.item_vectors).round(4).tolist()
     if taken := sorted(fitted.keys() & columns.keys()):
@@ -45,6 +47,18 @@ def catalog_of(data: PreparedData, recipe: CrmRecipe = PLAIN, without: npt.NDArr
     columns |= fitted
     records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return Catalog(data.item_ids, records)
+
+
+def check_text(data: PreparedData, recipe: CrmRecipe) -> None:
+    """Raises InputError if `item_text` names what the data do not tell of an item, or numbers."""
+    kinds = {"title": "text", **data.item_attributes}
+    usable = [name for name, kind in kinds.items() if kind != "numeric"]
+    for name in recipe.item_text:
+        if name not in usable:
+            raise InputError(
+                f"recipe, crm, item_text: {data.root} has no text {name!r} of an item, only {', '.join(usable)}; "
+                "prepare the data with it, or leave it out of the recipe"
+            )
 
 
 def _mean_ratings(data: PreparedData) -> list[float | None]:
@@ -59,7 +73,10 @@ def _mean_ratings(data: PreparedData) -> list[float | None]:
 
 
 def fit_schema(data: PreparedData, recipe: CrmRecipe) -> Schema:
-    """Fields for every attribute of the data; only values that occur in training rows get an index."""
+    """Fields for every attribute of the data; only values that occur in training rows get an index.
+
+    A categorical attribute of the recipe's `item_text` is a text, not a category, and has no field.
+    """
     split = data.split("train")
     users, items = np.unique(split.users), np.unique(split.items)
     fields = [_id_field("user"), _id_field("item")]
@@ -73,6 +90,8 @@ def fit_schema(data: PreparedData, recipe: CrmRecipe) -> Schema:
         ("item", data.item_attributes, data.items, items),
     ):
         for name, kind in kinds.items():
+            if side == "item" and kind == "categorical" and name in recipe.item_text:
+                continue
             column = [table[name][row] for row in rows]
             made, vocab = _attribute(name, kind, side, column)
             fields.append(made)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from corella_edge_export import item_text
 from corella_edge_export.data.prepared import PreparedData
 
 FOLDS = 10
@@ -32,29 +33,33 @@ def folds(data: PreparedData) -> list[Mask]:
     return [of == fold for fold in range(FOLDS)]
 
 
-def quality(data: PreparedData, users: Mask) -> Floats:
+def quality(data: PreparedData, users: Mask, text: tuple[str, ...] = ()) -> Floats:
     """float64 [items]: the item's part of the log odds of a like, from the training rows of `users`.
 
-    A logistic regression with an effect for every item, user, step of year and for the log of the item's count, all
-    drawn to 0: an item without rows has the quality of its year and its rarity.
+    A logistic regression with an effect for every item, user, step of year, word of the attributes `text` and for the
+    log of the item's count, all drawn to 0: an item without rows has the quality of its year, rarity and words.
     """
     rows = data.split("train")
     rows_of = users[rows.users]
     items, owners = rows.items[rows_of].astype(np.int64), rows.users[rows_of].astype(np.int64)
-    known = _known(data, items)
+    known, words = _known(data, items), item_text.columns(data, text)
     if not len(items):
         return np.zeros(len(data.item_ids))
     x, i, u = torch.from_numpy(known), torch.from_numpy(items), torch.from_numpy(owners)
     y = torch.from_numpy(rows.labels[rows_of].astype(np.float64))
-    sizes = (len(data.item_ids), len(data.user_ids), known.shape[1], 1)
+    sizes = (len(data.item_ids), len(data.user_ids), known.shape[1], 1, words.shape[1])
     parts = [torch.zeros(size, dtype=torch.float64, requires_grad=True) for size in sizes]
-    item, user, step, constant = parts
+    item, user, step, constant, word = parts
     optimizer = torch.optim.LBFGS(parts, max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe")
+
+    def of_item() -> Tensor:
+        return item + x @ step + constant + words @ word
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        logits = item[i] + user[u] + (x @ step)[i] + constant
+        logits = of_item()[i] + user[u]
         drawn = (item.square().sum() + user.square().sum()) / (2 * EFFECT) + step.square().sum() / (2 * STEP)
+        drawn = drawn + word.square().sum() / 2  # the columns hold the standard deviations
         value = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, reduction="sum") + drawn
         value = value / len(items)
         value.backward()  # type: ignore[no-untyped-call]
@@ -62,7 +67,7 @@ def quality(data: PreparedData, users: Mask) -> Floats:
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        found: Floats = (item + x @ step + constant).numpy()
+        found: Floats = of_item().numpy()
     return found
 
 

@@ -31,8 +31,9 @@ class CrmRecipe:
     training, so that unseen ids have a trained row. `history` events are pooled, evenly or by `attention` of the
     candidate; derived statistics look back on `window` events, whose ratings count from the `centre`: the mean of
     all training ratings, or of the event's item. `item_quality` adds how liked the candidate and the history's items
-    are in training rows, `item_vectors` (their width) how far the same users like both. A metric is looked at after
-    every `epoch / evaluations` rows.
+    are in training rows, where `item_text` names attributes whose words speak for items of few rows; `item_vectors`
+    (their width) adds how far the same users like both, `user_level` how much more than others a known user likes.
+    A metric is looked at after every `epoch / evaluations` rows.
     """
 
     embedding_dim: int = 32
@@ -46,7 +47,9 @@ class CrmRecipe:
     window: int = 256
     centre: Literal["all", "item"] = "all"
     item_quality: bool = False
+    item_text: tuple[str, ...] = ()
     item_vectors: int = 0
+    user_level: bool = False
     oov_rate: float = 0.1
     batch_size: int = 1024
     learning_rate: float = 1e-3
@@ -215,6 +218,7 @@ def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
     if recipe.seed < 0:
         raise RecipeError(f"recipe {where}, seed: {recipe.seed} is below 0")
     _check_threshold(recipe.export.threshold, f"recipe {where}, export, threshold")
+    _check_crm(recipe.crm, f"recipe {where}, crm")
     _check_llm(recipe.llm, f"recipe {where}")
     _check_stages(recipe, f"recipe {where}")
     return recipe
@@ -225,6 +229,12 @@ def _sections(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
         ("crm", recipe.crm), ("llm", recipe.llm), ("llm, text", recipe.llm.text), ("llm, lora", recipe.llm.lora),
         ("joint", recipe.joint), ("continuation", recipe.continuation), ("export", recipe.export),
     )  # fmt: skip
+
+
+def _check_crm(crm: CrmRecipe, where: str) -> None:
+    for name in ("item_text", "user_level"):
+        if getattr(crm, name) and not crm.item_quality:
+            raise RecipeError(f"{where}: {name} rests on the items' quality; set item_quality = true")
 
 
 def _check_llm(llm: LlmRecipe, where: str) -> None:

@@ -12,7 +12,9 @@ from corella_edge.derived import Histories
 from corella_edge.encoder import FeatureEncoder
 from corella_edge.request import User
 from corella_edge.schema import OOV, Feed
+from corella_edge_export import user_fit
 from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.user_fit import USER_LEVEL
 
 CHUNK = 4096
 Rows = npt.NDArray[np.int64]
@@ -32,8 +34,13 @@ class EncodedRows:
         encoder: FeatureEncoder,
         progress: Callable[[int], Any] | None = None,
         parts: Iterable[Part] = (),
+        levels: bool = False,
     ) -> None:
-        """`parts` are users whose rows' derived statistics another encoder of the same schema makes."""
+        """`parts` are users whose rows' derived statistics another encoder of the same schema makes.
+
+        With `levels`, for training rows alone, a batch also has USER_LEVEL: the user's level without the row's own
+        sitting, from the items' quality as the parts see it.
+        """
         self.data, self.encoder = data, encoder
         self.rows = data.split(split)
         self.labels = self.rows.labels.astype(np.float32)
@@ -41,10 +48,13 @@ class EncodedRows:
         self._sequences = {f.name: f for f in encoder.schema.of("sequence")}
         self._derived = {f.name for f in encoder.schema.of("derived")}
         self.derived = self._all_derived(encoder, np.arange(len(self), dtype=np.int64), progress)
+        quality = np.zeros(len(self))  # of each row's item
         for users, other in parts:
             rows = np.flatnonzero(users[self.rows.users])
+            quality[rows] = [other.catalog.attributes[item].get("quality", 0.0) for item in self.rows.items[rows]]
             for name, values in self._all_derived(other, rows, None).items():
                 self.derived[name][rows] = values
+        self.levels = user_fit.fit(self.rows, quality, len(data.user_ids)) if levels else None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,7 +69,19 @@ class EncodedRows:
         for name, item in self._sequences.items():
             feed[name] = self.encoder.encode_sequence(item, history.last(item.length))
         feed.update({name: values[rows] for name, values in self.derived.items()})
+        if self.levels is not None:
+            feed[USER_LEVEL] = self.levels.rows[rows]
         return feed
+
+    def user_levels(self) -> npt.NDArray[np.float32]:
+        """float32 [rows of the user_id table, 3]: each known user's level, 0 for all others."""
+        assert self.levels is not None
+        vocabulary = self.encoder.schema.vocabularies["user_id"]
+        table = np.zeros((len(vocabulary), user_fit.WIDTH), dtype=np.float32)
+        for user, level in zip(self.data.user_ids, self.levels.users, strict=True):
+            if vocabulary.index(user) != OOV:
+                table[vocabulary.index(user)] = level
+        return table
 
     def histories(self, rows: Rows, w: int) -> Histories:
         """The latest w events before each row, through the row's pointer into its user's log."""
@@ -99,4 +121,6 @@ def mask_ids(feed: Feed, rate: float, rng: np.random.Generator) -> Feed:
     for name in ("user_id", "item_id"):
         hide = rng.random(len(feed[name])) < rate
         masked[name] = np.where(hide, OOV, feed[name])
+        if name == "user_id" and USER_LEVEL in feed:
+            masked[USER_LEVEL] = np.where(hide[:, None], np.float32(0.0), feed[USER_LEVEL])
     return masked

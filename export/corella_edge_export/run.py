@@ -43,8 +43,8 @@ from corella_edge_export.train_joint import side_of
 from corella_edge_export.train_llm import Reader, trained_tensors
 
 TOKENIZER_USERS = 2000
-# Keys that recipes have got since runs were first kept: one that has the default is none.
-LATER = {"item_quality": False, "item_vectors": 0}
+# Keys that recipes have got since runs were first kept: one that is off (its default, which is falsy) is none.
+LATER = ("item_quality", "item_text", "item_vectors", "user_level")
 
 
 class Run:
@@ -230,7 +230,7 @@ def deciding(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     kept = {name: value for name, value in settings.items() if name != "gradient_checkpointing"}
-    return {name: deciding(value) for name, value in kept.items() if name not in LATER or value != LATER[name]}
+    return {name: deciding(value) for name, value in kept.items() if name not in LATER or value}
 
 
 def data_of(folder: Path, data: Path | None) -> PreparedData:

@@ -205,7 +205,8 @@ class Stages:
         if split not in self._rows:
             encoder = FeatureEncoder(self.schema, self.catalog)
             parts = self.run.parts() if split == "train" else ()
-            self._rows[split] = EncodedRows(self.run.data, split, encoder, parts=parts)
+            levels = split == "train" and self.run.recipe.crm.user_level
+            self._rows[split] = EncodedRows(self.run.data, split, encoder, parts=parts, levels=levels)
         return self._rows[split]
 
 

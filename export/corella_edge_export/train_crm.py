@@ -25,7 +25,7 @@ class CrmTask:
     name = "crm"
 
     def __init__(self, model: DCNv2, train: EncodedRows, valid: EncodedRows, recipe: CrmRecipe, seed: int) -> None:
-        self.model: nn.Module = model
+        self.model: nn.Module = with_levels(model, train)
         self.train, self.valid, self.recipe, self.seed = train, valid, recipe, seed
 
     def batches(self, epoch: int) -> Sequence[npt.NDArray[np.int64]]:
@@ -51,6 +51,13 @@ class CrmTask:
 
     def groups(self) -> list[tuple[list[nn.Parameter], float]]:
         return whole(self.model)
+
+
+def with_levels(model: DCNv2, train: EncodedRows) -> DCNv2:
+    """The model, its users' levels filled in where it has any."""
+    if model.levels is not None:
+        model.levels.fill(train.user_levels())
+    return model
 
 
 def validation(probability: npt.NDArray[np.float64], labels: npt.NDArray[Any]) -> Metrics:

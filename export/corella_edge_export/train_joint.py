@@ -15,7 +15,7 @@ from corella_edge_export.loop import Metrics, Part
 from corella_edge_export.recipe import JointRecipe
 from corella_edge_export.rows import EncodedRows, mask_ids
 from corella_edge_export.sequences import Sequence
-from corella_edge_export.train_crm import device_of, tensors, validation
+from corella_edge_export.train_crm import device_of, tensors, validation, with_levels
 from corella_edge_export.train_crm import predict as predict_crm
 from corella_edge_export.train_llm import Batches, Corpus, Reader, answer_loss, predict, share, trained_tensors
 
@@ -26,7 +26,8 @@ class CrmSide:
     """The CRM with the rows it is trained and judged on; `masked` of the ids are hidden in training."""
 
     def __init__(self, model: DCNv2, train: EncodedRows, valid: EncodedRows, masked: float, seed: int) -> None:
-        self.model, self.train, self.valid, self.masked, self.seed = model, train, valid, masked, seed
+        self.model = with_levels(model, train)
+        self.train, self.valid, self.masked, self.seed = train, valid, masked, seed
 
     def states(self, rows: Indices, mine: Indices, epoch: int, index: int) -> tuple[Tensor, list[Tensor], Tensor]:
         """Logits, cross layers and labels of the places `mine` among a batch's training rows.

@@ -124,6 +124,60 @@ def test_genres_only_where_the_official_file_lies_beside(source: Path) -> None:
     assert "movies.dat" in raw.sources
 
 
+ABSTRACTS = [
+    ("The Matrix", 1999, ["Sci-Fi", "Action"], "A hacker learns."),
+    ("L'Avventura", 1960, None, "A woman disappears."),
+    ("Toy Story", 1985, ["Other"], "Of another year."),
+]
+
+
+def write_abstracts(folder: Path) -> None:
+    schema = {"title": pl.String, "year": pl.Int64, "genres": pl.List(pl.String), "abstract": pl.String}
+    pl.DataFrame(ABSTRACTS, schema=schema, orient="row").write_parquet(folder / "abstracts.parquet")
+
+
+def test_abstracts_only_where_their_file_lies_beside(source: Path) -> None:
+    write_abstracts(source)
+    raw = read("collm-ml-1m", source, {})
+    kinds = {"genres": "multi", "year": "categorical", "decade": "categorical", "abstract": "categorical"}
+    assert raw.item_attributes == kinds
+    told = {item: (genres, text) for item, genres, text in raw.items.select("item_id", "genres", "abstract").rows()}
+    matrix, avventura = (["Sci-Fi", "Action"], "A hacker learns."), (None, "A woman disappears.")
+    assert told == {"1": (None, None), "2": matrix, "3": (None, None), "10": avventura}
+    assert any("abstracts.parquet" in note for note in raw.notes)
+    assert "abstracts.parquet" in raw.sources
+
+
+def test_official_genres_win_over_those_of_the_abstracts(source: Path, tmp_path: Path) -> None:
+    write_abstracts(source)
+    (source / "movies.dat").write_bytes(b"9::Matrix, The (1999)::Action\n")
+    raw = read("collm-ml-1m", source, {})
+    told = {item: (genres, text) for item, genres, text in raw.items.select("item_id", "genres", "abstract").rows()}
+    assert told["2"] == (["Action"], "A hacker learns.")
+    assert told["10"] == (None, "A woman disappears.")
+    write_prepared(raw, tmp_path / "both", requests=1)
+    assert PreparedData.open(tmp_path / "both").items["abstract"][1] == "A woman disappears."
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop("abstract"), "abstracts.parquet: the column abstract is missing"),
+        (lambda f: f.with_columns(genres=pl.lit("War")), "the column genres holds String, not lists of texts"),
+        (lambda f: f.with_columns(title=None).cast({"title": pl.String}), "abstracts.parquet row 1: title is missing"),
+        (lambda f: f[:0], "abstracts.parquet: the file has no rows"),
+    ],
+)
+def test_bad_abstracts_are_one_error(source: Path, change: Change, message: str) -> None:
+    write_abstracts(source)
+    path = source / "abstracts.parquet"
+    change(pl.read_parquet(path)).write_parquet(path)
+    with pytest.raises(InputError) as error:
+        read("collm-ml-1m", source, {})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_part_of_the_split_is_noted(made: PreparedData) -> None:
     (note,) = made.info["notes"]
     assert "4 / 2 / 3 rows, not 33,891 / 10,401 / 7,331" in note

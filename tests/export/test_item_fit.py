@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 import tiny_run  # noqa: E402
 from corella_edge.encoder import FeatureEncoder  # noqa: E402
 from corella_edge.errors import InputError  # noqa: E402
-from corella_edge_export import fit, item_fit, train_crm  # noqa: E402
+from corella_edge_export import fit, item_fit, item_text, train_crm  # noqa: E402
 from corella_edge_export.dcn import DCNv2  # noqa: E402
 from corella_edge_export.fit import catalog_of, fit_schema  # noqa: E402
 from corella_edge_export.recipe import CrmRecipe  # noqa: E402
@@ -32,14 +32,16 @@ def everyone(data: Any) -> Any:
     return np.ones(len(data.user_ids), dtype=np.bool_)
 
 
-def test_quality_is_the_least_penalised_loss(fitted: Any) -> None:
+@pytest.mark.parametrize("text", [(), ("title", "genres")])
+def test_quality_is_the_least_penalised_loss(fitted: Any, text: tuple[str, ...]) -> None:
     """The same logistic regression by Newton steps on the whole design."""
     data, rows = fitted.data, fitted.data.split("train")
-    known = item_fit._known(data, rows.items)
+    words = item_text.columns(data, text).to_dense().numpy()  # effects of variance 1
+    known = np.hstack([item_fit._known(data, rows.items), words])
     users, items = np.eye(len(data.user_ids)), np.eye(len(data.item_ids))
     design = np.hstack([items[rows.items], known[rows.items], np.ones((len(rows.items), 1)), users[rows.users]])
-    sizes = [items.shape[1], known.shape[1], 1, users.shape[1]]
-    penalty = np.repeat([1 / item_fit.EFFECT, 1 / item_fit.STEP, 0.0, 1 / item_fit.EFFECT], sizes)
+    sizes = [items.shape[1], known.shape[1] - words.shape[1], words.shape[1], 1, users.shape[1]]
+    penalty = np.repeat([1 / item_fit.EFFECT, 1 / item_fit.STEP, 1.0, 0.0, 1 / item_fit.EFFECT], sizes)
     weights = np.zeros(design.shape[1])
     for _ in range(30):
         p = 1 / (1 + np.exp(-design @ weights))
@@ -47,7 +49,7 @@ def test_quality_is_the_least_penalised_loss(fitted: Any) -> None:
         weights -= np.linalg.solve((design.T * (p * (1 - p))) @ design + np.diag(penalty), gradient)
     part = design.shape[1] - users.shape[1]
     expected = np.hstack([items, known, np.ones((len(items), 1))]) @ weights[:part]
-    np.testing.assert_allclose(item_fit.quality(data, everyone(data)), expected, atol=2e-3)
+    np.testing.assert_allclose(item_fit.quality(data, everyone(data), text), expected, atol=2e-3)
 
 
 def test_vectors_are_right_singular_vectors(fitted: Any) -> None:
@@ -132,6 +134,6 @@ def test_an_attribute_with_the_name_of_a_fitted_number_is_refused(monkeypatch: A
         item_ids=["a"], user_ids=["u"],
     )  # fmt: skip
     monkeypatch.setattr(fit, "_mean_ratings", lambda data: [None])
-    monkeypatch.setattr(item_fit, "quality", lambda data, users: np.zeros(1))
+    monkeypatch.setattr(item_fit, "quality", lambda data, users, text: np.zeros(1))
     with pytest.raises(InputError, match="'quality'"):
         fit.catalog_of(data, CrmRecipe(item_quality=True))

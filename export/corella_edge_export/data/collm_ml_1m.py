@@ -17,14 +17,15 @@ import polars as pl
 
 from corella_edge.errors import InputError
 from corella_edge.request import MAX_TIME
-from corella_edge_export.data import ml_1m, titles
+from corella_edge_export.data import film_abstracts, ml_1m, titles
 from corella_edge_export.data.delimited import Table, read_table
 from corella_edge_export.data.prepared import SPLITS
 from corella_edge_export.data.raw import SPLIT_ROWS, PublishedSplits, RawData
 
 LICENCE = f"CoLLM's code and split: BSD-3-Clause; the data: {ml_1m.LICENCE}"
 PUBLISHED = (33_891, 10_401, 7_331)  # rows of train, valid, test
-COLUMNS: dict[str, tuple[pl.DataType, str]] = {
+Columns = dict[str, tuple[pl.DataType, str]]
+COLUMNS: Columns = {
     "uid": (pl.Int64(), "integers"),
     "iid": (pl.Int64(), "integers"),
     "label": (pl.Int64(), "integers"),
@@ -38,12 +39,20 @@ HISTORY_RULE = (
     "interactions.parquet of that user whose position is smaller"
 )
 MOVIES = "movies.dat"
+ABSTRACTS = "abstracts.parquet"
+ABSTRACT_COLUMNS: Columns = {
+    "title": (pl.String(), "text"),
+    "year": (pl.Int64(), "integers"),
+    "genres": (pl.List(pl.String()), "lists of texts"),
+    "abstract": (pl.String(), "text"),
+}
 
 
 def read(source: Path | None, options: Mapping[str, Any]) -> RawData:
     """Read the three files of the folder `source`; `options` change nothing.
 
-    Genres are no part of the split. They are added, and noted, where MovieLens-1M's own movies.dat lies beside.
+    Genres and abstracts are no part of the split. They are added, and noted, where an abstracts.parquet lies beside
+    (columns title, year, genres, abstract), and genres where MovieLens-1M's own movies.dat does.
 
     Raises:
         InputError: names the file and the row of the first missing, malformed or contradictory entry.
@@ -55,29 +64,32 @@ def read(source: Path | None, options: Mapping[str, Any]) -> RawData:
     rows = _with_positions(rows)
     _check_histories(files, rows)
     movies = read_table(source / MOVIES, ml_1m.MOVIES) if (source / MOVIES).exists() else None
+    abstracts = _read_abstracts(source / ABSTRACTS) if (source / ABSTRACTS).exists() else None
     attributes = {"year": "categorical", "decade": "categorical"}
-    sources: dict[str, dict[str, Any]] = {file.path.name: file.source for file in files.values()}
-    if movies is not None:
-        attributes, sources = {"genres": "multi", **attributes}, {**sources, MOVIES: movies.source}
+    if movies is not None or abstracts is not None:
+        attributes = {"genres": "multi", **attributes}
+    if abstracts is not None:
+        attributes |= {"abstract": "categorical"}
+    tables = [*files.values(), *(table for table in (movies, abstracts) if table is not None)]
     splits = {name: _events(rows.filter(pl.col("split") == name)) for name in SPLITS}
     liked = _events(rows.filter(pl.col("label") == 1))
     return RawData(
         name="collm-ml-1m",
         interactions=liked.select("user_id", "item_id", "rating", "timestamp", "label"),
         users=rows.select(user_id=pl.col("uid").cast(pl.String)).unique(),
-        items=_items(rows, movies),
+        items=_items(rows, movies, abstracts),
         user_attributes={},
         item_attributes=attributes,
         like_above=3.0,
         licence=LICENCE,
         redistributable=False,
-        sources=sources,
-        notes=_notes(files, movies),
+        sources={table.path.name: table.source for table in tables},
+        notes=_notes(files, movies, abstracts),
         published=PublishedSplits(splits, SPLIT_RULE, "liked", HISTORY_RULE),
     )
 
 
-def _read_file(path: Path) -> Table:
+def _read_file(path: Path, columns: Columns = COLUMNS) -> Table:
     try:
         data = path.read_bytes()
         frame = pl.read_parquet(io.BytesIO(data))
@@ -86,21 +98,28 @@ def _read_file(path: Path) -> Table:
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"{path}: can not be read as Parquet: {reason}; get it again") from None
-    for name, (kind, words) in COLUMNS.items():
+    for name, (kind, words) in columns.items():
         if name not in frame.columns:
             raise InputError(f"{path}: the column {name} is missing; it has {', '.join(frame.columns)}")
         if not _same_kind(frame.schema[name], kind):
             raise InputError(f"{path}: the column {name} holds {frame.schema[name]}, not {words}")
     if frame.is_empty():
         raise InputError(f"{path}: the file has no rows; get it again")
-    frame = frame.select(pl.col(name).cast(kind, strict=False) for name, (kind, _) in COLUMNS.items())
+    frame = frame.select(pl.col(name).cast(kind, strict=False) for name, (kind, _) in columns.items())
     return Table(path, frame, {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}, "row")
+
+
+def _read_abstracts(path: Path) -> Table:
+    table = _read_file(path, ABSTRACT_COLUMNS)
+    for name in ("title", "year"):
+        table.refuse(table.frame[name].is_null(), f"{name} is missing")
+    return table
 
 
 def _same_kind(found: pl.DataType, wanted: pl.DataType) -> bool:
     """Integers of any width are alike."""
     if isinstance(found, pl.List) and isinstance(wanted, pl.List):
-        return found.inner.is_integer()
+        return found.inner == wanted.inner or (found.inner.is_integer() and wanted.inner.is_integer())
     return found == wanted or (found.is_integer() and wanted.is_integer())
 
 
@@ -160,17 +179,29 @@ def _events(rows: pl.DataFrame) -> pl.DataFrame:
     return frame.select(pl.col(name).cast(kind) for name, kind in SPLIT_ROWS.items())
 
 
-def _items(rows: pl.DataFrame, movies: Table | None) -> pl.DataFrame:
+def _items(rows: pl.DataFrame, movies: Table | None, abstracts: Table | None) -> pl.DataFrame:
+    """Genres of movies.dat win over those of the abstracts."""
     frame = rows.unique("iid", keep="first", maintain_order=True)
     parts = {"title": titles.title("title"), "year": titles.year("title"), "decade": titles.decade("title")}
+    if abstracts is not None:
+        frame = pl.concat([frame, _found(frame, abstracts)], how="horizontal")
+        parts |= {"genres": pl.col("genres"), "abstract": pl.col("abstract")}
     if movies is not None:
-        genres = movies.frame.select(title="Title", genres=pl.col("Genres").str.split("|"))
+        genres = movies.frame.select(title="Title", official=pl.col("Genres").str.split("|"))
         frame = frame.join(genres.unique("title", keep="first"), on="title", how="left", maintain_order="left")
-        parts = {"title": parts.pop("title"), "genres": pl.col("genres"), **parts}
-    return frame.select(item_id=pl.col("iid").cast(pl.String), **parts)
+        parts |= {"genres": pl.col("official")}
+    order = [name for name in ("title", "genres", "year", "decade", "abstract") if name in parts]
+    return frame.select(item_id=pl.col("iid").cast(pl.String), **{name: parts[name] for name in order})
 
 
-def _notes(files: Mapping[str, Table], movies: Table | None) -> tuple[str, ...]:
+def _found(films: pl.DataFrame, abstracts: Table) -> pl.DataFrame:
+    """`genres` and `abstract` of each film, null where it is not among the abstracts."""
+    wanted = films.select(titles.bare("title"), titles.year("title").cast(pl.Int64).alias("year"))
+    places = pl.Series(film_abstracts.find(abstracts.frame, wanted.iter_rows()), dtype=pl.UInt32)
+    return abstracts.frame.select(pl.col("genres").gather(places), pl.col("abstract").gather(places))
+
+
+def _notes(files: Mapping[str, Table], movies: Table | None, abstracts: Table | None) -> tuple[str, ...]:
     notes = []
     found = tuple(len(file.frame) for file in files.values())
     if found != PUBLISHED:
@@ -178,4 +209,6 @@ def _notes(files: Mapping[str, Table], movies: Table | None) -> tuple[str, ...]:
         notes.append(f"not the whole of the published split: {words.format(*found)}, not {words.format(*PUBLISHED)}")
     if movies is not None:
         notes.append("extra data: the genres come from movies.dat and are no part of the published split")
+    if abstracts is not None:
+        notes.append("side information: genres and abstracts of films come from abstracts.parquet")
     return tuple(notes)

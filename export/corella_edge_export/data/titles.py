@@ -15,7 +15,16 @@ def title(column: str) -> pl.Expr:
     """The title with its article in front and without the year."""
     # The year is an attribute of its own: a title of fewer tokens is a cheaper prompt.
     moved = pl.col(column).str.replace(_ARTICLE, "${2} ${1} ${3}").str.replace(r"^L' ", "L'")
-    return moved.str.replace(r" *\([0-9]{4}\)$", "").str.strip_chars()
+    return _without_year(moved)
+
+
+def bare(column: str) -> pl.Expr:
+    """The title without the year, its article where it was."""
+    return _without_year(pl.col(column))
+
+
+def _without_year(title: pl.Expr) -> pl.Expr:
+    return title.str.replace(r" *\([0-9]{4}\)$", "").str.strip_chars()
 
 
 def year(column: str) -> pl.Expr:
