@@ -119,7 +119,7 @@ def body_of(tokens: Tokens, shown: int | None, cache: bool) -> dict[str, Any]:
     usual: dict[str, Any] = {"n_predict": 1, "cache_prompt": cache, "temperature": 1.0, "response_fields": [
         "index", "completion_probabilities"]}  # fmt: skip
     if shown is not None:
-        return {**usual, "n_probs": shown}
+        return {**usual, "n_probs": shown, "ignore_eos": True}  # an end token would come without probabilities
     best = {"n_probs": 2, "post_sampling_probs": True, "samplers": ["top_k"], "top_k": 2}
     return {**usual, **best, "logit_bias": [[tokens.yes, BIAS], [tokens.no, BIAS]]}
 
