@@ -42,7 +42,7 @@ def main(bundle: Path, threads: int, requests: int) -> None:
             several(engine, bundle, requests)
         else:
             first(engine)
-        print(json.dumps({"log": lines.found}), flush=True)
+        print(json.dumps({"log": lines.found, "kept_bytes": engine.stats().get("kept_bytes", 0.0)}), flush=True)
         sys.stdin.read()
 
 

@@ -130,6 +130,7 @@ def test_kept_prefixes_stay_within_the_budget_and_find_the_longest(
             known[tokens] = state
         known = {t: s for t, s in known.items() if t in kept._states}
         assert kept.tokens == sum(map(len, known)) <= budget
+        assert kept.bytes == sum(map(len, known))
         assert kept._sorted == sorted(kept._states)
         found, length = kept.find(tokens)
         assert length == max((common_length(other, tokens) for other in known), default=0)

@@ -22,7 +22,7 @@ class KeptPrefixes:
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self.tokens = 0
+        self.tokens = self.bytes = 0
         self.evictions = 0
         self._sorted: list[TokenIds] = []
         self._states: OrderedDict[TokenIds, State] = OrderedDict()
@@ -57,6 +57,7 @@ class KeptPrefixes:
         self._states[tokens] = state
         insort(self._sorted, tokens)
         self.tokens += len(tokens)
+        self.bytes += state.nbytes
         while self.tokens > self.budget:
             self.evictions += 1
             self._drop(next(iter(self._states)))
@@ -64,9 +65,9 @@ class KeptPrefixes:
     def clear(self) -> None:
         self._sorted.clear()
         self._states.clear()
-        self.tokens = 0
+        self.tokens = self.bytes = 0
 
     def _drop(self, tokens: TokenIds) -> None:
-        del self._states[tokens]
+        self.bytes -= self._states.pop(tokens).nbytes
         del self._sorted[bisect_left(self._sorted, tokens)]
         self.tokens -= len(tokens)

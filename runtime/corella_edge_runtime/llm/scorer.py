@@ -126,8 +126,9 @@ class YesNoScorer:
     def stats(self) -> dict[str, float]:
         """Counters, and what is kept now."""
         counted = {name: float(getattr(self.counters, name)) for name in Counters.__slots__}
-        kept = {"kept_prefixes": len(self._kept), "kept_tokens": self._kept.tokens, "evictions": self._kept.evictions}
-        return counted | {name: float(value) for name, value in kept.items()}
+        kept = {name: float(getattr(self._kept, name)) for name in ("tokens", "bytes")}
+        kept_now = {f"kept_{name}": value for name, value in kept.items()} | {"kept_prefixes": float(len(self._kept))}
+        return counted | kept_now | {"evictions": float(self._kept.evictions)}
 
     def close(self) -> None:
         self._context.close()

@@ -36,6 +36,7 @@ LLM_NOW = {
     "queued_tokens": "Prompt tokens that wait for the LLM or are at work.",
     "kept_prefixes": "Prefixes kept for users who return.",
     "kept_tokens": "Tokens of the kept prefixes.",
+    "kept_bytes": "Memory of the kept prefixes.",
     "tokens_per_second": "Rate at which the LLM computes prompt tokens, a running mean.",
 }
 
