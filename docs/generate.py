@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from the commands' help, README.md's tree from docstrings, tables and docs/results.md from JSON.
+"""Writes docs/cli.md from the commands' help, README.md's tree from docstrings, all tables and docs/results.md from JSON.
 
 `--check` only compares.
 """
@@ -19,6 +19,7 @@ import click
 # The width is fixed so that the page does not depend on the terminal.
 os.environ["COLUMNS"] = "100"
 
+import llm_page
 import study_page
 
 from corella_edge.cli import COMMANDS, cli
@@ -26,6 +27,7 @@ from corella_edge_export.study.tables import figure
 
 ROOT = Path(__file__).resolve().parents[1]
 CLI_PAGE, README, RESULTS_PAGE = ROOT / "docs" / "cli.md", ROOT / "README.md", ROOT / "docs" / "results.md"
+LLM_PAGE = ROOT / "docs" / "llm.md"
 RESULTS, PUBLISHED = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "published"
 COLUMN = 36
 
@@ -191,7 +193,8 @@ def summary(path: Path) -> str:
 
 def main() -> None:
     results = study_page.page(RESULTS, PUBLISHED)
-    pages = {CLI_PAGE: cli_page(), README: readme(), RESULTS_PAGE: results}
+    llm = llm_page.page(LLM_PAGE.read_text("utf-8"), RESULTS)
+    pages = {CLI_PAGE: cli_page(), README: readme(), RESULTS_PAGE: results, LLM_PAGE: llm}
     for path, wanted in pages.items():
         if path.exists() and path.read_text("utf-8") == wanted:
             continue

@@ -123,14 +123,18 @@ def call(line, url):
 
 def test_the_first_session_runs_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     write_ml_1m(tmp_path / "ml-1m")
     shipped = (RECIPES / "ml-1m-tiny.toml").read_text("utf-8")
     (tmp_path / "tiny.toml").write_text(TINY + shipped[shipped.index("[prompt]") :], "utf-8")
     session, request = blocks(README, "bash")[1:3]
     lines = [shlex.split(line)[1:] for line in session.splitlines()]
     names = [line[0] for line in lines]
-    assert names == ["prepare", "train", "export", "verify", "inspect", "score", "evaluate", "benchmark", "serve"]
+    steps = ["prepare", "train", "export", "verify", "inspect", "score", "evaluate", "benchmark", "tune", "serve"]
+    assert names == steps
+    lines[steps.index("tune")] += ["--seconds", "1"]
     ended = {line[0]: succeed(*("tiny.toml" if arg == "ml-1m-tiny" else arg for arg in line)) for line in lines[:-1]}
+    assert len(list((tmp_path / "state").rglob("*.json"))) == 1
     check_outputs(ended)
     with serving(start(*lines[-1], "--port", "0")) as served:
         answer = call(request.strip(), served.url)

@@ -1,0 +1,177 @@
+"""The tables of docs/llm.md: the kept benchmarks of the LLM's scorer and of the CRM beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+Lines = Iterator[str]
+NOT_YET = "Not measured yet."
+
+
+def page(text: str, results: Path) -> str:
+    """docs/llm.md with the tables between their markers."""
+    for name, (files, make) in SECTIONS.items():
+        found = [json.loads(path.read_text("utf-8")) for file in files if (path := results / f"{file}.json").exists()]
+        lines = [line for result in found for line in make(result)] or [NOT_YET]
+        before, begin, rest = text.partition(f"<!-- {name} -->")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        if not begin or not end:
+            raise SystemExit(f"docs/llm.md: the markers <!-- {name} --> and <!-- /{name} --> are missing")
+        text = f"{before}{begin}\n" + "\n".join(lines).strip() + f"\n{end}{after}"
+    return text
+
+
+def _machine(result: Json) -> str:
+    machine, versions = result["machine"], result["versions"]
+    tools = ", ".join(f"{name} {versions[name]}" for name in ("llama_cpp", "onnxruntime") if name in versions)
+    made = f"{result['made'][:10]}, commit {result['commit'][:12]}"
+    return f"{machine['cpu']}, {machine['cores']} core(s), {tools}; {made}."
+
+
+def _interval(ratio: Json, digits: int = 3) -> str:
+    return f"{ratio['median']:.{digits}f} [{ratio['low']:.{digits}f}, {ratio['high']:.{digits}f}]"
+
+
+def _void(row: Json) -> str:
+    return " (void: the machine was not quiet)" if row.get("void") else ""
+
+
+def _deviation(result: Json) -> Lines:
+    yield f"{_machine(result)} Greatest and mean difference of P(Yes), users in mixed order:"
+    yield ""
+    yield "| bundle | file | prompts | greatest | mean | deterministic, repeated |"
+    yield "|---|---|---|---|---|---|"
+    for row in result["rows"]:
+        same = "bit-equal" if row["repeats"] else "NOT equal"
+        gaps = f"{row['greatest']:.1e} | {row['mean']:.1e}"
+        yield f"| {row['bundle']} | `{row['file']}` | {row['prompts']:,} | {gaps} | {same} |"
+
+
+def _scoring(result: Json) -> Lines:
+    yield f"{_machine(result)} {result['threads']} thread(s)."
+    yield "Shapes: (a1) 1 user, prefix 200 tokens, 20 candidates of 40;"
+    yield "(a2) the same with candidates of 10; (b) 64 unrelated prompts of 240; (c) users who return."
+    yield ""
+    yield from _targets(result["targets"])
+    for one in result["ceilings"]:
+        rates = ", ".join(f"{name} {rate:,.0f} GFLOP/s" for name, rate in one["gflops"].items())
+        bench = ", ".join(f"{kind} {speed['tokens_per_s']:,.0f}" for kind, speed in one["llama_bench"].items())
+        yield f"Ceilings, {one['model']}: torch's matrix multiplication {rates}; `llama-bench -p 240` {bench} tokens/s."
+        yield ""
+    yield from _peers([row for block in result["blocks"] if block["shape"][0] == "a" for row in block["rows"]])
+    yield from _bulk([row for block in result["blocks"] if block["shape"] == "b" for row in block["rows"]])
+    yield from _returning([row for block in result["blocks"] if block["shape"] == "c" for row in block["rows"]])
+    yield from _product(result)
+
+
+def _targets(found: list[Json]) -> Lines:
+    yield "| target | found | wanted | |"
+    yield "|---|---|---|---|"
+    for one in found:
+        value = _interval({**one, "median": one["value"]}) if "low" in one else f"{one['value']:.3g}"
+        state = "void" if one["void"] else "met" if one["met"] else "**not met**"
+        wanted = f"{'≤' if one['sign'] == '<=' else '≥'} {one['limit']:g}"
+        yield f"| {one['target']} | {value} | {wanted} | {state} |"
+    yield ""
+
+
+def _peers(rows: list[Json]) -> Lines:
+    yield "Against peers, each side at its best GGUF type:"
+    yield ""
+    yield "| model | shape | ours | ms | peer | its type | ms | ours / peer |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        if row["stage"] == "best":
+            ours = f"{row['ours_type']} | {row['ours_ms']:,.0f}"
+            peer = f"{row['peer']} | {row['peer_type']} | {row['peer_ms']:,.0f}"
+            yield f"| {row['model']} | {row['shape']} | {ours} | {peer} | {_interval(row['ratio'])}{_void(row)} |"
+    yield ""
+
+
+def _bulk(rows: list[Json]) -> Lines:
+    if not rows:
+        return
+    yield "Unrelated prompts (b):"
+    yield ""
+    yield "| model | type | tokens/s | llama-bench, best `-ub` | ours / llama-bench | share of torch's bf16 rate |"
+    yield "|---|---|---|---|---|---|"
+    for row in rows:
+        speeds = f"{row['ours_tokens_per_s']:,.0f} | {row['peer_tokens_per_s']:,.0f}"
+        shares = f"{_interval(row['speed'])} | {_interval(row['share_of_bf16'])}{_void(row)}"
+        yield f"| {row['model']} | {row['ours_type']} | {speeds} | {shares} |"
+    yield ""
+
+
+def _returning(rows: list[Json]) -> Lines:
+    if not rows:
+        return
+    yield "A user who returns (c), candidates of 10 tokens:"
+    yield ""
+    yield "| model | candidates | type | first, ms | returning, ms | returning / first | returning / suffixes alone |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in rows:
+        if row["stage"] == "best":
+            times = f"{row['first_ms']:,.0f} | {row['returning_ms']:,.0f}"
+            ratios = f"{_interval(row['to_first'])} | {_interval(row['to_suffixes_alone'])}{_void(row)}"
+            yield f"| {row['model']} | {row['shape'][1:]} | {row['ours_type']} | {times} | {ratios} |"
+    yield ""
+
+
+def _product(result: Json) -> Lines:
+    if "product" not in result:
+        return
+    yield "The product (d), `Engine.rank` with 100 candidates at `ratio:0.05`, ms:"
+    yield ""
+    yield "```json"
+    yield json.dumps(result["product"], indent=1)
+    yield "```"
+    yield ""
+
+
+def _crm(result: Json) -> Lines:
+    yield f"{_machine(result)} One thread.{_void(result)}"
+    yield ""
+    yield "| bundle | candidates | user | encode and run against a bare run on prepared arrays |"
+    yield "|---|---|---|---|"
+    for one in result["bundles"]:
+        for row in one["paths"]:
+            yield f"| {one['bundle']} | {row['candidates']} | {row['user']} | {_interval(row['ratio'], 2)} |"
+    yield ""
+    for one in result["bundles"]:
+        times = ", ".join(f"{kind} user {us['p50']:.0f} µs" for kind, us in one["encode_one_us"].items())
+        runs = ", ".join(f"{n}: {us:,.0f}" for n, us in one["ceilings"]["bare_run_us"].items())
+        yield f"- {one['bundle']}: encoding one candidate, {times} (p50); a bare run by candidates, µs: {runs}."
+        for peer in ("int8", "torch"):
+            for row in one.get(peer, []):
+                if row["candidates"] in (20, 100):
+                    found = f"at {row['candidates']}: {_interval(row['ratio'], 2)}"
+                    yield f"- {one['bundle']}: {peer} against FP32 in ONNX Runtime {found}."
+        if "beside_llm" in one:
+            yield f"- {one['bundle']}: {_beside(one['beside_llm'])}"
+
+
+def _beside(row: Json) -> str:
+    p99 = f"{row['calm']['p99_ms']:.2f} → {row['busy']['p99_ms']:.2f} ms"
+    where = f"LLM in a {row['llm']}, {row['llm_tokens_per_s']:,} tokens/s"
+    ratio = _interval(row["p99_ratio"], 2)
+    return f"CRM p99 at 100 requests/s of 20 candidates, LLM idle → saturated: {p99}, ratio {ratio} ({where})."
+
+
+def _template(result: Json) -> Lines:
+    yield f"{_machine(result)}"
+    yield ""
+    yield "```json"
+    yield json.dumps({name: value for name, value in result.items() if name not in ("machine", "versions")}, indent=1)
+    yield "```"
+
+
+SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Json], Lines]]] = {
+    "deviation": (("deviation",), _deviation),
+    "scoring": (("llm-scoring",), _scoring),
+    "crm": (("crm",), _crm),
+    "template": (("template",), _template),
+}
