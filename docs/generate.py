@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from the help of the commands, README.md's tree from docstrings, tables and docs/results.md from JSON.
+"""Writes docs/cli.md from the commands' help, README.md's tree from docstrings, tables and result pages from JSON.
 
 `--check` only compares.
 """
