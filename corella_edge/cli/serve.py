@@ -50,8 +50,13 @@ def serve(
 
     def load() -> Engine:
         from corella_edge_runtime.engine import Engine
+        from corella_edge_runtime.threads import bind_process
 
-        return Engine.open(bundle, threshold=threshold, **engine)
+        opened = Engine.open(bundle, threshold=threshold, **engine)
+        # The LLM's process has cores of its own; in a thread of this one, it keeps its own cores itself.
+        if opened.llm and opened.setup and opened.setup.crm_cores and engine["llm"] == "process":
+            bind_process(opened.setup.crm_cores)
+        return opened
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     limits = Limits(worker_threads, max_waiting, body_bytes=int(max_body_mib * 2**20))

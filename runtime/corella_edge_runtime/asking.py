@@ -10,11 +10,12 @@ import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import wait
+from pathlib import Path
 
 from corella_edge.bundle import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, MissingExtraError
-from corella_edge.prompt import PromptEncoder
+from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Candidate, User
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
@@ -74,29 +75,26 @@ def open_llm(
         InputError: `kind` is no way to run it. BundleError, MissingExtraError: there is none, and it is required.
     """
     check_kind(kind)
+    prompt, file = bundle.prompt(), setup.llm_file
+    if prompt is None or not bundle.has(file):
+        if required:
+            raise BundleError(f"{bundle.root}: the bundle has no LLM ({file})")
+        return None, "the bundle has no LLM: the CRM decides alone"
     try:
-        return _open(bundle, catalog, kind, setup), ""
+        return _open(bundle.path(file), prompt, catalog, kind, setup), ""
     except MissingExtraError as error:
         if required:
             raise
         return None, f"{error}; until then the CRM decides alone"
-    except FileNotFoundError:
-        if required:
-            raise BundleError(f"{bundle.root}: the bundle has no LLM ({setup.llm_file})") from None
-        return None, "the bundle has no LLM: the CRM decides alone"
 
 
-def _open(bundle: Bundle, catalog: Catalog, kind: str, setup: Setup) -> Llm:
-    prompt = bundle.prompt()
-    file = setup.llm_file
-    if prompt is None or not bundle.has(file):
-        raise FileNotFoundError(file)
+def _open(file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: str, setup: Setup) -> Llm:
     template, tokens = prompt
     # Before any backend starts; the vocabulary alone is read in milliseconds.
     binding = importlib.import_module("corella_edge_runtime.llm.binding")
-    size = binding.Model(bundle.path(file), vocabulary_only=True).vocab_size
-    _check_tokens(file, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
-    backend, model = open_backend(kind, bundle.path(file), tokens, setup.llm)
+    size = binding.Model(file, vocabulary_only=True).vocab_size
+    _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
+    backend, model = open_backend(kind, file, tokens, setup.llm)
     return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend)
 
 

@@ -35,10 +35,11 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The decision."""
+    """The decision; `crm_cores` and the LLM's are disjoint, or both empty: wherever the system puts them."""
 
     crm_file: str
     crm_threads: int
+    crm_cores: tuple[int, ...]
     llm_file: str
     llm: LlmSettings
 
@@ -59,15 +60,17 @@ def decide(wishes: Wishes, plan: Plan | None, machine: Machine) -> Setup:
     """Wishes before the plan, the plan before the planner. Threads that are wished for take the plan's cores away."""
     threads = _threads(machine, wishes)
     llm = LlmSettings(threads.llm_threads, () if threads.shared else threads.llm_cores)
-    crm_threads = threads.crm_threads
+    crm_threads, crm_cores = threads.crm_threads, () if threads.shared else threads.crm_cores
     if plan is not None:
-        planned = LlmSettings.from_json(plan.llm, "the plan's LLM settings")
+        planned = LlmSettings.from_json(plan.llm, "the plan's LLM settings") if plan.llm_file else llm
         free = wishes.llm_threads is None and wishes.crm_threads is None
         llm = planned if free else replace(planned, threads=llm.threads, cores=llm.cores)
         crm_threads = wishes.crm_threads or plan.crm_threads
+        crm_cores = plan.crm_cores if free else crm_cores
     return Setup(
         wishes.crm_file or (plan.crm_file if plan else CRM_FILE),
         crm_threads,
+        crm_cores if llm.cores else (),
         wishes.llm_file or (plan.llm_file if plan and plan.llm_file else LLM_FILE),
         replace(llm, deterministic=wishes.deterministic),
     )

@@ -7,6 +7,7 @@ together no more threads than the process has CPU time for.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -159,6 +160,14 @@ def choices(machine: Machine) -> tuple[ThreadPlan, ...]:
 def llm_default() -> int:
     """Threads of the LLM on this machine when nobody says."""
     return plan_threads(read_machine()).llm_threads
+
+
+def bind_process(cores: Iterable[int]) -> None:
+    """Keep every thread of this process, and those to come, on some cores; processes of its own are not touched."""
+    wanted = set(cores)
+    for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 - names are all that is wanted
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            os.sched_setaffinity(int(thread), wanted)
 
 
 def read_machine(root: Path = Path("/"), cores: Iterable[int] | None = None) -> Machine:

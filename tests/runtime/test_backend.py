@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from corella_edge.errors import InputError
 from corella_edge_runtime.llm.answer import Answer, Prompt
-from corella_edge_runtime.llm.backend import LEAST, ThreadBackend, budget
+from corella_edge_runtime.llm.backend import ThreadBackend
 from corella_edge_runtime.llm.packing import Ask
 from corella_edge_runtime.llm.scorer import Counters, YesNoScorer
 from corella_edge_runtime.llm.settings import LlmSettings
@@ -26,11 +27,12 @@ class Fake:
     def refuses(self, ask: Ask) -> bool:
         return False
 
-    def step(self, asks: list[Ask], most: int | None) -> None:
+    def step(self, asks: list[Ask], rate: float, watch: Any) -> None:
         assert not self.closed
         self.threads.add(threading.get_ident())
-        self.busy.set()
-        assert self.go.wait(20)
+        with watch(asks[:1]):
+            self.busy.set()
+            assert self.go.wait(20)
         if asks[0].prompt.suffix == (666,):
             if asks[0].alone:
                 asks[0].answer = Answer(float("nan"), "llm_error")
@@ -93,10 +95,13 @@ def test_a_cancelled_job_is_not_scored(fake: Fake, backend: Any) -> None:
 def test_a_decode_that_nobody_waits_for_is_given_up(fake: Fake, backend: Any) -> None:
     first, second = backend.submit(ask(1)), backend.submit(ask(2))
     assert fake.busy.wait(20)
-    assert first.cancel()
-    assert fake.given_up == 0
     assert second.cancel()
+    assert fake.given_up == 0  # it is not what is at work
+    third = backend.submit(ask(3))
+    assert first.cancel()
     assert fake.given_up == 1
+    fake.go.set()
+    assert value(third) == 3.0
 
 
 def test_a_decode_is_given_up_at_the_last_of_the_deadlines(fake: Fake, backend: Any) -> None:
@@ -135,13 +140,10 @@ def test_a_queue_is_bounded_in_tokens(fake: Fake) -> None:
     backend.close()
 
 
-@pytest.mark.parametrize(
-    ("rate", "deadlines", "most"),
-    [(0.0, [1.0], None), (1000.0, [None], None), (1000.0, [10.4, None, 10.2], 199), (1000.0, [9.0], LEAST)],
-)
-def test_a_decode_is_sized_to_the_nearest_deadline(rate: float, deadlines: list[Any], most: int | None) -> None:
-    found = budget(rate, deadlines, 10.0)
-    assert found == most or (most is not None and found is not None and abs(found - most) <= 1)
+def test_cores_that_can_not_be_used_are_told_at_once(fake: Fake) -> None:
+    with pytest.raises(InputError, match=r"cores: \[4000\] can not be used"):
+        ThreadBackend(lambda: fake, cores=[4000])  # type: ignore[arg-type, return-value]
+    assert fake.closed
 
 
 def test_an_error_reaches_its_caller_alone(fake: Fake, backend: Any) -> None:

@@ -168,13 +168,16 @@ def test_a_near_deadline_ends_what_takes_longer(backend: Any, rows: Any, expecte
 
 
 def test_cancelling_some_leaves_the_others(backend: Any, rows: Any, expected: Any) -> None:
+    before = backend.stats()["prompts"]
     futures = [backend.submit(rows[i % 10 : i % 10 + 2]) for i in range(20)]
     cancelled = [future for future in futures[::2] if future.cancel()]
     wait(futures[1::2], 60)
     for i in range(1, 20, 2):
         found = [answer.probability for answer in futures[i].result(0)]
         assert found == pytest.approx(expected(rows[i % 10 : i % 10 + 2]), abs=TOLERANCE)
-    assert all(future.cancelled() for future in cancelled)
+    assert cancelled
+    # Some may have been at work already, the others were never computed.
+    assert backend.stats()["prompts"] - before < 2 * len(futures)
 
 
 def test_eight_threads_get_each_their_own(backend: Any, prompts: Any, expected: Any) -> None:

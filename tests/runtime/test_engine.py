@@ -212,8 +212,9 @@ class Slow:
     def refuses(self, ask: Ask) -> bool:
         return False
 
-    def step(self, asks: Sequence[Ask], most: int | None) -> None:
-        given_up = self.stop.wait(2.0)
+    def step(self, asks: Sequence[Ask], rate: float, watch: Any) -> None:
+        with watch(asks[:1]):
+            given_up = self.stop.wait(2.0)
         self.jobs.append(given_up)
         for ask in [] if given_up else asks:
             ask.answer = Answer(0.5)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 import unicodedata
 from typing import Any
 
@@ -301,3 +302,58 @@ def test_a_decode_given_up_leaves_the_scorer_usable(make_scorer: Any, reference:
     assert all(ask.answer is None for ask in asks)
     scorer.go_on()
     close(scorer.score(rows), rows, reference)
+
+
+def test_near_deadlines_make_small_decodes_and_the_same_scores(make_scorer: Any, reference: Any) -> None:
+    scorer = make_scorer()
+    late = time.monotonic() + 60.0
+    rows = [Prompt(filler(90), filler(40, i)) for i in range(6)] + [
+        Prompt(filler(70, 3), filler(50, i)) for i in (1, 2)
+    ]
+    asks = [Ask(prompt, late) for prompt in rows]
+    while waiting := [ask for ask in asks if ask.answer is None]:
+        scorer.step(waiting, rate=1e-3)  # so slow that the least a decode may hold is all it may
+    close([ask.answer for ask in asks], rows, reference)
+    assert scorer.counters.decodes >= len(rows)
+
+
+@pytest.mark.parametrize("broken", [10**6, -5])
+def test_a_long_prefix_that_can_not_be_decoded_is_told(make_scorer: Any, reference: Any, broken: int) -> None:
+    scorer = make_scorer()
+    bad = Prompt((*filler(BATCH - 1), broken, *filler(80)), filler(4))
+    good = [Prompt(filler(10), filler(3))]
+    found = scorer.score([bad, *good])
+    assert found[0].reason == "llm_error"
+    close(found[1:], good, reference)
+
+
+def test_what_was_computed_of_an_abandoned_prefix_is_not_taken_from_others(make_scorer: Any) -> None:
+    scorer = make_scorer()
+    scorer.step([Ask(Prompt(filler(BATCH + 100), filler(3)))])  # a piece; nobody waits any longer
+    scorer.score([Prompt(filler(20, 9), filler(3))])
+    assert 0 <= scorer.counters.reused_tokens <= 2
+    scorer.score([Prompt(filler(BATCH + 100), filler(3))])
+    counters = scorer.counters
+    assert counters.evaluated_tokens + counters.reused_tokens == BATCH + 103 + 23
+    assert counters.prefix_hits == 0
+
+
+def test_deterministic_scores_do_not_see_what_was_left_half_done(make_scorer: Any) -> None:
+    long = Prompt(filler(BATCH + 100), filler(5))
+    fresh = make_scorer(deterministic=True).score([long])
+    scorer = make_scorer(deterministic=True)
+    scorer.step([Ask(Prompt(filler(BATCH + 50), filler(9)), time.monotonic() + 60.0)], rate=1.0)
+    asks = [Ask(long, time.monotonic() + 60.0)]
+    while asks[0].answer is None:
+        scorer.step(asks, rate=1.0)
+    assert [asks[0].answer] == fresh
+
+
+def test_a_returning_users_prefix_does_not_leave_for_the_one_before(make_scorer: Any) -> None:
+    scorer = make_scorer(kept_tokens=300)
+    users = [Prompt(filler(100, user), filler(5)) for user in range(4)]
+    for user in users:
+        scorer.score([user])
+    computed = scorer.counters.evaluated_tokens
+    scorer.score([users[0]])
+    assert scorer.counters.evaluated_tokens == computed + 5

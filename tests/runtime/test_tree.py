@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.kept import KeptPrefixes
-from corella_edge_runtime.llm.packing import Ask, Base, Room, pack
+from corella_edge_runtime.llm.packing import LEAST, Ask, Base, Room, in_time, pack
 from corella_edge_runtime.llm.tree import Leaf, Rows, TokenIds, common_length, unfold
 
 IDS = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)
@@ -75,20 +75,21 @@ def test_twenty_candidates_of_one_user() -> None:
 ASKS = st.lists(st.tuples(st.integers(0, 3), IDS), min_size=1, max_size=12)
 
 
-@given(ASKS, st.integers(1, 30), st.integers(1, 6), st.integers(1, 60))
+@given(ASKS, st.integers(1, 30), st.integers(1, 6), st.integers(1, 60), st.integers(0, 3))
 def test_packing_takes_from_the_front_and_stays_in_the_room(
-    rows: list[tuple[int, TokenIds]], tokens: int, prompts: int, cells: int
+    rows: list[tuple[int, TokenIds]], tokens: int, prompts: int, cells: int, known: int
 ) -> None:
     asks = [Ask(Prompt((7,) * user, suffix)) for user, suffix in rows]
-    targets = pack(asks, lambda _: Base(0), Room(tokens, prompts, cells))
+    targets = pack(asks, lambda prefix: Base(min(known, len(prefix))), Room(tokens, prompts, cells))
     assert targets
     assert len(targets) <= prompts
-    if not targets[0].asks:  # a beginning of a prompt that does not fit
-        first = asks[0].prompt
-        assert (first.prefix + first.suffix)[: len(targets[0].tokens)] == targets[0].tokens
+    if not targets[0].asks:  # a beginning of a prefix that does not fit, and some of it is new
+        assert asks[0].prompt.prefix[: len(targets[0].tokens)] == targets[0].tokens
+        assert known < len(targets[0].tokens) <= known + tokens
         return
-    size = sum(map(len, {t.prefix for t in targets})) + sum(len(t.suffix) for t in targets)
-    assert size <= tokens
+    news = [len(prefix) - min(known, len(prefix)) for prefix in {t.prefix for t in targets}]
+    size = sum(news) + sum(len(t.suffix) for t in targets)
+    assert size <= tokens or len(targets) == 1  # a suffix is never cut
     taken = {id(ask) for target in targets for ask in target.asks}
     # Who asks the same as one before, and is near enough to be seen, gets the same answer.
     assert next(ask.prompt for ask in asks if id(ask) in taken) == asks[0].prompt
@@ -105,6 +106,15 @@ def test_decodes_are_of_even_size() -> None:
         sizes.append(200 - base.length + sum(len(t.suffix) for t in targets))
         base, asks = Base(200), asks[len(targets) :]
     assert sizes == [520 - 40, 280, 240]
+
+
+@pytest.mark.parametrize(
+    ("rate", "deadlines", "most"),
+    [(0.0, [1.0], None), (1000.0, [None], None), (1000.0, [10.4, None, 10.2], 199), (1000.0, [9.0], LEAST)],
+)
+def test_a_decode_is_sized_to_the_nearest_deadline(rate: float, deadlines: list[float], most: int | None) -> None:
+    found = in_time(rate, [Ask(Prompt((), (1,)), deadline) for deadline in deadlines], 10.0)
+    assert found == most or (most is not None and found is not None and abs(found - most) <= 1)
 
 
 def test_a_suspect_is_tried_alone() -> None:

@@ -15,6 +15,8 @@ from corella_edge.cli import main
 
 
 class Engine(FakeRanker):
+    llm = None
+
     @classmethod
     def open(cls, bundle: Path, **options: Any) -> Engine:
         click.echo(f"open {bundle.name} {json.dumps(options)}")

@@ -15,7 +15,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """P(Yes) of one prompt, or nan and the reason why there is none ("too_long", "deadline", "llm_error")."""
+    """P(Yes) of one prompt, or nan and the reason why there is none.
+
+    Reasons: "too_long", "deadline", "queue_full", "llm_error".
+    """
 
     probability: float
     reason: str = ""

@@ -7,19 +7,18 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from corella_edge.errors import InputError
 from corella_edge_runtime.llm.alarm import Alarm
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.packing import Ask
 
 if TYPE_CHECKING:
     from corella_edge_runtime.llm.scorer import YesNoScorer
-
-# A decode that has to fit before a deadline still holds this many tokens.
-LEAST = 32
 
 
 class LlmBackend(Protocol):
@@ -43,10 +42,10 @@ class Job:
     """The prompts of one caller."""
 
     def __init__(self, prompts: Sequence[Prompt], deadline: float | None) -> None:
-        self.asks = [Ask(prompt, deadline) for prompt in prompts]
+        self.result: Future[list[Answer]] = Future()
+        self.asks = [Ask(prompt, deadline, self.result) for prompt in prompts]
         self.deadline = deadline
         self.tokens = tokens_of(prompts)
-        self.result: Future[list[Answer]] = Future()
 
     def expired(self) -> bool:
         return self.result.cancelled() or (self.deadline is not None and time.monotonic() >= self.deadline)
@@ -66,12 +65,17 @@ def tokens_of(prompts: Sequence[Prompt]) -> int:
     return sum(map(len, {prompt.prefix for prompt in prompts})) + sum(len(prompt.suffix) for prompt in prompts)
 
 
-def budget(rate: float, deadlines: Sequence[float | None], now: float) -> int | None:
-    """Most tokens of a decode that ends before the nearest deadline, at `rate` tokens a second; None = no bound."""
-    known = [deadline for deadline in deadlines if deadline is not None]
-    if not known or not rate:
-        return None
-    return max(LEAST, int(rate * (min(known) - now)))
+def bind(cores: Sequence[int]) -> None:
+    """Keep this thread, and those it starts, on some cores; none = where they are.
+
+    Raises:
+        InputError: a core that this process may not use.
+    """
+    try:
+        if cores:
+            os.sched_setaffinity(0, cores)
+    except OSError as error:
+        raise InputError(f"LLM settings, cores: {list(cores)} can not be used ({error.strerror})") from None
 
 
 class ThreadBackend:
@@ -93,9 +97,17 @@ class ThreadBackend:
         self._tokens, self._refused, self._expired = 0, 0, 0
         self._rate = 0.0
         self._closed = False
+        self._at_work: Sequence[Ask] = ()
         self._alarm = Alarm(self._scorer.give_up)
-        self._thread = threading.Thread(target=self._work, name="corella-llm", daemon=True)
+        bound: Future[None] = Future()
+        self._thread = threading.Thread(target=self._work, args=(bound,), name="corella-llm", daemon=True)
         self._thread.start()
+        try:
+            bound.result()
+        except BaseException:
+            self._alarm.close()
+            self._scorer.close()
+            raise
 
     def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
         job = Job(prompts, deadline)
@@ -131,9 +143,13 @@ class ThreadBackend:
         self._alarm.close()
         self._scorer.close()
 
-    def _work(self) -> None:
-        if self._cores:
-            os.sched_setaffinity(0, self._cores)
+    def _work(self, bound: Future[None]) -> None:
+        try:
+            bind(self._cores)
+        except InputError as error:
+            bound.set_exception(error)
+            return
+        bound.set_result(None)
         while jobs := self._next():
             try:
                 self._step(jobs)
@@ -148,30 +164,35 @@ class ThreadBackend:
             return list(self._jobs)
 
     def _step(self, jobs: list[Job]) -> None:
-        """One decode for the first of `jobs`; given up when all of them have expired."""
-        live = [job for job in jobs if not job.expired()]
-        asks = [ask for job in live for ask in job.asks if ask.answer is None and not self._scorer.refuses(ask)]
+        """One decode for the first of `jobs`; given up when all whom it works for have gone."""
+        live = [ask for job in jobs if not job.expired() for ask in job.asks]
+        asks = [ask for ask in live if ask.answer is None and not self._scorer.refuses(ask)]
         if not asks:
             return
         before, started = self._scorer.counters.evaluated_tokens, time.monotonic()
-        self._scorer.go_on()
-        with self._alarm.at(self._last(live)):
-            self._scorer.step(asks, budget(self._rate, [job.deadline for job in live], started))
+        self._scorer.step(asks, self._rate, self._watch)
         tokens, seconds = self._scorer.counters.evaluated_tokens - before, time.monotonic() - started
         if tokens:
             self._rate = tokens / seconds if not self._rate else 0.8 * self._rate + 0.2 * tokens / seconds
 
-    @staticmethod
-    def _last(jobs: Sequence[Job]) -> float | None:
-        """When nobody waits any more; None = never."""
-        deadlines = [job.deadline for job in jobs]
-        return None if None in deadlines else max(d for d in deadlines if d is not None)
+    @contextmanager
+    def _watch(self, asks: Sequence[Ask]) -> Iterator[None]:
+        """Around a decode: end it at the last deadline of `asks`, or when the last of them is cancelled."""
+        deadlines = [ask.deadline for ask in asks]
+        last = None if None in deadlines else max(d for d in deadlines if d is not None)
+        with self._ready:
+            self._at_work = asks
+            self._scorer.go_on()
+        try:
+            with self._alarm.at(last):
+                yield
+        finally:
+            self._at_work = ()
 
     def _cancelled(self, result: Future[list[Answer]]) -> None:
-        """A decode that nobody waits for any more ends."""
         if result.cancelled():
             with self._ready:
-                if all(job.expired() for job in self._jobs):
+                if self._at_work and all(ask.expired() for ask in self._at_work):
                     self._scorer.give_up()
 
     def _settle(self) -> None:

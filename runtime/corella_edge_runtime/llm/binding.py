@@ -20,6 +20,10 @@ import numpy.typing as npt
 from corella_edge.errors import BundleError, ExportError, InputError, MissingExtraError
 from corella_edge_runtime.llm.tree import Rows
 
+# llama.cpp's idle OpenMP threads would wait awake for 8 ms after every decode; this is a third of one.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 try:
     from llama_cpp import llama_cpp as C
 except ImportError as error:
@@ -28,6 +32,7 @@ except ImportError as error:
 log = logging.getLogger("corella_edge.llama")
 _LEVELS = {3: logging.INFO, 4: logging.ERROR}
 _last_error: list[str] = []
+_giving_up: set[int] = set()  # contexts whose decode was given up
 ABORTED = 2  # what llama_decode returns then
 
 
@@ -36,7 +41,8 @@ def _on_log(level: int, text: bytes, _: object) -> None:
     line = text.decode("utf-8", "replace").strip()
     if level == 4:
         _last_error[:] = [line]
-    log.log(_LEVELS.get(level, logging.DEBUG), "%s", line)
+    # What llama.cpp says of a decode that was given up is no error.
+    log.log(logging.DEBUG if _giving_up else _LEVELS.get(level, logging.DEBUG), "%s", line)
 
 
 _STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, C.ggml_abort_callback)
@@ -115,9 +121,11 @@ class Context:
             params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.no_perf = True
         self.model, self.sequences, self.batch_size = model, sequences, batch
+        _last_error.clear()
         self.handle = C.llama_init_from_model(model.handle, params)
         if not self.handle:
-            raise InputError(f"llama.cpp can not make a context of {cells} cells; is there enough memory?")
+            why = f" ({_last_error[0]})" if _last_error else ""
+            raise InputError(f"llama.cpp can not make a context of {cells} cells; is there enough memory?{why}")
         self.cells: int = C.llama_n_ctx(self.handle)
         self._memory = C.llama_get_memory(self.handle)
         # A row's sequences are neighbours: its list of ids is a stretch of one table.
@@ -129,11 +137,13 @@ class Context:
 
     def give_up(self) -> None:
         """From any thread: the decode at work, if there is one, ends as soon as it can."""
+        _giving_up.add(id(self))
         self._given_up[0] = b"1"
 
     def go_on(self) -> None:
         """Take back `give_up`."""
         self._given_up[0] = b"\0"
+        _giving_up.discard(id(self))
 
     def decode(self, rows: Rows) -> None:
         """Evaluate at most `batch_size` tokens.
@@ -195,6 +205,7 @@ class Context:
         C.llama_memory_clear(self._memory, True)
 
     def close(self) -> None:
+        self.go_on()
         if self.handle:
             C.llama_free(self.handle)
             self.handle = None

@@ -1,7 +1,7 @@
 """The LLM's own process: `python -m corella_edge_runtime.llm.child FD SETUP`, started by `process.ProcessBackend`.
 
-FD is one end of a pair of sockets (`wire.py` says what passes), SETUP the JSON of `Setup`. The main thread reads and
-writes; the backend's thread decodes and llama.cpp holds no lock of Python meanwhile, so a PING is answered at once
+FD is one end of a pair of sockets (`wire.py` says what passes), SETUP the JSON of `ChildSetup`. The main thread reads
+and writes; the backend's thread decodes and llama.cpp holds no lock of Python meanwhile, so a PING is answered at once
 unless the whole process stands still.
 """
 
@@ -18,12 +18,12 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from corella_edge.errors import CorellaError, InputError
+from corella_edge.errors import CorellaError
 from corella_edge_runtime.llm import opening, wire
 from corella_edge_runtime.llm.answer import Answer, Prompt
-from corella_edge_runtime.llm.backend import LlmBackend
+from corella_edge_runtime.llm.backend import LlmBackend, bind
 from corella_edge_runtime.llm.link import Link
-from corella_edge_runtime.llm.setup import Setup
+from corella_edge_runtime.llm.setup import ChildSetup
 
 NAME = b"corella-llm"
 _PR_SET_NAME = 15
@@ -108,8 +108,8 @@ def main(arguments: Sequence[str]) -> int:
     _behave()
     link = Link(socket.socket(fileno=int(arguments[0])))
     try:
-        setup = Setup.from_json(arguments[1])
-        _bind(setup.settings.cores)
+        setup = ChildSetup.from_json(arguments[1])
+        bind(setup.settings.cores)
         backend = opening.thread_side(setup.model, setup.tokens, setup.settings)[0]
     except (CorellaError, OSError) as error:
         link.send(wire.Fatal(type(error).__name__, str(error)))
@@ -134,15 +134,6 @@ def _behave() -> None:
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_NAME, NAME, 0, 0, 0)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-
-
-def _bind(cores: Sequence[int]) -> None:
-    if not cores:
-        return
-    try:
-        os.sched_setaffinity(0, cores)
-    except OSError as error:
-        raise InputError(f"LLM settings, cores: {list(cores)} can not be used ({error.strerror})") from None
 
 
 if __name__ == "__main__":

@@ -44,6 +44,13 @@ class KeptPrefixes:
         self._states.move_to_end(tokens)
         return self._states[tokens]
 
+    def touch(self, tokens: TokenIds) -> bool:
+        """Whether a prefix is kept, or is the beginning of one that is; it counts as used now."""
+        kept, length = self.find(tokens)
+        if kept:
+            self._states.move_to_end(kept)
+        return bool(kept) and length == len(tokens)
+
     def put(self, tokens: TokenIds, state: State) -> None:
         """Keep a prefix; one that it extends leaves, others as the budget asks."""
         if not tokens or len(tokens) > self.budget:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from corella_edge_runtime.llm.answer import Answer, Prompt
@@ -11,6 +13,8 @@ from corella_edge_runtime.llm.tree import TokenIds
 
 # How far the queue is looked at, in decodes: enough to even out their sizes.
 HORIZON = 4
+# A decode that has to end before a deadline still holds this many tokens.
+LEAST = 32
 
 
 @dataclass(eq=False, slots=True)
@@ -19,13 +23,19 @@ class Ask:
 
     Attributes:
         deadline: a time of `time.monotonic()`.
+        caller: who waits; cancelled, nobody does.
         alone: a decode that held it failed, so the next one that does holds nothing else.
     """
 
     prompt: Prompt
     deadline: float | None = None
+    caller: Future[list[Answer]] | None = None
     answer: Answer | None = None
     alone: bool = False
+
+    def expired(self) -> bool:
+        gone = self.caller is not None and self.caller.cancelled()
+        return gone or (self.deadline is not None and time.monotonic() >= self.deadline)
 
 
 @dataclass(eq=False, slots=True)
@@ -65,6 +75,14 @@ class Base:
     kept: TokenIds = ()
 
 
+def in_time(rate: float, asks: Sequence[Ask], now: float) -> int | None:
+    """Most tokens of a decode that ends before the nearest deadline, at `rate` tokens a second; None = no bound."""
+    deadlines = [ask.deadline for ask in asks if ask.deadline is not None]
+    if not deadlines or not rate:
+        return None
+    return max(LEAST, int(rate * (min(deadlines) - now)))
+
+
 def pack(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room) -> list[Target]:
     """Prompts in the order of the queue, until the decode is full; never none if anyone asks.
 
@@ -74,9 +92,9 @@ def pack(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room) -> l
     targets, sizes, cells = _scan(asks, base, room)
     if not sizes:
         return []
-    first = targets[0]
-    if sizes[0] > room.tokens:
-        return [Target(first.prefix[: base(first.prefix).length + room.tokens], ())]
+    done = base(targets[0].prefix).length
+    if sizes[0] > room.tokens and done < len(targets[0].prefix):
+        return [Target(targets[0].prefix[: done + room.tokens], ())]
     fair = sum(sizes) / math.ceil(sum(sizes) / room.tokens)
     taken = used = filled = 0
     for size, cell in zip(sizes, cells, strict=True):

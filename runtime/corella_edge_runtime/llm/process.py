@@ -31,7 +31,7 @@ from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.asked import Asked
 from corella_edge_runtime.llm.link import Link
 from corella_edge_runtime.llm.settings import LlmSettings
-from corella_edge_runtime.llm.setup import Setup
+from corella_edge_runtime.llm.setup import ChildSetup
 
 _LOG = logging.getLogger("corella_edge.llm")
 _LINE = 400  # characters of the child's own messages that are passed on, a line
@@ -95,7 +95,7 @@ class Pulse:
 class _Life:
     """One child, from its start to its end."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: ChildSetup) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -133,7 +133,7 @@ class ProcessBackend:
         self, model_file: Path, tokens: Tokens, settings: LlmSettings, patience: Patience = Patience()
     ) -> None:
         """Start the first child; `wait_ready` waits for it."""
-        self._setup = Setup(model_file.absolute(), tokens, settings)
+        self._setup = ChildSetup(model_file.absolute(), tokens, settings)
         self._patience = patience
         self._asked = Asked()
         self._stats: dict[str, float] = {}
@@ -311,7 +311,7 @@ class ProcessBackend:
             self._first.set_result(None)
 
 
-def _start(setup: Setup, fd: int) -> subprocess.Popen[bytes]:
+def _start(setup: ChildSetup, fd: int) -> subprocess.Popen[bytes]:
     # -P: no module of the working directory comes before the installed ones. A process group of its own: the
     # terminal's Ctrl-C is the parent's to answer. No backtrace: ggml would run a debugger on itself.
     command = [sys.executable, "-P", "-m", "corella_edge_runtime.llm.child", str(fd), setup.to_json()]

@@ -9,20 +9,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.binding import AbortedError, Context, DecodeError, Model
 from corella_edge_runtime.llm.kept import KeptPrefixes
-from corella_edge_runtime.llm.packing import Ask, Base, Room, Target, pack
+from corella_edge_runtime.llm.packing import Ask, Base, Room, Target, in_time, pack
 from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.llm.tree import Leaf, TokenIds, common_length, unfold
 
 # Longest prompt, in tokens: a checkpoint's own context could reserve gigabytes of KV cells.
 MAX_CONTEXT = 8192
+Watch = Callable[[Sequence[Ask]], AbstractContextManager[None]]
 TRUNK = 0  # the sequence that holds the latest prefix; prompts of a decode are 1, 2, …
+
+
+def unwatched(asks: Sequence[Ask]) -> AbstractContextManager[None]:
+    """Nobody wants to know what a decode holds."""
+    return nullcontext()
 
 
 @dataclass(slots=True)
@@ -68,8 +75,9 @@ class YesNoScorer:
         self._kept = KeptPrefixes(0 if self.settings.deterministic else self.settings.kept_tokens)
         self._trunk: TokenIds = ()
         self._bases: dict[TokenIds, Base] = {}
-        # Computed of prefixes that did not fit one decode; counted as reused when their prompts are answered.
-        self._ahead = 0
+        # Pieces of prefixes that did not fit one decode → tokens computed of them, until their prompts are answered.
+        self._ahead: dict[TokenIds, int] = {}
+        self._unfinished: Ask | None = None
         self.counters = Counters()
 
     def score(self, prompts: Sequence[Prompt], expired: Callable[[], bool] = lambda: False) -> list[Answer]:
@@ -89,23 +97,32 @@ class YesNoScorer:
             ask.answer = Answer(math.nan, "too_long")
         return not fits
 
-    def step(self, asks: Iterable[Ask], most: int | None = None) -> None:
-        """Work on the first of `asks` with one decode (of at most `most` tokens); some then have their answer.
+    def step(self, asks: Iterable[Ask], rate: float = 0.0, watch: Watch = unwatched) -> None:
+        """Work on the first of `asks` with one decode; some then have their answer.
 
         A decode that fails answers nobody: those it held are tried again one by one, and told the second time.
+
+        Args:
+            rate: tokens a second; known, the decode is made to end before the nearest deadline of those it holds.
+            watch: gets those whom the decode works for, and surrounds it.
         """
         started = time.perf_counter()
-        targets: list[Target] = []
+        members: list[Ask] = []
         try:
-            targets = self._targets(asks, most)
-            self._decode(targets)
+            waiting = list(asks)
+            targets = self._targets(waiting, rate)
+            # A piece of a long prefix is nobody's answer yet, but somebody waits for it.
+            members = [ask for target in targets for ask in target.asks] or waiting[:1]
+            with watch(members):
+                self._decode(targets)
+            self._unfinished = next((ask for ask in members if ask.answer is None), None)
         except AbortedError:
             self.counters.aborted += 1
             self._context.keep(TRUNK)
         except DecodeError:
-            self._failed(targets)
+            self._failed(members)
         except BaseException:
-            self._failed(targets)
+            self._failed(members)
             raise
         finally:
             self.counters.seconds += time.perf_counter() - started
@@ -133,19 +150,31 @@ class YesNoScorer:
     def close(self) -> None:
         self._context.close()
 
-    def _targets(self, asks: Iterable[Ask], most: int | None) -> list[Target]:
+    def _targets(self, asks: list[Ask], rate: float) -> list[Target]:
         """The next decode's prompts, neighbours alike. The trunk leaves first if they do not begin with it."""
-        tokens = min(self._context.batch_size, most or self._context.batch_size)
-        asks = list(asks)
+        if not asks:
+            return []
         if self.settings.deterministic:
-            asks = asks[:1]
-        if asks and not self._beside_trunk(asks[0].prompt, tokens):
-            self._put_by(self._trunk, TRUNK)
-            self._context.cut(TRUNK, 0)
-            self._trunk = ()
+            asks, rate = asks[:1], 0.0
+            if asks[0] is not self._unfinished:
+                self.forget()
+        tokens = self._context.batch_size
+        if not self._beside_trunk(asks[0].prompt, tokens):
+            self._leave_trunk(asks[0].prompt.prefix)
         self._bases.clear()
         room = Room(tokens, self._context.sequences - 1, self._context.cells - len(self._trunk))
-        return sorted(pack(asks, self._base, room), key=lambda target: (target.prefix, target.suffix))
+        targets = pack(asks, self._base, room)
+        bound = in_time(rate, [ask for target in targets for ask in target.asks] or asks[:1], time.monotonic())
+        if bound is not None and bound < tokens:
+            targets = pack(asks, self._base, replace(room, tokens=bound))
+        return sorted(targets, key=lambda target: (target.prefix, target.suffix))
+
+    def _leave_trunk(self, prefix: TokenIds) -> None:
+        """Put the trunk by; what is kept of the prefix that comes must not leave for it."""
+        self._kept.touch(prefix)
+        self._put_by(self._trunk, TRUNK)
+        self._context.cut(TRUNK, 0)
+        self._trunk = ()
 
     def _base(self, prefix: TokenIds) -> Base:
         """Where the beginning of a prefix is cheapest to get; looked up once a decode."""
@@ -209,7 +238,7 @@ class YesNoScorer:
         self._context.keep(TRUNK)
 
     def _put_by(self, prefix: TokenIds, sequence: int) -> None:
-        if 0 < len(prefix) <= self._kept.budget and self._kept.find(prefix)[1] < len(prefix):
+        if 0 < len(prefix) <= self._kept.budget and not self._kept.touch(prefix):
             self._context.cut(sequence, len(prefix))
             self._kept.put(prefix, self._context.save(sequence))
 
@@ -224,27 +253,32 @@ class YesNoScorer:
         counters.decodes += 1
         counters.evaluated_tokens += rows
         answered = [ask for target in targets for ask in target.asks]
-        if not answered:
-            self._ahead += rows
-            return
-        counters.reused_tokens += sum(len(target) * len(target.asks) for target in targets) - rows - self._ahead
-        self._ahead = 0
-        counters.prompts += sum(not ask.answer.reason for ask in answered if ask.answer)
         prefixes = {target.prefix for target in targets if target.prefix}
-        hits = sum(self._base(prefix).length == len(prefix) for prefix in prefixes)
+        ahead = {prefix: self._taken_ahead(prefix) for prefix in prefixes}
+        if not answered:
+            self._ahead[targets[0].prefix] = rows + sum(ahead.values())
+            return
+        wanted = sum(len(target) * len(target.asks) for target in targets)
+        counters.reused_tokens += wanted - rows - sum(ahead.values())
+        counters.prompts += sum(not ask.answer.reason for ask in answered if ask.answer)
+        hits = sum(self._base(prefix).length == len(prefix) and not ahead[prefix] for prefix in prefixes)
         counters.prefix_hits += hits
         counters.prefix_misses += len(prefixes) - hits
 
-    def _failed(self, targets: list[Target]) -> None:
+    def _taken_ahead(self, prefix: TokenIds) -> int:
+        """Tokens computed of a prefix in earlier pieces, which are not reuse; they are counted once."""
+        pieces = [piece for piece in self._ahead if piece == prefix[: len(piece)]]
+        return sum(self._ahead.pop(piece) for piece in pieces)
+
+    def _failed(self, members: list[Ask]) -> None:
         self.forget()
-        self._ahead = 0
+        self._ahead.clear()
         self.counters.errors += 1
-        several = sum(len(target.asks) for target in targets) > 1
-        for ask in (ask for target in targets for ask in target.asks):
-            if several and not ask.alone:
+        for ask in members:
+            if len(members) > 1 and not ask.alone:
                 ask.alone = True
             else:
-                ask.answer = Answer(math.nan, "llm_error")
+                ask.alone, ask.answer = True, Answer(math.nan, "llm_error")
 
 
 def _shared(targets: Sequence[Target]) -> list[int]:

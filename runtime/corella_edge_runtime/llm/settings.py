@@ -8,6 +8,8 @@ from typing import Any
 
 from corella_edge.errors import InputError
 
+MOST_SEQUENCES = 255  # LLAMA_MAX_SEQ, less one for the prefix
+
 
 @dataclass(frozen=True, slots=True)
 class LlmSettings:
@@ -17,7 +19,7 @@ class LlmSettings:
         threads: of llama.cpp.
         cores: the cores they are bound to; empty = wherever the system puts them.
         batch: most tokens of one decode.
-        sequences: most prompts of one decode, and most prefixes that are kept.
+        sequences: most prompts of one decode, at most 255.
         kept_tokens: budget of the prefixes kept from request to request, in tokens.
         queue_tokens: prompts that wait, in tokens; what comes beyond them is refused.
         deterministic: one whole prompt a decode and nothing kept: bit-equal on repeat.
@@ -35,6 +37,8 @@ class LlmSettings:
         for name in ("threads", "batch", "sequences", "queue_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"LLM settings, {name}: {getattr(self, name)} is below 1")
+        if self.sequences > MOST_SEQUENCES:
+            raise InputError(f"LLM settings, sequences: {self.sequences} is above {MOST_SEQUENCES}, llama.cpp's bound")
         if self.kept_tokens < 0:
             raise InputError(f"LLM settings, kept_tokens: {self.kept_tokens} is below 0")
 

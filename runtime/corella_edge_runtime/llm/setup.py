@@ -11,7 +11,7 @@ from corella_edge_runtime.llm.settings import LlmSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class ChildSetup:
     """Plain data: no pickles, and `ps` shows what the process is for."""
 
     model: Path
@@ -23,7 +23,7 @@ class Setup:
         return json.dumps({"model": str(self.model), "tokens": tokens, "settings": self.settings.to_json()})
 
     @classmethod
-    def from_json(cls, text: str) -> Setup:
+    def from_json(cls, text: str) -> ChildSetup:
         data = json.loads(text)
         settings = LlmSettings.from_json(data["settings"], "LLM process")
         return cls(Path(data["model"]), Tokens.from_json(data["tokens"]), settings)

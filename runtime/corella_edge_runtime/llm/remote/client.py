@@ -21,6 +21,7 @@ from typing import Any
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.backend import tokens_of
 from corella_edge_runtime.llm.remote.address import KEY_VARIABLE, Address
 from corella_edge_runtime.llm.remote.flavours import too_long
 from corella_edge_runtime.llm.settings import LlmSettings
@@ -99,7 +100,7 @@ class RemoteBackend:
         """See `LlmBackend`. What waits is bounded by `LlmSettings.queue_tokens`, as it is in a thread."""
         future: Future[list[Answer]] = Future()
         late = deadline is not None and deadline <= time.monotonic()
-        tokens = sum(len(prompt.prefix) + len(prompt.suffix) for prompt in prompts)
+        tokens = tokens_of(prompts)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the LLM backend is closed")
