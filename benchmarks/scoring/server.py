@@ -126,7 +126,7 @@ def body_of(tokens: Tokens, shown: int | None, cache: bool) -> dict[str, Any]:
 
 def yes_of(answer: dict[str, Any], tokens: Tokens, before_sampling: bool) -> float:
     """P(Yes) of one answer; nan where the two answers are not both among those shown."""
-    if "completion_probabilities" not in answer:  # the sampled token alone is no whole UTF-8 text: the time still counts
+    if "completion_probabilities" not in answer:  # the sampled token is no whole UTF-8 text; the time still counts
         return float("nan")
     first = answer["completion_probabilities"][0]
     shown = {row["id"]: row for row in first["top_logprobs" if before_sampling else "top_probs"]}
