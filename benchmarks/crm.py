@@ -34,6 +34,7 @@ from corella_edge_runtime.bench.measure import latency
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.answer import Prompt
+from corella_edge_runtime.tune.workload import prompts_of
 from results import write
 from scoring.pairs import ratio_of
 from scoring.quiet import Watch, is_void
@@ -291,12 +292,7 @@ class Saturated:
 def prompts(engine: Engine, asked: Sequence[Request]) -> list[list[Prompt]]:
     """Each request's prompts, made beforehand: making them is no part of the LLM's load."""
     assert engine.llm
-    encoder = engine.llm.prompts
-    made = []
-    for request in asked:
-        prefix = tuple(encoder.prefix(request.user))
-        suffixes = [encoder.suffix(candidate) for candidate in request.candidates or ()]
-        made.append([Prompt(prefix, tuple(suffix)) for suffix in suffixes if suffix])
+    made = [prompts_of(engine.llm.prompts, request) for request in asked]
     return [job for job in made if job]
 
 

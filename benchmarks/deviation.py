@@ -23,6 +23,7 @@ from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.binding import Model
 from corella_edge_runtime.llm.scorer import YesNoScorer
 from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.tune.workload import prompts_of
 from results import write
 
 
@@ -58,7 +59,7 @@ def compared(bundle: Bundle, file: str, options: argparse.Namespace) -> dict[str
     template, tokens = prompt
     model = Model(bundle.path(file))
     encoder = PromptEncoder(template, bundle.schema()[1], model.tokenize, tokens)
-    asked = prompts_of(bundle, encoder, options)
+    asked = asked_of(bundle, encoder, options)
     flat = [prompt for group in asked for prompt in group]
     exact = YesNoScorer(model, tokens, LlmSettings(options.threads, deterministic=True))
     first, again = ([a.probability for a in exact.score(flat)] for _ in range(2))
@@ -76,15 +77,13 @@ def compared(bundle: Bundle, file: str, options: argparse.Namespace) -> dict[str
     }  # fmt: skip
 
 
-def prompts_of(bundle: Bundle, encoder: PromptEncoder, options: argparse.Namespace) -> list[list[Prompt]]:
+def asked_of(bundle: Bundle, encoder: PromptEncoder, options: argparse.Namespace) -> list[list[Prompt]]:
     """The prompts of each request."""
     found, rng = [], np.random.default_rng(0)
     rows = traffic.read(bundle, None)
     for k in traffic.one_per_user(rows, options.requests, 0):
         request = traffic.fill(rows[k].request, encoder.catalog, options.candidates, rng)
-        prefix = tuple(encoder.prefix(request.user))
-        suffixes = [encoder.suffix(candidate) for candidate in request.candidates or ()]
-        found.append([Prompt(prefix, tuple(suffix)) for suffix in suffixes if suffix])
+        found.append(prompts_of(encoder, request))
     return found
 
 

@@ -18,8 +18,7 @@ INT8_MARGIN = 0.10
 AUC_LOSS = 0.001
 LOGLOSS_RISE = 0.002
 BATCHES = (256, 1024, 128, 64)
-DEFAULT_FILE = "llm.gguf"
-CRM_FILE, CRM_INT8 = "crm.onnx", "crm.int8.onnx"
+CRM_INT8 = "crm.int8.onnx"
 _VARIANT = re.compile(r"llm\.([A-Za-z0-9_]+)\.gguf")
 
 

@@ -20,6 +20,7 @@ from corella_edge.request import Request
 from corella_edge_runtime.bench import machine as box
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.setup import CRM_FILE, LLM_FILE
 from corella_edge_runtime.threads import Machine, ThreadPlan, choices, read_machine
 from corella_edge_runtime.tune import decide, measure, workload
 from corella_edge_runtime.tune.decide import Change, Duel, Setting
@@ -66,7 +67,7 @@ class _Tuning:
         self.notes: list[str] = []
         self.plans: dict[int, ThreadPlan] = {plan.llm_threads: plan for plan in choices(machine)}
         usual = next(iter(self.plans))
-        self.start = Setting(decide.DEFAULT_FILE, usual, LlmSettings().batch)
+        self.start = Setting(LLM_FILE, usual, LlmSettings().batch)
         self.steps: list[Change] = []
         self.table: list[Duel] = []
         self.crm_duel: Duel | None = None
@@ -97,7 +98,7 @@ class _Tuning:
     def _read_prompts(self, catalog: Catalog, found: Sequence[Request]) -> bool:
         """Whether there is an LLM to measure; its prompts then are."""
         prompt = self.bundle.prompt()
-        if prompt is None or not self.bundle.has(decide.DEFAULT_FILE):
+        if prompt is None or not self.bundle.has(LLM_FILE):
             self.notes.append("the bundle has no LLM: only the CRM is tuned")
             return False
         try:
@@ -106,7 +107,7 @@ class _Tuning:
             self.notes.append(f"{error}; until then only the CRM is tuned")
             return False
         template, self.tokens = prompt
-        model = binding.Model(self.bundle.path(decide.DEFAULT_FILE), vocabulary_only=True)
+        model = binding.Model(self.bundle.path(LLM_FILE), vocabulary_only=True)
         prompts = PromptEncoder(template, catalog, model.tokenize, self.tokens)
         self.visits = workload.visits(found, catalog, prompts)
         self.longest = workload.longest_item(prompts)
@@ -118,7 +119,7 @@ class _Tuning:
         total = len(self.steps) + self.int8
         share = seconds / max(1, total)
         if self.int8:
-            self.progress(0, total, f"{decide.CRM_INT8} against {decide.CRM_FILE}")
+            self.progress(0, total, f"{decide.CRM_INT8} against {CRM_FILE}")
             self.crm_duel = self._crm(share)
         while (pair := decide.decide(self.start, self.steps, self.table))[1] is not None:
             best, challenger = pair[0], pair[1]
@@ -128,7 +129,7 @@ class _Tuning:
 
     def _crm(self, seconds: float) -> Duel:
         threads = self.plans[self.start.threads].crm_threads
-        files = (decide.CRM_INT8, decide.CRM_FILE)
+        files = (decide.CRM_INT8, CRM_FILE)
         sides = [Crm(self.bundle.path(file), self.encoder.schema, threads) for file in files]
         opened = [partial(measure.crm_turn, side, self.feeds) for side in sides]
         return measure.duel(*files, (opened[0], opened[1]), seconds)
@@ -153,7 +154,7 @@ class _Tuning:
             label=self.bundle.label,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             machine=fingerprint(self.machine.cores, self.machine.quota),
-            crm_file=decide.CRM_INT8 if small else decide.CRM_FILE,
+            crm_file=decide.CRM_INT8 if small else CRM_FILE,
             crm_threads=threads.crm_threads,
             crm_cores=() if threads.shared else threads.crm_cores,
             llm_file=best.file if has_llm else None,

@@ -66,7 +66,7 @@ def visits(found: Sequence[Request], catalog: Catalog, prompts: PromptEncoder, s
     rng = np.random.default_rng([seed, 4])
     count = min(CANDIDATES, len(catalog))
     made = [
-        Visit(*(_prompts(prompts, traffic.fill(one, catalog, count, rng)) for one in (request, _bare(request))))
+        Visit(*(prompts_of(prompts, traffic.fill(one, catalog, count, rng)) for one in (request, _bare(request))))
         for request in found
     ]
     usable = [visit for visit in made if visit.first and visit.again]
@@ -79,7 +79,8 @@ def _bare(request: Request) -> Request:
     return replace(request, candidates=())
 
 
-def _prompts(encoder: PromptEncoder, request: Request) -> list[Prompt]:
+def prompts_of(encoder: PromptEncoder, request: Request) -> list[Prompt]:
+    """A prompt for every candidate that has text."""
     prefix = tuple(encoder.prefix(request.user))
     suffixes = (encoder.suffix(candidate) for candidate in request.candidates or ())
     return [Prompt(prefix, tuple(suffix)) for suffix in suffixes if suffix]
