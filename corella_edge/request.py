@@ -17,6 +17,9 @@ MAX_ID_CHARS = 256
 MAX_CANDIDATES = 10_000
 MAX_HISTORY = 100_000
 MAX_TIME = 2**53
+MAX_FEATURES = 256  # of one user or candidate
+MAX_VALUES = 1024  # of one feature
+MAX_TEXT_CHARS = 16_384  # of one value
 
 Features = Mapping[str, Any]
 
@@ -185,6 +188,8 @@ def _features(value: object, path: str) -> dict[str, Any] | None:
         return None
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected an object, got {_kind(value)}")
+    if len(value) > MAX_FEATURES:
+        raise InputError(f"{path}: {len(value)} features, at most {MAX_FEATURES} are accepted")
     for name, feature in value.items():
         _check_feature(feature, f"{path}.{str(name)[:40]}")
     return value
@@ -192,7 +197,11 @@ def _features(value: object, path: str) -> dict[str, Any] | None:
 
 def _check_feature(value: object, path: str) -> None:
     entries = value if isinstance(value, list) else [value]
+    if len(entries) > MAX_VALUES:
+        raise InputError(f"{path}: {len(entries)} values, at most {MAX_VALUES} are accepted")
     for entry in entries:
+        if isinstance(entry, str) and len(entry) > MAX_TEXT_CHARS:
+            raise InputError(f"{path}: a text of {len(entry)} characters, at most {MAX_TEXT_CHARS} are accepted")
         if not isinstance(entry, (str, int, float, bool, type(None))):
             raise InputError(f"{path}: expected text, a number, or a list of those, got {_kind(entry)}")
         if isinstance(entry, float) and not math.isfinite(entry):
