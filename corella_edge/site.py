@@ -247,7 +247,7 @@ def remove(site: Path, version: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A version that a server has loaded; `since` is ISO 8601, `share` 1 for the live one."""
+    """A version that a server has loaded; `since` is ISO 8601, `share` that of the users who get it."""
 
     version: str
     label: str

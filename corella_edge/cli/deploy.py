@@ -214,7 +214,7 @@ def _confirmed(site: Path, wanted: Deployment, timeout: float) -> None:
             if not sites.server_runs(site):
                 raise CorellaError(f"{site}: the server ended before it took this up; its log says why")
             if seconds > timeout:
-                raise CorellaError(f"{site}: the server has not taken this up within {timeout:g} s; see `deploy status`")
+                raise CorellaError(f"{site}: the server has not taken this up after {timeout:g} s; see `deploy status`")
             line.show(f"the server loads {wanted.live}: {seconds:.0f} s")
             time.sleep(0.1)
     finally:

@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -60,7 +60,9 @@ class Held:
 class Fleet:
     """The versions that a server has loaded."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+        """`on_change` is called after every change of who gets what."""
+        self._on_change = on_change
         self.live: Member | None = None
         self.canary: Member | None = None
         self.share = 0.0
@@ -139,6 +141,7 @@ class Fleet:
         self._members += [m for m in (live, canary) if m is not None and m not in self._members]
         for member in self._members:
             member.wanted = member in (live, canary)
+        self._on_change()
         self._sweep()
 
     def discard(self, ranker: Ranker) -> None:
