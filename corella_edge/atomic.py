@@ -117,6 +117,14 @@ def publish_file(partial: Path, path: Path) -> None:
     _sync(path.parent)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file that nobody changes; a copy where the file system has none."""
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another device, too many links, or none at all
+        shutil.copyfile(source, target)
+
+
 def _claim(partial: Path, out: Path) -> int:
     partial.mkdir(parents=True, exist_ok=True)
     lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)

@@ -148,6 +148,16 @@ def _candidate(value: object, i: int) -> Candidate:
     )
 
 
+def parse_item(value: object) -> Candidate:
+    """`{"item": id, attribute: value, …}`, a line of a catalogue, as a candidate that brings the attributes."""
+    if not isinstance(value, dict):
+        raise InputError(f"expected an object, got {_kind(value)}")
+    attributes = {name: given for name, given in value.items() if name != "item"}
+    for name, given in attributes.items():
+        _check_feature(given, str(name)[:40])
+    return Candidate(_id(value.get("item"), "item"), attributes)
+
+
 def _object(value: object, path: str, known: set[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected an object, got {_kind(value)}")

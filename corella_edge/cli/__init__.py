@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("score", "Score requests from a JSON-lines file."),
     "evaluate": ("evaluate", "AUC, log-loss and accuracy of CRM, LLM and routing on a data split."),
     "study": ("study", "Repeat the study of a recipe: routing curves, groups, ablations, over training seeds."),
+    "catalog": ("catalog", "Add or change a bundle's items without a new export."),
+    "deploy": ("deploy", "Versions side by side in a site: swap, roll back, try on a share of the users."),
     "serve": ("serve", "Serve a bundle over HTTP."),
     "benchmark": ("benchmark", "Latency and AUC per routing ratio."),
     "tune": ("tune", "Measure what runs a bundle best on this machine, and keep it as its plan."),
