@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate", "AUC, log-loss and accuracy of CRM, LLM and routing on a data split."),
     "study": ("study", "Repeat the study of a recipe: routing curves, groups, ablations, over training seeds."),
     "serve": ("serve", "Serve a bundle over HTTP."),
+    "keys": ("keys", "Add, list and revoke the API keys of a server."),
     "benchmark": ("benchmark", "Latency and AUC per routing ratio."),
     "tune": ("tune", "Measure what runs a bundle best on this machine, and keep it as its plan."),
     "doctor": ("doctor", "What is installed, whether it works, and the threads each model gets."),
