@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import socket
 import time
@@ -14,11 +13,11 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corella_edge.errors import InputError
 from corella_edge.keys import Key, KeyFile, KeyLimits, KeyRefusedError
+from corella_edge_runtime.server.answers import error_answer
 
 _OPEN = frozenset({"/", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"})
 _STATIC = (".css", ".html", ".ico", ".js", ".png", ".svg")
@@ -220,9 +219,4 @@ class Access:
                 scope.setdefault("state", {})["key_id"] = key_id
                 await self.app(scope, receive, send)
         except DeniedError as error:
-            await _answer(error)(scope, receive, send)
-
-
-def _answer(error: DeniedError) -> Response:
-    body = json.dumps({"error": {"message": str(error)}}).encode()
-    return Response(body, error.status, error.headers, "application/json")
+            await error_answer(error.status, str(error), error.headers)(scope, receive, send)

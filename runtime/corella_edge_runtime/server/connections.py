@@ -17,6 +17,8 @@ from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from corella_edge_runtime.server.answers import error_body
+
 _STEP = 4096  # bytes the parser gets at once: no more small requests than fit are begun ahead of their turn
 _PROGRESS = 64 * 1024  # bytes of an answer that a client must take in `write_seconds`, if there are so many
 _FILES_BESIDES = 128  # open files that are no connections
@@ -255,6 +257,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def _answer(status: int, message: str, headers: str) -> bytes:
-    body = json.dumps({"error": {"message": message}})
+    body = json.dumps(error_body(message))
     head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(body)}\r\n{headers}connection: close\r\n\r\n{body}".encode()
