@@ -177,9 +177,9 @@ async def _answers(http: Request, llm: Llm, prompts: Sequence[Prompt], deadline:
 async def _awaited(http: Request, future: Future[list[Answer]], deadline: float) -> list[Answer]:
     """What the LLM says by the deadline; it stops there, and when the client leaves."""
     waiting, gone = asyncio.wrap_future(future), asyncio.create_task(_gone(http))
+    ends: tuple[asyncio.Future[Any], ...] = (waiting, gone)
     try:
-        left = max(0.0, deadline - time.monotonic())
-        await asyncio.wait([waiting, gone], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(ends, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)
         if waiting.done():
             return waiting.result()
         if gone.done():

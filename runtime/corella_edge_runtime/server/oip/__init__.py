@@ -1,1 +1,1 @@
-"""The Open Inference Protocol (KServe, Triton) at `/v2`, JSON and binary: tensors.py, models.py, routes.py, openapi.py."""
+"""The Open Inference Protocol (KServe, Triton) at `/v2`: models `rank`, `crm` and `llm`, in JSON and binary form."""

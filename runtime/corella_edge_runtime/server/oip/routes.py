@@ -107,11 +107,13 @@ class _Api:
         inference, request = await self.service.work(heavy, clock, "parse", _parsed, model, body, header)
         ranked = await self.service.ranked(request, clock)
         _check_version(http, _version(ranked.bundle))
-        content, length = await self.service.work(large(request), clock, "serialise", _written, model, inference, ranked)
-        timing = {"Server-Timing": clock.header(ranked.scores.trace)}
+        wanted = models.to_tensors(model, inference, ranked.scores)
+        head = _head(model, inference, ranked)
+        content, length = await self.service.work(large(request), clock, "serialise", write, head, wanted)
+        headers = {"Server-Timing": clock.header(ranked.scores.trace)}
         if length is None:
-            return Response(content, headers=timing, media_type=JSON)
-        return Response(content, headers={**timing, LENGTH_HEADER: str(length)}, media_type=BINARY)
+            return Response(content, headers=headers, media_type=JSON)
+        return Response(content, headers={**headers, LENGTH_HEADER: str(length)}, media_type=BINARY)
 
     def _entry(self, model: Model) -> dict[str, Any]:
         """One line of the index."""
@@ -170,10 +172,9 @@ def _parsed(model: Model, body: bytes, header_length: str | None) -> tuple[Infer
     return inference, models.to_request(model, inference)
 
 
-def _written(model: Model, inference: Inference, ranked: Ranked) -> tuple[bytes, int | None]:
+def _head(model: Model, inference: Inference, ranked: Ranked) -> dict[str, Any]:
     head: dict[str, Any] = {"id": inference.id} if inference.id else {}
-    head |= {"model_name": model.name, "model_version": _version(ranked.bundle)}
-    return write(head, models.to_tensors(model, inference, ranked.scores))
+    return {**head, "model_name": model.name, "model_version": _version(ranked.bundle)}
 
 
 def _answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -1,4 +1,4 @@
-"""Messages of the Open Inference Protocol ↔ numpy, as JSON and with its binary tensor extension. Knows no model, no HTTP.
+"""Messages of the Open Inference Protocol ↔ numpy, in JSON and with the binary tensor extension. Knows no HTTP.
 
 A message is a JSON object. Tensors that name a `binary_data_size` have their bytes after it, one behind the other:
 numbers little-endian, BYTES as four bytes of length and the bytes themselves, value by value. NaN is null in JSON.
