@@ -63,7 +63,7 @@ def parse_question(body: bytes) -> Question:
     except JsonError as error:
         raise JsonError(f"body: {error}") from None
     for name in NOT_HERE:
-        if data.get(name) not in (None, False):
+        if data.get(name) is not None and data[name] is not False:
             raise InputError(f"{name}: not offered here")
     labels, timeout_ms = data.get("label_token_ids"), data.get("timeout_ms")
     return Question(
