@@ -129,7 +129,7 @@ class Llm:
         """One answer a candidate, at the deadline at the latest; see `begin`."""
         asking = self.begin(user, candidates, hardness, deadline)
         if asking.future is not None:
-            wait([asking.future], _seconds_to(deadline))
+            wait([asking.future], seconds_to(deadline))
         return asking.answers()
 
     def stats(self) -> dict[str, float]:
@@ -187,6 +187,6 @@ def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:
             raise BundleError(f"prompt.json: token id {token} is outside the vocabulary of {file} ({vocab_size})")
 
 
-def _seconds_to(deadline: float | None) -> float | None:
+def seconds_to(deadline: float | None) -> float | None:
     """Time left until `deadline`, as a timeout that threads accept."""
     return None if deadline is None else min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
