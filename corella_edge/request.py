@@ -110,11 +110,15 @@ def _user(value: object) -> User:
     return User(
         id=_optional_id(data.get("id"), "user.id"),
         features=_features(data.get("features"), "user.features") or {},
-        history=tuple([_event(event, i) for i, event in enumerate(history)]),
+        history=_events(history, "user.history"),
     )
 
 
-def _event(value: object, i: int) -> Event:
+def _events(values: list[Any], path: str) -> tuple[Event, ...]:
+    return tuple([_event(value, path, i) for i, value in enumerate(values)])
+
+
+def _event(value: object, within: str, i: int) -> Event:
     if isinstance(value, dict) and value.keys() <= {"item", "rating", "time"}:
         item: Any = value.get("item")
         rating: Any = value.get("rating")
@@ -123,7 +127,7 @@ def _event(value: object, i: int) -> Event:
         plain = type(item) is str and type(rating) is int and type(time) is int
         if plain and 0 < len(item) <= MAX_ID_CHARS and abs(rating) <= 1e6 and abs(time) <= MAX_TIME:
             return Event(item, float(rating), time)
-    path = f"user.history[{i}]"
+    path = f"{within}[{i}]"
     data = _object(value, path, {"item", "rating", "time"})
     seconds = _number(data.get("time"), f"{path}.time", low=-MAX_TIME, high=MAX_TIME)
     return Event(
