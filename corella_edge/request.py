@@ -145,6 +145,11 @@ def _candidates(value: object) -> tuple[Candidate, ...]:
 
 
 def _candidate(value: object, i: int) -> Candidate:
+    if isinstance(value, dict) and len(value) == 1:
+        item: Any = value.get("item")
+        # The common case, kept free of formatted paths: there are many candidates.
+        if type(item) is str and 0 < len(item) <= MAX_ID_CHARS:
+            return Candidate(item)
     data = _object(value, f"candidates[{i}]", {"item", "features"})
     return Candidate(
         item=_id(data.get("item"), f"candidates[{i}].item"),

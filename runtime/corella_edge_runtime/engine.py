@@ -46,6 +46,11 @@ class Draft:
     refusal: str
     trace: Trace
 
+    def cancel(self) -> None:
+        """Nobody waits for the LLM any more; what it has answered stays."""
+        if self.asking is not None and self.asking.future is not None:
+            self.asking.future.cancel()
+
 
 class Engine:
     """An opened bundle that ranks. `rank` may be called from several threads.

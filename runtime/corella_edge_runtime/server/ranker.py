@@ -32,6 +32,10 @@ class Draft(Protocol):
         """None where the LLM has no part in it."""
         ...
 
+    def cancel(self) -> None:
+        """Nobody waits for the LLM any more; what it has answered stays."""
+        ...
+
 
 class Ranker(Protocol):
     """A loaded bundle: `corella_edge_runtime.engine.Engine`, or anything that ranks. Called from several threads."""

@@ -75,7 +75,7 @@ class _Score:
             if llm is None:
                 raise HTTPException(501, "this server has no LLM; /v1/rank answers without one")
             heavy = len(body) > INLINE_BYTES
-            question, prompts = await self.service.work(heavy, clock, "parse", _understood, llm, body)
+            question, prompts = await self.service.work(heavy, clock, "parse", _understood, llm, body, held=held)
             deadline = clock.arrived + _time(question, given) / 1000.0
             answers = await _answers(http, llm, prompts, deadline)
         scores = [_row(answer.probability, question.labels, llm) for answer in answers]
