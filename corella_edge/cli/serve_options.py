@@ -65,7 +65,7 @@ def grouped(name: str, options: Mapping[str, Callable[[Command], Command]]) -> C
             group = {option: given.pop(option) for option in options}
             return command(**{name: group}, **given)
 
-        for option in reversed(options.values()):
+        for option in reversed(list(options.values())):
             with_group = option(with_group)
         return with_group
 
