@@ -81,7 +81,7 @@ class Engine:
             engine = cls(opened, encoder, crm, side, threshold)
         except BaseException:
             if side is not None:
-                side.backend.close()
+                side.close()
             raise
         engine.setup = setup
         engine.warnings += [*warnings, *([warning] if warning else [])]
@@ -110,12 +110,18 @@ class Engine:
         p = self.crm.probability(feed)
         s = entropy(p)
         hard = is_routed(s, threshold.nats)
-        llm, reasons = self._ask(request.user, candidates, hard, threshold.unit, deadline)
+        llm, reasons = self._ask(request.user, candidates, s, hard, threshold.unit, deadline)
         items = tuple([candidate.item for candidate in candidates])
         return Scores(items, p, llm, s, ~np.isnan(llm), reasons, tuple(unknown))
 
     def _ask(
-        self, user: User, candidates: Sequence[Candidate], hard: BoolArray, unit: str, deadline: float | None
+        self,
+        user: User,
+        candidates: Sequence[Candidate],
+        hardness: FloatArray,
+        hard: BoolArray,
+        unit: str,
+        deadline: float | None,
     ) -> tuple[FloatArray, tuple[str, ...]]:
         """P(Yes) float64 [n] (nan where there is none) and the reason of each candidate."""
         llm = np.full(len(candidates), np.nan)
@@ -124,7 +130,7 @@ class Engine:
         if self.llm is None:
             answers = [Answer(math.nan, "no_llm")] * len(chosen)
         else:
-            answers = self.llm.ask(user, [candidates[i] for i in chosen], deadline) if chosen else []
+            answers = self.llm.ask(user, [candidates[i] for i in chosen], hardness[chosen], deadline)
         for i, found in zip(chosen, answers, strict=True):
             llm[i] = found.probability
             reasons[i] = found.reason or unit
@@ -138,11 +144,11 @@ class Engine:
 
     def stats(self) -> dict[str, float]:
         """Counters of the LLM side; empty without one."""
-        return self.llm.backend.stats() if self.llm else {}
+        return self.llm.stats() if self.llm else {}
 
     def close(self) -> None:
         if self.llm:
-            self.llm.backend.close()
+            self.llm.close()
 
     def __enter__(self) -> Engine:
         return self
