@@ -195,6 +195,8 @@ class Engine:
     def forget(self) -> None:
         """Drop what is kept of users from request to request."""
         self.encoder.forget()
+        if self.llm:
+            self.llm.forget()
 
     def close(self) -> None:
         if self.llm:
