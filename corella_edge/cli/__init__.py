@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "catalog": ("catalog", "Add or change a bundle's items without a new export."),
     "deploy": ("deploy", "Versions side by side in a site: swap, roll back, try on a share of the users."),
     "serve": ("serve", "Serve a bundle over HTTP."),
+    "keys": ("keys", "Add, list and revoke the API keys of a server."),
     "benchmark": ("benchmark", "Latency and AUC per routing ratio."),
     "tune": ("tune", "Measure what runs a bundle best on this machine, and keep it as its plan."),
     "doctor": ("doctor", "What is installed, whether it works, and the threads each model gets."),

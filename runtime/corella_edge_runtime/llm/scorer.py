@@ -18,11 +18,9 @@ from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.binding import AbortedError, Context, DecodeError, Model
 from corella_edge_runtime.llm.kept import KeptPrefixes
 from corella_edge_runtime.llm.packing import Ask, Base, Room, Target, in_time, pack
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
 from corella_edge_runtime.llm.tree import Leaf, TokenIds, common_length, unfold
 
-# Longest prompt, in tokens: a checkpoint's own context could reserve gigabytes of KV cells.
-MAX_CONTEXT = 8192
 Watch = Callable[[Sequence[Ask]], AbstractContextManager[None]]
 TRUNK = 0  # the sequence that holds the latest prefix; prompts of a decode are 1, 2, …
 
