@@ -67,6 +67,7 @@ def change(site: Path, step: Callable[[Deployment], Deployment]) -> tuple[Deploy
     Raises:
         InputError: from `step`, or a version that it wants is not there, or the lock is not free in time.
     """
+    read(site)  # there may be none to lock
     with locked(site):
         before = read(site)
         after = step(before)

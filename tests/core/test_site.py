@@ -9,35 +9,22 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from corella_edge import atomic, bundle, site
 from corella_edge.bundle import Bundle
-from corella_edge.catalog import Catalog
 from corella_edge.deployment import Deployment, promoted, rolled_back, with_canary
 from corella_edge.errors import BundleError, InputError
-from corella_edge.schema import Field, Schema, Vocabulary
 from corella_edge.site import Refusal, Running, Serving
-
-SCHEMA = Schema((Field("item_id", "categorical", "item", "id", "item_id"),), {"item_id": Vocabulary("item_id", ["a"])})
-
-
-def make(out: Path, version: str = "1", name: str = "toy", model: bytes = b"model") -> Path:
-    out.mkdir()
-    bundle.write_schema(out, SCHEMA, Catalog(["a"], [{}]))
-    for file in ("routing.json", "verification.json"):
-        (out / file).write_text("{}")
-    (out / "crm.onnx").write_bytes(model)
-    (out / "reference.jsonl").write_text(version)
-    bundle.seal(out, name, version, {})
-    return out
+from fake_versions import toy_bundle
 
 
 @pytest.fixture
 def bundles(tmp_path: Path) -> list[Path]:
-    return [make(tmp_path / f"bundle-{i}", str(i)) for i in range(3)]
+    return [toy_bundle(tmp_path / f"bundle-{i}", str(i)) for i in range(3)]
 
 
 @pytest.fixture
@@ -131,7 +118,7 @@ def test_a_damaged_sibling_is_told_and_never_lends_its_files(root: Path, bundles
 
 @pytest.mark.parametrize("name", ["../up", ".hidden", "a/b", "ü ber", "x" * 200, ""])
 def test_any_name_and_version_make_one_safe_folder(tmp_path: Path, name: str, root: Path) -> None:
-    version, _ = site.add(root, make(tmp_path / "odd", name, name))
+    version, _ = site.add(root, toy_bundle(tmp_path / "odd", name, name))
     folder = site.folder(root, version)
     assert folder.parent == root / "versions"
     assert version in site.versions(root)
@@ -172,7 +159,7 @@ def test_two_deploys_can_not_interleave(root: Path, bundles: list[Path]) -> None
         results = list(pool.map(lambda i: site.change(root, lambda now: promoted(now, ids[i % 3])), range(60)))
     done = sorted((after for before, after in results if before != after), key=lambda d: d.serial)
     assert [d.serial for d in done] == list(range(2, 2 + len(done)))
-    assert all(later.previous == earlier.live for earlier, later in zip(done, done[1:], strict=False))
+    assert all(later.previous == earlier.live for earlier, later in pairwise(done))
     assert site.read(root) == done[-1]
 
 
@@ -293,7 +280,7 @@ def test_the_status_says_roles_sizes_and_the_server(root: Path, bundles: list[Pa
 
 
 def test_names_and_versions_that_occur_twice_are_found(root: Path, bundles: list[Path], tmp_path: Path) -> None:
-    version, _ = site.add(root, make(tmp_path / "again", "0", model=b"other"))
+    version, _ = site.add(root, toy_bundle(tmp_path / "again", "0", model=b"other"))
     assert site.namesakes(root, version) == [site.version_id(bundles[0])]
     second, _ = site.add(root, bundles[1])
     assert site.namesakes(root, second) == []

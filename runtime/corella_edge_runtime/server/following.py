@@ -44,6 +44,10 @@ class Source(Protocol):
         """What keeps a fleet, already with the first ranker, as the source says; None if it never changes."""
         ...
 
+    def close(self) -> None:
+        """Let another server have it."""
+        ...
+
 
 def open_source(path: Path, load: Load) -> Source:
     """The site or the bundle at `path`.
@@ -67,14 +71,17 @@ class BundleSource:
     def follower(self, fleet: Fleet) -> None:
         return None
 
+    def close(self) -> None:
+        return None
+
 
 class SiteSource:
-    """The versions of a site. The lock that keeps other servers out is held until the process ends."""
+    """The versions of a site, from which other servers are kept out until it is closed or the process ends."""
 
     def __init__(self, site: Path, load: Load) -> None:
         self._site, self._load = site, load
         sites.read(site)
-        self._lock = sites.server_lock(site)
+        self._lock: int | None = sites.server_lock(site)
 
     def first(self) -> tuple[Ranker, str]:
         """The live version; if it can not be loaded, the previous one, so that a restart is never the end of it."""
@@ -90,6 +97,11 @@ class SiteSource:
 
     def follower(self, fleet: Fleet) -> Follower:
         return Follower(self._site, fleet, self._load)
+
+    def close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def open_version(site: Path, version: str, load: Load) -> Ranker:
