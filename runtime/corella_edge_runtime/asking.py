@@ -24,6 +24,7 @@ from corella_edge.scores import FloatArray
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
 from corella_edge_runtime.llm.opening import check_kind, open_backend
+from corella_edge_runtime.llm.settings import MAX_CONTEXT
 from corella_edge_runtime.setup import Setup
 
 _LOG = logging.getLogger("corella_edge.engine")
@@ -94,10 +95,16 @@ class Asking:
 
 
 class Llm:
-    """The LLM side of a bundle: prompts in its tokenizer's ids, answered by a backend."""
+    """The LLM side of a bundle: prompts in its tokenizer's ids, answered by a backend.
 
-    def __init__(self, prompts: PromptEncoder, backend: LlmBackend) -> None:
+    Attributes:
+        vocabulary: how many token ids there are.
+        longest: most tokens of a prompt.
+    """
+
+    def __init__(self, prompts: PromptEncoder, backend: LlmBackend, vocabulary: int = 0, longest: int = 0) -> None:
         self.prompts, self.backend = prompts, backend
+        self.vocabulary, self.longest = vocabulary, longest
         self._failures: set[str] = set()
 
     def begin(
@@ -121,7 +128,7 @@ class Llm:
         except Exception as error:  # noqa: BLE001 - whatever a backend raises, the request has the CRM's scores
             future = Future()
             future.set_exception(error)
-        return Asking(given, order, future, deadline, self._failed)
+        return Asking(given, order, future, deadline, self.failed)
 
     def ask(
         self, user: User, candidates: Sequence[Candidate], hardness: FloatArray, deadline: float | None
@@ -139,7 +146,7 @@ class Llm:
     def close(self) -> None:
         self.backend.close()
 
-    def _failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> None:
         """Log kind and place, once a kind; never the message, which may quote what a user wrote."""
         kind = type(error).__name__
         if kind in self._failures:
@@ -175,10 +182,11 @@ def _open(file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: s
     template, tokens = prompt
     # Before any backend starts; the vocabulary alone is read in milliseconds.
     binding = importlib.import_module("corella_edge_runtime.llm.binding")
-    size = binding.Model(file, vocabulary_only=True).vocab_size
+    vocabulary = binding.Model(file, vocabulary_only=True)
+    size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
     _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
     backend, model = open_backend(kind, file, tokens, setup.llm)
-    return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend)
+    return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, size, longest)
 
 
 def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:

@@ -15,8 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corella_edge.errors import InputError
 from corella_edge.strict_json import JsonError
-from corella_edge_runtime.server import health, rank
+from corella_edge_runtime.server import health, rank, score
 from corella_edge_runtime.server.answers import error_answer
+from corella_edge_runtime.server.oip import routes as oip
 from corella_edge_runtime.server.rank import CLIENT_GONE
 from corella_edge_runtime.server.service import NotReadyError, Service
 
@@ -25,7 +26,7 @@ _LOG = logging.getLogger("corella_edge.serve")
 
 def build_app(service: Service) -> Starlette:
     """The application around `service`; it answers 503 until `service.serve` is called."""
-    groups = [rank.routes(service), health.routes(service)]
+    groups = [rank.routes(service), score.routes(service), oip.routes(service), health.routes(service)]
     routes = [route for group in groups for route in group]
     app = Starlette(
         routes=routes,

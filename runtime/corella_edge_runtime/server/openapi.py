@@ -11,6 +11,8 @@ from typing import Any
 from corella_edge import __version__
 from corella_edge.request import MAX_CANDIDATES, MAX_HISTORY, MAX_ID_CHARS, MAX_TIME
 from corella_edge.router import LN2
+from corella_edge_runtime.server import score_openapi
+from corella_edge_runtime.server.oip import openapi as oip_openapi
 
 Json = dict[str, Any]
 
@@ -34,8 +36,10 @@ def document(body_bytes: int) -> Json:
             "/metrics": {"get": _metrics()},
             "/openapi.json": {"get": _plain("openapi", "This description.")},
             "/": {"get": _plain("index", "What is served here.")},
+            **score_openapi.paths(),
+            **oip_openapi.paths(),
         },
-        "components": {"schemas": SCHEMAS},
+        "components": {"schemas": SCHEMAS | score_openapi.SCHEMAS | oip_openapi.SCHEMAS},
     }
 
 

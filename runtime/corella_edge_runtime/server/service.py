@@ -121,7 +121,7 @@ class Service:
             raise NotReadyError(f"{self.in_flight} requests are in flight, the most this server takes")
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
+    def place(self) -> Iterator[None]:
         """Among the requests in flight."""
         self.check_ready()
         self.in_flight += 1
@@ -148,7 +148,7 @@ class Service:
     @asynccontextmanager
     async def ranking(self, request: Request, clock: Clock) -> AsyncIterator[Ranking]:
         """A request the CRM has scored; the version that did so stays loaded meanwhile. Raises as `ranked`."""
-        with self._place(), self.fleet.hold(request.user.id) as held:
+        with self.place(), self.fleet.hold(request.user.id) as held:
             request = self._with_time_left(request, clock)
             clock.skip()
             draft = await self.work(large(request), clock, "begin", held.ranker.begin, request, self._refusal())
