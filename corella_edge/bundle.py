@@ -122,7 +122,7 @@ class Bundle:
         """One line for each file that is not as listed, cheap checks first."""
         listed = self.manifest.files
         try:
-            present = dict(sorted(_walk(self.root)))
+            present = dict(sorted(walk(self.root)))
         except OSError as error:
             yield f"can not be read ({error})"
             return
@@ -265,18 +265,18 @@ def _vocabulary(folder: Path, name: str) -> Vocabulary:
     return Vocabulary(name, values)
 
 
-def _walk(root: Path) -> Iterator[tuple[str, Path]]:
+def walk(root: Path) -> Iterator[tuple[str, Path]]:
     """(name relative to root, path) of everything that is not a real directory; links are not followed."""
     for path in root.iterdir():
         if path.is_dir() and not path.is_symlink():
-            yield from ((f"{path.name}/{name}", below) for name, below in _walk(path))
+            yield from ((f"{path.name}/{name}", below) for name, below in walk(path))
         else:
             yield path.name, path
 
 
 def seal(folder: Path, name: str, version: str, about: Mapping[str, Any]) -> Manifest:
     """List and hash every file of a filled folder, write the manifest and its seal."""
-    paths = sorted(_walk(folder))
+    paths = sorted(walk(folder))
     files = {n: FileEntry(sha256(p), p.stat().st_size) for n, p in paths if n not in (MANIFEST, SEAL)}
     manifest = Manifest(name, version, _checked_names(files), about)
     raw = (json.dumps(manifest.to_json(), ensure_ascii=False, indent=1) + "\n").encode()

@@ -17,6 +17,9 @@ MAX_ID_CHARS = 256
 MAX_CANDIDATES = 10_000
 MAX_HISTORY = 100_000
 MAX_TIME = 2**53
+MAX_FEATURES = 256  # of one user or candidate
+MAX_VALUES = 1024  # of one feature
+MAX_TEXT_CHARS = 16_384  # of one value
 
 Features = Mapping[str, Any]
 
@@ -107,11 +110,15 @@ def _user(value: object) -> User:
     return User(
         id=_optional_id(data.get("id"), "user.id"),
         features=_features(data.get("features"), "user.features") or {},
-        history=tuple([_event(event, i) for i, event in enumerate(history)]),
+        history=_events(history, "user.history"),
     )
 
 
-def _event(value: object, i: int) -> Event:
+def _events(values: list[Any], path: str) -> tuple[Event, ...]:
+    return tuple([_event(value, path, i) for i, value in enumerate(values)])
+
+
+def _event(value: object, within: str, i: int) -> Event:
     if isinstance(value, dict) and value.keys() <= {"item", "rating", "time"}:
         item: Any = value.get("item")
         rating: Any = value.get("rating")
@@ -120,7 +127,7 @@ def _event(value: object, i: int) -> Event:
         plain = type(item) is str and type(rating) is int and type(time) is int
         if plain and 0 < len(item) <= MAX_ID_CHARS and abs(rating) <= 1e6 and abs(time) <= MAX_TIME:
             return Event(item, float(rating), time)
-    path = f"user.history[{i}]"
+    path = f"{within}[{i}]"
     data = _object(value, path, {"item", "rating", "time"})
     seconds = _number(data.get("time"), f"{path}.time", low=-MAX_TIME, high=MAX_TIME)
     return Event(
@@ -143,6 +150,16 @@ def _candidate(value: object, i: int) -> Candidate:
         item=_id(data.get("item"), f"candidates[{i}].item"),
         features=_features(data.get("features"), f"candidates[{i}].features"),
     )
+
+
+def parse_item(value: object) -> Candidate:
+    """`{"item": id, attribute: value, …}`, a line of a catalogue, as a candidate that brings the attributes."""
+    if not isinstance(value, dict):
+        raise InputError(f"expected an object, got {_kind(value)}")
+    attributes = {name: given for name, given in value.items() if name != "item"}
+    for name, given in attributes.items():
+        _check_feature(given, str(name)[:40])
+    return Candidate(_id(value.get("item"), "item"), attributes)
 
 
 def _object(value: object, path: str, known: set[str]) -> dict[str, Any]:
@@ -185,6 +202,8 @@ def _features(value: object, path: str) -> dict[str, Any] | None:
         return None
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected an object, got {_kind(value)}")
+    if len(value) > MAX_FEATURES:
+        raise InputError(f"{path}: {len(value)} features, at most {MAX_FEATURES} are accepted")
     for name, feature in value.items():
         _check_feature(feature, f"{path}.{str(name)[:40]}")
     return value
@@ -192,7 +211,11 @@ def _features(value: object, path: str) -> dict[str, Any] | None:
 
 def _check_feature(value: object, path: str) -> None:
     entries = value if isinstance(value, list) else [value]
+    if len(entries) > MAX_VALUES:
+        raise InputError(f"{path}: {len(entries)} values, at most {MAX_VALUES} are accepted")
     for entry in entries:
+        if isinstance(entry, str) and len(entry) > MAX_TEXT_CHARS:
+            raise InputError(f"{path}: a text of {len(entry)} characters, at most {MAX_TEXT_CHARS} are accepted")
         if not isinstance(entry, (str, int, float, bool, type(None))):
             raise InputError(f"{path}: expected text, a number, or a list of those, got {_kind(entry)}")
         if isinstance(entry, float) and not math.isfinite(entry):

@@ -54,7 +54,7 @@ def valid(schema: Schema, value: object) -> bool:
 
 def valid_object(schema: Schema, value: dict[str, Any]) -> bool:
     known, rest = schema.get("properties", {}), schema["additionalProperties"]
-    if not set(schema.get("required", [])) <= value.keys():
+    if not set(schema.get("required", [])) <= value.keys() or len(value) > schema.get("maxProperties", math.inf):
         return False
     if rest is False and not value.keys() <= known.keys():
         return False
@@ -122,7 +122,8 @@ def test_whatever_the_schema_allows_is_accepted(doc):
 
 
 ODD_SCALARS = [None, True, -1, 0, 1, 2**64, 2**70, 0.5, 1e7, 1e16, "", "x", "x" * 257]
-ODD = [*ODD_SCALARS, [], [1], [[1]], {}, {"item": "1"}, {"x": {}}]
+LARGE = [["x"] * 1025, ["x"] * 1024, "x" * 16_385, "x" * 16_384, {str(i): 1 for i in range(257)}]
+ODD = [*ODD_SCALARS, [], [1], [[1]], {}, {"item": "1"}, {"x": {}}, *LARGE]
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

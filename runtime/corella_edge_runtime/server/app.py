@@ -17,6 +17,7 @@ from corella_edge.errors import InputError
 from corella_edge.strict_json import JsonError
 from corella_edge_runtime.server import health, rank, score
 from corella_edge_runtime.server.answers import error_answer
+from corella_edge_runtime.server.limits import Intake
 from corella_edge_runtime.server.oip import routes as oip
 from corella_edge_runtime.server.rank import CLIENT_GONE
 from corella_edge_runtime.server.service import NotReadyError, Service
@@ -33,6 +34,7 @@ def build_app(service: Service) -> Starlette:
         middleware=[Middleware(_Observer, service=service)],
         exception_handlers={HTTPException: _http_error, InputError: _input_error, NotReadyError: _not_ready},
     )
+    app.state.intake = Intake(service.limits.held_bytes)
     app.router.redirect_slashes = False
     return app
 
