@@ -23,6 +23,7 @@ from corella_edge_runtime.server import score_openapi
 from corella_edge_runtime.server.oip import openapi as oip_openapi
 
 Json = dict[str, Any]
+PARTS = (score_openapi, oip_openapi)  # modules that describe the routes of one group
 
 
 def document(body_bytes: int) -> Json:
@@ -44,10 +45,9 @@ def document(body_bytes: int) -> Json:
             "/metrics": {"get": _metrics()},
             "/openapi.json": {"get": _plain("openapi", "This description.")},
             "/": {"get": _plain("index", "What is served here.")},
-            **score_openapi.paths(),
-            **oip_openapi.paths(),
+            **{path: operations for part in PARTS for path, operations in part.paths().items()},
         },
-        "components": {"schemas": SCHEMAS | score_openapi.SCHEMAS | oip_openapi.SCHEMAS},
+        "components": {"schemas": SCHEMAS | {name: found for part in PARTS for name, found in part.schemas().items()}},
     }
 
 

@@ -28,6 +28,11 @@ def paths() -> Json:
     }
 
 
+def schemas() -> Json:
+    """What `paths` refers to, beside the `Error` of every route."""
+    return _SCHEMAS
+
+
 def _score() -> Json:
     error = ref("Error")
     return {
@@ -51,7 +56,7 @@ def _score() -> Json:
     }
 
 
-SCHEMAS: Json = {
+_SCHEMAS: Json = {
     "ScoreRequest": fields(
         {
             "query": {"description": "Text, or token ids taken as they are.", "anyOf": [{"type": "string"}, _IDS]},

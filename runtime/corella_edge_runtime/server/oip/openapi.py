@@ -37,6 +37,11 @@ def paths() -> Json:
     return found
 
 
+def schemas() -> Json:
+    """What `paths` refers to, beside the `Error` of every route."""
+    return _SCHEMAS
+
+
 def _operations(suffix: str) -> dict[str, Json]:
     """By the end of the path."""
     missing = {"404": answer("No such model or version.", _ERROR), "503": later("Loading or stopping.", _ERROR)}
@@ -138,7 +143,7 @@ def _many(schema: Json) -> Json:
     return {"type": "array", "items": schema}
 
 
-SCHEMAS: Json = {
+_SCHEMAS: Json = {
     "OipError": fields({"error": _NAME}, ["error"]),
     "OipServer": fields(
         {"name": _NAME, "version": _NAME, "extensions": _many(_NAME)}, ["name", "version", "extensions"]
