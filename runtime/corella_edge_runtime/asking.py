@@ -25,7 +25,7 @@ from corella_edge_runtime.llm.admission import Admission, Promise
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
 from corella_edge_runtime.llm.opening import check_kind, open_backend
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
 from corella_edge_runtime.setup import Setup
 
 _LOG = logging.getLogger("corella_edge.engine")
@@ -96,11 +96,20 @@ class Asking:
 
 
 class Llm:
-    """The LLM side of a bundle: prompts in its tokenizer's ids, answered by a backend."""
+    """The LLM side of a bundle: prompts in its tokenizer's ids, answered by a backend.
 
-    def __init__(self, prompts: PromptEncoder, backend: LlmBackend, settings: LlmSettings | None = None) -> None:
+    Attributes:
+        vocabulary: how many token ids there are.
+        longest: most tokens of a prompt.
+    """
+
+    def __init__(
+        self, prompts: PromptEncoder, backend: LlmBackend, settings: LlmSettings | None = None, vocabulary: int = 0,
+        longest: int = 0,
+    ) -> None:  # fmt: skip
         """`settings`: those of the backend."""
         self.prompts, self.backend = prompts, backend
+        self.vocabulary, self.longest = vocabulary, longest
         self._admission = Admission(settings or LlmSettings())
         self._failures: set[str] = set()
 
@@ -163,7 +172,7 @@ class Llm:
             return Asking(given)
         future = self._submit(prompts[:number], deadline)
         future.add_done_callback(lambda ended: self._ended(promise, prompts, ended))
-        return Asking(given, order[:number], future, deadline, self._failed)
+        return Asking(given, order[:number], future, deadline, self.failed)
 
     def _submit(self, prompts: Sequence[Prompt], deadline: float | None) -> Future[list[Answer]]:
         try:
@@ -178,7 +187,7 @@ class Llm:
         good = not future.cancelled() and future.exception() is None
         self._admission.ended(promise, prompts, future.result() if good else (), self.backend.stats(), time.monotonic())
 
-    def _failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> None:
         """Log kind and place, once a kind; never the message, which may quote what a user wrote."""
         kind = type(error).__name__
         if kind in self._failures:
@@ -214,10 +223,11 @@ def _open(file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: s
     template, tokens = prompt
     # Before any backend starts; the vocabulary alone is read in milliseconds.
     binding = importlib.import_module("corella_edge_runtime.llm.binding")
-    size = binding.Model(file, vocabulary_only=True).vocab_size
+    vocabulary = binding.Model(file, vocabulary_only=True)
+    size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
     _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
     backend, model = open_backend(kind, file, tokens, setup.llm)
-    return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm)
+    return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm, size, longest)
 
 
 def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:

@@ -19,10 +19,11 @@ from corella_edge.request import (
     MAX_VALUES,
 )
 from corella_edge.router import LN2
-from corella_edge_runtime.server import admin_openapi
+from corella_edge_runtime.server import admin_openapi, score_openapi
+from corella_edge_runtime.server.oip import openapi as oip_openapi
 
 Json = dict[str, Any]
-PARTS = (admin_openapi,)  # modules that describe the routes of one group
+PARTS = (score_openapi, oip_openapi, admin_openapi)  # modules that describe the routes of one group
 
 
 def document(body_bytes: int) -> Json:
