@@ -19,6 +19,7 @@ from corella_edge_runtime.asking import Llm, open_llm
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.answer import Answer
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
+from corella_edge_runtime.showcase import Showcase
 
 
 class Engine:
@@ -33,6 +34,7 @@ class Engine:
         self.warnings: list[str] = [crm.warning] if crm.warning else []
         self.setup: Setup | None = None
         catalog = encoder.catalog
+        self.showcase = Showcase(bundle, encoder.schema, catalog, self.threshold)
         self._everything = tuple([Candidate(item) for item in catalog.ids])
 
     @classmethod

@@ -18,9 +18,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from corella_edge import __version__
 from corella_edge.errors import InputError
 from corella_edge.strict_json import JsonError
+from corella_edge_runtime.server import page
 from corella_edge_runtime.server.openapi import document
 from corella_edge_runtime.server.service import NotReadyError, Service
 
@@ -32,12 +32,12 @@ def build_app(service: Service) -> Starlette:
     """The application around `service`; it answers 503 until `service.serve` is called."""
     api = _Api(service)
     routes = [
-        Route("/", api.index),
         Route("/v1/rank", api.rank, methods=["POST"]),
         Route("/v2/health/live", api.live),
         Route("/v2/health/ready", api.ready),
         Route("/metrics", api.metrics),
         Route("/openapi.json", api.openapi),
+        *page.routes(service),
     ]
     known = frozenset(route.path for route in routes)
     app = Starlette(
@@ -93,14 +93,6 @@ class _Api:
 
     async def openapi(self, _: Request) -> Response:
         return _json(document(self.service.limits.body_bytes))
-
-    async def index(self, _: Request) -> Response:
-        ranker = self.service.ranker
-        paths = ["/v1/rank", "/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json"]
-        return _json(
-            {"name": "corella-edge", "version": __version__, "bundle": ranker.name if ranker else None,
-             "warnings": list(ranker.warnings) if ranker else [], "paths": paths}
-        )  # fmt: skip
 
 
 class _Observer:

@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from corella_edge.request import Request
 from corella_edge.scores import Scores
+
+
+class Showcase(Protocol):
+    """What a bundle has to show people: `corella_edge_runtime.showcase.Showcase`. JSON-ready values; may block."""
+
+    def items(self, query: str, count: int, seed: int) -> dict[str, Any]:
+        """Items found by id or title, or a seeded sample."""
+        ...
+
+    def users(self, query: str, count: int) -> dict[str, Any]:
+        """Users of the bundle's sample whose id contains `query`."""
+        ...
+
+    def user(self, name: str) -> dict[str, Any] | None:
+        """One of them with the latest events; None for anybody else."""
+        ...
+
+    def curve(self) -> dict[str, Any]:
+        """Threshold ↔ share ↔ quality."""
+        ...
 
 
 class Ranker(Protocol):
@@ -20,6 +40,11 @@ class Ranker(Protocol):
     @property
     def warnings(self) -> Sequence[str]:
         """What is missing or degraded, one sentence each."""
+        ...
+
+    @property
+    def showcase(self) -> Showcase:
+        """What the page at `/` shows of it."""
         ...
 
     def rank(self, request: Request) -> Scores:

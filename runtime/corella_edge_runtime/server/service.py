@@ -15,6 +15,7 @@ from corella_edge.scores import answer
 from corella_edge_runtime.server.decode import parse_body
 from corella_edge_runtime.server.metrics import Metrics
 from corella_edge_runtime.server.ranker import Ranker
+from corella_edge_runtime.server.recent import Recent
 
 
 class NotReadyError(Exception):
@@ -36,7 +37,7 @@ class Service:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
-        self.metrics = Metrics()
+        self.metrics, self.recent = Metrics(), Recent()
         self.ranker: Ranker | None = None
         self.draining = False
         self.in_flight = 0
@@ -86,6 +87,7 @@ class Service:
         request = _with_time_left(parse_body(body), arrived)
         scores = ranker.rank(request)
         self.metrics.scored(scores)
+        self.recent.add(time.monotonic() - arrived, len(scores.items), int(scores.routed.sum()))
         result = answer(request, scores, ranker.name)
         return json.dumps(result, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
 
