@@ -57,9 +57,9 @@ class Showcase:
         return random.Random(seed).sample(range(size), min(count, size))
 
     def _found(self, words: Sequence[str], count: int) -> list[int]:
-        """Rows whose text has all words; best are those that begin with the first, then the order of the catalogue."""
+        """Rows whose text has all words; best are those where they begin words, then the order of the catalogue."""
         hits = (
-            (not text.startswith(words[0]) and f"\t{words[0]}" not in text, row)
+            (sum(f" {word}" not in text for word in words), row)
             for row, text in enumerate(self._texts)
             if all(word in text for word in words)
         )
@@ -67,9 +67,9 @@ class Showcase:
 
     @cached_property
     def _texts(self) -> list[str]:
-        """Id and title of every item as they are searched."""
+        """Id and title of every item as they are searched; every word has a space before it."""
         attributes = zip(self.catalog.ids, self.catalog.attributes, strict=True)
-        return [f"{item}\t{known.get('title') or ''}".casefold() for item, known in attributes]
+        return [f" {item} {known.get('title') or ''}".casefold() for item, known in attributes]
 
     def item(self, row: int) -> Shown:
         """Id, title (null if it has none) and the attributes that the models look at."""

@@ -32,16 +32,15 @@ export async function rank(body, progressive, signal, seen) {
   });
   const timing = serverTiming(response.headers.get("Server-Timing") ?? "");
   const streamed = (response.headers.get("Content-Type") ?? "").startsWith("text/event-stream");
-  if (streamed) await stream(response, seen, timing);
+  if (streamed) await stream(response, seen);
   else seen(await response.json(), true);
   return { timing, waited: performance.now() - began };
 }
 
-async function stream(response, seen, timing) {
+async function stream(response, seen) {
   let finished = false;
   for await (const { event, data } of events(texts(response.body))) {
     if (event === "crm" || event === "final") seen(JSON.parse(data), event === "final");
-    if (event === "timing") timing.splice(0, timing.length, ...serverTiming(data));
     if (event === "error") throw new Refused(sentence(data, "the answer ended with an error"), 500);
     finished ||= event === "final";
   }

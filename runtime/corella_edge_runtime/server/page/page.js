@@ -6,8 +6,9 @@ import { byId, debounced, el, milliseconds, nats, percent, whole } from "./dom.j
 import { Items } from "./items.js";
 import { watch } from "./live.js";
 import { Person } from "./person.js";
-import { drawAnswer, drawCandidates, drawTimeline, served } from "./ranking.js";
+import { drawAnswer, drawCandidates, drawTimeline } from "./ranking.js";
 import { natsAt, placeOf, qualityAt, shareAt, shareOf } from "./scale.js";
+import { steps } from "./words.js";
 
 const MEASURED = 40; // requests of this page shown as dots
 const state = { curve: null, metric: "auc", share: 0, cost: null, measured: [] };
@@ -49,27 +50,35 @@ async function ask() {
 function body() {
   const timeout = byId("deadline").valueAsNumber;
   const threshold = `ratio:${state.share}`;
-  const request = { ...person.request(), candidates: items.request(), threshold };
+  const request = { ...person.request(), candidates: items.request(), threshold, explain: true };
   return Number.isFinite(timeout) ? { ...request, timeout_ms: timeout } : request;
 }
 
 function show(answer, candidates, final) {
   drawAnswer(answer, candidates, (item) => items.remove(item));
-  state.bundle = answer.bundle;
+  state.explained = answer.explain;
   const asked = answer.candidates.filter((row) => row.routed).length;
   state.asked = asked / answer.candidates.length;
   const missed = answer.candidates.filter((row) => !row.routed && row.reason).length;
-  const without = missed && final ? `, ${missed} more wanted an answer and did not get one` : "";
-  say(final ? `The LLM was asked about ${asked} of ${answer.candidates.length} candidates${without}.`
-    : "The CRM's ranking; the LLM is being asked.");
+  say(final ? told(asked, missed, answer.candidates.length) : "The CRM's ranking; the LLM is being asked.");
+}
+
+function told(asked, missed, count) {
+  if (!missed) return `The LLM was asked about ${asked} of ${count} candidates.`;
+  return `The LLM scored ${asked} of ${count} candidates; for ${missed} more the CRM's score stands.`;
 }
 
 function timed(timing, waited) {
-  drawTimeline(timing);
+  const parts = steps(timing, state.explained);
+  drawTimeline(parts);
   byId("status").append(` ${milliseconds(waited)} in this browser.`);
-  state.measured = [...state.measured, { share: state.asked, ms: served(timing, waited) }].slice(-MEASURED);
+  state.measured = [...state.measured, { share: state.asked, ms: parts.length ? sum(parts) : waited }].slice(-MEASURED);
   draw();
   look();
+}
+
+function sum(parts) {
+  return parts.reduce((total, { ms }) => total + ms, 0);
 }
 
 function say(words, wrong = false) {

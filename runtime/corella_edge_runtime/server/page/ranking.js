@@ -35,8 +35,8 @@ function row(item, found, { state, words }, remove, moved = 0) {
   }, "×");
   return el("tr", { "data-item": item.item, "data-state": state },
     el("td", { class: "number rank" }, found ? String(found.rank) : "–"),
-    el("th", { scope: "row" }, el("span", { class: "title", title: name }, name), labelled(item),
-      el("span", { class: "soft about" }, about(item))),
+    el("th", { scope: "row" }, el("span", { class: "title", title: name }, name),
+      el("span", { class: "soft about" }, labelled(item), about(item))),
     el("td", { class: "number final" }, probability(found?.probability)),
     el("td", { class: "bars" }, bar("CRM", found?.crm), bar("LLM", found?.llm)),
     el("td", { class: "number entropy", "data-label": "entropy" }, found ? nats(found.entropy) : "–"),
@@ -82,25 +82,21 @@ function sliding(body, rows) {
   }
 }
 
-// Parts of a request's time as one stacked bar with figures below it; what the server does not tell is not shown.
-export function drawTimeline(timing) {
-  const shown = timing.filter(({ name }) => name !== "total");
-  const parts = shown.map(({ name, ms }) => {
-    const part = el("span", { class: `step ${STEPS[name] ? name : "other"}` });
+// Where a request's time went, as one stacked bar with figures below it; what the server does not tell is not shown.
+export function drawTimeline(steps) {
+  const parts = steps.map(({ name, ms }) => {
+    const part = el("span", { class: `step ${kind(name)}` });
     part.style.flexGrow = String(Math.max(ms, 1e-6));
     return part;
   });
-  const legend = shown.map(({ name, ms, words }) => el("span", { class: `key ${STEPS[name] ? name : "other"}` },
+  const legend = steps.map(({ name, ms, words }) => el("span", { class: `key ${kind(name)}` },
     el("i", { "aria-hidden": "true" }), `${STEPS[name] ?? name} `, el("b", {}, milliseconds(ms)),
-    words ? el("span", { class: "soft" }, ` ${words}`) : null));
+    words ? el("span", {}, ` ${words}`) : null));
   byId("timeline").replaceChildren(
-    el("div", { class: "stack", "aria-hidden": "true" }, ...parts),
+    el("div", { class: "stack", "aria-hidden": "true", hidden: !parts.length }, ...parts),
     el("div", { class: "legend" }, ...legend));
 }
 
-// Milliseconds the server needed, as far as it tells; else what the browser waited.
-export function served(timing, waited) {
-  const total = timing.find(({ name }) => name === "total");
-  const parts = timing.filter(({ name }) => name !== "total");
-  return total?.ms ?? (parts.length ? parts.reduce((sum, { ms }) => sum + ms, 0) : waited);
+function kind(name) {
+  return STEPS[name] ? name : "other";
 }
