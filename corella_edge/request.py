@@ -38,6 +38,11 @@ class User:
     features: Features = field(default_factory=dict)
     history: tuple[Event, ...] = ()
 
+    @property
+    def bare(self) -> bool:
+        """Whether the id is all there is: a server that remembers users fills in the rest."""
+        return self.id is not None and not self.features and not self.history
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -49,7 +54,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One user and the candidates to score; `candidates` None means the whole catalogue."""
+    """One user and the candidates to score; `candidates` None means the whole catalogue.
+
+    Attributes:
+        explain: the answer says more: the threshold, the CRM's own rank, tokens, milliseconds.
+        strict: a candidate that the LLM was wanted for and did not answer in time is an error (of a server).
+    """
 
     user: User
     candidates: tuple[Candidate, ...] | None = None
@@ -57,6 +67,11 @@ class Request:
     threshold: float | str | None = None
     top_k: int | None = None
     timeout_ms: float | None = None
+    explain: bool = False
+    strict: bool = False
+
+
+_FIELDS = {"id", "user", "user_id", "candidates", "threshold", "top_k", "timeout_ms", "explain", "strict"}
 
 
 def parse_request(value: object) -> Request:
@@ -65,18 +80,25 @@ def parse_request(value: object) -> Request:
     Raises:
         InputError: a field is missing, unknown, of the wrong type, or out of range; the message names it.
     """
-    data = _object(value, "request", {"id", "user", "candidates", "threshold", "top_k", "timeout_ms"})
-    if "user" not in data:
-        raise InputError("request: the field 'user' is missing")
+    data = _object(value, "request", _FIELDS)
     candidates = data.get("candidates")
     return Request(
-        user=_user(data["user"]),
+        user=_who(data),
         candidates=None if candidates is None else _candidates(candidates),
         id=_optional_id(data.get("id"), "id"),
         threshold=_threshold(data.get("threshold")),
         top_k=_positive_int(data.get("top_k"), "top_k"),
         timeout_ms=_number(data.get("timeout_ms"), "timeout_ms", low=0.0),
+        explain=_flag(data.get("explain"), "explain"),
+        strict=_flag(data.get("strict"), "strict"),
     )
+
+
+def _who(data: Mapping[str, Any]) -> User:
+    """`user`, or `user_id` alone."""
+    if ("user" in data) == ("user_id" in data):
+        raise InputError("request: exactly one of the fields 'user' and 'user_id' is needed")
+    return _user(data["user"]) if "user" in data else User(_id(data["user_id"], "user_id"))
 
 
 def _user(value: object) -> User:
@@ -183,6 +205,12 @@ def _threshold(value: object) -> float | str | None:
     if value is None or isinstance(value, str):
         return value
     return _number(value, "threshold")
+
+
+def _flag(value: object, path: str) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise InputError(f"{path}: expected true or false, got {_kind(value)}")
+    return bool(value)
 
 
 def _positive_int(value: object, path: str) -> int | None:

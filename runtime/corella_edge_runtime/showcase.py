@@ -75,7 +75,7 @@ class Showcase:
         """Id, title (null if it has none) and the attributes that the models look at."""
         known = self.catalog.attributes[row]
         names = [field["name"] for field in self.item_fields]
-        features = {name: known[name] for name in names if known.get(name) is not None}
+        features = {name: known[name] for name in names if _told(known.get(name))}
         return {"item": self.catalog.ids[row], "title": known.get("title"), "features": features}
 
     @cached_property
@@ -175,6 +175,11 @@ def _values(schema: Schema, field: Field) -> list[str]:
 def _figures(row: Mapping[str, Any]) -> Shown:
     """The known figures of a row of the bundle's table; null where there is none."""
     return {name: _finite(row.get(name)) for name in FIGURES}
+
+
+def _told(value: Any) -> bool:
+    """Whether there is a value, and JSON can carry it."""
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _finite(value: Any) -> float | None:

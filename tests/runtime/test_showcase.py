@@ -65,7 +65,7 @@ def test_items_are_found_by_id_and_by_words_of_the_title_in_any_case(shown):
 
 def test_items_with_a_word_that_begins_like_the_query_come_first(root):
     change(root, "catalog.jsonl", "Film 30", "Émile")
-    change(root, "catalog.jsonl", "Film 3\"", "Ofémile\"")
+    change(root, "catalog.jsonl", 'Film 3"', 'Ofémile"')
     assert ids(show(root).items("éMILE", 10, 0)) == ["i30", "i3"]
 
 

@@ -8,40 +8,51 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from corella_edge import __version__
 from corella_edge.errors import InputError
+from corella_edge_runtime.server.answers import json_answer
+from corella_edge_runtime.server.page_openapi import MOST_ITEMS, MOST_SEED, MOST_USERS, QUERY_CHARS
 from corella_edge_runtime.server.ranker import Ranker
 from corella_edge_runtime.server.service import NotReadyError, Service
 
 FOLDER = Path(__file__).with_name("page")
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-# Own files and own requests only; no text becomes markup or script, whatever a title holds.
+# Own files and own requests only; and no text becomes markup or script, whatever a title holds.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
-MOST_ITEMS, MOST_USERS, MOST_SEED, QUERY_CHARS = 500, 200, 2**32, 200
 LLM_NOW = ("queued_tokens", "tokens_per_second", "restarts")
 
 
 def routes(service: Service) -> list[Route]:
-    """`/`, the files below `/page/`, and the page's data. The files are open; the data is for who may rank."""
-    data = _Data(service)
-    files = [File(path) for path in sorted(FOLDER.iterdir()) if path.suffix in TYPES]
-    html = next(file for file in files if file.name == "index.html")
-    index = _Index(service, html)
+    """`/`, the page's data, and its files. The files are open; the data is for who may rank."""
+    data, files = _Data(service), _Files()
     return [
-        Route("/", index.answer),
-        *[Route(f"/page/{file.name}", file.answer) for file in files if file is not html],
+        Route("/", _Index(service, files).answer),
         Route("/page/items", data.items),
         Route("/page/users", data.users),
         Route("/page/user", data.user),
         Route("/page/curve", data.curve),
         Route("/page/live", data.live),
+        Route("/page/{file}", files.answer),
     ]
+
+
+class _Files:
+    """The page's files, by name."""
+
+    def __init__(self) -> None:
+        self.files = {path.name: File(path) for path in FOLDER.iterdir() if path.suffix in TYPES}
+
+    async def answer(self, request: Request) -> Response:
+        file = self.files.get(request.path_params["file"])
+        if file is None:
+            raise HTTPException(404)
+        return file.answer(request)
 
 
 class File:
@@ -59,7 +70,7 @@ class File:
             "Referrer-Policy": "no-referrer",
         }
 
-    async def answer(self, request: Request) -> Response:
+    def answer(self, request: Request) -> Response:
         if self.tag in _tags(request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers=self.headers)
         return Response(self.body, headers=self.headers)
@@ -73,12 +84,12 @@ def _tags(header: str) -> list[str]:
 class _Index:
     """`/`: the page for browsers, what is served here for programs."""
 
-    def __init__(self, service: Service, html: File) -> None:
-        self.service, self.html = service, html
+    def __init__(self, service: Service, files: _Files) -> None:
+        self.service, self.html = service, files.files["index.html"]
 
     async def answer(self, request: Request) -> Response:
         page = wants_html(request.headers.get("accept", ""))
-        response = await self.html.answer(request) if page else JSONResponse(self._index())
+        response = self.html.answer(request) if page else json_answer(self._index())
         response.headers["Vary"] = "Accept"
         return response
 
@@ -115,25 +126,25 @@ class _Data:
     def items(self, request: Request) -> Response:
         count = _whole(request, "count", 24, 1, MOST_ITEMS)
         seed = _whole(request, "seed", 0, 0, MOST_SEED)
-        return JSONResponse(self._ranker.showcase.items(_query(request), count, seed))
+        return json_answer(self._ranker.showcase.items(_query(request), count, seed))
 
     def users(self, request: Request) -> Response:
         count = _whole(request, "count", 50, 1, MOST_USERS)
-        return JSONResponse(self._ranker.showcase.users(_query(request), count))
+        return json_answer(self._ranker.showcase.users(_query(request), count))
 
     def user(self, request: Request) -> Response:
         name = request.query_params.get("id", "")
         found = self._ranker.showcase.user(name)
         if found is None:
-            raise HTTPException(404, f"id: {name[:80]!r} is no user of the bundle's sample")
-        return JSONResponse(found)
+            raise InputError(f"id: {name[:80]!r} is no user of the bundle's sample")
+        return json_answer(found)
 
     def curve(self, _: Request) -> Response:
-        return JSONResponse(self._ranker.showcase.curve())
+        return json_answer(self._ranker.showcase.curve())
 
     def live(self, _: Request) -> Response:
         ranker, stats = self._ranker, self._ranker.stats()
-        return JSONResponse({
+        return json_answer({
             "bundle": ranker.name,
             "in_flight": self.service.in_flight,
             "llm": {name: stats[name] for name in LLM_NOW if name in stats},
