@@ -22,6 +22,7 @@ from corella_edge_runtime.asking import Asking, Llm, open_llm, seconds_to
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.answer import Answer
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
+from corella_edge_runtime.showcase import Showcase
 
 PENDING = "pending"  # the reason of a row whose LLM score is still to come
 
@@ -67,6 +68,7 @@ class Engine:
         self.warnings: list[str] = [crm.warning] if crm.warning else []
         self.setup: Setup | None = None
         catalog = encoder.catalog
+        self.showcase = Showcase(bundle, encoder.schema, catalog, self.threshold)
         self._everything = tuple([Candidate(item) for item in catalog.ids])
 
     @classmethod
