@@ -7,6 +7,8 @@ from typing import TextIO
 
 import click
 
+from corella_edge.cli.common import need
+
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
@@ -23,6 +25,7 @@ def sign(
 
     Keys and signatures are minisign's: `minisign -Vm BUNDLE/manifest.json -p KEY.pub` checks them too.
     """
+    need("sign", "sign", "minisign")
     password = None if password_file is None else password_file.readline().rstrip("\r\n")
     if new_key is not None and bundle is None and key_file is None:
         _make(new_key, "" if no_password else password)
