@@ -103,6 +103,8 @@ def test_the_document_names_every_route_and_its_references_resolve(site):
     methods = {route.path.replace(":path}", "}"): route.methods for route in site.app.routes}
     assert set(served["paths"]) == set(methods)
     for path, served_methods in methods.items():
-        assert {method.upper() for method in served["paths"][path]} == served_methods - {"HEAD"}
+        assert {method.upper() for method in served["paths"][path] if method != "parameters"} == served_methods - {
+            "HEAD"
+        }
     references = set(re.findall(r"#/components/schemas/(\w+)", str(served)))
     assert references <= set(served["components"]["schemas"])
