@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from corella_edge.errors import InputError
-from corella_edge.request import Event, Features, _events, _features, _id, _list, _object, _optional_id
+from corella_edge.request import Event, Features, a_list, an_id, an_object, an_optional_id, events_of, features_of
 
 MAX_EVENTS = 10_000
 
@@ -29,15 +29,15 @@ def parse_events(value: object) -> NewEvents:
     Raises:
         InputError: a field is missing, unknown, of the wrong type, or out of range; the message names it.
     """
-    data = _object(value, "body", {"user_id", "events", "features", "key"})
+    data = an_object(value, "body", {"user_id", "events", "features", "key"})
     for name in ("user_id", "events"):
         if name not in data:
             raise InputError(f"body: the field '{name}' is missing")
     return NewEvents(
-        user_id=_id(data["user_id"], "user_id"),
-        events=_events(_list(data["events"], "events", MAX_EVENTS), "events"),
-        features=_features(data.get("features"), "features"),
-        key=_optional_id(data.get("key"), "key"),
+        user_id=an_id(data["user_id"], "user_id"),
+        events=events_of(a_list(data["events"], "events", MAX_EVENTS), "events"),
+        features=features_of(data.get("features"), "features"),
+        key=an_optional_id(data.get("key"), "key"),
     )
 
 
@@ -47,4 +47,4 @@ def parse_user_id(value: object) -> str:
     Raises:
         InputError: empty or too long.
     """
-    return _id(value, "user id")
+    return an_id(value, "user id")

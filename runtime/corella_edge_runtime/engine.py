@@ -46,6 +46,11 @@ class Draft:
     refusal: str
     trace: Trace
 
+    def cancel(self) -> None:
+        """Nobody waits for the LLM any more; what it has answered stays."""
+        if self.asking is not None and self.asking.future is not None:
+            self.asking.future.cancel()
+
 
 class Engine:
     """An opened bundle that ranks. `rank` may be called from several threads.
@@ -190,6 +195,8 @@ class Engine:
     def forget(self) -> None:
         """Drop what is kept of users from request to request."""
         self.encoder.forget()
+        if self.llm:
+            self.llm.forget()
 
     def close(self) -> None:
         if self.llm:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -208,6 +209,23 @@ def test_texts_are_scored_as_the_bundles_own_tokenizer_reads_them(served, bundle
     answers = [httpx.post(f"{served.url}/v1/score", json=body, timeout=60).json() for body in (texts, same)]
     assert np.array(answers[0]["scores"]) == pytest.approx(np.array(answers[1]["scores"]), abs=TOLERANCE)
     assert answers[0]["usage"] == answers[1]["usage"]
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "protocols.md"
+
+
+def test_the_pages_examples_work(served, capsys):
+    page = PAGE.read_text("utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(program.replace("127.0.0.1:8000", served.url.removeprefix("http://")), {})
+    assert re.fullmatch(r"\[0\.\d+ 0\.\d+\] \[(True|False) +(True|False)\]\n", capsys.readouterr().out)
+    calls = re.findall(r"curl -s http://127\.0\.0\.1:8000(\S+) -d '(.*?)'", page, re.DOTALL)
+    assert [path for path, _ in calls] == ["/v2/models/rank/infer", "/v1/score"]
+    inferred, scored = (httpx.post(served.url + path, content=body, timeout=60) for path, body in calls)
+    assert [output["name"] for output in inferred.json()["outputs"]] == ["probability"]
+    (shown,) = re.findall(r'^\{"scores".*\}$', page, re.MULTILINE)
+    assert list(scored.json()) == re.findall(r'"(\w+)": (?!\d)', shown)
+    assert np.array(scored.json()["scores"]).shape == (2, 2)
 
 
 PERF_ANALYZER = "CORELLA_EDGE_PERF_ANALYZER"

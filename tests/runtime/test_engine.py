@@ -31,6 +31,7 @@ from corella_edge_runtime.crm import Crm, sigmoid
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import ThreadBackend
+from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.packing import Ask
 from corella_edge_runtime.llm.scorer import Counters
 
@@ -65,6 +66,9 @@ class Echo:
         result: Future[list[Answer]] = Future()
         result.set_result([Answer(self.probability(prompt)) for prompt in prompts])
         return result
+
+    def forget(self) -> None:
+        pass
 
     def stats(self) -> dict[str, float]:
         return {}
@@ -213,7 +217,7 @@ class Slow:
     def refuses(self, ask: Ask) -> bool:
         return False
 
-    def step(self, asks: Sequence[Ask], rate: float, watch: Any) -> None:
+    def step(self, asks: Sequence[Ask], cost: Cost, watch: Any) -> None:
         with watch(asks[:1]):
             given_up = self.stop.wait(2.0)
         self.jobs.append(given_up)
@@ -367,7 +371,7 @@ def test_an_engine_with_its_llm_warns_of_nothing(engine: Engine) -> None:
 
 def test_a_closed_engine_frees_its_model(root: Path) -> None:
     engine = Engine.open(root, llm_threads=1)
-    freed: Any = engine.llm.backend._scorer._context.model._free  # type: ignore[union-attr]
+    freed: Any = engine.llm.backend.inner._scorer._context.model._free  # type: ignore[union-attr]
     engine.close()
     assert freed.alive
     del engine

@@ -19,6 +19,7 @@ from corella_edge.errors import InputError, StoreError
 from corella_edge.events import NewEvents
 from corella_edge.request import MAX_ID_CHARS, MAX_TIME, Event, User
 from corella_edge_runtime.store import tables
+from corella_edge_runtime.store.cache import UserCache
 from corella_edge_runtime.store.users import UserStore
 from corella_edge_runtime.store.writer import Step
 
@@ -139,8 +140,10 @@ def test_a_key_of_other_events_is_refused_and_costs_nobody_else(store: UserStore
 
 def test_the_same_history_is_the_same_object_until_it_changes(store: UserStore) -> None:
     store.append("u", [Event("a"), Event("b")])
+    assert store.recent("u", 2) is None
     first = store.user("u", 2)
     assert first is not None
+    assert store.recent("u", 2) is first
     assert store.user("u", 2) is first
     store.append("somebody else", [Event("a")])
     store.append("u", [], {"age": 3})
@@ -151,6 +154,23 @@ def test_the_same_history_is_the_same_object_until_it_changes(store: UserStore) 
     store.append("u", [Event("c")])
     assert items(store, "u", 2) == ["b", "c"]
     assert items(store, "u", 1) == ["c"]
+
+
+def test_the_cache_keeps_the_most_recently_used_within_its_budget() -> None:
+    cache = UserCache(80)
+    for user_id, events in (("a", 20), ("b", 20), ("c", 20)):
+        cache.put(user_id, User(user_id, {}, (Event("x"),) * events), 50, cache.version(user_id))
+        assert cache.get("a", 50)
+    assert [cache.get(user_id, 50) is not None for user_id in "abc"] == [True, False, True]
+    cache.put("d", User("d", {}, (Event("x"),) * 71), 100, cache.version("d"))
+    assert cache.get("d", 100) is None
+    assert (len(cache), cache.events) == (2, 60)
+    cache.put("a", User("a"), 50, cache.version("a"))
+    cache.put("a", User("a", {}, (Event("x"),)), 50, cache.version("a"))
+    assert (len(cache), cache.events) == (2, 41)
+    assert cache.get("a", 49) is None
+    cache.drop("a", "b", "c")
+    assert (len(cache), cache.events) == (0, 0)
 
 
 def test_a_read_that_a_write_overtakes_is_not_kept(store: UserStore, monkeypatch: pytest.MonkeyPatch) -> None:

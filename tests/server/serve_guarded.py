@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from conftest import FakeRanker
 from corella_edge.keys import KeyFile
-from corella_edge_runtime.server.access import Access, Guard
+from corella_edge_runtime.server.access import Guard
 from corella_edge_runtime.server.app import build_app
 from corella_edge_runtime.server.connections import ConnectionCounters, ConnectionLimits, protocol
 from corella_edge_runtime.server.run import listen, url
@@ -33,12 +33,11 @@ def fail(request: Request) -> Response:
 async def main() -> None:
     service = Service()
     service.serve(FakeRanker())
-    app = build_app(service)
+    app = build_app(service, Guard(KeyFile(Path(sys.argv[1]), every=0.0)))
     app.router.routes += [Route("/v1/whoami", whoami), Route("/v1/fail", fail)]
-    guarded = Access(app, Guard(KeyFile(Path(sys.argv[1]), every=0.0)))
     http = protocol(ConnectionLimits(header_seconds=1.0), ConnectionCounters())
     sock = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(guarded, http=http, lifespan="off", ws="none", log_config=None,
+    server = uvicorn.Server(uvicorn.Config(app, http=http, lifespan="off", ws="none", log_config=None,
                                            access_log=False, timeout_graceful_shutdown=1))  # fmt: skip
     click.echo(url(sock))
     await server.serve(sockets=[sock])

@@ -246,6 +246,7 @@ def test_a_late_llm_is_504_and_called_off(asking):
         ("busy", 504, "in time"),
         ("queue_full", 503, "too much waits"),
         ("llm_error", 503, "does not answer"),
+        ("something new", 503, "does not answer"),
         (RuntimeError("secret"), 503, "does not answer"),
     ],
 )

@@ -83,11 +83,8 @@ class Fleet:
             LookupError: nothing is loaded yet.
         """
         member = self._chosen(user)
-        member.in_flight += 1
-        try:
+        with self.kept(member):
             yield Held(member.ranker, member.label, member.version, member is self.canary, self, member)
-        finally:
-            self._leave(member)
 
     def _chosen(self, user: str | None) -> Member:
         if self.live is None:
@@ -96,6 +93,15 @@ class Fleet:
             return self.live
         key = f"user {user}" if user is not None else f"request {next(self._anonymous)}"
         return self.canary if gets_canary(self.canary.version, key, self.share) else self.live
+
+    @contextlib.contextmanager
+    def kept(self, member: Member) -> Iterator[None]:
+        """Keep a member loaded meanwhile."""
+        member.in_flight += 1
+        try:
+            yield
+        finally:
+            self._leave(member)
 
     def keep_until(self, member: Member, work: Future[Any] | asyncio.Future[Any]) -> None:
         """Count `work` among the requests of a member that is held now."""

@@ -11,12 +11,12 @@ from corella_edge_runtime.server.checks import a_flag, a_list, a_text, a_whole, 
 
 MAX_ITEMS = MAX_CANDIDATES
 MAX_MS = 1e9
+MAX_IDS = 2**31  # above any vocabulary; the LLM at hand has its own bound
 # Fields of SGLang's that ask for what is not here; what a client sends who does not ask for it is accepted.
 NOT_HERE = (
     "embed_override_token_id", "query_embed_overrides", "item_embed_overrides", "return_pooled_hidden_states",
 )  # fmt: skip
 FIELDS = ("query", "items", "label_token_ids", "apply_softmax", "item_first", "model", "timeout_ms", *NOT_HERE)
-_IDS = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +100,4 @@ def _many(items: object) -> list[object]:
 
 
 def _ids(value: object, where: str) -> list[int]:
-    return [a_whole(token, f"{where}[{i}]", _IDS) for i, token in enumerate(a_list(value, where))]
+    return [a_whole(token, f"{where}[{i}]", MAX_IDS) for i, token in enumerate(a_list(value, where))]

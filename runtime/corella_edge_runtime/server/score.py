@@ -27,10 +27,11 @@ from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.limits import INLINE_BYTES
 from corella_edge_runtime.server.question import Question, Tokens, milliseconds, parse_question
 from corella_edge_runtime.server.rank import CLIENT_GONE
+from corella_edge_runtime.server.ranker import llm_of
 from corella_edge_runtime.server.service import Service
 
 LONGEST_MS = 30_000.0  # for a request that names no time
-# Why the LLM did not answer → status and message; the first of these that occurs is told.
+# Why the LLM did not answer → status and message; the first of these that occurs is told, the last stands for others.
 _REFUSALS: Mapping[str, tuple[int, str]] = {
     "too_long": (422, "the prompt has more tokens than the LLM reads"),
     "deadline": (504, "the LLM did not answer in time"),
@@ -54,7 +55,7 @@ class _Score:
         """The form of SGLang's list, which is OpenAI's and `max_model_len`; empty without an LLM."""
         self.service.check_ready()
         with self.service.fleet.hold(None) as held:
-            llm = _llm(held.ranker)
+            llm = llm_of(held.ranker)
             about = {"object": "model", "created": self.started, "owned_by": "corella-edge"}
             found = [] if llm is None else [{"id": held.label, **about, "max_model_len": llm.longest}]
         return json_answer({"object": "list", "data": found})
@@ -71,20 +72,15 @@ class _Score:
         body = await read_body(http, self.service.limits)
         clock = Clock()
         with self.service.place(), self.service.fleet.hold(None) as held:
-            llm = _llm(held.ranker)
+            llm = llm_of(held.ranker)
             if llm is None:
                 raise HTTPException(501, "this server has no LLM; /v1/rank answers without one")
             heavy = len(body) > INLINE_BYTES
-            question, prompts = await self.service.work(heavy, clock, "parse", _understood, llm, body)
+            question, prompts = await self.service.work(heavy, clock, "parse", _understood, llm, body, held=held)
             deadline = clock.arrived + _time(question, given) / 1000.0
             answers = await _answers(http, llm, prompts, deadline)
         scores = [_row(answer.probability, question.labels, llm) for answer in answers]
         return json_answer(_form(question.model, scores, prompts, held.label))
-
-
-def _llm(ranker: object) -> Llm | None:
-    """A version's LLM; one that only ranks has none."""
-    return getattr(ranker, "llm", None)
 
 
 def _query_time(http: Request) -> float | None:
@@ -167,10 +163,10 @@ async def _answers(http: Request, llm: Llm, prompts: Sequence[Prompt], deadline:
     except Exception as error:  # noqa: BLE001 - whatever a backend raises, it has not answered
         llm.failed(error)
         answers = [Answer(math.nan, "llm_error")]
-    reasons = {answer.reason for answer in answers}
-    for reason, (status, message) in _REFUSALS.items():
-        if reason in reasons:
-            raise HTTPException(status, message, {"Retry-After": "1"} if status == 503 else None)
+    reasons = {answer.reason for answer in answers if answer.reason}
+    if reasons:
+        status, message = _REFUSALS[next((known for known in _REFUSALS if known in reasons), "llm_error")]
+        raise HTTPException(status, message, {"Retry-After": "1"} if status == 503 else None)
     return answers
 
 

@@ -4,44 +4,61 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from corella_edge.request import User
 
 _STRIPES = 4096
+_OWN = 10  # a user without events takes about as much memory as so many events
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    version: int
+    most: int
+    user: User
+
+    @property
+    def weight(self) -> int:
+        return _OWN + len(self.user.history)
 
 
 class UserCache:
-    """Id → user with the latest `most` events; the least recently used leave first."""
+    """Id → user with the latest `most` events, within a budget of events; the least recently used leave first."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.events = 0
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, tuple[int, int, User]] = OrderedDict()
+        self._kept: OrderedDict[str, _Entry] = OrderedDict()
         # Versions of users, by a hash of their id: two that share one are read again for nothing, rarely.
         self._versions = [0] * _STRIPES
 
-    def get(self, user_id: str, most: int) -> tuple[User | None, int]:
-        """The user, or None, and the version to give to `put` after reading."""
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def version(self, user_id: str) -> int:
+        """What `put` wants of the time before the user was read."""
+        return self._versions[hash(user_id) % _STRIPES]
+
+    def get(self, user_id: str, most: int) -> User | None:
+        """The user as last written, or None if it is not here."""
         with self._lock:
-            version = self._versions[hash(user_id) % _STRIPES]
             found = self._kept.get(user_id)
-            if found is None or found[:2] != (version, most):
-                return None, version
+            if found is None or found.version != self.version(user_id) or found.most != most:
+                return None
             self._kept.move_to_end(user_id)
-            return found[2], version
+            return found.user
 
     def put(self, user_id: str, user: User, most: int, version: int) -> User:
         """Keep what was read at `version`, unless it changed since. A history equal to the one before is that one."""
         with self._lock:
             before = self._kept.get(user_id)
-            if before is not None and before[2].history == user.history:
-                user = replace(user, history=before[2].history)
-            if version == self._versions[hash(user_id) % _STRIPES]:
-                self._kept[user_id] = (version, most, user)
-                self._kept.move_to_end(user_id)
-                if len(self._kept) > self.size:
-                    self._kept.popitem(last=False)
+            if before is not None and before.user.history == user.history:
+                user = replace(user, history=before.user.history)
+            if version == self.version(user_id):
+                self._remove(user_id)
+                self._keep(user_id, _Entry(version, most, user))
             return user
 
     def changed(self, user_id: str) -> None:
@@ -54,4 +71,16 @@ class UserCache:
         with self._lock:
             for user_id in user_ids:
                 self._versions[hash(user_id) % _STRIPES] += 1
-                self._kept.pop(user_id, None)
+                self._remove(user_id)
+
+    def _keep(self, user_id: str, entry: _Entry) -> None:
+        if entry.weight > self.budget:
+            return
+        self._kept[user_id] = entry
+        self.events += entry.weight
+        while self.events > self.budget:
+            self._remove(next(iter(self._kept)))
+
+    def _remove(self, user_id: str) -> None:
+        entry = self._kept.pop(user_id, None)
+        self.events -= entry.weight if entry else 0

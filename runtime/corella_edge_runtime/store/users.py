@@ -21,7 +21,7 @@ from corella_edge_runtime.store.rows import Retention
 from corella_edge_runtime.store.tables import SHARDS
 from corella_edge_runtime.store.writer import Step, Writer
 
-CACHED_USERS = 1024
+CACHED_EVENTS = 200_000  # some 40 MB
 
 
 class UserStore:
@@ -35,7 +35,7 @@ class UserStore:
         self.path = path
         self.closed = threading.Event()
         self._lock, self._clock = lock, clock
-        self._cache = UserCache(CACHED_USERS)
+        self._cache = UserCache(CACHED_EVENTS)
         self._readers = Readers(path)
         self._writer = Writer(path, db)
 
@@ -76,12 +76,17 @@ class UserStore:
 
         As long as the history does not change, it is the same object. StoreError: the file can not be read.
         """
-        found, version = self._cache.get(user_id, most)
+        found = self.recent(user_id, most)
         if found is not None:
             return found
+        version = self._cache.version(user_id)
         with self._readers.snapshot() as db:
             found = rows.user(db, user_id, most)
         return None if found is None else self._cache.put(user_id, found, most, version)
+
+    def recent(self, user_id: str, most: int) -> User | None:
+        """`user` without waiting: None also if it would have to be read from the disk."""
+        return self._cache.get(user_id, most)
 
     def export(self, user_id: str) -> dict[str, Any] | None:
         """Everything held on a user, or None. StoreError: the file can not be read."""

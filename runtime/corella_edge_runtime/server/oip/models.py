@@ -29,7 +29,7 @@ INPUTS: Mapping[str, Input] = {
     )
 }
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "BOOL": "TYPE_BOOL"}
-_LARGEST = 2**63
+RANGE = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +153,8 @@ def _options(model: Model, parameters: Mapping[str, Any]) -> dict[str, Any]:
     unknown = [name for name in parameters if name not in known]
     if unknown:
         raise InputError(f"parameters: {unknown[0][:40]!r} is not known to {model.name}; known: {', '.join(known)}")
-    a_whole(parameters.get("priority", 0), "parameters.priority", _LARGEST)
-    microseconds = a_whole(parameters.get("timeout", 0), "parameters.timeout", _LARGEST)
+    a_whole(parameters.get("priority", 0), "parameters.priority", RANGE)
+    microseconds = a_whole(parameters.get("timeout", 0), "parameters.timeout", RANGE)
     threshold = model.threshold or parameters.get("threshold")
     # Triton's zero means that there is no limit.
     return {"threshold": threshold, "timeout_ms": microseconds / 1000.0 if microseconds else None}

@@ -24,6 +24,7 @@ from corella_edge_runtime.server.oip import models
 from corella_edge_runtime.server.oip.models import ALWAYS, EXTENSIONS, INPUTS, MODELS, Model
 from corella_edge_runtime.server.oip.tensors import LENGTH_HEADER, Inference, read, write
 from corella_edge_runtime.server.rank import CLIENT_GONE
+from corella_edge_runtime.server.ranker import llm_of
 from corella_edge_runtime.server.service import NotReadyError, Ranked, Service, large
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -126,7 +127,7 @@ class _Api:
         ranker = self.service.ranker
         if ranker is None or not self.service.ready:
             return "the server is stopping" if self.service.draining else "the bundle is still loading"
-        missing = model.threshold == ALWAYS and getattr(ranker, "llm", None) is None
+        missing = model.threshold == ALWAYS and llm_of(ranker) is None
         return "the server has no LLM" if missing else ""
 
     def _asked(self, http: Request) -> tuple[Model, str]:
