@@ -53,15 +53,17 @@ export function combobox(id, { label, placeholder, find, pick, keep = false }) {
     const number = (asked += 1);
     const found = await find(keep && document.activeElement === input && !typed ? "" : input.value);
     // An older answer must not replace a newer one, nor open the list of a field that was left.
-    if (number !== asked || document.activeElement !== input) return;
+    if (number !== asked || document.activeElement !== input) return false;
     stale = false;
     show(found);
+    return true;
   }
 
   // What is typed and not yet looked for must not choose from the list of what was there before.
   async function enter() {
-    if (stale) await look();
-    take(Math.max(active, 0));
+    const waits = stale;
+    stale = false;
+    if (!waits || await look()) take(Math.max(active, 0));
   }
 
   const soon = debounced(() => stale && look(), 120);
