@@ -37,6 +37,10 @@ class FakeDraft:
     asking: FakeAsking | None
     refusal: str
 
+    def cancel(self) -> None:
+        if self.asking is not None:
+            self.asking.future.cancel()
+
 
 class FakeRanker:
     """Scores by a checksum of the item id.

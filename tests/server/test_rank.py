@@ -90,6 +90,29 @@ def test_body_limit_by_declared_and_by_real_size(make_site):
     assert site.service.in_flight == 0
 
 
+def test_all_bodies_together_are_bounded(make_site):
+    site = make_site(limits=Limits(held_bytes=100))
+    more = asyncio.Event()
+
+    async def slow():
+        yield b'{"user":{}}'.ljust(60)
+        await more.wait()
+
+    async def check() -> None:
+        async with site.client() as client:
+            first = asyncio.create_task(client.post("/v1/rank", content=slow()))
+            while not site.app.state.intake.held:
+                await asyncio.sleep(0.001)
+            refused = await client.post("/v1/rank", content=b'{"user":{}}'.ljust(41))
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert (await client.post("/v1/rank", content=b'{"user":{}}'.ljust(40))).status_code == 200
+            more.set()
+            assert (await first).status_code == 200
+
+    asyncio.run(check())
+    assert site.app.state.intake.held == 0
+
+
 def test_slow_body_is_408(make_site):
     site = make_site(limits=Limits(body_seconds=0.05))
 

@@ -9,11 +9,27 @@ from __future__ import annotations
 from typing import Any
 
 from corella_edge import __version__
-from corella_edge.request import MAX_CANDIDATES, MAX_HISTORY, MAX_ID_CHARS, MAX_TIME
+from corella_edge.request import (
+    MAX_CANDIDATES,
+    MAX_FEATURES,
+    MAX_HISTORY,
+    MAX_ID_CHARS,
+    MAX_TEXT_CHARS,
+    MAX_TIME,
+    MAX_VALUES,
+)
 from corella_edge.router import LN2
-from corella_edge_runtime.server import page_openapi
+from corella_edge_runtime.server import admin_openapi, page_openapi, score_openapi, users_openapi
+from corella_edge_runtime.server.oip import openapi as oip_openapi
 
 Json = dict[str, Any]
+PARTS = (
+    score_openapi,
+    users_openapi,
+    oip_openapi,
+    admin_openapi,
+    page_openapi,
+)  # modules that describe the routes of one group
 
 
 def document(body_bytes: int) -> Json:
@@ -34,9 +50,9 @@ def document(body_bytes: int) -> Json:
             },
             "/metrics": {"get": _metrics()},
             "/openapi.json": {"get": _plain("openapi", "This description.")},
-            **page_openapi.paths(),
+            **{path: operations for part in PARTS for path, operations in part.paths().items()},
         },
-        "components": {"schemas": SCHEMAS},
+        "components": {"schemas": SCHEMAS | {name: found for part in PARTS for name, found in part.schemas().items()}},
     }
 
 
@@ -120,11 +136,12 @@ _ID: Json = {
     ],
 }
 _OPTIONAL_ID: Json = {"anyOf": [*_ID["anyOf"], {"type": "null"}]}
-_SCALAR: Json = {"type": ["string", "number", "boolean", "null"]}
+_SCALAR: Json = {"type": ["string", "number", "boolean", "null"], "maxLength": MAX_TEXT_CHARS}
 _FEATURES: Json = {
     "description": "By field name; several values as a list. Fields the bundle does not know are ignored.",
     "type": ["object", "null"],
-    "additionalProperties": {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR}]},
+    "maxProperties": MAX_FEATURES,
+    "additionalProperties": {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "maxItems": MAX_VALUES}]},
 }
 _THRESHOLD: Json = {
     "description": "Ask the LLM from this entropy (nats) on, or about this share: `ratio:0.05`. "

@@ -64,11 +64,10 @@ class _Rank:
         yield _event("crm", first)
         await ranking.answered()
         try:
-            ranked = ranking.finish()
+            ranked = self.service.finish(ranking)
         except HTTPException as error:
             yield _event("error", json.dumps(error_body(error.detail)).encode())
             return
-        self.service.count(ranked.scores, ranking.clock)
         content = await self.service.work(large(ranked.request), ranking.clock, "serialise", ranked.body)
         yield _event("final", content)
 

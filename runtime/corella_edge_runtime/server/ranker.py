@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from corella_edge.request import Request
 from corella_edge.scores import Scores
+
+if TYPE_CHECKING:
+    from corella_edge_runtime.asking import Llm
 
 
 class Asking(Protocol):
@@ -30,6 +33,10 @@ class Draft(Protocol):
     @property
     def asking(self) -> Asking | None:
         """None where the LLM has no part in it."""
+        ...
+
+    def cancel(self) -> None:
+        """Nobody waits for the LLM any more; what it has answered stays."""
         ...
 
 
@@ -105,3 +112,8 @@ class Ranker(Protocol):
     def close(self) -> None:
         """Release models and threads; no request runs or follows."""
         ...
+
+
+def llm_of(ranker: Ranker) -> Llm | None:
+    """The LLM of a version, for those who ask it alone; None for one that has none."""
+    return getattr(ranker, "llm", None)
