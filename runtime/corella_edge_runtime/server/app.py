@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corella_edge.errors import InputError
 from corella_edge.strict_json import JsonError
-from corella_edge_runtime.server import admin, health, rank, score
+from corella_edge_runtime.server import admin, health, page, rank, score, users
 from corella_edge_runtime.server.access import Access, Guard
 from corella_edge_runtime.server.answers import error_answer
 from corella_edge_runtime.server.limits import Intake
@@ -26,7 +26,7 @@ from corella_edge_runtime.server.service import NotReadyError, Service
 _LOG = logging.getLogger("corella_edge.serve")
 
 
-GROUPS = (rank, score, oip, health, admin)  # modules that give routes
+GROUPS = (rank, score, users, oip, health, admin, page)  # modules that give routes
 
 
 def build_app(service: Service, guard: Guard | None = None) -> Starlette:

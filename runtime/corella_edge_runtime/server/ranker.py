@@ -40,6 +40,26 @@ class Draft(Protocol):
         ...
 
 
+class Showcase(Protocol):
+    """What a bundle has to show people: `corella_edge_runtime.showcase.Showcase`. JSON-ready values; may block."""
+
+    def items(self, query: str, count: int, seed: int) -> dict[str, Any]:
+        """Items found by id or title, or a seeded sample."""
+        ...
+
+    def users(self, query: str, count: int) -> dict[str, Any]:
+        """Users of the bundle's sample whose id contains `query`."""
+        ...
+
+    def user(self, name: str) -> dict[str, Any] | None:
+        """One of them with the latest events; None for anybody else."""
+        ...
+
+    def curve(self) -> dict[str, Any]:
+        """Threshold ↔ share ↔ quality."""
+        ...
+
+
 class Ranker(Protocol):
     """A loaded bundle: `corella_edge_runtime.engine.Engine`, or anything that ranks. Called from several threads."""
 
@@ -51,6 +71,11 @@ class Ranker(Protocol):
     @property
     def warnings(self) -> Sequence[str]:
         """What is missing or degraded, one sentence each."""
+        ...
+
+    @property
+    def showcase(self) -> Showcase:
+        """What the page at `/` shows of it."""
         ...
 
     def begin(self, request: Request, refusal: str = "") -> Any:

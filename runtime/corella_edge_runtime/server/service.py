@@ -21,6 +21,7 @@ from corella_edge_runtime.server.following import Follower
 from corella_edge_runtime.server.limits import INLINE_CANDIDATES, Limits
 from corella_edge_runtime.server.metrics import Metrics
 from corella_edge_runtime.server.ranker import Draft, Ranker
+from corella_edge_runtime.server.recent import Recent
 from corella_edge_runtime.store.users import UserStore
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class Service:
         self.store = store
         self.fleet = Fleet()
         self.follower: Follower | None = None
-        self.metrics = Metrics(self.fleet)
+        self.metrics, self.recent = Metrics(self.fleet), Recent()
         self.draining = False
         self.in_flight = 0
         self._idle = asyncio.Event()
@@ -145,7 +146,9 @@ class Service:
             HTTPException: the request is strict, and the LLM has not answered.
         """
         done = ranking.finish()
-        self.metrics.scored(done.scores, ranking.held.version, time.monotonic() - ranking.clock.arrived)
+        took = time.monotonic() - ranking.clock.arrived
+        self.metrics.scored(done.scores, ranking.held.version, took)
+        self.recent.add(took, len(done.scores.items), int(done.scores.routed.sum()))
         if ranking.request.strict:
             _check_strict(done.scores)
         return done
