@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from corella_edge.catalog import Catalog
 from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder, Template, Tokens
-from corella_edge_runtime.asking import Llm
+from corella_edge_runtime.asking import Asking, Llm
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.server.question import FIELDS, NOT_HERE, Question, parse_question
 from corella_edge_runtime.texts import MOST_AT_ONCE, prompts
@@ -46,6 +46,9 @@ class Stuck:
     def stats(self) -> dict[str, float]:
         return {}
 
+    def forget(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -71,7 +74,7 @@ def make_llm(backend: Any, bos: int | None = BOS) -> Llm:
     encoder = PromptEncoder(
         Template(), Catalog([], []), lambda text: [ord(c) % VOCABULARY for c in text], Tokens(YES, NO, bos)
     )
-    return Llm(encoder, backend, VOCABULARY, LONGEST)
+    return Llm(encoder, backend, vocabulary=VOCABULARY, longest=LONGEST)
 
 
 @pytest.fixture
@@ -158,10 +161,22 @@ def test_other_labels_are_refused_and_the_answers_named(asking, labels):
 
 
 @pytest.mark.parametrize("softmax", [False, ...])
-def test_probabilities_in_the_whole_vocabulary_are_refused(asking, softmax):
-    response = score(asking(), apply_softmax=softmax)
-    assert response.status_code == 422
-    assert told(response).startswith("apply_softmax: must be true")
+def test_without_softmax_probabilities_are_those_in_the_whole_vocabulary(asking, softmax):
+    class Telling(Stuck):
+        def submit(self, asked: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+            future = super().submit(asked, deadline)
+            future.set_result([Answer(0.25, mass=math.log(0.4)) for prompt in asked if prompt.whole])
+            return future
+
+    site = asking(Telling())
+    assert scores(score(site, apply_softmax=softmax)) == [pytest.approx([0.1, 0.3])] * 2
+    assert scores(score(site, apply_softmax=softmax, label_token_ids=[NO])) == [pytest.approx([0.3])] * 2
+
+
+def test_an_llm_that_does_not_tell_the_whole_vocabulary_is_501(asking):
+    response = score(asking(), apply_softmax=False)
+    assert response.status_code == 501
+    assert "apply_softmax" in told(response)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +271,22 @@ def test_an_llm_that_does_not_answer(asking, outcome, status, said):
     assert said in told(response)
     assert "secret" not in response.text
     assert response.headers.get("retry-after") == ("1" if status == 503 else None)
+
+
+def test_what_can_not_be_done_in_time_is_told_at_once(asking):
+    backend = Stuck()
+    site = asking(backend)
+    assert score(site, timeout_ms=0).status_code == 504
+    assert not backend.futures
+    llm = site.ranker.llm
+    given = [Answer(math.nan, "deadline"), Answer(math.nan, "busy")]
+    llm.begin_prompts = lambda asked, deadline: Asking(given, [0], backend.submit(asked[:1], deadline), deadline)
+    response = score(site, timeout_ms=60_000)
+    assert (response.status_code, told(response)) == (504, "the LLM would not answer in time")
+    # What was let in is not called off, and its version stays until it is done.
+    assert not backend.futures[0].done()
+    assert site.service.fleet.live.in_flight == 1
+    backend.futures[0].set_result([Answer(0.5)])
 
 
 def test_without_an_llm_it_is_501_and_the_list_of_models_is_empty(site):

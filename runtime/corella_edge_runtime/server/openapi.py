@@ -23,7 +23,13 @@ from corella_edge_runtime.server import admin_openapi, page_openapi, score_opena
 from corella_edge_runtime.server.oip import openapi as oip_openapi
 
 Json = dict[str, Any]
-PARTS = (score_openapi, users_openapi, oip_openapi, admin_openapi, page_openapi)  # modules that describe the routes of one group
+PARTS = (
+    score_openapi,
+    users_openapi,
+    oip_openapi,
+    admin_openapi,
+    page_openapi,
+)  # modules that describe the routes of one group
 
 
 def document(body_bytes: int) -> Json:
