@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "Turn a finished run into a verified bundle (ONNX + GGUF + manifest)."),
     "verify": ("bundle", "Check every file of a bundle and repeat its reference scores."),
     "inspect": ("bundle", "Show what a bundle holds."),
+    "sign": ("sign", "Sign a bundle, or make a key to sign with."),
     "score": ("score", "Score requests from a JSON-lines file."),
     "evaluate": ("evaluate", "AUC, log-loss and accuracy of CRM, LLM and routing on a data split."),
     "study": ("study", "Repeat the study of a recipe: routing curves, groups, ablations, over training seeds."),

@@ -18,6 +18,7 @@ from corella_edge.errors import BundleError, MissingExtraError
 from corella_edge.router import parse_share, parse_threshold
 
 if TYPE_CHECKING:
+    from corella_edge.signature import TrustedKey
     from corella_edge_runtime.engine import Engine
     from corella_edge_runtime.server.access import Guard
     from corella_edge_runtime.server.ranker import Ranker
@@ -55,7 +56,7 @@ def serve(
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     guard = _guard(host, access)
-    source = open_source(bundle, partial(_load, threshold, engine))
+    source = open_source(bundle, partial(_load, threshold, {**engine, "trust": _trusted(access["trust"])}))
     with _store(users) as store:
         settings = _settings(limits, grace, access_log)
         ready = _ReadyLine(time.monotonic())
@@ -71,6 +72,12 @@ def _load(threshold: str | None, engine: dict[str, Any], bundle: Path) -> Engine
     if opened.llm and opened.setup and opened.setup.crm_cores and engine["llm"] == "process":
         bind_process(opened.setup.crm_cores)
     return opened
+
+
+def _trusted(trust: str | None) -> TrustedKey | None:
+    from corella_edge.signature import TrustedKey
+
+    return None if trust is None else TrustedKey.read(trust)
 
 
 def _guard(host: str, access: dict[str, Any]) -> Guard:

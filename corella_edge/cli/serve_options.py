@@ -65,8 +65,9 @@ def grouped(name: str, options: Mapping[str, Callable[[Command], Command]]) -> C
             group = {option: given.pop(option) for option in options}
             return command(**{name: group}, **given)
 
+        decorated: Command = with_group
         for option in reversed(list(options.values())):
-            with_group = option(with_group)
-        return with_group
+            decorated = option(decorated)
+        return decorated
 
     return decorate

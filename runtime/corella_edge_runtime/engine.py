@@ -18,6 +18,7 @@ from corella_edge.encoder import FeatureEncoder
 from corella_edge.request import Candidate, Request, User
 from corella_edge.router import Calibration, Threshold, entropy, is_routed, parse_threshold
 from corella_edge.scores import BoolArray, FloatArray, Scores, Trace
+from corella_edge.signature import TrustedKey
 from corella_edge_runtime.asking import Asking, Llm, open_llm, seconds_to
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.answer import Answer
@@ -85,6 +86,7 @@ class Engine:
         plan: Path | None = None,
         tuned: bool = True,
         deterministic: bool = False,
+        trust: TrustedKey | None = None,
     ) -> Engine:
         """Check and load a bundle.
 
@@ -97,11 +99,13 @@ class Engine:
             plan: the file of `corella-edge tune`; None = where it writes by itself.
             tuned: whether to look for a plan at all.
             deterministic: LLM scores that are bit-equal on repeat, and slower.
+            trust: the key that the bundle must be signed with.
 
         Raises:
-            BundleError: damaged or incomplete. InputError: a bad threshold or plan. MissingExtraError: no onnxruntime.
+            BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan.
+            MissingExtraError: no onnxruntime.
         """
-        opened = Bundle.open(bundle)
+        opened = Bundle.open(bundle, trust)
         # Before the models are loaded: a mistyped threshold is told at once.
         parse_threshold(opened.policy() if threshold is None else threshold, opened.calibration())
         warnings: list[str] = []

@@ -66,7 +66,7 @@ class _Users:
 
     async def _delete(self, store: UserStore, user_id: str) -> Response:
         deleted = await asyncio.wrap_future(store.delete_soon(user_id))
-        self.service.forget(user_id)
+        await self.service.forget(user_id)
         return json_answer({"user_id": user_id, "deleted": deleted})
 
     @asynccontextmanager

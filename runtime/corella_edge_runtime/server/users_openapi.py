@@ -18,6 +18,11 @@ def paths() -> Json:
     }
 
 
+def schemas() -> Json:
+    """What `paths` refers to, beside those of `/v1/rank`."""
+    return _SCHEMAS
+
+
 def _append() -> Json:
     return {
         "operationId": "appendEvents",
@@ -97,7 +102,7 @@ _ID_IN_PATH: Json = {
 _TEXT: Json = {"type": "string"}
 _COUNT: Json = {"type": "integer", "minimum": 0}
 _SECONDS: Json = {"description": "Unix time in seconds.", "type": "integer"}
-SCHEMAS: Json = {
+_SCHEMAS: Json = {
     "NewEvents": _object(
         {
             "user_id": _ref("UserIdRequest/properties/user_id"),
