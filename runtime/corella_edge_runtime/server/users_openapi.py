@@ -14,7 +14,7 @@ def paths() -> Json:
     """Path → operations, as in `openapi.document`."""
     return {
         "/v1/events": {"post": _append()},
-        "/v1/users/{id}": {"parameters": [_ID_IN_PATH], "get": _export(), "delete": _delete()},
+        "/v1/users/{id}": {"get": _export(), "delete": _delete()},
     }
 
 
@@ -44,6 +44,7 @@ def _export() -> Json:
     return {
         "operationId": "exportUser",
         "summary": "Everything held on a user.",
+        "parameters": [_ID_IN_PATH],
         "responses": {
             "200": _found("UserExport", "Events in the order of the history."),
             "404": _failure("Nothing is held on such a user."),
@@ -57,6 +58,7 @@ def _delete() -> Json:
     return {
         "operationId": "deleteUser",
         "summary": "Erase a user; answered when no byte is left in the store's files, nor in caches.",
+        "parameters": [_ID_IN_PATH],
         "responses": {
             "200": _found("Deleted", "Nothing is held on the user."),
             "422": _failure("Not an id."),
