@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from corella_edge.catalog import Catalog
@@ -24,6 +24,7 @@ from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.server.question import FIELDS, NOT_HERE, Question, parse_question
 from corella_edge_runtime.texts import MOST_AT_ONCE, prompts
 from fake_llm import FakeBackend
+from json_schema import SCHEMAS, documents, valid
 
 YES, NO, BOS, VOCABULARY, LONGEST = 7, 9, 3, 1000, 200
 
@@ -362,6 +363,59 @@ def test_a_prompt_is_all_its_tokens_and_ends_in_a_part_that_fits_one_decode(quer
         assert [*prompt.prefix, *prompt.suffix] == whole
         assert bool(whole) == bool(prompt.suffix)
         assert len(prompt.suffix) <= MOST_AT_ONCE
+
+
+def of_one_kind(doc: dict[str, Any]) -> bool:
+    """Query and items both texts, or both token ids: what the schema does not say."""
+    items = doc["items"]
+    if isinstance(doc["query"], str):
+        return isinstance(items, str) or all(isinstance(item, str) for item in items)
+    return isinstance(items, list) and all(isinstance(item, list) for item in items)
+
+
+@given(documents(SCHEMAS["ScoreRequest"]))
+def test_whatever_the_schema_allows_is_a_question(doc):
+    assert valid(SCHEMAS["ScoreRequest"], doc)
+    assume(of_one_kind(doc))
+    assert isinstance(parse_question(json.dumps(doc).encode()), Question)
+
+
+ODD: list[Any] = [
+    None,
+    True,
+    False,
+    -1,
+    0,
+    2**31,
+    2**40,
+    0.5,
+    1e10,
+    "",
+    "x",
+    [],
+    [1],
+    ["x"],
+    [[1]],
+    [[-1]],
+    [2**31],
+    {},
+]
+
+
+@given(documents(SCHEMAS["ScoreRequest"]), st.sampled_from([*FIELDS, "more"]), st.sampled_from([..., *ODD]))
+def test_schema_and_parser_judge_damaged_questions_alike(doc, name, value):
+    doc = {key: old for key, old in (doc | {name: value}).items() if old is not ...}
+    fits = valid(SCHEMAS["ScoreRequest"], doc)
+    assume(not fits or of_one_kind(doc))
+    with contextlib.nullcontext() if fits else pytest.raises(InputError):
+        parse_question(json.dumps(doc).encode())
+
+
+def test_answers_are_as_described(asking, site):
+    assert valid(SCHEMAS["ScoreAnswer"], score(asking()).json())
+    for found in (asking(), site):
+        assert valid(SCHEMAS["ScoreModels"], found.call("GET", "/v1/models").json())
+    assert valid(SCHEMAS["Error"], score(site).json())
 
 
 @given(st.binary(max_size=100) | st.dictionaries(st.sampled_from(FIELDS), st.recursive(
