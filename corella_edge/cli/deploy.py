@@ -167,7 +167,7 @@ def _add(site: Path, bundle: Path, verify: bool) -> str:
     click.echo(f"{site}: {version} {'is added' if new else 'was there already'}")
     for other in sites.namesakes(site, version):
         click.echo(f"corella-edge: warning: {other} has the same name and version: answers and metrics will not tell "
-                   "them apart; export with another --version", err=True)  # fmt: skip
+                   "them apart; export with another --bundle-version", err=True)  # fmt: skip
     return version
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,17 +57,20 @@ def serve(
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     guard = _guard(host, access)
-    source = open_source(bundle, partial(_load, threshold, {**engine, "trust": _trusted(access["trust"])}))
+    engine["trust"] = _trusted(access["trust"])
+    source = open_source(bundle, partial(_load, threshold, engine, os.sched_getaffinity(0)))
     with _store(users) as store:
         settings = _settings(limits, grace, access_log)
         ready = _ReadyLine(time.monotonic())
         run(source, listen(host, port), settings, guard, store, _say_listening, ready)
 
 
-def _load(threshold: str | None, engine: dict[str, Any], bundle: Path) -> Engine:
+def _load(threshold: str | None, engine: dict[str, Any], cores: set[int], bundle: Path) -> Engine:
     from corella_edge_runtime.engine import Engine
     from corella_edge_runtime.threads import bind_process
 
+    # An earlier version may have bound the process to the CRM's cores: this thread sees all of them again.
+    os.sched_setaffinity(0, cores)
     opened = Engine.open(bundle, threshold=threshold, **engine)
     # The LLM's process has cores of its own; in a thread of this one, it keeps its own cores itself.
     if opened.llm and opened.setup and opened.setup.crm_cores and engine["llm"] == "process":

@@ -6,6 +6,7 @@ import math
 import shutil
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -506,3 +507,18 @@ def test_a_trace_tells_what_it_cost(engine: Engine) -> None:
     hard = engine.rank(Request(user(2), (Candidate("i1"), Candidate("i2")), threshold="ratio:1")).trace
     assert list(hard.seconds) == ["encode", "crm", "queue", "prefill"]
     assert hard.threshold == 0.0
+
+
+@pytest.mark.parametrize("llm", [None, "process"])
+def test_a_closed_engine_leaves_memory_without_the_garbage_collector(root: Path, llm: str | None) -> None:
+    opened = Engine.open(root, llm=llm, llm_threads=1)
+    opened.warm_up()
+    parts = [weakref.ref(part) for part in (opened, opened.encoder, opened.encoder.catalog, opened.crm)]
+    gc.collect()
+    gc.disable()
+    try:
+        opened.close()
+        del opened
+        assert [part() for part in parts] == [None] * len(parts)
+    finally:
+        gc.enable()

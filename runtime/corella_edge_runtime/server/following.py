@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -137,12 +138,17 @@ class Follower:
 
     def __init__(self, site: Path, fleet: Fleet, load: Load, seconds: float = POLL_SECONDS) -> None:
         self.state = Serving(os.getpid())
-        self.loading = False  # in a thread, which can not be stopped
+        self._thread: threading.Thread | None = None
         self._site, self._fleet, self._load, self._seconds = site, fleet, load, seconds
         self._asked = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
         self._seen: Stamp = None
         self._spare: dict[str, Ranker] = {}  # loaded, and not in the fleet yet
+
+    @property
+    def loading(self) -> bool:
+        """Whether a version is being loaded, in a thread that can not be stopped."""
+        return self._thread is not None and self._thread.is_alive()
 
     async def run(self) -> None:
         """Follow until cancelled. SIGHUP has the file read, and what was refused tried, at once."""
@@ -248,12 +254,9 @@ class Follower:
     async def _loaded(self, version: str) -> Ranker:
         """Load a version in a thread of its own: a daemon, so that it can not hold up the end of the process."""
         future: Future[Ranker] = Future()
-        threading.Thread(target=self._load_in_thread, args=(version, future), name="load", daemon=True).start()
-        self.loading = True
-        try:
-            return await asyncio.wrap_future(future)
-        finally:
-            self.loading = False
+        self._thread = threading.Thread(target=self._load_in_thread, args=(version, future), name="load", daemon=True)
+        self._thread.start()
+        return await asyncio.wrap_future(future)
 
     def _load_in_thread(self, version: str, future: Future[Ranker]) -> None:
         try:
@@ -266,6 +269,8 @@ class Follower:
             future.set_result(ranker)
         except InvalidStateError:  # the server stops, and nobody waits any more
             ranker.close()
+            return
+        gc.freeze()  # the collector need not look at it again and again; who is closed leaves without it
 
 
 def _publish(site: Path, state: Serving) -> None:

@@ -164,8 +164,9 @@ class _Process:
             _leave(1)
 
     def finish(self) -> None:
-        """Release the threads, or leave at once if the first version is still being loaded."""
-        if not self.loaded.done():
+        """Release the threads, or leave at once if a version is still being loaded."""
+        follower = self.service.follower
+        if not self.loaded.done() or (follower is not None and follower.loading):
             _leave(0)
         self.service.close()
         if self.failure is not None:
