@@ -61,6 +61,11 @@ class FeatureEncoder:
             feed[item.name] = self._derived_of(item, past, slate)
         return feed, self._unseen.names(codes, slate.rows, feed, list(slate.own))
 
+    def forget(self) -> None:
+        """Drop what is remembered of recent requests."""
+        self._past.cache_clear()
+        self._slate.cache_clear()
+
     def encode_user(self, user: User) -> Feed:
         """User-side attribute inputs, leading dimension 1."""
         return self._user_feed(self._codes(user))

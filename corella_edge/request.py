@@ -17,6 +17,9 @@ MAX_ID_CHARS = 256
 MAX_CANDIDATES = 10_000
 MAX_HISTORY = 100_000
 MAX_TIME = 2**53
+MAX_FEATURES = 256  # of one user or candidate
+MAX_VALUES = 1024  # of one feature
+MAX_TEXT_CHARS = 16_384  # of one value
 
 Features = Mapping[str, Any]
 
@@ -38,6 +41,11 @@ class User:
     features: Features = field(default_factory=dict)
     history: tuple[Event, ...] = ()
 
+    @property
+    def bare(self) -> bool:
+        """Whether the id is all there is: a server that remembers users fills in the rest."""
+        return self.id is not None and not self.features and not self.history
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -49,7 +57,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One user and the candidates to score; `candidates` None means the whole catalogue."""
+    """One user and the candidates to score; `candidates` None means the whole catalogue.
+
+    Attributes:
+        explain: the answer says more: the threshold, the CRM's own rank, tokens, milliseconds.
+        strict: a candidate that the LLM was wanted for and did not answer in time is an error (of a server).
+    """
 
     user: User
     candidates: tuple[Candidate, ...] | None = None
@@ -57,6 +70,11 @@ class Request:
     threshold: float | str | None = None
     top_k: int | None = None
     timeout_ms: float | None = None
+    explain: bool = False
+    strict: bool = False
+
+
+_FIELDS = {"id", "user", "user_id", "candidates", "threshold", "top_k", "timeout_ms", "explain", "strict"}
 
 
 def parse_request(value: object) -> Request:
@@ -65,18 +83,25 @@ def parse_request(value: object) -> Request:
     Raises:
         InputError: a field is missing, unknown, of the wrong type, or out of range; the message names it.
     """
-    data = _object(value, "request", {"id", "user", "candidates", "threshold", "top_k", "timeout_ms"})
-    if "user" not in data:
-        raise InputError("request: the field 'user' is missing")
+    data = _object(value, "request", _FIELDS)
     candidates = data.get("candidates")
     return Request(
-        user=_user(data["user"]),
+        user=_who(data),
         candidates=None if candidates is None else _candidates(candidates),
         id=_optional_id(data.get("id"), "id"),
         threshold=_threshold(data.get("threshold")),
         top_k=_positive_int(data.get("top_k"), "top_k"),
         timeout_ms=_number(data.get("timeout_ms"), "timeout_ms", low=0.0),
+        explain=_flag(data.get("explain"), "explain"),
+        strict=_flag(data.get("strict"), "strict"),
     )
+
+
+def _who(data: Mapping[str, Any]) -> User:
+    """`user`, or `user_id` alone."""
+    if ("user" in data) == ("user_id" in data):
+        raise InputError("request: exactly one of the fields 'user' and 'user_id' is needed")
+    return _user(data["user"]) if "user" in data else User(_id(data["user_id"], "user_id"))
 
 
 def _user(value: object) -> User:
@@ -163,6 +188,8 @@ def _features(value: object, path: str) -> dict[str, Any] | None:
         return None
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected an object, got {_kind(value)}")
+    if len(value) > MAX_FEATURES:
+        raise InputError(f"{path}: {len(value)} features, at most {MAX_FEATURES} are accepted")
     for name, feature in value.items():
         _check_feature(feature, f"{path}.{str(name)[:40]}")
     return value
@@ -170,7 +197,11 @@ def _features(value: object, path: str) -> dict[str, Any] | None:
 
 def _check_feature(value: object, path: str) -> None:
     entries = value if isinstance(value, list) else [value]
+    if len(entries) > MAX_VALUES:
+        raise InputError(f"{path}: {len(entries)} values, at most {MAX_VALUES} are accepted")
     for entry in entries:
+        if isinstance(entry, str) and len(entry) > MAX_TEXT_CHARS:
+            raise InputError(f"{path}: a text of {len(entry)} characters, at most {MAX_TEXT_CHARS} are accepted")
         if not isinstance(entry, (str, int, float, bool, type(None))):
             raise InputError(f"{path}: expected text, a number, or a list of those, got {_kind(entry)}")
         if isinstance(entry, float) and not math.isfinite(entry):
@@ -183,6 +214,12 @@ def _threshold(value: object) -> float | str | None:
     if value is None or isinstance(value, str):
         return value
     return _number(value, "threshold")
+
+
+def _flag(value: object, path: str) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise InputError(f"{path}: expected true or false, got {_kind(value)}")
+    return bool(value)
 
 
 def _positive_int(value: object, path: str) -> int | None:

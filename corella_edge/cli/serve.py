@@ -26,18 +26,20 @@ _EXTRA_MODULES = {"starlette", "uvicorn", "prometheus_client", "anyio"}
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @engine_options("process")
-@click.option("--worker-threads", default=8, show_default=True, type=click.IntRange(1, 1024),
-              help="Requests worked on at once.")  # fmt: skip
-@click.option("--max-waiting", default=128, show_default=True, type=click.IntRange(0),
-              help="Further requests that may wait; beyond them: 503.")  # fmt: skip
+@click.option("--timeout-ms", default=1000.0, show_default=True, type=click.FloatRange(0),
+              help="Time for the LLM, of requests that bring no `timeout_ms`; then the CRM decides.")  # fmt: skip
+@click.option("--max-requests", default=1024, show_default=True, type=click.IntRange(1),
+              help="Requests in flight; beyond them: 503. From half of them on the LLM is not asked.")  # fmt: skip
+@click.option("--worker-threads", default=2, show_default=True, type=click.IntRange(1, 1024),
+              help="Threads for requests with a large body or more than 500 candidates.")  # fmt: skip
 @click.option("--max-body-mib", default=8.0, show_default=True, type=click.FloatRange(0, min_open=True),
               help="Largest body; beyond it: 413.")  # fmt: skip
 @click.option("--grace", default=30.0, show_default=True, type=click.FloatRange(0),
               help="Seconds for requests in flight when stopping.")  # fmt: skip
 @click.option("--access-log", is_flag=True, help="Log one line a request to stderr (address, path, status).")
 def serve(
-    bundle: Path, threshold: str | None, host: str, port: int, engine: dict[str, Any], worker_threads: int,
-    max_waiting: int, max_body_mib: float, grace: float, access_log: bool,
+    bundle: Path, threshold: str | None, host: str, port: int, engine: dict[str, Any], timeout_ms: float,
+    max_requests: int, worker_threads: int, max_body_mib: float, grace: float, access_log: bool,
 ) -> None:  # fmt: skip
     """Serve BUNDLE over HTTP until SIGTERM or Ctrl-C.
 
@@ -45,8 +47,8 @@ def serve(
     """
     _check_early(bundle, threshold)
     _check_extra()
+    from corella_edge_runtime.server.limits import Limits
     from corella_edge_runtime.server.run import Settings, listen, run
-    from corella_edge_runtime.server.service import Limits
 
     def load() -> Engine:
         from corella_edge_runtime.engine import Engine
@@ -59,7 +61,7 @@ def serve(
         return opened
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    limits = Limits(worker_threads, max_waiting, body_bytes=int(max_body_mib * 2**20))
+    limits = Limits(max_requests, worker_threads, timeout_ms, int(max_body_mib * 2**20))
     run(load, listen(host, port), Settings(limits, grace, access_log), _say_listening, _ReadyLine(time.monotonic()))
 
 

@@ -8,21 +8,89 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Sequence
-from concurrent.futures import wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from corella_edge.bundle import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, MissingExtraError
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Candidate, User
+from corella_edge.scores import FloatArray
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
 from corella_edge_runtime.llm.opening import check_kind, open_backend
 from corella_edge_runtime.setup import Setup
 
 _LOG = logging.getLogger("corella_edge.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a request's prompts cost: tokens computed and reused; seconds in the LLM's queue, then until the end."""
+
+    evaluated: int = 0
+    reused: int = 0
+    queued: float = 0.0
+    at_work: float = 0.0
+
+
+class Asking:
+    """One request's candidates on their way to the LLM.
+
+    Attributes:
+        future: ends when there is nothing more to wait for, maybe after the deadline; None: nothing was asked.
+        deadline: a time of `time.monotonic()`, at which whoever waits takes what is there.
+    """
+
+    def __init__(
+        self,
+        given: list[Answer],
+        asked: Sequence[int] = (),
+        future: Future[list[Answer]] | None = None,
+        deadline: float | None = None,
+        failed: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
+        """`given`: an answer a candidate, which holds for all but those at the places `asked`."""
+        self.future, self.deadline = future, deadline
+        self._given, self._asked, self._failed = given, asked, failed
+        self._found: list[Answer] | None = None
+        self._begun = self._ended = time.monotonic()
+        if future is not None:
+            future.add_done_callback(self._end)
+
+    def answers(self) -> list[Answer]:
+        """One a candidate, in order; never waits. What is not there yet is cancelled and has the reason "deadline"."""
+        if self._found is None:
+            self._found = self._take()
+            for place, answer in zip(self._asked, self._found, strict=True):
+                self._given[place] = answer
+        return list(self._given)
+
+    def work(self) -> Work:
+        """Of the answers taken; seconds are zero while there are none."""
+        found = [answer for answer in self._found or () if not answer.reason]
+        queued = min((answer.waited for answer in found), default=0.0)
+        at_work = max(0.0, self._ended - self._begun - queued) if found else 0.0
+        return Work(sum(a.evaluated for a in found), sum(a.reused for a in found), queued, at_work)
+
+    def _take(self) -> list[Answer]:
+        late = [Answer(math.nan, "deadline")] * len(self._asked)
+        # What has not been computed yet never is.
+        if self.future is None or self.future.cancel() or not self.future.done():
+            return late
+        error = self.future.exception()
+        if error is None:
+            return self.future.result()
+        self._failed(error)
+        return [Answer(math.nan, "llm_error")] * len(self._asked)
+
+    def _end(self, _: object) -> None:
+        self._ended = time.monotonic()
 
 
 class Llm:
@@ -32,31 +100,46 @@ class Llm:
         self.prompts, self.backend = prompts, backend
         self._failures: set[str] = set()
 
-    def ask(self, user: User, candidates: Sequence[Candidate], deadline: float | None) -> list[Answer]:
-        """One answer a candidate, at the deadline at the latest; one without text has the reason "no_text"."""
+    def begin(
+        self, user: User, candidates: Sequence[Candidate], hardness: FloatArray, deadline: float | None
+    ) -> Asking:
+        """Ask, hardest first, without waiting; one without text has the reason "no_text".
+
+        Args:
+            hardness: float64, the entropy of each candidate.
+            deadline: a time of `time.monotonic()`.
+        """
         suffixes = [self.prompts.suffix(candidate) for candidate in candidates]
-        if not any(suffixes):
-            return [Answer(math.nan, "no_text")] * len(candidates)
+        given = [Answer(math.nan, "no_text")] * len(candidates)
+        order = [i for i in np.argsort(-hardness, kind="stable").tolist() if suffixes[i]]
+        if not order:
+            return Asking(given)
         prefix = tuple(self.prompts.prefix(user))
-        prompts = [Prompt(prefix, tuple(suffix)) for suffix in suffixes if suffix]
-        answers = iter(self._answers(prompts, deadline))
-        return [next(answers) if suffix else Answer(math.nan, "no_text") for suffix in suffixes]
-
-    def _answers(self, prompts: Sequence[Prompt], deadline: float | None) -> list[Answer]:
-        """The backend's answers. Where it is late or fails, each prompt's reason says so: the CRM's score stands."""
+        prompts = [Prompt(prefix, tuple(suffixes[i] or ())) for i in order]
         try:
-            job = self.backend.submit(prompts, deadline)
-            finished, _ = wait([job], _seconds_to(deadline))
-            if finished:
-                return job.result()
+            future = self.backend.submit(prompts, deadline)
         except Exception as error:  # noqa: BLE001 - whatever a backend raises, the request has the CRM's scores
-            self._failed(error)
-            return [Answer(math.nan, "llm_error")] * len(prompts)
-        # What has not been computed yet never is.
-        job.cancel()
-        return [Answer(math.nan, "deadline")] * len(prompts)
+            future = Future()
+            future.set_exception(error)
+        return Asking(given, order, future, deadline, self._failed)
 
-    def _failed(self, error: Exception) -> None:
+    def ask(
+        self, user: User, candidates: Sequence[Candidate], hardness: FloatArray, deadline: float | None
+    ) -> list[Answer]:
+        """One answer a candidate, at the deadline at the latest; see `begin`."""
+        asking = self.begin(user, candidates, hardness, deadline)
+        if asking.future is not None:
+            wait([asking.future], seconds_to(deadline))
+        return asking.answers()
+
+    def stats(self) -> dict[str, float]:
+        """Counters since the start."""
+        return self.backend.stats()
+
+    def close(self) -> None:
+        self.backend.close()
+
+    def _failed(self, error: BaseException) -> None:
         """Log kind and place, once a kind; never the message, which may quote what a user wrote."""
         kind = type(error).__name__
         if kind in self._failures:
@@ -104,6 +187,6 @@ def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:
             raise BundleError(f"prompt.json: token id {token} is outside the vocabulary of {file} ({vocab_size})")
 
 
-def _seconds_to(deadline: float | None) -> float | None:
+def seconds_to(deadline: float | None) -> float | None:
     """Time left until `deadline`, as a timeout that threads accept."""
     return None if deadline is None else min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)

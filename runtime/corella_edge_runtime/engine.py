@@ -5,24 +5,53 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import wait
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 
 from corella_edge.bundle import Bundle
 from corella_edge.encoder import FeatureEncoder
 from corella_edge.request import Candidate, Request, User
 from corella_edge.router import Calibration, Threshold, entropy, is_routed, parse_threshold
-from corella_edge.scores import BoolArray, FloatArray, Scores
-from corella_edge_runtime.asking import Llm, open_llm
+from corella_edge.scores import BoolArray, FloatArray, Scores, Trace
+from corella_edge_runtime.asking import Asking, Llm, open_llm, seconds_to
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.answer import Answer
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 
+PENDING = "pending"  # the reason of a row whose LLM score is still to come
+
+
+@dataclass(slots=True)
+class Draft:
+    """A request whose candidates the CRM has scored and whose hard ones the LLM is being asked about.
+
+    Attributes:
+        chosen: int64 [m], the candidates that were routed.
+        asking: what the LLM was asked about them; None where it was not asked.
+        refusal: the reason why it was not.
+    """
+
+    items: tuple[str, ...]
+    crm: FloatArray
+    entropy: FloatArray
+    chosen: npt.NDArray[np.int64]
+    threshold: Threshold
+    unknown: tuple[tuple[str, ...], ...]
+    asking: Asking | None
+    refusal: str
+    trace: Trace
+
 
 class Engine:
-    """An opened bundle that ranks. `rank` may be called from several threads."""
+    """An opened bundle that ranks. `rank` may be called from several threads.
+
+    `rank` is `begin`, a wait, and `finish`; who has something better to do than to wait calls them by themselves.
+    """
 
     def __init__(
         self, bundle: Bundle, encoder: FeatureEncoder, crm: Crm, llm: Llm | None, threshold: str | float | None = None
@@ -81,7 +110,7 @@ class Engine:
             engine = cls(opened, encoder, crm, side, threshold)
         except BaseException:
             if side is not None:
-                side.backend.close()
+                side.close()
             raise
         engine.setup = setup
         engine.warnings += [*warnings, *([warning] if warning else [])]
@@ -97,7 +126,21 @@ class Engine:
         return parse_threshold(value, self.calibration)
 
     def rank(self, request: Request) -> Scores:
-        """Score all candidates of a request.
+        """Score all candidates of a request; waits for the LLM, at most for the request's `timeout_ms`.
+
+        Raises:
+            InputError: a bad threshold.
+        """
+        draft = self.begin(request)
+        if draft.asking is not None and draft.asking.future is not None:
+            wait([draft.asking.future], seconds_to(draft.asking.deadline))
+        return self.finish(draft)
+
+    def begin(self, request: Request, refusal: str = "") -> Draft:
+        """Encode, score by the CRM, route, and put the hard candidates to the LLM. Never waits for it.
+
+        Args:
+            refusal: a reason not to ask the LLM.
 
         Raises:
             InputError: a bad threshold.
@@ -107,28 +150,32 @@ class Engine:
         deadline = None if request.timeout_ms is None else started + request.timeout_ms / 1000.0
         candidates = self._everything if request.candidates is None else request.candidates
         feed, unknown = self.encoder.encode(request.user, candidates)
+        encoded = time.monotonic()
         p = self.crm.probability(feed)
         s = entropy(p)
-        hard = is_routed(s, threshold.nats)
-        llm, reasons = self._ask(request.user, candidates, hard, threshold.unit, deadline)
+        chosen = np.flatnonzero(is_routed(s, threshold.nats))
+        trace = Trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, threshold=threshold.nats)
+        asking = None
+        if self.llm is not None and not refusal and len(chosen):
+            hard = [candidates[i] for i in chosen.tolist()]
+            asking = self.llm.begin(request.user, hard, s[chosen], deadline)
         items = tuple([candidate.item for candidate in candidates])
-        return Scores(items, p, llm, s, ~np.isnan(llm), reasons, tuple(unknown))
+        return Draft(items, p, s, chosen, threshold, tuple(unknown), asking, refusal or "no_llm", trace)
 
-    def _ask(
-        self, user: User, candidates: Sequence[Candidate], hard: BoolArray, unit: str, deadline: float | None
-    ) -> tuple[FloatArray, tuple[str, ...]]:
-        """P(Yes) float64 [n] (nan where there is none) and the reason of each candidate."""
-        llm = np.full(len(candidates), np.nan)
-        reasons = [""] * len(candidates)
-        chosen = np.flatnonzero(hard).tolist()
-        if self.llm is None:
-            answers = [Answer(math.nan, "no_llm")] * len(chosen)
+    def finish(self, draft: Draft) -> Scores:
+        """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
+        if draft.asking is None:
+            answers = [Answer(math.nan, draft.refusal)] * len(draft.chosen)
         else:
-            answers = self.llm.ask(user, [candidates[i] for i in chosen], deadline) if chosen else []
-        for i, found in zip(chosen, answers, strict=True):
-            llm[i] = found.probability
-            reasons[i] = found.reason or unit
-        return llm, tuple(reasons)
+            answers = draft.asking.answers()
+            work = draft.asking.work()
+            draft.trace.evaluated, draft.trace.reused = work.evaluated, work.reused
+            draft.trace.seconds |= {"queue": work.queued, "prefill": work.at_work}
+        return _scores(draft, answers)
+
+    def before_llm(self, draft: Draft) -> Scores:
+        """The CRM's own ranking, while the LLM is at work: rows it was asked about have the reason "pending"."""
+        return _scores(draft, [Answer(math.nan, PENDING)] * len(draft.chosen))
 
     def warm_up(self) -> None:
         """Run both models once, so that the first request finds them loaded."""
@@ -138,11 +185,15 @@ class Engine:
 
     def stats(self) -> dict[str, float]:
         """Counters of the LLM side; empty without one."""
-        return self.llm.backend.stats() if self.llm else {}
+        return self.llm.stats() if self.llm else {}
+
+    def forget(self) -> None:
+        """Drop what is kept of users from request to request."""
+        self.encoder.forget()
 
     def close(self) -> None:
         if self.llm:
-            self.llm.backend.close()
+            self.llm.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -151,3 +202,14 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _scores(draft: Draft, answers: Sequence[Answer]) -> Scores:
+    """P(Yes) float64 [n] (nan where there is none) and the reason of each candidate, from the routed ones' answers."""
+    llm = np.full(len(draft.items), np.nan)
+    reasons = [""] * len(draft.items)
+    for i, found in zip(draft.chosen.tolist(), answers, strict=True):
+        llm[i] = found.probability
+        reasons[i] = found.reason or draft.threshold.unit
+    routed: BoolArray = ~np.isnan(llm)
+    return Scores(draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace)

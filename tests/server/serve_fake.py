@@ -10,8 +10,8 @@ import click
 
 from conftest import FakeRanker
 from corella_edge.errors import BundleError
+from corella_edge_runtime.server.limits import Limits
 from corella_edge_runtime.server.run import Settings, listen, run
-from corella_edge_runtime.server.service import Limits
 
 OPTIONS = json.loads(sys.argv[1])
 

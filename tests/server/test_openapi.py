@@ -54,7 +54,7 @@ def valid(schema: Schema, value: object) -> bool:
 
 def valid_object(schema: Schema, value: dict[str, Any]) -> bool:
     known, rest = schema.get("properties", {}), schema["additionalProperties"]
-    if not set(schema.get("required", [])) <= value.keys():
+    if not set(schema.get("required", [])) <= value.keys() or len(value) > schema.get("maxProperties", math.inf):
         return False
     if rest is False and not value.keys() <= known.keys():
         return False
@@ -122,7 +122,8 @@ def test_whatever_the_schema_allows_is_accepted(doc):
 
 
 ODD_SCALARS = [None, True, -1, 0, 1, 2**64, 2**70, 0.5, 1e7, 1e16, "", "x", "x" * 257]
-ODD = [*ODD_SCALARS, [], [1], [[1]], {}, {"item": "1"}, {"x": {}}]
+LARGE = [["x"] * 1025, ["x"] * 1024, "x" * 16_385, "x" * 16_384, {str(i): 1 for i in range(257)}]
+ODD = [*ODD_SCALARS, [], [1], [[1]], {}, {"item": "1"}, {"x": {}}, *LARGE]
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -167,7 +168,7 @@ def accepted(doc: Any) -> bool:
 @pytest.mark.parametrize(
     ("schema", "place"),
     [
-        ("Request", lambda extra: {"user": {}} | extra),
+        ("UserRequest", lambda extra: {"user": {}} | extra),
         ("User", lambda extra: {"user": extra}),
         ("Event", lambda extra: {"user": {"history": [{"item": "1"} | extra]}}),
         ("Candidate", lambda extra: {"user": {}, "candidates": [{"item": "1"} | extra]}),
@@ -177,12 +178,12 @@ def test_the_schema_lists_exactly_the_fields_the_parser_knows(schema, place):
     with pytest.raises(InputError, match="unknown field") as error:
         parse_request(place({"no such field": 1}))
     known = str(error.value).partition("known fields: ")[2].split(", ")
-    assert sorted(SCHEMAS[schema]["properties"]) == known
+    assert sorted({*SCHEMAS[schema]["properties"], *(["user_id"] if schema == "UserRequest" else [])}) == known
 
 
 def test_answers_and_errors_are_as_described(site):
     items = [{"item": i} for i in ("a", "b", "new-1", "mute-1")]
-    for extra in ({"threshold": 0.3}, {"threshold": "ratio:1"}, {"id": 7}, {"top_k": 1}):
+    for extra in ({"threshold": 0.3}, {"threshold": "ratio:1"}, {"id": 7}, {"top_k": 1}, {"explain": True}):
         answer = site.rank({"user": {}, "candidates": items} | extra).json()
         assert valid(SCHEMAS["Answer"], answer), answer
     for response in (site.rank(b"{"), site.rank({}), site.call("GET", "/x"), site.call("GET", "/v1/rank")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,15 @@ class Prompt:
 class Answer:
     """P(Yes) of one prompt, or nan and the reason why there is none.
 
-    Reasons: "too_long", "deadline", "queue_full", "llm_error".
+    Reasons: "too_long", "deadline", "busy", "queue_full", "llm_error".
+
+    Attributes:
+        evaluated, reused: tokens computed for this prompt, and those an earlier one had left or shared.
+        waited: seconds from its arrival in the queue to the first decode that held it.
     """
 
     probability: float
     reason: str = ""
+    evaluated: int = field(default=0, compare=False)
+    reused: int = field(default=0, compare=False)
+    waited: float = field(default=0.0, compare=False)

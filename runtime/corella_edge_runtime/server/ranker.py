@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from concurrent.futures import Future
+from typing import Any, Protocol
 
 from corella_edge.request import Request
 from corella_edge.scores import Scores
 
 
+class Asking(Protocol):
+    """Questions put to the LLM."""
+
+    @property
+    def future(self) -> Future[Any] | None:
+        """Done when all are answered; None when nothing was asked."""
+        ...
+
+    @property
+    def deadline(self) -> float | None:
+        """When to wait no longer, a time of `time.monotonic()`."""
+        ...
+
+
+class Draft(Protocol):
+    """A request under way: `Engine.begin`."""
+
+    @property
+    def asking(self) -> Asking | None:
+        """None where the LLM has no part in it."""
+        ...
+
+
 class Ranker(Protocol):
-    """A loaded bundle: `corella_edge_runtime.engine.Engine`, or anything that ranks."""
+    """A loaded bundle: `corella_edge_runtime.engine.Engine`, or anything that ranks. Called from several threads."""
 
     @property
     def name(self) -> str:
@@ -22,12 +46,23 @@ class Ranker(Protocol):
         """What is missing or degraded, one sentence each."""
         ...
 
-    def rank(self, request: Request) -> Scores:
-        """Score one request; blocks, and is called from several threads at once.
+    def begin(self, request: Request, refusal: str = "") -> Any:
+        """Score by the CRM and ask the LLM, without waiting for it; a `Draft`.
+
+        Args:
+            refusal: a reason not to ask the LLM.
 
         Raises:
             InputError: the request does not fit the bundle; the message is shown to the client.
         """
+        ...
+
+    def before_llm(self, draft: Any) -> Scores:
+        """The CRM's own ranking."""
+        ...
+
+    def finish(self, draft: Any) -> Scores:
+        """The scores as far as the LLM has answered. Never waits."""
         ...
 
     def warm_up(self) -> None:
@@ -38,6 +73,10 @@ class Ranker(Protocol):
         """Running totals since start; see `metrics.LLM_TOTALS` for the names the server shows."""
         ...
 
+    def forget(self) -> None:
+        """Drop what is remembered of users."""
+        ...
+
     def close(self) -> None:
-        """Release models and threads; no `rank` runs or follows."""
+        """Release models and threads; no request runs or follows."""
         ...

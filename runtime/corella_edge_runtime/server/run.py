@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -18,8 +19,9 @@ import uvicorn
 
 from corella_edge.errors import InputError
 from corella_edge_runtime.server.app import build_app
+from corella_edge_runtime.server.limits import Limits
 from corella_edge_runtime.server.ranker import Ranker
-from corella_edge_runtime.server.service import Limits, Service
+from corella_edge_runtime.server.service import Service
 
 _LOG = logging.getLogger("corella_edge.serve")
 _CONNECTION_SECONDS = 5  # for answers that are written but not yet read by a slow client
@@ -119,6 +121,9 @@ class _Process:
             self.failure = error
             self.stop.set()
         else:
+            # What is there now stays: the collector need not look at it again and again.
+            gc.collect()
+            gc.freeze()
             self.service.serve(ranker)
             self.on_ready(ranker)
 
