@@ -76,15 +76,16 @@ class Generator:
 
     def __init__(self, plan: Plan, requests: list[bytes]) -> None:
         count = len(plan.moments)
-        self._plan, self._requests = plan, requests
+        self._plan, self._requests, self._needle = plan, requests, plan.count.encode()
         self._next, self._count, self._begin = 0, count, 0.0
         self._waiting: deque[int] = deque()
+        self._open: dict[int, Connection] = {}  # by descriptor
         self._idle: list[Connection] = []
         self._busy: dict[int, Connection] = {}  # by descriptor, oldest request first
         self._writing: dict[int, Connection] = {}
         never = [math.nan] * count
         self.happened = Happened(
-            never, never.copy(), never.copy(), [0] * count, [""] * count, [""] * count, [b""] * count
+            never, never.copy(), never.copy(), [0] * count, [""] * count, [""] * count, [0] * count, [b""] * count
         )
 
     def run(self, begin: float) -> Happened:
@@ -98,8 +99,8 @@ class Generator:
         now = os.times()
         self.happened.cpu_seconds = now.user - used.user + now.system - used.system
         self.happened.wall_seconds = time.monotonic() - begin
-        for connection in self._idle:
-            connection.socket.close()
+        for connection in list(self._open.values()):
+            self._close(connection)
         return self.happened
 
     def _send_due(self, now: float) -> None:
@@ -119,23 +120,24 @@ class Generator:
             connection = self._idle.pop()
             if now - connection.idle_since < IDLE:
                 return connection
-            connection.socket.close()
+            self._close(connection)
         if len(self._busy) >= self._plan.connections:
             return None
         self.happened.connections += 1
-        return Connection(self._plan.port)
+        connection = Connection(self._plan.port)
+        self._open[connection.fileno] = connection
+        return connection
 
     def _wait(self) -> None:
         """Until something can be read or written, the next request is due, or the oldest one's time is up."""
-        idle = {connection.fileno: connection for connection in self._idle}
-        readable, writable, _ = select.select([*self._busy, *idle], list(self._writing), (), self._patience())
+        readable, writable, _ = select.select(list(self._open), list(self._writing), (), self._patience())
         for descriptor in writable:
             self._write(self._writing[descriptor])
         for descriptor in readable:
-            if descriptor in idle:
-                self._drop_idle(idle[descriptor])
-            elif descriptor in self._busy:
+            if descriptor in self._busy:
                 self._read(self._busy[descriptor])
+            elif descriptor in self._open:
+                self._drop_idle(self._open[descriptor])
         self._give_up(time.monotonic() - self._begin)
 
     def _patience(self) -> float:
@@ -176,6 +178,8 @@ class Generator:
     def _done(self, connection: Connection, now: float) -> None:
         number, reply, happened = connection.number, connection.reply, self.happened
         happened.end[number], happened.status[number], happened.timing[number] = now, reply.status, reply.timing
+        if self._needle:
+            happened.counted[number] = reply.body.count(self._needle)
         if self._plan.keep == "hash":
             happened.body[number] = hashlib.sha256(reply.body).hexdigest().encode()
         elif self._plan.keep == "all":
@@ -185,12 +189,12 @@ class Generator:
             connection.idle_since = now
             self._idle.append(connection)
         else:
-            connection.socket.close()
+            self._close(connection)
 
     def _failed(self, connection: Connection, why: str) -> None:
         self.happened.error[connection.number] = why
         self._forget(connection)
-        connection.socket.close()
+        self._close(connection)
 
     def _forget(self, connection: Connection) -> None:
         self._busy.pop(connection.fileno, None)
@@ -199,6 +203,10 @@ class Generator:
     def _drop_idle(self, connection: Connection) -> None:
         """The server has closed it, or says what nobody asked for."""
         self._idle.remove(connection)
+        self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        del self._open[connection.fileno]
         connection.socket.close()
 
     def _give_up(self, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Put a load on a server and see what happened: starts the generator, reads what it wrote, says whether it was light."""
+"""Put a load on a server and see what became of it: starts the generator, reads what it wrote."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class Plan:
         connections: most at a time; what finds all of them busy waits for one, and its time counts.
         patience: seconds from sending a request until it counts as failed.
         keep: of the bodies: "none", "hash" (SHA-256) or "all".
+        count: a text whose occurrences in each body are counted.
         core: what the generator is bound to; None = nothing.
     """
 
@@ -36,6 +37,7 @@ class Plan:
     connections: int = 256
     patience: float = 30.0
     keep: str = "none"
+    count: str = ""
     core: int | None = None
 
     def __post_init__(self) -> None:
@@ -55,8 +57,10 @@ class Happened:
         sent, first, end: when its first byte was sent, the reply's first came and its last; nan where that never was.
         status: of HTTP; 0 where there is no reply, and `error` says why.
         timing: the header `Server-Timing`, or "".
+        counted: how often `Plan.count` is in the body.
         body: by `Plan.keep`: hexadecimal digits, or the bytes.
         cpu_seconds, wall_seconds: the generator's own, from the beginning to the last reply.
+        connections: how many were opened.
     """
 
     sent: list[float]
@@ -65,10 +69,11 @@ class Happened:
     status: list[int]
     error: list[str]
     timing: list[str]
+    counted: list[int]
     body: list[bytes]
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
-    connections: int = field(default=0)
+    connections: int = 0
 
 
 def port_of(address: str) -> int:

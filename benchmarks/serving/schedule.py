@@ -12,7 +12,8 @@ def poisson(rate: float, seconds: float, seed: int) -> list[float]:
     """Moments in [0, `seconds`) of a Poisson stream of `rate` a second, ascending."""
     rng = np.random.default_rng([seed, 11])
     # Given their number, the arrivals of a Poisson stream are independent and uniform.
-    return np.sort(rng.uniform(0.0, seconds, rng.poisson(rate * seconds))).tolist()
+    moments: list[float] = np.sort(rng.uniform(0.0, seconds, rng.poisson(rate * seconds))).tolist()
+    return moments
 
 
 def fixed(rate: float, seconds: float) -> list[float]:

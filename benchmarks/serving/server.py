@@ -50,11 +50,11 @@ class Server:
             raise ServerError(f"serve ended with {self._process.wait()} before it listened; {self._log} says why")
         return line.split()[-1]
 
-    def get(self, path: str) -> tuple[int, bytes]:
+    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         """Status and body; status 0 where nothing answers."""
         connection = http.client.HTTPConnection(self.address.removeprefix("http://"), timeout=PATIENCE)
         try:
-            connection.request("GET", path)
+            connection.request(method, path, body)
             reply = connection.getresponse()
             return reply.status, reply.read()
         except (OSError, http.client.HTTPException):
@@ -69,15 +69,25 @@ class Server:
             ServerError: it has ended, or takes too long.
         """
         end = time.monotonic() + PATIENCE
-        while self.get("/v2/health/ready")[0] != 200:
+        while self.ask("GET", "/v2/health/ready")[0] != 200:
             if not self.running or time.monotonic() > end:
                 raise ServerError(f"the server did not become ready; {self._log} says why")
             time.sleep(0.05)
+
+    def metrics(self) -> dict[str, float]:
+        """Every line of `/metrics`: the name with its labels → value."""
+        text = self.ask("GET", "/metrics")[1].decode("utf-8")
+        lines = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines}
 
     @property
     def children(self) -> list[int]:
         """Its LLM processes: one, or none while it is being started again."""
         return [child for child in children_of(self.pid) if name_of(child) == CHILD_NAME]
+
+    def processes(self) -> list[int]:
+        """The server and all its children."""
+        return [self.pid, *children_of(self.pid)]
 
     def child(self, seconds: float = PATIENCE) -> int:
         """The LLM process, once there is one.
