@@ -33,6 +33,11 @@ class Catalog:
         get = self.row_of.get
         return [get(item, unknown) for item in items]
 
+    def of(self, item: str) -> Attributes:
+        """An item's attributes; none of an unknown one."""
+        row = self.row_of.get(item)
+        return {} if row is None else self.attributes[row]
+
     def lines(self) -> Iterator[str]:
         """The file form: `{"item": id, "title": …, attribute: value, …}` a line."""
         for item, attributes in zip(self.ids, self.attributes, strict=True):

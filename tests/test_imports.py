@@ -104,6 +104,8 @@ def test_each_heavy_dependency_is_known_in_one_place() -> None:
     assert importers("corella_edge_runtime", *HEAVY) == set()
     assert importers("corella_edge_export", "onnxruntime", "llama_cpp") == set()
     assert importers("corella_edge", "onnxruntime", "llama_cpp", *HEAVY) == set()
+    assert importers("corella_edge", "minisign") == {"signature.py"}
+    assert importers("corella_edge_runtime", "minisign") | importers("corella_edge_export", "minisign") == set()
 
 
 def test_help_is_quick() -> None:
@@ -168,6 +170,9 @@ def run(missing: str, *args: str) -> subprocess.CompletedProcess[str]:
         ("onnxruntime", "cpu", "verify BUNDLE"),
         ("onnxruntime", "cpu", "benchmark BUNDLE --out OUT"),
         ("llama_cpp", "llm", "score BUNDLE BUNDLE/requests.jsonl --require-llm --out OUT"),
+        ("minisign", "sign", "verify BUNDLE --trust KEY"),
+        ("minisign", "sign", "sign BUNDLE --key OUT"),
+        ("minisign", "sign", "sign --new-key OUT"),
         ("starlette", "serve", "serve BUNDLE"),
         ("uvicorn", "serve", "serve BUNDLE"),
         ("prometheus_client", "serve", "serve BUNDLE"),

@@ -13,6 +13,7 @@ from corella_edge.errors import BundleError
 
 if TYPE_CHECKING:
     from corella_edge.bundle import Bundle
+    from corella_edge.signature import TrustedKey
     from corella_edge_runtime.engine import Engine
     from corella_edge_runtime.reference import Comparison, Tolerance
 
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: all cores but one.")
-def verify(bundle: Path, llm_threads: int | None) -> None:
+@click.option("--trust", metavar="KEY", help="Public key, or file of one, that BUNDLE must be signed with.")
+def verify(bundle: Path, llm_threads: int | None, trust: str | None) -> None:
     """Check every file of BUNDLE, then repeat its reference scores on this machine.
 
     Needs nothing of the training side. Without the extra [llm] the LLM's part is not checked, and says so.
     """
-    found = _check_files(bundle)
+    found = _check_files(bundle, trust)
     from corella_edge_runtime import reference
     from corella_edge_runtime.engine import Engine
 
@@ -41,10 +43,10 @@ def verify(bundle: Path, llm_threads: int | None) -> None:
     click.echo(f"{found.label}: verified")
 
 
-def _check_files(root: Path) -> Bundle:
+def _check_files(root: Path, trust: str | None) -> Bundle:
     from corella_edge.describe import survey
 
-    found = survey(root)
+    found = survey(root, _trusted(trust))
     for problem in found.problems:
         click.echo(problem)
     if found.bundle is None or found.problems:
@@ -52,7 +54,17 @@ def _check_files(root: Path) -> Bundle:
         raise BundleError(f"{root}: damaged, not as exported: {names}")
     files = found.bundle.manifest.files
     click.echo(f"files: {len(files)} as exported, {sum(entry.size for entry in files.values()):,} bytes")
+    if trust is not None:
+        click.echo("signature: of the trusted key")
     return found.bundle
+
+
+def _trusted(trust: str | None) -> TrustedKey | None:
+    if trust is None:
+        return None
+    from corella_edge.signature import TrustedKey
+
+    return TrustedKey.read(trust)
 
 
 def _findings(engine: Engine, result: Comparison, allowed: Tolerance) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from importlib.util import find_spec
@@ -35,6 +36,16 @@ def parse_ratios(text: str) -> list[float]:
     if not text.strip():
         return list(RATIOS)
     return sorted({parse_share(part.strip()) for part in text.split(",")})
+
+
+class Finite(click.FloatRange):
+    """A range of floats that `nan`, which is neither below nor above anything, does not pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return found
 
 
 class Ratios(click.ParamType[list[float]]):

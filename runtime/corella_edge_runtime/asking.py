@@ -21,9 +21,11 @@ from corella_edge.errors import BundleError, MissingExtraError
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Candidate, User
 from corella_edge.scores import FloatArray
+from corella_edge_runtime.llm.admission import Admission, Promise
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
 from corella_edge_runtime.llm.opening import check_kind, open_backend
+from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
 from corella_edge_runtime.setup import Setup
 
 _LOG = logging.getLogger("corella_edge.engine")
@@ -94,16 +96,29 @@ class Asking:
 
 
 class Llm:
-    """The LLM side of a bundle: prompts in its tokenizer's ids, answered by a backend."""
+    """The LLM side of a bundle: prompts in its tokenizer's ids, answered by a backend.
 
-    def __init__(self, prompts: PromptEncoder, backend: LlmBackend) -> None:
+    Attributes:
+        vocabulary: how many token ids there are.
+        longest: most tokens of a prompt.
+    """
+
+    def __init__(
+        self, prompts: PromptEncoder, backend: LlmBackend, settings: LlmSettings | None = None, vocabulary: int = 0,
+        longest: int = 0,
+    ) -> None:  # fmt: skip
+        """`settings`: those of the backend."""
         self.prompts, self.backend = prompts, backend
+        self.vocabulary, self.longest = vocabulary, longest
+        self._admission = Admission(settings or LlmSettings())
         self._failures: set[str] = set()
 
     def begin(
         self, user: User, candidates: Sequence[Candidate], hardness: FloatArray, deadline: float | None
     ) -> Asking:
-        """Ask, hardest first, without waiting; one without text has the reason "no_text".
+        """Ask, without waiting, as many of the hardest as will be answered in time.
+
+        The others have the reason "busy" at once, or "queue_full" without a deadline; one without text has "no_text".
 
         Args:
             hardness: float64, the entropy of each candidate.
@@ -116,12 +131,12 @@ class Llm:
             return Asking(given)
         prefix = tuple(self.prompts.prefix(user))
         prompts = [Prompt(prefix, tuple(suffixes[i] or ())) for i in order]
-        try:
-            future = self.backend.submit(prompts, deadline)
-        except Exception as error:  # noqa: BLE001 - whatever a backend raises, the request has the CRM's scores
-            future = Future()
-            future.set_exception(error)
-        return Asking(given, order, future, deadline, self._failed)
+        return self._begin(given, order, prompts, deadline)
+
+    def begin_prompts(self, prompts: Sequence[Prompt], deadline: float | None) -> Asking:
+        """Ask prompts as they are, under the same rules, from the first."""
+        given = [Answer(math.nan, "deadline")] * len(prompts)
+        return self._begin(given, range(len(prompts)), prompts, deadline) if prompts else Asking(given)
 
     def ask(
         self, user: User, candidates: Sequence[Candidate], hardness: FloatArray, deadline: float | None
@@ -132,14 +147,47 @@ class Llm:
             wait([asking.future], seconds_to(deadline))
         return asking.answers()
 
+    def forget(self) -> None:
+        """Drop what is kept of users' prompts."""
+        self.backend.forget()
+        self._admission.forget()
+
     def stats(self) -> dict[str, float]:
-        """Counters since the start."""
-        return self.backend.stats()
+        """The backend's counters since the start, and those of what was not asked."""
+        own, found = self._admission.stats(time.monotonic()), self.backend.stats()
+        return {**found, **own, "refused": own["refused"] + found.get("refused", 0.0)}
 
     def close(self) -> None:
         self.backend.close()
 
-    def _failed(self, error: BaseException) -> None:
+    def _begin(
+        self, given: list[Answer], order: Sequence[int], prompts: Sequence[Prompt], deadline: float | None
+    ) -> Asking:
+        """`order`: the places in `given` that the prompts belong to."""
+        admitted = self._admission.admit(prompts, deadline, time.monotonic())
+        number, promise = admitted.prompts, admitted.promise
+        for place in order[number:]:
+            given[place] = Answer(math.nan, admitted.reason)
+        if promise is None:
+            return Asking(given)
+        future = self._submit(prompts[:number], deadline)
+        future.add_done_callback(lambda ended: self._ended(promise, prompts, ended))
+        return Asking(given, order[:number], future, deadline, self.failed)
+
+    def _submit(self, prompts: Sequence[Prompt], deadline: float | None) -> Future[list[Answer]]:
+        try:
+            return self.backend.submit(prompts, deadline)
+        except Exception as error:  # noqa: BLE001 - whatever a backend raises, the request has the CRM's scores
+            refused: Future[list[Answer]] = Future()
+            refused.set_exception(error)
+            return refused
+
+    def _ended(self, promise: Promise, prompts: Sequence[Prompt], future: Future[list[Answer]]) -> None:
+        """Its part of the account is free, whoever ended it."""
+        good = not future.cancelled() and future.exception() is None
+        self._admission.ended(promise, prompts, future.result() if good else (), self.backend.stats(), time.monotonic())
+
+    def failed(self, error: BaseException) -> None:
         """Log kind and place, once a kind; never the message, which may quote what a user wrote."""
         kind = type(error).__name__
         if kind in self._failures:
@@ -175,10 +223,11 @@ def _open(file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: s
     template, tokens = prompt
     # Before any backend starts; the vocabulary alone is read in milliseconds.
     binding = importlib.import_module("corella_edge_runtime.llm.binding")
-    size = binding.Model(file, vocabulary_only=True).vocab_size
+    vocabulary = binding.Model(file, vocabulary_only=True)
+    size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
     _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
     backend, model = open_backend(kind, file, tokens, setup.llm)
-    return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend)
+    return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm, size, longest)
 
 
 def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:

@@ -18,10 +18,12 @@ from corella_edge.encoder import FeatureEncoder
 from corella_edge.request import Candidate, Request, User
 from corella_edge.router import Calibration, Threshold, entropy, is_routed, parse_threshold
 from corella_edge.scores import BoolArray, FloatArray, Scores, Trace
+from corella_edge.signature import TrustedKey
 from corella_edge_runtime.asking import Asking, Llm, open_llm, seconds_to
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.answer import Answer
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
+from corella_edge_runtime.showcase import Showcase
 
 PENDING = "pending"  # the reason of a row whose LLM score is still to come
 
@@ -46,6 +48,11 @@ class Draft:
     refusal: str
     trace: Trace
 
+    def cancel(self) -> None:
+        """Nobody waits for the LLM any more; what it has answered stays."""
+        if self.asking is not None and self.asking.future is not None:
+            self.asking.future.cancel()
+
 
 class Engine:
     """An opened bundle that ranks. `rank` may be called from several threads.
@@ -62,6 +69,7 @@ class Engine:
         self.warnings: list[str] = [crm.warning] if crm.warning else []
         self.setup: Setup | None = None
         catalog = encoder.catalog
+        self.showcase = Showcase(bundle, encoder.schema, catalog, self.threshold)
         self._everything = tuple([Candidate(item) for item in catalog.ids])
 
     @classmethod
@@ -78,6 +86,7 @@ class Engine:
         plan: Path | None = None,
         tuned: bool = True,
         deterministic: bool = False,
+        trust: TrustedKey | None = None,
     ) -> Engine:
         """Check and load a bundle.
 
@@ -90,11 +99,13 @@ class Engine:
             plan: the file of `corella-edge tune`; None = where it writes by itself.
             tuned: whether to look for a plan at all.
             deterministic: LLM scores that are bit-equal on repeat, and slower.
+            trust: the key that the bundle must be signed with.
 
         Raises:
-            BundleError: damaged or incomplete. InputError: a bad threshold or plan. MissingExtraError: no onnxruntime.
+            BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan.
+            MissingExtraError: no onnxruntime.
         """
-        opened = Bundle.open(bundle)
+        opened = Bundle.open(bundle, trust)
         # Before the models are loaded: a mistyped threshold is told at once.
         parse_threshold(opened.policy() if threshold is None else threshold, opened.calibration())
         warnings: list[str] = []
@@ -190,6 +201,8 @@ class Engine:
     def forget(self) -> None:
         """Drop what is kept of users from request to request."""
         self.encoder.forget()
+        if self.llm:
+            self.llm.forget()
 
     def close(self) -> None:
         if self.llm:

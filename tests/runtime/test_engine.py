@@ -6,6 +6,7 @@ import math
 import shutil
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,7 @@ from corella_edge_runtime.crm import Crm, sigmoid
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import ThreadBackend
+from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.packing import Ask
 from corella_edge_runtime.llm.scorer import Counters
 
@@ -64,6 +66,9 @@ class Echo:
         result: Future[list[Answer]] = Future()
         result.set_result([Answer(self.probability(prompt)) for prompt in prompts])
         return result
+
+    def forget(self) -> None:
+        pass
 
     def stats(self) -> dict[str, float]:
         return {}
@@ -212,7 +217,7 @@ class Slow:
     def refuses(self, ask: Ask) -> bool:
         return False
 
-    def step(self, asks: Sequence[Ask], rate: float, watch: Any) -> None:
+    def step(self, asks: Sequence[Ask], cost: Cost, watch: Any) -> None:
         with watch(asks[:1]):
             given_up = self.stop.wait(2.0)
         self.jobs.append(given_up)
@@ -366,7 +371,7 @@ def test_an_engine_with_its_llm_warns_of_nothing(engine: Engine) -> None:
 
 def test_a_closed_engine_frees_its_model(root: Path) -> None:
     engine = Engine.open(root, llm_threads=1)
-    freed: Any = engine.llm.backend._scorer._context.model._free  # type: ignore[union-attr]
+    freed: Any = engine.llm.backend.inner._scorer._context.model._free  # type: ignore[union-attr]
     engine.close()
     assert freed.alive
     del engine
@@ -502,3 +507,18 @@ def test_a_trace_tells_what_it_cost(engine: Engine) -> None:
     hard = engine.rank(Request(user(2), (Candidate("i1"), Candidate("i2")), threshold="ratio:1")).trace
     assert list(hard.seconds) == ["encode", "crm", "queue", "prefill"]
     assert hard.threshold == 0.0
+
+
+@pytest.mark.parametrize("llm", [None, "process"])
+def test_a_closed_engine_leaves_memory_without_the_garbage_collector(root: Path, llm: str | None) -> None:
+    opened = Engine.open(root, llm=llm, llm_threads=1)
+    opened.warm_up()
+    parts = [weakref.ref(part) for part in (opened, opened.encoder, opened.encoder.catalog, opened.crm)]
+    gc.collect()
+    gc.disable()
+    try:
+        opened.close()
+        del opened
+        assert [part() for part in parts] == [None] * len(parts)
+    finally:
+        gc.enable()

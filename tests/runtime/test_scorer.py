@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import time
 import unicodedata
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.binding import DecodeError
-from corella_edge_runtime.llm.packing import Ask
+from corella_edge_runtime.llm.cost import Cost
+from corella_edge_runtime.llm.packing import SAFETY, Ask
 from corella_edge_runtime.llm.settings import LlmSettings
 
 ALONE, TOGETHER = 2e-3, 5e-3  # published tolerances in P(Yes): one prompt a decode, batched
@@ -22,6 +24,13 @@ BATCH, SEQUENCES = LlmSettings().batch, LlmSettings().sequences
 def filler(length: int, seed: int = 0) -> tuple[int, ...]:
     """Some token ids."""
     return tuple(10 + (seed * 31 + i * 7) % 200 for i in range(length))
+
+
+def cost(per_decode: float = 0.0, per_token: float = 0.0) -> Cost:
+    """Learned a moment ago."""
+    known = Cost()
+    known.per_decode, known.per_token, known.learned = per_decode, per_token, time.monotonic()
+    return known
 
 
 def close(found: Any, prompts: list[Prompt], reference: Any, tolerance: float = TOGETHER) -> None:
@@ -305,16 +314,17 @@ def test_a_decode_given_up_leaves_the_scorer_usable(make_scorer: Any, reference:
 
 
 def test_near_deadlines_make_small_decodes_and_the_same_scores(make_scorer: Any, reference: Any) -> None:
-    scorer = make_scorer()
-    late = time.monotonic() + 60.0
+    scorer, start = make_scorer(), time.monotonic() + 10.0
     rows = [Prompt(filler(90), filler(40, i)) for i in range(6)] + [
         Prompt(filler(70, 3), filler(50, i)) for i in (1, 2)
     ]
-    asks = [Ask(prompt, late) for prompt in rows]
+    needed = list(accumulate([130, 40, 40, 40, 40, 40, 120, 50]))
+    asks = [Ask(prompt, start + SAFETY * tokens) for prompt, tokens in zip(rows, needed, strict=True)]
     while waiting := [ask for ask in asks if ask.answer is None]:
-        scorer.step(waiting, rate=1e-3)  # so slow that the least a decode may hold is all it may
+        scorer.step(waiting, cost(per_token=1.0))
     close([ask.answer for ask in asks], rows, reference)
-    assert scorer.counters.decodes >= len(rows)
+    assert 3 <= scorer.counters.decodes < len(rows)
+    assert scorer.counters.evaluated_tokens == needed[-1]
 
 
 @pytest.mark.parametrize("broken", [10**6, -5])
@@ -342,10 +352,10 @@ def test_deterministic_scores_do_not_see_what_was_left_half_done(make_scorer: An
     long = Prompt(filler(BATCH + 100), filler(5))
     fresh = make_scorer(deterministic=True).score([long])
     scorer = make_scorer(deterministic=True)
-    scorer.step([Ask(Prompt(filler(BATCH + 50), filler(9)), time.monotonic() + 60.0)], rate=1.0)
+    scorer.step([Ask(Prompt(filler(BATCH + 50), filler(9)), time.monotonic() + 60.0)], cost(per_token=1.0))
     asks = [Ask(long, time.monotonic() + 60.0)]
     while asks[0].answer is None:
-        scorer.step(asks, rate=1.0)
+        scorer.step(asks, cost(per_token=1.0))
     assert [asks[0].answer] == fresh
 
 

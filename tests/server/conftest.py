@@ -37,6 +37,10 @@ class FakeDraft:
     asking: FakeAsking | None
     refusal: str
 
+    def cancel(self) -> None:
+        if self.asking is not None:
+            self.asking.future.cancel()
+
 
 class FakeRanker:
     """Scores by a checksum of the item id.
@@ -47,6 +51,7 @@ class FakeRanker:
     def __init__(self, delay: float = 0.0, error: Exception | None = None) -> None:
         self.name = "fake@1"
         self.warnings = ["no LLM: this is a fake"]
+        self.showcase: Any = None  # the tests of the page put a real one here
         self.delay, self.error = delay, error
         self.blocked, self.crm_blocked = threading.Event(), threading.Event()
         self.blocked.set()

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 
+class BrokenError(RuntimeError):
+    """The scorer can answer nobody any more, not even in a new context."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """Token ids of one sample: the part shared by the user's candidates, and the candidate's own."""

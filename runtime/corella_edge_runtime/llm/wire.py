@@ -7,10 +7,11 @@
     PING      nothing
     BYE       nothing: finish what was asked, then end
     READY     JSON: the counters; sent when the model is loaded, and in answer to each PING
-    ANSWERS   u64 id, u32 answers, u32 bytes of JSON {"reasons": […], "stats": {…}}, the JSON, a f64 each,
-              a u8 each (index of the reason; 0 = none)
+    ANSWERS   u64 id, u32 answers, u32 bytes of JSON {"reasons": […], "stats": {…}}, the JSON, for each answer
+              (f64 probability, f64 seconds waited, u32 tokens computed, u32 reused, u8 index of the reason; 0 = none)
     FAILED    u64 id, then JSON {"kind": name of the error's class}
     FATAL     JSON {"kind": …, "message": …}: the model can not be loaded; the last frame
+    FORGET    nothing: drop the kept prefixes
 
 Prompts travel grouped by prefix, so that what a user's candidates share is sent once. Deadlines are times of
 CLOCK_MONOTONIC, which all processes of a machine share.
@@ -36,6 +37,7 @@ _ASK = struct.Struct("<QdI")
 _PAIR = struct.Struct("<II")
 _ID = struct.Struct("<Q")
 _ANSWERS = struct.Struct("<QII")
+_ANSWER = struct.Struct("<ddIIB")
 
 
 class WireError(RuntimeError):
@@ -88,8 +90,14 @@ class Fatal:
     message: str
 
 
-Message = Ask | Cancel | Ping | Bye | Ready | Answers | Failed | Fatal
-_KINDS: tuple[type[Message], ...] = (Ask, Cancel, Ping, Bye, Ready, Answers, Failed, Fatal)
+@dataclass(frozen=True, slots=True)
+class Forget:
+    pass
+
+
+Message = Ask | Cancel | Ping | Bye | Ready | Answers | Failed | Fatal | Forget
+_KINDS: tuple[type[Message], ...] = (Ask, Cancel, Ping, Bye, Ready, Answers, Failed, Fatal, Forget)
+_EMPTY: dict[type[Message], Message] = {Ping: Ping(), Bye: Bye(), Forget: Forget()}
 
 
 def encode(message: Message) -> bytes:
@@ -145,7 +153,7 @@ def _payload(message: Message) -> bytes:
             return _json(stats)
         case Fatal(kind, text):
             return _json({"kind": kind, "message": text})
-        case Ping() | Bye():
+        case Ping() | Bye() | Forget():
             return b""
 
 
@@ -173,7 +181,7 @@ def _message(kind: type[Message], payload: bytes) -> Message:
         return Fatal(_text(data["kind"]), _text(data["message"]))
     if payload:
         raise ValueError("bytes too many")
-    return Ping() if kind is Ping else Bye()
+    return _EMPTY[kind]
 
 
 def _ask(message: Ask) -> bytes:
@@ -225,22 +233,25 @@ def _group(payload: bytes, offset: int) -> tuple[list[tuple[int, Prompt]], int]:
 def _answers(message: Answers) -> bytes:
     reasons = ["", *sorted({answer.reason for answer in message.answers} - {""})]
     head = _json({"reasons": reasons, "stats": message.stats})
-    count = len(message.answers)
-    values = struct.pack(f"<{count}d", *(answer.probability for answer in message.answers))
-    codes = bytes(reasons.index(answer.reason) for answer in message.answers)
-    return _ANSWERS.pack(message.id, count, len(head)) + head + values + codes
+    codes = {reason: code for code, reason in enumerate(reasons)}
+    rows = [
+        _ANSWER.pack(answer.probability, answer.waited, answer.evaluated, answer.reused, codes[answer.reason])
+        for answer in message.answers
+    ]
+    return _ANSWERS.pack(message.id, len(rows), len(head)) + head + b"".join(rows)
 
 
 def _read_answers(payload: bytes) -> Answers:
     id, count, length = _ANSWERS.unpack_from(payload)
     start = _ANSWERS.size + length
-    if len(payload) != start + 9 * count:
+    if len(payload) != start + _ANSWER.size * count:
         raise ValueError("the answers do not add up")
     head = _object(payload[_ANSWERS.size : start])
     reasons = [_text(reason) for reason in head["reasons"]]
-    values = struct.unpack_from(f"<{count}d", payload, start)
-    codes = payload[start + 8 * count :]
-    answers = [Answer(value, reasons[code]) for value, code in zip(values, codes, strict=True)]
+    answers = [
+        Answer(value, reasons[code], evaluated, reused, waited)
+        for value, waited, evaluated, reused, code in _ANSWER.iter_unpack(payload[start:])
+    ]
     return Answers(id, answers, _stats(head["stats"]))
 
 

@@ -13,25 +13,36 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from corella_edge.errors import InputError
+from corella_edge.errors import InputError, StoreError
 from corella_edge.strict_json import JsonError
-from corella_edge_runtime.server import health, rank
+from corella_edge_runtime.server import admin, health, page, rank, score, users
+from corella_edge_runtime.server.access import Access, Guard
 from corella_edge_runtime.server.answers import error_answer
 from corella_edge_runtime.server.limits import Intake
+from corella_edge_runtime.server.oip import routes as oip
 from corella_edge_runtime.server.rank import CLIENT_GONE
 from corella_edge_runtime.server.service import NotReadyError, Service
 
 _LOG = logging.getLogger("corella_edge.serve")
 
 
-def build_app(service: Service) -> Starlette:
-    """The application around `service`; it answers 503 until `service.serve` is called."""
-    groups = [rank.routes(service), health.routes(service)]
-    routes = [route for group in groups for route in group]
+GROUPS = (rank, score, users, oip, health, admin, page)  # modules that give routes
+
+
+def build_app(service: Service, guard: Guard | None = None) -> Starlette:
+    """The application around `service`; it answers 503 until `service.serve` is called.
+
+    `guard` lets requests in; None = one without keys.
+    """
     app = Starlette(
-        routes=routes,
-        middleware=[Middleware(_Observer, service=service)],
-        exception_handlers={HTTPException: _http_error, InputError: _input_error, NotReadyError: _not_ready},
+        routes=[route for group in GROUPS for route in group.routes(service)],
+        middleware=[Middleware(_Observer, service=service), Middleware(Access, guard=guard or Guard())],
+        exception_handlers={
+            HTTPException: _http_error,
+            InputError: _input_error,
+            NotReadyError: _not_ready,
+            StoreError: users.Failures(),
+        },
     )
     app.state.intake = Intake(service.limits.held_bytes)
     app.router.redirect_slashes = False
@@ -63,7 +74,7 @@ class _Observer:
                 await error_answer(500, "internal error; the server's log says where")(scope, receive, watch)
         finally:
             # Paths come from outside: the label is the route's pattern, which the router leaves here.
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(scope.get("route"), "path_format", "other")
             self.service.metrics.answered(route, status or CLIENT_GONE, time.perf_counter() - start)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -10,6 +12,8 @@ from starlette.requests import Request as HttpRequest
 from corella_edge.request import Request, parse_request
 from corella_edge.strict_json import JsonError, decode
 from corella_edge_runtime.server.limits import Intake, Limits
+
+T = TypeVar("T")
 
 
 async def read_body(request: HttpRequest, limits: Limits) -> bytes:
@@ -49,14 +53,19 @@ def _declared_length(request: HttpRequest) -> int:
 
 
 def parse_body(body: bytes) -> Request:
-    """The rank request in `body`.
+    """The rank request in `body`. Raises as `parsed`."""
+    return parsed(body, parse_request)
+
+
+def parsed(body: bytes, parse: Callable[[object], T]) -> T:
+    """What `parse` makes of the JSON in `body`.
 
     Raises:
         JsonError: not strict JSON: HTTP 400, where other input errors are 422.
-        InputError: JSON, but not a request.
+        InputError: JSON, but not what was expected.
     """
     try:
-        return parse_request(decode(body))
+        return parse(decode(body))
     except JsonError as error:
         raise JsonError(f"body: {error}") from None
     except RecursionError:

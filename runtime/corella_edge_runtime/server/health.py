@@ -1,4 +1,4 @@
-"""What the server says of itself: health, metrics, the OpenAPI description, an index."""
+"""What the server says of itself: health, metrics, the OpenAPI description."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from corella_edge import __version__
 from corella_edge_runtime.server.answers import json_answer
 from corella_edge_runtime.server.openapi import document
 from corella_edge_runtime.server.service import Service
@@ -15,7 +14,6 @@ from corella_edge_runtime.server.service import Service
 def routes(service: Service) -> list[Route]:
     told = _Health(service)
     return [
-        Route("/", told.index),
         Route("/v2/health/live", told.live),
         Route("/v2/health/ready", told.ready),
         Route("/metrics", told.metrics),
@@ -41,11 +39,3 @@ class _Health:
 
     async def openapi(self, _: Request) -> Response:
         return json_answer(document(self.service.limits.body_bytes))
-
-    async def index(self, _: Request) -> Response:
-        ranker = self.service.ranker
-        paths = ["/v1/rank", "/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json"]
-        return json_answer(
-            {"name": "corella-edge", "version": __version__, "bundle": ranker.name if ranker else None,
-             "warnings": list(ranker.warnings) if ranker else [], "paths": paths}
-        )  # fmt: skip

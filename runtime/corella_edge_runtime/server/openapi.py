@@ -19,8 +19,17 @@ from corella_edge.request import (
     MAX_VALUES,
 )
 from corella_edge.router import LN2
+from corella_edge_runtime.server import admin_openapi, page_openapi, score_openapi, users_openapi
+from corella_edge_runtime.server.oip import openapi as oip_openapi
 
 Json = dict[str, Any]
+PARTS = (
+    score_openapi,
+    users_openapi,
+    oip_openapi,
+    admin_openapi,
+    page_openapi,
+)  # modules that describe the routes of one group
 
 
 def document(body_bytes: int) -> Json:
@@ -41,9 +50,9 @@ def document(body_bytes: int) -> Json:
             },
             "/metrics": {"get": _metrics()},
             "/openapi.json": {"get": _plain("openapi", "This description.")},
-            "/": {"get": _plain("index", "What is served here.")},
+            **{path: operations for part in PARTS for path, operations in part.paths().items()},
         },
-        "components": {"schemas": SCHEMAS},
+        "components": {"schemas": SCHEMAS | {name: found for part in PARTS for name, found in part.schemas().items()}},
     }
 
 

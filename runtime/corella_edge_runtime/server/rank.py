@@ -64,11 +64,10 @@ class _Rank:
         yield _event("crm", first)
         await ranking.answered()
         try:
-            ranked = ranking.finish()
+            ranked = self.service.finish(ranking)
         except HTTPException as error:
             yield _event("error", json.dumps(error_body(error.detail)).encode())
             return
-        self.service.metrics.scored(ranked.scores)
         content = await self.service.work(large(ranked.request), ranking.clock, "serialise", ranked.body)
         yield _event("final", content)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from corella_edge.request import Request
 from corella_edge.scores import Scores
+
+if TYPE_CHECKING:
+    from corella_edge_runtime.asking import Llm
 
 
 class Asking(Protocol):
@@ -32,6 +35,30 @@ class Draft(Protocol):
         """None where the LLM has no part in it."""
         ...
 
+    def cancel(self) -> None:
+        """Nobody waits for the LLM any more; what it has answered stays."""
+        ...
+
+
+class Showcase(Protocol):
+    """What a bundle has to show people: `corella_edge_runtime.showcase.Showcase`. JSON-ready values; may block."""
+
+    def items(self, query: str, count: int, seed: int) -> dict[str, Any]:
+        """Items found by id or title, or a seeded sample."""
+        ...
+
+    def users(self, query: str, count: int) -> dict[str, Any]:
+        """Users of the bundle's sample whose id contains `query`."""
+        ...
+
+    def user(self, name: str) -> dict[str, Any] | None:
+        """One of them with the latest events; None for anybody else."""
+        ...
+
+    def curve(self) -> dict[str, Any]:
+        """Threshold ↔ share ↔ quality."""
+        ...
+
 
 class Ranker(Protocol):
     """A loaded bundle: `corella_edge_runtime.engine.Engine`, or anything that ranks. Called from several threads."""
@@ -44,6 +71,11 @@ class Ranker(Protocol):
     @property
     def warnings(self) -> Sequence[str]:
         """What is missing or degraded, one sentence each."""
+        ...
+
+    @property
+    def showcase(self) -> Showcase:
+        """What the page at `/` shows of it."""
         ...
 
     def begin(self, request: Request, refusal: str = "") -> Any:
@@ -80,3 +112,8 @@ class Ranker(Protocol):
     def close(self) -> None:
         """Release models and threads; no request runs or follows."""
         ...
+
+
+def llm_of(ranker: Ranker) -> Llm | None:
+    """The LLM of a version, for those who ask it alone; None for one that has none."""
+    return getattr(ranker, "llm", None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,15 +10,19 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import orjson
 from starlette.exceptions import HTTPException
 
-from corella_edge.request import Request
+from corella_edge.request import MAX_HISTORY, Request
 from corella_edge.scores import Scores, answer
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Fleet, Held
+from corella_edge_runtime.server.following import Follower
 from corella_edge_runtime.server.limits import INLINE_CANDIDATES, Limits
 from corella_edge_runtime.server.metrics import Metrics
 from corella_edge_runtime.server.ranker import Draft, Ranker
+from corella_edge_runtime.server.recent import Recent
+from corella_edge_runtime.store.users import UserStore
 
 T = TypeVar("T")
 BLOCKING_THREADS = 16
@@ -45,8 +48,7 @@ class Ranked:
 
     def body(self) -> bytes:
         """The JSON answer."""
-        text = json.dumps(self.answer(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode("utf-8")
+        return orjson.dumps(self.answer())
 
 
 @dataclass(slots=True)
@@ -70,24 +72,19 @@ class Ranking:
         self.clock.skip()
 
     def finish(self) -> Ranked:
-        """With what the LLM has answered by now.
-
-        Raises:
-            HTTPException: the request is strict, and it has not.
-        """
-        scores = self.held.ranker.finish(self.draft)
-        if self.request.strict:
-            _check_strict(scores)
-        return Ranked(self.request, scores, self.held.label)
+        """With what the LLM has answered by now."""
+        return Ranked(self.request, self.held.ranker.finish(self.draft), self.held.label)
 
 
 class Service:
     """One server's state. Its methods run in the event loop's thread, unless they say otherwise."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, store: UserStore | None = None) -> None:
         self.limits = limits or Limits()
-        self.metrics = Metrics()
+        self.store = store
         self.fleet = Fleet()
+        self.follower: Follower | None = None
+        self.metrics, self.recent = Metrics(self.fleet), Recent()
         self.draining = False
         self.in_flight = 0
         self._idle = asyncio.Event()
@@ -100,18 +97,17 @@ class Service:
 
     @property
     def ranker(self) -> Ranker | None:
-        """The live version, once it is loaded."""
-        return self.fleet.live
+        """Of the live version, once it is loaded."""
+        return self.fleet.live.ranker if self.fleet.live else None
 
     @property
     def ready(self) -> bool:
         """Whether to send traffic here: warmed up and not stopping."""
         return self.ranker is not None and not self.draining
 
-    def serve(self, ranker: Ranker) -> None:
+    def serve(self, ranker: Ranker, version: str = "") -> None:
         """Answer with `ranker`, already warm, from now on."""
-        self.fleet.install(ranker)
-        self.metrics.serving(ranker.name, ranker.stats)
+        self.fleet.install(ranker, version or ranker.name)
 
     def check_ready(self) -> None:
         """Raises NotReadyError, which says why."""
@@ -121,8 +117,8 @@ class Service:
             raise NotReadyError(f"{self.in_flight} requests are in flight, the most this server takes")
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        """Among the requests in flight."""
+    def place(self) -> Iterator[None]:
+        """Among the requests in flight. Raises NotReadyError."""
         self.check_ready()
         self.in_flight += 1
         self._idle.clear()
@@ -141,29 +137,68 @@ class Service:
         """
         async with self.ranking(request, clock or Clock()) as ranking:
             await ranking.answered()
-            done = ranking.finish()
-        self.metrics.scored(done.scores)
+            return self.finish(ranking)
+
+    def finish(self, ranking: Ranking) -> Ranked:
+        """Take what the LLM has answered by now, and count it.
+
+        Raises:
+            HTTPException: the request is strict, and the LLM has not answered.
+        """
+        done = ranking.finish()
+        took = time.monotonic() - ranking.clock.arrived
+        self.metrics.scored(done.scores, ranking.held.version, took)
+        self.recent.add(took, len(done.scores.items), int(done.scores.routed.sum()))
+        if ranking.request.strict:
+            _check_strict(done.scores)
         return done
 
     @asynccontextmanager
     async def ranking(self, request: Request, clock: Clock) -> AsyncIterator[Ranking]:
         """A request the CRM has scored; the version that did so stays loaded meanwhile. Raises as `ranked`."""
-        with self._place(), self.fleet.hold(request.user.id) as held:
-            request = self._with_time_left(request, clock)
-            clock.skip()
-            draft = await self.work(large(request), clock, "begin", held.ranker.begin, request, self._refusal())
-            yield Ranking(request, held, draft, clock)
+        with self.place():
+            request = await self._completed(request, clock)
+            with self.fleet.hold(request.user.id) as held:
+                draft = await self._begun(request, held, clock)
+                try:
+                    yield Ranking(request, held, draft, clock)
+                finally:
+                    draft.cancel()
 
-    async def work(self, heavy: bool, clock: Clock, step: str, function: Callable[..., T], *args: Any) -> T:
-        """What `function` returns; in a worker thread if it would hold the event loop up."""
+    async def _begun(self, request: Request, held: Held, clock: Clock) -> Draft:
+        timed = self._with_time_left(request, clock)
+        clock.skip()
+        return await self.work(large(request), clock, "begin", held.ranker.begin, timed, self._refusal(), held=held)
+
+    async def work(
+        self, heavy: bool, clock: Clock, step: str, function: Callable[..., T], *args: Any, held: Held | None = None
+    ) -> T:
+        """What `function` returns; in a worker thread if it would hold the event loop up.
+
+        `held` is not closed before the thread is done, even if nobody waits for it any more.
+        """
         if not heavy:
             result = function(*args)
             clock.lap(step)
             return result
-        loop = asyncio.get_running_loop()
-        result, inside = await loop.run_in_executor(self.workers, _timed, function, *args)
+        running = self.workers.submit(_timed, function, *args)
+        if held is not None:
+            held.until(running)
+        result, inside = await asyncio.wrap_future(running)
         clock.lap(step, inside)
         return result
+
+    async def _completed(self, request: Request, clock: Clock) -> Request:
+        """With the stored profile and history, where there is a store and the request brings an id alone."""
+        if self.store is None or not request.user.bare or request.user.id is None:
+            return request
+        clock.skip()
+        stored = self.store.recent(request.user.id, MAX_HISTORY)
+        if stored is None:
+            loop = asyncio.get_running_loop()
+            stored = await loop.run_in_executor(self.pool, self.store.user, request.user.id, MAX_HISTORY)
+        clock.lap("store")
+        return request if stored is None else replace(request, user=stored)
 
     def _refusal(self) -> str:
         """So many requests wait for the LLM that more would cost others their place."""
@@ -176,13 +211,20 @@ class Service:
             return request
         return replace(request, timeout_ms=max(0.0, limit - 1000.0 * (time.monotonic() - clock.arrived)))
 
+    async def forget(self, user_id: str) -> None:
+        """Drop what the loaded versions remember of a user; they do not tell users apart, so of everybody."""
+        loop = asyncio.get_running_loop()
+        for member in self.fleet.members:
+            with self.fleet.kept(member):
+                await loop.run_in_executor(self.pool, member.ranker.forget)
+
     async def drained(self) -> None:
         """Take no further requests; return when those in flight are answered."""
         self.draining = True
         await self._idle.wait()
 
     def close(self) -> None:
-        """Release the threads; call it when nothing is in flight. The engine is its opener's to close."""
+        """Release the threads; call it when nothing is in flight. Versions and store are their openers' to close."""
         self.workers.shutdown()
         self.pool.shutdown()
 

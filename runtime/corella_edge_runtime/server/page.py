@@ -1,0 +1,174 @@
+"""The page at `/` for people: its files, and the data they ask for. docs/page.md shows it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from corella_edge import __version__
+from corella_edge.errors import InputError
+from corella_edge_runtime.server.answers import json_answer
+from corella_edge_runtime.server.page_openapi import MOST_ITEMS, MOST_SEED, MOST_USERS, QUERY_CHARS
+from corella_edge_runtime.server.ranker import Ranker
+from corella_edge_runtime.server.service import NotReadyError, Service
+
+FOLDER = Path(__file__).with_name("page")
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+# Own files and own requests only; and no text becomes markup or script, whatever a title holds.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+LLM_NOW = ("queued_tokens", "tokens_per_second", "restarts")
+
+
+def routes(service: Service) -> list[Route]:
+    """`/`, the page's data, and its files. The files are open; the data is for who may rank."""
+    data, files = _Data(service), _Files()
+    return [
+        Route("/", _Index(service, files).answer),
+        Route("/page/items", data.items),
+        Route("/page/users", data.users),
+        Route("/page/user", data.user),
+        Route("/page/curve", data.curve),
+        Route("/page/live", data.live),
+        Route("/page/{file}", files.answer),
+    ]
+
+
+class _Files:
+    """The page's files, by name."""
+
+    def __init__(self) -> None:
+        self.files = {path.name: File(path) for path in FOLDER.iterdir() if path.suffix in TYPES}
+
+    async def answer(self, request: Request) -> Response:
+        file = self.files.get(request.path_params["file"])
+        if file is None:
+            raise HTTPException(404)
+        return file.answer(request)
+
+
+class File:
+    """A file of the page, held in memory; browsers ask again each time and are told "unchanged" by its hash."""
+
+    def __init__(self, path: Path) -> None:
+        self.name, self.body = path.name, path.read_bytes()
+        self.tag = f'"{hashlib.sha256(self.body).hexdigest()[:20]}"'
+        self.headers = {
+            "Content-Type": f"{TYPES[path.suffix]}; charset=utf-8",
+            "ETag": self.tag,
+            "Cache-Control": "no-cache",
+            "Content-Security-Policy": POLICY,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+        }
+
+    def answer(self, request: Request) -> Response:
+        if self.tag in _tags(request.headers.get("if-none-match", "")):
+            return Response(status_code=304, headers=self.headers)
+        return Response(self.body, headers=self.headers)
+
+
+def _tags(header: str) -> list[str]:
+    """The tags of an If-None-Match header; a proxy that compresses marks them as weak."""
+    return [tag.strip().removeprefix("W/") for tag in header.split(",")]
+
+
+class _Index:
+    """`/`: the page for browsers, what is served here for programs."""
+
+    def __init__(self, service: Service, files: _Files) -> None:
+        self.service, self.html = service, files.files["index.html"]
+
+    async def answer(self, request: Request) -> Response:
+        page = wants_html(request.headers.get("accept", ""))
+        response = self.html.answer(request) if page else json_answer(self._index())
+        response.headers["Vary"] = "Accept"
+        return response
+
+    def _index(self) -> dict[str, Any]:
+        ranker = self.service.ranker
+        paths = ["/v1/rank", "/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json"]
+        return {"name": "corella-edge", "version": __version__, "bundle": ranker.name if ranker else None,
+                "warnings": list(ranker.warnings) if ranker else [], "paths": paths}  # fmt: skip
+
+
+def wants_html(accept: str) -> bool:
+    """Whether an Accept header names text/html and does not prefer JSON to it. `*/*` alone means JSON."""
+    weights = dict(_weight(part) for part in accept.split(","))
+    html = weights.get("text/html", 0.0)
+    return html > 0.0 and html >= weights.get("application/json", 0.0)
+
+
+def _weight(part: str) -> tuple[str, float]:
+    """A media type and its q; one that is no number counts as 0."""
+    kind, *parameters = part.lower().split(";")
+    found = [value for name, _, value in (p.strip().partition("=") for p in parameters) if name == "q"]
+    try:
+        return kind.strip(), float(found[0]) if found else 1.0
+    except ValueError:
+        return kind.strip(), 0.0
+
+
+class _Data:
+    """What the page shows of the served bundle. Not `async`: reading a sample or searching runs in a worker thread."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    def items(self, request: Request) -> Response:
+        count = _whole(request, "count", 24, 1, MOST_ITEMS)
+        seed = _whole(request, "seed", 0, 0, MOST_SEED)
+        return json_answer(self._ranker.showcase.items(_query(request), count, seed))
+
+    def users(self, request: Request) -> Response:
+        count = _whole(request, "count", 50, 1, MOST_USERS)
+        return json_answer(self._ranker.showcase.users(_query(request), count))
+
+    def user(self, request: Request) -> Response:
+        name = request.query_params.get("id", "")
+        found = self._ranker.showcase.user(name)
+        if found is None:
+            raise InputError(f"id: {name[:80]!r} is no user of the bundle's sample")
+        return json_answer(found)
+
+    def curve(self, _: Request) -> Response:
+        return json_answer(self._ranker.showcase.curve())
+
+    def live(self, _: Request) -> Response:
+        ranker, stats = self._ranker, self._ranker.stats()
+        return json_answer({
+            "bundle": ranker.name,
+            "in_flight": self.service.in_flight,
+            "llm": {name: stats[name] for name in LLM_NOW if name in stats},
+            **self.service.recent.summary(),
+        })  # fmt: skip
+
+    @property
+    def _ranker(self) -> Ranker:
+        ranker = self.service.ranker
+        if ranker is None:
+            raise NotReadyError("the bundle is still loading")
+        return ranker
+
+
+def _query(request: Request) -> str:
+    text = request.query_params.get("q", "")
+    if len(text) > QUERY_CHARS:
+        raise InputError(f"q: {len(text)} characters, at most {QUERY_CHARS} are searched for")
+    return text
+
+
+def _whole(request: Request, name: str, usual: int, low: int, high: int) -> int:
+    """A whole number of the query string."""
+    text = request.query_params.get(name, str(usual))
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
+        raise InputError(f"{name}: {text[:20]!r} is not a whole number from {low} to {high}")
+    return int(text)
