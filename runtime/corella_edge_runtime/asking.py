@@ -75,6 +75,12 @@ class Asking:
                 self._given[place] = answer
         return list(self._given)
 
+    @property
+    def refusal(self) -> str:
+        """Why some were not asked at all; empty if all were."""
+        asked = set(self._asked)
+        return next((answer.reason for place, answer in enumerate(self._given) if place not in asked), "")
+
     def work(self) -> Work:
         """Of the answers taken; seconds are zero while there are none."""
         found = [answer for answer in self._found or () if not answer.reason]
