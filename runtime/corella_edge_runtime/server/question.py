@@ -100,4 +100,9 @@ def _many(items: object) -> list[object]:
 
 
 def _ids(value: object, where: str) -> list[int]:
-    return [a_whole(token, f"{where}[{i}]", MAX_IDS) for i, token in enumerate(a_list(value, where))]
+    found = a_list(value, where)
+    # Kept free of formatted paths: there are many.
+    wrong = next((i for i, token in enumerate(found) if type(token) is not int or not 0 <= token < MAX_IDS), None)
+    if wrong is not None:
+        a_whole(found[wrong], f"{where}[{wrong}]", MAX_IDS)
+    return found
