@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ TYPES: dict[str, Any] = {
 
 
 def resolve(schema: Schema) -> Schema:
-    return SCHEMAS[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    return reduce(getitem, schema["$ref"].split("/")[3:], SCHEMAS) if "$ref" in schema else schema
 
 
 def types_of(schema: Schema) -> list[str]:

@@ -99,9 +99,9 @@ def test_answers_and_errors_are_as_described(site):
 def test_the_document_names_every_route_and_its_references_resolve(site):
     served = site.call("GET", "/openapi.json").json()
     assert served == document(site.service.limits.body_bytes)
-    assert set(served["paths"]) == {route.path for route in site.app.routes}
+    assert set(served["paths"]) == {route.path_format for route in site.app.routes}
     for route in site.app.routes:
-        documented = {method.upper() for method in served["paths"][route.path]}
+        documented = {method.upper() for method in served["paths"][route.path_format] if method != "parameters"}
         assert documented == route.methods - {"HEAD"}
     references = set(re.findall(r"#/components/schemas/(\w+)", str(served)))
     assert references <= set(served["components"]["schemas"])

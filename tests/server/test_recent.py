@@ -64,6 +64,11 @@ def test_the_cost_finds_the_line_that_the_times_lie_on(crm, more, each):
     assert found["asked"] == pytest.approx(1000 * each, abs=1e-6)
 
 
+def test_one_slow_request_does_not_move_the_line():
+    ranked = [Ranked(0, 0.001 + 0.002 * n, 20, n) for n in range(8)] + [Ranked(0, 5.0, 20, 8)]
+    assert cost(ranked)["asked"] == pytest.approx(2.0)
+
+
 @given(REQUESTS)
 def test_a_cost_is_never_negative_and_asking_never_seems_to_save_time(ranked):
     found = cost(ranked)

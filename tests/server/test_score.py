@@ -71,7 +71,7 @@ def make_llm(backend: Any, bos: int | None = BOS) -> Llm:
     encoder = PromptEncoder(
         Template(), Catalog([], []), lambda text: [ord(c) % VOCABULARY for c in text], Tokens(YES, NO, bos)
     )
-    return Llm(encoder, backend, VOCABULARY, LONGEST)
+    return Llm(encoder, backend, vocabulary=VOCABULARY, longest=LONGEST)
 
 
 @pytest.fixture

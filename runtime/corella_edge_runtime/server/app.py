@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from corella_edge.errors import InputError
+from corella_edge.errors import InputError, StoreError
 from corella_edge.strict_json import JsonError
 from corella_edge_runtime.server import admin, health, page, rank, score, users
 from corella_edge_runtime.server.access import Access, Guard
@@ -37,7 +37,12 @@ def build_app(service: Service, guard: Guard | None = None) -> Starlette:
     app = Starlette(
         routes=[route for group in GROUPS for route in group.routes(service)],
         middleware=[Middleware(_Observer, service=service), Middleware(Access, guard=guard or Guard())],
-        exception_handlers={HTTPException: _http_error, InputError: _input_error, NotReadyError: _not_ready},
+        exception_handlers={
+            HTTPException: _http_error,
+            InputError: _input_error,
+            NotReadyError: _not_ready,
+            StoreError: users.Failures(),
+        },
     )
     app.state.intake = Intake(service.limits.held_bytes)
     app.router.redirect_slashes = False
@@ -69,7 +74,7 @@ class _Observer:
                 await error_answer(500, "internal error; the server's log says where")(scope, receive, watch)
         finally:
             # Paths come from outside: the label is the route's pattern, which the router leaves here.
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(scope.get("route"), "path_format", "other")
             self.service.metrics.answered(route, status or CLIENT_GONE, time.perf_counter() - start)
 
 

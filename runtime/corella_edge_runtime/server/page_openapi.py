@@ -27,6 +27,11 @@ def paths() -> Json:
     }  # fmt: skip
 
 
+def schemas() -> Json:
+    """None of its own."""
+    return {}
+
+
 def _index() -> Json:
     content = {"application/json": {"schema": {"type": "object"}}, "text/html": _TEXT}
     yes = {"description": "JSON, or the page if text/html is accepted.", "content": content}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import LinearRegression, linear_regression, median
+from itertools import combinations
+from statistics import median
 from typing import Any
 
 KEPT = 4096
 WINDOW = 60.0
+COUNTS = 40  # of asked candidates, that a line is fitted to
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +71,28 @@ def cost(ranked: Sequence[Ranked]) -> dict[str, float | None]:
     easy = [r.seconds for r in ranked if not r.routed]
     crm = median(easy) if easy else None
     line = _line([r for r in ranked if r.routed], crm or 0.0)
-    found = {"crm": crm, "llm": line and line.intercept, "asked": line and line.slope}
+    found = {"crm": crm, "llm": line and line[0], "asked": line and line[1]}
     return {name: None if seconds is None else 1000.0 * seconds for name, seconds in found.items()}
 
 
-def _line(hard: Sequence[Ranked], least: float) -> LinearRegression | None:
-    """Seconds by candidates asked, through the medians of equal counts; from `least` where no line can be fitted."""
+def _line(hard: Sequence[Ranked], least: float) -> tuple[float, float] | None:
+    """Intercept and slope of seconds by candidates asked; from `least` on where no line can be fitted, or it falls."""
+    if not hard:
+        return None
+    points = _middle(hard)
+    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2)]
+    if slopes and (slope := median(slopes)) >= 0.0:
+        # Theil and Sen's line: a few odd times, such as the very first request's, do not move it.
+        intercept = median(seconds - slope * count for count, seconds in points)
+        if intercept >= least:
+            return intercept, slope
+    return least, median(max(0.0, seconds - least) / count for count, seconds in points)
+
+
+def _middle(hard: Sequence[Ranked]) -> list[tuple[int, float]]:
+    """Counts in order, each with the median of its times; the commonest counts alone, where there are many."""
     times: defaultdict[int, list[float]] = defaultdict(list)
     for r in hard:
         times[r.routed].append(r.seconds)
-    if not times:
-        return None
-    middle = {count: median(seconds) for count, seconds in times.items()}
-    if len(middle) > 1:
-        line = linear_regression(list(middle), list(middle.values()))
-        if line.slope >= 0.0 and line.intercept >= least:
-            return line
-    each = median(max(0.0, seconds - least) / count for count, seconds in middle.items())
-    return LinearRegression(slope=each, intercept=least)
+    common = heapq.nlargest(COUNTS, times.items(), key=lambda item: len(item[1]))
+    return sorted((count, median(seconds)) for count, seconds in common)

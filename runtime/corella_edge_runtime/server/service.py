@@ -193,8 +193,10 @@ class Service:
         if self.store is None or not request.user.bare or request.user.id is None:
             return request
         clock.skip()
-        loop = asyncio.get_running_loop()
-        stored = await loop.run_in_executor(self.pool, self.store.user, request.user.id, MAX_HISTORY)
+        stored = self.store.recent(request.user.id, MAX_HISTORY)
+        if stored is None:
+            loop = asyncio.get_running_loop()
+            stored = await loop.run_in_executor(self.pool, self.store.user, request.user.id, MAX_HISTORY)
         clock.lap("store")
         return request if stored is None else replace(request, user=stored)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
 from urllib.parse import unquote_to_bytes
 
 from starlette.exceptions import HTTPException
@@ -15,7 +14,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from corella_edge.errors import InputError, StoreError, StoreFullError
+from corella_edge.errors import InputError, StoreFullError
 from corella_edge.events import parse_events, parse_user_id
 from corella_edge_runtime.server.answers import JSON, error_answer, json_answer
 from corella_edge_runtime.server.bodies import parsed, read_body
@@ -27,6 +26,7 @@ from corella_edge_runtime.store.users import UserStore
 
 _LOG = logging.getLogger("corella_edge.serve")
 _USERS = b"/v1/users/"
+_LOG_SECONDS = 60.0
 
 
 def routes(service: Service) -> list[Route]:
@@ -41,56 +41,58 @@ def routes(service: Service) -> list[Route]:
 class _Users:
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.failing = False
 
     async def append(self, http: HttpRequest) -> Response:
         """Answers when the events are on the disk."""
-        async with self._store() as store:
-            try:
-                body = await read_body(http, self.service.limits)
-            except ClientDisconnect:
-                return Response(status_code=CLIENT_GONE)
+        store = self._store()
+        try:
+            body = await read_body(http, self.service.limits)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_GONE)
+        with self.service.place():
             new = await self.service.work(len(body) > INLINE_BYTES, Clock(), "parse", parsed, body, parse_events)
             total = await asyncio.wrap_future(store.append_soon(new))
-            return json_answer({"user_id": new.user_id, "appended": len(new.events), "events": total})
+        return json_answer({"user_id": new.user_id, "appended": len(new.events), "events": total})
 
     async def user(self, http: HttpRequest) -> Response:
-        async with self._store() as store:
-            user_id = _user_id(http)
+        store, user_id = self._store(), _user_id(http)
+        with self.service.place():
             if http.method == "DELETE":
                 return await self._delete(store, user_id)
             content = await asyncio.get_running_loop().run_in_executor(self.service.pool, _exported, store, user_id)
-            if content is None:
-                return error_answer(404, "no such user")
-            return Response(content, media_type=JSON)
+        if content is None:
+            return error_answer(404, "nothing is held on such a user")
+        return Response(content, media_type=JSON)
 
     async def _delete(self, store: UserStore, user_id: str) -> Response:
-        deleted = await asyncio.wrap_future(store.delete_soon(user_id))
-        await self.service.forget(user_id)
+        try:
+            deleted = await asyncio.wrap_future(store.delete_soon(user_id))
+        finally:
+            await self.service.forget(user_id)
         return json_answer({"user_id": user_id, "deleted": deleted})
 
-    @asynccontextmanager
-    async def _store(self) -> AsyncIterator[UserStore]:
-        """The store, whose errors become HTTP's; the first of a row is logged."""
-        store = self.service.store
-        if store is None:
+    def _store(self) -> UserStore:
+        if self.service.store is None:
             raise HTTPException(503, "this server keeps no users; it would with the option --store FILE")
         self.service.check_ready()
-        try:
-            yield store
-            self.failing = False
-        except StoreError as error:
-            if not self.failing:
-                _LOG.error("%s", error)
-            self.failing = True
-            raise _failure(error) from None
+        return self.service.store
 
 
-def _failure(error: StoreError) -> HTTPException:
-    """What a client may know: the log has the rest."""
-    if isinstance(error, StoreFullError):
-        return HTTPException(507, "the users' store has no room on its disk: nothing was changed; come back later")
-    return HTTPException(503, "the users' store can not do this now; the server's log says why", {"Retry-After": "5"})
+class Failures:
+    """The store's errors as answers. The log has what a client need not know: one line a minute at most."""
+
+    def __init__(self) -> None:
+        self._silent_until = 0.0
+
+    def __call__(self, _: HttpRequest, error: Exception) -> Response:
+        if time.monotonic() >= self._silent_until:
+            _LOG.error("%s", error)
+            self._silent_until = time.monotonic() + _LOG_SECONDS
+        if isinstance(error, StoreFullError):
+            return error_answer(507, "the users' store has no room on its disk; nothing was changed")
+        return error_answer(
+            503, "the users' store can not do this now; the server's log says why", {"Retry-After": "5"}
+        )
 
 
 def _exported(store: UserStore, user_id: str) -> bytes | None:

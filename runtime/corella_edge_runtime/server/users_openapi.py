@@ -14,8 +14,13 @@ def paths() -> Json:
     """Path → operations, as in `openapi.document`."""
     return {
         "/v1/events": {"post": _append()},
-        "/v1/users/{id}": {"parameters": [_ID_IN_PATH], "get": _export(), "delete": _delete()},
+        "/v1/users/{id}": {"get": _export(), "delete": _delete()},
     }
+
+
+def schemas() -> Json:
+    """What `paths` refers to, beside those of `/v1/rank`."""
+    return _SCHEMAS
 
 
 def _append() -> Json:
@@ -39,6 +44,7 @@ def _export() -> Json:
     return {
         "operationId": "exportUser",
         "summary": "Everything held on a user.",
+        "parameters": [_ID_IN_PATH],
         "responses": {
             "200": _found("UserExport", "Events in the order of the history."),
             "404": _failure("Nothing is held on such a user."),
@@ -52,6 +58,7 @@ def _delete() -> Json:
     return {
         "operationId": "deleteUser",
         "summary": "Erase a user; answered when no byte is left in the store's files, nor in caches.",
+        "parameters": [_ID_IN_PATH],
         "responses": {
             "200": _found("Deleted", "Nothing is held on the user."),
             "422": _failure("Not an id."),
@@ -97,7 +104,7 @@ _ID_IN_PATH: Json = {
 _TEXT: Json = {"type": "string"}
 _COUNT: Json = {"type": "integer", "minimum": 0}
 _SECONDS: Json = {"description": "Unix time in seconds.", "type": "integer"}
-SCHEMAS: Json = {
+_SCHEMAS: Json = {
     "NewEvents": _object(
         {
             "user_id": _ref("UserIdRequest/properties/user_id"),

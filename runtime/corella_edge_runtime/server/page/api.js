@@ -41,10 +41,10 @@ async function stream(response, seen) {
   let finished = false;
   for await (const { event, data } of events(texts(response.body))) {
     if (event === "crm" || event === "final") seen(JSON.parse(data), event === "final");
-    if (event === "error") throw new Refused(sentence(data, "the answer ended with an error"), 500);
+    if (event === "error") throw new Refused(sentence(data, "The answer ended with an error"), 500);
     finished ||= event === "final";
   }
-  if (!finished) throw new Refused("the answer ended before it was refined", 0);
+  if (!finished) throw new Refused("The answer ended before it was refined", 0);
 }
 
 async function send(path, options = {}) {
@@ -55,7 +55,7 @@ async function send(path, options = {}) {
     response = await fetch(path, { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refused("the server does not answer", 0);
+    throw new Refused("The server does not answer", 0);
   }
   if (!response.ok) throw new Refused(sentence(await response.text(), response.statusText), response.status);
   return response;
@@ -66,7 +66,7 @@ function sentence(body, otherwise) {
   try {
     return JSON.parse(body).error.message;
   } catch {
-    return otherwise || "the server refused";
+    return otherwise || "The server refused";
   }
 }
 

@@ -13,6 +13,8 @@ export function combobox(id, { label, placeholder, find, pick, keep = false }) {
   let options = [];
   let active = -1;
   let asked = 0;
+  let typed = false;
+  let stale = false;
 
   function show(found) {
     options = found;
@@ -51,12 +53,21 @@ export function combobox(id, { label, placeholder, find, pick, keep = false }) {
     const number = (asked += 1);
     const found = await find(keep && document.activeElement === input && !typed ? "" : input.value);
     // An older answer must not replace a newer one, nor open the list of a field that was left.
-    if (number === asked && document.activeElement === input) show(found);
+    if (number !== asked || document.activeElement !== input) return false;
+    stale = false;
+    show(found);
+    return true;
   }
 
-  let typed = false;
-  const soon = debounced(look, 120);
-  input.addEventListener("input", () => { typed = true; soon(); });
+  // What is typed and not yet looked for must not choose from the list of what was there before.
+  async function enter() {
+    const waits = stale;
+    stale = false;
+    if (!waits || await look()) take(Math.max(active, 0));
+  }
+
+  const soon = debounced(() => stale && look(), 120);
+  input.addEventListener("input", () => { typed = stale = true; asked += 1; soon(); });
   input.addEventListener("focus", () => { typed = false; input.select(); look(); });
   input.addEventListener("blur", () => { asked += 1; show([]); });
   input.addEventListener("click", () => { if (list.hidden) look(); });
@@ -65,7 +76,7 @@ export function combobox(id, { label, placeholder, find, pick, keep = false }) {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step && count) activate(active < 0 && step < 0 ? count - 1 : (active + step + count) % count);
     else if (step) look();
-    else if (event.key === "Enter") take(Math.max(active, 0));
+    else if (event.key === "Enter") enter();
     else if (event.key === "Escape" && count) show([]);
     else return;
     event.preventDefault();

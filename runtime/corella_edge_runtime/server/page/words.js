@@ -1,4 +1,4 @@
-// What the codes of an answer mean, for people. docs/serving.md has the list of reasons; a test compares the two.
+// What the codes of an answer mean, for people. A test compares them with the server's own description.
 
 // reason → [state, words]; the state is a dot's colour: easy, asked, waiting, or missed (wanted, and not answered).
 export const REASONS = {
@@ -41,5 +41,6 @@ export function steps(timing, explained) {
 }
 
 function tokens({ evaluated, reused }) {
+  if (!evaluated && !reused) return "";
   return `${evaluated} tokens computed, ${reused} reused`;
 }
