@@ -209,6 +209,12 @@ def test_texts_are_scored_as_the_bundles_own_tokenizer_reads_them(served, bundle
     answers = [httpx.post(f"{served.url}/v1/score", json=body, timeout=60).json() for body in (texts, same)]
     assert np.array(answers[0]["scores"]) == pytest.approx(np.array(answers[1]["scores"]), abs=TOLERANCE)
     assert answers[0]["usage"] == answers[1]["usage"]
+    # Left out, as SGLang has it: in the whole vocabulary, in the same proportion.
+    del texts["apply_softmax"]
+    whole = np.array(httpx.post(f"{served.url}/v1/score", json=texts, timeout=60).json()["scores"])
+    assert ((whole > 0) & (whole < 0.5)).all()
+    shares = whole / whole.sum(axis=1, keepdims=True)
+    assert shares == pytest.approx(np.array(answers[0]["scores"]), abs=TOLERANCE)
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocols.md"

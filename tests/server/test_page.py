@@ -12,7 +12,7 @@ from browser import Watched, chromium, needs_chromium
 from bundles import make_bundle, reseal
 from corella_edge.bundle import Bundle
 from corella_edge.router import RATIOS
-from sessions import ONE, serving, start
+from sessions import ONE, serving, start, succeed
 
 pytestmark = needs_chromium
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>&lt;b&gt;\u202eevil'
@@ -402,6 +402,71 @@ def test_an_error_is_one_clear_line_and_the_next_answer_clears_it(watched, tab, 
     assert tab.locator("#status.wrong").count() == 0
     # The browser itself notes what the two routes above did.
     watched.errors[:] = [line for line in watched.errors if "Failed to load resource" not in line]
+
+
+@pytest.fixture
+def secured(bundle, tmp_path, browser):
+    """A server with keys and a store of users, and a tab before it."""
+    keys = tmp_path / "keys"
+    key = succeed("keys", "add", keys, "--name", "people", "--scope", "rank", "--scope", "users").out.split()[-1]
+    options = ("--keys", keys, "--store", tmp_path / "users.db", *ONE)
+    with serving(start("serve", bundle, "--port", 0, *options)) as server:
+        watched = Watched(browser)
+        yield server, key, watched
+        watched.close()
+
+
+def test_a_server_with_keys_asks_for_one_and_takes_it(secured):
+    server, key, watched = secured
+    tab = watched.tab
+    tab.goto(server.url)
+    field = tab.get_by_label("API key, kept until this tab is closed")
+    field.wait_for()
+    assert "an API key is needed" in tab.locator("#status.wrong").inner_text()
+    field.fill("ce_wrong")
+    field.press("Enter")
+    tab.locator("#status.wrong").filter(has_not_text="is needed").wait_for()
+    field.fill(key)
+    field.press("Enter")
+    settle(tab)
+    assert tab.locator("#rows tr").count() == 24
+    assert not field.is_visible()
+    assert tab.evaluate("Object.entries(sessionStorage).length") == 1
+    assert tab.evaluate("localStorage.length + document.cookie.length") == 0
+    tab.reload()
+    settle(tab)
+    assert tab.locator("#rows tr").count() == 24
+    assert {line for line in watched.errors if "401" not in line} == set()
+
+
+def test_a_user_of_the_store_is_asked_for_by_id_alone(secured):
+    server, key, watched = secured
+    event = {"user_id": "visitor/7", "events": [{"item": "i3", "rating": 5, "time": 1}]}
+    sent = httpx.post(f"{server.url}/v1/events", json=event, headers={"Authorization": f"Bearer {key}"})
+    assert sent.status_code == 200, sent.text
+    watched.context.add_init_script(f"{RECORD} sessionStorage.setItem('corella-edge-key', {json.dumps(key)});")
+    tab = watched.tab
+    tab.goto(server.url)
+    settle(tab)
+    tab.locator("#person-search input").fill("visitor/7")
+    body, answer = asked(tab, lambda: tab.get_by_role("option", name="a user of the server's store").click())
+    assert body["user_id"] == "visitor/7"
+    assert "user" not in body
+    assert len(answer["candidates"]) == 24
+    assert tab.locator("#history li").count() == 0
+    assert "server's own store" in tab.locator("#person-note").inner_text()
+    assert watched.errors == []
+
+
+def test_another_version_s_curve_is_fetched_when_the_server_changes_over(watched, tab, served):
+    live = httpx.get(f"{served.url}/page/live").json()
+    canary = {**live, "bundle": "tiny@2", "versions": [
+        {"bundle": "tiny@2", "share": 0.9}, {"bundle": "tiny@3", "share": 0.1},
+    ]}  # fmt: skip
+    watched.context.route("**/page/live", lambda route: route.fulfill(json=canary))
+    with tab.expect_request(re.compile("/page/curve")):
+        tab.wait_for_timeout(2500)
+    assert tab.locator("#bundle").inner_text() == "tiny@2 · 10 % of the users: tiny@3"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from corella_edge.errors import StoreError, StoreFullError
-from corella_edge_runtime.store.failure import explained, is_full
+from corella_edge.errors import StoreError
+from corella_edge_runtime.store.failure import explained
 from corella_edge_runtime.store.opening import empty_log
 
 Done = TypeVar("Done")
@@ -122,12 +122,12 @@ class Writer:
     def _left(self) -> StoreError | None:
         """Why the log still holds what was removed; None if it is empty."""
         try:
-            if empty_log(self._db):
-                return None
+            left = "" if empty_log(self._db) else "another program reads it"
         except sqlite3.Error as error:
-            kind = StoreFullError if is_full(error) else StoreError
-            return kind(f"{self._path}: removed, but its log can not be emptied yet ({error}); send the same again")
-        return StoreError(f"{self._path}: removed, but another program reads its log; end that and send it again")
+            left = str(error)
+        if not left:
+            return None
+        return StoreError(f"{self._path}: removed, but its log keeps a copy ({left}); send the same again")
 
     def _plain(self, error: Exception) -> Exception:
         return explained(self._path, error) if isinstance(error, sqlite3.Error) else error

@@ -60,7 +60,12 @@ function show(answer, candidates, final) {
   const asked = answer.candidates.filter((row) => row.routed).length;
   state.asked = asked / answer.candidates.length;
   const missed = answer.candidates.filter((row) => !row.routed && row.reason).length;
-  say(final ? told(asked, missed, answer.candidates.length) : "The CRM's ranking; the LLM is being asked.");
+  say(final ? `${told(asked, missed, answer.candidates.length)}${by(answer)}` : "The CRM's ranking; the LLM is being asked.");
+}
+
+// Where a canary is tried out, not everybody is answered by the version whose curve is shown.
+function by({ bundle }) {
+  return bundle === state.curve.bundle ? "" : ` Answered by ${bundle}.`;
 }
 
 function told(asked, missed, count) {
@@ -119,7 +124,6 @@ function moved() {
 async function openCurve() {
   const first = !state.curve;
   state.curve = await get("page/curve");
-  byId("bundle").textContent = state.curve.bundle;
   if (first) {
     state.share = shareOf(state.curve, state.curve.threshold.nats);
     byId("share").value = Math.round(100 * placeOf(state.share));
@@ -129,9 +133,15 @@ async function openCurve() {
 
 function seen(live) {
   state.cost = live.cost;
+  byId("bundle").textContent = versions(live);
   // Another version is served: its curve and sample are others.
   if (state.curve && live.bundle !== state.curve.bundle) openCurve().catch(failed);
   else draw();
+}
+
+function versions({ bundle, versions: all }) {
+  const others = all.filter((one) => one.bundle !== bundle);
+  return [bundle, ...others.map((one) => `${percent(one.share)} of the users: ${one.bundle}`)].join(" · ");
 }
 
 function showKey(open) {

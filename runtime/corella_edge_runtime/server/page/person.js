@@ -33,11 +33,12 @@ export class Person {
 
   async find(query) {
     try {
-      const { users } = await get("page/users", { q: query, count: 50 });
+      const { users, stored } = await get("page/users", { q: query, count: 50 });
       const found = users.map((user) => ({
         label: user.id, detail: described(user), value: { kind: "sample", id: user.id },
       }));
-      return [{ label: "A new user", detail: "no profile, no history", value: NEW }, ...found, ...stored(query, users)];
+      return [{ label: "A new user", detail: "no profile, no history", value: NEW }, ...found,
+        ...(stored ? remembered(query, users) : [])];
     } catch (error) {
       this.failed(error);
       return [];
@@ -120,7 +121,7 @@ const NOTES = {
   stored: "Profile and history come from the server's own store.",
 };
 
-function stored(query, users) {
+function remembered(query, users) {
   const id = query.trim();
   if (!id || users.some((user) => user.id === id)) return [];
   return [{ label: id, detail: "a user of the server's store", value: { ...NEW, kind: "stored", id } }];
