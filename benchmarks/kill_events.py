@@ -15,6 +15,7 @@ import http.client
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,15 @@ class Victim(Protocol):
         ...
 
 
+def killed(process: subprocess.Popen[bytes]) -> bytes:
+    """What it has still said. A process that ended by itself would prove nothing."""
+    process.kill()
+    said = process.communicate()[0]
+    if process.returncode != -signal.SIGKILL:
+        raise RuntimeError(f"the process ended by itself, with code {process.returncode}")
+    return said
+
+
 class StoreAlone:
     """A process that appends by itself and says so on a pipe."""
 
@@ -107,16 +117,14 @@ class StoreAlone:
         assert process.stdout is not None
         said = process.stdout.readline()
         time.sleep(seconds)
-        process.kill()
-        said += process.communicate()[0]
+        said += killed(process)
         answered = {int(thread): int(number) + 1 for thread, number in map(bytes.split, said.splitlines())}
         return starts | answered
 
     def killed_early(self, seconds: float) -> None:
         process = self._start({})
         time.sleep(seconds)
-        process.kill()
-        process.communicate()
+        killed(process)
 
     def held(self) -> dict[int, list[str]]:
         with UserStore.open(self.path) as store:
@@ -137,6 +145,7 @@ def child(path: Path, starts: Starts) -> None:
     store = UserStore.open(path)
     for thread, start in starts.items():
         threading.Thread(target=append_for_ever, args=(store, thread, start)).start()
+    signal.pause()  # it is ended by a kill alone
 
 
 def append_for_ever(store: UserStore, thread: int, start: int) -> None:
@@ -153,7 +162,7 @@ class Server:
         self.command = [
             sys.executable, "-m", "corella_edge", "serve", str(bundle), "--store", str(path), "--port", "0", "--no-llm",
         ]  # fmt: skip
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self.address = ""
 
     def appended(self, starts: Starts, seconds: float) -> Starts:
@@ -163,9 +172,9 @@ class Server:
             clients = {thread: pool.submit(self._client, thread, start, first) for thread, start in starts.items()}
             first.wait(START_SECONDS)
             time.sleep(seconds)
-            process.kill()
+            killed(process)
             numbers = {thread: client.result() for thread, client in clients.items()}
-        self._end()
+        self.process, self.address = None, ""
         return numbers
 
     def killed_early(self, seconds: float) -> None:
@@ -199,9 +208,9 @@ class Server:
         finally:
             connection.close()
 
-    def _started(self) -> subprocess.Popen[str]:
+    def _started(self) -> subprocess.Popen[bytes]:
         if self.process is None:
-            self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
+            self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE)
         return self.process
 
     def _ready(self) -> None:
@@ -210,7 +219,7 @@ class Server:
         assert process.stdout is not None
         if not self.address:
             line = process.stdout.readline()
-            self.address = urlsplit(line.split()[-1]).netloc if line else ""
+            self.address = urlsplit(line.decode().split()[-1]).netloc if line else ""
         end = time.monotonic() + START_SECONDS
         while self._call("GET", "/v2/health/ready")[0] != 200:
             if process.poll() is not None or time.monotonic() > end:
@@ -228,8 +237,7 @@ class Server:
 
     def _end(self) -> None:
         if self.process is not None:
-            self.process.kill()
-            self.process.communicate()
+            killed(self.process)
         self.process, self.address = None, ""
 
 

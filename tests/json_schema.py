@@ -83,7 +83,8 @@ def documents_of(kind: str, schema: Schema) -> st.SearchStrategy[Any]:
         return objects(schema)
     if kind == "array":
         least = schema.get("minItems", 0)
-        return st.lists(documents(schema["items"]), min_size=least, max_size=least + 2)
+        most = min(least + 2, schema.get("maxItems", least + 2))
+        return st.lists(documents(schema["items"]), min_size=least, max_size=most)
     if kind == "string" and "pattern" in schema:
         return st.from_regex(schema["pattern"], fullmatch=True)
     if kind == "string":

@@ -101,6 +101,7 @@ def test_each_heavy_dependency_is_known_in_one_place() -> None:
     assert all(path.startswith("llm/") for path in importers("corella_edge_runtime", "llama_cpp"))
     served = importers("corella_edge_runtime", "starlette", "uvicorn", "prometheus_client")
     assert all(path.startswith("server/") for path in served)
+    assert all(path.startswith("store/") for path in importers("corella_edge_runtime", "sqlite3"))
     assert importers("corella_edge_runtime", *HEAVY) == set()
     assert importers("corella_edge_export", "onnxruntime", "llama_cpp") == set()
     assert importers("corella_edge", "onnxruntime", "llama_cpp", *HEAVY) == set()

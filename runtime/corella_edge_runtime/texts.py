@@ -1,12 +1,11 @@
-"""Texts or token ids → the LLM's answers, without users, items or a CRM: what `POST /v1/score` asks."""
+"""Texts or token ids → prompts, without users, items or a CRM: what `POST /v1/score` asks the LLM."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 
 from corella_edge_runtime.asking import Llm
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Prompt
 
 Ids = Sequence[int]
 # A suffix is decoded at once: the smallest decode that `tune` may choose.
@@ -24,21 +23,19 @@ def begin(llm: Llm) -> list[int]:
     return [] if bos is None else [bos]
 
 
-def prompts(query: Ids, items: Sequence[Ids], item_first: bool = False) -> list[Prompt]:
-    """One prompt an item: the query and the item, or the item and the query. None may be empty."""
+def prompts(query: Ids, items: Sequence[Ids], item_first: bool = False, whole: bool = False) -> list[Prompt]:
+    """One prompt an item: the query and the item, or the item and the query. None may be empty.
+
+    `whole` as in `Prompt`.
+    """
     if item_first:
-        return [_prompt((), (*item, *query)) for item in items]
+        return [_prompt((), (*item, *query), whole) for item in items]
     prefix = tuple(query)
-    return [_prompt(prefix, tuple(item)) for item in items]
+    return [_prompt(prefix, tuple(item), whole) for item in items]
 
 
-def score_tokens(llm: Llm, asked: Sequence[Prompt], deadline: float | None) -> Future[list[Answer]]:
-    """P(Yes) after each prompt, of the two answers. `deadline` as in `LlmBackend.submit`."""
-    return llm.backend.submit(asked, deadline)
-
-
-def _prompt(prefix: tuple[int, ...], suffix: tuple[int, ...]) -> Prompt:
+def _prompt(prefix: tuple[int, ...], suffix: tuple[int, ...], whole: bool) -> Prompt:
     if 0 < len(suffix) <= MOST_AT_ONCE:
-        return Prompt(prefix, suffix)
-    whole = prefix + suffix
-    return Prompt(whole[:-1], whole[-1:])
+        return Prompt(prefix, suffix, whole)
+    ids = prefix + suffix
+    return Prompt(ids[:-1], ids[-1:], whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -10,12 +11,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tritonclient.http import InferenceServerClient
 
 from corella_edge.errors import InputError
 from corella_edge.request import MAX_HISTORY, Event, User
 from corella_edge_runtime.server.limits import Limits
 from corella_edge_runtime.server.oip.models import INPUTS, MODELS
+from corella_edge_runtime.server.oip.tensors import read
+from json_schema import SCHEMAS, documents, valid
 
 ITEMS = ["661", "914", "mute-1", "new-1", "Zoë 🎬"]
 NAMES = ["probability", "crm", "llm", "entropy", "routed"]
@@ -271,6 +276,54 @@ def test_the_index_lists_what_is_ready(site):
         response = site.call("POST", "/v2/repository/index", content=body)
         assert response.status_code == 400
         told(response)
+
+
+def test_answers_are_as_described(site):
+    described = {
+        "OipServer": site.call("GET", "/v2"), "OipModel": site.call("GET", "/v2/models/rank"),
+        "OipConfig": site.call("GET", "/v2/models/rank/config"), "OipReady": site.call("GET", "/v2/models/llm/ready"),
+        "OipInferred": infer(site, "rank", id="1"), "OipError": site.call("GET", "/v2/models/ranks"),
+    }  # fmt: skip
+    for name, response in described.items():
+        assert valid(SCHEMAS[name], response.json()), name
+    binary = infer(site, "rank", parameters={"binary_data_output": True})
+    head = json.loads(binary.content[: int(binary.headers["Inference-Header-Content-Length"])])
+    assert valid(SCHEMAS["OipInferred"], head)
+    for entry in site.call("POST", "/v2/repository/index").json():
+        assert valid(SCHEMAS["OipState"], entry)
+
+
+def fitted(doc: dict[str, Any]) -> dict[str, Any]:
+    """What the schema can not say: shapes that fit the data, no input or output twice, candidates among the inputs."""
+    inputs = {tensor["name"]: tensor for tensor in (*doc["inputs"], CANDIDATES)}
+    for tensor in inputs.values():
+        tensor.setdefault("data", ["1"] if tensor["datatype"] == "BYTES" else [1.0])
+        tensor.pop("parameters", None)
+    shaped = [tensor | {"shape": [len(tensor["data"])]} for tensor in inputs.values()]
+    outputs = {output["name"]: output for output in doc.get("outputs", [])}
+    return doc | {"inputs": shaped, "outputs": list(outputs.values())}
+
+
+@given(documents(SCHEMAS["OipInference"]))
+def test_whatever_the_schema_allows_is_read(doc):
+    assert valid(SCHEMAS["OipInference"], doc)
+    read(json.dumps(fitted(doc)).encode(), None, INPUTS)
+
+
+ODD: list[Any] = [None, True, -1, 0, 2**63, 0.5, "", "x", [], [1], {}, {"x": 1}]
+
+
+@given(
+    documents(SCHEMAS["OipInference"]), st.sampled_from(["inputs", "outputs", "id", "parameters", "more"]), st.data()
+)
+def test_what_is_read_is_what_the_schema_allows(doc, name, data):
+    doc = fitted(doc) | {name: data.draw(st.sampled_from(ODD))}
+    place = data.draw(st.sampled_from([*CANDIDATES, "parameters", "more"]))
+    with contextlib.suppress(TypeError, LookupError):
+        doc["inputs"][0] = doc["inputs"][0] | {place: data.draw(st.sampled_from(ODD))}
+    with contextlib.suppress(InputError):
+        read(json.dumps(doc).encode(), None, INPUTS)
+        assert valid(SCHEMAS["OipInference"], doc)
 
 
 def test_limits_of_bodies_are_told_in_the_protocols_form(make_site):

@@ -12,7 +12,7 @@ from browser import Watched, chromium, needs_chromium
 from bundles import make_bundle, reseal
 from corella_edge.bundle import Bundle
 from corella_edge.router import RATIOS
-from sessions import ONE, serving, start
+from sessions import ONE, serving, start, succeed
 
 pytestmark = needs_chromium
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>&lt;b&gt;\u202eevil'
@@ -118,7 +118,7 @@ def slide(tab, value):
 def rows(tab):
     """What the table shows: item, state, rank, probability, the two scores, move."""
     return tab.locator("#rows tr").evaluate_all("""(rows) => rows.map((row) => ({
-      item: row.dataset.item, state: row.dataset.state,
+      item: row.dataset.key, state: row.dataset.state,
       rank: row.querySelector(".rank").textContent, final: row.querySelector(".final").textContent,
       crm: row.querySelector(".crm .figure").textContent, llm: row.querySelector(".llm .figure").textContent,
       moved: row.querySelector(".moved").textContent, why: row.querySelector(".why").textContent,
@@ -246,7 +246,7 @@ def test_a_new_item_is_typed_in_as_text_and_its_text_stays_text(tab):
     }
     found = next(row for row in answer["candidates"] if row["item"] == "new-item-1")
     assert (found["routed"], found["unknown"]) == (True, ["item", "genres"])
-    row = tab.locator('#rows tr[data-item="new-item-1"]')
+    row = tab.locator('#rows tr[data-key="new-item-1"]')
     assert row.locator(".title").inner_text() == HOSTILE
     assert "New to the CRM: item, genres" in row.inner_text()
     inert(tab)
@@ -258,7 +258,7 @@ def test_a_hostile_title_of_the_catalogue_is_inert_wherever_it_is_shown(tab):
         option = tab.get_by_role("option").filter(has_text="onerror")
         assert HOSTILE in option.text_content()
         asked(tab, option.click)
-    assert tab.locator('#rows tr[data-item="i1"] .title').text_content() == HOSTILE
+    assert tab.locator('#rows tr[data-key="i1"] .title').text_content() == HOSTILE
     assert tab.locator("#history .title").first.text_content() == HOSTILE
     inert(tab)
 
@@ -379,6 +379,25 @@ def test_everything_can_be_done_with_the_keyboard(tab):
     assert tab.get_by_role("option").count() == 0
 
 
+def test_the_focus_stays_where_it_was_when_rows_are_drawn_anew(tab):
+    focused = "document.activeElement.getAttribute('aria-label')"
+    second = rows(tab)[1]["item"]
+    tab.locator("#rows .remove").first.focus()
+    asked(tab, lambda: tab.keyboard.press("Enter"))
+    assert tab.evaluate("document.activeElement.closest('tr').dataset.key") == second
+    tab.locator("#history input").nth(1).focus()
+    name = tab.evaluate(focused)
+    asked(tab, lambda: (tab.keyboard.type("3.5"), tab.keyboard.press("Enter")))
+    assert tab.evaluate(focused) == name
+
+
+def test_without_candidates_nothing_is_asked(tab):
+    for _ in range(24):
+        tab.locator("#rows .remove").first.click()
+    tab.get_by_text("No candidates.").wait_for()
+    assert tab.locator("#rows tr").count() == 0
+
+
 def test_every_control_has_a_name(tab):
     tab.locator("#new-item").click()
     nameless = tab.locator("input, button").evaluate_all("""(all) => all.filter((one) =>
@@ -402,6 +421,71 @@ def test_an_error_is_one_clear_line_and_the_next_answer_clears_it(watched, tab, 
     assert tab.locator("#status.wrong").count() == 0
     # The browser itself notes what the two routes above did.
     watched.errors[:] = [line for line in watched.errors if "Failed to load resource" not in line]
+
+
+@pytest.fixture
+def secured(bundle, tmp_path, browser):
+    """A server with keys and a store of users, and a tab before it."""
+    keys = tmp_path / "keys"
+    key = succeed("keys", "add", keys, "--name", "people", "--scope", "rank", "--scope", "users").out.split()[-1]
+    options = ("--keys", keys, "--store", tmp_path / "users.db", *ONE)
+    with serving(start("serve", bundle, "--port", 0, *options)) as server:
+        watched = Watched(browser)
+        yield server, key, watched
+        watched.close()
+
+
+def test_a_server_with_keys_asks_for_one_and_takes_it(secured):
+    server, key, watched = secured
+    tab = watched.tab
+    tab.goto(server.url)
+    field = tab.get_by_label("API key, kept until this tab is closed")
+    field.wait_for()
+    assert "an API key is needed" in tab.locator("#status.wrong").inner_text()
+    field.fill("ce_wrong")
+    field.press("Enter")
+    tab.locator("#status.wrong").filter(has_not_text="is needed").wait_for()
+    field.fill(key)
+    field.press("Enter")
+    settle(tab)
+    assert tab.locator("#rows tr").count() == 24
+    assert not field.is_visible()
+    assert tab.evaluate("Object.entries(sessionStorage).length") == 1
+    assert tab.evaluate("localStorage.length + document.cookie.length") == 0
+    tab.reload()
+    settle(tab)
+    assert tab.locator("#rows tr").count() == 24
+    assert {line for line in watched.errors if "401" not in line} == set()
+
+
+def test_a_user_of_the_store_is_asked_for_by_id_alone(secured):
+    server, key, watched = secured
+    event = {"user_id": "visitor/7", "events": [{"item": "i3", "rating": 5, "time": 1}]}
+    sent = httpx.post(f"{server.url}/v1/events", json=event, headers={"Authorization": f"Bearer {key}"})
+    assert sent.status_code == 200, sent.text
+    watched.context.add_init_script(f"{RECORD} sessionStorage.setItem('corella-edge-key', {json.dumps(key)});")
+    tab = watched.tab
+    tab.goto(server.url)
+    settle(tab)
+    tab.locator("#person-search input").fill("visitor/7")
+    body, answer = asked(tab, lambda: tab.get_by_role("option", name="a user of the server's store").click())
+    assert body["user_id"] == "visitor/7"
+    assert "user" not in body
+    assert len(answer["candidates"]) == 24
+    assert tab.locator("#history li").count() == 0
+    assert "server's own store" in tab.locator("#person-note").inner_text()
+    assert watched.errors == []
+
+
+def test_another_version_s_curve_is_fetched_when_the_server_changes_over(watched, tab, served):
+    live = httpx.get(f"{served.url}/page/live").json()
+    canary = {**live, "bundle": "tiny@2", "versions": [
+        {"bundle": "tiny@2", "share": 0.9}, {"bundle": "tiny@3", "share": 0.1},
+    ]}  # fmt: skip
+    watched.context.route("**/page/live", lambda route: route.fulfill(json=canary))
+    with tab.expect_request(re.compile("/page/curve")):
+        tab.wait_for_timeout(2500)
+    assert tab.locator("#bundle").inner_text() == "tiny@2 · 10 % of the users: tiny@3"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -13,17 +13,18 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from corella_edge.catalog import Catalog
 from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder, Template, Tokens
-from corella_edge_runtime.asking import Llm
+from corella_edge_runtime.asking import Asking, Llm
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.server.question import FIELDS, NOT_HERE, Question, parse_question
 from corella_edge_runtime.texts import MOST_AT_ONCE, prompts
 from fake_llm import FakeBackend
+from json_schema import SCHEMAS, documents, valid
 
 YES, NO, BOS, VOCABULARY, LONGEST = 7, 9, 3, 1000, 200
 
@@ -45,6 +46,9 @@ class Stuck:
 
     def stats(self) -> dict[str, float]:
         return {}
+
+    def forget(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -158,10 +162,22 @@ def test_other_labels_are_refused_and_the_answers_named(asking, labels):
 
 
 @pytest.mark.parametrize("softmax", [False, ...])
-def test_probabilities_in_the_whole_vocabulary_are_refused(asking, softmax):
-    response = score(asking(), apply_softmax=softmax)
-    assert response.status_code == 422
-    assert told(response).startswith("apply_softmax: must be true")
+def test_without_softmax_probabilities_are_those_in_the_whole_vocabulary(asking, softmax):
+    class Telling(Stuck):
+        def submit(self, asked: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+            future = super().submit(asked, deadline)
+            future.set_result([Answer(0.25, mass=math.log(0.4)) for prompt in asked if prompt.whole])
+            return future
+
+    site = asking(Telling())
+    assert scores(score(site, apply_softmax=softmax)) == [pytest.approx([0.1, 0.3])] * 2
+    assert scores(score(site, apply_softmax=softmax, label_token_ids=[NO])) == [pytest.approx([0.3])] * 2
+
+
+def test_an_llm_that_does_not_tell_the_whole_vocabulary_is_501(asking):
+    response = score(asking(), apply_softmax=False)
+    assert response.status_code == 501
+    assert "apply_softmax" in told(response)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +189,7 @@ def test_probabilities_in_the_whole_vocabulary_are_refused(asking, softmax):
         ({"items": "text"}, "items: expected a list, got 'text'"),
         ({"items": ["text"]}, "items[0]: expected a list, got 'text'"),
         ({"query": "text"}, "items[0]: expected text, got a list"),
-        ({"query": [], "items": [[]]}, "items[0]: query and item are both empty"),
+        ({"query": [], "items": [[]]}, "items[0]: the prompt has 0 tokens, this LLM reads 1 to 200"),
         ({"query": [1, -1]}, "query[1]: expected a whole number"),
         ({"query": [True]}, "query[0]: expected a whole number"),
         ({"query": [2**40]}, "query[0]: expected a whole number"),
@@ -213,7 +229,11 @@ def test_no_json_is_400(asking, body):
 
 
 def test_a_prompt_too_long_is_422(asking):
-    response = score(asking(), query=[1] * LONGEST)
+    response = score(asking(), query=[1] * (LONGEST - 1))
+    assert response.status_code == 422
+    assert told(response) == "items[1]: the prompt has 201 tokens, this LLM reads 1 to 200"
+    # Another server's context may be smaller than the model's.
+    response = score(asking(Refusing("too_long")))
     assert (response.status_code, told(response)) == (422, "the prompt has more tokens than the LLM reads")
 
 
@@ -256,6 +276,22 @@ def test_an_llm_that_does_not_answer(asking, outcome, status, said):
     assert said in told(response)
     assert "secret" not in response.text
     assert response.headers.get("retry-after") == ("1" if status == 503 else None)
+
+
+def test_what_can_not_be_done_in_time_is_told_at_once(asking):
+    backend = Stuck()
+    site = asking(backend)
+    assert score(site, timeout_ms=0).status_code == 504
+    assert not backend.futures
+    llm = site.ranker.llm
+    given = [Answer(math.nan, "deadline"), Answer(math.nan, "busy")]
+    llm.begin_prompts = lambda asked, deadline: Asking(given, [0], backend.submit(asked[:1], deadline), deadline)
+    response = score(site, timeout_ms=60_000)
+    assert (response.status_code, told(response)) == (504, "the LLM would not answer in time")
+    # What was let in is not called off, and its version stays until it is done.
+    assert not backend.futures[0].done()
+    assert site.service.fleet.live.in_flight == 1
+    backend.futures[0].set_result([Answer(0.5)])
 
 
 def test_without_an_llm_it_is_501_and_the_list_of_models_is_empty(site):
@@ -331,6 +367,59 @@ def test_a_prompt_is_all_its_tokens_and_ends_in_a_part_that_fits_one_decode(quer
         assert [*prompt.prefix, *prompt.suffix] == whole
         assert bool(whole) == bool(prompt.suffix)
         assert len(prompt.suffix) <= MOST_AT_ONCE
+
+
+def of_one_kind(doc: dict[str, Any]) -> bool:
+    """Query and items both texts, or both token ids: what the schema does not say."""
+    items = doc["items"]
+    if isinstance(doc["query"], str):
+        return isinstance(items, str) or all(isinstance(item, str) for item in items)
+    return isinstance(items, list) and all(isinstance(item, list) for item in items)
+
+
+@given(documents(SCHEMAS["ScoreRequest"]))
+def test_whatever_the_schema_allows_is_a_question(doc):
+    assert valid(SCHEMAS["ScoreRequest"], doc)
+    assume(of_one_kind(doc))
+    assert isinstance(parse_question(json.dumps(doc).encode()), Question)
+
+
+ODD: list[Any] = [
+    None,
+    True,
+    False,
+    -1,
+    0,
+    2**31,
+    2**40,
+    0.5,
+    1e10,
+    "",
+    "x",
+    [],
+    [1],
+    ["x"],
+    [[1]],
+    [[-1]],
+    [2**31],
+    {},
+]
+
+
+@given(documents(SCHEMAS["ScoreRequest"]), st.sampled_from([*FIELDS, "more"]), st.sampled_from([..., *ODD]))
+def test_schema_and_parser_judge_damaged_questions_alike(doc, name, value):
+    doc = {key: old for key, old in (doc | {name: value}).items() if old is not ...}
+    fits = valid(SCHEMAS["ScoreRequest"], doc)
+    assume(not fits or of_one_kind(doc))
+    with contextlib.nullcontext() if fits else pytest.raises(InputError):
+        parse_question(json.dumps(doc).encode())
+
+
+def test_answers_are_as_described(asking, site):
+    assert valid(SCHEMAS["ScoreAnswer"], score(asking()).json())
+    for found in (asking(), site):
+        assert valid(SCHEMAS["ScoreModels"], found.call("GET", "/v1/models").json())
+    assert valid(SCHEMAS["Error"], score(site).json())
 
 
 @given(st.binary(max_size=100) | st.dictionaries(st.sampled_from(FIELDS), st.recursive(

@@ -181,6 +181,14 @@ class Context:
         found = C.llama_get_logits_ith(self.handle, row)
         return [float(found[token]) for token in tokens]
 
+    def log_mass(self, row: int, tokens: Sequence[int]) -> float:
+        """Log of the share of some tokens in the whole vocabulary's probability, after row `row`."""
+        found = C.llama_get_logits_ith(self.handle, row)
+        logits = np.ctypeslib.as_array(found, (self.model.vocab_size,)).astype(np.float64)
+        greatest = logits.max()
+        everything = greatest + np.log(np.exp(logits - greatest).sum())
+        return min(0.0, float(np.logaddexp.reduce(logits[list(tokens)]) - everything))
+
     def share(self, source: int, target: int, length: int) -> None:
         """Make `target` hold the first `length` cells of `source` too; nothing is computed or copied."""
         C.llama_memory_seq_cp(self._memory, source, target, 0, length)

@@ -66,7 +66,7 @@ def _rank(body_bytes: int) -> Json:
             "200": {
                 "description": "Candidates in request order. Progressive: the events `crm` and `final` (or `error`), "
                 "the data of each an answer.",
-                "content": {**_json_of("Answer"), "text/event-stream": {"schema": {"type": "string"}}},
+                "content": {**_json_of("Answer"), "text/event-stream": {"schema": {}}},
                 "headers": {"Server-Timing": {"schema": {"type": "string"}}},
             },
             "400": _failure("The body is not strict JSON in UTF-8."),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,9 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
-LLM_NOW = ("queued_tokens", "tokens_per_second", "restarts")
+PATHS = ("/v1/rank", "/v1/score", "/v1/events", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics",
+         "/openapi.json")  # fmt: skip
+LLM_NOW = ("queued_tokens", "tokens_per_second", "restarts", "breaker_open")
 
 
 def routes(service: Service) -> list[Route]:
@@ -95,9 +99,8 @@ class _Index:
 
     def _index(self) -> dict[str, Any]:
         ranker = self.service.ranker
-        paths = ["/v1/rank", "/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json"]
         return {"name": "corella-edge", "version": __version__, "bundle": ranker.name if ranker else None,
-                "warnings": list(ranker.warnings) if ranker else [], "paths": paths}  # fmt: skip
+                "warnings": list(ranker.warnings) if ranker else [], "paths": PATHS}  # fmt: skip
 
 
 def wants_html(accept: str) -> bool:
@@ -118,45 +121,56 @@ def _weight(part: str) -> tuple[str, float]:
 
 
 class _Data:
-    """What the page shows of the served bundle. Not `async`: reading a sample or searching runs in a worker thread."""
+    """What the page shows of the live version, which stays loaded meanwhile; reading and searching hold no loop up."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    def items(self, request: Request) -> Response:
-        count = _whole(request, "count", 24, 1, MOST_ITEMS)
+    async def items(self, request: Request) -> Response:
+        query, count = _query(request), _whole(request, "count", 24, 1, MOST_ITEMS)
         seed = _whole(request, "seed", 0, 0, MOST_SEED)
-        return json_answer(self._ranker.showcase.items(_query(request), count, seed))
+        return await self._shown(lambda ranker: ranker.showcase.items(query, count, seed))
 
-    def users(self, request: Request) -> Response:
-        count = _whole(request, "count", 50, 1, MOST_USERS)
-        return json_answer(self._ranker.showcase.users(_query(request), count))
+    async def users(self, request: Request) -> Response:
+        query, count = _query(request), _whole(request, "count", 50, 1, MOST_USERS)
+        stored = {"stored": self.service.store is not None}
+        return await self._shown(lambda ranker: {**ranker.showcase.users(query, count), **stored})
 
-    def user(self, request: Request) -> Response:
+    async def user(self, request: Request) -> Response:
         name = request.query_params.get("id", "")
-        found = self._ranker.showcase.user(name)
-        if found is None:
-            raise InputError(f"id: {name[:80]!r} is no user of the bundle's sample")
-        return json_answer(found)
+        return await self._shown(lambda ranker: _known(ranker, name))
 
-    def curve(self, _: Request) -> Response:
-        return json_answer(self._ranker.showcase.curve())
+    async def curve(self, _: Request) -> Response:
+        return await self._shown(lambda ranker: ranker.showcase.curve())
 
-    def live(self, _: Request) -> Response:
-        ranker, stats = self._ranker, self._ranker.stats()
-        return json_answer({
-            "bundle": ranker.name,
-            "in_flight": self.service.in_flight,
-            "llm": {name: stats[name] for name in LLM_NOW if name in stats},
-            **self.service.recent.summary(),
+    async def live(self, _: Request) -> Response:
+        fleet = self.service.fleet
+        versions = [(fleet.live, 1.0 - fleet.share), (fleet.canary, fleet.share)]
+        shares = [{"bundle": member.label, "share": share} for member, share in versions if member]
+        return await self._shown(lambda ranker: {
+            "bundle": ranker.name, "versions": shares, "in_flight": self.service.in_flight,
+            "llm": _llm(ranker.stats()), **self.service.recent.summary(),
         })  # fmt: skip
 
-    @property
-    def _ranker(self) -> Ranker:
-        ranker = self.service.ranker
-        if ranker is None:
+    async def _shown(self, look: Callable[[Ranker], dict[str, Any]]) -> Response:
+        live = self.service.fleet.live
+        if live is None:
             raise NotReadyError("the bundle is still loading")
-        return ranker
+        with self.service.fleet.kept(live):
+            loop = asyncio.get_running_loop()
+            return json_answer(await loop.run_in_executor(self.service.pool, look, live.ranker))
+
+
+def _known(ranker: Ranker, name: str) -> dict[str, Any]:
+    found = ranker.showcase.user(name)
+    if found is None:
+        raise InputError(f"id: {name[:80]!r} is no user of the bundle's sample")
+    return found
+
+
+def _llm(stats: Mapping[str, float]) -> dict[str, float] | None:
+    """How the LLM fares; None where there is none."""
+    return {name: stats[name] for name in LLM_NOW if name in stats} or None
 
 
 def _query(request: Request) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-Json = dict[str, Any]
+from corella_edge_runtime.server.describing import Json, answer, json_of, later, ref
 
 MOST_ITEMS, MOST_USERS, MOST_SEED, QUERY_CHARS = 500, 200, 2**32, 200
 
@@ -33,7 +31,7 @@ def schemas() -> Json:
 
 
 def _index() -> Json:
-    content = {"application/json": {"schema": {"type": "object"}}, "text/html": _TEXT}
+    content = {**json_of({"type": "object"}), "text/html": _TEXT}
     yes = {"description": "JSON, or the page if text/html is accepted.", "content": content}
     return {"operationId": "index", "summary": "What is served here.", "responses": {"200": yes}}
 
@@ -43,19 +41,16 @@ def _file() -> Json:
     responses = {
         "200": {"description": "The file.", "content": dict.fromkeys(types, _TEXT)},
         "304": {"description": "Unchanged."},
-        "404": _failure("No such file."),
+        "404": answer("No such file.", ref("Error")),
     }
     name = {"name": "file", "in": "path", "required": True, "schema": {"type": "string"}}
     return {"operationId": "pageFile", "summary": "A file of the page.", "parameters": [name], "responses": responses}
 
 
 def _data(name: str, summary: str, *parameters: Json) -> Json:
-    responses = {
-        "200": {"description": summary, "content": {"application/json": {"schema": {"type": "object"}}}},
-        "503": _failure("Still loading."),
-    }
+    responses = {"200": answer(summary, {"type": "object"}), "503": later("Still loading.", ref("Error"))}
     if parameters:
-        responses["422"] = _failure("A parameter is out of range, or names nobody.")
+        responses["422"] = answer("A parameter is out of range, or names nobody.", ref("Error"))
     return {"operationId": name, "summary": summary, "parameters": list(parameters), "responses": responses}
 
 
@@ -66,11 +61,6 @@ def _count(usual: int, most: int) -> Json:
 def _whole(name: str, usual: int, low: int, high: int) -> Json:
     schema = {"type": "integer", "minimum": low, "maximum": high, "default": usual}
     return {"name": name, "in": "query", "schema": schema}
-
-
-def _failure(description: str) -> Json:
-    error = {"schema": {"$ref": "#/components/schemas/Error"}}
-    return {"description": description, "content": {"application/json": error}}
 
 
 _TEXT: Json = {"schema": {"type": "string"}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -24,11 +24,12 @@ from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.server.answers import json_answer
 from corella_edge_runtime.server.bodies import read_body
 from corella_edge_runtime.server.clock import Clock
+from corella_edge_runtime.server.fleet import Held
 from corella_edge_runtime.server.limits import INLINE_BYTES
 from corella_edge_runtime.server.question import Question, Tokens, milliseconds, parse_question
 from corella_edge_runtime.server.rank import CLIENT_GONE
 from corella_edge_runtime.server.ranker import llm_of
-from corella_edge_runtime.server.service import Service
+from corella_edge_runtime.server.service import Service, until
 
 LONGEST_MS = 30_000.0  # for a request that names no time
 # Why the LLM did not answer → status and message; the first of these that occurs is told, the last stands for others.
@@ -78,8 +79,8 @@ class _Score:
             heavy = len(body) > INLINE_BYTES
             question, prompts = await self.service.work(heavy, clock, "parse", _understood, llm, body, held=held)
             deadline = clock.arrived + _time(question, given) / 1000.0
-            answers = await _answers(http, llm, prompts, deadline)
-        scores = [_row(answer.probability, question.labels, llm) for answer in answers]
+            answers = await _answers(http, llm, prompts, deadline, held)
+        scores = [_row(answer, question, llm) for answer in answers]
         return json_answer(_form(question.model, scores, prompts, held.label))
 
 
@@ -108,24 +109,19 @@ def _understood(llm: Llm, body: bytes) -> tuple[Question, list[Prompt]]:
     question = parse_question(body)
     _check_labels(question, llm)
     query, items = _ids(question, llm)
-    empty = next((i for i, item in enumerate(items) if not query and not item), None)
-    if empty is not None:
-        raise InputError(f"items[{empty}]: query and item are both empty")
-    return question, texts.prompts(query, items, question.item_first)
+    for i, item in enumerate(items):
+        length = len(query) + len(item)
+        if not 0 < length <= llm.longest:
+            raise InputError(f"items[{i}]: the prompt has {length} tokens, this LLM reads 1 to {llm.longest}")
+    return question, texts.prompts(query, items, question.item_first, whole=not question.softmax)
 
 
 def _check_labels(question: Question, llm: Llm) -> None:
-    """Only the logits of the bundle's two answers are read.
-
-    Raises:
-        InputError: other labels, or probabilities in the whole vocabulary.
-    """
+    """Raises InputError for other labels: only the bundle's two answers are read."""
     yes, no = llm.prompts.tokens.yes, llm.prompts.tokens.no
     labels = question.labels
     if labels is not None and (not labels or set(labels) - {yes, no} or len(set(labels)) != len(labels)):
         raise InputError(f"label_token_ids: this LLM has the answers {yes} (yes) and {no} (no): one of them or both")
-    if not question.softmax:
-        raise InputError("apply_softmax: must be true: probabilities in the whole vocabulary are not computed here")
 
 
 def _ids(question: Question, llm: Llm) -> tuple[list[int], list[list[int]]]:
@@ -148,42 +144,45 @@ def _check_ids(lists: Sequence[Sequence[int]], vocabulary: int) -> None:
         raise InputError(f"token id {largest} is outside this LLM's vocabulary (0 to {vocabulary - 1})")
 
 
-async def _answers(http: Request, llm: Llm, prompts: Sequence[Prompt], deadline: float) -> list[Answer]:
+async def _answers(http: Request, llm: Llm, prompts: Sequence[Prompt], deadline: float, held: Held) -> list[Answer]:
     """One a prompt, each with a probability.
 
     Raises:
         HTTPException: 422, 503 or 504: a prompt has none. ClientDisconnect: nobody waits for them any more.
     """
-    if not prompts:
-        return []
+    asking = llm.begin_prompts(prompts, deadline)
+    if asking.refusal:
+        # What was let in goes on: it shows how quick the LLM is by now, and its prefix is there for a second try.
+        if asking.future is not None:
+            held.until(asking.future)
+        raise _refused([asking.refusal])
     try:
-        answers = await _awaited(http, texts.score_tokens(llm, prompts, deadline), deadline)
-    except ClientDisconnect:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever a backend raises, it has not answered
-        llm.failed(error)
-        answers = [Answer(math.nan, "llm_error")]
-    reasons = {answer.reason for answer in answers if answer.reason}
+        await _awaited(http, asking.future, deadline)
+    finally:
+        answers = asking.answers()
+    reasons = [answer.reason for answer in answers if answer.reason]
     if reasons:
-        status, message = _REFUSALS[next((known for known in _REFUSALS if known in reasons), "llm_error")]
-        raise HTTPException(status, message, {"Retry-After": "1"} if status == 503 else None)
+        raise _refused(reasons)
     return answers
 
 
-async def _awaited(http: Request, future: Future[list[Answer]], deadline: float) -> list[Answer]:
-    """What the LLM says by the deadline; it stops there, and when the client leaves."""
-    waiting, gone = asyncio.wrap_future(future), asyncio.create_task(_gone(http))
-    ends: tuple[asyncio.Future[Any], ...] = (waiting, gone)
+def _refused(reasons: Collection[str]) -> HTTPException:
+    status, message = _REFUSALS[next((known for known in _REFUSALS if known in reasons), "llm_error")]
+    return HTTPException(status, message, {"Retry-After": "1"} if status == 503 else None)
+
+
+async def _awaited(http: Request, future: Future[list[Answer]] | None, deadline: float) -> None:
+    """Until the LLM has answered, the deadline, or the client leaves, which raises ClientDisconnect."""
+    if future is None:
+        return
+    answered, gone = asyncio.create_task(until(future, deadline)), asyncio.create_task(_gone(http))
     try:
-        await asyncio.wait(ends, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done():
-            return waiting.result()
-        if gone.done():
+        await asyncio.wait((answered, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answered.done():
             raise ClientDisconnect
-        return [Answer(math.nan, "deadline")]
     finally:
+        answered.cancel()
         gone.cancel()
-        waiting.cancel()
 
 
 async def _gone(http: Request) -> None:
@@ -192,12 +191,16 @@ async def _gone(http: Request) -> None:
         pass
 
 
-def _row(yes: float, labels: Sequence[int] | None, llm: Llm) -> list[float]:
-    """Softmax over the labels: of one alone it is 1, as it is with SGLang."""
-    if labels is None:
-        return [yes, 1.0 - yes]
-    of = {llm.prompts.tokens.yes: yes, llm.prompts.tokens.no: 1.0 - yes}
-    return [of[label] for label in labels] if len(labels) > 1 else [1.0]
+def _row(answer: Answer, question: Question, llm: Llm) -> list[float]:
+    """A label's share in the labels (of one alone it is 1, as it is with SGLang), or in the whole vocabulary."""
+    yes, no = llm.prompts.tokens.yes, llm.prompts.tokens.no
+    of = {yes: answer.probability, no: 1.0 - answer.probability}
+    labels = [yes, no] if question.labels is None else question.labels
+    if question.softmax:
+        return [of[label] for label in labels] if len(labels) > 1 else [1.0]
+    if math.isnan(answer.mass):
+        raise HTTPException(501, "this server's LLM does not tell probabilities in the whole vocabulary: apply_softmax")
+    return [of[label] * math.exp(answer.mass) for label in labels]
 
 
 def _form(model: str, scores: list[list[float]], prompts: Sequence[Prompt], bundle: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def _score() -> Json:
             "413": answer("The body is too large.", error),
             "422": answer("JSON, but not a question that this LLM can answer.", error),
             "500": answer("A fault of the server; its log says where.", error),
-            "501": answer("The server has no LLM.", error),
+            "501": answer("The server has no LLM, or one that does not tell the whole vocabulary.", error),
             "503": later("Loading, stopping, full, or the LLM does not answer.", error),
             "504": answer("The LLM did not answer in time.", error),
         },
@@ -73,8 +73,7 @@ _SCHEMAS: Json = {
                 "anyOf": [{**_IDS, "minItems": 1, "maxItems": 2}, {"type": "null"}],
             },
             "apply_softmax": {
-                "description": "Over the labels; false, as when it is left out, means the whole vocabulary, which is "
-                "not computed here.",
+                "description": "Over the labels; false, as when it is left out: over the whole vocabulary.",
                 "type": "boolean",
                 "default": False,
             },

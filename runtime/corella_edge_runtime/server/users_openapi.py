@@ -128,7 +128,7 @@ _SCHEMAS: Json = {
     "UserExport": _object(
         {
             "user_id": _TEXT,
-            "features": {"type": "object", "additionalProperties": True},
+            "features": _ref("User/properties/features"),
             "updated": {"description": "When something was last appended.", **_SECONDS},
             "events": {"type": "array", "items": _ref("HeldEvent")},
             "keys": {"type": "array", "items": _ref("HeldKey")},

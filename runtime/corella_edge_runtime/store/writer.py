@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from corella_edge.errors import StoreError, StoreFullError
-from corella_edge_runtime.store.failure import explained, is_full
+from corella_edge.errors import StoreError
+from corella_edge_runtime.store.failure import explained, is_busy
 from corella_edge_runtime.store.opening import empty_log
 
 Done = TypeVar("Done")
@@ -89,17 +89,18 @@ class Writer:
         return steps
 
     def _do(self, steps: list[Step[Any]]) -> None:
-        """All in one transaction; if any of them fails, each in its own."""
+        """All in one transaction; if one of them fails, each in its own."""
         try:
             results = self._commit(steps)
         except Exception as error:  # noqa: BLE001 - handed to whoever waits
             with contextlib.suppress(sqlite3.Error):
                 self._db.rollback()
-            if len(steps) > 1:
+            if len(steps) > 1 and not _for_all(error):
                 for step in steps:
                     self._do([step])
-            elif steps:
-                steps[0].future.set_exception(self._plain(error))
+            else:
+                for step in steps:
+                    step.future.set_exception(self._plain(error))
         else:
             self._answer(steps, results)
 
@@ -122,12 +123,17 @@ class Writer:
     def _left(self) -> StoreError | None:
         """Why the log still holds what was removed; None if it is empty."""
         try:
-            if empty_log(self._db):
-                return None
+            left = "" if empty_log(self._db) else "another program reads it"
         except sqlite3.Error as error:
-            kind = StoreFullError if is_full(error) else StoreError
-            return kind(f"{self._path}: removed, but its log can not be emptied yet ({error}); send the same again")
-        return StoreError(f"{self._path}: removed, but another program reads its log; end that and send it again")
+            left = str(error)
+        if not left:
+            return None
+        return StoreError(f"{self._path}: removed, but its log keeps a copy ({left}); send the same again")
 
     def _plain(self, error: Exception) -> Exception:
         return explained(self._path, error) if isinstance(error, sqlite3.Error) else error
+
+
+def _for_all(error: Exception) -> bool:
+    """Whether another program holds the file: each step by itself would wait for it once more."""
+    return isinstance(error, sqlite3.Error) and is_busy(error)

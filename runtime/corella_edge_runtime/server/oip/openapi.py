@@ -96,6 +96,10 @@ def _infer(suffix: str, others: Json) -> Json:
     }
 
 
+_EITHER = "`data` has as many values as the shape says; or they follow the JSON, so many bytes as the parameter says."
+_BYTES_BEHIND = fields({"binary_data_size": {"type": "integer", "minimum": 0}}, [])
+
+
 def _tensor(spec: Input) -> Json:
     value: Json = {"type": "string"} if spec.datatype == "BYTES" else {"type": ["number", "null"]}
     return fields(
@@ -104,10 +108,10 @@ def _tensor(spec: Input) -> Json:
             "datatype": {"const": spec.datatype},
             "shape": {**_SIZES, "items": {"type": "integer", "minimum": spec.least, "maximum": spec.most}},
             "data": {"type": "array", "items": value, "minItems": spec.least, "maxItems": spec.most},
-            "parameters": fields({"binary_data_size": {"type": "integer", "minimum": 0}}, []),
+            "parameters": _BYTES_BEHIND,
         },
         ["name", "datatype", "shape"],
-        "`data` has as many values as the shape says; or they follow the JSON, so many bytes as the parameter says.",
+        _EITHER,
     )
 
 
@@ -125,8 +129,10 @@ _GIVEN = fields(
         "datatype": {"enum": ["FP32", "BOOL"]},
         "shape": _SIZES,
         "data": {"type": "array", "items": {"type": ["number", "boolean", "null"]}},
+        "parameters": _BYTES_BEHIND,
     },
-    ["name", "datatype", "shape", "data"],
+    ["name", "datatype", "shape"],
+    _EITHER,
 )
 _DESCRIBED = fields(
     {"name": {"type": "string"}, "datatype": {"enum": ["BYTES", "FP32", "BOOL"]}, "shape": _SIZES},

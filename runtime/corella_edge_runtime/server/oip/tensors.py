@@ -6,7 +6,6 @@ numbers little-endian, BYTES as four bytes of length and the bytes themselves, v
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from corella_edge.errors import InputError
+from corella_edge.request import an_object
 from corella_edge.strict_json import JsonError, decode
-from corella_edge_runtime.server.checks import a_flag, a_list, a_text, an_object, shown
+from corella_edge_runtime.server.checks import a_flag, a_list, a_text, any_object, shown
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _LENGTH = struct.Struct("<I")
@@ -65,7 +66,7 @@ def read(body: bytes, header_length: str | None, known: Mapping[str, Input]) -> 
         data = an_object(decode(head), "request", {"id", "inputs", "outputs", "parameters"})
     except JsonError as error:
         raise JsonError(f"request: {error}") from None
-    parameters = an_object(data.get("parameters", {}), "parameters")
+    parameters = any_object(data.get("parameters", {}), "parameters")
     binary_output = a_flag(parameters.pop("binary_data_output", False), "parameters.binary_data_output")
     outputs = _outputs(data.get("outputs", []), binary_output)
     inputs = _inputs(a_list(data.get("inputs"), "inputs"), binary, known)
@@ -81,23 +82,17 @@ def write(head: Mapping[str, Any], outputs: Iterable[tuple[str, Array, bool]]) -
     """
     described, binary = [], []
     for name, values, as_bytes in outputs:
-        datatype = "BOOL" if values.dtype == np.bool_ else "FP32"
-        about = {"name": name, "datatype": datatype, "shape": list(values.shape)}
+        datatype, form = ("BOOL", "?") if values.dtype == np.bool_ else ("FP32", "<f4")
+        held = np.ascontiguousarray(values, form)
+        about = {"name": name, "datatype": datatype, "shape": list(held.shape)}
         if as_bytes:
-            binary.append(values.astype("?" if datatype == "BOOL" else "<f4").tobytes())
-            described.append({**about, "parameters": {"binary_data_size": len(binary[-1])}})
+            binary.append(held.tobytes())
+            described.append({**about, "parameters": {"binary_data_size": held.nbytes}})
         else:
-            described.append({**about, "data": _plain(values)})
-    message = {**head, "outputs": described}
-    text = json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+            described.append({**about, "data": held})
+    # Writes NaN as null, and FP32 in its own shortest digits.
+    text = orjson.dumps({**head, "outputs": described}, option=orjson.OPT_SERIALIZE_NUMPY)
     return text + b"".join(binary), len(text) if binary else None
-
-
-def _plain(values: Array) -> list[Any]:
-    """Bools, or what FP32 holds of numbers."""
-    if values.dtype == np.bool_:
-        return list(values.tolist())
-    return [value if value == value else None for value in values.astype(np.float32).tolist()]
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:

@@ -32,16 +32,22 @@ export function watch(seen, failed) {
 
 function draw(live) {
   const figures = [
-    ["asked", percent(live.share)],
+    ["share asked", percent(live.share)],
     ["p50", milliseconds(live.p50_ms)],
     ["p99", milliseconds(live.p99_ms)],
     ["requests a minute", whole(live.requests)],
-    ["LLM queue", queue(live.llm)],
+    ["LLM queue", queue(live)],
+    ["LLM", condition(live)],
   ];
-  if (live.llm?.breaker) figures.push(["LLM", live.llm.breaker]);
   byId("live").replaceChildren(...figures.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
 }
 
-function queue(llm) {
+function queue({ llm }) {
   return llm?.queued_tokens == null ? "–" : `${whole(llm.queued_tokens)} tokens`;
+}
+
+function condition({ llm }) {
+  if (llm === undefined) return "–";
+  if (!llm) return "none";
+  return llm.breaker_open ? "resting" : "ready";
 }

@@ -32,7 +32,11 @@ function itemsChanged() {
 
 async function ask() {
   waiting?.abort();
-  if (!items.list.length || !state.curve) return;
+  if (!state.curve) return;
+  if (!items.list.length) {
+    say("No candidates.");
+    return;
+  }
   const mine = (waiting = new AbortController());
   const candidates = items.list;
   byId("ranking").setAttribute("aria-busy", "true");
@@ -60,7 +64,12 @@ function show(answer, candidates, final) {
   const asked = answer.candidates.filter((row) => row.routed).length;
   state.asked = asked / answer.candidates.length;
   const missed = answer.candidates.filter((row) => !row.routed && row.reason).length;
-  say(final ? told(asked, missed, answer.candidates.length) : "The CRM's ranking; the LLM is being asked.");
+  say(final ? `${told(asked, missed, answer.candidates.length)}${by(answer)}` : "The CRM's ranking; the LLM is being asked.");
+}
+
+// Where a canary is tried out, not everybody is answered by the version whose curve is shown.
+function by({ bundle }) {
+  return bundle === state.curve.bundle ? "" : ` Answered by ${bundle}.`;
 }
 
 function told(asked, missed, count) {
@@ -119,7 +128,6 @@ function moved() {
 async function openCurve() {
   const first = !state.curve;
   state.curve = await get("page/curve");
-  byId("bundle").textContent = state.curve.bundle;
   if (first) {
     state.share = shareOf(state.curve, state.curve.threshold.nats);
     byId("share").value = Math.round(100 * placeOf(state.share));
@@ -129,9 +137,15 @@ async function openCurve() {
 
 function seen(live) {
   state.cost = live.cost;
+  byId("bundle").textContent = versions(live);
   // Another version is served: its curve and sample are others.
   if (state.curve && live.bundle !== state.curve.bundle) openCurve().catch(failed);
   else draw();
+}
+
+function versions({ bundle, versions: all }) {
+  const others = all.filter((one) => one.bundle !== bundle);
+  return [bundle, ...others.map((one) => `${percent(one.share)} of the users: ${one.bundle}`)].join(" · ");
 }
 
 function showKey(open) {

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { combobox } from "./combobox.js";
-import { byId, el, text, whole } from "./dom.js";
+import { byId, el, replaceRows, text, whole } from "./dom.js";
 import { control, featuresOf } from "./fields.js";
 
 const NEW = { kind: "new", id: null, features: {}, events: [], hidden: 0, heldOut: [] };
@@ -33,11 +33,12 @@ export class Person {
 
   async find(query) {
     try {
-      const { users } = await get("page/users", { q: query, count: 50 });
+      const { users, stored } = await get("page/users", { q: query, count: 50 });
       const found = users.map((user) => ({
         label: user.id, detail: described(user), value: { kind: "sample", id: user.id },
       }));
-      return [{ label: "A new user", detail: "no profile, no history", value: NEW }, ...found, ...stored(query, users)];
+      return [{ label: "A new user", detail: "no profile, no history", value: NEW }, ...found,
+        ...(stored ? remembered(query, users) : [])];
     } catch (error) {
       this.failed(error);
       return [];
@@ -84,7 +85,7 @@ export class Person {
     byId("history-search").hidden = byId("history").hidden = !own;
     byId("history-count").textContent = own ? count(this.events.length, this.hidden) : "on the server";
     // The latest first: that is what a person looks for.
-    byId("history").replaceChildren(...this.events.map((event, place) => this.line(event, place)).reverse());
+    replaceRows(byId("history"), this.events.map((event, place) => this.line(event, place)).reverse());
   }
 
   line(event, place) {
@@ -98,7 +99,7 @@ export class Person {
       type: "button", class: "remove", "aria-label": `Remove ${name} from the history`,
       onclick: () => this.edit(this.events.filter((_, i) => i !== place)),
     }, "×");
-    return el("li", {}, el("span", { class: "title", title: name }, name), rating, remove);
+    return el("li", { "data-key": place }, el("span", { class: "title", title: name }, name), rating, remove);
   }
 
   rate(place, value) {
@@ -120,7 +121,7 @@ const NOTES = {
   stored: "Profile and history come from the server's own store.",
 };
 
-function stored(query, users) {
+function remembered(query, users) {
   const id = query.trim();
   if (!id || users.some((user) => user.id === id)) return [];
   return [{ label: id, detail: "a user of the server's store", value: { ...NEW, kind: "stored", id } }];
@@ -157,8 +158,8 @@ export function foundItems(failed) {
   };
 }
 
-// An item's attributes as one line, its id last; a bare number is named.
-export function about({ item, features = {} }) {
+// An item's attributes as one line, its id last (the id of a typed one says nothing); a bare number is named.
+export function about({ item, features = {}, inline }) {
   const named = Object.entries(features).map(([name, value]) => (typeof value === "number" ? `${value} ${name}` : text(value)));
-  return [...named.filter(Boolean), item].join(" · ");
+  return [...named.filter(Boolean), inline ? "typed in" : item].join(" · ");
 }
