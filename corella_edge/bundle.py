@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from corella_edge.atomic import write_file
 from corella_edge.catalog import Catalog
-from corella_edge.errors import BundleError
+from corella_edge.errors import BundleError, InputError
 from corella_edge.prompt import Template, Tokens
-from corella_edge.router import Calibration
+from corella_edge.router import LN2, Calibration, parse_threshold
 from corella_edge.schema import Schema, Vocabulary, vocabulary_names
 from corella_edge.strict_json import JsonError, unique
 
@@ -170,15 +170,22 @@ class Bundle:
         data = self.json("routing.json")
         try:
             shares, thresholds = data["calibration"]["shares"], data["calibration"]["thresholds"]
-            return Calibration(shares, [math.inf if t is None else t for t in thresholds])
+            found = Calibration(shares, [math.inf if t is None else t for t in thresholds])
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"routing.json: a field is missing or wrong ({error!r})") from None
+        if found.shares[[0, -1]].tolist() != [0.0, 1.0] or not (0.0 <= found.thresholds[-1] <= LN2):
+            raise BundleError(f"routing.json: shares must go from 0 to 1, thresholds down to one from 0 to {LN2:.4f}")
+        return found
 
     def policy(self) -> str:
         """The threshold used when none is given."""
         policy = self.json("routing.json").get("threshold", "ratio:0")
         if not isinstance(policy, str):
             raise BundleError("routing.json: threshold is not a text")
+        try:
+            parse_threshold(policy, self.calibration())
+        except InputError as error:
+            raise BundleError(f"routing.json: {error}") from None
         return policy
 
 

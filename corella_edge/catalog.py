@@ -22,7 +22,7 @@ class Catalog:
         if len(self.ids) != len(self.attributes):
             raise ValueError("catalog: as many attribute records as ids are needed")
         if len(self.row_of) != len(self.ids):
-            raise BundleError("catalog: an item id occurs twice")
+            raise BundleError("catalog.jsonl: an item id occurs twice")
 
     def __len__(self) -> int:
         return len(self.ids)

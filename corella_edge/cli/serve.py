@@ -56,8 +56,8 @@ def serve(
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     guard = _guard(host, access)
-    options = {**engine, "trust": trusted_key(access["trust"])}
-    source = open_source(bundle, partial(_load, threshold, options, os.sched_getaffinity(0)))
+    engine["trust"] = trusted_key(access["trust"])
+    source = open_source(bundle, partial(_load, threshold, engine, os.sched_getaffinity(0)))
     with _store(users) as store:
         settings = _settings(limits, grace, access_log)
         ready = _ReadyLine(time.monotonic())

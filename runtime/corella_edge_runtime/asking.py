@@ -8,6 +8,7 @@ import math
 import threading
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -18,12 +19,13 @@ import numpy as np
 from corella_edge.bundle import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, MissingExtraError
-from corella_edge.prompt import PromptEncoder, Template, Tokens
+from corella_edge.prompt import PromptEncoder, Template, Tokenize, Tokens
 from corella_edge.request import Candidate, User
 from corella_edge.scores import FloatArray
 from corella_edge_runtime.llm.admission import Admission, Promise
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
+from corella_edge_runtime.llm.gguf import check_gguf
 from corella_edge_runtime.llm.opening import check_kind, open_backend
 from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
 from corella_edge_runtime.setup import Setup
@@ -236,9 +238,11 @@ def _open(file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: s
     template, tokens = prompt
     # Before any backend starts; the vocabulary alone is read in milliseconds.
     binding = importlib.import_module("corella_edge_runtime.llm.binding")
+    check_gguf(file)
     vocabulary = binding.Model(file, vocabulary_only=True)
     size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
     _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
+    _check_answers(file.name, vocabulary.tokenize, template, tokens)
     backend, model = open_backend(kind, file, tokens, setup.llm)
     return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm, size, longest)
 
@@ -247,6 +251,12 @@ def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:
     for token in ids:
         if not 0 <= token < vocab_size:
             raise BundleError(f"prompt.json: token id {token} is outside the vocabulary of {file} ({vocab_size})")
+
+
+def _check_answers(file: str, tokenize: Tokenize, template: Template, tokens: Tokens) -> None:
+    for text, token in ((template.yes, tokens.yes), (template.no, tokens.no)):
+        if (found := tokenize(unicodedata.normalize("NFC", text))) != [token]:
+            raise BundleError(f"{file}: {text!r} is the tokens {found} of its vocabulary, in prompt.json it is {token}")
 
 
 def seconds_to(deadline: float | None) -> float | None:
