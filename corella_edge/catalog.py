@@ -22,7 +22,7 @@ class Catalog:
         if len(self.ids) != len(self.attributes):
             raise ValueError("catalog: as many attribute records as ids are needed")
         if len(self.row_of) != len(self.ids):
-            raise BundleError("catalog: an item id occurs twice")
+            raise BundleError("catalog.jsonl: an item id occurs twice")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -32,6 +32,11 @@ class Catalog:
         unknown = len(self.ids)
         get = self.row_of.get
         return [get(item, unknown) for item in items]
+
+    def of(self, item: str) -> Attributes:
+        """An item's attributes; none of an unknown one."""
+        row = self.row_of.get(item)
+        return {} if row is None else self.attributes[row]
 
     def lines(self) -> Iterator[str]:
         """The file form: `{"item": id, "title": …, attribute: value, …}` a line."""

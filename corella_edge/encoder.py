@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from corella_edge.catalog import Catalog
 from corella_edge.derived import DERIVED, Facts, Floats, Histories, Ints
+from corella_edge.remembered import remembered
 from corella_edge.request import Candidate, Event, Features, User
 from corella_edge.schema import PAD, Feed, Field, Schema, Vocabulary, encode_value
 from corella_edge.tables import FactTable, RatingCodes, attribute_table, centre_table, fact, item_index
@@ -45,8 +45,8 @@ class FeatureEncoder:
         self._look_of = {f.name: (f.length, f.args.get("centre"), f.args["mean"]) for f in self._derived}
         self._alike = {self._look_of[f.name]: f for f in self._derived}  # a field that stands for those alike
         self._unseen = Unseen(schema, self.item_tables, len(catalog) + 1)
-        self._past = lru_cache(RECENT)(self._new_past)
-        self._slate = lru_cache(RECENT)(self._new_slate)
+        self._past = remembered(self._new_past, RECENT)
+        self._slate = remembered(self._new_slate, RECENT)
 
     def encode(self, user: User, candidates: Sequence[Candidate]) -> tuple[Feed, list[tuple[str, ...]]]:
         """The input arrays of one request and, per candidate, the names of fields with unseen values.
@@ -60,6 +60,11 @@ class FeatureEncoder:
         for item in self._of_item:
             feed[item.name] = self._derived_of(item, past, slate)
         return feed, self._unseen.names(codes, slate.rows, feed, list(slate.own))
+
+    def forget(self) -> None:
+        """Drop what is remembered of recent requests."""
+        self._past.cache_clear()
+        self._slate.cache_clear()
 
     def encode_user(self, user: User) -> Feed:
         """User-side attribute inputs, leading dimension 1."""

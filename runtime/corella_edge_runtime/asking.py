@@ -8,6 +8,7 @@ import math
 import threading
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -18,14 +19,15 @@ import numpy as np
 from corella_edge.bundle import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, MissingExtraError
-from corella_edge.prompt import PromptEncoder, Template, Tokens
+from corella_edge.prompt import PromptEncoder, Template, Tokenize, Tokens
 from corella_edge.request import Candidate, User
 from corella_edge.scores import FloatArray
 from corella_edge_runtime.llm.admission import Admission, Promise
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
+from corella_edge_runtime.llm.gguf import check_gguf
 from corella_edge_runtime.llm.opening import check_kind, open_backend
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
 from corella_edge_runtime.setup import Setup
 
 _LOG = logging.getLogger("corella_edge.engine")
@@ -39,6 +41,16 @@ class Work:
     reused: int = 0
     queued: float = 0.0
     at_work: float = 0.0
+
+
+class _Moment:
+    """When something ended. An object of its own, so that a future and whoever holds it are no cycle."""
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+
+    def note(self, _: object) -> None:
+        self.at = time.monotonic()
 
 
 class Asking:
@@ -61,9 +73,9 @@ class Asking:
         self.future, self.deadline = future, deadline
         self._given, self._asked, self._failed = given, asked, failed
         self._found: list[Answer] | None = None
-        self._begun = self._ended = time.monotonic()
+        self._begun, self._ended = time.monotonic(), _Moment()
         if future is not None:
-            future.add_done_callback(self._end)
+            future.add_done_callback(self._ended.note)
 
     def answers(self) -> list[Answer]:
         """One a candidate, in order; never waits. What is not there yet is cancelled and has the reason "deadline"."""
@@ -73,11 +85,17 @@ class Asking:
                 self._given[place] = answer
         return list(self._given)
 
+    @property
+    def refusal(self) -> str:
+        """Why some were not asked at all; empty if all were."""
+        asked = set(self._asked)
+        return next((answer.reason for place, answer in enumerate(self._given) if place not in asked), "")
+
     def work(self) -> Work:
         """Of the answers taken; seconds are zero while there are none."""
         found = [answer for answer in self._found or () if not answer.reason]
         queued = min((answer.waited for answer in found), default=0.0)
-        at_work = max(0.0, self._ended - self._begun - queued) if found else 0.0
+        at_work = max(0.0, self._ended.at - self._begun - queued) if found else 0.0
         return Work(sum(a.evaluated for a in found), sum(a.reused for a in found), queued, at_work)
 
     def _take(self) -> list[Answer]:
@@ -91,16 +109,22 @@ class Asking:
         self._failed(error)
         return [Answer(math.nan, "llm_error")] * len(self._asked)
 
-    def _end(self, _: object) -> None:
-        self._ended = time.monotonic()
-
 
 class Llm:
-    """The LLM side of a bundle: prompts in its tokenizer's ids, answered by a backend."""
+    """The LLM side of a bundle: prompts in its tokenizer's ids, answered by a backend.
 
-    def __init__(self, prompts: PromptEncoder, backend: LlmBackend, settings: LlmSettings | None = None) -> None:
+    Attributes:
+        vocabulary: how many token ids there are.
+        longest: most tokens of a prompt.
+    """
+
+    def __init__(
+        self, prompts: PromptEncoder, backend: LlmBackend, settings: LlmSettings | None = None, vocabulary: int = 0,
+        longest: int = 0,
+    ) -> None:  # fmt: skip
         """`settings`: those of the backend."""
         self.prompts, self.backend = prompts, backend
+        self.vocabulary, self.longest = vocabulary, longest
         self._admission = Admission(settings or LlmSettings())
         self._failures: set[str] = set()
 
@@ -135,7 +159,7 @@ class Llm:
         """One answer a candidate, at the deadline at the latest; see `begin`."""
         asking = self.begin(user, candidates, hardness, deadline)
         if asking.future is not None:
-            wait([asking.future], _seconds_to(deadline))
+            wait([asking.future], seconds_to(deadline))
         return asking.answers()
 
     def forget(self) -> None:
@@ -163,7 +187,7 @@ class Llm:
             return Asking(given)
         future = self._submit(prompts[:number], deadline)
         future.add_done_callback(lambda ended: self._ended(promise, prompts, ended))
-        return Asking(given, order[:number], future, deadline, self._failed)
+        return Asking(given, order[:number], future, deadline, self.failed)
 
     def _submit(self, prompts: Sequence[Prompt], deadline: float | None) -> Future[list[Answer]]:
         try:
@@ -178,7 +202,7 @@ class Llm:
         good = not future.cancelled() and future.exception() is None
         self._admission.ended(promise, prompts, future.result() if good else (), self.backend.stats(), time.monotonic())
 
-    def _failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> None:
         """Log kind and place, once a kind; never the message, which may quote what a user wrote."""
         kind = type(error).__name__
         if kind in self._failures:
@@ -214,10 +238,13 @@ def _open(file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: s
     template, tokens = prompt
     # Before any backend starts; the vocabulary alone is read in milliseconds.
     binding = importlib.import_module("corella_edge_runtime.llm.binding")
-    size = binding.Model(file, vocabulary_only=True).vocab_size
+    check_gguf(file)
+    vocabulary = binding.Model(file, vocabulary_only=True)
+    size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
     _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
+    _check_answers(file.name, vocabulary.tokenize, template, tokens)
     backend, model = open_backend(kind, file, tokens, setup.llm)
-    return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm)
+    return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm, size, longest)
 
 
 def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:
@@ -226,6 +253,12 @@ def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:
             raise BundleError(f"prompt.json: token id {token} is outside the vocabulary of {file} ({vocab_size})")
 
 
-def _seconds_to(deadline: float | None) -> float | None:
+def _check_answers(file: str, tokenize: Tokenize, template: Template, tokens: Tokens) -> None:
+    for text, token in ((template.yes, tokens.yes), (template.no, tokens.no)):
+        if (found := tokenize(unicodedata.normalize("NFC", text))) != [token]:
+            raise BundleError(f"{file}: {text!r} is the tokens {found} of its vocabulary, in prompt.json it is {token}")
+
+
+def seconds_to(deadline: float | None) -> float | None:
     """Time left until `deadline`, as a timeout that threads accept."""
     return None if deadline is None else min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,20 @@ def test_the_same_prompt_may_be_asked_twice(backend: Any, rows: Any, expected: A
     twice = [rows[0], rows[1], rows[0]]
     found = [answer.probability for answer in backend.submit(twice).result(60)]
     assert found == pytest.approx(expected(twice), abs=TOLERANCE)
+
+
+def test_the_share_of_the_whole_vocabulary_is_told_by_our_own(
+    backend: Any, rows: Any, by_thread: Any, request: Any
+) -> None:
+    whole = [replace(prompt, whole=True) for prompt in rows[:3]]
+    found = [answer.mass for answer in backend.submit([*whole, *rows[3:5]]).result(60)]
+    told = [answer.mass for answer in by_thread.submit(whole).result(60)]
+    assert all(-20 < mass < 0 for mass in told)
+    if request.node.callspec.params["kind"] in ("thread", "process", "bare"):
+        assert found[:3] == pytest.approx(told, abs=0.05)
+        assert all(map(math.isnan, found[3:]))
+    else:
+        assert all(map(math.isnan, found))
 
 
 def test_nothing_asked_nothing_answered(backend: Any) -> None:

@@ -6,6 +6,7 @@ import math
 import shutil
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +24,7 @@ from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import BundleError, InputError
 from corella_edge.request import Candidate, Event, Request, User, parse_request
 from corella_edge.router import LN2, entropy
-from corella_edge.scores import answer
+from corella_edge.scores import Scores, answer
 from corella_edge_runtime import crm as crm_module
 from corella_edge_runtime.asking import Llm
 from corella_edge_runtime.crm import Crm, sigmoid
@@ -472,3 +473,55 @@ def test_sigmoid_without_overflow(logits: list[float]) -> None:
     found = sigmoid(np.asarray(logits, dtype=np.float32))
     expected = [1 / (1 + np.exp(-np.clip(np.float32(x), -700, 700).astype(np.float64))) for x in logits]
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-300)
+
+
+def test_in_two_phases_it_scores_the_same(engine: Engine) -> None:
+    request = Request(user(), (Candidate("i1"), Candidate("i39"), Candidate("i2")), threshold="ratio:1")
+    draft = engine.begin(request)
+    first = engine.before_llm(draft)
+    assert not first.routed.any()
+    assert set(first.reason) == {"pending"}
+    assert first.probability.tolist() == first.crm.tolist()
+    assert draft.asking is not None
+    assert draft.asking.future is not None
+    draft.asking.future.result(20)
+    assert _close(engine.finish(draft), engine.rank(request))
+
+
+def _close(left: Scores, right: Scores) -> bool:
+    """Equal but for the LLM's tolerance between batches."""
+    same = (left.items, left.reason, left.unknown) == (right.items, right.reason, right.unknown)
+    return same and np.allclose(left.llm, right.llm, atol=5e-3, equal_nan=True)
+
+
+def test_what_is_refused_never_reaches_the_llm(engine: Engine) -> None:
+    draft = engine.begin(Request(user(), (Candidate("i1"),), threshold="ratio:1"), "queue_full")
+    assert draft.asking is None
+    assert engine.finish(draft).reason == ("queue_full",)
+
+
+def test_a_trace_tells_what_it_cost(engine: Engine) -> None:
+    easy = engine.rank(Request(user(), (Candidate("i1"),), threshold="ratio:0")).trace
+    assert list(easy.seconds) == ["encode", "crm"]
+    assert easy.threshold == math.inf
+    hard = engine.rank(Request(user(2), (Candidate("i1"), Candidate("i2")), threshold="ratio:1")).trace
+    assert list(hard.seconds) == ["encode", "crm", "queue", "prefill"]
+    assert hard.threshold == 0.0
+
+
+@pytest.mark.parametrize("llm", [None, "process"])
+def test_a_closed_engine_leaves_memory_without_the_garbage_collector(root: Path, llm: str | None) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        opened = Engine.open(root, llm=llm, llm_threads=1)
+        opened.warm_up()
+        parts = [weakref.ref(part) for part in (opened, opened.encoder, opened.encoder.catalog, opened.crm)]
+        parts += (
+            [weakref.ref(part) for part in (opened.llm, opened.llm.prompts, opened.llm.backend)] if opened.llm else []
+        )
+        opened.close()
+        del opened
+        assert [part() for part in parts] == [None] * len(parts)
+    finally:
+        gc.enable()

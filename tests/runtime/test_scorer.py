@@ -55,6 +55,20 @@ def test_scores_equal_transformers_in_float32(llama: Any, prompts: Any, make_sco
     assert max(found) - min(found) > 0.2
 
 
+def test_the_answers_share_of_the_whole_vocabulary_equals_transformers(
+    llama: Any, prompts: Any, make_scorer: Any
+) -> None:
+    torch = pytest.importorskip("torch")
+    rows = [replace(prompt, whole=number % 2 == 0) for number, prompt in enumerate(prompts(7, range(20)))]
+    found = make_scorer(exact=True).score(rows)
+    assert [math.isnan(answer.mass) for answer in found] == [not prompt.whole for prompt in rows]
+    for prompt, answer in zip(rows[::2], found[::2], strict=True):
+        with torch.inference_mode():
+            logits = llama.torch(torch.tensor([[*prompt.prefix, *prompt.suffix]])).logits[0, -1].double()
+        share = torch.softmax(logits, 0)[[llama.tokens.yes, llama.tokens.no]].sum()
+        assert math.exp(answer.mass) == pytest.approx(float(share), rel=1e-2)
+
+
 def test_tokens_equal_the_trainers(llama: Any, model: Any) -> None:
     texts = ["", " ", "Heat (1995), Action: Yes 5\n", "<s></s><pad>", "café 東京 🎬\u0000x", "a  b\n\n c", " Yes"]
     for text in texts:

@@ -17,12 +17,14 @@ from corella_edge_runtime.llm.link import Link
 IDS = st.integers(0, 2**64 - 1)
 TOKENS = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=6).map(tuple)
 # Few prefixes, so that prompts share them.
-PROMPTS = st.lists(st.builds(Prompt, st.sampled_from([(), (1,), (1, 2, 3), (-7, 2**31 - 1)]), TOKENS), max_size=8)
+PROMPTS = st.lists(
+    st.builds(Prompt, st.sampled_from([(), (1,), (1, 2, 3), (-7, 2**31 - 1)]), TOKENS, st.booleans()), max_size=8
+)
 STATS = st.dictionaries(st.text(max_size=8), st.floats(allow_nan=False), max_size=4)
 ANSWERS = st.lists(
     st.builds(
         Answer, st.floats(0, 1), st.sampled_from(["", "deadline", "too_long", "llm_error"]),
-        st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.floats(0, 1e9),
+        st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.floats(0, 1e9), st.floats(-1e9, 0) | st.just(math.nan),
     ), max_size=9,
 )  # fmt: skip
 MESSAGES = st.one_of(
@@ -91,7 +93,7 @@ def test_a_frame_of_no_kind_or_of_impossible_length_is_an_error() -> None:
 
 def test_positions_that_are_no_order_are_an_error() -> None:
     frame = bytearray(wire.encode(wire.Ask(1, None, [Prompt((), (3,)), Prompt((), (4,))])))
-    first = 5 + 20 + 8
+    first = 5 + 20 + 9
     assert frame[first] == 0
     frame[first] = 1
     with pytest.raises(wire.WireError, match="damaged Ask"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -11,10 +12,14 @@ class BrokenError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids of one sample: the part shared by the user's candidates, and the candidate's own."""
+    """Token ids of one sample: the part shared by the user's candidates, and the candidate's own.
+
+    `whole`: the answers' share of the whole vocabulary is wanted, too.
+    """
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,8 @@ class Answer:
     Attributes:
         evaluated, reused: tokens computed for this prompt, and those an earlier one had left or shared.
         waited: seconds from its arrival in the queue to the first decode that held it.
+        mass: log of the two answers' share of the whole vocabulary's probability; nan unless it was asked for, and
+            from a backend that does not tell.
     """
 
     probability: float
@@ -33,3 +40,4 @@ class Answer:
     evaluated: int = field(default=0, compare=False)
     reused: int = field(default=0, compare=False)
     waited: float = field(default=0.0, compare=False)
+    mass: float = field(default=math.nan, compare=False)

@@ -67,13 +67,25 @@ class Model:
         self._free.atexit = False
         self._vocab = C.llama_model_get_vocab(self.handle)
         self.vocab_size: int = C.llama_vocab_n_tokens(self._vocab)
-        self.trained_context: int = C.llama_model_n_ctx_train(self.handle)
+        self.trained_context: int = C.llama_model_n_ctx_train(self.handle) or self._context_in_file()
         self.size_bytes: int = C.llama_model_size(self.handle)
 
     @property
     def bos(self) -> int | None:
         """The begin token, if the model wants one."""
         return int(C.llama_vocab_bos(self._vocab)) if C.llama_vocab_get_add_bos(self._vocab) else None
+
+    def _context_in_file(self) -> int:
+        """llama.cpp leaves the number where it is when it loads a vocabulary alone; 0 if there is none."""
+        architecture = self._metadata("general.architecture")
+        text = self._metadata(f"{architecture}.context_length")
+        return int(text) if text.isdigit() else 0
+
+    def _metadata(self, key: str) -> str:
+        """An entry of the file as text, cut at 63 bytes; empty if there is none."""
+        room = ctypes.create_string_buffer(64)
+        C.llama_model_meta_val_str(self.handle, key.encode(), room, len(room))
+        return room.value.decode("utf-8", "replace")
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of a text; special tokens are neither added nor recognised."""
@@ -168,6 +180,14 @@ class Context:
         """Logits of some tokens after row `row` of the last decode."""
         found = C.llama_get_logits_ith(self.handle, row)
         return [float(found[token]) for token in tokens]
+
+    def log_mass(self, row: int, tokens: Sequence[int]) -> float:
+        """Log of the share of some tokens in the whole vocabulary's probability, after row `row`."""
+        found = C.llama_get_logits_ith(self.handle, row)
+        logits = np.ctypeslib.as_array(found, (self.model.vocab_size,)).astype(np.float64)
+        greatest = logits.max()
+        everything = greatest + np.log(np.exp(logits - greatest).sum())
+        return min(0.0, float(np.logaddexp.reduce(logits[list(tokens)]) - everything))
 
     def share(self, source: int, target: int, length: int) -> None:
         """Make `target` hold the first `length` cells of `source` too; nothing is computed or copied."""

@@ -20,11 +20,9 @@ from corella_edge_runtime.llm.binding import AbortedError, Context, DecodeError,
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.kept import KeptPrefixes
 from corella_edge_runtime.llm.packing import Ask, Base, Room, Target, hopeless, in_time, pack
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
 from corella_edge_runtime.llm.tree import Leaf, TokenIds, common_length, unfold
 
-# Longest prompt, in tokens: a checkpoint's own context could reserve gigabytes of KV cells.
-MAX_CONTEXT = 8192
 Watch = Callable[[Sequence[Ask]], AbstractContextManager[None]]
 TRUNK = 0  # the sequence that holds the latest prefix; prompts of a decode are 1, 2, …
 # So many failures in a row, and the context is looked at: is it at fault, or were the prompts?
@@ -241,7 +239,7 @@ class YesNoScorer:
             self._keep(targets)
             return
         # All are read before any is told.
-        answers = [self._answer(leaf.last) for leaf in leaves]
+        answers = [self._answer(leaf.last, target) for target, leaf in zip(targets, leaves, strict=True)]
         for target, leaf, answer in zip(targets, leaves, answers, strict=True):
             self._tell(target, answer, len(target) - leaf.start + ahead.pop(target.prefix, 0))
         broken = any(answer.reason for answer in answers)
@@ -286,11 +284,13 @@ class YesNoScorer:
             self._context.cut(sequence, len(prefix))
             self._kept.put(prefix, self._context.save(sequence))
 
-    def _answer(self, row: int) -> Answer:
+    def _answer(self, row: int, target: Target) -> Answer:
         yes, no = self._context.logits(row, self._answers)
         if not math.isfinite(no - yes):
             return Answer(math.nan, "llm_error")
-        return Answer(1.0 / (1.0 + math.exp(min(700.0, no - yes))))
+        whole = any(ask.prompt.whole for ask in target.asks)
+        mass = self._context.log_mass(row, self._answers) if whole else math.nan
+        return Answer(1.0 / (1.0 + math.exp(min(700.0, no - yes))), mass=mass)
 
     def _tell(self, target: Target, answer: Answer, evaluated: int) -> None:
         """Everyone who asked a prompt gets its answer; it was computed for the first of them."""

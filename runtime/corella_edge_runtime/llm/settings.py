@@ -8,6 +8,8 @@ from typing import Any
 
 from corella_edge.errors import InputError
 
+# Longest prompt, in tokens: a checkpoint's own context could reserve gigabytes of KV cells.
+MAX_CONTEXT = 8192
 MOST_SEQUENCES = 255  # LLAMA_MAX_SEQ, less one for the prefix
 
 

@@ -1,14 +1,16 @@
 """What the runtime and its LLM child say to each other: frames of length, kind and payload. Pure; no sockets here.
 
     frame     u32 length of the payload, u8 kind, payload (little-endian throughout)
-    ASK       u64 id, f64 deadline (inf = none), u32 groups; a group: u32 tokens of its prefix, u32 members, for each
-              (u32 position, u32 tokens of the suffix), then int32 ids: the prefix, the suffixes in the members' order
+    ASK       u64 id, f64 deadline (inf = none), u32 groups; a group: u32 tokens of its prefix, u32 members, u8 whether
+              their `mass` is wanted, for each (u32 position, u32 tokens of the suffix), then int32 ids: the prefix, the
+              suffixes in the members' order
     CANCEL    u64 id
     PING      nothing
     BYE       nothing: finish what was asked, then end
     READY     JSON: the counters; sent when the model is loaded, and in answer to each PING
     ANSWERS   u64 id, u32 answers, u32 bytes of JSON {"reasons": […], "stats": {…}}, the JSON, for each answer
-              (f64 probability, f64 seconds waited, u32 tokens computed, u32 reused, u8 index of the reason; 0 = none)
+              (f64 probability, f64 mass, f64 seconds waited, u32 tokens computed, u32 reused, u8 index of the reason;
+              0 = none)
     FAILED    u64 id, then JSON {"kind": name of the error's class}
     FATAL     JSON {"kind": …, "message": …}: the model can not be loaded; the last frame
     FORGET    nothing: drop the kept prefixes
@@ -34,10 +36,11 @@ from corella_edge_runtime.llm.answer import Answer, Prompt
 MAX_PAYLOAD = 256 * 2**20
 _HEAD = struct.Struct("<IB")
 _ASK = struct.Struct("<QdI")
+_GROUP = struct.Struct("<II?")
 _PAIR = struct.Struct("<II")
 _ID = struct.Struct("<Q")
 _ANSWERS = struct.Struct("<QII")
-_ANSWER = struct.Struct("<ddIIB")
+_ANSWER = struct.Struct("<dddIIB")
 
 
 class WireError(RuntimeError):
@@ -185,14 +188,14 @@ def _message(kind: type[Message], payload: bytes) -> Message:
 
 
 def _ask(message: Ask) -> bytes:
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
     for position, prompt in enumerate(message.prompts):
-        groups.setdefault(tuple(prompt.prefix), []).append(position)
+        groups.setdefault((tuple(prompt.prefix), prompt.whole), []).append(position)
     deadline = math.inf if message.deadline is None else message.deadline
     parts = [_ASK.pack(message.id, deadline, len(groups))]
-    for prefix, members in groups.items():
+    for (prefix, whole), members in groups.items():
         suffixes = [message.prompts[position].suffix for position in members]
-        parts.append(_PAIR.pack(len(prefix), len(members)))
+        parts.append(_GROUP.pack(len(prefix), len(members), whole))
         parts += [_PAIR.pack(position, len(suffix)) for position, suffix in zip(members, suffixes, strict=True)]
         parts.append(_ids(prefix))
         parts += [_ids(suffix) for suffix in suffixes]
@@ -217,8 +220,8 @@ def _read_ask(payload: bytes) -> Ask:
 
 def _group(payload: bytes, offset: int) -> tuple[list[tuple[int, Prompt]], int]:
     """(position, prompt) of one group, and where the next one begins."""
-    prefix_length, count = _PAIR.unpack_from(payload, offset)
-    offset += _PAIR.size
+    prefix_length, count, whole = _GROUP.unpack_from(payload, offset)
+    offset += _GROUP.size
     if offset + count * _PAIR.size > len(payload):
         raise ValueError("cut short")
     members = [_PAIR.unpack_from(payload, offset + i * _PAIR.size) for i in range(count)]
@@ -226,7 +229,7 @@ def _group(payload: bytes, offset: int) -> tuple[list[tuple[int, Prompt]], int]:
     found = []
     for position, length in members:
         suffix, offset = _read_ids(payload, offset, length)
-        found.append((position, Prompt(prefix, suffix)))
+        found.append((position, Prompt(prefix, suffix, whole)))
     return found, offset
 
 
@@ -235,8 +238,7 @@ def _answers(message: Answers) -> bytes:
     head = _json({"reasons": reasons, "stats": message.stats})
     codes = {reason: code for code, reason in enumerate(reasons)}
     rows = [
-        _ANSWER.pack(answer.probability, answer.waited, answer.evaluated, answer.reused, codes[answer.reason])
-        for answer in message.answers
+        _ANSWER.pack(a.probability, a.mass, a.waited, a.evaluated, a.reused, codes[a.reason]) for a in message.answers
     ]
     return _ANSWERS.pack(message.id, len(rows), len(head)) + head + b"".join(rows)
 
@@ -249,8 +251,8 @@ def _read_answers(payload: bytes) -> Answers:
     head = _object(payload[_ANSWERS.size : start])
     reasons = [_text(reason) for reason in head["reasons"]]
     answers = [
-        Answer(value, reasons[code], evaluated, reused, waited)
-        for value, waited, evaluated, reused, code in _ANSWER.iter_unpack(payload[start:])
+        Answer(value, reasons[code], evaluated, reused, waited, mass)
+        for value, mass, waited, evaluated, reused, code in _ANSWER.iter_unpack(payload[start:])
     ]
     return Answers(id, answers, _stats(head["stats"]))
 
