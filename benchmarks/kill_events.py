@@ -145,6 +145,7 @@ def child(path: Path, starts: Starts) -> None:
     store = UserStore.open(path)
     for thread, start in starts.items():
         threading.Thread(target=append_for_ever, args=(store, thread, start)).start()
+    signal.pause()  # it is ended by a kill alone
 
 
 def append_for_ever(store: UserStore, thread: int, start: int) -> None:

@@ -87,7 +87,7 @@ def sign(root: Path, key_file: Path, ask_password: Callable[[], str]) -> str:
         raise InputError(f"--key {key_file}: can not be read ({error.strerror})") from None
     except ValueError as error:
         raise InputError(f"--key {key_file}: {error}") from None
-    _write_beside(root, bytes(signature) + b"\n")
+    lay_beside(root, bytes(signature) + b"\n")
     return _key_id(bytes(signature).splitlines()[1])
 
 
@@ -148,8 +148,8 @@ def _key_id(encoded: bytes) -> str:
     return f"{int.from_bytes(base64.b64decode(encoded)[2:10], 'little'):X}"
 
 
-def _write_beside(root: Path, raw: bytes) -> None:
-    """Write the signature whole or not at all; until it is whole it must not stand in the bundle's folder."""
+def lay_beside(root: Path, raw: bytes) -> None:
+    """Write a bundle's signature whole or not at all; until it is whole it must not stand in the bundle's folder."""
     partial = root.parent / f".{root.name}.{SIGNATURE}.partial"
     try:
         partial.write_bytes(raw)

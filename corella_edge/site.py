@@ -22,15 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.atomic import check_free, link_or_copy, new_folder, write_file
-from corella_edge.bundle import MANIFEST, Bundle, FileEntry, read_manifest, sha256, walk
+from corella_edge.bundle import MANIFEST, SIGNATURE, Bundle, FileEntry, read_bytes, read_manifest, sha256, walk
 from corella_edge.deployment import HASH_DIGITS, Deployment, checked, is_version, parse
 from corella_edge.errors import BundleError, InputError
+from corella_edge.signature import TrustedKey, lay_beside
 from corella_edge.strict_json import decode
 
 DEPLOYMENT, SERVING, VERSIONS = "deployment.json", "serving.json", "versions"
 LOCK_SECONDS = 10.0  # a change of deployment.json takes milliseconds
 MAX_BYTES = 2**20
 _ODD = re.compile(r"[^A-Za-z0-9._+-]")
+
+Check = Callable[[Path], None]
 
 
 def read(site: Path) -> Deployment:
@@ -168,37 +171,44 @@ def _beginnings(version: str) -> tuple[str, str, str]:
     return version, version.partition("@")[2], version[-HASH_DIGITS:]
 
 
-def create(site: Path, bundle: Path, check: Callable[[Path], None] = lambda copy: None) -> str:
+def create(site: Path, bundle: Path, check: Check = lambda copy: None, trust: TrustedKey | None = None) -> str:
     """Make a site whose live version is `bundle`; its id. Raises as `add`, and InputError if `site` is taken."""
     check_free(site)
     with new_folder(site) as partial:
         (partial / VERSIONS).mkdir()
-        version, _ = add(partial, bundle, check)
+        version, _ = add(partial, bundle, check, trust)
         write(partial, Deployment(version))
     return version
 
 
-def add(site: Path, bundle: Path, check: Callable[[Path], None] = lambda copy: None) -> tuple[str, bool]:
+def add(
+    site: Path, bundle: Path, check: Check = lambda copy: None, trust: TrustedKey | None = None
+) -> tuple[str, bool]:
     """Copy a bundle in; its id, and whether it is new here. Nothing serves it yet.
 
     Args:
         check: called with the finished copy before it appears; what it raises is raised, and nothing is added.
+        trust: the key that the bundle must be signed with.
 
     Raises:
-        BundleError: the bundle is damaged. InputError: the disk refuses, or the same version is being added.
+        BundleError: the bundle is damaged or not signed. InputError: the disk refuses, or it is being added already.
     """
-    Bundle.open(bundle)
+    Bundle.open(bundle, trust)
     version = version_id(bundle)
     target = site / VERSIONS / version
     if target.is_dir():
         Bundle.open(target)
         check(target)
+        if (bundle / SIGNATURE).is_file():
+            lay_beside(target, read_bytes(bundle / SIGNATURE))
         return version, False
     stored = _stored(site)
     with new_folder(target) as copy:
         _copy(bundle, copy, stored)
-        for problem in Bundle(copy, read_manifest(bundle)).problems():
+        for problem in Bundle(copy, read_manifest(copy, trust)).problems():
             raise BundleError(f"{bundle}: its copy is not as exported: {problem}")
+        if version_id(copy) != version:
+            raise BundleError(f"{bundle}: was changed while it was copied")
         check(copy)
     return version, True
 
@@ -231,8 +241,8 @@ def _copy(bundle: Path, target: Path, stored: dict[FileEntry, Path]) -> None:
 
 
 def remove(site: Path, version: str) -> None:
-    """Delete a version. Raises InputError if it serves, or is what a rollback would return to."""
-    path = folder(site, version)
+    """Delete a version, be it damaged. Raises InputError if it serves, or is what a rollback would return to."""
+    path = site / VERSIONS / checked(version, "version")
     with locked(site):
         for role, used in read(site).roles().items():
             if used == version:
@@ -242,8 +252,11 @@ def remove(site: Path, version: str) -> None:
             raise InputError(f"{site}: a server still serves {version}; `corella-edge deploy status` says why")
         gone = path.with_name(f".{version}.removed")
         shutil.rmtree(gone, ignore_errors=True)
-        path.rename(gone)
-    shutil.rmtree(gone)
+        try:
+            path.rename(gone)
+        except OSError as error:
+            raise InputError(f"{path}: can not be removed ({error.strerror})") from None
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

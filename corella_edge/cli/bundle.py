@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from corella_edge.cli.common import trusted_key
 from corella_edge.errors import BundleError
 
 if TYPE_CHECKING:
     from corella_edge.bundle import Bundle
-    from corella_edge.signature import TrustedKey
     from corella_edge_runtime.engine import Engine
     from corella_edge_runtime.reference import Comparison, Tolerance
 
@@ -46,7 +46,7 @@ def verify(bundle: Path, llm_threads: int | None, trust: str | None) -> None:
 def _check_files(root: Path, trust: str | None) -> Bundle:
     from corella_edge.describe import survey
 
-    found = survey(root, _trusted(trust))
+    found = survey(root, trusted_key(trust))
     for problem in found.problems:
         click.echo(problem)
     if found.bundle is None or found.problems:
@@ -57,14 +57,6 @@ def _check_files(root: Path, trust: str | None) -> Bundle:
     if trust is not None:
         click.echo("signature: of the trusted key")
     return found.bundle
-
-
-def _trusted(trust: str | None) -> TrustedKey | None:
-    if trust is None:
-        return None
-    from corella_edge.signature import TrustedKey
-
-    return TrustedKey.read(trust)
 
 
 def _findings(engine: Engine, result: Comparison, allowed: Tolerance) -> Iterator[str]:

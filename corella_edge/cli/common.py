@@ -7,12 +7,15 @@ from collections.abc import Callable
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.router import RATIOS, parse_share
+
+if TYPE_CHECKING:
+    from corella_edge.signature import TrustedKey
 
 EXPORT_MODULES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "optimum", "onnx", "gguf", "safetensors",
                   "sentencepiece", "polars", "tqdm")  # fmt: skip
@@ -29,6 +32,15 @@ def need_export(command: str) -> None:
     need(command, "export", *EXPORT_MODULES)
     need(command, "cpu", "onnxruntime")
     need(command, "llm", "llama_cpp")
+
+
+def trusted_key(text: str | None) -> TrustedKey | None:
+    """The key of the option --trust. Raises InputError."""
+    if text is None:
+        return None
+    from corella_edge.signature import TrustedKey
+
+    return TrustedKey.read(text)
 
 
 def parse_ratios(text: str) -> list[float]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from corella_edge.cli.common import trusted_key
 from corella_edge.cli.progress import Progress
 from corella_edge.errors import BundleError, CorellaError
 
@@ -22,6 +23,7 @@ _BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
 _VERSION = click.argument("version")
 _VERIFY = click.option("--verify/--no-verify", default=True, show_default=True,
                        help="Whether to repeat the reference rows on this machine first.")  # fmt: skip
+_TRUST = click.option("--trust", metavar="KEY", help="Public key, or file of one, that BUNDLE must be signed with.")
 _WAIT = click.option("--wait/--no-wait", default=True, show_default=True,
                      help="Whether to wait until a running server has taken it up.")  # fmt: skip
 _TIMEOUT = click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(0.0),
@@ -41,12 +43,13 @@ def deploy() -> None:
 @_SITE
 @_BUNDLE
 @_VERIFY
-def init(site: Path, bundle: Path, verify: bool) -> None:
+@_TRUST
+def init(site: Path, bundle: Path, verify: bool, trust: str | None) -> None:
     """Make the folder SITE with BUNDLE as its live version."""
     from corella_edge import site as sites
     from corella_edge.cli.checking import reference_check
 
-    version = sites.create(site, bundle, reference_check(verify))
+    version = sites.create(site, bundle, reference_check(verify), trusted_key(trust))
     click.echo(f"{site}: {version} is live")
 
 
@@ -54,9 +57,10 @@ def init(site: Path, bundle: Path, verify: bool) -> None:
 @_SITE
 @_BUNDLE
 @_VERIFY
-def add(site: Path, bundle: Path, verify: bool) -> None:
+@_TRUST
+def add(site: Path, bundle: Path, verify: bool, trust: str | None) -> None:
     """Check BUNDLE and copy it into SITE; nothing serves it yet."""
-    _add(site, bundle, verify)
+    _add(site, bundle, verify, trust)
 
 
 @deploy.command()
@@ -73,11 +77,12 @@ def use(site: Path, version: str, wait: bool, timeout: float) -> None:
 @_SITE
 @_BUNDLE
 @_VERIFY
+@_TRUST
 @_WAIT
 @_TIMEOUT
-def push(site: Path, bundle: Path, verify: bool, wait: bool, timeout: float) -> None:
+def push(site: Path, bundle: Path, verify: bool, trust: str | None, wait: bool, timeout: float) -> None:
     """Add BUNDLE to SITE and make it live: `add` and `use` in one."""
-    _use(site, _add(site, bundle, verify), wait, timeout)
+    _use(site, _add(site, bundle, verify, trust), wait, timeout)
 
 
 @deploy.command()
@@ -125,7 +130,7 @@ def remove(site: Path, version: str) -> None:
     click.echo(f"{site}: {chosen} is removed")
 
 
-@deploy.command()
+@deploy.command(short_help="Show the versions, and what the server serves of them.")
 @_SITE
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def status(site: Path, as_json: bool) -> None:
@@ -158,12 +163,12 @@ def _server_lines(server: dict[str, Any] | None) -> Iterator[str]:
         yield f"refused {refused['version']} at {refused['at']}: {refused['reason']}"
 
 
-def _add(site: Path, bundle: Path, verify: bool) -> str:
+def _add(site: Path, bundle: Path, verify: bool, trust: str | None) -> str:
     from corella_edge import site as sites
     from corella_edge.cli.checking import reference_check
 
     sites.read(site)
-    version, new = sites.add(site, bundle, reference_check(verify))
+    version, new = sites.add(site, bundle, reference_check(verify), trusted_key(trust))
     click.echo(f"{site}: {version} {'is added' if new else 'was there already'}")
     for other in sites.namesakes(site, version):
         click.echo(f"corella-edge: warning: {other} has the same name and version: answers and metrics will not tell "
@@ -215,7 +220,7 @@ def _confirmed(site: Path, wanted: Deployment, timeout: float) -> None:
                 raise CorellaError(f"{site}: the server ended before it took this up; its log says why")
             if seconds > timeout:
                 raise CorellaError(f"{site}: the server has not taken this up after {timeout:g} s; see `deploy status`")
-            line.show(f"the server loads {wanted.live}: {seconds:.0f} s")
+            line.show(f"waiting for the server to load what it needs: {seconds:.0f} s")
             time.sleep(0.1)
     finally:
         line.done()

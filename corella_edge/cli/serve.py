@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corella_edge.cli.common import engine_options
+from corella_edge.cli.common import engine_options, trusted_key
 from corella_edge.cli.serve_options import ACCESS, LIMITS, STORE, grouped
 from corella_edge.errors import BundleError, MissingExtraError
 from corella_edge.router import parse_share, parse_threshold
 
 if TYPE_CHECKING:
-    from corella_edge.signature import TrustedKey
     from corella_edge_runtime.engine import Engine
     from corella_edge_runtime.server.access import Guard
     from corella_edge_runtime.server.ranker import Ranker
@@ -57,8 +56,8 @@ def serve(
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     guard = _guard(host, access)
-    options = {**engine, "trust": _trusted(access["trust"])}
-    source = open_source(bundle, partial(_load, threshold, options, os.sched_getaffinity(0)))
+    engine["trust"] = trusted_key(access["trust"])
+    source = open_source(bundle, partial(_load, threshold, engine, os.sched_getaffinity(0)))
     with _store(users) as store:
         settings = _settings(limits, grace, access_log)
         ready = _ReadyLine(time.monotonic())
@@ -76,12 +75,6 @@ def _load(threshold: str | None, engine: dict[str, Any], cores: set[int], bundle
     if opened.llm and opened.setup and opened.setup.crm_cores and engine["llm"] == "process":
         bind_process(opened.setup.crm_cores)
     return opened
-
-
-def _trusted(trust: str | None) -> TrustedKey | None:
-    from corella_edge.signature import TrustedKey
-
-    return None if trust is None else TrustedKey.read(trust)
 
 
 def _guard(host: str, access: dict[str, Any]) -> Guard:

@@ -190,6 +190,17 @@ def test_a_version_that_a_server_still_serves_is_not_removed(root: Path, bundles
     assert len(list((root / "versions").iterdir())) == 1
 
 
+def test_a_damaged_version_is_removed_and_can_be_added_again(root: Path, bundles: list[Path]) -> None:
+    version, _ = site.add(root, bundles[1])
+    (root / "versions" / version / "manifest.json").unlink()
+    with pytest.raises(BundleError, match=r"manifest\.json is missing"):
+        site.add(root, bundles[1])
+    site.remove(root, version)
+    assert site.add(root, bundles[1]) == (version, True)
+    with pytest.raises(InputError, match="can not be removed"):
+        site.remove(root, "toy@9+000000000000")
+
+
 def test_one_server_at_a_time_and_the_lock_ends_with_its_process(root: Path) -> None:
     code = ("import sys; from pathlib import Path; from corella_edge import site; site.server_lock(Path(sys.argv[1]));"
             "print('held', flush=True); sys.stdin.read()")  # fmt: skip
@@ -299,3 +310,25 @@ def test_a_kill_while_adding_leaves_nothing_that_counts(root: Path, bundles: lis
         pytest.raises(InputError, match="another run"),
     ):
         site.add(root, bundles[2])
+
+
+def test_a_version_brings_its_signature_and_one_that_lacks_it_is_refused_where_a_key_is_trusted(
+    root: Path, bundles: list[Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("minisign")
+    from corella_edge.signature import new_key, sign
+
+    key = new_key(tmp_path / "key", "")
+    version, _ = site.add(root, bundles[1])
+    with pytest.raises(BundleError, match="not signed"):
+        site.add(root, bundles[1], trust=key)
+    sign(bundles[1], tmp_path / "key", str)
+    # It was there unsigned, and is the same version: the signature is laid beside it.
+    assert site.add(root, bundles[1], trust=key) == (version, False)
+    assert Bundle.open(site.folder(root, version), key).label == "toy@1"
+    sign(bundles[2], tmp_path / "key", str)
+    signed, _ = site.add(root, bundles[2], trust=key)
+    Bundle.open(site.folder(root, signed), key)
+    with pytest.raises(BundleError, match="not signed"):
+        site.create(tmp_path / "other", bundles[0], trust=key)
+    assert not (tmp_path / "other").exists()

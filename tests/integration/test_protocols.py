@@ -30,6 +30,7 @@ from sessions import ONE, Served, serving, start
 
 TOLERANCE = 5e-3  # of prompts decoded together, as published
 HISTORY = [("i1", 5.0), ("i2", math.nan), ("i7", 2.0)]
+KNOWN = [("i1", 5.0), ("i2", 1.0), ("i7", 2.0)]
 CANDIDATES = [f"i{i}" for i in range(ITEMS)] + ["never seen", "Zoë 🎬"]
 OUTPUTS = {"rank": ("probability", "crm", "llm", "entropy", "routed"), "crm": ("probability",), "llm": ("probability",)}
 # For the LLM of two busy cores: none of these tests is about time.
@@ -215,6 +216,19 @@ def test_texts_are_scored_as_the_bundles_own_tokenizer_reads_them(served, bundle
     assert ((whole > 0) & (whole < 0.5)).all()
     shares = whole / whole.sum(axis=1, keepdims=True)
     assert shares == pytest.approx(np.array(answers[0]["scores"]), abs=TOLERANCE)
+
+
+def test_a_bare_user_id_is_the_user_as_the_server_remembers_them(bundle, tmp_path):
+    with serving(start("serve", bundle, "--port", 0, "--store", tmp_path / "users.db", *ONE)) as remembering:
+        events = [{"item": item, "rating": rating, "time": time} for time, (item, rating) in enumerate(KNOWN)]
+        added = httpx.post(f"{remembering.url}/v1/events", json={"user_id": "u3", "events": events})
+        assert added.status_code == 200, added.text
+        with InferenceServerClient(remembering.url.removeprefix("http://")) as client:
+            brought = client.infer("crm", inputs(history=KNOWN))
+            bare = client.infer("crm", [tensor for tensor in inputs() if not tensor.name().startswith("history")])
+            unknown = client.infer("crm", inputs()[3:])
+        same(bare, {"probability": brought.as_numpy("probability")})
+        assert np.abs(unknown.as_numpy("probability") - brought.as_numpy("probability")).max() > 0.01
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocols.md"

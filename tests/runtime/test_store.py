@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from corella_edge.errors import InputError, StoreError
 from corella_edge.events import NewEvents
 from corella_edge.request import MAX_ID_CHARS, MAX_TIME, Event, User
-from corella_edge_runtime.store import tables
+from corella_edge_runtime.store import opening, tables
 from corella_edge_runtime.store.cache import UserCache
 from corella_edge_runtime.store.users import UserStore
 from corella_edge_runtime.store.writer import Step
@@ -248,6 +249,23 @@ def test_a_step_that_fails_leaves_nothing_and_the_others_go_on(store: UserStore)
         failing.result()
     assert after.result() == 2
     assert items(store, "u") == ["a", "b"]
+
+
+def test_another_program_that_writes_is_an_error_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "BUSY_SECONDS", 0.3)
+    with UserStore.open(tmp_path / "users.db") as store:
+        store.append("u", [Event("a")])
+        other = sqlite3.connect(store.path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        waiting = [store.append_soon(NewEvents("u", (Event("b"),))) for _ in range(200)]
+        for future in waiting:
+            with pytest.raises(StoreError, match="another program is writing"):
+                future.result()
+        assert time.monotonic() - began < 20  # they waited together
+        assert items(store, "u") == ["a"]
+        other.close()
+        assert store.append("u", [Event("b")]) == 2
 
 
 def test_closing_finishes_what_was_asked_and_refuses_the_rest(tmp_path: Path) -> None:

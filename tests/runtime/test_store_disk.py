@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -112,7 +113,7 @@ def killed(path: Path, starts: dict[str, int], seconds: float) -> dict[str, int]
     child.kill()
     said += child.stdout.read()
     child.stdout.close()
-    child.wait()
+    assert child.wait() == -signal.SIGKILL  # it did not end by itself
     return {thread: int(number) for thread, number in (line.split() for line in said.decode().splitlines())}
 
 

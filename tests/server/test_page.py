@@ -118,7 +118,7 @@ def slide(tab, value):
 def rows(tab):
     """What the table shows: item, state, rank, probability, the two scores, move."""
     return tab.locator("#rows tr").evaluate_all("""(rows) => rows.map((row) => ({
-      item: row.dataset.item, state: row.dataset.state,
+      item: row.dataset.key, state: row.dataset.state,
       rank: row.querySelector(".rank").textContent, final: row.querySelector(".final").textContent,
       crm: row.querySelector(".crm .figure").textContent, llm: row.querySelector(".llm .figure").textContent,
       moved: row.querySelector(".moved").textContent, why: row.querySelector(".why").textContent,
@@ -246,7 +246,7 @@ def test_a_new_item_is_typed_in_as_text_and_its_text_stays_text(tab):
     }
     found = next(row for row in answer["candidates"] if row["item"] == "new-item-1")
     assert (found["routed"], found["unknown"]) == (True, ["item", "genres"])
-    row = tab.locator('#rows tr[data-item="new-item-1"]')
+    row = tab.locator('#rows tr[data-key="new-item-1"]')
     assert row.locator(".title").inner_text() == HOSTILE
     assert "New to the CRM: item, genres" in row.inner_text()
     inert(tab)
@@ -258,7 +258,7 @@ def test_a_hostile_title_of_the_catalogue_is_inert_wherever_it_is_shown(tab):
         option = tab.get_by_role("option").filter(has_text="onerror")
         assert HOSTILE in option.text_content()
         asked(tab, option.click)
-    assert tab.locator('#rows tr[data-item="i1"] .title').text_content() == HOSTILE
+    assert tab.locator('#rows tr[data-key="i1"] .title').text_content() == HOSTILE
     assert tab.locator("#history .title").first.text_content() == HOSTILE
     inert(tab)
 
@@ -377,6 +377,25 @@ def test_everything_can_be_done_with_the_keyboard(tab):
     tab.get_by_role("option").first.wait_for()
     tab.keyboard.press("Escape")
     assert tab.get_by_role("option").count() == 0
+
+
+def test_the_focus_stays_where_it_was_when_rows_are_drawn_anew(tab):
+    focused = "document.activeElement.getAttribute('aria-label')"
+    second = rows(tab)[1]["item"]
+    tab.locator("#rows .remove").first.focus()
+    asked(tab, lambda: tab.keyboard.press("Enter"))
+    assert tab.evaluate("document.activeElement.closest('tr').dataset.key") == second
+    tab.locator("#history input").nth(1).focus()
+    name = tab.evaluate(focused)
+    asked(tab, lambda: (tab.keyboard.type("3.5"), tab.keyboard.press("Enter")))
+    assert tab.evaluate(focused) == name
+
+
+def test_without_candidates_nothing_is_asked(tab):
+    for _ in range(24):
+        tab.locator("#rows .remove").first.click()
+    tab.get_by_text("No candidates.").wait_for()
+    assert tab.locator("#rows tr").count() == 0
 
 
 def test_every_control_has_a_name(tab):

@@ -189,7 +189,7 @@ def test_an_llm_that_does_not_tell_the_whole_vocabulary_is_501(asking):
         ({"items": "text"}, "items: expected a list, got 'text'"),
         ({"items": ["text"]}, "items[0]: expected a list, got 'text'"),
         ({"query": "text"}, "items[0]: expected text, got a list"),
-        ({"query": [], "items": [[]]}, "items[0]: query and item are both empty"),
+        ({"query": [], "items": [[]]}, "items[0]: the prompt has 0 tokens, this LLM reads 1 to 200"),
         ({"query": [1, -1]}, "query[1]: expected a whole number"),
         ({"query": [True]}, "query[0]: expected a whole number"),
         ({"query": [2**40]}, "query[0]: expected a whole number"),
@@ -229,7 +229,11 @@ def test_no_json_is_400(asking, body):
 
 
 def test_a_prompt_too_long_is_422(asking):
-    response = score(asking(), query=[1] * LONGEST)
+    response = score(asking(), query=[1] * (LONGEST - 1))
+    assert response.status_code == 422
+    assert told(response) == "items[1]: the prompt has 201 tokens, this LLM reads 1 to 200"
+    # Another server's context may be smaller than the model's.
+    response = score(asking(Refusing("too_long")))
     assert (response.status_code, told(response)) == (422, "the prompt has more tokens than the LLM reads")
 
 

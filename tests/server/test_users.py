@@ -35,7 +35,25 @@ from json_schema import SCHEMAS, documents, valid
 SCRIPT = Path(__file__).with_name("serve_cli.py")
 # httpx, like most clients, resolves "." and ".." in a path before it sends it: another test has these.
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(lambda x: x.strip("."))
-ODD_IDS = ["a/b", "/", "a//b/", "%41", "%", "?x=1", "#", "\0", " ", "+", "\u202e", "\ufffd", "ü", "7"]
+ODD_IDS = [
+    "a/b",
+    "/",
+    "a//b/",
+    "%41",
+    "%",
+    "?x=1",
+    "#",
+    "\0",
+    " ",
+    "+",
+    "\n",
+    "a\n",
+    "\r\n",
+    "\u202e",
+    "\ufffd",
+    "ü",
+    "7",
+]
 
 
 @pytest.fixture
@@ -119,16 +137,13 @@ def test_export_has_everything_and_deletion_leaves_nothing(site: Any, store: Use
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    user_id=IDS
-    | st.sampled_from(["a/b", "/", "a//b/", "%41", "%", "?x=1", "#", "\0", " ", "+", "\u202e", "\ufffd", "ü"])
-)
+@given(user_id=IDS | st.sampled_from(ODD_IDS))
 def test_any_id_in_a_path_is_the_id_of_the_body(site: Any, store: UserStore, user_id: str) -> None:
     async def course() -> None:
         async with site.client() as client:
             path = f"/v1/users/{quote(user_id, safe='')}"
-            appended = await client.post("/v1/events", json={"user_id": user_id, "events": [{"item": "a"}]})
-            assert appended.json() == {"user_id": user_id, "appended": 1, "events": 1}
+            appended = await client.post("/v1/events", json={"user_id": user_id, "events": []})
+            assert appended.json() == {"user_id": user_id, "appended": 0, "events": 0}
             assert (await client.get(path)).json()["user_id"] == user_id
             assert (await client.delete(path)).json() == {"user_id": user_id, "deleted": True}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from corella_edge.errors import InputError
-from corella_edge.request import MAX_CANDIDATES
+from corella_edge.request import MAX_CANDIDATES, an_object
 from corella_edge.strict_json import JsonError, decode
-from corella_edge_runtime.server.checks import a_flag, a_list, a_text, a_whole, an_object, shown
+from corella_edge_runtime.server.checks import a_flag, a_list, a_text, a_whole, shown
 
 MAX_ITEMS = MAX_CANDIDATES
 MAX_MS = 1e9
@@ -59,7 +59,7 @@ def parse_question(body: bytes) -> Question:
         JsonError: not strict JSON. InputError: JSON, but not a question; the message names the field.
     """
     try:
-        data = an_object(decode(body), "request", FIELDS)
+        data = an_object(decode(body), "request", set(FIELDS))
     except JsonError as error:
         raise JsonError(f"body: {error}") from None
     for name in NOT_HERE:
@@ -100,4 +100,9 @@ def _many(items: object) -> list[object]:
 
 
 def _ids(value: object, where: str) -> list[int]:
-    return [a_whole(token, f"{where}[{i}]", MAX_IDS) for i, token in enumerate(a_list(value, where))]
+    found = a_list(value, where)
+    # Kept free of formatted paths: there are many.
+    wrong = next((i for i, token in enumerate(found) if type(token) is not int or not 0 <= token < MAX_IDS), None)
+    if wrong is not None:
+        a_whole(found[wrong], f"{where}[{wrong}]", MAX_IDS)
+    return found

@@ -109,9 +109,10 @@ def _understood(llm: Llm, body: bytes) -> tuple[Question, list[Prompt]]:
     question = parse_question(body)
     _check_labels(question, llm)
     query, items = _ids(question, llm)
-    empty = next((i for i, item in enumerate(items) if not query and not item), None)
-    if empty is not None:
-        raise InputError(f"items[{empty}]: query and item are both empty")
+    for i, item in enumerate(items):
+        length = len(query) + len(item)
+        if not 0 < length <= llm.longest:
+            raise InputError(f"items[{i}]: the prompt has {length} tokens, this LLM reads 1 to {llm.longest}")
     return question, texts.prompts(query, items, question.item_first, whole=not question.softmax)
 
 

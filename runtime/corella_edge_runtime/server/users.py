@@ -8,6 +8,7 @@ import logging
 import time
 from urllib.parse import unquote_to_bytes
 
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
@@ -29,12 +30,20 @@ _USERS = b"/v1/users/"
 _LOG_SECONDS = 60.0
 
 
+class _Anything(StringConvertor):
+    """Ids may hold slashes and line ends."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("anything", _Anything())
+
+
 def routes(service: Service) -> list[Route]:
     users = _Users(service)
     return [
         Route("/v1/events", users.append, methods=["POST"]),
-        # Ids may hold slashes.
-        Route("/v1/users/{id:path}", users.user, methods=["GET", "DELETE"]),
+        Route("/v1/users/{id:anything}", users.user, methods=["GET", "DELETE"]),
     ]
 
 

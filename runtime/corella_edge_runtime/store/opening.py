@@ -67,6 +67,8 @@ def _hold(path: Path, lock: BinaryIO) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(f"{path}: in use by another process; stop it or name another file") from None
+    except OSError as error:
+        raise InputError(f"{path}: can not be locked: {error.strerror}; name a file on a local disk") from None
 
 
 def _make(path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from corella_edge.errors import StoreError
-from corella_edge_runtime.store.failure import explained
+from corella_edge_runtime.store.failure import explained, is_busy
 from corella_edge_runtime.store.opening import empty_log
 
 Done = TypeVar("Done")
@@ -89,17 +89,18 @@ class Writer:
         return steps
 
     def _do(self, steps: list[Step[Any]]) -> None:
-        """All in one transaction; if any of them fails, each in its own."""
+        """All in one transaction; if one of them fails, each in its own."""
         try:
             results = self._commit(steps)
         except Exception as error:  # noqa: BLE001 - handed to whoever waits
             with contextlib.suppress(sqlite3.Error):
                 self._db.rollback()
-            if len(steps) > 1:
+            if len(steps) > 1 and not _for_all(error):
                 for step in steps:
                     self._do([step])
-            elif steps:
-                steps[0].future.set_exception(self._plain(error))
+            else:
+                for step in steps:
+                    step.future.set_exception(self._plain(error))
         else:
             self._answer(steps, results)
 
@@ -131,3 +132,8 @@ class Writer:
 
     def _plain(self, error: Exception) -> Exception:
         return explained(self._path, error) if isinstance(error, sqlite3.Error) else error
+
+
+def _for_all(error: Exception) -> bool:
+    """Whether another program holds the file: each step by itself would wait for it once more."""
+    return isinstance(error, sqlite3.Error) and is_busy(error)

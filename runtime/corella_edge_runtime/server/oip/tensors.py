@@ -16,8 +16,9 @@ import numpy.typing as npt
 import orjson
 
 from corella_edge.errors import InputError
+from corella_edge.request import an_object
 from corella_edge.strict_json import JsonError, decode
-from corella_edge_runtime.server.checks import a_flag, a_list, a_text, an_object, shown
+from corella_edge_runtime.server.checks import a_flag, a_list, a_text, any_object, shown
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _LENGTH = struct.Struct("<I")
@@ -65,7 +66,7 @@ def read(body: bytes, header_length: str | None, known: Mapping[str, Input]) -> 
         data = an_object(decode(head), "request", {"id", "inputs", "outputs", "parameters"})
     except JsonError as error:
         raise JsonError(f"request: {error}") from None
-    parameters = an_object(data.get("parameters", {}), "parameters")
+    parameters = any_object(data.get("parameters", {}), "parameters")
     binary_output = a_flag(parameters.pop("binary_data_output", False), "parameters.binary_data_output")
     outputs = _outputs(data.get("outputs", []), binary_output)
     inputs = _inputs(a_list(data.get("inputs"), "inputs"), binary, known)

@@ -25,6 +25,21 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
+// Other children for `parent`; what was focused stays so: in the child of the same key, else in the one at its place.
+export function replaceRows(parent, rows) {
+  const place = [...parent.children].findIndex((row) => row.contains(document.activeElement));
+  const old = parent.children[place];
+  const control = old ? controls(old).indexOf(document.activeElement) : -1;
+  parent.replaceChildren(...rows);
+  if (control < 0) return;
+  const row = rows.find((one) => one.dataset.key === old.dataset.key) ?? rows[Math.min(place, rows.length - 1)];
+  if (row) controls(row)[control]?.focus({ preventScroll: true });
+}
+
+function controls(row) {
+  return [...row.querySelectorAll("button, input")];
+}
+
 // What a catalogue holds may be a text, a number, a list of those, or nothing.
 export function text(value) {
   if (value == null) return "";

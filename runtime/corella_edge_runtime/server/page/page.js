@@ -32,7 +32,11 @@ function itemsChanged() {
 
 async function ask() {
   waiting?.abort();
-  if (!items.list.length || !state.curve) return;
+  if (!state.curve) return;
+  if (!items.list.length) {
+    say("No candidates.");
+    return;
+  }
   const mine = (waiting = new AbortController());
   const candidates = items.list;
   byId("ranking").setAttribute("aria-busy", "true");

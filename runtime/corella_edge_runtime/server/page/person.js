@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { combobox } from "./combobox.js";
-import { byId, el, text, whole } from "./dom.js";
+import { byId, el, replaceRows, text, whole } from "./dom.js";
 import { control, featuresOf } from "./fields.js";
 
 const NEW = { kind: "new", id: null, features: {}, events: [], hidden: 0, heldOut: [] };
@@ -85,7 +85,7 @@ export class Person {
     byId("history-search").hidden = byId("history").hidden = !own;
     byId("history-count").textContent = own ? count(this.events.length, this.hidden) : "on the server";
     // The latest first: that is what a person looks for.
-    byId("history").replaceChildren(...this.events.map((event, place) => this.line(event, place)).reverse());
+    replaceRows(byId("history"), this.events.map((event, place) => this.line(event, place)).reverse());
   }
 
   line(event, place) {
@@ -99,7 +99,7 @@ export class Person {
       type: "button", class: "remove", "aria-label": `Remove ${name} from the history`,
       onclick: () => this.edit(this.events.filter((_, i) => i !== place)),
     }, "×");
-    return el("li", {}, el("span", { class: "title", title: name }, name), rating, remove);
+    return el("li", { "data-key": place }, el("span", { class: "title", title: name }, name), rating, remove);
   }
 
   rate(place, value) {
@@ -158,8 +158,8 @@ export function foundItems(failed) {
   };
 }
 
-// An item's attributes as one line, its id last; a bare number is named.
-export function about({ item, features = {} }) {
+// An item's attributes as one line, its id last (the id of a typed one says nothing); a bare number is named.
+export function about({ item, features = {}, inline }) {
   const named = Object.entries(features).map(([name, value]) => (typeof value === "number" ? `${value} ${name}` : text(value)));
-  return [...named.filter(Boolean), item].join(" · ");
+  return [...named.filter(Boolean), inline ? "typed in" : item].join(" · ");
 }

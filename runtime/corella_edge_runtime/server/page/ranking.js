@@ -1,15 +1,19 @@
 // The answer: one row a candidate, best first, and the time line of the request.
 
-import { byId, el, milliseconds, nats, probability, text } from "./dom.js";
+import { byId, el, milliseconds, nats, probability, replaceRows, text } from "./dom.js";
 import { about } from "./person.js";
 import { STEPS, why } from "./words.js";
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
-// Candidates before their scores: rows of the final height, so that nothing jumps when the answer comes.
+// Candidates before their scores: new ones in front, in rows of the final height; those shown before stay as they are.
 export function drawCandidates(candidates, remove) {
   const waiting = { state: "waiting", words: "" };
-  byId("rows").replaceChildren(...candidates.map((item) => row(item, null, waiting, remove)));
+  const shown = [...byId("rows").children];
+  const known = new Set(shown.map((one) => one.dataset.key));
+  const wanted = new Set(candidates.map(({ item }) => item));
+  const fresh = candidates.filter(({ item }) => !known.has(item)).map((item) => row(item, null, waiting, remove));
+  replaceRows(byId("rows"), [...fresh, ...shown.filter((one) => wanted.has(one.dataset.key))]);
 }
 
 // The answered rows in the order of their ranks; rows that were shown before slide to their new places.
@@ -33,16 +37,18 @@ function row(item, found, { state, words }, remove, moved = 0) {
   const dropped = el("button", {
     type: "button", class: "remove", "aria-label": `Remove ${name}`, onclick: () => remove(item.item),
   }, "×");
-  return el("tr", { "data-item": item.item, "data-state": state },
-    el("td", { class: "number rank" }, found ? String(found.rank) : "–"),
-    el("th", { scope: "row" }, el("span", { class: "title", title: name }, name),
+  // The roles are told: on a narrow screen the rows are laid out as cards, which would take them away.
+  const cell = (kind, ...children) => el("td", { role: "cell", class: kind }, ...children);
+  return el("tr", { role: "row", "data-key": item.item, "data-state": state },
+    cell("number rank", found ? String(found.rank) : "–"),
+    el("th", { role: "rowheader", scope: "row" }, el("span", { class: "title", title: name }, name),
       el("span", { class: "soft about" }, labelled(item), about(item))),
-    el("td", { class: "number final" }, probability(found?.probability)),
-    el("td", { class: "bars" }, bar("CRM", found?.crm), bar("LLM", found?.llm)),
-    el("td", { class: "number entropy", "data-label": "entropy" }, found ? nats(found.entropy) : "–"),
-    el("td", { class: "why" }, el("i", { "aria-hidden": "true" }), el("span", {}, words, unknown(found))),
-    el("td", { class: `number moved ${moved > 0 ? "up" : moved < 0 ? "down" : ""}` }, places(moved, found)),
-    el("td", { class: "drop" }, dropped));
+    cell("number final", probability(found?.probability)),
+    cell("bars", bar("CRM", found?.crm), bar("LLM", found?.llm)),
+    cell("number entropy", found ? nats(found.entropy) : "–"),
+    cell("why", el("i", { "aria-hidden": "true" }), el("span", {}, words, unknown(found))),
+    cell(`number moved ${moved > 0 ? "up" : moved < 0 ? "down" : ""}`, places(moved, found)),
+    cell("drop", dropped));
 }
 
 // What the user of the sample really thought of a held-out item.
@@ -70,11 +76,11 @@ function places(moved, found) {
 }
 
 function sliding(body, rows) {
-  const before = new Map([...body.children].map((old) => [old.dataset.item, old.getBoundingClientRect().top]));
-  body.replaceChildren(...rows);
+  const before = new Map([...body.children].map((old) => [old.dataset.key, old.getBoundingClientRect().top]));
+  replaceRows(body, rows);
   if (calm.matches) return;
   for (const shown of rows) {
-    const distance = before.get(shown.dataset.item) - shown.getBoundingClientRect().top;
+    const distance = before.get(shown.dataset.key) - shown.getBoundingClientRect().top;
     if (distance) {
       shown.animate([{ transform: `translateY(${distance}px)` }, { transform: "none" }],
         { duration: 320, easing: "cubic-bezier(.2, .7, .2, 1)" });
