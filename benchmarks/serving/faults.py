@@ -97,10 +97,10 @@ def of_kind(kind: str, run: Setting, flag: Path, options: argparse.Namespace) ->
 
 def segment(run: Setting, load: Mix, fault: AbstractContextManager[None]) -> tuple[Outcome, Counter[str]]:
     """What became of a load under a fault, and how many candidates were scored with which outcome."""
-    before = outcomes(run.server)
+    before = run.server.outcomes()
     with fault:
         done = run.put(load)
-    return done, outcomes(run.server) - before
+    return done, run.server.outcomes() - before
 
 
 class Side:
@@ -125,13 +125,6 @@ class Side:
     def to_json(self) -> Row:
         return {"easy": percentiles(np.concatenate(self._easy)), "hard": percentiles(np.concatenate(self._hard)),
                 "candidates": dict(self._outcomes)}  # fmt: skip
-
-
-def outcomes(server: Server) -> Counter[str]:
-    """How many candidates the server has scored so far, by outcome."""
-    start = 'corella_edge_candidates_total{outcome="'
-    found = server.metrics().items()
-    return Counter({name[len(start) : -2]: int(value) for name, value in found if name.startswith(start)})
 
 
 @contextmanager

@@ -511,12 +511,15 @@ def test_a_trace_tells_what_it_cost(engine: Engine) -> None:
 
 @pytest.mark.parametrize("llm", [None, "process"])
 def test_a_closed_engine_leaves_memory_without_the_garbage_collector(root: Path, llm: str | None) -> None:
-    opened = Engine.open(root, llm=llm, llm_threads=1)
-    opened.warm_up()
-    parts = [weakref.ref(part) for part in (opened, opened.encoder, opened.encoder.catalog, opened.crm)]
     gc.collect()
     gc.disable()
     try:
+        opened = Engine.open(root, llm=llm, llm_threads=1)
+        opened.warm_up()
+        parts = [weakref.ref(part) for part in (opened, opened.encoder, opened.encoder.catalog, opened.crm)]
+        parts += (
+            [weakref.ref(part) for part in (opened.llm, opened.llm.prompts, opened.llm.backend)] if opened.llm else []
+        )
         opened.close()
         del opened
         assert [part() for part in parts] == [None] * len(parts)

@@ -45,6 +45,14 @@ def _on_log(level: int, text: bytes, _: object) -> None:
     log.log(logging.DEBUG if _giving_up else _LEVELS.get(level, logging.DEBUG), "%s", line)
 
 
+def _at_once(function: Any) -> Any:
+    """The same function, holding the interpreter's lock: to get it back would take longer than the call."""
+    kind: Any = ctypes.PYFUNCTYPE(function.restype, *function.argtypes)
+    return kind(ctypes.cast(function, ctypes.c_void_p).value)
+
+
+_share, _cut = _at_once(C.llama_memory_seq_cp), _at_once(C.llama_memory_seq_rm)
+_logits = _at_once(C.llama_get_logits_ith)
 _STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, C.ggml_abort_callback)
 C.llama_log_set(_on_log, ctypes.c_void_p(0))
 C.llama_backend_init()
@@ -178,7 +186,7 @@ class Context:
 
     def logits(self, row: int, tokens: Sequence[int]) -> list[float]:
         """Logits of some tokens after row `row` of the last decode."""
-        found = C.llama_get_logits_ith(self.handle, row)
+        found = _logits(self.handle, row)
         return [float(found[token]) for token in tokens]
 
     def log_mass(self, row: int, tokens: Sequence[int]) -> float:
@@ -191,11 +199,11 @@ class Context:
 
     def share(self, source: int, target: int, length: int) -> None:
         """Make `target` hold the first `length` cells of `source` too; nothing is computed or copied."""
-        C.llama_memory_seq_cp(self._memory, source, target, 0, length)
+        _share(self._memory, source, target, 0, length)
 
     def cut(self, sequence: int, start: int) -> None:
         """Forget a sequence from position `start` on."""
-        C.llama_memory_seq_rm(self._memory, sequence, start, -1)
+        _cut(self._memory, sequence, start, -1)
 
     def keep(self, sequence: int) -> None:
         """Forget all other sequences."""
