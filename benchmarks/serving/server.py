@@ -36,7 +36,7 @@ class Server:
     def __init__(
         self, bundle: Path, log: Path, options: Sequence[str] = (), environment: Mapping[str, str] | None = None
     ) -> None:
-        command = [sys.executable, "-m", "corella_edge", "serve", str(bundle), "--port", "0", *options]
+        command = [sys.executable, "-P", "-m", "corella_edge", "serve", str(bundle), "--port", "0", *options]
         self._log = log
         with log.open("ab") as told:
             self._process = subprocess.Popen(

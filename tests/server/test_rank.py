@@ -154,12 +154,17 @@ def test_unknown_path_is_404_json(site, path):
 
 
 def test_requests_that_wait_for_the_llm_hold_no_thread(make_site, fake_ranker):
-    site = make_site(fake_ranker(delay=0.2), Limits(worker_threads=1))
+    site = make_site(fake_ranker(), Limits(worker_threads=1, timeout_ms=None))
+    site.ranker.blocked.clear()
 
     async def many() -> list[Any]:
         async with site.client() as client:
             bodies = [json.dumps({"id": str(i), "user": {}, "candidates": [{"item": f"i{i}"}]}) for i in range(40)]
-            return await asyncio.gather(*[client.post("/v1/rank", content=body) for body in bodies])
+            waiting = [asyncio.create_task(client.post("/v1/rank", content=body)) for body in bodies]
+            while site.ranker.running < 40:
+                await asyncio.sleep(0.001)
+            site.ranker.blocked.set()
+            return await asyncio.gather(*waiting)
 
     responses = asyncio.run(many())
     assert {response.status_code for response in responses} == {200}

@@ -137,15 +137,16 @@ class Service:
         """
         async with self.ranking(request, clock or Clock()) as ranking:
             await ranking.answered()
-            return self.finish(ranking)
+            return await self.finish(ranking)
 
-    def finish(self, ranking: Ranking) -> Ranked:
+    async def finish(self, ranking: Ranking) -> Ranked:
         """Take what the LLM has answered by now, and count it.
 
         Raises:
             HTTPException: the request is strict, and the LLM has not answered.
         """
-        done = ranking.finish()
+        heavy = large(ranking.request)
+        done = await self.work(heavy, ranking.clock, "finish", ranking.finish, held=ranking.held)
         took = time.monotonic() - ranking.clock.arrived
         self.metrics.scored(done.scores, ranking.held.version, took)
         self.recent.add(took, len(done.scores.items), int(done.scores.routed.sum()))
