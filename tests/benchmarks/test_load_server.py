@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bundles import make_bundle
+from scoring.quiet import cpu_seconds
 from serving import spans
 from serving.faults import killed, present, send, stopped
 from serving.server import Server, ServerError, children_of, name_of, resident
@@ -49,6 +50,19 @@ class Fake:
         if self.lives[-1].poll() is not None:
             self.lives.append(self._start())
         return [self.lives[-1].pid]
+
+
+def test_the_work_of_children_that_have_ended_is_known() -> None:
+    burn = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}]); print(1, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        assert cpu_seconds(parent.pid) >= 0.3
+        parent.communicate("")
+    assert cpu_seconds(parent.pid) == 0.0
 
 
 @pytest.fixture
