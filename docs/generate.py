@@ -39,11 +39,19 @@ def cli_page() -> str:
     root = click.Context(cli, info_name="corella-edge", max_content_width=100, terminal_width=100)
     parts += ["```", cli.get_help(root), "```", ""]
     for name in COMMANDS:
-        command = cli.get_command(root, name)
-        assert command is not None
-        context = click.Context(command, info_name=name, parent=root, max_content_width=100, terminal_width=100)
-        parts += [f"## {name}", "", "```", command.get_help(context), "```", ""]
+        parts += _command_help(cli, root, name, "##", name)
     return "\n".join(parts)
+
+
+def _command_help(group: Any, parent: click.Context, name: str, mark: str, title: str) -> list[str]:
+    """A command's help below its heading, and that of the commands in it."""
+    command = group.get_command(parent, name)
+    assert command is not None
+    context = click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
+    parts = [f"{mark} {title}", "", "```", command.get_help(context), "```", ""]
+    for below in command.commands if isinstance(command, click.Group) else ():
+        parts += _command_help(command, context, below, f"{mark}#", f"{title} {below}")
+    return parts
 
 
 def readme() -> str:

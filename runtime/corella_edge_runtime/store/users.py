@@ -28,7 +28,7 @@ class UserStore:
     """Profiles and histories in one SQLite file of one process. All methods may be called from any thread.
 
     Every method that writes raises StoreFullError while the disk is full or read-only, and StoreError for other
-    failures; what was asked is then not done at all.
+    failures. Of an append nothing is kept then; a deletion is finished when it is asked for again.
     """
 
     def __init__(self, path: Path, lock: BinaryIO, db: sqlite3.Connection, clock: Callable[[], float]) -> None:
