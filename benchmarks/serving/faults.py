@@ -31,7 +31,7 @@ from serving.load import Outcome
 from serving.mix import Mix, Stream, mix
 from serving.server import Server, ServerError
 from serving.setting import Setting, setting
-from serving.summary import percentiles
+from serving.summary import answered, percentiles
 from serving.traffic import body_of, prepared
 
 KINDS = ("kill", "stall", "nan")
@@ -117,7 +117,7 @@ class Side:
         """One more segment, and its candidates by outcome."""
         self._outcomes += scored
         easy, hard = done.latency[load.of("easy")], done.latency[load.of("hard")]
-        self.p99.append(float(np.percentile(easy, 99)))
+        self.p99.append(float(np.percentile(answered(easy), 99)))
         self.failed += int((done.status != 200).sum())
         self._easy.append(easy)
         self._hard.append(hard)

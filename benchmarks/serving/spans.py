@@ -73,8 +73,8 @@ def told(done: Outcome, seconds: float) -> Row:
         "own": {f"p{q:g}": percentile(parts, q).to_json() for q in LIMITS},
         "spans": {name: percentiles(column(rows, name)) for name in names},
         "outside": percentiles(done.latency[answered] - column(rows, "total")),
-        "latency": percentiles(done.latency[np.isfinite(done.latency)]),
-        "sent_late": percentiles(done.lag[np.isfinite(done.lag)]),
+        "latency": percentiles(done.latency),
+        "sent_late": percentiles(done.lag),
         "failed": int((done.status != 200).sum()),
     }
 
