@@ -6,8 +6,9 @@ never changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,15 @@ LARGEST = 1e30
 CLOSEST = 5  # events nearest to the candidate
 HALF_LIFE = 10.0  # events
 WIDEST = 1024  # numbers of an item's vector
+FEW = 8  # rows that plain numbers compute faster than arrays
+LOWEST, HIGHEST = np.array(-FARTHEST, np.float32), np.array(FARTHEST, np.float32)
 
 Side = Literal["user", "item"]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+N = TypeVar("N", float, Doubles)
 
 
 class Histories:
@@ -57,7 +61,8 @@ class Histories:
         v is the standardised rating within ±FARTHEST; an event without a rating counts as a liked one.
         """
         if (mean, scale) not in self._powers:
-            self._powers[mean, scale] = _powers(self, np.float32(mean), np.float32(scale))
+            # numpy takes arrays without dimensions faster than numbers.
+            self._powers[mean, scale] = _powers(self, np.array(mean, np.float32), np.array(scale, np.float32))
         return self._powers[mean, scale]
 
 
@@ -66,12 +71,13 @@ Facts = npt.NDArray[Any]  # [..., width]: what a function looks at of an item; b
 Derived = Callable[[Histories, Facts, Facts, Mapping[str, Any]], Floats]
 
 
-def _powers(history: Histories, mean: np.float32, scale: np.float32) -> Doubles:
+def _powers(history: Histories, mean: Floats, scale: Floats) -> Doubles:
     values = (history.ratings - mean) / scale
-    np.copyto(values, 1.0, where=np.isnan(values))
+    values[np.isnan(values)] = 1.0
+    np.minimum(np.maximum(values, LOWEST, out=values), HIGHEST, out=values)
     # Sums in float64, rounded once: no batch, padding or order of addition shows in the float32 result.
     powers = np.empty((len(values), 3, values.shape[1]))
-    np.minimum(np.maximum(values, -FARTHEST, out=values), FARTHEST, out=powers[:, 0])
+    powers[:, 0] = values
     np.multiply(powers[:, 0], powers[:, 0], out=powers[:, 1])
     powers[:, 2] = 1.0
     if history.mask is not None:
@@ -79,18 +85,28 @@ def _powers(history: Histories, mean: np.float32, scale: np.float32) -> Doubles:
     return powers
 
 
-def _moments(sums: Doubles, args: Mapping[str, Any]) -> Floats:
-    """[..., 3] of the sums of `powers`: mean and variance smoothed towards 0 and 1 by `strength` events, log count."""
-    count, strength = sums[..., 2:], args["strength"]
-    found: Doubles = (sums + np.array((0.0, strength, 0.0))) / (count + strength)
-    found[..., 1] -= found[..., 0] ** 2
-    np.multiply(np.log1p(count), 0.25, out=found[..., 2:])
-    return found.astype(np.float32)
+def _moments(sums: Doubles, strength: float) -> Floats:
+    """float32 [b, n, 3] of the sums of `powers` [b, 3, n]: smoothed mean and variance, log count."""
+    b, _, n = sums.shape
+    if b * n <= FEW:
+        rows = [_moment(*row, strength, math.log1p) for user in sums.tolist() for row in zip(*user, strict=True)]
+        return np.array(rows, np.float32).reshape(b, n, 3)
+    found = np.empty((b, n, 3), np.float32)
+    found[..., 0], found[..., 1], found[..., 2] = _moment(sums[:, 0], sums[:, 1], sums[:, 2], strength, np.log1p)
+    return found
+
+
+def _moment(total: N, squares: N, count: N, strength: float, log1p: Callable[[N], N]) -> tuple[N, N, N]:
+    """Mean and variance, drawn to 0 and 1 by `strength` events, and log count; of arrays or of numbers alone."""
+    weight = count + strength
+    mean = total / weight
+    return mean, (squares + strength) / weight - mean * mean, log1p(count) * 0.25
 
 
 def history_profile(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
     """How the user rates: smoothed mean and variance of the ratings so far, log count; float32 [b, 1, 3]."""
-    return _moments(np.add.reduce(history.powers(args["mean"], args["scale"]), axis=2), args)[:, None, :]
+    sums = np.add.reduce(history.powers(args["mean"], args["scale"]), axis=2, keepdims=True)
+    return _moments(sums, args["strength"])
 
 
 def history_match(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
@@ -99,11 +115,10 @@ def history_match(history: Histories, seen: Facts, candidates: Facts, args: Mapp
     `seen` bits [b, w, words] are the attribute's values of the history's items, `candidates` [b, n, words]
     those of the candidates.
     """
-    shares = (candidates[:, :, None, 0] & seen[:, None, :, 0]) != 0  # padded rows carry no bits
+    shares = (seen[:, :, None, 0] & candidates[:, None, :, 0]) != 0  # padded rows carry no bits
     for word in range(1, seen.shape[2]):
-        shares |= (candidates[:, :, None, word] & seen[:, None, :, word]) != 0
-    powers = history.powers(args["mean"], args["scale"])
-    return _moments(shares.astype(np.float64) @ powers.transpose(0, 2, 1), args)
+        shares |= (seen[:, :, None, word] & candidates[:, None, :, word]) != 0
+    return _moments(history.powers(args["mean"], args["scale"]) @ shares.astype(np.float64), args["strength"])
 
 
 def history_number(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
