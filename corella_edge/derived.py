@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ CLOSEST = 5  # events nearest to the candidate
 HALF_LIFE = 10.0  # events
 WIDEST = 1024  # numbers of an item's vector
 FEW = 8  # rows that plain numbers compute faster than arrays
+WIDTHS = 256  # lengths of histories whose weights are kept
 LOWEST, HIGHEST = np.array(-FARTHEST, np.float32), np.array(FARTHEST, np.float32)
 
 Side = Literal["user", "item"]
@@ -51,9 +53,15 @@ class Histories:
         mask = None if self.mask is None else self.mask[:, start:]
         return Histories(self.rows[:, start:], self.ratings[:, start:], mask)
 
-    def events(self) -> Mask:
-        """bool [b, w]: True = event."""
-        return np.ones(self.rows.shape, dtype=np.bool_) if self.mask is None else self.mask
+    def only(self, values: Floats, elsewhere: float = 0.0) -> Floats:
+        """Values float32 [b, n, w] of the events, and another one where padded."""
+        return values if self.mask is None else np.where(self.mask[:, None, :], values, np.float32(elsewhere))
+
+    def count(self) -> Any:
+        """Events of each user: float32 [b, 1], or one number where nothing is padded."""
+        if self.mask is None:
+            return np.float32(self.rows.shape[1])
+        return np.add.reduce(self.mask, axis=1, dtype=np.float32, keepdims=True)
 
     def powers(self, mean: float, scale: float) -> Doubles:
         """v, v * v and 1 of every event, float64 [b, 3, w], zeros where padded; computed once.
@@ -127,15 +135,15 @@ def history_number(history: Histories, seen: Facts, candidates: Facts, args: Map
     The candidate's own; the events' mean, smoothed towards 0 by `strength` events; the mean of the latest ones; and
     how far the events lie from the candidate, smoothed alike. `seen` float32 [b, w, 1], `candidates` [b, n, 1].
     """
-    own = candidates[..., 0]
-    events = history.events()
-    mask = events[:, None, :].astype(np.float32)
-    numbers = np.where(events, seen[..., 0], np.float32(0.0))[:, None, :]
-    far = np.abs(own[:, :, None] - numbers) * mask
-    weight = mask.sum(axis=2) + np.float32(args["strength"])
-    mean, distance = numbers.sum(axis=2) / weight, far.sum(axis=2) / weight
-    columns = (own, mean, _latest(numbers, events), distance)
-    return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(np.float32)
+    own, numbers = candidates[..., 0], history.only(seen[:, None, :, 0])
+    far = history.only(np.abs(own[:, :, None] - numbers))
+    weight = history.count() + np.float32(args["strength"])
+    found = np.empty((*own.shape, 4), dtype=np.float32)
+    found[..., 0] = own
+    found[..., 1] = np.add.reduce(numbers, axis=2) / weight
+    found[..., 2] = _latest(numbers, history)
+    found[..., 3] = np.add.reduce(far, axis=2) / weight
+    return found
 
 
 def history_similarity(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
@@ -144,28 +152,41 @@ def history_similarity(history: Histories, seen: Facts, candidates: Facts, args:
     Of the centred products: a tenth of the sum, the mean smoothed towards 0 by `strength` events, the mean of the
     latest events, and the `CLOSEST` highest, summed, over `CLOSEST`. `seen` float32 [b, w, d], `candidates` [b, n, d].
     """
-    events = history.events()
     products = (candidates @ seen.transpose(0, 2, 1) - np.float32(args["mean"])) / np.float32(args["scale"])
-    alike = np.where(events[:, None, :], products, np.float32(0.0))
-    total = alike.sum(axis=2)
-    count = events.sum(axis=1, dtype=np.float32)[:, None]
-    low = np.where(events[:, None, :], products, np.float32(-np.inf))
-    # In order, so that the sum does not depend on how the highest were found.
-    top = np.sort(low if low.shape[2] <= CLOSEST else np.partition(low, -CLOSEST, axis=2)[:, :, -CLOSEST:], axis=2)
-    closest = np.where(np.isfinite(top), top, np.float32(0.0)).sum(axis=2) / np.float32(CLOSEST)
-    mean = total / (count + np.float32(args["strength"]))
-    columns = (total * np.float32(0.1), mean, _latest(alike, events), closest)
-    found: Floats = np.clip(np.stack(columns, axis=-1), -FARTHEST, FARTHEST).astype(np.float32)
-    return found
+    alike = history.only(products)
+    total = np.add.reduce(alike, axis=2)
+    found = np.empty((*total.shape, 4), dtype=np.float32)
+    found[..., 0] = total * np.float32(0.1)
+    found[..., 1] = total / (history.count() + np.float32(args["strength"]))
+    found[..., 2] = _latest(alike, history)
+    found[..., 3] = _closest(history.only(products, -np.inf))
+    return np.minimum(np.maximum(found, LOWEST, out=found), HIGHEST, out=found)
 
 
-def _latest(values: Floats, mask: npt.NDArray[np.bool_]) -> Floats:
-    """float32 [b, n] of [b, n, w]: mean that halves an event's weight every `HALF_LIFE` events, smoothed by one."""
-    back = np.arange(mask.shape[1] - 1, -1, -1, dtype=np.float32)
-    halved: Floats = np.power(np.float32(0.5), back / np.float32(HALF_LIFE)).astype(np.float32)
-    weight = (halved * mask.astype(np.float32))[:, None, :]
-    mean: Floats = (values * weight).sum(axis=2) / (weight.sum(axis=2) + np.float32(1.0))
+def _closest(values: Floats) -> Floats:
+    """float32 [b, n] of [b, n, w]: the `CLOSEST` highest, summed, over `CLOSEST`; -inf is none."""
+    top = np.partition(values, -CLOSEST, axis=2)[:, :, -CLOSEST:] if values.shape[2] > CLOSEST else values.copy()
+    top.sort(axis=2)  # the sum does not depend on how the highest were found
+    top[np.isinf(top)] = 0.0
+    mean: Floats = np.add.reduce(top, axis=2) / np.float32(CLOSEST)
     return mean
+
+
+def _latest(values: Floats, history: Histories) -> Floats:
+    """float32 [b, n] of [b, n, w]: mean that halves an event's weight every `HALF_LIFE` events, smoothed by one."""
+    halved = _halved(values.shape[2])
+    weights = halved[None] if history.mask is None else halved * history.mask
+    total = np.add.reduce(weights, axis=1, keepdims=True)
+    mean: Floats = np.add.reduce(values * halved, axis=2) / (total + np.float32(1.0))
+    return mean
+
+
+@lru_cache(WIDTHS)
+def _halved(w: int) -> Floats:
+    """float32 [w]: 1 of the latest event, half `HALF_LIFE` events before."""
+    back = np.arange(w - 1, -1, -1, dtype=np.float32)
+    halved: Floats = np.power(np.float32(0.5), back / np.float32(HALF_LIFE)).astype(np.float32)
+    return halved
 
 
 # name → (function, width, side of the result)

@@ -34,7 +34,6 @@ class FeatureEncoder:
         self.unknown_row = len(catalog)
         self._attributes = schema.of("categorical", "multi", "numeric", side="item")
         self._profile = [(f, self._vocab(f)) for f in schema.of("categorical", "multi", "numeric", side="user")]
-        self._single = [f.name for f in schema.of("categorical", side="user")]
         self._window = schema.window
         self._sequences, self._derived = schema.of("sequence"), schema.of("derived")
         self._of_history, self._of_item = schema.of("derived", side="user"), schema.of("derived", side="item")
@@ -81,14 +80,10 @@ class FeatureEncoder:
         }
 
     def _user_feed(self, codes: Mapping[str, Any]) -> Feed:
-        single = np.array([codes[name] for name in self._single], np.int64)
-        feed: Feed = dict(zip(self._single, single[:, None], strict=True))
-        for item, vocab in self._profile:
-            if vocab is None:
-                feed[item.name] = np.array([[codes[item.name]]], np.float32)
-            elif item.kind == "multi":
-                feed[item.name] = np.array([codes[item.name]], np.int64)
-        return feed
+        return {
+            f.name: np.array([[codes[f.name]]], np.float32) if vocab is None else np.array([codes[f.name]], np.int64)
+            for f, vocab in self._profile
+        }
 
     def history(self, user: User) -> Histories:
         """The latest events of one user, at most the schema's window: b = 1 and nothing padded."""
