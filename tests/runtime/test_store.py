@@ -375,8 +375,6 @@ COUNTS = [(0, 0), (6, 6), (7, 7), (8, 8), (9, 9), (10, 7), (11, 8), (12, 9), (13
 
 
 @pytest.mark.parametrize(("events", "read"), COUNTS)
-    ("events", "read"), [(0, 0), (6, 6), (7, 7), (8, 8), (9, 9), (10, 7), (11, 8), (12, 9), (13, 7)]
-)
 def test_what_is_left_out_of_a_history_is_a_multiple_of_the_step(store: UserStore, events: int, read: int) -> None:
     store.append("u", [Event(str(i)) for i in range(events)], {"a": 1})
     user = store.user("u", 7, 3)

@@ -131,7 +131,7 @@ class Site:
         self.app = build_app(self.service)
 
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://localhost")
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def once() -> httpx.Response:

@@ -400,3 +400,14 @@ def test_a_real_server_obeys_the_file_and_logs_no_text_of_users_nor_keys(
     hashed = json.loads(path.read_text())["keys"][1]["sha256"]
     for secret in (MARK, MARK.lower(), text, text[12:], gone[12:], hashed):
         assert secret not in log
+
+
+@pytest.mark.parametrize("method, path", [("GET", "/v1/users/u1"), ("POST", "/v1/rank"), ("GET", "/metrics")])
+def test_without_keys_a_foreign_name_for_this_machine_is_refused(make_site, method: str, path: str) -> None:
+    """A rebound name makes a page of elsewhere same-origin; the name is all that betrays it."""
+    site = make_site()
+    for host in ("evil.example", "evil.example:8000", "localhost.evil.example", ""):
+        refused = site.call(method, path, headers={"Host": host, "X-Forwarded-For": "1.2.3.4"})
+        assert refused.status_code == 403, host
+    for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000"):
+        assert site.call(method, path, headers={"Host": host}).status_code != 403, host

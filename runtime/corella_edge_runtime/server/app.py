@@ -72,7 +72,7 @@ class _Observer:
                 scope.setdefault("state", {})["share"] = share
                 await self.app(scope, receive, watch)
         except Exception as error:  # noqa: BLE001 - the last line of defence; CancelledError passes
-            _log_bug(error)
+            log_bug(error)
             if not status:
                 await error_answer(500, "internal error; the server's log says where")(scope, receive, watch)
         finally:
@@ -95,7 +95,7 @@ def _not_ready(_: Request, error: Exception) -> Response:
     return error_answer(503, str(error), {"Retry-After": "1"})
 
 
-def _log_bug(error: Exception) -> None:
+def log_bug(error: Exception) -> None:
     """Kind and place, never the message: it may quote what a user wrote."""
     frames = traceback.extract_tb(error.__traceback__)[-8:]
     _LOG.error("unexpected %s\n%s", type(error).__name__, "".join(traceback.format_list(frames)).rstrip())
