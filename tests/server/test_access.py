@@ -402,7 +402,7 @@ def test_a_real_server_obeys_the_file_and_logs_no_text_of_users_nor_keys(
         assert secret not in log
 
 
-@pytest.mark.parametrize("method, path", [("GET", "/v1/users/u1"), ("POST", "/v1/rank"), ("GET", "/metrics")])
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/users/u1"), ("POST", "/v1/rank"), ("GET", "/metrics")])
 def test_without_keys_a_foreign_name_for_this_machine_is_refused(make_site, method: str, path: str) -> None:
     """A rebound name makes a page of elsewhere same-origin; the name is all that betrays it."""
     site = make_site()
