@@ -5,10 +5,12 @@ Whatever is let through is a promise: so many seconds of work, due then. New wor
 
 from __future__ import annotations
 
+import math
 import threading
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -18,8 +20,9 @@ from corella_edge_runtime.llm.kept import KeptPrefixes
 from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.llm.tree import TokenIds
 
-# Of the time until a deadline: for estimates that are too low, and at least for the way back of the answers.
-MARGIN, WAY_BACK = 0.1, 0.003
+# Of the time until a deadline: for estimates that are too low, at least for the way back of the answers; at most so
+# many seconds.
+MARGIN, WAY_BACK, ENOUGH = 0.1, 0.003, 1.0
 _STATE = np.empty(0, np.uint8)
 
 
@@ -28,9 +31,9 @@ class Promise:
     """Work that was let through, in the order in which it is worked on.
 
     Attributes:
-        due: its deadline, less a margin; without one, when it has to be begun.
+        due: when its turn has come at the latest; its end, if that is nearer.
         number: which one it was.
-        end: when it has to be done.
+        end: when it has to be done: at its deadline, less a margin.
     """
 
     due: float
@@ -49,25 +52,19 @@ class Admitted:
 
 
 def plan(promised: Sequence[Promise], due: float, now: float, done: float) -> tuple[float, float]:
-    """When new work that is due at `due` would begin, and the seconds it may take without breaking a promise.
+    """When new work that is due at `due` would begin, and the seconds that those behind it can wait.
 
     Args:
         promised: sorted.
         done: seconds of theirs that are behind us.
     """
     place = bisect_right(promised, due, key=lambda promise: promise.due)
-    before = sum(promise.seconds for promise in promised[:place])
-    begin = now + max(0.0, before - done)
-    most, ahead = due - begin, before - done
+    ahead = sum(promise.seconds for promise in promised[:place]) - done
+    begin, most = now + max(0.0, ahead), math.inf
     for promise in promised[place:]:
         ahead += promise.seconds
         most = min(most, promise.end - now - ahead)
     return begin, most
-
-
-def fitting(costs: Sequence[float], seconds: float) -> int:
-    """How many prompts take no longer than `seconds`, given what the first 1, 2, … of them take."""
-    return next((count for count, cost in enumerate(costs) if cost > seconds), len(costs))
 
 
 class Admission:
@@ -128,14 +125,15 @@ class Admission:
     def _in_time(self, prompts: Sequence[Prompt], deadline: float, now: float) -> Admitted:
         if deadline <= now:
             return Admitted(0, "deadline")
-        due = deadline - max(WAY_BACK, MARGIN * (deadline - now))
-        most = plan(self._promised, due, now, self._done(now))[1]
-        costs = list(self._costs(prompts))
-        number = fitting([alone for _, alone in costs], most)
-        if not number and self._may_try(now):
-            number = 1
-        self._not_asked += len(prompts) - number
-        return Admitted(number, "busy", self._promise(due, costs[number - 1][0], due) if number else None)
+        end = deadline - min(ENOUGH, max(WAY_BACK, MARGIN * (deadline - now)))
+        due = min(end, now + self._settings.max_wait)
+        begin, spare = plan(self._promised, due, now, self._done(now))
+        most = min(end - begin, spare)
+        shares = [share for share, _ in takewhile(lambda cost: cost[1] <= most, self._costs(prompts))]
+        if not shares and self._may_try(now):
+            shares = [share for share, _ in self._costs(prompts[:1])]
+        self._not_asked += len(prompts) - len(shares)
+        return Admitted(len(shares), "busy", self._promise(due, shares[-1], end) if shares else None)
 
     def _open_end(self, prompts: Sequence[Prompt], now: float) -> Admitted:
         """All or nothing. Half of the longest wait is left for those in a hurry who come later."""
