@@ -146,10 +146,11 @@ def _renamed(reading: Reading, before: Catalog, after: Catalog, changed: Sequenc
 
 def _twins(reading: Reading, before: Catalog, after: Catalog, touched: Sequence[str]) -> list[str]:
     """Items that read as another one does, or did before the update: the LLM knows items by their text alone."""
-    of_text: dict[str, set[str]] = {}
-    for catalog in (before, after) if reading.template else ():
-        for item, attributes in zip(catalog.ids, catalog.attributes, strict=True):
-            of_text.setdefault(reading.text(attributes) or "", set()).add(item)
     texts = {item: reading.text(after.of(item)) for item in touched}
-    changed = [item for item, text in texts.items() if text is not None and text != reading.text(before.of(item))]
-    return [item for item in changed if of_text[texts[item] or ""] - {item}]
+    changed = {item: text for item, text in texts.items() if text is not None and text != reading.text(before.of(item))}
+    of_text: dict[str, set[str]] = {text: set() for text in changed.values()}
+    for catalog in (before, after) if changed else ():
+        for item, attributes in zip(catalog.ids, catalog.attributes, strict=True):
+            if (text := reading.text(attributes)) in of_text:
+                of_text[text].add(item)
+    return [item for item, text in changed.items() if of_text[text] - {item}]

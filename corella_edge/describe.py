@@ -62,12 +62,19 @@ def describe(root: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"problems": list(found.problems)}
     if found.bundle is None:
         return result
-    for name, part in _PARTS.items():
+    parts = _PARTS if _all_plain(found.bundle) else {name: _PARTS[name] for name in ("bundle", "files")}
+    for name, part in parts.items():
         try:
             result[name] = part(found.bundle)
         except (CorellaError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             _add(result["problems"], f"{name}: can not be shown ({error})")
     return result
+
+
+def _all_plain(bundle: Bundle) -> bool:
+    """Whether whatever is there under a listed name is a plain file: a pipe or a device could be read without end."""
+    paths = [bundle.path(name) for name in bundle.manifest.files]
+    return not any(path.is_symlink() or (path.exists() and not path.is_file()) for path in paths)
 
 
 def _add(problems: list[str], line: str) -> None:

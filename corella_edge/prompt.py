@@ -141,8 +141,8 @@ def _plain_fields(where: str, text: str) -> list[str]:
         fields = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(text) if name is not None]
     except ValueError as error:
         raise RecipeError(f"{where}: {error}") from None
-    if any(spec or how for _, spec, how in fields):
-        raise RecipeError(f"{where}: only a name may stand in braces, without : or !")
+    if any(spec or how or {".", "["} & set(name) for name, spec, how in fields):
+        raise RecipeError(f"{where}: only a name may stand in braces, without : ! . or [")
     return [name for name, _, _ in fields]
 
 

@@ -47,7 +47,7 @@ class TrustedKey:
 
     @property
     def id(self) -> str:
-        """16 hexadecimal digits, as minisign shows them."""
+        """Hexadecimal, as minisign shows it."""
         return _key_id(self.key.to_base64())
 
     def check(self, root: Path, manifest: bytes) -> None:
@@ -145,7 +145,7 @@ def _small_file(path: Path) -> bytes:
 
 def _key_id(encoded: bytes) -> str:
     """Of a public key's or a signature's base64 line: two bytes of algorithm, eight of id, lowest first."""
-    return base64.b64decode(encoded)[2:10][::-1].hex().upper()
+    return f"{int.from_bytes(base64.b64decode(encoded)[2:10], 'little'):X}"
 
 
 def lay_beside(root: Path, raw: bytes) -> None:

@@ -241,8 +241,8 @@ def _copy(bundle: Path, target: Path, stored: dict[FileEntry, Path]) -> None:
 
 
 def remove(site: Path, version: str) -> None:
-    """Delete a version. Raises InputError if it serves, or is what a rollback would return to."""
-    path = folder(site, version)
+    """Delete a version, be it damaged. Raises InputError if it serves, or is what a rollback would return to."""
+    path = site / VERSIONS / checked(version, "version")
     with locked(site):
         for role, used in read(site).roles().items():
             if used == version:
@@ -252,8 +252,11 @@ def remove(site: Path, version: str) -> None:
             raise InputError(f"{site}: a server still serves {version}; `corella-edge deploy status` says why")
         gone = path.with_name(f".{version}.removed")
         shutil.rmtree(gone, ignore_errors=True)
-        path.rename(gone)
-    shutil.rmtree(gone)
+        try:
+            path.rename(gone)
+        except OSError as error:
+            raise InputError(f"{path}: can not be removed ({error.strerror})") from None
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,13 @@ def test_the_engine_loads_without_llama_cpp() -> None:
     assert "llama_cpp" not in loaded_by(["corella_edge_runtime.engine"])
 
 
+def test_the_package_gives_its_engine_when_asked() -> None:
+    assert not loaded_by(["corella_edge_runtime"]) & {"numpy", "onnxruntime"}
+    code = "from corella_edge_runtime import Engine; print(Engine.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "corella_edge_runtime.engine\n"
+
+
 def imports(path: Path) -> Iterator[str]:
     """Every module that a file imports, inside functions too."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):

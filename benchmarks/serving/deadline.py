@@ -60,13 +60,14 @@ def measure(options: argparse.Namespace) -> Row:
         run.put(mix([stream], 3.0, options.seed))
         run.quiet_from_now()
         load = mix([stream], options.seconds, options.seed + 1)
-        before = run.server.metrics()
+        before = run.server.outcomes()
         done = run.put(load, count=ROUTED)
         about: Row = {"timeout_ms": options.timeout_ms, "candidates": options.candidates, "overload": options.overload,
                       "threshold": options.threshold, "seconds": options.seconds, "rate_per_s": round(rate, 1),
                       "capacity_prompts_per_s": round(per_second), "decode_cost_us": {
                           name: round(1e6 * value, 3) for name, value in asdict(cost).items()}}  # fmt: skip
-        return {**about, **judged(done, load, hard, cost, room, options), "reasons": told(run, before), **run.verdict()}
+        about["candidates_by_outcome"] = dict(run.server.outcomes() - before)
+        return {**about, **judged(done, load, hard, cost, room, options), **run.verdict()}
 
 
 def offline(asked: Sequence[Request], run: Setting, options: argparse.Namespace) -> tuple[list[Arrival], Cost, Room]:
@@ -136,15 +137,8 @@ def judged(
         "asked": ratio_of([ours / other for ours, other in zip(*parts, strict=True) if other]).to_json(),
         "prompts": {"hard": sum(len(one.suffixes) for one in arrivals), "scored": int(scored.sum()),
                     "replay": int(fits.sum())},
-        "latency": percentiles(done.latency[np.isfinite(done.latency)]),
+        "latency": percentiles(done.latency),
     }  # fmt: skip
-
-
-def told(run: Setting, before: dict[str, float]) -> Row:
-    """How many candidates the server gave which outcome."""
-    now = run.server.metrics()
-    names = [name for name in now if name.startswith("corella_edge_candidates_total")]
-    return {name.split('"')[1]: int(now[name] - before.get(name, 0.0)) for name in names}
 
 
 def targets(part: Row) -> list[Row]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from corella_edge.errors import CorellaError
 
 CHILD_NAME = "corella-llm"
 PATIENCE = 60.0
+_OUTCOME = re.compile(r'corella_edge_candidates_total\{.*\boutcome="([^"]*)"')
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -33,7 +36,7 @@ class Server:
     def __init__(
         self, bundle: Path, log: Path, options: Sequence[str] = (), environment: Mapping[str, str] | None = None
     ) -> None:
-        command = [sys.executable, "-m", "corella_edge", "serve", str(bundle), "--port", "0", *options]
+        command = [sys.executable, "-P", "-m", "corella_edge", "serve", str(bundle), "--port", "0", *options]
         self._log = log
         with log.open("ab") as told:
             self._process = subprocess.Popen(
@@ -47,6 +50,7 @@ class Server:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if "http://" not in line:
+            self._process.stdout.close()
             raise ServerError(f"serve ended with {self._process.wait()} before it listened; {self._log} says why")
         return line.split()[-1]
 
@@ -80,6 +84,19 @@ class Server:
         lines = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
         return {name: float(value) for name, _, value in lines}
 
+    def total(self, name: str) -> float:
+        """The sum of a metric over all its labels; 0 where there is none."""
+        return sum(value for key, value in self.metrics().items() if key.partition("{")[0] == name)
+
+    def outcomes(self) -> Counter[str]:
+        """How many candidates have been scored so far, by outcome: easy, llm, or why the LLM did not answer."""
+        found: Counter[str] = Counter()
+        for name, value in self.metrics().items():
+            outcome = _OUTCOME.match(name)
+            if outcome:
+                found[outcome[1]] += int(value)
+        return found
+
     @property
     def children(self) -> list[int]:
         """Its LLM processes: one, or none while it is being started again."""
@@ -88,19 +105,6 @@ class Server:
     def processes(self) -> list[int]:
         """The server and all its children."""
         return [self.pid, *children_of(self.pid)]
-
-    def child(self, seconds: float = PATIENCE) -> int:
-        """The LLM process, once there is one.
-
-        Raises:
-            ServerError: there is none in time.
-        """
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if found := self.children:
-                return found[0]
-            time.sleep(0.02)
-        raise ServerError(f"the server has had no LLM process for {seconds:.0f} s; {self._log} may say why")
 
     @property
     def running(self) -> bool:

@@ -12,7 +12,7 @@ def catalog() -> None:
     """Add or change a bundle's items without a new export."""
 
 
-@catalog.command()
+@catalog.command(short_help="Write a new bundle with items added or changed.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("items", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="NEW", help="The new bundle's folder.")

@@ -130,7 +130,7 @@ def remove(site: Path, version: str) -> None:
     click.echo(f"{site}: {chosen} is removed")
 
 
-@deploy.command()
+@deploy.command(short_help="Show the versions, and what the server serves of them.")
 @_SITE
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def status(site: Path, as_json: bool) -> None:
@@ -220,7 +220,7 @@ def _confirmed(site: Path, wanted: Deployment, timeout: float) -> None:
                 raise CorellaError(f"{site}: the server ended before it took this up; its log says why")
             if seconds > timeout:
                 raise CorellaError(f"{site}: the server has not taken this up after {timeout:g} s; see `deploy status`")
-            line.show(f"the server loads {wanted.live}: {seconds:.0f} s")
+            line.show(f"waiting for the server to load what it needs: {seconds:.0f} s")
             time.sleep(0.1)
     finally:
         line.done()

@@ -43,6 +43,16 @@ class Work:
     at_work: float = 0.0
 
 
+class _Moment:
+    """When something ended. An object of its own, so that a future and whoever holds it are no cycle."""
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+
+    def note(self, _: object) -> None:
+        self.at = time.monotonic()
+
+
 class Asking:
     """One request's candidates on their way to the LLM.
 
@@ -63,9 +73,9 @@ class Asking:
         self.future, self.deadline = future, deadline
         self._given, self._asked, self._failed = given, asked, failed
         self._found: list[Answer] | None = None
-        self._begun = self._ended = time.monotonic()
+        self._begun, self._ended = time.monotonic(), _Moment()
         if future is not None:
-            future.add_done_callback(self._end)
+            future.add_done_callback(self._ended.note)
 
     def answers(self) -> list[Answer]:
         """One a candidate, in order; never waits. What is not there yet is cancelled and has the reason "deadline"."""
@@ -85,7 +95,7 @@ class Asking:
         """Of the answers taken; seconds are zero while there are none."""
         found = [answer for answer in self._found or () if not answer.reason]
         queued = min((answer.waited for answer in found), default=0.0)
-        at_work = max(0.0, self._ended - self._begun - queued) if found else 0.0
+        at_work = max(0.0, self._ended.at - self._begun - queued) if found else 0.0
         return Work(sum(a.evaluated for a in found), sum(a.reused for a in found), queued, at_work)
 
     def _take(self) -> list[Answer]:
@@ -98,9 +108,6 @@ class Asking:
             return self.future.result()
         self._failed(error)
         return [Answer(math.nan, "llm_error")] * len(self._asked)
-
-    def _end(self, _: object) -> None:
-        self._ended = time.monotonic()
 
 
 class Llm:

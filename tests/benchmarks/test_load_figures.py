@@ -119,17 +119,18 @@ def test_the_slope_of_a_line_is_exact(rise: float) -> None:
 def test_the_interval_of_a_slope_covers_the_true_one_although_neighbours_hang_together() -> None:
     rng, x = np.random.default_rng(7), np.arange(240) / 12.0
     covered = 0
-    for seed in range(100):
+    for seed in range(40):
         noise = np.convolve(rng.normal(size=240 + 11), np.ones(12) / 12, "valid")
         found = slope(x, 0.3 * x + noise, 12, seed)
         covered += found.low <= 0.3 <= found.high
-    assert covered >= 85
+    assert covered >= 33
 
 
 def test_percentiles_are_values_that_occurred() -> None:
     found = percentiles(np.arange(1, 1001) / 1e3)
     assert (found["p50_ms"], found["p99_ms"], found["max_ms"], found["count"]) == (501.0, 991.0, 1000.0, 1000)
     assert percentiles(np.array([])) == {"count": 0}
+    assert percentiles(np.array([0.5, np.inf, np.nan])) == {**percentiles(np.array([0.5])), "count": 1}
 
 
 def test_the_interval_of_a_percentile_is_of_parts_not_of_requests() -> None:

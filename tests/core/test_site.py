@@ -190,6 +190,17 @@ def test_a_version_that_a_server_still_serves_is_not_removed(root: Path, bundles
     assert len(list((root / "versions").iterdir())) == 1
 
 
+def test_a_damaged_version_is_removed_and_can_be_added_again(root: Path, bundles: list[Path]) -> None:
+    version, _ = site.add(root, bundles[1])
+    (root / "versions" / version / "manifest.json").unlink()
+    with pytest.raises(BundleError, match=r"manifest\.json is missing"):
+        site.add(root, bundles[1])
+    site.remove(root, version)
+    assert site.add(root, bundles[1]) == (version, True)
+    with pytest.raises(InputError, match="can not be removed"):
+        site.remove(root, "toy@9+000000000000")
+
+
 def test_one_server_at_a_time_and_the_lock_ends_with_its_process(root: Path) -> None:
     code = ("import sys; from pathlib import Path; from corella_edge import site; site.server_lock(Path(sys.argv[1]));"
             "print('held', flush=True); sys.stdin.read()")  # fmt: skip

@@ -134,6 +134,23 @@ def test_computed_and_reused_tokens_are_all_tokens_of_the_answered_prompts(make_
     assert scorer.counters.prompts == 13
 
 
+LENGTHS = st.tuples(st.sampled_from([0, 30, 31, 200, 600]), st.integers(0, 2), st.integers(1, 40), st.booleans())
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(LENGTHS, min_size=1, max_size=7), min_size=1, max_size=4))
+def test_what_the_answers_cost_adds_up_to_the_counters(shared: Any, rounds: Any) -> None:
+    before, told = replace(shared.counters), []
+    for shapes in rounds:
+        rows = [Prompt(filler(length, seed), filler(n, seed + 1)) for length, seed, n, _ in shapes]
+        rows += [row for row, (*_, twice) in zip(list(rows), shapes, strict=True) if twice]
+        found = shared.score(rows)
+        assert all(a.evaluated + a.reused == len(p.prefix) + len(p.suffix) for a, p in zip(found, rows, strict=True))
+        told += found
+    assert sum(answer.evaluated for answer in told) == shared.counters.evaluated_tokens - before.evaluated_tokens
+    assert sum(answer.reused for answer in told) == shared.counters.reused_tokens - before.reused_tokens
+
+
 def test_only_prompts_with_a_probability_are_counted(make_scorer: Any) -> None:
     scorer = make_scorer()
     prefix = filler(20)

@@ -341,6 +341,29 @@ def test_a_reload_tries_again_what_was_refused(site: Path, ids: list[str], shelf
     run(site, shelf, test)
 
 
+def test_a_stop_lets_go_of_who_waits_for_a_reload(site: Path, ids: list[str], shelf: Shelf) -> None:
+    async def stopped() -> None:
+        fleet = Fleet()
+        fleet.install(shelf.load(site / "versions" / ids[0]), ids[0])
+        follower = Follower(site, fleet, shelf.load)
+        following = asyncio.create_task(follower.run())
+        shelf.gate.clear()
+        sites.change(site, lambda now: promoted(now, ids[1]))
+        waiting = [asyncio.create_task(follower.reload()) for _ in range(2)]
+        while not follower.loading:
+            await asyncio.sleep(0.005)
+        waiting.append(asyncio.create_task(follower.reload()))
+        await asyncio.sleep(0)
+        following.cancel()
+        async with asyncio.timeout(20):
+            await asyncio.gather(*waiting)
+            await follower.reload()
+        shelf.gate.set()
+        await fleet.close()
+
+    asyncio.run(stopped())
+
+
 def test_a_hangup_signal_has_the_file_read_at_once(site: Path, ids: list[str], shelf: Shelf) -> None:
     shelf.spoil(ids[1], "no memory")
 

@@ -256,7 +256,7 @@ def test_a_full_disk_is_507_until_there_is_room(site: Any, store: UserStore, cap
     for _ in range(3):
         response = append(site, "u", *["secret" + "x" * 200] * 300)
         assert response.status_code == 507
-        assert message(response) == "the users' store has no room on its disk; nothing was changed"
+        assert message(response) == "the users' store has no room on its disk; send the same again once there is"
     assert len(caplog.messages) == 1
     assert str(store.path) in caplog.messages[0]
     assert "secret" not in caplog.text

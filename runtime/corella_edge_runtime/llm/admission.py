@@ -25,11 +25,18 @@ _STATE = np.empty(0, np.uint8)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Promise:
-    """Work that was let through: when it is due, which one it was, and the seconds it takes."""
+    """Work that was let through, in the order in which it is worked on.
+
+    Attributes:
+        due: its deadline, less a margin; without one, when it has to be begun.
+        number: which one it was.
+        end: when it has to be done.
+    """
 
     due: float
     number: int
     seconds: float
+    end: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +48,20 @@ class Admitted:
     promise: Promise | None = None
 
 
-def plan(promised: Sequence[Promise], due: float, free: float) -> tuple[float, float]:
+def plan(promised: Sequence[Promise], due: float, now: float, done: float) -> tuple[float, float]:
     """When new work that is due at `due` would begin, and the seconds it may take without breaking a promise.
 
     Args:
-        promised: in the order in which they are due, which is that of the work.
-        free: when the first of them would be begun if the work on it began anew.
+        promised: sorted.
+        done: seconds of theirs that are behind us.
     """
     place = bisect_right(promised, due, key=lambda promise: promise.due)
-    begin = free = free + sum(promise.seconds for promise in promised[:place])
-    most = due - free
+    before = sum(promise.seconds for promise in promised[:place])
+    begin = now + max(0.0, before - done)
+    most, ahead = due - begin, before - done
     for promise in promised[place:]:
-        free += promise.seconds
-        most = min(most, promise.due - free)
+        ahead += promise.seconds
+        most = min(most, promise.end - now - ahead)
     return begin, most
 
 
@@ -71,7 +79,7 @@ class Admission:
         self._seen = KeptPrefixes(0 if settings.deterministic else settings.kept_tokens)
         self._promised: list[Promise] = []
         self._moved = self._tried = 0.0
-        self._number = self._busy = self._refused = 0
+        self._number = self._not_asked = self._refused = 0
         self._lock = threading.Lock()
 
     def admit(self, prompts: Sequence[Prompt], deadline: float | None, now: float) -> Admitted:
@@ -115,29 +123,29 @@ class Admission:
         """Prompts that were not asked, requests that were refused, seconds of work that wait or are in hand."""
         with self._lock:
             waiting = max(0.0, sum(promise.seconds for promise in self._promised) - self._done(now))
-            return {"busy": float(self._busy), "refused": float(self._refused), "waiting_seconds": waiting}
+            return {"not_asked": float(self._not_asked), "refused": float(self._refused), "waiting_seconds": waiting}
 
     def _in_time(self, prompts: Sequence[Prompt], deadline: float, now: float) -> Admitted:
         if deadline <= now:
             return Admitted(0, "deadline")
         due = deadline - max(WAY_BACK, MARGIN * (deadline - now))
-        most = plan(self._promised, due, now - self._done(now))[1]
+        most = plan(self._promised, due, now, self._done(now))[1]
         costs = list(self._costs(prompts))
         number = fitting([alone for _, alone in costs], most)
         if not number and self._may_try(now):
             number = 1
-        self._busy += len(prompts) - number
-        return Admitted(number, "busy", self._promise(due, costs[number - 1][0]) if number else None)
+        self._not_asked += len(prompts) - number
+        return Admitted(number, "busy", self._promise(due, costs[number - 1][0], due) if number else None)
 
     def _open_end(self, prompts: Sequence[Prompt], now: float) -> Admitted:
         """All or nothing. Half of the longest wait is left for those in a hurry who come later."""
         seconds = [0.0, *(share for share, _ in self._costs(prompts))][-1]
-        due = now + self._settings.max_wait + seconds
-        begin, _ = plan(self._promised, due, now - self._done(now))
+        due = now + self._settings.max_wait
+        begin, _ = plan(self._promised, due, now, self._done(now))
         if self._promised and begin - now > self._settings.max_wait / 2.0:
             self._refused += 1
             return Admitted(0, "queue_full")
-        return Admitted(len(prompts), "", self._promise(due, seconds))
+        return Admitted(len(prompts), "", self._promise(due, seconds, due + seconds))
 
     def _may_try(self, now: float) -> bool:
         """An LLM that seems too slow may no longer be."""
@@ -146,9 +154,9 @@ class Admission:
             self._tried = now
         return idle
 
-    def _promise(self, due: float, seconds: float) -> Promise:
+    def _promise(self, due: float, seconds: float, end: float) -> Promise:
         self._number += 1
-        return Promise(due, self._number, seconds)
+        return Promise(due, self._number, seconds, end)
 
     def _done(self, now: float) -> float:
         """Seconds of the promised work that are behind us: of what was begun when something last ended."""

@@ -10,6 +10,7 @@ import ctypes
 import logging
 import os
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ except ImportError as error:
 
 log = logging.getLogger("corella_edge.llama")
 _LEVELS = {3: logging.INFO, 4: logging.ERROR}
-_last_error: list[str] = []
+_errors: deque[str] = deque(maxlen=100)  # said by llama.cpp since the last load began: the first is the cause
 _giving_up: set[int] = set()  # contexts whose decode was given up
 ABORTED = 2  # what llama_decode returns then
 
@@ -40,7 +41,7 @@ ABORTED = 2  # what llama_decode returns then
 def _on_log(level: int, text: bytes, _: object) -> None:
     line = text.decode("utf-8", "replace").strip()
     if level == 4:
-        _last_error[:] = [line]
+        _errors.append(line)
     # What llama.cpp says of a decode that was given up is no error.
     log.log(logging.DEBUG if _giving_up else _LEVELS.get(level, logging.DEBUG), "%s", line)
 
@@ -57,10 +58,10 @@ class Model:
         params = C.llama_model_default_params()
         params.n_gpu_layers = 0
         params.vocab_only = vocabulary_only
-        _last_error.clear()
+        _errors.clear()
         self.handle = C.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
-            why = f" ({_last_error[0]})" if _last_error else ""
+            why = f" ({_errors[0]})" if _errors else ""
             raise BundleError(f"{path.name}: llama.cpp can not load it{why}")
         # Freed when the last context or tokenizer that uses it is gone.
         self._free = weakref.finalize(self, C.llama_model_free, self.handle)
@@ -133,10 +134,10 @@ class Context:
             params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.no_perf = True
         self.model, self.sequences, self.batch_size = model, sequences, batch
-        _last_error.clear()
+        _errors.clear()
         self.handle = C.llama_init_from_model(model.handle, params)
         if not self.handle:
-            why = f" ({_last_error[0]})" if _last_error else ""
+            why = f" ({_errors[0]})" if _errors else ""
             raise InputError(f"llama.cpp can not make a context of {cells} cells; is there enough memory?{why}")
         self.cells: int = C.llama_n_ctx(self.handle)
         self._memory = C.llama_get_memory(self.handle)
@@ -258,10 +259,10 @@ def quantize(source: Path, target: Path, file_type: str) -> None:
     params = C.llama_model_quantize_default_params()
     params.ftype = check_file_type(file_type)
     params.nthread = len(os.sched_getaffinity(0))
-    _last_error.clear()
+    _errors.clear()
     status: Any = C.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
     if status != 0:
-        why = f": {_last_error[0]}" if _last_error else ""
+        why = f": {_errors[-1]}" if _errors else ""
         if "imatrix" in why:
             why = ": that needs an importance matrix, which the export does not make; choose another type"
         raise ExportError(f"llama.cpp can not write {source.name} as {file_type}{why}")

@@ -182,11 +182,11 @@ class GuardedBackend:
             return
         error = asked.exception()
         if error is None:
-            self._count(outcome(asked.result()))
             self._asked.answer(id, asked.result())
+            self._count(outcome(asked.result()))
         else:
-            self._count(False)
             self._asked.refuse(id, error)
+            self._count(False)
 
     def _count(self, succeeded: bool | None) -> None:
         opens = False

@@ -54,8 +54,8 @@ class Cost:
         return left / self.per_token if self.per_token else math.inf
 
     def learn(self, decodes: float, tokens: float, seconds: float, now: float) -> None:
-        """One observation; nothing is learned from one without a decode."""
-        if min(decodes, tokens, seconds) <= 0.0 or not math.isfinite(decodes + tokens + seconds):
+        """One observation; nothing is learned from one without a whole decode."""
+        if not (decodes >= 1.0 and tokens >= 1.0 and 0.0 < seconds < math.inf):
             return
         expected = self.seconds(decodes, tokens)
         told = min(seconds, MOST * expected) if expected else seconds

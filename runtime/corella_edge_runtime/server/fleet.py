@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -60,9 +60,7 @@ class Held:
 class Fleet:
     """The versions that a server has loaded."""
 
-    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
-        """`on_change` is called after every change of who gets what."""
-        self._on_change = on_change
+    def __init__(self) -> None:
         self.live: Member | None = None
         self.canary: Member | None = None
         self.share = 0.0
@@ -147,7 +145,6 @@ class Fleet:
         self._members += [m for m in (live, canary) if m is not None and m not in self._members]
         for member in self._members:
             member.wanted = member in (live, canary)
-        self._on_change()
         self._sweep()
 
     def discard(self, ranker: Ranker) -> None:
@@ -171,7 +168,8 @@ class Fleet:
             member.wanted = False
         self._sweep()
         while self._members or self._closings:
-            waits = [asyncio.wrap_future(closing) for closing in self._closings]
+            # A copy in one step: those that end leave the set, in their own threads.
+            waits = [asyncio.wrap_future(closing) for closing in tuple(self._closings)]
             await (asyncio.wait(waits) if waits else asyncio.sleep(0.01))
 
 

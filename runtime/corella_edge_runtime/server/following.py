@@ -142,6 +142,7 @@ class Follower:
         self._site, self._fleet, self._load, self._seconds = site, fleet, load, seconds
         self._asked = asyncio.Event()
         self._waiting: list[asyncio.Future[None]] = []
+        self._ended = False
         self._seen: Stamp = None
         self._spare: dict[str, Ranker] = {}  # loaded, and not in the fleet yet
 
@@ -159,12 +160,14 @@ class Follower:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._asked.wait(), self._seconds)
             finally:
+                self._ended = True
                 self._drop_spare()
-                for waiting in self._waiting:
-                    waiting.cancel()
+                _tell(self._waiting)
 
     async def reload(self) -> None:
-        """Read the file again, try again what was refused, and return when that is done."""
+        """Read the file again, try again what was refused, and return when that is done, or the server stops."""
+        if self._ended:
+            return
         done = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
         self._asked.set()
@@ -175,11 +178,11 @@ class Follower:
         waiting, self._waiting = self._waiting, []
         asked = self._asked.is_set()
         self._asked.clear()
-        if asked or self._stamp() != self._seen:
-            await self._follow()
-        for done in waiting:
-            if not done.done():
-                done.set_result(None)
+        try:
+            if asked or self._stamp() != self._seen:
+                await self._follow()
+        finally:
+            _tell(waiting)
 
     def _stamp(self) -> Stamp:
         """Changes whenever deployment.json is replaced."""
@@ -271,6 +274,12 @@ class Follower:
             ranker.close()
             return
         gc.freeze()  # the collector need not look at it again and again; who is closed leaves without it
+
+
+def _tell(waiting: list[asyncio.Future[None]]) -> None:
+    for done in waiting:
+        if not done.done():
+            done.set_result(None)
 
 
 def _publish(site: Path, state: Serving) -> None:

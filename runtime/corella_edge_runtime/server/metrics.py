@@ -29,17 +29,23 @@ LLM_TOTALS = {
     "prefix_misses": "Prefixes of a decode of which some was computed.",
     "evictions": "Kept prefixes that left because the budget was full.",
     "aborted": "Decodes given up because nobody waited any more.",
+    "not_asked": "Prompts that were not asked because they would not have been answered in time.",
     "expired": "Requests to the LLM that their deadline or caller ended.",
-    "refused": "Requests to the LLM refused because its queue was full.",
-    "errors": "Decodes that failed.",
+    "refused": "Requests to the LLM refused because its queue was full, in tokens or in time.",
+    "errors": "Decodes that failed, or ended in numbers that are none.",
+    "renewals": "Contexts of the LLM made anew because the one before was broken.",
+    "breaker_opened": "Times the LLM was left alone because it failed or was silent.",
     "restarts": "Times the LLM's process was started again.",
+    "busy_seconds": "Seconds the LLM's thread was at work.",
 }
 LLM_NOW = {
     "queued_tokens": "Prompt tokens that wait for the LLM or are at work.",
+    "waiting_seconds": "Seconds of work, as estimated, that wait for the LLM or are in hand.",
+    "breaker_open": "1 while the LLM is left alone, else 0.",
     "kept_prefixes": "Prefixes kept for users who return.",
     "kept_tokens": "Tokens of the kept prefixes.",
     "kept_bytes": "Memory of the kept prefixes.",
-    "tokens_per_second": "Rate at which the LLM computes prompt tokens, a running mean.",
+    "tokens_per_second": "Rate at which full decodes compute prompt tokens, a running mean.",
 }
 
 

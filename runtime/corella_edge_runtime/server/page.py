@@ -63,7 +63,7 @@ class File:
     """A file of the page, held in memory; browsers ask again each time and are told "unchanged" by its hash."""
 
     def __init__(self, path: Path) -> None:
-        self.name, self.body = path.name, path.read_bytes()
+        self.body = path.read_bytes()
         self.tag = f'"{hashlib.sha256(self.body).hexdigest()[:20]}"'
         self.headers = {
             "Content-Type": f"{TYPES[path.suffix]}; charset=utf-8",

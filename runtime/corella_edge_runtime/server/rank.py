@@ -54,8 +54,9 @@ class _Rank:
     async def _progressive(self, request: Request, clock: Clock) -> Response:
         async with AsyncExitStack() as stack:
             ranking = await stack.enter_async_context(self.service.ranking(request, clock))
-            first = ranking.before_llm()
-            content = await self.service.work(large(request), clock, "serialise", first.body)
+            heavy = large(request)
+            first = await self.service.work(heavy, clock, "before", ranking.before_llm, held=ranking.held)
+            content = await self.service.work(heavy, clock, "serialise", first.body)
             timing = clock.header(first.scores.trace)
             return _Stream(self._events(ranking, content), timing, stack.pop_all())
         raise AssertionError("an exit stack that suppressed an exception")
@@ -64,7 +65,7 @@ class _Rank:
         yield _event("crm", first)
         await ranking.answered()
         try:
-            ranked = self.service.finish(ranking)
+            ranked = await self.service.finish(ranking)
         except HTTPException as error:
             yield _event("error", json.dumps(error_body(error.detail)).encode())
             return

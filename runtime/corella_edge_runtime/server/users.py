@@ -98,7 +98,7 @@ class Failures:
             _LOG.error("%s", error)
             self._silent_until = time.monotonic() + _LOG_SECONDS
         if isinstance(error, StoreFullError):
-            return error_answer(507, "the users' store has no room on its disk; nothing was changed")
+            return error_answer(507, "the users' store has no room on its disk; send the same again once there is")
         return error_answer(
             503, "the users' store can not do this now; the server's log says why", {"Retry-After": "5"}
         )

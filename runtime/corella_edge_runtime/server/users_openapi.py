@@ -63,7 +63,7 @@ def _delete() -> Json:
             "200": _found("Deleted", "Nothing is held on the user."),
             "422": _failure("Not an id."),
             **_refusals(),
-            "507": _failure("No room on the disk to overwrite what is erased."),
+            "507": _failure("No room on the disk to overwrite what is erased: send the same again."),
         },
     }
 

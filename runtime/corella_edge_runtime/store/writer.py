@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from corella_edge.errors import StoreError
-from corella_edge_runtime.store.failure import explained, is_busy
+from corella_edge.errors import StoreError, StoreFullError
+from corella_edge_runtime.store.failure import explained, is_busy, is_full
 from corella_edge_runtime.store.opening import empty_log
 
 Done = TypeVar("Done")
@@ -113,9 +113,12 @@ class Writer:
     def _answer(self, steps: list[Step[Any]], results: list[Any]) -> None:
         for step, result in zip(steps, results, strict=True):
             step.done(result)
-        failure = self._left() if any(step.erases for step in steps) else None
-        for step, result in zip(steps, results, strict=True):
-            if step.erases and failure:
+            if not step.erases:
+                step.future.set_result(result)
+        erasures = [(step, result) for step, result in zip(steps, results, strict=True) if step.erases]
+        failure = self._left() if erasures else None
+        for step, result in erasures:
+            if failure:
                 step.future.set_exception(failure)
             else:
                 step.future.set_result(result)
@@ -123,12 +126,12 @@ class Writer:
     def _left(self) -> StoreError | None:
         """Why the log still holds what was removed; None if it is empty."""
         try:
-            left = "" if empty_log(self._db) else "another program reads it"
+            if empty_log(self._db):
+                return None
+            kind, why = StoreError, "another program reads it"
         except sqlite3.Error as error:
-            left = str(error)
-        if not left:
-            return None
-        return StoreError(f"{self._path}: removed, but its log keeps a copy ({left}); send the same again")
+            kind, why = StoreFullError if is_full(error) else StoreError, str(error)
+        return kind(f"{self._path}: removed, but its log keeps a copy ({why}); send the same again")
 
     def _plain(self, error: Exception) -> Exception:
         return explained(self._path, error) if isinstance(error, sqlite3.Error) else error

@@ -114,7 +114,7 @@ class RemoteBackend:
         return future
 
     def forget(self) -> None:
-        """Nothing: what a server keeps is its own; none of the three can be told to drop it by prompt."""
+        """Nothing: what a server keeps is its own."""
 
     def stats(self) -> dict[str, float]:
         """Counters since the start, and `waiting_tokens`."""

@@ -68,7 +68,8 @@ function reference(x, y, below) {
 }
 
 function latency({ share, count, cost, measured }, x) {
-  const name = svg("text", { class: "name", x: x(0), y: LATENCY.top - 14 }, `Milliseconds for ${count} candidates, measured here`);
+  const title = `Milliseconds for ${count} candidates, measured here`;
+  const name = svg("text", { class: "name", x: x(0), y: LATENCY.top - 14 }, title);
   const line = LINE.map((at) => [at, costAt(cost, at, count)]).filter(([, ms]) => ms != null);
   const high = Math.max(...line.map(([, ms]) => ms), ...measured.map(({ ms }) => ms), 0);
   if (!high) return [name, svg("text", { x: x(0), y: LATENCY.top + 30 }, "Nothing yet.")];

@@ -32,7 +32,7 @@ export function watch(seen, failed) {
 
 function draw(live) {
   const figures = [
-    ["asked", percent(live.share)],
+    ["share asked", percent(live.share)],
     ["p50", milliseconds(live.p50_ms)],
     ["p99", milliseconds(live.p99_ms)],
     ["requests a minute", whole(live.requests)],
