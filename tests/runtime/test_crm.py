@@ -19,7 +19,6 @@ from corella_edge.request import Candidate, Event, User
 from corella_edge_runtime import crm as module
 from corella_edge_runtime.crm import Crm, sigmoid
 
-
 XDG = ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
 
 
@@ -114,9 +113,8 @@ def test_onnx_runtime_leaves_nothing_in_the_home_folder(tmp_path: Path, code: st
     home, bundle = tmp_path / "home", make_bundle(tmp_path / "bundle", llm=False)
     home.mkdir()
     kept = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", *XDG)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(bundle)], env={**kept, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    fresh = {**kept, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    command = [sys.executable, "-c", code, str(bundle)]
+    done = subprocess.run(command, env=fresh, capture_output=True, text=True, check=True)
     assert "CPUExecutionProvider" in done.stdout
     assert list(home.rglob("*")) == []
