@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge_runtime.llm.admission import MARGIN, WAY_BACK, Admission, Promise, fitting, plan
+from corella_edge_runtime.llm.admission import MARGIN, WAY_BACK, YIELDING, Admission, Promise, fitting, plan
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.settings import LlmSettings
 
@@ -186,6 +186,45 @@ def test_a_request_longer_than_the_longest_wait_is_taken_when_nobody_waits() -> 
     desk = Desk(max_wait=0.5)
     assert desk.number(prompts(10, 500), None) == (10, "")
     assert desk.number(prompts(1), None) == (0, "queue_full")
+
+
+@pytest.mark.parametrize("seconds", [None, 600.0])
+@pytest.mark.parametrize("yields", [False, True])
+def test_no_more_is_asked_than_the_queue_holds(seconds: float | None, yields: bool) -> None:
+    for admission in (Desk(queue_tokens=300).admission, Admission(LlmSettings(queue_tokens=300))):
+        deadline = None if seconds is None else 10.0 + seconds
+        found = admission.admit(prompts(40, 10, prefix=100), deadline, 10.0, yields)
+        assert (found.prompts, found.reason) == (20, "queue_full")  # the prefix counts once
+        assert admission.stats(10.0)["not_asked"] == 20
+        found = admission.admit(prompts(1, 301), deadline, 10.0, yields)
+        assert (found.prompts, found.reason, found.promise) == (0, "queue_full", None)
+
+
+def test_work_that_yields_takes_half_of_its_time_and_none_of_a_ranking_that_is_due_before() -> None:
+    desk = Desk()
+    free, _ = Desk().number(prompts(100), 0.5)
+    most = 27.0 * YIELDING / PER_TOKEN
+    long = desk.admission.admit(prompts(1000, 50), 40.0, 10.0, yields=True)
+    assert long.promise is not None
+    assert 0.9 * most <= 50 * long.prompts <= most
+    # What is due before finds the time it would have found anyway, again and again.
+    for second in range(20):
+        found = desk.admission.admit(prompts(100), 10.5 + second, 10.0 + second)
+        assert found.prompts == free
+        assert found.promise is not None
+        desk.admission.ended(found.promise, [], [], desk.stats, 10.5 + second)
+    # Of its own kind, what is due before does not break its promise: nothing is due after it then.
+    assert desk.admission.admit(prompts(1000, 50), 60.0, 30.0, yields=True).prompts * 50 < most
+
+
+@given(st.lists(st.floats(0.02, 60.0), max_size=20), st.floats(0.05, 60.0))
+def test_whatever_yields_half_of_a_rankings_time_is_left(others: list[float], seconds: float) -> None:
+    promised: list[Promise] = []
+    for number, due in enumerate(others):
+        most = plan(promised, due, 0.0, 0.0, yields=True)[1]
+        if most > 0.0:
+            insort(promised, Promise(due, number, most, due, yields=True))
+    assert plan(promised, seconds, 0.0, 0.0)[1] >= (1.0 - YIELDING) * seconds - 1e-9
 
 
 def test_the_margin_is_what_it_says() -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from corella_edge_runtime.llm.tree import TokenIds
 
 # Of the time until a deadline: for estimates that are too low, and at least for the way back of the answers.
 MARGIN, WAY_BACK = 0.1, 0.003
+# Of the time until its deadline: most that one who gives way gets, what is before it included.
+YIELDING = 0.5
 _STATE = np.empty(0, np.uint8)
 
 
@@ -31,12 +34,14 @@ class Promise:
         due: its deadline, less a margin; without one, when it has to be begun.
         number: which one it was.
         end: when it has to be done.
+        yields: to whoever is due before it, even if it is late then.
     """
 
     due: float
     number: int
     seconds: float
     end: float
+    yields: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,12 @@ class Admitted:
     promise: Promise | None = None
 
 
-def plan(promised: Sequence[Promise], due: float, now: float, done: float) -> tuple[float, float]:
+def plan(
+    promised: Sequence[Promise], due: float, now: float, done: float, yields: bool = False
+) -> tuple[float, float]:
     """When new work that is due at `due` would begin, and the seconds it may take without breaking a promise.
+
+    Work that yields is moved for work that does not, and only takes a share of its own time.
 
     Args:
         promised: sorted.
@@ -58,10 +67,11 @@ def plan(promised: Sequence[Promise], due: float, now: float, done: float) -> tu
     place = bisect_right(promised, due, key=lambda promise: promise.due)
     before = sum(promise.seconds for promise in promised[:place])
     begin = now + max(0.0, before - done)
-    most, ahead = due - begin, before - done
+    most, ahead = (YIELDING * (due - now) + now if yields else due) - begin, before - done
     for promise in promised[place:]:
         ahead += promise.seconds
-        most = min(most, promise.end - now - ahead)
+        if yields or not promise.yields:
+            most = min(most, promise.end - now - ahead)
     return begin, most
 
 
@@ -82,12 +92,17 @@ class Admission:
         self._number = self._not_asked = self._refused = 0
         self._lock = threading.Lock()
 
-    def admit(self, prompts: Sequence[Prompt], deadline: float | None, now: float) -> Admitted:
-        """Decide, and promise what is let through; `ended` must follow."""
+    def admit(
+        self, prompts: Sequence[Prompt], deadline: float | None, now: float, yields: bool = False
+    ) -> Admitted:
+        """Decide, and promise what is let through; `ended` must follow. More than the LLM's queue holds never is.
+
+        `yields`: as in `Promise`, for work with a deadline.
+        """
         with self._lock:
             if not self._promised:
                 self._moved = now
-            found = self._open_end(prompts, now) if deadline is None else self._in_time(prompts, deadline, now)
+            found = self._open_end(prompts, now) if deadline is None else self._in_time(prompts, deadline, now, yields)
             if found.promise is not None:
                 insort(self._promised, found.promise)
             return found
@@ -110,7 +125,7 @@ class Admission:
             if self._meter.renewed or any(answer.reason == "llm_error" for answer in answers):
                 self._seen.clear()
             answered = [prompt for prompt, answer in zip(prompts, answers, strict=False) if not answer.reason]
-            for prefix in {prompt.prefix for prompt in answered}:
+            for prefix in set({id(prompt.prefix): prompt.prefix for prompt in answered}.values()):
                 if not self._seen.touch(prefix):
                     self._seen.put(prefix, _STATE)
 
@@ -125,27 +140,36 @@ class Admission:
             waiting = max(0.0, sum(promise.seconds for promise in self._promised) - self._done(now))
             return {"not_asked": float(self._not_asked), "refused": float(self._refused), "waiting_seconds": waiting}
 
-    def _in_time(self, prompts: Sequence[Prompt], deadline: float, now: float) -> Admitted:
+    def _in_time(self, prompts: Sequence[Prompt], deadline: float, now: float, yields: bool) -> Admitted:
         if deadline <= now:
             return Admitted(0, "deadline")
         due = deadline - max(WAY_BACK, MARGIN * (deadline - now))
-        most = plan(self._promised, due, now, self._done(now))[1]
-        costs = list(self._costs(prompts))
+        most = plan(self._promised, due, now, self._done(now), yields)[1]
+        room = self._room(prompts)
+        costs = list(self._costs(prompts[:room]))
         number = fitting([alone for _, alone in costs], most)
-        if not number and self._may_try(now):
+        if costs and not number and self._may_try(now):
             number = 1
         self._not_asked += len(prompts) - number
-        return Admitted(number, "busy", self._promise(due, costs[number - 1][0], due) if number else None)
+        reason = "queue_full" if number == room < len(prompts) else "busy"
+        return Admitted(number, reason, self._promise(due, costs[number - 1][0], due, yields) if number else None)
 
     def _open_end(self, prompts: Sequence[Prompt], now: float) -> Admitted:
-        """All or nothing. Half of the longest wait is left for those in a hurry who come later."""
-        seconds = [0.0, *(share for share, _ in self._costs(prompts))][-1]
+        """All that the queue holds, or nothing. Half of the longest wait is left for those in a hurry who come later."""
+        room = self._room(prompts)
+        seconds = [0.0, *(share for share, _ in self._costs(prompts[:room]))][-1]
         due = now + self._settings.max_wait
         begin, _ = plan(self._promised, due, now, self._done(now))
-        if self._promised and begin - now > self._settings.max_wait / 2.0:
+        if not room or (self._promised and begin - now > self._settings.max_wait / 2.0):
             self._refused += 1
             return Admitted(0, "queue_full")
-        return Admitted(len(prompts), "", self._promise(due, seconds, due + seconds))
+        self._not_asked += len(prompts) - room
+        reason = "queue_full" if room < len(prompts) else ""
+        return Admitted(room, reason, self._promise(due, seconds, due + seconds))
+
+    def _room(self, prompts: Sequence[Prompt]) -> int:
+        """How many of the first the LLM's queue holds, if it is empty."""
+        return fitting(list(accumulate(_new_tokens(prompts))), self._settings.queue_tokens)
 
     def _may_try(self, now: float) -> bool:
         """An LLM that seems too slow may no longer be."""
@@ -154,9 +178,9 @@ class Admission:
             self._tried = now
         return idle
 
-    def _promise(self, due: float, seconds: float, end: float) -> Promise:
+    def _promise(self, due: float, seconds: float, end: float, yields: bool = False) -> Promise:
         self._number += 1
-        return Promise(due, self._number, seconds, end)
+        return Promise(due, self._number, seconds, end, yields)
 
     def _done(self, now: float) -> float:
         """Seconds of the promised work that are behind us: of what was begun when something last ended."""
@@ -168,11 +192,21 @@ class Admission:
     def _costs(self, prompts: Sequence[Prompt]) -> Iterator[tuple[float, float]]:
         """Seconds for the first 1, 2, … prompts: as a share of full decodes, and alone."""
         tokens = 0
-        seen: set[TokenIds] = set()
-        for count, prompt in enumerate(prompts, 1):
-            if prompt.prefix not in seen:
-                seen.add(prompt.prefix)
-                tokens += len(prompt.prefix) - self._seen.find(prompt.prefix)[1]
-            tokens += len(prompt.suffix)
+        for count, new in enumerate(_new_tokens(prompts, lambda prefix: self._seen.find(prefix)[1]), 1):
+            tokens += new
             decodes = max(tokens / self._settings.batch, count / self._settings.sequences)
             yield self._cost.seconds(decodes, tokens), self._cost.seconds(max(1.0, decodes), tokens)
+
+
+def _new_tokens(prompts: Sequence[Prompt], kept: Callable[[TokenIds], int] = lambda prefix: 0) -> Iterator[int]:
+    """What each prompt adds: its suffix and, the first time, what of its prefix is not `kept`."""
+    seen: set[TokenIds] = set()
+    last: TokenIds | None = None
+    for prompt in prompts:
+        new, prefix = len(prompt.suffix), prompt.prefix
+        # A user's prompts hold one tuple, and to look a long one up takes longer than all the rest.
+        if prefix is not last and prefix not in seen:
+            seen.add(prefix)
+            new += len(prefix) - kept(prefix)
+        last = prefix
+        yield new

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 # event loop for the interpreter's lock.
 INLINE_BYTES = 65_536
 INLINE_CANDIDATES = 500
+INLINE_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
