@@ -136,7 +136,8 @@ class Llm:
     ) -> Asking:
         """Ask, without waiting, as many of the hardest as will be answered in time.
 
-        The others have the reason "busy" at once, or "queue_full" without a deadline or beyond `most`; one without text has "no_text".
+        The others have the reason "busy" at once, or "queue_full" without a deadline or beyond `most`; one without
+        text has "no_text".
 
         Args:
             hardness: float64, the entropy of each candidate.

@@ -350,7 +350,9 @@ def test_what_can_not_be_done_in_time_is_told_at_once(asking):
     assert not backend.futures
     llm = site.ranker.llm
     given = [Answer(math.nan, "deadline"), Answer(math.nan, "busy")]
-    llm.begin_prompts = lambda asked, deadline, yields: Asking(given, [0], backend.submit(asked[:1], deadline), deadline)
+    llm.begin_prompts = lambda asked, deadline, yields: Asking(
+        given, [0], backend.submit(asked[:1], deadline), deadline
+    )
     response = score(site, timeout_ms=60_000)
     assert (response.status_code, told(response)) == (504, "the LLM would not answer in time")
     # What was let in is not called off, and its version stays until it is done.

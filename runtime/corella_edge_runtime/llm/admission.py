@@ -53,12 +53,10 @@ class Admitted:
     promise: Promise | None = None
 
 
-def plan(
-    promised: Sequence[Promise], due: float, now: float, done: float, yields: bool = False
-) -> tuple[float, float]:
+def plan(promised: Sequence[Promise], due: float, now: float, done: float, yields: bool = False) -> tuple[float, float]:
     """When new work that is due at `due` would begin, and the seconds it may take without breaking a promise.
 
-    Work that yields is moved for work that does not, and only takes a share of its own time.
+    Work that yields gives way to work that does not; with all before it, it takes a share of the time until its end.
 
     Args:
         promised: sorted.
@@ -70,8 +68,10 @@ def plan(
     most, ahead = (YIELDING * (due - now) + now if yields else due) - begin, before - done
     for promise in promised[place:]:
         ahead += promise.seconds
-        if yields or not promise.yields:
+        if not promise.yields:
             most = min(most, promise.end - now - ahead)
+        elif yields:
+            most = min(most, YIELDING * (promise.end - now) - ahead)
     return begin, most
 
 
@@ -92,9 +92,7 @@ class Admission:
         self._number = self._not_asked = self._refused = 0
         self._lock = threading.Lock()
 
-    def admit(
-        self, prompts: Sequence[Prompt], deadline: float | None, now: float, yields: bool = False
-    ) -> Admitted:
+    def admit(self, prompts: Sequence[Prompt], deadline: float | None, now: float, yields: bool = False) -> Admitted:
         """Decide, and promise what is let through; `ended` must follow. More than the LLM's queue holds never is.
 
         `yields`: as in `Promise`, for work with a deadline.
@@ -155,7 +153,7 @@ class Admission:
         return Admitted(number, reason, self._promise(due, costs[number - 1][0], due, yields) if number else None)
 
     def _open_end(self, prompts: Sequence[Prompt], now: float) -> Admitted:
-        """All that the queue holds, or nothing. Half of the longest wait is left for those in a hurry who come later."""
+        """What the queue holds, or nothing. Half of the longest wait is left for those in a hurry who come later."""
         room = self._room(prompts)
         seconds = [0.0, *(share for share, _ in self._costs(prompts[:room]))][-1]
         due = now + self._settings.max_wait

@@ -33,8 +33,8 @@ class LlmBackend(Protocol):
     def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
         """`deadline` is a time of `time.monotonic()`; prompts not answered by then get the reason "deadline".
 
-        Where too much waits already, or this alone is too much, all get the reason "queue_full" at once. Cancelling the future frees what
-        has not been computed yet.
+        Where too much waits already, or this alone is too much, all get the reason "queue_full" at once. Cancelling
+        the future frees what has not been computed yet.
         """
 
     def forget(self) -> None:
