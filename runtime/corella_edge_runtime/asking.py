@@ -22,7 +22,7 @@ from corella_edge.errors import BundleError, MissingExtraError
 from corella_edge.prompt import PromptEncoder, Template, Tokenize, Tokens
 from corella_edge.request import Candidate, User
 from corella_edge.scores import FloatArray
-from corella_edge_runtime.llm.admission import Admission, Promise
+from corella_edge_runtime.llm.admission import YIELDING, Admission, Promise
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
 from corella_edge_runtime.llm.gguf import check_gguf
@@ -116,7 +116,7 @@ class Llm:
     Attributes:
         vocabulary: how many token ids there are.
         longest: most tokens of a prompt.
-        most: tokens that it is asked at once, at most.
+        most: tokens of prompts that yield to others, asked at once.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Llm:
         self.prompts, self.backend = prompts, backend
         self.vocabulary, self.longest = vocabulary, longest
         settings = settings or LlmSettings()
-        self.most = settings.queue_tokens
+        self.most = int(YIELDING * settings.queue_tokens)
         self._admission = Admission(settings)
         self._failures: set[str] = set()
 
@@ -136,7 +136,7 @@ class Llm:
     ) -> Asking:
         """Ask, without waiting, as many of the hardest as will be answered in time.
 
-        The others have the reason "busy" at once, or "queue_full" without a deadline or beyond `most`; one without
+        The others have the reason "busy" at once, or "queue_full" beyond its queue or without a deadline; one without
         text has "no_text".
 
         Args:
@@ -155,7 +155,8 @@ class Llm:
     def begin_prompts(self, prompts: Sequence[Prompt], deadline: float | None, yields: bool = False) -> Asking:
         """Ask prompts as they are, under the same rules, from the first.
 
-        `yields`: they take at most half of the time until their deadline, and give way to what is due before.
+        `yields`: they take at most half of the queue and of the time until their deadline, and give way to what is
+        due before.
         """
         given = [Answer(math.nan, "deadline")] * len(prompts)
         return self._begin(given, range(len(prompts)), prompts, deadline, yields) if prompts else Asking(given)

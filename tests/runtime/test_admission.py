@@ -194,8 +194,9 @@ def test_no_more_is_asked_than_the_queue_holds(seconds: float | None, yields: bo
     for admission in (Desk(queue_tokens=300).admission, Admission(LlmSettings(queue_tokens=300))):
         deadline = None if seconds is None else 10.0 + seconds
         found = admission.admit(prompts(40, 10, prefix=100), deadline, 10.0, yields)
-        assert (found.prompts, found.reason) == (20, "queue_full")  # the prefix counts once
-        assert admission.stats(10.0)["not_asked"] == 20
+        number = 5 if yields and seconds else 20  # the prefix counts once
+        assert (found.prompts, found.reason) == (number, "queue_full")
+        assert admission.stats(10.0)["not_asked"] == 40 - number
         found = admission.admit(prompts(1, 301), deadline, 10.0, yields)
         assert (found.prompts, found.reason, found.promise) == (0, "queue_full", None)
 
@@ -215,6 +216,17 @@ def test_work_that_yields_takes_half_of_its_time_and_none_of_a_ranking_that_is_d
         desk.admission.ended(found.promise, [], [], desk.stats, 10.5 + second)
     # Of its own kind, what is due before does not break its promise: nothing is due after it then.
     assert desk.admission.admit(prompts(1000, 50), 60.0, 30.0, yields=True).prompts * 50 < most
+
+
+def test_all_that_yields_holds_half_of_the_queue_until_it_has_ended() -> None:
+    admission = Admission(LlmSettings(queue_tokens=200))
+    first = admission.admit(prompts(6), 100.0, 10.0, yields=True)
+    assert (first.prompts, admission.admit(prompts(6), 100.0, 10.0, yields=True).prompts) == (6, 4)
+    assert admission.admit(prompts(1), 100.0, 10.0, yields=True).reason == "queue_full"
+    assert admission.admit(prompts(10), 100.0, 10.0).prompts == 10
+    assert first.promise is not None
+    admission.ended(first.promise, [], [], {}, 11.0)
+    assert admission.admit(prompts(10), 100.0, 11.0, yields=True).prompts == 6
 
 
 @given(st.lists(st.floats(0.02, 60.0), max_size=20), st.floats(0.05, 60.0))

@@ -245,8 +245,8 @@ def test_a_prompt_too_long_is_422(asking):
     ("fields", "tokens"),
     [
         ({"query": [1] * 190, "items": [[2, 3]] * 3000, "item_first": True}, 576_000),
-        ({"query": [1] * 100, "items": [[2] * (MOST_AT_ONCE + 1)] * 400}, 66_000),
-        ({"query": [1] * 100, "items": [[2] * 20] * 3300}, 66_100),
+        ({"query": [1] * 100, "items": [[2] * (MOST_AT_ONCE + 1)] * 200}, 33_000),
+        ({"query": [1] * 100, "items": [[2] * 20] * 1700}, 34_100),
         ({"query": "a" * 190, "items": ["bc"] * 3000, "item_first": True}, 579_000),
     ],
 )
@@ -254,7 +254,7 @@ def test_more_than_the_llm_is_asked_at_once_is_422_and_says_how_much_it_is(askin
     backend = Stuck()
     response = score(asking(backend), timeout_ms=600_000, **fields)
     assert response.status_code == 422
-    assert told(response) == f"items: the prompts have {tokens} tokens, this LLM is asked 65536 at once; send fewer"
+    assert told(response) == f"items: the prompts have {tokens} tokens, this LLM is asked 32768 at once; send fewer"
     assert not backend.futures
 
 

@@ -21,7 +21,8 @@ from corella_edge_runtime.llm.tree import TokenIds
 
 # Of the time until a deadline: for estimates that are too low, and at least for the way back of the answers.
 MARGIN, WAY_BACK = 0.1, 0.003
-# Of the time until its deadline: most that one who gives way gets, what is before it included.
+# Of the time until its deadline: most that one who gives way gets, what is before it included. Of the queue, as well:
+# most that all of them hold.
 YIELDING = 0.5
 _STATE = np.empty(0, np.uint8)
 
@@ -35,6 +36,7 @@ class Promise:
         number: which one it was.
         end: when it has to be done.
         yields: to whoever is due before it, even if it is late then.
+        tokens: of work that yields, in the LLM's queue.
     """
 
     due: float
@@ -42,6 +44,7 @@ class Promise:
     seconds: float
     end: float
     yields: bool = False
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +146,17 @@ class Admission:
             return Admitted(0, "deadline")
         due = deadline - max(WAY_BACK, MARGIN * (deadline - now))
         most = plan(self._promised, due, now, self._done(now), yields)[1]
-        room = self._room(prompts)
+        room = self._room(prompts, yields)
         costs = list(self._costs(prompts[:room]))
         number = fitting([alone for _, alone in costs], most)
         if costs and not number and self._may_try(now):
             number = 1
         self._not_asked += len(prompts) - number
         reason = "queue_full" if number == room < len(prompts) else "busy"
-        return Admitted(number, reason, self._promise(due, costs[number - 1][0], due, yields) if number else None)
+        if not number:
+            return Admitted(0, reason)
+        tokens = sum(_new_tokens(prompts[:number])) if yields else 0
+        return Admitted(number, reason, self._promise(due, costs[number - 1][0], due, yields, tokens))
 
     def _open_end(self, prompts: Sequence[Prompt], now: float) -> Admitted:
         """What the queue holds, or nothing. Half of the longest wait is left for those in a hurry who come later."""
@@ -165,9 +171,12 @@ class Admission:
         reason = "queue_full" if room < len(prompts) else ""
         return Admitted(room, reason, self._promise(due, seconds, due + seconds))
 
-    def _room(self, prompts: Sequence[Prompt]) -> int:
-        """How many of the first the LLM's queue holds, if it is empty."""
-        return fitting(list(accumulate(_new_tokens(prompts))), self._settings.queue_tokens)
+    def _room(self, prompts: Sequence[Prompt], yields: bool = False) -> int:
+        """How many of the first the LLM's queue holds, if it is empty but for what yields as they do."""
+        most: float = self._settings.queue_tokens
+        if yields:
+            most = YIELDING * most - sum(promise.tokens for promise in self._promised)
+        return fitting(list(accumulate(_new_tokens(prompts))), most)
 
     def _may_try(self, now: float) -> bool:
         """An LLM that seems too slow may no longer be."""
@@ -176,9 +185,9 @@ class Admission:
             self._tried = now
         return idle
 
-    def _promise(self, due: float, seconds: float, end: float, yields: bool = False) -> Promise:
+    def _promise(self, due: float, seconds: float, end: float, yields: bool = False, tokens: int = 0) -> Promise:
         self._number += 1
-        return Promise(due, self._number, seconds, end, yields)
+        return Promise(due, self._number, seconds, end, yields, tokens)
 
     def _done(self, now: float) -> float:
         """Seconds of the promised work that are behind us: of what was begun when something last ended."""
