@@ -1,4 +1,4 @@
-"""Clients that leave before their answer, over real sockets: their places and the LLM's work for them are free again."""
+"""Clients that leave before their answer, over real sockets: their place and the LLM's work are given up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from conftest import FakeAsking, FakeDraft, FakeRanker
 from corella_edge.request import Request
 from corella_edge_runtime.server.connections import ConnectionLimits
 from corella_edge_runtime.server.limits import Limits
@@ -19,25 +18,25 @@ from sockets import Site as Served
 
 SOON = ConnectionLimits(half_closed_seconds=0.3)
 RANK = json.dumps({"user": {}, "candidates": [{"item": "a"}]}).encode()
-OIP = json.dumps({"inputs": [{"name": "candidate_item_id", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}).encode()
+CANDIDATES = {"name": "candidates", "datatype": "BYTES", "shape": [1], "data": ["a"]}
+OIP = json.dumps({"inputs": [CANDIDATES]}).encode()
 ASKED = [("/v1/rank", RANK), ("/v1/rank?mode=progressive", RANK), ("/v2/models/rank/infer", OIP)]
 
 
-class Asked(FakeRanker):
-    """Its LLM answers when a test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.futures: list[Future[None]] = []
-
-    def begin(self, request: Request, refusal: str = "") -> FakeDraft:
-        self.futures.append(Future())
-        return FakeDraft(request, FakeAsking(self.futures[-1], None), refusal)
-
-
 @pytest.fixture
-def site(make_site: Any) -> Any:
-    return make_site(Asked(), Limits(timeout_ms=None))
+def site(make_site: Any, fake_ranker: Any) -> Any:
+    """Its LLM answers when a test says so; `ranker.futures` has what it was asked."""
+
+    class Asked(fake_ranker):
+        def begin(self, request: Request, refusal: str = "") -> Any:
+            draft = super().begin(request, refusal)
+            draft.asking.future = Future()
+            self.futures.append(draft.asking.future)
+            return draft
+
+    ranker = Asked()
+    ranker.futures = []
+    return make_site(ranker, Limits(timeout_ms=None))
 
 
 def ask(served: Served, site: Any, path: str, body: bytes) -> socket.socket:
