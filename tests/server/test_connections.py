@@ -317,11 +317,11 @@ def test_a_reset_before_the_answer_is_noticed_at_once(serve: Serve) -> None:
 
 
 def test_a_client_that_has_said_its_last_may_read_slowly(serve: Serve) -> None:
-    site = serve(ConnectionLimits(half_closed_seconds=0.1))
+    site = serve(ConnectionLimits(half_closed_seconds=0.5))
     with site.connect(buffer=4096) as client:
         client.sendall(GET.replace(b"/a", b"/stream"))
         client.shutdown(socket.SHUT_WR)
-        time.sleep(1.0)
+        time.sleep(1.5)
         answer = read_all(client)
     assert len(answer) > BIG
     assert answer.endswith(b"0\r\n\r\n")

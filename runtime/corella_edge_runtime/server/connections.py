@@ -281,6 +281,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stop_watching()
+        if self._last_timer is not None:  # it reads, so it is there
+            self._start_last()
         if self.transport.is_closing():
             self._watch_writing()
 
