@@ -34,6 +34,7 @@ class FeatureEncoder:
         self.unknown_row = len(catalog)
         self._attributes = schema.of("categorical", "multi", "numeric", side="item")
         self._profile = [(f, self._vocab(f)) for f in schema.of("categorical", "multi", "numeric", side="user")]
+        self._window = schema.window
         self._sequences, self._derived = schema.of("sequence"), schema.of("derived")
         self._of_history, self._of_item = schema.of("derived", side="user"), schema.of("derived", side="item")
         self.item_tables: Feed = {f.name: attribute_table(f, self._vocab(f), catalog) for f in self._attributes}
@@ -89,8 +90,8 @@ class FeatureEncoder:
         return self._events(user.history)
 
     def _events(self, events: Sequence[Event]) -> Histories:
-        events = events[-self.schema.window :] if self.schema.window else ()
-        rows = np.fromiter(self.catalog.rows([e.item for e in events]), np.int64, len(events))
+        events = events[-self._window :] if self._window else ()
+        rows = np.fromiter(self.catalog.rows(events), np.int64, len(events))
         ratings = np.fromiter([e.rating for e in events], np.float32, len(events))  # None becomes nan
         return Histories(rows[None], ratings[None])
 
@@ -103,17 +104,16 @@ class FeatureEncoder:
 
     def _sequence(self, item: Field, history: Histories) -> Ints:
         """int64 [1, length] of one user's unpadded events, PAD on the left."""
-        codes = np.zeros((1, item.length), dtype=np.int64)  # PAD
-        count = min(item.length, history.rows.shape[1])
-        codes[0, item.length - count :] = self._sequence_codes(item, history)[0, -item.length :]
-        return codes
+        codes = self._sequence_codes(item, history.last(item.length))
+        padded = np.zeros((1, item.length), dtype=np.int64)  # PAD
+        padded[:, item.length - codes.shape[1] :] = codes
+        return padded
 
     def _new_slate(self, candidates: _Same) -> _Slate:
         """Rows of the candidates, and who brings features of its own."""
-        rows = np.fromiter(self.catalog.rows([c.item for c in candidates.value]), np.int64, len(candidates.value))
-        features = [c.features for c in candidates.value]
-        plain = features.count(None) == len(features)
-        return _Slate(rows, {} if plain else {i: given for i, given in enumerate(features) if given is not None})
+        given = candidates.value
+        rows = np.fromiter(self.catalog.rows(given), np.int64, len(given))
+        return _Slate(rows, {i: c.features for i, c in enumerate(given) if c.features is not None})
 
     def _gathered(self, slate: _Slate) -> Feed:
         """Attributes of the candidates; those that came with the request win over the catalogue's."""

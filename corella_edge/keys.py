@@ -257,8 +257,17 @@ def _hash(secret: str) -> str:
 
 
 def _write(path: Path, entries: Iterable[Key]) -> None:
+    """Write the file; who could read it before still can, be it root that changes a service's file."""
     data = {"format_version": FORMAT_VERSION, "keys": [key.to_json() for key in entries]}
-    write_file(path, (json.dumps(data, ensure_ascii=False, indent=1) + "\n").encode(), mode=0o600)
+    raw = (json.dumps(data, ensure_ascii=False, indent=1) + "\n").encode()
+    try:
+        before = path.stat() if path.exists() else None
+        write_file(path, raw, mode=0o600)
+        if before is not None:
+            os.chown(path, before.st_uid, before.st_gid)
+            path.chmod(stat.S_IMODE(before.st_mode))
+    except OSError as error:
+        raise InputError(f"{path}: its owner and mode can not be kept ({error.strerror})") from None
 
 
 class KeyFile:

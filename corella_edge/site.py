@@ -99,7 +99,7 @@ def server_lock(site: Path) -> int:
     Raises:
         InputError: there is one.
     """
-    # For a moment `server_runs` may hold it.
+    # For a moment `server_runs` may hold it, too.
     lock = _lock(site / VERSIONS, 1.0)
     if lock is None:
         raise InputError(f"{site}: another server serves it; stop that one, or give this one a site of its own")
@@ -108,13 +108,14 @@ def server_lock(site: Path) -> int:
 
 def server_runs(site: Path) -> bool:
     """Whether a process holds `server_lock`."""
-    lock = _lock(site / VERSIONS, 0.0)
+    # Shared: two who look at once must not take each other for a server.
+    lock = _lock(site / VERSIONS, 0.0, fcntl.LOCK_SH)
     if lock is not None:
         os.close(lock)
     return lock is None
 
 
-def _lock(path: Path, seconds: float) -> int | None:
+def _lock(path: Path, seconds: float, kind: int = fcntl.LOCK_EX) -> int | None:
     """A descriptor that holds the folder's lock, or None if it is not free in time."""
     end = time.monotonic() + seconds
     try:
@@ -123,7 +124,7 @@ def _lock(path: Path, seconds: float) -> int | None:
         raise InputError(f"{path}: can not be opened ({error.strerror})") from None
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
             return lock
         except BlockingIOError:
             if time.monotonic() >= end:

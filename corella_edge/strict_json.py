@@ -44,9 +44,11 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of its names and values, for `json.loads`. Raises JsonError for a name that occurs twice."""
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise JsonError(f"the name {twice[:40]!r} occurs twice in one object")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise JsonError(f"the name {name[:40]!r} occurs twice in one object")
+            seen.add(name)
     return result
 
 

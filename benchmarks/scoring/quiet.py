@@ -36,9 +36,12 @@ class Watch:
 
 
 def cpu_seconds(process: int) -> float:
-    """CPU seconds that a living process has used, and those children of it that ended and were waited for."""
-    # The name in brackets may hold spaces.
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    """CPU seconds that a process has used, and those children of it that ended and were waited for; 0 if it is gone."""
+    try:
+        # The name in brackets may hold spaces.
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 

@@ -137,7 +137,7 @@ def judged(
         "asked": ratio_of([ours / other for ours, other in zip(*parts, strict=True) if other]).to_json(),
         "prompts": {"hard": sum(len(one.suffixes) for one in arrivals), "scored": int(scored.sum()),
                     "replay": int(fits.sum())},
-        "latency": percentiles(done.latency[np.isfinite(done.latency)]),
+        "latency": percentiles(done.latency),
     }  # fmt: skip
 
 

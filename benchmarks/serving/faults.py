@@ -1,10 +1,10 @@
 """The LLM fails in mid-load: no request may fail, and none that did not need the LLM may be late.
 
-A steady mix of easy requests (nothing routed) and hard ones (everything routed, the server's own deadline), in pairs
-of a calm segment and one with a fault, by turns in either order. Faults: `kill`, the LLM's process is killed every
-second; `stall`, it is stopped (SIGSTOP) throughout; `nan`, its logits are NaN. Each segment begins when the LLM answers
-again. The ratio is that of the easy requests' 99th percentiles within a pair, from the moment each was meant to be
-sent.
+A steady mix of easy requests (new users, nothing routed) and hard ones (returning users, everything routed, the
+server's own deadline), in pairs of a calm segment and one with a fault, by turns in either order. Faults: `kill`, the
+LLM's process is killed every second; `stall`, it is stopped (SIGSTOP) throughout; `nan`, its logits are NaN. Each
+segment begins when the LLM answers again. The ratio is that of the easy requests' 99th percentiles within a pair, from
+the moment each was meant to be sent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from serving.load import Outcome
 from serving.mix import Mix, Stream, mix
 from serving.server import Server, ServerError
 from serving.setting import Setting, setting
-from serving.summary import percentiles
+from serving.summary import answered, percentiles
 from serving.traffic import body_of, prepared
 
 KINDS = ("kill", "stall", "nan")
@@ -74,7 +74,7 @@ def measure(options: argparse.Namespace) -> Row:
 def of_kind(kind: str, run: Setting, flag: Path, options: argparse.Namespace) -> Row:
     """All pairs of one kind of fault."""
     easy = prepared(run.source.strangers(300, options.candidates, options.seed, "ratio:0"))
-    hard = run.source.strangers(300, options.candidates, options.seed + 1, "ratio:1")
+    hard = run.source.users_again(300, options.candidates, options.seed + 1, "ratio:1")
     faults: dict[str, Callable[[], AbstractContextManager[None]]] = {
         "kill": lambda: killed(run.server), "stall": lambda: stopped(run.server), "nan": lambda: present(flag)
     }  # fmt: skip
@@ -117,7 +117,7 @@ class Side:
         """One more segment, and its candidates by outcome."""
         self._outcomes += scored
         easy, hard = done.latency[load.of("easy")], done.latency[load.of("hard")]
-        self.p99.append(float(np.percentile(easy, 99)))
+        self.p99.append(float(np.percentile(answered(easy), 99)))
         self.failed += int((done.status != 200).sum())
         self._easy.append(easy)
         self._hard.append(hard)

@@ -108,21 +108,25 @@ class Generator:
         while self._next < self._count and moments[self._next] <= now:
             self._waiting.append(self._next)
             self._next += 1
-        while self._waiting and (connection := self._free(now)) is not None:
+        while self._waiting and (self._idle or len(self._busy) < self._plan.connections):
             number = self._waiting.popleft()
+            try:
+                connection = self._free(now)
+            except OSError as error:  # no descriptor is left
+                self.happened.error[number] = f"connect: {error.strerror}"
+                continue
             connection.send(number, self._requests[self._plan.which[number]])
             self._busy[connection.fileno] = connection
             self.happened.sent[number] = time.monotonic() - self._begin
             self._write(connection)
 
-    def _free(self, now: float) -> Connection | None:
+    def _free(self, now: float) -> Connection:
+        """One that nobody uses, or a new one."""
         while self._idle:
             connection = self._idle.pop()
             if now - connection.idle_since < IDLE:
                 return connection
             self._close(connection)
-        if len(self._busy) >= self._plan.connections:
-            return None
         self.happened.connections += 1
         connection = Connection(self._plan.port)
         self._open[connection.fileno] = connection

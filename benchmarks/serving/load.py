@@ -51,13 +51,8 @@ class Outcome:
 
     @property
     def share(self) -> float:
-        """Of a core, used by the generator."""
+        """Of a core, used by the generator; above `MOST_OF_A_CORE` the run is void."""
         return self.happened.cpu_seconds / max(1e-9, self.happened.wall_seconds)
-
-    @property
-    def heavy(self) -> bool:
-        """The generator used too much of a core: the run is void."""
-        return self.share > MOST_OF_A_CORE
 
 
 class Running:
@@ -72,10 +67,6 @@ class Running:
         if not line:
             raise RuntimeError(f"the load generator ended with {self._process.wait()} before it began")
         self.begin = float(line)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     def wait(self) -> Outcome:
         """Until the last reply.

@@ -10,16 +10,23 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.plan import Plan
-from serving.schedule import in_turn, merged, poisson
+from serving.schedule import fixed, in_turn, merged, poisson
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A Poisson stream of `rate` requests a second that sends `requests` in turn."""
+    """`rate` requests a second, `requests` in turn: a Poisson stream, or at even gaps."""
 
     kind: str
     rate: float
     requests: Sequence[bytes]
+    even: bool = False
+
+    def moments(self, seconds: float, seed: int) -> list[float]:
+        """When they are sent; never, if there are none."""
+        if not self.requests:
+            return []
+        return fixed(self.rate, seconds) if self.even else poisson(self.rate, seconds, seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,7 @@ def mix(streams: Sequence[Stream], seconds: float, seed: int) -> Mix:
     kinds: list[str] = []
     sent: list[tuple[list[float], list[int]]] = []
     for number, stream in enumerate(streams):
-        moments = poisson(stream.rate, seconds, 1000 * seed + number) if stream.requests else []
+        moments = stream.moments(seconds, 1000 * seed + number)
         sent.append((moments, in_turn(len(moments), len(stream.requests), len(requests))))
         requests += stream.requests
         kinds += [stream.kind] * len(stream.requests)

@@ -106,19 +106,6 @@ class Server:
         """The server and all its children."""
         return [self.pid, *children_of(self.pid)]
 
-    def child(self, seconds: float = PATIENCE) -> int:
-        """The LLM process, once there is one.
-
-        Raises:
-            ServerError: there is none in time.
-        """
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if found := self.children:
-                return found[0]
-            time.sleep(0.02)
-        raise ServerError(f"the server has had no LLM process for {seconds:.0f} s; {self._log} may say why")
-
     @property
     def running(self) -> bool:
         return self._process.poll() is None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scoring.quiet import Watch, is_void
-from serving.load import MOST_OF_A_CORE, Outcome, Running, put, running
+from serving.load import MOST_OF_A_CORE, Outcome, put
 from serving.mix import Mix
 from serving.plan import port_of
 from serving.server import Server
@@ -36,18 +36,6 @@ class Setting:
         done = put(load.plan(self.port, core=self._core, **more), load.requests)
         if judged:
             self._shares.append(done.share)
-        return done
-
-    @contextmanager
-    def running(self, load: Mix, **more: Any) -> Iterator[Running]:
-        """The load while something else is done; `ended` gives what became of it."""
-        with running(load.plan(self.port, core=self._core, **more), load.requests) as generator:
-            yield generator
-
-    def ended(self, generator: Running) -> Outcome:
-        """What became of a load."""
-        done = generator.wait()
-        self._shares.append(done.share)
         return done
 
     def quiet_from_now(self) -> None:

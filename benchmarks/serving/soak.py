@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from corella_edge.errors import InputError
 from corella_edge.request import Request, User
 from serving.judged import at_most, none_of
 from serving.load import Outcome
@@ -34,6 +35,7 @@ from serving.traffic import RANK, Source, prepared, unknown_items
 
 EVERY = 5.0  # seconds between two looks at the memory
 BLOCK = 12  # looks that are drawn together
+SHORTEST = 0.5  # minutes
 LIMIT = 0.5  # MB a minute
 MB = 1e6
 EVENTS = "/v1/events"
@@ -55,7 +57,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> Row:
-    """One stretch after the other, the next one's requests being made meanwhile."""
+    """One stretch after the other, the next one's requests being made meanwhile.
+
+    Raises:
+        InputError: too short for a slope.
+    """
+    if options.minutes < SHORTEST:
+        raise InputError(f"--minutes {options.minutes:g}: a slope needs at least {SHORTEST:g}")
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="corella-soak-"))
         run = stack.enter_context(setting(options, ["--store", str(Path(folder) / "users.sqlite")]))

@@ -33,6 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="of the judged run")
     parser.add_argument("--candidates", type=int, default=100)
     parser.add_argument("--rate", type=float, help="requests a second; left out: half of saturation, which is searched")
+    parser.add_argument("--even", action="store_true", help="even gaps in the judged run, to see it without bursts")
     parser.add_argument("--first", type=float, default=200.0, help="the first rate that is tried")
     parser.add_argument("--try-seconds", type=float, default=6.0, help="for each rate that is tried")
 
@@ -50,9 +51,9 @@ def measure(options: argparse.Namespace) -> Row:
         if not rate:
             raise InputError(f"--first {options.first:g}: not even a small part of this rate is served")
         run.quiet_from_now()
-        done = run.put(mix([Stream("easy", rate, requests)], options.seconds, options.seed + 1))
-        return {**found, "rate_per_s": round(rate, 1), "seconds": options.seconds, **told(done, options.seconds),
-                **run.verdict()}  # fmt: skip
+        done = run.put(mix([Stream("easy", rate, requests, options.even)], options.seconds, options.seed + 1))
+        found |= {"rate_per_s": round(rate, 1), "even": options.even, "seconds": options.seconds}
+        return {**found, **told(done, options.seconds), **run.verdict()}
 
 
 def told(done: Outcome, seconds: float) -> Row:
@@ -72,8 +73,8 @@ def told(done: Outcome, seconds: float) -> Row:
         "own": {f"p{q:g}": percentile(parts, q).to_json() for q in LIMITS},
         "spans": {name: percentiles(column(rows, name)) for name in names},
         "outside": percentiles(done.latency[answered] - column(rows, "total")),
-        "latency": percentiles(done.latency[np.isfinite(done.latency)]),
-        "sent_late": percentiles(done.lag[np.isfinite(done.lag)]),
+        "latency": percentiles(done.latency),
+        "sent_late": percentiles(done.lag),
         "failed": int((done.status != 200).sum()),
     }
 

@@ -33,13 +33,19 @@ class Interval:
                 "pairs": self.pairs}  # fmt: skip
 
 
+def answered(seconds: Floats) -> Floats:
+    """Those that ended."""
+    return seconds[np.isfinite(seconds)]
+
+
 def percentiles(seconds: Floats) -> dict[str, float]:
-    """Milliseconds: p50, p90, p99, p999 and max, and how many they are of; only the count where there are none."""
-    if not len(seconds):
+    """Milliseconds: p50, p90, p99, p999 and max of those that ended, and their count; the count alone if it is 0."""
+    ended = answered(seconds)
+    if not len(ended):
         return {"count": 0}
-    at = np.percentile(seconds, [50.0, 90.0, 99.0, 99.9, 100.0], method="higher") * 1e3
+    at = np.percentile(ended, [50.0, 90.0, 99.0, 99.9, 100.0], method="higher") * 1e3
     names = ("p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms")
-    return {**{name: round(value, 4) for name, value in zip(names, at.tolist(), strict=True)}, "count": len(seconds)}
+    return {**{name: round(value, 4) for name, value in zip(names, at.tolist(), strict=True)}, "count": len(ended)}
 
 
 def percentile(parts: Sequence[Floats], q: float, seed: int = 0) -> Interval:

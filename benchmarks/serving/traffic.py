@@ -34,8 +34,10 @@ class Source:
         users = [rows[i].request.user for i in traffic.one_per_user(rows, len(rows), seed=0)]
         return cls(opened.schema()[1], users)
 
-    def requests(self, count: int, candidates: int, seed: int, threshold: str | float | None = None) -> list[Request]:
-        """Users in turn, each time with other candidates."""
+    def users_again(
+        self, count: int, candidates: int, seed: int, threshold: str | float | None = None
+    ) -> list[Request]:
+        """The sample's users in turn, each time with other candidates."""
         rng = np.random.default_rng([seed, 12])
         return [
             traffic.fill(Request(self.users[number % len(self.users)], threshold=threshold), self.catalog,

@@ -51,12 +51,12 @@ def parse_ratios(text: str) -> list[float]:
 
 
 class Finite(click.FloatRange):
-    """A range of floats that `nan`, which is neither below nor above anything, does not pass."""
+    """A range of floats that neither `nan`, which is neither below nor above anything, nor `inf` passes."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = float(super().convert(value, param, ctx))
-        if math.isnan(found):
-            self.fail(f"{value!r} is not a number", param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
         return found
 
 

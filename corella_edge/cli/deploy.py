@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corella_edge.cli.common import trusted_key
+from corella_edge.cli.common import Finite, trusted_key
 from corella_edge.cli.progress import Progress
 from corella_edge.errors import BundleError, CorellaError
 
@@ -26,7 +26,7 @@ _VERIFY = click.option("--verify/--no-verify", default=True, show_default=True,
 _TRUST = click.option("--trust", metavar="KEY", help="Public key, or file of one, that BUNDLE must be signed with.")
 _WAIT = click.option("--wait/--no-wait", default=True, show_default=True,
                      help="Whether to wait until a running server has taken it up.")  # fmt: skip
-_TIMEOUT = click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(0.0),
+_TIMEOUT = click.option("--timeout", default=600.0, show_default=True, type=Finite(0.0),
                         help="Seconds to wait for the server.")  # fmt: skip
 
 

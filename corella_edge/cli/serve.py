@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corella_edge.cli.common import engine_options, trusted_key
+from corella_edge.cli.common import Finite, engine_options, trusted_key
 from corella_edge.cli.serve_options import ACCESS, LIMITS, STORE, grouped
 from corella_edge.errors import BundleError, MissingExtraError
 from corella_edge.router import parse_share, parse_threshold
@@ -37,7 +37,7 @@ _EXTRA_MODULES = {"starlette", "uvicorn", "httptools", "prometheus_client", "any
 @grouped("limits", LIMITS)
 @grouped("users", STORE)
 @grouped("access", ACCESS)
-@click.option("--grace", default=30.0, show_default=True, type=click.FloatRange(0),
+@click.option("--grace", default=30.0, show_default=True, type=Finite(0),
               help="Seconds for requests in flight when stopping.")  # fmt: skip
 @click.option("--access-log", is_flag=True, help="Log one line a request to stderr (address, path, status).")
 def serve(

@@ -9,12 +9,14 @@ from typing import Any
 
 import click
 
+from corella_edge.cli.common import Finite
+
 Command = Callable[..., Any]
 _FILE = click.Path(path_type=Path)
 
 LIMITS = {
     "timeout_ms": click.option(
-        "--timeout-ms", default=1000.0, show_default=True, type=click.FloatRange(0),
+        "--timeout-ms", default=1000.0, show_default=True, type=Finite(0),
         help="Time for the LLM, of requests that bring no `timeout_ms`; then the CRM decides.",
     ),
     "max_requests": click.option(
@@ -34,7 +36,7 @@ LIMITS = {
         help="Threads for requests with a large body or more than 500 candidates.",
     ),
     "max_body_mib": click.option(
-        "--max-body-mib", default=8.0, show_default=True, type=click.FloatRange(0, min_open=True),
+        "--max-body-mib", default=8.0, show_default=True, type=Finite(0, min_open=True),
         help="Largest body; beyond it: 413.",
     ),
 }  # fmt: skip
@@ -44,7 +46,7 @@ STORE = {
         "--store", type=_FILE, help="File of users' profiles and histories; made if there is none. Default: no store.",
     ),
     "retain_days": click.option(
-        "--retain-days", type=click.FloatRange(0, min_open=True), help="Forget events after so many days.",
+        "--retain-days", type=Finite(0, min_open=True), help="Forget events after so many days.",
     ),
     "retain_events": click.option(
         "--retain-events", type=click.IntRange(1), help="Keep the latest events of each user only.",

@@ -132,6 +132,18 @@ class Engine:
         """`name@version` of the bundle."""
         return self.bundle.label
 
+    @property
+    def memory(self) -> tuple[int, int]:
+        """How many of a user's latest events count, and in what steps older ones may be left out.
+
+        A prompt begins at a multiple of its block, counted from the user's first event: what is left out has to be one.
+        """
+        window = self.encoder.schema.window
+        if self.llm is None:
+            return window, 1
+        template = self.llm.prompts.template
+        return max(window, template.history_lines + 2 * template.block), template.block
+
     def parse_threshold(self, value: str | float) -> Threshold:
         """`0.65` or `ratio:0.05`, by this bundle's calibration."""
         return parse_threshold(value, self.calibration)
@@ -169,7 +181,9 @@ class Engine:
         asking = None
         if self.llm is not None and not refusal and len(chosen):
             hard = [candidates[i] for i in chosen.tolist()]
+            scored = time.monotonic()
             asking = self.llm.begin(request.user, hard, s[chosen], deadline)
+            trace.seconds["prompt"] = time.monotonic() - scored
         items = tuple([candidate.item for candidate in candidates])
         return Draft(items, p, s, chosen, threshold, tuple(unknown), asking, refusal or "no_llm", trace)
 

@@ -142,6 +142,15 @@ def test_a_port_where_nobody_listens_is_an_error_of_every_request() -> None:
     assert all(happened.error)
 
 
+def test_a_connection_that_can_not_be_made_is_an_error_of_that_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(port: int) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("serving.generator.Connection", none_left)
+    happened = run(Plan(1, [0.0, 0.01], [0, 0]))
+    assert happened.error == ["connect: Too many open files"] * 2
+
+
 def test_a_server_that_never_answers_costs_no_more_than_the_patience() -> None:
     with server(lambda connection, request: True) as port:
         happened = run(Plan(port, [0.0, 0.1], [0, 0], patience=0.4))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bundles import make_bundle
+from scoring.quiet import cpu_seconds
 from serving import spans
 from serving.faults import killed, present, send, stopped
 from serving.server import Server, ServerError, children_of, name_of, resident
@@ -49,6 +50,19 @@ class Fake:
         if self.lives[-1].poll() is not None:
             self.lives.append(self._start())
         return [self.lives[-1].pid]
+
+
+def test_the_work_of_children_that_have_ended_is_known() -> None:
+    burn = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}]); print(1, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        assert cpu_seconds(parent.pid) >= 0.3
+        parent.communicate("")
+    assert cpu_seconds(parent.pid) == 0.0
 
 
 @pytest.fixture
@@ -105,11 +119,11 @@ def test_a_server_that_does_not_start_says_where_its_log_is(tmp_path: Path) -> N
 def test_the_spans_of_a_real_server_are_measured(tmp_path: Path) -> None:
     options = argparse.Namespace(
         bundle=make_bundle(tmp_path / "bundle", llm=False), log=tmp_path / "serve.log", serve=["--no-llm"], core=None,
-        seed=1, seconds=1.0, candidates=20, rate=60.0, first=60.0, try_seconds=1.0,
+        seed=1, seconds=1.0, candidates=20, rate=60.0, even=True, first=60.0, try_seconds=1.0,
     )  # fmt: skip
     part = spans.measure(options)
     assert part["failed"] == 0
-    assert part["latency"]["count"] > 20
+    assert part["latency"]["count"] == 60
     assert {"parse", "encode", "crm", "serialise", "total"} <= part["spans"].keys()
     own = part["own"]["p50"]["median"]
     assert 0.0 < own < part["spans"]["total"]["p50_ms"] < part["latency"]["p50_ms"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -75,3 +77,18 @@ def test_mistakes_are_one_line(corella, bundle, tmp_path, monkeypatch, args, cod
 def test_what_can_not_be_trusted_is_told(corella, bundle):
     done = corella("verify", bundle, "--trust", "nobody.pub")
     assert (done.code, "--trust nobody.pub: neither a public key nor a file of one" in done.err) == (2, True)
+
+
+def test_a_server_that_trusts_a_key_serves_nothing_else(corella, copy, key):
+    command = [sys.executable, "-m", "corella_edge", "serve", copy, "--port", "0", "--trust", f"{key}.pub"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"corella-edge: {copy}: not signed")
+    assert done.stderr.count("\n") == 1
+    corella("sign", copy, "--key", key)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
+        try:
+            assert any("is ready" in line for line in served.stderr)
+        finally:
+            served.terminate()
+        assert served.wait(60) == 0

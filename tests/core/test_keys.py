@@ -81,6 +81,18 @@ def test_the_file_stays_its_owners_whatever_the_umask_and_a_killed_writer_left(p
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_whoever_could_read_the_file_still_can_after_a_change(path: Path) -> None:
+    text = add(path)
+    path.chmod(0o640)
+    if os.getuid() == 0:
+        os.chown(path, 12345, 54321)
+    before = path.stat()
+    add(path)
+    revoke_key(path, text[3:11], NOW)
+    after = path.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
 def test_an_expired_key_is_refused_from_that_moment_on(path: Path) -> None:
     text = add(path, days=1)
     found = read_keys(path)

@@ -12,7 +12,7 @@ from typing import Any
 import minisign
 import pytest
 
-from corella_edge import bundle, signature
+from corella_edge import bundle, signature, site
 from corella_edge.bundle import MANIFEST, SEAL, SIGNATURE, Bundle, FileEntry
 from corella_edge.errors import BundleError, InputError
 from corella_edge.signature import TrustedKey, new_key, sign
@@ -292,3 +292,8 @@ def test_the_example_of_the_format_verifies() -> None:
     )
     key.key.verify(b"test", found)
     assert signature._key_id(bytes(found).splitlines()[1]) == key.id
+
+
+def test_a_site_keeps_the_signature_of_what_it_takes_in(signed: Path, keys: Path, tmp_path: Path) -> None:
+    version = site.create(tmp_path / "site", signed)
+    assert Bundle.open(site.folder(tmp_path / "site", version), trusted(keys)).label == "toy@3"

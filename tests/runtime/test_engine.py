@@ -505,7 +505,7 @@ def test_a_trace_tells_what_it_cost(engine: Engine) -> None:
     assert list(easy.seconds) == ["encode", "crm"]
     assert easy.threshold == math.inf
     hard = engine.rank(Request(user(2), (Candidate("i1"), Candidate("i2")), threshold="ratio:1")).trace
-    assert list(hard.seconds) == ["encode", "crm", "queue", "prefill"]
+    assert list(hard.seconds) == ["encode", "crm", "prompt", "queue", "prefill"]
     assert hard.threshold == 0.0
 
 
@@ -525,3 +525,15 @@ def test_a_closed_engine_leaves_memory_without_the_garbage_collector(root: Path,
         assert [part() for part in parts] == [None] * len(parts)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("events", range(0, 40, 3))
+def test_what_counts_of_a_history_scores_as_the_whole_one(echo: Engine, events: int) -> None:
+    least, step = echo.memory
+    whole = user(3, events)
+    left_out = (events - least) // step * step if events > least else 0
+    part = User(whole.id, whole.features, whole.history[left_out:])
+    candidates = (Candidate("i1"), Candidate("i7"))
+    scores = [echo.rank(Request(who, candidates, threshold="ratio:1")) for who in (whole, part)]
+    assert [found.llm.tolist() for found in scores] == [scores[0].llm.tolist()] * 2
+    assert [found.crm.tolist() for found in scores] == [scores[0].crm.tolist()] * 2

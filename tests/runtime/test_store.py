@@ -180,8 +180,8 @@ def test_a_read_that_a_write_overtakes_is_not_kept(store: UserStore, monkeypatch
     store.append("u", [Event("a")])
     read = rows.user
 
-    def overtaken(db: sqlite3.Connection, user_id: str, most: int) -> User | None:
-        found = read(db, user_id, most)
+    def overtaken(db: sqlite3.Connection, user_id: str, least: int, step: int) -> User | None:
+        found = read(db, user_id, least, step)
         store.append("u", [Event("b")])
         return found
 
@@ -369,3 +369,16 @@ def test_a_copy_made_by_sqlites_backup_while_appends_go_on_is_a_store(store: Use
     with UserStore.open(tmp_path / "copy.db") as copy:
         assert items(copy, "u") == ["a"]
     assert items(store, "u") == ["a", "b"]
+
+
+COUNTS = [(0, 0), (6, 6), (7, 7), (8, 8), (9, 9), (10, 7), (11, 8), (12, 9), (13, 7)]
+
+
+@pytest.mark.parametrize(("events", "read"), COUNTS)
+def test_what_is_left_out_of_a_history_is_a_multiple_of_the_step(store: UserStore, events: int, read: int) -> None:
+    store.append("u", [Event(str(i)) for i in range(events)], {"a": 1})
+    user = store.user("u", 7, 3)
+    assert user is not None
+    assert [event.item for event in user.history] == [str(i) for i in range(events - read, events)]
+    assert store.recent("u", 7, 3) is user
+    assert store.recent("u", 7, 1) is None

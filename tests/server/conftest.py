@@ -50,6 +50,7 @@ class FakeRanker:
 
     def __init__(self, delay: float = 0.0, error: Exception | None = None) -> None:
         self.name = "fake@1"
+        self.memory = (20, 5)
         self.warnings = ["no LLM: this is a fake"]
         self.showcase: Any = None  # the tests of the page put a real one here
         self.delay, self.error = delay, error
@@ -130,7 +131,7 @@ class Site:
         self.app = build_app(self.service)
 
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://localhost")
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def once() -> httpx.Response:

@@ -1,48 +1,42 @@
-"""A server process with API keys around the fake: `python serve_guarded.py KEYS_FILE`; run by test_access.py."""
+"""A server process with API keys and a store of users around the fake: `python serve_guarded.py KEYS_FILE STORE`.
+
+Run by test_access.py. A request with an id that begins with "fail" meets a fault of the server, which quotes it.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 from pathlib import Path
 
 import click
-import uvicorn
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from conftest import FakeRanker
+from conftest import FakeDraft, FakeRanker
 from corella_edge.keys import KeyFile
+from corella_edge.request import Request
 from corella_edge_runtime.server.access import Guard
-from corella_edge_runtime.server.app import build_app
-from corella_edge_runtime.server.connections import ConnectionCounters, ConnectionLimits, protocol
-from corella_edge_runtime.server.run import listen, url
-from corella_edge_runtime.server.service import Service
+from corella_edge_runtime.server.connections import ConnectionLimits
+from corella_edge_runtime.server.following import BundleSource
+from corella_edge_runtime.server.limits import Limits
+from corella_edge_runtime.server.run import Settings, listen, run
+from corella_edge_runtime.store.users import UserStore
 
 
-def whoami(request: Request) -> Response:
-    return Response(request.state.key_id)
-
-
-def fail(request: Request) -> Response:
-    raise RuntimeError(f"a fault that quotes {request.query_params['text']}")
-
-
-async def main() -> None:
-    service = Service()
-    service.serve(FakeRanker())
-    app = build_app(service, Guard(KeyFile(Path(sys.argv[1]), every=0.0)))
-    app.router.routes += [Route("/v1/whoami", whoami), Route("/v1/fail", fail)]
-    http = protocol(ConnectionLimits(header_seconds=1.0), ConnectionCounters())
-    sock = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, http=http, lifespan="off", ws="none", log_config=None,
-                                           access_log=False, timeout_graceful_shutdown=1))  # fmt: skip
-    click.echo(url(sock))
-    await server.serve(sockets=[sock])
+class Failing(FakeRanker):
+    def begin(self, request: Request, refusal: str = "") -> FakeDraft:
+        if (request.id or "").startswith("fail"):
+            raise RuntimeError(f"a fault that quotes {request}")
+        return super().begin(request, refusal)
 
 
 # Every line of every library, down to what no operator switches on.
 logging.basicConfig(level=logging.DEBUG)
-asyncio.run(main())
+with UserStore.open(Path(sys.argv[2])) as store:
+    run(
+        BundleSource(Path(), lambda _: Failing()),
+        listen("127.0.0.1", 0),
+        Settings(Limits(), connections=ConnectionLimits(header_seconds=1.0)),
+        Guard(KeyFile(Path(sys.argv[1]), every=0.0)),
+        store,
+        on_listening=click.echo,
+    )

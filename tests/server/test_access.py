@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -325,53 +326,88 @@ def test_limits_that_change_in_the_file_hold_at_once(ring: Keyring) -> None:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
     path = tmp_path / "keys.json"
-    add_key(path, "first", ["rank"], KeyLimits(), NOW)
-    command = [sys.executable, str(Path(__file__).with_name("serve_guarded.py")), str(path)]
+    add_key(path, "first", ["rank"], NONE, NOW)
+    script = Path(__file__).with_name("serve_guarded.py")
+    command = [sys.executable, str(script), str(path), str(tmp_path / "users.db")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        yield process, process.stdout.readline().strip(), path
+        url = process.stdout.readline().strip()
+        end = time.monotonic() + 30
+        while httpx.get(f"{url}/v2/health/ready").status_code != 200:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        yield process, url, path
     finally:
         if process.poll() is None:
             process.kill()
             process.communicate()
 
 
-def test_a_real_server_obeys_the_file_and_logs_no_text_of_users_nor_keys(
-    served: tuple[subprocess.Popen[str], str, Path],
-) -> None:
-    process, url, path = served
-    text = add_key(path, "second", ["rank", "users"], KeyLimits(), NOW)
-    gone = add_key(path, "third", ["rank"], KeyLimits(), NOW)
-    revoke_key(path, gone[3:11], NOW)
-    mark = "Xyzzy-marker"
-    body = {"id": mark, "user": {"id": mark, "features": {mark: mark}, "history": [{"item": mark}]},
-            "candidates": [{"item": mark, "features": {"title": mark}}]}  # fmt: skip
-    raw = json.dumps(body).encode()
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {text}"}, timeout=30) as client:
-        answers = [
-            client.post("/v1/rank", content=raw),
-            client.post("/v1/rank", content=raw[:-1]),
-            client.post("/v1/rank", content=raw.replace(b'"candidates"', mark.encode().join([b'"', b'"']))),
-            client.post("/v1/rank", content=raw, headers={"Authorization": f"Bearer {gone}"}),
-            client.post("/v1/rank", content=raw, headers={"X-Api-Key": mark}),
-            client.get(f"/v1/users/{mark}?q={mark}"),
-            client.get(f"/metrics?q={mark}", headers={"Cookie": mark}),
-            client.get("/v1/whoami"),
-            client.get(f"/v1/fail?text={mark}"),
-            client.request(mark, f"/{mark}"),
-        ]
-    assert [answer.status_code for answer in answers] == [200, 400, 422, 401, 401, 503, 403, 200, 500, 400]
-    assert answers[-3].text == text[3:11]
+MARK = "Xyzzy-marker"
+
+
+def ask(client: httpx.Client, revoked: str) -> list[tuple[httpx.Response, int]]:
+    """Requests full of the marker, and the status that each must get."""
+    body = {"id": MARK, "user": {"id": MARK, "features": {MARK: MARK}, "history": [{"item": MARK}]},
+            "candidates": [{"item": MARK, "features": {"title": MARK}}]}  # fmt: skip
+    raw, failing = json.dumps(body).encode(), json.dumps({**body, "id": f"fail {MARK}"}).encode()
+    given = {"user_id": MARK, "key": MARK, "features": {MARK: MARK}, "events": [{"item": MARK, "rating": 5}]}
+    event = json.dumps(given).encode()
+    return [
+        (client.post("/v1/rank", content=raw), 200),
+        (client.post("/v1/rank", content=raw[:-1]), 400),
+        (client.post("/v1/rank", content=raw.replace(b'"candidates"', f'"{MARK}"'.encode())), 422),
+        (client.post("/v1/rank", content=failing), 500),
+        (client.post("/v1/rank", content=raw, headers={"Authorization": f"Bearer {revoked}"}), 401),
+        (client.post("/v1/rank", content=raw, headers={"X-Api-Key": MARK}), 401),
+        (client.post("/v1/events", content=event), 200),
+        (client.post("/v1/rank", content=json.dumps({"user_id": MARK}).encode()), 200),
+        (client.post("/v1/events", content=event.replace(b"5", f'"{MARK}"'.encode())), 422),
+        (client.get(f"/v1/users/{MARK}?q={MARK}"), 200),
+        (client.delete(f"/v1/users/{MARK}"), 200),
+        (client.get(f"/metrics?q={MARK}", headers={"Cookie": MARK}), 403),
+        (client.get(f"/{MARK}"), 404),
+        (client.request(MARK, f"/{MARK}"), 400),
+    ]
+
+
+def send_junk(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
-    for junk in (f"GET /{mark} HTTP/1.1\r\nA: {mark}\r\nB", f"{mark}\r\n\r\n", f"GET /{mark} HTTP/1.1\r\n\x00{mark}"):
+    for junk in (f"GET /{MARK} HTTP/1.1\r\nA: {MARK}\r\nB", f"{MARK}\r\n\r\n", f"GET /{MARK} HTTP/1.1\r\n\x00{MARK}"):
         with socket.create_connection((host, int(port)), 30) as client:
             client.sendall(junk.encode())
             while client.recv(1000):
                 pass
+
+
+def test_a_real_server_obeys_the_file_and_logs_no_text_of_users_nor_keys(
+    served: tuple[subprocess.Popen[str], str, Path],
+) -> None:
+    process, url, path = served
+    text = add_key(path, "second", ["rank", "users"], NONE, NOW)
+    gone = add_key(path, "third", ["rank"], NONE, NOW)
+    revoke_key(path, gone[3:11], NOW)
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {text}"}, timeout=30) as client:
+        answers = ask(client, gone)
+    assert [answer.status_code for answer, _ in answers] == [status for _, status in answers]
+    send_junk(url)
     process.send_signal(signal.SIGTERM)
     _, log = process.communicate(timeout=30)
+    assert process.returncode == 0
     assert "unexpected RuntimeError" in log
     assert "serve_guarded.py" in log
-    for secret in (mark, mark.lower(), text, text[12:], gone[12:], json.loads(path.read_text())["keys"][1]["sha256"]):
+    hashed = json.loads(path.read_text())["keys"][1]["sha256"]
+    for secret in (MARK, MARK.lower(), text, text[12:], gone[12:], hashed):
         assert secret not in log
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/users/u1"), ("POST", "/v1/rank"), ("GET", "/metrics")])
+def test_without_keys_a_foreign_name_for_this_machine_is_refused(make_site, method: str, path: str) -> None:
+    """A rebound name makes a page of elsewhere same-origin; the name is all that betrays it."""
+    site = make_site()
+    for host in ("evil.example", "evil.example:8000", "localhost.evil.example", ""):
+        refused = site.call(method, path, headers={"Host": host, "X-Forwarded-For": "1.2.3.4"})
+        assert refused.status_code == 403, host
+    for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000"):
+        assert site.call(method, path, headers={"Host": host}).status_code != 403, host

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from corella_edge.errors import InputError
-from corella_edge.request import parse_request
+from corella_edge.request import Candidate, Request, User, parse_request
 from corella_edge.scores import answer
 from corella_edge_runtime.server.limits import Limits
+from corella_edge_runtime.server.service import large
 
 REQUEST = {
     "id": "r1",
@@ -402,3 +403,30 @@ def test_explain_says_what_decided(site):
     assert [row["crm_rank"] for row in body["candidates"]] == [
         1 + sum(other["crm"] > row["crm"] for other in body["candidates"]) for row in body["candidates"]
     ]
+
+
+def test_the_wait_for_a_worker_is_spent_time(make_site):
+    site = make_site(limits=Limits(worker_threads=1))
+    site.ranker.crm_blocked.clear()
+    threading.Timer(0.3, site.ranker.crm_blocked.set).start()
+
+    async def two() -> list[Any]:
+        async with site.client() as client:
+            first = asyncio.create_task(client.post("/v1/rank", json={"user": {}}))
+            await asyncio.sleep(0.05)
+            return await asyncio.gather(first, client.post("/v1/rank", json={"user": {}, "timeout_ms": 100}))
+
+    assert {response.status_code for response in asyncio.run(two())} == {200}
+    assert site.ranker.times[1] == 0.0
+
+
+def test_what_candidates_bring_counts_as_work():
+    def asked(features: Any, count: int = 10) -> Request:
+        return Request(User(), tuple(Candidate(str(i), features) for i in range(count)))
+
+    assert not large(asked(None, 500))
+    assert large(asked(None, 501))
+    assert large(Request(User()))
+    assert not large(asked({"title": "A film", "genres": ["Drama", "Crime"]}))
+    assert large(asked({"genres": ["Drama"] * 100}))
+    assert large(asked({"title": "x" * 10_000}))

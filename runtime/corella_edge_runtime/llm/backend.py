@@ -17,7 +17,7 @@ from corella_edge.errors import InputError
 from corella_edge_runtime.llm.alarm import Alarm
 from corella_edge_runtime.llm.answer import Answer, BrokenError, Prompt
 from corella_edge_runtime.llm.cost import Cost, Meter
-from corella_edge_runtime.llm.packing import Ask
+from corella_edge_runtime.llm.packing import HORIZON, Ask
 from corella_edge_runtime.llm.settings import LlmSettings
 
 if TYPE_CHECKING:
@@ -203,8 +203,13 @@ class ThreadBackend:
 
     def _step(self, jobs: list[Job]) -> None:
         """One decode for the first of `jobs`; given up when all whom it works for have gone."""
-        live = [ask for job in jobs if not job.expired() for ask in job.asks]
-        asks = [ask for ask in live if ask.answer is None and not self._scorer.refuses(ask)]
+        asks: list[Ask] = []
+        for job in jobs:
+            # As many as one looks at: more would be gone through at every decode.
+            if len(asks) > HORIZON * self._settings.sequences:
+                break
+            if not job.expired():
+                asks += [ask for ask in job.asks if ask.answer is None and not self._scorer.refuses(ask)]
         if asks:
             self._scorer.step(asks, self._cost, self._watch)
 

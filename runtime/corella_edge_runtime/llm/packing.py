@@ -12,8 +12,8 @@ from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.tree import TokenIds
 
-# How far the queue is looked at, in decodes: enough to even out their sizes.
-HORIZON = 4
+# How far the queue is looked at, in decodes: enough to even out the sizes of the last ones.
+HORIZON = 2
 # What is expected of a decode, against what it may take: one that ends too late answers nobody.
 SAFETY = 1.2
 
@@ -89,17 +89,22 @@ def hopeless(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room, 
     """Those whose deadline comes before their answer can, in the order of the queue; as far as one looks."""
     late: list[Ask] = []
     prefixes: set[TokenIds] = set()
-    tokens = prompts = 0
+    prefix: TokenIds | None = None
+    tokens = prompts = new = 0
     for ask in asks:
-        prefix = ask.prompt.prefix
-        size = len(ask.prompt.suffix) + (0 if prefix in prefixes else len(prefix) - base(prefix).length)
+        # A user's prompts hold one tuple, and to look a long one up takes longer than all the rest.
+        if ask.prompt.prefix is not prefix:
+            prefix = ask.prompt.prefix
+            new = 0 if prefix in prefixes else len(prefix) - base(prefix).length
+        size = new + len(ask.prompt.suffix)
         decodes = max(1.0, (tokens + size) / room.tokens, (prompts + 1) / room.prompts)
         if ask.deadline is not None and now + SAFETY * cost.seconds(decodes, tokens + size) > ask.deadline:
             late.append(ask)
             continue
-        prefixes.add(prefix)
-        tokens, prompts = tokens + size, prompts + 1
-        if tokens > HORIZON * room.tokens:
+        if new:
+            prefixes.add(prefix)
+        tokens, prompts, new = tokens + size, prompts + 1, 0
+        if _far(tokens, prompts, room):
             break
     return late
 
@@ -107,16 +112,16 @@ def hopeless(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room, 
 def pack(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room, most: float = math.inf) -> list[Target]:
     """Prompts in the order of the queue, until the decode is full; never none if anyone asks.
 
-    Several decodes' worth of prompts is dealt out evenly: a last decode of a few tokens would cost almost as much
-    as a full one. After the first prompt, no more are taken than make `most` tokens.
+    What is left for a few decodes is dealt out evenly: a last decode of a few tokens would cost almost as much as a
+    full one. After the first prompt, no more are taken than make `most` tokens.
     """
-    targets, sizes, cells = _scan(asks, base, room)
+    targets, sizes, cells, all_seen = _scan(asks, base, room)
     if not sizes:
         return []
     done = base(targets[0].prefix).length
     if sizes[0] > room.tokens and done < len(targets[0].prefix):
         return [Target(targets[0].prefix[: done + room.tokens], ())]
-    fair = sum(sizes) / math.ceil(sum(sizes) / room.tokens)
+    fair = sum(sizes) / math.ceil(sum(sizes) / room.tokens) if all_seen else math.inf
     taken = used = filled = 0
     for size, cell in zip(sizes, cells, strict=True):
         full = taken == room.prompts or used + size > min(most, room.tokens) or filled + cell > room.cells
@@ -128,27 +133,35 @@ def pack(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room, most
 
 def _scan(
     asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room
-) -> tuple[list[Target], list[int], list[int]]:
-    """Distinct prompts in order, with the tokens each adds to a decode, and the cells."""
-    targets: dict[tuple[TokenIds, TokenIds], Target] = {}
-    prefixes: set[TokenIds] = set()
+) -> tuple[list[Target], list[int], list[int], bool]:
+    """Distinct prompts in order, the tokens each adds to a decode, and the cells; whether these are all."""
+    groups: dict[TokenIds, dict[TokenIds, Target]] = {}
+    prefix, group = None, dict[TokenIds, Target]()
+    targets: list[Target] = []
     sizes: list[int] = []
     cells: list[int] = []
     total = 0
     for ask in asks:
-        prefix, suffix = ask.prompt.prefix, ask.prompt.suffix
-        known = targets.get((prefix, suffix))
+        if ask.prompt.prefix is not prefix:
+            prefix = ask.prompt.prefix
+            group = groups.setdefault(prefix, {})
+        suffix = ask.prompt.suffix
+        known = group.get(suffix)
         if known is not None and not ask.alone:
             known.asks.append(ask)
             continue
-        if targets and (ask.alone or total > HORIZON * room.tokens):
-            break
-        own = Base(len(prefix)) if prefix in prefixes else base(prefix)
-        prefixes.add(prefix)
-        targets[prefix, suffix] = Target(prefix, suffix, [ask])
+        if targets and (ask.alone or _far(total, len(targets), room)):
+            return targets, sizes, cells, ask.alone
+        own = Base(len(prefix)) if group else base(prefix)
+        group[suffix] = Target(prefix, suffix, [ask])
+        targets.append(group[suffix])
         sizes.append(len(prefix) - own.length + len(suffix))
         cells.append(len(own.kept) + sizes[-1])
         total += sizes[-1]
         if ask.alone:
             break
-    return list(targets.values()), sizes, cells
+    return targets, sizes, cells, True
+
+
+def _far(tokens: int, prompts: int, room: Room) -> bool:
+    return tokens > HORIZON * room.tokens or prompts > HORIZON * room.prompts

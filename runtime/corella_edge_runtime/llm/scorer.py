@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 from corella_edge.errors import InputError
@@ -297,7 +297,7 @@ class YesNoScorer:
         for ask in target.asks:
             reused = max(0, len(target) - evaluated)
             waited = max(0.0, (ask.begun or ask.arrived) - ask.arrived)
-            ask.answer = replace(answer, evaluated=evaluated, reused=reused, waited=waited)
+            ask.answer = Answer(answer.probability, answer.reason, evaluated, reused, waited, answer.mass)
             self.counters.reused_tokens += reused
             self.counters.prompts += not answer.reason
             evaluated = 0

@@ -73,9 +73,13 @@ def is_local(peer: str, headers: Mapping[str, str]) -> bool:
     """
     if not is_loopback(peer) or any(name in headers for name in _FORWARDED):
         return False
+    return not is_cross_site(headers) and _names_this_machine(headers)
+
+
+def _names_this_machine(headers: Mapping[str, str]) -> bool:
     host = headers.get("host", "")
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    return not is_cross_site(headers) and (name == "localhost" or is_loopback(name))
+    return name == "localhost" or is_loopback(name)
 
 
 def is_cross_site(headers: Mapping[str, str]) -> bool:
@@ -176,6 +180,9 @@ class Guard:
 def _check_keyless(scope: str, peer: str, headers: Mapping[str, str]) -> None:
     if scope == "admin" and not is_local(peer, headers):
         raise DeniedError(403, "without API keys, /admin is open to this machine alone")
+    # A page of elsewhere whose name was made to lead here asks from this machine, under that name.
+    if is_loopback(peer) and not _names_this_machine(headers):
+        raise DeniedError(403, "without API keys, this server is asked as localhost or by its address")
     if is_cross_site(headers):
         raise DeniedError(403, "a page of another site may not ask this server")
 

@@ -34,9 +34,10 @@ def build_app(service: Service, guard: Guard | None = None) -> Starlette:
 
     `guard` lets requests in; None = one without keys.
     """
+    intake = Intake(service.limits.held_bytes)
     app = Starlette(
         routes=[route for group in GROUPS for route in group.routes(service)],
-        middleware=[Middleware(_Observer, service=service), Middleware(Access, guard=guard or Guard())],
+        middleware=[Middleware(_Observer, service=service, intake=intake), Middleware(Access, guard=guard or Guard())],
         exception_handlers={
             HTTPException: _http_error,
             InputError: _input_error,
@@ -44,7 +45,7 @@ def build_app(service: Service, guard: Guard | None = None) -> Starlette:
             StoreError: users.Failures(),
         },
     )
-    app.state.intake = Intake(service.limits.held_bytes)
+    app.state.intake = intake
     app.router.redirect_slashes = False
     return app
 
@@ -52,8 +53,8 @@ def build_app(service: Service, guard: Guard | None = None) -> Starlette:
 class _Observer:
     """Outermost layer: counts and times every request, and turns an unforeseen exception into a plain 500."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app, self.service = app, service
+    def __init__(self, app: ASGIApp, service: Service, intake: Intake) -> None:
+        self.app, self.service, self.intake = app, service, intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,9 +68,11 @@ class _Observer:
             await send(message)
 
         try:
-            await self.app(scope, receive, watch)
+            with self.intake.share() as share:
+                scope.setdefault("state", {})["share"] = share
+                await self.app(scope, receive, watch)
         except Exception as error:  # noqa: BLE001 - the last line of defence; CancelledError passes
-            _log_bug(error)
+            log_bug(error)
             if not status:
                 await error_answer(500, "internal error; the server's log says where")(scope, receive, watch)
         finally:
@@ -92,7 +95,7 @@ def _not_ready(_: Request, error: Exception) -> Response:
     return error_answer(503, str(error), {"Retry-After": "1"})
 
 
-def _log_bug(error: Exception) -> None:
+def log_bug(error: Exception) -> None:
     """Kind and place, never the message: it may quote what a user wrote."""
     frames = traceback.extract_tb(error.__traceback__)[-8:]
     _LOG.error("unexpected %s\n%s", type(error).__name__, "".join(traceback.format_list(frames)).rstrip())

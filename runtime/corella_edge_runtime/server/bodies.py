@@ -11,13 +11,13 @@ from starlette.requests import Request as HttpRequest
 
 from corella_edge.request import Request, parse_request
 from corella_edge.strict_json import JsonError, decode
-from corella_edge_runtime.server.limits import Intake, Limits
+from corella_edge_runtime.server.limits import Limits, Share
 
 T = TypeVar("T")
 
 
 async def read_body(request: HttpRequest, limits: Limits) -> bytes:
-    """The whole body. All that are arriving share the room of `app.state.intake`.
+    """The whole body. All share the room of `app.state.intake`, each until its request is answered.
 
     Raises:
         HTTPException: 413 before more than the limit is held, 408 if it does not come, 503 if too many come at once.
@@ -25,21 +25,18 @@ async def read_body(request: HttpRequest, limits: Limits) -> bytes:
     """
     if _declared_length(request) > limits.body_bytes:
         raise _too_large(limits)
-    intake: Intake = request.app.state.intake
-    chunks, size = [], 0
+    share: Share = request.state.share
+    chunks = []
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for chunk in request.stream():
-                if not intake.take(len(chunk)):
-                    raise HTTPException(503, "too many bodies arrive at once", {"Retry-After": "1"})
+                if not share.take(len(chunk)):
+                    raise HTTPException(503, "too many large requests at once", {"Retry-After": "1"})
                 chunks.append(chunk)
-                size += len(chunk)
-                if size > limits.body_bytes:
+                if share.size > limits.body_bytes:
                     raise _too_large(limits)
     except TimeoutError:
         raise HTTPException(408, "the body did not arrive in time") from None
-    finally:
-        intake.give_back(size)
     return b"".join(chunks)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 # Work up to these sizes takes a millisecond or two: less than a worker thread would cost, which would fight with the
 # event loop for the interpreter's lock.
 INLINE_BYTES = 65_536
 INLINE_CANDIDATES = 500
+INLINE_VALUES = 200  # of the candidates' own features
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Limits:
         worker_threads: for requests that are too large for the event loop.
         timeout_ms: for the LLM, of a request that says nothing; None = no end.
         body_bytes, body_seconds: of one body, and for it to arrive.
-        held_bytes: of all bodies that are arriving; beyond them: 503.
+        held_bytes: of the bodies of all requests that arrive or are worked on; beyond them: 503.
     """
 
     requests: int = 1024
@@ -31,17 +34,32 @@ class Limits:
 
 
 class Intake:
-    """How many bytes of bodies are arriving at the moment."""
+    """How many bytes of bodies are held at the moment: what is made of a body takes about as much again."""
 
     def __init__(self, most: int) -> None:
         self.most, self.held = most, 0
 
-    def take(self, size: int) -> bool:
-        """Whether there is room; what comes alone always has it."""
-        if self.held and self.held + size > self.most:
-            return False
-        self.held += size
-        return True
+    @contextmanager
+    def share(self) -> Iterator[Share]:
+        """One request's part of it, until the request is answered."""
+        part = Share(self)
+        try:
+            yield part
+        finally:
+            self.held -= part.size
 
-    def give_back(self, size: int) -> None:
-        self.held -= size
+
+class Share:
+    """What one request holds."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake, self.size = intake, 0
+
+    def take(self, size: int) -> bool:
+        """Whether there is room for so much more; whoever is alone has it."""
+        others = self._intake.held - self.size
+        if others and self._intake.held + size > self._intake.most:
+            return False
+        self._intake.held += size
+        self.size += size
+        return True

@@ -78,6 +78,11 @@ class Ranker(Protocol):
         """What the page at `/` shows of it."""
         ...
 
+    @property
+    def memory(self) -> tuple[int, int]:
+        """How much of a stored history counts: the latest events, at least so many, less a multiple of so many."""
+        ...
+
     def begin(self, request: Request, refusal: str = "") -> Any:
         """Score by the CRM and ask the LLM, without waiting for it; a `Draft`.
 

@@ -20,7 +20,7 @@ import uvicorn
 
 from corella_edge.errors import InputError
 from corella_edge_runtime.server.access import Guard
-from corella_edge_runtime.server.app import build_app
+from corella_edge_runtime.server.app import build_app, log_bug
 from corella_edge_runtime.server.connections import ConnectionLimits, protocol, within_files
 from corella_edge_runtime.server.following import Source
 from corella_edge_runtime.server.limits import Limits
@@ -29,6 +29,7 @@ from corella_edge_runtime.server.service import Service
 from corella_edge_runtime.store.users import UserStore
 
 _LOG = logging.getLogger("corella_edge.serve")
+_FOLLOW_AGAIN_SECONDS = 5.0  # after a fault
 _CONNECTION_SECONDS = 5  # for answers that are written but not yet read by a slow client
 _THREAD_SECONDS = 0.5  # for threads that have nothing left to do, to end
 
@@ -146,10 +147,15 @@ class _Process:
         gc.collect()
         gc.freeze()
         self.service.serve(ranker, version)
-        self.on_ready(ranker)
         self.service.follower = self.source.follower(self.service.fleet)
-        if self.service.follower is not None:
-            await self.service.follower.run()
+        with contextlib.suppress(OSError, ValueError):  # nobody reads what is said
+            self.on_ready(ranker)
+        while self.service.follower is not None:
+            try:
+                await self.service.follower.run()
+            except Exception as error:  # noqa: BLE001 - whatever it met, versions must be followed
+                log_bug(error)
+                await asyncio.sleep(_FOLLOW_AGAIN_SECONDS)
 
     def _load(self) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -14,13 +14,13 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
-from corella_edge.request import MAX_HISTORY, Request
+from corella_edge.request import Candidate, Features, Request
 from corella_edge.scores import Scores, answer
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Fleet, Held
 from corella_edge_runtime.server.following import Follower
 from corella_edge_runtime.server.leaving import unless_gone
-from corella_edge_runtime.server.limits import INLINE_CANDIDATES, Limits
+from corella_edge_runtime.server.limits import INLINE_CANDIDATES, INLINE_VALUES, Limits
 from corella_edge_runtime.server.metrics import Metrics
 from corella_edge_runtime.server.ranker import Draft, Ranker
 from corella_edge_runtime.server.recent import Recent
@@ -28,6 +28,7 @@ from corella_edge_runtime.store.users import UserStore
 
 T = TypeVar("T")
 BLOCKING_THREADS = 16
+PARSE = "parse"  # the step that has a thread of its own
 # What a `strict` request takes for an error, and its status.
 LATE, FAILED = frozenset({"deadline", "busy"}), frozenset({"queue_full", "llm_error", "no_llm"})
 
@@ -99,6 +100,8 @@ class Service:
         # For what waits on disks; for what is too large for the event loop.
         self.pool = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
         self.workers = ThreadPoolExecutor(self.limits.worker_threads, thread_name_prefix="rank")
+        # Large bodies are parsed by one thread, so that they hold up each other and nobody else.
+        self.readers = ThreadPoolExecutor(1, thread_name_prefix="parse")
         self.metrics.ready.set_function(lambda: float(self.ready))
         self.metrics.in_flight.set_function(lambda: float(self.in_flight))
 
@@ -165,8 +168,8 @@ class Service:
     @asynccontextmanager
     async def ranking(self, request: Request, clock: Clock) -> AsyncIterator[Ranking]:
         """A request the CRM has scored; the version that did so stays loaded meanwhile. Raises InputError."""
-        request = await self._completed(request, clock)
         with self.fleet.hold(request.user.id) as held:
+            request = await self._completed(request, held.ranker, clock)
             draft = await self._begun(request, held, clock)
             try:
                 yield Ranking(request, held, draft, clock)
@@ -174,9 +177,15 @@ class Service:
                 draft.cancel()
 
     async def _begun(self, request: Request, held: Held, clock: Clock) -> Draft:
-        timed = self._with_time_left(request, clock)
+        refusal = self._refusal()
+
+        def begin() -> Draft:
+            # In the worker: what the wait for it took is no longer the request's to spend.
+            draft: Draft = held.ranker.begin(self._with_time_left(request, clock), refusal)
+            return draft
+
         clock.skip()
-        return await self.work(large(request), clock, "begin", held.ranker.begin, timed, self._refusal(), held=held)
+        return await self.work(large(request), clock, "begin", begin, held=held)
 
     async def work(
         self, heavy: bool, clock: Clock, step: str, function: Callable[..., T], *args: Any, held: Held | None = None
@@ -189,22 +198,22 @@ class Service:
             result = function(*args)
             clock.lap(step)
             return result
-        running = self.workers.submit(_timed, function, *args)
+        running = (self.readers if step == PARSE else self.workers).submit(_timed, function, *args)
         if held is not None:
             held.until(running)
         result, inside = await asyncio.wrap_future(running)
         clock.lap(step, inside)
         return result
 
-    async def _completed(self, request: Request, clock: Clock) -> Request:
+    async def _completed(self, request: Request, ranker: Ranker, clock: Clock) -> Request:
         """With the stored profile and history, where there is a store and the request brings an id alone."""
         if self.store is None or not request.user.bare or request.user.id is None:
             return request
         clock.skip()
-        stored = self.store.recent(request.user.id, MAX_HISTORY)
+        asked = (request.user.id, *ranker.memory)
+        stored = self.store.recent(*asked)
         if stored is None:
-            loop = asyncio.get_running_loop()
-            stored = await loop.run_in_executor(self.pool, self.store.user, request.user.id, MAX_HISTORY)
+            stored = await asyncio.get_running_loop().run_in_executor(self.pool, self.store.user, *asked)
         clock.lap("store")
         return request if stored is None else replace(request, user=stored)
 
@@ -236,13 +245,24 @@ class Service:
 
         May block. Versions and store are their openers' to close.
         """
-        self.workers.shutdown()
-        self.pool.shutdown()
+        for pool in (self.readers, self.workers, self.pool):
+            pool.shutdown()
 
 
 def large(request: Request) -> bool:
     """Whether a request is too much work for the event loop; the whole catalogue is."""
-    return request.candidates is None or len(request.candidates) > INLINE_CANDIDATES
+    candidates = request.candidates
+    return candidates is None or len(candidates) > INLINE_CANDIDATES or _brought(candidates) > INLINE_VALUES
+
+
+def _brought(candidates: Sequence[Candidate]) -> int:
+    """How much of their own the candidates bring: values, and texts by their length."""
+    return sum(_values(candidate.features) for candidate in candidates if candidate.features)
+
+
+def _values(features: Features) -> int:
+    lists = (value if isinstance(value, list) else [value] for value in features.values())
+    return sum(1 + len(value) // 64 if isinstance(value, str) else 1 for values in lists for value in values)
 
 
 async def until(future: Future[Any], deadline: float | None) -> None:

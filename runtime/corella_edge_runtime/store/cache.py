@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from corella_edge.request import User
 
+Wanted = tuple[int, int]  # how much of the history: `UserStore.user`
 _STRIPES = 4096
 _OWN = 10  # a user without events takes about as much memory as so many events
 
@@ -15,7 +16,7 @@ _OWN = 10  # a user without events takes about as much memory as so many events
 @dataclass(frozen=True, slots=True)
 class _Entry:
     version: int
-    most: int
+    wanted: Wanted
     user: User
 
     @property
@@ -24,7 +25,7 @@ class _Entry:
 
 
 class UserCache:
-    """Id → user with the latest `most` events, within a budget of events; the least recently used leave first."""
+    """Id → user with the events that were wanted, within a budget of events; the least recently used leave first."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -41,16 +42,16 @@ class UserCache:
         """What `put` wants of the time before the user was read."""
         return self._versions[hash(user_id) % _STRIPES]
 
-    def get(self, user_id: str, most: int) -> User | None:
+    def get(self, user_id: str, wanted: Wanted) -> User | None:
         """The user as last written, or None if it is not here."""
         with self._lock:
             found = self._kept.get(user_id)
-            if found is None or found.version != self.version(user_id) or found.most != most:
+            if found is None or found.version != self.version(user_id) or found.wanted != wanted:
                 return None
             self._kept.move_to_end(user_id)
             return found.user
 
-    def put(self, user_id: str, user: User, most: int, version: int) -> User:
+    def put(self, user_id: str, user: User, wanted: Wanted, version: int) -> User:
         """Keep what was read at `version`, unless it changed since. A history equal to the one before is that one."""
         with self._lock:
             before = self._kept.get(user_id)
@@ -58,7 +59,7 @@ class UserCache:
                 user = replace(user, history=before.user.history)
             if version == self.version(user_id):
                 self._remove(user_id)
-                self._keep(user_id, _Entry(version, most, user))
+                self._keep(user_id, _Entry(version, wanted, user))
             return user
 
     def changed(self, user_id: str) -> None:

@@ -27,7 +27,7 @@ def _keep_pruned(store: UserStore, age: float | None, events: int | None, every:
     while not store.closed.is_set():
         try:
             store.prune(age, events)
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001 - a fault must not be the end of retention
             if not store.closed.is_set():
-                _LOG.error("retention: %s", error)
+                _LOG.error("retention: %s", error if isinstance(error, StoreError) else type(error).__name__)
         store.closed.wait(every)

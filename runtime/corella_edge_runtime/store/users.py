@@ -71,22 +71,23 @@ class UserStore:
             Step(lambda db: rows.append(db, new, now), lambda _: self._cache.changed(new.user_id))
         )
 
-    def user(self, user_id: str, most: int) -> User | None:
-        """Profile and the latest `most` events, oldest first: by their time if they have one, else by arrival.
+    def user(self, user_id: str, least: int, step: int = 1) -> User | None:
+        """Profile and the latest events, oldest first: by their time if they have one, else by arrival.
 
-        As long as the history does not change, it is the same object. StoreError: the file can not be read.
+        At least `least` of them, if there are so many; what is left out is a multiple of `step`. As long as the
+        history does not change, it is the same object. StoreError: the file can not be read.
         """
-        found = self.recent(user_id, most)
+        found = self.recent(user_id, least, step)
         if found is not None:
             return found
         version = self._cache.version(user_id)
         with self._readers.snapshot() as db:
-            found = rows.user(db, user_id, most)
-        return None if found is None else self._cache.put(user_id, found, most, version)
+            found = rows.user(db, user_id, least, step)
+        return None if found is None else self._cache.put(user_id, found, (least, step), version)
 
-    def recent(self, user_id: str, most: int) -> User | None:
+    def recent(self, user_id: str, least: int, step: int = 1) -> User | None:
         """`user` without waiting: None also if it would have to be read from the disk."""
-        return self._cache.get(user_id, most)
+        return self._cache.get(user_id, (least, step))
 
     def export(self, user_id: str) -> dict[str, Any] | None:
         """Everything held on a user, or None. StoreError: the file can not be read."""

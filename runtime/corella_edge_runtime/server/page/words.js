@@ -22,7 +22,7 @@ export function why(row) {
 
 // Names of the Server-Timing header → what happens then, in the order in which it happens.
 export const STEPS = {
-  parse: "read", wait: "hand over", store: "store", encode: "encode", crm: "CRM", queue: "queue", prefill: "LLM",
+  parse: "read", wait: "hand over", store: "store", encode: "encode", crm: "CRM", prompt: "ask", queue: "queue", prefill: "LLM",
   serialise: "write",
 };
 
