@@ -42,7 +42,7 @@ def site(make_site: Any, fake_ranker: Any) -> Any:
 def ask(served: Served, site: Any, path: str, body: bytes) -> socket.socket:
     """A client that has asked; its answer waits for the LLM."""
     client = served.connect()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     client.sendall(head.encode() + body)
     until(lambda: site.ranker.futures and site.service.in_flight == 1)
     return client

@@ -167,7 +167,10 @@ def test_work_for_a_client_that_has_left_does_not_outlast_the_grace_period(serve
     served.until(lambda: served.status("/v2/health/ready") == 200)
     body = b'{"user":{}}'
     with served.connect() as client:
-        client.sendall(b"POST /v1/rank?mode=progressive HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        client.sendall(
+            b"POST /v1/rank?mode=progressive HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s"
+            % (len(body), body)
+        )
         assert b"event: crm" in read_until(client, b"event: crm")
         served.until(lambda: served.in_flight() == 1)
         time.sleep(0.5)  # the LLM answers at once: a thread is at the end of it now
@@ -183,7 +186,7 @@ def test_a_body_that_is_still_arriving_does_not_hold_up_the_stop(serve):
     served = serve()
     served.until(lambda: served.status("/v2/health/ready") == 200)
     with served.connect() as client:
-        client.sendall(b"POST /v1/rank HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+        client.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
         served.until(lambda: served.status("/v2/health/live") == 200)
         start = time.monotonic()
         served.process.send_signal(signal.SIGTERM)
@@ -197,7 +200,7 @@ def test_a_client_that_closes_does_not_make_a_stop_unclean(serve):
     served.until(lambda: served.status("/v2/health/ready") == 200)
     body = b'{"user":{}}'
     with served.connect() as client:
-        client.sendall(b"POST /v1/rank HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        client.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         served.until(lambda: served.in_flight() == 1)
     served.process.send_signal(signal.SIGTERM)
     assert served.end() == (0, "closed\n", "")

@@ -413,7 +413,9 @@ def test_a_client_that_closes_its_connection_takes_its_question_along(asking):
     body = b'{"query": "a", "items": "b", "apply_softmax": true}'
     with serving(site.app, ConnectionLimits(half_closed_seconds=0.2)) as served:
         with served.connect() as client:
-            client.sendall(b"POST /v1/score HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            client.sendall(
+                b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
             until(lambda: backend.futures)
         until(lambda: site.service.in_flight == 0)
     assert backend.futures[0].cancelled()
