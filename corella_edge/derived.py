@@ -21,8 +21,7 @@ CLOSEST = 5  # events nearest to the candidate
 HALF_LIFE = 10.0  # events
 WIDEST = 1024  # numbers of an item's vector
 FEW = 8  # rows that plain numbers compute faster than arrays
-WIDTHS = 256  # lengths of histories whose weights are kept
-LOWEST, HIGHEST = np.array(-FARTHEST, np.float32), np.array(FARTHEST, np.float32)
+KEPT = 256  # constants, and lengths of histories whose weights are kept
 
 Side = Literal["user", "item"]
 Ints = npt.NDArray[np.int64]
@@ -30,6 +29,15 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 N = TypeVar("N", float, Doubles)
+
+
+@lru_cache(KEPT)
+def _constant(value: float) -> Floats:
+    """float32 []: numpy takes an array without dimensions faster than a number."""
+    return np.array(value, dtype=np.float32)
+
+
+LOWEST, HIGHEST = _constant(-FARTHEST), _constant(FARTHEST)
 
 
 class Histories:
@@ -69,8 +77,7 @@ class Histories:
         v is the standardised rating within ±FARTHEST; an event without a rating counts as a liked one.
         """
         if (mean, scale) not in self._powers:
-            # numpy takes arrays without dimensions faster than numbers.
-            self._powers[mean, scale] = _powers(self, np.array(mean, np.float32), np.array(scale, np.float32))
+            self._powers[mean, scale] = _powers(self, _constant(mean), _constant(scale))
         return self._powers[mean, scale]
 
 
@@ -97,7 +104,8 @@ def _moments(sums: Doubles, strength: float) -> Floats:
     """float32 [b, n, 3] of the sums of `powers` [b, 3, n]: smoothed mean and variance, log count."""
     b, _, n = sums.shape
     if b * n <= FEW:
-        rows = [_moment(*row, strength, math.log1p) for user in sums.tolist() for row in zip(*user, strict=True)]
+        numbers = [row for user in sums.tolist() for row in zip(*user, strict=True)]
+        rows = [_moment(v, squares, count, strength, math.log1p) for v, squares, count in numbers]
         return np.array(rows, np.float32).reshape(b, n, 3)
     found = np.empty((b, n, 3), np.float32)
     found[..., 0], found[..., 1], found[..., 2] = _moment(sums[:, 0], sums[:, 1], sums[:, 2], strength, np.log1p)
@@ -181,7 +189,7 @@ def _latest(values: Floats, history: Histories) -> Floats:
     return mean
 
 
-@lru_cache(WIDTHS)
+@lru_cache(KEPT)
 def _halved(w: int) -> Floats:
     """float32 [w]: 1 of the latest event, half `HALF_LIFE` events before."""
     back = np.arange(w - 1, -1, -1, dtype=np.float32)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from corella_edge.catalog import Catalog
 from corella_edge.derived import DERIVED, Facts, Floats, Histories, Ints
@@ -35,6 +36,7 @@ class FeatureEncoder:
         self._attributes = schema.of("categorical", "multi", "numeric", side="item")
         self._profile = [(f, self._vocab(f)) for f in schema.of("categorical", "multi", "numeric", side="user")]
         self._window = schema.window
+        self._indices = np.arange(max([len(vocab) for _, vocab in self._profile if vocab], default=0))
         self._sequences, self._derived = schema.of("sequence"), schema.of("derived")
         self._of_history, self._of_item = schema.of("derived", side="user"), schema.of("derived", side="item")
         self.item_tables: Feed = {f.name: attribute_table(f, self._vocab(f), catalog) for f in self._attributes}
@@ -80,10 +82,12 @@ class FeatureEncoder:
         }
 
     def _user_feed(self, codes: Mapping[str, Any]) -> Feed:
-        return {
-            f.name: np.array([[codes[f.name]]], np.float32) if vocab is None else np.array([codes[f.name]], np.int64)
-            for f, vocab in self._profile
-        }
+        return {f.name: self._input(f, codes[f.name]) for f, _ in self._profile}
+
+    def _input(self, item: Field, code: Any) -> npt.NDArray[Any]:
+        if item.kind == "categorical":
+            return self._indices[code : code + 1]  # a view costs less than an array
+        return np.array([[code]], np.float32) if item.kind == "numeric" else np.array([code], np.int64)
 
     def history(self, user: User) -> Histories:
         """The latest events of one user, at most the schema's window: b = 1 and nothing padded."""

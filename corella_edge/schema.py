@@ -61,7 +61,8 @@ class Vocabulary:
 
     def index(self, value: Any) -> int:
         """The value's row; a missing one (None) is unseen, whatever texts are known."""
-        return OOV if value is None else self.index_of.get(value_key(value), OOV)
+        key = value if type(value) is str else None if value is None else value_key(value)
+        return OOV if key is None else self.index_of.get(key, OOV)
 
 
 def value_key(value: Any) -> str:

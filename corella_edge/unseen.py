@@ -41,7 +41,7 @@ class Unseen:
         """
         user = tuple([_is_oov(codes[name]) for name in self._user])
         by_kind = self._of_user(user)
-        found = [by_kind[kind] for kind in self._kind_of.take(rows).tolist()]
+        found = list(map(by_kind.__getitem__, self._kind_of.take(rows).tolist()))
         for i in inline:
             found[i] = self._joined(user, tuple([OOV in np.atleast_1d(feed[name][i]) for name in self._item]))
         return found

@@ -35,10 +35,11 @@ class Crm:
         self._item_inputs = {f.name for f in schema.fields if f.side == "item"}
         self._check(path.name, schema)
         self._try(path.name, schema)
+        self._counted = next(iter(self._item_inputs))  # the graph could not give two logits without one
 
     def probability(self, feed: Feed) -> npt.NDArray[np.float64]:
         """P(label = 1), float64 [n], for the arrays of `FeatureEncoder.encode`."""
-        n = max(len(feed[name]) for name in self._item_inputs)
+        n = len(feed[self._counted])
         if n == 0:
             return np.zeros(0)
         logits = [self._run(feed, start, n) for start in range(0, n, MAX_BATCH)]

@@ -5,11 +5,16 @@ Whatever is let through is a promise: so many seconds of work, due then. New wor
 
 from __future__ import annotations
 
+import math
 import threading
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+<<<<<<< HEAD
 from itertools import accumulate
+=======
+from itertools import takewhile
+>>>>>>> main
 
 import numpy as np
 
@@ -19,11 +24,17 @@ from corella_edge_runtime.llm.kept import KeptPrefixes
 from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.llm.tree import TokenIds
 
+<<<<<<< HEAD
 # Of the time until a deadline: for estimates that are too low, and at least for the way back of the answers.
 MARGIN, WAY_BACK = 0.1, 0.003
 # Of the time until its deadline: most that one who gives way gets, what is before it included. Of the queue, as well:
 # most that all of them hold.
 YIELDING = 0.5
+=======
+# Of the time until a deadline: for estimates that are too low, at least for the way back of the answers; at most so
+# many seconds.
+MARGIN, WAY_BACK, ENOUGH = 0.1, 0.003, 1.0
+>>>>>>> main
 _STATE = np.empty(0, np.uint8)
 
 
@@ -32,11 +43,15 @@ class Promise:
     """Work that was let through, in the order in which it is worked on.
 
     Attributes:
-        due: its deadline, less a margin; without one, when it has to be begun.
+        due: when its turn has come at the latest; its end, if that is nearer.
         number: which one it was.
+<<<<<<< HEAD
         end: when it has to be done.
         yields: to whoever is due before it, even if it is late then.
         tokens: of work that yields, in the LLM's queue.
+=======
+        end: when it has to be done: at its deadline, less a margin.
+>>>>>>> main
     """
 
     due: float
@@ -56,8 +71,13 @@ class Admitted:
     promise: Promise | None = None
 
 
+<<<<<<< HEAD
 def plan(promised: Sequence[Promise], due: float, now: float, done: float, yields: bool = False) -> tuple[float, float]:
     """When new work that is due at `due` would begin, and the seconds it may take without breaking a promise.
+=======
+def plan(promised: Sequence[Promise], due: float, now: float, done: float) -> tuple[float, float]:
+    """When new work that is due at `due` would begin, and the seconds that those behind it can wait.
+>>>>>>> main
 
     Work that yields gives way to work that does not; with all before it, it takes a share of the time until its end.
 
@@ -66,9 +86,14 @@ def plan(promised: Sequence[Promise], due: float, now: float, done: float, yield
         done: seconds of theirs that are behind us.
     """
     place = bisect_right(promised, due, key=lambda promise: promise.due)
+<<<<<<< HEAD
     before = sum(promise.seconds for promise in promised[:place])
     begin = now + max(0.0, before - done)
     most, ahead = (YIELDING * (due - now) + now if yields else due) - begin, before - done
+=======
+    ahead = sum(promise.seconds for promise in promised[:place]) - done
+    begin, most = now + max(0.0, ahead), math.inf
+>>>>>>> main
     for promise in promised[place:]:
         ahead += promise.seconds
         if not promise.yields:
@@ -76,11 +101,6 @@ def plan(promised: Sequence[Promise], due: float, now: float, done: float, yield
         elif yields:
             most = min(most, YIELDING * (promise.end - now) - ahead)
     return begin, most
-
-
-def fitting(costs: Sequence[float], seconds: float) -> int:
-    """How many prompts take no longer than `seconds`, given what the first 1, 2, … of them take."""
-    return next((count for count, cost in enumerate(costs) if cost > seconds), len(costs))
 
 
 class Admission:
@@ -144,6 +164,7 @@ class Admission:
     def _in_time(self, prompts: Sequence[Prompt], deadline: float, now: float, yields: bool) -> Admitted:
         if deadline <= now:
             return Admitted(0, "deadline")
+<<<<<<< HEAD
         due = deadline - max(WAY_BACK, MARGIN * (deadline - now))
         most = plan(self._promised, due, now, self._done(now), yields)[1]
         room = self._room(prompts, yields)
@@ -157,6 +178,17 @@ class Admission:
             return Admitted(0, reason)
         tokens = sum(_new_tokens(prompts[:number])) if yields else 0
         return Admitted(number, reason, self._promise(due, costs[number - 1][0], due, yields, tokens))
+=======
+        end = deadline - min(ENOUGH, max(WAY_BACK, MARGIN * (deadline - now)))
+        due = min(end, now + self._settings.max_wait)
+        begin, spare = plan(self._promised, due, now, self._done(now))
+        most = min(end - begin, spare)
+        shares = [share for share, _ in takewhile(lambda cost: cost[1] <= most, self._costs(prompts))]
+        if not shares and self._may_try(now):
+            shares = [share for share, _ in self._costs(prompts[:1])]
+        self._not_asked += len(prompts) - len(shares)
+        return Admitted(len(shares), "busy", self._promise(due, shares[-1], end) if shares else None)
+>>>>>>> main
 
     def _open_end(self, prompts: Sequence[Prompt], now: float) -> Admitted:
         """What the queue holds, or nothing. Half of the longest wait is left for those in a hurry who come later."""

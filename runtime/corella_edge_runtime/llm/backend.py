@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from corella_edge.errors import InputError
@@ -54,7 +55,7 @@ class Job:
         self.result: Future[list[Answer]] = Future()
         self.asks = [Ask(prompt, deadline, self.result) for prompt in prompts]
         self.deadline = deadline
-        self.due = time.monotonic() + max_wait if deadline is None else deadline
+        self.due = min(time.monotonic() + max_wait, math.inf if deadline is None else deadline)
         self.tokens = tokens_of(prompts)
 
     def expired(self) -> bool:
@@ -93,8 +94,8 @@ def bind(cores: Sequence[int]) -> None:
 class ThreadBackend:
     """One thread of this process owns the scorer; callers meet in its queue, which is bounded in tokens.
 
-    What is due first is worked on first: at its deadline or, without one, after `LlmSettings.max_wait`. At a deadline
-    the caller is told what is there, whatever the thread is at.
+    What is due first is worked on first: at its deadline, or after `LlmSettings.max_wait` if that is sooner. At a
+    deadline the caller is told what is there, whatever the thread is at.
 
     Args:
         make_scorer: called here, so that a model that can not be loaded is told at once.
@@ -205,15 +206,11 @@ class ThreadBackend:
 
     def _step(self, jobs: list[Job]) -> None:
         """One decode for the first of `jobs`; given up when all whom it works for have gone."""
-        asks: list[Ask] = []
-        for job in jobs:
-            # As many as one looks at: more would be gone through at every decode.
-            if len(asks) > HORIZON * self._settings.sequences:
-                break
-            if not job.expired():
-                asks += [ask for ask in job.asks if ask.answer is None and not self._scorer.refuses(ask)]
-        if asks:
-            self._scorer.step(asks, self._cost, self._watch)
+        asks = (ask for job in jobs if not job.expired() for ask in job.asks)
+        waiting = (ask for ask in asks if ask.answer is None and not self._scorer.refuses(ask))
+        # As many as one looks at: more would be gone through at every decode.
+        if first := list(islice(waiting, HORIZON * self._settings.sequences + 1)):
+            self._scorer.step(first, self._cost, self._watch)
 
     def _note(self, seconds: float = 0.0) -> None:
         """Take down the counters after so much work, and learn from them what it costs."""
