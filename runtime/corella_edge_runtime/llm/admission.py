@@ -10,11 +10,7 @@ import threading
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-<<<<<<< HEAD
-from itertools import accumulate
-=======
-from itertools import takewhile
->>>>>>> main
+from itertools import accumulate, takewhile
 
 import numpy as np
 
@@ -24,17 +20,12 @@ from corella_edge_runtime.llm.kept import KeptPrefixes
 from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.llm.tree import TokenIds
 
-<<<<<<< HEAD
-# Of the time until a deadline: for estimates that are too low, and at least for the way back of the answers.
-MARGIN, WAY_BACK = 0.1, 0.003
-# Of the time until its deadline: most that one who gives way gets, what is before it included. Of the queue, as well:
-# most that all of them hold.
-YIELDING = 0.5
-=======
 # Of the time until a deadline: for estimates that are too low, at least for the way back of the answers; at most so
 # many seconds.
 MARGIN, WAY_BACK, ENOUGH = 0.1, 0.003, 1.0
->>>>>>> main
+# Of the time until its turn: most that one who gives way gets, what is before it included. Of the queue, as well: most
+# that all of them hold.
+YIELDING = 0.5
 _STATE = np.empty(0, np.uint8)
 
 
@@ -45,13 +36,9 @@ class Promise:
     Attributes:
         due: when its turn has come at the latest; its end, if that is nearer.
         number: which one it was.
-<<<<<<< HEAD
-        end: when it has to be done.
+        end: when it has to be done: at its deadline, less a margin.
         yields: to whoever is due before it, even if it is late then.
         tokens: of work that yields, in the LLM's queue.
-=======
-        end: when it has to be done: at its deadline, less a margin.
->>>>>>> main
     """
 
     due: float
@@ -71,35 +58,24 @@ class Admitted:
     promise: Promise | None = None
 
 
-<<<<<<< HEAD
 def plan(promised: Sequence[Promise], due: float, now: float, done: float, yields: bool = False) -> tuple[float, float]:
-    """When new work that is due at `due` would begin, and the seconds it may take without breaking a promise.
-=======
-def plan(promised: Sequence[Promise], due: float, now: float, done: float) -> tuple[float, float]:
     """When new work that is due at `due` would begin, and the seconds that those behind it can wait.
->>>>>>> main
 
-    Work that yields gives way to work that does not; with all before it, it takes a share of the time until its end.
+    Those who yield wait for work that does not as long as it takes.
 
     Args:
         promised: sorted.
         done: seconds of theirs that are behind us.
     """
     place = bisect_right(promised, due, key=lambda promise: promise.due)
-<<<<<<< HEAD
-    before = sum(promise.seconds for promise in promised[:place])
-    begin = now + max(0.0, before - done)
-    most, ahead = (YIELDING * (due - now) + now if yields else due) - begin, before - done
-=======
     ahead = sum(promise.seconds for promise in promised[:place]) - done
     begin, most = now + max(0.0, ahead), math.inf
->>>>>>> main
     for promise in promised[place:]:
         ahead += promise.seconds
         if not promise.yields:
             most = min(most, promise.end - now - ahead)
         elif yields:
-            most = min(most, YIELDING * (promise.end - now) - ahead)
+            most = min(most, YIELDING * (promise.due - now) - ahead)
     return begin, most
 
 
@@ -164,31 +140,20 @@ class Admission:
     def _in_time(self, prompts: Sequence[Prompt], deadline: float, now: float, yields: bool) -> Admitted:
         if deadline <= now:
             return Admitted(0, "deadline")
-<<<<<<< HEAD
-        due = deadline - max(WAY_BACK, MARGIN * (deadline - now))
-        most = plan(self._promised, due, now, self._done(now), yields)[1]
-        room = self._room(prompts, yields)
-        costs = list(self._costs(prompts[:room]))
-        number = fitting([alone for _, alone in costs], most)
-        if costs and not number and self._may_try(now):
-            number = 1
-        self._not_asked += len(prompts) - number
-        reason = "queue_full" if number == room < len(prompts) else "busy"
-        if not number:
-            return Admitted(0, reason)
-        tokens = sum(_new_tokens(prompts[:number])) if yields else 0
-        return Admitted(number, reason, self._promise(due, costs[number - 1][0], due, yields, tokens))
-=======
         end = deadline - min(ENOUGH, max(WAY_BACK, MARGIN * (deadline - now)))
         due = min(end, now + self._settings.max_wait)
-        begin, spare = plan(self._promised, due, now, self._done(now))
-        most = min(end - begin, spare)
-        shares = [share for share, _ in takewhile(lambda cost: cost[1] <= most, self._costs(prompts))]
-        if not shares and self._may_try(now):
+        begin, spare = plan(self._promised, due, now, self._done(now), yields)
+        most = min((now + YIELDING * (due - now) if yields else end) - begin, spare)
+        room = self._room(prompts, yields)
+        shares = [share for share, _ in takewhile(lambda cost: cost[1] <= most, self._costs(prompts[:room]))]
+        if room and not shares and self._may_try(now):
             shares = [share for share, _ in self._costs(prompts[:1])]
         self._not_asked += len(prompts) - len(shares)
-        return Admitted(len(shares), "busy", self._promise(due, shares[-1], end) if shares else None)
->>>>>>> main
+        reason = "queue_full" if len(shares) == room < len(prompts) else "busy"
+        if not shares:
+            return Admitted(0, reason)
+        tokens = sum(_new_tokens(prompts[: len(shares)])) if yields else 0
+        return Admitted(len(shares), reason, self._promise(due, shares[-1], end, yields, tokens))
 
     def _open_end(self, prompts: Sequence[Prompt], now: float) -> Admitted:
         """What the queue holds, or nothing. Half of the longest wait is left for those in a hurry who come later."""
@@ -208,7 +173,7 @@ class Admission:
         most: float = self._settings.queue_tokens
         if yields:
             most = YIELDING * most - sum(promise.tokens for promise in self._promised)
-        return fitting(list(accumulate(_new_tokens(prompts))), most)
+        return sum(1 for _ in takewhile(lambda tokens: tokens <= most, accumulate(_new_tokens(prompts))))
 
     def _may_try(self, now: float) -> bool:
         """An LLM that seems too slow may no longer be."""
