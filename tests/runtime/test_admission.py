@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge_runtime.llm.admission import MARGIN, WAY_BACK, YIELDING, Admission, Promise, plan
+from corella_edge_runtime.llm.admission import (
+    MARGIN,
+    WAY_BACK,
+    YIELDING,
+    Admission,
+    Promise,
+    plan,
+    seconds_for,
+)
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.settings import LlmSettings
 
@@ -182,6 +190,16 @@ def test_a_request_longer_than_the_longest_wait_is_taken_when_nobody_waits() -> 
     assert desk.number(prompts(1), None) == (0, "queue_full")
 
 
+@pytest.mark.parametrize("seconds", [100.0, 1e300, math.inf])
+def test_a_far_deadline_is_as_good_as_none(seconds: float) -> None:
+    desk = Desk(max_wait=10.0)
+    assert desk.number(prompts(40), seconds) == (40, "busy")
+    assert desk.number(prompts(40), None) == (40, "")
+    # And it does not come after everybody else for ever.
+    assert [promise.due for promise in desk.admission._promised] == [20.0, 20.0]
+    assert 5 <= desk.number(prompts(40), 0.5)[0] <= 40
+
+
 @pytest.mark.parametrize("seconds", [None, 600.0])
 @pytest.mark.parametrize("yields", [False, True])
 def test_no_more_is_asked_than_the_queue_holds(seconds: float | None, yields: bool) -> None:
@@ -196,7 +214,7 @@ def test_no_more_is_asked_than_the_queue_holds(seconds: float | None, yields: bo
 
 
 def test_work_that_yields_takes_half_of_its_time_and_none_of_a_ranking_that_is_due_before() -> None:
-    desk = Desk(max_wait=60.0)
+    desk = Desk(max_wait=100.0)
     free, _ = Desk().number(prompts(100), 0.5)
     most = 29.0 * YIELDING / PER_TOKEN
     long = desk.admission.admit(prompts(1000, 50), 40.0, 10.0, yields=True)
@@ -227,22 +245,10 @@ def test_all_that_yields_holds_half_of_the_queue_until_it_has_ended() -> None:
 def test_whatever_yields_half_of_a_rankings_time_is_left(others: list[float], seconds: float) -> None:
     promised: list[Promise] = []
     for number, due in enumerate(others):
-        begin, spare = plan(promised, due, 0.0, 0.0, yields=True)
-        most = min(YIELDING * due - begin, spare)
+        most = seconds_for(promised, due, due, 0.0, yields=True)
         if most > 0.0:
             insort(promised, Promise(due, number, most, due, yields=True))
-    begin, spare = plan(promised, seconds, 0.0, 0.0)
-    assert min(seconds - begin, spare) >= (1.0 - YIELDING) * seconds - 1e-9
-
-
-@pytest.mark.parametrize("seconds", [100.0, 1e300, math.inf])
-def test_a_far_deadline_is_as_good_as_none(seconds: float) -> None:
-    desk = Desk(max_wait=10.0)
-    assert desk.number(prompts(40), seconds) == (40, "busy")
-    assert desk.number(prompts(40), None) == (40, "")
-    # And it does not come after everybody else for ever.
-    assert [promise.due for promise in desk.admission._promised] == [20.0, 20.0]
-    assert 5 <= desk.number(prompts(40), 0.5)[0] <= 40
+    assert seconds_for(promised, seconds, seconds, 0.0) >= (1.0 - YIELDING) * seconds - 1e-9
 
 
 def test_the_margin_is_what_it_says() -> None:

@@ -24,10 +24,12 @@ from corella_edge_runtime import texts
 from corella_edge_runtime.asking import Asking, Llm
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import tokens_of
+from corella_edge_runtime.server.connections import ConnectionLimits
 from corella_edge_runtime.server.question import FIELDS, NOT_HERE, Question, parse_question
 from corella_edge_runtime.texts import MOST_AT_ONCE, prompts
 from fake_llm import FakeBackend
 from json_schema import SCHEMAS, documents, valid
+from sockets import serving, until
 
 YES, NO, BOS, VOCABULARY, LONGEST = 7, 9, 3, 1000, 200
 
@@ -403,6 +405,18 @@ def test_a_client_that_leaves_takes_its_question_along(asking):
     assert asyncio.run(leave())[0]["status"] == 499
     assert backend.futures[0].cancelled()
     assert site.service.in_flight == 0
+
+
+def test_a_client_that_closes_its_connection_takes_its_question_along(asking):
+    backend = Stuck()
+    site = asking(backend)
+    body = b'{"query": "a", "items": "b", "apply_softmax": true}'
+    with serving(site.app, ConnectionLimits(half_closed_seconds=0.2)) as served:
+        with served.connect() as client:
+            client.sendall(b"POST /v1/score HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            until(lambda: backend.futures)
+        until(lambda: site.service.in_flight == 0)
+    assert backend.futures[0].cancelled()
 
 
 def test_a_question_holds_a_place_while_it_is_asked(asking):

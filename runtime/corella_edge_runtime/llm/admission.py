@@ -23,8 +23,8 @@ from corella_edge_runtime.llm.tree import TokenIds
 # Of the time until a deadline: for estimates that are too low, at least for the way back of the answers; at most so
 # many seconds.
 MARGIN, WAY_BACK, ENOUGH = 0.1, 0.003, 1.0
-# Of the time until its turn: most that one who gives way gets, what is before it included. Of the queue, as well: most
-# that all of them hold.
+# Of the time until it is due: most that one who gives way gets, what is before it included. Of the queue, as well:
+# most that all of them hold.
 YIELDING = 0.5
 _STATE = np.empty(0, np.uint8)
 
@@ -61,11 +61,10 @@ class Admitted:
 def plan(promised: Sequence[Promise], due: float, now: float, done: float, yields: bool = False) -> tuple[float, float]:
     """When new work that is due at `due` would begin, and the seconds that those behind it can wait.
 
-    Those who yield wait for work that does not as long as it takes.
-
     Args:
         promised: sorted.
         done: seconds of theirs that are behind us.
+        yields: it gives way to work that does not; that does not wait for it then.
     """
     place = bisect_right(promised, due, key=lambda promise: promise.due)
     ahead = sum(promise.seconds for promise in promised[:place]) - done
@@ -75,8 +74,25 @@ def plan(promised: Sequence[Promise], due: float, now: float, done: float, yield
         if not promise.yields:
             most = min(most, promise.end - now - ahead)
         elif yields:
-            most = min(most, YIELDING * (promise.due - now) - ahead)
+            most = min(most, YIELDING * (promise.end - now) - ahead)
     return begin, most
+
+
+def seconds_for(
+    promised: Sequence[Promise], due: float, end: float, now: float, done: float = 0.0, yields: bool = False
+) -> float:
+    """Seconds that new work may take, so that no promise is broken, this one included.
+
+    Work that yields gets, with all before it, a share of the time until it is due.
+    """
+    begin, spare = plan(promised, due, now, done, yields)
+    last = now + YIELDING * (due - now) if yields else end
+    return min(last - begin, spare)
+
+
+def fitting(costs: Sequence[float], seconds: float) -> int:
+    """How many prompts take no longer than `seconds`, given what the first 1, 2, … of them take."""
+    return next((count for count, cost in enumerate(costs) if cost > seconds), len(costs))
 
 
 class Admission:
@@ -142,18 +158,19 @@ class Admission:
             return Admitted(0, "deadline")
         end = deadline - min(ENOUGH, max(WAY_BACK, MARGIN * (deadline - now)))
         due = min(end, now + self._settings.max_wait)
-        begin, spare = plan(self._promised, due, now, self._done(now), yields)
-        most = min((now + YIELDING * (due - now) if yields else end) - begin, spare)
+        end = due if yields else end
+        most = seconds_for(self._promised, due, end, now, self._done(now), yields)
         room = self._room(prompts, yields)
         shares = [share for share, _ in takewhile(lambda cost: cost[1] <= most, self._costs(prompts[:room]))]
         if room and not shares and self._may_try(now):
             shares = [share for share, _ in self._costs(prompts[:1])]
-        self._not_asked += len(prompts) - len(shares)
-        reason = "queue_full" if len(shares) == room < len(prompts) else "busy"
-        if not shares:
+        number = len(shares)
+        self._not_asked += len(prompts) - number
+        reason = "queue_full" if number == room < len(prompts) else "busy"
+        if not number:
             return Admitted(0, reason)
-        tokens = sum(_new_tokens(prompts[: len(shares)])) if yields else 0
-        return Admitted(len(shares), reason, self._promise(due, shares[-1], end, yields, tokens))
+        tokens = sum(_new_tokens(prompts[:number])) if yields else 0
+        return Admitted(number, reason, self._promise(due, shares[-1], end, yields, tokens))
 
     def _open_end(self, prompts: Sequence[Prompt], now: float) -> Admitted:
         """What the queue holds, or nothing. Half of the longest wait is left for those in a hurry who come later."""
@@ -173,7 +190,7 @@ class Admission:
         most: float = self._settings.queue_tokens
         if yields:
             most = YIELDING * most - sum(promise.tokens for promise in self._promised)
-        return sum(1 for _ in takewhile(lambda tokens: tokens <= most, accumulate(_new_tokens(prompts))))
+        return fitting(list(accumulate(_new_tokens(prompts))), most)
 
     def _may_try(self, now: float) -> bool:
         """An LLM that seems too slow may no longer be."""

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -25,6 +23,7 @@ from corella_edge_runtime.server.answers import json_answer
 from corella_edge_runtime.server.bodies import read_body
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Held
+from corella_edge_runtime.server.leaving import unless_gone
 from corella_edge_runtime.server.limits import INLINE_BYTES, INLINE_TOKENS
 from corella_edge_runtime.server.question import Question, Tokens, milliseconds, parse_question
 from corella_edge_runtime.server.rank import CLIENT_GONE
@@ -173,7 +172,8 @@ async def _answers(http: Request, asking: Asking, deadline: float, held: Held) -
             held.until(asking.future)
         raise _refused([asking.refusal])
     try:
-        await _awaited(http, asking.future, deadline)
+        if asking.future is not None:
+            await unless_gone(http.receive, until(asking.future, deadline))
     finally:
         answers = asking.answers()
     reasons = [answer.reason for answer in answers if answer.reason]
@@ -185,26 +185,6 @@ async def _answers(http: Request, asking: Asking, deadline: float, held: Held) -
 def _refused(reasons: Collection[str]) -> HTTPException:
     status, message = _REFUSALS[next((known for known in _REFUSALS if known in reasons), "llm_error")]
     return HTTPException(status, message, {"Retry-After": "1"} if status == 503 else None)
-
-
-async def _awaited(http: Request, future: Future[list[Answer]] | None, deadline: float) -> None:
-    """Until the LLM has answered, the deadline, or the client leaves, which raises ClientDisconnect."""
-    if future is None:
-        return
-    answered, gone = asyncio.create_task(until(future, deadline)), asyncio.create_task(_gone(http))
-    try:
-        await asyncio.wait((answered, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answered.done():
-            raise ClientDisconnect
-    finally:
-        answered.cancel()
-        gone.cancel()
-
-
-async def _gone(http: Request) -> None:
-    """Until the client closes its connection."""
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _row(answer: Answer, question: Question, llm: Llm) -> list[float]:
