@@ -217,9 +217,7 @@ def _usual(key: str, warn: Callable[[str], None]) -> Path | None:
         warn(f"no plan is used: {error}")
         return None
     except OSError as error:
-        warn(
-            f"no plan is used: {path} can not be looked at ({error.strerror}); set XDG_STATE_HOME to a readable folder"
-        )
+        warn(f"no plan is used: {path} can not be reached ({error.strerror}); set XDG_STATE_HOME to another folder")
         return None
     return path
 

@@ -2,5 +2,5 @@
 
 import os
 
-# optimum loads ONNX Runtime, which would write an id of this machine and events for Microsoft: see the runtime's crm.py.
+# optimum loads ONNX Runtime, which would note this machine and events for Microsoft: see the runtime's crm.py.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

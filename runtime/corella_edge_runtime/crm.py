@@ -14,8 +14,7 @@ from corella_edge.errors import BundleError, MissingExtraError
 from corella_edge.schema import Feed, Field, Schema
 
 try:
-    # It writes an id of this machine and events for Microsoft into the home folder as soon as it is loaded; whoever runs
-    # it decides otherwise by setting the variable.
+    # Loaded without it, it writes an id of this machine and events for Microsoft into the home folder.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime as ort
 except ImportError as error:

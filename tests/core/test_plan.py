@@ -168,7 +168,7 @@ def test_home_is_used_where_no_state_folder_is_named(monkeypatch: pytest.MonkeyP
         assert plans.default_path("ab" * 32) == tmp_path / ".local/state/corella-edge/plans/abababababababab.json"
 
 
-def test_a_usual_place_that_can_not_be_looked_at_is_no_plan_and_one_warning(
+def test_a_usual_place_that_can_not_be_reached_is_no_plan_and_one_warning(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "loop").symlink_to("loop")  # fails for root, too
@@ -177,7 +177,7 @@ def test_a_usual_place_that_can_not_be_looked_at_is_no_plan_and_one_warning(
     assert plans.find(bundle, None, BOX, told.append) is None
     assert len(told) == 1
     assert "loop" in told[0]
-    assert "can not be looked at" in told[0]
+    assert "can not be reached" in told[0]
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     assert plans.find(bundle, None, BOX, refuse) is None
