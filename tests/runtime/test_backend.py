@@ -155,7 +155,7 @@ def test_a_long_job_that_is_due_late_is_interrupted_for_one_that_is_due_soon(fak
     now = time.monotonic()
     long = backend.submit([Prompt((), (i,)) for i in range(100)], now + 600)
     assert fake.busy.wait(20)
-    soon = backend.submit(ask(1000), now + 60)
+    soon = backend.submit(ask(1000), now + 5)
     fake.go.set()
     assert value(soon) == 1000.0
     assert [answer.probability for answer in long.result(20)] == list(range(100))
