@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from corella_edge.catalog import Catalog
-from corella_edge.derived import DERIVED, Facts, Floats, Histories, Ints
+from corella_edge.derived import DERIVED, NO_TIME, Facts, Floats, Histories, Ints
 from corella_edge.request import Candidate, Event, Features, User
 from corella_edge.schema import PAD, Feed, Field, Schema, Vocabulary, encode_value
 from corella_edge.tables import FactTable, RatingCodes, attribute_table, centre_table, fact, item_index
@@ -35,6 +35,7 @@ class FeatureEncoder:
         self._attributes = schema.of("categorical", "multi", "numeric", side="item")
         self._profile = [(f, self._vocab(f)) for f in schema.of("categorical", "multi", "numeric", side="user")]
         self._sequences, self._derived = schema.of("sequence"), schema.of("derived")
+        self._timed = any(f.source == "history_pace" for f in self._derived)
         self._of_history, self._of_item = schema.of("derived", side="user"), schema.of("derived", side="item")
         self.item_tables: Feed = {f.name: attribute_table(f, self._vocab(f), catalog) for f in self._attributes}
         self._item_index = item_index(schema, catalog)
@@ -87,7 +88,7 @@ class FeatureEncoder:
         events = events[-self.schema.window :] if self.schema.window else ()
         rows = np.fromiter(self.catalog.rows([e.item for e in events]), np.int64, len(events))
         ratings = np.fromiter([e.rating for e in events], np.float32, len(events))  # None becomes nan
-        return Histories(rows[None], ratings[None])
+        return Histories(rows[None], ratings[None], times=_times(events)[None] if self._timed else None)
 
     def _new_past(self, history: _Same) -> _Past:
         events = self._events(history.value)
@@ -160,7 +161,8 @@ class FeatureEncoder:
         """Ratings as seen from each event's own centre: moved so that it lies at the mean of all ratings."""
         if item.name not in self._centres:
             return history
-        return Histories(history.rows, history.ratings - self._centres[item.name].take(history.rows), history.mask)
+        ratings = history.ratings - self._centres[item.name].take(history.rows)
+        return Histories(history.rows, ratings, history.mask, history.times)
 
     def candidate_facts(self, rows: Ints) -> dict[str, Facts]:
         """What every derived field of the item side looks at, of catalogue rows int64 [b, n]."""
@@ -178,6 +180,10 @@ class FeatureEncoder:
 
     def _vocab(self, item: Field) -> Vocabulary | None:
         return self.schema.vocabularies.get(item.vocab)
+
+
+def _times(events: Sequence[Event]) -> Ints:
+    return np.fromiter([NO_TIME if e.time is None else e.time for e in events], np.int64, len(events))
 
 
 class _Same:
