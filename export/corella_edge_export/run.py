@@ -170,7 +170,7 @@ class Run:
         rows = self.data.split("train")
         items: list[int] = np.unique(rows.items).tolist()
         ratings: list[float | None] = np.unique(rows.ratings[~np.isnan(rows.ratings)]).tolist()
-        if self.data.history_events == "liked":
+        if not self.data.rows_in_log:
             log = self.data.log
             histories = {*zip((log.offsets[rows.users]).tolist(), rows.positions.tolist(), strict=True)}
             items = sorted({*items, *(i for start, n in histories for i in log.items[start : start + n].tolist())})
