@@ -36,7 +36,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "TORCH_INDEX=URL names another index) and builds llama-cpp-python from source (about 7 minutes on 2 cores)."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	$(PIP) install --quiet -c constraints.txt -e '.[cpu,llm,serve,report,export,dev]'
+	$(PIP) install --quiet -c constraints.txt -e '.[cpu,llm,serve,sign,report,export,dev]'
 	touch $@
 
 clean:

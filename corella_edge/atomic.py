@@ -99,15 +99,21 @@ def _check_label(out: Path, label: str, same: dict[str, Any], notes: dict[str, A
         raise InputError(f"--out {out}: was begun with another {different[0]}; remove it or name another one")
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write or replace one file; a reader sees the old contents or the new."""
+def write_file(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write or replace one file; a reader sees the old contents or the new. `mode` is less what the umask takes."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(data)
+        _write_new(partial, data, mode)
         publish_file(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise InputError(f"{path}: writing failed: {error.strerror or error}") from error
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    path.unlink(missing_ok=True)  # one that a killed run left has a mode of its own
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
 
 
 def publish_file(partial: Path, path: Path) -> None:
@@ -115,6 +121,14 @@ def publish_file(partial: Path, path: Path) -> None:
     _sync(partial)
     partial.replace(path)
     _sync(path.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file that nobody changes; a copy where the file system has none."""
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another device, too many links, or none at all
+        shutil.copyfile(source, target)
 
 
 def _claim(partial: Path, out: Path) -> int:

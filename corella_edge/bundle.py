@@ -1,7 +1,8 @@
 """The artefact on disk: a folder of plain files under a manifest of their hashes.
 
-A bundle is written once (`atomic.new_folder`) and never changed. `Bundle.open`
-checks that exactly the listed files are there and that each has the listed hash, and names the one that differs.
+A bundle is written once (`atomic.new_folder`) and never changed, but for a signature that may be laid beside the
+manifest. `Bundle.open` checks that exactly the listed files are there and that each has the listed hash, and names the
+one that differs.
 """
 
 from __future__ import annotations
@@ -13,17 +14,22 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from corella_edge.atomic import write_file
 from corella_edge.catalog import Catalog
-from corella_edge.errors import BundleError
+from corella_edge.errors import BundleError, InputError
 from corella_edge.prompt import Template, Tokens
-from corella_edge.router import Calibration
+from corella_edge.router import LN2, Calibration, parse_threshold
 from corella_edge.schema import Schema, Vocabulary, vocabulary_names
+from corella_edge.strict_json import JsonError, unique
+
+if TYPE_CHECKING:
+    from corella_edge.signature import TrustedKey
 
 FORMAT_VERSION = 1
-MANIFEST, SEAL = "manifest.json", "manifest.sha256"
+MANIFEST, SEAL, SIGNATURE = "manifest.json", "manifest.sha256", "manifest.json.minisig"
+_OWN = (MANIFEST, SEAL, SIGNATURE)
 REQUIRED = ("schema.json", "catalog.jsonl", "crm.onnx", "routing.json", "verification.json", "reference.jsonl")
 MAX_JSON_BYTES = 64 * 2**20
 MAX_VOCABULARY_BYTES = 4 * 2**30
@@ -86,7 +92,7 @@ def _shown(value: Any) -> str:
 
 def _checked_names(files: dict[str, FileEntry]) -> dict[str, FileEntry]:
     for name in files:
-        if not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")) or name in (MANIFEST, SEAL):
+        if not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")) or name in _OWN:
             raise BundleError(f"{MANIFEST}: {_shown(name)} is not a file name of a bundle")
     missing = [name for name in REQUIRED if name not in files]
     if missing:
@@ -102,13 +108,13 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, root: Path) -> Bundle:
-        """Check every file against the manifest.
+    def open(cls, root: Path, trust: TrustedKey | None = None) -> Bundle:
+        """Check the manifest's signature, if a key is trusted, and then every file against the manifest.
 
         Raises:
-            BundleError: naming the first file that is missing, extra, a link, or different.
+            BundleError: not signed with that key; or the first file that is missing, extra, a link, or different.
         """
-        bundle = cls(root, read_manifest(root))
+        bundle = cls(root, read_manifest(root, trust))
         for problem in bundle.problems():
             raise BundleError(f"{root}: {problem}")
         return bundle
@@ -122,7 +128,7 @@ class Bundle:
         """One line for each file that is not as listed, cheap checks first."""
         listed = self.manifest.files
         try:
-            present = dict(sorted(_walk(self.root)))
+            present = dict(sorted(walk(self.root)))
         except OSError as error:
             yield f"can not be read ({error})"
             return
@@ -130,7 +136,7 @@ class Bundle:
         for name in present:
             if name not in regular:
                 yield f"{name}: not a regular file"
-            elif name not in listed and name not in (MANIFEST, SEAL):
+            elif name not in listed and name not in _OWN:
                 yield f"{name}: not listed in {MANIFEST}"
         for name, entry in listed.items():
             if name not in present:
@@ -164,28 +170,37 @@ class Bundle:
         data = self.json("routing.json")
         try:
             shares, thresholds = data["calibration"]["shares"], data["calibration"]["thresholds"]
-            return Calibration(shares, [math.inf if t is None else t for t in thresholds])
+            found = Calibration(shares, [math.inf if t is None else t for t in thresholds])
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"routing.json: a field is missing or wrong ({error!r})") from None
+        if found.shares[[0, -1]].tolist() != [0.0, 1.0] or not (0.0 <= found.thresholds[-1] <= LN2):
+            raise BundleError(f"routing.json: shares must go from 0 to 1, thresholds down to one from 0 to {LN2:.4f}")
+        return found
 
     def policy(self) -> str:
         """The threshold used when none is given."""
         policy = self.json("routing.json").get("threshold", "ratio:0")
         if not isinstance(policy, str):
             raise BundleError("routing.json: threshold is not a text")
+        try:
+            parse_threshold(policy, self.calibration())
+        except InputError as error:
+            raise BundleError(f"routing.json: {error}") from None
         return policy
 
 
-def read_manifest(root: Path) -> Manifest:
-    """The manifest, after its own seal has been checked."""
+def read_manifest(root: Path, trust: TrustedKey | None = None) -> Manifest:
+    """The manifest, after its signature (if a key is trusted) and its own seal have been checked."""
     if not (root / MANIFEST).is_file():
         raise BundleError(f"{root}: not a bundle ({MANIFEST} is missing)")
+    raw = read_bytes(root / MANIFEST)
+    if trust is not None:
+        trust.check(root, raw)
     if not (root / SEAL).is_file():
         raise BundleError(f"{root}: {SEAL} is missing")
-    raw = _read(root / MANIFEST)
-    if _read(root / SEAL) != seal_of(raw):
+    if read_bytes(root / SEAL) != seal_of(raw):
         raise BundleError(f"{root}: {MANIFEST} does not match {SEAL}; one of the two was changed")
-    return Manifest.parse(_decode(raw, MANIFEST))
+    return Manifest.parse(decode(raw, MANIFEST))
 
 
 def seal_of(manifest: bytes) -> bytes:
@@ -210,7 +225,7 @@ def _difference(path: Path, entry: FileEntry) -> str:
         return f"can not be read ({error.strerror})"
 
 
-def _read(path: Path, name: str = "", limit: int = MAX_JSON_BYTES) -> bytes:
+def read_bytes(path: Path, name: str = "", limit: int = MAX_JSON_BYTES) -> bytes:
     """A file's bytes, at most `limit`; `name` is what errors call it."""
     try:
         if path.stat().st_size > limit:
@@ -220,9 +235,12 @@ def _read(path: Path, name: str = "", limit: int = MAX_JSON_BYTES) -> bytes:
         raise BundleError(f"{name or path.name}: can not be read ({error.strerror})") from None
 
 
-def _decode(raw: bytes, name: str) -> Any:
+def decode(raw: bytes, name: str) -> Any:
+    """The JSON value of a bundle file; a name twice in one object is an error, as another reader may take the other."""
     try:
-        return json.loads(raw)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+    except JsonError as error:
+        raise BundleError(f"{name}: {error}") from None
     except RecursionError:
         raise BundleError(f"{name}: nested too deeply") from None
     except ValueError as error:
@@ -231,7 +249,7 @@ def _decode(raw: bytes, name: str) -> Any:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a bundle file."""
-    data = _decode(_read(path), path.name)
+    data = decode(read_bytes(path), path.name)
     if not isinstance(data, dict):
         raise BundleError(f"{path.name}: expected an object")
     return data
@@ -259,25 +277,25 @@ def _vocabulary(folder: Path, name: str) -> Vocabulary:
     file = f"vocab/{name}.json"
     if "/" in name or not _NAME.fullmatch(file):
         raise BundleError(f"schema.json: {_shown(name)} is not a name of a vocabulary")
-    values = _decode(_read(folder / f"{name}.json", file, MAX_VOCABULARY_BYTES), file)
+    values = decode(read_bytes(folder / f"{name}.json", file, MAX_VOCABULARY_BYTES), file)
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise BundleError(f"{file}: expected a list of texts")
     return Vocabulary(name, values)
 
 
-def _walk(root: Path) -> Iterator[tuple[str, Path]]:
+def walk(root: Path) -> Iterator[tuple[str, Path]]:
     """(name relative to root, path) of everything that is not a real directory; links are not followed."""
     for path in root.iterdir():
         if path.is_dir() and not path.is_symlink():
-            yield from ((f"{path.name}/{name}", below) for name, below in _walk(path))
+            yield from ((f"{path.name}/{name}", below) for name, below in walk(path))
         else:
             yield path.name, path
 
 
 def seal(folder: Path, name: str, version: str, about: Mapping[str, Any]) -> Manifest:
     """List and hash every file of a filled folder, write the manifest and its seal."""
-    paths = sorted(_walk(folder))
-    files = {n: FileEntry(sha256(p), p.stat().st_size) for n, p in paths if n not in (MANIFEST, SEAL)}
+    paths = sorted(walk(folder))
+    files = {n: FileEntry(sha256(p), p.stat().st_size) for n, p in paths if n not in _OWN}
     manifest = Manifest(name, version, _checked_names(files), about)
     raw = (json.dumps(manifest.to_json(), ensure_ascii=False, indent=1) + "\n").encode()
     (folder / MANIFEST).write_bytes(raw)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import BundleError
+from corella_edge.request import Candidate, Event
 
 Attributes = Mapping[str, Any]
 
@@ -22,16 +23,21 @@ class Catalog:
         if len(self.ids) != len(self.attributes):
             raise ValueError("catalog: as many attribute records as ids are needed")
         if len(self.row_of) != len(self.ids):
-            raise BundleError("catalog: an item id occurs twice")
+            raise BundleError("catalog.jsonl: an item id occurs twice")
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def rows(self, items: Iterable[str]) -> list[int]:
-        """Rows of item ids; unknown ids give `len(self)`."""
+    def rows(self, things: Iterable[Event | Candidate]) -> list[int]:
+        """Rows of the things' items; unknown ones give `len(self)`."""
         unknown = len(self.ids)
         get = self.row_of.get
-        return [get(item, unknown) for item in items]
+        return [get(thing.item, unknown) for thing in things]
+
+    def of(self, item: str) -> Attributes:
+        """An item's attributes; none of an unknown one."""
+        row = self.row_of.get(item)
+        return {} if row is None else self.attributes[row]
 
     def lines(self) -> Iterator[str]:
         """The file form: `{"item": id, "title": …, attribute: value, …}` a line."""

@@ -6,8 +6,10 @@ never changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +23,24 @@ WIDEST = 1024  # numbers of an item's vector
 QUICK, PAUSE = 45, 7200  # seconds between events: at most the first is quick, from the second on it is no gap
 LATEST_GAPS = 10
 NO_TIME = -1
+FEW = 8  # rows that plain numbers compute faster than arrays
+KEPT = 256  # constants, and lengths of histories whose weights are kept
 
 Side = Literal["user", "item"]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+N = TypeVar("N", float, Doubles)
+
+
+@lru_cache(KEPT)
+def _constant(value: float) -> Floats:
+    """float32 []: numpy takes an array without dimensions faster than a number."""
+    return np.array(value, dtype=np.float32)
+
+
+LOWEST, HIGHEST = _constant(-FARTHEST), _constant(FARTHEST)
 
 
 class Histories:
@@ -51,9 +65,15 @@ class Histories:
         times = None if self.times is None else self.times[:, start:]
         return Histories(self.rows[:, start:], self.ratings[:, start:], mask, times)
 
-    def events(self) -> Mask:
-        """bool [b, w]: True = event."""
-        return np.ones(self.rows.shape, dtype=np.bool_) if self.mask is None else self.mask
+    def only(self, values: Floats, elsewhere: float = 0.0) -> Floats:
+        """Values float32 [b, n, w] of the events, and another one where padded."""
+        return values if self.mask is None else np.where(self.mask[:, None, :], values, np.float32(elsewhere))
+
+    def count(self) -> Any:
+        """Events of each user: float32 [b, 1], or one number where nothing is padded."""
+        if self.mask is None:
+            return np.float32(self.rows.shape[1])
+        return np.add.reduce(self.mask, axis=1, dtype=np.float32, keepdims=True)
 
     def powers(self, mean: float, scale: float) -> Doubles:
         """v, v * v and 1 of every event, float64 [b, 3, w], zeros where padded; computed once.
@@ -61,7 +81,7 @@ class Histories:
         v is the standardised rating within ±FARTHEST; an event without a rating counts as a liked one.
         """
         if (mean, scale) not in self._powers:
-            self._powers[mean, scale] = _powers(self, np.float32(mean), np.float32(scale))
+            self._powers[mean, scale] = _powers(self, _constant(mean), _constant(scale))
         return self._powers[mean, scale]
 
 
@@ -70,12 +90,13 @@ Facts = npt.NDArray[Any]  # [..., width]: what a function looks at of an item; b
 Derived = Callable[[Histories, Facts, Facts, Mapping[str, Any]], Floats]
 
 
-def _powers(history: Histories, mean: np.float32, scale: np.float32) -> Doubles:
+def _powers(history: Histories, mean: Floats, scale: Floats) -> Doubles:
     values = (history.ratings - mean) / scale
-    np.copyto(values, 1.0, where=np.isnan(values))
+    values[np.isnan(values)] = 1.0
+    np.minimum(np.maximum(values, LOWEST, out=values), HIGHEST, out=values)
     # Sums in float64, rounded once: no batch, padding or order of addition shows in the float32 result.
     powers = np.empty((len(values), 3, values.shape[1]))
-    np.minimum(np.maximum(values, -FARTHEST, out=values), FARTHEST, out=powers[:, 0])
+    powers[:, 0] = values
     np.multiply(powers[:, 0], powers[:, 0], out=powers[:, 1])
     powers[:, 2] = 1.0
     if history.mask is not None:
@@ -83,18 +104,29 @@ def _powers(history: Histories, mean: np.float32, scale: np.float32) -> Doubles:
     return powers
 
 
-def _moments(sums: Doubles, args: Mapping[str, Any]) -> Floats:
-    """[..., 3] of the sums of `powers`: mean and variance smoothed towards 0 and 1 by `strength` events, log count."""
-    count, strength = sums[..., 2:], args["strength"]
-    found: Doubles = (sums + np.array((0.0, strength, 0.0))) / (count + strength)
-    found[..., 1] -= found[..., 0] ** 2
-    np.multiply(np.log1p(count), 0.25, out=found[..., 2:])
-    return found.astype(np.float32)
+def _moments(sums: Doubles, strength: float) -> Floats:
+    """float32 [b, n, 3] of the sums of `powers` [b, 3, n]: smoothed mean and variance, log count."""
+    b, _, n = sums.shape
+    if b * n <= FEW:
+        numbers = [row for user in sums.tolist() for row in zip(*user, strict=True)]
+        rows = [_moment(v, squares, count, strength, math.log1p) for v, squares, count in numbers]
+        return np.array(rows, np.float32).reshape(b, n, 3)
+    found = np.empty((b, n, 3), np.float32)
+    found[..., 0], found[..., 1], found[..., 2] = _moment(sums[:, 0], sums[:, 1], sums[:, 2], strength, np.log1p)
+    return found
+
+
+def _moment(total: N, squares: N, count: N, strength: float, log1p: Callable[[N], N]) -> tuple[N, N, N]:
+    """Mean and variance, drawn to 0 and 1 by `strength` events, and log count; of arrays or of numbers alone."""
+    weight = count + strength
+    mean = total / weight
+    return mean, (squares + strength) / weight - mean * mean, log1p(count) * 0.25
 
 
 def history_profile(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
     """How the user rates: smoothed mean and variance of the ratings so far, log count; float32 [b, 1, 3]."""
-    return _moments(np.add.reduce(history.powers(args["mean"], args["scale"]), axis=2), args)[:, None, :]
+    sums = np.add.reduce(history.powers(args["mean"], args["scale"]), axis=2, keepdims=True)
+    return _moments(sums, args["strength"])
 
 
 def history_match(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
@@ -103,11 +135,10 @@ def history_match(history: Histories, seen: Facts, candidates: Facts, args: Mapp
     `seen` bits [b, w, words] are the attribute's values of the history's items, `candidates` [b, n, words]
     those of the candidates.
     """
-    shares = (candidates[:, :, None, 0] & seen[:, None, :, 0]) != 0  # padded rows carry no bits
+    shares = (seen[:, :, None, 0] & candidates[:, None, :, 0]) != 0  # padded rows carry no bits
     for word in range(1, seen.shape[2]):
-        shares |= (candidates[:, :, None, word] & seen[:, None, :, word]) != 0
-    powers = history.powers(args["mean"], args["scale"])
-    return _moments(shares.astype(np.float64) @ powers.transpose(0, 2, 1), args)
+        shares |= (seen[:, :, None, word] & candidates[:, None, :, word]) != 0
+    return _moments(history.powers(args["mean"], args["scale"]) @ shares.astype(np.float64), args["strength"])
 
 
 def history_number(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
@@ -116,15 +147,15 @@ def history_number(history: Histories, seen: Facts, candidates: Facts, args: Map
     The candidate's own; the events' mean, smoothed towards 0 by `strength` events; the mean of the latest ones; and
     how far the events lie from the candidate, smoothed alike. `seen` float32 [b, w, 1], `candidates` [b, n, 1].
     """
-    own = candidates[..., 0]
-    events = history.events()
-    mask = events[:, None, :].astype(np.float32)
-    numbers = np.where(events, seen[..., 0], np.float32(0.0))[:, None, :]
-    far = np.abs(own[:, :, None] - numbers) * mask
-    weight = mask.sum(axis=2) + np.float32(args["strength"])
-    mean, distance = numbers.sum(axis=2) / weight, far.sum(axis=2) / weight
-    columns = (own, mean, _latest(numbers, events), distance)
-    return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(np.float32)
+    own, numbers = candidates[..., 0], history.only(seen[:, None, :, 0])
+    far = history.only(np.abs(own[:, :, None] - numbers))
+    weight = history.count() + np.float32(args["strength"])
+    found = np.empty((*own.shape, 4), dtype=np.float32)
+    found[..., 0] = own
+    found[..., 1] = np.add.reduce(numbers, axis=2) / weight
+    found[..., 2] = _latest(numbers, history)
+    found[..., 3] = np.add.reduce(far, axis=2) / weight
+    return found
 
 
 def history_similarity(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
@@ -133,19 +164,15 @@ def history_similarity(history: Histories, seen: Facts, candidates: Facts, args:
     Of the centred products: a tenth of the sum, the mean smoothed towards 0 by `strength` events, the mean of the
     latest events, and the `CLOSEST` highest, summed, over `CLOSEST`. `seen` float32 [b, w, d], `candidates` [b, n, d].
     """
-    events = history.events()
     products = (candidates @ seen.transpose(0, 2, 1) - np.float32(args["mean"])) / np.float32(args["scale"])
-    alike = np.where(events[:, None, :], products, np.float32(0.0))
-    total = alike.sum(axis=2)
-    count = events.sum(axis=1, dtype=np.float32)[:, None]
-    low = np.where(events[:, None, :], products, np.float32(-np.inf))
-    # In order, so that the sum does not depend on how the highest were found.
-    top = np.sort(low if low.shape[2] <= CLOSEST else np.partition(low, -CLOSEST, axis=2)[:, :, -CLOSEST:], axis=2)
-    closest = np.where(np.isfinite(top), top, np.float32(0.0)).sum(axis=2) / np.float32(CLOSEST)
-    mean = total / (count + np.float32(args["strength"]))
-    columns = (total * np.float32(0.1), mean, _latest(alike, events), closest)
-    found: Floats = np.clip(np.stack(columns, axis=-1), -FARTHEST, FARTHEST).astype(np.float32)
-    return found
+    alike = history.only(products)
+    total = np.add.reduce(alike, axis=2)
+    found = np.empty((*total.shape, 4), dtype=np.float32)
+    found[..., 0] = total * np.float32(0.1)
+    found[..., 1] = total / (history.count() + np.float32(args["strength"]))
+    found[..., 2] = _latest(alike, history)
+    found[..., 3] = _closest(history.only(products, -np.inf))
+    return np.minimum(np.maximum(found, LOWEST, out=found), HIGHEST, out=found)
 
 
 def history_pace(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
@@ -155,7 +182,7 @@ def history_pace(history: Histories, seen: Facts, candidates: Facts, args: Mappi
     without a time are none; shares are smoothed towards a half by `strength` gaps, then standardised.
     """
     assert history.times is not None  # the encoder sees to it
-    known = history.events() & (history.times > NO_TIME)
+    known = history.times > NO_TIME if history.mask is None else history.mask & (history.times > NO_TIME)
     gaps = np.diff(history.times, axis=1)
     there = known[:, 1:] & known[:, :-1] & (gaps >= 0) & (gaps < PAUSE)
     quick = there & (gaps <= QUICK)
@@ -167,13 +194,30 @@ def history_pace(history: Histories, seen: Facts, candidates: Facts, args: Mappi
     return standard
 
 
-def _latest(values: Floats, mask: npt.NDArray[np.bool_]) -> Floats:
-    """float32 [b, n] of [b, n, w]: mean that halves an event's weight every `HALF_LIFE` events, smoothed by one."""
-    back = np.arange(mask.shape[1] - 1, -1, -1, dtype=np.float32)
-    halved: Floats = np.power(np.float32(0.5), back / np.float32(HALF_LIFE)).astype(np.float32)
-    weight = (halved * mask.astype(np.float32))[:, None, :]
-    mean: Floats = (values * weight).sum(axis=2) / (weight.sum(axis=2) + np.float32(1.0))
+def _closest(values: Floats) -> Floats:
+    """float32 [b, n] of [b, n, w]: the `CLOSEST` highest, summed, over `CLOSEST`; -inf is none."""
+    top = np.partition(values, -CLOSEST, axis=2)[:, :, -CLOSEST:] if values.shape[2] > CLOSEST else values.copy()
+    top.sort(axis=2)  # the sum does not depend on how the highest were found
+    top[np.isinf(top)] = 0.0
+    mean: Floats = np.add.reduce(top, axis=2) / np.float32(CLOSEST)
     return mean
+
+
+def _latest(values: Floats, history: Histories) -> Floats:
+    """float32 [b, n] of [b, n, w]: mean that halves an event's weight every `HALF_LIFE` events, smoothed by one."""
+    halved = _halved(values.shape[2])
+    weights = halved[None] if history.mask is None else halved * history.mask
+    total = np.add.reduce(weights, axis=1, keepdims=True)
+    mean: Floats = np.add.reduce(values * halved, axis=2) / (total + np.float32(1.0))
+    return mean
+
+
+@lru_cache(KEPT)
+def _halved(w: int) -> Floats:
+    """float32 [w]: 1 of the latest event, half `HALF_LIFE` events before."""
+    back = np.arange(w - 1, -1, -1, dtype=np.float32)
+    halved: Floats = np.power(np.float32(0.5), back / np.float32(HALF_LIFE)).astype(np.float32)
+    return halved
 
 
 # name → (function, width, side of the result)

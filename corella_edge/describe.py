@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from corella_edge.bundle import MANIFEST, SEAL, Bundle, Manifest, read_json, seal_of, sha256
+from corella_edge.bundle import MANIFEST, SEAL, Bundle, Manifest, decode, read_bytes, read_json, seal_of, sha256
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, CorellaError
 from corella_edge.jsonlines import parse_reference, read_lines
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Candidate, User
 from corella_edge.router import RATIOS
+from corella_edge.signature import TrustedKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +26,29 @@ class Survey:
     problems: list[str]
 
 
-def survey(root: Path) -> Survey:
+def survey(root: Path, trust: TrustedKey | None = None) -> Survey:
     """Look at every file, however damaged the others are.
 
     Raises:
-        BundleError: there is no bundle at all at that place.
+        BundleError: there is no bundle at all at that place, or it is not signed with the trusted key.
     """
     if not root.is_dir() or not (root / MANIFEST).is_file():
         raise BundleError(f"{root}: no such bundle (a folder with {MANIFEST}, as `corella-edge export` writes)")
+    raw = read_bytes(root / MANIFEST)
+    if trust is not None:
+        trust.check(root, raw)
+    problems = list(_seal_problems(root, raw))
     try:
-        raw = (root / MANIFEST).read_bytes()
-        problems = list(_seal_problems(root, raw))
-        bundle = Bundle(root, Manifest.parse(json.loads(raw)))
-        return Survey(bundle, problems + list(bundle.problems()))
+        bundle = Bundle(root, Manifest.parse(decode(raw, MANIFEST)))
     except BundleError as error:
         return Survey(None, [*problems, str(error)])
-    except ValueError as error:
-        return Survey(None, [*problems, f"{MANIFEST}: is not JSON ({error})"])
-    except OSError as error:
-        raise BundleError(f"{error.filename or root}: can not be read: {error.strerror}") from None
+    return Survey(bundle, problems + list(bundle.problems()))
 
 
 def _seal_problems(root: Path, raw: bytes) -> Iterator[str]:
     if not (root / SEAL).is_file():
         yield f"{SEAL}: missing"
-    elif (root / SEAL).read_bytes() != seal_of(raw):
+    elif read_bytes(root / SEAL) != seal_of(raw):
         yield f"{MANIFEST}: does not match {SEAL}; one of the two was changed"
 
 
@@ -64,12 +62,19 @@ def describe(root: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"problems": list(found.problems)}
     if found.bundle is None:
         return result
-    for name, part in _PARTS.items():
+    parts = _PARTS if _all_plain(found.bundle) else {name: _PARTS[name] for name in ("bundle", "files")}
+    for name, part in parts.items():
         try:
             result[name] = part(found.bundle)
         except (CorellaError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             _add(result["problems"], f"{name}: can not be shown ({error})")
     return result
+
+
+def _all_plain(bundle: Bundle) -> bool:
+    """Whether whatever is there under a listed name is a plain file: a pipe or a device could be read without end."""
+    paths = [bundle.path(name) for name in bundle.manifest.files]
+    return not any(path.is_symlink() or (path.exists() and not path.is_file()) for path in paths)
 
 
 def _add(problems: list[str], line: str) -> None:

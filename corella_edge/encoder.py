@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from corella_edge.catalog import Catalog
 from corella_edge.derived import DERIVED, NO_TIME, Facts, Floats, Histories, Ints
+from corella_edge.remembered import remembered
 from corella_edge.request import Candidate, Event, Features, User
 from corella_edge.schema import PAD, Feed, Field, Schema, Vocabulary, encode_value
 from corella_edge.tables import FactTable, RatingCodes, attribute_table, centre_table, fact, item_index
@@ -34,6 +35,8 @@ class FeatureEncoder:
         self.unknown_row = len(catalog)
         self._attributes = schema.of("categorical", "multi", "numeric", side="item")
         self._profile = [(f, self._vocab(f)) for f in schema.of("categorical", "multi", "numeric", side="user")]
+        self._window = schema.window
+        self._indices = np.arange(max([len(vocab) for _, vocab in self._profile if vocab], default=0))
         self._sequences, self._derived = schema.of("sequence"), schema.of("derived")
         self._timed = any(f.source == "history_pace" for f in self._derived)
         self._of_history, self._of_item = schema.of("derived", side="user"), schema.of("derived", side="item")
@@ -46,8 +49,8 @@ class FeatureEncoder:
         self._look_of = {f.name: (f.length, f.args.get("centre"), f.args["mean"]) for f in self._derived}
         self._alike = {self._look_of[f.name]: f for f in self._derived}  # a field that stands for those alike
         self._unseen = Unseen(schema, self.item_tables, len(catalog) + 1)
-        self._past = lru_cache(RECENT)(self._new_past)
-        self._slate = lru_cache(RECENT)(self._new_slate)
+        self._past = remembered(self._new_past, RECENT)
+        self._slate = remembered(self._new_slate, RECENT)
 
     def encode(self, user: User, candidates: Sequence[Candidate]) -> tuple[Feed, list[tuple[str, ...]]]:
         """The input arrays of one request and, per candidate, the names of fields with unseen values.
@@ -62,6 +65,11 @@ class FeatureEncoder:
             feed[item.name] = self._derived_of(item, past, slate)
         return feed, self._unseen.names(codes, slate.rows, feed, list(slate.own))
 
+    def forget(self) -> None:
+        """Drop what is remembered of recent requests."""
+        self._past.cache_clear()
+        self._slate.cache_clear()
+
     def encode_user(self, user: User) -> Feed:
         """User-side attribute inputs, leading dimension 1."""
         return self._user_feed(self._codes(user))
@@ -75,18 +83,20 @@ class FeatureEncoder:
         }
 
     def _user_feed(self, codes: Mapping[str, Any]) -> Feed:
-        return {
-            f.name: np.array([[codes[f.name]]], np.float32) if vocab is None else np.array([codes[f.name]], np.int64)
-            for f, vocab in self._profile
-        }
+        return {f.name: self._input(f, codes[f.name]) for f, _ in self._profile}
+
+    def _input(self, item: Field, code: Any) -> npt.NDArray[Any]:
+        if item.kind == "categorical":
+            return self._indices[code : code + 1]  # a view costs less than an array
+        return np.array([[code]], np.float32) if item.kind == "numeric" else np.array([code], np.int64)
 
     def history(self, user: User) -> Histories:
         """The latest events of one user, at most the schema's window: b = 1 and nothing padded."""
         return self._events(user.history)
 
     def _events(self, events: Sequence[Event]) -> Histories:
-        events = events[-self.schema.window :] if self.schema.window else ()
-        rows = np.fromiter(self.catalog.rows([e.item for e in events]), np.int64, len(events))
+        events = events[-self._window :] if self._window else ()
+        rows = np.fromiter(self.catalog.rows(events), np.int64, len(events))
         ratings = np.fromiter([e.rating for e in events], np.float32, len(events))  # None becomes nan
         return Histories(rows[None], ratings[None], times=_times(events)[None] if self._timed else None)
 
@@ -99,17 +109,16 @@ class FeatureEncoder:
 
     def _sequence(self, item: Field, history: Histories) -> Ints:
         """int64 [1, length] of one user's unpadded events, PAD on the left."""
-        codes = np.zeros((1, item.length), dtype=np.int64)  # PAD
-        count = min(item.length, history.rows.shape[1])
-        codes[0, item.length - count :] = self._sequence_codes(item, history)[0, -item.length :]
-        return codes
+        codes = self._sequence_codes(item, history.last(item.length))
+        padded = np.zeros((1, item.length), dtype=np.int64)  # PAD
+        padded[:, item.length - codes.shape[1] :] = codes
+        return padded
 
     def _new_slate(self, candidates: _Same) -> _Slate:
         """Rows of the candidates, and who brings features of its own."""
-        rows = np.fromiter(self.catalog.rows([c.item for c in candidates.value]), np.int64, len(candidates.value))
-        features = [c.features for c in candidates.value]
-        plain = features.count(None) == len(features)
-        return _Slate(rows, {} if plain else {i: given for i, given in enumerate(features) if given is not None})
+        given = candidates.value
+        rows = np.fromiter(self.catalog.rows(given), np.int64, len(given))
+        return _Slate(rows, {i: c.features for i, c in enumerate(given) if c.features is not None})
 
     def _gathered(self, slate: _Slate) -> Feed:
         """Attributes of the candidates; those that came with the request win over the catalogue's."""

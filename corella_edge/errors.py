@@ -41,6 +41,16 @@ class MissingExtraError(CorellaError):
         self.extra = extra
 
 
+class StoreError(CorellaError):
+    """The user store can not do what was asked; what it holds is as it was."""
+
+    exit_code = 6
+
+
+class StoreFullError(StoreError):
+    """The user store can not be written: the disk is full or read-only. The same works once there is room."""
+
+
 class InterruptedRunError(CorellaError):
     """The user asked to stop; what was done is kept and the same command goes on."""
 

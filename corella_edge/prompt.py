@@ -26,6 +26,7 @@ from corella_edge.schema import value_key
 Tokenize = Callable[[str], list[int]]
 # Ratings come with requests: only so many of their texts are kept.
 MAX_TAILS = 1000
+MOST = 20_000  # characters of a template and of one value in it, events of a history
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +57,24 @@ class Template:
     like_above: float = 3.0
 
     def __post_init__(self) -> None:
-        if "title" not in self.item_fields:
-            raise RecipeError("prompt.item: the text must contain {title}")
-        if self.history_lines < 0 or self.block < 1 or self.value_chars < 1:
-            raise RecipeError("prompt: history_lines must be at least 0, block and value_chars at least 1")
         if not all(isinstance(text, str) for text in self.profile.values()):
             raise RecipeError("prompt.profile: the text of every feature must be a text with one {}")
+        if len("".join([self.instruction, self.item, self.yes, self.no, self.rating, *self.profile.values()])) > MOST:
+            raise RecipeError(f"prompt: its texts have more than {MOST} characters")
+        if "title" not in self.item_fields:
+            raise RecipeError("prompt.item: the text must contain {title}")
+        if not (0 <= self.history_lines <= MOST and 1 <= self.block <= MOST and 1 <= self.value_chars <= MOST):
+            raise RecipeError(f"prompt: history_lines must be 0 to {MOST}, block and value_chars 1 to {MOST}")
         self._try()
 
     @property
     def item_fields(self) -> list[str]:
         """Names in braces of `item`, in order."""
-        try:
-            return [name for _, name, _, _ in string.Formatter().parse(self.item) if name is not None]
-        except ValueError as error:
-            raise RecipeError(f"prompt.item: {error}") from None
+        return _plain_fields("prompt.item", self.item)
 
     def _try(self) -> None:
         """Fill the formats once. Raises RecipeError if they ask for what there is not."""
+        _plain_fields("prompt.rating", self.rating)
         try:
             self.item.format_map(dict.fromkeys(self.item_fields, "text"))
         except (ValueError, LookupError, AttributeError, TypeError) as error:
@@ -132,6 +133,17 @@ class Template:
             return cls(**data)
         except RecipeError as error:
             raise BundleError(f"prompt.json: {error}") from None
+
+
+def _plain_fields(where: str, text: str) -> list[str]:
+    """Names in braces, in order. Raises RecipeError where more stands there: a width could fill the memory."""
+    try:
+        fields = [(name, spec, how) for _, name, spec, how in string.Formatter().parse(text) if name is not None]
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from None
+    if any(spec or how or {".", "["} & set(name) for name, spec, how in fields):
+        raise RecipeError(f"{where}: only a name may stand in braces, without : ! . or [")
+    return [name for name, _, _ in fields]
 
 
 def _is_control(c: str) -> bool:

@@ -17,6 +17,9 @@ MAX_ID_CHARS = 256
 MAX_CANDIDATES = 10_000
 MAX_HISTORY = 100_000
 MAX_TIME = 2**53
+MAX_FEATURES = 256  # of one user or candidate
+MAX_VALUES = 1024  # of one feature
+MAX_TEXT_CHARS = 16_384  # of one value
 
 Features = Mapping[str, Any]
 
@@ -38,6 +41,11 @@ class User:
     features: Features = field(default_factory=dict)
     history: tuple[Event, ...] = ()
 
+    @property
+    def bare(self) -> bool:
+        """Whether the id is all there is: a server that remembers users fills in the rest."""
+        return self.id is not None and not self.features and not self.history
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -49,7 +57,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One user and the candidates to score; `candidates` None means the whole catalogue."""
+    """One user and the candidates to score; `candidates` None means the whole catalogue.
+
+    Attributes:
+        explain: the answer says more: the threshold, the CRM's own rank, tokens, milliseconds.
+        strict: a candidate that the LLM was wanted for and did not answer in time is an error (of a server).
+    """
 
     user: User
     candidates: tuple[Candidate, ...] | None = None
@@ -57,6 +70,11 @@ class Request:
     threshold: float | str | None = None
     top_k: int | None = None
     timeout_ms: float | None = None
+    explain: bool = False
+    strict: bool = False
+
+
+_FIELDS = {"id", "user", "user_id", "candidates", "threshold", "top_k", "timeout_ms", "explain", "strict"}
 
 
 def parse_request(value: object) -> Request:
@@ -65,31 +83,43 @@ def parse_request(value: object) -> Request:
     Raises:
         InputError: a field is missing, unknown, of the wrong type, or out of range; the message names it.
     """
-    data = _object(value, "request", {"id", "user", "candidates", "threshold", "top_k", "timeout_ms"})
-    if "user" not in data:
-        raise InputError("request: the field 'user' is missing")
+    data = an_object(value, "request", _FIELDS)
     candidates = data.get("candidates")
     return Request(
-        user=_user(data["user"]),
+        user=_who(data),
         candidates=None if candidates is None else _candidates(candidates),
-        id=_optional_id(data.get("id"), "id"),
+        id=an_optional_id(data.get("id"), "id"),
         threshold=_threshold(data.get("threshold")),
         top_k=_positive_int(data.get("top_k"), "top_k"),
         timeout_ms=_number(data.get("timeout_ms"), "timeout_ms", low=0.0),
+        explain=_flag(data.get("explain"), "explain"),
+        strict=_flag(data.get("strict"), "strict"),
     )
+
+
+def _who(data: Mapping[str, Any]) -> User:
+    """`user`, or `user_id` alone."""
+    if ("user" in data) == ("user_id" in data):
+        raise InputError("request: exactly one of the fields 'user' and 'user_id' is needed")
+    return _user(data["user"]) if "user" in data else User(an_id(data["user_id"], "user_id"))
 
 
 def _user(value: object) -> User:
-    data = _object(value, "user", {"id", "features", "history"})
-    history = _list(data.get("history"), "user.history", MAX_HISTORY)
+    data = an_object(value, "user", {"id", "features", "history"})
+    history = a_list(data.get("history"), "user.history", MAX_HISTORY)
     return User(
-        id=_optional_id(data.get("id"), "user.id"),
-        features=_features(data.get("features"), "user.features") or {},
-        history=tuple([_event(event, i) for i, event in enumerate(history)]),
+        id=an_optional_id(data.get("id"), "user.id"),
+        features=features_of(data.get("features"), "user.features") or {},
+        history=events_of(history, "user.history"),
     )
 
 
-def _event(value: object, i: int) -> Event:
+def events_of(values: list[Any], path: str) -> tuple[Event, ...]:
+    """Events of a list at `path`. InputError names the one that is wrong."""
+    return tuple([_event(value, path, i) for i, value in enumerate(values)])
+
+
+def _event(value: object, within: str, i: int) -> Event:
     if isinstance(value, dict) and value.keys() <= {"item", "rating", "time"}:
         item: Any = value.get("item")
         rating: Any = value.get("rating")
@@ -98,32 +128,48 @@ def _event(value: object, i: int) -> Event:
         plain = type(item) is str and type(rating) is int and type(time) is int
         if plain and 0 < len(item) <= MAX_ID_CHARS and abs(rating) <= 1e6 and abs(time) <= MAX_TIME:
             return Event(item, float(rating), time)
-    path = f"user.history[{i}]"
-    data = _object(value, path, {"item", "rating", "time"})
+    path = f"{within}[{i}]"
+    data = an_object(value, path, {"item", "rating", "time"})
     seconds = _number(data.get("time"), f"{path}.time", low=-MAX_TIME, high=MAX_TIME)
     return Event(
-        item=_id(data.get("item"), f"{path}.item"),
+        item=an_id(data.get("item"), f"{path}.item"),
         rating=_number(data.get("rating"), f"{path}.rating", low=-1e6, high=1e6),
         time=None if seconds is None else int(seconds),
     )
 
 
 def _candidates(value: object) -> tuple[Candidate, ...]:
-    items = _list(value, "candidates", MAX_CANDIDATES)
+    items = a_list(value, "candidates", MAX_CANDIDATES)
     if not items:
         raise InputError("candidates: the list is empty; leave the field out to rank the whole catalogue")
     return tuple([_candidate(item, i) for i, item in enumerate(items)])
 
 
 def _candidate(value: object, i: int) -> Candidate:
-    data = _object(value, f"candidates[{i}]", {"item", "features"})
+    if isinstance(value, dict) and len(value) == 1:
+        item: Any = value.get("item")
+        # The common case, kept free of formatted paths: there are many candidates.
+        if type(item) is str and 0 < len(item) <= MAX_ID_CHARS:
+            return Candidate(item)
+    data = an_object(value, f"candidates[{i}]", {"item", "features"})
     return Candidate(
-        item=_id(data.get("item"), f"candidates[{i}].item"),
-        features=_features(data.get("features"), f"candidates[{i}].features"),
+        item=an_id(data.get("item"), f"candidates[{i}].item"),
+        features=features_of(data.get("features"), f"candidates[{i}].features"),
     )
 
 
-def _object(value: object, path: str, known: set[str]) -> dict[str, Any]:
+def parse_item(value: object) -> Candidate:
+    """`{"item": id, attribute: value, …}`, a line of a catalogue, as a candidate that brings the attributes."""
+    if not isinstance(value, dict):
+        raise InputError(f"expected an object, got {_kind(value)}")
+    attributes = {name: given for name, given in value.items() if name != "item"}
+    for name, given in attributes.items():
+        _check_feature(given, str(name)[:40])
+    return Candidate(an_id(value.get("item"), "item"), attributes)
+
+
+def an_object(value: object, path: str, known: set[str]) -> dict[str, Any]:
+    """The object, with no other fields than `known`. InputError otherwise, as of all these checks."""
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected an object, got {_kind(value)}")
     unknown = value.keys() - known
@@ -134,7 +180,8 @@ def _object(value: object, path: str, known: set[str]) -> dict[str, Any]:
     return value
 
 
-def _list(value: object, path: str, limit: int) -> list[Any]:
+def a_list(value: object, path: str, limit: int) -> list[Any]:
+    """The list, of at most `limit` entries; null is an empty one."""
     if value is None:
         return []
     if not isinstance(value, list):
@@ -144,7 +191,8 @@ def _list(value: object, path: str, limit: int) -> list[Any]:
     return value
 
 
-def _id(value: object, path: str) -> str:
+def an_id(value: object, path: str) -> str:
+    """Text of bounded length; integers are written in decimal."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64:
         return str(value)
     if not isinstance(value, str):
@@ -154,15 +202,19 @@ def _id(value: object, path: str) -> str:
     return value
 
 
-def _optional_id(value: object, path: str) -> str | None:
-    return None if value is None else _id(value, path)
+def an_optional_id(value: object, path: str) -> str | None:
+    """An id, or None for null."""
+    return None if value is None else an_id(value, path)
 
 
-def _features(value: object, path: str) -> dict[str, Any] | None:
+def features_of(value: object, path: str) -> dict[str, Any] | None:
+    """Values by name, of bounded number and size; None for null."""
     if value is None:
         return None
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected an object, got {_kind(value)}")
+    if len(value) > MAX_FEATURES:
+        raise InputError(f"{path}: {len(value)} features, at most {MAX_FEATURES} are accepted")
     for name, feature in value.items():
         _check_feature(feature, f"{path}.{str(name)[:40]}")
     return value
@@ -170,7 +222,11 @@ def _features(value: object, path: str) -> dict[str, Any] | None:
 
 def _check_feature(value: object, path: str) -> None:
     entries = value if isinstance(value, list) else [value]
+    if len(entries) > MAX_VALUES:
+        raise InputError(f"{path}: {len(entries)} values, at most {MAX_VALUES} are accepted")
     for entry in entries:
+        if isinstance(entry, str) and len(entry) > MAX_TEXT_CHARS:
+            raise InputError(f"{path}: a text of {len(entry)} characters, at most {MAX_TEXT_CHARS} are accepted")
         if not isinstance(entry, (str, int, float, bool, type(None))):
             raise InputError(f"{path}: expected text, a number, or a list of those, got {_kind(entry)}")
         if isinstance(entry, float) and not math.isfinite(entry):
@@ -183,6 +239,12 @@ def _threshold(value: object) -> float | str | None:
     if value is None or isinstance(value, str):
         return value
     return _number(value, "threshold")
+
+
+def _flag(value: object, path: str) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise InputError(f"{path}: expected true or false, got {_kind(value)}")
+    return bool(value)
 
 
 def _positive_int(value: object, path: str) -> int | None:

@@ -16,6 +16,7 @@ from corella_edge.derived import DERIVED, FARTHEST, LARGEST, WIDEST, Side, numbe
 from corella_edge.errors import BundleError
 
 PAD, OOV, FIRST = 0, 1, 2
+LONGEST = 10_000  # slots of a field, events that it looks back on
 
 Kind = Literal["categorical", "multi", "sequence", "numeric", "derived"]
 Feed = dict[str, npt.NDArray[Any]]
@@ -52,7 +53,7 @@ class Vocabulary:
         self.values = list(values)
         self.index_of = {value: FIRST + i for i, value in enumerate(self.values)}
         if len(self.index_of) != len(self.values):
-            raise BundleError(f"vocabulary {name}: a value occurs twice")
+            raise BundleError(f"vocab/{name}.json: a value occurs twice")
 
     def __len__(self) -> int:
         """Rows of the embedding table: the values, PAD and OOV."""
@@ -60,7 +61,8 @@ class Vocabulary:
 
     def index(self, value: Any) -> int:
         """The value's row; a missing one (None) is unseen, whatever texts are known."""
-        return OOV if value is None else self.index_of.get(value_key(value), OOV)
+        key = value if type(value) is str else None if value is None else value_key(value)
+        return OOV if key is None else self.index_of.get(key, OOV)
 
 
 def value_key(value: Any) -> str:
@@ -80,12 +82,12 @@ class Schema:
     def __post_init__(self) -> None:
         """Raises BundleError for a field that could not be encoded, or not within its table."""
         if len({item.name for item in self.fields}) != len(self.fields):
-            raise BundleError("schema: a field occurs twice")
+            raise BundleError("schema.json: a field occurs twice")
         if len({item.vocab for item in self.of("sequence") if item.source == "item"}) > 1:
-            raise BundleError("schema: the sequences of items have different vocabularies")
+            raise BundleError("schema.json: the sequences of items have different vocabularies")
         for item in self.fields:
             if problem := _problem(item, self.vocabularies):
-                raise BundleError(f"schema: field {item.name}: {problem}")
+                raise BundleError(f"schema.json: field {item.name}: {problem}")
 
     def of(self, *kinds: Kind, side: Side | None = None) -> list[Field]:
         """Fields of the given kinds (and side), in order."""
@@ -127,8 +129,8 @@ def vocabulary_names(data: Mapping[str, Any]) -> set[str]:
 
 def _problem(item: Field, vocabularies: Mapping[str, Vocabulary]) -> str:
     """Why a field can not be encoded; empty if it can."""
-    if item.kind not in get_args(Kind) or item.side not in get_args(Side) or item.length < 1:
-        return "unknown kind or side, or a length below 1"
+    if item.kind not in get_args(Kind) or item.side not in get_args(Side) or not 1 <= item.length <= LONGEST:
+        return f"unknown kind or side, or a length that is not 1 to {LONGEST}"
     if item.kind in ("categorical", "multi", "sequence") and item.vocab not in vocabularies:
         return f"unknown vocabulary {item.vocab!r}"
     if item.kind == "sequence":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,23 @@ from corella_edge.request import Request
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Trace:
+    """What one request cost, for those who look into it.
+
+    Attributes:
+        seconds: by step, in the order they happened: "encode", "crm", "prompt" (texts to tokens, and asking), "queue"
+            (waiting for the LLM), "prefill".
+        evaluated, reused: prompt tokens the LLM computed, and took from kept or shared prefixes.
+        threshold: in nats; infinite = the LLM is never asked.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    evaluated: int = 0
+    reused: int = 0
+    threshold: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +43,9 @@ class Scores:
         entropy: float64 [n], nats, binary entropy of `crm`.
         routed: bool [n], True where `probability` is the LLM's.
         reason: n texts: why a row was routed ("entropy", "ratio") or why the LLM did not answer although the
-            router chose the row ("no_llm", "no_text", "too_long", "deadline", "llm_error"); "" for
-            easy rows.
+            router chose the row (docs/serving.md lists them); "" for easy rows.
         unknown: n tuples, the names of the fields whose value the CRM has never seen.
+        trace: what it cost; not part of what was found out.
     """
 
     items: tuple[str, ...]
@@ -37,6 +55,7 @@ class Scores:
     routed: BoolArray
     reason: tuple[str, ...]
     unknown: tuple[tuple[str, ...], ...]
+    trace: Trace = field(default_factory=Trace, compare=False, repr=False)
 
     @property
     def probability(self) -> FloatArray:
@@ -46,10 +65,14 @@ class Scores:
     @property
     def rank(self) -> npt.NDArray[np.int64]:
         """int64 [n]: 1 = highest probability; equal probabilities keep request order."""
-        order = np.argsort(-self.probability, kind="stable")
-        rank = np.empty(len(order), dtype=np.int64)
-        rank[order] = np.arange(1, len(order) + 1)
-        return rank
+        return _rank(self.probability)
+
+
+def _rank(probability: FloatArray) -> npt.NDArray[np.int64]:
+    order = np.argsort(-probability, kind="stable")
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(1, len(order) + 1)
+    return rank
 
 
 def answer(request: Request, scores: Scores, bundle: str) -> dict[str, Any]:
@@ -67,4 +90,22 @@ def answer(request: Request, scores: Scores, bundle: str) -> dict[str, Any]:
         if place <= limit
     ]  # fmt: skip
     head: dict[str, Any] = {} if request.id is None else {"id": request.id}
-    return {**head, "bundle": bundle, "candidates": rows}
+    tail: dict[str, Any] = {}
+    if request.explain:
+        alone = (by_crm for by_crm, place in zip(_rank(scores.crm).tolist(), rank, strict=True) if place <= limit)
+        rows = [{**row, "crm_rank": by_crm} for row, by_crm in zip(rows, alone, strict=True)]
+        tail = _explained(scores)
+    return {**head, "bundle": bundle, "candidates": rows, **tail}
+
+
+def _explained(scores: Scores) -> dict[str, Any]:
+    trace = scores.trace
+    return {
+        "explain": {
+            "threshold": trace.threshold if math.isfinite(trace.threshold) else None,
+            "wanted": sum(map(bool, scores.reason)),
+            "routed": int(scores.routed.sum()),
+            "tokens": {"evaluated": trace.evaluated, "reused": trace.reused},
+            "milliseconds": {name: round(1000.0 * seconds, 3) for name, seconds in trace.seconds.items()},
+        }
+    }

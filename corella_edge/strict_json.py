@@ -22,7 +22,7 @@ def decode(raw: bytes) -> Any:
         JsonError: says what is wrong and where.
     """
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=_refuse)
         # Escaped halves of surrogate pairs could not be written back.
         if _SURROGATE_ESCAPE.search(raw):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -40,12 +40,15 @@ def decode(raw: bytes) -> Any:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of its names and values, for `json.loads`. Raises JsonError for a name that occurs twice."""
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise JsonError(f"the name {twice[:40]!r} occurs twice in one object")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise JsonError(f"the name {name[:40]!r} occurs twice in one object")
+            seen.add(name)
     return result
 
 

@@ -81,6 +81,6 @@ class RatingCodes:
     def of(self, ratings: Floats) -> Ints:
         """int64, shape of `ratings`."""
         place = self._known.searchsorted(ratings)
-        codes: Ints = self._codes.take(place)
-        np.copyto(codes, OOV, where=self._values.take(place) != ratings)
+        codes: Ints = self._codes[place]
+        codes[self._values[place] != ratings] = OOV
         return codes

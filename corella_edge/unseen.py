@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from corella_edge.derived import Ints
+from corella_edge.remembered import remembered
 from corella_edge.schema import OOV, Feed, Field, Schema
 
 Names = tuple[str, ...]
@@ -32,7 +32,7 @@ class Unseen:
         flags = _flags([item_tables[name] for name in self._item], rows)
         self._kinds, kind_of = np.unique(flags, axis=0, return_inverse=True)
         self._kind_of: Ints = kind_of.reshape(-1).astype(np.int64)
-        self._of_user = lru_cache(MEMO)(self._all_kinds)
+        self._of_user = remembered(self._all_kinds, MEMO)
 
     def names(self, codes: Mapping[str, Any], rows: Ints, feed: Feed, inline: Sequence[int]) -> list[Names]:
         """For catalogue rows int64 [n]; of the candidates `inline`, what the feed holds counts instead.
@@ -41,7 +41,7 @@ class Unseen:
         """
         user = tuple([_is_oov(codes[name]) for name in self._user])
         by_kind = self._of_user(user)
-        found = [by_kind[kind] for kind in self._kind_of.take(rows).tolist()]
+        found = list(map(by_kind.__getitem__, self._kind_of.take(rows).tolist()))
         for i in inline:
             found[i] = self._joined(user, tuple([OOV in np.atleast_1d(feed[name][i]) for name in self._item]))
         return found

@@ -20,6 +20,7 @@ import click
 os.environ["COLUMNS"] = "100"
 
 import llm_page
+import serving_page
 import study_page
 
 from corella_edge.cli import COMMANDS, cli
@@ -27,7 +28,7 @@ from corella_edge_export.study.tables import figure
 
 ROOT = Path(__file__).resolve().parents[1]
 CLI_PAGE, README, RESULTS_PAGE = ROOT / "docs" / "cli.md", ROOT / "README.md", ROOT / "docs" / "results.md"
-LLM_PAGE = ROOT / "docs" / "llm.md"
+LLM_PAGE, SERVING_PAGE = ROOT / "docs" / "llm.md", ROOT / "docs" / "serving-benchmarks.md"
 RESULTS, PUBLISHED = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "published"
 COLUMN = 36
 
@@ -38,25 +39,32 @@ def cli_page() -> str:
     root = click.Context(cli, info_name="corella-edge", max_content_width=100, terminal_width=100)
     parts += ["```", cli.get_help(root), "```", ""]
     for name in COMMANDS:
-        command = cli.get_command(root, name)
-        assert command is not None
-        context = click.Context(command, info_name=name, parent=root, max_content_width=100, terminal_width=100)
-        parts += [f"## {name}", "", "```", command.get_help(context), "```", ""]
+        parts += _command_help(cli, root, name, "##", name)
     return "\n".join(parts)
+
+
+def _command_help(group: Any, parent: click.Context, name: str, mark: str, title: str) -> list[str]:
+    """A command's help below its heading, and that of the commands in it."""
+    command = group.get_command(parent, name)
+    assert command is not None
+    context = click.Context(command, info_name=name, parent=parent, max_content_width=100, terminal_width=100)
+    parts = [f"{mark} {title}", "", "```", command.get_help(context), "```", ""]
+    for below in command.commands if isinstance(command, click.Group) else ():
+        parts += _command_help(command, context, below, f"{mark}#", f"{title} {below}")
+    return parts
 
 
 def readme() -> str:
     """README.md with the tree and the tables between their markers."""
-    tree = "\n".join(["```", *tree_lines(sources()), "```"])
-    return _between(_between(README.read_text("utf-8"), "tree", tree), "results", "\n".join(tables()))
-
-
-def _between(text: str, name: str, contents: str) -> str:
-    before, begin, rest = text.partition(f"<!-- {name} -->")
-    _, end, after = rest.partition(f"<!-- /{name} -->")
-    if not begin or not end:
-        sys.exit(f"README.md: the markers <!-- {name} --> and <!-- /{name} --> are missing")
-    return f"{before}{begin}\n{contents}\n{end}{after}"
+    parts = {
+        "tree": ["```", *tree_lines(sources()), "```"],
+        "results": tables(),
+        "serving": serving_page.lines(RESULTS),
+    }
+    text = README.read_text("utf-8")
+    for name, lines in parts.items():
+        text = serving_page.between(text, name, "\n".join(lines))
+    return text
 
 
 def tables() -> Iterator[str]:
@@ -194,7 +202,8 @@ def summary(path: Path) -> str:
 def main() -> None:
     results = study_page.page(RESULTS, PUBLISHED)
     llm = llm_page.page(LLM_PAGE.read_text("utf-8"), RESULTS)
-    pages = {CLI_PAGE: cli_page(), README: readme(), RESULTS_PAGE: results, LLM_PAGE: llm}
+    serving = serving_page.page(SERVING_PAGE.read_text("utf-8"), RESULTS)
+    pages = {CLI_PAGE: cli_page(), README: readme(), RESULTS_PAGE: results, LLM_PAGE: llm, SERVING_PAGE: serving}
     for path, wanted in pages.items():
         if path.exists() and path.read_text("utf-8") == wanted:
             continue

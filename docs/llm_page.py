@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from serving_page import between
+
 Json = dict[str, Any]
 Lines = Iterator[str]
 NOT_YET = "Not measured yet."
@@ -17,11 +19,7 @@ def page(text: str, results: Path) -> str:
     for name, (files, make) in SECTIONS.items():
         found = [json.loads(path.read_text("utf-8")) for file in files if (path := results / f"{file}.json").exists()]
         lines = [line for result in found for line in make(result)] or [NOT_YET]
-        before, begin, rest = text.partition(f"<!-- {name} -->")
-        _, end, after = rest.partition(f"<!-- /{name} -->")
-        if not begin or not end:
-            raise SystemExit(f"docs/llm.md: the markers <!-- {name} --> and <!-- /{name} --> are missing")
-        text = f"{before}{begin}\n" + "\n".join(lines).strip() + f"\n{end}{after}"
+        text = between(text, name, "\n".join(lines).strip())
     return text
 
 

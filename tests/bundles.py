@@ -25,7 +25,7 @@ ITEMS, USERS, ROWS, WINDOW = 40, 30, 240, 5
 TEMPLATE = Template(history_lines=4, block=2)
 
 
-def make_bundle(out: Path, *, llm: bool = True, sample: bool = True, seed: int = 0) -> Path:
+def make_bundle(out: Path, *, llm: bool = True, sample: bool = True, seed: int = 0, version: str = "1") -> Path:
     """Write a sealed bundle at `out`; the last item of its catalogue has no title."""
     rng = np.random.default_rng(seed)
     with new_folder(out) as folder:
@@ -45,7 +45,7 @@ def make_bundle(out: Path, *, llm: bool = True, sample: bool = True, seed: int =
             pairs = zip(rows, labels, strict=True)
             _lines(folder / "sample.jsonl", [{"request": row, "label": label} for row, label in pairs])
         _write_figures(folder, crm, labels)
-        bundle.seal(folder, "tiny", "1", {"recipe": "tiny", "created": "2024-01-01T00:00:00Z"})
+        bundle.seal(folder, "tiny", version, {"recipe": "tiny", "created": "2024-01-01T00:00:00Z"})
     return out
 
 

@@ -31,6 +31,9 @@ class FakeBackend:
         except RuntimeError:
             raise RuntimeError("the LLM backend is closed") from None
 
+    def forget(self) -> None:
+        """Nothing is kept."""
+
     def stats(self) -> dict[str, float]:
         return {"prompts": float(self._answered)}
 

@@ -68,6 +68,13 @@ def test_the_engine_loads_without_llama_cpp() -> None:
     assert "llama_cpp" not in loaded_by(["corella_edge_runtime.engine"])
 
 
+def test_the_package_gives_its_engine_when_asked() -> None:
+    assert not loaded_by(["corella_edge_runtime"]) & {"numpy", "onnxruntime"}
+    code = "from corella_edge_runtime import Engine; print(Engine.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "corella_edge_runtime.engine\n"
+
+
 def imports(path: Path) -> Iterator[str]:
     """Every module that a file imports, inside functions too."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -101,9 +108,12 @@ def test_each_heavy_dependency_is_known_in_one_place() -> None:
     assert all(path.startswith("llm/") for path in importers("corella_edge_runtime", "llama_cpp"))
     served = importers("corella_edge_runtime", "starlette", "uvicorn", "prometheus_client")
     assert all(path.startswith("server/") for path in served)
+    assert all(path.startswith("store/") for path in importers("corella_edge_runtime", "sqlite3"))
     assert importers("corella_edge_runtime", *HEAVY) == set()
     assert importers("corella_edge_export", "onnxruntime", "llama_cpp") == set()
     assert importers("corella_edge", "onnxruntime", "llama_cpp", *HEAVY) == set()
+    assert importers("corella_edge", "minisign") == {"signature.py"}
+    assert importers("corella_edge_runtime", "minisign") | importers("corella_edge_export", "minisign") == set()
 
 
 def test_help_is_quick() -> None:
@@ -168,6 +178,9 @@ def run(missing: str, *args: str) -> subprocess.CompletedProcess[str]:
         ("onnxruntime", "cpu", "verify BUNDLE"),
         ("onnxruntime", "cpu", "benchmark BUNDLE --out OUT"),
         ("llama_cpp", "llm", "score BUNDLE BUNDLE/requests.jsonl --require-llm --out OUT"),
+        ("minisign", "sign", "verify BUNDLE --trust KEY"),
+        ("minisign", "sign", "sign BUNDLE --key OUT"),
+        ("minisign", "sign", "sign --new-key OUT"),
         ("starlette", "serve", "serve BUNDLE"),
         ("uvicorn", "serve", "serve BUNDLE"),
         ("prometheus_client", "serve", "serve BUNDLE"),

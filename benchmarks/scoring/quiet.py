@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +16,13 @@ class Watch:
     """Load that was not ours from the start on.
 
     Args:
-        children: processes of ours that run all the time; those that ended and were waited for are known.
+        children: processes of ours that run all the time, or who tells them at each reading; those that ended and
+            were waited for are known.
     """
 
-    def __init__(self, children: Iterable[int] = ()) -> None:
-        self._children = tuple(children)
+    def __init__(self, children: Iterable[int] | Callable[[], Iterable[int]] = ()) -> None:
+        known = () if callable(children) else tuple(children)
+        self._children = children if callable(children) else lambda: known
         self._start = self._now()
 
     def read(self) -> dict[str, float]:
@@ -30,14 +32,17 @@ class Watch:
     def _now(self) -> Ticks:
         now, times = ticks(), os.times()
         ended = times.children_user + times.children_system
-        return replace(now, own=now.own + ended + sum(map(cpu_seconds, self._children)))
+        return replace(now, own=now.own + ended + sum(map(cpu_seconds, self._children())))
 
 
 def cpu_seconds(process: int) -> float:
-    """CPU seconds that a living process has used."""
-    # The name in brackets may hold spaces.
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """CPU seconds that a process has used, and those children of it that ended and were waited for; 0 if it is gone."""
+    try:
+        # The name in brackets may hold spaces.
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def is_void(load: dict[str, float]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from corella_edge.cli.common import Ratios, engine_options
+from corella_edge.cli.common import Finite, Ratios, engine_options
 from corella_edge.cli.progress import Progress
 from corella_edge.router import RATIOS
 
@@ -25,7 +25,7 @@ from corella_edge.router import RATIOS
               )  # fmt: skip
 @click.option("--max-requests", default=200, show_default=True, type=click.IntRange(1), help="Requests to time.")
 @click.option("--repeat", default=1, show_default=True, type=click.IntRange(1), help="Passes over the requests.")
-@click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(0.0),
+@click.option("--seconds", default=120.0, show_default=True, type=Finite(0.0),
               help="Stop timing after so long.")  # fmt: skip
 @click.option("--max-labelled", default=2000, show_default=True, type=click.IntRange(0),
               help="Labelled rows to score for the AUC; 0 leaves it out.")  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from corella_edge.cli.common import trusted_key
 from corella_edge.errors import BundleError
 
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: all cores but one.")
-def verify(bundle: Path, llm_threads: int | None) -> None:
+@click.option("--trust", metavar="KEY", help="Public key, or file of one, that BUNDLE must be signed with.")
+def verify(bundle: Path, llm_threads: int | None, trust: str | None) -> None:
     """Check every file of BUNDLE, then repeat its reference scores on this machine.
 
     Needs nothing of the training side. Without the extra [llm] the LLM's part is not checked, and says so.
     """
-    found = _check_files(bundle)
+    found = _check_files(bundle, trust)
     from corella_edge_runtime import reference
     from corella_edge_runtime.engine import Engine
 
@@ -41,10 +43,10 @@ def verify(bundle: Path, llm_threads: int | None) -> None:
     click.echo(f"{found.label}: verified")
 
 
-def _check_files(root: Path) -> Bundle:
+def _check_files(root: Path, trust: str | None) -> Bundle:
     from corella_edge.describe import survey
 
-    found = survey(root)
+    found = survey(root, trusted_key(trust))
     for problem in found.problems:
         click.echo(problem)
     if found.bundle is None or found.problems:
@@ -52,6 +54,8 @@ def _check_files(root: Path) -> Bundle:
         raise BundleError(f"{root}: damaged, not as exported: {names}")
     files = found.bundle.manifest.files
     click.echo(f"files: {len(files)} as exported, {sum(entry.size for entry in files.values()):,} bytes")
+    if trust is not None:
+        click.echo("signature: of the trusted key")
     return found.bundle
 
 

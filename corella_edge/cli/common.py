@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.router import RATIOS, parse_share
+
+if TYPE_CHECKING:
+    from corella_edge.signature import TrustedKey
 
 EXPORT_MODULES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "optimum", "onnx", "gguf", "safetensors",
                   "sentencepiece", "polars", "tqdm")  # fmt: skip
@@ -30,11 +34,30 @@ def need_export(command: str) -> None:
     need(command, "llm", "llama_cpp")
 
 
+def trusted_key(text: str | None) -> TrustedKey | None:
+    """The key of the option --trust. Raises InputError."""
+    if text is None:
+        return None
+    from corella_edge.signature import TrustedKey
+
+    return TrustedKey.read(text)
+
+
 def parse_ratios(text: str) -> list[float]:
     """`0,0.05,1` as ascending shares without repeats; empty text is the standard grid."""
     if not text.strip():
         return list(RATIOS)
     return sorted({parse_share(part.strip()) for part in text.split(",")})
+
+
+class Finite(click.FloatRange):
+    """A range of floats that neither `nan`, which is neither below nor above anything, nor `inf` passes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return found
 
 
 class Ratios(click.ParamType[list[float]]):

@@ -3,64 +3,112 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from corella_edge.cli.common import engine_options
+from corella_edge.cli.common import Finite, engine_options, trusted_key
+from corella_edge.cli.serve_options import ACCESS, LIMITS, STORE, grouped
 from corella_edge.errors import BundleError, MissingExtraError
 from corella_edge.router import parse_share, parse_threshold
 
 if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine
+    from corella_edge_runtime.server.access import Guard
     from corella_edge_runtime.server.ranker import Ranker
+    from corella_edge_runtime.server.run import Settings
+    from corella_edge_runtime.store.users import UserStore
 
-_EXTRA_MODULES = {"starlette", "uvicorn", "prometheus_client", "anyio"}
+_EXTRA_MODULES = {"starlette", "uvicorn", "httptools", "prometheus_client", "anyio", "orjson"}
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", metavar="BUNDLE|SITE", type=click.Path(path_type=Path))
 @click.option("--threshold", help="Entropy in nats (0 to 0.693), or ratio:SHARE. Default: the bundle's own.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @engine_options("process")
-@click.option("--worker-threads", default=8, show_default=True, type=click.IntRange(1, 1024),
-              help="Requests worked on at once.")  # fmt: skip
-@click.option("--max-waiting", default=128, show_default=True, type=click.IntRange(0),
-              help="Further requests that may wait; beyond them: 503.")  # fmt: skip
-@click.option("--max-body-mib", default=8.0, show_default=True, type=click.FloatRange(0, min_open=True),
-              help="Largest body; beyond it: 413.")  # fmt: skip
-@click.option("--grace", default=30.0, show_default=True, type=click.FloatRange(0),
+@grouped("limits", LIMITS)
+@grouped("users", STORE)
+@grouped("access", ACCESS)
+@click.option("--grace", default=30.0, show_default=True, type=Finite(0),
               help="Seconds for requests in flight when stopping.")  # fmt: skip
 @click.option("--access-log", is_flag=True, help="Log one line a request to stderr (address, path, status).")
 def serve(
-    bundle: Path, threshold: str | None, host: str, port: int, engine: dict[str, Any], worker_threads: int,
-    max_waiting: int, max_body_mib: float, grace: float, access_log: bool,
+    bundle: Path, threshold: str | None, host: str, port: int, engine: dict[str, Any], limits: dict[str, Any],
+    users: dict[str, Any], access: dict[str, Any], grace: float, access_log: bool,
 ) -> None:  # fmt: skip
-    """Serve BUNDLE over HTTP until SIGTERM or Ctrl-C.
+    """Serve a bundle, or what a site says (`corella-edge deploy`), over HTTP until SIGTERM or Ctrl-C.
 
-    POST /v1/rank, GET /v2/health/live, /v2/health/ready, /metrics and /openapi.json.
+    POST /v1/rank, /v1/score, /v1/events and the Open Inference Protocol at /v2; a page for people at /;
+    /metrics and /openapi.json.
     """
     _check_early(bundle, threshold)
     _check_extra()
-    from corella_edge_runtime.server.run import Settings, listen, run
-    from corella_edge_runtime.server.service import Limits
-
-    def load() -> Engine:
-        from corella_edge_runtime.engine import Engine
-        from corella_edge_runtime.threads import bind_process
-
-        opened = Engine.open(bundle, threshold=threshold, **engine)
-        # The LLM's process has cores of its own; in a thread of this one, it keeps its own cores itself.
-        if opened.llm and opened.setup and opened.setup.crm_cores and engine["llm"] == "process":
-            bind_process(opened.setup.crm_cores)
-        return opened
+    from corella_edge_runtime.server.following import open_source
+    from corella_edge_runtime.server.run import listen, run
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    limits = Limits(worker_threads, max_waiting, body_bytes=int(max_body_mib * 2**20))
-    run(load, listen(host, port), Settings(limits, grace, access_log), _say_listening, _ReadyLine(time.monotonic()))
+    guard = _guard(host, access)
+    engine["trust"] = trusted_key(access["trust"])
+    source = open_source(bundle, partial(_load, threshold, engine, os.sched_getaffinity(0)))
+    with _store(users) as store:
+        settings = _settings(limits, grace, access_log)
+        ready = _ReadyLine(time.monotonic())
+        run(source, listen(host, port), settings, guard, store, _say_listening, ready)
+
+
+def _load(threshold: str | None, engine: dict[str, Any], cores: set[int], bundle: Path) -> Engine:
+    from corella_edge_runtime.engine import Engine
+    from corella_edge_runtime.threads import bind_process
+
+    # An earlier version may have bound the process to the CRM's cores: this thread sees all of them again.
+    os.sched_setaffinity(0, cores)
+    opened = Engine.open(bundle, threshold=threshold, **engine)
+    # The LLM's process has cores of its own; in a thread of this one, it keeps its own cores itself.
+    if opened.llm and opened.setup and opened.setup.crm_cores and engine["llm"] == "process":
+        bind_process(opened.setup.crm_cores)
+    return opened
+
+
+def _guard(host: str, access: dict[str, Any]) -> Guard:
+    """Raises InputError for keys that can not be read, and for an address beyond this machine without keys."""
+    from corella_edge.keys import KeyFile
+    from corella_edge_runtime.server.access import Guard, require_access
+
+    require_access(host, access["keys"], access["insecure"])
+    return Guard(KeyFile(access["keys"]) if access["keys"] else None, access["open_metrics"])
+
+
+def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> Settings:
+    from corella_edge_runtime.server.connections import ConnectionLimits
+    from corella_edge_runtime.server.limits import Limits
+    from corella_edge_runtime.server.run import Settings
+
+    body_bytes = int(limits["max_body_mib"] * 2**20)
+    bounds = Limits(limits["max_requests"], limits["worker_threads"], limits["timeout_ms"], body_bytes)
+    return Settings(bounds, grace, access_log, ConnectionLimits(limits["max_connections"]))
+
+
+@contextmanager
+def _store(users: dict[str, Any]) -> Iterator[UserStore | None]:
+    if users["store"] is None:
+        if users["retain_days"] or users["retain_events"]:
+            raise click.UsageError("--retain-days and --retain-events need --store")
+        yield None
+        return
+    from corella_edge_runtime.store.retention import retention_task
+    from corella_edge_runtime.store.users import UserStore
+
+    with UserStore.open(users["store"]) as store:
+        retention_task(store, users["retain_days"], users["retain_events"])
+        yield store
 
 
 def _check_early(bundle: Path, threshold: str | None) -> None:

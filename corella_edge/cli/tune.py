@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from corella_edge.cli.common import Finite
 from corella_edge.cli.progress import Progress
 from corella_edge.errors import InputError
 
@@ -22,7 +23,7 @@ _BAR = 20
 @click.option("--plan", "file", type=click.Path(path_type=Path),
               help="Where to write the plan. Default: the user's state folder, where other commands look for it.",
               )  # fmt: skip
-@click.option("--seconds", default=120.0, show_default=True, type=click.FloatRange(0.0),
+@click.option("--seconds", default=120.0, show_default=True, type=Finite(0.0),
               help="Measure for about so long; every comparison has at least five turns.")  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Print only where the plan was written.")
 def tune(bundle: Path, file: Path | None, seconds: float, quiet: bool) -> None:

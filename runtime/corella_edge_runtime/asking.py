@@ -8,55 +8,201 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Sequence
-from concurrent.futures import wait
+import unicodedata
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from corella_edge.bundle import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, MissingExtraError
-from corella_edge.prompt import PromptEncoder, Template, Tokens
+from corella_edge.prompt import PromptEncoder, Template, Tokenize, Tokens
 from corella_edge.request import Candidate, User
+from corella_edge.scores import FloatArray
+from corella_edge_runtime.llm.admission import Admission, Promise
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
+from corella_edge_runtime.llm.gguf import check_gguf
 from corella_edge_runtime.llm.opening import check_kind, open_backend
+from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
 from corella_edge_runtime.setup import Setup
 
 _LOG = logging.getLogger("corella_edge.engine")
 
 
-class Llm:
-    """The LLM side of a bundle: prompts in its tokenizer's ids, answered by a backend."""
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a request's prompts cost: tokens computed and reused; seconds in the LLM's queue, then until the end."""
 
-    def __init__(self, prompts: PromptEncoder, backend: LlmBackend) -> None:
+    evaluated: int = 0
+    reused: int = 0
+    queued: float = 0.0
+    at_work: float = 0.0
+
+
+class _Moment:
+    """When something ended. An object of its own, so that a future and whoever holds it are no cycle."""
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+
+    def note(self, _: object) -> None:
+        self.at = time.monotonic()
+
+
+class Asking:
+    """One request's candidates on their way to the LLM.
+
+    Attributes:
+        future: ends when there is nothing more to wait for, maybe after the deadline; None: nothing was asked.
+        deadline: a time of `time.monotonic()`, at which whoever waits takes what is there.
+    """
+
+    def __init__(
+        self,
+        given: list[Answer],
+        asked: Sequence[int] = (),
+        future: Future[list[Answer]] | None = None,
+        deadline: float | None = None,
+        failed: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
+        """`given`: an answer a candidate, which holds for all but those at the places `asked`."""
+        self.future, self.deadline = future, deadline
+        self._given, self._asked, self._failed = given, asked, failed
+        self._found: list[Answer] | None = None
+        self._begun, self._ended = time.monotonic(), _Moment()
+        if future is not None:
+            future.add_done_callback(self._ended.note)
+
+    def answers(self) -> list[Answer]:
+        """One a candidate, in order; never waits. What is not there yet is cancelled and has the reason "deadline"."""
+        if self._found is None:
+            self._found = self._take()
+            for place, answer in zip(self._asked, self._found, strict=True):
+                self._given[place] = answer
+        return list(self._given)
+
+    @property
+    def refusal(self) -> str:
+        """Why some were not asked at all; empty if all were."""
+        asked = set(self._asked)
+        return next((answer.reason for place, answer in enumerate(self._given) if place not in asked), "")
+
+    def work(self) -> Work:
+        """Of the answers taken; seconds are zero while there are none."""
+        found = [answer for answer in self._found or () if not answer.reason]
+        queued = min((answer.waited for answer in found), default=0.0)
+        at_work = max(0.0, self._ended.at - self._begun - queued) if found else 0.0
+        return Work(sum(a.evaluated for a in found), sum(a.reused for a in found), queued, at_work)
+
+    def _take(self) -> list[Answer]:
+        late = [Answer(math.nan, "deadline")] * len(self._asked)
+        # What has not been computed yet never is.
+        if self.future is None or self.future.cancel() or not self.future.done():
+            return late
+        error = self.future.exception()
+        if error is None:
+            return self.future.result()
+        self._failed(error)
+        return [Answer(math.nan, "llm_error")] * len(self._asked)
+
+
+class Llm:
+    """The LLM side of a bundle: prompts in its tokenizer's ids, answered by a backend.
+
+    Attributes:
+        vocabulary: how many token ids there are.
+        longest: most tokens of a prompt.
+    """
+
+    def __init__(
+        self, prompts: PromptEncoder, backend: LlmBackend, settings: LlmSettings | None = None, vocabulary: int = 0,
+        longest: int = 0,
+    ) -> None:  # fmt: skip
+        """`settings`: those of the backend."""
         self.prompts, self.backend = prompts, backend
+        self.vocabulary, self.longest = vocabulary, longest
+        self._admission = Admission(settings or LlmSettings())
         self._failures: set[str] = set()
 
-    def ask(self, user: User, candidates: Sequence[Candidate], deadline: float | None) -> list[Answer]:
-        """One answer a candidate, at the deadline at the latest; one without text has the reason "no_text"."""
+    def begin(
+        self, user: User, candidates: Sequence[Candidate], hardness: FloatArray, deadline: float | None
+    ) -> Asking:
+        """Ask, without waiting, as many of the hardest as will be answered in time.
+
+        The others have the reason "busy" at once, or "queue_full" without a deadline; one without text has "no_text".
+
+        Args:
+            hardness: float64, the entropy of each candidate.
+            deadline: a time of `time.monotonic()`.
+        """
         suffixes = [self.prompts.suffix(candidate) for candidate in candidates]
-        if not any(suffixes):
-            return [Answer(math.nan, "no_text")] * len(candidates)
+        given = [Answer(math.nan, "no_text")] * len(candidates)
+        order = [i for i in np.argsort(-hardness, kind="stable").tolist() if suffixes[i]]
+        if not order:
+            return Asking(given)
         prefix = tuple(self.prompts.prefix(user))
-        prompts = [Prompt(prefix, tuple(suffix)) for suffix in suffixes if suffix]
-        answers = iter(self._answers(prompts, deadline))
-        return [next(answers) if suffix else Answer(math.nan, "no_text") for suffix in suffixes]
+        prompts = [Prompt(prefix, tuple(suffixes[i] or ())) for i in order]
+        return self._begin(given, order, prompts, deadline)
 
-    def _answers(self, prompts: Sequence[Prompt], deadline: float | None) -> list[Answer]:
-        """The backend's answers. Where it is late or fails, each prompt's reason says so: the CRM's score stands."""
+    def begin_prompts(self, prompts: Sequence[Prompt], deadline: float | None) -> Asking:
+        """Ask prompts as they are, under the same rules, from the first."""
+        given = [Answer(math.nan, "deadline")] * len(prompts)
+        return self._begin(given, range(len(prompts)), prompts, deadline) if prompts else Asking(given)
+
+    def ask(
+        self, user: User, candidates: Sequence[Candidate], hardness: FloatArray, deadline: float | None
+    ) -> list[Answer]:
+        """One answer a candidate, at the deadline at the latest; see `begin`."""
+        asking = self.begin(user, candidates, hardness, deadline)
+        if asking.future is not None:
+            wait([asking.future], seconds_to(deadline))
+        return asking.answers()
+
+    def forget(self) -> None:
+        """Drop what is kept of users' prompts."""
+        self.backend.forget()
+        self._admission.forget()
+
+    def stats(self) -> dict[str, float]:
+        """The backend's counters since the start, and those of what was not asked."""
+        own, found = self._admission.stats(time.monotonic()), self.backend.stats()
+        return {**found, **own, "refused": own["refused"] + found.get("refused", 0.0)}
+
+    def close(self) -> None:
+        self.backend.close()
+
+    def _begin(
+        self, given: list[Answer], order: Sequence[int], prompts: Sequence[Prompt], deadline: float | None
+    ) -> Asking:
+        """`order`: the places in `given` that the prompts belong to."""
+        admitted = self._admission.admit(prompts, deadline, time.monotonic())
+        number, promise = admitted.prompts, admitted.promise
+        for place in order[number:]:
+            given[place] = Answer(math.nan, admitted.reason)
+        if promise is None:
+            return Asking(given)
+        future = self._submit(prompts[:number], deadline)
+        future.add_done_callback(lambda ended: self._ended(promise, prompts, ended))
+        return Asking(given, order[:number], future, deadline, self.failed)
+
+    def _submit(self, prompts: Sequence[Prompt], deadline: float | None) -> Future[list[Answer]]:
         try:
-            job = self.backend.submit(prompts, deadline)
-            finished, _ = wait([job], _seconds_to(deadline))
-            if finished:
-                return job.result()
+            return self.backend.submit(prompts, deadline)
         except Exception as error:  # noqa: BLE001 - whatever a backend raises, the request has the CRM's scores
-            self._failed(error)
-            return [Answer(math.nan, "llm_error")] * len(prompts)
-        # What has not been computed yet never is.
-        job.cancel()
-        return [Answer(math.nan, "deadline")] * len(prompts)
+            refused: Future[list[Answer]] = Future()
+            refused.set_exception(error)
+            return refused
 
-    def _failed(self, error: Exception) -> None:
+    def _ended(self, promise: Promise, prompts: Sequence[Prompt], future: Future[list[Answer]]) -> None:
+        """Its part of the account is free, whoever ended it."""
+        good = not future.cancelled() and future.exception() is None
+        self._admission.ended(promise, prompts, future.result() if good else (), self.backend.stats(), time.monotonic())
+
+    def failed(self, error: BaseException) -> None:
         """Log kind and place, once a kind; never the message, which may quote what a user wrote."""
         kind = type(error).__name__
         if kind in self._failures:
@@ -92,10 +238,13 @@ def _open(file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: s
     template, tokens = prompt
     # Before any backend starts; the vocabulary alone is read in milliseconds.
     binding = importlib.import_module("corella_edge_runtime.llm.binding")
-    size = binding.Model(file, vocabulary_only=True).vocab_size
+    check_gguf(file)
+    vocabulary = binding.Model(file, vocabulary_only=True)
+    size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
     _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
+    _check_answers(file.name, vocabulary.tokenize, template, tokens)
     backend, model = open_backend(kind, file, tokens, setup.llm)
-    return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend)
+    return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm, size, longest)
 
 
 def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:
@@ -104,6 +253,12 @@ def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:
             raise BundleError(f"prompt.json: token id {token} is outside the vocabulary of {file} ({vocab_size})")
 
 
-def _seconds_to(deadline: float | None) -> float | None:
+def _check_answers(file: str, tokenize: Tokenize, template: Template, tokens: Tokens) -> None:
+    for text, token in ((template.yes, tokens.yes), (template.no, tokens.no)):
+        if (found := tokenize(unicodedata.normalize("NFC", text))) != [token]:
+            raise BundleError(f"{file}: {text!r} is the tokens {found} of its vocabulary, in prompt.json it is {token}")
+
+
+def seconds_to(deadline: float | None) -> float | None:
     """Time left until `deadline`, as a timeout that threads accept."""
     return None if deadline is None else min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.derived import DERIVED
 from corella_edge.errors import BundleError, MissingExtraError
-from corella_edge.schema import Feed, Schema
+from corella_edge.schema import Feed, Field, Schema
 
 try:
     import onnxruntime as ort
@@ -33,10 +34,12 @@ class Crm:
         self.warning = _not_taken(_providers()[0], self.provider)
         self._item_inputs = {f.name for f in schema.fields if f.side == "item"}
         self._check(path.name, schema)
+        self._try(path.name, schema)
+        self._counted = next(iter(self._item_inputs))  # the graph could not give two logits without one
 
     def probability(self, feed: Feed) -> npt.NDArray[np.float64]:
         """P(label = 1), float64 [n], for the arrays of `FeatureEncoder.encode`."""
-        n = max(len(feed[name]) for name in self._item_inputs)
+        n = len(feed[self._counted])
         if n == 0:
             return np.zeros(0)
         logits = [self._run(feed, start, n) for start in range(0, n, MAX_BATCH)]
@@ -64,6 +67,31 @@ class Crm:
         for vocab in schema.vocabularies.values():
             if recorded.get(VOCAB_KEY + vocab.name) != str(len(vocab)):
                 raise BundleError(f"{name}: its table for {vocab.name!r} does not fit vocab/{vocab.name}.json")
+
+    def _try(self, name: str, schema: Schema) -> None:
+        """One run with the last row of every table, for two candidates: what does not fit is told now, to no user."""
+        feed = {field.name: _extreme(field, schema) for field in schema.fields}
+        try:
+            outputs: list[Any] = self._session.run(None, feed)
+        except Exception as error:  # noqa: BLE001 - as above
+            raise BundleError(
+                f"{name}: ONNX Runtime can not run it on schema.json's fields ({_first_line(error)})"
+            ) from None
+        forms = [f"{getattr(found, 'dtype', type(found).__name__)} {np.shape(found)}" for found in outputs]
+        if forms != ["float32 (2,)"] or not np.isfinite(outputs[0]).all():
+            raise BundleError(
+                f"{name}: gives {', '.join(forms)} for two candidates, expected two finite logits in float32"
+            )
+
+
+def _extreme(field: Field, schema: Schema) -> npt.NDArray[Any]:
+    """The highest indices, or zeros, for the user or for two candidates."""
+    rows = 1 if field.side == "user" else 2
+    if field.vocab:
+        shape = (rows,) if field.kind == "categorical" else (rows, field.length)
+        return np.full(shape, len(schema.vocabularies[field.vocab]) - 1, dtype=np.int64)
+    width = DERIVED[field.source][1] if field.kind == "derived" else 1
+    return np.zeros((rows, width), dtype=np.float32)
 
 
 def sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:

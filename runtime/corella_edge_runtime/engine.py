@@ -5,24 +5,60 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import wait
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 
 from corella_edge.bundle import Bundle
 from corella_edge.encoder import FeatureEncoder
 from corella_edge.request import Candidate, Request, User
 from corella_edge.router import Calibration, Threshold, entropy, is_routed, parse_threshold
-from corella_edge.scores import BoolArray, FloatArray, Scores
-from corella_edge_runtime.asking import Llm, open_llm
+from corella_edge.scores import BoolArray, FloatArray, Scores, Trace
+from corella_edge.signature import TrustedKey
+from corella_edge_runtime.asking import Asking, Llm, open_llm, seconds_to
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.answer import Answer
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
+from corella_edge_runtime.showcase import Showcase
+
+PENDING = "pending"  # the reason of a row whose LLM score is still to come
+
+
+@dataclass(slots=True)
+class Draft:
+    """A request whose candidates the CRM has scored and whose hard ones the LLM is being asked about.
+
+    Attributes:
+        chosen: int64 [m], the candidates that were routed.
+        asking: what the LLM was asked about them; None where it was not asked.
+        refusal: the reason why it was not.
+    """
+
+    items: tuple[str, ...]
+    crm: FloatArray
+    entropy: FloatArray
+    chosen: npt.NDArray[np.int64]
+    threshold: Threshold
+    unknown: tuple[tuple[str, ...], ...]
+    asking: Asking | None
+    refusal: str
+    trace: Trace
+
+    def cancel(self) -> None:
+        """Nobody waits for the LLM any more; what it has answered stays."""
+        if self.asking is not None and self.asking.future is not None:
+            self.asking.future.cancel()
 
 
 class Engine:
-    """An opened bundle that ranks. `rank` may be called from several threads."""
+    """An opened bundle that ranks. `rank` may be called from several threads.
+
+    `rank` is `begin`, a wait, and `finish`; who has something better to do than to wait calls them by themselves.
+    """
 
     def __init__(
         self, bundle: Bundle, encoder: FeatureEncoder, crm: Crm, llm: Llm | None, threshold: str | float | None = None
@@ -33,6 +69,7 @@ class Engine:
         self.warnings: list[str] = [crm.warning] if crm.warning else []
         self.setup: Setup | None = None
         catalog = encoder.catalog
+        self.showcase = Showcase(bundle, encoder.schema, catalog, self.threshold)
         self._everything = tuple([Candidate(item) for item in catalog.ids])
 
     @classmethod
@@ -49,6 +86,7 @@ class Engine:
         plan: Path | None = None,
         tuned: bool = True,
         deterministic: bool = False,
+        trust: TrustedKey | None = None,
     ) -> Engine:
         """Check and load a bundle.
 
@@ -61,11 +99,13 @@ class Engine:
             plan: the file of `corella-edge tune`; None = where it writes by itself.
             tuned: whether to look for a plan at all.
             deterministic: LLM scores that are bit-equal on repeat, and slower.
+            trust: the key that the bundle must be signed with.
 
         Raises:
-            BundleError: damaged or incomplete. InputError: a bad threshold or plan. MissingExtraError: no onnxruntime.
+            BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan.
+            MissingExtraError: no onnxruntime.
         """
-        opened = Bundle.open(bundle)
+        opened = Bundle.open(bundle, trust)
         # Before the models are loaded: a mistyped threshold is told at once.
         parse_threshold(opened.policy() if threshold is None else threshold, opened.calibration())
         warnings: list[str] = []
@@ -81,7 +121,7 @@ class Engine:
             engine = cls(opened, encoder, crm, side, threshold)
         except BaseException:
             if side is not None:
-                side.backend.close()
+                side.close()
             raise
         engine.setup = setup
         engine.warnings += [*warnings, *([warning] if warning else [])]
@@ -92,12 +132,38 @@ class Engine:
         """`name@version` of the bundle."""
         return self.bundle.label
 
+    @property
+    def memory(self) -> tuple[int, int]:
+        """How many of a user's latest events count, and in what steps older ones may be left out.
+
+        A prompt begins at a multiple of its block, counted from the user's first event: what is left out has to be one.
+        """
+        window = self.encoder.schema.window
+        if self.llm is None:
+            return window, 1
+        template = self.llm.prompts.template
+        return max(window, template.history_lines + 2 * template.block), template.block
+
     def parse_threshold(self, value: str | float) -> Threshold:
         """`0.65` or `ratio:0.05`, by this bundle's calibration."""
         return parse_threshold(value, self.calibration)
 
     def rank(self, request: Request) -> Scores:
-        """Score all candidates of a request.
+        """Score all candidates of a request; waits for the LLM, at most for the request's `timeout_ms`.
+
+        Raises:
+            InputError: a bad threshold.
+        """
+        draft = self.begin(request)
+        if draft.asking is not None and draft.asking.future is not None:
+            wait([draft.asking.future], seconds_to(draft.asking.deadline))
+        return self.finish(draft)
+
+    def begin(self, request: Request, refusal: str = "") -> Draft:
+        """Encode, score by the CRM, route, and put the hard candidates to the LLM. Never waits for it.
+
+        Args:
+            refusal: a reason not to ask the LLM.
 
         Raises:
             InputError: a bad threshold.
@@ -107,28 +173,34 @@ class Engine:
         deadline = None if request.timeout_ms is None else started + request.timeout_ms / 1000.0
         candidates = self._everything if request.candidates is None else request.candidates
         feed, unknown = self.encoder.encode(request.user, candidates)
+        encoded = time.monotonic()
         p = self.crm.probability(feed)
         s = entropy(p)
-        hard = is_routed(s, threshold.nats)
-        llm, reasons = self._ask(request.user, candidates, hard, threshold.unit, deadline)
+        chosen = np.flatnonzero(is_routed(s, threshold.nats))
+        trace = Trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, threshold=threshold.nats)
+        asking = None
+        if self.llm is not None and not refusal and len(chosen):
+            hard = [candidates[i] for i in chosen.tolist()]
+            scored = time.monotonic()
+            asking = self.llm.begin(request.user, hard, s[chosen], deadline)
+            trace.seconds["prompt"] = time.monotonic() - scored
         items = tuple([candidate.item for candidate in candidates])
-        return Scores(items, p, llm, s, ~np.isnan(llm), reasons, tuple(unknown))
+        return Draft(items, p, s, chosen, threshold, tuple(unknown), asking, refusal or "no_llm", trace)
 
-    def _ask(
-        self, user: User, candidates: Sequence[Candidate], hard: BoolArray, unit: str, deadline: float | None
-    ) -> tuple[FloatArray, tuple[str, ...]]:
-        """P(Yes) float64 [n] (nan where there is none) and the reason of each candidate."""
-        llm = np.full(len(candidates), np.nan)
-        reasons = [""] * len(candidates)
-        chosen = np.flatnonzero(hard).tolist()
-        if self.llm is None:
-            answers = [Answer(math.nan, "no_llm")] * len(chosen)
+    def finish(self, draft: Draft) -> Scores:
+        """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
+        if draft.asking is None:
+            answers = [Answer(math.nan, draft.refusal)] * len(draft.chosen)
         else:
-            answers = self.llm.ask(user, [candidates[i] for i in chosen], deadline) if chosen else []
-        for i, found in zip(chosen, answers, strict=True):
-            llm[i] = found.probability
-            reasons[i] = found.reason or unit
-        return llm, tuple(reasons)
+            answers = draft.asking.answers()
+            work = draft.asking.work()
+            draft.trace.evaluated, draft.trace.reused = work.evaluated, work.reused
+            draft.trace.seconds |= {"queue": work.queued, "prefill": work.at_work}
+        return _scores(draft, answers)
+
+    def before_llm(self, draft: Draft) -> Scores:
+        """The CRM's own ranking, while the LLM is at work: rows it was asked about have the reason "pending"."""
+        return _scores(draft, [Answer(math.nan, PENDING)] * len(draft.chosen))
 
     def warm_up(self) -> None:
         """Run both models once, so that the first request finds them loaded."""
@@ -138,11 +210,17 @@ class Engine:
 
     def stats(self) -> dict[str, float]:
         """Counters of the LLM side; empty without one."""
-        return self.llm.backend.stats() if self.llm else {}
+        return self.llm.stats() if self.llm else {}
+
+    def forget(self) -> None:
+        """Drop what is kept of users from request to request."""
+        self.encoder.forget()
+        if self.llm:
+            self.llm.forget()
 
     def close(self) -> None:
         if self.llm:
-            self.llm.backend.close()
+            self.llm.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -151,3 +229,14 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _scores(draft: Draft, answers: Sequence[Answer]) -> Scores:
+    """P(Yes) float64 [n] (nan where there is none) and the reason of each candidate, from the routed ones' answers."""
+    llm = np.full(len(draft.items), np.nan)
+    reasons = [""] * len(draft.items)
+    for i, found in zip(draft.chosen.tolist(), answers, strict=True):
+        llm[i] = found.probability
+        reasons[i] = found.reason or draft.threshold.unit
+    routed: BoolArray = ~np.isnan(llm)
+    return Scores(draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace)

@@ -57,7 +57,7 @@ def _numbers(found: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def _is_tolerance(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0.0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value <= 1.0
 
 
 def compare(engine: Engine, rows: Iterable[Reference], allowed: Tolerance) -> Comparison:

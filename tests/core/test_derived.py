@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.catalog import Catalog
-from corella_edge.derived import WIDEST, Histories, number_fact, vector_fact
+from corella_edge.derived import DERIVED, FEW, WIDEST, Histories, _moment, _moments, number_fact, vector_fact
 from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import BundleError
 from corella_edge.request import Candidate, Event, User
-from corella_edge.schema import Field, Schema
+from corella_edge.schema import LONGEST, Field, Schema
 
 NUMBER = {"mean": 1985.0, "scale": 10.0, "strength": 3.0, "attribute": "year"}
 LIKE = {"mean": 0.1, "scale": 0.5, "strength": 1.0, "attribute": "likeness", "width": 2}
@@ -71,6 +71,55 @@ def test_numbers_and_similarities_by_hand_whatever_the_batch(events: list[str]) 
         alone, _ = made.encode(user, [candidate])
         np.testing.assert_allclose(alone["years"][0], feed["years"][i], rtol=1e-6, atol=1e-7)
         np.testing.assert_allclose(alone["alike"][0], feed["alike"][i], rtol=1e-6, atol=1e-7)
+
+
+@given(st.lists(st.tuples(st.floats(-1e4, 1e4), st.floats(0, 1e6), st.integers(0, LONGEST)), max_size=FEW),
+       st.floats(1e-3, 1e3))  # fmt: skip
+def test_moments_of_few_rows_are_bit_for_bit_those_of_many(
+    rows: list[tuple[float, float, int]], strength: float
+) -> None:
+    sums = np.array([rows], dtype=np.float64).reshape(1, len(rows), 3).transpose(0, 2, 1)
+    many = np.concatenate([sums, np.ones((1, 3, FEW + 1))], axis=2)
+    few = _moments(sums, strength)
+    assert (few.dtype, few.shape) == (np.float32, (1, len(rows), 3))
+    np.testing.assert_array_equal(few, _moments(many, strength)[:, : len(rows)])
+
+
+def test_the_log_of_every_count_is_the_same_of_a_number_and_of_an_array() -> None:
+    counts = np.arange(LONGEST + 1, dtype=np.float64)
+    of_array = _moment(counts, counts, counts, 1.0, np.log1p)[2].astype(np.float32)
+    of_numbers = [_moment(c, c, c, 1.0, math.log1p)[2] for c in counts.tolist()]
+    np.testing.assert_array_equal(of_array, np.array(of_numbers, np.float32))
+
+
+EVENTS = st.lists(st.tuples(st.integers(0, 4), st.sampled_from([1.0, 2.5, 5.0, math.nan])), max_size=9)
+
+
+@given(st.lists(EVENTS, min_size=1, max_size=5), st.integers(1, 3))
+def test_a_padded_batch_of_users_holds_what_each_alone_gives(users: list[list[tuple[int, float]]], n: int) -> None:
+    w, rng = max(map(len, users)), np.random.default_rng(n)
+    padded = Histories(np.zeros((len(users), w), np.int64), np.full((len(users), w), np.nan, np.float32),
+                       np.zeros((len(users), w), np.bool_))  # fmt: skip
+    assert padded.mask is not None
+    alone = []
+    for i, events in enumerate(users):
+        rows, ratings = np.array([e[0] for e in events], np.int64), np.array([e[1] for e in events], np.float32)
+        alone.append(Histories(rows[None], ratings[None]))
+        places = slice(w - len(events), w)
+        padded.rows[i, places], padded.ratings[i, places], padded.mask[i, places] = rows, ratings, True
+    bits = np.array([[1], [2], [3], [4], [9]], np.uint8)
+    numbers = rng.normal(size=(5, 1)).astype(np.float32)
+    vectors = rng.normal(size=(5, 2)).astype(np.float32)
+    facts = {"history_profile": bits, "history_match": bits, "history_number": numbers, "history_similarity": vectors}
+    chosen = rng.integers(0, 5, (len(users), n))
+    for name, table in facts.items():
+        seen = table[padded.rows] * padded.mask[..., None]  # the row of unknown items has nothing
+        together = DERIVED[name][0](padded, seen, table[chosen], LIKE)
+        for i, history in enumerate(alone):
+            found = DERIVED[name][0](history, table[history.rows], table[chosen[i : i + 1]], LIKE)
+            if name in ("history_profile", "history_match"):
+                np.testing.assert_array_equal(together[i], found[0], err_msg=name)
+            np.testing.assert_allclose(together[i], found[0], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_what_a_request_brings_wins_over_the_catalogue() -> None:

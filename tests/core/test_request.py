@@ -8,7 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
-from corella_edge.request import MAX_CANDIDATES, MAX_ID_CHARS, MAX_TIME, Candidate, Event, Request, User, parse_request
+from corella_edge.request import (
+    MAX_CANDIDATES,
+    MAX_FEATURES,
+    MAX_ID_CHARS,
+    MAX_TEXT_CHARS,
+    MAX_TIME,
+    MAX_VALUES,
+    Candidate,
+    Event,
+    Request,
+    User,
+    parse_request,
+)
 
 TOP = ["id", "candidates", "threshold", "top_k", "timeout_ms"]
 NAMES = ["user", *TOP, "features", "history", "item", "rating", "time"]
@@ -87,6 +99,13 @@ def test_integers_are_ids_and_null_is_absence() -> None:
         ({"user": {"id": True}}, "user.id"),
         ({"user": {"id": ""}}, "user.id"),
         ({"user": {"id": "x" * (MAX_ID_CHARS + 1)}}, "user.id"),
+        ({"user_id": ""}, "user_id"),
+        ({"user": {}, "user_id": "1"}, "exactly one of the fields 'user' and 'user_id'"),
+        ({"user": {}, "explain": 1}, "explain"),
+        ({"user": {}, "strict": "yes"}, "strict"),
+        ({"user": {"features": {"x": "y" * (MAX_TEXT_CHARS + 1)}}}, "user.features.x"),
+        ({"user": {"features": {"x": ["y"] * (MAX_VALUES + 1)}}}, "user.features.x"),
+        ({"user": {"features": {str(i): 1 for i in range(MAX_FEATURES + 1)}}}, "user.features"),
         ({"user": {"features": []}}, "user.features"),
         ({"user": {"features": {"age": {"a": 1}}}}, "user.features.age"),
         ({"user": {"features": {"age": [[1]]}}}, "user.features.age"),
@@ -116,3 +135,17 @@ def test_an_error_names_the_field(document: Any, name: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_request(document)
     assert name in str(caught.value)
+
+
+def test_a_bare_user_id_is_a_user_without_anything_else() -> None:
+    assert parse_request({"user_id": 42}) == parse_request({"user": {"id": "42"}})
+    assert parse_request({"user_id": 42}).user.bare
+    assert not parse_request({"user": {"id": "42", "history": [{"item": "1"}]}}).user.bare
+    assert not parse_request({"user": {}}).user.bare
+
+
+def test_a_request_asks_for_more_or_for_less_patience() -> None:
+    plain = parse_request({"user": {}, "explain": None, "strict": False})
+    assert (plain.explain, plain.strict) == (False, False)
+    asked = parse_request({"user": {}, "explain": True, "strict": True})
+    assert (asked.explain, asked.strict) == (True, True)

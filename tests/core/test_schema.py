@@ -53,7 +53,7 @@ def test_known_values_follow_padding_and_oov() -> None:
     vocab = Vocabulary("v", ["x", "3", "None"])
     assert (PAD, OOV, FIRST, len(vocab)) == (0, 1, 2, 5)
     assert [vocab.index(v) for v in ("x", 3, 3.0, "3", "None", "y", None)] == [2, 3, 3, 3, 4, OOV, OOV]
-    with pytest.raises(BundleError, match=r"vocabulary v: .* twice"):
+    with pytest.raises(BundleError, match=r"vocab/v.json: .* twice"):
         Vocabulary("v", ["x", "x"])
 
 

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 pytest.importorskip("transformers")
 
 from corella_edge.catalog import Catalog
+from corella_edge.catalog_rules import Reading, remarks
+from corella_edge.catalog_update import merge
 from corella_edge.prompt import PromptEncoder, Template
 from corella_edge.request import Candidate, Event, User
+from corella_edge.schema import Schema
 from corella_edge_export.to_gguf import write_vocabulary
 from corella_edge_export.tokenizer import (
     load_tokenizer,
@@ -93,6 +96,20 @@ def test_an_unknown_item_is_spelled_even_with_a_known_title_in_it(world: World) 
             assert world.ours.item(row) not in [[i] for i in world.trainer.get_added_vocab().values()]
     users = [User("u", {}, tuple(Event("1", rating) for rating in (None, 1.0, 4.5, 2.0)))]
     assert check_tokens(world.model, world.ours, users) == len(world.catalog) + 1 + 4 + 2
+
+
+def test_an_item_that_gets_another_title_loses_its_token(world: World) -> None:
+    row = next(row for row in range(len(TITLES)) if len(world.ours.item(row) or []) == 1 and len(TITLES[row]) > 3)
+    changed = [Candidate(str(row), {"title": "Night of the unheard"}), Candidate("new", {"title": TITLES[row]})]
+    catalog = merge(world.catalog, changed).catalog
+    template, tokens = world.ours.template, world.ours.tokens
+    after = PromptEncoder(template, catalog, world.model.tokenize, tokens)
+    whole = set(world.trainer.get_added_vocab().values())
+    assert not set(after.item(row) or []) & whole
+    # Whatever reads as a known item is that item to the LLM: `catalog update` says so.
+    assert after.item(catalog.row_of["new"]) == world.ours.item(row)
+    said = remarks(Reading(Schema((), {}), template), world.catalog, catalog, ["new"], [str(row)])
+    assert any("takes for others" in text and "(new)" in text for text in said)
 
 
 def test_the_texts_are_nfc_and_single(world: World) -> None:

@@ -107,6 +107,9 @@ def test_a_box_serves(box: Path) -> None:
         answer = httpx.post(f"{served.url}/v1/rank", json=body)
         assert answer.status_code == 200
         assert "item" in answer.json()["candidates"][0]["unknown"]
+        page = httpx.get(served.url, headers={"Accept": "text/html"}).text
+        for file in re.findall(r'(?:src|href)="(page/[^"]+)"', page):
+            assert httpx.get(f"{served.url}/{file}").status_code == 200, file
         process.terminate()
         assert served.end() == 0
 

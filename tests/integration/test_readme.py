@@ -113,12 +113,15 @@ def write_ml_1m(folder):
 def call(line, url):
     """The curl line as printed, or what it sends where curl is missing; the answer."""
     assert "http://127.0.0.1:8000/" in line
+    line = line.replace("http://127.0.0.1:8000", url)
     if shutil.which("curl"):
-        line = line.replace("http://127.0.0.1:8000", url)
         done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, check=True, timeout=60)
         return json.loads(done.stdout)
-    with Path(shlex.split(line)[3]).open(encoding="utf-8") as file:
-        return httpx.post(f"{url}/v1/rank", content=file.readline().encode(), timeout=60).json()
+    words = shlex.split(line)
+    target, data = next(word for word in words if word.startswith(url)), words[words.index("-d") + 1]
+    if data == "@-":
+        data = Path(words[3]).read_text("utf-8").partition("\n")[0]
+    return httpx.post(target, content=data.encode(), timeout=60).json()
 
 
 def test_the_first_session_runs_as_printed(tmp_path, monkeypatch):
@@ -143,6 +146,25 @@ def test_the_first_session_runs_as_printed(tmp_path, monkeypatch):
     first = json.loads(Path("scores.jsonl").read_text("utf-8").partition("\n")[0])
     assert [row["item"] for row in answer["candidates"]] == [row["item"] for row in first["candidates"]]
     assert answer["bundle"] == "ml-1m-tiny@1"
+    on_the_box(*blocks(README, "bash")[3:5])
+
+
+def on_the_box(begin, rest):
+    """A site is served; users are remembered; a version with another catalogue comes and goes."""
+    init, serve = (shlex.split(line)[1:] for line in begin.splitlines())
+    append, rank, update, push, rollback = rest.splitlines()
+    Path("new-items.jsonl").write_text('{"item": "9001", "title": "A new film", "genres": ["Drama"]}\n')
+    succeed(*init)
+    with serving(start(*serve, "--port", "0")) as served:
+        assert call(append, served.url) == {"user_id": "42", "appended": 1, "events": 1}
+        assert len(call(rank, served.url)["candidates"]) == 3
+        succeed(*shlex.split(update)[1:])
+        succeed(*shlex.split(push)[1:])
+        assert call(rank, served.url)["bundle"].startswith("ml-1m-tiny@1+items.")
+        succeed(*shlex.split(rollback)[1:])
+        assert call(rank, served.url)["bundle"] == "ml-1m-tiny@1"
+        served.process.send_signal(signal.SIGTERM)
+        assert served.end() == 0, served.errors
 
 
 def check_outputs(ended):

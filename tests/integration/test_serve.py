@@ -27,7 +27,7 @@ def test_from_start_to_sigterm(tiny, capsys):
         assert {row["routed"] for row in answer["candidates"]} == {True, False}
         metrics = httpx.get(f"{served.url}/metrics").text
         routed = sum(row["routed"] for row in answer["candidates"])
-        assert f'corella_edge_candidates_total{{outcome="llm"}} {routed:.1f}' in metrics
+        assert f'corella_edge_candidates_total{{bundle="tiny@1",outcome="llm"}} {routed:.1f}' in metrics
         assert 'corella_edge_requests_total{route="/v1/rank",status="200"} 1.0' in metrics
         served.process.send_signal(signal.SIGTERM)
         assert served.end() == 0

@@ -12,6 +12,7 @@ import pytest
 from corella_edge.errors import InputError
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import ThreadBackend
+from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.packing import Ask
 from corella_edge_runtime.llm.scorer import Counters, YesNoScorer
 from corella_edge_runtime.llm.settings import LlmSettings
@@ -27,7 +28,7 @@ class Fake:
     def refuses(self, ask: Ask) -> bool:
         return False
 
-    def step(self, asks: list[Ask], rate: float, watch: Any) -> None:
+    def step(self, asks: list[Ask], cost: Cost, watch: Any) -> None:
         assert not self.closed
         self.threads.add(threading.get_ident())
         with watch(asks[:1]):
@@ -125,7 +126,7 @@ def test_a_deadline_counts_from_the_submission(fake: Fake, backend: Any) -> None
 
 
 def test_a_queue_is_bounded_in_tokens(fake: Fake) -> None:
-    backend = ThreadBackend(lambda: fake, queue_tokens=10)  # type: ignore[arg-type, return-value]
+    backend = ThreadBackend(lambda: fake, LlmSettings(queue_tokens=10))  # type: ignore[arg-type, return-value]
     large = backend.submit([Prompt((1,) * 30, (3,))])  # more than the queue holds, but nobody is before it
     assert fake.busy.wait(20)
     refused = backend.submit([Prompt((), (4,)), Prompt((), (5,))])
@@ -142,7 +143,7 @@ def test_a_queue_is_bounded_in_tokens(fake: Fake) -> None:
 
 def test_cores_that_can_not_be_used_are_told_at_once(fake: Fake) -> None:
     with pytest.raises(InputError, match=r"cores: \[4000\] can not be used"):
-        ThreadBackend(lambda: fake, cores=[4000])  # type: ignore[arg-type, return-value]
+        ThreadBackend(lambda: fake, LlmSettings(cores=(4000,)))  # type: ignore[arg-type, return-value]
     assert fake.closed
 
 
@@ -203,7 +204,7 @@ def test_ten_thousand_random_operations_leave_the_cache_consistent(
         made.append(YesNoScorer(model, llama.tokens, LlmSettings(kept_tokens=300, batch=64), cells=256))
         return made[0]
 
-    backend, draw = ThreadBackend(make, queue_tokens=3000), random.Random(5)
+    backend, draw = ThreadBackend(make, LlmSettings(queue_tokens=3000)), random.Random(5)
     rows = {user: prompts(user, range(user, user + 8)) for user in range(15)}
     expected = {user: [reference.probability(prompt) for prompt in rows[user]] for user in rows}
     waiting: list[tuple[int, int, Future[list[Answer]]]] = []

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ import pytest
 
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
-from corella_edge_runtime.llm.opening import open_backend
+from corella_edge_runtime.llm.breaker import GuardedBackend
+from corella_edge_runtime.llm.opening import open_backend, thread_side
 from corella_edge_runtime.llm.settings import LlmSettings
 from fake_llm import FakeBackend, serving
 
-KINDS = ["thread", "process", "fake", "llama-server", "sglang", "vllm", "real-llama-server"]
+# All but the bare one are behind a breaker, as `open_backend` makes them.
+KINDS = ["thread", "process", "bare", "fake", "llama-server", "sglang", "vllm", "real-llama-server"]
 TOLERANCE = 5e-3  # the published one for prompts decoded together
 CONTEXT = 1024
 SETTINGS = LlmSettings()
@@ -56,7 +59,9 @@ def _opener(name: str, stack: ExitStack, llama: Any, by_thread: LlmBackend) -> C
         return by_thread.submit([Prompt(tuple(ids[:-1]), tuple(ids[-1:]))]).result(60)[0].probability
 
     if name == "fake":
-        return lambda: FakeBackend(score, 900)
+        return lambda: GuardedBackend(FakeBackend(score, 900), llama.tokens, SETTINGS.batch)
+    if name == "bare":
+        return lambda: thread_side(llama.path, llama.tokens, SETTINGS)[0]
     where = name
     if name in ("llama-server", "sglang", "vllm"):
         where = f"{name}+{stack.enter_context(serving(score, CONTEXT)).base}"
@@ -135,6 +140,20 @@ def test_the_same_prompt_may_be_asked_twice(backend: Any, rows: Any, expected: A
     assert found == pytest.approx(expected(twice), abs=TOLERANCE)
 
 
+def test_the_share_of_the_whole_vocabulary_is_told_by_our_own(
+    backend: Any, rows: Any, by_thread: Any, request: Any
+) -> None:
+    whole = [replace(prompt, whole=True) for prompt in rows[:3]]
+    found = [answer.mass for answer in backend.submit([*whole, *rows[3:5]]).result(60)]
+    told = [answer.mass for answer in by_thread.submit(whole).result(60)]
+    assert all(-20 < mass < 0 for mass in told)
+    if request.node.callspec.params["kind"] in ("thread", "process", "bare"):
+        assert found[:3] == pytest.approx(told, abs=0.05)
+        assert all(map(math.isnan, found[3:]))
+    else:
+        assert all(map(math.isnan, found))
+
+
 def test_nothing_asked_nothing_answered(backend: Any) -> None:
     assert backend.submit([]).result(60) == []
 
@@ -195,6 +214,28 @@ def test_counters_are_numbers_and_grow(backend: Any, rows: Any) -> None:
     after = backend.stats()
     assert all(type(value) in (int, float) for value in after.values())
     assert after["prompts"] == before["prompts"] + 2
+
+
+def test_what_an_answer_cost_is_told_by_those_who_know(backend: Any, rows: Any) -> None:
+    before = backend.stats()
+    found = backend.submit([*rows, rows[0]]).result(60)
+    after = backend.stats()
+    for answer, prompt in zip(found, [*rows, rows[0]], strict=True):
+        tokens = len(prompt.prefix) + len(prompt.suffix) if "evaluated_tokens" in after else 0
+        assert answer.evaluated + answer.reused == tokens
+        assert 0.0 <= answer.waited < 60.0
+    if "evaluated_tokens" in after:
+        for name, told in (("evaluated_tokens", "evaluated"), ("reused_tokens", "reused")):
+            assert after[name] - before[name] == sum(getattr(answer, told) for answer in found)
+
+
+def test_what_is_kept_is_forgotten_on_demand(backend: Any, rows: Any, expected: Any) -> None:
+    backend.submit(rows).result(60)
+    backend.forget()
+    found = backend.submit(rows[:1]).result(60)
+    assert [answer.probability for answer in found] == pytest.approx(expected(rows[:1]), abs=TOLERANCE)
+    if "evaluated_tokens" in backend.stats():
+        assert found[0].evaluated == len(rows[0].prefix) + len(rows[0].suffix)
 
 
 def test_closing_answers_what_was_asked_and_refuses_the_rest(kind: Any, rows: Any, expected: Any) -> None:

@@ -6,6 +6,7 @@ import math
 import shutil
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,13 +24,14 @@ from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import BundleError, InputError
 from corella_edge.request import Candidate, Event, Request, User, parse_request
 from corella_edge.router import LN2, entropy
-from corella_edge.scores import answer
+from corella_edge.scores import Scores, answer
 from corella_edge_runtime import crm as crm_module
 from corella_edge_runtime.asking import Llm
 from corella_edge_runtime.crm import Crm, sigmoid
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import ThreadBackend
+from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.packing import Ask
 from corella_edge_runtime.llm.scorer import Counters
 
@@ -64,6 +66,9 @@ class Echo:
         result: Future[list[Answer]] = Future()
         result.set_result([Answer(self.probability(prompt)) for prompt in prompts])
         return result
+
+    def forget(self) -> None:
+        pass
 
     def stats(self) -> dict[str, float]:
         return {}
@@ -212,7 +217,7 @@ class Slow:
     def refuses(self, ask: Ask) -> bool:
         return False
 
-    def step(self, asks: Sequence[Ask], rate: float, watch: Any) -> None:
+    def step(self, asks: Sequence[Ask], cost: Cost, watch: Any) -> None:
         with watch(asks[:1]):
             given_up = self.stop.wait(2.0)
         self.jobs.append(given_up)
@@ -366,7 +371,7 @@ def test_an_engine_with_its_llm_warns_of_nothing(engine: Engine) -> None:
 
 def test_a_closed_engine_frees_its_model(root: Path) -> None:
     engine = Engine.open(root, llm_threads=1)
-    freed: Any = engine.llm.backend._scorer._context.model._free  # type: ignore[union-attr]
+    freed: Any = engine.llm.backend.inner._scorer._context.model._free  # type: ignore[union-attr]
     engine.close()
     assert freed.alive
     del engine
@@ -468,3 +473,67 @@ def test_sigmoid_without_overflow(logits: list[float]) -> None:
     found = sigmoid(np.asarray(logits, dtype=np.float32))
     expected = [1 / (1 + np.exp(-np.clip(np.float32(x), -700, 700).astype(np.float64))) for x in logits]
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-300)
+
+
+def test_in_two_phases_it_scores_the_same(engine: Engine) -> None:
+    request = Request(user(), (Candidate("i1"), Candidate("i39"), Candidate("i2")), threshold="ratio:1")
+    draft = engine.begin(request)
+    first = engine.before_llm(draft)
+    assert not first.routed.any()
+    assert set(first.reason) == {"pending"}
+    assert first.probability.tolist() == first.crm.tolist()
+    assert draft.asking is not None
+    assert draft.asking.future is not None
+    draft.asking.future.result(20)
+    assert _close(engine.finish(draft), engine.rank(request))
+
+
+def _close(left: Scores, right: Scores) -> bool:
+    """Equal but for the LLM's tolerance between batches."""
+    same = (left.items, left.reason, left.unknown) == (right.items, right.reason, right.unknown)
+    return same and np.allclose(left.llm, right.llm, atol=5e-3, equal_nan=True)
+
+
+def test_what_is_refused_never_reaches_the_llm(engine: Engine) -> None:
+    draft = engine.begin(Request(user(), (Candidate("i1"),), threshold="ratio:1"), "queue_full")
+    assert draft.asking is None
+    assert engine.finish(draft).reason == ("queue_full",)
+
+
+def test_a_trace_tells_what_it_cost(engine: Engine) -> None:
+    easy = engine.rank(Request(user(), (Candidate("i1"),), threshold="ratio:0")).trace
+    assert list(easy.seconds) == ["encode", "crm"]
+    assert easy.threshold == math.inf
+    hard = engine.rank(Request(user(2), (Candidate("i1"), Candidate("i2")), threshold="ratio:1")).trace
+    assert list(hard.seconds) == ["encode", "crm", "prompt", "queue", "prefill"]
+    assert hard.threshold == 0.0
+
+
+@pytest.mark.parametrize("llm", [None, "process"])
+def test_a_closed_engine_leaves_memory_without_the_garbage_collector(root: Path, llm: str | None) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        opened = Engine.open(root, llm=llm, llm_threads=1)
+        opened.warm_up()
+        parts = [weakref.ref(part) for part in (opened, opened.encoder, opened.encoder.catalog, opened.crm)]
+        parts += (
+            [weakref.ref(part) for part in (opened.llm, opened.llm.prompts, opened.llm.backend)] if opened.llm else []
+        )
+        opened.close()
+        del opened
+        assert [part() for part in parts] == [None] * len(parts)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("events", range(0, 40, 3))
+def test_what_counts_of_a_history_scores_as_the_whole_one(echo: Engine, events: int) -> None:
+    least, step = echo.memory
+    whole = user(3, events)
+    left_out = (events - least) // step * step if events > least else 0
+    part = User(whole.id, whole.features, whole.history[left_out:])
+    candidates = (Candidate("i1"), Candidate("i7"))
+    scores = [echo.rank(Request(who, candidates, threshold="ratio:1")) for who in (whole, part)]
+    assert [found.llm.tolist() for found in scores] == [scores[0].llm.tolist()] * 2
+    assert [found.crm.tolist() for found in scores] == [scores[0].crm.tolist()] * 2

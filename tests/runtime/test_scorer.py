@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 import time
 import unicodedata
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.binding import DecodeError
-from corella_edge_runtime.llm.packing import Ask
+from corella_edge_runtime.llm.cost import Cost
+from corella_edge_runtime.llm.packing import SAFETY, Ask
 from corella_edge_runtime.llm.settings import LlmSettings
 
 ALONE, TOGETHER = 2e-3, 5e-3  # published tolerances in P(Yes): one prompt a decode, batched
@@ -22,6 +25,13 @@ BATCH, SEQUENCES = LlmSettings().batch, LlmSettings().sequences
 def filler(length: int, seed: int = 0) -> tuple[int, ...]:
     """Some token ids."""
     return tuple(10 + (seed * 31 + i * 7) % 200 for i in range(length))
+
+
+def cost(per_decode: float = 0.0, per_token: float = 0.0) -> Cost:
+    """Learned a moment ago."""
+    known = Cost()
+    known.per_decode, known.per_token, known.learned = per_decode, per_token, time.monotonic()
+    return known
 
 
 def close(found: Any, prompts: list[Prompt], reference: Any, tolerance: float = TOGETHER) -> None:
@@ -43,6 +53,20 @@ def test_scores_equal_transformers_in_float32(llama: Any, prompts: Any, make_sco
         assert probability == pytest.approx(float(torch.sigmoid(yes - no)), abs=ALONE)
     # The test means something only if the model tells the prompts apart.
     assert max(found) - min(found) > 0.2
+
+
+def test_the_answers_share_of_the_whole_vocabulary_equals_transformers(
+    llama: Any, prompts: Any, make_scorer: Any
+) -> None:
+    torch = pytest.importorskip("torch")
+    rows = [replace(prompt, whole=number % 2 == 0) for number, prompt in enumerate(prompts(7, range(20)))]
+    found = make_scorer(exact=True).score(rows)
+    assert [math.isnan(answer.mass) for answer in found] == [not prompt.whole for prompt in rows]
+    for prompt, answer in zip(rows[::2], found[::2], strict=True):
+        with torch.inference_mode():
+            logits = llama.torch(torch.tensor([[*prompt.prefix, *prompt.suffix]])).logits[0, -1].double()
+        share = torch.softmax(logits, 0)[[llama.tokens.yes, llama.tokens.no]].sum()
+        assert math.exp(answer.mass) == pytest.approx(float(share), rel=1e-2)
 
 
 def test_tokens_equal_the_trainers(llama: Any, model: Any) -> None:
@@ -108,6 +132,23 @@ def test_computed_and_reused_tokens_are_all_tokens_of_the_answered_prompts(make_
     total = sum(len(prompt.prefix) + len(prompt.suffix) for prompt in [*rows, rows[0]])
     assert scorer.counters.evaluated_tokens + scorer.counters.reused_tokens == total
     assert scorer.counters.prompts == 13
+
+
+LENGTHS = st.tuples(st.sampled_from([0, 30, 31, 200, 600]), st.integers(0, 2), st.integers(1, 40), st.booleans())
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(LENGTHS, min_size=1, max_size=7), min_size=1, max_size=4))
+def test_what_the_answers_cost_adds_up_to_the_counters(shared: Any, rounds: Any) -> None:
+    before, told = replace(shared.counters), []
+    for shapes in rounds:
+        rows = [Prompt(filler(length, seed), filler(n, seed + 1)) for length, seed, n, _ in shapes]
+        rows += [row for row, (*_, twice) in zip(list(rows), shapes, strict=True) if twice]
+        found = shared.score(rows)
+        assert all(a.evaluated + a.reused == len(p.prefix) + len(p.suffix) for a, p in zip(found, rows, strict=True))
+        told += found
+    assert sum(answer.evaluated for answer in told) == shared.counters.evaluated_tokens - before.evaluated_tokens
+    assert sum(answer.reused for answer in told) == shared.counters.reused_tokens - before.reused_tokens
 
 
 def test_only_prompts_with_a_probability_are_counted(make_scorer: Any) -> None:
@@ -305,16 +346,17 @@ def test_a_decode_given_up_leaves_the_scorer_usable(make_scorer: Any, reference:
 
 
 def test_near_deadlines_make_small_decodes_and_the_same_scores(make_scorer: Any, reference: Any) -> None:
-    scorer = make_scorer()
-    late = time.monotonic() + 60.0
+    scorer, start = make_scorer(), time.monotonic() + 10.0
     rows = [Prompt(filler(90), filler(40, i)) for i in range(6)] + [
         Prompt(filler(70, 3), filler(50, i)) for i in (1, 2)
     ]
-    asks = [Ask(prompt, late) for prompt in rows]
+    needed = list(accumulate([130, 40, 40, 40, 40, 40, 120, 50]))
+    asks = [Ask(prompt, start + SAFETY * tokens) for prompt, tokens in zip(rows, needed, strict=True)]
     while waiting := [ask for ask in asks if ask.answer is None]:
-        scorer.step(waiting, rate=1e-3)  # so slow that the least a decode may hold is all it may
+        scorer.step(waiting, cost(per_token=1.0))
     close([ask.answer for ask in asks], rows, reference)
-    assert scorer.counters.decodes >= len(rows)
+    assert 3 <= scorer.counters.decodes < len(rows)
+    assert scorer.counters.evaluated_tokens == needed[-1]
 
 
 @pytest.mark.parametrize("broken", [10**6, -5])
@@ -342,10 +384,10 @@ def test_deterministic_scores_do_not_see_what_was_left_half_done(make_scorer: An
     long = Prompt(filler(BATCH + 100), filler(5))
     fresh = make_scorer(deterministic=True).score([long])
     scorer = make_scorer(deterministic=True)
-    scorer.step([Ask(Prompt(filler(BATCH + 50), filler(9)), time.monotonic() + 60.0)], rate=1.0)
+    scorer.step([Ask(Prompt(filler(BATCH + 50), filler(9)), time.monotonic() + 60.0)], cost(per_token=1.0))
     asks = [Ask(long, time.monotonic() + 60.0)]
     while asks[0].answer is None:
-        scorer.step(asks, rate=1.0)
+        scorer.step(asks, cost(per_token=1.0))
     assert [asks[0].answer] == fresh
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -10,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge_runtime.llm.answer import Prompt
+from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.kept import KeptPrefixes
-from corella_edge_runtime.llm.packing import LEAST, Ask, Base, Room, in_time, pack
+from corella_edge_runtime.llm.packing import HORIZON, SAFETY, Ask, Base, Room, hopeless, in_time, pack
 from corella_edge_runtime.llm.tree import Leaf, Rows, TokenIds, common_length, unfold
 
 IDS = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)
+DEADLINES = st.lists(st.none() | st.floats(0, 5), max_size=12)
 
 
 @given(IDS, IDS)
@@ -108,13 +111,56 @@ def test_decodes_are_of_even_size() -> None:
     assert sizes == [520 - 40, 280, 240]
 
 
+def _due(deadline: float | None) -> float:
+    return math.inf if deadline is None else deadline
+
+
+def cost(per_decode: float, per_token: float) -> Cost:
+    known = Cost()
+    known.per_decode, known.per_token = per_decode, per_token
+    return known
+
+
 @pytest.mark.parametrize(
-    ("rate", "deadlines", "most"),
-    [(0.0, [1.0], None), (1000.0, [None], None), (1000.0, [10.4, None, 10.2], 199), (1000.0, [9.0], LEAST)],
-)
-def test_a_decode_is_sized_to_the_nearest_deadline(rate: float, deadlines: list[float], most: int | None) -> None:
-    found = in_time(rate, [Ask(Prompt((), (1,)), deadline) for deadline in deadlines], 10.0)
-    assert found == most or (most is not None and found is not None and abs(found - most) <= 1)
+    ("known", "deadlines", "most"),
+    [(cost(0.0, 0.0), [1.0], math.inf), (cost(0.0, 1e-3), [None], math.inf), (cost(0.0, 1e-3), [9.0], 0.0),
+     (cost(0.0, 1e-3), [10.4, None, 10.2], 200 / SAFETY), (cost(0.05, 1e-3), [10.2], 200 / SAFETY - 50)],
+)  # fmt: skip
+def test_a_decode_is_sized_to_the_nearest_deadline(known: Cost, deadlines: list[float], most: float) -> None:
+    found = in_time(known, [Ask(Prompt((), (1,)), deadline) for deadline in deadlines], 10.0)
+    assert found == pytest.approx(most)
+
+
+def test_after_the_first_prompt_a_decode_takes_no_more_than_there_is_time_for() -> None:
+    asks = [Ask(Prompt((1,) * 10, (i,) * 5)) for i in range(9)]
+    room = Room(100, 10, 100)
+    assert [len(pack(asks, lambda _: Base(0), room, most)) for most in (0, 15, 19, 20, 55, 1000)] == [1, 1, 1, 2, 9, 9]
+
+
+def test_who_can_not_be_answered_in_time_makes_room_for_the_next() -> None:
+    # Ten tokens a second, the prefix for nothing: half a second each, after what it begins with.
+    deadlines = [10.0, 10.59, 10.61, 11.0, None, 11.8 + 0.05, 10.1]
+    asks = [Ask(Prompt((1,) * 10, (i,) * 5), deadline) for i, deadline in enumerate(deadlines)]
+    late = hopeless(asks, lambda _: Base(10), Room(100, 10, 100), cost(0.0, 0.1), 10.0)
+    assert SAFETY == 1.2
+    assert [deadlines[asks.index(ask)] for ask in late] == [10.0, 10.59, 11.0, 10.1]
+
+
+@given(DEADLINES, st.floats(0, 1), st.floats(0, 0.1), st.integers(1, 20))
+def test_whoever_is_left_is_answered_in_time_if_the_cost_is_right(
+    deadlines: list[float | None], per_decode: float, per_token: float, length: int
+) -> None:
+    known, room = cost(per_decode, per_token), Room(40, 4, 1000)
+    asks = [
+        Ask(Prompt((i % 3,) * length, (i,) * 3), deadline) for i, deadline in enumerate(sorted(deadlines, key=_due))
+    ]
+    late = hopeless(asks, lambda _: Base(0), room, known, 0.0)
+    tokens, seen = 0, set()
+    for count, ask in enumerate((ask for ask in asks if ask not in late), 1):
+        tokens += 3 + (0 if ask.prompt.prefix in seen else length)
+        seen.add(ask.prompt.prefix)
+        decodes = max(1.0, tokens / room.tokens, count / room.prompts)
+        assert _due(ask.deadline) >= SAFETY * known.seconds(decodes, tokens) or tokens > HORIZON * room.tokens
 
 
 def test_a_suspect_is_tried_alone() -> None:

@@ -8,6 +8,8 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -16,52 +18,96 @@ import pytest
 
 from corella_edge.request import Request
 from corella_edge.router import entropy, is_routed, parse_threshold
-from corella_edge.scores import Scores
+from corella_edge.scores import Scores, Trace
 from corella_edge_runtime.server.app import build_app
-from corella_edge_runtime.server.service import Limits, Service
+from corella_edge_runtime.server.limits import Limits
+from corella_edge_runtime.server.service import Service
+
+
+class FakeAsking:
+    """A question to the fake's LLM."""
+
+    def __init__(self, future: Future[None], deadline: float | None) -> None:
+        self.future, self.deadline = future, deadline
+
+
+@dataclass
+class FakeDraft:
+    request: Request
+    asking: FakeAsking | None
+    refusal: str
+
+    def cancel(self) -> None:
+        if self.asking is not None:
+            self.asking.future.cancel()
 
 
 class FakeRanker:
-    """Scores by a checksum of the item id; `blocked` holds every request until it is set."""
+    """Scores by a checksum of the item id.
+
+    `blocked` holds every LLM answer until it is set, `crm_blocked` every CRM score; `delay` is the LLM's.
+    """
 
     def __init__(self, delay: float = 0.0, error: Exception | None = None) -> None:
         self.name = "fake@1"
+        self.memory = (20, 5)
         self.warnings = ["no LLM: this is a fake"]
+        self.showcase: Any = None  # the tests of the page put a real one here
         self.delay, self.error = delay, error
-        self.blocked = threading.Event()
+        self.blocked, self.crm_blocked = threading.Event(), threading.Event()
         self.blocked.set()
-        self.running = self.most_running = self.answered = 0
+        self.crm_blocked.set()
+        self.running = self.most_running = self.forgotten = 0
         self.times: list[float | None] = []
         self.warm = self.closed = False
         self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(64)
 
-    def rank(self, request: Request) -> Scores:
+    def begin(self, request: Request, refusal: str = "") -> FakeDraft:
+        assert self.crm_blocked.wait(20)
+        self.times.append(request.timeout_ms)
+        if self.error is not None:
+            raise self.error
+        self._scores(request, refusal, answered=False)
+        end = None if request.timeout_ms is None else time.monotonic() + request.timeout_ms / 1000
+        asking = None if refusal else FakeAsking(self._pool.submit(self._ask), end)
+        return FakeDraft(request, asking, refusal)
+
+    def _ask(self) -> None:
         with self._lock:
             self.running += 1
-            self.times.append(request.timeout_ms)
             self.most_running = max(self.running, self.most_running)
-        try:
-            assert self.blocked.wait(20)
-            time.sleep(self.delay)
-            if self.error is not None:
-                raise self.error
-            return self._scores(request)
-        finally:
-            with self._lock:
-                self.running -= 1
-                self.answered += 1
+        time.sleep(self.delay)
+        assert self.blocked.wait(20)
+        with self._lock:
+            self.running -= 1
 
-    def _scores(self, request: Request) -> Scores:
+    def before_llm(self, draft: FakeDraft) -> Scores:
+        return self._scores(draft.request, "pending", answered=False)
+
+    def finish(self, draft: FakeDraft) -> Scores:
+        done = draft.asking is None or draft.asking.future.done()
+        return self._scores(draft.request, draft.refusal or ("" if done else "deadline"), answered=done)
+
+    def rank(self, request: Request) -> Scores:
+        return self._scores(request, "", answered=True)
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+    def _scores(self, request: Request, refusal: str, answered: bool) -> Scores:
         items = tuple(c.item for c in request.candidates) if request.candidates else ("a", "b", "c")
         crm = np.array([zlib.crc32(item.encode()) % 1000 / 999 for item in items])
         threshold = parse_threshold(0.6 if request.threshold is None else request.threshold, None)
         s = entropy(crm)
         wanted = is_routed(s, threshold.nats)
         mute = np.array([item.startswith("mute") for item in items])
-        routed = wanted & ~mute
-        reason = ["" if not w else "no_text" if m else threshold.unit for w, m in zip(wanted, mute, strict=True)]
+        routed = wanted & ~mute & (answered and not refusal)
+        why = refusal or threshold.unit
+        reason = ["" if not w else "no_text" if m else why for w, m in zip(wanted, mute, strict=True)]
         unknown = tuple(("item",) if item.startswith("new") else () for item in items)
-        return Scores(items, crm, np.where(routed, 1 - crm, np.nan), s, routed, tuple(reason), unknown)
+        trace = Trace({"encode": 0.001, "crm": 0.002}, 50, 20, threshold.nats)
+        return Scores(items, crm, np.where(routed, 1 - crm, np.nan), s, routed, tuple(reason), unknown, trace)
 
     def warm_up(self) -> None:
         self.warm = True
@@ -70,6 +116,7 @@ class FakeRanker:
         return {"prompts": 7.0, "evaluated_tokens": 50.0, "reused_tokens": 20.0, "something_else": 1.0}
 
     def close(self) -> None:
+        self._pool.shutdown()
         self.closed = True
 
 
@@ -84,7 +131,7 @@ class Site:
         self.app = build_app(self.service)
 
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test")
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://localhost")
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def once() -> httpx.Response:
@@ -113,6 +160,8 @@ def make_site() -> Iterator[type[Site]]:
     yield Kept
     for site in made:
         site.ranker.blocked.set()
+        site.ranker.crm_blocked.set()
+        site.ranker.close()
         site.service.close()
 
 

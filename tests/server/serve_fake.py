@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 import click
 
 from conftest import FakeRanker
 from corella_edge.errors import BundleError
+from corella_edge_runtime.server.following import BundleSource
+from corella_edge_runtime.server.limits import Limits
 from corella_edge_runtime.server.run import Settings, listen, run
-from corella_edge_runtime.server.service import Limits
 
 OPTIONS = json.loads(sys.argv[1])
 
@@ -28,7 +30,7 @@ class Slow(FakeRanker):
 
 try:
     run(
-        lambda: Slow(delay=OPTIONS.get("delay", 0.0)),
+        BundleSource(Path(), lambda _: Slow(delay=OPTIONS.get("delay", 0.0))),
         listen(OPTIONS.get("host", "127.0.0.1"), 0),
         Settings(Limits(), grace_seconds=OPTIONS.get("grace", 20.0)),
         on_listening=click.echo,

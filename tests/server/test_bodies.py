@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from corella_edge.errors import InputError
 from corella_edge.request import Request
 from corella_edge.strict_json import decode as decode_json
-from corella_edge_runtime.server.decode import parse_body
+from corella_edge_runtime.server.bodies import parse_body
 
 NOT_JSON = {
     "empty": b"",

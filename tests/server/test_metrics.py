@@ -31,20 +31,22 @@ def test_counts(site):
     assert value(text, "requests_total", route="other", status="404") == 1
     assert value(text, "request_seconds_count", route="/v1/rank") == 5
     assert value(text, "request_seconds_bucket", route="/v1/rank", le="+Inf") == 5
-    assert value(text, "candidates_total", outcome="llm") == 6
-    assert value(text, "candidates_total", outcome="no_text") == 2
-    assert value(text, "candidates_total", outcome="easy") == 1
-    assert value(text, "unknown_total", field="item") == 4
+    assert value(text, "candidates_total", bundle="fake@1", outcome="llm") == 6
+    assert value(text, "candidates_total", bundle="fake@1", outcome="no_text") == 2
+    assert value(text, "candidates_total", bundle="fake@1", outcome="easy") == 1
+    assert value(text, "unknown_total", bundle="fake@1", field="item") == 4
+    assert value(text, "rank_seconds_count", bundle="fake@1") == 3
+    assert value(text, "version_share", bundle="fake@1") == 1
     assert value(text, "rank_in_flight") == 0
     assert value(text, "build_info", bundle="fake@1", version="0.1.0") == 1
 
 
 def test_llm_totals_come_from_the_engine(site, make_site):
-    assert value(site.metrics(), "llm_prompts_total") == 7
-    assert value(site.metrics(), "llm_evaluated_tokens_total") == 50
-    assert value(site.metrics(), "llm_reused_tokens_total") == 20
+    assert value(site.metrics(), "llm_prompts_total", bundle="fake@1") == 7
+    assert value(site.metrics(), "llm_evaluated_tokens_total", bundle="fake@1") == 50
+    assert value(site.metrics(), "llm_reused_tokens_total", bundle="fake@1") == 20
     assert "something_else" not in site.metrics()
-    assert value(make_site(ready=False).metrics(), "llm_prompts_total") == 0
+    assert "llm_prompts_total{" not in make_site(ready=False).metrics()
 
 
 def test_paths_from_outside_do_not_become_labels(site):

@@ -147,7 +147,7 @@ def test_a_signal_while_loading_stops_at_once(serve):
 
 def test_a_bundle_that_does_not_load_ends_the_server_with_its_message(serve):
     code, out, err = serve(load_error="crm.onnx: sha256 differs from the manifest").end()
-    assert (code, out) == (1, "")
+    assert (code, out) == (1, "closed\n")
     assert err == "failed: crm.onnx: sha256 differs from the manifest\n"
 
 

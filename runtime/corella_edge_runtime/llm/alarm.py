@@ -1,34 +1,33 @@
-"""Something that happens at a given time, unless it is called off before. One thread for all of them."""
+"""Something that happens at given times. One thread for all of them, which begins with the first."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 
 class Alarm:
-    """Calls `ring` when the time given to `at` comes while its block is still at work."""
+    """Calls `ring` at the nearest of the times it was given; `ring` says when to come again (None = never)."""
 
-    def __init__(self, ring: Callable[[], None]) -> None:
+    def __init__(self, ring: Callable[[], float | None]) -> None:
         self._ring = ring
         self._changed = threading.Condition()
-        self._time: float | None = None
+        self._time = math.inf
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    @contextmanager
-    def at(self, when: float | None) -> Iterator[None]:
-        """`when` is a time of `time.monotonic()`; None = never."""
-        if when is None:
-            yield
-            return
-        self._set(when)
-        try:
-            yield
-        finally:
-            self._set(None)
+    def by(self, when: float) -> None:
+        """Ring at `when`, a time of `time.monotonic()`, or before."""
+        with self._changed:
+            if when >= self._time or self._closed:
+                return
+            self._time = when
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="corella-llm-alarm", daemon=True)
+                self._thread.start()
+            self._changed.notify()
 
     def close(self) -> None:
         with self._changed:
@@ -37,22 +36,16 @@ class Alarm:
         if self._thread is not None:
             self._thread.join()
 
-    def _set(self, when: float | None) -> None:
-        with self._changed:
-            self._time = when
-            if when is None:
-                return  # the thread finds out when it wakes: nobody need wait for that
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="corella-llm-alarm", daemon=True)
-                self._thread.start()
-            self._changed.notify()
-
     def _watch(self) -> None:
+        while self._wait():
+            again = self._ring()
+            if again is not None:
+                self.by(again)
+
+    def _wait(self) -> bool:
+        """Until it is time (True) or closed."""
         with self._changed:
-            while not self._closed:
-                left = None if self._time is None else self._time - time.monotonic()
-                if left is not None and left <= 0:
-                    self._time = None
-                    self._ring()
-                else:
-                    self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
+            while not self._closed and (left := self._time - time.monotonic()) > 0.0:
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
+            self._time = math.inf
+            return not self._closed

@@ -11,8 +11,8 @@ from concurrent.futures import Future
 
 from corella_edge_runtime.llm.answer import Answer
 
-# The other side answers at the deadline; its answers need a moment to arrive.
-GRACE = 0.05
+# The other side answers just before the deadline; its answers need a moment to arrive.
+GRACE = 0.003
 
 
 class Asked:
@@ -54,6 +54,13 @@ class Asked:
             entry = self._waiting.pop(id, None)
         if entry is not None:
             _end(entry[1], [Answer(math.nan, reason)] * entry[0])
+
+    def refuse(self, id: int, error: BaseException) -> None:
+        """An exception in place of answers."""
+        with self._lock:
+            entry = self._waiting.pop(id, None)
+        if entry is not None and entry[1].set_running_or_notify_cancel():
+            entry[1].set_exception(error)
 
     def fail_all(self) -> None:
         """Nobody will answer any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
@@ -10,15 +11,21 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from corella_edge.errors import InputError
 from corella_edge_runtime.llm.alarm import Alarm
-from corella_edge_runtime.llm.answer import Answer, Prompt
-from corella_edge_runtime.llm.packing import Ask
+from corella_edge_runtime.llm.answer import Answer, BrokenError, Prompt
+from corella_edge_runtime.llm.cost import Cost, Meter
+from corella_edge_runtime.llm.packing import HORIZON, Ask
+from corella_edge_runtime.llm.settings import LlmSettings
 
 if TYPE_CHECKING:
     from corella_edge_runtime.llm.scorer import YesNoScorer
+
+
+_LOG = logging.getLogger("corella_edge.llm")
 
 
 class LlmBackend(Protocol):
@@ -31,6 +38,9 @@ class LlmBackend(Protocol):
         has not been computed yet.
         """
 
+    def forget(self) -> None:
+        """Drop what is kept of the prompts so far, before anything else is computed. Of a server elsewhere: nothing."""
+
     def stats(self) -> dict[str, float]:
         """Counters since the start."""
 
@@ -41,10 +51,11 @@ class LlmBackend(Protocol):
 class Job:
     """The prompts of one caller."""
 
-    def __init__(self, prompts: Sequence[Prompt], deadline: float | None) -> None:
+    def __init__(self, prompts: Sequence[Prompt], deadline: float | None, max_wait: float) -> None:
         self.result: Future[list[Answer]] = Future()
         self.asks = [Ask(prompt, deadline, self.result) for prompt in prompts]
         self.deadline = deadline
+        self.due = min(time.monotonic() + max_wait, math.inf if deadline is None else deadline)
         self.tokens = tokens_of(prompts)
 
     def expired(self) -> bool:
@@ -81,24 +92,33 @@ def bind(cores: Sequence[int]) -> None:
 class ThreadBackend:
     """One thread of this process owns the scorer; callers meet in its queue, which is bounded in tokens.
 
+    What is due first is worked on first: at its deadline, or after `LlmSettings.max_wait` if that is sooner. At a
+    deadline the caller is told what is there, whatever the thread is at.
+
     Args:
         make_scorer: called here, so that a model that can not be loaded is told at once.
-        queue_tokens: prompts that wait or are at work, in tokens; beyond it a job is refused, unless none waits.
-        cores: what the thread (and llama.cpp's own, which it starts) is bound to; empty = nothing.
+        settings: `queue_tokens`: prompts that wait or are at work, in tokens; beyond it a job is refused, unless none
+            waits. `cores`: what the thread (and llama.cpp's own, which it starts) is bound to; empty = nothing.
+        on_broken: called when the scorer can answer nobody any more.
     """
 
     def __init__(
-        self, make_scorer: Callable[[], YesNoScorer], queue_tokens: int = 65536, cores: Sequence[int] = ()
+        self,
+        make_scorer: Callable[[], YesNoScorer],
+        settings: LlmSettings | None = None,
+        on_broken: Callable[[], None] = lambda: None,
     ) -> None:
         self._scorer = make_scorer()
-        self._room, self._cores = queue_tokens, tuple(cores)
+        self._settings, self._on_broken = settings or LlmSettings(), on_broken
         self._ready = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._tokens, self._refused, self._expired = 0, 0, 0
-        self._rate = 0.0
-        self._closed = False
+        self._cost, self._meter = Cost(), Meter()
+        self._busy = 0.0
+        self._stale = self._closed = False
         self._at_work: Sequence[Ask] = ()
-        self._alarm = Alarm(self._scorer.give_up)
+        self._alarm = Alarm(self._overdue)
+        self._note()
         bound: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, args=(bound,), name="corella-llm", daemon=True)
         self._thread.start()
@@ -110,11 +130,11 @@ class ThreadBackend:
             raise
 
     def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
-        job = Job(prompts, deadline)
+        job = Job(prompts, deadline, self._settings.max_wait)
         with self._ready:
             if self._closed:
                 raise RuntimeError("the LLM backend is closed")
-            full = bool(self._jobs) and self._tokens + job.tokens > self._room
+            full = bool(self._jobs) and self._tokens + job.tokens > self._settings.queue_tokens
             if full:
                 self._refused += 1
             else:
@@ -125,13 +145,20 @@ class ThreadBackend:
             job.finish("queue_full")
         else:
             job.result.add_done_callback(self._cancelled)
+            if deadline is not None:
+                self._alarm.by(deadline)
         return job.result
 
+    def forget(self) -> None:
+        with self._ready:
+            self._stale = True
+            self._ready.notify()
+
     def stats(self) -> dict[str, float]:
-        own = {"queued": len(self._jobs), "queued_tokens": self._tokens, "refused": self._refused}
-        return self._scorer.stats() | {name: float(value) for name, value in own.items()} | {
-            "expired": float(self._expired), "tokens_per_second": self._rate,
-        }  # fmt: skip
+        """The scorer's counters as of its last decode, and those of the queue."""
+        queued = {"queued": len(self._jobs), "queued_tokens": self._tokens}
+        ended = {"refused": self._refused, "expired": self._expired}
+        return self._noted | {name: float(value) for name, value in (queued | ended).items()}
 
     def close(self) -> None:
         with self._ready:
@@ -145,73 +172,107 @@ class ThreadBackend:
 
     def _work(self, bound: Future[None]) -> None:
         try:
-            bind(self._cores)
+            bind(self._settings.cores)
         except InputError as error:
             bound.set_exception(error)
             return
         bound.set_result(None)
-        while jobs := self._next():
+        while (jobs := self._next()) is not None:
+            started = time.monotonic()
             try:
                 self._step(jobs)
+            except BrokenError as error:
+                _LOG.error("the LLM's context is broken (%s)", error)
+                self._on_broken()
             except Exception as error:  # noqa: BLE001 - the owner must outlive any one job; the callers get the error
-                self._end(_to_blame(jobs), error)
+                self._fail(_to_blame(jobs), error)
+            # Whoever is told can look at the counters.
+            self._note(time.monotonic() - started)
+            started = time.monotonic()
             self._settle()
+            self._busy += time.monotonic() - started
 
-    def _next(self) -> list[Job]:
-        """The jobs that wait, oldest first; none when it is time to go."""
+    def _next(self) -> list[Job] | None:
+        """The jobs that wait, as they are due; None when it is time to go. What is to be forgotten is, before."""
         with self._ready:
-            self._ready.wait_for(lambda: self._jobs or self._closed)
-            return list(self._jobs)
+            self._ready.wait_for(lambda: self._jobs or self._closed or self._stale)
+            stale, self._stale = self._stale, False
+            jobs = None if self._closed and not self._jobs else sorted(self._jobs, key=lambda job: job.due)
+        if stale:
+            self._scorer.forget()
+        return jobs
 
     def _step(self, jobs: list[Job]) -> None:
         """One decode for the first of `jobs`; given up when all whom it works for have gone."""
-        live = [ask for job in jobs if not job.expired() for ask in job.asks]
-        asks = [ask for ask in live if ask.answer is None and not self._scorer.refuses(ask)]
-        if not asks:
-            return
-        before, started = self._scorer.counters.evaluated_tokens, time.monotonic()
-        self._scorer.step(asks, self._rate, self._watch)
-        tokens, seconds = self._scorer.counters.evaluated_tokens - before, time.monotonic() - started
-        if tokens:
-            self._rate = tokens / seconds if not self._rate else 0.8 * self._rate + 0.2 * tokens / seconds
+        asks = (ask for job in jobs if not job.expired() for ask in job.asks)
+        waiting = (ask for ask in asks if ask.answer is None and not self._scorer.refuses(ask))
+        # As many as one looks at: more would be gone through at every decode.
+        if first := list(islice(waiting, HORIZON * self._settings.sequences + 1)):
+            self._scorer.step(first, self._cost, self._watch)
+
+    def _note(self, seconds: float = 0.0) -> None:
+        """Take down the counters after so much work, and learn from them what it costs."""
+        self._busy += seconds
+        counted = self._scorer.stats() | {"busy_seconds": self._busy}
+        observed = self._meter.read(counted)
+        if observed is not None:
+            self._cost.learn(*observed, time.monotonic())
+        full = self._cost.seconds(1, self._settings.batch)
+        rate = self._settings.batch / full if full else 0.0
+        self._noted = counted | {"tokens_per_second": rate}
 
     @contextmanager
     def _watch(self, asks: Sequence[Ask]) -> Iterator[None]:
-        """Around a decode: end it at the last deadline of `asks`, or when the last of them is cancelled."""
-        deadlines = [ask.deadline for ask in asks]
-        last = None if None in deadlines else max(d for d in deadlines if d is not None)
+        """Around a decode: it is given up when the last of `asks` is cancelled or late."""
         with self._ready:
             self._at_work = asks
             self._scorer.go_on()
+            self._look()
         try:
-            with self._alarm.at(last):
-                yield
+            yield
         finally:
             self._at_work = ()
 
     def _cancelled(self, result: Future[list[Answer]]) -> None:
         if result.cancelled():
             with self._ready:
-                if self._at_work and all(ask.expired() for ask in self._at_work):
-                    self._scorer.give_up()
+                self._look()
+
+    def _look(self) -> None:
+        """Does anybody still wait for the decode at work?"""
+        if self._at_work and all(ask.expired() for ask in self._at_work):
+            self._scorer.give_up()
+
+    def _overdue(self) -> float | None:
+        """End the jobs whose deadline has come; when the next one does."""
+        with self._ready:
+            self._look()
+            ended = self._take([job for job in self._jobs if job.expired()])
+            following = min((job.deadline for job in self._jobs if job.deadline is not None), default=None)
+        for job in ended:
+            job.finish("deadline")
+        return following
 
     def _settle(self) -> None:
         """Tell the callers of jobs that are finished or expired, and forget the jobs."""
         with self._ready:
-            ended = [job for job in self._jobs if job.expired() or all(ask.answer for ask in job.asks)]
-        self._end(ended)
+            ended = self._take([job for job in self._jobs if job.expired() or all(ask.answer for ask in job.asks)])
+        for job in ended:
+            job.finish("deadline")
 
-    def _end(self, jobs: Sequence[Job], error: BaseException | None = None) -> None:
+    def _fail(self, jobs: Sequence[Job], error: BaseException) -> None:
         with self._ready:
-            for job in jobs:
-                self._jobs.remove(job)
-                self._tokens -= job.tokens
-                self._expired += any(ask.answer is None for ask in job.asks)
+            ended = self._take([job for job in jobs if job in self._jobs])
+        for job in ended:
+            job.fail(error)
+
+    def _take(self, jobs: list[Job]) -> list[Job]:
+        """Out of the queue, and of its account."""
         for job in jobs:
-            if error is None:
-                job.finish("deadline")
-            else:
-                job.fail(error)
+            self._jobs.remove(job)
+            self._tokens -= job.tokens
+            self._expired += any(ask.answer is None for ask in job.asks)
+        return jobs
 
 
 def _to_blame(jobs: Sequence[Job]) -> list[Job]:

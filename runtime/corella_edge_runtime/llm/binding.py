@@ -10,6 +10,7 @@ import ctypes
 import logging
 import os
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ except ImportError as error:
 
 log = logging.getLogger("corella_edge.llama")
 _LEVELS = {3: logging.INFO, 4: logging.ERROR}
-_last_error: list[str] = []
+_errors: deque[str] = deque(maxlen=100)  # said by llama.cpp since the last load began: the first is the cause
 _giving_up: set[int] = set()  # contexts whose decode was given up
 ABORTED = 2  # what llama_decode returns then
 
@@ -40,7 +41,7 @@ ABORTED = 2  # what llama_decode returns then
 def _on_log(level: int, text: bytes, _: object) -> None:
     line = text.decode("utf-8", "replace").strip()
     if level == 4:
-        _last_error[:] = [line]
+        _errors.append(line)
     # What llama.cpp says of a decode that was given up is no error.
     log.log(logging.DEBUG if _giving_up else _LEVELS.get(level, logging.DEBUG), "%s", line)
 
@@ -57,23 +58,35 @@ class Model:
         params = C.llama_model_default_params()
         params.n_gpu_layers = 0
         params.vocab_only = vocabulary_only
-        _last_error.clear()
+        _errors.clear()
         self.handle = C.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
-            why = f" ({_last_error[0]})" if _last_error else ""
+            why = f" ({_errors[0]})" if _errors else ""
             raise BundleError(f"{path.name}: llama.cpp can not load it{why}")
         # Freed when the last context or tokenizer that uses it is gone.
         self._free = weakref.finalize(self, C.llama_model_free, self.handle)
         self._free.atexit = False
         self._vocab = C.llama_model_get_vocab(self.handle)
         self.vocab_size: int = C.llama_vocab_n_tokens(self._vocab)
-        self.trained_context: int = C.llama_model_n_ctx_train(self.handle)
+        self.trained_context: int = C.llama_model_n_ctx_train(self.handle) or self._context_in_file()
         self.size_bytes: int = C.llama_model_size(self.handle)
 
     @property
     def bos(self) -> int | None:
         """The begin token, if the model wants one."""
         return int(C.llama_vocab_bos(self._vocab)) if C.llama_vocab_get_add_bos(self._vocab) else None
+
+    def _context_in_file(self) -> int:
+        """llama.cpp leaves the number where it is when it loads a vocabulary alone; 0 if there is none."""
+        architecture = self._metadata("general.architecture")
+        text = self._metadata(f"{architecture}.context_length")
+        return int(text) if text.isdigit() else 0
+
+    def _metadata(self, key: str) -> str:
+        """An entry of the file as text, cut at 63 bytes; empty if there is none."""
+        room = ctypes.create_string_buffer(64)
+        C.llama_model_meta_val_str(self.handle, key.encode(), room, len(room))
+        return room.value.decode("utf-8", "replace")
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of a text; special tokens are neither added nor recognised."""
@@ -121,10 +134,10 @@ class Context:
             params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.no_perf = True
         self.model, self.sequences, self.batch_size = model, sequences, batch
-        _last_error.clear()
+        _errors.clear()
         self.handle = C.llama_init_from_model(model.handle, params)
         if not self.handle:
-            why = f" ({_last_error[0]})" if _last_error else ""
+            why = f" ({_errors[0]})" if _errors else ""
             raise InputError(f"llama.cpp can not make a context of {cells} cells; is there enough memory?{why}")
         self.cells: int = C.llama_n_ctx(self.handle)
         self._memory = C.llama_get_memory(self.handle)
@@ -168,6 +181,14 @@ class Context:
         """Logits of some tokens after row `row` of the last decode."""
         found = C.llama_get_logits_ith(self.handle, row)
         return [float(found[token]) for token in tokens]
+
+    def log_mass(self, row: int, tokens: Sequence[int]) -> float:
+        """Log of the share of some tokens in the whole vocabulary's probability, after row `row`."""
+        found = C.llama_get_logits_ith(self.handle, row)
+        logits = np.ctypeslib.as_array(found, (self.model.vocab_size,)).astype(np.float64)
+        greatest = logits.max()
+        everything = greatest + np.log(np.exp(logits - greatest).sum())
+        return min(0.0, float(np.logaddexp.reduce(logits[list(tokens)]) - everything))
 
     def share(self, source: int, target: int, length: int) -> None:
         """Make `target` hold the first `length` cells of `source` too; nothing is computed or copied."""
@@ -238,10 +259,10 @@ def quantize(source: Path, target: Path, file_type: str) -> None:
     params = C.llama_model_quantize_default_params()
     params.ftype = check_file_type(file_type)
     params.nthread = len(os.sched_getaffinity(0))
-    _last_error.clear()
+    _errors.clear()
     status: Any = C.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
     if status != 0:
-        why = f": {_last_error[0]}" if _last_error else ""
+        why = f": {_errors[-1]}" if _errors else ""
         if "imatrix" in why:
             why = ": that needs an importance matrix, which the export does not make; choose another type"
         raise ExportError(f"llama.cpp can not write {source.name} as {file_type}{why}")

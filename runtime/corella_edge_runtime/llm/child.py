@@ -77,6 +77,8 @@ class Service:
                 self._asked[id].cancel()
             case wire.Ping():
                 self._link.send(wire.Ready(self._backend.stats()))
+            case wire.Forget():
+                self._backend.forget()
         return isinstance(message, wire.Bye)
 
     def _ask(self, id: int, deadline: float | None, prompts: Sequence[Prompt]) -> None:
@@ -104,13 +106,16 @@ class Service:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Load the model, serve, end. The status: 0, or 3 for a model that can not be loaded, 4 for a damaged frame."""
+    """Load the model, serve, end.
+
+    The status: 0, or 3 for a model that can not be loaded, 4 for a damaged frame, 5 for a context that stays broken.
+    """
     _behave()
     link = Link(socket.socket(fileno=int(arguments[0])))
     try:
         setup = ChildSetup.from_json(arguments[1])
         bind(setup.settings.cores)
-        backend = opening.thread_side(setup.model, setup.tokens, setup.settings)[0]
+        backend = opening.thread_side(setup.model, setup.tokens, setup.settings, _give_way)[0]
     except (CorellaError, OSError) as error:
         link.send(wire.Fatal(type(error).__name__, str(error)))
         return 3
@@ -134,6 +139,12 @@ def _behave() -> None:
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_NAME, NAME, 0, 0, 0)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+
+
+def _give_way() -> None:
+    """To a new process, in whichever thread the scorer is found broken."""
+    logging.shutdown()
+    os._exit(5)
 
 
 if __name__ == "__main__":

@@ -7,22 +7,28 @@ or special-token rule can change what is asked.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.backend import LlmBackend, ThreadBackend
+from corella_edge_runtime.llm.breaker import GuardedBackend, Limits
 from corella_edge_runtime.llm.settings import LlmSettings
 
 if TYPE_CHECKING:
     from corella_edge_runtime.llm.binding import Model
 
+# A server has limits of its own for what takes long, and computes many prompts between two signs of life.
+FAR_AWAY = Limits(silence=10.0, probe=5.0)
 KINDS = "thread, process, llama-server+http://HOST:PORT, sglang+http://HOST:PORT, vllm+http://HOST:PORT"
 
 
-def open_backend(kind: str, model_file: Path, tokens: Tokens, settings: LlmSettings) -> tuple[LlmBackend, Model]:
-    """A backend ready for work, and the model to tokenise with (its vocabulary alone unless `kind` is "thread").
+def open_backend(kind: str, model_file: Path, tokens: Tokens, settings: LlmSettings) -> tuple[GuardedBackend, Model]:
+    """A backend ready for work, behind its breaker, and the model to tokenise with.
+
+    The model is its vocabulary alone unless `kind` is "thread".
 
     Args:
         kind: "thread", "process", or the flavour and address of a server: "sglang+http://10.0.0.7:30000". A bare
@@ -33,6 +39,11 @@ def open_backend(kind: str, model_file: Path, tokens: Tokens, settings: LlmSetti
         InputError: an unknown kind or a bad address. BundleError: the GGUF can not be loaded.
         MissingExtraError: llama.cpp, or httpx for a server, is not installed.
     """
+    backend, model = _open(kind, model_file, tokens, settings)
+    return GuardedBackend(backend, tokens, settings.batch, FAR_AWAY if "://" in kind else Limits()), model
+
+
+def _open(kind: str, model_file: Path, tokens: Tokens, settings: LlmSettings) -> tuple[LlmBackend, Model]:
     if kind == "thread":
         return thread_side(model_file, tokens, settings)
     if kind == "process":
@@ -51,14 +62,14 @@ def check_kind(kind: str) -> None:
     importlib.import_module("corella_edge_runtime.llm.remote.address").parse_address(kind)
 
 
-def thread_side(model_file: Path, tokens: Tokens, settings: LlmSettings) -> tuple[ThreadBackend, Model]:
-    """llama.cpp in a thread of this process."""
+def thread_side(
+    model_file: Path, tokens: Tokens, settings: LlmSettings, on_broken: Callable[[], None] = lambda: None
+) -> tuple[ThreadBackend, Model]:
+    """llama.cpp in a thread of this process; see `ThreadBackend`."""
     binding = importlib.import_module("corella_edge_runtime.llm.binding")
     scorer = importlib.import_module("corella_edge_runtime.llm.scorer")
     model: Model = binding.Model(model_file)
-    return ThreadBackend(
-        lambda: scorer.YesNoScorer(model, tokens, settings), settings.queue_tokens, settings.cores
-    ), model
+    return ThreadBackend(lambda: scorer.YesNoScorer(model, tokens, settings), settings, on_broken), model
 
 
 def _process(model_file: Path, tokens: Tokens, settings: LlmSettings) -> tuple[LlmBackend, Model]:

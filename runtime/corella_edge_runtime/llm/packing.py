@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.tree import TokenIds
 
-# How far the queue is looked at, in decodes: enough to even out their sizes.
-HORIZON = 4
-# A decode that has to end before a deadline still holds this many tokens.
-LEAST = 32
+# How far the queue is looked at, in decodes: enough to even out the sizes of the last ones.
+HORIZON = 2
+# What is expected of a decode, against what it may take: one that ends too late answers nobody.
+SAFETY = 1.2
 
 
 @dataclass(eq=False, slots=True)
@@ -22,9 +23,10 @@ class Ask:
     """A prompt that waits for its answer.
 
     Attributes:
-        deadline: a time of `time.monotonic()`.
+        deadline: a time of `time.monotonic()`, as are the others.
         caller: who waits; cancelled, nobody does.
         alone: a decode that held it failed, so the next one that does holds nothing else.
+        begun: when the first decode for it did.
     """
 
     prompt: Prompt
@@ -32,6 +34,8 @@ class Ask:
     caller: Future[list[Answer]] | None = None
     answer: Answer | None = None
     alone: bool = False
+    arrived: float = field(default_factory=time.monotonic)
+    begun: float | None = None
 
     def expired(self) -> bool:
         gone = self.caller is not None and self.caller.cancelled()
@@ -75,30 +79,52 @@ class Base:
     kept: TokenIds = ()
 
 
-def in_time(rate: float, asks: Sequence[Ask], now: float) -> int | None:
-    """Most tokens of a decode that ends before the nearest deadline, at `rate` tokens a second; None = no bound."""
-    deadlines = [ask.deadline for ask in asks if ask.deadline is not None]
-    if not deadlines or not rate:
-        return None
-    return max(LEAST, int(rate * (min(deadlines) - now)))
+def in_time(cost: Cost, asks: Iterable[Ask], now: float) -> float:
+    """Most tokens of a decode that ends before the nearest deadline; inf = no bound."""
+    nearest = min((ask.deadline for ask in asks if ask.deadline is not None), default=math.inf)
+    return cost.tokens((nearest - now) / SAFETY) if cost.known else math.inf
 
 
-def pack(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room) -> list[Target]:
+def hopeless(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room, cost: Cost, now: float) -> list[Ask]:
+    """Those whose deadline comes before their answer can, in the order of the queue; as far as one looks."""
+    late: list[Ask] = []
+    prefixes: set[TokenIds] = set()
+    prefix: TokenIds | None = None
+    tokens = prompts = new = 0
+    for ask in asks:
+        # A user's prompts hold one tuple, and to look a long one up takes longer than all the rest.
+        if ask.prompt.prefix is not prefix:
+            prefix = ask.prompt.prefix
+            new = 0 if prefix in prefixes else len(prefix) - base(prefix).length
+        size = new + len(ask.prompt.suffix)
+        decodes = max(1.0, (tokens + size) / room.tokens, (prompts + 1) / room.prompts)
+        if ask.deadline is not None and now + SAFETY * cost.seconds(decodes, tokens + size) > ask.deadline:
+            late.append(ask)
+            continue
+        if new:
+            prefixes.add(prefix)
+        tokens, prompts, new = tokens + size, prompts + 1, 0
+        if _far(tokens, prompts, room):
+            break
+    return late
+
+
+def pack(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room, most: float = math.inf) -> list[Target]:
     """Prompts in the order of the queue, until the decode is full; never none if anyone asks.
 
-    Several decodes' worth of prompts is dealt out evenly: a last decode of a few tokens would cost almost as much
-    as a full one.
+    What is left for a few decodes is dealt out evenly: a last decode of a few tokens would cost almost as much as a
+    full one. After the first prompt, no more are taken than make `most` tokens.
     """
-    targets, sizes, cells = _scan(asks, base, room)
+    targets, sizes, cells, all_seen = _scan(asks, base, room)
     if not sizes:
         return []
     done = base(targets[0].prefix).length
     if sizes[0] > room.tokens and done < len(targets[0].prefix):
         return [Target(targets[0].prefix[: done + room.tokens], ())]
-    fair = sum(sizes) / math.ceil(sum(sizes) / room.tokens)
+    fair = sum(sizes) / math.ceil(sum(sizes) / room.tokens) if all_seen else math.inf
     taken = used = filled = 0
     for size, cell in zip(sizes, cells, strict=True):
-        full = taken == room.prompts or used + size > room.tokens or filled + cell > room.cells
+        full = taken == room.prompts or used + size > min(most, room.tokens) or filled + cell > room.cells
         if taken and (full or used >= fair):
             break
         taken, used, filled = taken + 1, used + size, filled + cell
@@ -107,27 +133,35 @@ def pack(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room) -> l
 
 def _scan(
     asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room
-) -> tuple[list[Target], list[int], list[int]]:
-    """Distinct prompts in order, with the tokens each adds to a decode, and the cells."""
-    targets: dict[tuple[TokenIds, TokenIds], Target] = {}
-    prefixes: set[TokenIds] = set()
+) -> tuple[list[Target], list[int], list[int], bool]:
+    """Distinct prompts in order, the tokens each adds to a decode, and the cells; whether these are all."""
+    groups: dict[TokenIds, dict[TokenIds, Target]] = {}
+    prefix, group = None, dict[TokenIds, Target]()
+    targets: list[Target] = []
     sizes: list[int] = []
     cells: list[int] = []
     total = 0
     for ask in asks:
-        prefix, suffix = ask.prompt.prefix, ask.prompt.suffix
-        known = targets.get((prefix, suffix))
+        if ask.prompt.prefix is not prefix:
+            prefix = ask.prompt.prefix
+            group = groups.setdefault(prefix, {})
+        suffix = ask.prompt.suffix
+        known = group.get(suffix)
         if known is not None and not ask.alone:
             known.asks.append(ask)
             continue
-        if targets and (ask.alone or total > HORIZON * room.tokens):
-            break
-        own = Base(len(prefix)) if prefix in prefixes else base(prefix)
-        prefixes.add(prefix)
-        targets[prefix, suffix] = Target(prefix, suffix, [ask])
+        if targets and (ask.alone or _far(total, len(targets), room)):
+            return targets, sizes, cells, ask.alone
+        own = Base(len(prefix)) if group else base(prefix)
+        group[suffix] = Target(prefix, suffix, [ask])
+        targets.append(group[suffix])
         sizes.append(len(prefix) - own.length + len(suffix))
         cells.append(len(own.kept) + sizes[-1])
         total += sizes[-1]
         if ask.alone:
             break
-    return list(targets.values()), sizes, cells
+    return targets, sizes, cells, True
+
+
+def _far(tokens: int, prompts: int, room: Room) -> bool:
+    return tokens > HORIZON * room.tokens or prompts > HORIZON * room.prompts

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -35,6 +35,9 @@ from corella_edge_runtime.llm.setup import ChildSetup
 
 _LOG = logging.getLogger("corella_edge.llm")
 _LINE = 400  # characters of the child's own messages that are passed on, a line
+# The child is told of a deadline that is so much nearer, at most a tenth of the time left: what it has by then must
+# still come here.
+WAY_BACK = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +46,14 @@ class Patience:
 
     Attributes:
         start: for a model to be loaded.
-        ping: from a sign of life until the next is asked for.
+        ping: from a sign of life until the next is asked for; counters are no older than that.
         silence: for it to come; a child without one is killed.
         first_pause, longest_pause: before a restart; doubled after each life shorter than `longest_pause`.
         close: for the work in hand when the backend is closed.
     """
 
     start: float = 120.0
-    ping: float = 1.0
+    ping: float = 0.5
     silence: float = 5.0
     first_pause: float = 0.1
     longest_pause: float = 10.0
@@ -178,6 +181,13 @@ class ProcessBackend:
             future.add_done_callback(lambda ended: self._cancelled(link, id, ended) if ended.cancelled() else None)
         return future
 
+    def forget(self) -> None:
+        """A child that has not loaded its model yet has nothing to forget."""
+        with self._lock:
+            link = self._link
+        if link is not None:
+            link.send(wire.Forget())
+
     def stats(self) -> dict[str, float]:
         """The present child's counters, as of its last message (they begin anew with every child), and `restarts`,
         `alive` (1 while one is ready), `waiting` (questions without answer)."""
@@ -198,7 +208,7 @@ class ProcessBackend:
 
     def _send(self, link: Link, question: wire.Ask) -> None:
         try:
-            link.send(question)
+            link.send(replace(question, deadline=_nearer(question.deadline)))
         except wire.WireError as error:
             _LOG.error("LLM process: %s", error)
             self._asked.fail(question.id, "llm_error")
@@ -309,6 +319,12 @@ class ProcessBackend:
             self._link = life.link
         if not self._first.done():
             self._first.set_result(None)
+
+
+def _nearer(deadline: float | None) -> float | None:
+    if deadline is None:
+        return None
+    return deadline - min(WAY_BACK, 0.1 * max(0.0, deadline - time.monotonic()))
 
 
 def _start(setup: ChildSetup, fd: int) -> subprocess.Popen[bytes]:

@@ -10,21 +10,23 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
+from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answer, BrokenError, Prompt
 from corella_edge_runtime.llm.binding import AbortedError, Context, DecodeError, Model
+from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.kept import KeptPrefixes
-from corella_edge_runtime.llm.packing import Ask, Base, Room, Target, in_time, pack
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.packing import Ask, Base, Room, Target, hopeless, in_time, pack
+from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
 from corella_edge_runtime.llm.tree import Leaf, TokenIds, common_length, unfold
 
-# Longest prompt, in tokens: a checkpoint's own context could reserve gigabytes of KV cells.
-MAX_CONTEXT = 8192
 Watch = Callable[[Sequence[Ask]], AbstractContextManager[None]]
 TRUNK = 0  # the sequence that holds the latest prefix; prompts of a decode are 1, 2, …
+# So many failures in a row, and the context is looked at: is it at fault, or were the prompts?
+FAILURES = 3
 
 
 def unwatched(asks: Sequence[Ask]) -> AbstractContextManager[None]:
@@ -42,6 +44,8 @@ class Counters:
         reused_tokens: not computed, because an earlier decode had left the prefix or other prompts shared it.
         prefix_hits, prefix_misses: prefixes that were kept in whole, or not.
         aborted: decodes given up because nobody waited any more.
+        errors: decodes that failed, or ended in numbers that are none.
+        renewals: contexts made anew because the one before was broken.
     """
 
     prompts: int = 0
@@ -52,6 +56,7 @@ class Counters:
     prefix_misses: int = 0
     aborted: int = 0
     errors: int = 0
+    renewals: int = 0
     seconds: float = 0.0
 
 
@@ -70,7 +75,10 @@ class YesNoScorer:
         batch = min(self.settings.batch, cells or self.settings.batch)
         sequences = 2 if self.settings.deterministic else self.settings.sequences + 1
         wanted = cells or self.limit + batch
-        self._context = Context(model, wanted, sequences, batch, self.settings.threads, exact)
+        self._make: Callable[[], Context] = lambda: Context(
+            model, wanted, sequences, batch, self.settings.threads, exact
+        )
+        self._context = self._make()
         self._answers = (tokens.yes, tokens.no)
         self._kept = KeptPrefixes(0 if self.settings.deterministic else self.settings.kept_tokens)
         self._trunk: TokenIds = ()
@@ -78,16 +86,21 @@ class YesNoScorer:
         # Pieces of prefixes that did not fit one decode → tokens computed of them, until their prompts are answered.
         self._ahead: dict[TokenIds, int] = {}
         self._unfinished: Ask | None = None
+        self._failures = 0  # in a row
         self.counters = Counters()
 
     def score(self, prompts: Sequence[Prompt], expired: Callable[[], bool] = lambda: False) -> list[Answer]:
         """One answer a prompt, in order. `expired` is asked before every decode; what is left then has none."""
         asks = [Ask(prompt) for prompt in prompts]
-        waiting = [ask for ask in asks if not self.refuses(ask)]
+        waiting, missing = [ask for ask in asks if not self.refuses(ask)], "deadline"
         while waiting and not expired():
-            self.step(waiting)
+            try:
+                self.step(waiting)
+            except BrokenError:
+                missing = "llm_error"
+                break
             waiting = [ask for ask in waiting if ask.answer is None]
-        return [ask.answer or Answer(math.nan, "deadline") for ask in asks]
+        return [ask.answer or Answer(math.nan, missing) for ask in asks]
 
     def refuses(self, ask: Ask) -> bool:
         """Whether a prompt can not be answered here; its answer then says so."""
@@ -97,24 +110,30 @@ class YesNoScorer:
             ask.answer = Answer(math.nan, "too_long")
         return not fits
 
-    def step(self, asks: Iterable[Ask], rate: float = 0.0, watch: Watch = unwatched) -> None:
-        """Work on the first of `asks` with one decode; some then have their answer.
+    def step(self, asks: Iterable[Ask], cost: Cost | None = None, watch: Watch = unwatched) -> None:
+        """Work on the first of `asks` with at most one decode; some then have their answer.
 
         A decode that fails answers nobody: those it held are tried again one by one, and told the second time.
 
         Args:
-            rate: tokens a second; known, the decode is made to end before the nearest deadline of those it holds.
+            cost: known, those whose deadline is too near are told at once, and the decode is made to end before the
+                nearest deadline of the others.
             watch: gets those whom the decode works for, and surrounds it.
+
+        Raises:
+            BrokenError: the context fails, and a new one does too.
         """
-        started = time.perf_counter()
+        started, cost = time.perf_counter(), cost or Cost()
         members: list[Ask] = []
         try:
-            waiting = list(asks)
-            targets = self._targets(waiting, rate)
+            waiting = self._hopeful(list(asks), cost)
+            targets = self._targets(waiting, cost)
             # A piece of a long prefix is nobody's answer yet, but somebody waits for it.
             members = [ask for target in targets for ask in target.asks] or waiting[:1]
-            with watch(members):
-                self._decode(targets)
+            _note_begin(members)
+            if targets:
+                with watch(members):
+                    self._decode(targets)
             self._unfinished = next((ask for ask in members if ask.answer is None), None)
         except AbortedError:
             self.counters.aborted += 1
@@ -126,6 +145,8 @@ class YesNoScorer:
             raise
         finally:
             self.counters.seconds += time.perf_counter() - started
+        if self._failures >= FAILURES:
+            self._mend()
 
     def give_up(self) -> None:
         """From any thread: the decode at work ends as soon as it can. Holds until `go_on`."""
@@ -150,12 +171,26 @@ class YesNoScorer:
     def close(self) -> None:
         self._context.close()
 
-    def _targets(self, asks: list[Ask], rate: float) -> list[Target]:
+    def _hopeful(self, asks: list[Ask], cost: Cost) -> list[Ask]:
+        """Those that can be answered by their deadlines; the others are told."""
+        if not cost.known or self.settings.deterministic:
+            return asks
+        self._bases.clear()
+        room, now = Room(self._context.batch_size, self._context.sequences - 1, self._context.cells), time.monotonic()
+        late = hopeless(asks, self._base, room, cost, now)
+        if len(late) == len(asks) and cost.stale(now):
+            del late[0]
+        for ask in late:
+            ask.answer = Answer(math.nan, "deadline")
+        return [ask for ask in asks if ask.answer is None]
+
+    def _targets(self, asks: list[Ask], cost: Cost) -> list[Target]:
         """The next decode's prompts, neighbours alike. The trunk leaves first if they do not begin with it."""
         if not asks:
             return []
+        most = in_time(cost, asks, time.monotonic())
         if self.settings.deterministic:
-            asks, rate = asks[:1], 0.0
+            asks = asks[:1]
             if asks[0] is not self._unfinished:
                 self.forget()
         tokens = self._context.batch_size
@@ -163,10 +198,7 @@ class YesNoScorer:
             self._leave_trunk(asks[0].prompt.prefix)
         self._bases.clear()
         room = Room(tokens, self._context.sequences - 1, self._context.cells - len(self._trunk))
-        targets = pack(asks, self._base, room)
-        bound = in_time(rate, [ask for target in targets for ask in target.asks] or asks[:1], time.monotonic())
-        if bound is not None and bound < tokens:
-            targets = pack(asks, self._base, replace(room, tokens=bound))
+        targets = pack(asks, self._base, room, most)
         return sorted(targets, key=lambda target: (target.prefix, target.suffix))
 
     def _leave_trunk(self, prefix: TokenIds) -> None:
@@ -199,12 +231,22 @@ class YesNoScorer:
         for sequence, (target, leaf) in enumerate(zip(targets, leaves, strict=True), TRUNK + 1):
             self._fill(sequence, target.prefix, leaf)
         self._context.decode(rows)
-        for target, leaf in zip(targets, leaves, strict=True):
-            answer = self._answer(leaf.last) if target.asks else None
-            for ask in target.asks:
-                ask.answer = answer
-        self._count(targets, len(rows))
-        if self.settings.deterministic and targets[0].asks:
+        self.counters.decodes += 1
+        self.counters.evaluated_tokens += len(rows)
+        ahead = self._count_prefixes(targets)
+        if not targets[0].asks:
+            self._ahead[targets[0].prefix] = len(rows) + sum(ahead.values())
+            self._keep(targets)
+            return
+        # All are read before any is told.
+        answers = [self._answer(leaf.last, target) for target, leaf in zip(targets, leaves, strict=True)]
+        for target, leaf, answer in zip(targets, leaves, answers, strict=True):
+            self._tell(target, answer, len(target) - leaf.start + ahead.pop(target.prefix, 0))
+        broken = any(answer.reason for answer in answers)
+        self._failures = self._failures + 1 if broken else 0
+        self.counters.errors += broken
+        # Cells of a decode that ended in nan may hold more of them.
+        if broken or self.settings.deterministic:
             self.forget()
         else:
             self._keep(targets)
@@ -242,28 +284,33 @@ class YesNoScorer:
             self._context.cut(sequence, len(prefix))
             self._kept.put(prefix, self._context.save(sequence))
 
-    def _answer(self, row: int) -> Answer:
+    def _answer(self, row: int, target: Target) -> Answer:
         yes, no = self._context.logits(row, self._answers)
         if not math.isfinite(no - yes):
             return Answer(math.nan, "llm_error")
-        return Answer(1.0 / (1.0 + math.exp(min(700.0, no - yes))))
+        whole = any(ask.prompt.whole for ask in target.asks)
+        mass = self._context.log_mass(row, self._answers) if whole else math.nan
+        return Answer(1.0 / (1.0 + math.exp(min(700.0, no - yes))), mass=mass)
 
-    def _count(self, targets: list[Target], rows: int) -> None:
-        counters = self.counters
-        counters.decodes += 1
-        counters.evaluated_tokens += rows
-        answered = [ask for target in targets for ask in target.asks]
+    def _tell(self, target: Target, answer: Answer, evaluated: int) -> None:
+        """Everyone who asked a prompt gets its answer; it was computed for the first of them."""
+        for ask in target.asks:
+            reused = max(0, len(target) - evaluated)
+            waited = max(0.0, (ask.begun or ask.arrived) - ask.arrived)
+            ask.answer = Answer(answer.probability, answer.reason, evaluated, reused, waited, answer.mass)
+            self.counters.reused_tokens += reused
+            self.counters.prompts += not answer.reason
+            evaluated = 0
+
+    def _count_prefixes(self, targets: list[Target]) -> dict[TokenIds, int]:
+        """Tokens computed of each prefix in earlier pieces."""
         prefixes = {target.prefix for target in targets if target.prefix}
         ahead = {prefix: self._taken_ahead(prefix) for prefix in prefixes}
-        if not answered:
-            self._ahead[targets[0].prefix] = rows + sum(ahead.values())
-            return
-        wanted = sum(len(target) * len(target.asks) for target in targets)
-        counters.reused_tokens += wanted - rows - sum(ahead.values())
-        counters.prompts += sum(not ask.answer.reason for ask in answered if ask.answer)
-        hits = sum(self._base(prefix).length == len(prefix) and not ahead[prefix] for prefix in prefixes)
-        counters.prefix_hits += hits
-        counters.prefix_misses += len(prefixes) - hits
+        if targets[0].asks:
+            hits = sum(self._base(prefix).length == len(prefix) and not ahead[prefix] for prefix in prefixes)
+            self.counters.prefix_hits += hits
+            self.counters.prefix_misses += len(prefixes) - hits
+        return ahead
 
     def _taken_ahead(self, prefix: TokenIds) -> int:
         """Tokens computed of a prefix in earlier pieces, which are not reuse; they are counted once."""
@@ -273,12 +320,47 @@ class YesNoScorer:
     def _failed(self, members: list[Ask]) -> None:
         self.forget()
         self._ahead.clear()
+        self._failures += 1
         self.counters.errors += 1
         for ask in members:
             if len(members) > 1 and not ask.alone:
                 ask.alone = True
             else:
                 ask.alone, ask.answer = True, Answer(math.nan, "llm_error")
+
+    def _mend(self) -> None:
+        """A new context, if the present one can not answer the simplest of prompts."""
+        self._failures = 0
+        if self._sound():
+            return
+        self._renew()
+        if not self._sound():
+            raise BrokenError("a new context fails as well")
+
+    def _sound(self) -> bool:
+        self._context.go_on()
+        try:
+            self._context.decode(unfold([self._answers[:1]], [0], [0], TRUNK + 1)[1])
+            return all(map(math.isfinite, self._context.logits(0, self._answers)))
+        except DecodeError:
+            return False
+        finally:
+            self.forget()
+
+    def _renew(self) -> None:
+        try:
+            made = self._make()
+        except InputError as error:
+            raise BrokenError(str(error)) from None
+        self._context.close()
+        self._context = made
+        self.counters.renewals += 1
+
+
+def _note_begin(members: Sequence[Ask]) -> None:
+    now = time.monotonic()
+    for ask in members:
+        ask.begun = ask.begun or now
 
 
 def _shared(targets: Sequence[Target]) -> list[int]:

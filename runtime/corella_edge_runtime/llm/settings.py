@@ -8,6 +8,8 @@ from typing import Any
 
 from corella_edge.errors import InputError
 
+# Longest prompt, in tokens: a checkpoint's own context could reserve gigabytes of KV cells.
+MAX_CONTEXT = 8192
 MOST_SEQUENCES = 255  # LLAMA_MAX_SEQ, less one for the prefix
 
 
@@ -22,6 +24,7 @@ class LlmSettings:
         sequences: most prompts of one decode, at most 255.
         kept_tokens: budget of the prefixes kept from request to request, in tokens.
         queue_tokens: prompts that wait, in tokens; what comes beyond them is refused.
+        max_wait: seconds that a request without a deadline waits at most; refused, if it seems to take more than half.
         deterministic: one whole prompt a decode and nothing kept: bit-equal on repeat.
     """
 
@@ -31,6 +34,7 @@ class LlmSettings:
     sequences: int = 64
     kept_tokens: int = 8192
     queue_tokens: int = 65536
+    max_wait: float = 10.0
     deterministic: bool = False
 
     def __post_init__(self) -> None:
@@ -39,6 +43,8 @@ class LlmSettings:
                 raise InputError(f"LLM settings, {name}: {getattr(self, name)} is below 1")
         if self.sequences > MOST_SEQUENCES:
             raise InputError(f"LLM settings, sequences: {self.sequences} is above {MOST_SEQUENCES}, llama.cpp's bound")
+        if not self.max_wait > 0.0:
+            raise InputError(f"LLM settings, max_wait: {self.max_wait} is not above 0")
         if self.kept_tokens < 0:
             raise InputError(f"LLM settings, kept_tokens: {self.kept_tokens} is below 0")
 

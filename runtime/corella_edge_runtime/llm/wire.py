@@ -1,16 +1,19 @@
 """What the runtime and its LLM child say to each other: frames of length, kind and payload. Pure; no sockets here.
 
     frame     u32 length of the payload, u8 kind, payload (little-endian throughout)
-    ASK       u64 id, f64 deadline (inf = none), u32 groups; a group: u32 tokens of its prefix, u32 members, for each
-              (u32 position, u32 tokens of the suffix), then int32 ids: the prefix, the suffixes in the members' order
+    ASK       u64 id, f64 deadline (inf = none), u32 groups; a group: u32 tokens of its prefix, u32 members, u8 whether
+              their `mass` is wanted, for each (u32 position, u32 tokens of the suffix), then int32 ids: the prefix, the
+              suffixes in the members' order
     CANCEL    u64 id
     PING      nothing
     BYE       nothing: finish what was asked, then end
     READY     JSON: the counters; sent when the model is loaded, and in answer to each PING
-    ANSWERS   u64 id, u32 answers, u32 bytes of JSON {"reasons": […], "stats": {…}}, the JSON, a f64 each,
-              a u8 each (index of the reason; 0 = none)
+    ANSWERS   u64 id, u32 answers, u32 bytes of JSON {"reasons": […], "stats": {…}}, the JSON, for each answer
+              (f64 probability, f64 mass, f64 seconds waited, u32 tokens computed, u32 reused, u8 index of the reason;
+              0 = none)
     FAILED    u64 id, then JSON {"kind": name of the error's class}
     FATAL     JSON {"kind": …, "message": …}: the model can not be loaded; the last frame
+    FORGET    nothing: drop the kept prefixes
 
 Prompts travel grouped by prefix, so that what a user's candidates share is sent once. Deadlines are times of
 CLOCK_MONOTONIC, which all processes of a machine share.
@@ -33,9 +36,11 @@ from corella_edge_runtime.llm.answer import Answer, Prompt
 MAX_PAYLOAD = 256 * 2**20
 _HEAD = struct.Struct("<IB")
 _ASK = struct.Struct("<QdI")
+_GROUP = struct.Struct("<II?")
 _PAIR = struct.Struct("<II")
 _ID = struct.Struct("<Q")
 _ANSWERS = struct.Struct("<QII")
+_ANSWER = struct.Struct("<dddIIB")
 
 
 class WireError(RuntimeError):
@@ -88,8 +93,14 @@ class Fatal:
     message: str
 
 
-Message = Ask | Cancel | Ping | Bye | Ready | Answers | Failed | Fatal
-_KINDS: tuple[type[Message], ...] = (Ask, Cancel, Ping, Bye, Ready, Answers, Failed, Fatal)
+@dataclass(frozen=True, slots=True)
+class Forget:
+    pass
+
+
+Message = Ask | Cancel | Ping | Bye | Ready | Answers | Failed | Fatal | Forget
+_KINDS: tuple[type[Message], ...] = (Ask, Cancel, Ping, Bye, Ready, Answers, Failed, Fatal, Forget)
+_EMPTY: dict[type[Message], Message] = {Ping: Ping(), Bye: Bye(), Forget: Forget()}
 
 
 def encode(message: Message) -> bytes:
@@ -145,7 +156,7 @@ def _payload(message: Message) -> bytes:
             return _json(stats)
         case Fatal(kind, text):
             return _json({"kind": kind, "message": text})
-        case Ping() | Bye():
+        case Ping() | Bye() | Forget():
             return b""
 
 
@@ -173,18 +184,18 @@ def _message(kind: type[Message], payload: bytes) -> Message:
         return Fatal(_text(data["kind"]), _text(data["message"]))
     if payload:
         raise ValueError("bytes too many")
-    return Ping() if kind is Ping else Bye()
+    return _EMPTY[kind]
 
 
 def _ask(message: Ask) -> bytes:
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
     for position, prompt in enumerate(message.prompts):
-        groups.setdefault(tuple(prompt.prefix), []).append(position)
+        groups.setdefault((tuple(prompt.prefix), prompt.whole), []).append(position)
     deadline = math.inf if message.deadline is None else message.deadline
     parts = [_ASK.pack(message.id, deadline, len(groups))]
-    for prefix, members in groups.items():
+    for (prefix, whole), members in groups.items():
         suffixes = [message.prompts[position].suffix for position in members]
-        parts.append(_PAIR.pack(len(prefix), len(members)))
+        parts.append(_GROUP.pack(len(prefix), len(members), whole))
         parts += [_PAIR.pack(position, len(suffix)) for position, suffix in zip(members, suffixes, strict=True)]
         parts.append(_ids(prefix))
         parts += [_ids(suffix) for suffix in suffixes]
@@ -209,8 +220,8 @@ def _read_ask(payload: bytes) -> Ask:
 
 def _group(payload: bytes, offset: int) -> tuple[list[tuple[int, Prompt]], int]:
     """(position, prompt) of one group, and where the next one begins."""
-    prefix_length, count = _PAIR.unpack_from(payload, offset)
-    offset += _PAIR.size
+    prefix_length, count, whole = _GROUP.unpack_from(payload, offset)
+    offset += _GROUP.size
     if offset + count * _PAIR.size > len(payload):
         raise ValueError("cut short")
     members = [_PAIR.unpack_from(payload, offset + i * _PAIR.size) for i in range(count)]
@@ -218,29 +229,31 @@ def _group(payload: bytes, offset: int) -> tuple[list[tuple[int, Prompt]], int]:
     found = []
     for position, length in members:
         suffix, offset = _read_ids(payload, offset, length)
-        found.append((position, Prompt(prefix, suffix)))
+        found.append((position, Prompt(prefix, suffix, whole)))
     return found, offset
 
 
 def _answers(message: Answers) -> bytes:
     reasons = ["", *sorted({answer.reason for answer in message.answers} - {""})]
     head = _json({"reasons": reasons, "stats": message.stats})
-    count = len(message.answers)
-    values = struct.pack(f"<{count}d", *(answer.probability for answer in message.answers))
-    codes = bytes(reasons.index(answer.reason) for answer in message.answers)
-    return _ANSWERS.pack(message.id, count, len(head)) + head + values + codes
+    codes = {reason: code for code, reason in enumerate(reasons)}
+    rows = [
+        _ANSWER.pack(a.probability, a.mass, a.waited, a.evaluated, a.reused, codes[a.reason]) for a in message.answers
+    ]
+    return _ANSWERS.pack(message.id, len(rows), len(head)) + head + b"".join(rows)
 
 
 def _read_answers(payload: bytes) -> Answers:
     id, count, length = _ANSWERS.unpack_from(payload)
     start = _ANSWERS.size + length
-    if len(payload) != start + 9 * count:
+    if len(payload) != start + _ANSWER.size * count:
         raise ValueError("the answers do not add up")
     head = _object(payload[_ANSWERS.size : start])
     reasons = [_text(reason) for reason in head["reasons"]]
-    values = struct.unpack_from(f"<{count}d", payload, start)
-    codes = payload[start + 8 * count :]
-    answers = [Answer(value, reasons[code]) for value, code in zip(values, codes, strict=True)]
+    answers = [
+        Answer(value, reasons[code], evaluated, reused, waited, mass)
+        for value, mass, waited, evaluated, reused, code in _ANSWER.iter_unpack(payload[start:])
+    ]
     return Answers(id, answers, _stats(head["stats"]))
 
 

@@ -6,16 +6,18 @@ docs/serving.md has a table of these; a test compares the two.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from corella_edge import __version__
 from corella_edge.scores import Scores
+from corella_edge_runtime.server.connections import ConnectionCounters
+from corella_edge_runtime.server.fleet import Fleet
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 LLM_TOTALS = {
@@ -27,24 +29,30 @@ LLM_TOTALS = {
     "prefix_misses": "Prefixes of a decode of which some was computed.",
     "evictions": "Kept prefixes that left because the budget was full.",
     "aborted": "Decodes given up because nobody waited any more.",
+    "not_asked": "Prompts that were not asked because they would not have been answered in time.",
     "expired": "Requests to the LLM that their deadline or caller ended.",
-    "refused": "Requests to the LLM refused because its queue was full.",
-    "errors": "Decodes that failed.",
+    "refused": "Requests to the LLM refused because its queue was full, in tokens or in time.",
+    "errors": "Decodes that failed, or ended in numbers that are none.",
+    "renewals": "Contexts of the LLM made anew because the one before was broken.",
+    "breaker_opened": "Times the LLM was left alone because it failed or was silent.",
     "restarts": "Times the LLM's process was started again.",
+    "busy_seconds": "Seconds the LLM's thread was at work.",
 }
 LLM_NOW = {
     "queued_tokens": "Prompt tokens that wait for the LLM or are at work.",
+    "waiting_seconds": "Seconds of work, as estimated, that wait for the LLM or are in hand.",
+    "breaker_open": "1 while the LLM is left alone, else 0.",
     "kept_prefixes": "Prefixes kept for users who return.",
     "kept_tokens": "Tokens of the kept prefixes.",
     "kept_bytes": "Memory of the kept prefixes.",
-    "tokens_per_second": "Rate at which the LLM computes prompt tokens, a running mean.",
+    "tokens_per_second": "Rate at which full decodes compute prompt tokens, a running mean.",
 }
 
 
 class Metrics:
-    """Counters of one server."""
+    """Counters of one server; what is counted for each loaded version has the label `bundle`, the version's id."""
 
-    def __init__(self) -> None:
+    def __init__(self, fleet: Fleet) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "corella_edge_requests", "HTTP requests answered.", ["route", "status"], registry=registry
@@ -57,37 +65,36 @@ class Metrics:
             "corella_edge_candidates",
             "Candidates scored, by outcome: easy (the CRM's score; the LLM was not wanted), llm (the LLM's), "
             "or why the LLM was wanted and did not answer.",
-            ["outcome"], registry=registry,
+            ["bundle", "outcome"], registry=registry,
+        )  # fmt: skip
+        self.rank_seconds = Histogram(
+            "corella_edge_rank_seconds", "From the arrival of a request's body to its scores, by version.",
+            ["bundle"], buckets=SECONDS, registry=registry,
         )  # fmt: skip
         self.unknown = Counter(
             "corella_edge_unknown", "Candidates with a value the CRM has never seen, by field.",
-            ["field"], registry=registry,
+            ["bundle", "field"], registry=registry,
         )  # fmt: skip
         self.in_flight = Gauge("corella_edge_rank_in_flight", "Rank requests being read, waiting or running.",
                                registry=registry)  # fmt: skip
         self.ready = Gauge("corella_edge_ready", "1 when the server is ready, else 0.", registry=registry)
-        self._build = Info("corella_edge_build", "Versions in use.", registry=registry)
-        self._llm = _LlmTotals()
-        registry.register(self._llm)
-        self.serving("", dict)
+        self.connections = ConnectionCounters()
+        registry.register(_Versions(fleet))
+        registry.register(_Connections(self.connections))
         ProcessCollector(registry=registry)
-
-    def serving(self, bundle: str, stats: Callable[[], Mapping[str, float]]) -> None:
-        """Name the bundle that answers from now on, and where its LLM totals come from."""
-        self._build.info({"version": __version__, "bundle": bundle})
-        self._llm.stats = stats
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """One HTTP request is done."""
         self.requests.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
 
-    def scored(self, scores: Scores) -> None:
+    def scored(self, scores: Scores, version: str, seconds: float) -> None:
         """One request's candidates are scored."""
-        for outcome, number in collections.Counter(map(_outcome, scores.routed.tolist(), scores.reason)).items():
-            self.candidates.labels(outcome).inc(number)
+        self.rank_seconds.labels(version).observe(seconds)
+        for outcome, number in _outcomes(scores).items():
+            self.candidates.labels(version, outcome).inc(number)
         for field, number in collections.Counter(chain.from_iterable(scores.unknown)).items():
-            self.unknown.labels(field).inc(number)
+            self.unknown.labels(version, field).inc(number)
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """All metrics and their content type, in the form the `Accept` header asks for."""
@@ -95,19 +102,58 @@ class Metrics:
         return encode(self.registry), content_type
 
 
+def _outcomes(scores: Scores) -> Mapping[str, int]:
+    if not any(scores.reason):
+        return {"easy": len(scores.reason)}
+    return collections.Counter(map(_outcome, scores.routed.tolist(), scores.reason))
+
+
 def _outcome(routed: bool, reason: str) -> str:
     return "llm" if routed else reason or "easy"
 
 
-class _LlmTotals(Collector):
-    """Reads the engine's own totals when asked, so that nothing is counted twice."""
+class _Versions(Collector):
+    """What the loaded versions say of themselves when asked, so that nothing is counted twice."""
 
-    def __init__(self) -> None:
-        self.stats: Callable[[], Mapping[str, float]] = dict
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
 
     def collect(self) -> Iterator[Metric]:
-        stats = self.stats()
-        for name, text in LLM_TOTALS.items():
-            yield CounterMetricFamily(f"corella_edge_llm_{name}", text, value=stats.get(name, 0.0))
-        for name, text in LLM_NOW.items():
-            yield GaugeMetricFamily(f"corella_edge_llm_{name}", text, value=stats.get(name, 0.0))
+        live, canary, members = self.fleet.live, self.fleet.canary, self.fleet.members
+        build = InfoMetricFamily("corella_edge_build", "Version in use, and the live bundle's.")
+        build.add_metric([], {"version": __version__, "bundle": live.version if live else ""})
+        yield build
+        share = GaugeMetricFamily("corella_edge_version_share", "Share of users a version answers.", labels=["bundle"])
+        for member in members:
+            given = {id(live): 1.0 - self.fleet.share, id(canary): self.fleet.share}.get(id(member), 0.0)
+            share.add_metric([member.version], given)
+        yield share
+        stats = [(member.version, member.ranker.stats()) for member in members]
+        yield from _families(LLM_TOTALS, CounterMetricFamily, stats)
+        yield from _families(LLM_NOW, GaugeMetricFamily, stats)
+
+
+def _families(
+    texts: Mapping[str, str], family: type[CounterMetricFamily | GaugeMetricFamily],
+    stats: Sequence[tuple[str, Mapping[str, float]]],
+) -> Iterator[Metric]:  # fmt: skip
+    for name, text in texts.items():
+        metric = family(f"corella_edge_llm_{name}", text, labels=["bundle"])
+        for version, found in stats:
+            metric.add_metric([version], found.get(name, 0.0))
+        yield metric
+
+
+class _Connections(Collector):
+    def __init__(self, counters: ConnectionCounters) -> None:
+        self.counters = counters
+
+    def collect(self) -> Iterator[Metric]:
+        found = self.counters
+        yield GaugeMetricFamily("corella_edge_connections", "Open connections.", value=found.open)
+        yield CounterMetricFamily(
+            "corella_edge_connections_refused", "Connections refused: too many were open.", value=found.refused
+        )
+        yield CounterMetricFamily(
+            "corella_edge_connections_timed_out", "Connections ended: the client was too slow.", value=found.timed_out
+        )

@@ -9,10 +9,27 @@ from __future__ import annotations
 from typing import Any
 
 from corella_edge import __version__
-from corella_edge.request import MAX_CANDIDATES, MAX_HISTORY, MAX_ID_CHARS, MAX_TIME
+from corella_edge.request import (
+    MAX_CANDIDATES,
+    MAX_FEATURES,
+    MAX_HISTORY,
+    MAX_ID_CHARS,
+    MAX_TEXT_CHARS,
+    MAX_TIME,
+    MAX_VALUES,
+)
 from corella_edge.router import LN2
+from corella_edge_runtime.server import admin_openapi, page_openapi, score_openapi, users_openapi
+from corella_edge_runtime.server.oip import openapi as oip_openapi
 
 Json = dict[str, Any]
+PARTS = (
+    score_openapi,
+    users_openapi,
+    oip_openapi,
+    admin_openapi,
+    page_openapi,
+)  # modules that describe the routes of one group
 
 
 def document(body_bytes: int) -> Json:
@@ -33,9 +50,9 @@ def document(body_bytes: int) -> Json:
             },
             "/metrics": {"get": _metrics()},
             "/openapi.json": {"get": _plain("openapi", "This description.")},
-            "/": {"get": _plain("index", "What is served here.")},
+            **{path: operations for part in PARTS for path, operations in part.paths().items()},
         },
-        "components": {"schemas": SCHEMAS},
+        "components": {"schemas": SCHEMAS | {name: found for part in PARTS for name, found in part.schemas().items()}},
     }
 
 
@@ -43,9 +60,15 @@ def _rank(body_bytes: int) -> Json:
     return {
         "operationId": "rank",
         "summary": "Score and rank candidates for one user.",
+        "parameters": [_MODE],
         "requestBody": {"required": True, "content": _json_of("Request")},
         "responses": {
-            "200": {"description": "Candidates in request order.", "content": _json_of("Answer")},
+            "200": {
+                "description": "Candidates in request order. Progressive: the events `crm` and `final` (or `error`), "
+                "the data of each an answer.",
+                "content": {**_json_of("Answer"), "text/event-stream": {"schema": {}}},
+                "headers": {"Server-Timing": {"schema": {"type": "string"}}},
+            },
             "400": _failure("The body is not strict JSON in UTF-8."),
             "408": _failure("The body did not arrive in time."),
             "413": _failure(f"The body is larger than {body_bytes} bytes."),
@@ -53,8 +76,17 @@ def _rank(body_bytes: int) -> Json:
             "500": _failure("A fault of the server; its log says where."),
             "503": _failure("Loading, stopping, or full: come back after `Retry-After` seconds.")
             | {"headers": {"Retry-After": {"schema": {"type": "integer"}}}},
+            "504": _failure("The request is strict, and the LLM did not answer in time."),
         },
     }
+
+
+_MODE: Json = {
+    "name": "mode",
+    "in": "query",
+    "description": "Progressive: server-sent events, first the CRM's ranking, then the refined one.",
+    "schema": {"type": "string", "enum": ["plain", "progressive"], "default": "plain"},
+}
 
 
 def _json_of(schema: str) -> Json:
@@ -104,11 +136,12 @@ _ID: Json = {
     ],
 }
 _OPTIONAL_ID: Json = {"anyOf": [*_ID["anyOf"], {"type": "null"}]}
-_SCALAR: Json = {"type": ["string", "number", "boolean", "null"]}
+_SCALAR: Json = {"type": ["string", "number", "boolean", "null"], "maxLength": MAX_TEXT_CHARS}
 _FEATURES: Json = {
     "description": "By field name; several values as a list. Fields the bundle does not know are ignored.",
     "type": ["object", "null"],
-    "additionalProperties": {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR}]},
+    "maxProperties": MAX_FEATURES,
+    "additionalProperties": {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "maxItems": MAX_VALUES}]},
 }
 _THRESHOLD: Json = {
     "description": "Ask the LLM from this entropy (nats) on, or about this share: `ratio:0.05`. "
@@ -126,33 +159,45 @@ def _ref(name: str) -> Json:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+_OPTIONS: Json = {
+    "id": _OPTIONAL_ID | {"description": "Repeated in the answer."},
+    "candidates": {
+        "description": "Left out: the whole catalogue.",
+        "type": ["array", "null"],
+        "minItems": 1,
+        "maxItems": MAX_CANDIDATES,
+        "items": _ref("Candidate"),
+    },
+    "threshold": _THRESHOLD,
+    "top_k": {
+        "description": "Answer with this many of the best only.",
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "maximum": 2**31,
+    },
+    "timeout_ms": {
+        "description": "Time for the LLM, from the arrival of the whole body; candidates without an answer "
+        "by then keep the CRM's score and have the reason `deadline`.",
+        "type": ["number", "null"],
+        "minimum": 0,
+    },
+    "explain": {
+        "description": "Answer with more: threshold, the CRM's own rank, tokens, milliseconds.",
+        "type": ["boolean", "null"],
+    },
+    "strict": {
+        "description": "Fail (503, 504) where the LLM does not answer all it is asked in time.",
+        "type": ["boolean", "null"],
+    },
+}
+
 SCHEMAS: Json = {
-    "Request": _object(
-        {
-            "id": _OPTIONAL_ID | {"description": "Repeated in the answer."},
-            "user": _ref("User"),
-            "candidates": {
-                "description": "Left out: the whole catalogue.",
-                "type": ["array", "null"],
-                "minItems": 1,
-                "maxItems": MAX_CANDIDATES,
-                "items": _ref("Candidate"),
-            },
-            "threshold": _THRESHOLD,
-            "top_k": {
-                "description": "Answer with this many of the best only.",
-                "type": ["integer", "null"],
-                "minimum": 1,
-                "maximum": 2**31,
-            },
-            "timeout_ms": {
-                "description": "Time for the LLM, from the arrival of the whole body; candidates without an answer "
-                "by then keep the CRM's score and have the reason `deadline`.",
-                "type": ["number", "null"],
-                "minimum": 0,
-            },
-        },
-        ["user"],
+    "Request": {"anyOf": [_ref("UserRequest"), _ref("UserIdRequest")]},
+    "UserRequest": _object({"user": _ref("User"), **_OPTIONS}, ["user"]),
+    "UserIdRequest": _object(
+        {"user_id": _ID, **_OPTIONS},
+        ["user_id"],
+        "The same as `user` with an id alone: a server with a store fills in profile and history.",
     ),
     "User": _object(
         {
@@ -191,6 +236,7 @@ SCHEMAS: Json = {
             "id": {"type": "string"},
             "bundle": {"description": "`name@version` of what answered.", "type": "string"},
             "candidates": {"type": "array", "items": _ref("Scored")},
+            "explain": _ref("Explanation"),
         },
         ["bundle", "candidates"],
     ),
@@ -205,7 +251,8 @@ SCHEMAS: Json = {
             "routed": {"type": "boolean"},
             "reason": {
                 "description": "Why it was routed (`entropy`, `ratio`) or why the LLM did not answer "
-                "(`no_llm`, `no_text`, `too_long`, `deadline`, `llm_error`); empty for easy candidates.",
+                "(`no_llm`, `no_text`, `too_long`, `queue_full`, `busy`, `deadline`, `llm_error`; `pending` in the "
+                "first of two answers); empty for easy candidates.",
                 "type": "string",
             },
             "unknown": {
@@ -213,8 +260,19 @@ SCHEMAS: Json = {
                 "type": "array",
                 "items": {"type": "string"},
             },
+            "crm_rank": {"description": "Rank by the CRM alone, if `explain`.", "type": "integer", "minimum": 1},
         },
         ["item", "rank", "probability", "crm", "llm", "entropy", "routed", "reason", "unknown"],
+    ),
+    "Explanation": _object(
+        {
+            "threshold": {"description": "Nats; null: never asked.", "type": ["number", "null"]},
+            "wanted": {"description": "Candidates at or above it.", "type": "integer"},
+            "routed": {"description": "Those with the LLM's score.", "type": "integer"},
+            "tokens": _object({"evaluated": {"type": "integer"}, "reused": {"type": "integer"}}, []),
+            "milliseconds": {"type": "object", "additionalProperties": {"type": "number"}},
+        },
+        ["threshold", "wanted", "routed", "tokens", "milliseconds"],
     ),
     "Error": _object(
         {"error": _object({"message": {"type": "string"}}, ["message"])},

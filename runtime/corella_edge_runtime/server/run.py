@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -17,11 +18,17 @@ from dataclasses import dataclass, field
 import uvicorn
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.server.app import build_app
+from corella_edge_runtime.server.access import Guard
+from corella_edge_runtime.server.app import build_app, log_bug
+from corella_edge_runtime.server.connections import ConnectionLimits, protocol, within_files
+from corella_edge_runtime.server.following import Source
+from corella_edge_runtime.server.limits import Limits
 from corella_edge_runtime.server.ranker import Ranker
-from corella_edge_runtime.server.service import Limits, Service
+from corella_edge_runtime.server.service import Service
+from corella_edge_runtime.store.users import UserStore
 
 _LOG = logging.getLogger("corella_edge.serve")
+_FOLLOW_AGAIN_SECONDS = 5.0  # after a fault
 _CONNECTION_SECONDS = 5  # for answers that are written but not yet read by a slow client
 
 
@@ -32,6 +39,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     grace_seconds: float = 30.0
     access_log: bool = False
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -61,48 +69,60 @@ def url(sock: socket.socket) -> str:
 
 
 def run(
-    load: Callable[[], Ranker],
+    source: Source,
     sock: socket.socket,
     settings: Settings | None = None,
+    guard: Guard | None = None,
+    store: UserStore | None = None,
     on_listening: Callable[[str], None] = lambda address: None,
     on_ready: Callable[[Ranker], None] = lambda ranker: None,
 ) -> None:
-    """Serve what `load` returns until SIGTERM or SIGINT; a second signal does not wait for anything.
+    """Serve what `source` has until SIGTERM or SIGINT; a second signal does not wait for anything.
 
-    `load` runs in a thread of its own, so that health checks are answered while a large bundle is hashed.
-    Returns after a clean stop. Whatever `load` raises stops the server and is raised here. A request or a
+    The first version is loaded in a thread of its own, so that health checks are answered while a large bundle is
+    hashed. Returns after a clean stop. Whatever loading raises stops the server and is raised here. A request or a
     load that is still running when the time is up can not be ended: then the process itself ends.
+
+    Args:
+        guard: lets requests in; None = one without keys.
+        store: of users, open; it is the caller's to close.
     """
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        process = _Process(load, sock, settings or Settings(), on_ready)
+        process = _Process(source, sock, settings or Settings(), guard, store, on_ready)
         runner.run(process.main(lambda: on_listening(url(sock))))
     process.finish()
 
 
+@dataclass
 class _Process:
     """The course of one `run`."""
 
-    def __init__(
-        self, load: Callable[[], Ranker], sock: socket.socket, settings: Settings, on_ready: Callable[[Ranker], None]
-    ) -> None:
-        self.load, self.sock, self.settings, self.on_ready = load, sock, settings, on_ready
-        self.failure: BaseException | None = None
-        self.loaded: Future[Ranker] = Future()
+    source: Source
+    sock: socket.socket
+    settings: Settings
+    guard: Guard | None
+    store: UserStore | None
+    on_ready: Callable[[Ranker], None]
+    failure: BaseException | None = None
+    loaded: Future[tuple[Ranker, str]] = field(default_factory=Future)
 
     async def main(self, on_listening: Callable[[], None]) -> None:
         # The service is made here: its event belongs to this loop.
-        self.service, self.stop, self.force = Service(self.settings.limits), asyncio.Event(), asyncio.Event()
+        self.service = Service(self.settings.limits, self.store)
+        self.stop, self.force = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._signalled)
-        self.server = _Server(_config(self.service, self.settings), on_listening)
+        self.server = _Server(_config(self.service, self.settings, self.guard), on_listening)
         serving = asyncio.create_task(self.server.serve(sockets=[self.sock]))
         serving.add_done_callback(lambda _: self.stop.set())
-        loading = asyncio.create_task(self._load())
+        following = asyncio.create_task(self._follow())
         await self.stop.wait()
-        loading.cancel()
+        following.cancel()
         await self._drain()
         self.server.should_exit = True
         await serving
+        if self.loaded.done():
+            await self.service.fleet.close()
 
     def _signalled(self) -> None:
         if self.stop.is_set():
@@ -110,23 +130,33 @@ class _Process:
             self.server.force_exit = True
         self.stop.set()
 
-    async def _load(self) -> None:
+    async def _follow(self) -> None:
+        """Load the first version, answer with it, and then with whatever the source says."""
         # A daemon thread, not the pool: it must not hold up the exit of the process.
-        threading.Thread(target=self._load_in_thread, name="load", daemon=True).start()
+        threading.Thread(target=self._load, name="load", daemon=True).start()
         try:
-            ranker = await asyncio.shield(asyncio.wrap_future(self.loaded))
+            ranker, version = await asyncio.shield(asyncio.wrap_future(self.loaded))
         except Exception as error:  # noqa: BLE001 - raised again by `finish`
             self.failure = error
             self.stop.set()
-        else:
-            self.service.serve(ranker)
+            return
+        # What is there now stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        self.service.serve(ranker, version)
+        self.service.follower = self.source.follower(self.service.fleet)
+        with contextlib.suppress(OSError, ValueError):  # nobody reads what is said
             self.on_ready(ranker)
+        while self.service.follower is not None:
+            try:
+                await self.service.follower.run()
+            except Exception as error:  # noqa: BLE001 - whatever it met, versions must be followed
+                log_bug(error)
+                await asyncio.sleep(_FOLLOW_AGAIN_SECONDS)
 
-    def _load_in_thread(self) -> None:
+    def _load(self) -> None:
         try:
-            ranker = self.load()
-            ranker.warm_up()
-            self.loaded.set_result(ranker)
+            self.loaded.set_result(self.source.first())
         except BaseException as error:  # noqa: BLE001 - handed to the event loop
             self.loaded.set_exception(error)
 
@@ -140,13 +170,13 @@ class _Process:
             _leave(1)
 
     def finish(self) -> None:
-        """Release the engine, or leave at once if it is still being loaded."""
-        if not self.loaded.done():
+        """Release the threads, or leave at once if a version is still being loaded."""
+        follower = self.service.follower
+        if not self.loaded.done() or (follower is not None and follower.loading):
             _leave(0)
         self.service.close()
         if self.failure is not None:
             raise self.failure
-        self.loaded.result().close()
 
 
 class _Server(uvicorn.Server):
@@ -165,9 +195,11 @@ class _Server(uvicorn.Server):
         self._on_listening()
 
 
-def _config(service: Service, settings: Settings) -> uvicorn.Config:
+def _config(service: Service, settings: Settings, guard: Guard | None) -> uvicorn.Config:
+    bounds = within_files(settings.connections)
     return uvicorn.Config(
-        build_app(service), lifespan="off", ws="none", log_config=None, access_log=settings.access_log,
+        build_app(service, guard), http=protocol(bounds, service.metrics.connections),
+        lifespan="off", ws="none", log_config=None, access_log=settings.access_log,
         log_level="info" if settings.access_log else "warning", proxy_headers=False, server_header=False,
         timeout_keep_alive=30, timeout_graceful_shutdown=_CONNECTION_SECONDS,
     )  # fmt: skip

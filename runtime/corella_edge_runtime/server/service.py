@@ -1,20 +1,34 @@
-"""What the routes share: the engine once it is loaded, the threads it runs in, and the life cycle."""
+"""What the routes share: the loaded versions, the store, the threads, and the course of one ranking."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
-from corella_edge.request import Request
-from corella_edge.scores import answer
-from corella_edge_runtime.server.decode import parse_body
+import orjson
+from starlette.exceptions import HTTPException
+
+from corella_edge.request import Candidate, Features, Request
+from corella_edge.scores import Scores, answer
+from corella_edge_runtime.server.clock import Clock
+from corella_edge_runtime.server.fleet import Fleet, Held
+from corella_edge_runtime.server.following import Follower
+from corella_edge_runtime.server.limits import INLINE_CANDIDATES, INLINE_VALUES, Limits
 from corella_edge_runtime.server.metrics import Metrics
-from corella_edge_runtime.server.ranker import Ranker
+from corella_edge_runtime.server.ranker import Draft, Ranker
+from corella_edge_runtime.server.recent import Recent
+from corella_edge_runtime.store.users import UserStore
+
+T = TypeVar("T")
+BLOCKING_THREADS = 16
+PARSE = "parse"  # the step that has a thread of its own
+# What a `strict` request takes for an error, and its status.
+LATE, FAILED = frozenset({"deadline", "busy"}), frozenset({"queue_full", "llm_error", "no_llm"})
 
 
 class NotReadyError(Exception):
@@ -22,72 +36,196 @@ class NotReadyError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one server takes on at once; anything beyond is refused at once rather than queued for ever."""
+class Ranked:
+    """A request, what was found out about its candidates, and the `name@version` that found it."""
 
-    worker_threads: int = 8
-    waiting: int = 128
-    body_bytes: int = 8 * 2**20
-    body_seconds: float = 30.0
+    request: Request
+    scores: Scores
+    bundle: str
+
+    def answer(self) -> dict[str, Any]:
+        """The JSON answer, as decoded."""
+        return answer(self.request, self.scores, self.bundle)
+
+    def body(self) -> bytes:
+        """The JSON answer."""
+        return orjson.dumps(self.answer())
+
+
+@dataclass(slots=True)
+class Ranking:
+    """A request that the CRM has scored and that the LLM may be at work on."""
+
+    request: Request
+    held: Held
+    draft: Draft
+    clock: Clock
+
+    def before_llm(self) -> Ranked:
+        """By the CRM alone."""
+        return Ranked(self.request, self.held.ranker.before_llm(self.draft), self.held.label)
+
+    async def answered(self) -> None:
+        """Until the LLM has answered, or the deadline. Holds no thread."""
+        asking = self.draft.asking
+        if asking is not None and asking.future is not None:
+            await until(asking.future, asking.deadline)
+        self.clock.skip()
+
+    def finish(self) -> Ranked:
+        """With what the LLM has answered by now."""
+        return Ranked(self.request, self.held.ranker.finish(self.draft), self.held.label)
 
 
 class Service:
-    """One served bundle. All methods but `_answer` run in the event loop's thread."""
+    """One server's state. Its methods run in the event loop's thread, unless they say otherwise."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, store: UserStore | None = None) -> None:
         self.limits = limits or Limits()
-        self.metrics = Metrics()
-        self.ranker: Ranker | None = None
+        self.store = store
+        self.fleet = Fleet()
+        self.follower: Follower | None = None
+        self.metrics, self.recent = Metrics(self.fleet), Recent()
         self.draining = False
         self.in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._pool = ThreadPoolExecutor(self.limits.worker_threads, thread_name_prefix="rank")
+        # For what waits on disks; for what is too large for the event loop.
+        self.pool = ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking")
+        self.workers = ThreadPoolExecutor(self.limits.worker_threads, thread_name_prefix="rank")
+        # Large bodies are parsed by one thread, so that they hold up each other and nobody else.
+        self.readers = ThreadPoolExecutor(1, thread_name_prefix="parse")
         self.metrics.ready.set_function(lambda: float(self.ready))
         self.metrics.in_flight.set_function(lambda: float(self.in_flight))
+
+    @property
+    def ranker(self) -> Ranker | None:
+        """Of the live version, once it is loaded."""
+        return self.fleet.live.ranker if self.fleet.live else None
 
     @property
     def ready(self) -> bool:
         """Whether to send traffic here: warmed up and not stopping."""
         return self.ranker is not None and not self.draining
 
-    def serve(self, ranker: Ranker) -> None:
+    def serve(self, ranker: Ranker, version: str = "") -> None:
         """Answer with `ranker`, already warm, from now on."""
-        self.ranker = ranker
-        self.metrics.serving(ranker.name, ranker.stats)
+        self.fleet.install(ranker, version or ranker.name)
+
+    def check_ready(self) -> None:
+        """Raises NotReadyError, which says why."""
+        if not self.ready:
+            raise NotReadyError("the server is stopping" if self.draining else "the bundle is still loading")
+        if self.in_flight >= self.limits.requests:
+            raise NotReadyError(f"{self.in_flight} requests are in flight, the most this server takes")
 
     @contextmanager
-    def admit(self) -> Iterator[Ranker]:
-        """Hold a place among the requests in flight.
-
-        Raises:
-            NotReadyError: there is none; the message says why.
-        """
-        ranker = self.ranker
-        if self.draining or ranker is None:
-            raise NotReadyError("the server is stopping" if self.draining else "the bundle is still loading")
-        if self.in_flight >= self.limits.worker_threads + self.limits.waiting:
-            raise NotReadyError(f"{self.in_flight} requests are in flight, the most this server takes")
+    def place(self) -> Iterator[None]:
+        """Among the requests in flight. Raises NotReadyError."""
+        self.check_ready()
         self.in_flight += 1
         self._idle.clear()
         try:
-            yield ranker
+            yield
         finally:
             self.in_flight -= 1
             if not self.in_flight:
                 self._idle.set()
 
-    async def rank(self, ranker: Ranker, body: bytes) -> bytes:
-        """Answer one request. Parsing too runs in a worker: 8 MiB of JSON would hold up health checks."""
-        arrived = time.monotonic()
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, ranker, body, arrived)
+    async def ranked(self, request: Request, clock: Clock | None = None) -> Ranked:
+        """From a request to its scores.
 
-    def _answer(self, ranker: Ranker, body: bytes, arrived: float) -> bytes:
-        request = _with_time_left(parse_body(body), arrived)
-        scores = ranker.rank(request)
-        self.metrics.scored(scores)
-        result = answer(request, scores, ranker.name)
-        return json.dumps(result, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+        Raises:
+            InputError, NotReadyError. HTTPException: the request is strict and the LLM did not answer.
+        """
+        async with self.ranking(request, clock or Clock()) as ranking:
+            await ranking.answered()
+            return await self.finish(ranking)
+
+    async def finish(self, ranking: Ranking) -> Ranked:
+        """Take what the LLM has answered by now, and count it.
+
+        Raises:
+            HTTPException: the request is strict, and the LLM has not answered.
+        """
+        heavy = large(ranking.request)
+        done = await self.work(heavy, ranking.clock, "finish", ranking.finish, held=ranking.held)
+        took = time.monotonic() - ranking.clock.arrived
+        self.metrics.scored(done.scores, ranking.held.version, took)
+        self.recent.add(took, len(done.scores.items), int(done.scores.routed.sum()))
+        if ranking.request.strict:
+            _check_strict(done.scores)
+        return done
+
+    @asynccontextmanager
+    async def ranking(self, request: Request, clock: Clock) -> AsyncIterator[Ranking]:
+        """A request the CRM has scored; the version that did so stays loaded meanwhile. Raises as `ranked`."""
+        with self.place(), self.fleet.hold(request.user.id) as held:
+            request = await self._completed(request, held.ranker, clock)
+            draft = await self._begun(request, held, clock)
+            try:
+                yield Ranking(request, held, draft, clock)
+            finally:
+                draft.cancel()
+
+    async def _begun(self, request: Request, held: Held, clock: Clock) -> Draft:
+        refusal = self._refusal()
+
+        def begin() -> Draft:
+            # In the worker: what the wait for it took is no longer the request's to spend.
+            draft: Draft = held.ranker.begin(self._with_time_left(request, clock), refusal)
+            return draft
+
+        clock.skip()
+        return await self.work(large(request), clock, "begin", begin, held=held)
+
+    async def work(
+        self, heavy: bool, clock: Clock, step: str, function: Callable[..., T], *args: Any, held: Held | None = None
+    ) -> T:
+        """What `function` returns; in a worker thread if it would hold the event loop up.
+
+        `held` is not closed before the thread is done, even if nobody waits for it any more.
+        """
+        if not heavy:
+            result = function(*args)
+            clock.lap(step)
+            return result
+        running = (self.readers if step == PARSE else self.workers).submit(_timed, function, *args)
+        if held is not None:
+            held.until(running)
+        result, inside = await asyncio.wrap_future(running)
+        clock.lap(step, inside)
+        return result
+
+    async def _completed(self, request: Request, ranker: Ranker, clock: Clock) -> Request:
+        """With the stored profile and history, where there is a store and the request brings an id alone."""
+        if self.store is None or not request.user.bare or request.user.id is None:
+            return request
+        clock.skip()
+        asked = (request.user.id, *ranker.memory)
+        stored = self.store.recent(*asked)
+        if stored is None:
+            stored = await asyncio.get_running_loop().run_in_executor(self.pool, self.store.user, *asked)
+        clock.lap("store")
+        return request if stored is None else replace(request, user=stored)
+
+    def _refusal(self) -> str:
+        """So many requests wait for the LLM that more would cost others their place."""
+        return "queue_full" if self.in_flight > max(1, self.limits.requests // 2) else ""
+
+    def _with_time_left(self, request: Request, clock: Clock) -> Request:
+        """The request with what the wait and the parsing have left of its time."""
+        limit = self.limits.timeout_ms if request.timeout_ms is None else request.timeout_ms
+        if limit is None:
+            return request
+        return replace(request, timeout_ms=max(0.0, limit - 1000.0 * (time.monotonic() - clock.arrived)))
+
+    async def forget(self, user_id: str) -> None:
+        """Drop what the loaded versions remember of a user; they do not tell users apart, so of everybody."""
+        loop = asyncio.get_running_loop()
+        for member in self.fleet.members:
+            with self.fleet.kept(member):
+                await loop.run_in_executor(self.pool, member.ranker.forget)
 
     async def drained(self) -> None:
         """Take no further requests; return when those in flight are answered."""
@@ -95,12 +233,45 @@ class Service:
         await self._idle.wait()
 
     def close(self) -> None:
-        """Release the worker threads; call it when nothing is in flight. The engine is its opener's to close."""
-        self._pool.shutdown()
+        """Release the threads; call it when nothing is in flight. Versions and store are their openers' to close."""
+        for pool in (self.readers, self.workers, self.pool):
+            pool.shutdown()
 
 
-def _with_time_left(request: Request, arrived: float) -> Request:
-    """The request with what the wait for a worker and the parsing have left of its time."""
-    if request.timeout_ms is None:
-        return request
-    return replace(request, timeout_ms=max(0.0, request.timeout_ms - 1000.0 * (time.monotonic() - arrived)))
+def large(request: Request) -> bool:
+    """Whether a request is too much work for the event loop; the whole catalogue is."""
+    candidates = request.candidates
+    return candidates is None or len(candidates) > INLINE_CANDIDATES or _brought(candidates) > INLINE_VALUES
+
+
+def _brought(candidates: Sequence[Candidate]) -> int:
+    """How much of their own the candidates bring: values, and texts by their length."""
+    return sum(_values(candidate.features) for candidate in candidates if candidate.features)
+
+
+def _values(features: Features) -> int:
+    lists = (value if isinstance(value, list) else [value] for value in features.values())
+    return sum(1 + len(value) // 64 if isinstance(value, str) else 1 for values in lists for value in values)
+
+
+async def until(future: Future[Any], deadline: float | None) -> None:
+    """Wait for a future of another thread, at most until `deadline`; its exception is not raised here."""
+    if future.done():
+        return
+    waiting = asyncio.wrap_future(future)
+    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
+    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+    await asyncio.wait([waiting], timeout=left)
+
+
+def _timed(function: Callable[..., T], *args: Any) -> tuple[T, float]:
+    started = time.monotonic()
+    return function(*args), time.monotonic() - started
+
+
+def _check_strict(scores: Scores) -> None:
+    reasons = set(scores.reason)
+    if reasons & LATE:
+        raise HTTPException(504, "the LLM did not answer all it was asked in time, and the request is strict")
+    if reasons & FAILED:
+        raise HTTPException(503, "the LLM is not available, and the request is strict", {"Retry-After": "1"})

@@ -58,10 +58,11 @@ class Limits:
 
 @dataclass(slots=True)
 class Counters:
-    """Since the start. `prompts` got a probability; `requests` were sent; `errors` of them failed."""
+    """Since the start. `prompts` got a probability; `requests` were sent, `responses` came; `errors` of them failed."""
 
     prompts: int = 0
     requests: int = 0
+    responses: int = 0
     errors: int = 0
     late: int = 0
     seconds: float = 0.0
@@ -111,6 +112,9 @@ class RemoteBackend:
         if full or late:
             _finish(future, [_DEADLINE if late else _FULL] * len(prompts))
         return future
+
+    def forget(self) -> None:
+        """Nothing: what a server keeps is its own."""
 
     def stats(self) -> dict[str, float]:
         """Counters since the start, and `waiting_tokens`."""
@@ -242,6 +246,7 @@ class RemoteBackend:
             self._counters.requests += 1
             try:
                 answer = await self._client.request(method, path, json=body)
+                self._counters.responses += 1
                 return answer.status_code, answer.json()
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 self._unreachable_until = time.monotonic() + self._limits.pause

@@ -1,0 +1,39 @@
+"""`corella-edge catalog`: a bundle's items, without a new export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def catalog() -> None:
+    """Add or change a bundle's items without a new export."""
+
+
+@catalog.command(short_help="Write a new bundle with items added or changed.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("items", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="NEW", help="The new bundle's folder.")
+@click.option("--extra", "extras", multiple=True, metavar="NAME",
+              help="An attribute that may stand in ITEMS although no model reads it. May be given again.")  # fmt: skip
+@click.option("--verify/--no-verify", default=True, show_default=True,
+              help="Whether to repeat the reference rows before NEW appears.")  # fmt: skip
+def update(bundle: Path, items: Path, out: Path, extras: tuple[str, ...], verify: bool) -> None:
+    """Write NEW: BUNDLE with the items of ITEMS, one JSON object a line: {"item": id, "title": …, attributes}.
+
+    Of an item that BUNDLE knows, the attributes given replace the old ones, null takes one away, all others stay.
+    The models and their vocabularies are not touched; unchanged files are hard-linked.
+    """
+    from corella_edge import catalog_update
+    from corella_edge.cli.checking import reference_check
+
+    done = catalog_update.update(bundle, items, out, extras, reference_check(verify))
+    for note in done.notes:
+        click.echo(f"corella-edge: note: {note}", err=True)
+    same = f", {done.same:,} as before" if done.same else ""
+    click.echo(f"{done.label}: {done.added:,} added, {done.changed:,} changed{same}")
+    dropped = f", {done.dropped:,} dropped, which had changed items in their histories" if done.dropped else ""
+    click.echo(f"reference rows: {done.rows:,}{dropped}")
+    click.echo(str(out))

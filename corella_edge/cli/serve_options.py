@@ -1,0 +1,75 @@
+"""The options of `corella-edge serve` that go together; the command gets each group as one dict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from corella_edge.cli.common import Finite
+
+Command = Callable[..., Any]
+_FILE = click.Path(path_type=Path)
+
+LIMITS = {
+    "timeout_ms": click.option(
+        "--timeout-ms", default=1000.0, show_default=True, type=Finite(0),
+        help="Time for the LLM, of requests that bring no `timeout_ms`; then the CRM decides.",
+    ),
+    "max_requests": click.option(
+        "--max-requests", default=1024, show_default=True, type=click.IntRange(1),
+        help="Requests in flight; beyond them: 503. From half of them on the LLM is not asked.",
+    ),
+    "max_connections": click.option(
+        "--max-connections", default=1000, show_default=True, type=click.IntRange(1),
+        help="Open connections; a further one gets 503.",
+    ),
+    "worker_threads": click.option(
+        "--worker-threads", default=2, show_default=True, type=click.IntRange(1, 1024),
+        help="Threads for requests with a large body or more than 500 candidates.",
+    ),
+    "max_body_mib": click.option(
+        "--max-body-mib", default=8.0, show_default=True, type=Finite(0, min_open=True),
+        help="Largest body; beyond it: 413.",
+    ),
+}  # fmt: skip
+
+STORE = {
+    "store": click.option(
+        "--store", type=_FILE, help="File of users' profiles and histories; made if there is none. Default: no store.",
+    ),
+    "retain_days": click.option(
+        "--retain-days", type=Finite(0, min_open=True), help="Forget events after so many days.",
+    ),
+    "retain_events": click.option(
+        "--retain-events", type=click.IntRange(1), help="Keep the latest events of each user only.",
+    ),
+}  # fmt: skip
+
+ACCESS = {
+    "keys": click.option("--keys", type=_FILE, help="File of API keys, written by `corella-edge keys add`."),
+    "insecure": click.option("--insecure", is_flag=True, help="Listen on any address without keys."),
+    "open_metrics": click.option("--open-metrics", is_flag=True, help="/metrics needs no key on this machine."),
+    "trust": click.option("--trust", metavar="KEY", help="Serve only bundles signed with this minisign key: its file "
+                          "or its text."),
+}  # fmt: skip
+
+
+def grouped(name: str, options: Mapping[str, Callable[[Command], Command]]) -> Callable[[Command], Command]:
+    """Give a command these options as one dict argument."""
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def with_group(**given: Any) -> Any:
+            group = {option: given.pop(option) for option in options}
+            return command(**{name: group}, **given)
+
+        decorated: Command = with_group
+        for option in reversed(list(options.values())):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate

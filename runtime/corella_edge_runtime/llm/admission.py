@@ -1,0 +1,176 @@
+"""Which prompts of a request are asked at all: those that will be answered in time, as far as one can tell.
+
+Whatever is let through is a promise: so many seconds of work, due then. New work gets the time that the promises leave.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from bisect import bisect_right, insort
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+
+from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.cost import TRIAL, Cost, Meter
+from corella_edge_runtime.llm.kept import KeptPrefixes
+from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.tree import TokenIds
+
+# Of the time until a deadline: for estimates that are too low, at least for the way back of the answers; at most so
+# many seconds.
+MARGIN, WAY_BACK, ENOUGH = 0.1, 0.003, 1.0
+_STATE = np.empty(0, np.uint8)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Promise:
+    """Work that was let through, in the order in which it is worked on.
+
+    Attributes:
+        due: when its turn has come at the latest; its end, if that is nearer.
+        number: which one it was.
+        end: when it has to be done: at its deadline, less a margin.
+    """
+
+    due: float
+    number: int
+    seconds: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """How many of a request's prompts are asked, from the first; the others have `reason`."""
+
+    prompts: int
+    reason: str = ""
+    promise: Promise | None = None
+
+
+def plan(promised: Sequence[Promise], due: float, now: float, done: float) -> tuple[float, float]:
+    """When new work that is due at `due` would begin, and the seconds that those behind it can wait.
+
+    Args:
+        promised: sorted.
+        done: seconds of theirs that are behind us.
+    """
+    place = bisect_right(promised, due, key=lambda promise: promise.due)
+    ahead = sum(promise.seconds for promise in promised[:place]) - done
+    begin, most = now + max(0.0, ahead), math.inf
+    for promise in promised[place:]:
+        ahead += promise.seconds
+        most = min(most, promise.end - now - ahead)
+    return begin, most
+
+
+class Admission:
+    """Keeps the account of what was let through. Any thread may call any method."""
+
+    def __init__(self, settings: LlmSettings) -> None:
+        self._settings = settings
+        self._cost, self._meter = Cost(), Meter()
+        self._seen = KeptPrefixes(0 if settings.deterministic else settings.kept_tokens)
+        self._promised: list[Promise] = []
+        self._moved = self._tried = 0.0
+        self._number = self._not_asked = self._refused = 0
+        self._lock = threading.Lock()
+
+    def admit(self, prompts: Sequence[Prompt], deadline: float | None, now: float) -> Admitted:
+        """Decide, and promise what is let through; `ended` must follow."""
+        with self._lock:
+            if not self._promised:
+                self._moved = now
+            found = self._open_end(prompts, now) if deadline is None else self._in_time(prompts, deadline, now)
+            if found.promise is not None:
+                insort(self._promised, found.promise)
+            return found
+
+    def ended(
+        self,
+        promise: Promise,
+        prompts: Sequence[Prompt],
+        answers: Sequence[Answer],
+        stats: Mapping[str, float],
+        now: float,
+    ) -> None:
+        """The work is done or given up; learn from it. `answers` may be none."""
+        with self._lock:
+            self._promised.remove(promise)
+            self._moved = now
+            observed = self._meter.read(stats)
+            if observed is not None:
+                self._cost.learn(*observed, now)
+            if self._meter.renewed or any(answer.reason == "llm_error" for answer in answers):
+                self._seen.clear()
+            answered = [prompt for prompt, answer in zip(prompts, answers, strict=False) if not answer.reason]
+            for prefix in {prompt.prefix for prompt in answered}:
+                if not self._seen.touch(prefix):
+                    self._seen.put(prefix, _STATE)
+
+    def forget(self) -> None:
+        """No prefix is kept any more."""
+        with self._lock:
+            self._seen.clear()
+
+    def stats(self, now: float) -> dict[str, float]:
+        """Prompts that were not asked, requests that were refused, seconds of work that wait or are in hand."""
+        with self._lock:
+            waiting = max(0.0, sum(promise.seconds for promise in self._promised) - self._done(now))
+            return {"not_asked": float(self._not_asked), "refused": float(self._refused), "waiting_seconds": waiting}
+
+    def _in_time(self, prompts: Sequence[Prompt], deadline: float, now: float) -> Admitted:
+        if deadline <= now:
+            return Admitted(0, "deadline")
+        end = deadline - min(ENOUGH, max(WAY_BACK, MARGIN * (deadline - now)))
+        due = min(end, now + self._settings.max_wait)
+        begin, spare = plan(self._promised, due, now, self._done(now))
+        most = min(end - begin, spare)
+        shares = [share for share, _ in takewhile(lambda cost: cost[1] <= most, self._costs(prompts))]
+        if not shares and self._may_try(now):
+            shares = [share for share, _ in self._costs(prompts[:1])]
+        self._not_asked += len(prompts) - len(shares)
+        return Admitted(len(shares), "busy", self._promise(due, shares[-1], end) if shares else None)
+
+    def _open_end(self, prompts: Sequence[Prompt], now: float) -> Admitted:
+        """All or nothing. Half of the longest wait is left for those in a hurry who come later."""
+        seconds = [0.0, *(share for share, _ in self._costs(prompts))][-1]
+        due = now + self._settings.max_wait
+        begin, _ = plan(self._promised, due, now, self._done(now))
+        if self._promised and begin - now > self._settings.max_wait / 2.0:
+            self._refused += 1
+            return Admitted(0, "queue_full")
+        return Admitted(len(prompts), "", self._promise(due, seconds, due + seconds))
+
+    def _may_try(self, now: float) -> bool:
+        """An LLM that seems too slow may no longer be."""
+        idle = not self._promised and self._cost.stale(now) and now - self._tried > TRIAL
+        if idle:
+            self._tried = now
+        return idle
+
+    def _promise(self, due: float, seconds: float, end: float) -> Promise:
+        self._number += 1
+        return Promise(due, self._number, seconds, end)
+
+    def _done(self, now: float) -> float:
+        """Seconds of the promised work that are behind us: of what was begun when something last ended."""
+        if not self._promised:
+            return 0.0
+        most = max(self._promised[0].seconds, self._cost.seconds(1, self._settings.batch))
+        return min(now - self._moved, most)
+
+    def _costs(self, prompts: Sequence[Prompt]) -> Iterator[tuple[float, float]]:
+        """Seconds for the first 1, 2, … prompts: as a share of full decodes, and alone."""
+        tokens = 0
+        seen: set[TokenIds] = set()
+        for count, prompt in enumerate(prompts, 1):
+            if prompt.prefix not in seen:
+                seen.add(prompt.prefix)
+                tokens += len(prompt.prefix) - self._seen.find(prompt.prefix)[1]
+            tokens += len(prompt.suffix)
+            decodes = max(tokens / self._settings.batch, count / self._settings.sequences)
+            yield self._cost.seconds(decodes, tokens), self._cost.seconds(max(1.0, decodes), tokens)

@@ -1,0 +1,81 @@
+"""Routes for whoever runs the server: what is served now, and following a site at once.
+
+There is none to drain: SIGTERM does, and ends the process (docs/serving.md).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from corella_edge_runtime.server.fleet import Fleet, Member
+from corella_edge_runtime.server.following import Follower
+
+
+class Administered(Protocol):
+    """What of the service these routes look at."""
+
+    @property
+    def fleet(self) -> Fleet: ...
+
+    @property
+    def follower(self) -> Follower | None:
+        """None where one bundle is served for good."""
+        ...
+
+
+def routes(service: Administered) -> list[Route]:
+    admin = _Admin(service)
+    return [
+        Route("/admin/deployment", admin.deployment, methods=["GET"]),
+        Route("/admin/reload", admin.reload, methods=["POST"]),
+    ]
+
+
+class _Admin:
+    def __init__(self, service: Administered) -> None:
+        self.service = service
+
+    async def deployment(self, _: Request) -> Response:
+        return _json(described(self.service))
+
+    async def reload(self, _: Request) -> Response:
+        """Answers when the site's file has been read and what it names is loaded or refused."""
+        if self.service.follower is None:
+            raise HTTPException(409, "one bundle is served here, which does not change; `serve SITE` follows a site")
+        await self.service.follower.reload()
+        return _json(described(self.service))
+
+
+def described(service: Administered) -> dict[str, Any]:
+    """What is served, and by whom a site is followed, as JSON-ready values."""
+    fleet, follower = service.fleet, service.follower
+    ending = [member for member in fleet.members if member is not fleet.live and member is not fleet.canary]
+    refused = follower.state.refused if follower else None
+    return {
+        "site": follower is not None,
+        "serial": follower.state.serial if follower else None,
+        "loading": follower.loading if follower else False,
+        "live": _member(fleet.live, 1.0 - fleet.share),
+        "canary": _member(fleet.canary, fleet.share),
+        "ending": [_member(member, 0.0) for member in ending],
+        "refused": asdict(refused) if refused else None,
+    }
+
+
+def _member(member: Member | None, share: float) -> dict[str, Any] | None:
+    if member is None:
+        return None
+    since = member.since.isoformat(timespec="milliseconds")
+    return {"version": member.version, "bundle": member.label, "since": since, "share": share,
+            "in_flight": member.in_flight}  # fmt: skip
+
+
+def _json(value: dict[str, Any]) -> Response:
+    return Response(json.dumps(value).encode(), media_type="application/json")

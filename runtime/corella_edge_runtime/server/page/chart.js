@@ -1,0 +1,92 @@
+// The bundle's own curve of quality, and below it what a request takes now; both above the slider, on its axis.
+
+import { byId, milliseconds, percent, svg } from "./dom.js";
+import { costAt, GRID, placeOf, qualityAt, shareAt } from "./scale.js";
+
+export const METRICS = { auc: "AUC", logloss: "log-loss", accuracy: "accuracy" };
+const LEFT = 52;
+const RIGHT = 14;
+const QUALITY = { top: 8, bottom: 128 };
+const LATENCY = { top: 174, bottom: 236 };
+const HEIGHT = 258;
+// Where the latency line is drawn: 20 points between two shares of the grid.
+const LINE = Array.from({ length: (GRID.length - 1) * 20 + 1 }, (_, i) => shareAt(i / 20));
+
+// `state`: {curve, metric, share, count, cost, measured: [{share, ms}]}.
+export function drawChart(state) {
+  const place = byId("curve");
+  const width = Math.max(place.clientWidth, 240);
+  const x = (share) => LEFT + (placeOf(share) / (GRID.length - 1)) * (width - LEFT - RIGHT);
+  const picture = svg("svg", { width, height: HEIGHT, role: "img", "aria-label": spoken(state) },
+    ...axis(x), ...quality(state, x), ...latency(state, x), now(state, x));
+  place.replaceChildren(picture);
+}
+
+function spoken({ curve, metric, share }) {
+  const value = qualityAt(curve.table, metric, share);
+  const found = value == null ? "no quality was measured" : `${METRICS[metric]} ${value.toFixed(4)}`;
+  return `At a share of ${percent(share)}: ${found}.`;
+}
+
+function axis(x) {
+  return GRID.map((share, i) => svg("g", {},
+    svg("line", { class: "grid", x1: x(share), x2: x(share), y1: QUALITY.top, y2: LATENCY.bottom }),
+    svg("text", { x: x(share), y: HEIGHT - 6, "text-anchor": i === GRID.length - 1 ? "end" : "middle",
+      dx: i === GRID.length - 1 ? 12 : 0 }, i === GRID.length - 1 ? "100 %" : `${100 * share}`)));
+}
+
+// A scale from `low` at the bottom to `high` at the top of a panel.
+function scale(panel, low, high) {
+  const span = high - low || 1;
+  return (value) => panel.bottom - ((value - low) / span) * (panel.bottom - panel.top);
+}
+
+function quality({ curve, metric, share }, x) {
+  const rows = curve.table.filter((row) => row.ratio != null && row[metric] != null);
+  if (rows.length < 2) return [svg("text", { x: LEFT, y: 70 }, "This bundle holds no measured curve.")];
+  const values = rows.map((row) => row[metric]);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const margin = (high - low) * 0.08 || 0.001;
+  const y = scale(QUALITY, low - margin, high + margin);
+  const alone = rows.find((row) => row.ratio === 0)?.[metric];
+  const value = qualityAt(rows, metric, share);
+  return [
+    ...[low, high].map((figure) => label(figure.toFixed(3), y(figure))),
+    ...(alone == null ? [] : reference(x, y(alone), alone - low < high - alone)),
+    svg("polyline", { class: "line", points: rows.map((row) => `${x(row.ratio)},${y(row[metric])}`).join(" ") }),
+    ...rows.map((row) => svg("circle", { class: "dot", cx: x(row.ratio), cy: y(row[metric]), r: 2.5 })),
+    svg("circle", { class: "current", cx: x(share), cy: y(value), r: 5 }),
+  ];
+}
+
+// The CRM alone as a dashed line; its name stands on the side where the curve is not.
+function reference(x, y, below) {
+  return [
+    svg("line", { class: "alone", x1: x(0), x2: x(1), y1: y, y2: y }),
+    svg("text", { class: "alone-name", x: x(0) + 6, y: y + (below ? 14 : -6) }, "CRM alone"),
+  ];
+}
+
+function latency({ share, count, cost, measured }, x) {
+  const title = `Milliseconds for ${count} candidates, measured here`;
+  const name = svg("text", { class: "name", x: x(0), y: LATENCY.top - 14 }, title);
+  const line = LINE.map((at) => [at, costAt(cost, at, count)]).filter(([, ms]) => ms != null);
+  const high = Math.max(...line.map(([, ms]) => ms), ...measured.map(({ ms }) => ms), 0);
+  if (!high) return [name, svg("text", { x: x(0), y: LATENCY.top + 30 }, "Nothing yet.")];
+  const y = scale(LATENCY, 0, high * 1.08);
+  const current = costAt(cost, share, count);
+  return [
+    name, label("0", y(0)), label(milliseconds(high).replace(" ms", ""), y(high)),
+    ...measured.map(({ share: at, ms }) => svg("circle", { class: "measured", cx: x(at), cy: y(ms), r: 2.5 })),
+    svg("polyline", { class: "line cost", points: line.map(([at, ms]) => `${x(at)},${y(ms)}`).join(" ") }),
+    current == null ? "" : svg("circle", { class: "current", cx: x(share), cy: y(current), r: 4 }),
+  ];
+}
+
+function label(words, y) {
+  return svg("text", { x: LEFT - 8, y: y + 4, "text-anchor": "end" }, words);
+}
+
+function now({ share }, x) {
+  return svg("line", { class: "now", x1: x(share), x2: x(share), y1: QUALITY.top, y2: LATENCY.bottom });
+}

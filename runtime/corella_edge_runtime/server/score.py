@@ -1,0 +1,211 @@
+"""`POST /v1/score` in SGLang's form, the LLM alone: the probabilities of the answers after a query and each item.
+
+`GET /v1/models` says what such clients want to know before: how long a prompt may be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from corella_edge.errors import InputError
+from corella_edge_runtime import texts
+from corella_edge_runtime.asking import Llm
+from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.server.answers import json_answer
+from corella_edge_runtime.server.bodies import read_body
+from corella_edge_runtime.server.clock import Clock
+from corella_edge_runtime.server.fleet import Held
+from corella_edge_runtime.server.limits import INLINE_BYTES
+from corella_edge_runtime.server.question import Question, Tokens, milliseconds, parse_question
+from corella_edge_runtime.server.rank import CLIENT_GONE
+from corella_edge_runtime.server.ranker import llm_of
+from corella_edge_runtime.server.service import Service, until
+
+LONGEST_MS = 30_000.0  # for a request that names no time
+# Why the LLM did not answer → status and message; the first of these that occurs is told, the last stands for others.
+_REFUSALS: Mapping[str, tuple[int, str]] = {
+    "too_long": (422, "the prompt has more tokens than the LLM reads"),
+    "deadline": (504, "the LLM did not answer in time"),
+    "busy": (504, "the LLM would not answer in time"),
+    "queue_full": (503, "too much waits for the LLM"),
+    "llm_error": (503, "the LLM does not answer"),
+}
+
+
+def routes(service: Service) -> list[Route]:
+    api = _Score(service)
+    return [Route("/v1/score", api.post, methods=["POST"]), Route("/v1/models", api.models)]
+
+
+class _Score:
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.started = int(time.time())
+
+    async def models(self, _: Request) -> Response:
+        """The form of SGLang's list, which is OpenAI's and `max_model_len`; empty without an LLM."""
+        self.service.check_ready()
+        with self.service.fleet.hold(None) as held:
+            llm = llm_of(held.ranker)
+            about = {"object": "model", "created": self.started, "owned_by": "corella-edge"}
+            found = [] if llm is None else [{"id": held.label, **about, "max_model_len": llm.longest}]
+        return json_answer({"object": "list", "data": found})
+
+    async def post(self, http: Request) -> Response:
+        self.service.check_ready()
+        try:
+            return await self._answer(http)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_GONE)
+
+    async def _answer(self, http: Request) -> Response:
+        given = _query_time(http)
+        body = await read_body(http, self.service.limits)
+        clock = Clock()
+        with self.service.place(), self.service.fleet.hold(None) as held:
+            llm = llm_of(held.ranker)
+            if llm is None:
+                raise HTTPException(501, "this server has no LLM; /v1/rank answers without one")
+            heavy = len(body) > INLINE_BYTES
+            question, prompts = await self.service.work(heavy, clock, "parse", _understood, llm, body, held=held)
+            deadline = clock.arrived + _time(question, given) / 1000.0
+            answers = await _answers(http, llm, prompts, deadline, held)
+        scores = [_row(answer, question, llm) for answer in answers]
+        return json_answer(_form(question.model, scores, prompts, held.label))
+
+
+def _query_time(http: Request) -> float | None:
+    if set(http.query_params) - {"timeout_ms"}:
+        raise InputError("query: the only parameter is timeout_ms")
+    text = http.query_params.get("timeout_ms")
+    if text is None:
+        return None
+    try:
+        return milliseconds(float(text), "query, timeout_ms")
+    except ValueError:
+        raise InputError("query, timeout_ms: expected a number of milliseconds") from None
+
+
+def _time(question: Question, given: float | None) -> float:
+    """Milliseconds that a question has, from the arrival of its body."""
+    if given is not None and question.timeout_ms is not None:
+        raise InputError("timeout_ms: give it in the query or in the body, not in both")
+    wanted = question.timeout_ms if given is None else given
+    return LONGEST_MS if wanted is None else wanted
+
+
+def _understood(llm: Llm, body: bytes) -> tuple[Question, list[Prompt]]:
+    """The question, and the prompts it means; one an item."""
+    question = parse_question(body)
+    _check_labels(question, llm)
+    query, items = _ids(question, llm)
+    for i, item in enumerate(items):
+        length = len(query) + len(item)
+        if not 0 < length <= llm.longest:
+            raise InputError(f"items[{i}]: the prompt has {length} tokens, this LLM reads 1 to {llm.longest}")
+    return question, texts.prompts(query, items, question.item_first, whole=not question.softmax)
+
+
+def _check_labels(question: Question, llm: Llm) -> None:
+    """Raises InputError for other labels: only the bundle's two answers are read."""
+    yes, no = llm.prompts.tokens.yes, llm.prompts.tokens.no
+    labels = question.labels
+    if labels is not None and (not labels or set(labels) - {yes, no} or len(set(labels)) != len(labels)):
+        raise InputError(f"label_token_ids: this LLM has the answers {yes} (yes) and {no} (no): one of them or both")
+
+
+def _ids(question: Question, llm: Llm) -> tuple[list[int], list[list[int]]]:
+    """Token ids of query and items; those of texts begin as the model wants it."""
+    asked = question.asked
+    if isinstance(asked, Tokens):
+        _check_ids([asked.query, *asked.items], llm.vocabulary)
+        return asked.query, asked.items
+    begin = texts.begin(llm)
+    query = texts.tokenize(llm, asked.query)
+    items = [texts.tokenize(llm, item) for item in asked.items]
+    if question.item_first:
+        return query, [begin + item for item in items]
+    return begin + query, items
+
+
+def _check_ids(lists: Sequence[Sequence[int]], vocabulary: int) -> None:
+    largest = max((max(ids) for ids in lists if ids), default=0)
+    if largest >= vocabulary:
+        raise InputError(f"token id {largest} is outside this LLM's vocabulary (0 to {vocabulary - 1})")
+
+
+async def _answers(http: Request, llm: Llm, prompts: Sequence[Prompt], deadline: float, held: Held) -> list[Answer]:
+    """One a prompt, each with a probability.
+
+    Raises:
+        HTTPException: 422, 503 or 504: a prompt has none. ClientDisconnect: nobody waits for them any more.
+    """
+    asking = llm.begin_prompts(prompts, deadline)
+    if asking.refusal:
+        # What was let in goes on: it shows how quick the LLM is by now, and its prefix is there for a second try.
+        if asking.future is not None:
+            held.until(asking.future)
+        raise _refused([asking.refusal])
+    try:
+        await _awaited(http, asking.future, deadline)
+    finally:
+        answers = asking.answers()
+    reasons = [answer.reason for answer in answers if answer.reason]
+    if reasons:
+        raise _refused(reasons)
+    return answers
+
+
+def _refused(reasons: Collection[str]) -> HTTPException:
+    status, message = _REFUSALS[next((known for known in _REFUSALS if known in reasons), "llm_error")]
+    return HTTPException(status, message, {"Retry-After": "1"} if status == 503 else None)
+
+
+async def _awaited(http: Request, future: Future[list[Answer]] | None, deadline: float) -> None:
+    """Until the LLM has answered, the deadline, or the client leaves, which raises ClientDisconnect."""
+    if future is None:
+        return
+    answered, gone = asyncio.create_task(until(future, deadline)), asyncio.create_task(_gone(http))
+    try:
+        await asyncio.wait((answered, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answered.done():
+            raise ClientDisconnect
+    finally:
+        answered.cancel()
+        gone.cancel()
+
+
+async def _gone(http: Request) -> None:
+    """Until the client closes its connection."""
+    while (await http.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _row(answer: Answer, question: Question, llm: Llm) -> list[float]:
+    """A label's share in the labels (of one alone it is 1, as it is with SGLang), or in the whole vocabulary."""
+    yes, no = llm.prompts.tokens.yes, llm.prompts.tokens.no
+    of = {yes: answer.probability, no: 1.0 - answer.probability}
+    labels = [yes, no] if question.labels is None else question.labels
+    if question.softmax:
+        return [of[label] for label in labels] if len(labels) > 1 else [1.0]
+    if math.isnan(answer.mass):
+        raise HTTPException(501, "this server's LLM does not tell probabilities in the whole vocabulary: apply_softmax")
+    return [of[label] * math.exp(answer.mass) for label in labels]
+
+
+def _form(model: str, scores: list[list[float]], prompts: Sequence[Prompt], bundle: str) -> dict[str, Any]:
+    """SGLang's answer, and the bundle that gave it."""
+    tokens = sum(len(prompt.prefix) + len(prompt.suffix) for prompt in prompts)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0,
+             "prompt_tokens_details": None, "reasoning_tokens": 0}  # fmt: skip
+    return {"scores": scores, "model": model, "usage": usage, "object": "scoring", "bundle": bundle}

@@ -1,0 +1,41 @@
+"""Texts or token ids → prompts, without users, items or a CRM: what `POST /v1/score` asks the LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from corella_edge_runtime.asking import Llm
+from corella_edge_runtime.llm.answer import Prompt
+
+Ids = Sequence[int]
+# A suffix is decoded at once: the smallest decode that `tune` may choose.
+MOST_AT_ONCE = 64
+
+
+def tokenize(llm: Llm, text: str) -> list[int]:
+    """Ids of a text; special tokens in it are text."""
+    return llm.prompts.tokenize(text)
+
+
+def begin(llm: Llm) -> list[int]:
+    """What the model wants before any text: its begin token, or nothing."""
+    bos = llm.prompts.tokens.bos
+    return [] if bos is None else [bos]
+
+
+def prompts(query: Ids, items: Sequence[Ids], item_first: bool = False, whole: bool = False) -> list[Prompt]:
+    """One prompt an item: the query and the item, or the item and the query. None may be empty.
+
+    `whole` as in `Prompt`.
+    """
+    if item_first:
+        return [_prompt((), (*item, *query), whole) for item in items]
+    prefix = tuple(query)
+    return [_prompt(prefix, tuple(item), whole) for item in items]
+
+
+def _prompt(prefix: tuple[int, ...], suffix: tuple[int, ...], whole: bool) -> Prompt:
+    if 0 < len(suffix) <= MOST_AT_ONCE:
+        return Prompt(prefix, suffix, whole)
+    ids = prefix + suffix
+    return Prompt(ids[:-1], ids[-1:], whole)

@@ -1,0 +1,35 @@
+"""The judge of kills finds what it is there to find, and a few kills go through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kill_events import Found, StoreAlone, judge, kill_often
+
+
+@pytest.mark.parametrize(
+    ("acknowledged", "held", "found"),
+    [
+        (0, "", Found()),
+        (2, "0a 0b 1a 1b", Found()),
+        (1, "0a 0b 1a 1b", Found(unacknowledged_kept=1)),
+        (2, "0a 0b", Found(lost=1)),
+        (2, "", Found(lost=2)),
+        (1, "0a", Found(torn=1)),
+        (1, "0a 0b 1b", Found(torn=1)),
+        (1, "0a 0b 0a 0b", Found(doubled=1, reordered=1)),
+        (2, "1a 1b 0a 0b", Found(reordered=1)),
+        (2, "0a 0b 1b 1a", Found(reordered=1)),
+    ],
+)
+def test_the_judge_tells_what_became_of_appends(acknowledged: int, held: str, found: Found) -> None:
+    assert judge(7, acknowledged, [f"7-{item[:-1]}-{item[-1]}" for item in held.split()]) == found
+
+
+def test_a_few_kills_of_a_store_lose_nothing(tmp_path: Path) -> None:
+    starts, found, early = kill_often(StoreAlone(tmp_path / "users.db"), 8, 0.05, 3)
+    assert sum(starts.values()) > 0
+    assert early == 1
+    assert found.bad == 0

@@ -1,0 +1,211 @@
+"""The load generator against real sockets: open loop, times from the moments that were meant, errors recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from corella_edge.errors import InputError
+from serving.generator import Generator
+from serving.load import put
+from serving.messages import post
+from serving.plan import Happened, Plan, port_of
+
+REQUEST = post("/x", b"{}")
+Talk = Callable[[socket.socket, bytes], bool]
+
+
+def reply(body: bytes = b"{}", more: str = "") -> bytes:
+    return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{more}\r\n".encode() + body
+
+
+@contextmanager
+def server(talk: Talk) -> Iterator[int]:
+    """A port where each whole request is given to `talk`; it says whether the connection stays."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, args=(listener, talk), daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def accept(listener: socket.socket, talk: Talk) -> None:
+    while True:
+        try:
+            connection = listener.accept()[0]
+        except OSError:
+            return
+        threading.Thread(target=serve, args=(connection, talk), daemon=True).start()
+
+
+def serve(connection: socket.socket, talk: Talk) -> None:
+    with connection:
+        data = b""
+        while piece := connection.recv(65536):
+            data += piece
+            head, found, body = data.partition(b"\r\n\r\n")
+            length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0]) if found else -1
+            if found and len(body) == length:
+                if not talk(connection, data):
+                    return
+                data = b""
+
+
+def answering(data: bytes) -> Talk:
+    def talk(connection: socket.socket, _: bytes) -> bool:
+        connection.sendall(data)
+        return True
+
+    return talk
+
+
+def run(plan: Plan, *requests: bytes) -> Happened:
+    return Generator(plan, list(requests or (REQUEST,))).run(time.monotonic())
+
+
+def test_requests_leave_at_their_moments_whatever_became_of_those_before() -> None:
+    everyone = threading.Barrier(20)
+
+    def talk(connection: socket.socket, _: bytes) -> bool:
+        everyone.wait(60)  # nobody is answered until all have asked: a closed loop would never end
+        connection.sendall(reply())
+        return True
+
+    with server(talk) as port:
+        happened = run(Plan(port, [0.001 * i for i in range(20)], [0] * 20, patience=90.0))
+    assert happened.status == [200] * 20
+    assert happened.connections == 20
+    assert all(sent >= 0.001 * i for i, sent in enumerate(happened.sent))
+    assert max(happened.sent) <= min(happened.first) <= min(happened.end)
+
+
+def test_waiting_for_a_connection_counts_from_the_moment_that_was_meant() -> None:
+    def talk(connection: socket.socket, _: bytes) -> bool:
+        time.sleep(0.05)
+        connection.sendall(reply())
+        return True
+
+    with server(talk) as port:
+        happened = run(Plan(port, [0.0] * 4, [0] * 4, connections=1))
+    assert happened.status == [200] * 4
+    assert happened.connections == 1
+    assert all(end >= 0.05 * (i + 1) for i, end in enumerate(happened.end))
+    assert happened.sent[3] >= 0.15
+
+
+def test_a_connection_is_used_again() -> None:
+    with server(answering(reply())) as port:
+        happened = run(Plan(port, [0.0, 0.3, 0.6], [0] * 3))
+    assert happened.status == [200] * 3
+    assert happened.connections == 1
+
+
+def test_a_connection_that_the_server_closes_when_idle_costs_no_request() -> None:
+    def talk(connection: socket.socket, _: bytes) -> bool:
+        connection.sendall(reply())
+        return False
+
+    with server(talk) as port:
+        happened = run(Plan(port, [0.0, 0.5, 1.0], [0] * 3))
+    assert happened.status == [200] * 3
+    assert happened.error == [""] * 3
+    assert happened.connections == 3
+
+
+@pytest.mark.parametrize(("data", "error"), [
+    (b"SSH-2.0-x\r\n\r\n", "no HTTP/1.1 status line"), (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort", "closed"),
+    (b"", "closed without a reply"), (reply() + b"more", "after the end"),
+])  # fmt: skip
+def test_what_is_no_reply_is_an_error_of_that_request_alone(data: bytes, error: str) -> None:
+    def talk(connection: socket.socket, request: bytes) -> bool:
+        connection.sendall(reply() if b"good" in request else data)
+        return b"good" in request
+
+    with server(talk) as port:
+        happened = run(Plan(port, [0.0, 0.2, 0.4], [0, 1, 0]), post("/good", b""), post("/bad", b""))
+    assert happened.status == [200, 0, 200]
+    assert error in happened.error[1]
+    assert math.isnan(happened.end[1])
+
+
+def test_a_port_where_nobody_listens_is_an_error_of_every_request() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    happened = run(Plan(port, [0.0, 0.01], [0, 0]))
+    assert happened.status == [0, 0]
+    assert all(happened.error)
+
+
+def test_a_connection_that_can_not_be_made_is_an_error_of_that_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(port: int) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("serving.generator.Connection", none_left)
+    happened = run(Plan(1, [0.0, 0.01], [0, 0]))
+    assert happened.error == ["connect: Too many open files"] * 2
+
+
+def test_a_server_that_never_answers_costs_no_more_than_the_patience() -> None:
+    with server(lambda connection, request: True) as port:
+        happened = run(Plan(port, [0.0, 0.1], [0, 0], patience=0.4))
+    assert happened.error == ["no reply within 0.4 s"] * 2
+    assert happened.wall_seconds >= 0.5
+
+
+def test_a_large_request_is_sent_whole_and_its_reply_counted_and_kept() -> None:
+    body = b"x" * 6_000_000
+    got: list[int] = []
+
+    def talk(connection: socket.socket, request: bytes) -> bool:
+        got.append(len(request))
+        connection.sendall(reply(b"ab,ab,ab" * 20000))
+        return True
+
+    large = post("/x", body)
+    with server(talk) as port:
+        happened = run(Plan(port, [0.0], [0], keep="all", count="ab"), large)
+    assert got == [len(large)]
+    assert happened.counted == [60000]
+    assert happened.body == [b"ab,ab,ab" * 20000]
+
+
+def test_a_generator_of_its_own_process_tells_what_it_used() -> None:
+    with server(answering(reply(b"abc", "Server-Timing: crm;dur=1\r\n"))) as port:
+        done = put(Plan(port, [0.01 * i for i in range(30)], [0] * 30, keep="hash"), [REQUEST])
+    assert done.status.tolist() == [200] * 30
+    assert done.happened.timing == ["crm;dur=1"] * 30
+    assert done.happened.body == [hashlib.sha256(b"abc").hexdigest().encode()] * 30
+    assert (done.latency > 0).all()
+    assert (done.lag >= 0).all()
+    assert 0.0 <= done.share < 1.0
+
+
+def test_a_request_without_a_reply_took_for_ever() -> None:
+    with server(lambda connection, request: False) as port:
+        done = put(Plan(port, [0.0], [0]), [REQUEST])
+    assert done.latency.tolist() == [math.inf]
+
+
+@pytest.mark.parametrize("address", [
+    "http://10.0.0.1:80", "http://localhost:80", "https://127.0.0.1:80", "http://127.0.0.1", "http://127.0.0.1:99999",
+    "http://127.0.0.1:80@example.org", "http://127.0.0.1:80/x",
+])  # fmt: skip
+def test_no_load_is_put_on_another_machine(address: str) -> None:
+    with pytest.raises(InputError, match="only put on"):
+        port_of(address)
+
+
+def test_the_address_that_serve_prints_has_a_port() -> None:
+    assert port_of("http://127.0.0.1:8000") == 8000
+
+
+@pytest.mark.parametrize("bad", [{"moments": [0.0, 1.0]}, {"connections": 0}, {"connections": 2000}, {"keep": "some"}])
+def test_a_plan_that_can_not_be_sent_is_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="load: "):
+        Plan(**{"port": 1, "moments": [0.0], "which": [0], **bad})  # type: ignore[arg-type]

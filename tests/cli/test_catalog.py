@@ -1,0 +1,65 @@
+"""`corella-edge catalog update`: one line for every mistake, and a bundle that verifies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corella_edge.bundle import Bundle
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> Path:
+    lines = [{"item": "new-1", "title": "Film of the year", "genres": ["Drama"]}, {"item": "i3", "title": "Film 3a"},
+             {"item": "i4", "title": "Film 4"}]  # fmt: skip
+    path = tmp_path / "items.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_an_update_is_written_verified_and_explained(corella: Any, bundle: Path, items: Path, tmp_path: Path) -> None:
+    done = corella("catalog", "update", bundle, items, "--out", tmp_path / "new")
+    assert done.code == 0, done.err
+    label, rows, path = done.out.splitlines()
+    assert label == f"{Bundle.open(tmp_path / 'new').label}: 1 added, 1 changed, 1 as before"
+    assert rows.startswith("reference rows: ")
+    assert "dropped" in rows
+    assert path == str(tmp_path / "new")
+    assert done.err.splitlines() == [
+        "corella-edge: note: 1 item with another title: what the CRM has learned of their ids stays; "
+        "another thing needs another id (i3)"
+    ]
+    done = corella("verify", tmp_path / "new", "--llm-threads", 1)
+    assert done.code == 0, done
+    assert done.out.endswith(": verified\n")
+
+
+def test_a_bundle_whose_scores_are_not_the_trained_ones_is_not_written(
+    corella: Any, bundle: Path, items: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from corella_edge_runtime import reference
+
+    monkeypatch.setattr(reference, "tolerance", lambda _: reference.Tolerance(-1.0, 1.0))
+    done = corella("catalog", "update", bundle, items, "--out", tmp_path / "new")
+    assert (done.code, done.err.count("\n")) == (3, 1)
+    assert "differs from the trained models" in done.err
+    assert not (tmp_path / "new").exists()
+    assert corella("catalog", "update", bundle, items, "--out", tmp_path / "new", "--no-verify").code == 0
+
+
+def test_mistakes_are_one_line(corella: Any, bundle: Path, items: Path, tmp_path: Path) -> None:
+    items.write_text('{"item": "new", "genre": "Drama"}\n')
+    for args, code, part in (
+        ((bundle, items), 2, f"{items} line 1: unknown attribute 'genre'; did you mean 'genres'?"),
+        ((bundle, tmp_path / "none"), 2, "none: can not be read"),
+        ((tmp_path, items), 3, "not a bundle"),
+    ):
+        done = corella("catalog", "update", *args, "--out", tmp_path / "new")
+        assert (done.code, done.out, done.err.count("\n")) == (code, "", 1)
+        assert part in done.err
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "thesis").write_text("precious")
+    assert "not empty" in corella("catalog", "update", bundle, items, "--out", tmp_path / "new").err

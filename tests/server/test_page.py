@@ -1,0 +1,525 @@
+"""The page at `/` in a real browser, against a real `corella-edge serve`: what people do, and what is shown then."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import httpx
+import pytest
+
+from browser import Watched, chromium, needs_chromium
+from bundles import make_bundle, reseal
+from corella_edge.bundle import Bundle
+from corella_edge.router import RATIOS
+from sessions import ONE, serving, start, succeed
+
+pytestmark = needs_chromium
+HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>&lt;b&gt;\u202eevil'
+SCORED = "#rows tr:not([data-state=waiting])"
+# Sums up layout shifts that no click or key explains, as the browser itself does.
+SHIFTS = """
+window.shifts = [];
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) {
+    if (!entry.hadRecentInput) window.shifts.push([entry.value, ...entry.sources.map((s) => s.node?.outerHTML ?? "")]);
+  }
+}).observe({ type: "layout-shift", buffered: true });
+"""
+# Keeps what was sent and answered: a browser drops the body of a stream that was read.
+RECORD = """
+window.answered = [];
+const send = window.fetch;
+window.fetch = async (path, options) => {
+  const response = await send(path, options);
+  const keep = (text) => window.answered.push([options.body, text]);
+  if (String(path).startsWith("v1/rank")) response.clone().text().then(keep, () => {});
+  return response;
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """The tiny bundle with titles that want to be markup, and a measured curve."""
+    root = make_bundle(tmp_path_factory.mktemp("page") / "bundle")
+    catalog = (root / "catalog.jsonl").read_text("utf-8")
+    titles = catalog.replace('"Film 1"', json.dumps(HOSTILE)).replace('"Film 2"', json.dumps("Ünïcode & Söhne"))
+    (root / "catalog.jsonl").write_text(titles, "utf-8")
+    routing = json.loads((root / "routing.json").read_text())
+    routing["table"] = [
+        {"ratio": r, "share": r, "auc": 0.7 + r / 10, "logloss": 0.6 - r / 10, "accuracy": 0.65} for r in RATIOS
+    ]
+    (root / "routing.json").write_text(json.dumps(routing))
+    reseal(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def served(bundle):
+    with serving(start("serve", bundle, "--port", 0, "--threshold", "ratio:0.2", *ONE)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def watched(browser, served):
+    """A tab that must end without an error on its console and without a word to any other host."""
+    found = Watched(browser)
+    found.context.add_init_script(SHIFTS + RECORD)
+    yield found
+    hosts = found.hosts
+    found.close()
+    assert found.errors == []
+    assert hosts == {served.url.removeprefix("http://")}
+    assert found.dialogs == []
+
+
+@pytest.fixture
+def tab(watched, served):
+    watched.tab.goto(served.url)
+    settle(watched.tab)
+    return watched.tab
+
+
+def settle(tab):
+    """Wait for the last ranking to be complete."""
+    tab.wait_for_timeout(250)
+    tab.locator("#ranking:not([aria-busy])").wait_for()
+    tab.locator(SCORED).first.wait_for()
+
+
+def asked(tab, do):
+    """The body and the final answer of the ranking that `do` leads to."""
+    tab.evaluate("window.answered = []")
+    do()
+    for _ in range(400):
+        if found := tab.evaluate("window.answered"):
+            settle(tab)
+            return json.loads(found[-1][0]), final(found[-1][1])
+        tab.wait_for_timeout(50)
+    raise AssertionError("nothing was ranked")
+
+
+def final(text):
+    events = dict(re.findall(r"event: (\w+)\ndata: (.*)\n", text))
+    return json.loads(events["final"] if events else text)
+
+
+def slide(tab, value):
+    tab.locator("#share").evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input')); }", str(value))
+
+
+def rows(tab):
+    """What the table shows: item, state, rank, probability, the two scores, move."""
+    return tab.locator("#rows tr").evaluate_all("""(rows) => rows.map((row) => ({
+      item: row.dataset.key, state: row.dataset.state,
+      rank: row.querySelector(".rank").textContent, final: row.querySelector(".final").textContent,
+      crm: row.querySelector(".crm .figure").textContent, llm: row.querySelector(".llm .figure").textContent,
+      moved: row.querySelector(".moved").textContent, why: row.querySelector(".why").textContent,
+    }))""")
+
+
+def expected(answer):
+    """What the table has to show for an answer."""
+    shown = []
+    for row in sorted(answer["candidates"], key=lambda row: row["rank"]):
+        moved = row["crm_rank"] - row["rank"]
+        shown.append({
+            "item": row["item"], "state": "asked" if row["routed"] else "missed" if row["reason"] else "easy",
+            "rank": str(row["rank"]), "final": f"{row['probability']:.3f}", "crm": f"{row['crm']:.3f}",
+            "llm": "–" if row["llm"] is None else f"{row['llm']:.3f}",
+            "moved": f"{'▲' if moved > 0 else '▼'} {abs(moved)}" if moved else "–",
+        })  # fmt: skip
+    return shown
+
+
+def without_words(shown):
+    return [{name: value for name, value in row.items() if name != "why"} for row in shown]
+
+
+def test_the_page_shows_a_ranking_by_itself_and_nothing_jumps(tab):
+    assert tab.locator("#bundle").inner_text() == "tiny@1"
+    assert tab.locator("#person-search input").input_value().startswith("u")
+    assert tab.locator("#rows tr").count() == 24
+    assert [row["rank"] for row in rows(tab)] == [str(place) for place in range(1, 25)]
+    assert tab.locator("#figures dd").first.inner_text() == "20 %"
+    shifts = tab.evaluate("window.shifts")
+    assert sum(shift[0] for shift in shifts) < 0.02, shifts
+
+
+@pytest.mark.parametrize("place", [0, 100, 450, 640, 800])
+def test_exactly_the_candidates_that_the_server_routes_are_marked_as_asked(tab, served, place):
+    if place == 0:
+        slide(tab, 300)
+        settle(tab)
+    body, answer = asked(tab, lambda: slide(tab, place))
+    assert without_words(rows(tab)) == expected(answer)
+    again = httpx.post(f"{served.url}/v1/rank", json=body, timeout=30).json()
+    wanted = {row["item"] for row in again["candidates"] if row["reason"]}
+    assert {row["item"] for row in rows(tab) if row["state"] != "easy"} == wanted
+    share = float(body["threshold"].removeprefix("ratio:"))
+    assert share not in (0, 1) or len(wanted) == 24 * share
+
+
+def test_the_threshold_is_told_as_share_and_nats_and_quality(tab, bundle):
+    calibration = Bundle.open(bundle).calibration()
+    asked(tab, lambda: slide(tab, 450))
+    share, _, threshold, unit, quality, gain = tab.locator("#figures dd").all_inner_texts()
+    assert (share, unit) == ("15 %", "nats of entropy or more")
+    assert threshold == f"{calibration.threshold(0.15):.4f}"
+    assert (quality, gain) == ("0.7150", "+0.0150 against the CRM")
+    tab.get_by_label("log-loss").check()
+    assert tab.locator("#figures dd").nth(4).inner_text() == "0.5850"
+    assert "log-loss 0.5850" in tab.locator("#curve svg").get_attribute("aria-label")
+    asked(tab, lambda: slide(tab, 0))
+    assert tab.locator("#figures dd").nth(2).inner_text() == "never"
+
+
+def test_another_user_is_found_and_asked_for(tab, served):
+    tab.locator("#person-search input").click()
+    tab.locator("#person-search input").fill("u17")
+    body, _ = asked(tab, lambda: tab.get_by_role("option", name=re.compile("^u17")).first.click())
+    known = httpx.get(f"{served.url}/page/user", params={"id": "u17"}).json()
+    assert body["user"]["id"] == "u17"
+    assert [event["item"] for event in body["user"]["history"]] == [event["item"] for event in known["history"]]
+    assert tab.locator("#history li").count() == len(known["history"])
+    latest = known["history"][-1]
+    assert tab.locator("#history li .title").first.inner_text() == (latest["title"] or latest["item"])
+
+
+def test_a_history_can_be_shortened_rated_and_lengthened(tab):
+    before = tab.locator("#history li").count()
+    body, _ = asked(tab, lambda: tab.locator("#history .remove").first.click())
+    assert len(body["user"]["history"]) == before - 1
+    rating = tab.locator("#history li input").first
+    body, _ = asked(tab, lambda: (rating.fill("1.5"), rating.blur()))
+    assert body["user"]["history"][-1]["rating"] == 1.5
+    tab.locator("#history-search input").fill("söhne")
+    body, _ = asked(tab, lambda: tab.get_by_role("option", name="Söhne").click())
+    assert (body["user"]["history"][-1]["item"], body["user"]["history"][-1]["rating"]) == ("i2", None)
+    assert len(body["user"]["history"]) == before == tab.locator("#history li").count()
+
+
+def test_a_new_user_has_no_id_and_no_history(tab):
+    tab.locator("#person-search input").click()
+    body, answer = asked(tab, lambda: tab.get_by_role("option", name="A new user").click())
+    assert body["user"] == {"id": None, "features": {}, "history": []}
+    assert all("user" in row["unknown"] for row in answer["candidates"])
+    assert tab.locator("#history li").count() == 0
+
+
+def test_candidates_are_added_removed_and_sampled_anew(tab):
+    first = {row["item"] for row in rows(tab)}
+    gone = rows(tab)[3]["item"]
+    body, _ = asked(tab, lambda: tab.locator("#rows .remove").nth(3).click())
+    assert {candidate["item"] for candidate in body["candidates"]} == first - {gone}
+    tab.locator("#item-search input").fill(gone)
+    body, _ = asked(tab, lambda: tab.locator("#item-search input").press("Enter"))
+    assert body["candidates"][0] == {"item": gone}
+    held_out = tab.locator("#held-out")
+    assert held_out.inner_text() == "Add 8 held-out items"
+    body, _ = asked(tab, held_out.click)
+    assert len({candidate["item"] for candidate in body["candidates"]}) == len(body["candidates"])
+    assert tab.locator("#rows .label").count() == 8
+    body, _ = asked(tab, tab.locator("#sample").click)
+    assert {candidate["item"] for candidate in body["candidates"]} != first
+    assert len(body["candidates"]) == 24
+
+
+def test_a_new_item_is_typed_in_as_text_and_its_text_stays_text(tab):
+    slide(tab, 800)
+    settle(tab)
+    tab.locator("#new-item").click()
+    form = tab.locator("#new-item-form")
+    form.get_by_label("title").fill(HOSTILE)
+    form.get_by_label("genres").fill("Comedy, Never Seen")
+    body, answer = asked(tab, lambda: form.get_by_role("button", name="Add").click())
+    assert body["candidates"][0] == {
+        "item": "new-item-1",
+        "features": {"title": HOSTILE, "genres": ["Comedy", "Never Seen"]},
+    }
+    found = next(row for row in answer["candidates"] if row["item"] == "new-item-1")
+    assert (found["routed"], found["unknown"]) == (True, ["item", "genres"])
+    row = tab.locator('#rows tr[data-key="new-item-1"]')
+    assert row.locator(".title").inner_text() == HOSTILE
+    assert "New to the CRM: item, genres" in row.inner_text()
+    inert(tab)
+
+
+def test_a_hostile_title_of_the_catalogue_is_inert_wherever_it_is_shown(tab):
+    for search in ("#item-search input", "#history-search input"):
+        tab.locator(search).fill("onerror")
+        option = tab.get_by_role("option").filter(has_text="onerror")
+        assert HOSTILE in option.text_content()
+        asked(tab, option.click)
+    assert tab.locator('#rows tr[data-key="i1"] .title').text_content() == HOSTILE
+    assert tab.locator("#history .title").first.text_content() == HOSTILE
+    inert(tab)
+
+
+def inert(tab):
+    assert tab.locator("img, script:not([src]), b:has-text('evil')").count() == 0
+    assert tab.locator("script").count() == 1
+
+
+def test_an_item_without_a_title_has_the_reason_in_words(tab):
+    slide(tab, 800)
+    settle(tab)
+    tab.locator("#item-search input").fill("i39")
+    asked(tab, lambda: tab.locator("#item-search input").press("Enter"))
+    row = next(row for row in rows(tab) if row["item"] == "i39")
+    assert row["state"] == "missed"
+    assert "no title to ask about" in row["why"]
+    assert "for 1 more the CRM's score stands" in tab.locator("#status").inner_text()
+
+
+def test_both_modes_end_in_the_same_table(tab):
+    slide(tab, 700)
+    settle(tab)
+    refined = rows(tab)
+    with tab.expect_request(re.compile("/v1/rank$")):
+        tab.get_by_label("CRM first, then refined").uncheck()
+    settle(tab)
+    assert [(row["item"], row["state"]) for row in rows(tab)] == [(row["item"], row["state"]) for row in refined]
+    assert re.match(r"The LLM (was asked about|scored) \d+ of 24", tab.locator("#status").inner_text())
+
+
+def test_the_crm_s_ranking_is_shown_while_the_llm_is_asked(watched, served):
+    """The stream is stopped after its first event, as by a slow LLM."""
+    watched.context.add_init_script("""
+      const real = window.fetch;
+      window.fetch = async (path, options) => {
+        const response = await real(path, options);
+        if (!String(path).startsWith("v1/rank")) return response;
+        const whole = await response.text();
+        const cut = whole.indexOf("event: final");
+        let go;
+        window.finish = new Promise((done) => { go = done; });
+        window.refine = go;
+        const body = new ReadableStream({ async start(out) {
+          out.enqueue(new TextEncoder().encode(whole.slice(0, cut + 9)));
+          await window.finish;
+          out.enqueue(new TextEncoder().encode(whole.slice(cut + 9)));
+          out.close();
+        } });
+        return new Response(body, { headers: response.headers });
+      };
+    """)
+    tab = watched.tab
+    tab.goto(served.url)
+    tab.locator("#rows tr[data-state=waiting] .final:not(:text('–'))").first.wait_for()
+    first = rows(tab)
+    waiting = [row for row in first if row["state"] == "waiting"]
+    assert all("Being asked" in row["why"] for row in waiting)
+    assert all(row["llm"] == "–" and row["final"] == row["crm"] for row in first)
+    assert "the LLM is being asked" in tab.locator("#status").inner_text()
+    tab.evaluate("window.refine()")
+    settle(tab)
+    assert {row["item"] for row in rows(tab) if row["state"] == "asked"} == {row["item"] for row in waiting}
+
+
+def test_the_time_line_names_the_steps_of_the_server(tab):
+    asked(tab, lambda: slide(tab, 800))
+    legend = tab.locator("#timeline .legend").inner_text()
+    for step in ("read", "encode", "CRM", "LLM", "write"):
+        assert re.search(rf"{step} \d+(\.\d+)? ms", legend), legend
+    assert tab.locator("#timeline .step").count() >= 5
+    widths = tab.locator("#timeline .step").evaluate_all("(all) => all.map((one) => one.clientWidth)")
+    assert all(width >= 2 for width in widths)
+
+
+def test_live_figures_are_asked_for_only_while_the_page_is_seen(tab):
+    calls = []
+    tab.on("request", lambda request: calls.append(request.url) if request.url.endswith("/page/live") else None)
+    tab.wait_for_timeout(2500)
+    assert len(calls) >= 1
+    assert re.search(r"\d+ %", tab.locator("#live").inner_text())
+    hide = "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true }); " \
+           "document.dispatchEvent(new Event('visibilitychange')); }"  # fmt: skip
+    tab.evaluate(hide, True)
+    tab.wait_for_timeout(300)
+    calls.clear()
+    tab.wait_for_timeout(2600)
+    assert calls == []
+    with tab.expect_request(re.compile("/page/live")):
+        tab.evaluate(hide, False)
+
+
+def test_everything_can_be_done_with_the_keyboard(tab):
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.textContent") == "To the ranking"
+    for _ in range(8):
+        if tab.evaluate("document.activeElement.id") == "person-search-input":
+            break
+        tab.keyboard.press("Tab")
+    tab.get_by_role("option").nth(3).wait_for()
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("ArrowDown")
+    chosen = tab.get_by_role("option", selected=True)
+    assert chosen.get_attribute("id") == tab.locator("#person-search-input").get_attribute("aria-activedescendant")
+    name = chosen.locator("span").first.inner_text()
+    body, _ = asked(tab, lambda: tab.keyboard.press("Enter"))
+    assert body["user"]["id"] == name
+    tab.locator("#share").focus()
+    before = float(body["threshold"].removeprefix("ratio:"))
+    body, _ = asked(tab, lambda: tab.keyboard.press("ArrowRight"))
+    assert float(body["threshold"].removeprefix("ratio:")) > before
+    body, _ = asked(tab, lambda: tab.keyboard.press("End"))
+    assert body["threshold"] == "ratio:1"
+    tab.locator("#person-search-input").focus()
+    tab.get_by_role("option").first.wait_for()
+    tab.keyboard.press("Escape")
+    assert tab.get_by_role("option").count() == 0
+
+
+def test_the_focus_stays_where_it_was_when_rows_are_drawn_anew(tab):
+    focused = "document.activeElement.getAttribute('aria-label')"
+    second = rows(tab)[1]["item"]
+    tab.locator("#rows .remove").first.focus()
+    asked(tab, lambda: tab.keyboard.press("Enter"))
+    assert tab.evaluate("document.activeElement.closest('tr').dataset.key") == second
+    tab.locator("#history input").nth(1).focus()
+    name = tab.evaluate(focused)
+    asked(tab, lambda: (tab.keyboard.type("3.5"), tab.keyboard.press("Enter")))
+    assert tab.evaluate(focused) == name
+
+
+def test_without_candidates_nothing_is_asked(tab):
+    for _ in range(24):
+        tab.locator("#rows .remove").first.click()
+    tab.get_by_text("No candidates.").wait_for()
+    assert tab.locator("#rows tr").count() == 0
+
+
+def test_every_control_has_a_name(tab):
+    tab.locator("#new-item").click()
+    nameless = tab.locator("input, button").evaluate_all("""(all) => all.filter((one) =>
+      !(one.labels?.length || one.getAttribute("aria-label") || one.textContent.trim())).map((one) => one.outerHTML)""")
+    assert nameless == []
+
+
+def test_an_error_is_one_clear_line_and_the_next_answer_clears_it(watched, tab, served):
+    watched.context.route("**/v1/rank*", lambda route: route.abort())
+    tab.locator("#again").click()
+    status = tab.locator("#status.wrong")
+    status.wait_for()
+    assert status.inner_text() == "The server does not answer."
+    watched.context.unroute("**/v1/rank*")
+    failure = {"error": {"message": "threshold: 0.9 is <b>not</b> an entropy"}}
+    watched.context.route("**/v1/rank*", lambda route: route.fulfill(status=422, json=failure))
+    tab.locator("#again").click()
+    tab.get_by_text("is <b>not</b> an entropy.").wait_for()
+    watched.context.unroute("**/v1/rank*")
+    asked(tab, tab.locator("#again").click)
+    assert tab.locator("#status.wrong").count() == 0
+    # The browser itself notes what the two routes above did.
+    watched.errors[:] = [line for line in watched.errors if "Failed to load resource" not in line]
+
+
+@pytest.fixture
+def secured(bundle, tmp_path, browser):
+    """A server with keys and a store of users, and a tab before it."""
+    keys = tmp_path / "keys"
+    key = succeed("keys", "add", keys, "--name", "people", "--scope", "rank", "--scope", "users").out.split()[-1]
+    options = ("--keys", keys, "--store", tmp_path / "users.db", *ONE)
+    with serving(start("serve", bundle, "--port", 0, *options)) as server:
+        watched = Watched(browser)
+        yield server, key, watched
+        watched.close()
+
+
+def test_a_server_with_keys_asks_for_one_and_takes_it(secured):
+    server, key, watched = secured
+    tab = watched.tab
+    tab.goto(server.url)
+    field = tab.get_by_label("API key, kept until this tab is closed")
+    field.wait_for()
+    assert "an API key is needed" in tab.locator("#status.wrong").inner_text()
+    field.fill("ce_wrong")
+    field.press("Enter")
+    tab.locator("#status.wrong").filter(has_not_text="is needed").wait_for()
+    field.fill(key)
+    field.press("Enter")
+    settle(tab)
+    assert tab.locator("#rows tr").count() == 24
+    assert not field.is_visible()
+    assert tab.evaluate("Object.entries(sessionStorage).length") == 1
+    assert tab.evaluate("localStorage.length + document.cookie.length") == 0
+    tab.reload()
+    settle(tab)
+    assert tab.locator("#rows tr").count() == 24
+    assert {line for line in watched.errors if "401" not in line} == set()
+
+
+def test_a_user_of_the_store_is_asked_for_by_id_alone(secured):
+    server, key, watched = secured
+    event = {"user_id": "visitor/7", "events": [{"item": "i3", "rating": 5, "time": 1}]}
+    sent = httpx.post(f"{server.url}/v1/events", json=event, headers={"Authorization": f"Bearer {key}"})
+    assert sent.status_code == 200, sent.text
+    watched.context.add_init_script(f"{RECORD} sessionStorage.setItem('corella-edge-key', {json.dumps(key)});")
+    tab = watched.tab
+    tab.goto(server.url)
+    settle(tab)
+    tab.locator("#person-search input").fill("visitor/7")
+    body, answer = asked(tab, lambda: tab.get_by_role("option", name="a user of the server's store").click())
+    assert body["user_id"] == "visitor/7"
+    assert "user" not in body
+    assert len(answer["candidates"]) == 24
+    assert tab.locator("#history li").count() == 0
+    assert "server's own store" in tab.locator("#person-note").inner_text()
+    assert watched.errors == []
+
+
+def test_another_version_s_curve_is_fetched_when_the_server_changes_over(watched, tab, served):
+    live = httpx.get(f"{served.url}/page/live").json()
+    canary = {**live, "bundle": "tiny@2", "versions": [
+        {"bundle": "tiny@2", "share": 0.9}, {"bundle": "tiny@3", "share": 0.1},
+    ]}  # fmt: skip
+    watched.context.route("**/page/live", lambda route: route.fulfill(json=canary))
+    with tab.expect_request(re.compile("/page/curve")):
+        tab.wait_for_timeout(2500)
+    assert tab.locator("#bundle").inner_text() == "tiny@2 · 10 % of the users: tiny@3"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 700, 1000, 1400, 2000])
+def test_no_width_needs_sideways_scrolling_and_texts_can_be_read(browser, served, width, scheme):
+    watched = Watched(browser, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    watched.tab.goto(served.url)
+    settle(watched.tab)
+    wide = watched.tab.evaluate("document.documentElement.scrollWidth")
+    contrasts = watched.tab.evaluate(CONTRASTS)
+    watched.close()
+    assert wide == width
+    assert watched.errors == []
+    assert [entry for entry in contrasts if entry[0] < 4.5] == []
+
+
+# The contrast (WCAG 2) of every text against the nearest background behind it.
+CONTRASTS = """() => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const found = numbers(getComputedStyle(at).backgroundColor);
+      if (found[3] !== 0) return found;
+    }
+    return [255, 255, 255];
+  };
+  const texts = [...document.querySelectorAll("body *")].filter((node) => node.checkVisibility()
+    && [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim()));
+  return texts.map((node) => {
+    const style = getComputedStyle(node);
+    const [a, b] = [light(numbers(node.closest("svg") ? style.fill : style.color)), light(behind(node))];
+    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.outerHTML.slice(0, 80)];
+  });
+}"""
