@@ -38,7 +38,7 @@ def test_logits_and_layers_are_means(fitted: Any) -> None:
     feed = tensors(EncodedRows(fitted.data, "train", fitted.encoder).batch(np.arange(9)))
     logits, layers = model.states(feed)
     each = [member.states(feed) for member in members_of(model)]
-    assert len({float(own[0][0]) for own in each}) == 3
+    assert len({own[0][0].item() for own in each}) == 3
     torch.testing.assert_close(logits, sum(own[0] for own in each) / 3)
     for number, layer in enumerate(layers):
         torch.testing.assert_close(layer, sum(own[1][number] for own in each) / 3)
