@@ -262,9 +262,15 @@ def _number(value: object, path: str, low: float = -math.inf, high: float = math
         raise InputError(f"{path}: expected a number, got {_kind(value)}")
     if isinstance(value, int) and abs(value) > 2**64:
         raise InputError(f"{path}: the number is too large")
-    if not math.isfinite(value) or not low <= value <= high:
-        raise InputError(f"{path}: {value} is out of range ({low:g} to {high:g})")
+    if not math.isfinite(value):
+        raise InputError(f"{path}: {value} is not a finite number")
+    if not low <= value <= high:
+        raise InputError(f"{path}: {value} is out of range ({_range(low, high)})")
     return float(value)
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
 
 
 def _kind(value: object) -> str:

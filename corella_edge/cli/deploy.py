@@ -121,7 +121,10 @@ def canary(site: Path, version: str | None, share: float, stop: bool, wait: bool
 @_SITE
 @_VERSION
 def remove(site: Path, version: str) -> None:
-    """Delete VERSION from SITE; never one that serves or that a rollback would return to."""
+    """Delete VERSION from SITE.
+
+    Never one that serves, nor one that a rollback would return to.
+    """
     from corella_edge import site as sites
 
     sites.read(site)
