@@ -104,7 +104,7 @@ def rollback(site: Path, wait: bool, timeout: float) -> None:
 @_WAIT
 @_TIMEOUT
 def canary(site: Path, version: str | None, share: float, stop: bool, wait: bool, timeout: float) -> None:
-    """Give a share of the users VERSION, each user always the same one. `use VERSION` gives it to all."""
+    """Give a share of the users VERSION. Each of them always gets the same; `use VERSION` gives it to all."""
     from corella_edge import site as sites
     from corella_edge.deployment import with_canary, without_canary
 

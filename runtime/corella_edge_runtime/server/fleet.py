@@ -158,10 +158,11 @@ class Fleet:
 
     def discard(self, ranker: Ranker, version: str) -> None:
         """Close a ranker that was loaded and is not to serve after all."""
+        told = self.live is not None  # when the server ends, all are closed without a word
         closing: Future[None] = Future()
         self._closings.add(closing)
         closing.add_done_callback(self._closings.discard)
-        threading.Thread(target=_close, args=(ranker, version, closing), name="close", daemon=True).start()
+        threading.Thread(target=_close, args=(ranker, version, told, closing), name="close", daemon=True).start()
 
     def _sweep(self) -> None:
         """Close who is not wanted and has nothing to do; each leaves the list first, so that none is closed twice."""
@@ -188,10 +189,11 @@ def gets_canary(salt: str, key: str, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2.0**64
 
 
-def _close(ranker: Ranker, version: str, closing: Future[None]) -> None:
+def _close(ranker: Ranker, version: str, told: bool, closing: Future[None]) -> None:
     try:
         ranker.close()
-        _LOG.info("%s is closed", version)
+        if told:
+            _LOG.info("%s is closed", version)
     except Exception as error:  # noqa: BLE001 - what can not be closed must not stop the server
         _LOG.error("closing %s failed: %s", version, type(error).__name__)
     finally:
