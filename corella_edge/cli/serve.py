@@ -94,7 +94,8 @@ def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> Setting
 
     body_bytes = int(limits["max_body_mib"] * 2**20)
     bounds = Limits(limits["max_requests"], limits["worker_threads"], limits["timeout_ms"], body_bytes)
-    return Settings(bounds, grace, access_log, ConnectionLimits(limits["max_connections"]))
+    connections = ConnectionLimits(limits["max_connections"], limits["max_connections_per_client"])
+    return Settings(bounds, grace, access_log, connections)
 
 
 @contextmanager

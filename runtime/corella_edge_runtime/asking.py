@@ -22,7 +22,7 @@ from corella_edge.errors import BundleError, MissingExtraError
 from corella_edge.prompt import PromptEncoder, Template, Tokenize, Tokens
 from corella_edge.request import Candidate, User
 from corella_edge.scores import FloatArray
-from corella_edge_runtime.llm.admission import Admission, Promise
+from corella_edge_runtime.llm.admission import YIELDING, Admission, Promise
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
 from corella_edge_runtime.llm.gguf import check_gguf
@@ -116,6 +116,7 @@ class Llm:
     Attributes:
         vocabulary: how many token ids there are.
         longest: most tokens of a prompt.
+        most: tokens of prompts that yield to others, asked at once.
     """
 
     def __init__(
@@ -125,7 +126,9 @@ class Llm:
         """`settings`: those of the backend."""
         self.prompts, self.backend = prompts, backend
         self.vocabulary, self.longest = vocabulary, longest
-        self._admission = Admission(settings or LlmSettings())
+        settings = settings or LlmSettings()
+        self.most = int(YIELDING * settings.queue_tokens)
+        self._admission = Admission(settings)
         self._failures: set[str] = set()
 
     def begin(
@@ -133,7 +136,8 @@ class Llm:
     ) -> Asking:
         """Ask, without waiting, as many of the hardest as will be answered in time.
 
-        The others have the reason "busy" at once, or "queue_full" without a deadline; one without text has "no_text".
+        The others have the reason "busy" at once, or "queue_full" beyond its queue or without a deadline; one without
+        text has "no_text".
 
         Args:
             hardness: float64, the entropy of each candidate.
@@ -148,10 +152,14 @@ class Llm:
         prompts = [Prompt(prefix, tuple(suffixes[i] or ())) for i in order]
         return self._begin(given, order, prompts, deadline)
 
-    def begin_prompts(self, prompts: Sequence[Prompt], deadline: float | None) -> Asking:
-        """Ask prompts as they are, under the same rules, from the first."""
+    def begin_prompts(self, prompts: Sequence[Prompt], deadline: float | None, yields: bool = False) -> Asking:
+        """Ask prompts as they are, under the same rules, from the first.
+
+        `yields`: they take at most half of the queue and of the time until their deadline, and give way to what is
+        due before.
+        """
         given = [Answer(math.nan, "deadline")] * len(prompts)
-        return self._begin(given, range(len(prompts)), prompts, deadline) if prompts else Asking(given)
+        return self._begin(given, range(len(prompts)), prompts, deadline, yields) if prompts else Asking(given)
 
     def ask(
         self, user: User, candidates: Sequence[Candidate], hardness: FloatArray, deadline: float | None
@@ -176,10 +184,11 @@ class Llm:
         self.backend.close()
 
     def _begin(
-        self, given: list[Answer], order: Sequence[int], prompts: Sequence[Prompt], deadline: float | None
-    ) -> Asking:
+        self, given: list[Answer], order: Sequence[int], prompts: Sequence[Prompt], deadline: float | None,
+        yields: bool = False,
+    ) -> Asking:  # fmt: skip
         """`order`: the places in `given` that the prompts belong to."""
-        admitted = self._admission.admit(prompts, deadline, time.monotonic())
+        admitted = self._admission.admit(prompts, deadline, time.monotonic(), yields)
         number, promise = admitted.prompts, admitted.promise
         for place in order[number:]:
             given[place] = Answer(math.nan, admitted.reason)

@@ -15,6 +15,7 @@ from corella_edge.request import (
     MAX_ID_CHARS,
     MAX_TEXT_CHARS,
     MAX_TIME,
+    MAX_TIMEOUT_MS,
     MAX_VALUES,
     Candidate,
     Event,
@@ -131,6 +132,7 @@ def test_integers_are_ids_and_null_is_absence() -> None:
         ({"user": {}, "timeout_ms": -1}, "timeout_ms: -1 is out of range (0 or more)"),
         ({"user": {}, "timeout_ms": math.inf}, "timeout_ms: inf is not a finite number"),
         ({"user": {}, "timeout_ms": "5"}, "timeout_ms"),
+        ({"user": {}, "timeout_ms": MAX_TIMEOUT_MS + 1}, "timeout_ms"),
     ],
 )  # fmt: skip
 def test_an_error_names_the_field(document: Any, name: str) -> None:

@@ -32,7 +32,7 @@ def start(llama: Any) -> Iterator[Callable[..., ProcessBackend]]:
     made: list[ProcessBackend] = []
 
     def make(patience: Patience = QUICK, cores: tuple[int, ...] = ()) -> ProcessBackend:
-        made.append(ProcessBackend(llama.path, llama.tokens, LlmSettings(cores=cores), patience))
+        made.append(ProcessBackend(llama.path, llama.tokens, LlmSettings(cores=cores, queue_tokens=2**18), patience))
         made[-1].wait_ready()
         return made[-1]
 
@@ -140,6 +140,14 @@ def test_asking_never_waits_for_a_child_that_does_not_read(start: Any) -> None:
     assert all(reasons(future) == {"deadline"} for future in futures)
     os.kill(backend.pid, signal.SIGCONT)
     assert reasons(backend.submit([Prompt((10,), (11,))])) == {""}
+
+
+def test_a_question_that_no_frame_holds_is_refused_as_too_much_and_not_as_a_failure(start: Any, prompts: Any) -> None:
+    backend = start()
+    large = [Prompt((1,) * (2**18), (11,))] * 300  # 300 MB, were its prefix not sent once
+    assert reasons(backend.submit(large)) == {"queue_full"}
+    assert reasons(backend.submit([Prompt((), (1,) * 2**18), Prompt((), (2,))])) == {"queue_full"}
+    assert reasons(backend.submit(prompts(3, [1, 2]))) == {""}
 
 
 def test_a_cancelled_question_is_not_computed(start: Any, prompts: Any) -> None:

@@ -29,6 +29,7 @@ from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm import wire
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.asked import Asked
+from corella_edge_runtime.llm.backend import tokens_of
 from corella_edge_runtime.llm.link import Link
 from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.llm.setup import ChildSetup
@@ -174,6 +175,9 @@ class ProcessBackend:
         id, future = self._asked.add(len(prompts), deadline)
         if deadline is not None and deadline <= time.monotonic():
             self._asked.fail(id, "deadline")
+        elif tokens_of(prompts) > self._setup.settings.queue_tokens:
+            # The child would say so, too; but it may be more than a frame holds.
+            self._asked.fail(id, "queue_full")
         elif link is None:
             self._asked.fail(id, "llm_error")
         else:

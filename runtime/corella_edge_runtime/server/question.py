@@ -10,7 +10,7 @@ from corella_edge.strict_json import JsonError, decode
 from corella_edge_runtime.server.checks import a_flag, a_list, a_text, a_whole, shown
 
 MAX_ITEMS = MAX_CANDIDATES
-MAX_MS = 1e9
+MAX_MS = 600_000.0
 MAX_IDS = 2**31  # above any vocabulary; the LLM at hand has its own bound
 # Fields of SGLang's that ask for what is not here; what a client sends who does not ask for it is accepted.
 NOT_HERE = (
@@ -68,7 +68,7 @@ def parse_question(body: bytes) -> Question:
     labels, timeout_ms = data.get("label_token_ids"), data.get("timeout_ms")
     return Question(
         _query_and_items(data.get("query"), data.get("items")),
-        None if labels is None else _ids(labels, "label_token_ids"),
+        None if labels is None else _labels(labels),
         a_flag(data.get("apply_softmax", False), "apply_softmax"),
         a_flag(data.get("item_first", False), "item_first"),
         a_text(data.get("model", "default"), "model"),
@@ -96,6 +96,13 @@ def _many(items: object) -> list[object]:
     found = a_list(items, "items")
     if len(found) > MAX_ITEMS:
         raise InputError(f"items: {len(found)} entries, at most {MAX_ITEMS} are accepted")
+    return found
+
+
+def _labels(value: object) -> list[int]:
+    found = _ids(value, "label_token_ids")
+    if not 1 <= len(found) <= 2:
+        raise InputError(f"label_token_ids: {len(found)} of them; there are two answers, name one or both")
     return found
 
 
