@@ -266,12 +266,8 @@ def _number(value: object, path: str, low: float = -math.inf, high: float = math
     if not math.isfinite(value):
         raise InputError(f"{path}: {value} is not a finite number")
     if not low <= value <= high:
-        raise InputError(f"{path}: {value} is out of range ({_range(low, high)})")
+        raise InputError(f"{path}: {value} is out of range ({low:g} to {high:g})")
     return float(value)
-
-
-def _range(low: float, high: float) -> str:
-    return f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
 
 
 def _kind(value: object) -> str:
