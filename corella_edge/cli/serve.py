@@ -58,7 +58,10 @@ def serve(
     logging.getLogger("corella_edge.serve").setLevel(logging.INFO)  # swaps, too
     guard = _guard(host, access)
     engine["trust"] = trusted_key(access["trust"])
-    source = open_source(bundle, partial(_load, threshold, engine, os.sched_getaffinity(0)))
+    cores = os.sched_getaffinity(0)
+    # At a start there is no other version to stay with: an LLM that does not start must not end the server.
+    first = partial(_load, threshold, {**engine, "retry_llm": True}, cores)
+    source = open_source(bundle, partial(_load, threshold, engine, cores), first)
     with _store(users) as store:
         settings = _settings(limits, grace, access_log)
         ready = _ReadyLine(time.monotonic())

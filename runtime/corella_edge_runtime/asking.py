@@ -222,9 +222,12 @@ class Llm:
 
 
 def open_llm(
-    bundle: Bundle, catalog: Catalog, kind: str, setup: Setup, required: bool = False
+    bundle: Bundle, catalog: Catalog, kind: str, setup: Setup, required: bool = False, retried: bool = False
 ) -> tuple[Llm | None, str]:
-    """The LLM of a bundle, or None and why there is none.
+    """The LLM of a bundle, or None; and why there is none, or none yet.
+
+    Args:
+        retried: a process that does not start is tried again, unless it is `required`.
 
     Raises:
         InputError: `kind` is no way to run it. BundleError, MissingExtraError: there is none, and it is required.
@@ -235,15 +238,20 @@ def open_llm(
         if required:
             raise BundleError(f"{bundle.root}: the bundle has no LLM ({file})")
         return None, "the bundle has no LLM: the CRM decides alone"
+    told: list[str] = []
+    warn = told.append if retried and not required else None
     try:
-        return _open(bundle.path(file), prompt, catalog, kind, setup), ""
+        return _open(bundle.path(file), prompt, catalog, kind, setup, warn), "".join(told)
     except MissingExtraError as error:
         if required:
             raise
         return None, f"{error}; until then the CRM decides alone"
 
 
-def _open(file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: str, setup: Setup) -> Llm:
+def _open(
+    file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: str, setup: Setup,
+    warn: Callable[[str], None] | None,
+) -> Llm:  # fmt: skip
     template, tokens = prompt
     # Before any backend starts; the vocabulary alone is read in milliseconds.
     binding = importlib.import_module("corella_edge_runtime.llm.binding")
@@ -252,7 +260,7 @@ def _open(file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: s
     size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
     _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
     _check_answers(file.name, vocabulary.tokenize, template, tokens)
-    backend, model = open_backend(kind, file, tokens, setup.llm)
+    backend, model = open_backend(kind, file, tokens, setup.llm, warn)
     return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm, size, longest)
 
 
