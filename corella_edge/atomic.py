@@ -15,12 +15,12 @@ from typing import Any
 from corella_edge.errors import InputError
 
 
-def check_free(out: Path) -> None:
-    """Refuse an `out` that would have to be overwritten. Raises InputError."""
+def check_free(out: Path, option: str = "--out ") -> None:
+    """Refuse an `out`, given by `option`, that would have to be overwritten. Raises InputError."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise InputError(f"--out {out}: exists and is not a folder; name another one")
+        raise InputError(f"{option}{out}: exists and is not a folder; name another one")
     if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"--out {out}: exists and is not empty; remove it or name another one")
+        raise InputError(f"{option}{out}: exists and is not empty; remove it or name another one")
 
 
 @contextmanager

@@ -93,6 +93,10 @@ class Keys:
         self.entries = tuple(entries)
         self._by_id = {key.id: key for key in self.entries}
 
+    def valid(self, now: datetime) -> int:
+        """How many are neither expired nor revoked."""
+        return sum(key.state(now) == "valid" for key in self.entries)
+
     def check(self, text: str, now: datetime) -> Key:
         """The key that a client presents as `text`.
 
@@ -164,7 +168,8 @@ def read_keys(path: Path) -> Keys:
         _check_file(path.stat())
         return Keys(_entries(decode(path.read_bytes())))
     except OSError as error:
-        raise InputError(f"{path}: can not be read ({error.strerror})") from None
+        hint = "; `corella-edge keys add` makes one" if isinstance(error, FileNotFoundError) else ""
+        raise InputError(f"{path}: can not be read ({error.strerror}){hint}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -300,7 +305,7 @@ class KeyFile:
         except InputError as error:
             _LOG.error("the API keys stay as they were: %s", error)
         else:
-            _LOG.warning("%s was read again: %d keys", self.path, len(self._keys.entries))
+            _LOG.warning("%s was read again; valid keys: %d", self.path, self._keys.valid(datetime.now(UTC)))
 
 
 def _fingerprint(path: Path) -> tuple[int, ...]:

@@ -263,7 +263,9 @@ def _number(value: object, path: str, low: float = -math.inf, high: float = math
         raise InputError(f"{path}: expected a number, got {_kind(value)}")
     if isinstance(value, int) and abs(value) > 2**64:
         raise InputError(f"{path}: the number is too large")
-    if not math.isfinite(value) or not low <= value <= high:
+    if not math.isfinite(value):
+        raise InputError(f"{path}: {value} is not a finite number")
+    if not low <= value <= high:
         raise InputError(f"{path}: {value} is out of range ({low:g} to {high:g})")
     return float(value)
 

@@ -107,7 +107,8 @@ def parse_threshold(value: float | str, calibration: Calibration | None) -> Thre
         return Threshold(nats, "ratio")
     nats = _float(text, "threshold", f"an entropy from 0 to {LN2:.4f} nats, or ratio:SHARE")
     if not 0.0 <= nats <= LN2:
-        raise InputError(f"threshold: {text} is not an entropy (0 to {LN2:.4f} nats); for a share write ratio:{text}")
+        hint = f"ratio:{text}" if 0.0 <= nats <= 1.0 else "ratio:SHARE, 0 to 1"
+        raise InputError(f"threshold: {text} is not an entropy (0 to {LN2:.4f} nats); for a share write {hint}")
     return Threshold(nats, "entropy")
 
 

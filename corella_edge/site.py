@@ -174,7 +174,9 @@ def _beginnings(version: str) -> tuple[str, str, str]:
 
 def create(site: Path, bundle: Path, check: Check = lambda copy: None, trust: TrustedKey | None = None) -> str:
     """Make a site whose live version is `bundle`; its id. Raises as `add`, and InputError if `site` is taken."""
-    check_free(site)
+    if is_site(site):
+        raise InputError(f"{site}: is a site already; `deploy push` adds to it")
+    check_free(site, option="")
     with new_folder(site) as partial:
         (partial / VERSIONS).mkdir()
         version, _ = add(partial, bundle, check, trust)

@@ -31,7 +31,7 @@ def decode(raw: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise JsonError(f"byte {error.start} is not valid UTF-8") from None
     except json.JSONDecodeError as error:
-        raise JsonError(f"not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
+        raise JsonError(f"not JSON: {error.msg} ({_place(error)})") from None
     except RecursionError:
         raise JsonError("nested too deeply") from None
     except ValueError:
@@ -50,6 +50,14 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
                 raise JsonError(f"the name {name[:40]!r} occurs twice in one object")
             seen.add(name)
     return result
+
+
+def _place(error: json.JSONDecodeError) -> str:
+    """Where a text is wrong; of a single line the column alone, since that line may be one of many."""
+    text = error.doc.rstrip()
+    if "\n" not in text:
+        return f"column {min(error.pos, len(text)) + 1}"
+    return f"line {error.lineno}, column {error.colno}"
 
 
 def _refuse(name: str) -> NoReturn:

@@ -35,5 +35,5 @@ def update(bundle: Path, items: Path, out: Path, extras: tuple[str, ...], verify
     same = f", {done.same:,} as before" if done.same else ""
     click.echo(f"{done.label}: {done.added:,} added, {done.changed:,} changed{same}")
     dropped = f", {done.dropped:,} dropped, which had changed items in their histories" if done.dropped else ""
-    click.echo(f"reference rows: {done.rows:,}{dropped}")
+    click.echo(f"{done.rows:,} reference rows kept{dropped}")
     click.echo(str(out))

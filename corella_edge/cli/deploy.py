@@ -104,7 +104,7 @@ def rollback(site: Path, wait: bool, timeout: float) -> None:
 @_WAIT
 @_TIMEOUT
 def canary(site: Path, version: str | None, share: float, stop: bool, wait: bool, timeout: float) -> None:
-    """Give a share of the users VERSION, each user always the same one. `use VERSION` gives it to all."""
+    """Give a share of the users VERSION. Each of them always gets the same; `use VERSION` gives it to all."""
     from corella_edge import site as sites
     from corella_edge.deployment import with_canary, without_canary
 
@@ -121,7 +121,10 @@ def canary(site: Path, version: str | None, share: float, stop: bool, wait: bool
 @_SITE
 @_VERSION
 def remove(site: Path, version: str) -> None:
-    """Delete VERSION from SITE; never one that serves or that a rollback would return to."""
+    """Delete VERSION from SITE.
+
+    Never one that serves, nor one that a rollback would return to.
+    """
     from corella_edge import site as sites
 
     sites.read(site)

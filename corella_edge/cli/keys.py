@@ -56,7 +56,10 @@ def list_(file: Path) -> None:
 @_FILE
 @click.argument("id")
 def revoke(file: Path, id: str) -> None:
-    """Make the key with this ID (the part of its text after `ce_`) useless."""
+    """Make the key with this ID useless.
+
+    The ID stands in the key's text, after `ce_`; `list` shows it, too.
+    """
     key = revoke_key(file, id, datetime.now(UTC))
     click.echo(f"{key.id} ({key.name}): revoked")
 

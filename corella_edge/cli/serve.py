@@ -55,6 +55,7 @@ def serve(
     from corella_edge_runtime.server.run import listen, run
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("corella_edge.serve").setLevel(logging.INFO)  # swaps, too
     guard = _guard(host, access)
     engine["trust"] = trusted_key(access["trust"])
     cores = os.sched_getaffinity(0)
@@ -118,7 +119,7 @@ def _store(users: dict[str, Any]) -> Iterator[UserStore | None]:
 def _check_early(bundle: Path, threshold: str | None) -> None:
     """What a person mistypes is told before a port is opened; the engine checks the rest while loading."""
     if not bundle.is_dir():
-        raise BundleError(f"{bundle}: no such bundle (a directory that `corella-edge export` writes)")
+        raise BundleError(f"{bundle}: no such bundle or site (folders that `export` and `deploy init` write)")
     if threshold is None:
         return
     if threshold.strip().startswith("ratio:"):

@@ -187,7 +187,7 @@ def test_mistakes_are_one_line_and_change_nothing(deploy: Deploy, toys: list[Pat
     assert "--share 1" in deploy.refusal("canary", sites.add(site, toys[2])[0], "--share", "1")
     assert "is live already" in deploy.refusal("canary", "0+")
     assert "is the live version" in deploy.refusal("remove", "0+")
-    assert "not empty" in deploy.refusal("init", toys[0])
+    assert "is a site already; `deploy push` adds to it" in deploy.refusal("init", toys[0])
     for args in ((), ("2+", "--stop")):
         assert "one of the two" in deploy("canary", *args).err
     deploy.site = tmp_path / "nowhere"

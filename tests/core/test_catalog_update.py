@@ -112,7 +112,8 @@ def test_lines_are_read_and_numbers_are_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "part"),
     [
-        (b"{", "not JSON"), (b'{"item": "a", "title": NaN}\n', "NaN"), (b'{"item": "a", "item": "b"}\n', "twice"),
+        (b"{", "not JSON"), (b"{\n", "(column 2)"),
+        (b'{"item": "a", "title": NaN}\n', "NaN"), (b'{"item": "a", "item": "b"}\n', "twice"),
         ([], "expected an object"), ({}, "item: expected"), ({"item": ""}, "item: an id has"),
         ({"item": "x", "title": 3}, "title: expected a text"), ({"item": "x", "title": ["A"]}, "title: expected a"),
         ({"item": "x", "genre": "Drama"}, "unknown attribute 'genre'; did you mean 'genres'? --extra genre"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -128,7 +129,8 @@ def test_integers_are_ids_and_null_is_absence() -> None:
         ({"user": {}, "top_k": 0}, "top_k"),
         ({"user": {}, "top_k": True}, "top_k"),
         ({"user": {}, "top_k": 10**5000}, "top_k"),
-        ({"user": {}, "timeout_ms": -1}, "timeout_ms"),
+        ({"user": {}, "timeout_ms": -1}, "timeout_ms: -1 is out of range (0 to 8.64e+07)"),
+        ({"user": {}, "timeout_ms": math.inf}, "timeout_ms: inf is not a finite number"),
         ({"user": {}, "timeout_ms": "5"}, "timeout_ms"),
         ({"user": {}, "timeout_ms": MAX_TIMEOUT_MS + 1}, "timeout_ms"),
     ],

@@ -116,7 +116,8 @@ def test_a_ratio_goes_through_the_calibration() -> None:
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [("0.7", "ratio:0.7"), (-0.1, "-0.1"), ("nan", "nan"), ("inf", "inf"), ("", "''"), ("half", "half"),
+    [("0.7", "ratio:0.7"), ("3.0", "write ratio:SHARE, 0 to 1"),
+     (-0.1, "-0.1"), ("nan", "nan"), ("inf", "inf"), ("", "''"), ("half", "half"),
      ("ratio:", "ratio"), ("ratio:2", "ratio: 2"), ("ratio:nan", "ratio"), ("ratio:-0.1", "ratio: -0.1"),
      ("ratio:0.5", "calibrated"), ("ratio: x", "ratio")],
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,8 +41,10 @@ def test_a_site_begins_with_one_live_version(root: Path, bundles: list[Path]) ->
     assert site.versions(root) == [version]
     assert Bundle.open(site.folder(root, version)).label == "toy@0"
     assert {path.name for path in root.iterdir()} == {"deployment.json", "versions"}
-    with pytest.raises(InputError, match="not empty"):
+    with pytest.raises(InputError, match="site: is a site already; `deploy push` adds to it"):
         site.create(root, bundles[1])
+    with pytest.raises(InputError, match=f"^{re.escape(str(root / 'versions'))}: exists and is not empty"):
+        site.create(root / "versions", bundles[1])
 
 
 def test_a_copy_does_not_share_files_with_its_source_but_with_its_siblings(root: Path, bundles: list[Path]) -> None:

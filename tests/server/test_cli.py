@@ -72,7 +72,7 @@ def test_host_that_is_none(bundle):
 def test_missing_bundle(tmp_path):
     code, line = fail("serve", tmp_path / "nothing")
     assert code == 3
-    assert line.startswith(f"corella-edge: {tmp_path / 'nothing'}: no such bundle")
+    assert line.startswith(f"corella-edge: {tmp_path / 'nothing'}: no such bundle or site")
 
 
 @pytest.mark.parametrize("threshold", ["0.9", "-1", "nan", "half", "ratio:", "ratio:2", "ratio:half"])

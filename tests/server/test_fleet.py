@@ -104,7 +104,7 @@ def test_what_can_not_be_closed_does_no_harm(caplog: pytest.LogCaptureFixture) -
         fleet.install(Versioned("toy@2"), "v2")
 
     run(test)
-    assert caplog.messages == ["closing toy@1 failed: OSError"]
+    assert caplog.messages == ["closing v1 failed: OSError"]
 
 
 def test_a_version_that_was_to_be_closed_can_come_back() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -18,6 +19,7 @@ from corella_edge.errors import BundleError, InputError
 from corella_edge.site import Refusal, Running, Serving
 from corella_edge_runtime.server.fleet import Fleet
 from corella_edge_runtime.server.following import Follower, Source, open_source
+from corella_edge_runtime.server.service import Service
 from fake_versions import Shelf, toy_bundle
 
 
@@ -179,11 +181,63 @@ def test_a_version_that_can_not_be_loaded_is_refused_and_the_old_one_serves_on(
         assert f"{ids[1]} is refused, what served serves on: {reason}" in caplog.messages
         await server.dealt_with(server.change(rolled_back))
         assert sites.outcome(server.says, sites.read(site)) == "serving"
-        assert server.says.refused == state.refused  # the last one stays to be seen
+        assert server.says.refused is None  # nobody asks for it any more
         assert server.serves == (ids[0], None)
 
     run(site, shelf, test)
     assert shelf.loads == [ids[0], ids[1]]
+
+
+def test_a_refused_version_that_loads_later_is_refused_no_more(site: Path, ids: list[str], shelf: Shelf) -> None:
+    shelf.spoil(ids[1], "crm.onnx: missing")
+
+    async def test(server: Server) -> None:
+        await server.dealt_with(server.change(promoted, ids[1]))
+        await server.dealt_with(server.change(with_canary, ids[2], 0.5))
+        assert server.says.refused.version == ids[1]  # it is still asked for
+        shelf.broken.clear()
+        await server.dealt_with(server.change(without_canary))
+        assert (server.says.live.version, server.says.refused) == (ids[1], None)
+
+    run(site, shelf, test)
+
+
+def test_the_gauge_is_1_while_what_is_asked_for_is_refused(site: Path, ids: list[str], shelf: Shelf) -> None:
+    shelf.spoil(ids[1], "crm.onnx: missing")
+    gauges: list[bool] = []
+
+    async def test(server: Server) -> None:
+        service = Service()
+        for step, *more in ((with_canary, ids[1], 0.5), (without_canary,)):
+            await server.dealt_with(server.change(step, *more))
+            service.follower = server.follower
+            gauges.append("corella_edge_version_refused 1.0" in service.metrics.text("")[0].decode())
+        service.close()
+
+    run(site, shelf, test)
+    assert gauges == [True, False]
+
+
+def test_each_swap_canary_and_end_has_a_line_in_the_log(
+    site: Path, ids: list[str], shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(server: Server) -> None:
+        await server.dealt_with(1)
+        assert caplog.messages == []
+        await server.dealt_with(server.change(promoted, ids[1]))
+        await server.until(lambda: f"{ids[0]} is closed" in caplog.messages)
+        await server.dealt_with(server.change(with_canary, ids[2], 0.3))
+        await server.dealt_with(server.change(without_canary))
+        await server.until(lambda: f"{ids[2]} is closed" in caplog.messages)
+        assert caplog.messages == [
+            f"{ids[1]} serves now (was {ids[0]})", f"{ids[0]} is closed",
+            f"{ids[2]} answers 0.3 of the users", f"{ids[2]} is closed",
+        ]  # fmt: skip
+        await server.dealt_with(server.change(rolled_back))
+        assert f"{ids[0]} serves now (was {ids[1]})" in caplog.messages
+
+    with caplog.at_level(logging.INFO, "corella_edge.serve"):
+        run(site, shelf, test)
 
 
 def test_a_version_that_fails_to_warm_up_is_closed_again(site: Path, ids: list[str], shelf: Shelf) -> None:
@@ -333,7 +387,7 @@ def test_a_damaged_deployment_changes_nothing_until_it_is_mended(site: Path, ids
         assert "not JSON" in server.says.refused.reason
         (site / "deployment.json").write_bytes(good)
         await server.dealt_with(server.change(promoted, ids[1]))
-        assert server.serves == (ids[1], None)
+        assert (server.serves, server.says.refused) == ((ids[1], None), None)
 
     run(site, shelf, test)
 

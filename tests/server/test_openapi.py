@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from corella_edge.errors import InputError
 from corella_edge.request import parse_request
 from corella_edge.router import Calibration, parse_threshold
+from corella_edge_runtime.server.access import scope_of
 from corella_edge_runtime.server.openapi import document
 from json_schema import SCHEMAS, documents, valid
 
@@ -103,5 +104,24 @@ def test_the_document_names_every_route_and_its_references_resolve(site):
     for route in site.app.routes:
         documented = {method.upper() for method in served["paths"][route.path_format] if method != "parameters"}
         assert documented == route.methods - {"HEAD"}
+    for path, operations in served["paths"].items():
+        for operation in operations.values():
+            assert_guarded(path, operation)
     references = set(re.findall(r"#/components/schemas/(\w+)", str(served)))
     assert references <= set(served["components"]["schemas"])
+
+
+def assert_guarded(path: str, operation: dict[str, Any]) -> None:
+    scope = scope_of(path)
+    if scope is None:
+        assert "security" not in operation
+        return
+    assert operation["security"] == [{}, {"bearer": [scope]}, {"X-Api-Key": [scope]}]
+    assert operation["responses"].keys() >= {"200", "401", "403", "429", "431", "503"}
+
+
+def test_an_operations_own_refusals_stay_as_they_are(site):
+    paths = site.call("GET", "/openapi.json").json()["paths"]
+    forms = {code: str(found) for code, found in paths["/v2/models/{model}/infer"]["post"]["responses"].items()}
+    assert ("OipError" in forms["503"], "OipError" in forms["401"]) == (True, False)
+    assert paths["/v1/rank"]["post"]["responses"]["503"]["description"].startswith("Loading")

@@ -198,7 +198,7 @@ def test_schema_and_parser_judge_damaged_documents_alike(document: Any, name: st
 def test_without_a_store_the_answer_says_which_option_gives_one(site: Any) -> None:
     for method, path in (("POST", "/v1/events"), ("GET", "/v1/users/u"), ("DELETE", "/v1/users/u")):
         response = site.call(method, path)
-        assert response.status_code == 503
+        assert response.status_code == 501
         assert "--store" in message(response)
     assert site.rank({"user_id": "u"}).status_code == 200
 

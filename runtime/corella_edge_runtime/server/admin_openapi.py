@@ -80,7 +80,7 @@ _DEPLOYMENT: Json = _object(
             "items": _ref("LoadedVersion"),
         },
         "refused": {
-            "description": "The last version that could not be loaded.",
+            "description": "What is asked for and could not be loaded.",
             "anyOf": [_REFUSED, {"type": "null"}],
         },
     }

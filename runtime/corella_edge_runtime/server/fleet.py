@@ -138,28 +138,38 @@ class Fleet:
         """Who gets what from now on, in one step; a member that is left out is closed when its requests have ended."""
         if canary is live:
             canary = None
+        share = share if canary else 0.0
         for member, before in ((live, self.live), (canary, self.canary)):
             if member is not None and member is not before:
                 member.since = datetime.now(UTC)
-        self.live, self.canary, self.share = live, canary, share if canary else 0.0
+        self._tell(live, canary, share)
+        self.live, self.canary, self.share = live, canary, share
         self._members += [m for m in (live, canary) if m is not None and m not in self._members]
         for member in self._members:
             member.wanted = member in (live, canary)
         self._sweep()
 
-    def discard(self, ranker: Ranker) -> None:
+    def _tell(self, live: Member, canary: Member | None, share: float) -> None:
+        """Log what is about to change; who begins is told by the command."""
+        if self.live is not None and self.live is not live:
+            _LOG.info("%s serves now (was %s)", live.version, self.live.version)
+        if canary is not None and (canary, share) != (self.canary, self.share):
+            _LOG.info("%s answers %g of the users", canary.version, share)
+
+    def discard(self, ranker: Ranker, version: str) -> None:
         """Close a ranker that was loaded and is not to serve after all."""
+        told = self.live is not None  # when the server ends, all are closed without a word
         closing: Future[None] = Future()
         self._closings.add(closing)
         closing.add_done_callback(self._closings.discard)
-        threading.Thread(target=_close, args=(ranker, closing), name="close", daemon=True).start()
+        threading.Thread(target=_close, args=(ranker, version, told, closing), name="close", daemon=True).start()
 
     def _sweep(self) -> None:
         """Close who is not wanted and has nothing to do; each leaves the list first, so that none is closed twice."""
         idle = [member for member in self._members if not member.wanted and not member.in_flight]
         for member in idle:
             self._members.remove(member)
-            self.discard(member.ranker)
+            self.discard(member.ranker, member.version)
 
     async def close(self) -> None:
         """Close every version when its requests have ended, and return when all are closed."""
@@ -179,10 +189,12 @@ def gets_canary(salt: str, key: str, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2.0**64
 
 
-def _close(ranker: Ranker, closing: Future[None]) -> None:
+def _close(ranker: Ranker, version: str, told: bool, closing: Future[None]) -> None:
     try:
         ranker.close()
+        if told:
+            _LOG.info("%s is closed", version)
     except Exception as error:  # noqa: BLE001 - what can not be closed must not stop the server
-        _LOG.error("closing %s failed: %s", ranker.name, type(error).__name__)
+        _LOG.error("closing %s failed: %s", version, type(error).__name__)
     finally:
         closing.set_result(None)

@@ -237,16 +237,15 @@ class Follower:
         return found
 
     def _drop_spare(self) -> None:
-        for ranker in self._spare.values():
-            self._fleet.discard(ranker)
+        for version, ranker in self._spare.items():
+            self._fleet.discard(ranker, version)
         self._spare.clear()
 
     def _settle(self, serial: int, failed: dict[str, Exception]) -> None:
-        """Note what serves now, and what does not."""
+        """Note what serves now, and what of that which is asked for does not."""
         fleet = self._fleet
-        refused = self.state.refused if self.state.refused and self.state.refused.serial != serial else None
         live, canary = _running(fleet.live, 1.0 - fleet.share), _running(fleet.canary, fleet.share)
-        self.state = Serving(os.getpid(), serial, live, canary, refused)
+        self.state = Serving(os.getpid(), serial, live, canary)
         for version, error in reversed(failed.items()):
             self._refuse(version, serial, error)
 

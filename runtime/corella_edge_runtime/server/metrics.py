@@ -78,6 +78,8 @@ class Metrics:
         self.in_flight = Gauge("corella_edge_rank_in_flight", "Rank requests being read, waiting or running.",
                                registry=registry)  # fmt: skip
         self.ready = Gauge("corella_edge_ready", "1 when the server is ready, else 0.", registry=registry)
+        self.refused = Gauge("corella_edge_version_refused", "1 while what the site asks for was refused, else 0.",
+                             registry=registry)  # fmt: skip
         self.connections = ConnectionCounters()
         registry.register(_Versions(fleet))
         registry.register(_Connections(self.connections))

@@ -21,6 +21,7 @@ from corella_edge.request import (
 )
 from corella_edge.router import LN2
 from corella_edge_runtime.server import admin_openapi, page_openapi, score_openapi, users_openapi
+from corella_edge_runtime.server.access import scope_of
 from corella_edge_runtime.server.oip import openapi as oip_openapi
 
 Json = dict[str, Any]
@@ -35,6 +36,17 @@ PARTS = (
 
 def document(body_bytes: int) -> Json:
     """The description of a server that accepts bodies up to `body_bytes`."""
+    paths = {
+        "/v1/rank": {"post": _rank(body_bytes)},
+        "/v2/health/live": {"get": _health("live", "The process answers.", {})},
+        "/v2/health/ready": {
+            "get": _health("ready", "Send traffic here.", {"503": _not_ready()}),
+        },
+        "/metrics": {"get": _metrics()},
+        "/openapi.json": {"get": _plain("openapi", "This description.")},
+        **{path: operations for part in PARTS for path, operations in part.paths().items()},
+    }
+    schemas = SCHEMAS | {name: found for part in PARTS for name, found in part.schemas().items()}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -44,17 +56,38 @@ def document(body_bytes: int) -> Json:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {
-            "/v1/rank": {"post": _rank(body_bytes)},
-            "/v2/health/live": {"get": _health("live", "The process answers.", {})},
-            "/v2/health/ready": {
-                "get": _health("ready", "Send traffic here.", {"503": _not_ready()}),
-            },
-            "/metrics": {"get": _metrics()},
-            "/openapi.json": {"get": _plain("openapi", "This description.")},
-            **{path: operations for part in PARTS for path, operations in part.paths().items()},
+            path: {method: _guarded(operation, scope_of(path)) for method, operation in operations.items()}
+            for path, operations in paths.items()
         },
-        "components": {"schemas": SCHEMAS | {name: found for part in PARTS for name, found in part.schemas().items()}},
+        "components": {"schemas": schemas, "securitySchemes": _SCHEMES},
     }
+
+
+def _guarded(operation: Json, scope: str | None) -> Json:
+    """With who may ask for it, and with what the guard and the connection answer before the route is asked."""
+    if scope is None:
+        return operation
+    # The empty one: a server without keys wants none.
+    security = [{}, *({scheme: [scope]} for scheme in _SCHEMES)]
+    return {**operation, "security": security, "responses": _refusals() | operation["responses"]}
+
+
+def _refusals() -> Json:
+    later = {"headers": {"Retry-After": {"schema": {"type": "integer"}}}}
+    return {
+        "401": _failure("An API key is needed, or the one given is not valid.")
+        | {"headers": {"WWW-Authenticate": {"schema": {"type": "string"}}}},
+        "403": _failure("The API key lacks the scope; or, without keys, this caller may not ask."),
+        "429": _failure("The API key is at its limit: come back after `Retry-After` seconds.") | later,
+        "431": _failure("The head of the request is too large."),
+        "503": _failure("Too many connections are open.") | later,
+    }
+
+
+_SCHEMES: Json = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, where the server has keys."},
+    "X-Api-Key": {"type": "apiKey", "in": "header", "name": "X-Api-Key", "description": "The same, in this header."},
+}
 
 
 def _rank(body_bytes: int) -> Json:

@@ -103,6 +103,7 @@ class Service:
         # Large bodies are parsed by one thread, so that they hold up each other and nobody else.
         self.readers = ThreadPoolExecutor(1, thread_name_prefix="parse")
         self.metrics.ready.set_function(lambda: float(self.ready))
+        self.metrics.refused.set_function(lambda: float(self.refused))
         self.metrics.in_flight.set_function(lambda: float(self.in_flight))
 
     @property
@@ -114,6 +115,11 @@ class Service:
     def ready(self) -> bool:
         """Whether to send traffic here: warmed up and not stopping."""
         return self.ranker is not None and not self.draining
+
+    @property
+    def refused(self) -> bool:
+        """Whether something that the site asks for could not be loaded, or its file not be read."""
+        return self.follower is not None and self.follower.state.refused is not None
 
     def serve(self, ranker: Ranker, version: str = "") -> None:
         """Answer with `ranker`, already warm, from now on."""

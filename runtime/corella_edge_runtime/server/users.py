@@ -82,7 +82,7 @@ class _Users:
 
     def _store(self) -> UserStore:
         if self.service.store is None:
-            raise HTTPException(503, "this server keeps no users; it would with the option --store FILE")
+            raise HTTPException(501, "this server keeps no users; it would with the option --store FILE")
         self.service.check_ready()
         return self.service.store
 

@@ -70,8 +70,12 @@ def _delete() -> Json:
 
 def _refusals() -> Json:
     seconds = {"Retry-After": {"schema": {"type": "integer"}}}
-    full = "Loading, stopping, full, without a store, or the store can not do it now."
-    return {"500": _failure("A fault of the server; its log says where."), "503": _failure(full) | {"headers": seconds}}
+    full = "Loading, stopping, full, or the store can not do it now."
+    return {
+        "500": _failure("A fault of the server; its log says where."),
+        "501": _failure("The server keeps no users: it has no store."),
+        "503": _failure(full) | {"headers": seconds},
+    }
 
 
 def _content(schema: str) -> Json:
