@@ -92,7 +92,7 @@ class Showcase:
         return _fields(self.schema, "user", list(prompt[0].profile) if prompt else [])
 
     def users(self, query: str, count: int) -> Shown:
-        """At most `count` users of the sample whose id contains `query`, the one it names first; and their latest events."""
+        """At most `count` users of the sample whose id contains `query`, the one it names first; with their latest."""
         wanted = query.strip().casefold()
         names = sorted((n for n in self._users if wanted in n.casefold()), key=lambda n: n.casefold() != wanted)
         return {
