@@ -20,6 +20,9 @@ LARGEST = 1e30
 CLOSEST = 5  # events nearest to the candidate
 HALF_LIFE = 10.0  # events
 WIDEST = 1024  # numbers of an item's vector
+QUICK, PAUSE = 45, 7200  # seconds between events: at most the first is quick, from the second on it is no gap
+LATEST_GAPS = 10
+NO_TIME = -1
 FEW = 8  # rows that plain numbers compute faster than arrays
 KEPT = 256  # constants, and lengths of histories whose weights are kept
 
@@ -44,13 +47,13 @@ class Histories:
     """The latest events of b users, padded on the left to w.
 
     rows int64 [b, w] (catalogue rows), ratings float32 [b, w] (nan = none), mask bool [b, w] (True = event) or None
-    where nothing is padded.
+    where nothing is padded, times int64 [b, w] (Unix seconds, NO_TIME = unknown) or None where nothing asks for them.
     """
 
-    __slots__ = ("_powers", "mask", "ratings", "rows")
+    __slots__ = ("_powers", "mask", "ratings", "rows", "times")
 
-    def __init__(self, rows: Ints, ratings: Floats, mask: Mask | None = None) -> None:
-        self.rows, self.ratings, self.mask = rows, ratings, mask
+    def __init__(self, rows: Ints, ratings: Floats, mask: Mask | None = None, times: Ints | None = None) -> None:
+        self.rows, self.ratings, self.mask, self.times = rows, ratings, mask, times
         self._powers: dict[tuple[float, float], Doubles] = {}
 
     def last(self, w: int) -> Histories:
@@ -59,7 +62,8 @@ class Histories:
         if start <= 0:
             return self
         mask = None if self.mask is None else self.mask[:, start:]
-        return Histories(self.rows[:, start:], self.ratings[:, start:], mask)
+        times = None if self.times is None else self.times[:, start:]
+        return Histories(self.rows[:, start:], self.ratings[:, start:], mask, times)
 
     def only(self, values: Floats, elsewhere: float = 0.0) -> Floats:
         """Values float32 [b, n, w] of the events, and another one where padded."""
@@ -171,6 +175,25 @@ def history_similarity(history: Histories, seen: Facts, candidates: Facts, args:
     return np.minimum(np.maximum(found, LOWEST, out=found), HIGHEST, out=found)
 
 
+def history_pace(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
+    """How quickly event follows event: the share of quick gaps among the latest ones and all; float32 [b, 1, 2].
+
+    Where a history holds liked events only, what was disliked lies in its gaps. Pauses and gaps to an event
+    without a time are none; shares are smoothed towards a half by `strength` gaps, then standardised.
+    """
+    assert history.times is not None  # the encoder sees to it
+    known = history.times > NO_TIME if history.mask is None else history.mask & (history.times > NO_TIME)
+    gaps = np.diff(history.times, axis=1)
+    there = known[:, 1:] & known[:, :-1] & (gaps >= 0) & (gaps < PAUSE)
+    quick = there & (gaps <= QUICK)
+    found = np.empty((len(gaps), 1, 2))
+    for k, start in enumerate((-LATEST_GAPS, 0)):
+        count = np.stack([quick[:, start:].sum(axis=1), there[:, start:].sum(axis=1)])
+        found[:, 0, k] = (count[0] + 0.5 * args["strength"]) / (count[1] + args["strength"])
+    standard: Floats = ((found - args["mean"]) / args["scale"]).astype(np.float32)
+    return standard
+
+
 def _closest(values: Floats) -> Floats:
     """float32 [b, n] of [b, n, w]: the `CLOSEST` highest, summed, over `CLOSEST`; -inf is none."""
     top = np.partition(values, -CLOSEST, axis=2)[:, :, -CLOSEST:] if values.shape[2] > CLOSEST else values.copy()
@@ -203,6 +226,7 @@ DERIVED: dict[str, tuple[Derived, int, Side]] = {
     "history_match": (history_match, 3, "item"),
     "history_number": (history_number, 4, "item"),
     "history_similarity": (history_similarity, 4, "item"),
+    "history_pace": (history_pace, 2, "user"),
 }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.catalog import Catalog
-from corella_edge.derived import DERIVED, Facts, Floats, Histories, Ints
+from corella_edge.derived import DERIVED, NO_TIME, Facts, Floats, Histories, Ints
 from corella_edge.remembered import remembered
 from corella_edge.request import Candidate, Event, Features, User
 from corella_edge.schema import PAD, Feed, Field, Schema, Vocabulary, encode_value
@@ -38,6 +38,7 @@ class FeatureEncoder:
         self._window = schema.window
         self._indices = np.arange(max([len(vocab) for _, vocab in self._profile if vocab], default=0))
         self._sequences, self._derived = schema.of("sequence"), schema.of("derived")
+        self._timed = any(f.source == "history_pace" for f in self._derived)
         self._of_history, self._of_item = schema.of("derived", side="user"), schema.of("derived", side="item")
         self.item_tables: Feed = {f.name: attribute_table(f, self._vocab(f), catalog) for f in self._attributes}
         self._item_index = item_index(schema, catalog)
@@ -97,7 +98,7 @@ class FeatureEncoder:
         events = events[-self._window :] if self._window else ()
         rows = np.fromiter(self.catalog.rows(events), np.int64, len(events))
         ratings = np.fromiter([e.rating for e in events], np.float32, len(events))  # None becomes nan
-        return Histories(rows[None], ratings[None])
+        return Histories(rows[None], ratings[None], times=_times(events)[None] if self._timed else None)
 
     def _new_past(self, history: _Same) -> _Past:
         events = self._events(history.value)
@@ -169,7 +170,8 @@ class FeatureEncoder:
         """Ratings as seen from each event's own centre: moved so that it lies at the mean of all ratings."""
         if item.name not in self._centres:
             return history
-        return Histories(history.rows, history.ratings - self._centres[item.name].take(history.rows), history.mask)
+        ratings = history.ratings - self._centres[item.name].take(history.rows)
+        return Histories(history.rows, ratings, history.mask, history.times)
 
     def candidate_facts(self, rows: Ints) -> dict[str, Facts]:
         """What every derived field of the item side looks at, of catalogue rows int64 [b, n]."""
@@ -187,6 +189,10 @@ class FeatureEncoder:
 
     def _vocab(self, item: Field) -> Vocabulary | None:
         return self.schema.vocabularies.get(item.vocab)
+
+
+def _times(events: Sequence[Event]) -> Ints:
+    return np.fromiter([NO_TIME if e.time is None else e.time for e in events], np.int64, len(events))
 
 
 class _Same:

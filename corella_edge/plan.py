@@ -194,8 +194,8 @@ def find(bundle: Path, explicit: Path | None, machine: Fingerprint, warn: Callab
         InputError: the file is damaged or can not be read, or a named one is of another bundle.
     """
     key = bundle_key(bundle)
-    path = explicit or default_path(key)
-    if explicit is None and not path.exists():
+    path = explicit or _usual(key, warn)
+    if path is None:
         return None
     plan = read(path)
     if plan.bundle != key:
@@ -204,6 +204,22 @@ def find(bundle: Path, explicit: Path | None, machine: Fingerprint, warn: Callab
         warn(f"the plan {path} is not used: {difference}; run `corella-edge tune` again")
         return None
     return plan
+
+
+def _usual(key: str, warn: Callable[[str], None]) -> Path | None:
+    """The usual place, if a file is there; `warn` is told if that can not be known."""
+    try:
+        path = default_path(key)
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except InputError as error:
+        warn(f"no plan is used: {error}")
+        return None
+    except OSError as error:
+        warn(f"no plan is used: {path} can not be reached ({error.strerror}); set XDG_STATE_HOME to another folder")
+        return None
+    return path
 
 
 def read(path: Path) -> Plan:
@@ -246,11 +262,22 @@ def bundle_key(bundle: Path) -> str:
 
 
 def default_path(key: str) -> Path:
-    """Where the plan of a bundle lies: below $XDG_STATE_HOME, or ~/.local/state where that is not set."""
+    """Where the plan of a bundle lies: below $XDG_STATE_HOME, or ~/.local/state where that is not set.
+
+    Raises:
+        InputError: neither is known.
+    """
     # The standard says that a path which is not absolute is to be ignored.
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
-    home = state if state.is_absolute() else Path.home() / ".local" / "state"
+    home = state if state.is_absolute() else _home() / ".local" / "state"
     return home / "corella-edge" / "plans" / f"{key[:16]}.json"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise InputError("this user has no home folder; set HOME or XDG_STATE_HOME") from None
 
 
 def fingerprint(cores: Sequence[int], quota: float | None) -> Fingerprint:

@@ -17,6 +17,7 @@ MAX_ID_CHARS = 256
 MAX_CANDIDATES = 10_000
 MAX_HISTORY = 100_000
 MAX_TIME = 2**53
+MAX_TIMEOUT_MS = 86_400_000  # a day
 MAX_FEATURES = 256  # of one user or candidate
 MAX_VALUES = 1024  # of one feature
 MAX_TEXT_CHARS = 16_384  # of one value
@@ -91,7 +92,7 @@ def parse_request(value: object) -> Request:
         id=an_optional_id(data.get("id"), "id"),
         threshold=_threshold(data.get("threshold")),
         top_k=_positive_int(data.get("top_k"), "top_k"),
-        timeout_ms=_number(data.get("timeout_ms"), "timeout_ms", low=0.0),
+        timeout_ms=_number(data.get("timeout_ms"), "timeout_ms", low=0.0, high=MAX_TIMEOUT_MS),
         explain=_flag(data.get("explain"), "explain"),
         strict=_flag(data.get("strict"), "strict"),
     )

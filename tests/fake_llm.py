@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.backend import tokens_of
 
 Score = Callable[[Sequence[int]], float]
 
@@ -20,12 +21,16 @@ Score = Callable[[Sequence[int]], float]
 class FakeBackend:
     """P(Yes) by a function of all token ids; the contract and nothing else."""
 
-    def __init__(self, score: Score, limit: int) -> None:
-        self._score, self._limit = score, limit
+    def __init__(self, score: Score, limit: int, queue_tokens: int = 65536) -> None:
+        self._score, self._limit, self._room = score, limit, queue_tokens
         self._pool = ThreadPoolExecutor(1)
         self._answered = 0
 
     def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+        if tokens_of(prompts) > self._room:
+            refused: Future[list[Answer]] = Future()
+            refused.set_result([Answer(math.nan, "queue_full")] * len(prompts))
+            return refused
         try:
             return self._pool.submit(self._answers, prompts, math.inf if deadline is None else deadline)
         except RuntimeError:

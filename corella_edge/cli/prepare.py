@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from corella_edge.errors import MissingExtraError
+from corella_edge.errors import InputError, MissingExtraError
 
 
 @click.command()
@@ -15,8 +15,13 @@ from corella_edge.errors import MissingExtraError
 @click.option("--source", type=click.Path(path_type=Path), help="Folder with the publisher's files.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; must be new.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-def prepare(reader: str, source: Path | None, out: Path, seed: int) -> None:
-    """Turn the data set READER (ml-1m, synthetic) into training data.
+@click.option(
+    "--extra",
+    type=click.Choice(["disliked-train", "disliked"]),
+    help="collm-ml-1m: also put disliked rows (of train, or of all files) into the histories; noted as extra data.",
+)
+def prepare(reader: str, source: Path | None, out: Path, seed: int, extra: str | None) -> None:
+    """Turn the data set READER (ml-1m, collm-ml-1m, synthetic) into training data.
 
     ml-1m reads ratings.dat, users.dat and movies.dat of MovieLens-1M from --source; synthetic generates
     its data from --seed. The folder --out appears complete or not at all.
@@ -27,8 +32,15 @@ def prepare(reader: str, source: Path | None, out: Path, seed: int) -> None:
         if error.name not in ("polars", "numpy"):
             raise
         raise MissingExtraError("prepare", "export") from None
-    summary = run(reader, source, out, seed=seed, progress=lambda message: click.echo(f"{message} …", err=True))
+    if extra and reader != "collm-ml-1m":
+        raise InputError(f"--extra is for the reader collm-ml-1m; {reader} has no such rows, leave it out")
+    options = {"extra": extra} if extra else None
+    summary = run(reader, source, out, seed=seed, options=options, progress=_say)
     click.echo(_report(summary))
+
+
+def _say(message: str) -> None:
+    click.echo(f"{message} …", err=True)
 
 
 def _report(summary: dict[str, Any]) -> str:

@@ -57,7 +57,10 @@ def serve(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     guard = _guard(host, access)
     engine["trust"] = trusted_key(access["trust"])
-    source = open_source(bundle, partial(_load, threshold, engine, os.sched_getaffinity(0)))
+    cores = os.sched_getaffinity(0)
+    # At a start there is no other version to stay with: an LLM that does not start must not end the server.
+    first = partial(_load, threshold, {**engine, "retry_llm": True}, cores)
+    source = open_source(bundle, partial(_load, threshold, engine, cores), first)
     with _store(users) as store:
         settings = _settings(limits, grace, access_log)
         ready = _ReadyLine(time.monotonic())
@@ -93,7 +96,8 @@ def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> Setting
 
     body_bytes = int(limits["max_body_mib"] * 2**20)
     bounds = Limits(limits["max_requests"], limits["worker_threads"], limits["timeout_ms"], body_bytes)
-    return Settings(bounds, grace, access_log, ConnectionLimits(limits["max_connections"]))
+    connections = ConnectionLimits(limits["max_connections"], limits["max_connections_per_client"])
+    return Settings(bounds, grace, access_log, connections)
 
 
 @contextmanager

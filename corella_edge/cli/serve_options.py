@@ -27,6 +27,10 @@ LIMITS = {
         "--max-connections", default=1000, show_default=True, type=click.IntRange(1),
         help="Open connections; a further one gets 503.",
     ),
+    "max_connections_per_client": click.option(
+        "--max-connections-per-client", type=click.IntRange(1),
+        help="The same of one address; behind a proxy all clients have one. Default: no limit of its own.",
+    ),
     "worker_threads": click.option(
         "--worker-threads", default=2, show_default=True, type=click.IntRange(1, 1024),
         help="Threads for requests with a large body or more than 500 candidates.",

@@ -34,23 +34,28 @@ def _low_rank(width: int, rank: int) -> nn.Module:
 
 
 class UserLevels(nn.Module):
-    """Each known user's level (`user_fit`), in the graph beside the embeddings, but not trained."""
+    """Each known user's level and leanings (`user_fit`), in the graph beside the embeddings, but not trained."""
 
     table: Tensor
 
-    def __init__(self, users: int) -> None:
+    def __init__(self, users: int, columns: int) -> None:
         super().__init__()
-        self.register_buffer("table", torch.zeros(users, user_fit.WIDTH))
+        self.columns = columns  # of a candidate that users lean to
+        self.register_buffer("table", torch.zeros(users, user_fit.WIDTH + columns))
 
     def fill(self, levels: npt.NDArray[np.float32]) -> None:
-        """Levels float32 [users, 3] by index of the vocabulary."""
+        """Levels float32 [users, 3 + columns] by index of the vocabulary."""
         self.table.copy_(torch.from_numpy(levels))
 
-    def forward(self, feed: dict[str, Tensor]) -> Tensor:
-        """float32 [b, 3]: what a training row brings along, or the user's own."""
-        if USER_LEVEL in feed:
-            return feed[USER_LEVEL]
-        return self.table[feed["user_id"]]
+    def inputs(self, feed: dict[str, Tensor], side: str) -> list[Tensor]:
+        """User side: float32 [b, 3]; item side: how far the user leans to each candidate, [n, 1], or nothing."""
+        levels = feed[USER_LEVEL] if USER_LEVEL in feed else self.table[feed["user_id"]]
+        if side == "user":
+            return [levels[:, : user_fit.WIDTH]]
+        if not self.columns:
+            return []
+        columns = torch.stack(user_fit.leaning(feed), dim=1)
+        return [(columns * levels[:, user_fit.WIDTH :]).sum(dim=1, keepdim=True)]
 
 
 class DCNv2(nn.Module):
@@ -68,24 +73,37 @@ class DCNv2(nn.Module):
             {name: nn.Embedding(len(v), d, padding_idx=PAD) for name, v in schema.vocabularies.items()}
         )
         for table in self.embeddings.values():
-            nn.init.normal_(table.weight, std=0.05)  # type: ignore[arg-type]
+            nn.init.normal_(table.weight, std=recipe.embedding_std)  # type: ignore[arg-type]
         width = sum(_width(item, d) for item in self.fields) - d * max(0, len(schema.of("sequence")) - 1)
+        self.levels = self._levels(schema, recipe)
+        width += user_fit.WIDTH + self._leaning if self.levels is not None else 0
         self.attention = self._attention(recipe)
         width += d if self.attention is not None else 0
-        self.levels = UserLevels(len(schema.vocabularies["user_id"])) if recipe.user_level else None
-        width += user_fit.WIDTH if self.levels is not None else 0
         self.width = width  # of x_0 and every cross layer
         self.cross = nn.ModuleList([CrossLayer(width, recipe.cross_rank) for _ in range(recipe.cross_layers)])
         self.deep = _mlp(width, recipe.hidden, recipe.dropout)
         deep_width = recipe.hidden[-1] if recipe.hidden else width
         self.head = nn.Linear(deep_width + (width if recipe.structure == "parallel" else 0), 1)
 
+    def _levels(self, schema: Schema, recipe: CrmRecipe) -> UserLevels | None:
+        if not recipe.user_level:
+            return None
+        inputs = {f.name: torch.zeros(1, 1) for f in self.fields}
+        columns = len(user_fit.leaning(inputs)) if recipe.user_leaning else 0
+        return UserLevels(len(schema.vocabularies["user_id"]), columns)
+
+    @property
+    def _leaning(self) -> int:
+        """Numbers of the item side that rest on the user's leanings."""
+        return int(self.levels is not None and self.levels.columns > 0)
+
     def _attention(self, recipe: CrmRecipe) -> nn.Linear | None:
         """From a candidate's item side to the direction in which it looks at the history."""
         d = recipe.embedding_dim
         if recipe.pooling == "mean" or not any(f.kind == "sequence" for f in self.fields):
             return None
-        return nn.Linear(sum(_width(f, d) for f in self.fields if f.side == "item" and f.kind != "sequence"), d)
+        width = sum(_width(f, d) for f in self.fields if f.side == "item" and f.kind != "sequence")
+        return nn.Linear(width + self._leaning, d)
 
     def forward(self, feed: dict[str, Tensor]) -> Tensor:
         return self.states(feed)[0]
@@ -130,7 +148,7 @@ class DCNv2(nn.Module):
 
     def _side(self, feed: dict[str, Tensor], side: str) -> list[Tensor]:
         found = [self._field(f, feed[f.name]) for f in self.fields if f.side == side and f.kind != "sequence"]
-        return [*found, self.levels(feed)] if side == "user" and self.levels is not None else found
+        return found if self.levels is None else [*found, *self.levels.inputs(feed, side)]
 
     def _field(self, item: Field, value: Tensor) -> Tensor:
         if item.kind == "categorical":

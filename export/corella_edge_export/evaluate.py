@@ -107,7 +107,7 @@ def _known(engine: Engine, rows: RowSet) -> tuple[npt.NDArray[np.bool_], tuple[s
     Where histories hold liked events only, users without a training row may still have a history, so there it
     counts that user and item both have training rows.
     """
-    if rows.data.history_events == "liked":
+    if not rows.data.rows_in_log:
         return rows.data.warm(rows.split)[rows.rows], ("warm rows", "cold rows")
     index = engine.encoder.schema.vocabularies["user_id"].index_of
     known = np.asarray([rows.data.user_ids[user] in index for user in rows.users.tolist()])

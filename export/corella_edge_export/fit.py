@@ -134,6 +134,9 @@ def _history_fields(
     if len(known):
         fields.append(Field("history_ratings", "sequence", "user", "rating", "rating", recipe.history))
     fields.append(Field("history_profile", "derived", "user", "history_profile", length=recipe.window, args=args))
+    if recipe.history_pace:
+        pace = {"mean": 0.55, "scale": 0.15, "strength": 2.0}
+        fields.append(Field("history_pace", "derived", "user", "history_pace", length=recipe.window, args=pace))
     for name, kind in data.item_attributes.items():
         if kind == "multi":
             match = {**args, "attribute": name, "vocab": f"item_{name}"}

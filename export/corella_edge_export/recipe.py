@@ -16,7 +16,7 @@ from corella_edge.prompt import Template
 from corella_edge.router import parse_share, parse_threshold
 
 _SHARES = ("dropout", "oov_rate", "warmup", "spell_rate")
-_POSITIVE = ("learning_rate", "crm_learning_rate", "align_learning_rate", "exponent")
+_POSITIVE = ("embedding_std", "learning_rate", "crm_learning_rate", "align_learning_rate", "exponent")
 _MAY_BE_ZERO = (
     "cross_layers", "cross_rank", "item_vectors", "rows", "valid_rows", "weight_decay", "epochs", "seed", "text_weight",
     "llm_weight", "crm_weight", "align_weight", "pairs",
@@ -32,11 +32,14 @@ class CrmRecipe:
     candidate; derived statistics look back on `window` events, whose ratings count from the `centre`: the mean of
     all training ratings, or of the event's item. `item_quality` adds how liked the candidate and the history's items
     are in training rows, where `item_text` names attributes whose words speak for items of few rows; `item_vectors`
-    (their width) adds how far the same users like both, `user_level` how much more than others a known user likes.
+    (their width) adds how far the same users like both, `user_level` how much more than others a known user likes,
+    `user_leaning` whether that is so of good and of old films, and `history_pace` how quickly event follows event.
+    Embeddings begin at random with the deviation `embedding_std`. The CRM is the mean of `members` DCNv2.
     A metric is looked at after every `epoch / evaluations` rows.
     """
 
     embedding_dim: int = 32
+    embedding_std: float = 0.05
     cross_layers: int = 3
     cross_rank: int = 0
     structure: Literal["parallel", "stacked"] = "parallel"
@@ -50,6 +53,9 @@ class CrmRecipe:
     item_text: tuple[str, ...] = ()
     item_vectors: int = 0
     user_level: bool = False
+    user_leaning: bool = False
+    history_pace: bool = False
+    members: int = 1
     oov_rate: float = 0.1
     batch_size: int = 1024
     learning_rate: float = 1e-3
@@ -235,6 +241,8 @@ def _check_crm(crm: CrmRecipe, where: str) -> None:
     for name in ("item_text", "user_level"):
         if getattr(crm, name) and not crm.item_quality:
             raise RecipeError(f"{where}: {name} rests on the items' quality; set item_quality = true")
+    if crm.user_leaning and not crm.user_level:
+        raise RecipeError(f"{where}: user_leaning goes with the users' levels; set user_level = true")
 
 
 def _check_llm(llm: LlmRecipe, where: str) -> None:

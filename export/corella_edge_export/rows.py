@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge.derived import Histories
+from corella_edge.derived import NO_TIME, Histories
 from corella_edge.encoder import FeatureEncoder
 from corella_edge.request import User
 from corella_edge.schema import OOV, Feed
@@ -35,11 +35,12 @@ class EncodedRows:
         progress: Callable[[int], Any] | None = None,
         parts: Iterable[Part] = (),
         levels: bool = False,
+        leanings: bool = False,
     ) -> None:
         """`parts` are users whose rows' derived statistics another encoder of the same schema makes.
 
         With `levels`, for training rows alone, a batch also has USER_LEVEL: the user's level without the row's own
-        sitting, from the items' quality as the parts see it.
+        sitting, from the items' quality as the parts see it; with `leanings` his weights of `user_fit.leaning`, too.
         """
         self.data, self.encoder = data, encoder
         self.rows = data.split(split)
@@ -48,13 +49,15 @@ class EncodedRows:
         self._sequences = {f.name: f for f in encoder.schema.of("sequence")}
         self._derived = {f.name for f in encoder.schema.of("derived")}
         self.derived = self._all_derived(encoder, np.arange(len(self), dtype=np.int64), progress)
+        served = self._leaning() if leanings else None
         quality = np.zeros(len(self))  # of each row's item
         for users, other in parts:
             rows = np.flatnonzero(users[self.rows.users])
             quality[rows] = [other.catalog.attributes[item].get("quality", 0.0) for item in self.rows.items[rows]]
             for name, values in self._all_derived(other, rows, None).items():
                 self.derived[name][rows] = values
-        self.levels = user_fit.fit(self.rows, quality, len(data.user_ids)) if levels else None
+        own, count = self._leaning() if leanings else None, len(data.user_ids)
+        self.levels = user_fit.fit(self.rows, quality, count, own, served) if levels else None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,11 +76,14 @@ class EncodedRows:
             feed[USER_LEVEL] = self.levels.rows[rows]
         return feed
 
+    def _leaning(self) -> npt.NDArray[np.float64]:
+        return np.stack(user_fit.leaning(self.derived), axis=1).astype(np.float64)
+
     def user_levels(self) -> npt.NDArray[np.float32]:
-        """float32 [rows of the user_id table, 3]: each known user's level, 0 for all others."""
+        """float32 [rows of the user_id table, w]: each known user's level, 0 for all others."""
         assert self.levels is not None
         vocabulary = self.encoder.schema.vocabularies["user_id"]
-        table = np.zeros((len(vocabulary), user_fit.WIDTH), dtype=np.float32)
+        table = np.zeros((len(vocabulary), self.levels.users.shape[1]), dtype=np.float32)
         for user, level in zip(self.data.user_ids, self.levels.users, strict=True):
             if vocabulary.index(user) != OOV:
                 table[vocabulary.index(user)] = level
@@ -91,7 +97,8 @@ class EncodedRows:
         mask = index >= start[:, None]
         index = np.where(mask, index, 0)
         items = np.where(mask, log.items[index], self.encoder.unknown_row)
-        return Histories(items.astype(np.int64), np.where(mask, log.ratings[index], np.nan), mask)
+        ratings, times = np.where(mask, log.ratings[index], np.nan), np.where(mask, log.times[index], NO_TIME)
+        return Histories(items.astype(np.int64), ratings, mask, times)
 
     def _user_tables(self) -> Feed:
         names = list(self.data.user_attributes)

@@ -31,20 +31,23 @@ from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
 from corella_edge.schema import Schema
-from corella_edge_export import checkpoint, llm, plain_text, tokenizer
+from corella_edge_export import checkpoint, llm, members, plain_text, tokenizer
 from corella_edge_export.align import Alignment, pairs_for
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.dcn import DCNv2
 from corella_edge_export.fit import catalog_of, fit_schema
 from corella_edge_export.item_fit import folds
+from corella_edge_export.members import CrmModel
 from corella_edge_export.recipe import Recipe, recipe_from
 from corella_edge_export.sequences import SequenceBuilder
 from corella_edge_export.train_joint import side_of
 from corella_edge_export.train_llm import Reader, trained_tensors
 
 TOKENIZER_USERS = 2000
-# Keys that recipes have got since runs were first kept: one that is off (its default, which is falsy) is none.
-LATER = ("item_quality", "item_text", "item_vectors", "user_level")
+# Keys that recipes have got since runs were first kept, with their defaults: one that has its default is none.
+LATER: dict[str, Any] = {
+    "item_quality": False, "item_text": [], "item_vectors": 0, "user_level": False,
+    "user_leaning": False, "history_pace": False, "embedding_std": 0.05, "members": 1,
+}  # fmt: skip
 
 
 class Run:
@@ -103,14 +106,14 @@ class Run:
         for users in folds(self.data):
             yield users, FeatureEncoder(schema, catalog_of(self.data, recipe, users))
 
-    def new_crm(self) -> DCNv2:
-        """The DCNv2 before training."""
+    def new_crm(self) -> CrmModel:
+        """The CRM before training."""
         torch.manual_seed(self.recipe.seed)
         schema, _ = self.fit_inputs()
-        return DCNv2(schema, self.recipe.crm)
+        return members.new_crm(schema, self.recipe.crm)
 
-    def crm(self, stage: str | None = None) -> DCNv2:
-        """The trained DCNv2: after the joint stage if the recipe has one, or after the named stage."""
+    def crm(self, stage: str | None = None) -> CrmModel:
+        """The trained CRM: after the joint stage if the recipe has one, or after the named stage."""
         stage = stage or ("joint" if self.recipe.joint.epochs else "crm")
         model = self.new_crm()
         weights = self.best(stage)
@@ -167,7 +170,7 @@ class Run:
         rows = self.data.split("train")
         items: list[int] = np.unique(rows.items).tolist()
         ratings: list[float | None] = np.unique(rows.ratings[~np.isnan(rows.ratings)]).tolist()
-        if self.data.history_events == "liked":
+        if not self.data.rows_in_log:
             log = self.data.log
             histories = {*zip((log.offsets[rows.users]).tolist(), rows.positions.tolist(), strict=True)}
             items = sorted({*items, *(i for start, n in histories for i in log.items[start : start + n].tolist())})
@@ -201,7 +204,7 @@ class Run:
         tokens = builder.encoder.tokens
         return Reader(model, (tokens.no, tokens.yes), precision or self.recipe.llm.precision)
 
-    def new_alignment(self, crm: DCNv2, model: Any) -> Alignment:
+    def new_alignment(self, crm: CrmModel, model: Any) -> Alignment:
         """The projections of the joint stage before training."""
         recipe, config = self.recipe.joint, llm.plain(model).config
         pairs = pairs_for(recipe.pairs, config.num_hidden_layers, self.recipe.crm.cross_layers)
@@ -230,7 +233,12 @@ def deciding(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     kept = {name: value for name, value in settings.items() if name != "gradient_checkpointing"}
-    return {name: deciding(value) for name, value in kept.items() if name not in LATER or value}
+    return {name: deciding(value) for name, value in kept.items() if not _is_later(name, value)}
+
+
+def _is_later(name: str, value: Any) -> bool:
+    """Whether a key is one of LATER that has its default."""
+    return name in LATER and (list(value) if isinstance(value, tuple) else value) == LATER[name]
 
 
 def data_of(folder: Path, data: Path | None) -> PreparedData:

@@ -61,7 +61,7 @@ class SequenceBuilder:
         self, user: int, start: int, targets: Targets, split: Split, spelling: Spelling | None = None
     ) -> Sequence:
         """Events `start` … the last target of a user."""
-        if self.data.history_events == "liked":
+        if not self.data.rows_in_log:
             return self._branching(user, start, targets, split, spelling)
         return self._straight(user, start, dict(targets), split, spelling)
 

@@ -205,8 +205,10 @@ class Stages:
         if split not in self._rows:
             encoder = FeatureEncoder(self.schema, self.catalog)
             parts = self.run.parts() if split == "train" else ()
-            levels = split == "train" and self.run.recipe.crm.user_level
-            self._rows[split] = EncodedRows(self.run.data, split, encoder, parts=parts, levels=levels)
+            crm, training = self.run.recipe.crm, split == "train"
+            levels, leanings = training and crm.user_level, training and crm.user_leaning
+            data = self.run.data
+            self._rows[split] = EncodedRows(data, split, encoder, parts=parts, levels=levels, leanings=leanings)
         return self._rows[split]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from corella_edge.derived import DERIVED
 from corella_edge.schema import Feed, Schema
-from corella_edge_export.dcn import DCNv2
+from corella_edge_export.members import CrmModel
 from corella_edge_runtime.crm import VOCAB_KEY
 
 OPSET = 17
@@ -23,7 +23,7 @@ OPSET = 17
 class _ByPosition(nn.Module):
     """The exporter names inputs by position, the model by field."""
 
-    def __init__(self, model: DCNv2, names: list[str]) -> None:
+    def __init__(self, model: CrmModel, names: list[str]) -> None:
         super().__init__()
         self.model, self.names = model, names
 
@@ -32,7 +32,7 @@ class _ByPosition(nn.Module):
         return logits
 
 
-def export_onnx(model: DCNv2, schema: Schema, path: Path) -> None:
+def export_onnx(model: CrmModel, schema: Schema, path: Path) -> None:
     """Write `path`: inputs named after the fields, output "logits" float32 [n], n free on the item side."""
     names = [item.name for item in schema.fields]
     # An example batch of 1 would freeze the axis of the candidates.

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from corella_edge import metrics
-from corella_edge_export.dcn import DCNv2
 from corella_edge_export.loop import Metrics, Part, Schedule, whole
+from corella_edge_export.members import CrmModel, members_of
 from corella_edge_export.recipe import CrmRecipe
 from corella_edge_export.rows import EncodedRows, mask_ids
 
@@ -20,11 +20,11 @@ EVALUATION_BATCH = 8192
 
 
 class CrmTask:
-    """A DCNv2, its training rows and its validation rows (`loop.Task`)."""
+    """A CRM, its training rows and its validation rows (`loop.Task`)."""
 
     name = "crm"
 
-    def __init__(self, model: DCNv2, train: EncodedRows, valid: EncodedRows, recipe: CrmRecipe, seed: int) -> None:
+    def __init__(self, model: CrmModel, train: EncodedRows, valid: EncodedRows, recipe: CrmRecipe, seed: int) -> None:
         self.model: nn.Module = with_levels(model, train)
         self.train, self.valid, self.recipe, self.seed = train, valid, recipe, seed
 
@@ -39,8 +39,10 @@ class CrmTask:
         if not len(labels):
             return {}
         place = device_of(self.model)
-        logits = self.model(tensors({name: values[part.cut] for name, values in feed.items()}, place))
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(labels).to(place))
+        inputs = tensors({name: values[part.cut] for name, values in feed.items()}, place)
+        logits = torch.stack([member(inputs) for member in members_of(self.model)])
+        wanted = torch.from_numpy(labels).to(place).expand_as(logits)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, wanted)
         return {"loss": loss * (len(labels) / len(batch))}
 
     def evaluate(self) -> Metrics:
@@ -53,10 +55,11 @@ class CrmTask:
         return whole(self.model)
 
 
-def with_levels(model: DCNv2, train: EncodedRows) -> DCNv2:
+def with_levels(model: CrmModel, train: EncodedRows) -> CrmModel:
     """The model, its users' levels filled in where it has any."""
-    if model.levels is not None:
-        model.levels.fill(train.user_levels())
+    for member in members_of(model):
+        if member.levels is not None:
+            member.levels.fill(train.user_levels())
     return model
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from corella_edge_export.align import Alignment
-from corella_edge_export.dcn import DCNv2
 from corella_edge_export.loop import Metrics, Part
+from corella_edge_export.members import CrmModel
 from corella_edge_export.recipe import JointRecipe
 from corella_edge_export.rows import EncodedRows, mask_ids
 from corella_edge_export.sequences import Sequence
@@ -25,7 +25,7 @@ Indices = npt.NDArray[np.int64]
 class CrmSide:
     """The CRM with the rows it is trained and judged on; `masked` of the ids are hidden in training."""
 
-    def __init__(self, model: DCNv2, train: EncodedRows, valid: EncodedRows, masked: float, seed: int) -> None:
+    def __init__(self, model: CrmModel, train: EncodedRows, valid: EncodedRows, masked: float, seed: int) -> None:
         self.model = with_levels(model, train)
         self.train, self.valid, self.masked, self.seed = train, valid, masked, seed
 

@@ -15,7 +15,7 @@ from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import ExportError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidate, Request, User
-from corella_edge_export.dcn import DCNv2
+from corella_edge_export.members import CrmModel
 from corella_edge_export.sequences import SequenceBuilder
 from corella_edge_export.train_crm import tensors
 from corella_edge_export.train_llm import Reader, predict
@@ -32,14 +32,14 @@ BATCHES = (1, 2, 7, 64)
 Floats = npt.NDArray[np.float64]
 
 
-def torch_crm(model: DCNv2, encoder: FeatureEncoder, request: Request) -> Floats:
+def torch_crm(model: CrmModel, encoder: FeatureEncoder, request: Request) -> Floats:
     """P(label = 1), float64 [n], by torch."""
     feed, _ = encoder.encode(request.user, request.candidates or ())
     with torch.inference_mode():
         return torch.sigmoid(model.eval()(tensors(feed)).double()).numpy()
 
 
-def check_crm(model: DCNv2, encoder: FeatureEncoder, path: Path, requests: Sequence[Request]) -> float:
+def check_crm(model: CrmModel, encoder: FeatureEncoder, path: Path, requests: Sequence[Request]) -> float:
     """Greatest difference in probability between torch and ONNX Runtime at batch 1, 2, 7 and 64.
 
     Every batch also holds an item, and every second one a user, that training has not seen.

@@ -22,7 +22,7 @@ from corella_edge.errors import BundleError, MissingExtraError
 from corella_edge.prompt import PromptEncoder, Template, Tokenize, Tokens
 from corella_edge.request import Candidate, User
 from corella_edge.scores import FloatArray
-from corella_edge_runtime.llm.admission import Admission, Promise
+from corella_edge_runtime.llm.admission import YIELDING, Admission, Promise
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend
 from corella_edge_runtime.llm.gguf import check_gguf
@@ -116,6 +116,7 @@ class Llm:
     Attributes:
         vocabulary: how many token ids there are.
         longest: most tokens of a prompt.
+        most: tokens of prompts that yield to others, asked at once.
     """
 
     def __init__(
@@ -125,7 +126,9 @@ class Llm:
         """`settings`: those of the backend."""
         self.prompts, self.backend = prompts, backend
         self.vocabulary, self.longest = vocabulary, longest
-        self._admission = Admission(settings or LlmSettings())
+        settings = settings or LlmSettings()
+        self.most = int(YIELDING * settings.queue_tokens)
+        self._admission = Admission(settings)
         self._failures: set[str] = set()
 
     def begin(
@@ -133,7 +136,8 @@ class Llm:
     ) -> Asking:
         """Ask, without waiting, as many of the hardest as will be answered in time.
 
-        The others have the reason "busy" at once, or "queue_full" without a deadline; one without text has "no_text".
+        The others have the reason "busy" at once, or "queue_full" beyond its queue or without a deadline; one without
+        text has "no_text".
 
         Args:
             hardness: float64, the entropy of each candidate.
@@ -148,10 +152,14 @@ class Llm:
         prompts = [Prompt(prefix, tuple(suffixes[i] or ())) for i in order]
         return self._begin(given, order, prompts, deadline)
 
-    def begin_prompts(self, prompts: Sequence[Prompt], deadline: float | None) -> Asking:
-        """Ask prompts as they are, under the same rules, from the first."""
+    def begin_prompts(self, prompts: Sequence[Prompt], deadline: float | None, yields: bool = False) -> Asking:
+        """Ask prompts as they are, under the same rules, from the first.
+
+        `yields`: they take at most half of the queue and of the time until their deadline, and give way to what is
+        due before.
+        """
         given = [Answer(math.nan, "deadline")] * len(prompts)
-        return self._begin(given, range(len(prompts)), prompts, deadline) if prompts else Asking(given)
+        return self._begin(given, range(len(prompts)), prompts, deadline, yields) if prompts else Asking(given)
 
     def ask(
         self, user: User, candidates: Sequence[Candidate], hardness: FloatArray, deadline: float | None
@@ -176,10 +184,11 @@ class Llm:
         self.backend.close()
 
     def _begin(
-        self, given: list[Answer], order: Sequence[int], prompts: Sequence[Prompt], deadline: float | None
-    ) -> Asking:
+        self, given: list[Answer], order: Sequence[int], prompts: Sequence[Prompt], deadline: float | None,
+        yields: bool = False,
+    ) -> Asking:  # fmt: skip
         """`order`: the places in `given` that the prompts belong to."""
-        admitted = self._admission.admit(prompts, deadline, time.monotonic())
+        admitted = self._admission.admit(prompts, deadline, time.monotonic(), yields)
         number, promise = admitted.prompts, admitted.promise
         for place in order[number:]:
             given[place] = Answer(math.nan, admitted.reason)
@@ -213,9 +222,12 @@ class Llm:
 
 
 def open_llm(
-    bundle: Bundle, catalog: Catalog, kind: str, setup: Setup, required: bool = False
+    bundle: Bundle, catalog: Catalog, kind: str, setup: Setup, required: bool = False, retried: bool = False
 ) -> tuple[Llm | None, str]:
-    """The LLM of a bundle, or None and why there is none.
+    """The LLM of a bundle, or None; and why there is none, or none yet.
+
+    Args:
+        retried: a process that does not start is tried again, unless it is `required`.
 
     Raises:
         InputError: `kind` is no way to run it. BundleError, MissingExtraError: there is none, and it is required.
@@ -226,15 +238,20 @@ def open_llm(
         if required:
             raise BundleError(f"{bundle.root}: the bundle has no LLM ({file})")
         return None, "the bundle has no LLM: the CRM decides alone"
+    told: list[str] = []
+    warn = told.append if retried and not required else None
     try:
-        return _open(bundle.path(file), prompt, catalog, kind, setup), ""
+        return _open(bundle.path(file), prompt, catalog, kind, setup, warn), "".join(told)
     except MissingExtraError as error:
         if required:
             raise
         return None, f"{error}; until then the CRM decides alone"
 
 
-def _open(file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: str, setup: Setup) -> Llm:
+def _open(
+    file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: str, setup: Setup,
+    warn: Callable[[str], None] | None,
+) -> Llm:  # fmt: skip
     template, tokens = prompt
     # Before any backend starts; the vocabulary alone is read in milliseconds.
     binding = importlib.import_module("corella_edge_runtime.llm.binding")
@@ -243,7 +260,7 @@ def _open(file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: s
     size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
     _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
     _check_answers(file.name, vocabulary.tokenize, template, tokens)
-    backend, model = open_backend(kind, file, tokens, setup.llm)
+    backend, model = open_backend(kind, file, tokens, setup.llm, warn)
     return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm, size, longest)
 
 

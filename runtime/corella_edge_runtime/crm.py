@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from corella_edge.errors import BundleError, MissingExtraError
 from corella_edge.schema import Feed, Field, Schema
 
 try:
+    # Loaded without it, it writes an id of this machine and events for Microsoft into the home folder.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime as ort
 except ImportError as error:
     raise MissingExtraError("scoring", "cpu") from error

@@ -80,6 +80,7 @@ class Engine:
         llm: str | None = "thread",
         threshold: str | float | None = None,
         require_llm: bool = False,
+        retry_llm: bool = False,
         crm_threads: int | None = None,
         llm_threads: int | None = None,
         llm_file: str | None = None,
@@ -95,6 +96,7 @@ class Engine:
                 (docs/llm-backends.md), or None (the CRM alone).
             threshold: the default for requests that bring none; None = the bundle's policy.
             require_llm: an LLM that can not be loaded is an error, not a warning.
+            retry_llm: an LLM process that does not start is a warning and tried again; not if it is required.
             crm_threads, llm_threads, llm_file: None = by the plan or, without one, by the machine.
             plan: the file of `corella-edge tune`; None = where it writes by itself.
             tuned: whether to look for a plan at all.
@@ -116,7 +118,7 @@ class Engine:
         encoder = FeatureEncoder(schema, catalog)
         side, warning = None, "the LLM is switched off: the CRM decides alone"
         if llm is not None:
-            side, warning = open_llm(opened, catalog, llm, setup, require_llm)
+            side, warning = open_llm(opened, catalog, llm, setup, require_llm, retry_llm)
         try:
             engine = cls(opened, encoder, crm, side, threshold)
         except BaseException:

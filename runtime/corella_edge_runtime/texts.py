@@ -34,6 +34,15 @@ def prompts(query: Ids, items: Sequence[Ids], item_first: bool = False, whole: b
     return [_prompt(prefix, tuple(item), whole) for item in items]
 
 
+def cost(query: Ids, items: Sequence[Ids], item_first: bool = False) -> int:
+    """Tokens of the `prompts`, at most: a query in front of short items counts once."""
+    own = sum(map(len, items))
+    if item_first:
+        return own + len(items) * len(query)
+    alone = sum(not 0 < len(item) <= MOST_AT_ONCE for item in items)
+    return own + len(query) * (alone + (alone < len(items)))
+
+
 def _prompt(prefix: tuple[int, ...], suffix: tuple[int, ...], whole: bool) -> Prompt:
     if 0 < len(suffix) <= MOST_AT_ONCE:
         return Prompt(prefix, suffix, whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -147,3 +148,49 @@ def test_a_schema_of_them_survives_json() -> None:
     schema = encoder().schema
     assert Schema.from_json(json.loads(json.dumps(schema.to_json())), {}).fields == schema.fields
     assert math.isclose(schema.window, WINDOW)
+
+
+PACE = {"mean": 0.5, "scale": 0.25, "strength": 2.0}
+
+
+def paced() -> FeatureEncoder:
+    fields = (Field("pace", "derived", "user", "history_pace", length=WINDOW, args=PACE),)
+    return FeatureEncoder(Schema(fields, {}), Catalog(IDS, RECORDS))
+
+
+def slow_pace(times: list[int | None]) -> list[float]:
+    pairs = pairwise(times[-WINDOW:])
+    gaps = [b - a if a is not None and b is not None else None for a, b in pairs]
+
+    def share(some: list[int | None]) -> float:
+        there = [gap for gap in some if gap is not None and 0 <= gap < 7200]
+        return ((sum(gap <= 45 for gap in there) + 1) / (len(there) + 2) - 0.5) / 0.25
+
+    return [share(gaps[-10:]), share(gaps)]
+
+
+@given(st.lists(st.one_of(st.none(), st.sampled_from([0, 1, 45, 46, 90, 7199, 7200, 7245, 2**53])), max_size=12))
+def test_pace_by_hand_whatever_the_times(times: list[int | None]) -> None:
+    feed, _ = paced().encode(User(history=tuple(Event("a", None, time) for time in times)), [Candidate("b")])
+    np.testing.assert_allclose(feed["pace"], [slow_pace(times)], rtol=1e-6)
+
+
+def test_the_latest_gaps_are_ten_however_long_the_history() -> None:
+    field = Field("pace", "derived", "user", "history_pace", length=40, args=PACE)
+    slow_then_quick = [*range(0, 2000, 100), *range(2000, 2011)]
+    history = tuple(Event("a", None, time) for time in slow_then_quick)
+    feed, _ = FeatureEncoder(Schema((field,), {}), Catalog(IDS, RECORDS)).encode(User(history=history), [])
+    np.testing.assert_allclose(feed["pace"], [[(11 / 12 - 0.5) / 0.25, (11 / 32 - 0.5) / 0.25]], rtol=1e-6)
+
+
+def test_the_pace_of_a_batch_equals_that_of_each_user() -> None:
+    """Padded on the left, as training has it: a padded place is no event and begins no gap."""
+    made = paced()
+    times = [[5, 10, 900], [7, 8], []]
+    rows, mask = np.zeros((3, 4), np.int64), np.zeros((3, 4), np.bool_)
+    stamps = np.zeros((3, 4), np.int64)
+    for k, own in enumerate(times):
+        mask[k, 4 - len(own) :] = True
+        stamps[k, 4 - len(own) :] = own
+    feed = made.encode_derived(Histories(rows, np.full((3, 4), np.nan, np.float32), mask, stamps), {})
+    np.testing.assert_allclose(feed["pace"], [slow_pace(list(own)) for own in times], rtol=1e-6)

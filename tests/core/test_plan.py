@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +166,47 @@ def test_home_is_used_where_no_state_folder_is_named(monkeypatch: pytest.MonkeyP
     for value in ("", "relative/path"):
         monkeypatch.setenv("XDG_STATE_HOME", value)
         assert plans.default_path("ab" * 32) == tmp_path / ".local/state/corella-edge/plans/abababababababab.json"
+
+
+def test_a_usual_place_that_can_not_be_reached_is_no_plan_and_one_warning(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")  # fails for root, too
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "loop"))
+    told: list[str] = []
+    assert plans.find(bundle, None, BOX, told.append) is None
+    assert len(told) == 1
+    assert "loop" in told[0]
+    assert "can not be reached" in told[0]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert plans.find(bundle, None, BOX, refuse) is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may search any folder")
+def test_a_home_that_can_not_be_searched_is_no_plan_and_one_warning(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(closed))
+    told: list[str] = []
+    assert plans.find(bundle, None, BOX, told.append) is None
+    assert len(told) == 1
+    assert "Permission denied" in told[0]
+
+
+def test_a_user_without_a_home_is_told_what_to_set(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    told: list[str] = []
+    assert plans.find(bundle, None, BOX, told.append) is None
+    assert told == ["no plan is used: this user has no home folder; set HOME or XDG_STATE_HOME"]
 
 
 def test_a_plan_of_another_bundle_is_an_error(bundle: Path, tmp_path: Path) -> None:

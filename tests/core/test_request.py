@@ -14,6 +14,7 @@ from corella_edge.request import (
     MAX_ID_CHARS,
     MAX_TEXT_CHARS,
     MAX_TIME,
+    MAX_TIMEOUT_MS,
     MAX_VALUES,
     Candidate,
     Event,
@@ -129,6 +130,7 @@ def test_integers_are_ids_and_null_is_absence() -> None:
         ({"user": {}, "top_k": 10**5000}, "top_k"),
         ({"user": {}, "timeout_ms": -1}, "timeout_ms"),
         ({"user": {}, "timeout_ms": "5"}, "timeout_ms"),
+        ({"user": {}, "timeout_ms": MAX_TIMEOUT_MS + 1}, "timeout_ms"),
     ],
 )  # fmt: skip
 def test_an_error_names_the_field(document: Any, name: str) -> None:

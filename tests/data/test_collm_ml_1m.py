@@ -309,3 +309,32 @@ def test_baseline_reproduces_the_known_figures(collm: PreparedData) -> None:
     value, users = uauc(score, test.labels, test.users)
     assert value == pytest.approx(0.6816, abs=5e-5)
     assert users == 224
+
+
+EXTRA = {
+    "disliked-train": {(1, 3): [1, 2], (2, 3): [2], (2, 10): [2, 3], (7, 1): [10]},
+    "disliked": {(1, 3): [1, 2], (2, 3): [2, 1], (2, 10): [2, 1, 3], (7, 1): [10]},
+}
+
+
+@pytest.mark.parametrize("extra", EXTRA)
+def test_disliked_rows_are_in_histories_only_where_asked_for_and_noted(
+    source: Path, tmp_path: Path, extra: str
+) -> None:
+    write_prepared(read("collm-ml-1m", source, {"extra": extra}), tmp_path / "out", requests=3)
+    data = PreparedData.open(tmp_path / "out")
+    assert data.info["name"] == f"collm-ml-1m+{extra}"  # the published figures go with the other name
+    assert (data.history_events, data.rows_in_log) == ("some", False)
+    assert data.info["history"]["rule"].startswith("extra data:")
+    assert any(note.startswith("extra data: histories also hold") for note in data.info["notes"])
+    found = {key: past for name in SPLITS for key, (_, past) in histories(data, name).items()}
+    assert {key: past for key, past in found.items() if key in EXTRA[extra]} == EXTRA[extra]
+    for split in map(data.split, SPLITS):
+        assert split.ratings.tolist() == [4.0 if label else 2.0 for label in split.labels.tolist()]
+    assert ((data.log.ratings > data.info["like"]["above"]) == (data.log.labels == 1)).all()
+
+
+def test_published_histories_are_checked_with_extra_data_too(source: Path) -> None:
+    put(0, his=[0, 3, 2])(frame_of("test")).write_parquet(source / "test.parquet")
+    with pytest.raises(InputError, match=r"test\.parquet row 1: his is not the 2 items"):
+        read("collm-ml-1m", source, {"extra": "disliked"})

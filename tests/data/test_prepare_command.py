@@ -47,6 +47,7 @@ def test_synthetic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["ml-1m", "--source", __file__], "is a file; unpack it and name the folder"),
         (["synthetic", "--source", "."], "reads no files; leave --source out"),
         (["other"], "known readers"),
+        (["synthetic", "--extra", "disliked"], "--extra is for the reader collm-ml-1m; synthetic has no such rows"),
     ],
 )
 def test_wrong_options_are_one_line(

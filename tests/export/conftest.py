@@ -16,7 +16,7 @@ from corella_edge_export.data.synthetic import SyntheticConfig, generate
 from corella_edge_export.fit import catalog_of, fit_schema
 from corella_edge_export.recipe import CrmRecipe
 
-CRM = CrmRecipe(embedding_dim=4, hidden=(8, 6), history=7, window=11, cross_layers=2)
+CRM = CrmRecipe(embedding_dim=4, hidden=(8, 6), history=7, window=11, cross_layers=2, history_pace=True)
 
 
 @dataclass(frozen=True)

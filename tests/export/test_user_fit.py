@@ -17,6 +17,7 @@ from corella_edge.schema import OOV  # noqa: E402
 from corella_edge_export import train_crm, user_fit  # noqa: E402
 from corella_edge_export.data.prepared import Split  # noqa: E402
 from corella_edge_export.fit import catalog_of, fit_schema  # noqa: E402
+from corella_edge_export.members import members_of  # noqa: E402
 from corella_edge_export.recipe import CrmRecipe, recipe_from  # noqa: E402
 from corella_edge_export.rows import mask_ids  # noqa: E402
 from corella_edge_export.run import Run, deciding  # noqa: E402
@@ -61,6 +62,30 @@ def test_a_row_does_not_depend_on_labels_of_its_sitting(seed: int) -> None:
         assert balanced or after.users[rows.users[row], 0] != before.users[rows.users[row], 0]
 
 
+def columns(rng: np.random.Generator, n: int) -> Any:
+    return np.stack([np.ones(n), *rng.normal(size=(3, n))], axis=1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_leanings_by_a_slow_solution_and_without_the_rows_sitting(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = split(*(rng.integers(0, high, 60).tolist() for high in (4, 9 * DAY, 2)))
+    logits, own, served = rng.normal(size=60), columns(rng, 60), columns(rng, 60)
+    levels, sitting = user_fit.fit(rows, logits, 5, own, served), user_fit.sittings(rows)
+    np.testing.assert_array_equal(levels.users[:, :3], user_fit.fit(rows, logits, 5).users)
+    p = 1 / (1 + np.exp(-logits))
+
+    def slow(x: Any, chosen: Any) -> Any:
+        curvature = x[chosen].T @ (x[chosen] * (p * (1 - p))[chosen, None]) + np.diag([2, 10, 10, 10])
+        return np.linalg.solve(curvature, x[chosen].T @ (rows.labels - p)[chosen])
+
+    for user in range(5):
+        np.testing.assert_allclose(levels.users[user, 3:], slow(served, rows.users == user), atol=1e-6)
+    for row in range(60):
+        others = (rows.users == rows.users[row]) & (sitting != sitting[row])
+        np.testing.assert_allclose(levels.rows[row, 3:], slow(own, others), atol=1e-6)
+
+
 def test_sittings_end_with_a_pause_and_never_cross_users() -> None:
     rows = split([1, 0, 1, 1, 1], [DAY, 0, 0, 2 * DAY, 3 * DAY + 1], [1] * 5)
     found = user_fit.sittings(rows)
@@ -68,10 +93,11 @@ def test_sittings_end_with_a_pause_and_never_cross_users() -> None:
     assert len({found[0], found[1], found[4]}) == 3
 
 
-@pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
+@pytest.fixture(scope="module", params=["levels", "leanings, two members"])
+def stages(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Stages:
     folder = tmp_path_factory.mktemp("levels")
-    recipe = tiny_run.recipe(crm=CRM)
+    more = {} if request.param == "levels" else {"user_leaning": True, "members": 2, "history_pace": True}
+    recipe = tiny_run.recipe(crm={**CRM, **more})
     (folder / "run").mkdir()
     return Stages(Run(folder / "run", recipe, tiny_run.prepared(folder / "data")), quiet=True)
 
@@ -79,20 +105,21 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Stages:
 def test_known_users_have_their_level_in_the_graph(stages: Stages, tmp_path: Path) -> None:
     train, valid = stages.rows("train"), stages.rows("valid")
     task = train_crm.CrmTask(stages.run.new_crm(), train, valid, stages.run.recipe.crm, 1)
-    table = task.model.levels.table.numpy()
+    first = members_of(task.model)[0]
+    table = first.levels.table.numpy()
     known = train.user_levels()
     np.testing.assert_array_equal(table, known)
     users = stages.run.data.user_ids
     for user, level in zip(users, train.levels.users, strict=True):
         index = stages.schema.vocabularies["user_id"].index(user)
-        np.testing.assert_array_equal(table[index], level if index != OOV else np.zeros(3))
+        np.testing.assert_array_equal(table[index], level if index != OOV else np.zeros(table.shape[1]))
     assert not table[:2].any()
     assert np.abs(table).sum() > 0
     # The table is kept with the weights, is not trained, and decides scores.
-    assert "levels.table" in task.trainable()
-    assert all(parameter.shape != task.model.levels.table.shape for group, _ in task.groups() for parameter in group)
+    assert any(name.endswith("levels.table") for name in task.trainable())
+    assert all(parameter.shape != table.shape for group, _ in task.groups() for parameter in group)
     before = train_crm.predict(task.model, valid)
-    task.model.levels.fill(np.ones_like(table))
+    first.levels.fill(np.ones_like(table))
     assert not np.allclose(train_crm.predict(task.model, valid), before)
 
 
@@ -121,13 +148,19 @@ def test_onnx_equals_torch_with_levels(stages: Stages, tmp_path: Path) -> None:
 def test_stages_train_with_levels_and_find_them_again(stages: Stages) -> None:
     stages.do("crm", ())
     again = stages.run.crm("crm")
-    np.testing.assert_array_equal(again.levels.table.numpy(), stages.rows("train").user_levels())
+    for member in members_of(again):
+        np.testing.assert_array_equal(member.levels.table.numpy(), stages.rows("train").user_levels())
 
 
 def test_text_and_levels_want_quality() -> None:
     for key, value in (("item_text", ["title"]), ("user_level", True)):
         with pytest.raises(RecipeError, match=f"crm: {key} rests on the items' quality"):
             recipe_from({"name": "x", "crm": {key: value}}, "x")
+
+
+def test_leanings_want_levels() -> None:
+    with pytest.raises(RecipeError, match="crm: user_leaning goes with the users' levels"):
+        recipe_from({"name": "x", "crm": {"item_quality": True, "user_leaning": True}}, "x")
 
 
 def test_a_text_that_the_data_lack_is_named(fitted: Any) -> None:
@@ -150,6 +183,7 @@ def test_a_text_is_no_field_and_a_list_is(tmp_path: Path) -> None:
 
 def test_later_keys_that_are_off_change_no_run() -> None:
     off = {"item_text": [], "user_level": False, "item_quality": False, "item_vectors": 0}
+    off |= {"user_leaning": False, "history_pace": False, "members": 1, "embedding_std": 0.05}
     assert deciding({"crm": {**off, "window": 3}}) == {"crm": {"window": 3}}
     on = {"crm": {"item_text": ["title"], "user_level": True}}
     assert deciding(on) == on

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,27 @@ def test_our_own_client_of_sglang_asks_our_own_server(served, bundle):
         finally:
             backend.close()
             model.close()
+
+
+def test_rankings_are_answered_in_time_during_long_questions(served):
+    items = [[1 + i % 200, 1 + i // 200] for i in range(300)]
+    question = {"query": [7] * 100, "items": items, "item_first": True, "apply_softmax": True, "timeout_ms": 300_000}
+    ranking = {"user": {"id": "u3"}, "candidates": [{"item": "i1"}], "threshold": "ratio:1", "strict": True,
+               "timeout_ms": 30_000}  # fmt: skip
+    meanwhile = 0
+
+    def ask() -> list[int]:
+        url = f"{served.url}/v1/score"
+        return [httpx.post(url, json=question, timeout=300).status_code for _ in range(10)]
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        while not asked.done():
+            found = httpx.post(f"{served.url}/v1/rank", json=ranking, timeout=60)
+            assert found.status_code == 200, found.text
+            meanwhile += not asked.done()
+    assert asked.result() == [200] * 10
+    assert meanwhile
 
 
 def test_texts_are_scored_as_the_bundles_own_tokenizer_reads_them(served, bundle):

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge_runtime.llm.admission import MARGIN, WAY_BACK, Admission, Promise, plan
+from corella_edge_runtime.llm.admission import (
+    MARGIN,
+    WAY_BACK,
+    YIELDING,
+    Admission,
+    Promise,
+    plan,
+    seconds_for,
+)
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.settings import LlmSettings
 
@@ -190,6 +198,57 @@ def test_a_far_deadline_is_as_good_as_none(seconds: float) -> None:
     # And it does not come after everybody else for ever.
     assert [promise.due for promise in desk.admission._promised] == [20.0, 20.0]
     assert 5 <= desk.number(prompts(40), 0.5)[0] <= 40
+
+
+@pytest.mark.parametrize("seconds", [None, 600.0])
+@pytest.mark.parametrize("yields", [False, True])
+def test_no_more_is_asked_than_the_queue_holds(seconds: float | None, yields: bool) -> None:
+    for admission in (Desk(queue_tokens=300).admission, Admission(LlmSettings(queue_tokens=300))):
+        deadline = None if seconds is None else 10.0 + seconds
+        found = admission.admit(prompts(40, 10, prefix=100), deadline, 10.0, yields)
+        number = 5 if yields and seconds else 20  # the prefix counts once
+        assert (found.prompts, found.reason) == (number, "queue_full")
+        assert admission.stats(10.0)["not_asked"] == 40 - number
+        found = admission.admit(prompts(1, 301), deadline, 10.0, yields)
+        assert (found.prompts, found.reason, found.promise) == (0, "queue_full", None)
+
+
+def test_work_that_yields_takes_half_of_its_time_and_none_of_a_ranking_that_is_due_before() -> None:
+    desk = Desk(max_wait=100.0)
+    free, _ = Desk().number(prompts(100), 0.5)
+    most = 29.0 * YIELDING / PER_TOKEN
+    long = desk.admission.admit(prompts(1000, 50), 40.0, 10.0, yields=True)
+    assert long.promise is not None
+    assert 0.9 * most <= 50 * long.prompts <= most
+    # What is due before finds the time it would have found anyway, again and again.
+    for second in range(20):
+        found = desk.admission.admit(prompts(100), 10.5 + second, 10.0 + second)
+        assert found.prompts == free
+        assert found.promise is not None
+        desk.admission.ended(found.promise, [], [], desk.stats, 10.5 + second)
+    # Of its own kind, what is due before does not break its promise: nothing is due after it then.
+    assert desk.admission.admit(prompts(1000, 50), 60.0, 30.0, yields=True).prompts * 50 < most
+
+
+def test_all_that_yields_holds_half_of_the_queue_until_it_has_ended() -> None:
+    admission = Admission(LlmSettings(queue_tokens=200))
+    first = admission.admit(prompts(6), 100.0, 10.0, yields=True)
+    assert (first.prompts, admission.admit(prompts(6), 100.0, 10.0, yields=True).prompts) == (6, 4)
+    assert admission.admit(prompts(1), 100.0, 10.0, yields=True).reason == "queue_full"
+    assert admission.admit(prompts(10), 100.0, 10.0).prompts == 10
+    assert first.promise is not None
+    admission.ended(first.promise, [], [], {}, 11.0)
+    assert admission.admit(prompts(10), 100.0, 11.0, yields=True).prompts == 6
+
+
+@given(st.lists(st.floats(0.02, 60.0), max_size=20), st.floats(0.05, 60.0))
+def test_whatever_yields_half_of_a_rankings_time_is_left(others: list[float], seconds: float) -> None:
+    promised: list[Promise] = []
+    for number, due in enumerate(others):
+        most = seconds_for(promised, due, due, 0.0, yields=True)
+        if most > 0.0:
+            insort(promised, Promise(due, number, most, due, yields=True))
+    assert seconds_for(promised, seconds, seconds, 0.0) >= (1.0 - YIELDING) * seconds - 1e-9
 
 
 def test_the_margin_is_what_it_says() -> None:

@@ -127,11 +127,13 @@ def test_a_deadline_counts_from_the_submission(fake: Fake, backend: Any) -> None
 
 def test_a_queue_is_bounded_in_tokens(fake: Fake) -> None:
     backend = ThreadBackend(lambda: fake, LlmSettings(queue_tokens=10))  # type: ignore[arg-type, return-value]
-    large = backend.submit([Prompt((1,) * 30, (3,))])  # more than the queue holds, but nobody is before it
+    alone = backend.submit([Prompt((1,) * 30, (3,))])  # more than the queue holds, though nobody is before it
+    assert [answer.reason for answer in alone.result(0)] == ["queue_full"]
+    large = backend.submit([Prompt((1,) * 9, (3,))])
     assert fake.busy.wait(20)
     refused = backend.submit([Prompt((), (4,)), Prompt((), (5,))])
     assert [answer.reason for answer in refused.result(0)] == ["queue_full"] * 2
-    assert (backend.stats()["queued_tokens"], backend.stats()["refused"]) == (31.0, 1.0)
+    assert (backend.stats()["queued_tokens"], backend.stats()["refused"]) == (10.0, 2.0)
     fake.go.set()
     assert value(large) == 3.0
     while backend.stats()["queued_tokens"]:
@@ -139,6 +141,25 @@ def test_a_queue_is_bounded_in_tokens(fake: Fake) -> None:
     shared = [Prompt((1,) * 6, (i,)) for i in (1, 2, 3)]  # 9 tokens: their prefix counts once
     assert [answer.probability for answer in backend.submit(shared).result(20)] == [1.0, 2.0, 3.0]
     backend.close()
+
+
+def test_a_long_job_that_is_due_late_is_interrupted_for_one_that_is_due_soon(fake: Fake, backend: Any) -> None:
+    done: list[int] = []
+    step = fake.step
+
+    def noting(asks: list[Ask], cost: Cost, watch: Any) -> None:
+        done.append(asks[0].prompt.suffix[0])
+        step(asks, cost, watch)
+
+    fake.step = noting  # type: ignore[method-assign]
+    now = time.monotonic()
+    long = backend.submit([Prompt((), (i,)) for i in range(100)], now + 600)
+    assert fake.busy.wait(20)
+    soon = backend.submit(ask(1000), now + 5)
+    fake.go.set()
+    assert value(soon) == 1000.0
+    assert [answer.probability for answer in long.result(20)] == list(range(100))
+    assert done == [0, 1000, *range(1, 100)]
 
 
 def test_cores_that_can_not_be_used_are_told_at_once(fake: Fake) -> None:

@@ -167,6 +167,17 @@ def test_a_prompt_that_is_too_long_is_refused_alone(backend: Any, rows: Any, exp
     assert good == pytest.approx(expected([rows[0], rows[1]]), abs=TOLERANCE)
 
 
+def test_a_job_larger_than_the_queue_is_refused_whole_though_nobody_waits(
+    backend: Any, rows: Any, expected: Any
+) -> None:
+    half = long(SETTINGS.queue_tokens // 2)
+    for deadline in (None, time.monotonic() + 600.0):
+        found = backend.submit([rows[0], Prompt(half, (11,)), Prompt(half[1:], (11,))], deadline).result(10)
+        assert [answer.reason for answer in found] == ["queue_full"] * 3
+    after = backend.submit(rows[:1]).result(60)
+    assert after[0].probability == pytest.approx(expected(rows[:1])[0], abs=TOLERANCE)
+
+
 def test_an_expired_deadline_is_told_at_once(backend: Any, rows: Any) -> None:
     started = time.monotonic()
     found = backend.submit(rows, started - 1.0).result(10)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,8 @@ from corella_edge.encoder import FeatureEncoder
 from corella_edge.request import Candidate, Event, User
 from corella_edge_runtime import crm as module
 from corella_edge_runtime.crm import Crm, sigmoid
+
+XDG = ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
 
 
 class Side:
@@ -91,3 +96,25 @@ def test_the_sigmoid_is_within_its_bounds_and_symmetric(logits: list[float]) -> 
     assert (np.diff(sigmoid(np.sort(x))) >= 0.0).all()
     mild = np.abs(x) < 30
     np.testing.assert_allclose(p[mild], 1.0 / (1.0 + np.exp(-x[mild].astype(np.float64))), rtol=1e-12)
+
+
+OPENED = """
+import sys
+from pathlib import Path
+from corella_edge.bundle import Bundle
+from corella_edge_runtime.crm import Crm
+bundle = Bundle.open(Path(sys.argv[1]))
+print(Crm(bundle.path("crm.onnx"), bundle.schema()[0]).provider)
+"""
+
+
+@pytest.mark.parametrize("code", [OPENED, "import corella_edge_export, onnxruntime; print('CPUExecutionProvider')"])
+def test_onnx_runtime_leaves_nothing_in_the_home_folder(tmp_path: Path, code: str) -> None:
+    home, bundle = tmp_path / "home", make_bundle(tmp_path / "bundle", llm=False)
+    home.mkdir()
+    kept = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", *XDG)}
+    fresh = {**kept, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    command = [sys.executable, "-c", code, str(bundle)]
+    done = subprocess.run(command, env=fresh, capture_output=True, text=True, check=True)
+    assert "CPUExecutionProvider" in done.stdout
+    assert list(home.rglob("*")) == []

@@ -240,7 +240,8 @@ def test_a_server_out_of_reach_is_left_alone_for_a_moment() -> None:
 def test_questions_beyond_the_queue_are_refused_at_once(connect: Any, server: Any) -> None:
     backend = connect("sglang", Limits(close=5.0), queue_tokens=10)
     server.go.clear()
-    big = [Prompt((1,) * 30, (2,))]  # more than the queue, but it is empty
+    assert reasons(backend.submit([Prompt((1,) * 30, (2,))])) == ["queue_full"]  # though it is empty
+    big = [Prompt((1,) * 9, (2,))]
     taken = backend.submit(big)
     assert reasons(backend.submit(ROWS)) == ["queue_full"] * 4
     server.go.set()

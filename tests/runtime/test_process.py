@@ -32,7 +32,7 @@ def start(llama: Any) -> Iterator[Callable[..., ProcessBackend]]:
     made: list[ProcessBackend] = []
 
     def make(patience: Patience = QUICK, cores: tuple[int, ...] = ()) -> ProcessBackend:
-        made.append(ProcessBackend(llama.path, llama.tokens, LlmSettings(cores=cores), patience))
+        made.append(ProcessBackend(llama.path, llama.tokens, LlmSettings(cores=cores, queue_tokens=2**18), patience))
         made[-1].wait_ready()
         return made[-1]
 
@@ -79,6 +79,19 @@ def test_a_dead_child_is_answered_for_at_once_and_replaced(start: Any, prompts: 
     assert backend.stats()["restarts"] == 1.0
     assert backend.submit(rows).result(30) == before
     assert gone(pid)
+
+
+def test_every_restart_that_became_ready_is_told_as_its_end_was(start: Any, caplog: pytest.LogCaptureFixture) -> None:
+    backend = start()
+    with caplog.at_level(logging.INFO, "corella_edge.llm"):
+        for number in (1.0, 2.0):
+            pid = backend.pid
+            os.kill(pid, signal.SIGKILL)
+            until(lambda number=number: backend.stats()["restarts"] == number and backend.stats()["alive"] == 1.0)
+            time.sleep(4 * QUICK.ping)  # signs of life that are no news
+    told = [(r.levelname, r.getMessage().split(";")[0].split(",")[0]) for r in caplog.records]
+    ended, back = ("ERROR", "the LLM process has ended"), ("WARNING", "the LLM answers again")
+    assert [line for line in told if line in (ended, back)] == [ended, back, ended, back]
 
 
 def test_nonsense_from_the_child_is_a_reason_to_replace_it(
@@ -140,6 +153,14 @@ def test_asking_never_waits_for_a_child_that_does_not_read(start: Any) -> None:
     assert all(reasons(future) == {"deadline"} for future in futures)
     os.kill(backend.pid, signal.SIGCONT)
     assert reasons(backend.submit([Prompt((10,), (11,))])) == {""}
+
+
+def test_a_question_that_no_frame_holds_is_refused_as_too_much_and_not_as_a_failure(start: Any, prompts: Any) -> None:
+    backend = start()
+    large = [Prompt((1,) * (2**18), (11,))] * 300  # 300 MB, were its prefix not sent once
+    assert reasons(backend.submit(large)) == {"queue_full"}
+    assert reasons(backend.submit([Prompt((), (1,) * 2**18), Prompt((), (2,))])) == {"queue_full"}
+    assert reasons(backend.submit(prompts(3, [1, 2]))) == {""}
 
 
 def test_a_cancelled_question_is_not_computed(start: Any, prompts: Any) -> None:
@@ -281,6 +302,72 @@ def test_a_child_that_can_not_be_started_is_told(llama: Any, monkeypatch: pytest
     with pytest.raises(BundleError, match="can not be started"):
         backend.wait_ready()
     backend.close()
+
+
+DYING = """#!{python}
+import os, sys
+from pathlib import Path
+count = Path({count!r})
+count.write_text(count.read_text() + "x" if count.exists() else "x")
+if len(count.read_text()) <= {deaths}:
+    os.kill(os.getpid(), 9)
+os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+"""
+
+
+@pytest.fixture
+def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """dying(n): the first n children are killed at their start."""
+
+    def make(deaths: int) -> None:
+        fake = tmp_path / "python"
+        fake.write_text(DYING.format(python=sys.executable, count=str(tmp_path / "starts"), deaths=deaths))
+        fake.chmod(0o700)
+        monkeypatch.setattr(sys, "executable", str(fake))
+
+    return make
+
+
+def test_a_child_that_dies_once_at_its_start_is_told_and_replaced(llama: Any, prompts: Any, dying: Any) -> None:
+    dying(1)
+    told: list[str] = []
+    backend, _ = open_backend("process", llama.path, llama.tokens, LlmSettings(), told.append)
+    try:
+        assert len(told) == 1
+        assert "the LLM does not start (LLM process: gone, exit status -9)" in told[0]
+        until(lambda: backend.stats()["alive"] == 1.0)
+        until(lambda: reasons(backend.submit(prompts(3, [1, 2]))) == {""})
+    finally:
+        backend.close()
+
+
+def test_a_child_that_always_dies_costs_the_llms_scores_alone(llama: Any, prompts: Any, dying: Any) -> None:
+    dying(10**6)
+    told: list[str] = []
+    backend, _ = open_backend("process", llama.path, llama.tokens, LlmSettings(), told.append)
+    try:
+        until(lambda: backend.stats()["restarts"] >= 2.0)
+        assert len(told) == 1
+        assert reasons(backend.submit(prompts(3, [1, 2]))) == {"llm_error"}
+    finally:
+        backend.close()
+
+
+def test_without_a_warning_to_give_it_is_an_error(llama: Any, dying: Any) -> None:
+    dying(1)
+    before = threading.active_count()
+    with pytest.raises(BundleError, match="exit status -9"):
+        open_backend("process", llama.path, llama.tokens, LlmSettings())
+    assert threading.active_count() == before
+
+
+def test_a_damaged_model_is_an_error_with_and_without_a_warning(llama: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "llm.gguf"
+    broken.write_bytes(llama.path.read_bytes()[:-100])
+    told: list[str] = []
+    with pytest.raises(BundleError, match=r"llm\.gguf"):
+        open_backend("process", broken, llama.tokens, LlmSettings(), told.append)
+    assert told == []
 
 
 def test_closing_before_the_model_is_loaded(llama: Any) -> None:

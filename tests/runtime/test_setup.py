@@ -50,6 +50,12 @@ def test_a_plan_without_an_llm_leaves_it_to_the_machine() -> None:
     assert (found.llm_file, found.llm.threads) == ("llm.gguf", 3)
 
 
+def test_a_queue_that_no_frame_would_hold_is_refused() -> None:
+    assert LlmSettings(queue_tokens=2**23).queue_tokens == 2**23
+    with pytest.raises(InputError, match="queue_tokens: 8388609 is above 8388608"):
+        LlmSettings(queue_tokens=2**23 + 1)
+
+
 def test_llama_cpps_bound_on_sequences_is_named() -> None:
     with pytest.raises(InputError, match="sequences: 256 is above 255"):
         LlmSettings(sequences=256)

@@ -60,6 +60,33 @@ def test_without_room_an_append_is_one_error_and_wholly_absent(tmp_path: Path) -
         assert Counter(items(store, "u")) == Counter(["first", "small", "small too", *(event.item for event in large)])
 
 
+# No file may grow beyond so many bytes.
+NARROW = """
+import resource, signal, sys
+from pathlib import Path
+from corella_edge.errors import StoreFullError
+from corella_edge_runtime.store.users import UserStore
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    UserStore.open(Path(sys.argv[1]))
+except StoreFullError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_without_room_to_open_it_the_advice_is_to_start_again(tmp_path: Path, there: bool) -> None:
+    path = tmp_path / "users.db"
+    if there:
+        with UserStore.open(path) as store:
+            store.append("u", [Event("first")])
+    command = [sys.executable, "-c", NARROW, path, "100"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert "users.db: can not be written" in said
+    assert said.endswith("make room on its disk and start again\n")
+
+
 def check_filled(done: dict[str, Any], path: Path) -> None:
     assert done["acknowledged"] > 0
     assert len(done["errors"]) == 1

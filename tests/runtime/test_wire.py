@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from corella_edge_runtime.llm import wire
 from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.backend import tokens_of
 from corella_edge_runtime.llm.link import Link
+from corella_edge_runtime.llm.settings import MOST_QUEUED
 
 IDS = st.integers(0, 2**64 - 1)
 TOKENS = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=6).map(tuple)
@@ -137,3 +139,11 @@ def test_a_link_wakes_and_tells_that_the_other_side_is_gone(ends: Any) -> None:
     one.close()
     one.send(wire.Ping())
     one.wake()
+
+
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize("suffix", [(7,), (7,) * 50])
+def test_whatever_a_queue_holds_fits_a_frame(alike: bool, suffix: tuple[int, ...]) -> None:
+    rows = [Prompt((7 if alike else i,), suffix) for i in range(1000)]
+    size = len(wire.encode(wire.Ask(1, None, rows)))
+    assert size / tokens_of(rows) * MOST_QUEUED < wire.MAX_PAYLOAD

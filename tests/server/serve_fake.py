@@ -9,8 +9,12 @@ from pathlib import Path
 
 import click
 
-from conftest import FakeRanker
+from conftest import FakeDraft, FakeRanker
 from corella_edge.errors import BundleError
+from corella_edge.request import Request
+from corella_edge.scores import Scores
+from corella_edge_runtime.server import rank
+from corella_edge_runtime.server.bodies import parse_body
 from corella_edge_runtime.server.following import BundleSource
 from corella_edge_runtime.server.limits import Limits
 from corella_edge_runtime.server.run import Settings, listen, run
@@ -24,15 +28,26 @@ class Slow(FakeRanker):
         if "load_error" in OPTIONS:
             raise BundleError(OPTIONS["load_error"])
 
+    def finish(self, draft: FakeDraft) -> Scores:
+        time.sleep(OPTIONS.get("finish_seconds", 0.0))
+        return super().finish(draft)
+
     def close(self) -> None:
         click.echo("closed")
 
 
+def slow_parse(body: bytes) -> Request:
+    time.sleep(OPTIONS["parse_seconds"])
+    return parse_body(body)
+
+
+if "parse_seconds" in OPTIONS:
+    rank.parse_body = slow_parse
 try:
     run(
         BundleSource(Path(), lambda _: Slow(delay=OPTIONS.get("delay", 0.0))),
         listen(OPTIONS.get("host", "127.0.0.1"), 0),
-        Settings(Limits(), grace_seconds=OPTIONS.get("grace", 20.0)),
+        Settings(Limits(timeout_ms=OPTIONS.get("timeout_ms", 1000.0)), grace_seconds=OPTIONS.get("grace", 20.0)),
         on_listening=click.echo,
     )
 except BundleError as error:

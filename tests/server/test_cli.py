@@ -52,7 +52,7 @@ def test_serves_until_sigterm(bundle):
         process.kill()
     assert json.loads(opened.removeprefix("open bundle ")) == {
         "llm": "process", "threshold": "ratio:0.05", "crm_threads": None, "llm_threads": 2, "require_llm": True,
-            "plan": None, "tuned": True, "trust": None,
+            "retry_llm": True, "plan": None, "tuned": True, "trust": None,
     }  # fmt: skip
 
 

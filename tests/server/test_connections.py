@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from corella_edge_runtime.server.connections import BoundedProtocol, ConnectionLimits, within_files
-from sockets import LOOPS, PATIENCE, Site, read_all, read_answer, serving
+from sockets import LOOPS, PATIENCE, Site, read_all, read_answer, serving, until
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 SLOW = GET.replace(b"/a", b"/slow")
@@ -32,7 +32,10 @@ Serve = Callable[..., Site]
 
 
 class App:
-    """Answers with the path and the length of the body; /big is 32 MiB, /slow takes its time, /early reads no body."""
+    """Answers with the path and the length of the body.
+
+    /big is 32 MiB, /stream too in pieces; /slow takes its time, /never all of it; /early reads no body.
+    """
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -43,16 +46,26 @@ class App:
         self.begun.append(path)
         length = 0
         while path != "/early":
+            # Only who leaves ends the wait at /never.
             message = await receive()
             if message["type"] == "http.disconnect":
                 self.gone += 1
                 return
             length += len(message["body"])
-            if not message["more_body"]:
+            if not message["more_body"] and path != "/never":
                 break
         if path == "/slow":
             await asyncio.sleep(0.5)
+        if path == "/stream":
+            await self._stream(send)
+            return
         await self._answer(send, b"x" * BIG if path == "/big" else json.dumps([path, length]).encode())
+
+    async def _stream(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(32):
+            await send({"type": "http.response.body", "body": b"x" * 2**20, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
     async def _answer(self, send: Send, body: bytes) -> None:
         headers = [(b"content-length", str(len(body)).encode())]
@@ -81,13 +94,6 @@ def serve(loop: str) -> Iterator[Serve]:
             return stack.enter_context(serving(app or App(), limits, loop, **config))
 
         yield start
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def status(answer: bytes) -> int:
@@ -266,7 +272,8 @@ def test_only_so_many_pipelined_requests_are_begun_ahead(site: Site, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("raw", "count"), [(GET, 1), (SLOW, 1), (SLOW + GET, 2), (SLOW + GET + b"GET /x HT", 2), (SLOW + GET * 500, 501)]
+    ("raw", "count"),
+    [(GET, 1), (SLOW, 1), (SLOW + GET, 2), (SLOW + GET + b"GET /x HT", 2), (SLOW + GET * 500, 501), (SLOW * 6, 6)],
 )
 def test_a_client_that_has_said_its_last_gets_its_answers(site: Site, raw: bytes, count: int) -> None:
     with site.connect() as client:
@@ -286,6 +293,38 @@ def test_a_client_that_leaves_in_the_middle_of_a_request_is_let_go(serve: Serve)
             assert read_all(client) == b""
     until(lambda: site.counters.open == 0 and app.gone == 1)
     assert app.begun == ["/b"]
+
+
+@pytest.mark.parametrize("more", [b"", GET])
+def test_a_client_that_closes_before_its_answer_is_noticed(serve: Serve, more: bytes) -> None:
+    app = App()
+    site = serve(ConnectionLimits(half_closed_seconds=0.2), app)
+    with site.connect() as client:
+        client.sendall(GET.replace(b"/a", b"/never") + more)
+        until(lambda: app.begun == ["/never"])
+    until(lambda: site.counters.open == 0 and app.gone == 1)
+    assert app.begun == ["/never"]
+
+
+def test_a_reset_before_the_answer_is_noticed_at_once(serve: Serve) -> None:
+    app = App()
+    site = serve(ConnectionLimits(half_closed_seconds=600.0), app)
+    client = site.connect()
+    client.sendall(GET.replace(b"/a", b"/never"))
+    until(lambda: app.begun == ["/never"])
+    reset(client)
+    until(lambda: site.counters.open == 0 and app.gone == 1)
+
+
+def test_a_client_that_has_said_its_last_may_read_slowly(serve: Serve) -> None:
+    site = serve(ConnectionLimits(half_closed_seconds=0.5))
+    with site.connect(buffer=4096) as client:
+        client.sendall(GET.replace(b"/a", b"/stream"))
+        client.shutdown(socket.SHUT_WR)
+        time.sleep(1.5)
+        answer = read_all(client)
+    assert len(answer) > BIG
+    assert answer.endswith(b"0\r\n\r\n")
 
 
 def test_more_connections_than_allowed_are_refused_at_once(serve: Serve) -> None:

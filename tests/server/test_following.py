@@ -111,6 +111,20 @@ def test_a_bundle_is_served_for_good_and_a_site_is_followed(site: Path, tmp_path
     followed.close()
 
 
+def test_what_a_start_begins_with_is_loaded_in_its_own_way(site: Path, ids: list[str], tmp_path: Path) -> None:
+    later, first = Shelf(), Shelf()
+    for path in (site, tmp_path / "b1"):
+        source = open_source(path, later.load, first.load)
+        source.first()
+        source.close()
+    assert later.made == {}
+    sites.change(site, lambda now: promoted(now, ids[1]))
+    first.spoil(ids[1], "crm.onnx: missing")
+    source = open_source(site, later.load, first.load)
+    assert (source.first()[1], later.made) == (ids[0], {})
+    source.close()
+
+
 def test_it_begins_with_the_live_version_and_says_so(site: Path, ids: list[str], shelf: Shelf) -> None:
     async def test(server: Server) -> None:
         await server.dealt_with(1)

@@ -41,12 +41,15 @@ class Served:
             assert time.monotonic() < end
             time.sleep(0.01)
 
-    def rank(self) -> httpx.Response:
-        return httpx.post(self.url + "/v1/rank", content=b'{"user":{}}', timeout=30)
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", int(self.url.rpartition(":")[2])), 20)
 
-    def rank_in_vain(self) -> None:
+    def rank(self, body: bytes = b'{"user":{}}') -> httpx.Response:
+        return httpx.post(self.url + "/v1/rank", content=body, timeout=30)
+
+    def rank_in_vain(self, body: bytes = b'{"user":{}}') -> None:
         with pytest.raises(httpx.HTTPError):
-            self.rank()
+            self.rank(body)
 
     def in_flight(self) -> float:
         return float(re.findall(r"rank_in_flight (\d\S*)", httpx.get(self.url + "/metrics").text)[0])
@@ -54,6 +57,13 @@ class Served:
     def end(self) -> tuple[int, str, str]:
         out, err = self.process.communicate(timeout=20)
         return self.process.returncode, out, err
+
+
+def read_until(client: socket.socket, end: bytes) -> bytes:
+    received = b""
+    while end not in received and (part := client.recv(65536)):
+        received += part
+    return received
 
 
 @pytest.fixture
@@ -138,6 +148,64 @@ def test_the_grace_period_ends(serve):
     assert "1 requests unanswered" in err
 
 
+def test_a_body_that_is_still_parsed_counts_and_does_not_outlast_the_grace_period(serve):
+    served = serve(parse_seconds=60.0, grace=0.5)
+    served.until(lambda: served.status("/v2/health/ready") == 200)
+    thread = threading.Thread(target=served.rank_in_vain, args=(b'{"user":{}}'.ljust(100_000),))
+    thread.start()
+    served.until(lambda: served.in_flight() == 1)
+    served.process.send_signal(signal.SIGTERM)
+    code, _, err = served.end()
+    thread.join()
+    assert code == 1
+    assert "1 requests unanswered" in err
+    assert "Traceback" not in err
+
+
+def test_work_for_a_client_that_has_left_does_not_outlast_the_grace_period(serve):
+    served = serve(finish_seconds=60.0, grace=0.5)
+    served.until(lambda: served.status("/v2/health/ready") == 200)
+    body = b'{"user":{}}'
+    with served.connect() as client:
+        client.sendall(
+            b"POST /v1/rank?mode=progressive HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s"
+            % (len(body), body)
+        )
+        assert b"event: crm" in read_until(client, b"event: crm")
+        served.until(lambda: served.in_flight() == 1)
+        time.sleep(0.5)  # the LLM answers at once: a thread is at the end of it now
+    served.until(lambda: served.in_flight() == 0)
+    served.process.send_signal(signal.SIGTERM)
+    code, out, err = served.end()
+    assert (code, out) == (1, "")
+    assert err.endswith("stopped with a thread still at work\n")
+    assert "Traceback" not in err
+
+
+def test_a_body_that_is_still_arriving_does_not_hold_up_the_stop(serve):
+    served = serve()
+    served.until(lambda: served.status("/v2/health/ready") == 200)
+    with served.connect() as client:
+        client.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+        served.until(lambda: served.status("/v2/health/live") == 200)
+        start = time.monotonic()
+        served.process.send_signal(signal.SIGTERM)
+        assert b"HTTP/1.1 503" in read_until(client, b"the server is stopping")
+        assert served.end() == (0, "closed\n", "")
+    assert time.monotonic() - start < 4.5  # uvicorn would give the open connection 5 seconds
+
+
+def test_a_client_that_closes_does_not_make_a_stop_unclean(serve):
+    served = serve(delay=12.0, grace=7.0, timeout_ms=None)
+    served.until(lambda: served.status("/v2/health/ready") == 200)
+    body = b'{"user":{}}'
+    with served.connect() as client:
+        client.sendall(b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        served.until(lambda: served.in_flight() == 1)
+    served.process.send_signal(signal.SIGTERM)
+    assert served.end() == (0, "closed\n", "")
+
+
 def test_a_signal_while_loading_stops_at_once(serve):
     served = serve(load_seconds=30.0)
     served.until(lambda: served.status("/v2/health/live") == 200)
@@ -146,7 +214,7 @@ def test_a_signal_while_loading_stops_at_once(serve):
 
 
 def test_a_bundle_that_does_not_load_ends_the_server_with_its_message(serve):
-    code, out, err = serve(load_error="crm.onnx: sha256 differs from the manifest").end()
+    code, out, err = serve(load_seconds=0.5, load_error="crm.onnx: sha256 differs from the manifest").end()
     assert (code, out) == (1, "closed\n")
     assert err == "failed: crm.onnx: sha256 differs from the manifest\n"
 

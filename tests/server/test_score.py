@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -19,12 +20,16 @@ from hypothesis import strategies as st
 from corella_edge.catalog import Catalog
 from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder, Template, Tokens
+from corella_edge_runtime import texts
 from corella_edge_runtime.asking import Asking, Llm
 from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.backend import tokens_of
+from corella_edge_runtime.server.connections import ConnectionLimits
 from corella_edge_runtime.server.question import FIELDS, NOT_HERE, Question, parse_question
 from corella_edge_runtime.texts import MOST_AT_ONCE, prompts
 from fake_llm import FakeBackend
 from json_schema import SCHEMAS, documents, valid
+from sockets import serving, until
 
 YES, NO, BOS, VOCABULARY, LONGEST = 7, 9, 3, 1000, 200
 
@@ -201,6 +206,7 @@ def test_an_llm_that_does_not_tell_the_whole_vocabulary_is_501(asking):
         ({"item_first": None}, "item_first: expected true or false"),
         ({"model": None}, "model: expected text"),
         ({"timeout_ms": -1}, "timeout_ms: expected milliseconds"),
+        ({"timeout_ms": 600_001}, "timeout_ms: expected milliseconds from 0 to 600000, got 600001"),
         ({"timeout_ms": True}, "timeout_ms: expected milliseconds"),
         ({"timeout_ms": 10**400}, "timeout_ms: expected milliseconds"),
         ({"temperature": 0}, "unknown field 'temperature'; known fields: apply_softmax"),
@@ -237,12 +243,73 @@ def test_a_prompt_too_long_is_422(asking):
     assert (response.status_code, told(response)) == (422, "the prompt has more tokens than the LLM reads")
 
 
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        ({"query": [1] * 190, "items": [[2, 3]] * 3000, "item_first": True}, 576_000),
+        ({"query": [1] * 100, "items": [[2] * (MOST_AT_ONCE + 1)] * 200}, 33_000),
+        ({"query": [1] * 100, "items": [[2] * 20] * 1700}, 34_100),
+        ({"query": "a" * 190, "items": ["bc"] * 3000, "item_first": True}, 579_000),
+    ],
+)
+def test_more_than_the_llm_is_asked_at_once_is_422_and_says_how_much_it_is(asking, fields, tokens):
+    backend = Stuck()
+    response = score(asking(backend), timeout_ms=600_000, **fields)
+    assert response.status_code == 422
+    assert told(response) == f"items: the prompts have {tokens} tokens, this LLM is asked 32768 at once; send fewer"
+    assert not backend.futures
+
+
+def test_a_query_that_the_items_share_counts_once(asking):
+    response = score(asking(), query=[1] * 190, items=[[2], [3]] * 1000)
+    assert len(scores(response)) == 2000
+
+
+def test_what_is_much_to_build_is_not_built_in_the_event_loop(asking, monkeypatch):
+    threads: list[str] = []
+    whole = texts.prompts
+
+    def noting(*args: Any, **options: Any) -> list[Prompt]:
+        threads.append(threading.current_thread().name)
+        return whole(*args, **options)
+
+    monkeypatch.setattr(texts, "prompts", noting)
+    site = asking()
+    for fields in ({"query": [1] * 90, "items": [[2]] * 100}, {"query": "a" * 90, "items": ["b"] * 100}, {}):
+        assert score(site, **fields).status_code == 200
+    assert [name.startswith("rank") for name in threads] == [True, True, False]
+
+
+def test_the_event_loop_goes_on_while_a_large_question_is_begun(asking, monkeypatch):
+    going = threading.Event()
+
+    def waiting(*args: Any, **options: Any) -> list[Prompt]:
+        assert going.wait(20)
+        return []
+
+    monkeypatch.setattr(texts, "prompts", waiting)
+    site = asking()
+
+    async def both() -> tuple[int, int]:
+        async with site.client() as client:
+            body = {"query": [1] * 150, "items": [[2]] * 10_000, "apply_softmax": True}
+            running = asyncio.create_task(client.post("/v1/score", json=body))
+            while not site.service.in_flight:
+                await asyncio.sleep(0.01)
+            other = await client.get("/v1/models")
+            going.set()
+            return other.status_code, (await running).status_code
+
+    assert asyncio.run(both()) == (200, 200)
+
+
 def test_times(asking):
     site = asking()
     for query, fields in (("?timeout_ms=5000", {}), ("", {"timeout_ms": 5000.5}), ("", {"timeout_ms": None})):
         assert score(site, query, **fields).status_code == 200
     for query, fields in (
         ("?timeout_ms=-1", {}), ("?timeout_ms=soon", {}), ("?timeout_ms=nan", {}), ("?timeout_ms=1e400", {}),
+        ("?timeout_ms=600001", {}),
         ("?mode=progressive", {}), ("?timeout_ms=5", {"timeout_ms": 5}),
     ):  # fmt: skip
         response = score(site, query, **fields)
@@ -285,7 +352,9 @@ def test_what_can_not_be_done_in_time_is_told_at_once(asking):
     assert not backend.futures
     llm = site.ranker.llm
     given = [Answer(math.nan, "deadline"), Answer(math.nan, "busy")]
-    llm.begin_prompts = lambda asked, deadline: Asking(given, [0], backend.submit(asked[:1], deadline), deadline)
+    llm.begin_prompts = lambda asked, deadline, yields: Asking(
+        given, [0], backend.submit(asked[:1], deadline), deadline
+    )
     response = score(site, timeout_ms=60_000)
     assert (response.status_code, told(response)) == (504, "the LLM would not answer in time")
     # What was let in is not called off, and its version stays until it is done.
@@ -338,6 +407,20 @@ def test_a_client_that_leaves_takes_its_question_along(asking):
     assert site.service.in_flight == 0
 
 
+def test_a_client_that_closes_its_connection_takes_its_question_along(asking):
+    backend = Stuck()
+    site = asking(backend)
+    body = b'{"query": "a", "items": "b", "apply_softmax": true}'
+    with serving(site.app, ConnectionLimits(half_closed_seconds=0.2)) as served:
+        with served.connect() as client:
+            client.sendall(
+                b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+            until(lambda: backend.futures)
+        until(lambda: site.service.in_flight == 0)
+    assert backend.futures[0].cancelled()
+
+
 def test_a_question_holds_a_place_while_it_is_asked(asking):
     backend = Stuck()
     site = asking(backend)
@@ -367,6 +450,16 @@ def test_a_prompt_is_all_its_tokens_and_ends_in_a_part_that_fits_one_decode(quer
         assert [*prompt.prefix, *prompt.suffix] == whole
         assert bool(whole) == bool(prompt.suffix)
         assert len(prompt.suffix) <= MOST_AT_ONCE
+
+
+@given(IDS, st.lists(IDS, max_size=4), st.booleans())
+def test_prompts_cost_no_more_than_was_said_before_they_were_built(query, items, item_first):
+    made = prompts(query, items, item_first)
+    most = texts.cost(query, items, item_first)
+    assert tokens_of(made) <= most
+    # Exactly that much, unless some of them happen to begin alike.
+    if len({prompt.prefix for prompt in made}) == len(made):
+        assert tokens_of(made) == most
 
 
 def of_one_kind(doc: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 A row's published history `his` holds the user's earlier liked items of all three files, oldest first, after one
 leading 0. So a user's log is the sequence of his liked rows, and a row points into it by how many came before.
+`extra` puts disliked rows into the logs: extra data, which no published figure on this split had.
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ HISTORY_RULE = (
     "the published histories: the user's earlier liked items of all three files, no disliked ones; the rows of "
     "interactions.parquet of that user whose position is smaller"
 )
+# Which disliked rows `extra` adds to the histories, by the files they stand in.
+EXTRA: dict[str, tuple[str, ...]] = {"disliked-train": ("train",), "disliked": SPLITS}
+EXTRA_RULE = (
+    "extra data: the user's earlier liked items of all three files and his earlier disliked ones of {files}; the rows "
+    "of interactions.parquet of that user whose position is smaller"
+)
+LIKED, DISLIKED = 4.0, 2.0  # ratings that stand for the labels in such histories
 MOVIES = "movies.dat"
 ABSTRACTS = "abstracts.parquet"
 ABSTRACT_COLUMNS: Columns = {
@@ -49,7 +57,7 @@ ABSTRACT_COLUMNS: Columns = {
 
 
 def read(source: Path | None, options: Mapping[str, Any]) -> RawData:
-    """Read the three files of the folder `source`; `options` change nothing.
+    """Read the three files of the folder `source`; the option `extra` may be one of EXTRA.
 
     Genres and abstracts are no part of the split. They are added, and noted, where an abstracts.parquet lies beside
     (columns title, year, genres, abstract), and genres where MovieLens-1M's own movies.dat does.
@@ -61,8 +69,12 @@ def read(source: Path | None, options: Mapping[str, Any]) -> RawData:
     files = {name: _read_file(source / f"{name}.parquet") for name in SPLITS}
     rows = pl.concat([file.frame.with_columns(split=pl.lit(name)) for name, file in files.items()])
     _check_rows(files, rows)
-    rows = _with_positions(rows)
+    rows = _with_positions(rows, pl.col("label") == 1)
     _check_histories(files, rows)
+    extra = options.get("extra")
+    added = EXTRA[extra] if extra else ()
+    in_log = (pl.col("label") == 1) | pl.col("split").is_in(added)
+    rows = _with_ratings(_with_positions(rows, in_log), bool(added))
     movies = read_table(source / MOVIES, ml_1m.MOVIES) if (source / MOVIES).exists() else None
     abstracts = _read_abstracts(source / ABSTRACTS) if (source / ABSTRACTS).exists() else None
     attributes = {"year": "categorical", "decade": "categorical"}
@@ -72,10 +84,11 @@ def read(source: Path | None, options: Mapping[str, Any]) -> RawData:
         attributes |= {"abstract": "categorical"}
     tables = [*files.values(), *(table for table in (movies, abstracts) if table is not None)]
     splits = {name: _events(rows.filter(pl.col("split") == name)) for name in SPLITS}
-    liked = _events(rows.filter(pl.col("label") == 1))
+    logged = _events(rows.filter(in_log))
+    rule = EXTRA_RULE.format(files=", ".join(added)) if added else HISTORY_RULE
     return RawData(
-        name="collm-ml-1m",
-        interactions=liked.select("user_id", "item_id", "rating", "timestamp", "label"),
+        name=f"collm-ml-1m+{extra}" if extra else "collm-ml-1m",
+        interactions=logged.select("user_id", "item_id", "rating", "timestamp", "label"),
         users=rows.select(user_id=pl.col("uid").cast(pl.String)).unique(),
         items=_items(rows, movies, abstracts),
         user_attributes={},
@@ -84,8 +97,8 @@ def read(source: Path | None, options: Mapping[str, Any]) -> RawData:
         licence=LICENCE,
         redistributable=False,
         sources={table.path.name: table.source for table in tables},
-        notes=_notes(files, movies, abstracts),
-        published=PublishedSplits(splits, SPLIT_RULE, "liked", HISTORY_RULE),
+        notes=_notes(files, movies, abstracts, added),
+        published=PublishedSplits(splits, SPLIT_RULE, "some" if added else "liked", rule),
     )
 
 
@@ -151,10 +164,16 @@ def _starts(files: Mapping[str, Table]) -> Iterator[tuple[Table, int]]:
         start += len(file.frame)
 
 
-def _with_positions(rows: pl.DataFrame) -> pl.DataFrame:
-    """`position`: how many liked rows of the user come before, files and rows in published order."""
-    liked = pl.col("label").cast(pl.Int32)
-    return rows.with_columns(position=liked.cum_sum().over("uid") - liked)
+def _with_positions(rows: pl.DataFrame, in_log: pl.Expr) -> pl.DataFrame:
+    """`position`: how many of the user's rows that form histories come before, files and rows in published order."""
+    counted = in_log.cast(pl.Int32)
+    return rows.with_columns(position=counted.cum_sum().over("uid") - counted)
+
+
+def _with_ratings(rows: pl.DataFrame, told: bool) -> pl.DataFrame:
+    """`rating`: none as published; where histories hold both labels, a number that tells them apart."""
+    number = pl.when(pl.col("label") == 1).then(LIKED).otherwise(DISLIKED) if told else pl.lit(None)
+    return rows.with_columns(rating=number)
 
 
 def _check_histories(files: Mapping[str, Table], rows: pl.DataFrame) -> None:
@@ -175,7 +194,7 @@ def _check_histories(files: Mapping[str, Table], rows: pl.DataFrame) -> None:
 
 def _events(rows: pl.DataFrame) -> pl.DataFrame:
     ids = {"user_id": pl.col("uid").cast(pl.String), "item_id": pl.col("iid").cast(pl.String)}
-    frame = rows.with_columns(rating=pl.lit(None), **ids)
+    frame = rows.with_columns(**ids)
     return frame.select(pl.col(name).cast(kind) for name, kind in SPLIT_ROWS.items())
 
 
@@ -201,8 +220,15 @@ def _found(films: pl.DataFrame, abstracts: Table) -> pl.DataFrame:
     return abstracts.frame.select(pl.col("genres").gather(places), pl.col("abstract").gather(places))
 
 
-def _notes(files: Mapping[str, Table], movies: Table | None, abstracts: Table | None) -> tuple[str, ...]:
+def _notes(
+    files: Mapping[str, Table], movies: Table | None, abstracts: Table | None, added: tuple[str, ...]
+) -> tuple[str, ...]:
     notes = []
+    if added:
+        notes.append(
+            f"extra data: histories also hold the user's earlier disliked rows of {', '.join(added)}; not comparable "
+            f"with figures on the published histories. Ratings stand for labels: {LIKED:g} liked, {DISLIKED:g} not"
+        )
     found = tuple(len(file.frame) for file in files.values())
     if found != PUBLISHED:
         words = "{:,} / {:,} / {:,} rows"

@@ -117,12 +117,16 @@ class PreparedData:
 
     @property
     def history_events(self) -> str:
-        """Which events the log holds: "all", or "liked" only.
-
-        With "all" a row is its user's event number `position` itself. With "liked" it is not (a disliked item
-        is in no log): only what comes before `position` may be read from the log.
-        """
+        """Which events the log holds: "all", "liked" only, or "some": liked ones and a part of the disliked."""
         return str(self.info.get("history", {}).get("events", "all"))
+
+    @property
+    def rows_in_log(self) -> bool:
+        """Whether a row is its user's event number `position` itself.
+
+        If not (a disliked item may be in no log), only what comes before `position` may be read from the log.
+        """
+        return self.history_events == "all"
 
     @cached_property
     def log(self) -> Log:

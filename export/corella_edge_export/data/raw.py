@@ -41,14 +41,14 @@ class PublishedSplits:
         rows: "train", "valid", "test" → user_id, item_id, label (1 = liked), rating (null = none), timestamp,
             position: the row's history is the first `position` of its user's interactions.
         rule: how the rows were split, in words.
-        history_events: which events the interactions hold: "all", or "liked" ones only. With "liked" the
-            row's own item need not be the interaction at its position.
+        history_events: which events the interactions hold: "all", "liked" ones only, or "some": liked ones and a
+            part of the others. Unless it is "all", the row's own item need not be the interaction at its position.
         history_rule: the same in words.
     """
 
     rows: Mapping[str, pl.DataFrame]
     rule: str
-    history_events: Literal["all", "liked"]
+    history_events: Literal["all", "liked", "some"]
     history_rule: str
 
 

@@ -146,7 +146,7 @@ def _shared(recipe: Recipe) -> list[str]:
 
 def _parts(data: PreparedData) -> list[str]:
     """What seen and unseen mean, where it is not the user alone."""
-    if data.history_events != "liked":
+    if data.rows_in_log:
         return []
     return ["Seen rows are warm ones: their user and their item both have training rows. All others are unseen."]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_right, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import accumulate, takewhile
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from corella_edge_runtime.llm.tree import TokenIds
 # Of the time until a deadline: for estimates that are too low, at least for the way back of the answers; at most so
 # many seconds.
 MARGIN, WAY_BACK, ENOUGH = 0.1, 0.003, 1.0
+# Of the time until it is due: most that one who gives way gets, what is before it included. Of the queue, as well:
+# most that all of them hold.
+YIELDING = 0.5
 _STATE = np.empty(0, np.uint8)
 
 
@@ -34,12 +37,16 @@ class Promise:
         due: when its turn has come at the latest; its end, if that is nearer.
         number: which one it was.
         end: when it has to be done: at its deadline, less a margin.
+        yields: to whoever is due before it, even if it is late then.
+        tokens: of work that yields, in the LLM's queue.
     """
 
     due: float
     number: int
     seconds: float
     end: float
+    yields: bool = False
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +58,41 @@ class Admitted:
     promise: Promise | None = None
 
 
-def plan(promised: Sequence[Promise], due: float, now: float, done: float) -> tuple[float, float]:
+def plan(promised: Sequence[Promise], due: float, now: float, done: float, yields: bool = False) -> tuple[float, float]:
     """When new work that is due at `due` would begin, and the seconds that those behind it can wait.
 
     Args:
         promised: sorted.
         done: seconds of theirs that are behind us.
+        yields: it gives way to work that does not; that does not wait for it then.
     """
     place = bisect_right(promised, due, key=lambda promise: promise.due)
     ahead = sum(promise.seconds for promise in promised[:place]) - done
     begin, most = now + max(0.0, ahead), math.inf
     for promise in promised[place:]:
         ahead += promise.seconds
-        most = min(most, promise.end - now - ahead)
+        if not promise.yields:
+            most = min(most, promise.end - now - ahead)
+        elif yields:
+            most = min(most, YIELDING * (promise.end - now) - ahead)
     return begin, most
+
+
+def seconds_for(
+    promised: Sequence[Promise], due: float, end: float, now: float, done: float = 0.0, yields: bool = False
+) -> float:
+    """Seconds that new work may take, so that no promise is broken, this one included.
+
+    Work that yields gets, with all before it, a share of the time until it is due.
+    """
+    begin, spare = plan(promised, due, now, done, yields)
+    last = now + YIELDING * (due - now) if yields else end
+    return min(last - begin, spare)
+
+
+def fitting(costs: Sequence[float], seconds: float) -> int:
+    """How many prompts take no longer than `seconds`, given what the first 1, 2, … of them take."""
+    return next((count for count, cost in enumerate(costs) if cost > seconds), len(costs))
 
 
 class Admission:
@@ -79,12 +107,15 @@ class Admission:
         self._number = self._not_asked = self._refused = 0
         self._lock = threading.Lock()
 
-    def admit(self, prompts: Sequence[Prompt], deadline: float | None, now: float) -> Admitted:
-        """Decide, and promise what is let through; `ended` must follow."""
+    def admit(self, prompts: Sequence[Prompt], deadline: float | None, now: float, yields: bool = False) -> Admitted:
+        """Decide, and promise what is let through; `ended` must follow. More than the LLM's queue holds never is.
+
+        `yields`: as in `Promise`, for work with a deadline.
+        """
         with self._lock:
             if not self._promised:
                 self._moved = now
-            found = self._open_end(prompts, now) if deadline is None else self._in_time(prompts, deadline, now)
+            found = self._open_end(prompts, now) if deadline is None else self._in_time(prompts, deadline, now, yields)
             if found.promise is not None:
                 insort(self._promised, found.promise)
             return found
@@ -107,7 +138,7 @@ class Admission:
             if self._meter.renewed or any(answer.reason == "llm_error" for answer in answers):
                 self._seen.clear()
             answered = [prompt for prompt, answer in zip(prompts, answers, strict=False) if not answer.reason]
-            for prefix in {prompt.prefix for prompt in answered}:
+            for prefix in set({id(prompt.prefix): prompt.prefix for prompt in answered}.values()):
                 if not self._seen.touch(prefix):
                     self._seen.put(prefix, _STATE)
 
@@ -122,28 +153,44 @@ class Admission:
             waiting = max(0.0, sum(promise.seconds for promise in self._promised) - self._done(now))
             return {"not_asked": float(self._not_asked), "refused": float(self._refused), "waiting_seconds": waiting}
 
-    def _in_time(self, prompts: Sequence[Prompt], deadline: float, now: float) -> Admitted:
+    def _in_time(self, prompts: Sequence[Prompt], deadline: float, now: float, yields: bool) -> Admitted:
         if deadline <= now:
             return Admitted(0, "deadline")
         end = deadline - min(ENOUGH, max(WAY_BACK, MARGIN * (deadline - now)))
         due = min(end, now + self._settings.max_wait)
-        begin, spare = plan(self._promised, due, now, self._done(now))
-        most = min(end - begin, spare)
-        shares = [share for share, _ in takewhile(lambda cost: cost[1] <= most, self._costs(prompts))]
-        if not shares and self._may_try(now):
+        end = due if yields else end
+        most = seconds_for(self._promised, due, end, now, self._done(now), yields)
+        room = self._room(prompts, yields)
+        shares = [share for share, _ in takewhile(lambda cost: cost[1] <= most, self._costs(prompts[:room]))]
+        if room and not shares and self._may_try(now):
             shares = [share for share, _ in self._costs(prompts[:1])]
-        self._not_asked += len(prompts) - len(shares)
-        return Admitted(len(shares), "busy", self._promise(due, shares[-1], end) if shares else None)
+        number = len(shares)
+        self._not_asked += len(prompts) - number
+        reason = "queue_full" if number == room < len(prompts) else "busy"
+        if not number:
+            return Admitted(0, reason)
+        tokens = sum(_new_tokens(prompts[:number])) if yields else 0
+        return Admitted(number, reason, self._promise(due, shares[-1], end, yields, tokens))
 
     def _open_end(self, prompts: Sequence[Prompt], now: float) -> Admitted:
-        """All or nothing. Half of the longest wait is left for those in a hurry who come later."""
-        seconds = [0.0, *(share for share, _ in self._costs(prompts))][-1]
+        """What the queue holds, or nothing. Half of the longest wait is left for those in a hurry who come later."""
+        room = self._room(prompts)
+        seconds = [0.0, *(share for share, _ in self._costs(prompts[:room]))][-1]
         due = now + self._settings.max_wait
         begin, _ = plan(self._promised, due, now, self._done(now))
-        if self._promised and begin - now > self._settings.max_wait / 2.0:
+        if not room or (self._promised and begin - now > self._settings.max_wait / 2.0):
             self._refused += 1
             return Admitted(0, "queue_full")
-        return Admitted(len(prompts), "", self._promise(due, seconds, due + seconds))
+        self._not_asked += len(prompts) - room
+        reason = "queue_full" if room < len(prompts) else ""
+        return Admitted(room, reason, self._promise(due, seconds, due + seconds))
+
+    def _room(self, prompts: Sequence[Prompt], yields: bool = False) -> int:
+        """How many of the first the LLM's queue holds, if it is empty but for what yields as they do."""
+        most: float = self._settings.queue_tokens
+        if yields:
+            most = YIELDING * most - sum(promise.tokens for promise in self._promised)
+        return fitting(list(accumulate(_new_tokens(prompts))), most)
 
     def _may_try(self, now: float) -> bool:
         """An LLM that seems too slow may no longer be."""
@@ -152,9 +199,9 @@ class Admission:
             self._tried = now
         return idle
 
-    def _promise(self, due: float, seconds: float, end: float) -> Promise:
+    def _promise(self, due: float, seconds: float, end: float, yields: bool = False, tokens: int = 0) -> Promise:
         self._number += 1
-        return Promise(due, self._number, seconds, end)
+        return Promise(due, self._number, seconds, end, yields, tokens)
 
     def _done(self, now: float) -> float:
         """Seconds of the promised work that are behind us: of what was begun when something last ended."""
@@ -166,11 +213,21 @@ class Admission:
     def _costs(self, prompts: Sequence[Prompt]) -> Iterator[tuple[float, float]]:
         """Seconds for the first 1, 2, … prompts: as a share of full decodes, and alone."""
         tokens = 0
-        seen: set[TokenIds] = set()
-        for count, prompt in enumerate(prompts, 1):
-            if prompt.prefix not in seen:
-                seen.add(prompt.prefix)
-                tokens += len(prompt.prefix) - self._seen.find(prompt.prefix)[1]
-            tokens += len(prompt.suffix)
+        for count, new in enumerate(_new_tokens(prompts, lambda prefix: self._seen.find(prefix)[1]), 1):
+            tokens += new
             decodes = max(tokens / self._settings.batch, count / self._settings.sequences)
             yield self._cost.seconds(decodes, tokens), self._cost.seconds(max(1.0, decodes), tokens)
+
+
+def _new_tokens(prompts: Sequence[Prompt], kept: Callable[[TokenIds], int] = lambda prefix: 0) -> Iterator[int]:
+    """What each prompt adds: its suffix and, the first time, what of its prefix is not `kept`."""
+    seen: set[TokenIds] = set()
+    last: TokenIds | None = None
+    for prompt in prompts:
+        new, prefix = len(prompt.suffix), prompt.prefix
+        # A user's prompts hold one tuple, and to look a long one up takes longer than all the rest.
+        if prefix is not last and prefix not in seen:
+            seen.add(prefix)
+            new += len(prefix) - kept(prefix)
+        last = prefix
+        yield new

@@ -34,8 +34,8 @@ class LlmBackend(Protocol):
     def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
         """`deadline` is a time of `time.monotonic()`; prompts not answered by then get the reason "deadline".
 
-        Where too much waits already, all get the reason "queue_full" at once. Cancelling the future frees what
-        has not been computed yet.
+        Where too much waits already, or this alone is too much, all get the reason "queue_full" at once. Cancelling
+        the future frees what has not been computed yet.
         """
 
     def forget(self) -> None:
@@ -73,7 +73,9 @@ class Job:
 
 def tokens_of(prompts: Sequence[Prompt]) -> int:
     """What prompts cost at most: each prefix once, each suffix."""
-    return sum(map(len, {prompt.prefix for prompt in prompts})) + sum(len(prompt.suffix) for prompt in prompts)
+    # A user's prompts hold one tuple, and to look a long one up once a prompt takes longer than all the rest.
+    prefixes = {id(prompt.prefix): prompt.prefix for prompt in prompts}.values()
+    return sum(map(len, set(prefixes))) + sum(len(prompt.suffix) for prompt in prompts)
 
 
 def bind(cores: Sequence[int]) -> None:
@@ -97,8 +99,8 @@ class ThreadBackend:
 
     Args:
         make_scorer: called here, so that a model that can not be loaded is told at once.
-        settings: `queue_tokens`: prompts that wait or are at work, in tokens; beyond it a job is refused, unless none
-            waits. `cores`: what the thread (and llama.cpp's own, which it starts) is bound to; empty = nothing.
+        settings: `queue_tokens`: prompts that wait or are at work, in tokens; beyond it a job is refused.
+            `cores`: what the thread (and llama.cpp's own, which it starts) is bound to; empty = nothing.
         on_broken: called when the scorer can answer nobody any more.
     """
 
@@ -134,7 +136,7 @@ class ThreadBackend:
         with self._ready:
             if self._closed:
                 raise RuntimeError("the LLM backend is closed")
-            full = bool(self._jobs) and self._tokens + job.tokens > self._settings.queue_tokens
+            full = self._tokens + job.tokens > self._settings.queue_tokens
             if full:
                 self._refused += 1
             else:

@@ -25,7 +25,9 @@ FAR_AWAY = Limits(silence=10.0, probe=5.0)
 KINDS = "thread, process, llama-server+http://HOST:PORT, sglang+http://HOST:PORT, vllm+http://HOST:PORT"
 
 
-def open_backend(kind: str, model_file: Path, tokens: Tokens, settings: LlmSettings) -> tuple[GuardedBackend, Model]:
+def open_backend(
+    kind: str, model_file: Path, tokens: Tokens, settings: LlmSettings, warn: Callable[[str], None] | None = None
+) -> tuple[GuardedBackend, Model]:
     """A backend ready for work, behind its breaker, and the model to tokenise with.
 
     The model is its vocabulary alone unless `kind` is "thread".
@@ -34,20 +36,23 @@ def open_backend(kind: str, model_file: Path, tokens: Tokens, settings: LlmSetti
         kind: "thread", "process", or the flavour and address of a server: "sglang+http://10.0.0.7:30000". A bare
             http:// address is refused: the three speak different forms, and a wrong guess would score wrongly.
         model_file: the GGUF; a server must have been given the same weights.
+        warn: told why a process did not start, which is then tried again in the background; None: an error.
 
     Raises:
         InputError: an unknown kind or a bad address. BundleError: the GGUF can not be loaded.
         MissingExtraError: llama.cpp, or httpx for a server, is not installed.
     """
-    backend, model = _open(kind, model_file, tokens, settings)
+    backend, model = _open(kind, model_file, tokens, settings, warn)
     return GuardedBackend(backend, tokens, settings.batch, FAR_AWAY if "://" in kind else Limits()), model
 
 
-def _open(kind: str, model_file: Path, tokens: Tokens, settings: LlmSettings) -> tuple[LlmBackend, Model]:
+def _open(
+    kind: str, model_file: Path, tokens: Tokens, settings: LlmSettings, warn: Callable[[str], None] | None
+) -> tuple[LlmBackend, Model]:
     if kind == "thread":
         return thread_side(model_file, tokens, settings)
     if kind == "process":
-        return _process(model_file, tokens, settings)
+        return _process(model_file, tokens, settings, warn)
     if "://" in kind:
         return _remote(kind, model_file, tokens, settings)
     raise InputError(f"llm: {kind!r} is not a way to run the LLM; known: {KINDS}")
@@ -72,13 +77,20 @@ def thread_side(
     return ThreadBackend(lambda: scorer.YesNoScorer(model, tokens, settings), settings, on_broken), model
 
 
-def _process(model_file: Path, tokens: Tokens, settings: LlmSettings) -> tuple[LlmBackend, Model]:
+def _process(
+    model_file: Path, tokens: Tokens, settings: LlmSettings, warn: Callable[[str], None] | None
+) -> tuple[LlmBackend, Model]:
     process = importlib.import_module("corella_edge_runtime.llm.process")
     backend = process.ProcessBackend(model_file, tokens, settings)
     try:
         # The child loads meanwhile.
         model = _vocabulary(model_file)
-        backend.wait_ready()
+        try:
+            backend.wait_ready()
+        except process.NotStartedError as error:
+            if warn is None:
+                raise
+            warn(f"the LLM does not start ({error}); the CRM decides alone, and it is tried again")
     except BaseException:
         backend.close()
         raise

@@ -29,6 +29,7 @@ from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm import wire
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.asked import Asked
+from corella_edge_runtime.llm.backend import tokens_of
 from corella_edge_runtime.llm.link import Link
 from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.llm.setup import ChildSetup
@@ -95,6 +96,10 @@ class Pulse:
         return self._last + self._patience.ping if self._give_up == math.inf else self._give_up
 
 
+class NotStartedError(BundleError):
+    """The first child can not be started, or ended before it was ready, for a reason that is not the model's own."""
+
+
 class _Life:
     """One child, from its start to its end."""
 
@@ -159,10 +164,11 @@ class ProcessBackend:
         return None if life is None else life.pid
 
     def wait_ready(self) -> None:
-        """Until the first child has loaded its model.
+        """Until the first child has loaded its model, or has ended.
 
         Raises:
-            CorellaError: it can not; the message is the child's.
+            NotStartedError: it has ended; another is tried until `close`.
+            CorellaError: it can not load the model; the message is the child's.
         """
         self._first.result()
 
@@ -174,6 +180,9 @@ class ProcessBackend:
         id, future = self._asked.add(len(prompts), deadline)
         if deadline is not None and deadline <= time.monotonic():
             self._asked.fail(id, "deadline")
+        elif tokens_of(prompts) > self._setup.settings.queue_tokens:
+            # The child would say so, too; but it may be more than a frame holds.
+            self._asked.fail(id, "queue_full")
         elif link is None:
             self._asked.fail(id, "llm_error")
         else:
@@ -245,7 +254,7 @@ class ProcessBackend:
         try:
             life = _Life(self._setup)
         except (OSError, RuntimeError) as error:  # no such program, no memory, no thread
-            return self._ended(BundleError(f"the LLM process can not be started: {error}"))
+            return self._ended(NotStartedError(f"the LLM process can not be started: {error}"))
         with self._lock:
             self._life = life
         try:
@@ -256,7 +265,7 @@ class ProcessBackend:
             self._life = self._link = None
         self._asked.fail_all()
         status = life.end(2.0 if why == "gone" else 0.0)
-        return self._ended(life.fatal or BundleError(f"LLM process: {why}, exit status {status}"))
+        return self._ended(life.fatal or NotStartedError(f"LLM process: {why}, exit status {status}"))
 
     def _ended(self, error: CorellaError) -> str:
         """Of the first child that never was ready, whoever waits for it is told."""
@@ -315,8 +324,12 @@ class ProcessBackend:
             _LOG.error("the LLM fails, the CRM decides: %s in its process", kind)
 
     def _ready(self, life: _Life) -> None:
+        """At every sign of life; the first one of a child that replaces another is news."""
+        again = self._link is None and self._starts > 1
         with self._lock:
             self._link = life.link
+        if again:
+            _LOG.warning("the LLM answers again, in a new process")
         if not self._first.done():
             self._first.set_result(None)
 
@@ -355,4 +368,4 @@ def _error(kind: str, text: str) -> CorellaError:
     found = getattr(errors, kind, None)
     if isinstance(found, type) and issubclass(found, CorellaError) and found is not MissingExtraError:
         return found(text)
-    return BundleError(f"the LLM process can not load the model: {text}")
+    return NotStartedError(f"the LLM process can not load the model: {text}")

@@ -10,6 +10,7 @@ from corella_edge.errors import InputError
 
 # Longest prompt, in tokens: a checkpoint's own context could reserve gigabytes of KV cells.
 MAX_CONTEXT = 8192
+MOST_QUEUED = 2**23  # tokens: as many prompts of one token each still fit a frame between processes
 MOST_SEQUENCES = 255  # LLAMA_MAX_SEQ, less one for the prefix
 
 
@@ -23,7 +24,7 @@ class LlmSettings:
         batch: most tokens of one decode.
         sequences: most prompts of one decode, at most 255.
         kept_tokens: budget of the prefixes kept from request to request, in tokens.
-        queue_tokens: prompts that wait, in tokens; what comes beyond them is refused.
+        queue_tokens: prompts that wait, in tokens, at most 2**23; what comes beyond them is refused.
         max_wait: seconds that a request without a deadline waits at most; refused, if it seems to take more than half.
         deterministic: one whole prompt a decode and nothing kept: bit-equal on repeat.
     """
@@ -41,6 +42,8 @@ class LlmSettings:
         for name in ("threads", "batch", "sequences", "queue_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"LLM settings, {name}: {getattr(self, name)} is below 1")
+        if self.queue_tokens > MOST_QUEUED:
+            raise InputError(f"LLM settings, queue_tokens: {self.queue_tokens} is above {MOST_QUEUED}")
         if self.sequences > MOST_SEQUENCES:
             raise InputError(f"LLM settings, sequences: {self.sequences} is above {MOST_SEQUENCES}, llama.cpp's bound")
         if not self.max_wait > 0.0:

@@ -188,9 +188,7 @@ def _message(kind: type[Message], payload: bytes) -> Message:
 
 
 def _ask(message: Ask) -> bytes:
-    groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
-    for position, prompt in enumerate(message.prompts):
-        groups.setdefault((tuple(prompt.prefix), prompt.whole), []).append(position)
+    groups = _groups(message.prompts)
     deadline = math.inf if message.deadline is None else message.deadline
     parts = [_ASK.pack(message.id, deadline, len(groups))]
     for (prefix, whole), members in groups.items():
@@ -200,6 +198,18 @@ def _ask(message: Ask) -> bytes:
         parts.append(_ids(prefix))
         parts += [_ids(suffix) for suffix in suffixes]
     return b"".join(parts)
+
+
+def _groups(prompts: Sequence[Prompt]) -> dict[tuple[tuple[int, ...], bool], list[int]]:
+    """Positions by prefix. One that is the same object as the last is not looked up again: that takes long."""
+    groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
+    last: Prompt | None = None
+    members: list[int] = []
+    for position, prompt in enumerate(prompts):
+        if last is None or prompt.prefix is not last.prefix or prompt.whole != last.whole:
+            last, members = prompt, groups.setdefault((tuple(prompt.prefix), prompt.whole), [])
+        members.append(position)
+    return groups
 
 
 def _read_ask(payload: bytes) -> Ask:

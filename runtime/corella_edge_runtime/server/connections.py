@@ -14,8 +14,9 @@ import resource
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from corella_edge_runtime.server.answers import error_body
 
@@ -35,6 +36,8 @@ class ConnectionLimits:
             from an answer to the end of a body that nobody reads any more.
         header_bytes: of a head (request line and headers), or of a body's trailers (431); at most a few KiB more.
         write_seconds: for a client to take the answer, or 64 KiB of it; then the connection is cut.
+        half_closed_seconds: for an answer, and each further one, after the client has said its last. One that has left
+            looks the same until it is written to; a ranking usually takes less, by the default of --timeout-ms.
     """
 
     most: int = 1000
@@ -42,6 +45,7 @@ class ConnectionLimits:
     header_seconds: float = 10.0
     header_bytes: int = 32 * 1024
     write_seconds: float = 30.0
+    half_closed_seconds: float = 2.0
 
 
 @dataclass(slots=True)
@@ -89,6 +93,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deaf = self._ended = False  # we listen no more; the client has said its last
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._last_timer: asyncio.TimerHandle | None = None
+        self._running: RequestResponseCycle | None = None
         self._unwritten = 0
         self._address = self.client[0] if self.client else ""
         self._counted = self._admit()
@@ -99,7 +105,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._tell_gone()
         self._stop_clock()
+        self._stop_last()
         self._unset_keepalive_if_required()
         self._stop_watching()
         if self._counted:
@@ -129,10 +137,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._feed()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """A client that has said its last still gets the answer; one in the middle of a request is gone."""
+        """A client that has said its last still gets quick answers; one in the middle of a request is gone."""
         self._ended = True
         self._stop_clock()
-        return bool(self._later or self.pipeline or (self._owes() and not self._body))
+        waits = bool(self._later or self.pipeline or (self._owes() and not self._body))
+        if waits:
+            self._start_last()
+        return waits
 
     def _feed(self) -> None:
         """Give the parser what has come, as long as no request waits for its turn."""
@@ -174,13 +185,49 @@ class BoundedProtocol(HttpToolsProtocol):
         self._feed()
         if self._ended and not (self._later or self._owes()):
             self._close()
+        elif self._ended:
+            self._start_last()
         elif self._body and not self._owes():
             self._start_clock()
         if self.transport.is_closing():
             self._watch_writing()
 
+    def shutdown(self) -> None:
+        """The server stops: what has not arrived whole is not waited for."""
+        if self._body and self._owes():
+            self._refuse(503, "the server is stopping")
+        else:
+            super().shutdown()
+
     def timeout_keep_alive_handler(self) -> None:
         self._close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _start_last(self) -> None:
+        self._stop_last()
+        self._last_timer = self.loop.call_later(self.limits.half_closed_seconds, self._give_up)
+
+    def _stop_last(self) -> None:
+        if self._last_timer is not None:
+            self._last_timer.cancel()
+            self._last_timer = None
+
+    def _give_up(self) -> None:
+        """Take a client that has said its last for gone, unless it is busy reading."""
+        if self.flow.write_paused:
+            self._start_last()
+        elif not self.transport.is_closing():
+            self._tell_gone()
+            self._close()
+
+    def _tell_gone(self) -> None:
+        """`http.disconnect` for the request at work; uvicorn tells the latest one, which may not have had its turn."""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def _owes(self) -> bool:
         """Whether the latest request with a complete head is unanswered."""
@@ -234,6 +281,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stop_watching()
+        if self._last_timer is not None:  # it reads, so it is there
+            self._start_last()
         if self.transport.is_closing():
             self._watch_writing()
 

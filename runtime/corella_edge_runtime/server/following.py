@@ -50,13 +50,14 @@ class Source(Protocol):
         ...
 
 
-def open_source(path: Path, load: Load) -> Source:
-    """The site or the bundle at `path`.
+def open_source(path: Path, load: Load, load_first: Load | None = None) -> Source:
+    """The site or the bundle at `path`; `load_first`: how to load what a start begins with, if otherwise.
 
     Raises:
         InputError: a site whose deployment.json is damaged, or that another server serves.
     """
-    return SiteSource(path, load) if sites.is_site(path) else BundleSource(path, load)
+    first = load_first or load
+    return SiteSource(path, load, first) if sites.is_site(path) else BundleSource(path, first)
 
 
 class BundleSource:
@@ -79,8 +80,8 @@ class BundleSource:
 class SiteSource:
     """The versions of a site, from which other servers are kept out until it is closed or the process ends."""
 
-    def __init__(self, site: Path, load: Load) -> None:
-        self._site, self._load = site, load
+    def __init__(self, site: Path, load: Load, load_first: Load) -> None:
+        self._site, self._load, self._load_first = site, load, load_first
         sites.read(site)
         self._lock: int | None = sites.server_lock(site)
 
@@ -89,12 +90,12 @@ class SiteSource:
         before, wanted = sites.read_serving(self._site), sites.read(self._site)
         _publish(self._site, Serving(os.getpid(), refused=before.refused if before else None))
         try:
-            return open_version(self._site, wanted.live, self._load), wanted.live
+            return open_version(self._site, wanted.live, self._load_first), wanted.live
         except Exception as error:
             if wanted.previous is None:
                 raise
             _LOG.error("%s can not be served, %s is: %s", wanted.live, wanted.previous, reason(error))
-            return open_version(self._site, wanted.previous, self._load), wanted.previous
+            return open_version(self._site, wanted.previous, self._load_first), wanted.previous
 
     def follower(self, fleet: Fleet) -> Follower:
         return Follower(self._site, fleet, self._load)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 # event loop for the interpreter's lock.
 INLINE_BYTES = 65_536
 INLINE_CANDIDATES = 500
+INLINE_TOKENS = 8192
 INLINE_VALUES = 200  # of the candidates' own features
 
 

@@ -16,6 +16,7 @@ from corella_edge.request import (
     MAX_ID_CHARS,
     MAX_TEXT_CHARS,
     MAX_TIME,
+    MAX_TIMEOUT_MS,
     MAX_VALUES,
 )
 from corella_edge.router import LN2
@@ -180,6 +181,7 @@ _OPTIONS: Json = {
         "by then keep the CRM's score and have the reason `deadline`.",
         "type": ["number", "null"],
         "minimum": 0,
+        "maximum": MAX_TIMEOUT_MS,
     },
     "explain": {
         "description": "Answer with more: threshold, the CRM's own rank, tokens, milliseconds.",

@@ -10,7 +10,7 @@ from corella_edge.strict_json import JsonError, decode
 from corella_edge_runtime.server.checks import a_flag, a_list, a_text, a_whole, shown
 
 MAX_ITEMS = MAX_CANDIDATES
-MAX_MS = 1e9
+MAX_MS = 600_000.0
 MAX_IDS = 2**31  # above any vocabulary; the LLM at hand has its own bound
 # Fields of SGLang's that ask for what is not here; what a client sends who does not ask for it is accepted.
 NOT_HERE = (

@@ -38,28 +38,33 @@ class _Rank:
         mode = _mode(http)
         try:
             body = await read_body(http, self.service.limits)
+            return await self._answer(http, mode, body)
         except ClientDisconnect:
             return Response(status_code=CLIENT_GONE)
-        clock = Clock()
-        request = await self.service.work(len(body) > INLINE_BYTES, clock, "parse", parse_body, body)
-        if mode == "progressive":
-            return await self._progressive(request, clock)
-        return await self._plain(request, clock)
 
-    async def _plain(self, request: Request, clock: Clock) -> Response:
-        ranked = await self.service.ranked(request, clock)
+    async def _answer(self, http: HttpRequest, mode: str, body: bytes) -> Response:
+        clock = Clock()
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self.service.place())
+            request = await self.service.work(len(body) > INLINE_BYTES, clock, "parse", parse_body, body)
+            if mode == "plain":
+                return await self._plain(request, clock, http.receive)
+            return await self._progressive(request, clock, stack)
+        raise AssertionError("an exit stack that suppressed an exception")
+
+    async def _plain(self, request: Request, clock: Clock, receive: Receive) -> Response:
+        ranked = await self.service.ranked(request, clock, receive)
         content = await self.service.work(large(request), clock, "serialise", ranked.body)
         return Response(content, headers={"Server-Timing": clock.header(ranked.scores.trace)}, media_type=JSON)
 
-    async def _progressive(self, request: Request, clock: Clock) -> Response:
-        async with AsyncExitStack() as stack:
-            ranking = await stack.enter_async_context(self.service.ranking(request, clock))
-            heavy = large(request)
-            first = await self.service.work(heavy, clock, "before", ranking.before_llm, held=ranking.held)
-            content = await self.service.work(heavy, clock, "serialise", first.body)
-            timing = clock.header(first.scores.trace)
-            return _Stream(self._events(ranking, content), timing, stack.pop_all())
-        raise AssertionError("an exit stack that suppressed an exception")
+    async def _progressive(self, request: Request, clock: Clock, stack: AsyncExitStack) -> Response:
+        """What `stack` holds, the answer holds until its end."""
+        ranking = await stack.enter_async_context(self.service.ranking(request, clock))
+        heavy = large(request)
+        first = await self.service.work(heavy, clock, "before", ranking.before_llm, held=ranking.held)
+        content = await self.service.work(heavy, clock, "serialise", first.body)
+        timing = clock.header(first.scores.trace)
+        return _Stream(self._events(ranking, content), timing, stack.pop_all())
 
     async def _events(self, ranking: Ranking, first: bytes) -> AsyncIterator[bytes]:
         yield _event("crm", first)
@@ -74,7 +79,7 @@ class _Rank:
 
 
 class _Stream(StreamingResponse):
-    """Server-sent events; the version that answers is held until the last one, or until the client leaves."""
+    """Server-sent events; place and version are held until the last one, or until the client leaves."""
 
     def __init__(self, events: AsyncIterator[bytes], timing: str, held: AsyncExitStack) -> None:
         headers = {"Server-Timing": timing, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from corella_edge_runtime.store.users import UserStore
 _LOG = logging.getLogger("corella_edge.serve")
 _FOLLOW_AGAIN_SECONDS = 5.0  # after a fault
 _CONNECTION_SECONDS = 5  # for answers that are written but not yet read by a slow client
+_THREAD_SECONDS = 0.5  # for threads that have nothing left to do, to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class _Process:
         await self._drain()
         self.server.should_exit = True
         await serving
+        await self._release()
         if self.loaded.done():
             await self.service.fleet.close()
 
@@ -161,6 +164,7 @@ class _Process:
             self.loaded.set_exception(error)
 
     async def _drain(self) -> None:
+        self.end = time.monotonic() + self.settings.grace_seconds
         waits = [asyncio.create_task(self.service.drained()), asyncio.create_task(self.force.wait())]
         await asyncio.wait(waits, timeout=self.settings.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
@@ -169,12 +173,23 @@ class _Process:
             _LOG.error("stopped with %d requests unanswered", self.service.in_flight)
             _leave(1)
 
+    async def _release(self) -> None:
+        """End the threads; one may still be at work for a client that has left."""
+        closing = asyncio.get_running_loop().run_in_executor(None, self.service.close)
+        force = asyncio.create_task(self.force.wait())
+        left = max(0.0, self.end - time.monotonic())
+        await asyncio.wait((closing, force), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        force.cancel()
+        await asyncio.wait((closing,), timeout=_THREAD_SECONDS)
+        if not closing.done():
+            _LOG.error("stopped with a thread still at work")
+            _leave(1)
+
     def finish(self) -> None:
-        """Release the threads, or leave at once if a version is still being loaded."""
+        """Raise what loading has raised, or leave at once if a version is still being loaded."""
         follower = self.service.follower
         if not self.loaded.done() or (follower is not None and follower.loading):
             _leave(0)
-        self.service.close()
         if self.failure is not None:
             raise self.failure
 

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -19,13 +17,14 @@ from starlette.routing import Route
 
 from corella_edge.errors import InputError
 from corella_edge_runtime import texts
-from corella_edge_runtime.asking import Llm
+from corella_edge_runtime.asking import Asking, Llm
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.server.answers import json_answer
 from corella_edge_runtime.server.bodies import read_body
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Held
-from corella_edge_runtime.server.limits import INLINE_BYTES
+from corella_edge_runtime.server.leaving import unless_gone
+from corella_edge_runtime.server.limits import INLINE_BYTES, INLINE_TOKENS
 from corella_edge_runtime.server.question import Question, Tokens, milliseconds, parse_question
 from corella_edge_runtime.server.rank import CLIENT_GONE
 from corella_edge_runtime.server.ranker import llm_of
@@ -76,12 +75,15 @@ class _Score:
             llm = llm_of(held.ranker)
             if llm is None:
                 raise HTTPException(501, "this server has no LLM; /v1/rank answers without one")
-            heavy = len(body) > INLINE_BYTES
-            question, prompts = await self.service.work(heavy, clock, "parse", _understood, llm, body, held=held)
+            large, work = len(body) > INLINE_BYTES, self.service.work
+            question = await work(large, clock, "parse", parse_question, body, held=held)
             deadline = clock.arrived + _time(question, given) / 1000.0
-            answers = await _answers(http, llm, prompts, deadline, held)
-        scores = [_row(answer, question, llm) for answer in answers]
-        return json_answer(_form(question.model, scores, prompts, held.label))
+            large = _size(question) > INLINE_TOKENS
+            prompts, asking = await work(large, clock, "begin", _begun, llm, question, deadline, held=held)
+            answers = await _answers(http, asking, deadline, held)
+            clock.skip()
+            form = await work(large, clock, "finish", _form, llm, question, prompts, answers, held.label, held=held)
+        return json_answer(form)
 
 
 def _query_time(http: Request) -> float | None:
@@ -104,16 +106,30 @@ def _time(question: Question, given: float | None) -> float:
     return LONGEST_MS if wanted is None else wanted
 
 
-def _understood(llm: Llm, body: bytes) -> tuple[Question, list[Prompt]]:
-    """The question, and the prompts it means; one an item."""
-    question = parse_question(body)
+def _size(question: Question) -> int:
+    """Tokens, or characters, of all prompts written out: what there is to do before the LLM is asked."""
+    asked = question.asked
+    return sum(map(len, asked.items)) + len(asked.items) * (1 + len(asked.query))
+
+
+def _begun(llm: Llm, question: Question, deadline: float) -> tuple[list[Prompt], Asking]:
+    """The question's prompts, on their way to the LLM; rankings that are due before are not kept waiting."""
+    prompts = _understood(llm, question)
+    return prompts, llm.begin_prompts(prompts, deadline, yields=True)
+
+
+def _understood(llm: Llm, question: Question) -> list[Prompt]:
+    """The prompts that are meant, one an item. Raises InputError, before any is built, if they are too long."""
     _check_labels(question, llm)
     query, items = _ids(question, llm)
     for i, item in enumerate(items):
         length = len(query) + len(item)
         if not 0 < length <= llm.longest:
             raise InputError(f"items[{i}]: the prompt has {length} tokens, this LLM reads 1 to {llm.longest}")
-    return question, texts.prompts(query, items, question.item_first, whole=not question.softmax)
+    total = texts.cost(query, items, question.item_first)
+    if total > llm.most:
+        raise InputError(f"items: the prompts have {total} tokens, this LLM is asked {llm.most} at once; send fewer")
+    return texts.prompts(query, items, question.item_first, whole=not question.softmax)
 
 
 def _check_labels(question: Question, llm: Llm) -> None:
@@ -144,20 +160,20 @@ def _check_ids(lists: Sequence[Sequence[int]], vocabulary: int) -> None:
         raise InputError(f"token id {largest} is outside this LLM's vocabulary (0 to {vocabulary - 1})")
 
 
-async def _answers(http: Request, llm: Llm, prompts: Sequence[Prompt], deadline: float, held: Held) -> list[Answer]:
+async def _answers(http: Request, asking: Asking, deadline: float, held: Held) -> list[Answer]:
     """One a prompt, each with a probability.
 
     Raises:
         HTTPException: 422, 503 or 504: a prompt has none. ClientDisconnect: nobody waits for them any more.
     """
-    asking = llm.begin_prompts(prompts, deadline)
     if asking.refusal:
         # What was let in goes on: it shows how quick the LLM is by now, and its prefix is there for a second try.
         if asking.future is not None:
             held.until(asking.future)
         raise _refused([asking.refusal])
     try:
-        await _awaited(http, asking.future, deadline)
+        if asking.future is not None:
+            await unless_gone(http.receive, until(asking.future, deadline))
     finally:
         answers = asking.answers()
     reasons = [answer.reason for answer in answers if answer.reason]
@@ -169,26 +185,6 @@ async def _answers(http: Request, llm: Llm, prompts: Sequence[Prompt], deadline:
 def _refused(reasons: Collection[str]) -> HTTPException:
     status, message = _REFUSALS[next((known for known in _REFUSALS if known in reasons), "llm_error")]
     return HTTPException(status, message, {"Retry-After": "1"} if status == 503 else None)
-
-
-async def _awaited(http: Request, future: Future[list[Answer]] | None, deadline: float) -> None:
-    """Until the LLM has answered, the deadline, or the client leaves, which raises ClientDisconnect."""
-    if future is None:
-        return
-    answered, gone = asyncio.create_task(until(future, deadline)), asyncio.create_task(_gone(http))
-    try:
-        await asyncio.wait((answered, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answered.done():
-            raise ClientDisconnect
-    finally:
-        answered.cancel()
-        gone.cancel()
-
-
-async def _gone(http: Request) -> None:
-    """Until the client closes its connection."""
-    while (await http.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _row(answer: Answer, question: Question, llm: Llm) -> list[float]:
@@ -203,9 +199,12 @@ def _row(answer: Answer, question: Question, llm: Llm) -> list[float]:
     return [of[label] * math.exp(answer.mass) for label in labels]
 
 
-def _form(model: str, scores: list[list[float]], prompts: Sequence[Prompt], bundle: str) -> dict[str, Any]:
+def _form(
+    llm: Llm, question: Question, prompts: Sequence[Prompt], answers: Sequence[Answer], bundle: str
+) -> dict[str, Any]:
     """SGLang's answer, and the bundle that gave it."""
+    scores = [_row(answer, question, llm) for answer in answers]
     tokens = sum(len(prompt.prefix) + len(prompt.suffix) for prompt in prompts)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0,
              "prompt_tokens_details": None, "reasoning_tokens": 0}  # fmt: skip
-    return {"scores": scores, "model": model, "usage": usage, "object": "scoring", "bundle": bundle}
+    return {"scores": scores, "model": question.model, "usage": usage, "object": "scoring", "bundle": bundle}

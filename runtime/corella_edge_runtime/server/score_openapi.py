@@ -70,7 +70,7 @@ _SCHEMAS: Json = {
             },
             "label_token_ids": {
                 "description": "Of the bundle's two answers, one or both in any order. Left out: yes, no.",
-                "anyOf": [{**_IDS, "minItems": 1, "maxItems": 2}, {"type": "null"}],
+                "anyOf": [_IDS, {"type": "null"}],
             },
             "apply_softmax": {
                 "description": "Over the labels; false, as when it is left out: over the whole vocabulary.",

@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 
 import orjson
 from starlette.exceptions import HTTPException
+from starlette.types import Receive
 
 from corella_edge.request import Candidate, Features, Request
 from corella_edge.scores import Scores, answer
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Fleet, Held
 from corella_edge_runtime.server.following import Follower
+from corella_edge_runtime.server.leaving import unless_gone
 from corella_edge_runtime.server.limits import INLINE_CANDIDATES, INLINE_VALUES, Limits
 from corella_edge_runtime.server.metrics import Metrics
 from corella_edge_runtime.server.ranker import Draft, Ranker
@@ -65,11 +67,16 @@ class Ranking:
         """By the CRM alone."""
         return Ranked(self.request, self.held.ranker.before_llm(self.draft), self.held.label)
 
-    async def answered(self) -> None:
-        """Until the LLM has answered, or the deadline. Holds no thread."""
+    async def answered(self, receive: Receive | None = None) -> None:
+        """Until the LLM has answered, or the deadline. Holds no thread.
+
+        Raises:
+            ClientDisconnect: the client has left, as `receive` tells.
+        """
         asking = self.draft.asking
-        if asking is not None and asking.future is not None:
-            await until(asking.future, asking.deadline)
+        if asking is not None and asking.future is not None and not asking.future.done():
+            waiting = until(asking.future, asking.deadline)
+            await (waiting if receive is None else unless_gone(receive, waiting))
         self.clock.skip()
 
     def finish(self) -> Ranked:
@@ -132,14 +139,15 @@ class Service:
             if not self.in_flight:
                 self._idle.set()
 
-    async def ranked(self, request: Request, clock: Clock | None = None) -> Ranked:
-        """From a request to its scores.
+    async def ranked(self, request: Request, clock: Clock, receive: Receive) -> Ranked:
+        """From a request that has its `place` to its scores.
 
         Raises:
-            InputError, NotReadyError. HTTPException: the request is strict and the LLM did not answer.
+            InputError. HTTPException: the request is strict and the LLM did not answer. ClientDisconnect: nobody waits
+            for it any more.
         """
-        async with self.ranking(request, clock or Clock()) as ranking:
-            await ranking.answered()
+        async with self.ranking(request, clock) as ranking:
+            await ranking.answered(receive)
             return await self.finish(ranking)
 
     async def finish(self, ranking: Ranking) -> Ranked:
@@ -159,8 +167,8 @@ class Service:
 
     @asynccontextmanager
     async def ranking(self, request: Request, clock: Clock) -> AsyncIterator[Ranking]:
-        """A request the CRM has scored; the version that did so stays loaded meanwhile. Raises as `ranked`."""
-        with self.place(), self.fleet.hold(request.user.id) as held:
+        """A request the CRM has scored; the version that did so stays loaded meanwhile. Raises InputError."""
+        with self.fleet.hold(request.user.id) as held:
             request = await self._completed(request, held.ranker, clock)
             draft = await self._begun(request, held, clock)
             try:
@@ -233,7 +241,10 @@ class Service:
         await self._idle.wait()
 
     def close(self) -> None:
-        """Release the threads; call it when nothing is in flight. Versions and store are their openers' to close."""
+        """Release the threads when they are done; call it when nothing is in flight.
+
+        May block. Versions and store are their openers' to close.
+        """
         for pool in (self.readers, self.workers, self.pool):
             pool.shutdown()
 

@@ -23,12 +23,12 @@ def is_busy(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
-def explained(path: Path, error: sqlite3.Error) -> StoreError:
-    """The error a user may see."""
+def explained(path: Path, error: sqlite3.Error, then: str = "send the same again") -> StoreError:
+    """The error a user may see; `then`: what to do once its cause is gone."""
     if is_full(error):
         return StoreFullError(
-            f"{path}: can not be written ({error}), nothing was changed; make room on its disk and send the same again"
+            f"{path}: can not be written ({error}), nothing was changed; make room on its disk and {then}"
         )
     if is_busy(error):
-        return StoreError(f"{path}: another program is writing it; end that and send the same again")
+        return StoreError(f"{path}: another program is writing it; end that and {then}")
     return StoreError(f"{path}: {error}; if it is damaged, stop the server and put a backup in its place")

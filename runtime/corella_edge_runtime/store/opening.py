@@ -16,6 +16,7 @@ from corella_edge_runtime.store import tables
 from corella_edge_runtime.store.failure import explained, is_full
 
 BUSY_SECONDS = 5.0
+_THEN = "start again"
 _HEADER = b"SQLite format 3\0"
 _STATEMENTS = 1024  # a few for each shard
 
@@ -85,7 +86,7 @@ def _make(path: Path) -> None:
             tables.create(db)
         publish_file(partial, path)
     except sqlite3.Error as error:
-        raise explained(path, error) from None
+        raise explained(path, error, _THEN) from None
     except OSError as error:
         raise InputError(f"{path}: can not be written: {error.strerror}; name another file") from None
     finally:
@@ -143,7 +144,7 @@ def _not_opened(path: Path, error: sqlite3.Error) -> InputError | StoreError:
     read_only = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
     if read_only or not is_full(error):
         return InputError(f"{path}: can not be opened for writing ({error}); name another file or put a backup there")
-    return explained(path, error)
+    return explained(path, error, _THEN)
 
 
 def reader(path: Path) -> sqlite3.Connection:

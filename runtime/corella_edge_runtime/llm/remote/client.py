@@ -105,7 +105,7 @@ class RemoteBackend:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the LLM backend is closed")
-            full = self._waiting > 0 and self._waiting + tokens > self._room
+            full = self._waiting + tokens > self._room
             if not (full or late):
                 self._waiting += tokens
                 self._loop.call_soon_threadsafe(self._begin, list(prompts), deadline, future, tokens)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from corella_edge.errors import InputError
-from corella_edge.request import MAX_CANDIDATES, MAX_HISTORY, Request, parse_request
+from corella_edge.request import MAX_CANDIDATES, MAX_HISTORY, MAX_TIMEOUT_MS, Request, parse_request
 from corella_edge.scores import Scores
 from corella_edge_runtime.server.checks import a_whole
 from corella_edge_runtime.server.oip.tensors import Array, Inference, Input
@@ -30,6 +30,7 @@ INPUTS: Mapping[str, Input] = {
 }
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "BOOL": "TYPE_BOOL"}
 RANGE = 2**63
+MAX_TIMEOUT = 1000 * MAX_TIMEOUT_MS  # microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ def _options(model: Model, parameters: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise InputError(f"parameters: {unknown[0][:40]!r} is not known to {model.name}; known: {', '.join(known)}")
     a_whole(parameters.get("priority", 0), "parameters.priority", RANGE)
-    microseconds = a_whole(parameters.get("timeout", 0), "parameters.timeout", RANGE)
+    microseconds = a_whole(parameters.get("timeout", 0), "parameters.timeout", MAX_TIMEOUT + 1)
     threshold = model.threshold or parameters.get("threshold")
     # Triton's zero means that there is no limit.
     return {"threshold": threshold, "timeout_ms": microseconds / 1000.0 if microseconds else None}

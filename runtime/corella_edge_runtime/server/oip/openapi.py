@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from corella_edge_runtime.server.describing import Json, answer, fields, json_of, later, ref
-from corella_edge_runtime.server.oip.models import INPUTS, MODELS, RANGE
+from corella_edge_runtime.server.oip.models import INPUTS, MAX_TIMEOUT, MODELS, RANGE
 from corella_edge_runtime.server.oip.tensors import LENGTH_HEADER, Input
 
 _ERROR = ref("OipError")
@@ -118,7 +118,12 @@ def _tensor(spec: Input) -> Json:
 _WHOLE: Json = {"type": "integer", "minimum": 0, "exclusiveMaximum": RANGE}
 _PARAMETERS: Json = {
     "threshold": {"description": "Of `rank` alone; see `Request`.", "type": ["number", "string", "null"]},
-    "timeout": {**_WHOLE, "description": "Microseconds for the LLM; 0 = the server's own limit."},
+    "timeout": {
+        "description": "Microseconds for the LLM; 0 = the server's own limit.",
+        "type": "integer",
+        "minimum": 0,
+        "maximum": MAX_TIMEOUT,
+    },
     "priority": {**_WHOLE, "description": "Has no effect."},
     "binary_data_output": _FLAG,
 }

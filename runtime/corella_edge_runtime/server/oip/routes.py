@@ -102,11 +102,15 @@ class _Api:
         self.service.check_ready()
         _check_encoding(http)
         body = await read_body(http, self.service.limits)
+        with self.service.place():
+            return await self._inferred(http, model, body)
+
+    async def _inferred(self, http: Request, model: Model, body: bytes) -> Response:
         clock = Clock()
         header = http.headers.get(LENGTH_HEADER)
         heavy = len(body) > INLINE_BYTES
         inference, request = await self.service.work(heavy, clock, "parse", _parsed, model, body, header)
-        ranked = await self.service.ranked(request, clock)
+        ranked = await self.service.ranked(request, clock, http.receive)
         _check_version(http, _version(ranked.bundle))
         wanted = models.to_tensors(model, inference, ranked.scores)
         head = _head(model, inference, ranked)
