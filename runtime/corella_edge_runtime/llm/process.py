@@ -17,8 +17,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -345,15 +346,29 @@ def _start(setup: ChildSetup, fd: int) -> subprocess.Popen[bytes]:
     # terminal's Ctrl-C is the parent's to answer. No backtrace: ggml would run a debugger on itself.
     command = [sys.executable, "-P", "-m", "corella_edge_runtime.llm.child", str(fd), setup.to_json()]
     environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        pass_fds=[fd],
-        process_group=0,
-        env=environment,
-    )
+    with _on_cores(setup.settings.cores):
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[fd],
+            process_group=0,
+            env=environment,
+        )
+
+
+@contextmanager
+def _on_cores(cores: Sequence[int]) -> Iterator[None]:
+    """This thread on the LLM's cores: a child begins where its parent's thread is, and starting up is work that the
+    requests beside it would feel."""
+    before = os.sched_getaffinity(0)
+    with suppress(OSError):  # cores that may not be used: the child says so
+        os.sched_setaffinity(0, cores or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _pass_on(said: IO[bytes]) -> None:
