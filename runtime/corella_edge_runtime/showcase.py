@@ -92,11 +92,11 @@ class Showcase:
         return _fields(self.schema, "user", list(prompt[0].profile) if prompt else [])
 
     def users(self, query: str, count: int) -> Shown:
-        """At most `count` users of the sample whose id contains `query`, and what their latest events were about."""
+        """At most `count` users of the sample whose id contains `query`, the one it names first; with their latest."""
         wanted = query.strip().casefold()
-        found = [one for name, one in self._users.items() if wanted in name.casefold()]
+        names = sorted((n for n in self._users if wanted in n.casefold()), key=lambda n: n.casefold() != wanted)
         return {
-            "users": [self._line(one.user) for one in found[:count]],
+            "users": [self._line(self._users[name].user) for name in names[:count]],
             "total": len(self._users),
             "fields": self.user_fields,
         }

@@ -87,6 +87,8 @@ def test_fields_are_those_the_models_look_at(shown):
 def test_users_are_found_by_a_part_of_their_id(shown):
     assert shown.users("", 200)["total"] == USERS
     assert len(shown.users("", 4)["users"]) == 4
+    assert [user["id"] for user in shown.users(" U2", 1)["users"]] == ["u2"]
+    assert [user["id"] for user in shown.users("5", 2)["users"]] == ["u5", "u15"]
     assert {user["id"] for user in shown.users("U2", 200)["users"]} == {"u2", *(f"u{i}" for i in range(20, USERS))}
 
 

@@ -193,6 +193,32 @@ def test_another_user_is_found_and_asked_for(tab, served):
     assert tab.locator("#history li .title").first.inner_text() == (latest["title"] or latest["item"])
 
 
+def test_enter_takes_the_user_who_was_typed_and_never_a_new_one(tab):
+    field = tab.locator("#person-search input")
+    for typed in ("u2", "u17"):
+        field.click()
+        field.fill(typed)
+        body, _ = asked(tab, lambda: field.press("Enter"))
+        assert body["user"]["id"] == typed
+    field.click()
+    field.fill("zzzz")
+    option = tab.get_by_role("option")
+    field.press("Enter")
+    tab.wait_for_timeout(400)
+    assert option.all_inner_texts() == ["A new user\nno profile, no history"]
+    field.blur()
+    assert field.input_value() == "u17"
+    assert tab.evaluate("window.answered.length") == 1
+
+
+def test_a_long_history_fades_where_it_goes_on(tab):
+    style = "(list) => { const { position, bottom, backgroundImage } = getComputedStyle(list, '::after'); "
+    fade = style + "return [position, bottom, backgroundImage]; }"
+    position, bottom, image = tab.locator("#history").evaluate(fade)
+    assert (position, bottom) == ("sticky", "0px")
+    assert image.startswith("linear-gradient")
+
+
 def test_a_history_can_be_shortened_rated_and_lengthened(tab):
     before = tab.locator("#history li").count()
     body, _ = asked(tab, lambda: tab.locator("#history .remove").first.click())
@@ -276,7 +302,7 @@ def test_an_item_without_a_title_has_the_reason_in_words(tab):
     row = next(row for row in rows(tab) if row["item"] == "i39")
     assert row["state"] == "missed"
     assert "no title to ask about" in row["why"]
-    assert "for 1 more the CRM's score stands" in tab.locator("#status").inner_text()
+    assert "for 1 the CRM's score stands" in tab.locator("#status").inner_text()
 
 
 def test_both_modes_end_in_the_same_table(tab):
@@ -327,9 +353,9 @@ def test_the_crm_s_ranking_is_shown_while_the_llm_is_asked(watched, served):
 def test_the_time_line_names_the_steps_of_the_server(tab):
     asked(tab, lambda: slide(tab, 800))
     legend = tab.locator("#timeline .legend").inner_text()
-    for step in ("read", "encode", "CRM", "LLM", "write"):
+    for step in ("read", "encode", "CRM", "ask", "LLM", "write"):
         assert re.search(rf"{step} \d+(\.\d+)? ms", legend), legend
-    assert tab.locator("#timeline .step").count() >= 5
+    assert tab.locator("#timeline .step.prompt").count() == 1
     widths = tab.locator("#timeline .step").evaluate_all("(all) => all.map((one) => one.clientWidth)")
     assert all(width >= 2 for width in widths)
 
@@ -349,6 +375,42 @@ def test_live_figures_are_asked_for_only_while_the_page_is_seen(tab):
     assert calls == []
     with tab.expect_request(re.compile("/page/live")):
         tab.evaluate(hide, False)
+
+
+def test_the_strip_says_that_nothing_answers_until_something_does(watched, tab):
+    silent = tab.locator("#live.silent")
+    assert silent.count() == 0
+    watched.context.route("**/page/live", lambda route: route.abort())
+    silent.wait_for()
+    assert silent.inner_text().split("\n")[-2:] == ["server", "no answer"]
+    assert tab.locator("#status.wrong").count() == 0
+    watched.context.unroute("**/page/live")
+    silent.wait_for(state="detached")
+    assert "no answer" not in tab.locator("#live").inner_text()
+    held = []
+    watched.context.route("**/page/live", lambda route: held.append(route))
+    silent.wait_for()
+    assert held
+    watched.context.unroute("**/page/live")
+    silent.wait_for(state="detached")
+    # The browser itself notes what the first route did.
+    watched.errors[:] = [line for line in watched.errors if "Failed to load resource" not in line]
+
+
+def test_a_deadline_below_zero_is_not_sent(tab):
+    deadline = tab.locator("#deadline")
+    tab.evaluate("window.answered = []")
+    deadline.fill("-5")
+    deadline.blur()
+    tab.get_by_text("The deadline must be 0 ms or more.").wait_for()
+    tab.wait_for_timeout(300)
+    assert tab.evaluate("window.answered") == []
+    body, _ = asked(tab, lambda: (deadline.fill("5000"), deadline.blur()))
+    assert body["timeout_ms"] == 5000
+
+
+def test_a_server_without_keys_has_no_button_for_one(tab):
+    assert not tab.locator("#key-button").is_visible()
 
 
 def test_everything_can_be_done_with_the_keyboard(tab):
@@ -441,15 +503,18 @@ def test_a_server_with_keys_asks_for_one_and_takes_it(secured):
     tab.goto(server.url)
     field = tab.get_by_label("API key, kept until this tab is closed")
     field.wait_for()
-    assert "an API key is needed" in tab.locator("#status.wrong").inner_text()
+    tab.locator("#status").filter(has_text=re.compile("^Type an API key above.$")).wait_for()
+    assert tab.locator("#key-form [role=alert]").inner_text() == ""
     field.fill("ce_wrong")
     field.press("Enter")
-    tab.locator("#status.wrong").filter(has_not_text="is needed").wait_for()
+    tab.locator("#key-form").get_by_text("the API key is not known.").wait_for()
+    assert tab.locator("#status").inner_text() == "Type another API key above."
     field.fill(key)
     field.press("Enter")
     settle(tab)
     assert tab.locator("#rows tr").count() == 24
     assert not field.is_visible()
+    assert tab.locator("#key-button").is_visible()
     assert tab.evaluate("Object.entries(sessionStorage).length") == 1
     assert tab.evaluate("localStorage.length + document.cookie.length") == 0
     tab.reload()
@@ -468,7 +533,7 @@ def test_a_user_of_the_store_is_asked_for_by_id_alone(secured):
     tab.goto(server.url)
     settle(tab)
     tab.locator("#person-search input").fill("visitor/7")
-    body, answer = asked(tab, lambda: tab.get_by_role("option", name="a user of the server's store").click())
+    body, answer = asked(tab, lambda: tab.get_by_role("option", name="Look for visitor/7 in the store").click())
     assert body["user_id"] == "visitor/7"
     assert "user" not in body
     assert len(answer["candidates"]) == 24

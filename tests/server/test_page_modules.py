@@ -136,6 +136,25 @@ def test_every_reason_that_the_server_describes_has_words(tab):
     assert reasons - {""} == set(re.findall(r"`(\w+)`", described))
 
 
+def test_where_all_are_asked_none_is_called_uncertain(tab):
+    words = "(m) => ['ratio', 'no_text', ''].map((reason) => m.why({ reason }, true).words)"
+    everybody = call(tab, "words", words)
+    assert everybody[0] == "Asked: all are"
+    assert everybody[1:] == call(tab, "words", "(m) => ['no_text', ''].map((reason) => m.why({ reason }).words)")
+    assert call(tab, "words", "(m) => m.why({ reason: 'ratio' }).words") == "Asked: among the least certain"
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_users_are_offered_before_a_new_one_and_the_store_only_where_there_is_one(tab, stored):
+    users = [{"id": name, "events": 3, "latest": []} for name in ("u1", "u12")]
+    offered = "(m, a) => m.offered(...a).map(({ label, chosen }) => [label, Boolean(chosen)])"
+    found, fresh = [["u1", False], ["u12", False]], ["A new user", True]
+    store = [["Look for zz in the store", False]] if stored else []
+    assert call(tab, "person", offered, ["", users, stored]) == [fresh, *found]
+    assert call(tab, "person", offered, ["u1", users, stored]) == [*found, fresh]
+    assert call(tab, "person", offered, ["zz", [], stored]) == [*store, fresh]
+
+
 def test_an_unknown_reason_is_told_by_its_name(tab):
     found = call(tab, "words", "(m) => m.why({ reason: 'novelty' })")
     assert found == {"state": "missed", "words": "The CRM's score stands: novelty"}

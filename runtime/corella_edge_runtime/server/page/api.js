@@ -17,9 +17,9 @@ export function key(value) {
   return value;
 }
 
-export async function get(path, parameters = {}) {
+export async function get(path, parameters = {}, signal = null) {
   const query = new URLSearchParams(parameters).toString();
-  const response = await send(query ? `${path}?${query}` : path);
+  const response = await send(query ? `${path}?${query}` : path, { signal });
   return response.json();
 }
 

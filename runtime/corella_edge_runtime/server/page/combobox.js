@@ -2,7 +2,8 @@
 
 import { byId, debounced, el } from "./dom.js";
 
-// `find(query)` → options {label, detail?, value}; `pick(value)` is called with the chosen one.
+// `find(query)` → options {label, detail?, value, chosen?}; `pick(value)` is called with the one that is taken. Enter alone
+// takes the first of those that need not be chosen. `keep`: the field shows what was taken last.
 export function combobox(id, { label, placeholder, find, pick, keep = false }) {
   const list = el("ul", { id: `${id}-list`, role: "listbox", "aria-label": label, hidden: true });
   const input = el("input", {
@@ -15,6 +16,7 @@ export function combobox(id, { label, placeholder, find, pick, keep = false }) {
   let asked = 0;
   let typed = false;
   let stale = false;
+  let kept = "";
 
   function show(found) {
     options = found;
@@ -63,13 +65,19 @@ export function combobox(id, { label, placeholder, find, pick, keep = false }) {
   async function enter() {
     const waits = stale;
     stale = false;
-    if (!waits || await look()) take(Math.max(active, 0));
+    if (waits && !await look()) return;
+    const first = typed || !keep ? options.findIndex(({ chosen }) => !chosen) : -1;
+    take(active < 0 ? first : active);
   }
 
   const soon = debounced(() => stale && look(), 120);
   input.addEventListener("input", () => { typed = stale = true; asked += 1; soon(); });
   input.addEventListener("focus", () => { typed = false; input.select(); look(); });
-  input.addEventListener("blur", () => { asked += 1; show([]); });
+  input.addEventListener("blur", () => {
+    asked += 1;
+    show([]);
+    if (keep) input.value = kept;
+  });
   input.addEventListener("click", () => { if (list.hidden) look(); });
   input.addEventListener("keydown", (event) => {
     const count = options.length;
@@ -81,5 +89,5 @@ export function combobox(id, { label, placeholder, find, pick, keep = false }) {
     else return;
     event.preventDefault();
   });
-  return { show: (value) => { input.value = value; } };
+  return { show: (value) => { input.value = kept = value; } };
 }

@@ -1,44 +1,59 @@
 // The last minute on this server: share, latency, queue, version; asked for every two seconds, and only while seen.
+// What a server that went away said last is grey, beside "no answer".
 
 import { get } from "./api.js";
 import { byId, el, milliseconds, percent, whole } from "./dom.js";
 
 const EVERY = 2000;
+const LATE = 2000;
+const GIVEN_UP = 10000;
 
-// `seen(live)` is called with each answer, `failed(error)` once a failure.
+// `seen(live)` is called with each answer, `failed(error)` once a refusal; that there is no answer is told here.
 export function watch(seen, failed) {
   let timer = 0;
   let well = true;
+  let last = {};
+  function show(live, silent) {
+    last = live;
+    draw(last, silent);
+  }
+  function refused(error) {
+    show(error.status ? {} : last, !error.status);
+    if (well && error.status) failed(error);
+    well = false;
+  }
   async function look() {
     clearTimeout(timer);
     if (document.hidden) return;
+    const late = setTimeout(() => show(last, true), LATE);
     try {
-      const live = await get("page/live");
-      draw(live);
+      const live = await get("page/live", {}, AbortSignal.timeout(GIVEN_UP));
+      show(live, false);
       seen(live);
       well = true;
     } catch (error) {
-      if (well) failed(error);
-      well = false;
+      refused(error);
     }
+    clearTimeout(late);
     clearTimeout(timer);
     timer = setTimeout(look, EVERY);
   }
   document.addEventListener("visibilitychange", look);
-  draw({});
+  show({}, false);
   look();
   return look;
 }
 
-function draw(live) {
+function draw(live, silent) {
   const figures = [
     ["share asked", percent(live.share)],
     ["p50", milliseconds(live.p50_ms)],
     ["p99", milliseconds(live.p99_ms)],
     ["requests a minute", whole(live.requests)],
     ["LLM queue", queue(live)],
-    ["LLM", condition(live)],
+    silent ? ["server", "no answer"] : ["LLM", condition(live)],
   ];
+  byId("live").classList.toggle("silent", silent);
   byId("live").replaceChildren(...figures.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
 }
 

@@ -33,22 +33,30 @@ function itemsChanged() {
 async function ask() {
   waiting?.abort();
   if (!state.curve) return;
-  if (!items.list.length) {
-    say("No candidates.");
+  const hindrance = unaskable();
+  if (hindrance) {
+    say(...hindrance);
     return;
   }
   const mine = (waiting = new AbortController());
-  const candidates = items.list;
+  const asking = { candidates: items.list, all: state.share >= 1 };
   byId("ranking").setAttribute("aria-busy", "true");
   try {
-    const shown = (answer, final) => mine.signal.aborted || show(answer, candidates, final);
-    const { timing, waited } = await rank(body(candidates), byId("progressive").checked, mine.signal, shown);
+    const shown = (answer, final) => mine.signal.aborted || show(answer, asking, final);
+    const { timing, waited } = await rank(body(), byId("progressive").checked, mine.signal, shown);
     if (!mine.signal.aborted) timed(timing, waited);
   } catch (error) {
     if (!mine.signal.aborted) failed(error);
   } finally {
     if (waiting === mine) byId("ranking").removeAttribute("aria-busy");
   }
+}
+
+// What keeps a request from being sent, as arguments of `say`; null if nothing does.
+function unaskable() {
+  if (!items.list.length) return ["No candidates."];
+  const { rangeUnderflow, badInput } = byId("deadline").validity;
+  return rangeUnderflow || badInput ? ["The deadline must be 0 ms or more.", true] : null;
 }
 
 function body() {
@@ -58,8 +66,8 @@ function body() {
   return Number.isFinite(timeout) ? { ...request, timeout_ms: timeout } : request;
 }
 
-function show(answer, candidates, final) {
-  drawAnswer(answer, candidates, (item) => items.remove(item));
+function show(answer, asking, final) {
+  drawAnswer(answer, asking, (item) => items.remove(item));
   state.explained = answer.explain;
   const asked = answer.candidates.filter((row) => row.routed).length;
   state.asked = asked / answer.candidates.length;
@@ -74,7 +82,7 @@ function by({ bundle }) {
 
 function told(asked, missed, count) {
   if (!missed) return `The LLM was asked about ${asked} of ${count} candidates.`;
-  return `The LLM scored ${asked} of ${count} candidates; for ${missed} more the CRM's score stands.`;
+  return `The LLM scored ${asked} of ${count} candidates; for ${missed} the CRM's score stands.`;
 }
 
 function timed(timing, waited) {
@@ -96,8 +104,16 @@ function say(words, wrong = false) {
 }
 
 function failed(error) {
-  say(`${error.message.replace(/\.$/, "")}.`, true);
-  if (error.status === 401) showKey(true);
+  const words = `${error.message.replace(/\.$/, "")}.`;
+  if (error.status === 401) keyWanted(words);
+  else say(words, true);
+}
+
+// Without a key the server's words are about headers; with one they say what is wrong with it.
+function keyWanted(words) {
+  byId("key-note").textContent = key() ? words : "";
+  say(key() ? "Type another API key above." : "Type an API key above.");
+  showKey(true);
 }
 
 // What the chosen point means, in figures and in the picture.
@@ -148,7 +164,9 @@ function versions({ bundle, versions: all }) {
   return [bundle, ...others.map((one) => `${percent(one.share)} of the users: ${one.bundle}`)].join(" · ");
 }
 
+// Servers without keys never ask for one: their page has no button for it.
 function showKey(open) {
+  byId("key-button").hidden = false;
   byId("key-form").hidden = !open;
   byId("key-button").setAttribute("aria-expanded", String(open));
   if (open) byId("key").focus();
@@ -177,11 +195,13 @@ byId("share").addEventListener("input", moved);
 byId("again").addEventListener("click", ask);
 byId("progressive").addEventListener("change", ask);
 byId("deadline").addEventListener("change", ask);
+byId("key-button").hidden = !key();
 byId("key-button").addEventListener("click", () => showKey(byId("key-form").hidden));
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   key(byId("key").value.trim());
   byId("key").value = "";
+  byId("key-note").textContent = "";
   showKey(false);
   say("\u00a0");
   open();

@@ -34,11 +34,7 @@ export class Person {
   async find(query) {
     try {
       const { users, stored } = await get("page/users", { q: query, count: 50 });
-      const found = users.map((user) => ({
-        label: user.id, detail: described(user), value: { kind: "sample", id: user.id },
-      }));
-      return [{ label: "A new user", detail: "no profile, no history", value: NEW }, ...found,
-        ...(stored ? remembered(query, users) : [])];
+      return offered(query.trim(), users, stored);
     } catch (error) {
       this.failed(error);
       return [];
@@ -118,13 +114,22 @@ export class Person {
 const NOTES = {
   sample: "From the bundle's held-out sample.",
   new: "Unknown to both models.",
-  stored: "Profile and history come from the server's own store.",
+  stored: "Profile and history: what the server's own store knows of this id, if anything.",
 };
 
-function remembered(query, users) {
-  const id = query.trim();
-  if (!id || users.some((user) => user.id === id)) return [];
-  return [{ label: id, detail: "a user of the server's store", value: { ...NEW, kind: "stored", id } }];
+// Who may be meant by `id`, the likeliest first; a new user only if chosen. Whom the store knows is not told here.
+export function offered(id, users, stored) {
+  const found = users.map((user) => ({
+    label: user.id, detail: described(user), value: { kind: "sample", id: user.id },
+  }));
+  const fresh = { label: "A new user", detail: "no profile, no history", value: NEW, chosen: true };
+  if (!id) return [fresh, ...found];
+  const other = stored && !users.some((user) => user.id === id);
+  return [...found, ...(other ? [remembered(id)] : []), fresh];
+}
+
+function remembered(id) {
+  return { label: `Look for ${id} in the store`, detail: "known there or not", value: { ...NEW, kind: "stored", id } };
 }
 
 async function sampled(id) {

@@ -16,12 +16,12 @@ export function drawCandidates(candidates, remove) {
   replaceRows(byId("rows"), [...fresh, ...shown.filter((one) => wanted.has(one.dataset.key))]);
 }
 
-// The answered rows in the order of their ranks; rows that were shown before slide to their new places.
-export function drawAnswer(answer, candidates, remove) {
+// The answered rows in the order of their ranks; rows that were shown before slide to their new places. `all`: see `why`.
+export function drawAnswer(answer, { candidates, all }, remove) {
   const items = new Map(candidates.map((item) => [item.item, item]));
   const moved = movement(answer.candidates);
   const ranked = [...answer.candidates].sort((a, b) => a.rank - b.rank);
-  const rows = ranked.map((found) => row(items.get(found.item), found, why(found), remove, moved.get(found.item)));
+  const rows = ranked.map((found) => row(items.get(found.item), found, why(found, all), remove, moved.get(found.item)));
   sliding(byId("rows"), rows);
 }
 

@@ -2,7 +2,7 @@
 
 // reason → [state, words]; the state is a dot's colour: easy, asked, waiting, or missed (wanted, and not answered).
 export const REASONS = {
-  "": ["easy", "The CRM is sure enough"],
+  "": ["easy", "Below the threshold"],
   entropy: ["asked", "Asked: its entropy reaches the threshold"],
   ratio: ["asked", "Asked: among the least certain"],
   no_llm: ["missed", "To be asked, but no LLM is loaded"],
@@ -15,7 +15,9 @@ export const REASONS = {
   pending: ["waiting", "Being asked"],
 };
 
-export function why(row) {
+// `all`: the request wants every candidate asked, however certain.
+export function why(row, all = false) {
+  if (all && row.reason === "ratio") return { state: "asked", words: "Asked: all are" };
   const [state, words] = REASONS[row.reason] ?? ["missed", `The CRM's score stands: ${row.reason}`];
   return { state, words };
 }
