@@ -28,6 +28,8 @@ from corella_edge_runtime.store.users import UserStore
 
 T = TypeVar("T")
 BLOCKING_THREADS = 16
+# Of a request's time: kept from the LLM for the event loop to come round, and to write the answer.
+WAY_OUT, MOST_WAY_OUT_MS = 0.2, 10.0
 PARSE = "parse"  # the step that has a thread of its own
 # What a `strict` request takes for an error, and its status.
 LATE, FAILED = frozenset({"deadline", "busy"}), frozenset({"queue_full", "llm_error", "no_llm"})
@@ -228,11 +230,12 @@ class Service:
         return "queue_full" if self.in_flight > max(1, self.limits.requests // 2) else ""
 
     def _with_time_left(self, request: Request, clock: Clock) -> Request:
-        """The request with what the wait and the parsing have left of its time."""
+        """The request with what the wait and the parsing have left of its time, less the way out."""
         limit = self.limits.timeout_ms if request.timeout_ms is None else request.timeout_ms
         if limit is None:
             return request
-        return replace(request, timeout_ms=max(0.0, limit - 1000.0 * (time.monotonic() - clock.arrived)))
+        spent = 1000.0 * (time.monotonic() - clock.arrived) + min(WAY_OUT * limit, MOST_WAY_OUT_MS)
+        return replace(request, timeout_ms=max(0.0, limit - spent))
 
     async def forget(self, user_id: str) -> None:
         """Drop what the loaded versions remember of a user; they do not tell users apart, so of everybody."""
