@@ -24,8 +24,8 @@ from corella_edge.request import Candidate, Event, User
 from corella_edge.schema import value_key
 
 Tokenize = Callable[[str], list[int]]
-# Ratings come with requests: only so many of their texts are kept.
-MAX_TAILS = 1000
+# Ratings and profiles come with requests: only so many of their texts are kept.
+MAX_TEXTS = 1000
 MOST = 20_000  # characters of a template and of one value in it, events of a history
 
 
@@ -178,7 +178,7 @@ class PromptEncoder:
         # One spelling of every accent: some tokenizers compose letters themselves, llama.cpp never does.
         self.tokenize: Tokenize = lambda text: tokenize(unicodedata.normalize("NFC", text))
         self._items: dict[int, list[int] | None] = {}
-        self._tails: dict[str, list[int]] = {}
+        self._texts: dict[str, list[int]] = {}
 
     def prefix(self, user: User) -> list[int]:
         """Ids of all that a user's candidates share: begin token, header, history."""
@@ -190,7 +190,7 @@ class PromptEncoder:
     def header(self, user: User) -> list[int]:
         """Begin token, instruction and profile."""
         begin = [] if self.tokens.bos is None else [self.tokens.bos]
-        return begin + self.tokenize(self.template.header(user))
+        return begin + self._kept(self.template.header(user))
 
     def line(self, question: list[int] | None, event: Event) -> list[int]:
         """Ids of one answered question; empty for an item without text."""
@@ -200,12 +200,15 @@ class PromptEncoder:
         return [*question, answer, *self.tail(event)]
 
     def tail(self, event: Event) -> list[int]:
-        text = self.template.tail(event)
-        known = self._tails.get(text)
+        return self._kept(self.template.tail(event))
+
+    def _kept(self, text: str) -> list[int]:
+        """Ids of a text that is likely to come again."""
+        known = self._texts.get(text)
         if known is None:
             known = self.tokenize(text)
-            if len(self._tails) < MAX_TAILS:
-                self._tails[text] = known
+            if len(self._texts) < MAX_TEXTS:
+                self._texts[text] = known
         return known
 
     def suffix(self, candidate: Candidate) -> list[int] | None:
