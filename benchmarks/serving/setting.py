@@ -42,10 +42,14 @@ class Setting:
         """What came before, such as loading and trying out, does not count."""
         self._watch, self._shares = Watch(self.server.processes), [0.0]
 
-    def verdict(self) -> Row:
-        """Load from elsewhere, the generator's own, and whether either makes the run void."""
+    def verdict(self, timed: bool = True) -> Row:
+        """Load from elsewhere, the generator's own, and whether either makes the run void.
+
+        Args:
+            timed: whether what is judged is time: memory does not depend on who else is at work.
+        """
         load, heaviest = self._watch.read(), max(self._shares)
-        void = is_void(load) or heaviest > MOST_OF_A_CORE
+        void = (timed and is_void(load)) or heaviest > MOST_OF_A_CORE
         return {"load": load, "generator_share": round(heaviest, 4), "void": void}
 
 

@@ -79,7 +79,7 @@ def measure(options: argparse.Namespace) -> Row:
         return {
             "minutes": options.minutes, "rate_per_s": options.rate, "candidates": options.candidates,
             **stretches.to_json(), "memory": [[round(x, 2) for x in row] for row in seen],
-            "slope_mb_per_min": growth(np.asarray(seen)), **run.verdict(),
+            "slope_mb_per_min": growth(np.asarray(seen)), **run.verdict(timed=False),
             # A new process begins with less memory.
             "restarts": int(run.server.total("corella_edge_llm_restarts_total")),
         }  # fmt: skip

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from corella_edge.catalog import Catalog
 from corella_edge.describe import render
 from corella_edge.errors import BundleError, RecipeError
-from corella_edge.prompt import MAX_TAILS, PromptEncoder, Template, Tokens
+from corella_edge.prompt import MAX_TEXTS, PromptEncoder, Template, Tokens
 from corella_edge.request import Candidate, Event, User
 
 YES, NO, BOS = 1_200_001, 1_200_002, 1_200_003
@@ -146,9 +146,9 @@ def test_an_item_is_tokenised_once() -> None:
 
 def test_ratings_of_requests_do_not_fill_the_memory() -> None:
     encoder = make(HEAT)
-    for n in range(2 * MAX_TAILS):
+    for n in range(2 * MAX_TEXTS):
         assert encoder.tail(Event("i0", n / 4)) == characters(f" {n / 4:g}\n")
-    assert len(encoder._tails) <= MAX_TAILS
+    assert len(encoder._texts) <= MAX_TEXTS
 
 
 @pytest.mark.parametrize(
