@@ -23,6 +23,7 @@ from corella_edge.tables import FactTable, RatingCodes, attribute_table, centre_
 from corella_edge.unseen import Unseen
 
 RECENT = 64  # histories and lists of candidates that are recognised when the very same object comes again
+MOST_REMEMBERED = 1024  # events or candidates of one of them: what is remembered is kept alive
 _NOTHING: Facts = np.zeros((1, 1, 1), dtype=np.uint8)
 
 
@@ -57,13 +58,20 @@ class FeatureEncoder:
 
         The arrays of the user's side may be those of an earlier request: they are not to be written to.
         """
-        slate = self._slate(_Same(candidates)) if type(candidates) is tuple else self._new_slate(_Same(candidates))
-        past = self._past(_Same(user.history))
+        slate, past = self._slate_of(candidates), self._past_of(user.history)
         codes = self._codes(user)
         feed = {**self._gathered(slate), **self._user_feed(codes), **past.feed}
         for item in self._of_item:
             feed[item.name] = self._derived_of(item, past, slate)
         return feed, self._unseen.names(codes, slate.rows, feed, list(slate.own))
+
+    def _slate_of(self, candidates: Sequence[Candidate]) -> _Slate:
+        small = type(candidates) is tuple and len(candidates) <= MOST_REMEMBERED
+        plain = small and not any(candidate.features for candidate in candidates)
+        return (self._slate if plain else self._new_slate)(_Same(candidates))
+
+    def _past_of(self, history: tuple[Event, ...]) -> _Past:
+        return (self._past if len(history) <= MOST_REMEMBERED else self._new_past)(_Same(history))
 
     def forget(self) -> None:
         """Drop what is remembered of recent requests."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from corella_edge.catalog import Catalog
 from corella_edge.derived import DERIVED, FARTHEST
-from corella_edge.encoder import FeatureEncoder
+from corella_edge.encoder import MOST_REMEMBERED, FeatureEncoder
 from corella_edge.errors import BundleError
 from corella_edge.request import Candidate, Event, User
 from corella_edge.schema import (
@@ -261,6 +262,24 @@ def test_what_is_remembered_is_what_would_be_made_anew(
             assert unknown == names
             for name, values in expected.items():
                 np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+@pytest.mark.parametrize(("count", "kept"), [(MOST_REMEMBERED, True), (MOST_REMEMBERED + 1, False)])
+def test_what_is_large_is_not_kept_alive(world: Any, count: int, kept: bool) -> None:
+    encoder = FeatureEncoder(world.schema, world.catalog)
+    history, slate = tuple([Event("a", 1.0)] * count), tuple([Candidate("a")] * count)
+    before = sys.getrefcount(history), sys.getrefcount(slate)
+    encoder.encode(User("u1", {}, history), slate)
+    assert (sys.getrefcount(history) > before[0], sys.getrefcount(slate) > before[1]) == (kept, kept)
+    encoder.forget()
+    assert (sys.getrefcount(history), sys.getrefcount(slate)) == before
+
+
+def test_what_candidates_bring_is_not_kept_alive(world: Any) -> None:
+    genres = ["Drama"] * 100
+    before = sys.getrefcount(genres)
+    world.encoder.encode(User("u1"), (Candidate("a", {"genres": genres}),))
+    assert sys.getrefcount(genres) == before
 
 
 def test_a_list_of_candidates_may_change_between_requests(world: Any) -> None:
