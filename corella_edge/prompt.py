@@ -178,7 +178,8 @@ class PromptEncoder:
         # One spelling of every accent: some tokenizers compose letters themselves, llama.cpp never does.
         self.tokenize: Tokenize = lambda text: tokenize(unicodedata.normalize("NFC", text))
         self._items: dict[int, list[int] | None] = {}
-        self._texts: dict[str, list[int]] = {}
+        self._tails: dict[str, list[int]] = {}
+        self._headers: dict[str, list[int]] = {}
 
     def prefix(self, user: User) -> list[int]:
         """Ids of all that a user's candidates share: begin token, header, history."""
@@ -190,7 +191,7 @@ class PromptEncoder:
     def header(self, user: User) -> list[int]:
         """Begin token, instruction and profile."""
         begin = [] if self.tokens.bos is None else [self.tokens.bos]
-        return begin + self._kept(self.template.header(user))
+        return begin + self._kept(self._headers, self.template.header(user))
 
     def line(self, question: list[int] | None, event: Event) -> list[int]:
         """Ids of one answered question; empty for an item without text."""
@@ -200,16 +201,21 @@ class PromptEncoder:
         return [*question, answer, *self.tail(event)]
 
     def tail(self, event: Event) -> list[int]:
-        return self._kept(self.template.tail(event))
+        return self._kept(self._tails, self.template.tail(event))
 
-    def _kept(self, text: str) -> list[int]:
-        """Ids of a text that is likely to come again."""
-        known = self._texts.get(text)
+    def _kept(self, kept: dict[str, list[int]], text: str) -> list[int]:
+        """Ids of a text that is likely to come again; of too many, all are dropped."""
+        known = kept.get(text)
         if known is None:
             known = self.tokenize(text)
-            if len(self._texts) < MAX_TEXTS:
-                self._texts[text] = known
+            if len(kept) >= MAX_TEXTS:
+                kept.clear()
+            kept[text] = known
         return known
+
+    def forget(self) -> None:
+        """Drop what is kept of users' profiles."""
+        self._headers.clear()
 
     def suffix(self, candidate: Candidate) -> list[int] | None:
         """Ids of a candidate's question, or None when there is no text to ask about."""

@@ -172,6 +172,7 @@ class Llm:
 
     def forget(self) -> None:
         """Drop what is kept of users' prompts."""
+        self.prompts.forget()
         self.backend.forget()
         self._admission.forget()
 

@@ -148,7 +148,19 @@ def test_ratings_of_requests_do_not_fill_the_memory() -> None:
     encoder = make(HEAT)
     for n in range(2 * MAX_TEXTS):
         assert encoder.tail(Event("i0", n / 4)) == characters(f" {n / 4:g}\n")
-    assert len(encoder._texts) <= MAX_TEXTS
+    assert len(encoder._tails) <= MAX_TEXTS
+    # The latest are kept all the same.
+    assert encoder.tail(Event("i0", 5.0)) is encoder.tail(Event("i0", 5.0))
+
+
+def test_profiles_are_kept_apart_and_forgotten() -> None:
+    encoder = make(HEAT, template=Template(profile={"job": "Job: {}. "}))
+    for n in range(2 * MAX_TEXTS):
+        encoder.header(User("u", {"job": f"secret {n}"}))
+    assert len(encoder._headers) <= MAX_TEXTS
+    assert not encoder._tails
+    encoder.forget()
+    assert not encoder._headers
 
 
 @pytest.mark.parametrize(

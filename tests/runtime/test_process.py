@@ -291,6 +291,12 @@ def test_a_model_that_can_not_be_loaded_is_told_by_name(llama: Any, tmp_path: Pa
             open_backend("process", path, llama.tokens, LlmSettings())
 
 
+def test_a_child_without_memory_has_not_started_and_a_damaged_model_is_an_error_of_the_bundle() -> None:
+    assert type(process._error("NoContextError", "x")) is process.NotStartedError
+    assert type(process._error("MemoryError", "x")) is process.NotStartedError
+    assert type(process._error("BundleError", "x")) is BundleError
+
+
 def test_cores_that_there_are_not_are_told(llama: Any) -> None:
     with pytest.raises(InputError, match=r"cores: \[4000\]"):
         open_backend("process", llama.path, llama.tokens, LlmSettings(cores=(4000,)))

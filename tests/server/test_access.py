@@ -406,8 +406,8 @@ def test_a_real_server_obeys_the_file_and_logs_no_text_of_users_nor_keys(
 def test_without_keys_a_foreign_name_for_this_machine_is_refused(make_site, method: str, path: str) -> None:
     """A rebound name makes a page of elsewhere same-origin; the name is all that betrays it."""
     site = make_site()
-    for host in ("evil.example", "evil.example:8000", "localhost.evil.example", ""):
+    for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "0.0.0.0.evil.example"):
         refused = site.call(method, path, headers={"Host": host, "X-Forwarded-For": "1.2.3.4"})
         assert refused.status_code == 403, host
-    for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000"):
+    for host in ("localhost", "Localhost.:8000", "127.0.0.1:8000", "[::1]:8000", "0.0.0.0:8000", "app.localhost", ""):
         assert site.call(method, path, headers={"Host": host}).status_code != 403, host

@@ -432,6 +432,30 @@ def test_a_stop_lets_go_of_who_waits_for_a_reload(site: Path, ids: list[str], sh
     asyncio.run(stopped())
 
 
+def test_after_a_fault_it_is_followed_again_and_reloads(
+    site: Path, ids: list[str], shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def faulty() -> None:
+        fleet = Fleet()
+        fleet.install(shelf.load(site / "versions" / ids[0]), ids[0])
+        follower = Follower(site, fleet, shelf.load)
+        with monkeypatch.context() as patch:
+            patch.setattr(follower, "_turn", lambda: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                await follower.run()
+        following = asyncio.create_task(follower.run())
+        await asyncio.sleep(0)
+        sites.change(site, lambda now: promoted(now, ids[1]))
+        async with asyncio.timeout(20):
+            await follower.reload()
+        assert fleet.live is not None
+        assert fleet.live.version == ids[1]
+        following.cancel()
+        await fleet.close()
+
+    asyncio.run(faulty())
+
+
 def test_a_hangup_signal_has_the_file_read_at_once(site: Path, ids: list[str], shelf: Shelf) -> None:
     shelf.spoil(ids[1], "no memory")
 

@@ -112,6 +112,10 @@ class AbortedError(RuntimeError):
     """`llama_decode` was given up, because nobody waits for it any more."""
 
 
+class NoContextError(InputError):
+    """llama.cpp can not make a context, most likely for want of memory: no fault of the bundle's."""
+
+
 class Context:
     """KV cells and compute buffers of a model. One thread at a time.
 
@@ -138,7 +142,7 @@ class Context:
         self.handle = C.llama_init_from_model(model.handle, params)
         if not self.handle:
             why = f" ({_errors[0]})" if _errors else ""
-            raise InputError(f"llama.cpp can not make a context of {cells} cells; is there enough memory?{why}")
+            raise NoContextError(f"llama.cpp can not make a context of {cells} cells; is there enough memory?{why}")
         self.cells: int = C.llama_n_ctx(self.handle)
         self._memory = C.llama_get_memory(self.handle)
         # A row's sequences are neighbours: its list of ids is a stretch of one table.

@@ -20,6 +20,7 @@ from corella_edge.keys import Key, KeyFile, KeyLimits, KeyRefusedError
 from corella_edge_runtime.server.answers import error_answer
 
 _OPEN = frozenset({"/", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"})
+_THIS_MACHINE = frozenset({"localhost", "ip6-localhost", "0.0.0.0", "::"})
 _STATIC = (".css", ".html", ".ico", ".js", ".png", ".svg")
 _SCOPES = {"/v1/events": "users", "/v1/users": "users", "/metrics": "metrics", "/admin": "admin"}
 # A request with one of these came through a proxy: its peer is not whoever sent it.
@@ -79,7 +80,8 @@ def is_local(peer: str, headers: Mapping[str, str]) -> bool:
 def _names_this_machine(headers: Mapping[str, str]) -> bool:
     host = headers.get("host", "")
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    return name == "localhost" or is_loopback(name)
+    name = name.lower().removesuffix(".")
+    return name in _THIS_MACHINE or name.endswith(".localhost") or is_loopback(name)
 
 
 def is_cross_site(headers: Mapping[str, str]) -> bool:
@@ -181,7 +183,8 @@ def _check_keyless(scope: str, peer: str, headers: Mapping[str, str]) -> None:
     if scope == "admin" and not is_local(peer, headers):
         raise DeniedError(403, "without API keys, /admin is open to this machine alone")
     # A page of elsewhere whose name was made to lead here asks from this machine, under that name.
-    if is_loopback(peer) and not _names_this_machine(headers):
+    # Browsers always name a host, and only a name that is looked up can be made to lead elsewhere.
+    if is_loopback(peer) and headers.get("host") and not _names_this_machine(headers):
         raise DeniedError(403, "without API keys, this server is asked as localhost or by its address")
     if is_cross_site(headers):
         raise DeniedError(403, "a page of another site may not ask this server")

@@ -154,6 +154,7 @@ class Follower:
 
     async def run(self) -> None:
         """Follow until cancelled. SIGHUP has the file read, and what was refused tried, at once."""
+        self._ended = False  # it may have been ended by a fault
         with _on_hangup(self._asked.set):
             try:
                 while True:

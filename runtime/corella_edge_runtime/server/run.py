@@ -32,6 +32,7 @@ _LOG = logging.getLogger("corella_edge.serve")
 _FOLLOW_AGAIN_SECONDS = 5.0  # after a fault
 _CONNECTION_SECONDS = 5  # for answers that are written but not yet read by a slow client
 _THREAD_SECONDS = 0.5  # for threads that have nothing left to do, to end
+_LLM_SECONDS = 8.0  # for the LLM's process to finish or to be ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class _Process:
         await serving
         await self._release()
         if self.loaded.done():
-            await self.service.fleet.close()
+            await self._close()
 
     def _signalled(self) -> None:
         if self.stop.is_set():
@@ -176,14 +177,24 @@ class _Process:
     async def _release(self) -> None:
         """End the threads; one may still be at work for a client that has left."""
         closing = asyncio.get_running_loop().run_in_executor(None, self.service.close)
+        await self._ended(closing, _THREAD_SECONDS, "a thread")
+
+    async def _close(self) -> None:
+        """Close the versions; the LLM may still be at work for a client that has left."""
+        closing = asyncio.create_task(self.service.fleet.close())
+        await self._ended(closing, _LLM_SECONDS, "the LLM")
+
+    async def _ended(self, closing: asyncio.Future[None], least: float, what: str) -> None:
+        """Wait for what is left of the grace, at least so long; a second signal ends the wait."""
         force = asyncio.create_task(self.force.wait())
         left = max(0.0, self.end - time.monotonic())
-        await asyncio.wait((closing, force), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((closing, force), timeout=max(left, least), return_when=asyncio.FIRST_COMPLETED)
         force.cancel()
         await asyncio.wait((closing,), timeout=_THREAD_SECONDS)
         if not closing.done():
-            _LOG.error("stopped with a thread still at work")
+            _LOG.error("stopped with %s still at work", what)
             _leave(1)
+        closing.result()
 
     def finish(self) -> None:
         """Raise what loading has raised, or leave at once if a version is still being loaded."""

@@ -98,10 +98,10 @@ def _save_user(db: sqlite3.Connection, n: int, new: NewEvents, counts: tuple[int
 def user(db: sqlite3.Connection, user_id: str, least: int, step: int) -> User | None:
     """Profile and the latest events, oldest first: at least `least`, and a multiple of `step` is left out."""
     n = shard_of(user_id)
-    row = db.execute(f"SELECT features FROM users_{n} WHERE id = ?", (user_id,)).fetchone()
+    row = db.execute(f"SELECT features, events FROM users_{n} WHERE id = ?", (user_id,)).fetchone()
     if row is None:
         return None
-    (total,) = db.execute(f"SELECT count(*) FROM events_{n} WHERE user = ?", (user_id,)).fetchone()
+    total = row[1]
     most = least + (total - least) % step if total > least else total
     latest = db.execute(
         f"SELECT item, rating, at, timed FROM events_{n} WHERE user = ? ORDER BY at DESC, seq DESC LIMIT ?",
