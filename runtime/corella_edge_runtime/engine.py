@@ -66,7 +66,8 @@ class Engine:
         self.bundle, self.encoder, self.crm, self.llm = bundle, encoder, crm, llm
         self.calibration: Calibration = bundle.calibration()
         self.threshold: Threshold = self.parse_threshold(bundle.policy() if threshold is None else threshold)
-        self.warnings: list[str] = [crm.warning] if crm.warning else []
+        self._lasting: list[str] = [crm.warning] if crm.warning else []
+        self._of_llm = ""
         self.setup: Setup | None = None
         catalog = encoder.catalog
         self.showcase = Showcase(bundle, encoder.schema, catalog, self.threshold)
@@ -126,13 +127,20 @@ class Engine:
                 side.close()
             raise
         engine.setup = setup
-        engine.warnings += [*warnings, *([warning] if warning else [])]
+        engine._lasting += warnings
+        engine._of_llm = warning
         return engine
 
     @property
     def name(self) -> str:
         """`name@version` of the bundle."""
         return self.bundle.label
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is missing or degraded now, one sentence each; an LLM that has come since is no longer missing."""
+        missing = self._of_llm and not self.stats().get("alive")
+        return [*self._lasting, *([self._of_llm] if missing else [])]
 
     @property
     def memory(self) -> tuple[int, int]:
