@@ -29,7 +29,7 @@ from corella_edge_runtime.store.users import UserStore
 T = TypeVar("T")
 BLOCKING_THREADS = 16
 # Of a request's time: kept from the LLM for the event loop to come round, and to write the answer.
-WAY_OUT, MOST_WAY_OUT_MS = 0.3, 15.0
+WAY_OUT, MOST_WAY_OUT_MS = 0.27, 13.5
 PARSE = "parse"  # the step that has a thread of its own
 # What a `strict` request takes for an error, and its status.
 LATE, FAILED = frozenset({"deadline", "busy"}), frozenset({"queue_full", "llm_error", "no_llm"})
