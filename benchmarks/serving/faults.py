@@ -128,15 +128,14 @@ class Side:
 
 
 @contextmanager
-def killed(server: Server) -> Iterator[None]:
-    """The LLM's process is killed every second, as often as there is one."""
+def meanwhile(step: Callable[[], None], every: float) -> Iterator[None]:
+    """`step` at once and every so many seconds, beside the block."""
     over = threading.Event()
 
     def work() -> None:
         while not over.is_set():
-            for child in server.children:
-                send(child, signal.SIGKILL)
-            over.wait(KILL_EVERY)
+            step()
+            over.wait(every)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -148,25 +147,31 @@ def killed(server: Server) -> Iterator[None]:
 
 
 @contextmanager
+def killed(server: Server) -> Iterator[None]:
+    """The LLM's process is killed every second, as often as there is one."""
+
+    def kill() -> None:
+        for child in server.children:
+            send(child, signal.SIGKILL)
+
+    with meanwhile(kill, KILL_EVERY):
+        yield
+
+
+@contextmanager
 def stopped(server: Server) -> Iterator[None]:
     """The LLM's process is stopped throughout, and so is one that takes its place."""
-    over = threading.Event()
     known: set[int] = set()
 
-    def work() -> None:
-        while not over.is_set():
-            for child in set(server.children) - known:
-                send(child, signal.SIGSTOP)
-                known.add(child)
-            over.wait(0.1)
+    def stop() -> None:
+        for child in set(server.children) - known:
+            send(child, signal.SIGSTOP)
+            known.add(child)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
     try:
-        yield
+        with meanwhile(stop, 0.1):
+            yield
     finally:
-        over.set()
-        thread.join()
         for child in known:
             send(child, signal.SIGCONT)
 

@@ -5,7 +5,6 @@ There is none to drain: SIGTERM does, and ends the process (docs/serving.md).
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from corella_edge_runtime.server.answers import json_answer
 from corella_edge_runtime.server.fleet import Fleet, Member
 from corella_edge_runtime.server.following import Follower
 
@@ -43,14 +43,14 @@ class _Admin:
         self.service = service
 
     async def deployment(self, _: Request) -> Response:
-        return _json(described(self.service))
+        return json_answer(described(self.service))
 
     async def reload(self, _: Request) -> Response:
         """Answers when the site's file has been read and what it names is loaded or refused."""
         if self.service.follower is None:
             raise HTTPException(409, "one bundle is served here, which does not change; `serve SITE` follows a site")
         await self.service.follower.reload()
-        return _json(described(self.service))
+        return json_answer(described(self.service))
 
 
 def described(service: Administered) -> dict[str, Any]:
@@ -75,7 +75,3 @@ def _member(member: Member | None, share: float) -> dict[str, Any] | None:
     since = member.since.isoformat(timespec="milliseconds")
     return {"version": member.version, "bundle": member.label, "since": since, "share": share,
             "in_flight": member.in_flight}  # fmt: skip
-
-
-def _json(value: dict[str, Any]) -> Response:
-    return Response(json.dumps(value).encode(), media_type="application/json")
