@@ -17,6 +17,7 @@ from results import write
 
 DIGITS = 5
 LEFT_OUT = ("by_seed",)
+BY_VARIANT = ("boundary_by_variant", "models_by_variant")
 PLOT = "curve-auc.svg"
 
 
@@ -38,7 +39,8 @@ def keep(study: Path, out: Path, notes: list[str], ablation: Path | None = None)
     if ablation is not None:
         other = json.loads((ablation / "study.json").read_text("utf-8"))
         figures |= {"ablation": other["ablation"], "ablation_by_seed": other["ablation_by_seed"]}
-        figures["analysis"]["boundary_by_variant"] = other["analysis"]["boundary_by_variant"]
+        for name in BY_VARIANT:
+            figures["analysis"][name] = other["analysis"][name]
         figures["notes"].append(f"Ablations and the shift by variant: training seeds {other['seeds']}.")
     write(out, rounded(figures))
     if (study / PLOT).exists():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from corella_edge.cli.common import need_export
+from corella_edge.cli.common import checkpoint_option, need_export, with_checkpoint
 
 
 @click.command()
@@ -24,9 +24,10 @@ from corella_edge.cli.common import need_export
     "--reuse", type=click.Path(path_type=Path, exists=True, file_okay=False), multiple=True,
     help="A run whose finished stages are taken over where they would come out the same; may be repeated.",
 )  # fmt: skip
+@checkpoint_option
 def study(
     recipe: str, data: Path, out: Path | None, seeds: str, ablations: bool, draws: int, valid_rows: int,
-    reuse: tuple[Path, ...],
+    reuse: tuple[Path, ...], checkpoint: Path | None,
 ) -> None:  # fmt: skip
     """Repeat the study of RECIPE: quality by routed share and fusion rule, groups, boundary shift, ablations.
 
@@ -38,7 +39,7 @@ def study(
     from corella_edge_export.study.study import Settings
     from corella_edge_export.study.study import study as run
 
-    chosen = load_recipe(recipe)
+    chosen = with_checkpoint(load_recipe(recipe), checkpoint)
     folder = out or Path("runs") / f"study-{chosen.name}"
     settings = Settings(_seeds(seeds), ablations, draws, valid_rows, reuse)
     run(chosen, PreparedData.open(data), folder, settings, click.echo)

@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from corella_edge.cli.common import need_export
-from corella_edge.errors import InputError
+from corella_edge.cli.common import checkpoint_option, need_export, with_checkpoint
 
 
 @click.command()
@@ -16,9 +15,7 @@ from corella_edge.errors import InputError
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder written by `prepare`.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; an unfinished one goes on.")
 @click.option("--seed", type=click.IntRange(min=0), help="Overrides the recipe's seed.")
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Overrides the recipe's llm.path, a Hugging Face directory."
-)
+@checkpoint_option
 def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path | None) -> None:
     """Train the CRM and the LLM of RECIPE (a shipped recipe's name, or a TOML file).
 
@@ -31,12 +28,8 @@ def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path
     from corella_edge_export.data.prepared import PreparedData
     from corella_edge_export.recipe import load_recipe
 
-    chosen = load_recipe(recipe)
+    chosen = with_checkpoint(load_recipe(recipe), checkpoint)
     chosen = chosen if seed is None else replace(chosen, seed=seed)
-    if checkpoint is not None:
-        if chosen.llm.source != "checkpoint":
-            raise InputError(f"--checkpoint: the recipe {recipe} trains a model from scratch")
-        chosen = replace(chosen, llm=replace(chosen.llm, path=str(checkpoint.resolve())))
     summary = stages.train(out, chosen, PreparedData.open(data))
     for name, line in summary.items():
         click.echo(f"{name}: validation {_quality(line)} after {line['seconds']:.0f} s")

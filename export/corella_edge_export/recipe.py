@@ -203,17 +203,34 @@ def shipped() -> list[str]:
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """A shipped recipe by name, or a TOML file.
+    """A shipped recipe by name, or a TOML file; `base` names a shipped one that it changes.
 
     Raises:
         RecipeError: no such recipe, not TOML, an unknown key, or a value of the wrong type.
     """
+    return recipe_from(_table(name_or_path), name_or_path)
+
+
+def _table(name_or_path: str) -> dict[str, Any]:
+    """A recipe's decoded table, over that of its base."""
     text = _text(name_or_path)
     try:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"recipe {name_or_path}: not TOML ({error})") from None
-    return recipe_from(table, name_or_path)
+    base = table.pop("base", None)
+    if base is None:
+        return table
+    if base not in shipped():
+        raise RecipeError(f"recipe {name_or_path}, base: {base!r} is none of {', '.join(shipped())}")
+    return _over({key: value for key, value in _table(base).items() if key != "name"}, table)
+
+
+def _over(base: Any, own: Any) -> Any:
+    """A table's own values over another's, key by key in every table."""
+    if not isinstance(base, Mapping) or not isinstance(own, Mapping):
+        return own
+    return {**base, **{key: _over(base.get(key), value) for key, value in own.items()}}
 
 
 def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:

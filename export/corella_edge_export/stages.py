@@ -45,9 +45,7 @@ def train(
         quiet: no progress bars and no report.
         reuse: other runs, whose finished stages are taken over where they would come out the same.
     """
-    if recipe.llm.source == "checkpoint":
-        llm.check_checkpoint(recipe.llm)
-    check_rows(recipe, data)
+    check(recipe, data)
     place = PartialState()
     with hold(folder, recipe, data) if place.is_main_process else nullcontext():
         place.wait_for_everyone()
@@ -85,18 +83,24 @@ def enabled(recipe: Recipe) -> list[str]:
     return [name for name, count in epochs.items() if count]
 
 
+def begun_by(recipe: Recipe) -> str:
+    """The stage whose LLM goes into CoReLLa's stages: its own, or plain text; empty for random weights or a checkpoint."""
+    return next((name for name in reversed(enabled(recipe)) if name in ("text", "llm")), "")
+
+
 def keys(recipe: Recipe, data: PreparedData) -> dict[str, str]:
     """Stage → a hash of all that decides its weights, for the recipe's stages."""
     base: dict[str, Any] = {"data": fingerprint(data), "prompt": recipe.prompt.to_json()}
     base["checkpoint"] = llm.base_of(recipe.llm)
     base["texts"] = [plain_text.digest(file) for file in recipe.llm.text.files]
     found: dict[str, str] = {}
+    begun = begun_by(recipe) or "llm"
     own = {
         "text": (recipe.llm,),
         "crm": (recipe.crm, recipe.seed),
         "llm": (recipe.llm, "text"),
-        "joint": (recipe.joint, recipe.seed, recipe.crm, "crm", recipe.llm, "llm"),
-        "continuation": (recipe.continuation, recipe.seed, recipe.joint.rows, "llm", "joint", recipe.llm),
+        "joint": (recipe.joint, recipe.seed, recipe.crm, "crm", recipe.llm, begun),
+        "continuation": (recipe.continuation, recipe.seed, recipe.joint.rows, begun, "joint", recipe.llm),
     }
     for name in enabled(recipe):
         parts = [
@@ -165,15 +169,23 @@ class Stages:
 
     def _llm(self) -> tuple[loop.Task, loop.Schedule]:
         recipe = self.run.recipe.llm
+        return self._llm_task(self._read(), recipe, recipe.seed, None, "llm"), train_llm.schedule(recipe)
+
+    def _read(self) -> Any:
+        """The LLM before any answer: a new one, or one that has read plain text."""
         model = self.run.new_llm()
         if "text" in self.keys:
             load_into(model, self.run.best("text"))
             plain_text.seed_whole_tokens(model, self.run.tokenizer(), tokenizer.speller(self.run.tokenizer()))
-        return self._llm_task(model, recipe, recipe.seed, None, "llm"), train_llm.schedule(recipe)
+        return model
+
+    def _begun(self) -> Any:
+        """The LLM that CoReLLa's stages begin with."""
+        return self.run.llm("llm") if "llm" in self.keys else self._read()
 
     def _joint(self) -> tuple[loop.Task, loop.Schedule]:
         recipe = self.run.recipe
-        model = self.run.llm("llm") if recipe.llm.epochs else self.run.new_llm()
+        model = self._begun()
         crm = self.run.crm("crm") if recipe.crm.epochs else self.run.new_crm()
         side = CrmSide(crm, self.rows("train"), self.rows("valid"), recipe.crm.oov_rate, recipe.seed)
         reader, align = self.run.reader(model, self.builder), self.run.new_alignment(crm, model)
@@ -183,8 +195,7 @@ class Stages:
     def _continuation(self) -> tuple[loop.Task, loop.Schedule]:
         """The LLM goes on with other rows than the joint stage's, also in a run that leaves that stage out."""
         recipe = self.run.recipe
-        before = "joint" if recipe.joint.epochs else "llm" if recipe.llm.epochs else None
-        model = self.run.llm(before) if before else self.run.new_llm()
+        model = self.run.llm("joint") if recipe.joint.epochs else self._begun()
         task = self._llm_task(model, recipe.continuation, recipe.seed, recipe.joint.rows, "continuation")
         return task, train_llm.schedule(recipe.continuation)
 
@@ -215,6 +226,13 @@ class Stages:
 def _key_of(folder: Path) -> str:
     path = folder / "stage.json"
     return str(json.loads(path.read_text("utf-8"))["key"]) if path.exists() else ""
+
+
+def check(recipe: Recipe, data: PreparedData) -> None:
+    """What can be found wrong before a folder is begun. Raises InputError."""
+    if recipe.llm.source == "checkpoint":
+        llm.check_checkpoint(recipe.llm)
+    check_rows(recipe, data)
 
 
 def check_rows(recipe: Recipe, data: PreparedData) -> None:

@@ -33,6 +33,7 @@ from corella_edge_export.loop import Part
 from corella_edge_export.recipe import Recipe, load_recipe
 from corella_edge_export.run import Run
 from corella_edge_export.tokenizer import load_tokenizer
+from corella_edge_export.study import study
 from corella_edge_export.train_joint import JointTask
 from corella_edge_export.train_llm import LlmTask
 from corella_edge_runtime.llm.binding import Model
@@ -251,18 +252,20 @@ def test_the_bundle_holds_merged_adapters(
             assert not math.isclose(line["llm"], float(both), abs_tol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["train", "study"])
 def test_the_command_takes_the_checkpoints_folder(
     data: PreparedData,
     checkpoint: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
+    out = tmp_path / "run"
+
     def command(recipe: str, folder: Path) -> tuple[int | str | None, str]:
         with pytest.raises(SystemExit) as left:
-            main(
-                ["train", recipe, "--data", str(data.root), "--out", str(tmp_path / "run"), "--checkpoint", str(folder)]
-            )
+            main([name, recipe, "--data", str(data.root), "--out", str(out), "--checkpoint", str(folder)])
         return left.value.code, capsys.readouterr().err
 
     code, message = command(NAME, tmp_path / "nowhere")
@@ -275,14 +278,46 @@ def test_the_command_takes_the_checkpoints_folder(
     code, message = command(NAME, checkpoint)
     assert code == 2
     assert "together more than the" in message
-    assert not (tmp_path / "run").exists()
+    assert not out.exists()
     begun: list[Recipe] = []
-    monkeypatch.setattr(stages, "train", lambda _, recipe, *more: begun.append(recipe) or {})
+
+    def begin(*given: Any, **_: Any) -> dict[str, Any]:
+        begun.extend(part for part in given if isinstance(part, Recipe))
+        (out / "study.md").touch()
+        return {}
+
+    out.mkdir()
+    monkeypatch.setattr(*((stages, "train", begin) if name == "train" else (study, "study", begin)))
     monkeypatch.chdir(checkpoint.parent)
     code, _ = command(NAME, Path(checkpoint.name))
     assert code == 0
     shipped = load_recipe(NAME)
     assert begun == [replace(shipped, llm=replace(shipped.llm, path=str(checkpoint.resolve())))]
+
+
+def test_a_study_of_adapters_scores_them_in_the_precision_of_their_training(
+    recipe: Recipe, data: PreparedData, trained: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[torch.dtype] = []
+    monkeypatch.setattr(llm, "checkpoint_model", _noting(llm.checkpoint_model, held))
+    settings = study.Settings((recipe.seed,), draws=20, reuse=(trained.folder,))
+    found = study.study(recipe, data, tmp_path / "study", settings, lambda message: None, quiet=True)
+    assert set(held) == {torch.bfloat16}
+    variants = ["full", "without stage 1", "without stage 2", "without alignment", "without stage 3"]
+    assert [row["name"] for row in found["ablation"][:5]] == list(found["analysis"]["models_by_variant"]) == variants
+    full = tmp_path / "study" / f"seed-{recipe.seed}" / "full"
+    for stage in ("crm", "joint", "continuation"):  # nothing of the finished run is trained again
+        ours, theirs = (folder / stage / "best.safetensors" for folder in (full, trained.folder))
+        assert ours.read_bytes() == theirs.read_bytes()
+    assert found["recipe"]["llm"]["path"] == checkpoint.name
+
+
+def _noting(load: Callable[..., Any], held: list[torch.dtype]) -> Callable[..., Any]:
+    def noted(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+        held.append(dtype)
+        return load(folder, dtype)
+
+    return noted
 
 
 def _remove(pattern: str) -> Callable[[Path], None]:

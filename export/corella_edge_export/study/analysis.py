@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge.router import RATIOS
+from corella_edge.router import RATIOS, Calibration
 from corella_edge_export.study.boundary import SHARE, boundary, calibration
-from corella_edge_export.study.fusion import sigmoid
+from corella_edge_export.study.fusion import routed, sigmoid
 from corella_edge_export.study.groups import about, by_user, parts, thirds
-from corella_edge_export.study.scored import Floats, Json, Judge, Pair, Scored, gains, percents, shown
-from corella_edge_export.study.shares import CANDIDATES, curve, operating_point, operation
+from corella_edge_export.study.scored import Figures, Floats, Json, Judge, Pair, Scored, gains, percents, shown
+from corella_edge_export.study.shares import CANDIDATES, curve, operating_point, operation, replaced
 
 DRAWS = 2000
 CLAIM = {"auc": 0.72, "accuracy": 1.08}  # the paper's lift over the best baseline, percent
@@ -86,12 +86,39 @@ def ablation(rows: Mapping[str, Pair], draws: int = DRAWS, seed: int = 0,
     """
     full = _same_rows(rows)
     judge = Judge(full, draws, seed)
-    routed = [(name, pair.test, operation(pair.valid, candidates)) for name, pair in rows.items()]
-    final = routed[0][2].scores(full)
-    table = [_row(name, judge, how.scores(test), final, test.crm, how.about(test)) for name, test, how in routed]
+    systems = [(name, pair.test, operation(pair.valid, candidates)) for name, pair in rows.items()]
+    final = systems[0][2].scores(full)
+    table = [_row(name, judge, how.scores(test), final, test.crm, how.about(test)) for name, test, how in systems]
     alone = {"without routing": (full.crm, 0.0), "LLM alone": (full.llm_or_crm, float(full.answered.mean())),
              "stage-1 CRM": (full.base, 0.0)}  # fmt: skip
     return table + [_row(name, judge, p, final, full.crm, {"share": share}) for name, (p, share) in alone.items()]
+
+
+def by_variant(rows: Mapping[str, Pair], draws: int = DRAWS, seed: int = 0, share: float = SHARE) -> dict[str, Json]:
+    """Each variant's models alone, and `replace` at one validation ratio, beside the full system's and stage 1.
+
+    Nothing is fitted: `stack` takes a shift of the LLM's scores back, here it shows. Gains are paired.
+
+    Raises:
+        ValueError: no variant, or variants with different test rows.
+    """
+    full = _same_rows(rows)
+    judge = Judge(full, draws, seed)
+    found = {name: _unfitted(pair, share) for name, pair in rows.items()}
+    first = {model: judge(p) for model, p in next(iter(found.values())).items()}
+    return {
+        name: {model: _beside(judge(p), first[model], judge(full.base)) for model, p in scores.items()}
+        for name, scores in found.items()
+    }  # fmt: skip
+
+
+def _unfitted(pair: Pair, share: float) -> dict[str, Floats]:
+    chosen = routed(pair.test, Calibration.fit(pair.valid.entropies).threshold(share))
+    return {"crm": pair.test.crm, "llm": pair.test.llm_or_crm, "replace": replaced(pair.test, chosen)}
+
+
+def _beside(found: Figures, full: Figures, base: Figures) -> Json:
+    return {**shown(found), "over_full": gains(found, full), "over_base": gains(found, base)}
 
 
 def _same_rows(rows: Mapping[str, Pair]) -> Scored:

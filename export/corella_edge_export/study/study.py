@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from corella_edge import atomic
 from corella_edge.errors import InputError
-from corella_edge_export import stages
+from corella_edge_export import llm, stages
 from corella_edge_export.baseline import smoothed_rates
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.recipe import Recipe
 from corella_edge_export.run import Run, deciding, fingerprint
 from corella_edge_export.study import plots, tables
-from corella_edge_export.study.analysis import DRAWS, ablation, against, analyse, combine, combine_ablations
+from corella_edge_export.study.analysis import DRAWS, ablation, against, analyse, by_variant, combine, combine_ablations
 from corella_edge_export.study.boundary import boundary
 from corella_edge_export.study.predictions import Predictions, folder_of
 from corella_edge_export.study.scored import Json, Pair
@@ -75,6 +76,7 @@ def study(recipe: Recipe, data: PreparedData, out: Path, settings: Settings, say
             are not different whole numbers.
     """
     _check(recipe, settings.seeds)
+    stages.check(recipe, data)
     chosen = variants(recipe) if settings.ablations else {FULL: recipe}
     settled = deciding(json.loads(json.dumps(asdict(replace(recipe, seed=0)), default=dict)))
     same = {"recipe": settled, "data": fingerprint(data)}
@@ -105,12 +107,14 @@ def _seed(
         say(f"seed {seed}, {name}")
         shared = (*settings.reuse, *(folder_of(out, first, FULL) for first in settings.seeds), full)
         stages.train(folder, seeded, data, quiet, reuse=tuple(path for path in shared if path != folder))
-        base = Run(full, replace(chosen[FULL], seed=seed), data)
-        pairs[name] = Predictions(Run(folder, seeded, data), base, say).pair(settings.valid_rows)
+        dtype = llm.base_dtype(recipe.llm, PartialState().device.type)
+        base = Run(full, replace(chosen[FULL], seed=seed), data, dtype)
+        pairs[name] = Predictions(Run(folder, seeded, data, dtype), base, say).pair(settings.valid_rows)
     say(f"seed {seed}: {settings.draws:,} draws of users")
     analysis = analyse(pairs[FULL], FULL, settings.draws)
     shifts = {name: boundary(pair, draws=settings.draws, on=pairs[FULL]) for name, pair in pairs.items()}
     analysis["boundary_by_variant"] = shifts
+    analysis["models_by_variant"] = by_variant(pairs, settings.draws)
     rates = smoothed_rates(data.split("train"), data.split("test"))
     analysis["baseline"] = against(pairs[FULL], rates, settings.draws)
     return analysis, ablation(pairs, settings.draws)
@@ -128,8 +132,10 @@ def _together(found: Sequence[tuple[Json, list[Json]]], settings: Settings) -> J
 
 def _about(recipe: Recipe, data: PreparedData, settings: Settings) -> Json:
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    table = json.loads(json.dumps(asdict(recipe), default=dict))
+    table["llm"]["path"] = Path(recipe.llm.path).name  # folders are the machine's own business
     return {
-        "what": "study", "recipe": json.loads(json.dumps(asdict(recipe), default=dict)), "name": recipe.name,
+        "what": "study", "recipe": table, "name": recipe.name,
         "data": data.info["name"], "notes": [*data.info.get("notes", []), *_shared(recipe), *_parts(data)],
         "seeds": list(settings.seeds), "draws": settings.draws, "valid_rows": settings.valid_rows,
         "machine": {**machine(), **gpu}, "versions": versions({name: name for name in HEAVY}),

@@ -34,6 +34,7 @@ def sections(result: Json, ablation: Sequence[Json] = ()) -> list[tuple[str, Ite
         ("Boundary shift on routed rows", boundary(result)),
         *((("Boundary shift by variant", shifts(result)),) if len(result.get("boundary_by_variant", ())) > 1 else ()),
         *((("Ablation", ablations(ablation)),) if ablation else ()),
+        *((("Models by variant", models(result)),) if len(result.get("models_by_variant", ())) > 1 else ()),
     ]
 
 
@@ -151,6 +152,23 @@ def ablations(table: Sequence[Json]) -> Iterator[str]:
         over = (figure(row["over_full"][metric], "+") for metric in ("auc", "accuracy"))
         plain = (figure(row[metric]) for metric in ("auc", "logloss", "accuracy"))
         yield _row(row["name"], _share(row["share"]), *plain, *over, figure(row["over_base_percent"]["auc"], "+", 2))
+
+
+def models(result: Json) -> Iterator[str]:
+    """Both models of every variant alone, and the LLM's scores in place of the CRM's, nothing fitted."""
+    yield f"Replaced: the LLM's scores as they are, at validation ratio {result['boundary']['ratio']:g}."
+    yield ""
+    titles = {"crm": "CRM", "llm": "LLM", "replace": "replaced"}
+    columns = [f"{title}: {name}" for title in titles.values() for name in ("AUC", "AUC - full", "log-loss - full")]
+    yield from _header("variant", *columns, "replaced: AUC - stage-1 CRM")
+    for name, found in result["models_by_variant"].items():
+        cells = [cell for model in titles for cell in _against_full(found[model])]
+        yield _row(name, *cells, figure(found["replace"]["over_base"]["auc"], "+"))
+
+
+def _against_full(found: Json) -> tuple[str, str, str]:
+    over = found["over_full"]
+    return figure(found["auc"]), figure(over["auc"], "+"), figure(over["logloss"], "+")
 
 
 def figure(found: Any, sign: str = "", digits: int = 4) -> str:
