@@ -111,7 +111,9 @@ class TextTask:
             raise InputError(f"recipe, llm.text.files: {blocks.size} tokens are too few, {HELD_OUT} blocks are needed")
         self.reader, self.recipe, self.seed = reader, recipe, seed
         self.model: nn.Module = reader.model
-        self.valid, self.train = blocks[::HELD_OUT], np.delete(blocks, np.s_[::HELD_OUT], axis=0)
+        self.valid, others = blocks[::HELD_OUT], np.delete(blocks, np.s_[::HELD_OUT], axis=0)
+        order = np.random.default_rng([seed, 43]).permutation(len(others))
+        self.train = others[np.sort(order[: recipe.blocks])] if recipe.blocks else others
 
     def batches(self, epoch: int) -> list[Indices]:
         order = np.random.default_rng([self.seed, 41, epoch]).permutation(len(self.train))

@@ -19,7 +19,7 @@ _SHARES = ("dropout", "oov_rate", "warmup", "spell_rate")
 _POSITIVE = ("embedding_std", "learning_rate", "crm_learning_rate", "align_learning_rate", "exponent")
 _MAY_BE_ZERO = (
     "cross_layers", "cross_rank", "item_vectors", "rows", "valid_rows", "weight_decay", "epochs", "seed", "text_weight",
-    "llm_weight", "crm_weight", "align_weight", "pairs",
+    "llm_weight", "crm_weight", "align_weight", "pairs", "blocks",
 )  # fmt: skip
 
 
@@ -79,10 +79,12 @@ class LoraRecipe:
 class TextRecipe:
     """Language modelling on plain text before a scratch model sees any interaction.
 
-    `files` are .txt, .jsonl or .parquet with a column `text` (or `abstract`). Batches hold blocks of `block` tokens.
+    `files` are .txt, .jsonl or .parquet with a column `text` (or `abstract`). Batches hold blocks of `block` tokens;
+    `blocks` of them are drawn at random, 0 = all.
     """
 
     files: tuple[str, ...] = ()
+    blocks: int = 0
     epochs: int = 1
     block: int = 256
     batch_tokens: int = 8192
@@ -226,11 +228,10 @@ def _table(name_or_path: str) -> dict[str, Any]:
     return _over({key: value for key, value in _table(base).items() if key != "name"}, table)
 
 
-def _over(base: Any, own: Any) -> Any:
+def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """A table's own values over another's, key by key in every table."""
-    if not isinstance(base, Mapping) or not isinstance(own, Mapping):
-        return own
-    return {**base, **{key: _over(base.get(key), value) for key, value in own.items()}}
+    both = {key for key in own if isinstance(own[key], Mapping) and isinstance(base.get(key), Mapping)}
+    return {**base, **own, **{key: _over(base[key], own[key]) for key in both}}
 
 
 def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:

@@ -47,6 +47,7 @@ TOKENIZER_USERS = 2000
 LATER: dict[str, Any] = {
     "item_quality": False, "item_text": [], "item_vectors": 0, "user_level": False,
     "user_leaning": False, "history_pace": False, "embedding_std": 0.05, "members": 1,
+    "blocks": 0,
 }  # fmt: skip
 
 

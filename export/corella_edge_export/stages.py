@@ -84,8 +84,9 @@ def enabled(recipe: Recipe) -> list[str]:
 
 
 def begun_by(recipe: Recipe) -> str:
-    """The stage whose LLM goes into CoReLLa's stages: its own, or plain text; empty for random weights or a checkpoint."""
-    return next((name for name in reversed(enabled(recipe)) if name in ("text", "llm")), "")
+    """The stage that CoReLLa's stages have their LLM from: its own, or plain text where that is all it has read."""
+    names = enabled(recipe)
+    return "text" if "text" in names and "llm" not in names else "llm"
 
 
 def keys(recipe: Recipe, data: PreparedData) -> dict[str, str]:
@@ -94,7 +95,7 @@ def keys(recipe: Recipe, data: PreparedData) -> dict[str, str]:
     base["checkpoint"] = llm.base_of(recipe.llm)
     base["texts"] = [plain_text.digest(file) for file in recipe.llm.text.files]
     found: dict[str, str] = {}
-    begun = begun_by(recipe) or "llm"
+    begun = begun_by(recipe)
     own = {
         "text": (recipe.llm,),
         "crm": (recipe.crm, recipe.seed),

@@ -32,8 +32,8 @@ from corella_edge_export.export import Options, export
 from corella_edge_export.loop import Part
 from corella_edge_export.recipe import Recipe, load_recipe
 from corella_edge_export.run import Run
-from corella_edge_export.tokenizer import load_tokenizer
 from corella_edge_export.study import study
+from corella_edge_export.tokenizer import load_tokenizer
 from corella_edge_export.train_joint import JointTask
 from corella_edge_export.train_llm import LlmTask
 from corella_edge_runtime.llm.binding import Model

@@ -86,11 +86,11 @@ def test_blocks_hold_every_document_after_a_begin_token() -> None:
     assert blocks_of(iter([]), lambda text: [], 1, 5).shape == (0, 5)
 
 
-def task(recipe: TextRecipe = RECIPE) -> TextTask:
+def task(recipe: TextRecipe = RECIPE, seed: int = 1) -> TextTask:
     torch.manual_seed(0)
     words = np.resize([*range(3, 20), *range(9, 3, -1)], 128 * recipe.block)
     blocks = words.reshape(-1, recipe.block).astype(np.int32)
-    return TextTask(Reader(scratch_model(MODEL, 32, 1, 2, 0), (3, 4), "float32"), blocks, recipe, 1)
+    return TextTask(Reader(scratch_model(MODEL, 32, 1, 2, 0), (3, 4), "float32"), blocks, recipe, seed)
 
 
 def test_a_regular_text_is_learnt(tmp_path: Path) -> None:
@@ -116,6 +116,18 @@ def test_every_block_is_read_once_an_epoch_and_none_of_validation() -> None:
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(made.train)))
         assert max(map(len, batches)) == RECIPE.batch_tokens // RECIPE.block
     assert [b.tolist() for b in made.batches(0)] != [b.tolist() for b in made.batches(1)]
+
+
+def test_fewer_blocks_are_drawn_from_those_of_training() -> None:
+    every, some, again, other = (
+        task(replace(RECIPE, blocks=count), seed=seed) for count, seed in ((0, 1), (9, 1), (9, 1), (9, 2))
+    )
+    assert len(some.train) == 9
+    assert {row.tobytes() for row in some.train} < {row.tobytes() for row in every.train}
+    assert np.array_equal(some.train, again.train)
+    assert not np.array_equal(some.train, other.train)
+    assert np.array_equal(some.valid, every.valid)
+    assert len(task(replace(RECIPE, blocks=10**6)).train) == len(every.train)
 
 
 def test_parts_add_up_to_the_batch() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import RecipeError
 from corella_edge_export.recipe import Recipe, load_recipe, recipe_from, shipped
+from corella_edge_export.stages import enabled
 
 DEFAULT = Recipe("r")
 
@@ -133,6 +134,41 @@ def test_what_is_no_recipe_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
     with pytest.raises(RecipeError, match="UTF-8"):
         load_recipe(str(tmp_path / "latin.toml"))
+
+
+def test_a_recipe_over_another_differs_in_what_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "ml-1m-small"\nname = "mine"\n[joint]\nepochs = 0\n[llm.text]\nblock = 64\n')
+    found, base = load_recipe(str(path)), load_recipe("ml-1m-small")
+    assert found == replace(
+        base,
+        name="mine",
+        joint=replace(base.joint, epochs=0),
+        llm=replace(base.llm, text=replace(base.llm.text, block=64)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [('base = "demo"', "'name'"), ('base = 3\nname = "r"', "base: 3 is none of"),
+     ('base = "x"\nname = "r"', "base: 'x'"), ('base = "demo"\nname = "r"\njoint = 3', "joint: expected a table"),
+     ('base = "demo"\nname = "r"\n[joint]\nepoch = 3', "unknown key 'epoch'"), ('base = ["demo"]', "base: ['demo']")],
+)  # fmt: skip
+def test_a_bad_base_is_one_clear_error(tmp_path: Path, text: str, part: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(path))
+    assert part in str(caught.value)
+    assert "mine.toml" in str(caught.value)
+
+
+def test_in_the_papers_regime_stages_2_and_3_have_the_only_answers() -> None:
+    found, small = load_recipe("ml-1m-stages"), load_recipe("ml-1m-small")
+    assert enabled(found) == ["text", "crm", "joint", "continuation"]
+    assert (found.crm, found.prompt) == (small.crm, small.prompt)
+    assert all(20_000 <= stage.rows <= 30_000 for stage in (found.joint, found.continuation))
+    assert found.joint.align_weight == small.joint.align_weight == 0.1
 
 
 def test_whole_numbers_are_numbers() -> None:

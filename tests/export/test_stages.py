@@ -18,6 +18,7 @@ from corella_edge_export.export import Options, export  # noqa: E402
 from corella_edge_export.recipe import Recipe  # noqa: E402
 from corella_edge_export.run import Run  # noqa: E402
 from corella_edge_export.stages import Stages, enabled, keys  # noqa: E402
+from corella_edge_export.tokenizer import speller  # noqa: E402
 from tiny_run import english, prepared, recipe  # noqa: E402
 
 ALL = ["text", "crm", "llm", "joint", "continuation"]
@@ -172,6 +173,31 @@ def test_every_ablation_trains_and_exports(
     run = Run.open(tmp_path / "run", data)
     bundle = exported(run, tmp_path / "bundle")
     assert (bundle.root / "llm.gguf").is_file()
+
+
+@pytest.mark.parametrize("joint", [{}, OFF])
+def test_what_plain_text_taught_goes_into_the_stages_without_the_llms_own(
+    data: PreparedData, text: str, tmp_path: Path, joint: dict[str, int]
+) -> None:
+    """The first words of a text with a token of its own are their mean there."""
+    chosen = with_text(text, llm=OFF, joint=joint)
+    stages.train(tmp_path / "run", chosen, data, quiet=True)
+    run = Run.open(tmp_path / "run", data)
+    made = Stages(run, quiet=True)
+    begins = (made._joint if not joint else made._continuation)()[0]
+    learnt, found = run.best("text"), begins.reader.model.state_dict()
+    assert torch.equal(found["model.norm.weight"], learnt["model.norm.weight"])
+    words, whole = found["model.embed_tokens.weight"], run.tokenizer().get_added_vocab()
+    first = min(whole.values(), default=0)
+    assert torch.equal(words[3:first], learnt["model.embed_tokens.weight"][3:first])
+    item, index = next((item, index) for item, index in whole.items() if item.startswith("["))
+    torch.testing.assert_close(words[index], words[speller(run.tokenizer())(item)].mean(dim=0))
+
+
+def test_keys_know_the_plain_text_of_an_llm_without_a_stage_of_its_own(data: PreparedData, text: str) -> None:
+    before = keys(with_text(text, llm=OFF), data)
+    after = keys(with_text(text, llm={**OFF, "text": {"files": [text], "block": 16}}), data)
+    assert {name for name in before if after[name] != before[name]} == {"text", "joint", "continuation"}
 
 
 def rows_of(task: Any, epoch: int) -> list[int]:

@@ -172,6 +172,7 @@ def test_its_structure(studied: Studied) -> None:
     names = [name.replace("-", " ", 1).replace("stage-", "stage ") for name in VARIANTS]
     assert [row["name"] for row in result["ablation"]] == [*names, "without routing", "LLM alone", "stage-1 CRM"]
     assert list(result["analysis"]["boundary_by_variant"]) == names
+    assert list(result["analysis"]["models_by_variant"]) == names
     assert [group["group"] for group in result["analysis"]["groups"]] == [1, 2, 3]
     assert set(result["analysis"]["users"]) <= {"all", "seen", "unseen"}
     combined = result["analysis"]["operating_point"]["auc"]

@@ -143,6 +143,27 @@ def test_the_ablation_is_paired_with_the_full_system(ablation: Any, found: Any) 
     assert (crm["share"], base["over_base"]["auc"]["value"]) == (0.0, 0.0)
 
 
+def test_both_models_of_a_variant_alone_and_replaced_without_a_fit(found: Any) -> None:
+    unaligned = replace(PAIR.test, llm=np.clip(PAIR.test.llm**3, 1e-6, 1 - 1e-6))
+    both = {"full": PAIR, "without stage 2": Pair(PAIR.valid, unaligned)}
+    alone = analysis.by_variant(both, draws=40, share=0.2)
+    assert list(alone) == list(both)
+    full, other = alone.values()
+    assert all(part["over_full"]["auc"] == {"value": 0.0, "low": 0.0, "high": 0.0} for part in full.values())
+    at = next(point["lines"]["replace"] for point in found["curve"] if point["ratio"] == 0.2)
+    assert full["replace"]["auc"] == at["auc"]
+    assert full["replace"]["over_base"]["auc"] == at["over_base"]["auc"]
+    assert full["llm"]["auc"]["value"] == found["curve"][-1]["lines"]["replace"]["auc"]["value"]
+    assert other["crm"] == full["crm"]
+    # A power keeps the order of scores: alone nothing is lost, among the CRM's scores it is.
+    assert other["llm"]["over_full"]["logloss"]["value"] > 0
+    assert other["replace"]["over_full"]["auc"]["value"] < 0
+    assert "### " not in (text := tables.markdown({**found, "models_by_variant": alone}))
+    assert "## Models by variant\n" in text
+    with pytest.raises(ValueError, match="same test rows"):
+        analysis.by_variant({"full": PAIR, "other": pair(seed=9)}, draws=5)
+
+
 def test_an_ablation_refuses_other_rows() -> None:
     with pytest.raises(ValueError, match="same test rows"):
         analysis.ablation({"full": PAIR, "other": pair(seed=9)}, draws=5)
