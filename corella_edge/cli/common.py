@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +16,6 @@ from corella_edge.router import RATIOS, parse_share
 
 if TYPE_CHECKING:
     from corella_edge.signature import TrustedKey
-    from corella_edge_export.recipe import Recipe
 
 EXPORT_MODULES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "optimum", "onnx", "gguf", "safetensors",
                   "sentencepiece", "polars", "tqdm")  # fmt: skip
@@ -39,15 +37,6 @@ def need_export(command: str) -> None:
 checkpoint_option = click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="Overrides the recipe's llm.path, a Hugging Face directory."
 )
-
-
-def with_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
-    """The recipe with the option --checkpoint. Raises InputError for one that trains a model from scratch."""
-    if folder is None:
-        return recipe
-    if recipe.llm.source != "checkpoint":
-        raise InputError(f"--checkpoint: the recipe {recipe.name} trains a model from scratch")
-    return replace(recipe, llm=replace(recipe.llm, path=str(folder.resolve())))
 
 
 def trusted_key(text: str | None) -> TrustedKey | None:

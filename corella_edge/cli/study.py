@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from corella_edge.cli.common import checkpoint_option, need_export, with_checkpoint
+from corella_edge.cli.common import checkpoint_option, need_export
 
 
 @click.command()
@@ -35,11 +35,11 @@ def study(
     """
     need_export("study")
     from corella_edge_export.data.prepared import PreparedData
-    from corella_edge_export.recipe import load_recipe
+    from corella_edge_export.recipe import at_checkpoint, load_recipe
     from corella_edge_export.study.study import Settings
     from corella_edge_export.study.study import study as run
 
-    chosen = with_checkpoint(load_recipe(recipe), checkpoint)
+    chosen = at_checkpoint(load_recipe(recipe), checkpoint)
     folder = out or Path("runs") / f"study-{chosen.name}"
     settings = Settings(_seeds(seeds), ablations, draws, valid_rows, reuse)
     run(chosen, PreparedData.open(data), folder, settings, click.echo)

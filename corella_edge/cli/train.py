@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from corella_edge.cli.common import checkpoint_option, need_export, with_checkpoint
+from corella_edge.cli.common import checkpoint_option, need_export
 
 
 @click.command()
@@ -26,9 +26,9 @@ def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path
 
     from corella_edge_export import stages
     from corella_edge_export.data.prepared import PreparedData
-    from corella_edge_export.recipe import load_recipe
+    from corella_edge_export.recipe import at_checkpoint, load_recipe
 
-    chosen = with_checkpoint(load_recipe(recipe), checkpoint)
+    chosen = at_checkpoint(load_recipe(recipe), checkpoint)
     chosen = chosen if seed is None else replace(chosen, seed=seed)
     summary = stages.train(out, chosen, PreparedData.open(data))
     for name, line in summary.items():

@@ -6,7 +6,7 @@ import math
 import tomllib
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -246,6 +246,15 @@ def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
     _check_llm(recipe.llm, f"recipe {where}")
     _check_stages(recipe, f"recipe {where}")
     return recipe
+
+
+def at_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
+    """The recipe with its checkpoint in another folder. Raises InputError for a recipe that trains from scratch."""
+    if folder is None:
+        return recipe
+    if recipe.llm.source != "checkpoint":
+        raise InputError(f"--checkpoint: the recipe {recipe.name} trains a model from scratch")
+    return replace(recipe, llm=replace(recipe.llm, path=str(folder.resolve())))
 
 
 def _sections(recipe: Recipe) -> tuple[tuple[str, Any], ...]:

@@ -37,7 +37,7 @@ from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.fit import catalog_of, fit_schema
 from corella_edge_export.item_fit import folds
 from corella_edge_export.members import CrmModel
-from corella_edge_export.recipe import Recipe, recipe_from
+from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_from
 from corella_edge_export.sequences import SequenceBuilder
 from corella_edge_export.train_joint import side_of
 from corella_edge_export.train_llm import Reader, trained_tensors
@@ -71,8 +71,8 @@ class Run:
             return cls(folder, recipe, data)
 
     @classmethod
-    def open(cls, folder: Path, data: PreparedData) -> Run:
-        """A finished run, for export.
+    def open(cls, folder: Path, data: PreparedData, checkpoint: Path | None = None) -> Run:
+        """A finished run, for export; `checkpoint` is where the LLM's own weights are now.
 
         Raises:
             InputError: not a run, not finished, or trained on other data or another checkpoint.
@@ -84,7 +84,7 @@ class Run:
         about = read_json(folder / "run.json")
         if about["data"] != fingerprint(data):
             raise InputError(f"{folder}: was trained on other data than {data.root}")
-        recipe = recipe_from(about["recipe"], str(folder))
+        recipe = at_checkpoint(recipe_from(about["recipe"], str(folder)), checkpoint)
         if about.get("checkpoint", "") != llm.base_of(recipe.llm):
             raise InputError(f"{recipe.llm.path}: is not the checkpoint that {folder} was trained on")
         return cls(folder, recipe, data)

@@ -131,14 +131,18 @@ class Stages:
         PartialState().wait_for_everyone()
         if checkpoint.finished(folder):
             return loop.best_line(folder)
+        task, schedule = self.task(name)
+        recipe = self.run.recipe
+        seed = recipe.llm.seed if name in ("text", "llm") else recipe.seed
+        return loop.fit(task, schedule, folder, seed, self.quiet)
+
+    def task(self, name: str) -> tuple[loop.Task, loop.Schedule]:
+        """What the stage trains, as the stages before it left that, and how."""
         make: dict[str, Callable[[], tuple[loop.Task, loop.Schedule]]] = {
             "text": self._text, "crm": self._crm, "llm": self._llm, "joint": self._joint,
             "continuation": self._continuation,
         }  # fmt: skip
-        task, schedule = make[name]()
-        recipe = self.run.recipe
-        seed = recipe.llm.seed if name in ("text", "llm") else recipe.seed
-        return loop.fit(task, schedule, folder, seed, self.quiet)
+        return make[name]()
 
     def _take_over(self, name: str, reuse: tuple[Path, ...]) -> None:
         """The stage's folder, with its key; a finished one of another run is copied."""

@@ -295,6 +295,21 @@ def test_the_command_takes_the_checkpoints_folder(
     assert begun == [replace(shipped, llm=replace(shipped.llm, path=str(checkpoint.resolve())))]
 
 
+def test_the_export_finds_a_checkpoint_that_has_moved(
+    trained: Run, data: PreparedData, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = Path(shutil.copytree(checkpoint, tmp_path / "moved"))
+    assert Run.open(trained.folder, data, moved).recipe.llm.path == str(moved)
+    with pytest.raises(SystemExit) as left:
+        main(["export", str(trained.folder), "--out", str(tmp_path / "out"), "--checkpoint", str(tmp_path / "nowhere")])
+    assert left.value.code == 2
+    assert "nowhere/config.json: missing; llm.path (--checkpoint) must name" in capsys.readouterr().err
+    weights = moved / "model-00001-of-00002.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    with pytest.raises(CorellaError, match="moved: is not the checkpoint that .* was trained on"):
+        Run.open(trained.folder, data, moved)
+
+
 def test_a_study_of_adapters_scores_them_in_the_precision_of_their_training(
     recipe: Recipe, data: PreparedData, trained: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
