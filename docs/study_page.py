@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import stages_page
+
 from corella_edge_export.study import tables
 
 HEAD = """# Results of the study
@@ -24,6 +26,7 @@ def page(results: Path, published: Path) -> str:
     found = {path: json.loads(path.read_text("utf-8")) for path in sorted(results.glob("*.json"))}
     studies = {path: result for path, result in found.items() if result.get("what") == "study"}
     lines = [line for path, result in studies.items() for line in _study(path, result, published)]
+    lines += stages_page.lines(list(found.values()))
     lines += [line for result in found.values() if result.get("what") == "LLM sizes" for line in _sizes(result)]
     return "\n".join([HEAD, *(lines or [NONE])]).rstrip() + "\n"
 

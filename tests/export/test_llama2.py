@@ -306,7 +306,7 @@ def test_the_export_finds_a_checkpoint_that_has_moved(
     assert "nowhere/config.json: missing; llm.path (--checkpoint) must name" in capsys.readouterr().err
     weights = moved / "model-00001-of-00002.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
-    with pytest.raises(CorellaError, match="moved: is not the checkpoint that .* was trained on"):
+    with pytest.raises(CorellaError, match="moved: is not the checkpoint that"):
         Run.open(trained.folder, data, moved)
 
 
