@@ -221,8 +221,9 @@ def test_what_variants_and_seeds_share_is_trained_once(studied: Studied) -> None
         assert len(weights("joint", seed, "full", "without-stage-3")) == 1
         assert len(weights("joint", seed, "full", "without-stage-1", "without-alignment")) == 3
     assert weights("crm", 1, "full") != weights("crm", 2, "full")
-    bases = [kept(studied.variant(1, name), "test", "base") for name in VARIANTS]
-    assert all((base == bases[0]).all() for base in bases)
+    for split in ("valid", "test"):
+        (once,) = studied.folder.glob(f"seed-1/*/predictions/{split}-base-*")
+        assert once.parent == studied.variant(1) / "predictions"
 
 
 def test_an_interrupted_study_goes_on_to_the_same_end(
@@ -311,3 +312,34 @@ def test_what_is_kept_becomes_a_page(studied: Studied, tmp_path: Path, monkeypat
     assert (tmp_path / "results" / "study-tiny-curve-auc.svg").exists()
     (tmp_path / "empty").mkdir()
     assert study_page.NONE in study_page.page(tmp_path / "empty", tmp_path)
+
+
+def test_two_regimes_are_held_side_by_side(studied: Studied, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("benchmarks", "docs"):
+        monkeypatch.syspath_prepend(str(REPOSITORY / folder))
+    stages_page, alignment = (importlib.import_module(name) for name in ("stages_page", "alignment"))
+    older = {name: part for name, part in studied.result["analysis"].items() if name != "models_by_variant"}
+    first, second = stages_page.REGIMES
+    both = [{**studied.result, "name": first, "analysis": older}, {**studied.result, "name": second}]
+    run = alignment.one(Run.open(studied.variant(1), studied.data))
+    text = "\n".join(stages_page.lines([*both, {"what": "alignment", "note": "a note", "runs": [run]}]))
+    rows = [line for line in text.splitlines() if line.startswith("| without stage 2 ")]
+    assert [row.split(" | ")[2] == "n/a" for row in rows] == [True, False]
+    assert "### What the alignment moves\n\na note " in text
+    assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {8, 10}
+    assert list(stages_page.lines(both[1:])) == []
+
+
+def test_what_the_alignment_moves_is_measured(studied: Studied, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    alignment = importlib.import_module("alignment")
+    x = torch.randn(50, 6, generator=torch.manual_seed(1))
+    turn = torch.linalg.qr(torch.randn(6, 6)).Q
+    assert alignment.likeness(x, 3.0 * x @ turn + 1.0) == pytest.approx(1.0, abs=1e-5)
+    assert alignment.likeness(x, torch.randn(50, 4)) < 0.5
+    runs = (Run.open(studied.variant(1, name), studied.data) for name in ("full", "without-alignment"))
+    aligned, free = map(alignment.one, runs)
+    assert aligned["before"] == {**free["before"], **{k: aligned["before"][k] for k in ("pull_llm", "pull_crm")}}
+    assert free["before"]["pull_llm"] == free["after"]["pull_crm"] == 0.0 < aligned["after"]["pull_llm"]
+    assert aligned["after"]["gap"] < aligned["before"]["gap"]
+    assert free["moved_llm"] > 0

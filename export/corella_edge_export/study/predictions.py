@@ -57,9 +57,9 @@ class Predictions:
         origin = self.base if model == "base" else self.run
         about = json.dumps([model, split, weights(origin), hashlib.sha256(rows.tobytes()).hexdigest()])
         key = hashlib.sha256(about.encode()).hexdigest()[:16]
-        path = self.run.folder / "predictions" / f"{split}-{model}-{key}.f64"
+        path = origin.folder / "predictions" / f"{split}-{model}-{key}.f64"
         if not path.exists():
-            self.say(f"{self.run.folder}: {model} scores {len(rows):,} {split} rows")
+            self.say(f"{origin.folder}: {model} scores {len(rows):,} {split} rows")
             found = score()
             path.parent.mkdir(exist_ok=True)
             atomic.write_file(path, (found if len(found) == len(rows) else found[rows]).tobytes())
