@@ -133,12 +133,22 @@ class SequenceBuilder:
         self, split: Split, users: Iterable[int], offset: int, spelling: Spelling | None = None
     ) -> list[Sequence]:
         """Stretches of `history_lines + block` events, each row a target once; `offset` shifts the cuts."""
+        return self._all(self.build(*stretch, split, spelling) for stretch in self._stretches(split, users, offset))
+
+    def drawn(self, split: Split, rows: int, skip: int, seed: int, spelling: Spelling | None = None) -> list[Sequence]:
+        """About `rows` targets in random stretches of all users, after `skip` targets in others (`draw_stretches`)."""
+        stretches = list(self._stretches(split, np.unique(split.users).tolist(), 0))
+        asked = np.asarray([self.encoder.item(item) is not None for item in range(len(self.encoder.catalog))])
+        counts = [int(asked[split.items[[row for _, row in targets]]].sum()) for _, _, targets in stretches]
+        chosen = draw_stretches(counts, rows, skip, seed)
+        return [self.build(*stretches[i], split, spelling) for i in chosen]
+
+    def _stretches(self, split: Split, users: Iterable[int], offset: int) -> Iterator[tuple[int, int, Targets]]:
+        """(user, first event, targets) of every stretch."""
         stretch = self.encoder.template.history_lines + self.encoder.template.block
-        return self._all(
-            self.build(user, start, chosen, split, spelling)
-            for user, targets in _by_user(split, users)
-            for start, chosen in _cut(targets, lambda p: max(0, (p - offset) // stretch * stretch + offset))
-        )
+        for user, targets in _by_user(split, users):
+            for start, chosen in _cut(targets, lambda p: max(0, (p - offset) // stretch * stretch + offset)):
+                yield user, start, chosen
 
     def exact(self, split: Split, users: Iterable[int], rows: Container[int] | None = None) -> list[Sequence]:
         """Rows (all, or those in `rows`) with exactly the history a prompt has at serving time.
@@ -182,15 +192,17 @@ def _cut(targets: Targets, start_of: Callable[[int], int]) -> Iterator[tuple[int
 Indices = npt.NDArray[np.int64]
 
 
-def draw_stretches(sequences: list[Sequence], rows: int, skip: int, seed: int) -> list[Sequence]:
-    """Sequences in a seeded random order: those with about `rows` targets after the first `skip` targets.
+def draw_stretches(counts: list[int], rows: int, skip: int, seed: int) -> list[int]:
+    """Of stretches with so many targets, in a seeded random order: those with about `rows` after the first `skip`.
 
-    Draws with the same seed are disjoint where their ranges of targets are.
+    Draws with the same seed are disjoint where their ranges of targets are. None is without a target.
     """
-    order = np.random.default_rng([seed, 17]).permutation(len(sequences))
-    ends = np.cumsum([len(sequences[i].rows) for i in order])
+    known = np.flatnonzero(counts)
+    order = known[np.random.default_rng([seed, 17]).permutation(len(known))]
+    ends = np.cumsum(np.asarray(counts, dtype=np.int64)[order])
     first, last = (int(np.searchsorted(ends, count)) + 1 if count else 0 for count in (skip, skip + rows))
-    return [sequences[i] for i in order[first:last]]
+    found: list[int] = order[first:last].tolist()
+    return found
 
 
 def bucketed(lengths: Indices, batch_tokens: int, rng: np.random.Generator) -> list[Indices]:

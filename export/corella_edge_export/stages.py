@@ -108,7 +108,8 @@ def keys(recipe: Recipe, data: PreparedData) -> dict[str, str]:
             found.get(p, p) if isinstance(p, str) else p if isinstance(p, int) else deciding(asdict(p))
             for p in own[name]
         ]
-        text = json.dumps([name, base, parts], sort_keys=True, default=dict)
+        reads = {"texts": []} if name == "crm" else {}
+        text = json.dumps([name, {**base, **reads}, parts], sort_keys=True, default=dict)
         found[name] = hashlib.sha256(text.encode()).hexdigest()
     return found
 

@@ -16,7 +16,7 @@ from corella_edge_export import llm
 from corella_edge_export.data.prepared import Split
 from corella_edge_export.loop import Metrics, Part, Schedule, whole
 from corella_edge_export.recipe import LlmRecipe, StageRecipe
-from corella_edge_export.sequences import Sequence, SequenceBuilder, Spelling, bucketed, draw_stretches
+from corella_edge_export.sequences import Sequence, SequenceBuilder, Spelling, bucketed
 from corella_edge_export.train_crm import device_of, validation
 
 PADDING = 32
@@ -56,8 +56,8 @@ class Corpus:
         rng = np.random.default_rng([self.seed, 7, epoch])
         spelling = None if self.spell is None else Spelling(self.spell_rate, self.spell, rng)
         if self.skip is not None:
-            made = self.builder.training(self.split, draw_users(self.split, 0, self.seed).tolist(), 0, spelling)
-            return draw_stretches(made, self.settings.rows or len(self.split.users), self.skip, self.seed)
+            rows = self.settings.rows or len(self.split.users)
+            return self.builder.drawn(self.split, rows, self.skip, self.seed, spelling)
         template = self.builder.encoder.template
         offset = int(rng.integers(template.history_lines + template.block)) if epoch else 0
         users = draw_users(self.split, self.settings.rows, self.seed)

@@ -98,7 +98,8 @@ def test_keys_know_the_stages_before_and_the_text(data: PreparedData, tmp_path: 
     assert {name for name in without if without[name] != before[name]} == {"continuation"}
     english(tmp_path / "a.txt", 401)
     after = keys(with_text(file), data)
-    assert {name for name in ALL if after[name] == before[name]} <= {"crm"}
+    assert {name for name in ALL if after[name] == before[name]} == {"crm"}
+    assert after["crm"] == keys(recipe(), data)["crm"]
     assert after["text"] != before["text"]
     with pytest.raises(InputError, match="is no file"):
         keys(with_text(str(tmp_path / "absent.txt")), data)
