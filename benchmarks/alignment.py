@@ -6,11 +6,13 @@
 Before and after the joint stage, on the same of its training rows, without dropout and hidden ids:
 
     gap       mean square of a number's difference between the two projections, and `spread_llm`, `spread_crm`, the
-              variances of both: where all three shrink alike, the projections shrank and nothing was aligned
+              variances of both. Projections of equal mean that know nothing of each other have a gap of the sum of
+              both; where all three shrink alike, the projections shrank and nothing was aligned
     likeness  of the two models' own states, whatever the projections do: linear CKA, 0 to 1
     pull_llm  norm of the gradient of align_weight * L_align on the LLM, in parts of that of L_llm; `pull_crm` so, too
 
-and `moved_llm`, `moved_crm`: norm of what the weights changed by in the stage, in parts of their own.
+and `moved_llm`, `moved_crm`: norm of what the weights changed by in the stage, in parts of their own. Runs of other
+weights and rates are those of a recipe of a few lines, `base = "ml-1m-stages"` and a section `[joint]`.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.run import Run
 from corella_edge_export.stages import Stages
 from corella_edge_export.train_joint import JointTask
+from keep_study import rounded
 from results import write
 
 BATCHES = 12
@@ -39,12 +42,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="runs with a joint stage")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--note", default="")
+    parser.add_argument("--note", action="append", default=[], help="what a reader must know; may be repeated")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     data = PreparedData.open(options.data)
     found = [one(Run.open(folder, data)) for folder in options.runs]
-    write(options.out, {"what": "alignment", "data": data.info["name"], "note": options.note, "runs": found})
+    about = {"what": "alignment", "data": data.info["name"], "notes": options.note}
+    write(options.out, rounded({**about, "runs": found}))
     print(json.dumps(found, indent=1))
 
 
