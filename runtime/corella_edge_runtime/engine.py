@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from corella_edge.bundle import Bundle
 from corella_edge.encoder import FeatureEncoder
+from corella_edge.fusion import Fusion
 from corella_edge.request import Candidate, Request, User
 from corella_edge.router import Calibration, Threshold, entropy, is_routed, parse_threshold
 from corella_edge.scores import BoolArray, FloatArray, Scores, Trace
@@ -65,6 +66,7 @@ class Engine:
     ) -> None:
         self.bundle, self.encoder, self.crm, self.llm = bundle, encoder, crm, llm
         self.calibration: Calibration = bundle.calibration()
+        self.fusion: Fusion = bundle.fusion()
         self.threshold: Threshold = self.parse_threshold(bundle.policy() if threshold is None else threshold)
         self._lasting: list[str] = [crm.warning] if crm.warning else []
         self._of_llm = ""
@@ -109,8 +111,9 @@ class Engine:
             MissingExtraError: no onnxruntime.
         """
         opened = Bundle.open(bundle, trust)
-        # Before the models are loaded: a mistyped threshold is told at once.
+        # Before the models are loaded: a mistyped threshold, or a rule that is none, is told at once.
         parse_threshold(opened.policy() if threshold is None else threshold, opened.calibration())
+        opened.fusion()
         warnings: list[str] = []
         wishes = Wishes(crm_threads, llm_threads, None, llm_file, plan, tuned, deterministic)
         setup = find_setup(bundle, wishes, warnings.append)
@@ -206,11 +209,23 @@ class Engine:
             work = draft.asking.work()
             draft.trace.evaluated, draft.trace.reused = work.evaluated, work.reused
             draft.trace.seconds |= {"queue": work.queued, "prefill": work.at_work}
-        return _scores(draft, answers)
+        return self._scores(draft, answers)
 
     def before_llm(self, draft: Draft) -> Scores:
         """The CRM's own ranking, while the LLM is at work: rows it was asked about have the reason "pending"."""
-        return _scores(draft, [Answer(math.nan, PENDING)] * len(draft.chosen))
+        return self._scores(draft, [Answer(math.nan, PENDING)] * len(draft.chosen))
+
+    def _scores(self, draft: Draft, answers: Sequence[Answer]) -> Scores:
+        """What is known of each candidate, from the answers for the routed ones: P(Yes), or the reason for none."""
+        llm = np.full(len(draft.items), np.nan)
+        reasons = [""] * len(draft.items)
+        for i, found in zip(draft.chosen.tolist(), answers, strict=True):
+            llm[i] = found.probability
+            reasons[i] = found.reason or draft.threshold.unit
+        routed: BoolArray = ~np.isnan(llm)
+        return Scores(
+            draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace, self.fusion
+        )
 
     def warm_up(self) -> None:
         """Run both models once, so that the first request finds them loaded."""
@@ -239,14 +254,3 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _scores(draft: Draft, answers: Sequence[Answer]) -> Scores:
-    """P(Yes) float64 [n] (nan where there is none) and the reason of each candidate, from the routed ones' answers."""
-    llm = np.full(len(draft.items), np.nan)
-    reasons = [""] * len(draft.items)
-    for i, found in zip(draft.chosen.tolist(), answers, strict=True):
-        llm[i] = found.probability
-        reasons[i] = found.reason or draft.threshold.unit
-    routed: BoolArray = ~np.isnan(llm)
-    return Scores(draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace)
