@@ -20,19 +20,18 @@ from corella_edge.bundle import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import ExportError, InputError
-from corella_edge.fusion import REPLACE, Fusion, fuse
+from corella_edge.fusion import Fusion, fuse
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Request
-from corella_edge.router import RATIOS, Calibration, entropy, is_routed, parse_threshold, threshold_for
+from corella_edge.router import RATIOS, Calibration, entropy, is_routed, threshold_for
 from corella_edge.schema import Schema
 from corella_edge_export import verify
+from corella_edge_export.bundle_fusion import rule_for
 from corella_edge_export.data.sampling import request_json
 from corella_edge_export.llm import merged
 from corella_edge_export.rowset import RowSet, choose_rows, choose_users, history_needed
 from corella_edge_export.run import Run
-from corella_edge_export.study.fusion import fitting, fusion, routed
 from corella_edge_export.study.scored import Scored
-from corella_edge_export.study.shares import CANDIDATES
 from corella_edge_export.to_gguf import write_gguf
 from corella_edge_export.to_onnx import export_onnx, quantize_int8
 from corella_edge_runtime import reference
@@ -42,9 +41,6 @@ from corella_edge_runtime.llm.binding import Model, check_file_type, quantize
 from corella_edge_runtime.threads import llm_default
 
 DEFAULT_TYPE = "Q8_0"
-# `stack` is fitted on at least this share of the validation rows, the largest that the study may choose. Among the
-# hardest 5 % the CRM's logit hardly differs: its weight is noise there, and requests with a wider threshold meet it.
-FIT_SHARE = CANDIDATES[-1]
 Say = Callable[[str], None]
 PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "gguf", "llama-cpp-python", "numpy")
 
@@ -183,35 +179,10 @@ class Export:
         s = entropy(crm)
         fitted = Calibration.fit(s)
         grid = {"shares": fitted.shares.tolist(), "thresholds": [_finite(t) for t in fitted.thresholds.tolist()]}
-        rule, about = self._fusion(crm, llm, fitted)
+        policy, name = self.run.recipe.export.threshold, self.options.fusion or self.run.recipe.export.fusion
+        rule, about = rule_for(name, policy, _scored(crm, llm, self.calibration))
         rows = [_table_row(ratio, s, crm, llm, self.calibration, rule) for ratio in RATIOS]
-        policy = self.run.recipe.export.threshold
         self._json("routing.json", {"threshold": policy, **about, "calibration": grid, "table": rows, "rows": len(crm)})
-
-    def _fusion(self, crm: verify.Floats, llm: verify.Floats, fitted: Calibration) -> tuple[Fusion, dict[str, Any]]:
-        """The rule that was asked for, and what routing.json says of it: nothing of `replace`."""
-        name = self.options.fusion or self.run.recipe.export.fusion
-        if name == "stack":
-            return self._stack(crm, llm, fitted)
-        rule = Fusion(name)
-        return rule, {} if rule == REPLACE else {"fusion": rule.to_json()}
-
-    def _stack(self, crm: verify.Floats, llm: verify.Floats, fitted: Calibration) -> tuple[Fusion, dict[str, Any]]:
-        """`stack`, fitted as the study does, and the rows of the fit.
-
-        Raises:
-            ExportError: no calibration rows to fit it on.
-        """
-        users, known = self.calibration.users.astype(np.int64), np.ones(len(crm), dtype=bool)
-        valid = Scored(crm, crm, llm, self.calibration.labels, users, known)
-        own = parse_threshold(self.run.recipe.export.threshold, fitted)
-        threshold = fitting(valid, min(own.nats, fitted.threshold(FIT_SHARE)))
-        rows = routed(valid, threshold)
-        if len(np.unique(valid.labels[rows])) < 2:
-            raise ExportError("fusion: stack needs calibration rows of both classes that the LLM answers; take blend")
-        rule = fusion("stack", valid, threshold)
-        fit = {"split": "valid", "rows": int(rows.sum()), "threshold": threshold}
-        return rule, {"fusion": {**rule.to_json(), "fit": fit}}
 
     def finish(self) -> None:
         """verification.json and the final seal; then the runtime repeats the reference rows.
@@ -296,6 +267,11 @@ def score_rows(folder: Path, rows: RowSet, threads: int) -> tuple[verify.Floats,
     with Engine.open(folder, threshold="ratio:1", llm_threads=threads, require_llm=True, tuned=False) as engine:
         scores = [engine.rank(request) for request in tqdm(rows.requests(), total=len(rows), unit="row", disable=None)]
     return np.concatenate([s.crm for s in scores]), np.concatenate([s.llm for s in scores])
+
+
+def _scored(crm: verify.Floats, llm: verify.Floats, rows: RowSet) -> Scored:
+    """Rows as the study looks at them; whom the training knew is not asked here."""
+    return Scored(crm, crm, llm, rows.labels, rows.users.astype(np.int64), np.zeros(len(crm), dtype=bool))
 
 
 def _table_row(

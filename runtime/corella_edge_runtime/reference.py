@@ -69,7 +69,7 @@ def _is_tolerance(value: Any) -> bool:
 
 def compare(engine: Engine, rows: Iterable[Reference], allowed: Tolerance) -> Comparison:
     """Score every row again; the LLM's part only where the engine has one."""
-    result = Comparison()
+    result, rule = Comparison(), engine.bundle.fusion()
     threshold = "ratio:0" if engine.llm is None else "ratio:1"
     for number, row in enumerate(rows, 1):
         scores = engine.rank(replace(row.request, threshold=threshold, timeout_ms=None))
@@ -78,7 +78,7 @@ def compare(engine: Engine, rows: Iterable[Reference], allowed: Tolerance) -> Co
         if engine.llm is not None:
             found += [*_prompt(row, engine, result), *_llm(row, float(scores.llm[0]), allowed.llm, result)]
             if not found:  # what only follows from a difference above is not told
-                found += _fused(row, scores, engine.fusion, allowed, result)
+                found += _fused(row, scores, rule, allowed, result)
         result.problems += [f"{FILE} row {number}: {problem}" for problem in found]
     return result
 
