@@ -164,9 +164,7 @@ def markdown(result: Json) -> str:
     """The evaluation as Markdown tables."""
     head = [f"# {result['bundle']} on {result['split']} ({result['rows']:,} rows)", ""]
     head += [f"- {note}" for note in result["notes"]]
-    rule = result["fusion"]["rule"]
-    last = "the LLM alone" if rule == "replace" else f"`{rule}` of both models in every row"
-    head += [f"- Share 0 is the CRM alone, share 1 {last}; [ ] is the 95 % interval, bootstrap over users.", ""]
+    head += [f"- {tables.ends(result['fusion']['rule'])}; [ ] is the 95 % interval, bootstrap over users.", ""]
     return "\n".join([*head, *(line for name, group in result["groups"].items() for line in _tables(name, group))])
 
 

@@ -115,7 +115,7 @@ def test_evaluate_judges_what_is_served(tiny, stacked, tmp_path):
     folder = tmp_path / "evaluation"
     ratios = ("--ratios", ",".join(map(str, RATIOS)))
     done = succeed("evaluate", stacked, "--data", tiny.data, "--out", folder, *ratios, *ONE)
-    assert "share 1 `stack` of both models" in done.out
+    assert "share 1 `stack` of both models wherever" in done.out
     crm, llm = np.frombuffer((folder / "scores-0000.f64").read_bytes()).reshape(2, -1)
     split, calibration = PreparedData.open(tiny.data).split("test"), Bundle.open(stacked).calibration()
     labels = split.labels[np.lexsort((split.positions, split.users))]

@@ -279,7 +279,8 @@ SCHEMAS: Json = {
         {
             "item": {"type": "string"},
             "rank": {"description": "1 is best.", "type": "integer", "minimum": 1},
-            "probability": _PROBABILITY | {"description": "The LLM's where `routed`, else the CRM's."},
+            "probability": _PROBABILITY
+            | {"description": "By the bundle's fusion rule (without one the LLM's) where `routed`, else the CRM's."},
             "crm": _PROBABILITY,
             "llm": {**_PROBABILITY, "type": ["number", "null"]},
             "entropy": {"description": "Of `crm`, in nats.", "type": "number", "minimum": 0, "maximum": LN2},
@@ -303,7 +304,7 @@ SCHEMAS: Json = {
         {
             "threshold": {"description": "Nats; null: never asked.", "type": ["number", "null"]},
             "wanted": {"description": "Candidates at or above it.", "type": "integer"},
-            "routed": {"description": "Those with the LLM's score.", "type": "integer"},
+            "routed": {"description": "Those in which the LLM's score counts.", "type": "integer"},
             "tokens": _object({"evaluated": {"type": "integer"}, "reused": {"type": "integer"}}, []),
             "milliseconds": {"type": "object", "additionalProperties": {"type": "number"}},
         },
