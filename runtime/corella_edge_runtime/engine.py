@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from corella_edge.bundle import Bundle
 from corella_edge.encoder import FeatureEncoder
+from corella_edge.feature_names import FeatureNames
 from corella_edge.fusion import Fusion
 from corella_edge.request import Candidate, Request, User
 from corella_edge.router import Calibration, Threshold, entropy, is_routed, parse_threshold
@@ -71,7 +72,8 @@ class Engine:
         self._lasting: list[str] = [crm.warning] if crm.warning else []
         self._of_llm = ""
         self.setup: Setup | None = None
-        catalog = encoder.catalog
+        catalog, prompt = encoder.catalog, bundle.prompt()
+        self._names = FeatureNames(encoder.schema, prompt[0] if prompt else None)
         self.showcase = Showcase(bundle, encoder.schema, catalog, self.threshold)
         self._everything = tuple([Candidate(item) for item in catalog.ids])
 
@@ -165,7 +167,7 @@ class Engine:
         """Score all candidates of a request; waits for the LLM, at most for the request's `timeout_ms`.
 
         Raises:
-            InputError: a bad threshold.
+            InputError: see `begin`.
         """
         draft = self.begin(request)
         if draft.asking is not None and draft.asking.future is not None:
@@ -179,9 +181,11 @@ class Engine:
             refusal: a reason not to ask the LLM.
 
         Raises:
-            InputError: a bad threshold.
+            InputError: a bad threshold, or a feature that no model reads in a strict request.
         """
         started = time.monotonic()
+        if request.strict:
+            self._names.check(request)
         threshold = self.threshold if request.threshold is None else self.parse_threshold(request.threshold)
         deadline = None if request.timeout_ms is None else started + request.timeout_ms / 1000.0
         candidates = self._everything if request.candidates is None else request.candidates

@@ -221,7 +221,8 @@ _OPTIONS: Json = {
         "type": ["boolean", "null"],
     },
     "strict": {
-        "description": "Fail (503, 504) where the LLM does not answer all it is asked in time.",
+        "description": "Fail where the LLM does not answer all it is asked in time (503, 504), and on features that no "
+        "model reads (422).",
         "type": ["boolean", "null"],
     },
 }
