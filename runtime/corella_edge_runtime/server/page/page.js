@@ -78,7 +78,7 @@ function show(answer, asking, final) {
 // Where a canary is tried out, not everybody is answered by the version whose curve, and rule of fusion, is known.
 function by({ bundle }) {
   if (bundle !== state.curve.bundle) return ` Answered by ${bundle}.`;
-  return state.curve.fusion === "replace" ? "" : ` Where it was, both scores count (${state.curve.fusion}).`;
+  return state.curve.fusion === "replace" ? "" : ` Its score and the CRM's count together (${state.curve.fusion}).`;
 }
 
 function told(asked, missed, count) {
