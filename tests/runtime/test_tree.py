@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.kept import KeptPrefixes, Spare, size_class
-from corella_edge_runtime.llm.packing import HORIZON, SAFETY, Ask, Base, Room, hopeless, in_time, pack
+from corella_edge_runtime.llm.packing import HORIZON, SAFETY, STRANGERS, Ask, Base, Room, hopeless, in_time, pack
 from corella_edge_runtime.llm.tree import Leaf, Rows, TokenIds, common_length, unfold
 
 IDS = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)
@@ -109,6 +109,15 @@ def test_decodes_are_of_even_size() -> None:
         sizes.append(200 - base.length + sum(len(t.suffix) for t in targets))
         base, asks = Base(200), asks[len(targets) :]
     assert sizes == [520 - 40, 280, 240]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 200)), min_size=1, max_size=30))
+def test_users_share_a_decode_only_while_it_is_small(sizes: list[tuple[int, int]]) -> None:
+    prompts = [Prompt((user,) * 90, (100 + i,) * size) for i, (user, size) in enumerate(sizes)]
+    targets = pack([Ask(prompt) for prompt in prompts], lambda _: Base(0), Room(512, 64, 10_000))
+    prefixes = {target.prefix for target in targets}
+    tokens = 90 * len(prefixes) + sum(len(target.suffix) for target in targets)
+    assert tokens <= (512 if len(prefixes) == 1 else STRANGERS)
 
 
 def _due(deadline: float | None) -> float:
