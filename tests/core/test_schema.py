@@ -269,16 +269,28 @@ def test_what_is_large_is_not_kept_alive(world: Any, count: int, kept: bool) -> 
     encoder = FeatureEncoder(world.schema, world.catalog)
     history, slate = tuple([Event("a", 1.0)] * count), tuple([Candidate("a")] * count)
     before = sys.getrefcount(history), sys.getrefcount(slate)
-    encoder.encode(User("u1", {}, history), slate)
+    for _ in range(2):
+        encoder.encode(User("u1", {}, history), slate)
     assert (sys.getrefcount(history) > before[0], sys.getrefcount(slate) > before[1]) == (kept, kept)
     encoder.forget()
+    assert (sys.getrefcount(history), sys.getrefcount(slate)) == before
+
+
+def test_what_comes_once_is_not_kept_alive(world: Any) -> None:
+    history, slate = (Event("a", 1.0), Event("b")), (Candidate("a"), Candidate("b"))
+    before = sys.getrefcount(history), sys.getrefcount(slate)
+    encoder = FeatureEncoder(world.schema, world.catalog)
+    encoder.encode(User("u1", {}, history), slate)
     assert (sys.getrefcount(history), sys.getrefcount(slate)) == before
 
 
 def test_what_candidates_bring_is_not_kept_alive(world: Any) -> None:
     genres = ["Drama"] * 100
     before = sys.getrefcount(genres)
-    world.encoder.encode(User("u1"), (Candidate("a", {"genres": genres}),))
+    slate = (Candidate("a", {"genres": genres}),)
+    for _ in range(2):
+        world.encoder.encode(User("u1"), slate)
+    del slate
     assert sys.getrefcount(genres) == before
 
 
