@@ -146,8 +146,8 @@ class FeatureEncoder:
 
     def _derived_of(self, item: Field, past: _Past, slate: _Slate) -> Floats:
         """float32 [n, width]: a derived field of the candidates."""
-        name = item.args["attribute"]
         values = self._derived_of_rows(item, past, slate.rows)
+        name = item.args["attribute"]
         own = {i: features[name] for i, features in slate.own.items() if name in features}
         if own:
             facts = np.stack([fact(item, self.schema, value) for value in own.values()])
@@ -156,12 +156,12 @@ class FeatureEncoder:
 
     def _derived_of_rows(self, item: Field, past: _Past, rows: Ints) -> Floats:
         """Of catalogue rows int64 [n]; where there are more of them than kinds of items, once a kind."""
-        table = self._facts[item.name]
-        if item.name not in past.kinds and len(rows) < len(table.kinds):
+        table, kinds = self._facts[item.name], past.kinds.get(item.name)
+        if kinds is None and len(rows) < len(table.kinds):
             return self._derive(item, past.looks[item.name], table.rows.take(rows, axis=0)[None])
-        if item.name not in past.kinds:
-            past.kinds[item.name] = self._derive(item, past.looks[item.name], table.kinds[None])
-        return past.kinds[item.name].take(table.kind_of.take(rows), axis=0)
+        if kinds is None:
+            kinds = past.kinds[item.name] = self._derive(item, past.looks[item.name], table.kinds[None])
+        return kinds.take(table.kind_of.take(rows), axis=0)
 
     def encode_derived(self, history: Histories, candidate_facts: Mapping[str, Facts]) -> Feed:
         """Derived inputs of b users with n candidates each: float32 [b, width], [b * n, width] on the item side."""

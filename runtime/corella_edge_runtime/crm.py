@@ -47,15 +47,14 @@ class Crm:
         n = len(feed[self._counted])
         if n == 0:
             return np.zeros(0)
-        logits = [self._run(feed, start, n) for start in range(0, n, MAX_BATCH)]
-        joined = logits[0] if len(logits) == 1 else np.concatenate(logits)
-        return sigmoid(joined)
+        if n <= MAX_BATCH:
+            return sigmoid(self.logits(feed))
+        return sigmoid(np.concatenate([self._part(feed, start) for start in range(0, n, MAX_BATCH)]))
 
-    def _run(self, feed: Feed, start: int, n: int) -> npt.NDArray[np.float32]:
-        part = feed
-        if n > MAX_BATCH:
-            part = {k: v[start : start + MAX_BATCH] if k in self._item_inputs else v for k, v in feed.items()}
-        return self.logits(part)
+    def _part(self, feed: Feed, start: int) -> npt.NDArray[np.float32]:
+        """Logits of the candidates from `start` on, as many as a run takes."""
+        part = slice(start, start + MAX_BATCH)
+        return self.logits({k: v[part] if k in self._item_inputs else v for k, v in feed.items()})
 
     def logits(self, feed: Feed) -> npt.NDArray[np.float32]:
         """float32 [n], one bare run of the session: the floor under any latency. At most `MAX_BATCH` candidates."""
