@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from scoring.blocks import Plan
 from scoring.ceilings import UBATCHES, MatMul, best, llama_bench
 from scoring.models import Subject
 from scoring.ours import Ours
-from scoring.pairs import ratio_of
-from scoring.quiet import Watch, is_void
+from scoring.pairs import parts, ratio_of
+from scoring.quiet import Watch, is_void, worst
 from scoring.shapes import SHAPES, Prompts
 from scoring.vocabulary import answer_tokens
 
@@ -38,18 +39,22 @@ def bulk(subject: Subject, ceilings: dict[str, Any], plan: Plan, say: Callable[[
 
 
 def bulk_row(subject: Subject, kind: str, ubatch: int, rounds: int, threads: int) -> dict[str, Any]:
-    """Ours, llama-bench and the bfloat16 multiply by turns."""
+    """Ours between two runs of llama-bench and of the bfloat16 multiply, so that a machine that drifts is no matter."""
     stream, shape = Prompts(subject.vocab, seed=13), SHAPES["b"]
-    ours, multiply = Ours(subject.files[kind], answer_tokens(), threads), MatMul(subject, torch.bfloat16)
-    ours.score(stream.batch(shape)[:2])
-    watch = Watch()
-    found = []
-    for _ in range(rounds):
-        own = read(ours, stream.batch(shape))
-        bench = llama_bench(subject.files[kind], threads, [ubatch], REPEATS)[ubatch]
-        found.append((own, bench, multiply.rate(RATE_SECONDS)))
-    load = watch.read()
-    ours.close()
+    multiply = MatMul(subject, torch.bfloat16)
+    loads, found = [], []
+    for count in parts(rounds):
+        ours = Ours(subject.files[kind], answer_tokens(), threads)
+        ours.score(stream.batch(shape))
+        watch = Watch()
+        for _ in range(count):
+            before = bounds(subject.files[kind], ubatch, threads, multiply)
+            own = read(ours, stream.batch(shape))
+            after = bounds(subject.files[kind], ubatch, threads, multiply)
+            found.append((own, *(0.5 * (a + b) for a, b in zip(before, after, strict=True))))
+        loads.append(watch.read())
+        ours.close()
+    load = worst(loads)
     work = 2.0 * subject.blocks
     return {
         "model": subject.name, "shape": "b", "stage": "best", "peer": "llama-bench", "ours_type": kind,
@@ -61,6 +66,11 @@ def bulk_row(subject: Subject, kind: str, ubatch: int, rounds: int, threads: int
         "share_of_bf16": ratio_of([work * own / rate for own, _, rate in found]).to_json(),
         "load": load, "void": is_void(load),
     }  # fmt: skip
+
+
+def bounds(model: Path, ubatch: int, threads: int, multiply: MatMul) -> tuple[float, float]:
+    """llama-bench's tokens a second, and the multiply rate."""
+    return llama_bench(model, threads, [ubatch], REPEATS)[ubatch], multiply.rate(RATE_SECONDS)
 
 
 def read(ours: Ours, prompts: list[Any]) -> float:
