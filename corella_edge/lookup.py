@@ -17,7 +17,7 @@ class Lookup:
     """Rows of ids, `len(row_of)` of an unknown one.
 
     A dict goes from place to entry, key and value, and waits for memory at each, id after id; the table is read for all
-    ids together. That two texts share a hash of 64 bits, which is keyed anew in every process, is not expected.
+    ids together. That two texts share a hash of 64 bits, keyed anew in every process, is not expected.
     """
 
     def __init__(self, row_of: Mapping[str, int]) -> None:
@@ -39,6 +39,7 @@ class Lookup:
         ids = [thing.item for thing in things]
         hashes = np.fromiter(map(hash, ids), np.int64, n)
         rows: Ints = self._places.take(hashes & self._mask).astype(np.int64)
-        for i in np.flatnonzero(self._hashes.take(rows) != hashes).tolist():  # unknown, or its place is another's
+        others = self._hashes.take(rows) != hashes  # unknown, or another's place
+        for i in others.nonzero()[0].tolist():
             rows[i] = get(ids[i], unknown)
         return rows

@@ -284,6 +284,17 @@ def test_what_comes_once_is_not_kept_alive(world: Any) -> None:
     assert (sys.getrefcount(history), sys.getrefcount(slate)) == before
 
 
+def test_a_history_in_the_place_of_a_freed_one_is_not_taken_for_it(world: Any) -> None:
+    encoder, places = FeatureEncoder(world.schema, world.catalog), set()
+    for number in range(40):
+        history = (*[Event("abc"[number % 3], 1.0 + number % 5)] * 16, Event("d", 3.0))
+        places.add(id(history))
+        feed, _ = encoder.encode(User("u1", {}, history), [Candidate("a")])
+        assert feed["profile"].tolist() == [pytest.approx(slow_moments(history[-5:]), rel=1e-4, abs=1e-4)]
+        del history
+    assert len(places) < 40  # else nothing was tried
+
+
 def test_what_candidates_bring_is_not_kept_alive(world: Any) -> None:
     genres = ["Drama"] * 100
     before = sys.getrefcount(genres)
