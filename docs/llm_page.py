@@ -96,7 +96,8 @@ def _bulk(rows: list[Json]) -> Lines:
         return
     yield "Unrelated prompts (b):"
     yield ""
-    yield "| model | type | tokens/s | llama-bench, best `-ub` | ours / llama-bench | share of torch's bf16 rate | llama-bench's share |"
+    head = "tokens/s | llama-bench, best `-ub` | ours / llama-bench | share of torch's bf16 rate | llama-bench's share"
+    yield f"| model | type | {head} |"
     yield "|---|---|---|---|---|---|---|"
     for row in rows:
         speeds = f"{row['ours_tokens_per_s']:,.0f} | {row['peer_tokens_per_s']:,.0f}"
@@ -147,7 +148,8 @@ def _memory(result: Json) -> Lines:
     yield "Memory, MiB. Beyond model and KV = peak anonymous memory and libraries, without KV cells and kept prefixes;"
     yield "repacked weights (a second copy in another order) and llama.cpp's buffers are part of it:"
     yield ""
-    yield "| model | what | peak anonymous | libraries | KV and kept | beyond model and KV | compute | output | repacked |"
+    head = "peak anonymous | libraries | KV and kept | beyond model and KV | compute | output | repacked"
+    yield f"| model | what | {head} |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for model, what, row in rows:
         buffers = " | ".join(
