@@ -19,8 +19,9 @@ from scoring.quiet import Watch, is_void, worst
 from scoring.shapes import SHAPES, Prompts
 from scoring.vocabulary import answer_tokens
 
-RATE_SECONDS = 0.6
-REPEATS = 3
+RATE_SECONDS = 1.5
+SCAN_REPEATS = 3  # of every ubatch
+REPEATS = 32  # as many prompts before and after as ours has in between: a short burst runs at a higher clock
 
 
 def bulk(subject: Subject, ceilings: dict[str, Any], plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def bulk_row(subject: Subject, kind: str, ubatch: int, rounds: int, threads: int
         "bf16_gflops": _middle([rate / 1e9 for _, _, rate in found]),
         "speed": ratio_of([own / bench for own, bench, _ in found]).to_json(),
         "share_of_bf16": ratio_of([work * own / rate for own, _, rate in found]).to_json(),
+        "peer_share_of_bf16": ratio_of([work * bench / rate for _, bench, rate in found]).to_json(),
         "load": load, "void": is_void(load),
     }  # fmt: skip
 
@@ -85,7 +87,7 @@ def ceilings_of(subject: Subject, plan: Plan) -> dict[str, Any]:
     """llama-bench at its best ubatch for every type, and torch's multiply rates at the model's shapes."""
     found: dict[str, Any] = {}
     for kind in plan.types:
-        ubatch, speed = best(llama_bench(subject.files[kind], plan.threads, UBATCHES, REPEATS))
+        ubatch, speed = best(llama_bench(subject.files[kind], plan.threads, UBATCHES, SCAN_REPEATS))
         found[kind] = {"ubatch": ubatch, "tokens_per_s": round(speed, 1)}
     rates = {name: MatMul(subject, dtype).rate(2 * RATE_SECONDS)
              for name, dtype in (("bf16", torch.bfloat16), ("f32", torch.float32))}  # fmt: skip
