@@ -108,7 +108,7 @@ def keys(recipe: Recipe, data: PreparedData) -> dict[str, str]:
             found.get(p, p) if isinstance(p, str) else p if isinstance(p, int) else deciding(asdict(p))
             for p in own[name]
         ]
-        reads = {"texts": []} if name == "crm" else {}
+        reads: dict[str, Any] = {"texts": []} if name == "crm" else {}
         text = json.dumps([name, {**base, **reads}, parts], sort_keys=True, default=dict)
         found[name] = hashlib.sha256(text.encode()).hexdigest()
     return found
