@@ -58,7 +58,7 @@ def _alignment(result: Json) -> Iterator[str]:
     yield "Pull: gradient of the weighted alignment on a model, in parts of that of the model's own loss. Moved: change"
     yield "of a model's weights. Spread: variance that the projections keep. Gap / spread: squared distance of the two"
     yield "projections in parts of that; 0 where they are equal, 2 where they know nothing of each other, more where"
-    yield "their means lie apart. Likeness: of the two models' own states, whatever the projections do (linear CKA, 0 to 1)."
+    yield "their means differ. Likeness: of the two models' own states, without projections (linear CKA, 0 to 1)."
     yield ""
     yield from (f"- {note}" for note in result["notes"])
     yield ""
