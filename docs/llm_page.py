@@ -169,11 +169,12 @@ def _template(result: Json) -> Lines:
 def _wording_auc(part: Json) -> Lines:
     tokens = part["constant_tokens"]
     yield f"{_machine(part)} Recipe `{part['recipe']}`, data `{part['data']}`:"
-    yield f"one epoch on {part['training_rows']:,} rows, questions in words; {part['rows']:,} validation rows of {part['users']:,} users."
+    yield f"one epoch on {part['training_rows']:,} rows, questions in words;"
+    yield f"{part['rows']:,} validation rows of {part['users']:,} users."
     yield f"After the candidate's text stand {tokens['ours']} token(s) in ours, {tokens['paper']} in the paper's."
     yield "95 % intervals by bootstrap over users, paired for the difference; they do not cover the chance of training."
     yield ""
-    yield "| training seed | ours | the paper's | ours - the paper's | training, ours | training, the paper's |"
+    yield "| seed | AUC, ours | AUC, the paper's | ours - the paper's | training, ours | training, the paper's |"
     yield "|---|---|---|---|---|---|"
     for one in part["seeds"]:
         training = (one["training"][name] for name in ("ours", "paper"))

@@ -21,7 +21,7 @@ from scoring.pairs import OURS
 from wording.prompts import ITEMS, PAPER
 from wording.training import Form, Study
 
-TOLERATED = 0.002  # of AUC: "no worse" is a difference whose interval ends above minus this
+TOLERATED = 0.002  # of AUC: "no worse" is a difference whose interval begins at minus this or above
 USERS_SEED = 5
 Row = dict[str, Any]
 
