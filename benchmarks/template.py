@@ -1,8 +1,8 @@
 """Our prompt against the paper's: validation AUC, and milliseconds of 20 candidates.
 
     python benchmarks/template.py ml-1m-small --data data/ml-1m --work runs/template --parts auc \\
-        --out benchmarks/results/template.json        (an hour of one core; it resumes)
-    python benchmarks/template.py … --parts timing    (minutes, on a quiet machine)
+        --out benchmarks/results/template.json        (half an hour of one core a seed; it resumes)
+    python benchmarks/template.py … --parts timing    (half a minute of a quiet machine)
 
 For every training seed two models are trained (the recipe's [llm] stage, one epoch on the same rows). They differ in
 prompt.item alone: ours puts every constant word before the candidate; the paper's puts the candidate in the middle,

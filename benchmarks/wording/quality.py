@@ -135,7 +135,8 @@ def targets(part: Row) -> list[Row]:
 def table(part: Row) -> str:
     """The figures for people."""
     lines = [f"constant tokens after the candidate: {part['constant_tokens']}"]
-    for one in (*part["seeds"], {"seed": "mean", **part}):
+    several = [{"seed": "mean", **part}] if len(part["seeds"]) > 1 else []
+    for one in [*part["seeds"], *several]:
         gap = " ".join(f"{one['difference'][name]:+.4f}" for name in ("value", "low", "high"))
         figures = f"ours {one[OURS]['value']:.4f}  paper's {one[PAPER]['value']:.4f}  difference (low, high) {gap}"
         lines.append(f"seed {one['seed']!s:5} AUC {figures}")
