@@ -3,9 +3,9 @@
     python benchmarks/crm.py BUNDLE [BUNDLE ...] [--beside-llm] [--out benchmarks/results/crm.json]
 
 Pairs alternate request by request in one run, so that both sides meet the same caches; a pair is the sum over a
-few requests. A request of a new user is parsed from JSON just before, as in a server; one of the same user brings the
-same `User` object and other candidates. With --beside-llm, requests arrive in random moments whatever came of those
-before, and their time counts from then.
+few requests. A request is parsed from JSON just before, as in a server; those of the same user bring one `User` object
+and other candidates. With --beside-llm, requests arrive in random moments whatever came of those before, and their time
+counts from then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, cycle
 from pathlib import Path
@@ -137,9 +137,15 @@ def encoding(case: Case, same: bool) -> Row:
     """Microseconds of `FeatureEncoder.encode` for one candidate."""
     times = []
     for request in case.requests(1, ENCODED, same, 2):
-        fresh = request if same else parsed(request)
-        times.append(seconds(partial(case.encoder.encode, fresh.user, fresh.candidates or ())))
+        asked = fresh(request, same)
+        times.append(seconds(partial(case.encoder.encode, asked.user, asked.candidates or ())))
     return {"p50": round(1e3 * latency(times).p50, 1), "p99": round(1e3 * latency(times).p99, 1)}
+
+
+def fresh(request: Request, same: bool) -> Request:
+    """`parsed`; of the same user, with the `User` object it had."""
+    made = parsed(request)
+    return replace(made, user=request.user) if same else made
 
 
 def parsed(request: Request) -> Request:
@@ -161,9 +167,8 @@ def paths(case: Case, options: argparse.Namespace) -> Iterator[Row]:
 def path_pair(case: Case, n: int, same: bool, number: int, options: argparse.Namespace) -> tuple[float, float]:
     total = np.zeros(2)
     for request in case.requests(n, per_pair(n, options), same, 100 + number):
-        fresh = request if same else parsed(request)
         feed, _ = case.encoder.encode(request.user, request.candidates or ())
-        total += both(partial(whole, case, fresh), partial(case.crm.logits, feed), number)
+        total += both(partial(whole, case, fresh(request, same)), partial(case.crm.logits, feed), number)
     return float(total[0]), float(total[1])
 
 

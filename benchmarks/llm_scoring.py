@@ -33,15 +33,15 @@ from scoring.process import memory, start_up
 from scoring.product import product
 from scoring.returning import returning
 
-SHAPES = ("a1", "a2", "b", "c", "d")
+SHAPES = ("a1", "a2", "b", "c", "d", "m")
 FEW = ("completion-reuse", "eval", "server", "torch-bf16", "torch-bf16-shared")
 # model → shapes, peers and types where the command line names none
 DEFAULTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "135m": (("a1", "a2", "b", "c"), tuple(KNOWN), TYPES),
-    "0.5b": (("a2",), FEW, ("BF16", "Q8_0")),
+    "135m": (("a1", "a2", "b", "c", "m"), tuple(KNOWN), TYPES),
+    "0.5b": (("a2", "m"), FEW, ("BF16", "Q8_0")),
     "trained": (("a2", "c", "d"), FEW, ("F16", "BF16", "Q8_0")),
 }
-STARTS, MEMORY_REQUESTS = 7, 40
+STARTS, MEMORY_REQUESTS, FILE_REQUESTS = 7, 40, 4
 
 
 def main() -> int:
@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the models; made once, about 5 GB")
     parser.add_argument("--models", type=names, help="135m,0.5b,trained (default: those that can be made)")
-    parser.add_argument("--shapes", type=names, help=",".join(SHAPES))
+    parser.add_argument("--shapes", type=names, help=",".join(SHAPES) + "; m = memory of the files")
     parser.add_argument("--peers", type=names, help=",".join(KNOWN))
     parser.add_argument("--types", type=names, help=",".join(TYPES))
     parser.add_argument("--trained", type=Path, help="a bundle, or a run (with --data)")
@@ -92,7 +92,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     check(options)
     torch.set_num_threads(options.threads)
     result: dict[str, Any] = {"what": "LLM scoring side by side", "threads": options.threads, "ceilings": [],
-                              "blocks": [], "parity": []}  # fmt: skip
+                              "blocks": [], "parity": [], "memory_of_files": []}  # fmt: skip
     for name in options.models or (("135m", "0.5b") + (("trained",) if options.trained else ())):
         of_model(name, options, result)
     stamp = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit()}
@@ -119,13 +119,15 @@ def of_model(name: str, options: argparse.Namespace, result: dict[str, Any]) -> 
     shapes, peers, types = (given or usual for given, usual in zip(
         (options.shapes, options.peers, options.types), DEFAULTS[name], strict=True))  # fmt: skip
     plan = Plan(options.threads, options.pairs, options.scan, types, options.retries)
-    if set(shapes) - {"d"}:
+    if set(shapes) - {"d"}:  # a file is needed
         made = subject(name, options.work, types, options.trained, options.data)
         if "b" in shapes or {"a1", "a2"} & set(shapes):
             result["ceilings"].append(ceilings_of(made, plan))
             print(report.ceilings_table(result["ceilings"][-1:]), flush=True)
         for shape in shapes:
             of_shape(shape, made, peers, plan, result)
+        if "m" in shapes:
+            result["memory_of_files"] += [file_memory(made, kind, plan.threads) for kind in types]
         if "F16" in types:
             result["parity"].append(parity(made, options.threads))
     if "d" in shapes and name == "trained":
@@ -134,7 +136,7 @@ def of_model(name: str, options: argparse.Namespace, result: dict[str, Any]) -> 
 
 def of_shape(shape: str, made: Subject, peers: tuple[str, ...], plan: Plan, result: dict[str, Any]) -> None:
     """One block, printed when it is done."""
-    if shape == "d":
+    if shape in ("d", "m"):
         return
     if shape == "b":
         found = bulk(made, result["ceilings"][-1], plan, say)
@@ -144,6 +146,13 @@ def of_shape(shape: str, made: Subject, peers: tuple[str, ...], plan: Plan, resu
         found = block(made, shape, peers, plan, say)
     result["blocks"].append({**found, "plan": asdict(plan)})
     print(report.block_table(found), flush=True)
+
+
+def file_memory(made: Subject, kind: str, threads: int) -> dict[str, Any]:
+    """A scorer on one file in a process of its own."""
+    found = {"model": made.name, "type": kind, **memory(made.files[kind], threads, FILE_REQUESTS)}
+    print(f"memory {json.dumps(found)}", flush=True)
+    return found
 
 
 def of_bundle(options: argparse.Namespace, result: dict[str, Any]) -> None:

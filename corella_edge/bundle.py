@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from corella_edge.atomic import write_file
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, InputError
+from corella_edge.fusion import REPLACE, Fusion, parse_fusion
 from corella_edge.prompt import Template, Tokens
 from corella_edge.router import LN2, Calibration, parse_threshold
 from corella_edge.schema import Schema, Vocabulary, vocabulary_names
@@ -187,6 +188,11 @@ class Bundle:
         except InputError as error:
             raise BundleError(f"routing.json: {error}") from None
         return policy
+
+    def fusion(self) -> Fusion:
+        """How both scores of a routed row become one; the LLM's replaces the CRM's where the bundle does not say."""
+        data = self.json("routing.json")
+        return parse_fusion(data["fusion"]) if "fusion" in data else REPLACE
 
 
 def read_manifest(root: Path, trust: TrustedKey | None = None) -> Manifest:

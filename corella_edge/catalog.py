@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import BundleError
-from corella_edge.request import Candidate, Event
 
 Attributes = Mapping[str, Any]
 
@@ -27,12 +26,6 @@ class Catalog:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def rows(self, things: Iterable[Event | Candidate]) -> list[int]:
-        """Rows of the things' items; unknown ones give `len(self)`."""
-        unknown = len(self.ids)
-        get = self.row_of.get
-        return [get(thing.item, unknown) for thing in things]
 
     def of(self, item: str) -> Attributes:
         """An item's attributes; none of an unknown one."""

@@ -91,13 +91,14 @@ Derived = Callable[[Histories, Facts, Facts, Mapping[str, Any]], Floats]
 
 
 def _powers(history: Histories, mean: Floats, scale: Floats) -> Doubles:
-    values = (history.ratings - mean) / scale
-    values[np.isnan(values)] = 1.0
-    np.minimum(np.maximum(values, LOWEST, out=values), HIGHEST, out=values)
     # Sums in float64, rounded once: no batch, padding or order of addition shows in the float32 result.
-    powers = np.empty((len(values), 3, values.shape[1]))
-    powers[:, 0] = values
-    np.multiply(powers[:, 0], powers[:, 0], out=powers[:, 1])
+    powers = np.empty((len(history.ratings), 3, history.ratings.shape[1]))
+    values, squares = powers[:, 0], powers[:, 1]
+    values[:] = (history.ratings - mean) / scale
+    if not np.vdot(values, values) <= FARTHEST**2:  # one may lie farther, or be nan
+        values[np.isnan(values)] = 1.0
+        np.minimum(np.maximum(values, LOWEST, out=values), HIGHEST, out=values)
+    np.multiply(values, values, out=squares)
     powers[:, 2] = 1.0
     if history.mask is not None:
         powers *= history.mask[:, None, :]
@@ -108,7 +109,7 @@ def _moments(sums: Doubles, strength: float) -> Floats:
     """float32 [b, n, 3] of the sums of `powers` [b, 3, n]: smoothed mean and variance, log count."""
     b, _, n = sums.shape
     if b * n <= FEW:
-        numbers = [row for user in sums.tolist() for row in zip(*user, strict=True)]
+        numbers = sums.transpose(0, 2, 1).reshape(-1, 3).tolist()
         rows = [_moment(v, squares, count, strength, math.log1p) for v, squares, count in numbers]
         return np.array(rows, np.float32).reshape(b, n, 3)
     found = np.empty((b, n, 3), np.float32)
@@ -135,9 +136,9 @@ def history_match(history: Histories, seen: Facts, candidates: Facts, args: Mapp
     `seen` bits [b, w, words] are the attribute's values of the history's items, `candidates` [b, n, words]
     those of the candidates.
     """
-    shares = (seen[:, :, None, 0] & candidates[:, None, :, 0]) != 0  # padded rows carry no bits
+    shares = (seen[:, :, None, 0] & candidates[:, None, :, 0]).astype(np.bool_)  # padded rows carry no bits
     for word in range(1, seen.shape[2]):
-        shares |= (seen[:, :, None, word] & candidates[:, None, :, word]) != 0
+        shares |= (seen[:, :, None, word] & candidates[:, None, :, word]).astype(np.bool_)
     return _moments(history.powers(args["mean"], args["scale"]) @ shares.astype(np.float64), args["strength"])
 
 

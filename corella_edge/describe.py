@@ -132,7 +132,14 @@ def render(template: Template, catalog: Catalog, user: User, candidate: Candidat
 def _routing(bundle: Bundle) -> dict[str, Any]:
     data, calibration = bundle.json("routing.json"), bundle.calibration()
     thresholds = [{"ratio": ratio, "threshold": calibration.threshold(ratio) if ratio else None} for ratio in RATIOS]
-    return {"threshold": bundle.policy(), "rows": data.get("rows"), "table": data.get("table") or thresholds}
+    head = {"threshold": bundle.policy(), "fusion": bundle.fusion().to_json() | _fitted(data)}
+    return {**head, "rows": data.get("rows"), "table": data.get("table") or thresholds}
+
+
+def _fitted(data: dict[str, Any]) -> dict[str, Any]:
+    """What a fusion rule was fitted on, if the bundle tells."""
+    fit = data.get("fusion", {}).get("fit")
+    return {"fit": fit} if isinstance(fit, dict) else {}
 
 
 def _verification(bundle: Bundle) -> dict[str, Any]:

@@ -7,8 +7,9 @@ catalogue item, what depends on the user once a request, and the candidates' sid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,16 @@ import numpy.typing as npt
 
 from corella_edge.catalog import Catalog
 from corella_edge.derived import DERIVED, NO_TIME, Facts, Floats, Histories, Ints
-from corella_edge.remembered import remembered
+from corella_edge.lookup import Lookup
+from corella_edge.remembered import Again, remembered
 from corella_edge.request import Candidate, Event, Features, User
 from corella_edge.schema import PAD, Feed, Field, Schema, Vocabulary, encode_value
 from corella_edge.tables import FactTable, RatingCodes, attribute_table, centre_table, fact, item_index
 from corella_edge.unseen import Unseen
 
-RECENT = 64  # histories and lists of candidates that are recognised when the very same object comes again
-MOST_REMEMBERED = 1024  # events or candidates of one of them: what is remembered is kept alive
+SEEN = 1024  # histories and tuples of candidates that are recognised when the very same object comes again
+RECENT = 64  # of those that came again, whose encoding is remembered: what is remembered is kept alive
+MOST_REMEMBERED = 1024  # events or candidates of one of them
 _NOTHING: Facts = np.zeros((1, 1, 1), dtype=np.uint8)
 
 
@@ -35,9 +38,10 @@ class FeatureEncoder:
         self.catalog = catalog
         self.unknown_row = len(catalog)
         self._attributes = schema.of("categorical", "multi", "numeric", side="item")
-        self._profile = [(f, self._vocab(f)) for f in schema.of("categorical", "multi", "numeric", side="user")]
+        profile = schema.of("categorical", "multi", "numeric", side="user")
+        self._profile = [(f.name, f.source, self._code(f)) for f in profile]
         self._window = schema.window
-        self._indices = np.arange(max([len(vocab) for _, vocab in self._profile if vocab], default=0))
+        self._indices = np.arange(max([len(schema.vocabularies[f.vocab]) for f in profile if f.vocab], default=0))
         self._sequences, self._derived = schema.of("sequence"), schema.of("derived")
         self._timed = any(f.source == "history_pace" for f in self._derived)
         self._of_history, self._of_item = schema.of("derived", side="user"), schema.of("derived", side="item")
@@ -50,8 +54,10 @@ class FeatureEncoder:
         self._look_of = {f.name: (f.length, f.args.get("centre"), f.args["mean"]) for f in self._derived}
         self._alike = {self._look_of[f.name]: f for f in self._derived}  # a field that stands for those alike
         self._unseen = Unseen(schema, self.item_tables, len(catalog) + 1)
-        self._past = remembered(self._new_past, RECENT)
-        self._slate = remembered(self._new_slate, RECENT)
+        self._lookup = Lookup(catalog.row_of)
+        self._again = Again(SEEN)
+        self._past = remembered(self._past_again, RECENT)
+        self._slate = remembered(self._slate_again, RECENT)
 
     def encode(self, user: User, candidates: Sequence[Candidate]) -> tuple[Feed, list[tuple[str, ...]]]:
         """The input arrays of one request and, per candidate, the names of fields with unseen values.
@@ -67,11 +73,13 @@ class FeatureEncoder:
 
     def _slate_of(self, candidates: Sequence[Candidate]) -> _Slate:
         small = type(candidates) is tuple and len(candidates) <= MOST_REMEMBERED
-        plain = small and not any(candidate.features for candidate in candidates)
-        return (self._slate if plain else self._new_slate)(_Same(candidates))
+        if small and self._again.sees(candidates) and not any(candidate.features for candidate in candidates):
+            return self._slate(_Same(candidates))
+        return self._new_slate(candidates)
 
     def _past_of(self, history: tuple[Event, ...]) -> _Past:
-        return (self._past if len(history) <= MOST_REMEMBERED else self._new_past)(_Same(history))
+        again = len(history) <= MOST_REMEMBERED and self._again.sees(history)
+        return self._past(_Same(history)) if again else self._new_past(history)
 
     def forget(self) -> None:
         """Drop what is remembered of recent requests."""
@@ -85,18 +93,11 @@ class FeatureEncoder:
     def _codes(self, user: User) -> dict[str, Any]:
         """User-side field → index, padded list of indices, or number."""
         given = user.features
-        return {
-            f.name: encode_value(f, vocab, user.id if f.source == "id" else given.get(f.source))
-            for f, vocab in self._profile
-        }
+        return {name: code(user.id if source == "id" else given.get(source)) for name, source, code in self._profile}
 
     def _user_feed(self, codes: Mapping[str, Any]) -> Feed:
-        return {f.name: self._input(f, codes[f.name]) for f, _ in self._profile}
-
-    def _input(self, item: Field, code: Any) -> npt.NDArray[Any]:
-        if item.kind == "categorical":
-            return self._indices[code : code + 1]  # a view costs less than an array
-        return np.array([[code]], np.float32) if item.kind == "numeric" else np.array([code], np.int64)
+        indices = self._indices  # a view costs less than an array
+        return {name: indices[c : c + 1] if type(c) is int else _array(c) for name, c in codes.items()}
 
     def history(self, user: User) -> Histories:
         """The latest events of one user, at most the schema's window: b = 1 and nothing padded."""
@@ -104,12 +105,18 @@ class FeatureEncoder:
 
     def _events(self, events: Sequence[Event]) -> Histories:
         events = events[-self._window :] if self._window else ()
-        rows = np.fromiter(self.catalog.rows(events), np.int64, len(events))
+        rows = self._lookup.rows(events)
         ratings = np.fromiter([e.rating for e in events], np.float32, len(events))  # None becomes nan
         return Histories(rows[None], ratings[None], times=_times(events)[None] if self._timed else None)
 
-    def _new_past(self, history: _Same) -> _Past:
-        events = self._events(history.value)
+    def _past_again(self, history: _Same) -> _Past:
+        return self._new_past(history.value)
+
+    def _slate_again(self, candidates: _Same) -> _Slate:
+        return self._new_slate(candidates.value)
+
+    def _new_past(self, history: tuple[Event, ...]) -> _Past:
+        events = self._events(history)
         past = _Past({f.name: self._sequence(f, events) for f in self._sequences}, self._looks(events))
         for item in self._of_history:
             past.feed[item.name] = self._derive(item, past.looks[item.name], _NOTHING)
@@ -122,11 +129,11 @@ class FeatureEncoder:
         padded[:, item.length - codes.shape[1] :] = codes
         return padded
 
-    def _new_slate(self, candidates: _Same) -> _Slate:
+    def _new_slate(self, candidates: Sequence[Candidate]) -> _Slate:
         """Rows of the candidates, and who brings features of its own."""
-        given = candidates.value
-        rows = np.fromiter(self.catalog.rows(given), np.int64, len(given))
-        return _Slate(rows, {i: c.features for i, c in enumerate(given) if c.features is not None})
+        rows = self._lookup.rows(candidates)
+        features = [candidate.features for candidate in candidates]
+        return _Slate(rows, {i: given for i, given in enumerate(features) if given} if any(features) else {})
 
     def _gathered(self, slate: _Slate) -> Feed:
         """Attributes of the candidates; those that came with the request win over the catalogue's."""
@@ -139,8 +146,8 @@ class FeatureEncoder:
 
     def _derived_of(self, item: Field, past: _Past, slate: _Slate) -> Floats:
         """float32 [n, width]: a derived field of the candidates."""
-        name = item.args["attribute"]
         values = self._derived_of_rows(item, past, slate.rows)
+        name = item.args["attribute"]
         own = {i: features[name] for i, features in slate.own.items() if name in features}
         if own:
             facts = np.stack([fact(item, self.schema, value) for value in own.values()])
@@ -149,12 +156,12 @@ class FeatureEncoder:
 
     def _derived_of_rows(self, item: Field, past: _Past, rows: Ints) -> Floats:
         """Of catalogue rows int64 [n]; where there are more of them than kinds of items, once a kind."""
-        table = self._facts[item.name]
-        if item.name not in past.kinds and len(rows) < len(table.kinds):
+        table, kinds = self._facts[item.name], past.kinds.get(item.name)
+        if kinds is None and len(rows) < len(table.kinds):
             return self._derive(item, past.looks[item.name], table.rows.take(rows, axis=0)[None])
-        if item.name not in past.kinds:
-            past.kinds[item.name] = self._derive(item, past.looks[item.name], table.kinds[None])
-        return past.kinds[item.name].take(table.kind_of.take(rows), axis=0)
+        if kinds is None:
+            kinds = past.kinds[item.name] = self._derive(item, past.looks[item.name], table.kinds[None])
+        return kinds.take(table.kind_of.take(rows), axis=0)
 
     def encode_derived(self, history: Histories, candidate_facts: Mapping[str, Facts]) -> Feed:
         """Derived inputs of b users with n candidates each: float32 [b, width], [b * n, width] on the item side."""
@@ -195,12 +202,21 @@ class FeatureEncoder:
             return self._item_index.take(history.rows)
         return self._rating_codes[item.name].of(history.ratings)
 
+    def _code(self, item: Field) -> Callable[[Any], Any]:
+        """`encode_value` of one field."""
+        vocab = self._vocab(item)
+        return vocab.index if vocab and item.kind == "categorical" else partial(encode_value, item, vocab)
+
     def _vocab(self, item: Field) -> Vocabulary | None:
         return self.schema.vocabularies.get(item.vocab)
 
 
 def _times(events: Sequence[Event]) -> Ints:
     return np.fromiter([NO_TIME if e.time is None else e.time for e in events], np.int64, len(events))
+
+
+def _array(code: float | list[int]) -> npt.NDArray[Any]:
+    return np.array([code], np.int64) if type(code) is list else np.array([[code]], np.float32)
 
 
 class _Same:

@@ -1,11 +1,13 @@
-"""A method's recent results, kept in a way that does not keep its object."""
+"""A method's recent results, kept in a way that does not keep its object; and what is worth keeping."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakMethod
+
+from corella_edge.request import Candidate, Event
 
 if TYPE_CHECKING:
     from functools import _lru_cache_wrapper
@@ -28,3 +30,22 @@ def remembered(method: Callable[[K], V], count: int) -> _lru_cache_wrapper[V]:
         return bound(key)
 
     return lru_cache(count)(call)
+
+
+class Again:
+    """Tells which sequences come again, without keeping any alive: a hint, since another may take a freed one's id.
+
+    To remember what comes once costs more than it seems: whatever has to leave for it is freed, object by object, long
+    after it has left the processor's cache.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._marks = [0] * count
+
+    def sees(self, things: Sequence[Event | Candidate]) -> bool:
+        """Whether this very object was lately seen; now it is."""
+        mark = hash((id(things), len(things), things[-1].item if things else ""))
+        place = mark % len(self._marks)
+        again = self._marks[place] == mark
+        self._marks[place] = mark
+        return again

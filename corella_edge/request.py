@@ -62,7 +62,8 @@ class Request:
 
     Attributes:
         explain: the answer says more: the threshold, the CRM's own rank, tokens, milliseconds.
-        strict: a candidate that the LLM was wanted for and did not answer in time is an error (of a server).
+        strict: a feature that no model reads is an error; and (of a server) a candidate that the LLM was wanted for and
+            did not answer in time.
     """
 
     user: User

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.fusion import REPLACE, Fusion, fuse
 from corella_edge.request import Request
 
 FloatArray = npt.NDArray[np.float64]
@@ -41,11 +42,12 @@ class Scores:
         crm: float64 [n], P(label = 1) by the CRM.
         llm: float64 [n], P(Yes) by the LLM; NaN where it was not asked or did not answer.
         entropy: float64 [n], nats, binary entropy of `crm`.
-        routed: bool [n], True where `probability` is the LLM's.
+        routed: bool [n], True where the LLM's score counts in `probability`.
         reason: n texts: why a row was routed ("entropy", "ratio") or why the LLM did not answer although the
             router chose the row (docs/serving.md lists them); "" for easy rows.
         unknown: n tuples, the names of the fields whose value the CRM has never seen.
         trace: what it cost; not part of what was found out.
+        fusion: what makes one probability of both models' where routed.
     """
 
     items: tuple[str, ...]
@@ -56,11 +58,12 @@ class Scores:
     reason: tuple[str, ...]
     unknown: tuple[tuple[str, ...], ...]
     trace: Trace = field(default_factory=Trace, compare=False, repr=False)
+    fusion: Fusion = REPLACE
 
     @property
     def probability(self) -> FloatArray:
-        """float64 [n]: the LLM's score where routed, else the CRM's (CoReLLa's `replace` rule)."""
-        return np.where(self.routed, self.llm, self.crm)
+        """float64 [n]: what the fusion rule makes of both scores where routed, else the CRM's."""
+        return fuse(self.crm, self.llm, self.routed, self.fusion)
 
     @property
     def rank(self) -> npt.NDArray[np.int64]:

@@ -71,16 +71,14 @@ class RatingCodes:
     """Ratings → indices of a vocabulary of numbers; a rating that is no value of it, or nan, is OOV."""
 
     def __init__(self, vocab: Vocabulary) -> None:
-        known = np.asarray([float(v) for v in vocab.values], dtype=np.float32)
-        order = np.argsort(known, kind="stable")
-        self._known = known[order]
-        # What lies above every value meets nan, which equals nothing.
-        self._values = np.append(self._known, np.float32(np.nan))
-        self._codes = np.append(order + FIRST, OOV)
+        known, first = np.unique(np.asarray([float(v) for v in vocab.values], dtype=np.float32), return_index=True)
+        with np.errstate(over="ignore"):
+            above = np.nextafter(known, np.float32(np.inf))
+        # What is at or above an odd number of these bounds is a known value; nan is above all.
+        self._bounds = np.stack([known, above]).T.reshape(-1)
+        self._codes = np.full(len(self._bounds) + 1, OOV)
+        self._codes[1::2] = first + FIRST
 
     def of(self, ratings: Floats) -> Ints:
         """int64, shape of `ratings`."""
-        place = self._known.searchsorted(ratings)
-        codes: Ints = self._codes[place]
-        codes[self._values[place] != ratings] = OOV
-        return codes
+        return self._codes.take(self._bounds.searchsorted(ratings, "right"))

@@ -40,14 +40,16 @@ class Unseen:
         `codes` are the user's values by field: an index or a list of indices.
         """
         user = tuple([_is_oov(codes[name]) for name in self._user])
-        by_kind = self._of_user(user)
-        found = list(map(by_kind.__getitem__, self._kind_of.take(rows).tolist()))
+        found: list[Names] = self._of_user(user).take(self._kind_of.take(rows)).tolist()
         for i in inline:
             found[i] = self._joined(user, tuple([OOV in np.atleast_1d(feed[name][i]) for name in self._item]))
         return found
 
-    def _all_kinds(self, user: Flags) -> list[Names]:
-        return [self._joined(user, tuple(kind)) for kind in self._kinds.tolist()]
+    def _all_kinds(self, user: Flags) -> npt.NDArray[np.object_]:
+        names = np.empty(len(self._kinds), dtype=object)
+        for number, kind in enumerate(self._kinds.tolist()):
+            names[number] = self._joined(user, tuple(kind))
+        return names
 
     def _joined(self, user: Flags, item: Flags) -> Names:
         flags = {"user": iter(user), "item": iter(item)}

@@ -24,7 +24,7 @@ import serving_page
 import study_page
 
 from corella_edge.cli import COMMANDS, cli
-from corella_edge_export.study.tables import figure
+from corella_edge_export.study.tables import ends, figure
 
 ROOT = Path(__file__).resolve().parents[1]
 CLI_PAGE, README, RESULTS_PAGE = ROOT / "docs" / "cli.md", ROOT / "README.md", ROOT / "docs" / "results.md"
@@ -93,7 +93,8 @@ def _quality(result: dict[str, Any]) -> Iterator[str]:
     recipe, settings = result["recipe"], result["benchmark"]["settings"]
     yield f"**MovieLens-1M** ({result['note']}), recipe `{recipe['name']}`, seed {recipe['seed']}:"
     yield f"{group['rows']:,} test rows of {group['users']:,} users. Thresholds are fixed on validation rows."
-    yield "Share 0 is the CRM alone, share 1 the LLM alone; 95 % intervals by bootstrap over users."
+    rule = result["evaluation"].get("fusion", {"rule": "replace"})["rule"]  # older results name none
+    yield f"{ends(rule)}; 95 % intervals by bootstrap over users."
     yield "Latency: one request of 20 candidates of a new user,"
     threads = f"{settings['crm_threads']} thread for the CRM, {settings['llm_threads']} for the LLM"
     cores = f"{machine['cores']} core{'s' if machine['cores'] > 1 else ''}"

@@ -64,6 +64,7 @@ def _scoring(result: Json) -> Lines:
     yield from _bulk([row for block in result["blocks"] if block["shape"] == "b" for row in block["rows"]])
     yield from _returning([row for block in result["blocks"] if block["shape"] == "c" for row in block["rows"]])
     yield from _product(result)
+    yield from _memory(result)
 
 
 def _targets(found: list[Json], digits: int = 3) -> Lines:
@@ -95,11 +96,13 @@ def _bulk(rows: list[Json]) -> Lines:
         return
     yield "Unrelated prompts (b):"
     yield ""
-    yield "| model | type | tokens/s | llama-bench, best `-ub` | ours / llama-bench | share of torch's bf16 rate |"
-    yield "|---|---|---|---|---|---|"
+    head = "tokens/s | llama-bench, best `-ub` | ours / llama-bench | share of torch's bf16 rate | llama-bench's share"
+    yield f"| model | type | {head} |"
+    yield "|---|---|---|---|---|---|---|"
     for row in rows:
         speeds = f"{row['ours_tokens_per_s']:,.0f} | {row['peer_tokens_per_s']:,.0f}"
-        shares = f"{_interval(row['speed'])} | {_interval(row['share_of_bf16'])}{_void(row)}"
+        theirs = _interval(row["peer_share_of_bf16"]) if "peer_share_of_bf16" in row else ""
+        shares = f"{_interval(row['speed'])} | {_interval(row['share_of_bf16'])}{_void(row)} | {theirs}"
         yield f"| {row['model']} | {row['ours_type']} | {speeds} | {shares} |"
     yield ""
 
@@ -122,11 +125,38 @@ def _returning(rows: list[Json]) -> Lines:
 def _product(result: Json) -> Lines:
     if "product" not in result:
         return
-    yield "The product (d), `Engine.rank` with 100 candidates at `ratio:0.05`, ms:"
+    found = result["product"]
+    yield f"The product (d), `Engine.rank` with {found['candidates']} candidates at `{found['threshold']}`, bundle"
+    yield f"{found['bundle']}; llama-server is asked about the same hard rows. Milliseconds, p50 / p99{_void(found)}:"
     yield ""
-    yield "```json"
-    yield json.dumps(result["product"], indent=1)
-    yield "```"
+    yield "| users | requests | hard rows | `Engine.rank` | CRM alone | CRM and llama-server | ours / theirs |"
+    yield "|---|---|---|---|---|---|---|"
+    for users in ("new", "returning"):
+        row = found[users]
+        times = " | ".join(
+            f"{row[side]['p50']:.1f} / {row[side]['p99']:.1f}" for side in ("engine", "crm_alone", "server")
+        )
+        yield f"| {users} | {row['requests']} | {row['hard_rows']:.1f} | {times} | {_interval(row['to_server'])} |"
+    yield ""
+
+
+def _memory(result: Json) -> Lines:
+    rows = [(result["product"]["bundle"], "the runtime", result["memory"])] if "memory" in result else []
+    rows += [(row["model"], f"a scorer, {row['type']}", row) for row in result.get("memory_of_files", [])]
+    if not rows:
+        return
+    yield "Memory, MiB. Beyond model and KV = peak anonymous memory and libraries, without KV cells and kept prefixes;"
+    yield "repacked weights (a second copy in another order) and llama.cpp's buffers are part of it:"
+    yield ""
+    head = "peak anonymous | libraries | KV and kept | beyond model and KV | compute | output | repacked"
+    yield f"| model | what | {head} |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for model, what, row in rows:
+        buffers = " | ".join(
+            f"{row['buffers'].get(f'CPU{name}', 0.0):,.1f}" for name in (" compute", " output", "_REPACK model")
+        )
+        sizes = " | ".join(f"{row[k]:,.1f}" for k in ("peak_anonymous", "libraries", "kv", "beyond_model_and_kv"))
+        yield f"| {model} | {what} | {sizes} | {buffers} |"
     yield ""
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.answer import Prompt
 from scoring.models import Subject
 from scoring.ours import Ours
-from scoring.pairs import OURS, Pair, alternate, ratio
+from scoring.pairs import OURS, Pair, alternate, parts, ratio
 from scoring.peers import COLD, KNOWN, Peer, make_peer
-from scoring.quiet import Watch, is_void
+from scoring.quiet import Watch, is_void, worst
 from scoring.shapes import SHAPES, Prompts, Shape
 from scoring.vocabulary import answer_tokens
 
@@ -80,16 +81,26 @@ def quiet_stage(subject: Subject, shape: Shape, own: str, kinds: dict[str, str],
 
 
 def stage(subject: Subject, shape: Shape, own: str, kinds: dict[str, str], rounds: int, threads: int) -> Stage:
-    """Ours and the peers by turns, on the same prompts in a round; an untimed round before it compares the scores."""
-    tokens = answer_tokens()
+    """Ours and the peers by turns, on the same prompts in a round; all are opened anew every few rounds."""
     stream = Prompts(subject.vocab, seed=11)
-    with sides(subject, own, kinds, tokens, threads) as found:
-        differences, compared = compare(found, stream.batch(shape))
-        batches = [stream.batch(shape) for _ in range(rounds)]
-        watch = Watch([child for side in found.values() for child in side.processes()])
-        pairs, own_seconds = alternate(list(kinds), rounds, lambda name, number: clock(found[name], batches[number]))
-        load = watch.read()
-    return Stage(own, kinds, pairs, own_seconds, differences, compared, load)
+    pairs: dict[str, list[Pair]] = {name: [] for name in kinds}
+    own_seconds: list[float] = []
+    loads = []
+    for count in parts(rounds):
+        with sides(subject, own, kinds, answer_tokens(), threads) as found:
+            differences, compared = compare(found, stream.batch(shape))
+            batches = [stream.batch(shape) for _ in range(count)]
+            watch = Watch([child for side in found.values() for child in side.processes()])
+            new, seconds = alternate(list(kinds), count, partial(_clock_of, found, batches))
+            loads.append(watch.read())
+        own_seconds += seconds
+        for name, some in new.items():
+            pairs[name] += some
+    return Stage(own, kinds, pairs, own_seconds, differences, compared, worst(loads))
+
+
+def _clock_of(found: dict[str, Peer], batches: Sequence[Sequence[Prompt]], name: str, number: int) -> float:
+    return clock(found[name], batches[number])
 
 
 @contextmanager

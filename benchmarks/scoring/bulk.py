@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ from scoring.blocks import Plan
 from scoring.ceilings import UBATCHES, MatMul, best, llama_bench
 from scoring.models import Subject
 from scoring.ours import Ours
-from scoring.pairs import ratio_of
-from scoring.quiet import Watch, is_void
+from scoring.pairs import parts, ratio_of
+from scoring.quiet import Watch, is_void, worst
 from scoring.shapes import SHAPES, Prompts
 from scoring.vocabulary import answer_tokens
 
-RATE_SECONDS = 0.6
-REPEATS = 3
+RATE_SECONDS = 1.5
+SCAN_REPEATS = 3  # of every ubatch
+REPEATS = 32  # as many prompts before and after as ours has in between: a short burst runs at a higher clock
 
 
 def bulk(subject: Subject, ceilings: dict[str, Any], plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
@@ -38,18 +40,22 @@ def bulk(subject: Subject, ceilings: dict[str, Any], plan: Plan, say: Callable[[
 
 
 def bulk_row(subject: Subject, kind: str, ubatch: int, rounds: int, threads: int) -> dict[str, Any]:
-    """Ours, llama-bench and the bfloat16 multiply by turns."""
+    """Ours between two runs of llama-bench and of the bfloat16 multiply, so that a machine that drifts is no matter."""
     stream, shape = Prompts(subject.vocab, seed=13), SHAPES["b"]
-    ours, multiply = Ours(subject.files[kind], answer_tokens(), threads), MatMul(subject, torch.bfloat16)
-    ours.score(stream.batch(shape)[:2])
-    watch = Watch()
-    found = []
-    for _ in range(rounds):
-        own = read(ours, stream.batch(shape))
-        bench = llama_bench(subject.files[kind], threads, [ubatch], REPEATS)[ubatch]
-        found.append((own, bench, multiply.rate(RATE_SECONDS)))
-    load = watch.read()
-    ours.close()
+    multiply = MatMul(subject, torch.bfloat16)
+    loads, found = [], []
+    for count in parts(rounds):
+        ours = Ours(subject.files[kind], answer_tokens(), threads)
+        ours.score(stream.batch(shape))
+        watch = Watch()
+        for _ in range(count):
+            before = bounds(subject.files[kind], ubatch, threads, multiply)
+            own = read(ours, stream.batch(shape))
+            after = bounds(subject.files[kind], ubatch, threads, multiply)
+            found.append((own, *(0.5 * (a + b) for a, b in zip(before, after, strict=True))))
+        loads.append(watch.read())
+        ours.close()
+    load = worst(loads)
     work = 2.0 * subject.blocks
     return {
         "model": subject.name, "shape": "b", "stage": "best", "peer": "llama-bench", "ours_type": kind,
@@ -59,8 +65,14 @@ def bulk_row(subject: Subject, kind: str, ubatch: int, rounds: int, threads: int
         "bf16_gflops": _middle([rate / 1e9 for _, _, rate in found]),
         "speed": ratio_of([own / bench for own, bench, _ in found]).to_json(),
         "share_of_bf16": ratio_of([work * own / rate for own, _, rate in found]).to_json(),
+        "peer_share_of_bf16": ratio_of([work * bench / rate for _, bench, rate in found]).to_json(),
         "load": load, "void": is_void(load),
     }  # fmt: skip
+
+
+def bounds(model: Path, ubatch: int, threads: int, multiply: MatMul) -> tuple[float, float]:
+    """llama-bench's tokens a second, and the multiply rate."""
+    return llama_bench(model, threads, [ubatch], REPEATS)[ubatch], multiply.rate(RATE_SECONDS)
 
 
 def read(ours: Ours, prompts: list[Any]) -> float:
@@ -75,7 +87,7 @@ def ceilings_of(subject: Subject, plan: Plan) -> dict[str, Any]:
     """llama-bench at its best ubatch for every type, and torch's multiply rates at the model's shapes."""
     found: dict[str, Any] = {}
     for kind in plan.types:
-        ubatch, speed = best(llama_bench(subject.files[kind], plan.threads, UBATCHES, REPEATS))
+        ubatch, speed = best(llama_bench(subject.files[kind], plan.threads, UBATCHES, SCAN_REPEATS))
         found[kind] = {"ubatch": ubatch, "tokens_per_s": round(speed, 1)}
     rates = {name: MatMul(subject, dtype).rate(2 * RATE_SECONDS)
              for name, dtype in (("bf16", torch.bfloat16), ("f32", torch.float32))}  # fmt: skip

@@ -1,6 +1,7 @@
 """A process that does what an embedding application does: open a bundle, rank. Prints one line, waits for its end.
 
-python child.py BUNDLE THREADS REQUESTS      REQUESTS 0 = one candidate, answered by the LLM
+python -m scoring.child BUNDLE THREADS REQUESTS      REQUESTS 0 = one candidate, answered by the LLM
+python -m scoring.child FILE.gguf THREADS REQUESTS   a scorer alone: new users of shape (a1), then unrelated prompts (b)
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from corella_edge.errors import BundleError
 from corella_edge.jsonlines import parse_traffic, read_lines
 from corella_edge.request import Candidate, Request, User
 from corella_edge_runtime.engine import Engine
+from scoring.ours import Ours
+from scoring.shapes import SHAPES, Prompts
+from scoring.vocabulary import answer_tokens
 
 
 class Lines(logging.Handler):
@@ -37,13 +41,35 @@ def main(bundle: Path, threads: int, requests: int) -> None:
         logger = logging.getLogger("corella_edge.llama")
         logger.setLevel(logging.DEBUG)
         logger.addHandler(lines)
+    if bundle.suffix == ".gguf":
+        wait(lines, scorer(bundle, threads, requests))
+    else:
+        product(bundle, threads, requests, lines)
+
+
+def product(bundle: Path, threads: int, requests: int, lines: Lines) -> None:
+    """The engine with everything in it."""
     with Engine.open(bundle, llm_threads=threads, require_llm=True) as engine:
         if requests:
             several(engine, bundle, requests)
         else:
             first(engine)
-        print(json.dumps({"log": lines.found, "kept_bytes": engine.stats().get("kept_bytes", 0.0)}), flush=True)
-        sys.stdin.read()
+        wait(lines, engine.stats().get("kept_bytes", 0.0))
+
+
+def scorer(path: Path, threads: int, requests: int) -> float:
+    """A scorer's work; bytes of the prefixes it keeps."""
+    ours = Ours(path, answer_tokens(), threads)
+    stream = Prompts(ours.vocab_size, seed=23)
+    for number in range(requests):
+        ours.score(stream.batch(SHAPES["b" if number % 2 else "a1"]))
+    return ours.scorer.stats()["kept_bytes"]
+
+
+def wait(lines: Lines, kept: float) -> None:
+    """Tell what was found, and stay so that one can look."""
+    print(json.dumps({"log": lines.found, "kept_bytes": kept}), flush=True)
+    sys.stdin.read()
 
 
 def first(engine: Engine) -> None:

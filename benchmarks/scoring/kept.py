@@ -21,6 +21,9 @@ def merged(path: Path, result: Row) -> Row:
     found["blocks"] = _joined(old["blocks"], result["blocks"], lambda row: (row["model"], row["shape"]))
     for part in ("ceilings", "parity"):
         found[part] = _joined(old[part], result[part], lambda row: row["model"])
+    found["memory_of_files"] = _joined(
+        old.get("memory_of_files", []), result["memory_of_files"], lambda row: (row["model"], row["type"])
+    )
     return {**found, "targets": targets(found)}
 
 

@@ -27,6 +27,10 @@ class Ours:
         self._model = Model(path)
         self.scorer = make_scorer(self._model, tokens, threads)
 
+    @property
+    def vocab_size(self) -> int:
+        return self._model.vocab_size
+
     def reset(self) -> None:
         """Nothing is kept of earlier users."""
         self.scorer.forget()

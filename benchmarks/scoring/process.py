@@ -17,7 +17,7 @@ import numpy as np
 
 from scoring.quiet import Watch, is_void
 
-CHILD = Path(__file__).with_name("child.py")
+FOLDER = Path(__file__).parents[1]
 POLL = 0.005
 MIB = 1 << 20
 _BUFFER = re.compile(r"(\S+)\s+(KV|compute|model|output)\s+buffer size\s*=\s*([\d.]+) MiB")
@@ -39,7 +39,7 @@ def start_up(bundle: Path, threads: int, times: int) -> dict[str, Any]:
 
 
 def memory(bundle: Path, threads: int, requests: int) -> dict[str, Any]:
-    """MiB while `requests` requests of the bundle's sample are ranked."""
+    """MiB while `requests` requests of the bundle's sample are ranked, or a GGUF file alone scores as many."""
     with child(bundle, threads, requests) as process:
         peak = 0
         while not readable(process):
@@ -61,8 +61,8 @@ def memory(bundle: Path, threads: int, requests: int) -> dict[str, Any]:
 @contextmanager
 def child(bundle: Path, threads: int, requests: int) -> Iterator[subprocess.Popen[str]]:
     """The child; it ends when its standard input is closed."""
-    command = [sys.executable, str(CHILD), str(bundle), str(threads), str(requests)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "scoring.child", str(bundle.resolve()), str(threads), str(requests)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=FOLDER) as process:
         yield process
         assert process.stdin is not None
         process.stdin.close()

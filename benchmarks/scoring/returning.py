@@ -13,8 +13,8 @@ from scoring.blocks import Plan
 from scoring.floor import Floor
 from scoring.models import Subject
 from scoring.ours import Ours
-from scoring.pairs import ratio_of
-from scoring.quiet import Watch, is_void
+from scoring.pairs import parts, ratio_of
+from scoring.quiet import Watch, is_void, worst
 from scoring.shapes import SHAPES, Prompts
 from scoring.vocabulary import answer_tokens
 
@@ -43,22 +43,36 @@ def _quiet(
 
 def returning_row(subject: Subject, shape: str, kind: str, rounds: int, threads: int) -> dict[str, Any]:
     """First request, second request and bare decode of the second's suffixes, by turns."""
-    stream, asked = Prompts(subject.vocab, seed=17), SHAPES[shape]
-    ours = Ours(subject.files[kind], answer_tokens(), threads)
-    floor = Floor(subject.files[kind], threads, asked.candidates)
-    turn(ours, floor, stream.batch(asked), stream)
-    watch = Watch()
-    found = np.asarray([turn(ours, floor, stream.batch(asked), stream) for _ in range(rounds)])
-    load = watch.read()
-    ours.close()
-    floor.close()
-    first, again, alone = found.T
+    stream = Prompts(subject.vocab, seed=17)
+    loads, found = [], []
+    for count in parts(rounds):
+        load, times = _part(subject, shape, kind, count, threads, stream)
+        loads.append(load)
+        found += times
+    first, again, alone = np.asarray(found).T
+    load = worst(loads)
     return {
         "model": subject.name, "shape": shape, "stage": "best", "ours_type": kind, "first_ms": _ms(first),
         "returning_ms": _ms(again), "suffixes_alone_ms": _ms(alone),
         "to_first": ratio_of((again / first).tolist()).to_json(),
         "to_suffixes_alone": ratio_of((again / alone).tolist()).to_json(), "load": load, "void": is_void(load),
     }  # fmt: skip
+
+
+def _part(
+    subject: Subject, shape: str, kind: str, count: int, threads: int, stream: Prompts
+) -> tuple[dict[str, float], list[tuple[float, float, float]]]:
+    """The load, and a few rounds with both sides opened anew."""
+    asked = SHAPES[shape]
+    ours = Ours(subject.files[kind], answer_tokens(), threads)
+    floor = Floor(subject.files[kind], threads, asked.candidates)
+    turn(ours, floor, stream.batch(asked), stream)
+    watch = Watch()
+    found = [turn(ours, floor, stream.batch(asked), stream) for _ in range(count)]
+    load = watch.read()
+    ours.close()
+    floor.close()
+    return load, found
 
 
 def turn(ours: Ours, floor: Floor, prompts: list[Prompt], stream: Prompts) -> tuple[float, float, float]:

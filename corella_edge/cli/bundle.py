@@ -66,6 +66,7 @@ def _findings(engine: Engine, result: Comparison, allowed: Tolerance) -> Iterato
         return
     yield f"prompts: {result.prompts} compared by token ids"
     yield f"LLM: {result.llm_rows} rows, greatest difference {result.llm:.2e} (at most {allowed.llm:g})"
+    yield f"fusion: {engine.fusion.rule}, greatest difference {result.fused:.2e}"
 
 
 @click.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from corella_edge.cli.common import need_export
+from corella_edge.fusion import RULES
 
 
 @click.command()
@@ -18,11 +19,13 @@ from corella_edge.cli.common import need_export
 @click.option("--name", default="", help="Name in answers and metrics; default: the recipe's.")
 @click.option("--bundle-version", default="1", show_default=True, help="Version in answers and metrics.")
 @click.option("--crm-int8", is_flag=True, help="Also write crm.int8.onnx (optimum).")
+@click.option("--fusion", type=click.Choice(RULES),
+              help="How both scores of a routed candidate become one; default: the recipe's.")  # fmt: skip
 @click.option("--no-sample", is_flag=True, help="Leave out sample.jsonl; reference.jsonl, for verify, stays.")
 @click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: all cores but one.")
 def export(
     run: Path, data: Path | None, out: Path, llm_types: tuple[str, ...], name: str, bundle_version: str,
-    crm_int8: bool, no_sample: bool, llm_threads: int | None,
+    crm_int8: bool, fusion: str | None, no_sample: bool, llm_threads: int | None,
 ) -> None:  # fmt: skip
     """Turn the finished training RUN into a bundle: ONNX, GGUF, calibration, manifest.
 
@@ -35,7 +38,7 @@ def export(
     from corella_edge_runtime.threads import llm_default
 
     threads = llm_threads or llm_default()
-    options = Options(llm_types, name, bundle_version, not no_sample, crm_int8, threads)
+    options = Options(llm_types, name, bundle_version, not no_sample, crm_int8, fusion, threads)
     opened = Run.open(run, data_of(run, data))
     bundle = write(opened, out, options, lambda message: click.echo(f"{message} …", err=True))
     size = sum(entry.size for entry in bundle.manifest.files.values())

@@ -16,13 +16,14 @@ import numpy.typing as npt
 
 from corella_edge import bundle
 from corella_edge.atomic import resumable_folder, write_file
+from corella_edge.fusion import REPLACE, Fusion
 from corella_edge.router import RATIOS
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.rowset import RowSet, choose_users, history_needed
 from corella_edge_export.run import fingerprint
 from corella_edge_export.study import plots, tables
 from corella_edge_export.study.boundary import calibration
-from corella_edge_export.study.fusion import Fusion, routed
+from corella_edge_export.study.fusion import routed
 from corella_edge_export.study.groups import about, thirds
 from corella_edge_export.study.scored import METRICS, Json, Judge, Scored, gains, shown
 from corella_edge_export.study.scored import number as finite
@@ -31,7 +32,7 @@ from corella_edge_runtime.bench.machine import machine, versions
 from corella_edge_runtime.engine import Engine
 
 CHUNK = 2000
-RULES = ("replace", "blend")  # `stack` would be fitted on rows that a bundle does not have
+RULES = (REPLACE, Fusion("blend"))  # beside the bundle's own: `stack` is fitted at export
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
 
@@ -59,7 +60,12 @@ def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: in
     }
     with resumable_folder(out, "about.json", same):
         crm, llm = score(engine, chosen, out, progress)
-        made = {"machine": machine(), "versions": versions(), "notes": data.info.get("notes", [])}
+        made = {
+            "fusion": engine.fusion.to_json(),
+            "machine": machine(),
+            "versions": versions(),
+            "notes": data.info.get("notes", []),
+        }
         result = {**same, **made, **judge(engine, chosen, crm, llm, ratios, progress)}
         write_file(out / "evaluation.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
         if engine.llm is not None:
@@ -127,19 +133,19 @@ def _group(engine: Engine, name: str, rows: Scored, ratios: Sequence[float], pro
     found["at"] = []
     for number, ratio in enumerate(asked, 1):
         progress(f"{name}: bootstrap over users", number, len(asked))
-        found["at"].append(_at(judged, ratio, engine.calibration.threshold(ratio)))
+        found["at"].append(_at(judged, ratio, engine.calibration.threshold(ratio), engine.fusion))
     return {**found, "calibration": calibrations}
 
 
-def _at(judged: Judge, ratio: float, nats: float) -> Json:
-    """Every line at one threshold; the figures of `replace`, what the runtime does, stand in the row itself too."""
+def _at(judged: Judge, ratio: float, nats: float, rule: Fusion) -> Json:
+    """Every line at one threshold; the figures of the bundle's own rule stand in the row itself too."""
     rows = judged.rows
     chosen, crm, llm = routed(rows, nats), judged(rows.crm), judged(rows.llm_or_crm)
     found = {
         name: {**shown(figures), "over_crm": gains(figures, crm), "over_llm": gains(figures, llm)}
-        for name, figures in lines(judged, chosen, [Fusion(rule) for rule in RULES]).items()
+        for name, figures in lines(judged, chosen, list(dict.fromkeys([*RULES, rule]))).items()
     }
-    own = found["replace"]
+    own = found[rule.rule]
     return {
         "ratio": ratio, "threshold": finite(nats), "rows": len(rows), "share": float(chosen.mean()),
         **{metric: own[metric] for metric in METRICS},
@@ -158,7 +164,7 @@ def markdown(result: Json) -> str:
     """The evaluation as Markdown tables."""
     head = [f"# {result['bundle']} on {result['split']} ({result['rows']:,} rows)", ""]
     head += [f"- {note}" for note in result["notes"]]
-    head += ["- Share 0 is the CRM alone, share 1 the LLM alone; [ ] is the 95 % interval, bootstrap over users.", ""]
+    head += [f"- {tables.ends(result['fusion']['rule'])}; [ ] is the 95 % interval, bootstrap over users.", ""]
     return "\n".join([*head, *(line for name, group in result["groups"].items() for line in _tables(name, group))])
 
 

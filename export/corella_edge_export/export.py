@@ -20,15 +20,18 @@ from corella_edge.bundle import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import ExportError, InputError
+from corella_edge.fusion import Fusion, fuse
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Request
 from corella_edge.router import RATIOS, Calibration, entropy, is_routed, threshold_for
 from corella_edge.schema import Schema
 from corella_edge_export import verify
+from corella_edge_export.bundle_fusion import rule_for
 from corella_edge_export.data.sampling import request_json
 from corella_edge_export.llm import merged
 from corella_edge_export.rowset import RowSet, choose_rows, choose_users, history_needed
 from corella_edge_export.run import Run
+from corella_edge_export.study.scored import Scored
 from corella_edge_export.to_gguf import write_gguf
 from corella_edge_export.to_onnx import export_onnx, quantize_int8
 from corella_edge_runtime import reference
@@ -51,6 +54,7 @@ class Options:
     version: str = "1"
     sample: bool = True
     crm_int8: bool = False
+    fusion: str | None = None  # None = the recipe's
     threads: int = field(default_factory=llm_default)
 
 
@@ -175,9 +179,10 @@ class Export:
         s = entropy(crm)
         fitted = Calibration.fit(s)
         grid = {"shares": fitted.shares.tolist(), "thresholds": [_finite(t) for t in fitted.thresholds.tolist()]}
-        rows = [_table_row(ratio, s, crm, llm, self.calibration) for ratio in RATIOS]
-        policy = self.run.recipe.export.threshold
-        self._json("routing.json", {"threshold": policy, "calibration": grid, "table": rows, "rows": len(crm)})
+        policy, name = self.run.recipe.export.threshold, self.options.fusion or self.run.recipe.export.fusion
+        rule, about = rule_for(name, policy, _scored(crm, llm, self.calibration))
+        rows = [_table_row(ratio, s, crm, llm, self.calibration, rule) for ratio in RATIOS]
+        self._json("routing.json", {"threshold": policy, **about, "calibration": grid, "table": rows, "rows": len(crm)})
 
     def finish(self) -> None:
         """verification.json and the final seal; then the runtime repeats the reference rows.
@@ -264,14 +269,19 @@ def score_rows(folder: Path, rows: RowSet, threads: int) -> tuple[verify.Floats,
     return np.concatenate([s.crm for s in scores]), np.concatenate([s.llm for s in scores])
 
 
+def _scored(crm: verify.Floats, llm: verify.Floats, rows: RowSet) -> Scored:
+    """Rows as the study looks at them; whom the training knew is not asked here."""
+    return Scored(crm, crm, llm, rows.labels, rows.users.astype(np.int64), np.zeros(len(crm), dtype=bool))
+
+
 def _table_row(
-    ratio: float, s: verify.Floats, crm: verify.Floats, llm: verify.Floats, rows: RowSet
+    ratio: float, s: verify.Floats, crm: verify.Floats, llm: verify.Floats, rows: RowSet, rule: Fusion
 ) -> dict[str, float | None]:
     """What routing the `ratio` hardest of the calibration rows gives."""
     threshold = threshold_for(s, ratio)
-    routed = is_routed(s, threshold) & ~np.isnan(llm)
-    found = metrics.quality(np.where(routed, llm, crm), rows.labels)
-    return {"ratio": ratio, "threshold": _finite(threshold), "share": float(routed.mean()), **asdict(found)}
+    chosen = is_routed(s, threshold) & ~np.isnan(llm)
+    found = metrics.quality(fuse(crm, llm, chosen, rule), rows.labels)
+    return {"ratio": ratio, "threshold": _finite(threshold), "share": float(chosen.mean()), **asdict(found)}
 
 
 def _finite(value: float) -> float | None:

@@ -173,12 +173,13 @@ class ContinuationRecipe(StageRecipe):
 
 @dataclass(frozen=True, slots=True)
 class ExportRecipe:
-    """Row counts of what a bundle carries along, and the default policy."""
+    """Row counts of what a bundle carries along, the default policy, and how both scores of a routed row become one."""
 
     calibration_rows: int = 10_000
     sample_rows: int = 2_000
     reference_rows: int = 64
     threshold: str = "ratio:0.05"
+    fusion: Literal["replace", "blend", "stack"] = "replace"
     crm_int8: bool = False
 
 

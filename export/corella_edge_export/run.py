@@ -46,7 +46,7 @@ TOKENIZER_USERS = 2000
 # Keys that recipes have got since runs were first kept, with their defaults: one that has its default is none.
 LATER: dict[str, Any] = {
     "item_quality": False, "item_text": [], "item_vectors": 0, "user_level": False,
-    "user_leaning": False, "history_pace": False, "embedding_std": 0.05, "members": 1,
+    "user_leaning": False, "history_pace": False, "embedding_std": 0.05, "members": 1, "fusion": "replace",
 }  # fmt: skip
 
 

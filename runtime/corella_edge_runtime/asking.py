@@ -10,7 +10,7 @@ import time
 import traceback
 import unicodedata
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,15 +160,6 @@ class Llm:
         """
         given = [Answer(math.nan, "deadline")] * len(prompts)
         return self._begin(given, range(len(prompts)), prompts, deadline, yields) if prompts else Asking(given)
-
-    def ask(
-        self, user: User, candidates: Sequence[Candidate], hardness: FloatArray, deadline: float | None
-    ) -> list[Answer]:
-        """One answer a candidate, at the deadline at the latest; see `begin`."""
-        asking = self.begin(user, candidates, hardness, deadline)
-        if asking.future is not None:
-            wait([asking.future], seconds_to(deadline))
-        return asking.answers()
 
     def forget(self) -> None:
         """Drop what is kept of users' prompts."""

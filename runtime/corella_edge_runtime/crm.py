@@ -23,6 +23,7 @@ except ImportError as error:
 # Candidates a run: bounds the memory arena, which grows to the largest batch and never shrinks.
 MAX_BATCH = 1024
 VOCAB_KEY = "corella.vocab."
+_LOWEST, _ONE = np.array(-700.0), np.array(1.0)  # numpy takes them faster than numbers
 
 
 class Crm:
@@ -37,6 +38,7 @@ class Crm:
         self.warning = _not_taken(_providers()[0], self.provider)
         self._item_inputs = {f.name for f in schema.fields if f.side == "item"}
         self._check(path.name, schema)
+        self._outputs = [output.name for output in self._session.get_outputs()]
         self._try(path.name, schema)
         self._counted = next(iter(self._item_inputs))  # the graph could not give two logits without one
 
@@ -45,19 +47,18 @@ class Crm:
         n = len(feed[self._counted])
         if n == 0:
             return np.zeros(0)
-        logits = [self._run(feed, start, n) for start in range(0, n, MAX_BATCH)]
-        joined = logits[0] if len(logits) == 1 else np.concatenate(logits)
-        return sigmoid(joined)
+        if n <= MAX_BATCH:
+            return sigmoid(self.logits(feed))
+        return sigmoid(np.concatenate([self._part(feed, start) for start in range(0, n, MAX_BATCH)]))
 
-    def _run(self, feed: Feed, start: int, n: int) -> npt.NDArray[np.float32]:
-        part = feed
-        if n > MAX_BATCH:
-            part = {k: v[start : start + MAX_BATCH] if k in self._item_inputs else v for k, v in feed.items()}
-        return self.logits(part)
+    def _part(self, feed: Feed, start: int) -> npt.NDArray[np.float32]:
+        """Logits of the candidates from `start` on, as many as a run takes."""
+        part = slice(start, start + MAX_BATCH)
+        return self.logits({k: v[part] if k in self._item_inputs else v for k, v in feed.items()})
 
     def logits(self, feed: Feed) -> npt.NDArray[np.float32]:
         """float32 [n], one bare run of the session: the floor under any latency. At most `MAX_BATCH` candidates."""
-        result: npt.NDArray[np.float32] = self._session.run(None, feed)[0]
+        result: npt.NDArray[np.float32] = self._session.run(self._outputs, feed)[0]
         return result
 
     def _check(self, name: str, schema: Schema) -> None:
@@ -100,8 +101,8 @@ def _extreme(field: Field, schema: Schema) -> npt.NDArray[Any]:
 def sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """1 / (1 + exp(-x)), float64, without overflow."""
     # Beyond it exp would overflow; there, 1 + exp(-x) has long been exp(-x).
-    grown = np.exp(-np.maximum(logits, -700.0, dtype=np.float64))
-    result: npt.NDArray[np.float64] = 1.0 / (1.0 + grown)
+    grown = np.exp(-np.maximum(np.asarray(logits, dtype=np.float64), _LOWEST))
+    result: npt.NDArray[np.float64] = _ONE / (grown + _ONE)
     return result
 
 

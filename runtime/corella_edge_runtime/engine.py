@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from corella_edge.bundle import Bundle
 from corella_edge.encoder import FeatureEncoder
+from corella_edge.feature_names import FeatureNames
+from corella_edge.fusion import Fusion
 from corella_edge.request import Candidate, Request, User
 from corella_edge.router import Calibration, Threshold, entropy, is_routed, parse_threshold
 from corella_edge.scores import BoolArray, FloatArray, Scores, Trace
@@ -65,11 +67,13 @@ class Engine:
     ) -> None:
         self.bundle, self.encoder, self.crm, self.llm = bundle, encoder, crm, llm
         self.calibration: Calibration = bundle.calibration()
+        self.fusion: Fusion = bundle.fusion()
         self.threshold: Threshold = self.parse_threshold(bundle.policy() if threshold is None else threshold)
         self._lasting: list[str] = [crm.warning] if crm.warning else []
         self._of_llm = ""
         self.setup: Setup | None = None
-        catalog = encoder.catalog
+        catalog, prompt = encoder.catalog, bundle.prompt()
+        self._names = FeatureNames(encoder.schema, prompt[0] if prompt else None)
         self.showcase = Showcase(bundle, encoder.schema, catalog, self.threshold)
         self._everything = tuple([Candidate(item) for item in catalog.ids])
 
@@ -109,8 +113,9 @@ class Engine:
             MissingExtraError: no onnxruntime.
         """
         opened = Bundle.open(bundle, trust)
-        # Before the models are loaded: a mistyped threshold is told at once.
+        # Before the models are loaded: a mistyped threshold, or a rule that is none, is told at once.
         parse_threshold(opened.policy() if threshold is None else threshold, opened.calibration())
+        opened.fusion()
         warnings: list[str] = []
         wishes = Wishes(crm_threads, llm_threads, None, llm_file, plan, tuned, deterministic)
         setup = find_setup(bundle, wishes, warnings.append)
@@ -162,7 +167,7 @@ class Engine:
         """Score all candidates of a request; waits for the LLM, at most for the request's `timeout_ms`.
 
         Raises:
-            InputError: a bad threshold.
+            InputError: see `begin`.
         """
         draft = self.begin(request)
         if draft.asking is not None and draft.asking.future is not None:
@@ -176,9 +181,11 @@ class Engine:
             refusal: a reason not to ask the LLM.
 
         Raises:
-            InputError: a bad threshold.
+            InputError: a bad threshold, or a feature that no model reads in a strict request.
         """
         started = time.monotonic()
+        if request.strict:
+            self._names.check(request)
         threshold = self.threshold if request.threshold is None else self.parse_threshold(request.threshold)
         deadline = None if request.timeout_ms is None else started + request.timeout_ms / 1000.0
         candidates = self._everything if request.candidates is None else request.candidates
@@ -206,11 +213,23 @@ class Engine:
             work = draft.asking.work()
             draft.trace.evaluated, draft.trace.reused = work.evaluated, work.reused
             draft.trace.seconds |= {"queue": work.queued, "prefill": work.at_work}
-        return _scores(draft, answers)
+        return self._scores(draft, answers)
 
     def before_llm(self, draft: Draft) -> Scores:
         """The CRM's own ranking, while the LLM is at work: rows it was asked about have the reason "pending"."""
-        return _scores(draft, [Answer(math.nan, PENDING)] * len(draft.chosen))
+        return self._scores(draft, [Answer(math.nan, PENDING)] * len(draft.chosen))
+
+    def _scores(self, draft: Draft, answers: Sequence[Answer]) -> Scores:
+        """What is known of each candidate, from the answers for the routed ones: P(Yes), or the reason for none."""
+        llm = np.full(len(draft.items), np.nan)
+        reasons = [""] * len(draft.items)
+        for i, found in zip(draft.chosen.tolist(), answers, strict=True):
+            llm[i] = found.probability
+            reasons[i] = found.reason or draft.threshold.unit
+        routed: BoolArray = ~np.isnan(llm)
+        return Scores(
+            draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace, self.fusion
+        )
 
     def warm_up(self) -> None:
         """Run both models once, so that the first request finds them loaded."""
@@ -239,14 +258,3 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _scores(draft: Draft, answers: Sequence[Answer]) -> Scores:
-    """P(Yes) float64 [n] (nan where there is none) and the reason of each candidate, from the routed ones' answers."""
-    llm = np.full(len(draft.items), np.nan)
-    reasons = [""] * len(draft.items)
-    for i, found in zip(draft.chosen.tolist(), answers, strict=True):
-        llm[i] = found.probability
-        reasons[i] = found.reason or draft.threshold.unit
-    routed: BoolArray = ~np.isnan(llm)
-    return Scores(draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace)

@@ -9,10 +9,13 @@ from typing import Any
 
 from corella_edge.bundle import Bundle
 from corella_edge.errors import BundleError
+from corella_edge.fusion import Fusion
 from corella_edge.jsonlines import Reference, parse_reference, read_lines
+from corella_edge.scores import Scores
 from corella_edge_runtime.engine import Engine
 
 FILE = "reference.jsonl"
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +28,17 @@ class Tolerance:
 
 @dataclass(slots=True)
 class Comparison:
-    """Rows repeated and the greatest differences found; `problems` are one line each."""
+    """Rows repeated and the greatest differences found; `problems` are one line each.
+
+    `fused` is of the final probability, against what the bundle's rule makes of the trained models' scores.
+    """
 
     rows: int = 0
     crm: float = 0.0
     prompts: int = 0
     llm_rows: int = 0
     llm: float = 0.0
+    fused: float = 0.0
     problems: list[str] = field(default_factory=list)
 
 
@@ -62,7 +69,7 @@ def _is_tolerance(value: Any) -> bool:
 
 def compare(engine: Engine, rows: Iterable[Reference], allowed: Tolerance) -> Comparison:
     """Score every row again; the LLM's part only where the engine has one."""
-    result = Comparison()
+    result, rule = Comparison(), engine.bundle.fusion()
     threshold = "ratio:0" if engine.llm is None else "ratio:1"
     for number, row in enumerate(rows, 1):
         scores = engine.rank(replace(row.request, threshold=threshold, timeout_ms=None))
@@ -70,6 +77,8 @@ def compare(engine: Engine, rows: Iterable[Reference], allowed: Tolerance) -> Co
         found = list(_crm(row, float(scores.crm[0]), allowed.crm, result))
         if engine.llm is not None:
             found += [*_prompt(row, engine, result), *_llm(row, float(scores.llm[0]), allowed.llm, result)]
+            if not found:  # what only follows from a difference above is not told
+                found += _fused(row, scores, rule, allowed, result)
         result.problems += [f"{FILE} row {number}: {problem}" for problem in found]
     return result
 
@@ -95,6 +104,18 @@ def _llm(row: Reference, probability: float, allowed: float, result: Comparison)
     result.llm = _greater(result.llm, difference)
     if not difference <= allowed:
         yield f"the LLM gives {probability:.5f}, trained {row.llm:.5f} (at most {allowed:g} apart)"
+
+
+def _fused(row: Reference, scores: Scores, rule: Fusion, allowed: Tolerance, result: Comparison) -> Iterator[str]:
+    """Where both models may differ from the trained ones, so may what the rule makes of them, and no further."""
+    if row.llm is None:
+        return
+    probability = float(scores.probability[0])
+    expected, _ = rule.bounds(row.crm, row.llm, 0.0, 0.0)
+    low, high = rule.bounds(row.crm, row.llm, allowed.crm, allowed.llm)
+    result.fused = _greater(result.fused, abs(probability - expected))
+    if not low - ROUNDING <= probability <= high + ROUNDING:
+        yield f"{rule.rule} gives {probability:.5f}, trained {expected:.5f} ({low:.5f} to {high:.5f} is right)"
 
 
 def prompt_ids(engine: Engine, row: Reference) -> tuple[int, ...] | None:

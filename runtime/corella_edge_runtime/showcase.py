@@ -154,6 +154,7 @@ class Showcase:
             "bundle": self.bundle.label,
             "threshold": {"nats": _nats(self.threshold.nats), "unit": self.threshold.unit},
             "llm": self.bundle.has("prompt.json"),
+            "fusion": self.bundle.fusion().rule,
             "rows": data.get("rows"),
             "table": [_figures(row) for row in data.get("table") or [] if isinstance(row, dict)],
             "shares": [round(share, 6) for share in calibration.shares.tolist()],

@@ -29,7 +29,7 @@ def block(*rows: dict[str, Any], model: str = "135m", cold: str | None = None) -
 
 
 def result(*blocks: dict[str, Any]) -> dict[str, Any]:
-    return {"blocks": list(blocks), "ceilings": [], "parity": []}
+    return {"blocks": list(blocks), "ceilings": [], "parity": [], "memory_of_files": []}
 
 
 @pytest.mark.parametrize(("high", "met"), [(0.8, True), (0.80001, False)])

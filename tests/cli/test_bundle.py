@@ -36,7 +36,8 @@ def test_verified(corella, bundle):
     assert told[1].startswith("CRM: 64 rows, greatest difference ")
     assert told[2] == "prompts: 63 compared by token ids"
     assert told[3].startswith("LLM: ")
-    assert told[4] == "tiny@1: verified"
+    assert told[4].startswith("fusion: replace, greatest difference ")
+    assert told[5] == "tiny@1: verified"
 
 
 def test_without_llm_says_so(corella, crm_bundle):

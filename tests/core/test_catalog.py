@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError
-from corella_edge.request import Event
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 VALUES = TEXT | st.none() | st.integers() | st.floats(allow_nan=False) | st.lists(TEXT, max_size=3)
@@ -24,7 +23,7 @@ def test_a_catalogue_survives_its_file(tmp_path_factory: pytest.TempPathFactory,
     found = Catalog.read(path)
     assert found.ids == list(items)
     assert found.attributes == list(items.values())
-    assert found.rows(map(Event, [*items, "nowhere"])) == [*range(len(items)), len(items)]
+    assert found.row_of == {item: row for row, item in enumerate(items)}
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,11 @@ SEALED: dict[str, tuple[str, Attack, str]] = {
     "routing: nan": (
         "routing.json", edit("routing.json", "calibration", to={"shares": [0, 1], "thresholds": [None, float("nan")]}),
         "wrong"),
+    "routing: a rule of fusion that is none": (
+        "routing.json", edit("routing.json", "fusion", to={"rule": "vote"}), "fusion.rule: 'vote' is none of"),
+    "routing: a weight without end": (
+        "routing.json", edit("routing.json", "fusion", to={"rule": "stack", "weights": [0, 0, float("inf")]}),
+        "fusion.weights: expected three numbers"),
     "prompt: a token id below 0": ("prompt.json", edit("prompt.json", "tokens", "yes", to=-1), "token id -1 is"),
     "prompt: a token id beyond the vocabulary": (
         "prompt.json", edit("prompt.json", "tokens", "no", to=261), "token id 261 is outside the vocabulary"),

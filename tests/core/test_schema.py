@@ -269,16 +269,39 @@ def test_what_is_large_is_not_kept_alive(world: Any, count: int, kept: bool) -> 
     encoder = FeatureEncoder(world.schema, world.catalog)
     history, slate = tuple([Event("a", 1.0)] * count), tuple([Candidate("a")] * count)
     before = sys.getrefcount(history), sys.getrefcount(slate)
-    encoder.encode(User("u1", {}, history), slate)
+    for _ in range(2):
+        encoder.encode(User("u1", {}, history), slate)
     assert (sys.getrefcount(history) > before[0], sys.getrefcount(slate) > before[1]) == (kept, kept)
     encoder.forget()
     assert (sys.getrefcount(history), sys.getrefcount(slate)) == before
 
 
+def test_what_comes_once_is_not_kept_alive(world: Any) -> None:
+    history, slate = (Event("a", 1.0), Event("b")), (Candidate("a"), Candidate("b"))
+    before = sys.getrefcount(history), sys.getrefcount(slate)
+    encoder = FeatureEncoder(world.schema, world.catalog)
+    encoder.encode(User("u1", {}, history), slate)
+    assert (sys.getrefcount(history), sys.getrefcount(slate)) == before
+
+
+def test_a_history_in_the_place_of_a_freed_one_is_not_taken_for_it(world: Any) -> None:
+    encoder, places = FeatureEncoder(world.schema, world.catalog), set()
+    for number in range(40):
+        history = (*[Event("abc"[number % 3], 1.0 + number % 5)] * 16, Event("d", 3.0))
+        places.add(id(history))
+        feed, _ = encoder.encode(User("u1", {}, history), [Candidate("a")])
+        assert feed["profile"].tolist() == [pytest.approx(slow_moments(history[-5:]), rel=1e-4, abs=1e-4)]
+        del history
+    assert len(places) < 40  # else nothing was tried
+
+
 def test_what_candidates_bring_is_not_kept_alive(world: Any) -> None:
     genres = ["Drama"] * 100
     before = sys.getrefcount(genres)
-    world.encoder.encode(User("u1"), (Candidate("a", {"genres": genres}),))
+    slate = (Candidate("a", {"genres": genres}),)
+    for _ in range(2):
+        world.encoder.encode(User("u1"), slate)
+    del slate
     assert sys.getrefcount(genres) == before
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from corella_edge import metrics
+from corella_edge.fusion import RULES, Fusion
 from corella_edge.router import RATIOS, Calibration
 from corella_edge_export.study import shares
-from corella_edge_export.study.fusion import ENOUGH, RULES, Fusion, fit_logistic, fused, fusion, routed
+from corella_edge_export.study.fusion import ENOUGH, fit_logistic, fused, fusion, routed
 from corella_edge_export.study.scored import METRICS, Judge, Pair, Scored
 from study_rows import pair, rows
 
@@ -158,9 +159,9 @@ def test_stack_is_fitted_on_the_routed_validation_rows_if_they_suffice() -> None
     np.testing.assert_allclose(weights(valid, threshold), weights(near, 0.0))
     everything = weights(valid, 0.0)
     few = Calibration.fit(valid.entropies).threshold(0.02)
-    assert (weights(valid, few) == everything).all()
+    assert weights(valid, few) == everything
     one_class = replace(valid, labels=np.where(routed(valid, threshold), 1, valid.labels).astype(np.int8))
-    assert (weights(one_class, threshold) == weights(one_class, 0.0)).all()
+    assert weights(one_class, threshold) == weights(one_class, 0.0)
 
 
 def test_the_point_of_operation_knows_validation_rows_alone() -> None:

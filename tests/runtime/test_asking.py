@@ -150,9 +150,7 @@ def test_what_would_come_too_late_is_not_asked_and_the_hardest_is(held: tuple[Ll
 def test_forgetting_makes_the_llm_compute_anew(llm: Llm) -> None:
     def evaluated() -> int:
         asking = llm.begin(USER, candidates(2), np.array([0.2, 0.1]), None)
-        assert asking.future is not None
-        asking.future.result(20)
-        assert {answer.reason for answer in asking.answers()} == {""}
+        assert _reasons(asking) == {""}
         return asking.work().evaluated
 
     first, again = evaluated(), evaluated()
@@ -161,11 +159,18 @@ def test_forgetting_makes_the_llm_compute_anew(llm: Llm) -> None:
     assert again == evaluated()
 
 
+def _reasons(asking: Asking) -> set[str]:
+    """Of the answers, once they are all there."""
+    assert asking.future is not None
+    asking.future.result(20)
+    return {answer.reason for answer in asking.answers()}
+
+
 def test_a_stopped_child_holds_nobody_up(root: Path) -> None:
     with Engine.open(root, llm="process", llm_threads=1, tuned=False) as engine:
         assert engine.llm
         llm, inner = engine.llm, engine.llm.backend.inner  # type: ignore[attr-defined]
-        assert {answer.reason for answer in llm.ask(USER, candidates(3), np.ones(3), None)} == {""}
+        assert _reasons(llm.begin(USER, candidates(3), np.ones(3), None)) == {""}
         os.kill(inner.pid, signal.SIGSTOP)
         late = [_late(llm) for _ in range(10)]
         os.kill(inner.pid, signal.SIGCONT)

@@ -78,6 +78,7 @@ def test_more_candidates_than_a_run_takes(side: Side, monkeypatch: pytest.Monkey
 
 def test_the_users_arrays_have_one_row_and_serve_the_next_request(side: Side) -> None:
     user = User("u2", {}, (Event("i1", 5.0), Event("i2", 1.0)))
+    side.encoder.encode(user, [Candidate("i5")])  # what comes once is not remembered
     first, _ = side.encoder.encode(user, [Candidate("i5")])
     feed, _ = side.encoder.encode(user, [Candidate(f"i{i}") for i in range(20)])
     for item in side.encoder.schema.fields:

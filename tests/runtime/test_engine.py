@@ -11,6 +11,7 @@ import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -553,3 +554,12 @@ def test_what_counts_of_a_history_scores_as_the_whole_one(echo: Engine, events: 
     scores = [echo.rank(Request(who, candidates, threshold="ratio:1")) for who in (whole, part)]
     assert [found.llm.tolist() for found in scores] == [scores[0].llm.tolist()] * 2
     assert [found.crm.tolist() for found in scores] == [scores[0].crm.tolist()] * 2
+
+
+def test_a_misspelt_feature_is_told_to_those_who_are_strict(engine: Engine) -> None:
+    misspelt = Request(user(), (Candidate("i1", {"genre": ["Drama"]}),), threshold="ratio:0")
+    assert len(engine.rank(misspelt).items) == 1
+    with pytest.raises(InputError, match=r"candidates\[0\].features: no model reads 'genre'.*did you mean 'genres'"):
+        engine.rank(replace(misspelt, strict=True))
+    known = Candidate("i1", {"genres": ["Drama"], "title": "Film"})
+    assert engine.rank(replace(misspelt, candidates=(known,), strict=True)).items == ("i1",)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.kept import KeptPrefixes
-from corella_edge_runtime.llm.packing import HORIZON, SAFETY, Ask, Base, Room, hopeless, in_time, pack
+from corella_edge_runtime.llm.kept import KeptPrefixes, Spare, size_class
+from corella_edge_runtime.llm.packing import HORIZON, SAFETY, STRANGERS, Ask, Base, Room, hopeless, in_time, pack
 from corella_edge_runtime.llm.tree import Leaf, Rows, TokenIds, common_length, unfold
 
 IDS = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)
@@ -109,6 +109,15 @@ def test_decodes_are_of_even_size() -> None:
         sizes.append(200 - base.length + sum(len(t.suffix) for t in targets))
         base, asks = Base(200), asks[len(targets) :]
     assert sizes == [520 - 40, 280, 240]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 200)), min_size=1, max_size=30))
+def test_users_share_a_decode_only_while_it_is_small(sizes: list[tuple[int, int]]) -> None:
+    prompts = [Prompt((user,) * 90, (100 + i,) * size) for i, (user, size) in enumerate(sizes)]
+    targets = pack([Ask(prompt) for prompt in prompts], lambda _: Base(0), Room(512, 64, 10_000))
+    prefixes = {target.prefix for target in targets}
+    tokens = 90 * len(prefixes) + sum(len(target.suffix) for target in targets)
+    assert tokens <= (512 if len(prefixes) == 1 else STRANGERS)
 
 
 def _due(deadline: float | None) -> float:
@@ -213,3 +222,52 @@ def test_a_longer_history_replaces_the_shorter(longer: TokenIds) -> None:
     kept.put((1, 2), np.zeros(1, np.uint8))
     kept.put(longer, np.zeros(1, np.uint8))
     assert kept._sorted == [longer]
+
+
+@given(st.lists(st.tuples(IDS, st.booleans()), max_size=40), st.integers(1, 30))
+def test_states_in_used_memory_are_what_was_put(puts: list[tuple[TokenIds, bool]], budget: int) -> None:
+    kept, most = KeptPrefixes(budget), 0
+    for number, (tokens, forget) in enumerate(puts):
+        if forget:
+            kept.clear()
+        if len(tokens) <= budget and not kept.touch(tokens):
+            most = max(most, kept.bytes + 40 * len(tokens))
+            state = kept.room(40 * len(tokens))
+            assert len(state) == 40 * len(tokens)
+            state[:] = number
+            kept.put(tokens, state)
+        for own, state in kept._states.items():
+            assert len(state) == 40 * len(own)
+            assert len(set(state.tolist())) == 1
+        assert len({state[0] for state in kept._states.values()}) == len(kept)
+        assert kept.bytes + kept._spare._bytes <= 1.125 * most
+
+
+def test_a_prefix_that_comes_takes_the_memory_of_one_that_left() -> None:
+    kept, seen = KeptPrefixes(20), set()
+    for start in range(0, 100, 10):
+        state = kept.room(4000 + start % 30)
+        seen.add(state.ctypes.data)
+        kept.put(tuple(range(start, start + 10)), state)
+    assert kept.evictions == 8
+    assert len(seen) == 3
+
+
+@given(st.integers(1, 10**9))
+def test_memory_is_rounded_up_by_less_than_an_eighth(size: int) -> None:
+    assert size <= size_class(size) < size * 9 / 8 + 1
+    assert size_class(size_class(size)) == size_class(size)
+
+
+def test_what_is_spare_leaves_when_it_is_too_much() -> None:
+    spare, size = Spare(), size_class(1000)
+    states = [spare.take(1000) for _ in range(4)]
+    spare.used(4 * size)
+    for state in states:
+        spare.give(state)
+    spare.used(0)
+    assert spare._bytes == 4 * size
+    spare.used(3 * size)
+    assert spare._bytes == size
+    spare.used(4 * size)
+    assert spare._bytes == 0

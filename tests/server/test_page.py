@@ -553,6 +553,17 @@ def test_another_version_s_curve_is_fetched_when_the_server_changes_over(watched
     assert tab.locator("#bundle").inner_text() == "tiny@2 · 10 % of the users: tiny@3"
 
 
+@pytest.mark.parametrize(("rule", "told"), [("stack", True), ("replace", False)])
+def test_a_rule_that_makes_one_of_both_scores_is_told(watched, served, rule, told):
+    curve = {**httpx.get(f"{served.url}/page/curve").json(), "fusion": rule}
+    watched.context.route("**/page/curve", lambda route: route.fulfill(json=curve))
+    watched.tab.goto(served.url)
+    settle(watched.tab)
+    words = watched.tab.locator("#status").inner_text()
+    assert words.startswith("The LLM was asked about ")
+    assert ("Its score and the CRM's count together (stack)." in words) == told
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 700, 1000, 1400, 2000])
 def test_no_width_needs_sideways_scrolling_and_texts_can_be_read(browser, served, width, scheme):

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from corella_edge.fusion import sigmoid
 from corella_edge.router import RATIOS
 from corella_edge_export.study.boundary import SHARE, boundary, calibration
-from corella_edge_export.study.fusion import sigmoid
 from corella_edge_export.study.groups import about, by_user, parts, thirds
 from corella_edge_export.study.scored import Floats, Json, Judge, Pair, Scored, gains, percents, shown
 from corella_edge_export.study.shares import CANDIDATES, curve, operating_point, operation

@@ -1,49 +1,37 @@
-"""How the LLM's score and the CRM's become one on routed rows: `replace`, `blend`, `stack`."""
+"""Fusion rules as the study fits and applies them; what each does is in `corella_edge.fusion`, as serving has it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from corella_edge.metrics import EPSILON
+from corella_edge.fusion import RULES, Fusion, fuse, logit, sigmoid
 from corella_edge.router import is_routed
 from corella_edge_export.study.scored import Floats, Mask, Scored
 
-RULES = ("replace", "blend", "stack")
 ENOUGH = 200  # routed validation rows that `stack` wants
 RIDGE = 1e-3  # against nll in nats summed over rows: nothing beside 200 rows, but fits of equal columns stay finite
 
 
-@dataclass(frozen=True)
-class Fusion:
-    """A rule; `weights` float64 [3] (intercept, CRM's logit, LLM's logit) is there for `stack` alone."""
-
-    rule: str
-    weights: Floats | None = None
-
-    def __call__(self, crm: Floats, llm: Floats) -> Floats:
-        """float64 [m] from both models' probabilities float64 [m]."""
-        if self.rule == "replace":
-            return llm
-        weights = np.asarray([0.0, 0.5, 0.5]) if self.weights is None else self.weights
-        return sigmoid(_columns(crm, llm) @ weights)
-
-
 def fusion(rule: str, valid: Scored, threshold: float) -> Fusion:
-    """The rule, fitted where it needs it on the validation rows that this threshold routes.
-
-    Those rows lie near the boundary and are the ones the fit is for; fewer than `ENOUGH`, or of one class, are too
-    few, and then all rows with an answer of the LLM count.
-    """
+    """The rule, fitted where it needs it on the validation rows that this threshold routes (see `fitting`)."""
     if rule not in RULES:
         raise ValueError(f"rule: {rule} is none of {', '.join(RULES)}")
     if rule != "stack":
         return Fusion(rule)
+    rows = routed(valid, fitting(valid, threshold))
+    weights = fit_logistic(_columns(valid.crm[rows], valid.llm[rows]), valid.labels[rows] > 0)
+    intercept, of_crm, of_llm = weights.tolist()
+    return Fusion(rule, (intercept, of_crm, of_llm))
+
+
+def fitting(valid: Scored, threshold: float) -> float:
+    """The threshold whose routed rows `stack` is fitted on: the given one, or 0 for all with an answer of the LLM.
+
+    Rows near the boundary are the ones the fit is for; fewer than `ENOUGH`, or of one class, are too few.
+    """
     rows = routed(valid, threshold)
-    if rows.sum() < ENOUGH or len(np.unique(valid.labels[rows])) < 2:
-        rows = valid.answered
-    return Fusion(rule, fit_logistic(_columns(valid.crm[rows], valid.llm[rows]), valid.labels[rows] > 0))
+    few = rows.sum() < ENOUGH or len(np.unique(valid.labels[rows])) < 2
+    return 0.0 if few else threshold
 
 
 def routed(rows: Scored, threshold: float) -> Mask:
@@ -53,22 +41,7 @@ def routed(rows: Scored, threshold: float) -> Mask:
 
 def fused(rows: Scored, chosen: Mask, rule: Fusion) -> Floats:
     """float64 [n]: the rule's scores on the chosen rows, the CRM's on all others."""
-    p = rows.crm.copy()
-    p[chosen] = rule(rows.crm[chosen], rows.llm[chosen])
-    return p
-
-
-def logit(p: Floats) -> Floats:
-    """Log-odds, of probabilities clipped to [1e-7, 1 - 1e-7]."""
-    clipped = np.clip(p, EPSILON, 1 - EPSILON)
-    odds: Floats = np.log(clipped) - np.log1p(-clipped)
-    return odds
-
-
-def sigmoid(x: Floats) -> Floats:
-    """The logistic function, without overflow."""
-    half: Floats = 0.5 * (1.0 + np.tanh(0.5 * x))
-    return half
+    return fuse(rows.crm, rows.llm, chosen, rule)
 
 
 def _columns(crm: Floats, llm: Floats) -> Floats:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from corella_edge.fusion import REPLACE, RULES, Fusion
 from corella_edge.metrics import Ints, Sampled, auc, row_loss
 from corella_edge.router import RATIOS, Calibration
-from corella_edge_export.study.fusion import RULES, Fusion, fused, fusion, routed
+from corella_edge_export.study.fusion import fused, fusion, routed
 from corella_edge_export.study.scored import (
     Figures,
     Floats,
@@ -60,7 +61,7 @@ def compared(figures: Figures, judge: Judge) -> Json:
 
 def replaced(rows: Scored, chosen: Mask) -> Floats:
     """float64 [n]: the LLM's scores on the chosen rows."""
-    return fused(rows, chosen, Fusion("replace"))
+    return fused(rows, chosen, REPLACE)
 
 
 def random_line(judge: Judge, count: int, seed: int, draws: int = RANDOM_DRAWS) -> Figures:
@@ -109,7 +110,7 @@ class Operation:
         """The choice, and the share of rows it routes."""
         weights = self.fusion.weights
         return {
-            "rule": self.fusion.rule, "weights": None if weights is None else weights.tolist(), "ratio": self.ratio,
+            "rule": self.fusion.rule, "weights": None if weights is None else list(weights), "ratio": self.ratio,
             "threshold": number(self.threshold), "valid_auc": number(self.valid_auc),
             "share": float(routed(rows, self.threshold).mean()),
         }  # fmt: skip

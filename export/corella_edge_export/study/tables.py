@@ -89,6 +89,12 @@ def users(result: Json) -> Iterator[str]:
             yield _row("", f"routed - {MODELS[other]}", "", *(figure(gains[metric], "+") for metric in METRICS))
 
 
+def ends(rule: str) -> str:
+    """What the first and the last row of a table by routed share are, under a fusion rule."""
+    last = "the LLM alone" if rule == "replace" else f"`{rule}` of both models wherever the LLM answers"
+    return f"Share 0 is the CRM alone, share 1 {last}"
+
+
 def curve(result: Json, metric: str) -> Iterator[str]:
     """One metric of every line at every share."""
     lines = lines_of(result)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge import metrics
+from corella_edge.fusion import REPLACE, Fusion, fuse
 from corella_edge.jsonlines import Traffic
 from corella_edge.metrics import Bootstrap, Interval, Sampled, sampled_auc
 from corella_edge.router import entropy, is_routed
@@ -19,12 +20,16 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Both models' scores of labelled rows: crm, llm (nan = no answer) float64 [n], labels int8 [n], users [n]."""
+    """Both models' scores of labelled rows: crm, llm (nan = no answer) float64 [n], labels int8 [n], users [n].
+
+    `fusion` is what makes one of both where routed.
+    """
 
     crm: Floats
     llm: Floats
     labels: npt.NDArray[np.int8]
     users: tuple[str, ...]
+    fusion: Fusion = REPLACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,9 @@ class RoutedQuality:
     gain: Interval
 
 
-def score(rank: Rank, rows: Sequence[Traffic], users: Sequence[str], progress: Progress) -> Labelled:
+def score(
+    rank: Rank, rows: Sequence[Traffic], users: Sequence[str], progress: Progress, fusion: Fusion = REPLACE
+) -> Labelled:
     """Ask both models about every labelled candidate, once."""
     crm: list[float] = []
     llm: list[float] = []
@@ -53,13 +60,13 @@ def score(rank: Rank, rows: Sequence[Traffic], users: Sequence[str], progress: P
         labels += [label for _, label in known]
         owners += [user] * len(known)
         progress("labelled rows", number, len(rows))
-    return Labelled(np.asarray(crm), np.asarray(llm), np.asarray(labels, dtype=np.int8), tuple(owners))
+    return Labelled(np.asarray(crm), np.asarray(llm), np.asarray(labels, dtype=np.int8), tuple(owners), fusion)
 
 
 def routed(data: Labelled, nats: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Final probabilities float64 [n] at a threshold, and which rows are the LLM's bool [n]."""
+    """Final probabilities float64 [n] at a threshold, and in which rows the LLM's score counts bool [n]."""
     chosen = is_routed(entropy(data.crm), nats) & ~np.isnan(data.llm)
-    return np.where(chosen, data.llm, data.crm), chosen
+    return fuse(data.crm, data.llm, chosen, data.fusion), chosen
 
 
 def at_threshold(data: Labelled, nats: float, bootstrap: Bootstrap, crm: Sampled | None = None) -> RoutedQuality:

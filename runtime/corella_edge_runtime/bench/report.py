@@ -63,7 +63,8 @@ def notes(result: Result) -> list[str]:
         f"Measured: {result['measured']}; {timed} requests a ratio, ratios interleaved, after a warm-up.",
         f"Requests: {made['source']} ({made['users']} users); {new:.0%} of them by another user than the one before, "
         "so that the LLM has to read a history anew.",
-        "ratio: asked for; share: of the timed candidates, the LLM's; ms per candidate = request / candidates.",
+        "ratio: asked for; share: of the timed candidates, those in which the LLM's score counts "
+        f"({result['fusion']['rule']}); ms per candidate = request / candidates.",
         f"AUC: {made['labelled_rows']:,} labelled rows, each scored once by both models; 95 % by bootstrap over users.",
         f"Threads: CRM {settings['crm_threads']}, LLM {settings['llm_threads']}. "
         f"Other processes took {found['foreign']:.1%} of the cores, other machines (steal) {found['steal']:.1%}.",

@@ -78,7 +78,7 @@ def run(engine: Engine, file: Path | None, settings: Settings, progress: Progres
     limits = Limits(settings.repeat, settings.seconds)
     timed = measure(engine.rank, engine.stats, work.requests, settings.ratios, limits, settings.seed, progress)
     head["disturbance"] = machine.disturbance(before, machine.ticks())
-    data = quality.score(engine.rank, work.labelled, work.users, progress)
+    data = quality.score(engine.rank, work.labelled, work.users, progress, engine.fusion)
     nats = [engine.parse_threshold(as_threshold(ratio)).nats for ratio in settings.ratios]
     rows = [_ratio(i, settings.ratios[i], nats[i], timed) | found for i, found in enumerate(_qualities(data, nats))]
     return {**head, "ceiling": floor, "ratios": rows}
@@ -94,6 +94,7 @@ def _head(engine: Engine, file: Path | None, settings: Settings, work: Plan) -> 
         "versions": machine.versions(),
         "settings": asdict(settings),
         "llm": engine.llm is not None,
+        "fusion": engine.fusion.to_json(),
         "provider": engine.crm.provider,
         "warnings": list(engine.warnings),
         "traffic": _traffic(file, work),

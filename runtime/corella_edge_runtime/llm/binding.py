@@ -11,7 +11,7 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,10 @@ class NoContextError(InputError):
     """llama.cpp can not make a context, most likely for want of memory: no fault of the bundle's."""
 
 
+def _fresh(size: int) -> npt.NDArray[np.uint8]:
+    return np.empty(size, np.uint8)
+
+
 class Context:
     """KV cells and compute buffers of a model. One thread at a time.
 
@@ -210,10 +214,10 @@ class Context:
         """How many positions a sequence holds."""
         return int(C.llama_memory_seq_pos_max(self._memory, sequence)) + 1
 
-    def save(self, sequence: int) -> npt.NDArray[np.uint8]:
-        """A sequence's cells as bytes, uint8."""
+    def save(self, sequence: int, room: Callable[[int], npt.NDArray[np.uint8]] = _fresh) -> npt.NDArray[np.uint8]:
+        """A sequence's cells as bytes, uint8, in the memory that `room` gives for so many."""
         size = C.llama_state_seq_get_size(self.handle, sequence)
-        state = np.empty(size, np.uint8)
+        state = room(size)
         written = C.llama_state_seq_get_data(self.handle, _pointer(state, ctypes.c_uint8), size, sequence)
         if written != size:
             raise DecodeError(f"llama.cpp wrote {written} of {size} bytes of a sequence")

@@ -26,6 +26,7 @@ class KeptPrefixes:
         self.evictions = 0
         self._sorted: list[TokenIds] = []
         self._states: OrderedDict[TokenIds, State] = OrderedDict()
+        self._spare = Spare()
 
     def __len__(self) -> int:
         return len(self._states)
@@ -51,6 +52,10 @@ class KeptPrefixes:
             self._states.move_to_end(kept)
         return bool(kept) and length == len(tokens)
 
+    def room(self, size: int) -> State:
+        """Memory for a state of `size` bytes: of one that left, if that fits; its content is whatever was there."""
+        return self._spare.take(size)
+
     def put(self, tokens: TokenIds, state: State) -> None:
         """Keep a prefix; one that it extends leaves, others as the budget asks."""
         if not tokens or len(tokens) > self.budget:
@@ -65,16 +70,64 @@ class KeptPrefixes:
         insort(self._sorted, tokens)
         self.tokens += len(tokens)
         self.bytes += state.nbytes
+        self._spare.used(self.bytes)
         while self.tokens > self.budget:
             self.evictions += 1
             self._drop(next(iter(self._states)))
+        self._spare.used(self.bytes)
 
     def clear(self) -> None:
+        for state in self._states.values():
+            self._spare.give(state)
         self._sorted.clear()
         self._states.clear()
         self.tokens = self.bytes = 0
 
     def _drop(self, tokens: TokenIds) -> None:
-        self.bytes -= self._states.pop(tokens).nbytes
+        state = self._states.pop(tokens)
+        self.bytes -= state.nbytes
+        self._spare.give(state)
         del self._sorted[bisect_left(self._sorted, tokens)]
         self.tokens -= len(tokens)
+
+
+class Spare:
+    """Memory of states that left, for those that come: fresh pages cost more than what is copied into them.
+
+    With what is in use it is never more than once was in use, but for the rounding of sizes.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[State]] = {}
+        self._bytes = self._most = 0
+
+    def take(self, size: int) -> State:
+        """`size` bytes, uint8."""
+        capacity = size_class(size)
+        found = self._free.get(capacity)
+        if not found:
+            return np.empty(capacity, np.uint8)[:size]
+        self._bytes -= capacity
+        return found.pop()[:size]
+
+    def give(self, state: State) -> None:
+        """Take back what `take` gave."""
+        whole = state if state.base is None else state.base
+        if whole.nbytes == size_class(state.nbytes):
+            self._free.setdefault(whole.nbytes, []).append(whole)
+            self._bytes += whole.nbytes
+
+    def used(self, used: int) -> None:
+        """So many bytes are in use: let go of what is too much beside them, the largest first."""
+        self._most = max(self._most, used + used // 8)
+        for capacity in sorted(self._free, reverse=True):
+            free = self._free[capacity]
+            while free and used + self._bytes > self._most:
+                free.pop()
+                self._bytes -= capacity
+
+
+def size_class(size: int) -> int:
+    """`size` bytes rounded up by less than an eighth, so that prefixes of almost one length fit each other's memory."""
+    step = 1 << max(0, size.bit_length() - 4)
+    return -(-size // step) * step

@@ -14,6 +14,9 @@ from corella_edge_runtime.llm.tree import TokenIds
 
 # How far the queue is looked at, in decodes: enough to even out the sizes of the last ones.
 HORIZON = 2
+# Prompts of different users look past each other's cells, and llama.cpp's attention takes cells 256 at a time: beyond
+# that, two decodes are faster than one (5 to 10 % from 0.1 to 106 M parameters, docs/llm.md).
+STRANGERS = 256
 # What is expected of a decode, against what it may take: one that ends too late answers nobody.
 SAFETY = 1.2
 
@@ -90,14 +93,18 @@ def hopeless(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room, 
     late: list[Ask] = []
     prefixes: set[TokenIds] = set()
     prefix: TokenIds | None = None
+    first: TokenIds | None = None
+    most = room.tokens
     tokens = prompts = new = 0
     for ask in asks:
         # A user's prompts hold one tuple, and to look a long one up takes longer than all the rest.
         if ask.prompt.prefix is not prefix:
             prefix = ask.prompt.prefix
             new = 0 if prefix in prefixes else len(prefix) - base(prefix).length
+            first = prefix if first is None else first
         size = new + len(ask.prompt.suffix)
-        decodes = max(1.0, (tokens + size) / room.tokens, (prompts + 1) / room.prompts)
+        most = most if prefix == first else min(room.tokens, STRANGERS)
+        decodes = max(1.0, (tokens + size) / most, (prompts + 1) / room.prompts)
         if ask.deadline is not None and now + SAFETY * cost.seconds(decodes, tokens + size) > ask.deadline:
             late.append(ask)
             continue
@@ -113,7 +120,8 @@ def pack(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room, most
     """Prompts in the order of the queue, until the decode is full; never none if anyone asks.
 
     What is left for a few decodes is dealt out evenly: a last decode of a few tokens would cost almost as much as a
-    full one. After the first prompt, no more are taken than make `most` tokens.
+    full one. After the first prompt, no more are taken than make `most` tokens, and of other users none beyond
+    `STRANGERS`.
     """
     targets, sizes, cells, all_seen = _scan(asks, base, room)
     if not sizes:
@@ -123,7 +131,9 @@ def pack(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room, most
         return [Target(targets[0].prefix[: done + room.tokens], ())]
     fair = sum(sizes) / math.ceil(sum(sizes) / room.tokens) if all_seen else math.inf
     taken = used = filled = 0
-    for size, cell in zip(sizes, cells, strict=True):
+    for target, size, cell in zip(targets, sizes, cells, strict=True):
+        if target.prefix != targets[0].prefix:
+            most = min(most, STRANGERS)
         full = taken == room.prompts or used + size > min(most, room.tokens) or filled + cell > room.cells
         if taken and (full or used >= fair):
             break

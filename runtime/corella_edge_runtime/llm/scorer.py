@@ -282,7 +282,7 @@ class YesNoScorer:
     def _put_by(self, prefix: TokenIds, sequence: int) -> None:
         if 0 < len(prefix) <= self._kept.budget and not self._kept.touch(prefix):
             self._context.cut(sequence, len(prefix))
-            self._kept.put(prefix, self._context.save(sequence))
+            self._kept.put(prefix, self._context.save(sequence, self._kept.room))
 
     def _answer(self, row: int, target: Target) -> Answer:
         yes, no = self._context.logits(row, self._answers)

@@ -221,7 +221,8 @@ _OPTIONS: Json = {
         "type": ["boolean", "null"],
     },
     "strict": {
-        "description": "Fail (503, 504) where the LLM does not answer all it is asked in time.",
+        "description": "Fail where the LLM does not answer all it is asked in time (503, 504), and on features that no "
+        "model reads (422).",
         "type": ["boolean", "null"],
     },
 }
@@ -279,7 +280,8 @@ SCHEMAS: Json = {
         {
             "item": {"type": "string"},
             "rank": {"description": "1 is best.", "type": "integer", "minimum": 1},
-            "probability": _PROBABILITY | {"description": "The LLM's where `routed`, else the CRM's."},
+            "probability": _PROBABILITY
+            | {"description": "By the bundle's fusion rule (without one the LLM's) where `routed`, else the CRM's."},
             "crm": _PROBABILITY,
             "llm": {**_PROBABILITY, "type": ["number", "null"]},
             "entropy": {"description": "Of `crm`, in nats.", "type": "number", "minimum": 0, "maximum": LN2},
@@ -303,7 +305,7 @@ SCHEMAS: Json = {
         {
             "threshold": {"description": "Nats; null: never asked.", "type": ["number", "null"]},
             "wanted": {"description": "Candidates at or above it.", "type": "integer"},
-            "routed": {"description": "Those with the LLM's score.", "type": "integer"},
+            "routed": {"description": "Those in which the LLM's score counts.", "type": "integer"},
             "tokens": _object({"evaluated": {"type": "integer"}, "reused": {"type": "integer"}}, []),
             "milliseconds": {"type": "object", "additionalProperties": {"type": "number"}},
         },

@@ -75,9 +75,10 @@ function show(answer, asking, final) {
   say(final ? `${told(asked, missed, answer.candidates.length)}${by(answer)}` : "The CRM's ranking; the LLM is being asked.");
 }
 
-// Where a canary is tried out, not everybody is answered by the version whose curve is shown.
+// Where a canary is tried out, not everybody is answered by the version whose curve, and rule of fusion, is known.
 function by({ bundle }) {
-  return bundle === state.curve.bundle ? "" : ` Answered by ${bundle}.`;
+  if (bundle !== state.curve.bundle) return ` Answered by ${bundle}.`;
+  return state.curve.fusion === "replace" ? "" : ` Its score and the CRM's count together (${state.curve.fusion}).`;
 }
 
 function told(asked, missed, count) {

@@ -1,0 +1,73 @@
+"""Which rule an export ships, and on which rows it fits it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from corella_edge.errors import ExportError, RecipeError
+from corella_edge.fusion import REPLACE, Fusion, parse_fusion
+from corella_edge.router import Calibration
+from corella_edge_export.bundle_fusion import FIT_SHARE, rule_for
+from corella_edge_export.recipe import load_recipe, recipe_from
+from corella_edge_export.run import deciding
+from corella_edge_export.study.fusion import fusion, routed
+from study_rows import rows
+
+VALID = rows(3000)
+CALIBRATION = Calibration.fit(VALID.entropies)
+
+
+def test_replace_is_told_by_saying_nothing() -> None:
+    assert rule_for("replace", "ratio:0.05", VALID) == (REPLACE, {})
+    assert rule_for("blend", "ratio:0.05", VALID) == (Fusion("blend"), {"fusion": {"rule": "blend"}})
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 1.0])
+def test_stack_is_fitted_on_what_the_bundle_s_own_threshold_routes(share: float) -> None:
+    nats = CALIBRATION.threshold(share)
+    for policy in (f"ratio:{share}", repr(nats)):
+        rule, about = rule_for("stack", policy, VALID)
+        assert rule == fusion("stack", VALID, nats)
+        assert about["fusion"]["fit"] == {
+            "split": "valid", "rows": int(routed(VALID, nats).sum()), "threshold": nats,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", ["ratio:0", "ratio:0.05", "ratio:0.28", "0.693"])
+def test_stack_is_never_fitted_on_less_than_the_study_s_largest_share(policy: str) -> None:
+    nats = CALIBRATION.threshold(FIT_SHARE)
+    rule, about = rule_for("stack", policy, VALID)
+    assert rule == fusion("stack", VALID, nats)
+    assert about["fusion"]["fit"]["threshold"] == nats
+    assert parse_fusion(json.loads(json.dumps(about["fusion"], allow_nan=False))) == rule
+
+
+def test_too_few_rows_near_the_boundary_are_all_rows() -> None:
+    few = rows(300)
+    _, about = rule_for("stack", "ratio:0.3", few)
+    assert about["fusion"]["fit"] == {"split": "valid", "rows": int(few.answered.sum()), "threshold": 0.0}
+
+
+def test_stack_without_rows_of_both_classes_is_refused() -> None:
+    mute = replace(VALID, llm=np.full(len(VALID), np.nan))
+    one_class = replace(VALID, labels=np.ones_like(VALID.labels))
+    for data in (mute, one_class):
+        with pytest.raises(ExportError, match=r"fusion: stack needs .* take blend"):
+            rule_for("stack", "ratio:0.3", data)
+        assert rule_for("blend", "ratio:0.3", data)[0].rule == "blend"
+
+
+def test_recipes_name_the_rule() -> None:
+    rules = {name: load_recipe(name).export.fusion for name in ("demo", "ml-1m-tiny", "ml-1m-small", "collm-ml-1m")}
+    assert rules == {"demo": "replace", "ml-1m-tiny": "replace", "ml-1m-small": "stack", "collm-ml-1m": "stack"}
+    with pytest.raises(RecipeError, match="export, fusion: expected one of 'replace', 'blend', 'stack', got 'vote'"):
+        recipe_from({"name": "x", "export": {"fusion": "vote"}}, "x")
+
+
+def test_a_run_that_was_begun_before_the_key_goes_on() -> None:
+    assert deciding({"export": {"fusion": "replace", "threshold": "0.6"}}) == {"export": {"threshold": "0.6"}}
+    assert deciding({"export": {"fusion": "stack"}}) == {"export": {"fusion": "stack"}}
