@@ -222,7 +222,8 @@ def _wordings(row: Json) -> str:
 
 def _wording_times(part: Json) -> Lines:
     yield f"{_machine(part)} {part['threads']} thread(s), {part['gguf']}, models of seed {part['seed']},"
-    yield f"{part['candidates']} candidates. Short lines: histories equal token by token;"
+    yield f"{part['candidates']} candidates after at most {part['history_lines'] + part['block']} lines of history."
+    yield "Short lines: the histories are equal token by token, so a longer one brings a new user's ratio nearer to 1;"
     yield "repeated: each line is the answered question, as in bundles of the two templates."
     yield ""
     yield "| lines | user | tokens, ours | tokens, the paper's | ours, ms | the paper's, ms | ours / the paper's |"
