@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -251,6 +252,17 @@ def test_a_prefix_that_comes_takes_the_memory_of_one_that_left() -> None:
         kept.put(tuple(range(start, start + 10)), state)
     assert kept.evictions == 8
     assert len(seen) == 3
+
+
+def test_who_keeps_prefixes_without_states_keeps_nothing_of_those_that_left() -> None:
+    kept, state = KeptPrefixes(20), np.empty(0, np.uint8)
+    before = sys.getrefcount(state)
+    for start in range(0, 1000, 10):
+        kept.put(tuple(range(start, start + 10)), state)
+    assert kept.evictions == 98
+    assert sys.getrefcount(state) == before + len(kept)
+    kept.clear()
+    assert sys.getrefcount(state) == before
 
 
 @given(st.integers(1, 10**9))
