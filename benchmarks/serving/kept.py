@@ -19,11 +19,11 @@ def stamped(part: Row) -> Row:
     return {**part, "made": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(), "machine": machine()}
 
 
-def merged(path: Path, name: str, part: Row) -> Row:
+def merged(path: Path, name: str, part: Row, what: str = "serving") -> Row:
     """The file's parts with this one new or in place of the old one."""
     old = json.loads(path.read_text("utf-8"))["parts"] if path.exists() else {}
     parts = {**old, name: part}
-    return {"what": "serving", "parts": parts, "targets": list(_targets(parts))}
+    return {"what": what, "parts": parts, "targets": list(_targets(parts))}
 
 
 def _targets(parts: Mapping[str, Row]) -> Iterator[Row]:

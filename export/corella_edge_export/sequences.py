@@ -2,7 +2,8 @@
 
 One sequence is one prompt prefix: its tokens are exactly what `PromptEncoder` gives at serving time, and every
 question in it may be a target, so one forward pass yields as many scores as there are questions. Where a log holds
-liked events only, a target is no line of it: its question is a branch, which sees the lines before its position.
+liked events only, or its lines are worded otherwise, a target is no line of it: its question is a branch, which sees
+the lines before its position.
 """
 
 from __future__ import annotations
@@ -50,18 +51,39 @@ class Spelling:
     rng: np.random.Generator
 
 
+class Questions:
+    """Items → their questions' tokens, in an encoder's words."""
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        self.encoder = encoder
+        self._spelled: dict[int, list[int]] = {}
+
+    def of(self, item: int, spelling: Spelling | None) -> list[int] | None:
+        """An item's question, or None when it has no title."""
+        question = self.encoder.item(item)
+        if spelling is None or question is None or spelling.rng.random() >= spelling.rate:
+            return question
+        if item not in self._spelled:
+            text = self.encoder.template.item_text(self.encoder.catalog.attributes[item])
+            self._spelled[item] = spelling.spell(text or "")
+        return self._spelled[item]
+
+
 class SequenceBuilder:
     """Turns stretches of a user's log into sequences."""
 
-    def __init__(self, data: PreparedData, encoder: PromptEncoder) -> None:
+    def __init__(self, data: PreparedData, encoder: PromptEncoder, lines: PromptEncoder | None = None) -> None:
+        """`lines` words the history where that is not the question's own text; no target is a line of it then."""
         self.data, self.encoder = data, encoder
-        self._spelled: dict[int, list[int]] = {}
+        self._asked = Questions(encoder)
+        self._told = self._asked if lines is None else Questions(lines)
+        self._targets_in_lines = data.rows_in_log and lines is None
 
     def build(
         self, user: int, start: int, targets: Targets, split: Split, spelling: Spelling | None = None
     ) -> Sequence:
         """Events `start` … the last target of a user."""
-        if not self.data.rows_in_log:
+        if not self._targets_in_lines:
             return self._branching(user, start, targets, split, spelling)
         return self._straight(user, start, dict(targets), split, spelling)
 
@@ -74,7 +96,7 @@ class SequenceBuilder:
             ends.append(len(ids))
         branches, places, rows = [], [], []
         for position, row in targets:
-            question = self._question(int(split.items[row]), spelling)
+            question = self._asked.of(int(split.items[row]), spelling)
             if question is not None:
                 branches.append((len(ids), ends[position - start]))
                 ids += question
@@ -89,7 +111,7 @@ class SequenceBuilder:
         row = int(self.data.log.offsets[user]) + position
         item, rating = int(self.data.log.items[row]), float(self.data.log.ratings[row])
         event = Event(self.data.item_ids[item], None if np.isnan(rating) else rating)
-        return self.encoder.line(self._question(item, spelling), event)
+        return self._told.encoder.line(self._told.of(item, spelling), event)
 
     def _straight(
         self, user: int, start: int, targets: dict[int, int], split: Split, spelling: Spelling | None
@@ -103,7 +125,7 @@ class SequenceBuilder:
         rows: list[int] = []
         for position in range(start, last + 1):
             item = int(log.items[first + position])
-            question = self._question(item, spelling)
+            question = self._asked.of(item, spelling)
             if question is not None and position in targets:
                 places.append(len(ids) + len(question) - 1)
                 rows.append(targets[position])
@@ -115,15 +137,6 @@ class SequenceBuilder:
                 ids += question
         chosen = np.asarray(rows, dtype=np.int64)
         return Sequence(np.asarray(ids, np.int32), np.asarray(places, np.int32), split.labels[chosen], chosen)
-
-    def _question(self, item: int, spelling: Spelling | None) -> list[int] | None:
-        question = self.encoder.item(item)
-        if spelling is None or question is None or spelling.rng.random() >= spelling.rate:
-            return question
-        if item not in self._spelled:
-            text = self.encoder.template.item_text(self.encoder.catalog.attributes[item])
-            self._spelled[item] = spelling.spell(text or "")
-        return self._spelled[item]
 
     def profile(self, user: int) -> User:
         features = {name: self.data.users[name][user] for name in self.data.user_attributes}

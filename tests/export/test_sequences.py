@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from corella_edge.catalog import Catalog
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge_export.data.prepared import SPLITS
-from corella_edge_export.sequences import SequenceBuilder, bucketed
+from corella_edge_export.sequences import SequenceBuilder, Spelling, bucketed
 
 YES, NO, BOS = 1_200_001, 1_200_002, 1_200_003
 TEMPLATE = Template(item="{title}, {genres}:", profile={"age": "{}"}, history_lines=4, block=3)
@@ -98,6 +100,40 @@ def test_the_answers_in_a_sequence_are_the_ratings(fitted: Any) -> None:
             last = int(split.positions[sequence.rows].max())
             ratings = log.ratings[log.offsets[user] :][last - len(answers) : last]
             assert answers == [bool(r > 3 or r != r) for r in ratings]
+
+
+def worded(fitted: Any) -> SequenceBuilder:
+    """Longer questions after the usual lines."""
+    asked = builder(fitted, replace(TEMPLATE, item="{title}, {genres}. Is it good?")).encoder
+    return SequenceBuilder(fitted.data, asked, builder(fitted).encoder)
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_lines_worded_otherwise_are_seen_and_never_asked(fitted: Any, name: str) -> None:
+    made, usual = worded(fitted), builder(fitted).encoder
+    data, split = fitted.data, fitted.data.split(name)
+    seen = []
+    for sequence in made.exact(split, everyone(split)):
+        for (start, visible), place, row in zip(sequence.branches, sequence.positions, sequence.rows, strict=True):
+            request = data.request(int(split.users[row]), int(split.positions[row]), [int(split.items[row])])
+            assert sequence.tokens[:visible].tolist() == usual.prefix(request.user)
+            assert sequence.tokens[start : place + 1].tolist() == made.encoder.suffix((request.candidates or ())[0])
+            seen.append(int(row))
+    assert sorted(seen) == list(range(len(split.users)))
+
+
+def test_a_spelled_question_keeps_the_words_of_its_place(fitted: Any) -> None:
+    made, split, mark = worded(fitted), fitted.data.split("train"), 1_200_009
+    spelling = Spelling(1.0, lambda text: [mark, *map(ord, text)], np.random.default_rng(0))
+    texts = {True: made.encoder.template, False: TEMPLATE}
+    expected = {asked: {template.item_text(a) for a in made.encoder.catalog.attributes}
+                for asked, template in texts.items()}  # fmt: skip
+    for sequence in made.training(split, everyone(split)[:5], 0, spelling):
+        tokens = sequence.tokens.tolist()
+        starts = [i for i, token in enumerate(tokens) if token == mark]
+        for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True):
+            text = "".join(chr(t) for t in takewhile(lambda t: t not in (YES, NO), tokens[start + 1 : end]))
+            assert text in expected[start >= sequence.trunk]
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 200), st.integers(0, 5))
