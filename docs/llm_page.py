@@ -12,6 +12,7 @@ from serving_page import between
 Json = dict[str, Any]
 Lines = Iterator[str]
 NOT_YET = "Not measured yet."
+ENOUGH = 15  # pairs; where there are fewer, the page says so
 
 
 def page(text: str, results: Path) -> str:
@@ -26,12 +27,13 @@ def page(text: str, results: Path) -> str:
 def _machine(result: Json) -> str:
     machine, versions = result["machine"], result["versions"]
     tools = ", ".join(f"{name} {versions[name]}" for name in ("llama_cpp", "onnxruntime") if name in versions)
-    made = f"{result['made'][:10]}, commit {result['commit'][:12]}"
+    made = f"{result['made'][:10]}, commit {result['commit']}"
     return f"{machine['cpu']}, {machine['cores']} core(s), {tools}; {made}."
 
 
 def _interval(ratio: Json, digits: int = 3) -> str:
-    return f"{ratio['median']:.{digits}f} [{ratio['low']:.{digits}f}, {ratio['high']:.{digits}f}]"
+    few = f" of {ratio['pairs']} pair(s)" if ratio.get("pairs", ENOUGH) < ENOUGH else ""
+    return f"{ratio['median']:.{digits}f} [{ratio['low']:.{digits}f}, {ratio['high']:.{digits}f}]{few}"
 
 
 def _void(row: Json) -> str:
@@ -53,6 +55,7 @@ def _scoring(result: Json) -> Lines:
     yield f"{_machine(result)} {result['threads']} thread(s)."
     yield "Shapes: (a1) 1 user, prefix 200 tokens, 20 candidates of 40;"
     yield "(a2) the same with candidates of 10; (b) 64 unrelated prompts of 240; (c) users who return."
+    yield from _blocks(result)
     yield ""
     yield from _targets(result["targets"])
     for one in result["ceilings"]:
@@ -67,6 +70,17 @@ def _scoring(result: Json) -> Lines:
     yield from _memory(result)
 
 
+def _blocks(result: Json) -> Lines:
+    """Among which types "best" was sought, and which blocks are of an earlier commit."""
+    blocks = [(f"{one['model']} {one['shape']}", one) for one in result["blocks"]]
+    tried = [f"{name}: {', '.join(one['plan']['types'])}" for name, one in blocks if "plan" in one]
+    if tried:
+        yield f"GGUF types tried: {'; '.join(tried)}."
+    older = [f"{name}: {one['commit']}" for name, one in blocks if one.get("commit", "") not in ("", result["commit"])]
+    if older:
+        yield f"Measured at other commits: {'; '.join(older)}."
+
+
 def _targets(found: list[Json], digits: int = 3) -> Lines:
     yield "| target | found | wanted | |"
     yield "|---|---|---|---|"
@@ -79,7 +93,7 @@ def _targets(found: list[Json], digits: int = 3) -> Lines:
 
 
 def _peers(rows: list[Json]) -> Lines:
-    yield "Against peers, each side at its best GGUF type:"
+    yield "Against peers, each side at its best GGUF type of those tried:"
     yield ""
     yield "| model | shape | ours | ms | peer | its type | ms | ours / peer |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -127,7 +141,8 @@ def _product(result: Json) -> Lines:
         return
     found = result["product"]
     yield f"The product (d), `Engine.rank` with {found['candidates']} candidates at `{found['threshold']}`, bundle"
-    yield f"{found['bundle']}; llama-server is asked about the same hard rows. Milliseconds, p50 / p99{_void(found)}:"
+    yield f"{found['bundle']}; llama-server is asked about the same hard rows. Requests without any are left out."
+    yield f"Milliseconds, p50 / p99{_void(found)}:"
     yield ""
     yield "| users | requests | hard rows | `Engine.rank` | CRM alone | CRM and llama-server | ours / theirs |"
     yield "|---|---|---|---|---|---|---|"

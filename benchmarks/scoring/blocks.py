@@ -16,7 +16,7 @@ from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.answer import Prompt
 from scoring.models import Subject
 from scoring.ours import Ours
-from scoring.pairs import OURS, Pair, alternate, parts, ratio
+from scoring.pairs import OURS, ROUNDS_A_PART, Pair, alternate, parts, ratio
 from scoring.peers import COLD, KNOWN, Peer, make_peer
 from scoring.quiet import Watch, is_void, worst
 from scoring.shapes import SHAPES, Prompts, Shape
@@ -85,18 +85,19 @@ def stage(subject: Subject, shape: Shape, own: str, kinds: dict[str, str], round
     stream = Prompts(subject.vocab, seed=11)
     pairs: dict[str, list[Pair]] = {name: [] for name in kinds}
     own_seconds: list[float] = []
-    loads = []
-    for count in parts(rounds):
+    loads, compared = [], []
+    for number, count in enumerate(parts(rounds)):
         with sides(subject, own, kinds, answer_tokens(), threads) as found:
-            differences, compared = compare(found, stream.batch(shape))
+            compared.append(compare(found, stream.batch(shape)))
             batches = [stream.batch(shape) for _ in range(count)]
             watch = Watch([child for side in found.values() for child in side.processes()])
-            new, seconds = alternate(list(kinds), count, partial(_clock_of, found, batches))
+            clock_of = partial(_clock_of, found, batches)
+            new, seconds = alternate(list(kinds), count, clock_of, number * ROUNDS_A_PART)
             loads.append(watch.read())
         own_seconds += seconds
         for name, some in new.items():
             pairs[name] += some
-    return Stage(own, kinds, pairs, own_seconds, differences, compared, worst(loads))
+    return Stage(own, kinds, pairs, own_seconds, *greatest(compared), worst(loads))
 
 
 def _clock_of(found: dict[str, Peer], batches: Sequence[Sequence[Prompt]], name: str, number: int) -> float:
@@ -137,6 +138,16 @@ def compare(found: dict[str, Peer], prompts: Sequence[Prompt]) -> tuple[dict[str
             compared[name] = len(seen)
             differences[name] = float(seen.max()) if len(seen) else math.nan
     return differences, compared
+
+
+def greatest(
+    compared: Sequence[tuple[dict[str, float], dict[str, int]]],
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Of each peer in all parts of a stage: the greatest difference, nan if there was none to see, and all prompts."""
+    return (
+        {name: float(np.fmax.reduce([gaps[name] for gaps, _ in compared])) for name in compared[0][0]},
+        {name: sum(seen[name] for _, seen in compared) for name in compared[0][1]},
+    )
 
 
 def best_types(scans: Sequence[Stage], peers: Sequence[str], first: str) -> tuple[str, dict[str, str]]:

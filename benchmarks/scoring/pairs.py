@@ -9,6 +9,7 @@ import numpy as np
 
 OURS = "ours"
 DRAWS = 2000
+ENOUGH = 15  # pairs; fewer meet no target
 # Where a side's buffers happen to lie is worth up to 15 % of its time, and stays so until it is opened again.
 ROUNDS_A_PART = 3
 
@@ -45,13 +46,16 @@ class Pair:
 
 
 def alternate(
-    peers: Sequence[str], rounds: int, clock: Callable[[str, int], float]
+    peers: Sequence[str], rounds: int, clock: Callable[[str, int], float], before: int = 0
 ) -> tuple[dict[str, list[Pair]], list[float]]:
-    """Pairs of each peer over `rounds` rounds, and every time of ours. `clock(name, round)` gives seconds."""
+    """Pairs of each peer over `rounds` rounds, and every time of ours. `clock(name, round)` gives seconds.
+
+    `before`: rounds of earlier parts, after which the order goes on.
+    """
     pairs: dict[str, list[Pair]] = {name: [] for name in peers}
     own: list[float] = []
     for number in range(rounds):
-        steps = round_of(peers, number)
+        steps = round_of(peers, before + number)
         seconds = [clock(name, number) for name in steps]
         own += [seconds[i] for i, name in enumerate(steps) if name == OURS]
         for name, place in partners(steps).items():

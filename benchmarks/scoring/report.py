@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from scoring.pairs import ENOUGH
+
 Row = dict[str, Any]
 # (shape, peer or "cold" = the fastest of those that share nothing) → ours over theirs is at most
 TARGETS = {
@@ -70,7 +72,7 @@ def _parity(result: Row) -> Iterator[Row]:
 
 def _line(name: str, ratio: Row, sign: str, limit: float, row: Row) -> Row:
     end = ratio["high"] if sign == "<=" else ratio["low"]
-    met = end <= limit if sign == "<=" else end >= limit
+    met = ratio["pairs"] >= ENOUGH and (end <= limit if sign == "<=" else end >= limit)
     return {"target": name, "value": ratio["median"], "low": ratio["low"], "high": ratio["high"], "pairs":
             ratio["pairs"], "sign": sign, "limit": limit, "met": met, "void": row["void"]}  # fmt: skip
 

@@ -39,8 +39,10 @@ def score(
     to_stdout = str(out) == "-"
     if not to_stdout:
         batch.check_out(out, source, force)
-    tally = batch.Tally(batch.check_requests(source))
+    tally = batch.check_requests(source)
     with _engine(bundle, {**engine, "threshold": threshold, "deterministic": deterministic}) as opened:
+        if tally.strict:
+            batch.check_strict(opened.check_features, source)
         show = _Show()
         if to_stdout:
             batch.score_stream(opened, source, sys.stdout.buffer, tally, show)

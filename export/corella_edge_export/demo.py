@@ -69,7 +69,7 @@ def _verify(engine: Engine, say: Say) -> None:
 
 def _score(engine: Engine, source: Path, out: Path, say: Say) -> None:
     """Answer the prepared requests at the bundle's own threshold."""
-    tally = batch.Tally(batch.check_requests(source))
+    tally = batch.check_requests(source)
     same = batch.identity(engine.bundle.root, source, {"nats": str(engine.threshold)})
     batch.score_file(engine, source, out, tally, same, lambda tally: None)
     rate = tally.candidates / tally.seconds

@@ -36,9 +36,13 @@ class Ranker(Protocol):
 
 @dataclass(slots=True)
 class Tally:
-    """What has been scored so far; `kept` requests were there from an interrupted run."""
+    """What has been scored so far, of `total` requests; `kept` were there from an interrupted run.
 
-    total: int
+    strict: some of the requests are, so that `check_strict` has to look at them.
+    """
+
+    total: int = 0
+    strict: bool = False
     kept: int = 0
     requests: int = 0
     candidates: int = 0
@@ -56,15 +60,35 @@ class Tally:
 Progress = Callable[[Tally], None]
 
 
-def check_requests(source: Path) -> int:
-    """How many requests `source` holds, each of them a valid one.
+def check_requests(source: Path) -> Tally:
+    """Of the requests that `source` holds, each of them a valid one; none is scored.
 
     Raises:
         InputError: naming the file and the first bad line.
     """
     if not source.is_file():
         raise InputError(f"{source}: no such file")
-    return sum(1 for _ in read_lines(source, parse_checked))
+    tally = Tally()
+    for request in read_lines(source, parse_checked):
+        tally.total += 1
+        tally.strict |= request.strict
+    return tally
+
+
+def check_strict(check: Callable[[Request], None], source: Path) -> None:
+    """What only a bundle can tell of the strict requests in `source`, before the first is scored.
+
+    Raises:
+        InputError: naming the file and the first line with a feature that no model reads.
+    """
+
+    def parse(value: Any) -> None:
+        request = parse_request(value)
+        if request.strict:
+            check(request)
+
+    for _ in read_lines(source, parse):
+        pass
 
 
 def parse_checked(value: Any) -> Request:

@@ -174,6 +174,10 @@ class Engine:
             wait([draft.asking.future], seconds_to(draft.asking.deadline))
         return self.finish(draft)
 
+    def check_features(self, request: Request) -> None:
+        """Raises InputError, which names the first feature that no model reads."""
+        self._names.check(request)
+
     def begin(self, request: Request, refusal: str = "") -> Draft:
         """Encode, score by the CRM, route, and put the hard candidates to the LLM. Never waits for it.
 
@@ -185,7 +189,7 @@ class Engine:
         """
         started = time.monotonic()
         if request.strict:
-            self._names.check(request)
+            self.check_features(request)
         threshold = self.threshold if request.threshold is None else self.parse_threshold(request.threshold)
         deadline = None if request.timeout_ms is None else started + request.timeout_ms / 1000.0
         candidates = self._everything if request.candidates is None else request.candidates

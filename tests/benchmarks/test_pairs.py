@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.pairs import OURS, Pair, alternate, partners, ratio, ratio_of, round_of
+from scoring.pairs import OURS, Pair, alternate, partners, parts, ratio, ratio_of, round_of
 
 PEERS = st.lists(st.sampled_from([f"peer {i}" for i in range(12)]), unique=True)
 
@@ -31,6 +31,15 @@ def test_two_rounds_put_ours_before_a_peer_as_often_as_after(peers: list[str]) -
         for name, place in partners(steps).items():
             order[place > steps.index(name)] += 1
     assert order[0] == order[1]
+
+
+@given(peers=PEERS, rounds=st.integers(1, 40))
+def test_sides_that_are_opened_anew_go_on_in_the_order_of_the_rounds_before(peers: list[str], rounds: int) -> None:
+    order, done = [], 0
+    for count in parts(rounds):
+        alternate(peers, count, lambda name, _: order.append(name) or 1.0, done)  # type: ignore[func-returns-value]
+        done += count
+    assert order == [name for number in range(rounds) for name in round_of(peers, number)]
 
 
 def test_a_slow_phase_of_the_machine_hits_both_sides_of_a_pair() -> None:

@@ -39,6 +39,13 @@ def test_the_upper_end_decides(high: float, met: bool) -> None:
     assert found["limit"] == 0.8
 
 
+def test_a_few_pairs_meet_no_target() -> None:
+    few = row("server", 0.5)
+    few["ratio"]["pairs"] = 14
+    (found,) = targets(result(block(few)))
+    assert not found["met"]
+
+
 def test_scans_and_other_shapes_are_not_judged() -> None:
     assert targets(result(block(row("server", 0.5, stage="scan")), block(row("server", 0.5), model="0.5b"))) == []
 

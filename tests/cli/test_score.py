@@ -77,6 +77,18 @@ def test_bad_line_is_named_and_nothing_written(corella, bundle, tmp_path, line, 
     assert list(tmp_path.iterdir()) == [source]
 
 
+@pytest.mark.parametrize("out", ["out.jsonl", "-"])
+def test_a_misspelt_feature_of_a_strict_line_is_named_and_nothing_scored(corella, bundle, tmp_path, out):
+    source = tmp_path / "in.jsonl"
+    misspelt = {"user": {"id": "u1"}, "candidates": [{"item": "i1", "features": {"genre": ["Drama"]}}]}
+    source.write_text(GOOD + json.dumps(misspelt) + "\n" + json.dumps({**misspelt, "strict": True}) + "\n")
+    done = corella("score", bundle, source, "--out", out if out == "-" else tmp_path / out, "--no-llm")
+    assert (done.code, done.out) == (2, "")
+    (told,) = [line for line in done.err.splitlines() if "warning" not in line]
+    assert told.startswith(f"corella-edge: {source} line 3: candidates[0].features: no model reads 'genre'")
+    assert list(tmp_path.iterdir()) == [source]
+
+
 def test_bad_places(corella, bundle, requests, tmp_path):
     out = tmp_path / "out.jsonl"
     cases = [

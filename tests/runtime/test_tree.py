@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -172,6 +173,29 @@ def test_whoever_is_left_is_answered_in_time_if_the_cost_is_right(
         assert _due(ask.deadline) >= SAFETY * known.seconds(decodes, tokens) or tokens > HORIZON * room.tokens
 
 
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 240)), min_size=1, max_size=4), st.floats(0, 0.01))
+def test_nobody_is_told_late_whom_the_packing_answers_in_time(users: list[tuple[int, int]], per_token: float) -> None:
+    known, room = cost(1.0, per_token), Room(512, 64, 10_000)
+    asks = [Ask(Prompt((i,) * prefix, (n,) * 10)) for i, (count, prefix) in enumerate(users, 1) for n in range(count)]
+    waiting, decodes, tokens = asks, 0, 0
+    seen: set[TokenIds] = set()
+
+    def base(prefix: TokenIds) -> Base:
+        return Base(len(prefix) if prefix in seen else 0)
+
+    while waiting:
+        targets = pack(waiting, base, room)
+        news = {target.prefix for target in targets} - seen
+        tokens += sum(map(len, news)) + 10 * len(targets)
+        seen |= news
+        decodes += 1
+        for ask in waiting[: len(targets)]:
+            # One decode more than it takes: the estimate deals in parts of decodes.
+            ask.deadline = SAFETY * known.seconds(decodes + 1, tokens) * 1.000001
+        waiting = waiting[len(targets) :]
+    assert hopeless(asks, lambda _: Base(0), room, known, 0.0) == []
+
+
 def test_a_suspect_is_tried_alone() -> None:
     asks = [Ask(Prompt((1,), (i,))) for i in range(4)]
     asks[2].alone = True
@@ -251,6 +275,17 @@ def test_a_prefix_that_comes_takes_the_memory_of_one_that_left() -> None:
         kept.put(tuple(range(start, start + 10)), state)
     assert kept.evictions == 8
     assert len(seen) == 3
+
+
+def test_who_keeps_prefixes_without_states_keeps_nothing_of_those_that_left() -> None:
+    kept, state = KeptPrefixes(20), np.empty(0, np.uint8)
+    before = sys.getrefcount(state)
+    for start in range(0, 1000, 10):
+        kept.put(tuple(range(start, start + 10)), state)
+    assert kept.evictions == 98
+    assert sys.getrefcount(state) == before + len(kept)
+    kept.clear()
+    assert sys.getrefcount(state) == before
 
 
 @given(st.integers(1, 10**9))

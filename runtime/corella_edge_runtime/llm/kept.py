@@ -111,9 +111,9 @@ class Spare:
         return found.pop()[:size]
 
     def give(self, state: State) -> None:
-        """Take back what `take` gave."""
+        """Take back what `take` gave; an empty state, as of who only counts prefixes, is no memory."""
         whole = state if state.base is None else state.base
-        if whole.nbytes == size_class(state.nbytes):
+        if 0 < whole.nbytes == size_class(state.nbytes):
             self._free.setdefault(whole.nbytes, []).append(whole)
             self._bytes += whole.nbytes
 

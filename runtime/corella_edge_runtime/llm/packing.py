@@ -93,27 +93,32 @@ def hopeless(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room, 
     late: list[Ask] = []
     prefixes: set[TokenIds] = set()
     prefix: TokenIds | None = None
-    first: TokenIds | None = None
-    most = room.tokens
-    tokens = prompts = new = 0
+    before = 0.0
+    tokens = prompts = new = own = 0
     for ask in asks:
         # A user's prompts hold one tuple, and to look a long one up takes longer than all the rest.
         if ask.prompt.prefix is not prefix:
+            if ask.prompt.prefix != prefix:
+                before, own = before + decodes_of(own, room.tokens), 0
             prefix = ask.prompt.prefix
             new = 0 if prefix in prefixes else len(prefix) - base(prefix).length
-            first = prefix if first is None else first
         size = new + len(ask.prompt.suffix)
-        most = most if prefix == first else min(room.tokens, STRANGERS)
-        decodes = max(1.0, (tokens + size) / most, (prompts + 1) / room.prompts)
+        decodes = max(1.0, before + decodes_of(own + size, room.tokens), (prompts + 1) / room.prompts)
         if ask.deadline is not None and now + SAFETY * cost.seconds(decodes, tokens + size) > ask.deadline:
             late.append(ask)
             continue
         if new:
             prefixes.add(prefix)
-        tokens, prompts, new = tokens + size, prompts + 1, 0
+        tokens, own, prompts, new = tokens + size, own + size, prompts + 1, 0
         if _far(tokens, prompts, room):
             break
     return late
+
+
+def decodes_of(tokens: int, most: int) -> float:
+    """Decodes of at most `most` tokens that a user's tokens take up: beyond `STRANGERS`, nobody else is in the last."""
+    whole, rest = divmod(tokens, most)
+    return whole + min(1.0, rest / min(STRANGERS, most))
 
 
 def pack(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room, most: float = math.inf) -> list[Target]:
