@@ -152,6 +152,7 @@ def greatest(
 
 def best_types(scans: Sequence[Stage], peers: Sequence[str], first: str) -> tuple[str, dict[str, str]]:
     """The type at which ours, and each peer, was fastest in the scans; `first` where there were none."""
+    scans = [stage for stage in scans if not is_void(stage.load)] or scans
     if not scans:
         return first, dict.fromkeys(peers, first)
     own = min(scans, key=lambda stage: float(np.median(stage.own_seconds))).own

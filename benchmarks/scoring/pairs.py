@@ -10,8 +10,9 @@ import numpy as np
 OURS = "ours"
 DRAWS = 2000
 ENOUGH = 15  # pairs; fewer meet no target
-# Where a side's buffers happen to lie is worth up to 15 % of its time, and stays so until it is opened again.
-ROUNDS_A_PART = 3
+# Where a side's buffers happen to lie is worth up to 15 % of its time, and stays so until it is opened again:
+# rounds of one opening are not independent, and an interval over them would be too narrow.
+ROUNDS_A_PART = 1
 
 
 def parts(rounds: int) -> list[int]:

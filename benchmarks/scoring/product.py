@@ -38,7 +38,7 @@ class Times:
 
 def open_engine(bundle: Path, threads: int) -> Engine:
     """The engine as it is used in process; the CRM has one thread."""
-    return Engine.open(bundle, llm_threads=threads, threshold=SHARE, require_llm=True)
+    return Engine.open(bundle, llm_threads=threads, threshold=SHARE, require_llm=True, tuned=False)
 
 
 def product(bundle: Path, threads: int, users: int, say: Callable[[str], None]) -> dict[str, Any]:

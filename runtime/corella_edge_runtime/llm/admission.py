@@ -17,6 +17,7 @@ import numpy as np
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.cost import TRIAL, Cost, Meter
 from corella_edge_runtime.llm.kept import KeptPrefixes
+from corella_edge_runtime.llm.packing import decodes_of
 from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.llm.tree import TokenIds
 
@@ -215,7 +216,7 @@ class Admission:
         tokens = 0
         for count, new in enumerate(_new_tokens(prompts, lambda prefix: self._seen.find(prefix)[1]), 1):
             tokens += new
-            decodes = max(tokens / self._settings.batch, count / self._settings.sequences)
+            decodes = max(decodes_of(tokens, self._settings.batch), count / self._settings.sequences)
             yield self._cost.seconds(decodes, tokens), self._cost.seconds(max(1.0, decodes), tokens)
 
 
