@@ -18,7 +18,7 @@ from scoring.models import Subject
 from scoring.ours import Ours
 from scoring.pairs import OURS, ROUNDS_A_PART, Pair, alternate, parts, ratio
 from scoring.peers import COLD, KNOWN, Peer, make_peer
-from scoring.quiet import Watch, is_void, worst
+from scoring.quiet import Watch, is_void
 from scoring.shapes import SHAPES, Prompts, Shape
 from scoring.vocabulary import answer_tokens
 
@@ -85,19 +85,21 @@ def stage(subject: Subject, shape: Shape, own: str, kinds: dict[str, str], round
     stream = Prompts(subject.vocab, seed=11)
     pairs: dict[str, list[Pair]] = {name: [] for name in kinds}
     own_seconds: list[float] = []
-    loads, compared = [], []
+    compared = []
+    open_now: dict[str, Peer] = {}
+    watch = Watch(lambda: [child for side in open_now.values() for child in side.processes()])
     for number, count in enumerate(parts(rounds)):
         with sides(subject, own, kinds, answer_tokens(), threads) as found:
+            open_now.update(found)
             compared.append(compare(found, stream.batch(shape)))
             batches = [stream.batch(shape) for _ in range(count)]
-            watch = Watch([child for side in found.values() for child in side.processes()])
             clock_of = partial(_clock_of, found, batches)
             new, seconds = alternate(list(kinds), count, clock_of, number * ROUNDS_A_PART)
-            loads.append(watch.read())
+            open_now.clear()
         own_seconds += seconds
         for name, some in new.items():
             pairs[name] += some
-    return Stage(own, kinds, pairs, own_seconds, *greatest(compared), worst(loads))
+    return Stage(own, kinds, pairs, own_seconds, *greatest(compared), watch.read())
 
 
 def _clock_of(found: dict[str, Peer], batches: Sequence[Sequence[Prompt]], name: str, number: int) -> float:

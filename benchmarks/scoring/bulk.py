@@ -15,7 +15,7 @@ from scoring.ceilings import UBATCHES, MatMul, best, llama_bench
 from scoring.models import Subject
 from scoring.ours import Ours
 from scoring.pairs import parts, ratio_of
-from scoring.quiet import Watch, is_void, worst
+from scoring.quiet import Watch, is_void
 from scoring.shapes import SHAPES, Prompts
 from scoring.vocabulary import answer_tokens
 
@@ -43,19 +43,18 @@ def bulk_row(subject: Subject, kind: str, ubatch: int, rounds: int, threads: int
     """Ours between two runs of llama-bench and of the bfloat16 multiply, so that a machine that drifts is no matter."""
     stream, shape = Prompts(subject.vocab, seed=13), SHAPES["b"]
     multiply = MatMul(subject, torch.bfloat16)
-    loads, found = [], []
+    found = []
+    watch = Watch()
     for count in parts(rounds):
         ours = Ours(subject.files[kind], answer_tokens(), threads)
         ours.score(stream.batch(shape))
-        watch = Watch()
         for _ in range(count):
             before = bounds(subject.files[kind], ubatch, threads, multiply)
             own = read(ours, stream.batch(shape))
             after = bounds(subject.files[kind], ubatch, threads, multiply)
             found.append((own, *(0.5 * (a + b) for a, b in zip(before, after, strict=True))))
-        loads.append(watch.read())
         ours.close()
-    load = worst(loads)
+    load = watch.read()
     work = 2.0 * subject.blocks
     return {
         "model": subject.name, "shape": "b", "stage": "best", "peer": "llama-bench", "ours_type": kind,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,8 +48,3 @@ def cpu_seconds(process: int) -> float:
 def is_void(load: dict[str, float]) -> bool:
     """Steal or foreign load passes the limit."""
     return max(load["foreign"], load["steal"]) > LIMIT
-
-
-def worst(loads: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The greatest of each kind of load."""
-    return {name: max(load[name] for load in loads) for name in loads[0]}

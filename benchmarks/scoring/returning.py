@@ -14,7 +14,7 @@ from scoring.floor import Floor
 from scoring.models import Subject
 from scoring.ours import Ours
 from scoring.pairs import parts, ratio_of
-from scoring.quiet import Watch, is_void, worst
+from scoring.quiet import Watch, is_void
 from scoring.shapes import SHAPES, Prompts
 from scoring.vocabulary import answer_tokens
 
@@ -44,13 +44,12 @@ def _quiet(
 def returning_row(subject: Subject, shape: str, kind: str, rounds: int, threads: int) -> dict[str, Any]:
     """First request, second request and bare decode of the second's suffixes, by turns."""
     stream = Prompts(subject.vocab, seed=17)
-    loads, found = [], []
+    watch = Watch()
+    found = []
     for count in parts(rounds):
-        load, times = _part(subject, shape, kind, count, threads, stream)
-        loads.append(load)
-        found += times
+        found += _part(subject, shape, kind, count, threads, stream)
     first, again, alone = np.asarray(found).T
-    load = worst(loads)
+    load = watch.read()
     return {
         "model": subject.name, "shape": shape, "stage": "best", "ours_type": kind, "first_ms": _ms(first),
         "returning_ms": _ms(again), "suffixes_alone_ms": _ms(alone),
@@ -61,18 +60,16 @@ def returning_row(subject: Subject, shape: str, kind: str, rounds: int, threads:
 
 def _part(
     subject: Subject, shape: str, kind: str, count: int, threads: int, stream: Prompts
-) -> tuple[dict[str, float], list[tuple[float, float, float]]]:
-    """The load, and a few rounds with both sides opened anew."""
+) -> list[tuple[float, float, float]]:
+    """A few rounds with both sides opened anew."""
     asked = SHAPES[shape]
     ours = Ours(subject.files[kind], answer_tokens(), threads)
     floor = Floor(subject.files[kind], threads, asked.candidates)
     turn(ours, floor, stream.batch(asked), stream)
-    watch = Watch()
     found = [turn(ours, floor, stream.batch(asked), stream) for _ in range(count)]
-    load = watch.read()
     ours.close()
     floor.close()
-    return load, found
+    return found
 
 
 def turn(ours: Ours, floor: Floor, prompts: list[Prompt], stream: Prompts) -> tuple[float, float, float]:
