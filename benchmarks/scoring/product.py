@@ -21,6 +21,7 @@ from scoring.quiet import Watch, is_void
 from scoring.server import Server, ServerPeer
 
 CANDIDATES = 100
+PAUSE = 0.03  # seconds: threads of the side before still wait awake for some milliseconds
 SHARE = "ratio:0.05"
 SEED = 23
 
@@ -82,16 +83,19 @@ def _measure(engine: Engine, server: Server, requests: list[tuple[Request, Reque
 
 
 def one(engine: Engine, peer: ServerPeer, request: Request, times: Times) -> None:
-    """A request through the engine, through the CRM alone, and its hard rows through the server."""
+    """A request through the engine, through the CRM alone, and its hard rows through the server; each after a pause."""
+    time.sleep(PAUSE)
     began = time.perf_counter()
     scores = engine.rank(request)
     whole = time.perf_counter() - began
     if not scores.routed.any():
         return
+    time.sleep(PAUSE)
     began = time.perf_counter()
     engine.rank(replace(request, threshold="ratio:0"))
     crm = time.perf_counter() - began
     prompts = hard_prompts(engine, request, scores)
+    time.sleep(PAUSE)
     began = time.perf_counter()
     found = peer.score(prompts)
     times.engine.append(whole)
