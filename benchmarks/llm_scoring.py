@@ -159,7 +159,8 @@ def of_bundle(options: argparse.Namespace, result: dict[str, Any]) -> None:
     """What only a bundle has: the product's latency, start-up and memory."""
     if not (options.trained / "manifest.json").is_file():
         raise InputError(f"--shapes d: --trained {options.trained} is not a bundle")
-    result["product"] = product(options.trained, options.threads, options.users, say)
+    # As the runtime plans it: a core is left to the CRM.
+    result["product"] = product(options.trained, max(1, options.threads - 1), options.users, say)
     result["start"] = start_up(options.trained, options.threads, STARTS)
     result["memory"] = memory(options.trained, options.threads, MEMORY_REQUESTS)
     for part in ("product", "start", "memory"):

@@ -49,7 +49,7 @@ def product(bundle: Path, threads: int, users: int, say: Callable[[str], None]) 
         requests = asked(engine, users)
         server = Server(bundle / "llm.gguf", threads)
         try:
-            return _measure(engine, server, requests)
+            return {**_measure(engine, server, requests), "llm_threads": threads}
         finally:
             server.close()
 
