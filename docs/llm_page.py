@@ -142,8 +142,8 @@ def _product(result: Json) -> Lines:
     found = result["product"]
     yield f"The product (d), `Engine.rank` with {found['candidates']} candidates at `{found['threshold']}`, bundle"
     threads = f", {found['llm_threads']} LLM thread(s) on either side" if "llm_threads" in found else ""
-    yield f"{found['bundle']}{threads}; llama-server is asked about the same hard rows. Requests without any are left out."
-    yield f"Milliseconds, p50 / p99{_void(found)}:"
+    yield f"{found['bundle']}{threads}; llama-server is asked about the same hard rows."
+    yield f"Requests without any are left out. Milliseconds, p50 / p99{_void(found)}:"
     yield ""
     yield "| users | requests | hard rows | `Engine.rank` | CRM alone | CRM and llama-server | ours / theirs |"
     yield "|---|---|---|---|---|---|---|"
