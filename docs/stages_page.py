@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from corella_edge_export.study.tables import figure
+from corella_edge_export.study.tables import figure, table_head, table_row
 
 # The LLM has been asked about every training row before stage 2; it has read plain text alone.
 REGIMES = ("ml-1m-small", "ml-1m-stages")
@@ -32,11 +32,11 @@ def lines(kept: Sequence[Json]) -> Iterator[str]:
 
 
 def _ablations(studies: Sequence[Json]) -> Iterator[str]:
-    yield from _header("variant", "recipe", "LLM: AUC - full", "system: AUC - full", "replaced: AUC - full",
+    yield from table_head("variant", "recipe", "LLM: AUC - full", "system: AUC - full", "replaced: AUC - full",
                        "mean score, LLM - CRM", "calibration error curves, mean distance")  # fmt: skip
     for name in studies[-1]["analysis"]["boundary_by_variant"]:
         for study in studies:
-            yield _row(name, f"`{study['name']}`", *_variant(study, name))
+            yield table_row(name, f"`{study['name']}`", *_variant(study, name))
     yield ""
 
 
@@ -62,10 +62,10 @@ def _alignment(result: Json) -> Iterator[str]:
     yield ""
     yield from (f"- {note}" for note in result["notes"])
     yield ""
-    yield from _header("recipe", "weight", "rates: LLM, CRM, projections", "validation AUC: LLM, CRM",
+    yield from table_head("recipe", "weight", "rates: LLM, CRM, projections", "validation AUC: LLM, CRM",
                        "moved: LLM, CRM", "pull: LLM, CRM", "gap / spread", "spread", "likeness")  # fmt: skip
     for run in result["runs"]:
-        yield _row(f"`{run['recipe']}`", f"{run['align_weight']:g}", *_moves(run))
+        yield table_row(f"`{run['recipe']}`", f"{run['align_weight']:g}", *_moves(run))
     yield ""
 
 
@@ -83,12 +83,3 @@ def _moves(run: Json) -> Iterator[str]:
 
 def _to(ends: Iterator[str]) -> str:
     return " → ".join(ends)
-
-
-def _header(*titles: str) -> Iterator[str]:
-    yield _row(*titles)
-    yield "|" + "---|" * len(titles)
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"

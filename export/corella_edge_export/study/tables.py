@@ -56,14 +56,16 @@ def reading(result: Json) -> Iterator[str]:
 
 def claims(result: Json) -> Iterator[str]:
     """The main claim of each training seed, and their mean."""
-    yield from _header("seed", "routed", "AUC", "AUC, %", "accuracy", "accuracy, %", "share, interval and target met")
+    yield from table_head(
+        "seed", "routed", "AUC", "AUC, %", "accuracy", "accuracy, %", "share, interval and target met"
+    )
     seeds = result.get("seeds", {"-": result["claim"]})
     for seed, found in seeds.items():
         both = [found[metric] for metric in ("auc", "accuracy")]
         met = found["within_share"] and all(one["above_zero"] and one["reached"] for one in both)
-        yield _row(seed, _share(found["share"]), *_claim(found), "yes" if met else "no")
+        yield table_row(seed, _share(found["share"]), *_claim(found), "yes" if met else "no")
     if len(seeds) > 1:
-        yield _row("mean", _share(result["claim"]["share"]), *_claim(result["claim"]), "")
+        yield table_row("mean", _share(result["claim"]["share"]), *_claim(result["claim"]), "")
 
 
 def _claim(found: Json) -> Iterator[str]:
@@ -79,15 +81,15 @@ def users(result: Json) -> Iterator[str]:
     ratio, nats = figure(point["ratio"], digits=2), figure(point["threshold"])
     yield f"Rule: {rule}; validation ratio {ratio}; threshold {nats} nats."
     yield ""
-    yield from _header("rows", "model", "routed", *TITLES.values())
+    yield from table_head("rows", "model", "routed", *TITLES.values())
     for name, part in result["users"].items():
         for model, title in MODELS.items():
             share = _share(part["share"]) if model == "routed" else ""
             label = f"{name} ({count(part['rows'])} rows, {count(part['users'])} users)" if model == "base" else ""
-            yield _row(label, title, share, *(figure(part[model][metric]) for metric in METRICS))
+            yield table_row(label, title, share, *(figure(part[model][metric]) for metric in METRICS))
         for other in ("crm", "base"):
             gains = part[f"over_{other}"]
-            yield _row("", f"routed - {MODELS[other]}", "", *(figure(gains[metric], "+") for metric in METRICS))
+            yield table_row("", f"routed - {MODELS[other]}", "", *(figure(gains[metric], "+") for metric in METRICS))
 
 
 def ends(rule: str) -> str:
@@ -99,10 +101,10 @@ def ends(rule: str) -> str:
 def curve(result: Json, metric: str) -> Iterator[str]:
     """One metric of every line at every share."""
     lines = lines_of(result)
-    yield from _header("ratio", "routed", *lines)
+    yield from table_head("ratio", "routed", *lines)
     for point in result["curve"]:
         figures = (figure(point["lines"][line][metric]) for line in lines)
-        yield _row(f"{point['ratio']:g}", _share(point["share"]), *figures)
+        yield table_row(f"{point['ratio']:g}", _share(point["share"]), *figures)
 
 
 def lines_of(result: Json) -> list[str]:
@@ -113,9 +115,9 @@ def lines_of(result: Json) -> list[str]:
 def groups(result: Json) -> Iterator[str]:
     """CRM against LLM in each third."""
     titles = [f"{model} {TITLES[metric]}" for metric in ("auc", "accuracy") for model in ("CRM", "LLM", "LLM - CRM")]
-    yield from _header("third", *titles)
+    yield from table_head("third", *titles)
     for group, label in zip(result["groups"], ("1, most confident", "2", "3, least confident"), strict=False):
-        yield _row(label, *(cell for metric in ("auc", "accuracy") for cell in _versus(group, metric)))
+        yield table_row(label, *(cell for metric in ("auc", "accuracy") for cell in _versus(group, metric)))
 
 
 def _versus(group: Json, metric: str) -> tuple[str, str, str]:
@@ -127,37 +129,39 @@ def boundary(result: Json) -> Iterator[str]:
     found = result["boundary"]
     yield f"Validation ratio {found['ratio']:g}; {_share(found['share'])} of the test rows."
     yield ""
-    yield from _header("measure", "value")
-    yield from (_row(title, figure(found[name], "+")) for name, title in SHIFTS.items() if name in found)
+    yield from table_head("measure", "value")
+    yield from (table_row(title, figure(found[name], "+")) for name, title in SHIFTS.items() if name in found)
 
 
 def shifts(result: Json) -> Iterator[str]:
     """The shift of every variant on the rows that it routes itself at the same validation ratio."""
-    yield from _header("variant", "routed", *SHIFTS.values())
+    yield from table_head("variant", "routed", *SHIFTS.values())
     for name, found in result["boundary_by_variant"].items():
-        yield _row(name, _share(found["share"]), *(figure(found.get(measure), "+") for measure in SHIFTS))
+        yield table_row(name, _share(found["share"]), *(figure(found.get(measure), "+") for measure in SHIFTS))
 
 
 def baseline(result: Json) -> Iterator[str]:
     """What every model gains over a ranking by smoothed like rates of item and user."""
     yield "Smoothed like rates of the item and the user in training rows; gains of every model over them."
     yield ""
-    yield from _header("rows", "metric", "no learning", *(f"{title} over it" for title in MODELS.values()))
+    yield from table_head("rows", "metric", "no learning", *(f"{title} over it" for title in MODELS.values()))
     for name, found in result["baseline"].items():
         for metric in ("auc", "uauc"):
             over = (figure(found[f"{model}_over"][metric], "+") for model in MODELS)
-            yield _row(name, TITLES[metric], figure(found[metric]), *over)
+            yield table_row(name, TITLES[metric], figure(found[metric]), *over)
 
 
 def ablations(table: Sequence[Json]) -> Iterator[str]:
     """One row a variant, beside the full system and the stage-1 CRM of the full system."""
-    yield from _header(
+    yield from table_head(
         "variant", "routed", "AUC", "log-loss", "accuracy", "AUC - full", "accuracy - full", "AUC - stage 1, %"
     )
     for row in table:
         over = (figure(row["over_full"][metric], "+") for metric in ("auc", "accuracy"))
         plain = (figure(row[metric]) for metric in ("auc", "logloss", "accuracy"))
-        yield _row(row["name"], _share(row["share"]), *plain, *over, figure(row["over_base_percent"]["auc"], "+", 2))
+        yield table_row(
+            row["name"], _share(row["share"]), *plain, *over, figure(row["over_base_percent"]["auc"], "+", 2)
+        )
 
 
 def models(result: Json) -> Iterator[str]:
@@ -166,10 +170,10 @@ def models(result: Json) -> Iterator[str]:
     yield ""
     titles = {"crm": "CRM", "llm": "LLM", "replace": "replaced"}
     columns = [f"{title}: {name}" for title in titles.values() for name in ("AUC", "AUC - full", "log-loss - full")]
-    yield from _header("variant", *columns, "replaced: AUC - stage-1 CRM")
+    yield from table_head("variant", *columns, "replaced: AUC - stage-1 CRM")
     for name, found in result["models_by_variant"].items():
         cells = [cell for model in titles for cell in _against_full(found[model])]
-        yield _row(name, *cells, figure(found["replace"]["over_base"]["auc"], "+"))
+        yield table_row(name, *cells, figure(found["replace"]["over_base"]["auc"], "+"))
 
 
 def _against_full(found: Json) -> tuple[str, str, str]:
@@ -202,12 +206,14 @@ def _share(found: Any) -> str:
     return f"{100 * (found['value'] if isinstance(found, dict) else found):.1f} %"
 
 
-def _header(*titles: str) -> Iterator[str]:
-    yield _row(*titles)
+def table_head(*titles: str) -> Iterator[str]:
+    """The first two lines of a Markdown table."""
+    yield table_row(*titles)
     yield "|" + "---|" * len(titles)
 
 
-def _row(*cells: str) -> str:
+def table_row(*cells: str) -> str:
+    """A line of a Markdown table; a cell can not end itself."""
     return f"| {' | '.join(_plain(cells))} |"
 
 
