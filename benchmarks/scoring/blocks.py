@@ -16,9 +16,9 @@ from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.answer import Prompt
 from scoring.models import Subject
 from scoring.ours import Ours
-from scoring.pairs import OURS, ROUNDS_A_PART, Pair, alternate, parts, ratio
+from scoring.pairs import OURS, ROUNDS_A_PART, Pair, alternate, median_ms, parts, ratio
 from scoring.peers import COLD, KNOWN, Peer, make_peer
-from scoring.quiet import Watch, is_void
+from scoring.quiet import Watch, is_void, undisturbed
 from scoring.shapes import SHAPES, Prompts, Shape
 from scoring.vocabulary import answer_tokens
 
@@ -73,11 +73,8 @@ def block(subject: Subject, shape: str, peers: Sequence[str], plan: Plan, say: S
 
 def quiet_stage(subject: Subject, shape: Shape, own: str, kinds: dict[str, str], rounds: int, plan: Plan) -> Stage:
     """A stage on a quiet machine, or the last one that was tried."""
-    for left in range(plan.retries, -1, -1):
-        found = stage(subject, shape, own, kinds, rounds, plan.threads)
-        if not is_void(found.load) or not left:
-            return found
-    raise AssertionError("retries is at least 0")
+    measure = partial(stage, subject, shape, own, kinds, rounds, plan.threads)
+    return undisturbed(measure, lambda found: found.load, plan.retries)
 
 
 def stage(subject: Subject, shape: Shape, own: str, kinds: dict[str, str], rounds: int, threads: int) -> Stage:
@@ -176,8 +173,8 @@ def row_of(subject: Subject, shape: str, stage: Stage, name: str, kind: str) -> 
     gap = stage.differences[name]
     return {
         "model": subject.name, "shape": shape, "stage": kind, "peer": name, "ours_type": stage.own,
-        "peer_type": type_of(name, stage.kinds[name]), "ours_ms": _ms([pair.ours for pair in pairs]),
-        "peer_ms": _ms([pair.peer for pair in pairs]), "ratio": ratio(pairs).to_json(),
+        "peer_type": type_of(name, stage.kinds[name]), "ours_ms": median_ms([pair.ours for pair in pairs]),
+        "peer_ms": median_ms([pair.peer for pair in pairs]), "ratio": ratio(pairs).to_json(),
         "difference": None if math.isnan(gap) else round(gap, 6), "compared": stage.compared[name],
         "load": stage.load, "void": is_void(stage.load),
     }  # fmt: skip
@@ -192,7 +189,3 @@ def cold_best(rows: Sequence[dict[str, Any]]) -> str | None:
     """The fastest peer, at its best type, of those that read every prompt from its beginning."""
     found = [row for row in rows if row["stage"] == "best" and row["peer"] in COLD]
     return min(found, key=lambda row: float(row["peer_ms"]))["peer"] if found else None
-
-
-def _ms(seconds: Sequence[float]) -> float:
-    return round(float(np.median(seconds)) * 1e3, 2)

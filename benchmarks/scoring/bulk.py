@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from scoring.ceilings import UBATCHES, MatMul, best, llama_bench
 from scoring.models import Subject
 from scoring.ours import Ours
 from scoring.pairs import parts, ratio_of
-from scoring.quiet import Watch, is_void
+from scoring.quiet import Watch, is_void, undisturbed
 from scoring.shapes import SHAPES, Prompts
 from scoring.vocabulary import answer_tokens
 
@@ -31,11 +33,9 @@ def bulk(subject: Subject, ceilings: dict[str, Any], plan: Plan, say: Callable[[
     for kind in plan.types:
         rounds = plan.pairs if kind in full else plan.scan
         say(f"{subject.name} b: {kind}, {rounds} rounds")
-        for _ in range(plan.retries + 1):
-            row = bulk_row(subject, kind, int(ceilings["llama_bench"][kind]["ubatch"]), rounds, plan.threads)
-            if not row["void"]:
-                break
-        rows.append(row)
+        ubatch = int(ceilings["llama_bench"][kind]["ubatch"])
+        measure = partial(bulk_row, subject, kind, ubatch, rounds, plan.threads)
+        rows.append(undisturbed(measure, itemgetter("load"), plan.retries))
     return {"model": subject.name, "shape": "b", "rows": rows}
 
 

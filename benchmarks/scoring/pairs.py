@@ -104,3 +104,8 @@ def ratio_of(values: Sequence[float], seed: int = 0) -> Ratio:
 def ratio(pairs: Sequence[Pair]) -> Ratio:
     """Ours over the peer's."""
     return ratio_of([pair.ours / pair.peer for pair in pairs])
+
+
+def median_ms(seconds: Sequence[float]) -> float:
+    """Milliseconds, to two places."""
+    return round(float(np.median(seconds)) * 1e3, 2)

@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from corella_edge_runtime.bench.machine import Ticks, disturbance, ticks
 
 LIMIT = 0.05
+Found = TypeVar("Found")
 
 
 class Watch:
@@ -48,3 +50,13 @@ def cpu_seconds(process: int) -> float:
 def is_void(load: dict[str, float]) -> bool:
     """Steal or foreign load passes the limit."""
     return max(load["foreign"], load["steal"]) > LIMIT
+
+
+def undisturbed(measure: Callable[[], Found], load: Callable[[Found], dict[str, float]], retries: int) -> Found:
+    """What was measured on a quiet machine, or the last of `retries` further tries. `load` tells what ran beside it."""
+    found = measure()
+    for _ in range(retries):
+        if not is_void(load(found)):
+            break
+        found = measure()
+    return found

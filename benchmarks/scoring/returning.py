@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,8 @@ from scoring.blocks import Plan
 from scoring.floor import Floor
 from scoring.models import Subject
 from scoring.ours import Ours
-from scoring.pairs import parts, ratio_of
-from scoring.quiet import Watch, is_void
+from scoring.pairs import median_ms, parts, ratio_of
+from scoring.quiet import Watch, is_void, undisturbed
 from scoring.shapes import SHAPES, Prompts
 from scoring.vocabulary import answer_tokens
 
@@ -34,11 +36,8 @@ def _quiet(
     subject: Subject, shape: str, kind: str, rounds: int, plan: Plan, say: Callable[[str], None]
 ) -> dict[str, Any]:
     say(f"{subject.name} {shape}: {kind}, {rounds} rounds")
-    for _ in range(plan.retries + 1):
-        row = returning_row(subject, shape, kind, rounds, plan.threads)
-        if not row["void"]:
-            break
-    return row
+    measure = partial(returning_row, subject, shape, kind, rounds, plan.threads)
+    return undisturbed(measure, itemgetter("load"), plan.retries)
 
 
 def returning_row(subject: Subject, shape: str, kind: str, rounds: int, threads: int) -> dict[str, Any]:
@@ -51,8 +50,8 @@ def returning_row(subject: Subject, shape: str, kind: str, rounds: int, threads:
     first, again, alone = np.asarray(found).T
     load = watch.read()
     return {
-        "model": subject.name, "shape": shape, "stage": "best", "ours_type": kind, "first_ms": _ms(first),
-        "returning_ms": _ms(again), "suffixes_alone_ms": _ms(alone),
+        "model": subject.name, "shape": shape, "stage": "best", "ours_type": kind, "first_ms": median_ms(first),
+        "returning_ms": median_ms(again), "suffixes_alone_ms": median_ms(alone),
         "to_first": ratio_of((again / first).tolist()).to_json(),
         "to_suffixes_alone": ratio_of((again / alone).tolist()).to_json(), "load": load, "void": is_void(load),
     }  # fmt: skip
@@ -86,7 +85,3 @@ def timed(ours: Ours, prompts: list[Prompt]) -> float:
     began = time.perf_counter()
     ours.score(prompts)
     return time.perf_counter() - began
-
-
-def _ms(seconds: Any) -> float:
-    return round(float(np.median(seconds)) * 1e3, 2)

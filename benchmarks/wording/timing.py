@@ -10,6 +10,8 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.binding import Model
 from corella_edge_runtime.llm.scorer import YesNoScorer
 from corella_edge_runtime.llm.settings import LlmSettings
-from scoring.pairs import alternate, ratio
-from scoring.quiet import Watch, is_void
+from scoring.pairs import alternate, median_ms, ratio
+from scoring.quiet import Watch, is_void, undisturbed
 from wording.prompts import PAPER
 from wording.training import GGUF, Forms, Study
 
@@ -97,7 +99,8 @@ def of_lines(forms: Forms, lines: str, requests: list[Request], options: argpars
     with sides_of(forms, lines, options.threads) as sides:
         for returning in (False, True):
             named = {"lines": lines, "user": "returning" if returning else "new"}
-            yield {**named, **quiet(sides, requests, returning, options.retries)}
+            measure = partial(by_turns, sides, requests, returning)
+            yield {**named, **undisturbed(measure, itemgetter("load"), options.retries)}
 
 
 @contextmanager
@@ -110,15 +113,6 @@ def sides_of(forms: Forms, lines: str, threads: int) -> Iterator[dict[str, Side]
     finally:
         for side in sides.values():
             side.close()
-
-
-def quiet(sides: dict[str, Side], requests: list[Request], returning: bool, retries: int) -> Row:
-    """A row of `by_turns`; a disturbed one is measured again."""
-    for _ in range(retries + 1):
-        row = by_turns(sides, requests, returning)
-        if not row["void"]:
-            break
-    return row
 
 
 def by_turns(sides: dict[str, Side], requests: list[Request], returning: bool) -> Row:
@@ -134,10 +128,6 @@ def by_turns(sides: dict[str, Side], requests: list[Request], returning: bool) -
         "paper_ms": median_ms([pair.peer for pair in pairs[PAPER]]), "tokens": lengths,
         "load": load, "void": is_void(load),
     }  # fmt: skip
-
-
-def median_ms(seconds: Sequence[float]) -> float:
-    return round(float(np.median(seconds)) * 1e3, 2)
 
 
 def mean_lengths(asked: Sequence[Sequence[Prompt]]) -> dict[str, float]:
