@@ -16,7 +16,7 @@ from scoring.blocks import Plan
 from scoring.ceilings import UBATCHES, MatMul, best, llama_bench
 from scoring.models import Subject
 from scoring.ours import Ours
-from scoring.pairs import parts, ratio_of
+from scoring.pairs import ratio_of
 from scoring.quiet import Watch, is_void, undisturbed
 from scoring.shapes import SHAPES, Prompts
 from scoring.vocabulary import answer_tokens
@@ -45,14 +45,13 @@ def bulk_row(subject: Subject, kind: str, ubatch: int, rounds: int, threads: int
     multiply = MatMul(subject, torch.bfloat16)
     found = []
     watch = Watch()
-    for count in parts(rounds):
+    for _ in range(rounds):
         ours = Ours(subject.files[kind], answer_tokens(), threads)
         ours.score(stream.batch(shape))
-        for _ in range(count):
-            before = bounds(subject.files[kind], ubatch, threads, multiply)
-            own = read(ours, stream.batch(shape))
-            after = bounds(subject.files[kind], ubatch, threads, multiply)
-            found.append((own, *(0.5 * (a + b) for a, b in zip(before, after, strict=True))))
+        before = bounds(subject.files[kind], ubatch, threads, multiply)
+        own = read(ours, stream.batch(shape))
+        after = bounds(subject.files[kind], ubatch, threads, multiply)
+        found.append((own, *(0.5 * (a + b) for a, b in zip(before, after, strict=True))))
         ours.close()
     load = watch.read()
     work = 2.0 * subject.blocks

@@ -10,14 +10,6 @@ import numpy as np
 OURS = "ours"
 DRAWS = 2000
 ENOUGH = 15  # pairs; fewer meet no target
-# Where a side's buffers happen to lie is worth up to 15 % of its time, and stays so until it is opened again:
-# rounds of one opening are not independent, and an interval over them would be too narrow.
-ROUNDS_A_PART = 1
-
-
-def parts(rounds: int) -> list[int]:
-    """Rounds between two openings of the sides."""
-    return [min(ROUNDS_A_PART, rounds - done) for done in range(0, rounds, ROUNDS_A_PART)]
 
 
 def round_of(peers: Sequence[str], number: int) -> list[str]:
@@ -47,17 +39,14 @@ class Pair:
 
 
 def alternate(
-    peers: Sequence[str], rounds: int, clock: Callable[[str, int], float], before: int = 0
+    peers: Sequence[str], rounds: int, run: Callable[[int, Sequence[str]], list[float]]
 ) -> tuple[dict[str, list[Pair]], list[float]]:
-    """Pairs of each peer over `rounds` rounds, and every time of ours. `clock(name, round)` gives seconds.
-
-    `before`: rounds of earlier parts, after which the order goes on.
-    """
+    """Pairs of each peer over `rounds` rounds, and every time of ours. `run(round, steps)` gives seconds a step."""
     pairs: dict[str, list[Pair]] = {name: [] for name in peers}
     own: list[float] = []
     for number in range(rounds):
-        steps = round_of(peers, before + number)
-        seconds = [clock(name, number) for name in steps]
+        steps = round_of(peers, number)
+        seconds = run(number, steps)
         own += [seconds[i] for i, name in enumerate(steps) if name == OURS]
         for name, place in partners(steps).items():
             pairs[name].append(Pair(seconds[place], seconds[steps.index(name)]))

@@ -15,7 +15,7 @@ from scoring.blocks import Plan
 from scoring.floor import Floor
 from scoring.models import Subject
 from scoring.ours import Ours
-from scoring.pairs import median_ms, parts, ratio_of
+from scoring.pairs import median_ms, ratio_of
 from scoring.quiet import Watch, is_void, undisturbed
 from scoring.shapes import SHAPES, Prompts
 from scoring.vocabulary import answer_tokens
@@ -44,9 +44,7 @@ def returning_row(subject: Subject, shape: str, kind: str, rounds: int, threads:
     """First request, second request and bare decode of the second's suffixes, by turns."""
     stream = Prompts(subject.vocab, seed=17)
     watch = Watch()
-    found = []
-    for count in parts(rounds):
-        found += _part(subject, shape, kind, count, threads, stream)
+    found = [_round(subject, shape, kind, threads, stream) for _ in range(rounds)]
     first, again, alone = np.asarray(found).T
     load = watch.read()
     return {
@@ -57,15 +55,13 @@ def returning_row(subject: Subject, shape: str, kind: str, rounds: int, threads:
     }  # fmt: skip
 
 
-def _part(
-    subject: Subject, shape: str, kind: str, count: int, threads: int, stream: Prompts
-) -> list[tuple[float, float, float]]:
-    """A few rounds with both sides opened anew."""
+def _round(subject: Subject, shape: str, kind: str, threads: int, stream: Prompts) -> tuple[float, float, float]:
+    """A turn with both sides opened anew (see `blocks.stage`), after one that is not timed."""
     asked = SHAPES[shape]
     ours = Ours(subject.files[kind], answer_tokens(), threads)
     floor = Floor(subject.files[kind], threads, asked.candidates)
     turn(ours, floor, stream.batch(asked), stream)
-    found = [turn(ours, floor, stream.batch(asked), stream) for _ in range(count)]
+    found = turn(ours, floor, stream.batch(asked), stream)
     ours.close()
     floor.close()
     return found

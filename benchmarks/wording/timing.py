@@ -120,7 +120,10 @@ def by_turns(sides: dict[str, Side], requests: list[Request], returning: bool) -
     for side in sides.values():
         side.seconds(requests[0], returning)
     watch = Watch()
-    pairs, _ = alternate([PAPER], len(requests), lambda name, number: sides[name].seconds(requests[number], returning))
+    pairs, _ = alternate(
+        [PAPER], len(requests),
+        lambda number, steps: [sides[name].seconds(requests[number], returning) for name in steps],
+    )  # fmt: skip
     load, found = watch.read(), ratio(pairs[PAPER])
     lengths = {name: mean_lengths([prompts_of(side.encoder, one) for one in requests]) for name, side in sides.items()}
     return {

@@ -12,7 +12,7 @@ import pytest
 
 from scoring import blocks
 from scoring.models import Subject
-from scoring.pairs import OURS, parts, round_of
+from scoring.pairs import OURS, round_of
 from scoring.shapes import SHAPES
 
 PEERS = ("near", "far", "mute")
@@ -60,7 +60,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> tuple[blocks.Stage, list[list[str]
 
 def test_the_order_of_the_rounds_goes_on_over_openings(stage: tuple[blocks.Stage, list[list[str]]]) -> None:
     found, openings = stage
-    assert len(openings) == len(parts(ROUNDS)) > 1
+    assert len(openings) == ROUNDS > 1
     timed = [name for asked in openings for name in asked[1 + len(PEERS) :]]  # the first of each are compared
     assert timed == [name for number in range(ROUNDS) for name in round_of(PEERS, number)]
     assert {len(pairs) for pairs in found.pairs.values()} == {ROUNDS}

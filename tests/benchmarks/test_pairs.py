@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.pairs import OURS, Pair, alternate, partners, parts, ratio, ratio_of, round_of
+from scoring.pairs import OURS, Pair, alternate, partners, ratio, ratio_of, round_of
 
 PEERS = st.lists(st.sampled_from([f"peer {i}" for i in range(12)]), unique=True)
 
@@ -34,17 +36,22 @@ def test_two_rounds_put_ours_before_a_peer_as_often_as_after(peers: list[str]) -
 
 
 @given(peers=PEERS, rounds=st.integers(1, 40))
-def test_sides_that_are_opened_anew_go_on_in_the_order_of_the_rounds_before(peers: list[str], rounds: int) -> None:
-    order, done = [], 0
-    for count in parts(rounds):
-        alternate(peers, count, lambda name, _: order.append(name) or 1.0, done)  # type: ignore[func-returns-value]
-        done += count
+def test_every_round_is_run_in_its_own_order(peers: list[str], rounds: int) -> None:
+    order: list[str] = []
+
+    def run(_: int, steps: Sequence[str]) -> list[float]:
+        order.extend(steps)
+        return [1.0] * len(steps)
+
+    alternate(peers, rounds, run)
     assert order == [name for number in range(rounds) for name in round_of(peers, number)]
 
 
 def test_a_slow_phase_of_the_machine_hits_both_sides_of_a_pair() -> None:
     base = {OURS: 1.0, "a": 2.0, "b": 4.0}
-    pairs, own = alternate(["a", "b"], 4, lambda name, number: base[name] * (1 + 9 * (number == 2)))
+    pairs, own = alternate(
+        ["a", "b"], 4, lambda number, steps: [base[name] * (1 + 9 * (number == 2)) for name in steps]
+    )
     assert [pair.ours / pair.peer for pair in pairs["a"]] == [0.5] * 4
     assert [pair.ours / pair.peer for pair in pairs["b"]] == [0.25] * 4
     assert len(own) == 8
