@@ -41,6 +41,15 @@ WRONG: dict[type, list[Any]] = {
 }  # fmt: skip
 
 
+def refusal(tmp_path: Path, text: str) -> str:
+    """What is said of a recipe that is none."""
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(path))
+    return str(caught.value)
+
+
 @pytest.mark.parametrize(("path", "default"), LEAVES, ids=[".".join(path) for path, _ in LEAVES])
 def test_a_setting_of_the_wrong_type_is_named(path: tuple[str, ...], default: Any) -> None:
     for wrong in WRONG[type(default)]:
@@ -96,11 +105,7 @@ def test_the_shipped_recipes_are_there() -> None:
      ('name = "r"\n[crm]\noov_rate = 1.5', "oov_rate"), ("name = 2020-01-01", "name"), ("[[name]]\nx=1", "name")],
 )  # fmt: skip
 def test_an_impossible_recipe_is_refused(tmp_path: Path, text: str, part: str) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text(text)
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(str(path))
-    assert part in str(caught.value)
+    assert part in refusal(tmp_path, text)
 
 
 @pytest.mark.parametrize(
@@ -155,12 +160,9 @@ def test_a_recipe_over_another_differs_in_what_it_says(tmp_path: Path) -> None:
      ('base = "demo"\nname = "r"\n[joint]\nepoch = 3', "unknown key 'epoch'"), ('base = ["demo"]', "base: ['demo']")],
 )  # fmt: skip
 def test_a_bad_base_is_one_clear_error(tmp_path: Path, text: str, part: str) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text(text)
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(str(path))
-    assert part in str(caught.value)
-    assert "mine.toml" in str(caught.value)
+    message = refusal(tmp_path, text)
+    assert part in message
+    assert "mine.toml" in message
 
 
 def test_in_the_papers_regime_stages_2_and_3_have_the_only_answers() -> None:
