@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from corella_edge_runtime.llm.answer import Prompt
@@ -248,6 +248,7 @@ def test_a_longer_history_replaces_the_shorter(longer: TokenIds) -> None:
     assert kept._sorted == [longer]
 
 
+@example([((0,), False), ((1, 0, 0, 0, 0), False), ((0, 0, 0, 0, 0), False), ((0,) * 6, True)], 5)
 @given(st.lists(st.tuples(IDS, st.booleans()), max_size=40), st.integers(1, 30))
 def test_states_in_used_memory_are_what_was_put(puts: list[tuple[TokenIds, bool]], budget: int) -> None:
     kept, most = KeptPrefixes(budget), 0

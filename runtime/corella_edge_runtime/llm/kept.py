@@ -82,6 +82,7 @@ class KeptPrefixes:
         self._sorted.clear()
         self._states.clear()
         self.tokens = self.bytes = 0
+        self._spare.used(0)
 
     def _drop(self, tokens: TokenIds) -> None:
         state = self._states.pop(tokens)
