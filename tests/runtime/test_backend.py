@@ -203,6 +203,20 @@ def test_a_scorer_that_can_not_be_made_is_told_at_once() -> None:
         ThreadBackend(fail)
 
 
+def test_what_is_forgotten_on_demand_is_overwritten(make_scorer: Any) -> None:
+    scorer = make_scorer()
+    backend = ThreadBackend(lambda: scorer)
+    try:
+        backend.submit([Prompt((user,) * 20, (9,)) for user in range(1, 4)]).result(20)
+        states = list(scorer._kept._states.values())
+        assert len(states) == 2  # the third lies in the context
+        backend.forget()
+        backend.submit(ask(9)).result(20)  # it comes after
+        assert not any(state.any() for state in states)
+    finally:
+        backend.close()
+
+
 def test_real_prompts_from_eight_threads(llama: Any, model: Any, prompts: Any, reference: Any) -> None:
     backend = ThreadBackend(lambda: YesNoScorer(model, llama.tokens))
     rows = {user: prompts(user, [user, 3 * user % 40, 39]) for user in range(12)}

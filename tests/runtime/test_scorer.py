@@ -380,6 +380,28 @@ def test_what_was_computed_of_an_abandoned_prefix_is_not_taken_from_others(make_
     assert counters.prefix_hits == 0
 
 
+def test_pieces_of_abandoned_prefixes_are_not_remembered_for_ever(make_scorer: Any) -> None:
+    scorer = make_scorer(kept_tokens=2 * BATCH)
+    for user in range(12):
+        scorer.step([Ask(Prompt(filler(BATCH + 100, user), filler(3)))])  # a piece; nobody waits any longer
+    assert 1 <= len(scorer._ahead) <= 3
+
+
+def test_an_erased_scorer_holds_nothing_of_the_prompts_and_scores_as_before(make_scorer: Any, reference: Any) -> None:
+    scorer = make_scorer()
+    rows = [Prompt(filler(50, user), filler(3)) for user in range(4)]
+    scorer.score(rows)
+    scorer.step([Ask(Prompt(filler(BATCH + 100, 9), filler(3)))])
+    states = list(scorer._kept._states.values())
+    assert len(states) >= 4
+    assert all(state.any() for state in states)
+    scorer.erase()
+    assert not any(state.any() for state in states)
+    assert not any((scorer._bases, scorer._ahead, scorer._trunk, scorer._unfinished))
+    close(scorer.score(rows), rows, reference)
+    assert scorer.score(rows)[0].reused == 50
+
+
 def test_deterministic_scores_do_not_see_what_was_left_half_done(make_scorer: Any) -> None:
     long = Prompt(filler(BATCH + 100), filler(5))
     fresh = make_scorer(deterministic=True).score([long])

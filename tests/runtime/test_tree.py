@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.kept import KeptPrefixes, Spare, size_class
+from corella_edge_runtime.llm.kept import KeptPrefixes, Spare, State, size_class, whole_of
 from corella_edge_runtime.llm.packing import HORIZON, SAFETY, STRANGERS, Ask, Base, Room, hopeless, in_time, pack
 from corella_edge_runtime.llm.tree import Leaf, Rows, TokenIds, common_length, unfold
 
@@ -276,6 +276,31 @@ def test_a_prefix_that_comes_takes_the_memory_of_one_that_left() -> None:
         kept.put(tuple(range(start, start + 10)), state)
     assert kept.evictions == 8
     assert len(seen) == 3
+
+
+def test_what_is_erased_is_overwritten_even_where_it_was_spare_or_let_go() -> None:
+    kept, seen = KeptPrefixes(20), dict[int, State]()
+    for start, size in enumerate([5000, 5001, 5200, 4000, 9000, 300]):
+        state = kept.room(size)
+        seen[state.ctypes.data] = whole_of(state)
+        state[:] = 7
+        kept.put((start,) * 9, state)
+    assert len(kept) == 2 < len(seen)
+    kept.erase()
+    assert not any(whole.any() for whole in seen.values())
+    assert (len(kept), kept.tokens, kept.bytes, kept._spare._bytes) == (0, 0, 0, 0)
+    fresh = kept.room(5000)
+    assert fresh.ctypes.data not in seen
+
+
+def test_what_is_let_go_is_overwritten() -> None:
+    spare = Spare()
+    state = spare.take(1000)
+    state[:] = 7
+    spare.give(state)
+    spare.used(0)
+    assert spare._bytes == 0
+    assert not state.any()
 
 
 def test_who_keeps_prefixes_without_states_keeps_nothing_of_those_that_left() -> None:

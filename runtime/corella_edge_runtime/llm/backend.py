@@ -39,7 +39,10 @@ class LlmBackend(Protocol):
         """
 
     def forget(self) -> None:
-        """Drop what is kept of the prompts so far, before anything else is computed. Of a server elsewhere: nothing."""
+        """Drop what is kept of the prompts so far and overwrite it, before anything else is computed.
+
+        Of what a server elsewhere keeps: nothing.
+        """
 
     def stats(self) -> dict[str, float]:
         """Counters since the start."""
@@ -201,7 +204,7 @@ class ThreadBackend:
             stale, self._stale = self._stale, False
             jobs = None if self._closed and not self._jobs else sorted(self._jobs, key=lambda job: job.due)
         if stale:
-            self._scorer.forget()
+            self._scorer.erase()
         return jobs
 
     def _step(self, jobs: list[Job]) -> None:

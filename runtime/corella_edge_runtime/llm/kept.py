@@ -84,6 +84,13 @@ class KeptPrefixes:
         self.tokens = self.bytes = 0
         self._spare.used(0)
 
+    def erase(self) -> None:
+        """`clear`, and leave nothing of any state in memory: it is overwritten, then let go."""
+        for state in self._states.values():
+            whole_of(state).fill(0)
+        self.clear()
+        self._spare.erase()
+
     def _drop(self, tokens: TokenIds) -> None:
         state = self._states.pop(tokens)
         self.bytes -= state.nbytes
@@ -113,7 +120,7 @@ class Spare:
 
     def give(self, state: State) -> None:
         """Take back what `take` gave; an empty state, as of who only counts prefixes, is no memory."""
-        whole = state if state.base is None else state.base
+        whole = whole_of(state)
         if 0 < whole.nbytes == size_class(state.nbytes):
             self._free.setdefault(whole.nbytes, []).append(whole)
             self._bytes += whole.nbytes
@@ -124,8 +131,20 @@ class Spare:
         for capacity in sorted(self._free, reverse=True):
             free = self._free[capacity]
             while free and used + self._bytes > self._most:
-                free.pop()
+                free.pop().fill(0)  # what the allocator gets back is not cleared by it
                 self._bytes -= capacity
+
+    def erase(self) -> None:
+        """Overwrite what is free, and let go of it."""
+        for whole in (whole for free in self._free.values() for whole in free):
+            whole.fill(0)
+        self._free.clear()
+        self._bytes = self._most = 0
+
+
+def whole_of(state: State) -> State:
+    """The memory that a state is the beginning of; its end may hold what lay there before."""
+    return state if state.base is None else state.base
 
 
 def size_class(size: int) -> int:

@@ -156,10 +156,19 @@ class YesNoScorer:
         self._context.go_on()
 
     def forget(self) -> None:
-        """Drop all kept prefixes."""
+        """Drop all kept prefixes; their memory is used again."""
         self._context.clear()
         self._kept.clear()
         self._trunk = ()
+
+    def erase(self) -> None:
+        """Forget, and leave nothing of what was kept in memory: somebody asked for it."""
+        self._context.clear()
+        self._kept.erase()
+        self._trunk = ()
+        self._bases.clear()
+        self._ahead.clear()
+        self._unfinished = None
 
     def stats(self) -> dict[str, float]:
         """Counters, and what is kept now."""
@@ -237,6 +246,7 @@ class YesNoScorer:
         if not targets[0].asks:
             self._ahead[targets[0].prefix] = len(rows) + sum(ahead.values())
             self._keep(targets)
+            self._ahead = {piece: count for piece, count in self._ahead.items() if self._holds(piece)}
             return
         # All are read before any is told.
         answers = [self._answer(leaf.last, target) for target, leaf in zip(targets, leaves, strict=True)]
@@ -316,6 +326,10 @@ class YesNoScorer:
         """Tokens computed of a prefix in earlier pieces, which are not reuse; they are counted once."""
         pieces = [piece for piece in self._ahead if piece == prefix[: len(piece)]]
         return sum(self._ahead.pop(piece) for piece in pieces)
+
+    def _holds(self, piece: TokenIds) -> bool:
+        """Whether it is still there: of a prompt that was given up, nobody comes for it."""
+        return max(common_length(self._trunk, piece), self._kept.find(piece)[1]) == len(piece)
 
     def _failed(self, members: list[Ask]) -> None:
         self.forget()
