@@ -142,6 +142,16 @@ def test_a_prefix_that_is_kept_costs_nothing() -> None:
     assert desk.number(prompts(5, 10, 150), 0.15, 10.3)[0] == 5
 
 
+def test_users_of_many_tokens_each_begin_a_decode() -> None:
+    """Strangers share none beyond 256 tokens: of six users with 260 each, six decodes."""
+    desk, rows = Desk(), [prompts(1, 10, 250, user)[0] for user in range(6)]
+    desk.admission._cost.per_decode, desk.admission._cost.per_token = 0.1, 1e-6
+    assert desk.number(rows, 0.5) == (4, "busy")  # of 450 ms
+    desk = Desk()
+    desk.admission._cost.per_decode, desk.admission._cost.per_token = 0.1, 1e-6
+    assert desk.number([prompts(1, 10, 20, user)[0] for user in range(32)], 0.5)[0] == 32  # a decode holds eight
+
+
 @pytest.mark.parametrize("how", ["forget", "error", "restart"])
 def test_what_the_llm_has_lost_is_known_to_be_lost(how: str) -> None:
     desk, row = Desk(), prompts(1, 10, 150)

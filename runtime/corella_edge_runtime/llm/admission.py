@@ -17,7 +17,7 @@ import numpy as np
 from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.cost import TRIAL, Cost, Meter
 from corella_edge_runtime.llm.kept import KeptPrefixes
-from corella_edge_runtime.llm.packing import decodes_of
+from corella_edge_runtime.llm.packing import Packed
 from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.llm.tree import TokenIds
 
@@ -213,10 +213,12 @@ class Admission:
 
     def _costs(self, prompts: Sequence[Prompt]) -> Iterator[tuple[float, float]]:
         """Seconds for the first 1, 2, … prompts: as a share of full decodes, and alone."""
-        tokens = 0
-        for count, new in enumerate(_new_tokens(prompts, lambda prefix: self._seen.find(prefix)[1]), 1):
+        tokens, packed = 0, Packed(self._settings.batch)
+        news = _new_tokens(prompts, lambda prefix: self._seen.find(prefix)[1])
+        for count, (prompt, new) in enumerate(zip(prompts, news, strict=True), 1):
             tokens += new
-            decodes = max(decodes_of(tokens, self._settings.batch), count / self._settings.sequences)
+            packed.add(prompt.prefix, new)
+            decodes = max(packed.decodes(prompt.prefix, 0), count / self._settings.sequences)
             yield self._cost.seconds(decodes, tokens), self._cost.seconds(max(1.0, decodes), tokens)
 
 

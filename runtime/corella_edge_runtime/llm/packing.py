@@ -93,26 +93,49 @@ def hopeless(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room, 
     late: list[Ask] = []
     prefixes: set[TokenIds] = set()
     prefix: TokenIds | None = None
-    before = 0.0
-    tokens = prompts = new = own = 0
+    packed = Packed(room.tokens)
+    tokens = prompts = new = 0
     for ask in asks:
         # A user's prompts hold one tuple, and to look a long one up takes longer than all the rest.
         if ask.prompt.prefix is not prefix:
-            if ask.prompt.prefix != prefix:
-                before, own = before + decodes_of(own, room.tokens), 0
             prefix = ask.prompt.prefix
             new = 0 if prefix in prefixes else len(prefix) - base(prefix).length
         size = new + len(ask.prompt.suffix)
-        decodes = max(1.0, before + decodes_of(own + size, room.tokens), (prompts + 1) / room.prompts)
+        decodes = max(1.0, packed.decodes(prefix, size), (prompts + 1) / room.prompts)
         if ask.deadline is not None and now + SAFETY * cost.seconds(decodes, tokens + size) > ask.deadline:
             late.append(ask)
             continue
         if new:
             prefixes.add(prefix)
-        tokens, own, prompts, new = tokens + size, own + size, prompts + 1, 0
+        packed.add(prefix, size)
+        tokens, prompts, new = tokens + size, prompts + 1, 0
         if _far(tokens, prompts, room):
             break
     return late
+
+
+class Packed:
+    """Prompts one after the other, and the decodes of at most `most` tokens that they take up, in parts of decodes."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._before, self._own = 0.0, 0
+        self._prefix: TokenIds | None = None
+
+    def decodes(self, prefix: TokenIds, size: int) -> float:
+        """With one more prompt, that adds `size` tokens."""
+        before, own = self._with(prefix, size)
+        return before + decodes_of(own, self._most)
+
+    def add(self, prefix: TokenIds, size: int) -> None:
+        self._before, self._own = self._with(prefix, size)
+        self._prefix = prefix
+
+    def _with(self, prefix: TokenIds, size: int) -> tuple[float, int]:
+        """Decodes of other users before this one, and the user's own tokens."""
+        if prefix is self._prefix or prefix == self._prefix:
+            return self._before, self._own + size
+        return self._before + decodes_of(self._own, self._most), size
 
 
 def decodes_of(tokens: int, most: int) -> float:
