@@ -25,6 +25,7 @@ import torch
 
 from corella_edge.errors import CorellaError, InputError
 from results import write
+from scoring.pairs import ENOUGH
 from scoring.report import targets_table
 from serving.kept import merged, stamped
 from wording import quality, timing
@@ -32,7 +33,6 @@ from wording.training import study
 
 WHAT = "our prompt against the paper's"
 PARTS: dict[str, Any] = {"auc": quality, "timing": timing}
-FEWEST_PAIRS = 15
 
 
 def main() -> int:
@@ -86,7 +86,7 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         InputError: one that is too small or not known.
     """
-    least = {"rows": 1, "valid_rows": 0, "threads": 1, "pairs": FEWEST_PAIRS, "retries": 0}
+    least = {"rows": 1, "valid_rows": 0, "threads": 1, "pairs": ENOUGH, "retries": 0}
     for name, number in least.items():
         if getattr(options, name) < number:
             raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: at least {number} is needed")

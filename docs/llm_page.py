@@ -9,10 +9,11 @@ from typing import Any
 
 from serving_page import between
 
+from scoring.pairs import ENOUGH
+
 Json = dict[str, Any]
 Lines = Iterator[str]
 NOT_YET = "Not measured yet."
-ENOUGH = 15  # pairs; where there are fewer, the page says so
 
 
 def page(text: str, results: Path) -> str:

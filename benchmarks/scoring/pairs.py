@@ -66,14 +66,6 @@ class Ratio:
         return {"median": round(self.median, 4), "low": round(self.low, 4), "high": round(self.high, 4),
                 "pairs": self.pairs}  # fmt: skip
 
-    def at_most(self, target: float) -> bool:
-        """The interval's upper end meets it."""
-        return self.high <= target
-
-    def at_least(self, target: float) -> bool:
-        """The interval's lower end meets it."""
-        return self.low >= target
-
 
 def ratio_of(values: Sequence[float], seed: int = 0) -> Ratio:
     """Of per-pair ratios.

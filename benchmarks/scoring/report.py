@@ -16,6 +16,14 @@ TARGETS = {
 JUDGED = "135m"  # the shape whose targets are written down
 
 
+def judged(name: str, figure: Row, sign: str, limit: float, void: bool) -> Row:
+    """Met when the interval's far end meets it, and there are enough pairs."""
+    end = figure["high"] if sign == "<=" else figure["low"]
+    met = figure["pairs"] >= ENOUGH and bool(end <= limit if sign == "<=" else end >= limit)
+    return {"target": name, "value": figure["median"], **{key: figure[key] for key in ("low", "high", "pairs")},
+            "sign": sign, "limit": limit, "met": met, "void": void}  # fmt: skip
+
+
 def targets(result: Row) -> list[Row]:
     """Every target that this run has figures for, and whether it is met."""
     return [*_blocks(result), *_memory(result), *_parity(result)]
@@ -35,24 +43,29 @@ def _sharing(block: Row) -> Iterator[Row]:
             limit = TARGETS.get((block["shape"], str(peer)))
             if limit is not None:
                 name = f"({block['shape']}) against {peer}" + (f": {row['peer']}" if peer == "cold" else "")
-                yield _line(name, row["ratio"], "<=", limit, row)
+                yield judged(name, row["ratio"], "<=", limit, row["void"])
 
 
 def _bulk(block: Row) -> Iterator[Row]:
     rows = block["rows"]
     for row in rows:
         if row["ours_type"] == "BF16":
-            yield _line("(b) share of torch's bfloat16 rate, BF16", row["share_of_bf16"], ">=", 0.5, row)
+            yield judged("(b) share of torch's bfloat16 rate, BF16", row["share_of_bf16"], ">=", 0.5, row["void"])
     fastest = max(rows, key=lambda row: float(row["ours_tokens_per_s"]))
-    yield _line(f"(b) tokens/s against llama-bench, {fastest['ours_type']}", fastest["speed"], ">=", 0.95, fastest)
+    name = f"(b) tokens/s against llama-bench, {fastest['ours_type']}"
+    yield judged(name, fastest["speed"], ">=", 0.95, fastest["void"])
 
 
 def _returning(block: Row) -> Iterator[Row]:
+    first, alone = (
+        "(c) returning user to the first request, 3 candidates",
+        "(c) 20 candidates to the suffix decodes alone",
+    )
     for row in block["rows"]:
         if row["stage"] == "best" and row["shape"] == "c3":
-            yield _line("(c) returning user to the first request, 3 candidates", row["to_first"], "<=", 0.25, row)
+            yield judged(first, row["to_first"], "<=", 0.25, row["void"])
         if row["stage"] == "best" and row["shape"] == "c20":
-            yield _line("(c) 20 candidates to the suffix decodes alone", row["to_suffixes_alone"], "<=", 1.15, row)
+            yield judged(alone, row["to_suffixes_alone"], "<=", 1.15, row["void"])
 
 
 def _memory(result: Row) -> Iterator[Row]:
@@ -68,13 +81,6 @@ def _parity(result: Row) -> Iterator[Row]:
         name = f"P(Yes) against transformers float32, f16 GGUF, {found['model']}"
         yield _figure(f"{name}, one a decode", found["one_a_decode"], 2e-3)
         yield _figure(f"{name}, batched", found["batched"], 5e-3)
-
-
-def _line(name: str, ratio: Row, sign: str, limit: float, row: Row) -> Row:
-    end = ratio["high"] if sign == "<=" else ratio["low"]
-    met = ratio["pairs"] >= ENOUGH and (end <= limit if sign == "<=" else end >= limit)
-    return {"target": name, "value": ratio["median"], "low": ratio["low"], "high": ratio["high"], "pairs":
-            ratio["pairs"], "sign": sign, "limit": limit, "met": met, "void": row["void"]}  # fmt: skip
 
 
 def _figure(name: str, value: float, limit: float) -> Row:

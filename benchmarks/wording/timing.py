@@ -28,6 +28,7 @@ from corella_edge_runtime.llm.scorer import YesNoScorer
 from corella_edge_runtime.llm.settings import LlmSettings
 from scoring.pairs import alternate, median_ms, ratio
 from scoring.quiet import Watch, is_void, undisturbed
+from scoring.report import judged
 from wording.prompts import PAPER
 from wording.training import GGUF, Forms, Study
 
@@ -142,14 +143,9 @@ def mean_lengths(asked: Sequence[Sequence[Prompt]]) -> dict[str, float]:
 
 def targets(part: Row) -> list[Row]:
     """Time of 20 candidates where the histories are equal: the paper's form at its cheapest."""
-    return [judged(row) for row in part["rows"] if row["lines"] == JUDGED]
-
-
-def judged(row: Row) -> Row:
-    found = row["ratio"]
-    return {"target": f"time of {CANDIDATES} candidates, ours / the paper's, {row['user']} user", "sign": "<=",
-            "value": found["median"], "low": found["low"], "high": found["high"], "pairs": found["pairs"],
-            "limit": TARGET, "met": found["high"] <= TARGET, "void": row["void"]}  # fmt: skip
+    what = f"time of {CANDIDATES} candidates, ours / the paper's"
+    return [judged(f"{what}, {row['user']} user", row["ratio"], "<=", TARGET, row["void"])
+            for row in part["rows"] if row["lines"] == JUDGED]  # fmt: skip
 
 
 def table(part: Row) -> str:

@@ -175,6 +175,10 @@ def test_targets_are_met_by_the_far_end_of_the_interval_and_shown() -> None:
     assert targets_table(rows).count("NOT MET") == 3
 
 
+def test_a_few_pairs_meet_no_target() -> None:
+    assert not at_most("a", {**figure(1, 2, 3), "pairs": 14}, 4, False)["met"]
+
+
 def test_a_failure_counts_on_a_busy_machine_as_well() -> None:
     assert none_of("c", 0, True)["void"]
     assert not none_of("c", 1, True)["void"]

@@ -224,16 +224,21 @@ def test_no_worse_is_the_intervals_lower_end(low: float, met: bool) -> None:
     assert "2 training seeds" in found["target"]
 
 
-def timed(lines: str = "short", ratio: float = 0.5, void: bool = False) -> dict[str, Any]:
+def timed(lines: str = "short", ratio: float = 0.5, void: bool = False, pairs: int = 15) -> dict[str, Any]:
     tokens = {OURS: {"prefix": 300.0, "suffix": 10.0}, PAPER: {"prefix": 300.0, "suffix": 39.0}}
-    return {"lines": lines, "user": "new", "ours_ms": 1.0, "paper_ms": 2.0, "ratio": ratio_of([ratio] * 15).to_json(),
-            "tokens": tokens, "void": void}  # fmt: skip
+    return {"lines": lines, "user": "new", "ours_ms": 1.0, "paper_ms": 2.0, "tokens": tokens, "void": void,
+            "ratio": ratio_of([ratio] * pairs).to_json()}  # fmt: skip
 
 
 @pytest.mark.parametrize(("ratio", "met"), [(0.6, True), (0.601, False)])
 def test_time_is_judged_by_the_intervals_upper_end(ratio: float, met: bool) -> None:
     (found,) = timing.targets({"rows": [timed(ratio=ratio)]})
     assert found["met"] is met
+
+
+def test_a_few_timings_meet_no_target() -> None:
+    (found,) = timing.targets({"rows": [timed(pairs=14)]})
+    assert not found["met"]
 
 
 def test_the_papers_form_is_judged_at_its_cheapest_only() -> None:
