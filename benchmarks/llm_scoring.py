@@ -5,7 +5,8 @@
 
 peers.md says how to build the two binaries. Without --models, --shapes or --peers the 135M shape is measured on
 everything, the 0.5B shape and the trained model on less (DEFAULTS below). An --out file that is already there keeps
-its parts that this run did not measure.
+what this run does not measure, rows of other peers in the same block included; it must be of this machine, of as many
+threads and of the same llama.cpp.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from corella_edge.errors import CorellaError, InputError
-from results import commit, write
+from results import write
 from scoring import report
 from scoring.blocks import Plan, block
 from scoring.bulk import bulk, ceilings_of
-from scoring.kept import merged
+from scoring.kept import check as check_kept
+from scoring.kept import merged, stamped
 from scoring.models import TYPES, Subject, subject
 from scoring.parity import parity
 from scoring.peers import KNOWN, check_names
@@ -55,7 +56,7 @@ def main() -> int:
     print(report.targets_table(result["targets"]))
     print(json.dumps(result))
     if options.out:
-        write(options.out, merged(options.out, result))
+        write(options.out, merged(options.out, result, say))
     return 0
 
 
@@ -87,7 +88,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that was asked for.
 
     Raises:
-        InputError: a name that is not known, or a binary that is not there.
+        InputError: a name that is not known, a binary that is not there, an --out of another machine.
     """
     check(options)
     torch.set_num_threads(options.threads)
@@ -95,9 +96,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                               "blocks": [], "parity": [], "memory_of_files": []}  # fmt: skip
     for name in options.models or (("135m", "0.5b") + (("trained",) if options.trained else ())):
         of_model(name, options, result)
-    stamp = {"made": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit()}
-    result["blocks"] = [{**one, **stamp} for one in result["blocks"]]
-    return result
+    return stamped(result)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -112,6 +111,8 @@ def check(options: argparse.Namespace) -> None:
             raise InputError(f"--{option} {getattr(options, option)}: at least 1 is needed")
     if options.retries < 0:
         raise InputError(f"--retries {options.retries}: 0 or more are needed")
+    if options.out:
+        check_kept(options.out, options.threads)
 
 
 def of_model(name: str, options: argparse.Namespace, result: dict[str, Any]) -> None:

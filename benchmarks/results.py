@@ -15,14 +15,14 @@ HEAVY = ("torch", "transformers", "polars", "gguf", "onnx")
 
 def write(path: Path, figures: dict[str, Any]) -> None:
     """One JSON file with the figures and where they come from."""
-    made = {
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions({name: name for name in HEAVY}),
-    }
+    made = {**stamp(), "machine": machine(), "versions": versions({name: name for name in HEAVY})}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**made, **figures}, indent=1) + "\n", "utf-8")
+
+
+def stamp() -> dict[str, str]:
+    """When, and of which commit."""
+    return {"made": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit()}
 
 
 def commit() -> str:

@@ -72,14 +72,28 @@ def _scoring(result: Json) -> Lines:
 
 
 def _blocks(result: Json) -> Lines:
-    """Among which types "best" was sought, and which blocks are of an earlier commit."""
-    blocks = [(f"{one['model']} {one['shape']}", one) for one in result["blocks"]]
-    tried = [f"{name}: {', '.join(one['plan']['types'])}" for name, one in blocks if "plan" in one]
+    """Among which types "best" was sought, and which figures are of an earlier commit."""
+    parts = list(_parts(result))
+    tried = [f"{name}: {', '.join(one['plan']['types'])}" for name, one in parts if "plan" in one]
     if tried:
         yield f"GGUF types tried: {'; '.join(tried)}."
-    older = [f"{name}: {one['commit']}" for name, one in blocks if one.get("commit", "") not in ("", result["commit"])]
+    older = [f"{name}: {one['commit']}" for name, one in parts if one.get("commit", "") not in ("", result["commit"])]
     if older:
         yield f"Measured at other commits: {'; '.join(older)}."
+
+
+def _parts(result: Json) -> Iterator[tuple[str, Json]]:
+    """Whatever may be of a run of its own, by name."""
+    for block in result["blocks"]:
+        name = f"{block['model']} {block['shape']}"
+        yield name, block
+        for row in block["rows"]:
+            if "kept" in row and row["stage"] == "best":
+                yield f"{name} {row['ours_type'] if row['shape'] == 'b' else row['peer']}", row["kept"]
+    yield from ((name, result[name]) for name in ("product", "start", "memory") if name in result)
+    for what in ("ceilings", "parity"):
+        yield from ((f"{what} {one['model']}", one) for one in result.get(what, []))
+    yield from ((f"memory {one['model']} {one['type']}", one) for one in result.get("memory_of_files", []))
 
 
 def _targets(found: list[Json], digits: int = 3) -> Lines:

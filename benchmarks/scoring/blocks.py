@@ -160,7 +160,7 @@ def best_types(scans: Sequence[Stage], peers: Sequence[str], first: str) -> tupl
 
 
 def rows_of(subject: Subject, shape: str, stage: Stage, kind: str) -> list[dict[str, Any]]:
-    """One row a peer, and one for ours alone where there is none."""
+    """One row a peer."""
     return [row_of(subject, shape, stage, name, kind) for name in stage.pairs]
 
 

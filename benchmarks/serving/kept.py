@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from corella_edge_runtime.bench.machine import machine
-from results import commit
+from results import stamp
 
 Row = dict[str, Any]
 
 
 def stamped(part: Row) -> Row:
     """The part with time, commit and machine: parts of a file may be measured on different days and machines."""
-    return {**part, "made": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(), "machine": machine()}
+    return {**part, **stamp(), "machine": machine()}
 
 
 def merged(path: Path, name: str, part: Row, what: str = "serving") -> Row:

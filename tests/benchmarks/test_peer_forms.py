@@ -15,7 +15,7 @@ from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
 from scoring.ceilings import best, speeds
 from scoring.process import buffers_of, mapped
-from scoring.quiet import Watch, cpu_seconds, is_void
+from scoring.quiet import Watch, cpu_seconds, is_void, undisturbed
 from scoring.server import binary, body_of, yes_of
 
 TOKENS = Tokens(3, 4, None)
@@ -107,3 +107,13 @@ def test_a_twentieth_of_the_machine_is_the_limit() -> None:
     assert is_void({"foreign": 0.051, "steal": 0.0})
     assert is_void({"foreign": 0.0, "steal": 0.06})
     assert not is_void({"foreign": 0.05, "steal": 0.05})
+
+
+@pytest.mark.parametrize(
+    ("foreign", "found"),
+    [([0.0, 0.0, 0.0], 0), ([0.06, 0.0, 0.0], 1), ([0.06, 0.06, 0.0], 2), ([0.06, 0.06, 0.06], 2)],
+)
+def test_a_disturbed_measurement_is_repeated_until_a_quiet_or_the_last_one(foreign: list[float], found: int) -> None:
+    tries = iter(range(len(foreign)))
+    assert undisturbed(lambda: next(tries), lambda one: {"foreign": foreign[one], "steal": 0.0}, 2) == found
+    assert next(tries, None) == (found + 1 if found < 2 else None)

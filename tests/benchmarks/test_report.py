@@ -1,14 +1,11 @@
-"""Which figures meet which targets, and what is kept of an earlier run."""
+"""Which figures meet which targets."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scoring.kept import merged
 from scoring.report import block_table, ceilings_table, targets, targets_table
 
 LOAD = {"foreign": 0.0, "steal": 0.0}
@@ -84,21 +81,3 @@ def test_ceilings_name_type_and_ubatch() -> None:
                             "llama_bench": {"Q8_0": {"ubatch": 120, "tokens_per_s": 650.0}}}])  # fmt: skip
     assert "Q8_0: 650.0 tokens/s at -ub 120" in text
     assert "bf16 300.0 GFLOP/s = 1415" in text
-
-
-def test_a_part_that_was_measured_again_replaces_the_old_one_and_others_stay(tmp_path: Path) -> None:
-    path = tmp_path / "kept.json"
-    old = {**result(block(row("server", 0.9)), block(row("server", 0.5), model="0.5b")), "product": {"p50": 1}}
-    path.write_text(json.dumps(old), "utf-8")
-    found = merged(path, result(block(row("server", 0.7))))
-    assert [(one["model"], one["rows"][0]["ratio"]["high"]) for one in found["blocks"]] == [
-        ("0.5b", 0.5),
-        ("135m", 0.7),
-    ]
-    assert found["product"] == {"p50": 1}
-    assert [one["met"] for one in found["targets"]] == [True]
-
-
-def test_without_an_old_file_the_result_is_kept_as_it_is(tmp_path: Path) -> None:
-    fresh = result(block(row("server", 0.7)))
-    assert merged(tmp_path / "none.json", fresh) is fresh
