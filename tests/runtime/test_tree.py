@@ -196,6 +196,17 @@ def test_nobody_is_told_late_whom_the_packing_answers_in_time(users: list[tuple[
     assert hopeless(asks, lambda _: Base(0), room, known, 0.0) == []
 
 
+def test_a_prompt_that_several_ask_takes_the_time_of_one() -> None:
+    prompts = [Prompt((1,) * 10, (i,) * 5) for i in range(3)]
+    asks = [Ask(prompt, 10.0 + SAFETY * 2.5 + 0.001) for prompt in prompts * 2]
+    known, room = cost(0.0, 0.1), Room(100, 4, 100)
+    assert hopeless(asks, lambda _: Base(0), room, known, 10.0) == []
+    assert len(pack(asks, lambda _: Base(0), room)) == 3
+    # Who asks for the first again has its answer when the first has, whatever came between.
+    again = [*asks, Ask(prompts[0], 10.0 + SAFETY * 1.5 + 0.001), Ask(Prompt((1,) * 10, (9,)), asks[0].deadline)]
+    assert hopeless(again, lambda _: Base(0), room, known, 10.0) == again[-1:]
+
+
 def test_a_suspect_is_tried_alone() -> None:
     asks = [Ask(Prompt((1,), (i,))) for i in range(4)]
     asks[2].alone = True

@@ -91,24 +91,28 @@ def in_time(cost: Cost, asks: Iterable[Ask], now: float) -> float:
 def hopeless(asks: Iterable[Ask], base: Callable[[TokenIds], Base], room: Room, cost: Cost, now: float) -> list[Ask]:
     """Those whose deadline comes before their answer can, in the order of the queue; as far as one looks."""
     late: list[Ask] = []
-    prefixes: set[TokenIds] = set()
-    prefix: TokenIds | None = None
+    # Prefix → suffix → seconds until its answer: a prompt that several ask is computed once.
+    groups: dict[TokenIds, dict[TokenIds, float]] = {}
+    prefix, group = None, dict[TokenIds, float]()
     packed = Packed(room.tokens)
     tokens = prompts = new = 0
     for ask in asks:
         # A user's prompts hold one tuple, and to look a long one up takes longer than all the rest.
         if ask.prompt.prefix is not prefix:
             prefix = ask.prompt.prefix
-            new = 0 if prefix in prefixes else len(prefix) - base(prefix).length
-        size = new + len(ask.prompt.suffix)
-        decodes = max(1.0, packed.decodes(prefix, size), (prompts + 1) / room.prompts)
-        if ask.deadline is not None and now + SAFETY * cost.seconds(decodes, tokens + size) > ask.deadline:
+            group = groups.setdefault(prefix, {})
+            new = 0 if group else len(prefix) - base(prefix).length
+        suffix, size = ask.prompt.suffix, new + len(ask.prompt.suffix)
+        seconds = group.get(suffix)
+        if fresh := seconds is None:
+            decodes = max(1.0, packed.decodes(prefix, size), (prompts + 1) / room.prompts)
+            seconds = cost.seconds(decodes, tokens + size)
+        if ask.deadline is not None and now + SAFETY * seconds > ask.deadline:
             late.append(ask)
-            continue
-        if new:
-            prefixes.add(prefix)
-        packed.add(prefix, size)
-        tokens, prompts, new = tokens + size, prompts + 1, 0
+        elif fresh:
+            group[suffix] = seconds
+            packed.add(prefix, size)
+            tokens, prompts, new = tokens + size, prompts + 1, 0
         if _far(tokens, prompts, room):
             break
     return late
