@@ -49,7 +49,7 @@ def main(bundle: Path, threads: int, requests: int) -> None:
 
 def product(bundle: Path, threads: int, requests: int, lines: Lines) -> None:
     """The engine with everything in it."""
-    with Engine.open(bundle, llm_threads=threads, require_llm=True) as engine:
+    with Engine.open(bundle, llm_threads=threads, require_llm=True, tuned=False) as engine:
         if requests:
             several(engine, bundle, requests)
         else:
