@@ -87,13 +87,20 @@ def _parts(result: Json) -> Iterator[tuple[str, Json]]:
     for block in result["blocks"]:
         name = f"{block['model']} {block['shape']}"
         yield name, block
-        for row in block["rows"]:
-            if "kept" in row and row["stage"] == "best":
-                yield f"{name} {row['ours_type'] if row['shape'] == 'b' else row['peer']}", row["kept"]
+        yield from ((f"{name} {', '.join(sides)}", json.loads(source)) for source, sides in _kept(block).items())
     yield from ((name, result[name]) for name in ("product", "start", "memory") if name in result)
     for what in ("ceilings", "parity"):
         yield from ((f"{what} {one['model']}", one) for one in result.get(what, []))
     yield from ((f"memory {one['model']} {one['type']}", one) for one in result.get("memory_of_files", []))
+
+
+def _kept(block: Json) -> dict[str, list[str]]:
+    """Runs that rows of a block were kept of, as JSON, and the rows' peers or types."""
+    found: dict[str, list[str]] = {}
+    for row in block["rows"]:
+        if "kept" in row and row["stage"] == "best":
+            found.setdefault(json.dumps(row["kept"]), []).append(row["ours_type" if row["shape"] == "b" else "peer"])
+    return found
 
 
 def _targets(found: list[Json], digits: int = 3) -> Lines:
