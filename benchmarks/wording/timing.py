@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -64,6 +64,10 @@ class Side:
         self._model.close()
 
 
+Encoders = Mapping[str, PromptEncoder]
+Opened = Callable[[], AbstractContextManager[dict[str, Side]]]
+
+
 def prompts_of(encoder: PromptEncoder, request: Request) -> list[Prompt]:
     """A prompt for every candidate that has text."""
     prefix = tuple(encoder.prefix(request.user))
@@ -97,18 +101,18 @@ def measure(study: Study, options: argparse.Namespace) -> Row:
 
 def of_lines(forms: Forms, lines: str, requests: list[Request], options: argparse.Namespace) -> Iterator[Row]:
     """Both kinds of users with one kind of history lines."""
-    with sides_of(forms, lines, options.threads) as sides:
-        for returning in (False, True):
-            named = {"lines": lines, "user": "returning" if returning else "new"}
-            measure = partial(by_turns, sides, requests, returning)
-            yield {**named, **undisturbed(measure, itemgetter("load"), options.retries)}
+    encoders = {name: form.short_lines() if lines == "short" else form.repeated() for name, form in forms.items()}
+    opened = partial(sides_of, {name: form.gguf for name, form in forms.items()}, encoders, options.threads)
+    for returning in (False, True):
+        named = {"lines": lines, "user": "returning" if returning else "new"}
+        measure = partial(by_turns, opened, encoders, requests, returning)
+        yield {**named, **undisturbed(measure, itemgetter("load"), options.retries)}
 
 
 @contextmanager
-def sides_of(forms: Forms, lines: str, threads: int) -> Iterator[dict[str, Side]]:
+def sides_of(files: Mapping[str, Path], encoders: Encoders, threads: int) -> Iterator[dict[str, Side]]:
     """Both scorers, ready."""
-    encoders = {name: form.short_lines() if lines == "short" else form.repeated() for name, form in forms.items()}
-    sides = {name: Side(form.gguf, encoders[name], threads) for name, form in forms.items()}
+    sides = {name: Side(path, encoders[name], threads) for name, path in files.items()}
     try:
         yield sides
     finally:
@@ -116,17 +120,19 @@ def sides_of(forms: Forms, lines: str, threads: int) -> Iterator[dict[str, Side]
             side.close()
 
 
-def by_turns(sides: dict[str, Side], requests: list[Request], returning: bool) -> Row:
-    """Ours and the paper's on the same user, one after the other."""
-    for side in sides.values():
-        side.seconds(requests[0], returning)
+def by_turns(opened: Opened, encoders: Encoders, requests: list[Request], returning: bool) -> Row:
+    """Ours and the paper's on the same user, one after the other, opened anew for every user (see `blocks.stage`)."""
+
+    def run(number: int, steps: Sequence[str]) -> list[float]:
+        with opened() as sides:
+            for side in sides.values():
+                side.seconds(requests[number - 1], returning)  # not counted
+            return [sides[name].seconds(requests[number], returning) for name in steps]
+
     watch = Watch()
-    pairs, _ = alternate(
-        [PAPER], len(requests),
-        lambda number, steps: [sides[name].seconds(requests[number], returning) for name in steps],
-    )  # fmt: skip
+    pairs, _ = alternate([PAPER], len(requests), run)
     load, found = watch.read(), ratio(pairs[PAPER])
-    lengths = {name: mean_lengths([prompts_of(side.encoder, one) for one in requests]) for name, side in sides.items()}
+    lengths = {name: mean_lengths([prompts_of(one, user) for user in requests]) for name, one in encoders.items()}
     return {
         "ours_ms": median_ms([pair.ours for pair in pairs[PAPER]]), "ratio": found.to_json(),
         "paper_ms": median_ms([pair.peer for pair in pairs[PAPER]]), "tokens": lengths,

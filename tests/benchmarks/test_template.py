@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,14 @@ from corella_edge.catalog import Catalog
 from corella_edge.errors import ExportError, InputError
 from corella_edge.metrics import Bootstrap, Interval, Sampled, sampled_auc
 from corella_edge.prompt import PromptEncoder, Template, Tokens
+from corella_edge.request import Request
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.synthetic import SyntheticConfig, generate
 from corella_edge_export.fit import catalog_of
 from corella_edge_export.recipe import load_recipe
 from corella_edge_export.sequences import SequenceBuilder
-from scoring.pairs import OURS, ratio_of
+from scoring.pairs import OURS, ratio_of, round_of
 from serving.kept import merged
 from template import WHAT, check, measured, numbers, words
 from wording import quality, timing
@@ -249,6 +252,32 @@ def test_a_void_timing_is_shown_as_void() -> None:
     assert "VOID" in timing.line(timed(void=True))
     assert "VOID" not in timing.line(timed())
     assert timing.targets({"rows": [timed(void=True)]})[0]["void"]
+
+
+def test_every_user_meets_sides_opened_anew_in_the_order_of_the_rounds(data: PreparedData) -> None:
+    openings: list[list[tuple[str, int]]] = []
+    forms = dict(zip((OURS, PAPER), both(data), strict=True))
+    users = [request_of(data, forms[OURS].catalog, number) for number in range(16)]
+
+    class Stand:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def seconds(self, request: Request, returning: bool) -> float:
+            openings[-1].append((self.name, users.index(request)))
+            return 1.0 if self.name == OURS else 2.0
+
+    @contextmanager
+    def opened() -> Iterator[dict[str, Any]]:
+        openings.append([])
+        yield {name: Stand(name) for name in forms}
+
+    row = timing.by_turns(opened, forms, users, False)
+    assert row["ratio"] == {"median": 0.5, "low": 0.5, "high": 0.5, "pairs": 16}
+    assert [asked[2:] for asked in openings] == [
+        [(name, number) for name in round_of([PAPER], number)] for number in range(16)
+    ]
+    assert all(sorted(name for name, _ in asked[:2]) == sorted(forms) for asked in openings)
 
 
 def test_the_papers_candidates_are_longer_by_the_words_after_them(data: PreparedData) -> None:
