@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +95,13 @@ def keys(recipe: Recipe, data: PreparedData) -> dict[str, str]:
     base["checkpoint"] = llm.base_of(recipe.llm)
     base["texts"] = [plain_text.digest(file) for file in recipe.llm.text.files]
     found: dict[str, str] = {}
-    begun = begun_by(recipe)
+    begun, reader = begun_by(recipe), replace(recipe.llm, path="")  # the checkpoint is known by its hash
     own = {
-        "text": (recipe.llm,),
+        "text": (reader,),
         "crm": (recipe.crm, recipe.seed),
-        "llm": (recipe.llm, "text"),
-        "joint": (recipe.joint, recipe.seed, recipe.crm, "crm", recipe.llm, begun),
-        "continuation": (recipe.continuation, recipe.seed, recipe.joint.rows, begun, "joint", recipe.llm),
+        "llm": (reader, "text"),
+        "joint": (recipe.joint, recipe.seed, recipe.crm, "crm", reader, begun),
+        "continuation": (recipe.continuation, recipe.seed, recipe.joint.rows, begun, "joint", reader),
     }
     for name in enabled(recipe):
         parts = [
@@ -238,6 +238,7 @@ def check(recipe: Recipe, data: PreparedData) -> None:
     """What can be found wrong before a folder is begun. Raises InputError."""
     if recipe.llm.source == "checkpoint":
         llm.check_checkpoint(recipe.llm)
+    plain_text.check(recipe.llm.text.files, f"recipe {recipe.name}, llm.text.files")
     check_rows(recipe, data)
 
 
