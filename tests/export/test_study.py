@@ -344,3 +344,5 @@ def test_what_the_alignment_moves_is_measured(studied: Studied, monkeypatch: pyt
     assert free["before"]["pull_llm"] == free["after"]["pull_crm"] == 0.0 < aligned["after"]["pull_llm"]
     assert aligned["after"]["gap"] < aligned["before"]["gap"]
     assert free["moved_llm"] > 0
+    with pytest.raises(InputError, match=r"without-stage-2: its recipe, .* has no joint stage"):
+        alignment.one(Run.open(studied.variant(1, "without-stage-2"), studied.data))
