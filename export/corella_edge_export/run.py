@@ -209,8 +209,6 @@ class Run:
         """The projections of the joint stage before training."""
         recipe, config = self.recipe.joint, llm.plain(model).config
         pairs = pairs_for(recipe.pairs, config.num_hidden_layers, self.recipe.crm.cross_layers)
-        if max((block for block, _ in pairs), default=0) > config.num_hidden_layers:
-            raise InputError(f"recipe, joint, pairs: the LLM has {config.num_hidden_layers} blocks")
         torch.manual_seed(self.recipe.seed)
         return Alignment(pairs, config.hidden_size, crm.width, recipe.width, recipe.exponent)
 

@@ -239,7 +239,19 @@ def check(recipe: Recipe, data: PreparedData) -> None:
     if recipe.llm.source == "checkpoint":
         llm.check_checkpoint(recipe.llm)
     plain_text.check(recipe.llm.text.files, f"recipe {recipe.name}, llm.text.files")
+    check_pairs(recipe)
     check_rows(recipe, data)
+
+
+def check_pairs(recipe: Recipe) -> None:
+    """Raises InputError if the joint stage is to align a block that the LLM has not."""
+    highest = max((block for block, _ in recipe.joint.pairs), default=0)
+    if not recipe.joint.epochs or not highest:
+        return
+    scratch = recipe.llm.source == "scratch"
+    count = recipe.llm.layers if scratch else llm.checkpoint_config(Path(recipe.llm.path)).num_hidden_layers
+    if highest > count:
+        raise InputError(f"recipe {recipe.name}, joint, pairs: there is no block {highest}, the LLM has {count}")
 
 
 def check_rows(recipe: Recipe, data: PreparedData) -> None:
@@ -247,7 +259,7 @@ def check_rows(recipe: Recipe, data: PreparedData) -> None:
     count = len(data.split("train").users)
     if recipe.continuation.epochs and recipe.joint.rows + max(1, recipe.continuation.rows) > count:
         raise InputError(
-            f"recipe: joint.rows and continuation.rows are together more than the {count} training rows; the "
+            f"recipe {recipe.name}: joint.rows and continuation.rows are together more than the {count} training rows; the "
             "continuation leaves out joint.rows rows even where the joint stage is off: lower them"
         )
 

@@ -335,6 +335,15 @@ def _noting(load: Callable[..., Any], held: list[torch.dtype]) -> Callable[..., 
     return noted
 
 
+def test_a_block_that_the_checkpoint_has_not_is_one_error_before_any_work(
+    recipe: Recipe, data: PreparedData, checkpoint: Path, tmp_path: Path
+) -> None:
+    blocks = llm.checkpoint_config(checkpoint).num_hidden_layers
+    with pytest.raises(CorellaError, match=f"joint, pairs: there is no block {blocks + 1}, the LLM has {blocks}"):
+        stages.train(tmp_path / "run", replace(recipe, joint=replace(recipe.joint, pairs=((blocks + 1, 1),))), data)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_goes_on_with_a_checkpoint_that_has_moved(
     recipe: Recipe, trained: Run, data: PreparedData, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

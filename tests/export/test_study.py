@@ -32,7 +32,7 @@ from corella_edge_export.study.fusion import fusion
 from corella_edge_export.study.predictions import Predictions
 from corella_edge_export.study.scored import Floats, Json, Pair, Scored
 from corella_edge_export.study.shares import RANDOM_DRAWS
-from corella_edge_export.study.study import Settings, study
+from corella_edge_export.study.study import Settings, shared_by_seeds, study
 from sessions import REPOSITORY, run
 
 SETTINGS = Settings(seeds=(1, 2), draws=20)
@@ -312,6 +312,15 @@ def test_what_is_kept_becomes_a_page(studied: Studied, tmp_path: Path, monkeypat
     assert (tmp_path / "results" / "study-tiny-curve-auc.svg").exists()
     (tmp_path / "empty").mkdir()
     assert study_page.NONE in study_page.page(tmp_path / "empty", tmp_path)
+
+
+def test_what_all_training_seeds_share_is_noted() -> None:
+    off = {"epochs": 0}
+    reads = {"text": {"files": ["a.txt"]}}
+    for changes, title in (({}, "own training"), (reads, "own training"), ({**reads, **off}, "reading of plain text")):
+        (note,) = shared_by_seeds(tiny_run.recipe(llm=changes))
+        assert note.startswith(f"The LLM's {title} has one seed (1)")
+    assert shared_by_seeds(tiny_run.recipe(llm=off)) == []
 
 
 def test_two_regimes_are_held_side_by_side(studied: Studied, monkeypatch: pytest.MonkeyPatch) -> None:

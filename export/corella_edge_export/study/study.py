@@ -134,13 +134,13 @@ def _about(recipe: Recipe, data: PreparedData, settings: Settings) -> Json:
     table["llm"]["path"] = Path(recipe.llm.path).name  # folders are the machine's own business
     return {
         "what": "study", "recipe": table, "name": recipe.name,
-        "data": data.info["name"], "notes": [*data.info.get("notes", []), *_shared(recipe), *_parts(data)],
+        "data": data.info["name"], "notes": [*data.info.get("notes", []), *shared_by_seeds(recipe), *_parts(data)],
         "seeds": list(settings.seeds), "draws": settings.draws, "valid_rows": settings.valid_rows,
         "machine": {**machine(), **gpu}, "versions": versions({name: name for name in HEAVY}),
     }  # fmt: skip
 
 
-def _shared(recipe: Recipe) -> list[str]:
+def shared_by_seeds(recipe: Recipe) -> list[str]:
     """What the training seeds have in common."""
     own = {"text": "The LLM's reading of plain text", "llm": "The LLM's own training"}
     shared = [title for name, title in own.items() if name in stages.enabled(recipe)]
