@@ -259,8 +259,8 @@ def check_rows(recipe: Recipe, data: PreparedData) -> None:
     count = len(data.split("train").users)
     if recipe.continuation.epochs and recipe.joint.rows + max(1, recipe.continuation.rows) > count:
         raise InputError(
-            f"recipe {recipe.name}: joint.rows and continuation.rows are together more than the {count} training rows; the "
-            "continuation leaves out joint.rows rows even where the joint stage is off: lower them"
+            f"recipe {recipe.name}: joint.rows and continuation.rows are together more than the {count} training rows; "
+            "the continuation leaves out joint.rows rows even where the joint stage is off: lower them"
         )
 
 

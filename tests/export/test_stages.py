@@ -232,7 +232,7 @@ def test_no_row_is_read_twice_at_the_end_of_the_data(data: PreparedData, whole: 
 def test_more_rows_than_there_are_is_one_error_before_any_work(data: PreparedData, tmp_path: Path) -> None:
     count = len(data.split("train").users)
     for rows in (count - 119, count, 10**9):
-        with pytest.raises(InputError, match=rf"recipe tiny: joint\.rows and continuation\.rows .* {count} training rows"):
+        with pytest.raises(InputError, match=rf"tiny: joint\.rows and continuation\.rows .* {count} training rows"):
             stages.train(tmp_path / "run", recipe(continuation={"rows": rows}), data, quiet=True)
     assert not (tmp_path / "run").exists()
     stages.check_rows(recipe(continuation={"rows": count - 120}), data)
