@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from corella_edge import atomic
 from corella_edge.encoder import FeatureEncoder
@@ -46,7 +49,7 @@ def train(
         reuse: other runs, whose finished stages are taken over where they would come out the same.
     """
     check(recipe, data)
-    place = PartialState()
+    place = joined()
     with hold(folder, recipe, data) if place.is_main_process else nullcontext():
         place.wait_for_everyone()
         with place.main_process_first():
@@ -61,6 +64,15 @@ def train(
                 _report(folder)
         place.wait_for_everyone()
     return summary
+
+
+def joined() -> PartialState:
+    """This process among those that share the training: on the CPU where it is told so, or several have no GPU.
+
+    To be called before anything else asks Accelerate, which would take several processes without a GPU for one each.
+    """
+    alone = "LOCAL_RANK" not in os.environ or torch.cuda.is_available()
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not alone)
 
 
 def _report(folder: Path) -> None:
