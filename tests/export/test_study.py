@@ -10,6 +10,7 @@ import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 import tiny_run
 from corella_edge.errors import InputError
 from corella_edge.router import RATIOS, Calibration
-from corella_edge_export import checkpoint, loop, train_llm
+from corella_edge_export import checkpoint, loop, stages, train_llm
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.synthetic import SyntheticConfig, generate
@@ -312,6 +313,15 @@ def test_what_is_kept_becomes_a_page(studied: Studied, tmp_path: Path, monkeypat
     assert (tmp_path / "results" / "study-tiny-curve-auc.svg").exists()
     (tmp_path / "empty").mkdir()
     assert study_page.NONE in study_page.page(tmp_path / "empty", tmp_path)
+
+
+def test_several_processes_are_refused_before_anything_is_written(
+    studied: Studied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "joined", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(InputError, match=r"a study is one process; .* --reuse"):
+        make(studied.data, studied.recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_all_training_seeds_share_is_noted() -> None:

@@ -73,7 +73,8 @@ def study(recipe: Recipe, data: PreparedData, out: Path, settings: Settings, say
 
     Raises:
         InputError: `out` holds a study of another recipe, other data, another checkpoint or other plain text, the
-            recipe has no CRM warm-up or names a file that can not be read, or the seeds are no different numbers.
+            recipe has no CRM warm-up or names a file that can not be read, the seeds are no different numbers, or
+            several processes were launched.
     """
     _check(recipe, settings.seeds)
     stages.check(recipe, data)
@@ -91,6 +92,8 @@ def _check(recipe: Recipe, seeds: Sequence[int]) -> None:
     if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
         text = ", ".join(map(str, seeds)) or "none"
         raise InputError(f"seeds: different whole numbers from 0 to 2^32 - 1 are needed, not {text}")
+    if stages.joined().num_processes > 1:
+        raise InputError("a study is one process; let several `train` the recipe, and take the run over with --reuse")
 
 
 def _seed(
