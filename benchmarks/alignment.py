@@ -7,7 +7,7 @@ Before and after the joint stage, on the same of its training rows, without drop
 
     gap       mean square of a number's difference between the two projections, and `spread_llm`, `spread_crm`, the
               variances of both. Projections of equal mean that know nothing of each other have a gap of the sum of
-              both; where all three shrink alike, the projections shrank and nothing was aligned
+              both; where all three shrink alike, what is projected shrank and nothing was aligned
     likeness  of the two models' own states, whatever the projections do: linear CKA, 0 to 1
     pull_llm  norm of the gradient of align_weight * L_align on the LLM, in parts of that of L_llm; `pull_crm` so, too
 
@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from corella_edge.errors import InputError
 from corella_edge_export import loop
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.run import Run
@@ -54,6 +55,8 @@ def main() -> None:
 
 def one(run: Run) -> dict[str, Any]:
     """A run's settings of stage 2, its validation figures, and what the stage did."""
+    if not run.recipe.joint.epochs:
+        raise InputError(f"{run.folder}: its recipe, {run.recipe.name}, has no joint stage")
     task, _ = Stages(run, quiet=True).task("joint")
     assert isinstance(task, JointTask)
     task.crm.masked = 0.0

@@ -41,7 +41,7 @@ def keep(study: Path, out: Path, notes: list[str], ablation: Path | None = None)
         figures |= {"ablation": other["ablation"], "ablation_by_seed": other["ablation_by_seed"]}
         for name in BY_VARIANT:
             figures["analysis"][name] = other["analysis"][name]
-        figures["notes"].append(f"Ablations and the shift by variant: training seeds {other['seeds']}.")
+        figures["notes"].append(f"Ablations, and the shift and the models by variant: training seeds {other['seeds']}.")
     write(out, rounded(figures))
     if (study / PLOT).exists():
         shutil.copyfile(study / PLOT, out.with_name(f"{out.stem}-{PLOT}"))

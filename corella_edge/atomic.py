@@ -7,12 +7,15 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import InputError
+
+# A label without what may differ.
+Settled = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def check_free(out: Path, option: str = "--out ") -> None:
@@ -52,18 +55,19 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def resumable_folder(
-    out: Path, label: str, same: dict[str, Any], notes: dict[str, Any] | None = None
+    out: Path, label: str, same: dict[str, Any], notes: dict[str, Any] | None = None, settled: Settled = lambda was: was
 ) -> Iterator[None]:
     """Hold a folder that is filled in several runs, locked against a second one.
 
-    Its file `label` says what it was begun with: `same` must be equal when a run goes on, `notes` may differ.
+    Its file `label` says what it was begun with: of `same` what `settled` leaves must be equal when a run goes on,
+    the rest and `notes` may differ and are then kept as the run that goes on has them.
 
     Raises:
         InputError: the folder holds something else, was begun with other settings, or another run is writing it.
     """
     lock = _lock_folder(out)
     try:
-        _check_label(out, label, same, notes or {})
+        _check_label(out, label, same, notes or {}, settled)
         yield
     finally:
         os.close(lock)
@@ -83,7 +87,7 @@ def _lock_folder(out: Path) -> int:
     return lock
 
 
-def _check_label(out: Path, label: str, same: dict[str, Any], notes: dict[str, Any]) -> None:
+def _check_label(out: Path, label: str, same: dict[str, Any], notes: dict[str, Any], settled: Settled) -> None:
     path = out / label
     if not path.exists():
         if any(not left.name.endswith(".partial") for left in out.iterdir()):
@@ -92,11 +96,14 @@ def _check_label(out: Path, label: str, same: dict[str, Any], notes: dict[str, A
         return
     try:
         before = json.loads(path.read_text("utf-8"))
-        different = [key for key, value in same.items() if before.get(key) != value]
-    except (OSError, ValueError, AttributeError) as error:
+        was, now = settled(before), {**before, **same, **notes}
+        different = [key for key, value in settled(same).items() if was.get(key) != value]
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise InputError(f"{path}: can not be read ({error})") from None
     if different:
         raise InputError(f"--out {out}: was begun with another {different[0]}; remove it or name another one")
+    if now != before:
+        write_file(path, json.dumps(now, indent=1).encode())
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o666) -> None:

@@ -21,9 +21,9 @@ def lines(kept: Sequence[Json]) -> Iterator[str]:
     yield ""
     yield "`ml-1m-small` asks its LLM about all training rows in a stage of its own before stages 2 and 3. The LLM of"
     yield "`ml-1m-stages` has read plain text alone by then, as the paper's has: stages 2 and 3 hold all the answers it"
-    yield "sees. Data, CRM, prompt and the LLM's sizes are the same; the rates of stages 2 and 3 are those that suit an"
-    yield "LLM that has converged, or one that has not. Gains are over the full system of the same regime; `replaced`"
-    yield "is the LLM's score as it is at validation ratio 0.2, where the system's own point may `stack`."
+    yield "sees. Data, CRM, prompt and the LLM's sizes are the same; rates, rows and batches of stages 2 and 3 are"
+    yield "those that suit an LLM that has converged, or one that has not. Gains are over the full system of the same"
+    yield "regime; `replaced` is the LLM's score as it is at validation ratio 0.2, where its own point may `stack`."
     yield ""
     yield from _ablations([studies[name] for name in REGIMES])
     for result in kept:

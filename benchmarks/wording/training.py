@@ -13,7 +13,7 @@ from typing import Any
 from corella_edge.prompt import PromptEncoder
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.loop import Metrics
-from corella_edge_export.recipe import ExportRecipe, Recipe, load_recipe
+from corella_edge_export.recipe import Recipe, load_recipe
 from corella_edge_export.run import Run, hold
 from corella_edge_export.sequences import SequenceBuilder
 from corella_edge_export.stages import Stages
@@ -129,13 +129,13 @@ def study(options: argparse.Namespace) -> Iterator[Study]:
 
 
 def form_recipe(recipe: Recipe, name: str, rows: int, seed: int) -> Recipe:
-    """The recipe with one form's question; one epoch on `rows` rows, questions in words; nothing is exported."""
+    """The recipe with one form's question; one epoch on `rows` rows, questions in words."""
     llm = replace(
         recipe.llm, whole_items=False, context=CONTEXT, rows=rows, valid_rows=STAGE_ROWS, epochs=1, evaluations=1,
         seed=seed,
     )  # fmt: skip
     prompt = replace(recipe.prompt, item=ITEMS[name], history_lines=HISTORY_LINES, block=BLOCK)
-    return replace(recipe, llm=llm, prompt=prompt, export=ExportRecipe())
+    return replace(recipe, llm=llm, prompt=prompt)
 
 
 def with_batch(recipe: Recipe, times: float) -> Recipe:

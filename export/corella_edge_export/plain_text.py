@@ -39,6 +39,15 @@ def read(files: Sequence[str]) -> Iterator[str]:
         yield from _KINDS.get(path.suffix, _unknown)(path)
 
 
+def check(files: Sequence[str], where: str) -> None:
+    """Raises InputError, which begins with `where`, for a file whose first document can not be read."""
+    for name in files:
+        try:
+            next(read([name]), None)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+
+
 def digest(name: str) -> str:
     """A hash of a file's content. Raises InputError if there is none."""
     with _file(name).open("rb") as file:
@@ -48,12 +57,12 @@ def digest(name: str) -> str:
 def _file(name: str) -> Path:
     path = Path(name)
     if not path.is_file():
-        raise InputError(f"recipe, llm.text.files: {name} is no file")
+        raise InputError(f"{name} is no file (seen from {Path.cwd()}); put it there, or let the recipe name another")
     return path
 
 
 def _unknown(path: Path) -> Iterator[str]:
-    raise InputError(f"recipe, llm.text.files: {path} is none of {', '.join(_KINDS)}")
+    raise InputError(f"{path} is none of {', '.join(_KINDS)}")
 
 
 def _txt(path: Path) -> Iterator[str]:

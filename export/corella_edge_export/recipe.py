@@ -6,7 +6,7 @@ import math
 import tomllib
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -344,10 +344,10 @@ def _section(cls: Any, table: Any, where: str) -> Any:
         if key not in known:
             raise RecipeError(f"{where}: unknown key {key!r}; known keys: {', '.join(sorted(known))}")
     values = {key: _value(hints[key], value, f"{where}, {key}") for key, value in table.items()}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise RecipeError(f"{where}: {error}") from None
+    for item in fields(cls):
+        if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
+            raise RecipeError(f"{where}: the key {item.name!r} is missing")
+    return cls(**values)
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

@@ -1,6 +1,6 @@
 """A training run on disk: what it was started with, its schema and tokenizer, and the weights of every stage.
 
-run.json              recipe, data fingerprint, versions: a run goes on only with the same ones
+run.json              recipe, fingerprints of data, checkpoint and plain text: a run goes on only with the same ones
 schema.json  vocab/   fitted on the training rows
 catalog.jsonl
 tokenizer/            of a model from scratch
@@ -209,8 +209,6 @@ class Run:
         """The projections of the joint stage before training."""
         recipe, config = self.recipe.joint, llm.plain(model).config
         pairs = pairs_for(recipe.pairs, config.num_hidden_layers, self.recipe.crm.cross_layers)
-        if max((block for block, _ in pairs), default=0) > config.num_hidden_layers:
-            raise InputError(f"recipe, joint, pairs: the LLM has {config.num_hidden_layers} blocks")
         torch.manual_seed(self.recipe.seed)
         return Alignment(pairs, config.hidden_size, crm.width, recipe.width, recipe.exponent)
 
@@ -222,11 +220,21 @@ def load_into(model: nn.Module, weights: dict[str, Tensor]) -> None:
         own[name].copy_(tensor)
 
 
-def hold(folder: Path, recipe: Recipe, data: PreparedData) -> AbstractContextManager[None]:
-    """The run's folder, locked, and begun with this recipe, data and checkpoint."""
+def hold(folder: Path, recipe: Recipe, data: PreparedData, label: str = "run.json") -> AbstractContextManager[None]:
+    """The folder of a run (or of many), locked, and begun with this recipe, data, checkpoint and plain text."""
     settings = deciding(json.loads(json.dumps(asdict(recipe), default=dict)))
-    same = {"recipe": settings, "data": fingerprint(data), "checkpoint": llm.base_of(recipe.llm)}
-    return atomic.resumable_folder(folder, "run.json", same, {"data_folder": str(data.root.resolve())})
+    later = {
+        "checkpoint": llm.base_of(recipe.llm), "texts": [plain_text.digest(file) for file in recipe.llm.text.files]
+    }  # fmt: skip
+    same, notes = {"recipe": settings, "data": fingerprint(data), **later}, {"data_folder": str(data.root.resolve())}
+    return atomic.resumable_folder(folder, label, same, notes, lambda about: settled({**later, **about}))
+
+
+def settled(about: dict[str, Any]) -> dict[str, Any]:
+    """What was begun, without what decides no weights: the export, and the place of a checkpoint known by its hash."""
+    recipe = {name: value for name, value in about["recipe"].items() if name != "export"}
+    place = {name: value for name, value in recipe["llm"].items() if name != "path"}
+    return {**about, "recipe": {**recipe, "llm": place}}
 
 
 def deciding(settings: Any) -> Any:

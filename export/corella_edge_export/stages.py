@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from corella_edge import atomic
 from corella_edge.encoder import FeatureEncoder
@@ -46,7 +49,7 @@ def train(
         reuse: other runs, whose finished stages are taken over where they would come out the same.
     """
     check(recipe, data)
-    place = PartialState()
+    place = joined()
     with hold(folder, recipe, data) if place.is_main_process else nullcontext():
         place.wait_for_everyone()
         with place.main_process_first():
@@ -61,6 +64,15 @@ def train(
                 _report(folder)
         place.wait_for_everyone()
     return summary
+
+
+def joined() -> PartialState:
+    """This process among those that share the training: on the CPU where it is told so, or several have no GPU.
+
+    To be called before anything else asks Accelerate, which would take several processes without a GPU for one each.
+    """
+    alone = "LOCAL_RANK" not in os.environ or torch.cuda.is_available()
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not alone)
 
 
 def _report(folder: Path) -> None:
@@ -95,13 +107,13 @@ def keys(recipe: Recipe, data: PreparedData) -> dict[str, str]:
     base["checkpoint"] = llm.base_of(recipe.llm)
     base["texts"] = [plain_text.digest(file) for file in recipe.llm.text.files]
     found: dict[str, str] = {}
-    begun = begun_by(recipe)
+    begun, reader = begun_by(recipe), replace(recipe.llm, path="")  # the checkpoint is known by its hash
     own = {
-        "text": (recipe.llm,),
+        "text": (reader,),
         "crm": (recipe.crm, recipe.seed),
-        "llm": (recipe.llm, "text"),
-        "joint": (recipe.joint, recipe.seed, recipe.crm, "crm", recipe.llm, begun),
-        "continuation": (recipe.continuation, recipe.seed, recipe.joint.rows, begun, "joint", recipe.llm),
+        "llm": (reader, "text"),
+        "joint": (recipe.joint, recipe.seed, recipe.crm, "crm", reader, begun),
+        "continuation": (recipe.continuation, recipe.seed, recipe.joint.rows, begun, "joint", reader),
     }
     for name in enabled(recipe):
         parts = [
@@ -238,7 +250,20 @@ def check(recipe: Recipe, data: PreparedData) -> None:
     """What can be found wrong before a folder is begun. Raises InputError."""
     if recipe.llm.source == "checkpoint":
         llm.check_checkpoint(recipe.llm)
+    plain_text.check(recipe.llm.text.files, f"recipe {recipe.name}, llm.text.files")
+    check_pairs(recipe)
     check_rows(recipe, data)
+
+
+def check_pairs(recipe: Recipe) -> None:
+    """Raises InputError if the joint stage is to align a block that the LLM has not."""
+    highest = max((block for block, _ in recipe.joint.pairs), default=0)
+    if not recipe.joint.epochs or not highest:
+        return
+    scratch = recipe.llm.source == "scratch"
+    count = recipe.llm.layers if scratch else llm.checkpoint_config(Path(recipe.llm.path)).num_hidden_layers
+    if highest > count:
+        raise InputError(f"recipe {recipe.name}, joint, pairs: there is no block {highest}, the LLM has {count}")
 
 
 def check_rows(recipe: Recipe, data: PreparedData) -> None:
@@ -246,8 +271,8 @@ def check_rows(recipe: Recipe, data: PreparedData) -> None:
     count = len(data.split("train").users)
     if recipe.continuation.epochs and recipe.joint.rows + max(1, recipe.continuation.rows) > count:
         raise InputError(
-            f"recipe: joint.rows and continuation.rows are together more than the {count} training rows; the "
-            "continuation leaves out joint.rows rows even where the joint stage is off: lower them"
+            f"recipe {recipe.name}: joint.rows and continuation.rows are together more than the {count} training rows; "
+            "the continuation leaves out joint.rows rows even where the joint stage is off: lower them"
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,31 @@ def test_a_folder_goes_on_with_the_same_settings_only(tmp_path: Path) -> None:
     with resumable_folder(out, "run.json", {"recipe": 1}, {"note": "b"}):
         assert (out / "half").exists()
     with pytest.raises(InputError, match="begun with another recipe"), resumable_folder(out, "run.json", {"recipe": 2}):
+        pass
+
+
+def test_what_settles_nothing_may_differ_and_the_last_run_says_it(tmp_path: Path) -> None:
+    def settled(about: dict[str, Any]) -> dict[str, Any]:
+        return {**about, "recipe": about["recipe"]["crm"]}
+
+    label = tmp_path / "run.json"
+    for export, note in ((1, "a"), (2, "b")):
+        recipe = {"crm": 1, "export": export}
+        with resumable_folder(tmp_path, "run.json", {"recipe": recipe}, {"note": note}, settled):
+            assert json.loads(label.read_text()) == {"recipe": recipe, "note": note}
+    last = label.read_bytes()
+    other = {"recipe": {"crm": 2, "export": 3}}
+    with (
+        pytest.raises(InputError, match="begun with another recipe"),
+        resumable_folder(tmp_path, "run.json", other, {}, settled),
+    ):
+        pass
+    assert label.read_bytes() == last
+    label.write_text('{"recipe": 1}')
+    with (
+        pytest.raises(InputError, match="can not be read"),
+        resumable_folder(tmp_path, "run.json", other, {}, settled),
+    ):
         pass
 
 

@@ -335,6 +335,28 @@ def _noting(load: Callable[..., Any], held: list[torch.dtype]) -> Callable[..., 
     return noted
 
 
+def test_a_block_that_the_checkpoint_has_not_is_one_error_before_any_work(
+    recipe: Recipe, data: PreparedData, checkpoint: Path, tmp_path: Path
+) -> None:
+    blocks = llm.checkpoint_config(checkpoint).num_hidden_layers
+    with pytest.raises(CorellaError, match=f"joint, pairs: there is no block {blocks + 1}, the LLM has {blocks}"):
+        stages.train(tmp_path / "run", replace(recipe, joint=replace(recipe.joint, pairs=((blocks + 1, 1),))), data)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_a_checkpoint_that_has_moved(
+    recipe: Recipe, trained: Run, data: PreparedData, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hash of its weights tells it, not its place: nothing is trained again, there or in another run."""
+    moved = Path(shutil.copytree(checkpoint, tmp_path / "moved"))
+    elsewhere = replace(recipe, llm=replace(recipe.llm, path=str(moved)))
+    shutil.copytree(trained.folder, tmp_path / "run")
+    monkeypatch.setattr(stages.loop, "fit", None)
+    for name in ("run", "other"):
+        stages.train(tmp_path / name, elsewhere, data, quiet=True, reuse=(trained.folder,))
+        assert Run.open(tmp_path / name, data).recipe.llm.path == str(moved)
+
+
 def _remove(pattern: str) -> Callable[[Path], None]:
     return lambda folder: [path.unlink() for path in folder.glob(pattern)].clear()
 

@@ -155,7 +155,7 @@ def test_a_recipe_over_another_differs_in_what_it_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [('base = "demo"', "'name'"), ('base = 3\nname = "r"', "base: 3 is none of"),
+    [('base = "demo"', "the key 'name' is missing"), ('base = 3\nname = "r"', "base: 3 is none of"),
      ('base = "x"\nname = "r"', "base: 'x'"), ('base = "demo"\nname = "r"\njoint = 3', "joint: expected a table"),
      ('base = "demo"\nname = "r"\n[joint]\nepoch = 3', "unknown key 'epoch'"), ('base = ["demo"]', "base: ['demo']")],
 )  # fmt: skip

@@ -232,8 +232,16 @@ def test_no_row_is_read_twice_at_the_end_of_the_data(data: PreparedData, whole: 
 def test_more_rows_than_there_are_is_one_error_before_any_work(data: PreparedData, tmp_path: Path) -> None:
     count = len(data.split("train").users)
     for rows in (count - 119, count, 10**9):
-        with pytest.raises(InputError, match=rf"joint\.rows and continuation\.rows .* {count} training rows"):
+        with pytest.raises(InputError, match=rf"tiny: joint\.rows and continuation\.rows .* {count} training rows"):
             stages.train(tmp_path / "run", recipe(continuation={"rows": rows}), data, quiet=True)
     assert not (tmp_path / "run").exists()
     stages.check_rows(recipe(continuation={"rows": count - 120}), data)
     stages.check_rows(replace(recipe(joint={"rows": 10**9}), continuation=recipe(continuation=OFF).continuation), data)
+
+
+def test_a_block_that_there_is_not_is_one_error_before_any_work(data: PreparedData, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="recipe tiny, joint, pairs: there is no block 3, the LLM has 2"):
+        stages.train(tmp_path / "run", recipe(joint={"pairs": [[1, 1], [3, 2]]}), data, quiet=True)
+    assert not (tmp_path / "run").exists()
+    stages.check_pairs(recipe(joint={"pairs": [[1, 1], [2, 2]]}))
+    stages.check_pairs(recipe(joint={"pairs": [[3, 2]], "epochs": 0}))

@@ -10,6 +10,7 @@ import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 import tiny_run
 from corella_edge.errors import InputError
 from corella_edge.router import RATIOS, Calibration
-from corella_edge_export import checkpoint, loop, train_llm
+from corella_edge_export import checkpoint, loop, stages, train_llm
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.synthetic import SyntheticConfig, generate
@@ -32,7 +33,7 @@ from corella_edge_export.study.fusion import fusion
 from corella_edge_export.study.predictions import Predictions
 from corella_edge_export.study.scored import Floats, Json, Pair, Scored
 from corella_edge_export.study.shares import RANDOM_DRAWS
-from corella_edge_export.study.study import Settings, study
+from corella_edge_export.study.study import Settings, shared_by_seeds, study
 from sessions import REPOSITORY, run
 
 SETTINGS = Settings(seeds=(1, 2), draws=20)
@@ -314,6 +315,24 @@ def test_what_is_kept_becomes_a_page(studied: Studied, tmp_path: Path, monkeypat
     assert study_page.NONE in study_page.page(tmp_path / "empty", tmp_path)
 
 
+def test_several_processes_are_refused_before_anything_is_written(
+    studied: Studied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "joined", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(InputError, match=r"a study is one process; .* --reuse"):
+        make(studied.data, studied.recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_all_training_seeds_share_is_noted() -> None:
+    off = {"epochs": 0}
+    reads = {"text": {"files": ["a.txt"]}}
+    for changes, title in (({}, "own training"), (reads, "own training"), ({**reads, **off}, "reading of plain text")):
+        (note,) = shared_by_seeds(tiny_run.recipe(llm=changes))
+        assert note.startswith(f"The LLM's {title} has one seed (1)")
+    assert shared_by_seeds(tiny_run.recipe(llm=off)) == []
+
+
 def test_two_regimes_are_held_side_by_side(studied: Studied, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("benchmarks", "docs"):
         monkeypatch.syspath_prepend(str(REPOSITORY / folder))
@@ -344,3 +363,5 @@ def test_what_the_alignment_moves_is_measured(studied: Studied, monkeypatch: pyt
     assert free["before"]["pull_llm"] == free["after"]["pull_crm"] == 0.0 < aligned["after"]["pull_llm"]
     assert aligned["after"]["gap"] < aligned["before"]["gap"]
     assert free["moved_llm"] > 0
+    with pytest.raises(InputError, match=r"without-stage-2: its recipe, .* has no joint stage"):
+        alignment.one(Run.open(studied.variant(1, "without-stage-2"), studied.data))

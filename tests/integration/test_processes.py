@@ -65,6 +65,7 @@ sample_rows = 20
 reference_rows = 8
 """
 STAGES = ("crm", "llm", "joint", "continuation")
+LAUNCHER = "accelerate.commands.launch"
 
 
 @pytest.fixture(scope="module")
@@ -85,26 +86,33 @@ def launched(place: Path, name: str, until: str = "") -> tuple[int, str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port,
+    # `launch --cpu` would begin one process only.
+    command = [sys.executable, "-m", LAUNCHER, "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+               "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port,
                "-m", "corella_edge", *arguments(place, name)]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    process = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment,
-        start_new_session=True,
-    )  # fmt: skip
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    errors = place / f"{name}.log"
+    with errors.open("wb") as log:
+        process = subprocess.Popen(
+            list(map(str, command)), stdout=subprocess.DEVNULL, stderr=log, env=environment, start_new_session=True
+        )
+    seen, deadline = 0, time.monotonic() + 240
     try:
-        while until and process.poll() is None and not (place / name / until).exists():
+        while process.poll() is None and not (until and (place / name / until).exists()):
+            seen = max(seen, len(workers(place / name)))
+            assert time.monotonic() < deadline
             time.sleep(0.05)
-        errors = "" if until else process.communicate(timeout=240)[1]
-    except subprocess.TimeoutExpired:
-        errors = "timeout"
     finally:
         end_all(place / name)
         process.wait(30)
-        assert process.stderr is not None
-        process.stderr.close()
-    return process.returncode, errors
+    assert seen == 2, errors.read_text()[-3000:]
+    return process.returncode, errors.read_text()
+
+
+def workers(out: Path) -> list[int]:
+    """The processes that train into a folder, without their launcher."""
+    found = {int(entry.parent.name): arguments_of(entry) for entry in Path("/proc").glob("[0-9]*/cmdline")}
+    return [number for number, given in found.items() if str(out).encode() in given and LAUNCHER.encode() not in given]
 
 
 def end_all(out: Path) -> None:

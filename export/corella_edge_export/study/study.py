@@ -16,7 +16,7 @@ from corella_edge_export import llm, stages
 from corella_edge_export.baseline import smoothed_rates
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.recipe import Recipe
-from corella_edge_export.run import Run, deciding, fingerprint
+from corella_edge_export.run import Run, hold
 from corella_edge_export.study import plots, tables
 from corella_edge_export.study.analysis import DRAWS, ablation, against, analyse, by_variant, combine, combine_ablations
 from corella_edge_export.study.boundary import boundary
@@ -72,15 +72,14 @@ def study(recipe: Recipe, data: PreparedData, out: Path, settings: Settings, say
     """Train (or go on), score and judge; writes `out`/study.json, study.md and one SVG a plot.
 
     Raises:
-        InputError: `out` holds a study of another recipe or other data, the recipe has no CRM warm-up, or the seeds
-            are not different whole numbers.
+        InputError: `out` holds a study of another recipe, other data, another checkpoint or other plain text, the
+            recipe has no CRM warm-up or names a file that can not be read, the seeds are no different numbers, or
+            several processes were launched.
     """
     _check(recipe, settings.seeds)
     stages.check(recipe, data)
     chosen = variants(recipe) if settings.ablations else {FULL: recipe}
-    settled = deciding(json.loads(json.dumps(asdict(replace(recipe, seed=0)), default=dict)))
-    same = {"recipe": settled, "data": fingerprint(data)}
-    with atomic.resumable_folder(out, "about.json", same):
+    with hold(out, replace(recipe, seed=0), data, "about.json"):
         found = [_seed(chosen, seed, data, out, settings, say, quiet) for seed in settings.seeds]
         result = {**_about(recipe, data, settings), **_together(found, settings)}
         _write(out, result)
@@ -93,6 +92,8 @@ def _check(recipe: Recipe, seeds: Sequence[int]) -> None:
     if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
         text = ", ".join(map(str, seeds)) or "none"
         raise InputError(f"seeds: different whole numbers from 0 to 2^32 - 1 are needed, not {text}")
+    if stages.joined().num_processes > 1:
+        raise InputError("a study is one process; let several `train` the recipe, and take the run over with --reuse")
 
 
 def _seed(
@@ -136,17 +137,19 @@ def _about(recipe: Recipe, data: PreparedData, settings: Settings) -> Json:
     table["llm"]["path"] = Path(recipe.llm.path).name  # folders are the machine's own business
     return {
         "what": "study", "recipe": table, "name": recipe.name,
-        "data": data.info["name"], "notes": [*data.info.get("notes", []), *_shared(recipe), *_parts(data)],
+        "data": data.info["name"], "notes": [*data.info.get("notes", []), *shared_by_seeds(recipe), *_parts(data)],
         "seeds": list(settings.seeds), "draws": settings.draws, "valid_rows": settings.valid_rows,
         "machine": {**machine(), **gpu}, "versions": versions({name: name for name in HEAVY}),
     }  # fmt: skip
 
 
-def _shared(recipe: Recipe) -> list[str]:
+def shared_by_seeds(recipe: Recipe) -> list[str]:
     """What the training seeds have in common."""
-    if not recipe.llm.epochs:
+    own = {"text": "The LLM's reading of plain text", "llm": "The LLM's own training"}
+    shared = [title for name, title in own.items() if name in stages.enabled(recipe)]
+    if not shared:
         return []
-    text = f"The LLM's own training has one seed ({recipe.llm.seed}), as a downloaded checkpoint would: training seeds"
+    text = f"{shared[-1]} has one seed ({recipe.llm.seed}), as a downloaded checkpoint would: training seeds"
     return [f"{text} differ in the CRM, in stages 2 and 3 and in their rows, so ± is not the LLM's whole variance."]
 
 

@@ -134,7 +134,7 @@ def boundary(result: Json) -> Iterator[str]:
 
 
 def shifts(result: Json) -> Iterator[str]:
-    """The shift of every variant on the rows that it routes itself at the same validation ratio."""
+    """The shift of every variant on the rows that the full system routes at the validation ratio."""
     yield from table_head("variant", "routed", *SHIFTS.values())
     for name, found in result["boundary_by_variant"].items():
         yield table_row(name, _share(found["share"]), *(figure(found.get(measure), "+") for measure in SHIFTS))
