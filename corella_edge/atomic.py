@@ -14,6 +14,7 @@ from typing import Any
 
 from corella_edge.errors import InputError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 # A label without what may differ.
 Settled = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -63,12 +64,17 @@ def resumable_folder(
     the rest and `notes` may differ and are then kept as the run that goes on has them.
 
     Raises:
-        InputError: the folder holds something else, was begun with other settings, or another run is writing it.
+        InputError: the folder holds something else, was begun with other settings, another run is writing it, or
+            the disk is full.
     """
     lock = _lock_folder(out)
     try:
         _check_label(out, label, same, notes or {}, settled)
         yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise InputError(f"--out {out}: writing failed: {told(error)}") from error
     finally:
         os.close(lock)
 
@@ -114,7 +120,13 @@ def write_file(path: Path, data: bytes, mode: int = 0o666) -> None:
         publish_file(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise InputError(f"{path}: writing failed: {error.strerror or error}") from error
+        raise InputError(f"{path}: writing failed: {told(error)}") from error
+
+
+def told(error: OSError) -> str:
+    """What the system says, and what to do where a disk is full."""
+    text = error.strerror or str(error)
+    return f"{text}; make room there, then run the same command again" if error.errno in _FULL else text
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:

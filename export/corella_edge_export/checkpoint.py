@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -52,8 +52,12 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 def finished(folder: Path) -> bool:
     """Whether the training in `folder` is done. Raises InputError as `load`."""
-    path = folder / NAME
-    return path.exists() and bool(_about(path)[1]["done"])
+    return (folder / NAME).exists() and bool(state_of(folder)["done"])
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """Where the training in `folder` stands by its last checkpoint. Raises InputError as `load`."""
+    return _about(folder / NAME)[1]
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, step: int) -> None:
@@ -72,10 +76,26 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: a file is missing or damaged.
     """
-    first = _load_shard(path)
-    with safe_open(path, "pt") as file:
-        more = json.loads((file.metadata() or {}).get("more", "[]"))
-    return _joined([first, *(_load_shard(path.with_name(name)) for name in more)])
+    return _joined([_load_shard(file) for file in (path, *_others(path))])
+
+
+def check_tensors(path: Path) -> None:
+    """Whether what `save_tensors` wrote is there, and as long as it says; numbers are not looked at.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    for file in _others(path):
+        _others(file)
+
+
+def _others(path: Path) -> list[Path]:
+    """The further files that the first one names, from its header."""
+    try:
+        with safe_open(path, "pt") as file:
+            return [path.with_name(name) for name in json.loads((file.metadata() or {}).get("more", "[]"))]
+    except Exception as error:  # noqa: BLE001 - safetensors raises errors of its own
+        raise _unreadable(path, error) from None
 
 
 def _about(path: Path) -> tuple[list[str], dict[str, Any]]:
@@ -103,8 +123,15 @@ def _load_shard(path: Path) -> dict[str, Tensor]:
 
 def _save_shard(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
     temporary = path.with_name(f".{path.name}.partial")
-    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, temporary, about)
-    atomic.publish_file(temporary, path)
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(copies, temporary, about)
+        atomic.publish_file(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(
+            f"{path}: writing failed ({error}); make room there, then run the same command again"
+        ) from error
 
 
 def _remove_others(folder: Path, start: str, files: list[str]) -> None:

@@ -49,14 +49,14 @@ def catalog_of(data: PreparedData, recipe: CrmRecipe = PLAIN, without: npt.NDArr
     return Catalog(data.item_ids, records)
 
 
-def check_text(data: PreparedData, recipe: CrmRecipe) -> None:
-    """Raises InputError if `item_text` names what the data do not tell of an item, or numbers."""
+def check_text(data: PreparedData, recipe: CrmRecipe, where: str = "recipe") -> None:
+    """Raises InputError, which begins with `where`, if `item_text` names what the data do not tell of an item, or numbers."""
     kinds = {"title": "text", **data.item_attributes}
     usable = [name for name, kind in kinds.items() if kind != "numeric"]
     for name in recipe.item_text:
         if name not in usable:
             raise InputError(
-                f"recipe, crm, item_text: {data.root} has no text {name!r} of an item, only {', '.join(usable)}; "
+                f"{where}, crm, item_text: {data.root} has no text {name!r} of an item, only {', '.join(usable)}; "
                 "prepare the data with it, or leave it out of the recipe"
             )
 

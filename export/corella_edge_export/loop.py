@@ -9,7 +9,6 @@ interrupted run ends in the same weights as an uninterrupted one on the same CPU
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
@@ -26,14 +25,13 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from corella_edge import atomic
 from corella_edge.errors import InputError, InterruptedRunError
-from corella_edge_export import checkpoint
+from corella_edge_export import checkpoint, metrics_log
+from corella_edge_export.metrics_log import Metrics
 
 BEST = "best.safetensors"
 CHECKPOINT_SECONDS = 30.0
 LOGGED = 200
-Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +138,13 @@ def fit(task: Task, schedule: Schedule, folder: Path, seed: int, quiet: bool = F
 
 
 def best_line(folder: Path) -> Metrics:
-    """The metrics of the weights that were kept."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    best: Metrics = max((line for line in lines if line["kind"] == "valid"), key=_merit)
-    return best
+    """The metrics of the weights that were kept. Raises InputError if the log has lost them."""
+    best = checkpoint.state_of(folder).get("best")
+    for line in metrics_log.read(folder):
+        if line["kind"] == "valid" and _merit(line) == best:
+            return line
+    path = folder / metrics_log.NAME
+    raise InputError(f"{path}: has lost the evaluation of the kept weights; remove {folder} to train the stage again")
 
 
 def restore(task: Task, tensors: dict[str, Tensor]) -> None:
@@ -283,16 +284,16 @@ class _Training:
         if not self.accelerator.is_main_process:
             return
         line = {"kind": kind, "step": self.state.step, **figures, "seconds": round(self.state.seconds, 1)}
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        kept = [old for old in lines if _place(json.loads(old)) < _place(line)]
-        atomic.write_file(path, "".join(f"{old}\n" for old in [*kept, json.dumps(line)]).encode())
+        kept = [old for old in metrics_log.read(self.folder) if _place(old) < _place(line)]
+        metrics_log.write(self.folder, [*kept, line])
 
     def _resume(self) -> State:
         found = checkpoint.load(self.folder)
         if found is None:
             return State()
         tensors, state = found
+        if state["best"] is not None:
+            best_line(self.folder)
         names = [name for name in tensors if name.startswith("model.")]
         restore(self.task, {name.removeprefix("model."): tensors[name] for name in names})
         if not state["done"]:

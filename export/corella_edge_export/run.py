@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from corella_edge import atomic, bundle
 from corella_edge.catalog import Catalog
 from corella_edge.encoder import FeatureEncoder
-from corella_edge.errors import InputError
+from corella_edge.errors import BundleError, CorellaError, InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
 from corella_edge.schema import Schema
@@ -43,6 +44,7 @@ from corella_edge_export.train_joint import side_of
 from corella_edge_export.train_llm import Reader, trained_tensors
 
 TOKENIZER_USERS = 2000
+STAGES = ("text", "crm", "llm", "joint", "continuation")
 # Keys that recipes have got since runs were first kept, with their defaults: one that has its default is none.
 LATER: dict[str, Any] = {
     "item_quality": False, "item_text": [], "item_vectors": 0, "user_level": False,
@@ -90,10 +92,14 @@ class Run:
         return cls(folder, recipe, data)
 
     def fit_inputs(self) -> tuple[Schema, Catalog]:
-        """Schema and catalogue, fitted once and then read from the run."""
-        if not (self.folder / "schema.json").exists():
+        """Schema and catalogue, fitted once and then read from the run. Raises InputError if they are damaged."""
+        path = self.folder / "schema.json"
+        if not path.exists():
             bundle.write_schema(self.folder, *self._fitted())
-        return bundle.read_schema(self.folder)
+        try:
+            return bundle.read_schema(self.folder)
+        except BundleError as error:
+            raise InputError(f"{self.folder}: {error}; remove {path}, the same command then fits it anew") from None
 
     def _fitted(self) -> tuple[Schema, Catalog]:
         return fit_schema(self.data, self.recipe.crm), catalog_of(self.data, self.recipe.crm)
@@ -220,14 +226,36 @@ def load_into(model: nn.Module, weights: dict[str, Tensor]) -> None:
         own[name].copy_(tensor)
 
 
-def hold(folder: Path, recipe: Recipe, data: PreparedData, label: str = "run.json") -> AbstractContextManager[None]:
-    """The folder of a run (or of many), locked, and begun with this recipe, data, checkpoint and plain text."""
+@contextmanager
+def hold(folder: Path, recipe: Recipe, data: PreparedData, label: str = "run.json") -> Iterator[None]:
+    """The folder of a run (or of many), locked, and begun with this recipe, data, checkpoint and plain text.
+
+    What is refused before anything was trained leaves nothing of it there, so that a corrected recipe may begin.
+    """
     settings = deciding(json.loads(json.dumps(asdict(recipe), default=dict)))
     later = {
         "checkpoint": llm.base_of(recipe.llm), "texts": [plain_text.digest(file) for file in recipe.llm.text.files]
     }  # fmt: skip
     same, notes = {"recipe": settings, "data": fingerprint(data), **later}, {"data_folder": str(data.root.resolve())}
-    return atomic.resumable_folder(folder, label, same, notes, lambda about: settled({**later, **about}))
+    with atomic.resumable_folder(folder, label, same, notes, lambda about: settled({**later, **about})):
+        try:
+            yield
+        except CorellaError:
+            if not any(folder.rglob(checkpoint.NAME)):
+                _clear(folder, label)
+            raise
+
+
+def _clear(folder: Path, label: str) -> None:
+    """Remove what a run writes before anything is trained, and the folder where nothing else is in it."""
+    for name in ("vocab", "tokenizer", *STAGES):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("schema.json", "catalog.jsonl", label):
+        (folder / name).unlink(missing_ok=True)
+    for place in (*(path for path in folder.iterdir() if path.is_dir()), folder):
+        if not any(place.iterdir()):
+            with suppress(OSError):  # a file system's root stays
+                place.rmdir()
 
 
 def settled(about: dict[str, Any]) -> dict[str, Any]:

@@ -26,12 +26,13 @@ from corella_edge import atomic
 from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder
-from corella_edge_export import checkpoint, llm, loop, plain_text, tokenizer, train_crm, train_llm, verify
+from corella_edge_export import checkpoint, llm, loop, metrics_log, plain_text, tokenizer, train_crm, train_llm, verify
 from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.fit import check_text
 from corella_edge_export.recipe import Recipe, StageRecipe
 from corella_edge_export.rows import EncodedRows
 from corella_edge_export.rowset import RowSet, choose_rows, history_needed
-from corella_edge_export.run import Run, deciding, fingerprint, hold, load_into
+from corella_edge_export.run import Run, deciding, fingerprint, hold, load_into, read_json
 from corella_edge_export.to_gguf import write_vocabulary
 from corella_edge_export.train_joint import CrmSide, JointTask
 from corella_edge_runtime.llm.binding import Model
@@ -141,8 +142,10 @@ class Stages:
         folder = self.run.folder / name
         if PartialState().is_main_process:
             self._take_over(name, reuse)
+            metrics_log.mend(folder)
         PartialState().wait_for_everyone()
         if checkpoint.finished(folder):
+            checkpoint.check_tensors(folder / loop.BEST)
             return loop.best_line(folder)
         task, schedule = self.task(name)
         recipe = self.run.recipe
@@ -164,10 +167,8 @@ class Stages:
             if folder.exists():
                 return
             if _key_of(other / name) == self.keys[name] and checkpoint.finished(other / name):
-                partial = folder.with_name(f".{name}.partial")
-                shutil.rmtree(partial, ignore_errors=True)
-                shutil.copytree(other / name, partial)
-                partial.rename(folder)
+                checkpoint.check_tensors(other / name / loop.BEST)
+                _copy(other / name, folder)
         folder.mkdir(exist_ok=True)
         atomic.write_file(folder / "stage.json", json.dumps(key).encode())
 
@@ -241,9 +242,22 @@ class Stages:
         return self._rows[split]
 
 
+def _copy(source: Path, folder: Path) -> None:
+    """A stage's folder, complete or not at all. Raises InputError."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(source, partial)
+        partial.rename(folder)
+    except OSError as error:  # copytree tells of many files at once
+        shutil.rmtree(partial, ignore_errors=True)
+        why = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        raise InputError(f"{folder}: can not be copied from {source}: {why}; make room there") from error
+
+
 def _key_of(folder: Path) -> str:
     path = folder / "stage.json"
-    return str(json.loads(path.read_text("utf-8"))["key"]) if path.exists() else ""
+    return str(read_json(path).get("key", "")) if path.exists() else ""
 
 
 def check(recipe: Recipe, data: PreparedData) -> None:
@@ -251,8 +265,24 @@ def check(recipe: Recipe, data: PreparedData) -> None:
     if recipe.llm.source == "checkpoint":
         llm.check_checkpoint(recipe.llm)
     plain_text.check(recipe.llm.text.files, f"recipe {recipe.name}, llm.text.files")
+    check_attributes(recipe, data)
     check_pairs(recipe)
     check_rows(recipe, data)
+
+
+def check_attributes(recipe: Recipe, data: PreparedData) -> None:
+    """Raises InputError if the recipe names an attribute that the data have not: a prompt would be without it."""
+    check_text(data, recipe.crm, f"recipe {recipe.name}")
+    items, users = ["title", *data.item_attributes], list(data.user_attributes)
+    asked = [("prompt.item", "an item", recipe.prompt.item_fields, items)]
+    asked.append(("prompt.profile", "a user", list(recipe.prompt.profile), users))
+    for where, whose, names, known in asked:
+        for name in names:
+            if name not in known:
+                raise InputError(
+                    f"recipe {recipe.name}, {where}: {data.root} has no attribute {name!r} of {whose}, only "
+                    f"{', '.join(known) or 'none'}; correct it or leave it out"
+                )
 
 
 def check_pairs(recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,9 @@ def train_tokenizer(
     template: Template, catalog: Catalog, users: list[User], vocab_size: int, texts: Iterable[str] = (),
     whole: Iterable[str] = (),
 ) -> Any:  # fmt: skip
-    """A `PreTrainedTokenizerFast` whose answers are single tokens; deterministic for the same input.
+    """A `PreTrainedTokenizerFast` whose answers, a word each, are single tokens; deterministic for the same input.
+
+    Answers too rare among the texts for a token of their own get one beyond `vocab_size`.
 
     Args:
         texts: plain text to learn words from, besides the prompts'.
@@ -40,9 +43,28 @@ def train_tokenizer(
         show_progress=False,
     )
     tokenizer.train_from_iterator(chain(_corpus(template, catalog, users), texts), trainer)
+    for answer in (template.yes, template.no):
+        _merge_whole(tokenizer, answer)
     known = tokenizer.get_vocab()
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in dict.fromkeys(whole) if t and t not in known])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD)
+
+
+def _merge_whole(tokenizer: Any, word: str) -> None:
+    """Last merges that leave one token of the word; all other words keep theirs.
+
+    Where the words of a text end, no merge goes: an answer of several is left as it is.
+    """
+    from tokenizers import models
+
+    if len(tokenizer.pre_tokenizer.pre_tokenize_str(word)) != 1:
+        return
+    while len(tokens := tokenizer.encode(word, add_special_tokens=False).tokens) > 1:
+        model = json.loads(tokenizer.to_str())["model"]
+        vocab = {**model["vocab"]}
+        vocab.setdefault(tokens[0] + tokens[1], max(tokenizer.get_vocab().values()) + 1)
+        merges = [(first, second) for first, second in (*model["merges"], tokens[:2])]
+        tokenizer.model = models.BPE(vocab=vocab, merges=merges)
 
 
 def _corpus(template: Template, catalog: Catalog, users: list[User]) -> Iterator[str]:
@@ -58,11 +80,16 @@ def _corpus(template: Template, catalog: Catalog, users: list[User]) -> Iterator
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write `folder`, complete or not at all: a killed run leaves no half of a tokenizer."""
+    """Write `folder`, complete or not at all: a killed run leaves no half of a tokenizer. Raises InputError."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    tokenizer.save_pretrained(partial)
-    partial.rename(folder)
+    try:
+        tokenizer.save_pretrained(partial)
+        partial.rename(folder)
+    except Exception as error:  # the Rust tokenizers raise bare exceptions
+        shutil.rmtree(partial, ignore_errors=True)
+        text = f"{folder}: writing failed ({_first_line(error)}); make room there, then run the same command again"
+        raise InputError(text) from error
 
 
 def load_tokenizer(folder: Path) -> Any:
