@@ -68,6 +68,12 @@ def test_the_engine_loads_without_llama_cpp() -> None:
     assert "llama_cpp" not in loaded_by(["corella_edge_runtime.engine"])
 
 
+def test_evaluation_needs_nothing_of_the_training() -> None:
+    loaded = loaded_by(["corella_edge_export.evaluate", "corella_edge_export.study.plots"])
+    assert "polars" in loaded
+    assert not loaded & {*HEAVY, "matplotlib", "accelerate", "sklearn"} - {"polars"}
+
+
 def test_the_package_gives_its_engine_when_asked() -> None:
     assert not loaded_by(["corella_edge_runtime"]) & {"numpy", "onnxruntime"}
     code = "from corella_edge_runtime import Engine; print(Engine.__module__)"
@@ -166,14 +172,13 @@ def run(missing: str, *args: str) -> subprocess.CompletedProcess[str]:
     ("missing", "extra", "args"),
     [
         ("polars", "export", "prepare synthetic --out OUT"),
-        ("torch", "export", "train ml-1m-tiny --data OUT --out OUT"),
         ("gguf", "export", "export OUT --out OUT"),
         ("onnxruntime", "cpu", "export OUT --out OUT"),
         ("llama_cpp", "llm", "export OUT --out OUT"),
         ("torch", "export", "demo --out OUT"),
-        *((module, "export", "evaluate BUNDLE --data OUT") for module in EXPORT_MODULES),
+        *((module, "export", "train ml-1m-tiny --data OUT --out OUT") for module in EXPORT_MODULES),
+        ("polars", "report", "evaluate BUNDLE --data OUT"),
         ("onnxruntime", "cpu", "evaluate BUNDLE --data OUT"),
-        ("sentencepiece", "export", "train ml-1m-tiny --data OUT --out OUT"),
         ("onnxruntime", "cpu", "score BUNDLE BUNDLE/requests.jsonl --out OUT"),
         ("onnxruntime", "cpu", "verify BUNDLE"),
         ("onnxruntime", "cpu", "benchmark BUNDLE --out OUT"),

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from corella_edge import atomic
 from corella_edge.errors import InputError
 from corella_edge.metrics import Bootstrap, Interval, Sampled, sampled_auc
+from corella_edge_export.data.sampling import draw_users
 from corella_edge_export.loop import Metrics
-from corella_edge_export.train_llm import draw_users, predict
+from corella_edge_export.train_llm import predict
 from scoring.pairs import OURS
 from scoring.report import judged
 from wording.prompts import ITEMS, PAPER

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from corella_edge.cli.common import EXPORT_MODULES, Ratios, need
+from corella_edge.cli.common import Ratios, need
 from corella_edge.cli.progress import Progress
 from corella_edge.router import RATIOS
 
@@ -32,7 +32,7 @@ def evaluate(
     Each row is scored once by each model; thresholds are the bundle's own, fixed on validation rows. Beside it: routing
     by blended scores, at random and by an oracle; both models in thirds by the CRM's confidence; plots.
     """
-    need("evaluate", "export", *EXPORT_MODULES)
+    need("evaluate", "report", "polars")
     need("evaluate", "cpu", "onnxruntime")
     from corella_edge_export.data.prepared import PreparedData
     from corella_edge_export.evaluate import evaluate as run

@@ -18,9 +18,8 @@ from corella_edge import bundle
 from corella_edge.atomic import resumable_folder, write_file
 from corella_edge.fusion import REPLACE, Fusion
 from corella_edge.router import RATIOS
-from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.rowset import RowSet, choose_users, history_needed
-from corella_edge_export.run import fingerprint
 from corella_edge_export.study import plots, tables
 from corella_edge_export.study.boundary import calibration
 from corella_edge_export.study.fusion import routed

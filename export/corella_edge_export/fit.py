@@ -50,7 +50,7 @@ def catalog_of(data: PreparedData, recipe: CrmRecipe = PLAIN, without: npt.NDArr
 
 
 def check_text(data: PreparedData, recipe: CrmRecipe, where: str = "recipe") -> None:
-    """Raises InputError, which begins with `where`, if `item_text` names what the data do not tell of an item, or numbers."""
+    """Raises InputError, which begins with `where`, if `item_text` names numbers, or what no item of the data has."""
     kinds = {"title": "text", **data.item_attributes}
     usable = [name for name, kind in kinds.items() if kind != "numeric"]
     for name in recipe.item_text:

@@ -27,11 +27,11 @@ from tqdm import tqdm
 
 from corella_edge.errors import InputError, InterruptedRunError
 from corella_edge_export import checkpoint, metrics_log
-from corella_edge_export.metrics_log import Metrics
 
 BEST = "best.safetensors"
 CHECKPOINT_SECONDS = 30.0
 LOGGED = 200
+Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

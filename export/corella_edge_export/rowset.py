@@ -12,7 +12,7 @@ from corella_edge.prompt import Template
 from corella_edge.request import Request
 from corella_edge.schema import Schema
 from corella_edge_export.data.prepared import PreparedData, Split
-from corella_edge_export.train_llm import draw_users
+from corella_edge_export.data.sampling import draw_users
 
 Indices = npt.NDArray[np.int64]
 

@@ -11,7 +11,6 @@ summary.json          written last: a run without it is unfinished
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ from corella_edge.request import User
 from corella_edge.schema import Schema
 from corella_edge_export import checkpoint, llm, members, plain_text, tokenizer
 from corella_edge_export.align import Alignment, pairs_for
-from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.fit import catalog_of, fit_schema
 from corella_edge_export.item_fit import folds
 from corella_edge_export.members import CrmModel
@@ -289,11 +288,6 @@ def data_of(folder: Path, data: Path | None) -> PreparedData:
                 f"{folder}: the data it was trained on is no longer at {data}; name its folder with --data"
             )
     return PreparedData.open(data)
-
-
-def fingerprint(data: PreparedData) -> str:
-    """Identifies prepared data by its description, which holds the hash of every file."""
-    return hashlib.sha256((data.root / "dataset.json").read_bytes()).hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

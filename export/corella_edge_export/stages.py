@@ -27,12 +27,12 @@ from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge_export import checkpoint, llm, loop, metrics_log, plain_text, tokenizer, train_crm, train_llm, verify
-from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.fit import check_text
 from corella_edge_export.recipe import Recipe, StageRecipe
 from corella_edge_export.rows import EncodedRows
 from corella_edge_export.rowset import RowSet, choose_rows, history_needed
-from corella_edge_export.run import Run, deciding, fingerprint, hold, load_into, read_json
+from corella_edge_export.run import Run, deciding, hold, load_into, read_json
 from corella_edge_export.to_gguf import write_vocabulary
 from corella_edge_export.train_joint import CrmSide, JointTask
 from corella_edge_runtime.llm.binding import Model

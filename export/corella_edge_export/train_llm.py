@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from corella_edge.prompt import Tokenize
 from corella_edge_export import llm
 from corella_edge_export.data.prepared import Split
+from corella_edge_export.data.sampling import draw_users
 from corella_edge_export.loop import Metrics, Part, Schedule, whole
 from corella_edge_export.recipe import LlmRecipe, StageRecipe
 from corella_edge_export.sequences import Sequence, SequenceBuilder, Spelling, bucketed
@@ -220,16 +221,6 @@ def text_positions(sequences: list[Sequence], index: int) -> int:
     first = -index % TEXT_STRIDE
     counts = (max(0, -(-(s.trunk - 1 - first) // TEXT_STRIDE)) for s in sequences)
     return max(1, sum(counts))
-
-
-def draw_users(split: Split, rows: int, seed: int) -> npt.NDArray[np.int64]:
-    """A seeded sample of whole users with about `rows` rows (0 = all users), ascending."""
-    users, counts = np.unique(split.users, return_counts=True)
-    if rows <= 0 or rows >= len(split.users):
-        return users.astype(np.int64)
-    order = np.random.default_rng([seed, 11]).permutation(len(users))
-    needed = int(np.searchsorted(np.cumsum(counts[order]), rows)) + 1
-    return np.sort(users[order[:needed]]).astype(np.int64)
 
 
 def valid_sequences(builder: SequenceBuilder, split: Split, recipe: LlmRecipe) -> list[Sequence]:

@@ -1,4 +1,4 @@
-"""Held-out requests drawn from the test split, and the JSON form of a request."""
+"""Samples of whole users, held-out requests drawn from the test split, and the JSON form of a request."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corella_edge.request import Event, Request
-from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.data.prepared import PreparedData, Split
 
 CANDIDATES = 20
+
+
+def draw_users(split: Split, rows: int, seed: int) -> NDArray[np.int64]:
+    """A seeded sample of whole users with about `rows` rows (0 = all users), ascending."""
+    users, counts = np.unique(split.users, return_counts=True)
+    if rows <= 0 or rows >= len(split.users):
+        return users.astype(np.int64)
+    order = np.random.default_rng([seed, 11]).permutation(len(users))
+    needed = int(np.searchsorted(np.cumsum(counts[order]), rows)) + 1
+    return np.sort(users[order[:needed]]).astype(np.int64)
 
 
 def draw_requests(data: PreparedData, count: int, seed: int) -> Iterator[Request]:

@@ -14,6 +14,7 @@ from accelerate import PartialState
 from corella_edge import atomic
 from corella_edge_export import train_crm, train_llm
 from corella_edge_export.data.prepared import Split
+from corella_edge_export.data.sampling import draw_users
 from corella_edge_export.run import Run
 from corella_edge_export.stages import Stages
 from corella_edge_export.study.scored import Floats, Mask, Pair, Scored
@@ -32,7 +33,7 @@ class Predictions:
     def pair(self, valid_rows: int = 0) -> Pair:
         """Validation rows (a seeded sample of whole users with about `valid_rows` rows, 0 = all) and all test rows."""
         valid = self.run.data.split("valid")
-        users = train_llm.draw_users(valid, valid_rows, self.run.recipe.llm.seed)
+        users = draw_users(valid, valid_rows, self.run.recipe.llm.seed)
         return Pair(self._scored("valid", np.isin(valid.users, users)), self._scored("test", None))
 
     def _scored(self, name: str, mask: Mask | None) -> Scored:
