@@ -14,6 +14,7 @@ from corella_edge.request import User
 
 pytest.importorskip("transformers")
 
+from corella_edge_export import tokenizer as module
 from corella_edge_export.tokenizer import (
     load_tokenizer,
     resolve_answers,
@@ -21,6 +22,7 @@ from corella_edge_export.tokenizer import (
     segment_tokenizer,
     train_tokenizer,
 )
+from disk import no_file_beyond
 
 CATALOG = Catalog(["a", "b"], [{"title": "Red Sun"}, {"title": "Café del Río"}])
 
@@ -69,6 +71,54 @@ def test_training_repeats_and_survives_its_folder(trained: Any, tmp_path: Path) 
     text = "Café del Río: Yes 5\n東京"
     assert segment_tokenizer(loaded)(text) == segment_tokenizer(trained)(text)
     assert (loaded.bos_token, loaded.eos_token, loaded.pad_token) == ("<s>", "</s>", "<pad>")
+
+
+NONSENSE = ["".join(chr(97 + (7 * i + j * j) % 26) for j in range(6)) for i in range(400)]
+TEXTS = [" ".join(["Yesterday", "Yesss", "Nobody", *NONSENSE])] * 3
+
+
+@pytest.mark.parametrize("vocab_size", [1, 259, 300, 340])
+def test_answers_that_are_rare_among_the_texts_are_single_tokens_all_the_same(vocab_size: int, tmp_path: Path) -> None:
+    trained = train_tokenizer(Template(), CATALOG, [], vocab_size, TEXTS)
+    save_tokenizer(trained, tmp_path / "kept")
+    tokenize = segment_tokenizer(load_tokenizer(tmp_path / "kept"))
+    found = resolve_answers(tokenize, Template(), trained.bos_token_id)
+    assert trained.convert_ids_to_tokens([found.yes, found.no]) == ["ĠYes", "ĠNo"]
+    assert not {"ĠYes", "ĠNo"} & set(trained.get_added_vocab())
+    assert sorted(trained.get_vocab().values()) == list(range(len(trained)))
+    assert len(trained) <= max(vocab_size, 259) + 6
+    for text in (" Yes", " Yesterday No Nobody", "Yes", TEXTS[0]):
+        assert trained.backend_tokenizer.decode(tokenize(text)) == text
+
+
+def test_other_words_keep_their_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With answers that the words hold already nothing is added; with rare ones, only what the words lack."""
+    found = train_tokenizer(Template(), CATALOG, [], 300, TEXTS)
+    common = train_tokenizer(Template(), CATALOG, [], 320)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_merge_whole", lambda tokenizer, word: None)
+        before = train_tokenizer(Template(), CATALOG, [], 300, TEXTS)
+        assert train_tokenizer(Template(), CATALOG, [], 320).backend_tokenizer.to_str() == (
+            common.backend_tokenizer.to_str()
+        )
+    with pytest.raises(ExportError, match="prompt.yes: ' Yes' is"):
+        resolve_answers(segment_tokenizer(before), Template(), None)
+    assert before.get_vocab().items() < found.get_vocab().items()
+    words, same = segment_tokenizer(found), segment_tokenizer(before)
+    assert [words(f" {text}") for text in NONSENSE] == [same(f" {text}") for text in NONSENSE]
+
+
+def test_an_answer_of_several_words_is_no_single_token() -> None:
+    template = Template(yes=" Yes indeed")
+    tokenize = segment_tokenizer(train_tokenizer(template, CATALOG, [], 320))
+    with pytest.raises(ExportError, match="prompt.yes: ' Yes indeed' is 2 tokens"):
+        resolve_answers(tokenize, template, None)
+
+
+def test_a_tokenizer_that_the_disk_does_not_take_is_told(trained: Any, tmp_path: Path) -> None:
+    with no_file_beyond(1000), pytest.raises(InputError, match=r"kept: writing failed \(.*\); make room there"):
+        save_tokenizer(trained, tmp_path / "kept")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_half_a_tokenizer_is_never_there(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
