@@ -101,7 +101,7 @@ def test_other_words_keep_their_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
         assert train_tokenizer(Template(), CATALOG, [], 320).backend_tokenizer.to_str() == (
             common.backend_tokenizer.to_str()
         )
-    with pytest.raises(ExportError, match="prompt.yes: ' Yes' is"):
+    with pytest.raises(ExportError, match=r"prompt\.yes: ' Yes' is"):
         resolve_answers(segment_tokenizer(before), Template(), None)
     assert before.get_vocab().items() < found.get_vocab().items()
     words, same = segment_tokenizer(found), segment_tokenizer(before)
@@ -111,7 +111,7 @@ def test_other_words_keep_their_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_answer_of_several_words_is_no_single_token() -> None:
     template = Template(yes=" Yes indeed")
     tokenize = segment_tokenizer(train_tokenizer(template, CATALOG, [], 320))
-    with pytest.raises(ExportError, match="prompt.yes: ' Yes indeed' is 2 tokens"):
+    with pytest.raises(ExportError, match=r"prompt\.yes: ' Yes indeed' is 2 tokens"):
         resolve_answers(tokenize, template, None)
 
 
