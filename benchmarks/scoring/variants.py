@@ -33,7 +33,7 @@ class Change:
         context: fields of llama.cpp's context that the runtime gives no choice of.
     """
 
-    settings: Mapping[str, int] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
 
     @property
