@@ -56,7 +56,8 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the models, that of llm_scoring.py")
-    parser.add_argument("--trained", type=Path, help="a bundle, measured too")
+    parser.add_argument("--models", type=words, help=f"{','.join(DEFAULTS)} (default: those that can be made)")
+    parser.add_argument("--trained", type=Path, help="a bundle")
     parser.add_argument("--types", type=words, help=f"{','.join(TYPES)} (default: {DEFAULTS})")
     parser.add_argument("--suffixes", type=numbers, default=SUFFIXES, help="tokens of a suffix")
     parser.add_argument("--threads", type=int, default=2)
@@ -90,9 +91,10 @@ def check(options: argparse.Namespace) -> None:
     for suffix in options.suffixes:
         if not 1 <= suffix <= max(SUFFIXES):
             raise InputError(f"--suffixes {suffix}: 1 to {max(SUFFIXES)} tokens fit")
-    for word in options.types or ():
-        if word not in TYPES:
-            raise InputError(f"--types {word!r}: known are {', '.join(TYPES)}")
+    for option, known in (("models", tuple(DEFAULTS)), ("types", TYPES)):
+        for word in getattr(options, option) or ():
+            if word not in known:
+                raise InputError(f"--{option} {word!r}: known are {', '.join(known)}")
 
 
 def measure(options: argparse.Namespace) -> Row:
@@ -109,7 +111,7 @@ def measure(options: argparse.Namespace) -> Row:
 
 def blocks(options: argparse.Namespace) -> Iterator[Row]:
     """One at a time, printed when it is done."""
-    for name in ("135m", "trained") if options.trained else ("135m",):
+    for name in options.models or (("135m", "trained") if options.trained else ("135m",)):
         types = options.types or DEFAULTS[name]
         made = subject(name, options.work, types, options.trained, None)
         for kind, suffix in ((kind, suffix) for kind in types for suffix in options.suffixes):

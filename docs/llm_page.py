@@ -203,7 +203,7 @@ def _memory(result: Json) -> Lines:
 def _crm(result: Json) -> Lines:
     yield f"{_machine(result)} One thread.{_void(result)}"
     yield ""
-    yield from _targets(crm_targets(result))
+    yield from _targets(crm_targets(result), digits=2)
     yield from _missed(result)
     yield "| bundle | candidates | user | encode and run against a bare run on prepared arrays |"
     yield "|---|---|---|---|"
@@ -297,7 +297,8 @@ def _wording_times(part: Json) -> Lines:
 def _settings(result: Json) -> Lines:
     yield f"{_machine(result)} {result['threads']} thread(s)."
     yield f"A returning user, prefix of {result['prefix']} tokens kept, {result['candidates']} candidates:"
-    yield "time with the change / time with the usual settings, above 1 it is slower; (n) = decodes, where they are not as usual."
+    yield "time with the change / time with the usual settings, above 1 it is slower;"
+    yield "(n) = decodes, where they are not as usual."
     yield ""
     blocks: dict[tuple[str, str], list[Json]] = {}
     for block in result["blocks"]:

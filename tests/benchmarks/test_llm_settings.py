@@ -95,7 +95,9 @@ def test_a_ratio_is_the_changed_time_over_the_usual_one() -> None:
     assert made["ms"] == 2000.0
 
 
-@pytest.mark.parametrize("wrong", [["--pairs", "0"], ["--suffixes", "41"], ["--types", "Q9"], ["--retries", "-1"]])
+@pytest.mark.parametrize(
+    "wrong", [["--pairs", "0"], ["--suffixes", "41"], ["--types", "Q9"], ["--models", "7b"], ["--retries", "-1"]]
+)
 def test_an_option_that_does_not_fit_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: list[str]
 ) -> None:
