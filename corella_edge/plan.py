@@ -183,27 +183,44 @@ class _Fields:
         return value
 
 
-def find(bundle: Path, explicit: Path | None, machine: Fingerprint, warn: Callable[[str], None]) -> Plan | None:
+def find(
+    bundle: Path,
+    explicit: Path | None,
+    machine: Fingerprint,
+    check: Callable[[Plan], None],
+    warn: Callable[[str], None],
+) -> Plan | None:
     """The plan to use for the bundle in folder `bundle`, or None.
 
     Args:
-        explicit: a plan file that the user named; None = the usual place, where none may be.
-        machine: this one; a plan of another is passed over, and `warn` is told why.
+        explicit: a plan file that the user named; None = the usual place, where none may be, and where one that is
+            damaged is passed over.
+        machine: this one; a plan of another is passed over.
+        check: raises InputError, which names the field, for a plan that can not be followed.
+        warn: told why a plan is passed over.
 
     Raises:
-        InputError: the file is damaged or can not be read, or a named one is of another bundle.
+        InputError: the named file is damaged, can not be read or followed, or is of another bundle.
     """
     key = bundle_key(bundle)
     path = explicit or _usual(key, warn)
     if path is None:
         return None
-    plan = read(path)
-    if plan.bundle != key:
-        raise InputError(f"{path}: is of another bundle ({plan.label}, manifest {plan.bundle[:16]}), not of {bundle}")
-    if difference := plan.machine.difference(machine):
-        warn(f"the plan {path} is not used: {difference}; run `corella-edge tune` again")
-        return None
-    return plan
+    try:
+        plan = _parse(path)
+        if plan.bundle != key:
+            raise InputError(f"is of another bundle ({plan.label}, manifest {plan.bundle[:16]}), not of {bundle}")
+        check(plan)
+    except InputError as error:
+        if explicit:
+            raise _refusal(path, error) from None
+        reason = str(error)
+    else:
+        reason = plan.machine.difference(machine)
+        if not reason:
+            return plan
+    warn(f"the plan {path} is not used: {reason}; run `corella-edge tune` again")
+    return None
 
 
 def _usual(key: str, warn: Callable[[str], None]) -> Path | None:
@@ -228,15 +245,24 @@ def read(path: Path) -> Plan:
     Raises:
         InputError: it can not be read, or is not what `write` writes; says what to do.
     """
-    advice = "remove it or run `corella-edge tune` again"
+    try:
+        return _parse(path)
+    except InputError as error:
+        raise _refusal(path, error) from None
+
+
+def _refusal(path: Path, error: InputError) -> InputError:
+    return InputError(f"{path}: {error}; remove it or run `corella-edge tune` again")
+
+
+def _parse(path: Path) -> Plan:
+    """A plan file; the InputError does not name it."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"larger than {MAX_BYTES} bytes")
         return Plan.from_json(decode(path.read_bytes()))
     except OSError as error:
-        raise InputError(f"{path}: can not be read ({error.strerror}); {advice}") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}; {advice}") from None
+        raise InputError(f"can not be read ({error.strerror})") from None
 
 
 def write(plan: Plan, path: Path) -> None:
