@@ -75,7 +75,7 @@ class Threads(click.IntRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found, most = int(super().convert(value, param, ctx)), len(os.sched_getaffinity(0))
         if found > most:
-            self.fail(f"{found} is above {most}, the CPUs that this process may run on", param, ctx)
+            self.fail(f"{found} is above {most}, the CPUs that this process may run on; ask for fewer", param, ctx)
         return found
 
 

@@ -95,7 +95,8 @@ def check_wishes(machine: Machine, crm: int | None, llm: int | None) -> None:
         if wish is not None and wish < 1:
             raise InputError(f"threads of the {name}: {wish} is below 1")
         if wish is not None and wish > most:
-            raise InputError(f"threads of the {name}: {wish} is above {most}, the CPUs that this process may run on")
+            found = f"{wish} is above {most}, the CPUs that this process may run on"
+            raise InputError(f"threads of the {name}: {found}; ask for fewer")
 
 
 def _check_sum(machine: Machine, crm: int | None, llm: int | None) -> None:
