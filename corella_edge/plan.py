@@ -196,7 +196,7 @@ def find(
         explicit: a plan file that the user named; None = the usual place, where none may be, and where one that is
             damaged is passed over.
         machine: this one; a plan of another is passed over.
-        check: raises InputError, which names the field, for a plan that can not be followed.
+        check: see `read`.
         warn: told why a plan is passed over.
 
     Raises:
@@ -206,21 +206,23 @@ def find(
     path = explicit or _usual(key, warn)
     if path is None:
         return None
-    try:
-        plan = _parse(path)
+
+    def follow(plan: Plan) -> None:
         if plan.bundle != key:
             raise InputError(f"is of another bundle ({plan.label}, manifest {plan.bundle[:16]}), not of {bundle}")
         check(plan)
+
+    try:
+        plan = read(path, follow)
     except InputError as error:
         if explicit:
-            raise _refusal(path, error) from None
-        reason = str(error)
-    else:
-        reason = plan.machine.difference(machine)
-        if not reason:
-            return plan
-    warn(f"the plan {path} is not used: {reason}; run `corella-edge tune` again")
-    return None
+            raise
+        warn(f"no plan is used: {error}")
+        return None
+    if difference := plan.machine.difference(machine):
+        warn(f"the plan {path} is not used: {difference}; run `corella-edge tune` again")
+        return None
+    return plan
 
 
 def _usual(key: str, warn: Callable[[str], None]) -> Path | None:
@@ -239,30 +241,26 @@ def _usual(key: str, warn: Callable[[str], None]) -> Path | None:
     return path
 
 
-def read(path: Path) -> Plan:
+def read(path: Path, check: Callable[[Plan], None] = lambda _: None) -> Plan:
     """A plan file.
 
+    Args:
+        check: raises InputError, which names the field, for a plan that can not be followed.
+
     Raises:
-        InputError: it can not be read, or is not what `write` writes; says what to do.
+        InputError: it can not be read or followed, or is not what `write` writes; names the file, says what to do.
     """
-    try:
-        return _parse(path)
-    except InputError as error:
-        raise _refusal(path, error) from None
-
-
-def _refusal(path: Path, error: InputError) -> InputError:
-    return InputError(f"{path}: {error}; remove it or run `corella-edge tune` again")
-
-
-def _parse(path: Path) -> Plan:
-    """A plan file; the InputError does not name it."""
+    advice = "remove it or run `corella-edge tune` again"
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"larger than {MAX_BYTES} bytes")
-        return Plan.from_json(decode(path.read_bytes()))
+        plan = Plan.from_json(decode(path.read_bytes()))
+        check(plan)
     except OSError as error:
-        raise InputError(f"can not be read ({error.strerror})") from None
+        raise InputError(f"{path}: can not be read ({error.strerror}); {advice}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}; {advice}") from None
+    return plan
 
 
 def write(plan: Plan, path: Path) -> None:

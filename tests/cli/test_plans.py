@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from corella_edge import plan as plans
@@ -17,6 +18,7 @@ from corella_edge.plan import Plan
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.threads import read_machine
+from sessions import serving, start
 
 CPUS = len(os.sched_getaffinity(0))
 Change = Callable[[Plan], Plan]
@@ -85,9 +87,18 @@ def test_one_in_the_usual_place_is_passed_over_and_both_models_run(score, bundle
     done = score()
     assert done.code == 0
     warning = next(line for line in done.err.splitlines() if "warning" in line)
-    assert warning.startswith(f"corella-edge: warning: the plan {path} is not used: {problem}")
-    assert warning.endswith("; run `corella-edge tune` again")
+    assert warning.startswith(f"corella-edge: warning: no plan is used: {path}: {problem}")
+    assert warning.endswith("; remove it or run `corella-edge tune` again")
     assert routed(tmp_path) > 0
+
+
+def test_a_server_starts_without_the_damaged_plan_and_says_which(bundle, rows) -> None:
+    path = plans.default_path(plans.bundle_key(bundle))
+    plans.write(settings(sequences=0)(plan_of(bundle)), path)
+    with serving(start("serve", bundle, "--port", 0, "--threshold", "ratio:1")) as served:
+        answer = httpx.post(served.url + "/v1/rank", json=rows[0]["request"], timeout=30).json()
+    assert f"warning: no plan is used: {path}: llm.settings.sequences: 0 is below 1; remove it" in served.errors
+    assert any(candidate["routed"] for candidate in answer["candidates"])
 
 
 def test_the_good_plan_is_followed_without_a_word(score, bundle, tmp_path) -> None:

@@ -56,7 +56,7 @@ class LlmSettings:
         for name, (least, most) in _BOUNDS.items():
             value = getattr(self, name)
             if not least <= value <= most:
-                return f"{name}: {_shown(value)} is " + (f"below {least}" if value < least else f"above {most}")
+                return f"{name}: {value!r:.80} is " + (f"below {least}" if value < least else f"above {most}")
         return "" if 0.0 < self.max_wait < math.inf else f"max_wait: {self.max_wait} is not above 0 and finite"
 
     def to_json(self) -> dict[str, Any]:
@@ -73,15 +73,11 @@ class LlmSettings:
         known = {item.name: type(getattr(usual, item.name)) for item in fields(cls)}
         for name, value in data.items():
             if name not in known:
-                raise InputError(f"{where}: unknown LLM setting {_shown(name)}; known: {', '.join(known)}")
+                raise InputError(f"{where}: unknown LLM setting {name!r:.80}; known: {', '.join(known)}")
             wanted = list if known[name] is tuple else known[name]
             if type(value) is not wanted or (wanted is list and not all(type(core) is int for core in value)):
-                raise InputError(f"{where}.{name}: expected a value of type {wanted.__name__}, got {_shown(value)}")
+                raise InputError(f"{where}.{name}: expected a value of type {wanted.__name__}, got {value!r:.80}")
         try:
             return cls(**{**data, "cores": tuple(data.get("cores", ()))})
         except InputError as error:
             raise InputError(f"{where}.{error}") from None
-
-
-def _shown(value: Any) -> str:
-    return repr(value)[:80]
