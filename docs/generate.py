@@ -100,7 +100,7 @@ def _quality(result: dict[str, Any]) -> Iterator[str]:
     yield f"{ends(rule)}; 95 % intervals by bootstrap over users."
     shipped = load_recipe(recipe["name"]).export.fusion
     if shipped != rule:
-        yield f"This bundle's fusion rule is `{rule}`; today the recipe ships `{shipped}`, which the study below measures."
+        yield f"This bundle's fusion rule is `{rule}`; today the recipe ships `{shipped}`, measured by the study below."
     yield "Latency: one request of 20 candidates of a new user,"
     threads = f"{settings['crm_threads']} thread for the CRM, {settings['llm_threads']} for the LLM"
     cores = f"{machine['cores']} core{'s' if machine['cores'] > 1 else ''}"
