@@ -15,7 +15,7 @@ from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Event, User
 from corella_edge_export import to_gguf
-from corella_edge_export.tokenizer import load_tokenizer, resolve_answers, segment_tokenizer
+from corella_edge_export.tokenizer import load_tokenizer, resolve_answers, segment_tokenizer, train_tokenizer
 from corella_edge_export.verify import check_tokens
 from corella_edge_runtime.llm.binding import Model
 
@@ -61,6 +61,19 @@ def test_texts_split_alike(pair: Callable[[str], Pair], kind: str) -> None:
     runtime = PromptEncoder(Template(), nothing, chosen.model.tokenize, tokens)
     differing = [t for t in TEXTS + random_texts(2000) if trainer.tokenize(t) != runtime.tokenize(t)]
     assert differing == []
+
+
+def test_answers_that_are_rare_among_the_texts_split_alike(tmp_path: Path) -> None:
+    """The merges that only they need come last here and there."""
+    texts = ["Yesterday Yesss Nobody Noel", *random_texts(300)]
+    trained = train_tokenizer(Template(), Catalog([], []), [], 290, texts)
+    trained.save_pretrained(tmp_path)
+    chosen = Pair(tmp_path, len(trained))
+    assert len(trained) > 290
+    answers = resolve_answers(chosen.model.tokenize, Template(), None)
+    assert answers == resolve_answers(chosen.tokenize, Template(), None)
+    told = [" Yes", " No", " Yesterday Noel", "Yes No", " YesNo Yes Yess", *texts, *TEXTS]
+    assert [t for t in told if chosen.tokenize(t) != chosen.model.tokenize(t)] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
