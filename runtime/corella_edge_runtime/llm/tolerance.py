@@ -1,0 +1,8 @@
+"""How far P(Yes) of the usual mode may be from the deterministic one's, by GGUF type: what is published and tested.
+
+Well above the greatest that benchmarks/deviation.py has observed (docs/llm.md); an observation, not a bound.
+"""
+
+from __future__ import annotations
+
+TOLERANCE = {"F32": 5e-3, "F16": 5e-3, "BF16": 5e-3, "Q8_0": 2e-2}
