@@ -5,8 +5,9 @@
 For every LLM file of a bundle, each prompt is scored alone (deterministic; a tenth of them once more: bit-equal), then
 several times as serving does: through the real backend, by several callers at once. Users come mixed and return soon
 or late, so that prefixes come, stay, are evicted, and grow by an event; each time all of their candidates are asked
-about, or some; some callers have a near deadline or go away. By default 24,000 prompts a file: on one core half a
-minute for the demo's model, two and a half for that of ml-1m-stages. It is no timing: the machine may be busy.
+about, or some; some callers have a near deadline or go away. By default 25,000 prompts a file, of 250 users: on
+one core half a minute for the demo's model, two and a half for that of ml-1m-stages. It is no timing: the machine may
+be busy.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ COUNTED = ("prefix_hits", "prefix_misses", "evictions", "expired", "aborted", "d
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A user's prompts at one moment, and P(Yes) of each in the deterministic mode."""
+    """A user's prompts at one moment, and P(Yes) of each in the deterministic mode; nan before the latest event."""
 
     prompts: Sequence[Prompt]
     exact: FloatArray
@@ -87,7 +88,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
-    parser.add_argument("--prompts", type=int, default=24_000, help="of a file; fewer if the sample has few users")
+    parser.add_argument("--prompts", type=int, default=25_000, help="of a file; fewer if the sample has few users")
     parser.add_argument("--candidates", type=int, default=100, help="of a user")
     parser.add_argument("--callers", type=int, default=8, help="at a time")
     parser.add_argument("--threads", type=int, default=1, help="of llama.cpp")
@@ -126,8 +127,7 @@ def compared(bundle: Bundle, file: str, options: argparse.Namespace) -> dict[str
     model = Model(bundle.path(file))
     encoder = PromptEncoder(template, bundle.schema()[1], model.tokenize, tokens)
     users = [[prompts_of(encoder, moment) for moment in moments] for moments in moments_of(bundle, encoder, options)]
-    flat = [moment for moments in users for moment in moments]
-    groups, repeats = deterministic(model, tokens, flat, options.threads)
+    groups, repeats = deterministic(model, tokens, users, options.threads)
     settings = LlmSettings(options.threads)
     backend = ThreadBackend(lambda: YesNoScorer(model, tokens, settings), settings)
     try:
@@ -135,14 +135,16 @@ def compared(bundle: Bundle, file: str, options: argparse.Namespace) -> dict[str
         counted = {name: int(backend.stats()[name]) for name in COUNTED}
     finally:
         backend.close()
-    count = sum(len(group.prompts) for group in groups)
+    if not len(gaps):
+        raise BundleError(f"{bundle.root}: {file} answered nothing: has no candidate of the sample a text?")
+    count = sum(len(moments[-1]) for moments in users)
     return {"type": model.file_type, "prompts": count, **figures(gaps), "repeats": repeats, "counted": counted}
 
 
 def moments_of(bundle: Bundle, encoder: PromptEncoder, options: argparse.Namespace) -> list[list[Request]]:
     """Of each user a request before the latest event and one after it, with the same candidates."""
     found, rng, rows = [], np.random.default_rng(0), traffic.read(bundle, None)
-    count = -(-options.prompts // (2 * options.candidates))
+    count = -(-options.prompts // options.candidates)
     for k in traffic.one_per_user(rows, count, 0):
         request = traffic.fill(rows[k].request, encoder.catalog, options.candidates, rng)
         before = replace(request, user=replace(request.user, history=request.user.history[:-1]))
@@ -151,13 +153,17 @@ def moments_of(bundle: Bundle, encoder: PromptEncoder, options: argparse.Namespa
 
 
 def deterministic(
-    model: Model, tokens: Tokens, groups: Sequence[Sequence[Prompt]], threads: int
+    model: Model, tokens: Tokens, users: Sequence[Sequence[Sequence[Prompt]]], threads: int
 ) -> tuple[list[Group], bool]:
-    """The groups with their exact scores, and whether a tenth of these were bit-equal the second time."""
+    """Each user's groups, the last with its exact scores; whether a tenth of these were bit-equal the second time."""
     scorer = YesNoScorer(model, tokens, LlmSettings(threads, deterministic=True))
     try:
-        found = [Group(prompts, probabilities(scorer.score(prompts))) for prompts in groups]
-        again = found[::-10]
+        found = [
+            Group(prompts, probabilities(scorer.score(prompts)) if last else np.full(len(prompts), np.nan))
+            for moments in users
+            for prompts, last in zip(moments, (False, True), strict=True)
+        ]
+        again = found[::-20]
         same = all(np.array_equal(probabilities(scorer.score(one.prompts[::-1]))[::-1], one.exact) for one in again)
         return found, same
     finally:
@@ -218,7 +224,7 @@ def asked(backend: LlmBackend, group: Group, visit: Visit) -> FloatArray:
 
 
 def figures(gaps: FloatArray) -> dict[str, Any]:
-    """Of at least one answer."""
+    """Of one answer at least."""
     return {
         "answers": len(gaps), "greatest": float(gaps.max()), "p9999": float(np.quantile(gaps, 0.9999)),
         "mean": float(gaps.mean()), "far": float((gaps > FAR).mean()),

@@ -30,6 +30,7 @@ def test_every_file_has_its_figures(bundle: Path, tmp_path: Path) -> None:
     (row,) = json.loads(out.read_text("utf-8"))["rows"]
     assert (row["file"], row["repeats"]) == ("llm.gguf", True)
     assert row["answers"] > row["prompts"] > 50
+    assert row["prompts"] <= 100
     assert 0.0 <= row["mean"] <= row["p9999"] <= row["greatest"] <= 5e-3
     assert row["counted"]["prefix_hits"] > 0
 
