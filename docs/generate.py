@@ -26,6 +26,7 @@ import serving_page
 import study_page
 
 from corella_edge.cli import COMMANDS, cli
+from corella_edge_export.recipe import load_recipe
 from corella_edge_export.study.tables import ends, figure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,6 +98,9 @@ def _quality(result: dict[str, Any]) -> Iterator[str]:
     yield f"{group['rows']:,} test rows of {group['users']:,} users. Thresholds are fixed on validation rows."
     rule = result["evaluation"].get("fusion", {"rule": "replace"})["rule"]  # older results name none
     yield f"{ends(rule)}; 95 % intervals by bootstrap over users."
+    shipped = load_recipe(recipe["name"]).export.fusion
+    if shipped != rule:
+        yield f"This bundle's fusion rule is `{rule}`; today the recipe ships `{shipped}`, measured by the study below."
     yield "Latency: one request of 20 candidates of a new user,"
     threads = f"{settings['crm_threads']} thread for the CRM, {settings['llm_threads']} for the LLM"
     cores = f"{machine['cores']} core{'s' if machine['cores'] > 1 else ''}"
