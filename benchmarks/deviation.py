@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         check(options)
-        found = [row for path in options.bundles for row in of_bundle(path, options)]
+        bundles = [opened(path) for path in options.bundles]
+        found = [row for bundle, files in bundles for row in of_bundle(bundle, files, options)]
     except CorellaError as error:
         print(f"deviation: {error}", file=sys.stderr)
         return error.exit_code
@@ -109,12 +110,17 @@ def check(options: argparse.Namespace) -> None:
         raise InputError(f"--out {options.out}: is a folder; name a file")
 
 
-def of_bundle(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a file."""
+def opened(path: Path) -> tuple[Bundle, list[str]]:
+    """A bundle and its LLM files; all are opened before the first is measured."""
     bundle = Bundle.open(path)
     files = sorted(name for name in bundle.manifest.files if name.startswith("llm") and name.endswith(".gguf"))
     if not files:
         raise BundleError(f"{path}: the bundle has no LLM")
+    return bundle, files
+
+
+def of_bundle(bundle: Bundle, files: Sequence[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row a file."""
     return [{"bundle": bundle.label, "file": file, **compared(bundle, file, options)} for file in files]
 
 

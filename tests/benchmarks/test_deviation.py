@@ -95,6 +95,11 @@ def test_a_mistake_is_one_line(
     assert problem in printed.err
 
 
-def test_a_bundle_without_an_llm_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert deviation.main([str(make_bundle(tmp_path / "bare", llm=False))]) != 0
+def test_a_bundle_without_an_llm_is_told_before_any_is_measured(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[object] = []
+    monkeypatch.setattr(deviation, "compared", lambda *asked: measured.append(asked))
+    assert deviation.main([str(bundle), str(make_bundle(tmp_path / "bare", llm=False))]) != 0
     assert "has no LLM" in capsys.readouterr().err
+    assert measured == []
