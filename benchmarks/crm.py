@@ -36,14 +36,15 @@ from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.tune.workload import prompts_of
 from results import write
+from scoring.crm_targets import TARGETS, targets
 from scoring.pairs import ratio_of
 from scoring.quiet import Watch, is_void
+from scoring.report import targets_table
 
 SIZES = (1, 20, 100, 1000)
-INT8 = "crm.int8.onnx"
+INT8, INT8_SIZES = "crm.int8.onnx", (1, 20, 100, 256, 1000)
 ENCODED = 2000  # requests of one candidate whose encoding is timed
 RATE, CANDIDATES = 100.0, 20  # requests a second, and candidates of each, beside the LLM
-TARGETS = {"path": 1.3, "encode_us": 60.0, "beside": 2.0}
 Row = dict[str, Any]
 Work = Callable[[], object]
 
@@ -78,8 +79,10 @@ def main() -> None:
     watch = Watch()
     found = [bundle(Case.open(root), options) for root in options.bundles]
     load = watch.read()
-    figures = {"what": "CRM", "pairs": options.pairs, "load": load, "void": is_void(load), "bundles": found}
+    figures: Row = {"what": "CRM", "pairs": options.pairs, "load": load, "void": is_void(load), "bundles": found}
+    figures["targets"] = targets(figures)
     print(table(figures))
+    print(targets_table(figures["targets"]))
     print(json.dumps(figures))
     if figures["void"]:
         sys.exit(f"void: other load took {load['foreign']:.0%}, steal {load['steal']:.0%} of the cores; 5 % is allowed")
@@ -106,9 +109,9 @@ def bundle(case: Case, options: argparse.Namespace) -> Row:
     found["encode_one_us"] = {kind: encoding(case, same) for kind, same in (("new", False), ("same", True))}
     found["paths"] = list(paths(case, options))
     found["skipped"] = []
-    for name, other in (("int8", int8), ("torch", torch_eager)):
+    for name, other, sizes in (("int8", int8, INT8_SIZES), ("torch", torch_eager, SIZES)):
         try:
-            found[name] = list(peers(case, other(case), options))
+            found[name] = list(peers(case, other(case), sizes, options))
         except (InputError, ImportError) as error:
             found["skipped"].append(f"{name}: {error}")
     if options.beside_llm:
@@ -134,12 +137,13 @@ def seconds(work: Work) -> float:
 
 
 def encoding(case: Case, same: bool) -> Row:
-    """Microseconds of `FeatureEncoder.encode` for one candidate."""
+    """Microseconds of `FeatureEncoder.encode` for one candidate; the interval is that of the median."""
     times = []
     for request in case.requests(1, ENCODED, same, 2):
         asked = fresh(request, same)
         times.append(seconds(partial(case.encoder.encode, asked.user, asked.candidates or ())))
-    return {"p50": round(1e3 * latency(times).p50, 1), "p99": round(1e3 * latency(times).p99, 1)}
+    interval = ratio_of([1e6 * one for one in times]).to_json()
+    return {"p50": round(1e3 * latency(times).p50, 1), "p99": round(1e3 * latency(times).p99, 1), "interval": interval}
 
 
 def fresh(request: Request, same: bool) -> Request:
@@ -161,7 +165,7 @@ def paths(case: Case, options: argparse.Namespace) -> Iterator[Row]:
     for n in SIZES:
         for kind, same in (("new", False), ("same", True)):
             pairs = [path_pair(case, n, same, number, options) for number in range(options.pairs)]
-            yield {"candidates": n, "user": kind, "target": TARGETS["path"], **judged(pairs)}
+            yield {"candidates": n, "user": kind, "target": TARGETS["path"], **compared(pairs)}
 
 
 def path_pair(case: Case, n: int, same: bool, number: int, options: argparse.Namespace) -> tuple[float, float]:
@@ -189,7 +193,7 @@ def both(ours: Work, other: Work, number: int) -> tuple[float, float]:
     return seconds(ours), seconds(other)
 
 
-def judged(pairs: Sequence[tuple[float, float]]) -> Row:
+def compared(pairs: Sequence[tuple[float, float]]) -> Row:
     ratio = ratio_of([ours / other for ours, other in pairs])
     return {"ratio": ratio.to_json(), "totals_ms": [round(1e3 * sum(side), 2) for side in zip(*pairs, strict=True)]}
 
@@ -218,9 +222,11 @@ def torch_eager(case: Case) -> Callable[[Feed], object]:
     return run
 
 
-def peers(case: Case, run: Callable[[Feed], object], options: argparse.Namespace) -> Iterator[Row]:
+def peers(
+    case: Case, run: Callable[[Feed], object], sizes: Sequence[int], options: argparse.Namespace
+) -> Iterator[Row]:
     """A peer's run against the FP32 session's on the same arrays: above 1 the session is faster."""
-    for n in SIZES:
+    for n in sizes:
         pairs = []
         for number in range(options.pairs):
             total = np.zeros(2)
@@ -228,7 +234,7 @@ def peers(case: Case, run: Callable[[Feed], object], options: argparse.Namespace
                 feed, _ = case.encoder.encode(request.user, request.candidates or ())
                 total += both(partial(run, feed), partial(case.crm.logits, feed), number)
             pairs.append((float(total[0]), float(total[1])))
-        yield {"candidates": n, **judged(pairs)}
+        yield {"candidates": n, **compared(pairs)}
 
 
 def beside_llm(root: Path, options: argparse.Namespace) -> Row:
@@ -307,7 +313,7 @@ def table(figures: Row) -> str:
     for found in figures["bundles"]:
         lines.append(f"\n{found['bundle']}   encode, 1 candidate (p50, µs): " + ", ".join(
             f"{kind} user {times['p50']}" for kind, times in found["encode_one_us"].items()
-        ) + f"   target {TARGETS['encode_us']:g}")  # fmt: skip
+        ))  # fmt: skip
         lines += [line(f"encode + run / bare, {r['user']} user", r) for r in found["paths"]]
         for name in ("int8", "torch"):
             lines += [line(f"{name} / FP32 run", r) for r in found.get(name, ())]

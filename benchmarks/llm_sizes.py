@@ -3,8 +3,10 @@
     python benchmarks/llm_sizes.py ml-1m-small --data data/ml-1m --work runs/sizes --rows 150000 \\
         --out benchmarks/results/llm-sizes.json
 
-Each size trains the recipe's [llm] stage on the same rows (--rows, drawn as whole users), and is then timed as a
-quantised GGUF through llama.cpp on one thread: 20 candidates of a new user, and of a user whose prefix is kept.
+Each size trains the recipe's [llm] stage on the same rows (--rows, drawn as whole users). When all are trained they
+are timed by turns as quantised GGUFs through llama.cpp on one thread: 20 candidates of a new user, and of a user whose
+prefix is kept. Every round opens each of them anew; a figure is the median over rounds of a round's median user. With
+matplotlib, the curve is drawn beside --out.
 """
 
 from __future__ import annotations
@@ -12,44 +14,72 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from corella_edge.prompt import Tokens
 from corella_edge.request import Request
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.recipe import Recipe, load_recipe
 from corella_edge_export.run import Run, hold
 from corella_edge_export.stages import Stages
+from corella_edge_export.study import plots
 from corella_edge_export.to_gguf import write_gguf
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.binding import Model, quantize
 from corella_edge_runtime.llm.scorer import YesNoScorer
 from results import write
+from scoring.pairs import ENOUGH, ratio_of
+from scoring.quiet import Watch, is_void, undisturbed
 
-# hidden, layers, heads, intermediate
-SIZES = {"S": (128, 3, 4, 256), "M": (256, 4, 4, 512), "L": (320, 5, 5, 768)}
-USERS, CANDIDATES, REPEATS = 40, 20, 3
+SHAPE = ("hidden", "layers", "heads", "intermediate")
+SIZES = {"XS": (64, 2, 2, 128), "S": (128, 3, 4, 256), "M": (256, 4, 4, 512), "L": (320, 5, 5, 768)}
+USERS, CANDIDATES = 40, 20
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model of one size: its figures, its GGUF, and what it is asked by user."""
+
+    row: Row
+    path: Path
+    tokens: Tokens
+    asked: Sequence[Sequence[Prompt]]
 
 
 def main() -> None:
+    options = parse()
+    data, recipe = PreparedData.open(options.data), load_recipe(options.recipe)
+    models = [trained(name, sized(recipe, name, options.rows), data, options.work) for name in options.sizes]
+    times = undisturbed(lambda: timed(models, options.rounds), lambda found: found["load"], options.retries)
+    sizes = [{**model.row, **found} for model, found in zip(models, times.pop("sizes"), strict=True)]
+    about = {"what": "LLM sizes", "recipe": recipe.name, "rows": options.rows, "note": options.note}
+    result = {**about, "data": data.info["name"], "gguf": "Q8_0", "llm_threads": 1, **times, "sizes": sizes}
+    write(options.out, result)
+    plots.write_sizes(sizes, options.out.with_suffix(".svg"))
+    print(json.dumps(result))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs; finished ones are not repeated")
     parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=ENOUGH)
+    parser.add_argument("--retries", type=int, default=1, help="further tries where other work disturbed the timing")
     parser.add_argument("--note", default="")
     parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    data, recipe = PreparedData.open(options.data), load_recipe(options.recipe)
-    found = [one(name, sized(recipe, name, options.rows), data, options.work) for name in options.sizes.split(",")]
-    about = {"what": "LLM sizes", "recipe": recipe.name, "rows": options.rows, "note": options.note}
-    write(options.out, {**about, "data": data.info["name"], "gguf": "Q8_0", "llm_threads": 1, "sizes": found})
-    print(json.dumps(found, indent=1))
+    return parser.parse_args()
 
 
 def sized(recipe: Recipe, name: str, rows: int) -> Recipe:
@@ -62,8 +92,8 @@ def sized(recipe: Recipe, name: str, rows: int) -> Recipe:
     return replace(recipe, llm=llm)
 
 
-def one(name: str, recipe: Recipe, data: PreparedData, work: Path) -> dict[str, Any]:
-    """Train a size, or read it, and time it."""
+def trained(name: str, recipe: Recipe, data: PreparedData, work: Path) -> Trained:
+    """Train a size, or read it."""
     folder = work / name
     with hold(folder, recipe, data):
         run = Run(folder, recipe, data)
@@ -73,34 +103,67 @@ def one(name: str, recipe: Recipe, data: PreparedData, work: Path) -> dict[str, 
         if not path.exists():
             write_gguf(model, run.tokenizer(), folder / "f16.gguf", name, None, recipe.llm.context)
             quantize(folder / "f16.gguf", path, "Q8_0")
-    sizes = dict(zip(("hidden", "layers", "heads", "intermediate"), SIZES[name], strict=True))
+    asked = [prompts_of(run, number) for number in range(USERS)]
     blocks = sum(p.numel() for key, p in model.named_parameters() if "embed" not in key)
-    return {
-        "name": name, **sizes, "parameters": sum(p.numel() for p in model.parameters()), "in_blocks": blocks,
-        "valid_auc": line["auc"], "train_seconds": line["seconds"], **timed(run, path),
+    row = {
+        "name": name, **dict(zip(SHAPE, SIZES[name], strict=True)),
+        "parameters": sum(p.numel() for p in model.parameters()), "in_blocks": blocks,
+        "valid_auc": line["auc"], "train_seconds": line["seconds"], **mean_lengths(asked),
     }  # fmt: skip
+    return Trained(row, path, run.builder().encoder.tokens, asked)
 
 
-def timed(run: Run, path: Path) -> dict[str, float]:
-    """Median milliseconds of 20 candidates, for new and for returning users."""
-    prompts = [prompts_of(run, i) for i in range(USERS)]
-    model = Model(path)
-    scorer = YesNoScorer(model, run.builder().encoder.tokens)
+def mean_lengths(asked: Sequence[Sequence[Prompt]]) -> dict[str, float]:
+    """Tokens of a user's prefix and of a candidate's suffix."""
+    suffixes = [len(prompt.suffix) for prompts in asked for prompt in prompts]
+    prefixes = [len(prompts[0].prefix) for prompts in asked]
+    return {"prefix_tokens": float(np.mean(prefixes)), "suffix_tokens": float(np.mean(suffixes))}
+
+
+def timed(models: Sequence[Trained], rounds: int) -> Row:
+    """Milliseconds of 20 candidates by size, for new and for returning users, and what else the machine did."""
+    watch = Watch()
+    times: list[list[tuple[float, float]]] = [[] for _ in models]
+    for number in range(rounds):
+        order = list(enumerate(models))
+        for place, model in order[::-1] if number % 2 else order:
+            times[place].append(one_round(model))
+    sizes = [dict(zip(("new_user_ms", "returning_user_ms"), map(interval, zip(*of, strict=True)), strict=True))
+             for of in times]  # fmt: skip
+    load = watch.read()
+    return {"rounds": rounds, "load": load, "void": is_void(load), "sizes": sizes}
+
+
+def interval(values: Sequence[float]) -> dict[str, float]:
+    """Median over rounds with its 95 % interval."""
+    found = ratio_of(values)
+    return {"value": found.median, "low": found.low, "high": found.high}
+
+
+def one_round(model: Trained) -> tuple[float, float]:
+    """Median milliseconds of a new user and of a returning one, of a model just opened."""
     new, returning = [], []
-    for _ in range(REPEATS):
-        for asked in prompts:
+    with opened(model) as scorer:
+        scorer.score(model.asked[0])
+        for asked in model.asked:
             scorer.forget()
             new.append(clocked(scorer, asked))
             returning.append(clocked(scorer, asked))
-    scorer.close()
-    model.close()
-    tokens = float(np.mean([len(asked[0].prefix) for asked in prompts]))
-    suffix = float(np.mean([len(prompt.suffix) for asked in prompts for prompt in asked]))
-    ms = {"new_user_ms": float(np.median(new)), "returning_user_ms": float(np.median(returning))}
-    return {"prefix_tokens": tokens, "suffix_tokens": suffix, **ms}
+    return float(np.median(new)), float(np.median(returning))
 
 
-def clocked(scorer: YesNoScorer, asked: list[Prompt]) -> float:
+@contextmanager
+def opened(model: Trained) -> Iterator[YesNoScorer]:
+    weights = Model(model.path)
+    scorer = YesNoScorer(weights, model.tokens)
+    try:
+        yield scorer
+    finally:
+        scorer.close()
+        weights.close()
+
+
+def clocked(scorer: YesNoScorer, asked: Sequence[Prompt]) -> float:
     start = time.perf_counter()
     scorer.score(asked)
     return (time.perf_counter() - start) * 1e3

@@ -183,23 +183,42 @@ class _Fields:
         return value
 
 
-def find(bundle: Path, explicit: Path | None, machine: Fingerprint, warn: Callable[[str], None]) -> Plan | None:
+def find(
+    bundle: Path,
+    explicit: Path | None,
+    machine: Fingerprint,
+    check: Callable[[Plan], None],
+    warn: Callable[[str], None],
+) -> Plan | None:
     """The plan to use for the bundle in folder `bundle`, or None.
 
     Args:
-        explicit: a plan file that the user named; None = the usual place, where none may be.
-        machine: this one; a plan of another is passed over, and `warn` is told why.
+        explicit: a plan file that the user named; None = the usual place, where none may be, and where one that is
+            damaged is passed over.
+        machine: this one; a plan of another is passed over.
+        check: see `read`.
+        warn: told why a plan is passed over.
 
     Raises:
-        InputError: the file is damaged or can not be read, or a named one is of another bundle.
+        InputError: the named file is damaged, can not be read or followed, or is of another bundle.
     """
     key = bundle_key(bundle)
     path = explicit or _usual(key, warn)
     if path is None:
         return None
-    plan = read(path)
-    if plan.bundle != key:
-        raise InputError(f"{path}: is of another bundle ({plan.label}, manifest {plan.bundle[:16]}), not of {bundle}")
+
+    def follow(plan: Plan) -> None:
+        if plan.bundle != key:
+            raise InputError(f"is of another bundle ({plan.label}, manifest {plan.bundle[:16]}), not of {bundle}")
+        check(plan)
+
+    try:
+        plan = read(path, follow)
+    except InputError as error:
+        if explicit:
+            raise
+        warn(f"no plan is used: {error}")
+        return None
     if difference := plan.machine.difference(machine):
         warn(f"the plan {path} is not used: {difference}; run `corella-edge tune` again")
         return None
@@ -222,21 +241,26 @@ def _usual(key: str, warn: Callable[[str], None]) -> Path | None:
     return path
 
 
-def read(path: Path) -> Plan:
+def read(path: Path, check: Callable[[Plan], None] = lambda _: None) -> Plan:
     """A plan file.
 
+    Args:
+        check: raises InputError, which names the field, for a plan that can not be followed.
+
     Raises:
-        InputError: it can not be read, or is not what `write` writes; says what to do.
+        InputError: it can not be read or followed, or is not what `write` writes; names the file, says what to do.
     """
     advice = "remove it or run `corella-edge tune` again"
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"larger than {MAX_BYTES} bytes")
-        return Plan.from_json(decode(path.read_bytes()))
+        plan = Plan.from_json(decode(path.read_bytes()))
+        check(plan)
     except OSError as error:
         raise InputError(f"{path}: can not be read ({error.strerror}); {advice}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}; {advice}") from None
+    return plan
 
 
 def write(plan: Plan, path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from serving_page import between
 
 from corella_edge_runtime.llm.tolerance import TOLERANCE
+from scoring.crm_targets import TARGETS, judged_paths
+from scoring.crm_targets import targets as crm_targets
 from scoring.pairs import ENOUGH
 
 Json = dict[str, Any]
@@ -210,6 +212,8 @@ def _memory(result: Json) -> Lines:
 def _crm(result: Json) -> Lines:
     yield f"{_machine(result)} One thread.{_void(result)}"
     yield ""
+    yield from _targets(crm_targets(result), digits=2)
+    yield from _missed(result)
     yield "| bundle | candidates | user | encode and run against a bare run on prepared arrays |"
     yield "|---|---|---|---|"
     for one in result["bundles"]:
@@ -222,11 +226,27 @@ def _crm(result: Json) -> Lines:
         yield f"- {one['bundle']}: encoding one candidate, {times} (p50); a bare run by candidates, µs: {runs}."
         for peer in ("int8", "torch"):
             for row in one.get(peer, []):
-                if row["candidates"] in (20, 100):
+                if row["candidates"] in (20, 100, 256):
                     found = f"at {row['candidates']}: {_interval(row['ratio'], 2)}"
                     yield f"- {one['bundle']}: {peer} against FP32 in ONNX Runtime {found}."
         if "beside_llm" in one:
             yield f"- {one['bundle']}: {_beside(one['beside_llm'])}"
+
+
+def _missed(result: Json) -> Lines:
+    """Why encoding weighs so much where the path misses its target."""
+    for one in result["bundles"]:
+        paths = [row for row in judged_paths(one) if row["ratio"]["high"] > TARGETS["path"]]
+        if not paths:
+            continue
+        n = paths[0]["candidates"]
+        bare = one["ceilings"]["bare_run_us"][str(n)]
+        found = ", ".join(f"{(row['ratio']['median'] - 1) * bare:.0f} µs ({row['user']} user)" for row in paths)
+        yield f"{one['bundle']}: the model is so small that a bare run takes {bare:.0f} µs at {n} candidates, and the"
+        yield f"target leaves {(TARGETS['path'] - 1) * bare:.0f} µs to encode them. It takes {found}:"
+        yield f"to look up {n} ids, to read a new user's history and to gather every field costs the same in numpy,"
+        yield "however small the model is."
+        yield ""
 
 
 def _beside(row: Json) -> str:
@@ -283,9 +303,44 @@ def _wording_times(part: Json) -> Lines:
     yield ""
 
 
+def _settings(result: Json) -> Lines:
+    yield f"{_machine(result)} {result['threads']} thread(s)."
+    yield f"A returning user, prefix of {result['prefix']} tokens kept, {result['candidates']} candidates:"
+    yield "time with the change / time with the usual settings, above 1 it is slower;"
+    yield "(n) = decodes, where they are not as usual."
+    yield ""
+    blocks: dict[tuple[str, str], list[Json]] = {}
+    for block in result["blocks"]:
+        blocks.setdefault((block["model"], block["type"]), []).append(block)
+    for found in blocks.values():
+        yield from _changes(found)
+
+
+def _changes(blocks: list[Json]) -> Lines:
+    """One model and type: a column a length of the suffixes."""
+    first = blocks[0]
+    heads = [f"suffixes of {one['suffix']}{_void(one)}" for one in blocks]
+    yield f"| {first['model']}, {first['type']} | {' | '.join(heads)} |"
+    yield "|---" * (len(blocks) + 1) + "|"
+    usual = [f"{one['usual_ms']:,.1f} ms ({one['decodes']})" for one in blocks]
+    yield f"| usual settings | {' | '.join(usual)} |"
+    for rows in zip(*(one["rows"] for one in blocks), strict=True):
+        yield f"| {rows[0]['change']} | {' | '.join(map(_change, rows, blocks))} |"
+    yield ""
+    faster = [f"{name} (suffixes of {one['suffix']})" for one in blocks for name in one["faster"]]
+    yield f"Faster than the usual settings by the whole interval: {', '.join(faster) or 'none'}."
+    yield ""
+
+
+def _change(row: Json, block: Json) -> str:
+    decodes = f" ({row['decodes']})" if row["decodes"] != block["decodes"] else ""
+    return f"{_interval(row['ratio'], 2)}{decodes}"
+
+
 SECTIONS: dict[str, tuple[tuple[str, ...], Callable[[Json], Lines]]] = {
     "deviation": (("deviation",), _deviation),
     "scoring": (("llm-scoring",), _scoring),
     "crm": (("crm",), _crm),
     "template": (("template",), _template),
+    "settings": (("llm-settings",), _settings),
 }

@@ -27,25 +27,35 @@ def page(results: Path, published: Path) -> str:
     studies = {path: result for path, result in found.items() if result.get("what") == "study"}
     lines = [line for path, result in studies.items() for line in _study(path, result, published)]
     lines += stages_page.lines(list(found.values()))
-    lines += [line for result in found.values() if result.get("what") == "LLM sizes" for line in _sizes(result)]
+    of_sizes = {path: result for path, result in found.items() if result.get("what") == "LLM sizes"}
+    lines += [line for path, result in of_sizes.items() for line in _sizes(path, result)]
     return "\n".join([HEAD, *(lines or [NONE])]).rstrip() + "\n"
 
 
-def _sizes(result: dict[str, Any]) -> Iterator[str]:
+def _sizes(path: Path, result: dict[str, Any]) -> Iterator[str]:
     """Validation AUC against milliseconds of inference."""
     yield "## Which size of LLM"
     yield ""
     yield f"Recipe `{result['recipe']}`, its own LLM stage for one epoch on {result['rows']:,} rows; {result['note']}."
-    yield f"Milliseconds for 20 candidates of a user, {result['gguf']}, {result['llm_threads']} thread. At this budget"
-    yield "a larger model is behind: it has not learnt enough yet. `benchmarks/llm_sizes.py` repeats it."
+    yield f"Milliseconds for 20 candidates of a user, {result['gguf']}, {result['llm_threads']} thread, sizes by turns:"
+    yield f"medians of {result['rounds']} rounds with their 95 % interval. `benchmarks/llm_sizes.py` repeats it."
+    if result["void"]:
+        yield "Other work disturbed the timing: it is void."
     yield ""
+    if path.with_suffix(".svg").exists():
+        yield f"![Validation AUC against milliseconds](../benchmarks/results/{path.stem}.svg)"
+        yield ""
     yield "| size | hidden, layers | in blocks | validation AUC | training, s | new user, ms | returning user, ms |"
     yield "|---|---|---|---|---|---|---|"
-    for row in result["sizes"]:
-        shape = f"{row['hidden']}, {row['layers']} | {row['in_blocks'] / 1e6:.1f} M | {row['valid_auc']:.4f}"
-        times = " | ".join(f"{row[name]:.0f}" for name in ("train_seconds", "new_user_ms", "returning_user_ms"))
-        yield f"| {row['name']} | {shape} | {times} |"
+    yield from map(_size, result["sizes"])
     yield ""
+
+
+def _size(row: dict[str, Any]) -> str:
+    shape = f"{row['hidden']}, {row['layers']} | {row['in_blocks'] / 1e6:.1f} M | {row['valid_auc']:.4f}"
+    found = [row[f"{user}_user_ms"] for user in ("new", "returning")]
+    times = " | ".join(f"{one['value']:.1f} [{one['low']:.1f}, {one['high']:.1f}]" for one in found)
+    return f"| {row['name']} | {shape} | {row['train_seconds']:.0f} | {times} |"
 
 
 def _study(path: Path, result: dict[str, Any], published: Path) -> Iterator[str]:

@@ -24,6 +24,11 @@ def judged(name: str, figure: Row, sign: str, limit: float, void: bool) -> Row:
             "sign": sign, "limit": limit, "met": met, "void": void}  # fmt: skip
 
 
+def bounded(name: str, value: float, limit: float, void: bool = False) -> Row:
+    """One without an interval: met when it is at most the limit."""
+    return {"target": name, "value": value, "sign": "<=", "limit": limit, "met": value <= limit, "void": void}
+
+
 def targets(result: Row) -> list[Row]:
     """Every target that this run has figures for, and whether it is met."""
     return [*_blocks(result), *_memory(result), *_parity(result)]
@@ -70,21 +75,17 @@ def _returning(block: Row) -> Iterator[Row]:
 
 def _memory(result: Row) -> Iterator[Row]:
     if "memory" in result:
-        yield _figure("MiB beyond model files and KV", result["memory"]["beyond_model_and_kv"], 120.0)
+        yield bounded("MiB beyond model files and KV", result["memory"]["beyond_model_and_kv"], 120.0)
     if "start" in result:
         start = result["start"]
-        yield {**_figure("seconds to the first score", start["first_score_s"], 0.7), "void": start["void"]}
+        yield bounded("seconds to the first score", start["first_score_s"], 0.7, start["void"])
 
 
 def _parity(result: Row) -> Iterator[Row]:
     for found in result.get("parity", []):
         name = f"P(Yes) against transformers float32, f16 GGUF, {found['model']}"
-        yield _figure(f"{name}, one a decode", found["one_a_decode"], 2e-3)
-        yield _figure(f"{name}, batched", found["batched"], 5e-3)
-
-
-def _figure(name: str, value: float, limit: float) -> Row:
-    return {"target": name, "value": value, "sign": "<=", "limit": limit, "met": value <= limit, "void": False}
+        yield bounded(f"{name}, one a decode", found["one_a_decode"], 2e-3)
+        yield bounded(f"{name}, batched", found["batched"], 5e-3)
 
 
 def ceilings_table(found: Sequence[Row]) -> str:

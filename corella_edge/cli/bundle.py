@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corella_edge.cli.common import trusted_key
+from corella_edge.cli.common import Threads, trusted_key
 from corella_edge.errors import BundleError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: all cores but one.")
+@click.option("--llm-threads", type=Threads(), help="Threads of the LLM. Default: all cores but one.")
 @click.option("--trust", metavar="KEY", help="Public key, or file of one, that BUNDLE must be signed with.")
 def verify(bundle: Path, llm_threads: int | None, trust: str | None) -> None:
     """Check every file of BUNDLE, then repeat its reference scores on this machine.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from functools import wraps
 from importlib.util import find_spec
@@ -65,6 +66,19 @@ class Finite(click.FloatRange):
         return found
 
 
+class Threads(click.IntRange):
+    """A number of threads, at most the CPUs that the process may run on."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found, most = int(super().convert(value, param, ctx)), len(os.sched_getaffinity(0))
+        if found > most:
+            self.fail(f"{found} is above {most}, the CPUs that this process may run on; ask for fewer", param, ctx)
+        return found
+
+
 class Ratios(click.ParamType[list[float]]):
     """A comma-separated list of routed shares."""
 
@@ -87,8 +101,8 @@ def engine_options(backend: str) -> Callable[[Callable[..., Any]], Callable[...,
                      help="Where the LLM runs: thread, process, or a server's FLAVOUR+URL."),
         click.option("--require-llm", is_flag=True,
                      help="Fail if the LLM can not be loaded, or its server does not answer at the start."),
-        click.option("--crm-threads", type=click.IntRange(1), help="Threads of one CRM call. Default: by plan, or 1."),
-        click.option("--llm-threads", type=click.IntRange(1),
+        click.option("--crm-threads", type=Threads(), help="Threads of one CRM call. Default: by plan, or 1."),
+        click.option("--llm-threads", type=Threads(),
                      help="Threads of the LLM. Default: by plan, or one a core that the CRM leaves."),
         click.option("--plan", type=click.Path(path_type=Path),
                      help="File that `tune` wrote. Default: the one in its usual place, if any."),

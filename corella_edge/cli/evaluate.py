@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from corella_edge.cli.common import EXPORT_MODULES, Ratios, need
+from corella_edge.cli.common import EXPORT_MODULES, Ratios, Threads, need
 from corella_edge.cli.progress import Progress
 from corella_edge.router import RATIOS
 
@@ -22,7 +22,7 @@ from corella_edge.router import RATIOS
 @click.option("--out", type=click.Path(path_type=Path),
               help="Folder for scores and results; default: evaluation-BUNDLE-SPLIT.")  # fmt: skip
 @click.option("--llm/--no-llm", default=True, show_default=True, help="Whether to load the LLM.")
-@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: all cores but one.")
+@click.option("--llm-threads", type=Threads(), help="Threads of the LLM. Default: all cores but one.")
 def evaluate(
     bundle: Path, data: Path, split: str, rows: int, ratios: list[float], seed: int, out: Path | None, llm: bool,
     llm_threads: int | None,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from corella_edge.cli.common import checkpoint_option, need_export
+from corella_edge.cli.common import Threads, checkpoint_option, need_export
 from corella_edge.fusion import RULES
 
 
@@ -22,7 +22,7 @@ from corella_edge.fusion import RULES
 @click.option("--fusion", type=click.Choice(RULES),
               help="How both scores of a routed candidate become one; default: the recipe's.")  # fmt: skip
 @click.option("--no-sample", is_flag=True, help="Leave out sample.jsonl; reference.jsonl, for verify, stays.")
-@click.option("--llm-threads", type=click.IntRange(1), help="Threads of the LLM. Default: all cores but one.")
+@click.option("--llm-threads", type=Threads(), help="Threads of the LLM. Default: all cores but one.")
 @checkpoint_option
 def export(
     run: Path, data: Path | None, out: Path, llm_types: tuple[str, ...], name: str, bundle_version: str,

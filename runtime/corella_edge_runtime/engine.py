@@ -109,8 +109,9 @@ class Engine:
             trust: the key that the bundle must be signed with.
 
         Raises:
-            BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan;
-                an LLM that can not be run as asked for. MissingExtraError: no onnxruntime.
+            BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan,
+            an LLM file that the bundle lacks, an LLM that can not be run as asked for, more threads than CPUs.
+            MissingExtraError: no onnxruntime.
         """
         opened = Bundle.open(bundle, trust)
         # Before the models are loaded: a mistyped threshold, or a rule that is none, is told at once.
@@ -118,7 +119,7 @@ class Engine:
         opened.fusion()
         warnings: list[str] = []
         wishes = Wishes(crm_threads, llm_threads, None, llm_file, plan, tuned, deterministic)
-        setup = find_setup(bundle, wishes, warnings.append)
+        setup = find_setup(opened, wishes, warnings.append)
         schema, catalog = opened.schema()
         crm = Crm(opened.path(setup.crm_file), schema, setup.crm_threads)
         encoder = FeatureEncoder(schema, catalog)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from corella_edge import plan as plans
+from corella_edge.bundle import Bundle
+from corella_edge.errors import InputError
 from corella_edge.plan import Plan
 from corella_edge_runtime.llm.settings import LlmSettings
-from corella_edge_runtime.threads import Machine, ThreadPlan, plan_threads, read_machine
+from corella_edge_runtime.threads import Machine, ThreadPlan, check_wishes, plan_threads, read_machine
 
-CRM_FILE, LLM_FILE = "crm.onnx", "llm.gguf"
+CRM_FILE, CRM_INT8, LLM_FILE = "crm.onnx", "crm.int8.onnx", "llm.gguf"
+_VARIANT = re.compile(r"llm\.([A-Za-z0-9_]+)\.gguf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +49,58 @@ class Setup:
     llm: LlmSettings
 
 
-def find_setup(bundle: Path, wishes: Wishes, warn: Callable[[str], None]) -> Setup:
-    """The setup of the bundle in folder `bundle` on this machine.
+def find_setup(bundle: Bundle, wishes: Wishes, warn: Callable[[str], None]) -> Setup:
+    """The setup of a bundle on this machine.
 
     Raises:
-        InputError: a plan that can not be read or is another bundle's.
+        InputError: a named plan that can not be followed; more threads than CPUs; a file that the bundle lacks.
     """
+    files = bundle.manifest.files
+    if wishes.llm_file is not None:
+        _check_file("llm_file", wishes.llm_file, llm_files(files), "LLM")
     machine = read_machine()
     here = plans.fingerprint(machine.cores, machine.quota)
-    plan = plans.find(bundle, wishes.plan, here, warn) if wishes.tuned else None
+    check = partial(check_plan, files=files)
+    plan = plans.find(bundle.root, wishes.plan, here, check, warn) if wishes.tuned else None
     return decide(wishes, plan, machine)
+
+
+def variants(files: Iterable[str]) -> dict[str, str]:
+    """File → type of the further LLM variants among a bundle's files."""
+    return {name: match.group(1) for name in sorted(files) if (match := _VARIANT.fullmatch(name))}
+
+
+def llm_files(files: Collection[str]) -> list[str]:
+    """Those of a bundle's files that can be its LLM."""
+    return [*([LLM_FILE] if LLM_FILE in files else []), *variants(files)]
+
+
+def check_plan(plan: Plan, files: Collection[str]) -> None:
+    """Whether a plan can be followed with a bundle of these files, on the machine that it says it was made on.
+
+    Raises:
+        InputError: names the field and its value.
+    """
+    _check_file("crm.file", plan.crm_file, [name for name in (CRM_FILE, CRM_INT8) if name in files], "CRM")
+    _check_room("crm", plan.crm_threads, plan.crm_cores, plan.machine.cores)
+    if plan.llm_file is not None:
+        _check_file("llm.file", plan.llm_file, llm_files(files), "LLM")
+        llm = LlmSettings.from_json(plan.llm, "llm.settings")
+        _check_room("llm.settings", llm.threads, llm.cores, plan.machine.cores)
+
+
+def _check_file(field: str, file: str, known: Collection[str], model: str) -> None:
+    if file not in known:
+        have = ", ".join(known) or "none"
+        raise InputError(f"{field}: {file[:80]!r} is no {model} of this bundle, which has {have}")
+
+
+def _check_room(field: str, threads: int, cores: Collection[int], machine: Collection[int]) -> None:
+    strange = sorted(set(cores) - set(machine))
+    if strange:
+        raise InputError(f"{field}.cores: {strange[0]!r:.80} is not in machine.cores")
+    if threads > len(machine):
+        raise InputError(f"{field}.threads: {threads!r:.80} is above {len(machine)}, the CPUs in machine.cores")
 
 
 def decide(wishes: Wishes, plan: Plan | None, machine: Machine) -> Setup:
@@ -62,7 +109,7 @@ def decide(wishes: Wishes, plan: Plan | None, machine: Machine) -> Setup:
     llm = LlmSettings(threads.llm_threads, () if threads.shared else threads.llm_cores)
     crm_threads, crm_cores = threads.crm_threads, () if threads.shared else threads.crm_cores
     if plan is not None:
-        planned = LlmSettings.from_json(plan.llm, "the plan's LLM settings") if plan.llm_file else llm
+        planned = LlmSettings.from_json(plan.llm, "llm.settings") if plan.llm_file else llm
         free = wishes.llm_threads is None and wishes.crm_threads is None
         llm = planned if free else replace(planned, threads=llm.threads, cores=llm.cores)
         crm_threads = wishes.crm_threads or plan.crm_threads
@@ -77,8 +124,13 @@ def decide(wishes: Wishes, plan: Plan | None, machine: Machine) -> Setup:
 
 
 def _threads(machine: Machine, wishes: Wishes) -> ThreadPlan:
-    """The planner's cores; where more threads are wished for than there are, the models share all of them."""
+    """The planner's cores; where more threads are wished for than there are, the models share all of them.
+
+    Raises:
+        InputError: more threads of one model than cores.
+    """
     crm, llm = wishes.crm_threads, wishes.llm_threads
+    check_wishes(machine, crm, llm)
     if (crm or 1) + (llm or 1) <= max(2, machine.limit):
         return plan_threads(machine, crm, llm)
     usual = plan_threads(machine)

@@ -74,7 +74,8 @@ def plan_threads(machine: Machine, crm: int | None = None, llm: int | None = Non
     Raises:
         InputError: a wish that the affinity or the quota does not allow.
     """
-    _check_wishes(machine, crm, llm)
+    check_wishes(machine, crm, llm)
+    _check_sum(machine, crm, llm)
     cores = machine.cores
     if machine.limit < 2:
         return ThreadPlan(1, cores, 1, cores, (*_found(machine), "too little for two: both models share it"))
@@ -87,10 +88,18 @@ def plan_threads(machine: Machine, crm: int | None = None, llm: int | None = Non
     return ThreadPlan(crm_threads, crm_cores, llm_threads, llm_cores, reasons)
 
 
-def _check_wishes(machine: Machine, crm: int | None, llm: int | None) -> None:
+def check_wishes(machine: Machine, crm: int | None, llm: int | None) -> None:
+    """Raises InputError for fewer threads of a model than 1, or more than CPUs: they would only wait."""
+    most = len(machine.cores)
     for name, wish in (("CRM", crm), ("LLM", llm)):
         if wish is not None and wish < 1:
             raise InputError(f"threads of the {name}: {wish} is below 1")
+        if wish is not None and wish > most:
+            found = f"{wish} is above {most}, the CPUs that this process may run on"
+            raise InputError(f"threads of the {name}: {found}; ask for fewer")
+
+
+def _check_sum(machine: Machine, crm: int | None, llm: int | None) -> None:
     # Where there is one core's worth, both have a thread of their own all the same.
     most = max(2, machine.limit)
     wanted = (crm or 1) + (llm or 1)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MARKERS = "\n".join(f"<!-- {name} -->\n<!-- /{name} -->" for name in ("deviation", "scoring", "crm", "template"))
+NAMES = ("deviation", "scoring", "crm", "template", "settings")
+MARKERS = "\n".join(f"<!-- {name} -->\n<!-- /{name} -->" for name in NAMES)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import pytest
 
 from bundles import reseal
 from corella_edge import plan as plans
-from corella_edge.bundle import sha256
+from corella_edge.bundle import Bundle, sha256
 from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.setup import check_plan
 from corella_edge_runtime.threads import Machine, read_machine
 from corella_edge_runtime.tune.run import tune
 
@@ -66,8 +68,10 @@ def test_the_plan_is_found_where_others_look_and_the_bundle_is_as_before(corella
     before = contents(many)
     plan, done = tuned(corella, many)
     assert contents(many) == before
-    machine = read_machine()
-    found = plans.find(many, None, plans.fingerprint(machine.cores, machine.quota), pytest.fail)
+    machine, files = read_machine(), Bundle.open(many).manifest.files
+    found = plans.find(
+        many, None, plans.fingerprint(machine.cores, machine.quota), partial(check_plan, files=files), pytest.fail
+    )
     assert found == plan
     assert [path.name for path in state.rglob("*") if path.is_file()] == [f"{plan.bundle[:16]}.json"]
     settings = LlmSettings.from_json(plan.llm, "plan")

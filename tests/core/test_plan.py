@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,13 +153,21 @@ def refuse(warning: str) -> None:
     pytest.fail(f"unexpected warning: {warning}")
 
 
+def accept(_: Plan) -> None:
+    """Finds nothing wrong in a plan."""
+
+
+def object_to(_: Plan) -> None:
+    raise InputError("llm.file: there is none")
+
+
 def test_the_usual_place_is_found_and_may_be_empty(bundle: Path, tmp_path: Path) -> None:
-    assert plans.find(bundle, None, BOX, refuse) is None
+    assert plans.find(bundle, None, BOX, accept, refuse) is None
     plan = of(bundle)
     place = plans.default_path(plan.bundle)
     assert place == tmp_path / "state/corella-edge/plans" / f"{plan.bundle[:16]}.json"
     plans.write(plan, place)
-    assert plans.find(bundle, None, BOX, refuse) == plan
+    assert plans.find(bundle, None, BOX, accept, refuse) == plan
 
 
 def test_home_is_used_where_no_state_folder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -174,13 +183,13 @@ def test_a_usual_place_that_can_not_be_reached_is_no_plan_and_one_warning(
     (tmp_path / "loop").symlink_to("loop")  # fails for root, too
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "loop"))
     told: list[str] = []
-    assert plans.find(bundle, None, BOX, told.append) is None
+    assert plans.find(bundle, None, BOX, accept, told.append) is None
     assert len(told) == 1
     assert "loop" in told[0]
     assert "can not be reached" in told[0]
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    assert plans.find(bundle, None, BOX, refuse) is None
+    assert plans.find(bundle, None, BOX, accept, refuse) is None
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may search any folder")
@@ -192,7 +201,7 @@ def test_a_home_that_can_not_be_searched_is_no_plan_and_one_warning(
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(closed))
     told: list[str] = []
-    assert plans.find(bundle, None, BOX, told.append) is None
+    assert plans.find(bundle, None, BOX, accept, told.append) is None
     assert len(told) == 1
     assert "Permission denied" in told[0]
 
@@ -205,18 +214,46 @@ def test_a_user_without_a_home_is_told_what_to_set(bundle: Path, monkeypatch: py
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     told: list[str] = []
-    assert plans.find(bundle, None, BOX, told.append) is None
+    assert plans.find(bundle, None, BOX, accept, told.append) is None
     assert told == ["no plan is used: this user has no home folder; set HOME or XDG_STATE_HOME"]
 
 
 def test_a_plan_of_another_bundle_is_an_error(bundle: Path, tmp_path: Path) -> None:
     plans.write(PLAN, tmp_path / "p.json")
     with pytest.raises(InputError, match=r"p\.json: is of another bundle \(films@1, manifest abababababababab\)"):
-        plans.find(bundle, tmp_path / "p.json", BOX, refuse)
+        plans.find(bundle, tmp_path / "p.json", BOX, accept, refuse)
     with pytest.raises(InputError, match=r"q\.json: can not be read"):
-        plans.find(bundle, tmp_path / "q.json", BOX, refuse)
+        plans.find(bundle, tmp_path / "q.json", BOX, accept, refuse)
     with pytest.raises(BundleError, match="not a bundle"):
-        plans.find(tmp_path, None, BOX, refuse)
+        plans.find(tmp_path, None, BOX, accept, refuse)
+
+
+@pytest.mark.parametrize(
+    ("contents", "check", "problem"),
+    [
+        (lambda plan: "{", accept, "not JSON"),
+        (lambda plan: json.dumps({**plan.to_json(), "format_version": 2}), accept, "format_version 2 is not known"),
+        (lambda plan: json.dumps({**plan.to_json(), "crm": 5}), accept, "crm: expected an object"),
+        (lambda plan: json.dumps(PLAN.to_json()), accept, "is of another bundle (films@1, manifest abababababababab)"),
+        (lambda plan: json.dumps(plan.to_json()), object_to, "llm.file: there is none"),
+        (None, accept, "can not be read (Is a directory)"),
+    ],
+)
+def test_a_damaged_plan_stops_whoever_named_it_and_nobody_else(
+    bundle: Path, contents: Callable[[Plan], str] | None, check: Callable[[Plan], None], problem: str
+) -> None:
+    plan = of(bundle)
+    path = plans.default_path(plan.bundle)
+    (path.parent if contents else path).mkdir(parents=True)
+    if contents:
+        path.write_text(contents(plan))
+    told: list[str] = []
+    assert plans.find(bundle, None, BOX, check, told.append) is None
+    with pytest.raises(InputError) as caught:
+        plans.find(bundle, path, BOX, check, refuse)
+    assert str(caught.value).startswith(f"{path}: {problem}")
+    assert str(caught.value).endswith("; remove it or run `corella-edge tune` again")
+    assert told == [f"no plan is used: {caught.value}"]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +270,7 @@ def test_another_machine_passes_it_over_and_says_so(bundle: Path, other: Fingerp
     plan = of(bundle)
     plans.write(plan, plans.default_path(plan.bundle))
     told: list[str] = []
-    assert plans.find(bundle, None, other, told.append) is None
+    assert plans.find(bundle, None, other, accept, told.append) is None
     assert len(told) == 1
     assert message in told[0]
     assert "run `corella-edge tune` again" in told[0]

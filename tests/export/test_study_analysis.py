@@ -121,6 +121,14 @@ def test_the_analysis_is_plain_json(found: Any) -> None:
     assert found == analysis.analyse(PAIR, "full", draws=40)
 
 
+def test_the_curve_of_sizes_names_them_and_does_not_change_from_run_to_run() -> None:
+    ms = {"value": 5.0, "low": 4.0, "high": 7.0}
+    rows = [{"name": name, "valid_auc": 0.7, "new_user_ms": ms, "returning_user_ms": ms} for name in ("XS", "L")]
+    drawn = plots.sizes(rows)
+    assert drawn.count(">XS<") == drawn.count(">L<") == 2
+    assert drawn == plots.sizes(rows)
+
+
 def test_one_class_is_null_not_nan() -> None:
     zeros = replace(PAIR.test, labels=np.zeros(len(PAIR.test), dtype=np.int8))
     found = analysis.analyse(Pair(PAIR.valid, zeros), "one class", draws=5)

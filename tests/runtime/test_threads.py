@@ -109,7 +109,13 @@ def test_wishes_that_need_half_a_physical_core_are_granted_and_told() -> None:
 
 @pytest.mark.parametrize(
     ("crm", "llm", "message"),
-    [(0, None, "CRM: 0 is below 1"), (None, -1, "LLM: -1 is below 1"), (2, 3, r"2 .* 3 .* 4 .* 8 core.* quota of 4")],
+    [
+        (0, None, "CRM: 0 is below 1"),
+        (None, -1, "LLM: -1 is below 1"),
+        (2, 3, r"2 .* 3 .* 4 .* 8 core.* quota of 4"),
+        (9, None, "CRM: 9 is above 8, the CPUs"),
+        (None, 5000, "LLM: 5000 is above 8, the CPUs"),
+    ],
 )
 def test_impossible_wishes_are_named(crm: int | None, llm: int | None, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
 from corella_edge_runtime.tune import decide, measure
-from corella_edge_runtime.tune.decide import MARGIN, Change, Duel, Setting, changes, objection, upper, variants
+from corella_edge_runtime.tune.decide import MARGIN, Change, Duel, Setting, changes, objection, upper
 
 START = Setting("llm.gguf", 3, 512)
 ratio_lists = st.lists(st.floats(0.1, 10.0), min_size=1, max_size=41)
@@ -107,11 +107,6 @@ def test_a_file_that_loses_accuracy_is_not_tried(name: str, message: str) -> Non
     found = objection(METRICS, name, "torch")
     assert found.startswith(message)
     assert bool(found) == bool(message)
-
-
-def test_variants_are_known_by_their_names() -> None:
-    names = ["llm.gguf", "llm.Q4_K_M.gguf", "llm.BF16.gguf", "llm.x.y.gguf", "crm.onnx", "lora/llm.F16.gguf"]
-    assert variants(names) == {"llm.Q4_K_M.gguf": "Q4_K_M", "llm.BF16.gguf": "BF16"}
 
 
 @given(st.integers(0, 3000))

@@ -33,7 +33,7 @@ def fail(*args: object, program: tuple[str, ...] = (str(SCRIPT),)) -> tuple[int,
 
 
 def test_serves_until_sigterm(bundle):
-    options = ["--port", "0", "--threshold", "ratio:0.05", "--llm-threads", "2", "--require-llm"]
+    options = ["--port", "0", "--threshold", "ratio:0.05", "--llm-threads", "1", "--require-llm"]
     command = [sys.executable, SCRIPT, "serve", bundle, *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -51,7 +51,7 @@ def test_serves_until_sigterm(bundle):
     finally:
         process.kill()
     assert json.loads(opened.removeprefix("open bundle ")) == {
-        "llm": "process", "threshold": "ratio:0.05", "crm_threads": None, "llm_threads": 2, "require_llm": True,
+        "llm": "process", "threshold": "ratio:0.05", "crm_threads": None, "llm_threads": 1, "require_llm": True,
             "retry_llm": True, "plan": None, "tuned": True, "trust": None,
     }  # fmt: skip
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from corella_edge import atomic
 from corella_edge_export.study.scored import Json
 from corella_edge_export.study.tables import TITLES, lines_of
@@ -30,6 +32,28 @@ def write(result: Json, folder: Path) -> list[str]:
     for name, svg in drawn.items():
         atomic.write_file(folder / name, svg.encode())
     return list(drawn)
+
+
+def write_sizes(rows: Sequence[Json], path: Path) -> None:
+    """Draw `sizes` into a file, where matplotlib is installed."""
+    if importlib.util.find_spec("matplotlib"):
+        atomic.write_file(path, sizes(rows).encode())
+
+
+def sizes(rows: Sequence[Json]) -> str:
+    """Validation AUC of LLMs against milliseconds of 20 candidates, of new and of returning users, with intervals."""
+    plot, (axes,) = _figure(1)
+    auc = [row["valid_auc"] for row in rows]
+    for user, model in (("returning", "crm"), ("new", "llm")):
+        ms = [row[f"{user}_user_ms"] for row in rows]
+        value, low, high = ([one[end] for one in ms] for end in ("value", "low", "high"))
+        ends = [np.subtract(value, low), np.subtract(high, value)]
+        axes.errorbar(value, auc, xerr=ends, color=COLORS[model], marker=".", capsize=3, label=f"{user} user")
+        for row, x in zip(rows, value, strict=True):
+            axes.annotate(row["name"], (x, row["valid_auc"]), xytext=(4, 4), textcoords="offset points", fontsize=7)
+    axes.set(xlabel="milliseconds for 20 candidates", ylabel="validation AUC")
+    axes.legend(fontsize=7)
+    return _svg(plot)
 
 
 def draw(result: Json) -> dict[str, str]:

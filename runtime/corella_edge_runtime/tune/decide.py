@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -18,8 +17,6 @@ INT8_MARGIN = 0.10
 AUC_LOSS = 0.001
 LOGLOSS_RISE = 0.002
 BATCHES = (256, 1024, 128, 64)
-CRM_INT8 = "crm.int8.onnx"
-_VARIANT = re.compile(r"llm\.([A-Za-z0-9_]+)\.gguf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +100,6 @@ def batches(longest: int) -> list[int]:
     A candidate's text must fit one decode, or it gets no score: room is left for new items with twice as much.
     """
     return [batch for batch in BATCHES if batch >= 2 * longest]
-
-
-def variants(files: Iterable[str]) -> dict[str, str]:
-    """File → type of the further variants among a bundle's files."""
-    return {name: match.group(1) for name in sorted(files) if (match := _VARIANT.fullmatch(name))}
 
 
 def objection(metrics: Mapping[str, Any], name: str, reference: str) -> str:

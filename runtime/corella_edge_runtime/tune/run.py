@@ -20,7 +20,7 @@ from corella_edge.request import Request
 from corella_edge_runtime.bench import machine as box
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.settings import LlmSettings
-from corella_edge_runtime.setup import CRM_FILE, LLM_FILE
+from corella_edge_runtime.setup import CRM_FILE, CRM_INT8, LLM_FILE, variants
 from corella_edge_runtime.threads import Machine, ThreadPlan, choices, read_machine
 from corella_edge_runtime.tune import decide, measure, workload
 from corella_edge_runtime.tune.decide import Change, Duel, Setting
@@ -82,13 +82,13 @@ class _Tuning:
         found = workload.requests(self.bundle, catalog)
         self.feeds = workload.feeds(found, self.encoder)
         self.metrics: Mapping[str, Any] = self.bundle.json("verification.json").get("metrics") or {}
-        self.int8 = self.bundle.has(decide.CRM_INT8) and self._allowed(decide.CRM_INT8, "crm_int8", "crm")
+        self.int8 = self.bundle.has(CRM_INT8) and self._allowed(CRM_INT8, "crm_int8", "crm")
         if self._read_prompts(catalog, found):
             files = [name for name, kind in self._variants().items() if self._allowed(name, kind, "torch")]
             self.steps = decide.changes(self.start, self.plans, files, decide.batches(self.longest))
 
     def _variants(self) -> dict[str, str]:
-        return decide.variants(self.bundle.manifest.files)
+        return variants(self.bundle.manifest.files)
 
     def _allowed(self, file: str, name: str, reference: str) -> bool:
         reason = decide.objection(self.metrics, name, reference)
@@ -119,7 +119,7 @@ class _Tuning:
         total = len(self.steps) + self.int8
         share = seconds / max(1, total)
         if self.int8:
-            self.progress(0, total, f"{decide.CRM_INT8} against {CRM_FILE}")
+            self.progress(0, total, f"{CRM_INT8} against {CRM_FILE}")
             self.crm_duel = self._crm(share)
         while (pair := decide.decide(self.start, self.steps, self.table))[1] is not None:
             best, challenger = pair[0], pair[1]
@@ -129,7 +129,7 @@ class _Tuning:
 
     def _crm(self, seconds: float) -> Duel:
         threads = self.plans[self.start.threads].crm_threads
-        files = (decide.CRM_INT8, CRM_FILE)
+        files = (CRM_INT8, CRM_FILE)
         sides = [Crm(self.bundle.path(file), self.encoder.schema, threads) for file in files]
         opened = [partial(measure.crm_turn, side, self.feeds) for side in sides]
         return measure.duel(*files, (opened[0], opened[1]), seconds)
@@ -154,7 +154,7 @@ class _Tuning:
             label=self.bundle.label,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             machine=fingerprint(self.machine.cores, self.machine.quota),
-            crm_file=decide.CRM_INT8 if small else CRM_FILE,
+            crm_file=CRM_INT8 if small else CRM_FILE,
             crm_threads=threads.crm_threads,
             crm_cores=() if threads.shared else threads.crm_cores,
             llm_file=best.file if has_llm else None,
