@@ -9,6 +9,7 @@ from typing import Any
 
 from serving_page import between
 
+from corella_edge_runtime.llm.tolerance import TOLERANCE
 from scoring.crm_targets import TARGETS, judged_paths
 from scoring.crm_targets import targets as crm_targets
 from scoring.pairs import ENOUGH
@@ -44,14 +45,22 @@ def _void(row: Json) -> str:
 
 
 def _deviation(result: Json) -> Lines:
-    yield f"{_machine(result)} Greatest and mean difference of P(Yes), users in mixed order:"
+    yield f"{_machine(result)} {result['callers']} callers at a time, {result['candidates']} candidates."
     yield ""
-    yield "| bundle | file | prompts | greatest | mean | deterministic, repeated |"
-    yield "|---|---|---|---|---|---|"
+    head = f"greatest | 99.99 % | mean | above {result['far']:g} | published tolerance | deterministic, repeated |"
+    yield f"| bundle | file | type | prompts | answers | {head}"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for row in result["rows"]:
-        same = "bit-equal" if row["repeats"] else "NOT equal"
-        gaps = f"{row['greatest']:.1e} | {row['mean']:.1e}"
-        yield f"| {row['bundle']} | `{row['file']}` | {row['prompts']:,} | {gaps} | {same} |"
+        what = f"{row['bundle']} | `{row['file']}` | {row['type']} | {row['prompts']:,} | {row['answers']:,}"
+        gaps = " | ".join(f"{row[name]:.1e}" for name in ("greatest", "p9999", "mean", "far"))
+        yield f"| {what} | {gaps} | {_published(row)} | {'bit-equal' if row['repeats'] else 'NOT equal'} |"
+
+
+def _published(row: Json) -> str:
+    tolerance = TOLERANCE.get(row["type"])
+    if tolerance is None:
+        return "none"
+    return f"{tolerance:g}" if row["greatest"] <= tolerance else f"{tolerance:g}, **exceeded**"
 
 
 def _scoring(result: Json) -> Lines:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
               help="File to write, one answer a line; - is stdout.")  # fmt: skip
 @click.option("--threshold", help="Entropy in nats (0 to 0.693), or ratio:SHARE. Default: the bundle's own.")
 @engine_options("thread")
-@click.option("--deterministic", is_flag=True, help="LLM scores bit-equal on repeat: one prompt at a time; slower.")
+@click.option("--deterministic", is_flag=True,
+              help="LLM scores bit-equal on repeat: one prompt at a time; slower. Not of a server.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing --out.")
 def score(
     bundle: Path, source: Path, out: Path, threshold: str | None, engine: dict[str, Any], deterministic: bool,

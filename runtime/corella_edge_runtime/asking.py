@@ -222,9 +222,10 @@ def open_llm(
         retried: a process that does not start is tried again, unless it is `required`.
 
     Raises:
-        InputError: `kind` is no way to run it. BundleError, MissingExtraError: there is none, and it is required.
+        InputError: `kind` is no way to run it, or to run it so that scores are bit-equal; a server that is required
+            does not answer. BundleError, MissingExtraError: there is none, and it is required.
     """
-    check_kind(kind)
+    check_kind(kind, setup.llm.deterministic)
     prompt, file = bundle.prompt(), setup.llm_file
     if prompt is None or not bundle.has(file):
         if required:
@@ -233,7 +234,7 @@ def open_llm(
     told: list[str] = []
     warn = told.append if retried and not required else None
     try:
-        return _open(bundle.path(file), prompt, catalog, kind, setup, warn), "".join(told)
+        return _open(bundle.path(file), prompt, catalog, kind, setup, warn, required), "".join(told)
     except MissingExtraError as error:
         if required:
             raise
@@ -242,7 +243,7 @@ def open_llm(
 
 def _open(
     file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: str, setup: Setup,
-    warn: Callable[[str], None] | None,
+    warn: Callable[[str], None] | None, required: bool,
 ) -> Llm:  # fmt: skip
     template, tokens = prompt
     # Before any backend starts; the vocabulary alone is read in milliseconds.
@@ -252,7 +253,7 @@ def _open(
     size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
     _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
     _check_answers(file.name, vocabulary.tokenize, template, tokens)
-    backend, model = open_backend(kind, file, tokens, setup.llm, warn)
+    backend, model = open_backend(kind, file, tokens, setup.llm, warn, required)
     return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm, size, longest)
 
 

@@ -100,17 +100,18 @@ class Engine:
             llm: "thread" (llama.cpp in this process), "process" (in a watched child), the address of a server
                 (docs/llm-backends.md), or None (the CRM alone).
             threshold: the default for requests that bring none; None = the bundle's policy.
-            require_llm: an LLM that can not be loaded is an error, not a warning.
+            require_llm: an LLM that can not be loaded is an error, not a warning; a server must answer once.
             retry_llm: an LLM process that does not start is a warning and tried again; not if it is required.
             crm_threads, llm_threads, llm_file: None = by the plan or, without one, by the machine.
             plan: the file of `corella-edge tune`; None = where it writes by itself.
             tuned: whether to look for a plan at all.
-            deterministic: LLM scores that are bit-equal on repeat, and slower.
+            deterministic: LLM scores that are bit-equal on repeat, and slower; not of a server.
             trust: the key that the bundle must be signed with.
 
         Raises:
             BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan,
-            an LLM file that the bundle lacks, more threads than CPUs. MissingExtraError: no onnxruntime.
+            an LLM file that the bundle lacks, an LLM that can not be run as asked for, more threads than CPUs.
+            MissingExtraError: no onnxruntime.
         """
         opened = Bundle.open(bundle, trust)
         # Before the models are loaded: a mistyped threshold, or a rule that is none, is told at once.

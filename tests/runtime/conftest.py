@@ -13,9 +13,10 @@ from corella_edge.catalog import Catalog
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Event, User
 from corella_edge_runtime.llm.answer import Prompt
-from corella_edge_runtime.llm.binding import Context, Model
+from corella_edge_runtime.llm.binding import Context, Model, quantize
 from corella_edge_runtime.llm.scorer import YesNoScorer
 from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.tolerance import TOLERANCE
 from corella_edge_runtime.llm.tree import unfold
 
 BATCH = LlmSettings().batch
@@ -64,17 +65,26 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Llama:
 
 
 @pytest.fixture(scope="session")
-def model(llama: Llama) -> Iterator[Model]:
-    opened = Model(llama.path)
+def model(llama: Llama, request: pytest.FixtureRequest) -> Iterator[Model]:
+    """As f16, or as the type that a test asks for (`indirect`)."""
+    kind = getattr(request, "param", "F16")
+    path = llama.path.with_name(f"llm.{kind}.gguf")
+    if not path.exists():
+        quantize(llama.path, path, kind)
+    opened = Model(path)
     yield opened
     opened.close()
 
 
 class Reference:
-    """P(Yes) by the plainest use of llama.cpp: clear, decode one prompt in pieces, read two logits."""
+    """P(Yes) by the plainest use of llama.cpp: clear, decode one prompt in pieces, read two logits.
+
+    `tolerance`: how far the usual mode may be from it, as published for the model's type.
+    """
 
     def __init__(self, model: Model, tokens: Tokens) -> None:
         self.context, self.tokens = Context(model, CONTEXT, 1, BATCH, 1), tokens
+        self.tolerance = TOLERANCE[model.file_type]
 
     def probability(self, prompt: Prompt) -> float:
         import math

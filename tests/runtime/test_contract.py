@@ -25,11 +25,12 @@ from corella_edge_runtime.llm.backend import LlmBackend
 from corella_edge_runtime.llm.breaker import GuardedBackend
 from corella_edge_runtime.llm.opening import open_backend, thread_side
 from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.tolerance import TOLERANCE
 from fake_llm import FakeBackend, serving
 
 # All but the bare one are behind a breaker, as `open_backend` makes them.
 KINDS = ["thread", "process", "bare", "fake", "llama-server", "sglang", "vllm", "real-llama-server"]
-TOLERANCE = 5e-3  # the published one for prompts decoded together
+TOGETHER = TOLERANCE["F16"]
 CONTEXT = 1024
 SETTINGS = LlmSettings()
 
@@ -127,17 +128,17 @@ def test_answers_are_the_threads_in_the_order_of_the_prompts(backend: Any, rows:
     answers = backend.submit(rows).result(60)
     assert [answer.reason for answer in answers] == [""] * len(rows)
     found = [answer.probability for answer in answers]
-    assert found == pytest.approx(expected(rows), abs=TOLERANCE)
+    assert found == pytest.approx(expected(rows), abs=TOGETHER)
     # It means something only if the model tells the prompts apart.
     assert max(found) - min(found) > 0.1
     again = [answer.probability for answer in backend.submit(rows[::-1]).result(60)]
-    assert again[::-1] == pytest.approx(found, abs=TOLERANCE)
+    assert again[::-1] == pytest.approx(found, abs=TOGETHER)
 
 
 def test_the_same_prompt_may_be_asked_twice(backend: Any, rows: Any, expected: Any) -> None:
     twice = [rows[0], rows[1], rows[0]]
     found = [answer.probability for answer in backend.submit(twice).result(60)]
-    assert found == pytest.approx(expected(twice), abs=TOLERANCE)
+    assert found == pytest.approx(expected(twice), abs=TOGETHER)
 
 
 def test_the_share_of_the_whole_vocabulary_is_told_by_our_own(
@@ -164,7 +165,7 @@ def test_a_prompt_that_is_too_long_is_refused_alone(backend: Any, rows: Any, exp
     assert [answer.reason for answer in found] == ["", "too_long", "", "too_long"]
     assert math.isnan(found[1].probability)
     good = [found[0].probability, found[2].probability]
-    assert good == pytest.approx(expected([rows[0], rows[1]]), abs=TOLERANCE)
+    assert good == pytest.approx(expected([rows[0], rows[1]]), abs=TOGETHER)
 
 
 def test_a_job_larger_than_the_queue_is_refused_whole_though_nobody_waits(
@@ -175,7 +176,7 @@ def test_a_job_larger_than_the_queue_is_refused_whole_though_nobody_waits(
         found = backend.submit([rows[0], Prompt(half, (11,)), Prompt(half[1:], (11,))], deadline).result(10)
         assert [answer.reason for answer in found] == ["queue_full"] * 3
     after = backend.submit(rows[:1]).result(60)
-    assert after[0].probability == pytest.approx(expected(rows[:1])[0], abs=TOLERANCE)
+    assert after[0].probability == pytest.approx(expected(rows[:1])[0], abs=TOGETHER)
 
 
 def test_an_expired_deadline_is_told_at_once(backend: Any, rows: Any) -> None:
@@ -194,7 +195,7 @@ def test_a_near_deadline_ends_what_takes_longer(backend: Any, rows: Any, expecte
     assert found[-1].reason == "deadline"
     assert time.monotonic() - deadline < 3.0
     after = [answer.probability for answer in backend.submit(rows[:3]).result(60)]
-    assert after == pytest.approx(expected(rows[:3]), abs=TOLERANCE)
+    assert after == pytest.approx(expected(rows[:3]), abs=TOGETHER)
 
 
 def test_cancelling_some_leaves_the_others(backend: Any, rows: Any, expected: Any) -> None:
@@ -204,7 +205,7 @@ def test_cancelling_some_leaves_the_others(backend: Any, rows: Any, expected: An
     wait(futures[1::2], 60)
     for i in range(1, 20, 2):
         found = [answer.probability for answer in futures[i].result(0)]
-        assert found == pytest.approx(expected(rows[i % 10 : i % 10 + 2]), abs=TOLERANCE)
+        assert found == pytest.approx(expected(rows[i % 10 : i % 10 + 2]), abs=TOGETHER)
     assert cancelled
     # Some may have been at work already, the others were never computed.
     assert backend.stats()["prompts"] - before < 2 * len(futures)
@@ -216,7 +217,7 @@ def test_eight_threads_get_each_their_own(backend: Any, prompts: Any, expected: 
         answered = list(pool.map(lambda user: (user, backend.submit(asked[user]).result(60)), [*asked] * 3))
     wanted = {user: expected(asked[user]) for user in asked}
     for user, answers in answered:
-        assert [answer.probability for answer in answers] == pytest.approx(wanted[user], abs=TOLERANCE)
+        assert [answer.probability for answer in answers] == pytest.approx(wanted[user], abs=TOGETHER)
 
 
 def test_counters_are_numbers_and_grow(backend: Any, rows: Any) -> None:
@@ -244,7 +245,7 @@ def test_what_is_kept_is_forgotten_on_demand(backend: Any, rows: Any, expected: 
     backend.submit(rows).result(60)
     backend.forget()
     found = backend.submit(rows[:1]).result(60)
-    assert [answer.probability for answer in found] == pytest.approx(expected(rows[:1]), abs=TOLERANCE)
+    assert [answer.probability for answer in found] == pytest.approx(expected(rows[:1]), abs=TOGETHER)
     if "evaluated_tokens" in backend.stats():
         assert found[0].evaluated == len(rows[0].prefix) + len(rows[0].suffix)
 
@@ -254,7 +255,7 @@ def test_closing_answers_what_was_asked_and_refuses_the_rest(kind: Any, rows: An
     taken = [backend.submit([prompt]) for prompt in rows[:4]]
     backend.close()
     found = [future.result(0)[0].probability for future in taken]
-    assert found == pytest.approx(expected(rows[:4]), abs=TOLERANCE)
+    assert found == pytest.approx(expected(rows[:4]), abs=TOGETHER)
     with pytest.raises(RuntimeError, match="closed"):
         backend.submit(rows)
     backend.close()

@@ -76,6 +76,12 @@ class Model:
         """The begin token, if the model wants one."""
         return int(C.llama_vocab_bos(self._vocab)) if C.llama_vocab_get_add_bos(self._vocab) else None
 
+    @property
+    def file_type(self) -> str:
+        """A name of `file_types`; empty if the file tells none."""
+        number = self._metadata("general.file_type")
+        return next((name for name, value in file_types().items() if str(value) == number), "")
+
     def _context_in_file(self) -> int:
         """llama.cpp leaves the number where it is when it loads a vocabulary alone; 0 if there is none."""
         architecture = self._metadata("general.architecture")

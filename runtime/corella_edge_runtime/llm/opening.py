@@ -26,8 +26,9 @@ KINDS = "thread, process, llama-server+http://HOST:PORT, sglang+http://HOST:PORT
 
 
 def open_backend(
-    kind: str, model_file: Path, tokens: Tokens, settings: LlmSettings, warn: Callable[[str], None] | None = None
-) -> tuple[GuardedBackend, Model]:
+    kind: str, model_file: Path, tokens: Tokens, settings: LlmSettings, warn: Callable[[str], None] | None = None,
+    required: bool = False,
+) -> tuple[GuardedBackend, Model]:  # fmt: skip
     """A backend ready for work, behind its breaker, and the model to tokenise with.
 
     The model is its vocabulary alone unless `kind` is "thread".
@@ -37,34 +38,44 @@ def open_backend(
             http:// address is refused: the three speak different forms, and a wrong guess would score wrongly.
         model_file: the GGUF; a server must have been given the same weights.
         warn: told why a process did not start, which is then tried again in the background; None: an error.
+        required: a server must answer now; otherwise it is first spoken to by the first question.
 
     Raises:
-        InputError: an unknown kind or a bad address. BundleError: the GGUF can not be loaded.
+        InputError: an unknown kind or a bad address; a server that is required and does not answer, or that is to be
+            deterministic. BundleError: the GGUF can not be loaded.
         MissingExtraError: llama.cpp, or httpx for a server, is not installed.
     """
-    backend, model = _open(kind, model_file, tokens, settings, warn)
+    check_kind(kind, settings.deterministic)
+    backend, model = _open(kind, model_file, tokens, settings, warn, required)
     return GuardedBackend(backend, tokens, settings.batch, FAR_AWAY if "://" in kind else Limits()), model
 
 
 def _open(
-    kind: str, model_file: Path, tokens: Tokens, settings: LlmSettings, warn: Callable[[str], None] | None
-) -> tuple[LlmBackend, Model]:
+    kind: str, model_file: Path, tokens: Tokens, settings: LlmSettings, warn: Callable[[str], None] | None,
+    required: bool,
+) -> tuple[LlmBackend, Model]:  # fmt: skip
     if kind == "thread":
         return thread_side(model_file, tokens, settings)
     if kind == "process":
         return _process(model_file, tokens, settings, warn)
-    if "://" in kind:
-        return _remote(kind, model_file, tokens, settings)
-    raise InputError(f"llm: {kind!r} is not a way to run the LLM; known: {KINDS}")
+    return _remote(kind, model_file, tokens, settings, required)
 
 
-def check_kind(kind: str) -> None:
-    """Raises InputError unless `open_backend` knows the kind; loads nothing."""
+def check_kind(kind: str, deterministic: bool = False) -> None:
+    """Raises InputError unless `open_backend` knows the kind, and it can be deterministic if that is asked for.
+
+    Loads nothing.
+    """
     if kind in ("thread", "process"):
         return
     if "://" not in kind:
         raise InputError(f"llm: {kind!r} is not a way to run the LLM; known: {KINDS}")
     importlib.import_module("corella_edge_runtime.llm.remote.address").parse_address(kind)
+    if deterministic:
+        raise InputError(
+            f"--deterministic and --llm-backend {kind} exclude each other: scores of a server elsewhere depend on what "
+            "else it computes; take --llm-backend thread or process, or leave out --deterministic"
+        )
 
 
 def thread_side(
@@ -97,11 +108,20 @@ def _process(
     return backend, model
 
 
-def _remote(url: str, model_file: Path, tokens: Tokens, settings: LlmSettings) -> tuple[LlmBackend, Model]:
+def _remote(
+    url: str, model_file: Path, tokens: Tokens, settings: LlmSettings, required: bool
+) -> tuple[LlmBackend, Model]:
     address = importlib.import_module("corella_edge_runtime.llm.remote.address").parse_address(url)
     client = importlib.import_module("corella_edge_runtime.llm.remote.client")
     model = _vocabulary(model_file)
-    return client.RemoteBackend(address, tokens, settings), model
+    backend = client.RemoteBackend(address, tokens, settings)
+    try:
+        if required:
+            backend.check(FAR_AWAY.probe)
+    except BaseException:
+        backend.close()
+        raise
+    return backend, model
 
 
 def _vocabulary(model_file: Path) -> Model:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.prompt import Tokens
@@ -77,10 +77,11 @@ _FAILURES = (httpx.HTTPError, _RefusedError, ValueError, LookupError, TypeError)
 
 
 class RemoteBackend:
-    """Answers of one server. The server is first spoken to by the first question: a box starts without it."""
+    """Answers of one server. It is first spoken to by `check` or the first question: a box may start without it."""
 
     def __init__(self, address: Address, tokens: Tokens, settings: LlmSettings, limits: Limits = Limits()) -> None:
         self._flavour, self._tokens, self._limits = address.flavour, tokens, limits
+        self._name = f"the {address.flavour.name} at {address.base}"
         self._room = settings.queue_tokens
         self._waiting = 0
         self._closed = False
@@ -112,6 +113,21 @@ class RemoteBackend:
         if full or late:
             _finish(future, [_DEADLINE if late else _FULL] * len(prompts))
         return future
+
+    def check(self, seconds: float) -> None:
+        """Ask something tiny now. Raises InputError, naming the address, unless it is answered within `seconds`."""
+        try:
+            asyncio.run_coroutine_threadsafe(asyncio.wait_for(self._first(), seconds), self._loop).result()
+        except TimeoutError:
+            self._not_there(f"nothing within {seconds:g} s")
+        except _FAILURES as error:
+            self._not_there(str(error) if isinstance(error, _RefusedError) else type(error).__name__)
+
+    def _not_there(self, why: str) -> NoReturn:
+        raise InputError(
+            f"llm: {self._name} does not answer ({why}); start it there, or leave out --require-llm: the CRM then "
+            "decides until it answers"
+        ) from None
 
     def forget(self) -> None:
         """Nothing: what a server keeps is its own."""
@@ -215,6 +231,13 @@ class RemoteBackend:
             answers[i] = None if fits[i] else _TOO_LONG
         return [i for i in members if fits[i]]
 
+    async def _first(self) -> None:
+        """A prompt of two tokens, all the way. Raises what goes wrong."""
+        await self._context_size()
+        tokens = self._tokens
+        begin = tokens.yes if tokens.bos is None else tokens.bos
+        await self._exactly((begin,), [(tokens.yes,)])
+
     async def _context_size(self) -> int:
         async with self._asking:
             if self._context is None:
@@ -226,17 +249,21 @@ class RemoteBackend:
 
     async def _ask(self, prefix: Sequence[int], suffixes: list[tuple[int, ...]]) -> list[Answer]:
         """One request; the same reason for all its prompts if it fails."""
-        body = self._flavour.body(prefix, suffixes, self._tokens)
         try:
-            status, said = await self._exchange("POST", self._flavour.path, body)
-            if too_long(status, said):
-                return [_TOO_LONG] * len(suffixes)
-            if status != 200:
-                raise _RefusedError(f"{self._flavour.path}: status {status}")
-            return [Answer(value) for value in self._flavour.read(said, len(suffixes), self._tokens)]
+            return await self._exactly(prefix, suffixes)
         except _FAILURES as error:
             self._failed(error)
             return [_ERROR] * len(suffixes)
+
+    async def _exactly(self, prefix: Sequence[int], suffixes: list[tuple[int, ...]]) -> list[Answer]:
+        """The same; raises what goes wrong."""
+        body = self._flavour.body(prefix, suffixes, self._tokens)
+        status, said = await self._exchange("POST", self._flavour.path, body)
+        if too_long(status, said):
+            return [_TOO_LONG] * len(suffixes)
+        if status != 200:
+            raise _RefusedError(f"{self._flavour.path}: status {status}")
+        return [Answer(value) for value in self._flavour.read(said, len(suffixes), self._tokens)]
 
     async def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, Any]:
         """Status and JSON of an answer. A kept connection that the server has closed meanwhile is tried anew, once."""
