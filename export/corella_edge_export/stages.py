@@ -252,7 +252,9 @@ def _copy(source: Path, folder: Path) -> None:
     except OSError as error:  # copytree tells of many files at once
         shutil.rmtree(partial, ignore_errors=True)
         why = error.args[0][0][2] if isinstance(error, shutil.Error) else error
-        raise InputError(f"{folder}: can not be copied from {source}: {why}; make room there") from error
+        raise InputError(
+            f"{folder}: can not be copied from {source}: {why}; make room there, or train it anew without the other run"
+        ) from error
 
 
 def _key_of(folder: Path) -> str:
