@@ -229,8 +229,9 @@ def load_into(model: nn.Module, weights: dict[str, Tensor]) -> None:
 def hold(folder: Path, recipe: Recipe, data: PreparedData, label: str = "run.json") -> Iterator[None]:
     """The folder of a run (or of many), locked, and begun with this recipe, data, checkpoint and plain text.
 
-    What is refused before anything was trained leaves nothing of it there, so that a corrected recipe may begin.
+    What begins here and is refused before anything was trained leaves nothing there, and a corrected recipe may begin.
     """
+    fresh = not (folder / label).exists()
     settings = deciding(json.loads(json.dumps(asdict(recipe), default=dict)))
     later = {
         "checkpoint": llm.base_of(recipe.llm), "texts": [plain_text.digest(file) for file in recipe.llm.text.files]
@@ -240,7 +241,7 @@ def hold(folder: Path, recipe: Recipe, data: PreparedData, label: str = "run.jso
         try:
             yield
         except CorellaError:
-            if not any(folder.rglob(checkpoint.NAME)):
+            if fresh and not any(folder.rglob(checkpoint.NAME)):
                 _clear(folder, label)
             raise
 

@@ -104,13 +104,15 @@ def test_a_refused_study_leaves_a_folder_where_the_corrected_one_begins(data: Pr
     assert not (tmp_path / "study").exists()
 
 
-def test_a_refusal_takes_nothing_of_the_users_own(data: PreparedData, tmp_path: Path) -> None:
-    with hold(tmp_path / "run", short(prompt=TWO_WORDS), data):
-        pass
-    (tmp_path / "run" / "notes.txt").write_text("mine")
+def test_a_refusal_takes_nothing_of_what_was_there_before(data: PreparedData, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with hold(folder, short(prompt=TWO_WORDS), data):
+        (folder / "crm").mkdir()
+        (folder / "crm" / "best.safetensors").write_bytes(b"weights whose checkpoint somebody removed")
+    before = contents(folder)
     with pytest.raises(ExportError):
-        stages.train(tmp_path / "run", short(prompt=TWO_WORDS), data, quiet=True)
-    assert contents(tmp_path / "run") == {"notes.txt": b"mine"}
+        stages.train(folder, short(prompt=TWO_WORDS), data, quiet=True)
+    assert contents(folder).items() >= before.items()
 
 
 @pytest.mark.parametrize("name", ["schema.json", "vocab/user_id.json", "catalog.jsonl"])
