@@ -34,7 +34,7 @@ from corella_edge_runtime.llm.answer import Answer, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend, ThreadBackend
 from corella_edge_runtime.llm.binding import Model
 from corella_edge_runtime.llm.scorer import YesNoScorer
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.settings import MOST_QUEUED, LlmSettings
 from corella_edge_runtime.tune.workload import prompts_of
 from results import write
 
@@ -134,7 +134,7 @@ def compared(bundle: Bundle, file: str, options: argparse.Namespace) -> dict[str
     encoder = PromptEncoder(template, bundle.schema()[1], model.tokenize, tokens)
     users = [[prompts_of(encoder, moment) for moment in moments] for moments in moments_of(bundle, encoder, options)]
     groups, repeats = deterministic(model, tokens, users, options.threads)
-    settings = LlmSettings(options.threads)
+    settings = LlmSettings(options.threads, queue_tokens=MOST_QUEUED, max_wait=PATIENCE)
     backend = ThreadBackend(lambda: YesNoScorer(model, tokens, settings), settings)
     try:
         gaps = visited(backend, groups, schedule(users, np.random.default_rng(1)), options.callers)

@@ -16,6 +16,7 @@ from corella_edge_export.recipe import CrmRecipe
 
 MULTI_MAX = 16
 MEAN_STRENGTH = 5.0
+MEAN_RATING = "mean_rating"  # an attribute that the catalogue gets of rated data
 PLAIN = CrmRecipe()
 
 
@@ -31,9 +32,8 @@ def catalog_of(data: PreparedData, recipe: CrmRecipe = PLAIN, without: npt.NDArr
     """
     check_text(data, recipe)
     columns = {name: data.items[name] for name in ("title", *data.item_attributes) if name in data.items}
-    means = _mean_ratings(data)
-    if "mean_rating" not in columns and any(mean is not None for mean in means):
-        columns["mean_rating"] = means
+    if MEAN_RATING not in columns and rated(data):
+        columns[MEAN_RATING] = _mean_ratings(data)
     users = np.ones(len(data.user_ids), dtype=np.bool_) if without is None else ~without
     fitted: dict[str, list[Any]] = {}
     if recipe.item_quality:
@@ -59,6 +59,11 @@ def check_text(data: PreparedData, recipe: CrmRecipe, where: str = "recipe") -> 
                 f"{where}, crm, item_text: {data.root} has no text {name!r} of an item, only {', '.join(usable)}; "
                 "prepare the data with it, or leave it out of the recipe"
             )
+
+
+def rated(data: PreparedData) -> bool:
+    """Whether a training row has a rating."""
+    return not bool(np.isnan(data.split("train").ratings).all())
 
 
 def _mean_ratings(data: PreparedData) -> list[float | None]:
@@ -129,7 +134,7 @@ def _history_fields(
     mean, scale = (float(known.mean()), float(known.std()) or 1.0) if len(known) else (0.0, 1.0)
     args: dict[str, Any] = {"mean": mean, "scale": scale, "strength": 5.0}
     if recipe.centre == "item":
-        args["centre"] = "mean_rating"
+        args["centre"] = MEAN_RATING
     fields = [Field("history_items", "sequence", "user", "item", "item_id", recipe.history)]
     if len(known):
         fields.append(Field("history_ratings", "sequence", "user", "rating", "rating", recipe.history))

@@ -156,9 +156,9 @@ def restore(task: Task, tensors: dict[str, Tensor]) -> None:
 
 
 def _merit(metrics: Metrics) -> float:
-    """What decides which weights are kept; rows of one class have no AUC."""
+    """What decides which weights are kept; rows of one class have no AUC. Never nan, which nothing equals."""
     if "auc" not in metrics:
-        return -float(metrics["perplexity"])
+        return -math.inf if math.isnan(metrics["perplexity"]) else -float(metrics["perplexity"])
     return -1.0 if math.isnan(metrics["auc"]) else float(metrics["auc"])
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from corella_edge import atomic, bundle
 from corella_edge.catalog import Catalog
 from corella_edge.encoder import FeatureEncoder
-from corella_edge.errors import BundleError, CorellaError, InputError
+from corella_edge.errors import BundleError, CorellaError, InputError, InterruptedRunError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
 from corella_edge.schema import Schema
@@ -240,6 +240,8 @@ def hold(folder: Path, recipe: Recipe, data: PreparedData, label: str = "run.jso
     with atomic.resumable_folder(folder, label, same, notes, lambda about: settled({**later, **about})):
         try:
             yield
+        except InterruptedRunError:
+            raise
         except CorellaError:
             if fresh and not any(folder.rglob(checkpoint.NAME)):
                 _clear(folder, label)

@@ -28,7 +28,7 @@ from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge_export import checkpoint, llm, loop, metrics_log, plain_text, tokenizer, train_crm, train_llm, verify
 from corella_edge_export.data.prepared import PreparedData, fingerprint
-from corella_edge_export.fit import check_text
+from corella_edge_export.fit import MEAN_RATING, check_text, rated
 from corella_edge_export.recipe import Recipe, StageRecipe
 from corella_edge_export.rows import EncodedRows
 from corella_edge_export.rowset import RowSet, choose_rows, history_needed
@@ -276,6 +276,8 @@ def check_attributes(recipe: Recipe, data: PreparedData) -> None:
     """Raises InputError if the recipe names an attribute that the data have not: a prompt would be without it."""
     check_text(data, recipe.crm, f"recipe {recipe.name}")
     items, users = ["title", *data.item_attributes], list(data.user_attributes)
+    if MEAN_RATING in recipe.prompt.item_fields and rated(data):
+        items.append(MEAN_RATING)
     asked = [("prompt.item", "an item", recipe.prompt.item_fields, items)]
     asked.append(("prompt.profile", "a user", list(recipe.prompt.profile), users))
     for where, whose, names, known in asked:

@@ -51,7 +51,7 @@ def train_tokenizer(
 
 
 def _merge_whole(tokenizer: Any, word: str) -> None:
-    """Last merges that leave one token of the word; all other words keep theirs.
+    """Last merges that leave one token of the word; of other words only those with the same pieces side by side change.
 
     Where the words of a text end, no merge goes: an answer of several is left as it is.
     """

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from corella_edge.atomic import resumable_folder  # noqa: E402
-from corella_edge.errors import ExportError, InputError  # noqa: E402
+from corella_edge.errors import ExportError, InputError, InterruptedRunError  # noqa: E402
 from corella_edge_export import loop, metrics_log, stages  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.recipe import Recipe, load_recipe, shipped  # noqa: E402
@@ -72,6 +72,16 @@ def test_an_attribute_that_the_data_have_not_is_one_error_before_any_work(
     with pytest.raises(InputError, match=f"recipe tiny, {told}"):
         study(recipe(**changes), data, tmp_path / "study", Settings((1,)), pytest.fail, quiet=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prompt_may_show_the_mean_rating_that_the_catalogue_gets(data: PreparedData) -> None:
+    stages.check_attributes(recipe(prompt={"item": "{title} ({mean_rating}):"}), data)
+
+
+def test_who_stops_a_start_keeps_its_folder(data: PreparedData, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRunError), hold(tmp_path / "run", short(), data):
+        raise InterruptedRunError("stopped")
+    assert "run.json" in contents(tmp_path / "run")
 
 
 ML_1M = {"users": dict.fromkeys(("gender", "age", "occupation", "zip_region"), "categorical"),
