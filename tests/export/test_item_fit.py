@@ -133,7 +133,7 @@ def test_an_attribute_with_the_name_of_a_fitted_number_is_refused(monkeypatch: A
         root=Path("data"), items={"title": ["a"], "quality": [1.0]}, item_attributes={"quality": "numeric"},
         item_ids=["a"], user_ids=["u"],
     )  # fmt: skip
-    monkeypatch.setattr(fit, "_mean_ratings", lambda data: [None])
+    monkeypatch.setattr(fit, "rated", lambda data: False)
     monkeypatch.setattr(item_fit, "quality", lambda data, users, text: np.zeros(1))
     with pytest.raises(InputError, match="'quality'"):
         fit.catalog_of(data, CrmRecipe(item_quality=True))
