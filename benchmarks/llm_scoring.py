@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from corella_edge.errors import CorellaError, InputError
+from options import check_words, words
 from results import write
 from scoring import report
 from scoring.blocks import Plan, block
@@ -64,10 +65,10 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the models; made once, about 5 GB")
-    parser.add_argument("--models", type=names, help="135m,0.5b,trained (default: those that can be made)")
-    parser.add_argument("--shapes", type=names, help=",".join(SHAPES) + "; m = memory of the files")
-    parser.add_argument("--peers", type=names, help=",".join(KNOWN))
-    parser.add_argument("--types", type=names, help=",".join(TYPES))
+    parser.add_argument("--models", type=words, help="135m,0.5b,trained (default: those that can be made)")
+    parser.add_argument("--shapes", type=words, help=",".join(SHAPES) + "; m = memory of the files")
+    parser.add_argument("--peers", type=words, help=",".join(KNOWN))
+    parser.add_argument("--types", type=words, help=",".join(TYPES))
     parser.add_argument("--trained", type=Path, help="a bundle, or a run (with --data)")
     parser.add_argument("--data", type=Path, help="prepared data of the run")
     parser.add_argument("--threads", type=int, default=2)
@@ -77,11 +78,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--users", type=int, default=120, help="users of shape d")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Words between commas."""
-    return tuple(word for word in text.split(",") if word)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -102,10 +98,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def check(options: argparse.Namespace) -> None:
     """Names before any work is done."""
     check_names(options.peers or ())
-    for option, known in (("models", tuple(DEFAULTS)), ("shapes", SHAPES), ("types", TYPES)):
-        for word in getattr(options, option) or ():
-            if word not in known:
-                raise InputError(f"--{option} {word!r}: known are {', '.join(known)}")
+    check_words(options, {"models": tuple(DEFAULTS), "shapes": SHAPES, "types": TYPES})
     for option in ("threads", "pairs", "scan", "users"):
         if getattr(options, option) < 1:
             raise InputError(f"--{option} {getattr(options, option)}: at least 1 is needed")

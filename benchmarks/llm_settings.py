@@ -26,6 +26,7 @@ import torch
 from corella_edge.errors import CorellaError, InputError
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.scorer import YesNoScorer
+from options import check_words, numbers, words
 from results import write
 from scoring.models import TYPES, Subject, subject
 from scoring.pairs import ENOUGH, OURS, Pair, alternate, median_ms, ratio
@@ -67,16 +68,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def words(text: str) -> tuple[str, ...]:
-    """What stands between commas."""
-    return tuple(word for word in text.split(",") if word)
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Whole numbers between commas."""
-    return tuple(map(int, words(text)))
-
-
 def check(options: argparse.Namespace) -> None:
     """Numbers and names before any work is done.
 
@@ -91,10 +82,7 @@ def check(options: argparse.Namespace) -> None:
     for suffix in options.suffixes:
         if not 1 <= suffix <= max(SUFFIXES):
             raise InputError(f"--suffixes {suffix}: 1 to {max(SUFFIXES)} tokens fit")
-    for option, known in (("models", tuple(DEFAULTS)), ("types", TYPES)):
-        for word in getattr(options, option) or ():
-            if word not in known:
-                raise InputError(f"--{option} {word!r}: known are {', '.join(known)}")
+    check_words(options, {"models": tuple(DEFAULTS), "types": TYPES})
 
 
 def measure(options: argparse.Namespace) -> Row:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from corella_edge.errors import CorellaError, InputError
+from options import check_words, numbers, words
 from results import write
 from scoring.pairs import ENOUGH
 from scoring.report import targets_table
@@ -70,16 +71,6 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def words(text: str) -> tuple[str, ...]:
-    """What stands between commas."""
-    return tuple(word for word in text.split(",") if word)
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Whole numbers between commas."""
-    return tuple(map(int, words(text)))
-
-
 def check(options: argparse.Namespace) -> None:
     """Numbers and names before any work is done.
 
@@ -90,9 +81,7 @@ def check(options: argparse.Namespace) -> None:
     for name, number in least.items():
         if getattr(options, name) < number:
             raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: at least {number} is needed")
-    for name in options.parts:
-        if name not in PARTS:
-            raise InputError(f"--parts {name!r}: known are {', '.join(PARTS)}")
+    check_words(options, {"parts": tuple(PARTS)})
     if not options.seeds:
         raise InputError("--seeds: at least one is needed")
 
