@@ -38,12 +38,12 @@ from corella_edge_export.fit import catalog_of, fit_schema
 from corella_edge_export.item_fit import folds
 from corella_edge_export.members import CrmModel
 from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_from
+from corella_edge_export.report.log import STAGES
 from corella_edge_export.sequences import SequenceBuilder
 from corella_edge_export.train_joint import side_of
 from corella_edge_export.train_llm import Reader, trained_tensors
 
 TOKENIZER_USERS = 2000
-STAGES = ("text", "crm", "llm", "joint", "continuation")
 # Keys that recipes have got since runs were first kept, with their defaults: one that has its default is none.
 LATER: dict[str, Any] = {
     "item_quality": False, "item_text": [], "item_vectors": 0, "user_level": False,

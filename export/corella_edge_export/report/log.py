@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import InputError
+from corella_edge_export import metrics_log
 
 Line = dict[str, Any]
 # Sub-folder → title, in the order of training.
@@ -81,7 +82,7 @@ def read(folder: Path) -> Log:
     about = _object(folder / "run.json")
     done = (folder / "summary.json").is_file()
     summary = _object(folder / "summary.json") if done else {}
-    begun = [name for name in STAGES if (folder / name / "metrics.jsonl").is_file()]
+    begun = [name for name in STAGES if (folder / name / metrics_log.NAME).is_file()]
     stages = tuple(
         _stage(folder, name, summary.get(name), finished=done or number != len(begun))
         for number, name in enumerate(begun, 1)
@@ -99,7 +100,7 @@ def number(line: Line, key: str) -> float:
 
 
 def _stage(folder: Path, name: str, best: Any, finished: bool) -> Stage:
-    lines = list(_lines(folder / name / "metrics.jsonl"))
+    lines = list(_lines(folder / name / metrics_log.NAME))
     valid = tuple(line for line in lines if line["kind"] == "valid")
     train = tuple(line for line in lines if line["kind"] == "train")
     return Stage(name, train, valid, _kept(valid, best), finished)
