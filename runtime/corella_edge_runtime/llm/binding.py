@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import BundleError, ExportError, InputError, MissingExtraError
+from corella_edge_runtime.llm.build import load_kernels
 from corella_edge_runtime.llm.tree import Rows
 
 # llama.cpp's idle OpenMP threads would wait awake for 8 ms after every decode; this is a third of one.
@@ -48,6 +49,7 @@ def _on_log(level: int, text: bytes, _: object) -> None:
 
 _STRLEN = ctypes.cast(ctypes.CDLL(None).strlen, C.ggml_abort_callback)
 C.llama_log_set(_on_log, ctypes.c_void_p(0))
+load_kernels()
 C.llama_backend_init()
 
 
