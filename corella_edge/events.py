@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from corella_edge.errors import InputError
-from corella_edge.request import Event, Features, a_list, an_id, an_object, an_optional_id, events_of, features_of
+from msgspec import UNSET, Meta, Struct
+
+from corella_edge.messages import (
+    Id,
+    OptionalFeatures,
+    OptionalId,
+    Text,
+    an_id,
+    an_optional_id,
+    check,
+    check_features,
+    given,
+)
+from corella_edge.request import EventMessage, Features, History, history_of
 
 MAX_EVENTS = 10_000
 
@@ -18,9 +31,21 @@ class NewEvents:
     """
 
     user_id: str
-    events: tuple[Event, ...]
+    events: History
     features: Features | None = None
     key: str | None = None
+
+
+class NewEventsMessage(Struct, forbid_unknown_fields=True):
+    """Events as JSON has them."""
+
+    user_id: Id
+    events: Annotated[list[EventMessage], Meta(max_length=MAX_EVENTS)] | None
+    features: OptionalFeatures = UNSET
+    key: Annotated[
+        OptionalId,
+        Meta(description="Chosen by the client; a user's appends with one key are one append and its retries."),
+    ] = UNSET
 
 
 def parse_events(value: object) -> NewEvents:
@@ -29,15 +54,14 @@ def parse_events(value: object) -> NewEvents:
     Raises:
         InputError: a field is missing, unknown, of the wrong type, or out of range; the message names it.
     """
-    data = an_object(value, "body", {"user_id", "events", "features", "key"})
-    for name in ("user_id", "events"):
-        if name not in data:
-            raise InputError(f"body: the field '{name}' is missing")
+    message = check(value, NewEventsMessage, "body")
+    features = None if message.features is UNSET else message.features
+    check_features(features or {}, "features")
     return NewEvents(
-        user_id=an_id(data["user_id"], "user_id"),
-        events=events_of(a_list(data["events"], "events", MAX_EVENTS), "events"),
-        features=features_of(data.get("features"), "features"),
-        key=an_optional_id(data.get("key"), "key"),
+        an_id(message.user_id, "user_id"),
+        history_of(given(message.events, []), "events"),
+        features,
+        an_optional_id(message.key, "key"),
     )
 
 
@@ -47,4 +71,4 @@ def parse_user_id(value: object) -> str:
     Raises:
         InputError: empty or too long.
     """
-    return an_id(value, "user id")
+    return check(value, Text, "user id")

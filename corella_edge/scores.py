@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -14,6 +17,8 @@ from corella_edge.request import Request
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int64]
+encode = msgspec.json.Encoder().encode
 
 
 @dataclass(slots=True)
@@ -50,13 +55,13 @@ class Scores:
         fusion: what makes one probability of both models' where routed.
     """
 
-    items: tuple[str, ...]
+    items: Sequence[str]
     crm: FloatArray
     llm: FloatArray
     entropy: FloatArray
     routed: BoolArray
-    reason: tuple[str, ...]
-    unknown: tuple[tuple[str, ...], ...]
+    reason: Sequence[str]
+    unknown: Sequence[tuple[str, ...]]
     trace: Trace = field(default_factory=Trace, compare=False, repr=False)
     fusion: Fusion = REPLACE
 
@@ -79,26 +84,84 @@ def _rank(probability: FloatArray) -> npt.NDArray[np.int64]:
 
 
 def answer(request: Request, scores: Scores, bundle: str) -> dict[str, Any]:
-    """The JSON answer to `request`: candidates in request order, cut to the `top_k` best by rank."""
-    rank = scores.rank.tolist()
-    columns = zip(
-        scores.items, rank, scores.probability.tolist(), scores.crm.tolist(), scores.llm.tolist(),
-        scores.entropy.tolist(), scores.routed.tolist(), scores.reason, scores.unknown, strict=True,
-    )  # fmt: skip
-    limit = request.top_k or len(rank)
-    rows = [
-        {"item": item, "rank": place, "probability": p, "crm": crm, "llm": llm if llm == llm else None,
-         "entropy": entropy, "routed": routed, "reason": reason, "unknown": list(unknown)}
-        for item, place, p, crm, llm, entropy, routed, reason, unknown in columns
-        if place <= limit
+    """`answer_json`, decoded."""
+    found: dict[str, Any] = msgspec.json.decode(answer_json(request, scores, bundle))
+    return found
+
+
+def answer_json(request: Request, scores: Scores, bundle: str) -> bytes:
+    """The JSON answer to `request`: candidates in request order, cut to the `top_k` best by rank.
+
+    Written column by column, and put together at once: no candidate has an object of its own.
+    """
+    rank = scores.rank
+    by_crm = _rank(scores.crm) if request.explain else None
+    head = b"{" if request.id is None else b'{"id":' + encode(request.id) + b","
+    tail = b"}" if by_crm is None else b',"explain":' + encode(_explained(scores)) + b"}"
+    if request.top_k is not None and request.top_k < len(rank):
+        best = np.flatnonzero(rank <= request.top_k)
+        scores, rank, by_crm = _only(scores, best), rank[best], None if by_crm is None else by_crm[best]
+    rows = b"".join(_interleaved(_columns(scores, rank, by_crm), len(rank)))
+    return b"".join([head, b'"bundle":', encode(bundle), b',"candidates":[', rows[:-1], b"]", tail])
+
+
+def _columns(scores: Scores, rank: Places, by_crm: Places | None) -> list[Sequence[bytes] | bytes]:
+    """What stands one behind the other in each row, of all rows or the same in every one."""
+    crm = _split(scores.crm)
+    # Where the LLM has no part, one text serves for both scores.
+    alone = not scores.routed.any()
+    llm: Sequence[bytes] | bytes = b"null" if alone else _split(scores.llm)
+    return [
+        b'{"item":"', _texts(scores.items), b'","rank":', _split(rank),
+        b',"probability":', crm if alone else _split(scores.probability), b',"crm":', crm, b',"llm":', llm,
+        b',"entropy":', _split(scores.entropy), _ends(scores),
+        *((b',"crm_rank":', _split(by_crm)) if by_crm is not None else ()), b"},",
     ]  # fmt: skip
-    head: dict[str, Any] = {} if request.id is None else {"id": request.id}
-    tail: dict[str, Any] = {}
-    if request.explain:
-        alone = (by_crm for by_crm, place in zip(_rank(scores.crm).tolist(), rank, strict=True) if place <= limit)
-        rows = [{**row, "crm_rank": by_crm} for row, by_crm in zip(rows, alone, strict=True)]
-        tail = _explained(scores)
-    return {**head, "bundle": bundle, "candidates": rows, **tail}
+
+
+def _interleaved(columns: Sequence[Sequence[bytes] | bytes], n: int) -> list[bytes]:
+    """First of every column the first entry, then of every column the second, …"""
+    width = len(columns)
+    pieces = [b""] * (width * n)
+    for place, column in enumerate(columns):
+        pieces[place::width] = [column] * n if isinstance(column, bytes) else column
+    return pieces
+
+
+def _split(values: npt.NDArray[Any]) -> list[bytes]:
+    """Each number in its shortest digits; NaN is null."""
+    return encode(values.tolist())[1:-1].split(b",") if len(values) else []
+
+
+def _texts(values: Sequence[str]) -> list[bytes]:
+    """Each without its quotation marks."""
+    text = encode(values)
+    if b"\\" in text or not values:  # one may have a quotation mark in it
+        return [encode(value)[1:-1] for value in values]
+    return text[2:-2].split(b'","')
+
+
+def _ends(scores: Scores) -> list[bytes] | bytes:
+    """Of each row: routed, reason, unknown. Of many rows few differ."""
+    first = scores.unknown[0] if scores.unknown else ()
+    if not any(scores.reason) and scores.unknown.count(first) == len(scores.unknown):
+        return _end(False, "", first)
+    return list(map(_end, scores.routed.tolist(), scores.reason, scores.unknown))
+
+
+@lru_cache(1024)
+def _end(routed: bool, reason: str, unknown: tuple[str, ...]) -> bytes:
+    fields = encode({"routed": routed, "reason": reason, "unknown": unknown})
+    return b"," + fields[1:-1]
+
+
+def _only(scores: Scores, places: Places) -> Scores:
+    """Of the candidates at the places alone; what `_explained` tells is of all."""
+    listed = places.tolist()
+    items, reason, unknown = ([column[i] for i in listed] for column in (scores.items, scores.reason, scores.unknown))
+    arrays = (array[places] for array in (scores.crm, scores.llm, scores.entropy, scores.routed))
+    crm, llm, entropy, routed = arrays
+    return Scores(items, crm, llm, entropy, routed, reason, unknown, scores.trace, scores.fusion)
 
 
 def _explained(scores: Scores) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from corella_edge.bundle import Bundle
 from corella_edge.encoder import FeatureEncoder
 from corella_edge.feature_names import FeatureNames
 from corella_edge.fusion import Fusion
-from corella_edge.request import Candidate, Request, User
+from corella_edge.request import Candidates, Request, User
 from corella_edge.router import Calibration, Threshold, entropy, is_routed, parse_threshold
 from corella_edge.scores import BoolArray, FloatArray, Scores, Trace
 from corella_edge.signature import TrustedKey
@@ -40,12 +40,12 @@ class Draft:
         refusal: the reason why it was not.
     """
 
-    items: tuple[str, ...]
+    items: Sequence[str]
     crm: FloatArray
     entropy: FloatArray
     chosen: npt.NDArray[np.int64]
     threshold: Threshold
-    unknown: tuple[tuple[str, ...], ...]
+    unknown: Sequence[tuple[str, ...]]
     asking: Asking | None
     refusal: str
     trace: Trace
@@ -75,7 +75,7 @@ class Engine:
         catalog, prompt = encoder.catalog, bundle.prompt()
         self._names = FeatureNames(encoder.schema, prompt[0] if prompt else None)
         self.showcase = Showcase(bundle, encoder.schema, catalog, self.threshold)
-        self._everything = tuple([Candidate(item) for item in catalog.ids])
+        self._everything = Candidates(catalog.ids)
 
     @classmethod
     def open(
@@ -202,12 +202,10 @@ class Engine:
         trace = Trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, threshold=threshold.nats)
         asking = None
         if self.llm is not None and not refusal and len(chosen):
-            hard = [candidates[i] for i in chosen.tolist()]
             scored = time.monotonic()
-            asking = self.llm.begin(request.user, hard, s[chosen], deadline)
+            asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), s[chosen], deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
-        items = tuple([candidate.item for candidate in candidates])
-        return Draft(items, p, s, chosen, threshold, tuple(unknown), asking, refusal or "no_llm", trace)
+        return Draft(candidates.items, p, s, chosen, threshold, unknown, asking, refusal or "no_llm", trace)
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
@@ -226,15 +224,13 @@ class Engine:
 
     def _scores(self, draft: Draft, answers: Sequence[Answer]) -> Scores:
         """What is known of each candidate, from the answers for the routed ones: P(Yes), or the reason for none."""
-        llm = np.full(len(draft.items), np.nan)
-        reasons = [""] * len(draft.items)
+        n = len(draft.items)
+        llm, reasons = np.full(n, np.nan), [""] * n
         for i, found in zip(draft.chosen.tolist(), answers, strict=True):
             llm[i] = found.probability
             reasons[i] = found.reason or draft.threshold.unit
         routed: BoolArray = ~np.isnan(llm)
-        return Scores(
-            draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace, self.fusion
-        )
+        return Scores(draft.items, draft.crm, llm, draft.entropy, routed, reasons, draft.unknown, draft.trace, self.fusion)
 
     def warm_up(self) -> None:
         """Run both models once, so that the first request finds them loaded."""
@@ -248,7 +244,6 @@ class Engine:
 
     def forget(self) -> None:
         """Drop what is kept of users from request to request."""
-        self.encoder.forget()
         if self.llm:
             self.llm.forget()
 
