@@ -81,13 +81,16 @@ class FeatureEncoder:
 
     def history(self, user: User) -> Histories:
         """The latest events of one user, at most the schema's window: b = 1 and nothing padded."""
-        latest = user.history.last(self._window)
+        return self._events(user.history)
+
+    def _events(self, history: History) -> Histories:
+        latest = history.last(self._window)
         rows, n = self._lookup.rows(latest.items), len(latest.items)
         ratings = np.full(n, np.nan, np.float32) if latest.ratings is None else np.array(latest.ratings, np.float32)
         return Histories(rows[None], ratings[None], times=_times(latest)[None] if self._timed else None)
 
     def _past(self, history: History) -> _Past:
-        events = self.history(User(history=history))
+        events = self._events(history)
         past = _Past({f.name: self._sequence(f, events) for f in self._sequences}, self._looks(events))
         for item in self._of_history:
             past.feed[item.name] = self._derive(item, past.looks[item.name], _NOTHING)

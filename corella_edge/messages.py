@@ -27,8 +27,9 @@ MAX_WHOLE = 2**64  # of any whole number, and of its negative
 
 T = TypeVar("T")
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
+Whole = Annotated[int, Meta(extra_json_schema={"exclusiveMinimum": -MAX_WHOLE, "exclusiveMaximum": MAX_WHOLE})]
 Id = Annotated[
-    Text | int,
+    Text | Whole,
     Meta(description="Text, or an integer (written without a fraction: 7, not 7.0), read as its decimal digits."),
 ]
 Scalar = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)] | int | float | bool | None
@@ -57,13 +58,14 @@ _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", 
 _BOUNDS = {">=": "of at least", "<=": "of at most", ">": "above", "<": "below"}
 
 
-def read(raw: bytes, kind: type[T], where: str, colons: Callable[[T], int]) -> T:
+def read(raw: bytes, kind: type[T], where: str, colons: Callable[[T], int] | None = None) -> T:
     """The message in a JSON text.
 
     Args:
         where: what the whole is called in errors.
         colons: how many a text of the message has that names nothing twice: one a name, and those in its texts. Of two
-            fields with one name msgspec keeps the last, so that a text with another number of them is looked at again.
+            fields with one name msgspec keeps the last, so that a text with another number of them is looked at again; so
+            is every text where this is None.
 
     Raises:
         JsonError: not strict JSON. InputError: another message; says where and why.
@@ -73,7 +75,7 @@ def read(raw: bytes, kind: type[T], where: str, colons: Callable[[T], int]) -> T
     except (ValueError, RecursionError):
         return check(decode(raw), kind, where)
     # A text with escapes may write a colon, or a name, in several ways.
-    if raw.count(b":") != colons(message) or b"\\" in raw:
+    if colons is None or raw.count(b":") != colons(message) or b"\\" in raw:
         decode(raw)
     return message
 

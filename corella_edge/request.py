@@ -28,6 +28,7 @@ from corella_edge.messages import (
     given,
     read,
 )
+from corella_edge.router import LN2
 
 MAX_CANDIDATES = 10_000
 MAX_HISTORY = 100_000
@@ -237,6 +238,7 @@ def _unless_none(values: list[Any]) -> list[Any] | None:
     return None if values.count(None) == len(values) else values
 
 
+Left = None | UnsetType  # null, and a field that is left out, are the same
 Rating = Annotated[float, Meta(ge=-MAX_RATING, le=MAX_RATING)]
 _IN_TIME = Meta(ge=-MAX_TIME, le=MAX_TIME)
 Seconds = Annotated[Annotated[int, _IN_TIME] | Annotated[float, _IN_TIME], Meta(description="Unix time in seconds.")]
@@ -246,8 +248,8 @@ class EventMessage(Struct, forbid_unknown_fields=True, gc=False):
     """An event as JSON has it."""
 
     item: Id
-    rating: Rating | None | UnsetType = UNSET
-    time: Seconds | None | UnsetType = UNSET
+    rating: Rating | Left = UNSET
+    time: Seconds | Left = UNSET
 
 
 class CandidateMessage(Struct, forbid_unknown_fields=True, gc=False):
@@ -262,33 +264,31 @@ class UserMessage(Struct, forbid_unknown_fields=True):
 
     id: OptionalId = UNSET
     features: OptionalFeatures = UNSET
-    history: Annotated[list[EventMessage], Meta(max_length=MAX_HISTORY, description="Oldest first.")] | None | UnsetType = UNSET
+    history: Annotated[list[EventMessage], Meta(max_length=MAX_HISTORY, description="Oldest first.")] | Left = UNSET
 
 
-class RequestMessage(Struct, forbid_unknown_fields=True):
-    """A request as JSON has it; exactly one of `user` and `user_id` is there."""
+class Options(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a request may say beside who asks."""
 
-    user: UserMessage | UnsetType = UNSET
-    user_id: Id | UnsetType = UNSET
     id: Annotated[OptionalId, Meta(description="Repeated in the answer.")] = UNSET
     candidates: (
         Annotated[
             list[CandidateMessage],
             Meta(min_length=1, max_length=MAX_CANDIDATES, description="Left out: the whole catalogue."),
         ]
-        | None
-        | UnsetType
+        | Left
     ) = UNSET
     threshold: Annotated[
-        float | str | None | UnsetType,
+        Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": LN2})]
+        | Annotated[str, Meta(extra_json_schema={"pattern": r"^ratio:(0|1|0\.[0-9]{1,9})$"})]
+        | None
+        | UnsetType,
         Meta(
             description="Ask the LLM from this entropy (nats) on, or about this share: `ratio:0.05`. "
             "Left out: the server's own."
         ),
     ] = UNSET
-    top_k: (
-        Annotated[int, Meta(ge=1, le=2**31, description="Answer with this many of the best only.")] | None | UnsetType
-    ) = UNSET
+    top_k: Annotated[int, Meta(ge=1, le=2**31, description="Answer with this many of the best only.")] | Left = UNSET
     timeout_ms: (
         Annotated[
             float,
@@ -299,20 +299,37 @@ class RequestMessage(Struct, forbid_unknown_fields=True):
                 "by then keep the CRM's score and have the reason `deadline`.",
             ),
         ]
-        | None
-        | UnsetType
+        | Left
     ) = UNSET
     explain: Annotated[
-        bool | None | UnsetType,
-        Meta(description="Answer with more: threshold, the CRM's own rank, tokens, milliseconds."),
+        bool | Left, Meta(description="Answer with more: threshold, the CRM's own rank, tokens, milliseconds.")
     ] = UNSET
     strict: Annotated[
-        bool | None | UnsetType,
+        bool | Left,
         Meta(
-            description="Fail where the LLM does not answer all it is asked in time (503, 504), and on features that no "
-            "model reads (422)."
+            description="Fail where the LLM does not answer all it is asked in time (503, 504), and on features that "
+            "no model reads (422)."
         ),
     ] = UNSET
+
+
+class UserRequest(Options):
+    """Candidates to rank for a user who is told in full."""
+
+    user: UserMessage
+
+
+class UserIdRequest(Options):
+    """The same as `user` with an id alone: a server with a store fills in profile and history."""
+
+    user_id: Id
+
+
+class RequestMessage(Options):
+    """A request as it is read: exactly one of `user` and `user_id` is there."""
+
+    user: UserMessage | UnsetType = UNSET
+    user_id: Id | UnsetType = UNSET
 
 
 def read_request(raw: bytes) -> Request:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
+from itertools import repeat
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from corella_edge.fusion import REPLACE, Fusion, fuse
 from corella_edge.request import Request
+from corella_edge.router import LN2
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-Places = npt.NDArray[np.int64]
-encode = msgspec.json.Encoder().encode
+Probability = Annotated[float, Meta(ge=0, le=1)]
+_ENCODER = msgspec.json.Encoder()
 
 
 @dataclass(slots=True)
@@ -38,7 +40,7 @@ class Trace:
     threshold: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Scores:
     """What was found out about the n candidates of one request, in request order.
 
@@ -83,95 +85,92 @@ def _rank(probability: FloatArray) -> npt.NDArray[np.int64]:
     return rank
 
 
+class Scored(Struct, forbid_unknown_fields=True, gc=False):
+    """A candidate and what was found out about it."""
+
+    item: str
+    rank: Annotated[int, Meta(ge=1, description="1 is best.")]
+    probability: Annotated[
+        Probability,
+        Meta(description="By the bundle's fusion rule (without one the LLM's) where `routed`, else the CRM's."),
+    ]
+    crm: Probability
+    llm: Probability | None
+    entropy: Annotated[float, Meta(ge=0, le=LN2, description="Of `crm`, in nats.")]
+    routed: bool
+    reason: Annotated[
+        str,
+        Meta(
+            description="Why it was routed (`entropy`, `ratio`) or why the LLM did not answer (`no_llm`, `no_text`, "
+            "`too_long`, `queue_full`, `busy`, `deadline`, `llm_error`; `pending` in the first of two answers); empty "
+            "for easy candidates."
+        ),
+    ]
+    unknown: Annotated[tuple[str, ...], Meta(description="Fields whose value the CRM has never seen.")]
+    crm_rank: Annotated[int, Meta(ge=1, description="Rank by the CRM alone, if `explain`.")] | UnsetType = UNSET
+
+
+class Tokens(Struct, forbid_unknown_fields=True):
+    evaluated: int
+    reused: int
+
+
+class Explanation(Struct, forbid_unknown_fields=True):
+    """What a request with `explain` is told of itself."""
+
+    threshold: Annotated[float | None, Meta(description="Nats; null: never asked.")]
+    wanted: Annotated[int, Meta(description="Candidates at or above it.")]
+    routed: Annotated[int, Meta(description="Those in which the LLM's score counts.")]
+    tokens: Tokens
+    milliseconds: dict[str, float]
+
+
+class Answer(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Candidates in request order."""
+
+    id: str | UnsetType = UNSET
+    bundle: Annotated[str, Meta(description="`name@version` of what answered.")]
+    candidates: list[Scored]
+    explain: Explanation | UnsetType = UNSET
+
+
+def answered(request: Request, scores: Scores, bundle: str) -> Answer:
+    """The answer to `request`: candidates in request order, cut to the `top_k` best by rank."""
+    crm, limit = scores.crm.tolist(), request.top_k
+    # Where the LLM has no part, one column serves for both scores.
+    routed = bool(scores.routed.any())
+    final = scores.probability if routed else scores.crm
+    columns = [
+        scores.items, _rank(final).tolist(), final.tolist() if routed else crm, crm,
+        [None if p != p else p for p in scores.llm.tolist()] if routed else repeat(None),
+        scores.entropy.tolist(), scores.routed.tolist(), scores.reason, scores.unknown,
+    ]  # fmt: skip
+    if request.explain:
+        columns.append(_rank(scores.crm).tolist())
+    rows = list(map(Scored, *columns))
+    if limit is not None and limit < len(rows):
+        rows = [row for row in rows if row.rank <= limit]
+    explained = _explained(scores) if request.explain else UNSET
+    return Answer(bundle=bundle, candidates=rows, id=UNSET if request.id is None else request.id, explain=explained)
+
+
+def answer_json(request: Request, scores: Scores, bundle: str) -> bytes:
+    """The answer as JSON."""
+    return _ENCODER.encode(answered(request, scores, bundle))
+
+
 def answer(request: Request, scores: Scores, bundle: str) -> dict[str, Any]:
-    """`answer_json`, decoded."""
+    """The answer as what its JSON says."""
     found: dict[str, Any] = msgspec.json.decode(answer_json(request, scores, bundle))
     return found
 
 
-def answer_json(request: Request, scores: Scores, bundle: str) -> bytes:
-    """The JSON answer to `request`: candidates in request order, cut to the `top_k` best by rank.
-
-    Written column by column, and put together at once: no candidate has an object of its own.
-    """
-    rank = scores.rank
-    by_crm = _rank(scores.crm) if request.explain else None
-    head = b"{" if request.id is None else b'{"id":' + encode(request.id) + b","
-    tail = b"}" if by_crm is None else b',"explain":' + encode(_explained(scores)) + b"}"
-    if request.top_k is not None and request.top_k < len(rank):
-        best = np.flatnonzero(rank <= request.top_k)
-        scores, rank, by_crm = _only(scores, best), rank[best], None if by_crm is None else by_crm[best]
-    rows = b"".join(_interleaved(_columns(scores, rank, by_crm), len(rank)))
-    return b"".join([head, b'"bundle":', encode(bundle), b',"candidates":[', rows[:-1], b"]", tail])
-
-
-def _columns(scores: Scores, rank: Places, by_crm: Places | None) -> list[Sequence[bytes] | bytes]:
-    """What stands one behind the other in each row, of all rows or the same in every one."""
-    crm = _split(scores.crm)
-    # Where the LLM has no part, one text serves for both scores.
-    alone = not scores.routed.any()
-    llm: Sequence[bytes] | bytes = b"null" if alone else _split(scores.llm)
-    return [
-        b'{"item":"', _texts(scores.items), b'","rank":', _split(rank),
-        b',"probability":', crm if alone else _split(scores.probability), b',"crm":', crm, b',"llm":', llm,
-        b',"entropy":', _split(scores.entropy), _ends(scores),
-        *((b',"crm_rank":', _split(by_crm)) if by_crm is not None else ()), b"},",
-    ]  # fmt: skip
-
-
-def _interleaved(columns: Sequence[Sequence[bytes] | bytes], n: int) -> list[bytes]:
-    """First of every column the first entry, then of every column the second, …"""
-    width = len(columns)
-    pieces = [b""] * (width * n)
-    for place, column in enumerate(columns):
-        pieces[place::width] = [column] * n if isinstance(column, bytes) else column
-    return pieces
-
-
-def _split(values: npt.NDArray[Any]) -> list[bytes]:
-    """Each number in its shortest digits; NaN is null."""
-    return encode(values.tolist())[1:-1].split(b",") if len(values) else []
-
-
-def _texts(values: Sequence[str]) -> list[bytes]:
-    """Each without its quotation marks."""
-    text = encode(values)
-    if b"\\" in text or not values:  # one may have a quotation mark in it
-        return [encode(value)[1:-1] for value in values]
-    return text[2:-2].split(b'","')
-
-
-def _ends(scores: Scores) -> list[bytes] | bytes:
-    """Of each row: routed, reason, unknown. Of many rows few differ."""
-    first = scores.unknown[0] if scores.unknown else ()
-    if not any(scores.reason) and scores.unknown.count(first) == len(scores.unknown):
-        return _end(False, "", first)
-    return list(map(_end, scores.routed.tolist(), scores.reason, scores.unknown))
-
-
-@lru_cache(1024)
-def _end(routed: bool, reason: str, unknown: tuple[str, ...]) -> bytes:
-    fields = encode({"routed": routed, "reason": reason, "unknown": unknown})
-    return b"," + fields[1:-1]
-
-
-def _only(scores: Scores, places: Places) -> Scores:
-    """Of the candidates at the places alone; what `_explained` tells is of all."""
-    listed = places.tolist()
-    items, reason, unknown = ([column[i] for i in listed] for column in (scores.items, scores.reason, scores.unknown))
-    arrays = (array[places] for array in (scores.crm, scores.llm, scores.entropy, scores.routed))
-    crm, llm, entropy, routed = arrays
-    return Scores(items, crm, llm, entropy, routed, reason, unknown, scores.trace, scores.fusion)
-
-
-def _explained(scores: Scores) -> dict[str, Any]:
+def _explained(scores: Scores) -> Explanation:
     trace = scores.trace
-    return {
-        "explain": {
-            "threshold": trace.threshold if math.isfinite(trace.threshold) else None,
-            "wanted": sum(map(bool, scores.reason)),
-            "routed": int(scores.routed.sum()),
-            "tokens": {"evaluated": trace.evaluated, "reused": trace.reused},
-            "milliseconds": {name: round(1000.0 * seconds, 3) for name, seconds in trace.seconds.items()},
-        }
-    }
+    return Explanation(
+        trace.threshold if math.isfinite(trace.threshold) else None,
+        sum(map(bool, scores.reason)),
+        int(scores.routed.sum()),
+        Tokens(trace.evaluated, trace.reused),
+        {name: round(1000.0 * seconds, 3) for name, seconds in trace.seconds.items()},
+    )

@@ -18,8 +18,8 @@ from corella_edge.encoder import FeatureEncoder
 from corella_edge.feature_names import FeatureNames
 from corella_edge.fusion import Fusion
 from corella_edge.request import Candidates, Request, User
-from corella_edge.router import Calibration, Threshold, entropy, is_routed, parse_threshold
-from corella_edge.scores import BoolArray, FloatArray, Scores, Trace
+from corella_edge.router import Calibration, Threshold, entropy, parse_threshold, routed_rows
+from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge.signature import TrustedKey
 from corella_edge_runtime.asking import Asking, Llm, open_llm, seconds_to
 from corella_edge_runtime.crm import Crm
@@ -198,7 +198,7 @@ class Engine:
         encoded = time.monotonic()
         p = self.crm.probability(feed)
         s = entropy(p)
-        chosen = np.flatnonzero(is_routed(s, threshold.nats))
+        chosen = routed_rows(s, threshold.nats)
         trace = Trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, threshold=threshold.nats)
         asking = None
         if self.llm is not None and not refusal and len(chosen):
@@ -225,11 +225,13 @@ class Engine:
     def _scores(self, draft: Draft, answers: Sequence[Answer]) -> Scores:
         """What is known of each candidate, from the answers for the routed ones: P(Yes), or the reason for none."""
         n = len(draft.items)
-        llm, reasons = np.full(n, np.nan), [""] * n
+        llm, routed = np.full(n, np.nan), np.zeros(n, np.bool_)
+        reasons = [""] * n
         for i, found in zip(draft.chosen.tolist(), answers, strict=True):
             llm[i] = found.probability
             reasons[i] = found.reason or draft.threshold.unit
-        routed: BoolArray = ~np.isnan(llm)
+        if answers:
+            routed = ~np.isnan(llm)
         return Scores(draft.items, draft.crm, llm, draft.entropy, routed, reasons, draft.unknown, draft.trace, self.fusion)
 
     def warm_up(self) -> None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
-from corella_edge.request import Candidate, Features, Request
-from corella_edge.scores import Scores, answer
+from corella_edge.request import Features, Request
+from corella_edge.scores import Scores, answer_json
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Fleet, Held
 from corella_edge_runtime.server.following import Follower
@@ -47,13 +46,9 @@ class Ranked:
     scores: Scores
     bundle: str
 
-    def answer(self) -> dict[str, Any]:
-        """The JSON answer, as decoded."""
-        return answer(self.request, self.scores, self.bundle)
-
     def body(self) -> bytes:
         """The JSON answer."""
-        return orjson.dumps(self.answer())
+        return answer_json(self.request, self.scores, self.bundle)
 
 
 @dataclass(slots=True)
@@ -261,12 +256,10 @@ class Service:
 def large(request: Request) -> bool:
     """Whether a request is too much work for the event loop; the whole catalogue is."""
     candidates = request.candidates
-    return candidates is None or len(candidates) > INLINE_CANDIDATES or _brought(candidates) > INLINE_VALUES
-
-
-def _brought(candidates: Sequence[Candidate]) -> int:
-    """How much of their own the candidates bring: values, and texts by their length."""
-    return sum(_values(candidate.features) for candidate in candidates if candidate.features)
+    if candidates is None or len(candidates.items) > INLINE_CANDIDATES:
+        return True
+    # How much of their own the candidates bring: values, and texts by their length.
+    return bool(candidates.own) and sum(map(_values, candidates.own.values())) > INLINE_VALUES
 
 
 def _values(features: Features) -> int:

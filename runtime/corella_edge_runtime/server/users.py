@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from corella_edge.errors import InputError, StoreFullError
 from corella_edge.events import parse_events, parse_user_id
-from corella_edge_runtime.server.answers import JSON, error_answer, json_answer
+from corella_edge_runtime.server.answers import JSON, Appended, Deleted, error_answer, json_answer
 from corella_edge_runtime.server.bodies import parsed, read_body
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.limits import INLINE_BYTES
@@ -61,7 +61,7 @@ class _Users:
         with self.service.place():
             new = await self.service.work(len(body) > INLINE_BYTES, Clock(), "parse", parsed, body, parse_events)
             total = await asyncio.wrap_future(store.append_soon(new))
-        return json_answer({"user_id": new.user_id, "appended": len(new.events), "events": total})
+        return json_answer(Appended(user_id=new.user_id, appended=len(new.events), events=total))
 
     async def user(self, http: HttpRequest) -> Response:
         store, user_id = self._store(), _user_id(http)
@@ -78,7 +78,7 @@ class _Users:
             deleted = await asyncio.wrap_future(store.delete_soon(user_id))
         finally:
             await self.service.forget(user_id)
-        return json_answer({"user_id": user_id, "deleted": deleted})
+        return json_answer(Deleted(user_id=user_id, deleted=deleted))
 
     def _store(self) -> UserStore:
         if self.service.store is None:

@@ -16,9 +16,8 @@ import numpy.typing as npt
 import orjson
 
 from corella_edge.errors import InputError
-from corella_edge.request import an_object
 from corella_edge.strict_json import JsonError, decode
-from corella_edge_runtime.server.checks import a_flag, a_list, a_text, any_object, shown
+from corella_edge_runtime.server.checks import a_flag, a_list, a_text, an_object, any_object, shown
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _LENGTH = struct.Struct("<I")
