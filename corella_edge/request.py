@@ -233,6 +233,12 @@ class Request:
         put(self, "explain", explain)
         put(self, "strict", strict)
 
+    def within(self, timeout_ms: float) -> Request:
+        """The same with another time for the LLM."""
+        return Request(
+            self.user, self.candidates, self.id, self.threshold, self.top_k, timeout_ms, self.explain, self.strict
+        )
+
 
 def _unless_none(values: list[Any]) -> list[Any] | None:
     return None if values.count(None) == len(values) else values

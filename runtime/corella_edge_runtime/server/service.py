@@ -19,6 +19,7 @@ from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Fleet, Held
 from corella_edge_runtime.server.following import Follower
 from corella_edge_runtime.server.leaving import unless_gone
+from corella_edge_runtime.server.lateness import WayOut
 from corella_edge_runtime.server.limits import INLINE_CANDIDATES, INLINE_VALUES, Limits
 from corella_edge_runtime.server.metrics import Metrics
 from corella_edge_runtime.server.ranker import Draft, Ranker
@@ -27,8 +28,6 @@ from corella_edge_runtime.store.users import UserStore
 
 T = TypeVar("T")
 BLOCKING_THREADS = 16
-# Of a request's time: kept from the LLM for the event loop to come round, and to write the answer.
-WAY_OUT, MOST_WAY_OUT_MS = 0.27, 13.5
 PARSE = "parse"  # the step that has a thread of its own
 # What a `strict` request takes for an error, and its status.
 LATE, FAILED = frozenset({"deadline", "busy"}), frozenset({"queue_full", "llm_error", "no_llm"})
@@ -72,6 +71,7 @@ class Ranking:
         """
         asking = self.draft.asking
         if asking is not None and asking.future is not None and not asking.future.done():
+            self.clock.wait_for(asking.future, asking.deadline)
             waiting = until(asking.future, asking.deadline)
             await (waiting if receive is None else unless_gone(receive, waiting))
         self.clock.skip()
@@ -90,6 +90,7 @@ class Service:
         self.fleet = Fleet()
         self.follower: Follower | None = None
         self.metrics, self.recent = Metrics(self.fleet), Recent()
+        self.way_out = WayOut()
         self.draining = False
         self.in_flight = 0
         self._idle = asyncio.Event()
@@ -229,8 +230,14 @@ class Service:
         limit = self.limits.timeout_ms if request.timeout_ms is None else request.timeout_ms
         if limit is None:
             return request
-        spent = 1000.0 * (time.monotonic() - clock.arrived) + min(WAY_OUT * limit, MOST_WAY_OUT_MS)
-        return replace(request, timeout_ms=max(0.0, limit - spent))
+        spent = time.monotonic() - clock.arrived + self.way_out.of(limit / 1000.0)
+        return request.within(max(0.0, limit - 1000.0 * spent))
+
+    def written(self, clock: Clock) -> None:
+        """An answer is written; how long that took after the LLM's part had ended shows what to keep for it."""
+        ended = clock.waited_until()
+        if ended is not None:
+            self.way_out.seen(time.monotonic() - ended)
 
     async def forget(self, user_id: str) -> None:
         """Drop what the loaded versions remember of a user; they do not tell users apart, so of everybody."""
