@@ -1,6 +1,6 @@
 """What a request costs around its models, in this checkout and in another one, by turns.
 
-    python benchmarks/messages.py BUNDLE [BUNDLE ...] --against CHECKOUT [--http] [--out benchmarks/results/messages.json]
+    python benchmarks/messages.py BUNDLE [BUNDLE ...] --against CHECKOUT [--http] [--out …/results/messages.json]
 
 Each checkout has a process of its own (`messages_child.py`) that reads the same bodies of new users; a pair is one turn
 of either. Compared are parse + encode + serialise of a request whose LLM is not asked, and `Engine.rank` against a bare

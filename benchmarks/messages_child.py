@@ -81,11 +81,9 @@ def main() -> None:
     bundle, folder = map(Path, sys.argv[1:3])
     with Engine.open(bundle, llm=None) as engine:
         engine.warm_up()
-        turn = 0
-        for line in sys.stdin:
+        for turn, line in enumerate(sys.stdin):
             asked = json.loads(line)
             every = json.loads((folder / f"bodies-{asked['candidates']}.json").read_text())
-            turn += 1
             bodies = [every[(turn * 7 + i) % len(every)].encode() for i in range(asked["bodies"])]
             work = {"messages": messages, "rank": rank}[asked["what"]]
             print(json.dumps(work(engine, bodies)), flush=True)

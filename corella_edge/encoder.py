@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from corella_edge.schema import PAD, Feed, Field, Schema, Vocabulary, encode_val
 from corella_edge.tables import FactTable, RatingCodes, attribute_table, centre_table, fact, item_index
 from corella_edge.unseen import Unseen
 
+MOST_KINDS = 64  # of items, whose values are kept for a user's next request
 _NOTHING: Facts = np.zeros((1, 1, 1), dtype=np.uint8)
 
 
@@ -51,6 +52,7 @@ class FeatureEncoder:
         self._alike = {self._look_of[f.name]: f for f in self._derived}  # a field that stands for those alike
         self._unseen = Unseen(schema, self.item_tables, len(catalog) + 1)
         self._lookup = Lookup(catalog.row_of)
+        self._token = object()
 
     def encode(self, user: User, candidates: Iterable[Candidate]) -> tuple[Feed, list[tuple[str, ...]]]:
         """The input arrays of one request and, per candidate, the names of fields with unseen values.
@@ -90,6 +92,20 @@ class FeatureEncoder:
         return Histories(rows[None], ratings[None], times=_times(latest)[None] if self._timed else None)
 
     def _past(self, history: History) -> _Past:
+        """Encoded anew, unless this very object has come before: a server's store gives the same one as long as it can.
+
+        What comes once leaves nothing behind; and an encoder is not kept alive by the histories it has seen.
+        """
+        seen, past = history.memo
+        if seen is not self._token:
+            history.memo = self._token, None
+            return self._new_past(history)
+        if past is None:
+            past = self._new_past(history)
+            history.memo = self._token, past
+        return cast(_Past, past)
+
+    def _new_past(self, history: History) -> _Past:
         events = self._events(history)
         past = _Past({f.name: self._sequence(f, events) for f in self._sequences}, self._looks(events))
         for item in self._of_history:
@@ -128,7 +144,9 @@ class FeatureEncoder:
         if kinds is None and len(rows) < len(table.kinds):
             return self._derive(item, past.looks[item.name], table.rows.take(rows, axis=0)[None])
         if kinds is None:
-            kinds = past.kinds[item.name] = self._derive(item, past.looks[item.name], table.kinds[None])
+            kinds = self._derive(item, past.looks[item.name], table.kinds[None])
+            if len(kinds) <= MOST_KINDS:
+                past.kinds[item.name] = kinds
         return kinds.take(table.kind_of.take(rows), axis=0)
 
     def encode_derived(self, history: Histories, candidate_facts: Mapping[str, Facts]) -> Feed:
@@ -195,4 +213,3 @@ class _Past:
     feed: Feed
     looks: dict[str, Histories]
     kinds: dict[str, Floats] = field(default_factory=dict)
-

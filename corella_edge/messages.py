@@ -1,7 +1,7 @@
 """Messages: a type says what JSON is accepted, once for the parser, the checks and the published schema.
 
-A message is a `msgspec.Struct`. `read` takes bytes, `check` what was decoded before; both accept and refuse the same, in
-the same words: the place, what was expected there and what was found.
+A message is a `msgspec.Struct`. `read` takes bytes, `check` what was decoded before; both accept and refuse the same,
+in the same words: the place, what was expected there and what was found.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _WORDS = {
     "int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "array": "a list",
     "object": "an object", "null": "null",
 }  # fmt: skip
-_PARTS = {"str": "character", "array": "entry", "object": "field"}
+_PARTS = {"str": ("character", "characters"), "array": ("entry", "entries"), "object": ("field", "fields")}
 _FORM = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 _LENGTH = re.compile(r"Expected `(\w+)` of length ([<>]?)=? ?(\d+)")
@@ -64,14 +64,14 @@ def read(raw: bytes, kind: type[T], where: str, colons: Callable[[T], int] | Non
     Args:
         where: what the whole is called in errors.
         colons: how many a text of the message has that names nothing twice: one a name, and those in its texts. Of two
-            fields with one name msgspec keeps the last, so that a text with another number of them is looked at again; so
-            is every text where this is None.
+            fields with one name msgspec keeps the last, so that a text with another number of them is looked at again;
+            every text is, where this is None.
 
     Raises:
         JsonError: not strict JSON. InputError: another message; says where and why.
     """
     try:
-        message: T = _decoder(kind).decode(raw)
+        message: T = _decoder(kind).decode(raw)  # type: ignore[arg-type]
     except (ValueError, RecursionError):
         return check(decode(raw), kind, where)
     # A text with escapes may write a colon, or a name, in several ways.
@@ -127,11 +127,11 @@ def an_id(value: str | int, path: str) -> str:
     return str(value)
 
 
-def an_optional_id(value: str | int | None | UnsetType, path: str) -> str | None:
+def an_optional_id(value: str | int | UnsetType | None, path: str) -> str | None:
     return None if value is None or value is UNSET else an_id(value, path)
 
 
-def given(value: T | None | UnsetType, default: T) -> T:
+def given(value: T | UnsetType | None, default: T) -> T:
     """A field's value, or the default for null and for one left out."""
     return default if value is None or value is UNSET else value
 
@@ -150,7 +150,8 @@ def _explained(text: str, value: object, kind: Any, where: str) -> str:
     """msgspec's message in plain words."""
     matched = _FORM.fullmatch(text)
     assert matched
-    path, found, form = "", value, _form(kind)
+    path, found = "", value
+    form: types.Type | None = _form(kind)
     for name, place in _STEP.findall(matched["path"] or ""):
         step: Any = name or (... if place == "..." else int(place))
         found, step, form = _inside(found, step, form)
@@ -162,7 +163,7 @@ def _inside(value: Any, step: Any, form: types.Type | None) -> tuple[Any, Any, t
     """A step into a value: what is there, the step's own name, and the type wanted there."""
     inner = next(filter(None, [_inner(option, step) for option in _options(form)]), None)
     if step is ...:
-        step = next((name for name, found in value.items() if not _fits(found, inner)), "...")
+        step = next((name for name, found in value.items() if not _fits(found)), "...")
     try:
         return value[step], step, inner
     except (KeyError, IndexError, TypeError):
@@ -185,10 +186,10 @@ def _inner(form: types.Type, step: Any) -> types.Type | None:
     return form.value_type if isinstance(form, types.DictType) else None
 
 
-def _fits(value: object, form: types.Type | None) -> bool:
+def _fits(value: object) -> bool:
     """Whether a value of an object of features is one."""
     try:
-        msgspec.convert(value, Value)  # type: ignore[call-overload]
+        msgspec.convert(value, Value)
     except msgspec.ValidationError:
         return False
     return True
@@ -208,7 +209,8 @@ def _sentence(what: str, path: str, found: object, form: types.Type | None, wher
         size = len(found) if isinstance(found, (str, list, dict)) else 0
         return f"{place}: expected {_WORDS[kind]} of {bound}{_many(number, kind)}, got {_many(size, kind)}"
     if matched := _BOUND.match(what):
-        return f"{place}: expected {_WORDS[matched[1]]} {_BOUNDS[matched[2]]} {_number(matched[3])}, got {shown(found)}"
+        bound = f"{_BOUNDS[matched[2]]} {matched[3].removesuffix('.0')}"
+        return f"{place}: expected {_WORDS[matched[1]]} {bound}, got {shown(found)}"
     if matched := _KIND.match(what):
         return f"{place}: expected {_any_of(matched[1])}, got {shown(found)}"
     return f"{place}: {what[:1].lower()}{what[1:]}"
@@ -216,23 +218,14 @@ def _sentence(what: str, path: str, found: object, form: types.Type | None, wher
 
 def _any_of(names: str) -> str:
     """Null is not told: it is the same as leaving a field out."""
-    order = ["object", "array", "str", "int", "float", "bool", "null"]
-    kinds = sorted((name for name in names.split(" | ") if name != "null" or names == "null"), key=_place(order))
+    kinds = [name for name in names.split(" | ") if name != "null"] or ["null"]
     words = [_WORDS.get(kind, kind) for kind in kinds if not (kind == "int" and "float" in kinds)]
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _place(order: list[str]) -> Callable[[str], int]:
-    return lambda name: order.index(name) if name in order else len(order)
-
-
 def _many(number: int | str, kind: str) -> str:
-    part = _PARTS.get(kind, "entry")
-    return f"{number} {part}" if str(number) == "1" else f"{number} {part.removesuffix('y') + 'ies' if part[-1] == 'y' else part + 's'}"
-
-
-def _number(text: str) -> str:
-    return text.removesuffix(".0")
+    one, several = _PARTS.get(kind, _PARTS["array"])
+    return f"{number} {one if str(number) == '1' else several}"
 
 
 def shown(value: object) -> str:

@@ -74,7 +74,7 @@ class History(Sequence[Event]):
         times: Sequence[int | None] | None = None,
     ) -> None:
         self.items, self.ratings, self.times = items, ratings, times
-        self.memo: Any = None  # what an encoder has made of it
+        self.memo: tuple[object, object] = (None, None)  # the encoder that has seen it, and what it made of it
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> History:
@@ -143,7 +143,9 @@ class Candidates(Sequence[Candidate]):
     def at(self, places: Sequence[int]) -> Candidates:
         """Those at the places, in that order."""
         items, own = self.items, self.own
-        return Candidates([items[i] for i in places], {k: own[i] for k, i in enumerate(places) if i in own} if own else {})
+        return Candidates(
+            [items[i] for i in places], {k: own[i] for k, i in enumerate(places) if i in own} if own else {}
+        )
 
     def __len__(self) -> int:
         return len(self.items)
@@ -244,6 +246,8 @@ def _unless_none(values: list[Any]) -> list[Any] | None:
     return None if values.count(None) == len(values) else values
 
 
+Nats = Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": LN2})]
+Ratio = Annotated[str, Meta(extra_json_schema={"pattern": r"^ratio:(0|1|0\.[0-9]{1,9})$"})]
 Left = None | UnsetType  # null, and a field that is left out, are the same
 Rating = Annotated[float, Meta(ge=-MAX_RATING, le=MAX_RATING)]
 _IN_TIME = Meta(ge=-MAX_TIME, le=MAX_TIME)
@@ -285,10 +289,7 @@ class Options(Struct, forbid_unknown_fields=True, kw_only=True):
         | Left
     ) = UNSET
     threshold: Annotated[
-        Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": LN2})]
-        | Annotated[str, Meta(extra_json_schema={"pattern": r"^ratio:(0|1|0\.[0-9]{1,9})$"})]
-        | None
-        | UnsetType,
+        Nats | Ratio | Left,
         Meta(
             description="Ask the LLM from this entropy (nats) on, or about this share: `ratio:0.05`. "
             "Left out: the server's own."
@@ -381,7 +382,9 @@ def _who(message: RequestMessage) -> User:
     features = given(user.features, {})
     check_features(features, "user.features")
     history = given(user.history, [])
-    return User(an_optional_id(user.id, "user.id"), features, history_of(history, "user.history") if history else NOBODY)
+    return User(
+        an_optional_id(user.id, "user.id"), features, history_of(history, "user.history") if history else NOBODY
+    )
 
 
 def history_of(events: list[EventMessage], path: str) -> History:
@@ -421,15 +424,15 @@ def _ids(ids: list[Any], path: str) -> list[str]:
 
 def _colons(message: RequestMessage) -> int:
     """See `read`: the colons of a request without escapes that names nothing twice."""
-    user, threshold = message.user, message.threshold
-    count = _set(message) + _in(message.id, message.user_id, threshold)
+    user, count = message.user, _set(message) + _in((message.id, message.user_id, message.threshold))
     if user is not UNSET:
         events = given(user.history, [])
-        count += _set(user) + _in(user.id) + _of(user.features) + _in(*[event.item for event in events])
+        count += _set(user) + _in((user.id,)) + _of(user.features) + _in_ids([event.item for event in events])
         count += 3 * len(events) - [event.rating for event in events].count(UNSET)
         count -= [event.time for event in events].count(UNSET)
-    features = [candidate.features for candidate in given(message.candidates, [])]
-    count += len(features) + _in(*[candidate.item for candidate in given(message.candidates, [])])
+    candidates = given(message.candidates, [])
+    count += len(candidates) + _in_ids([candidate.item for candidate in candidates])
+    features = [candidate.features for candidate in candidates]
     if features.count(UNSET) != len(features):
         count += sum(1 + _of(found) for found in features if found is not UNSET)
     return count
@@ -442,16 +445,25 @@ def _set(message: Struct) -> int:
 
 def _of(features: Any) -> int:
     """Colons of an object of features."""
-    return len(features) + _in(*features, *features.values()) if features else 0
+    return len(features) + _in(features) + _in(features.values()) if features else 0
 
 
-def _in(*values: Any) -> int:
+def _in(values: Iterable[Any]) -> int:
     """Colons in the texts among the values."""
+    count = 0
+    for value in values:
+        if type(value) is str:
+            count += value.count(":")
+        elif type(value) is list:
+            count += _in(value)
+    return count
+
+
+def _in_ids(ids: list[Any]) -> int:
     try:
-        return "".join(values).count(":")
-    except TypeError:
-        texts = (entry for value in values for entry in (value if isinstance(value, list) else (value,)))
-        return sum(text.count(":") for text in texts if type(text) is str)
+        return "".join(ids).count(":")
+    except TypeError:  # integers are among them
+        return _in(ids)
 
 
 class ItemMessage(Struct):
@@ -470,5 +482,5 @@ def parse_item(value: object) -> Candidate:
 def check_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
     """Attributes of an item, of any number. Raises InputError for one that is not of a feature's form."""
     for name, found in attributes.items():
-        check({name: found}, FeatureValues, str(name)[:40])  # type: ignore[arg-type]
+        check({name: found}, FeatureValues, str(name)[:40])
     return attributes

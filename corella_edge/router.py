@@ -34,7 +34,8 @@ def entropy(p: npt.ArrayLike) -> Floats:
     # 0 * log 0 is nan in floating point and 0 in the definition: the nearest number beside 0 stands for it.
     s: Floats = negative * np.log(np.maximum(p64, _LEAST))
     s -= (_ONE + negative) * np.log1p(np.maximum(negative, _LEAST_ABOVE))
-    return np.minimum(s, _MOST)  # rounding may pass ln 2 by one ulp
+    bounded: Floats = np.minimum(s, _MOST)  # rounding may pass ln 2 by one ulp
+    return bounded
 
 
 def is_routed(s: Floats, threshold: float) -> npt.NDArray[np.bool_]:

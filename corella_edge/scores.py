@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Annotated, Any
@@ -57,13 +57,13 @@ class Scores:
         fusion: what makes one probability of both models' where routed.
     """
 
-    items: Sequence[str]
+    items: tuple[str, ...]
     crm: FloatArray
     llm: FloatArray
     entropy: FloatArray
     routed: BoolArray
-    reason: Sequence[str]
-    unknown: Sequence[tuple[str, ...]]
+    reason: tuple[str, ...]
+    unknown: tuple[tuple[str, ...], ...]
     trace: Trace = field(default_factory=Trace, compare=False, repr=False)
     fusion: Fusion = REPLACE
 
@@ -140,7 +140,7 @@ def answered(request: Request, scores: Scores, bundle: str) -> Answer:
     # Where the LLM has no part, one column serves for both scores.
     routed = bool(scores.routed.any())
     final = scores.probability if routed else scores.crm
-    columns = [
+    columns: list[Iterable[object]] = [
         scores.items, _rank(final).tolist(), final.tolist() if routed else crm, crm,
         [None if p != p else p for p in scores.llm.tolist()] if routed else repeat(None),
         scores.entropy.tolist(), scores.routed.tolist(), scores.reason, scores.unknown,

@@ -40,12 +40,12 @@ class Draft:
         refusal: the reason why it was not.
     """
 
-    items: Sequence[str]
+    items: tuple[str, ...]
     crm: FloatArray
     entropy: FloatArray
     chosen: npt.NDArray[np.int64]
     threshold: Threshold
-    unknown: Sequence[tuple[str, ...]]
+    unknown: tuple[tuple[str, ...], ...]
     asking: Asking | None
     refusal: str
     trace: Trace
@@ -205,7 +205,7 @@ class Engine:
             scored = time.monotonic()
             asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), s[chosen], deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
-        return Draft(candidates.items, p, s, chosen, threshold, unknown, asking, refusal or "no_llm", trace)
+        return Draft(tuple(candidates.items), p, s, chosen, threshold, tuple(unknown), asking, refusal or "no_llm", trace)
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
@@ -232,7 +232,9 @@ class Engine:
             reasons[i] = found.reason or draft.threshold.unit
         if answers:
             routed = ~np.isnan(llm)
-        return Scores(draft.items, draft.crm, llm, draft.entropy, routed, reasons, draft.unknown, draft.trace, self.fusion)
+        return Scores(
+            draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace, self.fusion
+        )
 
     def warm_up(self) -> None:
         """Run both models once, so that the first request finds them loaded."""

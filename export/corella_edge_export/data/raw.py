@@ -9,7 +9,8 @@ from typing import Any, Literal
 import polars as pl
 
 from corella_edge.errors import InputError
-from corella_edge.request import MAX_ID_CHARS, MAX_TIME
+from corella_edge.messages import MAX_ID_CHARS
+from corella_edge.request import MAX_TIME
 from corella_edge_export.data.prepared import SPLITS
 
 KINDS: dict[str, pl.DataType] = {

@@ -6,7 +6,7 @@ There is none to drain: SIGTERM does, and ends the process (docs/serving.md).
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request

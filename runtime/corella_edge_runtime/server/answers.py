@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -133,7 +132,9 @@ class Deployment(Reply, kw_only=True):
     refused: Annotated[RefusedVersion | None, Meta(description="What is asked for and could not be loaded.")]
 
 
-def json_answer(value: Mapping[str, Any] | Reply, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_answer(
+    value: Mapping[str, Any] | Reply, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     # ASCII escapes, unlike rankings: a message may quote text that UTF-8 can not carry.
     plain = msgspec.to_builtins(value) if isinstance(value, Reply) else value
     return Response(json.dumps(plain).encode(), status, dict(headers or {}), JSON)

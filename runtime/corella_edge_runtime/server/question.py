@@ -19,6 +19,8 @@ MAX_IDS = 2**31  # above any vocabulary; the LLM at hand has its own bound
 NOT_HERE = (
     "embed_override_token_id", "query_embed_overrides", "item_embed_overrides", "return_pooled_hidden_states",
 )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Texts:
     """A query and items to be tokenised here."""

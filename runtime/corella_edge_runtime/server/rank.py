@@ -53,7 +53,9 @@ class Shortcut:
         try:
             response = await self.route.endpoint(request)
         except self._known as error:
-            response = next(self.handlers[kind] for kind in type(error).__mro__ if kind in self.handlers)(request, error)
+            response = next(self.handlers[kind] for kind in type(error).__mro__ if kind in self.handlers)(
+                request, error
+            )
         await response(scope, receive, send)
 
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from corella_edge.events import NewEvents
-from corella_edge.request import Event, Features, User
+from corella_edge.request import Event, Features, History, User
 from corella_edge_runtime.store import rows
 from corella_edge_runtime.store.cache import UserCache
 from corella_edge_runtime.store.opening import claim, writer
@@ -62,7 +62,7 @@ class UserStore:
 
         A retry with the same `key` adds nothing. InputError: the key was used for other events.
         """
-        return self.append_soon(NewEvents(user_id, tuple(events), features, key)).result()
+        return self.append_soon(NewEvents(user_id, History.of(events), features, key)).result()
 
     def append_soon(self, new: NewEvents) -> Future[int]:
         """`append` without waiting: many of them share one write to the disk."""
