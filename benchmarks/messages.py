@@ -152,7 +152,7 @@ def compared(children: Mapping[str, Child], n: int, options: argparse.Namespace)
 
 
 def whole(found: Row) -> float:
-    return sum(found[part] for part in PARTS)
+    return float(sum(found[part] for part in PARTS))
 
 
 def median(values: Sequence[float]) -> float:

@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -58,9 +59,8 @@ def rank(engine: Engine, bodies: list[bytes]) -> dict[str, float]:
     for number, body in enumerate(bodies):
         feed = engine.encoder.encode(*of(parse(body)))[0]
         request = parse(body)
-        works: list[tuple[str, Callable[[], object]]] = [
-            ("rank", lambda asked=request: engine.rank(asked)), ("bare", lambda given=feed: engine.crm.logits(given)),
-        ]  # fmt: skip
+        works: list[tuple[str, Callable[[], object]]]
+        works = [("rank", partial(engine.rank, request)), ("bare", partial(engine.crm.logits, feed))]
         for name, work in works[:: 1 if number % 2 else -1]:
             began = clock()
             work()

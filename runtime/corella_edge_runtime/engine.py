@@ -205,7 +205,9 @@ class Engine:
             scored = time.monotonic()
             asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), s[chosen], deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
-        return Draft(tuple(candidates.items), p, s, chosen, threshold, tuple(unknown), asking, refusal or "no_llm", trace)
+        return Draft(
+            tuple(candidates.items), p, s, chosen, threshold, tuple(unknown), asking, refusal or "no_llm", trace
+        )
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""

@@ -62,14 +62,16 @@ def described(service: Administered) -> Deployment:
         site=follower is not None,
         serial=follower.state.serial if follower else None,
         loading=follower.loading if follower else False,
-        live=fleet.live and _member(fleet.live, 1.0 - fleet.share),
-        canary=fleet.canary and _member(fleet.canary, fleet.share),
-        ending=[_member(member, 0.0) for member in ending],
+        live=_member(fleet.live, 1.0 - fleet.share),
+        canary=_member(fleet.canary, fleet.share),
+        ending=[found for member in ending if (found := _member(member, 0.0))],
         refused=RefusedVersion(**asdict(refused)) if refused else None,
     )
 
 
-def _member(member: Member, share: float) -> LoadedVersion:
+def _member(member: Member | None, share: float) -> LoadedVersion | None:
+    if member is None:
+        return None
     return LoadedVersion(
         version=member.version, bundle=member.label, since=member.since.isoformat(timespec="milliseconds"), share=share,
         in_flight=member.in_flight,
