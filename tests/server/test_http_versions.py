@@ -24,7 +24,7 @@ from sockets import LOOPS, Site, read_all, read_answer, serving
 BODY = b'{"user": {"id": "u1"}}'
 OFFERS = {
     # As a JDK's HttpClient and `curl --http2` write it, and as a browser's WebSocket does.
-    "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAA\r\n",
+    "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAA\r\n",
     "websocket": b"Upgrade: websocket\r\nconnection: keep-alive, upgrade\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9\r\n",
     "tls": b"UPGRADE: TLS/1.2\r\nConnection: Upgrade\r\n",
 }

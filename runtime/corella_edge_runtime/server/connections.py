@@ -79,7 +79,7 @@ def within_files(limits: ConnectionLimits) -> ConnectionLimits:
     return replace(limits, most=max(1, hard - _FILES_BESIDES))
 
 
-class _Parser(httptools.HttpRequestParser):  # type: ignore[misc]
+class _Parser(httptools.HttpRequestParser):
     """Parses a request that offers an upgrade as the same request without the offer.
 
     httptools takes whatever follows such a head for another protocol: the body would be lost.
@@ -96,7 +96,7 @@ class _Parser(httptools.HttpRequestParser):  # type: ignore[misc]
         """Whether the head that is complete now offers an upgrade; CONNECT asks for one and offers nothing else."""
         return bool(self.should_upgrade()) and self.get_method() != b"CONNECT"
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: Any) -> None:
         try:
             super().feed_data(data)
         except httptools.HttpParserUpgrade as offer:
@@ -269,7 +269,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app if cycle.scope["http_version"] == "1.1" else _Unchunked(app, cycle))
+        answering: Any = app if cycle.scope["http_version"] == "1.1" else _Unchunked(app, cycle)
+        super()._start_asgi_task(cycle, answering)
 
     def _start_last(self) -> None:
         self._stop_last()

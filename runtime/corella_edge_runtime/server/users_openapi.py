@@ -33,6 +33,7 @@ def _append() -> Json:
             "400": _failure("The body is not strict JSON in UTF-8."),
             "408": _failure("The body did not arrive in time."),
             "413": _failure("The body is too large."),
+            "415": _failure("The body is packed otherwise than by gzip."),
             "422": _failure("JSON, but not events; or the key was used for others."),
             **_refusals(),
             "507": _failure("No room on the disk: nothing was added."),
