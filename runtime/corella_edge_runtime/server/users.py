@@ -31,7 +31,7 @@ _LOG_SECONDS = 60.0
 
 
 class _Anything(StringConvertor):
-    """Ids may hold slashes and line ends."""
+    """Ids may hold slashes, as %2F, and line ends: a path is matched after its percent signs are resolved."""
 
     regex = "(?s:.*)"
 
@@ -110,8 +110,14 @@ def _exported(store: UserStore, user_id: str) -> bytes | None:
 
 
 def _user_id(http: HttpRequest) -> str:
-    """The id in the path as it was sent: servers decode paths leniently, so that two ids could become one."""
+    """The id in the path as it was sent: servers decode paths leniently, so that two ids could become one.
+
+    Raises:
+        HTTPException: 404, the path goes on behind the id, were it by a slash alone: nobody is taken for another user.
+    """
     raw = bytes(http.scope["raw_path"]).partition(_USERS)[2]
+    if b"/" in raw:
+        raise HTTPException(404, "no such path; an id is one segment of it, a slash in an id is sent as %2F")
     try:
         return parse_user_id(unquote_to_bytes(raw).decode("utf-8"))
     except UnicodeDecodeError:
