@@ -1,8 +1,15 @@
-"""For all tests: property tests do not fail because the machine is busy."""
+"""For all tests: property tests do not fail because the machine is busy, and nothing depends on inherited signals."""
 
 from __future__ import annotations
+
+import signal
 
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("corella", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("corella")
+
+# A script's background job and `nohup` start with some signals ignored, and so would every process that a test starts.
+for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -73,12 +73,29 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> Any:
     """Entry point: an expected error is one line on stderr and a non-zero exit code."""
+    _settle_signals(sys.argv[1:] if args is None else args)
     try:
         with _interruptible():
             return cli.main(args=args, prog_name="corella-edge", standalone_mode=True)
     except CorellaError as error:
         click.echo(f"corella-edge: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+# What managers and tools send to have something done, such as a reload. It must not end a server that knows nothing to
+# do at it, or not yet: a site is followed at SIGHUP once it is loaded.
+_HARMLESS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def _settle_signals(args: list[str]) -> None:
+    """Before anything is imported that takes a while. What else a process inherits as ignored stays so."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    # Ignored by whoever started us, the ends of our own children would go unseen.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if args[:1] == ["serve"]:
+        for number in _HARMLESS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def serve(
     bundle: Path, threshold: str | None, host: str, port: int, engine: dict[str, Any], limits: dict[str, Any],
     users: dict[str, Any], access: dict[str, Any], grace: float, access_log: bool,
 ) -> None:  # fmt: skip
-    """Serve a bundle, or what a site says (`corella-edge deploy`), over HTTP until SIGTERM or Ctrl-C.
+    """Serve a bundle, or what a site says (`corella-edge deploy`), over HTTP until SIGTERM, SIGQUIT or Ctrl-C.
 
     POST /v1/rank, /v1/score, /v1/events and the Open Inference Protocol at /v2; a page for people at /;
     /metrics and /openapi.json.
@@ -98,7 +98,7 @@ def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> Setting
     body_bytes = int(limits["max_body_mib"] * 2**20)
     bounds = Limits(limits["max_requests"], limits["worker_threads"], limits["timeout_ms"], body_bytes)
     connections = ConnectionLimits(limits["max_connections"], limits["max_connections_per_client"])
-    return Settings(bounds, grace, access_log, connections)
+    return Settings(bounds, grace, access_log, limits["keep_alive"], connections)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Paths as clients and proxies write them: each is a route's own, or 404; never another user's, never another route's."""
+"""Paths as clients and proxies write them: each is a route's own, or 404; never another user's or route's."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ def test_an_id_that_ends_with_a_slash_is_another_users(site: Any, store: UserSto
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text("42/.%+é\0? ", min_size=1, max_size=6), st.sampled_from(["", "/", "//", "/.", "/x"]), st.booleans())
-def test_only_the_user_named_is_deleted(
-    site: Any, store: UserStore, user_id: str, more: str, encoded: bool
-) -> None:
+def test_only_the_user_named_is_deleted(site: Any, store: UserStore, user_id: str, more: str, encoded: bool) -> None:
     add(site, "42")
     add(site, user_id)
     raw = quote(user_id, safe="" if encoded else "/") + more
