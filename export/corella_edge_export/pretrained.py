@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from corella_edge.errors import InputError
@@ -36,7 +35,7 @@ _PREFIXES = {
     "module.": "they were saved from a parallel wrapper; save the model inside it (`module`) again",
     "base_model.model.": "they were saved with adapters around them; merge those (`merge_and_unload`) and save again",
 }
-_QUANTISED = "adapters are trained on whole weights: take the checkpoint as it was before, or `dequantize()` it and save"
+_QUANTISED = "adapters are trained on whole weights: take the checkpoint as it was before, or save it dequantised"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +136,8 @@ def config_problem(config: Mapping[str, Any]) -> str:
     for key in ("quantization_config", "compression_config"):
         if config.get(key):
             return f"{key}: the weights are quantised{_method(config[key])}; {_QUANTISED}"
+    if config.get("quantization_config", {}) is None:
+        return "quantization_config is null, which transformers 4 can not read; remove that line"
     return ""
 
 
@@ -198,7 +199,7 @@ def misfit(headers: Sequence[Header], shapes: Mapping[str, tuple[int, ...]], tie
     A tied head may be left out, and with it the `model.` before every name, as `LlamaModel` is saved; old checkpoints'
     rotary tables are passed over.
     """
-    if not any(header.name.startswith("model.") for header in headers):
+    if EMBEDDINGS.removeprefix("model.") in {header.name for header in headers}:
         shapes = {name.removeprefix("model."): shape for name, shape in shapes.items()}
     found = {header.name: header for header in headers if not header.name.endswith("rotary_emb.inv_freq")}
     if packed := next((h for h in found.values() if h.dtype not in _WHOLE), None):
@@ -310,7 +311,7 @@ class _Opened:
                 self._loaded = torch.load(self.path, map_location="cpu", mmap=mapped, weights_only=True)
                 if not all(isinstance(tensor, Tensor) for tensor in self._loaded.values()):
                     raise ValueError("it holds more than tensors by name")
-        except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+        except Exception as error:  # noqa: BLE001 - safetensors, torch and pickle raise errors of their own
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{self.path}: can not be read ({why}); fetch or save it again") from None
         return self

@@ -267,9 +267,10 @@ def _key_of(folder: Path) -> str:
 
 
 def check(recipe: Recipe, data: PreparedData) -> str:
-    """What can be found wrong before a folder is begun; what a checkpoint's weights are, in one line. Raises InputError.
+    """What can be found wrong before a folder is begun. Raises InputError.
 
-    The weights come last: looking at them takes longest.
+    Returns:
+        what a checkpoint's weights are, in one line; empty for a model from scratch.
     """
     plain_text.check(recipe.llm.text.files, f"recipe {recipe.name}, llm.text.files")
     check_attributes(recipe, data)
