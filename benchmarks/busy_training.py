@@ -182,7 +182,7 @@ def stepper(folder: Path, options: argparse.Namespace) -> Callable[[int], object
     task, schedule = Stages(run, quiet=True).task(options.serve)
     training, batches = _Training(task, schedule, folder / options.serve, Accelerator(), quiet=True), task.batches(0)
     training.total = len(batches)
-    return lambda number: training._step(batches[number % len(batches)])  # noqa: SLF001 - the product's own step
+    return lambda number: training._step(batches[number % len(batches)])
 
 
 if __name__ == "__main__":
