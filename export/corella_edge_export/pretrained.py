@@ -305,7 +305,7 @@ class _Opened:
     def __enter__(self) -> _Opened:
         try:
             if self.path.suffix == ".safetensors":
-                self._file = safe_open(self.path, "pt").__enter__()
+                self._file = safe_open(self.path, "pt").__enter__()  # type: ignore[no-untyped-call]
             else:
                 mapped = zipfile.is_zipfile(self.path)
                 self._loaded = torch.load(self.path, map_location="cpu", mmap=mapped, weights_only=True)
