@@ -1,10 +1,12 @@
-"""For all tests: property tests do not fail because the machine is busy, and nothing depends on inherited signals."""
+"""For all tests: a busy machine fails no property test, torch's threads do not spin, inherited signals do not matter."""
 
 from __future__ import annotations
 
 import signal
 
 from hypothesis import HealthCheck, settings
+
+import corella_edge_export  # noqa: F401 - before any test imports torch: libgomp reads its setting once
 
 settings.register_profile("corella", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("corella")
