@@ -75,7 +75,7 @@ class TextFile:
     def __str__(self) -> str:
         return "standard input" if self.path is None else str(self.path)
 
-    def open(self) -> BinaryIO:
+    def open(self) -> io.BufferedReader:
         """Its bytes, seekable and at their beginning. Raises OSError, UnreadableError."""
         if self._copy is None:
             file = _standard_input() if self.path is None else self.path.open("rb")
@@ -124,7 +124,7 @@ class TextFile:
         return decoded(data, str(self))
 
 
-def _standard_input() -> BinaryIO:
+def _standard_input() -> io.BufferedReader:
     return os.fdopen(0, "rb", closefd=False)
 
 

@@ -63,7 +63,7 @@ class TextInput(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, TextFile):
             return value
-        return TextFile(None if value == "-" else Path(super().convert(value, param, ctx)))
+        return TextFile(None if value == "-" else Path(os.fsdecode(super().convert(value, param, ctx))))
 
 
 class Finite(click.FloatRange):
