@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import click
 
 from corella_edge.cli.common import Finite, engine_options, trusted_key
 from corella_edge.cli.serve_options import ACCESS, LIMITS, STORE, grouped
-from corella_edge.errors import BundleError, MissingExtraError
+from corella_edge.errors import BundleError, MissingExtraError, OutputError
 from corella_edge.router import parse_share, parse_threshold
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ def _check_extra() -> None:
 
 
 def _say_listening(address: str) -> None:
-    click.echo(f"corella-edge: listening on {address}")
+    with suppress(OutputError):  # a server serves, whoever reads that
+        click.echo(f"corella-edge: listening on {address}")
 
 
 class _ReadyLine:

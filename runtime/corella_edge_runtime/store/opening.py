@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from corella_edge.atomic import publish_file
+from corella_edge.atomic import discard, publish_file
 from corella_edge.errors import InputError, StoreError
 from corella_edge_runtime.store import tables
 from corella_edge_runtime.store.failure import explained, is_full
@@ -95,7 +95,7 @@ def _make(path: Path) -> None:
 
 def _remove(partial: Path) -> None:
     for suffix in ("", "-journal"):
-        _beside(partial, suffix).unlink(missing_ok=True)
+        discard(_beside(partial, suffix))
 
 
 def _beside(path: Path, suffix: str) -> Path:
