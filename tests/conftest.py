@@ -1,4 +1,4 @@
-"""For all tests: a busy machine fails no property test, torch's threads do not spin, inherited signals do not matter."""
+"""For all tests: a busy machine fails no property test, torch's threads do not spin, inherited signals are reset."""
 
 from __future__ import annotations
 
