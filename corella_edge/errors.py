@@ -51,6 +51,10 @@ class StoreFullError(StoreError):
     """The user store can not be written: the disk is full or read-only. The same works once there is room."""
 
 
+class StoreGoneError(StoreError):
+    """The user store's file was moved, deleted or replaced while it was in use. Nothing is taken until it is back."""
+
+
 class InterruptedRunError(CorellaError):
     """The user asked to stop; what was done is kept and the same command goes on."""
 

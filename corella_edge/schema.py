@@ -98,6 +98,19 @@ class Schema:
         """How many of the latest events any field looks at."""
         return max([f.length for f in self.of("sequence", "derived")], default=0)
 
+    @property
+    def rating_scale(self) -> tuple[float, float] | None:
+        """Lowest and highest rating seen in training; without a vocabulary of ratings, where they are cut; or None."""
+        known = [
+            float(v) for f in self.of("sequence") if f.source == "rating" for v in self.vocabularies[f.vocab].values
+        ]
+        if known:
+            return min(known), max(known)
+        cuts = [
+            f.args for f in self.of("derived", side="user") if f.source == "history_profile" and "centre" not in f.args
+        ]
+        return next(((a["mean"] - FARTHEST * a["scale"], a["mean"] + FARTHEST * a["scale"]) for a in cuts), None)
+
     def to_json(self) -> dict[str, Any]:
         return {"fields": [asdict(item) for item in self.fields]}
 

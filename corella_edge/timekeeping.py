@@ -30,6 +30,7 @@ JUMP = 86_400.0  # a pause that counts all at once
 TENTHS, TENTH_SECONDS = 10, 3600.0  # a longer one counts for a tenth of the users after the other
 YEAR = 366 * 86_400.0
 BOOTS = 1024  # remembered; more are joined with their neighbours
+LATE = 60.0  # seconds that a reading may come after a later one
 SLACK = 2  # seconds that stamps may be ahead of the last one that was saved
 _EVER = 2**62
 
@@ -103,8 +104,10 @@ class Timeline:
     def seen(self, now: Reading) -> Timeline:
         """After another reading."""
         if now.boot == self.boot:
-            elapsed = max(0.0, now.uptime - self.uptime)
-            moved = replace(self, stamp=self.stamp + elapsed, uptime=now.uptime)
+            elapsed = now.uptime - self.uptime
+            # Readings of several threads may come late; far back is a machine that was put back to an earlier state.
+            uptime = self.uptime if -LATE <= elapsed < 0.0 else now.uptime
+            moved = replace(self, stamp=self.stamp + max(0.0, elapsed), uptime=uptime)
         else:
             moved = self._rebooted(now)
         if not _is_set(now.wall):  # the watch is interrupted

@@ -55,7 +55,8 @@ def serve(
     from corella_edge_runtime.server.run import listen, run
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("corella_edge.serve").setLevel(logging.INFO)  # swaps, too
+    for name in ("serve", "store"):  # swaps, and what retention removes
+        logging.getLogger(f"corella_edge.{name}").setLevel(logging.INFO)
     guard = _guard(host, access)
     engine["trust"] = trusted_key(access["trust"])
     cores = os.sched_getaffinity(0)

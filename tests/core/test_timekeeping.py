@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from corella_edge import timekeeping
 from corella_edge.timekeeping import (
-    BOOTS, FLOOR, PROBATION, SLACK, TENTH_SECONDS, TENTHS, Boot, Reading, Timeline, read_clocks, what_changed,
+    BOOTS,
+    FLOOR,
+    PROBATION,
+    SLACK,
+    TENTH_SECONDS,
+    TENTHS,
+    Boot,
+    Reading,
+    Timeline,
+    read_clocks,
+    what_changed,
 )  # fmt: skip
 
 DAY = 86_400.0
@@ -232,6 +242,19 @@ def test_on_another_machine_its_uptime_is_not_the_time_since() -> None:
     assert moved.stamp - machine.timeline.stamp <= 3600.0 + SLACK
     unset = machine.timeline.seen(Reading("another", 100 * DAY, 100 * DAY))
     assert unset.stamp - machine.timeline.stamp <= SLACK
+
+
+def test_a_reading_that_comes_late_counts_once_and_an_earlier_state_of_the_machine_nothing() -> None:
+    machine = Machine()
+    first, stamp = machine.reading(), machine.timeline.stamp
+    machine.run(50.0)
+    assert machine.timeline.seen(first).stamp == stamp + 50.0
+    machine.timeline = machine.timeline.seen(first)
+    machine.look()
+    assert machine.timeline.stamp == stamp + 50.0
+    back = machine.timeline.seen(Reading("1", 10.0, machine.truth))
+    assert back.stamp == stamp + 50.0
+    assert back.seen(Reading("1", 15.0, machine.truth + 5.0)).stamp == stamp + 55.0
 
 
 def test_a_clock_of_an_older_store_goes_on() -> None:
