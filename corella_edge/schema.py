@@ -101,15 +101,12 @@ class Schema:
     @property
     def rating_scale(self) -> tuple[float, float] | None:
         """Lowest and highest rating seen in training; without a vocabulary of ratings, where they are cut; or None."""
-        known = [
-            float(v) for f in self.of("sequence") if f.source == "rating" for v in self.vocabularies[f.vocab].values
-        ]
-        if known:
+        coded = [self.vocabularies[f.vocab] for f in self.of("sequence") if f.source == "rating"]
+        if known := [float(value) for vocab in coded for value in vocab.values]:
             return min(known), max(known)
-        cuts = [
-            f.args for f in self.of("derived", side="user") if f.source == "history_profile" and "centre" not in f.args
-        ]
-        return next(((a["mean"] - FARTHEST * a["scale"], a["mean"] + FARTHEST * a["scale"]) for a in cuts), None)
+        profiles = [f.args for f in self.of("derived") if f.source == "history_profile" and "centre" not in f.args]
+        spans = [(a["mean"] - FARTHEST * a["scale"], a["mean"] + FARTHEST * a["scale"]) for a in profiles]
+        return spans[0] if spans else None
 
     def to_json(self) -> dict[str, Any]:
         return {"fields": [asdict(item) for item in self.fields]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
+from corella_edge.events import new_events, parse_events
 from corella_edge.history import EARLIEST, MAX_TIME, check_units, column, in_order, in_scale, sensible
-from corella_edge.request import parse_request
+from corella_edge.request import Event, parse_request
 
 TIMES = st.integers(EARLIEST, MAX_TIME)
 NOW = 1_700_000_000
@@ -46,7 +48,7 @@ def test_a_history_turned_round_is_read_as_the_one_it_was(events: list[tuple[int
 def test_events_of_the_same_second_keep_their_order_when_sorted(times: list[int], data: st.DataObject) -> None:
     times = data.draw(st.permutations(times + times))
     order, _ = check(list(times))
-    if order is not None and any(a < b for a, b in zip(times, times[1:], strict=False)):
+    if order is not None and any(a < b for a, b in pairwise(times)):
         assert order.tolist() == sorted(range(len(times)), key=lambda i: times[i])
 
 
@@ -86,7 +88,7 @@ def test_before_1995_is_told_and_refused_where_strict(time: int) -> None:
     assert order is None
     assert notes == [f"user.history[0].time: {time} is before 1995; times are Unix seconds"]
     assert check([time, time, time])[1][0].endswith("(and 2 more)")
-    with pytest.raises(InputError, match="before 1995.*strict"):
+    with pytest.raises(InputError, match=r"before 1995.*strict"):
         check([time, NOW], strict=True)
 
 
@@ -131,3 +133,19 @@ def test_a_request_is_read_by_the_rule() -> None:
     assert "before 1995" in parse_request(history(5, NOW)).notes[0]
     with pytest.raises(InputError, match="before 1995"):
         parse_request({**history(5, NOW), "strict": True})
+
+
+def as_read(events: list[Event]) -> list[Event]:
+    """The rule of the order, written plainly."""
+    times = [event.time for event in events if event.time is not None]
+    if len(times) < len(events) or times == sorted(times):
+        return events
+    return events[::-1] if times == sorted(times, reverse=True) else sorted(events, key=lambda event: event.time or 0)
+
+
+@given(st.lists(st.builds(Event, st.text(min_size=1, max_size=3), time=st.none() | st.integers(-3, 3)), max_size=6))
+def test_requests_and_new_events_are_put_in_order_alike(events: list[Event]) -> None:
+    given = [{"item": event.item, **({} if event.time is None else {"time": event.time})} for event in events]
+    assert list(parse_request({"user": {"history": given}}).user.history) == as_read(events)
+    assert list(parse_events({"user_id": "u", "events": given}).events) == as_read(events)
+    assert new_events("u", tuple(events)) == parse_events({"user_id": "u", "events": given})

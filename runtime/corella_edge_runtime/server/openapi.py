@@ -241,7 +241,7 @@ SCHEMAS: Json = {
             "id": _OPTIONAL_ID,
             "features": _FEATURES,
             "history": {
-                "description": "Oldest first; where all have a time, another order is sorted by it, and the answer says so.",
+                "description": "Oldest first. Where all have a time, another order is put right, and told.",
                 "type": ["array", "null"],
                 "maxItems": MAX_HISTORY,
                 "items": _ref("Event"),

@@ -158,7 +158,9 @@ def export(db: sqlite3.Connection, user_id: str, timeline: Timeline) -> dict[str
         "user_id": user_id,
         "features": json.loads(row[0]),
         "updated": timeline.wall(row[1]),
-        "events": [_event(*event, timeline.wall(arrived)) for *event, arrived in events],
+        "events": [
+            _event(item, rating, at, timed, timeline.wall(arrived)) for item, rating, at, timed, arrived in events
+        ],
         "keys": [{"key": key, "arrived": timeline.wall(arrived)} for key, arrived in keys],
     }
 
