@@ -57,8 +57,8 @@ class KeyTime:
 
     def _keep(self) -> None:
         """In a thread of its own: a disk may be slow."""
-        self._kept_at = self._timeline.stamp
         if self._file is not None and (self._writing is None or not self._writing.is_alive()):
+            self._kept_at = self._timeline.stamp
             self._writing = threading.Thread(target=_write, args=(self._file, self._timeline), daemon=True)
             self._writing.start()
 

@@ -1,4 +1,4 @@
-"""The time that keys expire by: it does not go back with the clock, and an early expiry ends when the clock is right."""
+"""The time that keys expire by: it does not go back with the clock; an early expiry ends when the clock is right."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def test_a_clock_of_1970_after_a_restart_does_not_bring_an_expired_key_back(tmp_
     first = KeyTime(kept, clocks)
     file = KeyFile(tmp_path / "keys.json", every=0.0, time_now=first.now)
     assert file.keys().check(text, file.now())
+    first.settle()
     clocks.run(DAY + 10)
     with pytest.raises(KeyRefusedError, match="expired"):
         file.keys().check(text, file.now())

@@ -6,6 +6,7 @@ again. What is looked at here costs a few microseconds, so it is done before eve
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -24,7 +25,8 @@ class Presence:
         self._path, self._anchor = path, anchor
         self._log = beside(path, "-wal")
         self._opened = {file: _identity(file) for file in (beside(path, suffix) for suffix in _FILES)}
-        self._content: Seen | None = None
+        # Held until the end: to close a handle of the file would drop SQLite's locks.
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.wrote()
 
     def wrote(self) -> None:
@@ -51,14 +53,16 @@ class Presence:
         return _identity(self._log) == self._opened[self._log]
 
     def release(self) -> None:
-        """Let go of the files."""
+        """Let go of the log: who closes the last connection now removes it."""
         self._anchor.close()
 
-    def _found_content(self) -> Seen | None:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
+    def close(self) -> None:
+        """Let go of the files, once nothing else has them open."""
+        self.release()
+        os.close(self._file)
+
+    def _found_content(self) -> Seen:
+        found = os.fstat(self._file)
         return found.st_size, found.st_mtime_ns
 
 

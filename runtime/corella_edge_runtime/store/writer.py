@@ -76,7 +76,7 @@ class Writer:
         if self._presence.has_log():
             self._presence.release()
         self._db.close()
-        self._presence.release()
+        self._presence.close()
 
     def _next(self) -> list[Step[Any]]:
         """At least one step, or none at the end."""
