@@ -365,3 +365,43 @@ def test_a_store_that_another_server_uses_is_one_line_and_a_code(tmp_path: Path)
     store = tmp_path / "users.db"
     assert (second.returncode, out) == (2, "")
     assert errors == f"corella-edge: {store}: in use by another process; stop it or name another file\n"
+
+
+def test_what_is_odd_about_new_events_is_told_or_refused(site: Any, store: UserStore) -> None:
+    def send(*events: tuple[str, float, int]) -> Any:
+        given = [{"item": item, "rating": rating, "time": time} for item, rating, time in events]
+        return site.call("POST", "/v1/events", content=json.dumps({"user_id": "u", "events": given}).encode())
+
+    site.ranker.rating_scale = (1.0, 5.0)
+    now = 1_700_000_000
+    plain = send(("a", 5, now), ("b", 4, now + 1))
+    assert plain.json() == {"user_id": "u", "appended": 2, "events": 2}
+    odd = send(("d", 5, now + 9), ("c2", 80, now + 5), ("c1", 4, now + 5), ("z", 4, 3))
+    assert valid(SCHEMAS["Appended"], odd.json())
+    assert odd.json()["notes"] == [
+        "events[3].time: 3 is before 1995; times are Unix seconds",
+        "events was newest first: it was turned round",
+        "events[2].rating: 80 is outside the scale this bundle was trained on, 1 to 5",
+    ]
+    refused = send(("e", 5, now), ("f", 5, now * 1000))
+    assert refused.status_code == 422
+    assert message(refused).startswith("events[1].time: 1700000000000 looks like milliseconds")
+    user = store.user("u", 10)
+    assert user is not None
+    assert [event.item for event in user.history] == ["z", "a", "b", "c1", "c2", "d"]
+
+
+def test_a_store_whose_file_is_gone_is_503_one_log_line_and_a_metric(
+    site: Any, store: UserStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert append(site, "u", "a").status_code == 200
+    assert "corella_edge_store_lost 0.0" in site.metrics()
+    store.path.rename(store.path.with_name("elsewhere"))
+    answers = [append(site, "u", "b"), site.call("GET", "/v1/users/u"), site.call("DELETE", "/v1/users/u")]
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert [text for text in caplog.messages if "moved or deleted" in text] == caplog.messages[:1]
+    assert len(caplog.messages) == 1
+    assert "corella_edge_store_lost 1.0" in site.metrics()
+    store.path.with_name("elsewhere").rename(store.path)
+    assert append(site, "u", "c").json()["events"] == 2
+    assert "corella_edge_store_lost 0.0" in site.metrics()
