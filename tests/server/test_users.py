@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from corella_edge.errors import InputError
 from corella_edge.events import parse_events
 from corella_edge.request import Event, Request, User
+from corella_edge.timekeeping import Reading, read_clocks
 from corella_edge_runtime.server.users import _LOG_SECONDS
 from corella_edge_runtime.store.users import UserStore
 from corella_edge_runtime.store.writer import Step
@@ -342,7 +343,9 @@ def test_ids_that_look_like_folders_are_ids(tmp_path: Path) -> None:
 
 
 def test_retention_of_a_server_begins_with_it(tmp_path: Path) -> None:
-    with UserStore.open(tmp_path / "users.db", lambda: 1000.0) as store:
+    now, ago = read_clocks(), 400 * 86_400.0
+    then = Reading(now.boot, now.uptime - ago, now.wall - ago)
+    with UserStore.open(tmp_path / "users.db", lambda: then) as store:
         store.append("old", [Event("a")])
     with UserStore.open(tmp_path / "users.db") as store:
         store.append("u", [Event(f"i{i}") for i in range(9)])
