@@ -1,7 +1,7 @@
 """Whether the files at a store's names are still those that were opened.
 
 A name is not the file: who deletes, moves or replaces `users.db` leaves this process writing to what nobody will find
-again. What is looked at here costs a few microseconds, so it is done before every acknowledgement.
+again. What is looked at here costs much less than an fsync, so it is done before every acknowledgement.
 """
 
 from __future__ import annotations
