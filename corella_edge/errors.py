@@ -83,6 +83,10 @@ class ReaderGoneError(OutputError):
     exit_code = 141  # 128 and the number of SIGPIPE, what a shell shows of a program that the signal ends
 
 
+class StoreGoneError(StoreError):
+    """The user store's file was moved, deleted or replaced while it was in use. Nothing is taken until it is back."""
+
+
 class InterruptedRunError(CorellaError):
     """The user asked to stop; what was done is kept and the same command goes on."""
 

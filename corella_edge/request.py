@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corella_edge.errors import InputError
+from corella_edge.history import MAX_TIME, column, not_seconds, sensible
 
 MAX_ID_CHARS = 256
 MAX_CANDIDATES = 10_000
 MAX_HISTORY = 100_000
-MAX_TIME = 2**53
 MAX_TIMEOUT_MS = 86_400_000  # a day
 MAX_FEATURES = 256  # of one user or candidate
 MAX_VALUES = 1024  # of one feature
@@ -64,6 +64,7 @@ class Request:
         explain: the answer says more: the threshold, the CRM's own rank, tokens, milliseconds.
         strict: a feature that no model reads is an error; and (of a server) a candidate that the LLM was wanted for and
             did not answer in time.
+        notes: what was odd about it and put right, a sentence each.
     """
 
     user: User
@@ -74,6 +75,7 @@ class Request:
     timeout_ms: float | None = None
     explain: bool = False
     strict: bool = False
+    notes: tuple[str, ...] = ()
 
 
 _FIELDS = {"id", "user", "user_id", "candidates", "threshold", "top_k", "timeout_ms", "explain", "strict"}
@@ -86,39 +88,50 @@ def parse_request(value: object) -> Request:
         InputError: a field is missing, unknown, of the wrong type, or out of range; the message names it.
     """
     data = an_object(value, "request", _FIELDS)
-    candidates = data.get("candidates")
+    candidates, strict = data.get("candidates"), _flag(data.get("strict"), "strict")
+    user, notes = _who(data, strict)
     return Request(
-        user=_who(data),
+        user=user,
         candidates=None if candidates is None else _candidates(candidates),
         id=an_optional_id(data.get("id"), "id"),
         threshold=_threshold(data.get("threshold")),
         top_k=_positive_int(data.get("top_k"), "top_k"),
         timeout_ms=_number(data.get("timeout_ms"), "timeout_ms", low=0.0, high=MAX_TIMEOUT_MS),
         explain=_flag(data.get("explain"), "explain"),
-        strict=_flag(data.get("strict"), "strict"),
+        strict=strict,
+        notes=notes,
     )
 
 
-def _who(data: Mapping[str, Any]) -> User:
-    """`user`, or `user_id` alone."""
+def _who(data: Mapping[str, Any], strict: bool) -> tuple[User, tuple[str, ...]]:
+    """`user`, or `user_id` alone; and what is odd about the history."""
     if ("user" in data) == ("user_id" in data):
         raise InputError("request: exactly one of the fields 'user' and 'user_id' is needed")
-    return _user(data["user"]) if "user" in data else User(an_id(data["user_id"], "user_id"))
+    return _user(data["user"], strict) if "user" in data else (User(an_id(data["user_id"], "user_id")), ())
 
 
-def _user(value: object) -> User:
+def _user(value: object, strict: bool) -> tuple[User, tuple[str, ...]]:
     data = an_object(value, "user", {"id", "features", "history"})
-    history = a_list(data.get("history"), "user.history", MAX_HISTORY)
-    return User(
-        id=an_optional_id(data.get("id"), "user.id"),
-        features=features_of(data.get("features"), "user.features") or {},
-        history=events_of(history, "user.history"),
-    )
+    id, features = an_optional_id(data.get("id"), "user.id"), features_of(data.get("features"), "user.features") or {}
+    events = events_of(a_list(data.get("history"), "user.history", MAX_HISTORY), "user.history")
+    history, notes = ordered(events, "user.history", strict)
+    return User(id, features, history), notes
 
 
 def events_of(values: list[Any], path: str) -> tuple[Event, ...]:
     """Events of a list at `path`. InputError names the one that is wrong."""
     return tuple([_event(value, path, i) for i, value in enumerate(values)])
+
+
+def ordered(
+    events: tuple[Event, ...], path: str, strict: bool = False, arriving: bool = False
+) -> tuple[tuple[Event, ...], tuple[str, ...]]:
+    """Events of a list at `path` in the order of their times, and what to tell; `history.sensible` has the rule."""
+    if not events:
+        return events, ()
+    times, ratings = column([event.time for event in events]), column([event.rating for event in events])
+    order, notes = sensible(times, ratings, None, path, strict, arriving)
+    return events if order is None else tuple([events[i] for i in order.tolist()]), tuple(notes)
 
 
 def _event(value: object, within: str, i: int) -> Event:
@@ -132,7 +145,9 @@ def _event(value: object, within: str, i: int) -> Event:
             return Event(item, float(rating), time)
     path = f"{within}[{i}]"
     data = an_object(value, path, {"item", "rating", "time"})
-    seconds = _number(data.get("time"), f"{path}.time", low=-MAX_TIME, high=MAX_TIME)
+    seconds = _number(data.get("time"), f"{path}.time")
+    if seconds is not None and abs(seconds) > MAX_TIME:
+        raise InputError(f"{path}.time: {not_seconds(seconds)}")
     return Event(
         item=an_id(data.get("item"), f"{path}.item"),
         rating=_number(data.get("rating"), f"{path}.rating", low=-1e6, high=1e6),

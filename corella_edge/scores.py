@@ -48,6 +48,7 @@ class Scores:
         unknown: n tuples, the names of the fields whose value the CRM has never seen.
         trace: what it cost; not part of what was found out.
         fusion: what makes one probability of both models' where routed.
+        notes: what was odd about the request, beside its own notes.
     """
 
     items: tuple[str, ...]
@@ -59,6 +60,7 @@ class Scores:
     unknown: tuple[tuple[str, ...], ...]
     trace: Trace = field(default_factory=Trace, compare=False, repr=False)
     fusion: Fusion = REPLACE
+    notes: tuple[str, ...] = ()
 
     @property
     def probability(self) -> FloatArray:
@@ -93,11 +95,12 @@ def answer(request: Request, scores: Scores, bundle: str) -> dict[str, Any]:
         if place <= limit
     ]  # fmt: skip
     head: dict[str, Any] = {} if request.id is None else {"id": request.id}
-    tail: dict[str, Any] = {}
+    notes = [*request.notes, *scores.notes]
+    tail: dict[str, Any] = {"notes": notes} if notes else {}
     if request.explain:
         alone = (by_crm for by_crm, place in zip(_rank(scores.crm).tolist(), rank, strict=True) if place <= limit)
         rows = [{**row, "crm_rank": by_crm} for row, by_crm in zip(rows, alone, strict=True)]
-        tail = _explained(scores)
+        tail |= _explained(scores)
     return {**head, "bundle": bundle, "candidates": rows, **tail}
 
 

@@ -55,7 +55,8 @@ def serve(
     from corella_edge_runtime.server.run import listen, run
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("corella_edge.serve").setLevel(logging.INFO)  # swaps, too
+    for name in ("serve", "store"):  # swaps, and what retention removes
+        logging.getLogger(f"corella_edge.{name}").setLevel(logging.INFO)
     guard = _guard(host, access)
     engine["trust"] = trusted_key(access["trust"])
     cores = os.sched_getaffinity(0)
@@ -83,11 +84,13 @@ def _load(threshold: str | None, engine: dict[str, Any], cores: set[int], bundle
 
 def _guard(host: str, access: dict[str, Any]) -> Guard:
     """Raises InputError for keys that can not be read, and for an address beyond this machine without keys."""
+    from corella_edge.key_time import KeyTime
     from corella_edge.keys import KeyFile
     from corella_edge_runtime.server.access import Guard, require_access
 
     require_access(host, access["keys"], access["insecure"])
-    return Guard(KeyFile(access["keys"]) if access["keys"] else None, access["open_metrics"])
+    keys = KeyFile(access["keys"], time_now=KeyTime.of(access["keys"]).now) if access["keys"] else None
+    return Guard(keys, access["open_metrics"])
 
 
 def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> Settings:

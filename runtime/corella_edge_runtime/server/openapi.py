@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from corella_edge import __version__
+from corella_edge.history import MAX_TIME
 from corella_edge.request import (
     MAX_CANDIDATES,
     MAX_FEATURES,
     MAX_HISTORY,
     MAX_ID_CHARS,
     MAX_TEXT_CHARS,
-    MAX_TIME,
     MAX_TIMEOUT_MS,
     MAX_VALUES,
 )
@@ -223,7 +223,7 @@ _OPTIONS: Json = {
     },
     "strict": {
         "description": "Fail where the LLM does not answer all it is asked in time (503, 504), and on features that no "
-        "model reads (422).",
+        "model reads or what would be told in `notes`, but for an order that is put right (422).",
         "type": ["boolean", "null"],
     },
 }
@@ -241,7 +241,7 @@ SCHEMAS: Json = {
             "id": _OPTIONAL_ID,
             "features": _FEATURES,
             "history": {
-                "description": "Oldest first.",
+                "description": "Oldest first. Where all have a time, another order is put right, and told.",
                 "type": ["array", "null"],
                 "maxItems": MAX_HISTORY,
                 "items": _ref("Event"),
@@ -255,7 +255,7 @@ SCHEMAS: Json = {
             "item": _ID,
             "rating": {"type": ["number", "null"], "minimum": -1e6, "maximum": 1e6},
             "time": {
-                "description": "Unix time in seconds.",
+                "description": "Unix time in seconds, before the year 2100; other units are refused.",
                 "type": ["number", "null"],
                 "minimum": -MAX_TIME,
                 "maximum": MAX_TIME,
@@ -273,6 +273,13 @@ SCHEMAS: Json = {
             "id": {"type": "string"},
             "bundle": {"description": "`name@version` of what answered.", "type": "string"},
             "candidates": {"type": "array", "items": _ref("Scored")},
+            "notes": {
+                "description": "What was odd about the numbers of the history, and put right if possible, a sentence "
+                "each; absent if nothing was.",
+                "type": "array",
+                "items": {"type": "string"},
+                "minItems": 1,
+            },
             "explain": _ref("Explanation"),
         },
         ["bundle", "candidates"],

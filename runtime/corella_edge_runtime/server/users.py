@@ -16,12 +16,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from corella_edge.errors import InputError, StoreFullError
-from corella_edge.events import parse_events, parse_user_id
+from corella_edge.events import NewEvents, parse_events, parse_user_id
+from corella_edge.history import column, in_scale
 from corella_edge_runtime.server.answers import JSON, error_answer, json_answer
 from corella_edge_runtime.server.bodies import parsed, read_body
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.limits import INLINE_BYTES
 from corella_edge_runtime.server.rank import CLIENT_GONE
+from corella_edge_runtime.server.ranker import scale_of
 from corella_edge_runtime.server.service import Service
 from corella_edge_runtime.store.users import UserStore
 
@@ -61,7 +63,14 @@ class _Users:
         with self.service.place():
             new = await self.service.work(len(body) > INLINE_BYTES, Clock(), "parse", parsed, body, parse_events)
             total = await asyncio.wrap_future(store.append_soon(new))
-        return json_answer({"user_id": new.user_id, "appended": len(new.events), "events": total})
+        notes = self._notes(new)
+        answer = {"user_id": new.user_id, "appended": len(new.events), "events": total}
+        return json_answer({**answer, "notes": notes} if notes else answer)
+
+    def _notes(self, new: NewEvents) -> list[str]:
+        """What is odd about the events, sentences."""
+        ratings = column([event.rating for event in new.events])
+        return [*new.notes, *in_scale(ratings, scale_of(self.service.ranker), "events")]
 
     async def user(self, http: HttpRequest) -> Response:
         store, user_id = self._store(), _user_id(http)

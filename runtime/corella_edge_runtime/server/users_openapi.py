@@ -34,7 +34,7 @@ def _append() -> Json:
             "408": _failure("The body did not arrive in time."),
             "413": _failure("The body is too large."),
             "415": _failure("The body is packed otherwise than by gzip."),
-            "422": _failure("JSON, but not events; or the key was used for others."),
+            "422": _failure("JSON, but not events, or times that are not in seconds; or the key was used for others."),
             **_refusals(),
             "507": _failure("No room on the disk: nothing was added."),
         },
@@ -123,7 +123,12 @@ _SCHEMAS: Json = {
         ["user_id", "events"],
     ),
     "Appended": _object(
-        {"user_id": _TEXT, "appended": _COUNT, "events": {"description": "Held on the user now.", **_COUNT}},
+        {
+            "user_id": _TEXT,
+            "appended": _COUNT,
+            "events": {"description": "Held on the user now.", **_COUNT},
+            "notes": _ref("Answer/properties/notes"),
+        },
         ["user_id", "appended", "events"],
     ),
     "Deleted": _object(
