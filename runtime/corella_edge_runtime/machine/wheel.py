@@ -42,8 +42,10 @@ _CMAKE = (
     "CMAKE_INSTALL_BINDIR=llama_cpp/lib", "CMAKE_INSTALL_LIBDIR=llama_cpp/lib",
     "CMAKE_INSTALL_INCLUDEDIR=llama_cpp/include", "CMAKE_SYSTEM_NAME=Linux",
 )  # fmt: skip
+# cmake reads this in llama.cpp's own folder: the library of its programs is ordered by llama-cpp-python, and not used.
+_WITHIN = "set(LLAMA_BUILD_COMMON OFF)\n"
 # For those who write C++ against llama.cpp.
-_LEFT_OUT = ("llama_cpp/include", "llama_cpp/lib/cmake", "llama_cpp/lib/pkgconfig", "llama_cpp/lib/libllama-common*")
+_LEFT_OUT = ("llama_cpp/include", "llama_cpp/lib/cmake", "llama_cpp/lib/pkgconfig")
 _ROOM = 2 * 10**9  # bytes that a build takes at most while it runs
 _STEP = re.compile(r"\[\s*(\d+)/(\d+)\] ")
 _CAUSE = re.compile(r"^\s*(?:CMake Error|ERROR: |.*\b(?:fatal )?error: )")
@@ -72,6 +74,7 @@ class Recipe:
     release: str = RELEASE
     glibc: str = GLIBC
     cmake: tuple[str, ...] = _CMAKE
+    within: str = _WITHIN
     left_out: tuple[str, ...] = _LEFT_OUT
 
     @property
@@ -175,7 +178,7 @@ def _compile(wanted: Recipe, kept: Path, say: Say, show: Show) -> None:
     _make(kept.parent)
     _check_room(Path(tempfile.gettempdir()))
     say(f"building llama-cpp-python {wanted.release} for every {wanted.target} CPU with {wanted.compiler}: "
-        "downloads 80 MB, then compiles for about 10 minutes on 2 idle cores")  # fmt: skip
+        "downloads 80 MB, then compiles for 10 to 20 minutes on 2 idle cores")  # fmt: skip
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="corella-edge-wheel-") as name:
         folder = Path(name)
@@ -206,12 +209,16 @@ def _command(wanted: Recipe, folder: Path) -> list[str]:
 def _environment(wanted: Recipe, folder: Path) -> dict[str, str]:
     """What pip, scikit-build-core, cmake and zig read. Flags that the user has set for other builds are left out."""
     tools = {name: str(_tool(wanted, folder, name)) for name in ("cc", "c++", "ar", "ranlib")}
-    settings = (*wanted.cmake, f"CMAKE_SYSTEM_PROCESSOR={wanted.target}",
-                f"CMAKE_AR={tools['ar']}", f"CMAKE_RANLIB={tools['ranlib']}")  # fmt: skip
+    within = folder / "within.cmake"
+    within.write_text(wanted.within, "utf-8")
+    settings = (
+        *wanted.cmake, f"CMAKE_SYSTEM_PROCESSOR={wanted.target}", f"CMAKE_AR={tools['ar']}",
+        f"CMAKE_RANLIB={tools['ranlib']}", f"CMAKE_PROJECT_llama.cpp_INCLUDE={within}",
+    )  # fmt: skip
     kept = {name: value for name, value in os.environ.items() if not _OTHERS_FLAGS.fullmatch(name)}
     return {
         "ZIG_GLOBAL_CACHE_DIR": str(folder / "zig"), "ZIG_LOCAL_CACHE_DIR": str(folder / "zig"), **kept,
-        "TMPDIR": str(folder), "CC": tools["cc"], "CXX": tools["c++"],
+        "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1", "CC": tools["cc"], "CXX": tools["c++"],
         "CMAKE_ARGS": " ".join(f"-D{setting}" for setting in settings),
         "SKBUILD_WHEEL_TAGS": wanted.tag, "SKBUILD_WHEEL_EXCLUDE": ";".join(wanted.left_out),
         "SKBUILD_INSTALL_STRIP": "false", "SKBUILD_NINJA_MAKE_FALLBACK": "false",
@@ -234,7 +241,7 @@ def _tool(wanted: Recipe, folder: Path, name: str) -> Path:
 
 def _run(command: list[str], env: dict[str, str], log: Path, show: Show) -> int:
     """Run to the end, all output into `log`; on any exception everything that was started is ended first."""
-    with log.open("w", encoding="utf-8") as file, _group(command, env) as child:
+    with log.open("w", 1, "utf-8") as file, _group(command, env) as child:
         assert child.stdout is not None
         for line in child.stdout:
             file.write(line)
