@@ -32,8 +32,8 @@ docs: setup
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt runtime/corella_edge_runtime/machine/wheel.py
-	@echo "Installing into $(VENV): first the compiler (zig, 100 MB) and llama.cpp, built for every kind of CPU: about 10"
-	@echo "minutes on 2 cores, once a user. Then torch: on a Linux PC the default wheel is the CUDA one, several GB;"
+	@echo "Installing into $(VENV): first the compiler (zig, 100 MB) and llama.cpp, built for every kind of CPU: 10 to"
+	@echo "20 minutes on 2 cores, once a user. Then torch: on a Linux PC the default wheel is the CUDA one, several GB;"
 	@echo "TORCH_INDEX=URL names another index."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet -c constraints.txt -e '.[build]'

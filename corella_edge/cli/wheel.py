@@ -21,7 +21,7 @@ def wheel(target: str | None, out: Path) -> None:
     """Build llama-cpp-python as one wheel for all boxes of an architecture, whatever their age.
 
     The wheel holds kernels for each kind of CPU, and the best are chosen where it runs. The extra [build] brings the
-    compiler (zig); no compiler, cmake or ninja of the system's is needed. Takes about 10 minutes on 2 cores the first
+    compiler (zig); no compiler, cmake or ninja of the system's is needed. Takes 10 to 20 minutes on 2 cores the first
     time; then the finished wheel is taken from the user's cache.
     """
     from corella_edge_runtime.machine.wheel import build, recipe
