@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("keys", "Add, list and revoke the API keys of a server."),
     "benchmark": ("benchmark", "Latency and AUC per routing ratio."),
     "tune": ("tune", "Measure what runs a bundle best on this machine, and keep it as its plan."),
+    "wheel": ("wheel", "Build llama.cpp as one wheel for all boxes of an architecture; no compiler is needed."),
     "doctor": ("doctor", "What is installed, whether it works, and the threads each model gets."),
 }
 
