@@ -31,12 +31,18 @@ docs: setup
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
-	@echo "Installing into $(VENV). Downloads torch (on a Linux PC the default wheel is the CUDA one, several GB;"
-	@echo "TORCH_INDEX=URL names another index) and builds llama-cpp-python from source (about 7 minutes on 2 cores)."
+$(VENV)/.installed: pyproject.toml constraints.txt runtime/corella_edge_runtime/machine/wheel.py
+	@echo "Installing into $(VENV): first the compiler (zig, 100 MB) and llama.cpp, built for every kind of CPU: 10 to"
+	@echo "20 minutes on 2 cores, once a user. Then torch: on a Linux PC the default wheel is the CUDA one, several GB;"
+	@echo "TORCH_INDEX=URL names another index."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt -e '.[build]'
+	wheel=$$($(BIN)/corella-edge wheel --out $(VENV)/wheels) && \
+		$(PIP) install --quiet --no-deps --force-reinstall "$$wheel"
 	$(PIP) install --quiet -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	$(PIP) install --quiet -c constraints.txt -e '.[cpu,llm,serve,sign,report,export,dev]'
+	$(PIP) install --quiet -c constraints.txt --only-binary llama-cpp-python \
+		-e '.[build,cpu,llm,serve,sign,report,export,dev]'
+	$(BIN)/corella-edge doctor
 	touch $@
 
 clean:

@@ -8,13 +8,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from corella_edge.errors import InputError
+from corella_edge.errors import FULL, InputError, told
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 # A label without what may differ.
 Settled = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -41,14 +40,14 @@ def new_folder(out: Path) -> Iterator[Path]:
     try:
         lock = _claim(partial, out)
     except OSError as error:
-        raise InputError(f"--out {out}: can not be written: {error.strerror}") from None
+        raise InputError(f"--out {out}: can not be written: {told(error)}") from None
     try:
         yield partial
         _publish(partial, out)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
-            raise InputError(f"--out {out}: writing failed: {error}") from error
+            raise InputError(f"--out {out}: writing failed: {told(error)}") from error
         raise
     finally:
         os.close(lock)
@@ -72,7 +71,7 @@ def resumable_folder(
         _check_label(out, label, same, notes or {}, settled)
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise InputError(f"--out {out}: writing failed: {told(error)}") from error
     finally:
@@ -84,7 +83,7 @@ def _lock_folder(out: Path) -> int:
         out.mkdir(parents=True, exist_ok=True)
         lock = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise InputError(f"--out {out}: can not be written: {error.strerror}") from None
+        raise InputError(f"--out {out}: can not be written: {told(error)}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -119,14 +118,14 @@ def write_file(path: Path, data: bytes, mode: int = 0o666) -> None:
         _write_new(partial, data, mode)
         publish_file(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        discard(partial)
         raise InputError(f"{path}: writing failed: {told(error)}") from error
 
 
-def told(error: OSError) -> str:
-    """What the system says, and what to do where a disk is full."""
-    text = error.strerror or str(error)
-    return f"{text}; make room there, then run the same command again" if error.errno in _FULL else text
+def discard(partial: Path) -> None:
+    """Remove an unfinished file, if there is one and it can be removed: the error that is told came before."""
+    with suppress(OSError):  # a read-only file system refuses it even where there is nothing
+        partial.unlink(missing_ok=True)
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:

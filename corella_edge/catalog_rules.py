@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from corella_edge.catalog import Attributes, Catalog
@@ -14,6 +13,7 @@ from corella_edge.jsonlines import read_lines
 from corella_edge.prompt import Template
 from corella_edge.request import Candidate, parse_item
 from corella_edge.schema import OOV, Field, Schema
+from corella_edge.text_files import TextFile
 
 SHOWN = 5  # examples in a sentence
 
@@ -47,7 +47,7 @@ def _looked_at(schema: Schema) -> Iterator[tuple[str, Field]]:
         yield from ((item.args[key], item) for key in ("attribute", "centre") if key in item.args)
 
 
-def read_items(path: Path, known: Iterable[str], reading: Reading) -> list[Candidate]:
+def read_items(path: TextFile, known: Iterable[str], reading: Reading) -> list[Candidate]:
     """The lines of a file of items, each id once.
 
     Args:

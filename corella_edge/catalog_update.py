@@ -21,6 +21,7 @@ from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import BundleError, InputError
 from corella_edge.jsonlines import Reference, parse_reference, read_lines
 from corella_edge.request import Candidate
+from corella_edge.text_files import TextFile
 
 CATALOG, REFERENCE = "catalog.jsonl", "reference.jsonl"
 MARK = "+items."
@@ -116,7 +117,11 @@ def new_version(version: str, parent: str, items: str) -> str:
 
 
 def update(
-    root: Path, items: Path, out: Path, extras: Sequence[str] = (), check: Callable[[Path], None] = lambda folder: None
+    root: Path,
+    items: Path | TextFile,
+    out: Path,
+    extras: Sequence[str] = (),
+    check: Callable[[Path], None] = lambda folder: None,
 ) -> Report:
     """Write the bundle `out`: the bundle in folder `root` with the items of the file `items`.
 
@@ -128,7 +133,7 @@ def update(
         InputError: a bad line, nothing to change, a taken `out`. BundleError: `root` is damaged.
     """
     check_free(out)
-    work = _Work(Bundle.open(root), items, extras)
+    work = _Work(Bundle.open(root), TextFile.of(items), extras)
     rows = work.rows()
     with new_folder(out) as folder:
         version = work.write(folder, rows)
@@ -139,7 +144,7 @@ def update(
 class _Work:
     """One update: the bundle, what the file of items makes of its catalogue, and the reference rows."""
 
-    def __init__(self, bundle: Bundle, items: Path, extras: Sequence[str]) -> None:
+    def __init__(self, bundle: Bundle, items: TextFile, extras: Sequence[str]) -> None:
         self.bundle, self.items = bundle, items
         self.schema, self.before = bundle.schema()
         prompt = bundle.prompt()
@@ -172,7 +177,7 @@ class _Work:
 
     def _seal(self, folder: Path, dropped: int) -> str:
         """Manifest and seal. What was linked must be what the old manifest lists."""
-        old, parent, source = self.bundle.manifest, sha256(self.bundle.path(MANIFEST)), sha256(self.items)
+        old, parent, source = self.bundle.manifest, sha256(self.bundle.path(MANIFEST)), self.items.sha256()
         about = {
             "parent": {"version": old.version, "manifest_sha256": parent},
             "items_sha256": source,

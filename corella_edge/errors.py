@@ -2,6 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
+# What the exit code of a command says.
+EXIT_CODES = {
+    0: "done",
+    1: "the operating system refuses something (a full disk, no permission, too many open files, a closed output), or "
+    "a command has found a problem that it names: `doctor`, a server that does not follow `deploy`",
+    2: "a wrong option, or bad input: a request, a data file, a recipe, an `--out` that can not be written",
+    3: "a bundle is damaged, not signed, or gives other scores than the trained models",
+    4: "a model can not be exported, or the export differs from what was trained",
+    5: "an extra is not installed; the message says which",
+    6: "the user store can not do what was asked",
+    130: "interrupted (Ctrl-C); the same command starts or goes on anew",
+    141: "who read standard output has left, as `head` does; nothing is said",
+}
+FULL = (errno.ENOSPC, errno.EDQUOT)
+_HINTS = {
+    **dict.fromkeys(FULL, "make room there, then run the same command again"),
+    errno.EMFILE: "raise the limit (ulimit -n)",
+}
+
 
 class CorellaError(Exception):
     """Base of every expected failure; the CLI prints it as one line and exits with ``exit_code``."""
@@ -51,7 +73,44 @@ class StoreFullError(StoreError):
     """The user store can not be written: the disk is full or read-only. The same works once there is room."""
 
 
+class OutputError(CorellaError):
+    """Standard output can not be written: it is closed, or its disk is full."""
+
+
+class ReaderGoneError(OutputError):
+    """Who read standard output has left, as `head` does: no failure, and nobody is told."""
+
+    exit_code = 141  # 128 and the number of SIGPIPE, what a shell shows of a program that the signal ends
+
+
+class StoreGoneError(StoreError):
+    """The user store's file was moved, deleted or replaced while it was in use. Nothing is taken until it is back."""
+
+
 class InterruptedRunError(CorellaError):
     """The user asked to stop; what was done is kept and the same command goes on."""
 
     exit_code = 130
+
+
+def told(error: OSError) -> str:
+    """What the system says, and what to do where that is known."""
+    text = error.strerror or str(error) or type(error).__name__
+    hint = _HINTS.get(error.errno or 0)
+    return f"{text}; {hint}" if hint else text
+
+
+def as_line(error: BaseException) -> tuple[str, int] | None:
+    """What a person is told of an error, in one line, and the exit code; None for a fault of the program's own."""
+    if isinstance(error, CorellaError):
+        text, code = str(error), error.exit_code
+    elif isinstance(error, OSError):
+        names = [os.fspath(name) for name in (error.filename, error.filename2) if isinstance(name, (str, os.PathLike))]
+        text, code = ": ".join([*names, told(error)]), CorellaError.exit_code
+    elif isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Path.resolve
+        text, code = str(error), CorellaError.exit_code
+    elif isinstance(error, UnicodeEncodeError):
+        text, code = f"{error.object[:500]!r} can not be written as {error.encoding}; name it otherwise", 2
+    else:
+        return None
+    return text.replace("\n", "\\n").replace("\r", "\\r"), code

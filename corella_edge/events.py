@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from corella_edge.messages import (
     check_features,
     given,
 )
-from corella_edge.request import EventMessage, Features, History, history_of
+from corella_edge.request import Event, EventMessage, Features, History, history_of, ordered
 
 MAX_EVENTS = 10_000
 
@@ -27,13 +28,27 @@ MAX_EVENTS = 10_000
 class NewEvents:
     """Events to add to a user's history, and a profile in place of the stored one; None leaves that as it is.
 
-    Appends of one user with the same `key` are one append: the others are its retries.
+    Appends of one user with the same `key` are one append: the others are its retries. `notes`: what was odd and put
+    right, a sentence each.
     """
 
     user_id: str
     events: History
     features: Features | None = None
     key: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def new_events(
+    user_id: str, events: Iterable[Event], features: Features | None = None, key: str | None = None
+) -> NewEvents:
+    """Events whose times mean what they should, in the order of these where all have one.
+
+    Raises:
+        InputError: a time in other units than seconds; the message names it.
+    """
+    history, notes = ordered(History.of(events), "events", arriving=True)
+    return NewEvents(user_id, history, features, key, notes)
 
 
 class NewEventsMessage(Struct, forbid_unknown_fields=True):
@@ -57,7 +72,7 @@ def parse_events(value: object) -> NewEvents:
     message = check(value, NewEventsMessage, "body")
     features = None if message.features is UNSET else message.features
     check_features(features or {}, "features")
-    return NewEvents(
+    return new_events(
         an_id(message.user_id, "user_id"),
         history_of(given(message.events, []), "events"),
         features,

@@ -1,4 +1,4 @@
-"""JSON-lines files of requests: read strictly, with file and line named in every error."""
+"""Files of JSON values, one a line as a rule: read strictly, with file and line named in every error."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from corella_edge.errors import BundleError, InputError
+from corella_edge.json_values import Piece, pieces
 from corella_edge.request import Request, parse_request
 from corella_edge.strict_json import decode
+from corella_edge.text_files import TextFile, UnreadableError
 
 T = TypeVar("T")
 Kind = type[BundleError] | type[InputError]
@@ -33,24 +35,25 @@ class Reference:
     llm: float | None
 
 
-def read_lines(path: Path, parse: Callable[[Any], T], kind: Kind = InputError) -> Iterator[T]:
-    """`parse` of each line's JSON, in order; empty lines are passed over.
+def read_lines(source: Path | TextFile, parse: Callable[[Any], T], kind: Kind = InputError) -> Iterator[T]:
+    """`parse` of each value of a JSON-lines file, in order; empty lines are passed over.
+
+    One JSON array, or objects that are spread over lines, are read as well, and whatever `TextFile` reads.
 
     Raises:
-        InputError: (or `kind`) the file can not be read, or a line is not what `parse` accepts.
+        InputError: (or `kind`) the file can not be read, or a value is not what `parse` accepts.
     """
+    file = TextFile.of(source)
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _parsed(line, parse, f"{path} line {number}", kind)
-    except OSError as error:
-        raise kind(f"{path}: can not be read: {error.strerror or error}") from None
+        for piece in pieces(file.lines(), str(file)):
+            yield _parsed(piece, parse, f"{file} {piece.where}", kind)
+    except UnreadableError as error:
+        raise kind(str(error)) from None
 
 
-def _parsed(line: bytes, parse: Callable[[Any], T], where: str, kind: Kind) -> T:
+def _parsed(piece: Piece, parse: Callable[[Any], T], where: str, kind: Kind) -> T:
     try:
-        return parse(decode(line))
+        return parse(decode(piece.raw, piece.first))
     except (InputError, BundleError) as error:
         raise kind(f"{where}: {error}") from None
     except RecursionError:

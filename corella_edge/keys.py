@@ -281,9 +281,16 @@ class KeyFile:
     A file that is damaged or gone changes nothing: the last good keys stay, and the log says why.
     """
 
-    def __init__(self, path: Path, every: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
-        """Looks at the file at most once in `every` seconds. Raises InputError: it can not be read now."""
-        self.path, self._every, self._clock = path, every, clock
+    def __init__(
+        self, path: Path, every: float = 1.0, clock: Callable[[], float] = time.monotonic,
+        time_now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:  # fmt: skip
+        """Looks at the file at most once in `every` seconds. `time_now`: what keys expire by.
+
+        Raises:
+            InputError: it can not be read now.
+        """
+        self.path, self._every, self._clock, self.now = path, every, clock, time_now
         self._seen, self._next = _fingerprint(path), clock() + every
         self._keys = read_keys(path)
 
@@ -305,7 +312,7 @@ class KeyFile:
         except InputError as error:
             _LOG.error("the API keys stay as they were: %s", error)
         else:
-            _LOG.warning("%s was read again; valid keys: %d", self.path, self._keys.valid(datetime.now(UTC)))
+            _LOG.warning("%s was read again; valid keys: %d", self.path, self._keys.valid(self.now()))
 
 
 def _fingerprint(path: Path) -> tuple[int, ...]:

@@ -286,7 +286,12 @@ def bundle_key(bundle: Path) -> str:
 
 
 def default_path(key: str) -> Path:
-    """Where the plan of a bundle lies: below $XDG_STATE_HOME, or ~/.local/state where that is not set.
+    """Where the plan of a bundle lies. Raises InputError as `state_folder`."""
+    return state_folder() / "plans" / f"{key[:16]}.json"
+
+
+def state_folder() -> Path:
+    """What belongs to this machine lies here: below $XDG_STATE_HOME, or ~/.local/state where that is not set.
 
     Raises:
         InputError: neither is known.
@@ -294,7 +299,7 @@ def default_path(key: str) -> Path:
     # The standard says that a path which is not absolute is to be ignored.
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
     home = state if state.is_absolute() else _home() / ".local" / "state"
-    return home / "corella-edge" / "plans" / f"{key[:16]}.json"
+    return home / "corella-edge"
 
 
 def _home() -> Path:

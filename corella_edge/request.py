@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import astuple
 
 from corella_edge.errors import InputError
+from corella_edge.history import MAX_TIME, column, is_plain, sensible
 from corella_edge.messages import (
     FeatureValues,
     Id,
@@ -32,7 +33,6 @@ from corella_edge.router import LN2
 
 MAX_CANDIDATES = 10_000
 MAX_HISTORY = 100_000
-MAX_TIME = 2**53
 MAX_TIMEOUT_MS = 86_400_000  # a day
 MAX_RATING = 10**6
 
@@ -87,6 +87,13 @@ class History(Sequence[Event]):
     def rows(self) -> Iterator[tuple[str, float | None, int | None]]:
         """Item, rating and time of each."""
         return zip(self.items, self.ratings or repeat(None), self.times or repeat(None), strict=False)
+
+    def at(self, places: Sequence[int]) -> History:
+        """Those at the places, in that order."""
+        items, ratings, times = self.items, self.ratings, self.times
+        return History(
+            [items[i] for i in places], ratings and [ratings[i] for i in places], times and [times[i] for i in places]
+        )
 
     def last(self, count: int) -> History:
         """The latest `count` of them."""
@@ -203,6 +210,7 @@ class Request:
         explain: the answer says more: the threshold, the CRM's own rank, tokens, milliseconds.
         strict: a feature that no model reads is an error; and (of a server) a candidate that the LLM was wanted for and
             did not answer in time.
+        notes: what was odd about it and put right, a sentence each.
     """
 
     user: User
@@ -213,6 +221,7 @@ class Request:
     timeout_ms: float | None = None
     explain: bool = False
     strict: bool = False
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -224,6 +233,7 @@ class Request:
         timeout_ms: float | None = None,
         explain: bool = False,
         strict: bool = False,
+        notes: tuple[str, ...] = (),
     ) -> None:
         put = object.__setattr__
         put(self, "user", user)
@@ -234,12 +244,14 @@ class Request:
         put(self, "timeout_ms", timeout_ms)
         put(self, "explain", explain)
         put(self, "strict", strict)
+        put(self, "notes", notes)
 
     def within(self, timeout_ms: float) -> Request:
         """The same with another time for the LLM."""
         return Request(
-            self.user, self.candidates, self.id, self.threshold, self.top_k, timeout_ms, self.explain, self.strict
-        )
+            self.user, self.candidates, self.id, self.threshold, self.top_k, timeout_ms, self.explain, self.strict,
+            self.notes,
+        )  # fmt: skip
 
 
 def _unless_none(values: list[Any]) -> list[Any] | None:
@@ -250,8 +262,12 @@ Nats = Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": LN2})]
 Ratio = Annotated[str, Meta(extra_json_schema={"pattern": r"^ratio:(0|1|0\.[0-9]{1,9})$"})]
 Left = None | UnsetType  # null, and a field that is left out, are the same
 Rating = Annotated[float, Meta(ge=-MAX_RATING, le=MAX_RATING)]
-_IN_TIME = Meta(ge=-MAX_TIME, le=MAX_TIME)
-Seconds = Annotated[Annotated[int, _IN_TIME] | Annotated[float, _IN_TIME], Meta(description="Unix time in seconds.")]
+# What is beyond it counts other units: `history.sensible` refuses it in such words.
+_IN_TIME = Meta(extra_json_schema={"minimum": -MAX_TIME, "maximum": MAX_TIME})
+Seconds = Annotated[
+    Annotated[int, _IN_TIME] | Annotated[float, _IN_TIME],
+    Meta(description="Unix time in seconds, before the year 2100; other units are refused."),
+]
 
 
 class EventMessage(Struct, forbid_unknown_fields=True, gc=False):
@@ -274,7 +290,16 @@ class UserMessage(Struct, forbid_unknown_fields=True):
 
     id: OptionalId = UNSET
     features: OptionalFeatures = UNSET
-    history: Annotated[list[EventMessage], Meta(max_length=MAX_HISTORY, description="Oldest first.")] | Left = UNSET
+    history: (
+        Annotated[
+            list[EventMessage],
+            Meta(
+                max_length=MAX_HISTORY,
+                description="Oldest first. Where all have a time, another order is put right, and told.",
+            ),
+        ]
+        | Left
+    ) = UNSET
 
 
 class Options(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -315,7 +340,7 @@ class Options(Struct, forbid_unknown_fields=True, kw_only=True):
         bool | Left,
         Meta(
             description="Fail where the LLM does not answer all it is asked in time (503, 504), and on features that "
-            "no model reads (422)."
+            "no model reads or what would be told in `notes`, but for an order that is put right (422)."
         ),
     ] = UNSET
 
@@ -355,16 +380,18 @@ def parse_request(value: object) -> Request:
 
 
 def _request(message: RequestMessage) -> Request:
-    candidates, timeout_ms = message.candidates, message.timeout_ms
+    candidates, strict = message.candidates, message.strict is True
+    user, notes = _who(message, strict)
     return Request(
-        _who(message),
+        user,
         None if candidates is None or candidates is UNSET else _candidates(candidates),
         an_optional_id(message.id, "id"),
         _or_none(message.threshold),
         _or_none(message.top_k),
-        _or_none(timeout_ms),
+        _or_none(message.timeout_ms),
         message.explain is True,
-        message.strict is True,
+        strict,
+        notes,
     )
 
 
@@ -372,19 +399,30 @@ def _or_none(value: Any) -> Any:
     return None if value is UNSET else value
 
 
-def _who(message: RequestMessage) -> User:
-    """`user`, or `user_id` alone."""
+def _who(message: RequestMessage, strict: bool) -> tuple[User, tuple[str, ...]]:
+    """`user`, or `user_id` alone; and what is odd about the history."""
     user, user_id = message.user, message.user_id
     if (user is UNSET) == (user_id is UNSET):
         raise InputError("request: exactly one of the fields 'user' and 'user_id' is needed")
     if user is UNSET:
-        return User(an_id(user_id, "user_id"))  # type: ignore[arg-type]
+        return User(an_id(user_id, "user_id")), ()  # type: ignore[arg-type]
     features = given(user.features, {})
     check_features(features, "user.features")
-    history = given(user.history, [])
-    return User(
-        an_optional_id(user.id, "user.id"), features, history_of(history, "user.history") if history else NOBODY
-    )
+    events = given(user.history, [])
+    history, notes = ordered(history_of(events, "user.history"), "user.history", strict) if events else (NOBODY, ())
+    return User(an_optional_id(user.id, "user.id"), features, history), notes
+
+
+def ordered(
+    history: History, path: str, strict: bool = False, arriving: bool = False
+) -> tuple[History, tuple[str, ...]]:
+    """A history at `path` in the order of its times, and what to tell; `history.sensible` has the rule."""
+    times, ratings = history.times, history.ratings
+    if times is None or is_plain(times):
+        return history, ()
+    unrated = [None] * len(times)
+    order, notes = sensible(column(times), column(ratings or unrated), None, path, strict, arriving)
+    return history if order is None else history.at(order.tolist()), tuple(notes)
 
 
 def history_of(events: list[EventMessage], path: str) -> History:

@@ -98,6 +98,16 @@ class Schema:
         """How many of the latest events any field looks at."""
         return max([f.length for f in self.of("sequence", "derived")], default=0)
 
+    @property
+    def rating_scale(self) -> tuple[float, float] | None:
+        """Lowest and highest rating seen in training; without a vocabulary of ratings, where they are cut; or None."""
+        coded = [self.vocabularies[f.vocab] for f in self.of("sequence") if f.source == "rating"]
+        if known := [float(value) for vocab in coded for value in vocab.values]:
+            return min(known), max(known)
+        profiles = [f.args for f in self.of("derived") if f.source == "history_profile" and "centre" not in f.args]
+        spans = [(a["mean"] - FARTHEST * a["scale"], a["mean"] + FARTHEST * a["scale"]) for a in profiles]
+        return spans[0] if spans else None
+
     def to_json(self) -> dict[str, Any]:
         return {"fields": [asdict(item) for item in self.fields]}
 

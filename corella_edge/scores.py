@@ -55,6 +55,7 @@ class Scores:
         unknown: n tuples, the names of the fields whose value the CRM has never seen.
         trace: what it cost; not part of what was found out.
         fusion: what makes one probability of both models' where routed.
+        notes: what was odd about the request, beside its own notes.
     """
 
     items: tuple[str, ...]
@@ -66,6 +67,7 @@ class Scores:
     unknown: tuple[tuple[str, ...], ...]
     trace: Trace = field(default_factory=Trace, compare=False, repr=False)
     fusion: Fusion = REPLACE
+    notes: tuple[str, ...] = ()
 
     @property
     def probability(self) -> FloatArray:
@@ -131,6 +133,17 @@ class Answer(Struct, forbid_unknown_fields=True, kw_only=True):
     id: str | UnsetType = UNSET
     bundle: Annotated[str, Meta(description="`name@version` of what answered.")]
     candidates: list[Scored]
+    notes: (
+        Annotated[
+            list[str],
+            Meta(
+                min_length=1,
+                description="What was odd about the numbers of the history, and put right if possible, a sentence "
+                "each; absent if nothing was.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     explain: Explanation | UnsetType = UNSET
 
 
@@ -151,7 +164,10 @@ def answered(request: Request, scores: Scores, bundle: str) -> Answer:
     if limit is not None and limit < len(rows):
         rows = [row for row in rows if row.rank <= limit]
     explained = _explained(scores) if request.explain else UNSET
-    return Answer(bundle=bundle, candidates=rows, id=UNSET if request.id is None else request.id, explain=explained)
+    notes = [*request.notes, *scores.notes] or UNSET
+    return Answer(
+        bundle=bundle, candidates=rows, notes=notes, id=UNSET if request.id is None else request.id, explain=explained
+    )
 
 
 def answer_json(request: Request, scores: Scores, bundle: str) -> bytes:

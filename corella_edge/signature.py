@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corella_edge.atomic import publish_file, write_file
+from corella_edge.atomic import discard, publish_file, write_file
 from corella_edge.bundle import MANIFEST, SIGNATURE, Bundle
-from corella_edge.errors import BundleError, InputError, MissingExtraError
+from corella_edge.errors import BundleError, InputError, MissingExtraError, told
+from corella_edge.text_files import UnreadableError, decoded
 
 MAX_BYTES = 16 * 1024  # of a key's or a signature's file
 _BASE64_KEY = re.compile(r"RW[A-Za-z0-9+/]{54}")
@@ -38,7 +39,10 @@ class TrustedKey:
         try:
             if _BASE64_KEY.fullmatch(text):
                 return cls(minisign.PublicKey.from_base64(text))
-            return cls(minisign.PublicKey.from_bytes(_small_file(Path(text))))
+            raw = decoded(_small_file(Path(text)), "the file").encode()
+            return cls(minisign.PublicKey.from_bytes(raw))
+        except UnreadableError as error:
+            raise InputError(f"--trust {text[:200]}: not a public key of minisign ({error})") from None
         except OSError as error:
             why = f"neither a public key nor a file of one ({error.strerror})"
             raise InputError(f"--trust {text[:200]}: {why}") from None
@@ -155,5 +159,5 @@ def lay_beside(root: Path, raw: bytes) -> None:
         partial.write_bytes(raw)
         publish_file(partial, root / SIGNATURE)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"{root / SIGNATURE}: writing failed: {error.strerror or error}") from error
+        discard(partial)
+        raise InputError(f"{root / SIGNATURE}: writing failed: {told(error)}") from error

@@ -299,7 +299,7 @@ class Serving:
 
 def write_serving(site: Path, state: Serving) -> None:
     """Replace serving.json. Raises InputError."""
-    write_file(site / SERVING, (json.dumps(asdict(state), ensure_ascii=False, indent=1) + "\n").encode())
+    write_file(site / SERVING, (json.dumps(asdict(state), indent=1) + "\n").encode())
 
 
 def read_serving(site: Path) -> Serving | None:

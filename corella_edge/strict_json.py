@@ -15,8 +15,10 @@ class JsonError(InputError):
     """Not strict JSON; other input errors are JSON of the wrong meaning."""
 
 
-def decode(raw: bytes) -> Any:
+def decode(raw: bytes, first_line: int = 1) -> Any:
     """The value of a JSON text: no NaN or Infinity, no name twice in an object, no half of a surrogate pair.
+
+    `first_line` is the number that errors give the first line of a text of several.
 
     Raises:
         JsonError: says what is wrong and where.
@@ -31,7 +33,7 @@ def decode(raw: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise JsonError(f"byte {error.start} is not valid UTF-8") from None
     except json.JSONDecodeError as error:
-        raise JsonError(f"not JSON: {error.msg} ({_place(error)})") from None
+        raise JsonError(f"not JSON: {error.msg} ({_place(error, first_line)})") from None
     except RecursionError:
         raise JsonError("nested too deeply") from None
     except ValueError:
@@ -52,12 +54,12 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _place(error: json.JSONDecodeError) -> str:
+def _place(error: json.JSONDecodeError, first_line: int) -> str:
     """Where a text is wrong; of a single line the column alone, since that line may be one of many."""
     text = error.doc.rstrip()
     if "\n" not in text:
         return f"column {min(error.pos, len(text)) + 1}"
-    return f"line {error.lineno}, column {error.colno}"
+    return f"line {error.lineno + first_line - 1}, column {error.colno}"
 
 
 def _refuse(name: str) -> NoReturn:

@@ -22,7 +22,9 @@ NOT_YET = "Not measured yet."
 def page(text: str, results: Path) -> str:
     """docs/llm.md with the tables between their markers."""
     for name, (files, make) in SECTIONS.items():
-        found = [json.loads(path.read_text("utf-8")) for file in files if (path := results / f"{file}.json").exists()]
+        # Those of further CPUs lie in folders of their own.
+        paths = [path for file in files for path in (results / f"{file}.json", *sorted(results.glob(f"*/{file}.json")))]
+        found = [json.loads(path.read_text("utf-8")) for path in paths if path.exists()]
         lines = [line for result in found for line in make(result)] or [NOT_YET]
         text = between(text, name, "\n".join(lines).strip())
     return text

@@ -27,7 +27,14 @@ def between(text: str, name: str, contents: str) -> str:
 
 
 def lines(results: Path) -> Iterator[str]:
-    """One row a target, of all scenarios that have been measured."""
+    """A table for each CPU, with one row a target of all scenarios that have been measured there."""
+    folders = [results, *sorted(path.parent for path in results.glob("*/serving.json"))]
+    for i, folder in enumerate(folders):
+        yield from [""] * (i > 0)
+        yield from _one_machine(folder)
+
+
+def _one_machine(results: Path) -> Iterator[str]:
     yield "| asked | found | target | |"
     yield "|---|---|---|---|"
     serving = _read(results, "serving").get("parts", {})

@@ -32,6 +32,8 @@ def types_of(schema: Schema) -> list[str]:
 def valid(schema: Schema, value: object) -> bool:
     """The part of JSON Schema that the description uses; an unused keyword would be a KeyError elsewhere."""
     schema = resolve(schema)
+    if not schema:
+        return True
     if "anyOf" in schema:
         return any(valid(option, value) for option in schema["anyOf"])
     if "enum" in schema or "const" in schema:

@@ -8,14 +8,15 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 import click
 
 from corella_edge import __version__
-from corella_edge.errors import CorellaError, InterruptedRunError
+from corella_edge.cli import streams
+from corella_edge.errors import InputError, InterruptedRunError, ReaderGoneError, as_line
 
 # name → (module in this folder, one line for --help); the order is the order of work.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -36,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("keys", "Add, list and revoke the API keys of a server."),
     "benchmark": ("benchmark", "Latency and AUC per routing ratio."),
     "tune": ("tune", "Measure what runs a bundle best on this machine, and keep it as its plan."),
+    "wheel": ("wheel", "Build llama.cpp as one wheel for all boxes of an architecture; no compiler is needed."),
     "doctor": ("doctor", "What is installed, whether it works, and the threads each model gets."),
 }
 
@@ -72,13 +74,52 @@ def cli() -> None:
 
 
 def main(args: list[str] | None = None) -> Any:
-    """Entry point: an expected error is one line on stderr and a non-zero exit code."""
-    try:
-        with _interruptible():
+    """Entry point: an expected error is one line on stderr and a non-zero exit code (`errors.EXIT_CODES`)."""
+    given = sys.argv[1:] if args is None else args
+    _settle_signals(given)
+    streams.occupy()
+    with streams.guarded(), _told(), _interruptible():
+        _check(given)
+        try:
             return cli.main(args=args, prog_name="corella-edge", standalone_mode=True)
-    except CorellaError as error:
-        click.echo(f"corella-edge: {error}", err=True)
-        sys.exit(error.exit_code)
+        finally:
+            sys.stdout.flush()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """An expected error ends the process with its line on stderr; any other is a fault of ours and keeps its trace."""
+    try:
+        yield
+    except Exception as error:
+        if (found := as_line(error)) is None:
+            raise
+        text, code = found
+        if not isinstance(error, ReaderGoneError):
+            click.echo(f"corella-edge: {text}", err=True)
+        sys.exit(code)
+
+
+def _check(args: list[str]) -> None:
+    """Raises InputError for a text that no path and no value of the system's can be."""
+    if bad := next((text for text in args if "\0" in text), None):
+        raise InputError(f"{bad!r}: holds a NUL character")
+
+
+# What managers and tools send to have something done, such as a reload. It must not end a server that knows nothing to
+# do at it, or not yet: a site is followed at SIGHUP once it is loaded.
+_HARMLESS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def _settle_signals(args: list[str]) -> None:
+    """Before anything is imported that takes a while. What else a process inherits as ignored stays so."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    # Ignored by whoever started us, the ends of our own children would go unseen.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if args[:1] == ["serve"]:
+        for number in _HARMLESS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -101,5 +142,6 @@ def _interruptible() -> Iterator[None]:
 
 
 def _stop_at_once(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"\ncorella-edge: interrupted; the same command starts or goes on anew\n")
+    with suppress(OSError):  # nobody may read it
+        os.write(2, b"\ncorella-edge: interrupted; the same command starts or goes on anew\n")
     os._exit(InterruptedRunError.exit_code)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from corella_edge.cli.common import Finite, Ratios, engine_options
+from corella_edge.cli.common import Finite, Ratios, TextInput, engine_options
 from corella_edge.cli.progress import Progress
 from corella_edge.router import RATIOS
+
+if TYPE_CHECKING:
+    from corella_edge.text_files import TextFile
 
 
 @click.command()
@@ -18,7 +21,7 @@ from corella_edge.router import RATIOS
               help="Routed shares, separated by commas.")  # fmt: skip
 @click.option("--candidates", default=20, show_default=True, type=click.IntRange(1, 10_000),
               help="Candidates a request made from the sample.")  # fmt: skip
-@click.option("--requests", "file", type=click.Path(path_type=Path),
+@click.option("--requests", "file", type=TextInput(),
               help="Requests to time as they are, one a line. Default: the bundle's sample.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path),
               help="Folder for benchmark.json, .md and .svg, which replace earlier ones; it may hold nothing else.",
@@ -32,7 +35,7 @@ from corella_edge.router import RATIOS
 @engine_options("thread")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of users, items and order.")
 def benchmark(
-    bundle: Path, ratios: list[float], candidates: int, file: Path | None, out: Path | None, max_requests: int,
+    bundle: Path, ratios: list[float], candidates: int, file: TextFile | None, out: Path | None, max_requests: int,
     repeat: int, seconds: float, max_labelled: int, engine: dict[str, Any], seed: int,
 ) -> None:  # fmt: skip
     """Measure latency, throughput and AUC of BUNDLE at each routed share, on this machine.

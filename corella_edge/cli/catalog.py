@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from corella_edge.cli.common import TextInput
+
+if TYPE_CHECKING:
+    from corella_edge.text_files import TextFile
 
 
 @click.group()
@@ -14,16 +20,17 @@ def catalog() -> None:
 
 @catalog.command(short_help="Write a new bundle with items added or changed.")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("items", type=click.Path(path_type=Path))
+@click.argument("items", type=TextInput())
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="NEW", help="The new bundle's folder.")
 @click.option("--extra", "extras", multiple=True, metavar="NAME",
               help="An attribute that may stand in ITEMS although no model reads it. May be given again.")  # fmt: skip
 @click.option("--verify/--no-verify", default=True, show_default=True,
               help="Whether to repeat the reference rows before NEW appears.")  # fmt: skip
-def update(bundle: Path, items: Path, out: Path, extras: tuple[str, ...], verify: bool) -> None:
+def update(bundle: Path, items: TextFile, out: Path, extras: tuple[str, ...], verify: bool) -> None:
     """Write NEW: BUNDLE with the items of ITEMS, one JSON object a line: {"item": id, "title": …, attributes}.
 
     Of an item that BUNDLE knows, the attributes given replace the old ones, null takes one away, all others stay.
+    ITEMS may be compressed with gzip, or a pipe; - is standard input.
     The models and their vocabularies are not touched; unchanged files are hard-linked.
     """
     from corella_edge import catalog_update

@@ -14,6 +14,7 @@ import click
 
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.router import RATIOS, parse_share
+from corella_edge.text_files import TextFile
 
 if TYPE_CHECKING:
     from corella_edge.signature import TrustedKey
@@ -54,6 +55,15 @@ def parse_ratios(text: str) -> list[float]:
     if not text.strip():
         return list(RATIOS)
     return sorted({parse_share(part.strip()) for part in text.split(",")})
+
+
+class TextInput(click.Path):
+    """A file that a command reads as text; - is standard input."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, TextFile):
+            return value
+        return TextFile(None if value == "-" else Path(os.fsdecode(super().convert(value, param, ctx))))
 
 
 class Finite(click.FloatRange):

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corella_edge.cli.common import engine_options
+from corella_edge.cli.common import TextInput, engine_options
 from corella_edge.cli.progress import Progress
 
 if TYPE_CHECKING:
+    from corella_edge.text_files import TextFile
     from corella_edge_runtime.batch import Tally
     from corella_edge_runtime.engine import Engine
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("source", metavar="IN", type=TextInput())
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True), required=True,
               help="File to write, one answer a line; - is stdout.")  # fmt: skip
 @click.option("--threshold", help="Entropy in nats (0 to 0.693), or ratio:SHARE. Default: the bundle's own.")
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
               help="LLM scores bit-equal on repeat: one prompt at a time; slower. Not of a server.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing --out.")
 def score(
-    bundle: Path, source: Path, out: Path, threshold: str | None, engine: dict[str, Any], deterministic: bool,
+    bundle: Path, source: TextFile, out: Path, threshold: str | None, engine: dict[str, Any], deterministic: bool,
     force: bool,
 ) -> None:  # fmt: skip
     """Score the requests in IN, one JSON object a line, with BUNDLE.
 
-    All lines are checked before the first is scored, and --out appears complete or not at all. After an
-    interruption the same command goes on where it stopped (OUT.partial).
+    IN may be compressed with gzip, or a pipe; - is standard input. All lines are checked before the first is scored,
+    and --out appears complete or not at all. After an interruption the same command goes on where it stopped
+    (OUT.partial).
     """
     from corella_edge_runtime import batch
 

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import click
 
 from corella_edge.cli.common import Finite, engine_options, trusted_key
 from corella_edge.cli.serve_options import ACCESS, LIMITS, STORE, grouped
-from corella_edge.errors import BundleError, MissingExtraError
+from corella_edge.errors import BundleError, MissingExtraError, OutputError
 from corella_edge.router import parse_share, parse_threshold
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def serve(
     bundle: Path, threshold: str | None, host: str, port: int, engine: dict[str, Any], limits: dict[str, Any],
     users: dict[str, Any], access: dict[str, Any], grace: float, access_log: bool,
 ) -> None:  # fmt: skip
-    """Serve a bundle, or what a site says (`corella-edge deploy`), over HTTP until SIGTERM or Ctrl-C.
+    """Serve a bundle, or what a site says (`corella-edge deploy`), over HTTP until SIGTERM, SIGQUIT or Ctrl-C.
 
     POST /v1/rank, /v1/score, /v1/events and the Open Inference Protocol at /v2; a page for people at /;
     /metrics and /openapi.json.
@@ -55,7 +55,8 @@ def serve(
     from corella_edge_runtime.server.run import listen, run
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("corella_edge.serve").setLevel(logging.INFO)  # swaps, too
+    for name in ("serve", "store"):  # swaps, and what retention removes
+        logging.getLogger(f"corella_edge.{name}").setLevel(logging.INFO)
     guard = _guard(host, access)
     engine["trust"] = trusted_key(access["trust"])
     cores = os.sched_getaffinity(0)
@@ -83,11 +84,13 @@ def _load(threshold: str | None, engine: dict[str, Any], cores: set[int], bundle
 
 def _guard(host: str, access: dict[str, Any]) -> Guard:
     """Raises InputError for keys that can not be read, and for an address beyond this machine without keys."""
+    from corella_edge.key_time import KeyTime
     from corella_edge.keys import KeyFile
     from corella_edge_runtime.server.access import Guard, require_access
 
     require_access(host, access["keys"], access["insecure"])
-    return Guard(KeyFile(access["keys"]) if access["keys"] else None, access["open_metrics"])
+    keys = KeyFile(access["keys"], time_now=KeyTime.of(access["keys"]).now) if access["keys"] else None
+    return Guard(keys, access["open_metrics"])
 
 
 def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> Settings:
@@ -98,7 +101,7 @@ def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> Setting
     body_bytes = int(limits["max_body_mib"] * 2**20)
     bounds = Limits(limits["max_requests"], limits["worker_threads"], limits["timeout_ms"], body_bytes)
     connections = ConnectionLimits(limits["max_connections"], limits["max_connections_per_client"])
-    return Settings(bounds, grace, access_log, connections)
+    return Settings(bounds, grace, access_log, limits["keep_alive"], connections)
 
 
 @contextmanager
@@ -138,7 +141,8 @@ def _check_extra() -> None:
 
 
 def _say_listening(address: str) -> None:
-    click.echo(f"corella-edge: listening on {address}")
+    with suppress(OutputError):  # a server serves, whoever reads that
+        click.echo(f"corella-edge: listening on {address}")
 
 
 class _ReadyLine:

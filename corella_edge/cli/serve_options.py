@@ -31,6 +31,10 @@ LIMITS = {
         "--max-connections-per-client", type=click.IntRange(1),
         help="The same of one address; behind a proxy all clients have one. Default: no limit of its own.",
     ),
+    "keep_alive": click.option(
+        "--keep-alive", default=75, show_default=True, type=click.IntRange(1, 86_400), metavar="SECONDS",
+        help="Keep an idle connection open for so long; above the idle time of a load balancer before the server.",
+    ),
     "worker_threads": click.option(
         "--worker-threads", default=2, show_default=True, type=click.IntRange(1, 1024),
         help="Threads for requests with a large body or more than 500 candidates.",

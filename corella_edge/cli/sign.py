@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING
 
 import click
 
-from corella_edge.cli.common import need
+from corella_edge.cli.common import TextInput, need
+
+if TYPE_CHECKING:
+    from corella_edge.text_files import TextFile
 
 
 @click.command()
@@ -17,16 +20,16 @@ from corella_edge.cli.common import need
               help="Make a key pair: the secret key in this file, the public one in FILE.pub.",
               metavar="FILE")  # fmt: skip
 @click.option("--no-password", is_flag=True, help="Do not encrypt the new secret key.")
-@click.option("--password-file", type=click.File(), help="Its first line is the key's password; - is stdin.")
+@click.option("--password-file", type=TextInput(), help="Its first line is the key's password; - is stdin.")
 def sign(
-    bundle: Path | None, key_file: Path | None, new_key: Path | None, no_password: bool, password_file: TextIO | None
+    bundle: Path | None, key_file: Path | None, new_key: Path | None, no_password: bool, password_file: TextFile | None
 ) -> None:
     """Sign BUNDLE, so that `verify --trust` and `serve --trust` know who made it; or make a key.
 
     Keys and signatures are minisign's: `minisign -Vm BUNDLE/manifest.json -p KEY.pub` checks them too.
     """
     need("sign", "sign", "minisign")
-    password = None if password_file is None else password_file.readline().rstrip("\r\n")
+    password = None if password_file is None else password_file.read().partition("\n")[0]
     if new_key is not None and bundle is None and key_file is None:
         _make(new_key, "" if no_password else password)
     elif bundle is not None and key_file is not None and new_key is None and not no_password:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import ExportError, InputError
+from corella_edge.text_files import TextFile
 from corella_edge_export import stages
 from corella_edge_export.data.prepare import prepare
 from corella_edge_export.data.prepared import PreparedData
@@ -38,7 +39,7 @@ def demo(out: Path, seed: int, say: Say, progress: Progress) -> dict[str, Any]:
         export(Run.open(out / "run", data), bundle, Options(name="demo"), say)
     with Engine.open(bundle, require_llm=True) as engine:
         _verify(engine, say)
-        _score(engine, out / "data" / "requests.jsonl", out / "answers.jsonl", say)
+        _score(engine, TextFile(out / "data" / "requests.jsonl"), out / "answers.jsonl", say)
         say("measuring quality on the test rows")
         found = evaluate(engine, data, "test", out / "evaluation", 0, 0, progress)
         say("measuring latency")
@@ -67,7 +68,7 @@ def _verify(engine: Engine, say: Say) -> None:
     say(f"verified {found.rows} reference rows: CRM within {found.crm:.1e}, LLM within {found.llm:.1e} of torch")
 
 
-def _score(engine: Engine, source: Path, out: Path, say: Say) -> None:
+def _score(engine: Engine, source: TextFile, out: Path, say: Say) -> None:
     """Answer the prepared requests at the bundle's own threshold."""
     tally = batch.check_requests(source)
     same = batch.identity(engine.bundle.root, source, {"nats": str(engine.threshold)})

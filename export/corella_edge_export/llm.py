@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from corella_edge.errors import InputError
+from corella_edge_export import pretrained
 from corella_edge_export.recipe import LlmRecipe
 
 
@@ -38,45 +39,19 @@ def scratch_model(recipe: LlmRecipe, vocab_size: int, bos: int, eos: int, pad: i
 
 # What LoRA may sit on: the linear layers of the blocks. Training reads the head's rows past any adapter.
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_POINTER = b"version https://git-lfs"
-
 _SAMPLE = 1 << 16
 
 
-def check_checkpoint(recipe: LlmRecipe) -> None:
-    """What can be known about a checkpoint and its adapters without reading weights.
+def check_checkpoint(recipe: LlmRecipe) -> str:
+    """What of a checkpoint will be loaded, in one line; every weight has been looked at (`pretrained.check`).
 
     Raises:
-        InputError: not the directory of a Llama, one that lacks weights, one written by transformers 5, whose rope
-            settings this release would silently read as defaults, or adapters on layers that there are not.
+        InputError: a folder that `pretrained.check` refuses, or adapters on layers that there are not.
     """
-    folder = Path(recipe.path)
     unknown = sorted(set(recipe.lora.targets) - set(LINEAR))
     if unknown or not recipe.lora.targets:
         raise InputError(f"recipe, llm.lora.targets: {unknown} is not among {', '.join(LINEAR)}")
-    _check_config(folder, _config(folder))
-    for path in _weight_files(folder):
-        with path.open("rb") as file:
-            if file.read(len(_POINTER)) == _POINTER:
-                raise InputError(f"{path}: is a Git LFS pointer, not weights; `git lfs pull` fetches them")
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files transformers would read. Raises InputError if there are none, or not all that the index names."""
-    first = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-    if first is None:
-        raise InputError(f"{folder}: holds no weights ({', '.join(_WEIGHTS[:2])})")
-    if first.suffix != ".json":
-        return [first]
-    try:
-        names = sorted(set(json.loads(first.read_text("utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{first}: can not be read ({error})") from None
-    absent = [name for name in names if not (folder / name).is_file()]
-    if absent:
-        raise InputError(f"{folder}: {len(absent)} of {len(names)} weight files are missing, such as {absent[0]}")
-    return [folder / name for name in names]
+    return pretrained.check(Path(recipe.path))
 
 
 def base_of(recipe: LlmRecipe) -> str:
@@ -88,7 +63,7 @@ def base_of(recipe: LlmRecipe) -> str:
     if recipe.source == "scratch":
         return ""
     folder = Path(recipe.path)
-    found = hashlib.sha256(json.dumps(_config(folder), sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps(pretrained.read_config(folder), sort_keys=True).encode())
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
         size = path.stat().st_size
         found.update(f"{path.name} {size}".encode())
@@ -101,23 +76,8 @@ def base_of(recipe: LlmRecipe) -> str:
 
 def checkpoint_config(folder: Path) -> Any:
     """The `LlamaConfig` of a local directory. Raises InputError as `check_checkpoint`."""
-    from transformers import AutoConfig
-
-    _check_config(folder, _config(folder))
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}/config.json: can not be read ({str(error).splitlines()[0]})") from None
-
-
-def _check_config(folder: Path, config: dict[str, Any]) -> None:
-    if config.get("model_type") != "llama":
-        raise InputError(f"{folder}/config.json: model_type is {config.get('model_type')!r}, expected 'llama'")
-    if "rope_parameters" in config or str(config.get("transformers_version", "")).startswith("5."):
-        raise InputError(
-            f"{folder}/config.json: written by transformers 5; its rope settings would be lost here. "
-            "Save it again with transformers 4 (rope_theta and rope_scaling at the top level)"
-        )
+    pretrained.check_config(folder, pretrained.read_config(folder))
+    return pretrained.model_config(folder)
 
 
 def base_dtype(recipe: LlmRecipe, device: str) -> torch.dtype:
@@ -136,7 +96,7 @@ def checkpoint_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    _check_config(folder, _config(folder))
+    pretrained.check_config(folder, pretrained.read_config(folder))
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, dtype=dtype, output_loading_info=True
@@ -147,21 +107,6 @@ def checkpoint_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     if lacking:  # transformers would go on with random weights, or without these
         raise InputError(f"{folder}: its weights do not fit config.json: {sorted(map(str, lacking))[:3]}")
     return model
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except OSError:
-        raise InputError(
-            f"{path}: missing; llm.path (--checkpoint) must name a Hugging Face checkpoint directory"
-        ) from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: expected an object")
-    return config
 
 
 def with_lora(model: Any, recipe: LlmRecipe) -> Any:

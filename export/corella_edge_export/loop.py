@@ -318,9 +318,10 @@ def _place(line: Metrics) -> tuple[int, int]:
 
 @contextmanager
 def _stop_on_sigint() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event instead of breaking a step in two."""
+    """Ctrl-C sets the event instead of breaking a step in two; a background job's, which ignores it, goes on."""
     stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield stop
         return
     previous = signal.signal(signal.SIGINT, lambda *_: stop.set())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from corella_edge.errors import InputError
+from corella_edge.jsonlines import read_lines
 from corella_edge.prompt import Tokenize
+from corella_edge.text_files import TextFile
 from corella_edge_export import llm
 from corella_edge_export.loop import Metrics, Part, whole
 from corella_edge_export.recipe import TextRecipe
@@ -66,33 +67,32 @@ def _unknown(path: Path) -> Iterator[str]:
 
 
 def _txt(path: Path) -> Iterator[str]:
-    try:
-        yield path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
+    yield TextFile(path).read()
 
 
 def _jsonl(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                text = json.loads(line.decode("utf-8"))["text"]
-            except (ValueError, KeyError, TypeError, RecursionError):
-                text = None
-            if not isinstance(text, str):
-                raise InputError(f"{path}, line {number}: expected an object with a `text`")
-            yield text
+    yield from read_lines(path, _text_of)
+
+
+def _text_of(value: Any) -> str:
+    text = value.get("text") if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise InputError("expected an object with a `text`")
+    return text
 
 
 def _parquet(path: Path) -> Iterator[str]:
     import polars as pl
 
     try:
-        columns = pl.read_parquet_schema(path)
+        with path.open("rb") as file:  # of a path polars would take brackets for a pattern
+            columns = pl.read_parquet_schema(file)
         name = next((name for name in COLUMNS if columns.get(name) == pl.String), None)
         if name is None:
             raise InputError(f"{path}: has no text column {' or '.join(COLUMNS)}; it has {', '.join(columns)}")
-        yield from pl.read_parquet(path, columns=[name])[name].drop_nulls().to_list()
+        with path.open("rb") as file:
+            texts = pl.read_parquet(file, columns=[name])[name].drop_nulls()
+        yield from texts.to_list()
     except pl.exceptions.PolarsError as error:
         raise InputError(f"{path}: can not be read as Parquet: {str(error).splitlines()[0]}") from None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-import tomllib
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
@@ -14,7 +15,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from corella_edge.errors import InputError, RecipeError
 from corella_edge.prompt import Template
 from corella_edge.router import parse_share, parse_threshold
+from corella_edge.text_files import TextFile, UnreadableError
+from corella_edge_export.recipe_text import Place, parse
 
+_TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_PLAIN = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false")
 _SHARES = ("dropout", "oov_rate", "warmup", "spell_rate")
 _POSITIVE = ("embedding_std", "learning_rate", "crm_learning_rate", "align_learning_rate", "exponent")
 _MAY_BE_ZERO = (
@@ -206,27 +211,24 @@ def shipped() -> list[str]:
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """A shipped recipe by name, or a TOML file; `base` names a shipped one that it changes.
+    """A shipped recipe by name, or a TOML file (- is standard input); `base` names a shipped one that it changes.
 
     Raises:
         RecipeError: no such recipe, not TOML, an unknown key, or a value of the wrong type.
     """
-    return recipe_from(_table(name_or_path), name_or_path)
-
-
-def _table(name_or_path: str) -> dict[str, Any]:
-    """A recipe's decoded table, over that of its base."""
     text = _text(name_or_path)
-    try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RecipeError(f"recipe {name_or_path}: not TOML ({error})") from None
+    return _recipe(_table(text, name_or_path), Place(name_or_path, text))
+
+
+def _table(text: str, name: str) -> dict[str, Any]:
+    """A recipe's decoded table, over that of its base."""
+    table = parse(text, name)
     base = table.pop("base", None)
     if base is None:
         return table
     if base not in shipped():
-        raise RecipeError(f"recipe {name_or_path}, base: {base!r} is none of {', '.join(shipped())}")
-    return _over({key: value for key, value in _table(base).items() if key != "name"}, table)
+        raise RecipeError(f"{Place(name, text, ('base',))}: {base!r} is none of {', '.join(shipped())}")
+    return _over({key: value for key, value in _table(_text(base), base).items() if key != "name"}, table)
 
 
 def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,15 +239,19 @@ def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from its decoded table; `where` names it in errors."""
-    recipe: Recipe = _section(Recipe, table, f"recipe {where}")
-    for name, section in _sections(recipe):
-        _check_numbers(section, f"recipe {where}, {name}")
+    return _recipe(table, Place(where))
+
+
+def _recipe(table: Mapping[str, Any], where: Place) -> Recipe:
+    recipe: Recipe = _section(Recipe, table, where)
+    for keys, section in _sections(recipe):
+        _check_numbers(section, where.at(*keys))
     if recipe.seed < 0:
-        raise RecipeError(f"recipe {where}, seed: {recipe.seed} is below 0")
-    _check_threshold(recipe.export.threshold, f"recipe {where}, export, threshold")
-    _check_crm(recipe.crm, f"recipe {where}, crm")
-    _check_llm(recipe.llm, f"recipe {where}")
-    _check_stages(recipe, f"recipe {where}")
+        raise RecipeError(f"{where.at('seed')}: {recipe.seed} is below 0")
+    _check_threshold(recipe.export.threshold, where.at("export", "threshold"))
+    _check_crm(recipe.crm, where.at("crm"))
+    _check_llm(recipe.llm, where)
+    _check_stages(recipe, where)
     return recipe
 
 
@@ -258,14 +264,15 @@ def at_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
     return replace(recipe, llm=replace(recipe.llm, path=str(folder.resolve())))
 
 
-def _sections(recipe: Recipe) -> tuple[tuple[str, Any], ...]:
+def _sections(recipe: Recipe) -> tuple[tuple[tuple[str, ...], Any], ...]:
     return (
-        ("crm", recipe.crm), ("llm", recipe.llm), ("llm, text", recipe.llm.text), ("llm, lora", recipe.llm.lora),
-        ("joint", recipe.joint), ("continuation", recipe.continuation), ("export", recipe.export),
+        (("crm",), recipe.crm), (("llm",), recipe.llm), (("llm", "text"), recipe.llm.text),
+        (("llm", "lora"), recipe.llm.lora), (("joint",), recipe.joint), (("continuation",), recipe.continuation),
+        (("export",), recipe.export),
     )  # fmt: skip
 
 
-def _check_crm(crm: CrmRecipe, where: str) -> None:
+def _check_crm(crm: CrmRecipe, where: Place) -> None:
     for name in ("item_text", "user_level"):
         if getattr(crm, name) and not crm.item_quality:
             raise RecipeError(f"{where}: {name} rests on the items' quality; set item_quality = true")
@@ -273,7 +280,7 @@ def _check_crm(crm: CrmRecipe, where: str) -> None:
         raise RecipeError(f"{where}: user_leaning goes with the users' levels; set user_level = true")
 
 
-def _check_llm(llm: LlmRecipe, where: str) -> None:
+def _check_llm(llm: LlmRecipe, where: Place) -> None:
     if llm.hidden % llm.heads or llm.heads % llm.kv_heads:
         raise RecipeError(f"{where}: llm.hidden must divide by heads, and heads by kv_heads")
     if llm.hidden // llm.heads % 2:
@@ -286,20 +293,21 @@ def _check_llm(llm: LlmRecipe, where: str) -> None:
         raise RecipeError(f"{where}: llm.whole_items and llm.text are for a model from scratch")
 
 
-def _check_stages(recipe: Recipe, where: str) -> None:
+def _check_stages(recipe: Recipe, where: Place) -> None:
     """Every model is trained somewhere, and the pairs name layers that there are."""
     if not recipe.crm.epochs and not recipe.joint.epochs:
         raise RecipeError(f"{where}: the CRM is never trained; crm.epochs or joint.epochs must be above 0")
     if not recipe.llm.epochs and not recipe.joint.epochs and not recipe.continuation.epochs:
         raise RecipeError(f"{where}: the LLM is never trained; llm, joint or continuation needs epochs above 0")
     if recipe.joint.epochs and recipe.continuation.epochs and not recipe.joint.rows:
-        raise RecipeError(f"{where}, joint, rows: 0 takes all rows, and the continuation wants others")
+        raise RecipeError(f"{where.at('joint', 'rows')}: 0 takes all rows, and the continuation wants others")
     for pair in recipe.joint.pairs:
         if len(pair) != 2 or min(pair) < 1 or pair[1] > recipe.crm.cross_layers:
-            raise RecipeError(f"{where}, joint, pairs: {list(pair)} is no [LLM block, cross layer], counted from 1")
+            place = where.at("joint", "pairs")
+            raise RecipeError(f"{place}: {list(pair)} is no [LLM block, cross layer], counted from 1")
 
 
-def _check_numbers(section: Any, where: str) -> None:
+def _check_numbers(section: Any, where: Place) -> None:
     """Counts are at least 1, some may be 0, shares lie in [0, 1]."""
     for item in fields(section):
         value = getattr(section, item.name)
@@ -309,10 +317,10 @@ def _check_numbers(section: Any, where: str) -> None:
             low, high = (0, 1) if item.name in _SHARES else (0 if item.name in _MAY_BE_ZERO else 1, math.inf)
             right = 0 < number < math.inf if item.name in _POSITIVE else low <= number <= high
             if not right or math.isinf(number):
-                raise RecipeError(f"{where}, {item.name}: {number} is out of range")
+                raise RecipeError(f"{where.at(item.name)}: {number} is out of range")
 
 
-def _check_threshold(text: str, where: str) -> None:
+def _check_threshold(text: str, where: Place) -> None:
     try:
         if text.startswith("ratio:"):
             parse_share(text.removeprefix("ratio:"))
@@ -326,15 +334,15 @@ def _text(name_or_path: str) -> str:
     if name_or_path in shipped():
         return (resources.files("corella_edge_export") / "recipes" / f"{name_or_path}.toml").read_text("utf-8")
     path = Path(name_or_path)
-    if not path.is_file():
+    if name_or_path != "-" and (path.is_dir() or not path.exists()):
         raise RecipeError(f"recipe {name_or_path}: neither a file nor one of {', '.join(shipped())}")
     try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise RecipeError(f"recipe {name_or_path}: not UTF-8 text") from None
+        return TextFile(None if name_or_path == "-" else path).read()
+    except UnreadableError as error:
+        raise RecipeError(f"recipe {error}") from None
 
 
-def _section(cls: Any, table: Any, where: str) -> Any:
+def _section(cls: Any, table: Any, where: Place) -> Any:
     """A dataclass from a TOML table: unknown keys, wrong types and missing keys are named."""
     if not isinstance(table, Mapping):
         raise RecipeError(f"{where}: expected a table")
@@ -342,15 +350,20 @@ def _section(cls: Any, table: Any, where: str) -> Any:
     known = {item.name for item in fields(cls)}
     for key in table:
         if key not in known:
-            raise RecipeError(f"{where}: unknown key {key!r}; known keys: {', '.join(sorted(known))}")
-    values = {key: _value(hints[key], value, f"{where}, {key}") for key, value in table.items()}
+            raise RecipeError(f"{where.at(key)}: unknown key {key!r}; {_meant(key, sorted(known))}")
+    values = {key: _value(hints[key], value, where.at(key)) for key, value in table.items()}
     for item in fields(cls):
         if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
             raise RecipeError(f"{where}: the key {item.name!r} is missing")
     return cls(**values)
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
+def _meant(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key.lower(), known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+
+
+def _value(hint: Any, value: Any, where: Place) -> Any:
     origin = get_origin(hint)
     if is_dataclass(hint):
         return _section(hint, value, where)
@@ -364,10 +377,13 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     right = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    return _checked(value, right, where, f"a value of type {hint.__name__}")
+    if hint is str and right and "\0" in value:
+        raise RecipeError(f"{where}: holds a NUL character")
+    quoted = isinstance(value, str) and _PLAIN.fullmatch(value)
+    return _checked(value, right, where, _TYPES[hint], "; write it without quotes" if quoted else "")
 
 
-def _checked(value: Any, right: bool, where: str, expected: str) -> Any:
+def _checked(value: Any, right: bool, where: Place, expected: str, remedy: str = "") -> Any:
     if not right:
-        raise RecipeError(f"{where}: expected {expected}, got {value!r}")
+        raise RecipeError(f"{where}: expected {expected}, got {value!r}{remedy}")
     return value

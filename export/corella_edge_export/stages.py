@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
+from tqdm import tqdm
 
 from corella_edge import atomic
 from corella_edge.encoder import FeatureEncoder
@@ -49,8 +51,10 @@ def train(
         quiet: no progress bars and no report.
         reuse: other runs, whose finished stages are taken over where they would come out the same.
     """
-    check(recipe, data)
+    loaded = check(recipe, data)
     place = joined()
+    if loaded and place.is_main_process and not quiet:
+        tqdm.write(loaded, file=sys.stderr)
     with hold(folder, recipe, data) if place.is_main_process else nullcontext():
         place.wait_for_everyone()
         with place.main_process_first():
@@ -262,14 +266,18 @@ def _key_of(folder: Path) -> str:
     return str(read_json(path).get("key", "")) if path.exists() else ""
 
 
-def check(recipe: Recipe, data: PreparedData) -> None:
-    """What can be found wrong before a folder is begun. Raises InputError."""
-    if recipe.llm.source == "checkpoint":
-        llm.check_checkpoint(recipe.llm)
+def check(recipe: Recipe, data: PreparedData) -> str:
+    """What can be found wrong before a folder is begun. Raises InputError.
+
+    Returns:
+        what a checkpoint's weights are, in one line; empty for a model from scratch.
+    """
     plain_text.check(recipe.llm.text.files, f"recipe {recipe.name}, llm.text.files")
     check_attributes(recipe, data)
-    check_pairs(recipe)
     check_rows(recipe, data)
+    loaded = llm.check_checkpoint(recipe.llm) if recipe.llm.source == "checkpoint" else ""
+    check_pairs(recipe)
+    return loaded
 
 
 def check_attributes(recipe: Recipe, data: PreparedData) -> None:

@@ -20,6 +20,7 @@ from corella_edge.jsonlines import read_lines
 from corella_edge.request import Request, parse_request
 from corella_edge.router import Calibration, parse_threshold
 from corella_edge.scores import Scores, answer_json
+from corella_edge.text_files import TextFile
 
 # Enough to tell a good threshold from a bad one before any bundle is open.
 _ANY = Calibration([0.0, 1.0], [math.inf, 0.0])
@@ -60,14 +61,12 @@ class Tally:
 Progress = Callable[[Tally], None]
 
 
-def check_requests(source: Path) -> Tally:
+def check_requests(source: TextFile) -> Tally:
     """Of the requests that `source` holds, each of them a valid one; none is scored.
 
     Raises:
         InputError: naming the file and the first bad line.
     """
-    if not source.is_file():
-        raise InputError(f"{source}: no such file")
     tally = Tally()
     for request in read_lines(source, parse_checked):
         tally.total += 1
@@ -75,7 +74,7 @@ def check_requests(source: Path) -> Tally:
     return tally
 
 
-def check_strict(check: Callable[[Request], None], source: Path) -> None:
+def check_strict(check: Callable[[Request], None], source: TextFile) -> None:
     """What only a bundle can tell of the strict requests in `source`, before the first is scored.
 
     Raises:
@@ -99,11 +98,11 @@ def parse_checked(value: Any) -> Request:
     return request
 
 
-def check_out(out: Path, source: Path, force: bool) -> None:
+def check_out(out: Path, source: TextFile, force: bool) -> None:
     """Refuse an `out` that can not or must not be written, before any work. Raises InputError."""
     if out.is_dir() or (out.exists() and not out.is_file()):
         raise InputError(f"--out {out}: exists and is not a file; name another one")
-    if out.exists() and source.exists() and out.samefile(source):
+    if out.exists() and source.path and source.path.exists() and out.samefile(source.path):
         raise InputError(f"--out {out}: is the input itself; name another one")
     if out.exists() and not force:
         raise InputError(f"--out {out}: exists; remove it, name another one, or say --force")
@@ -111,12 +110,12 @@ def check_out(out: Path, source: Path, force: bool) -> None:
         raise InputError(f"--out {out}: the folder {out.parent} does not exist")
 
 
-def identity(root: Path, source: Path, options: dict[str, Any]) -> dict[str, Any]:
+def identity(root: Path, source: TextFile, options: dict[str, Any]) -> dict[str, Any]:
     """What an interrupted run must have in common with this one to be continued."""
-    return {"bundle": bundle.sha256(root / bundle.MANIFEST), "input": bundle.sha256(source), **options}
+    return {"bundle": bundle.sha256(root / bundle.MANIFEST), "input": source.sha256(), **options}
 
 
-def score_stream(ranker: Ranker, source: Path, out: BinaryIO, tally: Tally, progress: Progress) -> None:
+def score_stream(ranker: Ranker, source: TextFile, out: BinaryIO, tally: Tally, progress: Progress) -> None:
     """Write one answer a line for the requests after the first `tally.kept`, each as soon as it is known."""
     started = time.perf_counter()
     for request in islice(read_lines(source, parse_checked), tally.kept, None):
@@ -133,7 +132,9 @@ def line(request: Request, scores: Scores, name: str) -> bytes:
     return answer_json(request, scores, name) + b"\n"
 
 
-def score_file(ranker: Ranker, source: Path, out: Path, tally: Tally, same: dict[str, Any], progress: Progress) -> None:
+def score_file(
+    ranker: Ranker, source: TextFile, out: Path, tally: Tally, same: dict[str, Any], progress: Progress
+) -> None:
     """Score into `OUT.partial`, continuing what an interrupted run with the same `identity` left, then rename."""
     try:
         with _partial(out, same) as file:

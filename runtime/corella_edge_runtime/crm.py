@@ -31,7 +31,7 @@ class Crm:
 
     def __init__(self, path: Path, schema: Schema, threads: int = 1) -> None:
         try:
-            self._session: Any = ort.InferenceSession(str(path), _options(threads), providers=_providers())
+            self._session: Any = ort.InferenceSession(_openable(path), _options(threads), providers=_providers())
         except Exception as error:  # noqa: BLE001 - onnxruntime raises its own, undocumented kinds
             raise BundleError(f"{path.name}: ONNX Runtime can not load it ({_first_line(error)})") from None
         self.provider: str = self._session.get_providers()[0]
@@ -104,6 +104,15 @@ def sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
     grown = np.exp(-np.maximum(np.asarray(logits, dtype=np.float64), _LOWEST))
     result: npt.NDArray[np.float64] = _ONE / (grown + _ONE)
     return result
+
+
+def _openable(path: Path) -> str | bytes:
+    """The path, or the file's bytes where ONNX Runtime, which wants UTF-8, can not be told the path."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return str(path)
 
 
 def _options(threads: int) -> Any:

@@ -17,6 +17,7 @@ from corella_edge.bundle import Bundle
 from corella_edge.encoder import FeatureEncoder
 from corella_edge.feature_names import FeatureNames
 from corella_edge.fusion import Fusion
+from corella_edge.history import scale_notes
 from corella_edge.request import Candidates, Request, User
 from corella_edge.router import Calibration, Threshold, entropy, parse_threshold, routed_rows
 from corella_edge.scores import FloatArray, Scores, Trace
@@ -38,6 +39,7 @@ class Draft:
         chosen: int64 [m], the candidates that were routed.
         asking: what the LLM was asked about them; None where it was not asked.
         refusal: the reason why it was not.
+        notes: what is odd about the request.
     """
 
     items: tuple[str, ...]
@@ -49,6 +51,7 @@ class Draft:
     asking: Asking | None
     refusal: str
     trace: Trace
+    notes: tuple[str, ...] = ()
 
     def cancel(self) -> None:
         """Nobody waits for the LLM any more; what it has answered stays."""
@@ -75,6 +78,7 @@ class Engine:
         catalog, prompt = encoder.catalog, bundle.prompt()
         self._names = FeatureNames(encoder.schema, prompt[0] if prompt else None)
         self.showcase = Showcase(bundle, encoder.schema, catalog, self.threshold)
+        self.rating_scale = encoder.schema.rating_scale
         self._everything = Candidates(catalog.ids)
 
     @classmethod
@@ -176,8 +180,12 @@ class Engine:
         return self.finish(draft)
 
     def check_features(self, request: Request) -> None:
-        """Raises InputError, which names the first feature that no model reads."""
+        """Raises InputError, which names the first feature that no model reads, or the first rating out of scale."""
         self._names.check(request)
+        self._notes(request, strict=True)
+
+    def _notes(self, request: Request, strict: bool = False) -> tuple[str, ...]:
+        return tuple(scale_notes(request.user.history.ratings, self.rating_scale, "user.history", strict))
 
     def begin(self, request: Request, refusal: str = "") -> Draft:
         """Encode, score by the CRM, route, and put the hard candidates to the LLM. Never waits for it.
@@ -186,7 +194,7 @@ class Engine:
             refusal: a reason not to ask the LLM.
 
         Raises:
-            InputError: a bad threshold, or a feature that no model reads in a strict request.
+            InputError: a bad threshold, or in a strict request a feature that no model reads, or a rating out of scale.
         """
         started = time.monotonic()
         if request.strict:
@@ -205,9 +213,8 @@ class Engine:
             scored = time.monotonic()
             asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), s[chosen], deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
-        return Draft(
-            tuple(candidates.items), p, s, chosen, threshold, tuple(unknown), asking, refusal or "no_llm", trace
-        )
+        items, notes = tuple(candidates.items), self._notes(request)
+        return Draft(items, p, s, chosen, threshold, tuple(unknown), asking, refusal or "no_llm", trace, notes)
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
@@ -235,8 +242,9 @@ class Engine:
         if answers:
             routed = ~np.isnan(llm)
         return Scores(
-            draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace, self.fusion
-        )
+            draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace, self.fusion,
+            draft.notes,
+        )  # fmt: skip
 
     def warm_up(self) -> None:
         """Run both models once, so that the first request finds them loaded."""

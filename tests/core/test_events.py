@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
 from corella_edge.events import MAX_EVENTS, NewEvents, parse_events, parse_user_id
+from corella_edge.history import MAX_TIME
 from corella_edge.messages import MAX_ID_CHARS
-from corella_edge.request import MAX_TIME, Event
+from corella_edge.request import Event
 
 NAMES = ["user_id", "events", "features", "key"]
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([10**400, ""])
@@ -30,9 +32,8 @@ FEATURES = st.dictionaries(st.text(max_size=9), NUMBERS | st.booleans() | st.non
 EVENTS = st.fixed_dictionaries(
     {"item": IDS}, optional={"rating": NUMBERS, "time": st.integers(-MAX_TIME, MAX_TIME) | st.floats(-1e9, 1e9)}
 )
-VALID = st.fixed_dictionaries(
-    {"user_id": IDS, "events": st.lists(EVENTS, max_size=4)}, optional={"features": FEATURES, "key": IDS}
-)
+IN_ORDER = st.lists(EVENTS, max_size=4).map(lambda events: sorted(events, key=lambda event: event.get("time", 0)))
+VALID = st.fixed_dictionaries({"user_id": IDS, "events": IN_ORDER}, optional={"features": FEATURES, "key": IDS})
 
 
 @given(ANY_JSON | st.fixed_dictionaries({}, optional=dict.fromkeys(NAMES, ANY_JSON)))
@@ -52,7 +53,9 @@ def test_a_valid_document_is_taken_over_completely(document: dict[str, Any]) -> 
         Event(e["item"], e.get("rating"), int(e["time"]) if "time" in e else None) for e in document["events"]
     )
     expected = NewEvents(document["user_id"], events, document.get("features"), document.get("key"))
-    assert parse_events(json.loads(json.dumps(document))) == expected
+    found = parse_events(json.loads(json.dumps(document)))
+    assert replace(found, notes=()) == expected
+    assert all("before 1995" in note for note in found.notes)
 
 
 def test_integers_are_ids_and_null_is_absence() -> None:

@@ -83,7 +83,7 @@ PLAIN = st.fixed_dictionaries(
         "user": st.fixed_dictionaries({"id": st.text(min_size=1, max_size=4), "history": st.lists(
             st.fixed_dictionaries(
                 {"item": st.text(min_size=1, max_size=3) | st.integers(0, 99)},
-                optional={"rating": st.none() | st.integers(1, 5), "time": st.none() | st.floats(0, 1e9)},
+                optional={"rating": st.none() | st.integers(1, 5), "time": st.none() | st.sampled_from([9e8, 900000000.5])},
             ), max_size=4)}),
         "candidates": st.lists(
             st.fixed_dictionaries(
@@ -111,6 +111,7 @@ def test_columns_are_those_of_a_plain_reading(document: dict[str, Any]) -> None:
 def test_columns_are_sequences_of_what_they_are_built_of(document: dict[str, Any], start: int, stop: int) -> None:
     found = parse_request(document)
     assert found.candidates is not None
+    assert found.notes == ()
     assert Request(User(found.user.id, {}, tuple(found.user.history)), [*found.candidates]) == found
     history, candidates = found.user.history, found.candidates
     assert tuple(history[start:stop]) == tuple(history)[start:stop]

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
+from corella_edge.history import MAX_TIME
 from corella_edge.messages import MAX_FEATURES, MAX_ID_CHARS, MAX_TEXT_CHARS, MAX_VALUES
 from corella_edge.request import (
     MAX_CANDIDATES,
-    MAX_TIME,
     MAX_TIMEOUT_MS,
     Candidate,
     Event,
@@ -38,7 +38,8 @@ FEATURES = st.dictionaries(st.text(max_size=9), VALUES | st.lists(VALUES, max_si
 EVENTS = st.fixed_dictionaries(
     {"item": IDS}, optional={"rating": NUMBERS, "time": st.integers(-MAX_TIME, MAX_TIME) | st.floats(-1e9, 1e9)}
 )
-USERS = st.fixed_dictionaries({}, optional={"id": IDS, "features": FEATURES, "history": st.lists(EVENTS, max_size=4)})
+IN_ORDER = st.lists(EVENTS, max_size=4).map(lambda events: sorted(events, key=lambda event: event.get("time", 0)))
+USERS = st.fixed_dictionaries({}, optional={"id": IDS, "features": FEATURES, "history": IN_ORDER})
 CANDIDATES = st.lists(st.fixed_dictionaries({"item": IDS}, optional={"features": FEATURES}), min_size=1, max_size=4)
 VALID = st.fixed_dictionaries(
     {"user": USERS},

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from checkpoints import copy_tokenizer, save_checkpoint
 from corella_edge.cli import main
@@ -210,6 +211,15 @@ def _config(**values: Any) -> Change:
     return change
 
 
+def _saved_with(**values: Any) -> Change:
+    """The checkpoint of another configuration, with weights that fit it."""
+
+    def change(folder: Path) -> None:
+        LlamaForCausalLM(LlamaConfig.from_pretrained(folder, **values)).save_pretrained(folder)
+
+    return change
+
+
 def _without(name: str) -> Change:
     return lambda folder: (folder / name).unlink()
 
@@ -239,8 +249,9 @@ def _sentencepiece(folder: Path) -> None:
             r"config\.json: can not be read.*low_freq_factor",
         ),
         (_config(rope_scaling={"rope_type": "linear", "factor": 8.0}), "rope_scaling .* can not be written"),
-        (_config(attention_bias=True), "attention_bias"),
-        (_config(vocab_size=100), "the model embeddings for 100"),
+        (_saved_with(attention_bias=True), "attention_bias"),
+        (_saved_with(vocab_size=100), "the model embeddings for 100"),
+        (_config(vocab_size=100), r"model\.embed_tokens\.weight is \[\d+, 32\], config\.json asks for \[100, 32\]"),
         (_without("model.safetensors"), "holds no weights"),
         (_without("tokenizer.json"), "tokenizer"),
         (_slow_tokenizer, "no fast form"),

@@ -198,3 +198,18 @@ def test_the_rate_rises_and_falls(total: int, warmup: float) -> None:
     assert all(0 < rate <= 0.01 + 1e-12 for rate in rates)
     assert rates[min(warm, total) - 1] == pytest.approx(0.01)
     assert total == warm or schedule.rate(total, total) == pytest.approx(0.001)
+
+
+def test_a_background_job_that_ignores_ctrl_c_goes_on(whole: Any, tmp_path: Path) -> None:
+    """A script starts it with the signal ignored."""
+
+    def press(epoch: int, index: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        fit(tmp_path, at_step=press)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result(tmp_path) == whole[0]

@@ -178,6 +178,38 @@ def test_whole_numbers_are_numbers() -> None:
     assert (recipe.crm.learning_rate, type(recipe.crm.learning_rate), recipe.crm.hidden) == (1.0, float, (4,))
 
 
+BASE = 'base = "demo"\nname = "x"\n'
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_recipe_is_read_as_any_editor_saves_it(tmp_path: Path, encoding: str, end: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(f"{BASE}[crm]\nepochs = 3\n".replace("\n", end).encode(encoding))
+    assert load_recipe(str(path)).crm.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(BASE + '[crm]\nlearning_rate = "1e-3"', " line 4, crm, learning_rate: expected a number, got '1e-3'; write it"),
+     (BASE + '[crm]\nlearning_rate = "fast"', " line 4, crm, learning_rate: expected a number, got 'fast'"),
+     (BASE + "[llm.text]\nepochs = true", " line 4, llm, text, epochs: expected a whole number, got True"),
+     (BASE + "[llm]\ntext.epochs = -1", " line 4, llm, text, epochs: -1 is out of range"),
+     (BASE + "[joint]\n\npairs = [\n [1, 9],\n]", " line 5, joint, pairs: [1, 9]"),
+     (BASE + "[CRM]\nepochs = 2", " line 3, CRM: unknown key 'CRM'; did you mean 'crm'?"),
+     (BASE + "[crm]\nepoch = 2", " line 4, crm, epoch: unknown key 'epoch'; did you mean 'epochs'?"),
+     (BASE + '[llm]\npath = "a\\u0000"', " line 4, llm, path: holds a NUL character"),
+     (BASE + "[crm]\nepochs = 2\n[llm]\n[crm]", " line 6, column 5: not TOML (the table [crm] stands twice"),
+     (BASE + "[crm]\nepochs = 2\nepochs = 3", " line 5, column 11: not TOML (the key stands twice"),
+     ("name = \u201cx\u201d", " line 1, column 8: not TOML (Invalid value; \u201c is a typographic quotation mark"),
+     (BASE + 'x = """', ": not TOML (Unterminated string at its end)")],
+)  # fmt: skip
+def test_what_is_wrong_in_a_recipe_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    found = refusal(tmp_path, text)
+    assert found.startswith(f"recipe {tmp_path / 'mine.toml'}{message}")
+    assert "\n" not in found
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.dates(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),

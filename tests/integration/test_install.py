@@ -34,7 +34,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheels(checkout: Path) -> Path:
-    """Section 1 of the page: the wheels are built once."""
+    """Section 1 of the page, with the sources at hand: the wheels are built once."""
     shell(blocks()[0], checkout)
     return checkout / "wheels"
 
@@ -68,6 +68,15 @@ def shell(script: str, folder: Path, path: str | None = None) -> str:
     done = subprocess.run([bash, "-ec", script], cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
+
+
+def test_the_folder_of_wheels_needs_no_sources(wheels: Path, tmp_path: Path) -> None:
+    """The same from a wheel of corella-edge alone; llama.cpp comes from the user's cache."""
+    (tmp_path / "wheels").mkdir()
+    for path in wheels.glob("corella_edge-*.whl"):
+        shutil.copy(path, tmp_path / "wheels")
+    shell(blocks()[1], tmp_path)
+    assert {path.name for path in (tmp_path / "wheels").iterdir()} >= {path.name for path in wheels.iterdir()}
 
 
 def corella(box: Path, *args: str) -> subprocess.CompletedProcess[str]:

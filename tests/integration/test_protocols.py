@@ -149,6 +149,11 @@ def test_a_timeout_is_in_microseconds(triton):
     assert np.isnan(patient).sum() == CANDIDATES.count("i39") + 2  # those without text
 
 
+def test_a_packed_request_is_the_same_request(triton):
+    packed = triton.infer("crm", inputs(), request_compression_algorithm="gzip")
+    same(packed, {"probability": triton.infer("crm", inputs()).as_numpy("probability")})
+
+
 def test_many_requests_at_once(triton):
     expected = triton.infer("crm", inputs()).as_numpy("probability")
     waiting = [triton.async_infer("crm", inputs(), request_id=str(i)) for i in range(20)]
@@ -168,8 +173,8 @@ def test_many_requests_at_once(triton):
         ("crm", {"outputs": [InferRequestedOutput("entropy")]}, "400", "'entropy' is not an output"),
         ("rank", {"outputs": [InferRequestedOutput("crm", class_count=2)]}, "400", "classification"),
         ("rank", {"parameters": {"threshold": 9.0}}, "400", "9.0 is not an entropy"),
-        ("rank", {"sequence_id": 5}, "400", "'sequence_id' is not known"),
-        ("rank", {"request_compression_algorithm": "gzip"}, "415", "gzip"),
+        ("rank", {"sequence_id": 5}, "400", "'sequence_id' is not offered"),
+        ("rank", {"request_compression_algorithm": "deflate"}, "415", "gzip"),
         ("rank", {"inputs": inputs(binary=False)}, "400", "NaN is not JSON"),
     ],
 )

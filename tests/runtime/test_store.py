@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import InputError, StoreError
 from corella_edge.events import NewEvents
+from corella_edge.history import MAX_TIME
 from corella_edge.messages import MAX_ID_CHARS
-from corella_edge.request import MAX_TIME, Event, User
+from corella_edge.request import Event, User
+from corella_edge.timekeeping import FLOOR, Reading
 from corella_edge_runtime.store import opening, tables
 from corella_edge_runtime.store.cache import UserCache
 from corella_edge_runtime.store.users import UserStore
@@ -33,16 +35,17 @@ EVENTS = st.builds(
     Event, IDS, st.none() | st.floats(-1e6, 1e6), st.none() | st.integers(-5, 5) | st.integers(-MAX_TIME, MAX_TIME)
 )
 APPENDS = st.tuples(IDS | st.sampled_from(["a", "b"]), st.lists(EVENTS, max_size=5), st.none() | FEATURES)
+T0 = FLOOR
 
 
 class Clock:
     """A clock that the test sets."""
 
     def __init__(self) -> None:
-        self.seconds = 1000.0
+        self.seconds = T0 + 1000.0
 
-    def __call__(self) -> float:
-        return self.seconds
+    def __call__(self) -> Reading:
+        return Reading("a boot", self.seconds, self.seconds)
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def test_what_is_appended_is_read_also_by_the_next_process(
 ) -> None:
     path = tmp_path_factory.mktemp("store") / "üsers #1?.db"
     expected: dict[str, tuple[Any, list[Event]]] = {}
-    with UserStore.open(path, lambda: 1000.0) as store:
+    with UserStore.open(path, Clock()) as store:
         for user_id, events, features in appends:
             before, held = expected.get(user_id, ({}, []))
             expected[user_id] = (before if features is None else features, held + events)
@@ -82,7 +85,7 @@ def test_what_is_appended_is_read_also_by_the_next_process(
 
 def check(store: UserStore, expected: dict[str, tuple[Any, list[Event]]], most: int) -> None:
     for user_id, (features, events) in expected.items():
-        events = sorted(events, key=lambda event: 1000 if event.time is None else event.time)
+        events = sorted(events, key=lambda event: T0 + 1000 if event.time is None else event.time)
         latest = tuple(events[len(events) - most :]) if most < len(events) else tuple(events)
         assert store.user(user_id, most) == User(user_id, features, latest)
         export = store.export(user_id)
@@ -94,16 +97,16 @@ def check(store: UserStore, expected: dict[str, tuple[Any, list[Event]]], most: 
 
 
 def test_events_lie_in_the_order_of_their_time_or_else_of_their_arrival(store: UserStore, clock: Clock) -> None:
-    store.append("u", [Event("at 2000", time=2000), Event("at 500", time=500), Event("first")])
-    clock.seconds = 1500.0
-    store.append("u", [Event("second"), Event("third"), Event("also at 2000", time=2000)])
+    store.append("u", [Event("at 2000", time=T0 + 2000), Event("at 500", time=T0 + 500), Event("first")])
+    clock.seconds = T0 + 1500.0
+    store.append("u", [Event("second"), Event("third"), Event("also at 2000", time=T0 + 2000)])
     assert items(store, "u") == ["at 500", "first", "second", "third", "at 2000", "also at 2000"]
     assert items(store, "u", 3) == ["third", "at 2000", "also at 2000"]
 
 
 def test_a_clock_that_is_set_back_does_not_reorder_arrivals(store: UserStore, clock: Clock) -> None:
     for seconds, item in ((1000, "a"), (10, "b"), (999, "c"), (1001, "d")):
-        clock.seconds = seconds
+        clock.seconds = T0 + seconds
         store.append("u", [Event(item)])
     assert items(store, "u") == ["a", "b", "c", "d"]
 
@@ -302,8 +305,8 @@ def test_a_newer_format_and_damage_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "users.db"
     UserStore.open(path).close()
     whole = path.read_bytes()
-    path.write_bytes(whole[:60] + (2).to_bytes(4, "big") + whole[64:])
-    with pytest.raises(InputError, match="format 2"):
+    path.write_bytes(whole[:60] + (3).to_bytes(4, "big") + whole[64:])
+    with pytest.raises(InputError, match="format 3"):
         UserStore.open(path)
     path.write_bytes(whole[:100] + b"\xff" * (len(whole) - 100))
     with pytest.raises(InputError, match="can not be opened"):

@@ -14,12 +14,13 @@ import pytest
 from corella_edge.errors import StoreError
 from corella_edge.events import NewEvents
 from corella_edge.request import Event
+from corella_edge.timekeeping import FLOOR, Reading
 from corella_edge_runtime.store import opening, rows
 from corella_edge_runtime.store.retention import retention_task
 from corella_edge_runtime.store.rows import KEY_SECONDS, REWRITE_SECONDS
 from corella_edge_runtime.store.users import UserStore
 
-START = 1_000_000
+START = FLOOR + 1_000_000
 
 
 class Clock:
@@ -28,8 +29,8 @@ class Clock:
     def __init__(self) -> None:
         self.seconds = float(START)
 
-    def __call__(self) -> float:
-        return self.seconds
+    def __call__(self) -> Reading:
+        return Reading("a boot", self.seconds, self.seconds)
 
 
 def found(folder: Path, *needles: str) -> dict[str, int]:

@@ -7,10 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
+
+from corella_edge.cli.serve import serve
+from corella_edge_runtime.server.run import Settings
 
 SCRIPT = Path(__file__).with_name("serve_cli.py")
 BLOCKED = "import sys; sys.modules[sys.argv.pop(1)] = None; from corella_edge.cli import main; main(sys.argv[1:])"
@@ -54,6 +58,27 @@ def test_serves_until_sigterm(bundle):
         "llm": "process", "threshold": "ratio:0.05", "crm_threads": None, "llm_threads": 1, "require_llm": True,
             "retry_llm": True, "plan": None, "tuned": True, "trust": None,
     }  # fmt: skip
+
+
+def test_an_idle_connection_is_kept_as_long_as_asked(bundle):
+    command = [sys.executable, SCRIPT, "serve", bundle, "--port", "0", "--keep-alive", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        address = next(line for line in process.stdout if "listening on" in line).split()[-1]
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), 30) as client:
+            client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+            answered = time.monotonic()
+            while client.recv(1000):
+                pass
+            assert time.monotonic() - answered > 0.8
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_an_idle_connection_outlasts_a_load_balancers_minute():
+    assert next(option.default for option in serve.params if option.name == "keep_alive") > 60
+    assert Settings().keep_alive_seconds > 60
 
 
 def test_port_in_use(bundle):

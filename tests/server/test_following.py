@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -456,17 +455,16 @@ def test_after_a_fault_it_is_followed_again_and_reloads(
     asyncio.run(faulty())
 
 
-def test_a_hangup_signal_has_the_file_read_at_once(site: Path, ids: list[str], shelf: Shelf) -> None:
+def test_whoever_asks_has_the_file_read_at_once(site: Path, ids: list[str], shelf: Shelf) -> None:
     shelf.spoil(ids[1], "no memory")
 
     async def test(server: Server) -> None:
         await server.dealt_with(server.change(promoted, ids[1]))
         shelf.broken.clear()
-        os.kill(os.getpid(), signal.SIGHUP)
+        server.follower.ask()
         await server.until(lambda: server.serves == (ids[1], None))
 
     run(site, shelf, test)
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
 def test_where_signals_do_not_come_a_site_is_followed_all_the_same(site: Path, ids: list[str], shelf: Shelf) -> None:

@@ -129,8 +129,6 @@ MALFORMED: dict[str, tuple[bytes, str | None, str]] = {
     "no inputs": (b"{}", None, "inputs: expected a list, got nothing"),
     "inputs null": (b'{"inputs": null}', None, "inputs: expected a list"),
     "an input that is no object": (b'{"inputs": [1]}', None, r"inputs\[0\]: expected an object"),
-    "an unknown field": (message(model="x"), None, "unknown field 'model'"),
-    "an unknown field of an input": (candidates(dtype="BYTES"), None, "unknown field 'dtype'"),
     "an unknown input": (message({"name": "items"}), None, r"inputs\[1\].name: 'items' is not an input; known"),
     "an input without a name": (candidates(name=...), None, r"inputs\[0\].name: nothing is not"),
     "an input twice": (message(CANDIDATES), None, "candidates is given twice"),
@@ -138,7 +136,13 @@ MALFORMED: dict[str, tuple[bytes, str | None, str]] = {
     "another datatype": (candidates(datatype="INT64"), None, "expected the datatype BYTES, got 'INT64'"),
     "no datatype": (candidates(datatype=...), None, "expected the datatype BYTES, got nothing"),
     "no shape": (candidates(shape=...), None, "candidates: expected a shape of one dimension"),
-    "two dimensions": (candidates(shape=[1, 2]), None, "a shape of one dimension"),
+    "two dimensions": (candidates(shape=[2, 2]), None, "a shape of one dimension"),
+    "three dimensions": (candidates(shape=[1, 1, 2]), None, "a shape of one dimension"),
+    "a row of too many": (candidates(shape=[1, 3]), None, "the shape says 3 values, 'data' has 2"),
+    "two negative sizes": (candidates(shape=[-1, 1]), None, r"the shape says \[-1, 1\]"),
+    "rows of another shape": (candidates(shape=[1, 2], data=[["a"], ["b"]]), None, r"\[0\]: expected text, got a list"),
+    "rows of other lengths": (candidates(shape=[2, 1], data=[["a", "b"]]), None, "'data' has 1"),
+    "a row without rows": (candidates(shape=[2], data=[["a", "b"]]), None, "'data' has 1"),
     "no dimension": (candidates(shape=[]), None, "a shape of one dimension"),
     "a fraction of a value": (candidates(shape=[2.0]), None, "a shape of one dimension"),
     "a truth as a shape": (candidates(shape=[True]), None, "a shape of one dimension"),
@@ -184,6 +188,8 @@ MALFORMED: dict[str, tuple[bytes, str | None, str]] = {
     "an output that is no object": (message(outputs=["crm"]), None, r"outputs\[0\]: expected an object"),
     "an output without a name": (message(outputs=[{}]), None, r"outputs\[0\].name: expected text"),
     "an output twice": (message(outputs=[{"name": "crm"}] * 2), None, "outputs: 'crm' is asked for twice"),
+    "an output in shared memory": (message(outputs=[{"name": "crm", "parameters": {"shared_memory_offset": 0}}]), None,
+                                   "'shared_memory_offset' is not offered"),
     "classes": (message(outputs=[{"name": "crm", "parameters": {"classification": 1}}]), None, "'classification'"),
     "a form that is no truth": (message(outputs=[{"name": "crm", "parameters": {"binary_data": 1}}]), None,
                                 "binary_data: expected true or false, got 1"),
@@ -207,6 +213,29 @@ def test_the_message_that_the_others_are_made_of_is_good():
     assert read(message(), None, INPUTS).inputs["candidates"].tolist() == [b"a", b"b"]
     assert read(message(), str(len(message())), INPUTS).parameters == {}
     assert read(*binary("BYTES", [2], packed(b"a", b"\xff")), INPUTS).inputs["candidates"].tolist() == [b"a", b"\xff"]
+
+
+ODDMENTS = {"model_name": "other", "model_version": None, "dtype": 1, "parameters": {"content_type": "str", "x": [{}]}}
+SHAPES = [([2], ["a", "b"]), ([2, 1], ["a", "b"]), ([1, 2], ["a", "b"]), ([2, 1], [["a"], ["b"]]),
+          ([1, 2], [["a", "b"]])]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "data"), SHAPES)
+def test_a_column_or_a_row_is_the_same_as_one_dimension(shape, data):
+    found = read(candidates(shape=shape, data=data), None, INPUTS)
+    assert found.inputs["candidates"].tolist() == [b"a", b"b"]
+    found = read(*binary("BYTES", shape, packed(b"a", b"b")), INPUTS)
+    assert found.inputs["candidates"].tolist() == [b"a", b"b"]
+    assert read(ratings(shape=[1, 1]), None, INPUTS).inputs["history_ratings"].tolist() == [1.0]
+    assert read(ratings(shape=[0, 1], data=[]), None, INPUTS).inputs["history_ratings"].shape == (0,)
+
+
+def test_what_the_protocol_does_not_know_is_passed_over():
+    output = {"name": "crm", **ODDMENTS}
+    whole = json.dumps({"inputs": [CANDIDATES | ODDMENTS], "outputs": [output], **ODDMENTS}).encode()
+    found = read(whole, None, INPUTS)
+    assert found.inputs["candidates"].tolist() == [b"a", b"b"]
+    assert (dict(found.outputs), found.parameters) == ({"crm": False}, ODDMENTS["parameters"])
 
 
 @given(st.binary(max_size=200), st.none() | st.text(max_size=5) | st.integers(0, 250).map(str))

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from corella_edge.errors import InputError
 from corella_edge.events import parse_events
 from corella_edge.request import Event, Request, User
+from corella_edge.timekeeping import Reading, read_clocks
 from corella_edge_runtime.server.users import _LOG_SECONDS
 from corella_edge_runtime.store.users import UserStore
 from corella_edge_runtime.store.writer import Step
@@ -342,7 +343,9 @@ def test_ids_that_look_like_folders_are_ids(tmp_path: Path) -> None:
 
 
 def test_retention_of_a_server_begins_with_it(tmp_path: Path) -> None:
-    with UserStore.open(tmp_path / "users.db", lambda: 1000.0) as store:
+    now, ago = read_clocks(), 400 * 86_400.0
+    then = Reading(now.boot, now.uptime - ago, now.wall - ago)
+    with UserStore.open(tmp_path / "users.db", lambda: then) as store:
         store.append("old", [Event("a")])
     with UserStore.open(tmp_path / "users.db") as store:
         store.append("u", [Event(f"i{i}") for i in range(9)])
@@ -365,3 +368,43 @@ def test_a_store_that_another_server_uses_is_one_line_and_a_code(tmp_path: Path)
     store = tmp_path / "users.db"
     assert (second.returncode, out) == (2, "")
     assert errors == f"corella-edge: {store}: in use by another process; stop it or name another file\n"
+
+
+def test_what_is_odd_about_new_events_is_told_or_refused(site: Any, store: UserStore) -> None:
+    def send(*events: tuple[str, float, int]) -> Any:
+        given = [{"item": item, "rating": rating, "time": time} for item, rating, time in events]
+        return site.call("POST", "/v1/events", content=json.dumps({"user_id": "u", "events": given}).encode())
+
+    site.ranker.rating_scale = (1.0, 5.0)
+    now = 1_700_000_000
+    plain = send(("a", 5, now), ("b", 4, now + 1))
+    assert plain.json() == {"user_id": "u", "appended": 2, "events": 2}
+    odd = send(("d", 5, now + 9), ("c2", 80, now + 5), ("c1", 4, now + 5), ("z", 4, 3))
+    assert valid(SCHEMAS["Appended"], odd.json())
+    assert odd.json()["notes"] == [
+        "events[3].time: 3 is before 1995; times are Unix seconds",
+        "events was newest first: it was turned round",
+        "events[2].rating: 80 is outside the scale this bundle was trained on, 1 to 5",
+    ]
+    refused = send(("e", 5, now), ("f", 5, now * 1000))
+    assert refused.status_code == 422
+    assert message(refused).startswith("events[1].time: 1700000000000 looks like milliseconds")
+    user = store.user("u", 10)
+    assert user is not None
+    assert [event.item for event in user.history] == ["z", "a", "b", "c1", "c2", "d"]
+
+
+def test_a_store_whose_file_is_gone_is_503_one_log_line_and_a_metric(
+    site: Any, store: UserStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert append(site, "u", "a").status_code == 200
+    assert "corella_edge_store_lost 0.0" in site.metrics()
+    store.path.rename(store.path.with_name("elsewhere"))
+    answers = [append(site, "u", "b"), site.call("GET", "/v1/users/u"), site.call("DELETE", "/v1/users/u")]
+    assert [answer.status_code for answer in answers] == [503] * 3
+    assert [text for text in caplog.messages if "moved or deleted" in text] == caplog.messages[:1]
+    assert len(caplog.messages) == 1
+    assert "corella_edge_store_lost 1.0" in site.metrics()
+    store.path.with_name("elsewhere").rename(store.path)
+    assert append(site, "u", "c").json()["events"] == 2
+    assert "corella_edge_store_lost 0.0" in site.metrics()

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from corella_edge.errors import InputError
-from corella_edge.request import MAX_TIME
+from corella_edge.history import MAX_TIME
 from corella_edge_export.data import film_abstracts, ml_1m, titles
 from corella_edge_export.data.delimited import Table, read_table
 from corella_edge_export.data.prepared import SPLITS

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import polars as pl
 
 from corella_edge.errors import InputError
+from corella_edge.text_files import decoded, told
 
 SEPARATOR = "::"
 
@@ -46,13 +47,13 @@ class Table:
 
 
 def read_table(path: Path, columns: Sequence[Column]) -> Table:
-    """Read a latin-1 file of `::`-separated lines, each ending in a line feed.
+    """Read a file of `::`-separated lines, in latin-1, as publishers write it, or re-saved as UTF-8.
 
     Raises:
         InputError: the file is missing, unreadable, empty or cut, or a line does not match its columns.
     """
     data = _read_bytes(path)
-    lines = data.decode("latin-1").split("\n")
+    lines = decoded(data, str(path), legacy="latin-1").split("\n")
     if lines.pop():
         raise InputError(f"{path} line {len(lines) + 1}: the last line is cut (no line end); get the file again")
     series = pl.Series("line", lines, dtype=pl.String)
@@ -67,12 +68,10 @@ def read_table(path: Path, columns: Sequence[Column]) -> Table:
 
 
 def _read_bytes(path: Path) -> bytes:
-    try:
+    if not path.exists():
+        raise InputError(f"{path}: the file is missing; --source must hold all of the official files")
+    with told(str(path)):
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: the file is missing; --source must hold all of the official files") from None
-    except OSError as error:
-        raise InputError(f"{path}: can not be read: {error.strerror}") from None
     if not data:
         raise InputError(f"{path}: the file is empty; get it again")
     return data
@@ -80,8 +79,6 @@ def _read_bytes(path: Path) -> bytes:
 
 def _problem(line: str, columns: Sequence[Column]) -> str:
     form = SEPARATOR.join(column.name for column in columns)
-    if line.endswith("\r"):
-        return "the line ends in CR LF; the official file has LF alone, so get it again or convert it"
     values = line.split(SEPARATOR)
     if len(values) != len(columns):
         return f"{len(values)} field{'s' * (len(values) != 1)} instead of {len(columns)} ({form})"

@@ -197,7 +197,8 @@ def _span(split: pl.DataFrame) -> dict[str, Any]:
 def _write_table(frame: pl.DataFrame, path: Path) -> None:
     try:
         # A fixed row-group size keeps the bytes the same whatever the number of threads.
-        frame.write_parquet(path, compression="zstd", row_group_size=1 << 20)
+        with path.open("wb") as file:  # polars takes paths in UTF-8 only
+            frame.write_parquet(file, compression="zstd", row_group_size=1 << 20)
     except pl.exceptions.PolarsError as error:
         # polars wraps the system's refusals (a full disk) in errors of its own.
         raise OSError(f"{path.name}: {error}") from error

@@ -256,7 +256,9 @@ def _check_file(path: Path, files: dict[str, Any]) -> None:
 
 def _read_parquet(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path)
+        # Of a path polars would take brackets for a pattern, and no bytes that are not UTF-8.
+        with path.open("rb") as file:
+            return pl.read_parquet(file)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"{path}: can not be read as Parquet: {reason}; run prepare again") from None

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import polars as pl
 
 from corella_edge.errors import InputError
+from corella_edge.history import MAX_TIME
 from corella_edge.messages import MAX_ID_CHARS
-from corella_edge.request import MAX_TIME
 from corella_edge_export.data.prepared import SPLITS
 
 KINDS: dict[str, pl.DataType] = {
@@ -149,7 +149,7 @@ def _check_known(raw: RawData, table: str, frame: pl.DataFrame, column: str, kno
 def _check_values(raw: RawData, table: str, rows: pl.DataFrame) -> None:
     times = rows["timestamp"]
     if times.null_count() or not times.is_between(-MAX_TIME, MAX_TIME).all():
-        raise InputError(f"{raw.name}: {table}: a timestamp is missing or out of range")
+        raise InputError(f"{raw.name}: {table}: a timestamp is missing or out of range (Unix seconds, before 2100)")
     required = "label" if "label" in rows.columns else "rating"
     if rows[required].null_count():
         raise InputError(f"{raw.name}: {table}: a {required} is missing")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from corella_edge.bundle import MANIFEST, sha256
 from corella_edge.jsonlines import Traffic
 from corella_edge.metrics import Bootstrap, sampled_auc
 from corella_edge.request import Request
+from corella_edge.text_files import TextFile
 from corella_edge_runtime.bench import machine, quality, traffic
 from corella_edge_runtime.bench.ceiling import ceiling
 from corella_edge_runtime.bench.measure import Limits, Progress, Timed, as_threshold, latency, measure, warm_up
@@ -63,7 +63,7 @@ def plan(engine: Engine, rows: Sequence[Traffic], own: bool, settings: Settings)
     return Plan(requests, [rows[known[i]] for i in order], [keys[known[i]] for i in order])
 
 
-def run(engine: Engine, file: Path | None, settings: Settings, progress: Progress) -> dict[str, Any]:
+def run(engine: Engine, file: TextFile | None, settings: Settings, progress: Progress) -> dict[str, Any]:
     """The whole measurement as JSON-ready values.
 
     Raises:
@@ -84,7 +84,7 @@ def run(engine: Engine, file: Path | None, settings: Settings, progress: Progres
     return {**head, "ceiling": floor, "ratios": rows}
 
 
-def _head(engine: Engine, file: Path | None, settings: Settings, work: Plan) -> dict[str, Any]:
+def _head(engine: Engine, file: TextFile | None, settings: Settings, work: Plan) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -101,7 +101,7 @@ def _head(engine: Engine, file: Path | None, settings: Settings, work: Plan) -> 
     }
 
 
-def _traffic(file: Path | None, work: Plan) -> dict[str, Any]:
+def _traffic(file: TextFile | None, work: Plan) -> dict[str, Any]:
     text = "the bundle's sample: one request a user, filled up with random catalogue items"
     users = len({request.user.id or i for i, request in enumerate(work.requests)})
     return {"source": text if file is None else file.name, "requests": len(work.requests), "users": users,

@@ -13,11 +13,12 @@ from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, InputError
 from corella_edge.jsonlines import Traffic, parse_traffic, read_lines
 from corella_edge.request import Candidate, Candidates, Request
+from corella_edge.text_files import TextFile
 
 SAMPLE = "sample.jsonl"
 
 
-def read(bundle: Bundle, file: Path | None) -> list[Traffic]:
+def read(bundle: Bundle, file: TextFile | None) -> list[Traffic]:
     """The rows of `file`, or of the bundle's own sample.
 
     Raises:
@@ -25,6 +26,7 @@ def read(bundle: Bundle, file: Path | None) -> list[Traffic]:
     """
     if file is None and not bundle.has(SAMPLE):
         raise InputError(f"{bundle.root}: the bundle has no {SAMPLE}; give --requests FILE")
+    path: Path | TextFile
     path, kind = (bundle.path(SAMPLE), BundleError) if file is None else (file, InputError)
     rows = list(read_lines(path, parse_traffic, kind))
     if not rows:

@@ -27,6 +27,7 @@ from corella_edge_runtime.llm.setup import ChildSetup
 
 NAME = b"corella-llm"
 _PR_SET_NAME = 15
+_THE_PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _LOG = logging.getLogger("corella_edge.llm")
 
 
@@ -132,10 +133,11 @@ def main(arguments: Sequence[str]) -> int:
 def _behave() -> None:
     """Be seen under a name of our own, and leave the decision when to end to the parent.
 
-    Ctrl-C and a service manager's SIGTERM reach every process of the service at once; the parent then finishes its
-    requests, for which it needs this one, and says good-bye. Without a parent the link ends, and so does this process.
+    A terminal's signals and a service manager's reach every process of the service at once; the parent then finishes
+    its requests, for which it needs this one, and says good-bye. Without a parent the link ends, and so does this
+    process.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _THE_PARENTS:
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_NAME, NAME, 0, 0, 0)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
@@ -165,7 +164,7 @@ class Guard:
         if scope == "metrics" and self._open_metrics and is_local(peer, headers):
             return None
         try:
-            key = self._keys.keys().check(_presented(headers), datetime.now(UTC))
+            key = self._keys.keys().check(_presented(headers), self._keys.now())
         except KeyRefusedError as error:
             raise _unauthorized(str(error), ', error="invalid_token"') from None
         if scope not in key.scopes:

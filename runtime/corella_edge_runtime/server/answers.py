@@ -74,6 +74,7 @@ class Appended(Reply, kw_only=True):
     user_id: str
     appended: Count
     events: Annotated[Count, Meta(description="Held on the user now.")]
+    notes: Annotated[list[str], Meta(min_length=1, description="What was odd about the events.")] | UnsetType = UNSET
 
 
 class Deleted(Reply, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
+from http import HTTPStatus
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -89,8 +90,11 @@ class _Observer:
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    messages = {404: "no such path; /openapi.json lists them", 405: f"{request.method[:20]} is not allowed here"}
-    return error_answer(error.status_code, messages.get(error.status_code, error.detail), error.headers)
+    detail = error.detail
+    if detail == HTTPStatus(error.status_code).phrase:  # the framework's own
+        messages = {404: "no such path; /openapi.json lists them", 405: f"{request.method[:20]} is not allowed here"}
+        detail = messages.get(error.status_code, detail)
+    return error_answer(error.status_code, detail, error.headers)
 
 
 def _input_error(_: Request, error: Exception) -> Response:

@@ -8,16 +8,6 @@ from corella_edge.errors import InputError
 from corella_edge.messages import shown as shown
 
 
-def an_object(value: object, where: str, known: set[str]) -> dict[str, Any]:
-    """An object with no other fields than `known`."""
-    data = any_object(value, where)
-    unknown = data.keys() - known
-    if unknown:
-        names = ", ".join(sorted(known))
-        raise InputError(f"{where}: unknown field {shown(min(map(str, unknown)))}; known fields: {names}")
-    return data
-
-
 def any_object(value: object, where: str) -> dict[str, Any]:
     """An object, whatever its fields."""
     if not isinstance(value, dict):

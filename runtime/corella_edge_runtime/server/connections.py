@@ -2,6 +2,8 @@
 
 An application sees a request when its head is complete; what a client does before that, or instead of that, is handled
 here. Only httptools' parser is served, which the extra [serve] brings: uvicorn's other one is several times slower.
+Two rules of HTTP that neither of them keeps are kept here, too: an offer to upgrade is passed over (RFC 9110, 7.8), and
+nothing is chunked for HTTP/1.0 (RFC 9112, 6.1).
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
+import httptools
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from corella_edge_runtime.server.answers import error_body
@@ -75,6 +79,56 @@ def within_files(limits: ConnectionLimits) -> ConnectionLimits:
     return replace(limits, most=max(1, hard - _FILES_BESIDES))
 
 
+class _Parser(httptools.HttpRequestParser):
+    """Parses a request that offers an upgrade as the same request without the offer.
+
+    httptools takes whatever follows such a head for another protocol: the body would be lost.
+    """
+
+    def __init__(self, connection: BoundedProtocol) -> None:
+        super().__init__(connection)
+        self._connection = connection
+        # As uvicorn has it, so that requests behind one that says "close" do no harm.
+        self.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    @property
+    def offered(self) -> bool:
+        """Whether the head that is complete now offers an upgrade; CONNECT asks for one and offers nothing else."""
+        return bool(self.should_upgrade()) and self.get_method() != b"CONNECT"
+
+    def feed_data(self, data: Any) -> None:
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            if self.offered:
+                # A parser of its own: this one may take the connection for closed by now.
+                again = self._connection.head_without_offer() + data[offer.args[0] :]
+                self._connection.parser = _Parser(self._connection)
+                self._connection.parser.feed_data(again)
+
+
+class _Unchunked:
+    """An application's answer to HTTP/1.0: of unknown length it ends with the connection, and nothing precedes it."""
+
+    def __init__(self, app: ASGIApp, cycle: RequestResponseCycle) -> None:
+        self._app, self._cycle = app, cycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cycle, known = self._cycle, False
+        cycle.keep_alive = cycle.waiting_for_100_continue = False
+
+        async def unchunked(message: Message) -> None:
+            nonlocal known
+            if message["type"] == "http.response.start":
+                known = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+                cycle.chunked_encoding = None if known else False
+            elif not known:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await self._app(scope, receive, unchunked)
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """One connection.
 
@@ -87,6 +141,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.parser: _Parser = _Parser(self)
         self._later = bytearray()  # received, but not yet given to the parser
         self._loose = 0  # bytes given to it that no event has accounted for
         self._begun = self._body = False  # inside a head; inside a body
@@ -167,6 +222,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._begun, self._loose = True, 1
 
     def on_headers_complete(self) -> None:
+        if self.parser.offered:
+            return  # it comes again without the offer
         super().on_headers_complete()
         self._begun, self._body, self._loose = False, True, 0
         self._stop_clock()
@@ -176,9 +233,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self._loose = 0
 
     def on_message_complete(self) -> None:
+        if self.parser.offered:
+            return
         super().on_message_complete()
         self._body, self._loose = False, 0
         self._stop_clock()
+
+    def head_without_offer(self) -> bytes:
+        """The head that has been read, to be read again."""
+        first = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        kept = [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join((first, *kept, b"", b""))
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -204,7 +269,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        answering: Any = app if cycle.scope["http_version"] == "1.1" else _Unchunked(app, cycle)
+        super()._start_asgi_task(cycle, answering)
 
     def _start_last(self) -> None:
         self._stop_last()

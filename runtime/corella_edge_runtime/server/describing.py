@@ -53,6 +53,17 @@ def later(description: str, schema: Json) -> Json:
     return answer(description, schema) | {"headers": {"Retry-After": {"schema": {"type": "integer"}}}}
 
 
+def hints(properties: Json, required: list[str], description: str = "") -> Json:
+    """An object with these fields, any of which may be null unless it is required, and others that are passed over."""
+    optional = {name: entry if name in required else or_null(entry) for name, entry in properties.items()}
+    return fields(optional, required, description) | {"additionalProperties": {}}
+
+
+def or_null(schema: Json) -> Json:
+    """The schema, or null."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
 def fields(properties: Json, required: list[str], description: str = "") -> Json:
     """An object with these fields and no others."""
     about = {"description": description} if description else {}

@@ -11,9 +11,8 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -153,18 +152,21 @@ class Follower:
         return self._thread is not None and self._thread.is_alive()
 
     async def run(self) -> None:
-        """Follow until cancelled. SIGHUP has the file read, and what was refused tried, at once."""
+        """Follow until cancelled."""
         self._ended = False  # it may have been ended by a fault
-        with _on_hangup(self._asked.set):
-            try:
-                while True:
-                    await self._turn()
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._asked.wait(), self._seconds)
-            finally:
-                self._ended = True
-                self._drop_spare()
-                _tell(self._waiting)
+        try:
+            while True:
+                await self._turn()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._asked.wait(), self._seconds)
+        finally:
+            self._ended = True
+            self._drop_spare()
+            _tell(self._waiting)
+
+    def ask(self) -> None:
+        """Have the file read, and what was refused tried, at once."""
+        self._asked.set()
 
     async def reload(self) -> None:
         """Read the file again, try again what was refused, and return when that is done, or the server stops."""
@@ -172,7 +174,7 @@ class Follower:
             return
         done = asyncio.get_running_loop().create_future()
         self._waiting.append(done)
-        self._asked.set()
+        self.ask()
         await done
 
     async def _turn(self) -> None:
@@ -297,18 +299,3 @@ def _running(member: Member | None, share: float) -> Running | None:
 
 def _iso(time: datetime) -> str:
     return time.isoformat(timespec="milliseconds")
-
-
-@contextlib.contextmanager
-def _on_hangup(call: Callable[[], None]) -> Iterator[None]:
-    """`call` at SIGHUP, where signals come: in the main thread alone."""
-    loop = asyncio.get_running_loop()
-    try:
-        loop.add_signal_handler(signal.SIGHUP, call)
-    except (RuntimeError, ValueError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGHUP)

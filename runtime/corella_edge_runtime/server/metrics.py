@@ -81,6 +81,8 @@ class Metrics:
         self.ready = Gauge("corella_edge_ready", "1 when the server is ready, else 0.", registry=registry)
         self.refused = Gauge("corella_edge_version_refused", "1 while what the site asks for was refused, else 0.",
                              registry=registry)  # fmt: skip
+        self.store_lost = Gauge("corella_edge_store_lost", "1 while the store's file is not the one opened, else 0.",
+                                registry=registry)  # fmt: skip
         self.connections = ConnectionCounters()
         self._children: dict[tuple[Any, ...], Any] = {}
         registry.register(_Versions(fleet))

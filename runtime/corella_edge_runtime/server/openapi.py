@@ -95,9 +95,10 @@ def _rank(body_bytes: int) -> Json:
                 "content": {**_json_of("Answer"), "text/event-stream": {"schema": {}}},
                 "headers": {"Server-Timing": {"schema": {"type": "string"}}},
             },
-            "400": _failure("The body is not strict JSON in UTF-8."),
+            "400": _failure("The body is not strict JSON in UTF-8, or not the gzip that it says it is."),
             "408": _failure("The body did not arrive in time."),
-            "413": _failure(f"The body is larger than {body_bytes} bytes."),
+            "413": _failure(f"The body is larger than {body_bytes} bytes, as it came or unpacked."),
+            "415": _failure("The body is packed otherwise than by gzip."),
             "422": _failure("The body is JSON, but not a request that this bundle can answer."),
             "500": _failure("A fault of the server; its log says where."),
             "503": _failure("Loading, stopping, or full: come back after `Retry-After` seconds.")

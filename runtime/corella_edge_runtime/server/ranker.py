@@ -122,3 +122,8 @@ class Ranker(Protocol):
 def llm_of(ranker: Ranker) -> Llm | None:
     """The LLM of a version, for those who ask it alone; None for one that has none."""
     return getattr(ranker, "llm", None)
+
+
+def scale_of(ranker: Ranker | None) -> tuple[float, float] | None:
+    """Lowest and highest rating that a version was trained on; None if that is not known."""
+    return getattr(ranker, "rating_scale", None)

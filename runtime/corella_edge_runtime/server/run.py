@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -12,9 +13,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
 
 import uvicorn
 
@@ -22,7 +25,7 @@ from corella_edge.errors import InputError
 from corella_edge_runtime.server.access import Guard
 from corella_edge_runtime.server.app import build_app, log_bug
 from corella_edge_runtime.server.connections import ConnectionLimits, protocol, within_files
-from corella_edge_runtime.server.following import Source
+from corella_edge_runtime.server.following import Follower, Source
 from corella_edge_runtime.server.limits import Limits
 from corella_edge_runtime.server.ranker import Ranker
 from corella_edge_runtime.server.service import Service
@@ -33,6 +36,8 @@ _FOLLOW_AGAIN_SECONDS = 5.0  # after a fault
 _CONNECTION_SECONDS = 5  # for answers that are written but not yet read by a slow client
 _THREAD_SECONDS = 0.5  # for threads that have nothing left to do, to end
 _LLM_SECONDS = 8.0  # for the LLM's process to finish or to be ended
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # an address of a name that this machine does not have
+_FREE_PORTS = 10  # tried where one must be free on several addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +47,54 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     grace_seconds: float = 30.0
     access_log: bool = False
+    # Above the minute for which load balancers usually keep a connection: whoever closes first must not be the server,
+    # which would meet a request under way.
+    keep_alive_seconds: int = 75
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one.
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets, one for each address of `host`; `::` is every address of IPv4, too, where the system can.
+
+    Port 0 takes a free one, the same for all. An address that this machine does not have is told and passed over,
+    if there is another.
 
     Raises:
-        InputError: the address is taken, forbidden, or not an address.
+        InputError: an address is taken or forbidden, or there is none.
     """
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+        return _bound(host, addresses, _FREE_PORTS if port == 0 and len(addresses) > 1 else 1)
     except (OSError, UnicodeError) as error:
         raise InputError(f"cannot listen on {host} port {port}: {_reason(error)}") from None
+
+
+def _bound(host: str, addresses: Sequence[tuple[int, tuple[Any, ...]]], tries: int) -> list[socket.socket]:
+    with contextlib.ExitStack() as opened:
+        bound: list[socket.socket] = []
+        missing: list[OSError] = []
+        for family, (name, port, *scope) in addresses:
+            if bound:
+                port = bound[0].getsockname()[1]
+            both = family == socket.AF_INET6 and name == "::" and socket.has_dualstack_ipv6()
+            try:
+                bound.append(
+                    socket.create_server((name, port, *scope), family=family, backlog=1024, dualstack_ipv6=both)
+                )
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE and tries > 1:
+                    return _bound(host, addresses, tries - 1)
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing.append(error)
+                _LOG.warning("%s is %s, too, which is not listened on: %s", host, name, _reason(error))
+                continue
+            opened.callback(bound[-1].close)
+        if not bound:
+            raise missing[0]
+        opened.pop_all()
+        return bound
 
 
 def _reason(error: OSError | UnicodeError) -> str:
@@ -66,21 +105,35 @@ def _reason(error: OSError | UnicodeError) -> str:
 
 
 def url(sock: socket.socket) -> str:
-    """Where `sock` listens, as a URL."""
+    """Where `sock` is reached from this machine, as a URL; if it is not there alone, with the rest in words."""
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    if not ip_address(host.partition("%")[0]).is_unspecified:
+        return f"http://{_literal(host)}:{port}"
+    six = sock.family == socket.AF_INET6
+    alone = six and sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    families = "IPv6 alone" if alone else "IPv4 and IPv6" if six else "IPv4 alone"
+    here = "::1" if alone else "127.0.0.1"
+    return f"http://{_literal(here)}:{port} (and every other address of this machine, {families})"
+
+
+def _literal(host: str) -> str:
+    """An address as a URL has it (RFC 3986, 3.2.2; RFC 6874)."""
+    return f"[{host.replace('%', '%25')}]" if ":" in host else host
 
 
 def run(
     source: Source,
-    sock: socket.socket,
+    sockets: Sequence[socket.socket],
     settings: Settings | None = None,
     guard: Guard | None = None,
     store: UserStore | None = None,
     on_listening: Callable[[str], None] = lambda address: None,
     on_ready: Callable[[Ranker], None] = lambda ranker: None,
 ) -> None:
-    """Serve what `source` has until SIGTERM or SIGINT; a second signal does not wait for anything.
+    """Serve what `source` has until SIGTERM, SIGINT or SIGQUIT; a second signal does not wait for anything.
+
+    SIGINT and SIGQUIT stay without effect where they are, as in a script's background job. At SIGHUP a site's file is
+    read; nothing else happens.
 
     The first version is loaded in a thread of its own, so that health checks are answered while a large bundle is
     hashed. Returns after a clean stop. Whatever loading raises stops the server and is raised here. A request or a
@@ -88,11 +141,14 @@ def run(
 
     Args:
         guard: lets requests in; None = one without keys.
+        sockets: listening; closed at the end.
         store: of users, open; it is the caller's to close.
+        on_listening: told where, once for each socket.
     """
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        process = _Process(source, sock, settings or Settings(), guard, store, on_ready)
-        runner.run(process.main(lambda: on_listening(url(sock))))
+        process = _Process(source, sockets, settings or Settings(), guard, store, on_ready)
+        with process.hangups(runner.get_loop()):
+            runner.run(process.main(on_listening))
     process.finish()
 
 
@@ -101,7 +157,7 @@ class _Process:
     """The course of one `run`."""
 
     source: Source
-    sock: socket.socket
+    sockets: Sequence[socket.socket]
     settings: Settings
     guard: Guard | None
     store: UserStore | None
@@ -109,14 +165,35 @@ class _Process:
     failure: BaseException | None = None
     loaded: Future[tuple[Ranker, str]] = field(default_factory=Future)
 
-    async def main(self, on_listening: Callable[[], None]) -> None:
+    follower: Follower | None = None
+
+    @contextlib.contextmanager
+    def hangups(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """Have the site followed at SIGHUP, at any moment of the process: none of them ends it."""
+
+        def hung_up(*_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left to follow
+                loop.call_soon_threadsafe(self._follow_now)
+
+        before = signal.signal(signal.SIGHUP, hung_up)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
+    def _follow_now(self) -> None:
+        """What is still loading has its file read when it is there; who stops follows nothing."""
+        if self.follower is not None:
+            self.follower.ask()
+
+    async def main(self, on_listening: Callable[[str], None]) -> None:
         # The service is made here: its event belongs to this loop.
         self.service = Service(self.settings.limits, self.store)
         self.stop, self.force = asyncio.Event(), asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stopping():
             asyncio.get_running_loop().add_signal_handler(number, self._signalled)
-        self.server = _Server(_config(self.service, self.settings, self.guard), on_listening)
-        serving = asyncio.create_task(self.server.serve(sockets=[self.sock]))
+        self.server = _Server(_config(self.service, self.settings, self.guard), self.sockets, on_listening)
+        serving = asyncio.create_task(self.server.serve(sockets=list(self.sockets)))
         serving.add_done_callback(lambda _: self.stop.set())
         following = asyncio.create_task(self._follow())
         await self.stop.wait()
@@ -148,7 +225,7 @@ class _Process:
         gc.collect()
         gc.freeze()
         self.service.serve(ranker, version)
-        self.service.follower = self.source.follower(self.service.fleet)
+        self.service.follower = self.follower = self.source.follower(self.service.fleet)
         with contextlib.suppress(OSError, ValueError):  # nobody reads what is said
             self.on_ready(ranker)
         while self.service.follower is not None:
@@ -205,12 +282,20 @@ class _Process:
             raise self.failure
 
 
+def stopping() -> list[signal.Signals]:
+    """The signals that end the server: those that it has not inherited as ignored, and SIGTERM always."""
+    ignored = [number for number in (signal.SIGINT, signal.SIGQUIT) if signal.getsignal(number) is signal.SIG_IGN]
+    return [number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT) if number not in ignored]
+
+
 class _Server(uvicorn.Server):
     """uvicorn, told when to stop: its own handlers close the port before the drain and end by the signal."""
 
-    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, sockets: Sequence[socket.socket], on_listening: Callable[[str], None]
+    ) -> None:
         super().__init__(config)
-        self._on_listening = on_listening
+        self._addresses, self._on_listening = [url(sock) for sock in sockets], on_listening
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -218,7 +303,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._on_listening()
+        for address in self._addresses:
+            self._on_listening(address)
 
 
 def _config(service: Service, settings: Settings, guard: Guard | None) -> uvicorn.Config:
@@ -227,7 +313,7 @@ def _config(service: Service, settings: Settings, guard: Guard | None) -> uvicor
         build_app(service, guard), http=protocol(bounds, service.metrics.connections),
         lifespan="off", ws="none", log_config=None, access_log=settings.access_log,
         log_level="info" if settings.access_log else "warning", proxy_headers=False, server_header=False,
-        timeout_keep_alive=30, timeout_graceful_shutdown=_CONNECTION_SECONDS,
+        timeout_keep_alive=settings.keep_alive_seconds, timeout_graceful_shutdown=_CONNECTION_SECONDS,
     )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ def _score() -> Json:
             "400": answer("The body is not strict JSON in UTF-8.", error),
             "408": answer("The body did not arrive in time.", error),
             "413": answer("The body is too large.", error),
+            "415": answer("The body is packed otherwise than by gzip.", error),
             "422": answer("JSON, but not a question that this LLM can answer.", error),
             "500": answer("A fault of the server; its log says where.", error),
             "501": answer("The server has no LLM, or one that does not tell the whole vocabulary.", error),

@@ -102,6 +102,7 @@ class Service:
         self.readers = ThreadPoolExecutor(1, thread_name_prefix="parse")
         self.metrics.ready.set_function(lambda: float(self.ready))
         self.metrics.refused.set_function(lambda: float(self.refused))
+        self.metrics.store_lost.set_function(lambda: float(self.store is not None and bool(self.store.lost)))
         self.metrics.in_flight.set_function(lambda: float(self.in_flight))
 
     @property

@@ -8,6 +8,7 @@ import logging
 import time
 from urllib.parse import unquote_to_bytes
 
+from msgspec import UNSET
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -16,12 +17,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from corella_edge.errors import InputError, StoreFullError
-from corella_edge.events import parse_events, parse_user_id
+from corella_edge.events import NewEvents, parse_events, parse_user_id
+from corella_edge.history import scale_notes
 from corella_edge_runtime.server.answers import JSON, Appended, Deleted, error_answer, json_answer
 from corella_edge_runtime.server.bodies import parsed, read_body
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.limits import INLINE_BYTES
 from corella_edge_runtime.server.rank import CLIENT_GONE
+from corella_edge_runtime.server.ranker import scale_of
 from corella_edge_runtime.server.service import Service
 from corella_edge_runtime.store.users import UserStore
 
@@ -31,7 +34,7 @@ _LOG_SECONDS = 60.0
 
 
 class _Anything(StringConvertor):
-    """Ids may hold slashes and line ends."""
+    """Ids may hold slashes, as %2F, and line ends: a path is matched after its percent signs are resolved."""
 
     regex = "(?s:.*)"
 
@@ -61,7 +64,13 @@ class _Users:
         with self.service.place():
             new = await self.service.work(len(body) > INLINE_BYTES, Clock(), "parse", parsed, body, parse_events)
             total = await asyncio.wrap_future(store.append_soon(new))
-        return json_answer(Appended(user_id=new.user_id, appended=len(new.events), events=total))
+        answer = Appended(user_id=new.user_id, appended=len(new.events), events=total)
+        answer.notes = self._notes(new) or UNSET
+        return json_answer(answer)
+
+    def _notes(self, new: NewEvents) -> list[str]:
+        """What is odd about the events, sentences."""
+        return [*new.notes, *scale_notes(new.events.ratings, scale_of(self.service.ranker), "events")]
 
     async def user(self, http: HttpRequest) -> Response:
         store, user_id = self._store(), _user_id(http)
@@ -110,8 +119,14 @@ def _exported(store: UserStore, user_id: str) -> bytes | None:
 
 
 def _user_id(http: HttpRequest) -> str:
-    """The id in the path as it was sent: servers decode paths leniently, so that two ids could become one."""
+    """The id in the path as it was sent: servers decode paths leniently, so that two ids could become one.
+
+    Raises:
+        HTTPException: 404, the path goes on behind the id, were it by a slash alone: nobody is taken for another user.
+    """
     raw = bytes(http.scope["raw_path"]).partition(_USERS)[2]
+    if b"/" in raw:
+        raise HTTPException(404, "no such path; an id is one segment of it, a slash in an id is sent as %2F")
     try:
         return parse_user_id(unquote_to_bytes(raw).decode("utf-8"))
     except UnicodeDecodeError:

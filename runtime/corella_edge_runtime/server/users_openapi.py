@@ -31,7 +31,10 @@ def _append() -> Json:
             "400": answer("The body is not strict JSON in UTF-8.", ref("Error")),
             "408": answer("The body did not arrive in time.", ref("Error")),
             "413": answer("The body is too large.", ref("Error")),
-            "422": answer("JSON, but not events; or the key was used for others.", ref("Error")),
+            "415": answer("The body is packed otherwise than by gzip.", ref("Error")),
+            "422": answer(
+                "JSON, but not events, or times that are not in seconds; or the key was used for others.", ref("Error")
+            ),
             **_refusals(),
             "507": answer("No room on the disk: nothing was added.", ref("Error")),
         },

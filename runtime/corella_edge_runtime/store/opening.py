@@ -8,39 +8,85 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
-from corella_edge.atomic import publish_file
-from corella_edge.errors import InputError, StoreError
+from corella_edge.atomic import discard, publish_file
+from corella_edge.errors import InputError, StoreError, StoreFullError
 from corella_edge_runtime.store import tables
 from corella_edge_runtime.store.failure import explained, is_full
 
 BUSY_SECONDS = 5.0
-_THEN = "start again"
+THEN = "start again"
 _HEADER = b"SQLite format 3\0"
 _STATEMENTS = 1024  # a few for each shard
+# The second one, hidden, outlives `rm users.db*`; the first is that of earlier releases.
+LOCKS = ("-lock", ".lock")
 
 
-def claim(path: Path) -> BinaryIO:
-    """Lock the store against other processes, and make it if it is not there; the lock ends with the handle.
+class Claim:
+    """The locks that keep other processes out of a store, until it is closed or the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._locks: list[int] = []
+
+    def take(self) -> None:
+        """Raises InputError: in use elsewhere, or the folder can not be written."""
+        for suffix in LOCKS:
+            try:
+                self._locks.append(os.open(beside(self._path, suffix), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            except OSError as error:
+                raise InputError(f"{self._path}: can not be written: {error.strerror}; name another file") from None
+            _hold(self._path, self._locks[-1])
+
+    def check_log(self) -> None:
+        """Raises InputError: the write-ahead log is of another file that stood here, and would be played into this."""
+        log, owner = beside(self._path, "-wal"), os.pread(self._locks[-1], 100, 0)
+        if not owner or owner == _inode(self._path) or not log.exists() or not log.stat().st_size:
+            return
+        raise InputError(
+            f"{log}: belongs to another file than {self._path.name} (a backup put in its place?); move it away to use "
+            f"{self._path.name} as it is, or remove {beside(self._path, LOCKS[-1]).name} if all was copied together"
+        )
+
+    def sign(self) -> None:
+        """Note whose log the log is from now on. Raises StoreFullError."""
+        try:
+            os.ftruncate(self._locks[-1], 0)
+            os.pwrite(self._locks[-1], _inode(self._path), 0)
+        except OSError as error:
+            raise StoreFullError(
+                f"{beside(self._path, LOCKS[-1])}: can not be written ({error.strerror}); make room and {THEN}"
+            ) from None
+
+    def close(self) -> None:
+        for lock in self._locks:
+            os.close(lock)
+        self._locks.clear()
+
+
+def _inode(path: Path) -> bytes:
+    # Not the device: its number may be another one after a restart of the machine.
+    return b"%d" % path.stat().st_ino
+
+
+def claim(path: Path) -> Claim:
+    """Lock the store against other processes, and make it if it is not there.
 
     Raises:
         InputError: not a store, a newer one, in use elsewhere, or its folder can not be written.
         StoreFullError: there is no room to make it.
     """
     _check(path)
+    found = Claim(path)
     try:
-        lock = os.fdopen(os.open(_beside(path, "-lock"), os.O_RDWR | os.O_CREAT, 0o600), "rb")
-    except OSError as error:
-        raise InputError(f"{path}: can not be written: {error.strerror}; name another file") from None
-    try:
-        _hold(path, lock)
+        found.take()
         if not _check(path):
             _make(path)
+        found.check_log()
     except BaseException:
-        lock.close()
+        found.close()
         raise
-    return lock
+    return found
 
 
 def _check(path: Path) -> bool:
@@ -62,7 +108,7 @@ def _check(path: Path) -> bool:
     return True
 
 
-def _hold(path: Path, lock: BinaryIO) -> None:
+def _hold(path: Path, lock: int) -> None:
     # Not the store itself: closing a handle of it would drop SQLite's own locks.
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,9 +121,9 @@ def _hold(path: Path, lock: BinaryIO) -> None:
 def _make(path: Path) -> None:
     """A new store appears complete or not at all."""
     for suffix in ("-wal", "-journal"):
-        if _beside(path, suffix).exists():
+        if beside(path, suffix).exists():
             # SQLite would play it into the new file.
-            raise InputError(f"{_beside(path, suffix)}: left by a store that is gone; put that back or move this away")
+            raise InputError(f"{beside(path, suffix)}: left by a store that is gone; put that back or move this away")
     partial = path.with_name(f".{path.name}.partial")
     try:
         _remove(partial)
@@ -86,7 +132,7 @@ def _make(path: Path) -> None:
             tables.create(db)
         publish_file(partial, path)
     except sqlite3.Error as error:
-        raise explained(path, error, _THEN) from None
+        raise explained(path, error, THEN) from None
     except OSError as error:
         raise InputError(f"{path}: can not be written: {error.strerror}; name another file") from None
     finally:
@@ -95,11 +141,12 @@ def _make(path: Path) -> None:
 
 def _remove(partial: Path) -> None:
     for suffix in ("", "-journal"):
-        _beside(partial, suffix).unlink(missing_ok=True)
+        discard(beside(partial, suffix))
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
+def beside(path: Path, suffix: str) -> Path:
+    """A file that belongs to the store at `path`."""
+    return path.with_name(f".{path.name}{suffix}" if suffix == LOCKS[-1] else path.name + suffix)
 
 
 @contextmanager
@@ -144,12 +191,23 @@ def _not_opened(path: Path, error: sqlite3.Error) -> InputError | StoreError:
     read_only = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
     if read_only or not is_full(error):
         return InputError(f"{path}: can not be opened for writing ({error}); name another file or put a backup there")
-    return explained(path, error, _THEN)
+    return explained(path, error, THEN)
 
 
 def reader(path: Path) -> sqlite3.Connection:
     """A connection that only reads, for one thread at a time."""
     return _connect(path, "ro")
+
+
+def anchor(path: Path) -> sqlite3.Connection:
+    """A connection that reads, and has begun to: as long as it is open, closing the others leaves the log alone."""
+    db = reader(path)
+    try:
+        db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.Error as error:
+        db.close()
+        raise explained(path, error, THEN) from None
+    return db
 
 
 def empty_log(db: sqlite3.Connection) -> bool:

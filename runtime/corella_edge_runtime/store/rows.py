@@ -11,7 +11,8 @@ from typing import Any
 from corella_edge.errors import InputError
 from corella_edge.events import NewEvents
 from corella_edge.request import Event, User
-from corella_edge_runtime.store.tables import KINDS, rewrite, shard_of
+from corella_edge.timekeeping import TENTHS, Timeline
+from corella_edge_runtime.store.tables import KINDS, SHARDS, rewrite, shard_of
 
 KEY_SECONDS = 7 * 86_400  # how long a repeated append is recognised
 REWRITE_SECONDS = 86_400  # how long pruned rows may leave copies in unused parts of pages: rewriting wears flash
@@ -27,26 +28,58 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """When something arrives: its stamp, and its place among the times of events (Unix seconds)."""
+
+    stamp: int
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one shard need not keep: events, keys and copies of removed rows from before these stamps."""
+
+    stamp: int
+    events: int
+    keys: int
+    copies: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pruned:
-    """What one step of pruning did: events removed, and whose they were."""
+    """What one step of pruning did: events removed, whose they were, users of whom nothing was left, and keys."""
 
     events: int
     users: list[str]
+    empty: list[str]
+    keys: int
 
 
-def append(db: sqlite3.Connection, new: NewEvents, now: int) -> int:
+def limits(timeline: Timeline, keep: Retention, n: int) -> Limits:
+    """What shard `n` need not keep now; a long pause counts for a tenth of the shards after the other."""
+
+    def before(seconds: float) -> int:
+        return timeline.older_than(seconds, n * TENTHS // SHARDS)
+
+    events = -_EVER if keep.age is None else before(keep.age)
+    most = _EVER if keep.events is None else keep.events
+    return Limits(int(timeline.stamp), events, max(events, before(KEY_SECONDS)), before(REWRITE_SECONDS), most)
+
+
+def append(db: sqlite3.Connection, new: NewEvents, moment: Moment) -> int:
     """Add events and profile; the number of events now held on the user. A key seen before adds nothing.
 
     Raises:
         InputError: the key was used for something else.
     """
-    n, seconds = shard_of(new.user_id), now
+    n, now, seconds = shard_of(new.user_id), moment.stamp, moment.place
     row = db.execute(f"SELECT events, oldest, latest, next FROM users_{n} WHERE id = ?", (new.user_id,)).fetchone()
     count, oldest, latest, seq = row or (0, None, None, 0)
     if new.key is not None and not _first(db, n, new, now):
         return int(count)
     if latest is not None:
-        seconds = max(now, latest)  # a clock set back does not reorder arrivals
+        seconds = max(seconds, latest)  # a clock set back does not reorder arrivals
     _insert_events(db, n, new, seq, seconds, now)
     if any(event.time is None for event in new.events):
         latest = seconds
@@ -111,8 +144,8 @@ def user(db: sqlite3.Connection, user_id: str, least: int, step: int) -> User | 
     return User(user_id, json.loads(row[0]), tuple(events))
 
 
-def export(db: sqlite3.Connection, user_id: str) -> dict[str, Any] | None:
-    """Everything held on a user, as JSON; `events` in the order of the history."""
+def export(db: sqlite3.Connection, user_id: str, timeline: Timeline) -> dict[str, Any] | None:
+    """Everything held on a user, as JSON; `events` in the order of the history, arrivals as Unix time."""
     n = shard_of(user_id)
     row = db.execute(f"SELECT features, updated FROM users_{n} WHERE id = ?", (user_id,)).fetchone()
     if row is None:
@@ -124,9 +157,11 @@ def export(db: sqlite3.Connection, user_id: str) -> dict[str, Any] | None:
     return {
         "user_id": user_id,
         "features": json.loads(row[0]),
-        "updated": row[1],
-        "events": [_event(*event) for event in events],
-        "keys": [{"key": key, "arrived": arrived} for key, arrived in keys],
+        "updated": timeline.wall(row[1]),
+        "events": [
+            _event(item, rating, at, timed, timeline.wall(arrived)) for item, rating, at, timed, arrived in events
+        ],
+        "keys": [{"key": key, "arrived": timeline.wall(arrived)} for key, arrived in keys],
     }
 
 
@@ -150,19 +185,18 @@ def delete(db: sqlite3.Connection, user_id: str) -> bool:
     return True
 
 
-def prune(db: sqlite3.Connection, n: int, keep: Retention, now: int) -> Pruned:
+def prune(db: sqlite3.Connection, n: int, limits: Limits) -> Pruned:
     """Remove what one shard need not keep; rewrite it when removed rows may have left copies for a day."""
-    cutoff = -_EVER if keep.age is None else int(now - keep.age)
-    most = _EVER if keep.events is None else keep.events
+    cutoff, most = limits.events, limits.most
     due = db.execute(f"SELECT id FROM users_{n} WHERE oldest < ? OR events > ?", (cutoff, most)).fetchall()
     removed = sum(_prune_user(db, n, user_id, cutoff, most) for (user_id,) in due)
     empty = db.execute(f"SELECT id FROM users_{n} WHERE events = 0 AND updated < ?", (cutoff,)).fetchall()
     db.executemany(f"DELETE FROM users_{n} WHERE id = ?", empty)
-    db.execute(f"DELETE FROM keys_{n} WHERE arrived < ?", (max(cutoff, now - KEY_SECONDS),))
+    keys = db.execute(f"DELETE FROM keys_{n} WHERE arrived < ?", (limits.keys,)).rowcount
     if due or empty:
-        db.execute("INSERT OR IGNORE INTO shards (shard, pruned) VALUES (?, ?)", (n, now))
-    _rewrite_if_due(db, n, now)
-    return Pruned(removed, [user_id for (user_id,) in due + empty])
+        db.execute("INSERT OR IGNORE INTO shards (shard, pruned) VALUES (?, ?)", (n, limits.stamp))
+    _rewrite_if_due(db, n, limits.copies)
+    return Pruned(removed, [user_id for (user_id,) in due], [user_id for (user_id,) in empty], keys)
 
 
 def _prune_user(db: sqlite3.Connection, n: int, user_id: str, cutoff: int, most: int) -> int:
@@ -183,7 +217,7 @@ def _prune_user(db: sqlite3.Connection, n: int, user_id: str, cutoff: int, most:
     return int(removed)
 
 
-def _rewrite_if_due(db: sqlite3.Connection, n: int, now: int) -> None:
+def _rewrite_if_due(db: sqlite3.Connection, n: int, copies: int) -> None:
     row = db.execute("SELECT pruned FROM shards WHERE shard = ?", (n,)).fetchone()
-    if row is not None and row[0] <= now - REWRITE_SECONDS:
+    if row is not None and row[0] <= copies:
         rewrite(db, n)

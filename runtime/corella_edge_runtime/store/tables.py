@@ -6,12 +6,13 @@ import sqlite3
 import zlib
 
 APPLICATION = 0x436F4564  # "CoEd", in the file's header
-VERSION = 1
+VERSION = 2  # 1: arrivals were read from the clock, and there was no table `clock`
 SHARDS = 64
 KINDS = ("users", "events", "keys")
 
 # `at` orders a history: the event's own time, else its arrival. `timed`: whether it had one. `next`: the user's next
 # sequence number. `oldest`: arrival of the oldest event held; `latest`: place of the latest without a time of its own.
+# `arrived`, `updated`, `oldest` and `pruned` are stamps of corella_edge.timekeeping.
 _SHARD = """
 CREATE TABLE users_{n} (id TEXT PRIMARY KEY, features TEXT NOT NULL, updated INTEGER NOT NULL,
                         events INTEGER NOT NULL, oldest INTEGER, latest INTEGER, next INTEGER NOT NULL) WITHOUT ROWID;
@@ -21,6 +22,8 @@ CREATE TABLE events_{n} (user TEXT NOT NULL, at INTEGER NOT NULL, seq INTEGER NO
 CREATE TABLE keys_{n} (user TEXT NOT NULL, key TEXT NOT NULL, digest BLOB NOT NULL, arrived INTEGER NOT NULL,
                        PRIMARY KEY (user, key)) WITHOUT ROWID;
 """
+
+_CLOCK = "CREATE TABLE clock (part TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
 
 
 def shard_of(user_id: str) -> int:
@@ -34,7 +37,14 @@ def create(db: sqlite3.Connection) -> None:
     # `pruned`: since when the shard has had rows removed and not been rewritten.
     marks = "CREATE TABLE shards (shard INTEGER PRIMARY KEY, pruned INTEGER);"
     header = f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
-    db.executescript(f"BEGIN; {shards} {marks} {header} COMMIT;")
+    db.executescript(f"BEGIN; {shards} {marks} {_CLOCK} {header} COMMIT;")
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring an older form to this one, inside the caller's transaction."""
+    if db.execute("PRAGMA user_version").fetchone()[0] < VERSION:
+        db.execute(_CLOCK)
+        db.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def rewrite(db: sqlite3.Connection, shard: int) -> None:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
-from corella_edge.events import NewEvents
-from corella_edge.request import Event, Features, History, User
+from corella_edge.events import NewEvents, new_events
+from corella_edge.request import Event, Features, User
+from corella_edge.timekeeping import Reading, Timeline, date, read_clocks
 from corella_edge_runtime.store import rows
+from corella_edge_runtime.store.arrivals import Arrivals
 from corella_edge_runtime.store.cache import UserCache
-from corella_edge_runtime.store.opening import claim, writer
+from corella_edge_runtime.store.failure import explained
+from corella_edge_runtime.store.opening import THEN, Claim, anchor, claim, writer
+from corella_edge_runtime.store.presence import Presence
 from corella_edge_runtime.store.readers import Readers
-from corella_edge_runtime.store.rows import Retention
+from corella_edge_runtime.store.rows import Pruned, Retention
 from corella_edge_runtime.store.tables import SHARDS
 from corella_edge_runtime.store.writer import Step, Writer
 
+_LOG = logging.getLogger("corella_edge.store")
 CACHED_EVENTS = 200_000  # some 40 MB
 
 
@@ -31,16 +36,19 @@ class UserStore:
     failures. Of an append nothing is kept then; a deletion is finished when it is asked for again.
     """
 
-    def __init__(self, path: Path, lock: BinaryIO, db: sqlite3.Connection, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path, claim: Claim, db: sqlite3.Connection, clocks: Callable[[], Reading]) -> None:
+        """Raises InputError or StoreFullError, as `open`."""
         self.path = path
         self.closed = threading.Event()
-        self._lock, self._clock = lock, clock
+        self._claim = claim
         self._cache = UserCache(CACHED_EVENTS)
-        self._readers = Readers(path)
-        self._writer = Writer(path, db)
+        self._arrivals = _arrivals(path, db, clocks)
+        self._presence = Presence(path, anchor(path))
+        self._readers = Readers(path, self._presence)
+        self._writer = Writer(path, db, self._arrivals, self._presence)
 
     @classmethod
-    def open(cls, path: Path, clock: Callable[[], float] = time.time) -> UserStore:
+    def open(cls, path: Path, clocks: Callable[[], Reading] = read_clocks) -> UserStore:
         """The store at `path`, made if there is none.
 
         Raises:
@@ -48,28 +56,42 @@ class UserStore:
             StoreFullError: there is no room to open it.
         """
         path = path.resolve()
-        lock = claim(path)
+        held = claim(path)
         try:
-            return cls(path, lock, writer(path), clock)
+            db = writer(path)
+            try:
+                held.sign()
+                return cls(path, held, db, clocks)
+            except BaseException:
+                db.close()
+                raise
         except BaseException:
-            lock.close()
+            held.close()
             raise
+
+    @property
+    def lost(self) -> str:
+        """What happened to the file if it was moved, deleted or replaced; else empty. Cheap."""
+        return self._presence.lost()
 
     def append(
         self, user_id: str, events: Sequence[Event], features: Features | None = None, key: str | None = None
     ) -> int:
         """Add events, and replace the profile if one is given; the number of events now held on the user.
 
-        A retry with the same `key` adds nothing. InputError: the key was used for other events.
+        A retry with the same `key` adds nothing. InputError: the key was used for other events, or a time is not in
+        seconds.
         """
-        return self.append_soon(NewEvents(user_id, History.of(events), features, key)).result()
+        return self.append_soon(new_events(user_id, tuple(events), features, key)).result()
 
     def append_soon(self, new: NewEvents) -> Future[int]:
         """`append` without waiting: many of them share one write to the disk."""
-        now = self._now()
-        return self._writer.submit(
-            Step(lambda db: rows.append(db, new, now), lambda _: self._cache.changed(new.user_id))
-        )
+        arrived = self._arrivals.read()
+
+        def append(db: sqlite3.Connection) -> int:
+            return rows.append(db, new, self._arrivals.moment(arrived))
+
+        return self._writer.submit(Step(append, lambda _: self._cache.changed(new.user_id)))
 
     def user(self, user_id: str, least: int, step: int = 1) -> User | None:
         """Profile and the latest events, oldest first: by their time if they have one, else by arrival.
@@ -92,7 +114,7 @@ class UserStore:
     def export(self, user_id: str) -> dict[str, Any] | None:
         """Everything held on a user, or None. StoreError: the file can not be read."""
         with self._readers.snapshot() as db:
-            return rows.export(db, user_id)
+            return rows.export(db, user_id, self._arrivals.timeline)
 
     def delete(self, user_id: str) -> bool:
         """Remove a user so that no byte is left in the store's files; False if there was none.
@@ -107,25 +129,28 @@ class UserStore:
             Step(lambda db: rows.delete(db, user_id), lambda _: self._cache.drop(user_id), erases=True)
         )
 
-    def prune(self, max_age_seconds: float | None, max_events_per_user: int | None, now: float | None = None) -> int:
+    def prune(self, max_age_seconds: float | None, max_events_per_user: int | None) -> int:
         """Remove events by age since arrival and beyond the latest of each user, users of whom nothing newer is
-        left, and old keys; the number of events removed. Appends go on between its steps."""
-        keep, seconds = Retention(max_age_seconds, max_events_per_user), self._now() if now is None else int(now)
-        removed = sum(self._pruned(n, keep, seconds) for n in range(SHARDS))
+        left, and old keys; the number of events removed, which the log is told. Appends go on between its steps."""
+        keep = Retention(max_age_seconds, max_events_per_user)
+        done = [self._pruned(n, keep) for n in range(SHARDS)]
         self._writer.submit(Step(lambda db: None, erases=True)).result()
-        return removed
+        _tell(done, self._arrivals.timeline, keep)
+        return sum(shard.events for shard in done)
 
-    def _pruned(self, n: int, keep: Retention, now: int) -> int:
-        """Events removed from one shard."""
-        step = Step(lambda db: rows.prune(db, n, keep, now), lambda done: self._cache.drop(*done.users))
-        return self._writer.submit(step).result().events
+    def _pruned(self, n: int, keep: Retention) -> Pruned:
+        def prune(db: sqlite3.Connection) -> Pruned:
+            return rows.prune(db, n, rows.limits(self._arrivals.look(), keep, n))
+
+        step = Step(prune, lambda done: self._cache.drop(*done.users, *done.empty))
+        return self._writer.submit(step).result()
 
     def close(self) -> None:
         """Finish what was asked, then let go of the file."""
         self.closed.set()
         self._readers.close()
         self._writer.close()
-        self._lock.close()
+        self._claim.close()
 
     def __enter__(self) -> UserStore:
         return self
@@ -135,5 +160,21 @@ class UserStore:
     ) -> None:
         self.close()
 
-    def _now(self) -> int:
-        return int(self._clock())
+
+def _arrivals(path: Path, db: sqlite3.Connection, clocks: Callable[[], Reading]) -> Arrivals:
+    try:
+        return Arrivals.open(db, clocks)
+    except sqlite3.Error as error:
+        raise explained(path, error, THEN) from None
+
+
+def _tell(done: Sequence[Pruned], timeline: Timeline, keep: Retention) -> None:
+    """What retention removed, without ids."""
+    events, empty = sum(shard.events for shard in done), sum(len(shard.empty) for shard in done)
+    if not events and not empty:
+        return
+    users = sum(len(shard.users) for shard in done)
+    rules = [] if keep.age is None else [f"arrived before {date(timeline.now - keep.age)}"]
+    rules += [] if keep.events is None else [f"beyond a user's latest {keep.events}"]
+    _LOG.info("retention: removed %d events of %d users, and %d users without events: %s", events, users, empty,
+              " or ".join(rules))  # fmt: skip

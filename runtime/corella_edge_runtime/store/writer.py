@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from corella_edge.errors import StoreError, StoreFullError
+from corella_edge.errors import StoreError, StoreFullError, StoreGoneError
+from corella_edge_runtime.store.arrivals import Arrivals
 from corella_edge_runtime.store.failure import explained, is_busy, is_full
 from corella_edge_runtime.store.opening import empty_log
+from corella_edge_runtime.store.presence import Presence
 
 Done = TypeVar("Done")
 TOGETHER = 256  # steps in one transaction
@@ -37,8 +39,8 @@ class Step(Generic[Done]):
 class Writer:
     """Runs steps in the order they come."""
 
-    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
-        self._path, self._db = path, db
+    def __init__(self, path: Path, db: sqlite3.Connection, arrivals: Arrivals, presence: Presence) -> None:
+        self._path, self._db, self._arrivals, self._presence = path, db, arrivals, presence
         self._queue: queue.SimpleQueue[Step[Any] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
@@ -70,7 +72,11 @@ class Writer:
             self._do([step for step in steps if step.future.set_running_or_notify_cancel()])
         with contextlib.suppress(sqlite3.Error):  # a full disk: the next to open it finds the log
             empty_log(self._db)
+        # SQLite removes the log by its name when the last connection ends: not if that is another one by now.
+        if self._presence.has_log():
+            self._presence.release()
         self._db.close()
+        self._presence.close()
 
     def _next(self) -> list[Step[Any]]:
         """At least one step, or none at the end."""
@@ -91,6 +97,7 @@ class Writer:
     def _do(self, steps: list[Step[Any]]) -> None:
         """All in one transaction; if one of them fails, each in its own."""
         try:
+            self._presence.check()
             results = self._commit(steps)
         except Exception as error:  # noqa: BLE001 - handed to whoever waits
             with contextlib.suppress(sqlite3.Error):
@@ -105,14 +112,26 @@ class Writer:
             self._answer(steps, results)
 
     def _commit(self, steps: list[Step[Any]]) -> list[Any]:
-        self._db.execute("BEGIN IMMEDIATE")
-        results = [step.run(self._db) for step in steps]
-        self._db.execute("COMMIT")
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            results = [step.run(self._db) for step in steps]
+            self._arrivals.keep(self._db)
+            self._db.execute("COMMIT")
+        finally:
+            self._presence.wrote()  # also where it failed: a part of the log may have been moved into the file
+        self._arrivals.kept()
         return results
 
     def _answer(self, steps: list[Step[Any]], results: list[Any]) -> None:
         for step, result in zip(steps, results, strict=True):
             step.done(result)
+        try:
+            self._presence.check()  # the commit may have gone into a file that is no longer there
+        except StoreGoneError as error:
+            for step in steps:
+                step.future.set_exception(error)
+            return
+        for step, result in zip(steps, results, strict=True):
             if not step.erases:
                 step.future.set_result(result)
         erasures = [(step, result) for step, result in zip(steps, results, strict=True) if step.erases]
@@ -131,6 +150,8 @@ class Writer:
             kind, why = StoreError, "another program reads it"
         except sqlite3.Error as error:
             kind, why = StoreFullError if is_full(error) else StoreError, str(error)
+        finally:
+            self._presence.wrote()
         return kind(f"{self._path}: removed, but its log keeps a copy ({why}); send the same again")
 
     def _plain(self, error: Exception) -> Exception:
@@ -138,5 +159,5 @@ class Writer:
 
 
 def _for_all(error: Exception) -> bool:
-    """Whether another program holds the file: each step by itself would wait for it once more."""
-    return isinstance(error, sqlite3.Error) and is_busy(error)
+    """Whether another program holds the file, for which each step would wait once more, or there is no file."""
+    return isinstance(error, StoreGoneError) or (isinstance(error, sqlite3.Error) and is_busy(error))

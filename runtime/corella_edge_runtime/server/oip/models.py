@@ -28,6 +28,8 @@ INPUTS: Mapping[str, Input] = {
         Input("candidates", "BYTES", 1, MAX_CANDIDATES, optional=False),
     )
 }
+# Parameters of a request that only another model could fulfil.
+NOT_HERE = ("sequence_id", "sequence_start", "sequence_end")
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "BOOL": "TYPE_BOOL"}
 RANGE = 2**63
 MAX_TIMEOUT = 1000 * MAX_TIMEOUT_MS  # microseconds
@@ -149,11 +151,14 @@ def _texts(inference: Inference, name: str) -> list[str]:
 
 
 def _options(model: Model, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a request; Triton's `priority` is checked and has no effect: there is one queue."""
-    known = ("threshold", "timeout", "priority") if model.threshold is None else ("timeout", "priority")
-    unknown = [name for name in parameters if name not in known]
-    if unknown:
-        raise InputError(f"parameters: {unknown[0][:40]!r} is not known to {model.name}; known: {', '.join(known)}")
+    """Fields of a request; Triton's `priority` is checked and has no effect: there is one queue.
+
+    Raises:
+        InputError: a parameter that is none, or that asks for what is not here. Others are hints, and passed over.
+    """
+    for name in NOT_HERE if model.threshold is None else ("threshold", *NOT_HERE):
+        if name in parameters:
+            raise InputError(f"parameters: {name!r} is not offered by {model.name}")
     a_whole(parameters.get("priority", 0), "parameters.priority", RANGE)
     microseconds = a_whole(parameters.get("timeout", 0), "parameters.timeout", MAX_TIMEOUT + 1)
     threshold = model.threshold or parameters.get("threshold")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from corella_edge_runtime.server.describing import Json, answer, fields, json_of, later, ref
-from corella_edge_runtime.server.oip.models import INPUTS, MAX_TIMEOUT, MODELS, RANGE
+from corella_edge_runtime.server.describing import Json, answer, fields, hints, json_of, later, ref
+from corella_edge_runtime.server.oip.models import INPUTS, MAX_TIMEOUT, MODELS, NOT_HERE, RANGE
 from corella_edge_runtime.server.oip.tensors import LENGTH_HEADER, Input
+from corella_edge_runtime.server.oip.tensors import NOT_HERE as NO_HINTS
 
 _ERROR = ref("OipError")
 _BINARY: Json = {"application/octet-stream": {"schema": {}}}
@@ -62,7 +63,7 @@ def _index() -> Json:
     return {
         "operationId": "oipIndex",
         "summary": "The models and their states.",
-        "requestBody": {"required": False, "content": json_of(fields({"ready": _FLAG}, []))},
+        "requestBody": {"required": False, "content": json_of(hints({"ready": _FLAG}, []))},
         "responses": {
             "200": answer("Triton's form.", {"type": "array", "items": ref("OipState")}),
             "400": answer("The body is not understood.", _ERROR),
@@ -74,6 +75,7 @@ def _index() -> Json:
 _BODY: Json = {
     "408": answer("The body did not arrive in time.", _ERROR),
     "413": answer("The body is too large.", _ERROR),
+    "415": answer("The body is packed otherwise than by gzip.", _ERROR),
 }
 
 
@@ -89,7 +91,6 @@ def _infer(suffix: str, others: Json) -> Json:
             "200": {**done, "content": {**done["content"], **_BINARY}, "headers": headers},
             "400": answer("Not a request that this model takes.", _ERROR),
             **_BODY,
-            "415": answer("The body is packed.", _ERROR),
             "500": answer("A fault of the server; its log says where.", ref("Error")),
             **others,
         },
@@ -97,18 +98,27 @@ def _infer(suffix: str, others: Json) -> Json:
 
 
 _EITHER = "`data` has as many values as the shape says; or they follow the JSON, so many bytes as the parameter says."
+_SHAPE = "[n]; or [n, 1] or [1, n], which are taken for it."
+_NULL: Json = {"type": "null"}
 _BYTES_BEHIND = fields({"binary_data_size": {"type": "integer", "minimum": 0}}, [])
+
+
+def _many(schema: Json) -> Json:
+    return {"type": "array", "items": schema}
 
 
 def _tensor(spec: Input) -> Json:
     value: Json = {"type": "string"} if spec.datatype == "BYTES" else {"type": ["number", "null"]}
-    return fields(
+    size: Json = {"type": "integer", "minimum": spec.least, "maximum": spec.most}
+    return hints(
         {
             "name": {"const": spec.name},
             "datatype": {"const": spec.datatype},
-            "shape": {**_SIZES, "items": {"type": "integer", "minimum": spec.least, "maximum": spec.most}},
-            "data": {"type": "array", "items": value, "minItems": spec.least, "maxItems": spec.most},
-            "parameters": _BYTES_BEHIND,
+            "shape": {"description": _SHAPE, "type": "array", "items": size, "minItems": 1, "maxItems": 2},
+            "data": {"type": "array", "items": {"anyOf": [value, _many(value)]}, "maxItems": spec.most},
+            "parameters": hints(
+                {"binary_data_size": {"type": "integer", "minimum": 0}, **dict.fromkeys(NO_HINTS, _NULL)}, []
+            ),
         },
         ["name", "datatype", "shape"],
         _EITHER,
@@ -126,8 +136,12 @@ _PARAMETERS: Json = {
     },
     "priority": {**_WHOLE, "description": "Has no effect."},
     "binary_data_output": _FLAG,
+    **dict.fromkeys(NOT_HERE, _NULL),
 }
-_ASKED = fields({"name": {"type": "string"}, "parameters": fields({"binary_data": _FLAG}, [])}, ["name"])
+_ASKED = hints(
+    {"name": {"type": "string"}, "parameters": hints({"binary_data": _FLAG, **dict.fromkeys(NO_HINTS, _NULL)}, [])},
+    ["name"],
+)
 _GIVEN = fields(
     {
         "name": {"type": "string"},
@@ -150,10 +164,6 @@ _CONFIGURED = fields(
 _NAME: Json = {"type": "string"}
 
 
-def _many(schema: Json) -> Json:
-    return {"type": "array", "items": schema}
-
-
 _SCHEMAS: Json = {
     "OipError": fields({"error": _NAME}, ["error"]),
     "OipServer": fields(
@@ -174,14 +184,15 @@ _SCHEMAS: Json = {
          "input": _many(_CONFIGURED), "output": _many(_CONFIGURED)},
         ["name", "platform", "backend", "max_batch_size", "input", "output"],
     ),
-    "OipInference": fields(
+    "OipInference": hints(
         {
             "id": {"description": "Repeated in the answer.", "type": "string", "maxLength": 256},
             "inputs": _many({"anyOf": [_tensor(spec) for spec in INPUTS.values()]}),
             "outputs": _many(_ASKED),
-            "parameters": fields(_PARAMETERS, []),
+            "parameters": hints(_PARAMETERS, []),
         },
         ["inputs"],
+        "Null is the same as left out. What is not named here is passed over.",
     ),
     "OipInferred": fields(
         {"id": _NAME, "model_name": {"enum": list(MODELS)}, "model_version": _NAME, "outputs": _many(_GIVEN)},

@@ -17,12 +17,13 @@ from corella_edge.errors import InputError
 from corella_edge.request import Request as RankRequest
 from corella_edge.strict_json import decode
 from corella_edge_runtime.server.answers import JSON
-from corella_edge_runtime.server.bodies import read_body
+from corella_edge_runtime.server.bodies import read_body, read_bytes
+from corella_edge_runtime.server.checks import a_flag
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.limits import INLINE_BYTES
 from corella_edge_runtime.server.oip import models
 from corella_edge_runtime.server.oip.models import ALWAYS, EXTENSIONS, INPUTS, MODELS, Model
-from corella_edge_runtime.server.oip.tensors import LENGTH_HEADER, Inference, read, write
+from corella_edge_runtime.server.oip.tensors import LENGTH_HEADER, Inference, given, read, write
 from corella_edge_runtime.server.rank import CLIENT_GONE
 from corella_edge_runtime.server.ranker import llm_of
 from corella_edge_runtime.server.service import NotReadyError, Ranked, Service, large
@@ -77,11 +78,10 @@ class _Api:
     async def index(self, http: Request) -> Response:
         """Triton's list of models; `{"ready": true}` leaves out those that are not."""
         body = await read_body(http, self.service.limits)
-        wanted = decode(body) if body.strip() else {}
-        if not isinstance(wanted, dict) or wanted.keys() - {"ready"} or type(wanted.get("ready", False)) is not bool:
-            raise InputError('body: expected nothing, or {"ready": true}')
+        wanted = given(decode(body), "body") if body.strip() else {}
+        ready = a_flag(wanted.get("ready", False), "ready")
         found = [self._entry(model) for model in MODELS.values()]
-        return _answer([entry for entry in found if entry["state"] == "READY" or not wanted.get("ready")])
+        return _answer([entry for entry in found if entry["state"] == "READY" or not ready])
 
     async def metadata(self, http: Request) -> Response:
         return _answer(models.metadata(*self._asked(http)))
@@ -100,8 +100,7 @@ class _Api:
     async def infer(self, http: Request) -> Response:
         model, _ = self._asked(http)
         self.service.check_ready()
-        _check_encoding(http)
-        body = await read_body(http, self.service.limits)
+        body = await read_bytes(http, self.service.limits)
         with self.service.place():
             return await self._inferred(http, model, body)
 
@@ -159,12 +158,6 @@ def _check_version(http: Request, served: str) -> None:
     wanted = http.path_params.get("version", served)
     if wanted != served:
         raise HTTPException(404, f"version {wanted[:40]!r} is not served here; this is version {served!r}")
-
-
-def _check_encoding(http: Request) -> None:
-    encoding = http.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise HTTPException(415, f"Content-Encoding {encoding[:40]!r} is not understood; send the body as it is")
 
 
 def _version(label: str) -> str:

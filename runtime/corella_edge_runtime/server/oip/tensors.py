@@ -1,11 +1,14 @@
 """Messages of the Open Inference Protocol ↔ numpy, in JSON and with the binary tensor extension. Knows no HTTP.
 
-A message is a JSON object. Tensors that name a `binary_data_size` have their bytes after it, one behind the other:
+A message is a JSON object. In it null is the same as left out, and what the protocol does not know is passed over, as
+clients send hints of their own (`model_name`, `content_type`); but not what would change the meaning of a tensor.
+Tensors that name a `binary_data_size` have their bytes after it, one behind the other:
 numbers little-endian, BYTES as four bytes of length and the bytes themselves, value by value. NaN is null in JSON.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,9 +20,12 @@ import orjson
 
 from corella_edge.errors import InputError
 from corella_edge.strict_json import JsonError, decode
-from corella_edge_runtime.server.checks import a_flag, a_list, a_text, an_object, any_object, shown
+from corella_edge_runtime.server.bodies import json_text
+from corella_edge_runtime.server.checks import a_flag, a_list, a_text, any_object, shown
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
+# Parameters that say where values are or what form they have, by extensions that are not here: not to be passed over.
+NOT_HERE = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size", "classification")
 _LENGTH = struct.Struct("<I")
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -28,7 +34,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A tensor of one dimension that a model takes: BYTES or FP32, of `least` to `most` values."""
+    """A tensor that a model takes, BYTES or FP32, of `least` to `most` values: [n], or [n, 1] or [1, n] as well."""
 
     name: str
     datatype: str
@@ -42,7 +48,7 @@ class Inference:
     """A request.
 
     Attributes:
-        inputs: by name: BYTES as objects of type bytes, FP32 as float32.
+        inputs: by name, [n]: BYTES as objects of type bytes, FP32 as float32.
         outputs: name → whether in binary form, of those asked for; empty = all of them, in the form of `binary`.
         parameters: those of the request, without the extension's own.
     """
@@ -62,14 +68,27 @@ def read(body: bytes, header_length: str | None, known: Mapping[str, Input]) -> 
     """
     head, binary = _split(body, header_length)
     try:
-        data = an_object(decode(head), "request", {"id", "inputs", "outputs", "parameters"})
+        data = given(decode(json_text(head)), "request")
     except JsonError as error:
         raise JsonError(f"request: {error}") from None
-    parameters = any_object(data.get("parameters", {}), "parameters")
+    parameters = given(data.get("parameters", {}), "parameters")
     binary_output = a_flag(parameters.pop("binary_data_output", False), "parameters.binary_data_output")
     outputs = _outputs(data.get("outputs", []), binary_output)
     inputs = _inputs(a_list(data.get("inputs"), "inputs"), binary, known)
     return Inference(a_text(data.get("id", ""), "id"), inputs, outputs, binary_output, parameters)
+
+
+def given(value: object, where: str) -> dict[str, Any]:
+    """The fields of an object that are not null."""
+    return {name: field for name, field in any_object(value, where).items() if field is not None}
+
+
+def _hints(value: object, where: str) -> dict[str, Any]:
+    """The parameters of a tensor. Raises InputError for those that may not be passed over."""
+    parameters = given(value, where)
+    if wanted := next((name for name in NOT_HERE if name in parameters), None):
+        raise InputError(f"{where}: {wanted!r} is not offered here")
+    return parameters
 
 
 def write(head: Mapping[str, Any], outputs: Iterable[tuple[str, Array, bool]]) -> tuple[bytes, int | None]:
@@ -107,7 +126,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
 def _inputs(entries: list[Any], binary: bytes, known: Mapping[str, Input]) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for i, entry in enumerate(entries):
-        tensor = an_object(entry, f"inputs[{i}]", {"name", "shape", "datatype", "data", "parameters"})
+        tensor = given(entry, f"inputs[{i}]")
         spec = _known(tensor.get("name"), f"inputs[{i}]", known)
         if spec.name in found:
             raise InputError(f"inputs: {spec.name} is given twice")
@@ -130,13 +149,13 @@ def _input(tensor: dict[str, Any], spec: Input, binary: bytes) -> tuple[Array, b
     """A tensor's values, and the bytes that are left."""
     if tensor.get("datatype") != spec.datatype:
         raise InputError(f"{spec.name}: expected the datatype {spec.datatype}, got {shown(tensor.get('datatype'))}")
-    count = _count(tensor.get("shape"), spec)
-    parameters = an_object(tensor.get("parameters", {}), f"{spec.name}.parameters", {"binary_data_size"})
-    size = parameters.get("binary_data_size")
+    shape = _shape(tensor.get("shape"), spec)
+    count = math.prod(shape)
+    size = _hints(tensor.get("parameters", {}), f"{spec.name}.parameters").get("binary_data_size")
     if (size is None) == ("data" not in tensor):
         raise InputError(f"{spec.name}: expected either 'data' or the parameter 'binary_data_size'")
     if size is None:
-        values = a_list(tensor["data"], f"{spec.name}.data")
+        values = _flat(a_list(tensor["data"], f"{spec.name}.data"), shape)
         if len(values) != count:
             raise InputError(f"{spec.name}: the shape says {count} values, 'data' has {len(values)}")
         return _FROM_JSON[spec.datatype](values, spec.name), binary
@@ -145,13 +164,28 @@ def _input(tensor: dict[str, Any], spec: Input, binary: bytes) -> tuple[Array, b
     return _FROM_BYTES[spec.datatype](binary[:size], count, spec.name), binary[size:]
 
 
-def _count(shape: object, spec: Input) -> int:
-    if not isinstance(shape, list) or len(shape) != 1 or type(shape[0]) is not int:
-        raise InputError(f"{spec.name}: expected a shape of one dimension, as [{max(1, spec.least)}]")
-    count: int = shape[0]
-    if not spec.least <= count <= spec.most:
-        raise InputError(f"{spec.name}: expected {spec.least} to {spec.most} values, the shape says {shown(count)}")
-    return count
+def _shape(shape: object, spec: Input) -> list[int]:
+    """[n], or [n, 1] or [1, n] with the same values in the same order."""
+    found = shape if isinstance(shape, list) and all(type(size) is int for size in shape) else []
+    if len(found) not in (1, 2) or (len(found) == 2 and 1 not in found):
+        raise InputError(f"{spec.name}: expected a shape of one dimension, as [n], [n, 1] or [1, n]")
+    count = math.prod(found)
+    if min(found) < 0 or not spec.least <= count <= spec.most:
+        told = shown(count) if len(found) == 1 else f"[{shown(found[0])}, {shown(found[1])}]"
+        raise InputError(f"{spec.name}: expected {spec.least} to {spec.most} values, the shape says {told}")
+    return found
+
+
+def _flat(values: list[Any], shape: list[int]) -> list[Any]:
+    """The values row by row; those of two dimensions may be given so, or as a list of rows."""
+    rows, *columns = shape
+    if (
+        not columns
+        or len(values) != rows
+        or not all(isinstance(row, list) and len(row) == columns[0] for row in values)
+    ):
+        return values
+    return [value for row in values for value in row]
 
 
 def _texts_from_json(values: list[Any], name: str) -> Array:
@@ -203,10 +237,10 @@ _FROM_BYTES = {"BYTES": _texts_from_bytes, "FP32": _numbers_from_bytes}
 def _outputs(value: object, binary: bool) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for i, entry in enumerate(a_list(value, "outputs")):
-        output = an_object(entry, f"outputs[{i}]", {"name", "parameters"})
+        output = given(entry, f"outputs[{i}]")
         name = a_text(output.get("name"), f"outputs[{i}].name")
         if name in found:
             raise InputError(f"outputs: {shown(name)} is asked for twice")
-        parameters = an_object(output.get("parameters", {}), f"outputs[{i}].parameters", {"binary_data"})
+        parameters = _hints(output.get("parameters", {}), f"outputs[{i}].parameters")
         found[name] = a_flag(parameters.get("binary_data", binary), f"outputs[{i}].parameters.binary_data")
     return found

@@ -1,0 +1,1 @@
+"""The machine itself: what llama.cpp is built with for it."""

@@ -1,0 +1,289 @@
+"""Builds llama-cpp-python as one wheel that runs on every CPU of an architecture, with zig as the compiler.
+
+The wheel holds one library of kernels for each kind of CPU, and llama.cpp takes the best one when it is loaded. zig
+comes as a Python package, so neither the machine that builds nor those that run need a compiler of the system's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from corella_edge.atomic import publish_file, told
+from corella_edge.errors import CorellaError, InputError, MissingExtraError
+from corella_edge_runtime.machine import zigcc
+
+RELEASE = "0.3.36"  # of llama-cpp-python; constraints.txt holds the same
+GLIBC = "2.28"  # ONNX Runtime's and numpy's wheels want about as much
+# The kernels that every CPU of an architecture runs.
+TARGETS = {"x86_64": "x64", "aarch64": "armv8.0_1"}
+
+# No versions in the libraries' names: a wheel has no links, it would hold every library three times, and load it twice.
+_CMAKE = (
+    "GGML_NATIVE=OFF", "GGML_BACKEND_DL=ON", "GGML_CPU_ALL_VARIANTS=ON", "GGML_OPENMP=OFF", "GGML_CCACHE=OFF",
+    "LLAVA_BUILD=OFF", "LLAMA_OPENSSL=OFF", "CMAKE_PLATFORM_NO_VERSIONED_SONAME=ON",
+    "CMAKE_SHARED_LINKER_FLAGS=-s", "CMAKE_MODULE_LINKER_FLAGS=-s",
+    "CMAKE_INSTALL_BINDIR=llama_cpp/lib", "CMAKE_INSTALL_LIBDIR=llama_cpp/lib",
+    "CMAKE_INSTALL_INCLUDEDIR=llama_cpp/include", "CMAKE_SYSTEM_NAME=Linux",
+)  # fmt: skip
+# cmake reads this in llama.cpp's own folder: the library of its programs is ordered by llama-cpp-python, and not used.
+_WITHIN = "set(LLAMA_BUILD_COMMON OFF)\n"
+# For those who write C++ against llama.cpp.
+_LEFT_OUT = ("llama_cpp/include", "llama_cpp/lib/cmake", "llama_cpp/lib/pkgconfig")
+_ROOM = 2 * 10**9  # bytes that a build takes at most while it runs
+_STEP = re.compile(r"\[\s*(\d+)/(\d+)\] ")
+_CAUSE = re.compile(r"^\s*(?:CMake Error|ERROR: |.*\b(?:fatal )?error: )")
+_LIBRARY = re.compile(r"llama_cpp/lib/libggml-cpu-(.+)\.so")
+# What else in the environment would change the result; how many compilers run at once may be set.
+_OTHERS_FLAGS = re.compile(
+    r"(?!CMAKE_BUILD_PARALLEL_LEVEL)(CMAKE|SKBUILD|GGML|LLAMA)_.*|C(XX|PP)?FLAGS|LDFLAGS|_PYTHON_HOST_PLATFORM"
+)
+
+Say = Callable[[str], None]
+Show = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that decides what the wheel holds.
+
+    Attributes:
+        target: a key of TARGETS.
+        compiler: name and version of the package that compiles.
+        glibc: the oldest one the wheel runs with.
+    """
+
+    target: str
+    compiler: str
+    release: str = RELEASE
+    glibc: str = GLIBC
+    cmake: tuple[str, ...] = _CMAKE
+    within: str = _WITHIN
+    left_out: tuple[str, ...] = _LEFT_OUT
+
+    @property
+    def tag(self) -> str:
+        """Python, ABI and platform as pip names them; the libraries need libc and libm only, as manylinux wants."""
+        return f"py3-none-manylinux_{self.glibc.replace('.', '_')}_{self.target}"
+
+    @property
+    def file(self) -> str:
+        return f"llama_cpp_python-{self.release}-{self.tag}.whl"
+
+    @property
+    def key(self) -> str:
+        """Equal for two builds that would give the same wheel: 16 hex digits."""
+        wrapper = Path(zigcc.__file__).read_text("utf-8")
+        return hashlib.sha256(json.dumps([asdict(self), wrapper]).encode()).hexdigest()[:16]
+
+
+def recipe(target: str | None = None) -> Recipe:
+    """How the wheel for `target` (this machine's architecture if None) is built here.
+
+    Raises:
+        InputError: no wheel can be built for it, or on this system. MissingExtraError: zig or pip is not installed.
+    """
+    wanted = target or os.uname().machine
+    if wanted not in TARGETS:
+        raise InputError(f"--target {wanted}: llama.cpp can be built for {' and '.join(TARGETS)} alone")
+    if sys.platform != "linux":
+        raise InputError(f"wheel: builds on Linux alone, this is {sys.platform}")
+    if find_spec("ziglang") is None or find_spec("pip") is None:
+        raise MissingExtraError("building llama.cpp", "build")
+    return Recipe(wanted, f"ziglang {_zig_version()}")
+
+
+def _zig_version() -> str:
+    try:
+        return version("ziglang")
+    except PackageNotFoundError:
+        raise MissingExtraError("building llama.cpp", "build") from None
+
+
+def variants(wheel: Path) -> list[str]:
+    """Kinds of CPU that a wheel, or nothing if it can not be read whole, has kernels for, in the alphabet's order."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = [] if archive.testzip() else archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return []
+    return sorted(found[1] for found in map(_LIBRARY.fullmatch, names) if found)
+
+
+def cache_folder() -> Path:
+    """Where finished wheels are kept: below $XDG_CACHE_HOME, or ~/.cache where that is not set. Raises InputError."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (cache if cache.is_absolute() else Path.home() / ".cache") / "corella-edge"
+    except RuntimeError:
+        raise InputError("this user has no home folder; set HOME or XDG_CACHE_HOME") from None
+
+
+def build(wanted: Recipe, out: Path, say: Say, show: Show) -> Path:
+    """The wheel in the folder `out`, built, or as an earlier build left it in the cache; it is whole or not there.
+
+    Args:
+        say: gets a line for a person. show: gets how many steps are done, and of how many.
+
+    Raises:
+        InputError: `out` or the cache can not be written, or there is no room. CorellaError: the build failed.
+    """
+    kept = cache_folder() / "wheels" / wanted.key / wanted.file
+    _make(out, "--out ")
+    if TARGETS[wanted.target] in variants(kept):
+        say(f"taken from {kept.parent}: built before with the same compiler and settings")
+    else:
+        _compile(wanted, kept, say, show)
+    _copy(kept, out / wanted.file)
+    return out / wanted.file
+
+
+def _make(folder: Path, option: str = "") -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{option}{folder}: can not be made: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{option}{folder}: can not be written; name another folder")
+
+
+def _copy(source: Path, target: Path) -> None:
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        shutil.copyfile(source, partial)
+        publish_file(partial, target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{target}: writing failed: {told(error)}") from error
+
+
+def _compile(wanted: Recipe, kept: Path, say: Say, show: Show) -> None:
+    """One build, in a temporary folder that is gone afterwards whatever happened."""
+    _make(kept.parent)
+    _check_room(Path(tempfile.gettempdir()))
+    say(f"building llama-cpp-python {wanted.release} for every {wanted.target} CPU with {wanted.compiler}: "
+        "downloads 80 MB, then compiles for 10 to 20 minutes on 2 idle cores")  # fmt: skip
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="corella-edge-wheel-") as name:
+        folder = Path(name)
+        log = folder / "build.log"
+        status = _run(_command(wanted, folder), _environment(wanted, folder), log, show)
+        made = folder / "out" / wanted.file
+        if status != 0 or TARGETS[wanted.target] not in variants(made):
+            raise CorellaError(_why(wanted, status, log))
+        _copy(made, kept)
+    say(f"built in {(time.monotonic() - begun) / 60:.0f} minutes: kernels for {', '.join(variants(kept))}")
+
+
+def _check_room(folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < _ROOM:
+        raise InputError(f"{folder}: a build needs {_ROOM / 1e9:.0f} GB there while it runs, {free / 1e9:.1f} GB are "
+                         "free; make room, or set TMPDIR to another folder")  # fmt: skip
+
+
+def _command(wanted: Recipe, folder: Path) -> list[str]:
+    # pip's own cache knows a wheel by its source alone, not by these settings.
+    return [
+        sys.executable, "-m", "pip", "wheel", "-v", "--disable-pip-version-check", "--no-cache-dir", "--no-deps",
+        "--no-binary", "llama-cpp-python", "-w", str(folder / "out"), f"llama-cpp-python=={wanted.release}",
+    ]  # fmt: skip
+
+
+def _environment(wanted: Recipe, folder: Path) -> dict[str, str]:
+    """What pip, scikit-build-core, cmake and zig read. Flags that the user has set for other builds are left out."""
+    tools = {name: str(_tool(wanted, folder, name)) for name in ("cc", "c++", "ar", "ranlib")}
+    within = folder / "within.cmake"
+    within.write_text(wanted.within, "utf-8")
+    settings = (
+        *wanted.cmake, f"CMAKE_SYSTEM_PROCESSOR={wanted.target}", f"CMAKE_AR={tools['ar']}",
+        f"CMAKE_RANLIB={tools['ranlib']}", f"CMAKE_PROJECT_llama.cpp_INCLUDE={within}",
+    )  # fmt: skip
+    kept = {name: value for name, value in os.environ.items() if not _OTHERS_FLAGS.fullmatch(name)}
+    return {
+        "ZIG_GLOBAL_CACHE_DIR": str(folder / "zig"), "ZIG_LOCAL_CACHE_DIR": str(folder / "zig"), **kept,
+        "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1", "CC": tools["cc"], "CXX": tools["c++"],
+        "CMAKE_ARGS": " ".join(f"-D{setting}" for setting in settings),
+        "SKBUILD_WHEEL_TAGS": wanted.tag, "SKBUILD_WHEEL_EXCLUDE": ";".join(wanted.left_out),
+        "SKBUILD_INSTALL_STRIP": "false", "SKBUILD_NINJA_MAKE_FALLBACK": "false",
+    }  # fmt: skip
+
+
+def _tool(wanted: Recipe, folder: Path, name: str) -> Path:
+    """A program that cmake takes for one of GCC's."""
+    package = find_spec("ziglang")
+    assert package is not None
+    assert package.origin is not None
+    command = [sys.executable, "-IS", zigcc.__file__, str(Path(package.origin).with_name("zig")),
+               f"{wanted.target}-linux-gnu.{wanted.glibc}", name]  # fmt: skip
+    path = folder / "tools" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', "utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def _run(command: list[str], env: dict[str, str], log: Path, show: Show) -> int:
+    """Run to the end, all output into `log`; on any exception everything that was started is ended first."""
+    with log.open("w", 1, "utf-8") as file, _group(command, env) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            file.write(line)
+            step = _STEP.search(line)
+            if step:
+                show(int(step[1]), int(step[2]))
+        return child.wait()
+
+
+@contextmanager
+def _group(command: list[str], env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        command, env=env, cwd=env["TMPDIR"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+    ) as child:  # fmt: skip
+        try:
+            yield child
+        finally:
+            _end(child)
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """End a child and its descendants. ninja ends its compilers itself when it is asked, so it is asked first."""
+    until = time.monotonic() + 10
+    number = signal.SIGTERM
+    while True:
+        try:
+            os.killpg(child.pid, number)
+        except ProcessLookupError:
+            break
+        if child.poll() is not None and number == signal.SIGKILL:
+            break
+        time.sleep(0.1)
+        number = signal.SIGKILL if time.monotonic() > until else signal.SIGTERM
+    child.wait()
+
+
+def _why(wanted: Recipe, status: int, log: Path) -> str:
+    """One line on a build that failed; the log is kept for the rest."""
+    lines = log.read_text("utf-8").splitlines()
+    causes = [line.strip() for line in lines if _CAUSE.match(line)]
+    cause = causes[0] if causes else f"pip ended with {status}, and without the wheel {wanted.file}"
+    kept = cache_folder() / "wheel-build.log"
+    _copy(log, kept)
+    return f"llama-cpp-python {wanted.release} was not built: {cause[:200]} (all of it: {kept})"
