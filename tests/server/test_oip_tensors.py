@@ -175,7 +175,7 @@ MALFORMED: dict[str, tuple[bytes, str | None, str]] = {
     "a size beyond the body": (*binary("BYTES", [1], packed(b"a"), 6), "binary_data_size is 6, the body has 5"),
     "a negative size": (*binary("BYTES", [1], packed(b"a"), -1), "binary_data_size is -1"),
     "a size that is no number": (*binary("BYTES", [1], packed(b"a"), "5"), "binary_data_size is '5'"),
-    "a size that is true": (*binary("BYTES", [1], packed(b"a"), True), "binary_data_size is True"),
+    "a size that is true": (*binary("BYTES", [1], packed(b"a"), True), "binary_data_size is true"),
     "a length cut short": (*binary("BYTES", [1], b"\1\0\0"), r"candidates\[0\]: its length is cut short"),
     "no length at all": (*binary("BYTES", [2], packed(b"a")), r"candidates\[1\]: its length is cut short"),
     "a text cut short": (*binary("BYTES", [1], b"\5\0\0\0abc"), r"\[0\]: 5 bytes are announced, 3 are there"),
