@@ -14,12 +14,11 @@ from itertools import accumulate, takewhile
 
 import numpy as np
 
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answers, Prompts, TokenIds
 from corella_edge_runtime.llm.cost import TRIAL, Cost, Meter
 from corella_edge_runtime.llm.kept import KeptPrefixes
 from corella_edge_runtime.llm.packing import Packed
 from corella_edge_runtime.llm.settings import LlmSettings
-from corella_edge_runtime.llm.tree import TokenIds
 
 # Of the time until a deadline: for estimates that are too low, at least for the way back of the answers; at most so
 # many seconds.
@@ -108,7 +107,7 @@ class Admission:
         self._number = self._not_asked = self._refused = 0
         self._lock = threading.Lock()
 
-    def admit(self, prompts: Sequence[Prompt], deadline: float | None, now: float, yields: bool = False) -> Admitted:
+    def admit(self, prompts: Prompts, deadline: float | None, now: float, yields: bool = False) -> Admitted:
         """Decide, and promise what is let through; `ended` must follow. More than the LLM's queue holds never is.
 
         `yields`: as in `Promise`, for work with a deadline.
@@ -124,8 +123,8 @@ class Admission:
     def ended(
         self,
         promise: Promise,
-        prompts: Sequence[Prompt],
-        answers: Sequence[Answer],
+        prompts: Prompts,
+        answers: Answers,
         stats: Mapping[str, float],
         now: float,
     ) -> None:
@@ -136,12 +135,11 @@ class Admission:
             observed = self._meter.read(stats)
             if observed is not None:
                 self._cost.learn(*observed, now)
-            if self._meter.renewed or any(answer.reason == "llm_error" for answer in answers):
+            if self._meter.renewed or answers.has("llm_error"):
                 self._seen.clear()
-            answered = [prompt for prompt, answer in zip(prompts, answers, strict=False) if not answer.reason]
-            for prefix in set({id(prompt.prefix): prompt.prefix for prompt in answered}.values()):
-                if not self._seen.touch(prefix):
-                    self._seen.put(prefix, _STATE)
+            for name in {prompts.prefix[i] for i in np.flatnonzero(answers.answered).tolist()}:
+                if not self._seen.touch(prompts.prefixes[name]):
+                    self._seen.put(prompts.prefixes[name], _STATE)
 
     def forget(self) -> None:
         """No prefix is kept any more."""
@@ -154,7 +152,7 @@ class Admission:
             waiting = max(0.0, sum(promise.seconds for promise in self._promised) - self._done(now))
             return {"not_asked": float(self._not_asked), "refused": float(self._refused), "waiting_seconds": waiting}
 
-    def _in_time(self, prompts: Sequence[Prompt], deadline: float, now: float, yields: bool) -> Admitted:
+    def _in_time(self, prompts: Prompts, deadline: float, now: float, yields: bool) -> Admitted:
         if deadline <= now:
             return Admitted(0, "deadline")
         end = deadline - min(ENOUGH, max(WAY_BACK, MARGIN * (deadline - now)))
@@ -173,7 +171,7 @@ class Admission:
         tokens = sum(_new_tokens(prompts[:number])) if yields else 0
         return Admitted(number, reason, self._promise(due, shares[-1], end, yields, tokens))
 
-    def _open_end(self, prompts: Sequence[Prompt], now: float) -> Admitted:
+    def _open_end(self, prompts: Prompts, now: float) -> Admitted:
         """What the queue holds, or nothing. Half of the longest wait is left for those in a hurry who come later."""
         room = self._room(prompts)
         seconds = [0.0, *(share for share, _ in self._costs(prompts[:room]))][-1]
@@ -186,7 +184,7 @@ class Admission:
         reason = "queue_full" if room < len(prompts) else ""
         return Admitted(room, reason, self._promise(due, seconds, due + seconds))
 
-    def _room(self, prompts: Sequence[Prompt], yields: bool = False) -> int:
+    def _room(self, prompts: Prompts, yields: bool = False) -> int:
         """How many of the first the LLM's queue holds, if it is empty but for what yields as they do."""
         most: float = self._settings.queue_tokens
         if yields:
@@ -211,26 +209,21 @@ class Admission:
         most = max(self._promised[0].seconds, self._cost.seconds(1, self._settings.batch))
         return min(now - self._moved, most)
 
-    def _costs(self, prompts: Sequence[Prompt]) -> Iterator[tuple[float, float]]:
+    def _costs(self, prompts: Prompts) -> Iterator[tuple[float, float]]:
         """Seconds for the first 1, 2, … prompts: as a share of full decodes, and alone."""
         tokens, packed = 0, Packed(self._settings.batch)
         news = _new_tokens(prompts, lambda prefix: self._seen.find(prefix)[1])
-        for count, (prompt, new) in enumerate(zip(prompts, news, strict=True), 1):
+        for count, (prefix, new) in enumerate(zip(prompts.prefix, news, strict=True), 1):
             tokens += new
-            packed.add(prompt.prefix, new)
-            decodes = max(packed.decodes(prompt.prefix, 0), count / self._settings.sequences)
+            packed.add(prefix, new)
+            decodes = max(packed.decodes(prefix, 0), count / self._settings.sequences)
             yield self._cost.seconds(decodes, tokens), self._cost.seconds(max(1.0, decodes), tokens)
 
 
-def _new_tokens(prompts: Sequence[Prompt], kept: Callable[[TokenIds], int] = lambda prefix: 0) -> Iterator[int]:
+def _new_tokens(prompts: Prompts, kept: Callable[[TokenIds], int] = lambda prefix: 0) -> list[int]:
     """What each prompt adds: its suffix and, the first time, what of its prefix is not `kept`."""
-    seen: set[TokenIds] = set()
-    last: TokenIds | None = None
-    for prompt in prompts:
-        new, prefix = len(prompt.suffix), prompt.prefix
-        # A user's prompts hold one tuple, and to look a long one up takes longer than all the rest.
-        if prefix is not last and prefix not in seen:
-            seen.add(prefix)
-            new += len(prefix) - kept(prefix)
-        last = prefix
-        yield new
+    news = prompts.lengths
+    for name in set(prompts.prefix):
+        prefix = prompts.prefixes[name]
+        news[prompts.prefix.index(name)] += len(prefix) - kept(prefix)
+    return news

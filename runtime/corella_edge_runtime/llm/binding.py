@@ -162,6 +162,8 @@ class Context:
         # llama.cpp asks at every node of the graph whether to go on. A Python callback would want the interpreter's
         # lock each time; strlen of this buffer is 0, and no longer once `give_up` has written to it.
         self._given_up = ctypes.create_string_buffer(2)
+        # Of the last decode: how many rows have logits, and of each row how many had before it.
+        self._outputs, self._output = 0, np.empty(0, np.intp)
         C.llama_set_abort_callback(self.handle, _STRLEN, ctypes.addressof(self._given_up))
 
     def give_up(self) -> None:
@@ -192,11 +194,15 @@ class Context:
             raise AbortedError("llama_decode was given up")
         if status != 0:
             raise DecodeError(f"llama_decode returned {status}")
+        self._output = np.cumsum(rows.wanted, dtype=np.intp) - 1
+        self._outputs = int(self._output[-1]) + 1
 
-    def logits(self, row: int, tokens: Sequence[int]) -> list[float]:
-        """Logits of some tokens after row `row` of the last decode."""
-        found = C.llama_get_logits_ith(self.handle, row)
-        return [float(found[token]) for token in tokens]
+    def logits(self, rows: Sequence[int], tokens: Sequence[int]) -> npt.NDArray[np.float64]:
+        """float64 [rows, tokens]: the logits of some tokens after some rows of the last decode that were wanted."""
+        # One pointer for all of them: llama.cpp holds the wanted rows' logits in a block, in the order of the rows.
+        block = C.llama_get_logits(self.handle)
+        found = np.ctypeslib.as_array(block, (self._outputs, self.model.vocab_size))
+        return found[np.ix_(self._output[list(rows)], list(tokens))].astype(np.float64)
 
     def log_mass(self, row: int, tokens: Sequence[int]) -> float:
         """Log of the share of some tokens in the whole vocabulary's probability, after row `row`."""
@@ -213,6 +219,10 @@ class Context:
     def cut(self, sequence: int, start: int) -> None:
         """Forget a sequence from position `start` on."""
         C.llama_memory_seq_rm(self._memory, sequence, start, -1)
+
+    def cut_all(self, start: int) -> None:
+        """Forget all sequences from position `start` on."""
+        C.llama_memory_seq_rm(self._memory, -1, start, -1)
 
     def keep(self, sequence: int) -> None:
         """Forget all other sequences."""
