@@ -88,7 +88,9 @@ def test_without_kept_cells_each_token_is_computed_once(branches: Branches) -> N
 def test_rows_are_those_of_the_plain_tree(branches: Branches, first: int) -> None:
     prompts = [branches.tokens(k) for k in range(len(branches.suffixes))]
     own = [branches.own[place] for place in branches.prefix]
-    targets = [Target(branches.prefixes[p], unpack_ids(s)) for p, s in zip(branches.prefix, branches.suffixes, strict=True)]
+    targets = [
+        Target(branches.prefixes[p], unpack_ids(s)) for p, s in zip(branches.prefix, branches.suffixes, strict=True)
+    ]
     wanted, expected = plain.unfold(prompts, own, plain.shared_with_the_one_before(targets), first)
     leaves, rows = unfold(branches, first)
     found = list(zip(leaves.held, leaves.follows, leaves.start, leaves.last, strict=True))
@@ -139,29 +141,31 @@ def pack(asks: list[Ask], base: Callable[[TokenIds], Base], room: Room, most: fl
     return targets
 
 
-def hopeless(
-    asks: list[Ask], base: Callable[[TokenIds], Base], room: Room, cost: Cost, now: float
-) -> list[Ask]:
+def hopeless(asks: list[Ask], base: Callable[[TokenIds], Base], room: Room, cost: Cost, now: float) -> list[Ask]:
     """Whom the columns give up."""
     return [asks[i] for i in packing.hopeless(line_up(jobs_of(asks), len(asks)), base, room, cost, now)]
 
 
 CALLERS = st.lists(
-    st.tuples(st.lists(st.builds(Prompt, SHORT, IDS), max_size=6), st.none() | st.floats(0, 9), st.sets(st.integers(0, 5))),
-    min_size=1, max_size=5,
+    st.tuples(
+        st.lists(st.builds(Prompt, SHORT, IDS), max_size=6), st.none() | st.floats(0, 9), st.sets(st.integers(0, 5))
+    ), min_size=1, max_size=5,
 )  # fmt: skip
 ROOMS = st.builds(Room, st.integers(1, 30), st.integers(1, 6), st.integers(1, 60))
 COSTS = st.tuples(st.floats(0, 1), st.floats(0, 0.2))
 
 
-@given(CALLERS, ROOMS, COSTS, st.integers(0, 4), st.just(math.inf) | st.floats(0, 40), st.integers(1, 40), st.booleans())
+MOST = st.just(math.inf) | st.floats(0, 40)
+
+
+@given(CALLERS, ROOMS, COSTS, st.integers(0, 4), MOST, st.integers(1, 40), st.booleans())
 def test_the_columns_decide_what_is_decided_prompt_by_prompt(
     callers: list[tuple[list[Prompt], float | None, set[int]]], room: Room, costs: tuple[float, float], known: int,
     most: float, looked_at: int, kept: bool,
 ) -> None:  # fmt: skip
     def base(prefix: TokenIds) -> Base:
         length = min(known, len(prefix))
-        return Base(length, prefix[:length] + (9,) if kept else ())
+        return Base(length, (*prefix[:length], 9) if kept else ())
 
     jobs, asks = [], list[Ask]()
     for prompts, deadline, suspects in callers:

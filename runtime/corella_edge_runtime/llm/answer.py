@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import SupportsIndex, overload
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -130,10 +130,10 @@ class Prompts(Sequence[Prompt]):
         return len(self.suffixes)
 
     @overload
-    def __getitem__(self, place: SupportsIndex) -> Prompt: ...
+    def __getitem__(self, place: int) -> Prompt: ...
     @overload
     def __getitem__(self, place: slice) -> Prompts: ...
-    def __getitem__(self, place: SupportsIndex | slice) -> Prompt | Prompts:
+    def __getitem__(self, place: int | slice) -> Prompt | Prompts:
         if isinstance(place, slice):
             return Prompts(self.prefixes, self.prefix[place], self.suffixes[place], self.whole[place])
         return Prompt(self.prefixes[self.prefix[place]], unpack_ids(self.suffixes[place]), self.whole[place])
@@ -195,12 +195,14 @@ class Answers(Sequence[Answer]):
     @property
     def probability(self) -> npt.NDArray[np.float64]:
         """float64 [n], nan where there is none."""
-        return self.rows["probability"]
+        found: npt.NDArray[np.float64] = self.rows["probability"]
+        return found
 
     @property
     def answered(self) -> npt.NDArray[np.bool_]:
         """bool [n]: those that have a probability."""
-        return np.equal(self.rows["reason"], 0)
+        found: npt.NDArray[np.bool_] = self.rows["reason"] == 0
+        return found
 
     @property
     def reasons(self) -> list[str]:
@@ -215,10 +217,10 @@ class Answers(Sequence[Answer]):
         return len(self.rows)
 
     @overload
-    def __getitem__(self, place: SupportsIndex) -> Answer: ...
+    def __getitem__(self, place: int) -> Answer: ...
     @overload
     def __getitem__(self, place: slice) -> Answers: ...
-    def __getitem__(self, place: SupportsIndex | slice) -> Answer | Answers:
+    def __getitem__(self, place: int | slice) -> Answer | Answers:
         if isinstance(place, slice):
             return Answers(self.rows[place])
         return _answer(self.rows[place].item())

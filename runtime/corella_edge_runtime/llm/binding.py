@@ -202,7 +202,7 @@ class Context:
         # One pointer for all of them: llama.cpp holds the wanted rows' logits in a block, in the order of the rows.
         block = C.llama_get_logits(self.handle)
         found = np.ctypeslib.as_array(block, (self._outputs, self.model.vocab_size))
-        return found[np.ix_(self._output[list(rows)], list(tokens))].astype(np.float64)
+        return found[self._output[np.asarray(rows)][:, None], np.asarray(tokens)].astype(np.float64)
 
     def log_mass(self, row: int, tokens: Sequence[int]) -> float:
         """Log of the share of some tokens in the whole vocabulary's probability, after row `row`."""

@@ -159,9 +159,7 @@ class GuardedBackend:
         self._watch.join()
         self.inner.close()
 
-    def _pass_on(
-        self, id: int, future: Future[Answers], prompts: Sequence[Prompt], deadline: float | None
-    ) -> None:
+    def _pass_on(self, id: int, future: Future[Answers], prompts: Sequence[Prompt], deadline: float | None) -> None:
         try:
             asked = self.inner.submit(prompts, deadline)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is counted and told

@@ -217,9 +217,7 @@ def _first(found: Packing, taken: int) -> Packing:
     return Packing(found.targets[:taken], [who for who, _ in members], [what for _, what in members])
 
 
-def _scan(
-    waiting: Waiting, base: Callable[[TokenIds], Base], room: Room
-) -> tuple[Packing, list[int], list[int], bool]:
+def _scan(waiting: Waiting, base: Callable[[TokenIds], Base], room: Room) -> tuple[Packing, list[int], list[int], bool]:
     """Distinct prompts in order, the tokens each adds to a decode, and the cells; whether these are all."""
     found, sizes, cells = Packing([], [], []), list[int](), list[int]()
     groups: list[dict[bytes, int]] = [{} for _ in waiting.prefixes]

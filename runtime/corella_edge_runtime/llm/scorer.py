@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.answer import ID_BYTES, Answers, BrokenError, Prompt, TokenIds, pack_ids
+from corella_edge_runtime.llm.answer import ID_BYTES, Answers, BrokenError, Prompt, TokenIds
 from corella_edge_runtime.llm.binding import AbortedError, Context, DecodeError, Model
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.job import Job
@@ -281,7 +281,7 @@ class YesNoScorer:
     def _branches(self, waiting: Waiting, packing: Packing) -> tuple[Branches, list[int]]:
         """The decode's prompts, neighbours alike, and where each of the packing's targets stands among them."""
         if packing.piece:
-            return Branches([packing.piece], [self._base(packing.piece).length], [0], [b""]), []
+            return Branches.one(packing.piece, self._base(packing.piece).length), []
         names = sorted({waiting.prefix[i] for i in packing.targets}, key=waiting.prefixes.__getitem__)
         rank = {name: place for place, name in enumerate(names)}
         keys = [(rank[waiting.prefix[i]], waiting.suffix[i]) for i in packing.targets]
@@ -428,8 +428,7 @@ class YesNoScorer:
     def _sound(self) -> bool:
         self._context.go_on()
         try:
-            simplest = Branches([()], [0], [0], [pack_ids(self._answers[:1])])
-            self._context.decode(unfold(simplest, TRUNK + 1)[1])
+            self._context.decode(unfold(Branches.one(self._answers[:1]), TRUNK + 1)[1])
             return bool(np.isfinite(self._context.logits([0], self._answers)).all())
         except DecodeError:
             return False

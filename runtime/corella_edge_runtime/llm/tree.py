@@ -54,6 +54,11 @@ class Branches:
     prefix: Sequence[int]
     suffixes: Sequence[bytes]
 
+    @classmethod
+    def one(cls, tokens: TokenIds, own: int = 0) -> Branches:
+        """A decode of one prompt, of which so many tokens are in cells."""
+        return cls([tokens], [own], [0], [b""])
+
     @property
     def lengths(self) -> list[int]:
         """Tokens of each prompt."""

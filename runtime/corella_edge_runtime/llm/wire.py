@@ -1,9 +1,9 @@
 """What the runtime and its LLM child say to each other: frames of length, kind and payload. Pure; no sockets here.
 
     frame     u32 length of the payload, u8 kind, payload (little-endian throughout)
-    ASK       u64 id, f64 deadline (inf = none), u32 prefixes, u32 prompts; u32 tokens of each prefix; of each prompt u32
-              place of its prefix, u32 tokens of its suffix, u8 whether its `mass` is wanted: column after column; then
-              the ids, big-endian int32: the prefixes, the suffixes
+    ASK       u64 id, f64 deadline (inf = none), u32 prefixes, u32 prompts; columns: u32 tokens of each prefix; of each
+              prompt u32 place of its prefix, u32 tokens of its suffix, u8 whether its `mass` is wanted; then the ids,
+              big-endian int32: the prefixes, the suffixes
     CANCEL    u64 id
     PING      nothing
     BYE       nothing: finish what was asked, then end

@@ -199,9 +199,7 @@ def _row(answer: Answer, question: Question, llm: Llm) -> list[float]:
     return [of[label] * math.exp(answer.mass) for label in labels]
 
 
-def _form(
-    llm: Llm, question: Question, prompts: Prompts, answers: Answers, bundle: str
-) -> dict[str, Any]:
+def _form(llm: Llm, question: Question, prompts: Prompts, answers: Answers, bundle: str) -> dict[str, Any]:
     """SGLang's answer, and the bundle that gave it."""
     scores = [_row(answer, question, llm) for answer in answers]
     tokens = sum(len(prompts.prefixes[name]) for name in prompts.prefix) + sum(prompts.lengths)
