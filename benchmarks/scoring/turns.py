@@ -70,7 +70,7 @@ def turn(engine: Engine, first: Request, second: Request) -> dict[str, dict[str,
     # Whoever is erased leaves only with the next decode.
     engine.rank(
         replace(first, candidates=first.candidates[:1], user=replace(first.user, history=()), threshold="ratio:1")
-    )  # type: ignore[index]  # noqa: E501
+    )  # type: ignore[index]
     return {"new": one(engine, first), "returning": one(engine, second)}
 
 

@@ -150,9 +150,8 @@ def test_users_of_many_tokens_each_begin_a_decode() -> None:
     assert desk.number(rows, 0.5) == (4, "busy")  # of 450 ms
     desk = Desk()
     desk.admission._cost.per_decode, desk.admission._cost.per_token = 0.1, 1e-6
-    assert (
-        desk.number(Prompts.of([prompts(1, 10, 20, user)[0] for user in range(32)]), 0.5)[0] == 32
-    )  # a decode holds eight
+    rows = Prompts.of([prompts(1, 10, 20, user)[0] for user in range(32)])
+    assert desk.number(rows, 0.5)[0] == 32  # a decode holds eight
 
 
 @pytest.mark.parametrize("how", ["forget", "error", "restart"])

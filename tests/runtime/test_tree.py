@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -88,9 +89,8 @@ def test_without_kept_cells_each_token_is_computed_once(branches: Branches) -> N
 def test_rows_are_those_of_the_plain_tree(branches: Branches, first: int) -> None:
     prompts = [branches.tokens(k) for k in range(len(branches.suffixes))]
     own = [branches.own[place] for place in branches.prefix]
-    targets = [
-        Target(branches.prefixes[p], unpack_ids(s)) for p, s in zip(branches.prefix, branches.suffixes, strict=True)
-    ]
+    pairs = zip(branches.prefix, branches.suffixes, strict=True)
+    targets = [Target(branches.prefixes[place], unpack_ids(suffix)) for place, suffix in pairs]
     wanted, expected = plain.unfold(prompts, own, plain.shared_with_the_one_before(targets), first)
     leaves, rows = unfold(branches, first)
     found = list(zip(leaves.held, leaves.follows, leaves.start, leaves.last, strict=True))
@@ -102,7 +102,7 @@ def test_rows_are_those_of_the_plain_tree(branches: Branches, first: int) -> Non
 
 @given(st.lists(st.lists(st.integers(-2, 2), max_size=6).map(tuple), max_size=8))
 def test_common_beginnings(rows: list[TokenIds]) -> None:
-    expected = [common_length(a, b) for a, b in zip(rows, rows[1:], strict=False)]
+    expected = [common_length(a, b) for a, b in pairwise(rows)]
     assert common_beginnings([pack_ids(row) for row in rows]) == expected
 
 

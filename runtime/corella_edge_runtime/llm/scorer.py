@@ -364,8 +364,7 @@ class YesNoScorer:
 
     def _probabilities(self, rows: Sequence[int]) -> npt.NDArray[np.float64]:
         """float64 [rows]: P(Yes) after each row of the decode, nan where the logits are no numbers."""
-        yes, no = self._context.logits(rows, self._answers).T
-        lead = (no - yes).tolist()
+        lead = [no - yes for yes, no in self._context.logits(rows, self._answers).tolist()]
         return np.array([1.0 / (1.0 + math.exp(min(700.0, x))) if math.isfinite(x) else math.nan for x in lead])
 
     def _masses(self, rows: Sequence[int], target: Places, members: Waiting) -> list[float] | float:
