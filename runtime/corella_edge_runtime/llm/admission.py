@@ -8,16 +8,17 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, takewhile
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from corella_edge_runtime.llm.answer import Answers, Prompts, TokenIds
 from corella_edge_runtime.llm.cost import TRIAL, Cost, Meter
 from corella_edge_runtime.llm.kept import KeptPrefixes
-from corella_edge_runtime.llm.packing import Packed
+from corella_edge_runtime.llm.packing import Sizes, decodes_along
 from corella_edge_runtime.llm.settings import LlmSettings
 
 # Of the time until a deadline: for estimates that are too low, at least for the way back of the answers; at most so
@@ -27,6 +28,7 @@ MARGIN, WAY_BACK, ENOUGH = 0.1, 0.003, 1.0
 # most that all of them hold.
 YIELDING = 0.5
 _STATE = np.empty(0, np.uint8)
+Seconds = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,9 +92,9 @@ def seconds_for(
     return min(last - begin, spare)
 
 
-def fitting(costs: Sequence[float], seconds: float) -> int:
-    """How many prompts take no longer than `seconds`, given what the first 1, 2, … of them take."""
-    return next((count for count, cost in enumerate(costs) if cost > seconds), len(costs))
+def fitting(costs: npt.NDArray[Any], most: float) -> int:
+    """How many prompts take no more than `most`, given what the first 1, 2, … of them take, which never falls."""
+    return int(costs.searchsorted(most, "right"))
 
 
 class Admission:
@@ -160,21 +162,21 @@ class Admission:
         end = due if yields else end
         most = seconds_for(self._promised, due, end, now, self._done(now), yields)
         room = self._room(prompts, yields)
-        shares = [share for share, _ in takewhile(lambda cost: cost[1] <= most, self._costs(prompts[:room]))]
-        if room and not shares and self._may_try(now):
-            shares = [share for share, _ in self._costs(prompts[:1])]
-        number = len(shares)
+        shares, whole = self._costs(prompts[:room])
+        number = fitting(whole, most)
+        if room and not number and self._may_try(now):
+            number = 1
         self._not_asked += len(prompts) - number
         reason = "queue_full" if number == room < len(prompts) else "busy"
         if not number:
             return Admitted(0, reason)
-        tokens = sum(_new_tokens(prompts[:number])) if yields else 0
-        return Admitted(number, reason, self._promise(due, shares[-1], end, yields, tokens))
+        tokens = int(_new_tokens(prompts[:number]).sum()) if yields else 0
+        return Admitted(number, reason, self._promise(due, float(shares[number - 1]), end, yields, tokens))
 
     def _open_end(self, prompts: Prompts, now: float) -> Admitted:
         """What the queue holds, or nothing. Half of the longest wait is left for those in a hurry who come later."""
         room = self._room(prompts)
-        seconds = [0.0, *(share for share, _ in self._costs(prompts[:room]))][-1]
+        seconds = float(self._costs(prompts[:room])[0][-1]) if room else 0.0
         due = now + self._settings.max_wait
         begin, _ = plan(self._promised, due, now, self._done(now))
         if not room or (self._promised and begin - now > self._settings.max_wait / 2.0):
@@ -189,7 +191,7 @@ class Admission:
         most: float = self._settings.queue_tokens
         if yields:
             most = YIELDING * most - sum(promise.tokens for promise in self._promised)
-        return fitting(list(accumulate(_new_tokens(prompts))), most)
+        return fitting(_new_tokens(prompts).cumsum(), most)
 
     def _may_try(self, now: float) -> bool:
         """An LLM that seems too slow may no longer be."""
@@ -209,20 +211,18 @@ class Admission:
         most = max(self._promised[0].seconds, self._cost.seconds(1, self._settings.batch))
         return min(now - self._moved, most)
 
-    def _costs(self, prompts: Prompts) -> Iterator[tuple[float, float]]:
+    def _costs(self, prompts: Prompts) -> tuple[Seconds, Seconds]:
         """Seconds for the first 1, 2, … prompts: as a share of full decodes, and alone."""
-        tokens, packed = 0, Packed(self._settings.batch)
         news = _new_tokens(prompts, lambda prefix: self._seen.find(prefix)[1])
-        for count, (prefix, new) in enumerate(zip(prompts.prefix, news, strict=True), 1):
-            tokens += new
-            packed.add(prefix, new)
-            decodes = max(packed.decodes(prefix, 0), count / self._settings.sequences)
-            yield self._cost.seconds(decodes, tokens), self._cost.seconds(max(1.0, decodes), tokens)
+        packed = decodes_along(prompts.prefix, news, self._settings.batch)
+        decodes = np.maximum(packed, np.arange(1, len(news) + 1) / self._settings.sequences)
+        tokens = news.cumsum()
+        return self._cost.seconds(decodes, tokens), self._cost.seconds(np.maximum(1.0, decodes), tokens)
 
 
-def _new_tokens(prompts: Prompts, kept: Callable[[TokenIds], int] = lambda prefix: 0) -> list[int]:
+def _new_tokens(prompts: Prompts, kept: Callable[[TokenIds], int] = lambda prefix: 0) -> Sizes:
     """What each prompt adds: its suffix and, the first time, what of its prefix is not `kept`."""
-    news = prompts.lengths
+    news = np.array(prompts.lengths, np.intp)
     for name in set(prompts.prefix):
         prefix = prompts.prefixes[name]
         news[prompts.prefix.index(name)] += len(prefix) - kept(prefix)

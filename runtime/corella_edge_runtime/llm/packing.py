@@ -6,10 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from corella_edge_runtime.llm.answer import ID_BYTES, TokenIds
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.job import Job
 
+Sizes = npt.NDArray[np.intp]
 # How far the queue is looked at, in decodes: enough to even out the sizes of the last ones.
 HORIZON = 2
 # Prompts of different users look past each other's cells, and llama.cpp's attention takes cells 256 at a time: beyond
@@ -47,20 +51,40 @@ class Waiting:
 
     def by_job(self) -> list[tuple[Job, list[int]]]:
         """Each job that has some of them, and which."""
+        if len(self.jobs) == 1:
+            return [(self.jobs[0], list(range(len(self))))] if len(self) else []
         found: dict[int, list[int]] = {}
         for i, job in enumerate(self.job):
             found.setdefault(job, []).append(i)
         return [(self.jobs[job], members) for job, members in found.items()]
 
-    def alone(self) -> set[int]:
-        """Those that the next decode must hold alone."""
-        suspects = {number for number, job in enumerate(self.jobs) if job.alone}
-        if not suspects:
-            return set()
-        return {
-            i for i, (job, place) in enumerate(zip(self.job, self.place, strict=True))
-            if job in suspects and place in self.jobs[job].alone
-        }  # fmt: skip
+    def up_to_suspects(self) -> Waiting:
+        """Those before the first that the next decode must hold alone; that one alone, if it is the first of all."""
+        if not any(job.alone for job in self.jobs):
+            return self
+        alone = (place in self.jobs[job].alone for job, place in zip(self.job, self.place, strict=True))
+        first = next((i for i, suspect in enumerate(alone) if suspect), len(self))
+        return self.at(range(max(1, first)))
+
+    def repeated(self) -> dict[int, int]:
+        """Those that ask the same as one before them → the first that does."""
+        if len(self.prefixes) == 1 and len(set(self.suffix)) == len(self):
+            return {}
+        first: dict[tuple[int, bytes], int] = {}
+        same = [first.setdefault(key, i) for i, key in enumerate(zip(self.prefix, self.suffix, strict=True))]
+        return {i: known for i, known in enumerate(same) if known != i}
+
+    def sizes(self, chosen: Sequence[int], base: Callable[[TokenIds], Base]) -> tuple[Sizes, Sizes]:
+        """Tokens and cells that some of them add to a decode; the first of a prefix adds what is new of that, too."""
+        lengths = [len(self.suffix[i]) // ID_BYTES for i in chosen]
+        prefix = [self.prefix[i] for i in chosen]
+        sizes = np.array(lengths, np.intp)
+        cells = sizes.copy()
+        for name in set(prefix):
+            own, at = base(self.prefixes[name]), prefix.index(name)
+            sizes[at] += len(self.prefixes[name]) - own.length
+            cells[at] = sizes[at] + len(own.kept)
+        return sizes, cells
 
 
 def line_up(jobs: Iterable[Job], most: int) -> Waiting:
@@ -130,10 +154,12 @@ def in_time(cost: Cost, jobs: Iterable[Job], now: float) -> float:
 
 def hopeless(waiting: Waiting, base: Callable[[TokenIds], Base], room: Room, cost: Cost, now: float) -> list[int]:
     """Those whose deadline comes before their answer can, in the order of the queue; as far as one looks."""
+    deadlines = [math.inf if job.deadline is None else job.deadline for job in waiting.jobs]
+    if min(deadlines, default=math.inf) == math.inf or _all_in_time(waiting, deadlines, base, room, cost, now):
+        return []
     late: list[int] = []
     # Of each prefix: suffix → seconds until its answer. A prompt that several ask is computed once.
     groups: list[dict[bytes, float]] = [{} for _ in waiting.prefixes]
-    deadlines = [math.inf if job.deadline is None else job.deadline for job in waiting.jobs]
     packed = Packed(room.tokens)
     tokens = prompts = 0
     for i, (job, prefix, suffix) in enumerate(zip(waiting.job, waiting.prefix, waiting.suffix, strict=True)):
@@ -154,6 +180,16 @@ def hopeless(waiting: Waiting, base: Callable[[TokenIds], Base], room: Room, cos
         if room.far(tokens, prompts):
             break
     return late
+
+
+def _all_in_time(
+    waiting: Waiting, deadlines: Sequence[float], base: Callable[[TokenIds], Base], room: Room, cost: Cost, now: float
+) -> bool:
+    """Whether nobody is late even if all are computed, one after the other: mostly so, and told at once."""
+    sizes, _ = waiting.sizes(range(len(waiting)), base)
+    decodes = np.maximum(decodes_along(waiting.prefix, sizes, room.tokens), np.arange(1, len(sizes) + 1) / room.prompts)
+    seconds = cost.seconds(np.maximum(1.0, decodes), sizes.cumsum())
+    return bool((now + SAFETY * seconds <= np.array([deadlines[job] for job in waiting.job])).all())
 
 
 class Packed:
@@ -183,6 +219,22 @@ def decodes_of(tokens: int, most: int) -> float:
     return whole + min(1.0, rest / min(STRANGERS, most))
 
 
+def decodes_along(prefix: Sequence[int], sizes: Sizes, most: int) -> npt.NDArray[np.float64]:
+    """float64 [n]: what `Packed` tells of the first 1, 2, … prompts, all at once."""
+    own, runs = sizes.cumsum(), np.asarray(prefix)
+    begin = np.flatnonzero(runs[1:] != runs[:-1]) + 1
+    run = np.zeros(len(sizes), np.intp)
+    if len(begin):
+        run[begin] = 1
+        run = run.cumsum()
+        own = own - np.concatenate([[0], own[begin - 1]])[run]
+    whole, rest = np.divmod(own, most)
+    taken = whole + np.minimum(1.0, rest / min(STRANGERS, most))
+    if len(begin):
+        taken += np.concatenate([[0.0], taken[begin - 1].cumsum()])[run]
+    return taken
+
+
 def pack(waiting: Waiting, base: Callable[[TokenIds], Base], room: Room, most: float = math.inf) -> Packing:
     """Prompts in the order of the queue, until the decode is full; never none if anyone asks.
 
@@ -192,59 +244,37 @@ def pack(waiting: Waiting, base: Callable[[TokenIds], Base], room: Room, most: f
     """
     if not len(waiting):
         return Packing([], [], [])
-    found, sizes, cells, all_seen = _scan(waiting, base, room)
+    waiting = waiting.up_to_suspects()
+    repeated = waiting.repeated()
+    firsts = [i for i in range(len(waiting)) if i not in repeated] if repeated else list(range(len(waiting)))
+    sizes, cells = waiting.sizes(firsts, base)
     prefix = waiting.prefixes[waiting.prefix[0]]
     done = base(prefix).length
     if sizes[0] > room.tokens and done < len(prefix):
         return Packing([], [], [], prefix[: done + room.tokens])
-    fair = sum(sizes) / math.ceil(sum(sizes) / room.tokens) if all_seen else math.inf
-    taken = used = filled = 0
-    for target, size, cell in zip(found.targets, sizes, cells, strict=True):
-        if waiting.prefix[target] != waiting.prefix[0]:
-            most = min(most, STRANGERS)
-        full = taken == room.prompts or used + size > min(most, room.tokens) or filled + cell > room.cells
-        if taken and (full or used >= fair):
-            break
-        taken, used, filled = taken + 1, used + size, filled + cell
-    return _first(found, taken)
+    seen, taken = _taken(np.array([waiting.prefix[i] for i in firsts]), sizes, cells, room, most)
+    if not repeated:
+        return Packing(firsts[:taken], firsts[:taken], list(range(taken)))
+    end = firsts[seen] if seen < len(firsts) else len(waiting)
+    target = {i: what for what, i in enumerate(firsts[:taken])}
+    who = [i for i in range(end) if repeated.get(i, i) in target]
+    return Packing(firsts[:taken], who, [target[repeated.get(i, i)] for i in who])
 
 
-def _first(found: Packing, taken: int) -> Packing:
-    """The first so many targets, and who asked them."""
-    if taken == len(found.targets):
-        return found
-    members = [(who, what) for who, what in zip(found.who, found.what, strict=True) if what < taken]
-    return Packing(found.targets[:taken], [who for who, _ in members], [what for _, what in members])
+def _taken(prefix: Sizes, sizes: Sizes, cells: Sizes, room: Room, most: float) -> tuple[int, int]:
+    """How many of different prompts are looked at, and how many of these are taken."""
+    number, used = np.arange(len(sizes)), sizes.cumsum()
+    before = used - sizes
+    seen = _first_after((before > HORIZON * room.tokens) | (number > HORIZON * room.prompts))
+    total = int(used[seen - 1])
+    fair = total / math.ceil(total / room.tokens) if seen == len(sizes) else math.inf
+    strangers = np.logical_or.accumulate(prefix != prefix[0])
+    limit = np.where(strangers, min(most, STRANGERS, room.tokens), min(most, room.tokens))
+    full = (number >= room.prompts) | (used > limit) | (cells.cumsum() > room.cells) | (before >= fair)
+    return seen, min(seen, _first_after(full))
 
 
-def _scan(waiting: Waiting, base: Callable[[TokenIds], Base], room: Room) -> tuple[Packing, list[int], list[int], bool]:
-    """Distinct prompts in order, the tokens each adds to a decode, and the cells; whether these are all."""
-    found, sizes, cells = Packing([], [], []), list[int](), list[int]()
-    groups: list[dict[bytes, int]] = [{} for _ in waiting.prefixes]
-    alone, total = waiting.alone(), 0
-    for i, (prefix, suffix) in enumerate(zip(waiting.prefix, waiting.suffix, strict=True)):
-        group, suspect = groups[prefix], i in alone
-        known = group.get(suffix)
-        if known is None or suspect:
-            if sizes and (suspect or room.far(total, len(sizes))):
-                return found, sizes, cells, suspect
-            size = cell = len(suffix) // ID_BYTES
-            if not group:
-                size, cell = _with_prefix(waiting.prefixes[prefix], base, size)
-            known = group[suffix] = len(sizes)
-            found.targets.append(i)
-            sizes.append(size)
-            cells.append(cell)
-            total += size
-        found.who.append(i)
-        found.what.append(known)
-        if suspect:
-            break
-    return found, sizes, cells, True
-
-
-def _with_prefix(prefix: TokenIds, base: Callable[[TokenIds], Base], suffix: int) -> tuple[int, int]:
-    """Tokens and cells that the first prompt of a prefix adds."""
-    own = base(prefix)
-    size = len(prefix) - own.length + suffix
-    return size, len(own.kept) + size
+def _first_after(full: npt.NDArray[np.bool_]) -> int:
+    """The first place after 0 where something holds, or the length."""
+    found = int(full[1:].argmax()) + 1 if len(full) > 1 else 1
+    return found if found < len(full) and full[found] else len(full)

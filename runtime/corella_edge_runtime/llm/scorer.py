@@ -304,10 +304,9 @@ class YesNoScorer:
         ):
             if not held or sequence <= self._holders:
                 continue
-            kept = self._base(branches.prefixes[name]).kept
             if follows:
                 self._context.share(sequence - 1, sequence, held)
-            elif kept:
+            elif kept := self._base(branches.prefixes[name]).kept:
                 self._context.load(sequence, self._kept.take(kept))
                 self._context.cut(sequence, held)
             else:
