@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.llm.answer import Answer, Answers, Prompt
+from corella_edge_runtime.llm.answer import Answers, Prompt
 from corella_edge_runtime.llm.backend import ThreadBackend
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.job import Job
@@ -44,7 +45,7 @@ class Fake:
                 job.refuse([place], "llm_error")
             job.alone.add(place)
             raise ValueError("broken prompt")
-        job.tell([place], Answers.of([Answer(float(value))]))
+        job.tell([place], [(float(value), math.nan, 0.0, 0, 0, 0)])
 
     def stats(self) -> dict[str, float]:
         return {}

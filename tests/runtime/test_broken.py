@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from corella_edge.errors import InputError
@@ -27,8 +26,8 @@ FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults"
 ROWS = [Prompt(tuple(range(10, 30)), (40 + i, 41)) for i in range(3)]
 
 
-def nan(self: Context, rows: Any, tokens: Any) -> Any:
-    return np.full((len(rows), len(tokens)), math.nan)
+def nan(self: Context, rows: Any, tokens: Any) -> list[list[float]]:
+    return [[math.nan] * len(tokens) for _ in rows]
 
 
 def fail(self: Context, rows: Any) -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -279,7 +278,7 @@ def test_logits_that_are_no_numbers_are_an_error(
     make_scorer: Any, logits: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = make_scorer()
-    monkeypatch.setattr(scorer._context, "logits", lambda rows, tokens: np.array([logits]))
+    monkeypatch.setattr(scorer._context, "logits", lambda rows, tokens: [logits])
     assert scorer.score([Prompt(filler(3), filler(3))])[0].reason == "llm_error"
 
 
@@ -288,7 +287,7 @@ def test_far_logits_do_not_overflow(
     make_scorer: Any, yes: float, no: float, p: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = make_scorer()
-    monkeypatch.setattr(scorer._context, "logits", lambda rows, tokens: np.array([[yes, no]]))
+    monkeypatch.setattr(scorer._context, "logits", lambda rows, tokens: [(yes, no)])
     assert scorer.score([Prompt((), filler(3))])[0].probability == pytest.approx(p, abs=1e-300)
 
 

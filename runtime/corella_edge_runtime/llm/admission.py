@@ -10,15 +10,13 @@ import threading
 from bisect import bisect_right, insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from corella_edge_runtime.llm.answer import Answers, Prompts, TokenIds
 from corella_edge_runtime.llm.cost import TRIAL, Cost, Meter
 from corella_edge_runtime.llm.kept import KeptPrefixes
-from corella_edge_runtime.llm.packing import Sizes, decodes_along
+from corella_edge_runtime.llm.packing import decodes_in
 from corella_edge_runtime.llm.settings import LlmSettings
 
 # Of the time until a deadline: for estimates that are too low, at least for the way back of the answers; at most so
@@ -28,7 +26,6 @@ MARGIN, WAY_BACK, ENOUGH = 0.1, 0.003, 1.0
 # most that all of them hold.
 YIELDING = 0.5
 _STATE = np.empty(0, np.uint8)
-Seconds = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -92,9 +89,11 @@ def seconds_for(
     return min(last - begin, spare)
 
 
-def fitting(costs: npt.NDArray[Any], most: float) -> int:
-    """How many prompts take no more than `most`, given what the first 1, 2, … of them take, which never falls."""
-    return int(costs.searchsorted(most, "right"))
+def fitting(number: int, cost: Callable[[int], float], most: float) -> int:
+    """How many of `number` prompts take no more than `most`; `cost`: what so many of the first take, never falling."""
+    if cost(number) <= most:
+        return number
+    return bisect_right(range(1, number), most, key=cost)
 
 
 class Admission:
@@ -162,21 +161,21 @@ class Admission:
         end = due if yields else end
         most = seconds_for(self._promised, due, end, now, self._done(now), yields)
         room = self._room(prompts, yields)
-        shares, whole = self._costs(prompts[:room])
-        number = fitting(whole, most)
+        news = self._news(prompts)
+        number = fitting(room, lambda count: self._seconds(prompts, news, count, 1.0), most)
         if room and not number and self._may_try(now):
             number = 1
         self._not_asked += len(prompts) - number
         reason = "queue_full" if number == room < len(prompts) else "busy"
         if not number:
             return Admitted(0, reason)
-        tokens = int(_new_tokens(prompts[:number]).sum()) if yields else 0
-        return Admitted(number, reason, self._promise(due, float(shares[number - 1]), end, yields, tokens))
+        tokens = sum(_new_tokens(prompts[:number])) if yields else 0
+        return Admitted(number, reason, self._promise(due, self._seconds(prompts, news, number), end, yields, tokens))
 
     def _open_end(self, prompts: Prompts, now: float) -> Admitted:
         """What the queue holds, or nothing. Half of the longest wait is left for those in a hurry who come later."""
         room = self._room(prompts)
-        seconds = float(self._costs(prompts[:room])[0][-1]) if room else 0.0
+        seconds = self._seconds(prompts, self._news(prompts), room)
         due = now + self._settings.max_wait
         begin, _ = plan(self._promised, due, now, self._done(now))
         if not room or (self._promised and begin - now > self._settings.max_wait / 2.0):
@@ -191,7 +190,8 @@ class Admission:
         most: float = self._settings.queue_tokens
         if yields:
             most = YIELDING * most - sum(promise.tokens for promise in self._promised)
-        return fitting(_new_tokens(prompts).cumsum(), most)
+        news = _new_tokens(prompts)
+        return fitting(len(news), lambda count: sum(news[:count]), most)
 
     def _may_try(self, now: float) -> bool:
         """An LLM that seems too slow may no longer be."""
@@ -211,18 +211,19 @@ class Admission:
         most = max(self._promised[0].seconds, self._cost.seconds(1, self._settings.batch))
         return min(now - self._moved, most)
 
-    def _costs(self, prompts: Prompts) -> tuple[Seconds, Seconds]:
-        """Seconds for the first 1, 2, … prompts: as a share of full decodes, and alone."""
-        news = _new_tokens(prompts, lambda prefix: self._seen.find(prefix)[1])
-        packed = decodes_along(prompts.prefix, news, self._settings.batch)
-        decodes = np.maximum(packed, np.arange(1, len(news) + 1) / self._settings.sequences)
-        tokens = news.cumsum()
-        return self._cost.seconds(decodes, tokens), self._cost.seconds(np.maximum(1.0, decodes), tokens)
+    def _news(self, prompts: Prompts) -> list[int]:
+        """Tokens that each prompt adds to what is kept of users."""
+        return _new_tokens(prompts, lambda prefix: self._seen.find(prefix)[1])
+
+    def _seconds(self, prompts: Prompts, news: Sequence[int], count: int, least: float = 0.0) -> float:
+        """Seconds for the first `count` prompts, as a share of full decodes, and of at least so many."""
+        packed = decodes_in(prompts.prefix[:count], news[:count], self._settings.batch)
+        return self._cost.seconds(max(least, packed, count / self._settings.sequences), sum(news[:count]))
 
 
-def _new_tokens(prompts: Prompts, kept: Callable[[TokenIds], int] = lambda prefix: 0) -> Sizes:
+def _new_tokens(prompts: Prompts, kept: Callable[[TokenIds], int] = lambda prefix: 0) -> list[int]:
     """What each prompt adds: its suffix and, the first time, what of its prefix is not `kept`."""
-    news = np.array(prompts.lengths, np.intp)
+    news = prompts.lengths
     for name in set(prompts.prefix):
         prefix = prompts.prefixes[name]
         news[prompts.prefix.index(name)] += len(prefix) - kept(prefix)

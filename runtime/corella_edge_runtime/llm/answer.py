@@ -24,7 +24,8 @@ _ROW = np.dtype(
     [("probability", "<f8"), ("mass", "<f8"), ("waited", "<f8"), ("evaluated", "<u4"), ("reused", "<u4"),
      ("reason", "u1")]
 )  # fmt: skip
-_NONE = (math.nan, math.nan, 0.0, 0, 0)
+# A row: probability, mass, waited, evaluated, reused, code of the reason.
+Row = tuple[float, float, float, int, int, int]
 
 
 class BrokenError(RuntimeError):
@@ -61,6 +62,11 @@ class Answer:
     reused: int = field(default=0, compare=False)
     waited: float = field(default=0.0, compare=False)
     mass: float = field(default=math.nan, compare=False)
+
+
+def no_answer(reason: str) -> Row:
+    """The row of a prompt that has none."""
+    return math.nan, math.nan, 0.0, 0, 0, _CODES[reason]
 
 
 def pack_ids(ids: Sequence[int]) -> bytes:
@@ -165,24 +171,18 @@ class Answers(Sequence[Answer]):
     def none(cls, number: int, reason: str) -> Answers:
         """The same reason for all."""
         rows = np.empty(number, _ROW)
-        rows[:] = (*_NONE, _CODES[reason])
+        rows[:] = no_answer(reason)
         return cls(rows)
 
     @classmethod
     def of(cls, answers: Iterable[Answer]) -> Answers:
-        rows = [(a.probability, a.mass, a.waited, a.evaluated, a.reused, _CODES[a.reason]) for a in answers]
-        return cls(np.array(rows, _ROW))
+        return cls.of_rows(
+            [(a.probability, a.mass, a.waited, a.evaluated, a.reused, _CODES[a.reason]) for a in answers]
+        )
 
     @classmethod
-    def made(
-        cls, probability: npt.NDArray[np.float64], mass: npt.ArrayLike, evaluated: npt.ArrayLike, reused: npt.ArrayLike
-    ) -> Answers:
-        """Of columns: "llm_error" where there is no probability. Nobody has waited."""
-        rows = np.empty(len(probability), _ROW)
-        missing = np.isnan(probability)
-        rows["probability"], rows["mass"], rows["waited"] = probability, np.where(missing, math.nan, mass), 0.0
-        rows["evaluated"], rows["reused"], rows["reason"] = evaluated, reused, missing * _CODES["llm_error"]
-        return cls(rows)
+    def of_rows(cls, rows: Sequence[Row]) -> Answers:
+        return cls(np.array(rows, _ROW))
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Answers:
@@ -235,6 +235,6 @@ class Answers(Sequence[Answer]):
         return f"Answers.of({list(self)})"
 
 
-def _answer(row: tuple[float, float, float, int, int, int]) -> Answer:
+def _answer(row: Row) -> Answer:
     probability, mass, waited, evaluated, reused, code = row
     return Answer(probability, REASONS[code], evaluated, reused, waited, mass)

@@ -162,8 +162,7 @@ class Context:
         # llama.cpp asks at every node of the graph whether to go on. A Python callback would want the interpreter's
         # lock each time; strlen of this buffer is 0, and no longer once `give_up` has written to it.
         self._given_up = ctypes.create_string_buffer(2)
-        # Of the last decode: how many rows have logits, and of each row how many had before it.
-        self._outputs, self._output = 0, np.empty(0, np.intp)
+        self._output: dict[int, int] = {}  # rows of the last decode that have logits → their place among these
         C.llama_set_abort_callback(self.handle, _STRLEN, ctypes.addressof(self._given_up))
 
     def give_up(self) -> None:
@@ -194,15 +193,13 @@ class Context:
             raise AbortedError("llama_decode was given up")
         if status != 0:
             raise DecodeError(f"llama_decode returned {status}")
-        self._output = np.cumsum(rows.wanted, dtype=np.intp) - 1
-        self._outputs = int(self._output[-1]) + 1
+        self._output = {row: place for place, row in enumerate(np.flatnonzero(rows.wanted).tolist())}
 
-    def logits(self, rows: Sequence[int], tokens: Sequence[int]) -> npt.NDArray[np.float64]:
-        """float64 [rows, tokens]: the logits of some tokens after some rows of the last decode that were wanted."""
+    def logits(self, rows: Sequence[int], tokens: Sequence[int]) -> list[list[float]]:
+        """Of some rows of the last decode that were wanted, the logits of some tokens."""
         # One pointer for all of them: llama.cpp holds the wanted rows' logits in a block, in the order of the rows.
-        block = C.llama_get_logits(self.handle)
-        found = np.ctypeslib.as_array(block, (self._outputs, self.model.vocab_size))
-        return found[self._output[np.asarray(rows)][:, None], np.asarray(tokens)].astype(np.float64)
+        block, width = C.llama_get_logits(self.handle), self.model.vocab_size
+        return [[block[width * self._output[row] + token] for token in tokens] for row in rows]
 
     def log_mass(self, row: int, tokens: Sequence[int]) -> float:
         """Log of the share of some tokens in the whole vocabulary's probability, after row `row`."""

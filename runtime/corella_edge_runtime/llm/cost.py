@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, overload
-
-import numpy as np
-import numpy.typing as npt
 
 # After one more observation an old one counts so much of what it did.
 FADE = 0.9
@@ -46,11 +42,7 @@ class Cost:
     def stale(self, now: float) -> bool:
         return now - self.learned > TRIAL
 
-    @overload
-    def seconds(self, decodes: float, tokens: float) -> float: ...
-    @overload
-    def seconds(self, decodes: npt.NDArray[Any], tokens: npt.NDArray[Any]) -> npt.NDArray[np.float64]: ...
-    def seconds(self, decodes: Any, tokens: Any) -> Any:
+    def seconds(self, decodes: float, tokens: float) -> float:
         """What so much work takes; 0 while nothing is known."""
         return self.per_decode * decodes + self.per_token * tokens
 

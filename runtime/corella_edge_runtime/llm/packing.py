@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from itertools import accumulate, groupby
 
 from corella_edge_runtime.llm.answer import ID_BYTES, TokenIds
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.job import Job
 
-Sizes = npt.NDArray[np.intp]
 # How far the queue is looked at, in decodes: enough to even out the sizes of the last ones.
 HORIZON = 2
 # Prompts of different users look past each other's cells, and llama.cpp's attention takes cells 256 at a time: beyond
@@ -74,12 +72,10 @@ class Waiting:
         same = [first.setdefault(key, i) for i, key in enumerate(zip(self.prefix, self.suffix, strict=True))]
         return {i: known for i, known in enumerate(same) if known != i}
 
-    def sizes(self, chosen: Sequence[int], base: Callable[[TokenIds], Base]) -> tuple[Sizes, Sizes]:
+    def sizes(self, chosen: Sequence[int], base: Callable[[TokenIds], Base]) -> tuple[list[int], list[int]]:
         """Tokens and cells that some of them add to a decode; the first of a prefix adds what is new of that, too."""
-        lengths = [len(self.suffix[i]) // ID_BYTES for i in chosen]
-        prefix = [self.prefix[i] for i in chosen]
-        sizes = np.array(lengths, np.intp)
-        cells = sizes.copy()
+        sizes = [len(self.suffix[i]) // ID_BYTES for i in chosen]
+        prefix, cells = [self.prefix[i] for i in chosen], sizes.copy()
         for name in set(prefix):
             own, at = base(self.prefixes[name]), prefix.index(name)
             sizes[at] += len(self.prefixes[name]) - own.length
@@ -185,11 +181,10 @@ def hopeless(waiting: Waiting, base: Callable[[TokenIds], Base], room: Room, cos
 def _all_in_time(
     waiting: Waiting, deadlines: Sequence[float], base: Callable[[TokenIds], Base], room: Room, cost: Cost, now: float
 ) -> bool:
-    """Whether nobody is late even if all are computed, one after the other: mostly so, and told at once."""
+    """Whether all are done before the first deadline: mostly so, and told at once."""
     sizes, _ = waiting.sizes(range(len(waiting)), base)
-    decodes = np.maximum(decodes_along(waiting.prefix, sizes, room.tokens), np.arange(1, len(sizes) + 1) / room.prompts)
-    seconds = cost.seconds(np.maximum(1.0, decodes), sizes.cumsum())
-    return bool((now + SAFETY * seconds <= np.array([deadlines[job] for job in waiting.job])).all())
+    decodes = max(1.0, decodes_in(waiting.prefix, sizes, room.tokens), len(sizes) / room.prompts)
+    return now + SAFETY * cost.seconds(decodes, sum(sizes)) <= min(deadlines)
 
 
 class Packed:
@@ -219,20 +214,11 @@ def decodes_of(tokens: int, most: int) -> float:
     return whole + min(1.0, rest / min(STRANGERS, most))
 
 
-def decodes_along(prefix: Sequence[int], sizes: Sizes, most: int) -> npt.NDArray[np.float64]:
-    """float64 [n]: what `Packed` tells of the first 1, 2, … prompts, all at once."""
-    own, runs = sizes.cumsum(), np.asarray(prefix)
-    begin = np.flatnonzero(runs[1:] != runs[:-1]) + 1
-    run = np.zeros(len(sizes), np.intp)
-    if len(begin):
-        run[begin] = 1
-        run = run.cumsum()
-        own = own - np.concatenate([[0], own[begin - 1]])[run]
-    whole, rest = np.divmod(own, most)
-    taken = whole + np.minimum(1.0, rest / min(STRANGERS, most))
-    if len(begin):
-        taken += np.concatenate([[0.0], taken[begin - 1].cumsum()])[run]
-    return taken
+def decodes_in(prefix: Sequence[int], sizes: Sequence[int], most: int) -> float:
+    """What `Packed` tells of prompts of these prefixes that add so many tokens, one after the other."""
+    runs = [len(list(run)) for _, run in groupby(prefix)]
+    ends = list(accumulate(runs))
+    return sum(decodes_of(sum(sizes[end - run : end]), most) for run, end in zip(runs, ends, strict=True))
 
 
 def pack(waiting: Waiting, base: Callable[[TokenIds], Base], room: Room, most: float = math.inf) -> Packing:
@@ -252,7 +238,7 @@ def pack(waiting: Waiting, base: Callable[[TokenIds], Base], room: Room, most: f
     done = base(prefix).length
     if sizes[0] > room.tokens and done < len(prefix):
         return Packing([], [], [], prefix[: done + room.tokens])
-    seen, taken = _taken(np.array([waiting.prefix[i] for i in firsts]), sizes, cells, room, most)
+    seen, taken = _taken([waiting.prefix[i] for i in firsts], sizes, cells, room, most)
     if not repeated:
         return Packing(firsts[:taken], firsts[:taken], list(range(taken)))
     end = firsts[seen] if seen < len(firsts) else len(waiting)
@@ -261,20 +247,17 @@ def pack(waiting: Waiting, base: Callable[[TokenIds], Base], room: Room, most: f
     return Packing(firsts[:taken], who, [target[repeated.get(i, i)] for i in who])
 
 
-def _taken(prefix: Sizes, sizes: Sizes, cells: Sizes, room: Room, most: float) -> tuple[int, int]:
+def _taken(
+    prefix: Sequence[int], sizes: Sequence[int], cells: Sequence[int], room: Room, most: float
+) -> tuple[int, int]:
     """How many of different prompts are looked at, and how many of these are taken."""
-    number, used = np.arange(len(sizes)), sizes.cumsum()
-    before = used - sizes
-    seen = _first_after((before > HORIZON * room.tokens) | (number > HORIZON * room.prompts))
-    total = int(used[seen - 1])
+    used, filled = list(accumulate(sizes)), list(accumulate(cells))
+    seen = min(len(sizes), bisect_right(used, HORIZON * room.tokens) + 1, HORIZON * room.prompts + 1)
+    total = used[seen - 1]
     fair = total / math.ceil(total / room.tokens) if seen == len(sizes) else math.inf
-    strangers = np.logical_or.accumulate(prefix != prefix[0])
-    limit = np.where(strangers, min(most, STRANGERS, room.tokens), min(most, room.tokens))
-    full = (number >= room.prompts) | (used > limit) | (cells.cumsum() > room.cells) | (before >= fair)
-    return seen, min(seen, _first_after(full))
-
-
-def _first_after(full: npt.NDArray[np.bool_]) -> int:
-    """The first place after 0 where something holds, or the length."""
-    found = int(full[1:].argmax()) + 1 if len(full) > 1 else 1
-    return found if found < len(full) and full[found] else len(full)
+    friends = next((i for i, name in enumerate(prefix) if name != prefix[0]), len(prefix))
+    taken = min(
+        seen, room.prompts, bisect_right(used, min(most, room.tokens)), bisect_right(filled, room.cells),
+        bisect_left(used, fair) + 1, max(friends, bisect_right(used, min(most, STRANGERS))),
+    )  # fmt: skip
+    return seen, max(1, taken)

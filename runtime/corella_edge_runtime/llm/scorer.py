@@ -12,12 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.answer import ID_BYTES, Answers, BrokenError, Prompt, TokenIds
+from corella_edge_runtime.llm.answer import ID_BYTES, REASONS, Answers, BrokenError, Prompt, Row, TokenIds
 from corella_edge_runtime.llm.binding import AbortedError, Context, DecodeError, Model
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.job import Job
@@ -26,8 +23,8 @@ from corella_edge_runtime.llm.packing import HORIZON, Base, Packing, Room, Waiti
 from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
 from corella_edge_runtime.llm.tree import Branches, Leaves, common_length, unfold
 
-Places = npt.NDArray[np.intp]
 Watch = Callable[[Sequence[Job]], AbstractContextManager[None]]
+_ERROR = REASONS.index("llm_error")
 TRUNK = 0  # the sequence that holds the latest prefix; prompts of a decode are 1, 2, …
 # So many failures in a row, and the context is looked at: is it at fault, or were the prompts?
 FAILURES = 3
@@ -265,11 +262,10 @@ class YesNoScorer:
             self._keep(branches)
             self._ahead = {piece: count for piece, count in self._ahead.items() if self._holds(piece)}
             return
-        target = np.asarray([sequence[what] for what in packing.what])
         # All are read before any is told.
-        answers = self._answers_of(branches, leaves, ahead, target, members)
-        broken = answers.has("llm_error")
-        self._tell(members, answers)
+        yes = self._probabilities(leaves.last)
+        broken = any(map(math.isnan, yes))
+        self._tell(branches, leaves, ahead, yes, [sequence[what] for what in packing.what], members)
         self._failures = self._failures + 1 if broken else 0
         self.counters.errors += broken
         # Cells of a decode that ended in nan may hold more of them.
@@ -338,52 +334,49 @@ class YesNoScorer:
             self._context.cut(sequence, len(prefix))
             self._kept.put(prefix, self._context.save(sequence, self._kept.room))
 
-    def _answers_of(
-        self, branches: Branches, leaves: Leaves, ahead: Sequence[int], target: Places, members: Waiting
-    ) -> Answers:
-        """The answers of everyone who asked, from the logits after each prompt.
+    def _probabilities(self, rows: Sequence[int]) -> list[float]:
+        """P(Yes) after each row of the decode, nan where the logits are no numbers."""
+        lead = [no - yes for yes, no in self._context.logits(rows, self._answers)]
+        return [1.0 / (1.0 + math.exp(min(700.0, x))) if math.isfinite(x) else math.nan for x in lead]
+
+    def _tell(
+        self, branches: Branches, leaves: Leaves, ahead: Sequence[int], yes: Sequence[float], target: Sequence[int],
+        members: Waiting,
+    ) -> None:  # fmt: skip
+        """Everyone who asked gets its answer.
 
         Args:
             ahead: tokens of each prefix that earlier decodes computed.
-            target: intp [members], which prompt of the decode each of them asked.
+            yes: P(Yes) of each prompt of the decode.
+            target: which of these prompts each member asked.
         """
-        yes = self._probabilities(leaves.last)
-        lengths = np.asarray(branches.lengths)
-        evaluated = lengths - leaves.start
-        # It was computed for the first who asked it, and for the first prompt of its prefix.
-        evaluated[np.unique(branches.prefix, return_index=True)[1]] += ahead
-        again = np.ones(len(target), bool)
-        again[np.unique(target, return_index=True)[1]] = False
-        evaluated = np.where(again, 0, evaluated[target])
-        reused = np.maximum(0, lengths[target] - evaluated)
-        found = Answers.made(yes[target], self._masses(leaves.last, target, members), evaluated, reused)
-        self.counters.reused_tokens += int(reused.sum())
-        self.counters.prompts += int(found.answered.sum())
-        return found
+        lengths = branches.lengths
+        # It was computed for the first who asked it; and what earlier decodes did, for the first prompt of its prefix.
+        evaluated = [length - begin for length, begin in zip(lengths, leaves.start, strict=True)]
+        for name, tokens in enumerate(ahead):
+            evaluated[branches.prefix.index(name)] += tokens
+        masses = self._masses(leaves.last, target, members)
+        for job, mine in members.by_job():
+            rows, places = list[Row](), [members.place[i] for i in mine]
+            for i, place in zip(mine, places, strict=True):
+                what = target[i]
+                own, evaluated[what] = evaluated[what], 0
+                reused = max(0, lengths[what] - own)
+                self.counters.reused_tokens += reused
+                if math.isnan(yes[what]):
+                    rows.append((math.nan, math.nan, job.waited(place), own, reused, _ERROR))
+                else:
+                    self.counters.prompts += 1
+                    rows.append((yes[what], masses.get(what, math.nan), job.waited(place), own, reused, 0))
+            job.tell(places, rows)
 
-    def _probabilities(self, rows: Sequence[int]) -> npt.NDArray[np.float64]:
-        """float64 [rows]: P(Yes) after each row of the decode, nan where the logits are no numbers."""
-        lead = [no - yes for yes, no in self._context.logits(rows, self._answers).tolist()]
-        return np.array([1.0 / (1.0 + math.exp(min(700.0, x))) if math.isfinite(x) else math.nan for x in lead])
-
-    def _masses(self, rows: Sequence[int], target: Places, members: Waiting) -> list[float] | float:
-        """Log of the answers' share of the whole vocabulary, for everyone who shares a prompt with one who wants it."""
+    def _masses(self, rows: Sequence[int], target: Sequence[int], members: Waiting) -> dict[int, float]:
+        """Prompt → log of the answers' share of the whole vocabulary, if anyone who asks it wants that."""
         wanted = {
-            what for what, job, place in zip(target.tolist(), members.job, members.place, strict=True)
+            what for what, job, place in zip(target, members.job, members.place, strict=True)
             if members.jobs[job].prompts.whole[place]
         }  # fmt: skip
-        if not wanted:
-            return math.nan
-        found = {what: self._context.log_mass(rows[what], self._answers) for what in wanted}
-        return [found.get(what, math.nan) for what in target.tolist()]
-
-    def _tell(self, members: Waiting, answers: Answers) -> None:
-        """Everyone gets what it asked, and is told how long it waited."""
-        for job, mine in members.by_job():
-            places = [members.place[i] for i in mine]
-            own = Answers(answers.rows[mine])
-            own.rows["waited"] = np.maximum(0.0, job.begun[places] - job.arrived)
-            job.tell(places, own)
+        return {what: self._context.log_mass(rows[what], self._answers) for what in wanted}
 
     def _count_prefixes(self, prefixes: Sequence[TokenIds], piece: bool) -> list[int]:
         """Tokens computed of each prefix in earlier pieces."""
@@ -427,7 +420,7 @@ class YesNoScorer:
         self._context.go_on()
         try:
             self._context.decode(unfold(Branches.one(self._answers[:1]), TRUNK + 1)[1])
-            return bool(np.isfinite(self._context.logits([0], self._answers)).all())
+            return all(map(math.isfinite, self._context.logits([0], self._answers)[0]))
         except DecodeError:
             return False
         finally:
@@ -446,9 +439,7 @@ class YesNoScorer:
 def _note_begin(members: Waiting) -> None:
     now = time.monotonic()
     for job, mine in members.by_job():
-        places = [members.place[i] for i in mine]
-        begun = job.begun[places]
-        job.begun[places] = np.where(begun, begun, now)
+        job.begin([members.place[i] for i in mine], now)
 
 
 def _first_open(members: Waiting) -> tuple[Job, int] | None:

@@ -167,10 +167,11 @@ def _rows(branches: Branches, start: Sequence[int], sizes: Sequence[int], ends: 
             parts.append(pack_ids(branches.prefixes[place][begin:]))
         parts.append(suffix[ID_BYTES * own :] if own > 0 else suffix)
     tokens = np.frombuffer(b"".join(parts), ">i4").astype(np.int32)
-    owner = np.repeat(np.arange(number, dtype=np.int32), sizes)
-    ahead = np.asarray(ends) - np.asarray(sizes) - np.asarray(start)
-    positions = np.arange(total, dtype=np.int32) - ahead.astype(np.int32)[owner]
-    return Rows(tokens, positions, owner + np.int32(first), np.ones(total, np.int32), np.zeros(total, np.int8))
+    each = np.array(sizes)
+    owner = np.arange(first, first + number, dtype=np.int32).repeat(each)
+    depth = np.array([begin + size - end for begin, size, end in zip(start, sizes, ends, strict=True)], np.int32)
+    positions = np.arange(total, dtype=np.int32) + depth.repeat(each)
+    return Rows(tokens, positions, owner, np.ones(total, np.int32), np.zeros(total, np.int8))
 
 
 def _share_out(
@@ -194,6 +195,7 @@ def _close(stretches: list[tuple[int, int, int, int]], depth: int, number: int, 
     """Rows at `depth` and beyond belong to no prompt from `number` on."""
     while stretches and stretches[-1][1] > depth:
         low, high, zero, owner = stretches.pop()
-        count[zero + max(low, depth) : zero + high] = number - owner
+        if number - owner > 1:
+            count[zero + max(low, depth) : zero + high] = number - owner
         if low < depth:
             stretches.append((low, depth, zero, owner))
