@@ -5,6 +5,7 @@ python -m scoring.turns BUNDLE BACKEND      the package that PYTHONPATH names; r
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -16,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge.request import Request
+from corella_edge.request import Request, User
 from corella_edge_runtime.bench import traffic
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm import binding
 
 USERS, SEED = 40, 29
 # What llama.cpp does for a decode outside of it: which sequence holds which cells, prefixes out and in.
@@ -29,8 +29,9 @@ spent: dict[str, float] = defaultdict(float)
 
 
 def main(bundle: Path, backend: str) -> None:
+    library = importlib.import_module("corella_edge_runtime.llm.binding").C
     for name in ("llama_decode", *CELLS):
-        setattr(binding.C, name, timed(name, getattr(binding.C, name)))
+        setattr(library, name, timed(name, getattr(library, name)))
     with Engine.open(bundle, llm=backend, llm_threads=1, crm_threads=1, require_llm=True, tuned=False) as engine:
         requests = {count: asked(engine, count) for count in (1, 8, 100)}
         for line in sys.stdin:
@@ -67,10 +68,8 @@ def turn(engine: Engine, first: Request, second: Request) -> dict[str, dict[str,
     """Seconds of a user who is new to the LLM, and of the same user's next request."""
     assert engine.llm is not None
     engine.llm.backend.forget()
-    # Whoever is erased leaves only with the next decode.
-    engine.rank(
-        replace(first, candidates=first.candidates[:1], user=replace(first.user, history=()), threshold="ratio:1")
-    )  # type: ignore[index]
+    # What is forgotten leaves only with the next decode.
+    engine.rank(replace(first, candidates=(first.candidates or ())[:1], user=User(), threshold="ratio:1"))
     return {"new": one(engine, first), "returning": one(engine, second)}
 
 
