@@ -320,6 +320,15 @@ def test_a_prompt_that_several_ask_takes_the_time_of_one() -> None:
     assert hopeless(again, lambda _: Base(0), room, known, 10.0) == again[-1:]
 
 
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 300)), max_size=12), st.integers(1, 400))
+def test_decodes_of_many_are_what_one_after_the_other_takes(rows: list[tuple[int, int]], most: int) -> None:
+    packed, taken = packing.Packed(most), 0.0
+    for prefix, size in rows:
+        taken = packed.decodes(prefix, size)
+        packed.add(prefix, size)
+    assert packing.decodes_in([p for p, _ in rows], [n for _, n in rows], most) == pytest.approx(taken)
+
+
 def test_a_suspect_is_tried_alone() -> None:
     asks = [Ask(Prompt((1,), (i,))) for i in range(4)]
     asks[2].alone = True

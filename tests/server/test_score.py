@@ -22,7 +22,7 @@ from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge_runtime import texts
 from corella_edge_runtime.asking import Asking, Llm
-from corella_edge_runtime.llm.answer import Answer, Answers, Prompt
+from corella_edge_runtime.llm.answer import Answer, Answers, Prompt, Prompts
 from corella_edge_runtime.server.connections import ConnectionLimits
 from corella_edge_runtime.server.question import FIELDS, NOT_HERE, Question, parse_question
 from corella_edge_runtime.texts import MOST_AT_ONCE, prompts
@@ -282,9 +282,9 @@ def test_what_is_much_to_build_is_not_built_in_the_event_loop(asking, monkeypatc
 def test_the_event_loop_goes_on_while_a_large_question_is_begun(asking, monkeypatch):
     going = threading.Event()
 
-    def waiting(*args: Any, **options: Any) -> list[Prompt]:
+    def waiting(*args: Any, **options: Any) -> Prompts:
         assert going.wait(20)
-        return []
+        return Prompts.of([])
 
     monkeypatch.setattr(texts, "prompts", waiting)
     site = asking()
