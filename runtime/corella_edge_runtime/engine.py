@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,7 @@ from corella_edge.scores import BoolArray, FloatArray, Scores, Trace
 from corella_edge.signature import TrustedKey
 from corella_edge_runtime.asking import Asking, Llm, open_llm, seconds_to
 from corella_edge_runtime.crm import Crm
-from corella_edge_runtime.llm.answer import Answer
+from corella_edge_runtime.llm.answer import Answers
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 
@@ -222,7 +220,7 @@ class Engine:
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
         if draft.asking is None:
-            answers = [Answer(math.nan, draft.refusal)] * len(draft.chosen)
+            answers = Answers.none(len(draft.chosen), draft.refusal)
         else:
             answers = draft.asking.answers()
             work = draft.asking.work()
@@ -232,15 +230,15 @@ class Engine:
 
     def before_llm(self, draft: Draft) -> Scores:
         """The CRM's own ranking, while the LLM is at work: rows it was asked about have the reason "pending"."""
-        return self._scores(draft, [Answer(math.nan, PENDING)] * len(draft.chosen))
+        return self._scores(draft, Answers.none(len(draft.chosen), PENDING))
 
-    def _scores(self, draft: Draft, answers: Sequence[Answer]) -> Scores:
+    def _scores(self, draft: Draft, answers: Answers) -> Scores:
         """What is known of each candidate, from the answers for the routed ones: P(Yes), or the reason for none."""
         llm = np.full(len(draft.items), np.nan)
         reasons = [""] * len(draft.items)
-        for i, found in zip(draft.chosen.tolist(), answers, strict=True):
-            llm[i] = found.probability
-            reasons[i] = found.reason or draft.threshold.unit
+        llm[draft.chosen] = answers.probability
+        for i, reason in zip(draft.chosen.tolist(), answers.reasons, strict=True):
+            reasons[i] = reason or draft.threshold.unit
         routed: BoolArray = ~np.isnan(llm)
         return Scores(
             draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace, self.fusion,

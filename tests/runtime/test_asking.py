@@ -18,7 +18,7 @@ from bundles import ITEMS, make_bundle
 from corella_edge.request import Candidate, Event, User
 from corella_edge_runtime.asking import Asking, Llm, Work
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answer, Answers, Prompt
 
 USER = User("u1", {}, tuple(Event(f"i{i}", 4.0) for i in range(4)))
 UNTITLED = Candidate(f"i{ITEMS - 1}")
@@ -41,10 +41,10 @@ class Held:
 
     def __init__(self) -> None:
         self.asked: list[Sequence[Prompt]] = []
-        self.futures: list[Future[list[Answer]]] = []
+        self.futures: list[Future[Answers]] = []
         self.counters = {"decodes": 0.0, "evaluated_tokens": 0.0, "busy_seconds": 0.0}
 
-    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
         self.asked.append(prompts)
         self.futures.append(Future())
         return self.futures[-1]
@@ -55,7 +55,7 @@ class Held:
         for name, value in zip(self.counters, (1.0, float(tokens), seconds), strict=True):
             self.counters[name] += value
         assert self.futures[-1].set_running_or_notify_cancel()
-        self.futures[-1].set_result(answers)
+        self.futures[-1].set_result(Answers.of(answers))
 
     def forget(self) -> None:
         self.asked.clear()
@@ -193,5 +193,5 @@ def _late(llm: Llm) -> float:
 
 
 def test_an_asking_of_its_own_is_easy_to_make() -> None:
-    made: Any = Asking([Answer(0.5), Answer(math.nan, "busy")])
+    made: Any = Asking(Answers.of([Answer(0.5), Answer(math.nan, "busy")]))
     assert [answer.reason for answer in made.answers()] == ["", "busy"]

@@ -18,7 +18,7 @@ import pytest
 
 from corella_edge.errors import BundleError, InputError
 from corella_edge_runtime.llm import process
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answers, Prompt
 from corella_edge_runtime.llm.opening import open_backend
 from corella_edge_runtime.llm.process import Patience, ProcessBackend, Pulse, pause
 from corella_edge_runtime.llm.settings import LlmSettings
@@ -53,7 +53,7 @@ def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.01)
 
 
-def reasons(future: Future[list[Answer]], seconds: float = 30.0) -> set[str]:
+def reasons(future: Future[Answers], seconds: float = 30.0) -> set[str]:
     return {answer.reason for answer in future.result(seconds)}
 
 
@@ -177,11 +177,11 @@ def test_a_cancelled_question_is_not_computed(start: Any, prompts: Any) -> None:
 
 def test_every_future_ends_whatever_happens_to_the_child(start: Any, prompts: Any) -> None:
     backend, stop = start(), threading.Event()
-    futures: list[list[Future[list[Answer]]]] = [[] for _ in range(4)]
+    futures: list[list[Future[Answers]]] = [[] for _ in range(4)]
     rows = prompts(5, [1, 2, 3])
     right = [answer.probability for answer in backend.submit(rows).result(30)]
 
-    def keep_asking(mine: list[Future[list[Answer]]]) -> None:
+    def keep_asking(mine: list[Future[Answers]]) -> None:
         while not stop.is_set():
             mine.append(backend.submit(rows, time.monotonic() + 5))
             time.sleep(0.002)

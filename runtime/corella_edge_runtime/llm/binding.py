@@ -159,9 +159,19 @@ class Context:
         self._memory = C.llama_get_memory(self.handle)
         # A row's sequences are neighbours: its list of ids is a stretch of one table.
         self._ids = np.arange(sequences, dtype=np.int32)
+        # The columns of a decode, and llama.cpp's view of them, made once: pointers cost more than the copies.
+        self._columns = [np.empty(batch, kind) for kind in (np.int32, np.int32, np.int32, np.int8)]
+        self._lists = np.empty(batch, np.uintp)
+        tokens, positions, counts, wanted = self._columns
+        self._batch = C.llama_batch(
+            n_tokens=0, token=_pointer(tokens, C.llama_token), embd=None, pos=_pointer(positions, C.llama_pos),
+            n_seq_id=_pointer(counts, ctypes.c_int32), seq_id=_pointer(self._lists, ctypes.POINTER(C.llama_seq_id)),
+            logits=_pointer(wanted, ctypes.c_int8),
+        )  # fmt: skip
         # llama.cpp asks at every node of the graph whether to go on. A Python callback would want the interpreter's
         # lock each time; strlen of this buffer is 0, and no longer once `give_up` has written to it.
         self._given_up = ctypes.create_string_buffer(2)
+        self._output: dict[int, int] = {}  # rows of the last decode that have logits → their place among these
         C.llama_set_abort_callback(self.handle, _STRLEN, ctypes.addressof(self._given_up))
 
     def give_up(self) -> None:
@@ -181,22 +191,26 @@ class Context:
             AbortedError: it was given up. DecodeError: llama.cpp failed. In both cases the rows' sequences
                 are in no defined state and must be cut.
         """
-        lists = self._ids.ctypes.data + rows.first.astype(np.uintp) * self._ids.itemsize
-        batch = C.llama_batch(
-            n_tokens=len(rows), token=_pointer(rows.tokens, C.llama_token), embd=None,
-            pos=_pointer(rows.positions, C.llama_pos), n_seq_id=_pointer(rows.count, ctypes.c_int32),
-            seq_id=_pointer(lists, ctypes.POINTER(C.llama_seq_id)), logits=_pointer(rows.wanted, ctypes.c_int8),
-        )  # fmt: skip
-        status = C.llama_decode(self.handle, batch)
+        n = len(rows)
+        if n > self.batch_size:
+            raise DecodeError(f"{n} tokens are more than a decode of {self.batch_size}")
+        for column, values in zip(self._columns, (rows.tokens, rows.positions, rows.count, rows.wanted), strict=True):
+            column[:n] = values
+        np.multiply(rows.first, self._ids.itemsize, out=self._lists[:n], casting="unsafe")
+        self._lists[:n] += np.uintp(self._ids.ctypes.data)
+        self._batch.n_tokens = n
+        status = C.llama_decode(self.handle, self._batch)
         if status == ABORTED:
             raise AbortedError("llama_decode was given up")
         if status != 0:
             raise DecodeError(f"llama_decode returned {status}")
+        self._output = {row: place for place, row in enumerate(np.flatnonzero(rows.wanted).tolist())}
 
-    def logits(self, row: int, tokens: Sequence[int]) -> list[float]:
-        """Logits of some tokens after row `row` of the last decode."""
-        found = C.llama_get_logits_ith(self.handle, row)
-        return [float(found[token]) for token in tokens]
+    def logits(self, rows: Sequence[int], tokens: Sequence[int]) -> list[list[float]]:
+        """Of some rows of the last decode that were wanted, the logits of some tokens."""
+        # One pointer for all of them: llama.cpp holds the wanted rows' logits in a block, in the order of the rows.
+        block, width = C.llama_get_logits(self.handle), self.model.vocab_size
+        return [[block[width * self._output[row] + token] for token in tokens] for row in rows]
 
     def log_mass(self, row: int, tokens: Sequence[int]) -> float:
         """Log of the share of some tokens in the whole vocabulary's probability, after row `row`."""
@@ -213,6 +227,10 @@ class Context:
     def cut(self, sequence: int, start: int) -> None:
         """Forget a sequence from position `start` on."""
         C.llama_memory_seq_rm(self._memory, sequence, start, -1)
+
+    def cut_all(self, start: int) -> None:
+        """Forget all sequences from position `start` on."""
+        C.llama_memory_seq_rm(self._memory, -1, start, -1)
 
     def keep(self, sequence: int) -> None:
         """Forget all other sequences."""

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 
 from corella_edge.errors import CorellaError
 from corella_edge_runtime.llm import opening, wire
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answers, Prompts
 from corella_edge_runtime.llm.backend import LlmBackend, bind
 from corella_edge_runtime.llm.link import Link
 from corella_edge_runtime.llm.setup import ChildSetup
@@ -36,7 +36,7 @@ class Service:
 
     def __init__(self, link: Link, backend: LlmBackend) -> None:
         self._link, self._backend = link, backend
-        self._asked: dict[int, Future[list[Answer]]] = {}
+        self._asked: dict[int, Future[Answers]] = {}
         self._done: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def serve(self) -> bool:
@@ -82,7 +82,7 @@ class Service:
                 self._backend.forget()
         return isinstance(message, wire.Bye)
 
-    def _ask(self, id: int, deadline: float | None, prompts: Sequence[Prompt]) -> None:
+    def _ask(self, id: int, deadline: float | None, prompts: Prompts) -> None:
         self._asked[id] = self._backend.submit(prompts, deadline)
         self._asked[id].add_done_callback(lambda _: self._ended(id))
 
@@ -98,10 +98,10 @@ class Service:
             if not job.cancelled():
                 self._link.send(self._outcome(id, job))
 
-    def _outcome(self, id: int, job: Future[list[Answer]]) -> wire.Message:
+    def _outcome(self, id: int, job: Future[Answers]) -> wire.Message:
         error = job.exception()
         if error is None:
-            return wire.Answers(id, job.result(), self._backend.stats())
+            return wire.Answered(id, job.result(), self._backend.stats())
         # The kind alone: a message may quote what a user wrote.
         return wire.Failed(id, type(error).__name__)
 

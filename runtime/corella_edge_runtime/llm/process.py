@@ -28,9 +28,8 @@ from corella_edge import errors
 from corella_edge.errors import BundleError, CorellaError, MissingExtraError
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm import wire
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answers, Prompt, Prompts
 from corella_edge_runtime.llm.asked import Asked
-from corella_edge_runtime.llm.backend import tokens_of
 from corella_edge_runtime.llm.link import Link
 from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.llm.setup import ChildSetup
@@ -173,15 +172,16 @@ class ProcessBackend:
         """
         self._first.result()
 
-    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the LLM backend is closed")
             link = self._link
+        prompts = Prompts.of(prompts)
         id, future = self._asked.add(len(prompts), deadline)
         if deadline is not None and deadline <= time.monotonic():
             self._asked.fail(id, "deadline")
-        elif tokens_of(prompts) > self._setup.settings.queue_tokens:
+        elif prompts.tokens > self._setup.settings.queue_tokens:
             # The child would say so, too; but it may be more than a frame holds.
             self._asked.fail(id, "queue_full")
         elif link is None:
@@ -228,7 +228,7 @@ class ProcessBackend:
         elif question.deadline is not None and question.deadline < self._looks_again:
             link.wake()
 
-    def _cancelled(self, link: Link, id: int, future: Future[list[Answer]]) -> None:
+    def _cancelled(self, link: Link, id: int, future: Future[Answers]) -> None:
         if self._asked.drop(id):
             link.send(wire.Cancel(id))
             future.set_running_or_notify_cancel()  # whoever waits for it is told
@@ -306,7 +306,7 @@ class ProcessBackend:
 
     def _heard(self, life: _Life, message: wire.Message) -> None:
         match message:
-            case wire.Answers(id, answers, stats):
+            case wire.Answered(id, answers, stats):
                 self._stats = dict(stats)
                 self._asked.answer(id, answers)
             case wire.Failed(id, kind):
