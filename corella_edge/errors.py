@@ -51,6 +51,12 @@ class StoreFullError(StoreError):
     """The user store can not be written: the disk is full or read-only. The same works once there is room."""
 
 
+class ComputeError(CorellaError):
+    """The installed llama.cpp does not compute on this machine, or the LLM does not answer."""
+
+    exit_code = 7
+
+
 class InterruptedRunError(CorellaError):
     """The user asked to stop; what was done is kept and the same command goes on."""
 

@@ -286,15 +286,19 @@ def bundle_key(bundle: Path) -> str:
 
 
 def default_path(key: str) -> Path:
-    """Where the plan of a bundle lies: below $XDG_STATE_HOME, or ~/.local/state where that is not set.
+    """Where the plan of a bundle lies. Raises InputError: see `state_folder`."""
+    return state_folder() / "plans" / f"{key[:16]}.json"
+
+
+def state_folder() -> Path:
+    """Where what belongs to this machine lies: below $XDG_STATE_HOME, or ~/.local/state where that is not set.
 
     Raises:
         InputError: neither is known.
     """
     # The standard says that a path which is not absolute is to be ignored.
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
-    home = state if state.is_absolute() else _home() / ".local" / "state"
-    return home / "corella-edge" / "plans" / f"{key[:16]}.json"
+    return (state if state.is_absolute() else _home() / ".local" / "state") / "corella-edge"
 
 
 def _home() -> Path:
@@ -304,9 +308,12 @@ def _home() -> Path:
         raise InputError("this user has no home folder; set HOME or XDG_STATE_HOME") from None
 
 
-def fingerprint(cores: Sequence[int], quota: float | None) -> Fingerprint:
-    """This machine: its CPU model and the installed packages, with what the process may use of it."""
-    return Fingerprint(cpu_model(), tuple(cores), quota, _versions())
+def fingerprint(cores: Sequence[int], quota: float | None, builds: Mapping[str, str] | None = None) -> Fingerprint:
+    """This machine: its CPU model and the installed packages, with what the process may use of it.
+
+    `builds`: name → what tells a build of it from another of the same version.
+    """
+    return Fingerprint(cpu_model(), tuple(cores), quota, {**_versions(), **(builds or {})})
 
 
 def _versions() -> dict[str, str]:
@@ -328,3 +335,14 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     values = {key.strip(): value.strip() for key, _, value in reversed(lines)}
     parts = [values[key] for key in ("CPU implementer", "CPU part") if key in values]
     return values.get("model name") or " ".join([platform.machine(), *parts])
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """Flags of the first CPU; empty where the system does not tell."""
+    try:
+        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return set()
+    return next(
+        (set(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))), set()
+    )

@@ -18,6 +18,7 @@ from corella_edge.errors import InputError
 from corella_edge_runtime.llm.alarm import Alarm
 from corella_edge_runtime.llm.answer import Answer, BrokenError, Prompt
 from corella_edge_runtime.llm.cost import Cost, Meter
+from corella_edge_runtime.llm.own_thread import claim
 from corella_edge_runtime.llm.packing import HORIZON, Ask
 from corella_edge_runtime.llm.settings import LlmSettings
 
@@ -176,6 +177,7 @@ class ThreadBackend:
         self._scorer.close()
 
     def _work(self, bound: Future[None]) -> None:
+        claim()
         try:
             bind(self._settings.cores)
         except InputError as error:
