@@ -9,7 +9,7 @@ import time
 import traceback
 import unicodedata
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,19 +17,22 @@ import numpy as np
 
 from corella_edge.bundle import Bundle
 from corella_edge.catalog import Catalog
-from corella_edge.errors import BundleError, MissingExtraError
+from corella_edge.errors import BundleError, ComputeError, MissingExtraError
 from corella_edge.prompt import PromptEncoder, Template, Tokenize, Tokens
 from corella_edge.request import Candidate, User
 from corella_edge.scores import FloatArray
+from corella_edge_runtime.llm import trust
 from corella_edge_runtime.llm.admission import YIELDING, Admission, Promise
 from corella_edge_runtime.llm.answer import Answers, Prompt, Prompts, pack_ids
 from corella_edge_runtime.llm.backend import LlmBackend
 from corella_edge_runtime.llm.gguf import check_gguf
 from corella_edge_runtime.llm.opening import check_kind, open_backend
 from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
+from corella_edge_runtime.llm.trust import Verdict
 from corella_edge_runtime.setup import Setup
 
 _LOG = logging.getLogger("corella_edge.engine")
+FIRST_ANSWER = 60.0  # seconds, for one prompt, at the start
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,10 @@ class Llm:
         vocabulary: how many token ids there are.
         longest: most tokens of a prompt.
         most: tokens of prompts that yield to others, asked at once.
+        verdict: of the self-test on its types; None where a server elsewhere computes.
     """
+
+    verdict: Verdict | None = None
 
     def __init__(
         self, prompts: PromptEncoder, backend: LlmBackend, settings: LlmSettings | None = None, vocabulary: int = 0,
@@ -160,6 +166,24 @@ class Llm:
         if not prompts:
             return Asking(given)
         return self._begin(given, range(len(prompts)), Prompts.of(prompts), deadline, yields)
+
+    @property
+    def answers(self) -> bool:
+        """Whether a prompt was answered since the model was loaded, and it is not left alone for its failures."""
+        found = self.backend.stats()
+        return bool(found.get("prompts") and found.get("alive", 1.0) and not found.get("breaker_open"))
+
+    def prove(self, seconds: float = FIRST_ANSWER) -> str:
+        """Ask about an item of the catalogue and wait; why no answer came, empty if one did."""
+        texts = (self.prompts.item(row) for row in range(len(self.prompts.catalog)))
+        suffix = next((text for text in texts if text), None) or (self.prompts.tokens.yes,)
+        prompt = Prompt(tuple(self.prompts.prefix(User())), tuple(suffix))
+        future = self._submit([prompt], time.monotonic() + seconds)
+        wait([future], seconds + 1.0)
+        if future.cancel() or not future.done():
+            return "deadline"
+        error = future.exception()
+        return future.result()[0].reason if error is None else type(error).__name__
 
     def forget(self) -> None:
         """Drop what is kept of users' prompts."""
@@ -233,9 +257,12 @@ def open_llm(
     Args:
         retried: a process that does not start is tried again, unless it is `required`.
 
+    One that is `required` has answered a prompt.
+
     Raises:
         InputError: `kind` is no way to run it, or to run it so that scores are bit-equal; a server that is required
-            does not answer. BundleError, MissingExtraError: there is none, and it is required.
+            does not answer. BundleError, ComputeError, MissingExtraError: there is none, or it does not answer, and it
+            is required.
     """
     check_kind(kind, setup.llm.deterministic)
     prompt, file = bundle.prompt(), setup.llm_file
@@ -246,11 +273,20 @@ def open_llm(
     told: list[str] = []
     warn = told.append if retried and not required else None
     try:
-        return _open(bundle.path(file), prompt, catalog, kind, setup, warn, required), "".join(told)
-    except MissingExtraError as error:
+        llm = _open(bundle.path(file), prompt, catalog, kind, setup, warn, required)
+    except (MissingExtraError, ComputeError) as error:
         if required:
             raise
         return None, f"{error}; until then the CRM decides alone"
+    if required:
+        _require_answer(llm, file)
+    return llm, "".join(told)
+
+
+def _require_answer(llm: Llm, file: str) -> None:
+    if why := llm.prove():
+        llm.close()
+        raise ComputeError(f"{file}: the LLM is loaded, but gives no answer ({why})")
 
 
 def _open(
@@ -258,15 +294,29 @@ def _open(
     warn: Callable[[str], None] | None, required: bool,
 ) -> Llm:  # fmt: skip
     template, tokens = prompt
-    # Before any backend starts; the vocabulary alone is read in milliseconds.
+    # Before any backend starts, and before llama.cpp is loaded here; the vocabulary alone is read in milliseconds.
+    verdict = _verdict(file, kind)
     binding = importlib.import_module("corella_edge_runtime.llm.binding")
-    check_gguf(file)
     vocabulary = binding.Model(file, vocabulary_only=True)
     size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
     _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
     _check_answers(file.name, vocabulary.tokenize, template, tokens)
-    backend, model = open_backend(kind, file, tokens, setup.llm, warn, required)
-    return Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm, size, longest)
+    extra = None if verdict is None else verdict.kernels == trust.OK
+    backend, model = open_backend(kind, file, tokens, setup.llm, warn, required, extra)
+    llm = Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm, size, longest)
+    llm.verdict = verdict
+    return llm
+
+
+def _verdict(file: Path, kind: str) -> Verdict | None:
+    """Whether llama.cpp computes with a file's types here; None where a server elsewhere does."""
+    kinds = sorted(check_gguf(file))
+    if "://" in kind:
+        return None
+    verdict = trust.judge(kinds)
+    if verdict.kernels == trust.NONE:
+        raise ComputeError(f"{file.name}: {verdict.sentence}")
+    return verdict
 
 
 def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:

@@ -102,7 +102,7 @@ class Engine:
             llm: "thread" (llama.cpp in this process), "process" (in a watched child), the address of a server
                 (docs/llm-backends.md), or None (the CRM alone).
             threshold: the default for requests that bring none; None = the bundle's policy.
-            require_llm: an LLM that can not be loaded is an error, not a warning; a server must answer once.
+            require_llm: an LLM that can not be loaded, or does not answer a prompt, is an error, not a warning.
             retry_llm: an LLM process that does not start is a warning and tried again; not if it is required.
             crm_threads, llm_threads, llm_file: None = by the plan or, without one, by the machine.
             plan: the file of `corella-edge tune`; None = where it writes by itself.
@@ -113,7 +113,7 @@ class Engine:
         Raises:
             BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan,
             an LLM file that the bundle lacks, an LLM that can not be run as asked for, more threads than CPUs.
-            MissingExtraError: no onnxruntime.
+            ComputeError: an LLM that is required and does not answer. MissingExtraError: no onnxruntime.
         """
         opened = Bundle.open(bundle, trust)
         # Before the models are loaded: a mistyped threshold, or a rule that is none, is told at once.
@@ -137,6 +137,8 @@ class Engine:
         engine.setup = setup
         engine._lasting += warnings
         engine._of_llm = warning
+        if side is not None and side.verdict is not None and side.verdict.sentence:
+            engine._lasting.append(side.verdict.sentence)
         return engine
 
     @property
@@ -246,10 +248,12 @@ class Engine:
         )  # fmt: skip
 
     def warm_up(self) -> None:
-        """Run both models once, so that the first request finds them loaded."""
+        """Run both models once, so that the first request finds them loaded and is not the first to be answered."""
         sample = self._everything[:2]
         if sample:
             self.rank(Request(User(), sample, threshold="ratio:1"))
+        if self.llm and not self.llm.answers:
+            self.llm.prove()
 
     def stats(self) -> dict[str, float]:
         """Counters of the LLM side; empty without one."""

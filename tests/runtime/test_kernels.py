@@ -42,7 +42,7 @@ for path in map(Path, sys.argv[1:]):
     context = Context(model, 128, 1, 128, 1)
     leaves, rows = unfold([tuple(range(5, 105))], [0], [0])
     context.decode(rows)
-    found[path.stem] = context.logits(leaves[0].last, range(model.vocab_size))
+    found[path.stem] = context.logits([leaves[0].last], range(model.vocab_size))[0]
 print(json.dumps([features(), found]))
 """
 

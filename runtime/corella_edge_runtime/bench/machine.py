@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,13 +29,19 @@ def machine() -> dict[str, Any]:
 
 
 def versions(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Python and the packages that matter (`more`: name → distribution), as far as they are installed."""
+    """Python and the packages that matter (`more`: name → distribution), as far as they are installed.
+
+    Beside them, the kind of CPU that llama.cpp's library in use is for, if this process has loaded one.
+    """
     found = {"python": platform.python_version()}
     for name, package in {**PACKAGES, **(more or {})}.items():
         try:
             found[name] = version(package)
         except PackageNotFoundError:
             continue
+    build = sys.modules.get("corella_edge_runtime.llm.build")
+    if build is not None:
+        found["llama_cpp_variant"] = build.variant(build.kernels())
     return found
 
 

@@ -17,6 +17,7 @@ from corella_edge_runtime.llm.alarm import Alarm
 from corella_edge_runtime.llm.answer import Answers, BrokenError, Prompt
 from corella_edge_runtime.llm.cost import Cost, Meter
 from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.own_thread import claim
 from corella_edge_runtime.llm.settings import LlmSettings
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class ThreadBackend:
         self._scorer.close()
 
     def _work(self, bound: Future[None]) -> None:
+        claim()
         try:
             bind(self._settings.cores)
         except InputError as error:
