@@ -178,7 +178,7 @@ class Llm:
         texts = (self.prompts.item(row) for row in range(len(self.prompts.catalog)))
         suffix = next((text for text in texts if text), None) or (self.prompts.tokens.yes,)
         prompt = Prompt(tuple(self.prompts.prefix(User())), tuple(suffix))
-        future = self._submit([prompt], time.monotonic() + seconds)
+        future = self._submit(Prompts.of([prompt]), time.monotonic() + seconds)
         wait([future], seconds + 1.0)
         if future.cancel() or not future.done():
             return "deadline"

@@ -215,7 +215,8 @@ class Context:
         n = len(rows)
         if n > self.batch_size:
             raise DecodeError(f"{n} tokens are more than a decode of {self.batch_size}")
-        for column, values in zip(self._columns, (rows.tokens, rows.positions, rows.count, rows.wanted), strict=True):
+        given: tuple[npt.NDArray[Any], ...] = (rows.tokens, rows.positions, rows.count, rows.wanted)
+        for column, values in zip(self._columns, given, strict=True):
             column[:n] = values
         np.multiply(rows.first, self._ids.itemsize, out=self._lists[:n], casting="unsafe")
         self._lists[:n] += np.uintp(self._ids.ctypes.data)
