@@ -158,7 +158,7 @@ def _make(folder: Path, option: str = "") -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{option}{folder}: can not be made: {error.strerror}") from None
+        raise InputError(f"{option}{folder}: can not be made: {told(error)}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{option}{folder}: can not be written; name another folder")
 
