@@ -271,7 +271,7 @@ class ProcessBackend:
             self._life = self._link = None
         self._asked.fail_all()
         status = life.end(2.0 if why == "gone" else 0.0)
-        if why != "closed":
+        if not self._stop.is_set():
             self._count_exit("silent" if why == "silent" else endings.cause(status))
             self._step_down(status, life.ready)
         return self._ended(life.fatal or NotStartedError(f"LLM process: {why}, {endings.words(status)}"))
