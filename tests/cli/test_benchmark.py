@@ -136,7 +136,7 @@ def test_mistakes_are_one_line(corella, bundle, crm_bundle, tmp_path):
         ([bundle, "--out", tmp_path], 2, "holds 'bad.jsonl', which is no benchmark's"),
         ([crm_bundle], 2, "the bundle has no sample.jsonl; give --requests FILE"),
         ([bundle, "--candidates", 41], 2, "the catalogue has only 40 items"),
-        ([bundle, "--requests", tmp_path / "none"], 2, "can not be read"),
+        ([bundle, "--requests", tmp_path / "none"], 2, "none: no such file"),
         ([bundle, "--requests", tmp_path / "bad.jsonl"], 2, "bad.jsonl line 1: candidates[0].label: expected 0 or 1"),
         ([bundle, "--requests", tmp_path / "empty.jsonl"], 2, "holds no requests"),
         ([bundle, "--out", tmp_path / "empty.jsonl"], 2, "can not be made a folder"),

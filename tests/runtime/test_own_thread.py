@@ -33,10 +33,10 @@ def decoding(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     threads: list[int] = []
     compute = Context._compute
 
-    def noted(self: Context, batch: Any) -> int:
+    def noted(self: Context) -> int:
         assert claimed()
         threads.append(threading.get_ident())
-        return compute(self, batch)
+        return compute(self)
 
     monkeypatch.setattr(Context, "_compute", noted)
     return threads
