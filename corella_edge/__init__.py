@@ -1,3 +1,3 @@
-"""What training and serving must do identically: numpy and the standard library only."""
+"""What training and serving must do identically: numpy, msgspec and the standard library only."""
 
 __version__ = "0.1.0"

@@ -7,10 +7,10 @@ catalogue item, what depends on the user once a request, and the candidates' sid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +18,12 @@ import numpy.typing as npt
 from corella_edge.catalog import Catalog
 from corella_edge.derived import DERIVED, NO_TIME, Facts, Floats, Histories, Ints
 from corella_edge.lookup import Lookup
-from corella_edge.remembered import Again, remembered
-from corella_edge.request import Candidate, Event, Features, User
+from corella_edge.request import Candidate, Candidates, History, User
 from corella_edge.schema import PAD, Feed, Field, Schema, Vocabulary, encode_value
 from corella_edge.tables import FactTable, RatingCodes, attribute_table, centre_table, fact, item_index
 from corella_edge.unseen import Unseen
 
-SEEN = 1024  # histories and tuples of candidates that are recognised when the very same object comes again
-RECENT = 64  # of those that came again, whose encoding is remembered: what is remembered is kept alive
-MOST_REMEMBERED = 1024  # events or candidates of one of them
+MOST_KINDS = 64  # of items, whose values are kept for a user's next request
 _NOTHING: Facts = np.zeros((1, 1, 1), dtype=np.uint8)
 
 
@@ -55,36 +52,21 @@ class FeatureEncoder:
         self._alike = {self._look_of[f.name]: f for f in self._derived}  # a field that stands for those alike
         self._unseen = Unseen(schema, self.item_tables, len(catalog) + 1)
         self._lookup = Lookup(catalog.row_of)
-        self._again = Again(SEEN)
-        self._past = remembered(self._past_again, RECENT)
-        self._slate = remembered(self._slate_again, RECENT)
+        self._token = object()
 
-    def encode(self, user: User, candidates: Sequence[Candidate]) -> tuple[Feed, list[tuple[str, ...]]]:
+    def encode(self, user: User, candidates: Iterable[Candidate]) -> tuple[Feed, list[tuple[str, ...]]]:
         """The input arrays of one request and, per candidate, the names of fields with unseen values.
 
         The arrays of the user's side may be those of an earlier request: they are not to be written to.
         """
-        slate, past = self._slate_of(candidates), self._past_of(user.history)
-        codes = self._codes(user)
-        feed = {**self._gathered(slate), **self._user_feed(codes), **past.feed}
+        slate = Candidates.of(candidates)
+        rows, past, codes = self._lookup.rows(slate.items), self._past(user.history), self._codes(user)
+        feed = self._gathered(rows, slate)
+        feed.update(self._user_feed(codes))
+        feed.update(past.feed)
         for item in self._of_item:
-            feed[item.name] = self._derived_of(item, past, slate)
-        return feed, self._unseen.names(codes, slate.rows, feed, list(slate.own))
-
-    def _slate_of(self, candidates: Sequence[Candidate]) -> _Slate:
-        small = type(candidates) is tuple and len(candidates) <= MOST_REMEMBERED
-        if small and self._again.sees(candidates) and not any(candidate.features for candidate in candidates):
-            return self._slate(_Same(candidates))
-        return self._new_slate(candidates)
-
-    def _past_of(self, history: tuple[Event, ...]) -> _Past:
-        again = len(history) <= MOST_REMEMBERED and self._again.sees(history)
-        return self._past(_Same(history)) if again else self._new_past(history)
-
-    def forget(self) -> None:
-        """Drop what is remembered of recent requests."""
-        self._past.cache_clear()
-        self._slate.cache_clear()
+            feed[item.name] = self._derived_of(item, past, rows, slate)
+        return feed, self._unseen.names(codes, rows, feed, list(slate.own))
 
     def encode_user(self, user: User) -> Feed:
         """User-side attribute inputs, leading dimension 1."""
@@ -103,19 +85,27 @@ class FeatureEncoder:
         """The latest events of one user, at most the schema's window: b = 1 and nothing padded."""
         return self._events(user.history)
 
-    def _events(self, events: Sequence[Event]) -> Histories:
-        events = events[-self._window :] if self._window else ()
-        rows = self._lookup.rows(events)
-        ratings = np.fromiter([e.rating for e in events], np.float32, len(events))  # None becomes nan
-        return Histories(rows[None], ratings[None], times=_times(events)[None] if self._timed else None)
+    def _events(self, history: History) -> Histories:
+        latest = history.last(self._window)
+        rows, n = self._lookup.rows(latest.items), len(latest.items)
+        ratings = np.full(n, np.nan, np.float32) if latest.ratings is None else np.array(latest.ratings, np.float32)
+        return Histories(rows[None], ratings[None], times=_times(latest)[None] if self._timed else None)
 
-    def _past_again(self, history: _Same) -> _Past:
-        return self._new_past(history.value)
+    def _past(self, history: History) -> _Past:
+        """Encoded anew, unless this very object has come before: a server's store gives the same one as long as it can.
 
-    def _slate_again(self, candidates: _Same) -> _Slate:
-        return self._new_slate(candidates.value)
+        What comes once leaves nothing behind; and an encoder is not kept alive by the histories it has seen.
+        """
+        seen, past = history.memo
+        if seen is not self._token:
+            history.memo = self._token, None
+            return self._new_past(history)
+        if past is None:
+            past = self._new_past(history)
+            history.memo = self._token, past
+        return cast(_Past, past)
 
-    def _new_past(self, history: tuple[Event, ...]) -> _Past:
+    def _new_past(self, history: History) -> _Past:
         events = self._events(history)
         past = _Past({f.name: self._sequence(f, events) for f in self._sequences}, self._looks(events))
         for item in self._of_history:
@@ -129,24 +119,18 @@ class FeatureEncoder:
         padded[:, item.length - codes.shape[1] :] = codes
         return padded
 
-    def _new_slate(self, candidates: Sequence[Candidate]) -> _Slate:
-        """Rows of the candidates, and who brings features of its own."""
-        rows = self._lookup.rows(candidates)
-        features = [candidate.features for candidate in candidates]
-        return _Slate(rows, {i: given for i, given in enumerate(features) if given} if any(features) else {})
-
-    def _gathered(self, slate: _Slate) -> Feed:
+    def _gathered(self, rows: Ints, slate: Candidates) -> Feed:
         """Attributes of the candidates; those that came with the request win over the catalogue's."""
-        feed: Feed = {name: table.take(slate.rows, axis=0) for name, table in self.item_tables.items()}
+        feed: Feed = {name: table.take(rows, axis=0) for name, table in self.item_tables.items()}
         for i, features in slate.own.items():
             for item in self._attributes:
                 if item.source in features and item.source != "id":
                     feed[item.name][i] = encode_value(item, self._vocab(item), features[item.source])
         return feed
 
-    def _derived_of(self, item: Field, past: _Past, slate: _Slate) -> Floats:
+    def _derived_of(self, item: Field, past: _Past, rows: Ints, slate: Candidates) -> Floats:
         """float32 [n, width]: a derived field of the candidates."""
-        values = self._derived_of_rows(item, past, slate.rows)
+        values = self._derived_of_rows(item, past, rows)
         name = item.args["attribute"]
         own = {i: features[name] for i, features in slate.own.items() if name in features}
         if own:
@@ -160,7 +144,9 @@ class FeatureEncoder:
         if kinds is None and len(rows) < len(table.kinds):
             return self._derive(item, past.looks[item.name], table.rows.take(rows, axis=0)[None])
         if kinds is None:
-            kinds = past.kinds[item.name] = self._derive(item, past.looks[item.name], table.kinds[None])
+            kinds = self._derive(item, past.looks[item.name], table.kinds[None])
+            if len(kinds) <= MOST_KINDS:
+                past.kinds[item.name] = kinds
         return kinds.take(table.kind_of.take(rows), axis=0)
 
     def encode_derived(self, history: Histories, candidate_facts: Mapping[str, Facts]) -> Feed:
@@ -211,27 +197,13 @@ class FeatureEncoder:
         return self.schema.vocabularies.get(item.vocab)
 
 
-def _times(events: Sequence[Event]) -> Ints:
-    return np.fromiter([NO_TIME if e.time is None else e.time for e in events], np.int64, len(events))
+def _times(history: History) -> Ints:
+    times = history.times or [None] * len(history)
+    return np.array([NO_TIME if time is None else time for time in times], np.int64)
 
 
 def _array(code: float | list[int]) -> npt.NDArray[Any]:
     return np.array([code], np.int64) if type(code) is list else np.array([[code]], np.float32)
-
-
-class _Same:
-    """An object as a key that only itself equals. It is kept alive, so that no other can take its place."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
 
 
 @dataclass(slots=True)
@@ -241,11 +213,3 @@ class _Past:
     feed: Feed
     looks: dict[str, Histories]
     kinds: dict[str, Floats] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Slate:
-    """Candidates: catalogue rows int64 [n], and the features of those that bring some."""
-
-    rows: Ints
-    own: dict[int, Features]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
-from corella_edge.errors import InputError
-from corella_edge.request import (
-    Event,
-    Features,
-    a_list,
+from msgspec import UNSET, Meta, Struct
+
+from corella_edge.messages import (
+    Id,
+    OptionalFeatures,
+    OptionalId,
+    Text,
     an_id,
-    an_object,
     an_optional_id,
-    events_of,
-    features_of,
-    ordered,
+    check,
+    check_features,
+    given,
 )
+from corella_edge.request import Event, EventMessage, Features, History, history_of, ordered
 
 MAX_EVENTS = 10_000
 
@@ -29,22 +33,34 @@ class NewEvents:
     """
 
     user_id: str
-    events: tuple[Event, ...]
+    events: History
     features: Features | None = None
     key: str | None = None
     notes: tuple[str, ...] = ()
 
 
 def new_events(
-    user_id: str, events: tuple[Event, ...], features: Features | None = None, key: str | None = None
+    user_id: str, events: Iterable[Event], features: Features | None = None, key: str | None = None
 ) -> NewEvents:
     """Events whose times mean what they should, in the order of these where all have one.
 
     Raises:
         InputError: a time in other units than seconds; the message names it.
     """
-    events, notes = ordered(events, "events", arriving=True)
-    return NewEvents(user_id, events, features, key, notes)
+    history, notes = ordered(History.of(events), "events", arriving=True)
+    return NewEvents(user_id, history, features, key, notes)
+
+
+class NewEventsMessage(Struct, forbid_unknown_fields=True):
+    """Events as JSON has them."""
+
+    user_id: Id
+    events: Annotated[list[EventMessage], Meta(max_length=MAX_EVENTS)] | None
+    features: OptionalFeatures = UNSET
+    key: Annotated[
+        OptionalId,
+        Meta(description="Chosen by the client; a user's appends with one key are one append and its retries."),
+    ] = UNSET
 
 
 def parse_events(value: object) -> NewEvents:
@@ -53,15 +69,14 @@ def parse_events(value: object) -> NewEvents:
     Raises:
         InputError: a field is missing, unknown, of the wrong type, or out of range; the message names it.
     """
-    data = an_object(value, "body", {"user_id", "events", "features", "key"})
-    for name in ("user_id", "events"):
-        if name not in data:
-            raise InputError(f"body: the field '{name}' is missing")
+    message = check(value, NewEventsMessage, "body")
+    features = None if message.features is UNSET else message.features
+    check_features(features or {}, "features")
     return new_events(
-        user_id=an_id(data["user_id"], "user_id"),
-        events=events_of(a_list(data["events"], "events", MAX_EVENTS), "events"),
-        features=features_of(data.get("features"), "features"),
-        key=an_optional_id(data.get("key"), "key"),
+        an_id(message.user_id, "user_id"),
+        history_of(given(message.events, []), "events"),
+        features,
+        an_optional_id(message.key, "key"),
     )
 
 
@@ -71,4 +86,4 @@ def parse_user_id(value: object) -> str:
     Raises:
         InputError: empty or too long.
     """
-    return an_id(value, "user id")
+    return check(value, Text, "user id")

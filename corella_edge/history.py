@@ -7,6 +7,7 @@ is, and what is odd is told. Nothing here looks at a clock, which may be wrong.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +104,25 @@ def in_scale(ratings: Floats, scale: Scale | None, path: str, strict: bool = Fal
     i = int(outside[0])
     what = f"{path}[{i}].rating: {ratings[i]:g} is outside the scale this bundle was trained on, {_shown(scale)}"
     return _told([what + _more(outside.size)], strict)
+
+
+def scale_notes(
+    ratings: Sequence[float | None] | None, scale: Scale | None, path: str, strict: bool = False
+) -> list[str]:
+    """`in_scale` of a column of ratings, None where there is none; as a rule all are within, which needs no arrays."""
+    if scale is None or not ratings:
+        return []
+    known = cast(Sequence[float], ratings)
+    if None not in ratings and scale[0] <= min(known) and max(known) <= scale[1]:
+        return []
+    return in_scale(column(ratings), scale, path, strict)
+
+
+def is_plain(times: Sequence[int | None]) -> bool:
+    """Whether times are what they are as a rule: all known, in seconds, in their order, since 1995."""
+    if None in times or not times:
+        return not times
+    return times[0] >= EARLIEST and times[-1] <= MAX_TIME and sorted(times) == times  # type: ignore[operator, type-var]
 
 
 def _shown(scale: Scale) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 
 from corella_edge.derived import Ints
-from corella_edge.request import Candidate, Event
 
 MANY, LARGE = 32, 1000  # ids at a time, and of a catalogue, from which on the table is faster than the dict
 ROOM = 16  # places an id, or half as many: few ids have to share one
@@ -31,12 +31,11 @@ class Lookup:
         self._places[hashes & self._mask] = np.arange(n)
         self._hashes = np.append(hashes, 0)
 
-    def rows(self, things: Sequence[Event | Candidate]) -> Ints:
-        """int64 [n]: rows of the things' items."""
-        n, get, unknown = len(things), self._row_of.get, self._unknown
+    def rows(self, ids: Sequence[str]) -> Ints:
+        """int64 [n]."""
+        n, get, unknown = len(ids), self._row_of.get, self._unknown
         if n < MANY or unknown < LARGE:
-            return np.fromiter([get(thing.item, unknown) for thing in things], np.int64, n)
-        ids = [thing.item for thing in things]
+            return np.fromiter(map(get, ids, repeat(unknown)), np.int64, n)
         hashes = np.fromiter(map(hash, ids), np.int64, n)
         rows: Ints = self._places.take(hashes & self._mask).astype(np.int64)
         others = self._hashes.take(rows) != hashes  # unknown, or another's place

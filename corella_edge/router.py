@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,10 @@ from corella_edge.errors import InputError
 LN2 = math.log(2.0)
 RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 NEVER = math.inf
+# numpy takes arrays without dimensions faster than numbers.
+_ONE, _MOST = np.array(1.0), np.array(LN2)
+_NONE = np.zeros(0, dtype=np.int64)
+_LEAST, _LEAST_ABOVE = np.array(5e-324), np.array(math.nextafter(-1.0, 0.0))
 
 Floats = npt.NDArray[np.float64]
 
@@ -25,15 +30,22 @@ Floats = npt.NDArray[np.float64]
 def entropy(p: npt.ArrayLike) -> Floats:
     """Binary entropy in nats, elementwise, of probabilities in [0, 1]; 0 at the ends, ln 2 at 0.5."""
     p64 = np.asarray(p, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        s = -p64 * np.log(p64) - (1.0 - p64) * np.log1p(-p64)
-    # 0 * log 0 is nan in floating point and 0 in the definition; rounding may pass ln 2 by one ulp.
-    return np.minimum(np.nan_to_num(s, nan=0.0), LN2)
+    negative = np.negative(p64)
+    # 0 * log 0 is nan in floating point and 0 in the definition: the nearest number beside 0 stands for it.
+    s: Floats = negative * np.log(np.maximum(p64, _LEAST))
+    s -= (_ONE + negative) * np.log1p(np.maximum(negative, _LEAST_ABOVE))
+    bounded: Floats = np.minimum(s, _MOST)  # rounding may pass ln 2 by one ulp
+    return bounded
 
 
 def is_routed(s: Floats, threshold: float) -> npt.NDArray[np.bool_]:
     """bool, shape of `s`: the routing rule itself. `NEVER` routes nothing, 0 everything."""
     return np.greater_equal(s, threshold)
+
+
+def routed_rows(s: Floats, threshold: float) -> npt.NDArray[np.int64]:
+    """int64 [m]: places of the entropies float64 [n] that are routed."""
+    return _NONE if threshold > LN2 else is_routed(s, threshold).nonzero()[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +104,7 @@ def _threshold_at(hardest: Floats, share: float) -> float:
     return float(hardest[count - 1])
 
 
+@lru_cache(256, typed=True)
 def parse_threshold(value: float | str, calibration: Calibration | None) -> Threshold:
     """`0.65` (nats) or `"ratio:0.05"` (routed share, by the bundle's calibration) as a `Threshold`.
 

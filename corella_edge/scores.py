@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import repeat
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from corella_edge.fusion import REPLACE, Fusion, fuse
 from corella_edge.request import Request
+from corella_edge.router import LN2
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+_ENCODER = msgspec.json.Encoder()
 
 
 @dataclass(slots=True)
@@ -33,7 +40,7 @@ class Trace:
     threshold: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Scores:
     """What was found out about the n candidates of one request, in request order.
 
@@ -80,38 +87,106 @@ def _rank(probability: FloatArray) -> npt.NDArray[np.int64]:
     return rank
 
 
-def answer(request: Request, scores: Scores, bundle: str) -> dict[str, Any]:
-    """The JSON answer to `request`: candidates in request order, cut to the `top_k` best by rank."""
-    rank = scores.rank.tolist()
-    columns = zip(
-        scores.items, rank, scores.probability.tolist(), scores.crm.tolist(), scores.llm.tolist(),
-        scores.entropy.tolist(), scores.routed.tolist(), scores.reason, scores.unknown, strict=True,
-    )  # fmt: skip
-    limit = request.top_k or len(rank)
-    rows = [
-        {"item": item, "rank": place, "probability": p, "crm": crm, "llm": llm if llm == llm else None,
-         "entropy": entropy, "routed": routed, "reason": reason, "unknown": list(unknown)}
-        for item, place, p, crm, llm, entropy, routed, reason, unknown in columns
-        if place <= limit
+class Scored(Struct, forbid_unknown_fields=True, gc=False):
+    """A candidate and what was found out about it."""
+
+    item: str
+    rank: Annotated[int, Meta(ge=1, description="1 is best.")]
+    probability: Annotated[
+        Probability,
+        Meta(description="By the bundle's fusion rule (without one the LLM's) where `routed`, else the CRM's."),
+    ]
+    crm: Probability
+    llm: Probability | None
+    entropy: Annotated[float, Meta(ge=0, le=LN2, description="Of `crm`, in nats.")]
+    routed: bool
+    reason: Annotated[
+        str,
+        Meta(
+            description="Why it was routed (`entropy`, `ratio`) or why the LLM did not answer (`no_llm`, `no_text`, "
+            "`too_long`, `queue_full`, `busy`, `deadline`, `llm_error`; `pending` in the first of two answers); empty "
+            "for easy candidates."
+        ),
+    ]
+    unknown: Annotated[tuple[str, ...], Meta(description="Fields whose value the CRM has never seen.")]
+    crm_rank: Annotated[int, Meta(ge=1, description="Rank by the CRM alone, if `explain`.")] | UnsetType = UNSET
+
+
+class Tokens(Struct, forbid_unknown_fields=True):
+    evaluated: int
+    reused: int
+
+
+class Explanation(Struct, forbid_unknown_fields=True):
+    """What a request with `explain` is told of itself."""
+
+    threshold: Annotated[float | None, Meta(description="Nats; null: never asked.")]
+    wanted: Annotated[int, Meta(description="Candidates at or above it.")]
+    routed: Annotated[int, Meta(description="Those in which the LLM's score counts.")]
+    tokens: Tokens
+    milliseconds: dict[str, float]
+
+
+class Answer(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Candidates in request order."""
+
+    id: str | UnsetType = UNSET
+    bundle: Annotated[str, Meta(description="`name@version` of what answered.")]
+    candidates: list[Scored]
+    notes: (
+        Annotated[
+            list[str],
+            Meta(
+                min_length=1,
+                description="What was odd about the numbers of the history, and put right if possible, a sentence "
+                "each; absent if nothing was.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    explain: Explanation | UnsetType = UNSET
+
+
+def answered(request: Request, scores: Scores, bundle: str) -> Answer:
+    """The answer to `request`: candidates in request order, cut to the `top_k` best by rank."""
+    crm, limit = scores.crm.tolist(), request.top_k
+    # Where the LLM has no part, one column serves for both scores.
+    routed = bool(scores.routed.any())
+    final = scores.probability if routed else scores.crm
+    columns: list[Iterable[object]] = [
+        scores.items, _rank(final).tolist(), final.tolist() if routed else crm, crm,
+        [None if p != p else p for p in scores.llm.tolist()] if routed else repeat(None),
+        scores.entropy.tolist(), scores.routed.tolist(), scores.reason, scores.unknown,
     ]  # fmt: skip
-    head: dict[str, Any] = {} if request.id is None else {"id": request.id}
-    notes = [*request.notes, *scores.notes]
-    tail: dict[str, Any] = {"notes": notes} if notes else {}
     if request.explain:
-        alone = (by_crm for by_crm, place in zip(_rank(scores.crm).tolist(), rank, strict=True) if place <= limit)
-        rows = [{**row, "crm_rank": by_crm} for row, by_crm in zip(rows, alone, strict=True)]
-        tail |= _explained(scores)
-    return {**head, "bundle": bundle, "candidates": rows, **tail}
+        columns.append(_rank(scores.crm).tolist())
+    rows = list(map(Scored, *columns))
+    if limit is not None and limit < len(rows):
+        rows = [row for row in rows if row.rank <= limit]
+    explained = _explained(scores) if request.explain else UNSET
+    notes = [*request.notes, *scores.notes] or UNSET
+    return Answer(
+        bundle=bundle, candidates=rows, notes=notes, id=UNSET if request.id is None else request.id, explain=explained
+    )
 
 
-def _explained(scores: Scores) -> dict[str, Any]:
+def answer_json(request: Request, scores: Scores, bundle: str) -> bytes:
+    """The answer as JSON."""
+    return _ENCODER.encode(answered(request, scores, bundle))
+
+
+def answer(request: Request, scores: Scores, bundle: str) -> dict[str, Any]:
+    """The answer as what its JSON says."""
+    found: dict[str, Any] = msgspec.json.decode(answer_json(request, scores, bundle))
+    return found
+
+
+def _explained(scores: Scores) -> Explanation:
     trace = scores.trace
-    return {
-        "explain": {
-            "threshold": trace.threshold if math.isfinite(trace.threshold) else None,
-            "wanted": sum(map(bool, scores.reason)),
-            "routed": int(scores.routed.sum()),
-            "tokens": {"evaluated": trace.evaluated, "reused": trace.reused},
-            "milliseconds": {name: round(1000.0 * seconds, 3) for name, seconds in trace.seconds.items()},
-        }
-    }
+    return Explanation(
+        trace.threshold if math.isfinite(trace.threshold) else None,
+        sum(map(bool, scores.reason)),
+        int(scores.routed.sum()),
+        Tokens(trace.evaluated, trace.reused),
+        {name: round(1000.0 * seconds, 3) for name, seconds in trace.seconds.items()},
+    )

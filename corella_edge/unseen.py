@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.derived import Ints
-from corella_edge.remembered import remembered
 from corella_edge.schema import OOV, Feed, Field, Schema
 
 Names = tuple[str, ...]
@@ -32,7 +31,7 @@ class Unseen:
         flags = _flags([item_tables[name] for name in self._item], rows)
         self._kinds, kind_of = np.unique(flags, axis=0, return_inverse=True)
         self._kind_of: Ints = kind_of.reshape(-1).astype(np.int64)
-        self._of_user = remembered(self._all_kinds, MEMO)
+        self._of_user: dict[Flags, npt.NDArray[np.object_]] = {}
 
     def names(self, codes: Mapping[str, Any], rows: Ints, feed: Feed, inline: Sequence[int]) -> list[Names]:
         """For catalogue rows int64 [n]; of the candidates `inline`, what the feed holds counts instead.
@@ -40,9 +39,18 @@ class Unseen:
         `codes` are the user's values by field: an index or a list of indices.
         """
         user = tuple([_is_oov(codes[name]) for name in self._user])
-        found: list[Names] = self._of_user(user).take(self._kind_of.take(rows)).tolist()
+        kinds = self._of_user.get(user)
+        if kinds is None:
+            kinds = self._kept(user)
+        found: list[Names] = kinds.take(self._kind_of.take(rows)).tolist()
         for i in inline:
             found[i] = self._joined(user, tuple([OOV in np.atleast_1d(feed[name][i]) for name in self._item]))
+        return found
+
+    def _kept(self, user: Flags) -> npt.NDArray[np.object_]:
+        if len(self._of_user) >= MEMO:
+            self._of_user.clear()
+        self._of_user[user] = found = self._all_kinds(user)
         return found
 
     def _all_kinds(self, user: Flags) -> npt.NDArray[np.object_]:

@@ -49,13 +49,13 @@ def loaded_by(names: list[str]) -> set[str]:
     return {name for name in done.stdout.split() if name not in sys.stdlib_module_names}
 
 
-def test_the_shared_part_needs_numpy_alone() -> None:
-    assert loaded_by(CORE) <= {"corella_edge", "numpy"}
+def test_the_shared_part_needs_numpy_and_msgspec_alone() -> None:
+    assert loaded_by(CORE) <= {"corella_edge", "numpy", "msgspec"}
 
 
 def test_the_command_adds_click_alone() -> None:
     assert loaded_by(["corella_edge.cli"]) <= {"corella_edge", "click"}
-    assert loaded_by(CLI) <= {"corella_edge", "click", "numpy"}
+    assert loaded_by(CLI) <= {"corella_edge", "click", "numpy", "msgspec"}
 
 
 def test_the_runtime_never_loads_the_training_half() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge.request import Candidate, Request
+from corella_edge.request import Request
 from corella_edge.scores import Scores
 from corella_edge_runtime.bench import traffic
 from corella_edge_runtime.bench.measure import latency
@@ -110,7 +110,8 @@ def hard_prompts(engine: Engine, request: Request, scores: Scores) -> list[Promp
     assert engine.llm is not None
     encoder = engine.llm.prompts
     prefix = tuple(encoder.prefix(request.user))
-    chosen: list[Candidate] = [request.candidates[i] for i in np.flatnonzero(scores.routed)]  # type: ignore[index]
+    assert request.candidates is not None
+    chosen = request.candidates.at(np.flatnonzero(scores.routed).tolist())
     return [Prompt(prefix, tuple(encoder.suffix(candidate) or ())) for candidate in chosen]
 
 

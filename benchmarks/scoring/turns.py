@@ -60,10 +60,17 @@ def asked(engine: Engine, count: int) -> list[tuple[Request, Request]]:
     chosen = [rows[i].request for i in traffic.one_per_user(rows, USERS, SEED)]
     chosen = [chosen[i % len(chosen)] for i in range(USERS)]
     catalog = engine.encoder.catalog
+    drawn = [cut(one) for one in chosen]
     return [
-        (traffic.fill(one, catalog, count, rng), traffic.fill(replace(one, candidates=()), catalog, count, rng))
-        for one in chosen
+        (traffic.fill(one, catalog, count, rng), traffic.fill(again, catalog, count, rng))
+        for one, again in zip(chosen, drawn, strict=True)
     ]
+
+
+def cut(request: Request, most: int = 0) -> Request:
+    """The request with its first candidates alone."""
+    assert request.candidates is not None
+    return replace(request, candidates=request.candidates[:most])
 
 
 def turn(engine: Engine, first: Request, second: Request) -> dict[str, dict[str, float]]:
@@ -71,7 +78,7 @@ def turn(engine: Engine, first: Request, second: Request) -> dict[str, dict[str,
     assert engine.llm is not None
     engine.llm.backend.forget()
     # What is forgotten leaves only with the next decode.
-    engine.rank(replace(first, candidates=(first.candidates or ())[:1], user=User(), threshold="ratio:1"))
+    engine.rank(replace(cut(first, 1), user=User(), threshold="ratio:1"))
     return {"new": one(engine, first), "returning": one(engine, second)}
 
 

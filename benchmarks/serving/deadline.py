@@ -89,8 +89,9 @@ def hardest(engine: Engine, request: Request) -> Arrival:
     assert engine.llm
     draft = engine.begin(request, refusal="offline")
     order = draft.chosen[np.argsort(-draft.entropy[draft.chosen], kind="stable")].tolist()
-    candidates = tuple((request.candidates or ())[i] for i in order)
-    prompts = prompts_of(engine.llm.prompts, replace(request, candidates=candidates))
+    prompts = prompts_of(
+        engine.llm.prompts, replace(request, candidates=request.candidates and request.candidates.at(order))
+    )
     return Arrival(0.0, 0.0, len(prompts[0].prefix) if prompts else 0, tuple(len(p.suffix) for p in prompts))
 
 

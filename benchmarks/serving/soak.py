@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import InputError
-from corella_edge.request import Request, User
+from corella_edge.request import Candidates, Request, User
 from serving.judged import at_most, none_of
 from serving.load import Outcome
 from serving.messages import post
@@ -122,7 +122,7 @@ def new_items(request: Request, number: int, rng: np.random.Generator) -> Reques
         return new
     titled = tuple(replace(c, features={"title": f"Title {rng.integers(2**62)}"}) if c.item.startswith("new-") else c
                    for c in new.candidates or ())  # fmt: skip
-    return replace(new, candidates=titled)
+    return replace(new, candidates=Candidates.of(titled))
 
 
 def events_of(request: Request) -> bytes:

@@ -11,7 +11,7 @@ import numpy as np
 
 from corella_edge.bundle import Bundle
 from corella_edge.catalog import Catalog
-from corella_edge.request import Candidate, Event, Request, User
+from corella_edge.request import Candidate, Candidates, Event, Request, User
 from corella_edge_export.data.sampling import request_json
 from corella_edge_runtime.bench import traffic
 from serving.messages import post
@@ -65,7 +65,7 @@ def unknown_items(request: Request, count: int, rng: np.random.Generator) -> Req
     """The request with its last `count` candidates replaced by items that no catalogue has."""
     kept = tuple(request.candidates or ())
     new = tuple(Candidate(f"new-{rng.integers(2**62)}") for _ in range(min(count, len(kept))))
-    return replace(request, candidates=kept[: len(kept) - len(new)] + new)
+    return replace(request, candidates=Candidates.of(kept[: len(kept) - len(new)] + new))
 
 
 def prepared(requests: Sequence[Request], path: str = RANK) -> list[bytes]:

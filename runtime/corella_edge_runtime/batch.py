@@ -19,7 +19,7 @@ from corella_edge.errors import InputError
 from corella_edge.jsonlines import read_lines
 from corella_edge.request import Request, parse_request
 from corella_edge.router import Calibration, parse_threshold
-from corella_edge.scores import Scores, answer
+from corella_edge.scores import Scores, answer_json
 from corella_edge.text_files import TextFile
 
 # Enough to tell a good threshold from a bad one before any bundle is open.
@@ -129,8 +129,7 @@ def score_stream(ranker: Ranker, source: TextFile, out: BinaryIO, tally: Tally, 
 
 def line(request: Request, scores: Scores, name: str) -> bytes:
     """One answer as strict JSON and a line feed."""
-    text = json.dumps(answer(request, scores, name), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode() + b"\n"
+    return answer_json(request, scores, name) + b"\n"
 
 
 def score_file(

@@ -15,10 +15,10 @@ from corella_edge.bundle import Bundle
 from corella_edge.encoder import FeatureEncoder
 from corella_edge.feature_names import FeatureNames
 from corella_edge.fusion import Fusion
-from corella_edge.history import column, in_scale
-from corella_edge.request import Candidate, Request, User
-from corella_edge.router import Calibration, Threshold, entropy, is_routed, parse_threshold
-from corella_edge.scores import BoolArray, FloatArray, Scores, Trace
+from corella_edge.history import scale_notes
+from corella_edge.request import Candidates, Request, User
+from corella_edge.router import Calibration, Threshold, entropy, parse_threshold, routed_rows
+from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge.signature import TrustedKey
 from corella_edge_runtime.asking import Asking, Llm, open_llm, seconds_to
 from corella_edge_runtime.crm import Crm
@@ -77,7 +77,7 @@ class Engine:
         self._names = FeatureNames(encoder.schema, prompt[0] if prompt else None)
         self.showcase = Showcase(bundle, encoder.schema, catalog, self.threshold)
         self.rating_scale = encoder.schema.rating_scale
-        self._everything = tuple([Candidate(item) for item in catalog.ids])
+        self._everything = Candidates(catalog.ids)
 
     @classmethod
     def open(
@@ -185,8 +185,7 @@ class Engine:
         self._notes(request, strict=True)
 
     def _notes(self, request: Request, strict: bool = False) -> tuple[str, ...]:
-        ratings = column([event.rating for event in request.user.history])
-        return tuple(in_scale(ratings, self.rating_scale, "user.history", strict))
+        return tuple(scale_notes(request.user.history.ratings, self.rating_scale, "user.history", strict))
 
     def begin(self, request: Request, refusal: str = "") -> Draft:
         """Encode, score by the CRM, route, and put the hard candidates to the LLM. Never waits for it.
@@ -207,16 +206,14 @@ class Engine:
         encoded = time.monotonic()
         p = self.crm.probability(feed)
         s = entropy(p)
-        chosen = np.flatnonzero(is_routed(s, threshold.nats))
+        chosen = routed_rows(s, threshold.nats)
         trace = Trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, threshold=threshold.nats)
         asking = None
         if self.llm is not None and not refusal and len(chosen):
-            hard = [candidates[i] for i in chosen.tolist()]
             scored = time.monotonic()
-            asking = self.llm.begin(request.user, hard, s[chosen], deadline)
+            asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), s[chosen], deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
-        items = tuple([candidate.item for candidate in candidates])
-        notes = self._notes(request)
+        items, notes = tuple(candidates.items), self._notes(request)
         return Draft(items, p, s, chosen, threshold, tuple(unknown), asking, refusal or "no_llm", trace, notes)
 
     def finish(self, draft: Draft) -> Scores:
@@ -236,12 +233,14 @@ class Engine:
 
     def _scores(self, draft: Draft, answers: Answers) -> Scores:
         """What is known of each candidate, from the answers for the routed ones: P(Yes), or the reason for none."""
-        llm = np.full(len(draft.items), np.nan)
-        reasons = [""] * len(draft.items)
-        llm[draft.chosen] = answers.probability
+        n = len(draft.items)
+        llm, routed = np.full(n, np.nan), np.zeros(n, np.bool_)
+        reasons = [""] * n
+        if len(draft.chosen):
+            llm[draft.chosen] = answers.probability
+            routed = ~np.isnan(llm)
         for i, reason in zip(draft.chosen.tolist(), answers.reasons, strict=True):
             reasons[i] = reason or draft.threshold.unit
-        routed: BoolArray = ~np.isnan(llm)
         return Scores(
             draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace, self.fusion,
             draft.notes,
@@ -261,7 +260,6 @@ class Engine:
 
     def forget(self) -> None:
         """Drop what is kept of users from request to request."""
-        self.encoder.forget()
         if self.llm:
             self.llm.forget()
 

@@ -114,7 +114,7 @@ def test_lines_are_read_and_numbers_are_ids(tmp_path: Path) -> None:
     [
         (b"{", "not JSON"), (b"{\n", "(column 2)"),
         (b'{"item": "a", "title": NaN}\n', "NaN"), (b'{"item": "a", "item": "b"}\n', "twice"),
-        ([], "expected an object"), ({}, "item: expected"), ({"item": ""}, "item: an id has"),
+        ([], "expected an object"), ({}, "item: is missing"), ({"item": ""}, "item: expected text of at least 1"),
         ({"item": "x", "title": 3}, "title: expected a text"), ({"item": "x", "title": ["A"]}, "title: expected a"),
         ({"item": "x", "genre": "Drama"}, "unknown attribute 'genre'; did you mean 'genres'? --extra genre"),
         ({"item": "x", "qqq": 1}, "unknown attribute 'qqq'; --extra"), ({"item": "x", "year": [1]}, "year: expected"),

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from corella_edge.errors import InputError
 from corella_edge.events import MAX_EVENTS, NewEvents, parse_events, parse_user_id
 from corella_edge.history import MAX_TIME
-from corella_edge.request import MAX_ID_CHARS, Event
+from corella_edge.messages import MAX_ID_CHARS
+from corella_edge.request import Event
 
 NAMES = ["user_id", "events", "features", "key"]
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([10**400, ""])
@@ -67,8 +68,8 @@ def test_integers_are_ids_and_null_is_absence() -> None:
     ("document", "name"),
     [
         ([], "body"),
-        ({"events": []}, "'user_id'"),
-        ({"user_id": "u"}, "'events'"),
+        ({"events": []}, "user_id: is missing"),
+        ({"user_id": "u"}, "events: is missing"),
         ({"user_id": None, "events": []}, "user_id"),
         ({"user_id": "", "events": []}, "user_id"),
         ({"user_id": "u", "events": [], "user": {}}, "'user'"),

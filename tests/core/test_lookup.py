@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corella_edge.lookup import LARGE, MANY, Lookup
-from corella_edge.request import Candidate, Event
 
 IDS = {f"i{row}": row for row in range(LARGE)}
 TABLE = Lookup(IDS)
@@ -24,7 +23,7 @@ class Crowded(str):
 @settings(max_examples=50)
 @given(st.lists(st.sampled_from([*IDS]) | st.text(max_size=4), max_size=3 * MANY))
 def test_rows_are_those_of_the_dict(ids: list[str]) -> None:
-    rows = TABLE.rows([Event(item) for item in ids])
+    rows = TABLE.rows(ids)
     assert rows.dtype == np.int64
     assert rows.tolist() == [IDS.get(item, LARGE) for item in ids]
 
@@ -32,11 +31,11 @@ def test_rows_are_those_of_the_dict(ids: list[str]) -> None:
 @pytest.mark.parametrize("count", [0, 1, LARGE - 1, LARGE, 5 * LARGE])
 def test_every_id_of_a_catalogue_is_found_and_no_other(count: int) -> None:
     row_of = {f"{row:x}": row for row in range(count)}
-    things = [*map(Candidate, row_of), Candidate("nowhere"), Candidate("")]
+    things = [*row_of, "nowhere", ""]
     assert Lookup(row_of).rows(things).tolist() == [*range(count), count, count]
 
 
 def test_ids_that_share_a_place_are_told_apart() -> None:
     row_of: dict[str, int] = {Crowded(row): row for row in range(LARGE)}
     asked = [Crowded(row) for row in range(LARGE + 5)]
-    assert Lookup(row_of).rows([Event(item) for item in asked]).tolist() == [*range(LARGE), *[LARGE] * 5]
+    assert Lookup(row_of).rows(asked).tolist() == [*range(LARGE), *[LARGE] * 5]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from corella_edge.catalog import Catalog
 from corella_edge.derived import DERIVED, FARTHEST
-from corella_edge.encoder import MOST_REMEMBERED, FeatureEncoder
+from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import BundleError
-from corella_edge.request import Candidate, Event, User
+from corella_edge.request import Candidate, Event, History, User
 from corella_edge.schema import (
     FIRST,
     OOV,
@@ -253,56 +253,27 @@ def test_the_last_events_of_a_history(world: Any, count: int, w: int) -> None:
 def test_what_is_remembered_is_what_would_be_made_anew(
     world: Any, events: tuple[Event, ...], candidates: list[Candidate], others: tuple[Event, ...]
 ) -> None:
-    """The same history and the same tuple of candidates in other company, more candidates than kinds of items."""
-    encoder, slate = FeatureEncoder(world.schema, world.catalog), tuple(candidates) * 9
-    for history in (events, others, events):
+    """The same histories for two encoders by turns, with more candidates than kinds of items and with few."""
+    encoders = [FeatureEncoder(world.schema, world.catalog) for _ in range(2)]
+    slate, one, other = tuple(candidates) * 9, History.of(events), History.of(others)
+    for history in (one, other, one, one, one):
         for user, asked in ((User("u1", {}, history), slate), (User("u9", {"job": "clerk"}, history), slate[:1])):
-            found, unknown = encoder.encode(user, asked)
-            expected, names = FeatureEncoder(world.schema, world.catalog).encode(user, list(asked))
-            assert unknown == names
-            for name, values in expected.items():
-                np.testing.assert_array_equal(found[name], values, err_msg=name)
+            expected, names = world.encoder.encode(User(user.id, user.features, tuple(history)), asked)
+            for encoder in encoders:
+                found, unknown = encoder.encode(user, asked)
+                assert unknown == names
+                for name, values in expected.items():
+                    np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
-@pytest.mark.parametrize(("count", "kept"), [(MOST_REMEMBERED, True), (MOST_REMEMBERED + 1, False)])
-def test_what_is_large_is_not_kept_alive(world: Any, count: int, kept: bool) -> None:
-    encoder = FeatureEncoder(world.schema, world.catalog)
-    history, slate = tuple([Event("a", 1.0)] * count), tuple([Candidate("a")] * count)
-    before = sys.getrefcount(history), sys.getrefcount(slate)
-    for _ in range(2):
-        encoder.encode(User("u1", {}, history), slate)
-    assert (sys.getrefcount(history) > before[0], sys.getrefcount(slate) > before[1]) == (kept, kept)
-    encoder.forget()
-    assert (sys.getrefcount(history), sys.getrefcount(slate)) == before
-
-
-def test_what_comes_once_is_not_kept_alive(world: Any) -> None:
-    history, slate = (Event("a", 1.0), Event("b")), (Candidate("a"), Candidate("b"))
-    before = sys.getrefcount(history), sys.getrefcount(slate)
-    encoder = FeatureEncoder(world.schema, world.catalog)
-    encoder.encode(User("u1", {}, history), slate)
-    assert (sys.getrefcount(history), sys.getrefcount(slate)) == before
-
-
-def test_a_history_in_the_place_of_a_freed_one_is_not_taken_for_it(world: Any) -> None:
-    encoder, places = FeatureEncoder(world.schema, world.catalog), set()
-    for number in range(40):
-        history = (*[Event("abc"[number % 3], 1.0 + number % 5)] * 16, Event("d", 3.0))
-        places.add(id(history))
-        feed, _ = encoder.encode(User("u1", {}, history), [Candidate("a")])
-        assert feed["profile"].tolist() == [pytest.approx(slow_moments(history[-5:]), rel=1e-4, abs=1e-4)]
-        del history
-    assert len(places) < 40  # else nothing was tried
-
-
-def test_what_candidates_bring_is_not_kept_alive(world: Any) -> None:
-    genres = ["Drama"] * 100
-    before = sys.getrefcount(genres)
-    slate = (Candidate("a", {"genres": genres}),)
-    for _ in range(2):
-        world.encoder.encode(User("u1"), slate)
-    del slate
-    assert sys.getrefcount(genres) == before
+def test_a_history_does_not_keep_an_encoder_alive(world: Any) -> None:
+    encoder, history = FeatureEncoder(world.schema, world.catalog), History.of((Event("a", 1.0), Event("b")))
+    for _ in range(3):
+        encoder.encode(User("u1", {}, history), [Candidate("a")])
+    assert history.memo[1] is not None
+    gone = weakref.ref(encoder)
+    del encoder
+    assert gone() is None
 
 
 def test_a_list_of_candidates_may_change_between_requests(world: Any) -> None:

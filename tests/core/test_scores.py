@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from corella_edge.request import Request, User
 from corella_edge.router import entropy
-from corella_edge.scores import Scores, answer
+from corella_edge.scores import Scores, answer, answer_json
 
 ROWS = st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9]) | st.floats(0, 1), st.none() | st.floats(0, 1)), max_size=9)
 
@@ -50,3 +50,35 @@ def test_an_answer_is_strict_json_in_request_order(rows: list[Any], top_k: int |
         assert c["routed"] == (c["llm"] is not None)
         assert c["probability"] == (c["llm"] if c["routed"] else c["crm"])
         assert c["unknown"] == ["item"]
+
+
+def naive(request: Request, scores: Scores, bundle: str) -> dict[str, Any]:
+    """The answer, candidate by candidate."""
+    rows = []
+    for i, item in enumerate(scores.items):
+        llm = float(scores.llm[i])
+        row = {
+            "item": item, "rank": int(scores.rank[i]), "probability": float(scores.probability[i]),
+            "crm": float(scores.crm[i]), "llm": None if llm != llm else llm, "entropy": float(scores.entropy[i]),
+            "routed": bool(scores.routed[i]), "reason": scores.reason[i], "unknown": [*scores.unknown[i]],
+        }  # fmt: skip
+        if request.explain:
+            row["crm_rank"] = 1 + sum(
+                p > scores.crm[i] or (p == scores.crm[i] and j < i) for j, p in enumerate(scores.crm)
+            )
+        if request.top_k is None or row["rank"] <= request.top_k:
+            rows.append(row)
+    return {**({} if request.id is None else {"id": request.id}), "bundle": bundle, "candidates": rows}
+
+
+@given(ROWS, st.none() | st.integers(1, 12), st.none() | st.text(max_size=3), st.booleans())
+def test_the_bytes_say_the_same_as_a_row_by_row_answer(
+    rows: list[Any], top_k: int | None, name: str | None, explain: bool
+) -> None:
+    scores, request = make(rows), Request(User(), id=name, top_k=top_k, explain=explain)
+    found = json.loads(answer_json(request, scores, "b@1"))
+    told = found.pop("explain", None)
+    assert found == naive(request, scores, "b@1")
+    assert (told is not None) == explain
+    if told:
+        assert (told["wanted"], told["routed"]) == (sum(q is not None for _, q in rows),) * 2

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from corella_edge.errors import InputError, StoreError
 from corella_edge.events import NewEvents
 from corella_edge.history import MAX_TIME
-from corella_edge.request import MAX_ID_CHARS, Event, User
+from corella_edge.messages import MAX_ID_CHARS
+from corella_edge.request import Event, User
 from corella_edge.timekeeping import FLOOR, Reading
 from corella_edge_runtime.store import opening, tables
 from corella_edge_runtime.store.cache import UserCache

@@ -10,7 +10,7 @@ import polars as pl
 
 from corella_edge.errors import InputError
 from corella_edge.history import MAX_TIME
-from corella_edge.request import MAX_ID_CHARS
+from corella_edge.messages import MAX_ID_CHARS
 from corella_edge_export.data.prepared import SPLITS
 
 KINDS: dict[str, pl.DataType] = {

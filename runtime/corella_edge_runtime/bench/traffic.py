@@ -12,7 +12,7 @@ from corella_edge.bundle import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, InputError
 from corella_edge.jsonlines import Traffic, parse_traffic, read_lines
-from corella_edge.request import Candidate, Request
+from corella_edge.request import Candidate, Candidates, Request
 from corella_edge.text_files import TextFile
 
 SAMPLE = "sample.jsonl"
@@ -70,10 +70,10 @@ def fill(request: Request, catalog: Catalog, n: int, rng: np.random.Generator) -
     drawn = [catalog.ids[row] for row in rng.choice(len(catalog), size=size, replace=False).tolist()]
     drawn = [item for item in drawn if item not in taken]
     fresh = sorted(drawn, key=seen.__contains__)[: n - len(own)]
-    return replace(request, candidates=(*own, *map(Candidate, fresh)), top_k=None)
+    return replace(request, candidates=Candidates.of([*own, *map(Candidate, fresh)]), top_k=None)
 
 
 def resolve(request: Request, catalog: Catalog) -> Request:
     """The request with its candidates spelled out: none given means the whole catalogue."""
-    found = request.candidates or tuple([Candidate(item) for item in catalog.ids])
+    found = request.candidates or Candidates(catalog.ids)
     return replace(request, candidates=found, top_k=None)

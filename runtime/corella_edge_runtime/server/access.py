@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def _addresses(host: str) -> list[str]:
         return []
 
 
+@lru_cache(1024)
 def is_loopback(address: str) -> bool:
     """Whether an address is of this machine only; False for what is none."""
     try:
@@ -77,7 +79,11 @@ def is_local(peer: str, headers: Mapping[str, str]) -> bool:
 
 
 def _names_this_machine(headers: Mapping[str, str]) -> bool:
-    host = headers.get("host", "")
+    return _is_this_machine(headers.get("host", ""))
+
+
+@lru_cache(1024)
+def _is_this_machine(host: str) -> bool:
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     name = name.lower().removesuffix(".")
     return name in _THIS_MACHINE or name.endswith(".localhost") or is_loopback(name)

@@ -6,14 +6,14 @@ There is none to drain: SIGTERM does, and ends the process (docs/serving.md).
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from corella_edge_runtime.server.answers import json_answer
+from corella_edge_runtime.server.answers import Deployment, LoadedVersion, RefusedVersion, json_answer
 from corella_edge_runtime.server.fleet import Fleet, Member
 from corella_edge_runtime.server.following import Follower
 
@@ -53,25 +53,26 @@ class _Admin:
         return json_answer(described(self.service))
 
 
-def described(service: Administered) -> dict[str, Any]:
-    """What is served, and by whom a site is followed, as JSON-ready values."""
+def described(service: Administered) -> Deployment:
+    """What is served, and by whom a site is followed."""
     fleet, follower = service.fleet, service.follower
     ending = [member for member in fleet.members if member is not fleet.live and member is not fleet.canary]
     refused = follower.state.refused if follower else None
-    return {
-        "site": follower is not None,
-        "serial": follower.state.serial if follower else None,
-        "loading": follower.loading if follower else False,
-        "live": _member(fleet.live, 1.0 - fleet.share),
-        "canary": _member(fleet.canary, fleet.share),
-        "ending": [_member(member, 0.0) for member in ending],
-        "refused": asdict(refused) if refused else None,
-    }
+    return Deployment(
+        site=follower is not None,
+        serial=follower.state.serial if follower else None,
+        loading=follower.loading if follower else False,
+        live=_member(fleet.live, 1.0 - fleet.share),
+        canary=_member(fleet.canary, fleet.share),
+        ending=[found for member in ending if (found := _member(member, 0.0))],
+        refused=RefusedVersion(**asdict(refused)) if refused else None,
+    )
 
 
-def _member(member: Member | None, share: float) -> dict[str, Any] | None:
+def _member(member: Member | None, share: float) -> LoadedVersion | None:
     if member is None:
         return None
-    since = member.since.isoformat(timespec="milliseconds")
-    return {"version": member.version, "bundle": member.label, "since": since, "share": share,
-            "in_flight": member.in_flight}  # fmt: skip
+    return LoadedVersion(
+        version=member.version, bundle=member.label, since=member.since.isoformat(timespec="milliseconds"), share=share,
+        in_flight=member.in_flight,
+    )  # fmt: skip

@@ -36,15 +36,21 @@ def build_app(service: Service, guard: Guard | None = None) -> Starlette:
     `guard` lets requests in; None = one without keys.
     """
     intake = Intake(service.limits.held_bytes)
+    routes = [route for group in GROUPS for route in group.routes(service)]
+    handlers: dict[type[Exception], rank.Handler] = {
+        HTTPException: _http_error,
+        InputError: _input_error,
+        NotReadyError: _not_ready,
+        StoreError: users.Failures(),
+    }
     app = Starlette(
-        routes=[route for group in GROUPS for route in group.routes(service)],
-        middleware=[Middleware(_Observer, service=service, intake=intake), Middleware(Access, guard=guard or Guard())],
-        exception_handlers={
-            HTTPException: _http_error,
-            InputError: _input_error,
-            NotReadyError: _not_ready,
-            StoreError: users.Failures(),
-        },
+        routes=routes,
+        middleware=[
+            Middleware(_Observer, service=service, intake=intake),
+            Middleware(Access, guard=guard or Guard()),
+            Middleware(rank.Shortcut, route=routes[0], handlers=handlers),
+        ],
+        exception_handlers=handlers,
     )
     app.state.intake = intake
     app.router.redirect_slashes = False

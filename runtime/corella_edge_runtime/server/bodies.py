@@ -11,7 +11,7 @@ from typing import TypeVar
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 
-from corella_edge.request import Request, parse_request
+from corella_edge.request import Request, read_request
 from corella_edge.strict_json import JsonError, decode
 from corella_edge_runtime.server.limits import INLINE_BYTES, Limits, Share
 
@@ -139,7 +139,10 @@ def _declared_length(request: HttpRequest) -> int:
 
 def parse_body(body: bytes) -> Request:
     """The rank request in `body`. Raises as `parsed`."""
-    return parsed(body, parse_request)
+    try:
+        return read_request(body)
+    except JsonError as error:
+        raise JsonError(f"body: {error}") from None
 
 
 def parsed(body: bytes, parse: Callable[[object], T]) -> T:

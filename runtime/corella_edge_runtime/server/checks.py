@@ -1,10 +1,11 @@
-"""Checks of decoded JSON beside those of `corella_edge.request`, where null is not the same as left out."""
+"""Checks of decoded JSON for messages that are no `corella_edge.messages`: those of the Open Inference Protocol."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from corella_edge.errors import InputError
+from corella_edge.messages import shown as shown
 
 
 def any_object(value: object, where: str) -> dict[str, Any]:
@@ -37,12 +38,3 @@ def a_whole(value: object, where: str, below: int) -> int:
     if type(value) is not int or not 0 <= value < below:
         raise InputError(f"{where}: expected a whole number from 0 to {below - 1}, got {shown(value)}")
     return value
-
-
-def shown(value: object) -> str:
-    """A value as an error quotes it; of containers the kind alone, they may be deep."""
-    kinds = {type(None): "nothing", dict: "an object", list: "a list"}
-    if type(value) in kinds:
-        return kinds[type(value)]
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

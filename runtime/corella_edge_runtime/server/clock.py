@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
+from concurrent.futures import Future
+from typing import Any
 
 from corella_edge.scores import Trace
 
@@ -18,6 +21,17 @@ class Clock:
     def __init__(self) -> None:
         self.arrived = self._last = time.monotonic()
         self.seconds: dict[str, float] = {}
+        self._due: float | None = None
+        self._done: list[float] = []
+
+    def wait_for(self, future: Future[Any], deadline: float | None) -> None:
+        """The LLM is waited for from now on, at most until `deadline`."""
+        self._due = math.inf if deadline is None else deadline
+        future.add_done_callback(lambda _: self._done.append(time.monotonic()))
+
+    def waited_until(self) -> float | None:
+        """When there was nothing more to wait for; None where the LLM was not waited for."""
+        return None if self._due is None else min([self._due, *self._done[:1]])
 
     def lap(self, name: str, inside: float | None = None) -> None:
         """A step has ended; of it `inside` seconds were the work itself, the rest "wait"."""

@@ -4,7 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 Json = dict[str, Any]
+
+
+_REFERENCE = "#/components/schemas/{name}"
+_READ = "Message"  # the end of the name of a type that a message is read as, where another has its name
+
+
+def components(*messages: Any) -> Json:
+    """Schemas of the types of messages, and of those in them, by name."""
+    _, found = msgspec.json.schema_components(messages, ref_template=_REFERENCE)
+    return {_named(name): _renamed(schema) for name, schema in found.items()}
+
+
+def _named(name: str) -> str:
+    return name.removesuffix(_READ) or name
+
+
+def _renamed(schema: Any) -> Any:
+    """With the names that clients see, in references too, and no titles, which would say them again."""
+    if isinstance(schema, list):
+        return [_renamed(entry) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return {**schema, "$ref": ref(_named(schema["$ref"].rpartition("/")[2]))["$ref"]}
+    return {name: _renamed(entry) for name, entry in schema.items() if name != "title" or isinstance(entry, dict)}
 
 
 def ref(name: str) -> Json:

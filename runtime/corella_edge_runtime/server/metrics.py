@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -85,22 +86,31 @@ class Metrics:
         self.store_lost = Gauge("corella_edge_store_lost", "1 while the store's file is not the one opened, else 0.",
                                 registry=registry)  # fmt: skip
         self.connections = ConnectionCounters()
+        self._children: dict[tuple[Any, ...], Any] = {}
         registry.register(_Versions(fleet))
         registry.register(_Connections(self.connections))
         ProcessCollector(registry=registry)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """One HTTP request is done."""
-        self.requests.labels(route, str(status)).inc()
-        self.seconds.labels(route).observe(seconds)
+        self._of(self.requests, route, str(status)).inc()
+        self._of(self.seconds, route).observe(seconds)
 
     def scored(self, scores: Scores, version: str, seconds: float) -> None:
         """One request's candidates are scored."""
-        self.rank_seconds.labels(version).observe(seconds)
+        self._of(self.rank_seconds, version).observe(seconds)
         for outcome, number in _outcomes(scores).items():
-            self.candidates.labels(version, outcome).inc(number)
+            self._of(self.candidates, version, outcome).inc(number)
         for field, number in collections.Counter(chain.from_iterable(scores.unknown)).items():
-            self.unknown.labels(version, field).inc(number)
+            self._of(self.unknown, version, field).inc(number)
+
+    def _of(self, metric: Any, *labels: str) -> Any:
+        """The metric with these labels; asked for by itself it is looked up under a lock, label by label."""
+        key = (metric, *labels)
+        found = self._children.get(key)
+        if found is None:
+            found = self._children[key] = metric.labels(*labels)
+        return found
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """All metrics and their content type, in the form the `Accept` header asks for."""

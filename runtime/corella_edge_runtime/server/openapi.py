@@ -1,7 +1,6 @@
-"""The OpenAPI 3.1 description, as plain data.
+"""The OpenAPI 3.1 description: paths as plain data, messages from the types that read and write them.
 
-`corella_edge.request.parse_request` is the one validator; a test generates documents from these schemas and
-holds the two against each other, so that the description can not drift from the code.
+A test generates documents from the schemas and holds them against the parser.
 """
 
 from __future__ import annotations
@@ -9,19 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from corella_edge import __version__
-from corella_edge.history import MAX_TIME
-from corella_edge.request import (
-    MAX_CANDIDATES,
-    MAX_FEATURES,
-    MAX_HISTORY,
-    MAX_ID_CHARS,
-    MAX_TEXT_CHARS,
-    MAX_TIMEOUT_MS,
-    MAX_VALUES,
-)
-from corella_edge.router import LN2
+from corella_edge.request import UserIdRequest, UserRequest
+from corella_edge.scores import Answer
 from corella_edge_runtime.server import admin_openapi, page_openapi, score_openapi, users_openapi
 from corella_edge_runtime.server.access import scope_of
+from corella_edge_runtime.server.answers import Error
+from corella_edge_runtime.server.describing import components, ref
 from corella_edge_runtime.server.oip import openapi as oip_openapi
 
 Json = dict[str, Any]
@@ -155,172 +147,10 @@ def _plain(name: str, summary: str) -> Json:
     return {"operationId": name, "summary": summary, "responses": {"200": yes}}
 
 
-def _object(properties: Json, required: list[str], description: str = "") -> Json:
-    about = {"description": description} if description else {}
-    return {
-        "type": "object", **about, "properties": properties, "required": required,
-        "additionalProperties": False,
-    }  # fmt: skip
+def _schemas() -> Json:
+    """Of requests and their answers, from the types that read and write them."""
+    either = {"anyOf": [ref("UserRequest"), ref("UserIdRequest")]}
+    return {"Request": either, **components(UserRequest, UserIdRequest, Answer, Error)}
 
 
-_ID: Json = {
-    "description": "Text, or an integer (written without a fraction: 7, not 7.0), read as its decimal digits.",
-    "anyOf": [
-        {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS},
-        {"type": "integer", "exclusiveMinimum": -(2**64), "exclusiveMaximum": 2**64},
-    ],
-}
-_OPTIONAL_ID: Json = {"anyOf": [*_ID["anyOf"], {"type": "null"}]}
-_SCALAR: Json = {"type": ["string", "number", "boolean", "null"], "maxLength": MAX_TEXT_CHARS}
-_FEATURES: Json = {
-    "description": "By field name; several values as a list. Fields the bundle does not know are ignored.",
-    "type": ["object", "null"],
-    "maxProperties": MAX_FEATURES,
-    "additionalProperties": {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "maxItems": MAX_VALUES}]},
-}
-_THRESHOLD: Json = {
-    "description": "Ask the LLM from this entropy (nats) on, or about this share: `ratio:0.05`. "
-    "Left out: the server's own.",
-    "anyOf": [
-        {"type": "number", "minimum": 0, "maximum": LN2},
-        {"type": "string", "pattern": "^ratio:(0|1|0\\.[0-9]{1,9})$"},
-        {"type": "null"},
-    ],
-}
-_PROBABILITY: Json = {"type": "number", "minimum": 0, "maximum": 1}
-
-
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-_OPTIONS: Json = {
-    "id": _OPTIONAL_ID | {"description": "Repeated in the answer."},
-    "candidates": {
-        "description": "Left out: the whole catalogue.",
-        "type": ["array", "null"],
-        "minItems": 1,
-        "maxItems": MAX_CANDIDATES,
-        "items": _ref("Candidate"),
-    },
-    "threshold": _THRESHOLD,
-    "top_k": {
-        "description": "Answer with this many of the best only.",
-        "type": ["integer", "null"],
-        "minimum": 1,
-        "maximum": 2**31,
-    },
-    "timeout_ms": {
-        "description": "Time for the LLM, from the arrival of the whole body; candidates without an answer "
-        "by then keep the CRM's score and have the reason `deadline`.",
-        "type": ["number", "null"],
-        "minimum": 0,
-        "maximum": MAX_TIMEOUT_MS,
-    },
-    "explain": {
-        "description": "Answer with more: threshold, the CRM's own rank, tokens, milliseconds.",
-        "type": ["boolean", "null"],
-    },
-    "strict": {
-        "description": "Fail where the LLM does not answer all it is asked in time (503, 504), and on features that no "
-        "model reads or what would be told in `notes`, but for an order that is put right (422).",
-        "type": ["boolean", "null"],
-    },
-}
-
-SCHEMAS: Json = {
-    "Request": {"anyOf": [_ref("UserRequest"), _ref("UserIdRequest")]},
-    "UserRequest": _object({"user": _ref("User"), **_OPTIONS}, ["user"]),
-    "UserIdRequest": _object(
-        {"user_id": _ID, **_OPTIONS},
-        ["user_id"],
-        "The same as `user` with an id alone: a server with a store fills in profile and history.",
-    ),
-    "User": _object(
-        {
-            "id": _OPTIONAL_ID,
-            "features": _FEATURES,
-            "history": {
-                "description": "Oldest first. Where all have a time, another order is put right, and told.",
-                "type": ["array", "null"],
-                "maxItems": MAX_HISTORY,
-                "items": _ref("Event"),
-            },
-        },
-        [],
-        "Unknown users and items are scored too, and flagged in the answer.",
-    ),
-    "Event": _object(
-        {
-            "item": _ID,
-            "rating": {"type": ["number", "null"], "minimum": -1e6, "maximum": 1e6},
-            "time": {
-                "description": "Unix time in seconds, before the year 2100; other units are refused.",
-                "type": ["number", "null"],
-                "minimum": -MAX_TIME,
-                "maximum": MAX_TIME,
-            },
-        },
-        ["item"],
-    ),
-    "Candidate": _object(
-        {"item": _ID, "features": _FEATURES},
-        ["item"],
-        "Features (title, attributes) override the catalogue's; a new item needs them to be put to the LLM.",
-    ),
-    "Answer": _object(
-        {
-            "id": {"type": "string"},
-            "bundle": {"description": "`name@version` of what answered.", "type": "string"},
-            "candidates": {"type": "array", "items": _ref("Scored")},
-            "notes": {
-                "description": "What was odd about the numbers of the history, and put right if possible, a sentence "
-                "each; absent if nothing was.",
-                "type": "array",
-                "items": {"type": "string"},
-                "minItems": 1,
-            },
-            "explain": _ref("Explanation"),
-        },
-        ["bundle", "candidates"],
-    ),
-    "Scored": _object(
-        {
-            "item": {"type": "string"},
-            "rank": {"description": "1 is best.", "type": "integer", "minimum": 1},
-            "probability": _PROBABILITY
-            | {"description": "By the bundle's fusion rule (without one the LLM's) where `routed`, else the CRM's."},
-            "crm": _PROBABILITY,
-            "llm": {**_PROBABILITY, "type": ["number", "null"]},
-            "entropy": {"description": "Of `crm`, in nats.", "type": "number", "minimum": 0, "maximum": LN2},
-            "routed": {"type": "boolean"},
-            "reason": {
-                "description": "Why it was routed (`entropy`, `ratio`) or why the LLM did not answer "
-                "(`no_llm`, `no_text`, `too_long`, `queue_full`, `busy`, `deadline`, `llm_error`; `pending` in the "
-                "first of two answers); empty for easy candidates.",
-                "type": "string",
-            },
-            "unknown": {
-                "description": "Fields whose value the CRM has never seen.",
-                "type": "array",
-                "items": {"type": "string"},
-            },
-            "crm_rank": {"description": "Rank by the CRM alone, if `explain`.", "type": "integer", "minimum": 1},
-        },
-        ["item", "rank", "probability", "crm", "llm", "entropy", "routed", "reason", "unknown"],
-    ),
-    "Explanation": _object(
-        {
-            "threshold": {"description": "Nats; null: never asked.", "type": ["number", "null"]},
-            "wanted": {"description": "Candidates at or above it.", "type": "integer"},
-            "routed": {"description": "Those in which the LLM's score counts.", "type": "integer"},
-            "tokens": _object({"evaluated": {"type": "integer"}, "reused": {"type": "integer"}}, []),
-            "milliseconds": {"type": "object", "additionalProperties": {"type": "number"}},
-        },
-        ["threshold", "wanted", "routed", "tokens", "milliseconds"],
-    ),
-    "Error": _object(
-        {"error": _object({"message": {"type": "string"}}, ["message"])},
-        ["error"],
-    ),
-}
+SCHEMAS = _schemas()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 from corella_edge.errors import InputError
-from corella_edge.request import MAX_CANDIDATES, an_object
-from corella_edge.strict_json import JsonError, decode
-from corella_edge_runtime.server.checks import a_flag, a_list, a_text, a_whole, shown
+from corella_edge.messages import read, shown
+from corella_edge.request import MAX_CANDIDATES
+from corella_edge.strict_json import JsonError
 
 MAX_ITEMS = MAX_CANDIDATES
 MAX_MS = 600_000.0
@@ -16,7 +19,6 @@ MAX_IDS = 2**31  # above any vocabulary; the LLM at hand has its own bound
 NOT_HERE = (
     "embed_override_token_id", "query_embed_overrides", "item_embed_overrides", "return_pooled_hidden_states",
 )  # fmt: skip
-FIELDS = ("query", "items", "label_token_ids", "apply_softmax", "item_first", "model", "timeout_ms", *NOT_HERE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,38 @@ class Question:
     timeout_ms: float | None
 
 
+TokenId = Annotated[int, Meta(ge=0, lt=MAX_IDS)]
+Milliseconds = Annotated[float, Meta(ge=0, le=MAX_MS)]
+NotOffered = Annotated[Any, Meta(description="Not offered.", extra_json_schema={"enum": [None, False]})]
+
+
+class ScoreRequest(Struct, forbid_unknown_fields=True):
+    """SGLang's fields."""
+
+    query: Annotated[str | list[TokenId], Meta(description="Text, or token ids taken as they are.")]
+    items: Annotated[
+        str | Annotated[list[str | list[TokenId]], Meta(max_length=MAX_ITEMS)],
+        Meta(description="Of the same kind as the query. A text alone is a list of one."),
+    ]
+    label_token_ids: Annotated[
+        list[TokenId] | None,
+        Meta(description="Of the bundle's two answers, one or both in any order. Left out: yes, no."),
+    ] = None
+    apply_softmax: Annotated[
+        bool, Meta(description="Over the labels; false, as when it is left out: over the whole vocabulary.")
+    ] = False
+    item_first: Annotated[bool, Meta(description="The item before the query.")] = False
+    model: Annotated[str, Meta(description="Repeated in the answer.")] = "default"
+    timeout_ms: Milliseconds | None = None
+    embed_override_token_id: NotOffered = None
+    query_embed_overrides: NotOffered = None
+    item_embed_overrides: NotOffered = None
+    return_pooled_hidden_states: NotOffered = None
+
+
+FIELDS = ScoreRequest.__struct_fields__
+
+
 def parse_question(body: bytes) -> Question:
     """The question in `body`.
 
@@ -59,50 +93,30 @@ def parse_question(body: bytes) -> Question:
         JsonError: not strict JSON. InputError: JSON, but not a question; the message names the field.
     """
     try:
-        data = an_object(decode(body), "request", set(FIELDS))
+        message = read(body, ScoreRequest, "request")
     except JsonError as error:
         raise JsonError(f"body: {error}") from None
     for name in NOT_HERE:
-        if data.get(name) is not None and data[name] is not False:
+        if getattr(message, name) is not None and getattr(message, name) is not False:
             raise InputError(f"{name}: not offered here")
-    labels, timeout_ms = data.get("label_token_ids"), data.get("timeout_ms")
     return Question(
-        _query_and_items(data.get("query"), data.get("items")),
-        None if labels is None else _ids(labels, "label_token_ids"),
-        a_flag(data.get("apply_softmax", False), "apply_softmax"),
-        a_flag(data.get("item_first", False), "item_first"),
-        a_text(data.get("model", "default"), "model"),
-        None if timeout_ms is None else milliseconds(timeout_ms, "timeout_ms"),
-    )
+        _query_and_items(message.query, message.items), message.label_token_ids, message.apply_softmax,
+        message.item_first, message.model, message.timeout_ms,
+    )  # fmt: skip
 
 
-def milliseconds(value: object, where: str) -> float:
+def milliseconds(value: float, where: str) -> float:
     """A time from 0 to `MAX_MS`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_MS:
+    if not 0 <= value <= MAX_MS:
         raise InputError(f"{where}: expected milliseconds from 0 to {MAX_MS:g}, got {shown(value)}")
-    return float(value)
+    return value
 
 
-def _query_and_items(query: object, items: object) -> Texts | Tokens:
-    if isinstance(query, str):
-        texts = [items] if isinstance(items, str) else _many(items)
-        return Texts(query, [a_text(text, f"items[{i}]") for i, text in enumerate(texts)])
-    if isinstance(query, list):
-        return Tokens(_ids(query, "query"), [_ids(ids, f"items[{i}]") for i, ids in enumerate(_many(items))])
-    raise InputError(f"query: expected text or a list of token ids, got {shown(query)}")
-
-
-def _many(items: object) -> list[object]:
-    found = a_list(items, "items")
-    if len(found) > MAX_ITEMS:
-        raise InputError(f"items: {len(found)} entries, at most {MAX_ITEMS} are accepted")
-    return found
-
-
-def _ids(value: object, where: str) -> list[int]:
-    found = a_list(value, where)
-    # Kept free of formatted paths: there are many.
-    wrong = next((i for i, token in enumerate(found) if type(token) is not int or not 0 <= token < MAX_IDS), None)
-    if wrong is not None:
-        a_whole(found[wrong], f"{where}[{wrong}]", MAX_IDS)
-    return found
+def _query_and_items(query: str | list[int], items: str | list[str | list[int]]) -> Texts | Tokens:
+    given: list[Any] = [items] if isinstance(items, str) else items
+    wrong = next((i for i, item in enumerate(given) if type(item) is not type(query)), None)
+    if wrong is not None or (isinstance(items, str) and not isinstance(query, str)):
+        wanted = "text" if isinstance(query, str) else "a list of token ids"
+        place = "items" if isinstance(items, str) else f"items[{wrong}]"
+        raise InputError(f"{place}: expected {wanted}, as the query is, got {shown(given[wrong or 0])}")
+    return Texts(query, given) if isinstance(query, str) else Tokens(query, given)

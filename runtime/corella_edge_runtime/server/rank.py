@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 
 from starlette.exceptions import HTTPException
@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corella_edge.errors import InputError
 from corella_edge.request import Request
@@ -23,10 +23,40 @@ from corella_edge_runtime.server.service import Ranking, Service, large
 
 CLIENT_GONE = 499  # nginx's number: nobody reads the answer, but the metrics tell it from our own errors
 MODES = ("plain", "progressive")
+Handler = Callable[[HttpRequest, Exception], Response]
+
+
+PATH = "/v1/rank"
 
 
 def routes(service: Service) -> list[Route]:
-    return [Route("/v1/rank", _Rank(service).post, methods=["POST"])]
+    return [Route(PATH, _Rank(service).post, methods=["POST"])]
+
+
+class Shortcut:
+    """ASGI middleware: takes rankings to their route at once, which the router would find after a search each time.
+
+    Args:
+        handlers: what is answered to an exception of such a kind, as the application has it.
+    """
+
+    def __init__(self, app: ASGIApp, route: Route, handlers: Mapping[type[Exception], Handler]) -> None:
+        self.app, self.route, self.handlers = app, route, handlers
+        self._known = tuple(handlers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        scope["route"] = self.route
+        request = HttpRequest(scope, receive)
+        try:
+            response = await self.route.endpoint(request)
+        except self._known as error:
+            response = next(self.handlers[kind] for kind in type(error).__mro__ if kind in self.handlers)(
+                request, error
+            )
+        await response(scope, receive, send)
 
 
 class _Rank:
@@ -44,17 +74,21 @@ class _Rank:
 
     async def _answer(self, http: HttpRequest, mode: str, body: bytes) -> Response:
         clock = Clock()
+        if mode == "plain":
+            with self.service.place():
+                return await self._plain(await self._parsed(body, clock), clock, http.receive)
         async with AsyncExitStack() as stack:
             stack.enter_context(self.service.place())
-            request = await self.service.work(len(body) > INLINE_BYTES, clock, "parse", parse_body, body)
-            if mode == "plain":
-                return await self._plain(request, clock, http.receive)
-            return await self._progressive(request, clock, stack)
+            return await self._progressive(await self._parsed(body, clock), clock, stack)
         raise AssertionError("an exit stack that suppressed an exception")
+
+    async def _parsed(self, body: bytes, clock: Clock) -> Request:
+        return await self.service.work(len(body) > INLINE_BYTES, clock, "parse", parse_body, body)
 
     async def _plain(self, request: Request, clock: Clock, receive: Receive) -> Response:
         ranked = await self.service.ranked(request, clock, receive)
         content = await self.service.work(large(request), clock, "serialise", ranked.body)
+        self.service.written(clock)
         return Response(content, headers={"Server-Timing": clock.header(ranked.scores.trace)}, media_type=JSON)
 
     async def _progressive(self, request: Request, clock: Clock, stack: AsyncExitStack) -> Response:
@@ -96,6 +130,8 @@ def _event(name: str, data: bytes) -> bytes:
 
 
 def _mode(http: HttpRequest) -> str:
+    if not http.scope["query_string"]:
+        return "plain"
     unknown = set(http.query_params) - {"mode"}
     mode = http.query_params.get("mode", "plain")
     if unknown or mode not in MODES:

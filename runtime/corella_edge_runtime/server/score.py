@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -19,7 +18,7 @@ from corella_edge.errors import InputError
 from corella_edge_runtime import texts
 from corella_edge_runtime.asking import Asking, Llm
 from corella_edge_runtime.llm.answer import Answer, Answers, Prompts
-from corella_edge_runtime.server.answers import json_answer
+from corella_edge_runtime.server.answers import ScoreAnswer, ScoreModel, ScoreModels, Usage, json_answer
 from corella_edge_runtime.server.bodies import read_body
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Held
@@ -56,9 +55,8 @@ class _Score:
         self.service.check_ready()
         with self.service.fleet.hold(None) as held:
             llm = llm_of(held.ranker)
-            about = {"object": "model", "created": self.started, "owned_by": "corella-edge"}
-            found = [] if llm is None else [{"id": held.label, **about, "max_model_len": llm.longest}]
-        return json_answer({"object": "list", "data": found})
+            found = [ScoreModel(id=held.label, created=self.started, max_model_len=llm.longest)] if llm else []
+        return json_answer(ScoreModels(data=found))
 
     async def post(self, http: Request) -> Response:
         self.service.check_ready()
@@ -199,10 +197,10 @@ def _row(answer: Answer, question: Question, llm: Llm) -> list[float]:
     return [of[label] * math.exp(answer.mass) for label in labels]
 
 
-def _form(llm: Llm, question: Question, prompts: Prompts, answers: Answers, bundle: str) -> dict[str, Any]:
+def _form(llm: Llm, question: Question, prompts: Prompts, answers: Answers, bundle: str) -> ScoreAnswer:
     """SGLang's answer, and the bundle that gave it."""
     scores = [_row(answer, question, llm) for answer in answers]
     tokens = sum(len(prompts.prefixes[name]) for name in prompts.prefix) + sum(prompts.lengths)
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0,
-             "prompt_tokens_details": None, "reasoning_tokens": 0}  # fmt: skip
-    return {"scores": scores, "model": question.model, "usage": usage, "object": "scoring", "bundle": bundle}
+    return ScoreAnswer(
+        scores=scores, model=question.model, usage=Usage(prompt_tokens=tokens, total_tokens=tokens), bundle=bundle
+    )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from corella_edge_runtime.server.describing import Json, answer, fields, json_of, later, ref
-from corella_edge_runtime.server.question import MAX_IDS, MAX_ITEMS, MAX_MS, NOT_HERE
+from corella_edge_runtime.server.answers import ScoreAnswer, ScoreModels
+from corella_edge_runtime.server.describing import Json, answer, components, json_of, later, ref
+from corella_edge_runtime.server.question import MAX_MS, ScoreRequest
 
 _TIME: Json = {"type": "number", "minimum": 0, "maximum": MAX_MS}
-_IDS: Json = {"type": "array", "items": {"type": "integer", "minimum": 0, "exclusiveMaximum": MAX_IDS}}
-_PROBABILITY: Json = {"type": "number", "minimum": 0, "maximum": 1}
-_COUNT: Json = {"type": "integer", "minimum": 0}
 
 
 def paths() -> Json:
@@ -30,7 +28,7 @@ def paths() -> Json:
 
 def schemas() -> Json:
     """What `paths` refers to, beside the `Error` of every route."""
-    return _SCHEMAS
+    return components(ScoreRequest, ScoreAnswer, ScoreModels)
 
 
 def _score() -> Json:
@@ -55,73 +53,3 @@ def _score() -> Json:
             "504": answer("The LLM did not answer in time.", error),
         },
     }
-
-
-_SCHEMAS: Json = {
-    "ScoreRequest": fields(
-        {
-            "query": {"description": "Text, or token ids taken as they are.", "anyOf": [{"type": "string"}, _IDS]},
-            "items": {
-                "description": "Of the same kind as the query. A text alone is a list of one.",
-                "anyOf": [
-                    {"type": "string"},
-                    {"type": "array", "maxItems": MAX_ITEMS, "items": {"type": "string"}},
-                    {"type": "array", "maxItems": MAX_ITEMS, "items": _IDS},
-                ],
-            },
-            "label_token_ids": {
-                "description": "Of the bundle's two answers, one or both in any order. Left out: yes, no.",
-                "anyOf": [_IDS, {"type": "null"}],
-            },
-            "apply_softmax": {
-                "description": "Over the labels; false, as when it is left out: over the whole vocabulary.",
-                "type": "boolean",
-                "default": False,
-            },
-            "item_first": {"description": "The item before the query.", "type": "boolean", "default": False},
-            "model": {"description": "Repeated in the answer.", "type": "string", "default": "default"},
-            "timeout_ms": {**_TIME, "type": ["number", "null"]},
-            **{name: {"description": "Not offered.", "enum": [None, False]} for name in NOT_HERE},
-        },
-        ["query", "items"],
-    ),
-    "ScoreAnswer": fields(
-        {
-            "scores": {"type": "array", "items": {"type": "array", "items": _PROBABILITY}},
-            "model": {"type": "string"},
-            "usage": fields(
-                {
-                    "prompt_tokens": _COUNT,
-                    "total_tokens": _COUNT,
-                    "completion_tokens": _COUNT,
-                    "prompt_tokens_details": {"type": "null"},
-                    "reasoning_tokens": _COUNT,
-                },
-                ["prompt_tokens", "total_tokens", "completion_tokens", "prompt_tokens_details", "reasoning_tokens"],
-            ),
-            "object": {"const": "scoring"},
-            "bundle": {"description": "`name@version` of what answered.", "type": "string"},
-        },
-        ["scores", "model", "usage", "object", "bundle"],
-    ),
-    "ScoreModels": fields(
-        {
-            "object": {"const": "list"},
-            "data": {
-                "type": "array",
-                "maxItems": 1,
-                "items": fields(
-                    {
-                        "id": {"type": "string"},
-                        "object": {"const": "model"},
-                        "created": {"type": "integer"},
-                        "owned_by": {"type": "string"},
-                        "max_model_len": {"type": "integer", "minimum": 1},
-                    },
-                    ["id", "object", "created", "owned_by", "max_model_len"],
-                ),
-            },
-        },
-        ["object", "data"],
-    ),
-}

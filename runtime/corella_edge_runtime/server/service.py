@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
-from corella_edge.request import Candidate, Features, Request
-from corella_edge.scores import Scores, answer
+from corella_edge.request import Features, Request
+from corella_edge.scores import Scores, answer_json
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Fleet, Held
 from corella_edge_runtime.server.following import Follower
+from corella_edge_runtime.server.lateness import WayOut
 from corella_edge_runtime.server.leaving import unless_gone
 from corella_edge_runtime.server.limits import INLINE_CANDIDATES, INLINE_VALUES, Limits
 from corella_edge_runtime.server.metrics import Metrics
@@ -28,8 +28,6 @@ from corella_edge_runtime.store.users import UserStore
 
 T = TypeVar("T")
 BLOCKING_THREADS = 16
-# Of a request's time: kept from the LLM for the event loop to come round, and to write the answer.
-WAY_OUT, MOST_WAY_OUT_MS = 0.27, 13.5
 PARSE = "parse"  # the step that has a thread of its own
 # What a `strict` request takes for an error, and its status.
 LATE, FAILED = frozenset({"deadline", "busy"}), frozenset({"queue_full", "llm_error", "no_llm"})
@@ -47,13 +45,9 @@ class Ranked:
     scores: Scores
     bundle: str
 
-    def answer(self) -> dict[str, Any]:
-        """The JSON answer, as decoded."""
-        return answer(self.request, self.scores, self.bundle)
-
     def body(self) -> bytes:
         """The JSON answer."""
-        return orjson.dumps(self.answer())
+        return answer_json(self.request, self.scores, self.bundle)
 
 
 @dataclass(slots=True)
@@ -77,6 +71,7 @@ class Ranking:
         """
         asking = self.draft.asking
         if asking is not None and asking.future is not None and not asking.future.done():
+            self.clock.wait_for(asking.future, asking.deadline)
             waiting = until(asking.future, asking.deadline)
             await (waiting if receive is None else unless_gone(receive, waiting))
         self.clock.skip()
@@ -95,6 +90,7 @@ class Service:
         self.fleet = Fleet()
         self.follower: Follower | None = None
         self.metrics, self.recent = Metrics(self.fleet), Recent()
+        self.way_out = WayOut()
         self.draining = False
         self.in_flight = 0
         self._idle = asyncio.Event()
@@ -235,8 +231,14 @@ class Service:
         limit = self.limits.timeout_ms if request.timeout_ms is None else request.timeout_ms
         if limit is None:
             return request
-        spent = 1000.0 * (time.monotonic() - clock.arrived) + min(WAY_OUT * limit, MOST_WAY_OUT_MS)
-        return replace(request, timeout_ms=max(0.0, limit - spent))
+        spent = time.monotonic() - clock.arrived + self.way_out.of(limit / 1000.0)
+        return request.within(max(0.0, limit - 1000.0 * spent))
+
+    def written(self, clock: Clock) -> None:
+        """An answer is written; how long that took after the LLM's part had ended shows what to keep for it."""
+        ended = clock.waited_until()
+        if ended is not None:
+            self.way_out.seen(time.monotonic() - ended)
 
     async def forget(self, user_id: str) -> None:
         """Drop what the loaded versions remember of a user; they do not tell users apart, so of everybody."""
@@ -262,12 +264,10 @@ class Service:
 def large(request: Request) -> bool:
     """Whether a request is too much work for the event loop; the whole catalogue is."""
     candidates = request.candidates
-    return candidates is None or len(candidates) > INLINE_CANDIDATES or _brought(candidates) > INLINE_VALUES
-
-
-def _brought(candidates: Sequence[Candidate]) -> int:
-    """How much of their own the candidates bring: values, and texts by their length."""
-    return sum(_values(candidate.features) for candidate in candidates if candidate.features)
+    if candidates is None or len(candidates.items) > INLINE_CANDIDATES:
+        return True
+    # How much of their own the candidates bring: values, and texts by their length.
+    return bool(candidates.own) and sum(map(_values, candidates.own.values())) > INLINE_VALUES
 
 
 def _values(features: Features) -> int:

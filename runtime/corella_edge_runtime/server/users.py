@@ -8,6 +8,7 @@ import logging
 import time
 from urllib.parse import unquote_to_bytes
 
+from msgspec import UNSET
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -17,8 +18,8 @@ from starlette.routing import Route
 
 from corella_edge.errors import InputError, StoreFullError
 from corella_edge.events import NewEvents, parse_events, parse_user_id
-from corella_edge.history import column, in_scale
-from corella_edge_runtime.server.answers import JSON, error_answer, json_answer
+from corella_edge.history import scale_notes
+from corella_edge_runtime.server.answers import JSON, Appended, Deleted, error_answer, json_answer
 from corella_edge_runtime.server.bodies import parsed, read_body
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.limits import INLINE_BYTES
@@ -63,14 +64,13 @@ class _Users:
         with self.service.place():
             new = await self.service.work(len(body) > INLINE_BYTES, Clock(), "parse", parsed, body, parse_events)
             total = await asyncio.wrap_future(store.append_soon(new))
-        notes = self._notes(new)
-        answer = {"user_id": new.user_id, "appended": len(new.events), "events": total}
-        return json_answer({**answer, "notes": notes} if notes else answer)
+        answer = Appended(user_id=new.user_id, appended=len(new.events), events=total)
+        answer.notes = self._notes(new) or UNSET
+        return json_answer(answer)
 
     def _notes(self, new: NewEvents) -> list[str]:
         """What is odd about the events, sentences."""
-        ratings = column([event.rating for event in new.events])
-        return [*new.notes, *in_scale(ratings, scale_of(self.service.ranker), "events")]
+        return [*new.notes, *scale_notes(new.events.ratings, scale_of(self.service.ranker), "events")]
 
     async def user(self, http: HttpRequest) -> Response:
         store, user_id = self._store(), _user_id(http)
@@ -87,7 +87,7 @@ class _Users:
             deleted = await asyncio.wrap_future(store.delete_soon(user_id))
         finally:
             await self.service.forget(user_id)
-        return json_answer({"user_id": user_id, "deleted": deleted})
+        return json_answer(Deleted(user_id=user_id, deleted=deleted))
 
     def _store(self) -> UserStore:
         if self.service.store is None:

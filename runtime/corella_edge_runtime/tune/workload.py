@@ -12,7 +12,7 @@ from corella_edge.catalog import Catalog
 from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder
-from corella_edge.request import Event, Request, User
+from corella_edge.request import Candidates, Event, Request, User
 from corella_edge.schema import Feed
 from corella_edge_runtime.bench import traffic
 from corella_edge_runtime.llm.answer import Prompt
@@ -76,7 +76,7 @@ def visits(found: Sequence[Request], catalog: Catalog, prompts: PromptEncoder, s
 
 
 def _bare(request: Request) -> Request:
-    return replace(request, candidates=())
+    return replace(request, candidates=Candidates(()))
 
 
 def prompts_of(encoder: PromptEncoder, request: Request) -> list[Prompt]:

@@ -1,0 +1,217 @@
+"""What a request costs around its models, in this checkout and in another one, by turns.
+
+    python benchmarks/messages.py BUNDLE [BUNDLE ...] --against CHECKOUT [--http] [--out …/results/messages.json]
+
+Each checkout has a process of its own (`messages_child.py`) that reads the same bodies of new users; a pair is one turn
+of either. Compared are parse + encode + serialise of a request whose LLM is not asked, and `Engine.rank` against a bare
+run of the CRM's session on the same arrays. With --http, `corella-edge serve` of either checkout answers the same open
+load by turns: CPU seconds of the server a request, and the highest rate that it keeps up with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corella_edge.errors import CorellaError
+from results import write
+from scoring.pairs import ratio_of
+from scoring.quiet import Watch, cpu_seconds, is_void
+from serving.mix import Stream, mix
+from serving.saturation import saturation
+from serving.server import Server
+from serving.setting import Setting
+from serving.traffic import Source, body_of, prepared
+
+CHILD = Path(__file__).with_name("messages_child.py")
+HERE = Path(__file__).resolve().parents[1]
+SIZES = (20, 100)
+PARTS = ("parse", "encode", "serialise")
+TARGETS = {"messages": 0.4, "rank": {100: 1.5, 20: 2.0}, "saturation": 2.0}
+Row = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Child:
+    """A checkout at work on bodies: asked a line, answers a line."""
+
+    process: subprocess.Popen[str]
+
+    def ask(self, what: str, candidates: int, bodies: int) -> Row:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps({"what": what, "candidates": candidates, "bodies": bodies}) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise CorellaError(f"{CHILD.name} ended with {self.process.wait()}")
+        found: Row = json.loads(line)
+        return found
+
+
+def environment(checkout: Path) -> dict[str, str]:
+    """Where Python finds that checkout's packages."""
+    return {"PYTHONPATH": os.pathsep.join(str(checkout / part) for part in ("", "export", "runtime", "benchmarks"))}
+
+
+@contextmanager
+def child(checkout: Path, bundle: Path, folder: Path, cpu: bool) -> Iterator[Child]:
+    command = [sys.executable, "-P", str(CHILD), str(bundle), str(folder), *(["cpu"] if cpu else [])]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, **environment(checkout)})  # fmt: skip
+    try:
+        yield Child(process)
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream:
+                stream.close()
+
+
+def main() -> None:
+    options = arguments()
+    watch = Watch()
+    found = [bundle(root, options) for root in options.bundles]
+    load = watch.read()
+    figures: Row = {"what": "messages", "pairs": options.pairs, "load": load, "void": is_void(load), "bundles": found}
+    print(table(figures))
+    print(json.dumps(figures))
+    if figures["void"]:
+        sys.exit(f"void: other load took {load['foreign']:.0%}, steal {load['steal']:.0%} of the cores; 5 % is allowed")
+    if options.out:
+        write(options.out, figures)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE")
+    parser.add_argument("--against", type=Path, required=True, metavar="CHECKOUT", help="folder of the other checkout")
+    parser.add_argument("--pairs", type=int, default=21)
+    parser.add_argument("--requests", type=int, default=40, help="requests a turn")
+    parser.add_argument("--cpu", action="store_true", help="CPU time instead of time: for a machine that is not quiet")
+    parser.add_argument("--http", action="store_true")
+    parser.add_argument("--rate", type=float, default=150.0, help="requests a second of an HTTP turn")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of an HTTP turn")
+    parser.add_argument("--searches", type=int, default=0, help="searches of the highest rate, of either server")
+    parser.add_argument("--core", type=int, help="what the load generator is bound to")
+    parser.add_argument("--work", type=Path, default=Path("runs/messages"), help="folder for bodies and logs")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def bundle(root: Path, options: argparse.Namespace) -> Row:
+    """Every measurement of one bundle."""
+    source, folder = Source.open(root), options.work.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in SIZES:
+        bodies = [body_of(request).decode() for request in source.strangers(400, n, 1, "ratio:0")]
+        (folder / f"bodies-{n}.json").write_text(json.dumps(bodies))
+    sides = {"new": HERE, "old": options.against.resolve()}
+    with ExitStack() as stack:
+        children = {side: stack.enter_context(child(path, root, folder, options.cpu)) for side, path in sides.items()}
+        rows = [compared(children, n, options) for n in SIZES]
+    found: Row = {"bundle": root.name, "in_process": rows}
+    if options.http:
+        found["http"] = http(root, source, sides, options)
+    return found
+
+
+def turns(number: int) -> Sequence[str]:
+    """Every second pair begins with the other."""
+    return ("old", "new") if number % 2 else ("new", "old")
+
+
+def compared(children: Mapping[str, Child], n: int, options: argparse.Namespace) -> Row:
+    for one in children.values():
+        one.ask("messages", n, options.requests)
+    times: dict[str, list[Row]] = {"new": [], "old": []}
+    for number in range(options.pairs):
+        for side in turns(number):
+            found = children[side].ask("messages", n, options.requests)
+            found |= children[side].ask("rank", n, options.requests)
+            times[side].append(found)
+    pairs = list(zip(times["new"], times["old"], strict=True))
+    row: Row = {"candidates": n}
+    row["messages"] = ratio_of([whole(new) / whole(old) for new, old in pairs]).to_json()
+    row["rank_to_rank"] = ratio_of([new["rank"] / old["rank"] for new, old in pairs]).to_json()
+    row["rank_to_bare"] = {side: ratio_of([t["rank"] / t["bare"] for t in of]).to_json() for side, of in times.items()}
+    row["us"] = {side: {part: median([t[part] for t in of]) for part in (*PARTS, "rank", "bare")}
+                 for side, of in times.items()}  # fmt: skip
+    return row
+
+
+def whole(found: Row) -> float:
+    return float(sum(found[part] for part in PARTS))
+
+
+def median(values: Sequence[float]) -> float:
+    return round(float(np.median(values)), 1)
+
+
+def http(root: Path, source: Source, sides: Mapping[str, Path], options: argparse.Namespace) -> Row:
+    """Both servers run; one is asked at a time."""
+    requests = prepared(source.strangers(400, 100, 2, "ratio:0"))
+    with ExitStack() as stack:
+        settings = {}
+        for side, path in sides.items():
+            log = options.work / f"{side}.log"
+            server = stack.enter_context(Server(root, log, ["--no-llm"], environment(path)))
+            server.wait_ready()
+            settings[side] = Setting(server, source, options.core)
+        costs: dict[str, list[float]] = {"new": [], "old": []}
+        for number in range(-1, options.pairs):
+            for side in turns(number):
+                spent = cost(settings[side], requests, options, number)
+                costs[side] += [spent] if number >= 0 else []
+        best: dict[str, list[float]] = {"new": [], "old": []}
+        for number in range(options.searches):
+            for side in turns(number):
+                best[side].append(saturation(settings[side], requests, 400.0, options.seconds, 50 + number)[0])
+    ratios = [old / new for new, old in zip(costs["new"], costs["old"], strict=True)]
+    found: Row = {"cpu_us": {side: median([1e6 * one for one in of]) for side, of in costs.items()},
+                  "cpu_old_to_new": ratio_of(ratios).to_json(), "saturation_per_s": best}  # fmt: skip
+    if options.searches:
+        rates = zip(best["new"], best["old"], strict=True)
+        found["saturation"] = ratio_of([new / old for new, old in rates]).to_json()
+    return found
+
+
+def cost(run: Setting, requests: list[bytes], options: argparse.Namespace, number: int) -> float:
+    """CPU seconds of the server a request."""
+    load = mix([Stream("easy", options.rate, requests)], options.seconds, 100 + number)
+    before = cpu_seconds(run.server.pid)
+    done = run.put(load)
+    if (done.status != 200).any():
+        raise CorellaError("a request failed")
+    return (cpu_seconds(run.server.pid) - before) / len(load.moments)
+
+
+def table(figures: Row) -> str:
+    """The figures for reading."""
+    lines = []
+    for found in figures["bundles"]:
+        for row in found["in_process"]:
+            lines.append(f"{found['bundle']}, {row['candidates']} candidates: messages new / old {row['messages']}")
+            lines.append(f"  rank / bare: {json.dumps(row['rank_to_bare'])}, rank new / old {row['rank_to_rank']}")
+            lines.append(f"  µs: {json.dumps(row['us'])}")
+        if "http" in found:
+            lines.append(f"  http: {json.dumps(found['http'])}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CorellaError as error:
+        sys.exit(str(error))
