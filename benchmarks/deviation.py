@@ -30,7 +30,7 @@ from corella_edge.errors import BundleError, CorellaError, InputError
 from corella_edge.prompt import PromptEncoder, Tokens
 from corella_edge.request import Request
 from corella_edge_runtime.bench import traffic
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answers, Prompt
 from corella_edge_runtime.llm.backend import LlmBackend, ThreadBackend
 from corella_edge_runtime.llm.binding import Model
 from corella_edge_runtime.llm.scorer import YesNoScorer
@@ -176,16 +176,16 @@ def deterministic(
         scorer.close()
 
 
-def probabilities(answers: Sequence[Answer]) -> FloatArray:
+def probabilities(answers: Answers) -> FloatArray:
     """P(Yes) of each, nan where it came too late.
 
     Raises:
         BundleError: there is no answer for another reason.
     """
-    reasons = {answer.reason for answer in answers} - {"", "deadline"}
+    reasons = set(answers.reasons) - {"", "deadline"}
     if reasons:
         raise BundleError(f"the LLM does not answer the bundle's own sample: {', '.join(sorted(reasons))}")
-    return np.array([answer.probability for answer in answers])
+    return answers.probability
 
 
 def schedule(users: Sequence[Sequence[Sequence[Prompt]]], rng: np.random.Generator) -> list[Visit]:

@@ -15,6 +15,7 @@ EXIT_CODES = {
     4: "a model can not be exported, or the export differs from what was trained",
     5: "an extra is not installed; the message says which",
     6: "the user store can not do what was asked",
+    7: "llama.cpp does not compute on this machine, or an LLM that is required does not answer",
     130: "interrupted (Ctrl-C); the same command starts or goes on anew",
     141: "who read standard output has left, as `head` does; nothing is said",
 }
@@ -85,6 +86,12 @@ class ReaderGoneError(OutputError):
 
 class StoreGoneError(StoreError):
     """The user store's file was moved, deleted or replaced while it was in use. Nothing is taken until it is back."""
+
+
+class ComputeError(CorellaError):
+    """The installed llama.cpp does not compute on this machine, or the LLM does not answer."""
+
+    exit_code = 7
 
 
 class InterruptedRunError(CorellaError):

@@ -309,9 +309,12 @@ def _home() -> Path:
         raise InputError("this user has no home folder; set HOME or XDG_STATE_HOME") from None
 
 
-def fingerprint(cores: Sequence[int], quota: float | None) -> Fingerprint:
-    """This machine: its CPU model and the installed packages, with what the process may use of it."""
-    return Fingerprint(cpu_model(), tuple(cores), quota, _versions())
+def fingerprint(cores: Sequence[int], quota: float | None, builds: Mapping[str, str] | None = None) -> Fingerprint:
+    """This machine: its CPU model and the installed packages, with what the process may use of it.
+
+    `builds`: name → what tells a build of it from another of the same version.
+    """
+    return Fingerprint(cpu_model(), tuple(cores), quota, {**_versions(), **(builds or {})})
 
 
 def _versions() -> dict[str, str]:
@@ -333,3 +336,14 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     values = {key.strip(): value.strip() for key, _, value in reversed(lines)}
     parts = [values[key] for key in ("CPU implementer", "CPU part") if key in values]
     return values.get("model name") or " ".join([platform.machine(), *parts])
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """Flags of the first CPU; empty where the system does not tell."""
+    try:
+        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return set()
+    return next(
+        (set(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))), set()
+    )

@@ -109,7 +109,7 @@ class Template:
         if isinstance(value, (list, tuple)):
             value = " ".join(value_key(entry) for entry in value if entry is not None)
         cut = value_key(value)[: self.value_chars]
-        plain = "".join(" " if _is_control(c) else c for c in cut)
+        plain = cut if cut.isprintable() else "".join(" " if _is_control(c) else c for c in cut)
         return " ".join(plain.split())
 
     def first_event(self, count: int) -> int:

@@ -25,7 +25,9 @@ ITEMS, USERS, ROWS, WINDOW = 40, 30, 240, 5
 TEMPLATE = Template(history_lines=4, block=2)
 
 
-def make_bundle(out: Path, *, llm: bool = True, sample: bool = True, seed: int = 0, version: str = "1") -> Path:
+def make_bundle(
+    out: Path, *, llm: bool = True, sample: bool = True, seed: int = 0, version: str = "1", llm_type: str = "F32"
+) -> Path:
     """Write a sealed bundle at `out`; the last item of its catalogue has no title."""
     rng = np.random.default_rng(seed)
     with new_folder(out) as folder:
@@ -35,7 +37,7 @@ def make_bundle(out: Path, *, llm: bool = True, sample: bool = True, seed: int =
         rows = _requests(rng)
         crm = _crm_scores(folder, schema, catalog, rows)
         chosen = [*range(63), _row_without_text(rows)]
-        asked = _write_llm(folder, catalog, [rows[i] for i in chosen], rng) if llm else [(None, None)] * 64
+        asked = _write_llm(folder, catalog, [rows[i] for i in chosen], rng, llm_type) if llm else [(None, None)] * 64
         labels = (rng.random(len(rows)) < crm).astype(int).tolist()
         _lines(folder / "reference.jsonl", [
             {"request": rows[i], "crm": float(crm[i]), "prompt": prompt, "llm": yes}
@@ -128,14 +130,19 @@ def _crm_scores(folder: Path, schema: Schema, catalog: Catalog, rows: list[dict[
 
 
 def _write_llm(
-    folder: Path, catalog: Catalog, rows: list[dict[str, Any]], rng: np.random.Generator
+    folder: Path, catalog: Catalog, rows: list[dict[str, Any]], rng: np.random.Generator, llm_type: str
 ) -> list[tuple[list[int] | None, float | None]]:
     """llm.gguf and prompt.json; each row's prompt and P(Yes), one prompt a decode."""
     from corella_edge_runtime.llm.answer import Prompt
-    from corella_edge_runtime.llm.binding import Model
+    from corella_edge_runtime.llm.binding import Model, quantize
     from corella_edge_runtime.llm.scorer import YesNoScorer
 
-    words = _write_gguf(folder / "llm.gguf", rng)
+    # Wide enough for the blocks of every type and the tiles of AMX, unless nothing is quantised.
+    words = _write_gguf(folder / "llm.gguf", rng, 32 if llm_type == "F32" else 256)
+    if llm_type != "F32":
+        made = (folder / "llm.gguf").rename(folder.with_name("f32.gguf"))
+        quantize(made, folder / "llm.gguf", llm_type)
+        made.unlink()
     tokens = Tokens(words.index("ĠYes"), words.index("ĠNo"), None)
     data = {"template": TEMPLATE.to_json(), "tokens": {"yes": tokens.yes, "no": tokens.no, "bos": None}}
     (folder / "prompt.json").write_text(json.dumps(data), "utf-8")
@@ -155,10 +162,10 @@ def _write_llm(
     return found
 
 
-def _write_gguf(path: Path, rng: np.random.Generator) -> list[str]:
-    """One block, width 32, 256 byte tokens and two answers; returns the token list."""
+def _write_gguf(path: Path, rng: np.random.Generator, width: int) -> list[str]:
+    """One block, 256 byte tokens and two answers; returns the token list."""
     words = [*_byte_letters(), "ĠY", "es", "ĠYes", "ĠN", "ĠNo"]
-    width, inner = 32, 64
+    inner = 2 * width
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(512)
     writer.add_embedding_length(width)
@@ -166,7 +173,7 @@ def _write_gguf(path: Path, rng: np.random.Generator) -> list[str]:
     writer.add_feed_forward_length(inner)
     writer.add_head_count(2)
     writer.add_head_count_kv(2)
-    writer.add_rope_dimension_count(16)
+    writer.add_rope_dimension_count(width // 2)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(words))
     writer.add_tokenizer_model("gpt2")

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from corella_edge_runtime.llm.answer import Answer, Prompt
-from corella_edge_runtime.llm.backend import tokens_of
+from corella_edge_runtime.llm.answer import Answer, Answers, Prompt, Prompts
 
 Score = Callable[[Sequence[int]], float]
 
@@ -26,10 +25,10 @@ class FakeBackend:
         self._pool = ThreadPoolExecutor(1)
         self._answered = 0
 
-    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
-        if tokens_of(prompts) > self._room:
-            refused: Future[list[Answer]] = Future()
-            refused.set_result([Answer(math.nan, "queue_full")] * len(prompts))
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
+        if Prompts.of(prompts).tokens > self._room:
+            refused: Future[Answers] = Future()
+            refused.set_result(Answers.none(len(prompts), "queue_full"))
             return refused
         try:
             return self._pool.submit(self._answers, prompts, math.inf if deadline is None else deadline)
@@ -45,8 +44,8 @@ class FakeBackend:
     def close(self) -> None:
         self._pool.shutdown()
 
-    def _answers(self, prompts: Sequence[Prompt], deadline: float) -> list[Answer]:
-        return [self._answer([*prompt.prefix, *prompt.suffix], deadline) for prompt in prompts]
+    def _answers(self, prompts: Sequence[Prompt], deadline: float) -> Answers:
+        return Answers.of(self._answer([*prompt.prefix, *prompt.suffix], deadline) for prompt in prompts)
 
     def _answer(self, ids: Sequence[int], deadline: float) -> Answer:
         if len(ids) > self._limit:

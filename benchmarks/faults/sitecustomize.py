@@ -19,8 +19,8 @@ def spoil(flag: Path) -> None:
 
     sound = Context.logits
 
-    def logits(self: Context, row: int, tokens: Sequence[int]) -> list[float]:
-        return [math.nan] * len(tokens) if flag.exists() else sound(self, row, tokens)
+    def logits(self: Context, rows: Sequence[int], tokens: Sequence[int]) -> list[list[float]]:
+        return [[math.nan] * len(tokens) for _ in rows] if flag.exists() else sound(self, rows, tokens)
 
     patched: Any = logits
     Context.logits = patched  # type: ignore[method-assign]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +26,16 @@ if TYPE_CHECKING:
 def verify(bundle: Path, llm_threads: int | None, trust: str | None) -> None:
     """Check every file of BUNDLE, then repeat its reference scores on this machine.
 
-    Needs nothing of the training side. Without the extra [llm] the LLM's part is not checked, and says so.
+    Needs nothing of the training side. Without the extra [llm] the LLM's part is not checked, and says so; with it,
+    an LLM that does not compute here is an error.
     """
     found = _check_files(bundle, trust)
     from corella_edge_runtime import reference
     from corella_edge_runtime.engine import Engine
 
     rows, allowed = reference.read(found), reference.tolerance(found)
-    with Engine.open(bundle, llm_threads=llm_threads, tuned=False) as engine:
+    required = found.prompt() is not None and find_spec("llama_cpp") is not None
+    with Engine.open(bundle, llm_threads=llm_threads, tuned=False, require_llm=required) as engine:
         result = reference.compare(engine, rows, allowed)
         for line in _findings(engine, result, allowed):
             click.echo(line)

@@ -29,11 +29,19 @@ def need(command: str, extra: str, *modules: str) -> None:
         raise MissingExtraError(command, extra)
 
 
-def need_export(command: str) -> None:
-    """The heavy half and the runtime it verifies with."""
+def need_export(command: str, *file_types: str) -> None:
+    """The heavy half and the runtime it verifies with, which must compute with these types of GGUF files.
+
+    Raises:
+        MissingExtraError. ComputeError: before anything is done, and before what would end the process is loaded.
+    """
     need(command, "export", *EXPORT_MODULES)
     need(command, "cpu", "onnxruntime")
     need(command, "llm", "llama_cpp")
+    if file_types:
+        from corella_edge_runtime.llm import trust
+
+        trust.require([kind for file_type in file_types for kind in trust.matrix_types(file_type)])
 
 
 checkpoint_option = click.option(
@@ -110,7 +118,7 @@ def engine_options(backend: str) -> Callable[[Callable[..., Any]], Callable[...,
         click.option("--llm-backend", default=backend, show_default=True, metavar="WHERE",
                      help="Where the LLM runs: thread, process, or a server's FLAVOUR+URL."),
         click.option("--require-llm", is_flag=True,
-                     help="Fail if the LLM can not be loaded, or its server does not answer at the start."),
+                     help="Fail if the LLM, or its server, does not answer a prompt at the start."),
         click.option("--crm-threads", type=Threads(), help="Threads of one CRM call. Default: by plan, or 1."),
         click.option("--llm-threads", type=Threads(),
                      help="Threads of the LLM. Default: by plan, or one a core that the CRM leaves."),

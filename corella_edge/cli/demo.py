@@ -22,7 +22,7 @@ def demo(out: Path, seed: int) -> None:
 
     Ends with the commands that serve the bundle and call it.
     """
-    need_export("demo")
+    need_export("demo", "F16", "Q8_0")
     from corella_edge_export.demo import demo as run
     from corella_edge_export.demo import text
 

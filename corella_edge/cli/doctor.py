@@ -10,7 +10,7 @@ from corella_edge.errors import CorellaError
 @click.command()
 @click.option("--threads", is_flag=True, help="Also show cores, CPU quota, and the threads planned for each model.")
 def doctor(threads: bool) -> None:
-    """Show what is installed, whether it loads, and whether llama.cpp was built for this CPU.
+    """Show what is installed, whether it loads, and whether llama.cpp computes right on this CPU.
 
     Missing extras are named, with the command that installs them. Exit code 1: something installed does not work.
     """

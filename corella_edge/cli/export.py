@@ -32,7 +32,7 @@ def export(
 
     Every file is compared with torch; the bundle appears complete and verified, or not at all.
     """
-    need_export("export")
+    need_export("export", "F16", *llm_types)
     from corella_edge_export.export import Options
     from corella_edge_export.export import export as write
     from corella_edge_export.run import Run, data_of

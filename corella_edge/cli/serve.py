@@ -152,7 +152,11 @@ class _ReadyLine:
         self.start = start
 
     def __call__(self, ranker: Ranker) -> None:
+        from corella_edge_runtime.server.ranker import llm_of
+
         for warning in ranker.warnings:
             click.echo(f"corella-edge: warning: {warning}", err=True)
+        verdict = getattr(llm_of(ranker), "verdict", None)
+        computes = f"; llama.cpp computes with its library for: {verdict.variant}" if verdict else ""
         seconds = time.monotonic() - self.start
-        click.echo(f"corella-edge: {ranker.name} is ready after {seconds:.1f} s", err=True)
+        click.echo(f"corella-edge: {ranker.name} is ready after {seconds:.1f} s{computes}", err=True)

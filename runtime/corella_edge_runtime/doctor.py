@@ -1,19 +1,20 @@
-"""What is installed, whether it loads, and whether llama.cpp was built for this CPU. Works without any extra."""
+"""What is installed, whether it loads, and whether llama.cpp computes on this CPU. Works without any extra."""
 
 from __future__ import annotations
 
 import json
 import platform
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
+from typing import Any
 
-from corella_edge.plan import cpu_model
+from corella_edge.plan import cpu_flags, cpu_model
+from corella_edge_runtime.llm import endings, trust
+from corella_edge_runtime.llm.trust import Verdict
 from corella_edge_runtime.threads import Machine, ThreadPlan
 
 # CPU flag in /proc/cpuinfo → llama.cpp's name of the same instructions (x86-64, then aarch64).
@@ -29,7 +30,11 @@ _ASK = {
     "onnxruntime": "import json, corella_edge_runtime.crm as c; print(json.dumps(c.ort.get_available_providers()))",
     "llama-cpp-python": "import runpy; runpy.run_module('corella_edge_runtime.llm.build', run_name='__main__')",
 }
+PATIENCE = 180.0  # seconds for a library to be loaded, on a machine that may be busy
 VersionOf = Callable[[str], str | None]
+Judge = Callable[[Sequence[str]], Mapping[str, Verdict]]
+# What export writes by default and what people ask it for.
+COMMON_TYPES = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_K")
 
 
 def version_of(package: str) -> str | None:
@@ -65,48 +70,37 @@ def extras(lines: Sequence[str], find: VersionOf) -> list[Extra]:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a library said of itself when it was loaded, or why it could not be."""
+    """What a library said of itself when it was loaded, or why it could not be.
+
+    `build`: of llama.cpp, what `llm.build.facts` tells beside that.
+    """
 
     said: list[str]
     problem: str = ""
+    build: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(package: str, command: Sequence[str] = ()) -> Loaded:
     """Load a library in a process of its own. `command` replaces it, for tests."""
     asked = [*(command or (sys.executable, "-c", _ASK[package]))]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, errors="replace", timeout=60)
+        done = subprocess.run(asked, capture_output=True, text=True, errors="replace", timeout=PATIENCE)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Loaded([], f"{package} does not load: {str(error).splitlines()[0][:200]}")
-    if done.returncode == -signal.SIGILL:
-        return Loaded([], f"{package} is built for another CPU: it ends with an illegal instruction; reinstall it here")
+    if endings.crashed(done.returncode):
+        why = endings.words(done.returncode)
+        return Loaded([], f"{package} is built for another CPU, or damaged: loading it {why}; reinstall it here")
     if done.returncode != 0:
         why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return Loaded([], f"{package} is installed but does not load: {why[:200]}")
-    return Loaded([str(entry) for entry in json.loads(done.stdout.splitlines()[-1])])
-
-
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """Flags of the first CPU; empty where the system does not tell."""
-    try:
-        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return set()
-    return next(
-        (set(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))), set()
-    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    build = found if isinstance(found, dict) else {"features": found}
+    return Loaded([str(entry) for entry in build["features"]], build=build)
 
 
 def unused(flags: set[str], built: Sequence[str]) -> list[str]:
     """llama.cpp's names of instructions that the CPU has and the build does not use."""
     return [name for flag, name in INSTRUCTIONS.items() if flag in flags and name not in built]
-
-
-def rebuild(release: str | None) -> str:
-    """The command that builds llama.cpp for the CPU it runs on."""
-    wanted = f"llama-cpp-python=={release}" if release else "llama-cpp-python"
-    return (f"CMAKE_ARGS=-DGGML_NATIVE=ON pip install --force-reinstall --no-deps --no-cache-dir "
-            f"--no-binary llama-cpp-python {wanted}")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +111,13 @@ class Diagnosis:
     problems: list[str]
 
 
-def examine(find: VersionOf = version_of, ask: Callable[[str], Loaded] = load) -> Diagnosis:
-    """Look at the install and load what serving needs."""
+def judged(kinds: Sequence[str]) -> Mapping[str, Verdict]:
+    """By a self-test now, whatever was found before."""
+    return trust.judge_each(kinds, afresh=True)
+
+
+def examine(find: VersionOf = version_of, ask: Callable[[str], Loaded] = load, judge: Judge = judged) -> Diagnosis:
+    """Look at the install, load what serving needs, and let llama.cpp compute."""
     known = extras(requires("corella-edge") or [], find)
     installed = {name: found for extra in known for name, found in extra.packages.items() if found}
     problems: list[str] = []
@@ -133,8 +132,11 @@ def examine(find: VersionOf = version_of, ask: Callable[[str], Loaded] = load) -
         problems += [found.problem] if found.problem else []
     if "llama-cpp-python" in installed:
         found = ask("llama-cpp-python")
-        lines += _llama_lines(found, cpu_flags(), installed["llama-cpp-python"]) if not found.problem else []
         problems += [found.problem] if found.problem else []
+        if not found.problem:
+            verdicts = judge(COMMON_TYPES)
+            lines += [*_llama_lines(found, cpu_flags()), *_verdict_lines(verdicts)]
+            problems += list(dict.fromkeys(verdict.sentence for verdict in verdicts.values() if verdict.sentence))
     return Diagnosis(lines, problems)
 
 
@@ -149,11 +151,23 @@ def _extra_lines(known: Sequence[Extra]) -> Iterator[str]:
         yield f"  {f'[{extra.name}]':<9}" + "; ".join([have] * bool(have) + [missing] * bool(extra.missing))
 
 
-def _llama_lines(found: Loaded, flags: set[str], release: str | None) -> Iterator[str]:
+def _llama_lines(found: Loaded, flags: set[str]) -> Iterator[str]:
+    variant, compiler = found.build.get("variant"), found.build.get("compiler")
+    if variant:
+        kind = "one library for all" if variant == "single" else f"the library for {variant}"
+        yield f"llama.cpp computes with {kind}" + (f", compiled by {compiler}" if compiler else "")
     yield f"llama.cpp is built with: {', '.join(found.said)}"
     if lacking := unused(flags, found.said):
         yield f"  this CPU also has {', '.join(lacking)}, which the build does not use: prompts are read more slowly."
-        yield f"  Build it for this CPU: {rebuild(release)}"
+        yield f"  To use them, {trust.REMEDY}"
+
+
+def _verdict_lines(verdicts: Mapping[str, Verdict]) -> Iterator[str]:
+    """By what was computed, of each type."""
+    words = {trust.OK: "right", trust.PLAIN: "right without AMX and repacked weights", trust.NONE: "not here"}
+    for kernels, text in words.items():
+        if kinds := [kind for kind, verdict in verdicts.items() if verdict.kernels == kernels]:
+            yield f"llama.cpp computes {text}: {', '.join(kinds)}"
 
 
 def thread_lines(machine: Machine, plan: ThreadPlan) -> Iterator[str]:

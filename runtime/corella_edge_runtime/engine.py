@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,7 @@ from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge.signature import TrustedKey
 from corella_edge_runtime.asking import Asking, Llm, open_llm, seconds_to
 from corella_edge_runtime.crm import Crm
-from corella_edge_runtime.llm.answer import Answer
+from corella_edge_runtime.llm.answer import Answers
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 
@@ -104,7 +102,7 @@ class Engine:
             llm: "thread" (llama.cpp in this process), "process" (in a watched child), the address of a server
                 (docs/llm-backends.md), or None (the CRM alone).
             threshold: the default for requests that bring none; None = the bundle's policy.
-            require_llm: an LLM that can not be loaded is an error, not a warning; a server must answer once.
+            require_llm: an LLM that can not be loaded, or does not answer a prompt, is an error, not a warning.
             retry_llm: an LLM process that does not start is a warning and tried again; not if it is required.
             crm_threads, llm_threads, llm_file: None = by the plan or, without one, by the machine.
             plan: the file of `corella-edge tune`; None = where it writes by itself.
@@ -115,7 +113,7 @@ class Engine:
         Raises:
             BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan,
             an LLM file that the bundle lacks, an LLM that can not be run as asked for, more threads than CPUs.
-            MissingExtraError: no onnxruntime.
+            ComputeError: an LLM that is required and does not answer. MissingExtraError: no onnxruntime.
         """
         opened = Bundle.open(bundle, trust)
         # Before the models are loaded: a mistyped threshold, or a rule that is none, is told at once.
@@ -139,6 +137,8 @@ class Engine:
         engine.setup = setup
         engine._lasting += warnings
         engine._of_llm = warning
+        if side is not None and side.verdict is not None and side.verdict.sentence:
+            engine._lasting.append(side.verdict.sentence)
         return engine
 
     @property
@@ -219,7 +219,7 @@ class Engine:
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
         if draft.asking is None:
-            answers = [Answer(math.nan, draft.refusal)] * len(draft.chosen)
+            answers = Answers.none(len(draft.chosen), draft.refusal)
         else:
             answers = draft.asking.answers()
             work = draft.asking.work()
@@ -229,28 +229,30 @@ class Engine:
 
     def before_llm(self, draft: Draft) -> Scores:
         """The CRM's own ranking, while the LLM is at work: rows it was asked about have the reason "pending"."""
-        return self._scores(draft, [Answer(math.nan, PENDING)] * len(draft.chosen))
+        return self._scores(draft, Answers.none(len(draft.chosen), PENDING))
 
-    def _scores(self, draft: Draft, answers: Sequence[Answer]) -> Scores:
+    def _scores(self, draft: Draft, answers: Answers) -> Scores:
         """What is known of each candidate, from the answers for the routed ones: P(Yes), or the reason for none."""
         n = len(draft.items)
         llm, routed = np.full(n, np.nan), np.zeros(n, np.bool_)
         reasons = [""] * n
-        for i, found in zip(draft.chosen.tolist(), answers, strict=True):
-            llm[i] = found.probability
-            reasons[i] = found.reason or draft.threshold.unit
-        if answers:
+        if len(draft.chosen):
+            llm[draft.chosen] = answers.probability
             routed = ~np.isnan(llm)
+        for i, reason in zip(draft.chosen.tolist(), answers.reasons, strict=True):
+            reasons[i] = reason or draft.threshold.unit
         return Scores(
             draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace, self.fusion,
             draft.notes,
         )  # fmt: skip
 
     def warm_up(self) -> None:
-        """Run both models once, so that the first request finds them loaded."""
+        """Run both models once, so that the first request finds them loaded and is not the first to be answered."""
         sample = self._everything[:2]
         if sample:
             self.rank(Request(User(), sample, threshold="ratio:1"))
+        if self.llm and not self.llm.answers:
+            self.llm.prove()
 
     def stats(self) -> dict[str, float]:
         """Counters of the LLM side; empty without one."""

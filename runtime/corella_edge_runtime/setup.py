@@ -10,8 +10,9 @@ from pathlib import Path
 
 from corella_edge import plan as plans
 from corella_edge.bundle import Bundle
-from corella_edge.errors import InputError
-from corella_edge.plan import Plan
+from corella_edge.errors import InputError, MissingExtraError
+from corella_edge.plan import Fingerprint, Plan
+from corella_edge_runtime.llm import trust
 from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.threads import Machine, ThreadPlan, check_wishes, plan_threads, read_machine
 
@@ -59,10 +60,19 @@ def find_setup(bundle: Bundle, wishes: Wishes, warn: Callable[[str], None]) -> S
     if wishes.llm_file is not None:
         _check_file("llm_file", wishes.llm_file, llm_files(files), "LLM")
     machine = read_machine()
-    here = plans.fingerprint(machine.cores, machine.quota)
+    here = fingerprint(machine)
     check = partial(check_plan, files=files)
     plan = plans.find(bundle.root, wishes.plan, here, check, warn) if wishes.tuned else None
     return decide(wishes, plan, machine)
+
+
+def fingerprint(machine: Machine) -> Fingerprint:
+    """What a plan made now is good for. Another build of llama.cpp may turn the order of int8 and bf16."""
+    try:
+        builds = {"llama.cpp's build": trust.build_id()}
+    except MissingExtraError:
+        builds = {}
+    return plans.fingerprint(machine.cores, machine.quota, builds)
 
 
 def variants(files: Iterable[str]) -> dict[str, str]:

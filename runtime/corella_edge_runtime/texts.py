@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from corella_edge_runtime.asking import Llm
-from corella_edge_runtime.llm.answer import Prompt
+from corella_edge_runtime.llm.answer import Prompt, Prompts
 
 Ids = Sequence[int]
 # A suffix is decoded at once: the smallest decode that `tune` may choose.
@@ -23,15 +23,15 @@ def begin(llm: Llm) -> list[int]:
     return [] if bos is None else [bos]
 
 
-def prompts(query: Ids, items: Sequence[Ids], item_first: bool = False, whole: bool = False) -> list[Prompt]:
+def prompts(query: Ids, items: Sequence[Ids], item_first: bool = False, whole: bool = False) -> Prompts:
     """One prompt an item: the query and the item, or the item and the query. None may be empty.
 
     `whole` as in `Prompt`.
     """
     if item_first:
-        return [_prompt((), (*item, *query), whole) for item in items]
+        return Prompts.of([_prompt((), (*item, *query), whole) for item in items])
     prefix = tuple(query)
-    return [_prompt(prefix, tuple(item), whole) for item in items]
+    return Prompts.of([_prompt(prefix, tuple(item), whole) for item in items])
 
 
 def cost(query: Ids, items: Sequence[Ids], item_first: bool = False) -> int:

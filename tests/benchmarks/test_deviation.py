@@ -15,7 +15,7 @@ import pytest
 import deviation
 from bundles import make_bundle
 from corella_edge.errors import BundleError
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answer, Answers, Prompt
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,10 @@ def test_a_score_that_moves_is_seen() -> None:
     class Moved:
         """Half of a thousandth off, and silent about the last."""
 
-        def submit(self, asked: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
-            done: Future[list[Answer]] = Future()
+        def submit(self, asked: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
+            done: Future[Answers] = Future()
             found = [Answer(0.1 * prompt.suffix[0] + 5e-4) for prompt in asked[:-1]]
-            done.set_result([*found, Answer(math.nan, "deadline")])
+            done.set_result(Answers.of([*found, Answer(math.nan, "deadline")]))
             return done
 
     group = deviation.Group(prompts, np.array([0.0, 0.1, 0.2, 0.3]))
@@ -56,7 +56,7 @@ def test_a_score_that_moves_is_seen() -> None:
 @pytest.mark.parametrize("reason", ["llm_error", "queue_full", "too_long"])
 def test_prompts_without_an_answer_are_not_passed_over(reason: str) -> None:
     with pytest.raises(BundleError, match=reason):
-        deviation.probabilities([Answer(0.5), Answer(math.nan, reason)])
+        deviation.probabilities(Answers.of([Answer(0.5), Answer(math.nan, reason)]))
 
 
 def test_users_come_mixed_and_each_after_its_event_last() -> None:

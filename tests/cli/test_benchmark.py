@@ -136,7 +136,7 @@ def test_mistakes_are_one_line(corella, bundle, crm_bundle, tmp_path):
         ([bundle, "--out", tmp_path], 2, "holds 'bad.jsonl', which is no benchmark's"),
         ([crm_bundle], 2, "the bundle has no sample.jsonl; give --requests FILE"),
         ([bundle, "--candidates", 41], 2, "the catalogue has only 40 items"),
-        ([bundle, "--requests", tmp_path / "none"], 2, "can not be read"),
+        ([bundle, "--requests", tmp_path / "none"], 2, "none: no such file"),
         ([bundle, "--requests", tmp_path / "bad.jsonl"], 2, "bad.jsonl line 1: candidates[0].label: expected 0 or 1"),
         ([bundle, "--requests", tmp_path / "empty.jsonl"], 2, "holds no requests"),
         ([bundle, "--out", tmp_path / "empty.jsonl"], 2, "can not be made a folder"),
@@ -304,3 +304,10 @@ def test_disturbance_counts_what_is_not_ours():
     cores = machine.machine()["cores"]
     before, after = machine.Ticks(0, 0, 0, 0), machine.Ticks(10, 6 * cores, 1 * cores, 5 * cores)
     assert machine.disturbance(before, after) == pytest.approx({"foreign": 0.1, "steal": 0.1})
+
+
+def test_a_cpu_is_named_with_what_it_is_strongest_in():
+    assert machine.cpu_name("AMD EPYC", {"fpu", "avx", "avx2"}) == "AMD EPYC, AVX2"
+    assert machine.cpu_name("AMD EPYC", {"avx2", "avx512f", "avx512_bf16"}) == "AMD EPYC, AVX-512 BF16"
+    assert machine.cpu_name("aarch64", {"asimd", "asimddp"}) == "aarch64, dot products"
+    assert machine.cpu_name("riscv64", set()) == "riscv64"

@@ -55,7 +55,7 @@ def test_mistakes_are_one_line(corella: Any, bundle: Path, items: Path, tmp_path
     items.write_text('{"item": "new", "genre": "Drama"}\n')
     for args, code, part in (
         ((bundle, items), 2, f"{items} line 1: unknown attribute 'genre'; did you mean 'genres'?"),
-        ((bundle, tmp_path / "none"), 2, "none: can not be read"),
+        ((bundle, tmp_path / "none"), 2, "none: no such file"),
         ((tmp_path, items), 3, "not a bundle"),
     ):
         done = corella("catalog", "update", *args, "--out", tmp_path / "new")

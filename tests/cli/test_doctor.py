@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,22 @@ from hypothesis import strategies as st
 
 from corella_edge_runtime import doctor
 from corella_edge_runtime.doctor import Loaded, examine, extras, load, ranges, unused
-from corella_edge_runtime.llm import build
+from corella_edge_runtime.llm import build, trust
+from corella_edge_runtime.llm.trust import Verdict
 
 WHOLE = {"corella-edge": "1", "onnxruntime": "1.20", "llama-cpp-python": "0.3.36", "starlette": "1", "uvicorn": "1"}
 
 
-def examined(versions: dict[str, str], said: dict[str, Loaded] | None = None) -> tuple[str, list[str]]:
+def right(kinds: Sequence[str]) -> dict[str, Verdict]:
+    """Everything computes."""
+    return dict.fromkeys(kinds, Verdict(trust.OK))
+
+
+def examined(
+    versions: dict[str, str], said: dict[str, Loaded] | None = None, judge: doctor.Judge = right
+) -> tuple[str, list[str]]:
     """Lines and problems of an install with these packages, whose libraries answer what `said` says."""
-    found = examine(versions.get, lambda package: (said or {}).get(package, Loaded(["all"])))
+    found = examine(versions.get, lambda package: (said or {}).get(package, Loaded(["all"])), judge)
     return "\n".join(found.lines), found.problems
 
 
@@ -30,6 +39,8 @@ def test_this_install(corella) -> None:
     assert "ONNX Runtime: " in done.out
     assert "CPUExecutionProvider" in done.out
     assert "llama.cpp is built with: " in done.out
+    assert "llama.cpp computes right: F16, BF16, Q8_0, Q4_0, Q4_K\n" in done.out
+    assert "llama.cpp computes with " in done.out
     assert "LLM (llama.cpp): " in done.out
     assert "dev" not in done.out
     assert "threads" not in corella("doctor").out
@@ -60,7 +71,7 @@ def test_what_is_installed_but_does_not_load_is_a_problem(corella, monkeypatch) 
     text, problems = examined(WHOLE, {"llama-cpp-python": broken})
     assert problems == [broken.problem]
     assert "llama.cpp is built" not in text
-    monkeypatch.setattr(doctor.examine, "__defaults__", (doctor.version_of, lambda package: broken))
+    monkeypatch.setattr(doctor.examine, "__defaults__", (doctor.version_of, lambda package: broken, right))
     done = corella("doctor")
     assert done.code == 1
     assert "problem: llama-cpp-python is installed but does not load: no libgomp" in done.out
@@ -70,7 +81,7 @@ def test_what_is_installed_but_does_not_load_is_a_problem(corella, monkeypatch) 
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "built for another CPU"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "loading it ended by SIGILL (illegal instruction)"),
         ("raise OSError('libx.so: not found')", "does not load: OSError: libx.so: not found"),
         ("raise SystemExit(3)", "exit code 3"),
     ],
@@ -96,8 +107,39 @@ def test_instructions_that_the_build_leaves_unused(monkeypatch) -> None:
     text, problems = examined(WHOLE, {"llama-cpp-python": Loaded(["AVX", "AVX2"])})
     assert problems == []  # slower, not broken
     assert "also has AVX512, AVX512_BF16" in text
-    assert "CMAKE_ARGS=-DGGML_NATIVE=ON pip install" in text
-    assert "llama-cpp-python==0.3.36" in text
+    assert "To use them, build a wheel with `corella-edge wheel" in text
+
+
+def test_what_does_not_compute_is_a_problem_with_its_remedy() -> None:
+    faults = {
+        "Q8_0": Verdict(trust.PLAIN, "Q8_0: ended by SIGILL (illegal instruction)"),
+        "Q4_0": Verdict(trust.NONE, "Q4_0: its numbers are wrong by 90%"),
+    }
+    build = {"variant": "sapphirerapids", "compiler": "GCC: (Debian) 12.2.0"}
+    said = {"llama-cpp-python": Loaded(["AVX"], build=build)}
+    text, problems = examined(WHOLE, said, lambda kinds: right(kinds) | faults)
+    assert "llama.cpp computes with the library for sapphirerapids, compiled by GCC: (Debian) 12.2.0\n" in text
+    assert "llama.cpp computes right: F16, BF16, Q4_K\n" in text
+    assert "llama.cpp computes right without AMX and repacked weights: Q8_0\n" in text
+    assert text.endswith("llama.cpp computes not here: Q4_0")
+    assert [problem.partition("; ")[0] for problem in problems] == [
+        "llama.cpp's faster kernels (AMX, repacked weights) are left out: Q8_0: ended by SIGILL (illegal instruction)",
+        "the installed llama.cpp does not compute here: Q4_0: its numbers are wrong by 90%",
+    ]
+    assert all("corella-edge wheel" in problem for problem in problems)
+
+
+def test_the_library_and_its_compiler_are_named(tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    maps.write_text("7f00-7f01 r-xp 0 00:00 1 /x/libggml-base.so\n7f02-7f03 r-xp 0 00:00 2  /a b/libggml-cpu-zen4.so\n")
+    assert build.kernels(maps) == Path("/a b/libggml-cpu-zen4.so")
+    assert build.kernels(tmp_path / "none") is None
+    assert build.variant(Path("/x/libggml-cpu-zen4.so")) == "zen4"
+    assert build.variant(Path("/x/libggml-cpu.so")) == build.variant(None) == "single"
+    library = tmp_path / "lib.so"
+    library.write_bytes(b"\x7fELF\0GCC: (Debian 12.2.0-14) 12.2.0\0\0clang version 20.1.2 (https://x)\0")
+    assert build.compiler(library) == "GCC: (Debian 12.2.0-14) 12.2.0, clang version 20.1.2"
+    assert build.compiler(None) == ""
 
 
 def test_flags_of_x86_and_arm(tmp_path: Path) -> None:

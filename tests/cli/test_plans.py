@@ -16,7 +16,9 @@ from corella_edge import plan as plans
 from corella_edge.errors import InputError
 from corella_edge.plan import Plan
 from corella_edge_runtime.engine import Engine
+from corella_edge_runtime.llm import trust
 from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.setup import fingerprint
 from corella_edge_runtime.threads import read_machine
 from sessions import serving, start
 
@@ -45,7 +47,7 @@ DAMAGED: list[tuple[Change, str]] = [
 def plan_of(bundle: Path) -> Plan:
     """A good plan, on this machine."""
     machine = read_machine()
-    here = plans.fingerprint(machine.cores, machine.quota)
+    here = fingerprint(machine)
     core = machine.cores[:1]
     return Plan(plans.bundle_key(bundle), "tiny@1", "", here, "crm.onnx", 1, core, "llm.gguf", LlmSettings().to_json())
 
@@ -99,6 +101,15 @@ def test_a_server_starts_without_the_damaged_plan_and_says_which(bundle, rows) -
         answer = httpx.post(served.url + "/v1/rank", json=rows[0]["request"], timeout=30).json()
     assert f"warning: no plan is used: {path}: llm.settings.sequences: 0 is below 1; remove it" in served.errors
     assert any(candidate["routed"] for candidate in answer["candidates"])
+
+
+def test_a_plan_of_another_build_of_llama_cpp_is_passed_over(score, bundle, tmp_path, monkeypatch) -> None:
+    """Of the same version: what another compiler made of it may be quicker with another type."""
+    plans.write(plan_of(bundle), plans.default_path(plans.bundle_key(bundle)))
+    monkeypatch.setattr(trust, "build_id", lambda: "0.3.36 another")
+    done = score()
+    assert done.code == 0
+    assert "now it is 0.3.36 another; run `corella-edge tune` again" in done.err
 
 
 def test_the_good_plan_is_followed_without_a_word(score, bundle, tmp_path) -> None:

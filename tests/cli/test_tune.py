@@ -18,8 +18,10 @@ import pytest
 from bundles import reseal
 from corella_edge import plan as plans
 from corella_edge.bundle import Bundle, sha256
+from corella_edge_runtime.llm import trust
 from corella_edge_runtime.llm.settings import LlmSettings
-from corella_edge_runtime.setup import check_plan
+from corella_edge_runtime.llm.trust import Verdict
+from corella_edge_runtime.setup import check_plan, fingerprint
 from corella_edge_runtime.threads import Machine, read_machine
 from corella_edge_runtime.tune.run import tune
 
@@ -68,14 +70,12 @@ def test_the_plan_is_found_where_others_look_and_the_bundle_is_as_before(corella
     before = contents(many)
     plan, done = tuned(corella, many)
     assert contents(many) == before
-    machine, files = read_machine(), Bundle.open(many).manifest.files
-    found = plans.find(
-        many, None, plans.fingerprint(machine.cores, machine.quota), partial(check_plan, files=files), pytest.fail
-    )
+    files = Bundle.open(many).manifest.files
+    found = plans.find(many, None, fingerprint(read_machine()), partial(check_plan, files=files), pytest.fail)
     assert found == plan
-    assert [path.name for path in state.rglob("*") if path.is_file()] == [f"{plan.bundle[:16]}.json"]
+    assert [path.name for path in (state / "corella-edge" / "plans").iterdir()] == [f"{plan.bundle[:16]}.json"]
     settings = LlmSettings.from_json(plan.llm, "plan")
-    assert settings.threads + plan.crm_threads <= max(2, len(machine.cores))
+    assert settings.threads + plan.crm_threads <= max(2, len(read_machine().cores))
     assert not set(settings.cores) & set(plan.crm_cores)
     assert plan.label == "tiny@1"
     assert plan.llm_file in ("llm.gguf", "llm.BF16.gguf")  # the same bytes: either may be faster by chance
@@ -113,6 +113,21 @@ def test_files_that_lost_accuracy_are_named_and_never_tried(corella, many) -> No
     assert not [
         row for row in plan.table if "Q4_0" in row["challenger"] or "F16.gguf" in row["challenger"].replace("BF16", "")
     ]
+
+
+def test_what_does_not_compute_here_is_named_and_never_tried(corella, many, monkeypatch) -> None:
+    def judge(path: Path) -> Verdict:
+        return Verdict(trust.NONE if "BF16" in path.name else trust.PLAIN, "F32: wrong", "haswell")
+
+    monkeypatch.setattr(trust, "judge_file", judge)
+    plan, done = tuned(corella, many, "--quiet")
+    assert "warning: llm.BF16.gguf: the installed llama.cpp does not compute here: F32: wrong" in done.err
+    assert "warning: llm.gguf: llama.cpp's faster kernels (AMX, repacked weights) are left out: F32: wrong" in done.err
+    assert not [row for row in plan.table if "BF16" in row["challenger"]]
+    monkeypatch.setattr(trust, "judge_file", lambda path: Verdict(trust.NONE, "F32: wrong"))
+    plan, done = tuned(corella, many, "--quiet")
+    assert plan.llm_file is None
+    assert "only the CRM is tuned" in done.err
 
 
 def test_a_bad_int8_crm_is_not_tried(corella, many, tmp_path) -> None:

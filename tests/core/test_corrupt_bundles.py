@@ -188,7 +188,7 @@ ONLY_VERIFIED: dict[str, tuple[Attack, str]] = {
     "a tolerance that allows all": (
         edit("verification.json", "tolerance", to={"crm": 1e999, "llm": 1e999}), 'verification.json: "tolerance" must'),
     "verification: deep nesting": (write("verification.json", DEEP), "verification.json: nested too deeply"),
-    "reference: deep nesting": (write("reference.jsonl", DEEP), "reference.jsonl line 1: nested too deeply"),
+    "reference: deep nesting": (write("reference.jsonl", DEEP), "reference.jsonl: the array that it begins with"),
     "reference: endless digits": (write("reference.jsonl", HUGE), "reference.jsonl line 1: a number has too many"),
     "reference: token ids that are none": (
         swap("reference.jsonl", b'"prompt": [', b'"prompt": [1e5, '), "reference.jsonl line 1: prompt: expected"),

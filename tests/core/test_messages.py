@@ -83,7 +83,9 @@ PLAIN = st.fixed_dictionaries(
         "user": st.fixed_dictionaries({"id": st.text(min_size=1, max_size=4), "history": st.lists(
             st.fixed_dictionaries(
                 {"item": st.text(min_size=1, max_size=3) | st.integers(0, 99)},
-                optional={"rating": st.none() | st.integers(1, 5), "time": st.sampled_from([None, 9e8, 900000000.5])},
+                optional={
+                    "rating": st.none() | st.integers(1, 5), "time": st.none() | st.sampled_from([9e8, 900000000.5])
+                },
             ), max_size=4)}),
         "candidates": st.lists(
             st.fixed_dictionaries(

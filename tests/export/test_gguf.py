@@ -22,7 +22,7 @@ from corella_edge_export.tokenizer import load_tokenizer, resolve_answers, segme
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.binding import Context, Model
 from corella_edge_runtime.llm.scorer import YesNoScorer
-from corella_edge_runtime.llm.tree import unfold
+from corella_edge_runtime.llm.tree import Branches, unfold
 
 SHAPES: list[Any] = [
     ("smollm2", {"rope_theta": 100000.0}),
@@ -133,8 +133,8 @@ def _greedy(model: Model, count: int) -> list[int]:
     context = Context(model, 256, 1, 32, 1)
     ids = [1]
     for position in range(count):
-        context.decode(unfold([tuple(ids)], [position], [0])[1])
-        ids.append(int(np.argmax(context.logits(0, range(model.vocab_size)))))
+        context.decode(unfold(Branches.one(tuple(ids), position))[1])
+        ids.append(int(np.argmax(context.logits([0], range(model.vocab_size)))))
     context.close()
     return ids[1:]
 

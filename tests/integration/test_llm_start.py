@@ -43,7 +43,10 @@ def test_an_llm_that_dies_at_the_first_start_costs_its_scores_until_it_lives(tmp
     bundle = make_bundle(tmp_path / "bundle")
     with serving(start("serve", bundle, "--port", 0, "--timeout-ms", 30_000, *ONE)) as served:
         assert reasons(served, "ratio:1") == {"llm_error"}
-        assert "the LLM does not start (LLM process: gone, exit status -9); the CRM decides alone" in served.errors
+        assert (
+            "the LLM does not start (LLM process: gone, ended by SIGKILL (killed)); the CRM decides alone"
+            in served.errors
+        )
         assert len(httpx.get(served.url).json()["warnings"]) == 1
         poison.unlink()
         end = time.monotonic() + 60
@@ -58,7 +61,7 @@ def test_an_llm_that_dies_at_the_first_start_costs_its_scores_until_it_lives(tmp
 def test_an_llm_that_is_required_and_dies_is_an_error(tmp_path: Path, poison: Path) -> None:
     done = run("serve", make_bundle(tmp_path / "bundle"), "--port", 0, "--require-llm", *ONE)
     assert done.code == 3
-    assert "exit status -9" in done.err
+    assert "ended by SIGKILL" in done.err
     assert "Traceback" not in done.err
 
 
@@ -71,6 +74,6 @@ def test_a_version_that_is_swapped_in_is_refused_for_it(tmp_path: Path, poison: 
         poison.touch()
         done = run("deploy", "use", tmp_path / "site", ids[1])
         assert done.code == 3
-        assert "exit status -9" in done.err
+        assert "ended by SIGKILL" in done.err
         assert sites.read(tmp_path / "site").live == ids[0]
         assert reasons(served, "ratio:1") != {"llm_error"}

@@ -17,7 +17,7 @@ from corella_edge_runtime.llm.binding import Context, Model, quantize
 from corella_edge_runtime.llm.scorer import YesNoScorer
 from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.llm.tolerance import TOLERANCE
-from corella_edge_runtime.llm.tree import unfold
+from corella_edge_runtime.llm.tree import Branches, unfold
 
 BATCH = LlmSettings().batch
 CONTEXT = 900  # more than one decode
@@ -92,9 +92,9 @@ class Reference:
         ids = [*prompt.prefix, *prompt.suffix]
         self.context.clear()
         for start in range(0, len(ids), BATCH):
-            leaves, rows = unfold([tuple(ids[: start + BATCH])], [start], [0])
+            leaves, rows = unfold(Branches.one(tuple(ids[: start + BATCH]), start))
             self.context.decode(rows)
-        yes, no = self.context.logits(leaves[0].last, (self.tokens.yes, self.tokens.no))
+        yes, no = self.context.logits(leaves.last, (self.tokens.yes, self.tokens.no))[0]
         return 1.0 / (1.0 + math.exp(no - yes))
 
 

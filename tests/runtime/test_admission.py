@@ -19,10 +19,11 @@ from corella_edge_runtime.llm.admission import (
     plan,
     seconds_for,
 )
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answer, Answers, Prompt, Prompts
 from corella_edge_runtime.llm.settings import LlmSettings
 
 PER_TOKEN = 1e-3
+NONE = Answers.of([])
 WORK = st.tuples(st.floats(0.0, 3.0), st.floats(0.01, 20.0), st.floats(0.01, 5.0))
 
 
@@ -62,8 +63,8 @@ def test_the_plan_allows_all_that_there_is() -> None:
     assert plan([], 4.0, 1.0, 0.0) == (1.0, math.inf)
 
 
-def prompts(number: int, tokens: int = 10, prefix: int = 0, user: int = 0) -> list[Prompt]:
-    return [Prompt((user,) * prefix, (i,) * tokens) for i in range(number)]
+def prompts(number: int, tokens: int = 10, prefix: int = 0, user: int = 0) -> Prompts:
+    return Prompts.of([Prompt((user,) * prefix, (i,) * tokens) for i in range(number)])
 
 
 class Desk:
@@ -80,7 +81,7 @@ class Desk:
             promise = self.admission.admit(row, None, now).promise
             assert promise is not None
             self.work(1000, per_token)
-            self.admission.ended(promise, row, [Answer(0.5)], self.stats, now)
+            self.admission.ended(promise, row, Answers.of([Answer(0.5)]), self.stats, now)
 
     def work(self, tokens: int, per_token: float = PER_TOKEN) -> None:
         """Decodes as full as they can be, and cheap beside their tokens."""
@@ -90,7 +91,7 @@ class Desk:
             "busy_seconds": self.stats["busy_seconds"] + tokens * per_token,
         }
 
-    def number(self, rows: list[Prompt], seconds: float | None, now: float = 10.0) -> tuple[int, str]:
+    def number(self, rows: Prompts, seconds: float | None, now: float = 10.0) -> tuple[int, str]:
         found = self.admission.admit(rows, None if seconds is None else now + seconds, now)
         return found.prompts, found.reason
 
@@ -110,7 +111,7 @@ def test_what_waits_counts_until_it_has_ended_whoever_ends_it() -> None:
     first = desk.admission.admit(prompts(40), 10.5, 10.0)
     assert first.promise is not None
     assert desk.number(prompts(40), 0.3)[0] < 5
-    desk.admission.ended(first.promise, prompts(40), [], desk.stats, 10.0)  # cancelled
+    desk.admission.ended(first.promise, prompts(40), NONE, desk.stats, 10.0)  # cancelled
     assert desk.number(prompts(20), 0.3)[0] == 20
 
 
@@ -137,19 +138,20 @@ def test_a_prefix_that_is_kept_costs_nothing() -> None:
     asked = desk.admission.admit(row, None, 10.0).promise
     assert asked is not None
     desk.work(160)
-    desk.admission.ended(asked, row, [Answer(0.5)], desk.stats, 10.2)
+    desk.admission.ended(asked, row, Answers.of([Answer(0.5)]), desk.stats, 10.2)
     assert desk.number(prompts(5, 10, 150, user=1), 0.15, 10.3)[0] == 0  # another user's
     assert desk.number(prompts(5, 10, 150), 0.15, 10.3)[0] == 5
 
 
 def test_users_of_many_tokens_each_begin_a_decode() -> None:
     """Strangers share none beyond 256 tokens: of six users with 260 each, six decodes."""
-    desk, rows = Desk(), [prompts(1, 10, 250, user)[0] for user in range(6)]
+    desk, rows = Desk(), Prompts.of([prompts(1, 10, 250, user)[0] for user in range(6)])
     desk.admission._cost.per_decode, desk.admission._cost.per_token = 0.1, 1e-6
     assert desk.number(rows, 0.5) == (4, "busy")  # of 450 ms
     desk = Desk()
     desk.admission._cost.per_decode, desk.admission._cost.per_token = 0.1, 1e-6
-    assert desk.number([prompts(1, 10, 20, user)[0] for user in range(32)], 0.5)[0] == 32  # a decode holds eight
+    rows = Prompts.of([prompts(1, 10, 20, user)[0] for user in range(32)])
+    assert desk.number(rows, 0.5)[0] == 32  # a decode holds eight
 
 
 @pytest.mark.parametrize("how", ["forget", "error", "restart"])
@@ -161,7 +163,7 @@ def test_what_the_llm_has_lost_is_known_to_be_lost(how: str) -> None:
         desk.work(160)
         if how == "restart" and answer.reason:
             desk.stats = {name: value / 2 for name, value in desk.stats.items()}
-        desk.admission.ended(asked, row, [answer], desk.stats, 10.0)
+        desk.admission.ended(asked, row, Answers.of([answer]), desk.stats, 10.0)
     if how == "forget":
         desk.admission.forget()
     assert desk.number(prompts(5, 10, 150), 0.15, 10.1)[0] == 0
@@ -235,7 +237,7 @@ def test_work_that_yields_takes_half_of_its_time_and_none_of_a_ranking_that_is_d
         found = desk.admission.admit(prompts(100), 10.5 + second, 10.0 + second)
         assert found.prompts == free
         assert found.promise is not None
-        desk.admission.ended(found.promise, [], [], desk.stats, 10.5 + second)
+        desk.admission.ended(found.promise, prompts(0), NONE, desk.stats, 10.5 + second)
     # Of its own kind, what is due before does not break its promise: nothing is due after it then.
     assert desk.admission.admit(prompts(1000, 50), 60.0, 30.0, yields=True).prompts * 50 < most
 
@@ -247,7 +249,7 @@ def test_all_that_yields_holds_half_of_the_queue_until_it_has_ended() -> None:
     assert admission.admit(prompts(1), 100.0, 10.0, yields=True).reason == "queue_full"
     assert admission.admit(prompts(10), 100.0, 10.0).prompts == 10
     assert first.promise is not None
-    admission.ended(first.promise, [], [], {}, 11.0)
+    admission.ended(first.promise, prompts(0), NONE, {}, 11.0)
     assert admission.admit(prompts(10), 100.0, 11.0, yields=True).prompts == 6
 
 

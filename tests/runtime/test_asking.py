@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from bundles import ITEMS, make_bundle
+from corella_edge.errors import ComputeError
 from corella_edge.request import Candidate, Event, User
 from corella_edge_runtime.asking import Asking, Llm, Work
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answer, Answers, Prompt
 
 USER = User("u1", {}, tuple(Event(f"i{i}", 4.0) for i in range(4)))
 UNTITLED = Candidate(f"i{ITEMS - 1}")
@@ -41,10 +42,10 @@ class Held:
 
     def __init__(self) -> None:
         self.asked: list[Sequence[Prompt]] = []
-        self.futures: list[Future[list[Answer]]] = []
+        self.futures: list[Future[Answers]] = []
         self.counters = {"decodes": 0.0, "evaluated_tokens": 0.0, "busy_seconds": 0.0}
 
-    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
         self.asked.append(prompts)
         self.futures.append(Future())
         return self.futures[-1]
@@ -55,7 +56,7 @@ class Held:
         for name, value in zip(self.counters, (1.0, float(tokens), seconds), strict=True):
             self.counters[name] += value
         assert self.futures[-1].set_running_or_notify_cancel()
-        self.futures[-1].set_result(answers)
+        self.futures[-1].set_result(Answers.of(answers))
 
     def forget(self) -> None:
         self.asked.clear()
@@ -74,6 +75,56 @@ def held(llm: Llm) -> tuple[Llm, Held]:
 
 def candidates(number: int) -> list[Candidate]:
     return [Candidate(f"i{i}") for i in range(number)]
+
+
+def test_a_real_answer_is_what_counts(held: tuple[Llm, Held]) -> None:
+    llm, backend = held
+
+    def prove(answer: Answer | None) -> str:
+        """Why there is none, of a backend that answers so; None: it is silent."""
+        submit = backend.submit
+
+        def answered(prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+            future = submit(prompts, deadline)
+            if answer is not None:
+                backend.answer([answer])
+            return future
+
+        backend.submit = answered  # type: ignore[method-assign]
+        try:
+            return llm.prove(0.05)
+        finally:
+            del backend.submit  # type: ignore[method-assign]
+
+    assert prove(Answer(0.5)) == ""
+    assert prove(Answer(math.nan, "llm_error")) == "llm_error"
+    assert prove(None) == "deadline"
+    (prompt,) = backend.asked[0]
+    assert list(prompt.prefix) == llm.prompts.prefix(User())
+    assert list(prompt.suffix) == llm.prompts.item(0)
+
+
+@pytest.mark.parametrize(
+    ("counted", "answers"),
+    [
+        ({}, False),
+        ({"prompts": 0.0}, False),
+        ({"prompts": 1.0}, True),
+        ({"prompts": 1.0, "alive": 0.0}, False),
+        ({"prompts": 1.0, "alive": 1.0, "breaker_open": 0.0}, True),
+        ({"prompts": 1.0, "alive": 1.0, "breaker_open": 1.0}, False),
+    ],
+)
+def test_who_answers(counted: dict[str, float], answers: bool, held: tuple[Llm, Held]) -> None:
+    llm, backend = held
+    backend.counters = counted
+    assert llm.answers == answers
+
+
+def test_one_that_is_required_and_loaded_but_silent_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Llm, "prove", lambda self: "llm_error")
+    with pytest.raises(ComputeError, match=r"llm\.gguf: the LLM is loaded, but gives no answer \(llm_error\)"):
+        Engine.open(root, llm_threads=1, tuned=False, require_llm=True)
 
 
 def test_the_hardest_are_asked_first_and_answers_find_their_places(held: tuple[Llm, Held]) -> None:
@@ -193,5 +244,5 @@ def _late(llm: Llm) -> float:
 
 
 def test_an_asking_of_its_own_is_easy_to_make() -> None:
-    made: Any = Asking([Answer(0.5), Answer(math.nan, "busy")])
+    made: Any = Asking(Answers.of([Answer(0.5), Answer(math.nan, "busy")]))
     assert [answer.reason for answer in made.answers()] == ["", "busy"]

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answers, Prompt
 from corella_edge_runtime.llm.backend import ThreadBackend
 from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.packing import Ask
+from corella_edge_runtime.llm.job import Job
 from corella_edge_runtime.llm.scorer import Counters, YesNoScorer
 from corella_edge_runtime.llm.settings import LlmSettings
 
@@ -27,21 +29,23 @@ class Fake:
         self.go, self.busy = threading.Event(), threading.Event()
         self.counters, self.threads, self.closed, self.given_up = Counters(), set(), False, 0
 
-    def refuses(self, ask: Ask) -> bool:
-        return False
+    def refuse(self, job: Job) -> None: ...
 
-    def step(self, asks: list[Ask], cost: Cost, watch: Any) -> None:
+    def step(self, jobs: Iterable[Job], cost: Cost, watch: Any) -> None:
         assert not self.closed
         self.threads.add(threading.get_ident())
-        with watch(asks[:1]):
+        job = next(iter(jobs))
+        with watch([job]):
             self.busy.set()
             assert self.go.wait(20)
-        if asks[0].prompt.suffix == (666,):
-            if asks[0].alone:
-                asks[0].answer = Answer(float("nan"), "llm_error")
-            asks[0].alone = True
+        place = job.open[0]
+        value = job.prompts[place].suffix[0]
+        if value == 666:
+            if place in job.alone:
+                job.refuse([place], "llm_error")
+            job.alone.add(place)
             raise ValueError("broken prompt")
-        asks[0].answer = Answer(float(asks[0].prompt.suffix[0]))
+        job.tell([place], [(float(value), math.nan, 0.0, 0, 0, 0)])
 
     def stats(self) -> dict[str, float]:
         return {}
@@ -72,7 +76,7 @@ def ask(value: int) -> list[Prompt]:
     return [Prompt((), (value,))]
 
 
-def value(future: Future[list[Answer]]) -> float:
+def value(future: Future[Answers]) -> float:
     return future.result(20)[0].probability
 
 
@@ -149,9 +153,10 @@ def test_a_long_job_that_is_due_late_is_interrupted_for_one_that_is_due_soon(fak
     done: list[int] = []
     step = fake.step
 
-    def noting(asks: list[Ask], cost: Cost, watch: Any) -> None:
-        done.append(asks[0].prompt.suffix[0])
-        step(asks, cost, watch)
+    def noting(jobs: Iterable[Job], cost: Cost, watch: Any) -> None:
+        job = next(iter(jobs))
+        done.append(job.prompts[job.open[0]].suffix[0])
+        step([job], cost, watch)
 
     fake.step = noting  # type: ignore[method-assign]
     now = time.monotonic()
@@ -246,7 +251,7 @@ def test_ten_thousand_random_operations_leave_the_cache_consistent(
     backend, draw = ThreadBackend(make, LlmSettings(queue_tokens=3000)), random.Random(5)
     rows = {user: prompts(user, range(user, user + 8)) for user in range(15)}
     expected = {user: [reference.probability(prompt) for prompt in rows[user]] for user in rows}
-    waiting: list[tuple[int, int, Future[list[Answer]]]] = []
+    waiting: list[tuple[int, int, Future[Answers]]] = []
     seen: Counter[str] = Counter()
     for _ in range(10_000):
         kind = draw.random()
@@ -270,8 +275,10 @@ def test_ten_thousand_random_operations_leave_the_cache_consistent(
     stats, context = backend.stats(), made[0]._context
     assert (stats["queued"], stats["errors"]) == (0.0, 0.0)
     # All cells but the latest prefix's are free again, and everything still answers as at first.
-    assert [context.length(sequence) for sequence in range(1, context.sequences)] == [0] * (context.sequences - 1)
-    assert context.length(0) == len(made[0]._trunk)
+    holders, trunk = made[0]._holders, len(made[0]._trunk)
+    assert [context.length(s) for s in range(context.sequences)] == [
+        trunk if s <= holders else 0 for s in range(context.sequences)
+    ]
     for user in rows:
         found = backend.submit(rows[user]).result(60)
         assert [answer.probability for answer in found] == pytest.approx(expected[user], abs=reference.tolerance)

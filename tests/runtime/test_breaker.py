@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answer, Answers, Prompt
 from corella_edge_runtime.llm.breaker import Breaker, GuardedBackend, Limits, outcome, patience
 from corella_edge_runtime.llm.process import Patience, ProcessBackend
 from corella_edge_runtime.llm.settings import LlmSettings
@@ -72,7 +72,7 @@ def test_patience_is_much_longer_than_a_full_decode() -> None:
      (["deadline", "llm_error"], False), (["too_long"], None)],
 )  # fmt: skip
 def test_what_counts_as_success(reasons: list[str], wanted: bool | None) -> None:
-    assert outcome([Answer(0.5, reason) for reason in reasons]) is wanted
+    assert outcome(Answers.of(Answer(0.5, reason) for reason in reasons)) is wanted
 
 
 class Inner:
@@ -80,11 +80,11 @@ class Inner:
 
     def __init__(self) -> None:
         self.mode, self.asked, self.life, self.closed, self.forgotten = "good", 0, 0.0, False, 0
-        self.held: list[Future[list[Answer]]] = []
+        self.held: list[Future[Answers]] = []
 
-    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
         self.asked += 1
-        future: Future[list[Answer]] = Future()
+        future: Future[Answers] = Future()
         if self.mode == "raise":
             raise ValueError("the secret title")
         if self.mode == "hold":
@@ -93,7 +93,7 @@ class Inner:
             future.set_exception(ValueError("the secret title"))
         else:
             reason = "" if self.mode == "good" else self.mode
-            future.set_result([Answer(math.nan if reason else 0.5, reason) for _ in prompts])
+            future.set_result(Answers.of(Answer(math.nan if reason else 0.5, reason) for _ in prompts))
         return future
 
     def forget(self) -> None:
@@ -123,7 +123,7 @@ def guarded(inner: Inner) -> Iterator[GuardedBackend]:
     assert inner.closed
 
 
-def reason(future: Future[list[Answer]]) -> str:
+def reason(future: Future[Answers]) -> str:
     return future.result(20)[0].reason
 
 
@@ -172,7 +172,7 @@ def test_silence_ends_what_is_in_flight_at_once(guarded: GuardedBackend, inner: 
     assert all(future.cancelled() for future in inner.held[:5])
     assert reason(guarded.submit(ROW)) == "llm_error"
     until(lambda: len(inner.held) >= 6)
-    inner.held[5].set_result([Answer(0.5)])
+    inner.held[5].set_result(Answers.of([Answer(0.5)]))
     until(lambda: guarded.stats()["breaker_open"] == 0.0)
     inner.mode = "good"
     assert reason(guarded.submit(ROW)) == ""
@@ -185,7 +185,7 @@ def test_long_work_that_shows_signs_of_life_is_no_silence(guarded: GuardedBacken
         time.sleep(0.02)
         inner.life += 1
     assert not future.done()
-    inner.held[0].set_result([Answer(0.25)])
+    inner.held[0].set_result(Answers.of([Answer(0.25)]))
     assert future.result(20) == [Answer(0.25)]
 
 

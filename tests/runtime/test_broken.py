@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.llm.answer import Answer, BrokenError, Prompt
+from corella_edge_runtime.llm.answer import Answers, BrokenError, Prompt
 from corella_edge_runtime.llm.backend import ThreadBackend
 from corella_edge_runtime.llm.binding import Context, DecodeError
 from corella_edge_runtime.llm.breaker import GuardedBackend, Limits
-from corella_edge_runtime.llm.packing import Ask
+from corella_edge_runtime.llm.job import Job
 from corella_edge_runtime.llm.process import Patience, ProcessBackend
 from corella_edge_runtime.llm.scorer import FAILURES
 from corella_edge_runtime.llm.settings import LlmSettings
@@ -26,8 +26,8 @@ FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults"
 ROWS = [Prompt(tuple(range(10, 30)), (40 + i, 41)) for i in range(3)]
 
 
-def nan(self: Context, row: int, tokens: Any) -> list[float]:
-    return [math.nan] * len(tokens)
+def nan(self: Context, rows: Any, tokens: Any) -> list[list[float]]:
+    return [[math.nan] * len(tokens) for _ in rows]
 
 
 def fail(self: Context, rows: Any) -> None:
@@ -84,13 +84,13 @@ def test_where_a_new_context_fails_too_it_is_said(
 ) -> None:
     scorer = make_scorer()
     Spoiled(monkeypatch, scorer, name, fault).all = True
-    asks = [Ask(ROWS[0]) for _ in range(FAILURES)]
-    for ask in asks[:-1]:
-        scorer.step([ask])
+    jobs = [Job(ROWS[:1]) for _ in range(FAILURES)]
+    for job in jobs[:-1]:
+        scorer.step([job])
     with pytest.raises(BrokenError):
-        scorer.step(asks[-1:])
+        scorer.step(jobs[-1:])
     # Everyone was told before, and whoever asks a list at once gets reasons, no error.
-    assert reasons(ask.answer for ask in asks) == ["llm_error"] * FAILURES
+    assert reasons(job.answers("busy")[0] for job in jobs) == ["llm_error"] * FAILURES
     assert set(reasons(scorer.score(ROWS * 3))) == {"llm_error"}
 
 
@@ -109,7 +109,7 @@ def test_where_there_is_no_memory_for_a_new_context_the_old_one_stays(
         scorer.score(ROWS[:1])
         scorer.score(ROWS[:1])
         with pytest.raises(BrokenError, match="no memory"):
-            scorer.step([Ask(ROWS[0])])
+            scorer.step([Job(ROWS[:1])])
     assert scorer._context is context
     assert reasons(scorer.score(ROWS)) == ["", "", ""]
 
@@ -149,7 +149,7 @@ def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.01)
 
 
-def first(future: Future[list[Answer]]) -> str:
+def first(future: Future[Answers]) -> str:
     return future.result(30)[0].reason
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +31,10 @@ from corella_edge_runtime import crm as crm_module
 from corella_edge_runtime.asking import Llm
 from corella_edge_runtime.crm import Crm, sigmoid
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answer, Answers, Prompt
 from corella_edge_runtime.llm.backend import ThreadBackend
 from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.packing import Ask
+from corella_edge_runtime.llm.job import Job
 from corella_edge_runtime.llm.scorer import Counters
 
 UNTITLED = f"i{ITEMS - 1}"  # the last item of the bundle's catalogue has no title
@@ -64,9 +64,9 @@ class Echo:
     def probability(prompt: Prompt) -> float:
         return zlib.crc32(repr((prompt.prefix, prompt.suffix)).encode()) / 2**32
 
-    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
-        result: Future[list[Answer]] = Future()
-        result.set_result([Answer(self.probability(prompt)) for prompt in prompts])
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
+        result: Future[Answers] = Future()
+        result.set_result(Answers.of(Answer(self.probability(prompt)) for prompt in prompts))
         return result
 
     def forget(self) -> None:
@@ -216,15 +216,15 @@ class Slow:
         self.stop = threading.Event()
         self.jobs: list[bool] = []
 
-    def refuses(self, ask: Ask) -> bool:
-        return False
+    def refuse(self, job: Job) -> None: ...
 
-    def step(self, asks: Sequence[Ask], cost: Cost, watch: Any) -> None:
-        with watch(asks[:1]):
+    def step(self, jobs: Iterable[Job], cost: Cost, watch: Any) -> None:
+        job = next(iter(jobs))
+        with watch([job]):
             given_up = self.stop.wait(2.0)
         self.jobs.append(given_up)
-        for ask in [] if given_up else asks:
-            ask.answer = Answer(0.5)
+        if not given_up:
+            job.tell(job.open, [(0.5, math.nan, 0.0, 0, 0, 0)] * len(job.open))
 
     def stats(self) -> dict[str, float]:
         return {}
@@ -289,10 +289,10 @@ class Broken(Echo):
     def __init__(self, error: Exception, at_once: bool) -> None:
         self.error, self.at_once = error, at_once
 
-    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
         if self.at_once:
             raise self.error
-        result: Future[list[Answer]] = Future()
+        result: Future[Answers] = Future()
         result.set_exception(self.error)
         return result
 

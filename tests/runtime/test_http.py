@@ -14,7 +14,7 @@ import pytest
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm import opening
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answers, Prompt
 from corella_edge_runtime.llm.remote.address import KEY_VARIABLE, parse_address
 from corella_edge_runtime.llm.remote.client import Limits, RemoteBackend
 from corella_edge_runtime.llm.settings import LlmSettings
@@ -58,11 +58,11 @@ def connect(server: FakeServer) -> Iterator[Callable[..., RemoteBackend]]:
         backend.close()
 
 
-def reasons(future: Future[list[Answer]]) -> list[str]:
+def reasons(future: Future[Answers]) -> list[str]:
     return [answer.reason for answer in future.result(20)]
 
 
-def values(future: Future[list[Answer]]) -> list[float]:
+def values(future: Future[Answers]) -> list[float]:
     return [answer.probability for answer in future.result(20)]
 
 

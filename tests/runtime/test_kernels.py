@@ -35,14 +35,14 @@ import json, sys
 from pathlib import Path
 from corella_edge_runtime.llm.binding import Context, Model
 from corella_edge_runtime.llm.build import features
-from corella_edge_runtime.llm.tree import unfold
+from corella_edge_runtime.llm.tree import Branches, unfold
 found = {}
 for path in map(Path, sys.argv[1:]):
     model = Model(path)
     context = Context(model, 128, 1, 128, 1)
-    leaves, rows = unfold([tuple(range(5, 105))], [0], [0])
+    leaves, rows = unfold(Branches.one(tuple(range(5, 105)), 0))
     context.decode(rows)
-    found[path.stem] = context.logits(leaves[0].last, range(model.vocab_size))
+    found[path.stem] = context.logits(leaves.last, range(model.vocab_size))[0]
 print(json.dumps([features(), found]))
 """
 

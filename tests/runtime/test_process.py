@@ -18,7 +18,7 @@ import pytest
 
 from corella_edge.errors import BundleError, InputError
 from corella_edge_runtime.llm import process
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answers, Prompt
 from corella_edge_runtime.llm.opening import open_backend
 from corella_edge_runtime.llm.process import Patience, ProcessBackend, Pulse, pause
 from corella_edge_runtime.llm.settings import LlmSettings
@@ -53,7 +53,7 @@ def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.01)
 
 
-def reasons(future: Future[list[Answer]], seconds: float = 30.0) -> set[str]:
+def reasons(future: Future[Answers], seconds: float = 30.0) -> set[str]:
     return {answer.reason for answer in future.result(seconds)}
 
 
@@ -177,11 +177,11 @@ def test_a_cancelled_question_is_not_computed(start: Any, prompts: Any) -> None:
 
 def test_every_future_ends_whatever_happens_to_the_child(start: Any, prompts: Any) -> None:
     backend, stop = start(), threading.Event()
-    futures: list[list[Future[list[Answer]]]] = [[] for _ in range(4)]
+    futures: list[list[Future[Answers]]] = [[] for _ in range(4)]
     rows = prompts(5, [1, 2, 3])
     right = [answer.probability for answer in backend.submit(rows).result(30)]
 
-    def keep_asking(mine: list[Future[list[Answer]]]) -> None:
+    def keep_asking(mine: list[Future[Answers]]) -> None:
         while not stop.is_set():
             mine.append(backend.submit(rows, time.monotonic() + 5))
             time.sleep(0.002)
@@ -340,7 +340,7 @@ def test_a_child_that_dies_once_at_its_start_is_told_and_replaced(llama: Any, pr
     backend, _ = open_backend("process", llama.path, llama.tokens, LlmSettings(), told.append)
     try:
         assert len(told) == 1
-        assert "the LLM does not start (LLM process: gone, exit status -9)" in told[0]
+        assert "the LLM does not start (LLM process: gone, ended by SIGKILL (killed))" in told[0]
         until(lambda: backend.stats()["alive"] == 1.0)
         until(lambda: reasons(backend.submit(prompts(3, [1, 2]))) == {""})
     finally:
@@ -362,7 +362,7 @@ def test_a_child_that_always_dies_costs_the_llms_scores_alone(llama: Any, prompt
 def test_without_a_warning_to_give_it_is_an_error(llama: Any, dying: Any) -> None:
     dying(1)
     before = threading.active_count()
-    with pytest.raises(BundleError, match="exit status -9"):
+    with pytest.raises(BundleError, match="ended by SIGKILL"):
         open_backend("process", llama.path, llama.tokens, LlmSettings())
     assert threading.active_count() == before
 
@@ -374,6 +374,41 @@ def test_a_damaged_model_is_an_error_with_and_without_a_warning(llama: Any, tmp_
     with pytest.raises(BundleError, match=r"llm\.gguf"):
         open_backend("process", broken, llama.tokens, LlmSettings(), told.append)
     assert told == []
+
+
+ILLEGAL = """#!{python}
+import os, sys
+if '"extra": false' not in sys.argv[-1]:
+    os.kill(os.getpid(), {number})
+os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGABRT"])
+def test_a_child_that_dies_of_its_kernels_is_followed_by_one_with_plainer_ones(
+    name: str, llama: Any, prompts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    fake = tmp_path / "python"
+    fake.write_text(ILLEGAL.format(python=sys.executable, number=int(signal.Signals[name])))
+    fake.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    told: list[str] = []
+    backend, _ = open_backend("process", llama.path, llama.tokens, LlmSettings(), told.append)
+    try:
+        assert f"LLM process: gone, ended by {name} (" in told[0]
+        until(lambda: reasons(backend.submit(prompts(3, [1, 2]))) == {""})
+        assert backend.stats()[f"exits:{name}"] == 1.0
+        assert "from now on without AMX and repacked weights" in caplog.text
+    finally:
+        backend.close()
+
+
+def test_an_end_that_was_wanted_is_not_counted(llama: Any) -> None:
+    backend = ProcessBackend(llama.path, llama.tokens, LlmSettings(), QUICK)
+    backend.wait_ready()
+    assert backend.stats()["prompts"] == 1.0  # ready means that it has answered one
+    backend.close()
+    assert not [name for name in backend.stats() if name.startswith("exits:")]
 
 
 def test_closing_before_the_model_is_loaded(llama: Any) -> None:

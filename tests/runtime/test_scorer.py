@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.llm.binding import DecodeError
 from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.packing import SAFETY, Ask
+from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.packing import SAFETY
 from corella_edge_runtime.llm.settings import LlmSettings
 
 ALONE = 2e-3  # published tolerance in P(Yes): f16, one prompt a decode, against float32
@@ -172,7 +173,7 @@ def test_an_unforeseen_error_leaves_the_cache_usable(
     rows = [Prompt(filler(30, seed), filler(4, i)) for seed in range(2) for i in range(3)]
     scorer = make_scorer()
     with monkeypatch.context() as patched:
-        patched.setattr(scorer._context, "logits", lambda row, tokens: 1 / 0)
+        patched.setattr(scorer._context, "logits", lambda rows, tokens: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             scorer.score(rows)
     assert (scorer.counters.prompts, scorer.counters.errors) == (0, 1)
@@ -221,7 +222,7 @@ def test_a_prompt_that_fits_the_cells_only_alone(make_scorer: Any, reference: An
     rows = [Prompt(filler(200), filler(n, n)) for n in (56, 30, 30, 20, 40, 57, 5)]
     found = scorer.score(rows)
     assert [answer.reason for answer in found] == ["", "", "", "", "", "too_long", ""]
-    close(found[:5] + found[6:], rows[:5] + rows[6:], reference)
+    close([*found[:5], *found[6:]], rows[:5] + rows[6:], reference)
     full = [Prompt(filler(255, 3), filler(1))]
     close(scorer.score(full), full, reference)
 
@@ -277,7 +278,7 @@ def test_logits_that_are_no_numbers_are_an_error(
     make_scorer: Any, logits: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = make_scorer()
-    monkeypatch.setattr(scorer._context, "logits", lambda row, tokens: logits)
+    monkeypatch.setattr(scorer._context, "logits", lambda rows, tokens: [logits])
     assert scorer.score([Prompt(filler(3), filler(3))])[0].reason == "llm_error"
 
 
@@ -286,13 +287,13 @@ def test_far_logits_do_not_overflow(
     make_scorer: Any, yes: float, no: float, p: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = make_scorer()
-    monkeypatch.setattr(scorer._context, "logits", lambda row, tokens: (yes, no))
+    monkeypatch.setattr(scorer._context, "logits", lambda rows, tokens: [(yes, no)])
     assert scorer.score([Prompt((), filler(3))])[0].probability == pytest.approx(p, abs=1e-300)
 
 
 def test_nothing_asked_nothing_done(make_scorer: Any) -> None:
     scorer = make_scorer()
-    assert scorer.score([]) == []
+    assert len(scorer.score([])) == 0
     assert scorer.counters.decodes == 0
 
 
@@ -349,10 +350,10 @@ def test_a_decode_given_up_leaves_the_scorer_usable(make_scorer: Any, reference:
     rows = [Prompt(filler(80, seed), filler(5, i)) for seed in range(3) for i in range(4)]
     scorer.score(rows[:6])
     scorer.give_up()
-    asks = [Ask(prompt) for prompt in rows]
-    scorer.step(asks)
+    job = Job(rows)
+    scorer.step([job])
     assert scorer.counters.aborted == 1
-    assert all(ask.answer is None for ask in asks)
+    assert job.open == list(range(len(rows)))
     scorer.go_on()
     close(scorer.score(rows), rows, reference)
 
@@ -363,10 +364,10 @@ def test_near_deadlines_make_small_decodes_and_the_same_scores(make_scorer: Any,
         Prompt(filler(70, 3), filler(50, i)) for i in (1, 2)
     ]
     needed = list(accumulate([130, 40, 40, 40, 40, 40, 120, 50]))
-    asks = [Ask(prompt, start + SAFETY * tokens) for prompt, tokens in zip(rows, needed, strict=True)]
-    while waiting := [ask for ask in asks if ask.answer is None]:
+    jobs = [Job([prompt], start + SAFETY * tokens) for prompt, tokens in zip(rows, needed, strict=True)]
+    while waiting := [job for job in jobs if job.open]:
         scorer.step(waiting, cost(per_token=1.0))
-    close([ask.answer for ask in asks], rows, reference)
+    close([job.answers("busy")[0] for job in jobs], rows, reference)
     assert 3 <= scorer.counters.decodes < len(rows)
     assert scorer.counters.evaluated_tokens == needed[-1]
 
@@ -383,7 +384,7 @@ def test_a_long_prefix_that_can_not_be_decoded_is_told(make_scorer: Any, referen
 
 def test_what_was_computed_of_an_abandoned_prefix_is_not_taken_from_others(make_scorer: Any) -> None:
     scorer = make_scorer()
-    scorer.step([Ask(Prompt(filler(BATCH + 100), filler(3)))])  # a piece; nobody waits any longer
+    scorer.step([Job([Prompt(filler(BATCH + 100), filler(3))])])  # a piece; nobody waits any longer
     scorer.score([Prompt(filler(20, 9), filler(3))])
     assert 0 <= scorer.counters.reused_tokens <= 2
     scorer.score([Prompt(filler(BATCH + 100), filler(3))])
@@ -395,7 +396,7 @@ def test_what_was_computed_of_an_abandoned_prefix_is_not_taken_from_others(make_
 def test_pieces_of_abandoned_prefixes_are_not_remembered_for_ever(make_scorer: Any) -> None:
     scorer = make_scorer(kept_tokens=2 * BATCH)
     for user in range(12):
-        scorer.step([Ask(Prompt(filler(BATCH + 100, user), filler(3)))])  # a piece; nobody waits any longer
+        scorer.step([Job([Prompt(filler(BATCH + 100, user), filler(3))])])  # a piece; nobody waits any longer
     assert 1 <= len(scorer._ahead) <= 3
 
 
@@ -403,7 +404,7 @@ def test_an_erased_scorer_holds_nothing_of_the_prompts_and_scores_as_before(make
     scorer = make_scorer()
     rows = [Prompt(filler(50, user), filler(3)) for user in range(4)]
     scorer.score(rows)
-    scorer.step([Ask(Prompt(filler(BATCH + 100, 9), filler(3)))])
+    scorer.step([Job([Prompt(filler(BATCH + 100, 9), filler(3))])])
     states = list(scorer._kept._states.values())
     assert len(states) >= 4
     assert all(state.any() for state in states)
@@ -418,11 +419,11 @@ def test_deterministic_scores_do_not_see_what_was_left_half_done(make_scorer: An
     long = Prompt(filler(BATCH + 100), filler(5))
     fresh = make_scorer(deterministic=True).score([long])
     scorer = make_scorer(deterministic=True)
-    scorer.step([Ask(Prompt(filler(BATCH + 50), filler(9)), time.monotonic() + 60.0)], cost(per_token=1.0))
-    asks = [Ask(long, time.monotonic() + 60.0)]
-    while asks[0].answer is None:
-        scorer.step(asks, cost(per_token=1.0))
-    assert [asks[0].answer] == fresh
+    scorer.step([Job([Prompt(filler(BATCH + 50), filler(9))], time.monotonic() + 60.0)], cost(per_token=1.0))
+    job = Job([long], time.monotonic() + 60.0)
+    while job.open:
+        scorer.step([job], cost(per_token=1.0))
+    assert job.answers("busy") == fresh
 
 
 def test_a_returning_users_prefix_does_not_leave_for_the_one_before(make_scorer: Any) -> None:

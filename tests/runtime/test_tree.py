@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -11,11 +12,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from corella_edge_runtime.llm.answer import Prompt
+import plain_packing as plain
+from corella_edge_runtime.llm import packing
+from corella_edge_runtime.llm.answer import Prompt, TokenIds, pack_ids, unpack_ids
 from corella_edge_runtime.llm.cost import Cost
+from corella_edge_runtime.llm.job import Job
 from corella_edge_runtime.llm.kept import KeptPrefixes, Spare, State, size_class, whole_of
-from corella_edge_runtime.llm.packing import HORIZON, SAFETY, STRANGERS, Ask, Base, Room, hopeless, in_time, pack
-from corella_edge_runtime.llm.tree import Leaf, Rows, TokenIds, common_length, unfold
+from corella_edge_runtime.llm.packing import HORIZON, SAFETY, STRANGERS, Base, Room, in_time, line_up
+from corella_edge_runtime.llm.tree import Branches, Leaves, Rows, common_beginnings, common_length, unfold
+from plain_packing import Ask, Target
 
 IDS = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)
 DEADLINES = st.lists(st.none() | st.floats(0, 5), max_size=12)
@@ -28,52 +33,160 @@ def test_common_length(a: TokenIds, b: TokenIds) -> None:
     assert n == min(len(a), len(b)) or a[n] != b[n]
 
 
+def branches_of(prompts: Sequence[Prompt], own: Sequence[int]) -> Branches:
+    """A decode of different prompts. `own`: of each prefix as it is sorted, what could be taken from kept cells."""
+    prefixes = sorted({prompt.prefix for prompt in prompts})
+    keys = sorted((prefixes.index(prompt.prefix), pack_ids(prompt.suffix)) for prompt in prompts)
+    return Branches(prefixes, own, [place for place, _ in keys], [suffix for _, suffix in keys])
+
+
+SHORT = st.lists(st.integers(0, 2), max_size=5).map(tuple)
+
+
 @st.composite
-def decodes(draw: st.DrawFn) -> tuple[list[TokenIds], list[int]]:
-    prompts = sorted(draw(st.sets(IDS, min_size=1, max_size=8)))
-    return prompts, [draw(st.integers(0, len(prompt) - 1)) for prompt in prompts]
+def decodes(draw: st.DrawFn) -> Branches:
+    prompts = draw(st.sets(st.builds(Prompt, SHORT, IDS), min_size=1, max_size=10))
+    return branches_of(prompts, [draw(st.integers(0, len(p))) for p in sorted({p.prefix for p in prompts})])
 
 
-def read(k: int, prompts: list[TokenIds], own: list[int], leaves: list[Leaf], rows: Rows) -> list[int]:
+def read(k: int, branches: Branches, leaves: Leaves, rows: Rows) -> list[int]:
     """The tokens that sequence k holds: what it has before, and its rows in order."""
-    before = prompts[k][: leaves[k].held]
-    if leaves[k].follows:
-        assert list(before) == read(k - 1, prompts, own, leaves, rows)[: leaves[k].held]
+    held = leaves.held[k]
+    before = branches.tokens(k)[:held]
+    if leaves.follows[k]:
+        assert list(before) == read(k - 1, branches, leaves, rows)[:held]
     else:
-        assert leaves[k].held == own[k]
+        assert held == branches.own[branches.prefix[k]]
     mine = (rows.first <= k) & (k < rows.first + rows.count)
-    assert rows.positions[mine].tolist() == list(range(leaves[k].held, leaves[k].held + mine.sum()))
+    assert rows.positions[mine].tolist() == list(range(held, held + mine.sum()))
     return [*before, *rows.tokens[mine].tolist()]
 
 
 @given(decodes())
-def test_every_prompt_is_what_its_cells_and_rows_say(decode: tuple[list[TokenIds], list[int]]) -> None:
-    prompts, own = decode
-    shared = [0, *(common_length(a, b) for a, b in pairwise(prompts))]
-    leaves, rows = unfold(prompts, own, shared)
-    for k, prompt in enumerate(prompts):
-        assert read(k, prompts, own, leaves, rows) == list(prompt)
-        last = leaves[k].last
+def test_every_prompt_is_what_its_cells_and_rows_say(branches: Branches) -> None:
+    leaves, rows = unfold(branches)
+    for k in range(len(branches.suffixes)):
+        prompt, last = branches.tokens(k), leaves.last[k]
+        assert read(k, branches, leaves, rows) == list(prompt)
         assert rows.wanted[last] == 1
         assert rows.positions[last] == len(prompt) - 1
         assert rows.first[last] <= k < rows.first[last] + rows.count[last]
+    assert rows.wanted.sum() == len(set(leaves.last))
 
 
 @given(decodes())
-def test_without_kept_cells_each_token_is_computed_once(decode: tuple[list[TokenIds], list[int]]) -> None:
-    prompts, _ = decode
-    shared = [0, *(common_length(a, b) for a, b in pairwise(prompts))]
-    _, rows = unfold(prompts, [0] * len(prompts), shared)
-    assert len(rows) == len({prompt[:n] for prompt in prompts for n in range(1, len(prompt) + 1)})
+def test_without_kept_cells_each_token_is_computed_once(branches: Branches) -> None:
+    prompts = [branches.tokens(k) for k in range(len(branches.suffixes))]
+    _, rows = unfold(Branches(branches.prefixes, [0] * len(branches.prefixes), branches.prefix, branches.suffixes))
+    beginnings = {prompt[:n] for prompt in prompts for n in range(1, len(prompt) + 1)}
+    # Prompts stand user by user: what one user's end has in common with another's beginning is seen between neighbours.
+    assert len(beginnings) <= len(rows) <= sum(map(len, prompts))
+    if prompts == sorted(prompts):
+        assert len(rows) == len(beginnings)
+
+
+@given(decodes(), st.integers(0, 3))
+def test_rows_are_those_of_the_plain_tree(branches: Branches, first: int) -> None:
+    prompts = [branches.tokens(k) for k in range(len(branches.suffixes))]
+    own = [branches.own[place] for place in branches.prefix]
+    pairs = zip(branches.prefix, branches.suffixes, strict=True)
+    targets = [Target(branches.prefixes[place], unpack_ids(suffix)) for place, suffix in pairs]
+    wanted, expected = plain.unfold(prompts, own, plain.shared_with_the_one_before(targets), first)
+    leaves, rows = unfold(branches, first)
+    found = list(zip(leaves.held, leaves.follows, leaves.start, leaves.last, strict=True))
+    assert found == [(leaf.held, leaf.follows, leaf.start, leaf.last) for leaf in wanted]
+    for name in Rows.__slots__:
+        assert getattr(rows, name).tolist() == getattr(expected, name).tolist(), name
+        assert getattr(rows, name).dtype == getattr(expected, name).dtype
+
+
+@given(st.lists(st.lists(st.integers(-2, 2), max_size=6).map(tuple), max_size=8))
+def test_common_beginnings(rows: list[TokenIds]) -> None:
+    expected = [common_length(a, b) for a, b in pairwise(rows)]
+    assert common_beginnings([pack_ids(row) for row in rows]) == expected
+
+
+@given(st.lists(st.integers(0, 2**31 - 1), max_size=6).map(tuple), IDS)
+def test_packed_ids_are_ids_and_sort_as_they_do(a: TokenIds, b: TokenIds) -> None:
+    assert unpack_ids(pack_ids(a)) == a
+    assert (pack_ids(a) < pack_ids(b)) == (a < b)
 
 
 def test_twenty_candidates_of_one_user() -> None:
     prefix = tuple(range(200))
-    prompts = [(*prefix, 1000 + i, 7) for i in range(20)]
-    leaves, rows = unfold(prompts, [0] * 20, [0, *[200] * 19], first=1)
+    leaves, rows = unfold(branches_of([Prompt(prefix, (1000 + i, 7)) for i in range(20)], [0]), first=1)
     assert len(rows) == 200 + 40
     assert rows.count[:200].tolist() == [20] * 200
-    assert np.flatnonzero(rows.wanted).tolist() == [leaf.last for leaf in leaves]
+    assert np.flatnonzero(rows.wanted).tolist() == leaves.last
+
+
+def jobs_of(asks: Sequence[Ask]) -> list[Job]:
+    """A caller an ask."""
+    jobs = [Job([ask.prompt], ask.deadline) for ask in asks]
+    for job, ask in zip(jobs, asks, strict=True):
+        job.alone |= {0} if ask.alone else set()
+    return jobs
+
+
+def pack(asks: list[Ask], base: Callable[[TokenIds], Base], room: Room, most: float = math.inf) -> list[Target]:
+    """What the columns decide, as plain prompts."""
+    waiting = line_up(jobs_of(asks), len(asks))
+    found = packing.pack(waiting, base, room, most)
+    if found.piece:
+        assert not found.targets
+        return [Target(found.piece, ())]
+    targets = [Target(asks[i].prompt.prefix, asks[i].prompt.suffix) for i in found.targets]
+    for who, what in zip(found.who, found.what, strict=True):
+        targets[what].asks.append(asks[who])
+    return targets
+
+
+def hopeless(asks: list[Ask], base: Callable[[TokenIds], Base], room: Room, cost: Cost, now: float) -> list[Ask]:
+    """Whom the columns give up."""
+    return [asks[i] for i in packing.hopeless(line_up(jobs_of(asks), len(asks)), base, room, cost, now)]
+
+
+CALLERS = st.lists(
+    st.tuples(
+        st.lists(st.builds(Prompt, SHORT, IDS), max_size=6), st.none() | st.floats(0, 9), st.sets(st.integers(0, 5))
+    ), min_size=1, max_size=5,
+)  # fmt: skip
+ROOMS = st.builds(Room, st.integers(1, 30), st.integers(1, 6), st.integers(1, 60))
+COSTS = st.tuples(st.floats(0, 1), st.floats(0, 0.2))
+
+
+MOST = st.just(math.inf) | st.floats(0, 40)
+
+
+@given(CALLERS, ROOMS, COSTS, st.integers(0, 4), MOST, st.integers(1, 40), st.booleans())
+def test_the_columns_decide_what_is_decided_prompt_by_prompt(
+    callers: list[tuple[list[Prompt], float | None, set[int]]], room: Room, costs: tuple[float, float], known: int,
+    most: float, looked_at: int, kept: bool,
+) -> None:  # fmt: skip
+    def base(prefix: TokenIds) -> Base:
+        length = min(known, len(prefix))
+        return Base(length, (*prefix[:length], 9) if kept else ())
+
+    jobs, asks = [], list[Ask]()
+    for prompts, deadline, suspects in callers:
+        jobs.append(Job(prompts, deadline))
+        jobs[-1].alone |= suspects & set(range(len(prompts)))
+        asks += [Ask(prompt, deadline, i in suspects) for i, prompt in enumerate(prompts)]
+    waiting, asks = line_up(jobs, looked_at), asks[:looked_at]
+    assert len(waiting) == len(asks)
+    late = packing.hopeless(waiting, base, room, cost(*costs), 0.0)
+    assert [asks[i] for i in late] == plain.hopeless(asks, base, room, cost(*costs), 0.0)
+    left = [i for i in range(len(asks)) if i not in late]
+    waiting, asks = waiting.at(left), [asks[i] for i in left]
+    expected, found = plain.pack(asks, base, room, most), packing.pack(waiting, base, room, most)
+    if found.piece or not found.targets:
+        assert [target.tokens for target in expected] == [found.piece] * bool(found.piece)
+        return
+    assert [(t.prefix, t.suffix) for t in expected] == [
+        (waiting.prefixes[waiting.prefix[i]], unpack_ids(waiting.suffix[i])) for i in found.targets
+    ]
+    members = sorted((asks.index(ask), what) for what, target in enumerate(expected) for ask in target.asks)
+    assert sorted(zip(found.who, found.what, strict=True)) == members
 
 
 ASKS = st.lists(st.tuples(st.integers(0, 3), IDS), min_size=1, max_size=12)
@@ -137,7 +250,7 @@ def cost(per_decode: float, per_token: float) -> Cost:
      (cost(0.0, 1e-3), [10.4, None, 10.2], 200 / SAFETY), (cost(0.05, 1e-3), [10.2], 200 / SAFETY - 50)],
 )  # fmt: skip
 def test_a_decode_is_sized_to_the_nearest_deadline(known: Cost, deadlines: list[float], most: float) -> None:
-    found = in_time(known, [Ask(Prompt((), (1,)), deadline) for deadline in deadlines], 10.0)
+    found = in_time(known, [Job([Prompt((), (1,))], deadline) for deadline in deadlines], 10.0)
     assert found == pytest.approx(most)
 
 
@@ -205,6 +318,15 @@ def test_a_prompt_that_several_ask_takes_the_time_of_one() -> None:
     # Who asks for the first again has its answer when the first has, whatever came between.
     again = [*asks, Ask(prompts[0], 10.0 + SAFETY * 1.5 + 0.001), Ask(Prompt((1,) * 10, (9,)), asks[0].deadline)]
     assert hopeless(again, lambda _: Base(0), room, known, 10.0) == again[-1:]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 300)), max_size=12), st.integers(1, 400))
+def test_decodes_of_many_are_what_one_after_the_other_takes(rows: list[tuple[int, int]], most: int) -> None:
+    packed, taken = packing.Packed(most), 0.0
+    for prefix, size in rows:
+        taken = packed.decodes(prefix, size)
+        packed.add(prefix, size)
+    assert packing.decodes_in([p for p, _ in rows], [n for _, n in rows], most) == pytest.approx(taken)
 
 
 def test_a_suspect_is_tried_alone() -> None:

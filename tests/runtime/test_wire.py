@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge_runtime.llm import wire
-from corella_edge_runtime.llm.answer import Answer, Prompt
-from corella_edge_runtime.llm.backend import tokens_of
+from corella_edge_runtime.llm.answer import Answer, Answers, Prompt, Prompts
 from corella_edge_runtime.llm.link import Link
 from corella_edge_runtime.llm.settings import MOST_QUEUED
 
@@ -21,21 +20,21 @@ TOKENS = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=6).map(tuple)
 # Few prefixes, so that prompts share them.
 PROMPTS = st.lists(
     st.builds(Prompt, st.sampled_from([(), (1,), (1, 2, 3), (-7, 2**31 - 1)]), TOKENS, st.booleans()), max_size=8
-)
+).map(Prompts.of)
 STATS = st.dictionaries(st.text(max_size=8), st.floats(allow_nan=False), max_size=4)
 ANSWERS = st.lists(
     st.builds(
         Answer, st.floats(0, 1), st.sampled_from(["", "deadline", "too_long", "llm_error"]),
         st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.floats(0, 1e9), st.floats(-1e9, 0) | st.just(math.nan),
     ), max_size=9,
-)  # fmt: skip
+).map(Answers.of)  # fmt: skip
 MESSAGES = st.one_of(
     st.builds(wire.Ask, IDS, st.none() | st.floats(-1e9, 1e9), PROMPTS),
     st.builds(wire.Cancel, IDS),
     st.builds(wire.Ping),
     st.builds(wire.Bye),
     st.builds(wire.Ready, STATS),
-    st.builds(wire.Answers, IDS, ANSWERS, STATS),
+    st.builds(wire.Answered, IDS, ANSWERS, STATS),
     st.builds(wire.Failed, IDS, st.text()),
     st.builds(wire.Fatal, st.text(), st.text()),
     st.builds(wire.Forget),
@@ -54,14 +53,14 @@ def test_messages_come_out_as_they_went_in_however_they_are_cut(messages: list[w
 
 def test_a_shared_prefix_travels_once() -> None:
     prefix = tuple(range(1000))
-    one = len(wire.encode(wire.Ask(1, None, [Prompt(prefix, (5,))])))
-    many = len(wire.encode(wire.Ask(1, None, [Prompt(prefix, (i,)) for i in range(50)])))
+    one = len(wire.encode(wire.Ask(1, None, Prompts.of([Prompt(prefix, (5,))]))))
+    many = len(wire.encode(wire.Ask(1, None, Prompts.of([Prompt(prefix, (i,)) for i in range(50)]))))
     assert many < one + 50 * 16
 
 
 def test_an_answer_that_is_no_number_stays_none() -> None:
-    (found,) = wire.Frames().feed(wire.encode(wire.Answers(1, [Answer(math.nan, "deadline")], {})))
-    assert isinstance(found, wire.Answers)
+    (found,) = wire.Frames().feed(wire.encode(wire.Answered(1, Answers.none(1, "deadline"), {})))
+    assert isinstance(found, wire.Answered)
     assert math.isnan(found.answers[0].probability)
     assert found.answers[0].reason == "deadline"
 
@@ -93,9 +92,9 @@ def test_a_frame_of_no_kind_or_of_impossible_length_is_an_error() -> None:
         wire.Frames().feed(b"\xff\xff\xff\xff\x00")
 
 
-def test_positions_that_are_no_order_are_an_error() -> None:
-    frame = bytearray(wire.encode(wire.Ask(1, None, [Prompt((), (3,)), Prompt((), (4,))])))
-    first = 5 + 20 + 9
+def test_a_prefix_that_is_not_there_is_an_error() -> None:
+    frame = bytearray(wire.encode(wire.Ask(1, None, Prompts.of([Prompt((), (3,)), Prompt((), (4,))]))))
+    first = 5 + 24 + 4
     assert frame[first] == 0
     frame[first] = 1
     with pytest.raises(wire.WireError, match="damaged Ask"):
@@ -103,8 +102,15 @@ def test_positions_that_are_no_order_are_an_error() -> None:
 
 
 def test_a_token_beyond_32_bits_is_an_error() -> None:
-    with pytest.raises(wire.WireError, match="32 bits"):
-        wire.encode(wire.Ask(1, None, [Prompt((), (2**31,))]))
+    with pytest.raises(ValueError, match="32 bits"):
+        Prompts.of([Prompt((), (2**31,))])
+
+
+def test_a_reason_that_is_not_known_is_an_error() -> None:
+    frame = bytearray(wire.encode(wire.Answered(1, Answers.none(1, "deadline"), {})))
+    frame[-1] = 200
+    with pytest.raises(wire.WireError, match="damaged Answered"):
+        wire.Frames().feed(bytes(frame))
 
 
 @pytest.fixture
@@ -117,7 +123,7 @@ def ends() -> Any:
 
 def test_a_link_takes_any_amount_without_waiting_for_the_other_side(ends: Any) -> None:
     one, other = ends
-    big = wire.Ask(7, None, [Prompt(tuple(range(100_000)), (1,))])
+    big = wire.Ask(7, None, Prompts.of([Prompt(tuple(range(100_000)), (1,))]))
     for _ in range(30):
         one.send(big)
     assert one.pending
@@ -144,6 +150,6 @@ def test_a_link_wakes_and_tells_that_the_other_side_is_gone(ends: Any) -> None:
 @pytest.mark.parametrize("alike", [False, True])
 @pytest.mark.parametrize("suffix", [(7,), (7,) * 50])
 def test_whatever_a_queue_holds_fits_a_frame(alike: bool, suffix: tuple[int, ...]) -> None:
-    rows = [Prompt((7 if alike else i,), suffix) for i in range(1000)]
+    rows = Prompts.of([Prompt((7 if alike else i,), suffix) for i in range(1000)])
     size = len(wire.encode(wire.Ask(1, None, rows)))
-    assert size / tokens_of(rows) * MOST_QUEUED < wire.MAX_PAYLOAD
+    assert size / rows.tokens * MOST_QUEUED < wire.MAX_PAYLOAD

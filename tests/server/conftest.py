@@ -113,7 +113,13 @@ class FakeRanker:
         self.warm = True
 
     def stats(self) -> dict[str, float]:
-        return {"prompts": 7.0, "evaluated_tokens": 50.0, "reused_tokens": 20.0, "something_else": 1.0}
+        return {
+            "prompts": 7.0,
+            "evaluated_tokens": 50.0,
+            "reused_tokens": 20.0,
+            "something_else": 1.0,
+            "exits:SIGILL": 2.0,
+        }
 
     def close(self) -> None:
         self._pool.shutdown()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 from prometheus_client import REGISTRY, parser
 from prometheus_client.openmetrics import parser as openmetrics
+
+from corella_edge_runtime.llm.trust import Verdict
 
 REQUEST = {"user": {}, "candidates": [{"item": i} for i in ("a", "new-1", "new-2", "mute-1")], "threshold": "ratio:1"}
 
@@ -49,6 +52,15 @@ def test_llm_totals_come_from_the_engine(site, make_site):
     assert "llm_prompts_total{" not in make_site(ready=False).metrics()
 
 
+def test_what_computes_and_how_processes_ended(site):
+    site.ranker.llm = SimpleNamespace(verdict=Verdict("plain", "why", "haswell"))
+    text = site.metrics()
+    assert value(text, "llm_exits_total", bundle="fake@1", cause="SIGILL") == 2
+    assert value(text, "llm_kernels_info", bundle="fake@1", variant="haswell", kernels="plain") == 1
+    site.ranker.llm.verdict = None
+    assert "llm_kernels_info{" not in site.metrics()
+
+
 def test_paths_from_outside_do_not_become_labels(site):
     for i in range(20):
         site.call("GET", f"/{i}")
@@ -73,6 +85,7 @@ def test_openmetrics_when_it_is_accepted(site):
 def test_every_metric_is_in_the_documentation_and_none_else(site):
     page = Path(__file__).parents[2] / "docs" / "serving.md"
     site.rank(REQUEST)
+    site.ranker.llm = SimpleNamespace(verdict=Verdict("ok", "", "haswell"))
     documented = set(re.findall(r"^\| `(corella_edge_\w+)", page.read_text(encoding="utf-8"), re.MULTILINE))
     exported = {
         name.removesuffix("_bucket").removesuffix("_count").removesuffix("_sum")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -256,7 +257,10 @@ def test_readiness_of_each_model(site):
     assert site.call("GET", "/v2/models/crm/ready").json() == {"name": "crm", "ready": True}
     # The fake has no LLM.
     assert site.call("GET", "/v2/models/llm/ready").status_code == 503
-    site.ranker.llm = object()
+    site.ranker.llm = SimpleNamespace(answers=False)
+    found = site.call("GET", "/v2/models/llm/ready")
+    assert (found.status_code, found.json()["error"]) == (503, "the LLM does not answer now")
+    site.ranker.llm.answers = True
     assert site.call("GET", "/v2/models/llm/versions/1/ready").status_code == 200
     site.service.draining = True
     assert site.call("GET", "/v2/models/crm/ready").status_code == 503

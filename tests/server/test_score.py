@@ -22,8 +22,7 @@ from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge_runtime import texts
 from corella_edge_runtime.asking import Asking, Llm
-from corella_edge_runtime.llm.answer import Answer, Prompt
-from corella_edge_runtime.llm.backend import tokens_of
+from corella_edge_runtime.llm.answer import Answer, Answers, Prompt, Prompts
 from corella_edge_runtime.server.connections import ConnectionLimits
 from corella_edge_runtime.server.question import FIELDS, NOT_HERE, Question, parse_question
 from corella_edge_runtime.texts import MOST_AT_ONCE, prompts
@@ -43,9 +42,9 @@ class Stuck:
     """A backend that answers when it is told to."""
 
     def __init__(self) -> None:
-        self.futures: list[Future[list[Answer]]] = []
+        self.futures: list[Future[Answers]] = []
 
-    def submit(self, asked: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+    def submit(self, asked: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
         self.futures.append(Future())
         return self.futures[-1]
 
@@ -66,10 +65,10 @@ class Refusing(Stuck):
         super().__init__()
         self.outcome = outcome
 
-    def submit(self, asked: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+    def submit(self, asked: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
         future = super().submit(asked, deadline)
         if isinstance(self.outcome, str):
-            future.set_result([Answer(0.5), *[Answer(math.nan, self.outcome)] * (len(asked) - 1)])
+            future.set_result(Answers.of([Answer(0.5), *[Answer(math.nan, self.outcome)] * (len(asked) - 1)]))
         else:
             future.set_exception(self.outcome)
         return future
@@ -169,9 +168,9 @@ def test_other_labels_are_refused_and_the_answers_named(asking, labels):
 @pytest.mark.parametrize("softmax", [False, ...])
 def test_without_softmax_probabilities_are_those_in_the_whole_vocabulary(asking, softmax):
     class Telling(Stuck):
-        def submit(self, asked: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+        def submit(self, asked: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
             future = super().submit(asked, deadline)
-            future.set_result([Answer(0.25, mass=math.log(0.4)) for prompt in asked if prompt.whole])
+            future.set_result(Answers.of(Answer(0.25, mass=math.log(0.4)) for prompt in asked if prompt.whole))
             return future
 
     site = asking(Telling())
@@ -283,9 +282,9 @@ def test_what_is_much_to_build_is_not_built_in_the_event_loop(asking, monkeypatc
 def test_the_event_loop_goes_on_while_a_large_question_is_begun(asking, monkeypatch):
     going = threading.Event()
 
-    def waiting(*args: Any, **options: Any) -> list[Prompt]:
+    def waiting(*args: Any, **options: Any) -> Prompts:
         assert going.wait(20)
-        return []
+        return Prompts.of([])
 
     monkeypatch.setattr(texts, "prompts", waiting)
     site = asking()
@@ -351,7 +350,7 @@ def test_what_can_not_be_done_in_time_is_told_at_once(asking):
     assert score(site, timeout_ms=0).status_code == 504
     assert not backend.futures
     llm = site.ranker.llm
-    given = [Answer(math.nan, "deadline"), Answer(math.nan, "busy")]
+    given = Answers.of([Answer(math.nan, "deadline"), Answer(math.nan, "busy")])
     llm.begin_prompts = lambda asked, deadline, yields: Asking(
         given, [0], backend.submit(asked[:1], deadline), deadline
     )
@@ -360,7 +359,7 @@ def test_what_can_not_be_done_in_time_is_told_at_once(asking):
     # What was let in is not called off, and its version stays until it is done.
     assert not backend.futures[0].done()
     assert site.service.fleet.live.in_flight == 1
-    backend.futures[0].set_result([Answer(0.5)])
+    backend.futures[0].set_result(Answers.of([Answer(0.5)]))
 
 
 def test_without_an_llm_it_is_501_and_the_list_of_models_is_empty(site):
@@ -432,7 +431,7 @@ def test_a_question_holds_a_place_while_it_is_asked(asking):
             while not backend.futures:
                 await asyncio.sleep(0.01)
             held = site.service.in_flight
-            backend.futures[0].set_result([Answer(0.25)])
+            backend.futures[0].set_result(Answers.of([Answer(0.25)]))
             return held, await running
 
     held, response = asyncio.run(both())
@@ -456,10 +455,10 @@ def test_a_prompt_is_all_its_tokens_and_ends_in_a_part_that_fits_one_decode(quer
 def test_prompts_cost_no_more_than_was_said_before_they_were_built(query, items, item_first):
     made = prompts(query, items, item_first)
     most = texts.cost(query, items, item_first)
-    assert tokens_of(made) <= most
+    assert made.tokens <= most
     # Exactly that much, unless some of them happen to begin alike.
     if len({prompt.prefix for prompt in made}) == len(made):
-        assert tokens_of(made) == most
+        assert made.tokens == most
 
 
 def of_one_kind(doc: dict[str, Any]) -> bool:

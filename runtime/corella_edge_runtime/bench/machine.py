@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from corella_edge.plan import cpu_flags
+
 PACKAGES = {"numpy": "numpy", "onnxruntime": "onnxruntime", "onnxruntime-gpu": "onnxruntime-gpu",
             "llama_cpp": "llama-cpp-python", "corella_edge": "corella-edge"}  # fmt: skip
 
 
+# Clouds hide a CPU's model ("AMD EPYC" is five of them); what matters to these models is its strongest instruction set.
+_STRENGTHS = {
+    "amx_int8": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX",
+    "sve": "SVE", "i8mm": "i8mm", "asimddp": "dot products", "asimd": "NEON",
+}  # fmt: skip
+
+
 def machine() -> dict[str, Any]:
-    """CPU model, usable cores, memory in bytes, operating system."""
+    """CPU model with its strongest instruction set, usable cores, memory in bytes, operating system."""
     return {
-        "cpu": _first_value(Path("/proc/cpuinfo"), "model name") or platform.machine(),
+        "cpu": cpu_name(_first_value(Path("/proc/cpuinfo"), "model name") or platform.machine(), cpu_flags()),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "architecture": platform.machine(),
@@ -27,14 +37,25 @@ def machine() -> dict[str, Any]:
     }
 
 
+def cpu_name(model: str, flags: Set[str]) -> str:
+    """`AMD EPYC, AVX2`: the model, and the strongest of the instruction sets among its flags."""
+    return ", ".join([model, *[name for flag, name in _STRENGTHS.items() if flag in flags][:1]])
+
+
 def versions(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Python and the packages that matter (`more`: name → distribution), as far as they are installed."""
+    """Python and the packages that matter (`more`: name → distribution), as far as they are installed.
+
+    Beside them, the kind of CPU that llama.cpp's library in use is for, if this process has loaded one.
+    """
     found = {"python": platform.python_version()}
     for name, package in {**PACKAGES, **(more or {})}.items():
         try:
             found[name] = version(package)
         except PackageNotFoundError:
             continue
+    build = sys.modules.get("corella_edge_runtime.llm.build")
+    if build is not None:
+        found["llama_cpp_variant"] = build.variant(build.kernels())
     return found
 
 

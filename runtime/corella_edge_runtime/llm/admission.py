@@ -8,18 +8,16 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, takewhile
 
 import numpy as np
 
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answers, Prompts, TokenIds
 from corella_edge_runtime.llm.cost import TRIAL, Cost, Meter
 from corella_edge_runtime.llm.kept import KeptPrefixes
-from corella_edge_runtime.llm.packing import Packed
+from corella_edge_runtime.llm.packing import decodes_in
 from corella_edge_runtime.llm.settings import LlmSettings
-from corella_edge_runtime.llm.tree import TokenIds
 
 # Of the time until a deadline: for estimates that are too low, at least for the way back of the answers; at most so
 # many seconds.
@@ -91,9 +89,11 @@ def seconds_for(
     return min(last - begin, spare)
 
 
-def fitting(costs: Sequence[float], seconds: float) -> int:
-    """How many prompts take no longer than `seconds`, given what the first 1, 2, … of them take."""
-    return next((count for count, cost in enumerate(costs) if cost > seconds), len(costs))
+def fitting(number: int, cost: Callable[[int], float], most: float) -> int:
+    """How many of `number` prompts take no more than `most`; `cost`: what so many of the first take, never falling."""
+    if cost(number) <= most:
+        return number
+    return bisect_right(range(1, number), most, key=cost)
 
 
 class Admission:
@@ -108,7 +108,7 @@ class Admission:
         self._number = self._not_asked = self._refused = 0
         self._lock = threading.Lock()
 
-    def admit(self, prompts: Sequence[Prompt], deadline: float | None, now: float, yields: bool = False) -> Admitted:
+    def admit(self, prompts: Prompts, deadline: float | None, now: float, yields: bool = False) -> Admitted:
         """Decide, and promise what is let through; `ended` must follow. More than the LLM's queue holds never is.
 
         `yields`: as in `Promise`, for work with a deadline.
@@ -124,8 +124,8 @@ class Admission:
     def ended(
         self,
         promise: Promise,
-        prompts: Sequence[Prompt],
-        answers: Sequence[Answer],
+        prompts: Prompts,
+        answers: Answers,
         stats: Mapping[str, float],
         now: float,
     ) -> None:
@@ -136,12 +136,11 @@ class Admission:
             observed = self._meter.read(stats)
             if observed is not None:
                 self._cost.learn(*observed, now)
-            if self._meter.renewed or any(answer.reason == "llm_error" for answer in answers):
+            if self._meter.renewed or answers.has("llm_error"):
                 self._seen.clear()
-            answered = [prompt for prompt, answer in zip(prompts, answers, strict=False) if not answer.reason]
-            for prefix in set({id(prompt.prefix): prompt.prefix for prompt in answered}.values()):
-                if not self._seen.touch(prefix):
-                    self._seen.put(prefix, _STATE)
+            for name in {prompts.prefix[i] for i in np.flatnonzero(answers.answered).tolist()}:
+                if not self._seen.touch(prompts.prefixes[name]):
+                    self._seen.put(prompts.prefixes[name], _STATE)
 
     def forget(self) -> None:
         """No prefix is kept any more."""
@@ -154,7 +153,7 @@ class Admission:
             waiting = max(0.0, sum(promise.seconds for promise in self._promised) - self._done(now))
             return {"not_asked": float(self._not_asked), "refused": float(self._refused), "waiting_seconds": waiting}
 
-    def _in_time(self, prompts: Sequence[Prompt], deadline: float, now: float, yields: bool) -> Admitted:
+    def _in_time(self, prompts: Prompts, deadline: float, now: float, yields: bool) -> Admitted:
         if deadline <= now:
             return Admitted(0, "deadline")
         end = deadline - min(ENOUGH, max(WAY_BACK, MARGIN * (deadline - now)))
@@ -162,21 +161,21 @@ class Admission:
         end = due if yields else end
         most = seconds_for(self._promised, due, end, now, self._done(now), yields)
         room = self._room(prompts, yields)
-        shares = [share for share, _ in takewhile(lambda cost: cost[1] <= most, self._costs(prompts[:room]))]
-        if room and not shares and self._may_try(now):
-            shares = [share for share, _ in self._costs(prompts[:1])]
-        number = len(shares)
+        news = self._news(prompts)
+        number = fitting(room, lambda count: self._seconds(prompts, news, count, 1.0), most)
+        if room and not number and self._may_try(now):
+            number = 1
         self._not_asked += len(prompts) - number
         reason = "queue_full" if number == room < len(prompts) else "busy"
         if not number:
             return Admitted(0, reason)
         tokens = sum(_new_tokens(prompts[:number])) if yields else 0
-        return Admitted(number, reason, self._promise(due, shares[-1], end, yields, tokens))
+        return Admitted(number, reason, self._promise(due, self._seconds(prompts, news, number), end, yields, tokens))
 
-    def _open_end(self, prompts: Sequence[Prompt], now: float) -> Admitted:
+    def _open_end(self, prompts: Prompts, now: float) -> Admitted:
         """What the queue holds, or nothing. Half of the longest wait is left for those in a hurry who come later."""
         room = self._room(prompts)
-        seconds = [0.0, *(share for share, _ in self._costs(prompts[:room]))][-1]
+        seconds = self._seconds(prompts, self._news(prompts), room)
         due = now + self._settings.max_wait
         begin, _ = plan(self._promised, due, now, self._done(now))
         if not room or (self._promised and begin - now > self._settings.max_wait / 2.0):
@@ -186,12 +185,13 @@ class Admission:
         reason = "queue_full" if room < len(prompts) else ""
         return Admitted(room, reason, self._promise(due, seconds, due + seconds))
 
-    def _room(self, prompts: Sequence[Prompt], yields: bool = False) -> int:
+    def _room(self, prompts: Prompts, yields: bool = False) -> int:
         """How many of the first the LLM's queue holds, if it is empty but for what yields as they do."""
         most: float = self._settings.queue_tokens
         if yields:
             most = YIELDING * most - sum(promise.tokens for promise in self._promised)
-        return fitting(list(accumulate(_new_tokens(prompts))), most)
+        news = _new_tokens(prompts)
+        return fitting(len(news), lambda count: sum(news[:count]), most)
 
     def _may_try(self, now: float) -> bool:
         """An LLM that seems too slow may no longer be."""
@@ -211,26 +211,20 @@ class Admission:
         most = max(self._promised[0].seconds, self._cost.seconds(1, self._settings.batch))
         return min(now - self._moved, most)
 
-    def _costs(self, prompts: Sequence[Prompt]) -> Iterator[tuple[float, float]]:
-        """Seconds for the first 1, 2, … prompts: as a share of full decodes, and alone."""
-        tokens, packed = 0, Packed(self._settings.batch)
-        news = _new_tokens(prompts, lambda prefix: self._seen.find(prefix)[1])
-        for count, (prompt, new) in enumerate(zip(prompts, news, strict=True), 1):
-            tokens += new
-            packed.add(prompt.prefix, new)
-            decodes = max(packed.decodes(prompt.prefix, 0), count / self._settings.sequences)
-            yield self._cost.seconds(decodes, tokens), self._cost.seconds(max(1.0, decodes), tokens)
+    def _news(self, prompts: Prompts) -> list[int]:
+        """Tokens that each prompt adds to what is kept of users."""
+        return _new_tokens(prompts, lambda prefix: self._seen.find(prefix)[1])
+
+    def _seconds(self, prompts: Prompts, news: Sequence[int], count: int, least: float = 0.0) -> float:
+        """Seconds for the first `count` prompts, as a share of full decodes, and of at least so many."""
+        packed = decodes_in(prompts.prefix[:count], news[:count], self._settings.batch)
+        return self._cost.seconds(max(least, packed, count / self._settings.sequences), sum(news[:count]))
 
 
-def _new_tokens(prompts: Sequence[Prompt], kept: Callable[[TokenIds], int] = lambda prefix: 0) -> Iterator[int]:
+def _new_tokens(prompts: Prompts, kept: Callable[[TokenIds], int] = lambda prefix: 0) -> list[int]:
     """What each prompt adds: its suffix and, the first time, what of its prefix is not `kept`."""
-    seen: set[TokenIds] = set()
-    last: TokenIds | None = None
-    for prompt in prompts:
-        new, prefix = len(prompt.suffix), prompt.prefix
-        # A user's prompts hold one tuple, and to look a long one up takes longer than all the rest.
-        if prefix is not last and prefix not in seen:
-            seen.add(prefix)
-            new += len(prefix) - kept(prefix)
-        last = prefix
-        yield new
+    news = prompts.lengths
+    for name in set(prompts.prefix):
+        prefix = prompts.prefixes[name]
+        news[prompts.prefix.index(name)] += len(prefix) - kept(prefix)
+    return news

@@ -1,9 +1,32 @@
-"""What is asked and what is answered. Knows no llama_cpp, so that an install without [llm] can import it."""
+"""What is asked and what is answered: one of each, and the columns of many. Knows no llama_cpp.
+
+The columns are what travels from a request to the decode and back; a `Prompt` or an `Answer` is made of them for
+whoever wants to look at one.
+"""
 
 from __future__ import annotations
 
 import math
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+TokenIds = tuple[int, ...]
+ID_BYTES = 4
+# Why a prompt has no probability, by the code of its answer; 0: it has one.
+REASONS = ("", "too_long", "deadline", "busy", "queue_full", "llm_error", "no_text", "no_llm", "pending")
+_CODES = {reason: code for code, reason in enumerate(REASONS)}
+_ROW = np.dtype(
+    [("probability", "<f8"), ("mass", "<f8"), ("waited", "<f8"), ("evaluated", "<u4"), ("reused", "<u4"),
+     ("reason", "u1")]
+)  # fmt: skip
+# A row: probability, mass, waited, evaluated, reused, code of the reason.
+Row = tuple[float, float, float, int, int, int]
 
 
 class BrokenError(RuntimeError):
@@ -17,8 +40,8 @@ class Prompt:
     `whole`: the answers' share of the whole vocabulary is wanted, too.
     """
 
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
+    prefix: TokenIds
+    suffix: TokenIds
     whole: bool = False
 
 
@@ -26,9 +49,8 @@ class Prompt:
 class Answer:
     """P(Yes) of one prompt, or nan and the reason why there is none.
 
-    Reasons: "too_long", "deadline", "busy", "queue_full", "llm_error".
-
     Attributes:
+        reason: one of `REASONS`.
         evaluated, reused: tokens computed for this prompt, and those an earlier one had left or shared.
         waited: seconds from its arrival in the queue to the first decode that held it.
         mass: log of the two answers' share of the whole vocabulary's probability; nan unless it was asked for, and
@@ -41,3 +63,181 @@ class Answer:
     reused: int = field(default=0, compare=False)
     waited: float = field(default=0.0, compare=False)
     mass: float = field(default=math.nan, compare=False)
+
+
+def no_answer(reason: str) -> Row:
+    """The row of a prompt that has none."""
+    return math.nan, math.nan, 0.0, 0, 0, _CODES[reason]
+
+
+def pack_ids(ids: Sequence[int]) -> bytes:
+    """Token ids as big-endian int32: they sort as the ids do, and their hash is computed once.
+
+    Raises:
+        ValueError: an id that does not fit 32 bits.
+    """
+    try:
+        return struct.pack(f">{len(ids)}i", *ids)
+    except struct.error:
+        raise ValueError("a token id does not fit 32 bits") from None
+
+
+def unpack_ids(raw: bytes) -> TokenIds:
+    """The ids that `pack_ids` packed."""
+    return struct.unpack(f">{len(raw) // ID_BYTES}i", raw)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Prompts(Sequence[Prompt]):
+    """Prompts of one caller as columns.
+
+    Attributes:
+        prefixes: different ones, each asked by some prompt here or by one that was cut off.
+        prefix: the place of each prompt's prefix there.
+        suffixes: of each prompt, as `pack_ids` gives them.
+        whole: as in `Prompt`.
+    """
+
+    prefixes: Sequence[TokenIds]
+    prefix: Sequence[int]
+    suffixes: Sequence[bytes]
+    whole: Sequence[bool]
+
+    @classmethod
+    def of_user(cls, prefix: TokenIds, suffixes: Sequence[bytes]) -> Prompts:
+        """Prompts that share one prefix."""
+        return cls((prefix,), [0] * len(suffixes), suffixes, [False] * len(suffixes))
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt]) -> Prompts:
+        """Any prompts. A prefix that is the same object as the one before is not looked up again: that takes long."""
+        if isinstance(prompts, Prompts):
+            return prompts
+        known: dict[TokenIds, int] = {}
+        place, last, prefix = 0, None, []
+        for prompt in prompts:
+            if prompt.prefix is not last:
+                last = prompt.prefix
+                place = known.setdefault(tuple(last), len(known))
+            prefix.append(place)
+        suffixes = [pack_ids(prompt.suffix) for prompt in prompts]
+        return cls(tuple(known), prefix, suffixes, [prompt.whole for prompt in prompts])
+
+    @property
+    def tokens(self) -> int:
+        """What they cost at most: each prefix once, each suffix."""
+        return sum(len(self.prefixes[place]) for place in set(self.prefix)) + sum(self.lengths)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each suffix."""
+        return [len(suffix) // ID_BYTES for suffix in self.suffixes]
+
+    def __len__(self) -> int:
+        return len(self.suffixes)
+
+    @overload
+    def __getitem__(self, place: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, place: slice) -> Prompts: ...
+    def __getitem__(self, place: int | slice) -> Prompt | Prompts:
+        if isinstance(place, slice):
+            return Prompts(self.prefixes, self.prefix[place], self.suffixes[place], self.whole[place])
+        return Prompt(self.prefixes[self.prefix[place]], unpack_ids(self.suffixes[place]), self.whole[place])
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Prompts) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Prompts.of({list(self)})"
+
+
+class Answers(Sequence[Answer]):
+    """Answers as columns, one row a prompt.
+
+    Attributes:
+        rows: a structured array [n] with the fields of `Answer`; its `reason` is a place in `REASONS`. What a frame
+            between processes holds as it is.
+    """
+
+    __slots__ = ("rows",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, rows: npt.NDArray[np.void]) -> None:
+        self.rows = rows
+
+    @classmethod
+    def none(cls, number: int, reason: str) -> Answers:
+        """The same reason for all."""
+        rows = np.empty(number, _ROW)
+        rows[:] = no_answer(reason)
+        return cls(rows)
+
+    @classmethod
+    def of(cls, answers: Iterable[Answer]) -> Answers:
+        return cls.of_rows(
+            [(a.probability, a.mass, a.waited, a.evaluated, a.reused, _CODES[a.reason]) for a in answers]
+        )
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Row]) -> Answers:
+        # Twice as quick as numpy's own reading of tuples.
+        raw = struct.pack("<" + len(rows) * "dddIIB", *chain.from_iterable(rows))
+        return cls(np.frombuffer(bytearray(raw), _ROW))
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Answers:
+        """The inverse of `rows.tobytes()`. Raises ValueError for bytes that are none, or a reason that is not known."""
+        rows = np.frombuffer(raw, _ROW)
+        if len(rows) and rows["reason"].max() >= len(REASONS):
+            raise ValueError("an unknown reason")
+        return cls(rows)
+
+    @property
+    def probability(self) -> npt.NDArray[np.float64]:
+        """float64 [n], nan where there is none."""
+        found: npt.NDArray[np.float64] = self.rows["probability"]
+        return found
+
+    @property
+    def answered(self) -> npt.NDArray[np.bool_]:
+        """bool [n]: those that have a probability."""
+        found: npt.NDArray[np.bool_] = self.rows["reason"] == 0
+        return found
+
+    @property
+    def reasons(self) -> list[str]:
+        """Of each, empty where there is a probability."""
+        return [REASONS[code] for code in self.rows["reason"].tolist()]
+
+    def has(self, reason: str) -> bool:
+        """Whether some have this reason."""
+        return bool((self.rows["reason"] == _CODES[reason]).any())
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Answer: ...
+    @overload
+    def __getitem__(self, place: slice) -> Answers: ...
+    def __getitem__(self, place: int | slice) -> Answer | Answers:
+        if isinstance(place, slice):
+            return Answers(self.rows[place])
+        return _answer(self.rows[place].item())
+
+    def __iter__(self) -> Iterator[Answer]:
+        return map(_answer, self.rows.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"Answers.of({list(self)})"
+
+
+def _answer(row: Row) -> Answer:
+    probability, mass, waited, evaluated, reused, code = row
+    return Answer(probability, REASONS[code], evaluated, reused, waited, mass)

@@ -6,10 +6,9 @@ import heapq
 import itertools
 import math
 import threading
-from collections.abc import Sequence
 from concurrent.futures import Future
 
-from corella_edge_runtime.llm.answer import Answer
+from corella_edge_runtime.llm.answer import Answers
 
 # The other side answers just before the deadline; its answers need a moment to arrive.
 GRACE = 0.003
@@ -20,12 +19,12 @@ class Asked:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[int, tuple[int, Future[list[Answer]]]] = {}
+        self._waiting: dict[int, tuple[int, Future[Answers]]] = {}
         self._due: list[tuple[float, int]] = []
         self._numbers = itertools.count()
 
-    def add(self, prompts: int, deadline: float | None) -> tuple[int, Future[list[Answer]]]:
-        future: Future[list[Answer]] = Future()
+    def add(self, prompts: int, deadline: float | None) -> tuple[int, Future[Answers]]:
+        future: Future[Answers] = Future()
         with self._lock:
             id = next(self._numbers)
             self._waiting[id] = (prompts, future)
@@ -38,22 +37,21 @@ class Asked:
         with self._lock:
             return self._waiting.pop(id, None) is not None
 
-    def answer(self, id: int, answers: Sequence[Answer]) -> None:
+    def answer(self, id: int, answers: Answers) -> None:
         """One answer a prompt; any other number is an error of the other side. Nothing for one that has ended."""
         with self._lock:
             entry = self._waiting.pop(id, None)
         if entry is None:
             return
         prompts, future = entry
-        fits = len(answers) == prompts
-        _end(future, list(answers) if fits else [Answer(math.nan, "llm_error")] * prompts)
+        _end(future, answers if len(answers) == prompts else Answers.none(prompts, "llm_error"))
 
     def fail(self, id: int, reason: str) -> None:
         """The same reason for all prompts of one question."""
         with self._lock:
             entry = self._waiting.pop(id, None)
         if entry is not None:
-            _end(entry[1], [Answer(math.nan, reason)] * entry[0])
+            _end(entry[1], Answers.none(entry[0], reason))
 
     def refuse(self, id: int, error: BaseException) -> None:
         """An exception in place of answers."""
@@ -84,6 +82,6 @@ class Asked:
         return len(self._waiting)
 
 
-def _end(future: Future[list[Answer]], answers: list[Answer]) -> None:
+def _end(future: Future[Answers], answers: Answers) -> None:
     if future.set_running_or_notify_cancel():
         future.set_result(answers)

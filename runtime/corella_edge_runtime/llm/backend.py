@@ -1,9 +1,8 @@
-"""Who computes the answers: the contract `submit(prompts, deadline) → scores`, and the thread that fulfils it."""
+"""Who computes the answers: the contract `submit(prompts, deadline) → answers`, and the thread that fulfils it."""
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
@@ -11,14 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from corella_edge.errors import InputError
 from corella_edge_runtime.llm.alarm import Alarm
-from corella_edge_runtime.llm.answer import Answer, BrokenError, Prompt
+from corella_edge_runtime.llm.answer import Answers, BrokenError, Prompt
 from corella_edge_runtime.llm.cost import Cost, Meter
-from corella_edge_runtime.llm.packing import HORIZON, Ask
+from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.own_thread import claim
 from corella_edge_runtime.llm.settings import LlmSettings
 
 if TYPE_CHECKING:
@@ -29,9 +28,12 @@ _LOG = logging.getLogger("corella_edge.llm")
 
 
 class LlmBackend(Protocol):
-    """Any thread may submit; the future's result has one answer a prompt, in order."""
+    """Any thread may submit; the future's result has one answer a prompt, in order.
 
-    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+    Prompts that are `Prompts` are taken as they are, others are made into columns first.
+    """
+
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
         """`deadline` is a time of `time.monotonic()`; prompts not answered by then get the reason "deadline".
 
         Where too much waits already, or this alone is too much, all get the reason "queue_full" at once. Cancelling
@@ -49,36 +51,6 @@ class LlmBackend(Protocol):
 
     def close(self) -> None:
         """Finish the work in hand, refuse the rest, free the model."""
-
-
-class Job:
-    """The prompts of one caller."""
-
-    def __init__(self, prompts: Sequence[Prompt], deadline: float | None, max_wait: float) -> None:
-        self.result: Future[list[Answer]] = Future()
-        self.asks = [Ask(prompt, deadline, self.result) for prompt in prompts]
-        self.deadline = deadline
-        self.due = min(time.monotonic() + max_wait, math.inf if deadline is None else deadline)
-        self.tokens = tokens_of(prompts)
-
-    def expired(self) -> bool:
-        return self.result.cancelled() or (self.deadline is not None and time.monotonic() >= self.deadline)
-
-    def finish(self, reason: str = "") -> None:
-        """Tell the caller; prompts without an answer get `reason`."""
-        if self.result.set_running_or_notify_cancel():
-            self.result.set_result([ask.answer or Answer(math.nan, reason) for ask in self.asks])
-
-    def fail(self, error: BaseException) -> None:
-        if self.result.set_running_or_notify_cancel():
-            self.result.set_exception(error)
-
-
-def tokens_of(prompts: Sequence[Prompt]) -> int:
-    """What prompts cost at most: each prefix once, each suffix."""
-    # A user's prompts hold one tuple, and to look a long one up once a prompt takes longer than all the rest.
-    prefixes = {id(prompt.prefix): prompt.prefix for prompt in prompts}.values()
-    return sum(map(len, set(prefixes))) + sum(len(prompt.suffix) for prompt in prompts)
 
 
 def bind(cores: Sequence[int]) -> None:
@@ -121,7 +93,7 @@ class ThreadBackend:
         self._cost, self._meter = Cost(), Meter()
         self._busy = 0.0
         self._stale = self._closed = False
-        self._at_work: Sequence[Ask] = ()
+        self._at_work: Sequence[Job] = ()
         self._alarm = Alarm(self._overdue)
         self._note()
         bound: Future[None] = Future()
@@ -134,8 +106,9 @@ class ThreadBackend:
             self._scorer.close()
             raise
 
-    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
         job = Job(prompts, deadline, self._settings.max_wait)
+        self._scorer.refuse(job)
         with self._ready:
             if self._closed:
                 raise RuntimeError("the LLM backend is closed")
@@ -147,7 +120,8 @@ class ThreadBackend:
                 self._tokens += job.tokens
                 self._ready.notify()
         if full:
-            job.finish("queue_full")
+            job.refuse(range(len(job.prompts)), "queue_full")
+            job.finish()
         else:
             job.result.add_done_callback(self._cancelled)
             if deadline is not None:
@@ -176,6 +150,7 @@ class ThreadBackend:
         self._scorer.close()
 
     def _work(self, bound: Future[None]) -> None:
+        claim()
         try:
             bind(self._settings.cores)
         except InputError as error:
@@ -209,11 +184,8 @@ class ThreadBackend:
 
     def _step(self, jobs: list[Job]) -> None:
         """One decode for the first of `jobs`; given up when all whom it works for have gone."""
-        asks = (ask for job in jobs if not job.expired() for ask in job.asks)
-        waiting = (ask for ask in asks if ask.answer is None and not self._scorer.refuses(ask))
-        # As many as one looks at: more would be gone through at every decode.
-        if first := list(islice(waiting, HORIZON * self._settings.sequences + 1)):
-            self._scorer.step(first, self._cost, self._watch)
+        if any(job.open for job in jobs):
+            self._scorer.step((job for job in jobs if job.open and not job.expired()), self._cost, self._watch)
 
     def _note(self, seconds: float = 0.0) -> None:
         """Take down the counters after so much work, and learn from them what it costs."""
@@ -227,10 +199,10 @@ class ThreadBackend:
         self._noted = counted | {"tokens_per_second": rate}
 
     @contextmanager
-    def _watch(self, asks: Sequence[Ask]) -> Iterator[None]:
-        """Around a decode: it is given up when the last of `asks` is cancelled or late."""
+    def _watch(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """Around a decode: it is given up when the last of `jobs` is cancelled or late."""
         with self._ready:
-            self._at_work = asks
+            self._at_work = jobs
             self._scorer.go_on()
             self._look()
         try:
@@ -238,14 +210,14 @@ class ThreadBackend:
         finally:
             self._at_work = ()
 
-    def _cancelled(self, result: Future[list[Answer]]) -> None:
+    def _cancelled(self, result: Future[Answers]) -> None:
         if result.cancelled():
             with self._ready:
                 self._look()
 
     def _look(self) -> None:
         """Does anybody still wait for the decode at work?"""
-        if self._at_work and all(ask.expired() for ask in self._at_work):
+        if self._at_work and all(job.expired() for job in self._at_work):
             self._scorer.give_up()
 
     def _overdue(self) -> float | None:
@@ -255,15 +227,15 @@ class ThreadBackend:
             ended = self._take([job for job in self._jobs if job.expired()])
             following = min((job.deadline for job in self._jobs if job.deadline is not None), default=None)
         for job in ended:
-            job.finish("deadline")
+            job.finish()
         return following
 
     def _settle(self) -> None:
         """Tell the callers of jobs that are finished or expired, and forget the jobs."""
         with self._ready:
-            ended = self._take([job for job in self._jobs if job.expired() or all(ask.answer for ask in job.asks)])
+            ended = self._take([job for job in self._jobs if job.expired() or not job.open])
         for job in ended:
-            job.finish("deadline")
+            job.finish()
 
     def _fail(self, jobs: Sequence[Job], error: BaseException) -> None:
         with self._ready:
@@ -276,12 +248,12 @@ class ThreadBackend:
         for job in jobs:
             self._jobs.remove(job)
             self._tokens -= job.tokens
-            self._expired += any(ask.answer is None for ask in job.asks)
+            self._expired += bool(job.open)
         return jobs
 
 
 def _to_blame(jobs: Sequence[Job]) -> list[Job]:
     """Whom an unforeseen error is told: the job it struck when it was alone; before that, all are tried again alone."""
-    struck = [job for job in jobs if any(ask.alone and ask.answer for ask in job.asks)]
-    again = any(ask.alone for job in jobs for ask in job.asks)
+    struck = [job for job in jobs if job.alone.difference(job.open)]
+    again = any(job.alone for job in jobs)
     return struck if struck or again else list(jobs)

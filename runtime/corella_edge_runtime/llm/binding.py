@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge.errors import BundleError, ExportError, InputError, MissingExtraError
+from corella_edge.errors import BundleError, ComputeError, ExportError, InputError, MissingExtraError
+from corella_edge_runtime.llm import trust, workers
 from corella_edge_runtime.llm.build import load_kernels
+from corella_edge_runtime.llm.own_thread import OwnThread, claimed
 from corella_edge_runtime.llm.tree import Rows
 
 # llama.cpp's idle OpenMP threads would wait awake for 8 ms after every decode; this is a third of one.
@@ -54,12 +56,21 @@ C.llama_backend_init()
 
 
 class Model:
-    """A GGUF file, mapped; shared by contexts and safe to tokenise with from several threads."""
+    """A GGUF file, mapped; shared by contexts and safe to tokenise with from several threads.
 
-    def __init__(self, path: Path, vocabulary_only: bool = False) -> None:
+    Args:
+        extra: whether its matrices may go to llama.cpp's extra buffer types (AMX, repacked weights); None = by the
+            self-test on its types (`trust`), which may have to run first.
+
+    Raises:
+        BundleError: it can not be loaded. ComputeError: llama.cpp does not compute with its types.
+    """
+
+    def __init__(self, path: Path, vocabulary_only: bool = False, extra: bool | None = None) -> None:
         params = C.llama_model_default_params()
         params.n_gpu_layers = 0
         params.vocab_only = vocabulary_only
+        params.use_extra_bufts = _extra(path) if extra is None and not vocabulary_only else bool(extra)
         _errors.clear()
         self.handle = C.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
@@ -112,6 +123,13 @@ class Model:
         self.handle = None
 
 
+def _extra(path: Path) -> bool:
+    verdict = trust.judge_file(path)
+    if verdict.kernels == trust.NONE:
+        raise ComputeError(f"{path.name}: {verdict.sentence}")
+    return verdict.kernels == trust.OK
+
+
 class DecodeError(RuntimeError):
     """`llama_decode` refused or failed."""
 
@@ -129,7 +147,7 @@ def _fresh(size: int) -> npt.NDArray[np.uint8]:
 
 
 class Context:
-    """KV cells and compute buffers of a model. One thread at a time.
+    """KV cells and compute buffers of a model. One thread at a time; it decodes in a thread of llama.cpp's own.
 
     Args:
         cells: KV cells, shared by all sequences (unified cache: a common prefix is held once).
@@ -159,10 +177,23 @@ class Context:
         self._memory = C.llama_get_memory(self.handle)
         # A row's sequences are neighbours: its list of ids is a stretch of one table.
         self._ids = np.arange(sequences, dtype=np.int32)
+        # The columns of a decode, and llama.cpp's view of them, made once: pointers cost more than the copies.
+        self._columns = [np.empty(batch, kind) for kind in (np.int32, np.int32, np.int32, np.int8)]
+        self._lists = np.empty(batch, np.uintp)
+        tokens, positions, counts, wanted = self._columns
+        self._batch = C.llama_batch(
+            n_tokens=0, token=_pointer(tokens, C.llama_token), embd=None, pos=_pointer(positions, C.llama_pos),
+            n_seq_id=_pointer(counts, ctypes.c_int32), seq_id=_pointer(self._lists, ctypes.POINTER(C.llama_seq_id)),
+            logits=_pointer(wanted, ctypes.c_int8),
+        )  # fmt: skip
         # llama.cpp asks at every node of the graph whether to go on. A Python callback would want the interpreter's
         # lock each time; strlen of this buffer is 0, and no longer once `give_up` has written to it.
         self._given_up = ctypes.create_string_buffer(2)
+        self._output: dict[int, int] = {}  # rows of the last decode that have logits → their place among these
         C.llama_set_abort_callback(self.handle, _STRLEN, ctypes.addressof(self._given_up))
+        self._threads = threads
+        self._end_workers: Callable[[], None] | None = None
+        self._own: OwnThread | None = None
 
     def give_up(self) -> None:
         """From any thread: the decode at work, if there is one, ends as soon as it can."""
@@ -175,28 +206,42 @@ class Context:
         _giving_up.discard(id(self))
 
     def decode(self, rows: Rows) -> None:
-        """Evaluate at most `batch_size` tokens.
+        """Evaluate at most `batch_size` tokens; in a thread of its own unless this one is llama.cpp's already.
 
         Raises:
             AbortedError: it was given up. DecodeError: llama.cpp failed. In both cases the rows' sequences
                 are in no defined state and must be cut.
         """
-        lists = self._ids.ctypes.data + rows.first.astype(np.uintp) * self._ids.itemsize
-        batch = C.llama_batch(
-            n_tokens=len(rows), token=_pointer(rows.tokens, C.llama_token), embd=None,
-            pos=_pointer(rows.positions, C.llama_pos), n_seq_id=_pointer(rows.count, ctypes.c_int32),
-            seq_id=_pointer(lists, ctypes.POINTER(C.llama_seq_id)), logits=_pointer(rows.wanted, ctypes.c_int8),
-        )  # fmt: skip
-        status = C.llama_decode(self.handle, batch)
+        n = len(rows)
+        if n > self.batch_size:
+            raise DecodeError(f"{n} tokens are more than a decode of {self.batch_size}")
+        given: tuple[npt.NDArray[Any], ...] = (rows.tokens, rows.positions, rows.count, rows.wanted)
+        for column, values in zip(self._columns, given, strict=True):
+            column[:n] = values
+        np.multiply(rows.first, self._ids.itemsize, out=self._lists[:n], casting="unsafe")
+        self._lists[:n] += np.uintp(self._ids.ctypes.data)
+        self._batch.n_tokens = n
+        if claimed():
+            status = self._compute()
+        else:
+            self._own = self._own or OwnThread()
+            status = self._own.run(self._compute)
         if status == ABORTED:
             raise AbortedError("llama_decode was given up")
         if status != 0:
             raise DecodeError(f"llama_decode returned {status}")
+        self._output = {row: place for place, row in enumerate(np.flatnonzero(rows.wanted).tolist())}
 
-    def logits(self, row: int, tokens: Sequence[int]) -> list[float]:
-        """Logits of some tokens after row `row` of the last decode."""
-        found = C.llama_get_logits_ith(self.handle, row)
-        return [float(found[token]) for token in tokens]
+    def _compute(self) -> int:
+        if self._end_workers is None:
+            self._end_workers = workers.attach(self.handle, self._threads)
+        return int(C.llama_decode(self.handle, self._batch))
+
+    def logits(self, rows: Sequence[int], tokens: Sequence[int]) -> list[list[float]]:
+        """Of some rows of the last decode that were wanted, the logits of some tokens."""
+        # One pointer for all of them: llama.cpp holds the wanted rows' logits in a block, in the order of the rows.
+        block, width = C.llama_get_logits(self.handle), self.model.vocab_size
+        return [[block[width * self._output[row] + token] for token in tokens] for row in rows]
 
     def log_mass(self, row: int, tokens: Sequence[int]) -> float:
         """Log of the share of some tokens in the whole vocabulary's probability, after row `row`."""
@@ -213,6 +258,10 @@ class Context:
     def cut(self, sequence: int, start: int) -> None:
         """Forget a sequence from position `start` on."""
         C.llama_memory_seq_rm(self._memory, sequence, start, -1)
+
+    def cut_all(self, start: int) -> None:
+        """Forget all sequences from position `start` on."""
+        C.llama_memory_seq_rm(self._memory, -1, start, -1)
 
     def keep(self, sequence: int) -> None:
         """Forget all other sequences."""
@@ -243,9 +292,14 @@ class Context:
 
     def close(self) -> None:
         self.go_on()
+        if self._own:
+            self._own.close()
         if self.handle:
             C.llama_free(self.handle)
             self.handle = None
+        if self._end_workers:
+            self._end_workers()
+            self._end_workers = None
 
 
 def _pointer(values: npt.NDArray[Any], kind: Any) -> Any:

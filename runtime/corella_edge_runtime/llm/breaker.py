@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answers, Prompt, Prompts
 from corella_edge_runtime.llm.asked import Asked
 from corella_edge_runtime.llm.backend import LlmBackend
 
@@ -107,12 +107,11 @@ def patience(stats: Mapping[str, float], batch: int, limits: Limits) -> float:
     return max(limits.silence, _FAR * batch / rate) if rate else max(limits.silence, limits.start)
 
 
-def outcome(answers: Sequence[Answer]) -> bool | None:
+def outcome(answers: Answers) -> bool | None:
     """Did a question succeed (True) or fail? None: neither, such as one that was too late."""
-    reasons = {answer.reason for answer in answers}
-    if "" in reasons:
+    if answers.has(""):
         return True
-    return False if "llm_error" in reasons else None
+    return False if answers.has("llm_error") else None
 
 
 class GuardedBackend:
@@ -121,7 +120,8 @@ class GuardedBackend:
     def __init__(self, inner: LlmBackend, tokens: Tokens, batch: int, limits: Limits | None = None) -> None:
         self.inner = inner
         self._limits, self._batch = limits or Limits(), batch
-        self._probe = Prompt((), (tokens.yes,) if tokens.bos is None else (tokens.bos, tokens.yes))
+        simplest = (tokens.yes,) if tokens.bos is None else (tokens.bos, tokens.yes)
+        self._probe = Prompts.of([Prompt((), simplest)])
         self._breaker = Breaker(self._limits)
         self._asked = Asked()
         self._changed = threading.Condition()
@@ -130,7 +130,7 @@ class GuardedBackend:
         self._watch = threading.Thread(target=self._live, name="corella-llm-guard", daemon=True)
         self._watch.start()
 
-    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
         with self._changed:
             if self._closing:
                 raise RuntimeError("the LLM backend is closed")
@@ -159,9 +159,7 @@ class GuardedBackend:
         self._watch.join()
         self.inner.close()
 
-    def _pass_on(
-        self, id: int, future: Future[list[Answer]], prompts: Sequence[Prompt], deadline: float | None
-    ) -> None:
+    def _pass_on(self, id: int, future: Future[Answers], prompts: Sequence[Prompt], deadline: float | None) -> None:
         try:
             asked = self.inner.submit(prompts, deadline)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is counted and told
@@ -172,12 +170,12 @@ class GuardedBackend:
         # Whoever ends it first: what has not been computed yet never is.
         future.add_done_callback(lambda ended: self._gone(id, ended, asked))
 
-    def _gone(self, id: int, future: Future[list[Answer]], asked: Future[list[Answer]]) -> None:
+    def _gone(self, id: int, future: Future[Answers], asked: Future[Answers]) -> None:
         asked.cancel()
         if future.cancelled() and self._asked.drop(id):
             future.set_running_or_notify_cancel()  # whoever waits for it is told
 
-    def _ended(self, id: int, asked: Future[list[Answer]]) -> None:
+    def _ended(self, id: int, asked: Future[Answers]) -> None:
         if asked.cancelled():
             return
         error = asked.exception()
@@ -235,11 +233,11 @@ class GuardedBackend:
 
     def _send_probe(self, now: float) -> None:
         try:
-            self.inner.submit([self._probe], now + self._limits.probe).add_done_callback(self._probed)
+            self.inner.submit(self._probe, now + self._limits.probe).add_done_callback(self._probed)
         except Exception:  # noqa: BLE001 - a probe that can not be sent has failed
             self._breaker_probed(False)
 
-    def _probed(self, asked: Future[list[Answer]]) -> None:
+    def _probed(self, asked: Future[Answers]) -> None:
         answered = not asked.cancelled() and asked.exception() is None and outcome(asked.result()) is True
         self._breaker_probed(answered)
 

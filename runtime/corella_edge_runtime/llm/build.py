@@ -1,12 +1,14 @@
-"""What the installed llama.cpp was built for."""
+"""What the installed llama.cpp was built for, and which of its libraries is in use."""
 
 from __future__ import annotations
 
 import ctypes
 import json
 import os
+import re
 import sys
 from functools import cache
+from pathlib import Path
 
 from corella_edge.errors import MissingExtraError
 
@@ -14,6 +16,9 @@ try:
     from llama_cpp import llama_cpp as C
 except ImportError as error:
     raise MissingExtraError("asking the LLM", "llm") from error
+
+_KERNELS = re.compile(r"/libggml-cpu(?:-([\w.]+))?\.so$")
+_COMPILER = re.compile(rb"GCC: \([^\0\n]*|[^\0\n]*clang version [^\0\n(]*")
 
 
 @cache
@@ -36,5 +41,38 @@ def features() -> list[str]:
     return [name.strip() for name, _, value in pairs if value.strip() not in ("", "0")]
 
 
+def kernels(maps: Path = Path("/proc/self/maps")) -> Path | None:
+    """The library whose kernels compute; None if the system does not tell."""
+    load_kernels()
+    try:
+        lines = maps.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    paths = (line.split(maxsplit=5)[-1] for line in lines)
+    return next((Path(path) for path in paths if _KERNELS.search(path)), None)
+
+
+def variant(library: Path | None) -> str:
+    """The kind of CPU that a library of kernels is for ("haswell"); "single" where one serves all."""
+    match = _KERNELS.search(str(library))
+    return (match and match.group(1)) or "single"
+
+
+def compiler(library: Path | None) -> str:
+    """The compiler, as its file names it; empty if it does not."""
+    try:
+        raw = library.read_bytes() if library else b""
+    except OSError:
+        return ""
+    found = dict.fromkeys(match.group().decode("ascii", "replace").strip() for match in _COMPILER.finditer(raw))
+    return ", ".join(found)
+
+
+def facts() -> dict[str, object]:
+    """For people: variant, compiler, instruction sets."""
+    library = kernels()
+    return {"variant": variant(library), "compiler": compiler(library), "features": features()}
+
+
 if __name__ == "__main__":
-    json.dump(features(), sys.stdout)
+    json.dump(facts(), sys.stdout)

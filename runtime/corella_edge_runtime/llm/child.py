@@ -18,9 +18,10 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from corella_edge.errors import CorellaError
+from corella_edge.errors import ComputeError, CorellaError
+from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm import opening, wire
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answers, Prompt, Prompts
 from corella_edge_runtime.llm.backend import LlmBackend, bind
 from corella_edge_runtime.llm.link import Link
 from corella_edge_runtime.llm.setup import ChildSetup
@@ -36,7 +37,7 @@ class Service:
 
     def __init__(self, link: Link, backend: LlmBackend) -> None:
         self._link, self._backend = link, backend
-        self._asked: dict[int, Future[list[Answer]]] = {}
+        self._asked: dict[int, Future[Answers]] = {}
         self._done: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def serve(self) -> bool:
@@ -82,7 +83,7 @@ class Service:
                 self._backend.forget()
         return isinstance(message, wire.Bye)
 
-    def _ask(self, id: int, deadline: float | None, prompts: Sequence[Prompt]) -> None:
+    def _ask(self, id: int, deadline: float | None, prompts: Prompts) -> None:
         self._asked[id] = self._backend.submit(prompts, deadline)
         self._asked[id].add_done_callback(lambda _: self._ended(id))
 
@@ -98,25 +99,27 @@ class Service:
             if not job.cancelled():
                 self._link.send(self._outcome(id, job))
 
-    def _outcome(self, id: int, job: Future[list[Answer]]) -> wire.Message:
+    def _outcome(self, id: int, job: Future[Answers]) -> wire.Message:
         error = job.exception()
         if error is None:
-            return wire.Answers(id, job.result(), self._backend.stats())
+            return wire.Answered(id, job.result(), self._backend.stats())
         # The kind alone: a message may quote what a user wrote.
         return wire.Failed(id, type(error).__name__)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Load the model, serve, end.
+    """Load the model, compute an answer, serve, end.
 
-    The status: 0, or 3 for a model that can not be loaded, 4 for a damaged frame, 5 for a context that stays broken.
+    The status: 0, or 3 for a model that can not be loaded or gives no answer, 4 for a damaged frame, 5 for a context
+    that stays broken.
     """
     _behave()
     link = Link(socket.socket(fileno=int(arguments[0])))
     try:
         setup = ChildSetup.from_json(arguments[1])
         bind(setup.settings.cores)
-        backend = opening.thread_side(setup.model, setup.tokens, setup.settings, _give_way)[0]
+        backend = opening.thread_side(setup.model, setup.tokens, setup.settings, _give_way, setup.extra)[0]
+        _prove(backend, setup.tokens)
     except (CorellaError, OSError) as error:
         link.send(wire.Fatal(type(error).__name__, str(error)))
         return 3
@@ -128,6 +131,13 @@ def main(arguments: Sequence[str]) -> int:
         _LOG.error("%s", error)
         return 4
     return 0
+
+
+def _prove(backend: LlmBackend, tokens: Tokens) -> None:
+    """Raises ComputeError if the simplest prompt gets no number: a model that is loaded is none yet that answers."""
+    (answer,) = backend.submit([Prompt((), (tokens.yes, tokens.no))]).result()
+    if answer.reason:
+        raise ComputeError(f"the LLM gives no answer to its first prompt ({answer.reason})")
 
 
 def _behave() -> None:

@@ -42,15 +42,23 @@ _KNOWN = {
 _PARTS = "attn_norm|attn_q|attn_k|attn_v|attn_output|ffn_norm|ffn_gate|ffn_up|ffn_down"
 _TENSOR = re.compile(rf"(token_embd|output_norm|output|blk\.\d{{1,3}}\.({_PARTS}))\.weight".encode())
 _F32_TENSOR = 0
-# Types that llama.cpp can multiply with: f32, f16, bf16, and the quantised ones that files are made of.
-_WEIGHTS = {0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 18, 19, 20, 21, 22, 23, 29, 30, 34, 35, 39}
+# Types that llama.cpp can multiply with, by their numbers: floats, and the quantised ones that files are made of.
+TYPES = {
+    _F32_TENSOR: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K", 11: "Q3_K",
+    12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL",
+    21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+}  # fmt: skip
 
 
-def check_gguf(path: Path) -> None:
-    """Raises BundleError, naming what is wrong, unless `path` is a Llama as `export` writes it."""
+def check_gguf(path: Path) -> frozenset[str]:
+    """The types of a file's matrices, names of `TYPES`.
+
+    Raises:
+        BundleError: it is no Llama as `export` writes it; names what is wrong.
+    """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-            _check(_Head(raw))
+            return _check(_Head(raw))
     except OSError as error:
         raise BundleError(f"{path.name}: can not be read ({error.strerror})") from None
     except (struct.error, ValueError) as error:
@@ -111,7 +119,7 @@ class _Head:
         return self.take(_FORMS[kind])
 
 
-def _check(head: _Head) -> None:
+def _check(head: _Head) -> frozenset[str]:
     if head.raw[:4] != b"GGUF":
         raise ValueError("not GGUF")
     head.skip(4)
@@ -123,8 +131,8 @@ def _check(head: _Head) -> None:
         raise ValueError(f"its architecture is {_shown(found.get('general.architecture'))}")
     _check_numbers(found)
     _check_vocabulary(found)
-    for _ in range(tensors):
-        _check_tensor(head)
+    kinds = [_check_tensor(head) for _ in range(tensors)]
+    return frozenset(kind for kind in kinds if kind)
 
 
 def _known(head: _Head, count: int) -> Iterator[tuple[str, Any]]:
@@ -171,15 +179,17 @@ def _check_vocabulary(found: Mapping[str, Any]) -> None:
         raise ValueError("it lacks a token for each byte")
 
 
-def _check_tensor(head: _Head) -> None:
+def _check_tensor(head: _Head) -> str:
+    """The type of a matrix; empty for a vector."""
     name, dimensions = head.text(), head.take("I")
     if not _TENSOR.fullmatch(name) or dimensions not in (1, 2):
         raise ValueError(f"the tensor {_shown(name)} is none of a Llama's")
     head.skip(8 * dimensions)
     kind = head.take("I")
-    if kind not in _WEIGHTS or (dimensions == 1 and kind != _F32_TENSOR):
+    if kind not in TYPES or (dimensions == 1 and kind != _F32_TENSOR):
         raise ValueError(f"the tensor {_shown(name)} is of the type {kind}")
     head.skip(8)
+    return TYPES[kind] if dimensions == 2 else ""
 
 
 def _shown(value: Any) -> str:

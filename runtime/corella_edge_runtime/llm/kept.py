@@ -12,7 +12,8 @@ from collections import OrderedDict
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge_runtime.llm.tree import TokenIds, common_length
+from corella_edge_runtime.llm.answer import TokenIds
+from corella_edge_runtime.llm.tree import common_length
 
 State = npt.NDArray[np.uint8]
 

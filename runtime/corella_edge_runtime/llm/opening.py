@@ -27,7 +27,7 @@ KINDS = "thread, process, llama-server+http://HOST:PORT, sglang+http://HOST:PORT
 
 def open_backend(
     kind: str, model_file: Path, tokens: Tokens, settings: LlmSettings, warn: Callable[[str], None] | None = None,
-    required: bool = False,
+    required: bool = False, extra: bool | None = None,
 ) -> tuple[GuardedBackend, Model]:  # fmt: skip
     """A backend ready for work, behind its breaker, and the model to tokenise with.
 
@@ -39,25 +39,26 @@ def open_backend(
         model_file: the GGUF; a server must have been given the same weights.
         warn: told why a process did not start, which is then tried again in the background; None: an error.
         required: a server must answer now; otherwise it is first spoken to by the first question.
+        extra: see `binding.Model`.
 
     Raises:
         InputError: an unknown kind or a bad address; a server that is required and does not answer, or that is to be
-            deterministic. BundleError: the GGUF can not be loaded.
+            deterministic. BundleError: the GGUF can not be loaded. ComputeError: llama.cpp does not compute with it.
         MissingExtraError: llama.cpp, or httpx for a server, is not installed.
     """
     check_kind(kind, settings.deterministic)
-    backend, model = _open(kind, model_file, tokens, settings, warn, required)
+    backend, model = _open(kind, model_file, tokens, settings, warn, required, extra)
     return GuardedBackend(backend, tokens, settings.batch, FAR_AWAY if "://" in kind else Limits()), model
 
 
 def _open(
     kind: str, model_file: Path, tokens: Tokens, settings: LlmSettings, warn: Callable[[str], None] | None,
-    required: bool,
+    required: bool, extra: bool | None,
 ) -> tuple[LlmBackend, Model]:  # fmt: skip
     if kind == "thread":
-        return thread_side(model_file, tokens, settings)
+        return thread_side(model_file, tokens, settings, extra=extra)
     if kind == "process":
-        return _process(model_file, tokens, settings, warn)
+        return _process(model_file, tokens, settings, warn, extra)
     return _remote(kind, model_file, tokens, settings, required)
 
 
@@ -79,20 +80,21 @@ def check_kind(kind: str, deterministic: bool = False) -> None:
 
 
 def thread_side(
-    model_file: Path, tokens: Tokens, settings: LlmSettings, on_broken: Callable[[], None] = lambda: None
-) -> tuple[ThreadBackend, Model]:
-    """llama.cpp in a thread of this process; see `ThreadBackend`."""
+    model_file: Path, tokens: Tokens, settings: LlmSettings, on_broken: Callable[[], None] = lambda: None,
+    extra: bool | None = None,
+) -> tuple[ThreadBackend, Model]:  # fmt: skip
+    """llama.cpp in a thread of this process; see `ThreadBackend`, and `binding.Model` for `extra`."""
     binding = importlib.import_module("corella_edge_runtime.llm.binding")
     scorer = importlib.import_module("corella_edge_runtime.llm.scorer")
-    model: Model = binding.Model(model_file)
+    model: Model = binding.Model(model_file, extra=extra)
     return ThreadBackend(lambda: scorer.YesNoScorer(model, tokens, settings), settings, on_broken), model
 
 
 def _process(
-    model_file: Path, tokens: Tokens, settings: LlmSettings, warn: Callable[[str], None] | None
+    model_file: Path, tokens: Tokens, settings: LlmSettings, warn: Callable[[str], None] | None, extra: bool | None
 ) -> tuple[LlmBackend, Model]:
     process = importlib.import_module("corella_edge_runtime.llm.process")
-    backend = process.ProcessBackend(model_file, tokens, settings)
+    backend = process.ProcessBackend(model_file, tokens, settings, extra=extra)
     try:
         # The child loads meanwhile.
         model = _vocabulary(model_file)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -25,12 +26,11 @@ from pathlib import Path
 from typing import IO
 
 from corella_edge import errors
-from corella_edge.errors import BundleError, CorellaError, MissingExtraError
+from corella_edge.errors import BundleError, ComputeError, CorellaError, MissingExtraError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm import wire
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm import endings, wire
+from corella_edge_runtime.llm.answer import Answers, Prompt, Prompts
 from corella_edge_runtime.llm.asked import Asked
-from corella_edge_runtime.llm.backend import tokens_of
 from corella_edge_runtime.llm.link import Link
 from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.llm.setup import ChildSetup
@@ -114,6 +114,7 @@ class _Life:
                 raise
         self.link = Link(ours)
         self.fatal: CorellaError | None = None
+        self.ready = False
         self._said = threading.Thread(
             target=_pass_on, args=(self._process.stderr,), name="corella-llm-log", daemon=True
         )
@@ -139,15 +140,17 @@ class ProcessBackend:
     """A child process owns the scorer; `submit` answers "llm_error" at once while there is none."""
 
     def __init__(
-        self, model_file: Path, tokens: Tokens, settings: LlmSettings, patience: Patience = Patience()
-    ) -> None:
-        """Start the first child; `wait_ready` waits for it."""
-        self._setup = ChildSetup(model_file.absolute(), tokens, settings)
+        self, model_file: Path, tokens: Tokens, settings: LlmSettings, patience: Patience = Patience(),
+        extra: bool | None = None,
+    ) -> None:  # fmt: skip
+        """Start the first child; `wait_ready` waits for it. `extra`: see `binding.Model`."""
+        self._setup = ChildSetup(model_file.absolute(), tokens, settings, extra)
         self._patience = patience
         self._asked = Asked()
         self._stats: dict[str, float] = {}
         self._failures: set[str] = set()
         self._starts = 0
+        self._exits: dict[str, int] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._stop = threading.Event()
@@ -165,7 +168,7 @@ class ProcessBackend:
         return None if life is None else life.pid
 
     def wait_ready(self) -> None:
-        """Until the first child has loaded its model, or has ended.
+        """Until the first child has loaded its model and computed an answer, or has ended.
 
         Raises:
             NotStartedError: it has ended; another is tried until `close`.
@@ -173,15 +176,16 @@ class ProcessBackend:
         """
         self._first.result()
 
-    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the LLM backend is closed")
             link = self._link
+        prompts = Prompts.of(prompts)
         id, future = self._asked.add(len(prompts), deadline)
         if deadline is not None and deadline <= time.monotonic():
             self._asked.fail(id, "deadline")
-        elif tokens_of(prompts) > self._setup.settings.queue_tokens:
+        elif prompts.tokens > self._setup.settings.queue_tokens:
             # The child would say so, too; but it may be more than a frame holds.
             self._asked.fail(id, "queue_full")
         elif link is None:
@@ -200,8 +204,9 @@ class ProcessBackend:
 
     def stats(self) -> dict[str, float]:
         """The present child's counters, as of its last message (they begin anew with every child), and `restarts`,
-        `alive` (1 while one is ready), `waiting` (questions without answer)."""
+        `alive` (1 while one is ready), `waiting` (questions without answer), `exits:CAUSE` (children that ended so)."""
         own = {"restarts": max(0, self._starts - 1), "alive": self._link is not None, "waiting": len(self._asked)}
+        own |= {f"{endings.EXITS}{cause}": number for cause, number in tuple(self._exits.items())}
         return {**self._stats, **{name: float(value) for name, value in own.items()}}
 
     def close(self) -> None:
@@ -228,7 +233,7 @@ class ProcessBackend:
         elif question.deadline is not None and question.deadline < self._looks_again:
             link.wake()
 
-    def _cancelled(self, link: Link, id: int, future: Future[list[Answer]]) -> None:
+    def _cancelled(self, link: Link, id: int, future: Future[Answers]) -> None:
         if self._asked.drop(id):
             link.send(wire.Cancel(id))
             future.set_running_or_notify_cancel()  # whoever waits for it is told
@@ -266,7 +271,20 @@ class ProcessBackend:
             self._life = self._link = None
         self._asked.fail_all()
         status = life.end(2.0 if why == "gone" else 0.0)
-        return self._ended(life.fatal or NotStartedError(f"LLM process: {why}, exit status {status}"))
+        if not self._stop.is_set():
+            self._count_exit("silent" if why == "silent" else endings.cause(status))
+            self._step_down(status, life.ready)
+        return self._ended(life.fatal or NotStartedError(f"LLM process: {why}, {endings.words(status)}"))
+
+    def _count_exit(self, cause: str) -> None:
+        self._exits[cause] = self._exits.get(cause, 0) + 1
+
+    def _step_down(self, status: int, ready: bool) -> None:
+        """To the plain kernels, for all further children, if one that used others is likely to have died of them."""
+        suspect = -status == signal.SIGILL or (endings.crashed(status) and not ready)
+        if suspect and self._setup.extra is not False:
+            self._setup = replace(self._setup, extra=False)
+            _LOG.error("the LLM process %s: from now on without AMX and repacked weights", endings.words(status))
 
     def _ended(self, error: CorellaError) -> str:
         """Of the first child that never was ready, whoever waits for it is told."""
@@ -306,7 +324,7 @@ class ProcessBackend:
 
     def _heard(self, life: _Life, message: wire.Message) -> None:
         match message:
-            case wire.Answers(id, answers, stats):
+            case wire.Answered(id, answers, stats):
                 self._stats = dict(stats)
                 self._asked.answer(id, answers)
             case wire.Failed(id, kind):
@@ -326,6 +344,7 @@ class ProcessBackend:
 
     def _ready(self, life: _Life) -> None:
         """At every sign of life; the first one of a child that replaces another is news."""
+        life.ready = True
         again = self._link is None and self._starts > 1
         with self._lock:
             self._link = life.link
@@ -381,6 +400,7 @@ def _pass_on(said: IO[bytes]) -> None:
 def _error(kind: str, text: str) -> CorellaError:
     """The error a child could not start with, as if it had been raised here."""
     found = getattr(errors, kind, None)
-    if isinstance(found, type) and issubclass(found, CorellaError) and found is not MissingExtraError:
+    passing = (MissingExtraError, ComputeError)  # the next child may do better
+    if isinstance(found, type) and issubclass(found, CorellaError) and found not in passing:
         return found(text)
-    return NotStartedError(f"the LLM process can not load the model: {text}")
+    return NotStartedError(f"the LLM process can not use the model: {text}")

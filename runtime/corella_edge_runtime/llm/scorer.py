@@ -11,25 +11,26 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
 
 from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.answer import Answer, BrokenError, Prompt
+from corella_edge_runtime.llm.answer import ID_BYTES, REASONS, Answers, BrokenError, Prompt, Row, TokenIds
 from corella_edge_runtime.llm.binding import AbortedError, Context, DecodeError, Model
 from corella_edge_runtime.llm.cost import Cost
+from corella_edge_runtime.llm.job import Job
 from corella_edge_runtime.llm.kept import KeptPrefixes
-from corella_edge_runtime.llm.packing import Ask, Base, Room, Target, hopeless, in_time, pack
+from corella_edge_runtime.llm.packing import HORIZON, Base, Packing, Room, Waiting, hopeless, in_time, line_up, pack
 from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
-from corella_edge_runtime.llm.tree import Leaf, TokenIds, common_length, unfold
+from corella_edge_runtime.llm.tree import Branches, Leaves, common_length, unfold
 
-Watch = Callable[[Sequence[Ask]], AbstractContextManager[None]]
+Watch = Callable[[Sequence[Job]], AbstractContextManager[None]]
+_ERROR = REASONS.index("llm_error")
 TRUNK = 0  # the sequence that holds the latest prefix; prompts of a decode are 1, 2, …
 # So many failures in a row, and the context is looked at: is it at fault, or were the prompts?
 FAILURES = 3
 
 
-def unwatched(asks: Sequence[Ask]) -> AbstractContextManager[None]:
+def unwatched(jobs: Sequence[Job]) -> AbstractContextManager[None]:
     """Nobody wants to know what a decode holds."""
     return nullcontext()
 
@@ -85,59 +86,64 @@ class YesNoScorer:
         self._bases: dict[TokenIds, Base] = {}
         # Pieces of prefixes that did not fit one decode → tokens computed of them, until their prompts are answered.
         self._ahead: dict[TokenIds, int] = {}
-        self._unfinished: Ask | None = None
+        self._unfinished: tuple[Job, int] | None = None
+        self._holders = 0  # sequences after the trunk's that hold its cells as well, and nothing else
         self._failures = 0  # in a row
         self.counters = Counters()
 
-    def score(self, prompts: Sequence[Prompt], expired: Callable[[], bool] = lambda: False) -> list[Answer]:
+    def score(self, prompts: Sequence[Prompt], expired: Callable[[], bool] = lambda: False) -> Answers:
         """One answer a prompt, in order. `expired` is asked before every decode; what is left then has none."""
-        asks = [Ask(prompt) for prompt in prompts]
-        waiting, missing = [ask for ask in asks if not self.refuses(ask)], "deadline"
-        while waiting and not expired():
+        job, missing = Job(prompts), "deadline"
+        self.refuse(job)
+        while job.open and not expired():
             try:
-                self.step(waiting)
+                self.step([job])
             except BrokenError:
                 missing = "llm_error"
                 break
-            waiting = [ask for ask in waiting if ask.answer is None]
-        return [ask.answer or Answer(math.nan, missing) for ask in asks]
+        return job.answers(missing)
 
-    def refuses(self, ask: Ask) -> bool:
-        """Whether a prompt can not be answered here; its answer then says so."""
-        length = len(ask.prompt.prefix) + len(ask.prompt.suffix)
-        fits = length <= min(self.limit, self._context.cells) and 0 < len(ask.prompt.suffix) <= self._context.batch_size
-        if not fits:
-            ask.answer = Answer(math.nan, "too_long")
-        return not fits
+    def refuse(self, job: Job) -> None:
+        """Tell those prompts of a job that can not be answered here. Any thread may call it."""
+        longest, batch = min(self.limit, self._context.cells), self._context.batch_size
+        prefixes, prompts = list(map(len, job.prompts.prefixes)), job.prompts
+        job.refuse(
+            [i for i, (name, length) in enumerate(zip(prompts.prefix, prompts.lengths, strict=True))
+             if not (0 < length <= batch and prefixes[name] + length <= longest)],
+            "too_long",
+        )  # fmt: skip
 
-    def step(self, asks: Iterable[Ask], cost: Cost | None = None, watch: Watch = unwatched) -> None:
-        """Work on the first of `asks` with at most one decode; some then have their answer.
+    def step(self, jobs: Iterable[Job], cost: Cost | None = None, watch: Watch = unwatched) -> None:
+        """Work on the first of the jobs' open prompts with at most one decode; some then have their answer.
 
         A decode that fails answers nobody: those it held are tried again one by one, and told the second time.
 
         Args:
+            jobs: without prompts that this scorer refuses.
             cost: known, those whose deadline is too near are told at once, and the decode is made to end before the
                 nearest deadline of the others.
-            watch: gets those whom the decode works for, and surrounds it.
+            watch: gets the jobs that the decode works for, and surrounds it.
 
         Raises:
             BrokenError: the context fails, and a new one does too.
         """
         started, cost = time.perf_counter(), cost or Cost()
-        members: list[Ask] = []
+        # As many as one looks at: more would be gone through at every decode.
+        waiting = line_up(jobs, HORIZON * self.settings.sequences + 1)
+        members = waiting.at([])
         try:
-            waiting = self._hopeful(list(asks), cost)
-            targets = self._targets(waiting, cost)
+            waiting = self._hopeful(waiting, cost)
+            packing = self._packing(waiting, cost)
             # A piece of a long prefix is nobody's answer yet, but somebody waits for it.
-            members = [ask for target in targets for ask in target.asks] or waiting[:1]
-            _note_begin(members)
-            if targets:
-                with watch(members):
-                    self._decode(targets)
-            self._unfinished = next((ask for ask in members if ask.answer is None), None)
+            members = waiting.at(packing.who or ([0] if len(waiting) else []))
+            if len(members):
+                _note_begin(members)
+                with watch([job for job, _ in members.by_job()]):
+                    self._decode(waiting, packing, members)
+            self._unfinished = _first_open(members) if self.settings.deterministic else None
         except AbortedError:
             self.counters.aborted += 1
-            self._context.keep(TRUNK)
+            self._release()
         except DecodeError:
             self._failed(members)
         except BaseException:
@@ -157,15 +163,13 @@ class YesNoScorer:
 
     def forget(self) -> None:
         """Drop all kept prefixes; their memory is used again."""
-        self._context.clear()
+        self._clear()
         self._kept.clear()
-        self._trunk = ()
 
     def erase(self) -> None:
         """Forget, and leave nothing of what was kept in memory: somebody asked for it."""
-        self._context.clear()
+        self._clear()
         self._kept.erase()
-        self._trunk = ()
         self._bases.clear()
         self._ahead.clear()
         self._unfinished = None
@@ -180,42 +184,53 @@ class YesNoScorer:
     def close(self) -> None:
         self._context.close()
 
-    def _hopeful(self, asks: list[Ask], cost: Cost) -> list[Ask]:
+    def _clear(self) -> None:
+        self._context.clear()
+        self._trunk, self._holders = (), 0
+
+    def _release(self) -> None:
+        """The trunk's cells are its own again, and there are no others."""
+        self._context.keep(TRUNK)
+        self._holders = 0
+
+    def _hopeful(self, waiting: Waiting, cost: Cost) -> Waiting:
         """Those that can be answered by their deadlines; the others are told."""
         if not cost.known or self.settings.deterministic:
-            return asks
+            return waiting
         self._bases.clear()
         room, now = Room(self._context.batch_size, self._context.sequences - 1, self._context.cells), time.monotonic()
-        late = hopeless(asks, self._base, room, cost, now)
-        if len(late) == len(asks) and cost.stale(now):
-            del late[0]
-        for ask in late:
-            ask.answer = Answer(math.nan, "deadline")
-        return [ask for ask in asks if ask.answer is None]
+        late = hopeless(waiting, self._base, room, cost, now)
+        if len(late) == len(waiting) and cost.stale(now):
+            del late[:1]
+        if not late:
+            return waiting
+        told, gone = waiting.at(late), set(late)
+        for job, members in told.by_job():
+            job.refuse([told.place[i] for i in members], "deadline")
+        return waiting.at([i for i in range(len(waiting)) if i not in gone])
 
-    def _targets(self, asks: list[Ask], cost: Cost) -> list[Target]:
-        """The next decode's prompts, neighbours alike. The trunk leaves first if they do not begin with it."""
-        if not asks:
-            return []
-        most = in_time(cost, asks, time.monotonic())
+    def _packing(self, waiting: Waiting, cost: Cost) -> Packing:
+        """What the next decode holds. The trunk leaves first if that does not begin with it."""
+        if not len(waiting):
+            return Packing([], [], [])
+        most = in_time(cost, [waiting.jobs[job] for job in set(waiting.job)], time.monotonic())
         if self.settings.deterministic:
-            asks = asks[:1]
-            if asks[0] is not self._unfinished:
+            waiting = waiting.at([0])
+            if self._unfinished != (waiting.jobs[waiting.job[0]], waiting.place[0]):
                 self.forget()
-        tokens = self._context.batch_size
-        if not self._beside_trunk(asks[0].prompt, tokens):
-            self._leave_trunk(asks[0].prompt.prefix)
+        tokens, prefix = self._context.batch_size, waiting.prefixes[waiting.prefix[0]]
+        if not self._beside_trunk(prefix, len(waiting.suffix[0]) // ID_BYTES, tokens):
+            self._leave_trunk(prefix)
         self._bases.clear()
         room = Room(tokens, self._context.sequences - 1, self._context.cells - len(self._trunk))
-        targets = pack(asks, self._base, room, most)
-        return sorted(targets, key=lambda target: (target.prefix, target.suffix))
+        return pack(waiting, self._base, room, most)
 
     def _leave_trunk(self, prefix: TokenIds) -> None:
         """Put the trunk by; what is kept of the prefix that comes must not leave for it."""
         self._kept.touch(prefix)
         self._put_by(self._trunk, TRUNK)
-        self._context.cut(TRUNK, 0)
-        self._trunk = ()
+        self._context.cut_all(0)
+        self._trunk, self._holders = (), 0
 
     def _base(self, prefix: TokenIds) -> Base:
         """Where the beginning of a prefix is cheapest to get; looked up once a decode."""
@@ -225,101 +240,152 @@ class YesNoScorer:
             self._bases[prefix] = Base(length, kept) if length > trunk else Base(trunk)
         return self._bases[prefix]
 
-    def _beside_trunk(self, prompt: Prompt, tokens: int) -> bool:
+    def _beside_trunk(self, prefix: TokenIds, suffix: int, tokens: int) -> bool:
         """Whether a prompt begins with some of the trunk and the cells are enough for both."""
-        common = common_length(self._trunk, prompt.prefix)
-        if not common or self._kept.find(prompt.prefix)[1] > common:
+        common = common_length(self._trunk, prefix)
+        if not common or self._kept.find(prefix)[1] > common:
             return not self._trunk
-        rows = min(tokens, len(prompt.prefix) + len(prompt.suffix) - common)
+        rows = min(tokens, len(prefix) + suffix - common)
         return len(self._trunk) + rows <= self._context.cells
 
-    def _decode(self, targets: list[Target]) -> None:
+    def _decode(self, waiting: Waiting, packing: Packing, members: Waiting) -> None:
         """Fill the cells that are there, compute the rest, read the answers, keep the prefixes."""
-        own = [self._base(target.prefix).length for target in targets]
-        leaves, rows = unfold([target.tokens for target in targets], own, _shared(targets), TRUNK + 1)
-        for sequence, (target, leaf) in enumerate(zip(targets, leaves, strict=True), TRUNK + 1):
-            self._fill(sequence, target.prefix, leaf)
+        branches, sequence = self._branches(waiting, packing)
+        leaves, rows = unfold(branches, TRUNK + 1)
+        self._fill(branches, leaves)
         self._context.decode(rows)
         self.counters.decodes += 1
         self.counters.evaluated_tokens += len(rows)
-        ahead = self._count_prefixes(targets)
-        if not targets[0].asks:
-            self._ahead[targets[0].prefix] = len(rows) + sum(ahead.values())
-            self._keep(targets)
+        ahead = self._count_prefixes(branches.prefixes, bool(packing.piece))
+        if packing.piece:
+            self._ahead[packing.piece] = len(rows) + sum(ahead)
+            self._keep(branches)
             self._ahead = {piece: count for piece, count in self._ahead.items() if self._holds(piece)}
             return
         # All are read before any is told.
-        answers = [self._answer(leaf.last, target) for target, leaf in zip(targets, leaves, strict=True)]
-        for target, leaf, answer in zip(targets, leaves, answers, strict=True):
-            self._tell(target, answer, len(target) - leaf.start + ahead.pop(target.prefix, 0))
-        broken = any(answer.reason for answer in answers)
+        yes = self._probabilities(leaves.last)
+        broken = any(map(math.isnan, yes))
+        self._tell(branches, leaves, ahead, yes, [sequence[what] for what in packing.what], members)
         self._failures = self._failures + 1 if broken else 0
         self.counters.errors += broken
         # Cells of a decode that ended in nan may hold more of them.
         if broken or self.settings.deterministic:
             self.forget()
         else:
-            self._keep(targets)
+            self._keep(branches)
 
-    def _fill(self, sequence: int, prefix: TokenIds, leaf: Leaf) -> None:
-        """Give a prompt the cells of its beginning: its neighbour's, the trunk's, or a copy of kept ones."""
-        kept = self._base(prefix).kept
-        if not leaf.held:
-            return
-        if leaf.follows:
-            self._context.share(sequence - 1, sequence, leaf.held)
-        elif kept:
-            self._context.load(sequence, self._kept.take(kept))
-            self._context.cut(sequence, leaf.held)
-        else:
-            self._context.share(TRUNK, sequence, leaf.held)
+    def _branches(self, waiting: Waiting, packing: Packing) -> tuple[Branches, list[int]]:
+        """The decode's prompts, neighbours alike, and where each of the packing's targets stands among them."""
+        if packing.piece:
+            return Branches.one(packing.piece, self._base(packing.piece).length), []
+        names = sorted({waiting.prefix[i] for i in packing.targets}, key=waiting.prefixes.__getitem__)
+        rank = {name: place for place, name in enumerate(names)}
+        keys = [(rank[waiting.prefix[i]], waiting.suffix[i]) for i in packing.targets]
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        prefixes = [waiting.prefixes[name] for name in names]
+        own = [self._base(prefix).length for prefix in prefixes]
+        found = Branches(prefixes, own, [keys[k][0] for k in order], [keys[k][1] for k in order])
+        sequence = [0] * len(order)
+        for place, k in enumerate(order):
+            sequence[k] = place
+        return found, sequence
 
-    def _keep(self, targets: list[Target]) -> None:
+    def _fill(self, branches: Branches, leaves: Leaves) -> None:
+        """Give each prompt the cells of its beginning: its neighbour's, the trunk's, or a copy of kept ones."""
+        # What sequences hold already is not given to them again: that costs as much as the prefix is long.
+        if self._holders and (len(branches.prefixes) > 1 or branches.prefixes[0] != self._trunk):
+            self._release()
+        for sequence, (name, held, follows) in enumerate(
+            zip(branches.prefix, leaves.held, leaves.follows, strict=True), TRUNK + 1
+        ):
+            if not held or sequence <= self._holders:
+                continue
+            if follows:
+                self._context.share(sequence - 1, sequence, held)
+            elif kept := self._base(branches.prefixes[name]).kept:
+                self._context.load(sequence, self._kept.take(kept))
+                self._context.cut(sequence, held)
+            else:
+                self._context.share(TRUNK, sequence, held)
+
+    def _keep(self, branches: Branches) -> None:
         """The last prefix becomes the trunk, the others are put by, everything else goes."""
-        last = {target.prefix: sequence for sequence, target in enumerate(targets, TRUNK + 1)}
-        *others, (prefix, sequence) = last.items()
+        last = {name: sequence for sequence, name in enumerate(branches.prefix, TRUNK + 1)}
+        *others, (name, sequence) = last.items()
         if self._kept.budget:
             for other, leaf in others:
-                self._put_by(other, leaf)
+                self._put_by(branches.prefixes[other], leaf)
+        prefix = branches.prefixes[name]
         if prefix != self._trunk:
             if self._trunk != prefix[: len(self._trunk)]:
                 self._put_by(self._trunk, TRUNK)
             self._context.cut(TRUNK, 0)
             self._context.share(sequence, TRUNK, len(prefix))
             self._trunk = prefix
-        self._context.keep(TRUNK)
+        if others:
+            self._release()
+        else:
+            # What comes next is mostly of the same user: its sequences hold the prefix already.
+            self._context.cut_all(len(prefix))
+            self._holders = max(self._holders, len(branches.prefix))
 
     def _put_by(self, prefix: TokenIds, sequence: int) -> None:
         if 0 < len(prefix) <= self._kept.budget and not self._kept.touch(prefix):
             self._context.cut(sequence, len(prefix))
             self._kept.put(prefix, self._context.save(sequence, self._kept.room))
 
-    def _answer(self, row: int, target: Target) -> Answer:
-        yes, no = self._context.logits(row, self._answers)
-        if not math.isfinite(no - yes):
-            return Answer(math.nan, "llm_error")
-        whole = any(ask.prompt.whole for ask in target.asks)
-        mass = self._context.log_mass(row, self._answers) if whole else math.nan
-        return Answer(1.0 / (1.0 + math.exp(min(700.0, no - yes))), mass=mass)
+    def _probabilities(self, rows: Sequence[int]) -> list[float]:
+        """P(Yes) after each row of the decode, nan where the logits are no numbers."""
+        lead = [no - yes for yes, no in self._context.logits(rows, self._answers)]
+        return [1.0 / (1.0 + math.exp(min(700.0, x))) if math.isfinite(x) else math.nan for x in lead]
 
-    def _tell(self, target: Target, answer: Answer, evaluated: int) -> None:
-        """Everyone who asked a prompt gets its answer; it was computed for the first of them."""
-        for ask in target.asks:
-            reused = max(0, len(target) - evaluated)
-            waited = max(0.0, (ask.begun or ask.arrived) - ask.arrived)
-            ask.answer = Answer(answer.probability, answer.reason, evaluated, reused, waited, answer.mass)
-            self.counters.reused_tokens += reused
-            self.counters.prompts += not answer.reason
-            evaluated = 0
+    def _tell(
+        self, branches: Branches, leaves: Leaves, ahead: Sequence[int], yes: Sequence[float], target: Sequence[int],
+        members: Waiting,
+    ) -> None:  # fmt: skip
+        """Everyone who asked gets its answer.
 
-    def _count_prefixes(self, targets: list[Target]) -> dict[TokenIds, int]:
+        Args:
+            ahead: tokens of each prefix that earlier decodes computed.
+            yes: P(Yes) of each prompt of the decode.
+            target: which of these prompts each member asked.
+        """
+        lengths = branches.lengths
+        # It was computed for the first who asked it; and what earlier decodes did, for the first prompt of its prefix.
+        evaluated = [length - begin for length, begin in zip(lengths, leaves.start, strict=True)]
+        for name, tokens in enumerate(ahead):
+            evaluated[branches.prefix.index(name)] += tokens
+        masses = self._masses(leaves.last, target, members)
+        for job, mine in members.by_job():
+            rows, places = list[Row](), [members.place[i] for i in mine]
+            for i, place in zip(mine, places, strict=True):
+                what = target[i]
+                own, evaluated[what] = evaluated[what], 0
+                reused = max(0, lengths[what] - own)
+                self.counters.reused_tokens += reused
+                if math.isnan(yes[what]):
+                    rows.append((math.nan, math.nan, job.waited(place), own, reused, _ERROR))
+                else:
+                    self.counters.prompts += 1
+                    rows.append((yes[what], masses.get(what, math.nan), job.waited(place), own, reused, 0))
+            job.tell(places, rows)
+
+    def _masses(self, rows: Sequence[int], target: Sequence[int], members: Waiting) -> dict[int, float]:
+        """Prompt → log of the answers' share of the whole vocabulary, if anyone who asks it wants that."""
+        wanted = {
+            what for what, job, place in zip(target, members.job, members.place, strict=True)
+            if members.jobs[job].prompts.whole[place]
+        }  # fmt: skip
+        return {what: self._context.log_mass(rows[what], self._answers) for what in wanted}
+
+    def _count_prefixes(self, prefixes: Sequence[TokenIds], piece: bool) -> list[int]:
         """Tokens computed of each prefix in earlier pieces."""
-        prefixes = {target.prefix for target in targets if target.prefix}
-        ahead = {prefix: self._taken_ahead(prefix) for prefix in prefixes}
-        if targets[0].asks:
-            hits = sum(self._base(prefix).length == len(prefix) and not ahead[prefix] for prefix in prefixes)
+        ahead = [self._taken_ahead(prefix) for prefix in prefixes]
+        if not piece:
+            found = [(prefix, taken) for prefix, taken in zip(prefixes, ahead, strict=True) if prefix]
+            hits = sum(self._base(prefix).length == len(prefix) and not taken for prefix, taken in found)
             self.counters.prefix_hits += hits
-            self.counters.prefix_misses += len(prefixes) - hits
+            self.counters.prefix_misses += len(found) - hits
         return ahead
 
     def _taken_ahead(self, prefix: TokenIds) -> int:
@@ -331,16 +397,15 @@ class YesNoScorer:
         """Whether it is still there: of a prompt that was given up, nobody comes for it."""
         return max(common_length(self._trunk, piece), self._kept.find(piece)[1]) == len(piece)
 
-    def _failed(self, members: list[Ask]) -> None:
+    def _failed(self, members: Waiting) -> None:
         self.forget()
         self._ahead.clear()
         self._failures += 1
         self.counters.errors += 1
-        for ask in members:
-            if len(members) > 1 and not ask.alone:
-                ask.alone = True
-            else:
-                ask.alone, ask.answer = True, Answer(math.nan, "llm_error")
+        for job, mine in members.by_job():
+            places = {members.place[i] for i in mine}
+            job.refuse(places if len(members) == 1 else places & job.alone, "llm_error")
+            job.alone |= places
 
     def _mend(self) -> None:
         """A new context, if the present one can not answer the simplest of prompts."""
@@ -354,8 +419,8 @@ class YesNoScorer:
     def _sound(self) -> bool:
         self._context.go_on()
         try:
-            self._context.decode(unfold([self._answers[:1]], [0], [0], TRUNK + 1)[1])
-            return all(map(math.isfinite, self._context.logits(0, self._answers)))
+            self._context.decode(unfold(Branches.one(self._answers[:1]), TRUNK + 1)[1])
+            return all(map(math.isfinite, self._context.logits([0], self._answers)[0]))
         except DecodeError:
             return False
         finally:
@@ -367,22 +432,17 @@ class YesNoScorer:
         except InputError as error:
             raise BrokenError(str(error)) from None
         self._context.close()
-        self._context = made
+        self._context, self._holders = made, 0
         self.counters.renewals += 1
 
 
-def _note_begin(members: Sequence[Ask]) -> None:
+def _note_begin(members: Waiting) -> None:
     now = time.monotonic()
-    for ask in members:
-        ask.begun = ask.begun or now
+    for job, mine in members.by_job():
+        job.begin([members.place[i] for i in mine], now)
 
 
-def _shared(targets: Sequence[Target]) -> list[int]:
-    """How many tokens each prompt has in common with the one before it."""
-    shared = [0]
-    for before, target in pairwise(targets):
-        if before.prefix == target.prefix:
-            shared.append(len(target.prefix) + common_length(before.suffix, target.suffix))
-        else:
-            shared.append(common_length(before.tokens, target.tokens))
-    return shared
+def _first_open(members: Waiting) -> tuple[Job, int] | None:
+    """The first that has no answer yet."""
+    left = ((members.jobs[job], place) for job, place in zip(members.job, members.place, strict=True))
+    return next(((job, place) for job, place in left if place in job.open), None)

@@ -1,21 +1,19 @@
 """What the runtime and its LLM child say to each other: frames of length, kind and payload. Pure; no sockets here.
 
     frame     u32 length of the payload, u8 kind, payload (little-endian throughout)
-    ASK       u64 id, f64 deadline (inf = none), u32 groups; a group: u32 tokens of its prefix, u32 members, u8 whether
-              their `mass` is wanted, for each (u32 position, u32 tokens of the suffix), then int32 ids: the prefix, the
-              suffixes in the members' order
+    ASK       u64 id, f64 deadline (inf = none), u32 prefixes, u32 prompts; columns: u32 tokens of each prefix; of each
+              prompt u32 place of its prefix, u32 tokens of its suffix, u8 whether its `mass` is wanted; then the ids,
+              big-endian int32: the prefixes, the suffixes
     CANCEL    u64 id
     PING      nothing
     BYE       nothing: finish what was asked, then end
     READY     JSON: the counters; sent when the model is loaded, and in answer to each PING
-    ANSWERS   u64 id, u32 answers, u32 bytes of JSON {"reasons": […], "stats": {…}}, the JSON, for each answer
-              (f64 probability, f64 mass, f64 seconds waited, u32 tokens computed, u32 reused, u8 index of the reason;
-              0 = none)
+    ANSWERS   u64 id, u32 bytes of JSON of the counters, the JSON, the answers' rows (`answer.Answers`)
     FAILED    u64 id, then JSON {"kind": name of the error's class}
     FATAL     JSON {"kind": …, "message": …}: the model can not be loaded; the last frame
     FORGET    nothing: drop the kept prefixes
 
-Prompts travel grouped by prefix, so that what a user's candidates share is sent once. Deadlines are times of
+Prompts and answers travel as the columns they are; what a user's candidates share is sent once. Deadlines are times of
 CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
@@ -24,23 +22,19 @@ from __future__ import annotations
 import json
 import math
 import struct
-import sys
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import ID_BYTES, Answers, Prompts, pack_ids, unpack_ids
 
 # Far above any request (a thousand prompts of 8192 tokens are 33 MB): beyond it the other side talks nonsense.
 MAX_PAYLOAD = 256 * 2**20
 _HEAD = struct.Struct("<IB")
-_ASK = struct.Struct("<QdI")
-_GROUP = struct.Struct("<II?")
-_PAIR = struct.Struct("<II")
+_ASK = struct.Struct("<QdII")
 _ID = struct.Struct("<Q")
-_ANSWERS = struct.Struct("<QII")
-_ANSWER = struct.Struct("<dddIIB")
+_ANSWERS = struct.Struct("<QI")
 
 
 class WireError(RuntimeError):
@@ -51,7 +45,7 @@ class WireError(RuntimeError):
 class Ask:
     id: int
     deadline: float | None
-    prompts: Sequence[Prompt]
+    prompts: Prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +69,9 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class Answered:
     id: int
-    answers: Sequence[Answer]
+    answers: Answers
     stats: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -98,8 +92,8 @@ class Forget:
     pass
 
 
-Message = Ask | Cancel | Ping | Bye | Ready | Answers | Failed | Fatal | Forget
-_KINDS: tuple[type[Message], ...] = (Ask, Cancel, Ping, Bye, Ready, Answers, Failed, Fatal, Forget)
+Message = Ask | Cancel | Ping | Bye | Ready | Answered | Failed | Fatal | Forget
+_KINDS: tuple[type[Message], ...] = (Ask, Cancel, Ping, Bye, Ready, Answered, Failed, Fatal, Forget)
 _EMPTY: dict[type[Message], Message] = {Ping: Ping(), Bye: Bye(), Forget: Forget()}
 
 
@@ -107,7 +101,7 @@ def encode(message: Message) -> bytes:
     """One frame.
 
     Raises:
-        WireError: a token id beyond 32 bits, or a message of more than MAX_PAYLOAD bytes.
+        WireError: a message of more than MAX_PAYLOAD bytes.
     """
     payload = _payload(message)
     if len(payload) > MAX_PAYLOAD:
@@ -146,8 +140,8 @@ def _payload(message: Message) -> bytes:
     match message:
         case Ask():
             return _ask(message)
-        case Answers():
-            return _answers(message)
+        case Answered():
+            return _answered(message)
         case Cancel(id):
             return _ID.pack(id)
         case Failed(id, kind):
@@ -170,8 +164,8 @@ def _decoded(kind: type[Message], payload: bytes) -> Message:
 def _message(kind: type[Message], payload: bytes) -> Message:
     if kind is Ask:
         return _read_ask(payload)
-    if kind is Answers:
-        return _read_answers(payload)
+    if kind is Answered:
+        return _read_answered(payload)
     if kind is Cancel:
         return Cancel(*_ID.unpack(payload))
     if kind is Failed:
@@ -188,106 +182,47 @@ def _message(kind: type[Message], payload: bytes) -> Message:
 
 
 def _ask(message: Ask) -> bytes:
-    groups = _groups(message.prompts)
-    deadline = math.inf if message.deadline is None else message.deadline
-    parts = [_ASK.pack(message.id, deadline, len(groups))]
-    for (prefix, whole), members in groups.items():
-        suffixes = [message.prompts[position].suffix for position in members]
-        parts.append(_GROUP.pack(len(prefix), len(members), whole))
-        parts += [_PAIR.pack(position, len(suffix)) for position, suffix in zip(members, suffixes, strict=True)]
-        parts.append(_ids(prefix))
-        parts += [_ids(suffix) for suffix in suffixes]
-    return b"".join(parts)
-
-
-def _groups(prompts: Sequence[Prompt]) -> dict[tuple[tuple[int, ...], bool], list[int]]:
-    """Positions by prefix. One that is the same object as the last is not looked up again: that takes long."""
-    groups: dict[tuple[tuple[int, ...], bool], list[int]] = {}
-    last: Prompt | None = None
-    members: list[int] = []
-    for position, prompt in enumerate(prompts):
-        if last is None or prompt.prefix is not last.prefix or prompt.whole != last.whole:
-            last, members = prompt, groups.setdefault((tuple(prompt.prefix), prompt.whole), [])
-        members.append(position)
-    return groups
+    prompts, deadline = message.prompts, math.inf if message.deadline is None else message.deadline
+    prefixes, number = list(map(pack_ids, prompts.prefixes)), len(prompts)
+    columns = [*map(len, prompts.prefixes), *prompts.prefix, *prompts.lengths]
+    head = _ASK.pack(message.id, deadline, len(prefixes), number)
+    return b"".join(
+        [head, struct.pack(f"<{len(columns)}I{number}?", *columns, *prompts.whole), *prefixes, *prompts.suffixes]
+    )
 
 
 def _read_ask(payload: bytes) -> Ask:
-    id, deadline, groups = _ASK.unpack_from(payload)
+    id, deadline, prefixes, number = _ASK.unpack_from(payload)
     if math.isnan(deadline):
         raise ValueError("no time")
-    offset = _ASK.size
-    found: dict[int, Prompt] = {}
-    members = 0
-    for _ in range(groups):
-        group, offset = _group(payload, offset)
-        members += len(group)
-        found.update(group)
-    if offset != len(payload) or members != len(found) or sorted(found) != list(range(len(found))):
+    form = struct.Struct(f"<{prefixes + 2 * number}I{number}?")
+    columns = form.unpack_from(payload, _ASK.size)
+    prefix, lengths = columns[prefixes : prefixes + number], columns[prefixes + number : prefixes + 2 * number]
+    ids = _cut(payload, _ASK.size + form.size, [*columns[:prefixes], *lengths])
+    if max(prefix, default=-1) >= prefixes:
+        raise ValueError("no such prefix")
+    found = Prompts(list(map(unpack_ids, ids[:prefixes])), prefix, ids[prefixes:], columns[prefixes + 2 * number :])
+    return Ask(id, None if deadline == math.inf else deadline, found)
+
+
+def _cut(payload: bytes, start: int, lengths: list[int]) -> list[bytes]:
+    """What follows, in pieces of so many token ids; nothing may be left."""
+    ends = list(accumulate((ID_BYTES * length for length in lengths), initial=start))
+    if ends[-1] != len(payload):
         raise ValueError("the prompts do not add up")
-    return Ask(id, None if deadline == math.inf else deadline, [found[i] for i in range(len(found))])
+    return [payload[begin:end] for begin, end in pairwise(ends)]
 
 
-def _group(payload: bytes, offset: int) -> tuple[list[tuple[int, Prompt]], int]:
-    """(position, prompt) of one group, and where the next one begins."""
-    prefix_length, count, whole = _GROUP.unpack_from(payload, offset)
-    offset += _GROUP.size
-    if offset + count * _PAIR.size > len(payload):
-        raise ValueError("cut short")
-    members = [_PAIR.unpack_from(payload, offset + i * _PAIR.size) for i in range(count)]
-    prefix, offset = _read_ids(payload, offset + count * _PAIR.size, prefix_length)
-    found = []
-    for position, length in members:
-        suffix, offset = _read_ids(payload, offset, length)
-        found.append((position, Prompt(prefix, suffix, whole)))
-    return found, offset
+def _answered(message: Answered) -> bytes:
+    head = _json(message.stats)
+    return _ANSWERS.pack(message.id, len(head)) + head + message.answers.rows.tobytes()
 
 
-def _answers(message: Answers) -> bytes:
-    reasons = ["", *sorted({answer.reason for answer in message.answers} - {""})]
-    head = _json({"reasons": reasons, "stats": message.stats})
-    codes = {reason: code for code, reason in enumerate(reasons)}
-    rows = [
-        _ANSWER.pack(a.probability, a.mass, a.waited, a.evaluated, a.reused, codes[a.reason]) for a in message.answers
-    ]
-    return _ANSWERS.pack(message.id, len(rows), len(head)) + head + b"".join(rows)
-
-
-def _read_answers(payload: bytes) -> Answers:
-    id, count, length = _ANSWERS.unpack_from(payload)
+def _read_answered(payload: bytes) -> Answered:
+    id, length = _ANSWERS.unpack_from(payload)
     start = _ANSWERS.size + length
-    if len(payload) != start + _ANSWER.size * count:
-        raise ValueError("the answers do not add up")
     head = _object(payload[_ANSWERS.size : start])
-    reasons = [_text(reason) for reason in head["reasons"]]
-    answers = [
-        Answer(value, reasons[code], evaluated, reused, waited, mass)
-        for value, mass, waited, evaluated, reused, code in _ANSWER.iter_unpack(payload[start:])
-    ]
-    return Answers(id, answers, _stats(head["stats"]))
-
-
-def _ids(tokens: Sequence[int]) -> bytes:
-    try:
-        packed = array("i", tokens)
-    except OverflowError:
-        raise WireError("a token id does not fit 32 bits") from None
-    return _little(packed).tobytes()
-
-
-def _read_ids(payload: bytes, offset: int, count: int) -> tuple[tuple[int, ...], int]:
-    end = offset + 4 * count
-    if end > len(payload):
-        raise ValueError("cut short")
-    packed = array("i")
-    packed.frombytes(payload[offset:end])
-    return tuple(_little(packed)), end
-
-
-def _little(packed: array[int]) -> array[int]:
-    if sys.byteorder == "big":
-        packed.byteswap()
-    return packed
+    return Answered(id, Answers.from_bytes(payload[start:]), _stats(head))
 
 
 def _json(data: Mapping[str, Any]) -> bytes:

@@ -25,8 +25,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from corella_edge.atomic import publish_file, told
-from corella_edge.errors import CorellaError, InputError, MissingExtraError
+from corella_edge.atomic import publish_file
+from corella_edge.errors import CorellaError, InputError, MissingExtraError, told
 from corella_edge_runtime.machine import zigcc
 
 RELEASE = "0.3.36"  # of llama-cpp-python; constraints.txt holds the same
@@ -158,7 +158,7 @@ def _make(folder: Path, option: str = "") -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{option}{folder}: can not be made: {error.strerror}") from None
+        raise InputError(f"{option}{folder}: can not be made: {told(error)}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise InputError(f"{option}{folder}: can not be written; name another folder")
 

@@ -17,8 +17,10 @@ from prometheus_client.registry import Collector
 
 from corella_edge import __version__
 from corella_edge.scores import Scores
+from corella_edge_runtime.llm.endings import EXITS
 from corella_edge_runtime.server.connections import ConnectionCounters
-from corella_edge_runtime.server.fleet import Fleet
+from corella_edge_runtime.server.fleet import Fleet, Member
+from corella_edge_runtime.server.ranker import llm_of
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 LLM_TOTALS = {
@@ -143,8 +145,35 @@ class _Versions(Collector):
             share.add_metric([member.version], given)
         yield share
         stats = [(member.version, member.ranker.stats()) for member in members]
+        yield _exits(stats)
+        yield _kernels(members)
         yield from _families(LLM_TOTALS, CounterMetricFamily, stats)
         yield from _families(LLM_NOW, GaugeMetricFamily, stats)
+
+
+def _exits(stats: Sequence[tuple[str, Mapping[str, float]]]) -> Metric:
+    metric = CounterMetricFamily(
+        "corella_edge_llm_exits",
+        "Times the LLM's process ended, by cause: a signal's name, its exit status, or silent.",
+        labels=["bundle", "cause"],
+    )
+    for version, found in stats:
+        for name, number in found.items():
+            if name.startswith(EXITS):
+                metric.add_metric([version, name.removeprefix(EXITS)], number)
+    return metric
+
+
+def _kernels(members: Sequence[Member]) -> Metric:
+    metric = InfoMetricFamily(
+        "corella_edge_llm_kernels", "Which of llama.cpp's libraries computes, and whether all its kernels are used.",
+        labels=["bundle"],
+    )  # fmt: skip
+    for member in members:
+        verdict = getattr(llm_of(member.ranker), "verdict", None)
+        if verdict is not None:
+            metric.add_metric([member.version], {"variant": verdict.variant, "kernels": verdict.kernels})
+    return metric
 
 
 def _families(

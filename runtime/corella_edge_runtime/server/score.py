@@ -17,7 +17,7 @@ from starlette.routing import Route
 from corella_edge.errors import InputError
 from corella_edge_runtime import texts
 from corella_edge_runtime.asking import Asking, Llm
-from corella_edge_runtime.llm.answer import Answer, Prompt
+from corella_edge_runtime.llm.answer import Answer, Answers, Prompts
 from corella_edge_runtime.server.answers import ScoreAnswer, ScoreModel, ScoreModels, Usage, json_answer
 from corella_edge_runtime.server.bodies import read_body
 from corella_edge_runtime.server.clock import Clock
@@ -110,13 +110,13 @@ def _size(question: Question) -> int:
     return sum(map(len, asked.items)) + len(asked.items) * (1 + len(asked.query))
 
 
-def _begun(llm: Llm, question: Question, deadline: float) -> tuple[list[Prompt], Asking]:
+def _begun(llm: Llm, question: Question, deadline: float) -> tuple[Prompts, Asking]:
     """The question's prompts, on their way to the LLM; rankings that are due before are not kept waiting."""
     prompts = _understood(llm, question)
     return prompts, llm.begin_prompts(prompts, deadline, yields=True)
 
 
-def _understood(llm: Llm, question: Question) -> list[Prompt]:
+def _understood(llm: Llm, question: Question) -> Prompts:
     """The prompts that are meant, one an item. Raises InputError, before any is built, if they are too long."""
     _check_labels(question, llm)
     query, items = _ids(question, llm)
@@ -158,7 +158,7 @@ def _check_ids(lists: Sequence[Sequence[int]], vocabulary: int) -> None:
         raise InputError(f"token id {largest} is outside this LLM's vocabulary (0 to {vocabulary - 1})")
 
 
-async def _answers(http: Request, asking: Asking, deadline: float, held: Held) -> list[Answer]:
+async def _answers(http: Request, asking: Asking, deadline: float, held: Held) -> Answers:
     """One a prompt, each with a probability.
 
     Raises:
@@ -174,7 +174,7 @@ async def _answers(http: Request, asking: Asking, deadline: float, held: Held) -
             await unless_gone(http.receive, until(asking.future, deadline))
     finally:
         answers = asking.answers()
-    reasons = [answer.reason for answer in answers if answer.reason]
+    reasons = [reason for reason in answers.reasons if reason]
     if reasons:
         raise _refused(reasons)
     return answers
@@ -197,12 +197,10 @@ def _row(answer: Answer, question: Question, llm: Llm) -> list[float]:
     return [of[label] * math.exp(answer.mass) for label in labels]
 
 
-def _form(
-    llm: Llm, question: Question, prompts: Sequence[Prompt], answers: Sequence[Answer], bundle: str
-) -> ScoreAnswer:
+def _form(llm: Llm, question: Question, prompts: Prompts, answers: Answers, bundle: str) -> ScoreAnswer:
     """SGLang's answer, and the bundle that gave it."""
     scores = [_row(answer, question, llm) for answer in answers]
-    tokens = sum(len(prompt.prefix) + len(prompt.suffix) for prompt in prompts)
+    tokens = sum(len(prompts.prefixes[name]) for name in prompts.prefix) + sum(prompts.lengths)
     return ScoreAnswer(
         scores=scores, model=question.model, usage=Usage(prompt_tokens=tokens, total_tokens=tokens), bundle=bundle
     )

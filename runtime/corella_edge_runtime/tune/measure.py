@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from corella_edge.errors import BundleError, CorellaError
 from corella_edge.schema import Feed
+from corella_edge_runtime.llm.own_thread import claim
 from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.tune.decide import Duel
 from corella_edge_runtime.tune.workload import Visit
@@ -96,6 +97,7 @@ def llm_turn(path: Path, tokens: Tokens, settings: LlmSettings, visits: Sequence
 
 
 def _bind(cores: Sequence[int]) -> None:
+    claim()
     if cores:
         os.sched_setaffinity(0, cores)
 

@@ -13,14 +13,15 @@ from typing import Any
 from corella_edge.bundle import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.encoder import FeatureEncoder
-from corella_edge.errors import MissingExtraError
-from corella_edge.plan import Plan, bundle_key, fingerprint
+from corella_edge.errors import ComputeError, MissingExtraError
+from corella_edge.plan import Plan, bundle_key
 from corella_edge.prompt import PromptEncoder, Tokens
 from corella_edge.request import Request
 from corella_edge_runtime.bench import machine as box
 from corella_edge_runtime.crm import Crm
+from corella_edge_runtime.llm import trust
 from corella_edge_runtime.llm.settings import LlmSettings
-from corella_edge_runtime.setup import CRM_FILE, CRM_INT8, LLM_FILE, variants
+from corella_edge_runtime.setup import CRM_FILE, CRM_INT8, LLM_FILE, fingerprint, variants
 from corella_edge_runtime.threads import Machine, ThreadPlan, choices, read_machine
 from corella_edge_runtime.tune import decide, measure, workload
 from corella_edge_runtime.tune.decide import Change, Duel, Setting
@@ -84,7 +85,8 @@ class _Tuning:
         self.metrics: Mapping[str, Any] = self.bundle.json("verification.json").get("metrics") or {}
         self.int8 = self.bundle.has(CRM_INT8) and self._allowed(CRM_INT8, "crm_int8", "crm")
         if self._read_prompts(catalog, found):
-            files = [name for name, kind in self._variants().items() if self._allowed(name, kind, "torch")]
+            files = [name for name, kind in self._variants().items()
+                     if self._computes(name) and self._allowed(name, kind, "torch")]  # fmt: skip
             self.steps = decide.changes(self.start, self.plans, files, decide.batches(self.longest))
 
     def _variants(self) -> dict[str, str]:
@@ -95,6 +97,12 @@ class _Tuning:
         self.notes += [f"{file} is not tried: {reason}"] if reason else []
         return not reason
 
+    def _computes(self, file: str) -> bool:
+        """Whether llama.cpp can run a file here; what keeps it from that, or slows it down, is noted."""
+        verdict = trust.judge_file(self.bundle.path(file))
+        self.notes += [f"{file}: {verdict.sentence}"] if verdict.sentence else []
+        return verdict.kernels != trust.NONE
+
     def _read_prompts(self, catalog: Catalog, found: Sequence[Request]) -> bool:
         """Whether there is an LLM to measure; its prompts then are."""
         prompt = self.bundle.prompt()
@@ -102,8 +110,11 @@ class _Tuning:
             self.notes.append("the bundle has no LLM: only the CRM is tuned")
             return False
         try:
+            # Before llama.cpp is loaded here: what would end this process ends another.
+            if not self._computes(LLM_FILE):
+                raise ComputeError(f"{LLM_FILE} can not be run here")
             binding = importlib.import_module("corella_edge_runtime.llm.binding")
-        except MissingExtraError as error:
+        except (MissingExtraError, ComputeError) as error:
             self.notes.append(f"{error}; until then only the CRM is tuned")
             return False
         template, self.tokens = prompt
@@ -153,7 +164,7 @@ class _Tuning:
             bundle=bundle_key(self.bundle.root),
             label=self.bundle.label,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            machine=fingerprint(self.machine.cores, self.machine.quota),
+            machine=fingerprint(self.machine),
             crm_file=CRM_INT8 if small else CRM_FILE,
             crm_threads=threads.crm_threads,
             crm_cores=() if threads.shared else threads.crm_cores,

@@ -20,8 +20,7 @@ from typing import Any, NoReturn
 
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.answer import Answer, Prompt
-from corella_edge_runtime.llm.backend import tokens_of
+from corella_edge_runtime.llm.answer import Answer, Answers, Prompt, Prompts, TokenIds, unpack_ids
 from corella_edge_runtime.llm.remote.address import KEY_VARIABLE, Address
 from corella_edge_runtime.llm.remote.flavours import too_long
 from corella_edge_runtime.llm.settings import LlmSettings
@@ -35,7 +34,6 @@ _LOG = logging.getLogger("corella_edge.llm")
 _DEADLINE = Answer(math.nan, "deadline")
 _ERROR = Answer(math.nan, "llm_error")
 _TOO_LONG = Answer(math.nan, "too_long")
-_FULL = Answer(math.nan, "queue_full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ class RemoteBackend:
         self._closed = False
         self._lock = threading.Lock()
         self._counters = Counters()
-        self._tasks: set[asyncio.Task[list[Answer]]] = set()
+        self._tasks: set[asyncio.Task[Answers]] = set()
         self._client = _client(address, limits)
         self._context: int | None = None
         self._asking = asyncio.Lock()
@@ -98,20 +96,21 @@ class RemoteBackend:
         self._thread = threading.Thread(target=self._run, name="corella-llm-remote", daemon=True)
         self._thread.start()
 
-    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
         """See `LlmBackend`. What waits is bounded by `LlmSettings.queue_tokens`, as it is in a thread."""
-        future: Future[list[Answer]] = Future()
+        future: Future[Answers] = Future()
         late = deadline is not None and deadline <= time.monotonic()
-        tokens = tokens_of(prompts)
+        prompts = Prompts.of(prompts)
+        tokens = prompts.tokens
         with self._lock:
             if self._closed:
                 raise RuntimeError("the LLM backend is closed")
             full = self._waiting + tokens > self._room
             if not (full or late):
                 self._waiting += tokens
-                self._loop.call_soon_threadsafe(self._begin, list(prompts), deadline, future, tokens)
+                self._loop.call_soon_threadsafe(self._begin, prompts, deadline, future, tokens)
         if full or late:
-            _finish(future, [_DEADLINE if late else _FULL] * len(prompts))
+            _finish(future, Answers.none(len(prompts), "deadline" if late else "queue_full"))
         return future
 
     def check(self, seconds: float) -> None:
@@ -161,17 +160,17 @@ class RemoteBackend:
         await self._client.aclose()
         self._loop.stop()
 
-    def _begin(self, prompts: list[Prompt], deadline: float | None, future: Future[list[Answer]], tokens: int) -> None:
+    def _begin(self, prompts: Prompts, deadline: float | None, future: Future[Answers], tokens: int) -> None:
         task = self._loop.create_task(self._answer(prompts, deadline))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(done, future, len(prompts), tokens))
         future.add_done_callback(lambda ended: self._stop(task) if ended.cancelled() else None)
 
-    def _ended(self, task: asyncio.Task[list[Answer]], future: Future[list[Answer]], count: int, tokens: int) -> None:
+    def _ended(self, task: asyncio.Task[Answers], future: Future[Answers], count: int, tokens: int) -> None:
         self._tasks.discard(task)
         with self._lock:
             self._waiting -= tokens
-        found = [_ERROR] * count
+        found = Answers.none(count, "llm_error")
         if not task.cancelled():
             error = task.exception()
             if error is None:
@@ -180,12 +179,12 @@ class RemoteBackend:
                 self._failed(error)
         _finish(future, found)
 
-    def _stop(self, task: asyncio.Task[list[Answer]]) -> None:
+    def _stop(self, task: asyncio.Task[Answers]) -> None:
         with self._lock:
             if not self._closed:
                 self._loop.call_soon_threadsafe(task.cancel)
 
-    async def _answer(self, prompts: list[Prompt], deadline: float | None) -> list[Answer]:
+    async def _answer(self, prompts: Prompts, deadline: float | None) -> Answers:
         """What was there in time. The loop's clock is `time.monotonic`."""
         started = time.monotonic()
         answers: list[Answer | None] = [None] * len(prompts)
@@ -196,37 +195,38 @@ class RemoteBackend:
         except TimeoutError:
             missing = _DEADLINE
             self._counters.late += 1
-        found = [answer or missing for answer in answers]
-        self._counters.prompts += sum(not answer.reason for answer in found)
+        found = Answers.of(answer or missing for answer in answers)
+        self._counters.prompts += int(found.answered.sum())
         self._counters.seconds += time.monotonic() - started
         return found
 
-    async def _all(self, prompts: list[Prompt], answers: list[Answer | None]) -> None:
+    async def _all(self, prompts: Prompts, answers: list[Answer | None]) -> None:
         """Groups of one prefix side by side."""
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i, prompt in enumerate(prompts):
-            groups.setdefault(tuple(prompt.prefix), []).append(i)
+        groups: dict[int, list[int]] = {}
+        for i, name in enumerate(prompts.prefix):
+            groups.setdefault(name, []).append(i)
         async with asyncio.TaskGroup() as side_by_side:
             for members in groups.values():
                 side_by_side.create_task(self._group(prompts, members, answers))
 
-    async def _group(self, prompts: list[Prompt], members: list[int], answers: list[Answer | None]) -> None:
+    async def _group(self, prompts: Prompts, members: list[int], answers: list[Answer | None]) -> None:
         """One user's prompts one request after the other: each finds the beginning in the server's cache."""
         async with self._connections:
             fitting = await self._fitting(prompts, members, answers)
             for part in _parts(fitting, self._flavour.items):
-                found = await self._ask(prompts[part[0]].prefix, [prompts[i].suffix for i in part])
+                found = await self._ask(prompts[part[0]].prefix, [unpack_ids(prompts.suffixes[i]) for i in part])
                 for i, answer in zip(part, found, strict=True):
                     answers[i] = answer
 
-    async def _fitting(self, prompts: list[Prompt], members: list[int], answers: list[Answer | None]) -> list[int]:
+    async def _fitting(self, prompts: Prompts, members: list[int], answers: list[Answer | None]) -> list[int]:
         """Members that the server's context holds; the others are answered. vLLM would cut them, silently."""
         try:
             context = await self._context_size()
         except _FAILURES as error:
             self._failed(error)
             return []
-        fits = {i: 0 < len(prompts[i].prefix) + len(prompts[i].suffix) < context for i in members}
+        prefix = len(prompts[members[0]].prefix)
+        fits = {i: 0 < prefix + len(unpack_ids(prompts.suffixes[i])) < context for i in members}
         for i in members:
             answers[i] = None if fits[i] else _TOO_LONG
         return [i for i in members if fits[i]]
@@ -247,7 +247,7 @@ class RemoteBackend:
                 self._context = self._flavour.context(said)
         return self._context
 
-    async def _ask(self, prefix: Sequence[int], suffixes: list[tuple[int, ...]]) -> list[Answer]:
+    async def _ask(self, prefix: Sequence[int], suffixes: list[TokenIds]) -> list[Answer]:
         """One request; the same reason for all its prompts if it fails."""
         try:
             return await self._exactly(prefix, suffixes)
@@ -255,7 +255,7 @@ class RemoteBackend:
             self._failed(error)
             return [_ERROR] * len(suffixes)
 
-    async def _exactly(self, prefix: Sequence[int], suffixes: list[tuple[int, ...]]) -> list[Answer]:
+    async def _exactly(self, prefix: Sequence[int], suffixes: list[TokenIds]) -> list[Answer]:
         """The same; raises what goes wrong."""
         body = self._flavour.body(prefix, suffixes, self._tokens)
         status, said = await self._exchange("POST", self._flavour.path, body)
@@ -313,6 +313,6 @@ def _parts(members: list[int], size: int) -> Iterator[list[int]]:
         yield members[start : start + size]
 
 
-def _finish(future: Future[list[Answer]], answers: list[Answer]) -> None:
+def _finish(future: Future[Answers], answers: Answers) -> None:
     if future.set_running_or_notify_cancel():
         future.set_result(answers)

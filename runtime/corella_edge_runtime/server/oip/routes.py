@@ -130,8 +130,12 @@ class _Api:
         ranker = self.service.ranker
         if ranker is None or not self.service.ready:
             return "the server is stopping" if self.service.draining else "the bundle is still loading"
-        missing = model.threshold == ALWAYS and llm_of(ranker) is None
-        return "the server has no LLM" if missing else ""
+        if model.threshold != ALWAYS:
+            return ""
+        llm = llm_of(ranker)
+        if llm is None:
+            return "the server has no LLM"
+        return "" if llm.answers else "the LLM does not answer now"
 
     def _asked(self, http: Request) -> tuple[Model, str]:
         """The model and version of a path.
