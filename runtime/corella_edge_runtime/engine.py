@@ -239,8 +239,8 @@ class Engine:
         if len(draft.chosen):
             llm[draft.chosen] = answers.probability
             routed = ~np.isnan(llm)
-        for i, reason in zip(draft.chosen.tolist(), answers.reasons, strict=True):
-            reasons[i] = reason or draft.threshold.unit
+            for i, reason in zip(draft.chosen.tolist(), answers.reasons, strict=True):
+                reasons[i] = reason or draft.threshold.unit
         return Scores(
             draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace, self.fusion,
             draft.notes,
