@@ -170,16 +170,20 @@ def test_without_room_nothing_begins(out: Out, monkeypatch: pytest.MonkeyPatch) 
         made(out)
 
 
-def test_a_folder_that_can_not_be_written_is_named(out: Out, tmp_path: Path) -> None:
+def test_a_folder_that_can_not_be_written_is_named(out: Out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         done = run("wheel", "--target", "x86_64", "--out", place)
         assert done.code == 2
         assert done.err.startswith(f"corella-edge: --out {place}: can not be made: ")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # as with a home that is read-only
+    with pytest.raises(InputError, match=r"the cache .*; set XDG_CACHE_HOME to another folder"):
+        made(out)
 
 
 def test_flags_for_other_builds_do_not_reach_this_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("CMAKE_ARGS", "CFLAGS", "CXXFLAGS", "LDFLAGS", "SKBUILD_CMAKE_DEFINE", "CMAKE_GENERATOR", "CC"):
+    for name in ("CMAKE_ARGS", "CFLAGS", "CXXFLAGS", "LDFLAGS", "SKBUILD_CMAKE_DEFINE", "CMAKE_GENERATOR", "CC",
+                 "CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH"):  # fmt: skip
         monkeypatch.setenv(name, "foreign")
     monkeypatch.setenv("CMAKE_BUILD_PARALLEL_LEVEL", "3")
     settings = wheel._environment(OURS, tmp_path)

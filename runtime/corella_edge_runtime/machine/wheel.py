@@ -52,7 +52,8 @@ _CAUSE = re.compile(r"^\s*(?:CMake Error|ERROR: |.*\b(?:fatal )?error: )")
 _LIBRARY = re.compile(r"llama_cpp/lib/libggml-cpu-(.+)\.so")
 # What else in the environment would change the result; how many compilers run at once may be set.
 _OTHERS_FLAGS = re.compile(
-    r"(?!CMAKE_BUILD_PARALLEL_LEVEL)(CMAKE|SKBUILD|GGML|LLAMA)_.*|C(XX|PP)?FLAGS|LDFLAGS|_PYTHON_HOST_PLATFORM"
+    r"(?!CMAKE_BUILD_PARALLEL_LEVEL)(CMAKE|SKBUILD|GGML|LLAMA)_.*|C(XX|PP)?FLAGS|LDFLAGS|_PYTHON_HOST_PLATFORM|"
+    r"CPATH|(C|CPLUS)_INCLUDE_PATH|LIBRARY_PATH"
 )
 
 Say = Callable[[str], None]
@@ -145,7 +146,7 @@ def build(wanted: Recipe, out: Path, say: Say, show: Show) -> Path:
         InputError: `out` or the cache can not be written, or there is no room. CorellaError: the build failed.
     """
     kept = cache_folder() / "wheels" / wanted.key / wanted.file
-    _make(out, "--out ")
+    _make(out, "--out ", "name another folder")
     if TARGETS[wanted.target] in variants(kept):
         say(f"taken from {kept.parent}: built before with the same compiler and settings")
     else:
@@ -154,13 +155,13 @@ def build(wanted: Recipe, out: Path, say: Say, show: Show) -> Path:
     return out / wanted.file
 
 
-def _make(folder: Path, option: str = "") -> None:
+def _make(folder: Path, name: str, remedy: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{option}{folder}: can not be made: {told(error)}") from None
+        raise InputError(f"{name}{folder}: can not be made: {told(error)}; {remedy}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{option}{folder}: can not be written; name another folder")
+        raise InputError(f"{name}{folder}: can not be written; {remedy}")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -175,7 +176,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _compile(wanted: Recipe, kept: Path, say: Say, show: Show) -> None:
     """One build, in a temporary folder that is gone afterwards whatever happened."""
-    _make(kept.parent)
+    _make(kept.parent, "the cache ", "set XDG_CACHE_HOME to another folder")
     _check_room(Path(tempfile.gettempdir()))
     say(f"building llama-cpp-python {wanted.release} for every {wanted.target} CPU with {wanted.compiler}: "
         "downloads 80 MB, then compiles for 10 to 20 minutes on 2 idle cores")  # fmt: skip
