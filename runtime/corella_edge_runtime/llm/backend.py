@@ -208,7 +208,9 @@ class ThreadBackend:
         try:
             yield
         finally:
-            self._at_work = ()
+            # Whoever looks now must not give up what comes after this decode.
+            with self._ready:
+                self._at_work = ()
 
     def _cancelled(self, result: Future[Answers]) -> None:
         if result.cancelled():
