@@ -278,15 +278,19 @@ def open_llm(
         if required:
             raise
         return None, f"{error}; until then the CRM decides alone"
-    if required:
+    # A server elsewhere has answered its own check already.
+    if required and "://" not in kind:
         _require_answer(llm, file)
     return llm, "".join(told)
 
 
 def _require_answer(llm: Llm, file: str) -> None:
-    if why := llm.prove():
+    try:
+        if why := llm.prove():
+            raise ComputeError(f"{file}: the LLM is loaded, but gives no answer ({why})")
+    except BaseException:
         llm.close()
-        raise ComputeError(f"{file}: the LLM is loaded, but gives no answer ({why})")
+        raise
 
 
 def _open(

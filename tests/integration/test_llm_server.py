@@ -14,6 +14,7 @@ import pytest
 from bundles import make_bundle
 from corella_edge.bundle import Bundle
 from corella_edge.errors import InputError
+from corella_edge_runtime.asking import Llm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm import opening
 from corella_edge_runtime.llm.breaker import Limits
@@ -101,7 +102,11 @@ def test_a_required_server_that_is_silent_is_waited_for_no_longer_than_said(
     refused(done.code, done.err, f"the vllm at {address} does not answer (nothing within 0.3 s)")
 
 
-def test_a_required_server_that_answers_otherwise_is_told(bundle: Path, server: FakeServer) -> None:
+def test_a_required_server_that_answers_otherwise_is_told(
+    bundle: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its one prompt within a few seconds is the proof; there is no second wait, of another length and exit code.
+    monkeypatch.setattr(Llm, "prove", lambda *_: pytest.fail("a server elsewhere was asked twice"))
     where = f"sglang+{server.base}"
     server.status = 503
     with pytest.raises(InputError, match=r"does not answer \(/v1/models: status 503\)"):
