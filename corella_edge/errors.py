@@ -60,7 +60,7 @@ class MissingExtraError(CorellaError):
     exit_code = 5
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the extra [{extra}]: pip install 'corella-edge[{extra}]'")
+        super().__init__(f"{what} needs the extra [{extra}]: {installing(extra)}")
         self.extra = extra
 
 
@@ -98,6 +98,17 @@ class InterruptedRunError(CorellaError):
     """The user asked to stop; what was done is kept and the same command goes on."""
 
     exit_code = 130
+
+
+def installing(extra: str) -> str:
+    """How an extra is installed."""
+    if extra != "llm":
+        return f"pip install 'corella-edge[{extra}]'"
+    # By itself pip would compile a llama.cpp for the machine at hand alone.
+    return (
+        "build its wheel with `corella-edge wheel --out DIR` (extra [build]), then "
+        "pip install --find-links DIR --only-binary llama-cpp-python 'corella-edge[llm]'"
+    )
 
 
 def told(error: OSError) -> str:
