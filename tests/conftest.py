@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import tempfile
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 import corella_edge_export  # noqa: F401 - before any test imports torch: libgomp reads its setting once
@@ -20,13 +19,10 @@ for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, si
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One state folder for all: what was found out about llama.cpp is found out once."""
-    before = os.environ.get("XDG_STATE_HOME")
-    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
-    yield
-    if before is None:
-        del os.environ["XDG_STATE_HOME"]
-    else:
-        os.environ["XDG_STATE_HOME"] = before
+# One state folder for all, before anything loads llama.cpp: what was found out about it is found out once.
+_state = tempfile.TemporaryDirectory(prefix="corella-edge-tests-")
+os.environ["XDG_STATE_HOME"] = _state.name
+
+
+def pytest_unconfigure() -> None:
+    _state.cleanup()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
+from corella_edge.errors import installing
 from corella_edge.plan import cpu_flags, cpu_model
 from corella_edge_runtime.llm import endings, trust
 from corella_edge_runtime.llm.trust import Verdict
@@ -82,9 +84,11 @@ class Loaded:
 
 def load(package: str, command: Sequence[str] = ()) -> Loaded:
     """Load a library in a process of its own. `command` replaces it, for tests."""
-    asked = [*(command or (sys.executable, "-c", _ASK[package]))]
+    # -P: no module of the working directory comes before the installed ones.
+    asked = [*(command or (sys.executable, "-P", "-c", _ASK[package]))]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, errors="replace", timeout=PATIENCE)
+        done = subprocess.run(asked, capture_output=True, text=True, errors="replace", timeout=PATIENCE,
+                              stdin=subprocess.DEVNULL, env={**os.environ, **trust.EXPENDABLE})  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return Loaded([], f"{package} does not load: {str(error).splitlines()[0][:200]}")
     if endings.crashed(done.returncode):
@@ -100,7 +104,9 @@ def load(package: str, command: Sequence[str] = ()) -> Loaded:
 
 def unused(flags: set[str], built: Sequence[str]) -> list[str]:
     """llama.cpp's names of instructions that the CPU has and the build does not use."""
-    return [name for flag, name in INSTRUCTIONS.items() if flag in flags and name not in built]
+    # AVX-512's form of them does more at once.
+    used = {*built, "AVX_VNNI"} if "AVX512_VNNI" in built else set(built)
+    return [name for flag, name in INSTRUCTIONS.items() if flag in flags and name not in used]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +150,7 @@ def _extra_lines(known: Sequence[Extra]) -> Iterator[str]:
     whole = {extra.name for extra in known if not extra.missing}
     for extra in known:
         have = ", ".join(f"{name} {found}" for name, found in extra.packages.items() if found)
-        missing = f"missing: {', '.join(extra.missing)}; pip install 'corella-edge[{extra.name}]'"
+        missing = f"missing: {', '.join(extra.missing)}; {installing(extra.name)}"
         # The packages of these two share a folder: nobody is told to install the second.
         if extra.missing and {"cpu": "gpu", "gpu": "cpu"}.get(extra.name) in whole:
             missing = "not installed; one of [cpu] and [gpu] is enough"
@@ -157,7 +163,8 @@ def _llama_lines(found: Loaded, flags: set[str]) -> Iterator[str]:
         kind = "one library for all" if variant == "single" else f"the library for {variant}"
         yield f"llama.cpp computes with {kind}" + (f", compiled by {compiler}" if compiler else "")
     yield f"llama.cpp is built with: {', '.join(found.said)}"
-    if lacking := unused(flags, found.said):
+    # A build for every kind of CPU has taken its best library for this one; another build would not do more.
+    if variant in (None, "single") and (lacking := unused(flags, found.said)):
         yield f"  this CPU also has {', '.join(lacking)}, which the build does not use: prompts are read more slowly."
         yield f"  To use them, {trust.REMEDY}"
 

@@ -50,7 +50,7 @@ def test_without_any_extra_it_names_them_and_ends_well() -> None:
     text, problems = examined({"corella-edge": "1"})
     assert problems == []
     for extra, package in (("cpu", "onnxruntime"), ("llm", "llama-cpp-python"), ("export", "torch")):
-        assert f"pip install 'corella-edge[{extra}]'" in text
+        assert f"'corella-edge[{extra}]'" in text
         assert package in text
     assert "llama.cpp is built" not in text
     assert "ONNX Runtime:" not in text
@@ -110,6 +110,17 @@ def test_instructions_that_the_build_leaves_unused(monkeypatch) -> None:
     assert "To use them, build a wheel with `corella-edge wheel" in text
 
 
+def test_who_has_a_library_for_each_kind_of_cpu_is_not_told_to_build_one(monkeypatch) -> None:
+    """Zen 5 and AmpereOne have an instruction that no kind in the wheel has together with all the others."""
+    flags = {"avx", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "i8mm"}
+    assert unused(flags, ["AVX", "AVX2", "AVX512", "AVX512_VNNI"]) == ["MATMUL_INT8"]
+    assert unused(flags, ["AVX", "AVX2"]) == ["AVX_VNNI", "AVX512", "AVX512_VNNI", "MATMUL_INT8"]
+    monkeypatch.setattr(doctor, "cpu_flags", lambda: flags)
+    for variant, told in (("zen4", False), ("single", True)):
+        loaded = Loaded(["AVX", "AVX2"], build={"variant": variant})
+        assert ("this CPU also has" in examined(WHOLE, {"llama-cpp-python": loaded})[0]) == told
+
+
 def test_what_does_not_compute_is_a_problem_with_its_remedy() -> None:
     faults = {
         "Q8_0": Verdict(trust.PLAIN, "Q8_0: ended by SIGILL (illegal instruction)"),
@@ -135,6 +146,10 @@ def test_the_library_and_its_compiler_are_named(tmp_path: Path) -> None:
     assert build.kernels(maps) == Path("/a b/libggml-cpu-zen4.so")
     assert build.kernels(tmp_path / "none") is None
     assert build.variant(Path("/x/libggml-cpu-zen4.so")) == "zen4"
+    maps.write_text("7f02-7f03 r-xp 0 00:00 2  /x/libggml-cpu.so.0.9.4\n")  # as pip builds it by itself
+    assert build.kernels(maps) == Path("/x/libggml-cpu.so.0.9.4")
+    assert build.variant(Path("/x/libggml-cpu-armv8.2_1.so")) == "armv8.2_1"
+    assert build.variant(Path("/x/libggml-cpu.so.0")) == "single"
     assert build.variant(Path("/x/libggml-cpu.so")) == build.variant(None) == "single"
     library = tmp_path / "lib.so"
     library.write_bytes(b"\x7fELF\0GCC: (Debian 12.2.0-14) 12.2.0\0\0clang version 20.1.2 (https://x)\0")

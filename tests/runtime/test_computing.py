@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from elf import break_functions, copy_libraries, functions
 # What computes Q4_0 with extra buffer types, on any CPU; and without them.
 EXTRA = re.compile(r"ggml_gem[mv]_q4_0_\w+|_Z\w*ggml_backend_amx_mul_mat\w*")
 PLAIN_KERNEL = re.compile(r"ggml_vec_dot_q4_0_q8_0")
+# The vocabulary is read here, although nothing is computed.
+ELSEWHERE = ("--require-llm", "--llm-backend", "vllm+http://127.0.0.1:9")
 
 Break = Callable[..., dict[str, str]]
 
@@ -113,6 +116,35 @@ def test_without_any_kernel_the_crm_is_alone_and_says_so(broken: Break, bundle: 
     assert done.returncode == 0
     assert "only the CRM is tuned" in done.stderr
     assert kept(environment) == {"Q4_0": NONE, "Q6_K": OK}
+
+
+def test_what_would_end_whoever_loads_it_ends_no_command(
+    broken: Break, bundle: Path, requests: Path, tmp_path: Path
+) -> None:
+    """As a build for another CPU does, which is mostly killed before anything is computed."""
+    environment, out = broken(re.compile("ggml_backend_init|ggml_cpu_init")), tmp_path / "out"
+    commands = [("score", bundle, requests, *ELSEWHERE, "--out", out)]
+    if find_spec("torch"):
+        commands += [(name, "ml-1m-tiny", "--data", tmp_path, "--out", out) for name in ("train", "study")]
+    for args in commands:
+        done = corella(environment, *args)
+        assert done.returncode == 7, (args, done.returncode, done.stderr)
+        assert len(done.stderr.splitlines()) == 1, (args, done.stderr)
+        assert "F16: ended by SIGILL (illegal instruction); build a wheel with `corella-edge wheel" in done.stderr
+        assert not out.exists()
+    assert kept(environment) == {"F16": NONE}  # found out once
+    done = corella(environment, "doctor")
+    assert done.returncode == 1
+    assert "llama-cpp-python is built for another CPU, or damaged: loading it ended by SIGILL" in done.stdout
+
+
+def test_a_library_that_is_not_there_is_one_line(bundle: Path, requests: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "LLAMA_CPP_LIB_PATH": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
+    done = corella(environment, "score", bundle, requests, *ELSEWHERE, "--out", tmp_path / "out")
+    assert done.returncode == 7, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "the installed llama.cpp can not be loaded: " in done.stderr
+    assert not (tmp_path / "state").exists()  # it may be there next time
 
 
 def test_doctor_finds_it_by_computing(broken: Break) -> None:

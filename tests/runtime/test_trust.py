@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -68,14 +72,14 @@ def test_whatever_ends_the_process_every_type_has_a_verdict(kinds: list[str], da
     def run(steps: Sequence[trust.Step]) -> tuple[str, Outcome | None]:
         """As a process would: line by line, until a step ends it."""
         runs.append(len(steps))
-        said = [{"variant": "haswell"}]
+        said = ["something that a library prints", json.dumps({"variant": "haswell"})]
         for step in steps:
-            said.append({"begin": list(step)})
+            said.append(json.dumps({"begin": list(step)}))
             fate = fates[step]
             if fate in ("SIGILL", "hang"):
-                return "".join(json.dumps(line) + "\n" for line in said), Outcome(why=fate, lasting=fate != "hang")
-            said.append({"error": 0.0 if fate == "right" else 1.0})
-        return "".join(json.dumps(line) + "\n" for line in said), None
+                return "\n".join([*said, ""]), Outcome(why=fate, lasting=fate != "hang")
+            said.append(json.dumps({"error": 0.0 if fate == "right" else 1.0}))
+        return "\n".join([*said, ""]), None
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trust, "_run", run)
@@ -218,6 +222,64 @@ def test_what_may_be_better_next_time_is_not_kept(state: Path, monkeypatch) -> N
     monkeypatch.setattr(trust, "test", lambda kinds: {kind: Verdict(PLAIN, "slow", lasting=False) for kind in kinds})
     assert trust.judge(["F16"]).kernels == PLAIN
     assert not state.exists()
+    monkeypatch.setattr(trust, "test", lambda kinds: {kind: Verdict(OK) for kind in kinds})
+    assert trust.judge(["F16"]).kernels == OK  # a server that goes on does not keep it, either
+
+
+def test_who_is_interrupted_leaves_no_self_test_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    code = f"import os, time; open({str(noted)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    monkeypatch.setattr(trust, "_command", lambda steps: [sys.executable, "-c", code])
+
+    def interrupt() -> None:
+        while not (noted.exists() and noted.read_text()):
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        trust.test(["F16"])
+    thread.join()
+    assert not running(int(noted.read_text()))
+
+
+def running(pid: int) -> bool:
+    """After up to ten seconds, in which it may end."""
+    deadline = time.monotonic() + 10.0
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        if state == "Z":
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("verdict", "refused"),
+    [
+        (Verdict(OK, "", "haswell"), False),
+        (Verdict(NONE, "F16: its numbers are wrong", "haswell"), False),  # other types may be right
+        (Verdict(NONE, "F16: ended by SIGILL"), True),
+        (Verdict(NONE, "F16: no answer within 60 s", lasting=False), False),
+    ],
+)
+def test_what_ends_whoever_loads_it_is_not_loaded(verdict: Verdict, refused: bool, state: Path, monkeypatch) -> None:
+    monkeypatch.setattr(trust, "test", lambda kinds: dict.fromkeys(kinds, verdict))
+    with pytest.raises(ComputeError, match="SIGILL") if refused else nullcontext():
+        trust.check_loads()
+    for name, value in trust.EXPENDABLE.items():
+        monkeypatch.setenv(name, value)
+    trust.check_loads()  # in a process that is there to find out
+
+
+def test_any_self_test_tells_whether_it_loads(state: Path, tests: list) -> None:
+    trust.judge(["Q4_0"])
+    trust.check_loads()
+    assert tests == [["Q4_0"]]
 
 
 def test_starts_at_the_same_time_agree(state: Path, tests: list) -> None:

@@ -18,20 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge.errors import BundleError, ComputeError, ExportError, InputError, MissingExtraError
+from corella_edge.errors import BundleError, ComputeError, ExportError, InputError
 from corella_edge_runtime.llm import trust, workers
 from corella_edge_runtime.llm.build import load_kernels
+from corella_edge_runtime.llm.library import C
 from corella_edge_runtime.llm.own_thread import OwnThread, claimed
 from corella_edge_runtime.llm.tree import Rows
-
-# llama.cpp's idle OpenMP threads would wait awake for 8 ms after every decode; this is a third of one.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
-try:
-    from llama_cpp import llama_cpp as C
-except ImportError as error:
-    raise MissingExtraError("asking the LLM", "llm") from error
 
 log = logging.getLogger("corella_edge.llama")
 _LEVELS = {3: logging.INFO, 4: logging.ERROR}

@@ -10,14 +10,9 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from corella_edge.errors import MissingExtraError
+from corella_edge_runtime.llm.library import C
 
-try:
-    from llama_cpp import llama_cpp as C
-except ImportError as error:
-    raise MissingExtraError("asking the LLM", "llm") from error
-
-_KERNELS = re.compile(r"/libggml-cpu(?:-([\w.]+))?\.so$")
+_KERNELS = re.compile(r"/libggml-cpu(?:-([\w.]+?))?\.so(?:\.\d+)*$")
 _COMPILER = re.compile(rb"GCC: \([^\0\n]*|[^\0\n]*clang version [^\0\n(]*")
 
 

@@ -28,7 +28,7 @@ from typing import IO
 from corella_edge import errors
 from corella_edge.errors import BundleError, ComputeError, CorellaError, MissingExtraError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm import endings, wire
+from corella_edge_runtime.llm import endings, trust, wire
 from corella_edge_runtime.llm.answer import Answers, Prompt, Prompts
 from corella_edge_runtime.llm.asked import Asked
 from corella_edge_runtime.llm.link import Link
@@ -364,7 +364,7 @@ def _start(setup: ChildSetup, fd: int) -> subprocess.Popen[bytes]:
     # -P: no module of the working directory comes before the installed ones. A process group of its own: the
     # terminal's Ctrl-C is the parent's to answer. No backtrace: ggml would run a debugger on itself.
     command = [sys.executable, "-P", "-m", "corella_edge_runtime.llm.child", str(fd), setup.to_json()]
-    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    environment = {**os.environ, **trust.EXPENDABLE, "GGML_NO_BACKTRACE": "1"}
     with _on_cores(setup.settings.cores):
         return subprocess.Popen(
             command,

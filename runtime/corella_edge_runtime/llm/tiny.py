@@ -14,13 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge.errors import MissingExtraError
 from corella_edge_runtime.llm.gguf import TYPES
-
-try:
-    from llama_cpp import llama_cpp as C
-except ImportError as error:
-    raise MissingExtraError("asking the LLM", "llm") from error
+from corella_edge_runtime.llm.library import C
 
 Floats = npt.NDArray[np.float32]
 VOCABULARY, WIDTH, INNER, HEADS, KV_HEADS, HEAD = 256, 256, 512, 4, 2, 64

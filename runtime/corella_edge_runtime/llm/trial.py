@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -43,8 +44,19 @@ def error(kind: str, extra: bool) -> float:
 @lru_cache(maxsize=1)
 def _made(kind: str) -> tuple[Path, npt.NDArray[np.float64]]:
     """The tiny model, in memory until this process ends, and its logits by plain arithmetic."""
-    path = Path(f"/proc/self/fd/{os.memfd_create('tiny')}")
+    path = _place()
     return path, tiny.logits(tiny.write(path, kind), _TOKENS)
+
+
+def _place() -> Path:
+    """A file in memory, or a temporary one where the system has no name for such a file (no /proc)."""
+    path = Path(f"/proc/self/fd/{os.memfd_create('tiny')}")
+    return path if path.exists() else Path(_folder().name, "tiny.gguf")
+
+
+@lru_cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="corella-edge-trial-")
 
 
 def _decoded(model: Model, tokens: Sequence[int]) -> tiny.Floats:

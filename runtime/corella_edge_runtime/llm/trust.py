@@ -38,8 +38,12 @@ FLOATS = frozenset({"F32", "F16", "BF16"})
 PATIENCE = 60.0  # seconds for the process to start, and again for each decode
 MAX_BYTES = 2**16
 REMEDY = "build a wheel with `corella-edge wheel --out DIR`, then `pip install --force-reinstall --no-deps` it"
+# In the environment of a process that llama.cpp may end: whoever started it is told by what.
+EXPENDABLE = {"CORELLA_EDGE_EXPENDABLE": "1"}
 # No debugger on itself; no threads of numpy for so little.
-_ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_ENVIRONMENT = EXPENDABLE | {"GGML_NO_BACKTRACE": "1"} | dict.fromkeys(
+    ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+)  # fmt: skip
 Step = tuple[str, bool]  # type, with extra buffer types
 
 
@@ -141,6 +145,21 @@ def require(kinds: Sequence[str]) -> None:
         raise ComputeError(verdict.sentence)
 
 
+def check_loads() -> None:
+    """Raises ComputeError if llama.cpp would end this process when it is loaded. MissingExtraError.
+
+    Any self-test that got as far as that tells; if there was none, one is made.
+    """
+    if os.environ.keys() >= EXPENDABLE.keys():
+        return
+    where = surroundings()
+    if any(known == where and verdict.variant for (known, _), verdict in _seen.items()):
+        return
+    verdict = judge(["F16"])
+    if verdict.kernels == NONE and verdict.lasting and not verdict.variant:
+        raise ComputeError(verdict.sentence)
+
+
 def surroundings() -> str:
     """All that a verdict depends on apart from the type, as JSON. Raises MissingExtraError."""
     variables = {name: value for name, value in os.environ.items() if name.startswith("GGML_")}
@@ -202,10 +221,10 @@ def _to_json(where: str, kind: str, verdict: Verdict) -> dict[str, Any]:
 
 
 def _remember(where: str, kind: str, verdict: Verdict) -> None:
-    """Here, and for the next process if the folder can be written."""
-    _seen[where, kind] = verdict
+    """Here, and for the next process if the folder can be written; not what may be otherwise next time."""
     if not verdict.lasting:
         return
+    _seen[where, kind] = verdict
     try:
         path = _file(where, kind)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +246,8 @@ def test(kinds: Sequence[str]) -> dict[str, Verdict]:
 def _advance(steps: Sequence[Step], found: dict[Step, Outcome]) -> str:
     """Run one process through `steps` until it ends; at least one outcome is added. Its variant, if it told."""
     said, ended = _run(steps)
-    lines = [json.loads(line) for line in said.splitlines()]
+    # Other libraries may have printed something as well.
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     begun = [(kind, extra) for kind, extra in (line["begin"] for line in lines if "begin" in line)]
     errors = [float(line["error"]) for line in lines if "error" in line]
     found |= {step: Outcome(error) for step, error in zip(begun, errors, strict=False)}
@@ -256,6 +276,10 @@ def _run(steps: Sequence[Step]) -> tuple[str, Outcome | None]:
             process.kill()
             said, complained = process.communicate()
             return _whole(said), Outcome(why=f"no answer within {limit:g} s", lasting=False)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
     if process.returncode == 0:
         return _whole(said), None
     lasting = endings.crashed(process.returncode)

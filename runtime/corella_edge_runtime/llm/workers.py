@@ -10,12 +10,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from corella_edge.errors import MissingExtraError
-
-try:
-    from llama_cpp import llama_cpp as C
-except ImportError as error:
-    raise MissingExtraError("asking the LLM", "llm") from error
+from corella_edge_runtime.llm.library import C
 
 _MOST = 512  # GGML_MAX_N_THREADS
 
