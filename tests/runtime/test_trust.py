@@ -226,6 +226,20 @@ def test_what_may_be_better_next_time_is_not_kept(state: Path, monkeypatch) -> N
     assert trust.judge(["F16"]).kernels == OK  # a server that goes on does not keep it, either
 
 
+def test_a_decode_that_hangs_is_ended_and_named(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """
+import json, sys, time
+from corella_edge_runtime.llm import trial, trust
+trust.PATIENCE = 0.5
+trial.error = lambda kind, extra: time.sleep(600 if kind == "Q8_0" and extra else 0.0) or 0.0
+trial.main(json.loads(sys.argv[1]))
+"""
+    monkeypatch.setattr(trust, "_command", lambda steps: [sys.executable, "-c", code, json.dumps(steps)])
+    found = trust.test(["F16", "Q8_0", "Q4_0"])
+    assert {kind: verdict.kernels for kind, verdict in found.items()} == {"F16": OK, "Q8_0": PLAIN, "Q4_0": OK}
+    assert (found["Q8_0"].why, found["Q8_0"].lasting) == ("Q8_0: no answer within 60 s", False)
+
+
 def test_who_is_interrupted_leaves_no_self_test_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     noted = tmp_path / "pid"
     code = f"import os, time; open({str(noted)!r}, 'w').write(str(os.getpid())); time.sleep(600)"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge_runtime.llm import build, tiny
+from corella_edge_runtime.llm import build, tiny, trust
 from corella_edge_runtime.llm.binding import Context, Model
 from corella_edge_runtime.llm.own_thread import claim
 from corella_edge_runtime.llm.tree import Rows
@@ -82,8 +83,11 @@ def main(steps: Sequence[tuple[str, bool]]) -> None:
     claim()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what kills it is told, not kept
     _say({"variant": build.variant(build.kernels())})
+    # A decode that hangs is ended by the system, also where nobody waits any more.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     for kind, extra in steps:
         _say({"begin": [kind, extra]})
+        signal.setitimer(signal.ITIMER_REAL, trust.PATIENCE)
         _say({"error": error(kind, extra)})
 
 

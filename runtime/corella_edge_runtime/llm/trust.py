@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -282,6 +283,8 @@ def _run(steps: Sequence[Step]) -> tuple[str, Outcome | None]:
             raise
     if process.returncode == 0:
         return _whole(said), None
+    if process.returncode == -signal.SIGALRM:
+        return _whole(said), Outcome(why=f"no answer within {PATIENCE:g} s", lasting=False)
     lasting = endings.crashed(process.returncode)
     last = "" if lasting else next(iter(reversed(complained.strip().splitlines())), "")[:200]
     why = endings.words(process.returncode) + (f", {last}" if last else "")
