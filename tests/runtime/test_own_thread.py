@@ -44,7 +44,8 @@ def decoding(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_scorer_never_decodes_in_its_caller_s_thread(make_scorer, prompts, decoding: list[int]) -> None:
     first, second = make_scorer(), make_scorer()
     for _ in range(3):
-        assert not any(answer.reason for answer in first.score(prompts(3, [1, 2])) + second.score(prompts(4, [1])))
+        answers = [*first.score(prompts(3, [1, 2])), *second.score(prompts(4, [1]))]
+        assert not any(answer.reason for answer in answers)
         first.forget()
         second.forget()
     assert len(set(decoding)) == 2  # one for each context
