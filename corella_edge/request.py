@@ -18,6 +18,7 @@ from msgspec.structs import astuple
 from corella_edge.errors import InputError
 from corella_edge.history import MAX_TIME, column, is_plain, sensible
 from corella_edge.messages import (
+    MAX_WHOLE,
     FeatureValues,
     Id,
     OptionalFeatures,
@@ -30,6 +31,7 @@ from corella_edge.messages import (
     read,
 )
 from corella_edge.router import LN2
+from corella_edge.strict_json import decode
 
 MAX_CANDIDATES = 10_000
 MAX_HISTORY = 100_000
@@ -371,7 +373,11 @@ def read_request(raw: bytes) -> Request:
         JsonError: not strict JSON.
         InputError: a field is missing, unknown, of the wrong type, or out of range; the message names it.
     """
-    return _request(read(raw, RequestMessage, "request", _colons))
+    message = read(raw, RequestMessage, "request", _colons)
+    # A whole number so large is refused, and read as a float it could not be told.
+    if type(message.threshold) is float and abs(message.threshold) >= MAX_WHOLE:
+        message = check(decode(raw), RequestMessage, "request")
+    return _request(message)
 
 
 def parse_request(value: object) -> Request:

@@ -273,9 +273,12 @@ def check(recipe: Recipe, data: PreparedData) -> str:
         what a checkpoint's weights are, in one line; empty for a model from scratch.
     """
     plain_text.check(recipe.llm.text.files, f"recipe {recipe.name}, llm.text.files")
+    checkpoint = recipe.llm.source == "checkpoint"
+    if checkpoint:
+        llm.checkpoint_config(Path(recipe.llm.path))  # at once; to look at the weights takes longer than all the rest
     check_attributes(recipe, data)
     check_rows(recipe, data)
-    loaded = llm.check_checkpoint(recipe.llm) if recipe.llm.source == "checkpoint" else ""
+    loaded = llm.check_checkpoint(recipe.llm) if checkpoint else ""
     check_pairs(recipe)
     return loaded
 

@@ -235,7 +235,7 @@ def _sentencepiece(folder: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         (folder / name).unlink()
     copy_tokenizer("llama2", folder)
-    _config(vocab_size=32000)(folder)
+    _saved_with(vocab_size=32000)(folder)
 
 
 @pytest.mark.parametrize(

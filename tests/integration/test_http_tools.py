@@ -54,7 +54,7 @@ def test_ten_thousand_candidates_are_one_request(served: Served) -> None:
     assert sorted(row["rank"] for row in answer["candidates"]) == list(range(1, 10_001))
     refused = httpx.post(f"{served.url}/v1/rank", json={"user": {}, "candidates": [*items, items[0]]}, timeout=60)
     assert refused.status_code == 422
-    assert "10001 entries, at most 10000" in refused.json()["error"]["message"]
+    assert "a list of at most 10000 entries, got 10001" in refused.json()["error"]["message"]
 
 
 def test_the_alert_rules_of_the_documentation_are_rules(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_an_llm_that_does_not_tell_the_whole_vocabulary_is_501(asking):
     ("fields", "said"),
     [
         ({"query": ...}, "query: is missing"),
-        ({"query": 5}, "query: expected a list or text, got 5"),
+        ({"query": 5}, "query: expected text or a list, got 5"),
         ({"items": ...}, "items: is missing"),
         ({"items": "text"}, "items: expected a list of token ids, as the query is, got 'text'"),
         ({"items": ["text"]}, "items[0]: expected a list of token ids, as the query is, got 'text'"),

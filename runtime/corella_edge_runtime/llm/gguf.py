@@ -10,7 +10,7 @@ import math
 import mmap
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,22 @@ def check_gguf(path: Path) -> frozenset[str]:
     Raises:
         BundleError: it is no Llama as `export` writes it; names what is wrong.
     """
+    return _read(path, _check)
+
+
+def types_in(path: Path) -> frozenset[str]:
+    """The types of the matrices of any model's file, whether or not a bundle may hold it.
+
+    Raises:
+        BundleError: the head can not be read, or holds a type that llama.cpp can not multiply with.
+    """
+    return _read(path, _types_in)
+
+
+def _read(path: Path, look: Callable[[_Head], frozenset[str]]) -> frozenset[str]:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-            return _check(_Head(raw))
+            return look(_Head(raw))
     except OSError as error:
         raise BundleError(f"{path.name}: can not be read ({error.strerror})") from None
     except (struct.error, ValueError) as error:
@@ -119,13 +132,43 @@ class _Head:
         return self.take(_FORMS[kind])
 
 
-def _check(head: _Head) -> frozenset[str]:
+def _counts(head: _Head) -> tuple[int, int]:
+    """How many tensors and keys follow."""
     if head.raw[:4] != b"GGUF":
         raise ValueError("not GGUF")
     head.skip(4)
     version, tensors, keys = head.take("I"), head.take("Q"), head.take("Q")
     if version != VERSION or keys > MAX_KEYS or tensors > MAX_TENSORS:
         raise ValueError(f"GGUF version {version} with {keys} keys and {tensors} tensors")
+    return tensors, keys
+
+
+def _types_in(head: _Head) -> frozenset[str]:
+    tensors, keys = _counts(head)
+    for _ in range(keys):
+        head.text()
+        head.value(head.take("I"))
+    kinds = [_tensor(head) for _ in range(tensors)]
+    return frozenset(_type_of(name, kind) for name, dimensions, kind in kinds if dimensions > 1)
+
+
+def _tensor(head: _Head) -> tuple[bytes, int, int]:
+    """Name, number of dimensions, number of the type."""
+    name, dimensions = head.text(), head.take("I")
+    head.skip(8 * dimensions)
+    kind = head.take("I")
+    head.skip(8)
+    return name, dimensions, kind
+
+
+def _type_of(name: bytes, kind: int) -> str:
+    if kind not in TYPES:
+        raise ValueError(f"the tensor {_shown(name)} is of the type {kind}")
+    return TYPES[kind]
+
+
+def _check(head: _Head) -> frozenset[str]:
+    tensors, keys = _counts(head)
     found = dict(_known(head, keys))
     if found.get("general.architecture") != b"llama":
         raise ValueError(f"its architecture is {_shown(found.get('general.architecture'))}")
@@ -181,15 +224,12 @@ def _check_vocabulary(found: Mapping[str, Any]) -> None:
 
 def _check_tensor(head: _Head) -> str:
     """The type of a matrix; empty for a vector."""
-    name, dimensions = head.text(), head.take("I")
+    name, dimensions, kind = _tensor(head)
     if not _TENSOR.fullmatch(name) or dimensions not in (1, 2):
         raise ValueError(f"the tensor {_shown(name)} is none of a Llama's")
-    head.skip(8 * dimensions)
-    kind = head.take("I")
-    if kind not in TYPES or (dimensions == 1 and kind != _F32_TENSOR):
+    if dimensions == 1 and kind != _F32_TENSOR:
         raise ValueError(f"the tensor {_shown(name)} is of the type {kind}")
-    head.skip(8)
-    return TYPES[kind] if dimensions == 2 else ""
+    return _type_of(name, kind) if dimensions == 2 else ""
 
 
 def _shown(value: Any) -> str:

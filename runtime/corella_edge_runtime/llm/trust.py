@@ -28,7 +28,7 @@ from corella_edge.errors import ComputeError, InputError, MissingExtraError
 from corella_edge.plan import cpu_flags, cpu_model, state_folder
 from corella_edge.strict_json import decode
 from corella_edge_runtime.llm import endings
-from corella_edge_runtime.llm.gguf import TYPES, check_gguf
+from corella_edge_runtime.llm.gguf import TYPES, types_in
 
 FORMAT_VERSION = 1
 OK, PLAIN, NONE = "ok", "plain", "none"
@@ -112,9 +112,9 @@ def judge_file(path: Path) -> Verdict:
     """The verdict on a GGUF.
 
     Raises:
-        BundleError: see `check_gguf`. MissingExtraError: llama.cpp is not installed.
+        BundleError: see `types_in`. MissingExtraError: llama.cpp is not installed.
     """
-    return judge(sorted(check_gguf(path)))
+    return judge(sorted(types_in(path)))
 
 
 def judge(kinds: Sequence[str]) -> Verdict:
