@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any
 
 from corella_edge.errors import InputError
 
@@ -15,16 +16,23 @@ class JsonError(InputError):
     """Not strict JSON; other input errors are JSON of the wrong meaning."""
 
 
-def decode(raw: bytes, first_line: int = 1) -> Any:
+def no_constant(name: str) -> Any:
+    """Raises JsonError for NaN, Infinity or -Infinity."""
+    raise JsonError(f"{name} is not JSON")
+
+
+def decode(raw: bytes, first_line: int = 1, constant: Callable[[str], Any] = no_constant) -> Any:
     """The value of a JSON text: no NaN or Infinity, no name twice in an object, no half of a surrogate pair.
 
-    `first_line` is the number that errors give the first line of a text of several.
+    Args:
+        first_line: the number that errors give the first line of a text of several.
+        constant: what NaN, Infinity and -Infinity are, of which JSON knows nothing.
 
     Raises:
         JsonError: says what is wrong and where.
     """
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=_refuse)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
         # Escaped halves of surrogate pairs could not be written back.
         if _SURROGATE_ESCAPE.search(raw):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -60,7 +68,3 @@ def _place(error: json.JSONDecodeError, first_line: int) -> str:
     if "\n" not in text:
         return f"column {min(error.pos, len(text)) + 1}"
     return f"line {error.lineno + first_line - 1}, column {error.colno}"
-
-
-def _refuse(name: str) -> NoReturn:
-    raise JsonError(f"{name} is not JSON")

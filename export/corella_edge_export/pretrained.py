@@ -90,11 +90,11 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index}: can not be read ({error})") from None
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{index}: names no files of weights")
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise InputError(f"{folder}: {len(absent)} of {len(names)} weight files are missing, such as {absent[0]}")
-    if not names:
-        raise InputError(f"{index}: names no file of weights")
     return [folder / name for name in names]
 
 
@@ -242,7 +242,7 @@ def unusable(span: Span) -> str:
     """Why a tensor with these numbers can not be trained on or exported; empty = it can."""
     if not (math.isfinite(span.low) and math.isfinite(span.high)):
         worst = next(value for value in (span.low, span.high) if not math.isfinite(value))
-        return f"has numbers that are not finite ({worst}); every answer would be: take an undamaged checkpoint"
+        return f"has numbers that are not finite ({worst}), so no answer would be one; take an undamaged checkpoint"
     if span.matrix and max(-span.low, span.high) > F16_MAX:
         return f"has {max(-span.low, span.high):.3g}, more than the {F16_MAX:.0f} that GGUF's f16 can hold"
     return ""

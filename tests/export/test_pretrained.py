@@ -101,6 +101,14 @@ def sharded(*stray: str) -> Change:
     return apply
 
 
+def index(places: dict[str, Any]) -> Change:
+    def apply(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+    return apply
+
+
 def own_head(change: float) -> Change:
     return weights(lambda tensors: {**tensors, HEAD: tensors[EMBEDDINGS] + change})
 
@@ -173,6 +181,9 @@ def test_what_is_told_is_what_transformers_loads(folder: Path, change: Change, p
         (config(hidden_size="x"), "config.json: "),
         (own_head(1.0), f"{HEAD} differs from {EMBEDDINGS}, but config.json ties them"),
         (sharded(UP), f"{UP} stands in more than one"),
+        (index({"a": 5}), r"model\.safetensors\.index\.json: names no files of weights"),
+        (index({}), r"model\.safetensors\.index\.json: names no files of weights"),
+        (index({"a": "model-00001.safetensors"}), r"1 of 1 weight files are missing, such as model-00001\.safetensors"),
         (cut, r"model\.safetensors: can not be read"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), r"model\.safetensors: can not be read"),
         (pickled(lambda tensors: {"state_dict": tensors}), r"pytorch_model\.bin: can not be read \(it holds more"),

@@ -105,3 +105,12 @@ def test_every_kind_that_this_cpu_runs_answers_alike(files: list[Path], tmp_path
             spread = float(np.std(plain[name]))
             assert np.isfinite(logits).all(), (kind, name)
             np.testing.assert_allclose(logits, plain[name], atol=0.1 * spread, err_msg=f"{kind} {name}")
+
+
+def test_an_empty_name_of_the_folder_of_libraries_is_none(tmp_path: Path) -> None:
+    code = "from corella_edge_runtime.llm.build import C; print(C._base_path)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True,
+        env={**os.environ, "LLAMA_CPP_LIB_PATH": ""},
+    )  # fmt: skip
+    assert done.stdout.strip() == str(LIBRARIES)

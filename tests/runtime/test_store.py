@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError, StoreError
-from corella_edge.events import NewEvents
+from corella_edge.events import NewEvents, new_events
 from corella_edge.history import MAX_TIME
 from corella_edge.messages import MAX_ID_CHARS
 from corella_edge.request import Event, User
@@ -74,7 +74,8 @@ def test_what_is_appended_is_read_also_by_the_next_process(
     with UserStore.open(path, Clock()) as store:
         for user_id, events, features in appends:
             before, held = expected.get(user_id, ({}, []))
-            expected[user_id] = (before if features is None else features, held + events)
+            given = list(new_events(user_id, events).events)  # in the order of their times, if all have one
+            expected[user_id] = (before if features is None else features, held + given)
             assert store.append(user_id, events, features) == len(held) + len(events)
         check(store, expected, most)
     with UserStore.open(path) as store:

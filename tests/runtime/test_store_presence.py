@@ -16,6 +16,7 @@ from corella_edge.errors import InputError, StoreGoneError
 from corella_edge.events import NewEvents
 from corella_edge.request import Event
 from corella_edge_runtime.store.opening import LOCKS, beside
+from corella_edge_runtime.store.presence import Index, is_moved
 from corella_edge_runtime.store.users import UserStore
 from corella_edge_runtime.store.writer import Step
 
@@ -101,12 +102,11 @@ def test_nothing_is_acknowledged_for_a_file_that_is_gone(tmp_path: Path, damage:
             assert "\n" not in str(error.value)
             with pytest.raises(StoreGoneError):
                 store.delete("u")
-        if damage not in (overwrite, truncate):  # of these only who writes takes notice
-            assert store.lost
-            with pytest.raises(StoreGoneError):
-                store.export("u")
-            with pytest.raises(StoreGoneError):
-                store.user("v", 100)
+        assert store.lost
+        with pytest.raises(StoreGoneError):
+            store.export("u")
+        with pytest.raises(StoreGoneError):
+            store.user("v", 100)
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", *LOCKS])
@@ -121,6 +121,38 @@ def test_a_file_that_is_put_back_works_again(tmp_path: Path, suffix: str) -> Non
         assert store.append("u", [Event("c")]) == 2
         assert items(store, "u") == ["a", "c"]
     check_database(path)
+
+
+@pytest.mark.parametrize("mode", ["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
+def test_another_program_may_move_the_log_into_the_file(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "u.db"
+    with UserStore.open(path) as store:
+        for name in "abc":
+            store.append("u", [Event(name)])
+            before = path.stat().st_mtime_ns
+            time.sleep(0.02)  # file systems count time in steps
+            # A process of its own: here SQLite would share what it knows of the file.
+            run = f"import sqlite3; sqlite3.connect({str(path)!r}).execute('PRAGMA wal_checkpoint({mode})').fetchall()"
+            subprocess.run([sys.executable, "-c", run], check=True)
+            assert path.stat().st_mtime_ns > before
+        store.append("u", [Event("d")])
+        assert not store.lost
+    with UserStore.open(path) as store:
+        assert items(store, "u") == list("abcd")
+
+
+@pytest.mark.parametrize(
+    ("now", "moved"),
+    [
+        (Index(7, 9, 0, 0), False),  # nothing of the kind: the file was overwritten
+        (Index(7, 9, 0, 9), True),  # under way
+        (Index(7, 9, 9, 9), True),
+        (Index(7, 0, 0, 0), True),  # and the log begins anew
+        (Index(8, 10, 9, 9), False),  # and somebody else has written
+    ],
+)
+def test_what_tells_that_the_log_was_moved(now: Index, moved: bool) -> None:
+    assert is_moved(Index(7, 9, 0, 0), now) is moved
 
 
 def test_what_vanishes_during_the_commit_is_not_acknowledged(tmp_path: Path) -> None:

@@ -119,6 +119,23 @@ def test_rank_answers_as_the_servers_own_route_does(site):
     assert "total;dur=" in response.headers["server-timing"]
 
 
+def test_what_is_odd_about_a_history_is_told_in_parameters(make_site, fake_ranker):
+    class Odd(fake_ranker):
+        def _scores(self, *asked: Any, **how: Any) -> Any:
+            return replace(super()._scores(*asked, **how), notes=("one thing", "another"))
+
+    response = infer(make_site(Odd()), "rank", parameters={"binary_data_output": True})
+    assert told_of(response) == {"notes": "one thing; another"}
+    assert told_of(infer(make_site(fake_ranker()), "rank", parameters={"binary_data_output": True})) is None
+
+
+def told_of(response: httpx.Response) -> Any:
+    """The parameters of an answer in binary form, as tritonclient reads it."""
+    length = int(response.headers["Inference-Header-Content-Length"])
+    found = InferenceServerClient.parse_response_body(response.content, header_length=length)
+    return found.get_response().get("parameters")
+
+
 def test_crm_never_asks_the_llm_and_llm_always_does(site):
     by_all = outputs(infer(site, "rank", parameters={"threshold": "ratio:1"}))
     assert None in by_all["llm"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import random
 import struct
 from typing import Any
@@ -35,8 +36,7 @@ def tensors(draw: st.DrawFn) -> list[tuple[str, np.ndarray, bool]]:
         spec, binary = INPUTS[name], draw(st.booleans())
         if spec.optional and draw(st.booleans()):
             continue
-        # What tritonclient writes for NaN in JSON is no JSON.
-        kind = texts(binary) if spec.datatype == "BYTES" else NUMBERS.filter(lambda v, b=binary: b or v == v)
+        kind = texts(binary) if spec.datatype == "BYTES" else NUMBERS
         values = draw(st.lists(kind, min_size=spec.least, max_size=min(spec.most, 6)))
         array = np.array(values, np.float32) if spec.datatype == "FP32" else np.empty(len(values), object)
         if spec.datatype == "BYTES":
@@ -123,7 +123,11 @@ def packed(*texts: bytes) -> bytes:
 
 MALFORMED: dict[str, tuple[bytes, str | None, str]] = {
     "no JSON": (b"{", None, "request: not JSON"),
-    "NaN": (b'{"inputs": [NaN]}', None, "request: NaN is not JSON"),
+    "NaN": (b'{"inputs": [NaN]}', None, r"inputs\[0\]: expected an object, got nan"),
+    "NaN for an id": (message(id=math.nan), None, "id: expected text, got nan"),
+    "NaN among texts": (candidates(data=["a", math.nan]), None, r"candidates\[1\]: expected text, got nan"),
+    "Infinity": (ratings(data=[math.inf]), None, "request: Infinity is not JSON"),
+    "-Infinity": (ratings(data=[-math.inf]), None, "request: -Infinity is not JSON"),
     "a name twice": (b'{"inputs": [], "inputs": []}', None, "occurs twice"),
     "no object": (b"[]", None, "request: expected an object, got a list"),
     "no inputs": (b"{}", None, "inputs: expected a list, got nothing"),

@@ -8,13 +8,33 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import struct
 from pathlib import Path
+from typing import NamedTuple
 
 from corella_edge.errors import StoreGoneError
 from corella_edge_runtime.store.opening import LOCKS, beside
 
 _FILES = ("", "-wal", "-shm", *LOCKS)
 Seen = tuple[int, int]
+_INDEX_BYTES = 136
+# The fields of `Index` in the log's index (sqlite.org/walformat.html, 2.2).
+_INDEX = struct.Struct("=8xI4xI76xI28xI4x")
+
+
+class Index(NamedTuple):
+    """What SQLite's processes tell each other of the write-ahead log.
+
+    Attributes:
+        transactions: so far.
+        frames: pages in the log.
+        moved, moving: how many of them have been moved into the file, and how many shall be.
+    """
+
+    transactions: int
+    frames: int
+    moved: int
+    moving: int
 
 
 class Presence:
@@ -27,26 +47,35 @@ class Presence:
         self._opened = {file: _identity(file) for file in (beside(path, suffix) for suffix in _FILES)}
         # Held until the end: to close a handle of the file would drop SQLite's locks.
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._index = os.open(beside(path, "-shm"), os.O_RDONLY | os.O_CLOEXEC)
+        self._overwritten = ""
         self.wrote()
 
     def wrote(self) -> None:
         """This process has written the file: what it holds now is its own."""
-        self._content = self._found_content()
+        self._content, self._known = self._found_content(), self._found_index()
 
     def lost(self) -> str:
         """What is no longer what was opened; empty if all is well."""
         for file, opened in self._opened.items():
             if (found := _identity(file)) != opened:
                 return f"{file} was {'replaced' if found else 'moved or deleted'}"
-        return ""
+        return self._overwritten
 
     def check(self) -> None:
         """Raises StoreGoneError. Of the writer's thread: it also looks for a file overwritten in its place."""
-        lost = self.lost()
-        if not lost and self._found_content() != self._content:
-            lost = f"{self._path} was overwritten"
-        if lost:
+        self._overwritten = "" if self._is_own() else f"{self._path} was overwritten"
+        if lost := self.lost():
             raise gone(lost)
+
+    def _is_own(self) -> bool:
+        """Whether what the file holds is of this store; another program may have moved the log into it."""
+        if self._found_content() == self._content:
+            return True
+        if not is_moved(self._known, self._found_index()):
+            return False
+        self.wrote()
+        return True
 
     def has_log(self) -> bool:
         """Whether the write-ahead log at its name is this store's."""
@@ -60,10 +89,23 @@ class Presence:
         """Let go of the files, once nothing else has them open."""
         self.release()
         os.close(self._file)
+        os.close(self._index)
 
     def _found_content(self) -> Seen:
         found = os.fstat(self._file)
         return found.st_size, found.st_mtime_ns
+
+    def _found_index(self) -> Index:
+        found = os.pread(self._index, _INDEX_BYTES, 0)
+        return Index(*_INDEX.unpack(found.ljust(_INDEX_BYTES, b"\0")))
+
+
+def is_moved(before: Index, now: Index) -> bool:
+    """Whether the log has been moved into the file, or is being moved, and nothing was written to the log meanwhile.
+
+    Backup tools and the `sqlite3` shell do so, and nothing is lost by it.
+    """
+    return now.transactions == before.transactions and (now != before or now.moving > now.moved)
 
 
 def gone(lost: str) -> StoreGoneError:

@@ -162,6 +162,7 @@ _CONFIGURED = fields(
     ["name", "data_type", "dims"],
 )
 _NAME: Json = {"type": "string"}
+_TOLD = fields({"notes": {**_NAME, "description": "What was odd about the history; absent if nothing was."}}, [])
 
 
 _SCHEMAS: Json = {
@@ -195,7 +196,8 @@ _SCHEMAS: Json = {
         "Null is the same as left out. What is not named here is passed over.",
     ),
     "OipInferred": fields(
-        {"id": _NAME, "model_name": {"enum": list(MODELS)}, "model_version": _NAME, "outputs": _many(_GIVEN)},
+        {"id": _NAME, "model_name": {"enum": list(MODELS)}, "model_version": _NAME, "parameters": _TOLD,
+         "outputs": _many(_GIVEN)},
         ["model_name", "model_version", "outputs"],
     ),
 }  # fmt: skip

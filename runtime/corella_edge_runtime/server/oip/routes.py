@@ -112,7 +112,7 @@ class _Api:
         ranked = await self.service.ranked(request, clock, http.receive)
         _check_version(http, _version(ranked.bundle))
         wanted = models.to_tensors(model, inference, ranked.scores)
-        head = _head(model, inference, ranked)
+        head = _head(model, inference, request, ranked)
         content, length = await self.service.work(large(request), clock, "serialise", write, head, wanted)
         headers = {"Server-Timing": clock.header(ranked.scores.trace)}
         if length is None:
@@ -174,9 +174,11 @@ def _parsed(model: Model, body: bytes, header_length: str | None) -> tuple[Infer
     return inference, models.to_request(model, inference)
 
 
-def _head(model: Model, inference: Inference, ranked: Ranked) -> dict[str, Any]:
+def _head(model: Model, inference: Inference, request: RankRequest, ranked: Ranked) -> dict[str, Any]:
     head: dict[str, Any] = {"id": inference.id} if inference.id else {}
-    return {**head, "model_name": model.name, "model_version": _version(ranked.bundle)}
+    notes = "; ".join((*request.notes, *ranked.scores.notes))  # a parameter is one text
+    told = {"parameters": {"notes": notes}} if notes else {}
+    return {**head, "model_name": model.name, "model_version": _version(ranked.bundle), **told}
 
 
 def _answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

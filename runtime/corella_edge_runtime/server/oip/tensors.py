@@ -3,7 +3,8 @@
 A message is a JSON object. In it null is the same as left out, and what the protocol does not know is passed over, as
 clients send hints of their own (`model_name`, `content_type`); but not what would change the meaning of a tensor.
 Tensors that name a `binary_data_size` have their bytes after it, one behind the other:
-numbers little-endian, BYTES as four bytes of length and the bytes themselves, value by value. NaN is null in JSON.
+numbers little-endian, BYTES as four bytes of length and the bytes themselves, value by value. NaN is null in JSON; that
+which clients write as NaN is read as well.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import orjson
 
 from corella_edge.errors import InputError
-from corella_edge.strict_json import JsonError, decode
+from corella_edge.strict_json import JsonError, decode, no_constant
 from corella_edge_runtime.server.bodies import json_text
 from corella_edge_runtime.server.checks import a_flag, a_list, a_text, any_object, shown
 
@@ -68,7 +69,7 @@ def read(body: bytes, header_length: str | None, known: Mapping[str, Input]) -> 
     """
     head, binary = _split(body, header_length)
     try:
-        data = given(decode(json_text(head)), "request")
+        data = given(decode(json_text(head), constant=_nan), "request")
     except JsonError as error:
         raise JsonError(f"request: {error}") from None
     parameters = given(data.get("parameters", {}), "parameters")
@@ -76,6 +77,11 @@ def read(body: bytes, header_length: str | None, known: Mapping[str, Input]) -> 
     outputs = _outputs(data.get("outputs", []), binary_output)
     inputs = _inputs(a_list(data.get("inputs"), "inputs"), binary, known)
     return Inference(a_text(data.get("id", ""), "id"), inputs, outputs, binary_output, parameters)
+
+
+def _nan(name: str) -> float:
+    """NaN, which Python's clients write where Triton reads it."""
+    return math.nan if name == "NaN" else no_constant(name)
 
 
 def given(value: object, where: str) -> dict[str, Any]:
@@ -198,7 +204,7 @@ def _texts_from_json(values: list[Any], name: str) -> Array:
 def _numbers_from_json(values: list[Any], name: str) -> Array:
     for i, value in enumerate(values):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is not None and not (number and abs(value) <= _FLOAT32_MAX):
+        if value is not None and not (number and (abs(value) <= _FLOAT32_MAX or math.isnan(value))):
             raise InputError(f"{name}[{i}]: expected a number that FP32 holds, or null, got {shown(value)}")
     return np.array([np.nan if value is None else value for value in values], dtype=np.float32)
 
