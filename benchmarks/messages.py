@@ -27,6 +27,8 @@ from corella_edge.errors import CorellaError
 from results import write
 from scoring.pairs import ratio_of
 from scoring.quiet import Watch, cpu_seconds, is_void
+from scoring.report import targets_table
+from serving.judged import at_least, at_most
 from serving.mix import Stream, mix
 from serving.saturation import saturation
 from serving.server import Server
@@ -37,8 +39,8 @@ CHILD = Path(__file__).with_name("messages_child.py")
 HERE = Path(__file__).resolve().parents[1]
 SIZES = (20, 100)
 PARTS = ("parse", "encode", "serialise")
-TARGETS = {"messages": 0.4, "rank": {100: 1.5, 20: 2.0}, "saturation": 2.0}
 Row = dict[str, Any]
+TARGETS: Row = {"messages": 0.4, "rank": {100: 1.5, 20: 2.0}, "saturation": 2.0}
 
 
 @dataclass(slots=True)
@@ -85,7 +87,9 @@ def main() -> None:
     found = [bundle(root, options) for root in options.bundles]
     load = watch.read()
     figures: Row = {"what": "messages", "pairs": options.pairs, "load": load, "void": is_void(load), "bundles": found}
+    figures["targets"] = list(targets(figures))
     print(table(figures))
+    print(targets_table(figures["targets"]))
     print(json.dumps(figures))
     if figures["void"]:
         sys.exit(f"void: other load took {load['foreign']:.0%}, steal {load['steal']:.0%} of the cores; 5 % is allowed")
@@ -125,6 +129,21 @@ def bundle(root: Path, options: argparse.Namespace) -> Row:
     if options.http:
         found["http"] = http(root, source, sides, options)
     return found
+
+
+def targets(figures: Row) -> Iterator[Row]:
+    """What is asked of each bundle, and whether it is met."""
+    for found in figures["bundles"]:
+        for row in found["in_process"]:
+            what, n = f"{found['bundle']}, {row['candidates']} candidates", row["candidates"]
+            if n == max(SIZES):
+                name = f"{what}: parse, encode and serialise, to before"
+                yield at_most(name, row["messages"], TARGETS["messages"], figures["void"])
+            name = f"{what}, new user, nothing routed: Engine.rank to a bare run"
+            yield at_most(name, row["rank_to_bare"]["new"], TARGETS["rank"][n], figures["void"])
+        if "saturation" in found.get("http", {}):
+            name = f"{found['bundle']}, 100 candidates: requests a second at saturation, to before"
+            yield at_least(name, found["http"]["saturation"], TARGETS["saturation"], figures["void"])
 
 
 def turns(number: int) -> Sequence[str]:

@@ -10,6 +10,8 @@ from typing import Any
 Json = dict[str, Any]
 MARK = "serving"
 SCENARIOS = ("spans", "faults", "deadline", "soak")
+# Results of scripts of their own: what a request costs around its models, in the server and in the process.
+AROUND = ("messages", "prompt-time")
 
 
 def page(text: str, results: Path) -> str:
@@ -28,7 +30,7 @@ def between(text: str, name: str, contents: str) -> str:
 
 def lines(results: Path) -> Iterator[str]:
     """A table for each CPU, with one row a target of all scenarios that have been measured there."""
-    folders = [results, *sorted(path.parent for path in results.glob("*/serving.json"))]
+    folders = [results, *sorted(path for path in results.iterdir() if path.is_dir())]
     for i, folder in enumerate(folders):
         yield from [""] * (i > 0)
         yield from _one_machine(folder)
@@ -41,10 +43,16 @@ def _one_machine(results: Path) -> Iterator[str]:
     for name in SCENARIOS:
         for target in serving.get(name, {}).get("targets", []):
             yield _row(target["target"], _figure(target), f"{target['sign']} {target['limit']:g}", target["met"])
+    for name in AROUND:
+        for target in _read(results, name).get("targets", []):
+            yield _row(target["target"], _figure(target), f"{target['sign']} {target['limit']:g}", target["met"])
     yield from _swaps(_read(results, "swaps"))
     yield from _kills(_read(results, "kill-events"))
     yield ""
     yield from _made(serving)
+    for name in AROUND:
+        if found := _read(results, name):
+            yield f"- `{name}`: {_where(found)}."
 
 
 def _read(results: Path, name: str) -> Json:
@@ -81,7 +89,11 @@ def _kills(found: Json) -> Iterator[str]:
 def _made(serving: Json) -> Iterator[str]:
     for name in SCENARIOS:
         if part := serving.get(name):
-            machine, load = part["machine"], part["load"]
-            where = f"{machine['cpu']}, {machine['cores']} cores, {part['made'][:10]}, commit {part['commit']}"
+            load = part["load"]
             beside = f"foreign load {load['foreign']:.1%}, load generator {part['generator_share']:.1%} of a core"
-            yield f"- `{name}`: {where}; {beside}."
+            yield f"- `{name}`: {_where(part)}; {beside}."
+
+
+def _where(part: Json) -> str:
+    machine = part["machine"]
+    return f"{machine['cpu']}, {machine['cores']} cores, {part['made'][:10]}, commit {part['commit']}"
