@@ -60,7 +60,9 @@ def blocks() -> list[str]:
 def shell(script: str, folder: Path, path: str | None = None) -> str:
     """Run a block as it stands; `path` replaces the search path, and then no package index is reachable."""
     python = Path(sys.executable).resolve().parent
-    env = {"PATH": path or f"{python}:/usr/bin:/bin", "HOME": str(Path.home())}
+    # The versions of the tests: with others, llama.cpp would be compiled anew.
+    pinned = {"PIP_CONSTRAINT": str(REPOSITORY / "constraints.txt")}
+    env = {"PATH": path or f"{python}:/usr/bin:/bin", "HOME": str(Path.home()), **pinned}
     if path:
         env |= {"PIP_NO_INDEX": "1", "CC": "/nonexistent", "CXX": "/nonexistent"}
     bash = shutil.which("bash")
