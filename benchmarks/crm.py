@@ -35,11 +35,10 @@ from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.answer import Prompt
 from corella_edge_runtime.tune.workload import prompts_of
-from results import write
 from scoring.crm_targets import TARGETS, targets
 from scoring.pairs import ratio_of
 from scoring.quiet import Watch, is_void
-from scoring.report import targets_table
+from scoring.report import finish
 
 SIZES = (1, 20, 100, 1000)
 INT8, INT8_SIZES = "crm.int8.onnx", (1, 20, 100, 256, 1000)
@@ -82,12 +81,7 @@ def main() -> None:
     figures: Row = {"what": "CRM", "pairs": options.pairs, "load": load, "void": is_void(load), "bundles": found}
     figures["targets"] = targets(figures)
     print(table(figures))
-    print(targets_table(figures["targets"]))
-    print(json.dumps(figures))
-    if figures["void"]:
-        sys.exit(f"void: other load took {load['foreign']:.0%}, steal {load['steal']:.0%} of the cores; 5 % is allowed")
-    if options.out:
-        write(options.out, figures)
+    finish(figures, options.out)
 
 
 def arguments() -> argparse.Namespace:

@@ -24,10 +24,9 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import CorellaError
-from results import write
 from scoring.pairs import ratio_of
 from scoring.quiet import Watch, cpu_seconds, is_void
-from scoring.report import targets_table
+from scoring.report import finish
 from serving.judged import at_least, at_most
 from serving.mix import Stream, mix
 from serving.saturation import saturation
@@ -89,12 +88,7 @@ def main() -> None:
     figures: Row = {"what": "messages", "pairs": options.pairs, "load": load, "void": is_void(load), "bundles": found}
     figures["targets"] = list(targets(figures))
     print(table(figures))
-    print(targets_table(figures["targets"]))
-    print(json.dumps(figures))
-    if figures["void"]:
-        sys.exit(f"void: other load took {load['foreign']:.0%}, steal {load['steal']:.0%} of the cores; 5 % is allowed")
-    if options.out:
-        write(options.out, figures)
+    finish(figures, options.out)
 
 
 def arguments() -> argparse.Namespace:

@@ -122,7 +122,7 @@ def figures(turns: Mapping[str, Sequence[Turn]], user: str) -> dict[str, Any]:
         name: {part: round(float(np.median([1e6 * one[part] / one["routed"] for one in side])), 2) for part in PARTS}
         for name, side in found.items()
     }
-    python = median_of([1e6 * one["python"] / one["routed"] for one in found[OURS]])
+    python = ratio_of([1e6 * one["python"] / one["routed"] for one in found[OURS]])
     ratios = {part: ratio(found, part).to_json() for part in ("whole", "python")}
     return {**shown, "python_us": python.to_json(), "to_before": ratios, "prompts": found[OURS][0]["routed"]}
 
@@ -130,11 +130,6 @@ def figures(turns: Mapping[str, Sequence[Turn]], user: str) -> dict[str, Any]:
 def ratio(found: Mapping[str, Sequence[Mapping[str, float]]], part: str) -> Ratio:
     pairs = zip(found[OURS], found["before"], strict=True)
     return ratio_of([ours[part] / before[part] for ours, before in pairs])
-
-
-def median_of(values: Sequence[float]) -> Ratio:
-    """Of a figure instead of ratios: the median and its interval."""
-    return ratio_of(values)
 
 
 def targets(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from results import write
 from scoring.pairs import ENOUGH
 
 Row = dict[str, Any]
@@ -135,6 +139,17 @@ def targets_table(found: Sequence[Row]) -> str:
         state = "void" if one["void"] else "met" if one["met"] else "NOT MET"
         lines.append(f"{one['target']:70} {interval}  {one['sign']} {one['limit']:g}  {state}")
     return "\n".join(lines)
+
+
+def finish(figures: Row, out: Path | None) -> None:
+    """Print targets and figures, and keep them in `out`; a run beside other load ends here, and is not kept."""
+    load = figures["load"]
+    print(targets_table(figures["targets"]))
+    print(json.dumps(figures))
+    if figures["void"]:
+        sys.exit(f"void: other load took {load['foreign']:.0%}, steal {load['steal']:.0%} of the cores; 5 % is allowed")
+    if out:
+        write(out, figures)
 
 
 def _interval(ratio: Row) -> str:

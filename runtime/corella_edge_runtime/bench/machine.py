@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from corella_edge.plan import cpu_flags
+from corella_edge.plan import cpu_flags, cpu_model
 
 PACKAGES = {"numpy": "numpy", "onnxruntime": "onnxruntime", "onnxruntime-gpu": "onnxruntime-gpu",
             "llama_cpp": "llama-cpp-python", "corella_edge": "corella-edge"}  # fmt: skip
@@ -28,7 +28,7 @@ _STRENGTHS = {
 def machine() -> dict[str, Any]:
     """CPU model with its strongest instruction set, usable cores, memory in bytes, operating system."""
     return {
-        "cpu": cpu_name(_first_value(Path("/proc/cpuinfo"), "model name") or platform.machine(), cpu_flags()),
+        "cpu": cpu_name(cpu_model(), cpu_flags()),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "architecture": platform.machine(),
@@ -64,14 +64,6 @@ def _system() -> str:
         return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
     except OSError:
         return platform.system()
-
-
-def _first_value(path: Path, key: str) -> str:
-    try:
-        lines = path.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
 
 
 @dataclass(frozen=True, slots=True)
