@@ -10,6 +10,7 @@ from typing import Any
 from corella_edge.catalog import Attributes, Catalog
 from corella_edge.errors import InputError
 from corella_edge.jsonlines import read_lines
+from corella_edge.messages import named
 from corella_edge.prompt import Template
 from corella_edge.request import Candidate, parse_item
 from corella_edge.schema import OOV, Field, Schema
@@ -124,7 +125,7 @@ def remarks(
 
 def _told(items: Sequence[str], what: str) -> Iterator[str]:
     if items:
-        shown = ", ".join(item[:40] for item in items[:SHOWN]) + (", …" if len(items) > SHOWN else "")
+        shown = ", ".join(map(named, items[:SHOWN])) + (", …" if len(items) > SHOWN else "")
         yield f"{len(items)} {'item' if len(items) == 1 else 'items'} {what} ({shown})"
 
 

@@ -99,7 +99,7 @@ def _check_numbers(value: object, path: str, where: str) -> None:
     """Raises InputError for a number that JSON does not have, or that no field takes."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            _check_numbers(inner, f"{path}.{str(name)[:40]}", where)
+            _check_numbers(inner, f"{path}.{named(str(name))}", where)
     elif isinstance(value, list):
         for i, inner in enumerate(value):
             if type(inner) is not str:
@@ -115,7 +115,7 @@ def check_features(features: Mapping[str, Any], path: str) -> None:
     for name, value in features.items():
         for entry in value if type(value) is list else (value,):
             if type(entry) is int and abs(entry) > MAX_WHOLE:
-                raise InputError(f"{path}.{name[:40]}: the number is too large")
+                raise InputError(f"{path}.{named(name)}: the number is too large")
 
 
 def an_id(value: str | int, path: str) -> str:
@@ -155,7 +155,7 @@ def _explained(text: str, value: object, kind: Any, where: str) -> str:
     for name, place in _STEP.findall(matched["path"] or ""):
         step: Any = name or (... if place == "..." else int(place))
         found, step, form = _inside(found, step, form)
-        path += f".{step}" if isinstance(step, str) else f"[{step}]"
+        path += f".{named(step)}" if isinstance(step, str) else f"[{step}]"
     return _sentence(matched["what"], path.lstrip("."), found, form, where)
 
 
@@ -199,7 +199,7 @@ def _sentence(what: str, path: str, found: object, form: types.Type | None, wher
     place = path or where
     if matched := _FIELD.fullmatch(what):
         if matched[1] == "missing required":
-            return f"{path + '.' if path else ''}{matched[2]}: is missing"
+            return f"{path + '.' if path else ''}{named(matched[2])}: is missing"
         known = next((o.fields for o in _options(form) if isinstance(o, types.StructType)), ())
         names = ", ".join(sorted(field.encode_name for field in known))
         return f"{place}: unknown field {shown(matched[2])}; known fields: {names}"
@@ -226,6 +226,11 @@ def _any_of(names: str) -> str:
 def _many(number: int | str, kind: str) -> str:
     one, several = _PARTS.get(kind, _PARTS["array"])
     return f"{number} {one if str(number) == '1' else several}"
+
+
+def named(name: str) -> str:
+    """A field's name as an error quotes it: the first 40 characters, in one line."""
+    return name[:40] if name.isprintable() else repr(name[:40])
 
 
 def shown(value: object) -> str:

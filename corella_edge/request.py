@@ -28,6 +28,7 @@ from corella_edge.messages import (
     check,
     check_features,
     given,
+    named,
     read,
 )
 from corella_edge.router import LN2
@@ -526,5 +527,5 @@ def parse_item(value: object) -> Candidate:
 def check_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
     """Attributes of an item, of any number. Raises InputError for one that is not of a feature's form."""
     for name, found in attributes.items():
-        check({name: found}, FeatureValues, str(name)[:40])
+        check({name: found}, FeatureValues, named(str(name)))
     return attributes

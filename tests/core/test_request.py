@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
@@ -54,6 +54,10 @@ VALID = st.fixed_dictionaries(
 
 
 @given(ANY_JSON | st.fixed_dictionaries({"user": ANY_JSON}, optional=dict.fromkeys(TOP, ANY_JSON)))
+@example({"\n": 2**64 + 1})
+@example({"user": {"features": {"\n": 2**64 + 1}}})
+@example({"user": {"features": {"\n": {"a": 1}}}})
+@example({"user": {"\n": 1}})
 def test_any_json_is_a_request_or_an_input_error(value: Any) -> None:
     try:
         message = repr(parse_request(value).user)[:4]
