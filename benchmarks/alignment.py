@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from corella_edge.errors import InputError
-from corella_edge_export import loop
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.run import Run
-from corella_edge_export.stages import Stages
-from corella_edge_export.train_joint import JointTask
+from corella_edge_export.training import loop
+from corella_edge_export.training.run import Run
+from corella_edge_export.training.stages import Stages
+from corella_edge_export.training.tasks.joint import JointTask
 from keep_study import rounded
 from results import write
 

@@ -69,7 +69,7 @@ def opened(folder: Path | None, file: Path, threads: int) -> Iterator[Build]:
 
 def child(file: Path, threads: int) -> None:
     """Answer each seed by the seconds of its turn. First come the instruction sets that the build uses here."""
-    from corella_edge_runtime.llm.build import features
+    from corella_edge_runtime.llm.llama.build import features
     from scoring.ours import Ours
     from scoring.shapes import SHAPES, Prompts
     from scoring.vocabulary import answer_tokens

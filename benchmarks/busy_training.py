@@ -171,10 +171,10 @@ def stepper(folder: Path, options: argparse.Namespace) -> Callable[[int], object
     from accelerate import Accelerator
 
     from corella_edge_export.data.prepared import PreparedData
-    from corella_edge_export.loop import _Training
     from corella_edge_export.recipe import load_recipe
-    from corella_edge_export.run import Run
-    from corella_edge_export.stages import Stages
+    from corella_edge_export.training.loop import _Training
+    from corella_edge_export.training.run import Run
+    from corella_edge_export.training.stages import Stages
 
     recipe = load_recipe(options.recipe)
     alone = {name: replace(getattr(recipe, name), epochs=int(name == options.serve)) for name in STAGES}

@@ -24,17 +24,17 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge.bundle import Bundle
-from corella_edge.encoder import FeatureEncoder
+from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import CorellaError, InputError
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.features.schema import Feed
 from corella_edge.request import Candidate, Request, parse_request
-from corella_edge.schema import Feed
 from corella_edge_runtime.bench import traffic
 from corella_edge_runtime.bench.measure import latency
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.answer import Prompt
-from corella_edge_runtime.tune.workload import prompts_of
+from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.machine.tune.workload import prompts_of
 from scoring.crm_targets import TARGETS, targets
 from scoring.pairs import ratio_of
 from scoring.quiet import Watch, is_void
@@ -202,7 +202,7 @@ def torch_eager(case: Case) -> Callable[[Feed], object]:
     """A DCNv2 of the bundle's shape with random weights, eager, one thread."""
     import torch
 
-    from corella_edge_export.dcn import DCNv2
+    from corella_edge_export.crm.dcnv2 import DCNv2
     from corella_edge_export.recipe import recipe_from
 
     torch.set_num_threads(1)

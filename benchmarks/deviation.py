@@ -25,17 +25,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge.bundle import Bundle
+from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import BundleError, CorellaError, InputError
 from corella_edge.prompt import PromptEncoder, Tokens
 from corella_edge.request import Request
 from corella_edge_runtime.bench import traffic
-from corella_edge_runtime.llm.answer import Answers, Prompt
-from corella_edge_runtime.llm.backend import LlmBackend, ThreadBackend
-from corella_edge_runtime.llm.binding import Model
-from corella_edge_runtime.llm.scorer import YesNoScorer
+from corella_edge_runtime.llm.backends.thread import LlmBackend, ThreadBackend
+from corella_edge_runtime.llm.contract import Answers, Prompt
+from corella_edge_runtime.llm.llama.binding import Model
+from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from corella_edge_runtime.llm.settings import MOST_QUEUED, LlmSettings
-from corella_edge_runtime.tune.workload import prompts_of
+from corella_edge_runtime.machine.tune.workload import prompts_of
 from results import write
 
 FloatArray = npt.NDArray[np.float64]

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 from corella_edge.errors import CorellaError, InputError
-from corella_edge_runtime.llm.answer import Prompt
-from corella_edge_runtime.llm.scorer import YesNoScorer
+from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from options import check_words, numbers, words
 from results import write
 from scoring.models import TYPES, Subject, subject

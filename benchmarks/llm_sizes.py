@@ -26,14 +26,14 @@ import torch
 from corella_edge.prompt import Tokens
 from corella_edge.request import Request
 from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.evaluation import plots
+from corella_edge_export.llm.to_gguf import write_gguf
 from corella_edge_export.recipe import Recipe, load_recipe
-from corella_edge_export.run import Run, hold
-from corella_edge_export.stages import Stages
-from corella_edge_export.study import plots
-from corella_edge_export.to_gguf import write_gguf
-from corella_edge_runtime.llm.answer import Prompt
-from corella_edge_runtime.llm.binding import Model, quantize
-from corella_edge_runtime.llm.scorer import YesNoScorer
+from corella_edge_export.training.run import Run, hold
+from corella_edge_export.training.stages import Stages
+from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.llama.binding import Model, quantize
+from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from results import write
 from scoring.pairs import ENOUGH, ratio_of
 from scoring.quiet import Watch, is_void, undisturbed

@@ -28,7 +28,7 @@ def steps() -> tuple[Callable[[bytes], Any], Callable[..., bytes]]:
         return requests.read_request, answers.answer_json
     import orjson
 
-    from corella_edge.strict_json import decode
+    from corella_edge.formats.strict_json import decode
 
     return (lambda body: requests.parse_request(decode(body))), (lambda *of: orjson.dumps(answers.answer(*of)))
 

@@ -33,13 +33,13 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from corella_edge import bundle as bundles
-from corella_edge import site as sites
-from corella_edge.bundle import Bundle
-from corella_edge.deployment import promoted, rolled_back
+from corella_edge.bundle import artefact as bundles
+from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import CorellaError
 from corella_edge.request import parse_request
 from corella_edge_runtime.engine import Engine
+from corella_edge_runtime.site import layout as sites
+from corella_edge_runtime.site.deployment import promoted, rolled_back
 from results import write
 
 TARGET = 0  # lost, and differing

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 from msgspec import inspect as types
 
 from corella_edge.errors import InputError
-from corella_edge.strict_json import JsonError, decode
+from corella_edge.formats.strict_json import JsonError, decode
 
 MAX_ID_CHARS = 256
 MAX_FEATURES = 256  # of one user or candidate

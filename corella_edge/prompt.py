@@ -20,8 +20,8 @@ from typing import Any
 
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, RecipeError
+from corella_edge.features.schema import value_key
 from corella_edge.request import Candidate, Event, User
-from corella_edge.schema import value_key
 
 Tokenize = Callable[[str], list[int]]
 # Ratings and profiles come with requests: only so many of their texts are kept.

@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import astuple
 
 from corella_edge.errors import InputError
+from corella_edge.formats.strict_json import decode
 from corella_edge.history import MAX_TIME, column, is_plain, sensible
 from corella_edge.messages import (
     MAX_WHOLE,
@@ -31,8 +32,7 @@ from corella_edge.messages import (
     named,
     read,
 )
-from corella_edge.router import LN2
-from corella_edge.strict_json import decode
+from corella_edge.routing.policy import LN2
 
 MAX_CANDIDATES = 10_000
 MAX_HISTORY = 100_000

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from corella_edge.fusion import REPLACE, Fusion, fuse
 from corella_edge.request import Request
-from corella_edge.router import LN2
+from corella_edge.routing.fusion import REPLACE, Fusion, fuse
+from corella_edge.routing.policy import LN2
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

@@ -27,8 +27,8 @@ import study_page
 
 from corella_edge.cli import COMMANDS, cli
 from corella_edge.errors import EXIT_CODES
+from corella_edge_export.evaluation.tables import ends, figure
 from corella_edge_export.recipe import load_recipe
-from corella_edge_export.study.tables import ends, figure
 
 ROOT = Path(__file__).resolve().parents[1]
 CLI_PAGE, README, RESULTS_PAGE = ROOT / "docs" / "cli.md", ROOT / "README.md", ROOT / "docs" / "results.md"

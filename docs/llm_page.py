@@ -9,7 +9,7 @@ from typing import Any
 
 from serving_page import between
 
-from corella_edge_runtime.llm.tolerance import TOLERANCE
+from corella_edge_runtime.llm.llama.tolerance import TOLERANCE
 from scoring.crm_targets import TARGETS, judged_paths
 from scoring.crm_targets import targets as crm_targets
 from scoring.pairs import ENOUGH

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from corella_edge_export.study.tables import figure, table_head, table_row
+from corella_edge_export.evaluation.tables import figure, table_head, table_row
 
 # The LLM has been asked about every training row before stage 2; it has read plain text alone.
 REGIMES = ("ml-1m-small", "ml-1m-stages")

@@ -10,7 +10,7 @@ from typing import Any
 
 import stages_page
 
-from corella_edge_export.study import tables
+from corella_edge_export.evaluation import tables
 
 HEAD = """# Results of the study
 

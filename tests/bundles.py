@@ -11,14 +11,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from corella_edge import bundle, metrics
+from corella_edge import metrics
 from corella_edge.atomic import new_folder
+from corella_edge.bundle import artefact as bundle
 from corella_edge.catalog import Catalog
-from corella_edge.encoder import FeatureEncoder
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.features.schema import Field, Schema, Vocabulary
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import parse_request
-from corella_edge.router import Calibration, entropy
-from corella_edge.schema import Field, Schema, Vocabulary
+from corella_edge.routing.policy import Calibration, entropy
 
 GENRES = ["Action", "Comedy", "Drama"]
 ITEMS, USERS, ROWS, WINDOW = 40, 30, 240, 5
@@ -133,9 +134,9 @@ def _write_llm(
     folder: Path, catalog: Catalog, rows: list[dict[str, Any]], rng: np.random.Generator, llm_type: str
 ) -> list[tuple[list[int] | None, float | None]]:
     """llm.gguf and prompt.json; each row's prompt and P(Yes), one prompt a decode."""
-    from corella_edge_runtime.llm.answer import Prompt
-    from corella_edge_runtime.llm.binding import Model, quantize
-    from corella_edge_runtime.llm.scorer import YesNoScorer
+    from corella_edge_runtime.llm.contract import Prompt
+    from corella_edge_runtime.llm.llama.binding import Model, quantize
+    from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 
     # Wide enough for the blocks of every type and the tiles of AMX, unless nothing is quantised.
     words = _write_gguf(folder / "llm.gguf", rng, 32 if llm_type == "F32" else 256)

@@ -15,7 +15,7 @@ import torch
 from corella_edge.catalog import Catalog
 from corella_edge.prompt import Template
 from corella_edge.request import User
-from corella_edge_export.tokenizer import train_tokenizer
+from corella_edge_export.llm.tokenizer import train_tokenizer
 
 BARE = Template(yes="Yes", no="No", rating="({})")  # for tokenizers that put a space before every text
 SMOLLM = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<|im_start|>", "eos_token": "<|im_end|>",

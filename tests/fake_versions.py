@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from corella_edge import bundle
+from corella_edge.bundle import artefact as bundle
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError
-from corella_edge.schema import Field, Schema, Vocabulary
+from corella_edge.features.schema import Field, Schema, Vocabulary
 
 SCHEMA = Schema((Field("item_id", "categorical", "item", "id", "item_id"),), {"item_id": Vocabulary("item_id", ["a"])})
 

@@ -9,10 +9,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from corella_edge_runtime.llm.answer import Prompt, TokenIds
+from corella_edge_runtime.llm.contract import Prompt, TokenIds
 from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.packing import HORIZON, SAFETY, STRANGERS, Base, Room, decodes_of
-from corella_edge_runtime.llm.tree import Rows, common_length
+from corella_edge_runtime.llm.llama.packing import HORIZON, SAFETY, STRANGERS, Base, Room, decodes_of
+from corella_edge_runtime.llm.llama.tree import Rows, common_length
 
 
 @dataclass(eq=False, slots=True)

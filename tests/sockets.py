@@ -14,7 +14,7 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from corella_edge_runtime.server.connections import ConnectionCounters, ConnectionLimits, protocol
+from corella_edge_runtime.server.guard.connections import ConnectionCounters, ConnectionLimits, protocol
 
 PATIENCE = 30.0  # seconds; the machine may be busy
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {

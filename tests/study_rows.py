@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from corella_edge_export.study.scored import Floats, Pair, Scored
+from corella_edge_export.evaluation.scored import Floats, Pair, Scored
 
 
 def sigmoid(x: Floats) -> Floats:

@@ -7,7 +7,7 @@ from typing import Any
 
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.data.synthetic import SyntheticConfig, generate
+from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
 from corella_edge_export.recipe import Recipe, recipe_from
 
 SHORT = {"rows": 120, "epochs": 1, "batch_tokens": 2048, "evaluations": 1}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from corella_edge.metrics import auc
-from corella_edge_export import loop
+from corella_edge_export.training import loop
 
 SCHEDULE = loop.Schedule(0.05, 0.01, epochs=3, evaluations=2, patience=9)
 SHORT = loop.Schedule(0.05, 0.01, epochs=2, evaluations=2, patience=9)

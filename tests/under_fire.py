@@ -21,10 +21,13 @@ from pathlib import Path
 import torch
 
 from corella_edge.cli import COMMANDS, main
-from corella_edge_export import loop
+from corella_edge_export.training import loop
 
-TRAINING = ("corella_edge_export.stages", "transformers.models.llama.modeling_llama")
-EXPORT = ("corella_edge_export.export", "corella_edge_export.evaluate", "torch.onnx", "optimum.exporters.onnx")
+TRAINING = ("corella_edge_export.training.stages", "transformers.models.llama.modeling_llama")
+EXPORT = (
+    "corella_edge_export.bundling.write", "corella_edge_export.evaluation.evaluate", "torch.onnx",
+    "optimum.exporters.onnx",
+)  # fmt: skip
 
 
 def child(args: list[str], errors: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 def spoil(flag: Path) -> None:
     """Make every `Context.logits` of this process look for the file first."""
-    from corella_edge_runtime.llm.binding import Context
+    from corella_edge_runtime.llm.llama.binding import Context
 
     sound = Context.logits
 
@@ -26,5 +26,5 @@ def spoil(flag: Path) -> None:
     Context.logits = patched  # type: ignore[method-assign]
 
 
-if "corella_edge_runtime.llm.child" in sys.orig_argv and "CORELLA_EDGE_FAULT_NAN" in os.environ:
+if "corella_edge_runtime.llm.backends.process.child" in sys.orig_argv and "CORELLA_EDGE_FAULT_NAN" in os.environ:
     spoil(Path(os.environ["CORELLA_EDGE_FAULT_NAN"]))

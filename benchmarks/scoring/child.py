@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from corella_edge.errors import BundleError
-from corella_edge.jsonlines import parse_traffic, read_lines
+from corella_edge.json_lines import parse_traffic, read_lines
 from corella_edge.request import Candidate, Request, User
 from corella_edge_runtime.engine import Engine
 from scoring.ours import Ours

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qw
 
 from corella_edge.errors import InputError
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.run import Run
-from corella_edge_export.to_gguf import write_gguf
-from corella_edge_runtime.llm.binding import quantize
+from corella_edge_export.llm.to_gguf import write_gguf
+from corella_edge_export.training.run import Run
+from corella_edge_runtime.llm.llama.binding import quantize
 from scoring.vocabulary import MERGES, SPECIAL, filler_tokenizer, filler_tokens
 
 TYPES = ("F16", "BF16", "Q8_0", "Q4_0")

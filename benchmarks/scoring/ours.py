@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.answer import Prompt
-from corella_edge_runtime.llm.binding import Model
-from corella_edge_runtime.llm.scorer import YesNoScorer
+from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.llama.binding import Model
+from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from corella_edge_runtime.llm.settings import LlmSettings
 
 

@@ -29,7 +29,7 @@ spent: dict[str, float] = defaultdict(float)
 
 
 def main(bundle: Path, backend: str) -> None:
-    library = importlib.import_module("corella_edge_runtime.llm.binding").C
+    library = importlib.import_module("corella_edge_runtime.llm.llama.binding").C
     for name in ("llama_decode", *CELLS):
         setattr(library, name, timed(name, getattr(library, name)))
     with Engine.open(bundle, llm=backend, llm_threads=1, crm_threads=1, require_llm=True, tuned=False) as engine:

@@ -20,8 +20,8 @@ import numpy as np
 
 from corella_edge.request import Request
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.answer import Prompt
-from corella_edge_runtime.tune.workload import prompts_of
+from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.machine.tune.workload import prompts_of
 from scoring.pairs import ratio_of
 from serving.judged import at_least, none_of
 from serving.load import Outcome

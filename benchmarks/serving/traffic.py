@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corella_edge.bundle import Bundle
+from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.request import Candidate, Candidates, Event, Request, User
 from corella_edge_export.data.sampling import request_json

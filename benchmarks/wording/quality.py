@@ -16,8 +16,8 @@ from corella_edge import atomic
 from corella_edge.errors import InputError
 from corella_edge.metrics import Bootstrap, Interval, Sampled, sampled_auc
 from corella_edge_export.data.sampling import draw_users
-from corella_edge_export.loop import Metrics
-from corella_edge_export.train_llm import predict
+from corella_edge_export.training.loop import Metrics
+from corella_edge_export.training.tasks.llm import predict
 from scoring.pairs import OURS
 from scoring.report import judged
 from wording.prompts import ITEMS, PAPER

@@ -13,13 +13,13 @@ from typing import Any
 from corella_edge.prompt import PromptEncoder
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.sampling import draw_users
-from corella_edge_export.loop import Metrics
+from corella_edge_export.llm.sequences import SequenceBuilder
+from corella_edge_export.llm.to_gguf import write_gguf
 from corella_edge_export.recipe import Recipe, load_recipe
-from corella_edge_export.run import Run, hold
-from corella_edge_export.sequences import SequenceBuilder
-from corella_edge_export.stages import Stages
-from corella_edge_export.to_gguf import write_gguf
-from corella_edge_runtime.llm.binding import quantize
+from corella_edge_export.training.loop import Metrics
+from corella_edge_export.training.run import Run, hold
+from corella_edge_export.training.stages import Stages
+from corella_edge_runtime.llm.llama.binding import quantize
 from scoring.pairs import OURS
 from wording.prompts import ITEMS, PAPER, ShortLines, constant_tokens
 

@@ -9,10 +9,10 @@ import click
 
 from corella_edge.cli.common import Finite, Ratios, TextInput, engine_options
 from corella_edge.cli.progress import Progress
-from corella_edge.router import RATIOS
+from corella_edge.routing.policy import RATIOS
 
 if TYPE_CHECKING:
-    from corella_edge.text_files import TextFile
+    from corella_edge.formats.text_files import TextFile
 
 
 @click.command()

@@ -14,7 +14,7 @@ from corella_edge.cli.common import Threads, trusted_key
 from corella_edge.errors import BundleError
 
 if TYPE_CHECKING:
-    from corella_edge.bundle import Bundle
+    from corella_edge.bundle.artefact import Bundle
     from corella_edge_runtime.engine import Engine
     from corella_edge_runtime.reference import Comparison, Tolerance
 
@@ -47,7 +47,7 @@ def verify(bundle: Path, llm_threads: int | None, trust: str | None) -> None:
 
 
 def _check_files(root: Path, trust: str | None) -> Bundle:
-    from corella_edge.describe import survey
+    from corella_edge_runtime.site.describe import survey
 
     found = survey(root, trusted_key(trust))
     for problem in found.problems:
@@ -77,7 +77,7 @@ def _findings(engine: Engine, result: Comparison, allowed: Tolerance) -> Iterato
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def inspect(bundle: Path, as_json: bool) -> None:
     """Show what BUNDLE holds; of a damaged one, what is damaged and whatever can still be read."""
-    from corella_edge.describe import describe
+    from corella_edge_runtime.site.describe import describe
 
     description = describe(bundle)
     if as_json:

@@ -10,7 +10,7 @@ import click
 from corella_edge.cli.common import TextInput
 
 if TYPE_CHECKING:
-    from corella_edge.text_files import TextFile
+    from corella_edge.formats.text_files import TextFile
 
 
 @click.group()
@@ -33,8 +33,8 @@ def update(bundle: Path, items: TextFile, out: Path, extras: tuple[str, ...], ve
     ITEMS may be compressed with gzip, or a pipe; - is standard input.
     The models and their vocabularies are not touched; unchanged files are hard-linked.
     """
-    from corella_edge import catalog_update
     from corella_edge.cli.checking import reference_check
+    from corella_edge_runtime.site import catalog_update
 
     done = catalog_update.update(bundle, items, out, extras, reference_check(verify))
     for note in done.notes:

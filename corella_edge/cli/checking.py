@@ -20,7 +20,7 @@ def _repeat(folder: Path) -> None:
     if find_spec("onnxruntime") is None:
         _say("not verified: that needs the extra [cpu]")
         return
-    from corella_edge.bundle import Bundle
+    from corella_edge.bundle.artefact import Bundle
     from corella_edge_runtime import reference
     from corella_edge_runtime.engine import Engine
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from corella_edge.errors import InputError, MissingExtraError
-from corella_edge.router import RATIOS, parse_share
-from corella_edge.text_files import TextFile
+from corella_edge.formats.text_files import TextFile
+from corella_edge.routing.policy import RATIOS, parse_share
 
 if TYPE_CHECKING:
-    from corella_edge.signature import TrustedKey
+    from corella_edge.bundle.signature import TrustedKey
 
 EXPORT_MODULES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "optimum", "onnx", "gguf", "safetensors",
                   "sentencepiece", "polars", "tqdm")  # fmt: skip
@@ -39,7 +39,7 @@ def need_export(command: str, *file_types: str) -> None:
     need(command, "cpu", "onnxruntime")
     need(command, "llm", "llama_cpp")
     if file_types:
-        from corella_edge_runtime.llm import trust
+        from corella_edge_runtime.llm.llama.selftest import trust
 
         trust.require([kind for file_type in file_types for kind in trust.matrix_types(file_type)])
 
@@ -53,7 +53,7 @@ def trusted_key(text: str | None) -> TrustedKey | None:
     """The key of the option --trust. Raises InputError."""
     if text is None:
         return None
-    from corella_edge.signature import TrustedKey
+    from corella_edge.bundle.signature import TrustedKey
 
     return TrustedKey.read(text)
 

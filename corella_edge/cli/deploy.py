@@ -16,7 +16,7 @@ from corella_edge.cli.progress import Progress
 from corella_edge.errors import BundleError, CorellaError
 
 if TYPE_CHECKING:
-    from corella_edge.deployment import Deployment
+    from corella_edge_runtime.site.deployment import Deployment
 
 _SITE = click.argument("site", type=click.Path(path_type=Path))
 _BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
@@ -46,8 +46,8 @@ def deploy() -> None:
 @_TRUST
 def init(site: Path, bundle: Path, verify: bool, trust: str | None) -> None:
     """Make the folder SITE with BUNDLE as its live version."""
-    from corella_edge import site as sites
     from corella_edge.cli.checking import reference_check
+    from corella_edge_runtime.site import layout as sites
 
     version = sites.create(site, bundle, reference_check(verify), trusted_key(trust))
     click.echo(f"{site}: {version} is live")
@@ -91,7 +91,7 @@ def push(site: Path, bundle: Path, verify: bool, trust: str | None, wait: bool, 
 @_TIMEOUT
 def rollback(site: Path, wait: bool, timeout: float) -> None:
     """Make the previous version live again. A second time goes forward again."""
-    from corella_edge.deployment import rolled_back
+    from corella_edge_runtime.site.deployment import rolled_back
 
     _change(site, rolled_back, wait, timeout)
 
@@ -105,8 +105,8 @@ def rollback(site: Path, wait: bool, timeout: float) -> None:
 @_TIMEOUT
 def canary(site: Path, version: str | None, share: float, stop: bool, wait: bool, timeout: float) -> None:
     """Give a share of the users VERSION. Each of them always gets the same; `use VERSION` gives it to all."""
-    from corella_edge import site as sites
-    from corella_edge.deployment import with_canary, without_canary
+    from corella_edge_runtime.site import layout as sites
+    from corella_edge_runtime.site.deployment import with_canary, without_canary
 
     if stop == (version is not None):
         raise click.UsageError("name a VERSION or give --stop, one of the two")
@@ -125,7 +125,7 @@ def remove(site: Path, version: str) -> None:
 
     Never one that serves, nor one that a rollback would return to.
     """
-    from corella_edge import site as sites
+    from corella_edge_runtime.site import layout as sites
 
     sites.read(site)
     chosen = sites.find(site, version)
@@ -138,7 +138,7 @@ def remove(site: Path, version: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def status(site: Path, as_json: bool) -> None:
     """Show the versions of SITE, which of them are to serve, and what the server says of itself."""
-    from corella_edge import site as sites
+    from corella_edge_runtime.site import layout as sites
 
     found = sites.status(site)
     click.echo(json.dumps(found, ensure_ascii=False, indent=1) if as_json else "\n".join(_status_lines(found)))
@@ -167,8 +167,8 @@ def _server_lines(server: dict[str, Any] | None) -> Iterator[str]:
 
 
 def _add(site: Path, bundle: Path, verify: bool, trust: str | None) -> str:
-    from corella_edge import site as sites
     from corella_edge.cli.checking import reference_check
+    from corella_edge_runtime.site import layout as sites
 
     sites.read(site)
     version, new = sites.add(site, bundle, reference_check(verify), trusted_key(trust))
@@ -180,8 +180,8 @@ def _add(site: Path, bundle: Path, verify: bool, trust: str | None) -> str:
 
 
 def _use(site: Path, version: str, wait: bool, timeout: float) -> None:
-    from corella_edge import site as sites
-    from corella_edge.deployment import promoted
+    from corella_edge_runtime.site import layout as sites
+    from corella_edge_runtime.site.deployment import promoted
 
     sites.read(site)
     chosen = sites.find(site, version)
@@ -190,8 +190,8 @@ def _use(site: Path, version: str, wait: bool, timeout: float) -> None:
 
 def _change(site: Path, step: Callable[[Deployment], Deployment], wait: bool, timeout: float) -> None:
     """Take one step, and follow what the server makes of it; what it refuses is taken back."""
-    from corella_edge import site as sites
-    from corella_edge.deployment import undone
+    from corella_edge_runtime.site import layout as sites
+    from corella_edge_runtime.site.deployment import undone
 
     before, after = sites.change(site, step)
     if wait and sites.server_runs(site):
@@ -213,7 +213,7 @@ def _confirmed(site: Path, wanted: Deployment, timeout: float) -> None:
     Raises:
         BundleError: it refuses. CorellaError: it ends, or says nothing in time.
     """
-    from corella_edge import site as sites
+    from corella_edge_runtime.site import layout as sites
 
     line, started = Progress(), time.monotonic()
     try:

@@ -14,8 +14,8 @@ def doctor(threads: bool) -> None:
 
     Missing extras are named, with the command that installs them. Exit code 1: something installed does not work.
     """
-    from corella_edge_runtime.doctor import examine, thread_lines
-    from corella_edge_runtime.threads import plan_threads, read_machine
+    from corella_edge_runtime.machine.doctor import examine, thread_lines
+    from corella_edge_runtime.machine.threads import plan_threads, read_machine
 
     found = examine()
     lines = found.lines

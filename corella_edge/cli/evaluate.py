@@ -8,7 +8,7 @@ import click
 
 from corella_edge.cli.common import Ratios, Threads, need
 from corella_edge.cli.progress import Progress
-from corella_edge.router import RATIOS
+from corella_edge.routing.policy import RATIOS
 
 
 @click.command()
@@ -35,8 +35,8 @@ def evaluate(
     need("evaluate", "report", "polars")
     need("evaluate", "cpu", "onnxruntime")
     from corella_edge_export.data.prepared import PreparedData
-    from corella_edge_export.evaluate import evaluate as run
-    from corella_edge_export.evaluate import markdown
+    from corella_edge_export.evaluation.evaluate import evaluate as run
+    from corella_edge_export.evaluation.evaluate import markdown
     from corella_edge_runtime.engine import Engine
 
     folder = out or Path(f"evaluation-{bundle.name}-{split}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from corella_edge.cli.common import Threads, checkpoint_option, need_export
-from corella_edge.fusion import RULES
+from corella_edge.routing.fusion import RULES
 
 
 @click.command()
@@ -33,10 +33,10 @@ def export(
     Every file is compared with torch; the bundle appears complete and verified, or not at all.
     """
     need_export("export", "F16", *llm_types)
-    from corella_edge_export.export import Options
-    from corella_edge_export.export import export as write
-    from corella_edge_export.run import Run, data_of
-    from corella_edge_runtime.threads import llm_default
+    from corella_edge_export.bundling.write import Options
+    from corella_edge_export.bundling.write import export as write
+    from corella_edge_export.training.run import Run, data_of
+    from corella_edge_runtime.machine.threads import llm_default
 
     threads = llm_threads or llm_default()
     options = Options(llm_types, name, bundle_version, not no_sample, crm_int8, fusion, threads)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from corella_edge.cli.common import Finite
-from corella_edge.keys import SCOPES, Key, KeyLimits, add_key, default_burst, read_keys, revoke_key
+from corella_edge_runtime.server.guard.keys import SCOPES, Key, KeyLimits, add_key, default_burst, read_keys, revoke_key
 
 _FILE = click.argument("file", type=click.Path(path_type=Path))
 _MOST = 10**6

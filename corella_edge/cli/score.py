@@ -12,7 +12,7 @@ from corella_edge.cli.common import TextInput, engine_options
 from corella_edge.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from corella_edge.text_files import TextFile
+    from corella_edge.formats.text_files import TextFile
     from corella_edge_runtime.batch import Tally
     from corella_edge_runtime.engine import Engine
 

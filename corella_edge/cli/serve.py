@@ -16,11 +16,11 @@ import click
 from corella_edge.cli.common import Finite, engine_options, trusted_key
 from corella_edge.cli.serve_options import ACCESS, LIMITS, STORE, grouped
 from corella_edge.errors import BundleError, MissingExtraError, OutputError
-from corella_edge.router import parse_share, parse_threshold
+from corella_edge.routing.policy import parse_share, parse_threshold
 
 if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine
-    from corella_edge_runtime.server.access import Guard
+    from corella_edge_runtime.server.guard.access import Guard
     from corella_edge_runtime.server.ranker import Ranker
     from corella_edge_runtime.server.run import Settings
     from corella_edge_runtime.store.users import UserStore
@@ -71,7 +71,7 @@ def serve(
 
 def _load(threshold: str | None, engine: dict[str, Any], cores: set[int], bundle: Path) -> Engine:
     from corella_edge_runtime.engine import Engine
-    from corella_edge_runtime.threads import bind_process
+    from corella_edge_runtime.machine.threads import bind_process
 
     # An earlier version may have bound the process to the CRM's cores: this thread sees all of them again.
     os.sched_setaffinity(0, cores)
@@ -84,9 +84,9 @@ def _load(threshold: str | None, engine: dict[str, Any], cores: set[int], bundle
 
 def _guard(host: str, access: dict[str, Any]) -> Guard:
     """Raises InputError for keys that can not be read, and for an address beyond this machine without keys."""
-    from corella_edge.key_time import KeyTime
-    from corella_edge.keys import KeyFile
-    from corella_edge_runtime.server.access import Guard, require_access
+    from corella_edge_runtime.server.guard.access import Guard, require_access
+    from corella_edge_runtime.server.guard.key_time import KeyTime
+    from corella_edge_runtime.server.guard.keys import KeyFile
 
     require_access(host, access["keys"], access["insecure"])
     keys = KeyFile(access["keys"], time_now=KeyTime.of(access["keys"]).now) if access["keys"] else None
@@ -94,8 +94,8 @@ def _guard(host: str, access: dict[str, Any]) -> Guard:
 
 
 def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> Settings:
-    from corella_edge_runtime.server.connections import ConnectionLimits
-    from corella_edge_runtime.server.limits import Limits
+    from corella_edge_runtime.server.guard.connections import ConnectionLimits
+    from corella_edge_runtime.server.guard.limits import Limits
     from corella_edge_runtime.server.run import Settings
 
     body_bytes = int(limits["max_body_mib"] * 2**20)

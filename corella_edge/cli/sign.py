@@ -10,7 +10,7 @@ import click
 from corella_edge.cli.common import TextInput, need
 
 if TYPE_CHECKING:
-    from corella_edge.text_files import TextFile
+    from corella_edge.formats.text_files import TextFile
 
 
 @click.command()
@@ -39,7 +39,7 @@ def sign(
 
 
 def _make(path: Path, password: str | None) -> None:
-    from corella_edge import signature
+    from corella_edge.bundle import signature
 
     if password is None:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
@@ -48,7 +48,7 @@ def _make(path: Path, password: str | None) -> None:
 
 
 def _sign(bundle: Path, key_file: Path, password: str | None) -> None:
-    from corella_edge import signature
+    from corella_edge.bundle import signature
 
     def ask() -> str:
         return str(click.prompt("Password", hide_input=True, err=True)) if password is None else password

@@ -24,9 +24,9 @@ def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path
     need_export("train")
     from dataclasses import replace
 
-    from corella_edge_export import stages
     from corella_edge_export.data.prepared import PreparedData
     from corella_edge_export.recipe import at_checkpoint, load_recipe
+    from corella_edge_export.training import stages
 
     chosen = at_checkpoint(load_recipe(recipe), checkpoint)
     chosen = chosen if seed is None else replace(chosen, seed=seed)

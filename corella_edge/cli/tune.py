@@ -13,7 +13,7 @@ from corella_edge.cli.progress import Progress
 from corella_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from corella_edge.plan import Plan
+    from corella_edge_runtime.machine.plan import Plan
 
 _BAR = 20
 
@@ -32,8 +32,8 @@ def tune(bundle: Path, file: Path | None, seconds: float, quiet: bool) -> None:
     Variants that lose accuracy (by the bundle's own figures) are not tried; what is not clearly faster does not
     replace the default. BUNDLE itself is never changed; Ctrl-C leaves an earlier plan as it was.
     """
-    from corella_edge import plan as plans
-    from corella_edge_runtime.tune.run import tune as run
+    from corella_edge_runtime.machine import plan as plans
+    from corella_edge_runtime.machine.tune.run import tune as run
 
     path = file or plans.default_path(plans.bundle_key(bundle))
     _check_place(path, bundle)

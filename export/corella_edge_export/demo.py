@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import ExportError, InputError
-from corella_edge.text_files import TextFile
-from corella_edge_export import stages
+from corella_edge.formats.text_files import TextFile
+from corella_edge_export.bundling.write import Options, export
 from corella_edge_export.data.prepare import prepare
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.evaluate import evaluate, markdown
-from corella_edge_export.export import Options, export
+from corella_edge_export.evaluation.evaluate import evaluate, markdown
 from corella_edge_export.recipe import load_recipe
-from corella_edge_export.run import Run
+from corella_edge_export.training import stages
+from corella_edge_export.training.run import Run
 from corella_edge_runtime import batch, reference
 from corella_edge_runtime.bench import report
 from corella_edge_runtime.bench.run import Settings

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from corella_edge.errors import InputError, RecipeError
+from corella_edge.formats.text_files import TextFile, UnreadableError
 from corella_edge.prompt import Template
-from corella_edge.router import parse_share, parse_threshold
-from corella_edge.text_files import TextFile, UnreadableError
+from corella_edge.routing.policy import parse_share, parse_threshold
 from corella_edge_export.recipe_text import Place, parse
 
 _TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}

@@ -14,13 +14,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from corella_edge import atomic, bundle
+from corella_edge import atomic
+from corella_edge.bundle import artefact as bundle
 from corella_edge.errors import InputError
-from corella_edge.jsonlines import read_lines
+from corella_edge.formats.text_files import TextFile
+from corella_edge.json_lines import read_lines
 from corella_edge.request import Request, parse_request
-from corella_edge.router import Calibration, parse_threshold
+from corella_edge.routing.policy import Calibration, parse_threshold
 from corella_edge.scores import Scores, answer_json
-from corella_edge.text_files import TextFile
 
 # Enough to tell a good threshold from a bad one before any bundle is open.
 _ANY = Calibration([0.0, 1.0], [math.inf, 0.0])

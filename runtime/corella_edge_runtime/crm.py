@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge.derived import DERIVED
 from corella_edge.errors import BundleError, MissingExtraError
-from corella_edge.schema import Feed, Field, Schema
+from corella_edge.features.derived import DERIVED
+from corella_edge.features.schema import Feed, Field, Schema
 
 try:
     # Loaded without it, it writes an id of this machine and events for Microsoft into the home folder.

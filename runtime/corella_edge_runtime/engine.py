@@ -11,18 +11,18 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge.bundle import Bundle
-from corella_edge.encoder import FeatureEncoder
-from corella_edge.feature_names import FeatureNames
-from corella_edge.fusion import Fusion
+from corella_edge.bundle.artefact import Bundle
+from corella_edge.bundle.signature import TrustedKey
+from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.history import scale_notes
 from corella_edge.request import Candidates, Request, User
-from corella_edge.router import Calibration, Threshold, entropy, parse_threshold, routed_rows
+from corella_edge.routing.fusion import Fusion
+from corella_edge.routing.policy import Calibration, Threshold, entropy, parse_threshold, routed_rows
 from corella_edge.scores import FloatArray, Scores, Trace
-from corella_edge.signature import TrustedKey
-from corella_edge_runtime.asking import Asking, Llm, open_llm, seconds_to
 from corella_edge_runtime.crm import Crm
-from corella_edge_runtime.llm.answer import Answers
+from corella_edge_runtime.feature_names import FeatureNames
+from corella_edge_runtime.llm.asking import Asking, Llm, open_llm, seconds_to
+from corella_edge_runtime.llm.contract import Answers
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from corella_edge.bundle import Bundle
+from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import BundleError
-from corella_edge.fusion import Fusion
-from corella_edge.jsonlines import Reference, parse_reference, read_lines
+from corella_edge.json_lines import Reference, parse_reference, read_lines
+from corella_edge.routing.fusion import Fusion
 from corella_edge.scores import Scores
 from corella_edge_runtime.engine import Engine
 

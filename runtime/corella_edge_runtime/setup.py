@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from corella_edge import plan as plans
-from corella_edge.bundle import Bundle
+from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import InputError, MissingExtraError
-from corella_edge.plan import Fingerprint, Plan
-from corella_edge_runtime.llm import trust
+from corella_edge_runtime.llm.llama.selftest import trust
 from corella_edge_runtime.llm.settings import LlmSettings
-from corella_edge_runtime.threads import Machine, ThreadPlan, check_wishes, plan_threads, read_machine
+from corella_edge_runtime.machine import plan as plans
+from corella_edge_runtime.machine.plan import Fingerprint, Plan
+from corella_edge_runtime.machine.threads import Machine, ThreadPlan, check_wishes, plan_threads, read_machine
 
 CRM_FILE, CRM_INT8, LLM_FILE = "crm.onnx", "crm.int8.onnx", "llm.gguf"
 _VARIANT = re.compile(r"llm\.([A-Za-z0-9_]+)\.gguf")

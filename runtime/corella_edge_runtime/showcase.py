@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from corella_edge.bundle import Bundle
+from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import Catalog
-from corella_edge.derived import Side
 from corella_edge.errors import BundleError
-from corella_edge.jsonlines import Traffic, parse_traffic, read_lines
+from corella_edge.features.derived import Side
+from corella_edge.features.schema import Field, Schema
+from corella_edge.json_lines import Traffic, parse_traffic, read_lines
 from corella_edge.request import Event, User
-from corella_edge.router import NEVER, Threshold
-from corella_edge.schema import Field, Schema
+from corella_edge.routing.policy import NEVER, Threshold
 
 SHOWN_EVENTS = 100  # of a user's history, the latest
 SHOWN_VALUES = 200  # of a vocabulary, as suggestions

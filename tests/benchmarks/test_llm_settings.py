@@ -65,7 +65,7 @@ def test_no_side_computes_the_kept_prefix_again(tiny: Subject) -> None:
 
 
 def test_the_runtime_makes_its_own_context_again_once_the_changed_ones_are_open(tiny: Subject) -> None:
-    from corella_edge_runtime.llm import binding, scorer
+    from corella_edge_runtime.llm.llama import binding, scorer
 
     before = binding.C.llama_init_from_model, scorer.Context
     with opened(tiny.files["F16"], list(CHANGES), 1):

@@ -18,12 +18,12 @@ from corella_edge.errors import ExportError, InputError
 from corella_edge.metrics import Bootstrap, Interval, Sampled, sampled_auc
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Request
+from corella_edge_export.crm.fitted.schema import catalog_of
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.data.synthetic import SyntheticConfig, generate
-from corella_edge_export.fit import catalog_of
+from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
+from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import load_recipe
-from corella_edge_export.sequences import SequenceBuilder
 from scoring.pairs import OURS, ratio_of, round_of
 from serving.kept import merged
 from template import WHAT, check, measured, numbers, words

@@ -15,7 +15,7 @@ import pytest
 from corella_edge import metrics
 from corella_edge.catalog import Catalog
 from corella_edge.errors import InputError
-from corella_edge.jsonlines import Traffic, parse_traffic
+from corella_edge.json_lines import Traffic, parse_traffic
 from corella_edge.metrics import Bootstrap
 from corella_edge.request import Candidate, Event, Request, User
 from corella_edge.scores import Scores

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from corella_edge.bundle import Bundle
+from corella_edge.bundle.artefact import Bundle
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from bundles import make_bundle
-from corella_edge import site as sites
-from corella_edge.site import Refusal, Running, Serving
+from corella_edge_runtime.site import layout as sites
+from corella_edge_runtime.site.layout import Refusal, Running, Serving
 from fake_versions import toy_bundle
 
 WAIT = 20.0

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from corella_edge.keys import read_keys
+from corella_edge_runtime.server.guard.keys import read_keys
 
 
 def test_a_key_is_added_listed_and_revoked(corella, tmp_path):

@@ -12,14 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
-from corella_edge import plan as plans
 from corella_edge.errors import InputError
-from corella_edge.plan import Plan
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm import trust
+from corella_edge_runtime.llm.llama.selftest import trust
 from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.machine import plan as plans
+from corella_edge_runtime.machine.plan import Plan
+from corella_edge_runtime.machine.threads import read_machine
 from corella_edge_runtime.setup import fingerprint
-from corella_edge_runtime.threads import read_machine
 from sessions import serving, start
 
 CPUS = len(os.sched_getaffinity(0))

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from bundles import reseal
-from corella_edge import plan as plans
-from corella_edge.bundle import Bundle, sha256
-from corella_edge_runtime.llm import trust
+from corella_edge.bundle.artefact import Bundle, sha256
+from corella_edge_runtime.llm.llama.selftest import trust
+from corella_edge_runtime.llm.llama.selftest.trust import Verdict
 from corella_edge_runtime.llm.settings import LlmSettings
-from corella_edge_runtime.llm.trust import Verdict
+from corella_edge_runtime.machine import plan as plans
+from corella_edge_runtime.machine.threads import Machine, read_machine
+from corella_edge_runtime.machine.tune.run import tune
 from corella_edge_runtime.setup import check_plan, fingerprint
-from corella_edge_runtime.threads import Machine, read_machine
-from corella_edge_runtime.tune.run import tune
 
 BRIEF = ("--seconds", "0")
 

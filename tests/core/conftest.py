@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from corella_edge.catalog import Catalog
-from corella_edge.encoder import FeatureEncoder
-from corella_edge.schema import Field, Schema, Vocabulary
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.features.schema import Field, Schema, Vocabulary
 
 # More than one 64-bit word of genres; g0 and g64 have the same place in their words.
 GENRES = [f"g{i}" for i in range(100)]

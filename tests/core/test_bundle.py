@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corella_edge import bundle
-from corella_edge.bundle import MANIFEST, SEAL, Bundle, Manifest, seal_of
+from corella_edge.bundle import artefact as bundle
+from corella_edge.bundle.artefact import MANIFEST, SEAL, Bundle, Manifest, seal_of
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError
+from corella_edge.features.schema import Field, Schema, Vocabulary
 from corella_edge.prompt import Template, Tokens
-from corella_edge.schema import Field, Schema, Vocabulary
 
 SCHEMA = Schema((Field("item_id", "categorical", "item", "id", "item_id"),), {"item_id": Vocabulary("item_id", ["a"])})
 ROUTING = {"threshold": "ratio:0.05", "calibration": {"shares": [0, 0.5, 1], "thresholds": [None, 0.4, 0.0]}}

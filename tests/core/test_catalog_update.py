@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.catalog import Catalog
-from corella_edge.catalog_rules import Reading, read_items, remarks
-from corella_edge.catalog_update import merge, new_version, reference_lines
 from corella_edge.errors import InputError
-from corella_edge.jsonlines import parse_reference
+from corella_edge.features.schema import Field, Schema, Vocabulary
+from corella_edge.json_lines import parse_reference
 from corella_edge.prompt import Template
 from corella_edge.request import Candidate
-from corella_edge.schema import Field, Schema, Vocabulary
+from corella_edge_runtime.attributes import Reading, read_items, remarks
+from corella_edge_runtime.site.catalog_update import merge, new_version, reference_lines
 
 TEMPLATE = Template(item="{title} {genres}:")
 NUMBER = {"mean": 0.0, "scale": 1.0, "strength": 3.0}

@@ -23,13 +23,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bundles import make_bundle, reseal
-from corella_edge import bundle as bundles
-from corella_edge.bundle import MANIFEST, SEAL, Bundle, seal_of
+from corella_edge.bundle import artefact as bundles
+from corella_edge.bundle.artefact import MANIFEST, SEAL, Bundle, seal_of
 from corella_edge.cli import main
 from corella_edge.errors import BundleError
 from corella_edge_runtime import crm as crm_module
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm import binding
+from corella_edge_runtime.llm.llama import binding
 
 Attack = Callable[[Path], Any]
 DEEP = b"[" * 100_000
@@ -364,7 +364,7 @@ def test_no_parser_sees_a_bundle_with_a_damaged_file(
     monkeypatch.setattr(bundles, "read_json", reached)
     monkeypatch.setattr(bundles, "read_schema", reached)
     monkeypatch.setattr("corella_edge.catalog.Catalog.read", reached)
-    monkeypatch.setattr("corella_edge_runtime.asking.check_gguf", reached)
+    monkeypatch.setattr("corella_edge_runtime.llm.asking.check_gguf", reached)
     with pytest.raises(BundleError, match=re.escape(f"{name}: ")):
         Engine.open(root, llm_threads=1, tuned=False)
 

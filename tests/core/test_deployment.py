@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge.deployment import (
+from corella_edge.errors import InputError
+from corella_edge_runtime.site.deployment import (
     Canary,
     Deployment,
     parse,
@@ -20,7 +21,6 @@ from corella_edge.deployment import (
     with_canary,
     without_canary,
 )
-from corella_edge.errors import InputError
 
 VERSIONS = [f"toy@{i}+{i:012x}" for i in range(4)]
 A, B, C, D = VERSIONS

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.catalog import Catalog
-from corella_edge.derived import DERIVED, FEW, WIDEST, Histories, _moment, _moments, number_fact, vector_fact
-from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import BundleError
+from corella_edge.features.derived import DERIVED, FEW, WIDEST, Histories, _moment, _moments, number_fact, vector_fact
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.features.schema import LONGEST, Field, Schema
 from corella_edge.request import Candidate, Event, User
-from corella_edge.schema import LONGEST, Field, Schema
 
 NUMBER = {"mean": 1985.0, "scale": 10.0, "strength": 3.0, "attribute": "year"}
 LIKE = {"mean": 0.1, "scale": 0.5, "strength": 1.0, "attribute": "likeness", "width": 2}

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
-from corella_edge.events import MAX_EVENTS, NewEvents, parse_events, parse_user_id
 from corella_edge.history import MAX_TIME
 from corella_edge.messages import MAX_ID_CHARS
 from corella_edge.request import Event
+from corella_edge_runtime.store.events import MAX_EVENTS, NewEvents, parse_events, parse_user_id
 
 NAMES = ["user_id", "events", "features", "key"]
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from([10**400, ""])

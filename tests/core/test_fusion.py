@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from corella_edge.errors import BundleError
-from corella_edge.fusion import MOST, REPLACE, RULES, Fusion, Weights, fuse, parse_fusion
 from corella_edge.metrics import EPSILON
+from corella_edge.routing.fusion import MOST, REPLACE, RULES, Fusion, Weights, fuse, parse_fusion
 
 P = st.floats(0.0, 1.0) | st.sampled_from([0.0, 0.5, 1.0, 1e-9])
 WEIGHT = st.floats(-MOST, MOST) | st.floats(-3.0, 3.0)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from corella_edge.key_time import KeyTime
-from corella_edge.keys import KeyFile, KeyLimits, KeyRefusedError, add_key
-from corella_edge.timekeeping import FLOOR, PROBATION, Reading
+from corella_edge_runtime.machine.timekeeping import FLOOR, PROBATION, Reading
+from corella_edge_runtime.server.guard.key_time import KeyTime
+from corella_edge_runtime.server.guard.keys import KeyFile, KeyLimits, KeyRefusedError, add_key
 
 DAY = 86_400.0
 START = FLOOR + 100 * DAY

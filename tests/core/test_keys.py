@@ -15,9 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge import keys
 from corella_edge.errors import InputError
-from corella_edge.keys import KeyFile, KeyLimits, KeyRefusedError, Keys, add_key, new_key, read_keys, revoke_key
+from corella_edge_runtime.server.guard import keys
+from corella_edge_runtime.server.guard.keys import (
+    KeyFile,
+    KeyLimits,
+    KeyRefusedError,
+    Keys,
+    add_key,
+    new_key,
+    read_keys,
+    revoke_key,
+)
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LIMITS = KeyLimits(2.5, 5, 4)

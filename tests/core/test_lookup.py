@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corella_edge.lookup import LARGE, MANY, Lookup
+from corella_edge.features.lookup import LARGE, MANY, Lookup
 
 IDS = {f"i{row}": row for row in range(LARGE)}
 TABLE = Lookup(IDS)

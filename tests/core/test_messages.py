@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
+from corella_edge.formats.strict_json import JsonError, decode
 from corella_edge.messages import MAX_ID_CHARS, MAX_WHOLE, check, read
 from corella_edge.request import Candidates, History, Request, User, parse_request, read_request
-from corella_edge.strict_json import JsonError, decode
 
 TEXTS = st.text(max_size=5) | st.sampled_from(["a:b", ":", '":', "\\", "null", "x" * (MAX_ID_CHARS + 1), "é"])
 NUMBERS = (

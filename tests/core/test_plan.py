@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge import bundle as bundles
-from corella_edge import plan as plans
+from corella_edge.bundle import artefact as bundles
 from corella_edge.errors import BundleError, InputError
-from corella_edge.plan import Fingerprint, Plan
+from corella_edge_runtime.machine import plan as plans
+from corella_edge_runtime.machine.plan import Fingerprint, Plan
 
 BOX = Fingerprint("Model 7", (0, 1), None, {"onnxruntime": "1.20.0", "llama-cpp-python": "0.3.36"})
 PLAN = Plan("ab" * 32, "films@1", "2024-01-01T00:00:00+00:00", BOX, "crm.onnx", 1, (0,), "llm.gguf",

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.catalog import Catalog
-from corella_edge.describe import render
 from corella_edge.errors import BundleError, RecipeError
 from corella_edge.prompt import MAX_TEXTS, PromptEncoder, Template, Tokens
 from corella_edge.request import Candidate, Event, User
+from corella_edge_runtime.site.describe import render
 
 YES, NO, BOS = 1_200_001, 1_200_002, 1_200_003
 TEMPLATE = Template(

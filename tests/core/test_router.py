@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
-from corella_edge.router import (
+from corella_edge.routing.policy import (
     LN2,
     NEVER,
     RATIOS,

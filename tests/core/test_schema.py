@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corella_edge.catalog import Catalog
-from corella_edge.derived import DERIVED, FARTHEST
-from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import BundleError
-from corella_edge.request import Candidate, Event, History, User
-from corella_edge.schema import (
+from corella_edge.features.derived import DERIVED, FARTHEST
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.features.schema import (
     FIRST,
     OOV,
     PAD,
@@ -27,7 +26,8 @@ from corella_edge.schema import (
     value_key,
     vocabulary_names,
 )  # fmt: skip
-from corella_edge.tables import RatingCodes
+from corella_edge.features.tables import RatingCodes
+from corella_edge.request import Candidate, Event, History, User
 
 ITEMS = ["a", "b", "c", "d", "cold", "nowhere"]
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.just(10**300)

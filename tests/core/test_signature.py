@@ -12,10 +12,12 @@ from typing import Any
 import minisign
 import pytest
 
-from corella_edge import bundle, signature, site
-from corella_edge.bundle import MANIFEST, SEAL, SIGNATURE, Bundle, FileEntry
+from corella_edge.bundle import artefact as bundle
+from corella_edge.bundle import signature
+from corella_edge.bundle.artefact import MANIFEST, SEAL, SIGNATURE, Bundle, FileEntry
+from corella_edge.bundle.signature import TrustedKey, new_key, sign
 from corella_edge.errors import BundleError, InputError
-from corella_edge.signature import TrustedKey, new_key, sign
+from corella_edge_runtime.site import layout as site
 
 NO_TOOL = shutil.which("minisign") is None
 needs_tool = pytest.mark.skipif(NO_TOOL, reason="the minisign tool is not installed (apt-get install minisign)")

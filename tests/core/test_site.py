@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from corella_edge import atomic, bundle, site
-from corella_edge.bundle import Bundle
-from corella_edge.deployment import Deployment, promoted, rolled_back, with_canary
+from corella_edge import atomic
+from corella_edge.bundle import artefact as bundle
+from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import BundleError, InputError
-from corella_edge.site import Refusal, Running, Serving
+from corella_edge_runtime.site import layout as site
+from corella_edge_runtime.site.deployment import Deployment, promoted, rolled_back, with_canary
+from corella_edge_runtime.site.layout import Refusal, Running, Serving
 from fake_versions import toy_bundle
 
 
@@ -319,7 +321,7 @@ def test_a_version_brings_its_signature_and_one_that_lacks_it_is_refused_where_a
     root: Path, bundles: list[Path], tmp_path: Path
 ) -> None:
     pytest.importorskip("minisign")
-    from corella_edge.signature import new_key, sign
+    from corella_edge.bundle.signature import new_key, sign
 
     key = new_key(tmp_path / "key", "")
     version, _ = site.add(root, bundles[1])

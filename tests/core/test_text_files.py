@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
-from corella_edge.jsonlines import read_lines
-from corella_edge.text_files import TextFile, UnreadableError, decoded
+from corella_edge.formats.text_files import TextFile, UnreadableError, decoded
+from corella_edge.json_lines import read_lines
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-32-be")
 MARKS = {"utf-16-be": b"\xfe\xff", "utf-32-be": b"\0\0\xfe\xff"}

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corella_edge import timekeeping
-from corella_edge.timekeeping import (
+from corella_edge_runtime.machine import timekeeping
+from corella_edge_runtime.machine.timekeeping import (
     BOOTS,
     FLOOR,
     PROBATION,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from corella_edge_export.data.contract import RawData
 from corella_edge_export.data.prepare import prepare, write_prepared
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.data.raw import RawData
-from corella_edge_export.data.synthetic import SyntheticConfig, generate
+from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
 
 USERS = "1::F::1::10::48067\n2::M::56::16::98107-2117\n12::M::25::20::02460\n"
 MOVIES = (

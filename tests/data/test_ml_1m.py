@@ -13,9 +13,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
-from corella_edge_export.data.delimited import read_table
-from corella_edge_export.data.ml_1m import RATINGS
-from corella_edge_export.data.raw import check
+from corella_edge_export.data.contract import check
+from corella_edge_export.data.readers.delimited import read_table
+from corella_edge_export.data.readers.movielens import RATINGS
 from corella_edge_export.data.registry import read
 
 Writer = Callable[..., Path]

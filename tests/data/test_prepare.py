@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
+from corella_edge_export.data.contract import INTERACTIONS, SPLIT_ROWS, PublishedSplits, RawData
 from corella_edge_export.data.prepare import prepare, split_tables, write_prepared
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.data.raw import INTERACTIONS, SPLIT_ROWS, PublishedSplits, RawData
 
 Row = tuple[str, str, float, int]
 SMALL: dict[str, Any] = {"users": 40, "items": 60, "genres": 2, "events": 15.0}

@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from corella_edge.errors import InputError
+from corella_edge_export.data.contract import RawData, check
 from corella_edge_export.data.prepare import split_tables
-from corella_edge_export.data.raw import RawData, check
-from corella_edge_export.data.synthetic import SyntheticConfig, generate, make_world, read
-from corella_edge_export.data.synthetic_words import BLAME, PRAISE, THEMES
+from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate, make_world, read
+from corella_edge_export.data.readers.synthetic_words import BLAME, PRAISE, THEMES
 
 WORDS = {word: theme for themes in THEMES.values() for theme, words in themes.items() for word in words}
 

@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from corella_edge.encoder import FeatureEncoder
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema
+from corella_edge_export.data.contract import RawData
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.data.raw import RawData
-from corella_edge_export.data.synthetic import SyntheticConfig, generate
-from corella_edge_export.fit import catalog_of, fit_schema
+from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
 from corella_edge_export.recipe import CrmRecipe
 
 CRM = CrmRecipe(embedding_dim=4, hidden=(8, 6), history=7, window=11, cross_layers=2, history_pace=True)

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from corella_edge_export.align import Alignment, pairs_for  # noqa: E402
+from corella_edge_export.training.align import Alignment, pairs_for  # noqa: E402
 
 PAIRS = [(1, 2), (3, 1), (3, 3)]
 

@@ -13,11 +13,15 @@ torch = pytest.importorskip("torch")
 
 from corella_edge.atomic import resumable_folder  # noqa: E402
 from corella_edge.errors import ExportError, InputError, InterruptedRunError  # noqa: E402
-from corella_edge_export import loop, metrics_log, stages  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.recipe import Recipe, load_recipe, shipped  # noqa: E402
-from corella_edge_export.run import Run, hold  # noqa: E402
 from corella_edge_export.study.study import Settings, study  # noqa: E402
+from corella_edge_export.training import (  # noqa: E402
+    loop,
+    metrics_log,
+    stages,
+)
+from corella_edge_export.training.run import Run, hold  # noqa: E402
 from disk import no_file_beyond  # noqa: E402
 from tiny_run import prepared, recipe  # noqa: E402
 from tiny_task import SCHEDULE, TinyTask, train  # noqa: E402

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from corella_edge.errors import ExportError, RecipeError
-from corella_edge.fusion import REPLACE, Fusion, parse_fusion
-from corella_edge.router import Calibration
-from corella_edge_export.bundle_fusion import FIT_SHARE, rule_for
+from corella_edge.routing.fusion import REPLACE, Fusion, parse_fusion
+from corella_edge.routing.policy import Calibration
+from corella_edge_export.bundling.fusion import FIT_SHARE, rule_for
+from corella_edge_export.evaluation.fusion import fusion, routed
 from corella_edge_export.recipe import load_recipe, recipe_from
-from corella_edge_export.run import deciding
-from corella_edge_export.study.fusion import fusion, routed
+from corella_edge_export.training.run import deciding
 from study_rows import rows
 
 VALID = rows(3000)

@@ -21,16 +21,16 @@ from corella_edge.cli import main
 from corella_edge.errors import CorellaError, ExportError, InputError
 from corella_edge.prompt import Template
 from corella_edge.request import parse_request
-from corella_edge_export import run, stages
+from corella_edge_export.bundling.write import Options, export
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.data.synthetic import SyntheticConfig, generate
-from corella_edge_export.export import Options, export
-from corella_edge_export.llm import checkpoint_model, merged
+from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
+from corella_edge_export.llm.model import checkpoint_model, merged
 from corella_edge_export.recipe import Recipe, load_recipe
-from corella_edge_export.train_llm import LlmTask
+from corella_edge_export.training import run, stages
+from corella_edge_export.training.tasks.llm import LlmTask
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.binding import Model
+from corella_edge_runtime.llm.llama.binding import Model
 
 RECIPE = """
 name = "tiny"

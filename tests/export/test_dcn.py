@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from corella_edge.errors import ExportError
-from corella_edge.schema import PAD
+from corella_edge.features.schema import PAD
 
 torch = pytest.importorskip("torch")
 
-from corella_edge_export.dcn import CrossLayer, DCNv2, _mean  # noqa: E402
+from corella_edge_export.bundling.verify import check_crm  # noqa: E402
+from corella_edge_export.crm.dcnv2 import CrossLayer, DCNv2, _mean  # noqa: E402
+from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
+from corella_edge_export.crm.to_onnx import export_onnx  # noqa: E402
 from corella_edge_export.recipe import CrmRecipe  # noqa: E402
-from corella_edge_export.rows import EncodedRows  # noqa: E402
-from corella_edge_export.to_onnx import export_onnx  # noqa: E402
-from corella_edge_export.train_crm import predict, tensors  # noqa: E402
-from corella_edge_export.verify import check_crm  # noqa: E402
+from corella_edge_export.training.tasks.crm import predict, tensors  # noqa: E402
 
 RECIPE = CrmRecipe(embedding_dim=4, hidden=(8, 6), history=7, window=11, cross_layers=2, dropout=0.5)
 SHAPES = [
@@ -123,7 +123,7 @@ def test_predictions_do_not_depend_on_the_batch(
     model = make(fitted, recipe).train()
     rows = EncodedRows(fitted.data, "valid", fitted.encoder)
     whole = predict(model, rows)
-    monkeypatch.setattr("corella_edge_export.train_crm.EVALUATION_BATCH", 3)
+    monkeypatch.setattr("corella_edge_export.training.tasks.crm.EVALUATION_BATCH", 3)
     np.testing.assert_allclose(predict(model, rows), whole, atol=1e-6)
 
 

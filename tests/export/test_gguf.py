@@ -16,13 +16,13 @@ from corella_edge.catalog import Catalog
 from corella_edge.errors import ExportError
 from corella_edge.prompt import PromptEncoder, Template
 from corella_edge.request import Event, User
-from corella_edge_export.llm import checkpoint_model
-from corella_edge_export.to_gguf import write_gguf
-from corella_edge_export.tokenizer import load_tokenizer, resolve_answers, segment_tokenizer
-from corella_edge_runtime.llm.answer import Prompt
-from corella_edge_runtime.llm.binding import Context, Model
-from corella_edge_runtime.llm.scorer import YesNoScorer
-from corella_edge_runtime.llm.tree import Branches, unfold
+from corella_edge_export.llm.model import checkpoint_model
+from corella_edge_export.llm.to_gguf import write_gguf
+from corella_edge_export.llm.tokenizer import load_tokenizer, resolve_answers, segment_tokenizer
+from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.llama.binding import Context, Model
+from corella_edge_runtime.llm.llama.scorer import YesNoScorer
+from corella_edge_runtime.llm.llama.tree import Branches, unfold
 
 SHAPES: list[Any] = [
     ("smollm2", {"rope_theta": 100000.0}),

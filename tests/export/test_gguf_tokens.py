@@ -14,10 +14,10 @@ from corella_edge.catalog import Catalog
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Event, User
-from corella_edge_export import to_gguf
-from corella_edge_export.tokenizer import load_tokenizer, resolve_answers, segment_tokenizer, train_tokenizer
-from corella_edge_export.verify import check_tokens
-from corella_edge_runtime.llm.binding import Model
+from corella_edge_export.bundling.verify import check_tokens
+from corella_edge_export.llm import to_gguf
+from corella_edge_export.llm.tokenizer import load_tokenizer, resolve_answers, segment_tokenizer, train_tokenizer
+from corella_edge_runtime.llm.llama.binding import Model
 
 KINDS = ["scratch", "smollm2", "llama2", "qwen2.5"]
 

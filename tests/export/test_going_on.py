@@ -14,13 +14,13 @@ torch = pytest.importorskip("torch")
 
 from corella_edge.cli import main  # noqa: E402
 from corella_edge.errors import InputError  # noqa: E402
-from corella_edge_export import stages  # noqa: E402
-from corella_edge_export.checkpoint import finished  # noqa: E402
+from corella_edge_export.bundling.write import Options, export  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
-from corella_edge_export.export import Options, export  # noqa: E402
 from corella_edge_export.recipe import Recipe  # noqa: E402
-from corella_edge_export.run import Run, hold, settled  # noqa: E402
-from corella_edge_export.train_joint import JointTask  # noqa: E402
+from corella_edge_export.training import stages  # noqa: E402
+from corella_edge_export.training.checkpoint import finished  # noqa: E402
+from corella_edge_export.training.run import Run, hold, settled  # noqa: E402
+from corella_edge_export.training.tasks.joint import JointTask  # noqa: E402
 from tiny_run import english, prepared, recipe  # noqa: E402
 
 STAGES = ("text", "crm", "joint")

@@ -13,16 +13,19 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import tiny_run  # noqa: E402
-from corella_edge.encoder import FeatureEncoder  # noqa: E402
 from corella_edge.errors import InputError  # noqa: E402
-from corella_edge_export import fit, item_fit, item_text, train_crm  # noqa: E402
-from corella_edge_export.dcn import DCNv2  # noqa: E402
-from corella_edge_export.fit import catalog_of, fit_schema  # noqa: E402
+from corella_edge.features.encoder import FeatureEncoder  # noqa: E402
+from corella_edge_export.bundling.verify import check_crm  # noqa: E402
+from corella_edge_export.crm.dcnv2 import DCNv2  # noqa: E402
+from corella_edge_export.crm.fitted import items as item_fit  # noqa: E402
+from corella_edge_export.crm.fitted import schema as fit  # noqa: E402
+from corella_edge_export.crm.fitted import words as item_text  # noqa: E402
+from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema  # noqa: E402
+from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
+from corella_edge_export.crm.to_onnx import export_onnx  # noqa: E402
 from corella_edge_export.recipe import CrmRecipe  # noqa: E402
-from corella_edge_export.rows import EncodedRows  # noqa: E402
-from corella_edge_export.run import Run, deciding  # noqa: E402
-from corella_edge_export.to_onnx import export_onnx  # noqa: E402
-from corella_edge_export.verify import check_crm  # noqa: E402
+from corella_edge_export.training.run import Run, deciding  # noqa: E402
+from corella_edge_export.training.tasks import crm as train_crm  # noqa: E402
 
 RECIPE = CrmRecipe(embedding_dim=4, hidden=(8,), history=7, window=11, item_quality=True, item_vectors=6)
 NUMBERS = ("history_number_quality", "history_similarity")

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from corella_edge_export import item_text  # noqa: E402
+from corella_edge_export.crm.fitted import words as item_text  # noqa: E402
 
 
 def data(**items: list[Any]) -> Any:

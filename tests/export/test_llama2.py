@@ -21,21 +21,22 @@ from safetensors.torch import load_file, save_file
 from checkpoints import copy_tokenizer, random_llama
 from corella_edge.cli import main
 from corella_edge.errors import CorellaError
-from corella_edge_export import llm, stages
-from corella_edge_export.align import pairs_for
-from corella_edge_export.checkpoint import finished
+from corella_edge_export.bundling.write import Options, export
+from corella_edge_export.data.contract import RawData
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.data.raw import RawData
-from corella_edge_export.export import Options, export
-from corella_edge_export.loop import Part
+from corella_edge_export.llm import model as llm
+from corella_edge_export.llm.tokenizer import load_tokenizer
 from corella_edge_export.recipe import Recipe, load_recipe
-from corella_edge_export.run import Run
 from corella_edge_export.study import study
-from corella_edge_export.tokenizer import load_tokenizer
-from corella_edge_export.train_joint import JointTask
-from corella_edge_export.train_llm import LlmTask
-from corella_edge_runtime.llm.binding import Model
+from corella_edge_export.training import stages
+from corella_edge_export.training.align import pairs_for
+from corella_edge_export.training.checkpoint import finished
+from corella_edge_export.training.loop import Part
+from corella_edge_export.training.run import Run
+from corella_edge_export.training.tasks.joint import JointTask
+from corella_edge_export.training.tasks.llm import LlmTask
+from corella_edge_runtime.llm.llama.binding import Model
 
 NAME = "ml-1m-llama2-7b"
 BASE_DTYPE = llm.base_dtype

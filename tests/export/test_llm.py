@@ -12,7 +12,7 @@ from corella_edge.errors import InputError
 
 torch = pytest.importorskip("torch")
 
-from corella_edge_export.llm import (  # noqa: E402
+from corella_edge_export.llm.model import (  # noqa: E402
     answer_logits,
     checkpoint_model,
     hidden_states,

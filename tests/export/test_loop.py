@@ -17,7 +17,10 @@ torch = pytest.importorskip("torch")
 
 from corella_edge import atomic  # noqa: E402
 from corella_edge.errors import InterruptedRunError  # noqa: E402
-from corella_edge_export import checkpoint, loop  # noqa: E402
+from corella_edge_export.training import (  # noqa: E402
+    checkpoint,
+    loop,
+)
 from tiny_task import SCHEDULE, SHORT, TinyTask, train  # noqa: E402
 
 

@@ -11,15 +11,16 @@ import torch
 from onnx import numpy_helper
 
 from corella_edge.catalog import Catalog
-from corella_edge.encoder import FeatureEncoder
 from corella_edge.errors import BundleError, ExportError
+from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.request import Candidate, Event, Request, User
-from corella_edge_export import to_onnx, verify
+from corella_edge_export.bundling import verify
+from corella_edge_export.crm import to_onnx
+from corella_edge_export.crm.dcnv2 import DCNv2
+from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.data.synthetic import SyntheticConfig, generate
-from corella_edge_export.dcn import DCNv2
-from corella_edge_export.fit import catalog_of, fit_schema
+from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
 from corella_edge_export.recipe import CrmRecipe
 from corella_edge_runtime.crm import Crm
 

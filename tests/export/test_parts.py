@@ -14,11 +14,15 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from corella_edge.errors import InterruptedRunError  # noqa: E402
-from corella_edge_export import checkpoint, loop, stages  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
-from corella_edge_export.run import Run  # noqa: E402
-from corella_edge_export.stages import Stages  # noqa: E402
-from corella_edge_export.train_joint import CrmSide, JointTask  # noqa: E402
+from corella_edge_export.training import (  # noqa: E402
+    checkpoint,
+    loop,
+    stages,
+)
+from corella_edge_export.training.run import Run  # noqa: E402
+from corella_edge_export.training.stages import Stages  # noqa: E402
+from corella_edge_export.training.tasks.joint import CrmSide, JointTask  # noqa: E402
 from tiny_run import prepared, recipe  # noqa: E402
 
 # No epochs of their own: the joint stage begins with fresh models.

@@ -14,11 +14,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from corella_edge.errors import InputError  # noqa: E402
-from corella_edge_export import loop, plain_text  # noqa: E402
-from corella_edge_export.llm import scratch_model  # noqa: E402
-from corella_edge_export.plain_text import TextTask, blocks_of, digest, read, seed_whole_tokens  # noqa: E402
+from corella_edge_export.llm.model import scratch_model  # noqa: E402
 from corella_edge_export.recipe import LlmRecipe, TextRecipe  # noqa: E402
-from corella_edge_export.train_llm import Reader  # noqa: E402
+from corella_edge_export.training import loop  # noqa: E402
+from corella_edge_export.training.tasks import text as plain_text  # noqa: E402
+from corella_edge_export.training.tasks.llm import Reader  # noqa: E402
+from corella_edge_export.training.tasks.text import TextTask, blocks_of, digest, read, seed_whole_tokens  # noqa: E402
 
 MODEL = LlmRecipe(hidden=16, layers=1, heads=2, kv_heads=1, intermediate=24, context=64)
 RECIPE = TextRecipe(block=16, batch_tokens=128, learning_rate=1e-2, evaluations=2, epochs=2)

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from corella_edge.errors import InputError
-from corella_edge_export import pretrained
-from corella_edge_export.llm import checkpoint_model, scratch_model
-from corella_edge_export.pretrained import EMBEDDINGS, HEAD, Header, Span, misfit, unusable
+from corella_edge_export.llm import pretrained
+from corella_edge_export.llm.model import checkpoint_model, scratch_model
+from corella_edge_export.llm.pretrained import EMBEDDINGS, HEAD, Header, Span, misfit, unusable
 from corella_edge_export.recipe import LlmRecipe
 
 RECIPE = LlmRecipe(hidden=16, layers=2, heads=2, kv_heads=1, intermediate=24, context=64)

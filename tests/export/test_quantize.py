@@ -13,12 +13,12 @@ import torch
 from checkpoints import random_llama, save_scratch_tokenizer
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import Tokens
-from corella_edge_export.export import Options, export
-from corella_edge_export.to_gguf import write_gguf
-from corella_edge_export.tokenizer import load_tokenizer
-from corella_edge_runtime.llm.answer import Prompt
-from corella_edge_runtime.llm.binding import Model, check_file_type, file_types, quantize
-from corella_edge_runtime.llm.scorer import YesNoScorer
+from corella_edge_export.bundling.write import Options, export
+from corella_edge_export.llm.to_gguf import write_gguf
+from corella_edge_export.llm.tokenizer import load_tokenizer
+from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.llama.binding import Model, check_file_type, file_types, quantize
+from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 
 PROMPTS = [Prompt((1, *range(5, 5 + n)), (n + 7, n + 9)) for n in range(12)]
 NEED_IMPORTANCE = ["IQ1_M", "IQ1_S", "IQ2_S", "IQ2_XS", "IQ2_XXS"]

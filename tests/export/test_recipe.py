@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import RecipeError
 from corella_edge_export.recipe import Recipe, load_recipe, recipe_from, shipped
-from corella_edge_export.stages import enabled
+from corella_edge_export.training.stages import enabled
 
 DEFAULT = Recipe("r")
 

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corella_edge.schema import FIRST, OOV
+from corella_edge.features.schema import FIRST, OOV
+from corella_edge_export.crm.fitted.schema import MULTI_MAX, catalog_of, fit_schema
+from corella_edge_export.crm.rows import EncodedRows, mask_ids
 from corella_edge_export.data.prepared import SPLITS
-from corella_edge_export.fit import MULTI_MAX, catalog_of, fit_schema
 from corella_edge_export.recipe import CrmRecipe
-from corella_edge_export.rows import EncodedRows, mask_ids
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -29,7 +29,7 @@ def test_a_training_row_is_the_request_it_stands_for(fitted: Any, split: str) ->
 
 def test_derived_inputs_do_not_depend_on_the_chunk(fitted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = EncodedRows(fitted.data, "train", fitted.encoder).derived
-    monkeypatch.setattr("corella_edge_export.rows.CHUNK", 7)
+    monkeypatch.setattr("corella_edge_export.crm.rows.CHUNK", 7)
     told: list[int] = []
     chunks = EncodedRows(fitted.data, "train", fitted.encoder, told.append)
     assert sum(told) == len(chunks)

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corella_edge.features.schema import value_key
 from corella_edge.prompt import Template
-from corella_edge.schema import value_key
 
 pytest.importorskip("torch")
 
 from corella_edge_export.data.prepare import prepare
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.rowset import HistoryCut, choose_rows, choose_users
+from corella_edge_export.evaluation.rowset import HistoryCut, choose_rows, choose_users
 
 
 @pytest.fixture(scope="module")

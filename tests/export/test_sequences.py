@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from corella_edge.catalog import Catalog
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge_export.data.prepared import SPLITS
-from corella_edge_export.sequences import SequenceBuilder, Spelling, bucketed
+from corella_edge_export.llm.sequences import SequenceBuilder, Spelling, bucketed
 
 YES, NO, BOS = 1_200_001, 1_200_002, 1_200_003
 TEMPLATE = Template(item="{title}, {genres}:", profile={"age": "{}"}, history_lines=4, block=3)

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from corella_edge.errors import InputError  # noqa: E402
-from corella_edge_export import checkpoint  # noqa: E402
+from corella_edge_export.training import checkpoint  # noqa: E402
 
 LIMIT = 4096
 

@@ -12,13 +12,16 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from corella_edge.errors import InputError  # noqa: E402
-from corella_edge_export import checkpoint, stages  # noqa: E402
+from corella_edge_export.bundling.write import Options, export  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
-from corella_edge_export.export import Options, export  # noqa: E402
+from corella_edge_export.llm.tokenizer import speller  # noqa: E402
 from corella_edge_export.recipe import Recipe  # noqa: E402
-from corella_edge_export.run import Run  # noqa: E402
-from corella_edge_export.stages import Stages, enabled, keys  # noqa: E402
-from corella_edge_export.tokenizer import speller  # noqa: E402
+from corella_edge_export.training import (  # noqa: E402
+    checkpoint,
+    stages,
+)
+from corella_edge_export.training.run import Run  # noqa: E402
+from corella_edge_export.training.stages import Stages, enabled, keys  # noqa: E402
 from tiny_run import english, prepared, recipe  # noqa: E402
 
 ALL = ["text", "crm", "llm", "joint", "continuation"]

@@ -21,19 +21,20 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 import tiny_run
 from corella_edge.errors import InputError
-from corella_edge.router import RATIOS, Calibration
-from corella_edge_export import checkpoint, loop, stages, train_llm
+from corella_edge.routing.policy import RATIOS, Calibration
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.data.synthetic import SyntheticConfig, generate
+from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
+from corella_edge_export.evaluation import plots, tables
+from corella_edge_export.evaluation.fusion import fusion
+from corella_edge_export.evaluation.scored import Floats, Json, Pair, Scored
+from corella_edge_export.evaluation.shares import RANDOM_DRAWS
 from corella_edge_export.recipe import Recipe
-from corella_edge_export.run import Run
-from corella_edge_export.study import plots, tables
-from corella_edge_export.study.fusion import fusion
 from corella_edge_export.study.predictions import Predictions
-from corella_edge_export.study.scored import Floats, Json, Pair, Scored
-from corella_edge_export.study.shares import RANDOM_DRAWS
 from corella_edge_export.study.study import Settings, shared_by_seeds, study
+from corella_edge_export.training import checkpoint, loop, stages
+from corella_edge_export.training.run import Run
+from corella_edge_export.training.tasks import llm as train_llm
 from sessions import REPOSITORY, run
 
 SETTINGS = Settings(seeds=(1, 2), draws=20)

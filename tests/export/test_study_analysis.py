@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from corella_edge import metrics
-from corella_edge_export.study import analysis, boundary, groups, plots, tables
-from corella_edge_export.study.fusion import routed
-from corella_edge_export.study.scored import Pair
+from corella_edge_export.evaluation import boundary, groups, plots, tables
+from corella_edge_export.evaluation.fusion import routed
+from corella_edge_export.evaluation.scored import Pair
+from corella_edge_export.study import analysis
 from study_rows import pair, rows
 
 PAIR = pair()

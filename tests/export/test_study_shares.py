@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from corella_edge import metrics
-from corella_edge.fusion import RULES, Fusion
-from corella_edge.router import RATIOS, Calibration
-from corella_edge_export.study import shares
-from corella_edge_export.study.fusion import ENOUGH, fit_logistic, fused, fusion, routed
-from corella_edge_export.study.scored import METRICS, Judge, Pair, Scored
+from corella_edge.routing.fusion import RULES, Fusion
+from corella_edge.routing.policy import RATIOS, Calibration
+from corella_edge_export.evaluation import shares
+from corella_edge_export.evaluation.fusion import ENOUGH, fit_logistic, fused, fusion, routed
+from corella_edge_export.evaluation.scored import METRICS, Judge, Pair, Scored
 from study_rows import pair, rows
 
 PAIR = pair()

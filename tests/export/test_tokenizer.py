@@ -14,8 +14,8 @@ from corella_edge.request import User
 
 pytest.importorskip("transformers")
 
-from corella_edge_export import tokenizer as module
-from corella_edge_export.tokenizer import (
+from corella_edge_export.llm import tokenizer as module
+from corella_edge_export.llm.tokenizer import (
     load_tokenizer,
     resolve_answers,
     save_tokenizer,

@@ -13,17 +13,18 @@ torch = pytest.importorskip("torch")
 
 import tiny_run  # noqa: E402
 from corella_edge.errors import InputError, RecipeError  # noqa: E402
-from corella_edge.schema import OOV  # noqa: E402
-from corella_edge_export import train_crm, user_fit  # noqa: E402
+from corella_edge.features.schema import OOV  # noqa: E402
+from corella_edge_export.bundling.verify import check_crm  # noqa: E402
+from corella_edge_export.crm.ensemble import members_of  # noqa: E402
+from corella_edge_export.crm.fitted import users as user_fit  # noqa: E402
+from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema  # noqa: E402
+from corella_edge_export.crm.rows import mask_ids  # noqa: E402
+from corella_edge_export.crm.to_onnx import export_onnx  # noqa: E402
 from corella_edge_export.data.prepared import Split  # noqa: E402
-from corella_edge_export.fit import catalog_of, fit_schema  # noqa: E402
-from corella_edge_export.members import members_of  # noqa: E402
 from corella_edge_export.recipe import CrmRecipe, recipe_from  # noqa: E402
-from corella_edge_export.rows import mask_ids  # noqa: E402
-from corella_edge_export.run import Run, deciding  # noqa: E402
-from corella_edge_export.stages import Stages  # noqa: E402
-from corella_edge_export.to_onnx import export_onnx  # noqa: E402
-from corella_edge_export.verify import check_crm  # noqa: E402
+from corella_edge_export.training.run import Run, deciding  # noqa: E402
+from corella_edge_export.training.stages import Stages  # noqa: E402
+from corella_edge_export.training.tasks import crm as train_crm  # noqa: E402
 
 CRM = {"item_quality": True, "item_text": ["title"], "user_level": True}
 DAY = user_fit.SITTING

@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 pytest.importorskip("transformers")
 
 from corella_edge.catalog import Catalog
-from corella_edge.catalog_rules import Reading, remarks
-from corella_edge.catalog_update import merge
+from corella_edge.features.schema import Schema
 from corella_edge.prompt import PromptEncoder, Template
 from corella_edge.request import Candidate, Event, User
-from corella_edge.schema import Schema
-from corella_edge_export.to_gguf import write_vocabulary
-from corella_edge_export.tokenizer import (
+from corella_edge_export.bundling.verify import check_tokens
+from corella_edge_export.llm.to_gguf import write_vocabulary
+from corella_edge_export.llm.tokenizer import (
     load_tokenizer,
     resolve_answers,
     save_tokenizer,
@@ -27,8 +26,9 @@ from corella_edge_export.tokenizer import (
     train_tokenizer,
     whole_texts,
 )
-from corella_edge_export.verify import check_tokens
-from corella_edge_runtime.llm.binding import Model
+from corella_edge_runtime.attributes import Reading, remarks
+from corella_edge_runtime.llm.llama.binding import Model
+from corella_edge_runtime.site.catalog_update import merge
 
 TITLES = [
     "Alien", "Alien: Resurrection", "Alien [Director's Cut]", "lien", "Misérables, Les", "Mise\u0301rables", "M*A*S*H",

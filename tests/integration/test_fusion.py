@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from corella_edge.bundle import Bundle
-from corella_edge.fusion import fuse
+from corella_edge.bundle.artefact import Bundle
 from corella_edge.request import parse_request
-from corella_edge.router import entropy, is_routed
+from corella_edge.routing.fusion import fuse
+from corella_edge.routing.policy import entropy, is_routed
+from corella_edge_export.bundling.write import score_rows
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.export import score_rows
-from corella_edge_export.rowset import choose_users, history_needed
-from corella_edge_export.run import Run
-from corella_edge_export.study.fusion import fused, fusion, routed
-from corella_edge_export.study.scored import Scored
+from corella_edge_export.evaluation.fusion import fused, fusion, routed
+from corella_edge_export.evaluation.rowset import choose_users, history_needed
+from corella_edge_export.evaluation.scored import Scored
+from corella_edge_export.training.run import Run
 from corella_edge_runtime import reference
 from corella_edge_runtime.engine import Engine
 from sessions import ONE, succeed

@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from bundles import make_bundle
-from corella_edge.bundle import Bundle
+from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import InputError
-from corella_edge_runtime.asking import Llm
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm import opening
-from corella_edge_runtime.llm.breaker import Limits
+from corella_edge_runtime.llm.asking import Llm
+from corella_edge_runtime.llm.backends import opening
+from corella_edge_runtime.llm.guard import Limits
 from corella_edge_runtime.llm.settings import LlmSettings
 from fake_llm import FakeServer, serving
 from sessions import ONE, run, start

@@ -10,13 +10,13 @@ import httpx
 import pytest
 
 from bundles import make_bundle
-from corella_edge import site as sites
+from corella_edge_runtime.site import layout as sites
 from sessions import ONE, Served, run, serving, start
 
 # Read by every Python at its start; the file is what the LLM dies of.
 KILLS = """
 import os, sys
-if "corella_edge_runtime.llm.child" in sys.orig_argv and os.path.exists({file!r}):
+if "corella_edge_runtime.llm.backends.process.child" in sys.orig_argv and os.path.exists({file!r}):
     os.kill(os.getpid(), 9)
 """
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from corella_edge.encoder import FeatureEncoder
-from corella_edge_export import train_crm, train_llm
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.rows import EncodedRows
-from corella_edge_export.rowset import RowSet, choose_users, history_needed
-from corella_edge_export.run import Run
+from corella_edge_export.evaluation.rowset import RowSet, choose_users, history_needed
+from corella_edge_export.training.run import Run
+from corella_edge_export.training.tasks import crm as train_crm
+from corella_edge_export.training.tasks import llm as train_llm
 from corella_edge_runtime.engine import Engine
 
 

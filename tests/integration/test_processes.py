@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from corella_edge_export.checkpoint import load_tensors
+from corella_edge_export.training.checkpoint import load_tensors
 from sessions import ONE, prepare_tiny, succeed
 
 pytestmark = pytest.mark.slow

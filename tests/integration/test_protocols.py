@@ -24,8 +24,8 @@ from tritonclient.utils import InferenceServerException
 from bundles import ITEMS, make_bundle
 from corella_edge.request import parse_request
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.answer import Prompt
-from corella_edge_runtime.llm.opening import open_backend
+from corella_edge_runtime.llm.backends.opening import open_backend
+from corella_edge_runtime.llm.contract import Prompt
 from corella_edge_runtime.llm.settings import LlmSettings
 from sessions import ONE, Served, serving, start
 

@@ -18,10 +18,10 @@ import httpx
 import pytest
 
 from bundles import ITEMS, make_bundle
-from corella_edge import site as sites
-from corella_edge.deployment import promoted
 from corella_edge.request import parse_request
 from corella_edge_runtime.engine import Engine
+from corella_edge_runtime.site import layout as sites
+from corella_edge_runtime.site.deployment import promoted
 from sessions import ONE, run, serving, start, succeed
 
 BUNDLES, THREADS, SWAPS, ROLLBACKS = 3, 3, 10, 2

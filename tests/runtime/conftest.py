@@ -12,12 +12,12 @@ import pytest
 from corella_edge.catalog import Catalog
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Event, User
-from corella_edge_runtime.llm.answer import Prompt
-from corella_edge_runtime.llm.binding import Context, Model, quantize
-from corella_edge_runtime.llm.scorer import YesNoScorer
+from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.llama.binding import Context, Model, quantize
+from corella_edge_runtime.llm.llama.scorer import YesNoScorer
+from corella_edge_runtime.llm.llama.tolerance import TOLERANCE
+from corella_edge_runtime.llm.llama.tree import Branches, unfold
 from corella_edge_runtime.llm.settings import LlmSettings
-from corella_edge_runtime.llm.tolerance import TOLERANCE
-from corella_edge_runtime.llm.tree import Branches, unfold
 
 BATCH = LlmSettings().batch
 CONTEXT = 900  # more than one decode
@@ -42,9 +42,10 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Llama:
     torch = pytest.importorskip("torch")
     # Threads of torch and of llama.cpp wait for each other where cores are scarce.
     torch.set_num_threads(1)
-    from corella_edge_export import llm, tokenizer
+    from corella_edge_export.llm import model as llm
+    from corella_edge_export.llm import tokenizer
+    from corella_edge_export.llm.to_gguf import write_gguf
     from corella_edge_export.recipe import LlmRecipe
-    from corella_edge_export.to_gguf import write_gguf
 
     words = ["red", "blue", "old", "new", "night", "sun", "café", "river", "1999", "war"]
     catalog = Catalog([f"i{n}" for n in range(40)], [{"title": f"{words[n % 10]} {words[n // 10]}"} for n in range(40)])

@@ -20,10 +20,10 @@ import gguf
 
 from corella_edge.errors import BundleError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.answer import Prompt
-from corella_edge_runtime.llm.binding import Model
-from corella_edge_runtime.llm.gguf import check_gguf
-from corella_edge_runtime.llm.scorer import YesNoScorer
+from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.llama.binding import Model
+from corella_edge_runtime.llm.llama.dangers import check_gguf
+from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 
 REFUSED, UNLOADED = 10, 11
 WORDS = [0, 1, 2, 3, 8, 16, 32, 64, 127, 255, 256, 257, 261, 511, 512, 513, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1]

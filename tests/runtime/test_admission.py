@@ -19,7 +19,7 @@ from corella_edge_runtime.llm.admission import (
     plan,
     seconds_for,
 )
-from corella_edge_runtime.llm.answer import Answer, Answers, Prompt, Prompts
+from corella_edge_runtime.llm.contract import Answer, Answers, Prompt, Prompts
 from corella_edge_runtime.llm.settings import LlmSettings
 
 PER_TOKEN = 1e-3

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.llm.answer import Answers, Prompt
-from corella_edge_runtime.llm.backend import ThreadBackend
+from corella_edge_runtime.llm.backends.thread import ThreadBackend
+from corella_edge_runtime.llm.contract import Answers, Prompt
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.job import Job
-from corella_edge_runtime.llm.scorer import Counters, YesNoScorer
+from corella_edge_runtime.llm.llama.scorer import Counters, YesNoScorer
 from corella_edge_runtime.llm.settings import LlmSettings
 
 EVERY_TYPE = pytest.mark.parametrize("model", ["F16", "Q8_0"], indirect=True, scope="session")

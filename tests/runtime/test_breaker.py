@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.answer import Answer, Answers, Prompt
-from corella_edge_runtime.llm.breaker import Breaker, GuardedBackend, Limits, outcome, patience
-from corella_edge_runtime.llm.process import Patience, ProcessBackend
+from corella_edge_runtime.llm.backends.process.backend import Patience, ProcessBackend
+from corella_edge_runtime.llm.contract import Answer, Answers, Prompt
+from corella_edge_runtime.llm.guard import Breaker, GuardedBackend, Limits, outcome, patience
 from corella_edge_runtime.llm.settings import LlmSettings
 
 LIMITS = Limits(failures=3, silence=1.0, look=0.25, first_pause=0.5, longest_pause=4.0)

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.llm.answer import Answers, BrokenError, Prompt
-from corella_edge_runtime.llm.backend import ThreadBackend
-from corella_edge_runtime.llm.binding import Context, DecodeError
-from corella_edge_runtime.llm.breaker import GuardedBackend, Limits
+from corella_edge_runtime.llm.backends.process.backend import Patience, ProcessBackend
+from corella_edge_runtime.llm.backends.thread import ThreadBackend
+from corella_edge_runtime.llm.contract import Answers, BrokenError, Prompt
+from corella_edge_runtime.llm.guard import GuardedBackend, Limits
 from corella_edge_runtime.llm.job import Job
-from corella_edge_runtime.llm.process import Patience, ProcessBackend
-from corella_edge_runtime.llm.scorer import FAILURES
+from corella_edge_runtime.llm.llama.binding import Context, DecodeError
+from corella_edge_runtime.llm.llama.scorer import FAILURES
 from corella_edge_runtime.llm.settings import LlmSettings
 
 FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults"

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from bundles import ITEMS, make_bundle
-from corella_edge import site as sites
-from corella_edge.bundle import Bundle, sha256
-from corella_edge.catalog_update import update
+from corella_edge.bundle.artefact import Bundle, sha256
 from corella_edge.errors import BundleError, InputError
 from corella_edge.request import Candidate, Event, Request, User, parse_request
 from corella_edge_runtime import reference
 from corella_edge_runtime.engine import Engine
+from corella_edge_runtime.site import layout as sites
+from corella_edge_runtime.site.catalog_update import update
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1"
 TINY_LINES = [

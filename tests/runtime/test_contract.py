@@ -20,12 +20,12 @@ from typing import Any
 
 import pytest
 
-from corella_edge_runtime.llm.answer import Prompt
-from corella_edge_runtime.llm.backend import LlmBackend
-from corella_edge_runtime.llm.breaker import GuardedBackend
-from corella_edge_runtime.llm.opening import open_backend, thread_side
+from corella_edge_runtime.llm.backends.opening import open_backend, thread_side
+from corella_edge_runtime.llm.backends.thread import LlmBackend
+from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.guard import GuardedBackend
+from corella_edge_runtime.llm.llama.tolerance import TOLERANCE
 from corella_edge_runtime.llm.settings import LlmSettings
-from corella_edge_runtime.llm.tolerance import TOLERANCE
 from fake_llm import FakeBackend, serving
 
 # All but the bare one are behind a breaker, as `open_backend` makes them.

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundles import ITEMS, USERS, make_bundle
-from corella_edge.bundle import Bundle
-from corella_edge.encoder import FeatureEncoder
+from corella_edge.bundle.artefact import Bundle
+from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.request import Candidate, Event, User
 from corella_edge_runtime import crm as module
 from corella_edge_runtime.crm import Crm, sigmoid
@@ -102,7 +102,7 @@ def test_the_sigmoid_is_within_its_bounds_and_symmetric(logits: list[float]) -> 
 OPENED = """
 import sys
 from pathlib import Path
-from corella_edge.bundle import Bundle
+from corella_edge.bundle.artefact import Bundle
 from corella_edge_runtime.crm import Crm
 bundle = Bundle.open(Path(sys.argv[1]))
 print(Crm(bundle.path("crm.onnx"), bundle.schema()[0]).provider)

@@ -21,21 +21,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundles import ITEMS, make_bundle, reseal
-from corella_edge.bundle import Bundle
-from corella_edge.encoder import FeatureEncoder
+from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import BundleError, InputError
+from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.request import Candidate, Event, Request, User, parse_request
-from corella_edge.router import LN2, entropy
+from corella_edge.routing.policy import LN2, entropy
 from corella_edge.scores import Scores, answer
 from corella_edge_runtime import crm as crm_module
-from corella_edge_runtime.asking import Llm
 from corella_edge_runtime.crm import Crm, sigmoid
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.answer import Answer, Answers, Prompt
-from corella_edge_runtime.llm.backend import ThreadBackend
+from corella_edge_runtime.llm.asking import Llm
+from corella_edge_runtime.llm.backends.thread import ThreadBackend
+from corella_edge_runtime.llm.contract import Answer, Answers, Prompt
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.job import Job
-from corella_edge_runtime.llm.scorer import Counters
+from corella_edge_runtime.llm.llama.scorer import Counters
 
 UNTITLED = f"i{ITEMS - 1}"  # the last item of the bundle's catalogue has no title
 EVERYTHING = tuple(Candidate(f"i{i}") for i in range(ITEMS))

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 
 from bundles import ITEMS, make_bundle, reseal
-from corella_edge.bundle import Bundle
+from corella_edge.bundle.artefact import Bundle
 from corella_edge.cli import main
 from corella_edge.errors import BundleError
-from corella_edge.fusion import REPLACE, Fusion
-from corella_edge.jsonlines import parse_traffic
+from corella_edge.json_lines import parse_traffic
 from corella_edge.metrics import Bootstrap, quality
 from corella_edge.request import Candidate, Event, Request, User, parse_request
-from corella_edge.router import NEVER
+from corella_edge.routing.fusion import REPLACE, Fusion
+from corella_edge.routing.policy import NEVER
 from corella_edge.scores import answer
 from corella_edge_runtime import reference
 from corella_edge_runtime.bench import quality as bench

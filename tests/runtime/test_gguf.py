@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bundles import make_bundle
 from corella_edge.errors import BundleError
-from corella_edge_runtime.llm.gguf import check_gguf
+from corella_edge_runtime.llm.llama.dangers import check_gguf
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1" / "llm.gguf"
 FUZZ = Path(__file__).with_name("fuzz_gguf.py")

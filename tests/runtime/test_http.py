@@ -13,10 +13,10 @@ import pytest
 
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm import opening
-from corella_edge_runtime.llm.answer import Answers, Prompt
-from corella_edge_runtime.llm.remote.address import KEY_VARIABLE, parse_address
-from corella_edge_runtime.llm.remote.client import Limits, RemoteBackend
+from corella_edge_runtime.llm.backends import opening
+from corella_edge_runtime.llm.backends.remote.address import KEY_VARIABLE, parse_address
+from corella_edge_runtime.llm.backends.remote.client import Limits, RemoteBackend
+from corella_edge_runtime.llm.contract import Answers, Prompt
 from corella_edge_runtime.llm.settings import LlmSettings
 from fake_llm import FakeServer, serving
 
@@ -318,7 +318,7 @@ def test_a_kind_that_there_is_not_names_those_there_are(tmp_path: Any) -> None:
 
 
 def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, llama: Any) -> None:
-    name = "corella_edge_runtime.llm.remote.client"
+    name = "corella_edge_runtime.llm.backends.remote.client"
     monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "httpx", None)
     with pytest.raises(MissingExtraError, match=r"\[remote\]"):

@@ -14,7 +14,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from corella_edge_runtime.llm.binding import quantize
+from corella_edge_runtime.llm.llama.binding import quantize
 from corella_edge_runtime.machine.wheel import GLIBC, TARGETS
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ print(json.dumps([ctypes.CDLL(path).ggml_backend_score() for path in sys.argv[1:
 DECODE = """
 import json, sys
 from pathlib import Path
-from corella_edge_runtime.llm.binding import Context, Model
-from corella_edge_runtime.llm.build import features
-from corella_edge_runtime.llm.tree import Branches, unfold
+from corella_edge_runtime.llm.llama.binding import Context, Model
+from corella_edge_runtime.llm.llama.build import features
+from corella_edge_runtime.llm.llama.tree import Branches, unfold
 found = {}
 for path in map(Path, sys.argv[1:]):
     model = Model(path)
@@ -108,7 +108,7 @@ def test_every_kind_that_this_cpu_runs_answers_alike(files: list[Path], tmp_path
 
 
 def test_an_empty_name_of_the_folder_of_libraries_is_none(tmp_path: Path) -> None:
-    code = "from corella_edge_runtime.llm.build import C; print(C._base_path)"
+    code = "from corella_edge_runtime.llm.llama.build import C; print(C._base_path)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True,
         env={**os.environ, "LLAMA_CPP_LIB_PATH": ""},

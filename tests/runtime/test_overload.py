@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from bundles import make_bundle
-from corella_edge_runtime.asking import Llm
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.binding import Model
+from corella_edge_runtime.llm.asking import Llm
+from corella_edge_runtime.llm.llama.binding import Model
 from overload import batch_cost, offer, replay, stream, tokens_a_request
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from corella_edge.errors import BundleError, InputError
-from corella_edge_runtime.llm import process
-from corella_edge_runtime.llm.answer import Answers, Prompt
-from corella_edge_runtime.llm.opening import open_backend
-from corella_edge_runtime.llm.process import Patience, ProcessBackend, Pulse, pause
+from corella_edge_runtime.llm.backends.opening import open_backend
+from corella_edge_runtime.llm.backends.process import backend as process
+from corella_edge_runtime.llm.backends.process.backend import Patience, ProcessBackend, Pulse, pause
+from corella_edge_runtime.llm.contract import Answers, Prompt
 from corella_edge_runtime.llm.settings import LlmSettings
 
 QUICK = Patience(ping=0.05, silence=2.0, first_pause=0.05, longest_pause=0.4, close=5.0)
@@ -251,7 +251,7 @@ def test_the_child_is_by_itself_and_light(start: Any) -> None:
 
 
 def test_the_child_imports_neither_the_crms_runtime_nor_the_server() -> None:
-    code = "import sys, corella_edge_runtime.llm.child; print(*sys.modules)"
+    code = "import sys, corella_edge_runtime.llm.backends.process.child; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"onnxruntime", "httpx", "starlette", "torch", "corella_edge_runtime.server"} & set(loaded)
 
@@ -260,7 +260,7 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.process import ProcessBackend
+from corella_edge_runtime.llm.backends.process.backend import ProcessBackend
 from corella_edge_runtime.llm.settings import LlmSettings
 backend = ProcessBackend(Path(sys.argv[1]), Tokens(int(sys.argv[2]), int(sys.argv[3]), None), LlmSettings())
 backend.wait_ready()

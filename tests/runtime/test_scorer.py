@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from corella_edge_runtime.llm.answer import Prompt
-from corella_edge_runtime.llm.binding import DecodeError
+from corella_edge_runtime.llm.contract import Prompt
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.job import Job
-from corella_edge_runtime.llm.packing import SAFETY
+from corella_edge_runtime.llm.llama.binding import DecodeError
+from corella_edge_runtime.llm.llama.packing import SAFETY
 from corella_edge_runtime.llm.settings import LlmSettings
 
 ALONE = 2e-3  # published tolerance in P(Yes): f16, one prompt a decode, against float32

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge import bundle as bundles
-from corella_edge import plan as plans
+from corella_edge.bundle import artefact as bundles
 from corella_edge.errors import InputError
-from corella_edge.plan import Fingerprint, Plan
 from corella_edge_runtime.llm.settings import MOST_BATCH, MOST_SEQUENCES, LlmSettings
+from corella_edge_runtime.machine import plan as plans
+from corella_edge_runtime.machine.plan import Fingerprint, Plan
+from corella_edge_runtime.machine.threads import Machine
 from corella_edge_runtime.setup import Setup, Wishes, check_plan, decide, llm_files, variants
-from corella_edge_runtime.threads import Machine
 
 FOUR = Machine(((0,), (1,), (2,), (3,)))
 LLM = {"threads": 2, "cores": [2, 3], "batch": 256}

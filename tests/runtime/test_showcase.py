@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bundles import ITEMS, USERS, make_bundle, reseal
-from corella_edge.bundle import Bundle
+from corella_edge.bundle.artefact import Bundle
 from corella_edge.request import parse_request
-from corella_edge.router import LN2, NEVER, Threshold, parse_threshold
+from corella_edge.routing.policy import LN2, NEVER, Threshold, parse_threshold
 from corella_edge_runtime.showcase import SHOWN_EVENTS, Showcase
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1"

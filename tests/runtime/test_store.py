@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError, StoreError
-from corella_edge.events import NewEvents, new_events
 from corella_edge.history import MAX_TIME
 from corella_edge.messages import MAX_ID_CHARS
 from corella_edge.request import Event, User
-from corella_edge.timekeeping import FLOOR, Reading
+from corella_edge_runtime.machine.timekeeping import FLOOR, Reading
 from corella_edge_runtime.store import opening, tables
 from corella_edge_runtime.store.cache import UserCache
+from corella_edge_runtime.store.events import NewEvents, new_events
 from corella_edge_runtime.store.users import UserStore
 from corella_edge_runtime.store.writer import Step
 

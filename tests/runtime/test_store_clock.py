@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from corella_edge.request import Event
-from corella_edge.timekeeping import FLOOR, PROBATION, TENTHS, Reading
+from corella_edge_runtime.machine.timekeeping import FLOOR, PROBATION, TENTHS, Reading
 from corella_edge_runtime.store import tables
 from corella_edge_runtime.store.users import UserStore
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from corella_edge.errors import StoreFullError
-from corella_edge.events import NewEvents
 from corella_edge.request import Event
+from corella_edge_runtime.store.events import NewEvents
 from corella_edge_runtime.store.users import UserStore
 from corella_edge_runtime.store.writer import Step
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from corella_edge.errors import StoreError
-from corella_edge.events import NewEvents
 from corella_edge.request import Event
-from corella_edge.timekeeping import FLOOR, Reading
+from corella_edge_runtime.machine.timekeeping import FLOOR, Reading
 from corella_edge_runtime.store import opening, rows
+from corella_edge_runtime.store.events import NewEvents
 from corella_edge_runtime.store.retention import retention_task
 from corella_edge_runtime.store.rows import KEY_SECONDS, REWRITE_SECONDS
 from corella_edge_runtime.store.users import UserStore

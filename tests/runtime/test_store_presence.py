@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from corella_edge.errors import InputError, StoreGoneError
-from corella_edge.events import NewEvents
 from corella_edge.request import Event
+from corella_edge_runtime.store.events import NewEvents
 from corella_edge_runtime.store.opening import LOCKS, beside
 from corella_edge_runtime.store.presence import Index, is_moved
 from corella_edge_runtime.store.users import UserStore

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.threads import (
+from corella_edge_runtime.machine.threads import (
     Machine,
     choices,
     llm_default,

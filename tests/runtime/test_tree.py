@@ -13,13 +13,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import plain_packing as plain
-from corella_edge_runtime.llm import packing
-from corella_edge_runtime.llm.answer import Prompt, TokenIds, pack_ids, unpack_ids
+from corella_edge_runtime.llm.contract import Prompt, TokenIds, pack_ids, unpack_ids
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.job import Job
-from corella_edge_runtime.llm.kept import KeptPrefixes, Spare, State, size_class, whole_of
-from corella_edge_runtime.llm.packing import HORIZON, SAFETY, STRANGERS, Base, Room, in_time, line_up
-from corella_edge_runtime.llm.tree import Branches, Leaves, Rows, common_beginnings, common_length, unfold
+from corella_edge_runtime.llm.llama import packing
+from corella_edge_runtime.llm.llama.kept import KeptPrefixes, Spare, State, size_class, whole_of
+from corella_edge_runtime.llm.llama.packing import HORIZON, SAFETY, STRANGERS, Base, Room, in_time, line_up
+from corella_edge_runtime.llm.llama.tree import Branches, Leaves, Rows, common_beginnings, common_length, unfold
 from plain_packing import Ask, Target
 
 IDS = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge_runtime.llm import wire
-from corella_edge_runtime.llm.answer import Answer, Answers, Prompt, Prompts
-from corella_edge_runtime.llm.link import Link
+from corella_edge_runtime.llm.backends.process import wire
+from corella_edge_runtime.llm.backends.process.link import Link
+from corella_edge_runtime.llm.contract import Answer, Answers, Prompt, Prompts
 from corella_edge_runtime.llm.settings import MOST_QUEUED
 
 IDS = st.integers(0, 2**64 - 1)

@@ -13,10 +13,10 @@ from conftest import FakeDraft, FakeRanker
 from corella_edge.errors import BundleError
 from corella_edge.request import Request
 from corella_edge.scores import Scores
-from corella_edge_runtime.server import rank
 from corella_edge_runtime.server.bodies import parse_body
 from corella_edge_runtime.server.following import BundleSource
-from corella_edge_runtime.server.limits import Limits
+from corella_edge_runtime.server.guard.limits import Limits
+from corella_edge_runtime.server.routes import rank
 from corella_edge_runtime.server.run import Settings, listen, run
 
 OPTIONS = json.loads(sys.argv[1])

@@ -12,12 +12,12 @@ from pathlib import Path
 import click
 
 from conftest import FakeDraft, FakeRanker
-from corella_edge.keys import KeyFile
 from corella_edge.request import Request
-from corella_edge_runtime.server.access import Guard
-from corella_edge_runtime.server.connections import ConnectionLimits
 from corella_edge_runtime.server.following import BundleSource
-from corella_edge_runtime.server.limits import Limits
+from corella_edge_runtime.server.guard.access import Guard
+from corella_edge_runtime.server.guard.connections import ConnectionLimits
+from corella_edge_runtime.server.guard.keys import KeyFile
+from corella_edge_runtime.server.guard.limits import Limits
 from corella_edge_runtime.server.run import Settings, listen, run
 from corella_edge_runtime.store.users import UserStore
 

@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from corella_edge.errors import InputError
-from corella_edge.keys import SCOPES, KeyFile, KeyLimits, add_key, revoke_key
-from corella_edge_runtime.server.access import (
+from corella_edge_runtime.server.guard.access import (
     Access,
     DeniedError,
     Guard,
@@ -35,6 +34,7 @@ from corella_edge_runtime.server.access import (
     scope_of,
     take,
 )
+from corella_edge_runtime.server.guard.keys import SCOPES, KeyFile, KeyLimits, add_key, revoke_key
 
 NOW = datetime.now(UTC)
 LOCAL = {"host": "127.0.0.1:8000"}
@@ -315,7 +315,7 @@ def test_what_is_no_request_passes(ring: Keyring) -> None:
 def test_limits_that_change_in_the_file_hold_at_once(ring: Keyring) -> None:
     text = ring.add("rank")
     assert [ring.status("/v1/rank", text) for _ in range(50)] == [200] * 50
-    from corella_edge import keys
+    from corella_edge_runtime.server.guard import keys
 
     entries = keys.read_keys(ring.path).entries
     keys._write(ring.path, [replace(key, limits=KeyLimits(1.0, 1)) for key in entries])

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from corella_edge import site as sites
-from corella_edge.deployment import promoted, with_canary
-from corella_edge_runtime.server import admin, admin_openapi
 from corella_edge_runtime.server.fleet import Fleet
 from corella_edge_runtime.server.following import open_source
+from corella_edge_runtime.server.routes import admin, admin_openapi
+from corella_edge_runtime.site import layout as sites
+from corella_edge_runtime.site.deployment import promoted, with_canary
 from fake_versions import Shelf, Versioned, toy_bundle
 
 

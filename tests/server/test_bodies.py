@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
+from corella_edge.formats.strict_json import decode as decode_json
 from corella_edge.request import Request
-from corella_edge.strict_json import decode as decode_json
 from corella_edge_runtime.server.bodies import gunzip, parse_body
-from corella_edge_runtime.server.limits import INLINE_BYTES, Limits
+from corella_edge_runtime.server.guard.limits import INLINE_BYTES, Limits
 from corella_edge_runtime.store.users import UserStore
 
 NOT_JSON = {

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from corella_edge import site as sites
-from corella_edge.deployment import promoted, rolled_back, with_canary, without_canary
 from corella_edge.errors import BundleError, InputError
-from corella_edge.site import Refusal, Running, Serving
 from corella_edge_runtime.server.fleet import Fleet
 from corella_edge_runtime.server.following import Follower, Source, open_source
 from corella_edge_runtime.server.service import Service
+from corella_edge_runtime.site import layout as sites
+from corella_edge_runtime.site.deployment import promoted, rolled_back, with_canary, without_canary
+from corella_edge_runtime.site.layout import Refusal, Running, Serving
 from fake_versions import Shelf, toy_bundle
 
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from corella_edge_runtime.server.connections import ConnectionLimits
+from corella_edge_runtime.server.guard.connections import ConnectionLimits
 from sockets import LOOPS, Site, read_all, read_answer, serving
 
 BODY = b'{"user": {"id": "u1"}}'

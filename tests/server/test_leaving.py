@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from corella_edge.request import Request
-from corella_edge_runtime.server.connections import ConnectionLimits
-from corella_edge_runtime.server.limits import Limits
+from corella_edge_runtime.server.guard.connections import ConnectionLimits
+from corella_edge_runtime.server.guard.limits import Limits
 from sockets import PATIENCE, read_all, read_answer, serving, until
 from sockets import Site as Served
 

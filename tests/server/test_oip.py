@@ -18,9 +18,9 @@ from tritonclient.http import InferenceServerClient
 
 from corella_edge.errors import InputError
 from corella_edge.request import MAX_HISTORY, Event, User
-from corella_edge_runtime.server.limits import Limits
-from corella_edge_runtime.server.oip.models import INPUTS, MODELS
-from corella_edge_runtime.server.oip.tensors import read
+from corella_edge_runtime.server.guard.limits import Limits
+from corella_edge_runtime.server.routes.oip.models import INPUTS, MODELS
+from corella_edge_runtime.server.routes.oip.tensors import read
 from json_schema import SCHEMAS, documents, valid
 
 ITEMS = ["661", "914", "mute-1", "new-1", "Zoë 🎬"]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.server.oip.models import INPUTS
-from corella_edge_runtime.server.oip.tensors import Inference, read, write
+from corella_edge_runtime.server.routes.oip.models import INPUTS
+from corella_edge_runtime.server.routes.oip.tensors import Inference, read, write
 
 NUMBERS = st.floats(width=32, allow_infinity=False)
 NAMES = st.sampled_from(["probability", "crm", "llm", "entropy", "routed", "Zoë 🎬"])

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
 from corella_edge.request import parse_request
-from corella_edge.router import Calibration, parse_threshold
-from corella_edge_runtime.server.access import scope_of
+from corella_edge.routing.policy import Calibration, parse_threshold
+from corella_edge_runtime.server.guard.access import scope_of
 from corella_edge_runtime.server.openapi import document
 from json_schema import SCHEMAS, documents, valid
 

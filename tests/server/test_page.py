@@ -10,8 +10,8 @@ import pytest
 
 from browser import Watched, chromium, needs_chromium
 from bundles import make_bundle, reseal
-from corella_edge.bundle import Bundle
-from corella_edge.router import RATIOS
+from corella_edge.bundle.artefact import Bundle
+from corella_edge.routing.policy import RATIOS
 from sessions import ONE, serving, start, succeed
 
 pytestmark = needs_chromium

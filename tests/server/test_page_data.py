@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundles import ITEMS, USERS, make_bundle
-from corella_edge.bundle import Bundle
-from corella_edge.router import parse_threshold
-from corella_edge_runtime.server.page import FOLDER, POLICY, TYPES, wants_html
+from corella_edge.bundle.artefact import Bundle
+from corella_edge.routing.policy import parse_threshold
+from corella_edge_runtime.server.routes.page import FOLDER, POLICY, TYPES, wants_html
 from corella_edge_runtime.showcase import Showcase
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from browser import Watched, chromium, needs_chromium
-from corella_edge.router import RATIOS, Calibration, entropy
+from corella_edge.routing.policy import RATIOS, Calibration, entropy
 from corella_edge_runtime.server.openapi import SCHEMAS
-from corella_edge_runtime.server.page import FOLDER, TYPES
+from corella_edge_runtime.server.routes.page import FOLDER, TYPES
 
 pytestmark = needs_chromium
 ORIGIN = "http://page.test"

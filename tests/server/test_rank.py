@@ -15,7 +15,7 @@ import pytest
 from corella_edge.errors import InputError
 from corella_edge.request import Candidate, Request, User, parse_request
 from corella_edge.scores import answer
-from corella_edge_runtime.server.limits import Limits
+from corella_edge_runtime.server.guard.limits import Limits
 from corella_edge_runtime.server.service import large
 
 REQUEST = {

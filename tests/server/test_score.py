@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from corella_edge.catalog import Catalog
 from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder, Template, Tokens
-from corella_edge_runtime import texts
-from corella_edge_runtime.asking import Asking, Llm
-from corella_edge_runtime.llm.answer import Answer, Answers, Prompt, Prompts
-from corella_edge_runtime.server.connections import ConnectionLimits
-from corella_edge_runtime.server.question import FIELDS, NOT_HERE, Question, parse_question
-from corella_edge_runtime.texts import MOST_AT_ONCE, prompts
+from corella_edge_runtime.llm import texts
+from corella_edge_runtime.llm.asking import Asking, Llm
+from corella_edge_runtime.llm.contract import Answer, Answers, Prompt, Prompts
+from corella_edge_runtime.llm.texts import MOST_AT_ONCE, prompts
+from corella_edge_runtime.server.guard.connections import ConnectionLimits
+from corella_edge_runtime.server.routes.question import FIELDS, NOT_HERE, Question, parse_question
 from fake_llm import FakeBackend
 from json_schema import SCHEMAS, documents, valid
 from sockets import serving, until

@@ -25,10 +25,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
-from corella_edge.events import parse_events
 from corella_edge.request import Event, Request, User
-from corella_edge.timekeeping import Reading, read_clocks
-from corella_edge_runtime.server.users import _LOG_SECONDS
+from corella_edge_runtime.machine.timekeeping import Reading, read_clocks
+from corella_edge_runtime.server.routes.users import _LOG_SECONDS
+from corella_edge_runtime.store.events import parse_events
 from corella_edge_runtime.store.users import UserStore
 from corella_edge_runtime.store.writer import Step
 from json_schema import SCHEMAS, documents, valid
@@ -273,7 +273,7 @@ def test_a_failure_is_logged_once_a_minute_without_anything_of_users(
     append(site, "secret-user", "secret-item")
     store.close()
     clock = [1000.0]
-    monkeypatch.setattr("corella_edge_runtime.server.users.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("corella_edge_runtime.server.routes.users.time", SimpleNamespace(monotonic=lambda: clock[0]))
     for clock[0] in (1000.0, 1001.0, 1000.0 + _LOG_SECONDS):
         assert append(site, "secret-user", "secret-item").status_code == 503
         response = site.call("GET", "/v1/users/secret-user")

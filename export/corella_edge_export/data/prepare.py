@@ -15,8 +15,8 @@ from corella_edge import __version__
 from corella_edge.atomic import check_free, new_folder
 from corella_edge.errors import InputError
 from corella_edge_export.data import registry
+from corella_edge_export.data.contract import SPLIT_ROWS, PublishedSplits, RawData, check
 from corella_edge_export.data.prepared import FORMAT_VERSION, SPLITS, PreparedData
-from corella_edge_export.data.raw import SPLIT_ROWS, PublishedSplits, RawData, check
 from corella_edge_export.data.sampling import CANDIDATES, draw_requests, request_line
 
 Progress = Callable[[str], None]

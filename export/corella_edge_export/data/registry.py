@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from corella_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from corella_edge_export.data.raw import RawData
+    from corella_edge_export.data.contract import RawData
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,12 @@ class Reader:
 
 READERS: dict[str, Reader] = {
     "collm-ml-1m": Reader(
-        "corella_edge_export.data.collm_ml_1m", True, "CoLLM's split of MovieLens-1M: train, valid, test.parquet"
+        "corella_edge_export.data.readers.collm", True, "CoLLM's split of MovieLens-1M: train, valid, test.parquet"
     ),
-    "ml-1m": Reader("corella_edge_export.data.ml_1m", True, "MovieLens-1M: ratings.dat, users.dat, movies.dat"),
-    "synthetic": Reader("corella_edge_export.data.synthetic", False, "generated from --seed, no files needed"),
+    "ml-1m": Reader(
+        "corella_edge_export.data.readers.movielens", True, "MovieLens-1M: ratings.dat, users.dat, movies.dat"
+    ),
+    "synthetic": Reader("corella_edge_export.data.readers.synthetic", False, "generated from --seed, no files needed"),
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import InputError
-from corella_edge_export import metrics_log
+from corella_edge_export.training import metrics_log
 
 Line = dict[str, Any]
 # Sub-folder → title, in the order of training.

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge.fusion import sigmoid
-from corella_edge.router import RATIOS, Calibration
-from corella_edge_export.study.boundary import SHARE, boundary, calibration
-from corella_edge_export.study.fusion import routed
-from corella_edge_export.study.groups import about, by_user, parts, thirds
-from corella_edge_export.study.scored import Figures, Floats, Json, Judge, Pair, Scored, gains, percents, shown
-from corella_edge_export.study.shares import CANDIDATES, curve, operating_point, operation, replaced
+from corella_edge.routing.fusion import sigmoid
+from corella_edge.routing.policy import RATIOS, Calibration
+from corella_edge_export.evaluation.boundary import SHARE, boundary, calibration
+from corella_edge_export.evaluation.fusion import routed
+from corella_edge_export.evaluation.groups import about, by_user, parts, thirds
+from corella_edge_export.evaluation.scored import Figures, Floats, Json, Judge, Pair, Scored, gains, percents, shown
+from corella_edge_export.evaluation.shares import CANDIDATES, curve, operating_point, operation, replaced
 
 DRAWS = 2000
 CLAIM = {"auc": 0.72, "accuracy": 1.08}  # the paper's lift over the best baseline, percent

@@ -12,12 +12,13 @@ import numpy.typing as npt
 from accelerate import PartialState
 
 from corella_edge import atomic
-from corella_edge_export import train_crm, train_llm
 from corella_edge_export.data.prepared import Split
 from corella_edge_export.data.sampling import draw_users
-from corella_edge_export.run import Run
-from corella_edge_export.stages import Stages
-from corella_edge_export.study.scored import Floats, Mask, Pair, Scored
+from corella_edge_export.evaluation.scored import Floats, Mask, Pair, Scored
+from corella_edge_export.training.run import Run
+from corella_edge_export.training.stages import Stages
+from corella_edge_export.training.tasks import crm as train_crm
+from corella_edge_export.training.tasks import llm as train_llm
 
 Indices = npt.NDArray[np.int64]
 

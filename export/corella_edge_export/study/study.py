@@ -12,16 +12,17 @@ from accelerate import PartialState
 
 from corella_edge import atomic
 from corella_edge.errors import InputError
-from corella_edge_export import llm, stages
-from corella_edge_export.baseline import smoothed_rates
 from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.evaluation import plots, tables
+from corella_edge_export.evaluation.boundary import boundary
+from corella_edge_export.evaluation.scored import Json, Pair
+from corella_edge_export.llm import model as llm
 from corella_edge_export.recipe import Recipe
-from corella_edge_export.run import Run, hold
-from corella_edge_export.study import plots, tables
 from corella_edge_export.study.analysis import DRAWS, ablation, against, analyse, by_variant, combine, combine_ablations
-from corella_edge_export.study.boundary import boundary
+from corella_edge_export.study.baseline import smoothed_rates
 from corella_edge_export.study.predictions import Predictions, folder_of
-from corella_edge_export.study.scored import Json, Pair
+from corella_edge_export.training import stages
+from corella_edge_export.training.run import Run, hold
 from corella_edge_runtime.bench.machine import machine, versions
 
 FULL = "full"

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from corella_edge.plan import cpu_flags, cpu_model
+from corella_edge_runtime.machine.plan import cpu_flags, cpu_model
 
 PACKAGES = {"numpy": "numpy", "onnxruntime": "onnxruntime", "onnxruntime-gpu": "onnxruntime-gpu",
             "llama_cpp": "llama-cpp-python", "corella_edge": "corella-edge"}  # fmt: skip
@@ -53,7 +53,7 @@ def versions(more: Mapping[str, str] | None = None) -> dict[str, str]:
             found[name] = version(package)
         except PackageNotFoundError:
             continue
-    build = sys.modules.get("corella_edge_runtime.llm.build")
+    build = sys.modules.get("corella_edge_runtime.llm.llama.build")
     if build is not None:
         found["llama_cpp_variant"] = build.variant(build.kernels())
     return found

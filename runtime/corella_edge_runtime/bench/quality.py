@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge import metrics
-from corella_edge.fusion import REPLACE, Fusion, fuse
-from corella_edge.jsonlines import Traffic
+from corella_edge.json_lines import Traffic
 from corella_edge.metrics import Bootstrap, Interval, Sampled, sampled_auc
-from corella_edge.router import entropy, is_routed
+from corella_edge.routing.fusion import REPLACE, Fusion, fuse
+from corella_edge.routing.policy import entropy, is_routed
 from corella_edge_runtime.bench.measure import Progress, Rank
 
 Floats = npt.NDArray[np.float64]

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge.bundle import MANIFEST, sha256
-from corella_edge.jsonlines import Traffic
+from corella_edge.bundle.artefact import MANIFEST, sha256
+from corella_edge.formats.text_files import TextFile
+from corella_edge.json_lines import Traffic
 from corella_edge.metrics import Bootstrap, sampled_auc
 from corella_edge.request import Request
-from corella_edge.text_files import TextFile
 from corella_edge_runtime.bench import machine, quality, traffic
 from corella_edge_runtime.bench.ceiling import ceiling
 from corella_edge_runtime.bench.measure import Limits, Progress, Timed, as_threshold, latency, measure, warm_up
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.threads import llm_default
+from corella_edge_runtime.machine.threads import llm_default
 
 FORMAT = 1
 DRAWS = 2000

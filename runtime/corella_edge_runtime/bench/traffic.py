@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from corella_edge.bundle import Bundle
+from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, InputError
-from corella_edge.jsonlines import Traffic, parse_traffic, read_lines
+from corella_edge.formats.text_files import TextFile
+from corella_edge.json_lines import Traffic, parse_traffic, read_lines
 from corella_edge.request import Candidate, Candidates, Request
-from corella_edge.text_files import TextFile
 
 SAMPLE = "sample.jsonl"
 

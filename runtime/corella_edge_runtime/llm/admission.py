@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from corella_edge_runtime.llm.answer import Answers, Prompts, TokenIds
+from corella_edge_runtime.llm.contract import Answers, Prompts, TokenIds
 from corella_edge_runtime.llm.cost import TRIAL, Cost, Meter
-from corella_edge_runtime.llm.kept import KeptPrefixes
-from corella_edge_runtime.llm.packing import decodes_in
+from corella_edge_runtime.llm.llama.kept import KeptPrefixes
+from corella_edge_runtime.llm.llama.packing import decodes_in
 from corella_edge_runtime.llm.settings import LlmSettings
 
 # Of the time until a deadline: for estimates that are too low, at least for the way back of the answers; at most so

@@ -15,13 +15,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corella_edge.errors import InputError, StoreError
-from corella_edge.strict_json import JsonError
-from corella_edge_runtime.server import admin, health, page, rank, score, users
-from corella_edge_runtime.server.access import Access, Guard
+from corella_edge.formats.strict_json import JsonError
 from corella_edge_runtime.server.answers import error_answer
-from corella_edge_runtime.server.limits import Intake
-from corella_edge_runtime.server.oip import routes as oip
-from corella_edge_runtime.server.rank import CLIENT_GONE
+from corella_edge_runtime.server.guard.access import Access, Guard
+from corella_edge_runtime.server.guard.limits import Intake
+from corella_edge_runtime.server.routes import admin, health, page, rank, score, users
+from corella_edge_runtime.server.routes.oip import routes as oip
+from corella_edge_runtime.server.routes.rank import CLIENT_GONE
 from corella_edge_runtime.server.service import NotReadyError, Service
 
 _LOG = logging.getLogger("corella_edge.serve")

@@ -11,9 +11,9 @@ from typing import TypeVar
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 
+from corella_edge.formats.strict_json import JsonError, decode
 from corella_edge.request import Request, read_request
-from corella_edge.strict_json import JsonError, decode
-from corella_edge_runtime.server.limits import INLINE_BYTES, Limits, Share
+from corella_edge_runtime.server.guard.limits import INLINE_BYTES, Limits, Share
 
 T = TypeVar("T")
 GZIP = "gzip"

@@ -19,12 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from corella_edge import site as sites
-from corella_edge.deployment import Deployment
 from corella_edge.errors import BundleError, CorellaError, InputError
-from corella_edge.site import Refusal, Running, Serving
 from corella_edge_runtime.server.fleet import Fleet, Member
 from corella_edge_runtime.server.ranker import Ranker
+from corella_edge_runtime.site import layout as sites
+from corella_edge_runtime.site.deployment import Deployment
+from corella_edge_runtime.site.layout import Refusal, Running, Serving
 
 _LOG = logging.getLogger("corella_edge.serve")
 POLL_SECONDS = 0.5

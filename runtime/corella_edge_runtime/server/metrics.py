@@ -18,8 +18,8 @@ from prometheus_client.registry import Collector
 from corella_edge import __version__
 from corella_edge.scores import Scores
 from corella_edge_runtime.llm.endings import EXITS
-from corella_edge_runtime.server.connections import ConnectionCounters
 from corella_edge_runtime.server.fleet import Fleet, Member
+from corella_edge_runtime.server.guard.connections import ConnectionCounters
 from corella_edge_runtime.server.ranker import llm_of
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)

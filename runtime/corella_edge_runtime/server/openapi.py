@@ -10,11 +10,11 @@ from typing import Any
 from corella_edge import __version__
 from corella_edge.request import UserIdRequest, UserRequest
 from corella_edge.scores import Answer
-from corella_edge_runtime.server import admin_openapi, page_openapi, score_openapi, users_openapi
-from corella_edge_runtime.server.access import scope_of
 from corella_edge_runtime.server.answers import Error
 from corella_edge_runtime.server.describing import components, ref
-from corella_edge_runtime.server.oip import openapi as oip_openapi
+from corella_edge_runtime.server.guard.access import scope_of
+from corella_edge_runtime.server.routes import admin_openapi, page_openapi, score_openapi, users_openapi
+from corella_edge_runtime.server.routes.oip import openapi as oip_openapi
 
 Json = dict[str, Any]
 PARTS = (

@@ -10,7 +10,7 @@ from corella_edge.request import Request
 from corella_edge.scores import Scores
 
 if TYPE_CHECKING:
-    from corella_edge_runtime.asking import Llm
+    from corella_edge_runtime.llm.asking import Llm
 
 
 class Asking(Protocol):

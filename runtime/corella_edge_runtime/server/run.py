@@ -22,11 +22,11 @@ from typing import Any
 import uvicorn
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.server.access import Guard
 from corella_edge_runtime.server.app import build_app, log_bug
-from corella_edge_runtime.server.connections import ConnectionLimits, protocol, within_files
 from corella_edge_runtime.server.following import Follower, Source
-from corella_edge_runtime.server.limits import Limits
+from corella_edge_runtime.server.guard.access import Guard
+from corella_edge_runtime.server.guard.connections import ConnectionLimits, protocol, within_files
+from corella_edge_runtime.server.guard.limits import Limits
 from corella_edge_runtime.server.ranker import Ranker
 from corella_edge_runtime.server.service import Service
 from corella_edge_runtime.store.users import UserStore

@@ -18,9 +18,9 @@ from corella_edge.scores import Scores, answer_json
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Fleet, Held
 from corella_edge_runtime.server.following import Follower
+from corella_edge_runtime.server.guard.leaving import unless_gone
+from corella_edge_runtime.server.guard.limits import INLINE_CANDIDATES, INLINE_VALUES, Limits
 from corella_edge_runtime.server.lateness import WayOut
-from corella_edge_runtime.server.leaving import unless_gone
-from corella_edge_runtime.server.limits import INLINE_CANDIDATES, INLINE_VALUES, Limits
 from corella_edge_runtime.server.metrics import Metrics
 from corella_edge_runtime.server.ranker import Draft, Ranker
 from corella_edge_runtime.server.recent import Recent

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from corella_edge.timekeeping import FLOOR, Reading, Timeline, what_changed
+from corella_edge_runtime.machine.timekeeping import FLOOR, Reading, Timeline, what_changed
 from corella_edge_runtime.store.rows import Moment
 from corella_edge_runtime.store.tables import SHARDS, migrate
 

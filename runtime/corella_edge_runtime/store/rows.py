@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from corella_edge.errors import InputError
-from corella_edge.events import NewEvents
 from corella_edge.request import Event, User
-from corella_edge.timekeeping import TENTHS, Timeline
+from corella_edge_runtime.machine.timekeeping import TENTHS, Timeline
+from corella_edge_runtime.store.events import NewEvents
 from corella_edge_runtime.store.tables import KINDS, SHARDS, rewrite, shard_of
 
 KEY_SECONDS = 7 * 86_400  # how long a repeated append is recognised

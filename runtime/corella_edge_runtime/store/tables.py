@@ -12,7 +12,7 @@ KINDS = ("users", "events", "keys")
 
 # `at` orders a history: the event's own time, else its arrival. `timed`: whether it had one. `next`: the user's next
 # sequence number. `oldest`: arrival of the oldest event held; `latest`: place of the latest without a time of its own.
-# `arrived`, `updated`, `oldest` and `pruned` are stamps of corella_edge.timekeeping.
+# `arrived`, `updated`, `oldest` and `pruned` are stamps of corella_edge_runtime.machine.timekeeping.
 _SHARD = """
 CREATE TABLE users_{n} (id TEXT PRIMARY KEY, features TEXT NOT NULL, updated INTEGER NOT NULL,
                         events INTEGER NOT NULL, oldest INTEGER, latest INTEGER, next INTEGER NOT NULL) WITHOUT ROWID;

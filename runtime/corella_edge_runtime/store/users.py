@@ -11,12 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from corella_edge.events import NewEvents, new_events
 from corella_edge.request import Event, Features, User
-from corella_edge.timekeeping import Reading, Timeline, date, read_clocks
+from corella_edge_runtime.machine.timekeeping import Reading, Timeline, date, read_clocks
 from corella_edge_runtime.store import rows
 from corella_edge_runtime.store.arrivals import Arrivals
 from corella_edge_runtime.store.cache import UserCache
+from corella_edge_runtime.store.events import NewEvents, new_events
 from corella_edge_runtime.store.failure import explained
 from corella_edge_runtime.store.opening import THEN, Claim, anchor, claim, writer
 from corella_edge_runtime.store.presence import Presence

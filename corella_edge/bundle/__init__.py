@@ -1,0 +1,1 @@
+"""The artefact: its files, its manifest, its signature."""

@@ -1,0 +1,309 @@
+"""The artefact on disk: a folder of plain files under a manifest of their hashes.
+
+A bundle is written once (`atomic.new_folder`) and never changed, but for a signature that may be laid beside the
+manifest. `Bundle.open` checks that exactly the listed files are there and that each has the listed hash, and names the
+one that differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corella_edge.atomic import write_file
+from corella_edge.catalog import Catalog
+from corella_edge.errors import BundleError, InputError
+from corella_edge.features.schema import Schema, Vocabulary, vocabulary_names
+from corella_edge.formats.strict_json import JsonError, unique
+from corella_edge.prompt import Template, Tokens
+from corella_edge.routing.fusion import REPLACE, Fusion, parse_fusion
+from corella_edge.routing.policy import LN2, Calibration, parse_threshold
+
+if TYPE_CHECKING:
+    from corella_edge.bundle.signature import TrustedKey
+
+FORMAT_VERSION = 1
+MANIFEST, SEAL, SIGNATURE = "manifest.json", "manifest.sha256", "manifest.json.minisig"
+_OWN = (MANIFEST, SEAL, SIGNATURE)
+REQUIRED = ("schema.json", "catalog.jsonl", "crm.onnx", "routing.json", "verification.json", "reference.jsonl")
+MAX_JSON_BYTES = 64 * 2**20
+MAX_VOCABULARY_BYTES = 4 * 2**30
+_NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_TEXT, _OBJECT = (str, "a text"), (dict, "an object")
+_HEAD = {"name": _TEXT, "version": _TEXT, "files": _OBJECT, "about": _OBJECT}
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One listed file: lower-case hexadecimal sha256 and size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle says of itself."""
+
+    name: str
+    version: str
+    files: Mapping[str, FileEntry]
+    about: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, data: Any) -> Manifest:
+        """From decoded JSON; anything unexpected is a `BundleError`."""
+        if not isinstance(data, dict):
+            raise BundleError(f"{MANIFEST}: expected an object")
+        found = data.get("format_version")
+        if type(found) is not int or found != FORMAT_VERSION:
+            raise BundleError(
+                f"{MANIFEST}: format_version {_shown(found)} is not known, this release reads {FORMAT_VERSION}; "
+                "use a matching release of corella-edge"
+            )
+        for key, (kind, wanted) in _HEAD.items():
+            if not isinstance(data.get(key), kind):
+                raise BundleError(f"{MANIFEST}: {key} is missing or not {wanted}")
+        files = {name: _entry(name, value) for name, value in data["files"].items()}
+        return cls(data["name"], data["version"], _checked_names(files), data["about"])
+
+    def to_json(self) -> dict[str, Any]:
+        files = {name: {"sha256": e.sha256, "size": e.size} for name, e in sorted(self.files.items())}
+        head = {"format_version": FORMAT_VERSION, "name": self.name, "version": self.version}
+        return {**head, "files": files, "about": dict(self.about)}
+
+
+def _entry(name: str, value: Any) -> FileEntry:
+    sha, size = (value.get("sha256"), value.get("size")) if isinstance(value, dict) else (None, None)
+    if not isinstance(sha, str) or not _SHA256.fullmatch(sha) or type(size) is not int or size < 0:
+        raise BundleError(f"{MANIFEST}: the entry of {_shown(name)} lacks a proper sha256 and size")
+    return FileEntry(sha, size)
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80]
+
+
+def _checked_names(files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+    for name in files:
+        if not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")) or name in _OWN:
+            raise BundleError(f"{MANIFEST}: {_shown(name)} is not a file name of a bundle")
+    missing = [name for name in REQUIRED if name not in files]
+    if missing:
+        raise BundleError(f"{MANIFEST}: the bundle lacks {missing[0]}")
+    return files
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened, checked bundle. The parts are read on demand."""
+
+    root: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, root: Path, trust: TrustedKey | None = None) -> Bundle:
+        """Check the manifest's signature, if a key is trusted, and then every file against the manifest.
+
+        Raises:
+            BundleError: not signed with that key; or the first file that is missing, extra, a link, or different.
+        """
+        bundle = cls(root, read_manifest(root, trust))
+        for problem in bundle.problems():
+            raise BundleError(f"{root}: {problem}")
+        return bundle
+
+    @property
+    def label(self) -> str:
+        """`name@version`, as answers show it."""
+        return f"{self.manifest.name}@{self.manifest.version}"
+
+    def problems(self) -> Iterator[str]:
+        """One line for each file that is not as listed, cheap checks first."""
+        listed = self.manifest.files
+        try:
+            present = dict(sorted(walk(self.root)))
+        except OSError as error:
+            yield f"can not be read ({error})"
+            return
+        regular = {name for name, path in present.items() if path.is_file() and not path.is_symlink()}
+        for name in present:
+            if name not in regular:
+                yield f"{name}: not a regular file"
+            elif name not in listed and name not in _OWN:
+                yield f"{name}: not listed in {MANIFEST}"
+        for name, entry in listed.items():
+            if name not in present:
+                yield f"{name}: missing"
+            elif name in regular and (problem := _difference(self.root / name, entry)):
+                yield f"{name}: {problem}"
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
+    def has(self, name: str) -> bool:
+        return name in self.manifest.files
+
+    def json(self, name: str) -> dict[str, Any]:
+        return read_json(self.path(name))
+
+    def schema(self) -> tuple[Schema, Catalog]:
+        return read_schema(self.root)
+
+    def prompt(self) -> tuple[Template, Tokens] | None:
+        """The prompt template and its token ids; None for a bundle without an LLM."""
+        if not self.has("prompt.json"):
+            return None
+        data = self.json("prompt.json")
+        if not isinstance(data.get("template"), dict) or not isinstance(data.get("tokens"), dict):
+            raise BundleError("prompt.json: expected the objects 'template' and 'tokens'")
+        return Template.from_json(data["template"]), Tokens.from_json(data["tokens"])
+
+    def calibration(self) -> Calibration:
+        """Threshold ↔ routed share, from held-out rows; JSON has no infinity, so null stands for "never"."""
+        data = self.json("routing.json")
+        try:
+            shares, thresholds = data["calibration"]["shares"], data["calibration"]["thresholds"]
+            found = Calibration(shares, [math.inf if t is None else t for t in thresholds])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"routing.json: a field is missing or wrong ({error!r})") from None
+        if found.shares[[0, -1]].tolist() != [0.0, 1.0] or not (0.0 <= found.thresholds[-1] <= LN2):
+            raise BundleError(f"routing.json: shares must go from 0 to 1, thresholds down to one from 0 to {LN2:.4f}")
+        return found
+
+    def policy(self) -> str:
+        """The threshold used when none is given."""
+        policy = self.json("routing.json").get("threshold", "ratio:0")
+        if not isinstance(policy, str):
+            raise BundleError("routing.json: threshold is not a text")
+        try:
+            parse_threshold(policy, self.calibration())
+        except InputError as error:
+            raise BundleError(f"routing.json: {error}") from None
+        return policy
+
+    def fusion(self) -> Fusion:
+        """How both scores of a routed row become one; the LLM's replaces the CRM's where the bundle does not say."""
+        data = self.json("routing.json")
+        return parse_fusion(data["fusion"]) if "fusion" in data else REPLACE
+
+
+def read_manifest(root: Path, trust: TrustedKey | None = None) -> Manifest:
+    """The manifest, after its signature (if a key is trusted) and its own seal have been checked."""
+    if not (root / MANIFEST).is_file():
+        raise BundleError(f"{root}: not a bundle ({MANIFEST} is missing)")
+    raw = read_bytes(root / MANIFEST)
+    if trust is not None:
+        trust.check(root, raw)
+    if not (root / SEAL).is_file():
+        raise BundleError(f"{root}: {SEAL} is missing")
+    if read_bytes(root / SEAL) != seal_of(raw):
+        raise BundleError(f"{root}: {MANIFEST} does not match {SEAL}; one of the two was changed")
+    return Manifest.parse(decode(raw, MANIFEST))
+
+
+def seal_of(manifest: bytes) -> bytes:
+    """Contents of the seal file, in the form `sha256sum -c` reads."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
+
+
+def sha256(path: Path) -> str:
+    """Lower-case hexadecimal hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _difference(path: Path, entry: FileEntry) -> str:
+    """What is wrong with a file; empty if nothing is."""
+    try:
+        size = path.stat().st_size
+        if size != entry.size:
+            return f"{size} bytes, {entry.size} expected"
+        return "" if sha256(path) == entry.sha256 else "its contents differ from the exported ones (sha256)"
+    except OSError as error:
+        return f"can not be read ({error.strerror})"
+
+
+def read_bytes(path: Path, name: str = "", limit: int = MAX_JSON_BYTES) -> bytes:
+    """A file's bytes, at most `limit`; `name` is what errors call it."""
+    try:
+        if path.stat().st_size > limit:
+            raise BundleError(f"{name or path.name}: larger than {limit} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{name or path.name}: can not be read ({error.strerror})") from None
+
+
+def decode(raw: bytes, name: str) -> Any:
+    """The JSON value of a bundle file; a name twice in one object is an error, as another reader may take the other."""
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+    except JsonError as error:
+        raise BundleError(f"{name}: {error}") from None
+    except RecursionError:
+        raise BundleError(f"{name}: nested too deeply") from None
+    except ValueError as error:
+        raise BundleError(f"{name}: not JSON ({error})") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a bundle file."""
+    data = decode(read_bytes(path), path.name)
+    if not isinstance(data, dict):
+        raise BundleError(f"{path.name}: expected an object")
+    return data
+
+
+def write_schema(folder: Path, schema: Schema, catalog: Catalog) -> None:
+    """schema.json (written last), vocab/<name>.json and catalog.jsonl."""
+    (folder / "vocab").mkdir(exist_ok=True)
+    for vocab in schema.vocabularies.values():
+        text = json.dumps(vocab.values, ensure_ascii=False, indent=0)
+        (folder / "vocab" / f"{vocab.name}.json").write_text(text, "utf-8")
+    with (folder / "catalog.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(catalog.lines())
+    write_file(folder / "schema.json", json.dumps(schema.to_json(), ensure_ascii=False, indent=1).encode())
+
+
+def read_schema(folder: Path) -> tuple[Schema, Catalog]:
+    """What `write_schema` wrote."""
+    data = read_json(folder / "schema.json")
+    vocabularies = {name: _vocabulary(folder / "vocab", name) for name in sorted(vocabulary_names(data))}
+    return Schema.from_json(data, vocabularies), Catalog.read(folder / "catalog.jsonl")
+
+
+def _vocabulary(folder: Path, name: str) -> Vocabulary:
+    file = f"vocab/{name}.json"
+    if "/" in name or not _NAME.fullmatch(file):
+        raise BundleError(f"schema.json: {_shown(name)} is not a name of a vocabulary")
+    values = decode(read_bytes(folder / f"{name}.json", file, MAX_VOCABULARY_BYTES), file)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise BundleError(f"{file}: expected a list of texts")
+    return Vocabulary(name, values)
+
+
+def walk(root: Path) -> Iterator[tuple[str, Path]]:
+    """(name relative to root, path) of everything that is not a real directory; links are not followed."""
+    for path in root.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            yield from ((f"{path.name}/{name}", below) for name, below in walk(path))
+        else:
+            yield path.name, path
+
+
+def seal(folder: Path, name: str, version: str, about: Mapping[str, Any]) -> Manifest:
+    """List and hash every file of a filled folder, write the manifest and its seal."""
+    paths = sorted(walk(folder))
+    files = {n: FileEntry(sha256(p), p.stat().st_size) for n, p in paths if n not in _OWN}
+    manifest = Manifest(name, version, _checked_names(files), about)
+    raw = (json.dumps(manifest.to_json(), ensure_ascii=False, indent=1) + "\n").encode()
+    (folder / MANIFEST).write_bytes(raw)
+    (folder / SEAL).write_bytes(seal_of(raw))
+    return manifest

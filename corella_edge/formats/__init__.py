@@ -1,0 +1,1 @@
+"""Bytes and texts of files: encodings, JSON, JSON lines, CSV."""

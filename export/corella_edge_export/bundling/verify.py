@@ -1,0 +1,147 @@
+"""What was exported against what was trained: the runtime opens the files, torch gives the reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from corella_edge.errors import ExportError
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.prompt import PromptEncoder
+from corella_edge.request import Candidate, Request, User
+from corella_edge_export.crm.ensemble import CrmModel
+from corella_edge_export.llm.sequences import SequenceBuilder
+from corella_edge_export.training.tasks.crm import tensors
+from corella_edge_export.training.tasks.llm import Reader, predict
+from corella_edge_runtime.crm import Crm
+from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.llama.binding import Model
+from corella_edge_runtime.llm.llama.scorer import YesNoScorer
+from corella_edge_runtime.llm.settings import LlmSettings
+
+CRM_TOLERANCE = 1e-5
+F16_TOLERANCE = 2e-3
+BATCHED_TOLERANCE = 5e-3
+BATCHES = (1, 2, 7, 64)
+Floats = npt.NDArray[np.float64]
+
+
+def torch_crm(model: CrmModel, encoder: FeatureEncoder, request: Request) -> Floats:
+    """P(label = 1), float64 [n], by torch."""
+    feed, _ = encoder.encode(request.user, request.candidates or ())
+    with torch.inference_mode():
+        return torch.sigmoid(model.eval()(tensors(feed)).double()).numpy()
+
+
+def check_crm(model: CrmModel, encoder: FeatureEncoder, path: Path, requests: Sequence[Request]) -> float:
+    """Greatest difference in probability between torch and ONNX Runtime at batch 1, 2, 7 and 64.
+
+    Every batch also holds an item, and every second one a user, that training has not seen.
+
+    Raises:
+        ExportError: the difference exceeds 1e-5.
+    """
+    crm = Crm(path, encoder.schema)
+    worst = 0.0
+    for number, size in enumerate(BATCHES * 4):
+        request = _mixed(requests, encoder, number, size)
+        feed, _ = encoder.encode(request.user, request.candidates or ())
+        difference = np.abs(crm.probability(feed) - torch_crm(model, encoder, request)).max()
+        worst = float(np.maximum(worst, difference))  # a nan stays
+    if not worst <= CRM_TOLERANCE:
+        raise ExportError(f"{path.name}: a probability differs from torch by {worst:.2e}, allowed is {CRM_TOLERANCE}")
+    return worst
+
+
+def _mixed(requests: Sequence[Request], encoder: FeatureEncoder, number: int, size: int) -> Request:
+    user = requests[number % len(requests)].user
+    if number % 2:
+        user = User("no such user", user.features, user.history)
+    items = encoder.catalog.ids
+    candidates = [Candidate(items[(number * 97 + i * 31) % len(items)]) for i in range(size - 1)]
+    return Request(user, (*candidates, Candidate("no such item")))
+
+
+def check_tokens(model: Model, encoder: PromptEncoder, users: Iterable[User]) -> int:
+    """How many texts (every item, header and tail) llama.cpp and the trainer's tokenizer split alike.
+
+    Raises:
+        ExportError: one differs; the message shows it.
+    """
+    template = encoder.template
+    items = (template.item_text(attributes) for attributes in encoder.catalog.attributes)
+    headers = {template.header(user) for user in users}
+    tails = {template.tail(event) for user in users for event in user.history}
+    texts = [text for text in (*items, *headers, *tails, template.yes, template.no) if text is not None]
+    runtime = PromptEncoder(template, encoder.catalog, model.tokenize, encoder.tokens)
+    for text in texts:
+        expected, found = encoder.tokenize(text), runtime.tokenize(text)
+        if expected != found:
+            raise ExportError(f"tokenisation differs for {text!r}: {expected} in training, {found} in llama.cpp")
+    return len(texts)
+
+
+def torch_llm(reader: Reader, builder: SequenceBuilder, rows: npt.NDArray[np.int64], split: Any) -> dict[int, float]:
+    """Row → P(Yes) by transformers, of the split's given rows."""
+    sequences = builder.exact(split, np.unique(split.users[rows]).tolist(), set(rows.tolist()))
+    found, probability = predict(reader, sequences)
+    return dict(zip(found.tolist(), probability.tolist(), strict=True))
+
+
+def gguf_scores(
+    path: Path,
+    encoder: PromptEncoder,
+    requests: Iterable[Request],
+    threads: int,
+    whole: bool = False,
+    exact: bool = False,
+) -> Floats:
+    """P(Yes), float64 [n], of one-candidate requests by llama.cpp; nan for an item without text.
+
+    `whole` decodes each prompt from its beginning; else a prefix kept from the row before is used again, as in serving.
+    `exact` computes attention in float32: what then differs is the file's doing, not the arithmetic's.
+    """
+    model = Model(path)
+    scorer = YesNoScorer(model, encoder.tokens, LlmSettings(threads=threads), exact=exact)
+    try:
+        return np.asarray([_score(scorer, encoder, request, whole) for request in requests])
+    finally:
+        scorer.close()
+        model.close()
+
+
+def only_candidate(request: Request) -> Candidate:
+    """The candidate of a request that has one."""
+    assert request.candidates is not None
+    return request.candidates[0]
+
+
+def _score(scorer: YesNoScorer, encoder: PromptEncoder, request: Request, whole: bool) -> float:
+    suffix = encoder.suffix(only_candidate(request))
+    if suffix is None:
+        return math.nan
+    if whole:
+        scorer.forget()
+    return scorer.score([Prompt(tuple(encoder.prefix(request.user)), tuple(suffix))])[0].probability
+
+
+def check_llm(name: str, found: Floats, expected: Floats, tolerance: float) -> float:
+    """Greatest difference in P(Yes).
+
+    Raises:
+        ExportError: it exceeds the tolerance.
+    """
+    both = ~np.isnan(expected)
+    lost = int(np.isnan(found[both]).sum())
+    if lost:
+        raise ExportError(f"{name}: {lost} of {both.sum()} prompts have no score; are they longer than the context?")
+    worst = float(np.abs(found - expected)[both].max()) if both.any() else 0.0
+    if not worst <= tolerance:
+        raise ExportError(f"{name}: P(Yes) differs from transformers by {worst:.2e}, at most {tolerance} is right")
+    return worst

@@ -1,0 +1,290 @@
+"""A finished run → a verified bundle. Every file is checked against torch before the bundle appears."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from corella_edge import metrics
+from corella_edge.atomic import check_free, new_folder
+from corella_edge.bundle import artefact as bundle
+from corella_edge.bundle.artefact import Bundle
+from corella_edge.catalog import Catalog
+from corella_edge.errors import ExportError, InputError
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.features.schema import Schema
+from corella_edge.prompt import PromptEncoder
+from corella_edge.request import Request
+from corella_edge.routing.fusion import Fusion, fuse
+from corella_edge.routing.policy import RATIOS, Calibration, entropy, is_routed, threshold_for
+from corella_edge_export.bundling import verify
+from corella_edge_export.bundling.fusion import rule_for
+from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
+from corella_edge_export.data.sampling import request_json
+from corella_edge_export.evaluation.rowset import RowSet, choose_rows, choose_users, history_needed
+from corella_edge_export.evaluation.scored import Scored
+from corella_edge_export.llm.model import merged
+from corella_edge_export.llm.to_gguf import write_gguf
+from corella_edge_export.training.run import Run
+from corella_edge_runtime import reference
+from corella_edge_runtime.crm import Crm
+from corella_edge_runtime.engine import Engine
+from corella_edge_runtime.llm.llama.binding import Model, check_file_type, quantize
+from corella_edge_runtime.machine.threads import llm_default
+
+DEFAULT_TYPE = "Q8_0"
+Say = Callable[[str], None]
+PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "gguf", "llama-cpp-python", "numpy")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose for one export."""
+
+    llm_types: tuple[str, ...] = (DEFAULT_TYPE,)
+    name: str = ""
+    version: str = "1"
+    sample: bool = True
+    crm_int8: bool = False
+    fusion: str | None = None  # None = the recipe's
+    threads: int = field(default_factory=llm_default)
+
+
+class Export:
+    """One export in progress: the run's models, the folder being filled, and what was found out so far."""
+
+    def __init__(self, run: Run, folder: Path, work: Path, options: Options, say: Say) -> None:
+        self.run, self.folder, self.work, self.options, self.say = run, folder, work, options, say
+        self.schema: Schema
+        self.catalog: Catalog
+        self.schema, self.catalog = run.fit_inputs()
+        self.encoder = FeatureEncoder(self.schema, self.catalog)
+        self.prompts: PromptEncoder = run.prompt_encoder(self.catalog)
+        self.differences: dict[str, float] = {}
+        self.metrics: dict[str, dict[str, float]] = {}
+        history, export = history_needed(self.schema, run.recipe.prompt), run.recipe.export
+        self.sample = choose_rows(run.data, "test", export.sample_rows, run.recipe.seed, history)
+        self.calibration = choose_users(run.data, "valid", export.calibration_rows, run.recipe.seed, history)
+        spread = np.linspace(0, len(self.sample) - 1, min(export.reference_rows, len(self.sample)))
+        self.reference = np.unique(spread.astype(np.int64))
+        self.requests: list[Request] = list(self.sample.requests())
+
+    def write_inputs(self) -> None:
+        bundle.write_schema(self.folder, self.schema, self.catalog)
+        tokens = {"yes": self.prompts.tokens.yes, "no": self.prompts.tokens.no, "bos": self.prompts.tokens.bos}
+        self._json("prompt.json", {"template": self.prompts.template.to_json(), "tokens": tokens})
+
+    def write_crm(self) -> None:
+        """crm.onnx, checked at several batch sizes with unknown ids; crm.int8.onnx where wanted."""
+        self.say("CRM: DCNv2 to ONNX")
+        model, path = self.run.crm(), self.folder / "crm.onnx"
+        export_onnx(model, self.schema, path)
+        chosen = [self.requests[i] for i in self.reference]
+        self.differences["crm"] = verify.check_crm(model, self.encoder, path, chosen)
+        self.crm_reference = [float(verify.torch_crm(model, self.encoder, r)[0]) for r in chosen]
+        if self.options.crm_int8 or self.run.recipe.export.crm_int8:
+            self._write_crm_int8(path, self.folder / "crm.int8.onnx")
+
+    def _write_crm_int8(self, source: Path, path: Path) -> None:
+        self.say(f"CRM: {path.name}")
+        quantize_int8(source, path, self.schema)
+        crm = Crm(path, self.schema)
+        feeds = (self.encoder.encode(request.user, request.candidates or ())[0] for request in self.requests)
+        self._judge("crm_int8", np.concatenate([crm.probability(feed) for feed in feeds]))
+
+    def write_llm(self) -> None:
+        """llm.gguf and its variants; f16 must equal transformers, quantised types are judged by their metrics."""
+        self.say("LLM: transformers' own scores")
+        builder, trained = self.run.builder(), self.run.llm()
+        reader = self.run.reader(trained, builder, "float32")
+        torch_by_row = verify.torch_llm(reader, builder, self.sample.rows, self.sample.split)
+        expected = np.asarray([torch_by_row.get(row, np.nan) for row in self.sample.rows.tolist()])
+        self.llm_reference = expected
+        self._judge("torch", expected)
+        f16 = self.work / "f16.gguf"
+        recipe = self.run.recipe
+        write_gguf(merged(trained), self.run.tokenizer(), f16, recipe.name, self.run.spm(), recipe.llm.context)
+        model = Model(f16)
+        texts = verify.check_tokens(model, self.prompts, [r.user for r in self.requests[:200]])
+        model.close()
+        self.say(f"LLM: {texts} texts tokenised alike; GGUF f16 against transformers")
+        self._check_f16(f16)
+        for file, kind in self.llm_files().items():
+            self._write_type(f16, self.folder / file, kind)
+
+    def _check_f16(self, f16: Path) -> None:
+        """Reference rows decoded whole, all rows with kept prefixes: each within its tolerance of transformers."""
+        threads, expected = self.options.threads, self.llm_reference
+        chosen = [self.requests[i] for i in self.reference]
+        whole = verify.gguf_scores(f16, self.prompts, chosen, threads, whole=True, exact=True)
+        found = verify.gguf_scores(f16, self.prompts, self.requests, threads, exact=True)
+        self.differences["llm_f16_whole"] = verify.check_llm(
+            "f16 GGUF", whole, expected[self.reference], verify.F16_TOLERANCE
+        )
+        self.differences["llm_f16"] = verify.check_llm("f16 GGUF", found, expected, verify.BATCHED_TOLERANCE)
+        self._judge("F16", found)
+
+    def _write_type(self, f16: Path, path: Path, kind: str) -> None:
+        self.say(f"LLM: {path.name} as {kind}")
+        if kind == "F16":
+            shutil.copyfile(f16, path)
+        else:
+            quantize(f16, path, kind)
+        # Rows that fit no block of the type stay f16: a file hardly smaller than f16 is one of those.
+        self.say(f"LLM: {path.name} is {path.stat().st_size / f16.stat().st_size:.0%} of f16's size")
+        found = verify.gguf_scores(path, self.prompts, self.requests, self.options.threads)
+        self.differences[f"llm_{kind}"] = verify.check_llm(kind, found, self.llm_reference, tolerance=1.0)
+        self._judge(kind, found)
+
+    def llm_files(self) -> dict[str, str]:
+        """File name → type; the first type wanted is the default variant."""
+        types = list(self.options.llm_types)
+        return {"llm.gguf": types[0], **{f"llm.{kind}.gguf": kind for kind in types[1:]}}
+
+    def write_samples(self) -> None:
+        """reference.jsonl (what `verify` repeats) and sample.jsonl (traffic for `benchmark`)."""
+        lines = []
+        for i, crm in zip(self.reference.tolist(), self.crm_reference, strict=True):
+            request, llm = self.requests[i], float(self.llm_reference[i])
+            suffix = self.prompts.suffix(verify.only_candidate(request))
+            prompt = None if suffix is None else [*self.prompts.prefix(request.user), *suffix]
+            lines.append({"request": request_json(request), "crm": crm, "prompt": prompt, "llm": _finite(llm)})
+        self._lines("reference.jsonl", lines)
+        if self.options.sample:
+            pairs = zip(self.requests, self.sample.labels.tolist(), strict=True)
+            self._lines("sample.jsonl", [{"request": request_json(r), "label": label} for r, label in pairs])
+
+    def draft(self) -> None:
+        """Placeholders for what only the opened bundle can tell, so that the runtime can open it."""
+        policy = self.run.recipe.export.threshold
+        grid = {"shares": [0.0, 1.0], "thresholds": [None, 0.0]}
+        self._json("routing.json", {"threshold": policy, "calibration": grid, "table": [], "rows": 0})
+        self._json("verification.json", {})
+        self.seal()
+
+    def calibrate(self) -> None:
+        """routing.json: the runtime scores validation rows with both models; thresholds are their quantiles."""
+        self.say(f"calibration: {len(self.calibration)} validation rows through the runtime")
+        crm, llm = score_rows(self.folder, self.calibration, self.options.threads)
+        self._judge("crm_valid", crm, self.calibration)
+        self._judge("llm_valid", llm, self.calibration)
+        s = entropy(crm)
+        fitted = Calibration.fit(s)
+        grid = {"shares": fitted.shares.tolist(), "thresholds": [_finite(t) for t in fitted.thresholds.tolist()]}
+        policy, name = self.run.recipe.export.threshold, self.options.fusion or self.run.recipe.export.fusion
+        rule, about = rule_for(name, policy, _scored(crm, llm, self.calibration))
+        rows = [_table_row(ratio, s, crm, llm, self.calibration, rule) for ratio in RATIOS]
+        self._json("routing.json", {"threshold": policy, **about, "calibration": grid, "table": rows, "rows": len(crm)})
+
+    def finish(self) -> None:
+        """verification.json and the final seal; then the runtime repeats the reference rows.
+
+        Raises:
+            ExportError: it finds other scores or prompts than those recorded.
+        """
+        with Engine.open(self.folder, llm=None) as engine:
+            self._judge("crm", np.concatenate([engine.rank(request).crm for request in self.requests]))
+        default = self.options.llm_types[0]
+        # A quantised type is judged by its metrics; `verify` only has to notice another file or machine.
+        tolerance = max(verify.BATCHED_TOLERANCE, 2.0 * self.differences.get(f"llm_{default}", 0.0))
+        self._json("verification.json", {
+            "tolerance": {"crm": verify.CRM_TOLERANCE, "llm": tolerance},
+            "differences": self.differences,
+            "metrics": self.metrics,
+            "rows": {"test": len(self.sample), "valid": len(self.calibration)},
+        })  # fmt: skip
+        self.seal()
+        with Engine.open(self.folder, llm_threads=self.options.threads, require_llm=True, tuned=False) as engine:
+            allowed = reference.tolerance(engine.bundle)
+            found = reference.compare(engine, reference.read(engine.bundle), allowed)
+        for problem in found.problems:
+            raise ExportError(f"the bundle differs from the trained models: {problem}")
+
+    def seal(self) -> None:
+        options, run = self.options, self.run
+        recipe = json.loads((run.folder / "run.json").read_text("utf-8"))["recipe"]
+        recipe["llm"]["path"] = Path(recipe["llm"]["path"]).name  # folders are the machine's own business
+        about = {
+            "recipe": recipe,
+            "data": {key: run.data.info.get(key) for key in ("name", "licence", "redistributable", "notes", "sources")},
+            "models": {"crm": "DCNv2", "llm": self.llm_files()},
+            "packages": {name: installed(name) for name in PACKAGES},
+        }
+        bundle.seal(self.folder, options.name or run.recipe.name, options.version, about)
+
+    def _judge(self, name: str, probability: Any, rows: RowSet | None = None) -> None:
+        labels = (rows or self.sample).labels
+        known = ~np.isnan(probability)
+        self.metrics[name] = asdict(metrics.quality(probability[known], labels[known]))
+
+    def _json(self, name: str, value: Any) -> None:
+        (self.folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", "utf-8")
+
+    def _lines(self, name: str, values: Sequence[Any]) -> None:
+        text = "".join(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n" for value in values)
+        (self.folder / name).write_text(text, "utf-8")
+
+
+def export(run: Run, out: Path, options: Options, say: Say = lambda message: None) -> Bundle:
+    """Write the bundle `out`; it appears complete and verified, or not at all.
+
+    Raises:
+        InputError: a bad option or a taken `out`. ExportError: a model differs from what was trained.
+    """
+    check_free(out)
+    for kind in options.llm_types:
+        check_file_type(kind)
+    if not options.llm_types:
+        raise InputError("--llm-type: none is given")
+    if len(set(options.llm_types)) != len(options.llm_types):
+        raise InputError("--llm-type: a type is given twice")
+    torch.manual_seed(run.recipe.seed)
+    with new_folder(out) as folder:
+        (folder / "work").mkdir()
+        job = Export(run, folder, folder / "work", options, say)
+        job.write_inputs()
+        job.write_crm()
+        job.write_llm()
+        job.write_samples()
+        shutil.rmtree(folder / "work")
+        job.draft()
+        job.calibrate()
+        job.seal()
+        job.finish()
+    return Bundle.open(out)
+
+
+def score_rows(folder: Path, rows: RowSet, threads: int) -> tuple[verify.Floats, verify.Floats]:
+    """(crm, llm), float64 [n] each, of a row set through the runtime; llm is nan for items without text."""
+    with Engine.open(folder, threshold="ratio:1", llm_threads=threads, require_llm=True, tuned=False) as engine:
+        scores = [engine.rank(request) for request in tqdm(rows.requests(), total=len(rows), unit="row", disable=None)]
+    return np.concatenate([s.crm for s in scores]), np.concatenate([s.llm for s in scores])
+
+
+def _scored(crm: verify.Floats, llm: verify.Floats, rows: RowSet) -> Scored:
+    """Rows as the study looks at them; whom the training knew is not asked here."""
+    return Scored(crm, crm, llm, rows.labels, rows.users.astype(np.int64), np.zeros(len(crm), dtype=bool))
+
+
+def _table_row(
+    ratio: float, s: verify.Floats, crm: verify.Floats, llm: verify.Floats, rows: RowSet, rule: Fusion
+) -> dict[str, float | None]:
+    """What routing the `ratio` hardest of the calibration rows gives."""
+    threshold = threshold_for(s, ratio)
+    chosen = is_routed(s, threshold) & ~np.isnan(llm)
+    found = metrics.quality(fuse(crm, llm, chosen, rule), rows.labels)
+    return {"ratio": ratio, "threshold": _finite(threshold), "share": float(chosen.mean()), **asdict(found)}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity and no nan."""
+    return value if np.isfinite(value) else None

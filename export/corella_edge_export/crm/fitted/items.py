@@ -1,0 +1,115 @@
+"""Numbers of items fitted on training rows: how liked an item is whoever rates it, and vectors of co-liking.
+
+Both read labels, so a training row must not be encoded with numbers that its own label went into: `folds` parts the
+users, and each fold's rows are encoded with what the other folds' rows give.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from corella_edge_export.crm.fitted import words as item_text
+from corella_edge_export.data.prepared import PreparedData
+
+FOLDS = 10
+# Variances of the effects: of an item, of a user, of a step of year and of the log count.
+EFFECT, STEP = 0.98, 0.045
+FIRST_YEAR, LAST_YEAR = 1930, 2000
+STEPS = 100
+SMOOTHING = 5.0  # users added to an item's likes, so that rare items weigh little in the vectors
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+def folds(data: PreparedData) -> list[Mask]:
+    """A seeded partition of the users: bool [users], one a fold."""
+    order = np.random.default_rng(0).permutation(len(data.user_ids))
+    of = np.empty(len(order), dtype=np.int64)
+    of[order] = np.arange(len(order)) % FOLDS
+    return [of == fold for fold in range(FOLDS)]
+
+
+def quality(data: PreparedData, users: Mask, text: tuple[str, ...] = ()) -> Floats:
+    """float64 [items]: the item's part of the log odds of a like, from the training rows of `users`.
+
+    A logistic regression with an effect for every item, user, step of year, word of the attributes `text` and for the
+    log of the item's count, all drawn to 0: an item without rows has the quality of its year, rarity and words.
+    """
+    rows = data.split("train")
+    rows_of = users[rows.users]
+    items, owners = rows.items[rows_of].astype(np.int64), rows.users[rows_of].astype(np.int64)
+    known, words = _known(data, items), item_text.columns(data, text)
+    if not len(items):
+        return np.zeros(len(data.item_ids))
+    x, i, u = torch.from_numpy(known), torch.from_numpy(items), torch.from_numpy(owners)
+    y = torch.from_numpy(rows.labels[rows_of].astype(np.float64))
+    sizes = (len(data.item_ids), len(data.user_ids), known.shape[1], 1, words.shape[1])
+    parts = [torch.zeros(size, dtype=torch.float64, requires_grad=True) for size in sizes]
+    item, user, step, constant, word = parts
+    optimizer = torch.optim.LBFGS(parts, max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe")
+
+    def of_item() -> Tensor:
+        return item + x @ step + constant + words @ word
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logits = of_item()[i] + user[u]
+        drawn = (item.square().sum() + user.square().sum()) / (2 * EFFECT) + step.square().sum() / (2 * STEP)
+        drawn = drawn + word.square().sum() / 2  # the columns hold the standard deviations
+        value = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, reduction="sum") + drawn
+        value = value / len(items)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        found: Floats = of_item().numpy()
+    return found
+
+
+def _known(data: PreparedData, items: npt.NDArray[np.int64]) -> Floats:
+    """float64 [items, steps + 1]: the steps of its year that an item has reached, and its standardised log count."""
+    count = np.log1p(np.bincount(items, minlength=len(data.item_ids)).astype(np.float64))
+    seen = count[items] if len(items) else count
+    columns = [(count - seen.mean()) / (float(seen.std()) or 1.0)]
+    if "year" in data.items:
+        years = np.asarray([_year(value) for value in data.items["year"]])
+        columns += [(years >= first).astype(np.float64) for first in range(FIRST_YEAR, LAST_YEAR + 1)]
+    return np.stack(columns, axis=1)
+
+
+def _year(value: object) -> float:
+    text = str(value)
+    return float(text) if text.isascii() and text.isdigit() else 0.0
+
+
+def vectors(data: PreparedData, users: Mask, width: int) -> Floats:
+    """float64 [items, width], unit rows or zeros: right singular vectors of who of `users` has liked what.
+
+    Likes are those up to the user's last training row; an item's column is divided by the root of its likes.
+    """
+    likes = _likes(data)[users]
+    scaled = likes / np.sqrt(likes.sum(axis=0) + SMOOTHING)
+    values, left = np.linalg.eigh(scaled @ scaled.T)
+    best = np.argsort(-values, kind="stable")[:width]
+    singular = np.sqrt(np.maximum(values[best], 0.0))
+    right = scaled.T @ left[:, best] / np.maximum(singular, 1e-9)
+    length = np.linalg.norm(right, axis=1, keepdims=True)
+    unit: Floats = np.where(length > 1e-6, right / np.maximum(length, 1e-3), 0.0)
+    return np.pad(unit, ((0, 0), (0, width - unit.shape[1])))
+
+
+def _likes(data: PreparedData) -> Floats:
+    """float64 [users, items]: 1 for what a user had liked before the last training row."""
+    log, rows = data.log, data.split("train")
+    last = np.zeros(len(data.user_ids), dtype=np.int64)
+    np.maximum.at(last, rows.users, rows.positions.astype(np.int64))
+    found: Floats = np.zeros((len(data.user_ids), len(data.item_ids)))
+    for user, count in enumerate(last.tolist()):
+        events = slice(int(log.offsets[user]), int(log.offsets[user]) + count)
+        found[user, log.items[events][log.labels[events] == 1]] = 1.0
+    return found

@@ -1,0 +1,166 @@
+"""Train rows → Schema: vocabularies, lengths and constants, from the training rows alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from corella_edge.catalog import Catalog
+from corella_edge.errors import InputError
+from corella_edge.features.schema import Field, Schema, Vocabulary, value_key
+from corella_edge_export.crm.fitted import items as item_fit
+from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.recipe import CrmRecipe
+
+MULTI_MAX = 16
+MEAN_STRENGTH = 5.0
+MEAN_RATING = "mean_rating"  # an attribute that the catalogue gets of rated data
+PLAIN = CrmRecipe()
+
+
+def catalog_of(data: PreparedData, recipe: CrmRecipe = PLAIN, without: npt.NDArray[np.bool_] | None = None) -> Catalog:
+    """Every item of the data, in the order of its local indices (so a local index is a catalogue row).
+
+    Where the recipe asks for them, `quality` and `likeness` are an item's numbers of `item_fit`, of all users or
+    of those outside the mask `without`. An attribute of that name is an InputError, and so is a text of the recipe
+    that the data lack.
+
+    Where there are ratings, `mean_rating` is the mean of the item's training ratings, `MEAN_STRENGTH` ratings of
+    the general mean counted in, so that a single one does not decide; it is None where there is none.
+    """
+    check_text(data, recipe)
+    columns = {name: data.items[name] for name in ("title", *data.item_attributes) if name in data.items}
+    if MEAN_RATING not in columns and rated(data):
+        columns[MEAN_RATING] = _mean_ratings(data)
+    users = np.ones(len(data.user_ids), dtype=np.bool_) if without is None else ~without
+    fitted: dict[str, list[Any]] = {}
+    if recipe.item_quality:
+        fitted["quality"] = item_fit.quality(data, users, recipe.item_text).round(4).tolist()
+    if recipe.item_vectors:
+        fitted["likeness"] = item_fit.vectors(data, users, recipe.item_vectors).round(4).tolist()
+    if taken := sorted(fitted.keys() & columns.keys()):
+        raise InputError(
+            f"{data.root}: an item attribute is named {taken[0]!r}, as a number fitted for the CRM; rename it"
+        )
+    columns |= fitted
+    records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return Catalog(data.item_ids, records)
+
+
+def check_text(data: PreparedData, recipe: CrmRecipe, where: str = "recipe") -> None:
+    """Raises InputError, which begins with `where`, if `item_text` names numbers, or what no item of the data has."""
+    kinds = {"title": "text", **data.item_attributes}
+    usable = [name for name, kind in kinds.items() if kind != "numeric"]
+    for name in recipe.item_text:
+        if name not in usable:
+            raise InputError(
+                f"{where}, crm, item_text: {data.root} has no text {name!r} of an item, only {', '.join(usable)}; "
+                "prepare the data with it, or leave it out of the recipe"
+            )
+
+
+def rated(data: PreparedData) -> bool:
+    """Whether a training row has a rating."""
+    return not bool(np.isnan(data.split("train").ratings).all())
+
+
+def _mean_ratings(data: PreparedData) -> list[float | None]:
+    split = data.split("train")
+    known = ~np.isnan(split.ratings)
+    items, ratings = split.items[known], split.ratings[known].astype(np.float64)
+    general = float(ratings.mean()) if len(ratings) else 0.0
+    count = np.bincount(items, minlength=len(data.item_ids))
+    total = np.bincount(items, weights=ratings, minlength=len(data.item_ids))
+    means = (total + MEAN_STRENGTH * general) / (count + MEAN_STRENGTH)
+    return [round(m, 4) if n else None for m, n in zip(means.tolist(), count.tolist(), strict=True)]
+
+
+def fit_schema(data: PreparedData, recipe: CrmRecipe) -> Schema:
+    """Fields for every attribute of the data; only values that occur in training rows get an index.
+
+    A categorical attribute of the recipe's `item_text` is a text, not a category, and has no field.
+    """
+    split = data.split("train")
+    users, items = np.unique(split.users), np.unique(split.items)
+    fields = [_id_field("user"), _id_field("item")]
+    vocabularies = {
+        "user_id": Vocabulary("user_id", [data.user_ids[u] for u in users]),
+        "item_id": Vocabulary("item_id", [data.item_ids[i] for i in items]),
+        "rating": Vocabulary("rating", _rating_values(split.ratings)),
+    }
+    for side, kinds, table, rows in (
+        ("user", data.user_attributes, data.users, users),
+        ("item", data.item_attributes, data.items, items),
+    ):
+        for name, kind in kinds.items():
+            if side == "item" and kind == "categorical" and name in recipe.item_text:
+                continue
+            column = [table[name][row] for row in rows]
+            made, vocab = _attribute(name, kind, side, column)
+            fields.append(made)
+            if vocab is not None:
+                vocabularies[vocab.name] = vocab
+    return Schema((*fields, *_history_fields(data, recipe, split.ratings, vocabularies)), vocabularies)
+
+
+def _id_field(side: Any) -> Field:
+    return Field(f"{side}_id", "categorical", side, "id", vocab=f"{side}_id")
+
+
+def _attribute(name: str, kind: str, side: Any, column: list[Any]) -> tuple[Field, Vocabulary | None]:
+    full = f"{side}_{name}"
+    if kind == "numeric":
+        numbers = np.asarray([v for v in column if isinstance(v, (int, float))] or [0.0], dtype=np.float64)
+        args = {"mean": float(numbers.mean()), "scale": float(numbers.std()) or 1.0}
+        return Field(full, "numeric", side, name, args=args), None
+    lists = [v if isinstance(v, (list, tuple)) else [v] for v in column if v is not None]
+    vocab = Vocabulary(full, sorted({value_key(v) for values in lists for v in values}))
+    length = min(MULTI_MAX, max((len(values) for values in lists), default=1)) if kind == "multi" else 1
+    return Field(full, "multi" if kind == "multi" else "categorical", side, name, full, length), vocab
+
+
+def _rating_values(ratings: Any) -> list[str]:
+    # The shortest text that reads back as the same float32.
+    return [value_key(float(str(r))) for r in np.unique(ratings[~np.isnan(ratings)])]
+
+
+def _history_fields(
+    data: PreparedData, recipe: CrmRecipe, ratings: Any, vocabularies: dict[str, Vocabulary]
+) -> list[Field]:
+    """The pooled history and its derived statistics (general, and per multi-valued item attribute)."""
+    known = ratings[~np.isnan(ratings)].astype(np.float64)
+    mean, scale = (float(known.mean()), float(known.std()) or 1.0) if len(known) else (0.0, 1.0)
+    args: dict[str, Any] = {"mean": mean, "scale": scale, "strength": 5.0}
+    if recipe.centre == "item":
+        args["centre"] = MEAN_RATING
+    fields = [Field("history_items", "sequence", "user", "item", "item_id", recipe.history)]
+    if len(known):
+        fields.append(Field("history_ratings", "sequence", "user", "rating", "rating", recipe.history))
+    fields.append(Field("history_profile", "derived", "user", "history_profile", length=recipe.window, args=args))
+    if recipe.history_pace:
+        pace = {"mean": 0.55, "scale": 0.15, "strength": 2.0}
+        fields.append(Field("history_pace", "derived", "user", "history_pace", length=recipe.window, args=pace))
+    for name, kind in data.item_attributes.items():
+        if kind == "multi":
+            match = {**args, "attribute": name, "vocab": f"item_{name}"}
+            length = recipe.window
+            fields.append(Field(f"history_match_{name}", "derived", "item", "history_match", "", length, match))
+    return fields + _fitted_fields(data, recipe)
+
+
+def _fitted_fields(data: PreparedData, recipe: CrmRecipe) -> list[Field]:
+    """What rests on the items' fitted numbers."""
+    fields = []
+    if recipe.item_quality:
+        numbers = {"quality": {"mean": 0.0, "scale": 1.0}}
+        if "year" in data.items:
+            numbers["year"] = {"mean": 1985.0, "scale": 15.0}
+        for name, constants in numbers.items():
+            args = {**constants, "strength": 3.0, "attribute": name}
+            fields.append(Field(f"history_number_{name}", "derived", "item", "history_number", "", recipe.window, args))
+    if recipe.item_vectors:
+        args = {"mean": 0.0, "scale": 0.25, "strength": 1.0, "attribute": "likeness", "width": recipe.item_vectors}
+        fields.append(Field("history_similarity", "derived", "item", "history_similarity", "", recipe.window, args))
+    return fields

@@ -1,0 +1,133 @@
+"""Rows of a split → the CRM's input arrays, batch by batch, through the encoder that serving uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from corella_edge.features.derived import NO_TIME, Histories
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.features.schema import OOV, Feed
+from corella_edge.request import User
+from corella_edge_export.crm.fitted import users as user_fit
+from corella_edge_export.crm.fitted.users import USER_LEVEL
+from corella_edge_export.data.prepared import PreparedData
+
+CHUNK = 4096
+Rows = npt.NDArray[np.int64]
+Part = tuple[npt.NDArray[np.bool_], FeatureEncoder]  # bool [users], and how to encode their rows
+
+
+class EncodedRows:
+    """All rows of one split, ready to be gathered; derived statistics are computed once, in chunks.
+
+    A batch of b rows has every input with leading dimension b, user side included.
+    """
+
+    def __init__(
+        self,
+        data: PreparedData,
+        split: str,
+        encoder: FeatureEncoder,
+        progress: Callable[[int], Any] | None = None,
+        parts: Iterable[Part] = (),
+        levels: bool = False,
+        leanings: bool = False,
+    ) -> None:
+        """`parts` are users whose rows' derived statistics another encoder of the same schema makes.
+
+        With `levels`, for training rows alone, a batch also has USER_LEVEL: the user's level without the row's own
+        sitting, from the items' quality as the parts see it; with `leanings` his weights of `user_fit.leaning`, too.
+        """
+        self.data, self.encoder = data, encoder
+        self.rows = data.split(split)
+        self.labels = self.rows.labels.astype(np.float32)
+        self.user_tables = self._user_tables()
+        self._sequences = {f.name: f for f in encoder.schema.of("sequence")}
+        self._derived = {f.name for f in encoder.schema.of("derived")}
+        self.derived = self._all_derived(encoder, np.arange(len(self), dtype=np.int64), progress)
+        served = self._leaning() if leanings else None
+        quality = np.zeros(len(self))  # of each row's item
+        for users, other in parts:
+            rows = np.flatnonzero(users[self.rows.users])
+            quality[rows] = [other.catalog.attributes[item].get("quality", 0.0) for item in self.rows.items[rows]]
+            for name, values in self._all_derived(other, rows, None).items():
+                self.derived[name][rows] = values
+        own, count = self._leaning() if leanings else None, len(data.user_ids)
+        self.levels = user_fit.fit(self.rows, quality, count, own, served) if levels else None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, rows: Rows) -> Feed:
+        """Input arrays of the given rows."""
+        users, items = self.rows.users[rows], self.rows.items[rows]
+        feed: Feed = {name: table[items] for name, table in self.encoder.item_tables.items()}
+        feed.update({name: table[users] for name, table in self.user_tables.items()})
+        longest = max((f.length for f in self._sequences.values()), default=0)
+        history = self.histories(rows, longest)
+        for name, item in self._sequences.items():
+            feed[name] = self.encoder.encode_sequence(item, history.last(item.length))
+        feed.update({name: values[rows] for name, values in self.derived.items()})
+        if self.levels is not None:
+            feed[USER_LEVEL] = self.levels.rows[rows]
+        return feed
+
+    def _leaning(self) -> npt.NDArray[np.float64]:
+        return np.stack(user_fit.leaning(self.derived), axis=1).astype(np.float64)
+
+    def user_levels(self) -> npt.NDArray[np.float32]:
+        """float32 [rows of the user_id table, w]: each known user's level, 0 for all others."""
+        assert self.levels is not None
+        vocabulary = self.encoder.schema.vocabularies["user_id"]
+        table = np.zeros((len(vocabulary), self.levels.users.shape[1]), dtype=np.float32)
+        for user, level in zip(self.data.user_ids, self.levels.users, strict=True):
+            if vocabulary.index(user) != OOV:
+                table[vocabulary.index(user)] = level
+        return table
+
+    def histories(self, rows: Rows, w: int) -> Histories:
+        """The latest w events before each row, through the row's pointer into its user's log."""
+        log = self.data.log
+        start = log.offsets[self.rows.users[rows]]
+        index = (start + self.rows.positions[rows])[:, None] - np.arange(w, 0, -1)
+        mask = index >= start[:, None]
+        index = np.where(mask, index, 0)
+        items = np.where(mask, log.items[index], self.encoder.unknown_row)
+        ratings, times = np.where(mask, log.ratings[index], np.nan), np.where(mask, log.times[index], NO_TIME)
+        return Histories(items.astype(np.int64), ratings, mask, times)
+
+    def _user_tables(self) -> Feed:
+        names = list(self.data.user_attributes)
+        columns = [self.data.users[name] for name in names]
+        feeds = [
+            self.encoder.encode_user(User(user, dict(zip(names, values, strict=True))))
+            for user, *values in zip(self.data.user_ids, *columns, strict=True)
+        ]
+        return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]} if feeds else {}
+
+    def _all_derived(self, encoder: FeatureEncoder, chosen: Rows, progress: Callable[[int], Any] | None) -> Feed:
+        parts: dict[str, list[Any]] = {name: [] for name in self._derived}
+        for start in range(0, max(1, len(chosen)), CHUNK):
+            rows = chosen[start : start + CHUNK]
+            history = self.histories(rows, encoder.schema.window)
+            facts = encoder.candidate_facts(self.rows.items[rows][:, None].astype(np.int64))
+            for name, values in encoder.encode_derived(history, facts).items():
+                parts[name].append(values)
+            if progress is not None:
+                progress(len(rows))
+        return {name: np.concatenate(chunks) for name, chunks in parts.items()}
+
+
+def mask_ids(feed: Feed, rate: float, rng: np.random.Generator) -> Feed:
+    """Replace a share `rate` of user ids and, independently, of item ids by OOV, so that the OOV rows learn."""
+    masked = dict(feed)
+    for name in ("user_id", "item_id"):
+        hide = rng.random(len(feed[name])) < rate
+        masked[name] = np.where(hide, OOV, feed[name])
+        if name == "user_id" and USER_LEVEL in feed:
+            masked[USER_LEVEL] = np.where(hide[:, None], np.float32(0.0), feed[USER_LEVEL])
+    return masked

@@ -1,0 +1,183 @@
+"""A bundle on a split of prepared data: every row scored once by each model, every ratio derived from that.
+
+Scores are kept in chunks as they are made, so that an interrupted evaluation goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from corella_edge.atomic import resumable_folder, write_file
+from corella_edge.bundle import artefact as bundle
+from corella_edge.routing.fusion import REPLACE, Fusion
+from corella_edge.routing.policy import RATIOS
+from corella_edge_export.data.prepared import PreparedData, fingerprint
+from corella_edge_export.evaluation import plots, tables
+from corella_edge_export.evaluation.boundary import calibration
+from corella_edge_export.evaluation.fusion import routed
+from corella_edge_export.evaluation.groups import about, thirds
+from corella_edge_export.evaluation.rowset import RowSet, choose_users, history_needed
+from corella_edge_export.evaluation.scored import METRICS, Json, Judge, Scored, gains, shown
+from corella_edge_export.evaluation.scored import number as finite
+from corella_edge_export.evaluation.shares import lines
+from corella_edge_runtime.bench.machine import machine, versions
+from corella_edge_runtime.engine import Engine
+
+CHUNK = 2000
+RULES = (REPLACE, Fusion("blend"))  # beside the bundle's own: `stack` is fitted at export
+Floats = npt.NDArray[np.float64]
+Progress = Callable[[str, int, int], None]
+
+
+def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: int, seed: int, progress: Progress,
+             ratios: Sequence[float] = RATIOS) -> Json:  # fmt: skip
+    """Score (or go on scoring) and judge; writes `out`/evaluation.json and .md, and one SVG a plot.
+
+    Args:
+        rows: 0 = the whole split, else a seeded sample of whole users with about as many rows.
+
+    Raises:
+        InputError: `out` holds an evaluation of another bundle, data or choice of rows.
+    """
+    template = engine.llm.prompts.template if engine.llm else None
+    chosen = choose_users(data, split, rows, seed, history_needed(engine.encoder.schema, template))
+    same = {
+        "bundle": engine.name,
+        "manifest": bundle.sha256(engine.bundle.path(bundle.MANIFEST)),
+        "data": fingerprint(data),
+        "split": split,
+        "rows": len(chosen),
+        "seed": seed if rows else None,
+        "llm": engine.llm is not None,
+    }
+    with resumable_folder(out, "about.json", same):
+        crm, llm = score(engine, chosen, out, progress)
+        made = {
+            "fusion": engine.fusion.to_json(),
+            "machine": machine(),
+            "versions": versions(),
+            "notes": data.info.get("notes", []),
+        }
+        result = {**same, **made, **judge(engine, chosen, crm, llm, ratios, progress)}
+        write_file(out / "evaluation.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+        if engine.llm is not None:
+            plots.write(_for_plots(result), out)
+        write_file(out / "evaluation.md", markdown(result).encode())
+    return result
+
+
+def score(engine: Engine, rows: RowSet, out: Path, progress: Progress) -> tuple[Floats, Floats]:
+    """(crm, llm) float64 [n] of all rows; chunks that are there already are read."""
+    parts: list[Floats] = []
+    while len(parts) * CHUNK < len(rows):
+        path = out / f"scores-{len(parts):04d}.f64"
+        if not path.exists():
+            write_file(path, _chunk(engine, rows, len(parts) * CHUNK, progress).tobytes())
+        parts.append(np.frombuffer(path.read_bytes(), dtype=np.float64).reshape(2, -1))
+    crm, llm = np.concatenate(parts, axis=1)
+    return crm, llm
+
+
+def _chunk(engine: Engine, rows: RowSet, start: int, progress: Progress) -> Floats:
+    """float64 [2, m]: both models' scores of up to CHUNK rows."""
+    found: list[tuple[float, float]] = []
+    for request in islice(rows.requests(start), CHUNK):
+        scores = engine.rank(replace(request, threshold="ratio:1"))
+        found.append((float(scores.crm[0]), float(scores.llm[0])))
+        if len(found) % 50 == 0:
+            progress("scoring", start + len(found), len(rows))
+    return np.asarray(found, dtype=np.float64).T.copy()
+
+
+def judge(engine: Engine, rows: RowSet, crm: Floats, llm: Floats, ratios: Sequence[float], progress: Progress
+          ) -> Json:  # fmt: skip
+    """All figures by group: every row, and seen and unseen users (or warm and cold rows) apart."""
+    known, (seen, unseen) = _known(engine, rows)
+    scored = Scored(crm, crm, llm, rows.labels, rows.users.astype(np.int64), known)
+    groups = {"all": np.ones(len(rows), dtype=bool), seen: known, unseen: ~known}
+    made = ((name, scored.part(mask)) for name, mask in groups.items() if mask.any())
+    return {"groups": {name: _group(engine, name, part, ratios, progress) for name, part in made}}
+
+
+def _known(engine: Engine, rows: RowSet) -> tuple[npt.NDArray[np.bool_], tuple[str, str]]:
+    """Which rows are of what the training knew, and what to call them and the others.
+
+    Where histories hold liked events only, users without a training row may still have a history, so there it
+    counts that user and item both have training rows.
+    """
+    if not rows.data.rows_in_log:
+        return rows.data.warm(rows.split)[rows.rows], ("warm rows", "cold rows")
+    index = engine.encoder.schema.vocabularies["user_id"].index_of
+    known = np.asarray([rows.data.user_ids[user] in index for user in rows.users.tolist()])
+    return known, ("seen users", "unseen users")
+
+
+def _group(engine: Engine, name: str, rows: Scored, ratios: Sequence[float], progress: Progress) -> Json:
+    """Thresholds come from the bundle's calibration (validation rows), so the realised share may differ."""
+    judged = Judge(rows)
+    found: Json = {**about(rows), "crm": shown(judged(rows.crm))}
+    asked, calibrations = [0.0], {"crm": calibration(rows.crm, rows.labels)}
+    if engine.llm is not None:
+        llm = judged(rows.llm_or_crm)
+        found |= {"answered": float(rows.answered.mean()), "llm": shown(llm)}
+        found |= {"llm_over_crm": gains(llm, judged(rows.crm)), "thirds": thirds(rows)}
+        asked, calibrations["llm"] = [*ratios], calibration(rows.llm_or_crm, rows.labels)
+    found["at"] = []
+    for number, ratio in enumerate(asked, 1):
+        progress(f"{name}: bootstrap over users", number, len(asked))
+        found["at"].append(_at(judged, ratio, engine.calibration.threshold(ratio), engine.fusion))
+    return {**found, "calibration": calibrations}
+
+
+def _at(judged: Judge, ratio: float, nats: float, rule: Fusion) -> Json:
+    """Every line at one threshold; the figures of the bundle's own rule stand in the row itself too."""
+    rows = judged.rows
+    chosen, crm, llm = routed(rows, nats), judged(rows.crm), judged(rows.llm_or_crm)
+    found = {
+        name: {**shown(figures), "over_crm": gains(figures, crm), "over_llm": gains(figures, llm)}
+        for name, figures in lines(judged, chosen, list(dict.fromkeys([*RULES, rule]))).items()
+    }
+    own = found[rule.rule]
+    return {
+        "ratio": ratio, "threshold": finite(nats), "rows": len(rows), "share": float(chosen.mean()),
+        **{metric: own[metric] for metric in METRICS},
+        "gain": own["over_crm"]["auc"], "gain_over_llm": own["over_llm"]["auc"], "lines": found,
+    }  # fmt: skip
+
+
+def _for_plots(result: Json) -> Json:
+    """All rows, in the form of the study's analyses."""
+    group = result["groups"]["all"]
+    name = f"{result['bundle']} on {result['split']}"
+    return {"name": name, "curve": group["at"], "groups": group["thirds"], "calibration": group["calibration"]}
+
+
+def markdown(result: Json) -> str:
+    """The evaluation as Markdown tables."""
+    head = [f"# {result['bundle']} on {result['split']} ({result['rows']:,} rows)", ""]
+    head += [f"- {note}" for note in result["notes"]]
+    head += [f"- {tables.ends(result['fusion']['rule'])}; [ ] is the 95 % interval, bootstrap over users.", ""]
+    return "\n".join([*head, *(line for name, group in result["groups"].items() for line in _tables(name, group))])
+
+
+def _tables(name: str, group: Json) -> Iterator[str]:
+    yield f"## {name}: {group['rows']:,} rows of {group['users']:,} users"
+    yield ""
+    yield "| ratio | share | AUC | gain over CRM | gain over LLM | log-loss | accuracy | ECE |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for row in group["at"]:
+        gain = [tables.figure(row[key], "+") for key in ("gain", "gain_over_llm")]
+        auc, *tail = (tables.figure(row[metric]) for metric in ("auc", "logloss", "accuracy", "ece"))
+        yield f"| {row['ratio']:g} | {row['share']:.4f} | {' | '.join([auc, *gain, *tail])} |"
+    yield ""
+    if "llm" in group:
+        yield from ["AUC of routing by other rules, at random, and by an oracle that knows the labels:", ""]
+        yield from [*tables.curve({"curve": group["at"]}, "auc"), ""]
+        yield from ["Thirds by the CRM's confidence:", "", *tables.groups({"groups": group["thirds"]}), ""]

@@ -1,0 +1,149 @@
+"""What the study looks at: scores of one split's rows by the models of one trained variant, and its metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from corella_edge.metrics import (
+    Bootstrap,
+    Interval,
+    Sampled,
+    ece,
+    quality,
+    row_hit,
+    row_loss,
+    sampled_auc,
+    sampled_ece,
+    sampled_mean,
+    sampled_uauc,
+    uauc,
+)
+from corella_edge.routing.policy import entropy
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Json = dict[str, Any]
+
+METRICS = ("auc", "logloss", "accuracy", "ece", "uauc")
+Figures = dict[str, Sampled]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rows of one split: probabilities float64 [n] of three models, labels, owners.
+
+    Attributes:
+        base: the CRM after stage 1, what gains are held against.
+        crm: the CRM of the routed system, after stage 2.
+        llm: nan where an item has no text: the CRM's score stands there, whatever the rule.
+        seen: the user was in train; for another split, whatever it calls warm.
+    """
+
+    base: Floats
+    crm: Floats
+    llm: Floats
+    labels: npt.NDArray[np.int8]
+    users: npt.NDArray[np.int64]
+    seen: Mask
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for columns of different lengths, no rows, or a probability missing outside `llm`."""
+        shapes = {np.shape(getattr(self, field.name)) for field in fields(self)}
+        if shapes != {(len(self.labels),)} or not len(self.labels):
+            raise ValueError(f"columns must be [n] with one n above 0, not {sorted(shapes)}")
+        if not (np.isfinite(self.base).all() and np.isfinite(self.crm).all()):
+            raise ValueError("base and crm need a score in every row")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def answered(self) -> Mask:
+        """bool [n]: rows that the LLM has a score for."""
+        return ~np.isnan(self.llm)
+
+    @property
+    def llm_or_crm(self) -> Floats:
+        """float64 [n]: the LLM alone, the CRM where it has no answer."""
+        return np.where(self.answered, self.llm, self.crm)
+
+    @property
+    def entropies(self) -> Floats:
+        """float64 [n], nats: what routing looks at."""
+        return entropy(self.crm)
+
+    def part(self, mask: Mask) -> Scored:
+        """The rows of a mask."""
+        return Scored(*(getattr(self, field.name)[mask] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One trained variant's scores: thresholds and fits come from `valid`, figures from `test`."""
+
+    valid: Scored
+    test: Scored
+
+
+class Judge:
+    """All metrics of probabilities on fixed rows under the same draws of users; the same scores are judged once."""
+
+    def __init__(self, rows: Scored, draws: int = 2000, seed: int = 0) -> None:
+        self.rows = rows
+        self.bootstrap = Bootstrap(rows.users, draws, seed)
+        self._known: dict[bytes, Figures] = {}
+
+    def __call__(self, p: Floats) -> Figures:
+        """Every metric of float64 [n]."""
+        key = hashlib.blake2b(np.ascontiguousarray(p).tobytes(), digest_size=16).digest()
+        if key not in self._known:
+            self._known[key] = self._figures(p)
+        return self._known[key]
+
+    def _figures(self, p: Floats) -> Figures:
+        y, bootstrap = self.rows.labels, self.bootstrap
+        return {
+            "auc": sampled_auc(p, y, bootstrap),
+            "logloss": sampled_mean(row_loss(p, y), bootstrap),
+            "accuracy": sampled_mean(row_hit(p, y), bootstrap),
+            "ece": sampled_ece(p, y, bootstrap),
+            "uauc": sampled_uauc(p, y, bootstrap),
+        }
+
+    def points(self, p: Floats) -> dict[str, float]:
+        """Every metric of float64 [n] without draws."""
+        y = self.rows.labels
+        found = quality(p, y)
+        errors, by_user = ece(p, y), uauc(p, y, self.bootstrap.owner)
+        return {"auc": found.auc, "logloss": found.logloss, "accuracy": found.accuracy, "ece": errors, "uauc": by_user}
+
+
+def shown(figures: Figures) -> Json:
+    """Each metric with its interval."""
+    return {name: interval(sampled.interval()) for name, sampled in figures.items()}
+
+
+def gains(figures: Figures, other: Figures) -> Json:
+    """Each metric minus the other's, with the interval of the paired difference."""
+    return {name: interval(sampled.gain(other[name])) for name, sampled in figures.items()}
+
+
+def percents(figures: Figures, other: Figures) -> Json:
+    """Each metric's gain in percent of the other's, with the interval of the paired ratio."""
+    return {name: interval(sampled.percent(other[name])) for name, sampled in figures.items()}
+
+
+def interval(found: Interval) -> Json:
+    """An interval as JSON, null for what is not defined."""
+    return {"value": number(found.value), "low": number(found.low), "high": number(found.high)}
+
+
+def number(value: float) -> float | None:
+    """A finite number, or null."""
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""The Yes/No model: checkpoints in, tokenizer, training sequences, GGUF out."""

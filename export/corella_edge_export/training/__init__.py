@@ -1,0 +1,1 @@
+"""Training: the loop, its checkpoints, the stages and what each of them trains."""

@@ -1,0 +1,1 @@
+"""What each stage trains: the base model, the LLM, both together."""

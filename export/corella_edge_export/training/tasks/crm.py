@@ -1,0 +1,102 @@
+"""Stage 1: the CRM alone, on all training rows, early stopping on validation AUC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from corella_edge import metrics
+from corella_edge_export.crm.ensemble import CrmModel, members_of
+from corella_edge_export.crm.rows import EncodedRows, mask_ids
+from corella_edge_export.recipe import CrmRecipe
+from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
+
+EVALUATION_BATCH = 8192
+
+
+class CrmTask:
+    """A CRM, its training rows and its validation rows (`loop.Task`)."""
+
+    name = "crm"
+
+    def __init__(self, model: CrmModel, train: EncodedRows, valid: EncodedRows, recipe: CrmRecipe, seed: int) -> None:
+        self.model: nn.Module = with_levels(model, train)
+        self.train, self.valid, self.recipe, self.seed = train, valid, recipe, seed
+
+    def batches(self, epoch: int) -> Sequence[npt.NDArray[np.int64]]:
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.train))
+        return [order[i : i + self.recipe.batch_size] for i in range(0, len(order), self.recipe.batch_size)]
+
+    def losses(self, batch: npt.NDArray[np.int64], epoch: int, index: int, part: Part) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, epoch, index])
+        feed = mask_ids(self.train.batch(batch), self.recipe.oov_rate, rng)
+        labels = self.train.labels[batch][part.cut]
+        if not len(labels):
+            return {}
+        place = device_of(self.model)
+        inputs = tensors({name: values[part.cut] for name, values in feed.items()}, place)
+        logits = torch.stack([member(inputs) for member in members_of(self.model)])
+        wanted = torch.from_numpy(labels).to(place).expand_as(logits)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, wanted)
+        return {"loss": loss * (len(labels) / len(batch))}
+
+    def evaluate(self) -> Metrics:
+        return validation(predict(self.model, self.valid), self.valid.labels)
+
+    def trainable(self) -> dict[str, Tensor]:
+        return dict(self.model.state_dict())
+
+    def groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        return whole(self.model)
+
+
+def with_levels(model: CrmModel, train: EncodedRows) -> CrmModel:
+    """The model, its users' levels filled in where it has any."""
+    for member in members_of(model):
+        if member.levels is not None:
+            member.levels.fill(train.user_levels())
+    return model
+
+
+def validation(probability: npt.NDArray[np.float64], labels: npt.NDArray[Any]) -> Metrics:
+    """What every stage reports of a model on validation rows."""
+    found = metrics.quality(probability, labels)
+    curve = metrics.calibration_curve(probability, labels)
+    return {
+        "auc": found.auc,
+        "logloss": found.logloss,
+        "accuracy": found.accuracy,
+        "ece": metrics.ece(probability, labels),
+        "calibration": [list(point) for point in zip(*(column.tolist() for column in curve), strict=True)],
+    }
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's weights are."""
+    return next(model.parameters()).device
+
+
+def schedule(recipe: CrmRecipe) -> Schedule:
+    """The recipe's schedule for `loop.fit`."""
+    return Schedule(recipe.learning_rate, recipe.weight_decay, recipe.epochs, recipe.evaluations, recipe.patience)
+
+
+def tensors(feed: dict[str, Any], place: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Numpy inputs as torch tensors."""
+    return {name: torch.from_numpy(np.ascontiguousarray(value)).to(place) for name, value in feed.items()}
+
+
+def predict(model: nn.Module, rows: EncodedRows) -> npt.NDArray[np.float64]:
+    """P(label = 1), float64 [n], of all rows."""
+    index = np.arange(len(rows), dtype=np.int64)
+    chunks = [index[i : i + EVALUATION_BATCH] for i in range(0, len(index), EVALUATION_BATCH)]
+    model.eval()
+    place = device_of(model)
+    with torch.inference_mode():
+        logits = [model(tensors(rows.batch(chunk), place)).cpu() for chunk in chunks]
+    return torch.sigmoid(torch.cat(logits).double()).numpy()

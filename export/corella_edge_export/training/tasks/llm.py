@@ -1,0 +1,245 @@
+"""Training the LLM to answer Yes/No: cross-entropy over the two answers at every question of a sequence."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from corella_edge.prompt import Tokenize
+from corella_edge_export.data.prepared import Split
+from corella_edge_export.data.sampling import draw_users
+from corella_edge_export.llm import model as llm
+from corella_edge_export.llm.sequences import Sequence, SequenceBuilder, Spelling, bucketed
+from corella_edge_export.recipe import LlmRecipe, StageRecipe
+from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
+from corella_edge_export.training.tasks.crm import device_of, validation
+
+PADDING = 32
+# The next-token loss looks at one position in so many, other ones every step: it costs as much as the model.
+TEXT_STRIDE = 4
+Indices = npt.NDArray[np.int64]
+
+
+def schedule(recipe: StageRecipe) -> Schedule:
+    """A stage's schedule for `loop.fit`."""
+    return Schedule(
+        recipe.learning_rate, recipe.weight_decay, recipe.epochs, recipe.evaluations, recipe.patience, recipe.warmup,
+        accumulate=recipe.accumulate,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Where training sequences come from.
+
+    Attributes:
+        spell, spell_rate: questions spelled out (`sequences.Spelling`); None = none.
+        skip: None draws whole users; a number draws random stretches after so many rows' worth of others.
+    """
+
+    builder: SequenceBuilder
+    split: Split
+    settings: StageRecipe
+    seed: int
+    spell: Tokenize | None = None
+    spell_rate: float = 0.0
+    skip: int | None = None
+
+    def sequences(self, epoch: int) -> list[Sequence]:
+        """The epoch's sequences; whole users are cut elsewhere every epoch, so a row meets histories of every
+        length, while random stretches stay the same rows."""
+        rng = np.random.default_rng([self.seed, 7, epoch])
+        spelling = None if self.spell is None else Spelling(self.spell_rate, self.spell, rng)
+        if self.skip is not None:
+            rows = self.settings.rows or len(self.split.users)
+            return self.builder.drawn(self.split, rows, self.skip, self.seed, spelling)
+        template = self.builder.encoder.template
+        offset = int(rng.integers(template.history_lines + template.block)) if epoch else 0
+        users = draw_users(self.split, self.settings.rows, self.seed)
+        return self.builder.training(self.split, users.tolist(), offset, spelling)
+
+
+class Batches:
+    """A corpus epoch by epoch, in batches of similar length; the epoch at hand is kept."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+        self._epoch = -1
+        self._sequences: list[Sequence] = []
+        self._batches: list[Indices] = []
+
+    def of(self, epoch: int) -> list[Indices]:
+        """The epoch's batches, each int64 [b] places among its sequences."""
+        if self._epoch != epoch:
+            self._sequences = self.corpus.sequences(epoch)
+            lengths = np.asarray([len(s.tokens) for s in self._sequences], dtype=np.int64)
+            rng = np.random.default_rng([self.corpus.seed, 8, epoch])
+            self._batches = bucketed(lengths, self.corpus.settings.batch_tokens, rng)
+            self._epoch = epoch
+        return self._batches
+
+    def chosen(self, epoch: int, batch: Indices) -> list[Sequence]:
+        """The sequences of one batch."""
+        self.of(epoch)
+        return [self._sequences[i] for i in batch]
+
+
+class Reader:
+    """A causal LM beside the answers' ids: sequences → logits, in the recipe's precision."""
+
+    def __init__(self, model: Any, answers: tuple[int, int], precision: str) -> None:
+        self.model, self.precision = model, precision
+        self.answers = torch.tensor(answers)
+
+    def read(self, sequences: list[Sequence], blocks: bool = False) -> Reading:
+        """One forward pass."""
+        place = device_of(self.model)
+        tokens = padded(sequences).to(place)
+        rows = np.repeat(np.arange(len(sequences)), [len(s.positions) for s in sequences])
+        places = np.concatenate([s.positions for s in sequences]).astype(np.int64)
+        where = (torch.from_numpy(rows).to(place), torch.from_numpy(places).to(place))
+        seen = branched(sequences, tokens.shape[1], place) if any(s.branches for s in sequences) else None
+        with self.cast():
+            hidden, states = llm.hidden_states(self.model, tokens, blocks, seen)
+        logits = llm.answer_logits(self.model, hidden[where], self.answers.to(place))
+        return Reading(tokens, hidden, where, logits, states)
+
+    def cast(self) -> contextlib.AbstractContextManager[object]:
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(device_of(self.model).type, dtype=torch.bfloat16)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A forward pass: tokens int64 [b, length], hidden [b, length, h], the targets' rows and positions, their
+    logits of (no, yes) float32 [targets, 2] in sequence order, and each block's output [b, length, h]."""
+
+    tokens: Tensor
+    hidden: Tensor
+    where: tuple[Tensor, Tensor]
+    logits: Tensor
+    blocks: tuple[Tensor, ...]
+
+
+def padded(sequences: list[Sequence]) -> Tensor:
+    """int64 [b, length], zeros on the right. Few distinct lengths: every new shape costs a compilation, and memory."""
+    longest = -(-max(len(s.tokens) for s in sequences) // PADDING) * PADDING
+    tokens = torch.zeros((len(sequences), longest), dtype=torch.int64)
+    for i, sequence in enumerate(sequences):
+        tokens[i, : len(sequence.tokens)] = torch.from_numpy(sequence.tokens.astype(np.int64))
+    return tokens
+
+
+def branched(sequences: list[Sequence], length: int, place: torch.device) -> tuple[Tensor, Tensor]:
+    """What each token sees, bool [b, 1, length, length], and its place in its own text, int64 [b, length].
+
+    A branch sees the first tokens up to its own prefix's end, and itself; it stands where it would after them.
+    """
+    index = torch.arange(length)
+    begin = torch.zeros((len(sequences), length), dtype=torch.int64)
+    prefix = torch.zeros_like(begin)
+    for i, sequence in enumerate(sequences):
+        for start, visible in sequence.branches:
+            begin[i, start:], prefix[i, start:] = start, visible
+        begin[i, len(sequence.tokens) :] = prefix[i, len(sequence.tokens) :] = 0
+    own = (index >= begin[:, :, None]) & (index <= index[:, None])
+    seen = own | (index < prefix[:, :, None])
+    return seen[:, None].to(place), (prefix + index - begin).to(place)
+
+
+class LlmTask:
+    """A causal LM, its corpus and its validation sequences (`loop.Task`)."""
+
+    def __init__(
+        self, reader: Reader, corpus: Corpus, valid: list[Sequence], text_weight: float = 0.0, name: str = "llm"
+    ) -> None:
+        self.name = name
+        self.reader, self.valid, self.text_weight = reader, valid, text_weight
+        self.model: nn.Module = reader.model
+        self._batches = Batches(corpus)
+
+    def batches(self, epoch: int) -> list[Indices]:
+        return self._batches.of(epoch)
+
+    def losses(self, batch: Indices, epoch: int, index: int, part: Part) -> dict[str, Tensor]:
+        sequences = self._batches.chosen(epoch, batch)
+        mine = sequences[part.cut]
+        if not mine:
+            return {}
+        reading = self.reader.read(mine)
+        answers = answer_loss(reading.logits, mine) * share(mine, sequences)
+        if not self.text_weight:
+            return {"loss": answers}
+        text = self._text_loss(reading, mine, index) / text_positions(sequences, index)
+        return {"loss": answers + self.text_weight * text, "answer_loss": answers, "text_loss": text}
+
+    def _text_loss(self, reading: Reading, sequences: list[Sequence], index: int) -> Tensor:
+        """Next-token cross-entropy of the lines before any branch, summed over the step's positions."""
+        lengths = torch.tensor([s.trunk for s in sequences], device=reading.tokens.device)
+        places = torch.arange(reading.tokens.shape[1] - 1, device=reading.tokens.device)
+        asked = ((places + index) % TEXT_STRIDE == 0) & (places < lengths[:, None] - 1)
+        with self.reader.cast():
+            logits = llm.plain(self.model).lm_head(reading.hidden[:, :-1][asked])
+        return nn.functional.cross_entropy(logits.float(), reading.tokens[:, 1:][asked], reduction="sum")
+
+    def evaluate(self) -> Metrics:
+        rows, probability = predict(self.reader, self.valid)
+        return {**validation(probability, np.concatenate([s.labels for s in self.valid])), "rows": len(rows)}
+
+    def trainable(self) -> dict[str, Tensor]:
+        return trained_tensors(self.model)
+
+    def groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        return whole(self.model)
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes: every weight, or the adapters."""
+    return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
+
+
+def answer_loss(logits: Tensor, sequences: list[Sequence]) -> Tensor:
+    """Mean cross-entropy of the answers."""
+    labels = torch.from_numpy(np.concatenate([s.labels for s in sequences]).astype(np.int64))
+    return nn.functional.cross_entropy(logits, labels.to(logits.device))
+
+
+def share(part: list[Sequence], batch: list[Sequence]) -> float:
+    """The part of a batch's targets that is in some of its sequences."""
+    return sum(len(s.rows) for s in part) / sum(len(s.rows) for s in batch)
+
+
+def text_positions(sequences: list[Sequence], index: int) -> int:
+    """How many positions of the sequences the step's next-token loss looks at (at least 1, to divide by)."""
+    first = -index % TEXT_STRIDE
+    counts = (max(0, -(-(s.trunk - 1 - first) // TEXT_STRIDE)) for s in sequences)
+    return max(1, sum(counts))
+
+
+def valid_sequences(builder: SequenceBuilder, split: Split, recipe: LlmRecipe) -> list[Sequence]:
+    """The validation rows of every LLM stage, with the histories that serving gives them."""
+    return builder.exact(split, draw_users(split, recipe.valid_rows, recipe.seed).tolist())
+
+
+def predict(reader: Reader, sequences: list[Sequence]) -> tuple[Indices, npt.NDArray[np.float64]]:
+    """(rows int64 [n], P(Yes) float64 [n]) of all targets, in sequence order."""
+    lengths = np.asarray([len(s.tokens) for s in sequences], dtype=np.int64)
+    order = np.argsort(lengths, kind="stable")
+    found: dict[int, npt.NDArray[np.float64]] = {}
+    reader.model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(order), 32):
+            chosen = order[start : start + 32]
+            batch = [sequences[i] for i in chosen]
+            p = torch.softmax(reader.read(batch).logits.double(), dim=1)[:, 1].cpu().numpy()
+            parts = np.split(p, np.cumsum([len(s.positions) for s in batch])[:-1])
+            found.update(zip(chosen.tolist(), parts, strict=True))
+    rows = np.concatenate([s.rows for s in sequences])
+    return rows, np.concatenate([found[i] for i in range(len(sequences))])

@@ -1,0 +1,340 @@
+"""The LLM side of an engine: samples → prompts → a backend's answers, or the reason why there is none."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+import time
+import traceback
+import unicodedata
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from corella_edge.bundle.artefact import Bundle
+from corella_edge.catalog import Catalog
+from corella_edge.errors import BundleError, ComputeError, MissingExtraError
+from corella_edge.prompt import PromptEncoder, Template, Tokenize, Tokens
+from corella_edge.request import Candidate, User
+from corella_edge.scores import FloatArray
+from corella_edge_runtime.llm.admission import YIELDING, Admission, Promise
+from corella_edge_runtime.llm.backends.opening import check_kind, open_backend
+from corella_edge_runtime.llm.backends.thread import LlmBackend
+from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts, pack_ids
+from corella_edge_runtime.llm.llama.dangers import check_gguf
+from corella_edge_runtime.llm.llama.selftest import trust
+from corella_edge_runtime.llm.llama.selftest.trust import Verdict
+from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
+from corella_edge_runtime.setup import Setup
+
+_LOG = logging.getLogger("corella_edge.engine")
+FIRST_ANSWER = 60.0  # seconds, for one prompt, at the start
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a request's prompts cost: tokens computed and reused; seconds in the LLM's queue, then until the end."""
+
+    evaluated: int = 0
+    reused: int = 0
+    queued: float = 0.0
+    at_work: float = 0.0
+
+
+class _Moment:
+    """When something ended. An object of its own, so that a future and whoever holds it are no cycle."""
+
+    def __init__(self) -> None:
+        self.at = time.monotonic()
+
+    def note(self, _: object) -> None:
+        self.at = time.monotonic()
+
+
+class Asking:
+    """One request's candidates on their way to the LLM.
+
+    Attributes:
+        future: ends when there is nothing more to wait for, maybe after the deadline; None: nothing was asked.
+        deadline: a time of `time.monotonic()`, at which whoever waits takes what is there.
+    """
+
+    def __init__(
+        self,
+        given: Answers,
+        asked: Sequence[int] = (),
+        future: Future[Answers] | None = None,
+        deadline: float | None = None,
+        failed: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
+        """`given`: an answer a candidate, which holds for all but those at the places `asked`."""
+        self.future, self.deadline = future, deadline
+        self._given, self._asked, self._failed = given, list(asked), failed
+        self._found: Answers | None = None
+        self._begun, self._ended = time.monotonic(), _Moment()
+        if future is not None:
+            future.add_done_callback(self._ended.note)
+
+    def answers(self) -> Answers:
+        """One a candidate, in order; never waits. What is not there yet is cancelled and has the reason "deadline"."""
+        if self._found is None:
+            self._found = self._take()
+            self._given.rows[self._asked] = self._found.rows
+        return self._given
+
+    @property
+    def refusal(self) -> str:
+        """Why some were not asked at all; empty if all were."""
+        asked = set(self._asked)
+        return next((reason for place, reason in enumerate(self._given.reasons) if place not in asked), "")
+
+    def work(self) -> Work:
+        """Of the answers taken; seconds are zero while there are none."""
+        if self._found is None or not len(rows := self._found.rows[self._found.answered]):
+            return Work()
+        queued = float(rows["waited"].min())
+        at_work = max(0.0, self._ended.at - self._begun - queued)
+        return Work(int(rows["evaluated"].sum()), int(rows["reused"].sum()), queued, at_work)
+
+    def _take(self) -> Answers:
+        # What has not been computed yet never is.
+        if self.future is None or self.future.cancel() or not self.future.done():
+            return Answers.none(len(self._asked), "deadline")
+        error = self.future.exception()
+        if error is None:
+            return self.future.result()
+        self._failed(error)
+        return Answers.none(len(self._asked), "llm_error")
+
+
+class Llm:
+    """The LLM side of a bundle: prompts in its tokenizer's ids, answered by a backend.
+
+    Attributes:
+        vocabulary: how many token ids there are.
+        longest: most tokens of a prompt.
+        most: tokens of prompts that yield to others, asked at once.
+        verdict: of the self-test on its types; None where a server elsewhere computes.
+    """
+
+    verdict: Verdict | None = None
+
+    def __init__(
+        self, prompts: PromptEncoder, backend: LlmBackend, settings: LlmSettings | None = None, vocabulary: int = 0,
+        longest: int = 0,
+    ) -> None:  # fmt: skip
+        """`settings`: those of the backend."""
+        self.prompts, self.backend = prompts, backend
+        self.vocabulary, self.longest = vocabulary, longest
+        settings = settings or LlmSettings()
+        self.most = int(YIELDING * settings.queue_tokens)
+        self._admission = Admission(settings)
+        self._failures: set[str] = set()
+        self._packed: dict[str, bytes] = {}
+
+    def begin(
+        self, user: User, candidates: Sequence[Candidate], hardness: FloatArray, deadline: float | None
+    ) -> Asking:
+        """Ask, without waiting, as many of the hardest as will be answered in time.
+
+        The others have the reason "busy" at once, or "queue_full" beyond its queue or without a deadline; one without
+        text has "no_text".
+
+        Args:
+            hardness: float64, the entropy of each candidate.
+            deadline: a time of `time.monotonic()`.
+        """
+        suffixes = self._suffixes(candidates)
+        given = Answers.none(len(candidates), "no_text")
+        order = [i for i in np.argsort(-hardness, kind="stable").tolist() if suffixes[i]]
+        if not order:
+            return Asking(given)
+        prefix = tuple(self.prompts.prefix(user))
+        return self._begin(given, order, Prompts.of_user(prefix, [suffixes[i] for i in order]), deadline)
+
+    def begin_prompts(self, prompts: Sequence[Prompt], deadline: float | None, yields: bool = False) -> Asking:
+        """Ask prompts as they are, under the same rules, from the first.
+
+        `yields`: they take at most half of the queue and of the time until their deadline, and give way to what is
+        due before.
+        """
+        given = Answers.none(len(prompts), "deadline")
+        if not prompts:
+            return Asking(given)
+        return self._begin(given, range(len(prompts)), Prompts.of(prompts), deadline, yields)
+
+    @property
+    def answers(self) -> bool:
+        """Whether a prompt was answered since the model was loaded, and it is not left alone for its failures."""
+        found = self.backend.stats()
+        return bool(found.get("prompts") and found.get("alive", 1.0) and not found.get("breaker_open"))
+
+    def prove(self, seconds: float = FIRST_ANSWER) -> str:
+        """Ask about an item of the catalogue and wait; why no answer came, empty if one did."""
+        texts = (self.prompts.item(row) for row in range(len(self.prompts.catalog)))
+        suffix = next((text for text in texts if text), None) or (self.prompts.tokens.yes,)
+        prompt = Prompt(tuple(self.prompts.prefix(User())), tuple(suffix))
+        future = self._submit(Prompts.of([prompt]), time.monotonic() + seconds)
+        wait([future], seconds + 1.0)
+        if future.cancel() or not future.done():
+            return "deadline"
+        error = future.exception()
+        return future.result()[0].reason if error is None else type(error).__name__
+
+    def forget(self) -> None:
+        """Drop what is kept of users' prompts."""
+        self.prompts.forget()
+        self.backend.forget()
+        self._admission.forget()
+
+    def stats(self) -> dict[str, float]:
+        """The backend's counters since the start, and those of what was not asked."""
+        own, found = self._admission.stats(time.monotonic()), self.backend.stats()
+        return {**found, **own, "refused": own["refused"] + found.get("refused", 0.0)}
+
+    def close(self) -> None:
+        self.backend.close()
+
+    def _suffixes(self, candidates: Sequence[Candidate]) -> list[bytes]:
+        """The candidates' own parts, as `pack_ids` gives them; those of the catalogue are kept. Empty: no text."""
+        kept, found = self._packed, list[bytes]()
+        for candidate in candidates:
+            suffix = kept.get(candidate.item) if candidate.features is None else None
+            if suffix is None:
+                suffix = pack_ids(self.prompts.suffix(candidate) or ())
+                if candidate.features is None and candidate.item in self.prompts.catalog.row_of:
+                    kept[candidate.item] = suffix
+            found.append(suffix)
+        return found
+
+    def _begin(
+        self, given: Answers, order: Sequence[int], prompts: Prompts, deadline: float | None, yields: bool = False
+    ) -> Asking:
+        """`order`: the places in `given` that the prompts belong to."""
+        admitted = self._admission.admit(prompts, deadline, time.monotonic(), yields)
+        number, promise = admitted.prompts, admitted.promise
+        if number < len(order):
+            given.rows[list(order[number:])] = Answers.none(1, admitted.reason).rows
+        if promise is None:
+            return Asking(given)
+        future = self._submit(prompts[:number], deadline)
+        future.add_done_callback(lambda ended: self._ended(promise, prompts, ended))
+        return Asking(given, order[:number], future, deadline, self.failed)
+
+    def _submit(self, prompts: Prompts, deadline: float | None) -> Future[Answers]:
+        try:
+            return self.backend.submit(prompts, deadline)
+        except Exception as error:  # noqa: BLE001 - whatever a backend raises, the request has the CRM's scores
+            refused: Future[Answers] = Future()
+            refused.set_exception(error)
+            return refused
+
+    def _ended(self, promise: Promise, prompts: Prompts, future: Future[Answers]) -> None:
+        """Its part of the account is free, whoever ended it."""
+        good = not future.cancelled() and future.exception() is None
+        answers = future.result() if good else Answers.none(0, "llm_error")
+        self._admission.ended(promise, prompts, answers, self.backend.stats(), time.monotonic())
+
+    def failed(self, error: BaseException) -> None:
+        """Log kind and place, once a kind; never the message, which may quote what a user wrote."""
+        kind = type(error).__name__
+        if kind in self._failures:
+            return
+        self._failures.add(kind)
+        places = traceback.format_list(traceback.extract_tb(error.__traceback__)[-8:])
+        _LOG.error("the LLM fails, the CRM decides: %s\n%s", kind, "".join(places).rstrip())
+
+
+def open_llm(
+    bundle: Bundle, catalog: Catalog, kind: str, setup: Setup, required: bool = False, retried: bool = False
+) -> tuple[Llm | None, str]:
+    """The LLM of a bundle, or None; and why there is none, or none yet.
+
+    Args:
+        retried: a process that does not start is tried again, unless it is `required`.
+
+    One that is `required` has answered a prompt.
+
+    Raises:
+        InputError: `kind` is no way to run it, or to run it so that scores are bit-equal; a server that is required
+            does not answer. BundleError, ComputeError, MissingExtraError: there is none, or it does not answer, and it
+            is required.
+    """
+    check_kind(kind, setup.llm.deterministic)
+    prompt, file = bundle.prompt(), setup.llm_file
+    if prompt is None or not bundle.has(file):
+        if required:
+            raise BundleError(f"{bundle.root}: the bundle has no LLM ({file})")
+        return None, "the bundle has no LLM: the CRM decides alone"
+    told: list[str] = []
+    warn = told.append if retried and not required else None
+    try:
+        llm = _open(bundle.path(file), prompt, catalog, kind, setup, warn, required)
+    except (MissingExtraError, ComputeError) as error:
+        if required:
+            raise
+        return None, f"{error}; until then the CRM decides alone"
+    # A server elsewhere has answered its own check already.
+    if required and "://" not in kind:
+        _require_answer(llm, file)
+    return llm, "".join(told)
+
+
+def _require_answer(llm: Llm, file: str) -> None:
+    try:
+        if why := llm.prove():
+            raise ComputeError(f"{file}: the LLM is loaded, but gives no answer ({why})")
+    except BaseException:
+        llm.close()
+        raise
+
+
+def _open(
+    file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: str, setup: Setup,
+    warn: Callable[[str], None] | None, required: bool,
+) -> Llm:  # fmt: skip
+    template, tokens = prompt
+    # Before any backend starts, and before llama.cpp is loaded here; the vocabulary alone is read in milliseconds.
+    verdict = _verdict(file, kind)
+    binding = importlib.import_module("corella_edge_runtime.llm.llama.binding")
+    vocabulary = binding.Model(file, vocabulary_only=True)
+    size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
+    _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
+    _check_answers(file.name, vocabulary.tokenize, template, tokens)
+    extra = None if verdict is None else verdict.kernels == trust.OK
+    backend, model = open_backend(kind, file, tokens, setup.llm, warn, required, extra)
+    llm = Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm, size, longest)
+    llm.verdict = verdict
+    return llm
+
+
+def _verdict(file: Path, kind: str) -> Verdict | None:
+    """Whether llama.cpp computes with a file's types here; None where a server elsewhere does."""
+    kinds = sorted(check_gguf(file))
+    if "://" in kind:
+        return None
+    verdict = trust.judge(kinds)
+    if verdict.kernels == trust.NONE:
+        raise ComputeError(f"{file.name}: {verdict.sentence}")
+    return verdict
+
+
+def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:
+    for token in ids:
+        if not 0 <= token < vocab_size:
+            raise BundleError(f"prompt.json: token id {token} is outside the vocabulary of {file} ({vocab_size})")
+
+
+def _check_answers(file: str, tokenize: Tokenize, template: Template, tokens: Tokens) -> None:
+    for text, token in ((template.yes, tokens.yes), (template.no, tokens.no)):
+        if (found := tokenize(unicodedata.normalize("NFC", text))) != [token]:
+            raise BundleError(f"{file}: {text!r} is the tokens {found} of its vocabulary, in prompt.json it is {token}")
+
+
+def seconds_to(deadline: float | None) -> float | None:
+    """Time left until `deadline`, as a timeout that threads accept."""
+    return None if deadline is None else min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)

@@ -1,0 +1,1 @@
+"""Who computes the answers: a thread here, a process of its own, a server elsewhere. `opening` chooses by name."""

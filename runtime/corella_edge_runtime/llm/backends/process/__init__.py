@@ -1,0 +1,1 @@
+"""The LLM in a supervised process of its own."""

@@ -1,0 +1,248 @@
+"""A backend around a backend that leaves it alone while it fails: nothing waits for an LLM that will not answer.
+
+closed ──▶ open: after some failures in a row, or silence although something was asked. What is in flight, and
+  ▲          │   whatever is asked from then on, has the reason "llm_error" at once.
+  │          ▼ after a pause
+  └────── probing: one tiny prompt; answered, the breaker closes, else it is open for twice the pause.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from corella_edge.prompt import Tokens
+from corella_edge_runtime.llm.asked import Asked
+from corella_edge_runtime.llm.backends.thread import LlmBackend
+from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts
+
+_LOG = logging.getLogger("corella_edge.llm")
+# Counters that grow only when work is done or something comes back.
+_LIFE = ("prompts", "busy_seconds", "responses")
+# A full decode that takes so many times what it usually does is none any more.
+_FAR = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a backend is given up, and when it is tried again; seconds.
+
+    Attributes:
+        failures: questions in a row that ended in an error.
+        silence: without any sign of life while something is asked; longer if a decode takes long.
+        start: the same, before anything was computed.
+        look: how often one looks for signs of life.
+        first_pause, longest_pause: until a probe; doubled after each that fails.
+        probe: for a probe to be answered.
+    """
+
+    failures: int = 5
+    silence: float = 2.0
+    start: float = 60.0
+    look: float = 0.25
+    first_pause: float = 0.25
+    longest_pause: float = 5.0
+    probe: float = 1.0
+
+
+class Breaker:
+    """The states, without the backend; times are passed in."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.closed, self.probing, self.opened = True, False, 0
+        self.probe_at = math.inf
+        self._failures, self._pause = 0, limits.first_pause
+        self._silent = 0.0
+
+    def succeeded(self) -> None:
+        """A question was answered."""
+        self._failures, self._silent = 0, 0.0
+
+    def failed(self, now: float) -> bool:
+        """A question ended in an error; True if that opens the breaker."""
+        self._failures += 1
+        return self.closed and self._failures >= self._limits.failures and self._open(now)
+
+    def look(self, now: float, waiting: bool, alive: bool, patience: float) -> bool:
+        """One more look: add up silence while something waits; True if that opens the breaker.
+
+        One that comes late counts no more: a process that was stopped itself has heard nothing either.
+        """
+        self._silent = 0.0 if alive else self._silent + self._limits.look * waiting
+        return self.closed and self._silent >= patience and self._open(now)
+
+    def probe(self, now: float) -> bool:
+        """Is it time to send one? Then it is at work."""
+        due = not self.closed and not self.probing and now >= self.probe_at
+        self.probing = self.probing or due
+        return due
+
+    def probed(self, answered: bool, now: float) -> None:
+        """How the probe ended."""
+        self.probing = False
+        if answered:
+            self.closed, self.probe_at, self._pause = True, math.inf, self._limits.first_pause
+            self.succeeded()
+        else:
+            self._pause = min(2.0 * self._pause, self._limits.longest_pause)
+            self.probe_at = now + self._pause
+
+    def _open(self, now: float) -> bool:
+        self.closed, self.opened = False, self.opened + 1
+        self.probe_at = now + self._pause
+        return True
+
+
+def patience(stats: Mapping[str, float], batch: int, limits: Limits) -> float:
+    """Seconds of silence that are no fault: much more than the longest decode, as far as one knows."""
+    rate = stats.get("tokens_per_second")
+    if rate is None:
+        return limits.silence
+    return max(limits.silence, _FAR * batch / rate) if rate else max(limits.silence, limits.start)
+
+
+def outcome(answers: Answers) -> bool | None:
+    """Did a question succeed (True) or fail? None: neither, such as one that was too late."""
+    if answers.has(""):
+        return True
+    return False if answers.has("llm_error") else None
+
+
+class GuardedBackend:
+    """See the module. `inner` is what it guards; closing this closes it."""
+
+    def __init__(self, inner: LlmBackend, tokens: Tokens, batch: int, limits: Limits | None = None) -> None:
+        self.inner = inner
+        self._limits, self._batch = limits or Limits(), batch
+        simplest = (tokens.yes,) if tokens.bos is None else (tokens.bos, tokens.yes)
+        self._probe = Prompts.of([Prompt((), simplest)])
+        self._breaker = Breaker(self._limits)
+        self._asked = Asked()
+        self._changed = threading.Condition()
+        self._fresh = self._idle = self._closing = False
+        self._life = -1.0
+        self._watch = threading.Thread(target=self._live, name="corella-llm-guard", daemon=True)
+        self._watch.start()
+
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
+        with self._changed:
+            if self._closing:
+                raise RuntimeError("the LLM backend is closed")
+            closed = self._breaker.closed
+            id, future = self._asked.add(len(prompts), None)
+            self._fresh = True
+            self._rouse()
+        if closed:
+            self._pass_on(id, future, prompts, deadline)
+        else:
+            self._asked.fail(id, "llm_error")
+        return future
+
+    def forget(self) -> None:
+        self.inner.forget()
+
+    def stats(self) -> dict[str, float]:
+        """The guarded backend's counters; `breaker_open` (0 or 1) and `breaker_opened` (how often)."""
+        own = {"breaker_open": not self._breaker.closed, "breaker_opened": self._breaker.opened}
+        return {**self.inner.stats(), **{name: float(value) for name, value in own.items()}}
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._watch.join()
+        self.inner.close()
+
+    def _pass_on(self, id: int, future: Future[Answers], prompts: Sequence[Prompt], deadline: float | None) -> None:
+        try:
+            asked = self.inner.submit(prompts, deadline)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is counted and told
+            self._asked.refuse(id, error)
+            self._count(False)
+            return
+        asked.add_done_callback(lambda ended: self._ended(id, ended))
+        # Whoever ends it first: what has not been computed yet never is.
+        future.add_done_callback(lambda ended: self._gone(id, ended, asked))
+
+    def _gone(self, id: int, future: Future[Answers], asked: Future[Answers]) -> None:
+        asked.cancel()
+        if future.cancelled() and self._asked.drop(id):
+            future.set_running_or_notify_cancel()  # whoever waits for it is told
+
+    def _ended(self, id: int, asked: Future[Answers]) -> None:
+        if asked.cancelled():
+            return
+        error = asked.exception()
+        if error is None:
+            self._asked.answer(id, asked.result())
+            self._count(outcome(asked.result()))
+        else:
+            self._asked.refuse(id, error)
+            self._count(False)
+
+    def _count(self, succeeded: bool | None) -> None:
+        opens = False
+        with self._changed:
+            if succeeded:
+                self._breaker.succeeded()
+            elif succeeded is not None:
+                opens = self._breaker.failed(time.monotonic())
+            if opens:
+                self._rouse()
+        if opens:
+            self._opened("it fails")
+
+    def _opened(self, why: str) -> None:
+        _LOG.error("the LLM is left alone for now, the CRM decides: %s", why)
+        self._asked.fail_all()
+
+    def _live(self) -> None:
+        while self._sleep():
+            self._look(time.monotonic())
+
+    def _rouse(self) -> None:
+        if self._idle:
+            self._idle = False
+            self._changed.notify()
+
+    def _sleep(self) -> bool:
+        """Until the next look, and as long as there is nothing to look at; False when it is time to go."""
+        with self._changed:
+            self._idle = self._breaker.closed and not self._fresh and not len(self._asked)
+            self._changed.wait_for(lambda: self._closing or not self._idle)
+            return not self._changed.wait_for(lambda: self._closing, self._limits.look)
+
+    def _look(self, now: float) -> None:
+        stats = self.inner.stats()
+        life = sum(stats.get(name, 0.0) for name in _LIFE)
+        alive, self._life = life != self._life, life
+        with self._changed:
+            waiting, self._fresh = self._fresh or len(self._asked) > 0, False
+            opens = self._breaker.look(now, waiting, alive, patience(stats, self._batch, self._limits))
+            probe = self._breaker.probe(now)
+        if opens:
+            self._opened("it is silent")
+        if probe:
+            self._send_probe(now)
+
+    def _send_probe(self, now: float) -> None:
+        try:
+            self.inner.submit(self._probe, now + self._limits.probe).add_done_callback(self._probed)
+        except Exception:  # noqa: BLE001 - a probe that can not be sent has failed
+            self._breaker_probed(False)
+
+    def _probed(self, asked: Future[Answers]) -> None:
+        answered = not asked.cancelled() and asked.exception() is None and outcome(asked.result()) is True
+        self._breaker_probed(answered)
+
+    def _breaker_probed(self, answered: bool) -> None:
+        with self._changed:
+            self._breaker.probed(answered, time.monotonic())
+        if answered:
+            _LOG.warning("the LLM answers again")

@@ -1,0 +1,458 @@
+"""Prompts → P(Yes): every token that waiting prompts share is decoded once, and recent prefixes are kept.
+
+P(Yes) = softmax over the logits of the two answers at the prompt's last token (CoReLLa, arXiv 2403.16378;
+ReLLa, arXiv 2308.11131, eq. of the point-wise score).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from corella_edge.errors import InputError
+from corella_edge.prompt import Tokens
+from corella_edge_runtime.llm.contract import ID_BYTES, REASONS, Answers, BrokenError, Prompt, Row, TokenIds
+from corella_edge_runtime.llm.cost import Cost
+from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.llama.binding import AbortedError, Context, DecodeError, Model
+from corella_edge_runtime.llm.llama.kept import KeptPrefixes
+from corella_edge_runtime.llm.llama.packing import (
+    HORIZON,
+    Base,
+    Packing,
+    Room,
+    Waiting,
+    hopeless,
+    in_time,
+    line_up,
+    pack,
+)
+from corella_edge_runtime.llm.llama.tree import Branches, Leaves, common_length, unfold
+from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
+
+Watch = Callable[[Sequence[Job]], AbstractContextManager[None]]
+_ERROR = REASONS.index("llm_error")
+TRUNK = 0  # the sequence that holds the latest prefix; prompts of a decode are 1, 2, …
+# So many failures in a row, and the context is looked at: is it at fault, or were the prompts?
+FAILURES = 3
+
+
+def unwatched(jobs: Sequence[Job]) -> AbstractContextManager[None]:
+    """Nobody wants to know what a decode holds."""
+    return nullcontext()
+
+
+@dataclass(slots=True)
+class Counters:
+    """What was done since the start.
+
+    Attributes:
+        prompts: those that got a probability.
+        evaluated_tokens: computed.
+        reused_tokens: not computed, because an earlier decode had left the prefix or other prompts shared it.
+        prefix_hits, prefix_misses: prefixes that were kept in whole, or not.
+        aborted: decodes given up because nobody waited any more.
+        errors: decodes that failed, or ended in numbers that are none.
+        renewals: contexts made anew because the one before was broken.
+    """
+
+    prompts: int = 0
+    evaluated_tokens: int = 0
+    reused_tokens: int = 0
+    decodes: int = 0
+    prefix_hits: int = 0
+    prefix_misses: int = 0
+    aborted: int = 0
+    errors: int = 0
+    renewals: int = 0
+    seconds: float = 0.0
+
+
+class YesNoScorer:
+    """Owns one context; not for several threads at once.
+
+    The context is a workbench: one prefix stays in it from decode to decode (the trunk), those of other users lie
+    outside, as bytes, and are copied back when they return.
+    """
+
+    def __init__(
+        self, model: Model, tokens: Tokens, settings: LlmSettings | None = None, cells: int = 0, exact: bool = False
+    ) -> None:
+        self.settings = settings or LlmSettings()
+        self.limit = min(model.trained_context, MAX_CONTEXT)
+        batch = min(self.settings.batch, cells or self.settings.batch)
+        sequences = 2 if self.settings.deterministic else self.settings.sequences + 1
+        wanted = cells or self.limit + batch
+        self._make: Callable[[], Context] = lambda: Context(
+            model, wanted, sequences, batch, self.settings.threads, exact
+        )
+        self._context = self._make()
+        self._answers = (tokens.yes, tokens.no)
+        self._kept = KeptPrefixes(0 if self.settings.deterministic else self.settings.kept_tokens)
+        self._trunk: TokenIds = ()
+        self._bases: dict[TokenIds, Base] = {}
+        # Pieces of prefixes that did not fit one decode → tokens computed of them, until their prompts are answered.
+        self._ahead: dict[TokenIds, int] = {}
+        self._unfinished: tuple[Job, int] | None = None
+        self._holders = 0  # sequences after the trunk's that hold its cells as well, and nothing else
+        self._failures = 0  # in a row
+        self.counters = Counters()
+
+    def score(self, prompts: Sequence[Prompt], expired: Callable[[], bool] = lambda: False) -> Answers:
+        """One answer a prompt, in order. `expired` is asked before every decode; what is left then has none."""
+        job, missing = Job(prompts), "deadline"
+        self.refuse(job)
+        while job.open and not expired():
+            try:
+                self.step([job])
+            except BrokenError:
+                missing = "llm_error"
+                break
+        return job.answers(missing)
+
+    def refuse(self, job: Job) -> None:
+        """Tell those prompts of a job that can not be answered here. Any thread may call it."""
+        longest, batch = min(self.limit, self._context.cells), self._context.batch_size
+        prefixes, prompts = list(map(len, job.prompts.prefixes)), job.prompts
+        job.refuse(
+            [i for i, (name, length) in enumerate(zip(prompts.prefix, prompts.lengths, strict=True))
+             if not (0 < length <= batch and prefixes[name] + length <= longest)],
+            "too_long",
+        )  # fmt: skip
+
+    def step(self, jobs: Iterable[Job], cost: Cost | None = None, watch: Watch = unwatched) -> None:
+        """Work on the first of the jobs' open prompts with at most one decode; some then have their answer.
+
+        A decode that fails answers nobody: those it held are tried again one by one, and told the second time.
+
+        Args:
+            jobs: without prompts that this scorer refuses.
+            cost: known, those whose deadline is too near are told at once, and the decode is made to end before the
+                nearest deadline of the others.
+            watch: gets the jobs that the decode works for, and surrounds it.
+
+        Raises:
+            BrokenError: the context fails, and a new one does too.
+        """
+        started, cost = time.perf_counter(), cost or Cost()
+        # As many as one looks at: more would be gone through at every decode.
+        waiting = line_up(jobs, HORIZON * self.settings.sequences + 1)
+        members = waiting.at([])
+        try:
+            waiting = self._hopeful(waiting, cost)
+            packing = self._packing(waiting, cost)
+            # A piece of a long prefix is nobody's answer yet, but somebody waits for it.
+            members = waiting.at(packing.who or ([0] if len(waiting) else []))
+            if len(members):
+                _note_begin(members)
+                with watch([job for job, _ in members.by_job()]):
+                    self._decode(waiting, packing, members)
+            self._unfinished = _first_open(members) if self.settings.deterministic else None
+        except AbortedError:
+            self.counters.aborted += 1
+            self._release()
+        except DecodeError:
+            self._failed(members)
+        except BaseException:
+            self._failed(members)
+            raise
+        finally:
+            self.counters.seconds += time.perf_counter() - started
+        if self._failures >= FAILURES:
+            self._mend()
+
+    def give_up(self) -> None:
+        """From any thread: the decode at work ends as soon as it can. Holds until `go_on`."""
+        self._context.give_up()
+
+    def go_on(self) -> None:
+        self._context.go_on()
+
+    def forget(self) -> None:
+        """Drop all kept prefixes; their memory is used again."""
+        self._clear()
+        self._kept.clear()
+
+    def erase(self) -> None:
+        """Forget, and leave nothing of what was kept in memory: somebody asked for it."""
+        self._clear()
+        self._kept.erase()
+        self._bases.clear()
+        self._ahead.clear()
+        self._unfinished = None
+
+    def stats(self) -> dict[str, float]:
+        """Counters, and what is kept now."""
+        counted = {name: float(getattr(self.counters, name)) for name in Counters.__slots__}
+        kept = {name: float(getattr(self._kept, name)) for name in ("tokens", "bytes")}
+        kept_now = {f"kept_{name}": value for name, value in kept.items()} | {"kept_prefixes": float(len(self._kept))}
+        return counted | kept_now | {"evictions": float(self._kept.evictions)}
+
+    def close(self) -> None:
+        self._context.close()
+
+    def _clear(self) -> None:
+        self._context.clear()
+        self._trunk, self._holders = (), 0
+
+    def _release(self) -> None:
+        """The trunk's cells are its own again, and there are no others."""
+        self._context.keep(TRUNK)
+        self._holders = 0
+
+    def _hopeful(self, waiting: Waiting, cost: Cost) -> Waiting:
+        """Those that can be answered by their deadlines; the others are told."""
+        if not cost.known or self.settings.deterministic:
+            return waiting
+        self._bases.clear()
+        room, now = Room(self._context.batch_size, self._context.sequences - 1, self._context.cells), time.monotonic()
+        late = hopeless(waiting, self._base, room, cost, now)
+        if len(late) == len(waiting) and cost.stale(now):
+            del late[:1]
+        if not late:
+            return waiting
+        told, gone = waiting.at(late), set(late)
+        for job, members in told.by_job():
+            job.refuse([told.place[i] for i in members], "deadline")
+        return waiting.at([i for i in range(len(waiting)) if i not in gone])
+
+    def _packing(self, waiting: Waiting, cost: Cost) -> Packing:
+        """What the next decode holds. The trunk leaves first if that does not begin with it."""
+        if not len(waiting):
+            return Packing([], [], [])
+        most = in_time(cost, [waiting.jobs[job] for job in set(waiting.job)], time.monotonic())
+        if self.settings.deterministic:
+            waiting = waiting.at([0])
+            if self._unfinished != (waiting.jobs[waiting.job[0]], waiting.place[0]):
+                self.forget()
+        tokens, prefix = self._context.batch_size, waiting.prefixes[waiting.prefix[0]]
+        if not self._beside_trunk(prefix, len(waiting.suffix[0]) // ID_BYTES, tokens):
+            self._leave_trunk(prefix)
+        self._bases.clear()
+        room = Room(tokens, self._context.sequences - 1, self._context.cells - len(self._trunk))
+        return pack(waiting, self._base, room, most)
+
+    def _leave_trunk(self, prefix: TokenIds) -> None:
+        """Put the trunk by; what is kept of the prefix that comes must not leave for it."""
+        self._kept.touch(prefix)
+        self._put_by(self._trunk, TRUNK)
+        self._context.cut_all(0)
+        self._trunk, self._holders = (), 0
+
+    def _base(self, prefix: TokenIds) -> Base:
+        """Where the beginning of a prefix is cheapest to get; looked up once a decode."""
+        if prefix not in self._bases:
+            trunk = common_length(self._trunk, prefix)
+            kept, length = self._kept.find(prefix)
+            self._bases[prefix] = Base(length, kept) if length > trunk else Base(trunk)
+        return self._bases[prefix]
+
+    def _beside_trunk(self, prefix: TokenIds, suffix: int, tokens: int) -> bool:
+        """Whether a prompt begins with some of the trunk and the cells are enough for both."""
+        common = common_length(self._trunk, prefix)
+        if not common or self._kept.find(prefix)[1] > common:
+            return not self._trunk
+        rows = min(tokens, len(prefix) + suffix - common)
+        return len(self._trunk) + rows <= self._context.cells
+
+    def _decode(self, waiting: Waiting, packing: Packing, members: Waiting) -> None:
+        """Fill the cells that are there, compute the rest, read the answers, keep the prefixes."""
+        branches, sequence = self._branches(waiting, packing)
+        leaves, rows = unfold(branches, TRUNK + 1)
+        self._fill(branches, leaves)
+        self._context.decode(rows)
+        self.counters.decodes += 1
+        self.counters.evaluated_tokens += len(rows)
+        ahead = self._count_prefixes(branches.prefixes, bool(packing.piece))
+        if packing.piece:
+            self._ahead[packing.piece] = len(rows) + sum(ahead)
+            self._keep(branches)
+            self._ahead = {piece: count for piece, count in self._ahead.items() if self._holds(piece)}
+            return
+        # All are read before any is told.
+        yes = self._probabilities(leaves.last)
+        broken = any(map(math.isnan, yes))
+        self._tell(branches, leaves, ahead, yes, [sequence[what] for what in packing.what], members)
+        self._failures = self._failures + 1 if broken else 0
+        self.counters.errors += broken
+        # Cells of a decode that ended in nan may hold more of them.
+        if broken or self.settings.deterministic:
+            self.forget()
+        else:
+            self._keep(branches)
+
+    def _branches(self, waiting: Waiting, packing: Packing) -> tuple[Branches, list[int]]:
+        """The decode's prompts, neighbours alike, and where each of the packing's targets stands among them."""
+        if packing.piece:
+            return Branches.one(packing.piece, self._base(packing.piece).length), []
+        names = sorted({waiting.prefix[i] for i in packing.targets}, key=waiting.prefixes.__getitem__)
+        rank = {name: place for place, name in enumerate(names)}
+        keys = [(rank[waiting.prefix[i]], waiting.suffix[i]) for i in packing.targets]
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        prefixes = [waiting.prefixes[name] for name in names]
+        own = [self._base(prefix).length for prefix in prefixes]
+        found = Branches(prefixes, own, [keys[k][0] for k in order], [keys[k][1] for k in order])
+        sequence = [0] * len(order)
+        for place, k in enumerate(order):
+            sequence[k] = place
+        return found, sequence
+
+    def _fill(self, branches: Branches, leaves: Leaves) -> None:
+        """Give each prompt the cells of its beginning: its neighbour's, the trunk's, or a copy of kept ones."""
+        # What sequences hold already is not given to them again: that costs as much as the prefix is long.
+        if self._holders and (len(branches.prefixes) > 1 or branches.prefixes[0] != self._trunk):
+            self._release()
+        for sequence, (name, held, follows) in enumerate(
+            zip(branches.prefix, leaves.held, leaves.follows, strict=True), TRUNK + 1
+        ):
+            if not held or sequence <= self._holders:
+                continue
+            if follows:
+                self._context.share(sequence - 1, sequence, held)
+            elif kept := self._base(branches.prefixes[name]).kept:
+                self._context.load(sequence, self._kept.take(kept))
+                self._context.cut(sequence, held)
+            else:
+                self._context.share(TRUNK, sequence, held)
+
+    def _keep(self, branches: Branches) -> None:
+        """The last prefix becomes the trunk, the others are put by, everything else goes."""
+        last = {name: sequence for sequence, name in enumerate(branches.prefix, TRUNK + 1)}
+        *others, (name, sequence) = last.items()
+        if self._kept.budget:
+            for other, leaf in others:
+                self._put_by(branches.prefixes[other], leaf)
+        prefix = branches.prefixes[name]
+        if prefix != self._trunk:
+            if self._trunk != prefix[: len(self._trunk)]:
+                self._put_by(self._trunk, TRUNK)
+            self._context.cut(TRUNK, 0)
+            self._context.share(sequence, TRUNK, len(prefix))
+            self._trunk = prefix
+        if others:
+            self._release()
+        else:
+            # What comes next is mostly of the same user: its sequences hold the prefix already.
+            self._context.cut_all(len(prefix))
+            self._holders = max(self._holders, len(branches.prefix))
+
+    def _put_by(self, prefix: TokenIds, sequence: int) -> None:
+        if 0 < len(prefix) <= self._kept.budget and not self._kept.touch(prefix):
+            self._context.cut(sequence, len(prefix))
+            self._kept.put(prefix, self._context.save(sequence, self._kept.room))
+
+    def _probabilities(self, rows: Sequence[int]) -> list[float]:
+        """P(Yes) after each row of the decode, nan where the logits are no numbers."""
+        lead = [no - yes for yes, no in self._context.logits(rows, self._answers)]
+        return [1.0 / (1.0 + math.exp(min(700.0, x))) if math.isfinite(x) else math.nan for x in lead]
+
+    def _tell(
+        self, branches: Branches, leaves: Leaves, ahead: Sequence[int], yes: Sequence[float], target: Sequence[int],
+        members: Waiting,
+    ) -> None:  # fmt: skip
+        """Everyone who asked gets its answer.
+
+        Args:
+            ahead: tokens of each prefix that earlier decodes computed.
+            yes: P(Yes) of each prompt of the decode.
+            target: which of these prompts each member asked.
+        """
+        lengths = branches.lengths
+        # It was computed for the first who asked it; and what earlier decodes did, for the first prompt of its prefix.
+        evaluated = [length - begin for length, begin in zip(lengths, leaves.start, strict=True)]
+        for name, tokens in enumerate(ahead):
+            evaluated[branches.prefix.index(name)] += tokens
+        masses = self._masses(leaves.last, target, members)
+        for job, mine in members.by_job():
+            rows, places = list[Row](), [members.place[i] for i in mine]
+            for i, place in zip(mine, places, strict=True):
+                what = target[i]
+                own, evaluated[what] = evaluated[what], 0
+                reused = max(0, lengths[what] - own)
+                self.counters.reused_tokens += reused
+                if math.isnan(yes[what]):
+                    rows.append((math.nan, math.nan, job.waited(place), own, reused, _ERROR))
+                else:
+                    self.counters.prompts += 1
+                    rows.append((yes[what], masses.get(what, math.nan), job.waited(place), own, reused, 0))
+            job.tell(places, rows)
+
+    def _masses(self, rows: Sequence[int], target: Sequence[int], members: Waiting) -> dict[int, float]:
+        """Prompt → log of the answers' share of the whole vocabulary, if anyone who asks it wants that."""
+        wanted = {
+            what for what, job, place in zip(target, members.job, members.place, strict=True)
+            if members.jobs[job].prompts.whole[place]
+        }  # fmt: skip
+        return {what: self._context.log_mass(rows[what], self._answers) for what in wanted}
+
+    def _count_prefixes(self, prefixes: Sequence[TokenIds], piece: bool) -> list[int]:
+        """Tokens computed of each prefix in earlier pieces."""
+        ahead = [self._taken_ahead(prefix) for prefix in prefixes]
+        if not piece:
+            found = [(prefix, taken) for prefix, taken in zip(prefixes, ahead, strict=True) if prefix]
+            hits = sum(self._base(prefix).length == len(prefix) and not taken for prefix, taken in found)
+            self.counters.prefix_hits += hits
+            self.counters.prefix_misses += len(found) - hits
+        return ahead
+
+    def _taken_ahead(self, prefix: TokenIds) -> int:
+        """Tokens computed of a prefix in earlier pieces, which are not reuse; they are counted once."""
+        pieces = [piece for piece in self._ahead if piece == prefix[: len(piece)]]
+        return sum(self._ahead.pop(piece) for piece in pieces)
+
+    def _holds(self, piece: TokenIds) -> bool:
+        """Whether it is still there: of a prompt that was given up, nobody comes for it."""
+        return max(common_length(self._trunk, piece), self._kept.find(piece)[1]) == len(piece)
+
+    def _failed(self, members: Waiting) -> None:
+        self.forget()
+        self._ahead.clear()
+        self._failures += 1
+        self.counters.errors += 1
+        for job, mine in members.by_job():
+            places = {members.place[i] for i in mine}
+            job.refuse(places if len(members) == 1 else places & job.alone, "llm_error")
+            job.alone |= places
+
+    def _mend(self) -> None:
+        """A new context, if the present one can not answer the simplest of prompts."""
+        self._failures = 0
+        if self._sound():
+            return
+        self._renew()
+        if not self._sound():
+            raise BrokenError("a new context fails as well")
+
+    def _sound(self) -> bool:
+        self._context.go_on()
+        try:
+            self._context.decode(unfold(Branches.one(self._answers[:1]), TRUNK + 1)[1])
+            return all(map(math.isfinite, self._context.logits([0], self._answers)[0]))
+        except DecodeError:
+            return False
+        finally:
+            self.forget()
+
+    def _renew(self) -> None:
+        try:
+            made = self._make()
+        except InputError as error:
+            raise BrokenError(str(error)) from None
+        self._context.close()
+        self._context, self._holders = made, 0
+        self.counters.renewals += 1
+
+
+def _note_begin(members: Waiting) -> None:
+    now = time.monotonic()
+    for job, mine in members.by_job():
+        job.begin([members.place[i] for i in mine], now)
+
+
+def _first_open(members: Waiting) -> tuple[Job, int] | None:
+    """The first that has no answer yet."""
+    left = ((members.jobs[job], place) for job, place in zip(members.job, members.place, strict=True))
+    return next(((job, place) for job, place in left if place in job.open), None)

@@ -1,0 +1,174 @@
+"""One tuning from beginning to end: what the bundle offers, the duels, the plan."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from corella_edge.bundle.artefact import Bundle
+from corella_edge.catalog import Catalog
+from corella_edge.errors import ComputeError, MissingExtraError
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.prompt import PromptEncoder, Tokens
+from corella_edge.request import Request
+from corella_edge_runtime.bench import machine as box
+from corella_edge_runtime.crm import Crm
+from corella_edge_runtime.llm.llama.selftest import trust
+from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.machine.plan import Plan, bundle_key
+from corella_edge_runtime.machine.threads import Machine, ThreadPlan, choices, read_machine
+from corella_edge_runtime.machine.tune import decide, measure, workload
+from corella_edge_runtime.machine.tune.decide import Change, Duel, Setting
+from corella_edge_runtime.machine.tune.workload import Visit
+from corella_edge_runtime.setup import CRM_FILE, CRM_INT8, LLM_FILE, fingerprint, variants
+
+# duels done, of how many at most, what is measured now
+Progress = Callable[[int, int, str], None]
+DISTURBED = 0.05
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The plan, and what a person should know of how it came about."""
+
+    plan: Plan
+    notes: list[str] = field(default_factory=list)
+
+
+def tune(root: Path, seconds: float, progress: Progress, machine: Machine | None = None) -> Outcome:
+    """Measure for about `seconds` (every duel has at least five turns) and decide.
+
+    Raises:
+        BundleError, InputError: the bundle or its sample can not be used. MissingExtraError: no onnxruntime.
+    """
+    job = _Tuning(root, machine or read_machine(), progress)
+    before = box.ticks()
+    job.prepare()
+    job.fight(seconds)
+    job.notes += _disturbance(box.disturbance(before, box.ticks()))
+    return Outcome(job.plan(), job.notes)
+
+
+def _disturbance(found: Mapping[str, float]) -> list[str]:
+    worst = max(found.values())
+    text = f"DISTURBED: {worst:.0%} of the cores' time went elsewhere; tune again on a quiet machine"
+    return [text] if worst > DISTURBED else []
+
+
+class _Tuning:
+    """What is known so far."""
+
+    def __init__(self, root: Path, machine: Machine, progress: Progress) -> None:
+        self.bundle, self.machine, self.progress = Bundle.open(root), machine, progress
+        self.notes: list[str] = []
+        self.plans: dict[int, ThreadPlan] = {plan.llm_threads: plan for plan in choices(machine)}
+        usual = next(iter(self.plans))
+        self.start = Setting(LLM_FILE, usual, LlmSettings().batch)
+        self.steps: list[Change] = []
+        self.table: list[Duel] = []
+        self.crm_duel: Duel | None = None
+        self.tokens: Tokens | None = None
+        self.visits: list[Visit] = []
+        self.longest = 0
+
+    def prepare(self) -> None:
+        """Requests, prompts, and which files may take part."""
+        schema, catalog = self.bundle.schema()
+        self.encoder = FeatureEncoder(schema, catalog)
+        found = workload.requests(self.bundle, catalog)
+        self.feeds = workload.feeds(found, self.encoder)
+        self.metrics: Mapping[str, Any] = self.bundle.json("verification.json").get("metrics") or {}
+        self.int8 = self.bundle.has(CRM_INT8) and self._allowed(CRM_INT8, "crm_int8", "crm")
+        if self._read_prompts(catalog, found):
+            files = [name for name, kind in self._variants().items()
+                     if self._computes(name) and self._allowed(name, kind, "torch")]  # fmt: skip
+            self.steps = decide.changes(self.start, self.plans, files, decide.batches(self.longest))
+
+    def _variants(self) -> dict[str, str]:
+        return variants(self.bundle.manifest.files)
+
+    def _allowed(self, file: str, name: str, reference: str) -> bool:
+        reason = decide.objection(self.metrics, name, reference)
+        self.notes += [f"{file} is not tried: {reason}"] if reason else []
+        return not reason
+
+    def _computes(self, file: str) -> bool:
+        """Whether llama.cpp can run a file here; what keeps it from that, or slows it down, is noted."""
+        verdict = trust.judge_file(self.bundle.path(file))
+        self.notes += [f"{file}: {verdict.sentence}"] if verdict.sentence else []
+        return verdict.kernels != trust.NONE
+
+    def _read_prompts(self, catalog: Catalog, found: Sequence[Request]) -> bool:
+        """Whether there is an LLM to measure; its prompts then are."""
+        prompt = self.bundle.prompt()
+        if prompt is None or not self.bundle.has(LLM_FILE):
+            self.notes.append("the bundle has no LLM: only the CRM is tuned")
+            return False
+        try:
+            # Before llama.cpp is loaded here: what would end this process ends another.
+            if not self._computes(LLM_FILE):
+                raise ComputeError(f"{LLM_FILE} can not be run here")
+            binding = importlib.import_module("corella_edge_runtime.llm.llama.binding")
+        except (MissingExtraError, ComputeError) as error:
+            self.notes.append(f"{error}; until then only the CRM is tuned")
+            return False
+        template, self.tokens = prompt
+        model = binding.Model(self.bundle.path(LLM_FILE), vocabulary_only=True)
+        prompts = PromptEncoder(template, catalog, model.tokenize, self.tokens)
+        self.visits = workload.visits(found, catalog, prompts)
+        self.longest = workload.longest_item(prompts)
+        model.close()
+        return True
+
+    def fight(self, seconds: float) -> None:
+        """Fight all duels, each with its share of the time."""
+        total = len(self.steps) + self.int8
+        share = seconds / max(1, total)
+        if self.int8:
+            self.progress(0, total, f"{CRM_INT8} against {CRM_FILE}")
+            self.crm_duel = self._crm(share)
+        while (pair := decide.decide(self.start, self.steps, self.table))[1] is not None:
+            best, challenger = pair[0], pair[1]
+            self.progress(len(self.table) + self.int8, total, f"{challenger} against {best}")
+            sides = (self._open(challenger), self._open(best))
+            self.table.append(measure.duel(str(challenger), str(best), sides, share))
+
+    def _crm(self, seconds: float) -> Duel:
+        threads = self.plans[self.start.threads].crm_threads
+        files = (CRM_INT8, CRM_FILE)
+        sides = [Crm(self.bundle.path(file), self.encoder.schema, threads) for file in files]
+        opened = [partial(measure.crm_turn, side, self.feeds) for side in sides]
+        return measure.duel(*files, (opened[0], opened[1]), seconds)
+
+    def _open(self, setting: Setting) -> measure.Open:
+        assert self.tokens is not None
+        return partial(
+            measure.llm_turn, self.bundle.path(setting.file), self.tokens, self._settings(setting), self.visits
+        )
+
+    def _settings(self, setting: Setting) -> LlmSettings:
+        plan = self.plans[setting.threads]
+        return LlmSettings(setting.threads, () if plan.shared else plan.llm_cores, setting.batch)
+
+    def plan(self) -> Plan:
+        best, _ = decide.decide(self.start, self.steps, self.table)
+        threads, has_llm = self.plans[best.threads], self.tokens is not None
+        small = self.crm_duel is not None and self.crm_duel.won(decide.INT8_MARGIN)
+        rows = [self.crm_duel.to_json(decide.INT8_MARGIN)] if self.crm_duel else []
+        return Plan(
+            bundle=bundle_key(self.bundle.root),
+            label=self.bundle.label,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            machine=fingerprint(self.machine),
+            crm_file=CRM_INT8 if small else CRM_FILE,
+            crm_threads=threads.crm_threads,
+            crm_cores=() if threads.shared else threads.crm_cores,
+            llm_file=best.file if has_llm else None,
+            llm=self._settings(best).to_json() if has_llm else {},
+            table=(*rows, *(duel.to_json(decide.MARGIN) for duel in self.table)),
+        )

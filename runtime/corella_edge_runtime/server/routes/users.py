@@ -1,0 +1,133 @@
+"""Users with memory: `POST /v1/events`, and export and erasure at `/v1/users/{id}`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from urllib.parse import unquote_to_bytes
+
+from msgspec import UNSET
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from corella_edge.errors import InputError, StoreFullError
+from corella_edge.history import scale_notes
+from corella_edge_runtime.server.answers import JSON, Appended, Deleted, error_answer, json_answer
+from corella_edge_runtime.server.bodies import parsed, read_body
+from corella_edge_runtime.server.clock import Clock
+from corella_edge_runtime.server.guard.limits import INLINE_BYTES
+from corella_edge_runtime.server.ranker import scale_of
+from corella_edge_runtime.server.routes.rank import CLIENT_GONE
+from corella_edge_runtime.server.service import Service
+from corella_edge_runtime.store.events import NewEvents, parse_events, parse_user_id
+from corella_edge_runtime.store.users import UserStore
+
+_LOG = logging.getLogger("corella_edge.serve")
+_USERS = b"/v1/users/"
+_LOG_SECONDS = 60.0
+
+
+class _Anything(StringConvertor):
+    """Ids may hold slashes, as %2F, and line ends: a path is matched after its percent signs are resolved."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("anything", _Anything())
+
+
+def routes(service: Service) -> list[Route]:
+    users = _Users(service)
+    return [
+        Route("/v1/events", users.append, methods=["POST"]),
+        Route("/v1/users/{id:anything}", users.user, methods=["GET", "DELETE"]),
+    ]
+
+
+class _Users:
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def append(self, http: HttpRequest) -> Response:
+        """Answers when the events are on the disk."""
+        store = self._store()
+        try:
+            body = await read_body(http, self.service.limits)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_GONE)
+        with self.service.place():
+            new = await self.service.work(len(body) > INLINE_BYTES, Clock(), "parse", parsed, body, parse_events)
+            total = await asyncio.wrap_future(store.append_soon(new))
+        answer = Appended(user_id=new.user_id, appended=len(new.events), events=total)
+        answer.notes = self._notes(new) or UNSET
+        return json_answer(answer)
+
+    def _notes(self, new: NewEvents) -> list[str]:
+        """What is odd about the events, sentences."""
+        return [*new.notes, *scale_notes(new.events.ratings, scale_of(self.service.ranker), "events")]
+
+    async def user(self, http: HttpRequest) -> Response:
+        store, user_id = self._store(), _user_id(http)
+        with self.service.place():
+            if http.method == "DELETE":
+                return await self._delete(store, user_id)
+            content = await asyncio.get_running_loop().run_in_executor(self.service.pool, _exported, store, user_id)
+        if content is None:
+            return error_answer(404, "nothing is held on such a user")
+        return Response(content, media_type=JSON)
+
+    async def _delete(self, store: UserStore, user_id: str) -> Response:
+        try:
+            deleted = await asyncio.wrap_future(store.delete_soon(user_id))
+        finally:
+            await self.service.forget(user_id)
+        return json_answer(Deleted(user_id=user_id, deleted=deleted))
+
+    def _store(self) -> UserStore:
+        if self.service.store is None:
+            raise HTTPException(501, "this server keeps no users; it would with the option --store FILE")
+        self.service.check_ready()
+        return self.service.store
+
+
+class Failures:
+    """The store's errors as answers. The log has what a client need not know: one line a minute at most."""
+
+    def __init__(self) -> None:
+        self._silent_until = 0.0
+
+    def __call__(self, _: HttpRequest, error: Exception) -> Response:
+        if time.monotonic() >= self._silent_until:
+            _LOG.error("%s", error)
+            self._silent_until = time.monotonic() + _LOG_SECONDS
+        if isinstance(error, StoreFullError):
+            return error_answer(507, "the users' store has no room on its disk; send the same again once there is")
+        return error_answer(
+            503, "the users' store can not do this now; the server's log says why", {"Retry-After": "5"}
+        )
+
+
+def _exported(store: UserStore, user_id: str) -> bytes | None:
+    export = store.export(user_id)
+    return None if export is None else json.dumps(export, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+def _user_id(http: HttpRequest) -> str:
+    """The id in the path as it was sent: servers decode paths leniently, so that two ids could become one.
+
+    Raises:
+        HTTPException: 404, the path goes on behind the id, were it by a slash alone: nobody is taken for another user.
+    """
+    raw = bytes(http.scope["raw_path"]).partition(_USERS)[2]
+    if b"/" in raw:
+        raise HTTPException(404, "no such path; an id is one segment of it, a slash in an id is sent as %2F")
+    try:
+        return parse_user_id(unquote_to_bytes(raw).decode("utf-8"))
+    except UnicodeDecodeError:
+        raise InputError("user id: not UTF-8 in percent-encoding") from None

@@ -1,0 +1,1 @@
+"""Versions of bundles on one box: deployment, roll-back, description, catalogue updates."""

@@ -1,0 +1,203 @@
+"""A bundle's catalogue with items added or changed: a new bundle, whose models and vocabularies are the old one's.
+
+An item that is new is to the CRM what a candidate with the same features inline is: its id is unseen. An item that is
+known keeps what the CRM has learned of its id; the LLM knows items by their text alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from corella_edge.atomic import check_free, link_or_copy, new_folder
+from corella_edge.bundle.artefact import MANIFEST, Bundle, seal, sha256
+from corella_edge.catalog import Attributes, Catalog
+from corella_edge.errors import BundleError, InputError
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.formats.text_files import TextFile
+from corella_edge.json_lines import Reference, parse_reference, read_lines
+from corella_edge.request import Candidate
+from corella_edge_runtime.attributes import Reading, read_items, remarks
+
+CATALOG, REFERENCE = "catalog.jsonl", "reference.jsonl"
+MARK = "+items."
+HASH_DIGITS = 8
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """A catalogue after an update.
+
+    Attributes:
+        added, changed: ids, in the order of the lines.
+        same: how many lines said what the catalogue says already.
+    """
+
+    catalog: Catalog
+    added: list[str]
+    changed: list[str]
+    same: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an update did; `notes` are sentences for people."""
+
+    label: str
+    added: int
+    changed: int
+    same: int
+    rows: int
+    dropped: int
+    notes: list[str]
+
+
+def merge(catalog: Catalog, items: Iterable[Candidate]) -> Updated:
+    """New items last, known ones in their place; of those, attributes that are not given stay, null ones go."""
+    ids, attributes = list(catalog.ids), list(catalog.attributes)
+    added, changed, same = [], [], 0
+    for item in items:
+        before, given = catalog.of(item.item), item.features or {}
+        after = {k: v for k, v in {**before, **given}.items() if v is not None or k not in given}
+        if item.item not in catalog.row_of:
+            ids.append(item.item)
+            attributes.append(after)
+            added.append(item.item)
+        elif _differences(before, after):
+            attributes[catalog.row_of[item.item]] = after
+            changed.append(item.item)
+        else:
+            same += 1
+    return Updated(Catalog(ids, attributes), added, changed, same)
+
+
+def _differences(old: Attributes, new: Attributes) -> set[str]:
+    """Names of attributes that differ as JSON, where Python takes 1, 1.0 and true for equal; a missing one is null."""
+    names = old.keys() | new.keys()
+    return {name for name in names if json.dumps(old.get(name)) != json.dumps(new.get(name))}
+
+
+def reference_lines(
+    rows: Iterable[tuple[Reference, Json]], before: Catalog, after: Updated, reading: Reading
+) -> list[str]:
+    """The rows of reference.jsonl that still hold, as JSON.
+
+    A candidate that was changed brings the attributes it had; a row with a change in its history goes.
+    """
+    items = [*after.added, *after.changed]
+    changes = {item: _differences(before.of(item), after.catalog.of(item)) for item in items}
+    lost = {item for item, names in changes.items() if names & reading.of_history}
+    holding = (line for row, line in rows if lost.isdisjoint(event.item for event in row.request.user.history))
+    held = (_pinned(line, changes, before) for line in holding)
+    return [json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in held]
+
+
+def _pinned(line: Json, changes: Mapping[str, set[str]], before: Catalog) -> Json:
+    """The row with its candidate's former attributes inline, where they were changed."""
+    request = line["request"]
+    (candidate,) = request["candidates"]
+    item = str(candidate["item"])
+    old, names = before.of(item), sorted(changes.get(item, ()))
+    if not names:
+        return line
+    features = {**{name: old.get(name) for name in names}, **(candidate.get("features") or {})}
+    return {**line, "request": {**request, "candidates": [{**candidate, "features": features}]}}
+
+
+def new_version(version: str, parent: str, items: str) -> str:
+    """The version of a bundle after an update: the export's, and a hash of the parent's manifest and the items."""
+    digest = hashlib.sha256(f"{parent} {items}".encode()).hexdigest()
+    return f"{version.partition(MARK)[0]}{MARK}{digest[:HASH_DIGITS]}"
+
+
+def update(
+    root: Path,
+    items: Path | TextFile,
+    out: Path,
+    extras: Sequence[str] = (),
+    check: Callable[[Path], None] = lambda folder: None,
+) -> Report:
+    """Write the bundle `out`: the bundle in folder `root` with the items of the file `items`.
+
+    Args:
+        extras: attributes that the file may have although nothing reads them.
+        check: called with the finished folder before it appears; what it raises is raised.
+
+    Raises:
+        InputError: a bad line, nothing to change, a taken `out`. BundleError: `root` is damaged.
+    """
+    check_free(out)
+    work = _Work(Bundle.open(root), TextFile.of(items), extras)
+    rows = work.rows()
+    with new_folder(out) as folder:
+        version = work.write(folder, rows)
+        check(folder)
+    return work.report(version, rows)
+
+
+class _Work:
+    """One update: the bundle, what the file of items makes of its catalogue, and the reference rows."""
+
+    def __init__(self, bundle: Bundle, items: TextFile, extras: Sequence[str]) -> None:
+        self.bundle, self.items = bundle, items
+        self.schema, self.before = bundle.schema()
+        prompt = bundle.prompt()
+        self.reading = Reading(self.schema, prompt[0] if prompt else None)
+        known = {*self.reading.names, *extras, *(name for record in self.before.attributes for name in record)}
+        self.after = merge(self.before, read_items(items, known, self.reading))
+        if not self.after.added and not self.after.changed:
+            raise InputError(f"{items}: changes nothing: the catalogue has all {self.after.same} items like that")
+        self.reference = list(read_lines(bundle.path(REFERENCE), _reference_row, BundleError))
+
+    def rows(self) -> list[str]:
+        """The lines of the new reference.jsonl. Raises InputError if none is left."""
+        kept = reference_lines(self.reference, self.before, self.after, self.reading)
+        if not kept:
+            raise InputError(
+                f"{self.items}: every row of {REFERENCE} has one of these items in its history, nothing could be "
+                "verified any more; change fewer items at once, or export anew"
+            )
+        return kept
+
+    def write(self, folder: Path, rows: Sequence[str]) -> str:
+        """Fill an empty folder; the new version."""
+        for name in self.bundle.manifest.files.keys() - {CATALOG, REFERENCE}:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(self.bundle.path(name), folder / name)
+        (folder / CATALOG).write_text("".join(self.after.catalog.lines()), "utf-8")
+        (folder / REFERENCE).write_text("".join(rows), "utf-8")
+        FeatureEncoder(self.schema, self.after.catalog)  # what it can not encode, no server could
+        return self._seal(folder, len(self.reference) - len(rows))
+
+    def _seal(self, folder: Path, dropped: int) -> str:
+        """Manifest and seal. What was linked must be what the old manifest lists."""
+        old, parent, source = self.bundle.manifest, sha256(self.bundle.path(MANIFEST)), self.items.sha256()
+        about = {
+            "parent": {"version": old.version, "manifest_sha256": parent},
+            "items_sha256": source,
+            "added": len(self.after.added),
+            "changed": len(self.after.changed),
+            "reference_rows_dropped": dropped,
+        }
+        version = new_version(old.version, parent, source)
+        found = seal(folder, old.name, version, {**old.about, "catalog_update": about})
+        for name in found.files.keys() - {CATALOG, REFERENCE}:
+            if found.files[name] != old.files[name]:
+                raise BundleError(f"{self.bundle.root}: {name}: was changed meanwhile")
+        return version
+
+    def report(self, version: str, rows: Sequence[str]) -> Report:
+        after, dropped = self.after, len(self.reference) - len(rows)
+        notes = list(remarks(self.reading, self.before, after.catalog, after.added, after.changed))
+        label = f"{self.bundle.manifest.name}@{version}"
+        return Report(label, len(after.added), len(after.changed), after.same, len(rows), dropped, notes)
+
+
+def _reference_row(value: Any) -> tuple[Reference, Json]:
+    return parse_reference(value), value
