@@ -19,6 +19,7 @@ from corella_edge.json_lines import Traffic, parse_traffic
 from corella_edge.metrics import Bootstrap
 from corella_edge.request import Candidate, Event, Request, User
 from corella_edge.scores import Scores
+from corella_edge_runtime import box
 from corella_edge_runtime.bench import machine, plot, quality, traffic
 from corella_edge_runtime.bench import run as bench
 from corella_edge_runtime.bench.measure import Limits, latency, measure
@@ -307,7 +308,7 @@ def test_disturbance_counts_what_is_not_ours():
 
 
 def test_a_cpu_is_named_with_what_it_is_strongest_in():
-    assert machine.cpu_name("AMD EPYC", {"fpu", "avx", "avx2"}) == "AMD EPYC, AVX2"
-    assert machine.cpu_name("AMD EPYC", {"avx2", "avx512f", "avx512_bf16"}) == "AMD EPYC, AVX-512 BF16"
-    assert machine.cpu_name("aarch64", {"asimd", "asimddp"}) == "aarch64, dot products"
-    assert machine.cpu_name("riscv64", set()) == "riscv64"
+    assert box.cpu_name("AMD EPYC", {"fpu", "avx", "avx2"}) == "AMD EPYC, AVX2"
+    assert box.cpu_name("AMD EPYC", {"avx2", "avx512f", "avx512_bf16"}) == "AMD EPYC, AVX-512 BF16"
+    assert box.cpu_name("aarch64", {"asimd", "asimddp"}) == "aarch64, dot products"
+    assert box.cpu_name("riscv64", set()) == "riscv64"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corella_edge_runtime import box
 from corella_edge_runtime.llm.llama import build
 from corella_edge_runtime.llm.llama.selftest import trust
 from corella_edge_runtime.llm.llama.selftest.trust import Verdict
@@ -161,10 +162,10 @@ def test_the_library_and_its_compiler_are_named(tmp_path: Path) -> None:
 def test_flags_of_x86_and_arm(tmp_path: Path) -> None:
     info = tmp_path / "cpuinfo"
     info.write_text("processor : 0\nflags\t\t: fpu avx2\n\nprocessor : 1\nflags : other\n")
-    assert doctor.cpu_flags(info) == {"fpu", "avx2"}
+    assert box.cpu_flags(info) == {"fpu", "avx2"}
     info.write_text("processor : 0\nFeatures : fp asimd i8mm\n")
-    assert doctor.cpu_flags(info) == {"fp", "asimd", "i8mm"}
-    assert doctor.cpu_flags(tmp_path / "none") == set()
+    assert box.cpu_flags(info) == {"fp", "asimd", "i8mm"}
+    assert box.cpu_flags(tmp_path / "none") == set()
 
 
 def test_extras_come_from_the_requirements() -> None:

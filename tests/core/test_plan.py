@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from corella_edge.bundle import artefact as bundles
 from corella_edge.errors import BundleError, InputError
+from corella_edge_runtime import box
 from corella_edge_runtime.machine import plan as plans
 from corella_edge_runtime.machine.plan import Fingerprint, Plan
 
@@ -279,8 +280,8 @@ def test_another_machine_passes_it_over_and_says_so(bundle: Path, other: Fingerp
 def test_the_cpu_is_named_with_and_without_a_model_name(tmp_path: Path) -> None:
     info = tmp_path / "cpuinfo"
     info.write_text("processor\t: 0\nmodel name\t: A: B\n\nprocessor\t: 1\nmodel name\t: C\n")
-    assert plans.cpu_model(info) == "A: B"
+    assert box.cpu_model(info) == "A: B"
     info.write_text("processor : 0\nCPU implementer : 0x41\nCPU part : 0xd0c\n")
-    assert plans.cpu_model(info).endswith(" 0x41 0xd0c")
-    assert plans.cpu_model(tmp_path / "none")
+    assert box.cpu_model(info).endswith(" 0x41 0xd0c")
+    assert box.cpu_model(tmp_path / "none")
     assert plans.fingerprint([1, 3], 2.0).cores == (1, 3)

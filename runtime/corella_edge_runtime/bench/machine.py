@@ -6,23 +6,16 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from corella_edge_runtime.machine.plan import cpu_flags, cpu_model
+from corella_edge_runtime.box import cpu_flags, cpu_model, cpu_name
 
 PACKAGES = {"numpy": "numpy", "onnxruntime": "onnxruntime", "onnxruntime-gpu": "onnxruntime-gpu",
             "llama_cpp": "llama-cpp-python", "corella_edge": "corella-edge"}  # fmt: skip
-
-
-# Clouds hide a CPU's model ("AMD EPYC" is five of them); what matters to these models is its strongest instruction set.
-_STRENGTHS = {
-    "amx_int8": "AMX", "avx512_bf16": "AVX-512 BF16", "avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX",
-    "sve": "SVE", "i8mm": "i8mm", "asimddp": "dot products", "asimd": "NEON",
-}  # fmt: skip
 
 
 def machine() -> dict[str, Any]:
@@ -35,11 +28,6 @@ def machine() -> dict[str, Any]:
         "os": _system(),
         "kernel": platform.release(),
     }
-
-
-def cpu_name(model: str, flags: Set[str]) -> str:
-    """`AMD EPYC, AVX2`: the model, and the strongest of the instruction sets among its flags."""
-    return ", ".join([model, *[name for flag, name in _STRENGTHS.items() if flag in flags][:1]])
 
 
 def versions(more: Mapping[str, str] | None = None) -> dict[str, str]:

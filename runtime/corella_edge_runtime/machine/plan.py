@@ -7,8 +7,6 @@ the hash of the bundle's manifest.
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +17,7 @@ from corella_edge.atomic import write_file
 from corella_edge.bundle.artefact import MANIFEST, sha256
 from corella_edge.errors import BundleError, InputError
 from corella_edge.formats.strict_json import decode
+from corella_edge_runtime.box import cpu_model, state_folder
 
 FORMAT_VERSION = 1
 MAX_BYTES = 2**20
@@ -290,25 +289,6 @@ def default_path(key: str) -> Path:
     return state_folder() / "plans" / f"{key[:16]}.json"
 
 
-def state_folder() -> Path:
-    """What belongs to this machine lies here: below $XDG_STATE_HOME, or ~/.local/state where that is not set.
-
-    Raises:
-        InputError: neither is known.
-    """
-    # The standard says that a path which is not absolute is to be ignored.
-    state = Path(os.environ.get("XDG_STATE_HOME", ""))
-    home = state if state.is_absolute() else _home() / ".local" / "state"
-    return home / "corella-edge"
-
-
-def _home() -> Path:
-    try:
-        return Path.home()
-    except RuntimeError:
-        raise InputError("this user has no home folder; set HOME or XDG_STATE_HOME") from None
-
-
 def fingerprint(cores: Sequence[int], quota: float | None, builds: Mapping[str, str] | None = None) -> Fingerprint:
     """This machine: its CPU model and the installed packages, with what the process may use of it.
 
@@ -325,25 +305,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The CPU's name; on ARM, which has none, the numbers of its maker and part."""
-    try:
-        lines = [line.partition(":") for line in cpuinfo.read_text("utf-8", "replace").splitlines()]
-    except OSError:
-        lines = []
-    values = {key.strip(): value.strip() for key, _, value in reversed(lines)}
-    parts = [values[key] for key in ("CPU implementer", "CPU part") if key in values]
-    return values.get("model name") or " ".join([platform.machine(), *parts])
-
-
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """Flags of the first CPU; empty where the system does not tell."""
-    try:
-        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return set()
-    return next(
-        (set(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))), set()
-    )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from corella_edge.atomic import write_file
 from corella_edge.errors import InputError
-from corella_edge_runtime.machine.plan import state_folder
+from corella_edge_runtime.box import state_folder
 from corella_edge_runtime.machine.timekeeping import CEILING, FLOOR, Reading, Timeline, read_clocks, what_changed
 
 _LOG = logging.getLogger("corella_edge_runtime.server.guard.keys")
