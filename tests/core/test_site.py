@@ -207,7 +207,8 @@ def test_a_damaged_version_is_removed_and_can_be_added_again(root: Path, bundles
 
 
 def test_one_server_at_a_time_and_the_lock_ends_with_its_process(root: Path) -> None:
-    code = ("import sys; from pathlib import Path; from corella_edge_runtime.site import layout; layout.server_lock(Path(sys.argv[1]));"
+    code = ("import sys; from pathlib import Path; from corella_edge_runtime.site import layout;"
+            "layout.server_lock(Path(sys.argv[1]));"
             "print('held', flush=True); sys.stdin.read()")  # fmt: skip
     other = subprocess.Popen(
         [sys.executable, "-c", code, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
