@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,6 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-N = TypeVar("N", float, Doubles)
 
 
 @lru_cache(KEPT)
@@ -105,29 +104,31 @@ def _powers(history: Histories, mean: Floats, scale: Floats) -> Doubles:
     return powers
 
 
-def _moments(sums: Doubles, strength: float) -> Floats:
-    """float32 [b, n, 3] of the sums of `powers` [b, 3, n]: smoothed mean and variance, log count."""
+def moments(sums: Doubles, strength: float) -> Floats:
+    """float32 [b, n, 3] of the sums of `powers` [b, 3, n].
+
+    Mean and variance, drawn to 0 and 1 by `strength` events, and log count: the same of few rows and of many.
+    """
     b, _, n = sums.shape
     if b * n <= FEW:
-        numbers = sums.transpose(0, 2, 1).reshape(-1, 3).tolist()
-        rows = [_moment(v, squares, count, strength, math.log1p) for v, squares, count in numbers]
+        rows: list[float] = []
+        for total, squares, count in sums.transpose(0, 2, 1).reshape(-1, 3).tolist():
+            weight = count + strength
+            mean = total / weight
+            rows += (mean, (squares + strength) / weight - mean * mean, math.log1p(count) * 0.25)
         return np.array(rows, np.float32).reshape(b, n, 3)
     found = np.empty((b, n, 3), np.float32)
-    found[..., 0], found[..., 1], found[..., 2] = _moment(sums[:, 0], sums[:, 1], sums[:, 2], strength, np.log1p)
+    weights = sums[:, 2] + strength
+    found[..., 0] = means = sums[:, 0] / weights
+    found[..., 1] = (sums[:, 1] + strength) / weights - means * means
+    found[..., 2] = np.log1p(sums[:, 2]) * 0.25
     return found
-
-
-def _moment(total: N, squares: N, count: N, strength: float, log1p: Callable[[N], N]) -> tuple[N, N, N]:
-    """Mean and variance, drawn to 0 and 1 by `strength` events, and log count; of arrays or of numbers alone."""
-    weight = count + strength
-    mean = total / weight
-    return mean, (squares + strength) / weight - mean * mean, log1p(count) * 0.25
 
 
 def history_profile(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
     """How the user rates: smoothed mean and variance of the ratings so far, log count; float32 [b, 1, 3]."""
     sums = np.add.reduce(history.powers(args["mean"], args["scale"]), axis=2, keepdims=True)
-    return _moments(sums, args["strength"])
+    return moments(sums, args["strength"])
 
 
 def history_match(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:
@@ -136,10 +137,16 @@ def history_match(history: Histories, seen: Facts, candidates: Facts, args: Mapp
     `seen` bits [b, w, words] are the attribute's values of the history's items, `candidates` [b, n, words]
     those of the candidates.
     """
-    shares = (seen[:, :, None, 0] & candidates[:, None, :, 0]).astype(np.bool_)  # padded rows carry no bits
-    for word in range(1, seen.shape[2]):
-        shares |= (seen[:, :, None, word] & candidates[:, None, :, word]).astype(np.bool_)
-    return _moments(history.powers(args["mean"], args["scale"]) @ shares.astype(np.float64), args["strength"])
+    shares = shared(seen, candidates)  # padded rows carry no bits
+    return moments(history.powers(args["mean"], args["scale"]) @ shares, args["strength"])
+
+
+def shared(some: Facts, others: Facts) -> Doubles:
+    """float64 [b, w, n]: 1 where bits [b, w, words] and bits [b, n, words] have one in common, else 0."""
+    shares = (some[:, :, None, 0] & others[:, None, :, 0]).astype(np.bool_)
+    for word in range(1, some.shape[2]):
+        shares |= (some[:, :, None, word] & others[:, None, :, word]).astype(np.bool_)
+    return shares.astype(np.float64)
 
 
 def history_number(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:

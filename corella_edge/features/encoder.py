@@ -13,17 +13,15 @@ from functools import partial
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from corella_edge.catalog import Catalog
 from corella_edge.features.derived import DERIVED, NO_TIME, Facts, Floats, Histories, Ints
 from corella_edge.features.lookup import Lookup
-from corella_edge.features.schema import PAD, Feed, Field, Schema, Vocabulary, encode_value
-from corella_edge.features.tables import FactTable, RatingCodes, attribute_table, centre_table, fact, item_index
-from corella_edge.features.unseen import Unseen
-from corella_edge.request import Candidate, Candidates, History, User
+from corella_edge.features.schema import OOV, PAD, Feed, Field, Schema, Vocabulary, encode_value
+from corella_edge.features.tables import FactTable, RatingCodes, Tally, attribute_table, centre_table, fact, item_index
+from corella_edge.features.unseen import Flags, Unseen
+from corella_edge.request import Candidate, Candidates, Features, History, User
 
-MOST_KINDS = 64  # of items, whose values are kept for a user's next request
 _NOTHING: Facts = np.zeros((1, 1, 1), dtype=np.uint8)
 
 
@@ -44,12 +42,18 @@ class FeatureEncoder:
         self._of_history, self._of_item = schema.of("derived", side="user"), schema.of("derived", side="item")
         self.item_tables: Feed = {f.name: attribute_table(f, self._vocab(f), catalog) for f in self._attributes}
         self._item_index = item_index(schema, catalog)
-        vocabularies = {f.name: schema.vocabularies[f.vocab] for f in self._sequences if f.source == "rating"}
+        vocabularies = {f.vocab: schema.vocabularies[f.vocab] for f in self._sequences if f.source == "rating"}
         self._rating_codes = {name: RatingCodes(vocab) for name, vocab in vocabularies.items()}
+        self._ratings = next(iter(self._rating_codes.values()), RatingCodes(Vocabulary("", [])))
         self._facts = {f.name: FactTable(f, schema, catalog) for f in self._of_item}
         self._centres = {f.name: centre_table(f, catalog) for f in self._derived if "centre" in f.args}
         self._look_of = {f.name: (f.length, f.args.get("centre"), f.args["mean"]) for f in self._derived}
         self._alike = {self._look_of[f.name]: f for f in self._derived}  # a field that stands for those alike
+        self._few = [f for f in self._of_item if self._facts[f.name].few]
+        self._many = [f for f in self._of_item if not self._facts[f.name].few]
+        self._tallies = {f.name: Tally(f, self._facts[f.name], self._ratings) for f in self._few if _is_tallied(f)}
+        self._profiles = self._tallied_profiles()
+        self._takes = [(name, table.take) for name, table in self.item_tables.items()]
         self._unseen = Unseen(schema, self.item_tables, len(catalog) + 1)
         self._lookup = Lookup(catalog.row_of)
         self._token = object()
@@ -60,34 +64,46 @@ class FeatureEncoder:
         The arrays of the user's side may be those of an earlier request: they are not to be written to.
         """
         slate = Candidates.of(candidates)
-        rows, past, codes = self._lookup.rows(slate.items), self._past(user.history), self._codes(user)
-        feed = self._gathered(rows, slate)
-        feed.update(self._user_feed(codes))
+        rows, past = self._lookup.rows(slate.items), self._past(user.history)
+        of_user, unseen = self._user_feed(user)
+        feed: Feed = {name: take(rows, 0) for name, take in self._takes}
+        feed.update(of_user)
         feed.update(past.feed)
-        for item in self._of_item:
-            feed[item.name] = self._derived_of(item, past, rows, slate)
-        return feed, self._unseen.names(codes, rows, feed, list(slate.own))
+        for name, values in past.kinds.items():
+            feed[name] = values.take(self._facts[name].kind_of.take(rows), 0)
+        for item in self._many:
+            feed[item.name] = self._of_many(item, self._look(item, past, user.history), rows)
+        if slate.own:
+            self._bring_own(feed, past, user.history, slate.own)
+        return feed, self._unseen.names(unseen, rows, feed, slate.own)
 
     def encode_user(self, user: User) -> Feed:
         """User-side attribute inputs, leading dimension 1."""
-        return self._user_feed(self._codes(user))
+        return self._user_feed(user)[0]
 
-    def _codes(self, user: User) -> dict[str, Any]:
-        """User-side field → index, padded list of indices, or number."""
-        given = user.features
-        return {name: code(user.id if source == "id" else given.get(source)) for name, source, code in self._profile}
-
-    def _user_feed(self, codes: Mapping[str, Any]) -> Feed:
-        indices = self._indices  # a view costs less than an array
-        return {name: indices[c : c + 1] if type(c) is int else _array(c) for name, c in codes.items()}
+    def _user_feed(self, user: User) -> tuple[Feed, Flags]:
+        """Attributes of the user, and of those with a vocabulary, whether a value is unseen."""
+        feed: Feed = {}
+        unseen, given, indices = [], user.features, self._indices
+        for name, source, code in self._profile:
+            found = code(user.id if source == "id" else given.get(source))
+            if type(found) is int:
+                feed[name] = indices[found : found + 1]  # a view costs less than an array
+                unseen.append(found == OOV)
+            elif type(found) is list:
+                feed[name] = np.array([found], np.int64)
+                unseen.append(OOV in found)
+            else:
+                feed[name] = np.array([[found]], np.float32)
+        return feed, tuple(unseen)
 
     def history(self, user: User) -> Histories:
         """The latest events of one user, at most the schema's window: b = 1 and nothing padded."""
-        return self._events(user.history)
+        latest = user.history.last(self._window)
+        return self._events(latest, self._lookup.rows(latest.items))
 
-    def _events(self, history: History) -> Histories:
-        latest = history.last(self._window)
-        rows, n = self._lookup.rows(latest.items), len(latest.items)
+    def _events(self, latest: History, rows: Ints) -> Histories:
+        n = len(rows)
         ratings = np.full(n, np.nan, np.float32) if latest.ratings is None else np.array(latest.ratings, np.float32)
         return Histories(rows[None], ratings[None], times=_times(latest)[None] if self._timed else None)
 
@@ -106,48 +122,74 @@ class FeatureEncoder:
         return cast(_Past, past)
 
     def _new_past(self, history: History) -> _Past:
-        events = self._events(history)
-        past = _Past({f.name: self._sequence(f, events) for f in self._sequences}, self._looks(events))
+        latest = history.last(self._window)
+        past = _Past(self._lookup.rows(latest.items))
+        codes = self._ratings.if_known(latest.ratings or [None] * len(past.rows))
+        for item in self._sequences:
+            past.feed[item.name] = self._sequence(item, past, history, codes)
+        if codes is not None:
+            for name, tally in self._tallies.items():
+                past.kinds[name] = tally.moments(past.rows, codes)
+            for name, match in self._profiles.items():
+                past.feed[name] = past.kinds[match][-1:]
+        for item in self._few:
+            if item.name not in past.kinds:
+                facts = self._facts[item.name].kinds[None]
+                past.kinds[item.name] = self._derive(item, self._look(item, past, history), facts)
         for item in self._of_history:
-            past.feed[item.name] = self._derive(item, past.looks[item.name], _NOTHING)
+            if item.name not in past.feed:
+                past.feed[item.name] = self._derive(item, self._look(item, past, history), _NOTHING)
         return past
 
-    def _sequence(self, item: Field, history: Histories) -> Ints:
-        """int64 [1, length] of one user's unpadded events, PAD on the left."""
-        codes = self._sequence_codes(item, history.last(item.length))
+    def _tallied_profiles(self) -> dict[str, str]:
+        """Profiles → the tally whose last row they are: they look at the same events by the same numbers."""
+        tallied = {self._moments_of(f): f.name for f in self._few if f.name in self._tallies}
+        profiles = {f.name: self._moments_of(f) for f in self._of_history if f.source == "history_profile"}
+        return {name: tallied[key] for name, key in profiles.items() if key in tallied}
+
+    def _moments_of(self, item: Field) -> tuple[Any, ...]:
+        return self._look_of[item.name], item.args["scale"], item.args["strength"]
+
+    def _look(self, item: Field, past: _Past, history: History) -> Histories:
+        """The events that a derived field looks back on."""
+        if past.looks is None:
+            past.looks = self._looks(self._events(history.last(self._window), past.rows))
+        return past.looks[item.name]
+
+    def _sequence(self, item: Field, past: _Past, history: History, codes: Ints | None) -> Ints:
+        """int64 [1, length] of one user's latest events, PAD on the left; `codes` are those of the ratings if known."""
+        if item.source == "item":
+            latest = self._item_index.take(past.rows[-item.length :])
+        elif codes is not None and self._rating_codes[item.vocab] is self._ratings:
+            latest = codes[-item.length :]
+        else:
+            events = self._events(history.last(item.length), past.rows[-item.length :])
+            latest = self._sequence_codes(item, events)[0]
+        if len(latest) == item.length:
+            return latest[None]
         padded = np.zeros((1, item.length), dtype=np.int64)  # PAD
-        padded[:, item.length - codes.shape[1] :] = codes
+        padded[0, item.length - len(latest) :] = latest
         return padded
 
-    def _gathered(self, rows: Ints, slate: Candidates) -> Feed:
-        """Attributes of the candidates; those that came with the request win over the catalogue's."""
-        feed: Feed = {name: table.take(rows, axis=0) for name, table in self.item_tables.items()}
-        for i, features in slate.own.items():
+    def _of_many(self, item: Field, look: Histories, rows: Ints) -> Floats:
+        """float32 [n, width] of catalogue rows int64 [n]; where there are more of them than kinds, once a kind."""
+        table = self._facts[item.name]
+        if len(rows) < len(table.kinds):
+            return self._derive(item, look, table.rows.take(rows, axis=0)[None])
+        return self._derive(item, look, table.kinds[None]).take(table.kind_of.take(rows), axis=0)
+
+    def _bring_own(self, feed: Feed, past: _Past, history: History, own: Mapping[int, Features]) -> None:
+        """What came with the request, by place, wins over the catalogue's."""
+        for i, features in own.items():
             for item in self._attributes:
                 if item.source in features and item.source != "id":
                     feed[item.name][i] = encode_value(item, self._vocab(item), features[item.source])
-        return feed
-
-    def _derived_of(self, item: Field, past: _Past, rows: Ints, slate: Candidates) -> Floats:
-        """float32 [n, width]: a derived field of the candidates."""
-        values = self._derived_of_rows(item, past, rows)
-        name = item.args["attribute"]
-        own = {i: features[name] for i, features in slate.own.items() if name in features}
-        if own:
-            facts = np.stack([fact(item, self.schema, value) for value in own.values()])
-            values[list(own)] = self._derive(item, past.looks[item.name], facts[None])
-        return values
-
-    def _derived_of_rows(self, item: Field, past: _Past, rows: Ints) -> Floats:
-        """Of catalogue rows int64 [n]; where there are more of them than kinds of items, once a kind."""
-        table, kinds = self._facts[item.name], past.kinds.get(item.name)
-        if kinds is None and len(rows) < len(table.kinds):
-            return self._derive(item, past.looks[item.name], table.rows.take(rows, axis=0)[None])
-        if kinds is None:
-            kinds = self._derive(item, past.looks[item.name], table.kinds[None])
-            if len(kinds) <= MOST_KINDS:
-                past.kinds[item.name] = kinds
-        return kinds.take(table.kind_of.take(rows), axis=0)
+        for item in self._of_item:
+            name = item.args["attribute"]
+            places = [i for i, features in own.items() if name in features]
+            if places:
+                facts = np.stack([fact(item, self.schema, own[i][name]) for i in places])
+                feed[item.name][places] = self._derive(item, self._look(item, past, history), facts[None])
 
     def encode_derived(self, history: Histories, candidate_facts: Mapping[str, Facts]) -> Feed:
         """Derived inputs of b users with n candidates each: float32 [b, width], [b * n, width] on the item side."""
@@ -186,7 +228,7 @@ class FeatureEncoder:
     def _sequence_codes(self, item: Field, history: Histories) -> Ints:
         if item.source == "item":
             return self._item_index.take(history.rows)
-        return self._rating_codes[item.name].of(history.ratings)
+        return self._rating_codes[item.vocab].of(history.ratings)
 
     def _code(self, item: Field) -> Callable[[Any], Any]:
         """`encode_value` of one field."""
@@ -202,14 +244,23 @@ def _times(history: History) -> Ints:
     return np.array([NO_TIME if time is None else time for time in times], np.int64)
 
 
-def _array(code: float | list[int]) -> npt.NDArray[Any]:
-    return np.array([code], np.int64) if type(code) is list else np.array([[code]], np.float32)
+def _is_tallied(item: Field) -> bool:
+    """Ratings that count from each item's centre are not the same for all items of a kind."""
+    return item.source == "history_match" and "centre" not in item.args
 
 
 @dataclass(slots=True)
 class _Past:
-    """A user's history, encoded: inputs, what each derived field looks at, and its values by kind of item."""
+    """A user's history, encoded.
 
-    feed: Feed
-    looks: dict[str, Histories]
+    Attributes:
+        rows: int64 [w], catalogue rows of the latest events.
+        feed: inputs.
+        kinds: derived fields by kind of item, where kinds are few.
+        looks: what each derived field looks back on, once something asks for it.
+    """
+
+    rows: Ints
+    feed: Feed = field(default_factory=dict)
     kinds: dict[str, Floats] = field(default_factory=dict)
+    looks: dict[str, Histories] | None = None

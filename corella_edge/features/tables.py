@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from corella_edge.catalog import Catalog
-from corella_edge.features.derived import Facts, Floats, Ints, bits_fact, number, number_fact, vector_fact
+from corella_edge.features.derived import (
+    Facts,
+    Floats,
+    Histories,
+    Ints,
+    bits_fact,
+    moments,
+    number,
+    number_fact,
+    shared,
+    vector_fact,
+)
 from corella_edge.features.schema import FIRST, OOV, Field, Schema, Vocabulary, encode_value
+
+MOST_KINDS = 64  # of items, whose values are computed together, once a history
 
 
 def attribute_table(item: Field, vocab: Vocabulary | None, catalog: Catalog) -> npt.NDArray[Any]:
@@ -53,7 +67,8 @@ def fact(item: Field, schema: Schema, value: Any) -> Facts:
 class FactTable:
     """What a derived field looks at of every item, and of one outside the catalogue.
 
-    rows [items + 1, width]; kinds [k, width], the rows without repeats; kind_of int64 [items + 1].
+    rows [items + 1, width]; kinds [k, width], the rows without repeats; kind_of int64 [items + 1]; `few` where k is
+    small.
     """
 
     def __init__(self, item: Field, schema: Schema, catalog: Catalog) -> None:
@@ -65,12 +80,21 @@ class FactTable:
         else:
             self.kinds, kind_of = np.unique(self.rows, axis=0, return_inverse=True)
             self.kind_of = kind_of.reshape(-1).astype(np.int64)
+        self.few = len(self.kinds) <= MOST_KINDS
 
 
 class RatingCodes:
-    """Ratings → indices of a vocabulary of numbers; a rating that is no value of it, or nan, is OOV."""
+    """Ratings → indices of a vocabulary of numbers; a rating that is no value of it, or nan, is OOV.
+
+    `ratings` float32 [1, size]: the rating of each index, nan of those that are none.
+    """
 
     def __init__(self, vocab: Vocabulary) -> None:
+        self.ratings = np.array([[*[np.nan] * FIRST, *map(float, vocab.values)]], np.float32)
+        places: dict[float | None, int] = {}
+        for texts in (map(float, vocab.values), self.ratings[0, FIRST:].tolist()):
+            places |= {value: place for place, value in reversed([*enumerate(texts, FIRST)])}
+        self._place = {**places, None: OOV}.__getitem__
         known, first = np.unique(np.asarray([float(v) for v in vocab.values], dtype=np.float32), return_index=True)
         with np.errstate(over="ignore"):
             above = np.nextafter(known, np.float32(np.inf))
@@ -82,3 +106,34 @@ class RatingCodes:
     def of(self, ratings: Floats) -> Ints:
         """int64, shape of `ratings`."""
         return self._codes.take(self._bounds.searchsorted(ratings, "right"))
+
+    def if_known(self, ratings: Sequence[float | None]) -> Ints | None:
+        """int64 [n] where each is a value of the vocabulary, or None (OOV); else None."""
+        try:
+            return np.fromiter(map(self._place, ratings), np.int64, len(ratings))
+        except KeyError:
+            return None
+
+
+class Tally:
+    """`history_match` of every kind of item, from how many events there are of each kind and rating.
+
+    What it sums up over events is the same for all that are of one kind and rating, so counting them is enough.
+    """
+
+    def __init__(self, item: Field, table: FactTable, codes: RatingCodes) -> None:
+        _, self._ratings = codes.ratings.shape
+        self._cell_of = table.kind_of * self._ratings
+        self._cells = len(table.kinds) * self._ratings
+        each = Histories(np.zeros_like(codes.ratings, np.int64), codes.ratings)
+        self._powers = each.powers(item.args["mean"], item.args["scale"])[0].T.copy()
+        shares = shared(table.kinds[None], table.kinds[None])[0]
+        self._shares = np.append(shares, np.ones((1, len(shares))), axis=0)
+        self._length, self._strength = item.length, item.args["strength"]
+
+    def moments(self, rows: Ints, codes: Ints) -> Floats:
+        """float32 [k + 1, 3] of events int64 [w], catalogue rows and indices of ratings; last, that of all events."""
+        cells = self._cell_of.take(rows[-self._length :]) + codes[-self._length :]
+        counts = np.bincount(cells, minlength=self._cells).reshape(-1, self._ratings)
+        sums = self._shares.dot(counts.dot(self._powers))
+        return cast(Floats, moments(sums.T[None], self._strength)[0])

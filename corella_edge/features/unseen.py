@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,19 +26,17 @@ class Unseen:
         """`item_tables`: the encoded values of `rows` catalogue rows by field."""
         fields = schema.of("categorical", "multi")
         self._item = [f.name for f in fields if f.side == "item"]
-        self._user = [f.name for f in fields if f.side == "user"]
         self._labels = [(f.side, _label(f)) for f in fields]
         flags = _flags([item_tables[name] for name in self._item], rows)
         self._kinds, kind_of = np.unique(flags, axis=0, return_inverse=True)
         self._kind_of: Ints = kind_of.reshape(-1).astype(np.int64)
         self._of_user: dict[Flags, npt.NDArray[np.object_]] = {}
 
-    def names(self, codes: Mapping[str, Any], rows: Ints, feed: Feed, inline: Sequence[int]) -> list[Names]:
+    def names(self, user: Flags, rows: Ints, feed: Feed, inline: Iterable[int]) -> list[Names]:
         """For catalogue rows int64 [n]; of the candidates `inline`, what the feed holds counts instead.
 
-        `codes` are the user's values by field: an index or a list of indices.
+        `user` tells of each categorical or multi field of the user's side whether it holds an unseen value.
         """
-        user = tuple([_is_oov(codes[name]) for name in self._user])
         kinds = self._of_user.get(user)
         if kinds is None:
             kinds = self._kept(user)
@@ -70,10 +68,6 @@ def _flags(tables: Sequence[npt.NDArray[Any]], rows: int) -> npt.NDArray[np.bool
     for column, table in enumerate(tables):
         flags[:, column] = (table == OOV).reshape(rows, -1).any(axis=1)
     return flags
-
-
-def _is_oov(code: Any) -> bool:
-    return OOV in code if isinstance(code, list) else code == OOV
 
 
 def _label(item: Field) -> str:

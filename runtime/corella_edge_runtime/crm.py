@@ -23,7 +23,7 @@ except ImportError as error:
 # Candidates a run: bounds the memory arena, which grows to the largest batch and never shrinks.
 MAX_BATCH = 1024
 VOCAB_KEY = "corella.vocab."
-_LOWEST, _ONE = np.array(-700.0), np.array(1.0)  # numpy takes them faster than numbers
+_MOST, _ONE = np.array(700.0), np.array(1.0)  # numpy takes them faster than numbers
 
 
 class Crm:
@@ -100,9 +100,11 @@ def _extreme(field: Field, schema: Schema) -> npt.NDArray[Any]:
 
 def sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """1 / (1 + exp(-x)), float64, without overflow."""
+    grown = np.negative(logits, dtype=np.float64)
     # Beyond it exp would overflow; there, 1 + exp(-x) has long been exp(-x).
-    grown = np.exp(-np.maximum(np.asarray(logits, dtype=np.float64), _LOWEST))
-    result: npt.NDArray[np.float64] = _ONE / (grown + _ONE)
+    np.exp(np.minimum(grown, _MOST, out=grown), out=grown)
+    grown += _ONE
+    result: npt.NDArray[np.float64] = np.divide(_ONE, grown, out=grown)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import wait
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 
 PENDING = "pending"  # the reason of a row whose LLM score is still to come
+NOBODY_ASKED = Answers.none(0, "")
 
 
 @dataclass(slots=True)
@@ -219,7 +221,7 @@ class Engine:
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
         if draft.asking is None:
-            answers = Answers.none(len(draft.chosen), draft.refusal)
+            answers = Answers.none(len(draft.chosen), draft.refusal) if len(draft.chosen) else NOBODY_ASKED
         else:
             answers = draft.asking.answers()
             work = draft.asking.work()
@@ -234,15 +236,17 @@ class Engine:
     def _scores(self, draft: Draft, answers: Answers) -> Scores:
         """What is known of each candidate, from the answers for the routed ones: P(Yes), or the reason for none."""
         n = len(draft.items)
-        llm, routed = np.full(n, np.nan), np.zeros(n, np.bool_)
-        reasons = [""] * n
+        llm, routed, reason = np.empty(n), np.zeros(n, np.bool_), ("",) * n
+        llm.fill(math.nan)
         if len(draft.chosen):
             llm[draft.chosen] = answers.probability
             routed = ~np.isnan(llm)
-            for i, reason in zip(draft.chosen.tolist(), answers.reasons, strict=True):
-                reasons[i] = reason or draft.threshold.unit
+            reasons = list(reason)
+            for i, why in zip(draft.chosen.tolist(), answers.reasons, strict=True):
+                reasons[i] = why or draft.threshold.unit
+            reason = tuple(reasons)
         return Scores(
-            draft.items, draft.crm, llm, draft.entropy, routed, tuple(reasons), draft.unknown, draft.trace, self.fusion,
+            draft.items, draft.crm, llm, draft.entropy, routed, reason, draft.unknown, draft.trace, self.fusion,
             draft.notes,
         )  # fmt: skip
 

@@ -289,13 +289,44 @@ def test_the_work_on_a_user_does_not_grow_with_the_candidates(world: Any, monkey
     function, *rest = DERIVED["history_match"]
     counted = lambda h, seen, facts, args: (asked.append(facts.shape[1]), function(h, seen, facts, args))[1]  # noqa: E731
     monkeypatch.setitem(DERIVED, "history_match", (counted, *rest))
-    user = User("u1", {}, (Event("a", 5.0), Event("b", 2.0)))
-    encoder.encode(user, [Candidate("a"), Candidate("b")])
-    assert asked == [2]
-    for n in (50, 1000):
-        encoder.encode(user, [Candidate(item) for item in ITEMS] * n)
-    # a, b, c, and what has no known genre.
-    assert asked == [2, 4]
+    tallied, other = (User("u1", {}, (Event("a", 5.0), Event("b", rating))) for rating in (2.0, 2.25))
+    for n in (1, 50, 1000):
+        encoder.encode(tallied, [Candidate(item) for item in ITEMS] * n)
+    assert asked == []
+    for n in (1, 50, 1000):
+        encoder.encode(other, [Candidate(item) for item in ITEMS] * n)
+    # a, b, c, and what has no known genre; the third time the history is known.
+    assert asked == [4, 4]
+
+
+@given(EVENTS, st.lists(st.sampled_from(ITEMS), min_size=1, max_size=12))
+def test_serving_gives_bit_for_bit_what_training_has_seen(
+    world: Any, events: tuple[Event, ...], items: list[str]
+) -> None:
+    """Whether the events are tallied, since the vocabulary knows their ratings, or not."""
+    encoder = world.encoder
+    rows = np.array([world.catalog.row_of.get(item, encoder.unknown_row) for item in items])
+    history = encoder.history(User(history=events))
+    expected = encoder.encode_derived(history, encoder.candidate_facts(rows[None]))
+    feed, _ = encoder.encode(User(history=events), [Candidate(item) for item in items])
+    for name, values in expected.items():
+        np.testing.assert_array_equal(feed[name], values, err_msg=name)
+    for item in world.schema.of("sequence"):
+        codes = encoder.encode_sequence(item, history.last(item.length))[0]
+        np.testing.assert_array_equal(feed[item.name][0], [PAD] * (item.length - len(codes)) + codes.tolist())
+
+
+@given(st.lists(st.none() | st.floats(-1e6, 1e6) | st.sampled_from([1.0, 3.5, 0.1, 1000]), max_size=6))
+def test_ratings_are_known_if_all_are_none_or_a_value(ratings: list[float | None]) -> None:
+    codes = RatingCodes(Vocabulary("r", ["3.5", "1", "1.0", "0.1", "1e3"]))
+    found = codes.if_known(ratings)
+    near = codes.of(np.asarray(ratings, dtype=np.float32))
+    if found is None:
+        assert any(r not in (None, 3.5, 1.0, 0.1, float(np.float32(0.1)), 1000.0) for r in ratings)
+    else:
+        assert found.tolist() == near.tolist()
+        given = np.array(ratings, np.float32)
+        np.testing.assert_array_equal(codes.ratings[0].take(found), given)
 
 
 @given(st.lists(st.none() | st.floats(-1e6, 1e6, width=32) | st.sampled_from([1.0, 3.5]), max_size=6))
