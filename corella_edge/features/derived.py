@@ -111,18 +111,23 @@ def moments(sums: Doubles, strength: float) -> Floats:
     """
     b, _, n = sums.shape
     if b * n <= FEW:
-        rows: list[float] = []
-        for total, squares, count in sums.transpose(0, 2, 1).reshape(-1, 3).tolist():
-            weight = count + strength
-            mean = total / weight
-            rows += (mean, (squares + strength) / weight - mean * mean, math.log1p(count) * 0.25)
-        return np.array(rows, np.float32).reshape(b, n, 3)
+        return few_moments(sums.transpose(0, 2, 1).reshape(-1, 3), strength).reshape(b, n, 3)
     found = np.empty((b, n, 3), np.float32)
     weights = sums[:, 2] + strength
     found[..., 0] = means = sums[:, 0] / weights
     found[..., 1] = (sums[:, 1] + strength) / weights - means * means
     found[..., 2] = np.log1p(sums[:, 2]) * 0.25
     return found
+
+
+def few_moments(sums: Doubles, strength: float) -> Floats:
+    """float32 [n, 3] of sums float64 [n, 3], by plain numbers."""
+    found: list[float] = []
+    for total, squares, count in sums.tolist():
+        weight = count + strength
+        mean = total / weight
+        found += (mean, (squares + strength) / weight - mean * mean, math.log1p(count) * 0.25)
+    return np.array(found, np.float32).reshape(-1, 3)
 
 
 def history_profile(history: Histories, seen: Facts, candidates: Facts, args: Mapping[str, Any]) -> Floats:

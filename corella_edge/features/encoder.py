@@ -34,7 +34,7 @@ class FeatureEncoder:
         self.unknown_row = len(catalog)
         self._attributes = schema.of("categorical", "multi", "numeric", side="item")
         profile = schema.of("categorical", "multi", "numeric", side="user")
-        self._profile = [(f.name, f.source, self._code(f)) for f in profile]
+        self._profile = [(f.name, f.source, *self._codes(f)) for f in profile]
         self._window = schema.window
         self._indices = np.arange(max([len(schema.vocabularies[f.vocab]) for f in profile if f.vocab], default=0))
         self._sequences, self._derived = schema.of("sequence"), schema.of("derived")
@@ -85,8 +85,9 @@ class FeatureEncoder:
         """Attributes of the user, and of those with a vocabulary, whether a value is unseen."""
         feed: Feed = {}
         unseen, given, indices = [], user.features, self._indices
-        for name, source, code in self._profile:
-            found = code(user.id if source == "id" else given.get(source))
+        for name, source, get, code in self._profile:
+            value = user.id if source == "id" else given.get(source)
+            found = get(value, OOV) if get and type(value) is str else code(value)
             if type(found) is int:
                 feed[name] = indices[found : found + 1]  # a view costs less than an array
                 unseen.append(found == OOV)
@@ -230,10 +231,11 @@ class FeatureEncoder:
             return self._item_index.take(history.rows)
         return self._rating_codes[item.vocab].of(history.ratings)
 
-    def _code(self, item: Field) -> Callable[[Any], Any]:
-        """`encode_value` of one field."""
+    def _codes(self, item: Field) -> tuple[Callable[[str, int], int] | None, Callable[[Any], Any]]:
+        """`encode_value` of one field, of a text alone if that is quicker, and of anything."""
         vocab = self._vocab(item)
-        return vocab.index if vocab and item.kind == "categorical" else partial(encode_value, item, vocab)
+        known = vocab.index_of.get if vocab and item.kind == "categorical" else None
+        return known, partial(encode_value, item, vocab)
 
     def _vocab(self, item: Field) -> Vocabulary | None:
         return self.schema.vocabularies.get(item.vocab)

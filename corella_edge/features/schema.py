@@ -195,5 +195,6 @@ def encode_value(item: Field, vocab: Vocabulary | None, value: Any) -> Any:
     if item.kind == "categorical":
         return vocab.index(value)
     values = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
-    known = [vocab.index(v) for v in values][: item.length]
+    get, index = vocab.index_of.get, vocab.index
+    known = [get(v, OOV) if type(v) is str else index(v) for v in values[: item.length]]
     return known + [PAD] * (item.length - len(known))

@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from corella_edge.catalog import Catalog
 from corella_edge.features.derived import (
+    FEW,
     Facts,
     Floats,
     Histories,
     Ints,
     bits_fact,
+    few_moments,
     moments,
     number,
     number_fact,
@@ -136,4 +138,6 @@ class Tally:
         cells = self._cell_of.take(rows[-self._length :]) + codes[-self._length :]
         counts = np.bincount(cells, minlength=self._cells).reshape(-1, self._ratings)
         sums = self._shares.dot(counts.dot(self._powers))
+        if len(sums) <= FEW:
+            return few_moments(sums, self._strength)
         return cast(Floats, moments(sums.T[None], self._strength)[0])

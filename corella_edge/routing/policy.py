@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float64]
 def entropy(p: npt.ArrayLike) -> Floats:
     """Binary entropy in nats, elementwise, of probabilities in [0, 1]; 0 at the ends, ln 2 at 0.5."""
     p64 = np.asarray(p, dtype=np.float64)
-    negative = np.negative(p64)
+    negative = -p64
     # 0 * log 0 is nan in floating point and 0 in the definition: the nearest number beside 0 stands for it.
     s: Floats = negative * np.log(np.maximum(p64, _LEAST))
     s -= (_ONE + negative) * np.log1p(np.maximum(negative, _LEAST_ABOVE))

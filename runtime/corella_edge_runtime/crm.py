@@ -40,6 +40,9 @@ class Crm:
         self._check(path.name, schema)
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._try(path.name, schema)
+        # The wrapper looks at the names again, which `_check` has done; what it does for a GPU that fails is wanted.
+        on_cpu = self.provider == "CPUExecutionProvider"
+        self._run = getattr(self._session, "_sess", self._session).run if on_cpu else self._session.run
         self._counted = next(iter(self._item_inputs))  # the graph could not give two logits without one
 
     def probability(self, feed: Feed) -> npt.NDArray[np.float64]:
@@ -57,8 +60,8 @@ class Crm:
         return self.logits({k: v[part] if k in self._item_inputs else v for k, v in feed.items()})
 
     def logits(self, feed: Feed) -> npt.NDArray[np.float32]:
-        """float32 [n], one bare run of the session: the floor under any latency. At most `MAX_BATCH` candidates."""
-        result: npt.NDArray[np.float32] = self._session.run(self._outputs, feed)[0]
+        """float32 [n], one run of the session, the floor under any latency. At most `MAX_BATCH` candidates."""
+        result: npt.NDArray[np.float32] = self._run(self._outputs, feed, None)[0]
         return result
 
     def _check(self, name: str, schema: Schema) -> None:
@@ -98,13 +101,10 @@ def _extreme(field: Field, schema: Schema) -> npt.NDArray[Any]:
     return np.zeros((rows, width), dtype=np.float32)
 
 
-def sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def sigmoid(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """1 / (1 + exp(-x)), float64, without overflow."""
-    grown = np.negative(logits, dtype=np.float64)
     # Beyond it exp would overflow; there, 1 + exp(-x) has long been exp(-x).
-    np.exp(np.minimum(grown, _MOST, out=grown), out=grown)
-    grown += _ONE
-    result: npt.NDArray[np.float64] = np.divide(_ONE, grown, out=grown)
+    result: npt.NDArray[np.float64] = _ONE / (np.exp(np.minimum(-logits, _MOST)) + _ONE)
     return result
 
 

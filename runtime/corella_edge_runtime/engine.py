@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from concurrent.futures import wait
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -235,13 +235,11 @@ class Engine:
 
     def _scores(self, draft: Draft, answers: Answers) -> Scores:
         """What is known of each candidate, from the answers for the routed ones: P(Yes), or the reason for none."""
-        n = len(draft.items)
-        llm, routed, reason = np.empty(n), np.zeros(n, np.bool_), ("",) * n
-        llm.fill(math.nan)
+        llm, routed, reason = _none_asked(len(draft.items))
         if len(draft.chosen):
+            llm, reasons = llm.copy(), list(reason)
             llm[draft.chosen] = answers.probability
             routed = ~np.isnan(llm)
-            reasons = list(reason)
             for i, why in zip(draft.chosen.tolist(), answers.reasons, strict=True):
                 reasons[i] = why or draft.threshold.unit
             reason = tuple(reasons)
@@ -278,3 +276,11 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@lru_cache(32)
+def _none_asked(n: int) -> tuple[FloatArray, npt.NDArray[np.bool_], tuple[str, ...]]:
+    """The LLM's scores, what was routed and why, of n candidates that it was not asked about; for all such requests."""
+    llm, routed = np.full(n, np.nan), np.zeros(n, np.bool_)
+    llm.flags.writeable = routed.flags.writeable = False
+    return llm, routed, ("",) * n
