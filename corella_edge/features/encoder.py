@@ -51,7 +51,8 @@ class FeatureEncoder:
         self._alike = {self._look_of[f.name]: f for f in self._derived}  # a field that stands for those alike
         self._few = [f for f in self._of_item if self._facts[f.name].few]
         self._many = [f for f in self._of_item if not self._facts[f.name].few]
-        self._tallies = {f.name: Tally(f, self._facts[f.name], self._ratings) for f in self._few if _is_tallied(f)}
+        tallied = [(f, self._facts[f.name], self._ratings) for f in self._few]
+        self._tallies = {made[0].name: Tally(*made) for made in tallied if Tally.fits(*made)}
         self._profiles = self._tallied_profiles()
         self._takes = [(name, table.take) for name, table in self.item_tables.items()]
         self._unseen = Unseen(schema, self.item_tables, len(catalog) + 1)
@@ -244,11 +245,6 @@ class FeatureEncoder:
 def _times(history: History) -> Ints:
     times = history.times or [None] * len(history)
     return np.array([NO_TIME if time is None else time for time in times], np.int64)
-
-
-def _is_tallied(item: Field) -> bool:
-    """Ratings that count from each item's centre are not the same for all items of a kind."""
-    return item.source == "history_match" and "centre" not in item.args
 
 
 @dataclass(slots=True)

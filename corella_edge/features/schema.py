@@ -99,10 +99,15 @@ class Schema:
         return max([f.length for f in self.of("sequence", "derived")], default=0)
 
     @property
+    def known_ratings(self) -> list[float]:
+        """The values of the vocabularies of ratings."""
+        coded = [self.vocabularies[f.vocab] for f in self.of("sequence") if f.source == "rating"]
+        return [float(value) for vocab in coded for value in vocab.values]
+
+    @property
     def rating_scale(self) -> tuple[float, float] | None:
         """Lowest and highest rating seen in training; without a vocabulary of ratings, where they are cut; or None."""
-        coded = [self.vocabularies[f.vocab] for f in self.of("sequence") if f.source == "rating"]
-        if known := [float(value) for vocab in coded for value in vocab.values]:
+        if known := self.known_ratings:
             return min(known), max(known)
         profiles = [f.args for f in self.of("derived") if f.source == "history_profile" and "centre" not in f.args]
         spans = [(a["mean"] - FARTHEST * a["scale"], a["mean"] + FARTHEST * a["scale"]) for a in profiles]

@@ -26,6 +26,7 @@ from corella_edge.features.derived import (
 from corella_edge.features.schema import FIRST, OOV, Field, Schema, Vocabulary, encode_value
 
 MOST_KINDS = 64  # of items, whose values are computed together, once a history
+MOST_ADDED = 8192  # numbers of a tally's table, which is to stay in a core's cache
 
 
 def attribute_table(item: Field, vocab: Vocabulary | None, catalog: Catalog) -> npt.NDArray[Any]:
@@ -118,26 +119,32 @@ class RatingCodes:
 
 
 class Tally:
-    """`history_match` of every kind of item, from how many events there are of each kind and rating.
+    """`history_match` of every kind of item, of a history whose ratings the vocabulary knows.
 
-    What it sums up over events is the same for all that are of one kind and rating, so counting them is enough.
+    What an event adds to the sums depends on its item's kind and on its rating alone, so a table holds it.
     """
 
     def __init__(self, item: Field, table: FactTable, codes: RatingCodes) -> None:
-        _, self._ratings = codes.ratings.shape
-        self._cell_of = table.kind_of * self._ratings
-        self._cells = len(table.kinds) * self._ratings
+        """For a field without a centre, which would be another of each item."""
         each = Histories(np.zeros_like(codes.ratings, np.int64), codes.ratings)
-        self._powers = each.powers(item.args["mean"], item.args["scale"])[0].T.copy()
+        powers = each.powers(item.args["mean"], item.args["scale"])[0]
         shares = shared(table.kinds[None], table.kinds[None])[0]
-        self._shares = np.append(shares, np.ones((1, len(shares))), axis=0)
+        counted = np.append(shares, np.ones((len(shares), 1)), axis=1)
+        self._row_of = table.kind_of * powers.shape[1]
+        self._added = np.einsum("ij,kr->irjk", counted, powers).reshape(-1, 3 * counted.shape[1])
+        self._ones = np.ones(item.length)
         self._length, self._strength = item.length, item.args["strength"]
+
+    @staticmethod
+    def fits(item: Field, table: FactTable, codes: RatingCodes) -> bool:
+        """Whether there can be one, and its table is small enough to be worth it."""
+        size = 3 * len(table.kinds) * (len(table.kinds) + 1) * codes.ratings.size
+        return item.source == "history_match" and "centre" not in item.args and size <= MOST_ADDED
 
     def moments(self, rows: Ints, codes: Ints) -> Floats:
         """float32 [k + 1, 3] of events int64 [w], catalogue rows and indices of ratings; last, that of all events."""
-        cells = self._cell_of.take(rows[-self._length :]) + codes[-self._length :]
-        counts = np.bincount(cells, minlength=self._cells).reshape(-1, self._ratings)
-        sums = self._shares.dot(counts.dot(self._powers))
+        places = self._row_of.take(rows[-self._length :]) + codes[-self._length :]
+        sums = self._ones[: len(places)].dot(self._added.take(places, 0)).reshape(-1, 3)
         if len(sums) <= FEW:
             return few_moments(sums, self._strength)
         return cast(Floats, moments(sums.T[None], self._strength)[0])

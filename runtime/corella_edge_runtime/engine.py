@@ -79,6 +79,7 @@ class Engine:
         self._names = FeatureNames(encoder.schema, prompt[0] if prompt else None)
         self.showcase = Showcase(bundle, encoder.schema, catalog, self.threshold)
         self.rating_scale = encoder.schema.rating_scale
+        self._known_ratings = frozenset(encoder.schema.known_ratings)
         self._everything = Candidates(catalog.ids)
 
     @classmethod
@@ -187,7 +188,10 @@ class Engine:
         self._notes(request, strict=True)
 
     def _notes(self, request: Request, strict: bool = False) -> tuple[str, ...]:
-        return tuple(scale_notes(request.user.history.ratings, self.rating_scale, "user.history", strict))
+        ratings = request.user.history.ratings
+        if self._known_ratings.issuperset(ratings or ()):  # as a rule, and quicker than to look for the odd one
+            return ()
+        return tuple(scale_notes(ratings, self.rating_scale, "user.history", strict))
 
     def begin(self, request: Request, refusal: str = "") -> Draft:
         """Encode, score by the CRM, route, and put the hard candidates to the LLM. Never waits for it.
