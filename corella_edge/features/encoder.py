@@ -126,7 +126,7 @@ class FeatureEncoder:
     def _new_past(self, history: History) -> _Past:
         latest = history.last(self._window)
         past = _Past(self._lookup.rows(latest.items))
-        codes = self._ratings.if_known(latest.ratings or [None] * len(past.rows))
+        codes = self._ratings.if_known(latest.ratings or [None] * len(past.rows)) if self._tallies else None
         for item in self._sequences:
             past.feed[item.name] = self._sequence(item, past, history, codes)
         if codes is not None:
@@ -155,8 +155,13 @@ class FeatureEncoder:
     def _look(self, item: Field, past: _Past, history: History) -> Histories:
         """The events that a derived field looks back on."""
         if past.looks is None:
-            past.looks = self._looks(self._events(history.last(self._window), past.rows))
+            past.looks = self._looks(self._events_of(past, history))
         return past.looks[item.name]
+
+    def _events_of(self, past: _Past, history: History) -> Histories:
+        if past.events is None:
+            past.events = self._events(history.last(self._window), past.rows)
+        return past.events
 
     def _sequence(self, item: Field, past: _Past, history: History, codes: Ints | None) -> Ints:
         """int64 [1, length] of one user's latest events, PAD on the left; `codes` are those of the ratings if known."""
@@ -165,8 +170,7 @@ class FeatureEncoder:
         elif codes is not None and self._rating_codes[item.vocab] is self._ratings:
             latest = codes[-item.length :]
         else:
-            events = self._events(history.last(item.length), past.rows[-item.length :])
-            latest = self._sequence_codes(item, events)[0]
+            latest = self._sequence_codes(item, self._events_of(past, history).last(item.length))[0]
         if len(latest) == item.length:
             return latest[None]
         padded = np.zeros((1, item.length), dtype=np.int64)  # PAD
@@ -255,10 +259,11 @@ class _Past:
         rows: int64 [w], catalogue rows of the latest events.
         feed: inputs.
         kinds: derived fields by kind of item, where kinds are few.
-        looks: what each derived field looks back on, once something asks for it.
+        events, looks: the latest events, and those that each derived field looks back on, once something asks for them.
     """
 
     rows: Ints
     feed: Feed = field(default_factory=dict)
     kinds: dict[str, Floats] = field(default_factory=dict)
+    events: Histories | None = None
     looks: dict[str, Histories] | None = None

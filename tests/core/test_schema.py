@@ -316,6 +316,45 @@ def test_serving_gives_bit_for_bit_what_training_has_seen(
         np.testing.assert_array_equal(feed[item.name][0], [PAD] * (item.length - len(codes)) + codes.tolist())
 
 
+@pytest.mark.parametrize(
+    ("kinds", "tallied", "few"), [(4, True, True), (18, True, True), (50, False, True), (80, False, False)]
+)
+@pytest.mark.parametrize("centre", [{}, {"centre": "price"}])
+def test_however_many_kinds_of_items_there_are_serving_is_training(
+    kinds: int, tallied: bool, few: bool, centre: dict[str, str]
+) -> None:
+    """With a table of what an event adds, or without; a candidate alone, among others, or with values of its own."""
+    rng = np.random.default_rng(kinds)
+    match = {"mean": 3.0, "scale": 1.25, "strength": 5.0, "attribute": "genres", "vocab": "genre", **centre}
+    fields = (
+        Field("ratings", "sequence", "user", "rating", "rating", 7),
+        Field("profile", "derived", "user", "history_profile", length=30, args=match),
+        Field("latest", "derived", "user", "history_profile", length=5, args=match),
+        Field("match", "derived", "item", "history_match", length=30, args=match),
+        Field("short", "derived", "item", "history_match", length=9, args={**match, "strength": 2.0}),
+    )
+    names = [f"g{i}" for i in range(kinds - 1)]  # and items without
+    genres = [[names[i % kinds]] if i % kinds < len(names) else [] for i in range(2 * kinds)]
+    records = [{"genres": of, "price": float(rng.integers(1, 6))} for of in genres]
+    ids = [f"i{i}" for i in range(len(records))]
+    vocabularies = {"genre": Vocabulary("genre", names), "rating": Vocabulary("rating", ["1", "2", "3", "4", "5"])}
+    encoder = FeatureEncoder(Schema(fields, vocabularies), Catalog(ids, records))
+    assert {*encoder._tallies} == ({"match", "short"} if tallied and not centre else set())
+    assert [f.name for f in encoder._few] == (["match", "short"] if few else [])
+    for w in (0, 1, 6, 28, 40):
+        chosen = rng.integers(0, len(ids), w).tolist()
+        history = History([ids[i] for i in chosen], [float(rng.integers(1, 6)) for _ in chosen])
+        user, rows = User("u", {}, history), rng.integers(0, len(ids), (1, 100))
+        events = encoder.history(user)
+        expected = encoder.encode_derived(events, encoder.candidate_facts(rows))
+        for n in (1, 3, 100):
+            feed, _ = encoder.encode(user, [Candidate(ids[i]) for i in rows[0, :n]])
+            own, _ = encoder.encode(user, [Candidate("nowhere", {"genres": genres[i]}) for i in rows[0, :n]])
+            for name, values in expected.items():
+                np.testing.assert_array_equal(feed[name], values[: len(feed[name])], err_msg=f"{name}, {w}, {n}")
+                np.testing.assert_array_equal(own[name], values[: len(own[name])], err_msg=f"{name}, {w}, {n}")
+
+
 @given(st.lists(st.none() | st.floats(-1e6, 1e6) | st.sampled_from([1.0, 3.5, 0.1, 1000]), max_size=6))
 def test_ratings_are_known_if_all_are_none_or_a_value(ratings: list[float | None]) -> None:
     codes = RatingCodes(Vocabulary("r", ["3.5", "1", "1.0", "0.1", "1e3"]))

@@ -49,6 +49,20 @@ HISTORIES = st.lists(st.builds(Event, st.integers(0, ITEMS).map("i{}".format), s
 PEOPLE = st.builds(User, st.integers(0, USERS).map("u{}".format), st.just({}), HISTORIES)
 
 
+@given(PEOPLE, CANDIDATES)
+def test_logits_are_what_the_session_gives(side: Side, user: User, candidates: list[Candidate]) -> None:
+    """On the CPU its `run` is passed by."""
+    feed = side.encoder.encode(user, candidates)[0]
+    np.testing.assert_array_equal(side.crm.logits(feed), side.crm._session.run(None, feed)[0])
+
+
+def test_an_input_that_is_missing_is_told(side: Side) -> None:
+    feed = side.encoder.encode(User(), [Candidate("i1")])[0]
+    del feed["genres"]
+    with pytest.raises(Exception, match="genres"):
+        side.crm.logits(feed)
+
+
 @settings(max_examples=60)
 @given(PEOPLE, CANDIDATES)
 def test_a_batch_scores_as_its_candidates_one_by_one(side: Side, user: User, candidates: list[Candidate]) -> None:

@@ -117,6 +117,19 @@ def test_easy_rows_keep_the_crms_score_and_hard_ones_get_the_llms(echo: Engine, 
     np.testing.assert_array_equal(found.probability, np.where(np.isnan(asked), found.crm, asked))
 
 
+def test_what_is_not_asked_about_is_shared_and_stays_so(echo: Engine) -> None:
+    """An earlier answer does not change when a later request of as many candidates is routed."""
+    easy = echo.rank(Request(user(), EVERYTHING, threshold="ratio:0"))
+    hard = echo.rank(Request(user(), EVERYTHING, threshold="ratio:1"))
+    assert hard.routed.any()
+    for scores in (easy, echo.rank(Request(user(2), EVERYTHING, threshold="ratio:0"))):
+        assert np.isnan(scores.llm).all()
+        assert not scores.routed.any()
+        assert scores.reason == ("",) * ITEMS
+        with pytest.raises(ValueError, match="read-only"):
+            scores.llm[0] = 0.5
+
+
 def test_the_llm_is_asked_what_the_reference_was_asked(engine: Engine, root: Path) -> None:
     records = [json.loads(line) for line in (root / "reference.jsonl").read_text().splitlines()]
     for record in records[:20]:
