@@ -16,7 +16,7 @@ import string
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, RecipeError
@@ -24,6 +24,7 @@ from corella_edge.features.schema import value_key
 from corella_edge.request import Candidate, Event, User
 
 Tokenize = Callable[[str], list[int]]
+Key = TypeVar("Key")
 # Ratings and profiles come with requests: only so many of their texts are kept.
 MAX_TEXTS = 1000
 MOST = 20_000  # characters of a template and of one value in it, events of a history
@@ -178,39 +179,42 @@ class PromptEncoder:
         # One spelling of every accent: some tokenizers compose letters themselves, llama.cpp never does.
         self.tokenize: Tokenize = lambda text: tokenize(unicodedata.normalize("NFC", text))
         self._items: dict[int, list[int] | None] = {}
-        self._tails: dict[str, list[int]] = {}
+        self._endings: dict[float | str, list[int]] = {}
         self._headers: dict[str, list[int]] = {}
 
     def prefix(self, user: User) -> list[int]:
         """Ids of all that a user's candidates share: begin token, header, history."""
-        ids = self.header(user)
-        for event in user.history[self.template.first_event(len(user.history)) :]:
-            ids += self.line(self.item(self.catalog.row_of.get(event.item)), event)
+        ids, history = self.header(user), user.history
+        for item, rating, _ in history[self.template.first_event(len(history)) :].rows():
+            question = self.item(self.catalog.row_of.get(item))
+            if question is not None:
+                ids += question
+                ids += self._ending(rating)
         return ids
 
     def header(self, user: User) -> list[int]:
         """Begin token, instruction and profile."""
-        begin = [] if self.tokens.bos is None else [self.tokens.bos]
-        return begin + self._kept(self._headers, self.template.header(user))
+        text = self.template.header(user)
+        known = self._headers.get(text)
+        if known is None:
+            begin = [] if self.tokens.bos is None else [self.tokens.bos]
+            known = _keep(self._headers, text, begin + self.tokenize(text))
+        return known.copy()
 
     def line(self, question: list[int] | None, event: Event) -> list[int]:
         """Ids of one answered question; empty for an item without text."""
         if question is None:
             return []
-        answer = self.tokens.yes if self.template.liked(event) else self.tokens.no
-        return [*question, answer, *self.tail(event)]
+        return [*question, *self._ending(event.rating)]
 
-    def tail(self, event: Event) -> list[int]:
-        return self._kept(self._tails, self.template.tail(event))
-
-    def _kept(self, kept: dict[str, list[int]], text: str) -> list[int]:
-        """Ids of a text that is likely to come again; of too many, all are dropped."""
-        known = kept.get(text)
+    def _ending(self, rating: float | None) -> list[int]:
+        """Ids of what follows the question of an event with this rating: the answer and its tail."""
+        key = rating or repr(rating)  # 0 and -0 are one key and two texts
+        known = self._endings.get(key)
         if known is None:
-            known = self.tokenize(text)
-            if len(kept) >= MAX_TEXTS:
-                kept.clear()
-            kept[text] = known
+            event = Event("", rating)
+            answer = self.tokens.yes if self.template.liked(event) else self.tokens.no
+            known = _keep(self._endings, key, [answer, *self.tokenize(self.template.tail(event))])
         return known
 
     def forget(self) -> None:
@@ -234,3 +238,11 @@ class PromptEncoder:
             text = self.template.item_text(self.catalog.attributes[row])
             self._items[row] = None if text is None else self.tokenize(text)
         return self._items[row]
+
+
+def _keep(kept: dict[Key, list[int]], key: Key, ids: list[int]) -> list[int]:
+    """Ids that are likely to be wanted again; of too many, all are dropped."""
+    if len(kept) >= MAX_TEXTS:
+        kept.clear()
+    kept[key] = ids
+    return ids

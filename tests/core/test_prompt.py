@@ -147,10 +147,23 @@ def test_an_item_is_tokenised_once() -> None:
 def test_ratings_of_requests_do_not_fill_the_memory() -> None:
     encoder = make(HEAT)
     for n in range(2 * MAX_TEXTS):
-        assert encoder.tail(Event("i0", n / 4)) == characters(f" {n / 4:g}\n")
-    assert len(encoder._tails) <= MAX_TEXTS
+        answer = YES if n / 4 > 3.0 else NO
+        assert encoder.line([7], Event("i0", n / 4)) == [7, answer, *characters(f" {n / 4:g}\n")]
+    assert len(encoder._endings) <= MAX_TEXTS
     # The latest are kept all the same.
-    assert encoder.tail(Event("i0", 5.0)) is encoder.tail(Event("i0", 5.0))
+    before = list(encoder._endings)
+    encoder.line([7], Event("i0", MAX_TEXTS / 2 - 1 / 4))
+    assert list(encoder._endings) == before
+
+
+@given(st.lists(st.sampled_from([None, 0.0, -0.0, 1, 1.0, 3.0, 3.5, 1e-7]), max_size=8))
+def test_what_is_kept_of_ratings_changes_no_prompt(ratings: list[float | None]) -> None:
+    kept = make(HEAT)
+    for rating in ratings:
+        event = Event("i0", rating)
+        assert kept.line([7], event) == make(HEAT).line([7], event)
+        user = User("u", {}, (event,))
+        assert kept.prefix(user) == [*kept.header(user), *kept.line(kept.item(0), event)]
 
 
 def test_profiles_are_kept_apart_and_forgotten() -> None:
@@ -158,7 +171,7 @@ def test_profiles_are_kept_apart_and_forgotten() -> None:
     for n in range(2 * MAX_TEXTS):
         encoder.header(User("u", {"job": f"secret {n}"}))
     assert len(encoder._headers) <= MAX_TEXTS
-    assert not encoder._tails
+    assert not encoder._endings
     encoder.forget()
     assert not encoder._headers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +20,7 @@ from corella_edge_runtime.llm.job import Job
 from corella_edge_runtime.llm.llama import packing
 from corella_edge_runtime.llm.llama.kept import KeptPrefixes, Spare, State, size_class, whole_of
 from corella_edge_runtime.llm.llama.packing import HORIZON, SAFETY, STRANGERS, Base, Room, in_time, line_up
-from corella_edge_runtime.llm.llama.tree import Branches, Leaves, Rows, common_beginnings, common_length, unfold
+from corella_edge_runtime.llm.llama.tree import Branches, Leaves, Rows, common_length, unfold
 from plain_packing import Ask, Target
 
 IDS = st.lists(st.integers(0, 2), min_size=1, max_size=9).map(tuple)
@@ -36,8 +37,21 @@ def test_common_length(a: TokenIds, b: TokenIds) -> None:
 def branches_of(prompts: Sequence[Prompt], own: Sequence[int]) -> Branches:
     """A decode of different prompts. `own`: of each prefix as it is sorted, what could be taken from kept cells."""
     prefixes = sorted({prompt.prefix for prompt in prompts})
-    keys = sorted((prefixes.index(prompt.prefix), pack_ids(prompt.suffix)) for prompt in prompts)
-    return Branches(prefixes, own, [place for place, _ in keys], [suffix for _, suffix in keys])
+    groups, suffixes = list[range](), list[bytes]()
+    for prefix in prefixes:
+        own_suffixes = sorted(pack_ids(prompt.suffix) for prompt in prompts if prompt.prefix == prefix)
+        groups.append(range(len(suffixes), len(suffixes) + len(own_suffixes)))
+        suffixes += own_suffixes
+    return Branches(prefixes, own, groups, suffixes)
+
+
+def group_of(branches: Branches, k: int) -> int:
+    return next(place for place, group in enumerate(branches.groups) if k in group)
+
+
+def tokens_of(branches: Branches, k: int) -> TokenIds:
+    """Of one prompt."""
+    return branches.prefixes[group_of(branches, k)] + unpack_ids(branches.suffixes[k])
 
 
 SHORT = st.lists(st.integers(0, 2), max_size=5).map(tuple)
@@ -51,12 +65,13 @@ def decodes(draw: st.DrawFn) -> Branches:
 
 def read(k: int, branches: Branches, leaves: Leaves, rows: Rows) -> list[int]:
     """The tokens that sequence k holds: what it has before, and its rows in order."""
-    held = leaves.held[k]
-    before = branches.tokens(k)[:held]
-    if leaves.follows[k]:
+    group = group_of(branches, k)
+    held = leaves.held[group]
+    before = tokens_of(branches, k)[:held]
+    if leaves.follows[group] or k > branches.groups[group].start:
         assert list(before) == read(k - 1, branches, leaves, rows)[:held]
     else:
-        assert held == branches.own[branches.prefix[k]]
+        assert held == branches.own[group]
     mine = (rows.first <= k) & (k < rows.first + rows.count)
     assert rows.positions[mine].tolist() == list(range(held, held + mine.sum()))
     return [*before, *rows.tokens[mine].tolist()]
@@ -66,7 +81,7 @@ def read(k: int, branches: Branches, leaves: Leaves, rows: Rows) -> list[int]:
 def test_every_prompt_is_what_its_cells_and_rows_say(branches: Branches) -> None:
     leaves, rows = unfold(branches)
     for k in range(len(branches.suffixes)):
-        prompt, last = branches.tokens(k), leaves.last[k]
+        prompt, last = tokens_of(branches, k), leaves.last[k]
         assert read(k, branches, leaves, rows) == list(prompt)
         assert rows.wanted[last] == 1
         assert rows.positions[last] == len(prompt) - 1
@@ -76,8 +91,8 @@ def test_every_prompt_is_what_its_cells_and_rows_say(branches: Branches) -> None
 
 @given(decodes())
 def test_without_kept_cells_each_token_is_computed_once(branches: Branches) -> None:
-    prompts = [branches.tokens(k) for k in range(len(branches.suffixes))]
-    _, rows = unfold(Branches(branches.prefixes, [0] * len(branches.prefixes), branches.prefix, branches.suffixes))
+    prompts = [tokens_of(branches, k) for k in range(len(branches.suffixes))]
+    _, rows = unfold(replace(branches, own=[0] * len(branches.prefixes)))
     beginnings = {prompt[:n] for prompt in prompts for n in range(1, len(prompt) + 1)}
     # Prompts stand user by user: what one user's end has in common with another's beginning is seen between neighbours.
     assert len(beginnings) <= len(rows) <= sum(map(len, prompts))
@@ -87,23 +102,31 @@ def test_without_kept_cells_each_token_is_computed_once(branches: Branches) -> N
 
 @given(decodes(), st.integers(0, 3))
 def test_rows_are_those_of_the_plain_tree(branches: Branches, first: int) -> None:
-    prompts = [branches.tokens(k) for k in range(len(branches.suffixes))]
-    own = [branches.own[place] for place in branches.prefix]
-    pairs = zip(branches.prefix, branches.suffixes, strict=True)
+    prompts = [tokens_of(branches, k) for k in range(len(branches.suffixes))]
+    places = [group_of(branches, k) for k in range(len(prompts))]
+    own = [branches.own[place] for place in places]
+    pairs = zip(places, branches.suffixes, strict=True)
     targets = [Target(branches.prefixes[place], unpack_ids(suffix)) for place, suffix in pairs]
     wanted, expected = plain.unfold(prompts, own, plain.shared_with_the_one_before(targets), first)
     leaves, rows = unfold(branches, first)
-    found = list(zip(leaves.held, leaves.follows, leaves.start, leaves.last, strict=True))
-    assert found == [(leaf.held, leaf.follows, leaf.start, leaf.last) for leaf in wanted]
+    assert [leaves.held[place] for place in places] == [leaf.held for leaf in wanted]
+    heads = [group.start for group in branches.groups]
+    assert leaves.follows == [wanted[head].follows for head in heads]
+    assert all(leaf.follows for k, leaf in enumerate(wanted) if k not in heads)
+    assert leaves.length.tolist() == list(map(len, prompts))
+    assert leaves.start.tolist() == [leaf.start for leaf in wanted]
+    assert leaves.last.tolist() == [leaf.last for leaf in wanted]
     for name in Rows.__slots__:
         assert getattr(rows, name).tolist() == getattr(expected, name).tolist(), name
         assert getattr(rows, name).dtype == getattr(expected, name).dtype
 
 
-@given(st.lists(st.lists(st.integers(-2, 2), max_size=6).map(tuple), max_size=8))
-def test_common_beginnings(rows: list[TokenIds]) -> None:
-    expected = [common_length(a, b) for a, b in pairwise(rows)]
-    assert common_beginnings([pack_ids(row) for row in rows]) == expected
+@given(st.sets(st.lists(st.integers(-2, 2), max_size=6).map(tuple), min_size=1, max_size=8), st.integers(0, 3))
+def test_what_a_prompt_has_in_common_with_the_one_before_is_not_computed(rows: set[TokenIds], prefix: int) -> None:
+    suffixes = sorted(rows, key=pack_ids)
+    branches = Branches([(7,) * (1 + prefix)], [0], [range(len(rows))], list(map(pack_ids, suffixes)))
+    expected = [1 + prefix + common_length(a, b) for a, b in pairwise(suffixes)]
+    assert unfold(branches)[0].start.tolist() == [0, *expected]
 
 
 @given(st.lists(st.integers(0, 2**31 - 1), max_size=6).map(tuple), IDS)
@@ -117,7 +140,7 @@ def test_twenty_candidates_of_one_user() -> None:
     leaves, rows = unfold(branches_of([Prompt(prefix, (1000 + i, 7)) for i in range(20)], [0]), first=1)
     assert len(rows) == 200 + 40
     assert rows.count[:200].tolist() == [20] * 200
-    assert np.flatnonzero(rows.wanted).tolist() == leaves.last
+    assert np.flatnonzero(rows.wanted).tolist() == leaves.last.tolist()
 
 
 def jobs_of(asks: Sequence[Ask]) -> list[Job]:
@@ -133,7 +156,7 @@ def pack(asks: list[Ask], base: Callable[[TokenIds], Base], room: Room, most: fl
     waiting = line_up(jobs_of(asks), len(asks))
     found = packing.pack(waiting, base, room, most)
     if found.piece:
-        assert not found.targets
+        assert not len(found.targets)
         return [Target(found.piece, ())]
     targets = [Target(asks[i].prompt.prefix, asks[i].prompt.suffix) for i in found.targets]
     for who, what in zip(found.who, found.what, strict=True):
@@ -177,9 +200,9 @@ def test_the_columns_decide_what_is_decided_prompt_by_prompt(
     late = packing.hopeless(waiting, base, room, cost(*costs), 0.0)
     assert [asks[i] for i in late] == plain.hopeless(asks, base, room, cost(*costs), 0.0)
     left = [i for i in range(len(asks)) if i not in late]
-    waiting, asks = waiting.at(left), [asks[i] for i in left]
+    waiting, asks = waiting.at(np.array(left, np.intp)), [asks[i] for i in left]
     expected, found = plain.pack(asks, base, room, most), packing.pack(waiting, base, room, most)
-    if found.piece or not found.targets:
+    if found.piece or not len(found.targets):
         assert [target.tokens for target in expected] == [found.piece] * bool(found.piece)
         return
     assert [(t.prefix, t.suffix) for t in expected] == [
@@ -326,7 +349,8 @@ def test_decodes_of_many_are_what_one_after_the_other_takes(rows: list[tuple[int
     for prefix, size in rows:
         taken = packed.decodes(prefix, size)
         packed.add(prefix, size)
-    assert packing.decodes_in([p for p, _ in rows], [n for _, n in rows], most) == pytest.approx(taken)
+    prefix, sizes = np.array(rows, np.int32).reshape(-1, 2).T
+    assert packing.decodes_in(prefix, sizes, most) == pytest.approx(taken)
 
 
 def test_a_suspect_is_tried_alone() -> None:

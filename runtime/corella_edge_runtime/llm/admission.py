@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from corella_edge_runtime.llm.contract import Answers, Prompts, TokenIds
+from corella_edge_runtime.llm.contract import Answers, IntArray, Prompts, TokenIds
 from corella_edge_runtime.llm.cost import TRIAL, Cost, Meter
 from corella_edge_runtime.llm.llama.kept import KeptPrefixes
 from corella_edge_runtime.llm.llama.packing import decodes_in
@@ -138,7 +138,7 @@ class Admission:
                 self._cost.learn(*observed, now)
             if self._meter.renewed or answers.has("llm_error"):
                 self._seen.clear()
-            for name in {prompts.prefix[i] for i in np.flatnonzero(answers.answered).tolist()}:
+            for name in set(prompts.prefix[: len(answers)][answers.answered].tolist()):
                 if not self._seen.touch(prompts.prefixes[name]):
                     self._seen.put(prompts.prefixes[name], _STATE)
 
@@ -169,7 +169,7 @@ class Admission:
         reason = "queue_full" if number == room < len(prompts) else "busy"
         if not number:
             return Admitted(0, reason)
-        tokens = sum(_new_tokens(prompts[:number])) if yields else 0
+        tokens = int(_new_tokens(prompts[:number]).sum()) if yields else 0
         return Admitted(number, reason, self._promise(due, self._seconds(prompts, news, number), end, yields, tokens))
 
     def _open_end(self, prompts: Prompts, now: float) -> Admitted:
@@ -190,8 +190,7 @@ class Admission:
         most: float = self._settings.queue_tokens
         if yields:
             most = YIELDING * most - sum(promise.tokens for promise in self._promised)
-        news = _new_tokens(prompts)
-        return fitting(len(news), lambda count: sum(news[:count]), most)
+        return int(_new_tokens(prompts).cumsum().searchsorted(most, "right"))
 
     def _may_try(self, now: float) -> bool:
         """An LLM that seems too slow may no longer be."""
@@ -211,20 +210,20 @@ class Admission:
         most = max(self._promised[0].seconds, self._cost.seconds(1, self._settings.batch))
         return min(now - self._moved, most)
 
-    def _news(self, prompts: Prompts) -> list[int]:
+    def _news(self, prompts: Prompts) -> IntArray:
         """Tokens that each prompt adds to what is kept of users."""
         return _new_tokens(prompts, lambda prefix: self._seen.find(prefix)[1])
 
-    def _seconds(self, prompts: Prompts, news: Sequence[int], count: int, least: float = 0.0) -> float:
+    def _seconds(self, prompts: Prompts, news: IntArray, count: int, least: float = 0.0) -> float:
         """Seconds for the first `count` prompts, as a share of full decodes, and of at least so many."""
         packed = decodes_in(prompts.prefix[:count], news[:count], self._settings.batch)
-        return self._cost.seconds(max(least, packed, count / self._settings.sequences), sum(news[:count]))
+        return self._cost.seconds(max(least, packed, count / self._settings.sequences), int(news[:count].sum()))
 
 
-def _new_tokens(prompts: Prompts, kept: Callable[[TokenIds], int] = lambda prefix: 0) -> list[int]:
+def _new_tokens(prompts: Prompts, kept: Callable[[TokenIds], int] = lambda prefix: 0) -> IntArray:
     """What each prompt adds: its suffix and, the first time, what of its prefix is not `kept`."""
-    news = prompts.lengths
-    for name in set(prompts.prefix):
+    news = prompts.sizes.copy()
+    for name in set(prompts.prefix.tolist()):
         prefix = prompts.prefixes[name]
-        news[prompts.prefix.index(name)] += len(prefix) - kept(prefix)
+        news[(prompts.prefix == name).argmax()] += len(prefix) - kept(prefix)
     return news

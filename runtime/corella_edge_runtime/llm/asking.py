@@ -19,7 +19,7 @@ from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, ComputeError, MissingExtraError
 from corella_edge.prompt import PromptEncoder, Template, Tokenize, Tokens
-from corella_edge.request import Candidate, User
+from corella_edge.request import Candidate, Candidates, User
 from corella_edge.scores import FloatArray
 from corella_edge_runtime.llm.admission import YIELDING, Admission, Promise
 from corella_edge_runtime.llm.backends.opening import check_kind, open_backend
@@ -73,7 +73,7 @@ class Asking:
     ) -> None:
         """`given`: an answer a candidate, which holds for all but those at the places `asked`."""
         self.future, self.deadline = future, deadline
-        self._given, self._asked, self._failed = given, list(asked), failed
+        self._given, self._asked, self._failed = given, np.asarray(asked, np.intp), failed
         self._found: Answers | None = None
         self._begun, self._ended = time.monotonic(), _Moment()
         if future is not None:
@@ -89,7 +89,7 @@ class Asking:
     @property
     def refusal(self) -> str:
         """Why some were not asked at all; empty if all were."""
-        asked = set(self._asked)
+        asked = set(self._asked.tolist())
         return next((reason for place, reason in enumerate(self._given.reasons) if place not in asked), "")
 
     def work(self) -> Work:
@@ -148,7 +148,7 @@ class Llm:
             hardness: float64, the entropy of each candidate.
             deadline: a time of `time.monotonic()`.
         """
-        suffixes = self._suffixes(candidates)
+        suffixes = self._suffixes(Candidates.of(candidates))
         given = Answers.none(len(candidates), "no_text")
         order = [i for i in np.argsort(-hardness, kind="stable").tolist() if suffixes[i]]
         if not order:
@@ -199,9 +199,11 @@ class Llm:
     def close(self) -> None:
         self.backend.close()
 
-    def _suffixes(self, candidates: Sequence[Candidate]) -> list[bytes]:
+    def _suffixes(self, candidates: Candidates) -> list[bytes]:
         """The candidates' own parts, as `pack_ids` gives them; those of the catalogue are kept. Empty: no text."""
         kept, found = self._packed, list[bytes]()
+        if not candidates.own and None not in (known := list(map(kept.get, candidates.items))):
+            return known  # type: ignore[return-value]
         for candidate in candidates:
             suffix = kept.get(candidate.item) if candidate.features is None else None
             if suffix is None:
@@ -218,7 +220,7 @@ class Llm:
         admitted = self._admission.admit(prompts, deadline, time.monotonic(), yields)
         number, promise = admitted.prompts, admitted.promise
         if number < len(order):
-            given.rows[list(order[number:])] = Answers.none(1, admitted.reason).rows
+            given.rows[[*order[number:]]] = Answers.none(1, admitted.reason).rows
         if promise is None:
             return Asking(given)
         future = self._submit(prompts[:number], deadline)

@@ -10,13 +10,13 @@ import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
 TokenIds = tuple[int, ...]
+IntArray = npt.NDArray[np.int32]
 ID_BYTES = 4
 # Why a prompt has no probability, by the code of its answer; 0: it has one.
 REASONS = ("", "too_long", "deadline", "busy", "queue_full", "llm_error", "no_text", "no_llm", "pending")
@@ -25,8 +25,6 @@ _ROW = np.dtype(
     [("probability", "<f8"), ("mass", "<f8"), ("waited", "<f8"), ("evaluated", "<u4"), ("reused", "<u4"),
      ("reason", "u1")]
 )  # fmt: skip
-# A row: probability, mass, waited, evaluated, reused, code of the reason.
-Row = tuple[float, float, float, int, int, int]
 
 
 class BrokenError(RuntimeError):
@@ -65,11 +63,6 @@ class Answer:
     mass: float = field(default=math.nan, compare=False)
 
 
-def no_answer(reason: str) -> Row:
-    """The row of a prompt that has none."""
-    return math.nan, math.nan, 0.0, 0, 0, _CODES[reason]
-
-
 def pack_ids(ids: Sequence[int]) -> bytes:
     """Token ids as big-endian int32: they sort as the ids do, and their hash is computed once.
 
@@ -87,26 +80,34 @@ def unpack_ids(raw: bytes) -> TokenIds:
     return struct.unpack(f">{len(raw) // ID_BYTES}i", raw)
 
 
+def lengths_of(packed: Sequence[bytes]) -> IntArray:
+    """How many ids each of them holds."""
+    return np.fromiter(map(len, packed), np.int32, len(packed)) // np.int32(ID_BYTES)
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Prompts(Sequence[Prompt]):
     """Prompts of one caller as columns.
 
     Attributes:
         prefixes: different ones, each asked by some prompt here or by one that was cut off.
-        prefix: the place of each prompt's prefix there.
+        prefix: int32, the place of each prompt's prefix there.
         suffixes: of each prompt, as `pack_ids` gives them.
-        whole: as in `Prompt`.
+        sizes: int32, tokens of each suffix.
+        whole: bool, as in `Prompt`.
     """
 
     prefixes: Sequence[TokenIds]
-    prefix: Sequence[int]
+    prefix: IntArray
     suffixes: Sequence[bytes]
-    whole: Sequence[bool]
+    sizes: IntArray
+    whole: npt.NDArray[np.bool_]
 
     @classmethod
     def of_user(cls, prefix: TokenIds, suffixes: Sequence[bytes]) -> Prompts:
         """Prompts that share one prefix."""
-        return cls((prefix,), [0] * len(suffixes), suffixes, [False] * len(suffixes))
+        number = len(suffixes)
+        return cls((prefix,), np.zeros(number, np.int32), suffixes, lengths_of(suffixes), np.zeros(number, np.bool_))
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt]) -> Prompts:
@@ -121,17 +122,19 @@ class Prompts(Sequence[Prompt]):
                 place = known.setdefault(tuple(last), len(known))
             prefix.append(place)
         suffixes = [pack_ids(prompt.suffix) for prompt in prompts]
-        return cls(tuple(known), prefix, suffixes, [prompt.whole for prompt in prompts])
+        whole = np.array([prompt.whole for prompt in prompts], np.bool_)
+        return cls(tuple(known), np.array(prefix, np.int32), suffixes, lengths_of(suffixes), whole)
 
     @property
     def tokens(self) -> int:
         """What they cost at most: each prefix once, each suffix."""
-        return sum(len(self.prefixes[place]) for place in set(self.prefix)) + sum(self.lengths)
+        return sum(len(self.prefixes[place]) for place in set(self.prefix.tolist())) + int(self.sizes.sum())
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each suffix."""
-        return [len(suffix) // ID_BYTES for suffix in self.suffixes]
+        """`sizes` as a list."""
+        found: list[int] = self.sizes.tolist()
+        return found
 
     def __len__(self) -> int:
         return len(self.suffixes)
@@ -142,8 +145,9 @@ class Prompts(Sequence[Prompt]):
     def __getitem__(self, place: slice) -> Prompts: ...
     def __getitem__(self, place: int | slice) -> Prompt | Prompts:
         if isinstance(place, slice):
-            return Prompts(self.prefixes, self.prefix[place], self.suffixes[place], self.whole[place])
-        return Prompt(self.prefixes[self.prefix[place]], unpack_ids(self.suffixes[place]), self.whole[place])
+            columns = self.prefix[place], self.suffixes[place], self.sizes[place], self.whole[place]
+            return Prompts(self.prefixes, *columns)
+        return Prompt(self.prefixes[self.prefix[place]], unpack_ids(self.suffixes[place]), bool(self.whole[place]))
 
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if isinstance(other, Prompts) else NotImplemented
@@ -171,21 +175,24 @@ class Answers(Sequence[Answer]):
     @classmethod
     def none(cls, number: int, reason: str) -> Answers:
         """The same reason for all."""
-        rows = np.empty(number, _ROW)
-        rows[:] = no_answer(reason)
-        return cls(rows)
+        return cls(np.full(number, np.array((math.nan, math.nan, 0.0, 0, 0, _CODES[reason]), _ROW)))
 
     @classmethod
     def of(cls, answers: Iterable[Answer]) -> Answers:
-        return cls.of_rows(
-            [(a.probability, a.mass, a.waited, a.evaluated, a.reused, _CODES[a.reason]) for a in answers]
-        )
+        rows = [(a.probability, a.mass, a.waited, a.evaluated, a.reused, _CODES[a.reason]) for a in answers]
+        return cls(np.array(rows, _ROW))
 
     @classmethod
-    def of_rows(cls, rows: Sequence[Row]) -> Answers:
-        # Twice as quick as numpy's own reading of tuples.
-        raw = struct.pack("<" + len(rows) * "dddIIB", *chain.from_iterable(rows))
-        return cls(np.frombuffer(bytearray(raw), _ROW))
+    def of_columns(
+        cls, probability: npt.NDArray[np.float64], mass: npt.NDArray[np.float64], waited: npt.NDArray[np.float64],
+        evaluated: IntArray, reused: IntArray,
+    ) -> Answers:  # fmt: skip
+        """One for each; without a probability, where that is nan, for an error of the LLM."""
+        rows = np.empty(len(probability), _ROW)
+        missing = np.isnan(probability)
+        rows["probability"], rows["mass"], rows["waited"] = probability, np.where(missing, np.nan, mass), waited
+        rows["evaluated"], rows["reused"], rows["reason"] = evaluated, reused, missing * _CODES["llm_error"]
+        return cls(rows)
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Answers:
@@ -238,6 +245,6 @@ class Answers(Sequence[Answer]):
         return f"Answers.of({list(self)})"
 
 
-def _answer(row: Row) -> Answer:
+def _answer(row: tuple[float, float, float, int, int, int]) -> Answer:
     probability, mass, waited, evaluated, reused, code = row
     return Answer(probability, REASONS[code], evaluated, reused, waited, mass)

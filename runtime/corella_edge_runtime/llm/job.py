@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
+from typing import Any
 
-from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts, Row, no_answer
+import numpy as np
+import numpy.typing as npt
+
+from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts
+
+Places = npt.NDArray[np.integer[Any]]
 
 
 class Job:
@@ -22,7 +28,7 @@ class Job:
         begun: when the first decode for each prompt began; 0 = not yet.
     """
 
-    __slots__ = ("_rows", "alone", "arrived", "begun", "deadline", "due", "open", "prompts", "result", "tokens")
+    __slots__ = ("_found", "alone", "arrived", "begun", "deadline", "due", "open", "prompts", "result", "tokens")
 
     def __init__(self, prompts: Sequence[Prompt], deadline: float | None = None, max_wait: float = math.inf) -> None:
         self.prompts = Prompts.of(prompts)
@@ -33,41 +39,40 @@ class Job:
         self.result: Future[Answers] = Future()
         self.open = list(range(len(self.prompts)))
         self.alone: set[int] = set()
-        self.begun = [0.0] * len(self.prompts)
-        self._rows = [no_answer("deadline")] * len(self.prompts)
+        self.begun = np.zeros(len(self.prompts))
+        self._found = Answers.none(len(self.prompts), "deadline")
 
     def expired(self) -> bool:
         """Nobody waits for it any more."""
         return self.result.cancelled() or (self.deadline is not None and time.monotonic() >= self.deadline)
 
-    def begin(self, places: Iterable[int], now: float) -> None:
+    def begin(self, places: Places, now: float) -> None:
         """A decode works for these prompts."""
-        for place in places:
-            self.begun[place] = self.begun[place] or now
+        begun = self.begun[places]
+        self.begun[places] = np.where(begun, begun, now)
 
-    def waited(self, place: int) -> float:
-        """Seconds from the arrival to the first decode for a prompt."""
-        return max(0.0, self.begun[place] - self.arrived)
+    def waited(self, places: Places) -> npt.NDArray[np.float64]:
+        """Seconds from the arrival to the first decode for each of these prompts."""
+        return np.maximum(0.0, self.begun[places] - self.arrived)
 
-    def tell(self, places: Sequence[int], rows: Iterable[Row]) -> None:
+    def tell(self, places: Places, answers: Answers) -> None:
         """These prompts have their answers."""
-        for place, row in zip(places, rows, strict=True):
-            self._rows[place] = row
+        self._found.rows[places] = answers.rows
         # Another thread may end the job at any moment: what is no longer open has its answer.
-        done = set(places)
+        done = set(places.tolist())
         self.open = [place for place in self.open if place not in done]
 
     def refuse(self, places: Collection[int], reason: str) -> None:
         """These have none, for the same reason."""
-        if places:
-            self.tell(list(places), [no_answer(reason)] * len(places))
+        if len(places):
+            self.tell(np.array([*places]), Answers.none(len(places), reason))
 
     def answers(self, reason: str) -> Answers:
         """One a prompt, in order; `reason` where there is none yet."""
-        missing, found = self.open, self._rows.copy()
-        for place in missing:
-            found[place] = no_answer(reason)
-        return Answers.of_rows(found)
+        missing, rows = self.open, self._found.rows.copy()
+        if missing:
+            rows[missing] = Answers.none(1, reason).rows
+        return Answers(rows)
 
     def finish(self, reason: str = "deadline") -> None:
         """Tell the caller; prompts without an answer get `reason`."""

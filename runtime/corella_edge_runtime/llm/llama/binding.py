@@ -11,7 +11,7 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import BundleError, ComputeError, ExportError, InputError
+from corella_edge_runtime.llm.contract import IntArray
 from corella_edge_runtime.llm.llama import workers
 from corella_edge_runtime.llm.llama.build import load_kernels
 from corella_edge_runtime.llm.llama.library import C
@@ -182,7 +183,7 @@ class Context:
         # llama.cpp asks at every node of the graph whether to go on. A Python callback would want the interpreter's
         # lock each time; strlen of this buffer is 0, and no longer once `give_up` has written to it.
         self._given_up = ctypes.create_string_buffer(2)
-        self._output: dict[int, int] = {}  # rows of the last decode that have logits → their place among these
+        self._output: npt.NDArray[np.intp] = np.empty(0, np.intp)  # rows of the last decode that have logits
         C.llama_set_abort_callback(self.handle, _STRLEN, ctypes.addressof(self._given_up))
         self._threads = threads
         self._end_workers: Callable[[], None] | None = None
@@ -223,18 +224,21 @@ class Context:
             raise AbortedError("llama_decode was given up")
         if status != 0:
             raise DecodeError(f"llama_decode returned {status}")
-        self._output = {row: place for place, row in enumerate(np.flatnonzero(rows.wanted).tolist())}
+        self._output = rows.wanted.nonzero()[0]
 
     def _compute(self) -> int:
         if self._end_workers is None:
             self._end_workers = workers.attach(self.handle, self._threads)
         return int(C.llama_decode(self.handle, self._batch))
 
-    def logits(self, rows: Sequence[int], tokens: Sequence[int]) -> list[list[float]]:
-        """Of some rows of the last decode that were wanted, the logits of some tokens."""
+    def logits(self, rows: IntArray, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Of some rows of the last decode that were wanted, the logits of some tokens; float32 [rows, tokens]."""
         # One pointer for all of them: llama.cpp holds the wanted rows' logits in a block, in the order of the rows.
-        block, width = C.llama_get_logits(self.handle), self.model.vocab_size
-        return [[block[width * self._output[row] + token] for token in tokens] for row in rows]
+        address = ctypes.cast(C.llama_get_logits(self.handle), ctypes.c_void_p).value
+        width = self.model.vocab_size
+        block = np.frombuffer((ctypes.c_float * (width * len(self._output))).from_address(address), np.float32)
+        places = width * self._output.searchsorted(rows)
+        return block[places[:, None] + np.asarray(tokens)]
 
     def log_mass(self, row: int, tokens: Sequence[int]) -> float:
         """Log of the share of some tokens in the whole vocabulary's probability, after row `row`."""
@@ -244,9 +248,11 @@ class Context:
         everything = greatest + np.log(np.exp(logits - greatest).sum())
         return min(0.0, float(np.logaddexp.reduce(logits[list(tokens)]) - everything))
 
-    def share(self, source: int, target: int, length: int) -> None:
-        """Make `target` hold the first `length` cells of `source` too; nothing is computed or copied."""
-        C.llama_memory_seq_cp(self._memory, source, target, 0, length)
+    def share(self, source: int, targets: Iterable[int], length: int) -> None:
+        """Make `targets` hold the first `length` cells of `source` too; nothing is computed or copied."""
+        share, memory = C.llama_memory_seq_cp, self._memory
+        for target in targets:
+            share(memory, source, target, 0, length)
 
     def cut(self, sequence: int, start: int) -> None:
         """Forget a sequence from position `start` on."""

@@ -6,17 +6,20 @@ ReLLa, arXiv 2308.11131, eq. of the point-wise score).
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
 
 from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.contract import ID_BYTES, REASONS, Answers, BrokenError, Prompt, Row, TokenIds
+from corella_edge_runtime.llm.contract import Answers, BrokenError, IntArray, Prompt, TokenIds
 from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.job import Job, Places
 from corella_edge_runtime.llm.llama.binding import AbortedError, Context, DecodeError, Model
 from corella_edge_runtime.llm.llama.kept import KeptPrefixes
 from corella_edge_runtime.llm.llama.packing import (
@@ -34,7 +37,6 @@ from corella_edge_runtime.llm.llama.tree import Branches, Leaves, common_length,
 from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
 
 Watch = Callable[[Sequence[Job]], AbstractContextManager[None]]
-_ERROR = REASONS.index("llm_error")
 TRUNK = 0  # the sequence that holds the latest prefix; prompts of a decode are 1, 2, …
 # So many failures in a row, and the context is looked at: is it at fault, or were the prompts?
 FAILURES = 3
@@ -115,13 +117,11 @@ class YesNoScorer:
 
     def refuse(self, job: Job) -> None:
         """Tell those prompts of a job that can not be answered here. Any thread may call it."""
-        longest, batch = min(self.limit, self._context.cells), self._context.batch_size
-        prefixes, prompts = list(map(len, job.prompts.prefixes)), job.prompts
-        job.refuse(
-            [i for i, (name, length) in enumerate(zip(prompts.prefix, prompts.lengths, strict=True))
-             if not (0 < length <= batch and prefixes[name] + length <= longest)],
-            "too_long",
-        )  # fmt: skip
+        longest, prompts = min(self.limit, self._context.cells), job.prompts
+        prefix = np.array([*map(len, prompts.prefixes)], np.int32)[prompts.prefix]
+        fits = (prompts.sizes > 0) & (prompts.sizes <= self._context.batch_size) & (prefix + prompts.sizes <= longest)
+        if not fits.all():
+            job.refuse((~fits).nonzero()[0].tolist(), "too_long")
 
     def step(self, jobs: Iterable[Job], cost: Cost | None = None, watch: Watch = unwatched) -> None:
         """Work on the first of the jobs' open prompts with at most one decode; some then have their answer.
@@ -137,18 +137,20 @@ class YesNoScorer:
         Raises:
             BrokenError: the context fails, and a new one does too.
         """
-        started, cost = time.perf_counter(), cost or Cost()
+        started, cost = time.monotonic(), cost or Cost()
         # As many as one looks at: more would be gone through at every decode.
         waiting = line_up(jobs, HORIZON * self.settings.sequences + 1)
-        members = waiting.at([])
+        members = waiting.first(0)
         try:
             waiting = self._hopeful(waiting, cost)
             packing = self._packing(waiting, cost)
             # A piece of a long prefix is nobody's answer yet, but somebody waits for it.
-            members = waiting.at(packing.who or ([0] if len(waiting) else []))
+            members = waiting.first(1) if packing.piece else waiting.at(packing.who)
             if len(members):
-                _note_begin(members)
-                with watch([job for job, _ in members.by_job()]):
+                of_jobs = members.by_job()
+                for job, mine in of_jobs:
+                    job.begin(members.place[mine], started)
+                with watch([job for job, _ in of_jobs]):
                     self._decode(waiting, packing, members)
             self._unfinished = _first_open(members) if self.settings.deterministic else None
         except AbortedError:
@@ -160,7 +162,7 @@ class YesNoScorer:
             self._failed(members)
             raise
         finally:
-            self.counters.seconds += time.perf_counter() - started
+            self.counters.seconds += time.monotonic() - started
         if self._failures >= FAILURES:
             self._mend()
 
@@ -214,22 +216,22 @@ class YesNoScorer:
             del late[:1]
         if not late:
             return waiting
-        told, gone = waiting.at(late), set(late)
-        for job, members in told.by_job():
-            job.refuse([told.place[i] for i in members], "deadline")
-        return waiting.at([i for i in range(len(waiting)) if i not in gone])
+        told = waiting.at(np.array(late))
+        for job, mine in told.by_job():
+            job.refuse(told.place[mine].tolist(), "deadline")
+        return waiting.at(np.delete(np.arange(len(waiting)), late))
 
     def _packing(self, waiting: Waiting, cost: Cost) -> Packing:
         """What the next decode holds. The trunk leaves first if that does not begin with it."""
         if not len(waiting):
-            return Packing([], [], [])
-        most = in_time(cost, [waiting.jobs[job] for job in set(waiting.job)], time.monotonic())
+            return Packing.none()
+        most = in_time(cost, [waiting.jobs[job] for job in set(waiting.job.tolist())], time.monotonic())
         if self.settings.deterministic:
-            waiting = waiting.at([0])
+            waiting = waiting.first(1)
             if self._unfinished != (waiting.jobs[waiting.job[0]], waiting.place[0]):
                 self.forget()
         tokens, prefix = self._context.batch_size, waiting.prefixes[waiting.prefix[0]]
-        if not self._beside_trunk(prefix, len(waiting.suffix[0]) // ID_BYTES, tokens):
+        if not self._beside_trunk(prefix, int(waiting.size[0]), tokens):
             self._leave_trunk(prefix)
         self._bases.clear()
         room = Room(tokens, self._context.sequences - 1, self._context.cells - len(self._trunk))
@@ -260,7 +262,7 @@ class YesNoScorer:
 
     def _decode(self, waiting: Waiting, packing: Packing, members: Waiting) -> None:
         """Fill the cells that are there, compute the rest, read the answers, keep the prefixes."""
-        branches, sequence = self._branches(waiting, packing)
+        branches, prompt = self._branches(waiting, packing)
         leaves, rows = unfold(branches, TRUNK + 1)
         self._fill(branches, leaves)
         self._context.decode(rows)
@@ -274,119 +276,118 @@ class YesNoScorer:
             return
         # All are read before any is told.
         yes = self._probabilities(leaves.last)
-        broken = any(map(math.isnan, yes))
-        self._tell(branches, leaves, ahead, yes, [sequence[what] for what in packing.what], members)
+        broken = int(np.isnan(yes).sum())
+        evaluated = leaves.length - leaves.start
+        # What earlier decodes computed is of the first prompt of its prefix.
+        evaluated[[group.start for group in branches.groups]] += np.array(ahead, np.int32)
+        self._tell(members, prompt[packing.what], leaves, evaluated, yes)
         self._failures = self._failures + 1 if broken else 0
-        self.counters.errors += broken
+        self.counters.errors += broken > 0
         # Cells of a decode that ended in nan may hold more of them.
         if broken or self.settings.deterministic:
             self.forget()
         else:
             self._keep(branches)
 
-    def _branches(self, waiting: Waiting, packing: Packing) -> tuple[Branches, list[int]]:
+    def _branches(self, waiting: Waiting, packing: Packing) -> tuple[Branches, Places]:
         """The decode's prompts, neighbours alike, and where each of the packing's targets stands among them."""
         if packing.piece:
-            return Branches.one(packing.piece, self._base(packing.piece).length), []
-        names = sorted({waiting.prefix[i] for i in packing.targets}, key=waiting.prefixes.__getitem__)
-        rank = {name: place for place, name in enumerate(names)}
-        keys = [(rank[waiting.prefix[i]], waiting.suffix[i]) for i in packing.targets]
-        order = sorted(range(len(keys)), key=keys.__getitem__)
+            return Branches.one(packing.piece, self._base(packing.piece).length), packing.targets
+        targets = waiting.at(packing.targets)
+        prefix, suffix = targets.prefix.tolist(), targets.suffix
+        names = sorted(set(prefix), key=waiting.prefixes.__getitem__)
+        if len(names) == 1:
+            order, groups = sorted(range(len(suffix)), key=suffix.__getitem__), [range(len(suffix))]
+        else:
+            rank = {name: place for place, name in enumerate(names)}
+            order = sorted(range(len(suffix)), key=lambda k: (rank[prefix[k]], suffix[k]))
+            ends = [*accumulate(prefix.count(name) for name in names)]
+            groups = [*map(range, [0, *ends], ends)]
+        prompt = np.empty(len(order), np.intp)
+        prompt[order] = np.arange(len(order))
         prefixes = [waiting.prefixes[name] for name in names]
         own = [self._base(prefix).length for prefix in prefixes]
-        found = Branches(prefixes, own, [keys[k][0] for k in order], [keys[k][1] for k in order])
-        sequence = [0] * len(order)
-        for place, k in enumerate(order):
-            sequence[k] = place
-        return found, sequence
+        return Branches(prefixes, own, groups, [suffix[k] for k in order]), prompt
 
     def _fill(self, branches: Branches, leaves: Leaves) -> None:
         """Give each prompt the cells of its beginning: its neighbour's, the trunk's, or a copy of kept ones."""
         # What sequences hold already is not given to them again: that costs as much as the prefix is long.
         if self._holders and (len(branches.prefixes) > 1 or branches.prefixes[0] != self._trunk):
             self._release()
-        for sequence, (name, held, follows) in enumerate(
-            zip(branches.prefix, leaves.held, leaves.follows, strict=True), TRUNK + 1
-        ):
-            if not held or sequence <= self._holders:
+        columns = zip(branches.prefixes, branches.groups, leaves.held, leaves.follows, strict=True)
+        for prefix, group, held, follows in columns:
+            sequences = range(TRUNK + 1 + max(group.start, self._holders), TRUNK + 1 + group.stop)
+            if not held or not sequences:
                 continue
-            if follows:
-                self._context.share(sequence - 1, sequence, held)
-            elif kept := self._base(branches.prefixes[name]).kept:
-                self._context.load(sequence, self._kept.take(kept))
-                self._context.cut(sequence, held)
-            else:
-                self._context.share(TRUNK, sequence, held)
+            source = sequences[0] - 1 if follows else TRUNK
+            if not follows and (kept := self._base(prefix).kept):
+                source, sequences = sequences[0], sequences[1:]
+                self._context.load(source, self._kept.take(kept))
+                self._context.cut(source, held)
+            self._context.share(source, sequences, held)
 
     def _keep(self, branches: Branches) -> None:
         """The last prefix becomes the trunk, the others are put by, everything else goes."""
-        last = {name: sequence for sequence, name in enumerate(branches.prefix, TRUNK + 1)}
-        *others, (name, sequence) = last.items()
+        *others, (prefix, group) = zip(branches.prefixes, branches.groups, strict=True)
         if self._kept.budget:
-            for other, leaf in others:
-                self._put_by(branches.prefixes[other], leaf)
-        prefix = branches.prefixes[name]
+            for other, members in others:
+                self._put_by(other, TRUNK + members.stop)
         if prefix != self._trunk:
             if self._trunk != prefix[: len(self._trunk)]:
                 self._put_by(self._trunk, TRUNK)
             self._context.cut(TRUNK, 0)
-            self._context.share(sequence, TRUNK, len(prefix))
+            self._context.share(TRUNK + group.stop, [TRUNK], len(prefix))
             self._trunk = prefix
         if others:
             self._release()
         else:
             # What comes next is mostly of the same user: its sequences hold the prefix already.
             self._context.cut_all(len(prefix))
-            self._holders = max(self._holders, len(branches.prefix))
+            self._holders = max(self._holders, group.stop)
 
     def _put_by(self, prefix: TokenIds, sequence: int) -> None:
         if 0 < len(prefix) <= self._kept.budget and not self._kept.touch(prefix):
             self._context.cut(sequence, len(prefix))
             self._kept.put(prefix, self._context.save(sequence, self._kept.room))
 
-    def _probabilities(self, rows: Sequence[int]) -> list[float]:
+    def _probabilities(self, rows: IntArray) -> npt.NDArray[np.float64]:
         """P(Yes) after each row of the decode, nan where the logits are no numbers."""
-        lead = [no - yes for yes, no in self._context.logits(rows, self._answers)]
-        return [1.0 / (1.0 + math.exp(min(700.0, x))) if math.isfinite(x) else math.nan for x in lead]
+        yes, no = np.asarray(self._context.logits(rows, self._answers), np.float64).T
+        with np.errstate(invalid="ignore"):
+            lead = no - yes
+        found: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(np.minimum(700.0, lead)))
+        found[~np.isfinite(lead)] = np.nan
+        return found
 
     def _tell(
-        self, branches: Branches, leaves: Leaves, ahead: Sequence[int], yes: Sequence[float], target: Sequence[int],
-        members: Waiting,
-    ) -> None:  # fmt: skip
+        self, members: Waiting, prompt: Places, leaves: Leaves, evaluated: IntArray, yes: npt.NDArray[np.float64]
+    ) -> None:
         """Everyone who asked gets its answer.
 
         Args:
-            ahead: tokens of each prefix that earlier decodes computed.
-            yes: P(Yes) of each prompt of the decode.
-            target: which of these prompts each member asked.
+            prompt: which of the decode's prompts each member asked.
+            evaluated: tokens computed for each of these prompts: for the first who asked it.
+            yes: P(Yes) of each.
         """
-        lengths = branches.lengths
-        # It was computed for the first who asked it; and what earlier decodes did, for the first prompt of its prefix.
-        evaluated = [length - begin for length, begin in zip(lengths, leaves.start, strict=True)]
-        for name, tokens in enumerate(ahead):
-            evaluated[branches.prefix.index(name)] += tokens
-        masses = self._masses(leaves.last, target, members)
+        _, first = np.unique(prompt, return_index=True)
+        own = np.zeros(len(prompt), np.int32)
+        own[first] = evaluated[prompt[first]]
+        reused = np.maximum(0, leaves.length[prompt] - own)
+        found, mass = yes[prompt], self._masses(members, leaves.last[prompt])
+        self.counters.reused_tokens += int(reused.sum())
+        self.counters.prompts += int(np.isfinite(found).sum())
         for job, mine in members.by_job():
-            rows, places = list[Row](), [members.place[i] for i in mine]
-            for i, place in zip(mine, places, strict=True):
-                what = target[i]
-                own, evaluated[what] = evaluated[what], 0
-                reused = max(0, lengths[what] - own)
-                self.counters.reused_tokens += reused
-                if math.isnan(yes[what]):
-                    rows.append((math.nan, math.nan, job.waited(place), own, reused, _ERROR))
-                else:
-                    self.counters.prompts += 1
-                    rows.append((yes[what], masses.get(what, math.nan), job.waited(place), own, reused, 0))
-            job.tell(places, rows)
+            place = members.place[mine]
+            columns = found[mine], mass[mine], job.waited(place), own[mine], reused[mine]
+            job.tell(place, Answers.of_columns(*columns))
 
-    def _masses(self, rows: Sequence[int], target: Sequence[int], members: Waiting) -> dict[int, float]:
-        """Prompt → log of the answers' share of the whole vocabulary, if anyone who asks it wants that."""
-        wanted = {
-            what for what, job, place in zip(target, members.job, members.place, strict=True)
-            if members.jobs[job].prompts.whole[place]
-        }  # fmt: skip
-        return {what: self._context.log_mass(rows[what], self._answers) for what in wanted}
+    def _masses(self, members: Waiting, rows: IntArray) -> npt.NDArray[np.float64]:
+        """Log of the answers' share of the whole vocabulary after each member's row, nan for those who do not ask."""
+        found = np.full(len(rows), np.nan)
+        for job, mine in members.by_job():
+            for i in mine[job.prompts.whole[members.place[mine]]].tolist():
+                found[i] = self._context.log_mass(int(rows[i]), self._answers)
+        return found
 
     def _count_prefixes(self, prefixes: Sequence[TokenIds], piece: bool) -> list[int]:
         """Tokens computed of each prefix in earlier pieces."""
@@ -413,7 +414,7 @@ class YesNoScorer:
         self._failures += 1
         self.counters.errors += 1
         for job, mine in members.by_job():
-            places = {members.place[i] for i in mine}
+            places = set(members.place[mine].tolist())
             job.refuse(places if len(members) == 1 else places & job.alone, "llm_error")
             job.alone |= places
 
@@ -430,7 +431,7 @@ class YesNoScorer:
         self._context.go_on()
         try:
             self._context.decode(unfold(Branches.one(self._answers[:1]), TRUNK + 1)[1])
-            return all(map(math.isfinite, self._context.logits([0], self._answers)[0]))
+            return bool(np.isfinite(self._context.logits(np.zeros(1, np.int32), self._answers)).all())
         except DecodeError:
             return False
         finally:
@@ -446,13 +447,7 @@ class YesNoScorer:
         self.counters.renewals += 1
 
 
-def _note_begin(members: Waiting) -> None:
-    now = time.monotonic()
-    for job, mine in members.by_job():
-        job.begin([members.place[i] for i in mine], now)
-
-
 def _first_open(members: Waiting) -> tuple[Job, int] | None:
     """The first that has no answer yet."""
-    left = ((members.jobs[job], place) for job, place in zip(members.job, members.place, strict=True))
+    left = ((members.jobs[job], place) for job, place in zip(members.job.tolist(), members.place.tolist(), strict=True))
     return next(((job, place) for job, place in left if place in job.open), None)

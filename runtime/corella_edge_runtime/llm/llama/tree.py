@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
 
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge_runtime.llm.contract import ID_BYTES, TokenIds, pack_ids, unpack_ids
-
-IntArray = npt.NDArray[np.int32]
+from corella_edge_runtime.llm.contract import IntArray, TokenIds, lengths_of, unpack_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,30 +42,19 @@ class Branches:
     Attributes:
         prefixes: sorted.
         own: how many tokens at the beginning of each prefix could be taken from kept cells.
-        prefix: the place of each prompt's prefix.
+        groups: the prompts of each prefix, one or more.
         suffixes: of each prompt, as `pack_ids` gives them; empty only if prefix and cells leave something to compute.
     """
 
     prefixes: Sequence[TokenIds]
     own: Sequence[int]
-    prefix: Sequence[int]
+    groups: Sequence[range]
     suffixes: Sequence[bytes]
 
     @classmethod
     def one(cls, tokens: TokenIds, own: int = 0) -> Branches:
         """A decode of one prompt, of which so many tokens are in cells."""
-        return cls([tokens], [own], [0], [b""])
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each prompt."""
-        sizes = list(map(len, self.prefixes))
-        return [
-            sizes[place] + len(suffix) // ID_BYTES for place, suffix in zip(self.prefix, self.suffixes, strict=True)
-        ]
-
-    def tokens(self, prompt: int) -> TokenIds:
-        return self.prefixes[self.prefix[prompt]] + unpack_ids(self.suffixes[prompt])
+        return cls([tokens], [own], [range(1)], [b""])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +62,17 @@ class Leaves:
     """How each prompt of a decode comes by its cells.
 
     Attributes:
-        held: tokens at its beginning that are in cells before the decode.
-        follows: they are those of the prompt before it, not its own.
-        start: the first token that no prompt before it has computed.
-        last: the row after which its logits are read.
+        held, follows: of each group: how many tokens at the beginning of its prompts are in cells before the decode,
+            and whether these are those of the prompt before the group. A group's prompts hold the same.
+        length, start, last: int32, of each prompt: its tokens, the first of them that no prompt before it has computed,
+            and the row after which its logits are read.
     """
 
     held: list[int]
     follows: list[bool]
-    start: list[int]
-    last: list[int]
+    length: IntArray
+    start: IntArray
+    last: IntArray
 
 
 def common_length(a: TokenIds, b: TokenIds) -> int:
@@ -104,31 +91,64 @@ def common_length(a: TokenIds, b: TokenIds) -> int:
 
 def unfold(branches: Branches, first: int = 0) -> tuple[Leaves, Rows]:
     """Leaves and rows of a decode. `first`: the sequence id of the first prompt; the others follow."""
-    lengths = branches.lengths
-    held, follows, start = _places(branches, lengths)
-    sizes = [length - begin for length, begin in zip(lengths, start, strict=True)]
-    ends = list(accumulate(sizes))
-    rows = _rows(branches, start, sizes, ends, first)
-    last = _share_out(rows, lengths, follows, start, ends)
-    rows.wanted[last] = 1
-    return Leaves(held, follows, start, last), rows
+    sizes = lengths_of(branches.suffixes)
+    before = np.array([*map(len, branches.prefixes)], np.int32).repeat([*map(len, branches.groups)])
+    tokens, owner, depth = _columns(branches.suffixes, sizes)
+    length, start = before + sizes, before + _common_beginnings(tokens, owner, depth, sizes)
+    held, follows, leaves_at = _heads(branches, length, start)
+    tokens, owner, positions = _with_prefixes(branches, start, tokens, owner, depth + before[owner])
+    count = _shared_by(leaves_at, owner, positions)
+    last = (length - start).cumsum(dtype=np.int32) - 1
+    for k in (length == start).nonzero()[0].tolist():
+        # Another prompt has computed it all.
+        (last[k],) = ((positions == length[k] - 1) & (owner <= k) & (k < owner + count)).nonzero()[0]
+    wanted = np.zeros(len(tokens), np.int8)
+    wanted[last] = 1
+    return Leaves(held, follows, length, start, last), Rows(tokens, positions, owner + np.int32(first), count, wanted)
 
 
-def _places(branches: Branches, lengths: Sequence[int]) -> tuple[list[int], list[bool], list[int]]:
-    """`held`, `follows` and `start` of each prompt."""
-    held, follows, start = list[int](), list[bool](), list[int]()
-    for place, group in groupby(range(len(branches.prefix)), branches.prefix.__getitem__):
-        members = list(group)
-        own, head, prefix = branches.own[place], members[0], len(branches.prefixes[place])
-        shared = common_length(branches.tokens(head - 1), branches.tokens(head)) if head else 0
-        before = held[-1] if head and shared >= own else None
-        at, begin = _place(lengths[head], own, shared, before)
-        # Those after the head begin with the whole prefix, so with all that is held.
-        held += [at] * len(members)
-        follows += [before is not None, *[True] * (len(members) - 1)]
-        common = common_beginnings(branches.suffixes[head : head + len(members)])
-        start += [begin, *(prefix + tokens for tokens in common)]
-    return held, follows, start
+def _columns(suffixes: Sequence[bytes], sizes: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """All tokens of the suffixes, whose they are, and where they stand in them."""
+    tokens = np.frombuffer(b"".join(suffixes), ">i4").astype(np.int32)
+    owner = np.arange(len(sizes), dtype=np.int32).repeat(sizes)
+    begin = sizes.cumsum(dtype=np.int32) - sizes
+    return tokens, owner, np.arange(len(tokens), dtype=np.int32) - begin[owner]
+
+
+def _common_beginnings(tokens: IntArray, owner: IntArray, depth: IntArray, sizes: IntArray) -> IntArray:
+    """How many tokens each suffix has in common with the one before it; 0 for the first."""
+    found = np.zeros_like(sizes)
+    if len(sizes) > 1:
+        # One column more than there are tokens: there, all are different.
+        table = np.full((len(sizes), int(sizes.max()) + 1), -1, np.int32)
+        table[owner, depth] = tokens
+        different = table[1:] != table[:-1]
+        different[:, -1] = True
+        found[1:] = np.minimum(different.argmax(axis=1), np.minimum(sizes[1:], sizes[:-1]))
+    return found
+
+
+def _heads(branches: Branches, length: IntArray, start: IntArray) -> tuple[list[int], list[bool], IntArray]:
+    """`held` and `follows` of each group, and the depth at which each prompt leaves the one before it.
+
+    Corrects the `start` of a group's first prompt: it may begin like the last one of the group before.
+    """
+    held, follows, leaves_at = list[int](), list[bool](), start.copy()
+    for place, (own, group) in enumerate(zip(branches.own, branches.groups, strict=True)):
+        shared = _shared_with_the_one_before(branches, place) if place else 0
+        before = held[-1] if place and shared >= own else None
+        at, begin = _place(int(length[group.start]), own, shared, before)
+        held.append(at)
+        follows.append(before is not None)
+        start[group.start], leaves_at[group.start] = begin, 0 if before is None else begin
+    return held, follows, leaves_at
+
+
+def _shared_with_the_one_before(branches: Branches, place: int) -> int:
+    """Tokens that a group's first prompt has in common with the last one of the group before."""
+    prompt = branches.groups[place].start
+    one, other = (branches.prefixes[place - back] + unpack_ids(branches.suffixes[prompt - back]) for back in (1, 0))
+    return common_length(one, other)
 
 
 def _place(length: int, own: int, shared: int, before: int | None) -> tuple[int, int]:
@@ -141,61 +161,32 @@ def _place(length: int, own: int, shared: int, before: int | None) -> tuple[int,
     return min(before, shared), shared
 
 
-def common_beginnings(suffixes: Sequence[bytes]) -> list[int]:
-    """How many tokens each suffix but the first has in common with the one before it."""
-    if len(suffixes) < 2:
-        return []
-    sizes = np.fromiter(map(len, suffixes), np.intp, len(suffixes)) // ID_BYTES
-    width = int(sizes.max())
-    # One column more than there are tokens: there, all are different.
-    table = np.full((len(suffixes), width + 1), -1, np.int32)
-    table[np.arange(width + 1) < sizes[:, None]] = np.frombuffer(b"".join(suffixes), ">i4")
-    different = table[1:] != table[:-1]
-    different[:, width] = True
-    common = np.minimum(different.argmax(axis=1), np.minimum(sizes[1:], sizes[:-1]))
-    found: list[int] = common.tolist()
+def _with_prefixes(
+    branches: Branches, start: IntArray, tokens: IntArray, owner: IntArray, positions: IntArray
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Tokens, owner and position of each row: of every prompt, all from its `start` on."""
+    fresh = positions >= start[owner]
+    columns = [(tokens[fresh], owner[fresh], positions[fresh])]
+    for prefix, group in zip(branches.prefixes, branches.groups, strict=True):
+        begin, head = int(start[group.start]), group.start
+        if begin < len(prefix):
+            ids = np.array(prefix[begin:], np.int32)
+            columns.insert(-1, (ids, np.full_like(ids, head), np.arange(begin, len(prefix), dtype=np.int32)))
+    tokens, owner, positions = map(np.concatenate, zip(*columns, strict=True))
+    if len(branches.groups) > 1:
+        order = owner.argsort(kind="stable")
+        tokens, owner, positions = tokens[order], owner[order], positions[order]
+    return tokens, owner, positions
+
+
+def _shared_by(leaves_at: IntArray, owner: IntArray, positions: IntArray) -> IntArray:
+    """How many prompts each row belongs to: those from its owner to the next that has left at this depth."""
+    number = len(leaves_at)
+    if number == 1:
+        return np.ones_like(owner)
+    # Only at depths at which some prompt leaves are there differences; the first prompt leaves nobody, at depth 0.
+    depths = np.array(sorted(set(leaves_at.tolist())))
+    left = np.where(leaves_at[:, None] <= depths, np.arange(number, dtype=np.int32)[:, None], number)
+    following = np.vstack([np.minimum.accumulate(left[:0:-1])[::-1], np.full_like(depths, number)])
+    found: IntArray = following[owner, depths.searchsorted(positions, "right") - 1].astype(np.int32) - owner
     return found
-
-
-def _rows(branches: Branches, start: Sequence[int], sizes: Sequence[int], ends: Sequence[int], first: int) -> Rows:
-    """All tokens from each prompt's `start` on, so far as if each belonged to that prompt alone."""
-    total, number = ends[-1], len(sizes)
-    parts = []
-    for begin, place, suffix in zip(start, branches.prefix, branches.suffixes, strict=True):
-        own = begin - len(branches.prefixes[place])
-        if own < 0:
-            parts.append(pack_ids(branches.prefixes[place][begin:]))
-        parts.append(suffix[ID_BYTES * own :] if own > 0 else suffix)
-    tokens = np.frombuffer(b"".join(parts), ">i4").astype(np.int32)
-    each = np.array(sizes)
-    owner = np.arange(first, first + number, dtype=np.int32).repeat(each)
-    depth = np.array([begin + size - end for begin, size, end in zip(start, sizes, ends, strict=True)], np.int32)
-    positions = np.arange(total, dtype=np.int32) + depth.repeat(each)
-    return Rows(tokens, positions, owner, np.ones(total, np.int32), np.zeros(total, np.int8))
-
-
-def _share_out(
-    rows: Rows, lengths: Sequence[int], follows: Sequence[bool], start: Sequence[int], ends: Sequence[int]
-) -> list[int]:
-    """Give each row the prompts that share it; the last row of each prompt."""
-    last: list[int] = []
-    # Of the prompt at hand: from which depth to which its tokens are in rows that begin with depth 0 at which place,
-    # and the prompt they were computed for. Only a later one that does not share them ends their reach.
-    stretches: list[tuple[int, int, int, int]] = []
-    for number, (length, follower, begin, end) in enumerate(zip(lengths, follows, start, ends, strict=True)):
-        _close(stretches, begin if follower else 0, number, rows.count)
-        if begin < length:
-            stretches.append((begin, length, end - length, number))
-        last.append(stretches[-1][2] + length - 1)
-    _close(stretches, 0, len(lengths), rows.count)
-    return last
-
-
-def _close(stretches: list[tuple[int, int, int, int]], depth: int, number: int, count: IntArray) -> None:
-    """Rows at `depth` and beyond belong to no prompt from `number` on."""
-    while stretches and stretches[-1][1] > depth:
-        low, high, zero, owner = stretches.pop()
-        if number - owner > 1:
-            count[zero + max(low, depth) : zero + high] = number - owner
-        if low < depth:
-            stretches.append((low, depth, zero, owner))
