@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -8,12 +9,11 @@ from collections.abc import Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-import numpy as np
 import pytest
 
 from corella_edge.errors import InputError
 from corella_edge_runtime.llm.backends.thread import ThreadBackend
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompt
+from corella_edge_runtime.llm.contract import Answers, Prompt
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.job import Job
 from corella_edge_runtime.llm.llama.scorer import Counters, YesNoScorer
@@ -45,7 +45,7 @@ class Fake:
                 job.refuse([place], "llm_error")
             job.alone.add(place)
             raise ValueError("broken prompt")
-        job.tell(np.array([place]), Answers.of([Answer(float(value))]))
+        job.tell([place], [(float(value), math.nan, 0.0, 0, 0, 0)])
 
     def stats(self) -> dict[str, float]:
         return {}

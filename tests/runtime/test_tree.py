@@ -200,7 +200,7 @@ def test_the_columns_decide_what_is_decided_prompt_by_prompt(
     late = packing.hopeless(waiting, base, room, cost(*costs), 0.0)
     assert [asks[i] for i in late] == plain.hopeless(asks, base, room, cost(*costs), 0.0)
     left = [i for i in range(len(asks)) if i not in late]
-    waiting, asks = waiting.at(np.array(left, np.intp)), [asks[i] for i in left]
+    waiting, asks = waiting.at(left), [asks[i] for i in left]
     expected, found = plain.pack(asks, base, room, most), packing.pack(waiting, base, room, most)
     if found.piece or not len(found.targets):
         assert [target.tokens for target in expected] == [found.piece] * bool(found.piece)
@@ -349,8 +349,7 @@ def test_decodes_of_many_are_what_one_after_the_other_takes(rows: list[tuple[int
     for prefix, size in rows:
         taken = packed.decodes(prefix, size)
         packed.add(prefix, size)
-    prefix, sizes = np.array(rows, np.int32).reshape(-1, 2).T
-    assert packing.decodes_in(prefix, sizes, most) == pytest.approx(taken)
+    assert packing.decodes_in([p for p, _ in rows], [n for _, n in rows], most) == pytest.approx(taken)
 
 
 def test_a_suspect_is_tried_alone() -> None:

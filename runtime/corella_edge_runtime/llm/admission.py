@@ -10,10 +10,11 @@ import threading
 from bisect import bisect_right, insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, compress
 
 import numpy as np
 
-from corella_edge_runtime.llm.contract import Answers, IntArray, Prompts, TokenIds
+from corella_edge_runtime.llm.contract import Answers, Prompts, TokenIds
 from corella_edge_runtime.llm.cost import TRIAL, Cost, Meter
 from corella_edge_runtime.llm.llama.kept import KeptPrefixes
 from corella_edge_runtime.llm.llama.packing import decodes_in
@@ -138,7 +139,7 @@ class Admission:
                 self._cost.learn(*observed, now)
             if self._meter.renewed or answers.has("llm_error"):
                 self._seen.clear()
-            for name in set(prompts.prefix[: len(answers)][answers.answered].tolist()):
+            for name in set(compress(prompts.prefix, answers.answered.tolist())):
                 if not self._seen.touch(prompts.prefixes[name]):
                     self._seen.put(prompts.prefixes[name], _STATE)
 
@@ -169,7 +170,7 @@ class Admission:
         reason = "queue_full" if number == room < len(prompts) else "busy"
         if not number:
             return Admitted(0, reason)
-        tokens = int(_new_tokens(prompts[:number]).sum()) if yields else 0
+        tokens = sum(_new_tokens(prompts[:number])) if yields else 0
         return Admitted(number, reason, self._promise(due, self._seconds(prompts, news, number), end, yields, tokens))
 
     def _open_end(self, prompts: Prompts, now: float) -> Admitted:
@@ -190,7 +191,7 @@ class Admission:
         most: float = self._settings.queue_tokens
         if yields:
             most = YIELDING * most - sum(promise.tokens for promise in self._promised)
-        return int(_new_tokens(prompts).cumsum().searchsorted(most, "right"))
+        return bisect_right([*accumulate(_new_tokens(prompts))], most)
 
     def _may_try(self, now: float) -> bool:
         """An LLM that seems too slow may no longer be."""
@@ -210,20 +211,20 @@ class Admission:
         most = max(self._promised[0].seconds, self._cost.seconds(1, self._settings.batch))
         return min(now - self._moved, most)
 
-    def _news(self, prompts: Prompts) -> IntArray:
+    def _news(self, prompts: Prompts) -> list[int]:
         """Tokens that each prompt adds to what is kept of users."""
         return _new_tokens(prompts, lambda prefix: self._seen.find(prefix)[1])
 
-    def _seconds(self, prompts: Prompts, news: IntArray, count: int, least: float = 0.0) -> float:
+    def _seconds(self, prompts: Prompts, news: Sequence[int], count: int, least: float = 0.0) -> float:
         """Seconds for the first `count` prompts, as a share of full decodes, and of at least so many."""
         packed = decodes_in(prompts.prefix[:count], news[:count], self._settings.batch)
-        return self._cost.seconds(max(least, packed, count / self._settings.sequences), int(news[:count].sum()))
+        return self._cost.seconds(max(least, packed, count / self._settings.sequences), sum(news[:count]))
 
 
-def _new_tokens(prompts: Prompts, kept: Callable[[TokenIds], int] = lambda prefix: 0) -> IntArray:
+def _new_tokens(prompts: Prompts, kept: Callable[[TokenIds], int] = lambda prefix: 0) -> list[int]:
     """What each prompt adds: its suffix and, the first time, what of its prefix is not `kept`."""
-    news = prompts.sizes.copy()
-    for name in set(prompts.prefix.tolist()):
+    news = prompts.lengths.copy()
+    for name in set(prompts.prefix):
         prefix = prompts.prefixes[name]
-        news[(prompts.prefix == name).argmax()] += len(prefix) - kept(prefix)
+        news[prompts.prefix.index(name)] += len(prefix) - kept(prefix)
     return news

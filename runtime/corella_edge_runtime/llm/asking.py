@@ -223,7 +223,7 @@ class Llm:
             given.rows[[*order[number:]]] = Answers.none(1, admitted.reason).rows
         if promise is None:
             return Asking(given)
-        future = self._submit(prompts[:number], deadline)
+        future = self._submit(prompts if number == len(order) else prompts[:number], deadline)
         future.add_done_callback(lambda ended: self._ended(promise, prompts, ended))
         return Asking(given, order[:number], future, deadline, self.failed)
 

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts
-
-Places = npt.NDArray[np.integer[Any]]
+from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts, Row, no_answer
 
 
 class Job:
@@ -25,10 +19,10 @@ class Job:
         result: what the caller has; cancelled, nobody waits.
         open: places of the prompts that have no answer yet, in order.
         alone: places of those that were in a decode that failed: the next one that holds them holds nothing else.
-        begun: when the first decode for each prompt began; 0 = not yet.
+        waited: seconds from the arrival to the first decode for each prompt; 0 before.
     """
 
-    __slots__ = ("_found", "alone", "arrived", "begun", "deadline", "due", "open", "prompts", "result", "tokens")
+    __slots__ = ("_rows", "alone", "arrived", "deadline", "due", "open", "prompts", "result", "tokens", "waited")
 
     def __init__(self, prompts: Sequence[Prompt], deadline: float | None = None, max_wait: float = math.inf) -> None:
         self.prompts = Prompts.of(prompts)
@@ -39,40 +33,37 @@ class Job:
         self.result: Future[Answers] = Future()
         self.open = list(range(len(self.prompts)))
         self.alone: set[int] = set()
-        self.begun = np.zeros(len(self.prompts))
-        self._found = Answers.none(len(self.prompts), "deadline")
+        self.waited = [0.0] * len(self.prompts)
+        self._rows = [no_answer("deadline")] * len(self.prompts)
 
     def expired(self) -> bool:
         """Nobody waits for it any more."""
         return self.result.cancelled() or (self.deadline is not None and time.monotonic() >= self.deadline)
 
-    def begin(self, places: Places, now: float) -> None:
+    def begin(self, places: Iterable[int], now: float) -> None:
         """A decode works for these prompts."""
-        begun = self.begun[places]
-        self.begun[places] = np.where(begun, begun, now)
+        for place in places:
+            self.waited[place] = self.waited[place] or max(0.0, now - self.arrived)
 
-    def waited(self, places: Places) -> npt.NDArray[np.float64]:
-        """Seconds from the arrival to the first decode for each of these prompts."""
-        return np.maximum(0.0, self.begun[places] - self.arrived)
-
-    def tell(self, places: Places, answers: Answers) -> None:
+    def tell(self, places: Sequence[int], rows: Iterable[Row]) -> None:
         """These prompts have their answers."""
-        self._found.rows[places] = answers.rows
+        for place, row in zip(places, rows, strict=True):
+            self._rows[place] = row
         # Another thread may end the job at any moment: what is no longer open has its answer.
-        done = set(places.tolist())
+        done = set(places)
         self.open = [place for place in self.open if place not in done]
 
     def refuse(self, places: Collection[int], reason: str) -> None:
         """These have none, for the same reason."""
-        if len(places):
-            self.tell(np.array([*places]), Answers.none(len(places), reason))
+        if places:
+            self.tell(list(places), [no_answer(reason)] * len(places))
 
     def answers(self, reason: str) -> Answers:
         """One a prompt, in order; `reason` where there is none yet."""
-        missing, rows = self.open, self._found.rows.copy()
-        if missing:
-            rows[missing] = Answers.none(1, reason).rows
-        return Answers(rows)
+        missing, found = self.open, self._rows.copy()
+        for place in missing:
+            found[place] = no_answer(reason)
+        return Answers.of_rows(found)
 
     def finish(self, reason: str = "deadline") -> None:
         """Tell the caller; prompts without an answer get `reason`."""

@@ -231,14 +231,14 @@ class Context:
             self._end_workers = workers.attach(self.handle, self._threads)
         return int(C.llama_decode(self.handle, self._batch))
 
-    def logits(self, rows: IntArray, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Of some rows of the last decode that were wanted, the logits of some tokens; float32 [rows, tokens]."""
+    def logits(self, rows: Sequence[int] | IntArray, tokens: Sequence[int]) -> list[list[float]]:
+        """Of some rows of the last decode that were wanted, the logits of some tokens."""
         # One pointer for all of them: llama.cpp holds the wanted rows' logits in a block, in the order of the rows.
         address = ctypes.cast(C.llama_get_logits(self.handle), ctypes.c_void_p).value
         width = self.model.vocab_size
         block = np.frombuffer((ctypes.c_float * (width * len(self._output))).from_address(address), np.float32)
-        places = width * self._output.searchsorted(rows)
-        return block[places[:, None] + np.asarray(tokens)]
+        found: list[list[float]] = block[np.add.outer(width * self._output.searchsorted(rows), tokens)].tolist()
+        return found
 
     def log_mass(self, row: int, tokens: Sequence[int]) -> float:
         """Log of the share of some tokens in the whole vocabulary's probability, after row `row`."""

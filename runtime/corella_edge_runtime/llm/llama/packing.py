@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, groupby
 
-import numpy as np
-
-from corella_edge_runtime.llm.contract import IntArray, TokenIds
+from corella_edge_runtime.llm.contract import TokenIds
 from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.job import Job, Places
+from corella_edge_runtime.llm.job import Job
 
 # How far the queue is looked at, in decodes: enough to even out the sizes of the last ones.
 HORIZON = 2
@@ -20,7 +19,6 @@ HORIZON = 2
 STRANGERS = 256
 # What is expected of a decode, against what it may take: one that ends too late answers nobody.
 SAFETY = 1.2
-_NONE = np.empty(0, np.intp)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,66 +27,62 @@ class Waiting:
 
     Attributes:
         jobs: whose they are.
-        job, place: int32, of each prompt, where in `jobs`, and where among the job's.
+        job, place: of each prompt, where in `jobs`, and where among the job's.
         prefixes: different ones.
-        prefix, size: int32, of each prompt: the place of its prefix, and the tokens of its suffix.
-        suffix: of each prompt, as `pack_ids` gives it.
+        prefix, size, suffix: of each prompt: the place of its prefix, and its suffix, in tokens and as `pack_ids` gives
+            it.
     """
 
     jobs: list[Job]
-    job: IntArray
-    place: IntArray
+    job: list[int]
+    place: list[int]
     prefixes: list[TokenIds]
-    prefix: IntArray
-    size: IntArray
+    prefix: list[int]
+    size: list[int]
     suffix: list[bytes]
 
     def __len__(self) -> int:
         return len(self.suffix)
 
-    def first(self, number: int) -> Waiting:
-        """The first so many of them."""
-        job, place, prefix, size = (column[:number] for column in (self.job, self.place, self.prefix, self.size))
-        return Waiting(self.jobs, job, place, self.prefixes, prefix, size, self.suffix[:number])
-
-    def at(self, chosen: Places) -> Waiting:
+    def at(self, chosen: Sequence[int]) -> Waiting:
         """Some of them."""
-        job, place, prefix, size = (column[chosen] for column in (self.job, self.place, self.prefix, self.size))
-        suffix = [self.suffix[i] for i in chosen.tolist()]
+        columns = self.job, self.place, self.prefix, self.size, self.suffix
+        if isinstance(chosen, range):
+            job, place, prefix, size, suffix = (column[chosen.start : chosen.stop] for column in columns)
+        else:
+            job, place, prefix, size, suffix = ([column[i] for i in chosen] for column in columns)
         return Waiting(self.jobs, job, place, self.prefixes, prefix, size, suffix)
 
-    def by_job(self) -> list[tuple[Job, Places]]:
+    def by_job(self) -> list[tuple[Job, Sequence[int]]]:
         """Each job that has some of them, and which."""
         if len(self.jobs) == 1:
-            return [(self.jobs[0], np.arange(len(self)))] if len(self) else []
-        present = dict.fromkeys(self.job.tolist())
-        return [(self.jobs[job], (self.job == job).nonzero()[0]) for job in present]
+            return [(self.jobs[0], range(len(self)))] if len(self) else []
+        found: dict[int, list[int]] = {}
+        for i, job in enumerate(self.job):
+            found.setdefault(job, []).append(i)
+        return [(self.jobs[job], members) for job, members in found.items()]
 
     def up_to_suspects(self) -> Waiting:
         """Those before the first that the next decode must hold alone; that one alone, if it is the first of all."""
         if not any(job.alone for job in self.jobs):
             return self
-        alone = (
-            place in self.jobs[job].alone for job, place in zip(self.job.tolist(), self.place.tolist(), strict=True)
-        )
+        alone = (place in self.jobs[job].alone for job, place in zip(self.job, self.place, strict=True))
         first = next((i for i, suspect in enumerate(alone) if suspect), len(self))
-        return self.first(max(1, first))
+        return self.at(range(max(1, first)))
 
     def repeated(self) -> dict[int, int]:
         """Those that ask the same as one before them → the first that does."""
-        if len(set(self.suffix)) == len(self):
+        if len(self.prefixes) == 1 and len(set(self.suffix)) == len(self):
             return {}
         first: dict[tuple[int, bytes], int] = {}
-        keys = zip(self.prefix.tolist(), self.suffix, strict=True)
-        same = [first.setdefault(key, i) for i, key in enumerate(keys)]
+        same = [first.setdefault(key, i) for i, key in enumerate(zip(self.prefix, self.suffix, strict=True))]
         return {i: known for i, known in enumerate(same) if known != i}
 
-    def sizes(self, base: Callable[[TokenIds], Base]) -> tuple[IntArray, IntArray]:
+    def sizes(self, base: Callable[[TokenIds], Base]) -> tuple[list[int], list[int]]:
         """Tokens and cells that each adds to a decode; the first of a prefix adds what is new of that, too."""
         sizes, cells = self.size.copy(), self.size.copy()
-        names = dict.fromkeys(self.prefix.tolist()) if len(self.prefixes) > 1 else range(len(self) > 0)
-        for name in names:
-            own, at = base(self.prefixes[name]), int((self.prefix == name).argmax())
+        for name in set(self.prefix):
+            own, at = base(self.prefixes[name]), self.prefix.index(name)
             sizes[at] += len(self.prefixes[name]) - own.length
             cells[at] = sizes[at] + len(own.kept)
         return sizes, cells
@@ -96,20 +90,21 @@ class Waiting:
 
 def line_up(jobs: Iterable[Job], most: int) -> Waiting:
     """The first `most` prompts of the jobs that have no answer yet."""
-    taken, known, suffix = list[Job](), dict[TokenIds, int](), list[bytes]()
-    columns: list[tuple[IntArray, ...]] = [(np.empty(0, np.int32),) * 4]
+    line, known = Waiting([], [], [], [], [], [], []), dict[TokenIds, int]()
     for job in jobs:
-        if len(suffix) == most:
+        if len(line) == most:
             break
-        place, prompts = np.array(job.open[: most - len(suffix)], np.int32), job.prompts
-        names, prefix = np.zeros(len(prompts.prefixes), np.int32), prompts.prefix[place]
-        for name in dict.fromkeys(prefix.tolist()):
-            names[name] = known.setdefault(prompts.prefixes[name], len(known))
-        columns.append((np.full_like(place, len(taken)), place, names[prefix], prompts.sizes[place]))
-        suffix += [prompts.suffixes[i] for i in place.tolist()]
-        taken.append(job)
-    own, place, prefix, size = columns[-1] if len(taken) == 1 else map(np.concatenate, zip(*columns, strict=True))
-    return Waiting(taken, own, place, list(known), prefix, size, suffix)
+        open, prompts = job.open[: most - len(line)], job.prompts
+        of_job = [prompts.prefix[i] for i in open]
+        names = {name: known.setdefault(prompts.prefixes[name], len(known)) for name in dict.fromkeys(of_job)}
+        line.job.extend([len(line.jobs)] * len(open))
+        line.place.extend(open)
+        line.prefix.extend(map(names.__getitem__, of_job))
+        line.size.extend(map(prompts.lengths.__getitem__, open))
+        line.suffix.extend(map(prompts.suffixes.__getitem__, open))
+        line.jobs.append(job)
+    line.prefixes.extend(known)
+    return line
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +112,15 @@ class Packing:
     """What the next decode holds: different prompts, and all who asked them.
 
     Attributes:
-        targets: intp, of each different prompt, the first in the queue that asked it.
-        who, what: intp, everyone in the queue who asked one of them, and which it was.
+        targets: of each different prompt, the first in the queue that asked it.
+        who, what: everyone in the queue who asked one of them, and which it was.
         piece: the beginning of a prefix that does not fit one decode: it is all that is computed then, for nobody.
     """
 
-    targets: Places
-    who: Places
-    what: Places
+    targets: Sequence[int]
+    who: Sequence[int]
+    what: Sequence[int]
     piece: TokenIds = ()
-
-    @classmethod
-    def none(cls, piece: TokenIds = ()) -> Packing:
-        """A decode of no whole prompt."""
-        return cls(_NONE, _NONE, _NONE, piece)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +164,7 @@ def hopeless(waiting: Waiting, base: Callable[[TokenIds], Base], room: Room, cos
     groups: list[dict[bytes, float]] = [{} for _ in waiting.prefixes]
     packed = Packed(room.tokens)
     tokens = prompts = 0
-    columns = zip(waiting.job.tolist(), waiting.prefix.tolist(), waiting.size.tolist(), waiting.suffix, strict=True)
+    columns = zip(waiting.job, waiting.prefix, waiting.size, waiting.suffix, strict=True)
     for i, (job, prefix, size, suffix) in enumerate(columns):
         group = groups[prefix]
         seconds = group.get(suffix)
@@ -200,7 +190,7 @@ def _all_in_time(
     """Whether all are done before the first deadline: mostly so, and told at once."""
     sizes, _ = waiting.sizes(base)
     decodes = max(1.0, decodes_in(waiting.prefix, sizes, room.tokens), len(sizes) / room.prompts)
-    return now + SAFETY * cost.seconds(decodes, int(sizes.sum())) <= min(deadlines)
+    return now + SAFETY * cost.seconds(decodes, sum(sizes)) <= min(deadlines)
 
 
 class Packed:
@@ -230,11 +220,13 @@ def decodes_of(tokens: int, most: int) -> float:
     return whole + min(1.0, rest / min(STRANGERS, most))
 
 
-def decodes_in(prefix: IntArray, sizes: IntArray, most: int) -> float:
+def decodes_in(prefix: Sequence[int], sizes: Sequence[int], most: int) -> float:
     """What `Packed` tells of prompts of these prefixes that add so many tokens, one after the other."""
-    ends = [*(np.flatnonzero(prefix[1:] != prefix[:-1]) + 1).tolist(), len(prefix)]
-    used = [0, *sizes.cumsum()[np.array(ends) - 1].tolist()] if len(prefix) else [0]
-    return float(sum(decodes_of(end - begin, most) for begin, end in pairwise(used)))
+    if len(set(prefix)) == 1:
+        return decodes_of(sum(sizes), most)
+    runs = [len(list(run)) for _, run in groupby(prefix)]
+    ends = list(accumulate(runs))
+    return sum(decodes_of(sum(sizes[end - run : end]), most) for run, end in zip(runs, ends, strict=True))
 
 
 def pack(waiting: Waiting, base: Callable[[TokenIds], Base], room: Room, most: float = math.inf) -> Packing:
@@ -245,36 +237,38 @@ def pack(waiting: Waiting, base: Callable[[TokenIds], Base], room: Room, most: f
     `STRANGERS`.
     """
     if not len(waiting):
-        return Packing.none()
+        return Packing([], [], [])
     waiting = waiting.up_to_suspects()
     repeated = waiting.repeated()
-    firsts = np.array([i for i in range(len(waiting)) if i not in repeated]) if repeated else np.arange(len(waiting))
+    firsts = [i for i in range(len(waiting)) if i not in repeated] if repeated else range(len(waiting))
     different = waiting.at(firsts) if repeated else waiting
     sizes, cells = different.sizes(base)
     prefix = waiting.prefixes[waiting.prefix[0]]
     done = base(prefix).length
     if sizes[0] > room.tokens and done < len(prefix):
-        return Packing.none(prefix[: done + room.tokens])
+        return Packing([], [], [], prefix[: done + room.tokens])
     seen, taken = _taken(different.prefix, sizes, cells, room, most)
     if not repeated:
         return Packing(firsts[:taken], firsts[:taken], firsts[:taken])
     end = firsts[seen] if seen < len(firsts) else len(waiting)
-    target = {i: what for what, i in enumerate(firsts[:taken].tolist())}
+    target = {i: what for what, i in enumerate(firsts[:taken])}
     who = [i for i in range(end) if repeated.get(i, i) in target]
-    return Packing(firsts[:taken], np.array(who), np.array([target[repeated.get(i, i)] for i in who]))
+    return Packing(firsts[:taken], who, [target[repeated.get(i, i)] for i in who])
 
 
-def _taken(prefix: IntArray, sizes: IntArray, cells: IntArray, room: Room, most: float) -> tuple[int, int]:
+def _taken(
+    prefix: Sequence[int], sizes: Sequence[int], cells: Sequence[int], room: Room, most: float
+) -> tuple[int, int]:
     """How many of different prompts are looked at, and how many of these are taken."""
-    used, filled = sizes.cumsum(), cells.cumsum()
-    seen = min(len(sizes), int(used.searchsorted(HORIZON * room.tokens, "right")) + 1, HORIZON * room.prompts + 1)
-    total = int(used[seen - 1])
+    used, filled = list(accumulate(sizes)), list(accumulate(cells))
+    seen = min(len(sizes), bisect_right(used, HORIZON * room.tokens) + 1, HORIZON * room.prompts + 1)
+    total = used[seen - 1]
     fair = total / math.ceil(total / room.tokens) if seen == len(sizes) else math.inf
-    strangers = prefix != prefix[0]
-    friends = int(strangers.argmax()) if strangers.any() else len(prefix)
+    friends = len(prefix)
+    if len(set(prefix)) > 1:
+        friends = next(i for i, name in enumerate(prefix) if name != prefix[0])
     taken = min(
-        seen, room.prompts, int(used.searchsorted(min(most, room.tokens), "right")),
-        int(filled.searchsorted(room.cells, "right")), int(used.searchsorted(fair)) + 1,
-        max(friends, int(used.searchsorted(min(most, STRANGERS), "right"))),
+        seen, room.prompts, bisect_right(used, min(most, room.tokens)), bisect_right(filled, room.cells),
+        bisect_left(used, fair) + 1, max(friends, bisect_right(used, min(most, STRANGERS))),
     )  # fmt: skip
     return seen, max(1, taken)

@@ -6,20 +6,19 @@ ReLLa, arXiv 2308.11131, eq. of the point-wise score).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import accumulate
-
-import numpy as np
-import numpy.typing as npt
+from itertools import accumulate, compress, pairwise
+from typing import Any
 
 from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.contract import Answers, BrokenError, IntArray, Prompt, TokenIds
+from corella_edge_runtime.llm.contract import REASONS, Answers, BrokenError, IntArray, Prompt, TokenIds
 from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.job import Job, Places
+from corella_edge_runtime.llm.job import Job
 from corella_edge_runtime.llm.llama.binding import AbortedError, Context, DecodeError, Model
 from corella_edge_runtime.llm.llama.kept import KeptPrefixes
 from corella_edge_runtime.llm.llama.packing import (
@@ -37,6 +36,7 @@ from corella_edge_runtime.llm.llama.tree import Branches, Leaves, common_length,
 from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
 
 Watch = Callable[[Sequence[Job]], AbstractContextManager[None]]
+_ERROR = REASONS.index("llm_error")
 TRUNK = 0  # the sequence that holds the latest prefix; prompts of a decode are 1, 2, …
 # So many failures in a row, and the context is looked at: is it at fault, or were the prompts?
 FAILURES = 3
@@ -117,11 +117,10 @@ class YesNoScorer:
 
     def refuse(self, job: Job) -> None:
         """Tell those prompts of a job that can not be answered here. Any thread may call it."""
-        longest, prompts = min(self.limit, self._context.cells), job.prompts
-        prefix = np.array([*map(len, prompts.prefixes)], np.int32)[prompts.prefix]
-        fits = (prompts.sizes > 0) & (prompts.sizes <= self._context.batch_size) & (prefix + prompts.sizes <= longest)
-        if not fits.all():
-            job.refuse((~fits).nonzero()[0].tolist(), "too_long")
+        longest, batch = min(self.limit, self._context.cells), self._context.batch_size
+        most = [min(batch, longest - len(prefix)) for prefix in job.prompts.prefixes]
+        columns = zip(map(most.__getitem__, job.prompts.prefix), job.prompts.lengths, strict=True)
+        job.refuse([i for i, (most, length) in enumerate(columns) if not 0 < length <= most], "too_long")
 
     def step(self, jobs: Iterable[Job], cost: Cost | None = None, watch: Watch = unwatched) -> None:
         """Work on the first of the jobs' open prompts with at most one decode; some then have their answer.
@@ -140,16 +139,16 @@ class YesNoScorer:
         started, cost = time.monotonic(), cost or Cost()
         # As many as one looks at: more would be gone through at every decode.
         waiting = line_up(jobs, HORIZON * self.settings.sequences + 1)
-        members = waiting.first(0)
+        members = waiting.at(())
         try:
             waiting = self._hopeful(waiting, cost)
             packing = self._packing(waiting, cost)
             # A piece of a long prefix is nobody's answer yet, but somebody waits for it.
-            members = waiting.first(1) if packing.piece else waiting.at(packing.who)
+            members = waiting.at((0,)) if packing.piece else waiting.at(packing.who)
             if len(members):
                 of_jobs = members.by_job()
                 for job, mine in of_jobs:
-                    job.begin(members.place[mine], started)
+                    job.begin([members.place[i] for i in mine], started)
                 with watch([job for job, _ in of_jobs]):
                     self._decode(waiting, packing, members)
             self._unfinished = _first_open(members) if self.settings.deterministic else None
@@ -216,22 +215,22 @@ class YesNoScorer:
             del late[:1]
         if not late:
             return waiting
-        told = waiting.at(np.array(late))
+        told, gone = waiting.at(late), set(late)
         for job, mine in told.by_job():
-            job.refuse(told.place[mine].tolist(), "deadline")
-        return waiting.at(np.delete(np.arange(len(waiting)), late))
+            job.refuse([told.place[i] for i in mine], "deadline")
+        return waiting.at([i for i in range(len(waiting)) if i not in gone])
 
     def _packing(self, waiting: Waiting, cost: Cost) -> Packing:
         """What the next decode holds. The trunk leaves first if that does not begin with it."""
         if not len(waiting):
-            return Packing.none()
-        most = in_time(cost, [waiting.jobs[job] for job in set(waiting.job.tolist())], time.monotonic())
+            return Packing((), (), ())
+        most = in_time(cost, [waiting.jobs[job] for job in set(waiting.job)], time.monotonic())
         if self.settings.deterministic:
-            waiting = waiting.first(1)
+            waiting = waiting.at((0,))
             if self._unfinished != (waiting.jobs[waiting.job[0]], waiting.place[0]):
                 self.forget()
         tokens, prefix = self._context.batch_size, waiting.prefixes[waiting.prefix[0]]
-        if not self._beside_trunk(prefix, int(waiting.size[0]), tokens):
+        if not self._beside_trunk(prefix, waiting.size[0], tokens):
             self._leave_trunk(prefix)
         self._bases.clear()
         room = Room(tokens, self._context.sequences - 1, self._context.cells - len(self._trunk))
@@ -246,11 +245,12 @@ class YesNoScorer:
 
     def _base(self, prefix: TokenIds) -> Base:
         """Where the beginning of a prefix is cheapest to get; looked up once a decode."""
-        if prefix not in self._bases:
+        found = self._bases.get(prefix)
+        if found is None:
             trunk = common_length(self._trunk, prefix)
             kept, length = self._kept.find(prefix)
-            self._bases[prefix] = Base(length, kept) if length > trunk else Base(trunk)
-        return self._bases[prefix]
+            found = self._bases[prefix] = Base(length, kept) if length > trunk else Base(trunk)
+        return found
 
     def _beside_trunk(self, prefix: TokenIds, suffix: int, tokens: int) -> bool:
         """Whether a prompt begins with some of the trunk and the cells are enough for both."""
@@ -276,38 +276,37 @@ class YesNoScorer:
             return
         # All are read before any is told.
         yes = self._probabilities(leaves.last)
-        broken = int(np.isnan(yes).sum())
-        evaluated = leaves.length - leaves.start
-        # What earlier decodes computed is of the first prompt of its prefix.
-        evaluated[[group.start for group in branches.groups]] += np.array(ahead, np.int32)
-        self._tell(members, prompt[packing.what], leaves, evaluated, yes)
+        broken = any(map(math.isnan, yes))
+        evaluated = (leaves.length - leaves.start).tolist()
+        for group, tokens in zip(branches.groups, ahead, strict=True):
+            evaluated[group.start] += tokens  # what earlier decodes computed
+        self._tell(members, [prompt[what] for what in packing.what], leaves, evaluated, yes)
         self._failures = self._failures + 1 if broken else 0
-        self.counters.errors += broken > 0
+        self.counters.errors += broken
         # Cells of a decode that ended in nan may hold more of them.
         if broken or self.settings.deterministic:
             self.forget()
         else:
             self._keep(branches)
 
-    def _branches(self, waiting: Waiting, packing: Packing) -> tuple[Branches, Places]:
+    def _branches(self, waiting: Waiting, packing: Packing) -> tuple[Branches, list[int]]:
         """The decode's prompts, neighbours alike, and where each of the packing's targets stands among them."""
         if packing.piece:
-            return Branches.one(packing.piece, self._base(packing.piece).length), packing.targets
+            return Branches.one(packing.piece, self._base(packing.piece).length), []
         targets = waiting.at(packing.targets)
-        prefix, suffix = targets.prefix.tolist(), targets.suffix
-        names = sorted(set(prefix), key=waiting.prefixes.__getitem__)
-        if len(names) == 1:
-            order, groups = sorted(range(len(suffix)), key=suffix.__getitem__), [range(len(suffix))]
-        else:
+        names = sorted(set(targets.prefix), key=waiting.prefixes.__getitem__)
+        keys: Sequence[Any] = targets.suffix
+        if len(names) > 1:
             rank = {name: place for place, name in enumerate(names)}
-            order = sorted(range(len(suffix)), key=lambda k: (rank[prefix[k]], suffix[k]))
-            ends = [*accumulate(prefix.count(name) for name in names)]
-            groups = [*map(range, [0, *ends], ends)]
-        prompt = np.empty(len(order), np.intp)
-        prompt[order] = np.arange(len(order))
+            keys = list(zip(map(rank.__getitem__, targets.prefix), targets.suffix, strict=True))
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        ends = [0, *accumulate(map(targets.prefix.count, names))]
+        prompt = [0] * len(order)
+        for place, k in enumerate(order):
+            prompt[k] = place
         prefixes = [waiting.prefixes[name] for name in names]
-        own = [self._base(prefix).length for prefix in prefixes]
-        return Branches(prefixes, own, groups, [suffix[k] for k in order]), prompt
+        own, suffixes = [self._base(prefix).length for prefix in prefixes], [targets.suffix[k] for k in order]
+        return Branches(prefixes, own, [range(*pair) for pair in pairwise(ends)], suffixes), prompt
 
     def _fill(self, branches: Branches, leaves: Leaves) -> None:
         """Give each prompt the cells of its beginning: its neighbour's, the trunk's, or a copy of kept ones."""
@@ -350,44 +349,39 @@ class YesNoScorer:
             self._context.cut(sequence, len(prefix))
             self._kept.put(prefix, self._context.save(sequence, self._kept.room))
 
-    def _probabilities(self, rows: IntArray) -> npt.NDArray[np.float64]:
+    def _probabilities(self, rows: IntArray) -> list[float]:
         """P(Yes) after each row of the decode, nan where the logits are no numbers."""
-        yes, no = np.asarray(self._context.logits(rows, self._answers), np.float64).T
-        with np.errstate(invalid="ignore"):
-            lead = no - yes
-        found: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(np.minimum(700.0, lead)))
-        found[~np.isfinite(lead)] = np.nan
-        return found
+        lead = [no - yes for yes, no in self._context.logits(rows, self._answers)]
+        return [1.0 / (1.0 + math.exp(min(700.0, x))) if math.isfinite(x) else math.nan for x in lead]
 
     def _tell(
-        self, members: Waiting, prompt: Places, leaves: Leaves, evaluated: IntArray, yes: npt.NDArray[np.float64]
+        self, members: Waiting, prompt: Sequence[int], leaves: Leaves, evaluated: Sequence[int], yes: Sequence[float]
     ) -> None:
         """Everyone who asked gets its answer.
 
         Args:
             prompt: which of the decode's prompts each member asked.
-            evaluated: tokens computed for each of these prompts: for the first who asked it.
+            evaluated: tokens computed for each of these prompts.
             yes: P(Yes) of each.
         """
-        _, first = np.unique(prompt, return_index=True)
-        own = np.zeros(len(prompt), np.int32)
-        own[first] = evaluated[prompt[first]]
-        reused = np.maximum(0, leaves.length[prompt] - own)
-        found, mass = yes[prompt], self._masses(members, leaves.last[prompt])
-        self.counters.reused_tokens += int(reused.sum())
-        self.counters.prompts += int(np.isfinite(found).sum())
+        # They were computed for the first who asked it.
+        left, lengths = dict(enumerate(evaluated)), leaves.length.tolist()
         for job, mine in members.by_job():
-            place = members.place[mine]
-            columns = found[mine], mass[mine], job.waited(place), own[mine], reused[mine]
-            job.tell(place, Answers.of_columns(*columns))
+            places, asked = [members.place[i] for i in mine], [prompt[i] for i in mine]
+            own = [left.pop(what, 0) for what in asked]
+            reused = [max(0, lengths[what] - tokens) for what, tokens in zip(asked, own, strict=True)]
+            found, waited = [yes[what] for what in asked], [job.waited[place] for place in places]
+            missing = [_ERROR if math.isnan(p) else 0 for p in found]
+            self.counters.reused_tokens += sum(reused)
+            self.counters.prompts += missing.count(0)
+            mass = self._masses(leaves.last, asked, [job.prompts.whole[place] for place in places])
+            job.tell(places, zip(found, mass, waited, own, reused, missing, strict=True))
 
-    def _masses(self, members: Waiting, rows: IntArray) -> npt.NDArray[np.float64]:
-        """Log of the answers' share of the whole vocabulary after each member's row, nan for those who do not ask."""
-        found = np.full(len(rows), np.nan)
-        for job, mine in members.by_job():
-            for i in mine[job.prompts.whole[members.place[mine]]].tolist():
-                found[i] = self._context.log_mass(int(rows[i]), self._answers)
-        return found
+    def _masses(self, rows: IntArray, asked: Sequence[int], whole: Sequence[bool]) -> list[float]:
+        """Log of the answers' share of the whole vocabulary for those who want it, nan for the others."""
+        wanted = set(compress(asked, whole))
+        known = {what: self._context.log_mass(int(rows[what]), self._answers) for what in wanted}
+        return [known[what] if wants else math.nan for what, wants in zip(asked, whole, strict=True)]
 
     def _count_prefixes(self, prefixes: Sequence[TokenIds], piece: bool) -> list[int]:
         """Tokens computed of each prefix in earlier pieces."""
@@ -414,7 +408,7 @@ class YesNoScorer:
         self._failures += 1
         self.counters.errors += 1
         for job, mine in members.by_job():
-            places = set(members.place[mine].tolist())
+            places = {members.place[i] for i in mine}
             job.refuse(places if len(members) == 1 else places & job.alone, "llm_error")
             job.alone |= places
 
@@ -431,7 +425,7 @@ class YesNoScorer:
         self._context.go_on()
         try:
             self._context.decode(unfold(Branches.one(self._answers[:1]), TRUNK + 1)[1])
-            return bool(np.isfinite(self._context.logits(np.zeros(1, np.int32), self._answers)).all())
+            return all(map(math.isfinite, self._context.logits([0], self._answers)[0]))
         except DecodeError:
             return False
         finally:
@@ -449,5 +443,5 @@ class YesNoScorer:
 
 def _first_open(members: Waiting) -> tuple[Job, int] | None:
     """The first that has no answer yet."""
-    left = ((members.jobs[job], place) for job, place in zip(members.job.tolist(), members.place.tolist(), strict=True))
+    left = ((members.jobs[job], place) for job, place in zip(members.job, members.place, strict=True))
     return next(((job, place) for job, place in left if place in job.open), None)

@@ -91,7 +91,7 @@ def common_length(a: TokenIds, b: TokenIds) -> int:
 
 def unfold(branches: Branches, first: int = 0) -> tuple[Leaves, Rows]:
     """Leaves and rows of a decode. `first`: the sequence id of the first prompt; the others follow."""
-    sizes = lengths_of(branches.suffixes)
+    sizes = np.array(lengths_of(branches.suffixes), np.int32)
     before = np.array([*map(len, branches.prefixes)], np.int32).repeat([*map(len, branches.groups)])
     tokens, owner, depth = _columns(branches.suffixes, sizes)
     length, start = before + sizes, before + _common_beginnings(tokens, owner, depth, sizes)

@@ -22,12 +22,10 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
-
-import numpy as np
 
 from corella_edge_runtime.llm.contract import ID_BYTES, Answers, Prompts, pack_ids, unpack_ids
 
@@ -186,28 +184,28 @@ def _message(kind: type[Message], payload: bytes) -> Message:
 def _ask(message: Ask) -> bytes:
     prompts, deadline = message.prompts, math.inf if message.deadline is None else message.deadline
     prefixes, number = list(map(pack_ids, prompts.prefixes)), len(prompts)
+    columns = [*map(len, prompts.prefixes), *prompts.prefix, *prompts.lengths]
     head = _ASK.pack(message.id, deadline, len(prefixes), number)
-    columns = np.concatenate([np.array([*map(len, prompts.prefixes)]), prompts.prefix, prompts.sizes]).astype("<u4")
-    return b"".join([head, columns.tobytes(), prompts.whole.tobytes(), *prefixes, *prompts.suffixes])
+    return b"".join(
+        [head, struct.pack(f"<{len(columns)}I{number}?", *columns, *prompts.whole), *prefixes, *prompts.suffixes]
+    )
 
 
 def _read_ask(payload: bytes) -> Ask:
     id, deadline, prefixes, number = _ASK.unpack_from(payload)
     if math.isnan(deadline):
         raise ValueError("no time")
-    columns = np.frombuffer(payload, "<u4", prefixes + 2 * number, _ASK.size).astype(np.int64)
-    lengths, prefix, sizes = np.split(columns, [prefixes, prefixes + number])
-    whole = np.frombuffer(payload, np.uint8, number, start := _ASK.size + 4 * len(columns)) != 0
-    ids = _cut(payload, start + number, [*lengths.tolist(), *sizes.tolist()])
-    if number and prefix.max() >= prefixes:
+    form = struct.Struct(f"<{prefixes + 2 * number}I{number}?")
+    columns = form.unpack_from(payload, _ASK.size)
+    prefix, lengths = columns[prefixes : prefixes + number], columns[prefixes + number : prefixes + 2 * number]
+    ids = _cut(payload, _ASK.size + form.size, [*columns[:prefixes], *lengths])
+    if max(prefix, default=-1) >= prefixes:
         raise ValueError("no such prefix")
-    found = Prompts(
-        list(map(unpack_ids, ids[:prefixes])), prefix.astype(np.int32), ids[prefixes:], sizes.astype(np.int32), whole
-    )
+    found = Prompts(list(map(unpack_ids, ids[:prefixes])), prefix, ids[prefixes:], columns[prefixes + 2 * number :])
     return Ask(id, None if deadline == math.inf else deadline, found)
 
 
-def _cut(payload: bytes, start: int, lengths: Sequence[int]) -> list[bytes]:
+def _cut(payload: bytes, start: int, lengths: list[int]) -> list[bytes]:
     """What follows, in pieces of so many token ids; nothing may be left."""
     ends = list(accumulate((ID_BYTES * length for length in lengths), initial=start))
     if ends[-1] != len(payload):

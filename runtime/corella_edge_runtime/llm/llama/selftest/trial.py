@@ -64,13 +64,13 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 def _decoded(model: Model, tokens: Sequence[int]) -> tiny.Floats:
     # One thread: a barrier between several costs long where other work takes the cores.
     context = Context(model, tiny.CONTEXT, _ROWS, max(_DECODES), 1)
-    found, start = list[tiny.Floats](), 0
+    found, start = list[list[float]](), 0
     for count in _DECODES:
         context.decode(_rows(tokens, start, count))
-        found.append(context.logits(np.arange(count, dtype=np.int32), range(tiny.VOCABULARY)))
+        found += context.logits(range(count), range(tiny.VOCABULARY))
         start += count
     context.close()
-    return np.concatenate(found)
+    return np.asarray(found, np.float32)
 
 
 def _rows(tokens: Sequence[int], start: int, count: int) -> Rows:
