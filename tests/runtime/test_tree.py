@@ -118,10 +118,9 @@ def test_rows_are_those_of_the_plain_tree(branches: Branches, first: int) -> Non
     assert leaves.last.tolist() == [leaf.last for leaf in wanted]
     for name in Rows.__slots__:
         assert getattr(rows, name).tolist() == getattr(expected, name).tolist(), name
-        assert getattr(rows, name).dtype == getattr(expected, name).dtype
 
 
-@given(st.sets(st.lists(st.integers(-2, 2), max_size=6).map(tuple), min_size=1, max_size=8), st.integers(0, 3))
+@given(st.sets(st.lists(st.integers(0, 2), max_size=6).map(tuple), min_size=1, max_size=8), st.integers(0, 3))
 def test_what_a_prompt_has_in_common_with_the_one_before_is_not_computed(rows: set[TokenIds], prefix: int) -> None:
     suffixes = sorted(rows, key=pack_ids)
     branches = Branches([(7,) * (1 + prefix)], [0], [range(len(rows))], list(map(pack_ids, suffixes)))

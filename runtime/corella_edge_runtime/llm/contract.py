@@ -11,13 +11,13 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 TokenIds = tuple[int, ...]
-IntArray = npt.NDArray[np.int32]
+IntArray = npt.NDArray[np.integer[Any]]
 ID_BYTES = 4
 # Why a prompt has no probability, by the code of its answer; 0: it has one.
 REASONS = ("", "too_long", "deadline", "busy", "queue_full", "llm_error", "no_text", "no_llm", "pending")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge_runtime.llm.contract import IntArray, TokenIds, lengths_of, unpack_ids
+from corella_edge_runtime.llm.contract import ID_BYTES, IntArray, TokenIds, lengths_of, unpack_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class Rows:
     """The tokens of one decode.
 
     Attributes:
-        tokens, positions: int32 [n].
-        first, count: int32 [n]; a token belongs to the sequences first … first + count - 1, whose common part it is.
+        tokens, positions: [n].
+        first, count: [n]; a token belongs to the sequences first … first + count - 1, whose common part it is.
         wanted: int8 [n], 1 where the logits after the token are read.
     """
 
@@ -64,7 +64,7 @@ class Leaves:
     Attributes:
         held, follows: of each group: how many tokens at the beginning of its prompts are in cells before the decode,
             and whether these are those of the prompt before the group. A group's prompts hold the same.
-        length, start, last: int32, of each prompt: its tokens, the first of them that no prompt before it has computed,
+        length, start, last: of each prompt: its tokens, the first of them that no prompt before it has computed,
             and the row after which its logits are read.
     """
 
@@ -92,39 +92,40 @@ def common_length(a: TokenIds, b: TokenIds) -> int:
 def unfold(branches: Branches, first: int = 0) -> tuple[Leaves, Rows]:
     """Leaves and rows of a decode. `first`: the sequence id of the first prompt; the others follow."""
     sizes = np.array(lengths_of(branches.suffixes), np.int32)
-    before = np.array([*map(len, branches.prefixes)], np.int32).repeat([*map(len, branches.groups)])
-    tokens, owner, depth = _columns(branches.suffixes, sizes)
-    length, start = before + sizes, before + _common_beginnings(tokens, owner, depth, sizes)
+    before = np.array([*map(len, branches.prefixes)], np.int32)
+    if len(branches.groups) > 1:
+        before = before.repeat([*map(len, branches.groups)])
+    table = _table(branches.suffixes, sizes)
+    length, start = before + sizes, before + _common_beginnings(table)
     held, follows, leaves_at = _heads(branches, length, start)
-    tokens, owner, positions = _with_prefixes(branches, start, tokens, owner, depth + before[owner])
+    depth = np.arange(table.shape[1])
+    fresh = ((start - before)[:, None] <= depth) & (depth < sizes[:, None])
+    owner, positions = fresh.nonzero()
+    positions += before[owner] if len(before) > 1 else before
+    tokens, owner, positions = _with_prefixes(branches, start, table[fresh], owner, positions)
     count = _shared_by(leaves_at, owner, positions)
-    last = (length - start).cumsum(dtype=np.int32) - 1
-    for k in (length == start).nonzero()[0].tolist():
-        # Another prompt has computed it all.
-        (last[k],) = ((positions == length[k] - 1) & (owner <= k) & (k < owner + count)).nonzero()[0]
+    last = (length - start).cumsum() - 1
+    if len(branches.groups) > 1:
+        for k in (length == start).nonzero()[0].tolist():
+            # Another prompt has computed it all.
+            (last[k],) = ((positions == length[k] - 1) & (owner <= k) & (k < owner + count)).nonzero()[0]
     wanted = np.zeros(len(tokens), np.int8)
     wanted[last] = 1
-    return Leaves(held, follows, length, start, last), Rows(tokens, positions, owner + np.int32(first), count, wanted)
+    return Leaves(held, follows, length, start, last), Rows(tokens, positions, owner + first, count, wanted)
 
 
-def _columns(suffixes: Sequence[bytes], sizes: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """All tokens of the suffixes, whose they are, and where they stand in them."""
-    tokens = np.frombuffer(b"".join(suffixes), ">i4").astype(np.int32)
-    owner = np.arange(len(sizes), dtype=np.int32).repeat(sizes)
-    begin = sizes.cumsum(dtype=np.int32) - sizes
-    return tokens, owner, np.arange(len(tokens), dtype=np.int32) - begin[owner]
+def _table(suffixes: Sequence[bytes], sizes: IntArray) -> IntArray:
+    """Token ids of each suffix, one a row; behind its end there are numbers that no token has."""
+    width = int(sizes.max())
+    rows = b"".join([suffix.ljust(ID_BYTES * width, b"\xff") for suffix in suffixes])
+    return np.frombuffer(rows, ">i4").astype(np.int32).reshape(len(suffixes), width)
 
 
-def _common_beginnings(tokens: IntArray, owner: IntArray, depth: IntArray, sizes: IntArray) -> IntArray:
-    """How many tokens each suffix has in common with the one before it; 0 for the first."""
-    found = np.zeros_like(sizes)
-    if len(sizes) > 1:
-        # One column more than there are tokens: there, all are different.
-        table = np.full((len(sizes), int(sizes.max()) + 1), -1, np.int32)
-        table[owner, depth] = tokens
-        different = table[1:] != table[:-1]
-        different[:, -1] = True
-        found[1:] = np.minimum(different.argmax(axis=1), np.minimum(sizes[1:], sizes[:-1]))
+def _common_beginnings(table: IntArray) -> IntArray:
+    """How many tokens each row has in common with the one before it; 0 for the first."""
+    found = np.zeros(len(table), np.intp)
+    if len(table) > 1:
+        (table[1:] != table[:-1]).argmax(axis=1, out=found[1:])
     return found
 
 
@@ -165,14 +166,15 @@ def _with_prefixes(
     branches: Branches, start: IntArray, tokens: IntArray, owner: IntArray, positions: IntArray
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Tokens, owner and position of each row: of every prompt, all from its `start` on."""
-    fresh = positions >= start[owner]
-    columns = [(tokens[fresh], owner[fresh], positions[fresh])]
+    columns = [(tokens, owner, positions)]
     for prefix, group in zip(branches.prefixes, branches.groups, strict=True):
         begin, head = int(start[group.start]), group.start
         if begin < len(prefix):
-            ids = np.array(prefix[begin:], np.int32)
-            columns.insert(-1, (ids, np.full_like(ids, head), np.arange(begin, len(prefix), dtype=np.int32)))
-    tokens, owner, positions = map(np.concatenate, zip(*columns, strict=True))
+            columns.insert(
+                -1, (np.array(prefix[begin:]), np.full(len(prefix) - begin, head), np.arange(begin, len(prefix)))
+            )
+    if len(columns) > 1:
+        tokens, owner, positions = map(np.concatenate, zip(*columns, strict=True))
     if len(branches.groups) > 1:
         order = owner.argsort(kind="stable")
         tokens, owner, positions = tokens[order], owner[order], positions[order]
@@ -186,7 +188,7 @@ def _shared_by(leaves_at: IntArray, owner: IntArray, positions: IntArray) -> Int
         return np.ones_like(owner)
     # Only at depths at which some prompt leaves are there differences; the first prompt leaves nobody, at depth 0.
     depths = np.array(sorted(set(leaves_at.tolist())))
-    left = np.where(leaves_at[:, None] <= depths, np.arange(number, dtype=np.int32)[:, None], number)
-    following = np.vstack([np.minimum.accumulate(left[:0:-1])[::-1], np.full_like(depths, number)])
-    found: IntArray = following[owner, depths.searchsorted(positions, "right") - 1].astype(np.int32) - owner
-    return found
+    following = np.where(leaves_at[:, None] <= depths, np.arange(number)[:, None], number)
+    following[:-1] = np.minimum.accumulate(following[:0:-1])[::-1]
+    following[-1] = number
+    return following[owner, depths.searchsorted(positions, "right") - 1] - owner
