@@ -71,6 +71,9 @@ def no_answer(reason: str) -> Row:
     return math.nan, math.nan, 0.0, 0, 0, _CODES[reason]
 
 
+_MISSING = {reason: np.array(no_answer(reason), _ROW) for reason in REASONS}
+
+
 def pack_ids(ids: Sequence[int]) -> bytes:
     """Token ids as big-endian int32: they sort as the ids do, and their hash is computed once.
 
@@ -177,7 +180,7 @@ class Answers(Sequence[Answer]):
     @classmethod
     def none(cls, number: int, reason: str) -> Answers:
         """The same reason for all."""
-        return cls(np.full(number, np.array(no_answer(reason), _ROW)))
+        return cls(np.full(number, _MISSING[reason]))
 
     @classmethod
     def of(cls, answers: Iterable[Answer]) -> Answers:

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import BundleError, ComputeError, ExportError, InputError
-from corella_edge_runtime.llm.contract import IntArray
 from corella_edge_runtime.llm.llama import workers
 from corella_edge_runtime.llm.llama.build import load_kernels
 from corella_edge_runtime.llm.llama.library import C
@@ -171,6 +170,7 @@ class Context:
         self._memory = C.llama_get_memory(self.handle)
         # A row's sequences are neighbours: its list of ids is a stretch of one table.
         self._ids = np.arange(sequences, dtype=np.int32)
+        self._first_id = np.uintp(self._ids.ctypes.data)
         # The columns of a decode, and llama.cpp's view of them, made once: pointers cost more than the copies.
         self._columns = [np.empty(batch, kind) for kind in (np.int32, np.int32, np.int32, np.int8)]
         self._lists = np.empty(batch, np.uintp)
@@ -183,7 +183,7 @@ class Context:
         # llama.cpp asks at every node of the graph whether to go on. A Python callback would want the interpreter's
         # lock each time; strlen of this buffer is 0, and no longer once `give_up` has written to it.
         self._given_up = ctypes.create_string_buffer(2)
-        self._output: npt.NDArray[np.intp] = np.empty(0, np.intp)  # rows of the last decode that have logits
+        self._output: dict[int, int] = {}  # rows of the last decode that have logits → their place among these
         C.llama_set_abort_callback(self.handle, _STRLEN, ctypes.addressof(self._given_up))
         self._threads = threads
         self._end_workers: Callable[[], None] | None = None
@@ -213,7 +213,7 @@ class Context:
         for column, values in zip(self._columns, given, strict=True):
             column[:n] = values
         np.multiply(rows.first, self._ids.itemsize, out=self._lists[:n], casting="unsafe")
-        self._lists[:n] += np.uintp(self._ids.ctypes.data)
+        self._lists[:n] += self._first_id
         self._batch.n_tokens = n
         if claimed():
             status = self._compute()
@@ -224,21 +224,19 @@ class Context:
             raise AbortedError("llama_decode was given up")
         if status != 0:
             raise DecodeError(f"llama_decode returned {status}")
-        self._output = rows.wanted.nonzero()[0]
+        self._output = {row: place for place, row in enumerate(rows.wanted.nonzero()[0].tolist())}
 
     def _compute(self) -> int:
         if self._end_workers is None:
             self._end_workers = workers.attach(self.handle, self._threads)
         return int(C.llama_decode(self.handle, self._batch))
 
-    def logits(self, rows: Sequence[int] | IntArray, tokens: Sequence[int]) -> list[list[float]]:
+    def logits(self, rows: Iterable[int], tokens: Sequence[int]) -> list[list[float]]:
         """Of some rows of the last decode that were wanted, the logits of some tokens."""
         # One pointer for all of them: llama.cpp holds the wanted rows' logits in a block, in the order of the rows.
-        address = ctypes.cast(C.llama_get_logits(self.handle), ctypes.c_void_p).value
-        width = self.model.vocab_size
-        block = np.frombuffer((ctypes.c_float * (width * len(self._output))).from_address(address), np.float32)
-        found: list[list[float]] = block[np.add.outer(width * self._output.searchsorted(rows), tokens)].tolist()
-        return found
+        block, width = C.llama_get_logits(self.handle), self.model.vocab_size
+        begins = [width * place for place in map(self._output.__getitem__, rows)]
+        return [[block[begin + token] for token in tokens] for begin in begins]
 
     def log_mass(self, row: int, tokens: Sequence[int]) -> float:
         """Log of the share of some tokens in the whole vocabulary's probability, after row `row`."""

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
+from typing import Any
 
 from corella_edge_runtime.llm.contract import TokenIds
 from corella_edge_runtime.llm.cost import Cost
@@ -21,7 +22,7 @@ STRANGERS = 256
 SAFETY = 1.2
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Waiting:
     """Prompts that wait, in the order of the queue, as columns.
 
@@ -46,7 +47,7 @@ class Waiting:
 
     def at(self, chosen: Sequence[int]) -> Waiting:
         """Some of them."""
-        columns = self.job, self.place, self.prefix, self.size, self.suffix
+        columns: tuple[Any, ...] = self.job, self.place, self.prefix, self.size, self.suffix
         if isinstance(chosen, range):
             job, place, prefix, size, suffix = (column[chosen.start : chosen.stop] for column in columns)
         else:

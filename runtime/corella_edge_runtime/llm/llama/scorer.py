@@ -275,7 +275,7 @@ class YesNoScorer:
             self._ahead = {piece: count for piece, count in self._ahead.items() if self._holds(piece)}
             return
         # All are read before any is told.
-        yes = self._probabilities(leaves.last)
+        yes = self._probabilities(leaves.last.tolist())
         broken = any(map(math.isnan, yes))
         evaluated = (leaves.length - leaves.start).tolist()
         for group, tokens in zip(branches.groups, ahead, strict=True):
@@ -311,7 +311,7 @@ class YesNoScorer:
     def _fill(self, branches: Branches, leaves: Leaves) -> None:
         """Give each prompt the cells of its beginning: its neighbour's, the trunk's, or a copy of kept ones."""
         # What sequences hold already is not given to them again: that costs as much as the prefix is long.
-        if self._holders and (len(branches.prefixes) > 1 or branches.prefixes[0] != self._trunk):
+        if self._holders and branches.prefixes != [self._trunk]:
             self._release()
         columns = zip(branches.prefixes, branches.groups, leaves.held, leaves.follows, strict=True)
         for prefix, group, held, follows in columns:
@@ -349,7 +349,7 @@ class YesNoScorer:
             self._context.cut(sequence, len(prefix))
             self._kept.put(prefix, self._context.save(sequence, self._kept.room))
 
-    def _probabilities(self, rows: IntArray) -> list[float]:
+    def _probabilities(self, rows: Sequence[int]) -> list[float]:
         """P(Yes) after each row of the decode, nan where the logits are no numbers."""
         lead = [no - yes for yes, no in self._context.logits(rows, self._answers)]
         return [1.0 / (1.0 + math.exp(min(700.0, x))) if math.isfinite(x) else math.nan for x in lead]

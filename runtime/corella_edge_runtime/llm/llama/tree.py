@@ -15,7 +15,7 @@ import numpy.typing as npt
 from corella_edge_runtime.llm.contract import ID_BYTES, IntArray, TokenIds, lengths_of, unpack_ids
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Rows:
     """The tokens of one decode.
 
@@ -35,7 +35,7 @@ class Rows:
         return len(self.tokens)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Branches:
     """The prompts of one decode, different ones in the order of their sequences: sorted by prefix, then by suffix.
 
@@ -57,7 +57,7 @@ class Branches:
         return cls([tokens], [own], [range(1)], [b""])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Leaves:
     """How each prompt of a decode comes by its cells.
 
@@ -92,7 +92,7 @@ def common_length(a: TokenIds, b: TokenIds) -> int:
 def unfold(branches: Branches, first: int = 0) -> tuple[Leaves, Rows]:
     """Leaves and rows of a decode. `first`: the sequence id of the first prompt; the others follow."""
     sizes = np.array(lengths_of(branches.suffixes), np.int32)
-    before = np.array([*map(len, branches.prefixes)], np.int32)
+    before: IntArray = np.array([*map(len, branches.prefixes)], np.int32)
     if len(branches.groups) > 1:
         before = before.repeat([*map(len, branches.groups)])
     table = _table(branches.suffixes, sizes)
@@ -171,7 +171,8 @@ def _with_prefixes(
         begin, head = int(start[group.start]), group.start
         if begin < len(prefix):
             columns.insert(
-                -1, (np.array(prefix[begin:]), np.full(len(prefix) - begin, head), np.arange(begin, len(prefix)))
+                -1,
+                (np.array(prefix[begin:], np.int32), np.full(len(prefix) - begin, head), np.arange(begin, len(prefix))),
             )
     if len(columns) > 1:
         tokens, owner, positions = map(np.concatenate, zip(*columns, strict=True))
