@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,10 +55,11 @@ CHANGES = {
 class SplitContext(Context):
     """A context whose sequences share no cells."""
 
-    def share(self, source: int, target: int, length: int) -> None:
+    def share(self, source: int, targets: Iterable[int], length: int) -> None:
         """llama.cpp copies a stream as a whole, with the next decode; what is beyond `length` is cut."""
-        C.llama_memory_seq_cp(C.llama_get_memory(self.handle), source, target, -1, -1)
-        self.cut(target, length)
+        for target in targets:
+            C.llama_memory_seq_cp(C.llama_get_memory(self.handle), source, target, -1, -1)
+            self.cut(target, length)
 
 
 def open_scorer(model: Model, change: Change, threads: int) -> YesNoScorer:

@@ -36,13 +36,17 @@ def test_common_length(a: TokenIds, b: TokenIds) -> None:
 
 def branches_of(prompts: Sequence[Prompt], own: Sequence[int]) -> Branches:
     """A decode of different prompts. `own`: of each prefix as it is sorted, what could be taken from kept cells."""
-    prefixes = sorted({prompt.prefix for prompt in prompts})
-    groups, suffixes = list[range](), list[bytes]()
-    for prefix in prefixes:
-        own_suffixes = sorted(pack_ids(prompt.suffix) for prompt in prompts if prompt.prefix == prefix)
-        groups.append(range(len(suffixes), len(suffixes) + len(own_suffixes)))
-        suffixes += own_suffixes
-    return Branches(prefixes, own, groups, suffixes)
+    prompts = list(prompts)
+    known = list(dict.fromkeys(prompt.prefix for prompt in prompts))
+    at, places = dict(zip(sorted(known), own, strict=True)), [known.index(prompt.prefix) for prompt in prompts]
+    suffixes = [pack_ids(prompt.suffix) for prompt in prompts]
+    branches, sequence = Branches.of(known, {i: at[prefix] for i, prefix in enumerate(known)}, places, suffixes)
+    assert [branches.suffixes[k] for k in sequence] == suffixes
+    assert branches.prefixes == sorted(known)
+    assert [branches.prefixes[group_of(branches, k)] for k in sequence] == [prompt.prefix for prompt in prompts]
+    for group in branches.groups:
+        assert sorted(branches.suffixes[group.start : group.stop]) == branches.suffixes[group.start : group.stop]
+    return branches
 
 
 def group_of(branches: Branches, k: int) -> int:

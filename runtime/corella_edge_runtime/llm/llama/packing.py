@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Any
 
-from corella_edge_runtime.llm.contract import TokenIds
+from corella_edge_runtime.llm.contract import REASONS, TokenIds
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.job import Job
 
@@ -20,6 +20,7 @@ HORIZON = 2
 STRANGERS = 256
 # What is expected of a decode, against what it may take: one that ends too late answers nobody.
 SAFETY = 1.2
+_ERROR = REASONS.index("llm_error")
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +63,42 @@ class Waiting:
         for i, job in enumerate(self.job):
             found.setdefault(job, []).append(i)
         return [(self.jobs[job], members) for job, members in found.items()]
+
+    def begin(self, now: float) -> list[Job]:
+        """A decode works for them; whose they are."""
+        found = self.by_job()
+        for job, mine in found:
+            job.begin([self.place[i] for i in mine], now)
+        return [job for job, _ in found]
+
+    def refuse(self, reason: str) -> None:
+        """They have no answer, all for the same reason."""
+        for job, mine in self.by_job():
+            job.refuse([self.place[i] for i in mine], reason)
+
+    def tell(
+        self, asked: Sequence[int], probability: Sequence[float], mass: Mapping[int, float], lengths: Sequence[int],
+        evaluated: Sequence[int],
+    ) -> tuple[int, int]:  # fmt: skip
+        """They have their answers; how many have a probability, and the tokens that were reused for all.
+
+        Args:
+            asked: which of a decode's prompts each asked; all else is by prompt.
+            probability: nan where there is none.
+            mass: as in `Answer`, of the prompts for which it is known.
+            lengths, evaluated: tokens, and those of them that were computed: for the first who asked.
+        """
+        left, answered, spared = dict(enumerate(evaluated)), 0, 0
+        for job, mine in self.by_job():
+            places, what = [self.place[i] for i in mine], [asked[i] for i in mine]
+            own = [left.pop(prompt, 0) for prompt in what]
+            reused = [max(0, lengths[prompt] - tokens) for prompt, tokens in zip(what, own, strict=True)]
+            found, masses = [probability[prompt] for prompt in what], [mass.get(prompt, math.nan) for prompt in what]
+            reasons = [_ERROR if math.isnan(p) else 0 for p in found]
+            waited = [job.waited[place] for place in places]
+            job.tell(places, zip(found, masses, waited, own, reused, reasons, strict=True))
+            answered, spared = answered + reasons.count(0), spared + sum(reused)
+        return answered, spared
 
     def up_to_suspects(self) -> Waiting:
         """Those before the first that the next decode must hold alone; that one alone, if it is the first of all."""

@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import accumulate, compress, pairwise
 from typing import Any
 
 from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.contract import REASONS, Answers, BrokenError, IntArray, Prompt, TokenIds
+from corella_edge_runtime.llm.contract import Answers, BrokenError, Prompt, TokenIds
 from corella_edge_runtime.llm.cost import Cost
 from corella_edge_runtime.llm.job import Job
 from corella_edge_runtime.llm.llama.binding import AbortedError, Context, DecodeError, Model
@@ -35,16 +34,10 @@ from corella_edge_runtime.llm.llama.packing import (
 from corella_edge_runtime.llm.llama.tree import Branches, Leaves, common_length, unfold
 from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
 
-Watch = Callable[[Sequence[Job]], AbstractContextManager[None]]
-_ERROR = REASONS.index("llm_error")
+Watch = Callable[[Sequence[Job]], AbstractContextManager[Any]]
 TRUNK = 0  # the sequence that holds the latest prefix; prompts of a decode are 1, 2, …
 # So many failures in a row, and the context is looked at: is it at fault, or were the prompts?
 FAILURES = 3
-
-
-def unwatched(jobs: Sequence[Job]) -> AbstractContextManager[None]:
-    """Nobody wants to know what a decode holds."""
-    return nullcontext()
 
 
 @dataclass(slots=True)
@@ -122,7 +115,7 @@ class YesNoScorer:
         columns = zip(map(most.__getitem__, job.prompts.prefix), job.prompts.lengths, strict=True)
         job.refuse([i for i, (most, length) in enumerate(columns) if not 0 < length <= most], "too_long")
 
-    def step(self, jobs: Iterable[Job], cost: Cost | None = None, watch: Watch = unwatched) -> None:
+    def step(self, jobs: Iterable[Job], cost: Cost | None = None, watch: Watch = nullcontext) -> None:
         """Work on the first of the jobs' open prompts with at most one decode; some then have their answer.
 
         A decode that fails answers nobody: those it held are tried again one by one, and told the second time.
@@ -146,10 +139,7 @@ class YesNoScorer:
             # A piece of a long prefix is nobody's answer yet, but somebody waits for it.
             members = waiting.at((0,)) if packing.piece else waiting.at(packing.who)
             if len(members):
-                of_jobs = members.by_job()
-                for job, mine in of_jobs:
-                    job.begin([members.place[i] for i in mine], started)
-                with watch([job for job, _ in of_jobs]):
+                with watch(members.begin(started)):
                     self._decode(waiting, packing, members)
             self._unfinished = _first_open(members) if self.settings.deterministic else None
         except AbortedError:
@@ -215,10 +205,8 @@ class YesNoScorer:
             del late[:1]
         if not late:
             return waiting
-        told, gone = waiting.at(late), set(late)
-        for job, mine in told.by_job():
-            job.refuse([told.place[i] for i in mine], "deadline")
-        return waiting.at([i for i in range(len(waiting)) if i not in gone])
+        waiting.at(late).refuse("deadline")
+        return waiting.at(sorted({*range(len(waiting))}.difference(late)))
 
     def _packing(self, waiting: Waiting, cost: Cost) -> Packing:
         """What the next decode holds. The trunk leaves first if that does not begin with it."""
@@ -262,7 +250,7 @@ class YesNoScorer:
 
     def _decode(self, waiting: Waiting, packing: Packing, members: Waiting) -> None:
         """Fill the cells that are there, compute the rest, read the answers, keep the prefixes."""
-        branches, prompt = self._branches(waiting, packing)
+        branches, sequence = self._branches(waiting, packing)
         leaves, rows = unfold(branches, TRUNK + 1)
         self._fill(branches, leaves)
         self._context.decode(rows)
@@ -275,12 +263,15 @@ class YesNoScorer:
             self._ahead = {piece: count for piece, count in self._ahead.items() if self._holds(piece)}
             return
         # All are read before any is told.
-        yes = self._probabilities(leaves.last.tolist())
-        broken = any(map(math.isnan, yes))
+        asked, rows_of = [sequence[what] for what in packing.what], leaves.last.tolist()
+        yes, masses = self._probabilities(rows_of), self._masses(rows_of, asked, members)
         evaluated = (leaves.length - leaves.start).tolist()
         for group, tokens in zip(branches.groups, ahead, strict=True):
             evaluated[group.start] += tokens  # what earlier decodes computed
-        self._tell(members, [prompt[what] for what in packing.what], leaves, evaluated, yes)
+        answered, reused = members.tell(asked, yes, masses, leaves.length.tolist(), evaluated)
+        self.counters.prompts += answered
+        self.counters.reused_tokens += reused
+        broken = any(map(math.isnan, yes))
         self._failures = self._failures + 1 if broken else 0
         self.counters.errors += broken
         # Cells of a decode that ended in nan may hold more of them.
@@ -290,23 +281,12 @@ class YesNoScorer:
             self._keep(branches)
 
     def _branches(self, waiting: Waiting, packing: Packing) -> tuple[Branches, list[int]]:
-        """The decode's prompts, neighbours alike, and where each of the packing's targets stands among them."""
+        """The decode's prompts, and where each of the packing's targets stands among them."""
         if packing.piece:
             return Branches.one(packing.piece, self._base(packing.piece).length), []
         targets = waiting.at(packing.targets)
-        names = sorted(set(targets.prefix), key=waiting.prefixes.__getitem__)
-        keys: Sequence[Any] = targets.suffix
-        if len(names) > 1:
-            rank = {name: place for place, name in enumerate(names)}
-            keys = list(zip(map(rank.__getitem__, targets.prefix), targets.suffix, strict=True))
-        order = sorted(range(len(keys)), key=keys.__getitem__)
-        ends = [0, *accumulate(map(targets.prefix.count, names))]
-        prompt = [0] * len(order)
-        for place, k in enumerate(order):
-            prompt[k] = place
-        prefixes = [waiting.prefixes[name] for name in names]
-        own, suffixes = [self._base(prefix).length for prefix in prefixes], [targets.suffix[k] for k in order]
-        return Branches(prefixes, own, [range(*pair) for pair in pairwise(ends)], suffixes), prompt
+        own = {name: self._base(waiting.prefixes[name]).length for name in set(targets.prefix)}
+        return Branches.of(waiting.prefixes, own, targets.prefix, targets.suffix)
 
     def _fill(self, branches: Branches, leaves: Leaves) -> None:
         """Give each prompt the cells of its beginning: its neighbour's, the trunk's, or a copy of kept ones."""
@@ -354,34 +334,14 @@ class YesNoScorer:
         lead = [no - yes for yes, no in self._context.logits(rows, self._answers)]
         return [1.0 / (1.0 + math.exp(min(700.0, x))) if math.isfinite(x) else math.nan for x in lead]
 
-    def _tell(
-        self, members: Waiting, prompt: Sequence[int], leaves: Leaves, evaluated: Sequence[int], yes: Sequence[float]
-    ) -> None:
-        """Everyone who asked gets its answer.
-
-        Args:
-            prompt: which of the decode's prompts each member asked.
-            evaluated: tokens computed for each of these prompts.
-            yes: P(Yes) of each.
-        """
-        # They were computed for the first who asked it.
-        left, lengths = dict(enumerate(evaluated)), leaves.length.tolist()
-        for job, mine in members.by_job():
-            places, asked = [members.place[i] for i in mine], [prompt[i] for i in mine]
-            own = [left.pop(what, 0) for what in asked]
-            reused = [max(0, lengths[what] - tokens) for what, tokens in zip(asked, own, strict=True)]
-            found, waited = [yes[what] for what in asked], [job.waited[place] for place in places]
-            missing = [_ERROR if math.isnan(p) else 0 for p in found]
-            self.counters.reused_tokens += sum(reused)
-            self.counters.prompts += missing.count(0)
-            mass = self._masses(leaves.last, asked, [job.prompts.whole[place] for place in places])
-            job.tell(places, zip(found, mass, waited, own, reused, missing, strict=True))
-
-    def _masses(self, rows: IntArray, asked: Sequence[int], whole: Sequence[bool]) -> list[float]:
-        """Log of the answers' share of the whole vocabulary for those who want it, nan for the others."""
-        wanted = set(compress(asked, whole))
-        known = {what: self._context.log_mass(int(rows[what]), self._answers) for what in wanted}
-        return [known[what] if wants else math.nan for what, wants in zip(asked, whole, strict=True)]
+    def _masses(self, rows: Sequence[int], asked: Sequence[int], members: Waiting) -> dict[int, float]:
+        """Prompt → log of the answers' share of the whole vocabulary, if anyone who asks it wants that."""
+        wanted = {
+            what
+            for what, job, place in zip(asked, members.job, members.place, strict=True)
+            if members.jobs[job].prompts.whole[place]
+        }
+        return {what: self._context.log_mass(rows[what], self._answers) for what in wanted}
 
     def _count_prefixes(self, prefixes: Sequence[TokenIds], piece: bool) -> list[int]:
         """Tokens computed of each prefix in earlier pieces."""

@@ -6,8 +6,10 @@ belongs to all of them, so a row's sequences are always a range.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +52,29 @@ class Branches:
     own: Sequence[int]
     groups: Sequence[range]
     suffixes: Sequence[bytes]
+
+    @classmethod
+    def of(
+        cls, known: Sequence[TokenIds], own: Mapping[int, int], prefix: Sequence[int], suffixes: Sequence[bytes]
+    ) -> tuple[Branches, list[int]]:
+        """A decode of different prompts, and where each stands in it.
+
+        Args:
+            own: place of a prefix in `known` → as above, for all that prompts have.
+            prefix: of each prompt, that place.
+        """
+        names = sorted(own, key=known.__getitem__)
+        keys: Sequence[Any] = suffixes
+        if len(names) > 1:
+            rank = {name: place for place, name in enumerate(names)}
+            keys = list(zip(map(rank.__getitem__, prefix), suffixes, strict=True))
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        sequence = [0] * len(order)
+        for place, k in enumerate(order):
+            sequence[k] = place
+        groups = [range(*ends) for ends in pairwise([0, *accumulate(map(prefix.count, names))])]
+        prefixes, held = [known[name] for name in names], [own[name] for name in names]
+        return cls(prefixes, held, groups, [suffixes[k] for k in order]), sequence
 
     @classmethod
     def one(cls, tokens: TokenIds, own: int = 0) -> Branches:
@@ -100,9 +125,9 @@ def unfold(branches: Branches, first: int = 0) -> tuple[Leaves, Rows]:
     held, follows, leaves_at = _heads(branches, length, start)
     depth = np.arange(table.shape[1])
     fresh = ((start - before)[:, None] <= depth) & (depth < sizes[:, None])
-    owner, positions = fresh.nonzero()
-    positions += before[owner] if len(before) > 1 else before
-    tokens, owner, positions = _with_prefixes(branches, start, table[fresh], owner, positions)
+    of, depths = fresh.nonzero()
+    depths += before[of] if len(before) > 1 else before
+    tokens, owner, positions = _with_prefixes(branches, start, table[fresh], of, depths)
     count = _shared_by(leaves_at, owner, positions)
     last = (length - start).cumsum() - 1
     if len(branches.groups) > 1:
