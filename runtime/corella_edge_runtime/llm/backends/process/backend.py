@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -66,9 +67,7 @@ class Patience:
 
 def pause(failures: int, patience: Patience) -> float:
     """Seconds before the next start, after so many short lives in a row."""
-    if failures == 0:
-        return 0.0
-    return float(min(patience.longest_pause, patience.first_pause * 2.0 ** min(failures - 1, 30)))
+    return min(patience.longest_pause, patience.first_pause * 2 ** min(failures - 1, 30)) if failures else 0.0
 
 
 class Pulse:
@@ -110,32 +109,26 @@ class _Life:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._process = _start(setup, theirs.fileno())
+                self.process = _start(setup, theirs.fileno())
             except BaseException:
                 ours.close()
                 raise
         self.link = Link(ours)
         self.fatal: CorellaError | None = None
         self.ready = False
-        self._said = threading.Thread(
-            target=_pass_on, args=(self._process.stderr,), name="corella-llm-log", daemon=True
-        )
+        self._said = threading.Thread(target=_pass_on, args=(self.process.stderr,), name="corella-llm-log", daemon=True)
         self._said.start()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     def end(self, seconds: float) -> int:
         """Wait so long for its end, then bring it about; the exit status."""
         self.link.close()
         try:
-            self._process.wait(seconds)
+            self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
         self._said.join(1.0)
-        return self._process.returncode
+        return self.process.returncode
 
 
 class ProcessBackend:
@@ -152,7 +145,7 @@ class ProcessBackend:
         self._stats: dict[str, float] = {}
         self._failures: set[str] = set()
         self._starts = 0
-        self._exits: dict[str, int] = {}
+        self._exits = Counter[str]()
         self._lock = threading.Lock()
         self._closed = False
         self._stop = threading.Event()
@@ -167,7 +160,7 @@ class ProcessBackend:
     def pid(self) -> int | None:
         """The present child's."""
         life = self._life
-        return None if life is None else life.pid
+        return None if life is None else life.process.pid
 
     def wait_ready(self) -> None:
         """Until the first child has loaded its model and computed an answer, or has ended.
@@ -274,12 +267,9 @@ class ProcessBackend:
         self._asked.fail_all()
         status = life.end(2.0 if why == "gone" else 0.0)
         if not self._stop.is_set():
-            self._count_exit("silent" if why == "silent" else endings.cause(status))
+            self._exits["silent" if why == "silent" else endings.cause(status)] += 1
             self._step_down(status, life.ready)
         return self._ended(life.fatal or NotStartedError(f"LLM process: {why}, {endings.words(status)}"))
-
-    def _count_exit(self, cause: str) -> None:
-        self._exits[cause] = self._exits.get(cause, 0) + 1
 
     def _step_down(self, status: int, ready: bool) -> None:
         """To the plain kernels, for all further children, if one that used others is likely to have died of them."""
