@@ -191,7 +191,8 @@ class Admission:
         most: float = self._settings.queue_tokens
         if yields:
             most = YIELDING * most - sum(promise.tokens for promise in self._promised)
-        return bisect_right([*accumulate(_new_tokens(prompts))], most)
+        news = _new_tokens(prompts)
+        return len(news) if sum(news) <= most else bisect_right([*accumulate(news)], most)
 
     def _may_try(self, now: float) -> bool:
         """An LLM that seems too slow may no longer be."""

@@ -55,26 +55,26 @@ class Waiting:
             job, place, prefix, size, suffix = ([column[i] for i in chosen] for column in columns)
         return Waiting(self.jobs, job, place, self.prefixes, prefix, size, suffix)
 
-    def by_job(self) -> list[tuple[Job, Sequence[int]]]:
-        """Each job that has some of them, and which."""
+    def by_job(self) -> list[tuple[Job, Sequence[int], Sequence[int]]]:
+        """Each job that has some of them, where among its own they are, and which of these."""
         if len(self.jobs) == 1:
-            return [(self.jobs[0], range(len(self)))] if len(self) else []
+            return [(self.jobs[0], self.place, range(len(self)))] if len(self) else []
         found: dict[int, list[int]] = {}
         for i, job in enumerate(self.job):
             found.setdefault(job, []).append(i)
-        return [(self.jobs[job], members) for job, members in found.items()]
+        return [(self.jobs[job], [self.place[i] for i in members], members) for job, members in found.items()]
 
     def begin(self, now: float) -> list[Job]:
         """A decode works for them; whose they are."""
         found = self.by_job()
-        for job, mine in found:
-            job.begin([self.place[i] for i in mine], now)
-        return [job for job, _ in found]
+        for job, places, _ in found:
+            job.begin(places, now)
+        return [job for job, *_ in found]
 
     def refuse(self, reason: str) -> None:
         """They have no answer, all for the same reason."""
-        for job, mine in self.by_job():
-            job.refuse([self.place[i] for i in mine], reason)
+        for job, places, _ in self.by_job():
+            job.refuse(places, reason)
 
     def tell(
         self, asked: Sequence[int], probability: Sequence[float], mass: Mapping[int, float], lengths: Sequence[int],
@@ -89,8 +89,8 @@ class Waiting:
             lengths, evaluated: tokens, and those of them that were computed: for the first who asked.
         """
         left, answered, spared = dict(enumerate(evaluated)), 0, 0
-        for job, mine in self.by_job():
-            places, what = [self.place[i] for i in mine], [asked[i] for i in mine]
+        for job, places, mine in self.by_job():
+            what = [asked[i] for i in mine]
             own = [left.pop(prompt, 0) for prompt in what]
             reused = [max(0, lengths[prompt] - tokens) for prompt, tokens in zip(what, own, strict=True)]
             found, masses = [probability[prompt] for prompt in what], [mass.get(prompt, math.nan) for prompt in what]

@@ -111,9 +111,10 @@ class YesNoScorer:
     def refuse(self, job: Job) -> None:
         """Tell those prompts of a job that can not be answered here. Any thread may call it."""
         longest, batch = min(self.limit, self._context.cells), self._context.batch_size
-        most = [min(batch, longest - len(prefix)) for prefix in job.prompts.prefixes]
-        columns = zip(map(most.__getitem__, job.prompts.prefix), job.prompts.lengths, strict=True)
-        job.refuse([i for i, (most, length) in enumerate(columns) if not 0 < length <= most], "too_long")
+        most, prompts = [min(batch, longest - len(prefix)) for prefix in job.prompts.prefixes], job.prompts
+        if prompts and not 0 < min(prompts.lengths) <= max(prompts.lengths) <= min(most):
+            columns = zip(map(most.__getitem__, prompts.prefix), prompts.lengths, strict=True)
+            job.refuse([i for i, (most, length) in enumerate(columns) if not 0 < length <= most], "too_long")
 
     def step(self, jobs: Iterable[Job], cost: Cost | None = None, watch: Watch = nullcontext) -> None:
         """Work on the first of the jobs' open prompts with at most one decode; some then have their answer.
@@ -367,10 +368,9 @@ class YesNoScorer:
         self._ahead.clear()
         self._failures += 1
         self.counters.errors += 1
-        for job, mine in members.by_job():
-            places = {members.place[i] for i in mine}
-            job.refuse(places if len(members) == 1 else places & job.alone, "llm_error")
-            job.alone |= places
+        for job, places, _ in members.by_job():
+            job.refuse(places if len(members) == 1 else job.alone.intersection(places), "llm_error")
+            job.alone.update(places)
 
     def _mend(self) -> None:
         """A new context, if the present one can not answer the simplest of prompts."""
