@@ -117,9 +117,9 @@ def test_rows_are_those_of_the_plain_tree(branches: Branches, first: int) -> Non
     heads = [group.start for group in branches.groups]
     assert leaves.follows == [wanted[head].follows for head in heads]
     assert all(leaf.follows for k, leaf in enumerate(wanted) if k not in heads)
-    assert leaves.length.tolist() == list(map(len, prompts))
-    assert leaves.start.tolist() == [leaf.start for leaf in wanted]
-    assert leaves.last.tolist() == [leaf.last for leaf in wanted]
+    assert leaves.length == list(map(len, prompts))
+    assert leaves.start == [leaf.start for leaf in wanted]
+    assert leaves.last == [leaf.last for leaf in wanted]
     for name in Rows.__slots__:
         assert getattr(rows, name).tolist() == getattr(expected, name).tolist(), name
 
@@ -129,7 +129,7 @@ def test_what_a_prompt_has_in_common_with_the_one_before_is_not_computed(rows: s
     suffixes = sorted(rows, key=pack_ids)
     branches = Branches([(7,) * (1 + prefix)], [0], [range(len(rows))], list(map(pack_ids, suffixes)))
     expected = [1 + prefix + common_length(a, b) for a, b in pairwise(suffixes)]
-    assert unfold(branches)[0].start.tolist() == [0, *expected]
+    assert unfold(branches)[0].start == [0, *expected]
 
 
 @given(st.lists(st.integers(0, 2**31 - 1), max_size=6).map(tuple), IDS)
@@ -143,7 +143,7 @@ def test_twenty_candidates_of_one_user() -> None:
     leaves, rows = unfold(branches_of([Prompt(prefix, (1000 + i, 7)) for i in range(20)], [0]), first=1)
     assert len(rows) == 200 + 40
     assert rows.count[:200].tolist() == [20] * 200
-    assert np.flatnonzero(rows.wanted).tolist() == leaves.last.tolist()
+    assert np.flatnonzero(rows.wanted).tolist() == leaves.last
 
 
 def jobs_of(asks: Sequence[Ask]) -> list[Job]:

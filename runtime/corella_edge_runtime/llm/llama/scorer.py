@@ -264,12 +264,12 @@ class YesNoScorer:
             self._ahead = {piece: count for piece, count in self._ahead.items() if self._holds(piece)}
             return
         # All are read before any is told.
-        asked, rows_of = [sequence[what] for what in packing.what], leaves.last.tolist()
-        yes, masses = self._probabilities(rows_of), self._masses(rows_of, asked, members)
-        evaluated = (leaves.length - leaves.start).tolist()
+        asked = [sequence[what] for what in packing.what]
+        yes, masses = self._probabilities(leaves.last), self._masses(leaves.last, asked, members)
+        evaluated = [length - start for length, start in zip(leaves.length, leaves.start, strict=True)]
         for group, tokens in zip(branches.groups, ahead, strict=True):
             evaluated[group.start] += tokens  # what earlier decodes computed
-        answered, reused = members.tell(asked, yes, masses, leaves.length.tolist(), evaluated)
+        answered, reused = members.tell(asked, yes, masses, leaves.length, evaluated)
         self.counters.prompts += answered
         self.counters.reused_tokens += reused
         broken = any(map(math.isnan, yes))

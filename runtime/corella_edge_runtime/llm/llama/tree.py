@@ -95,9 +95,9 @@ class Leaves:
 
     held: list[int]
     follows: list[bool]
-    length: IntArray
-    start: IntArray
-    last: IntArray
+    length: list[int]
+    start: list[int]
+    last: list[int]
 
 
 def common_length(a: TokenIds, b: TokenIds) -> int:
@@ -116,6 +116,8 @@ def common_length(a: TokenIds, b: TokenIds) -> int:
 
 def unfold(branches: Branches, first: int = 0) -> tuple[Leaves, Rows]:
     """Leaves and rows of a decode. `first`: the sequence id of the first prompt; the others follow."""
+    if len(branches.suffixes) == 1:
+        return _alone(branches, first)
     sizes = np.array(lengths_of(branches.suffixes), np.int32)
     before: IntArray = np.array([*map(len, branches.prefixes)], np.int32)
     if len(branches.groups) > 1:
@@ -136,7 +138,19 @@ def unfold(branches: Branches, first: int = 0) -> tuple[Leaves, Rows]:
             (last[k],) = ((positions == length[k] - 1) & (owner <= k) & (k < owner + count)).nonzero()[0]
     wanted = np.zeros(len(tokens), np.int8)
     wanted[last] = 1
-    return Leaves(held, follows, length, start, last), Rows(tokens, positions, owner + first, count, wanted)
+    leaves = Leaves(held, follows, length.tolist(), start.tolist(), last.tolist())
+    return leaves, Rows(tokens, positions, owner + first, count, wanted)
+
+
+def _alone(branches: Branches, first: int) -> tuple[Leaves, Rows]:
+    """`unfold` of one prompt, which shares nothing: many requests are no more than that."""
+    own = branches.own[0]
+    tokens = np.array([*branches.prefixes[0][own:], *unpack_ids(branches.suffixes[0])], np.int32)
+    number, each = len(tokens), np.ones(len(tokens), np.int32)
+    wanted = np.zeros(number, np.int8)
+    wanted[-1] = 1
+    rows = Rows(tokens, np.arange(own, own + number), first * each, each, wanted)
+    return Leaves([own], [False], [own + number], [own], [number - 1]), rows
 
 
 def _table(suffixes: Sequence[bytes], sizes: IntArray) -> IntArray:
@@ -149,8 +163,7 @@ def _table(suffixes: Sequence[bytes], sizes: IntArray) -> IntArray:
 def _common_beginnings(table: IntArray) -> IntArray:
     """How many tokens each row has in common with the one before it; 0 for the first."""
     found = np.zeros(len(table), np.intp)
-    if len(table) > 1:
-        (table[1:] != table[:-1]).argmax(axis=1, out=found[1:])
+    (table[1:] != table[:-1]).argmax(axis=1, out=found[1:])
     return found
 
 
@@ -210,8 +223,6 @@ def _with_prefixes(
 def _shared_by(leaves_at: IntArray, owner: IntArray, positions: IntArray) -> IntArray:
     """How many prompts each row belongs to: those from its owner to the next that has left at this depth."""
     number = len(leaves_at)
-    if number == 1:
-        return np.ones_like(owner)
     # Only at depths at which some prompt leaves are there differences; the first prompt leaves nobody, at depth 0.
     depths = np.array(sorted(set(leaves_at.tolist())))
     following = np.where(leaves_at[:, None] <= depths, np.arange(number)[:, None], number)
