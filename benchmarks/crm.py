@@ -28,7 +28,8 @@ from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import CorellaError, InputError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Feed
-from corella_edge.request import Candidate, Request, parse_request
+from corella_edge.request import Candidate, Request
+from corella_edge.request_message import parse_request
 from corella_edge_runtime.bench import traffic
 from corella_edge_runtime.bench.measure import latency
 from corella_edge_runtime.crm import Crm

@@ -5,6 +5,7 @@ It runs with the packages of this checkout or of an older one, which has other f
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import time
@@ -14,7 +15,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import corella_edge.request as requests
 import corella_edge.scores as answers
 from corella_edge_runtime.engine import Engine
 
@@ -24,6 +24,9 @@ Times = dict[str, list[float]]
 
 def steps() -> tuple[Callable[[bytes], Any], Callable[..., bytes]]:
     """From a body to a request, and from scores to an answer's bytes."""
+    requests: Any = importlib.import_module("corella_edge.request")
+    if importlib.util.find_spec("corella_edge.request_message"):
+        requests = importlib.import_module("corella_edge.request_message")
     if hasattr(requests, "read_request"):
         return requests.read_request, answers.answer_json
     import orjson

@@ -36,7 +36,7 @@ from onnx import helper, numpy_helper
 from corella_edge.bundle import artefact as bundles
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import CorellaError
-from corella_edge.request import parse_request
+from corella_edge.request_message import parse_request
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.site import layout as sites
 from corella_edge_runtime.site.deployment import promoted, rolled_back

@@ -113,16 +113,22 @@ def scale_notes(
     if scale is None or not ratings:
         return []
     known = cast(Sequence[float], ratings)
-    if None not in ratings and scale[0] <= min(known) and max(known) <= scale[1]:
-        return []
-    return in_scale(column(ratings), scale, path, strict)
+    try:
+        within = scale[0] <= min(known) and max(known) <= scale[1]
+    except TypeError:  # None, which has no order, is among them
+        within = False
+    return [] if within else in_scale(column(ratings), scale, path, strict)
 
 
 def is_plain(times: Sequence[int | None]) -> bool:
     """Whether times are what they are as a rule: all known, in seconds, in their order, since 1995."""
-    if None in times or not times:
-        return not times
-    return times[0] >= EARLIEST and times[-1] <= MAX_TIME and sorted(times) == times  # type: ignore[operator, type-var]
+    if not times:
+        return True
+    known = cast(Sequence[int], times)
+    try:
+        return known[0] >= EARLIEST and known[-1] <= MAX_TIME and sorted(known) == known
+    except TypeError:  # None, which has no order, is among them
+        return False
 
 
 def _shown(scale: Scale) -> str:

@@ -11,7 +11,8 @@ from corella_edge.errors import BundleError, InputError
 from corella_edge.formats.json_values import Piece, pieces
 from corella_edge.formats.strict_json import decode
 from corella_edge.formats.text_files import TextFile, UnreadableError
-from corella_edge.request import Request, parse_request
+from corella_edge.request import Request
+from corella_edge.request_message import parse_request
 
 T = TypeVar("T")
 Kind = type[BundleError] | type[InputError]

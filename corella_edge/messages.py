@@ -23,6 +23,7 @@ MAX_ID_CHARS = 256
 MAX_FEATURES = 256  # of one user or candidate
 MAX_VALUES = 1024  # of one feature
 MAX_TEXT_CHARS = 16_384  # of one value
+MAX_PATH_CHARS = 200  # of a place in an error
 MAX_WHOLE = 2**64  # of any whole number, and of its negative
 
 T = TypeVar("T")
@@ -58,26 +59,40 @@ _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", 
 _BOUNDS = {">=": "of at least", "<=": "of at most", ">": "above", "<": "below"}
 
 
-def read(raw: bytes, kind: type[T], where: str, colons: Callable[[T], int] | None = None) -> T:
+def read(raw: bytes, kind: type[T], where: str) -> T:
     """The message in a JSON text.
 
     Args:
         where: what the whole is called in errors.
-        colons: how many a text of the message has that names nothing twice: one a name, and those in its texts. Of two
-            fields with one name msgspec keeps the last, so that a text with another number of them is looked at again;
-            every text is, where this is None.
 
     Raises:
         JsonError: not strict JSON. InputError: another message; says where and why.
     """
+    message = read_once(raw, kind, where)
+    decode(raw)
+    return message
+
+
+def read_once(raw: bytes, kind: type[T], where: str) -> T:
+    """`read`, but of a name that is given twice the last one counts; `check_names` has to follow."""
     try:
         message: T = _decoder(kind).decode(raw)  # type: ignore[arg-type]
     except (ValueError, RecursionError):
         return check(decode(raw), kind, where)
-    # A text with escapes may write a colon, or a name, in several ways.
-    if colons is None or raw.count(b":") != colons(message) or b"\\" in raw:
-        decode(raw)
     return message
+
+
+def check_names(raw: bytes, names: int, colons: Callable[[], int]) -> None:
+    """Raises JsonError if a JSON text gives a name twice in an object.
+
+    Args:
+        names: how many there are in the message that was read of it, of which each has a colon.
+        colons: how many more are inside the message's texts; asked if there are others than those of the names.
+    """
+    found = raw.count(b":")
+    # A text with escapes may write a colon, or a name, in several ways.
+    if b"\\" in raw or (found != names and found != names + colons()):
+        decode(raw)
 
 
 def check(value: object, kind: type[T], where: str) -> T:
@@ -105,9 +120,15 @@ def _check_numbers(value: object, path: str, where: str) -> None:
             if type(inner) is not str:
                 _check_numbers(inner, f"{path}[{i}]", where)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{path.lstrip('.') or where}: {value} is not a finite number")
+        raise InputError(f"{_place(path) or where}: {value} is not a finite number")
     elif isinstance(value, int) and abs(value) > MAX_WHOLE:
-        raise InputError(f"{path.lstrip('.') or where}: the number is too large")
+        raise InputError(f"{_place(path) or where}: the number is too large")
+
+
+def _place(path: str) -> str:
+    """A path as an error quotes it; of one that leads deep into what nobody knows, the beginning and the end."""
+    path = path.lstrip(".")
+    return path if len(path) <= MAX_PATH_CHARS else f"{path[: MAX_PATH_CHARS // 2]}…{path[-MAX_PATH_CHARS // 2 :]}"
 
 
 def check_features(features: Mapping[str, Any], path: str) -> None:

@@ -18,7 +18,7 @@ from corella_edge.catalog import Catalog
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Field, Schema, Vocabulary
 from corella_edge.prompt import PromptEncoder, Template, Tokens
-from corella_edge.request import parse_request
+from corella_edge.request_message import parse_request
 from corella_edge.routing.policy import Calibration, entropy
 
 GENRES = ["Action", "Comedy", "Drama"]

@@ -14,7 +14,8 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import read_lines
 from corella_edge.messages import named
 from corella_edge.prompt import Template
-from corella_edge.request import Candidate, parse_item
+from corella_edge.request import Candidate
+from corella_edge.request_message import parse_item
 
 SHOWN = 5  # examples in a sentence
 

@@ -19,7 +19,8 @@ from corella_edge.bundle import artefact as bundle
 from corella_edge.errors import InputError
 from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import read_lines
-from corella_edge.request import Request, parse_request
+from corella_edge.request import Request
+from corella_edge.request_message import parse_request
 from corella_edge.routing.policy import Calibration, parse_threshold
 from corella_edge.scores import Scores, answer_json
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from corella_edge.request import parse_request
+from corella_edge.request_message import parse_request
 from corella_edge.scores import answer
 from corella_edge_runtime import batch
 from corella_edge_runtime.engine import Engine

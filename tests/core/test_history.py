@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
 from corella_edge.history import EARLIEST, MAX_TIME, check_units, column, in_order, in_scale, sensible
-from corella_edge.request import Event, parse_request
+from corella_edge.request import Event
+from corella_edge.request_message import parse_request
 from corella_edge_runtime.store.events import new_events, parse_events
 
 TIMES = st.integers(EARLIEST, MAX_TIME)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from corella_edge.errors import InputError
 from corella_edge.formats.strict_json import JsonError, decode
 from corella_edge.messages import MAX_ID_CHARS, MAX_WHOLE, check, read
-from corella_edge.request import Candidates, History, Request, User, parse_request, read_request
+from corella_edge.request import Candidates, History, Request, User
+from corella_edge.request_message import parse_request, read_request
 
 TEXTS = st.text(max_size=5) | st.sampled_from(["a:b", ":", '":', "\\", "null", "x" * (MAX_ID_CHARS + 1), "é"])
 NUMBERS = (
@@ -139,7 +140,8 @@ def test_a_name_is_given_once_in_any_message() -> None:
         ({"user": {"features": {"ok": 1, "age": {}}}}, "user.features.age: expected true or false"),
         ({"user_id": "1", "candidates": [{"item": "1"}, {"item": "x" * 300}]},
          "candidates[1].item: expected text of at most 256 characters, got 300 characters"),
-        ({"user_id": "1", "candidates": []}, "candidates: expected a list of at least 1 entry, got 0 entries"),
+        ({"user_id": "1", "candidates": []},
+         "candidates: the list is empty; leave the field out to rank the whole catalogue"),
         ({"user_id": "1", "top_k": 0}, "top_k: expected a whole number of at least 1, got 0"),
         ({"user_id": "1", "candidates": [{"a": "1"}]}, "candidates[0]: unknown field 'a'; known fields: features,"),
         ({"user_id": "1", "candidates": [{}]}, "candidates[0].item: is missing"),
@@ -161,3 +163,27 @@ def test_what_is_nested_without_end_is_told_in_a_line() -> None:
         check({"user": deep}, dict, "it")
     with pytest.raises(InputError, match="nested too deeply"):
         read_request(b'{"user":' + b"[" * 100_000)
+
+
+def test_the_place_in_an_error_is_bounded_however_deep_it_is() -> None:
+    deep: Any = 2**64 + 1
+    for number in range(200):
+        deep = {f"field-{number}": deep} if number % 2 else [deep]
+    with pytest.raises(
+        InputError, match=r"^user\.field-199\[0\].*….*\.field-1\[0\]: the number is too large$"
+    ) as caught:
+        parse_request({"user": deep})
+    assert len(str(caught.value)) < 240
+
+
+@pytest.mark.parametrize("item", ["1", "steam:1", ":"])
+def test_a_name_given_twice_is_told_before_what_the_message_means(item: str) -> None:
+    text = json.dumps({"user": {"history": [{"item": item, "time": 10**12}]}, "candidates": [{"item": item}]}).encode()
+    with pytest.raises(InputError, match="looks like milliseconds"):
+        read_request(text)
+    with pytest.raises(JsonError, match="occurs twice"):
+        read_request(text.replace(b'"item"', b'"item": 1, "item"', 1))
+    sound = text.replace(b"000000000000", b"000000000")
+    assert read_request(sound).candidates == Candidates([item])
+    with pytest.raises(JsonError, match="occurs twice"):
+        read_request(sound.replace(b'"candidates"', b'"candidates": null, "candidates"', 1))

@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from corella_edge.errors import InputError
 from corella_edge.history import MAX_TIME
 from corella_edge.messages import MAX_FEATURES, MAX_ID_CHARS, MAX_TEXT_CHARS, MAX_VALUES
-from corella_edge.request import (
-    MAX_CANDIDATES,
-    MAX_TIMEOUT_MS,
-    Candidate,
-    Event,
-    Request,
-    User,
-    parse_request,
-)
+from corella_edge.request import Candidate, Event, Request, User
+from corella_edge.request_message import MAX_CANDIDATES, MAX_TIMEOUT_MS, parse_request
 
 TOP = ["id", "candidates", "threshold", "top_k", "timeout_ms"]
 NAMES = ["user", *TOP, "features", "history", "item", "rating", "time"]

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
-from corella_edge.request import Request, User, parse_request
+from corella_edge.request import Request, User
+from corella_edge.request_message import parse_request
 from corella_edge_export.data.contract import RawData
 from corella_edge_export.data.prepared import PARQUET, PreparedData
 from corella_edge_export.data.sampling import request_json

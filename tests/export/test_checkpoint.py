@@ -20,7 +20,7 @@ from checkpoints import copy_tokenizer, save_checkpoint
 from corella_edge.cli import main
 from corella_edge.errors import CorellaError, ExportError, InputError
 from corella_edge.prompt import Template
-from corella_edge.request import parse_request
+from corella_edge.request_message import parse_request
 from corella_edge_export.bundling.write import Options, export
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from corella_edge.cli import cli
-from corella_edge.request import parse_request
+from corella_edge.request_message import parse_request
 from corella_edge.scores import Scores, answer
 from corella_edge_export.data.prepare import prepare
 from corella_edge_runtime.engine import Engine

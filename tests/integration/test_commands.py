@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from corella_edge.json_lines import read_lines
-from corella_edge.request import parse_request
+from corella_edge.request_message import parse_request
 from corella_edge_export.training import stages
 from corella_edge_runtime.engine import Engine
 from sessions import ONE, REPOSITORY, run, serving, start, succeed

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from corella_edge.bundle.artefact import Bundle
-from corella_edge.request import parse_request
+from corella_edge.request_message import parse_request
 from corella_edge.routing.fusion import fuse
 from corella_edge.routing.policy import entropy, is_routed
 from corella_edge_export.bundling.write import score_rows

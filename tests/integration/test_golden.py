@@ -8,7 +8,7 @@ import re
 import pytest
 
 from corella_edge.bundle.artefact import Bundle, sha256
-from corella_edge.request import parse_request
+from corella_edge.request_message import parse_request
 from corella_edge.scores import answer
 from corella_edge_runtime.engine import Engine
 from sessions import ONE, REPOSITORY, succeed

@@ -22,7 +22,7 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from bundles import ITEMS, make_bundle
-from corella_edge.request import parse_request
+from corella_edge.request_message import parse_request
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.backends.opening import open_backend
 from corella_edge_runtime.llm.contract import Prompt

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from bundles import ITEMS, make_bundle
-from corella_edge.request import parse_request
+from corella_edge.request_message import parse_request
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.site import layout as sites
 from corella_edge_runtime.site.deployment import promoted

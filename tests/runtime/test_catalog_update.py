@@ -14,7 +14,8 @@ import pytest
 from bundles import ITEMS, make_bundle
 from corella_edge.bundle.artefact import Bundle, sha256
 from corella_edge.errors import BundleError, InputError
-from corella_edge.request import Candidate, Event, Request, User, parse_request
+from corella_edge.request import Candidate, Event, Request, User
+from corella_edge.request_message import parse_request
 from corella_edge_runtime import reference
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.site import layout as sites

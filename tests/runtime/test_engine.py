@@ -24,7 +24,8 @@ from bundles import ITEMS, make_bundle, reseal
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import BundleError, InputError
 from corella_edge.features.encoder import FeatureEncoder
-from corella_edge.request import Candidate, Event, Request, User, parse_request
+from corella_edge.request import Candidate, Event, Request, User
+from corella_edge.request_message import parse_request
 from corella_edge.routing.policy import LN2, entropy
 from corella_edge.scores import Scores, answer
 from corella_edge_runtime import crm as crm_module

@@ -21,7 +21,8 @@ from corella_edge.cli import main
 from corella_edge.errors import BundleError
 from corella_edge.json_lines import parse_traffic
 from corella_edge.metrics import Bootstrap, quality
-from corella_edge.request import Candidate, Event, Request, User, parse_request
+from corella_edge.request import Candidate, Event, Request, User
+from corella_edge.request_message import parse_request
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.policy import NEVER
 from corella_edge.scores import answer

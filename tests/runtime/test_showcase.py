@@ -10,7 +10,7 @@ import pytest
 
 from bundles import ITEMS, USERS, make_bundle, reseal
 from corella_edge.bundle.artefact import Bundle
-from corella_edge.request import parse_request
+from corella_edge.request_message import parse_request
 from corella_edge.routing.policy import LN2, NEVER, Threshold, parse_threshold
 from corella_edge_runtime.showcase import SHOWN_EVENTS, Showcase
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from tritonclient.http import InferenceServerClient
 
 from corella_edge.errors import InputError
-from corella_edge.request import MAX_HISTORY, Event, User
+from corella_edge.request import Event, User
+from corella_edge.request_message import MAX_HISTORY
 from corella_edge_runtime.server.guard.limits import Limits
 from corella_edge_runtime.server.routes.oip.models import INPUTS, MODELS
 from corella_edge_runtime.server.routes.oip.tensors import read

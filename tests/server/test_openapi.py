@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
-from corella_edge.request import parse_request
+from corella_edge.request_message import parse_request
 from corella_edge.routing.policy import Calibration, parse_threshold
 from corella_edge_runtime.server.guard.access import scope_of
 from corella_edge_runtime.server.openapi import document

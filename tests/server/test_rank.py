@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from corella_edge.errors import InputError
-from corella_edge.request import Candidate, Request, User, parse_request
+from corella_edge.request import Candidate, Request, User
+from corella_edge.request_message import parse_request
 from corella_edge.scores import answer
 from corella_edge_runtime.server.guard.limits import Limits
 from corella_edge_runtime.server.service import large

@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 
 from corella_edge.formats.strict_json import JsonError, decode
-from corella_edge.request import Request, read_request
+from corella_edge.request import Request
+from corella_edge.request_message import read_request
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES, Limits, Share
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from corella_edge import __version__
-from corella_edge.request import UserIdRequest, UserRequest
+from corella_edge.request_message import UserIdRequest, UserRequest
 from corella_edge.scores import Answer
 from corella_edge_runtime.server.answers import Error
 from corella_edge_runtime.server.describing import components, ref

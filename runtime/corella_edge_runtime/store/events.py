@@ -19,7 +19,8 @@ from corella_edge.messages import (
     check_features,
     given,
 )
-from corella_edge.request import Event, EventMessage, Features, History, history_of, ordered
+from corella_edge.request import Event, Features, History
+from corella_edge.request_message import EventMessage, columns_of, ordered
 
 MAX_EVENTS = 10_000
 
@@ -74,7 +75,7 @@ def parse_events(value: object) -> NewEvents:
     check_features(features or {}, "features")
     return new_events(
         an_id(message.user_id, "user_id"),
-        history_of(given(message.events, []), "events"),
+        columns_of(given(message.events, []), "events")[0],
         features,
         an_optional_id(message.key, "key"),
     )

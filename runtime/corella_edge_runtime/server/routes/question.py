@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from corella_edge.errors import InputError
 from corella_edge.formats.strict_json import JsonError
 from corella_edge.messages import read, shown
-from corella_edge.request import MAX_CANDIDATES
+from corella_edge.request_message import MAX_CANDIDATES
 
 MAX_ITEMS = MAX_CANDIDATES
 MAX_MS = 600_000.0

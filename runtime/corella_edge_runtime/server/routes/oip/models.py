@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from corella_edge.errors import InputError
-from corella_edge.request import MAX_CANDIDATES, MAX_HISTORY, MAX_TIMEOUT_MS, Request, parse_request
+from corella_edge.request import Request
+from corella_edge.request_message import MAX_CANDIDATES, MAX_HISTORY, MAX_TIMEOUT_MS, parse_request
 from corella_edge.scores import Scores
 from corella_edge_runtime.server.routes.oip.checks import a_whole
 from corella_edge_runtime.server.routes.oip.tensors import Array, Inference, Input
