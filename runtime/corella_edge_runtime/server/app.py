@@ -10,6 +10,7 @@ from http import HTTPStatus
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,7 +19,7 @@ from corella_edge.errors import InputError, StoreError
 from corella_edge.formats.strict_json import JsonError
 from corella_edge_runtime.server.answers import error_answer
 from corella_edge_runtime.server.guard.access import Access, Guard
-from corella_edge_runtime.server.guard.limits import Intake
+from corella_edge_runtime.server.guard.limits import Intake, Share
 from corella_edge_runtime.server.routes import admin, health, page, rank, score, users
 from corella_edge_runtime.server.routes.oip import routes as oip
 from corella_edge_runtime.server.routes.rank import CLIENT_GONE
@@ -43,7 +44,7 @@ def build_app(service: Service, guard: Guard | None = None) -> Starlette:
         NotReadyError: _not_ready,
         StoreError: users.Failures(),
     }
-    app = Starlette(
+    app = _App(
         routes=routes,
         middleware=[
             Middleware(_Observer, service=service, intake=intake),
@@ -55,6 +56,14 @@ def build_app(service: Service, guard: Guard | None = None) -> Starlette:
     app.state.intake = intake
     app.router.redirect_slashes = False
     return app
+
+
+class _App(Starlette):
+    """Without the framework's own outermost layer: `_Observer` leaves nothing to it."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        stack = super().build_middleware_stack()
+        return stack.app if isinstance(stack, ServerErrorMiddleware) else stack
 
 
 class _Observer:
@@ -74,15 +83,15 @@ class _Observer:
             status = message.get("status", status)
             await send(message)
 
+        scope.setdefault("state", {})["share"] = share = Share(self.intake)
         try:
-            with self.intake.share() as share:
-                scope.setdefault("state", {})["share"] = share
-                await self.app(scope, receive, watch)
+            await self.app(scope, receive, watch)
         except Exception as error:  # noqa: BLE001 - the last line of defence; CancelledError passes
             log_bug(error)
             if not status:
                 await error_answer(500, "internal error; the server's log says where")(scope, receive, watch)
         finally:
+            share.give_back()
             # Paths come from outside: the label is the route's pattern, which the router leaves here.
             route = getattr(scope.get("route"), "path_format", "other")
             self.service.metrics.answered(route, status or CLIENT_GONE, time.perf_counter() - start)

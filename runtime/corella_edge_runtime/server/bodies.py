@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
 from corella_edge.formats.strict_json import JsonError, decode
 from corella_edge.request import Request
 from corella_edge.request_message import read_request
-from corella_edge_runtime.server.guard.limits import INLINE_BYTES, Limits, Share
+from corella_edge_runtime.server.guard.limits import INLINE_BYTES, WHOLE, Limits, Share
 
 T = TypeVar("T")
 GZIP = "gzip"
@@ -47,7 +48,7 @@ async def read_bytes(request: HttpRequest, limits: Limits) -> bytes:
     """
     packed = _is_packed(request)
     received = await _received(request, limits)
-    return await _unpacked(received, request.state.share, limits) if packed else received
+    return await _unpacked(received, request.scope["state"]["share"], limits) if packed else received
 
 
 def json_text(raw: bytes) -> bytes:
@@ -65,7 +66,9 @@ def json_text(raw: bytes) -> bytes:
 async def _received(request: HttpRequest, limits: Limits) -> bytes:
     if _declared_length(request) > limits.body_bytes:
         raise _too_large(limits)
-    share: Share = request.state.share
+    share: Share = request.scope["state"]["share"]
+    if request.scope["state"].get(WHOLE):
+        return await _received_at_once(request, share, limits)
     chunks = []
     try:
         async with asyncio.timeout(limits.body_seconds):
@@ -79,6 +82,18 @@ async def _received(request: HttpRequest, limits: Limits) -> bytes:
     return b"".join(chunks)
 
 
+async def _received_at_once(request: HttpRequest, share: Share, limits: Limits) -> bytes:
+    """A body that is there: nothing is waited for, which a timer would be set for."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    body: bytes = message["body"]
+    _take(share, len(body))
+    if len(body) > limits.body_bytes:
+        raise _too_large(limits)
+    return body
+
+
 def _take(share: Share, size: int) -> None:
     if not share.take(size):
         raise HTTPException(503, "too many large requests at once", {"Retry-After": "1"})
@@ -90,7 +105,9 @@ def _too_large(limits: Limits, unpacked: str = "") -> HTTPException:
 
 def _is_packed(request: HttpRequest) -> bool:
     """Whether the body comes in gzip. Raises HTTPException for any other packing."""
-    told = ",".join(request.headers.getlist("content-encoding"))
+    told = b",".join(_values(request, b"content-encoding")).decode("latin-1")
+    if not told:
+        return False
     found = [name for part in told.split(",") if (name := part.strip().lower()) not in ("", "identity")]
     if found and found not in _GZIPS:
         raise HTTPException(415, f"Content-Encoding {told[:40]!r}: only {GZIP} is unpacked", {"Accept-Encoding": GZIP})
@@ -134,8 +151,12 @@ def gunzip(packed: bytes, most: int) -> bytes | None:
 
 
 def _declared_length(request: HttpRequest) -> int:
-    text = request.headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+    text = next(iter(_values(request, b"content-length")), b"")
+    return int(text) if text.isdigit() and len(text) < 20 else 0
+
+
+def _values(request: HttpRequest, header: bytes) -> list[bytes]:
+    return [value for name, value in request.scope["headers"] if name == header]
 
 
 def parse_body(body: bytes) -> Request:

@@ -101,7 +101,7 @@ class Metrics:
         self._of(self.rank_seconds, version).observe(seconds)
         for outcome, number in _outcomes(scores).items():
             self._of(self.candidates, version, outcome).inc(number)
-        for field, number in collections.Counter(chain.from_iterable(scores.unknown)).items():
+        for field, number in _unknown(scores).items():
             self._of(self.unknown, version, field).inc(number)
 
     def _of(self, metric: Any, *labels: str) -> Any:
@@ -122,6 +122,14 @@ def _outcomes(scores: Scores) -> Mapping[str, int]:
     if not any(scores.reason):
         return {"easy": len(scores.reason)}
     return collections.Counter(map(_outcome, scores.routed.tolist(), scores.reason))
+
+
+def _unknown(scores: Scores) -> Mapping[str, int]:
+    """Candidates by field that has a value never seen; mostly the same fields, the user's own, for all of them."""
+    found = scores.unknown
+    if found and found.count(found[0]) == len(found):
+        return dict.fromkeys(found[0], len(found))
+    return collections.Counter(chain.from_iterable(found))
 
 
 def _outcome(routed: bool, reason: str) -> str:

@@ -151,9 +151,13 @@ class Service:
             InputError. HTTPException: the request is strict and the LLM did not answer. ClientDisconnect: nobody waits
             for it any more.
         """
-        async with self.ranking(request, clock) as ranking:
-            await ranking.answered(receive)
-            return await self.finish(ranking)
+        with self.fleet.hold(request.user.id) as held:
+            ranking = await self._ranking(request, held, clock)
+            try:
+                await ranking.answered(receive)
+                return await self.finish(ranking)
+            finally:
+                ranking.draft.cancel()
 
     async def finish(self, ranking: Ranking) -> Ranked:
         """Take what the LLM has answered by now, and count it.
@@ -174,12 +178,16 @@ class Service:
     async def ranking(self, request: Request, clock: Clock) -> AsyncIterator[Ranking]:
         """A request the CRM has scored; the version that did so stays loaded meanwhile. Raises InputError."""
         with self.fleet.hold(request.user.id) as held:
-            request = await self._completed(request, held.ranker, clock)
-            draft = await self._begun(request, held, clock)
+            ranking = await self._ranking(request, held, clock)
             try:
-                yield Ranking(request, held, draft, clock)
+                yield ranking
             finally:
-                draft.cancel()
+                ranking.draft.cancel()
+
+    async def _ranking(self, request: Request, held: Held, clock: Clock) -> Ranking:
+        """Whoever has it cancels its draft."""
+        request = await self._completed(request, held.ranker, clock)
+        return Ranking(request, held, await self._begun(request, held, clock), clock)
 
     async def _begun(self, request: Request, held: Held, clock: Clock) -> Draft:
         refusal = self._refusal()

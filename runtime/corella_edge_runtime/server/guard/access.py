@@ -12,7 +12,6 @@ from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corella_edge.errors import InputError
@@ -31,7 +30,10 @@ def scope_of(path: str) -> str | None:
     """The scope that a path needs; None for what is open to everybody. A path that is not known needs `rank`."""
     if path in _OPEN or (path.startswith("/page/") and path.endswith(_STATIC)):
         return None
-    return next((scope for root, scope in _SCOPES.items() if path == root or path.startswith(f"{root}/")), "rank")
+    for root, scope in _SCOPES.items():
+        if path.startswith(root) and path[len(root) :][:1] in ("", "/"):
+            return scope
+    return "rank"
 
 
 def require_access(host: str, keys: Path | None, insecure: bool) -> None:
@@ -217,6 +219,11 @@ def _challenge(extra: str) -> dict[str, str]:
     return {"WWW-Authenticate": f'Bearer realm="corella-edge"{extra}'}
 
 
+def _headers(scope: Scope) -> Mapping[str, str]:
+    """By name in small letters; of several with one name the first counts."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+
+
 class Access:
     """ASGI middleware: asks `guard`, and puts the key's id into `scope["state"]["key_id"]`; never the key."""
 
@@ -230,7 +237,7 @@ class Access:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         peer = (scope.get("client") or ("",))[0]
         try:
-            with self.guard.admit(path, peer, Headers(scope=scope)) as key_id:
+            with self.guard.admit(path, peer, _headers(scope)) as key_id:
                 scope.setdefault("state", {})["key_id"] = key_id
                 await self.app(scope, receive, send)
         except DeniedError as error:

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from corella_edge_runtime.server.answers import error_body
+from corella_edge_runtime.server.guard.limits import WHOLE
 
 _STEP = 4096  # bytes the parser gets at once: no more small requests than fit are begun ahead of their turn
 _PROGRESS = 64 * 1024  # bytes of an answer that a client must take in `write_seconds`, if there are so many
@@ -129,6 +130,39 @@ class _Unchunked:
         await self._app(scope, receive, unchunked)
 
 
+class _Joined:
+    """A connection's transport, as an answer sees it: the head waits for the first of the body, as ASGI has it.
+
+    By themselves they would be two packets, and each wakes the client.
+    """
+
+    __slots__ = ("_cycle", "_head", "_transport")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle, self._transport = cycle, cycle.transport
+        self._head: bytes | None = None  # b"": it has left
+
+    def write(self, data: bytes) -> None:
+        if self._head is None and self._cycle.response_started:
+            self._head = data
+        else:
+            self._transport.write(self._head + data if self._head else data)
+            self._head = self._head and b""
+
+    def flush(self) -> None:
+        """What waits leaves: there is no body."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """One connection.
 
@@ -150,6 +184,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._last_timer: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
+        self._answer: _Joined | None = None
         self._unwritten = 0
         self._address = self.client[0] if self.client else ""
         self._counted = self._admit()
@@ -236,6 +271,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.parser.offered:
             return
         super().on_message_complete()
+        self.scope["state"][WHOLE] = True
         self._body, self._loose = False, 0
         self._stop_clock()
 
@@ -246,6 +282,8 @@ class BoundedProtocol(HttpToolsProtocol):
         return b"\r\n".join((first, *kept, b"", b""))
 
     def on_response_complete(self) -> None:
+        if self._answer is not None:
+            self._answer.flush()
         super().on_response_complete()
         self._feed()
         if self._ended and not (self._later or self._owes()):
@@ -269,6 +307,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        self._answer = _Joined(cycle)
+        cycle.transport = self._answer  # type: ignore[assignment]
         answering: Any = app if cycle.scope["http_version"] == "1.1" else _Unchunked(app, cycle)
         super()._start_asgi_task(cycle, answering)
 

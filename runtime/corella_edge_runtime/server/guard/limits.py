@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 # Work up to these sizes takes a millisecond or two: less than a worker thread would cost, which would fight with the
@@ -12,6 +10,9 @@ INLINE_BYTES = 65_536
 INLINE_CANDIDATES = 500
 INLINE_TOKENS = 8192
 INLINE_VALUES = 200  # of the candidates' own features
+
+
+WHOLE = "whole"  # in a request's state: its body has arrived
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +41,9 @@ class Intake:
     def __init__(self, most: int) -> None:
         self.most, self.held = most, 0
 
-    @contextmanager
-    def share(self) -> Iterator[Share]:
-        """One request's part of it, until the request is answered."""
-        part = Share(self)
-        try:
-            yield part
-        finally:
-            self.held -= part.size
-
 
 class Share:
-    """What one request holds."""
+    """What one request holds, until it is answered."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake, self.size = intake, 0
@@ -64,3 +56,7 @@ class Share:
         self._intake.held += size
         self.size += size
         return True
+
+    def give_back(self) -> None:
+        self._intake.held -= self.size
+        self.size = 0

@@ -89,7 +89,7 @@ class _Rank:
         ranked = await self.service.ranked(request, clock, receive)
         content = await self.service.work(large(request), clock, "serialise", ranked.body)
         self.service.written(clock)
-        return Response(content, headers={"Server-Timing": clock.header(ranked.scores.trace)}, media_type=JSON)
+        return _Plain(content, clock.header(ranked.scores.trace))
 
     async def _progressive(self, request: Request, clock: Clock, stack: AsyncExitStack) -> Response:
         """What `stack` holds, the answer holds until its end."""
@@ -110,6 +110,17 @@ class _Rank:
             return
         content = await self.service.work(large(ranked.request), ranking.clock, "serialise", ranked.body)
         yield _event("final", content)
+
+
+class _Plain(Response):
+    """A ranking; its headers need no search for what is given already."""
+
+    def __init__(self, content: bytes, timing: str) -> None:
+        self.status_code, self.background, self.body = 200, None, content
+        self.raw_headers = [
+            (b"server-timing", timing.encode("latin-1")), (b"content-length", b"%d" % len(content)),
+            (b"content-type", JSON.encode()),
+        ]  # fmt: skip
 
 
 class _Stream(StreamingResponse):
