@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from corella_edge_runtime.server.guard.connections import BoundedProtocol, ConnectionLimits, within_files
+from corella_edge_runtime.server.guard.connections import BoundedProtocol, ConnectionLimits, JoinedAnswer, within_files
+from corella_edge_runtime.server.guard.limits import ARRIVED
 from sockets import LOOPS, PATIENCE, Site, read_all, read_answer, serving, until
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -113,6 +114,72 @@ def test_a_request_is_answered_and_the_connection_kept(site: Site) -> None:
         assert (site.counters.open, dict(site.counters.clients)) == (1, {"127.0.0.1": 1})
     until(lambda: site.counters.open == 0)
     assert not site.counters.clients
+
+
+class Written:
+    """A transport that notes what is written to it, and its end."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.parts.append(data)
+
+    def close(self) -> None:
+        self.parts.append(b"END")
+
+    def is_closing(self) -> bool:
+        return b"END" in self.parts
+
+
+class Cycle:
+    def __init__(self) -> None:
+        self.transport, self.response_started = Written(), False
+
+
+def test_the_head_of_an_answer_leaves_with_its_body_and_never_without_an_end() -> None:
+    for end, expected in (
+        (lambda answer: (answer.write(b"body"), answer.write(b"more")), [b"continue", b"headbody", b"more"]),
+        (lambda answer: answer.flush(), [b"continue", b"head"]),
+        (lambda answer: (answer.write(b""), answer.flush()), [b"continue", b"head"]),
+        (lambda answer: answer.close(), [b"continue", b"head", b"END"]),
+        (lambda answer: (answer.write(b"body"), answer.flush(), answer.close()), [b"continue", b"headbody", b"END"]),
+    ):  # fmt: skip
+        cycle: Any = Cycle()
+        answer, transport = JoinedAnswer(cycle), cycle.transport
+        answer.write(b"continue")
+        cycle.response_started = True
+        answer.write(b"head")
+        assert transport.parts == [b"continue"]
+        end(answer)
+        assert transport.parts == expected
+        assert answer.is_closing() == (b"END" in expected)
+
+
+def test_a_whole_body_is_noted_when_it_is_there(serve: Serve) -> None:
+    noted: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        noted.append(scope["state"].get(ARRIVED))
+        while (await receive())["more_body"]:
+            pass
+        noted.append(scope["state"][ARRIVED])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    site = serve(app=app)
+    with site.connect() as client:
+        began = time.monotonic()
+        client.sendall(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab")
+        assert read_answer(client) == (200, b"")
+        client.sendall(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\na")
+        until(lambda: len(noted) == 3)
+        later = time.monotonic()
+        client.sendall(b"b")
+        assert read_answer(client) == (200, b"")
+    assert began <= noted[0] == noted[1] <= later
+    assert noted[2] is None
+    assert later <= noted[3] <= time.monotonic()
 
 
 def test_a_head_that_comes_byte_by_byte_is_read(site: Site) -> None:
@@ -490,7 +557,8 @@ def test_whatever_comes_ends_and_leaves_the_server_well(one_site: Site, pieces: 
 
 LIMITED = """
 import resource, sys
-from corella_edge_runtime.server.guard.connections import BoundedProtocol, ConnectionLimits, within_files
+from corella_edge_runtime.server.guard.connections import BoundedProtocol, ConnectionLimits, JoinedAnswer, within_files
+from corella_edge_runtime.server.guard.limits import ARRIVED
 soft, hard, most = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 print(within_files(ConnectionLimits(most=most)).most, *resource.getrlimit(resource.RLIMIT_NOFILE))

@@ -16,7 +16,7 @@ from corella_edge.errors import InputError
 from corella_edge.request import Candidate, Request, User
 from corella_edge.request_message import parse_request
 from corella_edge.scores import answer
-from corella_edge_runtime.server.guard.limits import Limits
+from corella_edge_runtime.server.guard.limits import ARRIVED, Limits
 from corella_edge_runtime.server.service import large
 
 REQUEST = {
@@ -395,6 +395,33 @@ def test_server_timing_names_every_step(site):
     names = [entry.partition(";")[0] for entry in header.split(", ")]
     assert names == ["parse", "encode", "crm", "serialise", "total"]
     assert all(re.fullmatch(r"\w+;dur=\d+\.\d{3}", entry) for entry in header.split(", "))
+
+
+def test_time_runs_from_the_arrival_of_the_body_not_from_its_turn(make_site, fake_ranker):
+    ranker = fake_ranker()
+    site, messages = make_site(ranker, Limits(timeout_ms=None)), []
+
+    body = json.dumps(HARD | {"timeout_ms": 1000}).encode()
+    coming = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        if not coming:
+            await asyncio.sleep(60)
+        return coming.pop()
+
+    async def send(message):
+        messages.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/rank", "headers": [], "query_string": b"",
+        "state": {ARRIVED: time.monotonic() - 0.4},
+    }  # fmt: skip
+    asyncio.run(asyncio.wait_for(site.app(scope, receive, send), 10))
+    assert messages[0]["status"] == 200
+    assert ranker.times[-1] < 600
+    timing = dict(messages[0]["headers"])[b"server-timing"].decode()
+    assert float(re.search(r"turn;dur=([\d.]+)", timing)[1]) >= 400
+    assert float(re.search(r"total;dur=([\d.]+)", timing)[1]) >= 400
 
 
 def test_explain_says_what_decided(site):

@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 from corella_edge.formats.strict_json import JsonError, decode
 from corella_edge.request import Request
 from corella_edge.request_message import read_request
-from corella_edge_runtime.server.guard.limits import INLINE_BYTES, WHOLE, Limits, Share
+from corella_edge_runtime.server.guard.limits import ARRIVED, INLINE_BYTES, Limits, Share
 
 T = TypeVar("T")
 GZIP = "gzip"
@@ -67,7 +67,7 @@ async def _received(request: HttpRequest, limits: Limits) -> bytes:
     if _declared_length(request) > limits.body_bytes:
         raise _too_large(limits)
     share: Share = request.scope["state"]["share"]
-    if request.scope["state"].get(WHOLE):
+    if arrived(request) is not None:
         return await _received_at_once(request, share, limits)
     chunks = []
     try:
@@ -80,6 +80,12 @@ async def _received(request: HttpRequest, limits: Limits) -> bytes:
     except TimeoutError:
         raise HTTPException(408, "the body did not arrive in time") from None
     return b"".join(chunks)
+
+
+def arrived(request: HttpRequest) -> float | None:
+    """When the whole body was there, a time of `time.monotonic()`; None if it is not, or nobody has noted it."""
+    found: float | None = request.scope["state"].get(ARRIVED)
+    return found
 
 
 async def _received_at_once(request: HttpRequest, share: Share, limits: Limits) -> bytes:

@@ -14,13 +14,17 @@ class Clock:
     """Started when the whole body is there.
 
     Attributes:
-        arrived: a time of `time.monotonic()`.
-        seconds: by step; "wait" is hand-over to worker threads and back, and the queue before them.
+        arrived: when it was there, a time of `time.monotonic()`; None as an argument = now.
+        seconds: by step; "turn" is what the event loop had to do before, "wait" hand-over to worker threads and back,
+            and the queue before them.
     """
 
-    def __init__(self) -> None:
-        self.arrived = self._last = time.monotonic()
+    def __init__(self, arrived: float | None = None) -> None:
+        self._last = time.monotonic()
         self.seconds: dict[str, float] = {}
+        self.arrived = self._last if arrived is None else arrived
+        if arrived is not None:
+            self.seconds["turn"] = self._last - arrived
         self._due: float | None = None
         self._done: list[float] = []
 
@@ -49,7 +53,7 @@ class Clock:
 
     def header(self, trace: Trace) -> str:
         """The value of `Server-Timing`, milliseconds; "prefill" says how many tokens were computed and reused."""
-        told = [name for name in ("parse", "wait", "store") if name in self.seconds]
+        told = [name for name in ("turn", "parse", "wait", "store") if name in self.seconds]
         parts = [_entry(name, self.seconds[name]) for name in told]
         parts += [_entry(name, took, _about(name, trace)) for name, took in trace.seconds.items()]
         parts += [_entry("serialise", self.seconds.get("serialise", 0.0)), _entry("total", self._last - self.arrived)]

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import resource
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -23,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from corella_edge_runtime.server.answers import error_body
-from corella_edge_runtime.server.guard.limits import WHOLE
+from corella_edge_runtime.server.guard.limits import ARRIVED
 
 _STEP = 4096  # bytes the parser gets at once: no more small requests than fit are begun ahead of their turn
 _PROGRESS = 64 * 1024  # bytes of an answer that a client must take in `write_seconds`, if there are so many
@@ -130,7 +131,7 @@ class _Unchunked:
         await self._app(scope, receive, unchunked)
 
 
-class _Joined:
+class JoinedAnswer:
     """A connection's transport, as an answer sees it: the head waits for the first of the body, as ASGI has it.
 
     By themselves they would be two packets, and each wakes the client.
@@ -184,7 +185,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._last_timer: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
-        self._answer: _Joined | None = None
+        self._answer: JoinedAnswer | None = None
         self._unwritten = 0
         self._address = self.client[0] if self.client else ""
         self._counted = self._admit()
@@ -271,7 +272,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.parser.offered:
             return
         super().on_message_complete()
-        self.scope["state"][WHOLE] = True
+        self.scope["state"][ARRIVED] = time.monotonic()
         self._body, self._loose = False, 0
         self._stop_clock()
 
@@ -307,7 +308,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        self._answer = _Joined(cycle)
+        self._answer = JoinedAnswer(cycle)
         cycle.transport = self._answer  # type: ignore[assignment]
         answering: Any = app if cycle.scope["http_version"] == "1.1" else _Unchunked(app, cycle)
         super()._start_asgi_task(cycle, answering)

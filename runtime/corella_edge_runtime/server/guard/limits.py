@@ -12,7 +12,7 @@ INLINE_TOKENS = 8192
 INLINE_VALUES = 200  # of the candidates' own features
 
 
-WHOLE = "whole"  # in a request's state: its body has arrived
+ARRIVED = "arrived"  # in a request's state: when its whole body was there, a time of `time.monotonic()`
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from corella_edge.errors import InputError
 from corella_edge.request import Request
 from corella_edge_runtime.server.answers import JSON, error_body
-from corella_edge_runtime.server.bodies import parse_body, read_body
+from corella_edge_runtime.server.bodies import arrived, parse_body, read_body
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES
 from corella_edge_runtime.server.service import Ranking, Service, large
@@ -73,7 +73,7 @@ class _Rank:
             return Response(status_code=CLIENT_GONE)
 
     async def _answer(self, http: HttpRequest, mode: str, body: bytes) -> Response:
-        clock = Clock()
+        clock = Clock(arrived(http))
         if mode == "plain":
             with self.service.place():
                 return await self._plain(await self._parsed(body, clock), clock, http.receive)

@@ -19,7 +19,7 @@ from corella_edge_runtime.llm import texts
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import Answer, Answers, Prompts
 from corella_edge_runtime.server.answers import ScoreAnswer, ScoreModel, ScoreModels, Usage, json_answer
-from corella_edge_runtime.server.bodies import read_body
+from corella_edge_runtime.server.bodies import arrived, read_body
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Held
 from corella_edge_runtime.server.guard.leaving import unless_gone
@@ -68,7 +68,7 @@ class _Score:
     async def _answer(self, http: Request) -> Response:
         given = _query_time(http)
         body = await read_body(http, self.service.limits)
-        clock = Clock()
+        clock = Clock(arrived(http))
         with self.service.place(), self.service.fleet.hold(None) as held:
             llm = llm_of(held.ranker)
             if llm is None:

@@ -17,7 +17,7 @@ from corella_edge.errors import InputError
 from corella_edge.formats.strict_json import decode
 from corella_edge.request import Request as RankRequest
 from corella_edge_runtime.server.answers import JSON
-from corella_edge_runtime.server.bodies import read_body, read_bytes
+from corella_edge_runtime.server.bodies import arrived, read_body, read_bytes
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES
 from corella_edge_runtime.server.ranker import llm_of
@@ -105,7 +105,7 @@ class _Api:
             return await self._inferred(http, model, body)
 
     async def _inferred(self, http: Request, model: Model, body: bytes) -> Response:
-        clock = Clock()
+        clock = Clock(arrived(http))
         header = http.headers.get(LENGTH_HEADER)
         heavy = len(body) > INLINE_BYTES
         inference, request = await self.service.work(heavy, clock, "parse", _parsed, model, body, header)
