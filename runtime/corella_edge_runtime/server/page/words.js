@@ -24,8 +24,8 @@ export function why(row, all = false) {
 
 // Names of the Server-Timing header → what happens then, in the order in which it happens.
 export const STEPS = {
-  parse: "read", wait: "hand over", store: "store", encode: "encode", crm: "CRM", prompt: "ask", queue: "queue", prefill: "LLM",
-  serialise: "write",
+  turn: "turn", parse: "read", wait: "hand over", store: "store", encode: "encode", crm: "CRM", prompt: "ask", queue: "queue",
+  prefill: "LLM", serialise: "write",
 };
 
 // Where a request's time went: [{name, ms, words}]. Of an answer in two phases the header tells the first alone; what the
