@@ -21,8 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from corella_edge_runtime.server.guard.connections import BoundedProtocol, ConnectionLimits, JoinedAnswer, within_files
+from corella_edge_runtime.server.guard.connections import BoundedProtocol, ConnectionLimits, within_files
 from corella_edge_runtime.server.guard.limits import ARRIVED
+from corella_edge_runtime.server.sending import JoinedAnswer
 from sockets import LOOPS, PATIENCE, Site, read_all, read_answer, serving, until
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -557,8 +558,9 @@ def test_whatever_comes_ends_and_leaves_the_server_well(one_site: Site, pieces: 
 
 LIMITED = """
 import resource, sys
-from corella_edge_runtime.server.guard.connections import BoundedProtocol, ConnectionLimits, JoinedAnswer, within_files
+from corella_edge_runtime.server.guard.connections import BoundedProtocol, ConnectionLimits, within_files
 from corella_edge_runtime.server.guard.limits import ARRIVED
+from corella_edge_runtime.server.sending import JoinedAnswer
 soft, hard, most = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 print(within_files(ConnectionLimits(most=most)).most, *resource.getrlimit(resource.RLIMIT_NOFILE))

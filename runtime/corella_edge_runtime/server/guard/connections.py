@@ -20,11 +20,11 @@ from http import HTTPStatus
 from typing import Any
 
 import httptools
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from corella_edge_runtime.server.answers import error_body
 from corella_edge_runtime.server.guard.limits import ARRIVED
+from corella_edge_runtime.server.sending import JoinedAnswer, Unchunked
 
 _STEP = 4096  # bytes the parser gets at once: no more small requests than fit are begun ahead of their turn
 _PROGRESS = 64 * 1024  # bytes of an answer that a client must take in `write_seconds`, if there are so many
@@ -107,61 +107,6 @@ class _Parser(httptools.HttpRequestParser):
                 again = self._connection.head_without_offer() + data[offer.args[0] :]
                 self._connection.parser = _Parser(self._connection)
                 self._connection.parser.feed_data(again)
-
-
-class _Unchunked:
-    """An application's answer to HTTP/1.0: of unknown length it ends with the connection, and nothing precedes it."""
-
-    def __init__(self, app: ASGIApp, cycle: RequestResponseCycle) -> None:
-        self._app, self._cycle = app, cycle
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        cycle, known = self._cycle, False
-        cycle.keep_alive = cycle.waiting_for_100_continue = False
-
-        async def unchunked(message: Message) -> None:
-            nonlocal known
-            if message["type"] == "http.response.start":
-                known = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
-                cycle.chunked_encoding = None if known else False
-            elif not known:
-                cycle.expected_content_length = len(message.get("body", b""))
-            await send(message)
-
-        await self._app(scope, receive, unchunked)
-
-
-class JoinedAnswer:
-    """A connection's transport, as an answer sees it: the head waits for the first of the body, as ASGI has it.
-
-    By themselves they would be two packets, and each wakes the client.
-    """
-
-    __slots__ = ("_cycle", "_head", "_transport")
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle, self._transport = cycle, cycle.transport
-        self._head: bytes | None = None  # b"": it has left
-
-    def write(self, data: bytes) -> None:
-        if self._head is None and self._cycle.response_started:
-            self._head = data
-        else:
-            self._transport.write(self._head + data if self._head else data)
-            self._head = self._head and b""
-
-    def flush(self) -> None:
-        """What waits leaves: there is no body."""
-        if self._head:
-            self._transport.write(self._head)
-            self._head = b""
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -310,7 +255,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._running = cycle
         self._answer = JoinedAnswer(cycle)
         cycle.transport = self._answer  # type: ignore[assignment]
-        answering: Any = app if cycle.scope["http_version"] == "1.1" else _Unchunked(app, cycle)
+        answering: Any = app if cycle.scope["http_version"] == "1.1" else Unchunked(app, cycle)
         super()._start_asgi_task(cycle, answering)
 
     def _start_last(self) -> None:
