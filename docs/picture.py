@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # Dark enough for white paper, and apart for the colour-blind (Okabe and Ito).
 ORANGE, BLUE, GREY = "#d55e00", "#0072b2", "#595959"
 # Shares whose labels have room beside each other.
-TICKS = (0, 0.05, 0.1, 0.2, 0.3, 0.5, 1)
+TICKS = (0, 0.1, 0.2, 0.3, 0.5, 1)
 
 
 def svg(study: dict[str, Any], session: dict[str, Any]) -> str:
@@ -23,7 +23,7 @@ def svg(study: dict[str, Any], session: dict[str, Any]) -> str:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.hashsalt": "corella-edge", "svg.fonttype": "none", "font.size": 9}):
-        plot = Figure(figsize=(8, 3), layout="constrained")
+        plot = Figure(figsize=(8.5, 3), layout="constrained")
         quality, latency = (plot.add_subplot(1, 2, place) for place in (1, 2))
         _quality(quality, study)
         _latency(latency, session)
@@ -32,13 +32,15 @@ def svg(study: dict[str, Any], session: dict[str, Any]) -> str:
 
 def _quality(axes: Axes, study: dict[str, Any]) -> None:
     points = reached_page.curve(study)
-    shares = [point["share"] for point in points]
-    auc = [point["auc"] for point in points]
-    axes.fill_between(shares, [one["low"] for one in auc], [one["high"] for one in auc], color=ORANGE, alpha=0.15, lw=0)
-    axes.plot(shares, [one["value"] for one in auc], color=ORANGE, marker=".")
-    axes.axhline(auc[0]["value"], color=GREY, linestyle=":")
-    axes.annotate("CRM alone", (0.75, auc[0]["value"]), xytext=(0, 3), textcoords="offset points", color=GREY)
-    _axes(axes, "AUC on test rows, with 95 % interval", "Quality")
+    shares, gain = [point["share"] for point in points], [point["gain"] for point in points]
+    axes.fill_between(
+        shares, [one["low"] for one in gain], [one["high"] for one in gain], color=ORANGE, alpha=0.15, lw=0
+    )
+    axes.plot(shares, [one["value"] for one in gain], color=ORANGE, marker=".")
+    alone = f"the CRM alone: AUC {points[0]['auc']['value']:.3f}"
+    axes.axhline(0, color=GREY, linestyle=":")
+    axes.annotate(alone, (1, 0), xytext=(0, 3), textcoords="offset points", color=GREY, ha="right")
+    _axes(axes, "gain in AUC, 95 % interval", "Quality, test rows")
 
 
 def _latency(axes: Axes, session: dict[str, Any]) -> None:
@@ -48,12 +50,12 @@ def _latency(axes: Axes, session: dict[str, Any]) -> None:
         axes.plot(shares, [row["request_ms"][name] for row in rows], style, color=color, marker=".", label=name)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
-    _axes(axes, "milliseconds for 20 candidates", "Latency, new user")
+    _axes(axes, "milliseconds for 20 candidates", "Latency, users not seen before")
 
 
 def _axes(axes: Axes, label: str, title: str) -> None:
     axes.set(xlabel="share of the candidates that the LLM is asked about", ylabel=label, title=title)
-    axes.set_xticks(TICKS, [f"{tick:.0%}" if tick not in (0.05,) else "" for tick in TICKS])
+    axes.set_xticks(TICKS, [f"{tick:.0%}" for tick in TICKS])
     axes.spines[["top", "right"]].set_visible(False)
 
 

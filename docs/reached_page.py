@@ -28,21 +28,22 @@ def curve(study: Json) -> list[Json]:
 def short(study: Json, session: Json) -> Iterator[str]:
     """The README's table: quality of the study, latency of the session's benchmark."""
     ms = {row["ratio"]: row["request_ms"] for row in session["benchmark"]["ratios"]}
-    yield "| threshold | share asked | AUC | gain in AUC | accuracy | p50, ms | p99, ms |"
+    yield "| threshold | routed share | AUC | gain in AUC | accuracy | p50, ms | p99, ms |"
     yield "|---|---|---|---|---|---|---|"
     for row in curve(study):
         if row["ratio"] in SHOWN:
-            quality = f"{_spread(row['auc'])} | {figure(row['gain'], '+')} | {_spread(row['accuracy'])}"
+            quality = f"{_spread(row['auc'])} | {_gain(row['gain'])} | {_spread(row['accuracy'])}"
             times = f"{ms[row['ratio']]['p50']:.1f} | {ms[row['ratio']]['p99']:.1f}"
             yield f"| `ratio:{row['ratio']:g}` | {row['share']:.1%} | {quality} | {times} |"
     yield ""
     yield f"AUC and accuracy: {len(study['seeds'])} training seeds of recipe `{study['name']}`, fusion rule `{_rule(study)}`,"
-    yield f"mean ± standard deviation over seeds; gain over the {_of(study)} with its 95 % interval over users."
+    yield f"mean ± standard deviation, on {study['analysis']['test']['rows']:,} test rows; gain over the CRM trained alone,"
+    yield "with its 95 % interval over users."
     yield f"Latency: one request of 20 candidates from a user not seen before, in process, {_where(session)}."
 
 
-def _of(study: Json) -> str:
-    return f"CRM alone on {study['analysis']['test']['rows']:,} test rows"
+def _gain(found: Json) -> str:
+    return figure({end: found[end] for end in ("value", "low", "high")}, "+")
 
 
 def session(result: Json) -> Iterator[str]:
