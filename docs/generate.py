@@ -80,8 +80,8 @@ def _exit_codes() -> Iterator[str]:
     yield "## Exit codes"
     yield ""
     yield "A command that fails prints one line on stderr, which names the file, field or value, and ends with one of"
-    yield "these codes. A closed standard output, or a full disk behind it, is a failure too; a message that stderr does"
-    yield "not take is lost."
+    yield "these codes. A standard output that is closed, or whose disk is full, is a failure too; what stderr does not"
+    yield "take is lost."
     yield ""
     yield from ("| exit code | |", "|---|---|")
     yield from (f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
