@@ -36,10 +36,10 @@ def short(study: Json, session: Json) -> Iterator[str]:
             times = f"{ms[row['ratio']]['p50']:.1f} | {ms[row['ratio']]['p99']:.1f}"
             yield f"| `ratio:{row['ratio']:g}` | {row['share']:.1%} | {quality} | {times} |"
     yield ""
-    rows = study["analysis"]["test"]["rows"]
+    rows, seeds = study["analysis"]["test"]["rows"], len(study["seeds"])
     yield f"AUC and accuracy: recipe `{study['name']}`, fusion rule `{_rule(study)}`, {rows:,} test rows,"
-    yield f"mean ± standard deviation of {len(study['seeds'])} training seeds; gain over the CRM trained alone, with its 95 %"
-    yield "interval over users."
+    yield f"mean ± standard deviation of {seeds} training seeds; gain over the CRM trained alone, with its"
+    yield "95 % interval over users."
     yield f"Latency: one request of 20 candidates from a user not seen before, in process, {_where(session)}."
 
 
