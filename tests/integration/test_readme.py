@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -18,6 +19,7 @@ import httpx
 import pytest
 
 from corella_edge.cli import cli
+from corella_edge_runtime.llm.contract import REASONS
 from pages import BLOCK, PAGES, README, blocks, read, section
 from sessions import REPOSITORY, serving, start, succeed
 
@@ -206,6 +208,17 @@ def test_the_python_block_runs_as_printed(demo):
 
 def test_the_readme_is_one_that_is_read_to_its_end():
     assert len(README.read_text("utf-8").splitlines()) <= 160
+
+
+def test_the_extras_are_those_of_the_project():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    named = re.findall(r"`\[(\w+)\]`", "\n".join(re.findall(r"^\| (`\[.*?) \|", read("start.md"), re.MULTILINE)))
+    assert set(named) == set(project["optional-dependencies"]) - {"dev"}
+
+
+def test_every_reason_is_explained():
+    rows = re.findall(r"^\| (`.*?`) \|", section(read("serve.md"), "Reasons"), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == {"entropy", "ratio", *REASONS} - {""}
 
 
 def test_tab_completion_is_as_documented():
