@@ -222,7 +222,8 @@ def test_every_reason_is_explained():
 
 
 def test_tab_completion_is_as_documented():
-    (line,) = re.findall(r"`eval \"\$\((.*?)\)\"`", read("start.md"))
+    pages = "".join(page.read_text("utf-8") for page in PAGES)
+    (line,) = re.findall(r'eval "\$\((\S+=bash_source .*?)\)"', pages)
     variable, program = line.split()
     done = subprocess.run(
         [Path(sys.executable).with_name(program)], env={**os.environ, **dict([variable.split("=")])},
