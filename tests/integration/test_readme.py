@@ -216,6 +216,13 @@ def test_the_extras_are_those_of_the_project():
     assert set(named) == set(project["optional-dependencies"]) - {"dev"}
 
 
+def test_no_page_installs_from_an_index_what_is_not_released():
+    for page in PAGES:
+        for line in page.read_text("utf-8").splitlines():
+            if re.search(r"pip (install|wheel|download)\b.*corella-edge\b(?! wheel)", line):
+                assert "--find-links" in line, (page.name, line)
+
+
 def test_every_reason_is_explained():
     rows = re.findall(r"^\| (`.*?`) \|", section(read("serve.md"), "Reasons"), re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", " ".join(rows))) == {"entropy", "ratio", *REASONS} - {""}
