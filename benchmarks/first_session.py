@@ -1,4 +1,4 @@
-"""Every command of the README's first session on a real data set, timed; the figures are kept in one file.
+"""Every command of docs/start.md's first session on a real data set, timed; the figures are kept in one file.
 
     python benchmarks/first_session.py --source ml-1m --work . --out benchmarks/results/ml-1m.json --note "..."
 

@@ -1,4 +1,4 @@
-"""Keeps the figures of a finished study: combined analysis, claims of each seed, ablations; docs/results.md shows them.
+"""Keeps the figures of a finished study: combined analysis, claims of each seed, ablations; docs/studies.md shows them.
 
     python benchmarks/keep_study.py runs/study-ml-1m-small --out benchmarks/results/study-ml-1m-small.json --note "..."
 

@@ -28,7 +28,7 @@ def check_free(out: Path, option: str = "--out ") -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out`; on leaving it is synced and becomes `out`, on any error it goes.
+    """Yield an empty folder beside `out`: synced and renamed to `out` at the end, deleted on any error.
 
     What a killed run left there is removed first; a run that still works there is an error.
 
@@ -59,8 +59,8 @@ def resumable_folder(
 ) -> Iterator[None]:
     """Hold a folder that is filled in several runs, locked against a second one.
 
-    Its file `label` says what it was begun with: of `same` what `settled` leaves must be equal when a run goes on,
-    the rest and `notes` may differ and are then kept as the run that goes on has them.
+    Its file `label` records the settings it was started with. A later run must have an equal `settled(same)`; the rest
+    of `same`, and `notes`, may differ, and the later run's are then kept.
 
     Raises:
         InputError: the folder holds something else, was begun with other settings, another run is writing it, or
@@ -123,7 +123,7 @@ def write_file(path: Path, data: bytes, mode: int = 0o666) -> None:
 
 
 def discard(partial: Path) -> None:
-    """Remove an unfinished file, if there is one and it can be removed: the error that is told came before."""
+    """Remove an unfinished file, if it exists. A failure here is ignored: the error before it is reported."""
     with suppress(OSError):  # a read-only file system refuses it even where there is nothing
         partial.unlink(missing_ok=True)
 

@@ -37,7 +37,7 @@ class Reference:
 
 
 def read_lines(source: Path | TextFile, parse: Callable[[Any], T], kind: Kind = InputError) -> Iterator[T]:
-    """`parse` of each value of a JSON-lines file, in order; empty lines are passed over.
+    """`parse` of each value of a JSON-lines file, in order; empty lines are skipped.
 
     One JSON array, or objects that are spread over lines, are read as well, and whatever `TextFile` reads.
 

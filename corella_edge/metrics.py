@@ -100,7 +100,7 @@ def ece(probability: npt.ArrayLike, label: npt.ArrayLike, bins: int = BINS) -> f
 
 
 def uauc(probability: npt.ArrayLike, label: npt.ArrayLike, users: npt.ArrayLike) -> float:
-    """Plain mean of the AUCs of users who have both classes; nan when there is none."""
+    """Plain mean of the AUCs of users who have both classes; nan if no user has."""
     found = user_aucs(probability, label, _owners(users))
     known = found[~np.isnan(found)]
     return float(known.mean()) if len(known) else float("nan")

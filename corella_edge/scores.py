@@ -51,7 +51,7 @@ class Scores:
         entropy: float64 [n], nats, binary entropy of `crm`.
         routed: bool [n], True where the LLM's score counts in `probability`.
         reason: n texts: why a row was routed ("entropy", "ratio") or why the LLM did not answer although the
-            router chose the row (docs/serving.md lists them); "" for easy rows.
+            router chose the row (docs/serve.md lists them); "" for easy rows.
         unknown: n tuples, the names of the fields whose value the CRM has never seen.
         trace: what it cost; not part of what was found out.
         fusion: what makes one probability of both models' where routed.

@@ -1,17 +1,15 @@
-"""Writes docs/cli.md from the commands' help, README.md's tree from docstrings, tables and result pages from JSON.
+"""Writes what is generated in README.md and docs/: commands' help, the tree, tables and a picture of kept results.
 
 `--check` only compares.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,19 +20,49 @@ os.environ["COLUMNS"] = "100"
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import llm_page
+import picture
+import reached_page
 import serving_page
 import study_page
+import tree_page
 
 from corella_edge.cli import COMMANDS, cli
 from corella_edge.errors import EXIT_CODES
-from corella_edge_export.evaluation.tables import ends, figure
-from corella_edge_export.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
-CLI_PAGE, README, RESULTS_PAGE = ROOT / "docs" / "cli.md", ROOT / "README.md", ROOT / "docs" / "results.md"
-LLM_PAGE, SERVING_PAGE = ROOT / "docs" / "llm.md", ROOT / "docs" / "serving-benchmarks.md"
+README, DOCS = ROOT / "README.md", ROOT / "docs"
 RESULTS, PUBLISHED = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "published"
-COLUMN = 36
+
+
+def pages() -> dict[Path, str]:
+    """Every generated file, and every page with generated parts, as it should be."""
+    session, study, demo = (_result(name) for name in ("ml-1m", "study-ml-1m-small", "demo-seeds"))
+    readme = {"results": reached_page.short(study, session), "folders": tree_page.folders()}
+    results = {
+        "study": reached_page.study(study), "session": reached_page.session(session), "demo": reached_page.demo(demo),
+        "serving": serving_page.lines(RESULTS), **llm_page.parts(RESULTS),
+    }  # fmt: skip
+    return {
+        README: _filled(README, readme),
+        DOCS / "results.md": _filled(DOCS / "results.md", results),
+        DOCS / "studies.md": study_page.page(RESULTS, PUBLISHED),
+        DOCS / "quality.svg": picture.svg(study, session),
+        DOCS / "cli.md": cli_page(),
+        DOCS / "tree.md": tree_page.page(),
+    }
+
+
+def _result(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    return found
+
+
+def _filled(path: Path, parts: dict[str, Iterator[str]]) -> str:
+    """A page with new contents between its markers."""
+    text = path.read_text("utf-8")
+    for name, lines in parts.items():
+        text = serving_page.between(text, name, "\n".join(lines).strip())
+    return text
 
 
 def cli_page() -> str:
@@ -48,9 +76,12 @@ def cli_page() -> str:
 
 
 def _exit_codes() -> Iterator[str]:
-    """What the exit codes say."""
-    yield "An expected failure is one line on stderr that names the file, field or value, and one of these codes."
-    yield "If standard output is closed or its disk is full, that is a failure, too; what stderr does not take is lost."
+    """What the exit codes mean."""
+    yield "## Exit codes"
+    yield ""
+    yield "A command that fails prints one line on stderr, which names the file, field or value, and ends with one of"
+    yield "these codes. A standard output that is closed, or whose disk is full, is a failure too; what stderr does not"
+    yield "take is lost."
     yield ""
     yield from ("| exit code | |", "|---|---|")
     yield from (f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
@@ -67,161 +98,8 @@ def _command_help(group: Any, parent: click.Context, name: str, mark: str, title
     return parts
 
 
-def readme() -> str:
-    """README.md with the tree and the tables between their markers."""
-    parts = {
-        "tree": ["```", *tree_lines(sources()), "```"],
-        "results": tables(),
-        "serving": serving_page.lines(RESULTS),
-    }
-    text = README.read_text("utf-8")
-    for name, lines in parts.items():
-        text = serving_page.between(text, name, "\n".join(lines))
-    return text
-
-
-def tables() -> Iterator[str]:
-    """What the kept results say, as Markdown."""
-    session, study, demo = (_result(name) for name in ("ml-1m", "study-ml-1m-small", "demo-seeds"))
-    yield from _quality(session)
-    yield from _steps(session)
-    yield from _study(study)
-    yield from _demo(demo)
-
-
-def _result(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
-    return found
-
-
-def _point(found: Any) -> str:
-    """A figure without its interval, which older results do not have."""
-    return figure(found["value"] if isinstance(found, dict) else found)
-
-
-def _quality(result: dict[str, Any]) -> Iterator[str]:
-    group = result["evaluation"]["groups"]["all"]
-    latency = {row["ratio"]: row["request_ms"] for row in result["benchmark"]["ratios"]}
-    machine = result["machine"]
-    recipe, settings = result["recipe"], result["benchmark"]["settings"]
-    yield f"**MovieLens-1M** ({result['note']}), recipe `{recipe['name']}`, seed {recipe['seed']}:"
-    yield f"{group['rows']:,} test rows of {group['users']:,} users. Thresholds are fixed on validation rows."
-    rule = result["evaluation"].get("fusion", {"rule": "replace"})["rule"]  # older results name none
-    yield f"{ends(rule)}; 95 % intervals by bootstrap over users."
-    shipped = load_recipe(recipe["name"]).export.fusion
-    if shipped != rule:
-        yield f"This bundle's fusion rule is `{rule}`; today the recipe ships `{shipped}`, measured by the study below."
-    yield "Latency: one request of 20 candidates of a new user,"
-    threads = f"{settings['crm_threads']} thread for the CRM, {settings['llm_threads']} for the LLM"
-    cores = f"{machine['cores']} core{'s' if machine['cores'] > 1 else ''}"
-    yield f"in process, {cores} ({machine['cpu']}), {threads}."
-    yield ""
-    yield "| ratio | share | AUC | gain over the CRM | log-loss | accuracy | p50 ms | p99 ms |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for row in group["at"]:
-        ms = latency.get(row["ratio"])
-        times = f"{ms['p50']:.2f} | {ms['p99']:.2f}" if ms else "|"
-        figures = [figure(row["auc"]), figure(row["gain"], "+"), *(_point(row[m]) for m in ("logloss", "accuracy"))]
-        quality = " | ".join(figures)
-        yield f"| {row['ratio']:g} | {row['share']:.3f} | {quality} | {times} |"
-    yield ""
-
-
-def _steps(result: dict[str, Any]) -> Iterator[str]:
-    trained = {name: f"{line['seconds']:,.0f} s" for name, line in result["train"].items()}
-    names = [name for name, step in result["steps"].items() if step["seconds"] is not None]
-    size = sum(result["bundle_bytes"].values()) / 2**20
-    models = {name: result["bundle_bytes"][name] / 2**20 for name in ("crm.onnx", "llm.gguf")}
-    yield "| step | " + " | ".join([*(f"stage {name}" for name in trained), *names]) + " |"
-    yield "|---" * (len(names) + len(trained) + 1) + "|"
-    times = [*trained.values(), *(f"{result['steps'][name]['seconds']:,.1f} s" for name in names)]
-    yield f"| time | {' | '.join(times)} |"
-    yield ""
-    yield f"The bundle is {size:.1f} MiB: `crm.onnx` {models['crm.onnx']:.1f}, `llm.gguf` {models['llm.gguf']:.1f},"
-    yield "most of the rest is `sample.jsonl`."
-    yield ""
-
-
-def _study(result: dict[str, Any]) -> Iterator[str]:
-    found = result["analysis"]
-    point, users = found["operating_point"], found["users"]
-    rules = point["rule"] if isinstance(point["rule"], str) else ", ".join(dict.fromkeys(point["rule"]))
-    notes = "; ".join(note for note in result["notes"] if "timestamps" in note)
-    yield f"**The study** of recipe `{result['name']}` ({notes}), {len(result['seeds'])} training seeds:"
-    yield f"fusion rule (`{rules}`) and threshold are chosen on validation rows; all figures are of test rows, ± over"
-    yield "seeds, gains over the stage-1 CRM paired, in brackets their 95 % interval."
-    yield "All of it: [docs/results.md](docs/results.md)."
-    yield ""
-    yield "| users | routed | stage-1 CRM | LLM alone | routed system | gain in AUC | gain in accuracy |"
-    yield "|---|---|---|---|---|---|---|"
-    for name, group in users.items():
-        auc = [_spread(group[model]["auc"]) for model in ("base", "llm", "routed")]
-        gains = [figure(group["over_base"][metric], "+") for metric in ("auc", "accuracy")]
-        yield f"| {name} | {_mean(group['share']):.1%} | {' | '.join([*auc, *gains])} |"
-    yield ""
-
-
-def _mean(value: Any) -> float:
-    return float(value["value"] if isinstance(value, dict) else value)
-
-
-def _spread(value: dict[str, float]) -> str:
-    return f"{value['value']:.4f}" + (f" ± {value['sd']:.4f}" if value.get("sd") is not None else "")
-
-
-def _demo(result: dict[str, Any]) -> Iterator[str]:
-    yield "**The demo's synthetic data**, made so that routing helps (new items that only titles describe). The figures"
-    yield "say nothing about real users. AUC of CRM, LLM and routing, and the paired gains of routing at ratio 0.3:"
-    yield ""
-    yield "| seed | CRM | LLM | routed at 0.3 | gain over CRM | gain over LLM | ratios that beat both |"
-    yield "|---|---|---|---|---|---|---|"
-    for seed, entry in result["seeds"].items():
-        at = {row["ratio"]: row for row in entry["at"]}
-        auc = [f"{at[ratio]['auc']['value']:.4f}" for ratio in (0.0, 1.0, 0.3)]
-        gains = [figure(at[0.3][name], "+") for name in ("gain", "gain_over_llm")]
-        winners = ", ".join(f"{ratio:g}" for ratio in entry["beats_both"])
-        yield f"| {seed} | {' | '.join([*auc, *gains])} | {winners} |"
-
-
-def sources() -> list[str]:
-    """Paths of the tracked Python files and recipes, tests left out."""
-    command = ["git", "ls-files", "*.py", "*.toml"]
-    found = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
-    return sorted(name for name in found if "/" in name and not name.startswith("tests/"))
-
-
-def tree_lines(names: list[str]) -> Iterator[str]:
-    """One line a file, indented below its folder; a package's docstring stands beside the folder."""
-    shown: set[PurePosixPath] = set()
-    for path in sorted(map(PurePosixPath, names), key=lambda path: [*path.parts[:-1], "", path.name]):
-        for folder in reversed(path.parents[:-1]):
-            if folder not in shown:
-                shown.add(folder)
-                yield _line(folder, "/", summary(ROOT / folder / "__init__.py"))
-        if path.name != "__init__.py":
-            yield _line(path, "", summary(ROOT / path))
-
-
-def _line(path: PurePosixPath, mark: str, text: str) -> str:
-    return f"{'  ' * (len(path.parts) - 1) + path.name + mark:<{COLUMN}}{text}".rstrip()
-
-
-def summary(path: Path) -> str:
-    """First line of a Python file's docstring, or of a recipe's comment."""
-    if not path.exists():
-        return ""
-    text = path.read_text("utf-8")
-    if path.suffix == ".toml":
-        return text.partition("\n")[0].lstrip("# ")
-    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
-
-
 def main() -> None:
-    results = study_page.page(RESULTS, PUBLISHED)
-    llm = llm_page.page(LLM_PAGE.read_text("utf-8"), RESULTS)
-    serving = serving_page.page(SERVING_PAGE.read_text("utf-8"), RESULTS)
-    pages = {CLI_PAGE: cli_page(), README: readme(), RESULTS_PAGE: results, LLM_PAGE: llm, SERVING_PAGE: serving}
-    for path, wanted in pages.items():
+    for path, wanted in pages().items():
         if path.exists() and path.read_text("utf-8") == wanted:
             continue
         if "--check" in sys.argv:

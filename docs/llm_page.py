@@ -1,9 +1,9 @@
-"""The tables of docs/llm.md: the kept benchmarks of the LLM's scorer and of the CRM beside it."""
+"""The LLM's tables of docs/results.md: the kept benchmarks of the LLM's scorer and of the CRM beside it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,22 @@ NOT_YET = "Not measured yet."
 
 
 def page(text: str, results: Path) -> str:
-    """docs/llm.md with the tables between their markers."""
-    for name, (files, make) in SECTIONS.items():
-        # Those of further CPUs lie in folders of their own.
-        paths = [path for file in files for path in (results / f"{file}.json", *sorted(results.glob(f"*/{file}.json")))]
-        found = [json.loads(path.read_text("utf-8")) for path in paths if path.exists()]
-        lines = [line for result in found for line in make(result)] or [NOT_YET]
+    """A page with the tables between its markers."""
+    for name, lines in parts(results).items():
         text = between(text, name, "\n".join(lines).strip())
     return text
+
+
+def parts(results: Path) -> dict[str, Iterator[str]]:
+    """The tables by the names of their markers."""
+    return {name: _part(results, files, make) for name, (files, make) in SECTIONS.items()}
+
+
+def _part(results: Path, files: Sequence[str], make: Callable[[Json], Lines]) -> Lines:
+    # Those of further CPUs lie in folders of their own.
+    paths = [path for file in files for path in (results / f"{file}.json", *sorted(results.glob(f"*/{file}.json")))]
+    found = [json.loads(path.read_text("utf-8")) for path in paths if path.exists()]
+    yield from [line for result in found for line in make(result)] or [NOT_YET]
 
 
 def _machine(result: Json) -> str:

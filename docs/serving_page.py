@@ -1,4 +1,4 @@
-"""The table of docs/serving-benchmarks.md: what the server reaches, from the kept results of its benchmarks."""
+"""The server's tables of docs/results.md: what the server reaches, from the kept results of its benchmarks."""
 
 from __future__ import annotations
 
@@ -8,15 +8,9 @@ from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
-MARK = "serving"
 SCENARIOS = ("spans", "faults", "deadline", "soak")
 # Results of scripts of their own: what a request costs around its models, in the server and in the process.
 AROUND = ("messages", "prompt-time")
-
-
-def page(text: str, results: Path) -> str:
-    """docs/serving-benchmarks.md with the table between its markers."""
-    return between(text, MARK, "\n".join(lines(results)))
 
 
 def between(text: str, name: str, contents: str) -> str:

@@ -1,4 +1,4 @@
-"""The part of docs/results.md on what CoReLLa's stages are worth in two regimes, and on what the alignment moves."""
+"""The part of docs/studies.md on what CoReLLa's stages are worth in two regimes, and on what the alignment moves."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Lookup:
     """Rows of ids, `len(row_of)` of an unknown one.
 
     A dict goes from place to entry, key and value, and waits for memory at each, id after id; the table is read for all
-    ids together. That two texts share a hash of 64 bits, keyed anew in every process, is not expected.
+    ids together. The hashes have 64 bits and a new key in every process, so two texts are not expected to share one.
     """
 
     def __init__(self, row_of: Mapping[str, int]) -> None:

@@ -52,7 +52,7 @@ REPLACE = Fusion()
 
 
 def parse_fusion(data: Any) -> Fusion:
-    """The object `fusion` of routing.json; names beside `rule` and `weights` tell of the fit and are passed over.
+    """The object `fusion` of routing.json; other names describe the fit and are ignored.
 
     Raises:
         BundleError: names file and field.
@@ -73,7 +73,7 @@ def parse_fusion(data: Any) -> Fusion:
 
 
 def _is_weight(value: Any) -> bool:
-    """Nan and what JSON writes as 1e999 are none."""
+    """A finite number within the bounds: NaN and what JSON writes as 1e999 are refused."""
     return type(value) in (int, float) and -MOST <= value <= MOST
 
 

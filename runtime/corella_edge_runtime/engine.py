@@ -103,7 +103,7 @@ class Engine:
 
         Args:
             llm: "thread" (llama.cpp in this process), "process" (in a watched child), the address of a server
-                (docs/llm-backends.md), or None (the CRM alone).
+                (docs/llm.md), or None (the CRM alone).
             threshold: the default for requests that bring none; None = the bundle's policy.
             require_llm: an LLM that can not be loaded, or does not answer a prompt, is an error, not a warning.
             retry_llm: an LLM process that does not start is a warning and tried again; not if it is required.

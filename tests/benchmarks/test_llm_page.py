@@ -1,4 +1,4 @@
-"""What docs/llm.md says of the kept figures."""
+"""What docs/results.md says of the kept figures of the LLM."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Installing less: what the light extras run, and the box recipe of docs/install-box.md followed to the letter."""
+"""Installing less: what the light extras run, and the section Install of docs/operate.md followed to the letter."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pages import blocks, read, section
 from sessions import REPOSITORY, Session, serving
 
 pytestmark = pytest.mark.slow
 
-PAGE = (REPOSITORY / "docs" / "install-box.md").read_text("utf-8")
+# In the order of the page: on the box, a first try of the server, the folder of wheels with the sources and without.
+ON_THE_BOX, TRY, FROM_SOURCES, FROM_A_WHEEL = blocks(section(read("operate.md"), "Install"), "bash")[:4]
+BOX = "/opt/corella"
 HEAVY = ("torch", "transformers", "polars", "matplotlib", "optimum", "onnx", "gguf")
 FOLDERS, FILES = ("corella_edge", "export", "runtime"), ("pyproject.toml", "README.md", "LICENSE", "constraints.txt")
 
@@ -34,27 +38,23 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheels(checkout: Path) -> Path:
-    """Section 1 of the page, with the sources at hand: the wheels are built once."""
-    shell(blocks()[0], checkout)
+    """The folder of wheels, with the sources at hand: they are built once."""
+    shell(FROM_SOURCES, checkout)
     return checkout / "wheels"
 
 
 @pytest.fixture(scope="module")
 def box(wheels: Path, tiny: Session, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Section 2 of the page: an offline box with no compiler on the path; `verify` is its last line."""
-    folder = tmp_path_factory.mktemp("box")
+    """An offline box with no compiler on the path; `verify` is its last line."""
+    folder = tmp_path_factory.mktemp("box") / "corella"
+    folder.mkdir()
     shutil.copytree(wheels, folder / "wheels")
     shutil.copytree(tiny.bundle, folder / "my-bundle")
     tools = folder / "tools"
     tools.mkdir()
     (tools / "python3.11").symlink_to(sys.executable)
-    shell(blocks()[2], folder, path=str(tools))
+    shell(ON_THE_BOX.replace(BOX, str(folder)), folder, path=str(tools))
     return folder
-
-
-def blocks() -> list[str]:
-    """The page's shell blocks, in order."""
-    return re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 
 
 def shell(script: str, folder: Path, path: str | None = None) -> str:
@@ -77,17 +77,17 @@ def test_the_folder_of_wheels_needs_no_sources(wheels: Path, tmp_path: Path) -> 
     (tmp_path / "wheels").mkdir()
     for path in wheels.glob("corella_edge-*.whl"):
         shutil.copy(path, tmp_path / "wheels")
-    shell(blocks()[1], tmp_path)
+    shell(FROM_A_WHEEL, tmp_path)
     assert {path.name for path in (tmp_path / "wheels").iterdir()} >= {path.name for path in wheels.iterdir()}
 
 
 def corella(box: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [str(box / "corella" / "bin" / "corella-edge"), *args]
+    command = [str(box / "bin" / "corella-edge"), *args]
     return subprocess.run(command, cwd=box, capture_output=True, text=True, check=False)
 
 
 def test_a_box_scores_measures_and_tells_what_it_lacks(box: Path, tiny: Session) -> None:
-    python = str(box / "corella" / "bin" / "python")
+    python = str(box / "bin" / "python")
     probe = "import importlib.util as u, sys; print([n for n in sys.argv[1:] if u.find_spec(n)])"
     found = subprocess.run([python, "-c", probe, *HEAVY], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "[]"
@@ -111,7 +111,7 @@ def test_a_box_scores_measures_and_tells_what_it_lacks(box: Path, tiny: Session)
 
 
 def test_a_box_serves(box: Path) -> None:
-    command = [str(box / "corella" / "bin" / "corella-edge"), "serve", "my-bundle", "--port", "0"]
+    command = [*shlex.split(TRY.replace(BOX, str(box))), "--port", "0"]
     process = subprocess.Popen(command, cwd=box, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with serving(process) as served:
         body = {"user": {}, "candidates": [{"item": "nothing known"}]}
@@ -131,8 +131,8 @@ def test_without_any_extra(wheels: Path, tiny: Session, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--no-index", "--find-links", str(wheels), "corella-edge"]
     subprocess.run(pip, check=True, capture_output=True)
-    assert corella(tmp_path, "--help").returncode == 0
-    found = corella(tmp_path, "inspect", str(tiny.bundle), "--json")
+    assert corella(tmp_path / "corella", "--help").returncode == 0
+    found = corella(tmp_path / "corella", "inspect", str(tiny.bundle), "--json")
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["problems"] == []
     requests = str(tiny.data / "requests.jsonl")
@@ -145,7 +145,7 @@ def test_without_any_extra(wheels: Path, tiny: Session, tmp_path: Path) -> None:
         "demo": ["demo"],
     }  # fmt: skip
     for name, args in lacking.items():
-        done = corella(tmp_path, *args)
+        done = corella(tmp_path / "corella", *args)
         assert done.returncode == 5, (name, done.stderr)
         assert re.fullmatch(r"corella-edge: .* needs the extra \[\w+\]: pip install '.*'", done.stderr.splitlines()[-1])
         assert "Traceback" not in done.stderr

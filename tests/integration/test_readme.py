@@ -1,8 +1,9 @@
-"""README.md and docs/: every command line parses, the first session and the Python block run, links resolve."""
+"""README.md and docs/: every command line parses, the first session and the README's code run, links resolve."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shlex
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -17,12 +19,11 @@ import httpx
 import pytest
 
 from corella_edge.cli import cli
+from corella_edge_runtime.llm.contract import REASONS
+from pages import BLOCK, PAGES, README, blocks, read, section
 from sessions import REPOSITORY, serving, start, succeed
 
-README = REPOSITORY / "README.md"
-PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
 RECIPES = REPOSITORY / "export" / "corella_edge_export" / "recipes"
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\s*(?:\S*/)?corella-edge ((?!\[).+)$", re.MULTILINE)
 # The sizes of the shipped recipe, made tiny; its [prompt] stays.
 TINY = """
@@ -53,15 +54,10 @@ reference_rows = 8
 """
 
 
-def blocks(page, language=None):
-    """Contents of a page's code blocks."""
-    return [text for found, text in BLOCK.findall(page.read_text("utf-8")) if language in (None, found)]
-
-
 def command_lines():
     """(page, command line without its program) of every code block."""
     for page in PAGES:
-        for text in blocks(page):
+        for text in blocks(page.read_text("utf-8")):
             for line in COMMAND.findall(text):
                 if page.name != "cli.md":
                     yield pytest.param(line, id=f"{page.name}-{line}")
@@ -130,14 +126,14 @@ def test_the_first_session_runs_as_printed(tmp_path, monkeypatch):
     write_ml_1m(tmp_path / "ml-1m")
     shipped = (RECIPES / "ml-1m-tiny.toml").read_text("utf-8")
     (tmp_path / "tiny.toml").write_text(TINY + shipped[shipped.index("[prompt]") :], "utf-8")
-    session, request = blocks(README, "bash")[1:3]
+    session, request, *rest = blocks(section(read("start.md"), "First session, with real data"), "bash")
     lines = [shlex.split(line)[1:] for line in session.splitlines()]
     names = [line[0] for line in lines]
     steps = ["prepare", "train", "export", "verify", "inspect", "score", "evaluate", "benchmark", "tune", "serve"]
     assert names == steps
     lines[steps.index("tune")] += ["--seconds", "1"]
     ended = {line[0]: succeed(*("tiny.toml" if arg == "ml-1m-tiny" else arg for arg in line)) for line in lines[:-1]}
-    assert len(list((tmp_path / "state").rglob("*.json"))) == 1
+    assert len(list((tmp_path / "state").rglob("plans/*.json"))) == 1
     check_outputs(ended)
     with serving(start(*lines[-1], "--port", "0")) as served:
         answer = call(request.strip(), served.url)
@@ -146,7 +142,7 @@ def test_the_first_session_runs_as_printed(tmp_path, monkeypatch):
     first = json.loads(Path("scores.jsonl").read_text("utf-8").partition("\n")[0])
     assert [row["item"] for row in answer["candidates"]] == [row["item"] for row in first["candidates"]]
     assert answer["bundle"] == "ml-1m-tiny@1"
-    on_the_box(*blocks(README, "bash")[3:5])
+    on_the_box(*rest)
 
 
 def on_the_box(begin, rest):
@@ -177,16 +173,70 @@ def check_outputs(ended):
     assert sorted(path.name for path in Path("report").iterdir()) == ["benchmark.json", "benchmark.md", "benchmark.svg"]
 
 
-def test_the_python_block_runs_as_printed(tiny, tmp_path):
-    (program,) = blocks(README, "python")
+@pytest.fixture
+def demo(tiny, tmp_path):
+    """A folder in which a small bundle stands where `make demo` puts its own."""
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     (tmp_path / "runs" / "demo" / "bundle").symlink_to(tiny.bundle)
+    return tmp_path
+
+
+def test_the_shell_lines_of_the_readme_run_as_printed(demo, monkeypatch):
+    monkeypatch.chdir(demo)
+    (lines,) = blocks(README.read_text("utf-8"), "bash")
+    make, serve, request = lines.splitlines()
+    assert make == "make demo"
+    assert re.search(rf"^{make.partition(' ')[2]}:", (REPOSITORY / "Makefile").read_text("utf-8"), re.MULTILINE)
+    (shown,) = blocks(README.read_text("utf-8"), "json")
+    with serving(start(*shlex.split(serve)[1:], "--port", "0")) as served:
+        answer = call(request, served.url)
+    expected = json.loads(shown)
+    assert [row["item"] for row in answer["candidates"]] == [row["item"] for row in expected["candidates"]]
+    for found, row in zip(answer["candidates"], expected["candidates"], strict=True):
+        assert set(row) <= set(found)
+
+
+def test_the_python_block_runs_as_printed(demo):
+    (program,) = blocks(README.read_text("utf-8"), "python")
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", program], cwd=demo, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "'bundle': 'tiny@1'" in done.stdout
     assert "'rank': 2" in done.stdout
+
+
+def test_the_readme_is_one_that_is_read_to_its_end():
+    assert len(README.read_text("utf-8").splitlines()) <= 160
+
+
+def test_the_extras_are_those_of_the_project():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    named = re.findall(r"`\[(\w+)\]`", "\n".join(re.findall(r"^\| (`\[.*?) \|", read("start.md"), re.MULTILINE)))
+    assert set(named) == set(project["optional-dependencies"]) - {"dev"}
+
+
+def test_no_page_installs_from_an_index_what_is_not_released():
+    for page in PAGES:
+        for line in page.read_text("utf-8").splitlines():
+            if re.search(r"pip (install|wheel|download)\b.*corella-edge\b(?! wheel)", line):
+                assert "--find-links" in line, (page.name, line)
+
+
+def test_every_reason_is_explained():
+    rows = re.findall(r"^\| (`.*?`) \|", section(read("serve.md"), "Reasons"), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == {"entropy", "ratio", *REASONS} - {""}
+
+
+def test_tab_completion_is_as_documented():
+    pages = "".join(page.read_text("utf-8") for page in PAGES)
+    (line,) = re.findall(r'eval "\$\((\S+=bash_source .*?)\)"', pages)
+    variable, program = line.split()
+    done = subprocess.run(
+        [Path(sys.executable).with_name(program)], env={**os.environ, **dict([variable.split("=")])},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "_corella_edge_completion" in done.stdout
 
 
 def test_generated_parts_are_current():
@@ -196,19 +246,29 @@ def test_generated_parts_are_current():
     assert done.returncode == 0, done.stderr
 
 
+def anchors(page):
+    """The names that a page's headings have as targets of links."""
+    titles = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_relative_link_resolves(page):
     text = BLOCK.sub("", page.read_text("utf-8"))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        path = target.partition("#")[0]
-        if path and "://" not in path and not path.startswith("mailto:"):
-            assert (page.parent / path).exists(), target
+        path, _, anchor = target.partition("#")
+        if "://" in path or path.startswith("mailto:"):
+            continue
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        if anchor:
+            assert anchor in anchors(found), target
 
 
 def test_every_file_of_the_tree_exists():
-    tree = README.read_text("utf-8").partition("<!-- tree -->")[2].partition("<!-- /tree -->")[0]
+    (tree,) = blocks(read("tree.md"))
     folders, files = [], 0
-    for line in tree.strip().splitlines()[1:-1]:
+    for line in tree.splitlines():
         name = line.split()[0]
         folders = folders[: (len(line) - len(line.lstrip())) // 2]
         path = REPOSITORY.joinpath(*folders, name)

@@ -24,7 +24,7 @@ from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts
 _LOG = logging.getLogger("corella_edge.llm")
 # Counters that grow only when work is done or something comes back.
 _LIFE = ("prompts", "busy_seconds", "responses")
-# A full decode that takes so many times what it usually does is none any more.
+# A decode that takes this many times as long as usual is silence, not work.
 _FAR = 10.0
 
 

@@ -1,1 +1,1 @@
-"""The machine itself: what llama.cpp is built with for it."""
+"""The box: its cores and clock, the plan for a bundle, `tune`, `doctor`, and the build of llama.cpp."""

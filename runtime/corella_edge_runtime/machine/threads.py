@@ -89,7 +89,7 @@ def plan_threads(machine: Machine, crm: int | None = None, llm: int | None = Non
 
 
 def check_wishes(machine: Machine, crm: int | None, llm: int | None) -> None:
-    """Raises InputError for fewer threads of a model than 1, or more than CPUs: they would only wait."""
+    """Raises InputError for fewer than one thread a model, or more threads than CPUs, which would only wait."""
     most = len(machine.cores)
     for name, wish in (("CRM", crm), ("LLM", llm)):
         if wish is not None and wish < 1:
@@ -190,7 +190,7 @@ def read_machine(root: Path = Path("/"), cores: Iterable[int] | None = None) -> 
 
 
 def read_physical(root: Path, cores: Iterable[int]) -> tuple[tuple[int, ...], ...]:
-    """Logical CPUs grouped by physical core; one each where the system does not tell."""
+    """Logical CPUs grouped by physical core; one each where the system does not say."""
     groups: dict[int, list[int]] = {}
     for core in cores:
         groups.setdefault(min(_siblings(root, core)), []).append(core)
@@ -204,7 +204,7 @@ def _siblings(root: Path, core: int) -> set[int]:
 
 
 def _cpu_list(text: str) -> Iterator[int]:
-    """`0-2,8` → 0, 1, 2, 8; what is not of this form is passed over."""
+    """`0-2,8` → 0, 1, 2, 8; other text is ignored."""
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         if first.isdecimal() and (last or first).isdecimal():

@@ -52,7 +52,7 @@ def _boot_id() -> str:
 
 
 def read_clocks() -> Reading:
-    """The clocks of this machine; its uptime goes on while it sleeps."""
+    """The clocks of this machine; the uptime includes time asleep."""
     return Reading(_boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME), time.time())
 
 

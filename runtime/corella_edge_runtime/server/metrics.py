@@ -1,6 +1,6 @@
 """What the server counts. Every instance has its own registry, so that two apps in a process do not mix.
 
-docs/serving.md has a table of these; a test compares the two.
+docs/serve.md has a table of these; a test compares the two.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ class _Work:
         if not kept:
             raise InputError(
                 f"{self.items}: every row of {REFERENCE} has one of these items in its history, nothing could be "
-                "verified any more; change fewer items at once, or export anew"
+                "verified any more; change fewer items at once, or export again"
             )
         return kept
 

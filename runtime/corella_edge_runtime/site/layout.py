@@ -4,7 +4,7 @@
     serving.json      what a server does serve, and what it refused last; the server writes it
     versions/ID/      whole bundles; ID is NAME@VERSION and the first 12 digits of the manifest's hash
 
-Whoever changes deployment.json holds a lock on the folder, and a running server one on versions/.
+A process that changes deployment.json locks the folder; a running server locks versions/.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The store's own time: kept in its file, so that a clock that is set, or stood still, does not forget for it."""
+"""The store's own time, kept in its file, so that no event is forgotten because the clock was set or stood still."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Claim:
             _hold(self._path, self._locks[-1])
 
     def check_log(self) -> None:
-        """Raises InputError: the write-ahead log is of another file that stood here, and would be played into this."""
+        """Raises InputError: the write-ahead log belongs to another file, and would be applied to this one."""
         log, owner = beside(self._path, "-wal"), os.pread(self._locks[-1], 100, 0)
         if not owner or owner == _inode(self._path) or not log.exists() or not log.stat().st_size:
             return

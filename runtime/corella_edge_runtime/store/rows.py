@@ -175,7 +175,7 @@ def _event(item: str, rating: float | None, at: int, timed: int, arrived: int) -
 
 
 def delete(db: sqlite3.Connection, user_id: str) -> bool:
-    """Remove a user; no byte is left in the shard's pages. False if there was none."""
+    """Remove a user; no byte is left in the shard's pages. False if there was no such user."""
     n = shard_of(user_id)
     if not db.execute(f"DELETE FROM users_{n} WHERE id = ?", (user_id,)).rowcount:
         return False

@@ -48,7 +48,7 @@ def migrate(db: sqlite3.Connection) -> None:
 
 
 def rewrite(db: sqlite3.Connection, shard: int) -> None:
-    """Write a shard's rows anew into its emptied tables, inside the caller's transaction.
+    """Empty a shard's tables and write its rows back, inside the caller's transaction.
 
     `secure_delete` overwrites rows that are deleted and pages that become free, but not the copies that earlier page
     splits left in the unused part of neighbouring pages. Emptying a table frees, and so overwrites, all its pages.

@@ -49,7 +49,7 @@ class UserStore:
 
     @classmethod
     def open(cls, path: Path, clocks: Callable[[], Reading] = read_clocks) -> UserStore:
-        """The store at `path`, made if there is none.
+        """The store at `path`, created if it does not exist.
 
         Raises:
             InputError: not a store, of a newer format, in use by another process, or not to be written.
@@ -117,7 +117,7 @@ class UserStore:
             return rows.export(db, user_id, self._arrivals.timeline)
 
     def delete(self, user_id: str) -> bool:
-        """Remove a user so that no byte is left in the store's files; False if there was none.
+        """Remove a user so that no byte is left in the store's files; False if there was no such user.
 
         StoreError: also when the user is removed but another program that reads the file stands in the way of the rest.
         """

@@ -99,7 +99,7 @@ class Writer:
         try:
             self._presence.check()
             results = self._commit(steps)
-        except Exception as error:  # noqa: BLE001 - handed to whoever waits
+        except Exception as error:  # noqa: BLE001 - handed to the caller that waits
             with contextlib.suppress(sqlite3.Error):
                 self._db.rollback()
             if len(steps) > 1 and not _for_all(error):

@@ -22,7 +22,7 @@ _OPEN = frozenset({"/", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/r
 _THIS_MACHINE = frozenset({"localhost", "ip6-localhost", "0.0.0.0", "::"})
 _STATIC = (".css", ".html", ".ico", ".js", ".png", ".svg")
 _SCOPES = {"/v1/events": "users", "/v1/users": "users", "/metrics": "metrics", "/admin": "admin"}
-# A request with one of these came through a proxy: its peer is not whoever sent it.
+# A request with one of these came through a proxy: its peer is not the client.
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 
@@ -60,7 +60,7 @@ def _addresses(host: str) -> list[str]:
 
 @lru_cache(1024)
 def is_loopback(address: str) -> bool:
-    """Whether an address is of this machine only; False for what is none."""
+    """Whether an address is a loopback address of this machine; False for what is not an address."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:
@@ -72,8 +72,8 @@ def is_loopback(address: str) -> bool:
 def is_local(peer: str, headers: Mapping[str, str]) -> bool:
     """Whether a request was made on this machine, for this machine.
 
-    A proxy's request is not; nor is one that a web page of elsewhere made a local browser send, be it across sites or
-    under a foreign name that leads to this address.
+    A request from a proxy was not; nor was one that a foreign web page made a local browser send, whether across sites
+    or by DNS rebinding (under the page's own name, pointed at this address).
     """
     if not is_loopback(peer) or any(name in headers for name in _FORWARDED):
         return False
@@ -189,8 +189,8 @@ class Guard:
 def _check_keyless(scope: str, peer: str, headers: Mapping[str, str]) -> None:
     if scope == "admin" and not is_local(peer, headers):
         raise DeniedError(403, "without API keys, /admin is open to this machine alone")
-    # A page of elsewhere whose name was made to lead here asks from this machine, under that name.
-    # Browsers always name a host, and only a name that is looked up can be made to lead elsewhere.
+    # DNS rebinding: a foreign page points its own name at this address, so its requests come from this machine under
+    # that name. Browsers always send a Host, and a literal address cannot be rebound.
     if is_loopback(peer) and headers.get("host") and not _names_this_machine(headers):
         raise DeniedError(403, "without API keys, this server is asked as localhost or by its address")
     if is_cross_site(headers):

@@ -129,7 +129,7 @@ def new_key(
 def add_key(
     path: Path, name: str, scopes: Iterable[str], limits: KeyLimits, now: datetime, expires: datetime | None = None
 ) -> str:
-    """Append a new key to the file, which is made if there is none; the key's text."""
+    """Append a new key to the file, which is created if needed; returns the key's text."""
     with _locked(path):
         keys = read_keys(path) if path.exists() else Keys()
         taken = {key.id for key in keys.entries}
@@ -316,7 +316,7 @@ class KeyFile:
 
 
 def _fingerprint(path: Path) -> tuple[int, ...]:
-    """What tells a changed file; empty if there is none."""
+    """What differs when the file has changed; empty if there is no file."""
     try:
         found = path.stat()
     except OSError:

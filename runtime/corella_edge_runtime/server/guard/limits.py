@@ -49,7 +49,7 @@ class Share:
         self._intake, self.size = intake, 0
 
     def take(self, size: int) -> bool:
-        """Whether there is room for so much more; whoever is alone has it."""
+        """Whether there is room for `size` more bytes; a request that is alone always has it."""
         others = self._intake.held - self.size
         if others and self._intake.held + size > self._intake.most:
             return False

@@ -1,6 +1,6 @@
 """Routes for whoever runs the server: what is served now, and following a site at once.
 
-There is none to drain: SIGTERM does, and ends the process (docs/serving.md).
+There is none to drain: SIGTERM does, and ends the process (docs/serve.md).
 """
 
 from __future__ import annotations

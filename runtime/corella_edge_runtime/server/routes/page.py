@@ -1,4 +1,4 @@
-"""The page at `/` for people: its files, and the data they ask for. docs/page.md shows it."""
+"""The page at `/` for people: its files, and the data they ask for. docs/serve.md shows it."""
 
 from __future__ import annotations
 
