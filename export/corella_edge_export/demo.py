@@ -12,7 +12,7 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge_export.bundling.write import Options, export
 from corella_edge_export.data.prepare import prepare
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.evaluation.evaluate import evaluate, markdown
+from corella_edge_export.evaluation.evaluate import evaluate
 from corella_edge_export.recipe import load_recipe
 from corella_edge_export.training import stages
 from corella_edge_export.training.run import Run
@@ -75,8 +75,3 @@ def _score(engine: Engine, source: TextFile, out: Path, say: Say) -> None:
     batch.score_file(engine, source, out, tally, same, lambda tally: None)
     rate = tally.candidates / tally.seconds
     say(f"scored {tally.requests} requests: {rate:,.0f} candidates/s, {tally.routed / tally.candidates:.1%} routed")
-
-
-def text(result: dict[str, Any]) -> str:
-    """Both tables."""
-    return f"{markdown(result['evaluation'])}\n{report.text(result['benchmark'])}"

@@ -288,11 +288,12 @@ def test_errors_of_the_system_are_one_line() -> None:
 
 def test_the_exit_codes_stand_in_the_page_of_commands() -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
+    words = " ".join(page.partition("Exit codes:")[2].split())
     for code, meaning in EXIT_CODES.items():
-        assert f"| {code} | {meaning} |" in page
+        assert words.count(f"{code} {meaning}") == 1
 
 
 def test_all_commands_are_tried() -> None:
     tried = {command[0] for command in [*readers(Path(), Path()), *writers_to(Path(), Path())]}
-    heavy = {"train", "export", "study", "report", "evaluate", "demo", "wheel"}
+    heavy = {"train", "export", "study", "report", "evaluate", "demo", "wheel", "recipe"}
     assert tried | heavy | {"doctor"} == set(COMMANDS)
