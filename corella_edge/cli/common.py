@@ -65,7 +65,8 @@ def _finite(value: Any) -> Any:
 
 def mib(size: int) -> str:
     """A size for people."""
-    return f"{size / 2**20:,.1f} MiB" if size >= 0.05 * 2**20 else "< 0.1 MiB"
+    tenths = (10 * size + 2**19) // 2**20  # in whole numbers: a damaged bundle may name a size of 400 digits
+    return f"{tenths // 10:,}.{tenths % 10} MiB" if tenths else "< 0.1 MiB"
 
 
 def nats(threshold: float) -> str:

@@ -55,7 +55,7 @@ def _told(line: Callable[[Any, Part], str | None], part: Any, found: Part) -> st
     """A line of the page. What another program wrote into a bundle may have any form: then the line is missing."""
     try:
         return None if part is None else line(part, found)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
 
 
@@ -149,10 +149,9 @@ def _with_units(part: Any) -> Any:
 
 
 def _with_unit(name: str, value: Any) -> Any:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if name == "bytes" and number:
+    if name == "bytes" and isinstance(value, int):
         return mib(value)
-    if name in ("threshold", "nats") and (number or value is None):
+    if name in ("threshold", "nats") and (value is None or (isinstance(value, (int, float)) and 0 <= value <= 1)):
         return nats(math.inf if value is None else value)
     return _with_units(value)
 
