@@ -21,20 +21,21 @@ if TYPE_CHECKING:
 @click.option("--ratios", type=Ratios(), default=",".join(f"{r:g}" for r in RATIOS), show_default=True,
               help="Shares of candidates that the LLM is asked about, separated by commas.")  # fmt: skip
 @click.option("--candidates", default=20, show_default=True, type=click.IntRange(1, 10_000),
-              help="Candidates a request made from the sample.")  # fmt: skip
+              help="Candidates in each request that is made from the sample.")  # fmt: skip
 @click.option("--requests", type=TextInput(),
-              help="Requests to time as they are, one a line. Default: the bundle's sample.")  # fmt: skip
+              help="File of requests to time as they are. Default: requests made from the sample.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path),
               help="Folder for benchmark.json, .md and .svg, which replace earlier ones; it may hold nothing else.",
               )  # fmt: skip
 @click.option("--max-requests", default=200, show_default=True, type=click.IntRange(1), help="Requests to time.")
 @click.option("--repeat", default=1, show_default=True, type=click.IntRange(1), help="Passes over the requests.")
 @click.option("--seconds", default=120.0, show_default=True, type=Finite(0.0),
-              help="Stop timing after so long.")  # fmt: skip
+              help="Stop timing after this many seconds.")  # fmt: skip
 @click.option("--max-labelled", default=2000, show_default=True, type=click.IntRange(0),
               help="Labelled rows to score for the AUC; 0 leaves it out.")  # fmt: skip
 @engine_options("thread")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of users, items and order.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0),
+              help="Seed for drawing users and items, and for their order.")  # fmt: skip
 @json_option
 def benchmark(
     bundle: Path, ratios: list[float], candidates: int, requests: TextFile | None, out: Path | None, max_requests: int,

@@ -20,7 +20,8 @@ from corella_edge.cli.talk import Progress
 @click.command(cls=Command)
 @click.option("--out", type=click.Path(path_type=Path), default="runs/demo", show_default=True,
               help="Folder for data, run, bundle and reports; an unfinished demo goes on.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the data and the training.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
+              help="Seed of the data and of the training.")  # fmt: skip
 def demo(out: Path, seed: int) -> None:
     """Prepare synthetic data, train both models, export, verify, score and measure; minutes on two cores.
 

@@ -21,7 +21,7 @@ from corella_edge.routing.policy import RATIOS
               help="About this many rows, of whole users, drawn by --seed; 0 takes all.")  # fmt: skip
 @click.option("--ratios", type=Ratios(), default=",".join(f"{r:g}" for r in RATIOS), show_default=True,
               help="Shares of rows that the LLM is asked about, separated by commas.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the rows drawn by --rows.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed for drawing --rows.")
 @click.option("--out", type=click.Path(path_type=Path),
               help="Folder for scores and results; default: evaluation-BUNDLE-SPLIT.")  # fmt: skip
 @click.option("--llm/--no-llm", default=True, show_default=True, help="Whether to load the LLM.")

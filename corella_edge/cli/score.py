@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--threshold", help="Entropy in nats (0 to 0.693), or ratio:SHARE. Default: the bundle's own.")
 @engine_options("thread")
 @click.option("--deterministic", is_flag=True,
-              help="LLM scores bit-equal on repeat: one prompt at a time; slower. Not of a server.")  # fmt: skip
+              help="LLM scores bit-equal on repeat: one prompt at a time; slower. Not for a server's LLM.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing --out.")
 def score(
     bundle: Path, source: TextFile, out: Path | None, threshold: str | None, engine: dict[str, Any],

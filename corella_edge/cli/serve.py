@@ -46,7 +46,9 @@ def serve(
     bundle: Path, threshold: str | None, host: str, port: int, engine: dict[str, Any], limits: dict[str, Any],
     users: dict[str, Any], access: dict[str, Any], grace: float, access_log: bool,
 ) -> None:  # fmt: skip
-    """Serve a bundle, or what a site says (`corella-edge deploy`), over HTTP until SIGTERM, SIGQUIT or Ctrl-C.
+    """Serve a bundle, or the live version of a site (`corella-edge deploy`), over HTTP.
+
+    Ends at SIGTERM, SIGQUIT or Ctrl-C.
 
     POST /v1/rank, /v1/score, /v1/events and the Open Inference Protocol at /v2; a page for people at /;
     /metrics and /openapi.json.

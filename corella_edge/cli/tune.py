@@ -26,7 +26,7 @@ _BAR = 20
               help="Where to write the plan. Default: the user's state folder, where other commands look for it.",
               )  # fmt: skip
 @click.option("--seconds", default=120.0, show_default=True, type=Finite(0.0),
-              help="Measure for about so long; every comparison has at least five turns.")  # fmt: skip
+              help="Measure for about this many seconds; every comparison gets at least five turns.")  # fmt: skip
 def tune(bundle: Path, plan: Path | None, seconds: float) -> None:
     """Measure which files and settings of BUNDLE are fastest on this machine, and write its plan.
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge import __version__
-from corella_edge.cli import cli
+from corella_edge.cli import cli, demo
 from corella_edge.cli.recipe import toml
 from corella_edge.errors import EXIT_CODES
 from corella_edge_export.data.registry import READERS
@@ -233,6 +233,24 @@ TABLES = st.recursive(
 @given(TABLES)
 def test_any_table_is_written_as_toml_and_read_back(table: dict) -> None:
     assert tomllib.loads("\n".join(toml(table))) == table
+
+
+def test_the_demo_ends_in_a_short_table_and_where_the_files_are(tmp_path) -> None:
+    def at(ratio: float, gain: float) -> dict:
+        return {"ratio": ratio, "auc": {"value": 0.7 + gain}, "gain": {"value": gain, "low": gain - 0.01, "high": 0.02}}
+
+    quality = {
+        "groups": {
+            "all": {"rows": 1234, "users": 56, "at": [at(0.0, 0.0), at(0.01, 0.001), at(0.2, 0.015), at(1.0, -0.03)]}
+        }
+    }
+    timed = [{"ratio": ratio, "request_ms": {"p50": 1.0 + ratio, "p99": 9.876}} for ratio in (0.0, 0.2, 1.0)]
+    lines = list(demo._table({"evaluation": quality, "benchmark": {"ratios": timed}}))
+    assert lines[0].startswith("1,234 test rows of 56 users")
+    assert [line.split()[0] for line in lines[2:]] == ["0", "0.2", "1"]
+    assert lines[3].split() == ["0.2", "0.7150", "+0.0150", "[+0.0050,", "+0.0200]", "1.20", "9.88"]
+    (tmp_path / "bundle").mkdir()
+    assert list(demo._files(tmp_path)) == [f"{tmp_path}/bundle  the bundle, verified"]
 
 
 def test_readers_are_named_in_the_help(corella) -> None:
