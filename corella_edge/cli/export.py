@@ -30,9 +30,10 @@ def export(
     run: Path, data: Path | None, out: Path, llm_type: tuple[str, ...], name: str, bundle_version: str,
     crm_int8: bool, fusion: str | None, no_sample: bool, llm_threads: int | None, checkpoint: Path | None,
 ) -> None:  # fmt: skip
-    """Turn the finished training RUN into a bundle: ONNX, GGUF, calibration, manifest.
+    """Turn the finished training RUN into a bundle.
 
-    Every file is compared with torch; the bundle appears complete and verified, or not at all.
+    The base model (CRM) becomes an ONNX file, the LLM a GGUF file; calibration and manifest stand beside them. Every
+    file is compared with torch; the bundle appears complete and verified, or not at all.
     """
     need_export("export", "F16", *llm_type)
     from corella_edge_export.bundling.write import Options

@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import click
 
@@ -30,7 +30,7 @@ def at(level: int) -> Iterator[None]:
     if level == logging.DEBUG:
         logging.getLogger().addHandler(handler)
     try:
-        with _traced():
+        with _traced() if level == logging.DEBUG else nullcontext():
             yield
     finally:
         logging.getLogger().removeHandler(handler)

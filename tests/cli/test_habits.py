@@ -22,6 +22,7 @@ from corella_edge.cli.recipe import toml
 from corella_edge.errors import EXIT_CODES
 from corella_edge_export.data.registry import READERS
 from corella_edge_export.recipe import load_recipe, recipe_from, shipped
+from sessions import serving, start
 
 
 def commands(group: click.Group, context: click.Context) -> Iterator[click.Context]:
@@ -124,6 +125,18 @@ def test_verbose_adds_debug_messages_and_the_trace_of_an_error(corella, bundle, 
     assert done.err.splitlines()[-1].startswith("corella-edge: ")
     assert (logging.getLogger("corella_edge").level, list(logging.getLogger().handlers)) == before
     assert "Traceback" not in corella("inspect", tmp_path).err
+
+
+@pytest.mark.parametrize("flag", ["-q", None, "-v"])
+def test_a_server_talks_as_it_is_told(crm_bundle, flag: str | None) -> None:
+    with serving(start("serve", crm_bundle, "--port", 0, *([flag] if flag else []))) as served:
+        assert served.url  # the address is the result: it is always told
+        served.process.terminate()
+        assert served.end() == 0
+    assert ("warning: the bundle has no LLM" in served.errors) == (flag != "-q")
+    assert ("is ready after" in served.errors) == (flag != "-q")
+    assert ("DEBUG corella_edge" in served.errors) == (flag == "-v")
+    assert flag != "-q" or served.errors == ""
 
 
 def test_quiet_and_verbose_exclude_each_other(corella, bundle) -> None:

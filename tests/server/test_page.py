@@ -407,6 +407,10 @@ def test_a_deadline_below_zero_is_not_sent(tab):
     tab.get_by_text("The deadline must be 0 ms or more.").wait_for()
     tab.wait_for_timeout(300)
     assert tab.evaluate("window.answered") == []
+    tab.locator("#curl").click()
+    tab.wait_for_timeout(300)
+    assert tab.locator("#curl").inner_text() == "Copy as curl"
+    assert tab.locator("#status").inner_text() == "The deadline must be 0 ms or more."
     body, _ = asked(tab, lambda: (deadline.fill("5000"), deadline.blur()))
     assert body["timeout_ms"] == 5000
 

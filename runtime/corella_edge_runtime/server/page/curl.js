@@ -16,11 +16,13 @@ function quoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-// `button` copies what `command` returns, and says for a moment whether it could.
+// `button` copies what `command` returns, unless that is null, and says for a moment whether it could.
 export function copies(button, command) {
   const name = button.textContent;
   button.addEventListener("click", async () => {
-    const words = await copied(command()) ? "Copied" : "Not copied";
+    const text = command();
+    if (text === null) return;
+    const words = await copied(text) ? "Copied" : "Not copied";
     button.textContent = byId("copied").textContent = words;
     setTimeout(() => { button.textContent = name; byId("copied").textContent = ""; }, SHOWN);
   });

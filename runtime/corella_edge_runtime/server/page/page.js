@@ -61,6 +61,13 @@ function unaskable() {
   return rangeUnderflow || badInput ? ["The deadline must be 0 ms or more.", true] : null;
 }
 
+// This ranking for a terminal; null, and why, where it could not be asked for.
+function command() {
+  const hindrance = unaskable();
+  if (hindrance) say(...hindrance);
+  return hindrance ? null : curl(new URL("v1/rank", document.baseURI).href, body(), Boolean(key()));
+}
+
 function body() {
   const timeout = byId("deadline").valueAsNumber;
   const threshold = `ratio:${state.share}`;
@@ -197,7 +204,7 @@ byId("metric").append(...Object.entries(METRICS).map(([name, words], place) => e
   el("span", {}, words))));
 byId("share").addEventListener("input", moved);
 byId("again").addEventListener("click", ask);
-copies(byId("curl"), () => curl(new URL("v1/rank", document.baseURI).href, body(), Boolean(key())));
+copies(byId("curl"), command);
 byId("progressive").addEventListener("change", ask);
 byId("deadline").addEventListener("change", ask);
 byId("key-button").hidden = !key();
