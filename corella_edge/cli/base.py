@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import click
@@ -37,7 +38,17 @@ class Command(click.Command):
         if verbose and quiet:
             raise click.UsageError("--verbose and --quiet exclude each other", ctx)
         with talk.at(logging.DEBUG if verbose else logging.ERROR if quiet else logging.NOTSET):
+            self._warn_of_variables(ctx)
             return super().invoke(ctx)
+
+    def _warn_of_variables(self, ctx: click.Context) -> None:
+        """Of variables that are nearly an option of this command; others may be anybody's."""
+        prefix = f"{ctx.auto_envvar_prefix}_"
+        options = {(param.name or "").upper() for param in self.params if isinstance(param, click.Option)}
+        given = {name.removeprefix(prefix) for name in os.environ if name.startswith(prefix)}
+        for name in sorted(given - options):
+            if hint := meant(name, options):
+                talk.warn(f"the environment variable {prefix}{name} is no option of {ctx.command_path}{hint}")
 
 
 def _talking() -> list[click.Option]:

@@ -89,7 +89,7 @@ def open_engine(bundle: Path, **options: Any) -> Engine:
     engine = Engine.open(bundle, **options)
     for warning in engine.warnings:
         talk.warn(warning)
-    talk.debug(f"{engine.name}: {engine.setup}")
+    talk.debug(f"{engine.name}: threshold {nats(engine.threshold.nats)}, {engine.setup}")
     return engine
 
 

@@ -99,6 +99,16 @@ def test_variables_that_are_no_options_change_nothing(corella, bundle, monkeypat
     assert corella("inspect", bundle).out.startswith("bundle ")
 
 
+def test_a_variable_that_is_nearly_an_option_is_told(corella, bundle, monkeypatch) -> None:
+    monkeypatch.setenv("CORELLA_EDGE_INSPECT_JSN", "1")
+    monkeypatch.setenv("CORELLA_EDGE_INSPECT_SERVICE_HOST", "10.0.0.1")  # as Kubernetes names a service
+    done = corella("inspect", bundle)
+    assert (done.code, done.out[:7]) == (0, "bundle ")
+    said = "the environment variable CORELLA_EDGE_INSPECT_JSN is no option of corella-edge inspect"
+    assert done.err == f"corella-edge: warning: {said}; did you mean 'JSON'?\n"
+    assert corella("inspect", bundle, "-q").err == ""
+
+
 def test_quiet_says_errors_and_the_result(corella, crm_bundle, requests, tmp_path) -> None:
     args = ["score", crm_bundle, requests, "--threshold", "ratio:1"]
     loud = corella(*args, "--out", tmp_path / "a")
@@ -117,6 +127,7 @@ def test_verbose_adds_debug_messages_and_the_trace_of_an_error(corella, bundle, 
     done = corella("score", bundle, requests, "--out", "-", "--no-llm", "-v")
     assert done.code == 0
     assert f"DEBUG corella_edge: corella-edge {__version__}, Python " in done.err
+    assert "DEBUG corella_edge: tiny@1: threshold 0.6919 nats, " in done.err
     assert "DEBUG corella_edge: done in " in done.err
     assert len(done.out.splitlines()) == 30
     done = corella("inspect", tmp_path, "--verbose")
