@@ -20,7 +20,6 @@ from corella_edge import __version__
 from corella_edge.cli import cli, demo
 from corella_edge.cli.recipe import toml
 from corella_edge.errors import EXIT_CODES
-from corella_edge_export.data.registry import READERS
 from corella_edge_export.recipe import load_recipe, recipe_from, shipped
 from sessions import serving, start
 
@@ -275,8 +274,3 @@ def test_the_demo_ends_in_a_short_table_and_where_the_files_are(tmp_path) -> Non
     assert lines[3].split() == ["0.2", "0.7150", "+0.0150", "[+0.0050,", "+0.0200]", "1.20", "9.88"]
     (tmp_path / "bundle").mkdir()
     assert list(demo._files(tmp_path)) == [f"{tmp_path}/bundle  the bundle, verified"]
-
-
-def test_readers_are_named_in_the_help(corella) -> None:
-    text = corella("prepare", "--help").out
-    assert all(name in text for name in READERS)
