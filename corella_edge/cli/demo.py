@@ -37,7 +37,10 @@ def demo(out: Path, seed: int) -> None:
         line.done()
         talk.say(f"[{time.monotonic() - started:4.0f} s] {message}")
 
-    result = run(out, seed, say, lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"))
+    def show(what: str, done: int, of: int) -> None:
+        line.show(f"{what}: {done:,} of {of:,}")
+
+    result = run(out, seed, say, show, talk.quiet())
     line.done()
     click.echo("\n".join([*_table(result), "", *_files(out), "", *_commands(out)]))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from corella_edge.cli import talk
 from corella_edge.cli.base import Command
 from corella_edge.cli.common import checkpoint_option, need_export, recipe_argument
 
@@ -43,7 +44,7 @@ def study(
     chosen = at_checkpoint(load_recipe(recipe), checkpoint)
     folder = out or Path("runs") / f"study-{chosen.name}"
     settings = Settings(_seeds(seeds), ablations, draws, valid_rows, reuse)
-    run(chosen, PreparedData.open(data), folder, settings, click.echo)
+    run(chosen, PreparedData.open(data), folder, settings, talk.say, talk.quiet())
     click.echo((folder / "study.md").read_text("utf-8"))
 
 

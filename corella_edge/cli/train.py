@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from corella_edge.cli import talk
 from corella_edge.cli.base import Command
 from corella_edge.cli.common import checkpoint_option, need_export, recipe_argument
 
@@ -31,7 +32,7 @@ def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path
 
     chosen = at_checkpoint(load_recipe(recipe), checkpoint)
     chosen = chosen if seed is None else replace(chosen, seed=seed)
-    summary = stages.train(out, chosen, PreparedData.open(data))
+    summary = stages.train(out, chosen, PreparedData.open(data), talk.quiet())
     for name, line in summary.items():
         click.echo(f"{name}: validation {_quality(line)} after {line['seconds']:.0f} s")
     click.echo(f"{out}: finished")

@@ -27,14 +27,14 @@ Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 
 
-def demo(out: Path, seed: int, say: Say, progress: Progress) -> dict[str, Any]:
-    """Run (or finish) the demo in `out`; returns {"evaluation", "benchmark"}."""
+def demo(out: Path, seed: int, say: Say, progress: Progress, quiet: bool = False) -> dict[str, Any]:
+    """Run (or finish) the demo in `out`; returns {"evaluation", "benchmark"}. `quiet`: as in `stages.train`."""
     data = _data(out / "data", seed, say)
     bundle = out / "bundle"
     if not bundle.exists():
         say("training the CRM, then the LLM")
         recipe = replace(load_recipe("demo"), seed=seed + 1)
-        stages.train(out / "run", recipe, data)
+        stages.train(out / "run", recipe, data, quiet)
         say("exporting")
         export(Run.open(out / "run", data), bundle, Options(name="demo"), say)
     with Engine.open(bundle, require_llm=True) as engine:

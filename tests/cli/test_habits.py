@@ -137,6 +137,21 @@ def test_verbose_adds_debug_messages_and_the_trace_of_an_error(corella, bundle, 
     assert "Traceback" not in corella("inspect", tmp_path).err
 
 
+@pytest.mark.parametrize("flag", ["-q", None])
+def test_training_has_no_progress_bars_where_it_is_to_be_quiet(corella, tmp_path, monkeypatch, flag) -> None:
+    stages = pytest.importorskip("corella_edge_export.training.stages")
+    assert corella("prepare", "synthetic", "--out", tmp_path / "data", "-q").err == ""
+    given = []
+    monkeypatch.setattr(stages, "train", lambda *args: given.append(args[3]) or {})
+    done = corella("train", "demo", "--data", tmp_path / "data", "--out", tmp_path / "run", *([flag] if flag else []))
+    assert (done.code, given) == (0, [flag == "-q"])
+    done = corella(
+        "demo", "--out", tmp_path, *([flag] if flag else [])
+    )  # there is no run to export
+    assert given[1:] == [flag == "-q"]
+    assert (done.err.count("\n") == 1) == (flag == "-q")
+
+
 @pytest.mark.parametrize("flag", ["-q", None, "-v"])
 def test_a_server_talks_as_it_is_told(crm_bundle, flag: str | None) -> None:
     with serving(start("serve", crm_bundle, "--port", 0, *([flag] if flag else []))) as served:
