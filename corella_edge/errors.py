@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 
 # What the exit code of a command says.
 EXIT_CODES = {
     0: "done",
-    1: "the operating system refuses something (a full disk, no permission, too many open files, a closed output), or "
-    "a command has found a problem that it names: `doctor`, a server that does not follow `deploy`",
-    2: "a wrong option, or bad input: a request, a data file, a recipe, an `--out` that can not be written",
-    3: "a bundle is damaged, not signed, or gives other scores than the trained models",
+    1: "the operating system refused something (a full disk, no permission, a closed output), or the command found the "
+    "problem that it names",
+    2: "a wrong option, or bad input: a request, a data file, a recipe, an --out that can not be written",
+    3: "a bundle is damaged, is not signed, or gives other scores than the trained models",
     4: "a model can not be exported, or the export differs from what was trained",
     5: "an extra is not installed; the message says which",
     6: "the user store can not do what was asked",
     7: "llama.cpp does not compute on this machine, or an LLM that is required does not answer",
-    130: "interrupted (Ctrl-C); the same command starts or goes on anew",
-    141: "who read standard output has left, as `head` does; nothing is said",
+    130: "interrupted (Ctrl-C); the same command starts again or goes on",
+    141: "whoever read standard output has left, as `head` does; nothing is said",
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _HINTS = {
@@ -98,6 +99,15 @@ class InterruptedRunError(CorellaError):
     """The user asked to stop; what was done is kept and the same command goes on."""
 
     exit_code = 130
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a mistyped word: the known name that it most resembles, or nothing."""
+    from difflib import get_close_matches
+
+    by_case = {name.lower(): name for name in known}
+    near = get_close_matches(word.lower(), by_case, 1)
+    return f"; did you mean {by_case[near[0]]!r}?" if near else ""
 
 
 def installing(extra: str) -> str:

@@ -16,33 +16,35 @@ import click
 
 from corella_edge import __version__
 from corella_edge.cli import streams
-from corella_edge.errors import InputError, InterruptedRunError, ReaderGoneError, as_line
+from corella_edge.cli.base import PREFIX, Group
+from corella_edge.errors import EXIT_CODES, InputError, InterruptedRunError, ReaderGoneError, as_line
 
 # name → (module in this folder, one line for --help); the order is the order of work.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("demo", "The whole path on synthetic data: prepare, train, export, verify, score, measure."),
+    "demo": ("demo", "Run the whole path on synthetic data: prepare, train, export, verify, score, measure."),
     "prepare": ("prepare", "Turn a publisher's files into training data."),
-    "train": ("train", "Train the CRM and the LLM of a recipe."),
-    "report": ("report", "One HTML page with plots of what a training run logged."),
+    "recipe": ("recipe", "List the recipes that come along, or show one with all its settings."),
+    "train": ("train", "Train the base model (CRM) and the LLM of a recipe."),
+    "report": ("report", "Write one HTML page with plots of what a training run logged."),
     "export": ("export", "Turn a finished run into a verified bundle (ONNX + GGUF + manifest)."),
-    "verify": ("bundle", "Check every file of a bundle and repeat its reference scores."),
-    "inspect": ("bundle", "Show what a bundle holds."),
+    "verify": ("verify", "Check every file of a bundle and repeat its reference scores."),
+    "inspect": ("inspect", "Show what a bundle holds."),
     "sign": ("sign", "Sign a bundle, or make a key to sign with."),
-    "score": ("score", "Score requests from a JSON-lines file."),
-    "evaluate": ("evaluate", "AUC, log-loss and accuracy of CRM, LLM and routing on a data split."),
+    "score": ("score", "Score requests from a file of JSON lines, or from standard input."),
+    "evaluate": ("evaluate", "Measure AUC, log-loss and accuracy of both models and of routing on a data split."),
     "study": ("study", "Repeat the study of a recipe: routing curves, groups, ablations, over training seeds."),
     "catalog": ("catalog", "Add or change a bundle's items without a new export."),
-    "deploy": ("deploy", "Versions side by side in a site: swap, roll back, try on a share of the users."),
+    "deploy": ("deploy", "Keep versions side by side in a site: swap, roll back, try on a share of the users."),
     "serve": ("serve", "Serve a bundle over HTTP."),
     "keys": ("keys", "Add, list and revoke the API keys of a server."),
-    "benchmark": ("benchmark", "Latency and AUC per routing ratio."),
+    "benchmark": ("benchmark", "Measure latency and AUC by the share of candidates that the LLM is asked about."),
     "tune": ("tune", "Measure what runs a bundle best on this machine, and keep it as its plan."),
     "wheel": ("wheel", "Build llama.cpp as one wheel for all boxes of an architecture; no compiler is needed."),
-    "doctor": ("doctor", "What is installed, whether it works, and the threads each model gets."),
+    "doctor": ("doctor", "Say what is installed, whether it works, and what to do next."),
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """Knows its commands by name; imports one only when it runs, so that --help stays quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -66,11 +68,36 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Options from the environment"):
+            formatter.write_text(_ENVIRONMENT)
+        with formatter.section("Tab completion"):
+            formatter.write_dl(list(_COMPLETION.items()))
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="corella-edge")
+
+_ENVIRONMENT = (
+    f"{PREFIX}_COMMAND_OPTION gives an option that the command line leaves out: {PREFIX}_SERVE_PORT=9000 is `serve "
+    f"--port 9000`, {PREFIX}_DEPLOY_ADD_TRUST=KEY is `deploy add --trust KEY`. A switch takes 1 or 0: "
+    f"{PREFIX}_SERVE_LLM=0 is `--no-llm`. Several values are separated by spaces, several paths by colons."
+)
+_COMPLETION = {
+    "bash": 'in ~/.bashrc: eval "$(_CORELLA_EDGE_COMPLETE=bash_source corella-edge)"',
+    "zsh": 'in ~/.zshrc: eval "$(_CORELLA_EDGE_COMPLETE=zsh_source corella-edge)"',
+    "fish": "in ~/.config/fish/config.fish: _CORELLA_EDGE_COMPLETE=fish_source corella-edge | source",
+}
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": PREFIX})
+# Not from the environment: images like to set CORELLA_EDGE_VERSION, and every command would print its version.
+@click.version_option(__version__, "-V", "--version", prog_name="corella-edge", allow_from_autoenv=False)
 def cli() -> None:
-    """Recommendation on one small machine: a DCNv2 scores every candidate, a small LLM the uncertain ones."""
+    """Rank items for users on one small machine.
+
+    A base model scores every candidate: the CRM, a conventional recommendation model (DCNv2). A small LLM is asked
+    only about the candidates of which the base model is unsure.
+    """
 
 
 def main(args: list[str] | None = None) -> Any:

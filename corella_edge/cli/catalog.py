@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from corella_edge.cli import talk
+from corella_edge.cli.base import Group
 from corella_edge.cli.common import TextInput
 
 if TYPE_CHECKING:
     from corella_edge.formats.text_files import TextFile
 
 
-@click.group()
+@click.group(cls=Group)
 def catalog() -> None:
     """Add or change a bundle's items without a new export."""
 
@@ -22,11 +24,11 @@ def catalog() -> None:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("items", type=TextInput())
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="NEW", help="The new bundle's folder.")
-@click.option("--extra", "extras", multiple=True, metavar="NAME",
+@click.option("--extra", multiple=True, metavar="NAME",
               help="An attribute that may stand in ITEMS although no model reads it. May be given again.")  # fmt: skip
 @click.option("--verify/--no-verify", default=True, show_default=True,
               help="Whether to repeat the reference rows before NEW appears.")  # fmt: skip
-def update(bundle: Path, items: TextFile, out: Path, extras: tuple[str, ...], verify: bool) -> None:
+def update(bundle: Path, items: TextFile, out: Path, extra: tuple[str, ...], verify: bool) -> None:
     """Write NEW: BUNDLE with the items of ITEMS, one JSON object a line: {"item": id, "title": …, attributes}.
 
     Of an item that BUNDLE knows, the attributes given replace the old ones, null takes one away, all others stay.
@@ -36,9 +38,9 @@ def update(bundle: Path, items: TextFile, out: Path, extras: tuple[str, ...], ve
     from corella_edge.cli.checking import reference_check
     from corella_edge_runtime.site import catalog_update
 
-    done = catalog_update.update(bundle, items, out, extras, reference_check(verify))
-    for note in done.notes:
-        click.echo(f"corella-edge: note: {note}", err=True)
+    done = catalog_update.update(bundle, items, out, extra, reference_check(verify))
+    for text in done.notes:
+        talk.note(text)
     same = f", {done.same:,} as before" if done.same else ""
     click.echo(f"{done.label}: {done.added:,} added, {done.changed:,} changed{same}")
     dropped = f", {done.dropped:,} dropped, which had changed items in their histories" if done.dropped else ""

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-import click
-
+from corella_edge.cli import talk
 from corella_edge.errors import BundleError
 
 
@@ -18,7 +17,7 @@ def reference_check(wanted: bool) -> Callable[[Path], None]:
 
 def _repeat(folder: Path) -> None:
     if find_spec("onnxruntime") is None:
-        _say("not verified: that needs the extra [cpu]")
+        talk.warn("not verified: that needs the extra [cpu]")
         return
     from corella_edge.bundle.artefact import Bundle
     from corella_edge_runtime import reference
@@ -30,11 +29,7 @@ def _repeat(folder: Path) -> None:
     with Engine.open(folder, llm="process", tuned=False) as engine:
         found = reference.compare(engine, rows, allowed)
         if engine.llm is None:
-            _say("the LLM is not verified: " + "; ".join(engine.warnings))
+            talk.warn("the LLM is not verified: " + "; ".join(engine.warnings))
     if found.problems:
         raise BundleError(f"{bundle.label}: differs from the trained models in {len(found.problems)} place(s), "
                           f"first: {found.problems[0]}")  # fmt: skip
-
-
-def _say(text: str) -> None:
-    click.echo(f"corella-edge: warning: {text}", err=True)

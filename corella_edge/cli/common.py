@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from corella_edge.cli import talk
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.formats.text_files import TextFile
 from corella_edge.routing.policy import RATIOS, parse_share
 
 if TYPE_CHECKING:
     from corella_edge.bundle.signature import TrustedKey
+    from corella_edge_runtime.engine import Engine
 
 EXPORT_MODULES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "optimum", "onnx", "gguf", "safetensors",
                   "sentencepiece", "polars", "tqdm")  # fmt: skip
@@ -44,6 +47,60 @@ def need_export(command: str, *file_types: str) -> None:
         trust.require([kind for file_type in file_types for kind in trust.matrix_types(file_type)])
 
 
+json_option = click.option("--json", is_flag=True, help="One JSON object instead of text.")
+
+
+def echo_json(value: Any) -> None:
+    """The result for programs. JSON has no NaN and no infinity: null instead."""
+    click.echo(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=1))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def mib(size: int) -> str:
+    """A size for people."""
+    tenths = (10 * size + 2**19) // 2**20  # in whole numbers: a damaged bundle may name a size of 400 digits
+    return f"{tenths // 10:,}.{tenths % 10} MiB" if tenths else "< 0.1 MiB"
+
+
+def nats(threshold: float) -> str:
+    """A threshold for people: the entropy from which on the LLM is asked."""
+    return f"{threshold:.4f} nats" if math.isfinite(threshold) else "never"
+
+
+def columns(rows: Sequence[Sequence[str]], right: bool = False) -> Iterator[str]:
+    """Rows of cells, aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.rjust(width) if right else cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def open_engine(bundle: Path, **options: Any) -> Engine:
+    """An engine, with its warnings on stderr."""
+    from corella_edge_runtime.engine import Engine
+
+    engine = Engine.open(bundle, **options)
+    for warning in engine.warnings:
+        talk.warn(warning)
+    talk.debug(f"{engine.name}: threshold {nats(engine.threshold.nats)}, {engine.setup}")
+    return engine
+
+
+def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For tab completion."""
+    from corella_edge_export.recipe import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+recipe_argument = click.argument("recipe", shell_complete=_recipe_names)
 checkpoint_option = click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="Overrides the recipe's llm.path, a Hugging Face directory."
 )
@@ -119,12 +176,13 @@ def engine_options(backend: str) -> Callable[[Callable[..., Any]], Callable[...,
                      help="Where the LLM runs: thread, process, or a server's FLAVOUR+URL."),
         click.option("--require-llm", is_flag=True,
                      help="Fail if the LLM, or its server, does not answer a prompt at the start."),
-        click.option("--crm-threads", type=Threads(), help="Threads of one CRM call. Default: by plan, or 1."),
+        click.option("--crm-threads", type=Threads(),
+                     help="Threads of one call of the base model (CRM). Default: by plan, or 1."),
         click.option("--llm-threads", type=Threads(),
-                     help="Threads of the LLM. Default: by plan, or one a core that the CRM leaves."),
+                     help="Threads of the LLM. Default: by plan, or one for each core that the base model leaves."),
         click.option("--plan", type=click.Path(path_type=Path),
                      help="File that `tune` wrote. Default: the one in its usual place, if any."),
-        click.option("--no-plan", is_flag=True, help="Pass over any plan."),
+        click.option("--no-plan", is_flag=True, help="Use no plan, even if there is one."),
     ]  # fmt: skip
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:

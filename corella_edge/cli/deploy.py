@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corella_edge.cli.common import Finite, trusted_key
-from corella_edge.cli.progress import Progress
+from corella_edge.cli import talk
+from corella_edge.cli.base import Group
+from corella_edge.cli.common import Finite, echo_json, json_option, mib, trusted_key
+from corella_edge.cli.talk import Progress
 from corella_edge.errors import BundleError, CorellaError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _TIMEOUT = click.option("--timeout", default=600.0, show_default=True, type=Fini
                         help="Seconds to wait for the server.")  # fmt: skip
 
 
-@click.group()
+@click.group(cls=Group)
 def deploy() -> None:
     """Put versions of a bundle into a site and choose which of them serve.
 
@@ -135,20 +136,23 @@ def remove(site: Path, version: str) -> None:
 
 @deploy.command(short_help="Show the versions, and what the server serves of them.")
 @_SITE
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def status(site: Path, as_json: bool) -> None:
+@json_option
+def status(site: Path, json: bool) -> None:
     """Show the versions of SITE, which of them are to serve, and what the server says of itself."""
     from corella_edge_runtime.site import layout as sites
 
     found = sites.status(site)
-    click.echo(json.dumps(found, ensure_ascii=False, indent=1) if as_json else "\n".join(_status_lines(found)))
+    if json:
+        echo_json(found)
+    else:
+        click.echo("\n".join(_status_lines(found)))
 
 
 def _status_lines(found: dict[str, Any]) -> Iterator[str]:
     width = max(len(row["version"]) for row in found["versions"])
     for row in found["versions"]:
         share = f" ({found['canary']['share']:g} of the users)" if "canary" in row["roles"] else ""
-        size = "damaged" if row["bytes"] is None else f"{row['bytes'] / 2**20:,.1f} MiB"
+        size = "damaged" if row["bytes"] is None else mib(row["bytes"])
         yield f"{row['version']:<{width}}  {size:>12}  {', '.join(row['roles'])}{share}".rstrip()
     yield from _server_lines(found["server"])
 
@@ -174,8 +178,8 @@ def _add(site: Path, bundle: Path, verify: bool, trust: str | None) -> str:
     version, new = sites.add(site, bundle, reference_check(verify), trusted_key(trust))
     click.echo(f"{site}: {version} {'is added' if new else 'was there already'}")
     for other in sites.namesakes(site, version):
-        click.echo(f"corella-edge: warning: {other} has the same name and version: answers and metrics will not tell "
-                   "them apart; export with another --bundle-version", err=True)  # fmt: skip
+        talk.warn(f"{other} has the same name and version: answers and metrics will not tell them apart; export with "
+                  "another --bundle-version")  # fmt: skip
     return version
 
 
@@ -202,7 +206,7 @@ def _change(site: Path, step: Callable[[Deployment], Deployment], wait: bool, ti
                 sites.change(site, partial(undone, mine=after, before=before))
             raise
     elif wait:
-        click.echo(f"corella-edge: no server runs on {site}; it takes effect when one starts", err=True)
+        talk.note(f"no server runs on {site}; it takes effect when one starts")
     share = f", {after.canary.version} for {after.canary.share:g} of the users" if after.canary else ""
     click.echo(f"{site}: {after.live} is live{share}")
 
@@ -231,4 +235,4 @@ def _confirmed(site: Path, wanted: Deployment, timeout: float) -> None:
         raise BundleError(f"{site}: the server refuses {state.refused.version}: {state.refused.reason}; "
                           "all is as before")  # fmt: skip
     if found == "superseded":
-        click.echo(f"corella-edge: warning: somebody has deployed to {site} after this", err=True)
+        talk.warn(f"somebody has deployed to {site} after this")

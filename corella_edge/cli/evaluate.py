@@ -6,19 +6,22 @@ from pathlib import Path
 
 import click
 
-from corella_edge.cli.common import Ratios, Threads, need
-from corella_edge.cli.progress import Progress
+from corella_edge.cli.base import Command
+from corella_edge.cli.common import Ratios, Threads, need, open_engine
+from corella_edge.cli.talk import Progress
 from corella_edge.routing.policy import RATIOS
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder written by `prepare`.")
-@click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True)
+@click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True,
+              help="Which rows of the data.")  # fmt: skip
 @click.option("--rows", type=click.IntRange(0), default=0, show_default=True,
               help="About this many rows, of whole users, drawn by --seed; 0 takes all.")  # fmt: skip
-@click.option("--ratios", type=Ratios(), default=",".join(f"{r:g}" for r in RATIOS), show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--ratios", type=Ratios(), default=",".join(f"{r:g}" for r in RATIOS), show_default=True,
+              help="Shares of rows that the LLM is asked about, separated by commas.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed for drawing --rows.")
 @click.option("--out", type=click.Path(path_type=Path),
               help="Folder for scores and results; default: evaluation-BUNDLE-SPLIT.")  # fmt: skip
 @click.option("--llm/--no-llm", default=True, show_default=True, help="Whether to load the LLM.")
@@ -27,23 +30,21 @@ def evaluate(
     bundle: Path, data: Path, split: str, rows: int, ratios: list[float], seed: int, out: Path | None, llm: bool,
     llm_threads: int | None,
 ) -> None:  # fmt: skip
-    """AUC, log-loss, accuracy and ECE of BUNDLE: the CRM (share 0), the LLM (share 1) and routing in between.
+    """Measure AUC, log-loss, accuracy and ECE of BUNDLE on prepared data, by the share that the LLM is asked about.
 
-    Each row is scored once by each model; thresholds are the bundle's own, fixed on validation rows. Beside it: routing
-    by blended scores, at random and by an oracle; both models in thirds by the CRM's confidence; plots.
+    Share 0 is the base model (CRM) alone, share 1 asks the LLM about every row. Each row is scored once by each model;
+    thresholds are the bundle's own, fixed on validation rows. Beside that stand routing by blended scores, at random
+    and by an oracle, both models in thirds by the base model's confidence, and plots.
     """
     need("evaluate", "report", "polars")
     need("evaluate", "cpu", "onnxruntime")
     from corella_edge_export.data.prepared import PreparedData
     from corella_edge_export.evaluation.evaluate import evaluate as run
     from corella_edge_export.evaluation.evaluate import markdown
-    from corella_edge_runtime.engine import Engine
 
     folder = out or Path(f"evaluation-{bundle.name}-{split}")
     line = Progress()
-    with Engine.open(bundle, llm="thread" if llm else None, llm_threads=llm_threads, tuned=False) as engine:
-        for warning in engine.warnings:
-            click.echo(f"corella-edge: warning: {warning}", err=True)
+    with open_engine(bundle, llm="thread" if llm else None, llm_threads=llm_threads, tuned=False) as engine:
         result = run(engine, PreparedData.open(data), split, folder, rows, seed,
                      lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"), tuple(ratios))  # fmt: skip
     line.done()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from corella_edge.cli import talk
+from corella_edge.cli.base import Group
 from corella_edge.cli.common import Finite
 from corella_edge_runtime.server.guard.keys import SCOPES, Key, KeyLimits, add_key, default_burst, read_keys, revoke_key
 
@@ -14,7 +16,7 @@ _FILE = click.argument("file", type=click.Path(path_type=Path))
 _MOST = 10**6
 
 
-@click.group()
+@click.group(cls=Group)
 def keys() -> None:
     """Add, list and revoke API keys. A running server notices within a second."""
 
@@ -22,14 +24,14 @@ def keys() -> None:
 @keys.command()
 @_FILE
 @click.option("--name", required=True, help="Whose key it is, for people.")
-@click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), default=("rank",), show_default=True,
+@click.option("--scope", multiple=True, type=click.Choice(SCOPES), default=("rank",), show_default=True,
               help="What it may do; may be repeated.")  # fmt: skip
 @click.option("--per-second", type=Finite(1e-6, _MOST), help="Requests a second. Default: no limit.")
 @click.option("--burst", type=click.IntRange(1, _MOST), help="Requests at once within it. Default: a second's worth.")
 @click.option("--concurrent", type=click.IntRange(1, _MOST), help="Requests in flight. Default: no limit.")
-@click.option("--days", type=Finite(0.0, 36500.0, min_open=True), help="Expires then. Default: never.")
+@click.option("--days", type=Finite(0.0, 36500.0, min_open=True), help="Days until it expires. Default: never.")
 def add(
-    file: Path, name: str, scopes: tuple[str, ...], per_second: float | None, burst: int | None,
+    file: Path, name: str, scope: tuple[str, ...], per_second: float | None, burst: int | None,
     concurrent: int | None, days: float | None,
 ) -> None:  # fmt: skip
     """Add a key to FILE, which is made if there is none. Its text goes to stdout, and is kept nowhere else."""
@@ -39,8 +41,8 @@ def add(
         burst = burst or default_burst(per_second)
     now = datetime.now(UTC)
     expires = None if days is None else now + timedelta(days=days)
-    click.echo(add_key(file, name, scopes, KeyLimits(per_second, burst, concurrent), now, expires))
-    click.echo(f"corella-edge: shown this once; {file} holds its hash alone", err=True)
+    click.echo(add_key(file, name, scope, KeyLimits(per_second, burst, concurrent), now, expires))
+    talk.note(f"the key is shown this once; {file} holds only its hash")
 
 
 @keys.command("list")

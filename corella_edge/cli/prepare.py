@@ -7,14 +7,24 @@ from typing import Any
 
 import click
 
+from corella_edge.cli import talk
+from corella_edge.cli.base import Command
 from corella_edge.errors import InputError, MissingExtraError
 
 
-@click.command()
-@click.argument("reader", metavar="READER")
+def _reader_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For tab completion."""
+    from corella_edge_export.data.registry import READERS
+
+    return [name for name in READERS if name.startswith(incomplete)]
+
+
+@click.command(cls=Command)
+@click.argument("reader", metavar="READER", shell_complete=_reader_names)
 @click.option("--source", type=click.Path(path_type=Path), help="Folder with the publisher's files.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; must be new.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Draws the requests, and the data themselves where they are generated.")  # fmt: skip
 @click.option(
     "--extra",
     type=click.Choice(["disliked-train", "disliked"]),
@@ -40,7 +50,7 @@ def prepare(reader: str, source: Path | None, out: Path, seed: int, extra: str |
 
 
 def _say(message: str) -> None:
-    click.echo(f"{message} …", err=True)
+    talk.say(f"{message} …")
 
 
 def _report(summary: dict[str, Any]) -> str:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from corella_edge.cli.base import Command
 from corella_edge.cli.common import need
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 def report(run: Path) -> None:
     """Write RUN/report.html: losses, validation AUC, alignment distance and calibration of every stage.

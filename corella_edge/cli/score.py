@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from corella_edge.cli.common import TextInput, engine_options
-from corella_edge.cli.progress import Progress
+from corella_edge.cli import talk
+from corella_edge.cli.base import Command
+from corella_edge.cli.common import TextInput, engine_options, nats, open_engine
+from corella_edge.cli.talk import Progress
 
 if TYPE_CHECKING:
     from corella_edge.formats.text_files import TextFile
@@ -17,58 +19,56 @@ if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("source", metavar="IN", type=TextInput())
-@click.option("--out", type=click.Path(path_type=Path, allow_dash=True), required=True,
-              help="File to write, one answer a line; - is stdout.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path, allow_dash=True),
+              help="File to write, one answer a line; - is stdout, the default where IN is -.")  # fmt: skip
 @click.option("--threshold", help="Entropy in nats (0 to 0.693), or ratio:SHARE. Default: the bundle's own.")
 @engine_options("thread")
 @click.option("--deterministic", is_flag=True,
-              help="LLM scores bit-equal on repeat: one prompt at a time; slower. Not of a server.")  # fmt: skip
+              help="LLM scores bit-equal on repeat: one prompt at a time; slower. Not for a server's LLM.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing --out.")
 def score(
-    bundle: Path, source: TextFile, out: Path, threshold: str | None, engine: dict[str, Any], deterministic: bool,
-    force: bool,
+    bundle: Path, source: TextFile, out: Path | None, threshold: str | None, engine: dict[str, Any],
+    deterministic: bool, force: bool,
 ) -> None:  # fmt: skip
     """Score the requests in IN, one JSON object a line, with BUNDLE.
 
-    IN may be compressed with gzip, or a pipe; - is standard input. All lines are checked before the first is scored,
-    and --out appears complete or not at all. After an interruption the same command goes on where it stopped
-    (OUT.partial).
+    IN may be compressed with gzip, or a pipe; - is standard input, whose answers go to standard output unless --out
+    names a file. All lines are checked before the first is scored, and --out appears complete or not at all. After an
+    interruption the same command goes on where it stopped (OUT.partial).
     """
     from corella_edge_runtime import batch
 
-    to_stdout = str(out) == "-"
-    if not to_stdout:
-        batch.check_out(out, source, force)
+    to = _file(out, source)
+    if to is not None:
+        batch.check_out(to, source, force)
     tally = batch.check_requests(source)
-    with _engine(bundle, {**engine, "threshold": threshold, "deterministic": deterministic}) as opened:
+    with open_engine(bundle, **engine, threshold=threshold, deterministic=deterministic) as opened:
         if tally.strict:
             batch.check_strict(opened.check_features, source)
-        show = _Show()
-        if to_stdout:
+        show = _Show(opened)
+        if to is None:
             batch.score_stream(opened, source, sys.stdout.buffer, tally, show)
         else:
             options = {"nats": str(opened.threshold), "llm": opened.llm is not None, "deterministic": deterministic}
-            batch.score_file(opened, source, out, tally, batch.identity(bundle, source, options), show)
+            batch.score_file(opened, source, to, tally, batch.identity(bundle, source, options), show)
         show.finish(tally)
 
 
-def _engine(bundle: Path, options: dict[str, Any]) -> Engine:
-    from corella_edge_runtime.engine import Engine
-
-    engine = Engine.open(bundle, **options)
-    for warning in engine.warnings:
-        click.echo(f"corella-edge: warning: {warning}", err=True)
-    return engine
+def _file(out: Path | None, source: TextFile) -> Path | None:
+    """Where answers go; None is standard output."""
+    if out is None and source.path is not None:
+        raise click.UsageError("Missing option '--out'. Only the answers to standard input need none.")
+    return None if out is None or str(out) == "-" else out
 
 
 class _Show:
     """Progress while scoring, and one line at the end."""
 
-    def __init__(self) -> None:
-        self._line = Progress()
+    def __init__(self, engine: Engine) -> None:
+        self._line, self._nats = Progress(), nats(engine.threshold.nats)
 
     def __call__(self, tally: Tally) -> None:
         rate = tally.requests / tally.seconds
@@ -80,6 +80,8 @@ class _Show:
         parts = [f"scored {tally.requests:,} requests, {tally.candidates:,} candidates in {seconds:.1f} s "
                  f"({tally.candidates / seconds:,.0f} candidates/s)"]  # fmt: skip
         parts += [f"{tally.kept:,} were there already"] if tally.kept else []
-        parts += [f"routed share {tally.routed / tally.candidates:.4f}"] if tally.candidates else []
+        parts += (
+            [f"routed share {tally.routed / tally.candidates:.4f}, threshold {self._nats}"] if tally.candidates else []
+        )
         parts += [f"{tally.unanswered:,} wanted the LLM and have no answer of it"] if tally.unanswered else []
-        click.echo("; ".join(parts), err=True)
+        talk.say("; ".join(parts))

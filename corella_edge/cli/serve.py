@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from corella_edge.cli import talk
+from corella_edge.cli.base import Command
 from corella_edge.cli.common import Finite, engine_options, trusted_key
 from corella_edge.cli.serve_options import ACCESS, LIMITS, STORE, grouped
 from corella_edge.errors import BundleError, MissingExtraError, OutputError
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 _EXTRA_MODULES = {"starlette", "uvicorn", "httptools", "prometheus_client", "anyio", "orjson"}
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("bundle", metavar="BUNDLE|SITE", type=click.Path(path_type=Path))
 @click.option("--threshold", help="Entropy in nats (0 to 0.693), or ratio:SHARE. Default: the bundle's own.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -44,7 +46,9 @@ def serve(
     bundle: Path, threshold: str | None, host: str, port: int, engine: dict[str, Any], limits: dict[str, Any],
     users: dict[str, Any], access: dict[str, Any], grace: float, access_log: bool,
 ) -> None:  # fmt: skip
-    """Serve a bundle, or what a site says (`corella-edge deploy`), over HTTP until SIGTERM, SIGQUIT or Ctrl-C.
+    """Serve a bundle, or the live version of a site (`corella-edge deploy`), over HTTP.
+
+    Ends at SIGTERM, SIGQUIT or Ctrl-C.
 
     POST /v1/rank, /v1/score, /v1/events and the Open Inference Protocol at /v2; a page for people at /;
     /metrics and /openapi.json.
@@ -54,9 +58,7 @@ def serve(
     from corella_edge_runtime.server.following import open_source
     from corella_edge_runtime.server.run import listen, run
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    for name in ("serve", "store"):  # swaps, and what retention removes
-        logging.getLogger(f"corella_edge.{name}").setLevel(logging.INFO)
+    _log()
     guard = _guard(host, access)
     engine["trust"] = trusted_key(access["trust"])
     cores = os.sched_getaffinity(0)
@@ -67,6 +69,13 @@ def serve(
         settings = _settings(limits, grace, access_log)
         ready = _ReadyLine(time.monotonic())
         run(source, listen(host, port), settings, guard, store, _say_listening, ready)
+
+
+def _log() -> None:
+    logging.basicConfig(format=talk.FORMAT, level=logging.WARNING)
+    for name in ("serve", "store"):  # swaps, and what retention removes
+        if talk.usual():
+            logging.getLogger(f"corella_edge.{name}").setLevel(logging.INFO)
 
 
 def _load(threshold: str | None, engine: dict[str, Any], cores: set[int], bundle: Path) -> Engine:
@@ -155,8 +164,8 @@ class _ReadyLine:
         from corella_edge_runtime.server.ranker import llm_of
 
         for warning in ranker.warnings:
-            click.echo(f"corella-edge: warning: {warning}", err=True)
+            talk.warn(warning)
         verdict = getattr(llm_of(ranker), "verdict", None)
         computes = f"; llama.cpp computes with its library for: {verdict.variant}" if verdict else ""
         seconds = time.monotonic() - self.start
-        click.echo(f"corella-edge: {ranker.name} is ready after {seconds:.1f} s{computes}", err=True)
+        talk.say(f"corella-edge: {ranker.name} is ready after {seconds:.1f} s{computes}")

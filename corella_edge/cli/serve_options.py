@@ -17,11 +17,11 @@ _FILE = click.Path(path_type=Path)
 LIMITS = {
     "timeout_ms": click.option(
         "--timeout-ms", default=1000.0, show_default=True, type=Finite(0),
-        help="Time for the LLM, of requests that bring no `timeout_ms`; then the CRM decides.",
+        help="Time for the LLM in requests that bring no `timeout_ms`; after it the base model (CRM) decides.",
     ),
     "max_requests": click.option(
         "--max-requests", default=1024, show_default=True, type=click.IntRange(1),
-        help="Requests in flight; beyond them: 503. From half of them on the LLM is not asked.",
+        help="Requests in flight; a further one gets 503. From half of this number on the LLM is not asked.",
     ),
     "max_connections": click.option(
         "--max-connections", default=1000, show_default=True, type=click.IntRange(1),
@@ -29,11 +29,11 @@ LIMITS = {
     ),
     "max_connections_per_client": click.option(
         "--max-connections-per-client", type=click.IntRange(1),
-        help="The same of one address; behind a proxy all clients have one. Default: no limit of its own.",
+        help="Open connections of one address; behind a proxy all clients share one. Default: no limit of its own.",
     ),
     "keep_alive": click.option(
         "--keep-alive", default=75, show_default=True, type=click.IntRange(1, 86_400), metavar="SECONDS",
-        help="Keep an idle connection open for so long; above the idle time of a load balancer before the server.",
+        help="Keep an idle connection open this long; a load balancer in front of it must have a shorter idle time.",
     ),
     "worker_threads": click.option(
         "--worker-threads", default=2, show_default=True, type=click.IntRange(1, 1024),
@@ -41,7 +41,7 @@ LIMITS = {
     ),
     "max_body_mib": click.option(
         "--max-body-mib", default=8.0, show_default=True, type=Finite(0, min_open=True),
-        help="Largest body; beyond it: 413.",
+        help="Largest body of a request; a larger one gets 413.",
     ),
 }  # fmt: skip
 
@@ -50,10 +50,10 @@ STORE = {
         "--store", type=_FILE, help="File of users' profiles and histories; made if there is none. Default: no store.",
     ),
     "retain_days": click.option(
-        "--retain-days", type=Finite(0, min_open=True), help="Forget events after so many days.",
+        "--retain-days", type=Finite(0, min_open=True), help="Forget events after this many days.",
     ),
     "retain_events": click.option(
-        "--retain-events", type=click.IntRange(1), help="Keep the latest events of each user only.",
+        "--retain-events", type=click.IntRange(1), help="Keep only so many of the latest events of each user.",
     ),
 }  # fmt: skip
 

@@ -7,22 +7,23 @@ from typing import TYPE_CHECKING
 
 import click
 
+from corella_edge.cli.base import Command
 from corella_edge.cli.common import TextInput, need
 
 if TYPE_CHECKING:
     from corella_edge.formats.text_files import TextFile
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
-@click.option("--key", "key_file", type=click.Path(path_type=Path), help="Secret key to sign BUNDLE with.")
+@click.option("--key", type=click.Path(path_type=Path), help="Secret key to sign BUNDLE with.")
 @click.option("--new-key", type=click.Path(path_type=Path),
               help="Make a key pair: the secret key in this file, the public one in FILE.pub.",
               metavar="FILE")  # fmt: skip
 @click.option("--no-password", is_flag=True, help="Do not encrypt the new secret key.")
 @click.option("--password-file", type=TextInput(), help="Its first line is the key's password; - is stdin.")
 def sign(
-    bundle: Path | None, key_file: Path | None, new_key: Path | None, no_password: bool, password_file: TextFile | None
+    bundle: Path | None, key: Path | None, new_key: Path | None, no_password: bool, password_file: TextFile | None
 ) -> None:
     """Sign BUNDLE, so that `verify --trust` and `serve --trust` know who made it; or make a key.
 
@@ -30,10 +31,10 @@ def sign(
     """
     need("sign", "sign", "minisign")
     password = None if password_file is None else password_file.read().partition("\n")[0]
-    if new_key is not None and bundle is None and key_file is None:
+    if new_key is not None and bundle is None and key is None:
         _make(new_key, "" if no_password else password)
-    elif bundle is not None and key_file is not None and new_key is None and not no_password:
-        _sign(bundle, key_file, password)
+    elif bundle is not None and key is not None and new_key is None and not no_password:
+        _sign(bundle, key, password)
     else:
         raise click.UsageError("expected BUNDLE --key FILE, or --new-key FILE [--no-password]")
 

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import click
 
-from corella_edge.cli.common import checkpoint_option, need_export
+from corella_edge.cli import talk
+from corella_edge.cli.base import Command
+from corella_edge.cli.common import checkpoint_option, need_export, recipe_argument
 
 
-@click.command()
-@click.argument("recipe")
+@click.command(cls=Command)
+@recipe_argument
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder written by `prepare`.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of runs and results [default: runs/study-RECIPE].")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of runs and results Default: runs/study-RECIPE.")
 @click.option("--seeds", default="1,2,3", show_default=True, help="Training seeds, separated by commas.")
 @click.option("--ablations/--no-ablations", default=True, show_default=True, help="Also train without each stage.")
 @click.option("--draws", type=click.IntRange(min=10), default=2000, show_default=True, help="Bootstrap draws of users.")
@@ -42,7 +44,7 @@ def study(
     chosen = at_checkpoint(load_recipe(recipe), checkpoint)
     folder = out or Path("runs") / f"study-{chosen.name}"
     settings = Settings(_seeds(seeds), ablations, draws, valid_rows, reuse)
-    run(chosen, PreparedData.open(data), folder, settings, click.echo)
+    run(chosen, PreparedData.open(data), folder, settings, talk.say, talk.quiet())
     click.echo((folder / "study.md").read_text("utf-8"))
 
 

@@ -7,17 +7,19 @@ from typing import Any
 
 import click
 
-from corella_edge.cli.common import checkpoint_option, need_export
+from corella_edge.cli import talk
+from corella_edge.cli.base import Command
+from corella_edge.cli.common import checkpoint_option, need_export, recipe_argument
 
 
-@click.command()
-@click.argument("recipe")
+@click.command(cls=Command)
+@recipe_argument
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder written by `prepare`.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; an unfinished one goes on.")
 @click.option("--seed", type=click.IntRange(min=0), help="Overrides the recipe's seed.")
 @checkpoint_option
 def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path | None) -> None:
-    """Train the CRM and the LLM of RECIPE (a shipped recipe's name, or a TOML file).
+    """Train the base model (CRM) and the LLM of RECIPE: a name that `recipe list` shows, or a TOML file.
 
     After Ctrl-C or a kill the same command goes on where the last checkpoint stands (every half minute).
     """
@@ -30,7 +32,7 @@ def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path
 
     chosen = at_checkpoint(load_recipe(recipe), checkpoint)
     chosen = chosen if seed is None else replace(chosen, seed=seed)
-    summary = stages.train(out, chosen, PreparedData.open(data))
+    summary = stages.train(out, chosen, PreparedData.open(data), talk.quiet())
     for name, line in summary.items():
         click.echo(f"{name}: validation {_quality(line)} after {line['seconds']:.0f} s")
     click.echo(f"{out}: finished")

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from corella_edge.cli import talk
+from corella_edge.cli.base import Command
 from corella_edge.cli.common import Finite
-from corella_edge.cli.progress import Progress
+from corella_edge.cli.talk import Progress
 from corella_edge.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,32 +20,32 @@ if TYPE_CHECKING:
 _BAR = 20
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--plan", "file", type=click.Path(path_type=Path),
+@click.option("--plan", type=click.Path(path_type=Path),
               help="Where to write the plan. Default: the user's state folder, where other commands look for it.",
               )  # fmt: skip
 @click.option("--seconds", default=120.0, show_default=True, type=Finite(0.0),
-              help="Measure for about so long; every comparison has at least five turns.")  # fmt: skip
-@click.option("--quiet", is_flag=True, help="Print only where the plan was written.")
-def tune(bundle: Path, file: Path | None, seconds: float, quiet: bool) -> None:
+              help="Measure for about this many seconds; every comparison gets at least five turns.")  # fmt: skip
+def tune(bundle: Path, plan: Path | None, seconds: float) -> None:
     """Measure which files and settings of BUNDLE are fastest on this machine, and write its plan.
 
     Variants that lose accuracy (by the bundle's own figures) are not tried; what is not clearly faster does not
-    replace the default. BUNDLE itself is never changed; Ctrl-C leaves an earlier plan as it was.
+    replace the default. BUNDLE itself is never changed; Ctrl-C leaves an earlier plan as it was. With -q only the
+    plan's path is printed.
     """
     from corella_edge_runtime.machine import plan as plans
     from corella_edge_runtime.machine.tune.run import tune as run
 
-    path = file or plans.default_path(plans.bundle_key(bundle))
+    path = plan or plans.default_path(plans.bundle_key(bundle))
     _check_place(path, bundle)
     line = Progress()
-    outcome = run(bundle, seconds, lambda done, of, what: None if quiet else line.show(_bar(done, of, what)))
+    outcome = run(bundle, seconds, lambda done, of, what: line.show(_bar(done, of, what)))
     line.done()
     plans.write(outcome.plan, path)
-    for note in outcome.notes:
-        click.echo(f"corella-edge: warning: {note}", err=True)
-    for text in () if quiet else _lines(outcome.plan):
+    for text in outcome.notes:
+        talk.warn(text)
+    for text in () if talk.quiet() else _lines(outcome.plan):
         click.echo(text)
     click.echo(str(path))
 

@@ -10,10 +10,12 @@ from types import FrameType
 
 import click
 
-from corella_edge.cli.progress import Progress
+from corella_edge.cli import talk
+from corella_edge.cli.base import Command
+from corella_edge.cli.talk import Progress
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--target", metavar="ARCHITECTURE", help="x86_64 or aarch64. Default: this machine's.")
 @click.option("--out", default="wheels", show_default=True, type=click.Path(path_type=Path),
               help="Folder that the wheel is put into.")  # fmt: skip
@@ -40,7 +42,7 @@ class _Steps:
 
     def say(self, text: str) -> None:
         self._line.done()
-        click.echo(text, err=True)
+        talk.say(text)
 
     def show(self, done: int, of: int) -> None:
         self._line.show(f"compiling: {done} of {of} files")

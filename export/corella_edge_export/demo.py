@@ -12,7 +12,7 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge_export.bundling.write import Options, export
 from corella_edge_export.data.prepare import prepare
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.evaluation.evaluate import evaluate, markdown
+from corella_edge_export.evaluation.evaluate import evaluate
 from corella_edge_export.recipe import load_recipe
 from corella_edge_export.training import stages
 from corella_edge_export.training.run import Run
@@ -27,14 +27,14 @@ Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 
 
-def demo(out: Path, seed: int, say: Say, progress: Progress) -> dict[str, Any]:
-    """Run (or finish) the demo in `out`; returns {"evaluation", "benchmark"}."""
+def demo(out: Path, seed: int, say: Say, progress: Progress, quiet: bool = False) -> dict[str, Any]:
+    """Run (or finish) the demo in `out`; returns {"evaluation", "benchmark"}. `quiet`: as in `stages.train`."""
     data = _data(out / "data", seed, say)
     bundle = out / "bundle"
     if not bundle.exists():
         say("training the CRM, then the LLM")
         recipe = replace(load_recipe("demo"), seed=seed + 1)
-        stages.train(out / "run", recipe, data)
+        stages.train(out / "run", recipe, data, quiet)
         say("exporting")
         export(Run.open(out / "run", data), bundle, Options(name="demo"), say)
     with Engine.open(bundle, require_llm=True) as engine:
@@ -75,8 +75,3 @@ def _score(engine: Engine, source: TextFile, out: Path, say: Say) -> None:
     batch.score_file(engine, source, out, tally, same, lambda tally: None)
     rate = tally.candidates / tally.seconds
     say(f"scored {tally.requests} requests: {rate:,.0f} candidates/s, {tally.routed / tally.candidates:.1%} routed")
-
-
-def text(result: dict[str, Any]) -> str:
-    """Both tables."""
-    return f"{markdown(result['evaluation'])}\n{report.text(result['benchmark'])}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import types
@@ -12,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from corella_edge.errors import InputError, RecipeError
+from corella_edge.errors import InputError, RecipeError, meant
 from corella_edge.formats.text_files import TextFile, UnreadableError
 from corella_edge.prompt import Template
 from corella_edge.routing.policy import parse_share, parse_threshold
@@ -335,7 +334,8 @@ def _text(name_or_path: str) -> str:
         return (resources.files("corella_edge_export") / "recipes" / f"{name_or_path}.toml").read_text("utf-8")
     path = Path(name_or_path)
     if name_or_path != "-" and (path.is_dir() or not path.exists()):
-        raise RecipeError(f"recipe {name_or_path}: neither a file nor one of {', '.join(shipped())}")
+        raise RecipeError(f"recipe {name_or_path}: neither a file nor one of {', '.join(shipped())}"
+                          + meant(name_or_path, shipped()))  # fmt: skip
     try:
         return TextFile(None if name_or_path == "-" else path).read()
     except UnreadableError as error:
@@ -350,7 +350,7 @@ def _section(cls: Any, table: Any, where: Place) -> Any:
     known = {item.name for item in fields(cls)}
     for key in table:
         if key not in known:
-            raise RecipeError(f"{where.at(key)}: unknown key {key!r}; {_meant(key, sorted(known))}")
+            raise RecipeError(f"{where.at(key)}: unknown key {key!r}{_known(key, sorted(known))}")
     values = {key: _value(hints[key], value, where.at(key)) for key, value in table.items()}
     for item in fields(cls):
         if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
@@ -358,9 +358,8 @@ def _section(cls: Any, table: Any, where: Place) -> Any:
     return cls(**values)
 
 
-def _meant(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key.lower(), known, 1)
-    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+def _known(key: str, known: list[str]) -> str:
+    return meant(key, known) or f"; known keys: {', '.join(known)}"
 
 
 def _value(hint: Any, value: Any, where: Place) -> Any:

@@ -29,7 +29,7 @@ QUICK = ["--llm-threads", "1", "--max-requests", "6", "--candidates", "5"]
 
 def result_of(done):
     assert done.code == 0, done.err
-    return json.loads(done.out.splitlines()[-1])
+    return json.loads(done.out)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,20 @@ def report(bundle, tmp_path_factory):
     return out, done.stdout
 
 
-def test_prints_floors_table_and_json(report):
+def test_prints_floors_a_short_table_and_where_the_files_are(report):
     told = report[1].splitlines()
-    assert told[0].startswith("CRM alone, bare session run of 5 candidates: ")
+    assert told[0].startswith("Base model (CRM) alone, bare session run of 5 candidates: ")
     assert told[1].startswith("LLM alone, reading whole prompts of ")
     assert told[3].split()[:2] == ["ratio", "share"]
     assert [line.split()[0] for line in told[4:7]] == ["0", "0.05", "1"]
-    assert json.loads(told[-1]) == json.loads((report[0] / "benchmark.json").read_text())
+    assert told[4].split()[2] == "never"
+    assert told[5].split()[3] == "nats"
+    assert max(map(len, told[:8])) <= 100
+    assert not [line for line in told if line.startswith("{")]
+    assert [line.partition(": ")[0] for line in told[-3:]] == [
+        str(report[0] / f"benchmark.{e}") for e in ("json", "md", "svg")
+    ]
+    assert len(report[1]) < 2000
 
 
 def test_files(report):
@@ -89,13 +96,13 @@ def test_figures_are_consistent(report, rows, bundle):
 
 
 def test_names_no_path_and_no_host(report, bundle):
-    everything = report[1] + "".join(p.read_text() for p in report[0].iterdir())
+    everything = "".join(p.read_text() for p in report[0].iterdir())
     assert str(bundle.parent) not in everything
     assert "/" + "root" not in everything
 
 
 def test_requests_as_they_are(corella, bundle, requests):
-    found = result_of(corella("benchmark", bundle, "--requests", requests, "--ratios", "0,1", *QUICK))
+    found = result_of(corella("benchmark", bundle, "--requests", requests, "--ratios", "0,1", *QUICK, "--json"))
     assert found["traffic"] == {
         "source": "requests.jsonl", "requests": 6, "users": len({i // 8 for i in range(6)}), "labelled_rows": 0,
     }  # fmt: skip
@@ -109,19 +116,21 @@ def test_requests_with_labels(corella, bundle, rows, tmp_path):
         candidates = [{**row["request"]["candidates"][0], "label": row["label"]}, {"item": "i3"}]
         lines.append(json.dumps({**row["request"], "candidates": candidates}))
     path.write_text("\n".join(lines))
-    found = result_of(corella("benchmark", bundle, "--requests", path, "--ratios", "0", *QUICK))
+    found = result_of(corella("benchmark", bundle, "--requests", path, "--ratios", "0", *QUICK, "--json"))
     assert found["ratios"][0]["quality"]["rows"] == 20
 
 
 def test_whole_catalogue(corella, bundle, tmp_path):
     (tmp_path / "all.jsonl").write_text('{"user": {"id": "u1"}}\n')
-    found = result_of(corella("benchmark", bundle, "--requests", tmp_path / "all.jsonl", "--ratios", "0,1", *QUICK))
+    found = result_of(
+        corella("benchmark", bundle, "--requests", tmp_path / "all.jsonl", "--ratios", "0,1", *QUICK, "--json")
+    )
     assert found["ratios"][0]["candidates"] == 40
     assert found["ceiling"]["crm_candidates"] == 40
 
 
 def test_bundle_without_llm(corella, crm_bundle, requests):
-    done = corella("benchmark", crm_bundle, "--requests", requests, "--ratios", "0,1", *QUICK)
+    done = corella("benchmark", crm_bundle, "--requests", requests, "--ratios", "0,1", *QUICK, "--json")
     found = result_of(done)
     assert "warning: the bundle has no LLM" in done.err
     assert found["llm"] is False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from corella_edge_runtime.llm.llama import build
 from corella_edge_runtime.llm.llama.selftest import trust
 from corella_edge_runtime.llm.llama.selftest.trust import Verdict
 from corella_edge_runtime.machine import doctor
-from corella_edge_runtime.machine.doctor import Loaded, examine, extras, load, ranges, unused
+from corella_edge_runtime.machine.doctor import Extra, Loaded, examine, extras, load, ranges, unused
 
 WHOLE = {"corella-edge": "1", "onnxruntime": "1.20", "llama-cpp-python": "0.3.36", "starlette": "1", "uvicorn": "1"}
 
@@ -45,7 +46,44 @@ def test_this_install(corella) -> None:
     assert "llama.cpp computes with " in done.out
     assert "LLM (llama.cpp): " in done.out
     assert "dev" not in done.out
-    assert "threads" not in corella("doctor").out
+    *_, verdict, step = done.out.splitlines()
+    assert verdict == "verdict: ready to score, to serve and to train"
+    assert step == "next: corella-edge demo"
+    done = corella("doctor")
+    assert "threads" not in done.out
+
+
+def test_for_programs(corella) -> None:
+    done = corella("doctor", "--json", "--threads")
+    found = json.loads(done.out)
+    assert (done.code, done.err, found["problems"]) == (0, "", [])
+    assert found["extras"]["cpu"] == {"onnxruntime": doctor.version_of("onnxruntime")}
+    assert "CPUExecutionProvider" in found["onnxruntime"]["providers"]
+    assert found["llama_cpp"]["kernels"]["Q8_0"] == trust.OK
+    assert found["verdict"] == "ready to score, to serve and to train"
+    assert found["threads"]["plan"]["crm_threads"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "verdict", "step"),
+    [
+        ({"cpu", "gpu"}, "nothing can be scored yet: ONNX Runtime", "pip install 'corella-edge[cpu]'"),
+        ({"llm", "serve", "export"}, "ready to score with the base model (CRM) alone", "corella-edge wheel --out DIR"),
+        ({"serve", "export"}, "ready to score with both models, but not to serve", "pip install 'corella-edge[serve]'"),
+        ({"export", "report"}, "but not to evaluate or train", "pip install 'corella-edge[report]'"),
+        ({"export"}, "but not to train", "pip install 'corella-edge[export]'"),
+        ({"gpu", "sign"}, "ready to score, to serve and to train", "corella-edge demo"),
+    ],
+)
+def test_the_verdict_names_what_can_be_done_and_the_next_step(missing: set[str], verdict: str, step: str) -> None:
+    names = ("cpu", "gpu", "llm", "serve", "report", "sign", "export")
+    known = [Extra(name, {name: None if name in missing else "1"}) for name in names]
+    found, following = doctor._judged(known, 0)
+    assert verdict in found
+    assert step in following
+    found, following = doctor._judged(known, 2)
+    assert found.startswith("2 problem(s)")
+    assert "run doctor again" in following
 
 
 def test_without_any_extra_it_names_them_and_ends_well() -> None:

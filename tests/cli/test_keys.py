@@ -15,7 +15,7 @@ def test_a_key_is_added_listed_and_revoked(corella, tmp_path):
     done = corella("keys", "add", file, "--name", "the shop", *options)
     text = done.out.strip()
     assert done.code == 0
-    assert done.err == f"corella-edge: shown this once; {file} holds its hash alone\n"
+    assert done.err == f"corella-edge: note: the key is shown this once; {file} holds only its hash\n"
     key = read_keys(file).check(text, datetime.now(UTC))
     assert (key.name, key.scopes) == ("the shop", {"rank", "users"})
     assert (key.limits.per_second, key.limits.burst, key.limits.concurrent) == (2.5, 3, 4)

@@ -43,6 +43,34 @@ def test_stdout(corella, bundle, requests, tmp_path):
     assert list(tmp_path.iterdir()) == [requests]
 
 
+def test_standard_input_is_answered_on_standard_output(bundle, requests, tmp_path):
+    command = [sys.executable, "-m", "corella_edge", "score", bundle, "-", "--no-llm", "--quiet"]
+    done = subprocess.run([*map(str, command)], input=requests.read_text(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [str(i) for i in range(30)]
+    named = subprocess.run(
+        [*map(str, command), "--out", "-"], input=requests.read_text(), capture_output=True, text=True
+    )
+    assert named.stdout == done.stdout
+    out = tmp_path / "out.jsonl"
+    filed = subprocess.run(
+        [*map(str, command), "--out", out], input=requests.read_text(), capture_output=True, text=True
+    )
+    assert (filed.stdout, out.read_text()) == ("", done.stdout)
+
+
+def test_a_bad_line_of_standard_input_is_named_and_nothing_is_answered(bundle):
+    command = [sys.executable, "-m", "corella_edge", "score", str(bundle), "-", "--no-llm"]
+    done = subprocess.run(command, input=GOOD + "{", capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("corella-edge: standard input line 2: not JSON")
+
+
+def test_a_file_of_requests_needs_an_out(corella, bundle, requests):
+    done = corella("score", bundle, requests)
+    assert (done.code, "Missing option '--out'" in done.err) == (2, True)
+
+
 def test_empty_input(corella, bundle, tmp_path):
     (tmp_path / "in.jsonl").write_text("\n")
     assert corella("score", bundle, tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl", "--no-llm").code == 0
@@ -186,7 +214,7 @@ def test_bundle_without_llm(corella, crm_bundle, requests, tmp_path):
     done = corella("score", crm_bundle, requests, "--out", tmp_path / "a", "--threshold", "ratio:1")
     assert done.code == 0
     assert done.err.startswith("corella-edge: warning: the bundle has no LLM")
-    assert "routed share 0.0000; 90 wanted the LLM" in done.err
+    assert "routed share 0.0000, threshold 0.0000 nats; 90 wanted the LLM" in done.err
     assert corella("score", crm_bundle, requests, "--out", tmp_path / "b", "--require-llm").code == 3
     assert corella("score", crm_bundle, requests, "--out", tmp_path / "b", "--require-llm", "--no-llm").code == 2
 

@@ -106,8 +106,7 @@ def test_what_was_measured_is_shown_and_kept(corella, many) -> None:
 
 
 def test_files_that_lost_accuracy_are_named_and_never_tried(corella, many) -> None:
-    plan, done = tuned(corella, many, "--quiet")
-    assert done.out.count("\n") == 1
+    plan, done = tuned(corella, many)
     assert "llm.Q4_0.gguf is not tried: its AUC is 0.1000 lower" in done.err
     assert "llm.F16.gguf is not tried: no quality figures" in done.err
     assert not [
@@ -115,17 +114,22 @@ def test_files_that_lost_accuracy_are_named_and_never_tried(corella, many) -> No
     ]
 
 
+def test_quiet_prints_where_the_plan_is_and_nothing_else(corella, many) -> None:
+    _, done = tuned(corella, many, "--quiet")
+    assert (done.out.count("\n"), done.err) == (1, "")
+
+
 def test_what_does_not_compute_here_is_named_and_never_tried(corella, many, monkeypatch) -> None:
     def judge(path: Path) -> Verdict:
         return Verdict(trust.NONE if "BF16" in path.name else trust.PLAIN, "F32: wrong", "haswell")
 
     monkeypatch.setattr(trust, "judge_file", judge)
-    plan, done = tuned(corella, many, "--quiet")
+    plan, done = tuned(corella, many)
     assert "warning: llm.BF16.gguf: the installed llama.cpp does not compute here: F32: wrong" in done.err
     assert "warning: llm.gguf: llama.cpp's faster kernels (AMX, repacked weights) are left out: F32: wrong" in done.err
     assert not [row for row in plan.table if "BF16" in row["challenger"]]
     monkeypatch.setattr(trust, "judge_file", lambda path: Verdict(trust.NONE, "F32: wrong"))
-    plan, done = tuned(corella, many, "--quiet")
+    plan, done = tuned(corella, many)
     assert plan.llm_file is None
     assert "only the CRM is tuned" in done.err
 
@@ -133,7 +137,7 @@ def test_what_does_not_compute_here_is_named_and_never_tried(corella, many, monk
 def test_a_bad_int8_crm_is_not_tried(corella, many, tmp_path) -> None:
     root = Path(shutil.copytree(many, tmp_path / "bundle"))
     verified(root, crm_int8={"auc": 0.7, "logloss": 0.7})
-    plan, done = tuned(corella, root, "--quiet")
+    plan, done = tuned(corella, root)
     assert plan.crm_file == "crm.onnx"
     assert "crm.int8.onnx is not tried: its log-loss is 0.1000 higher" in done.err
 

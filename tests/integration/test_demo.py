@@ -29,6 +29,8 @@ def test_demo(tmp_path: Path) -> None:
     winners = [row for row in evaluation(tmp_path) if row["gain"]["low"] > 0 and row["gain_over_llm"]["low"] > 0]
     assert any(0 < row["ratio"] < 1 for row in winners)
     assert "p99 ms" in done.stdout
+    assert '{"' not in done.stdout
+    assert len(done.stdout) < 3000
     follow(done.stdout, tmp_path)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import subprocess
 
 import httpx
 import pytest
@@ -173,7 +175,7 @@ def test_the_threshold_is_told_as_share_and_nats_and_quality(tab, bundle):
     share, _, threshold, unit, quality, gain = tab.locator("#figures dd").all_inner_texts()
     assert (share, unit) == ("15 %", "nats of entropy or more")
     assert threshold == f"{calibration.threshold(0.15):.4f}"
-    assert (quality, gain) == ("0.7150", "+0.0150 against the CRM")
+    assert (quality, gain) == ("0.7150", "+0.0150 against the base model")
     tab.get_by_label("log-loss").check()
     assert tab.locator("#figures dd").nth(4).inner_text() == "0.5850"
     assert "log-loss 0.5850" in tab.locator("#curve svg").get_attribute("aria-label")
@@ -274,7 +276,7 @@ def test_a_new_item_is_typed_in_as_text_and_its_text_stays_text(tab):
     assert (found["routed"], found["unknown"]) == (True, ["item", "genres"])
     row = tab.locator('#rows tr[data-key="new-item-1"]')
     assert row.locator(".title").inner_text() == HOSTILE
-    assert "New to the CRM: item, genres" in row.inner_text()
+    assert "New to the base model: item, genres" in row.inner_text()
     inert(tab)
 
 
@@ -302,7 +304,7 @@ def test_an_item_without_a_title_has_the_reason_in_words(tab):
     row = next(row for row in rows(tab) if row["item"] == "i39")
     assert row["state"] == "missed"
     assert "no title to ask about" in row["why"]
-    assert "for 1 the CRM's score stands" in tab.locator("#status").inner_text()
+    assert "for 1 the base model's score stands" in tab.locator("#status").inner_text()
 
 
 def test_both_modes_end_in_the_same_table(tab):
@@ -310,7 +312,7 @@ def test_both_modes_end_in_the_same_table(tab):
     settle(tab)
     refined = rows(tab)
     with tab.expect_request(re.compile("/v1/rank$")):
-        tab.get_by_label("CRM first, then refined").uncheck()
+        tab.get_by_label("Base model first, then refined").uncheck()
     settle(tab)
     assert [(row["item"], row["state"]) for row in rows(tab)] == [(row["item"], row["state"]) for row in refined]
     assert re.match(r"The LLM (was asked about|scored) \d+ of 24", tab.locator("#status").inner_text())
@@ -353,7 +355,7 @@ def test_the_crm_s_ranking_is_shown_while_the_llm_is_asked(watched, served):
 def test_the_time_line_names_the_steps_of_the_server(tab):
     asked(tab, lambda: slide(tab, 800))
     legend = tab.locator("#timeline .legend").inner_text()
-    for step in ("read", "encode", "CRM", "ask", "LLM", "write"):
+    for step in ("read", "encode", "base model", "ask", "LLM", "write"):
         assert re.search(rf"{step} \d+(\.\d+)? ms", legend), legend
     assert tab.locator("#timeline .step.prompt").count() == 1
     widths = tab.locator("#timeline .step").evaluate_all("(all) => all.map((one) => one.clientWidth)")
@@ -405,6 +407,10 @@ def test_a_deadline_below_zero_is_not_sent(tab):
     tab.get_by_text("The deadline must be 0 ms or more.").wait_for()
     tab.wait_for_timeout(300)
     assert tab.evaluate("window.answered") == []
+    tab.locator("#curl").click()
+    tab.wait_for_timeout(300)
+    assert tab.locator("#curl").inner_text() == "Copy as curl"
+    assert tab.locator("#status").inner_text() == "The deadline must be 0 ms or more."
     body, _ = asked(tab, lambda: (deadline.fill("5000"), deadline.blur()))
     assert body["timeout_ms"] == 5000
 
@@ -561,7 +567,107 @@ def test_a_rule_that_makes_one_of_both_scores_is_told(watched, served, rule, tol
     settle(watched.tab)
     words = watched.tab.locator("#status").inner_text()
     assert words.startswith("The LLM was asked about ")
-    assert ("Its score and the CRM's count together (stack)." in words) == told
+    assert ("Its score and the base model's count together (stack)." in words) == told
+
+
+def test_a_sentence_says_what_the_page_is_and_leads_to_its_words(tab):
+    assert "base model scores every candidate" in tab.locator("#what").inner_text()
+    tab.get_by_role("link", name="What the words mean").click()
+    assert tab.evaluate("location.hash") == "#help"
+    tab.wait_for_function("document.querySelector('#help').getBoundingClientRect().top < innerHeight")
+    assert "conventional recommendation model (CRM)" in tab.locator("#terms").inner_text()
+
+
+def test_every_term_is_explained_on_hover_and_at_the_end(tab):
+    explained = "(all) => all.map((one) => one.textContent)"
+    listed = tab.locator("#terms dd").evaluate_all(explained)
+    hints = tab.locator("abbr").evaluate_all("(all) => all.map((one) => one.title)")
+    assert len(hints) >= 15
+    assert set(hints) <= set(listed)
+    told = " ".join(tab.locator(f"#{part}").inner_text() for part in ("live", "figures", "ranking"))
+    for word in ("p50", "Threshold", "AUC", "Entropy", "Probability", "Moved"):
+        assert word in told
+        assert tab.locator("abbr").filter(has_text=word).first.get_attribute("title")
+
+
+def test_the_minute_of_all_and_this_ranking_are_told_apart(tab):
+    """The strip shows what everybody asked for; the slider what this ranking asks for. Each says so."""
+    asked(tab, lambda: slide(tab, 800))
+    assert tab.locator("#figures dt").first.inner_text() == "Asked in this ranking"
+    assert tab.locator("#figures dd").first.inner_text() == "100 %"
+    assert tab.locator(".minute").inner_text().startswith("The last minute, all clients")
+    assert "in this ranking" in tab.locator("#threshold-title").inner_text()
+
+
+def test_who_was_sure_is_told_and_nobody_is_called_sure_where_none_is_asked(tab):
+    asked(tab, lambda: slide(tab, 400))
+    words = {row["why"] for row in rows(tab) if row["state"] == "easy"}
+    assert {one.partition("New")[0] for one in words} == {"The base model was sure"}
+    asked(tab, lambda: slide(tab, 0))
+    assert {row["why"].partition("New")[0] for row in rows(tab)} == {"Not asked: none is"}
+
+
+def test_every_axis_of_the_chart_has_a_title(tab):
+    titles = tab.locator("#curve text.axis").all_text_contents()
+    assert titles == [
+        "Share of candidates that the LLM is asked about, in %",
+        "AUC on the bundle's validation rows",
+        "Milliseconds for 24 candidates, measured here",
+    ]
+    boxes = tab.locator("#curve text").evaluate_all("""(all) => all.map((one) => {
+      const { left, top, right, bottom } = one.getBoundingClientRect();
+      return [left, top, right, bottom];
+    })""")
+    frame = tab.locator("#curve").bounding_box()
+    for left, top, right, bottom in boxes:
+        assert frame["x"] <= left
+        assert right <= frame["x"] + frame["width"] + 1
+        assert frame["y"] <= top + 1
+        assert bottom <= frame["y"] + frame["height"] + 1
+
+
+def test_on_a_phone_the_ranking_comes_first(browser, served):
+    watched = Watched(browser, viewport={"width": 400, "height": 860})
+    watched.tab.goto(served.url)
+    settle(watched.tab)
+    parts = ("what", "jump", "ranking", "threshold", "person", "help", "live")
+    tops = [watched.tab.locator(f"#{part}").bounding_box()["y"] for part in parts]
+    assert tops == sorted(tops)
+    assert watched.tab.locator("#rows tr").first.bounding_box()["y"] < 860
+    watched.tab.locator("#jump").get_by_role("link", name="How much is asked").click()
+    watched.tab.wait_for_function("Math.abs(document.querySelector('#threshold').getBoundingClientRect().top) < 5")
+    assert watched.errors == []
+    watched.close()
+
+
+@pytest.mark.parametrize("clipboard", [True, False])
+def test_a_ranking_is_copied_as_a_command_for_a_terminal(watched, served, clipboard):
+    """Without a clipboard, as over http from another machine, the browser copies a selection: here it is pasted."""
+    watched.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=served.url)
+    if not clipboard:
+        watched.context.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined });")
+    tab = watched.tab
+    tab.goto(served.url)
+    settle(tab)
+    tab.locator("#new-item").click()
+    tab.locator("#new-item-form").get_by_label("title").fill('It\'s $HOME `and` \\ "more"\n')
+    body, answer = asked(tab, lambda: tab.locator("#new-item-form").get_by_role("button", name="Add").click())
+    tab.locator("#curl").click()
+    tab.locator("#curl").filter(has_text="Copied").wait_for()
+    assert tab.locator("#copied").inner_text() == "Copied"
+    assert tab.evaluate("document.activeElement.id") == "curl"
+    tab.evaluate("document.body.append(Object.assign(document.createElement('textarea'), { id: 'paste' }))")
+    tab.locator("#paste").focus()
+    tab.keyboard.press("Control+V")
+    command = tab.locator("#paste").input_value()
+    words = shlex.split(command.replace("\\\n", ""))
+    assert words[:5] == ["curl", "-s", f"{served.url}/v1/rank", "-H", "Content-Type: application/json"]
+    assert json.loads(words[-1]) == body
+    printed = command.replace("curl -s", "printf '%s\\n'", 1)
+    typed = subprocess.run(["sh", "-c", printed], capture_output=True, text=True)
+    assert json.loads(typed.stdout.splitlines()[-1]) == body
+    again = httpx.post(words[2], content=words[-1], headers={"Content-Type": "application/json"}, timeout=30).json()
+    assert [row["item"] for row in again["candidates"]] == [row["item"] for row in answer["candidates"]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

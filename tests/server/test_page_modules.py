@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
+import shlex
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from browser import Watched, chromium, needs_chromium
 from corella_edge.routing.policy import RATIOS, Calibration, entropy
@@ -137,11 +141,27 @@ def test_every_reason_that_the_server_describes_has_words(tab):
 
 
 def test_where_all_are_asked_none_is_called_uncertain(tab):
-    words = "(m) => ['ratio', 'no_text', ''].map((reason) => m.why({ reason }, true).words)"
+    words = "(m) => ['ratio', 'no_text', ''].map((reason) => m.why({ reason }, 1).words)"
     everybody = call(tab, "words", words)
     assert everybody[0] == "Asked: all are"
     assert everybody[1:] == call(tab, "words", "(m) => ['no_text', ''].map((reason) => m.why({ reason }).words)")
     assert call(tab, "words", "(m) => m.why({ reason: 'ratio' }).words") == "Asked: among the least certain"
+
+
+def test_where_none_is_asked_none_is_called_certain(tab):
+    assert call(tab, "words", "(m) => m.why({ reason: '' }, 0).words") == "Not asked: none is"
+    sure = "(m) => [null, 0.2, 1].map((share) => m.why({ reason: '' }, share).words)"
+    assert call(tab, "words", sure) == ["The base model was sure"] * 3
+
+
+@given(st.text(max_size=30), st.booleans())
+def test_a_copied_command_is_one_command_of_a_shell_whatever_it_holds(tab, text, keyed):
+    found = call(tab, "curl", "(m, [body, keyed]) => m.curl('http://x/v1/rank', body, keyed)", [{"id": text}, keyed])
+    words = shlex.split(found.replace("\\\n", ""))  # as a shell goes on in the next line
+    assert json.loads(words[-1]) == {"id": text}
+    assert words[:3] == ["curl", "-s", "http://x/v1/rank"]
+    assert ("Authorization: Bearer $CORELLA_EDGE_KEY" in words) == keyed
+    assert len(words) == 7 + 2 * keyed
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -157,7 +177,7 @@ def test_users_are_offered_before_a_new_one_and_the_store_only_where_there_is_on
 
 def test_an_unknown_reason_is_told_by_its_name(tab):
     found = call(tab, "words", "(m) => m.why({ reason: 'novelty' })")
-    assert found == {"state": "missed", "words": "The CRM's score stands: novelty"}
+    assert found == {"state": "missed", "words": "The base model's score stands: novelty"}
 
 
 def test_movement_is_against_the_ranking_of_the_crm_with_ties_in_request_order(tab):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from corella_edge.errors import InputError
+from corella_edge.errors import InputError, meant
 
 if TYPE_CHECKING:
     from corella_edge_export.data.contract import RawData
@@ -48,7 +48,7 @@ def reader(name: str) -> Reader:
         InputError: no such reader; the message lists the known ones.
     """
     if name not in READERS:
-        raise InputError(f"unknown reader {name!r}; known readers: {', '.join(READERS)}")
+        raise InputError(f"unknown reader {name!r}; known readers: {', '.join(READERS)}{meant(name, READERS)}")
     return READERS[name]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,21 @@ from corella_edge_runtime.bench import plot
 
 Result = dict[str, Any]
 DISTURBED = 0.05
-FILES = tuple(f"benchmark.{ending}" for ending in ("json", "md", "svg"))
+FILES = {"benchmark.json": "all figures", "benchmark.md": "all figures as a page, and how they were measured",
+         "benchmark.svg": "a plot of latency and AUC"}  # fmt: skip
 # With what a killed run may leave of them.
 _OWN = {*FILES, *(f".{name}.partial" for name in FILES)}
 HEADER = ("ratio", "share", "p50 ms", "p90 ms", "p99 ms", "p50 ms/cand.", "cand./s", "req./s", "LLM tok./req.",
           "AUC [95 %]", "AUC - CRM's [95 %]", "share (AUC)")  # fmt: skip
+SHORT = ("ratio", "share", "threshold", "p50 ms", "p99 ms", "cand./s", "AUC", "gain [95 %]")
 
 
 def floor_lines(result: Result) -> list[str]:
     """What the models alone cost."""
     floor = result["ceiling"]
-    lines = [f"CRM alone, bare session run of {floor['crm_candidates']} candidates: {floor['crm_ms']:.3f} ms"]
+    lines = [
+        f"Base model (CRM) alone, bare session run of {floor['crm_candidates']} candidates: {floor['crm_ms']:.3f} ms"
+    ]
     if floor["llm_tokens_per_s"]:
         lines.append(f"LLM alone, reading whole prompts of {floor['llm_prompt_tokens']:.0f} new tokens: "
                      f"{floor['llm_tokens_per_s']:,.0f} tokens/s")  # fmt: skip
@@ -47,10 +51,10 @@ def _interval(value: Result, sign: str = "") -> str:
     return f"{value['value']:{sign}.4f} [{value['low']:{sign}.4f}, {value['high']:{sign}.4f}]"
 
 
-def table(result: Result) -> list[str]:
-    """The ratios as aligned columns."""
-    rows = [list(HEADER), *map(cells, result["ratios"])]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+def table(header: Sequence[str], cells: Iterable[Sequence[str]]) -> list[str]:
+    """Aligned columns."""
+    rows = [header, *cells]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
@@ -71,15 +75,58 @@ def notes(result: Result) -> list[str]:
     ]
     if not made["labelled_rows"]:
         lines[3] = "No labels in these requests: no AUC."
-    if max(found.values()) > DISTURBED:
-        lines.append(f"DISTURBED: over {DISTURBED:.0%} of the cores' time went elsewhere; repeat on a quiet machine.")
-    return [*lines, *(f"Warning: {warning}." for warning in result["warnings"])]
+    return [*lines, *cautions(result), *(f"Warning: {warning}." for warning in result["warnings"])]
 
 
-def text(result: Result) -> str:
-    """What the command prints: floors, table, notes, and one JSON line at the end."""
-    line = json.dumps(result, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return "\n".join([*floor_lines(result), "", *table(result), "", *notes(result), line])
+def cautions(result: Result) -> list[str]:
+    """Why the figures may not be those of the machine at rest."""
+    if max(result["disturbance"].values()) <= DISTURBED:
+        return []
+    return [f"DISTURBED: over {DISTURBED:.0%} of the cores' time went elsewhere; repeat on a quiet machine."]
+
+
+def text(result: Result, out: Path | None) -> str:
+    """What the command prints: floors, a short table, what a reader must know, and where everything else is."""
+    lines = [
+        *floor_lines(result),
+        "",
+        *table(SHORT, map(short, result["ratios"])),
+        "",
+        *_reading(result),
+        *cautions(result),
+    ]
+    if out is None:
+        lines.append("--out DIR keeps all figures, how they were measured, and a plot; --json prints them.")
+    else:
+        lines += [f"{out / name}: {what}" for name, what in FILES.items()]
+    return "\n".join(lines)
+
+
+def _reading(result: Result) -> list[str]:
+    """The columns that do not speak for themselves."""
+    lines = [
+        "share: of the timed candidates, those about which the LLM was asked; threshold: the entropy from which on."
+    ]
+    if result["traffic"]["labelled_rows"]:
+        lines.append("gain: of the AUC over the base model's, with its 95 % interval (bootstrap over users).")
+    return lines
+
+
+def short(row: Result) -> list[str]:
+    """One ratio as the cells of `SHORT`."""
+    nats, ms, quality = row["threshold"], row["request_ms"], row.get("quality")
+    auc = (
+        [f"{quality['auc']['value']:.4f}", _interval(quality["gain"], "+")]
+        if quality and _known(quality)
+        else ["-"] * 2
+    )
+    return [f"{row['ratio']:g}", f"{row['share']:.3f}", "never" if nats is None else f"{nats:.4f} nats",
+            f"{ms['p50']:.2f}", f"{ms['p99']:.2f}", f"{row['candidates_per_s']:,.0f}", *auc]  # fmt: skip
+
+
+def _known(quality: Result) -> bool:
+    """An AUC needs both classes."""
+    return quality["auc"]["value"] is not None
 
 
 def markdown(result: Result) -> str:

@@ -112,10 +112,20 @@ def unused(flags: set[str], built: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Lines to print; `problems` are those that keep something installed from working."""
+    """Lines to print; `problems` are those that keep something installed from working. `facts`: the same as data.
+
+    `verdict` is what this install can do, `next` the step to take, in one sentence each.
+    """
 
     lines: list[str]
     problems: list[str]
+    facts: Mapping[str, Any]
+    verdict: str
+    next: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the lines, as JSON-ready values."""
+        return {**self.facts, "problems": self.problems, "verdict": self.verdict, "next": self.next}
 
 
 def judged(kinds: Sequence[str]) -> Mapping[str, Verdict]:
@@ -128,13 +138,19 @@ def examine(find: VersionOf = version_of, ask: Callable[[str], Loaded] = load, j
     known = extras(requires("corella-edge") or [], find)
     installed = {name: found for extra in known for name, found in extra.packages.items() if found}
     problems: list[str] = []
-    lines = [f"corella-edge {find('corella-edge')}, Python {platform.python_version()}, {platform.machine()}",
-             f"CPU: {cpu_model()}", "extras:", *_extra_lines(known)]  # fmt: skip
+    facts: dict[str, Any] = {
+        "version": find("corella-edge"), "python": platform.python_version(), "machine": platform.machine(),
+        "cpu": cpu_model(), "extras": {extra.name: extra.packages for extra in known},
+        "onnxruntime": None, "llama_cpp": None,
+    }  # fmt: skip
+    lines = [f"corella-edge {facts['version']}, Python {facts['python']}, {facts['machine']}",
+             f"CPU: {facts['cpu']}", "extras:", *_extra_lines(known)]  # fmt: skip
     if {"onnxruntime", "onnxruntime-gpu"} <= installed.keys():
         problems.append("onnxruntime and onnxruntime-gpu are both installed, but share a folder: "
                         "pip uninstall both, then install the one you want")  # fmt: skip
     if {"onnxruntime", "onnxruntime-gpu"} & installed.keys():
         found = ask("onnxruntime")
+        facts["onnxruntime"] = {"providers": found.said}
         lines += [f"ONNX Runtime: {', '.join(found.said)}"] if found.said else []
         problems += [found.problem] if found.problem else []
     if "llama-cpp-python" in installed:
@@ -142,9 +158,35 @@ def examine(find: VersionOf = version_of, ask: Callable[[str], Loaded] = load, j
         problems += [found.problem] if found.problem else []
         if not found.problem:
             verdicts = judge(COMMON_TYPES)
+            facts["llama_cpp"] = {**found.build, "kernels": {kind: found.kernels for kind, found in verdicts.items()}}
             lines += [*_llama_lines(found, cpu_flags()), *_verdict_lines(verdicts)]
             problems += list(dict.fromkeys(verdict.sentence for verdict in verdicts.values() if verdict.sentence))
-    return Diagnosis(lines, problems)
+    return Diagnosis(lines, problems, facts, *_judged(known, len(problems)))
+
+
+def _judged(known: Sequence[Extra], problems: int) -> tuple[str, str]:
+    """The verdict and the next step, by what is installed and whether it works."""
+    if problems:
+        return (
+            f"{problems} problem(s) keep something installed from working",
+            "mend what is named above, then run doctor again",
+        )
+    whole = {extra.name for extra in known if not extra.missing}
+    if not whole & {"cpu", "gpu"}:
+        return "nothing can be scored yet: ONNX Runtime, which runs the base model (CRM), is missing", installing("cpu")
+    for extra, able in _ABLE.items():
+        if extra not in whole:
+            return able, installing(extra)
+    return "ready to score, to serve and to train", "corella-edge demo"
+
+
+# Extra, in the order in which people need them → what can be done as long as it is missing.
+_ABLE = {
+    "llm": "ready to score with the base model (CRM) alone; the LLM can not be asked",
+    "serve": "ready to score with both models, but not to serve over HTTP",
+    "report": "ready to score and to serve, but not to evaluate or train",
+    "export": "ready to score, to serve and to evaluate, but not to train",
+}
 
 
 def _extra_lines(known: Sequence[Extra]) -> Iterator[str]:

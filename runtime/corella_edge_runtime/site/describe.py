@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,7 @@ from corella_edge.errors import BundleError, CorellaError
 from corella_edge.json_lines import parse_reference, read_lines
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Candidate, User
-from corella_edge.routing.policy import RATIOS
+from corella_edge.routing.policy import RATIOS, parse_threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,16 @@ class Survey:
 
     bundle: Bundle | None
     problems: list[str]
+
+    @property
+    def damage(self) -> str:
+        """The problems in one line."""
+        return damage(self.problems)
+
+
+def damage(problems: Sequence[str]) -> str:
+    """What is damaged, in one line."""
+    return "damaged, not as exported: " + ", ".join(dict.fromkeys(line.partition(":")[0] for line in problems))
 
 
 def survey(root: Path, trust: TrustedKey | None = None) -> Survey:
@@ -142,7 +153,9 @@ def render(template: Template, catalog: Catalog, user: User, candidate: Candidat
 def _routing(bundle: Bundle) -> dict[str, Any]:
     data, calibration = bundle.json("routing.json"), bundle.calibration()
     thresholds = [{"ratio": ratio, "threshold": calibration.threshold(ratio) if ratio else None} for ratio in RATIOS]
-    head = {"threshold": bundle.policy(), "fusion": bundle.fusion().to_json() | _fitted(data)}
+    threshold = parse_threshold(bundle.policy(), calibration).nats
+    head = {"threshold": bundle.policy(), "nats": threshold if math.isfinite(threshold) else None,
+            "fusion": bundle.fusion().to_json() | _fitted(data)}  # fmt: skip
     return {**head, "rows": data.get("rows"), "table": data.get("table") or thresholds}
 
 

@@ -6,9 +6,10 @@ import { costAt, GRID, placeOf, qualityAt, shareAt } from "./scale.js";
 export const METRICS = { auc: "AUC", logloss: "log-loss", accuracy: "accuracy" };
 const LEFT = 52;
 const RIGHT = 14;
-const QUALITY = { top: 8, bottom: 128 };
-const LATENCY = { top: 174, bottom: 236 };
-const HEIGHT = 258;
+const QUALITY = { top: 26, bottom: 146 };
+const LATENCY = { top: 192, bottom: 254 };
+const HEIGHT = 294;
+const SHARES = "Share of candidates that the LLM is asked about, in %";
 // Where the latency line is drawn: 20 points between two shares of the grid.
 const LINE = Array.from({ length: (GRID.length - 1) * 20 + 1 }, (_, i) => shareAt(i / 20));
 
@@ -18,7 +19,7 @@ export function drawChart(state) {
   const width = Math.max(place.clientWidth, 240);
   const x = (share) => LEFT + (placeOf(share) / (GRID.length - 1)) * (width - LEFT - RIGHT);
   const picture = svg("svg", { width, height: HEIGHT, role: "img", "aria-label": spoken(state) },
-    ...axis(x), ...quality(state, x), ...latency(state, x), now(state, x));
+    ...axis(x), title(SHARES, width / 2, HEIGHT - 4, "middle"), ...quality(state, x), ...latency(state, x), now(state, x));
   place.replaceChildren(picture);
 }
 
@@ -31,8 +32,7 @@ function spoken({ curve, metric, share }) {
 function axis(x) {
   return GRID.map((share, i) => svg("g", {},
     svg("line", { class: "grid", x1: x(share), x2: x(share), y1: QUALITY.top, y2: LATENCY.bottom }),
-    svg("text", { x: x(share), y: HEIGHT - 6, "text-anchor": i === GRID.length - 1 ? "end" : "middle",
-      dx: i === GRID.length - 1 ? 12 : 0 }, i === GRID.length - 1 ? "100 %" : `${100 * share}`)));
+    svg("text", { x: x(share), y: HEIGHT - 22, "text-anchor": "middle" }, `${100 * share}`)));
 }
 
 // A scale from `low` at the bottom to `high` at the top of a panel.
@@ -43,7 +43,8 @@ function scale(panel, low, high) {
 
 function quality({ curve, metric, share }, x) {
   const rows = curve.table.filter((row) => row.ratio != null && row[metric] != null);
-  if (rows.length < 2) return [svg("text", { x: LEFT, y: 70 }, "This bundle holds no measured curve.")];
+  const name = title(`${METRICS[metric]} on the bundle's validation rows`, x(0), QUALITY.top - 14);
+  if (rows.length < 2) return [name, svg("text", { x: LEFT, y: 70 }, "This bundle holds no measured curve.")];
   const values = rows.map((row) => row[metric]);
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const margin = (high - low) * 0.08 || 0.001;
@@ -51,7 +52,7 @@ function quality({ curve, metric, share }, x) {
   const alone = rows.find((row) => row.ratio === 0)?.[metric];
   const value = qualityAt(rows, metric, share);
   return [
-    ...[low, high].map((figure) => label(figure.toFixed(3), y(figure))),
+    name, ...[low, high].map((figure) => label(figure.toFixed(3), y(figure))),
     ...(alone == null ? [] : reference(x, y(alone), alone - low < high - alone)),
     svg("polyline", { class: "line", points: rows.map((row) => `${x(row.ratio)},${y(row[metric])}`).join(" ") }),
     ...rows.map((row) => svg("circle", { class: "dot", cx: x(row.ratio), cy: y(row[metric]), r: 2.5 })),
@@ -59,17 +60,16 @@ function quality({ curve, metric, share }, x) {
   ];
 }
 
-// The CRM alone as a dashed line; its name stands on the side where the curve is not.
+// The base model alone as a dashed line; its name stands on the side where the curve is not.
 function reference(x, y, below) {
   return [
     svg("line", { class: "alone", x1: x(0), x2: x(1), y1: y, y2: y }),
-    svg("text", { class: "alone-name", x: x(0) + 6, y: y + (below ? 14 : -6) }, "CRM alone"),
+    svg("text", { class: "alone-name", x: x(0) + 6, y: y + (below ? 14 : -6) }, "base model alone"),
   ];
 }
 
 function latency({ share, count, cost, measured }, x) {
-  const title = `Milliseconds for ${count} candidates, measured here`;
-  const name = svg("text", { class: "name", x: x(0), y: LATENCY.top - 14 }, title);
+  const name = title(`Milliseconds for ${count} candidates, measured here`, x(0), LATENCY.top - 14);
   const line = LINE.map((at) => [at, costAt(cost, at, count)]).filter(([, ms]) => ms != null);
   const high = Math.max(...line.map(([, ms]) => ms), ...measured.map(({ ms }) => ms), 0);
   if (!high) return [name, svg("text", { x: x(0), y: LATENCY.top + 30 }, "Nothing yet.")];
@@ -81,6 +81,11 @@ function latency({ share, count, cost, measured }, x) {
     svg("polyline", { class: "line cost", points: line.map(([at, ms]) => `${x(at)},${y(ms)}`).join(" ") }),
     current == null ? "" : svg("circle", { class: "current", cx: x(share), cy: y(current), r: 4 }),
   ];
+}
+
+// What an axis shows.
+function title(words, x, y, anchor = "start") {
+  return svg("text", { class: "axis", x, y, "text-anchor": anchor }, words);
 }
 
 function label(words, y) {

@@ -5,6 +5,7 @@ import { combobox } from "./combobox.js";
 import { byId, el } from "./dom.js";
 import { control, featuresOf } from "./fields.js";
 import { foundItems } from "./person.js";
+import { TERMS } from "./words.js";
 
 const COUNT = 24;
 const TITLE = { name: "title", kind: "text", values: [] };
@@ -55,6 +56,7 @@ export class Items {
     this.heldOut = heldOut;
     const button = byId("held-out");
     button.hidden = !heldOut.length;
+    button.title = TERMS["held-out items"];
     button.textContent = `Add ${heldOut.length} held-out item${heldOut.length === 1 ? "" : "s"}`;
   }
 

@@ -3,6 +3,7 @@
 
 import { get } from "./api.js";
 import { byId, el, milliseconds, percent, whole } from "./dom.js";
+import { term } from "./help.js";
 
 const EVERY = 2000;
 const LATE = 2000;
@@ -46,12 +47,12 @@ export function watch(seen, failed) {
 
 function draw(live, silent) {
   const figures = [
-    ["share asked", percent(live.share)],
-    ["p50", milliseconds(live.p50_ms)],
-    ["p99", milliseconds(live.p99_ms)],
+    [term("share asked"), percent(live.share)],
+    [term("p50 and p99", "p50"), milliseconds(live.p50_ms)],
+    [term("p50 and p99", "p99"), milliseconds(live.p99_ms)],
     ["requests a minute", whole(live.requests)],
-    ["LLM queue", queue(live)],
-    silent ? ["server", "no answer"] : ["LLM", condition(live)],
+    [term("LLM queue"), queue(live)],
+    silent ? ["server", "no answer"] : [term("LLM"), condition(live)],
   ];
   byId("live").classList.toggle("silent", silent);
   byId("live").replaceChildren(...figures.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));

@@ -2,7 +2,9 @@
 
 import { get, key, rank } from "./api.js";
 import { drawChart, METRICS } from "./chart.js";
+import { copies, curl } from "./curl.js";
 import { byId, debounced, el, milliseconds, nats, percent, whole } from "./dom.js";
+import { explain, listTerms, term } from "./help.js";
 import { Items } from "./items.js";
 import { watch } from "./live.js";
 import { Person } from "./person.js";
@@ -39,7 +41,7 @@ async function ask() {
     return;
   }
   const mine = (waiting = new AbortController());
-  const asking = { candidates: items.list, all: state.share >= 1 };
+  const asking = { candidates: items.list, share: state.share };
   byId("ranking").setAttribute("aria-busy", "true");
   try {
     const shown = (answer, final) => mine.signal.aborted || show(answer, asking, final);
@@ -59,6 +61,13 @@ function unaskable() {
   return rangeUnderflow || badInput ? ["The deadline must be 0 ms or more.", true] : null;
 }
 
+// This ranking for a terminal; null, and why, where it could not be asked for.
+function command() {
+  const hindrance = unaskable();
+  if (hindrance) say(...hindrance);
+  return hindrance ? null : curl(new URL("v1/rank", document.baseURI).href, body(), Boolean(key()));
+}
+
 function body() {
   const timeout = byId("deadline").valueAsNumber;
   const threshold = `ratio:${state.share}`;
@@ -72,18 +81,18 @@ function show(answer, asking, final) {
   const asked = answer.candidates.filter((row) => row.routed).length;
   state.asked = asked / answer.candidates.length;
   const missed = answer.candidates.filter((row) => !row.routed && row.reason).length;
-  say(final ? `${told(asked, missed, answer.candidates.length)}${by(answer)}` : "The CRM's ranking; the LLM is being asked.");
+  say(final ? `${told(asked, missed, answer.candidates.length)}${by(answer)}` : "The base model's ranking; the LLM is being asked.");
 }
 
 // Where a canary is tried out, not everybody is answered by the version whose curve, and rule of fusion, is known.
 function by({ bundle }) {
   if (bundle !== state.curve.bundle) return ` Answered by ${bundle}.`;
-  return state.curve.fusion === "replace" ? "" : ` Its score and the CRM's count together (${state.curve.fusion}).`;
+  return state.curve.fusion === "replace" ? "" : ` Its score and the base model's count together (${state.curve.fusion}).`;
 }
 
 function told(asked, missed, count) {
   if (!missed) return `The LLM was asked about ${asked} of ${count} candidates.`;
-  return `The LLM scored ${asked} of ${count} candidates; for ${missed} the CRM's score stands.`;
+  return `The LLM scored ${asked} of ${count} candidates; for ${missed} the base model's score stands.`;
 }
 
 function timed(timing, waited) {
@@ -124,11 +133,11 @@ function draw() {
   const count = items.list.length;
   const value = qualityAt(curve.table, metric, share);
   const alone = qualityAt(curve.table, metric, 0);
-  const gain = value == null ? "" : `${value < alone ? "−" : "+"}${Math.abs(value - alone).toFixed(4)} against the CRM`;
+  const gain = value == null ? "" : `${value < alone ? "−" : "+"}${Math.abs(value - alone).toFixed(4)} against the base model`;
   const figures = [
-    ["Share asked", percent(share), `about ${whole(share * count)} of these ${count}`],
-    ["Threshold", nats(natsAt(curve, share)), natsAt(curve, share) == null ? "" : "nats of entropy or more"],
-    [METRICS[metric], value == null ? "–" : value.toFixed(4), gain],
+    [term("share asked", "Asked in this ranking"), percent(share), `about ${whole(share * count)} of these ${count}`],
+    [term("threshold", "Threshold"), nats(natsAt(curve, share)), natsAt(curve, share) == null ? "" : "nats of entropy or more"],
+    [term(METRICS[metric]), value == null ? "–" : value.toFixed(4), gain],
   ];
   byId("figures").replaceChildren(...figures.map(([name, main, note]) => el("div", {},
     el("dt", {}, name), el("dd", {}, main), el("dd", { class: "soft" }, note || "\u00a0"))));
@@ -182,6 +191,7 @@ async function open() {
   } catch (error) {
     failed(error);
   }
+  listTerms();
 }
 
 function chooseMetric(metric) {
@@ -194,6 +204,7 @@ byId("metric").append(...Object.entries(METRICS).map(([name, words], place) => e
   el("span", {}, words))));
 byId("share").addEventListener("input", moved);
 byId("again").addEventListener("click", ask);
+copies(byId("curl"), command);
 byId("progressive").addEventListener("change", ask);
 byId("deadline").addEventListener("change", ask);
 byId("key-button").hidden = !key();
@@ -207,6 +218,7 @@ byId("key-form").addEventListener("submit", (event) => {
   say("\u00a0");
   open();
 });
+explain();
 new ResizeObserver(draw).observe(byId("curve"));
 const look = watch(seen, failed);
 open();

@@ -16,16 +16,16 @@ export function drawCandidates(candidates, remove) {
   replaceRows(byId("rows"), [...fresh, ...shown.filter((one) => wanted.has(one.dataset.key))]);
 }
 
-// The answered rows in the order of their ranks; rows that were shown before slide to their new places. `all`: see `why`.
-export function drawAnswer(answer, { candidates, all }, remove) {
+// The answered rows in the order of their ranks; rows that were shown before slide to their new places. `share`: see `why`.
+export function drawAnswer(answer, { candidates, share }, remove) {
   const items = new Map(candidates.map((item) => [item.item, item]));
   const moved = movement(answer.candidates);
   const ranked = [...answer.candidates].sort((a, b) => a.rank - b.rank);
-  const rows = ranked.map((found) => row(items.get(found.item), found, why(found, all), remove, moved.get(found.item)));
+  const rows = ranked.map((found) => row(items.get(found.item), found, why(found, share), remove, moved.get(found.item)));
   sliding(byId("rows"), rows);
 }
 
-// item → places gained (positive) or lost against the CRM's own ranking; equal scores keep the request's order.
+// item → places gained (positive) or lost against the base model's own ranking; equal scores keep the request's order.
 export function movement(rows) {
   const byCrm = rows.map((found, place) => [found, place])
     .sort(([a, i], [b, j]) => b.crm - a.crm || i - j);
@@ -44,7 +44,7 @@ function row(item, found, { state, words }, remove, moved = 0) {
     el("th", { role: "rowheader", scope: "row" }, el("span", { class: "title", title: name }, name),
       el("span", { class: "soft about" }, labelled(item), about(item))),
     cell("number final", probability(found?.probability)),
-    cell("bars", bar("CRM", found?.crm), bar("LLM", found?.llm)),
+    cell("bars", bar("crm", "base model", found?.crm), bar("llm", "LLM", found?.llm)),
     cell("number entropy", found ? nats(found.entropy) : "–"),
     cell("why", el("i", { "aria-hidden": "true" }), el("span", {}, words, unknown(found))),
     cell(`number moved ${moved > 0 ? "up" : moved < 0 ? "down" : ""}`, places(moved, found)),
@@ -57,17 +57,16 @@ function labelled(item) {
   return el("span", { class: "label" }, item.label ? "liked" : "not liked");
 }
 
-function bar(name, score) {
+function bar(kind, name, score) {
   const track = el("span", { class: "track" }, el("span", { class: "fill" }));
   track.firstChild.style.width = `${100 * (score ?? 0)}%`;
-  const kind = `${name.toLowerCase()} ${score == null ? "none" : ""}`;
-  return el("span", { class: `bar ${kind}` }, el("span", { class: "who" }, name), track,
+  return el("span", { class: `bar ${kind} ${score == null ? "none" : ""}` }, el("span", { class: "who" }, name), track,
     el("span", { class: "figure" }, probability(score)));
 }
 
 function unknown(found) {
   if (!found?.unknown.length) return null;
-  return el("span", { class: "soft new" }, `New to the CRM: ${found.unknown.join(", ")}`);
+  return el("span", { class: "soft new" }, `New to the base model: ${found.unknown.join(", ")}`);
 }
 
 function places(moved, found) {

@@ -2,8 +2,8 @@
 
 // reason → [state, words]; the state is a dot's colour: easy, asked, waiting, or missed (wanted, and not answered).
 export const REASONS = {
-  "": ["easy", "Below the threshold"],
-  entropy: ["asked", "Asked: its entropy reaches the threshold"],
+  "": ["easy", "The base model was sure"],
+  entropy: ["asked", "Asked: the base model was unsure"],
   ratio: ["asked", "Asked: among the least certain"],
   no_llm: ["missed", "To be asked, but no LLM is loaded"],
   no_text: ["missed", "To be asked, but it has no title to ask about"],
@@ -15,17 +15,18 @@ export const REASONS = {
   pending: ["waiting", "Being asked"],
 };
 
-// `all`: the request wants every candidate asked, however certain.
-export function why(row, all = false) {
-  if (all && row.reason === "ratio") return { state: "asked", words: "Asked: all are" };
-  const [state, words] = REASONS[row.reason] ?? ["missed", `The CRM's score stands: ${row.reason}`];
+// `share`: how many of the candidates the request wants asked; at the ends it does not matter how sure the base model was.
+export function why(row, share = null) {
+  if (share >= 1 && row.reason === "ratio") return { state: "asked", words: "Asked: all are" };
+  if (share === 0 && !row.reason) return { state: "easy", words: "Not asked: none is" };
+  const [state, words] = REASONS[row.reason] ?? ["missed", `The base model's score stands: ${row.reason}`];
   return { state, words };
 }
 
 // Names of the Server-Timing header → what happens then, in the order in which it happens.
 export const STEPS = {
-  turn: "turn", parse: "read", wait: "hand over", store: "store", encode: "encode", crm: "CRM", prompt: "ask", queue: "queue",
-  prefill: "LLM", serialise: "write",
+  turn: "turn", parse: "read", wait: "hand over", store: "store", encode: "encode", crm: "base model", prompt: "ask",
+  queue: "queue", prefill: "LLM", serialise: "write",
 };
 
 // Where a request's time went: [{name, ms, words}]. Of an answer in two phases the header tells the first alone; what the
@@ -46,3 +47,22 @@ function tokens({ evaluated, reused }) {
   if (!evaluated && !reused) return "";
   return `${evaluated} tokens computed, ${reused} reused`;
 }
+
+// What this page calls things, for people who meet them first; `help.js` shows it.
+export const TERMS = {
+  "base model": "A conventional recommendation model (CRM), small and quick. It scores every candidate, from ids, attributes and history.",
+  LLM: "A small language model. It reads the user's history and a candidate's title as text, and says how likely a Yes is.",
+  candidate: "An item that is to be ranked for the user.",
+  probability: "How likely the user is to like the candidate: the base model's score, or what the LLM makes of it where it was asked.",
+  entropy: "How unsure the base model is about a candidate, in nats: 0 is certain, 0.6931 (ln 2) is a coin toss.",
+  threshold: "The entropy from which on the LLM is asked about a candidate, in nats.",
+  "share asked": "The part of the candidates that the LLM is asked about: in this ranking, as the slider says; in the last minute, of everybody's requests.",
+  moved: "Places that a candidate has moved against the ranking of the base model alone.",
+  AUC: "How often a liked item is ranked above one that is not: 0.5 is by chance, 1 is always. More is better.",
+  "log-loss": "How far the probabilities are from what happened. Less is better.",
+  accuracy: "How often the probability is on the right side of a half. More is better.",
+  deadline: "Milliseconds after which the answer is given, with the base model's scores where the LLM is not done.",
+  "p50 and p99": "Half of the requests took at most p50 milliseconds, 99 of 100 at most p99.",
+  "LLM queue": "Tokens of questions that wait for the LLM.",
+  "held-out items": "What the user of the sample really did later; the models have not seen it.",
+};

@@ -1,0 +1,105 @@
+"""What a command says on stderr beside its result: progress, notes, warnings. -q leaves them out, -v adds to them."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import click
+
+from corella_edge import __version__
+from corella_edge.errors import as_line
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_LOG = logging.getLogger("corella_edge")
+_LOGS = (_LOG, logging.getLogger("corella_edge_runtime"), logging.getLogger("corella_edge_export"))
+
+
+@contextmanager
+def at(level: int) -> Iterator[None]:
+    """Everything said within: at ERROR nothing but errors, at DEBUG all log messages too, at NOTSET as usual."""
+    before = [log.level for log in _LOGS]
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(FORMAT))
+    for log in _LOGS:
+        log.setLevel(level)
+    if level == logging.DEBUG:
+        logging.getLogger().addHandler(handler)
+    try:
+        with _traced() if level == logging.DEBUG else nullcontext():
+            yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        for log, old in zip(_LOGS, before, strict=True):
+            log.setLevel(old)
+
+
+@contextmanager
+def _traced() -> Iterator[None]:
+    """Debug messages at the start and the end, with the trace of an error that a person is told in one line."""
+    started = time.monotonic()
+    debug(f"corella-edge {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    try:
+        yield
+    except Exception as error:
+        if as_line(error):
+            _LOG.debug("where the error comes from", exc_info=True)
+        raise
+    debug(f"done in {time.monotonic() - started:.2f} s")
+
+
+def quiet() -> bool:
+    """Whether only errors and the result are wanted."""
+    return not _LOG.isEnabledFor(logging.WARNING)
+
+
+def usual() -> bool:
+    """Whether neither -v nor -q was given."""
+    return _LOG.level == logging.NOTSET
+
+
+def debug(text: str) -> None:
+    """What only -v shows."""
+    _LOG.debug("%s", text)
+
+
+def say(text: str) -> None:
+    """A line on stderr, unless -q was given."""
+    if not quiet():
+        click.echo(text, err=True)
+
+
+def note(text: str) -> None:
+    """Something to know."""
+    say(f"corella-edge: note: {text}")
+
+
+def warn(text: str) -> None:
+    """Something that is not as it should be."""
+    say(f"corella-edge: warning: {text}")
+
+
+class Progress:
+    """One line that is rewritten on a terminal, at most twice a second, and nothing elsewhere; `done` clears it."""
+
+    def __init__(self) -> None:
+        self._tty = sys.stderr.isatty() and not quiet()
+        self._next = time.monotonic() + 0.5
+        self._shown = False
+
+    def show(self, text: str) -> None:
+        if self._tty and time.monotonic() >= self._next:
+            self._next = time.monotonic() + 0.5
+            self._shown = True
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+
+    def done(self) -> None:
+        if self._shown:
+            self._shown = False
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
