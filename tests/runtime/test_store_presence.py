@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from corella_edge.errors import InputError, StoreGoneError
 from corella_edge.request import Event
+from corella_edge_runtime.machine.timekeeping import Reading
 from corella_edge_runtime.store.events import NewEvents
 from corella_edge_runtime.store.opening import LOCKS, beside
 from corella_edge_runtime.store.presence import Index, is_moved
@@ -123,6 +125,12 @@ def test_a_file_that_is_put_back_works_again(tmp_path: Path, suffix: str) -> Non
     check_database(path)
 
 
+def checkpoint(path: Path, mode: str) -> None:
+    """In a process of its own: here SQLite would share what it knows of the file."""
+    run = f"import sqlite3; sqlite3.connect({str(path)!r}).execute('PRAGMA wal_checkpoint({mode})').fetchall()"
+    subprocess.run([sys.executable, "-c", run], check=True)
+
+
 @pytest.mark.parametrize("mode", ["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
 def test_another_program_may_move_the_log_into_the_file(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "u.db"
@@ -131,14 +139,51 @@ def test_another_program_may_move_the_log_into_the_file(tmp_path: Path, mode: st
             store.append("u", [Event(name)])
             before = path.stat().st_mtime_ns
             time.sleep(0.02)  # file systems count time in steps
-            # A process of its own: here SQLite would share what it knows of the file.
-            run = f"import sqlite3; sqlite3.connect({str(path)!r}).execute('PRAGMA wal_checkpoint({mode})').fetchall()"
-            subprocess.run([sys.executable, "-c", run], check=True)
+            checkpoint(path, mode)
             assert path.stat().st_mtime_ns > before
         store.append("u", [Event("d")])
         assert not store.lost
     with UserStore.open(path) as store:
         assert items(store, "u") == list("abcd")
+
+
+def content(path: Path) -> bytes:
+    """Read by another process: where this one closes the file, SQLite's locks are dropped."""
+    return subprocess.run(["cat", path], stdout=subprocess.PIPE, check=True).stdout
+
+
+@pytest.mark.parametrize("moment", [None, (10**9, 10**9)])
+def test_a_file_that_was_touched_is_still_the_store(tmp_path: Path, moment: tuple[int, int] | None) -> None:
+    path = tmp_path / "users.db"
+    with UserStore.open(path) as store:
+        for name in "abc":
+            store.append("u", [Event(name)])
+            before = path.stat().st_mtime_ns
+            time.sleep(0.02)  # file systems count time in steps
+            os.utime(path, moment)
+            assert path.stat().st_mtime_ns != before or name > "a"
+        assert store.append("u", [Event("d")]) == 4
+        assert not store.lost
+        assert items(store, "u") == list("abcd")
+
+
+def test_the_files_own_earlier_content_is_told_from_a_touch(tmp_path: Path) -> None:
+    """It is of the same size, and has the same header: no page was added meanwhile."""
+    path, now = tmp_path / "users.db", 10**9
+    with UserStore.open(path, lambda: Reading("a boot", now, now)) as store:
+        store.append("u", [Event("a")])
+        checkpoint(path, "PASSIVE")
+        before = content(path)
+        now += 2
+        store.append("u", [Event("b")])
+        checkpoint(path, "PASSIVE")
+        store.append("u", [Event("c")])
+        after = content(path)
+        assert (len(before), before[:100]) == (len(after), after[:100])
+        time.sleep(0.02)  # file systems count time in steps
+        path.write_bytes(before)
+        with pytest.raises(StoreGoneError, match="was overwritten"):
+            store.append("u", [Event("d")])
 
 
 @pytest.mark.parametrize(

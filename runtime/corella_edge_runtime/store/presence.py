@@ -48,12 +48,14 @@ class Presence:
         # Held until the end: to close a handle of the file would drop SQLite's locks.
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._index = os.open(beside(path, "-shm"), os.O_RDONLY | os.O_CLOEXEC)
+        self._page = int(anchor.execute("PRAGMA page_size").fetchone()[0])
+        self._clock = int(anchor.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'clock'").fetchone()[0])
         self._overwritten = ""
         self.wrote()
 
     def wrote(self) -> None:
         """This process has written the file: what it holds now is its own."""
-        self._content, self._known = self._found_content(), self._found_index()
+        self._content, self._known, self._marks = self._found_content(), self._found_index(), self._found_marks()
 
     def lost(self) -> str:
         """What is no longer what was opened; empty if all is well."""
@@ -69,10 +71,11 @@ class Presence:
             raise gone(lost)
 
     def _is_own(self) -> bool:
-        """Whether what the file holds is of this store; another program may have moved the log into it."""
-        if self._found_content() == self._content:
+        """Whether the file holds what is of this store; other programs may have moved the log into it, or touched it."""
+        if (found := self._found_content()) == self._content:
             return True
-        if not is_moved(self._known, self._found_index()):
+        touched = found[0] == self._content[0] and self._found_marks() == self._marks  # or a copy of the same state
+        if not touched and not is_moved(self._known, self._found_index()):
             return False
         self.wrote()
         return True
@@ -94,6 +97,10 @@ class Presence:
     def _found_content(self) -> Seen:
         found = os.fstat(self._file)
         return found.st_size, found.st_mtime_ns
+
+    def _found_marks(self) -> list[bytes]:
+        """What tells two states of the file apart: SQLite's header, and the page of the store's time."""
+        return [os.pread(self._file, self._page, at * self._page) for at in (0, self._clock - 1)]
 
     def _found_index(self) -> Index:
         found = os.pread(self._index, _INDEX_BYTES, 0)
