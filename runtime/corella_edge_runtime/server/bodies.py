@@ -134,7 +134,7 @@ async def _unpacked(packed: bytes, share: Share, limits: Limits) -> bytes:
 
 
 def gunzip(packed: bytes, most: int) -> bytes | None:
-    """What is packed in a gzip stream; None if it is more than `most` bytes.
+    """What is packed in a gzip stream, with zeros behind it or not; None if it is more than `most` bytes.
 
     Raises:
         HTTPException: 400, the stream is damaged or cut off.
@@ -150,7 +150,7 @@ def gunzip(packed: bytes, most: int) -> bytes | None:
             return None
         if not stream.eof:
             raise HTTPException(400, "body: the gzip stream ends too early")
-        packed = stream.unused_data
+        packed = stream.unused_data.lstrip(b"\0")  # tools that write in blocks fill the last one up
         if not packed:
             return found
     raise HTTPException(400, f"body: a gzip stream of more than {_MEMBERS} parts")
