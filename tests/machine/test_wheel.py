@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -142,10 +143,41 @@ def test_a_damaged_wheel_in_the_cache_is_built_again(out: Out, monkeypatch: pyte
 FAILURES = {
     "print('ERROR: No matching distribution found'); raise SystemExit(1)": "ERROR: No matching distribution found",
     "print('a.c:1:2: warning: error'); print('a.c:1:2: error: no such thing'); raise SystemExit(1)": "a.c:1:2: error",
-    "raise SystemExit(3)": "pip ended with",
-    "pass": "without the wheel",
-    FAKE: "without the wheel",  # it has no kernels for every CPU
+    "raise SystemExit(3)": "pip ended with 3",
+    "print('[1/9] cc a.c'); raise SystemExit(-9)": "pip ended with",
+    "pass": "pip left no whole wheel",
+    FAKE: "pip left no whole wheel",  # it has no kernels for every CPU
 }
+VERDICT = """
+  error: subprocess-exited-with-error
+
+  × Building wheel for llama-cpp-python (pyproject.toml) did not run successfully.
+  │ exit code: 1
+  ╰─> See above for output.
+
+  Building wheel for llama-cpp-python (pyproject.toml): finished with status 'error'
+  ERROR: Failed building wheel for llama-cpp-python
+Failed to build llama-cpp-python
+ERROR: Failed to build one or more wheels"""
+# What pip shows of a build that fails → what a person is told of it.
+LOGS = {
+    "  [1/9] c++ -o a.o\n  FAILED: [code=127] a.o\n  /bin/sh: 1: /tmp/a: not found\n"
+    "  ninja: build stopped: subcommand failed.\n\n  *** CMake build failed": "/bin/sh: 1: /tmp/a: not found",
+    "  CMake Error at CMakeLists.txt:9 (message):\n    No such kernel\n\n  *** CMake configuration failed":
+        "CMake Error at CMakeLists.txt:9 (message): No such kernel",
+    "  [1/9] cc\n  a.cpp:1:2: fatal error: 'x.h' file not found\n  1 error generated.\n  ninja: build stopped":
+        "a.cpp:1:2: fatal error: 'x.h' file not found",
+    "  ERROR: No matching distribution found for cmake": "ERROR: No matching distribution found for cmake",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("log", LOGS)
+def test_a_failed_build_is_told_by_its_cause_and_not_by_pips_verdict(
+    out: Out, monkeypatch: pytest.MonkeyPatch, log: str
+) -> None:
+    monkeypatch.setattr(wheel, "_command", fake(f"print({log + VERDICT!r}); raise SystemExit(1)"))
+    with pytest.raises(CorellaError, match=re.escape(f"was not built: {LOGS[log]} (all of it: ")):
+        made(out)
 
 
 @pytest.mark.parametrize("code", FAILURES)
@@ -189,6 +221,17 @@ def test_flags_for_other_builds_do_not_reach_this_one(monkeypatch: pytest.Monkey
     settings = wheel._environment(OURS, tmp_path)
     assert "foreign" not in settings.values()
     assert settings["CMAKE_BUILD_PARALLEL_LEVEL"] == "3"
+
+
+def test_a_temporary_folder_may_have_spaces_and_quotes_in_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a b 'c'"
+    folder.mkdir()
+    settings = wheel._environment(OURS, folder)
+    given_ = shlex.split(settings["CMAKE_ARGS"])  # as scikit-build-core does
+    assert f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={folder / 'within.cmake'}" in given_
+    assert all(setting.startswith("-D") for setting in given_)
+    version = subprocess.run([settings["CC"], "--version"], capture_output=True, text=True, cwd=folder)
+    assert "clang" in version.stdout, version.stderr
 
 
 INTERRUPTED = """

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 
 from corella_edge.atomic import publish_file
@@ -48,7 +49,9 @@ _WITHIN = "set(LLAMA_BUILD_COMMON OFF)\n"
 _LEFT_OUT = ("llama_cpp/include", "llama_cpp/lib/cmake", "llama_cpp/lib/pkgconfig")
 _ROOM = 2 * 10**9  # bytes that a build takes at most while it runs
 _STEP = re.compile(r"\[\s*(\d+)/(\d+)\] ")
-_CAUSE = re.compile(r"^\s*(?:CMake Error|ERROR: |.*\b(?:fatal )?error: )")
+_CAUSE = re.compile(r"\s*(?:CMake Error|ERROR: |.*\b(?:fatal )?error: )")
+_VERDICT = "error: subprocess-exited-with-error"  # pip's: what the build itself has said stands before it
+_NO_CAUSE = re.compile(r"\s*(?:$|\[\d+/\d+\] |ninja: build stopped|\*\*\* |FAILED: )")
 _LIBRARY = re.compile(r"llama_cpp/lib/libggml-cpu-(.+)\.so")
 # What else in the environment would change the result; how many compilers run at once may be set.
 _OTHERS_FLAGS = re.compile(
@@ -220,7 +223,7 @@ def _environment(wanted: Recipe, folder: Path) -> dict[str, str]:
     return {
         "ZIG_GLOBAL_CACHE_DIR": str(folder / "zig"), "ZIG_LOCAL_CACHE_DIR": str(folder / "zig"), **kept,
         "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1", "CC": tools["cc"], "CXX": tools["c++"],
-        "CMAKE_ARGS": " ".join(f"-D{setting}" for setting in settings),
+        "CMAKE_ARGS": shlex.join(f"-D{setting}" for setting in settings),
         "SKBUILD_WHEEL_TAGS": wanted.tag, "SKBUILD_WHEEL_EXCLUDE": ";".join(wanted.left_out),
         "SKBUILD_INSTALL_STRIP": "false", "SKBUILD_NINJA_MAKE_FALLBACK": "false",
     }  # fmt: skip
@@ -282,9 +285,19 @@ def _end(child: subprocess.Popen[str]) -> None:
 
 def _why(wanted: Recipe, status: int, log: Path) -> str:
     """One line on a build that failed; the log is kept for the rest."""
-    lines = log.read_text("utf-8").splitlines()
-    causes = [line.strip() for line in lines if _CAUSE.match(line)]
-    cause = causes[0] if causes else f"pip ended with {status}, and without the wheel {wanted.file}"
+    cause = _cause(log.read_text("utf-8").splitlines()) if status else f"pip left no whole wheel {wanted.file}"
     kept = cache_folder() / "wheel-build.log"
     _copy(log, kept)
-    return f"llama-cpp-python {wanted.release} was not built: {cause[:200]} (all of it: {kept})"
+    why = cause[:200] or f"pip ended with {status}"
+    return f"llama-cpp-python {wanted.release} was not built: {why} (all of it: {kept})"
+
+
+def _cause(lines: list[str]) -> str:
+    """The first error of compiler, cmake or pip, else the last thing that was said; empty if nothing was."""
+    said = list(takewhile(lambda line: line.strip() != _VERDICT, lines))
+    for at, line in enumerate(said):
+        if _CAUSE.match(line):
+            # cmake says where, and on the next lines what.
+            more = next(filter(None, map(str.strip, said[at + 1 :])), "") if line.endswith(":") else ""
+            return f"{line.strip()} {more}".strip()
+    return next((line.strip() for line in reversed(said) if not _NO_CAUSE.match(line)), "")
