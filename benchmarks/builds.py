@@ -22,9 +22,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from corella_edge.errors import CorellaError, InputError
+from corella_edge.errors import InputError
 from options import check_words, words
-from results import write
+from results import ended
 from scoring.pairs import ENOUGH, OURS, Pair, alternate, median_ms, ratio
 from scoring.quiet import Watch, undisturbed
 
@@ -122,16 +122,7 @@ def main() -> int:
         child(Path(sys.argv[2]), int(sys.argv[3]))
         return 0
     options = parse()
-    try:
-        check(options)
-        result = {"what": "two builds of llama.cpp", "threads": options.threads, "rows": measure(options)}
-    except CorellaError as error:
-        print(f"builds: {error}", file=sys.stderr)
-        return error.exit_code
-    print(json.dumps(result))
-    if options.out:
-        write(options.out, result)
-    return 0
+    return ended("builds", lambda: measure(options), options.out)
 
 
 def parse() -> argparse.Namespace:
@@ -162,16 +153,17 @@ def check(options: argparse.Namespace) -> None:
             raise InputError(f"--{name} {folder}: holds no {LIBRARY}")
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
-    """A row a type."""
+def measure(options: argparse.Namespace) -> Row:
+    """A row a type. Raises InputError: an option that does not fit."""
     from scoring.models import subject
 
+    check(options)
     files = subject("135m", options.work, options.types, None, None).files
     rows = []
     for kind in options.types:
         rows.append(undisturbed(partial(compared, kind, files[kind], options), itemgetter("load"), options.retries))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    return rows
+    return {"what": "two builds of llama.cpp", "threads": options.threads, "rows": rows}
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ be busy.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.bundle.artefact import Bundle
-from corella_edge.errors import BundleError, CorellaError, InputError
+from corella_edge.errors import BundleError, InputError
 from corella_edge.prompt import PromptEncoder, Tokens
 from corella_edge.request import Request
 from corella_edge_runtime.bench import traffic
@@ -36,7 +34,7 @@ from corella_edge_runtime.llm.llama.binding import Model
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from corella_edge_runtime.llm.settings import MOST_QUEUED, LlmSettings
 from corella_edge_runtime.machine.tune.workload import prompts_of
-from results import write
+from results import ended
 
 FloatArray = npt.NDArray[np.float64]
 VISITS = 6  # of a user before the latest event, and again after it
@@ -68,21 +66,18 @@ class Visit:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    try:
-        check(options)
-        bundles = [opened(path) for path in options.bundles]
-        found = [row for bundle, files in bundles for row in of_bundle(bundle, files, options)]
-    except CorellaError as error:
-        print(f"deviation: {error}", file=sys.stderr)
-        return error.exit_code
+    return ended("deviation", lambda: measure(options), options.out)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """A row a file of weights. Raises CorellaError: an option, or a bundle that can not be used."""
+    check(options)
+    bundles = [opened(path) for path in options.bundles]
+    found = [row for bundle, files in bundles for row in of_bundle(bundle, files, options)]
     print(table(found))
     names = ("threads", "callers", "candidates")
-    result = {"what": "deviation of P(Yes) from the deterministic mode", **{k: getattr(options, k) for k in names}}
-    result |= {"far": FAR, "rows": found}
-    print(json.dumps(result))
-    if options.out:
-        write(options.out, result)
-    return 0
+    about = {"what": "deviation of P(Yes) from the deterministic mode", **{k: getattr(options, k) for k in names}}
+    return {**about, "far": FAR, "rows": found}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -11,7 +11,6 @@ is changed where llama.cpp makes the context. About ten minutes of two quiet cor
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from corella_edge.errors import CorellaError, InputError
+from corella_edge.errors import InputError
 from corella_edge_runtime.llm.contract import Prompt
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from options import check_words, numbers, words
-from results import write
+from results import ended
 from scoring.models import TYPES, Subject, subject
 from scoring.pairs import ENOUGH, OURS, Pair, alternate, median_ms, ratio
 from scoring.quiet import Watch, is_void, undisturbed
@@ -42,15 +41,7 @@ Row = dict[str, Any]
 
 def main() -> int:
     options = parse()
-    try:
-        result = measure(options)
-    except CorellaError as error:
-        print(f"llm_settings: {error}", file=sys.stderr)
-        return error.exit_code
-    print(json.dumps(result))
-    if options.out:
-        write(options.out, result)
-    return 0
+    return ended("llm_settings", lambda: measure(options), options.out)
 
 
 def parse() -> argparse.Namespace:

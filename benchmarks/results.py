@@ -1,16 +1,35 @@
-"""Results that are kept: the figures with machine, versions and commit."""
+"""Results: printed, and kept with machine, versions and commit."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from corella_edge.errors import CorellaError
 from corella_edge_runtime.bench.machine import machine, versions
 
 HEAVY = ("torch", "transformers", "polars", "gguf", "onnx")
+
+
+def ended(name: str, measure: Callable[[], dict[str, Any]], out: Path | None) -> int:
+    """Measure, print the figures and keep them in `out`: the exit code of the benchmark `name`.
+
+    What can not be measured is one line on standard error.
+    """
+    try:
+        figures = measure()
+    except CorellaError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return error.exit_code
+    print(json.dumps(figures))
+    if out:
+        write(out, figures)
+    return 0
 
 
 def write(path: Path, figures: dict[str, Any]) -> None:
