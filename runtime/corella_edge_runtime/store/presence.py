@@ -71,7 +71,7 @@ class Presence:
             raise gone(lost)
 
     def _is_own(self) -> bool:
-        """Whether the file holds what is of this store; other programs may have moved the log into it, or touched it."""
+        """Whether what it holds is of this store; other programs may have moved the log into it, or touched it."""
         if (found := self._found_content()) == self._content:
             return True
         touched = found[0] == self._content[0] and self._found_marks() == self._marks  # or a copy of the same state
