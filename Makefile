@@ -10,11 +10,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 demo: setup
 	$(BIN)/corella-edge demo --out $(OUT)
 
+# A file's tests stay together, since they share what they train; a few processes more take much memory.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
+# What takes minutes, one after the other, and the property tests with more examples.
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow or hypothesis" --hypothesis-profile thorough
 
 check: setup
 	$(BIN)/ruff check .

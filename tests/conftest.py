@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import warnings
 
 from hypothesis import HealthCheck, settings
 
 import corella_edge_export  # noqa: F401 - before any test imports torch: libgomp reads its setting once
 
-settings.register_profile("corella", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# `make test-slow` names the thorough one.
+for name, examples in {"corella": 50, "thorough": 300}.items():
+    settings.register_profile(name, deadline=None, max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("corella")
 
 # A script's background job and `nohup` start with some signals ignored, and so would every process that a test starts.
@@ -19,6 +22,9 @@ for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, si
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# The power does not fail during a test: waiting for the disk would show nothing. Processes of their own still do.
+os.fsync = lambda handle: None
+
 # One state folder for all, before anything loads llama.cpp: what was found out about it is found out once.
 _state = tempfile.TemporaryDirectory(prefix="corella-edge-tests-")
 os.environ["XDG_STATE_HOME"] = _state.name
@@ -26,3 +32,5 @@ os.environ["XDG_STATE_HOME"] = _state.name
 
 def pytest_unconfigure() -> None:
     _state.cleanup()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        warnings.simplefilter("ignore", ResourceWarning)  # for the streams that execnet leaves open

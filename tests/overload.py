@@ -6,13 +6,14 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from corella_edge.request import Event, User
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.llama.binding import Model
 from corella_edge_runtime.llm.llama.kept import KeptPrefixes
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from corella_edge_runtime.llm.settings import LlmSettings
@@ -45,8 +46,9 @@ def _prompts(llm: Llm, draw: np.random.Generator) -> list[Prompt]:
     return [Prompt(prefix, tuple(suffix)) for suffix in suffixes]
 
 
-def batch_cost(model: Any, llm: Llm, arrivals: list[Arrival]) -> float:
-    """Seconds a token, of the same scorer with nothing else to do and full decodes; the best of three."""
+def batch_cost(root: Path, llm: Llm, arrivals: list[Arrival]) -> float:
+    """Seconds a token, of the bundle's LLM with nothing else to do and full decodes; the best of three."""
+    model = Model(root / "llm.gguf")
     scorer = YesNoScorer(model, llm.prompts.tokens, LlmSettings())
     prompts = [prompt for arrival in arrivals for prompt in arrival.prompts]
     best = math.inf
@@ -57,6 +59,7 @@ def batch_cost(model: Any, llm: Llm, arrivals: list[Arrival]) -> float:
             scorer.score(prompts[first : first + 500])
         best = min(best, (time.perf_counter() - started) / (scorer.counters.evaluated_tokens - before))
     scorer.close()
+    model.close()
     return best
 
 

@@ -1,7 +1,7 @@
 """Runs commands in forks of one process, each with the standard streams and limits that its case asks for.
 
-Arguments: modules to load before. In: a JSON list of {"args", "streams": {"0" | "1" | "2": how}, "limits": {name:
-number}}. Out: a JSON list of [exit code, stderr].
+Arguments: modules to load before. In: lines, each a JSON list of {"args", "streams": {"0" | "1" | "2": how}, "limits":
+{name: number}}. Out: for each a line, a JSON list of [exit code, stderr].
 How: "closed", "full" (/dev/full), "gone" (a pipe nobody reads), otherwise a file; by default the null device, and for
 2 a pipe that is read to its end.
 """
@@ -82,4 +82,5 @@ def run(case: dict) -> tuple[int, str]:
 if __name__ == "__main__":
     for module in sys.argv[1:]:
         importlib.import_module(module)
-    print(json.dumps([run(case) for case in json.load(sys.stdin)]))
+    for line in sys.stdin:
+        print(json.dumps([run(case) for case in json.loads(line)]), flush=True)

@@ -312,16 +312,21 @@ def test_the_export_finds_a_checkpoint_that_has_moved(
         Run.open(trained.folder, data, moved)
 
 
+@pytest.mark.parametrize("ablations", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_study_of_adapters_scores_them_in_the_precision_of_their_training(
-    recipe: Recipe, data: PreparedData, trained: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    recipe: Recipe, data: PreparedData, trained: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    ablations: bool,
+) -> None:  # fmt: skip
     held: list[torch.dtype] = []
     monkeypatch.setattr(llm, "checkpoint_model", _noting(llm.checkpoint_model, held))
-    settings = study.Settings((recipe.seed,), draws=20, reuse=(trained.folder,))
+    settings = study.Settings((recipe.seed,), ablations, draws=20, reuse=(trained.folder,))
     found = study.study(recipe, data, tmp_path / "study", settings, lambda message: None, quiet=True)
     assert set(held) == {torch.bfloat16}
     variants = ["full", "without stage 1", "without stage 2", "without alignment", "without stage 3"]
-    assert [row["name"] for row in found["ablation"][:5]] == list(found["analysis"]["models_by_variant"]) == variants
+    assert list(study.variants(recipe)) == variants
+    wanted = variants if ablations else variants[:1]
+    assert list(found["analysis"]["models_by_variant"]) == wanted
+    assert [row["name"] for row in found["ablation"][: len(wanted)]] == wanted
     full = tmp_path / "study" / f"seed-{recipe.seed}" / "full"
     for stage in ("crm", "joint", "continuation"):  # nothing of the finished run is trained again
         ours, theirs = (folder / stage / "best.safetensors" for folder in (full, trained.folder))

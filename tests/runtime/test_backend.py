@@ -239,8 +239,9 @@ def test_real_prompts_from_eight_threads(llama: Any, model: Any, prompts: Any, r
 
 
 @EVERY_TYPE
-def test_ten_thousand_random_operations_leave_the_cache_consistent(
-    llama: Any, model: Any, prompts: Any, reference: Any
+@pytest.mark.parametrize("operations", [3_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_thousands_of_random_operations_leave_the_cache_consistent(
+    llama: Any, model: Any, prompts: Any, reference: Any, operations: int
 ) -> None:
     made: list[YesNoScorer] = []
 
@@ -248,12 +249,12 @@ def test_ten_thousand_random_operations_leave_the_cache_consistent(
         made.append(YesNoScorer(model, llama.tokens, LlmSettings(kept_tokens=300, batch=64), cells=256))
         return made[0]
 
-    backend, draw = ThreadBackend(make, LlmSettings(queue_tokens=3000)), random.Random(5)
+    backend, draw = ThreadBackend(make, LlmSettings(queue_tokens=1000)), random.Random(5)
     rows = {user: prompts(user, range(user, user + 8)) for user in range(15)}
     expected = {user: [reference.probability(prompt) for prompt in rows[user]] for user in rows}
     waiting: list[tuple[int, int, Future[Answers]]] = []
     seen: Counter[str] = Counter()
-    for _ in range(10_000):
+    for _ in range(operations):
         kind = draw.random()
         if kind < 0.5 or not waiting:
             user, count = draw.randrange(15), draw.randint(1, 8)
@@ -271,7 +272,7 @@ def test_ten_thousand_random_operations_leave_the_cache_consistent(
                 assert answer.reason in ("", "deadline", "queue_full")
                 assert answer.reason or answer.probability == pytest.approx(p, abs=reference.tolerance)
     wait([future for _, _, future in waiting], 60)
-    assert min(seen[reason] for reason in ("", "deadline", "cancelled", "queue_full")) > 20
+    assert min(seen[reason] for reason in ("", "deadline", "cancelled", "queue_full")) > operations // 500
     stats, context = backend.stats(), made[0]._context
     assert (stats["queued"], stats["errors"]) == (0.0, 0.0)
     # All cells but the latest prefix's are free again, and everything still answers as at first.

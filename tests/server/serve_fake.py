@@ -15,6 +15,7 @@ from corella_edge.request import Request
 from corella_edge.scores import Scores
 from corella_edge_runtime.server.bodies import parse_body
 from corella_edge_runtime.server.following import BundleSource
+from corella_edge_runtime.server.guard.connections import ConnectionLimits
 from corella_edge_runtime.server.guard.limits import Limits
 from corella_edge_runtime.server.routes import rank
 from corella_edge_runtime.server.run import Settings, listen, run
@@ -47,8 +48,11 @@ try:
     run(
         BundleSource(Path(), lambda _: Slow(delay=OPTIONS.get("delay", 0.0))),
         listen(OPTIONS.get("host", "127.0.0.1"), 0),
-        Settings(Limits(timeout_ms=OPTIONS.get("timeout_ms", 1000.0)), grace_seconds=OPTIONS.get("grace", 20.0)),
+        Settings(
+            Limits(timeout_ms=OPTIONS.get("timeout_ms", 1000.0)), grace_seconds=OPTIONS.get("grace", 20.0),
+            connections=ConnectionLimits(half_closed_seconds=OPTIONS.get("half_closed_seconds", 2.0)),
+        ),
         on_listening=click.echo,
-    )
+    )  # fmt: skip
 except BundleError as error:
     sys.exit(f"failed: {error}")

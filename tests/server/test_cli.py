@@ -15,6 +15,7 @@ import pytest
 
 from corella_edge.cli.serve import serve
 from corella_edge_runtime.server.run import Settings
+from sessions import run
 
 SCRIPT = Path(__file__).with_name("serve_cli.py")
 BLOCKED = "import sys; sys.modules[sys.argv.pop(1)] = None; from corella_edge.cli import main; main(sys.argv[1:])"
@@ -102,9 +103,9 @@ def test_missing_bundle(tmp_path):
 
 @pytest.mark.parametrize("threshold", ["0.9", "-1", "nan", "half", "ratio:", "ratio:2", "ratio:half"])
 def test_impossible_threshold(bundle, threshold):
-    code, line = fail("serve", bundle, "--threshold", threshold, "--port", 0)
-    assert code == 2
-    assert threshold.removeprefix("ratio:") in line
+    done = run("serve", bundle, "--threshold", threshold, "--port", 0)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert threshold.removeprefix("ratio:") in done.err
 
 
 @pytest.mark.parametrize("missing", ["uvicorn", "starlette", "prometheus_client"])

@@ -57,7 +57,7 @@ class App:
             if not message["more_body"] and path != "/never":
                 break
         if path == "/slow":
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.25)
         if path == "/stream":
             await self._stream(send)
             return
@@ -251,7 +251,7 @@ def test_an_idle_connection_is_closed_after_the_keep_alive_time(serve: Serve) ->
 
 
 def test_a_request_at_work_may_take_longer_than_a_head(serve: Serve) -> None:
-    site = serve(ConnectionLimits(header_seconds=0.2))
+    site = serve(ConnectionLimits(header_seconds=0.1))
     with site.connect() as client:
         client.sendall(SLOW + b"\r\n")  # old clients send a line feed more
         assert read_answer(client)[0] == 200
@@ -343,7 +343,8 @@ def test_only_so_many_pipelined_requests_are_begun_ahead(site: Site, monkeypatch
     ("raw", "count"),
     [(GET, 1), (SLOW, 1), (SLOW + GET, 2), (SLOW + GET + b"GET /x HT", 2), (SLOW + GET * 500, 501), (SLOW * 6, 6)],
 )
-def test_a_client_that_has_said_its_last_gets_its_answers(site: Site, raw: bytes, count: int) -> None:
+def test_a_client_that_has_said_its_last_gets_its_answers(serve: Serve, raw: bytes, count: int) -> None:
+    site = serve(ConnectionLimits(half_closed_seconds=1.0))
     with site.connect() as client:
         client.sendall(raw)
         client.shutdown(socket.SHUT_WR)
@@ -491,13 +492,14 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off(serve: Serve, more: b
 
 def test_a_client_that_reads_slowly_but_steadily_gets_all(serve: Serve) -> None:
     site = serve()
-    received = 0
+    received, began = 0, time.monotonic()
     with site.connect(buffer=65536) as client:
         client.sendall(GET.replace(b"/a", b"/big")[:-2] + b"Connection: close\r\n\r\n")
-        while part := client.recv(2**18):
+        while part := client.recv(2**18, socket.MSG_WAITALL):
             received += len(part)
             time.sleep(0.01)
     assert received > BIG
+    assert time.monotonic() - began > QUICK.write_seconds
     assert site.counters.timed_out == 0
 
 

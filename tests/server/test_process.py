@@ -196,7 +196,7 @@ def test_a_body_that_is_still_arriving_does_not_hold_up_the_stop(serve):
 
 
 def test_a_client_that_closes_does_not_make_a_stop_unclean(serve):
-    served = serve(delay=12.0, grace=7.0, timeout_ms=None)
+    served = serve(delay=5.0, grace=3.0, half_closed_seconds=0.2, timeout_ms=None)
     served.until(lambda: served.status("/v2/health/ready") == 200)
     body = b'{"user":{}}'
     with served.connect() as client:
