@@ -144,6 +144,9 @@ def _settle_signals(args: list[str]) -> None:
         return
     # Ignored by whoever started us, the ends of our own children would go unseen.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # polars sets a handler of its own when it is imported, whatever was there.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     if args[:1] == ["serve"]:
         for number in _HARMLESS:
             signal.signal(number, signal.SIG_IGN)
