@@ -78,7 +78,7 @@ def export(tiny, out):
 def test_killed_and_complete(tiny, tmp_path):
     """The quick one, with a shorter training; those below take more moments."""
     recipe = tmp_path / "short.toml"
-    recipe.write_text(RECIPE.read_text("utf-8").replace("epochs = 7", "epochs = 2"), "utf-8")
+    recipe.write_text(RECIPE.read_text("utf-8").replace("epochs = 7", "epochs = 1"), "utf-8")
     args = ["train", recipe, "--data", tiny.data, "--out"]
     succeed(*args, tmp_path / "whole")
     assert under_fire("SIGKILL", 1, 0.6, "-", *args, tmp_path / "run")

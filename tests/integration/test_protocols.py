@@ -212,7 +212,7 @@ def test_rankings_are_answered_in_time_during_long_questions(served):
 
     def ask() -> list[int]:
         url = f"{served.url}/v1/score"
-        return [httpx.post(url, json=question, timeout=300).status_code for _ in range(10)]
+        return [httpx.post(url, json=question, timeout=300).status_code for _ in range(4)]
 
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask)
@@ -220,7 +220,7 @@ def test_rankings_are_answered_in_time_during_long_questions(served):
             found = httpx.post(f"{served.url}/v1/rank", json=ranking, timeout=60)
             assert found.status_code == 200, found.text
             meanwhile += not asked.done()
-    assert asked.result() == [200] * 10
+    assert asked.result() == [200] * 4
     assert meanwhile
 
 
