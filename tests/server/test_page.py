@@ -206,6 +206,7 @@ def test_enter_takes_the_user_who_was_typed_and_never_a_new_one(tab):
     field.fill("zzzz")
     option = tab.get_by_role("option")
     field.press("Enter")
+    option.filter(has_text="A new user").wait_for()
     tab.wait_for_timeout(400)
     assert option.all_inner_texts() == ["A new user\nno profile, no history"]
     field.blur()
