@@ -18,7 +18,7 @@ EXIT_CODES = {
     6: "the user store can not do what was asked",
     7: "llama.cpp does not compute on this machine, or an LLM that is required does not answer",
     130: "interrupted (Ctrl-C); the same command starts again or goes on",
-    141: "whoever read standard output has left, as `head` does; nothing is said",
+    141: "the reader of standard output has closed it, as `head` does; nothing is printed",
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _HINTS = {

@@ -257,7 +257,7 @@ def sampled_mean(values: npt.ArrayLike, bootstrap: Bootstrap) -> Sampled:
 def sampled_ece(probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap, bins: int = BINS) -> Sampled:
     """ECE under every draw of users.
 
-    Rows keep the bins of all rows: a draw only weighs them anew, so its bins hold about equal mass. Absolute values
+    Rows keep the bins of all rows: a draw only reweighs them, so its bins hold about equal mass. Absolute values
     make noise count as error, so draws lie above the value as a rule, and its interval may not hold it.
     """
     excess = np.asarray(probability, dtype=np.float64) - np.asarray(label, dtype=np.float64)

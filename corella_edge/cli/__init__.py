@@ -142,7 +142,7 @@ def _settle_signals(args: list[str]) -> None:
     """Before anything is imported that takes a while. What else a process inherits as ignored stays so."""
     if threading.current_thread() is not threading.main_thread():
         return
-    # Ignored by whoever started us, the ends of our own children would go unseen.
+    # If the parent process ignores it, we would not see our own children end.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # polars sets a handler of its own when it is imported, whatever was there.

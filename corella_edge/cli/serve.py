@@ -150,7 +150,7 @@ def _check_extra() -> None:
 
 
 def _say_listening(address: str) -> None:
-    with suppress(OutputError):  # a server serves, whoever reads that
+    with suppress(OutputError):  # a server goes on serving when nobody reads its output
         click.echo(f"corella-edge: listening on {address}")
 
 

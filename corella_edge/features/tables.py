@@ -89,7 +89,7 @@ class FactTable:
 class RatingCodes:
     """Ratings → indices of a vocabulary of numbers; a rating that is no value of it, or nan, is OOV.
 
-    `ratings` float32 [1, size]: the rating of each index, nan of those that are none.
+    `ratings` float32 [1, size]: the rating of each index, NaN where the index is not a rating.
     """
 
     def __init__(self, vocab: Vocabulary) -> None:

@@ -66,7 +66,7 @@ def notes(result: Result) -> list[str]:
     lines = [
         f"Measured: {result['measured']}; {timed} requests a ratio, ratios interleaved, after a warm-up.",
         f"Requests: {made['source']} ({made['users']} users); {new:.0%} of them by another user than the one before, "
-        "so that the LLM has to read a history anew.",
+        "so that the LLM has to read the whole history again.",
         "ratio: asked for; share: of the timed candidates, those in which the LLM's score counts "
         f"({result['fusion']['rule']}); ms per candidate = request / candidates.",
         f"AUC: {made['labelled_rows']:,} labelled rows, each scored once by both models; 95 % by bootstrap over users.",

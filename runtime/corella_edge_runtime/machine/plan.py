@@ -193,10 +193,10 @@ def find(
 
     Args:
         explicit: a plan file that the user named; None = the usual place, where none may be, and where one that is
-            damaged is passed over.
-        machine: this one; a plan of another is passed over.
+            damaged is ignored.
+        machine: this one; a plan of another machine is ignored.
         check: see `read`.
-        warn: told why a plan is passed over.
+        warn: told why a plan is ignored.
 
     Raises:
         InputError: the named file is damaged, can not be read or followed, or is of another bundle.

@@ -56,7 +56,7 @@ class Settings:
 def listen(host: str, port: int) -> list[socket.socket]:
     """Listening sockets, one for each address of `host`; `::` is every address of IPv4, too, where the system can.
 
-    Port 0 takes a free one, the same for all. An address that this machine does not have is told and passed over,
+    Port 0 takes a free one, the same for all. An address that this machine does not have is reported and skipped,
     if there is another.
 
     Raises:

@@ -2,7 +2,7 @@
 
 An application sees a request when its head is complete; what a client does before that, or instead of that, is handled
 here. Only httptools' parser is served, which the extra [serve] brings: uvicorn's other one is several times slower.
-Two rules of HTTP that neither of them keeps are kept here, too: an offer to upgrade is passed over (RFC 9110, 7.8), and
+Two rules of HTTP that neither of them keeps are kept here, too: an offer to upgrade is ignored (RFC 9110, 7.8), and
 nothing is chunked for HTTP/1.0 (RFC 9112, 6.1).
 """
 

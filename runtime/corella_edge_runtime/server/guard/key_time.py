@@ -28,7 +28,7 @@ class KeyTime:
     """The time now. Used in one thread."""
 
     def __init__(self, file: Path | None = None, clocks: Callable[[], Reading] = read_clocks) -> None:
-        """`file`: where it is kept; None = nowhere. One that can not be read, or is damaged, is begun anew."""
+        """`file`: where it is kept; None = nowhere. One that cannot be read, or is damaged, is replaced."""
         self._file, self._clocks = file, clocks
         self._timeline = _kept(file) or Timeline.begin(clocks())
         self._kept_at = self._timeline.stamp - KEPT_SECONDS
@@ -82,7 +82,7 @@ def _kept(file: Path | None) -> Timeline | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
-        _LOG.warning("%s can not be read: the time that keys expire by begins anew", file)
+        _LOG.warning("%s cannot be read: the time by which keys expire starts again", file)
         return None
 
 
