@@ -82,7 +82,7 @@ def test_even_a_clock_that_was_ahead_for_long_is_forgiven(caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"now": {"stamp": 1}, "past": []}', b'{"now": 3, "past": 4}'])
-def test_a_damaged_file_is_begun_anew(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_file_is_replaced(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
     kept = tmp_path / "time.json"
     kept.write_bytes(content)
     time = KeyTime(kept, Clocks())
