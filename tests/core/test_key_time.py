@@ -88,7 +88,7 @@ def test_a_damaged_file_is_replaced(tmp_path: Path, content: bytes, caplog: pyte
     time = KeyTime(kept, Clocks())
     assert time.now() == at(START)
     time.settle()
-    assert "can not be read" in caplog.text
+    assert "cannot be read" in caplog.text
     assert KeyTime(kept, Clocks()).now() == at(START)
     assert len(caplog.messages) == 1
 
