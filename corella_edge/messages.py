@@ -134,9 +134,10 @@ def _place(path: str) -> str:
 def check_features(features: Mapping[str, Any], path: str) -> None:
     """What a type can not say of features: raises InputError for a whole number that is too large."""
     for name, value in features.items():
-        for entry in value if type(value) is list else (value,):
+        listed = type(value) is list
+        for i, entry in enumerate(value if listed else (value,)):
             if type(entry) is int and abs(entry) > MAX_WHOLE:
-                raise InputError(f"{path}.{named(name)}: the number is too large")
+                raise InputError(f"{path}.{named(name)}{f'[{i}]' if listed else ''}: the number is too large")
 
 
 def an_id(value: str | int, path: str) -> str:

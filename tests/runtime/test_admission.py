@@ -106,27 +106,6 @@ def test_as_many_are_asked_as_will_be_answered_in_time() -> None:
     assert desk.number(prompts(100), 0.5) in [(n, "busy") for n in range(3)]
 
 
-@pytest.mark.parametrize(("prefix", "part"), [(0, (50, 70)), (200, (0, 0))])
-def test_a_part_that_would_mostly_pay_for_its_prefix_leaves_its_time_to_others(
-    prefix: int, part: tuple[int, int]
-) -> None:
-    desk = Desk()
-    assert desk.number(prompts(100, prefix=200, user=1), 2.0)[0] == 100
-    # 1.2 of 1.8 seconds are promised: half of the rest would go into 200 tokens that answer nobody.
-    number, reason = desk.number(prompts(100, prefix=prefix, user=2), 2.0)
-    assert reason == "busy"
-    assert part[0] <= number <= part[1]
-    if not number:
-        assert desk.number(prompts(20, prefix=200, user=3), 2.0)[0] == 20
-
-
-@given(st.integers(1, 300), st.integers(0, 400), st.integers(1, 20))
-def test_an_idle_llm_is_asked_whatever_the_prefix_takes(number: int, prefix: int, tokens: int) -> None:
-    asked, _ = Desk().number(prompts(number, tokens, prefix), 1.0)
-    possible = (0.9 - PER_TOKEN * prefix) / (PER_TOKEN * tokens)
-    assert asked >= min(number, math.floor(0.5 * possible))  # decodes by themselves take time, too
-
-
 def test_what_waits_counts_until_it_has_ended_whoever_ends_it() -> None:
     desk = Desk()
     first = desk.admission.admit(prompts(40), 10.5, 10.0)

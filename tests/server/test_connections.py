@@ -183,6 +183,28 @@ def test_a_whole_body_is_noted_when_it_is_there(serve: Serve) -> None:
     assert later <= noted[3] <= time.monotonic()
 
 
+def test_the_time_of_a_pipelined_request_begins_when_those_before_it_are_answered(serve: Serve) -> None:
+    begun: list[float] = []
+    arrived: list[float] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.append(time.monotonic())
+        while (await receive())["more_body"]:
+            pass
+        arrived.append(scope["state"][ARRIVED])
+        await asyncio.sleep(0.2)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    site = serve(app=app)
+    with site.connect() as client:
+        client.sendall(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab" * 3)
+        assert [read_answer(client) for _ in range(3)] == [(200, b"")] * 3
+    for later in (1, 2):
+        assert arrived[later] <= begun[later]
+        assert arrived[later] - arrived[later - 1] >= 0.15  # a loop's timers may be a little early
+
+
 def test_a_head_that_comes_byte_by_byte_is_read(site: Site) -> None:
     with site.connect() as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -561,8 +583,6 @@ def test_whatever_comes_ends_and_leaves_the_server_well(one_site: Site, pieces: 
 LIMITED = """
 import resource, sys
 from corella_edge_runtime.server.guard.connections import BoundedProtocol, ConnectionLimits, within_files
-from corella_edge_runtime.server.guard.limits import ARRIVED
-from corella_edge_runtime.server.sending import JoinedAnswer
 soft, hard, most = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 print(within_files(ConnectionLimits(most=most)).most, *resource.getrlimit(resource.RLIMIT_NOFILE))

@@ -26,9 +26,6 @@ MARGIN, WAY_BACK, ENOUGH = 0.1, 0.003, 1.0
 # Of the time until it is due: most that one who gives way gets, what is before it included. Of the queue, as well:
 # most that all of them hold.
 YIELDING = 0.5
-# Of the answers a second that a request gives when the LLM has time for it: what a part of it must give that is all
-# there is time for beside other work. A user's prefix is paid for however few prompts follow.
-WORTH = 0.9
 _STATE = np.empty(0, np.uint8)
 
 
@@ -100,11 +97,6 @@ def fitting(number: int, cost: Callable[[int], float], most: float) -> int:
     return bisect_right(range(1, number), most, key=cost)
 
 
-def worth_it(number: int, alone: int, cost: Callable[[int], float]) -> bool:
-    """Whether the first `number` prompts are worth their time, where without other work there was time for `alone`."""
-    return number >= alone or number * cost(alone) >= WORTH * alone * cost(number)
-
-
 class Admission:
     """Keeps the account of what was let through. Any thread may call any method."""
 
@@ -172,9 +164,6 @@ class Admission:
         room = self._room(prompts, yields)
         news = self._news(prompts)
         number = fitting(room, lambda count: self._seconds(prompts, news, count, 1.0), most)
-        alone = fitting(room, lambda count: self._seconds(prompts, news, count, 1.0), end - now)
-        if not yields and not worth_it(number, alone, lambda count: self._seconds(prompts, news, count)):
-            number = 0
         if room and not number and self._may_try(now):
             number = 1
         self._not_asked += len(prompts) - number

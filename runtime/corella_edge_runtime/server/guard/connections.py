@@ -253,6 +253,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        if ARRIVED in cycle.scope["state"]:  # it came while the one before it was answered: that time is not its own
+            cycle.scope["state"][ARRIVED] = time.monotonic()
         self._answer = JoinedAnswer(cycle)
         cycle.transport = self._answer  # type: ignore[assignment]
         answering: Any = app if cycle.scope["http_version"] == "1.1" else Unchunked(app, cycle)
