@@ -25,6 +25,7 @@ def demo(out: Path, seed: int) -> None:
     need_export("demo", "F16", "Q8_0")
     from corella_edge_export.demo import demo as run
     from corella_edge_export.demo import text
+    from corella_edge_export.report import report_if_possible
 
     started, line = time.monotonic(), Progress()
 
@@ -34,6 +35,7 @@ def demo(out: Path, seed: int) -> None:
 
     result = run(out, seed, say, lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"))
     line.done()
+    report_if_possible(out / "run")
     click.echo(text(result))
     click.echo(_commands(out))
 

@@ -69,6 +69,11 @@ class CrmRecipe:
     evaluations: int = 2
     patience: int = 3
 
+    @property
+    def trains(self) -> bool:
+        """Whether the stage is on."""
+        return self.epochs > 0
+
 
 @dataclass(frozen=True, slots=True)
 class LoraRecipe:
@@ -99,6 +104,11 @@ class TextRecipe:
     evaluations: int = 4
     patience: int = 4
 
+    @property
+    def trains(self) -> bool:
+        """Whether the stage is on."""
+        return bool(self.files) and self.epochs > 0
+
 
 @dataclass(frozen=True, slots=True)
 class StageRecipe:
@@ -113,6 +123,11 @@ class StageRecipe:
     warmup: float = 0.05
     evaluations: int = 2
     patience: int = 4
+
+    @property
+    def trains(self) -> bool:
+        """Whether the stage is on."""
+        return self.epochs > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +259,9 @@ def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
 
 def _recipe(table: Mapping[str, Any], where: Place) -> Recipe:
     recipe: Recipe = _section(Recipe, table, where)
-    for keys, section in _sections(recipe):
-        _check_numbers(section, where.at(*keys))
     if recipe.seed < 0:
         raise RecipeError(f"{where.at('seed')}: {recipe.seed} is below 0")
+    _check_numbers(recipe, where)
     _check_threshold(recipe.export.threshold, where.at("export", "threshold"))
     _check_crm(recipe.crm, where.at("crm"))
     _check_llm(recipe.llm, where)
@@ -262,14 +276,6 @@ def at_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
     if recipe.llm.source != "checkpoint":
         raise InputError(f"--checkpoint: the recipe {recipe.name} trains a model from scratch")
     return replace(recipe, llm=replace(recipe.llm, path=str(folder.resolve())))
-
-
-def _sections(recipe: Recipe) -> tuple[tuple[tuple[str, ...], Any], ...]:
-    return (
-        (("crm",), recipe.crm), (("llm",), recipe.llm), (("llm", "text"), recipe.llm.text),
-        (("llm", "lora"), recipe.llm.lora), (("joint",), recipe.joint), (("continuation",), recipe.continuation),
-        (("export",), recipe.export),
-    )  # fmt: skip
 
 
 def _check_crm(crm: CrmRecipe, where: Place) -> None:
@@ -308,9 +314,11 @@ def _check_stages(recipe: Recipe, where: Place) -> None:
 
 
 def _check_numbers(section: Any, where: Place) -> None:
-    """Counts are at least 1, some may be 0, shares lie in [0, 1]."""
+    """Counts are at least 1, some may be 0, shares lie in [0, 1]; in every table below, too."""
     for item in fields(section):
         value = getattr(section, item.name)
+        if is_dataclass(value) and not isinstance(value, Template):
+            _check_numbers(value, where.at(item.name))
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 continue

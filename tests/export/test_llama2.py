@@ -34,6 +34,7 @@ from corella_edge_export.training.align import pairs_for
 from corella_edge_export.training.checkpoint import finished
 from corella_edge_export.training.loop import Part
 from corella_edge_export.training.run import Run
+from corella_edge_export.training.stage import enabled
 from corella_edge_export.training.tasks.joint import JointTask
 from corella_edge_export.training.tasks.llm import LlmTask
 from corella_edge_runtime.llm.llama.binding import Model
@@ -144,7 +145,7 @@ def trained(recipe: Recipe, data: PreparedData, tmp_path_factory: pytest.TempPat
 
 def test_the_recipe_is_the_papers() -> None:
     recipe = load_recipe(NAME)
-    assert stages.enabled(recipe) == ["crm", "joint", "continuation"]
+    assert [stage.name for stage in enabled(recipe)] == ["crm", "joint", "continuation"]
     joint = recipe.joint
     assert (joint.llm_weight, joint.crm_weight, joint.align_weight) == (1.0, 1.0, 0.1)
     assert all(20_000 <= stage.rows <= 30_000 for stage in (joint, recipe.continuation))
@@ -192,7 +193,7 @@ def test_the_alignment_reaches_the_adapters(recipe: Recipe, data: PreparedData, 
 def _gradients(recipe: Recipe, data: PreparedData, trained: Run) -> dict[str, torch.Tensor]:
     alone = replace(recipe, joint=replace(recipe.joint, llm_weight=0.0, crm_weight=0.0, align_weight=1.0))
     made = stages.Stages(Run(trained.folder, alone, data, torch.bfloat16), quiet=True)
-    task, _ = made._joint()
+    task, _ = made.task("joint")
     assert isinstance(task, JointTask)
     task.model.train()
     torch.manual_seed(3)

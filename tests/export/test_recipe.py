@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import RecipeError
 from corella_edge_export.recipe import Recipe, load_recipe, recipe_from, shipped
-from corella_edge_export.training.stages import enabled
+from corella_edge_export.training.stage import enabled
 
 DEFAULT = Recipe("r")
 
@@ -167,7 +167,7 @@ def test_a_bad_base_is_one_clear_error(tmp_path: Path, text: str, part: str) -> 
 
 def test_in_the_papers_regime_stages_2_and_3_have_the_only_answers() -> None:
     found, small = load_recipe("ml-1m-stages"), load_recipe("ml-1m-small")
-    assert enabled(found) == ["text", "crm", "joint", "continuation"]
+    assert [stage.name for stage in enabled(found)] == ["text", "crm", "joint", "continuation"]
     assert (found.crm, found.prompt) == (small.crm, small.prompt)
     assert all(20_000 <= stage.rows <= 30_000 for stage in (found.joint, found.continuation))
     assert found.joint.align_weight == small.joint.align_weight == 0.1

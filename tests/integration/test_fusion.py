@@ -16,8 +16,8 @@ from corella_edge.routing.fusion import fuse
 from corella_edge.routing.policy import entropy, is_routed
 from corella_edge_export.bundling.write import score_rows
 from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.data.rowset import choose_users, history_needed
 from corella_edge_export.evaluation.fusion import fused, fusion, routed
-from corella_edge_export.evaluation.rowset import choose_users, history_needed
 from corella_edge_export.evaluation.scored import Scored
 from corella_edge_export.training.run import Run
 from corella_edge_runtime import reference

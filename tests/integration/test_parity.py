@@ -10,7 +10,7 @@ import pytest
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.evaluation.rowset import RowSet, choose_users, history_needed
+from corella_edge_export.data.rowset import RowSet, choose_users, history_needed
 from corella_edge_export.training.run import Run
 from corella_edge_export.training.tasks import crm as train_crm
 from corella_edge_export.training.tasks import llm as train_llm

@@ -68,25 +68,6 @@ def _mixed(requests: Sequence[Request], encoder: FeatureEncoder, number: int, si
     return Request(user, (*candidates, Candidate("no such item")))
 
 
-def check_tokens(model: Model, encoder: PromptEncoder, users: Iterable[User]) -> int:
-    """How many texts (every item, header and tail) llama.cpp and the trainer's tokenizer split alike.
-
-    Raises:
-        ExportError: one differs; the message shows it.
-    """
-    template = encoder.template
-    items = (template.item_text(attributes) for attributes in encoder.catalog.attributes)
-    headers = {template.header(user) for user in users}
-    tails = {template.tail(event) for user in users for event in user.history}
-    texts = [text for text in (*items, *headers, *tails, template.yes, template.no) if text is not None]
-    runtime = PromptEncoder(template, encoder.catalog, model.tokenize, encoder.tokens)
-    for text in texts:
-        expected, found = encoder.tokenize(text), runtime.tokenize(text)
-        if expected != found:
-            raise ExportError(f"tokenisation differs for {text!r}: {expected} in training, {found} in llama.cpp")
-    return len(texts)
-
-
 def torch_llm(reader: Reader, builder: SequenceBuilder, rows: npt.NDArray[np.int64], split: Any) -> dict[int, float]:
     """Row → P(Yes) by transformers, of the split's given rows."""
     sequences = builder.exact(split, np.unique(split.users[rows]).tolist(), set(rows.tolist()))

@@ -29,11 +29,11 @@ from corella_edge.routing.policy import RATIOS, Calibration, entropy, is_routed,
 from corella_edge_export.bundling import verify
 from corella_edge_export.bundling.fusion import rule_for
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
+from corella_edge_export.data.rowset import RowSet, choose_rows, choose_users, history_needed
 from corella_edge_export.data.sampling import request_json
-from corella_edge_export.evaluation.rowset import RowSet, choose_rows, choose_users, history_needed
 from corella_edge_export.evaluation.scored import Scored
 from corella_edge_export.llm.model import merged
-from corella_edge_export.llm.to_gguf import write_gguf
+from corella_edge_export.llm.to_gguf import check_tokens, write_gguf
 from corella_edge_export.training.run import Run
 from corella_edge_runtime import reference
 from corella_edge_runtime.crm import Crm
@@ -114,7 +114,7 @@ class Export:
         recipe = self.run.recipe
         write_gguf(merged(trained), self.run.tokenizer(), f16, recipe.name, self.run.spm(), recipe.llm.context)
         model = Model(f16)
-        texts = verify.check_tokens(model, self.prompts, [r.user for r in self.requests[:200]])
+        texts = check_tokens(model, self.prompts, [r.user for r in self.requests[:200]])
         model.close()
         self.say(f"LLM: {texts} texts tokenised alike; GGUF f16 against transformers")
         self._check_f16(f16)

@@ -19,11 +19,11 @@ from corella_edge.bundle import artefact as bundle
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.policy import RATIOS
 from corella_edge_export.data.prepared import PreparedData, fingerprint
+from corella_edge_export.data.rowset import RowSet, choose_users, history_needed
 from corella_edge_export.evaluation import plots, tables
 from corella_edge_export.evaluation.boundary import calibration
 from corella_edge_export.evaluation.fusion import routed
 from corella_edge_export.evaluation.groups import about, thirds
-from corella_edge_export.evaluation.rowset import RowSet, choose_users, history_needed
 from corella_edge_export.evaluation.scored import METRICS, Json, Judge, Scored, gains, shown
 from corella_edge_export.evaluation.scored import number as finite
 from corella_edge_export.evaluation.shares import lines

@@ -41,9 +41,9 @@ from corella_edge_export.llm import model as llm
 from corella_edge_export.llm import tokenizer
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_from
-from corella_edge_export.report.log import STAGES
 from corella_edge_export.training import checkpoint
 from corella_edge_export.training.align import Alignment, pairs_for
+from corella_edge_export.training.stage import STAGES, last_of
 from corella_edge_export.training.tasks import text as plain_text
 from corella_edge_export.training.tasks.joint import side_of
 from corella_edge_export.training.tasks.llm import Reader, trained_tensors
@@ -124,18 +124,16 @@ class Run:
         return members.new_crm(schema, self.recipe.crm)
 
     def crm(self, stage: str | None = None) -> CrmModel:
-        """The trained CRM: after the joint stage if the recipe has one, or after the named stage."""
-        stage = stage or ("joint" if self.recipe.joint.epochs else "crm")
+        """The trained CRM: after the last stage of the recipe that trains it, or after the named one."""
+        stage = stage or last_of(self.recipe, "crm").name
         model = self.new_crm()
         weights = self.best(stage)
         model.load_state_dict(side_of(weights, "crm") if stage == "joint" else weights)
         return model.eval()
 
     def llm(self, stage: str | None = None) -> Any:
-        """The trained LLM with its adapters: after the last stage of the recipe, or after the named one."""
-        recipe = self.recipe
-        last = "continuation" if recipe.continuation.epochs else "joint" if recipe.joint.epochs else "llm"
-        stage = stage or last
+        """The trained LLM with its adapters: after the recipe's last stage that trains it, or after the named one."""
+        stage = stage or last_of(self.recipe, "llm").name
         model = self.new_llm()
         weights = self.best(stage)
         load_into(model, side_of(weights, "llm") if stage == "joint" else weights)
@@ -255,7 +253,7 @@ def hold(folder: Path, recipe: Recipe, data: PreparedData, label: str = "run.jso
 
 def _clear(folder: Path, label: str) -> None:
     """Remove what a run writes before anything is trained, and the folder where nothing else is in it."""
-    for name in ("vocab", "tokenizer", *STAGES):
+    for name in ("vocab", "tokenizer", *(stage.name for stage in STAGES)):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("schema.json", "catalog.jsonl", label):
         (folder / name).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 
 from corella_edge_export.data.prepare import prepare
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.evaluation.rowset import HistoryCut, choose_rows, choose_users
+from corella_edge_export.data.rowset import HistoryCut, choose_rows, choose_users
 
 
 @pytest.fixture(scope="module")
