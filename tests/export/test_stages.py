@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from corella_edge.bundle import artefact  # noqa: E402
 from corella_edge.errors import InputError  # noqa: E402
 from corella_edge_export.bundling.write import Options, export  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
@@ -125,6 +126,16 @@ def test_a_run_of_all_stages_exports(whole: Run, tmp_path: Path) -> None:
     assert torch.equal(whole.crm().state_dict()["head.weight"], crm["crm.head.weight"])
     llm = checkpoint.load_tensors(whole.folder / "continuation" / "best.safetensors")
     assert torch.equal(whole.llm().model.norm.weight, llm["model.norm.weight"])
+
+
+def test_an_export_seals_and_opens_its_bundle_once(whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of gigabytes are hashed in both."""
+    seal, problems, done = artefact.seal, artefact.Bundle.problems, []
+    monkeypatch.setattr(artefact, "seal", lambda *args: (done.append("seal"), seal(*args))[1])
+    monkeypatch.setattr(artefact.Bundle, "problems", lambda bundle: (done.append("open"), problems(bundle))[1])
+    bundle = exported(whole, tmp_path / "bundle")
+    assert done == ["seal", "open"]
+    assert bundle == artefact.Bundle.open(tmp_path / "bundle")
 
 
 def test_only_equal_stages_are_taken_over(
