@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -16,6 +17,7 @@ from corella_edge.errors import InputError, RecipeError
 from corella_edge.formats.text_files import TextFile, UnreadableError
 from corella_edge.prompt import Template
 from corella_edge.routing.policy import parse_share, parse_threshold
+from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, nested
 from corella_edge_export.recipe_text import Place, parse
 
 _TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
@@ -26,53 +28,6 @@ _MAY_BE_ZERO = (
     "cross_layers", "cross_rank", "item_vectors", "rows", "valid_rows", "weight_decay", "epochs", "seed", "text_weight",
     "llm_weight", "crm_weight", "align_weight", "pairs", "blocks",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class CrmRecipe:
-    """DCNv2 (arXiv 2008.13535) and stage 1, its warm-up on all training rows; `epochs` 0 switches the stage off.
-
-    `cross_rank` 0 means full-rank cross layers. `oov_rate` is the share of user and item ids replaced by OOV in
-    training, so that unseen ids have a trained row. `history` events are pooled, evenly or by `attention` of the
-    candidate; derived statistics look back on `window` events, whose ratings count from the `centre`: the mean of
-    all training ratings, or of the event's item. `item_quality` adds how liked the candidate and the history's items
-    are in training rows, where `item_text` names attributes whose words speak for items of few rows; `item_vectors`
-    (their width) adds how far the same users like both, `user_level` how much more than others a known user likes,
-    `user_leaning` whether that is so of good and of old films, and `history_pace` how quickly event follows event.
-    Embeddings begin at random with the deviation `embedding_std`. The CRM is the mean of `members` DCNv2.
-    A metric is looked at after every `epoch / evaluations` rows.
-    """
-
-    embedding_dim: int = 32
-    embedding_std: float = 0.05
-    cross_layers: int = 3
-    cross_rank: int = 0
-    structure: Literal["parallel", "stacked"] = "parallel"
-    hidden: tuple[int, ...] = (200, 80)
-    dropout: float = 0.1
-    history: int = 30
-    pooling: Literal["mean", "attention"] = "mean"
-    window: int = 256
-    centre: Literal["all", "item"] = "all"
-    item_quality: bool = False
-    item_text: tuple[str, ...] = ()
-    item_vectors: int = 0
-    user_level: bool = False
-    user_leaning: bool = False
-    history_pace: bool = False
-    members: int = 1
-    oov_rate: float = 0.1
-    batch_size: int = 1024
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-5
-    epochs: int = 5
-    evaluations: int = 2
-    patience: int = 3
-
-    @property
-    def trains(self) -> bool:
-        """Whether the stage is on."""
-        return self.epochs > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +127,8 @@ class JointRecipe(StageRecipe):
     """Stage 2 (arXiv 2403.16378): both models and the projections on the same `rows` random rows.
 
     The loss is llm_weight * L_llm + crm_weight * L_crm + align_weight * L_align, where L_align sums over `pairs`
-    (LLM block, cross layer), counted from 1, the `exponent`-th power of the L2 distance between both hidden
-    states, projected to `width` numbers, divided by `width`. No pairs = every cross layer with one of the last
+    (LLM block, CRM layer), counted from 1, the `exponent`-th power of the L2 distance between both hidden
+    states, projected to `width` numbers, divided by `width`. No pairs = every CRM layer with one of the last
     blocks. The paper gives the weights; pairs, exponent and width it leaves open. The projections start at random
     and must follow the models, not pull them along: they have a learning rate of their own.
     """
@@ -269,6 +224,18 @@ def _recipe(table: Mapping[str, Any], where: Place) -> Recipe:
     return recipe
 
 
+def recipe_of_run(table: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe that a run was begun with, also by a release whose [crm] had no sections."""
+    return recipe_from({**table, "crm": nested(table.get("crm", {}))}, where)
+
+
+def table_of(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON, for a run's own file; without the sections of families that it does not train."""
+    table = {**asdict(recipe), "crm": recipe.crm.table()}
+    found: dict[str, Any] = json.loads(json.dumps(table, default=dict))
+    return found
+
+
 def at_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
     """The recipe with its checkpoint in another folder. Raises InputError for a recipe that trains from scratch."""
     if folder is None:
@@ -279,11 +246,10 @@ def at_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
 
 
 def _check_crm(crm: CrmRecipe, where: Place) -> None:
-    for name in ("item_text", "user_level"):
-        if getattr(crm, name) and not crm.item_quality:
-            raise RecipeError(f"{where}: {name} rests on the items' quality; set item_quality = true")
-    if crm.user_leaning and not crm.user_level:
-        raise RecipeError(f"{where}: user_leaning goes with the users' levels; set user_level = true")
+    known = ", ".join(map(repr, FAMILIES))
+    _checked(crm.kind, crm.kind in FAMILIES, where.at("kind"), f"one of {known}")
+    for problem in crm.features.problems():
+        raise RecipeError(f"{where.at('features')}: {problem}")
 
 
 def _check_llm(llm: LlmRecipe, where: Place) -> None:
@@ -308,9 +274,9 @@ def _check_stages(recipe: Recipe, where: Place) -> None:
     if recipe.joint.epochs and recipe.continuation.epochs and not recipe.joint.rows:
         raise RecipeError(f"{where.at('joint', 'rows')}: 0 takes all rows, and the continuation wants others")
     for pair in recipe.joint.pairs:
-        if len(pair) != 2 or min(pair) < 1 or pair[1] > recipe.crm.cross_layers:
+        if len(pair) != 2 or min(pair) < 1 or pair[1] > recipe.crm.family.layers:
             place = where.at("joint", "pairs")
-            raise RecipeError(f"{place}: {list(pair)} is no [LLM block, cross layer], counted from 1")
+            raise RecipeError(f"{place}: {list(pair)} is no [LLM block, CRM layer], counted from 1")
 
 
 def _check_numbers(section: Any, where: Place) -> None:
@@ -358,7 +324,7 @@ def _section(cls: Any, table: Any, where: Place) -> Any:
     known = {item.name for item in fields(cls)}
     for key in table:
         if key not in known:
-            raise RecipeError(f"{where.at(key)}: unknown key {key!r}; {_meant(key, sorted(known))}")
+            raise RecipeError(f"{where.at(key)}: unknown key {key!r}; {_meant(key, cls, where)}")
     values = {key: _value(hints[key], value, where.at(key)) for key, value in table.items()}
     for item in fields(cls):
         if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
@@ -366,7 +332,14 @@ def _section(cls: Any, table: Any, where: Place) -> Any:
     return cls(**values)
 
 
-def _meant(key: str, known: list[str]) -> str:
+def _meant(key: str, cls: Any, where: Place) -> str:
+    """The section below that has the key, or the key that was likely meant."""
+    parts = {name: hint for name, hint in get_type_hints(cls).items() if is_dataclass(hint)}
+    below = [name for name, hint in parts.items() if key in {item.name for item in fields(hint)}]
+    if below:
+        tables = [f"[{'.'.join((*where.keys, name))}]" for name in below]
+        return f"it belongs in {' or '.join(tables)}"
+    known = sorted(item.name for item in fields(cls))
     near = difflib.get_close_matches(key.lower(), known, 1)
     return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
 

@@ -66,7 +66,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ({"prompt": {"profile": {"age": "{}", "intrests": "Likes {}"}}},
          "prompt.profile: .* no attribute 'intrests' of a user, only age, interests"),
         ({"crm": {"item_quality": True, "item_text": ["plot"]}},
-         "crm, item_text: .* no text 'plot' of an item, only title, genres"),
+         "crm, features, item_text: .* no text 'plot' of an item, only title, genres"),
     ],
 )  # fmt: skip
 def test_an_attribute_that_the_data_have_not_is_one_error_before_any_work(

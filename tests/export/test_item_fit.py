@@ -21,13 +21,14 @@ from corella_edge_export.crm.fitted import items as item_fit  # noqa: E402
 from corella_edge_export.crm.fitted import schema as fit  # noqa: E402
 from corella_edge_export.crm.fitted import words as item_text  # noqa: E402
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema  # noqa: E402
+from corella_edge_export.crm.recipe import FeaturesRecipe  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
 from corella_edge_export.crm.to_onnx import export_onnx  # noqa: E402
-from corella_edge_export.recipe import CrmRecipe  # noqa: E402
 from corella_edge_export.training.run import Run, deciding  # noqa: E402
 from corella_edge_export.training.tasks import crm as train_crm  # noqa: E402
 
-RECIPE = CrmRecipe(embedding_dim=4, hidden=(8,), history=7, window=11, item_quality=True, item_vectors=6)
+RECIPE = tiny_run.crm_recipe(embedding_dim=4, hidden=(8,), history=7, window=11, item_quality=True, item_vectors=6)
+FEATURES = RECIPE.features
 NUMBERS = ("history_number_quality", "history_similarity")
 
 
@@ -86,7 +87,7 @@ def test_a_training_row_does_not_see_its_own_fold(tmp_path: Path) -> None:
     users = item_fit.folds(data)[0]
     rows = data.split("train")
     inside = np.flatnonzero(users[rows.users])
-    without = catalog_of(data, RECIPE, users)
+    without = catalog_of(data, FEATURES, users)
     own = train.derived[NUMBERS[0]][inside, 0]
     qualities = [without.attributes[item]["quality"] for item in rows.items[inside]]
     np.testing.assert_allclose(own, qualities, atol=1e-6)
@@ -95,9 +96,9 @@ def test_a_training_row_does_not_see_its_own_fold(tmp_path: Path) -> None:
     flipped[inside] = 1 - flipped[inside]
     split = data.split
     data.split = lambda name: replace_labels(split(name), flipped) if name == "train" else split(name)
-    again = catalog_of(data, RECIPE, users)
+    again = catalog_of(data, FEATURES, users)
     assert again.attributes == without.attributes
-    assert catalog_of(data, RECIPE).attributes != catalog.attributes
+    assert catalog_of(data, FEATURES).attributes != catalog.attributes
     for name in NUMBERS:
         assert not np.array_equal(train.derived[name], plain.derived[name]), name
 
@@ -108,7 +109,7 @@ def replace_labels(split: Any, labels: Any) -> Any:
 
 def test_onnx_equals_torch_with_the_numbers(fitted: Any, tmp_path: Path) -> None:
     data = fitted.data
-    encoder = FeatureEncoder(fit_schema(data, RECIPE), catalog_of(data, RECIPE))
+    encoder = FeatureEncoder(fit_schema(data, FEATURES), catalog_of(data, FEATURES))
     torch.manual_seed(0)
     model = DCNv2(encoder.schema, RECIPE).eval()
     split = data.split("test")
@@ -139,4 +140,4 @@ def test_an_attribute_with_the_name_of_a_fitted_number_is_refused(monkeypatch: A
     monkeypatch.setattr(fit, "rated", lambda data: False)
     monkeypatch.setattr(item_fit, "quality", lambda data, users, text: np.zeros(1))
     with pytest.raises(InputError, match="'quality'"):
-        fit.catalog_of(data, CrmRecipe(item_quality=True))
+        fit.catalog_of(data, FeaturesRecipe(item_quality=True))

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from checkpoints import copy_tokenizer, random_llama
 from corella_edge.cli import main
 from corella_edge.errors import CorellaError
+from corella_edge_export import report
 from corella_edge_export.bundling.write import Options, export
 from corella_edge_export.data.contract import RawData
 from corella_edge_export.data.prepare import write_prepared
@@ -149,7 +150,7 @@ def test_the_recipe_is_the_papers() -> None:
     joint = recipe.joint
     assert (joint.llm_weight, joint.crm_weight, joint.align_weight) == (1.0, 1.0, 0.1)
     assert all(20_000 <= stage.rows <= 30_000 for stage in (joint, recipe.continuation))
-    assert pairs_for(joint.pairs, 32, recipe.crm.cross_layers) == [(30, 1), (31, 2), (32, 3)]
+    assert pairs_for(joint.pairs, 32, recipe.crm.family.layers) == [(30, 1), (31, 2), (32, 3)]
 
 
 def test_only_adapters_are_kept(trained: Run, checkpoint: Path) -> None:
@@ -291,6 +292,7 @@ def test_the_command_takes_the_checkpoints_folder(
 
     out.mkdir()
     monkeypatch.setattr(*((stages, "train", begin) if name == "train" else (study, "study", begin)))
+    monkeypatch.setattr(report, "report_if_possible", lambda folder: None)
     monkeypatch.chdir(checkpoint.parent)
     code, _ = command(NAME, Path(checkpoint.name))
     assert code == 0

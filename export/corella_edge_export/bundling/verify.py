@@ -15,7 +15,7 @@ from corella_edge.errors import ExportError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidate, Request, User
-from corella_edge_export.crm.ensemble import CrmModel
+from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.training.tasks.crm import tensors
 from corella_edge_export.training.tasks.llm import Reader, predict

@@ -83,7 +83,7 @@ class Export:
 
     def write_crm(self) -> None:
         """crm.onnx, checked at several batch sizes with unknown ids; crm.int8.onnx where wanted."""
-        self.say("CRM: DCNv2 to ONNX")
+        self.say(f"CRM: {self.run.recipe.crm.model} to ONNX")
         model, path = self.run.crm(), self.folder / "crm.onnx"
         export_onnx(model, self.schema, path)
         chosen = [self.requests[i] for i in self.reference]
@@ -208,7 +208,7 @@ class Export:
         about = {
             "recipe": recipe,
             "data": {key: run.data.info.get(key) for key in ("name", "licence", "redistributable", "notes", "sources")},
-            "models": {"crm": "DCNv2", "llm": self.llm_files()},
+            "models": {"crm": run.recipe.crm.model, "llm": self.llm_files()},
             "packages": {name: installed(name) for name in PACKAGES},
         }
         bundle.seal(self.folder, options.name or run.recipe.name, options.version, about)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from corella_edge_export.evaluation import plots, tables
 from corella_edge_export.evaluation.boundary import boundary
 from corella_edge_export.evaluation.scored import Json, Pair
 from corella_edge_export.llm import model as llm
-from corella_edge_export.recipe import Recipe
+from corella_edge_export.recipe import Recipe, table_of
 from corella_edge_export.report import report_if_possible
 from corella_edge_export.study.analysis import DRAWS, ablation, against, analyse, by_variant, combine, combine_ablations
 from corella_edge_export.study.baseline import smoothed_rates
@@ -139,7 +139,7 @@ def _together(found: Sequence[tuple[Json, list[Json]]], settings: Settings) -> J
 
 def _about(recipe: Recipe, data: PreparedData, settings: Settings) -> Json:
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
-    table = json.loads(json.dumps(asdict(recipe), default=dict))
+    table = table_of(recipe)
     table["llm"]["path"] = Path(recipe.llm.path).name  # folders are the machine's own business
     return {
         "what": "study", "recipe": table, "name": recipe.name,

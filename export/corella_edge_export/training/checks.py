@@ -39,7 +39,7 @@ def check(recipe: Recipe, data: PreparedData) -> str:
 
 def check_attributes(recipe: Recipe, data: PreparedData) -> None:
     """Raises InputError if the recipe names an attribute that the data have not: a prompt would be without it."""
-    check_text(data, recipe.crm, f"recipe {recipe.name}")
+    check_text(data, recipe.crm.features, f"recipe {recipe.name}")
     items, users = ["title", *data.item_attributes], list(data.user_attributes)
     if MEAN_RATING in recipe.prompt.item_fields and rated(data):
         items.append(MEAN_RATING)

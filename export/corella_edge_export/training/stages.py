@@ -26,6 +26,7 @@ from tqdm import tqdm
 from corella_edge import atomic
 from corella_edge.errors import InputError
 from corella_edge.features.encoder import FeatureEncoder
+from corella_edge_export.crm.recipe import CrmRecipe, flat
 from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.llm import model as llm
@@ -95,6 +96,8 @@ def _deciding(need: str, recipe: Recipe, found: dict[str, str]) -> Any:
         name = resolve(need, found)
         return found[name] if name else need.removesuffix("/")
     part = attrgetter(need)(recipe)
+    if isinstance(part, CrmRecipe):
+        return deciding(flat(part.table()))
     return deciding(asdict(part)) if is_dataclass(part) and not isinstance(part, type) else part
 
 
@@ -159,8 +162,8 @@ class Stages:
         if split not in self._rows:
             encoder = FeatureEncoder(self.schema, self.catalog)
             parts = self.run.parts() if split == "train" else ()
-            crm, training = self.run.recipe.crm, split == "train"
-            levels, leanings = training and crm.user_level, training and crm.user_leaning
+            features, training = self.run.recipe.crm.features, split == "train"
+            levels, leanings = training and features.user_level, training and features.user_leaning
             data = self.run.data
             self._rows[split] = EncodedRows(data, split, encoder, parts=parts, levels=levels, leanings=leanings)
         return self._rows[split]

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from corella_edge import metrics
-from corella_edge_export.crm.ensemble import CrmModel, members_of
+from corella_edge_export.crm.base import CrmModel
+from corella_edge_export.crm.ensemble import members_of
+from corella_edge_export.crm.levels import UserLevels
+from corella_edge_export.crm.recipe import CrmRecipe
 from corella_edge_export.crm.rows import EncodedRows, mask_ids
-from corella_edge_export.recipe import CrmRecipe
 from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
 
 if TYPE_CHECKING:
@@ -60,9 +62,9 @@ class CrmTask:
 
 def with_levels(model: CrmModel, train: EncodedRows) -> CrmModel:
     """The model, its users' levels filled in where it has any."""
-    for member in members_of(model):
-        if member.levels is not None:
-            member.levels.fill(train.user_levels())
+    for part in model.modules():
+        if isinstance(part, UserLevels):
+            part.fill(train.user_levels())
     return model
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from corella_edge_export.crm.ensemble import CrmModel
+from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.rows import EncodedRows, mask_ids
 from corella_edge_export.llm.sequences import Sequence
 from corella_edge_export.recipe import JointRecipe
