@@ -23,7 +23,7 @@ from corella_edge_export.recipe_text import Place, parse
 _TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 _PLAIN = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false")
 _SHARES = ("dropout", "oov_rate", "warmup", "spell_rate")
-_POSITIVE = ("embedding_std", "learning_rate", "crm_learning_rate", "align_learning_rate", "exponent")
+_POSITIVE = ("embedding_std", "scale", "learning_rate", "crm_learning_rate", "align_learning_rate", "exponent")
 _MAY_BE_ZERO = (
     "cross_layers", "cross_rank", "item_vectors", "rows", "valid_rows", "weight_decay", "epochs", "seed", "text_weight",
     "llm_weight", "crm_weight", "align_weight", "pairs", "blocks",
@@ -289,6 +289,7 @@ def _check_numbers(section: Any, where: Place) -> None:
             if isinstance(number, bool) or not isinstance(number, (int, float)):
                 continue
             low, high = (0, 1) if item.name in _SHARES else (0 if item.name in _MAY_BE_ZERO else 1, math.inf)
+            low, high = item.metadata.get("range", (low, high))
             right = 0 < number < math.inf if item.name in _POSITIVE else low <= number <= high
             if not right or math.isinf(number):
                 raise RecipeError(f"{where.at(item.name)}: {number} is out of range")

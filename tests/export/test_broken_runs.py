@@ -67,6 +67,8 @@ def contents(folder: Path) -> dict[str, bytes]:
          "prompt.profile: .* no attribute 'intrests' of a user, only age, interests"),
         ({"crm": {"item_quality": True, "item_text": ["plot"]}},
          "crm, features, item_text: .* no text 'plot' of an item, only title, genres"),
+        ({"crm": {"item_quality": True, "item_number": {"attribute": "year"}}},
+         "crm, features, item_number: .* no attribute 'year' of an item, only genres"),
     ],
 )  # fmt: skip
 def test_an_attribute_that_the_data_have_not_is_one_error_before_any_work(

@@ -160,6 +160,15 @@ def test_text_and_levels_want_quality() -> None:
             recipe_from({"name": "x", "crm": {"features": {key: value}}}, "x")
 
 
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [({"attribute": "year"}, "item_number rests on the items' quality"), ({"first": 3}, "first 3 is above last 0")],
+)
+def test_what_is_wrong_of_a_number_is_told(number: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError, match=rf"crm, features: .*{told}"):
+        recipe_from({"name": "x", "crm": {"features": {"item_number": number}}}, "x")
+
+
 def test_leanings_want_levels() -> None:
     with pytest.raises(RecipeError, match="crm, features: user_leaning goes with the users' levels"):
         recipe_from({"name": "x", "crm": {"features": {"item_quality": True, "user_leaning": True}}}, "x")

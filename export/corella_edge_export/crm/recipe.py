@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 # The families: `kind` in a recipe, which is also the name of the family's section and module → the class there.
 FAMILIES = {"dcnv2": "DCNv2", "din": "DIN"}
+
+
+ANY = {"range": (-math.inf, math.inf)}  # of a key that may be below 0
+
+
+@dataclass(frozen=True, slots=True)
+class NumberRecipe:
+    """A number of the items that liking follows, such as a year of release: section [crm.features.item_number].
+
+    `attribute` names it, "" is none. It is an input as (number - `mean`) / `scale`, and the items' quality may take
+    a step at every whole number from `first` to `last`. Both go with `item_quality`.
+    """
+
+    attribute: str = ""
+    mean: float = field(default=0.0, metadata=ANY)
+    scale: float = 1.0
+    first: int = field(default=0, metadata=ANY)
+    last: int = field(default=0, metadata=ANY)
+
+    @property
+    def steps(self) -> range:
+        """The whole numbers that quality may take a step at."""
+        return range(self.first, self.last + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +41,9 @@ class FeaturesRecipe:
     `history` events are pooled; derived statistics look back on `window` events, whose ratings count from the
     `centre`: the mean of all training ratings, or of the event's item. `item_quality` adds how liked the candidate
     and the history's items are in training rows, where `item_text` names attributes whose words speak for items of
-    few rows; `item_vectors` (their width) adds how far the same users like both, `user_level` how much more than
-    others a known user likes, `user_leaning` whether that is so of good and of old films, and `history_pace` how
-    quickly event follows event.
+    few rows, and `item_number` a number that liking follows; `item_vectors` (their width) adds how far the same users
+    like both, `user_level` how much more than others a known user likes, `user_leaning` whether that is so of good
+    items and of a high `item_number`, and `history_pace` how quickly event follows event.
     """
 
     history: int = 30
@@ -31,12 +55,17 @@ class FeaturesRecipe:
     user_level: bool = False
     user_leaning: bool = False
     history_pace: bool = False
+    item_number: NumberRecipe = field(default_factory=NumberRecipe)
 
     def problems(self) -> Iterator[str]:
         """Keys that lack another one."""
         for name in ("item_text", "user_level"):
             if getattr(self, name) and not self.item_quality:
                 yield f"{name} rests on the items' quality; set item_quality = true"
+        if self.item_number.attribute and not self.item_quality:
+            yield "item_number rests on the items' quality; set item_quality = true"
+        if self.item_number.first > self.item_number.last:
+            yield f"item_number: first {self.item_number.first} is above last {self.item_number.last}"
         if self.user_leaning and not self.user_level:
             yield "user_leaning goes with the users' levels; set user_level = true"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder
-from corella_edge_export.crm.fitted.schema import MEAN_RATING, check_text, rated
+from corella_edge_export.crm.fitted.schema import MEAN_RATING, check_features, rated
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.rowset import RowSet, choose_rows, history_needed
 from corella_edge_export.llm import model as llm
@@ -39,7 +39,7 @@ def check(recipe: Recipe, data: PreparedData) -> str:
 
 def check_attributes(recipe: Recipe, data: PreparedData) -> None:
     """Raises InputError if the recipe names an attribute that the data have not: a prompt would be without it."""
-    check_text(data, recipe.crm.features, f"recipe {recipe.name}")
+    check_features(data, recipe.crm.features, f"recipe {recipe.name}")
     items, users = ["title", *data.item_attributes], list(data.user_attributes)
     if MEAN_RATING in recipe.prompt.item_fields and rated(data):
         items.append(MEAN_RATING)

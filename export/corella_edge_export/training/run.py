@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.ensemble import new_crm
 from corella_edge_export.crm.fitted.items import folds
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema
-from corella_edge_export.crm.recipe import flat, nested
+from corella_edge_export.crm.recipe import NumberRecipe, flat, nested
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.llm import model as llm
 from corella_edge_export.llm import tokenizer
@@ -53,7 +54,7 @@ TOKENIZER_USERS = 2000
 LATER: dict[str, Any] = {
     "kind": "dcnv2", "item_quality": False, "item_text": [], "item_vectors": 0, "user_level": False,
     "user_leaning": False, "history_pace": False, "embedding_std": 0.05, "members": 1, "fusion": "replace",
-    "blocks": 0,
+    "blocks": 0, "item_number": asdict(NumberRecipe()),
 }  # fmt: skip
 
 

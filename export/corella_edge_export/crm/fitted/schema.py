@@ -32,14 +32,14 @@ def catalog_of(
     Where there are ratings, `mean_rating` is the mean of the item's training ratings, `MEAN_STRENGTH` ratings of
     the general mean counted in, so that a single one does not decide; it is None where there is none.
     """
-    check_text(data, features)
+    check_features(data, features)
     columns = {name: data.items[name] for name in ("title", *data.item_attributes) if name in data.items}
     if MEAN_RATING not in columns and rated(data):
         columns[MEAN_RATING] = _mean_ratings(data)
     users = np.ones(len(data.user_ids), dtype=np.bool_) if without is None else ~without
     fitted: dict[str, list[Any]] = {}
     if features.item_quality:
-        fitted["quality"] = item_fit.quality(data, users, features.item_text).round(4).tolist()
+        fitted["quality"] = item_fit.quality(data, users, features).round(4).tolist()
     if features.item_vectors:
         fitted["likeness"] = item_fit.vectors(data, users, features.item_vectors).round(4).tolist()
     if taken := sorted(fitted.keys() & columns.keys()):
@@ -51,8 +51,8 @@ def catalog_of(
     return Catalog(data.item_ids, records)
 
 
-def check_text(data: PreparedData, features: FeaturesRecipe, where: str = "recipe") -> None:
-    """Raises InputError, which begins with `where`, if `item_text` names numbers, or what no item of the data has."""
+def check_features(data: PreparedData, features: FeaturesRecipe, where: str = "recipe") -> None:
+    """Raises InputError, which begins with `where`, for an `item_text` or `item_number` that the data have not."""
     kinds = {"title": "text", **data.item_attributes}
     usable = [name for name, kind in kinds.items() if kind != "numeric"]
     for name in features.item_text:
@@ -61,6 +61,13 @@ def check_text(data: PreparedData, features: FeaturesRecipe, where: str = "recip
                 f"{where}, crm, features, item_text: {data.root} has no text {name!r} of an item, only "
                 f"{', '.join(usable)}; prepare the data with it, or leave it out of the recipe"
             )
+
+    number = features.item_number.attribute
+    if number and number not in data.item_attributes:
+        raise InputError(
+            f"{where}, crm, features, item_number: {data.root} has no attribute {number!r} of an item, only "
+            f"{', '.join(data.item_attributes) or 'none'}; correct it or leave it out"
+        )
 
 
 def rated(data: PreparedData) -> bool:
@@ -157,8 +164,9 @@ def _fitted_fields(data: PreparedData, features: FeaturesRecipe) -> list[Field]:
     fields = []
     if features.item_quality:
         numbers = {"quality": {"mean": 0.0, "scale": 1.0}}
-        if "year" in data.items:
-            numbers["year"] = {"mean": 1985.0, "scale": 15.0}
+        if features.item_number.attribute:
+            own = features.item_number
+            numbers[own.attribute] = {"mean": own.mean, "scale": own.scale}
         for name, constants in numbers.items():
             args = {**constants, "strength": 3.0, "attribute": name}
             fields.append(

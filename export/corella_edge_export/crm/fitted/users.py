@@ -1,8 +1,8 @@
 """How far a user likes more than others do, beyond what the items' quality explains: fitted on training rows.
 
-Of everything (his level), and of films as good or as old as the candidate (his leanings). A training row must not see
-the level its own label went into, nor that of its sitting: the mood of one evening is no level. So a row is encoded
-with the user's other sittings.
+Of everything (his level), and of items as good, or of as high a number, as the candidate (his leanings). A training
+row must not see the level its own label went into, nor that of its sitting: the mood of one evening is no level. So a
+row is encoded with the user's other sittings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from corella_edge_export.data.prepared import Split
 
 USER_LEVEL = "user_level"  # its name among the CRM's inputs in training
 WIDTH = 3
-QUALITY, YEAR = "history_number_quality", "history_number_year"  # CRM inputs whose first number is the candidate's own
+NUMBER = "history_number_"  # begins CRM inputs whose first number is the candidate's own
+QUALITY = f"{NUMBER}quality"
 VARIANCES = (0.5, 0.1, 0.1, 0.1)  # of a user's weights of the columns of `leaning`
 SITTING = 86_400  # seconds without a row that end a sitting
 NOTHING = 1e-9  # information that is left of a difference of equal sums
@@ -93,16 +94,17 @@ def _weights(sums: Doubles) -> Floats:
 
 
 def leaning(feed: Mapping[str, Any]) -> list[Any]:
-    """Columns of the candidate that a user may lean to: 1, its quality and, where it has a year, that and its square.
+    """Columns of the candidate that a user may lean to: 1, its quality and, of an `item_number`, that and its square.
 
     Arrays or tensors of CRM inputs [n, 4] give columns [n].
     """
     quality = feed[QUALITY][:, 0]
     columns = [quality * 0.0 + 1.0, quality]
-    if YEAR not in feed:
-        return columns
-    year = feed[YEAR][:, 0]
-    return [*columns, year, year * year - 1.0]
+    for name in feed:
+        if name.startswith(NUMBER) and name != QUALITY:
+            number = feed[name][:, 0]
+            columns += [number, number * number - 1.0]
+    return columns
 
 
 def sittings(rows: Split) -> npt.NDArray[np.int64]:
