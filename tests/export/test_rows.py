@@ -19,8 +19,8 @@ def test_a_training_row_is_the_request_it_stands_for(fitted: Any, split: str) ->
     batch = rows.batch(chosen)
     assert batch.keys() == {f.name for f in fitted.encoder.schema.fields}
     for place, row in enumerate(chosen.tolist()):
-        user, item = int(rows.rows.users[row]), int(rows.rows.items[row])
-        request = fitted.data.request(user, int(rows.rows.positions[row]), [item])
+        user, item = int(rows.split.users[row]), int(rows.split.items[row])
+        request = fitted.data.request(user, int(rows.split.positions[row]), [item])
         feed, _ = fitted.encoder.encode(request.user, request.candidates or ())
         for name, values in feed.items():
             assert values.dtype == batch[name].dtype, name

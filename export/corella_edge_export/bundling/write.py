@@ -102,8 +102,8 @@ class Export:
         self.say("LLM: transformers' own scores")
         builder, trained = self.run.builder(), self.run.llm()
         reader = self.run.reader(trained, builder, "float32")
-        torch_by_row = verify.torch_llm(reader, builder, self.sample.rows, self.sample.split)
-        expected = np.asarray([torch_by_row.get(row, np.nan) for row in self.sample.rows.tolist()])
+        torch_by_row = verify.torch_llm(reader, builder, self.sample.indices, self.sample.split)
+        expected = np.asarray([torch_by_row.get(row, np.nan) for row in self.sample.indices.tolist()])
         self.llm_reference = expected
         self._judge("torch", expected)
         f16 = self.work / "f16.gguf"

@@ -113,7 +113,7 @@ def _known(engine: Engine, rows: RowSet) -> tuple[npt.NDArray[np.bool_], tuple[s
     counts that user and item both have training rows.
     """
     if not rows.data.rows_in_log:
-        return rows.data.warm(rows.split)[rows.rows], ("warm rows", "cold rows")
+        return rows.data.warm(rows.split)[rows.indices], ("warm rows", "cold rows")
     index = engine.encoder.schema.vocabularies["user_id"].index_of
     known = np.asarray([rows.data.user_ids[user] in index for user in rows.users.tolist()])
     return known, ("seen users", "unseen users")

@@ -43,7 +43,7 @@ class Levels:
     rows: Floats
 
 
-def fit(rows: Split, logits: Doubles, users: int, own: Doubles | None = None, served: Doubles | None = None) -> Levels:
+def fit(split: Split, logits: Doubles, users: int, own: Doubles | None = None, served: Doubles | None = None) -> Levels:
     """Levels from training rows and what their items' quality gives for each, float64 [n] log odds.
 
     One Newton step from 0 towards the most likely level, the quality held fixed. `own` float64 [n, k] are the rows'
@@ -51,8 +51,8 @@ def fit(rows: Split, logits: Doubles, users: int, own: Doubles | None = None, se
     from the second, by a step of their own.
     """
     expected = 1.0 / (1.0 + np.exp(-logits))
-    parts = np.stack([rows.labels - expected, expected * (1.0 - expected)])
-    user, sitting = rows.users.astype(np.int64), sittings(rows)
+    parts = np.stack([split.labels - expected, expected * (1.0 - expected)])
+    user, sitting = split.users.astype(np.int64), sittings(split)
     of_user = _sums(parts.T, user, users).T
     of_sitting = _sums(parts.T, sitting, int(sitting.max(initial=-1)) + 1).T
     found = Levels(_numbers(of_user), _numbers(of_user[:, user] - of_sitting[:, sitting]))
@@ -107,10 +107,10 @@ def leaning(feed: Mapping[str, Any]) -> list[Any]:
     return columns
 
 
-def sittings(rows: Split) -> npt.NDArray[np.int64]:
+def sittings(split: Split) -> npt.NDArray[np.int64]:
     """int64 [n]: rows of one user with less than `SITTING` between each and the next have the same number."""
-    order = np.lexsort((rows.times, rows.users))
-    users, times = rows.users[order], rows.times[order]
+    order = np.lexsort((split.times, split.users))
+    users, times = split.users[order], split.times[order]
     begins = np.concatenate([[True], (np.diff(users) != 0) | (np.diff(times) > SITTING)])[: len(order)]
     found = np.empty(len(order), dtype=np.int64)
     found[order] = np.cumsum(begins) - 1
