@@ -2,124 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
-import re
-import types
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from corella_edge.errors import InputError, RecipeError
 from corella_edge.formats.text_files import TextFile, UnreadableError
 from corella_edge.prompt import Template
 from corella_edge.routing.policy import parse_share, parse_threshold
 from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, nested
+from corella_edge_export.llm.recipe import LlmRecipe, StageRecipe
+from corella_edge_export.recipe_keys import CHECKS_ITSELF, check_numbers, checked, from_zero, positive, read_section
 from corella_edge_export.recipe_text import Place, parse
-
-_TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-_PLAIN = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false")
-_SHARES = ("dropout", "oov_rate", "warmup", "spell_rate")
-_POSITIVE = ("embedding_std", "scale", "learning_rate", "crm_learning_rate", "align_learning_rate", "exponent")
-_MAY_BE_ZERO = (
-    "cross_layers", "cross_rank", "item_vectors", "rows", "valid_rows", "weight_decay", "epochs", "seed", "text_weight",
-    "llm_weight", "crm_weight", "align_weight", "pairs", "blocks",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class LoraRecipe:
-    """Low-rank adapters (peft) on a checkpoint; ReLLa's settings by default."""
-
-    r: int = 8
-    alpha: int = 16
-    dropout: float = 0.05
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
-
-
-@dataclass(frozen=True, slots=True)
-class TextRecipe:
-    """Language modelling on plain text before a scratch model sees any interaction.
-
-    `files` are .txt, .jsonl or .parquet with a column `text` (or `abstract`). Batches hold blocks of `block` tokens;
-    `blocks` of them are drawn at random, 0 = all.
-    """
-
-    files: tuple[str, ...] = ()
-    blocks: int = 0
-    epochs: int = 1
-    block: int = 256
-    batch_tokens: int = 8192
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.02
-    evaluations: int = 4
-    patience: int = 4
-
-    @property
-    def trains(self) -> bool:
-        """Whether the stage is on."""
-        return bool(self.files) and self.epochs > 0
-
-
-@dataclass(frozen=True, slots=True)
-class StageRecipe:
-    """What every stage of the LLM has: `epochs` over `rows` rows, in batches of about `batch_tokens` tokens."""
-
-    epochs: int = 0
-    rows: int = 25_000
-    batch_tokens: int = 8192
-    accumulate: int = 1
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    evaluations: int = 2
-    patience: int = 4
-
-    @property
-    def trains(self) -> bool:
-        """Whether the stage is on."""
-        return self.epochs > 0
-
-
-@dataclass(frozen=True, slots=True)
-class LlmRecipe(StageRecipe):
-    """The Yes/No model, `scratch` (sizes below) or `checkpoint` (a local Hugging Face directory, LoRA), and its
-    own training on answered questions; `epochs` 0 leaves that to the joint stage, as the paper does.
-
-    `whole_items` gives every item of the training rows a token of its own for its question; `spell_rate` of the
-    questions are spelled out in training all the same, so that the words of new items are trained. `text_weight`
-    adds the next-token loss over the whole sequence. `rows` limits the training rows (0 = all); whole users are
-    drawn. A batch holds about `batch_tokens` tokens, worked off in `accumulate` pieces. `seed` is the model's
-    own: like a downloaded checkpoint, it is the same for every seed of the recipe. `gradient_checkpointing`
-    computes every block twice and keeps its input only.
-    """
-
-    source: Literal["scratch", "checkpoint"] = "scratch"
-    path: str = ""
-    vocab_size: int = 4096
-    whole_items: bool = False
-    spell_rate: float = 0.1
-    hidden: int = 256
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int = 2
-    intermediate: int = 768
-    context: int = 1024
-    seed: int = 1
-    rows: int = 0
-    epochs: int = 1
-    learning_rate: float = 2e-3
-    text_weight: float = 0.0
-    valid_rows: int = 4000
-    evaluations: int = 4
-    precision: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = False
-    text: TextRecipe = field(default_factory=TextRecipe)
-    lora: LoraRecipe = field(default_factory=LoraRecipe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +30,13 @@ class JointRecipe(StageRecipe):
     and must follow the models, not pull them along: they have a learning rate of their own.
     """
 
-    crm_learning_rate: float = 2e-4
-    align_learning_rate: float = 1e-3
-    llm_weight: float = 1.0
-    crm_weight: float = 1.0
-    align_weight: float = 0.1
+    crm_learning_rate: float = positive(2e-4)
+    align_learning_rate: float = positive(1e-3)
+    llm_weight: float = from_zero(1.0)
+    crm_weight: float = from_zero(1.0)
+    align_weight: float = from_zero(0.1)
     pairs: tuple[tuple[int, ...], ...] = ()
-    exponent: float = 2.0
+    exponent: float = positive(2.0)
     width: int = 128
 
 
@@ -165,12 +62,12 @@ class Recipe:
     """Everything that decides a training run besides its data."""
 
     name: str
-    seed: int = 1
+    seed: int = from_zero(1)
     crm: CrmRecipe = field(default_factory=CrmRecipe)
     llm: LlmRecipe = field(default_factory=LlmRecipe)
     joint: JointRecipe = field(default_factory=JointRecipe)
     continuation: ContinuationRecipe = field(default_factory=ContinuationRecipe)
-    prompt: Template = field(default_factory=Template)
+    prompt: Template = field(default_factory=Template, metadata=CHECKS_ITSELF)
     export: ExportRecipe = field(default_factory=ExportRecipe)
 
 
@@ -213,10 +110,8 @@ def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
 
 
 def _recipe(table: Mapping[str, Any], where: Place) -> Recipe:
-    recipe: Recipe = _section(Recipe, table, where)
-    if recipe.seed < 0:
-        raise RecipeError(f"{where.at('seed')}: {recipe.seed} is below 0")
-    _check_numbers(recipe, where)
+    recipe: Recipe = read_section(Recipe, table, where)
+    check_numbers(recipe, where)
     _check_threshold(recipe.export.threshold, where.at("export", "threshold"))
     _check_crm(recipe.crm, where.at("crm"))
     _check_llm(recipe.llm, where)
@@ -247,7 +142,7 @@ def at_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
 
 def _check_crm(crm: CrmRecipe, where: Place) -> None:
     known = ", ".join(map(repr, FAMILIES))
-    _checked(crm.kind, crm.kind in FAMILIES, where.at("kind"), f"one of {known}")
+    checked(crm.kind, crm.kind in FAMILIES, where.at("kind"), f"one of {known}")
     for problem in crm.features.problems():
         raise RecipeError(f"{where.at('features')}: {problem}")
 
@@ -279,22 +174,6 @@ def _check_stages(recipe: Recipe, where: Place) -> None:
             raise RecipeError(f"{place}: {list(pair)} is no [LLM block, CRM layer], counted from 1")
 
 
-def _check_numbers(section: Any, where: Place) -> None:
-    """Counts are at least 1, some may be 0, shares lie in [0, 1]; in every table below, too."""
-    for item in fields(section):
-        value = getattr(section, item.name)
-        if is_dataclass(value) and not isinstance(value, Template):
-            _check_numbers(value, where.at(item.name))
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, bool) or not isinstance(number, (int, float)):
-                continue
-            low, high = (0, 1) if item.name in _SHARES else (0 if item.name in _MAY_BE_ZERO else 1, math.inf)
-            low, high = item.metadata.get("range", (low, high))
-            right = 0 < number < math.inf if item.name in _POSITIVE else low <= number <= high
-            if not right or math.isinf(number):
-                raise RecipeError(f"{where.at(item.name)}: {number} is out of range")
-
-
 def _check_threshold(text: str, where: Place) -> None:
     try:
         if text.startswith("ratio:"):
@@ -315,57 +194,3 @@ def _text(name_or_path: str) -> str:
         return TextFile(None if name_or_path == "-" else path).read()
     except UnreadableError as error:
         raise RecipeError(f"recipe {error}") from None
-
-
-def _section(cls: Any, table: Any, where: Place) -> Any:
-    """A dataclass from a TOML table: unknown keys, wrong types and missing keys are named."""
-    if not isinstance(table, Mapping):
-        raise RecipeError(f"{where}: expected a table")
-    hints = get_type_hints(cls)
-    known = {item.name for item in fields(cls)}
-    for key in table:
-        if key not in known:
-            raise RecipeError(f"{where.at(key)}: unknown key {key!r}; {_meant(key, cls, where)}")
-    values = {key: _value(hints[key], value, where.at(key)) for key, value in table.items()}
-    for item in fields(cls):
-        if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
-            raise RecipeError(f"{where}: the key {item.name!r} is missing")
-    return cls(**values)
-
-
-def _meant(key: str, cls: Any, where: Place) -> str:
-    """The section below that has the key, or the key that was likely meant."""
-    parts = {name: hint for name, hint in get_type_hints(cls).items() if is_dataclass(hint)}
-    below = [name for name, hint in parts.items() if key in {item.name for item in fields(hint)}]
-    if below:
-        tables = [f"[{'.'.join((*where.keys, name))}]" for name in below]
-        return f"it belongs in {' or '.join(tables)}"
-    known = sorted(item.name for item in fields(cls))
-    near = difflib.get_close_matches(key.lower(), known, 1)
-    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-
-
-def _value(hint: Any, value: Any, where: Place) -> Any:
-    origin = get_origin(hint)
-    if is_dataclass(hint):
-        return _section(hint, value, where)
-    if origin is Literal:
-        return _checked(value, value in get_args(hint), where, f"one of {', '.join(map(repr, get_args(hint)))}")
-    if origin is tuple:
-        _checked(value, isinstance(value, (list, tuple)), where, "a list")
-        return tuple(_value(get_args(hint)[0], entry, where) for entry in value)
-    if origin in (Mapping, Union, types.UnionType) or hint is Mapping or origin is not None:
-        return _checked(value, isinstance(value, Mapping), where, "a table")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    right = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    if hint is str and right and "\0" in value:
-        raise RecipeError(f"{where}: holds a NUL character")
-    quoted = isinstance(value, str) and _PLAIN.fullmatch(value)
-    return _checked(value, right, where, _TYPES[hint], "; write it without quotes" if quoted else "")
-
-
-def _checked(value: Any, right: bool, where: Place, expected: str, remedy: str = "") -> Any:
-    if not right:
-        raise RecipeError(f"{where}: expected {expected}, got {value!r}{remedy}")
-    return value

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from corella_edge_export.recipe_keys import from_zero, positive, share, signed
+
 # The families: `kind` in a recipe, which is also the name of the family's section and module → the class there.
 FAMILIES = {"dcnv2": "DCNv2", "din": "DIN"}
-
-
-ANY = {"range": (-math.inf, math.inf)}  # of a key that may be below 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +21,10 @@ class NumberRecipe:
     """
 
     attribute: str = ""
-    mean: float = field(default=0.0, metadata=ANY)
-    scale: float = 1.0
-    first: int = field(default=0, metadata=ANY)
-    last: int = field(default=0, metadata=ANY)
+    mean: float = signed(0.0)
+    scale: float = positive(1.0)
+    first: int = signed(0)
+    last: int = signed(0)
 
     @property
     def steps(self) -> range:
@@ -51,7 +49,7 @@ class FeaturesRecipe:
     centre: Literal["all", "item"] = "all"
     item_quality: bool = False
     item_text: tuple[str, ...] = ()
-    item_vectors: int = 0
+    item_vectors: int = from_zero(0)
     user_level: bool = False
     user_leaning: bool = False
     history_pace: bool = False
@@ -75,7 +73,7 @@ class FamilyRecipe:
     """What a family's section begins with: embeddings start at random with the deviation `embedding_std`."""
 
     embedding_dim: int = 32
-    embedding_std: float = 0.05
+    embedding_std: float = positive(0.05)
 
     @property
     def layers(self) -> int:
@@ -90,11 +88,11 @@ class DcnRecipe(FamilyRecipe):
     `cross_rank` 0 means full-rank cross layers. The history is pooled evenly, or by `attention` of the candidate.
     """
 
-    cross_layers: int = 3
-    cross_rank: int = 0
+    cross_layers: int = from_zero(3)
+    cross_rank: int = from_zero(0)
     structure: Literal["parallel", "stacked"] = "parallel"
     hidden: tuple[int, ...] = (200, 80)
-    dropout: float = 0.1
+    dropout: float = share(0.1)
     pooling: Literal["mean", "attention"] = "mean"
 
     @property
@@ -109,7 +107,7 @@ class DinRecipe(FamilyRecipe):
 
     attention: int = 36
     hidden: tuple[int, ...] = (200, 80)
-    dropout: float = 0.1
+    dropout: float = share(0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +121,11 @@ class CrmRecipe:
 
     kind: str = "dcnv2"
     members: int = 1
-    oov_rate: float = 0.1
+    oov_rate: float = share(0.1)
     batch_size: int = 1024
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-5
-    epochs: int = 5
+    learning_rate: float = positive(1e-3)
+    weight_decay: float = from_zero(1e-5)
+    epochs: int = from_zero(5)
     evaluations: int = 2
     patience: int = 3
     features: FeaturesRecipe = field(default_factory=FeaturesRecipe)

@@ -16,8 +16,8 @@ from corella_edge_export.data.prepared import Split
 from corella_edge_export.data.sampling import draw_users
 from corella_edge_export.llm import model as llm
 from corella_edge_export.llm import tokenizer
+from corella_edge_export.llm.recipe import StageRecipe
 from corella_edge_export.llm.sequences import Sequence, SequenceBuilder, Spelling, bucketed
-from corella_edge_export.recipe import StageRecipe
 from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
 from corella_edge_export.training.tasks.crm import device_of, validation
 
