@@ -44,9 +44,8 @@ from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_of_run, table_of
 from corella_edge_export.training import checkpoint
 from corella_edge_export.training.align import Alignment, pairs_for
-from corella_edge_export.training.stage import STAGES, last_of
+from corella_edge_export.training.stage import STAGES, last_of, named
 from corella_edge_export.training.tasks import text as plain_text
-from corella_edge_export.training.tasks.joint import side_of
 from corella_edge_export.training.tasks.llm import Reader, trained_tensors
 
 TOKENIZER_USERS = 2000
@@ -127,23 +126,21 @@ class Run:
 
     def crm(self, stage: str | None = None) -> CrmModel:
         """The trained CRM: after the last stage of the recipe that trains it, or after the named one."""
-        stage = stage or last_of(self.recipe, "crm").name
         model = self.new_crm()
-        weights = self.best(stage)
-        model.load_state_dict(side_of(weights, "crm") if stage == "joint" else weights)
+        model.load_state_dict(self.best(stage or last_of(self.recipe, "crm").name, "crm"))
         return model.eval()
 
     def llm(self, stage: str | None = None) -> Any:
         """The trained LLM with its adapters: after the recipe's last stage that trains it, or after the named one."""
-        stage = stage or last_of(self.recipe, "llm").name
         model = self.new_llm()
-        weights = self.best(stage)
-        load_into(model, side_of(weights, "llm") if stage == "joint" else weights)
+        load_into(model, self.best(stage or last_of(self.recipe, "llm").name, "llm"))
         return model.eval()
 
-    def best(self, stage: str) -> dict[str, Tensor]:
-        """The tensors that a stage kept."""
-        return checkpoint.load_tensors(self.folder / stage / "best.safetensors")
+    def best(self, stage: str, model: str = "") -> dict[str, Tensor]:
+        """The tensors that a stage kept; those of "crm" or "llm" alone, named as in that model."""
+        kept = checkpoint.load_tensors(self.folder / stage / "best.safetensors")
+        side = f"{model}." if model and len(named(stage).trains) > 1 else ""
+        return {name.removeprefix(side): tensor for name, tensor in kept.items() if name.startswith(side)}
 
     def new_llm(self) -> Any:
         """The LLM before training: seeded random weights, or the checkpoint with fresh adapters."""

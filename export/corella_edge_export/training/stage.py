@@ -53,6 +53,11 @@ STAGES = (
 )  # fmt: skip
 
 
+def named(name: str) -> Stage:
+    """The stage of that name."""
+    return next(stage for stage in STAGES if stage.name == name)
+
+
 def enabled(recipe: Recipe) -> list[Stage]:
     """The recipe's stages, in order."""
     return [stage for stage in STAGES if stage.enabled(recipe)]

@@ -35,7 +35,7 @@ from corella_edge_export.recipe import Recipe
 from corella_edge_export.training import checkpoint, loop, metrics_log
 from corella_edge_export.training.checks import check, check_prompts
 from corella_edge_export.training.run import Run, deciding, hold, load_into, read_json
-from corella_edge_export.training.stage import STAGES, Stage, enabled, resolve
+from corella_edge_export.training.stage import enabled, named, resolve
 from corella_edge_export.training.tasks import text as plain_text
 
 
@@ -122,11 +122,11 @@ class Stages:
             checkpoint.check_tensors(folder / loop.BEST)
             return loop.best_line(folder)
         task, schedule = self.task(name)
-        return loop.fit(task, schedule, folder, _named(name).seed(self.run.recipe), self.quiet)
+        return loop.fit(task, schedule, folder, named(name).seed(self.run.recipe), self.quiet)
 
     def task(self, name: str) -> tuple[loop.Task, loop.Schedule]:
         """What the stage trains, as the stages before it left that, and how."""
-        module, _, function = _named(name).task.partition(".")
+        module, _, function = named(name).task.partition(".")
         made: tuple[loop.Task, loop.Schedule] = getattr(
             importlib.import_module(f"corella_edge_export.training.tasks.{module}"), function
         )(self)
@@ -134,8 +134,8 @@ class Stages:
 
     def llm_before(self, name: str) -> Any:
         """The LLM that a stage begins with: trained, having read plain text, or new."""
-        before = [resolve(need, self.keys) for need in _named(name).needs if need.endswith("/")]
-        trained = [stage for stage in before if stage and "llm" in _named(stage).trains]
+        before = [resolve(need, self.keys) for need in named(name).needs if need.endswith("/")]
+        trained = [stage for stage in before if stage and "llm" in named(stage).trains]
         if not trained:
             return self.run.new_llm()
         if trained[-1] != "text":
@@ -187,7 +187,3 @@ def _copy(source: Path, folder: Path) -> None:
 def _key_of(folder: Path) -> str:
     path = folder / "stage.json"
     return str(read_json(path).get("key", "")) if path.exists() else ""
-
-
-def _named(name: str) -> Stage:
-    return next(stage for stage in STAGES if stage.name == name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -121,8 +121,3 @@ def stage(stages: Stages) -> tuple[JointTask, Schedule]:
     asked = corpus(stages, recipe.joint, recipe.seed, skip=0)
     task = JointTask(side, reader, align, asked, valid_sequences(stages), recipe.joint)
     return task, schedule(recipe.joint)
-
-
-def side_of(tensors_: dict[str, Any], side: str) -> dict[str, Any]:
-    """The tensors of one model among those of the joint stage."""
-    return {name.removeprefix(f"{side}."): t for name, t in tensors_.items() if name.startswith(f"{side}.")}
