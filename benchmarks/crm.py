@@ -200,15 +200,15 @@ def int8(case: Case) -> Callable[[Feed], object]:
 
 
 def torch_eager(case: Case) -> Callable[[Feed], object]:
-    """A DCNv2 of the bundle's shape with random weights, eager, one thread."""
+    """A CRM of the bundle's shape with random weights, eager, one thread."""
     import torch
 
-    from corella_edge_export.crm.dcnv2 import DCNv2
-    from corella_edge_export.recipe import recipe_from
+    from corella_edge_export.crm.ensemble import new_crm
+    from corella_edge_export.recipe import recipe_of_run
 
     torch.set_num_threads(1)
-    recipe = recipe_from(case.bundle.manifest.about["recipe"], "manifest.json")
-    model = DCNv2(case.encoder.schema, recipe.crm).eval()
+    recipe = recipe_of_run(case.bundle.manifest.about["recipe"], "manifest.json")
+    model = new_crm(case.encoder.schema, recipe.crm).eval()
 
     @torch.inference_mode()
     def run(feed: Feed) -> object:

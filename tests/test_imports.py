@@ -9,6 +9,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,7 @@ def imports(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: a relative import"
             yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def importers(package: str, *wanted: str) -> set[str]:
@@ -110,6 +112,50 @@ def test_imports_go_one_way() -> None:
     assert all(path.startswith("cli/") for path in core)
     assert importers("corella_edge_runtime", "corella_edge_export", "corella_edge.cli") == set()
     assert importers("corella_edge_export", "corella_edge.cli", "corella_edge_runtime.server") == set()
+
+
+# Folders and files of the exporter → what of it they import, and nothing else of it.
+ARROWS = {
+    "data": set(),
+    "recipe_text": set(),
+    "recipe_keys": {"recipe_text"},
+    "crm": {"data", "recipe_keys"},
+    "llm": {"data", "recipe_keys"},
+    "recipe": {"crm", "llm", "recipe_keys", "recipe_text"},
+    "training": {"data", "crm", "llm", "recipe"},
+    "evaluation": {"data"},
+    "bundling": {"data", "crm", "llm", "training", "evaluation"},
+    "demo": {"data", "recipe", "training", "bundling", "evaluation"},
+    "report": {"training"},
+    "study": {"data", "llm", "recipe", "training", "evaluation", "report"},
+}
+
+
+def arrows() -> dict[str, set[str]]:
+    """What each folder or file at the exporter's top imports of it, as the sources say."""
+    found: dict[str, set[str]] = {}
+    folder = FOLDERS["corella_edge_export"]
+    for path in folder.rglob("*.py"):
+        own = path.relative_to(folder).with_suffix("").parts[0]
+        names = [name.split(".") for name in imports(path)]
+        found.setdefault(own, set()).update(n[1] for n in names if n[0] == folder.name and n[1:] and n[1] != own)
+    return {name: of for name, of in found.items() if name != "__init__"}
+
+
+def test_folders_of_the_exporter_import_downwards() -> None:
+    assert arrows() == ARROWS
+    tuple(TopologicalSorter(ARROWS).static_order())  # a circle is an error
+
+
+def test_nothing_that_ships_imports_the_study_or_the_report() -> None:
+    research = ("corella_edge_export.study", "corella_edge_export.report")
+    assert {path.partition("/")[0] for path in importers("corella_edge_export", *research)} <= {"study", "report"}
+    assert importers("corella_edge", *research) == {f"cli/{name}.py" for name in ("train", "demo", "study", "report")}
+
+
+def test_a_recipe_and_the_list_of_stages_are_light() -> None:
+    light = ["corella_edge_export.recipe", "corella_edge_export.training.stage", "corella_edge_export.report"]
+    assert not loaded_by(light) & {*HEAVY, "matplotlib", "accelerate"}
 
 
 def test_each_heavy_dependency_is_known_in_one_place() -> None:

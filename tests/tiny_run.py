@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from corella_edge_export.crm.recipe import CrmRecipe
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
@@ -25,10 +27,30 @@ TABLE: dict[str, Any] = {
 }  # fmt: skip
 
 
+def sections(keys: dict[str, Any]) -> dict[str, Any]:
+    """A CRM's keys side by side → the table of a recipe, each in every section that has it."""
+    found: dict[str, Any] = {}
+    plain = CrmRecipe()
+    parts = {item.name: getattr(plain, item.name) for item in fields(plain) if is_dataclass(getattr(plain, item.name))}
+    for key, value in keys.items():
+        places = [name for name, part in parts.items() if key in {item.name for item in fields(part)}]
+        for place in places:
+            found.setdefault(place, {})[key] = value
+        if not places:
+            found[key] = value
+    return found
+
+
+def crm_recipe(**keys: Any) -> CrmRecipe:
+    """The [crm] of a recipe with these keys, whatever section each belongs in."""
+    return recipe_from({"name": "crm", "crm": sections(keys)}, "crm").crm
+
+
 def recipe(**changes: dict[str, Any]) -> Recipe:
     """The recipe with other values in some sections; `top` are keys of its own."""
     top = changes.pop("top", {})
     table = {name: {**part, **changes.get(name, {})} for name, part in TABLE.items() if isinstance(part, dict)}
+    table["crm"] = sections({**TABLE["crm"], **changes.get("crm", {})})
     return recipe_from({"name": "tiny", **table, **top}, "tiny")
 
 

@@ -30,6 +30,7 @@ def demo(out: Path, seed: int) -> None:
     """
     need_export("demo", "F16", "Q8_0")
     from corella_edge_export.demo import demo as run
+    from corella_edge_export.report import report_if_possible
 
     started, line = time.monotonic(), Progress()
 
@@ -42,6 +43,7 @@ def demo(out: Path, seed: int) -> None:
 
     result = run(out, seed, say, show, talk.quiet())
     line.done()
+    report_if_possible(out / "run")
     click.echo("\n".join([*_table(result), "", *_files(out), "", *_commands(out)]))
 
 

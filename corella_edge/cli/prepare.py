@@ -9,14 +9,14 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.errors import InputError, MissingExtraError
+from corella_edge.errors import MissingExtraError
 
 
 def _reader_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For tab completion."""
-    from corella_edge_export.data.registry import READERS
+    from corella_edge_export.data.registry import known
 
-    return [name for name in READERS if name.startswith(incomplete)]
+    return [name for name in known() if name.startswith(incomplete)]
 
 
 @click.command(cls=Command)
@@ -27,14 +27,14 @@ def _reader_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
               help="Draws the requests, and the data themselves where they are generated.")  # fmt: skip
 @click.option(
     "--extra",
-    type=click.Choice(["disliked-train", "disliked"]),
-    help="collm-ml-1m: also put disliked rows (of train, or of all files) into the histories; noted as extra data.",
+    metavar="KIND",
+    help="Further rows of a reader that has such (docs/data.md); noted as extra data.",
 )
 def prepare(reader: str, source: Path | None, out: Path, seed: int, extra: str | None) -> None:
-    """Turn the data set READER (ml-1m, collm-ml-1m, synthetic) into training data.
+    """Turn the data set READER into training data (docs/data.md lists the readers; so does an unknown name).
 
-    ml-1m reads ratings.dat, users.dat and movies.dat of MovieLens-1M from --source; synthetic generates
-    its data from --seed. The folder --out appears complete or not at all.
+    A reader of published files reads those in --source; `synthetic` generates its data from --seed. The folder
+    --out appears complete or not at all.
     """
     try:
         from corella_edge_export.data.prepare import prepare as run
@@ -42,8 +42,6 @@ def prepare(reader: str, source: Path | None, out: Path, seed: int, extra: str |
         if error.name not in ("polars", "numpy"):
             raise
         raise MissingExtraError("prepare", "export") from None
-    if extra and reader != "collm-ml-1m":
-        raise InputError(f"--extra is for the reader collm-ml-1m; {reader} has no such rows, leave it out")
     options = {"extra": extra} if extra else None
     summary = run(reader, source, out, seed=seed, options=options, progress=_say)
     click.echo(_report(summary))

@@ -28,11 +28,14 @@ def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path
 
     from corella_edge_export.data.prepared import PreparedData
     from corella_edge_export.recipe import at_checkpoint, load_recipe
+    from corella_edge_export.report import report_if_possible
     from corella_edge_export.training import stages
 
     chosen = at_checkpoint(load_recipe(recipe), checkpoint)
     chosen = chosen if seed is None else replace(chosen, seed=seed)
     summary = stages.train(out, chosen, PreparedData.open(data), talk.quiet())
+    if stages.joined().is_main_process:
+        report_if_possible(out)
     for name, line in summary.items():
         click.echo(f"{name}: validation {_quality(line)} after {line['seconds']:.0f} s")
     click.echo(f"{out}: finished")

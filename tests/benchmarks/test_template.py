@@ -320,7 +320,7 @@ def test_a_part_replaces_itself_and_keeps_the_other(tmp_path: Path) -> None:
 TINY = """
 name = "tiny"
 seed = 1
-[crm]
+[crm.dcnv2]
 embedding_dim = 4
 cross_layers = 2
 hidden = [8]

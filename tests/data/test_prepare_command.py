@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,8 @@ import pytest
 
 from corella_edge.cli import main
 from corella_edge.errors import InputError
-from corella_edge_export.data.registry import READERS, read
+from corella_edge_export.data import readers
+from corella_edge_export.data.registry import known, read
 
 Writer = Callable[..., Path]
 
@@ -26,7 +28,31 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, 
 def test_unknown_reader_lists_the_known() -> None:
     with pytest.raises(InputError, match="unknown reader 'ml-2m'; known readers: collm-ml-1m, ml-1m, synthetic"):
         read("ml-2m", None, {})
-    assert all(reader.summary for reader in READERS.values())
+    assert all(reader.summary for reader in known().values())
+
+
+def test_the_documents_list_every_reader() -> None:
+    text = Path(__file__).parents[2].joinpath("docs", "data.md").read_text("utf-8")
+    assert sorted(re.findall(r"^\| `([a-z0-9-]+)` \|", text.partition("## What comes out")[0], re.M)) == list(known())
+
+
+def test_a_reader_is_one_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in the readers' folder is all it takes."""
+    (tmp_path / "mine.py").write_text(
+        "from corella_edge_export.data.contract import Reader\n"
+        "from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate\n"
+        "def read(source, options):\n"
+        "    return generate(SyntheticConfig(seed=3, users=40, items=50, genres=2, events=16.0))\n"
+        "READERS = {'my-shop': Reader(read, 'what my shop sold', needs_source=False)}\n"
+    )
+    monkeypatch.setattr(readers, "__path__", [*readers.__path__, str(tmp_path)])
+    known.cache_clear()
+    try:
+        assert list(known()) == ["collm-ml-1m", "ml-1m", "my-shop", "synthetic"]
+        assert read("my-shop", None, {"seed": 0}).name == "synthetic"
+    finally:
+        sys.modules.pop("corella_edge_export.data.readers.mine", None)
+        known.cache_clear()
 
 
 def test_synthetic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,7 +73,8 @@ def test_synthetic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["ml-1m", "--source", __file__], "is a file; unpack it and name the folder"),
         (["synthetic", "--source", "."], "reads no files; leave --source out"),
         (["other"], "known readers"),
-        (["synthetic", "--extra", "disliked"], "--extra is for the reader collm-ml-1m; synthetic has no such rows"),
+        (["collm-ml-1m", "--extra", "rated"], "--extra rated: the reader collm-ml-1m has disliked-train, disliked"),
+        (["synthetic", "--extra", "disliked"], "--extra disliked: the reader synthetic has no such rows, leave it out"),
     ],
 )
 def test_wrong_options_are_one_line(

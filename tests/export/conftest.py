@@ -10,13 +10,13 @@ import pytest
 
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema
+from corella_edge_export.crm.recipe import FeaturesRecipe
 from corella_edge_export.data.contract import RawData
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
-from corella_edge_export.recipe import CrmRecipe
 
-CRM = CrmRecipe(embedding_dim=4, hidden=(8, 6), history=7, window=11, cross_layers=2, history_pace=True)
+FEATURES = FeaturesRecipe(history=7, window=11, history_pace=True)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def fitted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     config = SyntheticConfig(seed=3, users=40, items=50, genres=2, events=16.0)
     write_prepared(generate(config) if request.param == "synthetic" else with_gaps(), folder, requests=5)
     data = PreparedData.open(folder)
-    return Fitted(data, FeatureEncoder(fit_schema(data, CRM), catalog_of(data)))
+    return Fitted(data, FeatureEncoder(fit_schema(data, FEATURES), catalog_of(data)))
 
 
 def with_gaps() -> RawData:

@@ -17,6 +17,7 @@ from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.recipe import Recipe, load_recipe, shipped  # noqa: E402
 from corella_edge_export.study.study import Settings, study  # noqa: E402
 from corella_edge_export.training import (  # noqa: E402
+    checks,
     loop,
     metrics_log,
     stages,
@@ -65,7 +66,9 @@ def contents(folder: Path) -> dict[str, bytes]:
         ({"prompt": {"profile": {"age": "{}", "intrests": "Likes {}"}}},
          "prompt.profile: .* no attribute 'intrests' of a user, only age, interests"),
         ({"crm": {"item_quality": True, "item_text": ["plot"]}},
-         "crm, item_text: .* no text 'plot' of an item, only title, genres"),
+         "crm, features, item_text: .* no text 'plot' of an item, only title, genres"),
+        ({"crm": {"item_quality": True, "item_number": {"attribute": "year"}}},
+         "crm, features, item_number: .* no attribute 'year' of an item, only genres"),
     ],
 )  # fmt: skip
 def test_an_attribute_that_the_data_have_not_is_one_error_before_any_work(
@@ -79,7 +82,7 @@ def test_an_attribute_that_the_data_have_not_is_one_error_before_any_work(
 
 
 def test_a_prompt_may_show_the_mean_rating_that_the_catalogue_gets(data: PreparedData) -> None:
-    stages.check_attributes(recipe(prompt={"item": "{title} ({mean_rating}):"}), data)
+    checks.check_attributes(recipe(prompt={"item": "{title} ({mean_rating}):"}), data)
 
 
 def test_who_stops_a_start_keeps_its_folder(data: PreparedData, tmp_path: Path) -> None:
@@ -99,9 +102,9 @@ DATA = {
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_recipe_names_what_its_data_have(name: str) -> None:
     chosen = load_recipe(name)
-    stages.check_attributes(chosen, PreparedData(Path("data"), {"attributes": DATA.get(name, ML_1M)}))
+    checks.check_attributes(chosen, PreparedData(Path("data"), {"attributes": DATA.get(name, ML_1M)}))
     with pytest.raises(InputError, match=f"recipe {name}, "):
-        stages.check_attributes(chosen, PreparedData(Path("data"), {"attributes": {"users": {}, "items": {}}}))
+        checks.check_attributes(chosen, PreparedData(Path("data"), {"attributes": {"users": {}, "items": {}}}))
 
 
 def test_a_refused_recipe_leaves_a_folder_where_the_corrected_one_begins(data: PreparedData, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from corella_edge.errors import ExportError, RecipeError
 from corella_edge.routing.fusion import REPLACE, Fusion, parse_fusion
 from corella_edge.routing.policy import Calibration
-from corella_edge_export.bundling.fusion import FIT_SHARE, rule_for
+from corella_edge_export.bundling.routing import FIT_SHARE, rule_for
 from corella_edge_export.evaluation.fusion import fusion, routed
 from corella_edge_export.recipe import load_recipe, recipe_from
 from corella_edge_export.training.run import deciding

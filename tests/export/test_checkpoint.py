@@ -35,14 +35,16 @@ from corella_edge_runtime.llm.llama.binding import Model
 RECIPE = """
 name = "tiny"
 [crm]
-embedding_dim = 4
-cross_layers = 1
-hidden = [8]
-history = 5
-window = 16
 batch_size = 64
 epochs = 1
 evaluations = 1
+[crm.features]
+history = 5
+window = 16
+[crm.dcnv2]
+embedding_dim = 4
+cross_layers = 1
+hidden = [8]
 [llm]
 source = "checkpoint"
 path = "{path}"

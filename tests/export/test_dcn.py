@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,24 @@ from corella_edge.features.schema import PAD
 torch = pytest.importorskip("torch")
 
 from corella_edge_export.bundling.verify import check_crm  # noqa: E402
-from corella_edge_export.crm.dcnv2 import CrossLayer, DCNv2, _mean  # noqa: E402
+from corella_edge_export.crm.dcnv2 import CrossLayer, DCNv2  # noqa: E402
+from corella_edge_export.crm.layers import masked_mean  # noqa: E402
+from corella_edge_export.crm.recipe import CrmRecipe  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
 from corella_edge_export.crm.to_onnx import export_onnx  # noqa: E402
-from corella_edge_export.recipe import CrmRecipe  # noqa: E402
 from corella_edge_export.training.tasks.crm import predict, tensors  # noqa: E402
+from tiny_run import crm_recipe  # noqa: E402
 
-RECIPE = CrmRecipe(embedding_dim=4, hidden=(8, 6), history=7, window=11, cross_layers=2, dropout=0.5)
+KEYS = {"embedding_dim": 4, "hidden": (8, 6), "history": 7, "window": 11, "cross_layers": 2, "dropout": 0.5}
+RECIPE = crm_recipe(**KEYS)
 SHAPES = [
-    RECIPE, replace(RECIPE, cross_rank=3), replace(RECIPE, structure="stacked"),
-    replace(RECIPE, structure="stacked", cross_rank=2, hidden=()), replace(RECIPE, cross_layers=0, hidden=(5,)),
-    replace(RECIPE, pooling="attention"), replace(RECIPE, pooling="attention", structure="stacked"),
+    crm_recipe(**{**KEYS, **changes}) for changes in (
+        {}, {"cross_rank": 3}, {"structure": "stacked"}, {"structure": "stacked", "cross_rank": 2, "hidden": ()},
+        {"cross_layers": 0, "hidden": (5,)}, {"pooling": "attention"}, {"pooling": "attention", "structure": "stacked"},
+    )
 ]  # fmt: skip
-names = [f"{r.structure}-rank{r.cross_rank}-{r.cross_layers}layers-{len(r.hidden)}hidden-{r.pooling}" for r in SHAPES]
+shapes = [recipe.dcnv2 for recipe in SHAPES]
+names = [f"{r.structure}-rank{r.cross_rank}-{r.cross_layers}layers-{len(r.hidden)}hidden-{r.pooling}" for r in shapes]
 
 
 def make(fitted: Any, recipe: CrmRecipe) -> Any:
@@ -64,12 +68,12 @@ def test_the_network_is_the_papers_formula(fitted: Any, recipe: CrmRecipe) -> No
     with torch.inference_mode():
         x0, found = model.embed(feed).double().numpy(), model(feed).numpy()
     x = x0
-    for layer in range(recipe.cross_layers):
-        x = x0 * cross(weights, layer, x, recipe.cross_rank) + x
-    deep = x0 if recipe.structure == "parallel" else x
-    for layer in range(len(recipe.hidden)):
+    for layer in range(recipe.dcnv2.cross_layers):
+        x = x0 * cross(weights, layer, x, recipe.dcnv2.cross_rank) + x
+    deep = x0 if recipe.dcnv2.structure == "parallel" else x
+    for layer in range(len(recipe.dcnv2.hidden)):
         deep = np.maximum(deep @ weights[f"deep.{3 * layer}.weight"].T + weights[f"deep.{3 * layer}.bias"], 0)
-    joined = np.concatenate([x, deep], axis=1) if recipe.structure == "parallel" else deep
+    joined = np.concatenate([x, deep], axis=1) if recipe.dcnv2.structure == "parallel" else deep
     expected = (joined @ weights["head.weight"].T + weights["head.bias"])[:, 0]
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
@@ -112,7 +116,7 @@ def test_the_history_is_pooled_signed_by_its_ratings(fitted: Any) -> None:
     pairs = [(i, r) for i, r in zip(items, ratings, strict=True) if i != PAD]
     vectors = [tables["item_id"][i] * (1 + tables["rating"][r]) for i, r in pairs]
     with torch.inference_mode():
-        pooled = _mean(*model._events(tensors(feed)))[0].numpy()
+        pooled = masked_mean(*model.events(tensors(feed)))[0].numpy()
     np.testing.assert_allclose(pooled, np.mean(vectors, axis=0) if vectors else np.zeros(4), rtol=1e-5, atol=1e-6)
 
 
@@ -144,7 +148,7 @@ def test_the_graph_of_one_user_computes_the_same(fitted: Any, recipe: CrmRecipe)
     for request in requests(fitted):
         feed = tensors(fitted.encoder.encode(request.user, request.candidates or ())[0])
         with torch.inference_mode():
-            torch.testing.assert_close(model.one_user(feed), model(feed), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(model.serving_forward(feed), model(feed), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("recipe", SHAPES[:1] + SHAPES[5:6], ids=["mean", "attention"])
@@ -156,7 +160,7 @@ def test_layers_on_the_users_side_run_once(fitted: Any, recipe: CrmRecipe) -> No
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
         note = lambda x, *rest: (rows.append(tuple(x.shape)), linear(x, *rest))[1]  # noqa: E731
         patch.setattr(torch.nn.functional, "linear", note)
-        model.one_user(feed)
+        model.serving_forward(feed)
     first, second = [width for count, width in rows if count == 1]
     assert 0 < first == second < model.width
     assert {count for count, _ in rows} == {1, 9}

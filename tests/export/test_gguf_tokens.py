@@ -14,8 +14,8 @@ from corella_edge.catalog import Catalog
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Event, User
-from corella_edge_export.bundling.verify import check_tokens
 from corella_edge_export.llm import to_gguf
+from corella_edge_export.llm.to_gguf import check_tokens
 from corella_edge_export.llm.tokenizer import load_tokenizer, resolve_answers, segment_tokenizer, train_tokenizer
 from corella_edge_runtime.llm.llama.binding import Model
 

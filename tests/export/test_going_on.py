@@ -15,8 +15,9 @@ torch = pytest.importorskip("torch")
 from corella_edge.cli import main  # noqa: E402
 from corella_edge.errors import InputError  # noqa: E402
 from corella_edge_export.bundling.write import Options, export  # noqa: E402
+from corella_edge_export.crm.recipe import flat  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
-from corella_edge_export.recipe import Recipe  # noqa: E402
+from corella_edge_export.recipe import Recipe, table_of  # noqa: E402
 from corella_edge_export.training import stages  # noqa: E402
 from corella_edge_export.training.checkpoint import finished  # noqa: E402
 from corella_edge_export.training.run import Run, hold, settled  # noqa: E402
@@ -117,10 +118,40 @@ def test_whatever_decides_weights_is_another_recipe(
 def test_only_the_recipes_own_section_is_its_export() -> None:
     prompt = {"profile": {"export": "Sells {}", "path": "Walks {}"}}
     about = {
-        "recipe": {"export": {"fusion": "stack"}, "llm": {"path": "a", "hidden": 3}, "prompt": prompt},
+        "recipe": {"export": {"fusion": "stack"}, "llm": {"path": "a", "hidden": 3}, "prompt": prompt,
+                   "crm": {"epochs": 2, "features": {"window": 9}}},
         "data": "x",
-    }
-    assert settled(about) == {"recipe": {"llm": {"hidden": 3}, "prompt": prompt}, "data": "x"}
+    }  # fmt: skip
+    crm = {"epochs": 2, "window": 9}
+    assert settled(about) == {"recipe": {"llm": {"hidden": 3}, "prompt": prompt, "crm": crm}, "data": "x"}
+
+
+def before_sections(folder: Path) -> None:
+    """The run's file as it was when [crm] was flat and DCNv2 the one family."""
+    label = folder / "run.json"
+    about = json.loads(label.read_text())
+    about["recipe"]["crm"] = flat(about["recipe"]["crm"])
+    assert "dcnv2" not in about["recipe"]["crm"]
+    assert about["recipe"]["crm"]["cross_layers"] == 2
+    label.write_text(json.dumps(about))
+
+
+def test_a_run_that_was_begun_before_the_crm_had_sections_goes_on_and_exports(
+    data: PreparedData, tmp_path: Path
+) -> None:
+    chosen = recipe(joint={"epochs": 0}, continuation={"epochs": 0})
+    stages.train(tmp_path / "whole", chosen, data, quiet=True)
+    with hold(tmp_path / "run", chosen, data):
+        pass
+    before_sections(tmp_path / "run")
+    stages.train(tmp_path / "run", chosen, data, quiet=True)
+    kept = [[(tmp_path / run / stage / "best.safetensors").read_bytes() for stage in ("crm", "llm")]
+            for run in ("run", "whole")]  # fmt: skip
+    assert kept[0] == kept[1]
+    before_sections(tmp_path / "run")
+    run = Run.open(tmp_path / "run", data)
+    assert table_of(run.recipe) == table_of(chosen)
+    export(run, tmp_path / "bundle", Options(("F16",), threads=1))
 
 
 @pytest.mark.parametrize("command", ["train", "study"])

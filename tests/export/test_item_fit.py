@@ -19,15 +19,17 @@ from corella_edge_export.bundling.verify import check_crm  # noqa: E402
 from corella_edge_export.crm.dcnv2 import DCNv2  # noqa: E402
 from corella_edge_export.crm.fitted import items as item_fit  # noqa: E402
 from corella_edge_export.crm.fitted import schema as fit  # noqa: E402
+from corella_edge_export.crm.fitted import users as user_fit  # noqa: E402
 from corella_edge_export.crm.fitted import words as item_text  # noqa: E402
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema  # noqa: E402
+from corella_edge_export.crm.recipe import FeaturesRecipe, NumberRecipe  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
 from corella_edge_export.crm.to_onnx import export_onnx  # noqa: E402
-from corella_edge_export.recipe import CrmRecipe  # noqa: E402
 from corella_edge_export.training.run import Run, deciding  # noqa: E402
 from corella_edge_export.training.tasks import crm as train_crm  # noqa: E402
 
-RECIPE = CrmRecipe(embedding_dim=4, hidden=(8,), history=7, window=11, item_quality=True, item_vectors=6)
+RECIPE = tiny_run.crm_recipe(embedding_dim=4, hidden=(8,), history=7, window=11, item_quality=True, item_vectors=6)
+FEATURES = RECIPE.features
 NUMBERS = ("history_number_quality", "history_similarity")
 
 
@@ -35,12 +37,16 @@ def everyone(data: Any) -> Any:
     return np.ones(len(data.user_ids), dtype=np.bool_)
 
 
-@pytest.mark.parametrize("text", [(), ("title", "genres")])
-def test_quality_is_the_least_penalised_loss(fitted: Any, text: tuple[str, ...]) -> None:
+PRICE = NumberRecipe("price", mean=5.0, scale=3.0, first=1, last=9)
+
+
+@pytest.mark.parametrize(("text", "number"), [((), NumberRecipe()), (("title", "genres"), NumberRecipe()), ((), PRICE)])
+def test_quality_is_the_least_penalised_loss(fitted: Any, text: tuple[str, ...], number: NumberRecipe) -> None:
     """The same logistic regression by Newton steps on the whole design."""
     data, rows = fitted.data, fitted.data.split("train")
+    features = FeaturesRecipe(item_text=text, item_number=number if "price" in data.items else NumberRecipe())
     words = item_text.columns(data, text).to_dense().numpy()  # effects of variance 1
-    known = np.hstack([item_fit._known(data, rows.items), words])
+    known = np.hstack([item_fit._known(data, rows.items, features.item_number), words])
     users, items = np.eye(len(data.user_ids)), np.eye(len(data.item_ids))
     design = np.hstack([items[rows.items], known[rows.items], np.ones((len(rows.items), 1)), users[rows.users]])
     sizes = [items.shape[1], known.shape[1] - words.shape[1], words.shape[1], 1, users.shape[1]]
@@ -52,7 +58,24 @@ def test_quality_is_the_least_penalised_loss(fitted: Any, text: tuple[str, ...])
         weights -= np.linalg.solve((design.T * (p * (1 - p))) @ design + np.diag(penalty), gradient)
     part = design.shape[1] - users.shape[1]
     expected = np.hstack([items, known, np.ones((len(items), 1))]) @ weights[:part]
-    np.testing.assert_allclose(item_fit.quality(data, everyone(data), text), expected, atol=2e-3)
+    np.testing.assert_allclose(item_fit.quality(data, everyone(data), features), expected, atol=2e-3)
+
+
+def test_a_number_is_an_input_and_steps_of_quality(fitted: Any) -> None:
+    data = fitted.data
+    features = FeaturesRecipe(item_quality=True, item_number=PRICE)
+    if "price" not in data.items:
+        with pytest.raises(InputError, match=r"crm, features, item_number: .* has no attribute 'price' of an item"):
+            catalog_of(data, features)
+        return
+    field = next(f for f in fit_schema(data, features).fields if f.name == "history_number_price")
+    assert (field.args["attribute"], field.args["mean"], field.args["scale"]) == ("price", 5.0, 3.0)
+    steps = item_fit._known(data, np.zeros(0, dtype=np.int64), PRICE)[:, 1:]
+    prices = data.items["price"]
+    assert steps.shape == (len(prices), 9)
+    assert steps.sum(axis=1).tolist() == [0.0 if p is None else min(9, int(p)) for p in prices]
+    feed = {f.name: torch.ones(2, 4) for f in fit_schema(data, features).fields}
+    assert len(user_fit.leaning(feed)) == 4
 
 
 def test_vectors_are_right_singular_vectors(fitted: Any) -> None:
@@ -86,7 +109,7 @@ def test_a_training_row_does_not_see_its_own_fold(tmp_path: Path) -> None:
     users = item_fit.folds(data)[0]
     rows = data.split("train")
     inside = np.flatnonzero(users[rows.users])
-    without = catalog_of(data, RECIPE, users)
+    without = catalog_of(data, FEATURES, users)
     own = train.derived[NUMBERS[0]][inside, 0]
     qualities = [without.attributes[item]["quality"] for item in rows.items[inside]]
     np.testing.assert_allclose(own, qualities, atol=1e-6)
@@ -95,9 +118,9 @@ def test_a_training_row_does_not_see_its_own_fold(tmp_path: Path) -> None:
     flipped[inside] = 1 - flipped[inside]
     split = data.split
     data.split = lambda name: replace_labels(split(name), flipped) if name == "train" else split(name)
-    again = catalog_of(data, RECIPE, users)
+    again = catalog_of(data, FEATURES, users)
     assert again.attributes == without.attributes
-    assert catalog_of(data, RECIPE).attributes != catalog.attributes
+    assert catalog_of(data, FEATURES).attributes != catalog.attributes
     for name in NUMBERS:
         assert not np.array_equal(train.derived[name], plain.derived[name]), name
 
@@ -108,7 +131,7 @@ def replace_labels(split: Any, labels: Any) -> Any:
 
 def test_onnx_equals_torch_with_the_numbers(fitted: Any, tmp_path: Path) -> None:
     data = fitted.data
-    encoder = FeatureEncoder(fit_schema(data, RECIPE), catalog_of(data, RECIPE))
+    encoder = FeatureEncoder(fit_schema(data, FEATURES), catalog_of(data, FEATURES))
     torch.manual_seed(0)
     model = DCNv2(encoder.schema, RECIPE).eval()
     split = data.split("test")
@@ -137,6 +160,6 @@ def test_an_attribute_with_the_name_of_a_fitted_number_is_refused(monkeypatch: A
         item_ids=["a"], user_ids=["u"],
     )  # fmt: skip
     monkeypatch.setattr(fit, "rated", lambda data: False)
-    monkeypatch.setattr(item_fit, "quality", lambda data, users, text: np.zeros(1))
+    monkeypatch.setattr(item_fit, "quality", lambda data, users, features: np.zeros(1))
     with pytest.raises(InputError, match="'quality'"):
-        fit.catalog_of(data, CrmRecipe(item_quality=True))
+        fit.catalog_of(data, FeaturesRecipe(item_quality=True))

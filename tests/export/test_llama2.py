@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from checkpoints import copy_tokenizer, random_llama
 from corella_edge.cli import main
 from corella_edge.errors import CorellaError
+from corella_edge_export import report
 from corella_edge_export.bundling.write import Options, export
 from corella_edge_export.data.contract import RawData
 from corella_edge_export.data.prepare import write_prepared
@@ -34,6 +35,7 @@ from corella_edge_export.training.align import pairs_for
 from corella_edge_export.training.checkpoint import finished
 from corella_edge_export.training.loop import Part
 from corella_edge_export.training.run import Run
+from corella_edge_export.training.stage import enabled
 from corella_edge_export.training.tasks.joint import JointTask
 from corella_edge_export.training.tasks.llm import LlmTask
 from corella_edge_runtime.llm.llama.binding import Model
@@ -144,11 +146,11 @@ def trained(recipe: Recipe, data: PreparedData, tmp_path_factory: pytest.TempPat
 
 def test_the_recipe_is_the_papers() -> None:
     recipe = load_recipe(NAME)
-    assert stages.enabled(recipe) == ["crm", "joint", "continuation"]
+    assert [stage.name for stage in enabled(recipe)] == ["crm", "joint", "continuation"]
     joint = recipe.joint
     assert (joint.llm_weight, joint.crm_weight, joint.align_weight) == (1.0, 1.0, 0.1)
     assert all(20_000 <= stage.rows <= 30_000 for stage in (joint, recipe.continuation))
-    assert pairs_for(joint.pairs, 32, recipe.crm.cross_layers) == [(30, 1), (31, 2), (32, 3)]
+    assert pairs_for(joint.pairs, 32, recipe.crm.family.layers) == [(30, 1), (31, 2), (32, 3)]
 
 
 def test_only_adapters_are_kept(trained: Run, checkpoint: Path) -> None:
@@ -192,7 +194,7 @@ def test_the_alignment_reaches_the_adapters(recipe: Recipe, data: PreparedData, 
 def _gradients(recipe: Recipe, data: PreparedData, trained: Run) -> dict[str, torch.Tensor]:
     alone = replace(recipe, joint=replace(recipe.joint, llm_weight=0.0, crm_weight=0.0, align_weight=1.0))
     made = stages.Stages(Run(trained.folder, alone, data, torch.bfloat16), quiet=True)
-    task, _ = made._joint()
+    task, _ = made.task("joint")
     assert isinstance(task, JointTask)
     task.model.train()
     torch.manual_seed(3)
@@ -290,6 +292,7 @@ def test_the_command_takes_the_checkpoints_folder(
 
     out.mkdir()
     monkeypatch.setattr(*((stages, "train", begin) if name == "train" else (study, "study", begin)))
+    monkeypatch.setattr(report, "report_if_possible", lambda folder: None)
     monkeypatch.chdir(checkpoint.parent)
     code, _ = command(NAME, Path(checkpoint.name))
     assert code == 0

@@ -20,7 +20,7 @@ from corella_edge_export.llm.model import (  # noqa: E402
     scratch_model,
     with_lora,
 )
-from corella_edge_export.recipe import LlmRecipe, LoraRecipe  # noqa: E402
+from corella_edge_export.llm.recipe import LlmRecipe, LoraRecipe  # noqa: E402
 
 RECIPE = LlmRecipe(hidden=16, layers=2, heads=2, kv_heads=1, intermediate=24, context=64)
 

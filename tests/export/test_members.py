@@ -13,11 +13,11 @@ torch = pytest.importorskip("torch")
 from corella_edge_export.crm.dcnv2 import DCNv2  # noqa: E402
 from corella_edge_export.crm.ensemble import Members, members_of, new_crm  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
-from corella_edge_export.recipe import CrmRecipe  # noqa: E402
 from corella_edge_export.training.loop import Part  # noqa: E402
 from corella_edge_export.training.tasks.crm import CrmTask, tensors  # noqa: E402
+from tiny_run import crm_recipe  # noqa: E402
 
-RECIPE = CrmRecipe(embedding_dim=4, cross_layers=2, hidden=(8,), dropout=0.0, oov_rate=0.2, members=3)
+RECIPE = crm_recipe(embedding_dim=4, cross_layers=2, hidden=(8,), dropout=0.0, oov_rate=0.2, members=3)
 
 
 def made(fitted: Any) -> Members:

@@ -16,28 +16,30 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.request import Candidate, Event, Request, User
 from corella_edge_export.bundling import verify
 from corella_edge_export.crm import to_onnx
-from corella_edge_export.crm.dcnv2 import DCNv2
+from corella_edge_export.crm.ensemble import new_crm
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema
+from corella_edge_export.crm.recipe import CrmRecipe
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
-from corella_edge_export.recipe import CrmRecipe
 from corella_edge_runtime.crm import Crm
+from tiny_run import crm_recipe
 
 SHAPES = {
-    "parallel": CrmRecipe(embedding_dim=4, hidden=(8, 6), history=7, window=11, cross_layers=2),
-    "stacked low-rank": CrmRecipe(embedding_dim=4, hidden=(8,), cross_layers=2, cross_rank=3, structure="stacked"),
+    "parallel": crm_recipe(embedding_dim=4, hidden=(8, 6), history=7, window=11, cross_layers=2),
+    "stacked low-rank": crm_recipe(embedding_dim=4, hidden=(8,), cross_layers=2, cross_rank=3, structure="stacked"),
+    "DIN": crm_recipe(kind="din", embedding_dim=4, hidden=(8, 6), attention=5, history=7, window=11),
 }
 
 
 class Exported:
-    """A DCNv2 with large random weights, its file, and requests to compare them on."""
+    """A CRM with large random weights, its file, and requests to compare them on."""
 
     def __init__(self, data: PreparedData, recipe: CrmRecipe, folder: Path) -> None:
-        schema, self.catalog = fit_schema(data, recipe), catalog_of(data)
+        schema, self.catalog = fit_schema(data, recipe.features), catalog_of(data)
         self.encoder, self.path = FeatureEncoder(schema, self.catalog), folder / "crm.onnx"
         torch.manual_seed(3)
-        self.model = DCNv2(schema, recipe).eval()
+        self.model = new_crm(schema, recipe).eval()
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.normal_(std=0.3)

@@ -50,7 +50,7 @@ Make = Any
 def make(folder: Path, data: PreparedData) -> Make:
     def made(name: str, **changes: Any) -> Any:
         chosen = recipe(**changes)
-        return getattr(Stages(Run(folder, chosen, data), quiet=True), f"_{name}")()[0]
+        return Stages(Run(folder, chosen, data), quiet=True).task(name)[0]
 
     return made
 

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from corella_edge.errors import InputError  # noqa: E402
 from corella_edge_export.llm.model import scratch_model  # noqa: E402
-from corella_edge_export.recipe import LlmRecipe, TextRecipe  # noqa: E402
+from corella_edge_export.llm.recipe import LlmRecipe, TextRecipe  # noqa: E402
 from corella_edge_export.training import loop  # noqa: E402
 from corella_edge_export.training.tasks import text as plain_text  # noqa: E402
 from corella_edge_export.training.tasks.llm import Reader  # noqa: E402

@@ -18,7 +18,7 @@ from corella_edge.errors import InputError
 from corella_edge_export.llm import pretrained
 from corella_edge_export.llm.model import checkpoint_model, scratch_model
 from corella_edge_export.llm.pretrained import EMBEDDINGS, HEAD, Header, Span, misfit, unusable
-from corella_edge_export.recipe import LlmRecipe
+from corella_edge_export.llm.recipe import LlmRecipe
 
 RECIPE = LlmRecipe(hidden=16, layers=2, heads=2, kv_heads=1, intermediate=24, context=64)
 UP = "model.layers.1.mlp.up_proj.weight"

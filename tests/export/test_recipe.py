@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import RecipeError
 from corella_edge_export.recipe import Recipe, load_recipe, recipe_from, shipped
-from corella_edge_export.training.stages import enabled
+from corella_edge_export.training.stage import enabled
 
 DEFAULT = Recipe("r")
 
@@ -68,12 +68,16 @@ def test_an_unknown_key_and_a_section_that_is_none_are_named(section: tuple[str,
             recipe_from(table(section, 3), "r")
 
 
+SIGNED = {("item_number", "mean"), ("item_number", "first")}  # may be below 0
+
+
 @pytest.mark.parametrize(("path", "default"), LEAVES, ids=[".".join(path) for path, _ in LEAVES])
 def test_every_number_has_a_range(path: tuple[str, ...], default: Any) -> None:
     first = next(iter(default), "") if isinstance(default, tuple) else default
     if isinstance(first, str) or not isinstance(first, (int, float)) or path[-1] == "like_above":
         return
-    for number in (-1, *([float("nan"), float("inf")] if isinstance(first, float) else [])):
+    below = [] if path[-2:] in SIGNED else [-1]
+    for number in (*below, *([float("nan"), float("inf")] if isinstance(first, float) else [])):
         with pytest.raises(RecipeError) as caught:
             recipe_from(table(path, [number] if isinstance(default, tuple) else number), "r")
         assert path[-1] in str(caught.value)
@@ -97,10 +101,12 @@ def test_the_shipped_recipes_are_there() -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [("name = ", "not TOML"), ("", "'name'"), ("name = 3", "name"), ("x = " + "[" * 5000, "not TOML"),
-     ('name = "r"\n[crm]\nstructure = "both"', "structure"), ('name = "r"\n[llm]\nsource = "checkpoint"', "llm.path"),
+     ('name = "r"\n[crm.dcnv2]\nstructure = "both"', "structure"),
+     ('name = "r"\n[llm]\nsource = "checkpoint"', "llm.path"),
      ('name = "r"\n[llm]\nheads = 3', "heads"), ('name = "r"\n[llm]\nkv_heads = 3', "kv_heads"),
      ('name = "r"\n[llm]\nhidden = 36\nheads = 4\n', "even"), ('name = "r"\n[prompt]\nitem = "{name}"', "title"),
-     ('name = "r"\n[crm]\nhidden = [8, 0]', "hidden"), ('name = "r"\n[export]\nthreshold = "ratio:2"', "threshold"),
+     ('name = "r"\n[crm.dcnv2]\nhidden = [8, 0]', "hidden"),
+     ('name = "r"\n[export]\nthreshold = "ratio:2"', "threshold"),
      ('name = "r"\n[export]\nthreshold = "0.9"', "threshold"), ('name = "r"\n[crm]\nlearning_rate = 0', "_rate"),
      ('name = "r"\n[crm]\noov_rate = 1.5', "oov_rate"), ("name = 2020-01-01", "name"), ("[[name]]\nx=1", "name")],
 )  # fmt: skip
@@ -117,7 +123,9 @@ def test_an_impossible_recipe_is_refused(tmp_path: Path, text: str, part: str) -
      ({"joint": {"accumulate": 0}}, "accumulate"), ({"continuation": {"batch_tokens": 0}}, "batch_tokens"),
      ({"joint": {"epochs": 1, "rows": 0}, "continuation": {"epochs": 1}}, "joint, rows"),
      ({"crm": {"epochs": 0}}, "the CRM is never trained"), ({"llm": {"epochs": 0}}, "the LLM is never trained"),
-     ({"crm": {"pooling": "max"}}, "pooling"), ({"crm": {"centre": "user"}}, "centre"),
+     ({"crm": {"dcnv2": {"pooling": "max"}}}, "pooling"), ({"crm": {"features": {"centre": "user"}}}, "centre"),
+     ({"crm": {"kind": "fm"}}, "crm, kind: expected one of 'dcnv2', 'din', got 'fm'"),
+     ({"crm": {"kind": "din"}, "joint": {"pairs": [[1, 2]]}}, "[1, 2] is no [LLM block, CRM layer]"),
      ({"llm": {"spell_rate": 1.5}}, "spell_rate"), ({"llm": {"text": {"block": 0}}}, "block"),
      ({"llm": {"text": {"files": [3]}}}, "files"), ({"llm": {"text": {"warmup": 2}}}, "warmup"),
      ({"llm": {"source": "checkpoint", "path": "x", "whole_items": True}}, "from scratch"),
@@ -167,15 +175,15 @@ def test_a_bad_base_is_one_clear_error(tmp_path: Path, text: str, part: str) -> 
 
 def test_in_the_papers_regime_stages_2_and_3_have_the_only_answers() -> None:
     found, small = load_recipe("ml-1m-stages"), load_recipe("ml-1m-small")
-    assert enabled(found) == ["text", "crm", "joint", "continuation"]
+    assert [stage.name for stage in enabled(found)] == ["text", "crm", "joint", "continuation"]
     assert (found.crm, found.prompt) == (small.crm, small.prompt)
     assert all(20_000 <= stage.rows <= 30_000 for stage in (found.joint, found.continuation))
     assert found.joint.align_weight == small.joint.align_weight == 0.1
 
 
 def test_whole_numbers_are_numbers() -> None:
-    recipe = recipe_from({"name": "r", "crm": {"learning_rate": 1, "hidden": [4]}}, "r")
-    assert (recipe.crm.learning_rate, type(recipe.crm.learning_rate), recipe.crm.hidden) == (1.0, float, (4,))
+    recipe = recipe_from({"name": "r", "crm": {"learning_rate": 1, "dcnv2": {"hidden": [4]}}}, "r")
+    assert (recipe.crm.learning_rate, type(recipe.crm.learning_rate), recipe.crm.dcnv2.hidden) == (1.0, float, (4,))
 
 
 BASE = 'base = "demo"\nname = "x"\n'
@@ -198,6 +206,8 @@ def test_a_recipe_is_read_as_any_editor_saves_it(tmp_path: Path, encoding: str, 
      (BASE + "[joint]\n\npairs = [\n [1, 9],\n]", " line 5, joint, pairs: [1, 9]"),
      (BASE + "[CRM]\nepochs = 2", " line 3, CRM: unknown key 'CRM'; did you mean 'crm'?"),
      (BASE + "[crm]\nepoch = 2", " line 4, crm, epoch: unknown key 'epoch'; did you mean 'epochs'?"),
+     (BASE + "[crm]\nwindow = 9", " line 4, crm, window: unknown key 'window'; it belongs in [crm.features]"),
+     (BASE + "[crm]\nhidden = [9]", " line 4, crm, hidden: unknown key 'hidden'; it belongs in [crm.dcnv2] or "),
      (BASE + '[llm]\npath = "a\\u0000"', " line 4, llm, path: holds a NUL character"),
      (BASE + "[crm]\nepochs = 2\n[llm]\n[crm]", " line 6, column 5: not TOML (the table [crm] stands twice"),
      (BASE + "[crm]\nepochs = 2\nepochs = 3", " line 5, column 11: not TOML (the key stands twice"),

@@ -7,9 +7,9 @@ import pytest
 
 from corella_edge.features.schema import FIRST, OOV
 from corella_edge_export.crm.fitted.schema import MULTI_MAX, catalog_of, fit_schema
+from corella_edge_export.crm.recipe import FeaturesRecipe
 from corella_edge_export.crm.rows import EncodedRows, mask_ids
 from corella_edge_export.data.prepared import SPLITS
-from corella_edge_export.recipe import CrmRecipe
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -19,8 +19,8 @@ def test_a_training_row_is_the_request_it_stands_for(fitted: Any, split: str) ->
     batch = rows.batch(chosen)
     assert batch.keys() == {f.name for f in fitted.encoder.schema.fields}
     for place, row in enumerate(chosen.tolist()):
-        user, item = int(rows.rows.users[row]), int(rows.rows.items[row])
-        request = fitted.data.request(user, int(rows.rows.positions[row]), [item])
+        user, item = int(rows.split.users[row]), int(rows.split.items[row])
+        request = fitted.data.request(user, int(rows.split.positions[row]), [item])
         feed, _ = fitted.encoder.encode(request.user, request.candidates or ())
         for name, values in feed.items():
             assert values.dtype == batch[name].dtype, name
@@ -62,9 +62,9 @@ def test_long_lists_are_cut_and_empty_columns_have_a_slot(fitted: Any) -> None:
     catalog = catalog_of(data)
     assert catalog.ids == data.item_ids
     assert catalog.attributes[3]["title"] == data.items["title"][3]
-    lengths = {f.name: f.length for f in fit_schema(data, CrmRecipe()).of("multi")}
+    lengths = {f.name: f.length for f in fit_schema(data, FeaturesRecipe()).of("multi")}
     assert all(1 <= length <= MULTI_MAX for length in lengths.values())
-    numeric = fit_schema(data, CrmRecipe()).of("numeric")
+    numeric = fit_schema(data, FeaturesRecipe()).of("numeric")
     assert all(f.args["scale"] > 0 for f in numeric)
 
 

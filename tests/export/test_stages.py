@@ -11,17 +11,20 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from corella_edge.bundle import artefact  # noqa: E402
 from corella_edge.errors import InputError  # noqa: E402
 from corella_edge_export.bundling.write import Options, export  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.llm.tokenizer import speller  # noqa: E402
-from corella_edge_export.recipe import Recipe  # noqa: E402
+from corella_edge_export.recipe import Recipe, load_recipe  # noqa: E402
 from corella_edge_export.training import (  # noqa: E402
     checkpoint,
+    checks,
     stages,
 )
 from corella_edge_export.training.run import Run  # noqa: E402
-from corella_edge_export.training.stages import Stages, enabled, keys  # noqa: E402
+from corella_edge_export.training.stage import enabled  # noqa: E402
+from corella_edge_export.training.stages import Stages, keys  # noqa: E402
 from tiny_run import english, prepared, recipe  # noqa: E402
 
 ALL = ["text", "crm", "llm", "joint", "continuation"]
@@ -60,15 +63,19 @@ def exported(run: Run, out: Path) -> Any:
 OFF = {"epochs": 0}
 
 
+def names(chosen: Recipe) -> list[str]:
+    return [stage.name for stage in enabled(chosen)]
+
+
 def test_the_stages_of_a_recipe(text: str) -> None:
-    assert enabled(with_text(text)) == ALL
-    assert enabled(recipe()) == ALL[1:]
-    assert enabled(with_text(text, llm={"text": {"files": [text], "epochs": 0}})) == ALL[1:]
-    assert enabled(recipe(crm=OFF)) == ["llm", "joint", "continuation"]
-    assert enabled(recipe(llm=OFF)) == ["crm", "joint", "continuation"]
-    assert enabled(recipe(joint=OFF)) == ["crm", "llm", "continuation"]
-    assert enabled(recipe(joint=OFF, continuation=OFF)) == ["crm", "llm"]
-    assert enabled(recipe(crm=OFF, llm=OFF, continuation=OFF)) == ["joint"]
+    assert names(with_text(text)) == ALL
+    assert names(recipe()) == ALL[1:]
+    assert names(with_text(text, llm={"text": {"files": [text], "epochs": 0}})) == ALL[1:]
+    assert names(recipe(crm=OFF)) == ["llm", "joint", "continuation"]
+    assert names(recipe(llm=OFF)) == ["crm", "joint", "continuation"]
+    assert names(recipe(joint=OFF)) == ["crm", "llm", "continuation"]
+    assert names(recipe(joint=OFF, continuation=OFF)) == ["crm", "llm"]
+    assert names(recipe(crm=OFF, llm=OFF, continuation=OFF)) == ["joint"]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +126,16 @@ def test_a_run_of_all_stages_exports(whole: Run, tmp_path: Path) -> None:
     assert torch.equal(whole.crm().state_dict()["head.weight"], crm["crm.head.weight"])
     llm = checkpoint.load_tensors(whole.folder / "continuation" / "best.safetensors")
     assert torch.equal(whole.llm().model.norm.weight, llm["model.norm.weight"])
+
+
+def test_an_export_seals_and_opens_its_bundle_once(whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of gigabytes are hashed in both."""
+    seal, problems, done = artefact.seal, artefact.Bundle.problems, []
+    monkeypatch.setattr(artefact, "seal", lambda *args: (done.append("seal"), seal(*args))[1])
+    monkeypatch.setattr(artefact.Bundle, "problems", lambda bundle: (done.append("open"), problems(bundle))[1])
+    bundle = exported(whole, tmp_path / "bundle")
+    assert done == ["seal", "open"]
+    assert bundle == artefact.Bundle.open(tmp_path / "bundle")
 
 
 def test_only_equal_stages_are_taken_over(
@@ -188,7 +205,7 @@ def test_what_plain_text_taught_goes_into_the_stages_without_the_llms_own(
     stages.train(tmp_path / "run", chosen, data, quiet=True)
     run = Run.open(tmp_path / "run", data)
     made = Stages(run, quiet=True)
-    begins = (made._joint if not joint else made._continuation)()[0]
+    begins = made.task("joint" if not joint else "continuation")[0]
     learnt, found = run.best("text"), begins.reader.model.state_dict()
     assert torch.equal(found["model.norm.weight"], learnt["model.norm.weight"])
     words, whole = found["model.embed_tokens.weight"], run.tokenizer().get_added_vocab()
@@ -215,8 +232,8 @@ def test_the_continuation_reads_other_rows_than_the_joint_stage(
 ) -> None:
     chosen = with_text(text, **({} if joint else {"joint": OFF}))
     made = Stages(Run(whole.folder, chosen, data), quiet=True)
-    first = {epoch: rows_of(Stages(whole)._joint()[0], epoch) for epoch in (0, 1)}
-    second = {epoch: rows_of(made._continuation()[0], epoch) for epoch in (0, 1)}
+    first = {epoch: rows_of(Stages(whole).task("joint")[0], epoch) for epoch in (0, 1)}
+    second = {epoch: rows_of(made.task("continuation")[0], epoch) for epoch in (0, 1)}
     for found in (first, second):
         assert sorted(found[0]) == sorted(found[1])
         assert len(set(found[0])) == len(found[0])
@@ -228,7 +245,7 @@ def test_no_row_is_read_twice_at_the_end_of_the_data(data: PreparedData, whole: 
     count = len(data.split("train").users)
     chosen = with_text(text, joint={"rows": 100}, continuation={"rows": 0})
     made = Stages(Run(whole.folder, chosen, data), quiet=True)
-    both = rows_of(made._joint()[0], 0) + rows_of(made._continuation()[0], 0)
+    both = rows_of(made.task("joint")[0], 0) + rows_of(made.task("continuation")[0], 0)
     assert sorted(both) == np.arange(count).tolist()
 
 
@@ -238,13 +255,26 @@ def test_more_rows_than_there_are_is_one_error_before_any_work(data: PreparedDat
         with pytest.raises(InputError, match=rf"tiny: joint\.rows and continuation\.rows .* {count} training rows"):
             stages.train(tmp_path / "run", recipe(continuation={"rows": rows}), data, quiet=True)
     assert not (tmp_path / "run").exists()
-    stages.check_rows(recipe(continuation={"rows": count - 120}), data)
-    stages.check_rows(replace(recipe(joint={"rows": 10**9}), continuation=recipe(continuation=OFF).continuation), data)
+    checks.check_rows(recipe(continuation={"rows": count - 120}), data)
+    checks.check_rows(replace(recipe(joint={"rows": 10**9}), continuation=recipe(continuation=OFF).continuation), data)
 
 
 def test_a_block_that_there_is_not_is_one_error_before_any_work(data: PreparedData, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="recipe tiny, joint, pairs: there is no block 3, the LLM has 2"):
         stages.train(tmp_path / "run", recipe(joint={"pairs": [[1, 1], [3, 2]]}), data, quiet=True)
     assert not (tmp_path / "run").exists()
-    stages.check_pairs(recipe(joint={"pairs": [[1, 1], [2, 2]]}))
-    stages.check_pairs(recipe(joint={"pairs": [[3, 2]], "epochs": 0}))
+    checks.check_pairs(recipe(joint={"pairs": [[1, 1], [2, 2]]}))
+    checks.check_pairs(recipe(joint={"pairs": [[3, 2]], "epochs": 0}))
+
+
+# Of releases before: what a run has trained is still taken over.
+KEYS = {
+    "demo": ("6f4e774b4572b60a", "83bfe683aaf6fda7", "6795cceae55fcf2b", "a5671e59c2aadd6a"),
+    "ml-1m-small": ("f4f0bc31a4d98994", "efc2462f913815cf", "5c6b6a9d08fe5826", "3515848b16b03bf5"),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_keys_of_shipped_recipes_stay(name: str, data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "fingerprint", lambda data: "data")
+    assert tuple(key[:16] for key in keys(load_recipe(name), data).values()) == KEYS[name]

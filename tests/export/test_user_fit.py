@@ -18,10 +18,11 @@ from corella_edge_export.bundling.verify import check_crm  # noqa: E402
 from corella_edge_export.crm.ensemble import members_of  # noqa: E402
 from corella_edge_export.crm.fitted import users as user_fit  # noqa: E402
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema  # noqa: E402
+from corella_edge_export.crm.recipe import FeaturesRecipe  # noqa: E402
 from corella_edge_export.crm.rows import mask_ids  # noqa: E402
 from corella_edge_export.crm.to_onnx import export_onnx  # noqa: E402
 from corella_edge_export.data.prepared import Split  # noqa: E402
-from corella_edge_export.recipe import CrmRecipe, recipe_from  # noqa: E402
+from corella_edge_export.recipe import recipe_from  # noqa: E402
 from corella_edge_export.training.run import Run, deciding  # noqa: E402
 from corella_edge_export.training.stages import Stages  # noqa: E402
 from corella_edge_export.training.tasks import crm as train_crm  # noqa: E402
@@ -155,17 +156,26 @@ def test_stages_train_with_levels_and_find_them_again(stages: Stages) -> None:
 
 def test_text_and_levels_want_quality() -> None:
     for key, value in (("item_text", ["title"]), ("user_level", True)):
-        with pytest.raises(RecipeError, match=f"crm: {key} rests on the items' quality"):
-            recipe_from({"name": "x", "crm": {key: value}}, "x")
+        with pytest.raises(RecipeError, match=f"crm, features: {key} rests on the items' quality"):
+            recipe_from({"name": "x", "crm": {"features": {key: value}}}, "x")
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [({"attribute": "year"}, "item_number rests on the items' quality"), ({"first": 3}, "first 3 is above last 0")],
+)
+def test_what_is_wrong_of_a_number_is_told(number: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError, match=rf"crm, features: .*{told}"):
+        recipe_from({"name": "x", "crm": {"features": {"item_number": number}}}, "x")
 
 
 def test_leanings_want_levels() -> None:
-    with pytest.raises(RecipeError, match="crm: user_leaning goes with the users' levels"):
-        recipe_from({"name": "x", "crm": {"item_quality": True, "user_leaning": True}}, "x")
+    with pytest.raises(RecipeError, match="crm, features: user_leaning goes with the users' levels"):
+        recipe_from({"name": "x", "crm": {"features": {"item_quality": True, "user_leaning": True}}}, "x")
 
 
 def test_a_text_that_the_data_lack_is_named(fitted: Any) -> None:
-    recipe = CrmRecipe(item_quality=True, item_text=("title", "plot"))
+    recipe = FeaturesRecipe(item_quality=True, item_text=("title", "plot"))
     with pytest.raises(InputError, match=r"item_text: .* has no text 'plot' of an item, only title, genres"):
         catalog_of(fitted.data, recipe)
 
@@ -174,7 +184,7 @@ def test_a_text_is_no_field_and_a_list_is(tmp_path: Path) -> None:
     data = tiny_run.prepared(tmp_path / "data")
     data.items["plot"] = [f"war and peace {row % 2}" for row in range(len(data.item_ids))]
     data.info["attributes"]["items"]["plot"] = "categorical"
-    plain, told = CrmRecipe(item_quality=True), CrmRecipe(item_quality=True, item_text=("plot", "genres"))
+    plain, told = FeaturesRecipe(item_quality=True), FeaturesRecipe(item_quality=True, item_text=("plot", "genres"))
     names = [{f.name for f in fit_schema(data, recipe).fields} for recipe in (plain, told)]
     assert names[0] - names[1] == {"item_plot"}
     assert "item_genres" in names[1]

@@ -15,8 +15,7 @@ from corella_edge.catalog import Catalog
 from corella_edge.features.schema import Schema
 from corella_edge.prompt import PromptEncoder, Template
 from corella_edge.request import Candidate, Event, User
-from corella_edge_export.bundling.verify import check_tokens
-from corella_edge_export.llm.to_gguf import write_vocabulary
+from corella_edge_export.llm.to_gguf import check_tokens, write_vocabulary
 from corella_edge_export.llm.tokenizer import (
     load_tokenizer,
     resolve_answers,

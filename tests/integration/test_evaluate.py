@@ -14,8 +14,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.metrics import ece
 from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.data.rowset import HistoryCut, RowSet
 from corella_edge_export.evaluation import evaluate as module
-from corella_edge_export.evaluation.rowset import HistoryCut, RowSet
 from corella_edge_runtime.engine import Engine
 from sessions import ONE, prepare_tiny, run, succeed
 

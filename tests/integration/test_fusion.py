@@ -14,10 +14,9 @@ from corella_edge.bundle.artefact import Bundle
 from corella_edge.request_message import parse_request
 from corella_edge.routing.fusion import fuse
 from corella_edge.routing.policy import entropy, is_routed
-from corella_edge_export.bundling.write import score_rows
 from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.data.rowset import choose_users, history_needed
 from corella_edge_export.evaluation.fusion import fused, fusion, routed
-from corella_edge_export.evaluation.rowset import choose_users, history_needed
 from corella_edge_export.evaluation.scored import Scored
 from corella_edge_export.training.run import Run
 from corella_edge_runtime import reference
@@ -47,7 +46,9 @@ def valid(tiny, stacked):
     schema, _ = run.fit_inputs()
     export, history = run.recipe.export, history_needed(schema, run.recipe.prompt)
     rows = choose_users(run.data, "valid", export.calibration_rows, run.recipe.seed, history)
-    crm, llm = score_rows(stacked, rows, 1)
+    with Engine.open(stacked, threshold="ratio:1", llm_threads=1, require_llm=True, tuned=False) as engine:
+        scores = [engine.rank(request) for request in rows.requests()]
+    crm, llm = (np.concatenate([getattr(s, model) for s in scores]) for model in ("crm", "llm"))
     return Scored(crm, crm, llm, rows.labels, rows.users.astype(np.int64), np.zeros(len(crm), dtype=bool))
 
 

@@ -10,7 +10,7 @@ import pytest
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.evaluation.rowset import RowSet, choose_users, history_needed
+from corella_edge_export.data.rowset import RowSet, choose_users, history_needed
 from corella_edge_export.training.run import Run
 from corella_edge_export.training.tasks import crm as train_crm
 from corella_edge_export.training.tasks import llm as train_llm
@@ -47,7 +47,7 @@ def sides(tiny):
 def test_crm(sides):
     schema, catalog = sides.run.fit_inputs()
     encoded = EncodedRows(sides.run.data, "test", FeatureEncoder(schema, catalog))
-    expected = train_crm.predict(sides.run.crm(), encoded)[sides.rows.rows]
+    expected = train_crm.predict(sides.run.crm(), encoded)[sides.rows.indices]
     assert np.ptp(expected) > 0.2
     np.testing.assert_allclose(sides.crm, expected, rtol=0, atol=1e-5)
 
@@ -59,7 +59,7 @@ def test_llm(sides, kind, tolerance):
     split = sides.rows.split
     rows, probability = train_llm.predict(reader, builder.exact(split, np.unique(split.users).tolist()))
     by_row = dict(zip(rows.tolist(), probability.tolist(), strict=True))
-    expected = np.array([by_row[row] for row in sides.rows.rows.tolist()])
+    expected = np.array([by_row[row] for row in sides.rows.indices.tolist()])
     assert np.ptp(expected) > 0.2
     np.testing.assert_allclose(sides.llm[kind], expected, rtol=0, atol=tolerance)
 

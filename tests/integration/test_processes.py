@@ -24,15 +24,17 @@ pytestmark = pytest.mark.slow
 RECIPE = """
 name = "two"
 [crm]
+batch_size = 256
+epochs = 1
+evaluations = 1
+[crm.features]
+history = 8
+window = 16
+[crm.dcnv2]
 embedding_dim = 4
 cross_layers = 2
 hidden = [8]
 dropout = 0.0
-history = 8
-window = 16
-batch_size = 256
-epochs = 1
-evaluations = 1
 [llm]
 vocab_size = 420
 hidden = 16

@@ -30,12 +30,13 @@ TINY = """
 name = "ml-1m-tiny"
 seed = 1
 [crm]
-embedding_dim = 4
-cross_layers = 1
-hidden = [8]
 batch_size = 256
 epochs = 1
 evaluations = 1
+[crm.dcnv2]
+embedding_dim = 4
+cross_layers = 1
+hidden = [8]
 [llm]
 vocab_size = 600
 hidden = 32

@@ -44,8 +44,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Llama:
     torch.set_num_threads(1)
     from corella_edge_export.llm import model as llm
     from corella_edge_export.llm import tokenizer
+    from corella_edge_export.llm.recipe import LlmRecipe
     from corella_edge_export.llm.to_gguf import write_gguf
-    from corella_edge_export.recipe import LlmRecipe
 
     words = ["red", "blue", "old", "new", "night", "sun", "café", "river", "1999", "war"]
     catalog = Catalog([f"i{n}" for n in range(40)], [{"title": f"{words[n % 10]} {words[n // 10]}"} for n in range(40)])

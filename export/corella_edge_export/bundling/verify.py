@@ -15,7 +15,7 @@ from corella_edge.errors import ExportError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidate, Request, User
-from corella_edge_export.crm.ensemble import CrmModel
+from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.training.tasks.crm import tensors
 from corella_edge_export.training.tasks.llm import Reader, predict
@@ -66,25 +66,6 @@ def _mixed(requests: Sequence[Request], encoder: FeatureEncoder, number: int, si
     items = encoder.catalog.ids
     candidates = [Candidate(items[(number * 97 + i * 31) % len(items)]) for i in range(size - 1)]
     return Request(user, (*candidates, Candidate("no such item")))
-
-
-def check_tokens(model: Model, encoder: PromptEncoder, users: Iterable[User]) -> int:
-    """How many texts (every item, header and tail) llama.cpp and the trainer's tokenizer split alike.
-
-    Raises:
-        ExportError: one differs; the message shows it.
-    """
-    template = encoder.template
-    items = (template.item_text(attributes) for attributes in encoder.catalog.attributes)
-    headers = {template.header(user) for user in users}
-    tails = {template.tail(event) for user in users for event in user.history}
-    texts = [text for text in (*items, *headers, *tails, template.yes, template.no) if text is not None]
-    runtime = PromptEncoder(template, encoder.catalog, model.tokenize, encoder.tokens)
-    for text in texts:
-        expected, found = encoder.tokenize(text), runtime.tokenize(text)
-        if expected != found:
-            raise ExportError(f"tokenisation differs for {text!r}: {expected} in training, {found} in llama.cpp")
-    return len(texts)
 
 
 def torch_llm(reader: Reader, builder: SequenceBuilder, rows: npt.NDArray[np.int64], split: Any) -> dict[int, float]:

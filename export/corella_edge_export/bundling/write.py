@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,14 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Request
-from corella_edge.routing.fusion import Fusion, fuse
-from corella_edge.routing.policy import RATIOS, Calibration, entropy, is_routed, threshold_for
 from corella_edge_export.bundling import verify
-from corella_edge_export.bundling.fusion import rule_for
+from corella_edge_export.bundling.routing import routing
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
+from corella_edge_export.data.rowset import RowSet, choose_rows, choose_users, history_needed
 from corella_edge_export.data.sampling import request_json
-from corella_edge_export.evaluation.rowset import RowSet, choose_rows, choose_users, history_needed
-from corella_edge_export.evaluation.scored import Scored
+from corella_edge_export.evaluation.scored import Scored, number
 from corella_edge_export.llm.model import merged
-from corella_edge_export.llm.to_gguf import write_gguf
+from corella_edge_export.llm.to_gguf import check_tokens, write_gguf
 from corella_edge_export.training.run import Run
 from corella_edge_runtime import reference
 from corella_edge_runtime.crm import Crm
@@ -85,7 +83,7 @@ class Export:
 
     def write_crm(self) -> None:
         """crm.onnx, checked at several batch sizes with unknown ids; crm.int8.onnx where wanted."""
-        self.say("CRM: DCNv2 to ONNX")
+        self.say(f"CRM: {self.run.recipe.crm.model} to ONNX")
         model, path = self.run.crm(), self.folder / "crm.onnx"
         export_onnx(model, self.schema, path)
         chosen = [self.requests[i] for i in self.reference]
@@ -97,24 +95,22 @@ class Export:
     def _write_crm_int8(self, source: Path, path: Path) -> None:
         self.say(f"CRM: {path.name}")
         quantize_int8(source, path, self.schema)
-        crm = Crm(path, self.schema)
-        feeds = (self.encoder.encode(request.user, request.candidates or ())[0] for request in self.requests)
-        self._judge("crm_int8", np.concatenate([crm.probability(feed) for feed in feeds]))
+        self._judge("crm_int8", self._crm_scores(Crm(path, self.schema), self.requests))
 
     def write_llm(self) -> None:
         """llm.gguf and its variants; f16 must equal transformers, quantised types are judged by their metrics."""
         self.say("LLM: transformers' own scores")
         builder, trained = self.run.builder(), self.run.llm()
         reader = self.run.reader(trained, builder, "float32")
-        torch_by_row = verify.torch_llm(reader, builder, self.sample.rows, self.sample.split)
-        expected = np.asarray([torch_by_row.get(row, np.nan) for row in self.sample.rows.tolist()])
+        torch_by_row = verify.torch_llm(reader, builder, self.sample.indices, self.sample.split)
+        expected = np.asarray([torch_by_row.get(row, np.nan) for row in self.sample.indices.tolist()])
         self.llm_reference = expected
         self._judge("torch", expected)
         f16 = self.work / "f16.gguf"
         recipe = self.run.recipe
         write_gguf(merged(trained), self.run.tokenizer(), f16, recipe.name, self.run.spm(), recipe.llm.context)
         model = Model(f16)
-        texts = verify.check_tokens(model, self.prompts, [r.user for r in self.requests[:200]])
+        texts = check_tokens(model, self.prompts, [r.user for r in self.requests[:200]])
         model.close()
         self.say(f"LLM: {texts} texts tokenised alike; GGUF f16 against transformers")
         self._check_f16(f16)
@@ -157,42 +153,37 @@ class Export:
             request, llm = self.requests[i], float(self.llm_reference[i])
             suffix = self.prompts.suffix(verify.only_candidate(request))
             prompt = None if suffix is None else [*self.prompts.prefix(request.user), *suffix]
-            lines.append({"request": request_json(request), "crm": crm, "prompt": prompt, "llm": _finite(llm)})
+            lines.append({"request": request_json(request), "crm": crm, "prompt": prompt, "llm": number(llm)})
         self._lines("reference.jsonl", lines)
         if self.options.sample:
             pairs = zip(self.requests, self.sample.labels.tolist(), strict=True)
             self._lines("sample.jsonl", [{"request": request_json(r), "label": label} for r, label in pairs])
 
-    def draft(self) -> None:
-        """Placeholders for what only the opened bundle can tell, so that the runtime can open it."""
-        policy = self.run.recipe.export.threshold
-        grid = {"shares": [0.0, 1.0], "thresholds": [None, 0.0]}
-        self._json("routing.json", {"threshold": policy, "calibration": grid, "table": [], "rows": 0})
-        self._json("verification.json", {})
-        self.seal()
-
     def calibrate(self) -> None:
-        """routing.json: the runtime scores validation rows with both models; thresholds are their quantiles."""
+        """routing.json: both exported models score validation rows, whose quantiles are the thresholds."""
         self.say(f"calibration: {len(self.calibration)} validation rows through the runtime")
-        crm, llm = score_rows(self.folder, self.calibration, self.options.threads)
+        session = Crm(self.folder / "crm.onnx", self.schema)
+        crm = self._crm_scores(session, self.calibration.requests())
+        asked = tqdm(self.calibration.requests(), total=len(self.calibration), unit="row", disable=None)
+        llm = verify.gguf_scores(self.folder / "llm.gguf", self.prompts, asked, self.options.threads)
         self._judge("crm_valid", crm, self.calibration)
         self._judge("llm_valid", llm, self.calibration)
-        s = entropy(crm)
-        fitted = Calibration.fit(s)
-        grid = {"shares": fitted.shares.tolist(), "thresholds": [_finite(t) for t in fitted.thresholds.tolist()]}
-        policy, name = self.run.recipe.export.threshold, self.options.fusion or self.run.recipe.export.fusion
-        rule, about = rule_for(name, policy, _scored(crm, llm, self.calibration))
-        rows = [_table_row(ratio, s, crm, llm, self.calibration, rule) for ratio in RATIOS]
-        self._json("routing.json", {"threshold": policy, **about, "calibration": grid, "table": rows, "rows": len(crm)})
+        self._judge("crm", self._crm_scores(session, self.requests))
+        export = self.run.recipe.export
+        scored = _scored(crm, llm, self.calibration)
+        self._json("routing.json", routing(export.threshold, self.options.fusion or export.fusion, scored))
 
-    def finish(self) -> None:
-        """verification.json and the final seal; then the runtime repeats the reference rows.
+    def _crm_scores(self, crm: Crm, requests: Iterable[Request]) -> verify.Floats:
+        """P(label = 1), float64 [n], of one-candidate requests by ONNX Runtime."""
+        feeds = (self.encoder.encode(request.user, request.candidates or ())[0] for request in requests)
+        return np.concatenate([crm.probability(feed) for feed in feeds])
+
+    def finish(self) -> Bundle:
+        """verification.json and the seal; then the runtime opens the bundle and repeats the reference rows.
 
         Raises:
             ExportError: it finds other scores or prompts than those recorded.
         """
-        with Engine.open(self.folder, llm=None) as engine:
-            self._judge("crm", np.concatenate([engine.rank(request).crm for request in self.requests]))
         default = self.options.llm_types[0]
         # A quantised type is judged by its metrics; `verify` only has to notice another file or machine.
         tolerance = max(verify.BATCHED_TOLERANCE, 2.0 * self.differences.get(f"llm_{default}", 0.0))
@@ -208,6 +199,7 @@ class Export:
             found = reference.compare(engine, reference.read(engine.bundle), allowed)
         for problem in found.problems:
             raise ExportError(f"the bundle differs from the trained models: {problem}")
+        return engine.bundle
 
     def seal(self) -> None:
         options, run = self.options, self.run
@@ -216,7 +208,7 @@ class Export:
         about = {
             "recipe": recipe,
             "data": {key: run.data.info.get(key) for key in ("name", "licence", "redistributable", "notes", "sources")},
-            "models": {"crm": "DCNv2", "llm": self.llm_files()},
+            "models": {"crm": run.recipe.crm.model, "llm": self.llm_files()},
             "packages": {name: installed(name) for name in PACKAGES},
         }
         bundle.seal(self.folder, options.name or run.recipe.name, options.version, about)
@@ -256,35 +248,11 @@ def export(run: Run, out: Path, options: Options, say: Say = lambda message: Non
         job.write_llm()
         job.write_samples()
         shutil.rmtree(folder / "work")
-        job.draft()
         job.calibrate()
-        job.seal()
-        job.finish()
-    return Bundle.open(out)
-
-
-def score_rows(folder: Path, rows: RowSet, threads: int) -> tuple[verify.Floats, verify.Floats]:
-    """(crm, llm), float64 [n] each, of a row set through the runtime; llm is nan for items without text."""
-    with Engine.open(folder, threshold="ratio:1", llm_threads=threads, require_llm=True, tuned=False) as engine:
-        scores = [engine.rank(request) for request in tqdm(rows.requests(), total=len(rows), unit="row", disable=None)]
-    return np.concatenate([s.crm for s in scores]), np.concatenate([s.llm for s in scores])
+        sealed = job.finish()
+    return replace(sealed, root=out)
 
 
 def _scored(crm: verify.Floats, llm: verify.Floats, rows: RowSet) -> Scored:
     """Rows as the study looks at them; whom the training knew is not asked here."""
     return Scored(crm, crm, llm, rows.labels, rows.users.astype(np.int64), np.zeros(len(crm), dtype=bool))
-
-
-def _table_row(
-    ratio: float, s: verify.Floats, crm: verify.Floats, llm: verify.Floats, rows: RowSet, rule: Fusion
-) -> dict[str, float | None]:
-    """What routing the `ratio` hardest of the calibration rows gives."""
-    threshold = threshold_for(s, ratio)
-    chosen = is_routed(s, threshold) & ~np.isnan(llm)
-    found = metrics.quality(fuse(crm, llm, chosen, rule), rows.labels)
-    return {"ratio": ratio, "threshold": _finite(threshold), "share": float(chosen.mean()), **asdict(found)}
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity and no nan."""
-    return value if np.isfinite(value) else None

@@ -1,48 +1,46 @@
-"""Several DCNv2 that begin with other weights, as one CRM: the mean of their logits varies less than each of them."""
+"""Several models that begin with other weights, as one CRM: the mean of their logits varies less than each of them."""
 
 from __future__ import annotations
+
+import importlib
 
 import torch
 from torch import Tensor, nn
 
 from corella_edge.features.schema import Schema
-from corella_edge_export.crm.dcnv2 import DCNv2
-from corella_edge_export.recipe import CrmRecipe
+from corella_edge_export.crm.base import CrmModel
+from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe
 
 
-class Members(nn.Module):
-    """A DCNv2's interface over several of them. Each is trained by a loss of its own (`members_of`)."""
+class Members(CrmModel):
+    """The mean of several models of one family. Each is trained by a loss of its own (`members_of`)."""
 
-    def __init__(self, schema: Schema, recipe: CrmRecipe) -> None:
+    def __init__(self, models: list[CrmModel]) -> None:
         super().__init__()
-        self.members = nn.ModuleList([DCNv2(schema, recipe) for _ in range(recipe.members)])
-        self.width = members_of(self)[0].width
-
-    def forward(self, feed: dict[str, Tensor]) -> Tensor:
-        return self.states(feed)[0]
+        self.members = nn.ModuleList(models)
+        self.width = models[0].width
 
     def states(self, feed: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Means over the members: logits float32 [n], and of each cross layer float32 [n, width]."""
+        """Means over the members: logits float32 [n], and of each layer float32 [n, width]."""
         logits, layers = zip(*[member.states(feed) for member in members_of(self)], strict=True)
         return _mean(logits), [_mean(same) for same in zip(*layers, strict=True)]
 
-    def one_user(self, feed: dict[str, Tensor]) -> Tensor:
-        """`forward` for the n candidates of one user, as `DCNv2.one_user`."""
-        return _mean([member.one_user(feed) for member in members_of(self)])
-
-
-CrmModel = DCNv2 | Members
+    def serving_forward(self, feed: dict[str, Tensor]) -> Tensor:
+        """The members' mean for the n candidates of one user."""
+        return _mean([member.serving_forward(feed) for member in members_of(self)])
 
 
 def new_crm(schema: Schema, recipe: CrmRecipe) -> CrmModel:
     """The recipe's CRM with random weights."""
-    return DCNv2(schema, recipe) if recipe.members == 1 else Members(schema, recipe)
+    family = getattr(importlib.import_module(f"corella_edge_export.crm.{recipe.kind}"), FAMILIES[recipe.kind])
+    models: list[CrmModel] = [family(schema, recipe) for _ in range(recipe.members)]
+    return models[0] if recipe.members == 1 else Members(models)
 
 
-def members_of(model: nn.Module) -> list[DCNv2]:
-    """The DCNv2 that a CRM consists of."""
+def members_of(model: nn.Module) -> list[CrmModel]:
+    """The models that a CRM consists of."""
     parts = model.members if isinstance(model, Members) else [model]
-    return [part for part in parts if isinstance(part, DCNv2)]
+    return [part for part in parts if isinstance(part, CrmModel)]
 
 
 def _mean(same: list[Tensor] | tuple[Tensor, ...]) -> Tensor:

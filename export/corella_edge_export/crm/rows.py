@@ -17,7 +17,7 @@ from corella_edge_export.crm.fitted.users import USER_LEVEL
 from corella_edge_export.data.prepared import PreparedData
 
 CHUNK = 4096
-Rows = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 Part = tuple[npt.NDArray[np.bool_], FeatureEncoder]  # bool [users], and how to encode their rows
 
 
@@ -43,8 +43,8 @@ class EncodedRows:
         sitting, from the items' quality as the parts see it; with `leanings` his weights of `user_fit.leaning`, too.
         """
         self.data, self.encoder = data, encoder
-        self.rows = data.split(split)
-        self.labels = self.rows.labels.astype(np.float32)
+        self.split = data.split(split)
+        self.labels = self.split.labels.astype(np.float32)
         self.user_tables = self._user_tables()
         self._sequences = {f.name: f for f in encoder.schema.of("sequence")}
         self._derived = {f.name for f in encoder.schema.of("derived")}
@@ -52,19 +52,19 @@ class EncodedRows:
         served = self._leaning() if leanings else None
         quality = np.zeros(len(self))  # of each row's item
         for users, other in parts:
-            rows = np.flatnonzero(users[self.rows.users])
-            quality[rows] = [other.catalog.attributes[item].get("quality", 0.0) for item in self.rows.items[rows]]
+            rows = np.flatnonzero(users[self.split.users])
+            quality[rows] = [other.catalog.attributes[item].get("quality", 0.0) for item in self.split.items[rows]]
             for name, values in self._all_derived(other, rows, None).items():
                 self.derived[name][rows] = values
         own, count = self._leaning() if leanings else None, len(data.user_ids)
-        self.levels = user_fit.fit(self.rows, quality, count, own, served) if levels else None
+        self.levels = user_fit.fit(self.split, quality, count, own, served) if levels else None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, rows: Rows) -> Feed:
+    def batch(self, rows: Indices) -> Feed:
         """Input arrays of the given rows."""
-        users, items = self.rows.users[rows], self.rows.items[rows]
+        users, items = self.split.users[rows], self.split.items[rows]
         feed: Feed = {name: table[items] for name, table in self.encoder.item_tables.items()}
         feed.update({name: table[users] for name, table in self.user_tables.items()})
         longest = max((f.length for f in self._sequences.values()), default=0)
@@ -89,11 +89,11 @@ class EncodedRows:
                 table[vocabulary.index(user)] = level
         return table
 
-    def histories(self, rows: Rows, w: int) -> Histories:
+    def histories(self, rows: Indices, w: int) -> Histories:
         """The latest w events before each row, through the row's pointer into its user's log."""
         log = self.data.log
-        start = log.offsets[self.rows.users[rows]]
-        index = (start + self.rows.positions[rows])[:, None] - np.arange(w, 0, -1)
+        start = log.offsets[self.split.users[rows]]
+        index = (start + self.split.positions[rows])[:, None] - np.arange(w, 0, -1)
         mask = index >= start[:, None]
         index = np.where(mask, index, 0)
         items = np.where(mask, log.items[index], self.encoder.unknown_row)
@@ -109,12 +109,12 @@ class EncodedRows:
         ]
         return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]} if feeds else {}
 
-    def _all_derived(self, encoder: FeatureEncoder, chosen: Rows, progress: Callable[[int], Any] | None) -> Feed:
+    def _all_derived(self, encoder: FeatureEncoder, chosen: Indices, progress: Callable[[int], Any] | None) -> Feed:
         parts: dict[str, list[Any]] = {name: [] for name in self._derived}
         for start in range(0, max(1, len(chosen)), CHUNK):
             rows = chosen[start : start + CHUNK]
             history = self.histories(rows, encoder.schema.window)
-            facts = encoder.candidate_facts(self.rows.items[rows][:, None].astype(np.int64))
+            facts = encoder.candidate_facts(self.split.items[rows][:, None].astype(np.int64))
             for name, values in encoder.encode_derived(history, facts).items():
                 parts[name].append(values)
             if progress is not None:

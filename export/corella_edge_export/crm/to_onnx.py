@@ -1,4 +1,4 @@
-"""DCNv2 → ONNX, and its INT8 form (optimum). User-side inputs keep leading dimension 1 and are broadcast inside,
+"""A CRM → ONNX, and its INT8 form (optimum). User-side inputs keep leading dimension 1 and are broadcast inside,
 after whatever can be computed of them alone."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from corella_edge.features.derived import DERIVED
 from corella_edge.features.schema import Feed, Schema
-from corella_edge_export.crm.ensemble import CrmModel
+from corella_edge_export.crm.base import CrmModel
 from corella_edge_runtime.crm import VOCAB_KEY
 
 OPSET = 17
@@ -28,7 +28,7 @@ class _ByPosition(nn.Module):
         self.model, self.names = model, names
 
     def forward(self, *values: Tensor) -> Tensor:
-        logits: Tensor = self.model.one_user(dict(zip(self.names, values, strict=True)))
+        logits: Tensor = self.model.serving_forward(dict(zip(self.names, values, strict=True)))
         return logits
 
 

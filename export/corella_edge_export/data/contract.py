@@ -1,9 +1,10 @@
-"""`RawData`: what every reader returns, and the checks it must pass before it is prepared."""
+"""`Reader` and `RawData`: a data set, what its reader returns, and the checks that must pass before it is prepared."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
@@ -83,6 +84,24 @@ class RawData:
     notes: tuple[str, ...] = ()
     generator: Mapping[str, Any] | None = None
     published: PublishedSplits | None = None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A data set that can be prepared; a module of `readers` lists its own in READERS, by name.
+
+    Attributes:
+        read: from the folder of the publisher's files (None for generated data) and further options, of which there
+            is at least `seed`; what a reader of published files does not know, it ignores.
+        summary: what it reads, in one line.
+        needs_source: whether there are files to read.
+        extras: the kinds of further rows that `prepare --extra` may name.
+    """
+
+    read: Callable[[Path | None, Mapping[str, Any]], RawData]
+    summary: str
+    needs_source: bool = True
+    extras: tuple[str, ...] = ()
 
 
 def check(raw: RawData) -> None:

@@ -1,44 +1,28 @@
-"""Which data sets can be prepared: a name → one module, imported only when it is asked for."""
+"""Which data sets can be prepared: what the modules of `readers` say that they read."""
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from corella_edge.errors import InputError, meant
-
-if TYPE_CHECKING:
-    from corella_edge_export.data.contract import RawData
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A data set: its module has `read(source: Path | None, options: Mapping[str, Any]) -> RawData`.
-
-    `options` holds at least `seed`; a reader of published files ignores what it does not know.
-    """
-
-    module: str
-    needs_source: bool
-    summary: str
-
-    def read(self, source: Path | None, options: Mapping[str, Any]) -> RawData:
-        """Import the module and read. Raises InputError for bad input, as each reader says."""
-        return cast("RawData", importlib.import_module(self.module).read(source, options))
+from corella_edge_export.data import readers
+from corella_edge_export.data.contract import RawData, Reader
 
 
-READERS: dict[str, Reader] = {
-    "collm-ml-1m": Reader(
-        "corella_edge_export.data.readers.collm", True, "CoLLM's split of MovieLens-1M: train, valid, test.parquet"
-    ),
-    "ml-1m": Reader(
-        "corella_edge_export.data.readers.movielens", True, "MovieLens-1M: ratings.dat, users.dat, movies.dat"
-    ),
-    "synthetic": Reader("corella_edge_export.data.readers.synthetic", False, "generated from --seed, no files needed"),
-}
+@cache
+def known() -> dict[str, Reader]:
+    """Name → reader: the READERS of every module below `readers`."""
+    modules = (importlib.import_module(found.name) for found in _modules())
+    return dict(sorted(item for module in modules for item in getattr(module, "READERS", {}).items()))
+
+
+def _modules() -> list[pkgutil.ModuleInfo]:
+    return list(pkgutil.iter_modules(readers.__path__, f"{readers.__name__}."))
 
 
 def reader(name: str) -> Reader:
@@ -47,18 +31,22 @@ def reader(name: str) -> Reader:
     Raises:
         InputError: no such reader; the message lists the known ones.
     """
-    if name not in READERS:
-        raise InputError(f"unknown reader {name!r}; known readers: {', '.join(READERS)}{meant(name, READERS)}")
-    return READERS[name]
+    if name not in known():
+        raise InputError(f"unknown reader {name!r}; known readers: {', '.join(known())}{meant(name, known())}")
+    return known()[name]
 
 
 def read(name: str, source: Path | None, options: Mapping[str, Any]) -> RawData:
     """Read the data set `name` from the folder `source` (None for generated data).
 
     Raises:
-        InputError: unknown reader, a missing or needless folder, or whatever the reader finds wrong.
+        InputError: unknown reader, a missing or needless folder, an extra that it has not, or whatever the reader
+            finds wrong.
     """
-    chosen = reader(name)
+    chosen, extra = reader(name), options.get("extra")
+    if extra and extra not in chosen.extras:
+        have = f"has {', '.join(chosen.extras)}" if chosen.extras else "has no such rows, leave it out"
+        raise InputError(f"--extra {extra}: the reader {name} {have}")
     if source is None and chosen.needs_source:
         raise InputError(f"the reader {name!r} needs --source DIR, the folder with the publisher's files")
     if source is not None and not chosen.needs_source:

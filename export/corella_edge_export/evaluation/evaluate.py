@@ -19,11 +19,11 @@ from corella_edge.bundle import artefact as bundle
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.policy import RATIOS
 from corella_edge_export.data.prepared import PreparedData, fingerprint
+from corella_edge_export.data.rowset import RowSet, choose_users, history_needed
 from corella_edge_export.evaluation import plots, tables
 from corella_edge_export.evaluation.boundary import calibration
 from corella_edge_export.evaluation.fusion import routed
 from corella_edge_export.evaluation.groups import about, thirds
-from corella_edge_export.evaluation.rowset import RowSet, choose_users, history_needed
 from corella_edge_export.evaluation.scored import METRICS, Json, Judge, Scored, gains, shown
 from corella_edge_export.evaluation.scored import number as finite
 from corella_edge_export.evaluation.shares import lines
@@ -113,7 +113,7 @@ def _known(engine: Engine, rows: RowSet) -> tuple[npt.NDArray[np.bool_], tuple[s
     counts that user and item both have training rows.
     """
     if not rows.data.rows_in_log:
-        return rows.data.warm(rows.split)[rows.rows], ("warm rows", "cold rows")
+        return rows.data.warm(rows.split)[rows.indices], ("warm rows", "cold rows")
     index = engine.encoder.schema.vocabularies["user_id"].index_of
     known = np.asarray([rows.data.user_ids[user] in index for user in rows.users.tolist()])
     return known, ("seen users", "unseen users")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from corella_edge.errors import InputError
 from corella_edge_export.llm import pretrained
-from corella_edge_export.recipe import LlmRecipe
+from corella_edge_export.llm.recipe import LlmRecipe
 
 
 def scratch_model(recipe: LlmRecipe, vocab_size: int, bos: int, eos: int, pad: int) -> Any:

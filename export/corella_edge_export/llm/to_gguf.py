@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import numpy.typing as npt
 import torch
 
 from corella_edge.errors import ExportError
+from corella_edge.prompt import PromptEncoder
+from corella_edge.request import User
+from corella_edge_runtime.llm.llama.binding import Model
 
 _LAYER = {
     "self_attn.q_proj": "attn_q",
@@ -244,3 +248,22 @@ def _spm_kind(spm: Any, i: int) -> int:
         (spm.is_byte(i), gguf.TokenType.BYTE),
     )
     return int(next((kind for holds, kind in kinds if holds), gguf.TokenType.NORMAL))
+
+
+def check_tokens(model: Model, encoder: PromptEncoder, users: Iterable[User]) -> int:
+    """How many texts (every item, header and tail) llama.cpp and the trainer's tokenizer split alike.
+
+    Raises:
+        ExportError: one differs; the message shows it.
+    """
+    template = encoder.template
+    items = (template.item_text(attributes) for attributes in encoder.catalog.attributes)
+    headers = {template.header(user) for user in users}
+    tails = {template.tail(event) for user in users for event in user.history}
+    texts = [text for text in (*items, *headers, *tails, template.yes, template.no) if text is not None]
+    runtime = PromptEncoder(template, encoder.catalog, model.tokenize, encoder.tokens)
+    for text in texts:
+        expected, found = encoder.tokenize(text), runtime.tokenize(text)
+        if expected != found:
+            raise ExportError(f"tokenisation differs for {text!r}: {expected} in training, {found} in llama.cpp")
+    return len(texts)

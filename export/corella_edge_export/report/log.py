@@ -12,16 +12,11 @@ from typing import Any
 
 from corella_edge.errors import InputError
 from corella_edge_export.training import metrics_log
+from corella_edge_export.training import stage as training
 
 Line = dict[str, Any]
 # Sub-folder → title, in the order of training.
-STAGES = {
-    "text": "Pre-training on plain text",
-    "crm": "Stage 1: CRM warm-up",
-    "llm": "LLM on the training rows",
-    "joint": "Stage 2: both models with alignment",
-    "continuation": "Stage 3: LLM alone",
-}
+STAGES = {stage.name: stage.title for stage in training.STAGES}
 MODELS = {"": "", "crm_": "CRM", "llm_": "LLM"}
 METRICS = {"auc": "AUC", "logloss": "log-loss", "accuracy": "accuracy", "ece": "ECE", "perplexity": "perplexity"}
 LOSSES = {"loss": "all", "crm_loss": "CRM", "llm_loss": "LLM", "align_loss": "alignment"}

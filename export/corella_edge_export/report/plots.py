@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from corella_edge_export.report.log import LOSSES, MODELS, Line, Stage, number
+from corella_edge_export.training.stage import named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -225,7 +226,8 @@ def _bins(rows: Sequence[Sequence[float | None]]) -> list[tuple[float, float, fl
 
 
 def _colour(stage: Stage) -> str:
-    return {"crm": CRM, "joint": BOTH}.get(stage.name, LLM)
+    models = named(stage.name).trains
+    return BOTH if len(models) > 1 else CRM if models == ("crm",) else LLM
 
 
 def _first_last(points: Sequence[tuple[float, float]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,12 +17,15 @@ from corella_edge_export.evaluation import plots, tables
 from corella_edge_export.evaluation.boundary import boundary
 from corella_edge_export.evaluation.scored import Json, Pair
 from corella_edge_export.llm import model as llm
-from corella_edge_export.recipe import Recipe
+from corella_edge_export.recipe import Recipe, table_of
+from corella_edge_export.report import report_if_possible
 from corella_edge_export.study.analysis import DRAWS, ablation, against, analyse, by_variant, combine, combine_ablations
 from corella_edge_export.study.baseline import smoothed_rates
 from corella_edge_export.study.predictions import Predictions, folder_of
 from corella_edge_export.training import stages
+from corella_edge_export.training.checks import check
 from corella_edge_export.training.run import Run, hold
+from corella_edge_export.training.stage import enabled
 from corella_edge_runtime.bench.machine import machine, versions
 
 FULL = "full"
@@ -78,7 +81,7 @@ def study(recipe: Recipe, data: PreparedData, out: Path, settings: Settings, say
             several processes were launched.
     """
     _check(recipe, settings.seeds)
-    stages.check(recipe, data)
+    check(recipe, data)
     chosen = variants(recipe) if settings.ablations else {FULL: recipe}
     with hold(out, replace(recipe, seed=0), data, "about.json"):
         found = [_seed(chosen, seed, data, out, settings, say, quiet) for seed in settings.seeds]
@@ -109,6 +112,8 @@ def _seed(
         say(f"seed {seed}, {name}")
         shared = (*settings.reuse, *(folder_of(out, first, FULL) for first in settings.seeds), full)
         stages.train(folder, seeded, data, quiet, reuse=tuple(path for path in shared if path != folder))
+        if not quiet:
+            report_if_possible(folder)
         dtype = llm.base_dtype(recipe.llm, PartialState().device.type)
         base = Run(full, replace(chosen[FULL], seed=seed), data, dtype)
         pairs[name] = Predictions(Run(folder, seeded, data, dtype), base, say).pair(settings.valid_rows)
@@ -134,7 +139,7 @@ def _together(found: Sequence[tuple[Json, list[Json]]], settings: Settings) -> J
 
 def _about(recipe: Recipe, data: PreparedData, settings: Settings) -> Json:
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
-    table = json.loads(json.dumps(asdict(recipe), default=dict))
+    table = table_of(recipe)
     table["llm"]["path"] = Path(recipe.llm.path).name  # folders are the machine's own business
     return {
         "what": "study", "recipe": table, "name": recipe.name,
@@ -146,11 +151,11 @@ def _about(recipe: Recipe, data: PreparedData, settings: Settings) -> Json:
 
 def shared_by_seeds(recipe: Recipe) -> list[str]:
     """What the training seeds have in common."""
-    own = {"text": "The LLM's reading of plain text", "llm": "The LLM's own training"}
-    shared = [title for name, title in own.items() if name in stages.enabled(recipe)]
+    shared = [stage for stage in enabled(recipe) if "seed" not in stage.needs]
     if not shared:
         return []
-    text = f"{shared[-1]} has one seed ({recipe.llm.seed}), as a downloaded checkpoint would: training seeds"
+    own = {"text": "The LLM's reading of plain text", "llm": "The LLM's own training"}
+    text = f"{own[shared[-1].name]} has one seed ({recipe.llm.seed}), as a downloaded checkpoint would: training seeds"
     return [f"{text} differ in the CRM, in stages 2 and 3 and in their rows, so ± is not the LLM's whole variance."]
 
 

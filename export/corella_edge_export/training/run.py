@@ -32,28 +32,28 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
-from corella_edge_export.crm import ensemble as members
-from corella_edge_export.crm.ensemble import CrmModel
+from corella_edge_export.crm.base import CrmModel
+from corella_edge_export.crm.ensemble import new_crm
 from corella_edge_export.crm.fitted.items import folds
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema
+from corella_edge_export.crm.recipe import NumberRecipe, flat, nested
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.llm import model as llm
 from corella_edge_export.llm import tokenizer
 from corella_edge_export.llm.sequences import SequenceBuilder
-from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_from
-from corella_edge_export.report.log import STAGES
+from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_of_run, table_of
 from corella_edge_export.training import checkpoint
 from corella_edge_export.training.align import Alignment, pairs_for
+from corella_edge_export.training.stage import STAGES, last_of, named
 from corella_edge_export.training.tasks import text as plain_text
-from corella_edge_export.training.tasks.joint import side_of
 from corella_edge_export.training.tasks.llm import Reader, trained_tensors
 
 TOKENIZER_USERS = 2000
 # Keys that recipes have got since runs were first kept, with their defaults: one that has its default is none.
 LATER: dict[str, Any] = {
-    "item_quality": False, "item_text": [], "item_vectors": 0, "user_level": False,
+    "kind": "dcnv2", "item_quality": False, "item_text": [], "item_vectors": 0, "user_level": False,
     "user_leaning": False, "history_pace": False, "embedding_std": 0.05, "members": 1, "fusion": "replace",
-    "blocks": 0,
+    "blocks": 0, "item_number": asdict(NumberRecipe()),
 }  # fmt: skip
 
 
@@ -90,7 +90,7 @@ class Run:
         about = read_json(folder / "run.json")
         if about["data"] != fingerprint(data):
             raise InputError(f"{folder}: was trained on other data than {data.root}")
-        recipe = at_checkpoint(recipe_from(about["recipe"], str(folder)), checkpoint)
+        recipe = at_checkpoint(recipe_of_run(about["recipe"], str(folder)), checkpoint)
         if about.get("checkpoint", "") != llm.base_of(recipe.llm):
             raise InputError(f"{recipe.llm.path}: is not the checkpoint that {folder} was trained on")
         return cls(folder, recipe, data)
@@ -106,44 +106,41 @@ class Run:
             raise InputError(f"{self.folder}: {error}; remove {path}, the same command then fits it anew") from None
 
     def _fitted(self) -> tuple[Schema, Catalog]:
-        return fit_schema(self.data, self.recipe.crm), catalog_of(self.data, self.recipe.crm)
+        features = self.recipe.crm.features
+        return fit_schema(self.data, features), catalog_of(self.data, features)
 
     def parts(self) -> Iterator[tuple[npt.NDArray[np.bool_], FeatureEncoder]]:
         """Folds of users with an encoder of their training rows, whose items' numbers come from the other folds."""
-        recipe = self.recipe.crm
-        if not recipe.item_quality and not recipe.item_vectors:
+        features = self.recipe.crm.features
+        if not features.item_quality and not features.item_vectors:
             return
         schema, _ = self.fit_inputs()
         for users in folds(self.data):
-            yield users, FeatureEncoder(schema, catalog_of(self.data, recipe, users))
+            yield users, FeatureEncoder(schema, catalog_of(self.data, features, users))
 
     def new_crm(self) -> CrmModel:
         """The CRM before training."""
         torch.manual_seed(self.recipe.seed)
         schema, _ = self.fit_inputs()
-        return members.new_crm(schema, self.recipe.crm)
+        return new_crm(schema, self.recipe.crm)
 
     def crm(self, stage: str | None = None) -> CrmModel:
-        """The trained CRM: after the joint stage if the recipe has one, or after the named stage."""
-        stage = stage or ("joint" if self.recipe.joint.epochs else "crm")
+        """The trained CRM: after the last stage of the recipe that trains it, or after the named one."""
         model = self.new_crm()
-        weights = self.best(stage)
-        model.load_state_dict(side_of(weights, "crm") if stage == "joint" else weights)
+        model.load_state_dict(self.best(stage or last_of(self.recipe, "crm").name, "crm"))
         return model.eval()
 
     def llm(self, stage: str | None = None) -> Any:
-        """The trained LLM with its adapters: after the last stage of the recipe, or after the named one."""
-        recipe = self.recipe
-        last = "continuation" if recipe.continuation.epochs else "joint" if recipe.joint.epochs else "llm"
-        stage = stage or last
+        """The trained LLM with its adapters: after the recipe's last stage that trains it, or after the named one."""
         model = self.new_llm()
-        weights = self.best(stage)
-        load_into(model, side_of(weights, "llm") if stage == "joint" else weights)
+        load_into(model, self.best(stage or last_of(self.recipe, "llm").name, "llm"))
         return model.eval()
 
-    def best(self, stage: str) -> dict[str, Tensor]:
-        """The tensors that a stage kept."""
-        return checkpoint.load_tensors(self.folder / stage / "best.safetensors")
+    def best(self, stage: str, model: str = "") -> dict[str, Tensor]:
+        """The tensors that a stage kept; those of "crm" or "llm" alone, named as in that model."""
+        kept = checkpoint.load_tensors(self.folder / stage / "best.safetensors")
+        side = f"{model}." if model and len(named(stage).trains) > 1 else ""
+        return {name.removeprefix(side): tensor for name, tensor in kept.items() if name.startswith(side)}
 
     def new_llm(self) -> Any:
         """The LLM before training: seeded random weights, or the checkpoint with fresh adapters."""
@@ -218,7 +215,7 @@ class Run:
     def new_alignment(self, crm: CrmModel, model: Any) -> Alignment:
         """The projections of the joint stage before training."""
         recipe, config = self.recipe.joint, llm.plain(model).config
-        pairs = pairs_for(recipe.pairs, config.num_hidden_layers, self.recipe.crm.cross_layers)
+        pairs = pairs_for(recipe.pairs, config.num_hidden_layers, self.recipe.crm.family.layers)
         torch.manual_seed(self.recipe.seed)
         return Alignment(pairs, config.hidden_size, crm.width, recipe.width, recipe.exponent)
 
@@ -237,7 +234,7 @@ def hold(folder: Path, recipe: Recipe, data: PreparedData, label: str = "run.jso
     What begins here and is refused before anything was trained leaves nothing there, and a corrected recipe may begin.
     """
     fresh = not (folder / label).exists()
-    settings = deciding(json.loads(json.dumps(asdict(recipe), default=dict)))
+    settings = deciding(table_of(recipe))
     later = {
         "checkpoint": llm.base_of(recipe.llm), "texts": [plain_text.digest(file) for file in recipe.llm.text.files]
     }  # fmt: skip
@@ -255,7 +252,7 @@ def hold(folder: Path, recipe: Recipe, data: PreparedData, label: str = "run.jso
 
 def _clear(folder: Path, label: str) -> None:
     """Remove what a run writes before anything is trained, and the folder where nothing else is in it."""
-    for name in ("vocab", "tokenizer", *STAGES):
+    for name in ("vocab", "tokenizer", *(stage.name for stage in STAGES)):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in ("schema.json", "catalog.jsonl", label):
         (folder / name).unlink(missing_ok=True)
@@ -269,7 +266,7 @@ def settled(about: dict[str, Any]) -> dict[str, Any]:
     """What was begun, without what decides no weights: the export, and the place of a checkpoint known by its hash."""
     recipe = {name: value for name, value in about["recipe"].items() if name != "export"}
     place = {name: value for name, value in recipe["llm"].items() if name != "path"}
-    return {**about, "recipe": {**recipe, "llm": place}}
+    return {**about, "recipe": {**recipe, "llm": place, "crm": flat(nested(recipe.get("crm", {})))}}
 
 
 def deciding(settings: Any) -> Any:

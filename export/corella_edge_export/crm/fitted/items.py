@@ -6,18 +6,20 @@ users, and each fold's rows are encoded with what the other folds' rows give.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from corella_edge_export.crm.fitted import words as item_text
+from corella_edge_export.crm.recipe import FeaturesRecipe, NumberRecipe
 from corella_edge_export.data.prepared import PreparedData
 
 FOLDS = 10
-# Variances of the effects: of an item, of a user, of a step of year and of the log count.
+# Variances of the effects: of an item, of a user, of a step of the items' number and of the log count.
 EFFECT, STEP = 0.98, 0.045
-FIRST_YEAR, LAST_YEAR = 1930, 2000
 STEPS = 100
 SMOOTHING = 5.0  # users added to an item's likes, so that rare items weigh little in the vectors
 
@@ -33,16 +35,17 @@ def folds(data: PreparedData) -> list[Mask]:
     return [of == fold for fold in range(FOLDS)]
 
 
-def quality(data: PreparedData, users: Mask, text: tuple[str, ...] = ()) -> Floats:
+def quality(data: PreparedData, users: Mask, features: FeaturesRecipe) -> Floats:
     """float64 [items]: the item's part of the log odds of a like, from the training rows of `users`.
 
-    A logistic regression with an effect for every item, user, step of year, word of the attributes `text` and for the
-    log of the item's count, all drawn to 0: an item without rows has the quality of its year, rarity and words.
+    A logistic regression with an effect for every item, user, step of the recipe's `item_number`, word of its
+    `item_text` and for the log of the item's count, all drawn to 0: an item without rows has the quality of its
+    number, rarity and words.
     """
     rows = data.split("train")
     rows_of = users[rows.users]
     items, owners = rows.items[rows_of].astype(np.int64), rows.users[rows_of].astype(np.int64)
-    known, words = _known(data, items), item_text.columns(data, text)
+    known, words = _known(data, items, features.item_number), item_text.columns(data, features.item_text)
     if not len(items):
         return np.zeros(len(data.item_ids))
     x, i, u = torch.from_numpy(known), torch.from_numpy(items), torch.from_numpy(owners)
@@ -71,20 +74,23 @@ def quality(data: PreparedData, users: Mask, text: tuple[str, ...] = ()) -> Floa
     return found
 
 
-def _known(data: PreparedData, items: npt.NDArray[np.int64]) -> Floats:
-    """float64 [items, steps + 1]: the steps of its year that an item has reached, and its standardised log count."""
+def _known(data: PreparedData, items: npt.NDArray[np.int64], number: NumberRecipe) -> Floats:
+    """float64 [items, steps + 1]: the steps that an item's number has reached, and its standardised log count."""
     count = np.log1p(np.bincount(items, minlength=len(data.item_ids)).astype(np.float64))
     seen = count[items] if len(items) else count
     columns = [(count - seen.mean()) / (float(seen.std()) or 1.0)]
-    if "year" in data.items:
-        years = np.asarray([_year(value) for value in data.items["year"]])
-        columns += [(years >= first).astype(np.float64) for first in range(FIRST_YEAR, LAST_YEAR + 1)]
+    if number.attribute:
+        values = np.asarray([_number(value) for value in data.items[number.attribute]])
+        columns += [(values >= step).astype(np.float64) for step in number.steps]
     return np.stack(columns, axis=1)
 
 
-def _year(value: object) -> float:
-    text = str(value)
-    return float(text) if text.isascii() and text.isdigit() else 0.0
+def _number(value: object) -> float:
+    """Below every step where there is none."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return -math.inf
 
 
 def vectors(data: PreparedData, users: Mask, width: int) -> Floats:

@@ -11,16 +11,18 @@ from corella_edge.catalog import Catalog
 from corella_edge.errors import InputError
 from corella_edge.features.schema import Field, Schema, Vocabulary, value_key
 from corella_edge_export.crm.fitted import items as item_fit
+from corella_edge_export.crm.recipe import FeaturesRecipe
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.recipe import CrmRecipe
 
 MULTI_MAX = 16
 MEAN_STRENGTH = 5.0
 MEAN_RATING = "mean_rating"  # an attribute that the catalogue gets of rated data
-PLAIN = CrmRecipe()
+PLAIN = FeaturesRecipe()
 
 
-def catalog_of(data: PreparedData, recipe: CrmRecipe = PLAIN, without: npt.NDArray[np.bool_] | None = None) -> Catalog:
+def catalog_of(
+    data: PreparedData, features: FeaturesRecipe = PLAIN, without: npt.NDArray[np.bool_] | None = None
+) -> Catalog:
     """Every item of the data, in the order of its local indices (so a local index is a catalogue row).
 
     Where the recipe asks for them, `quality` and `likeness` are an item's numbers of `item_fit`, of all users or
@@ -30,16 +32,16 @@ def catalog_of(data: PreparedData, recipe: CrmRecipe = PLAIN, without: npt.NDArr
     Where there are ratings, `mean_rating` is the mean of the item's training ratings, `MEAN_STRENGTH` ratings of
     the general mean counted in, so that a single one does not decide; it is None where there is none.
     """
-    check_text(data, recipe)
+    check_features(data, features)
     columns = {name: data.items[name] for name in ("title", *data.item_attributes) if name in data.items}
     if MEAN_RATING not in columns and rated(data):
         columns[MEAN_RATING] = _mean_ratings(data)
     users = np.ones(len(data.user_ids), dtype=np.bool_) if without is None else ~without
     fitted: dict[str, list[Any]] = {}
-    if recipe.item_quality:
-        fitted["quality"] = item_fit.quality(data, users, recipe.item_text).round(4).tolist()
-    if recipe.item_vectors:
-        fitted["likeness"] = item_fit.vectors(data, users, recipe.item_vectors).round(4).tolist()
+    if features.item_quality:
+        fitted["quality"] = item_fit.quality(data, users, features).round(4).tolist()
+    if features.item_vectors:
+        fitted["likeness"] = item_fit.vectors(data, users, features.item_vectors).round(4).tolist()
     if taken := sorted(fitted.keys() & columns.keys()):
         raise InputError(
             f"{data.root}: an item attribute is named {taken[0]!r}, as a number fitted for the CRM; rename it"
@@ -49,16 +51,23 @@ def catalog_of(data: PreparedData, recipe: CrmRecipe = PLAIN, without: npt.NDArr
     return Catalog(data.item_ids, records)
 
 
-def check_text(data: PreparedData, recipe: CrmRecipe, where: str = "recipe") -> None:
-    """Raises InputError, which begins with `where`, if `item_text` names numbers, or what no item of the data has."""
+def check_features(data: PreparedData, features: FeaturesRecipe, where: str = "recipe") -> None:
+    """Raises InputError, which begins with `where`, for an `item_text` or `item_number` that the data have not."""
     kinds = {"title": "text", **data.item_attributes}
     usable = [name for name, kind in kinds.items() if kind != "numeric"]
-    for name in recipe.item_text:
+    for name in features.item_text:
         if name not in usable:
             raise InputError(
-                f"{where}, crm, item_text: {data.root} has no text {name!r} of an item, only {', '.join(usable)}; "
-                "prepare the data with it, or leave it out of the recipe"
+                f"{where}, crm, features, item_text: {data.root} has no text {name!r} of an item, only "
+                f"{', '.join(usable)}; prepare the data with it, or leave it out of the recipe"
             )
+
+    number = features.item_number.attribute
+    if number and number not in data.item_attributes:
+        raise InputError(
+            f"{where}, crm, features, item_number: {data.root} has no attribute {number!r} of an item, only "
+            f"{', '.join(data.item_attributes) or 'none'}; correct it or leave it out"
+        )
 
 
 def rated(data: PreparedData) -> bool:
@@ -77,7 +86,7 @@ def _mean_ratings(data: PreparedData) -> list[float | None]:
     return [round(m, 4) if n else None for m, n in zip(means.tolist(), count.tolist(), strict=True)]
 
 
-def fit_schema(data: PreparedData, recipe: CrmRecipe) -> Schema:
+def fit_schema(data: PreparedData, features: FeaturesRecipe) -> Schema:
     """Fields for every attribute of the data; only values that occur in training rows get an index.
 
     A categorical attribute of the recipe's `item_text` is a text, not a category, and has no field.
@@ -95,14 +104,14 @@ def fit_schema(data: PreparedData, recipe: CrmRecipe) -> Schema:
         ("item", data.item_attributes, data.items, items),
     ):
         for name, kind in kinds.items():
-            if side == "item" and kind == "categorical" and name in recipe.item_text:
+            if side == "item" and kind == "categorical" and name in features.item_text:
                 continue
             column = [table[name][row] for row in rows]
             made, vocab = _attribute(name, kind, side, column)
             fields.append(made)
             if vocab is not None:
                 vocabularies[vocab.name] = vocab
-    return Schema((*fields, *_history_fields(data, recipe, split.ratings, vocabularies)), vocabularies)
+    return Schema((*fields, *_history_fields(data, features, split.ratings, vocabularies)), vocabularies)
 
 
 def _id_field(side: Any) -> Field:
@@ -127,40 +136,44 @@ def _rating_values(ratings: Any) -> list[str]:
 
 
 def _history_fields(
-    data: PreparedData, recipe: CrmRecipe, ratings: Any, vocabularies: dict[str, Vocabulary]
+    data: PreparedData, features: FeaturesRecipe, ratings: Any, vocabularies: dict[str, Vocabulary]
 ) -> list[Field]:
     """The pooled history and its derived statistics (general, and per multi-valued item attribute)."""
     known = ratings[~np.isnan(ratings)].astype(np.float64)
     mean, scale = (float(known.mean()), float(known.std()) or 1.0) if len(known) else (0.0, 1.0)
     args: dict[str, Any] = {"mean": mean, "scale": scale, "strength": 5.0}
-    if recipe.centre == "item":
+    if features.centre == "item":
         args["centre"] = MEAN_RATING
-    fields = [Field("history_items", "sequence", "user", "item", "item_id", recipe.history)]
+    fields = [Field("history_items", "sequence", "user", "item", "item_id", features.history)]
     if len(known):
-        fields.append(Field("history_ratings", "sequence", "user", "rating", "rating", recipe.history))
-    fields.append(Field("history_profile", "derived", "user", "history_profile", length=recipe.window, args=args))
-    if recipe.history_pace:
+        fields.append(Field("history_ratings", "sequence", "user", "rating", "rating", features.history))
+    fields.append(Field("history_profile", "derived", "user", "history_profile", length=features.window, args=args))
+    if features.history_pace:
         pace = {"mean": 0.55, "scale": 0.15, "strength": 2.0}
-        fields.append(Field("history_pace", "derived", "user", "history_pace", length=recipe.window, args=pace))
+        fields.append(Field("history_pace", "derived", "user", "history_pace", length=features.window, args=pace))
     for name, kind in data.item_attributes.items():
         if kind == "multi":
             match = {**args, "attribute": name, "vocab": f"item_{name}"}
-            length = recipe.window
+            length = features.window
             fields.append(Field(f"history_match_{name}", "derived", "item", "history_match", "", length, match))
-    return fields + _fitted_fields(data, recipe)
+    return fields + _fitted_fields(data, features)
 
 
-def _fitted_fields(data: PreparedData, recipe: CrmRecipe) -> list[Field]:
+def _fitted_fields(data: PreparedData, features: FeaturesRecipe) -> list[Field]:
     """What rests on the items' fitted numbers."""
     fields = []
-    if recipe.item_quality:
+    if features.item_quality:
         numbers = {"quality": {"mean": 0.0, "scale": 1.0}}
-        if "year" in data.items:
-            numbers["year"] = {"mean": 1985.0, "scale": 15.0}
+        if features.item_number.attribute:
+            own = features.item_number
+            numbers[own.attribute] = {"mean": own.mean, "scale": own.scale}
         for name, constants in numbers.items():
             args = {**constants, "strength": 3.0, "attribute": name}
-            fields.append(Field(f"history_number_{name}", "derived", "item", "history_number", "", recipe.window, args))
-    if recipe.item_vectors:
-        args = {"mean": 0.0, "scale": 0.25, "strength": 1.0, "attribute": "likeness", "width": recipe.item_vectors}
-        fields.append(Field("history_similarity", "derived", "item", "history_similarity", "", recipe.window, args))
+            fields.append(
+                Field(f"history_number_{name}", "derived", "item", "history_number", "", features.window, args)
+            )
+    if features.item_vectors:
+        args = {"mean": 0.0, "scale": 0.25, "strength": 1.0, "attribute": "likeness"}
+        args["width"] = features.item_vectors
+        fields.append(Field("history_similarity", "derived", "item", "history_similarity", "", features.window, args))
     return fields

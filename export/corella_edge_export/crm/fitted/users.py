@@ -1,8 +1,8 @@
 """How far a user likes more than others do, beyond what the items' quality explains: fitted on training rows.
 
-Of everything (his level), and of films as good or as old as the candidate (his leanings). A training row must not see
-the level its own label went into, nor that of its sitting: the mood of one evening is no level. So a row is encoded
-with the user's other sittings.
+Of everything (his level), and of items as good, or of as high a number, as the candidate (his leanings). A training
+row must not see the level its own label went into, nor that of its sitting: the mood of one evening is no level. So a
+row is encoded with the user's other sittings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from corella_edge_export.data.prepared import Split
 
 USER_LEVEL = "user_level"  # its name among the CRM's inputs in training
 WIDTH = 3
-QUALITY, YEAR = "history_number_quality", "history_number_year"  # CRM inputs whose first number is the candidate's own
+NUMBER = "history_number_"  # begins CRM inputs whose first number is the candidate's own
+QUALITY = f"{NUMBER}quality"
 VARIANCES = (0.5, 0.1, 0.1, 0.1)  # of a user's weights of the columns of `leaning`
 SITTING = 86_400  # seconds without a row that end a sitting
 NOTHING = 1e-9  # information that is left of a difference of equal sums
@@ -42,7 +43,7 @@ class Levels:
     rows: Floats
 
 
-def fit(rows: Split, logits: Doubles, users: int, own: Doubles | None = None, served: Doubles | None = None) -> Levels:
+def fit(split: Split, logits: Doubles, users: int, own: Doubles | None = None, served: Doubles | None = None) -> Levels:
     """Levels from training rows and what their items' quality gives for each, float64 [n] log odds.
 
     One Newton step from 0 towards the most likely level, the quality held fixed. `own` float64 [n, k] are the rows'
@@ -50,8 +51,8 @@ def fit(rows: Split, logits: Doubles, users: int, own: Doubles | None = None, se
     from the second, by a step of their own.
     """
     expected = 1.0 / (1.0 + np.exp(-logits))
-    parts = np.stack([rows.labels - expected, expected * (1.0 - expected)])
-    user, sitting = rows.users.astype(np.int64), sittings(rows)
+    parts = np.stack([split.labels - expected, expected * (1.0 - expected)])
+    user, sitting = split.users.astype(np.int64), sittings(split)
     of_user = _sums(parts.T, user, users).T
     of_sitting = _sums(parts.T, sitting, int(sitting.max(initial=-1)) + 1).T
     found = Levels(_numbers(of_user), _numbers(of_user[:, user] - of_sitting[:, sitting]))
@@ -93,22 +94,23 @@ def _weights(sums: Doubles) -> Floats:
 
 
 def leaning(feed: Mapping[str, Any]) -> list[Any]:
-    """Columns of the candidate that a user may lean to: 1, its quality and, where it has a year, that and its square.
+    """Columns of the candidate that a user may lean to: 1, its quality and, of an `item_number`, that and its square.
 
     Arrays or tensors of CRM inputs [n, 4] give columns [n].
     """
     quality = feed[QUALITY][:, 0]
     columns = [quality * 0.0 + 1.0, quality]
-    if YEAR not in feed:
-        return columns
-    year = feed[YEAR][:, 0]
-    return [*columns, year, year * year - 1.0]
+    for name in feed:
+        if name.startswith(NUMBER) and name != QUALITY:
+            number = feed[name][:, 0]
+            columns += [number, number * number - 1.0]
+    return columns
 
 
-def sittings(rows: Split) -> npt.NDArray[np.int64]:
+def sittings(split: Split) -> npt.NDArray[np.int64]:
     """int64 [n]: rows of one user with less than `SITTING` between each and the next have the same number."""
-    order = np.lexsort((rows.times, rows.users))
-    users, times = rows.users[order], rows.times[order]
+    order = np.lexsort((split.times, split.users))
+    users, times = split.users[order], split.times[order]
     begins = np.concatenate([[True], (np.diff(users) != 0) | (np.diff(times) > SITTING)])[: len(order)]
     found = np.empty(len(order), dtype=np.int64)
     found[order] = np.cumsum(begins) - 1

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from corella_edge_export.data.prepared import PreparedData
 
-# Variances of the effects: of a text's words together, of a value such as a genre, of the standardised lengths.
+# Variances of the effects: of a text's words together, of a value of a list, of the standardised lengths.
 WORDS, VALUE, LENGTH = 4.5, 0.125, 0.045
 WORD_ITEMS, VALUE_ITEMS = 4, 3  # items that a word, or a value, must occur in
 COMMON = 0.25  # a word in more texts than this share says nothing

@@ -18,7 +18,7 @@ import polars as pl
 
 from corella_edge.errors import InputError
 from corella_edge.history import MAX_TIME
-from corella_edge_export.data.contract import SPLIT_ROWS, PublishedSplits, RawData
+from corella_edge_export.data.contract import SPLIT_ROWS, PublishedSplits, RawData, Reader
 from corella_edge_export.data.prepared import SPLITS
 from corella_edge_export.data.readers import film_abstracts, titles
 from corella_edge_export.data.readers import movielens as ml_1m
@@ -101,6 +101,11 @@ def read(source: Path | None, options: Mapping[str, Any]) -> RawData:
         notes=_notes(files, movies, abstracts, added),
         published=PublishedSplits(splits, SPLIT_RULE, "some" if added else "liked", rule),
     )
+
+
+READERS = {
+    "collm-ml-1m": Reader(read, "CoLLM's split of MovieLens-1M: train, valid and test.parquet", extras=tuple(EXTRA))
+}
 
 
 def _read_file(path: Path, columns: Columns = COLUMNS) -> Table:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from corella_edge_export.data.contract import RawData
+from corella_edge_export.data.contract import RawData, Reader
 from corella_edge_export.data.readers import titles
 from corella_edge_export.data.readers.delimited import Column, Table, read_table
 
@@ -119,6 +119,9 @@ def read(source: Path | None, options: Mapping[str, Any]) -> RawData:
         sources={table.path.name: table.source for table in (ratings, users, movies)},
         notes=_notes(ratings.frame, users.frame, movies.frame),
     )
+
+
+READERS = {"ml-1m": Reader(read, "MovieLens-1M: ratings.dat, users.dat and movies.dat")}
 
 
 def _check_unique(users: Table, movies: Table, ratings: Table) -> None:

@@ -20,7 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from corella_edge.errors import InputError
-from corella_edge_export.data.contract import RawData
+from corella_edge_export.data.contract import RawData, Reader
 from corella_edge_export.data.readers.synthetic_words import BLAME, PATTERNS, PRAISE, THEMES
 
 START = 1_609_459_200  # 2021-01-01, Unix seconds
@@ -148,6 +148,9 @@ def read(source: Path | None, options: Mapping[str, Any]) -> RawData:
     if unknown:
         raise InputError(f"synthetic: unknown setting {unknown[0]!r}; known: {', '.join(_TYPES)}")
     return generate(SyntheticConfig(**options))
+
+
+READERS = {"synthetic": Reader(read, "generated from --seed, no files needed", needs_source=False)}
 
 
 def generate(config: SyntheticConfig) -> RawData:

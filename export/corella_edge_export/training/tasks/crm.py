@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from corella_edge import metrics
-from corella_edge_export.crm.ensemble import CrmModel, members_of
+from corella_edge_export.crm.base import CrmModel
+from corella_edge_export.crm.ensemble import members_of
+from corella_edge_export.crm.levels import UserLevels
+from corella_edge_export.crm.recipe import CrmRecipe
 from corella_edge_export.crm.rows import EncodedRows, mask_ids
-from corella_edge_export.recipe import CrmRecipe
 from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
+
+if TYPE_CHECKING:
+    from corella_edge_export.training.stages import Stages
 
 EVALUATION_BATCH = 8192
 
@@ -57,9 +62,9 @@ class CrmTask:
 
 def with_levels(model: CrmModel, train: EncodedRows) -> CrmModel:
     """The model, its users' levels filled in where it has any."""
-    for member in members_of(model):
-        if member.levels is not None:
-            member.levels.fill(train.user_levels())
+    for part in model.modules():
+        if isinstance(part, UserLevels):
+            part.fill(train.user_levels())
     return model
 
 
@@ -81,9 +86,12 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def schedule(recipe: CrmRecipe) -> Schedule:
-    """The recipe's schedule for `loop.fit`."""
-    return Schedule(recipe.learning_rate, recipe.weight_decay, recipe.epochs, recipe.evaluations, recipe.patience)
+def stage(stages: Stages) -> tuple[CrmTask, Schedule]:
+    """The stage `crm`: a new CRM."""
+    run = stages.run
+    r = run.recipe.crm
+    task = CrmTask(run.new_crm(), stages.rows("train"), stages.rows("valid"), r, run.recipe.seed)
+    return task, Schedule(r.learning_rate, r.weight_decay, r.epochs, r.evaluations, r.patience)
 
 
 def tensors(feed: dict[str, Any], place: torch.device | str = "cpu") -> dict[str, Tensor]:

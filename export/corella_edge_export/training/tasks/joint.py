@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from corella_edge_export.crm.ensemble import CrmModel
+from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.rows import EncodedRows, mask_ids
 from corella_edge_export.llm.sequences import Sequence
 from corella_edge_export.recipe import JointRecipe
 from corella_edge_export.training.align import Alignment
-from corella_edge_export.training.loop import Metrics, Part
+from corella_edge_export.training.loop import Metrics, Part, Schedule
 from corella_edge_export.training.tasks.crm import device_of, tensors, validation, with_levels
 from corella_edge_export.training.tasks.crm import predict as predict_crm
-from corella_edge_export.training.tasks.llm import Batches, Corpus, Reader, answer_loss, predict, share, trained_tensors
+from corella_edge_export.training.tasks.llm import (
+    Batches,
+    Corpus,
+    Reader,
+    answer_loss,
+    corpus,
+    predict,
+    schedule,
+    share,
+    trained_tensors,
+    valid_sequences,
+)
+
+if TYPE_CHECKING:
+    from corella_edge_export.training.stages import Stages
 
 Indices = npt.NDArray[np.int64]
 
@@ -97,6 +111,13 @@ class JointTask:
         return [(llm, 1.0), ([*self.crm.model.parameters()], crm), ([*self.align.parameters()], align)]
 
 
-def side_of(tensors_: dict[str, Any], side: str) -> dict[str, Any]:
-    """The tensors of one model among those of the joint stage."""
-    return {name.removeprefix(f"{side}."): t for name, t in tensors_.items() if name.startswith(f"{side}.")}
+def stage(stages: Stages) -> tuple[JointTask, Schedule]:
+    """The stage `joint`: the CRM of stage 1, or a new one, and the LLM as it has read so far."""
+    run, recipe = stages.run, stages.run.recipe
+    model = stages.llm_before("joint")
+    crm = run.crm("crm") if "crm" in stages.keys else run.new_crm()
+    side = CrmSide(crm, stages.rows("train"), stages.rows("valid"), recipe.crm.oov_rate, recipe.seed)
+    reader, align = run.reader(model, stages.builder), run.new_alignment(crm, model)
+    asked = corpus(stages, recipe.joint, recipe.seed, skip=0)
+    task = JointTask(side, reader, align, asked, valid_sequences(stages), recipe.joint)
+    return task, schedule(recipe.joint)

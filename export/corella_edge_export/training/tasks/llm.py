@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,14 @@ from corella_edge.prompt import Tokenize
 from corella_edge_export.data.prepared import Split
 from corella_edge_export.data.sampling import draw_users
 from corella_edge_export.llm import model as llm
+from corella_edge_export.llm import tokenizer
+from corella_edge_export.llm.recipe import StageRecipe
 from corella_edge_export.llm.sequences import Sequence, SequenceBuilder, Spelling, bucketed
-from corella_edge_export.recipe import LlmRecipe, StageRecipe
 from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
 from corella_edge_export.training.tasks.crm import device_of, validation
+
+if TYPE_CHECKING:
+    from corella_edge_export.training.stages import Stages
 
 PADDING = 32
 # The next-token loss looks at one position in so many, other ones every step: it costs as much as the model.
@@ -223,9 +227,35 @@ def text_positions(sequences: list[Sequence], index: int) -> int:
     return max(1, sum(counts))
 
 
-def valid_sequences(builder: SequenceBuilder, split: Split, recipe: LlmRecipe) -> list[Sequence]:
+def stage(stages: Stages) -> tuple[LlmTask, Schedule]:
+    """The stage `llm`: the LLM's own training, with its own seed."""
+    recipe = stages.run.recipe.llm
+    return _task(stages, "llm", recipe, recipe.seed, skip=None)
+
+
+def continuation(stages: Stages) -> tuple[LlmTask, Schedule]:
+    """The LLM goes on with other rows than the joint stage's, also in a run that leaves that stage out."""
+    recipe = stages.run.recipe
+    return _task(stages, "continuation", recipe.continuation, recipe.seed, skip=recipe.joint.rows)
+
+
+def _task(stages: Stages, name: str, settings: StageRecipe, seed: int, skip: int | None) -> tuple[LlmTask, Schedule]:
+    reader = stages.run.reader(stages.llm_before(name), stages.builder)
+    asked, weight = corpus(stages, settings, seed, skip), stages.run.recipe.llm.text_weight
+    return LlmTask(reader, asked, valid_sequences(stages), weight, name), schedule(settings)
+
+
+def corpus(stages: Stages, settings: StageRecipe, seed: int, skip: int | None) -> Corpus:
+    """A stage's training sequences."""
+    recipe, split = stages.run.recipe.llm, stages.run.data.split("train")
+    spell = tokenizer.speller(stages.run.tokenizer()) if recipe.whole_items else None
+    return Corpus(stages.builder, split, settings, seed, spell, recipe.spell_rate, skip)
+
+
+def valid_sequences(stages: Stages) -> list[Sequence]:
     """The validation rows of every LLM stage, with the histories that serving gives them."""
-    return builder.exact(split, draw_users(split, recipe.valid_rows, recipe.seed).tolist())
+    split, recipe = stages.run.data.split("valid"), stages.run.recipe.llm
+    return stages.builder.exact(split, draw_users(split, recipe.valid_rows, recipe.seed).tolist())
 
 
 def predict(reader: Reader, sequences: list[Sequence]) -> tuple[Indices, npt.NDArray[np.float64]]:

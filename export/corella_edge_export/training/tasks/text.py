@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,14 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import read_lines
 from corella_edge.prompt import Tokenize
 from corella_edge_export.llm import model as llm
-from corella_edge_export.recipe import TextRecipe
-from corella_edge_export.training.loop import Metrics, Part, whole
+from corella_edge_export.llm.recipe import TextRecipe
+from corella_edge_export.llm.tokenizer import segment_tokenizer
+from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
 from corella_edge_export.training.tasks.crm import device_of
 from corella_edge_export.training.tasks.llm import Reader, trained_tensors
+
+if TYPE_CHECKING:
+    from corella_edge_export.training.stages import Stages
 
 COLUMNS = ("text", "abstract")
 # One block in so many is kept for validation.
@@ -153,6 +157,15 @@ class TextTask:
 
     def groups(self) -> list[tuple[list[nn.Parameter], float]]:
         return whole(self.model)
+
+
+def stage(stages: Stages) -> tuple[TextTask, Schedule]:
+    """The stage `text`: a new LLM."""
+    run, r = stages.run, stages.run.recipe.llm.text
+    t = run.tokenizer()
+    blocks = blocks_of(read(r.files), segment_tokenizer(t), t.bos_token_id, r.block)
+    task = TextTask(run.reader(run.new_llm(), stages.builder), blocks, r, run.recipe.llm.seed)
+    return task, Schedule(r.learning_rate, r.weight_decay, r.epochs, r.evaluations, r.patience, r.warmup)
 
 
 def seed_whole_tokens(model: Any, tokenizer: Any, spell: Tokenize) -> None:

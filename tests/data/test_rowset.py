@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 
 from corella_edge_export.data.prepare import prepare
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.evaluation.rowset import HistoryCut, choose_rows, choose_users
+from corella_edge_export.data.rowset import HistoryCut, choose_rows, choose_users
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_a_cut_history_gives_the_same_prompt_as_the_whole(position: int, block: 
 
 def test_requests_are_cut_in_the_given_blocks(data: PreparedData) -> None:
     rows = choose_users(data, "test", 0, 0, HistoryCut(10, 3))
-    for request, row in zip(rows.requests(), rows.rows.tolist(), strict=True):
+    for request, row in zip(rows.requests(), rows.indices.tolist(), strict=True):
         position = int(rows.split.positions[row])
         assert len(request.user.history) == position - max(0, position - 10) // 3 * 3
 
@@ -46,9 +46,9 @@ def test_a_sample_of_rows_has_few_of_each_user(data: PreparedData) -> None:
     rows = choose_rows(data, "test", 60, 1, HistoryCut(10), per_user=2)
     counts = np.unique(rows.users, return_counts=True)[1]
     assert counts.max() <= 2
-    assert len(rows) == len(set(rows.rows.tolist())) == min(60, counts.sum())
-    assert rows.rows.tolist() == choose_rows(data, "test", 60, 1, HistoryCut(10), per_user=2).rows.tolist()
-    order = list(zip(rows.users.tolist(), rows.split.positions[rows.rows].tolist(), strict=True))
+    assert len(rows) == len(set(rows.indices.tolist())) == min(60, counts.sum())
+    assert rows.indices.tolist() == choose_rows(data, "test", 60, 1, HistoryCut(10), per_user=2).indices.tolist()
+    order = list(zip(rows.users.tolist(), rows.split.positions[rows.indices].tolist(), strict=True))
     assert order == sorted(order)
 
 

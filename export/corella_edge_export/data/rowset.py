@@ -30,31 +30,31 @@ class RowSet:
     """Chosen rows of a split, sorted by user and then time, so that a prompt's prefix extends from row to row.
 
     Attributes:
-        rows: int64 [n], row numbers in the split's file.
+        indices: int64 [n], places of the rows in the split.
         labels: int8 [n]; users: int32 [n], local user indices.
         history: how a request's history is cut.
     """
 
     data: PreparedData
     split: Split
-    rows: Indices
+    indices: Indices
     history: HistoryCut
 
     @property
     def labels(self) -> npt.NDArray[np.int8]:
-        return self.split.labels[self.rows]
+        return self.split.labels[self.indices]
 
     @property
     def users(self) -> npt.NDArray[np.int32]:
-        return self.split.users[self.rows]
+        return self.split.users[self.indices]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.indices)
 
     def requests(self, start: int = 0) -> Iterator[Request]:
         """One request with one candidate a row, from row `start` on."""
         split = self.split
-        for row in self.rows[start:].tolist():
+        for row in self.indices[start:].tolist():
             user, position, item = int(split.users[row]), int(split.positions[row]), int(split.items[row])
             yield self.data.request(user, position, [item], self.history.events, str(row), self.history.block)
 

@@ -1,0 +1,90 @@
+"""A CRM over embedded fields: the user's side, the item's side and the history, for families to combine."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from corella_edge.features.derived import DERIVED
+from corella_edge.features.schema import PAD, Field, Schema
+from corella_edge_export.crm.base import CrmModel
+from corella_edge_export.crm.fitted import users as user_fit
+from corella_edge_export.crm.layers import masked_mean
+from corella_edge_export.crm.levels import UserLevels
+from corella_edge_export.crm.recipe import FamilyRecipe, FeaturesRecipe
+
+
+class FieldsModel(CrmModel):
+    """Embeddings of a schema's fields and, where the recipe has them, the users' levels.
+
+    Attributes:
+        user_width, item_width: numbers of `user_side` and `item_side`.
+        has_history: the schema has events to pool.
+    """
+
+    def __init__(self, schema: Schema, family: FamilyRecipe, features: FeaturesRecipe) -> None:
+        super().__init__()
+        self.fields = list(schema.fields)
+        self.has_history = bool(schema.of("sequence"))
+        d = family.embedding_dim
+        self.embeddings = nn.ModuleDict(
+            {name: nn.Embedding(len(v), d, padding_idx=PAD) for name, v in schema.vocabularies.items()}
+        )
+        for table in self.embeddings.values():
+            nn.init.normal_(table.weight, std=family.embedding_std)  # type: ignore[arg-type]
+        self.levels = _levels(schema, features)
+        self.user_width, self.item_width = (
+            sum(_width(f, d) for f in self.fields if f.side == side and f.kind != "sequence")
+            for side in ("user", "item")
+        )
+        self.user_width += d if self.has_history else 0
+        if self.levels is not None:
+            self.user_width += user_fit.WIDTH
+            self.item_width += self.levels.leanings
+
+    def user_side(self, feed: dict[str, Tensor], events: Tensor | None, mask: Tensor) -> Tensor:
+        """float32 [b, user_width]: the user's fields, and the mean of the events."""
+        return torch.cat(self._side(feed, "user") + ([] if events is None else [masked_mean(events, mask)]), dim=1)
+
+    def item_side(self, feed: dict[str, Tensor]) -> Tensor:
+        """float32 [n, item_width]."""
+        return torch.cat(self._side(feed, "item"), dim=1)
+
+    def events(self, feed: dict[str, Tensor]) -> tuple[Tensor | None, Tensor]:
+        """Events [b, length, d] as item embedding * (1 + rating embedding), what was seen signed by liking; mask."""
+        sequences = [f for f in self.fields if f.kind == "sequence"]
+        if not sequences:
+            return None, torch.empty(0)
+        first, *others = sequences
+        events: Tensor = self._table(first)(feed[first.name])
+        for item in others:
+            events = events * (1.0 + self._table(item)(feed[item.name]))
+        return events, feed[first.name] != PAD
+
+    def _side(self, feed: dict[str, Tensor], side: str) -> list[Tensor]:
+        found = [self._field(f, feed[f.name]) for f in self.fields if f.side == side and f.kind != "sequence"]
+        return found if self.levels is None else [*found, *self.levels.inputs(feed, side)]
+
+    def _field(self, item: Field, value: Tensor) -> Tensor:
+        if item.kind == "categorical":
+            return self._table(item)(value)  # type: ignore[no-any-return]
+        if item.kind == "multi":
+            return masked_mean(self._table(item)(value), value != PAD)
+        return value
+
+    def _table(self, item: Field) -> nn.Module:
+        return self.embeddings[item.vocab]
+
+
+def _levels(schema: Schema, features: FeaturesRecipe) -> UserLevels | None:
+    if not features.user_level:
+        return None
+    inputs = {f.name: torch.zeros(1, 1) for f in schema.fields}
+    columns = len(user_fit.leaning(inputs)) if features.user_leaning else 0
+    return UserLevels(len(schema.vocabularies["user_id"]), columns)
+
+
+def _width(item: Field, d: int) -> int:
+    if item.kind == "derived":
+        return DERIVED[item.source][1]
+    return 1 if item.kind == "numeric" else d

@@ -1,0 +1,171 @@
+"""The CRM's sections of a recipe: its warm-up, what is fitted for it on training rows, and each family's own sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from corella_edge_export.recipe_keys import from_zero, positive, share, signed
+
+# The families: `kind` in a recipe, which is also the name of the family's section and module → the class there.
+FAMILIES = {"dcnv2": "DCNv2", "din": "DIN"}
+
+
+@dataclass(frozen=True, slots=True)
+class NumberRecipe:
+    """A number of the items that liking follows, such as a year of release: section [crm.features.item_number].
+
+    `attribute` names it, "" is none. It is an input as (number - `mean`) / `scale`, and the items' quality may take
+    a step at every whole number from `first` to `last`. Both go with `item_quality`.
+    """
+
+    attribute: str = ""
+    mean: float = signed(0.0)
+    scale: float = positive(1.0)
+    first: int = signed(0)
+    last: int = signed(0)
+
+    @property
+    def steps(self) -> range:
+        """The whole numbers that quality may take a step at."""
+        return range(self.first, self.last + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesRecipe:
+    """What every family reads, fitted on training rows: section [crm.features].
+
+    `history` events are pooled; derived statistics look back on `window` events, whose ratings count from the
+    `centre`: the mean of all training ratings, or of the event's item. `item_quality` adds how liked the candidate
+    and the history's items are in training rows, where `item_text` names attributes whose words speak for items of
+    few rows, and `item_number` a number that liking follows; `item_vectors` (their width) adds how far the same users
+    like both, `user_level` how much more than others a known user likes, `user_leaning` whether that is so of good
+    items and of a high `item_number`, and `history_pace` how quickly event follows event.
+    """
+
+    history: int = 30
+    window: int = 256
+    centre: Literal["all", "item"] = "all"
+    item_quality: bool = False
+    item_text: tuple[str, ...] = ()
+    item_vectors: int = from_zero(0)
+    user_level: bool = False
+    user_leaning: bool = False
+    history_pace: bool = False
+    item_number: NumberRecipe = field(default_factory=NumberRecipe)
+
+    def problems(self) -> Iterator[str]:
+        """Keys that lack another one."""
+        for name in ("item_text", "user_level"):
+            if getattr(self, name) and not self.item_quality:
+                yield f"{name} rests on the items' quality; set item_quality = true"
+        if self.item_number.attribute and not self.item_quality:
+            yield "item_number rests on the items' quality; set item_quality = true"
+        if self.item_number.first > self.item_number.last:
+            yield f"item_number: first {self.item_number.first} is above last {self.item_number.last}"
+        if self.user_leaning and not self.user_level:
+            yield "user_leaning goes with the users' levels; set user_level = true"
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyRecipe:
+    """What a family's section begins with: embeddings start at random with the deviation `embedding_std`."""
+
+    embedding_dim: int = 32
+    embedding_std: float = positive(0.05)
+
+    @property
+    def layers(self) -> int:
+        """How many layers the model's `states` gives, which the joint stage can align."""
+        return 1
+
+
+@dataclass(frozen=True, slots=True)
+class DcnRecipe(FamilyRecipe):
+    """DCNv2 (arXiv 2008.13535): section [crm.dcnv2].
+
+    `cross_rank` 0 means full-rank cross layers. The history is pooled evenly, or by `attention` of the candidate.
+    """
+
+    cross_layers: int = from_zero(3)
+    cross_rank: int = from_zero(0)
+    structure: Literal["parallel", "stacked"] = "parallel"
+    hidden: tuple[int, ...] = (200, 80)
+    dropout: float = share(0.1)
+    pooling: Literal["mean", "attention"] = "mean"
+
+    @property
+    def layers(self) -> int:
+        """One a cross layer."""
+        return self.cross_layers
+
+
+@dataclass(frozen=True, slots=True)
+class DinRecipe(FamilyRecipe):
+    """DIN (arXiv 1706.06978): section [crm.din]. The activation unit has one hidden layer of `attention` numbers."""
+
+    attention: int = 36
+    hidden: tuple[int, ...] = (200, 80)
+    dropout: float = share(0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class CrmRecipe:
+    """The CRM and stage 1, its warm-up on all training rows; `epochs` 0 switches the stage off.
+
+    `kind` is the family, whose sizes stand in a section of its own. The CRM is the mean of `members` models of it.
+    `oov_rate` is the share of user and item ids replaced by OOV in training, so that unseen ids have a trained row.
+    A metric is looked at after every `epoch / evaluations` rows.
+    """
+
+    kind: str = "dcnv2"
+    members: int = 1
+    oov_rate: float = share(0.1)
+    batch_size: int = 1024
+    learning_rate: float = positive(1e-3)
+    weight_decay: float = from_zero(1e-5)
+    epochs: int = from_zero(5)
+    evaluations: int = 2
+    patience: int = 3
+    features: FeaturesRecipe = field(default_factory=FeaturesRecipe)
+    dcnv2: DcnRecipe = field(default_factory=DcnRecipe)
+    din: DinRecipe = field(default_factory=DinRecipe)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the stage is on."""
+        return self.epochs > 0
+
+    @property
+    def family(self) -> FamilyRecipe:
+        """The section of the recipe's kind."""
+        found: FamilyRecipe = getattr(self, self.kind)
+        return found
+
+    @property
+    def model(self) -> str:
+        """The family's name."""
+        return FAMILIES[self.kind]
+
+    def table(self) -> dict[str, Any]:
+        """The recipe's sections without those of the other families."""
+        return {name: value for name, value in asdict(self).items() if name == self.kind or name not in FAMILIES}
+
+
+def flat(table: dict[str, Any]) -> dict[str, Any]:
+    """A CRM's table (`CrmRecipe.table`) with the keys of its sections beside its own: how stages are told apart."""
+    found = {name: value for name, value in table.items() if not isinstance(value, dict)}
+    for section in table.values():
+        found |= section if isinstance(section, dict) else {}
+    return found
+
+
+def nested(table: dict[str, Any]) -> dict[str, Any]:
+    """The table of a run begun when [crm] was flat and DCNv2 the one family; others stay as they are."""
+    found: dict[str, Any] = dict(table)
+    for section, cls in (("features", FeaturesRecipe), ("dcnv2", DcnRecipe)):
+        moved = {item.name: found.pop(item.name) for item in fields(cls) if item.name in found}
+        if moved:
+            found[section] = {**moved, **found.get(section, {})}
+    return found

@@ -1,0 +1,100 @@
+"""The LLM's sections of a recipe: its sizes or checkpoint, adapters, plain text, and what every stage of it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from corella_edge_export.recipe_keys import from_zero, positive, share
+
+
+@dataclass(frozen=True, slots=True)
+class LoraRecipe:
+    """Low-rank adapters (peft) on a checkpoint; ReLLa's settings by default."""
+
+    r: int = 8
+    alpha: int = 16
+    dropout: float = share(0.05)
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class TextRecipe:
+    """Language modelling on plain text before a scratch model sees any interaction.
+
+    `files` are .txt, .jsonl or .parquet with a column `text` (or `abstract`). Batches hold blocks of `block` tokens;
+    `blocks` of them are drawn at random, 0 = all.
+    """
+
+    files: tuple[str, ...] = ()
+    blocks: int = from_zero(0)
+    epochs: int = from_zero(1)
+    block: int = 256
+    batch_tokens: int = 8192
+    learning_rate: float = positive(1e-3)
+    weight_decay: float = from_zero(0.01)
+    warmup: float = share(0.02)
+    evaluations: int = 4
+    patience: int = 4
+
+    @property
+    def trains(self) -> bool:
+        """Whether the stage is on."""
+        return bool(self.files) and self.epochs > 0
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecipe:
+    """What every stage of the LLM has: `epochs` over `rows` rows, in batches of about `batch_tokens` tokens."""
+
+    epochs: int = from_zero(0)
+    rows: int = from_zero(25_000)
+    batch_tokens: int = 8192
+    accumulate: int = 1
+    learning_rate: float = positive(5e-4)
+    weight_decay: float = from_zero(0.01)
+    warmup: float = share(0.05)
+    evaluations: int = 2
+    patience: int = 4
+
+    @property
+    def trains(self) -> bool:
+        """Whether the stage is on."""
+        return self.epochs > 0
+
+
+@dataclass(frozen=True, slots=True)
+class LlmRecipe(StageRecipe):
+    """The Yes/No model, `scratch` (sizes below) or `checkpoint` (a local Hugging Face directory, LoRA), and its
+    own training on answered questions; `epochs` 0 leaves that to the joint stage, as the paper does.
+
+    `whole_items` gives every item of the training rows a token of its own for its question; `spell_rate` of the
+    questions are spelled out in training all the same, so that the words of new items are trained. `text_weight`
+    adds the next-token loss over the whole sequence. `rows` limits the training rows (0 = all); whole users are
+    drawn. A batch holds about `batch_tokens` tokens, worked off in `accumulate` pieces. `seed` is the model's
+    own: like a downloaded checkpoint, it is the same for every seed of the recipe. `gradient_checkpointing`
+    computes every block twice and keeps its input only.
+    """
+
+    source: Literal["scratch", "checkpoint"] = "scratch"
+    path: str = ""
+    vocab_size: int = 4096
+    whole_items: bool = False
+    spell_rate: float = share(0.1)
+    hidden: int = 256
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    intermediate: int = 768
+    context: int = 1024
+    seed: int = from_zero(1)
+    rows: int = from_zero(0)
+    epochs: int = from_zero(1)
+    learning_rate: float = positive(2e-3)
+    text_weight: float = from_zero(0.0)
+    valid_rows: int = from_zero(4000)
+    evaluations: int = 4
+    precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    text: TextRecipe = field(default_factory=TextRecipe)
+    lora: LoraRecipe = field(default_factory=LoraRecipe)
