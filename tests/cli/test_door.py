@@ -315,8 +315,9 @@ def test_errors_of_the_system_are_one_line() -> None:
 
 def test_the_exit_codes_stand_in_the_page_of_commands() -> None:
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
+    told = " ".join(page.partition("Exit codes:")[2].split())
     for code, meaning in EXIT_CODES.items():
-        assert f"| {code} | {meaning} |" in page
+        assert f" {code} {meaning}" in f" {told}"
 
 
 def test_all_commands_are_tried() -> None:

@@ -143,6 +143,7 @@ def test_training_has_no_progress_bars_where_it_is_to_be_quiet(corella, tmp_path
     assert corella("prepare", "synthetic", "--out", tmp_path / "data", "-q").err == ""
     given = []
     monkeypatch.setattr(stages, "train", lambda *args: given.append(args[3]) or {})
+    monkeypatch.setattr("corella_edge_export.report.report_if_possible", lambda folder: None)
     done = corella("train", "demo", "--data", tmp_path / "data", "--out", tmp_path / "run", *([flag] if flag else []))
     assert (done.code, given) == (0, [flag == "-q"])
     done = corella("demo", "--out", tmp_path, *([flag] if flag else []))  # there is no run to export

@@ -88,7 +88,7 @@ def test_empty_input(corella, bundle, tmp_path):
         (b'{"user": {}, "threshold": 0.9}', "threshold: 0.9 is not an entropy"),
         (b'{"user": {}, "threshold": "ratio:2"}', "ratio: 2 is not a share"),
         (b'{"user": {}, "colour": 1}', "unknown field 'colour'"),
-        (b'{"user": {}, "candidates": []}', "candidates: expected a list of at least 1 entry"),
+        (b'{"user": {}, "candidates": []}', "candidates: the list is empty; leave the field out"),
         (b"[1]", "expected an object"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"user": {}, "top_k": ' + b"9" * 5000 + b"}", "too many digits"),

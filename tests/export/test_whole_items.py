@@ -84,8 +84,9 @@ def test_a_whole_item_is_one_token_for_both(world: World) -> None:
     for row in chosen:
         assert world.ours.item(row) == world.theirs.item(row) == [added[text_of(world, row)]]
     for rating in (1.0, 4.5, 5.0):
-        assert len(world.ours.tail(Event("0", rating))) == 1
-        assert world.ours.tail(Event("0", rating)) == world.theirs.tail(Event("0", rating))
+        answered = world.ours.line([], Event("0", rating))
+        assert len(answered) == 2  # the answer and its tail
+        assert answered == world.theirs.line([], Event("0", rating))
 
 
 def test_an_unknown_item_is_spelled_even_with_a_known_title_in_it(world: World) -> None:
