@@ -32,8 +32,8 @@ from corella_edge_export.training import loop
 from corella_edge_export.training.run import Run
 from corella_edge_export.training.stages import Stages
 from corella_edge_export.training.tasks.joint import JointTask
+from harness.results import write
 from keep_study import rounded
-from results import write
 
 BATCHES = 12
 Figures = dict[str, float]

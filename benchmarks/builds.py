@@ -2,8 +2,8 @@
 
     python benchmarks/builds.py --work runs/scoring --other FOLDER --out benchmarks/results/builds.json
 
-FOLDER holds the other build's libllama.so and libggml*.so, of the release that is installed; peers.md says how they are
-built for this CPU by the system's compiler. Each build works in a process of its own on the 135M shape; a turn is a new
+FOLDER holds the other build's libllama.so and libggml*.so, of the release that is installed; peers/README.md says how
+they are built for this CPU by the system's compiler. Each build works in a process of its own on the 135M shape; a turn is a new
 user's 20 candidates (prefix of 200 tokens, suffixes of 40). Without --first the installed build is the first.
 """
 
@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import InputError
-from options import check_words, words
-from results import ended
-from scoring.pairs import ENOUGH, OURS, Pair, alternate, median_ms, ratio
-from scoring.quiet import Watch, undisturbed
+from harness.options import check_words, words
+from harness.pairs import ENOUGH, OURS, Pair, alternate, median_ms, ratio
+from harness.quiet import Watch, undisturbed
+from harness.results import ended
 
 KINDS = ("BF16", "Q8_0")
 SHAPE, OTHER, LIBRARY = "a1", "other", "libllama.so"
@@ -70,9 +70,9 @@ def opened(folder: Path | None, file: Path, threads: int) -> Iterator[Build]:
 def child(file: Path, threads: int) -> None:
     """Answer each seed by the seconds of its turn. First come the instruction sets that the build uses here."""
     from corella_edge_runtime.llm.llama.build import features
-    from scoring.ours import Ours
-    from scoring.shapes import SHAPES, Prompts
-    from scoring.vocabulary import answer_tokens
+    from harness.ours import Ours
+    from harness.shapes import SHAPES, Prompts
+    from harness.vocabulary import answer_tokens
 
     scorer = Ours(file, answer_tokens(), threads)
     print(json.dumps(features()), flush=True)
@@ -87,7 +87,7 @@ def child(file: Path, threads: int) -> None:
 
 def compared(kind: str, file: Path, options: argparse.Namespace) -> Row:
     """The pairs of one type."""
-    from scoring.shapes import SHAPES
+    from harness.shapes import SHAPES
 
     shape = SHAPES[SHAPE]
     tokens = shape.users * shape.prefix + shape.prompts * shape.suffix
@@ -141,7 +141,7 @@ def parse() -> argparse.Namespace:
 
 def check(options: argparse.Namespace) -> None:
     """Folders and numbers before any work is done. Raises InputError."""
-    from scoring.models import TYPES
+    from harness.models import TYPES
 
     check_words(options, {"types": TYPES})
     for name in ("threads", "pairs"):
@@ -155,7 +155,7 @@ def check(options: argparse.Namespace) -> None:
 
 def measure(options: argparse.Namespace) -> Row:
     """A row a type. Raises InputError: an option that does not fit."""
-    from scoring.models import subject
+    from harness.models import subject
 
     check(options)
     files = subject("135m", options.work, options.types, None, None).files

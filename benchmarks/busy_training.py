@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge_export import SPIN
-from options import check_words, words
-from results import write
-from scoring.pairs import ENOUGH, median_ms, ratio_of
-from scoring.quiet import Watch, is_void
+from harness.options import check_words, words
+from harness.pairs import ENOUGH, median_ms, ratio_of
+from harness.quiet import Watch, is_void
+from harness.results import write
 
 STAGES = ("crm", "llm", "joint", "continuation")
 LIBGOMP = "300000"  # libgomp's own count where nobody says

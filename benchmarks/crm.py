@@ -36,10 +36,10 @@ from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract import Prompt
 from corella_edge_runtime.machine.tune.workload import prompts_of
-from scoring.crm_targets import TARGETS, targets
-from scoring.pairs import ratio_of
-from scoring.quiet import Watch, is_void
-from scoring.report import finish
+from harness.pairs import ratio_of
+from harness.quiet import Watch, is_void
+from harness.report import finish
+from scenarios.crm_targets import TARGETS, targets
 
 SIZES = (1, 20, 100, 1000)
 INT8, INT8_SIZES = "crm.int8.onnx", (1, 20, 100, 256, 1000)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge_export.demo import demo
-from results import write
+from harness.results import write
 
 
 def main() -> None:

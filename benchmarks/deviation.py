@@ -34,7 +34,7 @@ from corella_edge_runtime.llm.llama.binding import Model
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from corella_edge_runtime.llm.settings import MOST_QUEUED, LlmSettings
 from corella_edge_runtime.machine.tune.workload import prompts_of
-from results import ended
+from harness.results import ended
 
 FloatArray = npt.NDArray[np.float64]
 VISITS = 6  # of a user before the latest event, and again after it

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from results import write
+from harness.results import write
 
 Step = tuple[str, Path, list[str | Path]]
 

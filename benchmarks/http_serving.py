@@ -3,8 +3,8 @@
     python benchmarks/http_serving.py spans --bundle runs/demo/bundle --out benchmarks/results/serving.json
     python benchmarks/http_serving.py faults --bundle …      (deadline, soak)
 
-Each scenario says in its file what it does (benchmarks/serving/). Load is open: requests are sent at their moments
-whatever became of those before, and latency counts from these moments. A run beside which something else took more
+Each scenario says in its file what it does (benchmarks/scenarios/serving/). Load is open: requests are sent at their
+moments whatever became of those before, and latency counts from these moments. A run beside which something else took more
 than 5 % of the machine, or whose load generator took more than 10 % of a core, is void and not kept.
 """
 
@@ -16,11 +16,11 @@ import sys
 from typing import Any
 
 from corella_edge.errors import CorellaError
-from results import write
-from scoring.report import targets_table
-from serving import deadline, faults, soak, spans
-from serving.kept import merged, stamped
-from serving.setting import arguments
+from harness.load.setting import arguments
+from harness.parts import merged, stamped
+from harness.report import targets_table
+from harness.results import write
+from scenarios.serving import deadline, faults, soak, spans
 
 SCENARIOS: dict[str, Any] = {"spans": spans, "faults": faults, "deadline": deadline, "soak": soak}
 

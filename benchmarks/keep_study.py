@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from results import write
+from harness.results import write
 
 DIGITS = 5
 LEFT_OUT = ("by_seed",)

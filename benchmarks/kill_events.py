@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 
 from corella_edge.request import Event
 from corella_edge_runtime.store.users import UserStore
-from results import write
+from harness.results import write
 
 THREADS = 4
 EVERYTHING = 10**9

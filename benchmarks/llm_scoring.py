@@ -3,7 +3,7 @@
     CORELLA_EDGE_LLAMA_SERVER=… CORELLA_EDGE_LLAMA_BENCH=… python benchmarks/llm_scoring.py --work runs/scoring \\
         --trained BUNDLE --threads 2 --out benchmarks/results/llm-scoring.json
 
-peers.md says how to build the two binaries. Without --models, --shapes or --peers the 135M shape is measured on
+peers/README.md says how to build the two binaries. Without --models, --shapes or --peers the 135M shape is measured on
 everything, the 0.5B shape and the trained model on less (DEFAULTS below). An --out file that is already there keeps
 what this run does not measure, rows of other peers in the same block included; it must be of this machine, of as many
 threads and of the same llama.cpp.
@@ -21,19 +21,19 @@ from typing import Any
 import torch
 
 from corella_edge.errors import CorellaError, InputError
-from options import check_words, words
-from results import write
-from scoring import report
-from scoring.blocks import Plan, block
-from scoring.bulk import bulk, ceilings_of
-from scoring.kept import check as check_kept
-from scoring.kept import merged, stamped
-from scoring.models import TYPES, Subject, subject
-from scoring.parity import parity
-from scoring.peers import KNOWN, check_names
-from scoring.process import memory, start_up
-from scoring.product import product
-from scoring.returning import returning
+from harness import report
+from harness.models import TYPES, Subject, subject
+from harness.options import check_words, words
+from harness.process import memory, start_up
+from harness.results import write
+from peers.table import KNOWN, check_names
+from scenarios.scoring.blocks import Plan, block
+from scenarios.scoring.bulk import bulk, ceilings_of
+from scenarios.scoring.kept import check as check_kept
+from scenarios.scoring.kept import merged, stamped
+from scenarios.scoring.parity import parity
+from scenarios.scoring.product import product
+from scenarios.scoring.returning import returning
 
 SHAPES = ("a1", "a2", "b", "c", "d", "m")
 FEW = ("completion-reuse", "eval", "server", "torch-bf16", "torch-bf16-shared")

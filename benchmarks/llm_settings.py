@@ -25,13 +25,13 @@ import torch
 from corella_edge.errors import InputError
 from corella_edge_runtime.llm.contract import Prompt
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
-from options import check_words, numbers, words
-from results import ended
-from scoring.models import TYPES, Subject, subject
-from scoring.pairs import ENOUGH, OURS, Pair, alternate, median_ms, ratio
-from scoring.quiet import Watch, is_void, undisturbed
-from scoring.shapes import Prompts
-from scoring.variants import CANDIDATES, CHANGES, PREFIX, opened, slate
+from harness.models import TYPES, Subject, subject
+from harness.options import check_words, numbers, words
+from harness.pairs import ENOUGH, OURS, Pair, alternate, median_ms, ratio
+from harness.quiet import Watch, is_void, undisturbed
+from harness.results import ended
+from harness.shapes import Prompts
+from harness.variants import CANDIDATES, CHANGES, PREFIX, opened, slate
 
 SUFFIXES = (8, 15, 40)
 # model → the GGUF types that were fastest in llm_scoring.py here

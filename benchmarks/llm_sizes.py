@@ -34,9 +34,9 @@ from corella_edge_export.training.stages import Stages
 from corella_edge_runtime.llm.contract import Prompt
 from corella_edge_runtime.llm.llama.binding import Model, quantize
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
-from results import write
-from scoring.pairs import ENOUGH, ratio_of
-from scoring.quiet import Watch, is_void, undisturbed
+from harness.pairs import ENOUGH, ratio_of
+from harness.quiet import Watch, is_void, undisturbed
+from harness.results import write
 
 SHAPE = ("hidden", "layers", "heads", "intermediate")
 SIZES = {"XS": (64, 2, 2, 128), "S": (128, 3, 4, 256), "M": (256, 4, 4, 512), "L": (320, 5, 5, 768)}

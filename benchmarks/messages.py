@@ -2,8 +2,8 @@
 
     python benchmarks/messages.py BUNDLE [BUNDLE ...] --against CHECKOUT [--http] [--out …/results/messages.json]
 
-Each checkout has a process of its own (`messages_child.py`) that reads the same bodies of new users; a pair is one turn
-of either. Compared are parse + encode + serialise of a request whose LLM is not asked, and `Engine.rank` against a bare
+Each checkout has a process of its own (`harness/messages_child.py`) that reads the same bodies of new users; a pair is
+one turn of either. Compared are parse + encode + serialise of a request whose LLM is not asked, and `Engine.rank` against a bare
 run of the CRM's session on the same arrays. With --http, `corella-edge serve` of either checkout answers the same open
 load by turns: CPU seconds of the server a request, and the highest rate that it keeps up with.
 """
@@ -24,17 +24,17 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import CorellaError
-from scoring.pairs import ratio_of
-from scoring.quiet import Watch, cpu_seconds, is_void
-from scoring.report import finish
-from serving.judged import at_least, at_most
-from serving.mix import Stream, mix
-from serving.saturation import saturation
-from serving.server import Server
-from serving.setting import Setting
-from serving.traffic import Source, body_of, prepared
+from harness.judged import at_least, at_most
+from harness.load.mix import Stream, mix
+from harness.load.saturation import saturation
+from harness.load.server import Server
+from harness.load.setting import Setting
+from harness.load.traffic import Source, body_of, prepared
+from harness.pairs import ratio_of
+from harness.quiet import Watch, cpu_seconds, is_void
+from harness.report import finish
 
-CHILD = Path(__file__).with_name("messages_child.py")
+CHILD = Path(__file__).parent / "harness" / "messages_child.py"
 HERE = Path(__file__).resolve().parents[1]
 SIZES = (20, 100)
 PARTS = ("parse", "encode", "serialise")

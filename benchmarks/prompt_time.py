@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import CorellaError, InputError
-from results import write
-from scoring.pairs import ENOUGH, OURS, Ratio, ratio_of
-from scoring.process import line_of
-from scoring.quiet import Watch, is_void
-from scoring.report import targets_table
-from serving.judged import at_most
+from harness.judged import at_most
+from harness.pairs import ENOUGH, OURS, Ratio, ratio_of
+from harness.process import line_of
+from harness.quiet import Watch, is_void
+from harness.report import targets_table
+from harness.results import write
 
 HERE = Path(__file__).parents[1]
 COUNTS = (100, 8, 1)
@@ -93,7 +93,7 @@ def engine(root: Path, bundle: Path, backend: str) -> Iterator[subprocess.Popen[
     """A checkout's engine in a process of its own; it ends when its standard input is closed."""
     paths = [str(root.resolve() / folder) for folder in ("", "export", "runtime")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, str(HERE / "benchmarks")])}
-    command = [sys.executable, "-P", "-m", "scoring.turns", str(bundle.resolve()), backend]
+    command = [sys.executable, "-P", "-m", "harness.turns", str(bundle.resolve()), backend]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root
     ) as process:

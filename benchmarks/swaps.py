@@ -40,7 +40,7 @@ from corella_edge.request_message import parse_request
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.site import layout as sites
 from corella_edge_runtime.site.deployment import promoted, rolled_back
-from results import write
+from harness.results import write
 
 TARGET = 0  # lost, and differing
 # llama.cpp's scores move with the batch a prompt is decoded in (docs/llm.md); the CRM's never do.

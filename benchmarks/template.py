@@ -24,13 +24,13 @@ from typing import Any
 import torch
 
 from corella_edge.errors import CorellaError, InputError
-from options import check_words, numbers, words
-from results import write
-from scoring.pairs import ENOUGH
-from scoring.report import targets_table
-from serving.kept import merged, stamped
-from wording import quality, timing
-from wording.training import study
+from harness.options import check_words, numbers, words
+from harness.pairs import ENOUGH
+from harness.parts import merged, stamped
+from harness.report import targets_table
+from harness.results import write
+from scenarios.wording import quality, timing
+from scenarios.wording.training import study
 
 WHAT = "our prompt against the paper's"
 PARTS: dict[str, Any] = {"auc": quality, "timing": timing}

@@ -10,9 +10,9 @@ from typing import Any
 from serving_page import between
 
 from corella_edge_runtime.llm.llama.tolerance import TOLERANCE
-from scoring.crm_targets import TARGETS, judged_paths
-from scoring.crm_targets import targets as crm_targets
-from scoring.pairs import ENOUGH
+from harness.pairs import ENOUGH
+from scenarios.crm_targets import TARGETS, judged_paths
+from scenarios.crm_targets import targets as crm_targets
 
 Json = dict[str, Any]
 Lines = Iterator[str]

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import pytest
 
-from scoring import blocks
-from scoring.models import Subject
-from scoring.pairs import OURS, round_of
-from scoring.shapes import SHAPES
+from harness.models import Subject
+from harness.pairs import OURS, round_of
+from harness.shapes import SHAPES
+from scenarios.scoring import blocks
 
 PEERS = ("near", "far", "mute")
 ROUNDS = 7

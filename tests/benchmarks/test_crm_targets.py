@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scoring.crm_targets import TARGETS, targets
+from scenarios.crm_targets import TARGETS, targets
 
 ROOT = Path(__file__).parents[2]
 LIMIT = TARGETS["path"]

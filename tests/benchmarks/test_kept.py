@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-import results
 from corella_edge.errors import InputError
 from corella_edge_runtime.bench.machine import machine, versions
-from scoring.kept import check, merged, stamped
+from harness import results
+from scenarios.scoring.kept import check, merged, stamped
 
 OLD, NEW = {"commit": "old", "made": "then"}, {"commit": "new", "made": "now"}
 

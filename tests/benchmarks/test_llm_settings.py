@@ -12,10 +12,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import llm_settings
-from scoring.models import Subject, write_file
-from scoring.pairs import OURS, Pair
-from scoring.shapes import Prompts
-from scoring.variants import CANDIDATES, CHANGES, PREFIX, opened, slate
+from harness.models import Subject, write_file
+from harness.pairs import OURS, Pair
+from harness.shapes import Prompts
+from harness.variants import CANDIDATES, CHANGES, PREFIX, opened, slate
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,

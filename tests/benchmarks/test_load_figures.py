@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.report import targets_table
-from serving.judged import at_least, at_most, none_of
-from serving.kept import merged
-from serving.load import Outcome
-from serving.mix import Stream, mix
-from serving.plan import Happened
-from serving.saturation import highest, keeps_up
-from serving.schedule import fixed, poisson
-from serving.summary import parts_of, percentile, percentiles, share, slope
-from serving.timing import spans, total
+from harness.judged import at_least, at_most, none_of
+from harness.load.mix import Stream, mix
+from harness.load.outcome import Outcome
+from harness.load.plan import Happened
+from harness.load.saturation import highest, keeps_up
+from harness.load.schedule import fixed, poisson
+from harness.load.summary import parts_of, percentile, percentiles, share, slope
+from harness.load.timing import spans, total
+from harness.parts import merged
+from harness.report import targets_table
 
 
 @given(seed=st.integers(0, 1000))

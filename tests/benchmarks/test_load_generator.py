@@ -13,10 +13,10 @@ from contextlib import contextmanager
 import pytest
 
 from corella_edge.errors import InputError
-from serving.generator import Generator
-from serving.load import put
-from serving.messages import post
-from serving.plan import Happened, Plan, port_of
+from harness.load.generator import Generator
+from harness.load.http import post
+from harness.load.outcome import put
+from harness.load.plan import Happened, Plan, port_of
 
 REQUEST = post("/x", b"{}")
 Talk = Callable[[socket.socket, bytes], bool]
@@ -146,7 +146,7 @@ def test_a_connection_that_can_not_be_made_is_an_error_of_that_request(monkeypat
     def none_left(port: int) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("serving.generator.Connection", none_left)
+    monkeypatch.setattr("harness.load.generator.Connection", none_left)
     happened = run(Plan(1, [0.0, 0.01], [0, 0]))
     assert happened.error == ["connect: Too many open files"] * 2
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.replay import Arrival, Cost, Room, best, fitted, replay
+from scenarios.serving.replay import Arrival, Cost, Room, best, fitted, replay
 
 COST = Cost(0.002, 1e-5, 1e-4)
 ROOM = Room(512, 64)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from bundles import make_bundle
-from scoring.quiet import cpu_seconds
-from serving import spans
-from serving.faults import killed, present, send, stopped
-from serving.server import Server, ServerError, children_of, name_of, resident
+from harness.load.server import Server, ServerError, children_of, name_of, resident
+from harness.quiet import cpu_seconds
+from scenarios.serving import spans
+from scenarios.serving.faults import killed, present, send, stopped
 
 SLEEP = "import time; time.sleep(600)"
 FAMILY = (
@@ -91,7 +91,7 @@ def test_children_are_found_with_name_and_memory_until_they_are_gone() -> None:
 
 
 def test_the_llm_process_is_killed_again_and_again(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.faults.KILL_EVERY", 0.05)
+    monkeypatch.setattr("scenarios.serving.faults.KILL_EVERY", 0.05)
     with killed(fake):  # type: ignore[arg-type]
         until(lambda: len(fake.lives) > 2)
     assert fake.lives[0].wait(PATIENCE) == -9

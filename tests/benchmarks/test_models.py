@@ -9,10 +9,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from corella_edge.errors import InputError
-from scoring.blocks import Plan, block
-from scoring.models import Subject, write_file
-from scoring.parity import parity
-from scoring.peers import COLD, check_names
+from harness.models import Subject, write_file
+from peers.table import COLD, check_names
+from scenarios.scoring.blocks import Plan, block
+from scenarios.scoring.parity import parity
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
          "intermediate_size": 96, "vocab_size": 600, "tie_word_embeddings": True, "max_position_embeddings": 512,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring.pairs import OURS, Pair, alternate, partners, ratio, ratio_of, round_of
+from harness.pairs import OURS, Pair, alternate, partners, ratio, ratio_of, round_of
 
 PEERS = st.lists(st.sampled_from([f"peer {i}" for i in range(12)]), unique=True)
 

@@ -13,10 +13,10 @@ import pytest
 
 from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
-from scoring.ceilings import best, speeds
-from scoring.process import buffers_of, mapped
-from scoring.quiet import Watch, cpu_seconds, is_void, undisturbed
-from scoring.server import binary, body_of, yes_of
+from harness.process import buffers_of, mapped
+from harness.quiet import Watch, cpu_seconds, is_void, undisturbed
+from peers.ceilings import best, speeds
+from peers.llama_server import binary, body_of, yes_of
 
 TOKENS = Tokens(3, 4, None)
 
@@ -48,7 +48,7 @@ def test_only_the_best_form_lifts_the_answers() -> None:
 
 def test_a_binary_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CORELLA_EDGE_LLAMA_SERVER", str(tmp_path / "none"))
-    with pytest.raises(InputError, match=r"CORELLA_EDGE_LLAMA_SERVER.*peers\.md"):
+    with pytest.raises(InputError, match=r"CORELLA_EDGE_LLAMA_SERVER.*peers/README"):
         binary("CORELLA_EDGE_LLAMA_SERVER")
 
 

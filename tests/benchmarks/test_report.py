@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scoring.report import block_table, ceilings_table, targets, targets_table
+from harness.report import block_table, ceilings_table, targets, targets_table
 
 LOAD = {"foreign": 0.0, "steal": 0.0}
 

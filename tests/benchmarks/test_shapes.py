@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scoring.shapes import SHAPES, Prompts, by_prefix
-from scoring.vocabulary import FIRST, NO, YES, answer_tokens, filler_tokenizer, filler_tokens
+from harness.shapes import SHAPES, Prompts, by_prefix
+from harness.vocabulary import FIRST, NO, YES, answer_tokens, filler_tokenizer, filler_tokens
 
 
 @pytest.mark.parametrize("name", SHAPES)

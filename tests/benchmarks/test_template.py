@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import wording.quality
 from corella_edge.catalog import Catalog
 from corella_edge.errors import ExportError, InputError
 from corella_edge.metrics import Bootstrap, Interval, Sampled, sampled_auc
@@ -24,14 +23,14 @@ from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import load_recipe
-from scoring.pairs import OURS, ratio_of, round_of
-from serving.kept import merged
+from harness.pairs import OURS, ratio_of, round_of
+from harness.parts import merged
+from scenarios.wording import quality, timing
+from scenarios.wording.prompts import ITEMS, PAPER, TAIL, ShortLines, constant_tokens, longer_by
+from scenarios.wording.quality import Scored, compared, mean, verdict
+from scenarios.wording.timing import CANDIDATES, mean_lengths, prompts_of, request_of
+from scenarios.wording.training import form_recipe, with_batch
 from template import WHAT, check, measured, numbers, words
-from wording import quality, timing
-from wording.prompts import ITEMS, PAPER, TAIL, ShortLines, constant_tokens, longer_by
-from wording.quality import Scored, compared, mean, verdict
-from wording.timing import CANDIDATES, mean_lengths, prompts_of, request_of
-from wording.training import form_recipe, with_batch
 
 ANSWERS = Tokens(1_200_001, 1_200_002, 1_200_003)
 
@@ -360,7 +359,7 @@ def test_both_parts_are_measured_and_what_is_trained_is_not_trained_again(
         ours, paper = row["tokens"][OURS], row["tokens"][PAPER]
         assert paper["suffix"] - ours["suffix"] == auc["constant_tokens"][PAPER] - auc["constant_tokens"][OURS]
         assert (paper["prefix"] == ours["prefix"]) is (row["lines"] == "short")
-    monkeypatch.setattr(wording.quality, "predict", None)
+    monkeypatch.setattr(quality, "predict", None)
     before = written(options.work)
     assert dict(measured(argparse.Namespace(**{**vars(options), "parts": ("auc",)}))) == {"auc": auc}
     after = written(options.work)

@@ -1,0 +1,1 @@
+"""An open-loop load on a server in a process of its own."""

@@ -1,0 +1,106 @@
+"""Put a load on a server and see what became of it: starts the generator, reads what it wrote."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.load.plan import Happened, Plan, read_happened, write_plan
+
+GENERATOR = Path(__file__).with_name("generator.py")
+MOST_OF_A_CORE = 0.10  # above it the generator is part of what it measures
+LATE = 600.0
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of every request of a plan, in its order.
+
+    Attributes:
+        moments: float64 [n], seconds from the beginning at which each was meant to be sent.
+        which: int64 [n], indices of the requests.
+    """
+
+    moments: Floats
+    which: npt.NDArray[np.int64]
+    happened: Happened
+
+    @property
+    def latency(self) -> Floats:
+        """Seconds from the moment meant to the end of the reply, [n]; inf where no reply came."""
+        return np.nan_to_num(np.asarray(self.happened.end) - self.moments, nan=np.inf)
+
+    @property
+    def lag(self) -> Floats:
+        """Seconds by which each was sent late, [n]; nan for those that were not sent."""
+        return np.asarray(self.happened.sent) - self.moments
+
+    @property
+    def status(self) -> npt.NDArray[np.int64]:
+        return np.asarray(self.happened.status, np.int64)
+
+    @property
+    def share(self) -> float:
+        """Of a core, used by the generator; above `MOST_OF_A_CORE` the run is void."""
+        return self.happened.cpu_seconds / max(1e-9, self.happened.wall_seconds)
+
+
+class Running:
+    """A generator at work. `begin` is the time of `time.monotonic()` from which its moments count."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self._plan, self._folder = plan, folder
+        command = [sys.executable, str(GENERATOR), str(folder)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the load generator ended with {self._process.wait()} before it began")
+        self.begin = float(line)
+
+    def wait(self) -> Outcome:
+        """Until the last reply.
+
+        Raises:
+            RuntimeError: the generator itself failed.
+        """
+        if status := self._process.wait(LATE + self._plan.patience + max(self._plan.moments, default=0.0)):
+            raise RuntimeError(f"the load generator ended with {status}")
+        moments, which = np.asarray(self._plan.moments, np.float64), np.asarray(self._plan.which, np.int64)
+        return Outcome(moments, which, read_happened(self._folder))
+
+    def end(self) -> None:
+        """Stop it if it still runs."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@contextmanager
+def running(plan: Plan, requests: Sequence[bytes]) -> Iterator[Running]:
+    """A generator that sends `plan`; it ends with the block."""
+    with tempfile.TemporaryDirectory(prefix="corella-load-") as folder:
+        write_plan(Path(folder), plan, requests)
+        load = Running(plan, Path(folder))
+        try:
+            yield load
+        finally:
+            load.end()
+
+
+def put(plan: Plan, requests: Sequence[bytes]) -> Outcome:
+    """Send a plan and wait for its end."""
+    with running(plan, requests) as load:
+        return load.wait()

@@ -1,0 +1,78 @@
+"""Requests for the server, from a bundle's own sample and catalogue, as bytes that are ready to be sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from corella_edge.bundle.artefact import Bundle
+from corella_edge.catalog import Catalog
+from corella_edge.request import Candidate, Candidates, Event, Request, User
+from corella_edge_export.data.sampling import request_json
+from corella_edge_runtime.bench import traffic
+from harness.load.http import post
+
+RANK = "/v1/rank"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where users and items come from."""
+
+    catalog: Catalog
+    users: list[User]
+
+    @classmethod
+    def open(cls, bundle: Path) -> Source:
+        """The bundle's catalogue, and one row of each user of its sample."""
+        opened = Bundle.open(bundle)
+        rows = traffic.read(opened, None)
+        users = [rows[i].request.user for i in traffic.one_per_user(rows, len(rows), seed=0)]
+        return cls(opened.schema()[1], users)
+
+    def users_again(
+        self, count: int, candidates: int, seed: int, threshold: str | float | None = None
+    ) -> list[Request]:
+        """The sample's users in turn, each time with other candidates."""
+        rng = np.random.default_rng([seed, 12])
+        return [
+            traffic.fill(Request(self.users[number % len(self.users)], threshold=threshold), self.catalog,
+                         candidates, rng)
+            for number in range(count)
+        ]  # fmt: skip
+
+    def strangers(self, count: int, candidates: int, seed: int, threshold: str | float | None = None) -> list[Request]:
+        """Users nobody has seen, each with a history of its own that is drawn from the catalogue."""
+        rng = np.random.default_rng([seed, 13])
+        return [
+            traffic.fill(Request(self._stranger(rng), threshold=threshold), self.catalog, candidates, rng)
+            for _ in range(count)
+        ]  # fmt: skip
+
+    def _stranger(self, rng: np.random.Generator) -> User:
+        like = self.users[int(rng.integers(len(self.users)))]
+        items = rng.choice(len(self.catalog), size=max(1, len(like.history)), replace=True).tolist()
+        events = tuple(Event(self.catalog.ids[row], float(rng.integers(1, 6)), 10**9 + place)
+                       for place, row in enumerate(items))  # fmt: skip
+        return User(f"s{rng.integers(2**62)}", like.features, events)
+
+
+def unknown_items(request: Request, count: int, rng: np.random.Generator) -> Request:
+    """The request with its last `count` candidates replaced by items that no catalogue has."""
+    kept = tuple(request.candidates or ())
+    new = tuple(Candidate(f"new-{rng.integers(2**62)}") for _ in range(min(count, len(kept))))
+    return replace(request, candidates=Candidates.of(kept[: len(kept) - len(new)] + new))
+
+
+def prepared(requests: Sequence[Request], path: str = RANK) -> list[bytes]:
+    """Bytes of each as a POST."""
+    return [post(path, body_of(request)) for request in requests]
+
+
+def body_of(request: Request) -> bytes:
+    """The JSON of a request."""
+    return json.dumps(request_json(request), ensure_ascii=False, separators=(",", ":")).encode("utf-8")

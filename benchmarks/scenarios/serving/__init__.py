@@ -1,0 +1,1 @@
+"""The parts of benchmarks/http_serving.py, a scenario a file."""
