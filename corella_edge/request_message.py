@@ -27,7 +27,7 @@ from corella_edge.messages import (
     read_once,
 )
 from corella_edge.request import NOBODY, Candidate, Candidates, Features, History, Request, User
-from corella_edge.routing.policy import LN2
+from corella_edge.routing.policy import ENTROPY, HELP, PATTERN
 
 MAX_CANDIDATES = 10_000
 MAX_HISTORY = 100_000
@@ -35,8 +35,8 @@ MAX_TIMEOUT_MS = 86_400_000  # a day
 MAX_RATING = 10**6
 _MISSING = {type(None), UnsetType}
 
-Nats = Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": LN2})]
-Ratio = Annotated[str, Meta(extra_json_schema={"pattern": r"^ratio:(0|1|0\.[0-9]{1,9})$"})]
+Nats = Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": ENTROPY.most})]
+WrittenThreshold = Annotated[str, Meta(extra_json_schema={"pattern": PATTERN})]
 Left = None | UnsetType  # null, and a field that is left out, are the same
 Rating = Annotated[float, Meta(ge=-MAX_RATING, le=MAX_RATING)]
 # What is beyond it counts other units: `history.sensible` refuses it in such words.
@@ -95,13 +95,9 @@ class Options(Struct, forbid_unknown_fields=True, kw_only=True):
         ]
         | Left
     ) = UNSET
-    threshold: Annotated[
-        Nats | Ratio | Left,
-        Meta(
-            description="Ask the LLM from this entropy (nats) on, or about this share: `ratio:0.05`. "
-            "Left out: the server's own."
-        ),
-    ] = UNSET
+    threshold: Annotated[Nats | WrittenThreshold | Left, Meta(description=f"{HELP} Left out: the server's own.")] = (
+        UNSET
+    )
     top_k: Annotated[int, Meta(ge=1, le=2**31, description="Answer with this many of the best only.")] | Left = UNSET
     timeout_ms: (
         Annotated[

@@ -10,6 +10,7 @@ import click
 
 from corella_edge.cli.common import TextInput, engine_options
 from corella_edge.cli.progress import Progress
+from corella_edge.routing.policy import HELP
 
 if TYPE_CHECKING:
     from corella_edge.formats.text_files import TextFile
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="IN", type=TextInput())
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True), required=True,
               help="File to write, one answer a line; - is stdout.")  # fmt: skip
-@click.option("--threshold", help="Entropy in nats (0 to 0.693), or ratio:SHARE. Default: the bundle's own.")
+@click.option("--threshold", help=f"{HELP} Default: the bundle's own.")
 @engine_options("thread")
 @click.option("--deterministic", is_flag=True,
               help="LLM scores bit-equal on repeat: one prompt at a time; slower. Not of a server.")  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from corella_edge.errors import InputError, RecipeError
 from corella_edge.formats.text_files import TextFile, UnreadableError
 from corella_edge.prompt import Template
-from corella_edge.routing.policy import parse_share, parse_threshold
+from corella_edge.routing.policy import read_threshold
 from corella_edge_export.recipe_text import Place, parse
 
 _TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
@@ -322,10 +322,7 @@ def _check_numbers(section: Any, where: Place) -> None:
 
 def _check_threshold(text: str, where: Place) -> None:
     try:
-        if text.startswith("ratio:"):
-            parse_share(text.removeprefix("ratio:"))
-        else:
-            parse_threshold(text, None)
+        read_threshold(text)
     except InputError as error:
         raise RecipeError(f"{where}: {error}") from None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,11 +20,8 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import read_lines
 from corella_edge.request import Request
 from corella_edge.request_message import parse_request
-from corella_edge.routing.policy import Calibration, parse_threshold
+from corella_edge.routing.policy import read_threshold
 from corella_edge.scores import Scores, answer_json
-
-# Enough to tell a good threshold from a bad one before any bundle is open.
-_ANY = Calibration([0.0, 1.0], [math.inf, 0.0])
 
 
 class Ranker(Protocol):
@@ -96,7 +92,7 @@ def parse_checked(value: Any) -> Request:
     """A request whose own threshold, if any, is a possible one."""
     request = parse_request(value)
     if request.threshold is not None:
-        parse_threshold(request.threshold, _ANY)
+        read_threshold(request.threshold)
     return request
 
 

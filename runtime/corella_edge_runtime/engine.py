@@ -18,7 +18,8 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.history import scale_notes
 from corella_edge.request import Candidates, Request, User
 from corella_edge.routing.fusion import Fusion
-from corella_edge.routing.policy import Calibration, Threshold, entropy, parse_threshold, routed_rows
+from corella_edge.routing.measure import entropy, routed_rows
+from corella_edge.routing.policy import Calibration, Threshold, parse_threshold
 from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.feature_names import FeatureNames

@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from corella_edge.cli import cli
+from corella_edge.routing.policy import FORMS
 from corella_edge_runtime.llm.contract import REASONS
 from pages import BLOCK, PAGES, README, blocks, read, section
 from sessions import REPOSITORY, serving, start, succeed
@@ -225,7 +226,7 @@ def test_no_page_installs_from_an_index_what_is_not_released():
 
 def test_every_reason_is_explained():
     rows = re.findall(r"^\| (`.*?`) \|", section(read("serve.md"), "Reasons"), re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == {"entropy", "ratio", *REASONS} - {""}
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == {form.reason for form in FORMS} | {*REASONS} - {""}
 
 
 def test_tab_completion_is_as_documented():

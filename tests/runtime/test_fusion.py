@@ -24,7 +24,7 @@ from corella_edge.metrics import Bootstrap, quality
 from corella_edge.request import Candidate, Event, Request, User
 from corella_edge.request_message import parse_request
 from corella_edge.routing.fusion import REPLACE, Fusion
-from corella_edge.routing.policy import NEVER
+from corella_edge.routing.measure import NEVER
 from corella_edge.scores import answer
 from corella_edge_runtime import reference
 from corella_edge_runtime.bench import quality as bench

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from corella_edge.request import Request
-from corella_edge.routing.policy import entropy, is_routed, parse_threshold
+from corella_edge.routing.measure import entropy, is_routed
+from corella_edge.routing.policy import parse_threshold
 from corella_edge.scores import Scores, Trace
 from corella_edge_runtime.server.app import build_app
 from corella_edge_runtime.server.guard.limits import Limits

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from browser import Watched, chromium, needs_chromium
-from corella_edge.routing.policy import RATIOS, Calibration, entropy
+from corella_edge.routing.measure import entropy
+from corella_edge.routing.policy import RATIOS, Calibration
 from corella_edge_runtime.server.openapi import SCHEMAS
 from corella_edge_runtime.server.routes.page import FOLDER, TYPES
 

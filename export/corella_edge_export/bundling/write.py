@@ -25,7 +25,8 @@ from corella_edge.features.schema import Schema
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Request
 from corella_edge.routing.fusion import Fusion, fuse
-from corella_edge.routing.policy import RATIOS, Calibration, entropy, is_routed, threshold_for
+from corella_edge.routing.measure import entropy, is_routed
+from corella_edge.routing.policy import RATIOS, Calibration, threshold_for
 from corella_edge_export.bundling import verify
 from corella_edge_export.bundling.fusion import rule_for
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
