@@ -17,12 +17,14 @@ from corella_edge.request import Request
 from corella_edge.routing.fusion import REPLACE, Fusion, fuse
 from corella_edge.routing.measure import LN2
 from corella_edge.routing.policy import FORMS
+from corella_edge.routing.reasons import NoAnswer
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 _ENCODER = msgspec.json.Encoder()
 _ROUTED = ", ".join(f"`{form.reason}`" for form in FORMS)
+_UNANSWERED = "; ".join(f"`{reason}`: {reason.text}" for reason in NoAnswer)
 
 
 @dataclass(slots=True)
@@ -105,9 +107,8 @@ class Scored(Struct, forbid_unknown_fields=True, gc=False):
     reason: Annotated[
         str,
         Meta(
-            description=f"Why it was routed ({_ROUTED}) or why the LLM did not answer (`no_llm`, `no_text`, "
-            "`too_long`, `queue_full`, `busy`, `deadline`, `llm_error`; `pending` in the first of two answers); empty "
-            "for easy candidates."
+            description=f"Why it was routed ({_ROUTED}) or why the LLM did not answer ({_UNANSWERED}); empty for "
+            "easy candidates."
         ),
     ]
     unknown: Annotated[tuple[str, ...], Meta(description="Fields whose value the CRM has never seen.")]

@@ -20,7 +20,7 @@ import pytest
 
 from corella_edge.cli import cli
 from corella_edge.routing.policy import FORMS
-from corella_edge_runtime.llm.contract import REASONS
+from corella_edge.routing.reasons import FAULT, NoAnswer
 from pages import BLOCK, PAGES, README, blocks, read, section
 from sessions import REPOSITORY, serving, start, succeed
 
@@ -225,8 +225,17 @@ def test_no_page_installs_from_an_index_what_is_not_released():
 
 
 def test_every_reason_is_explained():
-    rows = re.findall(r"^\| (`.*?`) \|", section(read("serve.md"), "Reasons"), re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == {form.reason for form in FORMS} | {*REASONS} - {""}
+    rows = re.findall(r"^\| (`.*?`) \| (\d* ?)\|", section(read("serve.md"), "Reasons"), re.MULTILINE)
+    told = {reason: int(status or 0) for reasons, status in rows for reason in re.findall(r"`(\w+)`", reasons)}
+    # What is pending is not the final answer, which alone a strict request is judged by.
+    fails = {reason: reason.status for reason in NoAnswer if reason.status >= FAULT and reason != NoAnswer.PENDING}
+    assert told == dict.fromkeys([form.reason for form in FORMS], 0) | dict.fromkeys(NoAnswer, 0) | fails
+
+
+def test_the_metric_of_outcomes_lists_every_reason():
+    (row,) = re.findall(r"^\| `corella_edge_candidates_total`.*$", read("serve.md"), re.MULTILINE)
+    listed = row.rpartition("(")[2]
+    assert set(re.findall(r"`(\w+)`", listed)) == {*NoAnswer} - {NoAnswer.PENDING}
 
 
 def test_tab_completion_is_as_documented():

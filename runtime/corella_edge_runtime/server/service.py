@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
 from corella_edge.request import Features, Request
+from corella_edge.routing.reasons import FAULT, NoAnswer
 from corella_edge.scores import Scores, answer_json
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Fleet, Held
@@ -29,8 +30,6 @@ from corella_edge_runtime.store.users import UserStore
 T = TypeVar("T")
 BLOCKING_THREADS = 16
 PARSE = "parse"  # the step that has a thread of its own
-# What a `strict` request takes for an error, and its status.
-LATE, FAILED = frozenset({"deadline", "busy"}), frozenset({"queue_full", "llm_error", "no_llm"})
 
 
 class NotReadyError(Exception):
@@ -232,7 +231,7 @@ class Service:
 
     def _refusal(self) -> str:
         """So many requests wait for the LLM that more would cost others their place."""
-        return "queue_full" if self.in_flight > max(1, self.limits.requests // 2) else ""
+        return NoAnswer.QUEUE_FULL if self.in_flight > max(1, self.limits.requests // 2) else ""
 
     def _with_time_left(self, request: Request, clock: Clock) -> Request:
         """The request with what the wait and the parsing have left of its time, less the way out."""
@@ -299,8 +298,11 @@ def _timed(function: Callable[..., T], *args: Any) -> tuple[T, float]:
 
 
 def _check_strict(scores: Scores) -> None:
-    reasons = set(scores.reason)
-    if reasons & LATE:
-        raise HTTPException(504, "the LLM did not answer all it was asked in time, and the request is strict")
-    if reasons & FAILED:
-        raise HTTPException(503, "the LLM is not available, and the request is strict", {"Retry-After": "1"})
+    why = NoAnswer.first(set(scores.reason), FAULT)
+    if why is not None:
+        raise unanswered(why, ", and the request is strict")
+
+
+def unanswered(why: NoAnswer, more: str = "") -> HTTPException:
+    """The error of a request that the LLM has not answered."""
+    return HTTPException(why.status, why.text + more, {"Retry-After": "1"} if why.status == 503 else None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from corella_edge.errors import InputError
+from corella_edge.routing.reasons import NoAnswer
 from corella_edge_runtime.llm import texts
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import Answer, Answers, Prompts
@@ -27,17 +28,9 @@ from corella_edge_runtime.server.guard.limits import INLINE_BYTES, INLINE_TOKENS
 from corella_edge_runtime.server.ranker import llm_of
 from corella_edge_runtime.server.routes.question import Question, Tokens, milliseconds, parse_question
 from corella_edge_runtime.server.routes.rank import CLIENT_GONE
-from corella_edge_runtime.server.service import Service, until
+from corella_edge_runtime.server.service import Service, unanswered, until
 
 LONGEST_MS = 30_000.0  # for a request that names no time
-# Why the LLM did not answer → status and message; the first of these that occurs is told, the last stands for others.
-_REFUSALS: Mapping[str, tuple[int, str]] = {
-    "too_long": (422, "the prompt has more tokens than the LLM reads"),
-    "deadline": (504, "the LLM did not answer in time"),
-    "busy": (504, "the LLM would not answer in time"),
-    "queue_full": (503, "too much waits for the LLM"),
-    "llm_error": (503, "the LLM does not answer"),
-}
 
 
 def routes(service: Service) -> list[Route]:
@@ -181,8 +174,7 @@ async def _answers(http: Request, asking: Asking, deadline: float, held: Held) -
 
 
 def _refused(reasons: Collection[str]) -> HTTPException:
-    status, message = _REFUSALS[next((known for known in _REFUSALS if known in reasons), "llm_error")]
-    return HTTPException(status, message, {"Retry-After": "1"} if status == 503 else None)
+    return unanswered(NoAnswer.first(reasons) or NoAnswer.LLM_ERROR)
 
 
 def _row(answer: Answer, question: Question, llm: Llm) -> list[float]:
