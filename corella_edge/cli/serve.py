@@ -21,7 +21,6 @@ from corella_edge.routing.policy import HELP, read_threshold
 if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine
     from corella_edge_runtime.server.guard.access import Guard
-    from corella_edge_runtime.server.ranker import Ranker
     from corella_edge_runtime.server.run import Settings
     from corella_edge_runtime.store.users import UserStore
 
@@ -147,12 +146,10 @@ class _ReadyLine:
     def __init__(self, start: float) -> None:
         self.start = start
 
-    def __call__(self, ranker: Ranker) -> None:
-        from corella_edge_runtime.server.ranker import llm_of
-
+    def __call__(self, ranker: Engine) -> None:
         for warning in ranker.warnings:
             click.echo(f"corella-edge: warning: {warning}", err=True)
-        verdict = getattr(llm_of(ranker), "verdict", None)
+        verdict = None if ranker.llm is None else ranker.llm.verdict
         computes = f"; llama.cpp computes with its library for: {verdict.variant}" if verdict else ""
         seconds = time.monotonic() - self.start
         click.echo(f"corella-edge: {ranker.name} is ready after {seconds:.1f} s{computes}", err=True)

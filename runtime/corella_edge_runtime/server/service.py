@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
@@ -23,9 +23,11 @@ from corella_edge_runtime.server.guard.leaving import unless_gone
 from corella_edge_runtime.server.guard.limits import INLINE_CANDIDATES, INLINE_VALUES, Limits
 from corella_edge_runtime.server.lateness import WayOut
 from corella_edge_runtime.server.metrics import Metrics
-from corella_edge_runtime.server.ranker import Draft, Ranker
 from corella_edge_runtime.server.recent import Recent
 from corella_edge_runtime.store.users import UserStore
+
+if TYPE_CHECKING:
+    from corella_edge_runtime.engine import Draft, Engine
 
 T = TypeVar("T")
 BLOCKING_THREADS = 16
@@ -105,7 +107,7 @@ class Service:
         self.metrics.in_flight.set_function(lambda: float(self.in_flight))
 
     @property
-    def ranker(self) -> Ranker | None:
+    def ranker(self) -> Engine | None:
         """Of the live version, once it is loaded."""
         return self.fleet.live.ranker if self.fleet.live else None
 
@@ -119,7 +121,7 @@ class Service:
         """Whether something that the site asks for could not be loaded, or its file not be read."""
         return self.follower is not None and self.follower.state.refused is not None
 
-    def serve(self, ranker: Ranker, version: str = "") -> None:
+    def serve(self, ranker: Engine, version: str = "") -> None:
         """Answer with `ranker`, already warm, from now on."""
         self.fleet.install(ranker, version or ranker.name)
 
@@ -217,7 +219,7 @@ class Service:
         clock.lap(step, inside)
         return result
 
-    async def _completed(self, request: Request, ranker: Ranker, clock: Clock) -> Request:
+    async def _completed(self, request: Request, ranker: Engine, clock: Clock) -> Request:
         """With the stored profile and history, where there is a store and the request brings an id alone."""
         if self.store is None or not request.user.bare or request.user.id is None:
             return request

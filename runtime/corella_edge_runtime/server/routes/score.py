@@ -25,7 +25,6 @@ from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Held
 from corella_edge_runtime.server.guard.leaving import unless_gone
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES, INLINE_TOKENS
-from corella_edge_runtime.server.ranker import llm_of
 from corella_edge_runtime.server.routes.question import Question, Tokens, milliseconds, parse_question
 from corella_edge_runtime.server.routes.rank import CLIENT_GONE
 from corella_edge_runtime.server.service import Service, unanswered, until
@@ -47,7 +46,7 @@ class _Score:
         """The form of SGLang's list, which is OpenAI's and `max_model_len`; empty without an LLM."""
         self.service.check_ready()
         with self.service.fleet.hold(None) as held:
-            llm = llm_of(held.ranker)
+            llm = held.ranker.llm
             found = [ScoreModel(id=held.label, created=self.started, max_model_len=llm.longest)] if llm else []
         return json_answer(ScoreModels(data=found))
 
@@ -63,7 +62,7 @@ class _Score:
         body = await read_body(http, self.service.limits)
         clock = Clock(arrived(http))
         with self.service.place(), self.service.fleet.hold(None) as held:
-            llm = llm_of(held.ranker)
+            llm = held.ranker.llm
             if llm is None:
                 raise HTTPException(501, "this server has no LLM; /v1/rank answers without one")
             large, work = len(body) > INLINE_BYTES, self.service.work

@@ -22,7 +22,6 @@ from corella_edge_runtime.server.answers import JSON, Appended, Deleted, error_a
 from corella_edge_runtime.server.bodies import parsed, read_body
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES
-from corella_edge_runtime.server.ranker import scale_of
 from corella_edge_runtime.server.routes.rank import CLIENT_GONE
 from corella_edge_runtime.server.service import Service
 from corella_edge_runtime.store.events import NewEvents, parse_events, parse_user_id
@@ -70,7 +69,9 @@ class _Users:
 
     def _notes(self, new: NewEvents) -> list[str]:
         """What is odd about the events, sentences."""
-        return [*new.notes, *scale_notes(new.events.ratings, scale_of(self.service.ranker), "events")]
+        ranker = self.service.ranker
+        scale = None if ranker is None else ranker.rating_scale
+        return [*new.notes, *scale_notes(new.events.ratings, scale, "events")]
 
     async def user(self, http: HttpRequest) -> Response:
         store, user_id = self._store(), _user_id(http)

@@ -20,7 +20,6 @@ from corella_edge_runtime.server.answers import JSON
 from corella_edge_runtime.server.bodies import arrived, read_body, read_bytes
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES
-from corella_edge_runtime.server.ranker import llm_of
 from corella_edge_runtime.server.routes.oip import models
 from corella_edge_runtime.server.routes.oip.checks import a_flag
 from corella_edge_runtime.server.routes.oip.models import ALWAYS, EXTENSIONS, INPUTS, MODELS, Model
@@ -132,7 +131,7 @@ class _Api:
             return "the server is stopping" if self.service.draining else "the bundle is still loading"
         if model.threshold != ALWAYS:
             return ""
-        llm = llm_of(ranker)
+        llm = ranker.llm
         if llm is None:
             return "the server has no LLM"
         return "" if llm.answers else "the LLM does not answer now"
