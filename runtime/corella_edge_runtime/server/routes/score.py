@@ -22,10 +22,18 @@ from corella_edge_runtime.llm.contract import Answer, Answers, Prompts
 from corella_edge_runtime.server.answers import ScoreAnswer, ScoreModel, ScoreModels, Usage, json_answer
 from corella_edge_runtime.server.bodies import arrived, read_body
 from corella_edge_runtime.server.clock import Clock
+from corella_edge_runtime.server.describing import NOT_JSON, Described, answer, body_of, later, operation, ref
 from corella_edge_runtime.server.fleet import Held
 from corella_edge_runtime.server.guard.leaving import unless_gone
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES, INLINE_TOKENS
-from corella_edge_runtime.server.routes.question import Question, Tokens, milliseconds, parse_question
+from corella_edge_runtime.server.routes.question import (
+    MAX_MS,
+    Question,
+    ScoreRequest,
+    Tokens,
+    milliseconds,
+    parse_question,
+)
 from corella_edge_runtime.server.routes.rank import CLIENT_GONE
 from corella_edge_runtime.server.service import Service, unanswered, until
 
@@ -195,3 +203,40 @@ def _form(llm: Llm, question: Question, prompts: Prompts, answers: Answers, bund
     return ScoreAnswer(
         scores=scores, model=question.model, usage=Usage(prompt_tokens=tokens, total_tokens=tokens), bundle=bundle
     )
+
+
+OPENAPI = Described(
+    {
+        "/v1/score": {
+            "post": operation(
+                "score",
+                "The LLM alone: probabilities of its two answers after a query and each item (SGLang's form).",
+                {
+                    "200": answer("One row an item, one number a label.", ref("ScoreAnswer")),
+                    "400": answer(NOT_JSON),
+                    "422": answer("JSON, but not a question that this LLM can answer."),
+                    "501": answer("The server has no LLM, or one that does not tell the whole vocabulary."),
+                    "503": later("Loading, stopping, full, or the LLM does not answer."),
+                    "504": answer("The LLM did not answer in time."),
+                },
+                parameters=[
+                    {
+                        "name": "timeout_ms",
+                        "in": "query",
+                        "schema": {"type": "number", "minimum": 0, "maximum": MAX_MS},
+                        "description": "Here or in the body.",
+                    }
+                ],
+                requestBody=body_of("ScoreRequest"),
+            )
+        },
+        "/v1/models": {
+            "get": operation(
+                "models",
+                "The LLM, and how many tokens a prompt may have; empty without one.",
+                {"200": answer("OpenAI's form.", ref("ScoreModels")), "503": later("Loading or stopping.")},
+            )
+        },
+    },
+    (ScoreRequest, ScoreAnswer, ScoreModels),
+)

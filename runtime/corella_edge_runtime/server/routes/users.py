@@ -18,13 +18,15 @@ from starlette.routing import Route
 
 from corella_edge.errors import InputError, StoreFullError
 from corella_edge.history import scale_notes
-from corella_edge_runtime.server.answers import JSON, Appended, Deleted, error_answer, json_answer
+from corella_edge.messages import MAX_ID_CHARS
+from corella_edge_runtime.server.answers import JSON, Appended, Deleted, UserExport, error_answer, json_answer
 from corella_edge_runtime.server.bodies import parsed, read_body
 from corella_edge_runtime.server.clock import Clock
+from corella_edge_runtime.server.describing import NOT_JSON, Described, Json, answer, body_of, later, operation, ref
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES
 from corella_edge_runtime.server.routes.rank import CLIENT_GONE
 from corella_edge_runtime.server.service import Service
-from corella_edge_runtime.store.events import NewEvents, parse_events, parse_user_id
+from corella_edge_runtime.store.events import NewEvents, NewEventsMessage, parse_events, parse_user_id
 from corella_edge_runtime.store.users import UserStore
 
 _LOG = logging.getLogger("corella_edge.serve")
@@ -132,3 +134,62 @@ def _user_id(http: HttpRequest) -> str:
         return parse_user_id(unquote_to_bytes(raw).decode("utf-8"))
     except UnicodeDecodeError:
         raise InputError("user id: not UTF-8 in percent-encoding") from None
+
+
+_ID: Json = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "description": "UTF-8 in percent-encoding; a slash as %2F.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS},
+}
+_OF_STORE: Json = {
+    "501": answer("The server keeps no users: it has no store."),
+    "503": later("Loading, stopping, full, or the store can not do it now."),
+}
+_NO_ID = answer("Not an id.")
+OPENAPI = Described(
+    {
+        "/v1/events": {
+            "post": operation(
+                "appendEvents",
+                "Add to a user's history; answered when it is on the disk.",
+                {
+                    "200": answer("Nothing but damage to the disk loses it now.", ref("Appended")),
+                    "400": answer(NOT_JSON),
+                    "422": answer(
+                        "JSON, but not events, or times that are not in seconds; or the key was used for others."
+                    ),
+                    **_OF_STORE,
+                    "507": answer("No room on the disk: nothing was added."),
+                },
+                requestBody=body_of("NewEvents"),
+            )
+        },
+        "/v1/users/{id}": {
+            "get": operation(
+                "exportUser",
+                "Everything held on a user.",
+                {
+                    "200": answer("Events in the order of the history.", ref("UserExport")),
+                    "404": answer("Nothing is held on such a user."),
+                    "422": _NO_ID,
+                    **_OF_STORE,
+                },
+                parameters=[_ID],
+            ),
+            "delete": operation(
+                "deleteUser",
+                "Erase a user; answered when no byte is left in the store's files, nor in caches.",
+                {
+                    "200": answer("Nothing is held on the user.", ref("Deleted")),
+                    "422": _NO_ID,
+                    **_OF_STORE,
+                    "507": answer("No room on the disk to overwrite what is erased: send the same again."),
+                },
+                parameters=[_ID],
+            ),
+        },
+    },
+    (NewEventsMessage, Appended, Deleted, UserExport),
+)
