@@ -72,7 +72,7 @@ class UserMessage(Struct, forbid_unknown_fields=True):
             list[EventMessage],
             Meta(
                 max_length=MAX_HISTORY,
-                description="Oldest first. Where all have a time, another order is put right, and told.",
+                description="Oldest first. Where all events have a time, another order is put right, with a note.",
             ),
         ]
         | Left
@@ -118,19 +118,19 @@ class Options(Struct, forbid_unknown_fields=True, kw_only=True):
         bool | Left,
         Meta(
             description="Fail where the LLM does not answer all it is asked in time (503, 504), and on features that "
-            "no model reads or what would be told in `notes`, but for an order that is put right (422)."
+            "no model reads or anything else that `notes` would mention, except an order that is put right (422)."
         ),
     ] = UNSET
 
 
 class UserRequest(Options):
-    """Candidates to rank for a user who is told in full."""
+    """Candidates to rank for a user whose profile and history are in the request."""
 
     user: UserMessage
 
 
 class UserIdRequest(Options):
-    """The same as `user` with an id alone: a server with a store fills in profile and history."""
+    """The same as `user` with only an id: a server with a store fills in profile and history."""
 
     user_id: Id
 
@@ -150,13 +150,13 @@ def read_request(raw: bytes) -> Request:
         InputError: a field is missing, unknown, of the wrong type, or out of range; the message names it.
     """
     message = read_once(raw, RequestMessage, "request")
-    # A whole number so large is refused, and read as a float it could not be told.
+    # A whole number so large is refused, but read as a float it looks like any other.
     if type(message.threshold) is float and abs(message.threshold) >= MAX_WHOLE:
         message = check(decode(raw), RequestMessage, "request")
     try:
         request, names = _request(message)
     except InputError:
-        decode(raw)  # what is not strict JSON is told first
+        decode(raw)  # where the text is not strict JSON, that is the error
         raise
     check_names(raw, names + _in((request.threshold,)), lambda: _colons(request))
     return request
@@ -232,7 +232,7 @@ def columns_of(events: list[EventMessage], path: str) -> tuple[History, int]:
 
 
 def _column(values: list[Any], kind: type[Any] = float) -> tuple[list[Any] | None, int]:
-    """Values of a `kind`, None where there is none; and how many were given, null among them."""
+    """Values of a `kind`, None where one is missing; and how many were given, null among them."""
     kinds = {*map(type, values)}
     if kinds == {kind}:
         return values, len(values)

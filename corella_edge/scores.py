@@ -121,7 +121,7 @@ class Tokens(Struct, forbid_unknown_fields=True):
 
 
 class Explanation(Struct, forbid_unknown_fields=True):
-    """What a request with `explain` is told of itself."""
+    """What an answer to a request with `explain` adds."""
 
     threshold: Annotated[float | None, Meta(description="Nats; null: never asked.")]
     wanted: Annotated[int, Meta(description="Candidates at or above it.")]

@@ -9,7 +9,7 @@ FAULT = 500  # from this status on the fault is the server's, below it the candi
 
 
 class NoAnswer(StrEnum):
-    """The `reason` of such a candidate. Where several are told as one, the first of them is.
+    """The `reason` of such a candidate, in the order in which one stands for several.
 
     Columns of scores hold the plain words; why a candidate is routed is a `policy.Form`'s to say.
 

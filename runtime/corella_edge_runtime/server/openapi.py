@@ -79,7 +79,7 @@ def _guarded(found: Json, scope: str | None) -> Json:
     """With who may ask for it, and with what the guard and the connection answer before the route is asked."""
     if scope is None:
         return found
-    # The empty one: a server without keys wants none.
+    # The empty requirement stands for a server without keys.
     security = [{}, *({scheme: [scope]} for scheme in _SCHEMES)]
     return {**found, "security": security, "responses": _REFUSALS | found["responses"]}
 

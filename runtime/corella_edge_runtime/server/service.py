@@ -149,8 +149,8 @@ class Service:
         """From a request that has its `place` to its scores.
 
         Raises:
-            InputError. HTTPException: the request is strict and the LLM did not answer. ClientDisconnect: nobody waits
-            for it any more.
+            InputError. HTTPException: the request is strict and the LLM did not answer. ClientDisconnect: the client
+            has left.
         """
         with self.fleet.hold(request.user.id) as held:
             ranking = await self._ranking(request, held, clock)
@@ -206,7 +206,7 @@ class Service:
     ) -> T:
         """What `function` returns; in a worker thread if it would hold the event loop up.
 
-        `held` is not closed before the thread is done, even if nobody waits for it any more.
+        `held` is not closed before the thread is done, even if the request is given up meanwhile.
         """
         if not heavy:
             result = function(*args)

@@ -1,6 +1,6 @@
-"""Routes for whoever runs the server: what is served now, and following a site at once.
+"""Routes for the operator: what is served now, and reading a site's deployment at once.
 
-There is none to drain: SIGTERM does, and ends the process (docs/serve.md).
+No route drains the server: SIGTERM does, and ends the process (docs/serve.md).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Admin:
 
 
 def described(service: Service) -> Deployment:
-    """What is served, and by whom a site is followed."""
+    """What is served, and how far a followed site is dealt with."""
     fleet, follower = service.fleet, service.follower
     ending = [member for member in fleet.members if member is not fleet.live and member is not fleet.canary]
     refused = follower.state.refused if follower else None

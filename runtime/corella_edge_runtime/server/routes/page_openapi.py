@@ -27,7 +27,7 @@ def _file() -> Json:
 def _data(name: str, summary: str, *parameters: Json) -> Json:
     responses = {"200": answer(summary, {"type": "object"}), "503": later("Still loading.")}
     if parameters:
-        responses["422"] = answer("A parameter is out of range, or names nobody.")
+        responses["422"] = answer("A parameter is out of range, or there is no such user.")
     return operation(name, summary, responses, parameters=list(parameters))
 
 

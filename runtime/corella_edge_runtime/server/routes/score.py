@@ -162,7 +162,7 @@ async def _answers(http: Request, asking: Asking, deadline: float, held: Held) -
     """One a prompt, each with a probability.
 
     Raises:
-        HTTPException: 422, 503 or 504: a prompt has none. ClientDisconnect: nobody waits for them any more.
+        HTTPException: 422, 503 or 504: a prompt has no answer. ClientDisconnect: the client has left.
     """
     if asking.refusal:
         # What was let in goes on: it shows how quick the LLM is by now, and its prefix is there for a second try.
@@ -185,7 +185,7 @@ def _refused(reasons: Collection[str]) -> HTTPException:
 
 
 def _row(answer: Answer, question: Question, llm: Llm) -> list[float]:
-    """A label's share in the labels (of one alone it is 1, as it is with SGLang), or in the whole vocabulary."""
+    """A label's share in the labels (1 if there is only one, as in SGLang), or in the whole vocabulary."""
     yes, no = llm.prompts.tokens.yes, llm.prompts.tokens.no
     of = {yes: answer.probability, no: 1.0 - answer.probability}
     labels = [yes, no] if question.labels is None else question.labels

@@ -111,9 +111,7 @@ class Failures:
             self._silent_until = time.monotonic() + _LOG_SECONDS
         if isinstance(error, StoreFullError):
             return error_answer(507, "the users' store has no room on its disk; send the same again once there is")
-        return error_answer(
-            503, "the users' store can not do this now; the server's log says why", {"Retry-After": "5"}
-        )
+        return error_answer(503, "the users' store cannot do this now; the server's log says why", {"Retry-After": "5"})
 
 
 def _exported(store: UserStore, user_id: str) -> bytes | None:
@@ -125,7 +123,7 @@ def _user_id(http: HttpRequest) -> str:
     """The id in the path as it was sent: servers decode paths leniently, so that two ids could become one.
 
     Raises:
-        HTTPException: 404, the path goes on behind the id, were it by a slash alone: nobody is taken for another user.
+        HTTPException: 404, the path goes on after the id, even if only by a slash: no user is taken for another.
     """
     raw = bytes(http.scope["raw_path"]).partition(_USERS)[2]
     if b"/" in raw:
@@ -145,7 +143,7 @@ _ID: Json = {
 }
 _OF_STORE: Json = {
     "501": answer("The server keeps no users: it has no store."),
-    "503": later("Loading, stopping, full, or the store can not do it now."),
+    "503": later("Loading, stopping, full, or the store cannot do it now."),
 }
 _NO_ID = answer("Not an id.")
 OPENAPI = Described(

@@ -62,7 +62,7 @@ def _operations(suffix: str) -> dict[str, Json]:
 
 
 def _get(name: str, summary: str, schema: str, others: Json) -> Json:
-    return operation(name, summary, {"200": answer("So it is.", ref(schema)), **others})
+    return operation(name, summary, {"200": answer("The answer.", ref(schema)), **others})
 
 
 def _index() -> Json:

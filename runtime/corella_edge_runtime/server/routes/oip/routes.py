@@ -140,7 +140,7 @@ class _Api:
         """The model and version of a path.
 
         Raises:
-            HTTPException: 404, there is none. NotReadyError: which versions there are is not known yet.
+            HTTPException: 404, no such model or version. NotReadyError: the versions are not known yet.
         """
         model, ranker = _model(http), self.service.ranker
         if ranker is None:
@@ -181,5 +181,5 @@ def _head(model: Model, inference: Inference, request: RankRequest, ranked: Rank
 
 
 def _answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    # ASCII escapes: an error may quote text that UTF-8 can not carry.
+    # ASCII escapes: an error may quote text that UTF-8 cannot carry.
     return Response(json.dumps(value).encode(), status, dict(headers or {}), JSON)
