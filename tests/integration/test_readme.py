@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from corella_edge.cli import cli
-from corella_edge.routing.policy import FORMS
+from corella_edge.routing.policy import FORMS, read_threshold
 from corella_edge.routing.reasons import FAULT, NoAnswer
 from pages import BLOCK, PAGES, README, blocks, read, section
 from sessions import REPOSITORY, serving, start, succeed
@@ -230,6 +230,11 @@ def test_every_reason_is_explained():
     # What is pending is not the final answer, which alone a strict request is judged by.
     fails = {reason: reason.status for reason in NoAnswer if reason.status >= FAULT and reason != NoAnswer.PENDING}
     assert told == dict.fromkeys([form.reason for form in FORMS], 0) | dict.fromkeys(NoAnswer, 0) | fails
+
+
+def test_every_form_of_a_threshold_is_explained():
+    written = re.findall(r"^\| `([^`]*)` \|", section(read("serve.md"), "Thresholds"), re.MULTILINE)
+    assert [read_threshold(text)[0] for text in written] == list(FORMS)
 
 
 def test_the_metric_of_outcomes_lists_every_reason():
