@@ -3,8 +3,8 @@
     python benchmarks/builds.py --work runs/scoring --other FOLDER --out benchmarks/results/builds.json
 
 FOLDER holds the other build's libllama.so and libggml*.so, of the release that is installed; peers/README.md says how
-they are built for this CPU by the system's compiler. Each build works in a process of its own on the 135M shape; a turn is a new
-user's 20 candidates (prefix of 200 tokens, suffixes of 40). Without --first the installed build is the first.
+they are built for this CPU by the system's compiler. Each build works in a process of its own on the 135M shape; a turn
+is a new user's 20 candidates (prefix of 200 tokens, suffixes of 40). Without --first the installed build is the first.
 """
 
 from __future__ import annotations

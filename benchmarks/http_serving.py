@@ -4,8 +4,8 @@
     python benchmarks/http_serving.py faults --bundle …      (deadline, soak)
 
 Each scenario says in its file what it does (benchmarks/scenarios/serving/). Load is open: requests are sent at their
-moments whatever became of those before, and latency counts from these moments. A run beside which something else took more
-than 5 % of the machine, or whose load generator took more than 10 % of a core, is void and not kept.
+moments whatever became of those before, and latency counts from these moments. A run beside which something else took
+more than 5 % of the machine, or whose load generator took more than 10 % of a core, is void and not kept.
 """
 
 from __future__ import annotations

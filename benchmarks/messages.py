@@ -3,9 +3,9 @@
     python benchmarks/messages.py BUNDLE [BUNDLE ...] --against CHECKOUT [--http] [--out …/results/messages.json]
 
 Each checkout has a process of its own (`harness/messages_child.py`) that reads the same bodies of new users; a pair is
-one turn of either. Compared are parse + encode + serialise of a request whose LLM is not asked, and `Engine.rank` against a bare
-run of the CRM's session on the same arrays. With --http, `corella-edge serve` of either checkout answers the same open
-load by turns: CPU seconds of the server a request, and the highest rate that it keeps up with.
+one turn of either. Compared are parse + encode + serialise of a request whose LLM is not asked, and `Engine.rank`
+against a bare run of the CRM's session on the same arrays. With --http, `corella-edge serve` of either checkout answers
+the same open load by turns: CPU seconds of the server a request, and the highest rate that it keeps up with.
 """
 
 from __future__ import annotations

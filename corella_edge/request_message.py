@@ -27,7 +27,7 @@ from corella_edge.messages import (
     read_once,
 )
 from corella_edge.request import NOBODY, Candidate, Candidates, Features, History, Request, User
-from corella_edge.routing.policy import LN2
+from corella_edge.routing.policy import ENTROPY, HELP, PATTERN
 
 MAX_CANDIDATES = 10_000
 MAX_HISTORY = 100_000
@@ -35,8 +35,8 @@ MAX_TIMEOUT_MS = 86_400_000  # a day
 MAX_RATING = 10**6
 _MISSING = {type(None), UnsetType}
 
-Nats = Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": LN2})]
-Ratio = Annotated[str, Meta(extra_json_schema={"pattern": r"^ratio:(0|1|0\.[0-9]{1,9})$"})]
+Nats = Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": ENTROPY.most})]
+WrittenThreshold = Annotated[str, Meta(extra_json_schema={"pattern": PATTERN})]
 Left = None | UnsetType  # null, and a field that is left out, are the same
 Rating = Annotated[float, Meta(ge=-MAX_RATING, le=MAX_RATING)]
 # What is beyond it counts other units: `history.sensible` refuses it in such words.
@@ -72,7 +72,7 @@ class UserMessage(Struct, forbid_unknown_fields=True):
             list[EventMessage],
             Meta(
                 max_length=MAX_HISTORY,
-                description="Oldest first. Where all have a time, another order is put right, and told.",
+                description="Oldest first. Where all events have a time, another order is put right, with a note.",
             ),
         ]
         | Left
@@ -95,13 +95,9 @@ class Options(Struct, forbid_unknown_fields=True, kw_only=True):
         ]
         | Left
     ) = UNSET
-    threshold: Annotated[
-        Nats | Ratio | Left,
-        Meta(
-            description="Ask the LLM from this entropy (nats) on, or about this share: `ratio:0.05`. "
-            "Left out: the server's own."
-        ),
-    ] = UNSET
+    threshold: Annotated[Nats | WrittenThreshold | Left, Meta(description=f"{HELP} Left out: the server's own.")] = (
+        UNSET
+    )
     top_k: Annotated[int, Meta(ge=1, le=2**31, description="Answer with this many of the best only.")] | Left = UNSET
     timeout_ms: (
         Annotated[
@@ -122,19 +118,19 @@ class Options(Struct, forbid_unknown_fields=True, kw_only=True):
         bool | Left,
         Meta(
             description="Fail where the LLM does not answer all it is asked in time (503, 504), and on features that "
-            "no model reads or what would be told in `notes`, but for an order that is put right (422)."
+            "no model reads or anything else that `notes` would mention, except an order that is put right (422)."
         ),
     ] = UNSET
 
 
 class UserRequest(Options):
-    """Candidates to rank for a user who is told in full."""
+    """Candidates to rank for a user whose profile and history are in the request."""
 
     user: UserMessage
 
 
 class UserIdRequest(Options):
-    """The same as `user` with an id alone: a server with a store fills in profile and history."""
+    """The same as `user` with only an id: a server with a store fills in profile and history."""
 
     user_id: Id
 
@@ -154,13 +150,13 @@ def read_request(raw: bytes) -> Request:
         InputError: a field is missing, unknown, of the wrong type, or out of range; the message names it.
     """
     message = read_once(raw, RequestMessage, "request")
-    # A whole number so large is refused, and read as a float it could not be told.
+    # A whole number so large is refused, but read as a float it looks like any other.
     if type(message.threshold) is float and abs(message.threshold) >= MAX_WHOLE:
         message = check(decode(raw), RequestMessage, "request")
     try:
         request, names = _request(message)
     except InputError:
-        decode(raw)  # what is not strict JSON is told first
+        decode(raw)  # where the text is not strict JSON, that is the error
         raise
     check_names(raw, names + _in((request.threshold,)), lambda: _colons(request))
     return request
@@ -236,7 +232,7 @@ def columns_of(events: list[EventMessage], path: str) -> tuple[History, int]:
 
 
 def _column(values: list[Any], kind: type[Any] = float) -> tuple[list[Any] | None, int]:
-    """Values of a `kind`, None where there is none; and how many were given, null among them."""
+    """Values of a `kind`, None where one is missing; and how many were given, null among them."""
     kinds = {*map(type, values)}
     if kinds == {kind}:
         return values, len(values)

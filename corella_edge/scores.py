@@ -15,12 +15,16 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from corella_edge.request import Request
 from corella_edge.routing.fusion import REPLACE, Fusion, fuse
-from corella_edge.routing.policy import LN2
+from corella_edge.routing.measure import LN2
+from corella_edge.routing.policy import FORMS
+from corella_edge.routing.reasons import NoAnswer
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 _ENCODER = msgspec.json.Encoder()
+_ROUTED = ", ".join(f"`{form.reason}`" for form in FORMS)
+_UNANSWERED = "; ".join(f"`{reason}`: {reason.text}" for reason in NoAnswer)
 
 
 @dataclass(slots=True)
@@ -50,8 +54,8 @@ class Scores:
         llm: float64 [n], P(Yes) by the LLM; NaN where it was not asked or did not answer.
         entropy: float64 [n], nats, binary entropy of `crm`.
         routed: bool [n], True where the LLM's score counts in `probability`.
-        reason: n texts: why a row was routed ("entropy", "ratio") or why the LLM did not answer although the
-            router chose the row (docs/serve.md lists them); "" for easy rows.
+        reason: n texts: why a row was routed (the `reason` of a `policy.Form`) or why the LLM did not answer although
+            the router chose the row (docs/serve.md lists them); "" for easy rows.
         unknown: n tuples, the names of the fields whose value the CRM has never seen.
         trace: what it cost; not part of what was found out.
         fusion: what makes one probability of both models' where routed.
@@ -103,9 +107,8 @@ class Scored(Struct, forbid_unknown_fields=True, gc=False):
     reason: Annotated[
         str,
         Meta(
-            description="Why it was routed (`entropy`, `ratio`) or why the LLM did not answer (`no_llm`, `no_text`, "
-            "`too_long`, `queue_full`, `busy`, `deadline`, `llm_error`; `pending` in the first of two answers); empty "
-            "for easy candidates."
+            description=f"Why it was routed ({_ROUTED}) or why the LLM did not answer ({_UNANSWERED}); empty for "
+            "easy candidates."
         ),
     ]
     unknown: Annotated[tuple[str, ...], Meta(description="Fields whose value the CRM has never seen.")]
@@ -118,7 +121,7 @@ class Tokens(Struct, forbid_unknown_fields=True):
 
 
 class Explanation(Struct, forbid_unknown_fields=True):
-    """What a request with `explain` is told of itself."""
+    """What an answer to a request with `explain` adds."""
 
     threshold: Annotated[float | None, Meta(description="Nats; null: never asked.")]
     wanted: Annotated[int, Meta(description="Candidates at or above it.")]

@@ -19,7 +19,8 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Field, Schema, Vocabulary
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request_message import parse_request
-from corella_edge.routing.policy import Calibration, entropy
+from corella_edge.routing.measure import entropy
+from corella_edge.routing.policy import Calibration
 
 GENRES = ["Action", "Comedy", "Drama"]
 ITEMS, USERS, ROWS, WINDOW = 40, 30, 240, 5

@@ -23,7 +23,8 @@ from corella_edge.features.schema import Schema, Vocabulary, vocabulary_names
 from corella_edge.formats.strict_json import JsonError, unique
 from corella_edge.prompt import Template, Tokens
 from corella_edge.routing.fusion import REPLACE, Fusion, parse_fusion
-from corella_edge.routing.policy import LN2, Calibration, parse_threshold
+from corella_edge.routing.measure import LN2
+from corella_edge.routing.policy import Calibration, parse_threshold
 
 if TYPE_CHECKING:
     from corella_edge.bundle.signature import TrustedKey

@@ -12,6 +12,7 @@ from corella_edge.cli import talk
 from corella_edge.cli.base import Command
 from corella_edge.cli.common import TextInput, engine_options, nats, open_engine
 from corella_edge.cli.talk import Progress
+from corella_edge.routing.policy import HELP
 
 if TYPE_CHECKING:
     from corella_edge.formats.text_files import TextFile
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="IN", type=TextInput())
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True),
               help="File to write, one answer a line; - is stdout, the default where IN is -.")  # fmt: skip
-@click.option("--threshold", help="Entropy in nats (0 to 0.693), or ratio:SHARE. Default: the bundle's own.")
+@click.option("--threshold", help=f"{HELP} Default: the bundle's own.")
 @engine_options("thread")
 @click.option("--deterministic", is_flag=True,
               help="LLM scores bit-equal on repeat: one prompt at a time; slower. Not for a server's LLM.")  # fmt: skip

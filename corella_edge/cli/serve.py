@@ -18,12 +18,11 @@ from corella_edge.cli.base import Command
 from corella_edge.cli.common import Finite, engine_options, trusted_key
 from corella_edge.cli.serve_options import ACCESS, LIMITS, STORE, grouped
 from corella_edge.errors import BundleError, MissingExtraError, OutputError
-from corella_edge.routing.policy import parse_share, parse_threshold
+from corella_edge.routing.policy import HELP, read_threshold
 
 if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine
     from corella_edge_runtime.server.guard.access import Guard
-    from corella_edge_runtime.server.ranker import Ranker
     from corella_edge_runtime.server.run import Settings
     from corella_edge_runtime.store.users import UserStore
 
@@ -32,7 +31,7 @@ _EXTRA_MODULES = {"starlette", "uvicorn", "httptools", "prometheus_client", "any
 
 @click.command(cls=Command)
 @click.argument("bundle", metavar="BUNDLE|SITE", type=click.Path(path_type=Path))
-@click.option("--threshold", help="Entropy in nats (0 to 0.693), or ratio:SHARE. Default: the bundle's own.")
+@click.option("--threshold", help=f"{HELP} Default: the bundle's own.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @engine_options("process")
@@ -132,12 +131,8 @@ def _check_early(bundle: Path, threshold: str | None) -> None:
     """What a person mistypes is told before a port is opened; the engine checks the rest while loading."""
     if not bundle.is_dir():
         raise BundleError(f"{bundle}: no such bundle or site (folders that `export` and `deploy init` write)")
-    if threshold is None:
-        return
-    if threshold.strip().startswith("ratio:"):
-        parse_share(threshold.strip().removeprefix("ratio:"))
-    else:
-        parse_threshold(threshold, None)
+    if threshold is not None:
+        read_threshold(threshold)
 
 
 def _check_extra() -> None:
@@ -160,12 +155,10 @@ class _ReadyLine:
     def __init__(self, start: float) -> None:
         self.start = start
 
-    def __call__(self, ranker: Ranker) -> None:
-        from corella_edge_runtime.server.ranker import llm_of
-
+    def __call__(self, ranker: Engine) -> None:
         for warning in ranker.warnings:
             talk.warn(warning)
-        verdict = getattr(llm_of(ranker), "verdict", None)
+        verdict = None if ranker.llm is None else ranker.llm.verdict
         computes = f"; llama.cpp computes with its library for: {verdict.variant}" if verdict else ""
         seconds = time.monotonic() - self.start
         talk.say(f"corella-edge: {ranker.name} is ready after {seconds:.1f} s{computes}")

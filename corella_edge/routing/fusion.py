@@ -61,10 +61,10 @@ def parse_fusion(data: Any) -> Fusion:
         raise BundleError("routing.json: fusion: expected an object")
     rule, weights = data.get("rule"), data.get("weights")
     if not isinstance(rule, str) or rule not in RULES:
-        raise BundleError(f"routing.json: fusion.rule: {repr(rule)[:40]} is none of {', '.join(RULES)}")
+        raise BundleError(f"routing.json: fusion.rule: {repr(rule)[:40]} is not one of {', '.join(RULES)}")
     if rule != "stack":
         if weights is not None:
-            raise BundleError(f"routing.json: fusion.weights: {rule} has none, only stack has")
+            raise BundleError(f"routing.json: fusion.weights: {rule} takes no weights, only stack does")
         return Fusion(rule)
     if not isinstance(weights, list) or len(weights) != 3 or not all(map(_is_weight, weights)):
         raise BundleError(f"routing.json: fusion.weights: expected three numbers from -{MOST:,.0f} to {MOST:,.0f}")

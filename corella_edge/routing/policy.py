@@ -1,59 +1,23 @@
-"""Which samples the LLM is asked about: binary entropy of the CRM's probability against a threshold.
+"""Which samples the LLM is asked about: the ways to write a threshold, and the entropy that each stands for.
 
-CoReLLa (arXiv 2403.16378, inference): s = -p ln p - (1-p) ln(1-p); a sample whose s is at or above the
-threshold is hard, and the LLM's score replaces the CRM's.
+A new way is a new row of `FORMS`. The request's schema, OpenAPI, the command line's help and checks, and the `reason`
+of a routed candidate follow from it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from corella_edge.errors import InputError
+from corella_edge.routing.measure import LN2, NEVER, Floats, entropy
 
-LN2 = math.log(2.0)
 RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-NEVER = math.inf
-# numpy takes arrays without dimensions faster than numbers.
-_ONE, _MOST = np.array(1.0), np.array(LN2)
-_NONE = np.zeros(0, dtype=np.int64)
-_LEAST, _LEAST_ABOVE = np.array(5e-324), np.array(math.nextafter(-1.0, 0.0))
-
-Floats = npt.NDArray[np.float64]
-
-
-def entropy(p: npt.ArrayLike) -> Floats:
-    """Binary entropy in nats, elementwise, of probabilities in [0, 1]; 0 at the ends, ln 2 at 0.5."""
-    p64 = np.asarray(p, dtype=np.float64)
-    negative = -p64
-    # 0 * log 0 is nan in floating point and 0 in the definition: the nearest number beside 0 stands for it.
-    s: Floats = negative * np.log(np.maximum(p64, _LEAST))
-    s -= (_ONE + negative) * np.log1p(np.maximum(negative, _LEAST_ABOVE))
-    bounded: Floats = np.minimum(s, _MOST)  # rounding may pass ln 2 by one ulp
-    return bounded
-
-
-def is_routed(s: Floats, threshold: float) -> npt.NDArray[np.bool_]:
-    """bool, shape of `s`: the routing rule itself. `NEVER` routes nothing, 0 everything."""
-    return np.greater_equal(s, threshold)
-
-
-def routed_rows(s: Floats, threshold: float) -> npt.NDArray[np.int64]:
-    """int64 [m]: places of the entropies float64 [n] that are routed."""
-    return _NONE if threshold > LN2 else is_routed(s, threshold).nonzero()[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """A resolved threshold: `nats` (a sample is routed iff entropy >= nats) and how it was asked for."""
-
-    nats: float
-    unit: str  # "entropy" or "ratio": the `reason` shown on routed candidates
+_EPSILON = float(np.finfo(np.float64).eps)
 
 
 class Calibration:
@@ -104,40 +68,107 @@ def _threshold_at(hardest: Floats, share: float) -> float:
     return float(hardest[count - 1])
 
 
-@lru_cache(256, typed=True)
-def parse_threshold(value: float | str, calibration: Calibration | None) -> Threshold:
-    """`0.65` (nats) or `"ratio:0.05"` (routed share, by the bundle's calibration) as a `Threshold`.
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A way to write a threshold: a prefix, and a number from 0 to `most`.
+
+    Attributes:
+        reason: of the candidates that are routed by such a threshold.
+        placeholder: stands for the number in help texts.
+        meaning: what the number is.
+        digits: regular expression of the plain numbers that JSON may have after the prefix; unused without a prefix.
+        nats: the number, and the bundle's calibration → the threshold: a sample is routed iff its entropy reaches it.
+    """
+
+    prefix: str
+    reason: str
+    placeholder: str
+    meaning: str
+    most: float
+    digits: str
+    nats: Callable[[float, Calibration | None], float]
+
+    def __str__(self) -> str:
+        return f"{self.meaning} (0 to {self.most:.4g})"
+
+    def number(self, text: str) -> float:
+        """The number behind the prefix. Raises InputError."""
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if 0.0 <= number <= self.most:
+            return number
+        name = self.prefix.rstrip(":") or "threshold"
+        # Whoever writes 0.7 may mean a share: what is out of one form's range may be in another's.
+        others = [form.prefix + text for form in FORMS if not self.prefix and 0.0 <= number <= form.most]
+        hint = f"; or is {' or '.join(others)} meant?" if others else ""
+        shown = repr(text[:40]) if math.isnan(number) else text[:40]
+        raise InputError(f"{name}: {shown} is not {self}{hint}")
+
+
+def _by_calibration(share: float, calibration: Calibration | None) -> float:
+    if calibration is not None:
+        return calibration.threshold(share)
+    if 0.0 < share < 1.0:
+        raise InputError(f"threshold: ratio:{share:g} needs a calibrated bundle; give an entropy in nats instead")
+    return 0.0 if share else NEVER
+
+
+def _by_margin(distance: float, _: Calibration | None) -> float:
+    """The entropy at that distance. Both ends are routed: what rounding may take from a probability or an entropy is
+    less than what is added to the distance and taken from the result."""
+    away = min(0.5, distance + _EPSILON)
+    return float(entropy([0.5 - away, 0.5 + away]).min()) * (1.0 - 8.0 * _EPSILON)
+
+
+ENTROPY = Form("", "entropy", "NATS", "an entropy in nats", LN2, "", lambda nats, _: nats)
+RATIO = Form(
+    "ratio:", "ratio", "SHARE", "a share of the candidates", 1.0, r"(0|1|0\.[0-9]{1,9})", _by_calibration,
+)  # fmt: skip
+MARGIN = Form(
+    "margin:", "margin", "DISTANCE", "the greatest distance of the base model's probability from 0.5", 0.5,
+    r"(0|0\.5|0\.[0-4][0-9]{0,8})", _by_margin,
+)  # fmt: skip
+FORMS = (ENTROPY, RATIO, MARGIN)
+_EACH = "; ".join(f"{form.prefix}{form.placeholder}, {form}" for form in FORMS)
+HELP = f"Which candidates the LLM is asked about: {_EACH}."
+PATTERN = "^(" + "|".join(form.prefix + form.digits for form in FORMS if form.prefix) + ")$"  # of those that are texts
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A resolved threshold: `nats` (a sample is routed iff entropy >= nats) and the `reason` of what it routes."""
+
+    nats: float
+    unit: str
+
+
+def read_threshold(value: float | str) -> tuple[Form, float]:
+    """How a threshold is written, and its number; no bundle is needed for that.
 
     Raises:
-        InputError: not a number, out of [0, ln 2] or [0, 1], or a ratio without a calibration.
+        InputError: no such form, or a number out of its range.
     """
     text = str(value).strip()
-    if text.startswith("ratio:"):
-        share = parse_share(text.removeprefix("ratio:"))
-        if calibration is None and 0.0 < share < 1.0:
-            raise InputError(f"threshold: {text} needs a calibrated bundle; give an entropy in nats instead")
-        nats = calibration.threshold(share) if calibration else threshold_for(np.zeros(1), share)
-        return Threshold(nats, "ratio")
-    nats = _float(text, "threshold", f"an entropy from 0 to {LN2:.4f} nats, or ratio:SHARE")
-    if not 0.0 <= nats <= LN2:
-        hint = f"ratio:{text}" if 0.0 <= nats <= 1.0 else "ratio:SHARE, 0 to 1"
-        raise InputError(f"threshold: {text} is not an entropy (0 to {LN2:.4f} nats); for a share write {hint}")
-    return Threshold(nats, "entropy")
+    head, colon, number = text.rpartition(":")
+    for form in FORMS:
+        if form.prefix == head + colon:
+            return form, form.number(number)
+    raise InputError(f"threshold: {text[:40]!r} is not one of: {_EACH}")
+
+
+@lru_cache(256, typed=True)
+def parse_threshold(value: float | str, calibration: Calibration | None) -> Threshold:
+    """`0.65` (nats), `"ratio:0.05"` (routed share, by the bundle's calibration) or another of `FORMS`.
+
+    Raises:
+        InputError: as `read_threshold`; or a ratio without a calibration.
+    """
+    form, number = read_threshold(value)
+    return Threshold(form.nats(number, calibration), form.reason)
 
 
 def parse_share(text: str) -> float:
-    """A routed share from 0 to 1."""
-    share = _float(text, "ratio", "a share from 0 to 1")
-    if not 0.0 <= share <= 1.0:
-        raise InputError(f"ratio: {text} is not a share from 0 to 1")
-    return share
-
-
-def _float(text: str, name: str, expected: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if math.isnan(number):
-        raise InputError(f"{name}: {text[:40]!r} is not {expected}")
-    return number
+    """A routed share from 0 to 1. Raises InputError."""
+    return RATIO.number(text)

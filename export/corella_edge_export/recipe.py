@@ -12,7 +12,7 @@ from typing import Any, Literal
 from corella_edge.errors import InputError, RecipeError, meant
 from corella_edge.formats.text_files import TextFile, UnreadableError
 from corella_edge.prompt import Template
-from corella_edge.routing.policy import parse_share, parse_threshold
+from corella_edge.routing.policy import read_threshold
 from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, nested
 from corella_edge_export.llm.recipe import LlmRecipe, StageRecipe
 from corella_edge_export.recipe_keys import CHECKS_ITSELF, check_numbers, checked, from_zero, positive, read_section
@@ -176,10 +176,7 @@ def _check_stages(recipe: Recipe, where: Place) -> None:
 
 def _check_threshold(text: str, where: Place) -> None:
     try:
-        if text.startswith("ratio:"):
-            parse_share(text.removeprefix("ratio:"))
-        else:
-            parse_threshold(text, None)
+        read_threshold(text)
     except InputError as error:
         raise RecipeError(f"{where}: {error}") from None
 

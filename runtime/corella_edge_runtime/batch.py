@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from corella_edge import atomic
 from corella_edge.bundle import artefact as bundle
@@ -21,20 +20,11 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import read_lines
 from corella_edge.request import Request
 from corella_edge.request_message import parse_request
-from corella_edge.routing.policy import Calibration, parse_threshold
+from corella_edge.routing.policy import read_threshold
 from corella_edge.scores import Scores, answer_json
 
-# Enough to tell a good threshold from a bad one before any bundle is open.
-_ANY = Calibration([0.0, 1.0], [math.inf, 0.0])
-
-
-class Ranker(Protocol):
-    """What scoring needs of an engine."""
-
-    @property
-    def name(self) -> str: ...
-
-    def rank(self, request: Request) -> Scores: ...
+if TYPE_CHECKING:
+    from corella_edge_runtime.engine import Engine
 
 
 @dataclass(slots=True)
@@ -96,7 +86,7 @@ def parse_checked(value: Any) -> Request:
     """A request whose own threshold, if any, is a possible one."""
     request = parse_request(value)
     if request.threshold is not None:
-        parse_threshold(request.threshold, _ANY)
+        read_threshold(request.threshold)
     return request
 
 
@@ -117,7 +107,7 @@ def identity(root: Path, source: TextFile, options: dict[str, Any]) -> dict[str,
     return {"bundle": bundle.sha256(root / bundle.MANIFEST), "input": source.sha256(), **options}
 
 
-def score_stream(ranker: Ranker, source: TextFile, out: BinaryIO, tally: Tally, progress: Progress) -> None:
+def score_stream(ranker: Engine, source: TextFile, out: BinaryIO, tally: Tally, progress: Progress) -> None:
     """Write one answer a line for the requests after the first `tally.kept`, each as soon as it is known."""
     started = time.perf_counter()
     for request in islice(read_lines(source, parse_checked), tally.kept, None):
@@ -135,7 +125,7 @@ def line(request: Request, scores: Scores, name: str) -> bytes:
 
 
 def score_file(
-    ranker: Ranker, source: TextFile, out: Path, tally: Tally, same: dict[str, Any], progress: Progress
+    ranker: Engine, source: TextFile, out: Path, tally: Tally, same: dict[str, Any], progress: Progress
 ) -> None:
     """Score into `OUT.partial`, continuing what an interrupted run with the same `identity` left, then rename."""
     try:

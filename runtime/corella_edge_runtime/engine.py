@@ -18,7 +18,9 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.history import scale_notes
 from corella_edge.request import Candidates, Request, User
 from corella_edge.routing.fusion import Fusion
-from corella_edge.routing.policy import Calibration, Threshold, entropy, parse_threshold, routed_rows
+from corella_edge.routing.measure import entropy, routed_rows
+from corella_edge.routing.policy import Calibration, Threshold, parse_threshold
+from corella_edge.routing.reasons import NoAnswer
 from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.feature_names import FeatureNames
@@ -27,7 +29,6 @@ from corella_edge_runtime.llm.contract import Answers
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 
-PENDING = "pending"  # the reason of a row whose LLM score is still to come
 NOBODY_ASKED = Answers.none(0, "")
 
 
@@ -220,7 +221,7 @@ class Engine:
             asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), s[chosen], deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
         items, notes = tuple(candidates.items), self._notes(request)
-        return Draft(items, p, s, chosen, threshold, tuple(unknown), asking, refusal or "no_llm", trace, notes)
+        return Draft(items, p, s, chosen, threshold, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes)
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
@@ -235,7 +236,7 @@ class Engine:
 
     def before_llm(self, draft: Draft) -> Scores:
         """The CRM's own ranking, while the LLM is at work: rows it was asked about have the reason "pending"."""
-        return self._scores(draft, Answers.none(len(draft.chosen), PENDING))
+        return self._scores(draft, Answers.none(len(draft.chosen), NoAnswer.PENDING))
 
     def _scores(self, draft: Draft, answers: Answers) -> Scores:
         """What is known of each candidate, from the answers for the routed ones: P(Yes), or the reason for none."""

@@ -17,7 +17,8 @@ from corella_edge.features.derived import Side
 from corella_edge.features.schema import Field, Schema
 from corella_edge.json_lines import Traffic, parse_traffic, read_lines
 from corella_edge.request import Event, User
-from corella_edge.routing.policy import NEVER, Threshold
+from corella_edge.routing.measure import NEVER
+from corella_edge.routing.policy import Threshold
 
 SHOWN_EVENTS = 100  # of a user's history, the latest
 SHOWN_VALUES = 200  # of a vocabulary, as suggestions

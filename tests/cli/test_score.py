@@ -36,6 +36,16 @@ def test_answers_in_order(corella, bundle, requests, tmp_path):
     assert sorted(tmp_path.iterdir()) == [requests, out]
 
 
+def test_a_margin_routes_what_is_no_farther_from_one_half(corella, bundle, requests, tmp_path):
+    out = tmp_path / "scores.jsonl"
+    done = corella("score", bundle, requests, "--out", out, "--threshold", "margin:0.02", "--no-llm")
+    assert done.code == 0
+    rows = [row for answer in lines(out) for row in answer["candidates"]]
+    near = [abs(row["crm"] - 0.5) <= 0.02 for row in rows]
+    assert [bool(row["reason"]) for row in rows] == near
+    assert 0 < sum(near) < len(near)
+
+
 def test_stdout(corella, bundle, requests, tmp_path):
     done = corella("score", bundle, requests, "--out", "-", "--no-llm")
     assert done.code == 0
@@ -88,7 +98,7 @@ def test_empty_input(corella, bundle, tmp_path):
         (b'{"user": {}, "threshold": 0.9}', "threshold: 0.9 is not an entropy"),
         (b'{"user": {}, "threshold": "ratio:2"}', "ratio: 2 is not a share"),
         (b'{"user": {}, "colour": 1}', "unknown field 'colour'"),
-        (b'{"user": {}, "candidates": []}', "candidates: the list is empty; leave the field out"),
+        (b'{"user": {}, "candidates": []}', "candidates: the list is empty"),
         (b"[1]", "expected an object"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"user": {}, "top_k": ' + b"9" * 5000 + b"}", "too many digits"),

@@ -128,7 +128,7 @@ SEALED: dict[str, tuple[str, Attack, str]] = {
         "routing.json", edit("routing.json", "calibration", to={"shares": [0, 1], "thresholds": [None, float("nan")]}),
         "wrong"),
     "routing: a rule of fusion that is none": (
-        "routing.json", edit("routing.json", "fusion", to={"rule": "vote"}), "fusion.rule: 'vote' is none of"),
+        "routing.json", edit("routing.json", "fusion", to={"rule": "vote"}), "fusion.rule: 'vote' is not one of"),
     "routing: a weight without end": (
         "routing.json", edit("routing.json", "fusion", to={"rule": "stack", "weights": [0, 0, float("inf")]}),
         "fusion.weights: expected three numbers"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
+from corella_edge.routing.measure import LN2, NEVER, entropy, is_routed
 from corella_edge.routing.policy import (
-    LN2,
-    NEVER,
+    FORMS,
+    PATTERN,
     RATIOS,
     Calibration,
-    entropy,
-    is_routed,
+    Form,
     parse_share,
     parse_threshold,
+    read_threshold,
     threshold_for,
-)  # fmt: skip
+)
 
 P = st.floats(0, 1)
 TWENTY = Calibration.fit(np.linspace(0, LN2, 20))
@@ -114,9 +116,57 @@ def test_a_ratio_goes_through_the_calibration() -> None:
     assert is_routed(s, found.nats).sum() == pytest.approx(50, abs=1)
 
 
+MILLIONTHS = st.integers(0, 500_000)
+# Nearer to a half, float64 itself has one entropy for several probabilities; (1e-7)² is more than its last digits.
+DISTANCES = st.floats(0, 0.5) | MILLIONTHS.map(lambda n: n / 1e6)
+
+
+@given(MILLIONTHS, st.lists(st.integers(0, 1_000_000), max_size=20))
+def test_a_margin_routes_exactly_what_is_no_farther_from_one_half(margin: int, others: list[int]) -> None:
+    edge = [500_000 - margin, 500_000 + margin]
+    beside = [n for n in (edge[0] - 1, edge[1] + 1, 500_000) if 0 <= n <= 1_000_000]
+    millionths = np.asarray(edge + beside + others)
+    found = parse_threshold(f"margin:{margin / 1e6:f}", None)
+    routed = is_routed(entropy(millionths / 1e6), found.nats)
+    assert routed.tolist() == (np.abs(millionths - 500_000) <= margin).tolist()
+    assert found.unit == "margin"
+
+
+@given(DISTANCES, st.lists(P, max_size=20))
+def test_a_margin_holds_for_any_probabilities_but_for_the_last_digits(distance: float, values: list[float]) -> None:
+    p = np.asarray([0.5 - distance, 0.5 + distance, *values])
+    routed, away = is_routed(entropy(p), parse_threshold(f"margin:{distance!r}", None).nats), np.abs(p - 0.5)
+    assert routed[away <= distance].all()
+    assert not routed[away**2 > distance**2 + 2e-15].any()
+
+
+def test_a_margin_of_one_half_is_always_and_a_wider_one_routes_no_less() -> None:
+    assert parse_threshold("margin:0.5", None).nats == parse_threshold("ratio:1", None).nats
+    nats = [parse_threshold(f"margin:{tenths / 10}", None).nats for tenths in range(6)]
+    assert nats == sorted(nats, reverse=True)
+
+
+@given(st.sampled_from([form for form in FORMS if form.prefix]), st.data())
+def test_what_the_schema_lets_pass_is_a_threshold(form: Form, data: st.DataObject) -> None:
+    text = data.draw(st.from_regex(PATTERN, fullmatch=True) | st.from_regex(form.prefix + form.digits, fullmatch=True))
+    assert re.match(PATTERN, text)
+    found, number = read_threshold(text)
+    assert text.startswith(found.prefix)
+    assert found.reason == parse_threshold(text, TWENTY).unit
+    assert 0.0 <= number <= found.most
+
+
+def test_the_schema_lets_every_usual_share_and_margin_pass() -> None:
+    written = [f"ratio:{share:g}" for share in RATIOS] + ["margin:0", "margin:0.1", "margin:0.499", "margin:0.5"]
+    assert all(re.match(PATTERN, text) for text in written)
+    assert not any(re.match(PATTERN, text) for text in ("margin:0.51", "margin:1", "ratio:1.5", "ratio:0.1 ", "0.1"))
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
-    [("0.7", "ratio:0.7"), ("3.0", "write ratio:SHARE, 0 to 1"),
+    [("0.7", "threshold: 0.7 is not an entropy in nats (0 to 0.6931); or is ratio:0.7"),
+     ("3.0", "3.0 is not an entropy in nats (0 to 0.6931)"), ("half:0.1", "margin:DISTANCE"), (":0.1", "':0.1'"),
+     ("margin:0.51", "margin: 0.51 is not"), ("margin:-0.1", "margin"), ("margin:", "margin: ''"),
      (-0.1, "-0.1"), ("nan", "nan"), ("inf", "inf"), ("", "''"), ("half", "half"),
      ("ratio:", "ratio"), ("ratio:2", "ratio: 2"), ("ratio:nan", "ratio"), ("ratio:-0.1", "ratio: -0.1"),
      ("ratio:0.5", "calibrated"), ("ratio: x", "ratio")],
@@ -129,7 +179,7 @@ def test_a_bad_threshold_is_refused_by_its_own_text(text: Any, part: str) -> Non
 
 @given(st.text(max_size=12) | st.floats().map(str))
 def test_any_text_is_a_threshold_or_an_input_error(text: str) -> None:
-    for whole in (text, f"ratio:{text}"):
+    for whole in (text, *(form.prefix + text for form in FORMS)):
         with contextlib.suppress(InputError):
             assert not math.isnan(parse_threshold(whole, TWENTY).nats)
     with contextlib.suppress(InputError):

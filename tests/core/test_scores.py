@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.request import Request, User
-from corella_edge.routing.policy import entropy
+from corella_edge.routing.measure import entropy
 from corella_edge.scores import Scores, answer, answer_json
 
 ROWS = st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9]) | st.floats(0, 1), st.none() | st.floats(0, 1)), max_size=9)

@@ -107,6 +107,7 @@ def test_the_shipped_recipes_are_there() -> None:
      ('name = "r"\n[llm]\nhidden = 36\nheads = 4\n', "even"), ('name = "r"\n[prompt]\nitem = "{name}"', "title"),
      ('name = "r"\n[crm.dcnv2]\nhidden = [8, 0]', "hidden"),
      ('name = "r"\n[export]\nthreshold = "ratio:2"', "threshold"),
+     ('name = "r"\n[export]\nthreshold = "margin:0.6"', "threshold"),
      ('name = "r"\n[export]\nthreshold = "0.9"', "threshold"), ('name = "r"\n[crm]\nlearning_rate = 0', "_rate"),
      ('name = "r"\n[crm]\noov_rate = 1.5', "oov_rate"), ("name = 2020-01-01", "name"), ("[[name]]\nx=1", "name")],
 )  # fmt: skip

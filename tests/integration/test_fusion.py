@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.request_message import parse_request
 from corella_edge.routing.fusion import fuse
-from corella_edge.routing.policy import entropy, is_routed
+from corella_edge.routing.measure import entropy, is_routed
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.rowset import choose_users, history_needed
 from corella_edge_export.evaluation.fusion import fused, fusion, routed

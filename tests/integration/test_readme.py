@@ -19,7 +19,8 @@ import httpx
 import pytest
 
 from corella_edge.cli import cli
-from corella_edge_runtime.llm.contract import REASONS
+from corella_edge.routing.policy import FORMS, read_threshold
+from corella_edge.routing.reasons import FAULT, NoAnswer
 from pages import BLOCK, PAGES, README, blocks, read, section
 from sessions import REPOSITORY, serving, start, succeed
 
@@ -225,8 +226,22 @@ def test_no_page_installs_from_an_index_what_is_not_released():
 
 
 def test_every_reason_is_explained():
-    rows = re.findall(r"^\| (`.*?`) \|", section(read("serve.md"), "Reasons"), re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == {"entropy", "ratio", *REASONS} - {""}
+    rows = re.findall(r"^\| (`.*?`) \| (\d* ?)\|", section(read("serve.md"), "Reasons"), re.MULTILINE)
+    told = {reason: int(status or 0) for reasons, status in rows for reason in re.findall(r"`(\w+)`", reasons)}
+    # What is pending is not the final answer, which alone a strict request is judged by.
+    fails = {reason: reason.status for reason in NoAnswer if reason.status >= FAULT and reason != NoAnswer.PENDING}
+    assert told == dict.fromkeys([form.reason for form in FORMS], 0) | dict.fromkeys(NoAnswer, 0) | fails
+
+
+def test_every_form_of_a_threshold_is_explained():
+    written = re.findall(r"^\| `([^`]*)` \|", section(read("serve.md"), "Thresholds"), re.MULTILINE)
+    assert [read_threshold(text)[0] for text in written] == list(FORMS)
+
+
+def test_the_metric_of_outcomes_lists_every_reason():
+    (row,) = re.findall(r"^\| `corella_edge_candidates_total`.*$", read("serve.md"), re.MULTILINE)
+    listed = row.rpartition("(")[2]
+    assert set(re.findall(r"`(\w+)`", listed)) == {*NoAnswer} - {NoAnswer.PENDING}
 
 
 def test_tab_completion_is_as_documented():

@@ -26,7 +26,7 @@ from corella_edge.errors import BundleError, InputError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.request import Candidate, Event, Request, User
 from corella_edge.request_message import parse_request
-from corella_edge.routing.policy import LN2, entropy
+from corella_edge.routing.measure import LN2, entropy
 from corella_edge.scores import Scores, answer
 from corella_edge_runtime import crm as crm_module
 from corella_edge_runtime.crm import Crm, sigmoid
@@ -146,7 +146,7 @@ def test_the_llm_is_asked_what_the_reference_was_asked(engine: Engine, root: Pat
 @pytest.mark.parametrize(
     ("threshold", "unit", "most", "least"),
     [("ratio:0", "", 0, 0), (0.0, "entropy", ITEMS, ITEMS), ("ratio:1", "ratio", ITEMS, ITEMS), (LN2, "entropy", 2, 0),
-     ("ratio:0.5", "ratio", ITEMS - 1, 1), (None, "ratio", 15, 0)],
+     ("ratio:0.5", "ratio", ITEMS - 1, 1), ("margin:0.5", "margin", ITEMS, ITEMS), (None, "ratio", 15, 0)],
 )  # fmt: skip
 def test_thresholds(engine: Engine, threshold: Any, unit: str, most: int, least: int) -> None:
     found = engine.rank(Request(user(), EVERYTHING, threshold=threshold))
@@ -154,7 +154,7 @@ def test_thresholds(engine: Engine, threshold: Any, unit: str, most: int, least:
     assert set(found.reason) <= {"", unit, "no_text"}
 
 
-@pytest.mark.parametrize("threshold", ["ratio:2", 0.7, "x", -1.0])
+@pytest.mark.parametrize("threshold", ["ratio:2", "margin:0.6", 0.7, "x", -1.0])
 def test_a_bad_threshold_is_an_input_error(engine: Engine, root: Path, threshold: Any) -> None:
     with pytest.raises(InputError):
         engine.rank(Request(user(), EVERYTHING, threshold=threshold))

@@ -24,7 +24,7 @@ from corella_edge.metrics import Bootstrap, quality
 from corella_edge.request import Candidate, Event, Request, User
 from corella_edge.request_message import parse_request
 from corella_edge.routing.fusion import REPLACE, Fusion
-from corella_edge.routing.policy import NEVER
+from corella_edge.routing.measure import NEVER
 from corella_edge.scores import answer
 from corella_edge_runtime import reference
 from corella_edge_runtime.bench import quality as bench
@@ -220,13 +220,13 @@ def test_benchmark_judges_the_score_that_is_served(engine: Engine, stacked: Path
         ([], "fusion: expected an object"),
         (None, "fusion: expected an object"),
         ({}, "fusion.rule: None"),
-        ({"rule": "vote"}, "fusion.rule: 'vote' is none of replace, blend, stack"),
+        ({"rule": "vote"}, "fusion.rule: 'vote' is not one of replace, blend, stack"),
         ({"rule": "stack"}, "fusion.weights: expected three numbers"),
         ({"rule": "stack", "weights": [0, 1]}, "fusion.weights: expected three numbers"),
         ({"rule": "stack", "weights": [0, "1", 1]}, "fusion.weights: expected three numbers"),
         ({"rule": "stack", "weights": [0, 1e7, 1]}, "fusion.weights: expected three numbers"),
         ({"rule": "stack", "weights": [0, math.nan, 1]}, "fusion.weights: expected three numbers"),
-        ({"rule": "blend", "weights": [0, 1, 1]}, "fusion.weights: blend has none"),
+        ({"rule": "blend", "weights": [0, 1, 1]}, "fusion.weights: blend takes no weights"),
     ],
 )
 def test_a_malformed_rule_is_told_before_any_model_is_loaded(

@@ -11,7 +11,8 @@ import pytest
 from bundles import ITEMS, USERS, make_bundle, reseal
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.request_message import parse_request
-from corella_edge.routing.policy import LN2, NEVER, Threshold, parse_threshold
+from corella_edge.routing.measure import LN2, NEVER
+from corella_edge.routing.policy import Threshold, parse_threshold
 from corella_edge_runtime.showcase import SHOWN_EVENTS, Showcase
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1"

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from corella_edge.request import Request
-from corella_edge.routing.policy import entropy, is_routed, parse_threshold
+from corella_edge.routing.measure import entropy, is_routed
+from corella_edge.routing.policy import parse_threshold
 from corella_edge.scores import Scores, Trace
 from corella_edge_runtime.server.app import build_app
 from corella_edge_runtime.server.guard.limits import Limits
@@ -51,6 +52,8 @@ class FakeRanker:
     def __init__(self, delay: float = 0.0, error: Exception | None = None) -> None:
         self.name = "fake@1"
         self.memory = (20, 5)
+        self.llm: Any = None  # of those who ask it alone
+        self.rating_scale: tuple[float, float] | None = None
         self.warnings = ["no LLM: this is a fake"]
         self.showcase: Any = None  # the tests of the page put a real one here
         self.delay, self.error = delay, error

@@ -146,6 +146,13 @@ def test_crm_never_asks_the_llm_and_llm_always_does(site):
     assert [request.threshold for request in site.ranker.requests] == ["ratio:1", "ratio:0", "ratio:1"]
 
 
+def test_every_form_of_a_threshold_is_the_requests_own(site):
+    for threshold in (0.4, "ratio:1", "margin:0.3"):
+        own = site.rank({"user": {}, "candidates": [{"item": item} for item in ITEMS], "threshold": threshold}).json()
+        found = outputs(infer(site, "rank", parameters={"threshold": threshold}))
+        assert found["routed"] == [row["routed"] for row in own["candidates"]]
+
+
 def test_tensors_become_the_user(site):
     infer(site, "rank")
     assert asked(site).user == User()

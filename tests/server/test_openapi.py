@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
 from corella_edge.request_message import parse_request
-from corella_edge.routing.policy import Calibration, parse_threshold
+from corella_edge.routing.policy import FORMS, Calibration, parse_threshold
+from corella_edge.routing.reasons import NoAnswer
 from corella_edge_runtime.server.guard.access import scope_of
 from corella_edge_runtime.server.openapi import document
 from json_schema import SCHEMAS, documents, valid
@@ -97,6 +98,12 @@ def test_answers_and_errors_are_as_described(site):
         assert valid(SCHEMAS["Answer"], answer), answer
     for response in (site.rank(b"{"), site.rank({}), site.call("GET", "/x"), site.call("GET", "/v1/rank")):
         assert valid(SCHEMAS["Error"], response.json()), response.text
+
+
+def test_every_reason_is_described():
+    described = SCHEMAS["Scored"]["properties"]["reason"]["description"]
+    assert set(re.findall(r"`(\w+)`", described)) == {form.reason for form in FORMS} | {*NoAnswer}
+    assert all(reason.text in described for reason in NoAnswer)
 
 
 def test_the_document_names_every_route_and_its_references_resolve(site):

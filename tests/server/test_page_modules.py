@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import shlex
 from itertools import pairwise
 
@@ -14,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from browser import Watched, chromium, needs_chromium
-from corella_edge.routing.policy import RATIOS, Calibration, entropy
-from corella_edge_runtime.server.openapi import SCHEMAS
+from corella_edge.routing.measure import entropy
+from corella_edge.routing.policy import FORMS, RATIOS, Calibration
+from corella_edge.routing.reasons import NoAnswer
 from corella_edge_runtime.server.routes.page import FOLDER, TYPES
 
 pytestmark = needs_chromium
@@ -136,8 +136,11 @@ def test_the_steps_of_a_request_stand_in_their_order(tab):
 
 def test_every_reason_that_the_server_describes_has_words(tab):
     reasons = set(call(tab, "words", "(m) => Object.keys(m.REASONS)"))
-    described = SCHEMAS["Scored"]["properties"]["reason"]["description"]
-    assert reasons - {""} == set(re.findall(r"`(\w+)`", described))
+    assert reasons - {""} == {form.reason for form in FORMS} | {*NoAnswer}
+    states = call(tab, "words", "(m, reasons) => reasons.map((reason) => m.why({ reason }).state)", list(NoAnswer))
+    assert dict(zip(NoAnswer, states, strict=True)) == {
+        reason: "waiting" if reason == NoAnswer.PENDING else "missed" for reason in NoAnswer
+    }
 
 
 def test_where_all_are_asked_none_is_called_uncertain(tab):

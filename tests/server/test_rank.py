@@ -52,6 +52,19 @@ def test_without_candidates_the_catalogue_is_ranked(site):
     assert len(site.rank({"user": {}}).json()["candidates"]) == 3
 
 
+def test_a_margin_routes_what_is_no_farther_from_one_half(site):
+    items = [{"item": str(number)} for number in range(50)]
+    rows = site.rank({"user": {}, "candidates": items, "threshold": "margin:0.2"}).json()["candidates"]
+    near = [abs(row["crm"] - 0.5) <= 0.2 for row in rows]
+    assert [row["reason"] for row in rows] == ["margin" if found else "" for found in near]
+    assert 0 < sum(near) < len(near)
+
+
+@pytest.mark.parametrize("threshold", ["margin:0.6", "margin:-0.1", "margin:", "far:0.1"])
+def test_a_threshold_of_no_form_is_422(site, threshold):
+    assert threshold.rpartition(":")[0] in message(site.rank({"user": {}, "threshold": threshold}))
+
+
 def test_request_threshold_that_the_bundle_refuses_is_422(site):
     response = site.rank({"user": {}, "threshold": 0.9})
     assert response.status_code == 422
@@ -301,7 +314,7 @@ def test_a_strict_request_fails_where_the_llm_is_late(make_site):
     site.ranker.blocked.clear()
     late = site.rank(HARD | {"strict": True, "timeout_ms": 10})
     assert late.status_code == 504
-    assert "strict" in message(late)
+    assert message(late) == "the LLM did not answer in time, and the request is strict"
 
 
 def test_so_many_waiting_requests_that_the_llm_is_left_alone(make_site):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from corella_edge.routing.fusion import RULES, Fusion, fuse, logit, sigmoid
-from corella_edge.routing.policy import is_routed
+from corella_edge.routing.measure import is_routed
 from corella_edge_export.evaluation.scored import Floats, Mask, Scored
 
 ENOUGH = 200  # routed validation rows that `stack` wants

@@ -24,7 +24,7 @@ from corella_edge.metrics import (
     sampled_uauc,
     uauc,
 )
-from corella_edge.routing.policy import entropy
+from corella_edge.routing.measure import entropy
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

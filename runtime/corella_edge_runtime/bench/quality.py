@@ -12,7 +12,7 @@ from corella_edge import metrics
 from corella_edge.json_lines import Traffic
 from corella_edge.metrics import Bootstrap, Interval, Sampled, sampled_auc
 from corella_edge.routing.fusion import REPLACE, Fusion, fuse
-from corella_edge.routing.policy import entropy, is_routed
+from corella_edge.routing.measure import entropy, is_routed
 from corella_edge_runtime.bench.measure import Progress, Rank
 
 Floats = npt.NDArray[np.float64]

@@ -16,11 +16,13 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.routing.reasons import NoAnswer
+
 TokenIds = tuple[int, ...]
 IntArray = npt.NDArray[np.integer[Any]]
 ID_BYTES = 4
 # Why a prompt has no probability, by the code of its answer; 0: it has one.
-REASONS = ("", "too_long", "deadline", "busy", "queue_full", "llm_error", "no_text", "no_llm", "pending")
+REASONS = ("", *(reason.value for reason in NoAnswer))
 _CODES = {reason: code for code, reason in enumerate(REASONS)}
 _ROW = np.dtype(
     [("probability", "<f8"), ("mass", "<f8"), ("waited", "<f8"), ("evaluated", "<u4"), ("reused", "<u4"),

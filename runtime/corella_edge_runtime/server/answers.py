@@ -81,7 +81,7 @@ class Deleted(Reply, kw_only=True):
     """Nothing is held on the user."""
 
     user_id: str
-    deleted: Annotated[bool, Meta(description="False: there was none.")]
+    deleted: Annotated[bool, Meta(description="False: nothing was held on the user.")]
 
 
 class HeldEvent(Reply, kw_only=True):
@@ -122,7 +122,7 @@ class RefusedVersion(Reply, kw_only=True):
 
 
 class Deployment(Reply, kw_only=True):
-    """What is served, and by whom a site is followed."""
+    """What is served, and how far a followed site is dealt with."""
 
     site: Annotated[bool, Meta(description="Whether a site is followed.")]
     serial: Annotated[Count | None, Meta(description="Of the deployment dealt with last.")]
@@ -136,7 +136,7 @@ class Deployment(Reply, kw_only=True):
 def json_answer(
     value: Mapping[str, Any] | Reply, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    # ASCII escapes, unlike rankings: a message may quote text that UTF-8 can not carry.
+    # ASCII escapes, unlike rankings: a message may quote text that UTF-8 cannot carry.
     plain = msgspec.to_builtins(value) if isinstance(value, Reply) else value
     return Response(json.dumps(plain).encode(), status, dict(headers or {}), JSON)
 

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corella_edge.errors import InputError, StoreError
 from corella_edge.formats.strict_json import JsonError
+from corella_edge_runtime.server import openapi
 from corella_edge_runtime.server.answers import error_answer
 from corella_edge_runtime.server.guard.access import Access, Guard
 from corella_edge_runtime.server.guard.limits import Intake, Share
@@ -28,7 +29,7 @@ from corella_edge_runtime.server.service import NotReadyError, Service
 _LOG = logging.getLogger("corella_edge.serve")
 
 
-GROUPS = (rank, score, users, oip, health, admin, page)  # modules that give routes
+GROUPS = (rank, score, users, oip, health, openapi, admin, page)  # modules that give routes
 
 
 def build_app(service: Service, guard: Guard | None = None) -> Starlette:

@@ -1,14 +1,13 @@
-"""Pieces of an OpenAPI description that several groups of routes use."""
+"""Pieces of the OpenAPI description. Each group of routes has its own part of it, `OPENAPI`, beside its code."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 Json = dict[str, Any]
-
-
 _REFERENCE = "#/components/schemas/{name}"
 _READ = "Message"  # the end of the name of a type that a message is read as, where another has its name
 
@@ -34,9 +33,39 @@ def _renamed(schema: Any) -> Any:
     return {name: _renamed(entry) for name, entry in schema.items() if name != "title" or isinstance(entry, dict)}
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A group's part of the description.
+
+    Attributes:
+        paths: path → method → operation.
+        messages: types whose schemas the operations refer to.
+        schemas: those that no type has, by name.
+    """
+
+    paths: Json
+    messages: tuple[Any, ...] = ()
+    schemas: Json = field(default_factory=dict)
+
+
+def operation(name: str, summary: str, answers: Json, **others: Any) -> Json:
+    """One operation: its answers by status, and what else is given of `parameters` and `requestBody`."""
+    return {"operationId": name, "summary": summary, **others, "responses": answers}
+
+
+def body_of(schema: str) -> Json:
+    """A body in JSON that must be there."""
+    return {"required": True, "content": json_of(ref(schema))}
+
+
 def ref(name: str) -> Json:
     """A schema of the document, by name."""
     return {"$ref": f"#/components/schemas/{name}"}
+
+
+ERROR = ref("Error")
+TEXT: Json = {"schema": {"type": "string"}}
+NOT_JSON = "The body is not strict JSON in UTF-8, or not the gzip that it says it is."
 
 
 def json_of(schema: Json) -> Json:
@@ -44,11 +73,11 @@ def json_of(schema: Json) -> Json:
     return {"application/json": {"schema": schema}}
 
 
-def answer(description: str, schema: Json) -> Json:
+def answer(description: str, schema: Json = ERROR) -> Json:
     return {"description": description, "content": json_of(schema)}
 
 
-def later(description: str, schema: Json) -> Json:
+def later(description: str, schema: Json = ERROR) -> Json:
     """An answer that says when to come back."""
     return answer(description, schema) | {"headers": {"Retry-After": {"schema": {"type": "integer"}}}}
 

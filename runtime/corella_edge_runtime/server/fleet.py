@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from corella_edge_runtime.server.ranker import Ranker
+if TYPE_CHECKING:
+    from corella_edge_runtime.engine import Engine
 
 _LOG = logging.getLogger("corella_edge.serve")
 
@@ -29,7 +30,7 @@ _LOG = logging.getLogger("corella_edge.serve")
 class Member:
     """A loaded version; `since` says when it got its role."""
 
-    ranker: Ranker
+    ranker: Engine
     version: str
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     in_flight: int = 0
@@ -45,7 +46,7 @@ class Member:
 class Held:
     """What one request is answered with, from its beginning to its end."""
 
-    ranker: Ranker
+    ranker: Engine
     label: str
     version: str
     canary: bool
@@ -121,16 +122,16 @@ class Fleet:
         """The member of a version, be it one that was to be closed and has not been."""
         return next((member for member in self._members if member.version == version), None)
 
-    def install(self, ranker: Ranker, version: str) -> None:
+    def install(self, ranker: Engine, version: str) -> None:
         """Answer with `ranker`, already warm, from now on; requests begun before end on what they began with."""
         self.arrange(self.member(ranker, version), self.canary, self.share)
 
-    def set_canary(self, ranker: Ranker | None, version: str = "", share: float = 0.0) -> None:
+    def set_canary(self, ranker: Engine | None, version: str = "", share: float = 0.0) -> None:
         """Answer a share of the users with `ranker`; None = nobody."""
         assert self.live is not None
         self.arrange(self.live, None if ranker is None else self.member(ranker, version), share)
 
-    def member(self, ranker: Ranker, version: str) -> Member:
+    def member(self, ranker: Engine, version: str) -> Member:
         """The member that holds `ranker`, or a new one that takes part once it is arranged."""
         return next((member for member in self._members if member.ranker is ranker), None) or Member(ranker, version)
 
@@ -156,7 +157,7 @@ class Fleet:
         if canary is not None and (canary, share) != (self.canary, self.share):
             _LOG.info("%s answers %g of the users", canary.version, share)
 
-    def discard(self, ranker: Ranker, version: str) -> None:
+    def discard(self, ranker: Engine, version: str) -> None:
         """Close a ranker that was loaded and is not to serve after all."""
         told = self.live is not None  # when the server ends, all are closed without a word
         closing: Future[None] = Future()
@@ -189,7 +190,7 @@ def gets_canary(salt: str, key: str, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2.0**64
 
 
-def _close(ranker: Ranker, version: str, told: bool, closing: Future[None]) -> None:
+def _close(ranker: Engine, version: str, told: bool, closing: Future[None]) -> None:
     try:
         ranker.close()
         if told:

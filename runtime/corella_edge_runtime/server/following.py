@@ -17,26 +17,28 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from corella_edge.errors import BundleError, CorellaError, InputError
 from corella_edge_runtime.server.fleet import Fleet, Member
-from corella_edge_runtime.server.ranker import Ranker
 from corella_edge_runtime.site import layout as sites
 from corella_edge_runtime.site.deployment import Deployment
 from corella_edge_runtime.site.layout import Refusal, Running, Serving
 
+if TYPE_CHECKING:
+    from corella_edge_runtime.engine import Engine
+
 _LOG = logging.getLogger("corella_edge.serve")
 POLL_SECONDS = 0.5
 
-Load = Callable[[Path], Ranker]
+Load = Callable[[Path], "Engine"]
 Stamp = tuple[int, int, int] | None
 
 
 class Source(Protocol):
     """Where a server's versions come from."""
 
-    def first(self) -> tuple[Ranker, str]:
+    def first(self) -> tuple[Engine, str]:
         """A warm ranker to begin with, and its version; blocks. Raises whatever loading raises."""
         ...
 
@@ -65,7 +67,7 @@ class BundleSource:
     def __init__(self, path: Path, load: Load) -> None:
         self._path, self._load = path, load
 
-    def first(self) -> tuple[Ranker, str]:
+    def first(self) -> tuple[Engine, str]:
         ranker = _warm(self._load, self._path)
         return ranker, ranker.name
 
@@ -84,7 +86,7 @@ class SiteSource:
         sites.read(site)
         self._lock: int | None = sites.server_lock(site)
 
-    def first(self) -> tuple[Ranker, str]:
+    def first(self) -> tuple[Engine, str]:
         """The live version; if it can not be loaded, the previous one, so that a restart is never the end of it."""
         before, wanted = sites.read_serving(self._site), sites.read(self._site)
         _publish(self._site, Serving(os.getpid(), refused=before.refused if before else None))
@@ -105,7 +107,7 @@ class SiteSource:
             self._lock = None
 
 
-def open_version(site: Path, version: str, load: Load) -> Ranker:
+def open_version(site: Path, version: str, load: Load) -> Engine:
     """A version of a site, loaded and warm.
 
     Raises:
@@ -117,7 +119,7 @@ def open_version(site: Path, version: str, load: Load) -> Ranker:
     return _warm(load, path)
 
 
-def _warm(load: Load, path: Path) -> Ranker:
+def _warm(load: Load, path: Path) -> Engine:
     ranker = load(path)
     try:
         ranker.warm_up()
@@ -144,7 +146,7 @@ class Follower:
         self._waiting: list[asyncio.Future[None]] = []
         self._ended = False
         self._seen: Stamp = None
-        self._spare: dict[str, Ranker] = {}  # loaded, and not in the fleet yet
+        self._spare: dict[str, Engine] = {}  # loaded, and not in the fleet yet
 
     @property
     def loading(self) -> bool:
@@ -257,14 +259,14 @@ class Follower:
         refused = Refusal(version, serial, _iso(datetime.now(UTC)), reason(error))
         self.state = replace(self.state, refused=refused)
 
-    async def _loaded(self, version: str) -> Ranker:
+    async def _loaded(self, version: str) -> Engine:
         """Load a version in a thread of its own: a daemon, so that it can not hold up the end of the process."""
-        future: Future[Ranker] = Future()
+        future: Future[Engine] = Future()
         self._thread = threading.Thread(target=self._load_in_thread, args=(version, future), name="load", daemon=True)
         self._thread.start()
         return await asyncio.wrap_future(future)
 
-    def _load_in_thread(self, version: str, future: Future[Ranker]) -> None:
+    def _load_in_thread(self, version: str, future: Future[Engine]) -> None:
         try:
             ranker = open_version(self._site, version, self._load)
         except BaseException as error:  # noqa: BLE001 - handed to the event loop

@@ -20,7 +20,6 @@ from corella_edge.scores import Scores
 from corella_edge_runtime.llm.endings import EXITS
 from corella_edge_runtime.server.fleet import Fleet, Member
 from corella_edge_runtime.server.guard.connections import ConnectionCounters
-from corella_edge_runtime.server.ranker import llm_of
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 LLM_TOTALS = {
@@ -178,7 +177,8 @@ def _kernels(members: Sequence[Member]) -> Metric:
         labels=["bundle"],
     )  # fmt: skip
     for member in members:
-        verdict = getattr(llm_of(member.ranker), "verdict", None)
+        llm = member.ranker.llm
+        verdict = None if llm is None else llm.verdict
         if verdict is not None:
             metric.add_metric([member.version], {"variant": verdict.variant, "kernels": verdict.kernels})
     return metric

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -27,9 +27,11 @@ from corella_edge_runtime.server.following import Follower, Source
 from corella_edge_runtime.server.guard.access import Guard
 from corella_edge_runtime.server.guard.connections import ConnectionLimits, protocol, within_files
 from corella_edge_runtime.server.guard.limits import Limits
-from corella_edge_runtime.server.ranker import Ranker
 from corella_edge_runtime.server.service import Service
 from corella_edge_runtime.store.users import UserStore
+
+if TYPE_CHECKING:
+    from corella_edge_runtime.engine import Engine
 
 _LOG = logging.getLogger("corella_edge.serve")
 _FOLLOW_AGAIN_SECONDS = 5.0  # after a fault
@@ -128,7 +130,7 @@ def run(
     guard: Guard | None = None,
     store: UserStore | None = None,
     on_listening: Callable[[str], None] = lambda address: None,
-    on_ready: Callable[[Ranker], None] = lambda ranker: None,
+    on_ready: Callable[[Engine], None] = lambda ranker: None,
 ) -> None:
     """Serve what `source` has until SIGTERM, SIGINT or SIGQUIT; a second signal does not wait for anything.
 
@@ -161,9 +163,9 @@ class _Process:
     settings: Settings
     guard: Guard | None
     store: UserStore | None
-    on_ready: Callable[[Ranker], None]
+    on_ready: Callable[[Engine], None]
     failure: BaseException | None = None
-    loaded: Future[tuple[Ranker, str]] = field(default_factory=Future)
+    loaded: Future[tuple[Engine, str]] = field(default_factory=Future)
 
     follower: Follower | None = None
 

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
 from corella_edge.request import Features, Request
+from corella_edge.routing.reasons import FAULT, NoAnswer
 from corella_edge.scores import Scores, answer_json
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Fleet, Held
@@ -22,15 +23,15 @@ from corella_edge_runtime.server.guard.leaving import unless_gone
 from corella_edge_runtime.server.guard.limits import INLINE_CANDIDATES, INLINE_VALUES, Limits
 from corella_edge_runtime.server.lateness import WayOut
 from corella_edge_runtime.server.metrics import Metrics
-from corella_edge_runtime.server.ranker import Draft, Ranker
 from corella_edge_runtime.server.recent import Recent
 from corella_edge_runtime.store.users import UserStore
+
+if TYPE_CHECKING:
+    from corella_edge_runtime.engine import Draft, Engine
 
 T = TypeVar("T")
 BLOCKING_THREADS = 16
 PARSE = "parse"  # the step that has a thread of its own
-# What a `strict` request takes for an error, and its status.
-LATE, FAILED = frozenset({"deadline", "busy"}), frozenset({"queue_full", "llm_error", "no_llm"})
 
 
 class NotReadyError(Exception):
@@ -106,7 +107,7 @@ class Service:
         self.metrics.in_flight.set_function(lambda: float(self.in_flight))
 
     @property
-    def ranker(self) -> Ranker | None:
+    def ranker(self) -> Engine | None:
         """Of the live version, once it is loaded."""
         return self.fleet.live.ranker if self.fleet.live else None
 
@@ -120,7 +121,7 @@ class Service:
         """Whether something that the site asks for could not be loaded, or its file not be read."""
         return self.follower is not None and self.follower.state.refused is not None
 
-    def serve(self, ranker: Ranker, version: str = "") -> None:
+    def serve(self, ranker: Engine, version: str = "") -> None:
         """Answer with `ranker`, already warm, from now on."""
         self.fleet.install(ranker, version or ranker.name)
 
@@ -148,8 +149,8 @@ class Service:
         """From a request that has its `place` to its scores.
 
         Raises:
-            InputError. HTTPException: the request is strict and the LLM did not answer. ClientDisconnect: nobody waits
-            for it any more.
+            InputError. HTTPException: the request is strict and the LLM did not answer. ClientDisconnect: the client
+            has left.
         """
         with self.fleet.hold(request.user.id) as held:
             ranking = await self._ranking(request, held, clock)
@@ -205,7 +206,7 @@ class Service:
     ) -> T:
         """What `function` returns; in a worker thread if it would hold the event loop up.
 
-        `held` is not closed before the thread is done, even if nobody waits for it any more.
+        `held` is not closed before the thread is done, even if the request is given up meanwhile.
         """
         if not heavy:
             result = function(*args)
@@ -218,7 +219,7 @@ class Service:
         clock.lap(step, inside)
         return result
 
-    async def _completed(self, request: Request, ranker: Ranker, clock: Clock) -> Request:
+    async def _completed(self, request: Request, ranker: Engine, clock: Clock) -> Request:
         """With the stored profile and history, where there is a store and the request brings an id alone."""
         if self.store is None or not request.user.bare or request.user.id is None:
             return request
@@ -232,7 +233,7 @@ class Service:
 
     def _refusal(self) -> str:
         """So many requests wait for the LLM that more would cost others their place."""
-        return "queue_full" if self.in_flight > max(1, self.limits.requests // 2) else ""
+        return NoAnswer.QUEUE_FULL if self.in_flight > max(1, self.limits.requests // 2) else ""
 
     def _with_time_left(self, request: Request, clock: Clock) -> Request:
         """The request with what the wait and the parsing have left of its time, less the way out."""
@@ -299,8 +300,11 @@ def _timed(function: Callable[..., T], *args: Any) -> tuple[T, float]:
 
 
 def _check_strict(scores: Scores) -> None:
-    reasons = set(scores.reason)
-    if reasons & LATE:
-        raise HTTPException(504, "the LLM did not answer all it was asked in time, and the request is strict")
-    if reasons & FAILED:
-        raise HTTPException(503, "the LLM is not available, and the request is strict", {"Retry-After": "1"})
+    why = NoAnswer.first(set(scores.reason), FAULT)
+    if why is not None:
+        raise unanswered(why, ", and the request is strict")
+
+
+def unanswered(why: NoAnswer, more: str = "") -> HTTPException:
+    """The error of a request that the LLM has not answered."""
+    return HTTPException(why.status, why.text + more, {"Retry-After": "1"} if why.status == 503 else None)

@@ -5,6 +5,7 @@ export const REASONS = {
   "": ["easy", "The base model was sure"],
   entropy: ["asked", "Asked: the base model was unsure"],
   ratio: ["asked", "Asked: among the least certain"],
+  margin: ["asked", "Asked: its probability is near one half"],
   no_llm: ["missed", "To be asked, but no LLM is loaded"],
   no_text: ["missed", "To be asked, but it has no title to ask about"],
   too_long: ["missed", "To be asked, but the prompt is too long for the LLM"],

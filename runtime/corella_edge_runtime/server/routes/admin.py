@@ -1,12 +1,11 @@
-"""Routes for whoever runs the server: what is served now, and following a site at once.
+"""Routes for the operator: what is served now, and reading a site's deployment at once.
 
-There is none to drain: SIGTERM does, and ends the process (docs/serve.md).
+No route drains the server: SIGTERM does, and ends the process (docs/serve.md).
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Protocol
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -14,23 +13,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from corella_edge_runtime.server.answers import Deployment, LoadedVersion, RefusedVersion, json_answer
-from corella_edge_runtime.server.fleet import Fleet, Member
-from corella_edge_runtime.server.following import Follower
+from corella_edge_runtime.server.describing import Described, answer, operation, ref
+from corella_edge_runtime.server.fleet import Member
+from corella_edge_runtime.server.service import Service
 
 
-class Administered(Protocol):
-    """What of the service these routes look at."""
-
-    @property
-    def fleet(self) -> Fleet: ...
-
-    @property
-    def follower(self) -> Follower | None:
-        """None where one bundle is served for good."""
-        ...
-
-
-def routes(service: Administered) -> list[Route]:
+def routes(service: Service) -> list[Route]:
     admin = _Admin(service)
     return [
         Route("/admin/deployment", admin.deployment, methods=["GET"]),
@@ -39,7 +27,7 @@ def routes(service: Administered) -> list[Route]:
 
 
 class _Admin:
-    def __init__(self, service: Administered) -> None:
+    def __init__(self, service: Service) -> None:
         self.service = service
 
     async def deployment(self, _: Request) -> Response:
@@ -53,8 +41,8 @@ class _Admin:
         return json_answer(described(self.service))
 
 
-def described(service: Administered) -> Deployment:
-    """What is served, and by whom a site is followed."""
+def described(service: Service) -> Deployment:
+    """What is served, and how far a followed site is dealt with."""
     fleet, follower = service.fleet, service.follower
     ending = [member for member in fleet.members if member is not fleet.live and member is not fleet.canary]
     refused = follower.state.refused if follower else None
@@ -76,3 +64,23 @@ def _member(member: Member | None, share: float) -> LoadedVersion | None:
         version=member.version, bundle=member.label, since=member.since.isoformat(timespec="milliseconds"), share=share,
         in_flight=member.in_flight,
     )  # fmt: skip
+
+
+_SHOWN = answer("What is served.", ref("Deployment"))
+OPENAPI = Described(
+    {
+        "/admin/deployment": {
+            "get": operation(
+                "deployment", "Which versions are loaded, for what share of the users, and since when.", {"200": _SHOWN}
+            )
+        },
+        "/admin/reload": {
+            "post": operation(
+                "reload",
+                "Read the site's deployment.json now and try again what was refused; answers when that is done.",
+                {"200": _SHOWN, "409": answer("One bundle is served, which does not change.")},
+            )
+        },
+    },
+    (Deployment,),
+)

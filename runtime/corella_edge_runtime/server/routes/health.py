@@ -1,4 +1,4 @@
-"""What the server says of itself: health, metrics, the OpenAPI description."""
+"""What the server says of itself: health and metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from corella_edge_runtime.server.answers import json_answer
-from corella_edge_runtime.server.openapi import document
+from corella_edge_runtime.server.describing import TEXT, Described, Json, answer, operation
 from corella_edge_runtime.server.service import Service
 
 
@@ -17,7 +17,6 @@ def routes(service: Service) -> list[Route]:
         Route("/v2/health/live", told.live),
         Route("/v2/health/ready", told.ready),
         Route("/metrics", told.metrics),
-        Route("/openapi.json", told.openapi),
     ]
 
 
@@ -37,5 +36,31 @@ class _Health:
         text, content_type = self.service.metrics.text(request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": content_type})
 
-    async def openapi(self, _: Request) -> Response:
-        return json_answer(document(self.service.limits.body_bytes))
+
+def _flag(name: str, schema: Json) -> Json:
+    return {"type": "object", "required": [name], "properties": {name: schema}}
+
+
+_TOTALS: Json = {
+    "description": "Prometheus text form, or OpenMetrics if accepted.",
+    "content": {"text/plain": TEXT, "application/openmetrics-text": TEXT},
+}
+_YES = {"type": "boolean"}
+OPENAPI = Described(
+    {
+        "/v2/health/live": {
+            "get": operation("live", "The process answers.", {"200": answer("Yes.", _flag("live", _YES))})
+        },
+        "/v2/health/ready": {
+            "get": operation(
+                "ready",
+                "Send traffic here.",
+                {
+                    "200": answer("Yes.", _flag("ready", _YES)),
+                    "503": answer("Loading or stopping.", _flag("ready", {"const": False})),
+                },
+            )
+        },
+        "/metrics": {"get": operation("metrics", "Counters for Prometheus.", {"200": _TOTALS})},
+    }
+)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,9 +16,11 @@ from starlette.routing import Route
 from corella_edge import __version__
 from corella_edge.errors import InputError
 from corella_edge_runtime.server.answers import json_answer
-from corella_edge_runtime.server.ranker import Ranker
 from corella_edge_runtime.server.routes.page_openapi import MOST_ITEMS, MOST_SEED, MOST_USERS, QUERY_CHARS
 from corella_edge_runtime.server.service import NotReadyError, Service
+
+if TYPE_CHECKING:
+    from corella_edge_runtime.engine import Engine
 
 FOLDER = Path(__file__).parents[1] / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -152,7 +154,7 @@ class _Data:
             "llm": _llm(ranker.stats()), **self.service.recent.summary(),
         })  # fmt: skip
 
-    async def _shown(self, look: Callable[[Ranker], dict[str, Any]]) -> Response:
+    async def _shown(self, look: Callable[[Engine], dict[str, Any]]) -> Response:
         live = self.service.fleet.live
         if live is None:
             raise NotReadyError("the bundle is still loading")
@@ -161,7 +163,7 @@ class _Data:
             return json_answer(await loop.run_in_executor(self.service.pool, look, live.ranker))
 
 
-def _known(ranker: Ranker, name: str) -> dict[str, Any]:
+def _known(ranker: Engine, name: str) -> dict[str, Any]:
     found = ranker.showcase.user(name)
     if found is None:
         raise InputError(f"id: {name[:80]!r} is no user of the bundle's sample")

@@ -14,8 +14,8 @@ from corella_edge.request_message import MAX_CANDIDATES
 
 MAX_ITEMS = MAX_CANDIDATES
 MAX_MS = 600_000.0
-MAX_IDS = 2**31  # above any vocabulary; the LLM at hand has its own bound
-# Fields of SGLang's that ask for what is not here; what a client sends who does not ask for it is accepted.
+MAX_IDS = 2**31  # above any vocabulary; the LLM that is asked has its own bound
+# Fields of SGLang for features that are not offered; the values that switch them off are accepted.
 NOT_HERE = (
     "embed_override_token_id", "query_embed_overrides", "item_embed_overrides", "return_pooled_hidden_states",
 )  # fmt: skip

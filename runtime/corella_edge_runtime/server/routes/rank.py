@@ -15,9 +15,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corella_edge.errors import InputError
 from corella_edge.request import Request
+from corella_edge.request_message import UserIdRequest, UserRequest
+from corella_edge.scores import Answer
 from corella_edge_runtime.server.answers import JSON, error_body
 from corella_edge_runtime.server.bodies import arrived, parse_body, read_body
 from corella_edge_runtime.server.clock import Clock
+from corella_edge_runtime.server.describing import (
+    NOT_JSON,
+    TEXT,
+    Described,
+    answer,
+    body_of,
+    json_of,
+    later,
+    operation,
+    ref,
+)
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES
 from corella_edge_runtime.server.service import Ranking, Service, large
 
@@ -148,3 +161,39 @@ def _mode(http: HttpRequest) -> str:
     if unknown or mode not in MODES:
         raise InputError(f"query: the only parameter is mode, one of {', '.join(MODES)}")
     return mode
+
+
+OPENAPI = Described(
+    {
+        PATH: {
+            "post": operation(
+                "rank",
+                "Score and rank candidates for one user.",
+                {
+                    "200": {
+                        "description": "Candidates in request order. Progressive: the events `crm` and `final` (or "
+                        "`error`), the data of each an answer.",
+                        "content": {**json_of(ref("Answer")), "text/event-stream": {"schema": {}}},
+                        "headers": {"Server-Timing": TEXT},
+                    },
+                    "400": answer(NOT_JSON),
+                    "422": answer("The body is JSON, but not a request that this bundle can answer."),
+                    "503": later("Loading, stopping, or full: come back after `Retry-After` seconds."),
+                    "504": answer("The request is strict, and the LLM did not answer in time."),
+                },
+                parameters=[
+                    {
+                        "name": "mode",
+                        "in": "query",
+                        "description": "Progressive: server-sent events, first the CRM's ranking, "
+                        "then the refined one.",
+                        "schema": {"type": "string", "enum": list(MODES), "default": MODES[0]},
+                    }
+                ],
+                requestBody=body_of("Request"),
+            )
+        }
+    },
+    (UserRequest, UserIdRequest, Answer),
+    {"Request": {"anyOf": [ref("UserRequest"), ref("UserIdRequest")]}},
+)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -15,29 +15,29 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from corella_edge.errors import InputError
+from corella_edge.routing.reasons import NoAnswer
 from corella_edge_runtime.llm import texts
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import Answer, Answers, Prompts
 from corella_edge_runtime.server.answers import ScoreAnswer, ScoreModel, ScoreModels, Usage, json_answer
 from corella_edge_runtime.server.bodies import arrived, read_body
 from corella_edge_runtime.server.clock import Clock
+from corella_edge_runtime.server.describing import NOT_JSON, Described, answer, body_of, later, operation, ref
 from corella_edge_runtime.server.fleet import Held
 from corella_edge_runtime.server.guard.leaving import unless_gone
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES, INLINE_TOKENS
-from corella_edge_runtime.server.ranker import llm_of
-from corella_edge_runtime.server.routes.question import Question, Tokens, milliseconds, parse_question
+from corella_edge_runtime.server.routes.question import (
+    MAX_MS,
+    Question,
+    ScoreRequest,
+    Tokens,
+    milliseconds,
+    parse_question,
+)
 from corella_edge_runtime.server.routes.rank import CLIENT_GONE
-from corella_edge_runtime.server.service import Service, until
+from corella_edge_runtime.server.service import Service, unanswered, until
 
 LONGEST_MS = 30_000.0  # for a request that names no time
-# Why the LLM did not answer → status and message; the first of these that occurs is told, the last stands for others.
-_REFUSALS: Mapping[str, tuple[int, str]] = {
-    "too_long": (422, "the prompt has more tokens than the LLM reads"),
-    "deadline": (504, "the LLM did not answer in time"),
-    "busy": (504, "the LLM would not answer in time"),
-    "queue_full": (503, "too much waits for the LLM"),
-    "llm_error": (503, "the LLM does not answer"),
-}
 
 
 def routes(service: Service) -> list[Route]:
@@ -54,7 +54,7 @@ class _Score:
         """The form of SGLang's list, which is OpenAI's and `max_model_len`; empty without an LLM."""
         self.service.check_ready()
         with self.service.fleet.hold(None) as held:
-            llm = llm_of(held.ranker)
+            llm = held.ranker.llm
             found = [ScoreModel(id=held.label, created=self.started, max_model_len=llm.longest)] if llm else []
         return json_answer(ScoreModels(data=found))
 
@@ -70,7 +70,7 @@ class _Score:
         body = await read_body(http, self.service.limits)
         clock = Clock(arrived(http))
         with self.service.place(), self.service.fleet.hold(None) as held:
-            llm = llm_of(held.ranker)
+            llm = held.ranker.llm
             if llm is None:
                 raise HTTPException(501, "this server has no LLM; /v1/rank answers without one")
             large, work = len(body) > INLINE_BYTES, self.service.work
@@ -162,7 +162,7 @@ async def _answers(http: Request, asking: Asking, deadline: float, held: Held) -
     """One a prompt, each with a probability.
 
     Raises:
-        HTTPException: 422, 503 or 504: a prompt has none. ClientDisconnect: nobody waits for them any more.
+        HTTPException: 422, 503 or 504: a prompt has no answer. ClientDisconnect: the client has left.
     """
     if asking.refusal:
         # What was let in goes on: it shows how quick the LLM is by now, and its prefix is there for a second try.
@@ -181,12 +181,11 @@ async def _answers(http: Request, asking: Asking, deadline: float, held: Held) -
 
 
 def _refused(reasons: Collection[str]) -> HTTPException:
-    status, message = _REFUSALS[next((known for known in _REFUSALS if known in reasons), "llm_error")]
-    return HTTPException(status, message, {"Retry-After": "1"} if status == 503 else None)
+    return unanswered(NoAnswer.first(reasons) or NoAnswer.LLM_ERROR)
 
 
 def _row(answer: Answer, question: Question, llm: Llm) -> list[float]:
-    """A label's share in the labels (of one alone it is 1, as it is with SGLang), or in the whole vocabulary."""
+    """A label's share in the labels (1 if there is only one, as in SGLang), or in the whole vocabulary."""
     yes, no = llm.prompts.tokens.yes, llm.prompts.tokens.no
     of = {yes: answer.probability, no: 1.0 - answer.probability}
     labels = [yes, no] if question.labels is None else question.labels
@@ -204,3 +203,40 @@ def _form(llm: Llm, question: Question, prompts: Prompts, answers: Answers, bund
     return ScoreAnswer(
         scores=scores, model=question.model, usage=Usage(prompt_tokens=tokens, total_tokens=tokens), bundle=bundle
     )
+
+
+OPENAPI = Described(
+    {
+        "/v1/score": {
+            "post": operation(
+                "score",
+                "The LLM alone: probabilities of its two answers after a query and each item (SGLang's form).",
+                {
+                    "200": answer("One row an item, one number a label.", ref("ScoreAnswer")),
+                    "400": answer(NOT_JSON),
+                    "422": answer("JSON, but not a question that this LLM can answer."),
+                    "501": answer("The server has no LLM, or one that does not tell the whole vocabulary."),
+                    "503": later("Loading, stopping, full, or the LLM does not answer."),
+                    "504": answer("The LLM did not answer in time."),
+                },
+                parameters=[
+                    {
+                        "name": "timeout_ms",
+                        "in": "query",
+                        "schema": {"type": "number", "minimum": 0, "maximum": MAX_MS},
+                        "description": "Here or in the body.",
+                    }
+                ],
+                requestBody=body_of("ScoreRequest"),
+            )
+        },
+        "/v1/models": {
+            "get": operation(
+                "models",
+                "The LLM, and how many tokens a prompt may have; empty without one.",
+                {"200": answer("OpenAI's form.", ref("ScoreModels")), "503": later("Loading or stopping.")},
+            )
+        },
+    },
+    (ScoreRequest, ScoreAnswer, ScoreModels),
+)

@@ -18,14 +18,15 @@ from starlette.routing import Route
 
 from corella_edge.errors import InputError, StoreFullError
 from corella_edge.history import scale_notes
-from corella_edge_runtime.server.answers import JSON, Appended, Deleted, error_answer, json_answer
+from corella_edge.messages import MAX_ID_CHARS
+from corella_edge_runtime.server.answers import JSON, Appended, Deleted, UserExport, error_answer, json_answer
 from corella_edge_runtime.server.bodies import parsed, read_body
 from corella_edge_runtime.server.clock import Clock
+from corella_edge_runtime.server.describing import NOT_JSON, Described, Json, answer, body_of, later, operation, ref
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES
-from corella_edge_runtime.server.ranker import scale_of
 from corella_edge_runtime.server.routes.rank import CLIENT_GONE
 from corella_edge_runtime.server.service import Service
-from corella_edge_runtime.store.events import NewEvents, parse_events, parse_user_id
+from corella_edge_runtime.store.events import NewEvents, NewEventsMessage, parse_events, parse_user_id
 from corella_edge_runtime.store.users import UserStore
 
 _LOG = logging.getLogger("corella_edge.serve")
@@ -70,7 +71,9 @@ class _Users:
 
     def _notes(self, new: NewEvents) -> list[str]:
         """What is odd about the events, sentences."""
-        return [*new.notes, *scale_notes(new.events.ratings, scale_of(self.service.ranker), "events")]
+        ranker = self.service.ranker
+        scale = None if ranker is None else ranker.rating_scale
+        return [*new.notes, *scale_notes(new.events.ratings, scale, "events")]
 
     async def user(self, http: HttpRequest) -> Response:
         store, user_id = self._store(), _user_id(http)
@@ -108,9 +111,7 @@ class Failures:
             self._silent_until = time.monotonic() + _LOG_SECONDS
         if isinstance(error, StoreFullError):
             return error_answer(507, "the users' store has no room on its disk; send the same again once there is")
-        return error_answer(
-            503, "the users' store can not do this now; the server's log says why", {"Retry-After": "5"}
-        )
+        return error_answer(503, "the users' store cannot do this now; the server's log says why", {"Retry-After": "5"})
 
 
 def _exported(store: UserStore, user_id: str) -> bytes | None:
@@ -122,7 +123,7 @@ def _user_id(http: HttpRequest) -> str:
     """The id in the path as it was sent: servers decode paths leniently, so that two ids could become one.
 
     Raises:
-        HTTPException: 404, the path goes on behind the id, were it by a slash alone: nobody is taken for another user.
+        HTTPException: 404, the path goes on after the id, even if only by a slash: no user is taken for another.
     """
     raw = bytes(http.scope["raw_path"]).partition(_USERS)[2]
     if b"/" in raw:
@@ -131,3 +132,62 @@ def _user_id(http: HttpRequest) -> str:
         return parse_user_id(unquote_to_bytes(raw).decode("utf-8"))
     except UnicodeDecodeError:
         raise InputError("user id: not UTF-8 in percent-encoding") from None
+
+
+_ID: Json = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "description": "UTF-8 in percent-encoding; a slash as %2F.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS},
+}
+_OF_STORE: Json = {
+    "501": answer("The server keeps no users: it has no store."),
+    "503": later("Loading, stopping, full, or the store cannot do it now."),
+}
+_NO_ID = answer("Not an id.")
+OPENAPI = Described(
+    {
+        "/v1/events": {
+            "post": operation(
+                "appendEvents",
+                "Add to a user's history; answered when it is on the disk.",
+                {
+                    "200": answer("Nothing but damage to the disk loses it now.", ref("Appended")),
+                    "400": answer(NOT_JSON),
+                    "422": answer(
+                        "JSON, but not events, or times that are not in seconds; or the key was used for others."
+                    ),
+                    **_OF_STORE,
+                    "507": answer("No room on the disk: nothing was added."),
+                },
+                requestBody=body_of("NewEvents"),
+            )
+        },
+        "/v1/users/{id}": {
+            "get": operation(
+                "exportUser",
+                "Everything held on a user.",
+                {
+                    "200": answer("Events in the order of the history.", ref("UserExport")),
+                    "404": answer("Nothing is held on such a user."),
+                    "422": _NO_ID,
+                    **_OF_STORE,
+                },
+                parameters=[_ID],
+            ),
+            "delete": operation(
+                "deleteUser",
+                "Erase a user; answered when no byte is left in the store's files, nor in caches.",
+                {
+                    "200": answer("Nothing is held on the user.", ref("Deleted")),
+                    "422": _NO_ID,
+                    **_OF_STORE,
+                    "507": answer("No room on the disk to overwrite what is erased: send the same again."),
+                },
+                parameters=[_ID],
+            ),
+        },
+    },
+    (NewEventsMessage, Appended, Deleted, UserExport),
+)

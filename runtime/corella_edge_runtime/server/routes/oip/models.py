@@ -155,7 +155,7 @@ def _options(model: Model, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a request; Triton's `priority` is checked and has no effect: there is one queue.
 
     Raises:
-        InputError: a parameter that is none, or that asks for what is not here. Others are hints, and passed over.
+        InputError: a parameter with a wrong value, or for a feature that is not offered. Others are hints, and ignored.
     """
     for name in NOT_HERE if model.threshold is None else ("threshold", *NOT_HERE):
         if name in parameters:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from corella_edge_runtime.server.describing import Json, answer, fields, hints, json_of, later, ref
+from corella_edge_runtime.server.describing import (
+    TEXT,
+    Described,
+    Json,
+    answer,
+    body_of,
+    fields,
+    hints,
+    json_of,
+    later,
+    operation,
+    ref,
+)
 from corella_edge_runtime.server.routes.oip.models import INPUTS, MAX_TIMEOUT, MODELS, NOT_HERE, RANGE
 from corella_edge_runtime.server.routes.oip.tensors import LENGTH_HEADER, Input
 from corella_edge_runtime.server.routes.oip.tensors import NOT_HERE as NO_HINTS
@@ -22,8 +34,7 @@ _LENGTH: Json = {
 }  # fmt: skip
 
 
-def paths() -> Json:
-    """Path → operations, as in `openapi.document`."""
+def _paths() -> Json:
     found: Json = {
         "/v2": {"get": _get("oipServer", "What the server is and understands.", "OipServer", {})},
         "/v2/repository/index": {"post": _index()},
@@ -32,15 +43,10 @@ def paths() -> Json:
         ("/v2/models/{model}", [_MODEL], ""),
         ("/v2/models/{model}/versions/{version}", [_MODEL, _VERSION], "OfVersion"),
     ):
-        for end, operation in _operations(suffix).items():
+        for end, described in _operations(suffix).items():
             method = "post" if end == "/infer" else "get"
-            found[path + end] = {method: {**operation, "parameters": given + operation.get("parameters", [])}}
+            found[path + end] = {method: {**described, "parameters": given + described.get("parameters", [])}}
     return found
-
-
-def schemas() -> Json:
-    """What `paths` refers to, beside the `Error` of every route."""
-    return _SCHEMAS
 
 
 def _operations(suffix: str) -> dict[str, Json]:
@@ -56,45 +62,33 @@ def _operations(suffix: str) -> dict[str, Json]:
 
 
 def _get(name: str, summary: str, schema: str, others: Json) -> Json:
-    return {"operationId": name, "summary": summary, "responses": {"200": answer("So it is.", ref(schema)), **others}}
+    return operation(name, summary, {"200": answer("The answer.", ref(schema)), **others})
 
 
 def _index() -> Json:
-    return {
-        "operationId": "oipIndex",
-        "summary": "The models and their states.",
-        "requestBody": {"required": False, "content": json_of(hints({"ready": _FLAG}, []))},
-        "responses": {
-            "200": answer("Triton's form.", {"type": "array", "items": ref("OipState")}),
-            "400": answer("The body is not understood.", _ERROR),
-            **_BODY,
-        },
-    }
-
-
-_BODY: Json = {
-    "408": answer("The body did not arrive in time.", _ERROR),
-    "413": answer("The body is too large.", _ERROR),
-    "415": answer("The body is packed otherwise than by gzip.", _ERROR),
-}
+    states = {"type": "array", "items": ref("OipState")}
+    return operation(
+        "oipIndex",
+        "The models and their states.",
+        {"200": answer("Triton's form.", states), "400": answer("The body is not understood.", _ERROR)},
+        requestBody={"required": False, "content": json_of(hints({"ready": _FLAG}, []))},
+    )
 
 
 def _infer(suffix: str, others: Json) -> Json:
-    done = answer("The tensors asked for.", ref("OipInferred"))
-    headers = {"Server-Timing": {"schema": {"type": "string"}}, LENGTH_HEADER: {"schema": {"type": "integer"}}}
-    return {
-        "operationId": f"oipInfer{suffix}",
-        "summary": "Score candidates for one user.",
-        "parameters": [_LENGTH],
-        "requestBody": {"required": True, "content": {**json_of(ref("OipInference")), **_BINARY}},
-        "responses": {
+    done, body = answer("The tensors asked for.", ref("OipInferred")), body_of("OipInference")
+    headers = {"Server-Timing": TEXT, LENGTH_HEADER: {"schema": {"type": "integer"}}}
+    return operation(
+        f"oipInfer{suffix}",
+        "Score candidates for one user.",
+        {
             "200": {**done, "content": {**done["content"], **_BINARY}, "headers": headers},
             "400": answer("Not a request that this model takes.", _ERROR),
-            **_BODY,
-            "500": answer("A fault of the server; its log says where.", ref("Error")),
             **others,
         },
-    }
+        parameters=[_LENGTH],
+        requestBody={**body, "content": {**body["content"], **_BINARY}},
+    )
 
 
 _EITHER = "`data` has as many values as the shape says; or they follow the JSON, so many bytes as the parameter says."
@@ -201,3 +195,4 @@ _SCHEMAS: Json = {
         ["model_name", "model_version", "outputs"],
     ),
 }  # fmt: skip
+OPENAPI = Described(_paths(), (), _SCHEMAS)

@@ -20,7 +20,6 @@ from corella_edge_runtime.server.answers import JSON
 from corella_edge_runtime.server.bodies import arrived, read_body, read_bytes
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES
-from corella_edge_runtime.server.ranker import llm_of
 from corella_edge_runtime.server.routes.oip import models
 from corella_edge_runtime.server.routes.oip.checks import a_flag
 from corella_edge_runtime.server.routes.oip.models import ALWAYS, EXTENSIONS, INPUTS, MODELS, Model
@@ -132,7 +131,7 @@ class _Api:
             return "the server is stopping" if self.service.draining else "the bundle is still loading"
         if model.threshold != ALWAYS:
             return ""
-        llm = llm_of(ranker)
+        llm = ranker.llm
         if llm is None:
             return "the server has no LLM"
         return "" if llm.answers else "the LLM does not answer now"
@@ -141,7 +140,7 @@ class _Api:
         """The model and version of a path.
 
         Raises:
-            HTTPException: 404, there is none. NotReadyError: which versions there are is not known yet.
+            HTTPException: 404, no such model or version. NotReadyError: the versions are not known yet.
         """
         model, ranker = _model(http), self.service.ranker
         if ranker is None:
@@ -182,5 +181,5 @@ def _head(model: Model, inference: Inference, request: RankRequest, ranked: Rank
 
 
 def _answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    # ASCII escapes: an error may quote text that UTF-8 can not carry.
+    # ASCII escapes: an error may quote text that UTF-8 cannot carry.
     return Response(json.dumps(value).encode(), status, dict(headers or {}), JSON)
