@@ -18,7 +18,7 @@ from sessions import ONE, RECIPE, start, succeed
 
 # What each command writes last.
 LAST = {"train": "summary.json", "export": "manifest.json", "evaluate": "evaluation.md", "demo": "benchmark"}
-SCRIPT = Path(__file__).parents[1] / "under_fire.py"
+SCRIPT = Path(__file__).parents[1] / "helpers" / "under_fire.py"
 
 
 def under_fire(number, seed, seconds, out, *args):

@@ -19,8 +19,8 @@ import httpx
 
 from corella_edge.cli import main
 
-RECIPE = Path(__file__).parent / "integration" / "tiny.toml"
-REPOSITORY = Path(__file__).resolve().parents[1]
+RECIPE = Path(__file__).parents[1] / "integration" / "tiny.toml"
+REPOSITORY = Path(__file__).resolve().parents[2]
 # On a machine whose cores are busy elsewhere, llama.cpp's threads wait for each other far longer than they work.
 ONE = ("--llm-threads", "1")
 SIZES = {"users": 120, "items": 60, "events": 16.0, "genres": 2}

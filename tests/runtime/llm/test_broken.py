@@ -22,7 +22,7 @@ from corella_edge_runtime.llm.llama.binding import Context, DecodeError
 from corella_edge_runtime.llm.llama.scorer import FAILURES
 from corella_edge_runtime.llm.settings import LlmSettings
 
-FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults"
+FAULTS = Path(__file__).parents[3] / "benchmarks" / "faults"
 ROWS = [Prompt(tuple(range(10, 30)), (40 + i, 41)) for i in range(3)]
 
 

@@ -83,7 +83,7 @@ def test_openmetrics_when_it_is_accepted(site):
 
 
 def test_every_metric_is_in_the_documentation_and_none_else(site):
-    page = Path(__file__).parents[2] / "docs" / "serve.md"
+    page = Path(__file__).parents[3] / "docs" / "serve.md"
     site.rank(REQUEST)
     site.ranker.llm = SimpleNamespace(verdict=Verdict("ok", "", "haswell"))
     documented = set(re.findall(r"^\| `(corella_edge_\w+)", page.read_text(encoding="utf-8"), re.MULTILINE))

@@ -21,7 +21,7 @@ from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.site import layout as sites
 from corella_edge_runtime.site.catalog_update import update
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1"
+GOLDEN = Path(__file__).parents[2] / "golden" / "bundle-v1"
 TINY_LINES = [
     {"item": "new-1", "title": "Film of the year", "genres": ["Drama", "Action"]},
     {"item": "new-2", "title": "Untold", "genres": ["never heard of"]},

@@ -1,4 +1,4 @@
-"""What is looked at in a GGUF file before llama.cpp is; tests/core/test_corrupt_bundles.py has the single cases."""
+"""What is looked at in a GGUF file before llama.cpp is; the single cases are in test_corrupt_bundles.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bundles import make_bundle
 from corella_edge.errors import BundleError
 from corella_edge_runtime.llm.llama.dangers import check_gguf
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1" / "llm.gguf"
+GOLDEN = Path(__file__).parents[2] / "golden" / "bundle-v1" / "llm.gguf"
 FUZZ = Path(__file__).with_name("fuzz_gguf.py")
 
 
