@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from corella_edge.errors import CorellaError, InputError
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from options import check_words, numbers, words
 from results import write

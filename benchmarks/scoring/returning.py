@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 from scoring.blocks import Plan
 from scoring.floor import Floor
 from scoring.models import Subject

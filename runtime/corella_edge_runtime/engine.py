@@ -22,8 +22,9 @@ from corella_edge.routing.policy import Calibration, Threshold, entropy, parse_t
 from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.feature_names import FeatureNames
-from corella_edge_runtime.llm.asking import Asking, Llm, open_llm, seconds_to
-from corella_edge_runtime.llm.contract import Answers
+from corella_edge_runtime.llm.asking import Asking, Llm, seconds_to
+from corella_edge_runtime.llm.contract.messages import Answers
+from corella_edge_runtime.llm.opening import open_llm
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 

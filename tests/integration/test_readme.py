@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from corella_edge.cli import cli
-from corella_edge_runtime.llm.contract import REASONS
+from corella_edge_runtime.llm.contract.messages import REASONS
 from pages import BLOCK, PAGES, README, blocks, read, section
 from sessions import REPOSITORY, serving, start, succeed
 

@@ -19,8 +19,8 @@ from corella_edge_runtime.llm.admission import (
     plan,
     seconds_for,
 )
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompt, Prompts
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt, Prompts
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 
 PER_TOKEN = 1e-3
 NONE = Answers.of([])

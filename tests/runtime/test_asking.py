@@ -19,7 +19,7 @@ from corella_edge.errors import ComputeError
 from corella_edge.request import Candidate, Event, User
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.asking import Asking, Llm, Work
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompt
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt
 
 USER = User("u1", {}, tuple(Event(f"i{i}", 4.0) for i in range(4)))
 UNTITLED = Candidate(f"i{ITEMS - 1}")

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.backends.process.backend import Patience, ProcessBackend
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompt
-from corella_edge_runtime.llm.guard import Breaker, GuardedBackend, Limits, outcome, patience
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.backend import Liveness
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.guard import Breaker, GuardedBackend, outcome, patience
 
-LIMITS = Limits(failures=3, silence=1.0, look=0.25, first_pause=0.5, longest_pause=4.0)
+LIMITS = Liveness(failures=3, silence=1.0, look=0.25, first_pause=0.5, longest_pause=4.0)
 EVENTS = st.lists(
     st.sampled_from(["good", "bad", "look", "lively", "quiet", "probe", "answered", "unanswered", "wait"]), max_size=60
 )
@@ -59,7 +60,7 @@ def test_it_opens_for_failures_in_a_row_or_silence_and_closes_for_a_probe_alone(
 
 
 def test_patience_is_much_longer_than_a_full_decode() -> None:
-    limits = Limits(silence=2.0, start=60.0)
+    limits = Liveness(silence=2.0, start=60.0)
     assert patience({}, 512, limits) == 2.0  # a server elsewhere
     assert patience({"tokens_per_second": 0.0}, 512, limits) == 60.0
     assert patience({"tokens_per_second": 1e5}, 512, limits) == 2.0
@@ -106,7 +107,7 @@ class Inner:
         self.closed = True
 
 
-QUICK = Limits(failures=3, silence=0.2, look=0.02, first_pause=0.05, longest_pause=0.2, probe=0.2)
+QUICK = Liveness(failures=3, silence=0.2, look=0.02, first_pause=0.05, longest_pause=0.2, probe=0.2)
 ROW = [Prompt((), (1,))]
 
 
@@ -219,7 +220,7 @@ def test_closing_joins_its_thread_and_refuses(inner: Inner) -> None:
 def test_a_stopped_child_is_found_out_answered_for_and_taken_back(llama: Any, caplog: pytest.LogCaptureFixture) -> None:
     inner = ProcessBackend(llama.path, llama.tokens, LlmSettings(), Patience(ping=0.1, silence=600.0))
     inner.wait_ready()
-    limits = Limits(silence=0.5, look=0.1, first_pause=0.1, longest_pause=0.3, probe=0.3)
+    limits = Liveness(silence=0.5, look=0.1, first_pause=0.1, longest_pause=0.3, probe=0.3)
     guarded = GuardedBackend(inner, llama.tokens, LlmSettings().batch, limits)
     assert [reason(guarded.submit([Prompt((10,), (11 + i,))])) for i in range(3)] == [""] * 3
     assert inner.pid is not None

@@ -13,11 +13,13 @@ import pytest
 
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.backends import opening
+from corella_edge_runtime.llm.backends import table
 from corella_edge_runtime.llm.backends.remote.address import KEY_VARIABLE, parse_address
 from corella_edge_runtime.llm.backends.remote.client import Limits, RemoteBackend
-from corella_edge_runtime.llm.contract import Answers, Prompt
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.backend import ModelSpec
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.opening import open_backend
 from fake_llm import FakeServer, serving
 
 TOKENS = Tokens(7, 9, None)
@@ -304,17 +306,17 @@ def test_what_is_no_address_is_told(url: str, told: str) -> None:
         parse_address(url)
     assert "hunter2" not in str(error.value)
     with pytest.raises(InputError, match=told):
-        opening.check_kind(url)
+        table.find(url)
 
 
 def test_a_kind_that_there_is_not_names_those_there_are(tmp_path: Any) -> None:
     for kind in ("threads", "", "llama-server"):
         with pytest.raises(InputError, match=r"thread, process, llama-server\+http"):
-            opening.open_backend(kind, tmp_path / "llm.gguf", TOKENS, LlmSettings())
+            open_backend(kind, ModelSpec(tmp_path / "llm.gguf", TOKENS, LlmSettings()))
         with pytest.raises(InputError, match="known"):
-            opening.check_kind(kind)
+            table.find(kind)
     for kind in ("thread", "process", "vllm+http://box:8000"):
-        opening.check_kind(kind)
+        table.find(kind)
 
 
 def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, llama: Any) -> None:
@@ -324,4 +326,4 @@ def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, llama
     with pytest.raises(MissingExtraError, match=r"\[remote\]"):
         importlib.import_module(name)
     with pytest.raises(MissingExtraError, match=r"\[remote\]"):
-        opening.open_backend("vllm+http://box:8000", llama.path, llama.tokens, LlmSettings())
+        open_backend("vllm+http://box:8000", ModelSpec(llama.path, llama.tokens, LlmSettings()))

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from corella_edge.errors import BundleError, InputError
-from corella_edge_runtime.llm.backends.opening import open_backend
 from corella_edge_runtime.llm.backends.process import backend as process
 from corella_edge_runtime.llm.backends.process.backend import Patience, ProcessBackend, Pulse, pause
-from corella_edge_runtime.llm.contract import Answers, Prompt
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.backend import ModelSpec
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.opening import open_backend
 
 QUICK = Patience(ping=0.05, silence=2.0, first_pause=0.05, longest_pause=0.4, close=5.0)
 
@@ -261,7 +262,7 @@ import sys, time
 from pathlib import Path
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.backends.process.backend import ProcessBackend
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 backend = ProcessBackend(Path(sys.argv[1]), Tokens(int(sys.argv[2]), int(sys.argv[3]), None), LlmSettings())
 backend.wait_ready()
 print(backend.pid, flush=True)
@@ -288,7 +289,7 @@ def test_a_model_that_can_not_be_loaded_is_told_by_name(llama: Any, tmp_path: Pa
             backend.wait_ready()
         backend.close()
         with pytest.raises(BundleError, match=path.name):
-            open_backend("process", path, llama.tokens, LlmSettings())
+            open_backend("process", ModelSpec(path, llama.tokens, LlmSettings()))
 
 
 def test_a_child_without_memory_has_not_started_and_a_damaged_model_is_an_error_of_the_bundle() -> None:
@@ -299,7 +300,7 @@ def test_a_child_without_memory_has_not_started_and_a_damaged_model_is_an_error_
 
 def test_cores_that_there_are_not_are_told(llama: Any) -> None:
     with pytest.raises(InputError, match=r"cores: \[4000\]"):
-        open_backend("process", llama.path, llama.tokens, LlmSettings(cores=(4000,)))
+        open_backend("process", ModelSpec(llama.path, llama.tokens, LlmSettings(cores=(4000,))))
 
 
 def test_a_child_that_can_not_be_started_is_told(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +338,7 @@ def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], No
 def test_a_child_that_dies_once_at_its_start_is_told_and_replaced(llama: Any, prompts: Any, dying: Any) -> None:
     dying(1)
     told: list[str] = []
-    backend, _ = open_backend("process", llama.path, llama.tokens, LlmSettings(), told.append)
+    backend = open_backend("process", ModelSpec(llama.path, llama.tokens, LlmSettings()), warn=told.append)
     try:
         assert len(told) == 1
         assert "the LLM does not start (LLM process: gone, ended by SIGKILL (killed))" in told[0]
@@ -350,7 +351,7 @@ def test_a_child_that_dies_once_at_its_start_is_told_and_replaced(llama: Any, pr
 def test_a_child_that_always_dies_costs_the_llms_scores_alone(llama: Any, prompts: Any, dying: Any) -> None:
     dying(10**6)
     told: list[str] = []
-    backend, _ = open_backend("process", llama.path, llama.tokens, LlmSettings(), told.append)
+    backend = open_backend("process", ModelSpec(llama.path, llama.tokens, LlmSettings()), warn=told.append)
     try:
         until(lambda: backend.stats()["restarts"] >= 2.0)
         assert len(told) == 1
@@ -363,7 +364,7 @@ def test_without_a_warning_to_give_it_is_an_error(llama: Any, dying: Any) -> Non
     dying(1)
     before = threading.active_count()
     with pytest.raises(BundleError, match="ended by SIGKILL"):
-        open_backend("process", llama.path, llama.tokens, LlmSettings())
+        open_backend("process", ModelSpec(llama.path, llama.tokens, LlmSettings()))
     assert threading.active_count() == before
 
 
@@ -372,7 +373,7 @@ def test_a_damaged_model_is_an_error_with_and_without_a_warning(llama: Any, tmp_
     broken.write_bytes(llama.path.read_bytes()[:-100])
     told: list[str] = []
     with pytest.raises(BundleError, match=r"llm\.gguf"):
-        open_backend("process", broken, llama.tokens, LlmSettings(), told.append)
+        open_backend("process", ModelSpec(broken, llama.tokens, LlmSettings()), warn=told.append)
     assert told == []
 
 
@@ -393,7 +394,7 @@ def test_a_child_that_dies_of_its_kernels_is_followed_by_one_with_plainer_ones(
     fake.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(fake))
     told: list[str] = []
-    backend, _ = open_backend("process", llama.path, llama.tokens, LlmSettings(), told.append)
+    backend = open_backend("process", ModelSpec(llama.path, llama.tokens, LlmSettings()), warn=told.append)
     try:
         assert f"LLM process: gone, ended by {name} (" in told[0]
         until(lambda: reasons(backend.submit(prompts(3, [1, 2]))) == {""})

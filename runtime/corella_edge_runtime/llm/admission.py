@@ -14,11 +14,11 @@ from itertools import accumulate, compress
 
 import numpy as np
 
-from corella_edge_runtime.llm.contract import Answers, Prompts, TokenIds
-from corella_edge_runtime.llm.cost import TRIAL, Cost, Meter
+from corella_edge_runtime.llm.contract.cost import TRIAL, Cost, Meter
+from corella_edge_runtime.llm.contract.messages import Answers, Prompts, TokenIds
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama.kept import KeptPrefixes
 from corella_edge_runtime.llm.llama.packing import decodes_in
-from corella_edge_runtime.llm.settings import LlmSettings
 
 # Of the time until a deadline: for estimates that are too low, at least for the way back of the answers; at most so
 # many seconds.

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import threading
 import time
 import traceback
-import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from corella_edge.bundle.artefact import Bundle
-from corella_edge.catalog import Catalog
-from corella_edge.errors import BundleError, ComputeError, MissingExtraError
-from corella_edge.prompt import PromptEncoder, Template, Tokenize, Tokens
+from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidate, Candidates, User
 from corella_edge.scores import FloatArray
 from corella_edge_runtime.llm.admission import YIELDING, Admission, Promise
-from corella_edge_runtime.llm.backends.opening import check_kind, open_backend
-from corella_edge_runtime.llm.backends.thread import LlmBackend
-from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts, pack_ids
-from corella_edge_runtime.llm.llama.dangers import check_gguf
-from corella_edge_runtime.llm.llama.selftest import trust
-from corella_edge_runtime.llm.llama.selftest.trust import Verdict
-from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
-from corella_edge_runtime.setup import Setup
+from corella_edge_runtime.llm.contract.backend import LlmBackend
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts, pack_ids
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.llama.trust import Verdict
 
 _LOG = logging.getLogger("corella_edge.engine")
 FIRST_ANSWER = 60.0  # seconds, for one prompt, at the start
@@ -249,92 +239,6 @@ class Llm:
         self._failures.add(kind)
         places = traceback.format_list(traceback.extract_tb(error.__traceback__)[-8:])
         _LOG.error("the LLM fails, the CRM decides: %s\n%s", kind, "".join(places).rstrip())
-
-
-def open_llm(
-    bundle: Bundle, catalog: Catalog, kind: str, setup: Setup, required: bool = False, retried: bool = False
-) -> tuple[Llm | None, str]:
-    """The LLM of a bundle, or None; and why there is none, or none yet.
-
-    Args:
-        retried: a process that does not start is tried again, unless it is `required`.
-
-    One that is `required` has answered a prompt.
-
-    Raises:
-        InputError: `kind` is no way to run it, or to run it so that scores are bit-equal; a server that is required
-            does not answer. BundleError, ComputeError, MissingExtraError: there is none, or it does not answer, and it
-            is required.
-    """
-    check_kind(kind, setup.llm.deterministic)
-    prompt, file = bundle.prompt(), setup.llm_file
-    if prompt is None or not bundle.has(file):
-        if required:
-            raise BundleError(f"{bundle.root}: the bundle has no LLM ({file})")
-        return None, "the bundle has no LLM: the CRM decides alone"
-    told: list[str] = []
-    warn = told.append if retried and not required else None
-    try:
-        llm = _open(bundle.path(file), prompt, catalog, kind, setup, warn, required)
-    except (MissingExtraError, ComputeError) as error:
-        if required:
-            raise
-        return None, f"{error}; until then the CRM decides alone"
-    # A server elsewhere has answered its own check already.
-    if required and "://" not in kind:
-        _require_answer(llm, file)
-    return llm, "".join(told)
-
-
-def _require_answer(llm: Llm, file: str) -> None:
-    try:
-        if why := llm.prove():
-            raise ComputeError(f"{file}: the LLM is loaded, but gives no answer ({why})")
-    except BaseException:
-        llm.close()
-        raise
-
-
-def _open(
-    file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: str, setup: Setup,
-    warn: Callable[[str], None] | None, required: bool,
-) -> Llm:  # fmt: skip
-    template, tokens = prompt
-    # Before any backend starts, and before llama.cpp is loaded here; the vocabulary alone is read in milliseconds.
-    verdict = _verdict(file, kind)
-    binding = importlib.import_module("corella_edge_runtime.llm.llama.binding")
-    vocabulary = binding.Model(file, vocabulary_only=True)
-    size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
-    _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
-    _check_answers(file.name, vocabulary.tokenize, template, tokens)
-    extra = None if verdict is None else verdict.kernels == trust.OK
-    backend, model = open_backend(kind, file, tokens, setup.llm, warn, required, extra)
-    llm = Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm, size, longest)
-    llm.verdict = verdict
-    return llm
-
-
-def _verdict(file: Path, kind: str) -> Verdict | None:
-    """Whether llama.cpp computes with a file's types here; None where a server elsewhere does."""
-    kinds = sorted(check_gguf(file))
-    if "://" in kind:
-        return None
-    verdict = trust.judge(kinds)
-    if verdict.kernels == trust.NONE:
-        raise ComputeError(f"{file.name}: {verdict.sentence}")
-    return verdict
-
-
-def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:
-    for token in ids:
-        if not 0 <= token < vocab_size:
-            raise BundleError(f"prompt.json: token id {token} is outside the vocabulary of {file} ({vocab_size})")
-
-
-def _check_answers(file: str, tokenize: Tokenize, template: Template, tokens: Tokens) -> None:
-    for text, token in ((template.yes, tokens.yes), (template.no, tokens.no)):
-        if (found := tokenize(unicodedata.normalize("NFC", text))) != [token]:
-            raise BundleError(f"{file}: {text!r} is the tokens {found} of its vocabulary, in prompt.json it is {token}")
 
 
 def seconds_to(deadline: float | None) -> float | None:

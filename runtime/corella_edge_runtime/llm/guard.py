@@ -14,12 +14,11 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.asked import Asked
-from corella_edge_runtime.llm.backends.thread import LlmBackend
-from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts
+from corella_edge_runtime.llm.contract.asked import Asked
+from corella_edge_runtime.llm.contract.backend import Liveness, LlmBackend
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts
 
 _LOG = logging.getLogger("corella_edge.llm")
 # Counters that grow only when work is done or something comes back.
@@ -28,32 +27,10 @@ _LIFE = ("prompts", "busy_seconds", "responses")
 _FAR = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a backend is given up, and when it is tried again; seconds.
-
-    Attributes:
-        failures: questions in a row that ended in an error.
-        silence: without any sign of life while something is asked; longer if a decode takes long.
-        start: the same, before anything was computed.
-        look: how often one looks for signs of life.
-        first_pause, longest_pause: until a probe; doubled after each that fails.
-        probe: for a probe to be answered.
-    """
-
-    failures: int = 5
-    silence: float = 2.0
-    start: float = 60.0
-    look: float = 0.25
-    first_pause: float = 0.25
-    longest_pause: float = 5.0
-    probe: float = 1.0
-
-
 class Breaker:
     """The states, without the backend; times are passed in."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Liveness) -> None:
         self._limits = limits
         self.closed, self.probing, self.opened = True, False, 0
         self.probe_at = math.inf
@@ -99,7 +76,7 @@ class Breaker:
         return True
 
 
-def patience(stats: Mapping[str, float], batch: int, limits: Limits) -> float:
+def patience(stats: Mapping[str, float], batch: int, limits: Liveness) -> float:
     """Seconds of silence that are no fault: much more than the longest decode, as far as one knows."""
     rate = stats.get("tokens_per_second")
     if rate is None:
@@ -117,9 +94,9 @@ def outcome(answers: Answers) -> bool | None:
 class GuardedBackend:
     """See the module. `inner` is what it guards; closing this closes it."""
 
-    def __init__(self, inner: LlmBackend, tokens: Tokens, batch: int, limits: Limits | None = None) -> None:
+    def __init__(self, inner: LlmBackend, tokens: Tokens, batch: int, limits: Liveness | None = None) -> None:
         self.inner = inner
-        self._limits, self._batch = limits or Limits(), batch
+        self._limits, self._batch = limits or Liveness(), batch
         simplest = (tokens.yes,) if tokens.bos is None else (tokens.bos, tokens.yes)
         self._probe = Prompts.of([Prompt((), simplest)])
         self._breaker = Breaker(self._limits)

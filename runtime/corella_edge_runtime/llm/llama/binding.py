@@ -19,11 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import BundleError, ComputeError, ExportError, InputError
-from corella_edge_runtime.llm.llama import workers
+from corella_edge_runtime.llm.llama import trust, workers
 from corella_edge_runtime.llm.llama.build import load_kernels
 from corella_edge_runtime.llm.llama.library import C
 from corella_edge_runtime.llm.llama.own_thread import OwnThread, claimed
-from corella_edge_runtime.llm.llama.selftest import trust
 from corella_edge_runtime.llm.llama.tree import Rows
 
 log = logging.getLogger("corella_edge.llama")

@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from corella_edge.errors import ComputeError, MissingExtraError
-from corella_edge_runtime.llm.llama.selftest import trust
+from corella_edge_runtime.llm.llama import trust
 
 __all__ = ["C"]
 

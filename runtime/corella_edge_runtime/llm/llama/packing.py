@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Any
 
-from corella_edge_runtime.llm.contract import REASONS, TokenIds
-from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.contract.cost import Cost
+from corella_edge_runtime.llm.contract.job import Job
+from corella_edge_runtime.llm.contract.messages import REASONS, TokenIds
 
 # How far the queue is looked at, in decodes: enough to even out the sizes of the last ones.
 HORIZON = 2

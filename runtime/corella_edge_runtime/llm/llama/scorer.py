@@ -15,9 +15,10 @@ from typing import Any
 
 from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.contract import Answers, BrokenError, Prompt, TokenIds
-from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.contract.cost import Cost
+from corella_edge_runtime.llm.contract.job import Job
+from corella_edge_runtime.llm.contract.messages import Answers, BrokenError, Prompt, TokenIds
+from corella_edge_runtime.llm.contract.settings import MAX_CONTEXT, LlmSettings
 from corella_edge_runtime.llm.llama.binding import AbortedError, Context, DecodeError, Model
 from corella_edge_runtime.llm.llama.kept import KeptPrefixes
 from corella_edge_runtime.llm.llama.packing import (
@@ -32,7 +33,6 @@ from corella_edge_runtime.llm.llama.packing import (
     pack,
 )
 from corella_edge_runtime.llm.llama.tree import Branches, Leaves, common_length, unfold
-from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
 
 Watch = Callable[[Sequence[Job]], AbstractContextManager[Any]]
 TRUNK = 0  # the sequence that holds the latest prefix; prompts of a decode are 1, 2, …

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from corella_edge.errors import InputError
 from corella_edge_runtime.llm import texts
 from corella_edge_runtime.llm.asking import Asking, Llm
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompts
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompts
 from corella_edge_runtime.server.answers import ScoreAnswer, ScoreModel, ScoreModels, Usage, json_answer
 from corella_edge_runtime.server.bodies import arrived, read_body
 from corella_edge_runtime.server.clock import Clock

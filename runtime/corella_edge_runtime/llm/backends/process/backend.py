@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -29,14 +29,14 @@ from typing import IO
 from corella_edge import errors
 from corella_edge.errors import BundleError, ComputeError, CorellaError, MissingExtraError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm import endings
-from corella_edge_runtime.llm.asked import Asked
 from corella_edge_runtime.llm.backends.process import wire
 from corella_edge_runtime.llm.backends.process.link import Link
-from corella_edge_runtime.llm.backends.process.setup import ChildSetup
-from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts
-from corella_edge_runtime.llm.llama.selftest import trust
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract import endings
+from corella_edge_runtime.llm.contract.asked import Asked
+from corella_edge_runtime.llm.contract.backend import ModelSpec
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.llama import trust
 
 _LOG = logging.getLogger("corella_edge.llm")
 _LINE = 400  # characters of the child's own messages that are passed on, a line
@@ -105,7 +105,7 @@ class NotStartedError(BundleError):
 class _Life:
     """One child, from its start to its end."""
 
-    def __init__(self, setup: ChildSetup) -> None:
+    def __init__(self, setup: ModelSpec) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -139,7 +139,7 @@ class ProcessBackend:
         extra: bool | None = None,
     ) -> None:  # fmt: skip
         """Start the first child; `wait_ready` waits for it. `extra`: see `binding.Model`."""
-        self._setup = ChildSetup(model_file.absolute(), tokens, settings, extra)
+        self._setup = ModelSpec(model_file.absolute(), tokens, settings, extra)
         self._patience = patience
         self._asked = Asked()
         self._stats: dict[str, float] = {}
@@ -275,7 +275,7 @@ class ProcessBackend:
         """To the plain kernels, for all further children, if one that used others is likely to have died of them."""
         suspect = -status == signal.SIGILL or (endings.crashed(status) and not ready)
         if suspect and self._setup.extra is not False:
-            self._setup = replace(self._setup, extra=False)
+            self._setup = self._setup.plain()
             _LOG.error("the LLM process %s: from now on without AMX and repacked weights", endings.words(status))
 
     def _ended(self, error: CorellaError) -> str:
@@ -346,13 +346,29 @@ class ProcessBackend:
             self._first.set_result(None)
 
 
+def open_backend(kind: str, model: ModelSpec, required: bool, warn: Callable[[str], None] | None) -> ProcessBackend:
+    """See `BackendModule`."""
+    backend = ProcessBackend(model.file, model.tokens, model.settings, extra=model.extra)
+    try:
+        backend.wait_ready()
+    except NotStartedError as error:
+        if warn is None:
+            backend.close()
+            raise
+        warn(f"the LLM does not start ({error}); the CRM decides alone, and it is tried again")
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
 def _nearer(deadline: float | None) -> float | None:
     if deadline is None:
         return None
     return deadline - min(WAY_BACK, 0.1 * max(0.0, deadline - time.monotonic()))
 
 
-def _start(setup: ChildSetup, fd: int) -> subprocess.Popen[bytes]:
+def _start(setup: ModelSpec, fd: int) -> subprocess.Popen[bytes]:
     # -P: no module of the working directory comes before the installed ones. A process group of its own: the
     # terminal's Ctrl-C is the parent's to answer. No backtrace: ggml would run a debugger on itself.
     command = [sys.executable, "-P", "-m", "corella_edge_runtime.llm.backends.process.child", str(fd), setup.to_json()]

@@ -1,6 +1,6 @@
 """The LLM's own process: `python -m corella_edge_runtime.llm.backends.process.child FD SETUP`, started by `backend`.
 
-FD is one end of a pair of sockets (`wire.py` says what passes), SETUP the JSON of `ChildSetup`. The main thread reads
+FD is one end of a pair of sockets (`wire.py` says what passes), SETUP the JSON of a `ModelSpec`. The main thread reads
 and writes; the backend's thread decodes and llama.cpp holds no lock of Python meanwhile, so a PING is answered at once
 unless the whole process stands still.
 """
@@ -20,12 +20,11 @@ from concurrent.futures import Future
 
 from corella_edge.errors import ComputeError, CorellaError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.backends import opening
 from corella_edge_runtime.llm.backends.process import wire
 from corella_edge_runtime.llm.backends.process.link import Link
-from corella_edge_runtime.llm.backends.process.setup import ChildSetup
-from corella_edge_runtime.llm.backends.thread import LlmBackend, bind
-from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts
+from corella_edge_runtime.llm.backends.thread import bind, thread_side
+from corella_edge_runtime.llm.contract.backend import LlmBackend, ModelSpec
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts
 
 NAME = b"corella-llm"
 _PR_SET_NAME = 15
@@ -117,9 +116,9 @@ def main(arguments: Sequence[str]) -> int:
     _behave()
     link = Link(socket.socket(fileno=int(arguments[0])))
     try:
-        setup = ChildSetup.from_json(arguments[1])
+        setup = ModelSpec.from_json(arguments[1])
         bind(setup.settings.cores)
-        backend = opening.thread_side(setup.model, setup.tokens, setup.settings, _give_way, setup.extra)[0]
+        backend = thread_side(setup, _give_way)
         _prove(backend, setup.tokens)
     except (CorellaError, OSError) as error:
         link.send(wire.Fatal(type(error).__name__, str(error)))

@@ -13,17 +13,18 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.backends.remote.address import KEY_VARIABLE, Address
+from corella_edge_runtime.llm.backends.remote.address import FAR_AWAY, KEY_VARIABLE, Address, parse_address
 from corella_edge_runtime.llm.backends.remote.flavours import too_long
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompt, Prompts, TokenIds, unpack_ids
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.backend import ModelSpec
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt, Prompts, TokenIds, unpack_ids
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 
 try:
     import httpx
@@ -290,6 +291,20 @@ class RemoteBackend:
         if text not in self._failures and len(self._failures) < 20:
             self._failures.add(text)
             _LOG.error("the LLM server fails, the CRM decides: %s", text)
+
+
+def open_backend(
+    kind: str, model: ModelSpec, required: bool, warn: Callable[[str], None] | None = None
+) -> RemoteBackend:
+    """See `BackendModule`. Raises InputError: the server must answer now and does not."""
+    backend = RemoteBackend(parse_address(kind), model.tokens, model.settings)
+    try:
+        if required:
+            backend.check(FAR_AWAY.probe)
+    except BaseException:
+        backend.close()
+        raise
+    return backend
 
 
 def _client(address: Address, limits: Limits) -> httpx.AsyncClient:

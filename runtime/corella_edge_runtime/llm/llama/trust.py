@@ -27,7 +27,7 @@ from corella_edge.atomic import write_file
 from corella_edge.errors import ComputeError, InputError, MissingExtraError
 from corella_edge.formats.strict_json import decode
 from corella_edge_runtime.box import cpu_flags, cpu_model, state_folder
-from corella_edge_runtime.llm import endings
+from corella_edge_runtime.llm.contract import endings
 from corella_edge_runtime.llm.llama.dangers import TYPES, types_in
 
 FORMAT_VERSION = 1

@@ -8,7 +8,7 @@ import math
 import threading
 from concurrent.futures import Future
 
-from corella_edge_runtime.llm.contract import Answers
+from corella_edge_runtime.llm.contract.messages import Answers
 
 # The other side answers just before the deadline; its answers need a moment to arrive.
 GRACE = 0.003

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future
 
-from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts, Row, no_answer
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts, Row, no_answer
 
 
 class Job:
