@@ -22,7 +22,8 @@ from corella_edge.routing.policy import Calibration, Threshold, entropy, parse_t
 from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.feature_names import FeatureNames
-from corella_edge_runtime.llm.asking import Asking, Llm, seconds_to
+from corella_edge_runtime.llm.asking import Asking, Llm
+from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.llm.contract.messages import Answers
 from corella_edge_runtime.llm.opening import open_llm
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
@@ -180,7 +181,7 @@ class Engine:
         """
         draft = self.begin(request)
         if draft.asking is not None and draft.asking.future is not None:
-            wait([draft.asking.future], seconds_to(draft.asking.deadline))
+            wait([draft.asking.future], deadlines.seconds_to(draft.asking.deadline))
         return self.finish(draft)
 
     def check_features(self, request: Request) -> None:
@@ -194,11 +195,12 @@ class Engine:
             return ()
         return tuple(scale_notes(ratings, self.rating_scale, "user.history", strict))
 
-    def begin(self, request: Request, refusal: str = "") -> Draft:
+    def begin(self, request: Request, refusal: str = "", deadline: float | None = None) -> Draft:
         """Encode, score by the CRM, route, and put the hard candidates to the LLM. Never waits for it.
 
         Args:
             refusal: a reason not to ask the LLM.
+            deadline: of the LLM's answers, see `llm.contract.deadline`; None: by the request's `timeout_ms`, from now.
 
         Raises:
             InputError: a bad threshold, or in a strict request a feature that no model reads, or a rating out of scale.
@@ -207,7 +209,8 @@ class Engine:
         if request.strict:
             self.check_features(request)
         threshold = self.threshold if request.threshold is None else self.parse_threshold(request.threshold)
-        deadline = None if request.timeout_ms is None else started + request.timeout_ms / 1000.0
+        if deadline is None:
+            deadline = deadlines.of(request.timeout_ms, started)
         candidates = self._everything if request.candidates is None else request.candidates
         feed, unknown = self.encoder.encode(request.user, candidates)
         encoded = time.monotonic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -239,8 +238,3 @@ class Llm:
         self._failures.add(kind)
         places = traceback.format_list(traceback.extract_tb(error.__traceback__)[-8:])
         _LOG.error("the LLM fails, the CRM decides: %s\n%s", kind, "".join(places).rstrip())
-
-
-def seconds_to(deadline: float | None) -> float | None:
-    """Time left until `deadline`, as a timeout that threads accept."""
-    return None if deadline is None else min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)

@@ -83,11 +83,12 @@ class Ranker(Protocol):
         """How much of a stored history counts: the latest events, at least so many, less a multiple of so many."""
         ...
 
-    def begin(self, request: Request, refusal: str = "") -> Any:
+    def begin(self, request: Request, refusal: str = "", deadline: float | None = None) -> Any:
         """Score by the CRM and ask the LLM, without waiting for it; a `Draft`.
 
         Args:
             refusal: a reason not to ask the LLM.
+            deadline: a time of `time.monotonic()`, at which the LLM's answers are taken; None: none of the server's.
 
         Raises:
             InputError: the request does not fit the bundle; the message is shown to the client.

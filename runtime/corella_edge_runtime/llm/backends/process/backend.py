@@ -34,15 +34,13 @@ from corella_edge_runtime.llm.backends.process.link import Link
 from corella_edge_runtime.llm.contract import endings
 from corella_edge_runtime.llm.contract.asked import Asked
 from corella_edge_runtime.llm.contract.backend import ModelSpec
+from corella_edge_runtime.llm.contract.deadline import nearer
 from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama import trust
 
 _LOG = logging.getLogger("corella_edge.llm")
 _LINE = 400  # characters of the child's own messages that are passed on, a line
-# The child is told of a deadline that is so much nearer, at most a tenth of the time left: what it has by then must
-# still come here.
-WAY_BACK = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +216,7 @@ class ProcessBackend:
 
     def _send(self, link: Link, question: wire.Ask) -> None:
         try:
-            link.send(replace(question, deadline=_nearer(question.deadline)))
+            link.send(replace(question, deadline=nearer(question.deadline, time.monotonic())))
         except wire.WireError as error:
             _LOG.error("LLM process: %s", error)
             self._asked.fail(question.id, "llm_error")
@@ -360,12 +358,6 @@ def open_backend(kind: str, model: ModelSpec, required: bool, warn: Callable[[st
         backend.close()
         raise
     return backend
-
-
-def _nearer(deadline: float | None) -> float | None:
-    if deadline is None:
-        return None
-    return deadline - min(WAY_BACK, 0.1 * max(0.0, deadline - time.monotonic()))
 
 
 def _start(setup: ModelSpec, fd: int) -> subprocess.Popen[bytes]:
