@@ -121,7 +121,7 @@ class Engine:
             ComputeError: an LLM that is required and does not answer. MissingExtraError: no onnxruntime.
         """
         opened = Bundle.open(bundle, trust)
-        # Before the models are loaded: a mistyped threshold, or a rule that is none, is told at once.
+        # Before the models are loaded: a mistyped threshold, or an unknown fusion rule, is told at once.
         parse_threshold(opened.policy() if threshold is None else threshold, opened.calibration())
         opened.fusion()
         warnings: list[str] = []
@@ -232,9 +232,7 @@ class Engine:
             answers = Answers.none(len(draft.chosen), draft.refusal) if len(draft.chosen) else NOBODY_ASKED
         else:
             answers = draft.asking.answers()
-            work = draft.asking.work()
-            draft.trace.evaluated, draft.trace.reused = work.evaluated, work.reused
-            draft.trace.seconds |= {"queue": work.queued, "prefill": work.at_work}
+            draft.asking.tell(draft.trace)
         return self._scores(draft, answers)
 
     def before_llm(self, draft: Draft) -> Scores:

@@ -1,4 +1,4 @@
-"""A backend that fails is left alone, costs nobody any time, and is taken back when it answers again."""
+"""A backend that fails is not asked, costs nobody any time, and is taken back when it answers again."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_cancelling_reaches_the_inner_one(guarded: GuardedBackend, inner: Inner)
     with pytest.raises(CancelledError):
         future.result(20)
     assert inner.held[0].cancelled()
-    assert len(guarded._asked) == 0
+    assert len(guarded._in_flight) == 0
 
 
 def test_closing_joins_its_thread_and_refuses(inner: Inner) -> None:

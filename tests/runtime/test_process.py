@@ -105,7 +105,7 @@ def test_nonsense_from_the_child_is_a_reason_to_replace_it(
         assert reasons(backend.submit(prompts(3, [1]))) == {"llm_error"}
         until(lambda: backend.stats()["alive"] == 1.0 and backend.pid != pid)
     assert gone(pid)
-    assert "none of ours" in caplog.text
+    assert "not one of this protocol" in caplog.text
     assert reasons(backend.submit(prompts(3, [1]))) == {""}
 
 

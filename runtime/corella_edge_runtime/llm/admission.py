@@ -38,7 +38,7 @@ class Promise:
         due: when its turn has come at the latest; its end, if that is nearer.
         number: which one it was.
         end: when it has to be done: at its deadline, less a margin.
-        yields: to whoever is due before it, even if it is late then.
+        yields: to what is due before it, even if it is late then.
         tokens: of work that yields, in the LLM's queue.
     """
 
@@ -136,7 +136,7 @@ class Admission:
         stats: Mapping[str, float],
         now: float,
     ) -> None:
-        """The work is done or given up; learn from it. `answers` may be none."""
+        """The work is done or given up; learn from it. `answers` may be empty."""
         with self._lock:
             self._promised.remove(promise)
             self._moved = now

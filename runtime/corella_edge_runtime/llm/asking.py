@@ -1,4 +1,4 @@
-"""The LLM side of an engine: samples → prompts → a backend's answers, or the reason why there is none."""
+"""The LLM side of an engine: samples → prompts → a backend's answers, or the reason why one is missing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 
 import numpy as np
 
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidate, Candidates, User
-from corella_edge.scores import FloatArray
+from corella_edge.scores import FloatArray, Trace
 from corella_edge_runtime.llm.admission import YIELDING, Admission, Promise
 from corella_edge_runtime.llm.contract.backend import LlmBackend
 from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts, pack_ids
@@ -24,32 +23,12 @@ _LOG = logging.getLogger("corella_edge.engine")
 FIRST_ANSWER = 60.0  # seconds, for one prompt, at the start
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a request's prompts cost: tokens computed and reused; seconds in the LLM's queue, then until the end."""
-
-    evaluated: int = 0
-    reused: int = 0
-    queued: float = 0.0
-    at_work: float = 0.0
-
-
-class _Moment:
-    """When something ended. An object of its own, so that a future and whoever holds it are no cycle."""
-
-    def __init__(self) -> None:
-        self.at = time.monotonic()
-
-    def note(self, _: object) -> None:
-        self.at = time.monotonic()
-
-
 class Asking:
     """One request's candidates on their way to the LLM.
 
     Attributes:
         future: ends when there is nothing more to wait for, maybe after the deadline; None: nothing was asked.
-        deadline: a time of `time.monotonic()`, at which whoever waits takes what is there.
+        deadline: a time of `time.monotonic()`, at which the caller takes what is there.
     """
 
     def __init__(
@@ -64,9 +43,11 @@ class Asking:
         self.future, self.deadline = future, deadline
         self._given, self._asked, self._failed = given, np.asarray(asked, np.intp), failed
         self._found: Answers | None = None
-        self._begun, self._ended = time.monotonic(), _Moment()
+        self._begun = time.monotonic()
+        ended = self._ended = [self._begun]
         if future is not None:
-            future.add_done_callback(self._ended.note)
+            # Of the list alone: a future that holds this object, which holds the future, would be a cycle.
+            future.add_done_callback(lambda _: ended.append(time.monotonic()))
 
     def answers(self) -> Answers:
         """One a candidate, in order; never waits. What is not there yet is cancelled and has the reason "deadline"."""
@@ -81,13 +62,14 @@ class Asking:
         asked = set(self._asked.tolist())
         return next((reason for place, reason in enumerate(self._given.reasons) if place not in asked), "")
 
-    def work(self) -> Work:
-        """Of the answers taken; seconds are zero while there are none."""
-        if self._found is None or not len(rows := self._found.rows[self._found.answered]):
-            return Work()
-        queued = float(rows["waited"].min())
-        at_work = max(0.0, self._ended.at - self._begun - queued)
-        return Work(int(rows["evaluated"].sum()), int(rows["reused"].sum()), queued, at_work)
+    def tell(self, trace: Trace) -> None:
+        """Write down what the answers taken cost: tokens; seconds in the LLM's queue, then until the end, or zero."""
+        queued = at_work = 0.0
+        if self._found is not None and len(rows := self._found.rows[self._found.answered]):
+            queued = float(rows["waited"].min())
+            at_work = max(0.0, self._ended[-1] - self._begun - queued)
+            trace.evaluated, trace.reused = int(rows["evaluated"].sum()), int(rows["reused"].sum())
+        trace.seconds |= {"queue": queued, "prefill": at_work}
 
     def _take(self) -> Answers:
         # What has not been computed yet never is.
@@ -158,7 +140,7 @@ class Llm:
 
     @property
     def answers(self) -> bool:
-        """Whether a prompt was answered since the model was loaded, and it is not left alone for its failures."""
+        """Whether a prompt was answered since the model was loaded, and the guard lets questions through."""
         found = self.backend.stats()
         return bool(found.get("prompts") and found.get("alive", 1.0) and not found.get("breaker_open"))
 
@@ -225,7 +207,7 @@ class Llm:
             return refused
 
     def _ended(self, promise: Promise, prompts: Prompts, future: Future[Answers]) -> None:
-        """Its part of the account is free, whoever ended it."""
+        """Its part of the account is free: answered, cancelled or failed."""
         good = not future.cancelled() and future.exception() is None
         answers = future.result() if good else Answers.none(0, "llm_error")
         self._admission.ended(promise, prompts, answers, self.backend.stats(), time.monotonic())

@@ -1,4 +1,4 @@
-"""A backend around a backend that leaves it alone while it fails: nothing waits for an LLM that will not answer.
+"""A backend around a backend that is not asked while it fails: nothing waits for an LLM that will not answer.
 
 closed ──▶ open: after some failures in a row, or silence although something was asked. What is in flight, and
   ▲          │   whatever is asked from then on, has the reason "llm_error" at once.
@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.contract.asked import Asked
 from corella_edge_runtime.llm.contract.backend import Liveness, LlmBackend
+from corella_edge_runtime.llm.contract.in_flight import InFlight
 from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts
 
 _LOG = logging.getLogger("corella_edge.llm")
@@ -100,7 +100,7 @@ class GuardedBackend:
         simplest = (tokens.yes,) if tokens.bos is None else (tokens.bos, tokens.yes)
         self._probe = Prompts.of([Prompt((), simplest)])
         self._breaker = Breaker(self._limits)
-        self._asked = Asked()
+        self._in_flight = InFlight()
         self._changed = threading.Condition()
         self._fresh = self._idle = self._closing = False
         self._life = -1.0
@@ -112,13 +112,13 @@ class GuardedBackend:
             if self._closing:
                 raise RuntimeError("the LLM backend is closed")
             closed = self._breaker.closed
-            id, future = self._asked.add(len(prompts), None)
+            id, future = self._in_flight.add(len(prompts), None)
             self._fresh = True
             self._rouse()
         if closed:
             self._pass_on(id, future, prompts, deadline)
         else:
-            self._asked.fail(id, "llm_error")
+            self._in_flight.fail(id, "llm_error")
         return future
 
     def forget(self) -> None:
@@ -138,29 +138,29 @@ class GuardedBackend:
 
     def _pass_on(self, id: int, future: Future[Answers], prompts: Sequence[Prompt], deadline: float | None) -> None:
         try:
-            asked = self.inner.submit(prompts, deadline)
+            inner = self.inner.submit(prompts, deadline)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is counted and told
-            self._asked.refuse(id, error)
+            self._in_flight.refuse(id, error)
             self._count(False)
             return
-        asked.add_done_callback(lambda ended: self._ended(id, ended))
-        # Whoever ends it first: what has not been computed yet never is.
-        future.add_done_callback(lambda ended: self._gone(id, ended, asked))
+        inner.add_done_callback(lambda ended: self._ended(id, ended))
+        # If the caller cancels, or the breaker opens, first: what has not been computed yet never is.
+        future.add_done_callback(lambda ended: self._gone(id, ended, inner))
 
-    def _gone(self, id: int, future: Future[Answers], asked: Future[Answers]) -> None:
-        asked.cancel()
-        if future.cancelled() and self._asked.drop(id):
-            future.set_running_or_notify_cancel()  # whoever waits for it is told
+    def _gone(self, id: int, future: Future[Answers], inner: Future[Answers]) -> None:
+        inner.cancel()
+        if future.cancelled() and self._in_flight.drop(id):
+            future.set_running_or_notify_cancel()  # wakes those who wait for it
 
-    def _ended(self, id: int, asked: Future[Answers]) -> None:
-        if asked.cancelled():
+    def _ended(self, id: int, inner: Future[Answers]) -> None:
+        if inner.cancelled():
             return
-        error = asked.exception()
+        error = inner.exception()
         if error is None:
-            self._asked.answer(id, asked.result())
-            self._count(outcome(asked.result()))
+            self._in_flight.answer(id, inner.result())
+            self._count(outcome(inner.result()))
         else:
-            self._asked.refuse(id, error)
+            self._in_flight.refuse(id, error)
             self._count(False)
 
     def _count(self, succeeded: bool | None) -> None:
@@ -176,8 +176,8 @@ class GuardedBackend:
             self._opened("it fails")
 
     def _opened(self, why: str) -> None:
-        _LOG.error("the LLM is left alone for now, the CRM decides: %s", why)
-        self._asked.fail_all()
+        _LOG.error("the LLM is not asked for now, the CRM decides: %s", why)
+        self._in_flight.fail_all()
 
     def _live(self) -> None:
         while self._sleep():
@@ -191,7 +191,7 @@ class GuardedBackend:
     def _sleep(self) -> bool:
         """Until the next look, and as long as there is nothing to look at; False when it is time to go."""
         with self._changed:
-            self._idle = self._breaker.closed and not self._fresh and not len(self._asked)
+            self._idle = self._breaker.closed and not self._fresh and not len(self._in_flight)
             self._changed.wait_for(lambda: self._closing or not self._idle)
             return not self._changed.wait_for(lambda: self._closing, self._limits.look)
 
@@ -200,7 +200,7 @@ class GuardedBackend:
         life = sum(stats.get(name, 0.0) for name in _LIFE)
         alive, self._life = life != self._life, life
         with self._changed:
-            waiting, self._fresh = self._fresh or len(self._asked) > 0, False
+            waiting, self._fresh = self._fresh or len(self._in_flight) > 0, False
             opens = self._breaker.look(now, waiting, alive, patience(stats, self._batch, self._limits))
             probe = self._breaker.probe(now)
         if opens:
@@ -214,8 +214,8 @@ class GuardedBackend:
         except Exception:  # noqa: BLE001 - a probe that can not be sent has failed
             self._breaker_probed(False)
 
-    def _probed(self, asked: Future[Answers]) -> None:
-        answered = not asked.cancelled() and asked.exception() is None and outcome(asked.result()) is True
+    def _probed(self, probe: Future[Answers]) -> None:
+        answered = not probe.cancelled() and probe.exception() is None and outcome(probe.result()) is True
         self._breaker_probed(answered)
 
     def _breaker_probed(self, answered: bool) -> None:

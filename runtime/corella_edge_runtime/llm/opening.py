@@ -52,7 +52,7 @@ def open_backend(
 def open_llm(
     bundle: Bundle, catalog: Catalog, kind: str, setup: Setup, required: bool = False, retried: bool = False
 ) -> tuple[Llm | None, str]:
-    """The LLM of a bundle, or None; and why there is none, or none yet.
+    """The LLM of a bundle, or None; and why it is missing, or not there yet.
 
     Args:
         retried: a process that does not start is tried again, unless it is `required`.
@@ -61,7 +61,7 @@ def open_llm(
 
     Raises:
         InputError: `kind` is no way to run it, or to run it so that scores are bit-equal; a server that is required
-            does not answer. BundleError, ComputeError, MissingExtraError: there is none, or it does not answer, and it
+            does not answer. BundleError, ComputeError, MissingExtraError: the LLM is missing or does not answer, and it
             is required.
     """
     entry = table.find(kind, setup.llm.deterministic)

@@ -38,7 +38,7 @@ def open_backend(
 
 def thread_side(spec: ModelSpec, on_broken: Callable[[], None] = lambda: None) -> ThreadBackend:
     """llama.cpp in a thread of this process; see `ThreadBackend`."""
-    # Imported here: whoever has no LLM must not need llama.cpp.
+    # Imported here: without an LLM, llama.cpp need not be installed.
     binding = importlib.import_module("corella_edge_runtime.llm.llama.binding")
     scorer = importlib.import_module("corella_edge_runtime.llm.llama.scorer")
     model = binding.Model(spec.file, extra=spec.extra)
@@ -158,7 +158,7 @@ class ThreadBackend:
                 self._on_broken()
             except Exception as error:  # noqa: BLE001 - the owner must outlive any one job; the callers get the error
                 self._fail(_to_blame(jobs), error)
-            # Whoever is told can look at the counters.
+            # Before the callers are told: they may look at the counters.
             self._note(time.monotonic() - started)
             started = time.monotonic()
             self._settle()
@@ -200,7 +200,7 @@ class ThreadBackend:
         try:
             yield
         finally:
-            # Whoever looks now must not give up what comes after this decode.
+            # A look from now on must not give up what comes after this decode.
             with self._ready:
                 self._at_work = ()
 

@@ -1,4 +1,4 @@
-"""What the rest of the runtime needs of whoever computes the answers, and what it tells them to begin with."""
+"""What a backend promises to the rest of the runtime, and what it is opened with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""llama.cpp's C API as `C`. Whoever imports this loads the library, after a process of its own has done so.
+"""llama.cpp's C API as `C`. Importing it loads the library, after a process of its own has done so.
 
 Built for another CPU, it would end the process that loads it without a word.
 """

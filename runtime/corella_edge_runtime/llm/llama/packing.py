@@ -84,7 +84,7 @@ class Waiting:
 
         Args:
             asked: which of a decode's prompts each asked; all else is by prompt.
-            probability: nan where there is none.
+            probability: NaN where it is missing.
             mass: as in `Answer`, of the prompts for which it is known.
             lengths, evaluated: tokens, and those of them that were computed: for the first who asked.
         """

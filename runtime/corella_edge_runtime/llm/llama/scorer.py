@@ -50,8 +50,8 @@ class Counters:
         reused_tokens: not computed, because an earlier decode had left the prefix or other prompts shared it.
         prefix_hits, prefix_misses: prefixes that were kept in whole, or not.
         aborted: decodes given up because nobody waited any more.
-        errors: decodes that failed, or ended in numbers that are none.
-        renewals: contexts made anew because the one before was broken.
+        errors: decodes that failed, or ended in NaN.
+        renewals: new contexts, made because the one before was broken.
     """
 
     prompts: int = 0
@@ -331,7 +331,7 @@ class YesNoScorer:
             self._kept.put(prefix, self._context.save(sequence, self._kept.room))
 
     def _probabilities(self, rows: Sequence[int]) -> list[float]:
-        """P(Yes) after each row of the decode, nan where the logits are no numbers."""
+        """P(Yes) after each row of the decode, nan where the logits are NaN or infinite."""
         lead = [no - yes for yes, no in self._context.logits(rows, self._answers)]
         return [1.0 / (1.0 + math.exp(min(700.0, x))) if math.isfinite(x) else math.nan for x in lead]
 

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -32,9 +32,9 @@ from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.backends.process import wire
 from corella_edge_runtime.llm.backends.process.link import Link
 from corella_edge_runtime.llm.contract import endings
-from corella_edge_runtime.llm.contract.asked import Asked
 from corella_edge_runtime.llm.contract.backend import ModelSpec
 from corella_edge_runtime.llm.contract.deadline import nearer
+from corella_edge_runtime.llm.contract.in_flight import InFlight
 from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama import trust
@@ -130,7 +130,7 @@ class _Life:
 
 
 class ProcessBackend:
-    """A child process owns the scorer; `submit` answers "llm_error" at once while there is none."""
+    """A child process owns the scorer; `submit` answers "llm_error" at once while no child is ready."""
 
     def __init__(
         self, model_file: Path, tokens: Tokens, settings: LlmSettings, patience: Patience = Patience(),
@@ -139,7 +139,7 @@ class ProcessBackend:
         """Start the first child; `wait_ready` waits for it. `extra`: see `binding.Model`."""
         self._setup = ModelSpec(model_file.absolute(), tokens, settings, extra)
         self._patience = patience
-        self._asked = Asked()
+        self._in_flight = InFlight()
         self._stats: dict[str, float] = {}
         self._failures: set[str] = set()
         self._starts = 0
@@ -175,16 +175,16 @@ class ProcessBackend:
                 raise RuntimeError("the LLM backend is closed")
             link = self._link
         prompts = Prompts.of(prompts)
-        id, future = self._asked.add(len(prompts), deadline)
+        id, future = self._in_flight.add(len(prompts), deadline)
         if deadline is not None and deadline <= time.monotonic():
-            self._asked.fail(id, "deadline")
+            self._in_flight.fail(id, "deadline")
         elif prompts.tokens > self._setup.settings.queue_tokens:
             # The child would say so, too; but it may be more than a frame holds.
-            self._asked.fail(id, "queue_full")
+            self._in_flight.fail(id, "queue_full")
         elif link is None:
-            self._asked.fail(id, "llm_error")
+            self._in_flight.fail(id, "llm_error")
         else:
-            self._send(link, wire.Ask(id, deadline, prompts))
+            self._send(link, id, prompts, deadline)
             future.add_done_callback(lambda ended: self._cancelled(link, id, ended) if ended.cancelled() else None)
         return future
 
@@ -196,9 +196,9 @@ class ProcessBackend:
             link.send(wire.Forget())
 
     def stats(self) -> dict[str, float]:
-        """The present child's counters, as of its last message (they begin anew with every child), and `restarts`,
+        """The present child's counters, as of its last message (they start at 0 with every child), and `restarts`,
         `alive` (1 while one is ready), `waiting` (questions without answer), `exits:CAUSE` (children that ended so)."""
-        own = {"restarts": max(0, self._starts - 1), "alive": self._link is not None, "waiting": len(self._asked)}
+        own = {"restarts": max(0, self._starts - 1), "alive": self._link is not None, "waiting": len(self._in_flight)}
         own |= {f"{endings.EXITS}{cause}": number for cause, number in tuple(self._exits.items())}
         return {**self._stats, **{name: float(value) for name, value in own.items()}}
 
@@ -214,22 +214,22 @@ class ProcessBackend:
             life.link.wake()
         self._watch.join()
 
-    def _send(self, link: Link, question: wire.Ask) -> None:
+    def _send(self, link: Link, id: int, prompts: Prompts, deadline: float | None) -> None:
         try:
-            link.send(replace(question, deadline=nearer(question.deadline, time.monotonic())))
+            link.send(wire.Ask(id, nearer(deadline, time.monotonic()), prompts))
         except wire.WireError as error:
             _LOG.error("LLM process: %s", error)
-            self._asked.fail(question.id, "llm_error")
+            self._in_flight.fail(id, "llm_error")
         if self._link is not link:
             # The child ended between our look and our letter, maybe after its questions were swept up.
-            self._asked.fail(question.id, "llm_error")
-        elif question.deadline is not None and question.deadline < self._looks_again:
+            self._in_flight.fail(id, "llm_error")
+        elif deadline is not None and deadline < self._looks_again:
             link.wake()
 
     def _cancelled(self, link: Link, id: int, future: Future[Answers]) -> None:
-        if self._asked.drop(id):
+        if self._in_flight.drop(id):
             link.send(wire.Cancel(id))
-            future.set_running_or_notify_cancel()  # whoever waits for it is told
+            future.set_running_or_notify_cancel()  # wakes those who wait for it
 
     def _live(self) -> None:
         """One child after the other, until closed."""
@@ -262,7 +262,7 @@ class ProcessBackend:
             why = f"{type(error).__name__}: {error}" if isinstance(error, wire.WireError) else type(error).__name__
         with self._lock:
             self._life = self._link = None
-        self._asked.fail_all()
+        self._in_flight.fail_all()
         status = life.end(2.0 if why == "gone" else 0.0)
         if not self._stop.is_set():
             self._exits["silent" if why == "silent" else endings.cause(status)] += 1
@@ -277,7 +277,7 @@ class ProcessBackend:
             _LOG.error("the LLM process %s: from now on without AMX and repacked weights", endings.words(status))
 
     def _ended(self, error: CorellaError) -> str:
-        """Of the first child that never was ready, whoever waits for it is told."""
+        """If the first child never was ready, `wait_ready` raises why."""
         if not self._first.done():
             self._first.set_exception(error)
         return str(error)
@@ -309,17 +309,17 @@ class ProcessBackend:
         """`planned`, or when the next question is overdue; those that are so already are answered."""
         # Until the time is known, every question with a deadline rings the bell.
         self._looks_again = math.inf
-        self._looks_again = min(planned, self._asked.expire(now))
+        self._looks_again = min(planned, self._in_flight.expire(now))
         return self._looks_again
 
     def _heard(self, life: _Life, message: wire.Message) -> None:
         match message:
             case wire.Answered(id, answers, stats):
                 self._stats = dict(stats)
-                self._asked.answer(id, answers)
+                self._in_flight.answer(id, answers)
             case wire.Failed(id, kind):
                 self._failed(kind)
-                self._asked.fail(id, "llm_error")
+                self._in_flight.fail(id, "llm_error")
             case wire.Ready(stats):
                 self._stats = dict(stats)
                 self._ready(life)

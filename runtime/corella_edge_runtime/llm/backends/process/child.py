@@ -134,7 +134,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _prove(backend: LlmBackend, tokens: Tokens) -> None:
-    """Raises ComputeError if the simplest prompt gets no number: a model that is loaded is none yet that answers."""
+    """Raises ComputeError if the simplest prompt gets no number: a model may load and still not answer."""
     (answer,) = backend.submit([Prompt((), (tokens.yes, tokens.no))]).result()
     if answer.reason:
         raise ComputeError(f"the LLM gives no answer to its first prompt ({answer.reason})")

@@ -126,7 +126,7 @@ class Frames:
         while len(self._rest) >= _HEAD.size:
             length, kind = _HEAD.unpack_from(self._rest)
             if length > MAX_PAYLOAD or kind >= len(_KINDS):
-                raise WireError(f"a frame of kind {kind} and {length} bytes is none of ours")
+                raise WireError(f"a frame of kind {kind} and {length} bytes is not one of this protocol")
             end = _HEAD.size + length
             if len(self._rest) < end:
                 break

@@ -1,4 +1,4 @@
-"""Questions on their way to another process: every future in here is ended exactly once, whoever ends it."""
+"""Questions without an answer yet: whatever happens, each future in here is ended exactly once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from corella_edge_runtime.llm.contract.deadline import overdue
 from corella_edge_runtime.llm.contract.messages import Answers
 
 
-class Asked:
+class InFlight:
     """Futures by number, and when they are due. Any thread may call any method."""
 
     def __init__(self) -> None:
