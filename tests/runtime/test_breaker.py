@@ -23,7 +23,7 @@ from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.guard import Breaker, GuardedBackend, outcome, patience
 
-LIMITS = Liveness(failures=3, silence=1.0, look=0.25, first_pause=0.5, longest_pause=4.0)
+LIMITS = Liveness(failures=3, silence=1.0, renewal=1.5, look=0.25, first_pause=0.5, longest_pause=4.0)
 EVENTS = st.lists(
     st.sampled_from(["good", "bad", "look", "lively", "quiet", "probe", "answered", "unanswered", "wait"]), max_size=60
 )
@@ -46,6 +46,9 @@ def test_it_opens_for_failures_in_a_row_or_silence_and_closes_for_a_probe_alone(
             silent = 0.0 if event == "lively" else silent + LIMITS.look * (event == "look")
             opened = breaker.look(now, event == "look", event == "lively", LIMITS.silence)
             assert opened == (before and silent >= LIMITS.silence)
+            dead = breaker.dead(LIMITS.silence)
+            assert dead == (silent >= LIMITS.renewal)
+            silent = 0.0 if dead else silent
         elif event == "probe":
             assert breaker.probe(now) == (not before and not probing and now >= probe_at)
         elif event in ("answered", "unanswered") and probing:
@@ -80,7 +83,8 @@ class Inner:
     """A backend that does as it is told. `mode`: what becomes of a question."""
 
     def __init__(self) -> None:
-        self.mode, self.asked, self.life, self.closed, self.forgotten = "good", 0, 0.0, False, 0
+        self.mode, self.asked, self.life, self.closed = "good", 0, 0.0, False
+        self.forgotten = self.renewed = 0
         self.held: list[Future[Answers]] = []
 
     def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
@@ -100,6 +104,9 @@ class Inner:
     def forget(self) -> None:
         self.forgotten += 1
 
+    def renew(self) -> None:
+        self.renewed += 1
+
     def stats(self) -> dict[str, float]:
         return {"prompts": self.life, "tokens_per_second": 1e6}
 
@@ -107,7 +114,7 @@ class Inner:
         self.closed = True
 
 
-QUICK = Liveness(failures=3, silence=0.2, look=0.02, first_pause=0.05, longest_pause=0.2, probe=0.2)
+QUICK = Liveness(failures=3, silence=0.2, renewal=0.4, look=0.02, first_pause=0.05, longest_pause=0.2, probe=0.2)
 ROW = [Prompt((), (1,))]
 
 
@@ -179,6 +186,33 @@ def test_silence_ends_what_is_in_flight_at_once(guarded: GuardedBackend, inner: 
     assert reason(guarded.submit(ROW)) == ""
 
 
+def test_a_silence_that_goes_on_is_a_reason_to_start_again(guarded: GuardedBackend, inner: Inner) -> None:
+    inner.mode = "hold"
+    assert reason(guarded.submit(ROW)) == "llm_error"
+    # Nobody asks any more; probes that nobody answers show that it is silent still.
+    until(lambda: inner.renewed >= 2)
+    for future in inner.held:
+        if not future.done():
+            future.set_result(Answers.of([Answer(0.5)]))
+    until(lambda: guarded.stats()["breaker_open"] == 0.0)
+    inner.mode, before = "good", inner.renewed
+    for _ in range(20):
+        assert reason(guarded.submit(ROW)) == ""
+        inner.life += 1
+        time.sleep(0.03)
+    assert inner.renewed == before
+
+
+def test_failures_are_no_silence(guarded: GuardedBackend, inner: Inner) -> None:
+    inner.mode = "llm_error"
+    started = time.monotonic()
+    while time.monotonic() < started + 3 * QUICK.renewal:
+        guarded.submit(ROW).result(20)
+        inner.life += 1
+        time.sleep(0.005)
+    assert (guarded.stats()["breaker_open"], inner.renewed) == (1.0, 0)
+
+
 def test_long_work_that_shows_signs_of_life_is_no_silence(guarded: GuardedBackend, inner: Inner) -> None:
     inner.mode = "hold"
     future = guarded.submit(ROW)
@@ -218,9 +252,9 @@ def test_closing_joins_its_thread_and_refuses(inner: Inner) -> None:
 
 
 def test_a_stopped_child_is_found_out_answered_for_and_taken_back(llama: Any, caplog: pytest.LogCaptureFixture) -> None:
-    inner = ProcessBackend(llama.path, llama.tokens, LlmSettings(), Patience(ping=0.1, silence=600.0))
+    inner = ProcessBackend(llama.path, llama.tokens, LlmSettings(), Patience(ping=0.1))
     inner.wait_ready()
-    limits = Liveness(silence=0.5, look=0.1, first_pause=0.1, longest_pause=0.3, probe=0.3)
+    limits = Liveness(silence=0.5, renewal=600.0, look=0.1, first_pause=0.1, longest_pause=0.3, probe=0.3)
     guarded = GuardedBackend(inner, llama.tokens, LlmSettings().batch, limits)
     assert [reason(guarded.submit([Prompt((10,), (11 + i,))])) for i in range(3)] == [""] * 3
     assert inner.pid is not None

@@ -18,13 +18,15 @@ import pytest
 
 from corella_edge.errors import BundleError, InputError
 from corella_edge_runtime.llm.backends.process import backend as process
-from corella_edge_runtime.llm.backends.process.backend import Patience, ProcessBackend, Pulse, pause
-from corella_edge_runtime.llm.contract.backend import ModelSpec
+from corella_edge_runtime.llm.backends.process.backend import Patience, ProcessBackend, pause
+from corella_edge_runtime.llm.contract.backend import Liveness, ModelSpec
 from corella_edge_runtime.llm.contract.messages import Answers, Prompt
 from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.guard import GuardedBackend
 from corella_edge_runtime.llm.opening import open_backend
 
-QUICK = Patience(ping=0.05, silence=2.0, first_pause=0.05, longest_pause=0.4, close=5.0)
+FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults"
+QUICK = Patience(ping=0.05, first_pause=0.05, longest_pause=0.4, close=5.0)
 
 
 @pytest.fixture
@@ -120,9 +122,25 @@ def test_while_there_is_no_child_nothing_waits(start: Any, prompts: Any) -> None
     assert time.monotonic() - started < 5.0
 
 
-def test_a_silent_child_is_killed_and_replaced(start: Any, prompts: Any) -> None:
-    backend = start()
-    pid, rows = backend.pid, prompts(3, [1, 2])
+@pytest.fixture
+def guard(start: Any, llama: Any) -> Iterator[Callable[[], GuardedBackend]]:
+    """guard() → a backend behind a guard that starts a silent child again after a second."""
+    made: list[GuardedBackend] = []
+
+    def make() -> GuardedBackend:
+        limits = Liveness(silence=0.3, renewal=1.0, look=0.05, first_pause=0.1, longest_pause=0.3, probe=0.3)
+        made.append(GuardedBackend(start(), llama.tokens, LlmSettings().batch, limits))
+        return made[-1]
+
+    yield make
+    for backend in made:
+        backend.close()
+
+
+def test_a_silent_child_is_killed_and_replaced(guard: Any, prompts: Any) -> None:
+    backend = guard()
+    pid, rows = backend.inner.pid, prompts(3, [1, 2])
+    assert reasons(backend.submit(rows)) == {""}
     os.kill(pid, signal.SIGSTOP)
     asked = time.monotonic()
     dated, open_ended = backend.submit(rows, asked + 0.1), backend.submit(rows)
@@ -130,9 +148,39 @@ def test_a_silent_child_is_killed_and_replaced(start: Any, prompts: Any) -> None
     assert time.monotonic() - asked < 1.5
     assert reasons(open_ended) == {"llm_error"}
     assert time.monotonic() - asked < 8.0
-    until(lambda: backend.stats()["alive"] == 1.0 and backend.pid != pid)
-    assert reasons(backend.submit(rows)) == {""}
+    # Nobody asks any more: the guard's own probes show that the silence goes on.
+    until(lambda: backend.stats()["alive"] == 1.0 and backend.inner.pid != pid)
+    until(lambda: reasons(backend.submit(rows)) == {""})
     assert gone(pid)
+    assert (backend.stats()["exits:silent"], backend.stats()["restarts"]) == (1.0, 1.0)
+
+
+def test_a_child_whose_decode_hangs_is_killed_and_replaced(
+    guard: Any, prompts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = tmp_path / "hang"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAULTS), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("CORELLA_EDGE_FAULT_HANG", str(flag))
+    backend = guard()
+    pid, rows = backend.inner.pid, prompts(3, [1, 2])
+    assert reasons(backend.submit(rows)) == {""}
+    flag.touch()  # its main thread goes on answering
+    assert reasons(backend.submit(rows)) == {"llm_error"}
+    until(lambda: backend.inner.pid not in (pid, None))
+    flag.unlink()
+    until(lambda: reasons(backend.submit(rows)) == {""})
+    assert backend.stats()["exits:silent"] >= 1.0
+
+
+def test_a_child_that_does_not_get_ready_is_killed(llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\nexec sleep 60\n")
+    fake.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    backend = ProcessBackend(llama.path, llama.tokens, LlmSettings(), Patience(start=0.3))
+    with pytest.raises(BundleError, match="silent, ended by SIGKILL"):
+        backend.wait_ready()
+    backend.close()
 
 
 def test_a_child_at_work_is_not_silent(start: Any) -> None:
@@ -142,7 +190,7 @@ def test_a_child_at_work_is_not_silent(start: Any) -> None:
 
 
 def test_asking_never_waits_for_a_child_that_does_not_read(start: Any) -> None:
-    backend = start(Patience(silence=60.0))
+    backend = start(Patience())
     os.kill(backend.pid, signal.SIGSTOP)
     longest, futures = 0.0, []
     for _ in range(40):  # far more than a socket holds
@@ -224,7 +272,7 @@ def test_closing_leaves_nothing_behind(start: Any, prompts: Any) -> None:
 
 
 def test_closing_ends_a_child_that_does_not_listen(start: Any) -> None:
-    backend = start(Patience(silence=60.0, close=0.3))
+    backend = start(Patience(close=0.3))
     pid, future = backend.pid, backend.submit(heavy())
     os.kill(pid, signal.SIGSTOP)
     started = time.monotonic()
@@ -436,16 +484,3 @@ def test_pauses_double_up_to_the_longest() -> None:
     patience = Patience(first_pause=0.1, longest_pause=10.0)
     assert [pause(n, patience) for n in range(5)] == [0.0, 0.1, 0.2, 0.4, 0.8]
     assert pause(8, patience) == pause(10_000, patience) == 10.0
-
-
-def test_silence_counts_from_the_question() -> None:
-    pulse = Pulse(Patience(start=100.0, ping=1.0, silence=5.0), 0.0)
-    assert (pulse.silent(99.0), pulse.silent(100.0), pulse.ask(99.0)) == (False, True, False)
-    pulse.heard(50.0)
-    assert pulse.next == 51.0
-    # However late the question comes: a runtime that was stopped itself has heard nothing either.
-    assert (pulse.ask(50.5), pulse.ask(500.0), pulse.silent(500.0)) == (False, True, False)
-    pulse.asked(500.0)
-    assert (pulse.ask(504.0), pulse.silent(504.9), pulse.silent(505.0)) == (False, False, True)
-    pulse.heard(504.95)
-    assert not pulse.silent(505.0)

@@ -4,6 +4,9 @@ closed ──▶ open: after some failures in a row, or silence although somethi
   ▲          │   whatever is asked from then on, has the reason "llm_error" at once.
   │          ▼ after a pause
   └────── probing: one tiny prompt; answered, the breaker closes, else it is open for twice the pause.
+
+This is the one rule by which an LLM is silent: questions wait, and no counter moves. When the silence goes on, a
+backend that can start again what computes (a process) is told to.
 """
 
 from __future__ import annotations
@@ -53,6 +56,13 @@ class Breaker:
         """
         self._silent = 0.0 if alive else self._silent + self._limits.look * waiting
         return self.closed and self._silent >= patience and self._open(now)
+
+    def dead(self, patience: float) -> bool:
+        """Has it been silent for so long that it should be started again? Once; the silence then counts from 0."""
+        found = self._silent >= max(self._limits.renewal, patience)
+        if found:
+            self._silent = 0.0
+        return found
 
     def probe(self, now: float) -> bool:
         """Is it time to send one? Then it is at work."""
@@ -123,6 +133,9 @@ class GuardedBackend:
 
     def forget(self) -> None:
         self.inner.forget()
+
+    def renew(self) -> None:
+        self.inner.renew()
 
     def stats(self) -> dict[str, float]:
         """The guarded backend's counters; `breaker_open` (0 or 1) and `breaker_opened` (how often)."""
@@ -200,11 +213,15 @@ class GuardedBackend:
         life = sum(stats.get(name, 0.0) for name in _LIFE)
         alive, self._life = life != self._life, life
         with self._changed:
-            waiting, self._fresh = self._fresh or len(self._in_flight) > 0, False
-            opens = self._breaker.look(now, waiting, alive, patience(stats, self._batch, self._limits))
+            waiting = self._fresh or self._breaker.probing or len(self._in_flight) > 0
+            self._fresh, most = False, patience(stats, self._batch, self._limits)
+            opens = self._breaker.look(now, waiting, alive, most)
+            dead = self._breaker.dead(most)
             probe = self._breaker.probe(now)
         if opens:
             self._opened("it is silent")
+        if dead:
+            self.inner.renew()
         if probe:
             self._send_probe(now)
 

@@ -125,6 +125,9 @@ class ThreadBackend:
             self._stale = True
             self._ready.notify()
 
+    def renew(self) -> None:
+        """A thread that hangs in llama.cpp cannot be ended: nothing."""
+
     def stats(self) -> dict[str, float]:
         """The scorer's counters as of its last decode, and those of the queue."""
         queued = {"queued": len(self._jobs), "queued_tokens": self._tokens}

@@ -33,6 +33,9 @@ class LlmBackend(Protocol):
         What a server elsewhere keeps is not dropped.
         """
 
+    def renew(self) -> None:
+        """It has been silent for too long: start again what computes, where that is possible. Returns at once."""
+
     def stats(self) -> dict[str, float]:
         """Counters since the start."""
 
@@ -97,6 +100,7 @@ class Liveness:
         failures: questions in a row that ended in an error.
         silence: without any sign of life while something is asked; longer if a decode takes long.
         start: the same, before anything was computed.
+        renewal: of silence until it is started again, where that is possible; longer if a decode takes long.
         look: how often one looks for signs of life.
         first_pause, longest_pause: until a probe; doubled after each that fails.
         probe: for a probe to be answered.
@@ -105,6 +109,7 @@ class Liveness:
     failures: int = 5
     silence: float = 2.0
     start: float = 60.0
+    renewal: float = 5.0
     look: float = 0.25
     first_pause: float = 0.25
     longest_pause: float = 5.0

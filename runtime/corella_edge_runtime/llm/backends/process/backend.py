@@ -1,10 +1,11 @@
 """The LLM in a child process, watched: what happens to it can neither crash nor stop the runtime.
 
     submit ──▶ ASK ──▶ child.py: its main thread ──▶ its ThreadBackend
-    future ◀── ANSWERS ◀──┘     here one thread starts the child, reads, asks for signs of life, and starts it again
+    future ◀── ANSWERS ◀──┘     here one thread starts the child, reads, asks for its counters, and starts it again
 
-A future always ends: with the child's answers, with "deadline" shortly after its deadline, or with "llm_error" as soon
-as the child is dead, silent or not there. Nothing waits for a restart: the CRM decides meanwhile.
+A future ends with the child's answers, with "deadline" shortly after its deadline, or with "llm_error" as soon as the
+child is dead. Whether a living child is silent is the guard's to tell, which then calls `renew`. Nothing waits for a
+restart: the CRM decides meanwhile.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama import trust
 
 _LOG = logging.getLogger("corella_edge.llm")
+_LONG = 3600.0  # seconds; a wait has to end at some time
 _LINE = 400  # characters of the child's own messages that are passed on, a line
 
 
@@ -48,16 +50,14 @@ class Patience:
     """Seconds.
 
     Attributes:
-        start: for a model to be loaded.
-        ping: from a sign of life until the next is asked for; counters are no older than that.
-        silence: for it to come; a child without one is killed.
+        start: for a model to be loaded; a child that takes longer is killed.
+        ping: from one message of the child until its counters are asked for again.
         first_pause, longest_pause: before a restart; doubled after each life shorter than `longest_pause`.
         close: for the work in hand when the backend is closed.
     """
 
     start: float = 120.0
     ping: float = 0.5
-    silence: float = 5.0
     first_pause: float = 0.1
     longest_pause: float = 10.0
     close: float = 5.0
@@ -66,34 +66,6 @@ class Patience:
 def pause(failures: int, patience: Patience) -> float:
     """Seconds before the next start, after so many short lives in a row."""
     return min(patience.longest_pause, patience.first_pause * 2 ** min(failures - 1, 30)) if failures else 0.0
-
-
-class Pulse:
-    """When to ask for a sign of life, and when to give up. Silence counts from the question: a runtime that was
-    itself stopped for a while has not asked."""
-
-    def __init__(self, patience: Patience, now: float) -> None:
-        self._patience = patience
-        self._last = now
-        self._give_up: float = now + patience.start
-
-    def heard(self, now: float) -> None:
-        self._last, self._give_up = now, math.inf
-
-    def asked(self, now: float) -> None:
-        self._give_up = now + self._patience.silence
-
-    def ask(self, now: float) -> bool:
-        """Is it time to?"""
-        return self._give_up == math.inf and now >= self._last + self._patience.ping
-
-    def silent(self, now: float) -> bool:
-        return now >= self._give_up
-
-    @property
-    def next(self) -> float:
-        """When to look again."""
-        return self._last + self._patience.ping if self._give_up == math.inf else self._give_up
 
 
 class NotStartedError(BundleError):
@@ -113,7 +85,7 @@ class _Life:
                 raise
         self.link = Link(ours)
         self.fatal: CorellaError | None = None
-        self.ready = False
+        self.ready = self.silent = False
         self._said = threading.Thread(target=_pass_on, args=(self.process.stderr,), name="corella-llm-log", daemon=True)
         self._said.start()
 
@@ -194,6 +166,14 @@ class ProcessBackend:
             link = self._link
         if link is not None:
             link.send(wire.Forget())
+
+    def renew(self) -> None:
+        """Kill the child, unless it is loading its model, for which `Patience.start` holds; another is started."""
+        with self._lock:
+            life, ready = self._life, self._link is not None
+        if life is not None and ready:
+            life.silent = True
+            life.link.wake()
 
     def stats(self) -> dict[str, float]:
         """The present child's counters, as of its last message (they start at 0 with every child), and `restarts`,
@@ -284,26 +264,26 @@ class ProcessBackend:
 
     def _talk(self, life: _Life) -> str:
         """Read, ping and expire until the child is gone, silent, or unwanted; which of them."""
-        pulse = Pulse(self._patience, time.monotonic())
-        until = math.inf
+        # Nothing is asked of a child that loads, and nothing twice before it is answered.
+        until, ping, loaded = math.inf, math.inf, time.monotonic() + self._patience.start
         while True:
             now = time.monotonic()
             if self._stop.is_set():
                 until = min(until, now + self._patience.close)
             if now >= until or (until < math.inf and self._link is None):
                 return "closed"
-            messages = life.link.receive(self._next_look(now, min(pulse.next, until)) - now)
+            messages = life.link.receive(self._next_look(now, min(ping, loaded, until, now + _LONG)) - now)
             if messages is None:
                 return "gone"
             now = time.monotonic()
             for message in messages:
                 self._heard(life, message)
-                pulse.heard(now)
-            if pulse.silent(now):
+                ping, loaded = now + self._patience.ping, math.inf
+            if life.silent or now >= loaded:
                 return "silent"
-            if pulse.ask(now):
+            if now >= ping:
                 life.link.send(wire.Ping())
-                pulse.asked(now)
+                ping = math.inf
 
     def _next_look(self, now: float, planned: float) -> float:
         """`planned`, or when the next question is overdue; those that are so already are answered."""

@@ -124,6 +124,9 @@ class RemoteBackend:
     def forget(self) -> None:
         """Nothing: what a server keeps is its own."""
 
+    def renew(self) -> None:
+        """Nothing: the server is somebody else's to start."""
+
     def stats(self) -> dict[str, float]:
         """Counters since the start, and `waiting_tokens`."""
         return {**self._counters, "waiting_tokens": float(self._waiting)}
