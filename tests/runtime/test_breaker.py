@@ -46,9 +46,10 @@ def test_it_opens_for_failures_in_a_row_or_silence_and_closes_for_a_probe_alone(
             silent = 0.0 if event == "lively" else silent + LIMITS.look * (event == "look")
             opened = breaker.look(now, event == "look", event == "lively", LIMITS.silence)
             assert opened == (before and silent >= LIMITS.silence)
-            dead = breaker.dead(LIMITS.silence)
-            assert dead == (silent >= LIMITS.renewal)
-            silent = 0.0 if dead else silent
+            dead = breaker.dead(now, LIMITS.silence)
+            assert dead == (silent >= LIMITS.renewal * LIMITS.silence)
+            if dead:
+                silent, pause, probe_at = 0.0, 0.5, min(probe_at, now + 0.5)
         elif event == "probe":
             assert breaker.probe(now) == (not before and not probing and now >= probe_at)
         elif event in ("answered", "unanswered") and probing:
@@ -114,7 +115,7 @@ class Inner:
         self.closed = True
 
 
-QUICK = Liveness(failures=3, silence=0.2, renewal=0.4, look=0.02, first_pause=0.05, longest_pause=0.2, probe=0.2)
+QUICK = Liveness(failures=3, silence=0.2, renewal=2.0, look=0.02, first_pause=0.05, longest_pause=0.2, probe=0.2)
 ROW = [Prompt((), (1,))]
 
 
@@ -206,7 +207,7 @@ def test_a_silence_that_goes_on_is_a_reason_to_start_again(guarded: GuardedBacke
 def test_failures_are_no_silence(guarded: GuardedBackend, inner: Inner) -> None:
     inner.mode = "llm_error"
     started = time.monotonic()
-    while time.monotonic() < started + 3 * QUICK.renewal:
+    while time.monotonic() < started + 3 * QUICK.renewal * QUICK.silence:
         guarded.submit(ROW).result(20)
         inner.life += 1
         time.sleep(0.005)

@@ -128,7 +128,7 @@ def guard(start: Any, llama: Any) -> Iterator[Callable[[], GuardedBackend]]:
     made: list[GuardedBackend] = []
 
     def make() -> GuardedBackend:
-        limits = Liveness(silence=0.3, renewal=1.0, look=0.05, first_pause=0.1, longest_pause=0.3, probe=0.3)
+        limits = Liveness(silence=0.3, renewal=3.0, look=0.05, first_pause=0.1, longest_pause=0.3, probe=0.3)
         made.append(GuardedBackend(start(), llama.tokens, LlmSettings().batch, limits))
         return made[-1]
 

@@ -57,11 +57,12 @@ class Breaker:
         self._silent = 0.0 if alive else self._silent + self._limits.look * waiting
         return self.closed and self._silent >= patience and self._open(now)
 
-    def dead(self, patience: float) -> bool:
-        """Has it been silent for so long that it should be started again? Once; the silence then counts from 0."""
-        found = self._silent >= max(self._limits.renewal, patience)
+    def dead(self, now: float, patience: float) -> bool:
+        """Has it been silent for so long that it is to be started again? Then silence and pauses begin once more."""
+        found = self._silent >= self._limits.renewal * patience
         if found:
-            self._silent = 0.0
+            self._silent, self._pause = 0.0, self._limits.first_pause
+            self.probe_at = min(self.probe_at, now + self._pause)
         return found
 
     def probe(self, now: float) -> bool:
@@ -216,7 +217,7 @@ class GuardedBackend:
             waiting = self._fresh or self._breaker.probing or len(self._in_flight) > 0
             self._fresh, most = False, patience(stats, self._batch, self._limits)
             opens = self._breaker.look(now, waiting, alive, most)
-            dead = self._breaker.dead(most)
+            dead = self._breaker.dead(now, most)
             probe = self._breaker.probe(now)
         if opens:
             self._opened("it is silent")

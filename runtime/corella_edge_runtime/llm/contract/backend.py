@@ -94,13 +94,14 @@ class BackendModule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Liveness:
-    """When a backend is given up, and when it is tried again; seconds.
+    """When a backend is given up, and when it is tried again; in seconds, but for `failures` and `renewal`.
 
     Attributes:
         failures: questions in a row that ended in an error.
         silence: without any sign of life while something is asked; longer if a decode takes long.
         start: the same, before anything was computed.
-        renewal: of silence until it is started again, where that is possible; longer if a decode takes long.
+        renewal: times the silence that opens the breaker, until it is started again, where that is possible. Much more
+            than 1: how long a decode takes is an estimate, and a start costs what a long decode may not.
         look: how often one looks for signs of life.
         first_pause, longest_pause: until a probe; doubled after each that fails.
         probe: for a probe to be answered.
@@ -109,7 +110,7 @@ class Liveness:
     failures: int = 5
     silence: float = 2.0
     start: float = 60.0
-    renewal: float = 5.0
+    renewal: float = 3.0
     look: float = 0.25
     first_pause: float = 0.25
     longest_pause: float = 5.0
