@@ -32,7 +32,7 @@ _THE_PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, si
 _LOG = logging.getLogger("corella_edge.llm")
 
 
-class Service:
+class Child:
     """Answers one link's questions with one backend."""
 
     def __init__(self, link: Link, backend: LlmBackend) -> None:
@@ -123,10 +123,10 @@ def main(arguments: Sequence[str]) -> int:
     except (CorellaError, OSError) as error:
         link.send(wire.Fatal(type(error).__name__, str(error)))
         return 3
-    service = Service(link, backend)
+    child = Child(link, backend)
     try:
-        if service.serve():
-            service.finish()
+        if child.serve():
+            child.finish()
     except wire.WireError as error:
         _LOG.error("%s", error)
         return 4

@@ -38,7 +38,7 @@ _TOO_LONG = Answer(math.nan, "too_long")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ClientLimits:
     """Of one client.
 
     Attributes:
@@ -70,7 +70,9 @@ _FAILURES = (httpx.HTTPError, _RefusedError, ValueError, LookupError, TypeError)
 class RemoteBackend:
     """Answers of one server. It is first spoken to by `check` or the first question: a box may start without it."""
 
-    def __init__(self, address: Address, tokens: Tokens, settings: LlmSettings, limits: Limits = Limits()) -> None:
+    def __init__(
+        self, address: Address, tokens: Tokens, settings: LlmSettings, limits: ClientLimits = ClientLimits()
+    ) -> None:
         self._flavour, self._tokens, self._limits = address.flavour, tokens, limits
         self._name = f"the {address.flavour.name} at {address.base}"
         self._room = settings.queue_tokens
@@ -132,7 +134,7 @@ class RemoteBackend:
         return {**self._counters, "waiting_tokens": float(self._waiting)}
 
     def close(self) -> None:
-        """Wait for the work in hand, for `Limits.close` seconds; then the rest is "llm_error"."""
+        """Wait for the work in hand, for `ClientLimits.close` seconds; then the rest is "llm_error"."""
         with self._lock:
             first, self._closed = not self._closed, True
         if first:
@@ -301,7 +303,7 @@ def open_backend(
     return backend
 
 
-def _client(address: Address, limits: Limits) -> httpx.AsyncClient:
+def _client(address: Address, limits: ClientLimits) -> httpx.AsyncClient:
     key = os.environ.get(KEY_VARIABLE, "")
     if not (key.isascii() and key.isprintable()):
         raise InputError(f"{KEY_VARIABLE}: a key has printable ASCII characters only")
