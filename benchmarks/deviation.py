@@ -28,11 +28,12 @@ from corella_edge.errors import BundleError, InputError
 from corella_edge.prompt import PromptEncoder, Tokens
 from corella_edge.request import Request
 from corella_edge_runtime.bench import traffic
-from corella_edge_runtime.llm.backends.thread import LlmBackend, ThreadBackend
-from corella_edge_runtime.llm.contract import Answers, Prompt
+from corella_edge_runtime.llm.backends.thread import ThreadBackend
+from corella_edge_runtime.llm.contract.backend import LlmBackend
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt
+from corella_edge_runtime.llm.contract.settings import MOST_QUEUED, LlmSettings
 from corella_edge_runtime.llm.llama.binding import Model
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
-from corella_edge_runtime.llm.settings import MOST_QUEUED, LlmSettings
 from corella_edge_runtime.machine.tune.workload import prompts_of
 from harness.results import ended
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from harness.models import TYPES, Subject, subject
 from harness.options import check_words, numbers, words

@@ -31,7 +31,7 @@ from corella_edge_export.llm.to_gguf import write_gguf
 from corella_edge_export.recipe import Recipe, load_recipe
 from corella_edge_export.training.run import Run, hold
 from corella_edge_export.training.stages import Stages
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.llm.llama.binding import Model, quantize
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from harness.pairs import ENOUGH, ratio_of

@@ -222,13 +222,6 @@ class Request:
         put(self, "strict", strict)
         put(self, "notes", notes)
 
-    def within(self, timeout_ms: float) -> Request:
-        """The same with another time for the LLM."""
-        return Request(
-            self.user, self.candidates, self.id, self.threshold, self.top_k, timeout_ms, self.explain, self.strict,
-            self.notes,
-        )  # fmt: skip
-
 
 def _unless_none(values: list[Any]) -> list[Any] | None:
     return None if values.count(None) == len(values) else values

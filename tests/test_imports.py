@@ -158,6 +158,40 @@ def test_a_recipe_and_the_list_of_stages_are_light() -> None:
     assert not loaded_by(light) & {*HEAVY, "matplotlib", "accelerate"}
 
 
+# Each room of the LLM side, and those it may import; a folder's own modules are one room.
+LLM = "corella_edge_runtime.llm"
+LLM_ROOMS = {
+    "contract": set(),
+    "llama": {"contract"},
+    "llama.selftest": {"llama"},
+    "backends.remote": {"contract"},
+    "backends": {"contract", "llama", "backends.remote"},
+    "backends.process": {"contract", "llama", "backends"},
+    "": {"contract", "llama", "backends"},
+}
+
+
+def llm_room(module: str) -> str:
+    """The room that a module of the LLM side, or a name in it, belongs to: the deepest of the table."""
+    inside = module.removeprefix(LLM).removeprefix(".")
+    return max((room for room in LLM_ROOMS if f"{inside}.".startswith(f"{room}." if room else "")), key=len)
+
+
+def test_the_rooms_of_the_llm_side_import_one_way() -> None:
+    folder = FOLDERS["corella_edge_runtime"] / "llm"
+    found: dict[str, set[str]] = {room: set() for room in LLM_ROOMS}
+    for path in folder.rglob("*.py"):
+        room = llm_room(".".join([LLM, *path.relative_to(folder).parent.parts]))
+        found[room] |= {llm_room(name) for name in imports(path) if f"{name}.".startswith(f"{LLM}.")} - {room}
+    assert found["backends.process"] >= {"contract", "backends"}  # imports are seen
+    assert {room: seen - LLM_ROOMS[room] for room, seen in found.items() if seen - LLM_ROOMS[room]} == {}
+    # What machine/ and setup.py know of the LLM lies below what imports them.
+    upper = importers("corella_edge_runtime", "corella_edge_runtime.machine", "corella_edge_runtime.setup")
+    assert {path for path in upper if path.startswith("llm/")} <= {"llm/opening.py"}
+    lower = importers("corella_edge_runtime", *(f"{LLM}.{name}" for name in ("opening", "asking", "guard", "backends")))
+    assert not {path for path in lower if path.startswith(("machine/", "setup.py"))}
+
+
 def test_each_heavy_dependency_is_known_in_one_place() -> None:
     assert importers("corella_edge_runtime", "onnxruntime") == {"crm.py"}
     assert all(path.startswith("llm/") for path in importers("corella_edge_runtime", "llama_cpp"))

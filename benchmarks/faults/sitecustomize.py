@@ -1,4 +1,5 @@
-"""A fault for the LLM's process: while the file named by CORELLA_EDGE_FAULT_NAN exists, its logits are no numbers.
+"""Faults for the LLM's process: while the file named by CORELLA_EDGE_FAULT_NAN exists, its logits are NaN; while the
+one named by CORELLA_EDGE_FAULT_HANG exists, no decode comes to its end.
 
 Python runs this file at its start if the folder is on PYTHONPATH: PYTHONPATH=benchmarks/faults corella-edge serve …
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,5 +28,23 @@ def spoil(flag: Path) -> None:
     Context.logits = patched  # type: ignore[method-assign]
 
 
-if "corella_edge_runtime.llm.backends.process.child" in sys.orig_argv and "CORELLA_EDGE_FAULT_NAN" in os.environ:
-    spoil(Path(os.environ["CORELLA_EDGE_FAULT_NAN"]))
+def hang(flag: Path) -> None:
+    """Make every `Context.decode` of this process wait until the file is gone."""
+    from corella_edge_runtime.llm.llama.binding import Context
+
+    sound = Context.decode
+
+    def decode(self: Context, rows: Any) -> None:
+        while flag.exists():
+            time.sleep(0.01)
+        sound(self, rows)
+
+    patched: Any = decode
+    Context.decode = patched  # type: ignore[method-assign]
+
+
+FAULTS = {"CORELLA_EDGE_FAULT_NAN": spoil, "CORELLA_EDGE_FAULT_HANG": hang}
+if "corella_edge_runtime.llm.backends.process.child" in sys.orig_argv:
+    for name, fault in FAULTS.items():
+        if name in os.environ:
+            fault(Path(os.environ[name]))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama.binding import Model
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
-from corella_edge_runtime.llm.settings import LlmSettings
 
 
 def make_scorer(model: Model, tokens: Tokens, threads: int) -> YesNoScorer:

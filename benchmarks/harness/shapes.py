@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 from harness.vocabulary import FIRST
 
 

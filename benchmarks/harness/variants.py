@@ -11,11 +11,11 @@ from unittest.mock import patch
 
 from llama_cpp import llama_cpp as C
 
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama import scorer
 from corella_edge_runtime.llm.llama.binding import Context, Model
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
-from corella_edge_runtime.llm.settings import LlmSettings
 from harness.pairs import OURS
 from harness.shapes import Prompts
 from harness.vocabulary import answer_tokens

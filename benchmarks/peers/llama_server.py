@@ -15,7 +15,7 @@ from typing import Any
 
 from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 
 VARIABLE = "CORELLA_EDGE_LLAMA_SERVER"
 BIAS = 50.0  # lifts both answers over all others; their difference stays

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llama_cpp import llama_cpp as C
 
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 
 CELLS, BATCH = 2048, 512
 

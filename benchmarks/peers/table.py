@@ -11,7 +11,7 @@ import llama_cpp
 
 from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 from harness.models import Subject
 from harness.shapes import by_prefix
 from peers.llama_server import Server, ServerPeer

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 from harness.models import Subject
 from harness.shapes import by_prefix
 

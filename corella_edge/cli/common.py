@@ -42,7 +42,7 @@ def need_export(command: str, *file_types: str) -> None:
     need(command, "cpu", "onnxruntime")
     need(command, "llm", "llama_cpp")
     if file_types:
-        from corella_edge_runtime.llm.llama.selftest import trust
+        from corella_edge_runtime.llm.llama import trust
 
         trust.require([kind for file_type in file_types for kind in trust.matrix_types(file_type)])
 

@@ -24,8 +24,10 @@ from corella_edge.routing.reasons import NoAnswer
 from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.feature_names import FeatureNames
-from corella_edge_runtime.llm.asking import Asking, Llm, open_llm, seconds_to
-from corella_edge_runtime.llm.contract import Answers
+from corella_edge_runtime.llm.asking import Asking, Llm
+from corella_edge_runtime.llm.contract import deadline as deadlines
+from corella_edge_runtime.llm.contract.messages import Answers
+from corella_edge_runtime.llm.opening import open_llm
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 
@@ -120,7 +122,7 @@ class Engine:
             ComputeError: an LLM that is required and does not answer. MissingExtraError: no onnxruntime.
         """
         opened = Bundle.open(bundle, trust)
-        # Before the models are loaded: a mistyped threshold, or a rule that is none, is told at once.
+        # Before the models are loaded: a mistyped threshold, or an unknown fusion rule, is told at once.
         parse_threshold(opened.policy() if threshold is None else threshold, opened.calibration())
         opened.fusion()
         warnings: list[str] = []
@@ -180,7 +182,7 @@ class Engine:
         """
         draft = self.begin(request)
         if draft.asking is not None and draft.asking.future is not None:
-            wait([draft.asking.future], seconds_to(draft.asking.deadline))
+            wait([draft.asking.future], deadlines.seconds_to(draft.asking.deadline))
         return self.finish(draft)
 
     def check_features(self, request: Request) -> None:
@@ -194,11 +196,12 @@ class Engine:
             return ()
         return tuple(scale_notes(ratings, self.rating_scale, "user.history", strict))
 
-    def begin(self, request: Request, refusal: str = "") -> Draft:
+    def begin(self, request: Request, refusal: str = "", deadline: float | None = None) -> Draft:
         """Encode, score by the CRM, route, and put the hard candidates to the LLM. Never waits for it.
 
         Args:
             refusal: a reason not to ask the LLM.
+            deadline: of the LLM's answers, see `llm.contract.deadline`; None: by the request's `timeout_ms`, from now.
 
         Raises:
             InputError: a bad threshold, or in a strict request a feature that no model reads, or a rating out of scale.
@@ -207,7 +210,8 @@ class Engine:
         if request.strict:
             self.check_features(request)
         threshold = self.threshold if request.threshold is None else self.parse_threshold(request.threshold)
-        deadline = None if request.timeout_ms is None else started + request.timeout_ms / 1000.0
+        if deadline is None:
+            deadline = deadlines.of(request.timeout_ms, started)
         candidates = self._everything if request.candidates is None else request.candidates
         feed, unknown = self.encoder.encode(request.user, candidates)
         encoded = time.monotonic()
@@ -229,9 +233,7 @@ class Engine:
             answers = Answers.none(len(draft.chosen), draft.refusal) if len(draft.chosen) else NOBODY_ASKED
         else:
             answers = draft.asking.answers()
-            work = draft.asking.work()
-            draft.trace.evaluated, draft.trace.reused = work.evaluated, work.reused
-            draft.trace.seconds |= {"queue": work.queued, "prefill": work.at_work}
+            draft.asking.tell(draft.trace)
         return self._scores(draft, answers)
 
     def before_llm(self, draft: Draft) -> Scores:

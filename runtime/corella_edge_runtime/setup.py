@@ -10,8 +10,8 @@ from pathlib import Path
 
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import InputError, MissingExtraError
-from corella_edge_runtime.llm.llama.selftest import trust
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.llama import trust
 from corella_edge_runtime.machine import plan as plans
 from corella_edge_runtime.machine.plan import Fingerprint, Plan
 from corella_edge_runtime.machine.threads import Machine, ThreadPlan, check_wishes, plan_threads, read_machine

@@ -15,7 +15,7 @@ import pytest
 import deviation
 from bundles import make_bundle
 from corella_edge.errors import BundleError
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompt
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge_runtime import box
-from corella_edge_runtime.llm.llama import build
-from corella_edge_runtime.llm.llama.selftest import trust
-from corella_edge_runtime.llm.llama.selftest.trust import Verdict
+from corella_edge_runtime.llm.llama import build, trust
+from corella_edge_runtime.llm.llama.trust import Verdict
 from corella_edge_runtime.machine import doctor
 from corella_edge_runtime.machine.doctor import Extra, Loaded, examine, extras, load, ranges, unused
 

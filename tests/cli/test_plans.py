@@ -14,8 +14,8 @@ import pytest
 
 from corella_edge.errors import InputError
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.llama.selftest import trust
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.llama import trust
 from corella_edge_runtime.machine import plan as plans
 from corella_edge_runtime.machine.plan import Plan
 from corella_edge_runtime.machine.threads import read_machine

@@ -17,9 +17,9 @@ import pytest
 
 from bundles import reseal
 from corella_edge.bundle.artefact import Bundle, sha256
-from corella_edge_runtime.llm.llama.selftest import trust
-from corella_edge_runtime.llm.llama.selftest.trust import Verdict
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.llama import trust
+from corella_edge_runtime.llm.llama.trust import Verdict
 from corella_edge_runtime.machine import plan as plans
 from corella_edge_runtime.machine.threads import Machine, read_machine
 from corella_edge_runtime.machine.tune.run import tune

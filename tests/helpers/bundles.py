@@ -135,7 +135,7 @@ def _write_llm(
     folder: Path, catalog: Catalog, rows: list[dict[str, Any]], rng: np.random.Generator, llm_type: str
 ) -> list[tuple[list[int] | None, float | None]]:
     """llm.gguf and prompt.json; each row's prompt and P(Yes), one prompt a decode."""
-    from corella_edge_runtime.llm.contract import Prompt
+    from corella_edge_runtime.llm.contract.messages import Prompt
     from corella_edge_runtime.llm.llama.binding import Model, quantize
     from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompt, Prompts
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt, Prompts
 
 Score = Callable[[Sequence[int]], float]
 

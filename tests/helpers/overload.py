@@ -12,11 +12,11 @@ import numpy as np
 
 from corella_edge.request import Event, User
 from corella_edge_runtime.llm.asking import Asking, Llm
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama.binding import Model
 from corella_edge_runtime.llm.llama.kept import KeptPrefixes
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
-from corella_edge_runtime.llm.settings import LlmSettings
 
 DEADLINE = 0.05
 

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from corella_edge_runtime.llm.contract import Prompt, TokenIds
-from corella_edge_runtime.llm.cost import Cost
+from corella_edge_runtime.llm.contract.cost import Cost
+from corella_edge_runtime.llm.contract.messages import Prompt, TokenIds
 from corella_edge_runtime.llm.llama.packing import HORIZON, SAFETY, STRANGERS, Base, Room, decodes_of
 from corella_edge_runtime.llm.llama.tree import Rows, common_length
 

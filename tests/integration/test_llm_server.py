@@ -16,9 +16,10 @@ from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import InputError
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.asking import Llm
-from corella_edge_runtime.llm.backends import opening
-from corella_edge_runtime.llm.guard import Limits
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.backends.remote import client
+from corella_edge_runtime.llm.contract.backend import Liveness, ModelSpec
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.opening import open_backend
 from fake_llm import FakeServer, serving
 from sessions import ONE, run, start
 from sessions import serving as served_by
@@ -94,7 +95,7 @@ def test_score_ends_at_once_where_a_required_server_is_not_there(
 def test_a_required_server_that_is_silent_is_waited_for_no_longer_than_said(
     bundle: Path, requests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "FAR_AWAY", Limits(probe=0.3))
+    monkeypatch.setattr(client, "FAR_AWAY", Liveness(probe=0.3))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         options = ["--out", tmp_path / "out.jsonl", "--llm-backend", f"vllm+{address}", "--require-llm"]
@@ -142,7 +143,7 @@ def test_a_server_is_never_deterministic(
     prompt = Bundle.open(bundle).prompt()
     assert prompt is not None
     with pytest.raises(InputError, match="exclude each other"):
-        opening.open_backend(where, bundle / "llm.gguf", prompt[1], LlmSettings(deterministic=True))
+        open_backend(where, ModelSpec(bundle / "llm.gguf", prompt[1], LlmSettings(deterministic=True)))
     assert server.asked == []
     assert list(tmp_path.iterdir()) == [requests]
 

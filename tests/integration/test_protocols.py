@@ -24,9 +24,10 @@ from tritonclient.utils import InferenceServerException
 from bundles import ITEMS, make_bundle
 from corella_edge.request_message import parse_request
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.backends.opening import open_backend
-from corella_edge_runtime.llm.contract import Prompt
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.backend import ModelSpec
+from corella_edge_runtime.llm.contract.messages import Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.opening import open_backend
 from sessions import ONE, Served, serving, start
 
 TOLERANCE = 5e-3  # of prompts decoded together, as published
@@ -189,7 +190,7 @@ def test_our_own_client_of_sglang_asks_our_own_server(served, bundle):
         rows = [Prompt(tuple(rng.choices(range(250), k=rng.randint(0, 200))), tuple(rng.choices(range(250), k=k)))
                 for k in (1, 5, 60, 100)]  # fmt: skip
         expected = [answer.probability for answer in engine.llm.backend.submit(rows).result(60)]
-        backend, model = open_backend(f"sglang+{served.url}", bundle / "llm.gguf", tokens, LlmSettings())
+        backend = open_backend(f"sglang+{served.url}", ModelSpec(bundle / "llm.gguf", tokens, LlmSettings()))
         try:
             found = backend.submit(rows).result(60)
             assert [answer.reason for answer in found] == [""] * len(rows)
@@ -200,7 +201,6 @@ def test_our_own_client_of_sglang_asks_our_own_server(served, bundle):
             assert {answer.reason for answer in late} == {"deadline"}
         finally:
             backend.close()
-            model.close()
 
 
 def test_rankings_are_answered_in_time_during_long_questions(served):

@@ -12,12 +12,12 @@ import pytest
 from corella_edge.catalog import Catalog
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Event, User
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama.binding import Context, Model, quantize
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from corella_edge_runtime.llm.llama.tolerance import TOLERANCE
 from corella_edge_runtime.llm.llama.tree import Branches, unfold
-from corella_edge_runtime.llm.settings import LlmSettings
 
 BATCH = LlmSettings().batch
 CONTEXT = 900  # more than one decode

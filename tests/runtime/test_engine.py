@@ -33,9 +33,9 @@ from corella_edge_runtime.crm import Crm, sigmoid
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.asking import Llm
 from corella_edge_runtime.llm.backends.thread import ThreadBackend
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompt
-from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.contract.cost import Cost
+from corella_edge_runtime.llm.contract.job import Job
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt
 from corella_edge_runtime.llm.llama.scorer import Counters
 
 UNTITLED = f"i{ITEMS - 1}"  # the last item of the bundle's catalogue has no title

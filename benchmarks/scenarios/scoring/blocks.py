@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 from harness.models import Subject
 from harness.ours import Ours
 from harness.pairs import OURS, Pair, alternate, median_ms, ratio

@@ -15,7 +15,7 @@ from corella_edge.scores import Scores
 from corella_edge_runtime.bench import traffic
 from corella_edge_runtime.bench.measure import latency
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 from harness.pairs import ratio_of
 from harness.quiet import Watch, is_void
 from peers.llama_server import Server, ServerPeer

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 from harness.models import Subject
 from harness.ours import Ours
 from harness.pairs import median_ms, ratio_of

@@ -22,10 +22,10 @@ from corella_edge.errors import ExportError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Request
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama.binding import Model
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
-from corella_edge_runtime.llm.settings import LlmSettings
 from harness.pairs import alternate, median_ms, ratio
 from harness.quiet import Watch, is_void, undisturbed
 from harness.report import judged

@@ -20,10 +20,10 @@ from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.training.tasks.crm import tensors
 from corella_edge_export.training.tasks.llm import Reader, predict
 from corella_edge_runtime.crm import Crm
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama.binding import Model
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
-from corella_edge_runtime.llm.settings import LlmSettings
 
 CRM_TOLERANCE = 1e-5
 F16_TOLERANCE = 2e-3

@@ -11,7 +11,7 @@ from corella_edge_runtime.bench.measure import latency
 from corella_edge_runtime.crm import MAX_BATCH
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.asking import Llm
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The LLM behind one contract (`backends.thread.LlmBackend`). The only folder that knows llama_cpp."""
+"""The LLM behind one contract (`contract.backend.LlmBackend`). `opening` puts it together."""
 
 import os
 

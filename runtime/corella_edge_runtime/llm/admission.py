@@ -14,15 +14,13 @@ from itertools import accumulate, compress
 
 import numpy as np
 
-from corella_edge_runtime.llm.contract import Answers, Prompts, TokenIds
-from corella_edge_runtime.llm.cost import TRIAL, Cost, Meter
+from corella_edge_runtime.llm.contract.cost import TRIAL, Cost, Meter
+from corella_edge_runtime.llm.contract.deadline import promised
+from corella_edge_runtime.llm.contract.messages import Answers, Prompts, TokenIds
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama.kept import KeptPrefixes
 from corella_edge_runtime.llm.llama.packing import decodes_in
-from corella_edge_runtime.llm.settings import LlmSettings
 
-# Of the time until a deadline: for estimates that are too low, at least for the way back of the answers; at most so
-# many seconds.
-MARGIN, WAY_BACK, ENOUGH = 0.1, 0.003, 1.0
 # Of the time until it is due: most that one who gives way gets, what is before it included. Of the queue, as well:
 # most that all of them hold.
 YIELDING = 0.5
@@ -37,7 +35,7 @@ class Promise:
         due: when its turn has come at the latest; its end, if that is nearer.
         number: which one it was.
         end: when it has to be done: at its deadline, less a margin.
-        yields: to whoever is due before it, even if it is late then.
+        yields: to what is due before it, even if it is late then.
         tokens: of work that yields, in the LLM's queue.
     """
 
@@ -130,7 +128,7 @@ class Admission:
         stats: Mapping[str, float],
         now: float,
     ) -> None:
-        """The work is done or given up; learn from it. `answers` may be none."""
+        """The work is done or given up; learn from it. `answers` may be empty."""
         with self._lock:
             self._promised.remove(promise)
             self._moved = now
@@ -157,7 +155,7 @@ class Admission:
     def _in_time(self, prompts: Prompts, deadline: float, now: float, yields: bool) -> Admitted:
         if deadline <= now:
             return Admitted(0, "deadline")
-        end = deadline - min(ENOUGH, max(WAY_BACK, MARGIN * (deadline - now)))
+        end = promised(deadline, now)
         due = min(end, now + self._settings.max_wait)
         end = due if yields else end
         most = seconds_for(self._promised, due, end, now, self._done(now), yields)

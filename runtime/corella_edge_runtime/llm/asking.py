@@ -1,58 +1,26 @@
-"""The LLM side of an engine: samples → prompts → a backend's answers, or the reason why there is none."""
+"""The LLM side of an engine: samples → prompts → a backend's answers, or the reason why one is missing."""
 
 from __future__ import annotations
 
-import importlib
 import logging
-import threading
 import time
 import traceback
-import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from corella_edge.bundle.artefact import Bundle
-from corella_edge.catalog import Catalog
-from corella_edge.errors import BundleError, ComputeError, MissingExtraError
-from corella_edge.prompt import PromptEncoder, Template, Tokenize, Tokens
+from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidate, Candidates, User
-from corella_edge.scores import FloatArray
+from corella_edge.scores import FloatArray, Trace
 from corella_edge_runtime.llm.admission import YIELDING, Admission, Promise
-from corella_edge_runtime.llm.backends.opening import check_kind, open_backend
-from corella_edge_runtime.llm.backends.thread import LlmBackend
-from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts, pack_ids
-from corella_edge_runtime.llm.llama.dangers import check_gguf
-from corella_edge_runtime.llm.llama.selftest import trust
-from corella_edge_runtime.llm.llama.selftest.trust import Verdict
-from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
-from corella_edge_runtime.setup import Setup
+from corella_edge_runtime.llm.contract.backend import LlmBackend
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts, pack_ids
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.llama.trust import Verdict
 
 _LOG = logging.getLogger("corella_edge.engine")
 FIRST_ANSWER = 60.0  # seconds, for one prompt, at the start
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a request's prompts cost: tokens computed and reused; seconds in the LLM's queue, then until the end."""
-
-    evaluated: int = 0
-    reused: int = 0
-    queued: float = 0.0
-    at_work: float = 0.0
-
-
-class _Moment:
-    """When something ended. An object of its own, so that a future and whoever holds it are no cycle."""
-
-    def __init__(self) -> None:
-        self.at = time.monotonic()
-
-    def note(self, _: object) -> None:
-        self.at = time.monotonic()
 
 
 class Asking:
@@ -60,7 +28,7 @@ class Asking:
 
     Attributes:
         future: ends when there is nothing more to wait for, maybe after the deadline; None: nothing was asked.
-        deadline: a time of `time.monotonic()`, at which whoever waits takes what is there.
+        deadline: a time of `time.monotonic()`, at which the caller takes what is there.
     """
 
     def __init__(
@@ -75,9 +43,11 @@ class Asking:
         self.future, self.deadline = future, deadline
         self._given, self._asked, self._failed = given, np.asarray(asked, np.intp), failed
         self._found: Answers | None = None
-        self._begun, self._ended = time.monotonic(), _Moment()
+        self._begun = time.monotonic()
+        ended = self._ended = [self._begun]
         if future is not None:
-            future.add_done_callback(self._ended.note)
+            # Of the list alone: a future that holds this object, which holds the future, would be a cycle.
+            future.add_done_callback(lambda _: ended.append(time.monotonic()))
 
     def answers(self) -> Answers:
         """One a candidate, in order; never waits. What is not there yet is cancelled and has the reason "deadline"."""
@@ -92,13 +62,14 @@ class Asking:
         asked = set(self._asked.tolist())
         return next((reason for place, reason in enumerate(self._given.reasons) if place not in asked), "")
 
-    def work(self) -> Work:
-        """Of the answers taken; seconds are zero while there are none."""
-        if self._found is None or not len(rows := self._found.rows[self._found.answered]):
-            return Work()
-        queued = float(rows["waited"].min())
-        at_work = max(0.0, self._ended.at - self._begun - queued)
-        return Work(int(rows["evaluated"].sum()), int(rows["reused"].sum()), queued, at_work)
+    def tell(self, trace: Trace) -> None:
+        """Write down what the answers taken cost: tokens; seconds in the LLM's queue, then until the end, or zero."""
+        queued = at_work = 0.0
+        if self._found is not None and len(rows := self._found.rows[self._found.answered]):
+            queued = float(rows["waited"].min())
+            at_work = max(0.0, self._ended[-1] - self._begun - queued)
+            trace.evaluated, trace.reused = int(rows["evaluated"].sum()), int(rows["reused"].sum())
+        trace.seconds |= {"queue": queued, "prefill": at_work}
 
     def _take(self) -> Answers:
         # What has not been computed yet never is.
@@ -169,7 +140,7 @@ class Llm:
 
     @property
     def answers(self) -> bool:
-        """Whether a prompt was answered since the model was loaded, and it is not left alone for its failures."""
+        """Whether a prompt was answered since the model was loaded, and the guard lets questions through."""
         found = self.backend.stats()
         return bool(found.get("prompts") and found.get("alive", 1.0) and not found.get("breaker_open"))
 
@@ -236,7 +207,7 @@ class Llm:
             return refused
 
     def _ended(self, promise: Promise, prompts: Prompts, future: Future[Answers]) -> None:
-        """Its part of the account is free, whoever ended it."""
+        """Its part of the account is free: answered, cancelled or failed."""
         good = not future.cancelled() and future.exception() is None
         answers = future.result() if good else Answers.none(0, "llm_error")
         self._admission.ended(promise, prompts, answers, self.backend.stats(), time.monotonic())
@@ -249,94 +220,3 @@ class Llm:
         self._failures.add(kind)
         places = traceback.format_list(traceback.extract_tb(error.__traceback__)[-8:])
         _LOG.error("the LLM fails, the CRM decides: %s\n%s", kind, "".join(places).rstrip())
-
-
-def open_llm(
-    bundle: Bundle, catalog: Catalog, kind: str, setup: Setup, required: bool = False, retried: bool = False
-) -> tuple[Llm | None, str]:
-    """The LLM of a bundle, or None; and why there is none, or none yet.
-
-    Args:
-        retried: a process that does not start is tried again, unless it is `required`.
-
-    One that is `required` has answered a prompt.
-
-    Raises:
-        InputError: `kind` is no way to run it, or to run it so that scores are bit-equal; a server that is required
-            does not answer. BundleError, ComputeError, MissingExtraError: there is none, or it does not answer, and it
-            is required.
-    """
-    check_kind(kind, setup.llm.deterministic)
-    prompt, file = bundle.prompt(), setup.llm_file
-    if prompt is None or not bundle.has(file):
-        if required:
-            raise BundleError(f"{bundle.root}: the bundle has no LLM ({file})")
-        return None, "the bundle has no LLM: the CRM decides alone"
-    told: list[str] = []
-    warn = told.append if retried and not required else None
-    try:
-        llm = _open(bundle.path(file), prompt, catalog, kind, setup, warn, required)
-    except (MissingExtraError, ComputeError) as error:
-        if required:
-            raise
-        return None, f"{error}; until then the CRM decides alone"
-    # A server elsewhere has answered its own check already.
-    if required and "://" not in kind:
-        _require_answer(llm, file)
-    return llm, "".join(told)
-
-
-def _require_answer(llm: Llm, file: str) -> None:
-    try:
-        if why := llm.prove():
-            raise ComputeError(f"{file}: the LLM is loaded, but gives no answer ({why})")
-    except BaseException:
-        llm.close()
-        raise
-
-
-def _open(
-    file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: str, setup: Setup,
-    warn: Callable[[str], None] | None, required: bool,
-) -> Llm:  # fmt: skip
-    template, tokens = prompt
-    # Before any backend starts, and before llama.cpp is loaded here; the vocabulary alone is read in milliseconds.
-    verdict = _verdict(file, kind)
-    binding = importlib.import_module("corella_edge_runtime.llm.llama.binding")
-    vocabulary = binding.Model(file, vocabulary_only=True)
-    size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
-    _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
-    _check_answers(file.name, vocabulary.tokenize, template, tokens)
-    extra = None if verdict is None else verdict.kernels == trust.OK
-    backend, model = open_backend(kind, file, tokens, setup.llm, warn, required, extra)
-    llm = Llm(PromptEncoder(template, catalog, model.tokenize, tokens), backend, setup.llm, size, longest)
-    llm.verdict = verdict
-    return llm
-
-
-def _verdict(file: Path, kind: str) -> Verdict | None:
-    """Whether llama.cpp computes with a file's types here; None where a server elsewhere does."""
-    kinds = sorted(check_gguf(file))
-    if "://" in kind:
-        return None
-    verdict = trust.judge(kinds)
-    if verdict.kernels == trust.NONE:
-        raise ComputeError(f"{file.name}: {verdict.sentence}")
-    return verdict
-
-
-def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:
-    for token in ids:
-        if not 0 <= token < vocab_size:
-            raise BundleError(f"prompt.json: token id {token} is outside the vocabulary of {file} ({vocab_size})")
-
-
-def _check_answers(file: str, tokenize: Tokenize, template: Template, tokens: Tokens) -> None:
-    for text, token in ((template.yes, tokens.yes), (template.no, tokens.no)):
-        if (found := tokenize(unicodedata.normalize("NFC", text))) != [token]:
-            raise BundleError(f"{file}: {text!r} is the tokens {found} of its vocabulary, in prompt.json it is {token}")
-
-
-def seconds_to(deadline: float | None) -> float | None:
-    """Time left until `deadline`, as a timeout that threads accept."""
-    return None if deadline is None else min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)

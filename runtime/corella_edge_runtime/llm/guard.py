@@ -1,9 +1,12 @@
-"""A backend around a backend that leaves it alone while it fails: nothing waits for an LLM that will not answer.
+"""A backend around a backend that is not asked while it fails: nothing waits for an LLM that will not answer.
 
 closed ──▶ open: after some failures in a row, or silence although something was asked. What is in flight, and
   ▲          │   whatever is asked from then on, has the reason "llm_error" at once.
   │          ▼ after a pause
   └────── probing: one tiny prompt; answered, the breaker closes, else it is open for twice the pause.
+
+This is the one rule by which an LLM is silent: questions wait, and no counter moves. When the silence goes on, a
+backend that can start again what computes (a process) is told to.
 """
 
 from __future__ import annotations
@@ -14,12 +17,11 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.asked import Asked
-from corella_edge_runtime.llm.backends.thread import LlmBackend
-from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts
+from corella_edge_runtime.llm.contract.backend import Liveness, LlmBackend
+from corella_edge_runtime.llm.contract.in_flight import InFlight
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts
 
 _LOG = logging.getLogger("corella_edge.llm")
 # Counters that grow only when work is done or something comes back.
@@ -28,32 +30,10 @@ _LIFE = ("prompts", "busy_seconds", "responses")
 _FAR = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a backend is given up, and when it is tried again; seconds.
-
-    Attributes:
-        failures: questions in a row that ended in an error.
-        silence: without any sign of life while something is asked; longer if a decode takes long.
-        start: the same, before anything was computed.
-        look: how often one looks for signs of life.
-        first_pause, longest_pause: until a probe; doubled after each that fails.
-        probe: for a probe to be answered.
-    """
-
-    failures: int = 5
-    silence: float = 2.0
-    start: float = 60.0
-    look: float = 0.25
-    first_pause: float = 0.25
-    longest_pause: float = 5.0
-    probe: float = 1.0
-
-
 class Breaker:
     """The states, without the backend; times are passed in."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Liveness) -> None:
         self._limits = limits
         self.closed, self.probing, self.opened = True, False, 0
         self.probe_at = math.inf
@@ -77,6 +57,14 @@ class Breaker:
         self._silent = 0.0 if alive else self._silent + self._limits.look * waiting
         return self.closed and self._silent >= patience and self._open(now)
 
+    def dead(self, now: float, patience: float) -> bool:
+        """Has it been silent for so long that it is to be started again? Then silence and pauses begin once more."""
+        found = self._silent >= self._limits.renewal * patience
+        if found:
+            self._silent, self._pause = 0.0, self._limits.first_pause
+            self.probe_at = min(self.probe_at, now + self._pause)
+        return found
+
     def probe(self, now: float) -> bool:
         """Is it time to send one? Then it is at work."""
         due = not self.closed and not self.probing and now >= self.probe_at
@@ -99,7 +87,7 @@ class Breaker:
         return True
 
 
-def patience(stats: Mapping[str, float], batch: int, limits: Limits) -> float:
+def patience(stats: Mapping[str, float], batch: int, limits: Liveness) -> float:
     """Seconds of silence that are no fault: much more than the longest decode, as far as one knows."""
     rate = stats.get("tokens_per_second")
     if rate is None:
@@ -117,13 +105,13 @@ def outcome(answers: Answers) -> bool | None:
 class GuardedBackend:
     """See the module. `inner` is what it guards; closing this closes it."""
 
-    def __init__(self, inner: LlmBackend, tokens: Tokens, batch: int, limits: Limits | None = None) -> None:
+    def __init__(self, inner: LlmBackend, tokens: Tokens, batch: int, limits: Liveness | None = None) -> None:
         self.inner = inner
-        self._limits, self._batch = limits or Limits(), batch
+        self._limits, self._batch = limits or Liveness(), batch
         simplest = (tokens.yes,) if tokens.bos is None else (tokens.bos, tokens.yes)
         self._probe = Prompts.of([Prompt((), simplest)])
         self._breaker = Breaker(self._limits)
-        self._asked = Asked()
+        self._in_flight = InFlight()
         self._changed = threading.Condition()
         self._fresh = self._idle = self._closing = False
         self._life = -1.0
@@ -135,17 +123,20 @@ class GuardedBackend:
             if self._closing:
                 raise RuntimeError("the LLM backend is closed")
             closed = self._breaker.closed
-            id, future = self._asked.add(len(prompts), None)
+            id, future = self._in_flight.add(len(prompts), None)
             self._fresh = True
             self._rouse()
         if closed:
             self._pass_on(id, future, prompts, deadline)
         else:
-            self._asked.fail(id, "llm_error")
+            self._in_flight.fail(id, "llm_error")
         return future
 
     def forget(self) -> None:
         self.inner.forget()
+
+    def renew(self) -> None:
+        self.inner.renew()
 
     def stats(self) -> dict[str, float]:
         """The guarded backend's counters; `breaker_open` (0 or 1) and `breaker_opened` (how often)."""
@@ -161,29 +152,29 @@ class GuardedBackend:
 
     def _pass_on(self, id: int, future: Future[Answers], prompts: Sequence[Prompt], deadline: float | None) -> None:
         try:
-            asked = self.inner.submit(prompts, deadline)
+            inner = self.inner.submit(prompts, deadline)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is counted and told
-            self._asked.refuse(id, error)
+            self._in_flight.refuse(id, error)
             self._count(False)
             return
-        asked.add_done_callback(lambda ended: self._ended(id, ended))
-        # Whoever ends it first: what has not been computed yet never is.
-        future.add_done_callback(lambda ended: self._gone(id, ended, asked))
+        inner.add_done_callback(lambda ended: self._ended(id, ended))
+        # If the caller cancels, or the breaker opens, first: what has not been computed yet never is.
+        future.add_done_callback(lambda ended: self._gone(id, ended, inner))
 
-    def _gone(self, id: int, future: Future[Answers], asked: Future[Answers]) -> None:
-        asked.cancel()
-        if future.cancelled() and self._asked.drop(id):
-            future.set_running_or_notify_cancel()  # whoever waits for it is told
+    def _gone(self, id: int, future: Future[Answers], inner: Future[Answers]) -> None:
+        inner.cancel()
+        if future.cancelled() and self._in_flight.drop(id):
+            future.set_running_or_notify_cancel()  # wakes those who wait for it
 
-    def _ended(self, id: int, asked: Future[Answers]) -> None:
-        if asked.cancelled():
+    def _ended(self, id: int, inner: Future[Answers]) -> None:
+        if inner.cancelled():
             return
-        error = asked.exception()
+        error = inner.exception()
         if error is None:
-            self._asked.answer(id, asked.result())
-            self._count(outcome(asked.result()))
+            self._in_flight.answer(id, inner.result())
+            self._count(outcome(inner.result()))
         else:
-            self._asked.refuse(id, error)
+            self._in_flight.refuse(id, error)
             self._count(False)
 
     def _count(self, succeeded: bool | None) -> None:
@@ -199,8 +190,8 @@ class GuardedBackend:
             self._opened("it fails")
 
     def _opened(self, why: str) -> None:
-        _LOG.error("the LLM is left alone for now, the CRM decides: %s", why)
-        self._asked.fail_all()
+        _LOG.error("the LLM is not asked for now, the CRM decides: %s", why)
+        self._in_flight.fail_all()
 
     def _live(self) -> None:
         while self._sleep():
@@ -214,7 +205,7 @@ class GuardedBackend:
     def _sleep(self) -> bool:
         """Until the next look, and as long as there is nothing to look at; False when it is time to go."""
         with self._changed:
-            self._idle = self._breaker.closed and not self._fresh and not len(self._asked)
+            self._idle = self._breaker.closed and not self._fresh and not len(self._in_flight)
             self._changed.wait_for(lambda: self._closing or not self._idle)
             return not self._changed.wait_for(lambda: self._closing, self._limits.look)
 
@@ -223,11 +214,15 @@ class GuardedBackend:
         life = sum(stats.get(name, 0.0) for name in _LIFE)
         alive, self._life = life != self._life, life
         with self._changed:
-            waiting, self._fresh = self._fresh or len(self._asked) > 0, False
-            opens = self._breaker.look(now, waiting, alive, patience(stats, self._batch, self._limits))
+            waiting = self._fresh or self._breaker.probing or len(self._in_flight) > 0
+            self._fresh, most = False, patience(stats, self._batch, self._limits)
+            opens = self._breaker.look(now, waiting, alive, most)
+            dead = self._breaker.dead(now, most)
             probe = self._breaker.probe(now)
         if opens:
             self._opened("it is silent")
+        if dead:
+            self.inner.renew()
         if probe:
             self._send_probe(now)
 
@@ -237,8 +232,8 @@ class GuardedBackend:
         except Exception:  # noqa: BLE001 - a probe that can not be sent has failed
             self._breaker_probed(False)
 
-    def _probed(self, asked: Future[Answers]) -> None:
-        answered = not asked.cancelled() and asked.exception() is None and outcome(asked.result()) is True
+    def _probed(self, probe: Future[Answers]) -> None:
+        answered = not probe.cancelled() and probe.exception() is None and outcome(probe.result()) is True
         self._breaker_probed(answered)
 
     def _breaker_probed(self, answered: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from corella_edge_runtime.llm.asking import Llm
-from corella_edge_runtime.llm.contract import Prompt, Prompts
+from corella_edge_runtime.llm.contract.messages import Prompt, Prompts
 
 Ids = Sequence[int]
 # A suffix is decoded at once: the smallest decode that `tune` may choose.

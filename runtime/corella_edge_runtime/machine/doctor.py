@@ -15,9 +15,9 @@ from typing import Any
 
 from corella_edge.errors import installing
 from corella_edge_runtime.box import cpu_flags, cpu_model
-from corella_edge_runtime.llm import endings
-from corella_edge_runtime.llm.llama.selftest import trust
-from corella_edge_runtime.llm.llama.selftest.trust import Verdict
+from corella_edge_runtime.llm.contract import endings
+from corella_edge_runtime.llm.llama import trust
+from corella_edge_runtime.llm.llama.trust import Verdict
 from corella_edge_runtime.machine.threads import Machine, ThreadPlan
 
 # CPU flag in /proc/cpuinfo → llama.cpp's name of the same instructions (x86-64, then aarch64).

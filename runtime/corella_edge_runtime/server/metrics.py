@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from corella_edge import __version__
 from corella_edge.scores import Scores
-from corella_edge_runtime.llm.endings import EXITS
+from corella_edge_runtime.llm.contract.endings import EXITS
 from corella_edge_runtime.server.fleet import Fleet, Member
 from corella_edge_runtime.server.guard.connections import ConnectionCounters
 

@@ -16,6 +16,7 @@ from starlette.types import Receive
 from corella_edge.request import Features, Request
 from corella_edge.routing.reasons import FAULT, NoAnswer
 from corella_edge.scores import Scores, answer_json
+from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.fleet import Fleet, Held
 from corella_edge_runtime.server.following import Follower
@@ -191,15 +192,9 @@ class Service:
         return Ranking(request, held, await self._begun(request, held, clock), clock)
 
     async def _begun(self, request: Request, held: Held, clock: Clock) -> Draft:
-        refusal = self._refusal()
-
-        def begin() -> Draft:
-            # In the worker: what the wait for it took is no longer the request's to spend.
-            draft: Draft = held.ranker.begin(self._with_time_left(request, clock), refusal)
-            return draft
-
         clock.skip()
-        return await self.work(large(request), clock, "begin", begin, held=held)
+        given = request, self._refusal(), self._deadline(request, clock)
+        return await self.work(large(request), clock, "begin", held.ranker.begin, *given, held=held)
 
     async def work(
         self, heavy: bool, clock: Clock, step: str, function: Callable[..., T], *args: Any, held: Held | None = None
@@ -235,13 +230,11 @@ class Service:
         """So many requests wait for the LLM that more would cost others their place."""
         return NoAnswer.QUEUE_FULL if self.in_flight > max(1, self.limits.requests // 2) else ""
 
-    def _with_time_left(self, request: Request, clock: Clock) -> Request:
-        """The request with what the wait and the parsing have left of its time, less the way out."""
+    def _deadline(self, request: Request, clock: Clock) -> float | None:
+        """When the LLM's part must end, so that the answer leaves in the time that the request has."""
         limit = self.limits.timeout_ms if request.timeout_ms is None else request.timeout_ms
-        if limit is None:
-            return request
-        spent = time.monotonic() - clock.arrived + self.way_out.of(limit / 1000.0)
-        return request.within(max(0.0, limit - 1000.0 * spent))
+        end = deadlines.of(limit, clock.arrived)
+        return None if end is None or limit is None else end - self.way_out.of(limit / 1000.0)
 
     def written(self, clock: Clock) -> None:
         """An answer is written; how long that took after the LLM's part had ended shows what to keep for it."""
@@ -290,8 +283,7 @@ async def until(future: Future[Any], deadline: float | None) -> None:
         return
     waiting = asyncio.wrap_future(future)
     waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
-    left = None if deadline is None else max(0.0, deadline - time.monotonic())
-    await asyncio.wait([waiting], timeout=left)
+    await asyncio.wait([waiting], timeout=deadlines.seconds_to(deadline))
 
 
 def _timed(function: Callable[..., T], *args: Any) -> tuple[T, float]:

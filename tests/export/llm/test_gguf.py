@@ -19,7 +19,7 @@ from corella_edge.request import Event, User
 from corella_edge_export.llm.model import checkpoint_model
 from corella_edge_export.llm.to_gguf import write_gguf
 from corella_edge_export.llm.tokenizer import load_tokenizer, resolve_answers, segment_tokenizer
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.llm.llama.binding import Context, Model
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from corella_edge_runtime.llm.llama.tree import Branches, unfold

@@ -16,7 +16,7 @@ from corella_edge.prompt import Tokens
 from corella_edge_export.bundling.write import Options, export
 from corella_edge_export.llm.to_gguf import write_gguf
 from corella_edge_export.llm.tokenizer import load_tokenizer
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.llm.llama.binding import Model, check_file_type, file_types, quantize
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 

@@ -20,7 +20,7 @@ import gguf
 
 from corella_edge.errors import BundleError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.llm.llama.binding import Model
 from corella_edge_runtime.llm.llama.dangers import check_gguf
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer

@@ -11,16 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge_runtime.llm.admission import (
-    MARGIN,
-    WAY_BACK,
     YIELDING,
     Admission,
     Promise,
     plan,
     seconds_for,
 )
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompt, Prompts
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.deadline import MARGIN, WAY_BACK, nearer, of, overdue, promised, seconds_to
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt, Prompts
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 
 PER_TOKEN = 1e-3
 NONE = Answers.of([])
@@ -269,3 +268,14 @@ def test_the_margin_is_what_it_says() -> None:
         number, _ = Desk().number(prompts(1000, 5), seconds)
         assert number * 5 * PER_TOKEN <= most
         assert number * 5 * PER_TOKEN > 0.8 * most - 0.06
+
+
+@given(st.floats(0.0, 1e6), st.floats(-1e3, 1e6))
+def test_the_margins_around_a_deadline_stand_in_order(now: float, left: float) -> None:
+    end = now + left
+    told = nearer(end, now)
+    assert told is not None
+    assert promised(end, now) <= told <= end < overdue(end)
+    assert told - now >= 0.9 * left - 1e-6 or left < 0.0
+    assert nearer(None, now) is of(None, now) is seconds_to(None) is None
+    assert of(1000.0 * left, now) == pytest.approx(end)

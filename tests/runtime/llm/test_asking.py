@@ -17,9 +17,10 @@ import pytest
 from bundles import ITEMS, make_bundle
 from corella_edge.errors import ComputeError
 from corella_edge.request import Candidate, Event, User
+from corella_edge.scores import Trace
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.asking import Asking, Llm, Work
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompt
+from corella_edge_runtime.llm.asking import Asking, Llm
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt
 
 USER = User("u1", {}, tuple(Event(f"i{i}", 4.0) for i in range(4)))
 UNTITLED = Candidate(f"i{ITEMS - 1}")
@@ -147,7 +148,7 @@ def test_what_is_not_there_is_cancelled_and_stays_late(held: tuple[Llm, Held]) -
     assert [answer.reason for answer in asking.answers()] == ["deadline"] * 2
     assert backend.futures[0].cancelled()
     assert [answer.reason for answer in asking.answers()] == ["deadline"] * 2
-    assert asking.work() == Work()
+    assert spent(asking) == Trace({"queue": 0.0, "prefill": 0.0})
     assert time.monotonic() - started < 10.0
     assert llm.stats()["waiting_seconds"] == 0.0
 
@@ -176,11 +177,11 @@ def test_a_request_tells_what_it_cost(held: tuple[Llm, Held]) -> None:
     time.sleep(0.05)
     backend.answer([Answer(0.5, "", 90, 0, 0.02), Answer(0.5, "", 7, 80, 0.03), Answer(math.nan, "deadline")])
     asking.answers()
-    work = asking.work()
-    assert (work.evaluated, work.reused, work.queued) == (97, 80, 0.02)
-    assert 0.03 <= work.at_work < 5.0
+    trace = spent(asking)
+    assert (trace.evaluated, trace.reused, trace.seconds["queue"]) == (97, 80, 0.02)
+    assert 0.03 <= trace.seconds["prefill"] < 5.0
     time.sleep(0.02)
-    assert asking.work() == work
+    assert spent(asking) == trace
 
 
 def test_what_would_come_too_late_is_not_asked_and_the_hardest_is(held: tuple[Llm, Held]) -> None:
@@ -202,12 +203,18 @@ def test_forgetting_makes_the_llm_compute_anew(llm: Llm) -> None:
     def evaluated() -> int:
         asking = llm.begin(USER, candidates(2), np.array([0.2, 0.1]), None)
         assert _reasons(asking) == {""}
-        return asking.work().evaluated
+        return spent(asking).evaluated
 
     first, again = evaluated(), evaluated()
     llm.forget()
     assert evaluated() == first > again + len(llm.prompts.prefix(USER)) - 1
     assert again == evaluated()
+
+
+def spent(asking: Asking) -> Trace:
+    trace = Trace()
+    asking.tell(trace)
+    return trace
 
 
 def _reasons(asking: Asking) -> set[str]:

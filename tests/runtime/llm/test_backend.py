@@ -13,11 +13,11 @@ import pytest
 
 from corella_edge.errors import InputError
 from corella_edge_runtime.llm.backends.thread import ThreadBackend
-from corella_edge_runtime.llm.contract import Answers, Prompt
-from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.contract.cost import Cost
+from corella_edge_runtime.llm.contract.job import Job
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama.scorer import Counters, YesNoScorer
-from corella_edge_runtime.llm.settings import LlmSettings
 
 EVERY_TYPE = pytest.mark.parametrize("model", ["F16", "Q8_0"], indirect=True, scope="session")
 

@@ -1,4 +1,4 @@
-"""A backend that fails is left alone, costs nobody any time, and is taken back when it answers again."""
+"""A backend that fails is not asked, costs nobody any time, and is taken back when it answers again."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.backends.process.backend import Patience, ProcessBackend
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompt
-from corella_edge_runtime.llm.guard import Breaker, GuardedBackend, Limits, outcome, patience
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.backend import Liveness
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.guard import Breaker, GuardedBackend, outcome, patience
 
-LIMITS = Limits(failures=3, silence=1.0, look=0.25, first_pause=0.5, longest_pause=4.0)
+LIMITS = Liveness(failures=3, silence=1.0, renewal=1.5, look=0.25, first_pause=0.5, longest_pause=4.0)
 EVENTS = st.lists(
     st.sampled_from(["good", "bad", "look", "lively", "quiet", "probe", "answered", "unanswered", "wait"]), max_size=60
 )
@@ -45,6 +46,10 @@ def test_it_opens_for_failures_in_a_row_or_silence_and_closes_for_a_probe_alone(
             silent = 0.0 if event == "lively" else silent + LIMITS.look * (event == "look")
             opened = breaker.look(now, event == "look", event == "lively", LIMITS.silence)
             assert opened == (before and silent >= LIMITS.silence)
+            dead = breaker.dead(now, LIMITS.silence)
+            assert dead == (silent >= LIMITS.renewal * LIMITS.silence)
+            if dead:
+                silent, pause, probe_at = 0.0, 0.5, min(probe_at, now + 0.5)
         elif event == "probe":
             assert breaker.probe(now) == (not before and not probing and now >= probe_at)
         elif event in ("answered", "unanswered") and probing:
@@ -59,7 +64,7 @@ def test_it_opens_for_failures_in_a_row_or_silence_and_closes_for_a_probe_alone(
 
 
 def test_patience_is_much_longer_than_a_full_decode() -> None:
-    limits = Limits(silence=2.0, start=60.0)
+    limits = Liveness(silence=2.0, start=60.0)
     assert patience({}, 512, limits) == 2.0  # a server elsewhere
     assert patience({"tokens_per_second": 0.0}, 512, limits) == 60.0
     assert patience({"tokens_per_second": 1e5}, 512, limits) == 2.0
@@ -79,7 +84,8 @@ class Inner:
     """A backend that does as it is told. `mode`: what becomes of a question."""
 
     def __init__(self) -> None:
-        self.mode, self.asked, self.life, self.closed, self.forgotten = "good", 0, 0.0, False, 0
+        self.mode, self.asked, self.life, self.closed = "good", 0, 0.0, False
+        self.forgotten = self.renewed = 0
         self.held: list[Future[Answers]] = []
 
     def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
@@ -99,6 +105,9 @@ class Inner:
     def forget(self) -> None:
         self.forgotten += 1
 
+    def renew(self) -> None:
+        self.renewed += 1
+
     def stats(self) -> dict[str, float]:
         return {"prompts": self.life, "tokens_per_second": 1e6}
 
@@ -106,7 +115,7 @@ class Inner:
         self.closed = True
 
 
-QUICK = Limits(failures=3, silence=0.2, look=0.02, first_pause=0.05, longest_pause=0.2, probe=0.2)
+QUICK = Liveness(failures=3, silence=0.2, renewal=2.0, look=0.02, first_pause=0.05, longest_pause=0.2, probe=0.2)
 ROW = [Prompt((), (1,))]
 
 
@@ -178,6 +187,33 @@ def test_silence_ends_what_is_in_flight_at_once(guarded: GuardedBackend, inner: 
     assert reason(guarded.submit(ROW)) == ""
 
 
+def test_a_silence_that_goes_on_is_a_reason_to_start_again(guarded: GuardedBackend, inner: Inner) -> None:
+    inner.mode = "hold"
+    assert reason(guarded.submit(ROW)) == "llm_error"
+    # Nobody asks any more; probes that nobody answers show that it is silent still.
+    until(lambda: inner.renewed >= 2)
+    for future in inner.held:
+        if not future.done():
+            future.set_result(Answers.of([Answer(0.5)]))
+    until(lambda: guarded.stats()["breaker_open"] == 0.0)
+    inner.mode, before = "good", inner.renewed
+    for _ in range(20):
+        assert reason(guarded.submit(ROW)) == ""
+        inner.life += 1
+        time.sleep(0.03)
+    assert inner.renewed == before
+
+
+def test_failures_are_no_silence(guarded: GuardedBackend, inner: Inner) -> None:
+    inner.mode = "llm_error"
+    started = time.monotonic()
+    while time.monotonic() < started + 3 * QUICK.renewal * QUICK.silence:
+        guarded.submit(ROW).result(20)
+        inner.life += 1
+        time.sleep(0.005)
+    assert (guarded.stats()["breaker_open"], inner.renewed) == (1.0, 0)
+
+
 def test_long_work_that_shows_signs_of_life_is_no_silence(guarded: GuardedBackend, inner: Inner) -> None:
     inner.mode = "hold"
     future = guarded.submit(ROW)
@@ -203,7 +239,7 @@ def test_cancelling_reaches_the_inner_one(guarded: GuardedBackend, inner: Inner)
     with pytest.raises(CancelledError):
         future.result(20)
     assert inner.held[0].cancelled()
-    assert len(guarded._asked) == 0
+    assert len(guarded._in_flight) == 0
 
 
 def test_closing_joins_its_thread_and_refuses(inner: Inner) -> None:
@@ -217,9 +253,9 @@ def test_closing_joins_its_thread_and_refuses(inner: Inner) -> None:
 
 
 def test_a_stopped_child_is_found_out_answered_for_and_taken_back(llama: Any, caplog: pytest.LogCaptureFixture) -> None:
-    inner = ProcessBackend(llama.path, llama.tokens, LlmSettings(), Patience(ping=0.1, silence=600.0))
+    inner = ProcessBackend(llama.path, llama.tokens, LlmSettings(), Patience(ping=0.1))
     inner.wait_ready()
-    limits = Limits(silence=0.5, look=0.1, first_pause=0.1, longest_pause=0.3, probe=0.3)
+    limits = Liveness(silence=0.5, renewal=600.0, look=0.1, first_pause=0.1, longest_pause=0.3, probe=0.3)
     guarded = GuardedBackend(inner, llama.tokens, LlmSettings().batch, limits)
     assert [reason(guarded.submit([Prompt((10,), (11 + i,))])) for i in range(3)] == [""] * 3
     assert inner.pid is not None

@@ -15,12 +15,13 @@ import pytest
 from corella_edge.errors import InputError
 from corella_edge_runtime.llm.backends.process.backend import Patience, ProcessBackend
 from corella_edge_runtime.llm.backends.thread import ThreadBackend
-from corella_edge_runtime.llm.contract import Answers, BrokenError, Prompt
-from corella_edge_runtime.llm.guard import GuardedBackend, Limits
-from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.contract.backend import Liveness
+from corella_edge_runtime.llm.contract.job import Job
+from corella_edge_runtime.llm.contract.messages import Answers, BrokenError, Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.guard import GuardedBackend
 from corella_edge_runtime.llm.llama.binding import Context, DecodeError
 from corella_edge_runtime.llm.llama.scorer import FAILURES
-from corella_edge_runtime.llm.settings import LlmSettings
 
 FAULTS = Path(__file__).parents[3] / "benchmarks" / "faults"
 ROWS = [Prompt(tuple(range(10, 30)), (40 + i, 41)) for i in range(3)]
@@ -161,7 +162,7 @@ def test_a_child_whose_logits_are_no_numbers_gives_way_to_a_new_one(
     monkeypatch.setenv("CORELLA_EDGE_FAULT_NAN", str(flag))
     inner = ProcessBackend(llama.path, llama.tokens, LlmSettings(), QUICK)
     inner.wait_ready()
-    backend = GuardedBackend(inner, llama.tokens, LlmSettings().batch, Limits(first_pause=0.05, longest_pause=0.3))
+    backend = GuardedBackend(inner, llama.tokens, LlmSettings().batch, Liveness(first_pause=0.05, longest_pause=0.3))
     pid = inner.pid
     assert first(backend.submit(ROWS)) == ""
     flag.touch()

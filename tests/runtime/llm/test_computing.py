@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from bundles import make_bundle
-from corella_edge_runtime.llm.llama import build
-from corella_edge_runtime.llm.llama.selftest import trust
-from corella_edge_runtime.llm.llama.selftest.trust import NONE, OK, PLAIN
+from corella_edge_runtime.llm.llama import build, trust
+from corella_edge_runtime.llm.llama.trust import NONE, OK, PLAIN
 from elf import break_functions, copy_libraries, functions
 
 # What computes Q4_0 with extra buffer types, on any CPU; and without them.

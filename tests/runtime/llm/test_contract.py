@@ -20,12 +20,13 @@ from typing import Any
 
 import pytest
 
-from corella_edge_runtime.llm.backends.opening import open_backend, thread_side
-from corella_edge_runtime.llm.backends.thread import LlmBackend
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.backends.thread import thread_side
+from corella_edge_runtime.llm.contract.backend import LlmBackend, ModelSpec
+from corella_edge_runtime.llm.contract.messages import Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.guard import GuardedBackend
 from corella_edge_runtime.llm.llama.tolerance import TOLERANCE
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.opening import open_backend
 from fake_llm import FakeBackend, serving
 
 # All but the bare one are behind a breaker, as `open_backend` makes them.
@@ -38,7 +39,7 @@ SETTINGS = LlmSettings()
 @pytest.fixture(scope="module")
 def by_thread(llama: Any) -> Iterator[LlmBackend]:
     """What all others are compared with."""
-    backend = open_backend("thread", llama.path, llama.tokens, SETTINGS)[0]
+    backend = open_backend("thread", ModelSpec(llama.path, llama.tokens, SETTINGS))
     yield backend
     backend.close()
 
@@ -62,13 +63,13 @@ def _opener(name: str, stack: ExitStack, llama: Any, by_thread: LlmBackend) -> C
     if name == "fake":
         return lambda: GuardedBackend(FakeBackend(score, 900), llama.tokens, SETTINGS.batch)
     if name == "bare":
-        return lambda: thread_side(llama.path, llama.tokens, SETTINGS)[0]
+        return lambda: thread_side(ModelSpec(llama.path, llama.tokens, SETTINGS))
     where = name
     if name in ("llama-server", "sglang", "vllm"):
         where = f"{name}+{stack.enter_context(serving(score, CONTEXT)).base}"
     if name == "real-llama-server":
         where = "llama-server+" + stack.enter_context(_Server(llama.path)).base
-    return lambda: open_backend(where, llama.path, llama.tokens, SETTINGS)[0]
+    return lambda: open_backend(where, ModelSpec(llama.path, llama.tokens, SETTINGS))
 
 
 class _Server:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge_runtime.llm.cost import MOST, TRIAL, Cost, Meter
+from corella_edge_runtime.llm.contract.cost import MOST, TRIAL, Cost, Meter
 
 COSTS = st.floats(1e-5, 1.0)
 

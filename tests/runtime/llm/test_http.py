@@ -13,17 +13,19 @@ import pytest
 
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.backends import opening
+from corella_edge_runtime.llm.backends import table
 from corella_edge_runtime.llm.backends.remote.address import KEY_VARIABLE, parse_address
-from corella_edge_runtime.llm.backends.remote.client import Limits, RemoteBackend
-from corella_edge_runtime.llm.contract import Answers, Prompt
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.backends.remote.client import ClientLimits, RemoteBackend
+from corella_edge_runtime.llm.contract.backend import ModelSpec
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.opening import open_backend
 from fake_llm import FakeServer, serving
 
 TOKENS = Tokens(7, 9, None)
 FLAVOURS = ["llama-server", "sglang", "vllm"]
 CONTEXT = 100
-QUICK = Limits(close=0.5)
+QUICK = ClientLimits(close=0.5)
 # Two users, their candidates mixed.
 ROWS = [Prompt((1, 2, 3), (4,)), Prompt((5, 6), (7, 8)), Prompt((1, 2, 3), (5, 6)), Prompt((1, 2, 3), (6,))]
 
@@ -47,7 +49,7 @@ def connect(server: FakeServer) -> Iterator[Callable[..., RemoteBackend]]:
     """connect(flavour, limits, settings) → a backend of the fake server."""
     made: list[RemoteBackend] = []
 
-    def make(flavour: str, limits: Limits = QUICK, queue_tokens: int = 65536) -> RemoteBackend:
+    def make(flavour: str, limits: ClientLimits = QUICK, queue_tokens: int = 65536) -> RemoteBackend:
         settings = LlmSettings(queue_tokens=queue_tokens)
         made.append(RemoteBackend(parse_address(f"{flavour}+{server.base}"), TOKENS, settings, limits))
         return made[-1]
@@ -115,7 +117,7 @@ def test_many_candidates_are_several_requests(connect: Any, server: Any) -> None
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_no_more_connections_than_allowed(connect: Any, server: Any, flavour: str) -> None:
-    backend = connect(flavour, Limits(connections=3, close=5.0))
+    backend = connect(flavour, ClientLimits(connections=3, close=5.0))
     server.go.clear()
     futures = [backend.submit([Prompt((user,), (1,))]) for user in range(10)]
     until(lambda: server.now == 3)
@@ -167,7 +169,7 @@ def test_what_was_answered_in_time_stays(connect: Any, server: Any) -> None:
 
 
 def test_a_cancelled_question_frees_its_connection(connect: Any, server: Any) -> None:
-    backend = connect("sglang", Limits(connections=1, close=1.0))
+    backend = connect("sglang", ClientLimits(connections=1, close=1.0))
     server.go.clear()
     first, second = backend.submit(ROWS[:1]), backend.submit(ROWS[1:2])
     until(lambda: server.now == 1)
@@ -226,7 +228,7 @@ def test_a_server_that_does_not_tell_its_context_is_asked_again(connect: Any, se
 def test_a_server_out_of_reach_is_left_alone_for_a_moment() -> None:
     with serving(score, CONTEXT) as server:
         address = parse_address(f"sglang+{server.base}")
-    backend = RemoteBackend(address, TOKENS, LlmSettings(), Limits(pause=0.2))
+    backend = RemoteBackend(address, TOKENS, LlmSettings(), ClientLimits(pause=0.2))
     assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
     sent = backend.stats()["requests"]
     assert reasons(backend.submit(ROWS)) == ["llm_error"] * 4
@@ -238,7 +240,7 @@ def test_a_server_out_of_reach_is_left_alone_for_a_moment() -> None:
 
 
 def test_questions_beyond_the_queue_are_refused_at_once(connect: Any, server: Any) -> None:
-    backend = connect("sglang", Limits(close=5.0), queue_tokens=10)
+    backend = connect("sglang", ClientLimits(close=5.0), queue_tokens=10)
     server.go.clear()
     assert reasons(backend.submit([Prompt((1,) * 30, (2,))])) == ["queue_full"]  # though it is empty
     big = [Prompt((1,) * 9, (2,))]
@@ -250,7 +252,7 @@ def test_questions_beyond_the_queue_are_refused_at_once(connect: Any, server: An
 
 
 def test_closing_does_not_wait_for_a_server_that_hangs(connect: Any, server: Any) -> None:
-    backend = connect("llama-server", Limits(close=0.2))
+    backend = connect("llama-server", ClientLimits(close=0.2))
     server.go.clear()
     future = backend.submit(ROWS)
     until(lambda: server.now > 0)
@@ -304,17 +306,17 @@ def test_what_is_no_address_is_told(url: str, told: str) -> None:
         parse_address(url)
     assert "hunter2" not in str(error.value)
     with pytest.raises(InputError, match=told):
-        opening.check_kind(url)
+        table.find(url)
 
 
 def test_a_kind_that_there_is_not_names_those_there_are(tmp_path: Any) -> None:
     for kind in ("threads", "", "llama-server"):
         with pytest.raises(InputError, match=r"thread, process, llama-server\+http"):
-            opening.open_backend(kind, tmp_path / "llm.gguf", TOKENS, LlmSettings())
+            open_backend(kind, ModelSpec(tmp_path / "llm.gguf", TOKENS, LlmSettings()))
         with pytest.raises(InputError, match="known"):
-            opening.check_kind(kind)
+            table.find(kind)
     for kind in ("thread", "process", "vllm+http://box:8000"):
-        opening.check_kind(kind)
+        table.find(kind)
 
 
 def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, llama: Any) -> None:
@@ -324,4 +326,4 @@ def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, llama
     with pytest.raises(MissingExtraError, match=r"\[remote\]"):
         importlib.import_module(name)
     with pytest.raises(MissingExtraError, match=r"\[remote\]"):
-        opening.open_backend("vllm+http://box:8000", llama.path, llama.tokens, LlmSettings())
+        open_backend("vllm+http://box:8000", ModelSpec(llama.path, llama.tokens, LlmSettings()))

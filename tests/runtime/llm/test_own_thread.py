@@ -15,12 +15,12 @@ from bundles import make_bundle
 from corella_edge.request import Candidate, Event, Request, User
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.backends.thread import ThreadBackend
-from corella_edge_runtime.llm.contract import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama import binding, build, workers
 from corella_edge_runtime.llm.llama.binding import Context
 from corella_edge_runtime.llm.llama.own_thread import OwnThread, claim, claimed
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
-from corella_edge_runtime.llm.settings import LlmSettings
 
 USER = User("u1", {}, tuple(Event(f"i{n}", 1.0 + n % 5) for n in range(8)))
 REQUEST = Request(USER, tuple(Candidate(f"i{n}") for n in range(2)), threshold="ratio:1")

@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 
 from corella_edge.errors import BundleError, InputError
-from corella_edge_runtime.llm.backends.opening import open_backend
 from corella_edge_runtime.llm.backends.process import backend as process
-from corella_edge_runtime.llm.backends.process.backend import Patience, ProcessBackend, Pulse, pause
-from corella_edge_runtime.llm.contract import Answers, Prompt
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.backends.process.backend import Patience, ProcessBackend, pause
+from corella_edge_runtime.llm.contract.backend import Liveness, ModelSpec
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.guard import GuardedBackend
+from corella_edge_runtime.llm.opening import open_backend
 
-QUICK = Patience(ping=0.05, silence=2.0, first_pause=0.05, longest_pause=0.4, close=5.0)
+FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults"
+QUICK = Patience(ping=0.05, first_pause=0.05, longest_pause=0.4, close=5.0)
 
 
 @pytest.fixture
@@ -104,7 +107,7 @@ def test_nonsense_from_the_child_is_a_reason_to_replace_it(
         assert reasons(backend.submit(prompts(3, [1]))) == {"llm_error"}
         until(lambda: backend.stats()["alive"] == 1.0 and backend.pid != pid)
     assert gone(pid)
-    assert "none of ours" in caplog.text
+    assert "not one of this protocol" in caplog.text
     assert reasons(backend.submit(prompts(3, [1]))) == {""}
 
 
@@ -119,9 +122,25 @@ def test_while_there_is_no_child_nothing_waits(start: Any, prompts: Any) -> None
     assert time.monotonic() - started < 5.0
 
 
-def test_a_silent_child_is_killed_and_replaced(start: Any, prompts: Any) -> None:
-    backend = start()
-    pid, rows = backend.pid, prompts(3, [1, 2])
+@pytest.fixture
+def guard(start: Any, llama: Any) -> Iterator[Callable[[], GuardedBackend]]:
+    """guard() → a backend behind a guard that starts a silent child again after a second."""
+    made: list[GuardedBackend] = []
+
+    def make() -> GuardedBackend:
+        limits = Liveness(silence=0.3, renewal=3.0, look=0.05, first_pause=0.1, longest_pause=0.3, probe=0.3)
+        made.append(GuardedBackend(start(), llama.tokens, LlmSettings().batch, limits))
+        return made[-1]
+
+    yield make
+    for backend in made:
+        backend.close()
+
+
+def test_a_silent_child_is_killed_and_replaced(guard: Any, prompts: Any) -> None:
+    backend = guard()
+    pid, rows = backend.inner.pid, prompts(3, [1, 2])
+    assert reasons(backend.submit(rows)) == {""}
     os.kill(pid, signal.SIGSTOP)
     asked = time.monotonic()
     dated, open_ended = backend.submit(rows, asked + 0.1), backend.submit(rows)
@@ -129,9 +148,39 @@ def test_a_silent_child_is_killed_and_replaced(start: Any, prompts: Any) -> None
     assert time.monotonic() - asked < 1.5
     assert reasons(open_ended) == {"llm_error"}
     assert time.monotonic() - asked < 8.0
-    until(lambda: backend.stats()["alive"] == 1.0 and backend.pid != pid)
-    assert reasons(backend.submit(rows)) == {""}
+    # Nobody asks any more: the guard's own probes show that the silence goes on.
+    until(lambda: backend.stats()["alive"] == 1.0 and backend.inner.pid != pid)
+    until(lambda: reasons(backend.submit(rows)) == {""})
     assert gone(pid)
+    assert (backend.stats()["exits:silent"], backend.stats()["restarts"]) == (1.0, 1.0)
+
+
+def test_a_child_whose_decode_hangs_is_killed_and_replaced(
+    guard: Any, prompts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = tmp_path / "hang"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAULTS), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("CORELLA_EDGE_FAULT_HANG", str(flag))
+    backend = guard()
+    pid, rows = backend.inner.pid, prompts(3, [1, 2])
+    assert reasons(backend.submit(rows)) == {""}
+    flag.touch()  # its main thread goes on answering
+    assert reasons(backend.submit(rows)) == {"llm_error"}
+    until(lambda: backend.inner.pid not in (pid, None))
+    flag.unlink()
+    until(lambda: reasons(backend.submit(rows)) == {""})
+    assert backend.stats()["exits:silent"] >= 1.0
+
+
+def test_a_child_that_does_not_get_ready_is_killed(llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\nexec sleep 60\n")
+    fake.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    backend = ProcessBackend(llama.path, llama.tokens, LlmSettings(), Patience(start=0.3))
+    with pytest.raises(BundleError, match="silent, ended by SIGKILL"):
+        backend.wait_ready()
+    backend.close()
 
 
 def test_a_child_at_work_is_not_silent(start: Any) -> None:
@@ -141,7 +190,7 @@ def test_a_child_at_work_is_not_silent(start: Any) -> None:
 
 
 def test_asking_never_waits_for_a_child_that_does_not_read(start: Any) -> None:
-    backend = start(Patience(silence=60.0))
+    backend = start(Patience())
     os.kill(backend.pid, signal.SIGSTOP)
     longest, futures = 0.0, []
     for _ in range(40):  # far more than a socket holds
@@ -223,7 +272,7 @@ def test_closing_leaves_nothing_behind(start: Any, prompts: Any) -> None:
 
 
 def test_closing_ends_a_child_that_does_not_listen(start: Any) -> None:
-    backend = start(Patience(silence=60.0, close=0.3))
+    backend = start(Patience(close=0.3))
     pid, future = backend.pid, backend.submit(heavy())
     os.kill(pid, signal.SIGSTOP)
     started = time.monotonic()
@@ -261,7 +310,7 @@ import sys, time
 from pathlib import Path
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.backends.process.backend import ProcessBackend
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 backend = ProcessBackend(Path(sys.argv[1]), Tokens(int(sys.argv[2]), int(sys.argv[3]), None), LlmSettings())
 backend.wait_ready()
 print(backend.pid, flush=True)
@@ -288,7 +337,7 @@ def test_a_model_that_can_not_be_loaded_is_told_by_name(llama: Any, tmp_path: Pa
             backend.wait_ready()
         backend.close()
         with pytest.raises(BundleError, match=path.name):
-            open_backend("process", path, llama.tokens, LlmSettings())
+            open_backend("process", ModelSpec(path, llama.tokens, LlmSettings()))
 
 
 def test_a_child_without_memory_has_not_started_and_a_damaged_model_is_an_error_of_the_bundle() -> None:
@@ -299,7 +348,7 @@ def test_a_child_without_memory_has_not_started_and_a_damaged_model_is_an_error_
 
 def test_cores_that_there_are_not_are_told(llama: Any) -> None:
     with pytest.raises(InputError, match=r"cores: \[4000\]"):
-        open_backend("process", llama.path, llama.tokens, LlmSettings(cores=(4000,)))
+        open_backend("process", ModelSpec(llama.path, llama.tokens, LlmSettings(cores=(4000,))))
 
 
 def test_a_child_that_can_not_be_started_is_told(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +386,7 @@ def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], No
 def test_a_child_that_dies_once_at_its_start_is_told_and_replaced(llama: Any, prompts: Any, dying: Any) -> None:
     dying(1)
     told: list[str] = []
-    backend, _ = open_backend("process", llama.path, llama.tokens, LlmSettings(), told.append)
+    backend = open_backend("process", ModelSpec(llama.path, llama.tokens, LlmSettings()), warn=told.append)
     try:
         assert len(told) == 1
         assert "the LLM does not start (LLM process: gone, ended by SIGKILL (killed))" in told[0]
@@ -350,7 +399,7 @@ def test_a_child_that_dies_once_at_its_start_is_told_and_replaced(llama: Any, pr
 def test_a_child_that_always_dies_costs_the_llms_scores_alone(llama: Any, prompts: Any, dying: Any) -> None:
     dying(10**6)
     told: list[str] = []
-    backend, _ = open_backend("process", llama.path, llama.tokens, LlmSettings(), told.append)
+    backend = open_backend("process", ModelSpec(llama.path, llama.tokens, LlmSettings()), warn=told.append)
     try:
         until(lambda: backend.stats()["restarts"] >= 2.0)
         assert len(told) == 1
@@ -363,7 +412,7 @@ def test_without_a_warning_to_give_it_is_an_error(llama: Any, dying: Any) -> Non
     dying(1)
     before = threading.active_count()
     with pytest.raises(BundleError, match="ended by SIGKILL"):
-        open_backend("process", llama.path, llama.tokens, LlmSettings())
+        open_backend("process", ModelSpec(llama.path, llama.tokens, LlmSettings()))
     assert threading.active_count() == before
 
 
@@ -372,7 +421,7 @@ def test_a_damaged_model_is_an_error_with_and_without_a_warning(llama: Any, tmp_
     broken.write_bytes(llama.path.read_bytes()[:-100])
     told: list[str] = []
     with pytest.raises(BundleError, match=r"llm\.gguf"):
-        open_backend("process", broken, llama.tokens, LlmSettings(), told.append)
+        open_backend("process", ModelSpec(broken, llama.tokens, LlmSettings()), warn=told.append)
     assert told == []
 
 
@@ -393,7 +442,7 @@ def test_a_child_that_dies_of_its_kernels_is_followed_by_one_with_plainer_ones(
     fake.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(fake))
     told: list[str] = []
-    backend, _ = open_backend("process", llama.path, llama.tokens, LlmSettings(), told.append)
+    backend = open_backend("process", ModelSpec(llama.path, llama.tokens, LlmSettings()), warn=told.append)
     try:
         assert f"LLM process: gone, ended by {name} (" in told[0]
         until(lambda: reasons(backend.submit(prompts(3, [1, 2]))) == {""})
@@ -435,16 +484,3 @@ def test_pauses_double_up_to_the_longest() -> None:
     patience = Patience(first_pause=0.1, longest_pause=10.0)
     assert [pause(n, patience) for n in range(5)] == [0.0, 0.1, 0.2, 0.4, 0.8]
     assert pause(8, patience) == pause(10_000, patience) == 10.0
-
-
-def test_silence_counts_from_the_question() -> None:
-    pulse = Pulse(Patience(start=100.0, ping=1.0, silence=5.0), 0.0)
-    assert (pulse.silent(99.0), pulse.silent(100.0), pulse.ask(99.0)) == (False, True, False)
-    pulse.heard(50.0)
-    assert pulse.next == 51.0
-    # However late the question comes: a runtime that was stopped itself has heard nothing either.
-    assert (pulse.ask(50.5), pulse.ask(500.0), pulse.silent(500.0)) == (False, True, False)
-    pulse.asked(500.0)
-    assert (pulse.ask(504.0), pulse.silent(504.9), pulse.silent(505.0)) == (False, False, True)
-    pulse.heard(504.95)
-    assert not pulse.silent(505.0)

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from corella_edge_runtime.llm.contract import Prompt
-from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.contract.cost import Cost
+from corella_edge_runtime.llm.contract.job import Job
+from corella_edge_runtime.llm.contract.messages import Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama.binding import DecodeError
 from corella_edge_runtime.llm.llama.packing import SAFETY
-from corella_edge_runtime.llm.settings import LlmSettings
 
 ALONE = 2e-3  # published tolerance in P(Yes): f16, one prompt a decode, against float32
 EVERY_TYPE = pytest.mark.parametrize("model", ["F16", "Q8_0"], indirect=True, scope="session")

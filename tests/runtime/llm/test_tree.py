@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import plain_packing as plain
-from corella_edge_runtime.llm.contract import Prompt, TokenIds, pack_ids, unpack_ids
-from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.contract.cost import Cost
+from corella_edge_runtime.llm.contract.job import Job
+from corella_edge_runtime.llm.contract.messages import Prompt, TokenIds, pack_ids, unpack_ids
 from corella_edge_runtime.llm.llama import packing
 from corella_edge_runtime.llm.llama.kept import KeptPrefixes, Spare, State, size_class, whole_of
 from corella_edge_runtime.llm.llama.packing import HORIZON, SAFETY, STRANGERS, Base, Room, in_time, line_up

@@ -19,11 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.errors import BundleError, ComputeError
-from corella_edge_runtime.llm import endings
-from corella_edge_runtime.llm.llama import binding
+from corella_edge_runtime.llm.contract import endings
+from corella_edge_runtime.llm.llama import binding, trust
 from corella_edge_runtime.llm.llama.dangers import TYPES
-from corella_edge_runtime.llm.llama.selftest import trust
-from corella_edge_runtime.llm.llama.selftest.trust import NONE, OK, PLAIN, Outcome, Verdict, decide, worst
+from corella_edge_runtime.llm.llama.trust import NONE, OK, PLAIN, Outcome, Verdict, decide, worst
 
 KINDS = st.sampled_from(sorted(TYPES.values()))
 OUTCOMES = st.builds(
@@ -232,7 +231,7 @@ def test_a_decode_that_hangs_is_ended_and_named(state: Path, monkeypatch: pytest
     code = """
 import json, sys, time
 from corella_edge_runtime.llm.llama.selftest import trial
-from corella_edge_runtime.llm.llama.selftest import trust
+from corella_edge_runtime.llm.llama import trust
 trust.PATIENCE = 0.5
 trial.error = lambda kind, extra: time.sleep(600 if kind == "Q8_0" and extra else 0.0) or 0.0
 trial.main(json.loads(sys.argv[1]))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from corella_edge_runtime.llm.backends.process import wire
 from corella_edge_runtime.llm.backends.process.link import Link
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompt, Prompts
-from corella_edge_runtime.llm.settings import MOST_QUEUED
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt, Prompts
+from corella_edge_runtime.llm.contract.settings import MOST_QUEUED
 
 IDS = st.integers(0, 2**64 - 1)
 TOKENS = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=6).map(tuple)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from corella_edge.bundle import artefact as bundles
 from corella_edge.errors import InputError
-from corella_edge_runtime.llm.settings import MOST_BATCH, MOST_SEQUENCES, LlmSettings
+from corella_edge_runtime.llm.contract.settings import MOST_BATCH, MOST_SEQUENCES, LlmSettings
 from corella_edge_runtime.machine import plan as plans
 from corella_edge_runtime.machine.plan import Fingerprint, Plan
 from corella_edge_runtime.machine.threads import Machine

@@ -66,14 +66,14 @@ class FakeRanker:
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(64)
 
-    def begin(self, request: Request, refusal: str = "") -> FakeDraft:
+    def begin(self, request: Request, refusal: str = "", deadline: float | None = None) -> FakeDraft:
+        left = None if deadline is None else 1000.0 * (deadline - time.monotonic())
         assert self.crm_blocked.wait(20)
-        self.times.append(request.timeout_ms)
+        self.times.append(left)
         if self.error is not None:
             raise self.error
         self._scores(request, refusal, answered=False)
-        end = None if request.timeout_ms is None else time.monotonic() + request.timeout_ms / 1000
-        asking = None if refusal else FakeAsking(self._pool.submit(self._ask), end)
+        asking = None if refusal else FakeAsking(self._pool.submit(self._ask), deadline)
         return FakeDraft(request, asking, refusal)
 
     def _ask(self) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from prometheus_client import REGISTRY, parser
 from prometheus_client.openmetrics import parser as openmetrics
 
-from corella_edge_runtime.llm.llama.selftest.trust import Verdict
+from corella_edge_runtime.llm.llama.trust import Verdict
 
 REQUEST = {"user": {}, "candidates": [{"item": i} for i in ("a", "new-1", "new-2", "mute-1")], "threshold": "ratio:1"}
 

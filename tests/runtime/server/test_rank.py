@@ -458,7 +458,7 @@ def test_the_wait_for_a_worker_is_spent_time(make_site):
             return await asyncio.gather(first, client.post("/v1/rank", json={"user": {}, "timeout_ms": 100}))
 
     assert {response.status_code for response in asyncio.run(two())} == {200}
-    assert site.ranker.times[1] == 0.0
+    assert site.ranker.times[1] <= 0.0
 
 
 def test_what_candidates_bring_counts_as_work():

@@ -22,7 +22,7 @@ from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge_runtime.llm import texts
 from corella_edge_runtime.llm.asking import Asking, Llm
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompt, Prompts
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt, Prompts
 from corella_edge_runtime.llm.texts import MOST_AT_ONCE, prompts
 from corella_edge_runtime.server.guard.connections import ConnectionLimits
 from corella_edge_runtime.server.routes.question import FIELDS, NOT_HERE, Question, parse_question

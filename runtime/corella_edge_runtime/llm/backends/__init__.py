@@ -1,1 +1,1 @@
-"""Who computes the answers: a thread here, a process of its own, a server elsewhere. `opening` chooses by name."""
+"""Who computes the answers: a thread here, a process of its own, a server elsewhere. `table` has them by name."""

@@ -1,7 +1,8 @@
-"""Who computes the answers: the contract `submit(prompts, deadline) → answers`, and the thread that fulfils it."""
+"""A backend in this process: one thread owns llama.cpp's context."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import threading
@@ -10,15 +11,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from corella_edge.errors import InputError
 from corella_edge_runtime.llm.backends.alarm import Alarm
-from corella_edge_runtime.llm.contract import Answers, BrokenError, Prompt
-from corella_edge_runtime.llm.cost import Cost, Meter
-from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.contract.backend import ModelSpec
+from corella_edge_runtime.llm.contract.cost import Cost, Meter
+from corella_edge_runtime.llm.contract.job import Job
+from corella_edge_runtime.llm.contract.messages import Answers, BrokenError, Prompt
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama.own_thread import claim
-from corella_edge_runtime.llm.settings import LlmSettings
 
 if TYPE_CHECKING:
     from corella_edge_runtime.llm.llama.scorer import YesNoScorer
@@ -27,30 +29,20 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("corella_edge.llm")
 
 
-class LlmBackend(Protocol):
-    """Any thread may submit; the future's result has one answer a prompt, in order.
+def open_backend(
+    kind: str, model: ModelSpec, required: bool = False, warn: Callable[[str], None] | None = None
+) -> ThreadBackend:
+    """See `BackendModule`."""
+    return thread_side(model)
 
-    Prompts that are `Prompts` are taken as they are, others are made into columns first.
-    """
 
-    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
-        """`deadline` is a time of `time.monotonic()`; prompts not answered by then get the reason "deadline".
-
-        Where too much waits already, or this alone is too much, all get the reason "queue_full" at once. Cancelling
-        the future frees what has not been computed yet.
-        """
-
-    def forget(self) -> None:
-        """Drop what is kept of the prompts so far and overwrite it, before anything else is computed.
-
-        Of what a server elsewhere keeps: nothing.
-        """
-
-    def stats(self) -> dict[str, float]:
-        """Counters since the start."""
-
-    def close(self) -> None:
-        """Finish the work in hand, refuse the rest, free the model."""
+def thread_side(spec: ModelSpec, on_broken: Callable[[], None] = lambda: None) -> ThreadBackend:
+    """llama.cpp in a thread of this process; see `ThreadBackend`."""
+    # Imported here: without an LLM, llama.cpp need not be installed.
+    binding = importlib.import_module("corella_edge_runtime.llm.llama.binding")
+    scorer = importlib.import_module("corella_edge_runtime.llm.llama.scorer")
+    model = binding.Model(spec.file, extra=spec.extra)
+    return ThreadBackend(lambda: scorer.YesNoScorer(model, spec.tokens, spec.settings), spec.settings, on_broken)
 
 
 def bind(cores: Sequence[int]) -> None:
@@ -133,6 +125,9 @@ class ThreadBackend:
             self._stale = True
             self._ready.notify()
 
+    def renew(self) -> None:
+        """A thread that hangs in llama.cpp cannot be ended: nothing."""
+
     def stats(self) -> dict[str, float]:
         """The scorer's counters as of its last decode, and those of the queue."""
         queued = {"queued": len(self._jobs), "queued_tokens": self._tokens}
@@ -166,7 +161,7 @@ class ThreadBackend:
                 self._on_broken()
             except Exception as error:  # noqa: BLE001 - the owner must outlive any one job; the callers get the error
                 self._fail(_to_blame(jobs), error)
-            # Whoever is told can look at the counters.
+            # Before the callers are told: they may look at the counters.
             self._note(time.monotonic() - started)
             started = time.monotonic()
             self._settle()
@@ -208,7 +203,7 @@ class ThreadBackend:
         try:
             yield
         finally:
-            # Whoever looks now must not give up what comes after this decode.
+            # A look from now on must not give up what comes after this decode.
             with self._ready:
                 self._at_work = ()
 

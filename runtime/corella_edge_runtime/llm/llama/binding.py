@@ -19,11 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import BundleError, ComputeError, ExportError, InputError
-from corella_edge_runtime.llm.llama import workers
+from corella_edge_runtime.llm.llama import trust, workers
 from corella_edge_runtime.llm.llama.build import load_kernels
 from corella_edge_runtime.llm.llama.library import C
 from corella_edge_runtime.llm.llama.own_thread import OwnThread, claimed
-from corella_edge_runtime.llm.llama.selftest import trust
 from corella_edge_runtime.llm.llama.tree import Rows
 
 log = logging.getLogger("corella_edge.llama")
@@ -89,13 +88,13 @@ class Model:
         return next((name for name, value in file_types().items() if str(value) == number), "")
 
     def _context_in_file(self) -> int:
-        """llama.cpp leaves the number where it is when it loads a vocabulary alone; 0 if there is none."""
+        """llama.cpp leaves the number where it is when it loads a vocabulary alone; 0 if it is missing."""
         architecture = self._metadata("general.architecture")
         text = self._metadata(f"{architecture}.context_length")
         return int(text) if text.isdigit() else 0
 
     def _metadata(self, key: str) -> str:
-        """An entry of the file as text, cut at 63 bytes; empty if there is none."""
+        """An entry of the file as text, cut at 63 bytes; empty if it is missing."""
         room = ctypes.create_string_buffer(64)
         C.llama_model_meta_val_str(self.handle, key.encode(), room, len(room))
         return room.value.decode("utf-8", "replace")
@@ -284,7 +283,7 @@ class Context:
             raise DecodeError("llama.cpp has no room for a kept prefix")
 
     def clear(self) -> None:
-        """Forget everything, down to the numbers in the cells: a nan there would reach whoever comes next."""
+        """Forget everything, down to the numbers in the cells: a NaN there would reach the next prompts."""
         C.llama_memory_clear(self._memory, True)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from collections import OrderedDict
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge_runtime.llm.contract import TokenIds
+from corella_edge_runtime.llm.contract.messages import TokenIds
 from corella_edge_runtime.llm.llama.tree import common_length
 
 State = npt.NDArray[np.uint8]

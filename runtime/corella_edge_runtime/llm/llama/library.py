@@ -1,4 +1,4 @@
-"""llama.cpp's C API as `C`. Whoever imports this loads the library, after a process of its own has done so.
+"""llama.cpp's C API as `C`. Importing it loads the library, after a process of its own has done so.
 
 Built for another CPU, it would end the process that loads it without a word.
 """
@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from corella_edge.errors import ComputeError, MissingExtraError
-from corella_edge_runtime.llm.llama.selftest import trust
+from corella_edge_runtime.llm.llama import trust
 
 __all__ = ["C"]
 

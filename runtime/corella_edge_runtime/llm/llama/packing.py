@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Any
 
-from corella_edge_runtime.llm.contract import REASONS, TokenIds
-from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.contract.cost import Cost
+from corella_edge_runtime.llm.contract.job import Job
+from corella_edge_runtime.llm.contract.messages import REASONS, TokenIds
 
 # How far the queue is looked at, in decodes: enough to even out the sizes of the last ones.
 HORIZON = 2
@@ -84,7 +84,7 @@ class Waiting:
 
         Args:
             asked: which of a decode's prompts each asked; all else is by prompt.
-            probability: nan where there is none.
+            probability: NaN where it is missing.
             mass: as in `Answer`, of the prompts for which it is known.
             lengths, evaluated: tokens, and those of them that were computed: for the first who asked.
         """

@@ -15,9 +15,10 @@ from typing import Any
 
 from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.contract import Answers, BrokenError, Prompt, TokenIds
-from corella_edge_runtime.llm.cost import Cost
-from corella_edge_runtime.llm.job import Job
+from corella_edge_runtime.llm.contract.cost import Cost
+from corella_edge_runtime.llm.contract.job import Job
+from corella_edge_runtime.llm.contract.messages import Answers, BrokenError, Prompt, TokenIds
+from corella_edge_runtime.llm.contract.settings import MAX_CONTEXT, LlmSettings
 from corella_edge_runtime.llm.llama.binding import AbortedError, Context, DecodeError, Model
 from corella_edge_runtime.llm.llama.kept import KeptPrefixes
 from corella_edge_runtime.llm.llama.packing import (
@@ -32,7 +33,6 @@ from corella_edge_runtime.llm.llama.packing import (
     pack,
 )
 from corella_edge_runtime.llm.llama.tree import Branches, Leaves, common_length, unfold
-from corella_edge_runtime.llm.settings import MAX_CONTEXT, LlmSettings
 
 Watch = Callable[[Sequence[Job]], AbstractContextManager[Any]]
 TRUNK = 0  # the sequence that holds the latest prefix; prompts of a decode are 1, 2, …
@@ -50,8 +50,8 @@ class Counters:
         reused_tokens: not computed, because an earlier decode had left the prefix or other prompts shared it.
         prefix_hits, prefix_misses: prefixes that were kept in whole, or not.
         aborted: decodes given up because nobody waited any more.
-        errors: decodes that failed, or ended in numbers that are none.
-        renewals: contexts made anew because the one before was broken.
+        errors: decodes that failed, or ended in NaN.
+        renewals: new contexts, made because the one before was broken.
     """
 
     prompts: int = 0
@@ -331,7 +331,7 @@ class YesNoScorer:
             self._kept.put(prefix, self._context.save(sequence, self._kept.room))
 
     def _probabilities(self, rows: Sequence[int]) -> list[float]:
-        """P(Yes) after each row of the decode, nan where the logits are no numbers."""
+        """P(Yes) after each row of the decode, nan where the logits are NaN or infinite."""
         lead = [no - yes for yes, no in self._context.logits(rows, self._answers)]
         return [1.0 / (1.0 + math.exp(min(700.0, x))) if math.isfinite(x) else math.nan for x in lead]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge_runtime.llm.contract import ID_BYTES, IntArray, TokenIds, lengths_of, unpack_ids
+from corella_edge_runtime.llm.contract.messages import ID_BYTES, IntArray, TokenIds, lengths_of, unpack_ids
 
 
 @dataclass(slots=True, eq=False)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from corella_edge.errors import BundleError, CorellaError
 from corella_edge.features.schema import Feed
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama.own_thread import claim
-from corella_edge_runtime.llm.settings import LlmSettings
 from corella_edge_runtime.machine.tune.decide import Duel
 from corella_edge_runtime.machine.tune.workload import Visit
 

@@ -18,8 +18,8 @@ from corella_edge.prompt import PromptEncoder, Tokens
 from corella_edge.request import Request
 from corella_edge_runtime.bench import machine as box
 from corella_edge_runtime.crm import Crm
-from corella_edge_runtime.llm.llama.selftest import trust
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.llama import trust
 from corella_edge_runtime.machine.plan import Plan, bundle_key
 from corella_edge_runtime.machine.threads import Machine, ThreadPlan, choices, read_machine
 from corella_edge_runtime.machine.tune import decide, measure, workload

@@ -18,7 +18,8 @@ from corella_edge.errors import InputError
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge_runtime.llm import texts
 from corella_edge_runtime.llm.asking import Asking, Llm
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompts
+from corella_edge_runtime.llm.contract import deadline as deadlines
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompts
 from corella_edge_runtime.server.answers import ScoreAnswer, ScoreModel, ScoreModels, Usage, json_answer
 from corella_edge_runtime.server.bodies import arrived, read_body
 from corella_edge_runtime.server.clock import Clock
@@ -75,10 +76,10 @@ class _Score:
                 raise HTTPException(501, "this server has no LLM; /v1/rank answers without one")
             large, work = len(body) > INLINE_BYTES, self.service.work
             question = await work(large, clock, "parse", parse_question, body, held=held)
-            deadline = clock.arrived + _time(question, given) / 1000.0
+            deadline = deadlines.of(_time(question, given), clock.arrived)
             large = _size(question) > INLINE_TOKENS
             prompts, asking = await work(large, clock, "begin", _begun, llm, question, deadline, held=held)
-            answers = await _answers(http, asking, deadline, held)
+            answers = await _answers(http, asking, held)
             clock.skip()
             form = await work(large, clock, "finish", _form, llm, question, prompts, answers, held.label, held=held)
         return json_answer(form)
@@ -110,7 +111,7 @@ def _size(question: Question) -> int:
     return sum(map(len, asked.items)) + len(asked.items) * (1 + len(asked.query))
 
 
-def _begun(llm: Llm, question: Question, deadline: float) -> tuple[Prompts, Asking]:
+def _begun(llm: Llm, question: Question, deadline: float | None) -> tuple[Prompts, Asking]:
     """The question's prompts, on their way to the LLM; rankings that are due before are not kept waiting."""
     prompts = _understood(llm, question)
     return prompts, llm.begin_prompts(prompts, deadline, yields=True)
@@ -158,7 +159,7 @@ def _check_ids(lists: Sequence[Sequence[int]], vocabulary: int) -> None:
         raise InputError(f"token id {largest} is outside this LLM's vocabulary (0 to {vocabulary - 1})")
 
 
-async def _answers(http: Request, asking: Asking, deadline: float, held: Held) -> Answers:
+async def _answers(http: Request, asking: Asking, held: Held) -> Answers:
     """One a prompt, each with a probability.
 
     Raises:
@@ -171,7 +172,7 @@ async def _answers(http: Request, asking: Asking, deadline: float, held: Held) -
         raise _refused([asking.refusal])
     try:
         if asking.future is not None:
-            await unless_gone(http.receive, until(asking.future, deadline))
+            await unless_gone(http.receive, until(asking.future, asking.deadline))
     finally:
         answers = asking.answers()
     reasons = [reason for reason in answers.reasons if reason]

@@ -1,10 +1,11 @@
 """The LLM in a child process, watched: what happens to it can neither crash nor stop the runtime.
 
     submit ──▶ ASK ──▶ child.py: its main thread ──▶ its ThreadBackend
-    future ◀── ANSWERS ◀──┘     here one thread starts the child, reads, asks for signs of life, and starts it again
+    future ◀── ANSWERS ◀──┘     here one thread starts the child, reads, asks for its counters, and starts it again
 
-A future always ends: with the child's answers, with "deadline" shortly after its deadline, or with "llm_error" as soon
-as the child is dead, silent or not there. Nothing waits for a restart: the CRM decides meanwhile.
+A future ends with the child's answers, with "deadline" shortly after its deadline, or with "llm_error" as soon as the
+child is dead. Whether a living child is silent is the guard's to tell, which then calls `renew`. Nothing waits for a
+restart: the CRM decides meanwhile.
 """
 
 from __future__ import annotations
@@ -19,30 +20,29 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from corella_edge import errors
 from corella_edge.errors import BundleError, ComputeError, CorellaError, MissingExtraError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm import endings
-from corella_edge_runtime.llm.asked import Asked
 from corella_edge_runtime.llm.backends.process import wire
 from corella_edge_runtime.llm.backends.process.link import Link
-from corella_edge_runtime.llm.backends.process.setup import ChildSetup
-from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts
-from corella_edge_runtime.llm.llama.selftest import trust
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract import endings
+from corella_edge_runtime.llm.contract.backend import ModelSpec
+from corella_edge_runtime.llm.contract.deadline import nearer
+from corella_edge_runtime.llm.contract.in_flight import InFlight
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts
+from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.llama import trust
 
 _LOG = logging.getLogger("corella_edge.llm")
+_LONG = 3600.0  # seconds; a wait has to end at some time
 _LINE = 400  # characters of the child's own messages that are passed on, a line
-# The child is told of a deadline that is so much nearer, at most a tenth of the time left: what it has by then must
-# still come here.
-WAY_BACK = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +50,14 @@ class Patience:
     """Seconds.
 
     Attributes:
-        start: for a model to be loaded.
-        ping: from a sign of life until the next is asked for; counters are no older than that.
-        silence: for it to come; a child without one is killed.
+        start: for a model to be loaded; a child that takes longer is killed.
+        ping: from one message of the child until its counters are asked for again.
         first_pause, longest_pause: before a restart; doubled after each life shorter than `longest_pause`.
         close: for the work in hand when the backend is closed.
     """
 
     start: float = 120.0
     ping: float = 0.5
-    silence: float = 5.0
     first_pause: float = 0.1
     longest_pause: float = 10.0
     close: float = 5.0
@@ -70,34 +68,6 @@ def pause(failures: int, patience: Patience) -> float:
     return min(patience.longest_pause, patience.first_pause * 2 ** min(failures - 1, 30)) if failures else 0.0
 
 
-class Pulse:
-    """When to ask for a sign of life, and when to give up. Silence counts from the question: a runtime that was
-    itself stopped for a while has not asked."""
-
-    def __init__(self, patience: Patience, now: float) -> None:
-        self._patience = patience
-        self._last = now
-        self._give_up: float = now + patience.start
-
-    def heard(self, now: float) -> None:
-        self._last, self._give_up = now, math.inf
-
-    def asked(self, now: float) -> None:
-        self._give_up = now + self._patience.silence
-
-    def ask(self, now: float) -> bool:
-        """Is it time to?"""
-        return self._give_up == math.inf and now >= self._last + self._patience.ping
-
-    def silent(self, now: float) -> bool:
-        return now >= self._give_up
-
-    @property
-    def next(self) -> float:
-        """When to look again."""
-        return self._last + self._patience.ping if self._give_up == math.inf else self._give_up
-
-
 class NotStartedError(BundleError):
     """The first child can not be started, or ended before it was ready, for a reason that is not the model's own."""
 
@@ -105,7 +75,7 @@ class NotStartedError(BundleError):
 class _Life:
     """One child, from its start to its end."""
 
-    def __init__(self, setup: ChildSetup) -> None:
+    def __init__(self, setup: ModelSpec) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -115,7 +85,7 @@ class _Life:
                 raise
         self.link = Link(ours)
         self.fatal: CorellaError | None = None
-        self.ready = False
+        self.ready = self.silent = False
         self._said = threading.Thread(target=_pass_on, args=(self.process.stderr,), name="corella-llm-log", daemon=True)
         self._said.start()
 
@@ -132,16 +102,16 @@ class _Life:
 
 
 class ProcessBackend:
-    """A child process owns the scorer; `submit` answers "llm_error" at once while there is none."""
+    """A child process owns the scorer; `submit` answers "llm_error" at once while no child is ready."""
 
     def __init__(
         self, model_file: Path, tokens: Tokens, settings: LlmSettings, patience: Patience = Patience(),
         extra: bool | None = None,
     ) -> None:  # fmt: skip
         """Start the first child; `wait_ready` waits for it. `extra`: see `binding.Model`."""
-        self._setup = ChildSetup(model_file.absolute(), tokens, settings, extra)
+        self._setup = ModelSpec(model_file.absolute(), tokens, settings, extra)
         self._patience = patience
-        self._asked = Asked()
+        self._in_flight = InFlight()
         self._stats: dict[str, float] = {}
         self._failures: set[str] = set()
         self._starts = 0
@@ -177,16 +147,16 @@ class ProcessBackend:
                 raise RuntimeError("the LLM backend is closed")
             link = self._link
         prompts = Prompts.of(prompts)
-        id, future = self._asked.add(len(prompts), deadline)
+        id, future = self._in_flight.add(len(prompts), deadline)
         if deadline is not None and deadline <= time.monotonic():
-            self._asked.fail(id, "deadline")
+            self._in_flight.fail(id, "deadline")
         elif prompts.tokens > self._setup.settings.queue_tokens:
             # The child would say so, too; but it may be more than a frame holds.
-            self._asked.fail(id, "queue_full")
+            self._in_flight.fail(id, "queue_full")
         elif link is None:
-            self._asked.fail(id, "llm_error")
+            self._in_flight.fail(id, "llm_error")
         else:
-            self._send(link, wire.Ask(id, deadline, prompts))
+            self._send(link, id, prompts, deadline)
             future.add_done_callback(lambda ended: self._cancelled(link, id, ended) if ended.cancelled() else None)
         return future
 
@@ -197,10 +167,18 @@ class ProcessBackend:
         if link is not None:
             link.send(wire.Forget())
 
+    def renew(self) -> None:
+        """Kill the child, unless it is loading its model, for which `Patience.start` holds; another is started."""
+        with self._lock:
+            life, ready = self._life, self._link is not None
+        if life is not None and ready:
+            life.silent = True
+            life.link.wake()
+
     def stats(self) -> dict[str, float]:
-        """The present child's counters, as of its last message (they begin anew with every child), and `restarts`,
+        """The present child's counters, as of its last message (they start at 0 with every child), and `restarts`,
         `alive` (1 while one is ready), `waiting` (questions without answer), `exits:CAUSE` (children that ended so)."""
-        own = {"restarts": max(0, self._starts - 1), "alive": self._link is not None, "waiting": len(self._asked)}
+        own = {"restarts": max(0, self._starts - 1), "alive": self._link is not None, "waiting": len(self._in_flight)}
         own |= {f"{endings.EXITS}{cause}": number for cause, number in tuple(self._exits.items())}
         return {**self._stats, **{name: float(value) for name, value in own.items()}}
 
@@ -216,22 +194,22 @@ class ProcessBackend:
             life.link.wake()
         self._watch.join()
 
-    def _send(self, link: Link, question: wire.Ask) -> None:
+    def _send(self, link: Link, id: int, prompts: Prompts, deadline: float | None) -> None:
         try:
-            link.send(replace(question, deadline=_nearer(question.deadline)))
+            link.send(wire.Ask(id, nearer(deadline, time.monotonic()), prompts))
         except wire.WireError as error:
             _LOG.error("LLM process: %s", error)
-            self._asked.fail(question.id, "llm_error")
+            self._in_flight.fail(id, "llm_error")
         if self._link is not link:
             # The child ended between our look and our letter, maybe after its questions were swept up.
-            self._asked.fail(question.id, "llm_error")
-        elif question.deadline is not None and question.deadline < self._looks_again:
+            self._in_flight.fail(id, "llm_error")
+        elif deadline is not None and deadline < self._looks_again:
             link.wake()
 
     def _cancelled(self, link: Link, id: int, future: Future[Answers]) -> None:
-        if self._asked.drop(id):
+        if self._in_flight.drop(id):
             link.send(wire.Cancel(id))
-            future.set_running_or_notify_cancel()  # whoever waits for it is told
+            future.set_running_or_notify_cancel()  # wakes those who wait for it
 
     def _live(self) -> None:
         """One child after the other, until closed."""
@@ -264,7 +242,7 @@ class ProcessBackend:
             why = f"{type(error).__name__}: {error}" if isinstance(error, wire.WireError) else type(error).__name__
         with self._lock:
             self._life = self._link = None
-        self._asked.fail_all()
+        self._in_flight.fail_all()
         status = life.end(2.0 if why == "gone" else 0.0)
         if not self._stop.is_set():
             self._exits["silent" if why == "silent" else endings.cause(status)] += 1
@@ -275,53 +253,53 @@ class ProcessBackend:
         """To the plain kernels, for all further children, if one that used others is likely to have died of them."""
         suspect = -status == signal.SIGILL or (endings.crashed(status) and not ready)
         if suspect and self._setup.extra is not False:
-            self._setup = replace(self._setup, extra=False)
+            self._setup = self._setup.plain()
             _LOG.error("the LLM process %s: from now on without AMX and repacked weights", endings.words(status))
 
     def _ended(self, error: CorellaError) -> str:
-        """Of the first child that never was ready, whoever waits for it is told."""
+        """If the first child never was ready, `wait_ready` raises why."""
         if not self._first.done():
             self._first.set_exception(error)
         return str(error)
 
     def _talk(self, life: _Life) -> str:
         """Read, ping and expire until the child is gone, silent, or unwanted; which of them."""
-        pulse = Pulse(self._patience, time.monotonic())
-        until = math.inf
+        # Nothing is asked of a child that loads, and nothing twice before it is answered.
+        until, ping, loaded = math.inf, math.inf, time.monotonic() + self._patience.start
         while True:
             now = time.monotonic()
             if self._stop.is_set():
                 until = min(until, now + self._patience.close)
             if now >= until or (until < math.inf and self._link is None):
                 return "closed"
-            messages = life.link.receive(self._next_look(now, min(pulse.next, until)) - now)
+            messages = life.link.receive(self._next_look(now, min(ping, loaded, until, now + _LONG)) - now)
             if messages is None:
                 return "gone"
             now = time.monotonic()
             for message in messages:
                 self._heard(life, message)
-                pulse.heard(now)
-            if pulse.silent(now):
+                ping, loaded = now + self._patience.ping, math.inf
+            if life.silent or now >= loaded:
                 return "silent"
-            if pulse.ask(now):
+            if now >= ping:
                 life.link.send(wire.Ping())
-                pulse.asked(now)
+                ping = math.inf
 
     def _next_look(self, now: float, planned: float) -> float:
         """`planned`, or when the next question is overdue; those that are so already are answered."""
         # Until the time is known, every question with a deadline rings the bell.
         self._looks_again = math.inf
-        self._looks_again = min(planned, self._asked.expire(now))
+        self._looks_again = min(planned, self._in_flight.expire(now))
         return self._looks_again
 
     def _heard(self, life: _Life, message: wire.Message) -> None:
         match message:
             case wire.Answered(id, answers, stats):
                 self._stats = dict(stats)
-                self._asked.answer(id, answers)
+                self._in_flight.answer(id, answers)
             case wire.Failed(id, kind):
                 self._failed(kind)
-                self._asked.fail(id, "llm_error")
+                self._in_flight.fail(id, "llm_error")
             case wire.Ready(stats):
                 self._stats = dict(stats)
                 self._ready(life)
@@ -346,13 +324,23 @@ class ProcessBackend:
             self._first.set_result(None)
 
 
-def _nearer(deadline: float | None) -> float | None:
-    if deadline is None:
-        return None
-    return deadline - min(WAY_BACK, 0.1 * max(0.0, deadline - time.monotonic()))
+def open_backend(kind: str, model: ModelSpec, required: bool, warn: Callable[[str], None] | None) -> ProcessBackend:
+    """See `BackendModule`."""
+    backend = ProcessBackend(model.file, model.tokens, model.settings, extra=model.extra)
+    try:
+        backend.wait_ready()
+    except NotStartedError as error:
+        if warn is None:
+            backend.close()
+            raise
+        warn(f"the LLM does not start ({error}); the CRM decides alone, and it is tried again")
+    except BaseException:
+        backend.close()
+        raise
+    return backend
 
 
-def _start(setup: ChildSetup, fd: int) -> subprocess.Popen[bytes]:
+def _start(setup: ModelSpec, fd: int) -> subprocess.Popen[bytes]:
     # -P: no module of the working directory comes before the installed ones. A process group of its own: the
     # terminal's Ctrl-C is the parent's to answer. No backtrace: ggml would run a debugger on itself.
     command = [sys.executable, "-P", "-m", "corella_edge_runtime.llm.backends.process.child", str(fd), setup.to_json()]

@@ -1,6 +1,6 @@
 """The LLM's own process: `python -m corella_edge_runtime.llm.backends.process.child FD SETUP`, started by `backend`.
 
-FD is one end of a pair of sockets (`wire.py` says what passes), SETUP the JSON of `ChildSetup`. The main thread reads
+FD is one end of a pair of sockets (`wire.py` says what passes), SETUP the JSON of a `ModelSpec`. The main thread reads
 and writes; the backend's thread decodes and llama.cpp holds no lock of Python meanwhile, so a PING is answered at once
 unless the whole process stands still.
 """
@@ -20,12 +20,11 @@ from concurrent.futures import Future
 
 from corella_edge.errors import ComputeError, CorellaError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.backends import opening
 from corella_edge_runtime.llm.backends.process import wire
 from corella_edge_runtime.llm.backends.process.link import Link
-from corella_edge_runtime.llm.backends.process.setup import ChildSetup
-from corella_edge_runtime.llm.backends.thread import LlmBackend, bind
-from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts
+from corella_edge_runtime.llm.backends.thread import bind, thread_side
+from corella_edge_runtime.llm.contract.backend import LlmBackend, ModelSpec
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts
 
 NAME = b"corella-llm"
 _PR_SET_NAME = 15
@@ -33,7 +32,7 @@ _THE_PARENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, si
 _LOG = logging.getLogger("corella_edge.llm")
 
 
-class Service:
+class Child:
     """Answers one link's questions with one backend."""
 
     def __init__(self, link: Link, backend: LlmBackend) -> None:
@@ -117,17 +116,17 @@ def main(arguments: Sequence[str]) -> int:
     _behave()
     link = Link(socket.socket(fileno=int(arguments[0])))
     try:
-        setup = ChildSetup.from_json(arguments[1])
+        setup = ModelSpec.from_json(arguments[1])
         bind(setup.settings.cores)
-        backend = opening.thread_side(setup.model, setup.tokens, setup.settings, _give_way, setup.extra)[0]
+        backend = thread_side(setup, _give_way)
         _prove(backend, setup.tokens)
     except (CorellaError, OSError) as error:
         link.send(wire.Fatal(type(error).__name__, str(error)))
         return 3
-    service = Service(link, backend)
+    child = Child(link, backend)
     try:
-        if service.serve():
-            service.finish()
+        if child.serve():
+            child.finish()
     except wire.WireError as error:
         _LOG.error("%s", error)
         return 4
@@ -135,7 +134,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _prove(backend: LlmBackend, tokens: Tokens) -> None:
-    """Raises ComputeError if the simplest prompt gets no number: a model that is loaded is none yet that answers."""
+    """Raises ComputeError if the simplest prompt gets no number: a model may load and still not answer."""
     (answer,) = backend.submit([Prompt((), (tokens.yes, tokens.no))]).result()
     if answer.reason:
         raise ComputeError(f"the LLM gives no answer to its first prompt ({answer.reason})")

@@ -8,7 +8,7 @@
     PING      nothing
     BYE       nothing: finish what was asked, then end
     READY     JSON: the counters; sent when the model is loaded, and in answer to each PING
-    ANSWERS   u64 id, u32 bytes of JSON of the counters, the JSON, the answers' rows (`answer.Answers`)
+    ANSWERS   u64 id, u32 bytes of JSON of the counters, the JSON, the answers' rows (`messages.Answers`)
     FAILED    u64 id, then JSON {"kind": name of the error's class}
     FATAL     JSON {"kind": …, "message": …}: the model can not be loaded; the last frame
     FORGET    nothing: drop the kept prefixes
@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
 
-from corella_edge_runtime.llm.contract import ID_BYTES, Answers, Prompts, pack_ids, unpack_ids
+from corella_edge_runtime.llm.contract.messages import ID_BYTES, Answers, Prompts, pack_ids, unpack_ids
 
 # Far above any request (a thousand prompts of 8192 tokens are 33 MB): beyond it the other side talks nonsense.
 MAX_PAYLOAD = 256 * 2**20
@@ -126,7 +126,7 @@ class Frames:
         while len(self._rest) >= _HEAD.size:
             length, kind = _HEAD.unpack_from(self._rest)
             if length > MAX_PAYLOAD or kind >= len(_KINDS):
-                raise WireError(f"a frame of kind {kind} and {length} bytes is none of ours")
+                raise WireError(f"a frame of kind {kind} and {length} bytes is not one of this protocol")
             end = _HEAD.size + length
             if len(self._rest) < end:
                 break

@@ -7,7 +7,10 @@ from urllib.parse import urlsplit
 
 from corella_edge.errors import InputError
 from corella_edge_runtime.llm.backends.remote.flavours import FLAVOURS, Flavour
+from corella_edge_runtime.llm.contract.backend import Liveness
 
+# A server has limits of its own for what takes long, and computes many prompts between two signs of life.
+FAR_AWAY = Liveness(silence=10.0, probe=5.0)
 KEY_VARIABLE = "CORELLA_EDGE_LLM_KEY"
 _FORMS = ", ".join(f"{name}+http://HOST:PORT" for name in FLAVOURS)
 

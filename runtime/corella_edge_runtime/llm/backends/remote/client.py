@@ -1,7 +1,7 @@
 """The backend whose answers a server computes. One thread runs an event loop; a user's prompts stay in order.
 
 A deadline ends the request itself: its connection is closed, by which all three servers stop computing. A server that
-can not be reached is left alone for a moment, in which every question has "llm_error" at once.
+cannot be reached is not asked for a moment, in which every question has "llm_error" at once.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.backends.remote.address import KEY_VARIABLE, Address
+from corella_edge_runtime.llm.backends.remote.address import FAR_AWAY, KEY_VARIABLE, Address, parse_address
 from corella_edge_runtime.llm.backends.remote.flavours import too_long
-from corella_edge_runtime.llm.contract import Answer, Answers, Prompt, Prompts, TokenIds, unpack_ids
-from corella_edge_runtime.llm.settings import LlmSettings
+from corella_edge_runtime.llm.contract.backend import ModelSpec
+from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt, Prompts, TokenIds, unpack_ids
+from corella_edge_runtime.llm.contract.settings import LlmSettings
 
 try:
     import httpx
@@ -37,13 +38,13 @@ _TOO_LONG = Answer(math.nan, "too_long")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ClientLimits:
     """Of one client.
 
     Attributes:
         connections: requests at a time.
         connect, request: seconds until a connection is there, and until an answer is, where no deadline is nearer.
-        pause: seconds for which a server that could not be reached is left alone.
+        pause: seconds for which a server that could not be reached is not asked.
         close: seconds for the work in hand when the backend is closed.
     """
 
@@ -54,16 +55,8 @@ class Limits:
     close: float = 5.0
 
 
-@dataclass(slots=True)
-class Counters:
-    """Since the start. `prompts` got a probability; `requests` were sent, `responses` came; `errors` of them failed."""
-
-    prompts: int = 0
-    requests: int = 0
-    responses: int = 0
-    errors: int = 0
-    late: int = 0
-    seconds: float = 0.0
+# Since the start. `prompts` got a probability; `requests` were sent, `responses` came; `errors` of them failed.
+_COUNTERS = ("prompts", "requests", "responses", "errors", "late", "seconds")
 
 
 class _RefusedError(Exception):
@@ -77,14 +70,16 @@ _FAILURES = (httpx.HTTPError, _RefusedError, ValueError, LookupError, TypeError)
 class RemoteBackend:
     """Answers of one server. It is first spoken to by `check` or the first question: a box may start without it."""
 
-    def __init__(self, address: Address, tokens: Tokens, settings: LlmSettings, limits: Limits = Limits()) -> None:
+    def __init__(
+        self, address: Address, tokens: Tokens, settings: LlmSettings, limits: ClientLimits = ClientLimits()
+    ) -> None:
         self._flavour, self._tokens, self._limits = address.flavour, tokens, limits
         self._name = f"the {address.flavour.name} at {address.base}"
         self._room = settings.queue_tokens
         self._waiting = 0
         self._closed = False
         self._lock = threading.Lock()
-        self._counters = Counters()
+        self._counters = dict.fromkeys(_COUNTERS, 0.0)
         self._tasks: set[asyncio.Task[Answers]] = set()
         self._client = _client(address, limits)
         self._context: int | None = None
@@ -131,13 +126,15 @@ class RemoteBackend:
     def forget(self) -> None:
         """Nothing: what a server keeps is its own."""
 
+    def renew(self) -> None:
+        """Nothing: the server is somebody else's to start."""
+
     def stats(self) -> dict[str, float]:
         """Counters since the start, and `waiting_tokens`."""
-        counters = {name: float(getattr(self._counters, name)) for name in Counters.__slots__}
-        return {**counters, "waiting_tokens": float(self._waiting)}
+        return {**self._counters, "waiting_tokens": float(self._waiting)}
 
     def close(self) -> None:
-        """Wait for the work in hand, for `Limits.close` seconds; then the rest is "llm_error"."""
+        """Wait for the work in hand, for `ClientLimits.close` seconds; then the rest is "llm_error"."""
         with self._lock:
             first, self._closed = not self._closed, True
         if first:
@@ -194,10 +191,10 @@ class RemoteBackend:
                 await self._all(prompts, answers)
         except TimeoutError:
             missing = _DEADLINE
-            self._counters.late += 1
+            self._counters["late"] += 1
         found = Answers.of(answer or missing for answer in answers)
-        self._counters.prompts += int(found.answered.sum())
-        self._counters.seconds += time.monotonic() - started
+        self._counters["prompts"] += int(found.answered.sum())
+        self._counters["seconds"] += time.monotonic() - started
         return found
 
     async def _all(self, prompts: Prompts, answers: list[Answer | None]) -> None:
@@ -266,14 +263,14 @@ class RemoteBackend:
         return [Answer(value) for value in self._flavour.read(said, len(suffixes), self._tokens)]
 
     async def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, Any]:
-        """Status and JSON of an answer. A kept connection that the server has closed meanwhile is tried anew, once."""
+        """Status and JSON of an answer. A kept connection that the server has closed meanwhile is tried once more."""
         if time.monotonic() < self._unreachable_until:
             raise _RefusedError("the server could not be reached a moment ago")
         for last in (False, True):
-            self._counters.requests += 1
+            self._counters["requests"] += 1
             try:
                 answer = await self._client.request(method, path, json=body)
-                self._counters.responses += 1
+                self._counters["responses"] += 1
                 return answer.status_code, answer.json()
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 self._unreachable_until = time.monotonic() + self._limits.pause
@@ -285,14 +282,28 @@ class RemoteBackend:
 
     def _failed(self, error: BaseException) -> None:
         """Count; log once a kind, and of the message only what is ours: a server's may quote what a user wrote."""
-        self._counters.errors += 1
+        self._counters["errors"] += 1
         text = f"{type(error).__name__}: {error}" if isinstance(error, _RefusedError) else type(error).__name__
         if text not in self._failures and len(self._failures) < 20:
             self._failures.add(text)
             _LOG.error("the LLM server fails, the CRM decides: %s", text)
 
 
-def _client(address: Address, limits: Limits) -> httpx.AsyncClient:
+def open_backend(
+    kind: str, model: ModelSpec, required: bool, warn: Callable[[str], None] | None = None
+) -> RemoteBackend:
+    """See `BackendModule`. Raises InputError: the server must answer now and does not."""
+    backend = RemoteBackend(parse_address(kind), model.tokens, model.settings)
+    try:
+        if required:
+            backend.check(FAR_AWAY.probe)
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
+def _client(address: Address, limits: ClientLimits) -> httpx.AsyncClient:
     key = os.environ.get(KEY_VARIABLE, "")
     if not (key.isascii() and key.isprintable()):
         raise InputError(f"{KEY_VARIABLE}: a key has printable ASCII characters only")

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge_runtime.llm.llama import build
+from corella_edge_runtime.llm.llama import build, trust
 from corella_edge_runtime.llm.llama.binding import Context, Model
 from corella_edge_runtime.llm.llama.own_thread import claim
-from corella_edge_runtime.llm.llama.selftest import tiny, trust
+from corella_edge_runtime.llm.llama.selftest import tiny
 from corella_edge_runtime.llm.llama.tree import Rows
 
 # One token alone, then many: llama.cpp has kernels for each. 47 rows are no multiple of any tile.

@@ -1,4 +1,4 @@
-"""Questions on their way to another process: every future in here is ended exactly once, whoever ends it."""
+"""Questions without an answer yet: whatever happens, each future in here is ended exactly once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import math
 import threading
 from concurrent.futures import Future
 
-from corella_edge_runtime.llm.contract import Answers
-
-# The other side answers just before the deadline; its answers need a moment to arrive.
-GRACE = 0.003
+from corella_edge_runtime.llm.contract.deadline import overdue
+from corella_edge_runtime.llm.contract.messages import Answers
 
 
-class Asked:
+class InFlight:
     """Futures by number, and when they are due. Any thread may call any method."""
 
     def __init__(self) -> None:
@@ -71,9 +69,9 @@ class Asked:
         """End those that are overdue; when the next one will be (inf = none has a deadline)."""
         late: list[int] = []
         with self._lock:
-            while self._due and (self._due[0][0] + GRACE <= now or self._due[0][1] not in self._waiting):
+            while self._due and (overdue(self._due[0][0]) <= now or self._due[0][1] not in self._waiting):
                 late.append(heapq.heappop(self._due)[1])
-            following = self._due[0][0] + GRACE if self._due else math.inf
+            following = overdue(self._due[0][0]) if self._due else math.inf
         for id in late:
             self.fail(id, "deadline")
         return following

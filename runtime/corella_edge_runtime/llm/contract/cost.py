@@ -91,7 +91,7 @@ class Meter:
     def read(self, stats: Mapping[str, float]) -> tuple[float, float, float] | None:
         """Decodes, tokens and seconds since the last that was returned; None if there is nothing to learn from them.
 
-        `renewed` then tells whether the counters began anew, as they do with every process.
+        `renewed` then tells whether the counters started at 0 again, as they do with every process.
         """
         names = ("decodes", "evaluated_tokens", "busy_seconds", "aborted", "errors")
         now = tuple(stats.get(name, 0.0) for name in names)

@@ -27,7 +27,7 @@ from corella_edge.atomic import write_file
 from corella_edge.errors import ComputeError, InputError, MissingExtraError
 from corella_edge.formats.strict_json import decode
 from corella_edge_runtime.box import cpu_flags, cpu_model, state_folder
-from corella_edge_runtime.llm import endings
+from corella_edge_runtime.llm.contract import endings
 from corella_edge_runtime.llm.llama.dangers import TYPES, types_in
 
 FORMAT_VERSION = 1
@@ -39,7 +39,7 @@ FLOATS = frozenset({"F32", "F16", "BF16"})
 PATIENCE = 60.0  # seconds for the process to start, and again for each decode
 MAX_BYTES = 2**16
 REMEDY = "build a wheel with `corella-edge wheel --out DIR`, then `pip install --force-reinstall --no-deps` it"
-# In the environment of a process that llama.cpp may end: whoever started it is told by what.
+# In the environment of a process that llama.cpp may end: the process that started it reports by what.
 EXPENDABLE = {"CORELLA_EDGE_EXPENDABLE": "1"}
 # No debugger on itself; no threads of numpy for so little.
 _ENVIRONMENT = EXPENDABLE | {"GGML_NO_BACKTRACE": "1"} | dict.fromkeys(
@@ -100,7 +100,9 @@ def _fault(kind: str, outcome: Outcome) -> str:
     most = TOLERANCE if kind in FLOATS else QUANTISED_TOLERANCE
     if outcome.why or outcome.error <= most:
         return outcome.why
-    return f"its numbers are wrong by {outcome.error:.0%}" if isfinite(outcome.error) else "its numbers are none"
+    if not isfinite(outcome.error):
+        return "its numbers are NaN or infinite"
+    return f"its numbers are wrong by {outcome.error:.0%}"
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:

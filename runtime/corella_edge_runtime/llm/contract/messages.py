@@ -1,7 +1,7 @@
 """What is asked and what is answered: one of each, and the columns of many. Knows no llama_cpp.
 
-The columns are what travels from a request to the decode and back; a `Prompt` or an `Answer` is made of them for
-whoever wants to look at one.
+The columns are what travels from a request to the decode and back; a `Prompt` or an `Answer` is made of
+them when one is looked at.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """P(Yes) of one prompt, or nan and the reason why there is none.
+    """P(Yes) of one prompt, or NaN and the reason why it is missing.
 
     Attributes:
         reason: one of `REASONS`.
         evaluated, reused: tokens computed for this prompt, and those an earlier one had left or shared.
         waited: seconds from its arrival in the queue to the first decode that held it.
-        mass: log of the two answers' share of the whole vocabulary's probability; nan unless it was asked for, and
+        mass: log of the two answers' share of the whole vocabulary's probability; NaN unless it was asked for, and
             from a backend that does not tell.
     """
 
@@ -198,7 +198,7 @@ class Answers(Sequence[Answer]):
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Answers:
-        """The inverse of `rows.tobytes()`. Raises ValueError for bytes that are none, or a reason that is not known."""
+        """The inverse of `rows.tobytes()`. Raises ValueError: damaged bytes, or an unknown reason."""
         rows = np.frombuffer(raw, _ROW)
         if len(rows) and rows["reason"].max() >= len(REASONS):
             raise ValueError("an unknown reason")
@@ -206,7 +206,7 @@ class Answers(Sequence[Answer]):
 
     @property
     def probability(self) -> npt.NDArray[np.float64]:
-        """float64 [n], nan where there is none."""
+        """float64 [n], NaN where it is missing."""
         found: npt.NDArray[np.float64] = self.rows["probability"]
         return found
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future
 
-from corella_edge_runtime.llm.contract import Answers, Prompt, Prompts, Row, no_answer
+from corella_edge_runtime.llm.contract.messages import Answers, Prompt, Prompts, Row, no_answer
 
 
 class Job:
@@ -54,12 +54,12 @@ class Job:
         self.open = [place for place in self.open if place not in done]
 
     def refuse(self, places: Collection[int], reason: str) -> None:
-        """These have none, for the same reason."""
+        """These have no answer, all for the same reason."""
         if places:
             self.tell(list(places), [no_answer(reason)] * len(places))
 
     def answers(self, reason: str) -> Answers:
-        """One a prompt, in order; `reason` where there is none yet."""
+        """One a prompt, in order; `reason` where one is missing."""
         missing, found = self.open, self._rows.copy()
         for place in missing:
             found[place] = no_answer(reason)

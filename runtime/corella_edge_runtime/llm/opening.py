@@ -1,0 +1,141 @@
+"""The LLM side of a bundle, from its files: checks, backend, guard. The one module that knows all the others."""
+
+from __future__ import annotations
+
+import importlib
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corella_edge.bundle.artefact import Bundle
+from corella_edge.catalog import Catalog
+from corella_edge.errors import BundleError, ComputeError, MissingExtraError
+from corella_edge.prompt import PromptEncoder, Template, Tokenize, Tokens
+from corella_edge_runtime.llm.asking import Llm
+from corella_edge_runtime.llm.backends import table
+from corella_edge_runtime.llm.contract.backend import ModelSpec
+from corella_edge_runtime.llm.contract.settings import MAX_CONTEXT
+from corella_edge_runtime.llm.guard import GuardedBackend
+from corella_edge_runtime.llm.llama import trust
+from corella_edge_runtime.llm.llama.dangers import check_gguf
+from corella_edge_runtime.llm.llama.trust import Verdict
+from corella_edge_runtime.setup import Setup
+
+if TYPE_CHECKING:
+    from corella_edge_runtime.llm.llama.binding import Model
+
+
+def open_backend(
+    kind: str, model: ModelSpec, required: bool = False, warn: Callable[[str], None] | None = None
+) -> GuardedBackend:
+    """A backend ready for work, behind its guard.
+
+    Prompts travel as token ids of the GGUF's own vocabulary, so that no server's template or special-token rule can
+    change what is asked.
+
+    Args:
+        kind: "thread", "process", or the flavour and address of a server: "sglang+http://10.0.0.7:30000". A bare
+            http:// address is refused: the three speak different forms, and a wrong guess would score wrongly.
+        required, warn: see `BackendModule`.
+
+    Raises:
+        InputError: an unknown kind or a bad address; a server that is required and does not answer, or that is to be
+            deterministic. BundleError: the GGUF can not be loaded. ComputeError: llama.cpp does not compute with it.
+        MissingExtraError: llama.cpp, or httpx for a server, is not installed.
+    """
+    entry = table.find(kind, model.settings.deterministic)
+    backend = entry.load().open_backend(kind, model, required, warn)
+    return GuardedBackend(backend, model.tokens, model.settings.batch, entry.liveness)
+
+
+def open_llm(
+    bundle: Bundle, catalog: Catalog, kind: str, setup: Setup, required: bool = False, retried: bool = False
+) -> tuple[Llm | None, str]:
+    """The LLM of a bundle, or None; and why it is missing, or not there yet.
+
+    Args:
+        retried: a process that does not start is tried again, unless it is `required`.
+
+    One that is `required` has answered a prompt.
+
+    Raises:
+        InputError: `kind` is no way to run it, or to run it so that scores are bit-equal; a server that is required
+            does not answer. BundleError, ComputeError, MissingExtraError: the LLM is missing or does not answer, and it
+            is required.
+    """
+    entry = table.find(kind, setup.llm.deterministic)
+    prompt, file = bundle.prompt(), setup.llm_file
+    if prompt is None or not bundle.has(file):
+        if required:
+            raise BundleError(f"{bundle.root}: the bundle has no LLM ({file})")
+        return None, "the bundle has no LLM: the CRM decides alone"
+    told: list[str] = []
+    warn = told.append if retried and not required else None
+    try:
+        llm = _open(bundle.path(file), prompt, catalog, kind, setup, warn, required)
+    except (MissingExtraError, ComputeError) as error:
+        if required:
+            raise
+        return None, f"{error}; until then the CRM decides alone"
+    # A server elsewhere has answered its own check already.
+    if required and not entry.remote:
+        _require_answer(llm, file)
+    return llm, "".join(told)
+
+
+def _require_answer(llm: Llm, file: str) -> None:
+    try:
+        if why := llm.prove():
+            raise ComputeError(f"{file}: the LLM is loaded, but gives no answer ({why})")
+    except BaseException:
+        llm.close()
+        raise
+
+
+def _open(
+    file: Path, prompt: tuple[Template, Tokens], catalog: Catalog, kind: str, setup: Setup,
+    warn: Callable[[str], None] | None, required: bool,
+) -> Llm:  # fmt: skip
+    template, tokens = prompt
+    # Before any backend starts, and before llama.cpp is loaded here; the vocabulary alone is read in milliseconds.
+    verdict = _verdict(file, table.find(kind).remote)
+    vocabulary = read_vocabulary(file)
+    size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
+    _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
+    _check_answers(file.name, vocabulary.tokenize, template, tokens)
+    extra = None if verdict is None else verdict.kernels == trust.OK
+    backend = open_backend(kind, ModelSpec(file, tokens, setup.llm, extra), required, warn)
+    llm = Llm(PromptEncoder(template, catalog, vocabulary.tokenize, tokens), backend, setup.llm, size, longest)
+    llm.verdict = verdict
+    return llm
+
+
+def read_vocabulary(file: Path) -> Model:
+    """A GGUF to tokenise with. Raises BundleError, MissingExtraError."""
+    binding = importlib.import_module("corella_edge_runtime.llm.llama.binding")
+    model: Model = binding.Model(file, vocabulary_only=True)
+    return model
+
+
+def _verdict(file: Path, remote: bool) -> Verdict | None:
+    """Whether llama.cpp computes with a file's types here; None where a server elsewhere does."""
+    kinds = sorted(check_gguf(file))
+    if remote:
+        return None
+    verdict = trust.judge(kinds)
+    if verdict.kernels == trust.NONE:
+        raise ComputeError(f"{file.name}: {verdict.sentence}")
+    return verdict
+
+
+def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:
+    for token in ids:
+        if not 0 <= token < vocab_size:
+            raise BundleError(f"prompt.json: token id {token} is outside the vocabulary of {file} ({vocab_size})")
+
+
+def _check_answers(file: str, tokenize: Tokenize, template: Template, tokens: Tokens) -> None:
+    for text, token in ((template.yes, tokens.yes), (template.no, tokens.no)):
+        if (found := tokenize(unicodedata.normalize("NFC", text))) != [token]:
+            raise BundleError(f"{file}: {text!r} is the tokens {found} of its vocabulary, in prompt.json it is {token}")
