@@ -25,7 +25,7 @@ from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.guard import GuardedBackend
 from corella_edge_runtime.llm.opening import open_backend
 
-FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults"
+FAULTS = Path(__file__).parents[3] / "benchmarks" / "faults"
 QUICK = Patience(ping=0.05, first_pause=0.05, longest_pause=0.4, close=5.0)
 
 
