@@ -34,7 +34,7 @@ from harness.pairs import ratio_of
 from harness.quiet import Watch, cpu_seconds, is_void
 from harness.report import finish
 
-CHILD = Path(__file__).parent / "harness" / "messages_child.py"
+CHILD = "harness.messages_child"
 HERE = Path(__file__).resolve().parents[1]
 SIZES = (20, 100)
 PARTS = ("parse", "encode", "serialise")
@@ -55,19 +55,20 @@ class Child:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise CorellaError(f"{CHILD.name} ended with {self.process.wait()}")
+            raise CorellaError(f"{CHILD} ended with {self.process.wait()}")
         found: Row = json.loads(line)
         return found
 
 
 def environment(checkout: Path) -> dict[str, str]:
     """Where Python finds that checkout's packages."""
-    return {"PYTHONPATH": os.pathsep.join(str(checkout / part) for part in ("", "export", "runtime", "benchmarks"))}
+    paths = [*(checkout / part for part in ("", "export", "runtime", "benchmarks")), HERE / "benchmarks"]
+    return {"PYTHONPATH": os.pathsep.join(map(str, paths))}
 
 
 @contextmanager
 def child(checkout: Path, bundle: Path, folder: Path, cpu: bool) -> Iterator[Child]:
-    command = [sys.executable, "-P", str(CHILD), str(bundle), str(folder), *(["cpu"] if cpu else [])]
+    command = [sys.executable, "-P", "-m", CHILD, str(bundle), str(folder), *(["cpu"] if cpu else [])]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                env={**os.environ, **environment(checkout)})  # fmt: skip
     try:

@@ -5,7 +5,6 @@ It runs with the packages of this checkout or of an older one, which has other f
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import corella_edge.scores as answers
 from corella_edge_runtime.engine import Engine
+from harness.checkout import module
 
 clock = time.perf_counter if len(sys.argv) < 4 else time.thread_time
 Times = dict[str, list[float]]
@@ -24,15 +24,12 @@ Times = dict[str, list[float]]
 
 def steps() -> tuple[Callable[[bytes], Any], Callable[..., bytes]]:
     """From a body to a request, and from scores to an answer's bytes."""
-    requests: Any = importlib.import_module("corella_edge.request")
-    if importlib.util.find_spec("corella_edge.request_message"):
-        requests = importlib.import_module("corella_edge.request_message")
+    requests = module("corella_edge.request_message", "corella_edge.request")
     if hasattr(requests, "read_request"):
         return requests.read_request, answers.answer_json
     import orjson
 
-    from corella_edge.formats.strict_json import decode
-
+    decode = module("corella_edge.formats.strict_json", "corella_edge.strict_json").decode
     return (lambda body: requests.parse_request(decode(body))), (lambda *of: orjson.dumps(answers.answer(*of)))
 
 

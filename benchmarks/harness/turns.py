@@ -5,7 +5,6 @@ python -m harness.turns BUNDLE BACKEND      the package that PYTHONPATH names; r
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 from corella_edge.request import Request, User
 from corella_edge_runtime.bench import traffic
 from corella_edge_runtime.engine import Engine
+from harness.checkout import module
 
 USERS, SEED = 40, 29
 # What llama.cpp does for a decode outside of it: which sequence holds which cells, prefixes out and in.
@@ -29,7 +29,7 @@ spent: dict[str, float] = defaultdict(float)
 
 
 def main(bundle: Path, backend: str) -> None:
-    library = importlib.import_module("corella_edge_runtime.llm.llama.binding").C
+    library = module("corella_edge_runtime.llm.llama.binding", "corella_edge_runtime.llm.binding").C
     for name in ("llama_decode", *CELLS):
         setattr(library, name, timed(name, getattr(library, name)))
     with Engine.open(bundle, llm=backend, llm_threads=1, crm_threads=1, require_llm=True, tuned=False) as engine:
