@@ -26,8 +26,11 @@ def entropy(p: npt.ArrayLike) -> Floats:
     p64 = np.asarray(p, dtype=np.float64)
     negative = -p64
     # 0 * log 0 is nan in floating point and 0 in the definition: the nearest number beside 0 stands for it.
-    s: Floats = negative * np.log(np.maximum(p64, _LEAST))
-    s -= (_ONE + negative) * np.log1p(np.maximum(negative, _LEAST_ABOVE))
+    s: Floats = np.log(np.maximum(p64, _LEAST))
+    s *= negative
+    other: Floats = np.log1p(np.maximum(negative, _LEAST_ABOVE))
+    other *= _ONE + negative
+    s -= other
     bounded: Floats = np.minimum(s, _MOST)  # rounding may pass ln 2 by one ulp
     return bounded
 
