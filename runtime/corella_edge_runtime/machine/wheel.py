@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -257,14 +258,41 @@ def _run(command: list[str], env: dict[str, str], log: Path, show: Show) -> int:
 
 @contextmanager
 def _group(command: list[str], env: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        command, env=env, cwd=env["TMPDIR"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
-    ) as child:  # fmt: skip
-        try:
-            yield child
-        finally:
-            _end(child)
+    child: subprocess.Popen[str] | None = None
+    try:
+        with _signals_wait():
+            child = subprocess.Popen(
+                command, env=env, cwd=env["TMPDIR"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+            )  # fmt: skip
+        yield child
+    finally:
+        if child is not None:
+            with child:
+                _end(child)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """What asks this process to end takes effect after the block: a child that is being started is known by then.
+
+    Signals reach the main thread alone, so there is nothing to do in another one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = [number for number, handler in before.items() if callable(handler)]
+    for number in handled:
+        signal.signal(number, lambda got, _: arrived.append(got))
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
+    for got in arrived[:1]:
+        signal.raise_signal(got)
 
 
 def _end(child: subprocess.Popen[str]) -> None:

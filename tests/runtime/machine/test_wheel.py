@@ -16,6 +16,7 @@ import zipfile
 from collections import namedtuple
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -247,6 +248,34 @@ INTERRUPTED = """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     main(["wheel", "--target", "x86_64", "--out", sys.argv[1]])
 """
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_a_child_is_started_ends_it(number: int, monkeypatch, tmp_path: Path) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise StoppedError
+
+    started = []
+    popen = subprocess.Popen
+
+    def slow(*args: Any, **named: Any) -> Any:
+        started.append(popen(*args, **named))
+        os.kill(os.getpid(), number)
+        time.sleep(0.05)
+        return started[0]
+
+    monkeypatch.setattr(wheel.subprocess, "Popen", slow)
+    before = signal.signal(number, stop)
+    try:
+        with pytest.raises(StoppedError), wheel._group(["sleep", "600"], {**os.environ, "TMPDIR": str(tmp_path)}):
+            raise AssertionError
+        assert signal.getsignal(number) is stop
+    finally:
+        signal.signal(number, before)
+    assert started[0].poll() is not None
 
 
 def _lives(pid: str) -> bool:
