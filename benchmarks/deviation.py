@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """A row a file of weights. Raises CorellaError: an option, or a bundle that can not be used."""
+    """A row a file of weights. Raises CorellaError: an option, or a bundle that cannot be used."""
     check(options)
     bundles = [opened(path) for path in options.bundles]
     found = [row for bundle, files in bundles for row in of_bundle(bundle, files, options)]

@@ -40,7 +40,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     try:
         lock = _claim(partial, out)
     except OSError as error:
-        raise InputError(f"--out {out}: can not be written: {told(error)}") from None
+        raise InputError(f"--out {out}: cannot be written: {told(error)}") from None
     try:
         yield partial
         _publish(partial, out)
@@ -83,7 +83,7 @@ def _lock_folder(out: Path) -> int:
         out.mkdir(parents=True, exist_ok=True)
         lock = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise InputError(f"--out {out}: can not be written: {told(error)}") from None
+        raise InputError(f"--out {out}: cannot be written: {told(error)}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -104,7 +104,7 @@ def _check_label(out: Path, label: str, same: dict[str, Any], notes: dict[str, A
         was, now = settled(before), {**before, **same, **notes}
         different = [key for key, value in settled(same).items() if was.get(key) != value]
     except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise InputError(f"{path}: can not be read ({error})") from None
+        raise InputError(f"{path}: cannot be read ({error})") from None
     if different:
         raise InputError(f"--out {out}: was begun with another {different[0]}; remove it or name another one")
     if now != before:

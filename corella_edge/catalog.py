@@ -49,7 +49,7 @@ class Catalog:
                     ids.append(record.pop("item"))
                     attributes.append(record)
         except OSError as error:
-            raise BundleError(f"{path.name}: can not be read ({error.strerror})") from None
+            raise BundleError(f"{path.name}: cannot be read ({error.strerror})") from None
         return cls(ids, attributes)
 
 

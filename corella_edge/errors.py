@@ -11,11 +11,11 @@ EXIT_CODES = {
     0: "done",
     1: "the operating system refused something (a full disk, no permission, a closed output), or the command found the "
     "problem that it names",
-    2: "a wrong option, or bad input: a request, a data file, a recipe, an --out that can not be written",
+    2: "a wrong option, or bad input: a request, a data file, a recipe, an --out that cannot be written",
     3: "a bundle is damaged, is not signed, or gives other scores than the trained models",
-    4: "a model can not be exported, or the export differs from what was trained",
+    4: "a model cannot be exported, or the export differs from what was trained",
     5: "an extra is not installed; the message says which",
-    6: "the user store can not do what was asked",
+    6: "the user store cannot do what was asked",
     7: "llama.cpp does not compute on this machine, or an LLM that is required does not answer",
     130: "interrupted (Ctrl-C); the same command starts again or goes on",
     141: "the reader of standard output has closed it, as `head` does; nothing is printed",
@@ -50,7 +50,7 @@ class BundleError(CorellaError):
 
 
 class ExportError(CorellaError):
-    """A model can not be exported, or what was exported differs from what was trained."""
+    """A model cannot be exported, or what was exported differs from what was trained."""
 
     exit_code = 4
 
@@ -66,17 +66,17 @@ class MissingExtraError(CorellaError):
 
 
 class StoreError(CorellaError):
-    """The user store can not do what was asked; what it holds is as it was."""
+    """The user store cannot do what was asked; what it holds is as it was."""
 
     exit_code = 6
 
 
 class StoreFullError(StoreError):
-    """The user store can not be written: the disk is full or read-only. The same works once there is room."""
+    """The user store cannot be written: the disk is full or read-only. The same works once there is room."""
 
 
 class OutputError(CorellaError):
-    """Standard output can not be written: it is closed, or its disk is full."""
+    """Standard output cannot be written: it is closed, or its disk is full."""
 
 
 class ReaderGoneError(OutputError):
@@ -138,7 +138,7 @@ def as_line(error: BaseException) -> tuple[str, int] | None:
     elif isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # of Path.resolve
         text, code = str(error), CorellaError.exit_code
     elif isinstance(error, UnicodeEncodeError):
-        text, code = f"{error.object[:500]!r} can not be written as {error.encoding}; name it otherwise", 2
+        text, code = f"{error.object[:500]!r} cannot be written as {error.encoding}; name it otherwise", 2
     else:
         return None
     return text.replace("\n", "\\n").replace("\r", "\\r"), code

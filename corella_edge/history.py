@@ -1,6 +1,6 @@
 """Whether the numbers of a history mean what they should: times in seconds, in their order, ratings of the right scale.
 
-One rule for `score`, `/v1/rank`, `/v1/events` and the store. What can not be right is refused, what can be put right
+One rule for `score`, `/v1/rank`, `/v1/events` and the store. What cannot be right is refused, what can be put right
 is, and what is odd is told. Nothing here looks at a clock, which may be wrong.
 """
 
@@ -48,7 +48,7 @@ def sensible(
 
 
 def check_units(times: Floats, path: str) -> None:
-    """Raises InputError, which names the first of `times` (nan = none) that can not be in seconds."""
+    """Raises InputError, which names the first of `times` (nan = none) that cannot be in seconds."""
     wrong = np.flatnonzero(np.abs(times) > MAX_TIME)
     if wrong.size:
         i = int(wrong[0])

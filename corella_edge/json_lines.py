@@ -42,7 +42,7 @@ def read_lines(source: Path | TextFile, parse: Callable[[Any], T], kind: Kind = 
     One JSON array, or objects that are spread over lines, are read as well, and whatever `TextFile` reads.
 
     Raises:
-        InputError: (or `kind`) the file can not be read, or a value is not what `parse` accepts.
+        InputError: (or `kind`) the file cannot be read, or a value is not what `parse` accepts.
     """
     file = TextFile.of(source)
     try:

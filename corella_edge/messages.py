@@ -132,7 +132,7 @@ def _place(path: str) -> str:
 
 
 def check_features(features: Mapping[str, Any], path: str) -> None:
-    """What a type can not say of features: raises InputError for a whole number that is too large."""
+    """What a type cannot say of features: raises InputError for a whole number that is too large."""
     for name, value in features.items():
         listed = type(value) is list
         for i, entry in enumerate(value if listed else (value,)):

@@ -19,7 +19,7 @@ HEAVY = ("torch", "transformers", "polars", "gguf", "onnx")
 def ended(name: str, measure: Callable[[], dict[str, Any]], out: Path | None) -> int:
     """Measure, print the figures and keep them in `out`: the exit code of the benchmark `name`.
 
-    What can not be measured is one line on standard error.
+    What cannot be measured is one line on standard error.
     """
     try:
         figures = measure()

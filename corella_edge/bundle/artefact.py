@@ -132,7 +132,7 @@ class Bundle:
         try:
             present = dict(sorted(walk(self.root)))
         except OSError as error:
-            yield f"can not be read ({error})"
+            yield f"cannot be read ({error})"
             return
         regular = {name for name, path in present.items() if path.is_file() and not path.is_symlink()}
         for name in present:
@@ -229,7 +229,7 @@ def _difference(path: Path, entry: FileEntry) -> str:
             return f"{size} bytes, {entry.size} expected"
         return "" if sha256(path) == entry.sha256 else "its contents differ from the exported ones (sha256)"
     except OSError as error:
-        return f"can not be read ({error.strerror})"
+        return f"cannot be read ({error.strerror})"
 
 
 def read_bytes(path: Path, name: str = "", limit: int = MAX_JSON_BYTES) -> bytes:
@@ -239,7 +239,7 @@ def read_bytes(path: Path, name: str = "", limit: int = MAX_JSON_BYTES) -> bytes
             raise BundleError(f"{name or path.name}: larger than {limit} bytes")
         return path.read_bytes()
     except OSError as error:
-        raise BundleError(f"{name or path.name}: can not be read ({error.strerror})") from None
+        raise BundleError(f"{name or path.name}: cannot be read ({error.strerror})") from None
 
 
 def decode(raw: bytes, name: str) -> Any:

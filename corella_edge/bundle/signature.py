@@ -76,7 +76,7 @@ def sign(root: Path, key_file: Path, ask_password: Callable[[], str]) -> str:
     `ask_password` is called if the key is encrypted.
 
     Raises:
-        BundleError: the bundle is not as exported. InputError: the key can not be used, or the disk refuses.
+        BundleError: the bundle is not as exported. InputError: the key cannot be used, or the disk refuses.
     """
     minisign = _library("sign")
     root = Bundle.open(root).root.resolve()
@@ -88,7 +88,7 @@ def sign(root: Path, key_file: Path, ask_password: Callable[[], str]) -> str:
                 key.decrypt(ask_password())
             signature = key.sign((root / MANIFEST).read_bytes(), trusted_comment=comment)
     except OSError as error:
-        raise InputError(f"--key {key_file}: can not be read ({error.strerror})") from None
+        raise InputError(f"--key {key_file}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise InputError(f"--key {key_file}: {error}") from None
     lay_beside(root, bytes(signature) + b"\n")
@@ -99,7 +99,7 @@ def new_key(path: Path, password: str) -> TrustedKey:
     """Write a secret key to `path` (encrypted, if there is a password) and the public one to `path`.pub.
 
     Raises:
-        InputError: one of the two files exists, or can not be written.
+        InputError: one of the two files exists, or cannot be written.
     """
     minisign = _library("sign")
     public = path.with_name(f"{path.name}.pub")
@@ -134,7 +134,7 @@ def _read_signature(root: Path) -> Any:
     try:
         return _library("--trust").Signature.from_bytes(_small_file(path))
     except OSError as error:
-        raise BundleError(f"{root}: {SIGNATURE}: can not be read ({error.strerror})") from None
+        raise BundleError(f"{root}: {SIGNATURE}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise BundleError(f"{root}: {SIGNATURE}: not a signature of minisign ({error})") from None
 

@@ -25,7 +25,7 @@ def _repeat(folder: Path) -> None:
 
     bundle = Bundle.open(folder)
     rows, allowed = reference.read(bundle), reference.tolerance(bundle)
-    # A child, as in serving: a model file that llama.cpp can not stand must not end the command.
+    # A child, as in serving: a model file that llama.cpp cannot stand must not end the command.
     with Engine.open(folder, llm="process", tuned=False) as engine:
         found = reference.compare(engine, rows, allowed)
         if engine.llm is None:

@@ -70,7 +70,7 @@ def add(site: Path, bundle: Path, verify: bool, trust: str | None) -> None:
 @_WAIT
 @_TIMEOUT
 def use(site: Path, version: str, wait: bool, timeout: float) -> None:
-    """Make VERSION live. A version that the server can not load is refused, and the old one serves on."""
+    """Make VERSION live. A version that the server cannot load is refused, and the old one serves on."""
     _use(site, version, wait, timeout)
 
 

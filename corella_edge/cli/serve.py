@@ -91,7 +91,7 @@ def _load(threshold: str | None, engine: dict[str, Any], cores: set[int], bundle
 
 
 def _guard(host: str, access: dict[str, Any]) -> Guard:
-    """Raises InputError for keys that can not be read, and for an address beyond this machine without keys."""
+    """Raises InputError for keys that cannot be read, and for an address beyond this machine without keys."""
     from corella_edge_runtime.server.guard.access import Guard, require_access
     from corella_edge_runtime.server.guard.key_time import KeyTime
     from corella_edge_runtime.server.guard.keys import KeyFile

@@ -89,4 +89,4 @@ def _output_error(error: OSError) -> OutputError:
     if error.errno == errno.EPIPE:
         return ReaderGoneError("standard output: nobody reads it any more")
     reason = "it is closed" if error.errno == errno.EBADF else error.strerror
-    return OutputError(f"standard output: can not be written: {reason}")
+    return OutputError(f"standard output: cannot be written: {reason}")

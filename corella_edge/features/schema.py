@@ -143,7 +143,7 @@ def vocabulary_names(data: Mapping[str, Any]) -> set[str]:
 
 
 def _problem(item: Field, vocabularies: Mapping[str, Vocabulary]) -> str:
-    """Why a field can not be encoded; empty if it can."""
+    """Why a field cannot be encoded; empty if it can."""
     if item.kind not in get_args(Kind) or item.side not in get_args(Side) or not 1 <= item.length <= LONGEST:
         return f"unknown kind or side, or a length that is not 1 to {LONGEST}"
     if item.kind in ("categorical", "multi", "sequence") and item.vocab not in vocabularies:

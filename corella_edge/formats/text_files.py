@@ -48,7 +48,7 @@ _LETTER = re.compile(rb"[\xc3-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\
 
 
 class UnreadableError(InputError):
-    """A file can not be read as text; the message names it, and says what it is and how to mend it."""
+    """A file cannot be read as text; the message names it, and says what it is and how to mend it."""
 
 
 class TextFile:
@@ -96,7 +96,7 @@ class TextFile:
                 copy.write(part)
             except OSError as error:
                 where = f"its copy in {tempfile.gettempdir()}: {error.strerror}; TMPDIR names another folder"
-                raise UnreadableError(f"{self}: can not be kept: {where}") from None
+                raise UnreadableError(f"{self}: cannot be kept: {where}") from None
         return copy
 
     def sha256(self) -> str:
@@ -220,4 +220,4 @@ def told(name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise UnreadableError(f"{name}: no such file") from None
     except OSError as error:
-        raise UnreadableError(f"{name}: can not be read: {error.strerror or error}") from None
+        raise UnreadableError(f"{name}: cannot be read: {error.strerror or error}") from None

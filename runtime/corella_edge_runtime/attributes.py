@@ -76,7 +76,7 @@ def read_items(path: TextFile, known: Iterable[str], reading: Reading) -> list[C
 
 
 def _problem(name: str, value: Any, known: Sequence[str], reading: Reading) -> str:
-    """Why an attribute can not stand in the catalogue; empty if it can."""
+    """Why an attribute cannot stand in the catalogue; empty if it can."""
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -90,7 +90,7 @@ def _problem(name: str, value: Any, known: Sequence[str], reading: Reading) -> s
 
 
 def _wanted(item: Field, name: str, value: Any) -> str:
-    """What a field expects where it can not read the value; empty where it can."""
+    """What a field expects where it cannot read the value; empty where it can."""
     number = type(value) in (int, float)
     if item.kind == "categorical":
         return "one text or number" if isinstance(value, list) else ""
@@ -112,7 +112,7 @@ def remarks(
     touched = [*added, *changed]
     if reading.template:
         silent = [item for item in touched if reading.text(after.of(item)) is None]
-        yield from _told(silent, "without a title: the LLM can not be asked about them")
+        yield from _told(silent, "without a title: the LLM cannot be asked about them")
     for item in reading.plain:
         lacking = [new for new in added if after.of(new).get(item.source) is None]
         yield from _told(lacking, f"new and without {item.source}, which the CRM reads")

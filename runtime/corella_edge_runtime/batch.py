@@ -91,7 +91,7 @@ def parse_checked(value: Any) -> Request:
 
 
 def check_out(out: Path, source: TextFile, force: bool) -> None:
-    """Refuse an `out` that can not or must not be written, before any work. Raises InputError."""
+    """Refuse an `out` that cannot or must not be written, before any work. Raises InputError."""
     if out.is_dir() or (out.exists() and not out.is_file()):
         raise InputError(f"--out {out}: exists and is not a file; name another one")
     if out.exists() and source.path and source.path.exists() and out.samefile(source.path):

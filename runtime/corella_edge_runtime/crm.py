@@ -33,7 +33,7 @@ class Crm:
         try:
             self._session: Any = ort.InferenceSession(_openable(path), _options(threads), providers=_providers())
         except Exception as error:  # noqa: BLE001 - onnxruntime raises its own, undocumented kinds
-            raise BundleError(f"{path.name}: ONNX Runtime can not load it ({_first_line(error)})") from None
+            raise BundleError(f"{path.name}: ONNX Runtime cannot load it ({_first_line(error)})") from None
         self.provider: str = self._session.get_providers()[0]
         self.warning = _not_taken(_providers()[0], self.provider)
         self._item_inputs = {f.name for f in schema.fields if f.side == "item"}
@@ -82,7 +82,7 @@ class Crm:
             outputs: list[Any] = self._session.run(None, feed)
         except Exception as error:  # noqa: BLE001 - as above
             raise BundleError(
-                f"{name}: ONNX Runtime can not run it on schema.json's fields ({_first_line(error)})"
+                f"{name}: ONNX Runtime cannot run it on schema.json's fields ({_first_line(error)})"
             ) from None
         forms = [f"{getattr(found, 'dtype', type(found).__name__)} {np.shape(found)}" for found in outputs]
         if forms != ["float32 (2,)"] or not np.isfinite(outputs[0]).all():
@@ -109,7 +109,7 @@ def sigmoid(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
 
 
 def _openable(path: Path) -> str | bytes:
-    """The path, or the file's bytes where ONNX Runtime, which wants UTF-8, can not be told the path."""
+    """The path, or the file's bytes where ONNX Runtime, which wants UTF-8, cannot be told the path."""
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
@@ -134,7 +134,7 @@ def _providers() -> list[str]:
 
 def _not_taken(wanted: str, taken: str) -> str:
     """A sentence where ONNX Runtime silently took another provider than the first it was asked for, else ""."""
-    return "" if wanted == taken else f"the CRM runs on {taken}: ONNX Runtime has {wanted} but can not start it"
+    return "" if wanted == taken else f"the CRM runs on {taken}: ONNX Runtime has {wanted} but cannot start it"
 
 
 def _first_line(error: Exception) -> str:

@@ -108,7 +108,7 @@ class Engine:
             llm: "thread" (llama.cpp in this process), "process" (in a watched child), the address of a server
                 (docs/llm.md), or None (the CRM alone).
             threshold: the default for requests that bring none; None = the bundle's policy.
-            require_llm: an LLM that can not be loaded, or does not answer a prompt, is an error, not a warning.
+            require_llm: an LLM that cannot be loaded, or does not answer a prompt, is an error, not a warning.
             retry_llm: an LLM process that does not start is a warning and tried again; not if it is required.
             crm_threads, llm_threads, llm_file: None = by the plan or, without one, by the machine.
             plan: the file of `corella-edge tune`; None = where it writes by itself.
@@ -118,7 +118,7 @@ class Engine:
 
         Raises:
             BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan,
-            an LLM file that the bundle lacks, an LLM that can not be run as asked for, more threads than CPUs.
+            an LLM file that the bundle lacks, an LLM that cannot be run as asked for, more threads than CPUs.
             ComputeError: an LLM that is required and does not answer. MissingExtraError: no onnxruntime.
         """
         opened = Bundle.open(bundle, trust)

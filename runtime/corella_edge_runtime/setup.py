@@ -54,7 +54,7 @@ def find_setup(bundle: Bundle, wishes: Wishes, warn: Callable[[str], None]) -> S
     """The setup of a bundle on this machine.
 
     Raises:
-        InputError: a named plan that can not be followed; more threads than CPUs; a file that the bundle lacks.
+        InputError: a named plan that cannot be followed; more threads than CPUs; a file that the bundle lacks.
     """
     files = bundle.manifest.files
     if wishes.llm_file is not None:

@@ -149,7 +149,7 @@ def test_mistakes_are_one_line(corella, bundle, crm_bundle, tmp_path):
         ([bundle, "--requests", tmp_path / "none"], 2, "none: no such file"),
         ([bundle, "--requests", tmp_path / "bad.jsonl"], 2, "bad.jsonl line 1: candidates[0].label: expected 0 or 1"),
         ([bundle, "--requests", tmp_path / "empty.jsonl"], 2, "holds no requests"),
-        ([bundle, "--out", tmp_path / "empty.jsonl"], 2, "can not be made a folder"),
+        ([bundle, "--out", tmp_path / "empty.jsonl"], 2, "cannot be made a folder"),
         ([tmp_path], 3, "not a bundle"),
     ]
     for args, code, message in cases:

@@ -94,8 +94,8 @@ def told(text: str) -> list[str]:
 
 
 OUTPUTS = {
-    "full": (1, ["corella-edge: standard output: can not be written: No space left on device"]),
-    "closed": (1, ["corella-edge: standard output: can not be written: it is closed"]),
+    "full": (1, ["corella-edge: standard output: cannot be written: No space left on device"]),
+    "closed": (1, ["corella-edge: standard output: cannot be written: it is closed"]),
     "gone": (141, []),
 }
 
@@ -143,7 +143,7 @@ def test_messages_that_can_not_be_written_are_lost_and_nothing_else(door: Door, 
 def test_a_closed_input_is_told(door: Door, place: Path) -> None:
     args = ["score", GOLDEN, "-", "--no-llm", "--out", place / "none-at-all"]
     ((code, said),) = door.run([{"args": args, "streams": {"0": "closed"}}])
-    assert (code, told(said)) == (2, ["corella-edge: standard input: can not be read: Bad file descriptor"])
+    assert (code, told(said)) == (2, ["corella-edge: standard input: cannot be read: Bad file descriptor"])
     assert not (place / "none-at-all").exists()
 
 

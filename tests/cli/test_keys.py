@@ -40,9 +40,9 @@ def test_a_key_without_options_may_rank_without_limit(corella, tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["list", "absent"], "absent: can not be read (No such file or directory)"),
-        (["revoke", "absent", "00000000"], "absent: can not be read"),
-        (["add", "nowhere/keys.json", "--name", "a"], "nowhere/keys.json: can not be written (No such file"),
+        (["list", "absent"], "absent: cannot be read (No such file or directory)"),
+        (["revoke", "absent", "00000000"], "absent: cannot be read"),
+        (["add", "nowhere/keys.json", "--name", "a"], "nowhere/keys.json: cannot be written (No such file"),
         (["add", "keys.json", "--name", "a\nb"], "name: expected a printable text"),
         (["add", "keys.json", "--name", "a", "--burst", "3"], "--burst needs --per-second"),
         (["add", "keys.json", "--name", "a", "--scope", "all"], "'all' is not one of"),

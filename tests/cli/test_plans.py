@@ -1,4 +1,4 @@
-"""Plans and numbers of threads that can not be followed: who named one is told, who named none is served."""
+"""Plans and numbers of threads that cannot be followed: who named one is told, who named none is served."""
 
 from __future__ import annotations
 

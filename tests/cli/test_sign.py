@@ -64,7 +64,7 @@ def test_a_password_comes_from_a_file(corella, copy, tmp_path):
      (["--new-key", "bundle", "--no-password"], 2, "bundle exists, and a key is never overwritten"),
      (["--new-key", "no/where", "--no-password"], 2, "no/where: writing failed: No such file"),
      (["nothing", "--key", "k"], 3, "nothing: not a bundle"),
-     (["bundle", "--key", "k"], 2, "--key k: can not be read")],
+     (["bundle", "--key", "k"], 2, "--key k: cannot be read")],
 )  # fmt: skip
 def test_mistakes_are_one_line(corella, bundle, tmp_path, monkeypatch, args, code, message):
     monkeypatch.chdir(tmp_path)

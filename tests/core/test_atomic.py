@@ -41,7 +41,7 @@ def test_what_settles_nothing_may_differ_and_the_last_run_says_it(tmp_path: Path
     assert label.read_bytes() == last
     label.write_text('{"recipe": 1}')
     with (
-        pytest.raises(InputError, match="can not be read"),
+        pytest.raises(InputError, match="cannot be read"),
         resumable_folder(tmp_path, "run.json", other, {}, settled),
     ):
         pass
@@ -57,12 +57,12 @@ def test_foreign_folders_files_and_second_writers_are_refused(tmp_path: Path) ->
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(InputError, match="has no run"), resumable_folder(tmp_path, "run.json", {}):
         pass
-    with pytest.raises(InputError, match="can not be written"), resumable_folder(tmp_path / "thesis.txt", "l", {}):
+    with pytest.raises(InputError, match="cannot be written"), resumable_folder(tmp_path / "thesis.txt", "l", {}):
         pass
     out = tmp_path / "run"
     second = resumable_folder(out, "run.json", {})
     with resumable_folder(out, "run.json", {}), pytest.raises(InputError, match="another run is writing"):
         second.__enter__()
     (out / "run.json").write_text("[]")
-    with pytest.raises(InputError, match="can not be read"), resumable_folder(out, "run.json", {"a": 1}):
+    with pytest.raises(InputError, match="cannot be read"), resumable_folder(out, "run.json", {"a": 1}):
         pass

@@ -71,7 +71,7 @@ def tokens_a_request(arrivals: list[Arrival]) -> float:
 
 def replay(arrivals: list[Arrival], per_token: float) -> int:
     """Prompts that end by their deadline if one server takes the requests in the order they came, each hardest first,
-    knows what it can not do in time, and pays for tokens alone, those of a kept prefix excepted."""
+    knows what it cannot do in time, and pays for tokens alone, those of a kept prefix excepted."""
     free, count, kept = 0.0, 0, KeptPrefixes(LlmSettings().kept_tokens)
     for arrival in arrivals:
         free = max(free, arrival.at)

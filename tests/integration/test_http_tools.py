@@ -14,7 +14,7 @@ import pytest
 from bundles import ITEMS, make_bundle
 from sessions import ONE, Served, serving, start
 
-# Not "valid input is accepted": the schemas can not say that ids must be known, or that labels are the bundle's own.
+# Not "valid input is accepted": the schemas cannot say that ids must be known, or that labels are the bundle's own.
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 

@@ -1,4 +1,4 @@
-"""An LLM on a server elsewhere: required, it must be there at the start; deterministic, it can not be."""
+"""An LLM on a server elsewhere: required, it must be there at the start; deterministic, it cannot be."""
 
 from __future__ import annotations
 

@@ -381,14 +381,14 @@ def test_an_llm_that_can_not_be_started_is_a_warning_or_an_error(root: Path, mon
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with Engine.open(root, llm="process", retry_llm=True) as engine:
         assert len(engine.warnings) == 1
-        assert engine.warnings[0].startswith("the LLM does not start (the LLM process can not be started: ")
+        assert engine.warnings[0].startswith("the LLM does not start (the LLM process cannot be started: ")
         assert engine.warnings[0].endswith("; the CRM decides alone, and it is tried again")
         engine.warm_up()
         found = engine.rank(Request(user(), (Candidate("i1"), Candidate("i2")), threshold="ratio:1"))
         assert set(found.reason) == {"llm_error"}
         assert found.probability.tolist() == found.crm.tolist()
     for options in ({"require_llm": True}, {"require_llm": True, "retry_llm": True}, {}):
-        with pytest.raises(BundleError, match="can not be started"):
+        with pytest.raises(BundleError, match="cannot be started"):
             Engine.open(root, llm="process", **options)
 
 

@@ -232,7 +232,7 @@ def _read_info(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path}: the file is missing; this is no folder made by `corella-edge prepare`") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: can not be read as JSON: {error}; run prepare again") from None
+        raise InputError(f"{path}: cannot be read as JSON: {error}; run prepare again") from None
     version = info.get("format_version") if isinstance(info, dict) else None
     if version != FORMAT_VERSION:
         raise InputError(f"{path}: format_version {version!r}, this version reads {FORMAT_VERSION}; run prepare again")
@@ -249,7 +249,7 @@ def _check_file(path: Path, files: dict[str, Any]) -> None:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"{path}: can not be read: {error.strerror}; run prepare again") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror}; run prepare again") from None
     if found != wanted:
         raise InputError(f"{path}: differs from what dataset.json records; run prepare again")
 
@@ -261,4 +261,4 @@ def _read_parquet(path: Path) -> pl.DataFrame:
             return pl.read_parquet(file)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).split("\n")[0]
-        raise InputError(f"{path}: can not be read as Parquet: {reason}; run prepare again") from None
+        raise InputError(f"{path}: cannot be read as Parquet: {reason}; run prepare again") from None

@@ -213,7 +213,7 @@ def table_head(*titles: str) -> Iterator[str]:
 
 
 def table_row(*cells: str) -> str:
-    """A line of a Markdown table; a cell can not end itself."""
+    """A line of a Markdown table; a cell cannot end itself."""
     return f"| {' | '.join(_plain(cells))} |"
 
 

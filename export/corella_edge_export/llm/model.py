@@ -102,7 +102,7 @@ def checkpoint_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
             folder, local_files_only=True, dtype=dtype, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"{folder}: the model can not be read ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{folder}: the model cannot be read ({str(error).splitlines()[0]})") from None
     lacking = [*found["missing_keys"], *found["mismatched_keys"], *found["unexpected_keys"]]
     if lacking:  # transformers would go on with random weights, or without these
         raise InputError(f"{folder}: its weights do not fit config.json: {sorted(map(str, lacking))[:3]}")

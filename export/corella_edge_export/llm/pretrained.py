@@ -89,7 +89,7 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index}: can not be read ({error})") from None
+        raise InputError(f"{index}: cannot be read ({error})") from None
     if not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"{index}: names no files of weights")
     absent = [name for name in names if not (folder / name).is_file()]
@@ -137,7 +137,7 @@ def config_problem(config: Mapping[str, Any]) -> str:
         if config.get(key):
             return f"{key}: the weights are quantised{_method(config[key])}; {_QUANTISED}"
     if config.get("quantization_config", {}) is None:
-        return "quantization_config is null, which transformers 4 can not read; remove that line"
+        return "quantization_config is null, which transformers 4 cannot read; remove that line"
     return ""
 
 
@@ -171,7 +171,7 @@ def model_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder}/config.json: can not be read ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{folder}/config.json: cannot be read ({str(error).splitlines()[0]})") from None
 
 
 def expected(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -239,7 +239,7 @@ class Span:
 
 
 def unusable(span: Span) -> str:
-    """Why a tensor with these numbers can not be trained on or exported; empty = it can."""
+    """Why a tensor with these numbers cannot be trained on or exported; empty = it can."""
     if not (math.isfinite(span.low) and math.isfinite(span.high)):
         worst = next(value for value in (span.low, span.high) if not math.isfinite(value))
         return f"has numbers that are not finite ({worst}), so no answer would be one; take an undamaged checkpoint"
@@ -313,7 +313,7 @@ class _Opened:
                     raise ValueError("it holds more than tensors by name")
         except Exception as error:  # noqa: BLE001 - safetensors, torch and pickle raise errors of their own
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{self.path}: can not be read ({why}); fetch or save it again") from None
+            raise InputError(f"{self.path}: cannot be read ({why}); fetch or save it again") from None
         return self
 
     def __exit__(self, *about: object) -> None:

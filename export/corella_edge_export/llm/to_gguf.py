@@ -79,9 +79,9 @@ def _write(
 def _refuse_unknown(config: Any, tokenizer: Any) -> None:
     scaling = getattr(config, "rope_scaling", None)
     if scaling and scaling.get("rope_type", scaling.get("type")) not in (None, "default"):
-        raise ExportError(f"the checkpoint's rope_scaling {scaling} can not be written to GGUF by this release")
+        raise ExportError(f"the checkpoint's rope_scaling {scaling} cannot be written to GGUF by this release")
     if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
-        raise ExportError("a Llama with attention_bias or mlp_bias can not be written to GGUF by this release")
+        raise ExportError("a Llama with attention_bias or mlp_bias cannot be written to GGUF by this release")
     if config.hidden_act != "silu":
         raise ExportError(f"hidden_act is {config.hidden_act!r}; llama.cpp computes a Llama with 'silu'")
     if len(tokenizer) > config.vocab_size:
@@ -118,7 +118,7 @@ def _tensor(writer: Any, key: str, tensor: torch.Tensor, config: Any) -> None:
         values = _interleave(values, config.num_key_value_heads)
     if values.ndim > 1:
         if not np.abs(values).max() <= np.finfo(np.float16).max:
-            raise ExportError(f"the tensor {key} has values that f16 can not hold")
+            raise ExportError(f"the tensor {key} has values that f16 cannot hold")
         values = values.astype(np.float16)
     writer.add_tensor(name, values)
 

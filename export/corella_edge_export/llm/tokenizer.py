@@ -106,7 +106,7 @@ def load_tokenizer(folder: Path) -> Any:
         # The flag only silences a warning about Mistral that every vocabulary this large gets.
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, fix_mistral_regex=False)
     except Exception as error:  # noqa: BLE001 - the Rust tokenizers raise bare exceptions
-        raise InputError(f"{folder}: its tokenizer can not be read ({_first_line(error)})") from None
+        raise InputError(f"{folder}: its tokenizer cannot be read ({_first_line(error)})") from None
 
 
 def _first_line(error: Exception) -> str:

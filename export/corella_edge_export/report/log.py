@@ -121,7 +121,7 @@ def _lines(path: Path) -> Iterator[Line]:
     try:
         rows = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise InputError(f"{path}: can not be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     for place, row in enumerate(rows if rows[-1] else rows[:-1], 1):
         try:
             yield _line(json.loads(row))
@@ -161,7 +161,7 @@ def _object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: can not be read ({error})") from None
+        raise InputError(f"{path}: cannot be read ({error})") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected an object")
     return value

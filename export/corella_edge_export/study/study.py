@@ -77,7 +77,7 @@ def study(recipe: Recipe, data: PreparedData, out: Path, settings: Settings, say
 
     Raises:
         InputError: `out` holds a study of another recipe, other data, another checkpoint or other plain text, the
-            recipe has no CRM warm-up or names a file that can not be read, the seeds are no different numbers, or
+            recipe has no CRM warm-up or names a file that cannot be read, the seeds are no different numbers, or
             several processes were launched.
     """
     _check(recipe, settings.seeds)

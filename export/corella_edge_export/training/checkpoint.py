@@ -110,7 +110,7 @@ def _about(path: Path) -> tuple[list[str], dict[str, Any]]:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: the checkpoint can not be read ({error}); remove {path.parent} to begin again")
+    return InputError(f"{path}: the checkpoint cannot be read ({error}); remove {path.parent} to begin again")
 
 
 def _load_shard(path: Path) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ def check_prompts(run: Run) -> None:
     """What would make the export refuse the LLM is found before the training, not after.
 
     Raises:
-        ExportError: answers that are not single tokens, or a tokenizer or model that GGUF can not hold.
+        ExportError: answers that are not single tokens, or a tokenizer or model that GGUF cannot hold.
     """
     schema, catalog = run.fit_inputs()
     prompts = run.prompt_encoder(catalog)

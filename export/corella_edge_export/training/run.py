@@ -300,5 +300,5 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: can not be read ({error})") from None
+        raise InputError(f"{path}: cannot be read ({error})") from None
     return value

@@ -158,13 +158,13 @@ def check_folder(out: Path) -> None:
     """Make the folder before the measurement, so that a bad place is told at once.
 
     Raises:
-        InputError: it can not be made, or holds anything but an earlier benchmark.
+        InputError: it cannot be made, or holds anything but an earlier benchmark.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
         foreign = sorted({path.name for path in out.iterdir()} - _OWN)
     except OSError as error:
-        raise InputError(f"--out {out}: can not be made a folder: {error.strerror}") from None
+        raise InputError(f"--out {out}: cannot be made a folder: {error.strerror}") from None
     if foreign:
         raise InputError(f"--out {out}: holds {foreign[0]!r}, which is no benchmark's; name another folder")
 

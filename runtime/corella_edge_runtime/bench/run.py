@@ -67,7 +67,7 @@ def run(engine: Engine, file: TextFile | None, settings: Settings, progress: Pro
     """The whole measurement as JSON-ready values.
 
     Raises:
-        InputError, BundleError: the traffic can not be used.
+        InputError, BundleError: the traffic cannot be used.
     """
     work = plan(engine, traffic.read(engine.bundle, file), file is None, settings)
     head = _head(engine, file, settings, work)

@@ -229,7 +229,7 @@ class GuardedBackend:
     def _send_probe(self, now: float) -> None:
         try:
             self.inner.submit(self._probe, now + self._limits.probe).add_done_callback(self._probed)
-        except Exception:  # noqa: BLE001 - a probe that can not be sent has failed
+        except Exception:  # noqa: BLE001 - a probe that cannot be sent has failed
             self._breaker_probed(False)
 
     def _probed(self, probe: Future[Answers]) -> None:

@@ -41,7 +41,7 @@ def open_backend(
 
     Raises:
         InputError: an unknown kind or a bad address; a server that is required and does not answer, or that is to be
-            deterministic. BundleError: the GGUF can not be loaded. ComputeError: llama.cpp does not compute with it.
+            deterministic. BundleError: the GGUF cannot be loaded. ComputeError: llama.cpp does not compute with it.
         MissingExtraError: llama.cpp, or httpx for a server, is not installed.
     """
     entry = table.find(kind, model.settings.deterministic)

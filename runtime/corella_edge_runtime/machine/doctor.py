@@ -182,7 +182,7 @@ def _judged(known: Sequence[Extra], problems: int) -> tuple[str, str]:
 
 # Extra, in the order in which people need them → what can be done as long as it is missing.
 _ABLE = {
-    "llm": "ready to score with the base model (CRM) alone; the LLM can not be asked",
+    "llm": "ready to score with the base model (CRM) alone; the LLM cannot be asked",
     "serve": "ready to score with both models, but not to serve over HTTP",
     "report": "ready to score and to serve, but not to evaluate or train",
     "export": "ready to score, to serve and to evaluate, but not to train",

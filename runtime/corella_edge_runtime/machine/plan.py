@@ -199,7 +199,7 @@ def find(
         warn: told why a plan is ignored.
 
     Raises:
-        InputError: the named file is damaged, can not be read or followed, or is of another bundle.
+        InputError: the named file is damaged, cannot be read or followed, or is of another bundle.
     """
     key = bundle_key(bundle)
     path = explicit or _usual(key, warn)
@@ -225,7 +225,7 @@ def find(
 
 
 def _usual(key: str, warn: Callable[[str], None]) -> Path | None:
-    """The usual place, if a file is there; `warn` is told if that can not be known."""
+    """The usual place, if a file is there; `warn` is told if that cannot be known."""
     try:
         path = default_path(key)
         path.stat()
@@ -235,7 +235,7 @@ def _usual(key: str, warn: Callable[[str], None]) -> Path | None:
         warn(f"no plan is used: {error}")
         return None
     except OSError as error:
-        warn(f"no plan is used: {path} can not be reached ({error.strerror}); set XDG_STATE_HOME to another folder")
+        warn(f"no plan is used: {path} cannot be reached ({error.strerror}); set XDG_STATE_HOME to another folder")
         return None
     return path
 
@@ -244,10 +244,10 @@ def read(path: Path, check: Callable[[Plan], None] = lambda _: None) -> Plan:
     """A plan file.
 
     Args:
-        check: raises InputError, which names the field, for a plan that can not be followed.
+        check: raises InputError, which names the field, for a plan that cannot be followed.
 
     Raises:
-        InputError: it can not be read or followed, or is not what `write` writes; names the file, says what to do.
+        InputError: it cannot be read or followed, or is not what `write` writes; names the file, says what to do.
     """
     advice = "remove it or run `corella-edge tune` again"
     try:
@@ -256,7 +256,7 @@ def read(path: Path, check: Callable[[Plan], None] = lambda _: None) -> Plan:
         plan = Plan.from_json(decode(path.read_bytes()))
         check(plan)
     except OSError as error:
-        raise InputError(f"{path}: can not be read ({error.strerror}); {advice}") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}; {advice}") from None
     return plan
@@ -268,7 +268,7 @@ def write(plan: Plan, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: its folder can not be made: {error.strerror}") from None
+        raise InputError(f"{path}: its folder cannot be made: {error.strerror}") from None
     write_file(path, raw.encode())
 
 

@@ -122,7 +122,7 @@ def _zig_version() -> str:
 
 
 def variants(wheel: Path) -> list[str]:
-    """Kinds of CPU that a wheel, or nothing if it can not be read whole, has kernels for, in the alphabet's order."""
+    """Kinds of CPU that a wheel, or nothing if it cannot be read whole, has kernels for, in the alphabet's order."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             names = [] if archive.testzip() else archive.namelist()
@@ -147,7 +147,7 @@ def build(wanted: Recipe, out: Path, say: Say, show: Show) -> Path:
         say: gets a line for a person. show: gets how many steps are done, and of how many.
 
     Raises:
-        InputError: `out` or the cache can not be written, or there is no room. CorellaError: the build failed.
+        InputError: `out` or the cache cannot be written, or there is no room. CorellaError: the build failed.
     """
     kept = cache_folder() / "wheels" / wanted.key / wanted.file
     _make(out, "--out ", "name another folder")
@@ -163,9 +163,9 @@ def _make(folder: Path, name: str, remedy: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{name}{folder}: can not be made: {told(error)}; {remedy}") from None
+        raise InputError(f"{name}{folder}: cannot be made: {told(error)}; {remedy}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"{name}{folder}: can not be written; {remedy}")
+        raise InputError(f"{name}{folder}: cannot be written; {remedy}")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -30,7 +30,7 @@ async def read_body(request: HttpRequest, limits: Limits) -> bytes:
     """The JSON text of a body, without a byte order mark (RFC 8259, 8.1).
 
     Raises:
-        JsonError: it can not be UTF-8. HTTPException, ClientDisconnect: as `read_bytes`.
+        JsonError: it cannot be UTF-8. HTTPException, ClientDisconnect: as `read_bytes`.
     """
     try:
         return json_text(await read_bytes(request, limits))

@@ -195,7 +195,7 @@ def _close(ranker: Engine, version: str, told: bool, closing: Future[None]) -> N
         ranker.close()
         if told:
             _LOG.info("%s is closed", version)
-    except Exception as error:  # noqa: BLE001 - what can not be closed must not stop the server
+    except Exception as error:  # noqa: BLE001 - what cannot be closed must not stop the server
         _LOG.error("closing %s failed: %s", version, type(error).__name__)
     finally:
         closing.set_result(None)

@@ -1,6 +1,6 @@
 """What a server serves: one bundle, or whatever a site's deployment.json says from moment to moment.
 
-A new version is loaded in a thread while the old one answers, and takes its place when it is warm. One that can not
+A new version is loaded in a thread while the old one answers, and takes its place when it is warm. One that cannot
 be loaded is refused: the old one answers on, and serving.json and the log say why.
 """
 
@@ -87,7 +87,7 @@ class SiteSource:
         self._lock: int | None = sites.server_lock(site)
 
     def first(self) -> tuple[Engine, str]:
-        """The live version; if it can not be loaded, the previous one, so that a restart is never the end of it."""
+        """The live version; if it cannot be loaded, the previous one, so that a restart is never the end of it."""
         before, wanted = sites.read_serving(self._site), sites.read(self._site)
         _publish(self._site, Serving(os.getpid(), refused=before.refused if before else None))
         try:
@@ -95,7 +95,7 @@ class SiteSource:
         except Exception as error:
             if wanted.previous is None:
                 raise
-            _LOG.error("%s can not be served, %s is: %s", wanted.live, wanted.previous, reason(error))
+            _LOG.error("%s cannot be served, %s is: %s", wanted.live, wanted.previous, reason(error))
             return open_version(self._site, wanted.previous, self._load_first), wanted.previous
 
     def follower(self, fleet: Fleet) -> Follower:
@@ -150,7 +150,7 @@ class Follower:
 
     @property
     def loading(self) -> bool:
-        """Whether a version is being loaded, in a thread that can not be stopped."""
+        """Whether a version is being loaded, in a thread that cannot be stopped."""
         return self._thread is not None and self._thread.is_alive()
 
     async def run(self) -> None:
@@ -260,7 +260,7 @@ class Follower:
         self.state = replace(self.state, refused=refused)
 
     async def _loaded(self, version: str) -> Engine:
-        """Load a version in a thread of its own: a daemon, so that it can not hold up the end of the process."""
+        """Load a version in a thread of its own: a daemon, so that it cannot hold up the end of the process."""
         future: Future[Engine] = Future()
         self._thread = threading.Thread(target=self._load_in_thread, args=(version, future), name="load", daemon=True)
         self._thread.start()
@@ -288,11 +288,11 @@ def _tell(waiting: list[asyncio.Future[None]]) -> None:
 
 
 def _publish(site: Path, state: Serving) -> None:
-    """Write serving.json; a site that can not be written is served all the same."""
+    """Write serving.json; a site that cannot be written is served all the same."""
     try:
         sites.write_serving(site, state)
     except InputError as error:
-        _LOG.error("`corella-edge deploy` can not see what is served: %s", error)
+        _LOG.error("`corella-edge deploy` cannot see what is served: %s", error)
 
 
 def _running(member: Member | None, share: float) -> Running | None:

@@ -139,7 +139,7 @@ def run(
 
     The first version is loaded in a thread of its own, so that health checks are answered while a large bundle is
     hashed. Returns after a clean stop. Whatever loading raises stops the server and is raised here. A request or a
-    load that is still running when the time is up can not be ended: then the process itself ends.
+    load that is still running when the time is up cannot be ended: then the process itself ends.
 
     Args:
         guard: lets requests in; None = one without keys.
@@ -328,7 +328,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def _leave(code: int) -> None:
-    """End without joining threads: native code can not be interrupted, and it writes no files."""
+    """End without joining threads: native code cannot be interrupted, and it writes no files."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -172,7 +172,7 @@ class _Work:
             link_or_copy(self.bundle.path(name), folder / name)
         (folder / CATALOG).write_text("".join(self.after.catalog.lines()), "utf-8")
         (folder / REFERENCE).write_text("".join(rows), "utf-8")
-        FeatureEncoder(self.schema, self.after.catalog)  # what it can not encode, no server could
+        FeatureEncoder(self.schema, self.after.catalog)  # what it cannot encode, no server could
         return self._seal(folder, len(self.reference) - len(rows))
 
     def _seal(self, folder: Path, dropped: int) -> str:

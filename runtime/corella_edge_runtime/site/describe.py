@@ -88,7 +88,7 @@ def describe(root: Path) -> dict[str, Any]:
         try:
             result[name] = part(found.bundle)
         except (CorellaError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            _add(result["problems"], f"{name}: can not be shown ({error})")
+            _add(result["problems"], f"{name}: cannot be shown ({error})")
     return result
 
 

@@ -50,7 +50,7 @@ def read(site: Path) -> Deployment:
             raise InputError(f"larger than {MAX_BYTES} bytes")
         return parse(decode(path.read_bytes()))
     except OSError as error:
-        raise InputError(f"{path}: can not be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except InputError as error:
         raise InputError(f"{path}: {error}; `corella-edge deploy` writes it, nobody else") from None
 
@@ -121,7 +121,7 @@ def _lock(path: Path, seconds: float, kind: int = fcntl.LOCK_EX) -> int | None:
     try:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise InputError(f"{path}: can not be opened ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be opened ({error.strerror})") from None
     while True:
         try:
             fcntl.flock(lock, kind | fcntl.LOCK_NB)
@@ -258,7 +258,7 @@ def remove(site: Path, version: str) -> None:
         try:
             path.rename(gone)
         except OSError as error:
-            raise InputError(f"{path}: can not be removed ({error.strerror})") from None
+            raise InputError(f"{path}: cannot be removed ({error.strerror})") from None
     shutil.rmtree(gone, ignore_errors=True)
 
 
@@ -346,7 +346,7 @@ def status(site: Path) -> dict[str, Any]:
 
 
 def _size(root: Path) -> int | None:
-    """Bytes that a version's manifest lists; None where it can not be read."""
+    """Bytes that a version's manifest lists; None where it cannot be read."""
     try:
         return sum(entry.size for entry in read_manifest(root).files.values())
     except BundleError:

@@ -80,7 +80,7 @@ def _held(found: dict[str, str]) -> Timeline:
 
 
 def _first(db: sqlite3.Connection, now: Reading) -> Timeline:
-    """Of a new store, or of one whose arrivals were read from the clock: those that can not be right are of now."""
+    """Of a new store, or of one whose arrivals were read from the clock: those that cannot be right are of now."""
     span = (FLOOR, max(FLOOR, int(now.wall)))
     latest = [
         db.execute(f"SELECT max(updated) FROM users_{n} WHERE updated BETWEEN ? AND ?", span) for n in range(SHARDS)

@@ -27,7 +27,7 @@ def explained(path: Path, error: sqlite3.Error, then: str = "send the same again
     """The error a user may see; `then`: what to do once its cause is gone."""
     if is_full(error):
         return StoreFullError(
-            f"{path}: can not be written ({error}), nothing was changed; make room on its disk and {then}"
+            f"{path}: cannot be written ({error}), nothing was changed; make room on its disk and {then}"
         )
     if is_busy(error):
         return StoreError(f"{path}: another program is writing it; end that and {then}")

@@ -30,12 +30,12 @@ class Claim:
         self._locks: list[int] = []
 
     def take(self) -> None:
-        """Raises InputError: in use elsewhere, or the folder can not be written."""
+        """Raises InputError: in use elsewhere, or the folder cannot be written."""
         for suffix in LOCKS:
             try:
                 self._locks.append(os.open(beside(self._path, suffix), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             except OSError as error:
-                raise InputError(f"{self._path}: can not be written: {error.strerror}; name another file") from None
+                raise InputError(f"{self._path}: cannot be written: {error.strerror}; name another file") from None
             _hold(self._path, self._locks[-1])
 
     def check_log(self) -> None:
@@ -55,7 +55,7 @@ class Claim:
             os.pwrite(self._locks[-1], _inode(self._path), 0)
         except OSError as error:
             raise StoreFullError(
-                f"{beside(self._path, LOCKS[-1])}: can not be written ({error.strerror}); make room and {THEN}"
+                f"{beside(self._path, LOCKS[-1])}: cannot be written ({error.strerror}); make room and {THEN}"
             ) from None
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ def claim(path: Path) -> Claim:
     """Lock the store against other processes, and make it if it is not there.
 
     Raises:
-        InputError: not a store, a newer one, in use elsewhere, or its folder can not be written.
+        InputError: not a store, a newer one, in use elsewhere, or its folder cannot be written.
         StoreFullError: there is no room to make it.
     """
     _check(path)
@@ -97,7 +97,7 @@ def _check(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise InputError(f"{path}: can not be read: {error.strerror}; name another file") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror}; name another file") from None
     if not header:
         return False
     application, version = (int.from_bytes(header[at : at + 4], "big") for at in (68, 60))
@@ -115,7 +115,7 @@ def _hold(path: Path, lock: int) -> None:
     except BlockingIOError:
         raise InputError(f"{path}: in use by another process; stop it or name another file") from None
     except OSError as error:
-        raise InputError(f"{path}: can not be locked: {error.strerror}; name a file on a local disk") from None
+        raise InputError(f"{path}: cannot be locked: {error.strerror}; name a file on a local disk") from None
 
 
 def _make(path: Path) -> None:
@@ -134,7 +134,7 @@ def _make(path: Path) -> None:
     except sqlite3.Error as error:
         raise explained(path, error, THEN) from None
     except OSError as error:
-        raise InputError(f"{path}: can not be written: {error.strerror}; name another file") from None
+        raise InputError(f"{path}: cannot be written: {error.strerror}; name another file") from None
     finally:
         _remove(partial)
 
@@ -190,7 +190,7 @@ def writer(path: Path) -> sqlite3.Connection:
 def _not_opened(path: Path, error: sqlite3.Error) -> InputError | StoreError:
     read_only = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
     if read_only or not is_full(error):
-        return InputError(f"{path}: can not be opened for writing ({error}); name another file or put a backup there")
+        return InputError(f"{path}: cannot be opened for writing ({error}); name another file or put a backup there")
     return explained(path, error, THEN)
 
 

@@ -28,7 +28,7 @@ class Readers:
         """A connection inside a read transaction.
 
         Raises:
-            StoreError: the store is closed, or its file can not be read, or is gone.
+            StoreError: the store is closed, or its file cannot be read, or is gone.
         """
         try:
             db = self._take()

@@ -97,7 +97,7 @@ class UserStore:
         """Profile and the latest events, oldest first: by their time if they have one, else by arrival.
 
         At least `least` of them, if there are so many; what is left out is a multiple of `step`. As long as the
-        history does not change, it is the same object. StoreError: the file can not be read.
+        history does not change, it is the same object. StoreError: the file cannot be read.
         """
         found = self.recent(user_id, least, step)
         if found is not None:
@@ -112,7 +112,7 @@ class UserStore:
         return self._cache.get(user_id, (least, step))
 
     def export(self, user_id: str) -> dict[str, Any] | None:
-        """Everything held on a user, or None. StoreError: the file can not be read."""
+        """Everything held on a user, or None. StoreError: the file cannot be read."""
         with self._readers.snapshot() as db:
             return rows.export(db, user_id, self._arrivals.timeline)
 

@@ -148,9 +148,9 @@ SEALED: dict[str, tuple[str, Attack, str]] = {
     "prompt: an endless history": (
         "prompt.json", edit("prompt.json", "template", "history_lines", to=10**18), "history_lines must be 0 to 20000"),
     "prompt: deep nesting": ("prompt.json", write("prompt.json", b'{"a":' * 100_000), "nested too deeply"),
-    "crm: empty": ("crm.onnx", write("crm.onnx", b""), "ONNX Runtime can not load it"),
-    "crm: no protobuf": ("crm.onnx", write("crm.onnx", b"\xff" * 1000), "ONNX Runtime can not load it"),
-    "crm: a GGUF": ("crm.onnx", lambda root: shutil.copyfile(root / "llm.gguf", root / "crm.onnx"), "can not load it"),
+    "crm: empty": ("crm.onnx", write("crm.onnx", b""), "ONNX Runtime cannot load it"),
+    "crm: no protobuf": ("crm.onnx", write("crm.onnx", b"\xff" * 1000), "ONNX Runtime cannot load it"),
+    "crm: a GGUF": ("crm.onnx", lambda root: shutil.copyfile(root / "llm.gguf", root / "crm.onnx"), "cannot load it"),
     "llm: empty": ("llm.gguf", write("llm.gguf", b""), "not a Llama that this release can run"),
     "llm: an ONNX file": ("llm.gguf", lambda root: shutil.copyfile(root / "crm.onnx", root / "llm.gguf"), "not GGUF"),
     "llm: text": ("llm.gguf", write("llm.gguf", b"GGUF, they say"), "its head is cut off"),
@@ -433,7 +433,7 @@ FOREIGN_GGUF: dict[str, tuple[Attack, str]] = {
     "an unknown pre-tokenizer": (with_value("tokenizer.ggml.pre", "mystery"), "unknown pre-tokenizer type"),
     "no blocks": (with_value("llama.block_count", 0), "its block_count is 0"),
     "more blocks than there can be": (with_value("llama.block_count", 4000), "its block_count is 4000"),
-    "more blocks than there are": (with_value("llama.block_count", 2), "llama.cpp can not load it"),
+    "more blocks than there are": (with_value("llama.block_count", 2), "llama.cpp cannot load it"),
     "no heads": (with_value("llama.attention.head_count", 0), "its attention.head_count is 0"),
     "heads that do not fit": (with_value("llama.attention.head_count_kv", 3), "do not fit each other"),
     "a head of another size": (with_value("llama.rope.dimension_count", 8), "do not fit each other"),
@@ -529,17 +529,17 @@ def file_outside(model: onnx.ModelProto) -> None:
 
 FOREIGN_ONNX: dict[str, tuple[Attack, str]] = {
     "another input": (remake_onnx(rename_input), "its inputs differ from schema.json in ['item', 'thing']"),
-    "an input of another type": (remake_onnx(other_type), "can not"),
+    "an input of another type": (remake_onnx(other_type), "cannot"),
     "no metadata": (remake_onnx(lambda model: model.ClearField("metadata_props")), "does not fit vocab/"),
     "float64 out": (remake_onnx(as_doubles), "gives float64 (2,) for two candidates"),
     "one logit for all": (remake_onnx(one_for_all), "gives float32 (1,) for two candidates"),
     "two outputs": (remake_onnx(two_outputs), "gives float32 (2,), float32 (2,) for two candidates"),
-    "a table too short": (remake_onnx(short_table), "can not run it on schema.json's fields"),
+    "a table too short": (remake_onnx(short_table), "cannot run it on schema.json's fields"),
     "a table with nan": (remake_onnx(not_a_number), "expected two finite logits"),
-    "an unknown operator": (remake_onnx(unknown_operator), "can not load it"),
-    "a file outside": (remake_onnx(file_outside), "can not load it"),
+    "an unknown operator": (remake_onnx(unknown_operator), "cannot load it"),
+    "a file outside": (remake_onnx(file_outside), "cannot load it"),
     "a model that is cut off": (
-        lambda root: os.truncate(root / "crm.onnx", (root / "crm.onnx").stat().st_size // 2), "can not load it"),
+        lambda root: os.truncate(root / "crm.onnx", (root / "crm.onnx").stat().st_size // 2), "cannot load it"),
 }  # fmt: skip
 
 

@@ -220,7 +220,7 @@ def test_signing_leaves_no_other_file_and_may_be_repeated(signed: Path, keys: Pa
 
 
 @pytest.mark.parametrize(
-    ("contents", "message"), [(None, "can not be read"), (b"junk", "invalid number of lines"), (b"a\nb\n", "base64")]
+    ("contents", "message"), [(None, "cannot be read"), (b"junk", "invalid number of lines"), (b"a\nb\n", "base64")]
 )
 def test_what_is_no_secret_key_is_told_so(root: Path, tmp_path: Path, contents: bytes | None, message: str) -> None:
     path = tmp_path / "key"

@@ -187,7 +187,7 @@ def test_a_device_without_an_end_is_refused() -> None:
     assert TextFile(Path("/dev/null")).read() == ""
 
 
-@pytest.mark.parametrize(("place", "message"), [("none", "no such file"), (".", "can not be read: Is a directory")])
+@pytest.mark.parametrize(("place", "message"), [("none", "no such file"), (".", "cannot be read: Is a directory")])
 def test_what_is_no_file_is_told(tmp_path: Path, place: str, message: str) -> None:
     with pytest.raises(UnreadableError, match=message):
         list(TextFile(tmp_path / place).lines())

@@ -101,7 +101,7 @@ def test_warm_rows_have_a_user_and_an_item_of_train(made: PreparedData) -> None:
 
 
 def test_requests_ask_for_the_row_itself(made: PreparedData) -> None:
-    """A disliked item is in no log, so it can not be found at the row's position."""
+    """A disliked item is in no log, so it cannot be found at the row's position."""
     lines = (made.root / "requests.jsonl").read_text().splitlines()
     requests = {request["id"]: request for request in pl.Series(lines).str.json_decode().to_list()}
     split = made.split("test")
@@ -230,7 +230,7 @@ def test_missing_and_unreadable_files(source: Path) -> None:
     content = path.read_bytes()
     for broken in (b"", b"no parquet", content[: len(content) // 2], content[:-9] + b"\0" * 9):
         path.write_bytes(broken)
-        with pytest.raises(InputError, match=r"test\.parquet: can not be read as Parquet"):
+        with pytest.raises(InputError, match=r"test\.parquet: cannot be read as Parquet"):
             read("collm-ml-1m", source, {})
     path.unlink()
     with pytest.raises(InputError, match=r"test\.parquet: the file is missing"):

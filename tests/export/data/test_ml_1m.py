@@ -103,7 +103,7 @@ def test_bad_input_is_one_error(official: Writer, name: str, content: bytes | No
 def test_an_unreadable_file_is_one_error(official: Writer) -> None:
     source = official(ratings=None)
     (source / "ratings.dat").mkdir()
-    with pytest.raises(InputError, match=r"ratings\.dat: can not be read: Is a directory"):
+    with pytest.raises(InputError, match=r"ratings\.dat: cannot be read: Is a directory"):
         read("ml-1m", source, {})
 
 

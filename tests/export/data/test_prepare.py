@@ -146,7 +146,7 @@ def test_an_empty_folder_is_taken_and_a_full_one_refused(tmp_path: Path) -> None
         prepare("synthetic", None, out, options=SMALL)
     with pytest.raises(InputError, match="is not a folder"):
         prepare("synthetic", None, out / "dataset.json", options=SMALL)
-    with pytest.raises(InputError, match="can not be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         prepare("synthetic", None, out / "dataset.json" / "below", options=SMALL)
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 

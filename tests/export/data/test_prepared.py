@@ -141,11 +141,11 @@ def test_a_changed_file_is_named(copy: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "can not be read as JSON"),
+        ("{", "cannot be read as JSON"),
         ("[]", "format_version None"),
         ('{"format_version": 2}', "format_version 2, this version reads 1"),
         ('{"format_version": 1}', "the entry 'attributes' is missing"),
-        ("\udcff", "can not be read as JSON"),
+        ("\udcff", "cannot be read as JSON"),
     ],
 )
 def test_a_malformed_dataset_json(copy: Path, text: str, message: str) -> None:
@@ -164,5 +164,5 @@ def test_other_wrong_inputs(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train\.parquet: an id is in neither"):
         data.split("train")
     (copy / "valid.parquet").write_bytes(b"no parquet")
-    with pytest.raises(InputError, match=r"valid\.parquet: can not be read as Parquet"):
+    with pytest.raises(InputError, match=r"valid\.parquet: cannot be read as Parquet"):
         PreparedData(copy, data.info).split("valid")

@@ -47,8 +47,8 @@ def test_documents_of_every_kind_of_file(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": null}', "line 1"),
         ("a.jsonl", b'{"text": "\xff"}', "line 1"),
         ("a.jsonl", b"[" * 100_000, "the array that it begins with has no end"),
-        ("a.parquet", b"PAR1", "can not be read as Parquet"),
-        ("a.parquet", b"", "can not be read as Parquet"),
+        ("a.parquet", b"PAR1", "cannot be read as Parquet"),
+        ("a.parquet", b"", "cannot be read as Parquet"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes | None, part: str) -> None:

@@ -147,12 +147,12 @@ def test_any_text_comes_back_and_names_no_special_token(trained: Any, text: str)
 def test_what_is_no_tokenizer_is_told_so(tmp_path: Path, trained: Any) -> None:
     with pytest.raises(InputError, match="not a checkpoint directory"):
         load_tokenizer(tmp_path / "absent")
-    with pytest.raises(InputError, match="tokenizer can not be read"):
+    with pytest.raises(InputError, match="tokenizer cannot be read"):
         load_tokenizer(tmp_path)
     for name, content in (("tokenizer.json", "{"), ("tokenizer_config.json", "{"), ("tokenizer.json", '{"model": 3}')):
         trained.save_pretrained(tmp_path)
         (tmp_path / name).write_text(content)
-        with pytest.raises(InputError, match="tokenizer can not be read"):
+        with pytest.raises(InputError, match="tokenizer cannot be read"):
             load_tokenizer(tmp_path)
     with pytest.raises(InputError, match="no fast form"):
         segment_tokenizer(object())

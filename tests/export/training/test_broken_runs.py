@@ -152,7 +152,7 @@ def test_a_damaged_schema_is_told_with_its_folder_and_fitted_anew_as_told(
 def test_kept_weights_that_are_cut_off_are_found_by_train(data: PreparedData, whole: Path, run: Path) -> None:
     path = run / "llm" / "best.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match=f"{path}: .* can not be read .*; remove {run}/llm to begin again"):
+    with pytest.raises(InputError, match=f"{path}: .* cannot be read .*; remove {run}/llm to begin again"):
         stages.train(run, short(), data, quiet=True)
     with pytest.raises(InputError, match=f"{path}: "):
         stages.train(run.parent / "other", short(), data, quiet=True, reuse=(run,))

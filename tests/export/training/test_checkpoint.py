@@ -248,9 +248,9 @@ def _sentencepiece(folder: Path) -> None:
         (_config(model_type="qwen2"), "model_type is 'qwen2'"),
         (
             _config(rope_scaling={"rope_type": "llama3", "factor": 8.0}),
-            r"config\.json: can not be read.*low_freq_factor",
+            r"config\.json: cannot be read.*low_freq_factor",
         ),
-        (_config(rope_scaling={"rope_type": "linear", "factor": 8.0}), "rope_scaling .* can not be written"),
+        (_config(rope_scaling={"rope_type": "linear", "factor": 8.0}), "rope_scaling .* cannot be written"),
         (_saved_with(attention_bias=True), "attention_bias"),
         (_saved_with(vocab_size=100), "the model embeddings for 100"),
         (_config(vocab_size=100), r"model\.embed_tokens\.weight is \[\d+, 32\], config\.json asks for \[100, 32\]"),

@@ -159,7 +159,7 @@ def test_a_run_that_was_begun_before_the_crm_had_sections_goes_on_and_exports(
     ("name", "content", "part"),
     [("absent.parquet", None, "is no file (seen from "), ("a.csv", b"x", "is none of .txt, .jsonl, .parquet"),
      ("a.jsonl", b'{"title": "x"}\n', "line 1: expected an object with a `text`"),
-     ("a.parquet", b"PAR1", "can not be read as Parquet")],
+     ("a.parquet", b"PAR1", "cannot be read as Parquet")],
 )  # fmt: skip
 def test_a_text_that_can_not_be_read_is_told_before_anything_is_written(
     data: PreparedData,

@@ -170,7 +170,7 @@ def test_a_long_job_that_is_due_late_is_interrupted_for_one_that_is_due_soon(fak
 
 
 def test_cores_that_can_not_be_used_are_told_at_once(fake: Fake) -> None:
-    with pytest.raises(InputError, match=r"cores: \[4000\] can not be used"):
+    with pytest.raises(InputError, match=r"cores: \[4000\] cannot be used"):
         ThreadBackend(lambda: fake, LlmSettings(cores=(4000,)))  # type: ignore[arg-type, return-value]
     assert fake.closed
 

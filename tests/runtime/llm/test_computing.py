@@ -143,7 +143,7 @@ def test_a_library_that_is_not_there_is_one_line(bundle: Path, requests: Path, t
     done = corella(environment, "score", bundle, requests, *ELSEWHERE, "--out", tmp_path / "out")
     assert done.returncode == 7, done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert "the installed llama.cpp can not be loaded: " in done.stderr
+    assert "the installed llama.cpp cannot be loaded: " in done.stderr
     assert not (tmp_path / "state").exists()  # it may be there next time
 
 

@@ -37,7 +37,7 @@ def test_another_version_is_refused(made: Path, tmp_path: Path) -> None:
     (tmp_path / "old.gguf").write_bytes(raw)
     with pytest.raises(BundleError, match=r"old\.gguf: not a Llama that this release can run: GGUF version 2"):
         check_gguf(tmp_path / "old.gguf")
-    with pytest.raises(BundleError, match=r"none\.gguf: can not be read"):
+    with pytest.raises(BundleError, match=r"none\.gguf: cannot be read"):
         check_gguf(tmp_path / "none.gguf")
 
 

@@ -354,7 +354,7 @@ def test_cores_that_there_are_not_are_told(llama: Any) -> None:
 def test_a_child_that_can_not_be_started_is_told(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     backend = ProcessBackend(llama.path, llama.tokens, LlmSettings(), QUICK)
-    with pytest.raises(BundleError, match="can not be started"):
+    with pytest.raises(BundleError, match="cannot be started"):
         backend.wait_ready()
     backend.close()
 

@@ -322,7 +322,7 @@ def test_a_process_that_does_not_end_well(code: str, why: str, lasting: bool, st
     assert (found.kernels, found.lasting) == (NONE, lasting)
     assert why in found.why
     monkeypatch.setattr(trust, "_command", lambda steps: ["/no/such/program"])
-    assert "can not be started" in trust.judge(["Q4_0"]).why
+    assert "cannot be started" in trust.judge(["Q4_0"]).why
 
 
 def test_a_damaged_file_is_named_first(tmp_path: Path, state: Path, tests: list) -> None:

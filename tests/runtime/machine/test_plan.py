@@ -127,12 +127,12 @@ def test_other_files_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFa
 
 
 def test_a_missing_folder_and_a_huge_file_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.json: can not be read"):
+    with pytest.raises(InputError, match=r"none\.json: cannot be read"):
         plans.read(tmp_path / "none.json")
     (tmp_path / "big.json").write_bytes(b" " * (plans.MAX_BYTES + 1))
     with pytest.raises(InputError, match=r"big\.json: larger than"):
         plans.read(tmp_path / "big.json")
-    with pytest.raises(InputError, match="folder can not be made"):
+    with pytest.raises(InputError, match="folder cannot be made"):
         plans.write(PLAN, tmp_path / "big.json" / "plan.json")
 
 
@@ -187,7 +187,7 @@ def test_a_usual_place_that_can_not_be_reached_is_no_plan_and_one_warning(
     assert plans.find(bundle, None, BOX, accept, told.append) is None
     assert len(told) == 1
     assert "loop" in told[0]
-    assert "can not be reached" in told[0]
+    assert "cannot be reached" in told[0]
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     assert plans.find(bundle, None, BOX, accept, refuse) is None
@@ -223,7 +223,7 @@ def test_a_plan_of_another_bundle_is_an_error(bundle: Path, tmp_path: Path) -> N
     plans.write(PLAN, tmp_path / "p.json")
     with pytest.raises(InputError, match=r"p\.json: is of another bundle \(films@1, manifest abababababababab\)"):
         plans.find(bundle, tmp_path / "p.json", BOX, accept, refuse)
-    with pytest.raises(InputError, match=r"q\.json: can not be read"):
+    with pytest.raises(InputError, match=r"q\.json: cannot be read"):
         plans.find(bundle, tmp_path / "q.json", BOX, accept, refuse)
     with pytest.raises(BundleError, match="not a bundle"):
         plans.find(tmp_path, None, BOX, accept, refuse)
@@ -237,7 +237,7 @@ def test_a_plan_of_another_bundle_is_an_error(bundle: Path, tmp_path: Path) -> N
         (lambda plan: json.dumps({**plan.to_json(), "crm": 5}), accept, "crm: expected an object"),
         (lambda plan: json.dumps(PLAN.to_json()), accept, "is of another bundle (films@1, manifest abababababababab)"),
         (lambda plan: json.dumps(plan.to_json()), object_to, "llm.file: there is none"),
-        (None, accept, "can not be read (Is a directory)"),
+        (None, accept, "cannot be read (Is a directory)"),
     ],
 )
 def test_a_damaged_plan_stops_whoever_named_it_and_nobody_else(

@@ -73,7 +73,7 @@ def test_one_slow_turn_of_five_decides_nothing() -> None:
     assert Duel("a", "b", {}, (0.5,) * 5).won()
     assert not Duel("a", "b", {}, (0.5,) * 4 + (1.2,)).won()
     assert Duel("a", "b", {}, (0.5,) * 14 + (1.2,)).won()
-    assert not Duel("a", "b", note="can not run").won()
+    assert not Duel("a", "b", note="cannot run").won()
 
 
 def test_int8_needs_more_than_the_margin_of_the_others() -> None:
@@ -161,7 +161,7 @@ def test_a_challenger_that_can_not_run_has_lost_and_the_default_must_run() -> No
         yield
 
     found = measure.duel("a", "b", (bad, good), 0.0)
-    assert found.note == "can not run: no memory"
+    assert found.note == "cannot run: no memory"
     assert not found.won()
     with pytest.raises(InputError, match="no memory"):
         measure.duel("a", "b", (good, bad), 0.0)

@@ -209,7 +209,7 @@ def test_a_folder_that_can_not_be_written_is_named(out: Out, tmp_path: Path, mon
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         done = run("wheel", "--target", "x86_64", "--out", place)
         assert done.code == 2
-        assert done.err.startswith(f"corella-edge: --out {place}: can not be made: ")
+        assert done.err.startswith(f"corella-edge: --out {place}: cannot be made: ")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # as with a home that is read-only
     with pytest.raises(InputError, match=r"the cache .*; set XDG_CACHE_HOME to another folder"):
         made(out)

@@ -325,7 +325,7 @@ def test_answers_are_as_described(site):
 
 
 def fitted(doc: dict[str, Any]) -> dict[str, Any]:
-    """What the schema can not say: shapes that fit the data, no input or output twice, candidates among the inputs."""
+    """What the schema cannot say: shapes that fit the data, no input or output twice, candidates among the inputs."""
     inputs = {tensor["name"]: tensor for tensor in (*doc["inputs"], CANDIDATES)}
     for tensor in inputs.values():
         value = "1" if tensor["datatype"] == "BYTES" else 1.0

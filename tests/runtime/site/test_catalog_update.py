@@ -212,7 +212,7 @@ def test_nothing_odd_is_nothing_told() -> None:
 def test_what_a_person_should_know_is_told_with_examples() -> None:
     found = notes({"item": "new", "genres": ["Drama", "Dramma"], "year": 2050, "price": 1})
     assert [text.partition(" (")[0] for text in found] == [
-        "1 item without a title: the LLM can not be asked about them",
+        "1 item without a title: the LLM cannot be asked about them",
         "1 item with genres that the CRM has never seen; typing errors?",
         "1 item with year that the CRM has never seen; typing errors?",
     ]

@@ -202,7 +202,7 @@ def test_a_damaged_version_is_removed_and_can_be_added_again(root: Path, bundles
         site.add(root, bundles[1])
     site.remove(root, version)
     assert site.add(root, bundles[1]) == (version, True)
-    with pytest.raises(InputError, match="can not be removed"):
+    with pytest.raises(InputError, match="cannot be removed"):
         site.remove(root, "toy@9+000000000000")
 
 

@@ -310,7 +310,7 @@ def test_a_newer_format_and_damage_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="format 3"):
         UserStore.open(path)
     path.write_bytes(whole[:100] + b"\xff" * (len(whole) - 100))
-    with pytest.raises(InputError, match="can not be opened"):
+    with pytest.raises(InputError, match="cannot be opened"):
         UserStore.open(path)
     path.write_bytes(whole)
     UserStore.open(path).close()

@@ -45,7 +45,7 @@ def test_without_room_an_append_is_one_error_and_wholly_absent(tmp_path: Path) -
             ("u", (Event("small"),)), ("u", large, {"age": 4}, "k"), ("u", (Event("small too"),)),
         )]  # fmt: skip
         assert waiting[0].result() == 2
-        with pytest.raises(StoreFullError, match=r"users\.db: can not be written .* make room") as error:
+        with pytest.raises(StoreFullError, match=r"users\.db: cannot be written .* make room") as error:
             waiting[1].result()
         assert "\n" not in str(error.value)
         assert error.value.exit_code == 6
@@ -83,14 +83,14 @@ def test_without_room_to_open_it_the_advice_is_to_start_again(tmp_path: Path, th
             store.append("u", [Event("first")])
     command = [sys.executable, "-c", NARROW, path, "100"]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    assert "users.db: can not be written" in said
+    assert "users.db: cannot be written" in said
     assert said.endswith("make room on its disk and start again\n")
 
 
 def check_filled(done: dict[str, Any], path: Path) -> None:
     assert done["acknowledged"] > 0
     assert len(done["errors"]) == 1
-    assert "users.db: can not be written" in done["errors"][0]
+    assert "users.db: cannot be written" in done["errors"][0]
     assert done["deleted"] == "False" or "users.db" in done["deleted"]
     assert done["read"] == 1 + done["acknowledged"]
     assert done["after"] == len(done["held"]) == 2 + done["acknowledged"]

@@ -116,7 +116,7 @@ def _read_file(path: Path, columns: Columns = COLUMNS) -> Table:
         raise InputError(f"{path}: the file is missing; --source must hold {', '.join(SPLITS)} (.parquet)") from None
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).split("\n")[0]
-        raise InputError(f"{path}: can not be read as Parquet: {reason}; get it again") from None
+        raise InputError(f"{path}: cannot be read as Parquet: {reason}; get it again") from None
     for name, (kind, words) in columns.items():
         if name not in frame.columns:
             raise InputError(f"{path}: the column {name} is missing; it has {', '.join(frame.columns)}")

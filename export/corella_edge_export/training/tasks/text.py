@@ -45,7 +45,7 @@ def read(files: Sequence[str]) -> Iterator[str]:
 
 
 def check(files: Sequence[str], where: str) -> None:
-    """Raises InputError, which begins with `where`, for a file whose first document can not be read."""
+    """Raises InputError, which begins with `where`, for a file whose first document cannot be read."""
     for name in files:
         try:
             next(read([name]), None)
@@ -98,7 +98,7 @@ def _parquet(path: Path) -> Iterator[str]:
             texts = pl.read_parquet(file, columns=[name])[name].drop_nulls()
         yield from texts.to_list()
     except pl.exceptions.PolarsError as error:
-        raise InputError(f"{path}: can not be read as Parquet: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from None
 
 
 _KINDS = {".txt": _txt, ".jsonl": _jsonl, ".parquet": _parquet}

@@ -46,7 +46,7 @@ def find(kind: str, deterministic: bool = False) -> Entry:
     """The backend that a user means; nothing is loaded.
 
     Raises:
-        InputError: there is no such backend, or its address is bad, or it can not be deterministic.
+        InputError: there is no such backend, or its address is bad, or it cannot be deterministic.
     """
     name = parse_address(kind).flavour.name if "://" in kind else kind
     entry = TABLE.get(name)

@@ -55,7 +55,7 @@ def bind(cores: Sequence[int]) -> None:
         if cores:
             os.sched_setaffinity(0, cores)
     except OSError as error:
-        raise InputError(f"LLM settings, cores: {list(cores)} can not be used ({error.strerror})") from None
+        raise InputError(f"LLM settings, cores: {list(cores)} cannot be used ({error.strerror})") from None
 
 
 class ThreadBackend:
@@ -65,7 +65,7 @@ class ThreadBackend:
     deadline the caller is told what is there, whatever the thread is at.
 
     Args:
-        make_scorer: called here, so that a model that can not be loaded is told at once.
+        make_scorer: called here, so that a model that cannot be loaded is told at once.
         settings: `queue_tokens`: prompts that wait or are at work, in tokens; beyond it a job is refused.
             `cores`: what the thread (and llama.cpp's own, which it starts) is bound to; empty = nothing.
         on_broken: called when the scorer can answer nobody any more.

@@ -55,7 +55,7 @@ class Model:
             self-test on its types (`trust`), which may have to run first.
 
     Raises:
-        BundleError: it can not be loaded. ComputeError: llama.cpp does not compute with its types.
+        BundleError: it cannot be loaded. ComputeError: llama.cpp does not compute with its types.
     """
 
     def __init__(self, path: Path, vocabulary_only: bool = False, extra: bool | None = None) -> None:
@@ -67,7 +67,7 @@ class Model:
         self.handle = C.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             why = f" ({_errors[0]})" if _errors else ""
-            raise BundleError(f"{path.name}: llama.cpp can not load it{why}")
+            raise BundleError(f"{path.name}: llama.cpp cannot load it{why}")
         # Freed when the last context or tokenizer that uses it is gone.
         self._free = weakref.finalize(self, C.llama_model_free, self.handle)
         self._free.atexit = False
@@ -131,7 +131,7 @@ class AbortedError(RuntimeError):
 
 
 class NoContextError(InputError):
-    """llama.cpp can not make a context, most likely for want of memory: no fault of the bundle's."""
+    """llama.cpp cannot make a context, most likely for want of memory: no fault of the bundle's."""
 
 
 def _fresh(size: int) -> npt.NDArray[np.uint8]:
@@ -164,7 +164,7 @@ class Context:
         self.handle = C.llama_init_from_model(model.handle, params)
         if not self.handle:
             why = f" ({_errors[0]})" if _errors else ""
-            raise NoContextError(f"llama.cpp can not make a context of {cells} cells; is there enough memory?{why}")
+            raise NoContextError(f"llama.cpp cannot make a context of {cells} cells; is there enough memory?{why}")
         self.cells: int = C.llama_n_ctx(self.handle)
         self._memory = C.llama_get_memory(self.handle)
         # A row's sequences are neighbours: its list of ids is a stretch of one table.
@@ -331,4 +331,4 @@ def quantize(source: Path, target: Path, file_type: str) -> None:
         why = f": {_errors[-1]}" if _errors else ""
         if "imatrix" in why:
             why = ": that needs an importance matrix, which the export does not make; choose another type"
-        raise ExportError(f"llama.cpp can not write {source.name} as {file_type}{why}")
+        raise ExportError(f"llama.cpp cannot write {source.name} as {file_type}{why}")

@@ -64,7 +64,7 @@ def types_in(path: Path) -> frozenset[str]:
     """The types of the matrices of any model's file, whether or not a bundle may hold it.
 
     Raises:
-        BundleError: the head can not be read, or holds a type that llama.cpp can not multiply with.
+        BundleError: the head cannot be read, or holds a type that llama.cpp cannot multiply with.
     """
     return _read(path, _types_in)
 
@@ -74,7 +74,7 @@ def _read(path: Path, look: Callable[[_Head], frozenset[str]]) -> frozenset[str]
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
             return look(_Head(raw))
     except OSError as error:
-        raise BundleError(f"{path.name}: can not be read ({error.strerror})") from None
+        raise BundleError(f"{path.name}: cannot be read ({error.strerror})") from None
     except (struct.error, ValueError) as error:
         problem = "its head is cut off" if isinstance(error, struct.error) else str(error)
         raise BundleError(f"{path.name}: not a Llama that this release can run: {problem}") from None

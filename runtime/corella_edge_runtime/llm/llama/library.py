@@ -15,7 +15,7 @@ __all__ = ["C"]
 
 
 def _load() -> Any:
-    """Raises MissingExtraError if it is not installed, ComputeError if it can not be loaded."""
+    """Raises MissingExtraError if it is not installed, ComputeError if it cannot be loaded."""
     trust.check_loads()
     # Idle OpenMP threads, of a build that has them, would wait awake for 8 ms after every decode; this is a third of
     # one. libgomp reads it when it is loaded.
@@ -27,7 +27,7 @@ def _load() -> Any:
         raise MissingExtraError("asking the LLM", "llm") from error
     except (OSError, RuntimeError) as error:  # a library that it needs is not there, or not for this system
         why = str(error).splitlines()[0][:200]
-        raise ComputeError(f"the installed llama.cpp can not be loaded: {why}; {trust.REMEDY}") from error
+        raise ComputeError(f"the installed llama.cpp cannot be loaded: {why}; {trust.REMEDY}") from error
     return llama_cpp
 
 

@@ -109,7 +109,7 @@ class YesNoScorer:
         return job.answers(missing)
 
     def refuse(self, job: Job) -> None:
-        """Tell those prompts of a job that can not be answered here. Any thread may call it."""
+        """Tell those prompts of a job that cannot be answered here. Any thread may call it."""
         longest, batch = min(self.limit, self._context.cells), self._context.batch_size
         most, prompts = [min(batch, longest - len(prefix)) for prefix in job.prompts.prefixes], job.prompts
         if prompts and not 0 < min(prompts.lengths) <= max(prompts.lengths) <= min(most):
@@ -373,7 +373,7 @@ class YesNoScorer:
             job.alone.update(places)
 
     def _mend(self) -> None:
-        """A new context, if the present one can not answer the simplest of prompts."""
+        """A new context, if the present one cannot answer the simplest of prompts."""
         self._failures = 0
         if self._sound():
             return

@@ -270,7 +270,7 @@ def _run(steps: Sequence[Step]) -> tuple[str, Outcome | None]:
             errors="replace", process_group=0, env={**os.environ, **_ENVIRONMENT},
         )  # fmt: skip
     except OSError as error:
-        return "", Outcome(why=f"its self-test can not be started ({error.strerror})", lasting=False)
+        return "", Outcome(why=f"its self-test cannot be started ({error.strerror})", lasting=False)
     limit = PATIENCE * (1 + len(steps))
     with process:
         try:

@@ -38,7 +38,7 @@ class Duel:
     Attributes:
         challenger, incumbent: what they are.
         ms: workload → median milliseconds of the challenger and of the incumbent.
-        ratios: of each turn, challenger / incumbent, the geometric mean over the workloads; empty if one can not run.
+        ratios: of each turn, challenger / incumbent, the geometric mean over the workloads; empty if one cannot run.
         note: why there are no figures.
     """
 

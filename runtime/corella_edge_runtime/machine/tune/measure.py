@@ -33,7 +33,7 @@ Open = Callable[[], Any]  # a context manager of a Turn
 
 
 def duel(challenger: str, incumbent: str, opened: tuple[Open, Open], seconds: float) -> Duel:
-    """Time both in turns for about `seconds`, at least five turns; one that can not be opened or run has lost.
+    """Time both in turns for about `seconds`, at least five turns; one that cannot be opened or run has lost.
 
     Args:
         opened: what opens the challenger and the incumbent.
@@ -45,7 +45,7 @@ def duel(challenger: str, incumbent: str, opened: tuple[Open, Open], seconds: fl
             other: Turn = stack.enter_context(opened[0]())
             other(0)
         except CorellaError as error:
-            return Duel(challenger, incumbent, note=f"can not run: {error}")
+            return Duel(challenger, incumbent, note=f"cannot run: {error}")
         return summary(challenger, incumbent, list(turns(other, mine, seconds)))
 
 
@@ -81,7 +81,7 @@ def llm_turn(path: Path, tokens: Tokens, settings: LlmSettings, visits: Sequence
     """A model with its scorer; a turn is one user's first request and the next.
 
     Raises:
-        BundleError, InputError: the file can not be loaded or run so.
+        BundleError, InputError: the file cannot be loaded or run so.
     """
     # A thread of its own, as in serving: llama.cpp's threads inherit the cores of the one that starts them.
     with ThreadPoolExecutor(1, initializer=_bind, initargs=(settings.cores,)) as owner:

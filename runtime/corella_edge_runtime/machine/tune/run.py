@@ -44,7 +44,7 @@ def tune(root: Path, seconds: float, progress: Progress, machine: Machine | None
     """Measure for about `seconds` (every duel has at least five turns) and decide.
 
     Raises:
-        BundleError, InputError: the bundle or its sample can not be used. MissingExtraError: no onnxruntime.
+        BundleError, InputError: the bundle or its sample cannot be used. MissingExtraError: no onnxruntime.
     """
     job = _Tuning(root, machine or read_machine(), progress)
     before = box.ticks()
@@ -112,7 +112,7 @@ class _Tuning:
         try:
             # Before llama.cpp is loaded here: what would end this process ends another.
             if not self._computes(LLM_FILE):
-                raise ComputeError(f"{LLM_FILE} can not be run here")
+                raise ComputeError(f"{LLM_FILE} cannot be run here")
             binding = importlib.import_module("corella_edge_runtime.llm.llama.binding")
         except (MissingExtraError, ComputeError) as error:
             self.notes.append(f"{error}; until then only the CRM is tuned")

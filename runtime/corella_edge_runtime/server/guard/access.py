@@ -51,7 +51,7 @@ def require_access(host: str, keys: Path | None, insecure: bool) -> None:
 
 
 def _addresses(host: str) -> list[str]:
-    """All addresses of a name; none for what is no name, which can not be listened on either."""
+    """All addresses of a name; none for what is no name, which cannot be listened on either."""
     try:
         return [str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError):
@@ -92,7 +92,7 @@ def _is_this_machine(host: str) -> bool:
 
 
 def is_cross_site(headers: Mapping[str, str]) -> bool:
-    """Whether a browser sends this for a page of another site (the page can not leave the header out)."""
+    """Whether a browser sends this for a page of another site (the page cannot leave the header out)."""
     return headers.get("sec-fetch-site") == "cross-site"
 
 

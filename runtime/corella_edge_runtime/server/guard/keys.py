@@ -122,7 +122,7 @@ def new_key(
     """A key and its text, which is kept nowhere."""
     id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
     entry = Key(id, name, _hash(secret), frozenset(scopes), limits, created, expires)
-    # What can not be read back is told before it is written.
+    # What cannot be read back is told before it is written.
     return _key(entry.to_json(), "key"), f"ce_{id}_{secret}"
 
 
@@ -162,14 +162,14 @@ def read_keys(path: Path) -> Keys:
     """The keys of a file.
 
     Raises:
-        InputError: it can not be read, is damaged, or others may write it; the message says where and what.
+        InputError: it cannot be read, is damaged, or others may write it; the message says where and what.
     """
     try:
         _check_file(path.stat())
         return Keys(_entries(decode(path.read_bytes())))
     except OSError as error:
         hint = "; `corella-edge keys add` makes one" if isinstance(error, FileNotFoundError) else ""
-        raise InputError(f"{path}: can not be read ({error.strerror}){hint}") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}){hint}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -272,7 +272,7 @@ def _write(path: Path, entries: Iterable[Key]) -> None:
             os.chown(path, before.st_uid, before.st_gid)
             path.chmod(stat.S_IMODE(before.st_mode))
     except OSError as error:
-        raise InputError(f"{path}: its owner and mode can not be kept ({error.strerror})") from None
+        raise InputError(f"{path}: its owner and mode cannot be kept ({error.strerror})") from None
 
 
 class KeyFile:
@@ -288,7 +288,7 @@ class KeyFile:
         """Looks at the file at most once in `every` seconds. `time_now`: what keys expire by.
 
         Raises:
-            InputError: it can not be read now.
+            InputError: it cannot be read now.
         """
         self.path, self._every, self._clock, self.now = path, every, clock, time_now
         self._seen, self._next = _fingerprint(path), clock() + every
@@ -330,7 +330,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise InputError(f"{path}: can not be written ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -9,7 +9,7 @@ export const REASONS = {
   no_llm: ["missed", "To be asked, but no LLM is loaded"],
   no_text: ["missed", "To be asked, but it has no title to ask about"],
   too_long: ["missed", "To be asked, but the prompt is too long for the LLM"],
-  busy: ["missed", "To be asked, but the LLM can not be done in time"],
+  busy: ["missed", "To be asked, but the LLM cannot be done in time"],
   queue_full: ["missed", "To be asked, but too much waits for the LLM"],
   deadline: ["missed", "Asked, but the LLM was not done at the deadline"],
   llm_error: ["missed", "Asked, but the LLM failed"],

@@ -69,7 +69,7 @@ def pause(failures: int, patience: Patience) -> float:
 
 
 class NotStartedError(BundleError):
-    """The first child can not be started, or ended before it was ready, for a reason that is not the model's own."""
+    """The first child cannot be started, or ended before it was ready, for a reason that is not the model's own."""
 
 
 class _Life:
@@ -137,7 +137,7 @@ class ProcessBackend:
 
         Raises:
             NotStartedError: it has ended; another is tried until `close`.
-            CorellaError: it can not load the model; the message is the child's.
+            CorellaError: it cannot load the model; the message is the child's.
         """
         self._first.result()
 
@@ -233,7 +233,7 @@ class ProcessBackend:
         try:
             life = _Life(self._setup)
         except (OSError, RuntimeError) as error:  # no such program, no memory, no thread
-            return self._ended(NotStartedError(f"the LLM process can not be started: {error}"))
+            return self._ended(NotStartedError(f"the LLM process cannot be started: {error}"))
         with self._lock:
             self._life = life
         try:
@@ -383,4 +383,4 @@ def _error(kind: str, text: str) -> CorellaError:
     passing = (MissingExtraError, ComputeError)  # the next child may do better
     if isinstance(found, type) and issubclass(found, CorellaError) and found not in passing:
         return found(text)
-    return NotStartedError(f"the LLM process can not use the model: {text}")
+    return NotStartedError(f"the LLM process cannot use the model: {text}")

@@ -110,7 +110,7 @@ class Child:
 def main(arguments: Sequence[str]) -> int:
     """Load the model, compute an answer, serve, end.
 
-    The status: 0, or 3 for a model that can not be loaded or gives no answer, 4 for a damaged frame, 5 for a context
+    The status: 0, or 3 for a model that cannot be loaded or gives no answer, 4 for a damaged frame, 5 for a context
     that stays broken.
     """
     _behave()

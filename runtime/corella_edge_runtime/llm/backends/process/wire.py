@@ -10,7 +10,7 @@
     READY     JSON: the counters; sent when the model is loaded, and in answer to each PING
     ANSWERS   u64 id, u32 bytes of JSON of the counters, the JSON, the answers' rows (`messages.Answers`)
     FAILED    u64 id, then JSON {"kind": name of the error's class}
-    FATAL     JSON {"kind": …, "message": …}: the model can not be loaded; the last frame
+    FATAL     JSON {"kind": …, "message": …}: the model cannot be loaded; the last frame
     FORGET    nothing: drop the kept prefixes
 
 Prompts and answers travel as the columns they are; what a user's candidates share is sent once. Deadlines are times of
@@ -38,7 +38,7 @@ _ANSWERS = struct.Struct("<QI")
 
 
 class WireError(RuntimeError):
-    """A frame that the other side can not have meant."""
+    """A frame that the other side cannot have meant."""
 
 
 @dataclass(frozen=True, slots=True)
