@@ -62,9 +62,9 @@ def asked(site: Any) -> list[Any]:
     """The requests that reach the ranker."""
     seen, begin = [], site.ranker.begin
 
-    def watched(request: Any, refusal: str = "") -> Any:
+    def watched(request: Any, refusal: str = "", deadline: float | None = None) -> Any:
         seen.append(request)
-        return begin(request, refusal)
+        return begin(request, refusal, deadline)
 
     site.ranker.begin = watched
     return seen

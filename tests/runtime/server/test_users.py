@@ -79,9 +79,9 @@ def seen_by(site: Any) -> list[Request]:
     """The requests that reach the ranker from now on."""
     seen, begin = [], site.ranker.begin
 
-    def watched(request: Request, refusal: str = "") -> Any:
+    def watched(request: Request, refusal: str = "", deadline: float | None = None) -> Any:
         seen.append(request)
-        return begin(request, refusal)
+        return begin(request, refusal, deadline)
 
     site.ranker.begin = watched
     return seen
