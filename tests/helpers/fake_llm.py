@@ -38,6 +38,9 @@ class FakeBackend:
     def forget(self) -> None:
         """Nothing is kept."""
 
+    def renew(self) -> None:
+        """Nothing hangs here."""
+
     def stats(self) -> dict[str, float]:
         return {"prompts": float(self._answered)}
 

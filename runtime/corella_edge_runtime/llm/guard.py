@@ -5,8 +5,8 @@ closed ──▶ open: after some failures in a row, or silence although somethi
   │          ▼ after a pause
   └────── probing: one tiny prompt; answered, the breaker closes, else it is open for twice the pause.
 
-This is the one rule by which an LLM is silent: questions wait, and no counter moves. When the silence goes on, a
-backend that can start again what computes (a process) is told to.
+An LLM is silent when questions wait and no counter moves. When the silence goes on, a backend that can start again what
+computes (a process) is told to.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _LOG = logging.getLogger("corella_edge.llm")
 _LIFE = ("prompts", "busy_seconds", "responses")
 # A decode that takes this many times as long as usual is silence, not work.
 _FAR = 10.0
+_SLACK = 64.0  # times the patience at most, after silence again and again
 
 
 class Breaker:
@@ -38,11 +39,11 @@ class Breaker:
         self.closed, self.probing, self.opened = True, False, 0
         self.probe_at = math.inf
         self._failures, self._pause = 0, limits.first_pause
-        self._silent = 0.0
+        self._silent, self._slack = 0.0, 1.0
 
     def succeeded(self) -> None:
         """A question was answered."""
-        self._failures, self._silent = 0, 0.0
+        self._failures, self._silent, self._slack = 0, 0.0, 1.0
 
     def failed(self, now: float) -> bool:
         """A question ended in an error; True if that opens the breaker."""
@@ -52,10 +53,15 @@ class Breaker:
     def look(self, now: float, waiting: bool, alive: bool, patience: float) -> bool:
         """One more look: add up silence while something waits; True if that opens the breaker.
 
-        One that comes late counts no more: a process that was stopped itself has heard nothing either.
+        One that comes late counts no more: a process that was stopped itself has heard nothing either. `patience` is an
+        estimate, and a decode that was given up teaches nothing: after each silence, the next may last twice as long,
+        until a question is answered.
         """
         self._silent = 0.0 if alive else self._silent + self._limits.look * waiting
-        return self.closed and self._silent >= patience and self._open(now)
+        opens = self.closed and self._silent >= self._slack * patience
+        if opens:
+            self._slack = min(2.0 * self._slack, _SLACK)
+        return opens and self._open(now)
 
     def dead(self, now: float, patience: float) -> bool:
         """Has it been silent for so long that it is to be started again? Then silence and pauses begin once more."""
@@ -76,7 +82,7 @@ class Breaker:
         self.probing = False
         if answered:
             self.closed, self.probe_at, self._pause = True, math.inf, self._limits.first_pause
-            self.succeeded()
+            self._failures, self._silent = 0, 0.0  # so small a prompt says nothing of a long decode
         else:
             self._pause = min(2.0 * self._pause, self._limits.longest_pause)
             self.probe_at = now + self._pause
@@ -195,7 +201,10 @@ class GuardedBackend:
 
     def _live(self) -> None:
         while self._sleep():
-            self._look(time.monotonic())
+            try:
+                self._look(time.monotonic())
+            except Exception:  # noqa: BLE001 - without this thread an open breaker would never close again
+                _LOG.exception("the LLM's guard could not look at it")
 
     def _rouse(self) -> None:
         if self._idle:

@@ -22,6 +22,7 @@ from corella_edge_runtime.llm.contract.backend import Liveness
 from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.guard import Breaker, GuardedBackend, outcome, patience
+from fake_llm import FakeBackend
 
 LIMITS = Liveness(failures=3, silence=1.0, renewal=1.5, look=0.25, first_pause=0.5, longest_pause=4.0)
 EVENTS = st.lists(
@@ -32,12 +33,13 @@ EVENTS = st.lists(
 @given(EVENTS)
 def test_it_opens_for_failures_in_a_row_or_silence_and_closes_for_a_probe_alone(events: list[str]) -> None:
     breaker, now, bad, silent, pause, probe_at = Breaker(LIMITS), 0.0, 0, 0.0, 0.5, math.inf
+    slack = 1.0
     for event in events:
         before, probing, opened = breaker.closed, breaker.probing, False
         now += 0.3 if event == "wait" else 0.0
         if event == "good":
             breaker.succeeded()
-            bad, silent = 0, 0.0
+            bad, silent, slack = 0, 0.0, 1.0
         elif event == "bad":
             bad += 1
             opened = breaker.failed(now)
@@ -45,7 +47,8 @@ def test_it_opens_for_failures_in_a_row_or_silence_and_closes_for_a_probe_alone(
         elif event in ("look", "lively", "quiet"):
             silent = 0.0 if event == "lively" else silent + LIMITS.look * (event == "look")
             opened = breaker.look(now, event == "look", event == "lively", LIMITS.silence)
-            assert opened == (before and silent >= LIMITS.silence)
+            assert opened == (before and silent >= slack * LIMITS.silence)
+            slack = min(64.0, 2.0 * slack) if opened else slack
             dead = breaker.dead(now, LIMITS.silence)
             assert dead == (silent >= LIMITS.renewal * LIMITS.silence)
             if dead:
@@ -63,12 +66,48 @@ def test_it_opens_for_failures_in_a_row_or_silence_and_closes_for_a_probe_alone(
         assert breaker.opened >= opened
 
 
+def test_after_each_silence_a_decode_may_take_twice_as_long_until_one_is_answered() -> None:
+    breaker, now, opened = Breaker(LIMITS), 0.0, []
+    for _ in range(3):
+        looks = 0
+        while breaker.closed:
+            looks += 1
+            breaker.look(now, True, False, LIMITS.silence)
+        opened.append(looks)
+        breaker.probe(math.inf)
+        breaker.probed(True, now)  # it answers a tiny prompt
+    assert opened == [opened[0], 2 * opened[0], 4 * opened[0]]
+    breaker.succeeded()
+    looks = next(n for n in range(1, 1000) if breaker.look(now, True, False, LIMITS.silence))
+    assert looks == opened[0]
+
+
 def test_patience_is_much_longer_than_a_full_decode() -> None:
     limits = Liveness(silence=2.0, start=60.0)
     assert patience({}, 512, limits) == 2.0  # a server elsewhere
     assert patience({"tokens_per_second": 0.0}, 512, limits) == 60.0
     assert patience({"tokens_per_second": 1e5}, 512, limits) == 2.0
     assert patience({"tokens_per_second": 512.0}, 512, limits) == 10.0
+
+
+def test_a_look_that_fails_does_not_end_the_guard(caplog: pytest.LogCaptureFixture) -> None:
+    class Odd(FakeBackend):
+        broken = True
+
+        def stats(self) -> dict[str, float]:
+            if self.broken:
+                raise RuntimeError("no counters")
+            return super().stats()
+
+    inner = Odd(lambda ids: 0.5, 100)
+    guarded = GuardedBackend(inner, Tokens(1, 2, None), 64, LIMITS)
+    try:
+        guarded.submit([Prompt((1,), (2,))]).result(10)
+        until(lambda: "could not look" in caplog.text)
+        inner.broken = False
+        assert guarded._watch.is_alive()
+    finally:
+        guarded.close()
 
 
 @pytest.mark.parametrize(

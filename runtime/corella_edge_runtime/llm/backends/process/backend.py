@@ -4,8 +4,9 @@
     future ◀── ANSWERS ◀──┘     here one thread starts the child, reads, asks for its counters, and starts it again
 
 A future ends with the child's answers, with "deadline" shortly after its deadline, or with "llm_error" as soon as the
-child is dead. Whether a living child is silent is the guard's to tell, which then calls `renew`. Nothing waits for a
-restart: the CRM decides meanwhile.
+child is dead. A child that does not even send its counters is killed, whatever is asked of it; one that sends them
+while its decode hangs is silent for the guard, which then calls `renew`. Nothing waits for a restart: the CRM decides
+meanwhile.
 """
 
 from __future__ import annotations
@@ -52,12 +53,14 @@ class Patience:
     Attributes:
         start: for a model to be loaded; a child that takes longer is killed.
         ping: from one message of the child until its counters are asked for again.
+        silence: for them to come; a child that does not send them, such as a stopped one, is killed.
         first_pause, longest_pause: before a restart; doubled after each life shorter than `longest_pause`.
         close: for the work in hand when the backend is closed.
     """
 
     start: float = 120.0
     ping: float = 0.5
+    silence: float = 5.0
     first_pause: float = 0.1
     longest_pause: float = 10.0
     close: float = 5.0
@@ -264,26 +267,27 @@ class ProcessBackend:
 
     def _talk(self, life: _Life) -> str:
         """Read, ping and expire until the child is gone, silent, or unwanted; which of them."""
-        # Nothing is asked of a child that loads, and nothing twice before it is answered.
-        until, ping, loaded = math.inf, math.inf, time.monotonic() + self._patience.start
+        # Nothing is asked of a child that loads, and nothing twice before it is answered. Silence counts from the
+        # question: a runtime that was stopped itself for a while has not asked.
+        until, ping, lost = math.inf, math.inf, time.monotonic() + self._patience.start
         while True:
             now = time.monotonic()
             if self._stop.is_set():
                 until = min(until, now + self._patience.close)
             if now >= until or (until < math.inf and self._link is None):
                 return "closed"
-            messages = life.link.receive(self._next_look(now, min(ping, loaded, until, now + _LONG)) - now)
+            messages = life.link.receive(self._next_look(now, min(ping, lost, until, now + _LONG)) - now)
             if messages is None:
                 return "gone"
             now = time.monotonic()
             for message in messages:
                 self._heard(life, message)
-                ping, loaded = now + self._patience.ping, math.inf
-            if life.silent or now >= loaded:
+                ping, lost = now + self._patience.ping, math.inf
+            if life.silent or now >= lost:
                 return "silent"
             if now >= ping:
                 life.link.send(wire.Ping())
-                ping = math.inf
+                ping, lost = math.inf, now + self._patience.silence
 
     def _next_look(self, now: float, planned: float) -> float:
         """`planned`, or when the next question is overdue; those that are so already are answered."""
