@@ -17,6 +17,12 @@ from sessions import ONE, Served, serving, start
 # Not "valid input is accepted": the schemas cannot say that ids must be known, or that labels are the bundle's own.
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
+# Documented answers of a server that is well: it is too busy, and the LLM did not answer within `timeout_ms`.
+SETTINGS = """
+[checks]
+not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "503", "504"]
+"""
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
@@ -29,6 +35,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.mark.parametrize("examples", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_schemathesis_finds_no_fault(served: Served, tmp_path: Path, examples: int) -> None:
     command = ["run", f"{served.url}/openapi.json", "--checks", CHECKS, "--max-examples", str(examples), "--seed", "1"]
+    (tmp_path / "schemathesis.toml").write_text(SETTINGS)
     program = Path(sys.executable).with_name("schemathesis")
     done = subprocess.run([program, *command], cwd=tmp_path, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-6000:]
