@@ -35,7 +35,7 @@ from corella_edge_runtime.bench.measure import latency
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt
-from corella_edge_runtime.machine.tune.workload import prompts_of
+from corella_edge_runtime.tune.workload import prompts_of
 from harness.pairs import ratio_of
 from harness.quiet import Watch, is_void
 from harness.report import finish

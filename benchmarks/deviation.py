@@ -34,7 +34,7 @@ from corella_edge_runtime.llm.contract.messages import Answers, Prompt
 from corella_edge_runtime.llm.contract.settings import MOST_QUEUED, LlmSettings
 from corella_edge_runtime.llm.llama.binding import Model
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
-from corella_edge_runtime.machine.tune.workload import prompts_of
+from corella_edge_runtime.tune.workload import prompts_of
 from harness.results import ended
 
 FloatArray = npt.NDArray[np.float64]

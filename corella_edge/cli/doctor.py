@@ -22,7 +22,7 @@ def doctor(threads: bool, json: bool) -> None:
     Missing extras are named, with the command that installs them. Ends in a verdict and the next step. Exit code 1:
     something installed does not work.
     """
-    from corella_edge_runtime.machine.doctor import examine
+    from corella_edge_runtime.doctor import examine
 
     found = examine()
     if json:
@@ -35,7 +35,7 @@ def doctor(threads: bool, json: bool) -> None:
 
 
 def _thread_lines() -> Iterator[str]:
-    from corella_edge_runtime.machine.doctor import thread_lines
+    from corella_edge_runtime.doctor import thread_lines
     from corella_edge_runtime.machine.threads import plan_threads, read_machine
 
     machine = read_machine()

@@ -35,7 +35,7 @@ def tune(bundle: Path, plan: Path | None, seconds: float) -> None:
     plan's path is printed.
     """
     from corella_edge_runtime.machine import plan as plans
-    from corella_edge_runtime.machine.tune.run import tune as run
+    from corella_edge_runtime.tune.run import tune as run
 
     path = plan or plans.default_path(plans.bundle_key(bundle))
     _check_place(path, bundle)

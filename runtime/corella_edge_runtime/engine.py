@@ -27,7 +27,7 @@ from corella_edge_runtime.feature_names import FeatureNames
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.llm.contract.messages import Answers
-from corella_edge_runtime.llm.opening import open_llm
+from corella_edge_runtime.opening import open_llm
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 

@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge_runtime import box
+from corella_edge_runtime import box, doctor
+from corella_edge_runtime.doctor import Extra, Loaded, examine, extras, load, ranges, unused
 from corella_edge_runtime.llm.llama import build, trust
 from corella_edge_runtime.llm.llama.trust import Verdict
-from corella_edge_runtime.machine import doctor
-from corella_edge_runtime.machine.doctor import Extra, Loaded, examine, extras, load, ranges, unused
 
 WHOLE = {"corella-edge": "1", "onnxruntime": "1.20", "llama-cpp-python": "0.3.36", "starlette": "1", "uvicorn": "1"}
 

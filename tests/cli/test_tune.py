@@ -22,8 +22,8 @@ from corella_edge_runtime.llm.llama import trust
 from corella_edge_runtime.llm.llama.trust import Verdict
 from corella_edge_runtime.machine import plan as plans
 from corella_edge_runtime.machine.threads import Machine, read_machine
-from corella_edge_runtime.machine.tune.run import tune
 from corella_edge_runtime.setup import check_plan, fingerprint
+from corella_edge_runtime.tune.run import tune
 
 BRIEF = ("--seconds", "0")
 

@@ -19,7 +19,7 @@ from corella_edge_runtime.llm.asking import Llm
 from corella_edge_runtime.llm.backends.remote import client
 from corella_edge_runtime.llm.contract.backend import Liveness, ModelSpec
 from corella_edge_runtime.llm.contract.settings import LlmSettings
-from corella_edge_runtime.llm.opening import open_backend
+from corella_edge_runtime.opening import open_backend
 from fake_llm import FakeServer, serving
 from sessions import ONE, run, start
 from sessions import serving as served_by

@@ -27,7 +27,7 @@ from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.backend import ModelSpec
 from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.llm.contract.settings import LlmSettings
-from corella_edge_runtime.llm.opening import open_backend
+from corella_edge_runtime.opening import open_backend
 from sessions import ONE, Served, serving, start
 
 TOLERANCE = 5e-3  # of prompts decoded together, as published

@@ -21,7 +21,7 @@ import numpy as np
 from corella_edge.request import Request
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt
-from corella_edge_runtime.machine.tune.workload import prompts_of
+from corella_edge_runtime.tune.workload import prompts_of
 from harness.judged import at_least, none_of
 from harness.load.mix import Mix, Stream, mix
 from harness.load.outcome import Outcome

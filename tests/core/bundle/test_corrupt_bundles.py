@@ -364,7 +364,7 @@ def test_no_parser_sees_a_bundle_with_a_damaged_file(
     monkeypatch.setattr(bundles, "read_json", reached)
     monkeypatch.setattr(bundles, "read_schema", reached)
     monkeypatch.setattr("corella_edge.catalog.Catalog.read", reached)
-    monkeypatch.setattr("corella_edge_runtime.llm.opening.check_gguf", reached)
+    monkeypatch.setattr("corella_edge_runtime.opening.check_gguf", reached)
     with pytest.raises(BundleError, match=re.escape(f"{name}: ")):
         Engine.open(root, llm_threads=1, tuned=False)
 

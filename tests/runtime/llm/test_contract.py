@@ -26,7 +26,7 @@ from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.guard import GuardedBackend
 from corella_edge_runtime.llm.llama.tolerance import TOLERANCE
-from corella_edge_runtime.llm.opening import open_backend
+from corella_edge_runtime.opening import open_backend
 from fake_llm import FakeBackend, serving
 
 # All but the bare one are behind a breaker, as `open_backend` makes them.

@@ -19,7 +19,7 @@ from corella_edge_runtime.llm.backends.remote.client import ClientLimits, Remote
 from corella_edge_runtime.llm.contract.backend import ModelSpec
 from corella_edge_runtime.llm.contract.messages import Answers, Prompt
 from corella_edge_runtime.llm.contract.settings import LlmSettings
-from corella_edge_runtime.llm.opening import open_backend
+from corella_edge_runtime.opening import open_backend
 from fake_llm import FakeServer, serving
 
 TOKENS = Tokens(7, 9, None)

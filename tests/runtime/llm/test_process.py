@@ -23,7 +23,7 @@ from corella_edge_runtime.llm.contract.backend import Liveness, ModelSpec
 from corella_edge_runtime.llm.contract.messages import Answers, Prompt
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.guard import GuardedBackend
-from corella_edge_runtime.llm.opening import open_backend
+from corella_edge_runtime.opening import open_backend
 
 FAULTS = Path(__file__).parents[3] / "benchmarks" / "faults"
 QUICK = Patience(ping=0.05, first_pause=0.05, longest_pause=0.4, close=5.0)

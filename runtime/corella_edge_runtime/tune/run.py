@@ -22,10 +22,10 @@ from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama import trust
 from corella_edge_runtime.machine.plan import Plan, bundle_key
 from corella_edge_runtime.machine.threads import Machine, ThreadPlan, choices, read_machine
-from corella_edge_runtime.machine.tune import decide, measure, workload
-from corella_edge_runtime.machine.tune.decide import Change, Duel, Setting
-from corella_edge_runtime.machine.tune.workload import Visit
 from corella_edge_runtime.setup import CRM_FILE, CRM_INT8, LLM_FILE, fingerprint, variants
+from corella_edge_runtime.tune import decide, measure, workload
+from corella_edge_runtime.tune.decide import Change, Duel, Setting
+from corella_edge_runtime.tune.workload import Visit
 
 # duels done, of how many at most, what is measured now
 Progress = Callable[[int, int, str], None]

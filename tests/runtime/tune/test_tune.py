@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.machine.tune import decide, measure
-from corella_edge_runtime.machine.tune.decide import MARGIN, Change, Duel, Setting, changes, objection, upper
+from corella_edge_runtime.tune import decide, measure
+from corella_edge_runtime.tune.decide import MARGIN, Change, Duel, Setting, changes, objection, upper
 
 START = Setting("llm.gguf", 3, 512)
 ratio_lists = st.lists(st.floats(0.1, 10.0), min_size=1, max_size=41)

@@ -15,8 +15,8 @@ from corella_edge.errors import BundleError, CorellaError
 from corella_edge.features.schema import Feed
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama.own_thread import claim
-from corella_edge_runtime.machine.tune.decide import Duel
-from corella_edge_runtime.machine.tune.workload import Visit
+from corella_edge_runtime.tune.decide import Duel
+from corella_edge_runtime.tune.workload import Visit
 
 if TYPE_CHECKING:
     from pathlib import Path
