@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from itertools import takewhile
 from typing import Any
 
@@ -49,9 +48,9 @@ def show(recipe: str) -> None:
     RECIPE is a name that `recipe list` shows, or a TOML file. The output is a recipe itself: change it and give its
     file to `train`.
     """
-    from corella_edge_export.recipe import load_recipe
+    from corella_edge_export.recipe import load_recipe, table_of
 
-    click.echo("\n".join(toml(asdict(load_recipe(recipe)))))
+    click.echo("\n".join(toml(table_of(load_recipe(recipe)))))
 
 
 def toml(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:

@@ -142,7 +142,7 @@ def at_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
 
 def _check_crm(crm: CrmRecipe, where: Place) -> None:
     known = ", ".join(map(repr, FAMILIES))
-    checked(crm.kind, crm.kind in FAMILIES, where.at("kind"), f"one of {known}")
+    checked(crm.kind, crm.kind in FAMILIES, where.at("kind"), f"one of {known}", meant(crm.kind, FAMILIES))
     for problem in crm.features.problems():
         raise RecipeError(f"{where.at('features')}: {problem}")
 
@@ -171,7 +171,11 @@ def _check_stages(recipe: Recipe, where: Place) -> None:
     for pair in recipe.joint.pairs:
         if len(pair) != 2 or min(pair) < 1 or pair[1] > recipe.crm.family.layers:
             place = where.at("joint", "pairs")
-            raise RecipeError(f"{place}: {list(pair)} is no [LLM block, CRM layer], counted from 1")
+            layers = recipe.crm.family.layers
+            raise RecipeError(
+                f"{place}: {list(pair)} is no [LLM block, CRM layer], counted from 1; this {recipe.crm.model} has "
+                f"{layers} layer{'' if layers == 1 else 's'} to align"
+            )
 
 
 def _check_threshold(text: str, where: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from corella_edge.request import Candidate, Request, User  # noqa: E402
 from corella_edge_export.bundling.verify import check_crm  # noqa: E402
 from corella_edge_export.bundling.write import Options, export  # noqa: E402
 from corella_edge_export.crm.ensemble import new_crm  # noqa: E402
-from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, FamilyRecipe  # noqa: E402
+from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, FamilyRecipe, FeaturesRecipe  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
 from corella_edge_export.crm.to_onnx import export_onnx  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
@@ -154,3 +155,12 @@ def test_a_run_of_it_trains_aligns_and_exports(data: PreparedData, tmp_path: Pat
     assert about["recipe"]["crm"].keys() & FAMILIES.keys() == {"din"}
     assert bundle.json("verification.json")["differences"]["crm"] <= 1e-5
     assert "distance" in (tmp_path / "run" / "joint" / "metrics.jsonl").read_text()
+
+
+def test_no_key_of_a_family_has_the_name_of_another_section() -> None:
+    """A stage's key is a hash of `flat`, in which all stand side by side."""
+    shared = [{item.name for item in fields(cls)} for cls in (CrmRecipe, FeaturesRecipe)]
+    assert not shared[0] & shared[1]
+    for name in FAMILIES:
+        own = {item.name for item in fields(type(getattr(CrmRecipe(), name)))}
+        assert not own & (shared[0] | shared[1]), name
