@@ -19,8 +19,10 @@ import httpx
 import pytest
 
 from corella_edge.cli import cli
+from corella_edge.request_message import RequestMessage
 from corella_edge.routing.policy import FORMS, read_threshold
 from corella_edge.routing.reasons import FAULT, NoAnswer
+from corella_edge.scores import Scored
 from pages import BLOCK, PAGES, README, blocks, read, section
 from sessions import REPOSITORY, serving, start, succeed
 
@@ -231,6 +233,13 @@ def test_every_reason_is_explained():
     # What is pending is not the final answer, which alone a strict request is judged by.
     fails = {reason: reason.status for reason in NoAnswer if reason.status >= FAULT and reason != NoAnswer.PENDING}
     assert told == dict.fromkeys([form.reason for form in FORMS], 0) | dict.fromkeys(NoAnswer, 0) | fails
+
+
+def test_every_field_of_a_request_is_explained():
+    rows = [line for line in read("serve.md").splitlines() if line.startswith("| ")]
+    told = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])} | {"user_id"}
+    assert set(RequestMessage.__struct_fields__) <= told
+    assert set(Scored.__struct_fields__) - {"crm_rank"} <= told
 
 
 def test_every_form_of_a_threshold_is_explained():
