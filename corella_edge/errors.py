@@ -17,7 +17,7 @@ EXIT_CODES = {
     5: "an extra is not installed; the message says which",
     6: "the user store cannot do what was asked",
     7: "llama.cpp does not compute on this machine, or an LLM that is required does not answer",
-    130: "interrupted (Ctrl-C); the same command starts again or goes on",
+    130: "interrupted (Ctrl-C); run the same command again to resume",
     141: "the reader of standard output has closed it, as `head` does; nothing is printed",
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -47,6 +47,12 @@ class BundleError(CorellaError):
     """A bundle is damaged, incomplete, or of an unknown format."""
 
     exit_code = 3
+
+
+class NoBundleError(BundleError):
+    """The place that was named for a bundle is no folder at all, as after a slip in typing: bad input, not damage."""
+
+    exit_code = 2
 
 
 class ExportError(CorellaError):
@@ -96,7 +102,7 @@ class ComputeError(CorellaError):
 
 
 class InterruptedRunError(CorellaError):
-    """The user asked to stop; what was done is kept and the same command goes on."""
+    """The user asked to stop; what was done is kept, and the same command resumes."""
 
     exit_code = 130
 

@@ -209,13 +209,13 @@ def test_a_name_like_no_other_gets_no_suggestion(corella) -> None:
     assert "did you mean" not in done.err
 
 
-def complete(words: str) -> list[str]:
-    """What bash is offered for the last word."""
+def complete(words: str, lacking: str = "") -> list[str]:
+    """What bash is offered for the last word, in an install without that module."""
     asked = {"_CORELLA_EDGE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-    code = "from corella_edge.cli import main; main()"
+    code = f"import sys; sys.modules[{lacking!r}] = None; from corella_edge.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True)
     assert done.stderr == ""
-    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 
 def test_tab_completes_commands_options_and_recipes() -> None:
@@ -226,10 +226,17 @@ def test_tab_completes_commands_options_and_recipes() -> None:
     assert complete("corella-edge prepare syn") == ["synthetic"]
 
 
+def test_without_an_extra_its_names_are_not_completed_and_nothing_is_said() -> None:
+    assert complete("corella-edge prepare ", lacking="polars") == []
+    assert complete("corella-edge train ", lacking="corella_edge_export") == []
+
+
 def test_the_help_tells_of_variables_completion_and_exit_codes(corella) -> None:
     text = " ".join(corella("-h").out.split())
     assert "CORELLA_EDGE_SERVE_PORT=9000 is `serve --port 9000`" in text
-    assert "_CORELLA_EDGE_COMPLETE=bash_source" in text
+    lines = corella("-h").out.splitlines()
+    assert '    eval "$(_CORELLA_EDGE_COMPLETE=bash_source corella-edge)"' in lines  # whole, to be pasted
+    assert "    _CORELLA_EDGE_COMPLETE=fish_source corella-edge | source" in lines
     for code, meaning in EXIT_CODES.items():
         assert f"{code} {meaning}" in text
     assert "conventional recommendation model" in text
