@@ -23,7 +23,7 @@ _LLAMA = logging.getLogger("corella_edge.llama")
 
 @contextmanager
 def at(level: int) -> Iterator[None]:
-    """Everything said within: at ERROR errors alone, at DEBUG our messages too, at ALL llama.cpp's, at NOTSET as usual."""
+    """Everything said within: at ERROR errors alone, at DEBUG our messages, at ALL llama.cpp's, at NOTSET as usual."""
     before = [log.level for log in (*_LOGS, _LLAMA)]
     debugging = level in (ALL, logging.DEBUG)
     handler = logging.StreamHandler()
