@@ -11,7 +11,8 @@ EXIT_CODES = {
     0: "done",
     1: "the operating system refused something (a full disk, no permission, a closed output), or the command found the "
     "problem that it names",
-    2: "a wrong option, or bad input: a request, a data file, a recipe, an --out that cannot be written",
+    2: "a wrong option, or bad input: a request, a data file, a recipe, a bundle that is not there, an --out that "
+    "cannot be written",
     3: "a bundle is damaged, is not signed, or gives other scores than the trained models",
     4: "a model cannot be exported, or the export differs from what was trained",
     5: "an extra is not installed; the message says which",
