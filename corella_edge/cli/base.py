@@ -23,9 +23,12 @@ class Command(click.Command):
         self.params += _talking()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Names the environment variable that a bad value comes from."""
+        """Names the environment variable that a bad value comes from, or that was to give a missing one."""
         try:
             return super().parse_args(ctx, args)
+        except click.MissingParameter:
+            self._warn_of_variables(ctx)
+            raise
         except click.BadParameter as error:
             name = error.param.name if error.param else None
             if name and ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:

@@ -109,6 +109,14 @@ def test_a_variable_that_is_nearly_an_option_is_told(corella, bundle, monkeypatc
     assert corella("inspect", bundle, "-q").err == ""
 
 
+def test_a_variable_that_was_to_give_a_required_option_is_told(corella, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("CORELLA_EDGE_PREPARE_OTU", str(tmp_path / "data"))
+    done = corella("prepare", "synthetic")
+    said = "the environment variable CORELLA_EDGE_PREPARE_OTU is no option of corella-edge prepare"
+    assert (done.code, done.err.splitlines()[0]) == (2, f"corella-edge: warning: {said}; did you mean 'OUT'?")
+    assert "Missing option '--out'" in done.err
+
+
 def test_quiet_says_errors_and_the_result(corella, crm_bundle, requests, tmp_path) -> None:
     args = ["score", crm_bundle, requests, "--threshold", "ratio:1"]
     loud = corella(*args, "--out", tmp_path / "a")
