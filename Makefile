@@ -39,11 +39,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt runtime/corella_edge_runtime/
 	@echo "TORCH_INDEX=URL names another index."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet -c constraints.txt -e '.[build]'
+	@# The wheel comes in with its dependencies; then once more by itself, since pip keeps an earlier build of its version.
 	wheel=$$($(BIN)/corella-edge wheel --out $(VENV)/wheels) && \
+		$(PIP) install --quiet -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) && \
+		$(PIP) install --quiet -c constraints.txt --find-links $(VENV)/wheels --only-binary llama-cpp-python \
+			-e '.[build,cpu,llm,serve,sign,report,export,dev]' && \
 		$(PIP) install --quiet --no-deps --force-reinstall "$$wheel"
-	$(PIP) install --quiet -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	$(PIP) install --quiet -c constraints.txt --only-binary llama-cpp-python \
-		-e '.[build,cpu,llm,serve,sign,report,export,dev]'
 	$(BIN)/corella-edge doctor || echo "Goes on: what does not compute is left out, and said again where it is wanted."
 	touch $@
 

@@ -11,13 +11,14 @@ EXIT_CODES = {
     0: "done",
     1: "the operating system refused something (a full disk, no permission, a closed output), or the command found the "
     "problem that it names",
-    2: "a wrong option, or bad input: a request, a data file, a recipe, an --out that cannot be written",
+    2: "a wrong option, or bad input: a request, a data file, a recipe, a bundle that is not there, an --out that "
+    "cannot be written",
     3: "a bundle is damaged, is not signed, or gives other scores than the trained models",
     4: "a model cannot be exported, or the export differs from what was trained",
     5: "an extra is not installed; the message says which",
     6: "the user store cannot do what was asked",
     7: "llama.cpp does not compute on this machine, or an LLM that is required does not answer",
-    130: "interrupted (Ctrl-C); the same command starts again or goes on",
+    130: "interrupted (Ctrl-C); run the same command again to resume",
     141: "the reader of standard output has closed it, as `head` does; nothing is printed",
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -47,6 +48,12 @@ class BundleError(CorellaError):
     """A bundle is damaged, incomplete, or of an unknown format."""
 
     exit_code = 3
+
+
+class NoBundleError(BundleError):
+    """The place that was named for a bundle is no folder at all, as after a slip in typing: bad input, not damage."""
+
+    exit_code = 2
 
 
 class ExportError(CorellaError):
@@ -96,7 +103,7 @@ class ComputeError(CorellaError):
 
 
 class InterruptedRunError(CorellaError):
-    """The user asked to stop; what was done is kept and the same command goes on."""
+    """The user asked to stop; what was done is kept, and the same command resumes."""
 
     exit_code = 130
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from corella_edge.atomic import write_file
 from corella_edge.catalog import Catalog
-from corella_edge.errors import BundleError, InputError
+from corella_edge.errors import BundleError, InputError, NoBundleError
 from corella_edge.features.schema import Schema, Vocabulary, vocabulary_names
 from corella_edge.formats.strict_json import JsonError, unique
 from corella_edge.prompt import Template, Tokens
@@ -196,10 +196,17 @@ class Bundle:
         return parse_fusion(data["fusion"]) if "fusion" in data else REPLACE
 
 
+def not_a_bundle(root: Path, kind: str = "bundle") -> BundleError:
+    """What is said of a place without a manifest; `kind` is what was looked for there."""
+    if root.is_dir():
+        return BundleError(f"{root}: not a {kind} ({MANIFEST} is missing)")
+    return NoBundleError(f"{root}: not a {kind} ({'it is a file' if root.exists() else 'there is no such folder'})")
+
+
 def read_manifest(root: Path, trust: TrustedKey | None = None) -> Manifest:
     """The manifest, after its signature (if a key is trusted) and its own seal have been checked."""
     if not (root / MANIFEST).is_file():
-        raise BundleError(f"{root}: not a bundle ({MANIFEST} is missing)")
+        raise not_a_bundle(root)
     raw = read_bytes(root / MANIFEST)
     if trust is not None:
         trust.check(root, raw)

@@ -128,7 +128,7 @@ def _library(what: str) -> Any:
 def _read_signature(root: Path) -> Any:
     path = root / SIGNATURE
     if not path.exists() and not path.is_symlink():
-        raise BundleError(f"{root}: not signed ({SIGNATURE} is missing), and --trust wants a signature")
+        raise BundleError(f"{root}: not signed ({SIGNATURE} is missing), and --trust requires one")
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{root}: {SIGNATURE}: not a regular file")
     try:

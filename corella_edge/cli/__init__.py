@@ -23,7 +23,7 @@ from corella_edge.errors import EXIT_CODES, InputError, InterruptedRunError, Rea
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Run the whole path on synthetic data: prepare, train, export, verify, score, measure."),
     "prepare": ("prepare", "Turn a publisher's files into training data."),
-    "recipe": ("recipe", "List the recipes that come along, or show one with all its settings."),
+    "recipe": ("recipe", "List the shipped recipes, or show one with all its settings."),
     "train": ("train", "Train the base model (CRM) and the LLM of a recipe."),
     "report": ("report", "Write one HTML page with plots of what a training run logged."),
     "export": ("export", "Turn a finished run into a verified bundle (ONNX + GGUF + manifest)."),
@@ -72,7 +72,8 @@ class LazyGroup(Group):
         with formatter.section("Options from the environment"):
             formatter.write_text(_ENVIRONMENT)
         with formatter.section("Tab completion"):
-            formatter.write_dl(list(_COMPLETION.items()))
+            for name, (place, line) in _COMPLETION.items():
+                formatter.write(f"  {name}, in {place}:\n    {line}\n")  # whole, since a wrapped line cannot be pasted
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
 
@@ -83,9 +84,9 @@ _ENVIRONMENT = (
     f"{PREFIX}_SERVE_LLM=0 is `--no-llm`. Several values are separated by spaces, several paths by colons."
 )
 _COMPLETION = {
-    "bash": 'in ~/.bashrc: eval "$(_CORELLA_EDGE_COMPLETE=bash_source corella-edge)"',
-    "zsh": 'in ~/.zshrc: eval "$(_CORELLA_EDGE_COMPLETE=zsh_source corella-edge)"',
-    "fish": "in ~/.config/fish/config.fish: _CORELLA_EDGE_COMPLETE=fish_source corella-edge | source",
+    "bash": ("~/.bashrc", 'eval "$(_CORELLA_EDGE_COMPLETE=bash_source corella-edge)"'),
+    "zsh": ("~/.zshrc", 'eval "$(_CORELLA_EDGE_COMPLETE=zsh_source corella-edge)"'),
+    "fish": ("~/.config/fish/config.fish", "_CORELLA_EDGE_COMPLETE=fish_source corella-edge | source"),
 }
 
 
@@ -173,5 +174,5 @@ def _interruptible() -> Iterator[None]:
 
 def _stop_at_once(number: int, frame: FrameType | None) -> None:
     with suppress(OSError):  # nobody may read it
-        os.write(2, b"\ncorella-edge: interrupted; the same command starts or goes on anew\n")
+        os.write(2, b"\ncorella-edge: interrupted; run the same command again to resume\n")
     os._exit(InterruptedRunError.exit_code)

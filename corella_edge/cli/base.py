@@ -23,9 +23,12 @@ class Command(click.Command):
         self.params += _talking()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Names the environment variable that a bad value comes from."""
+        """Names the environment variable that a bad value comes from, or that was to give a missing one."""
         try:
             return super().parse_args(ctx, args)
+        except click.MissingParameter:
+            self._warn_of_variables(ctx)
+            raise
         except click.BadParameter as error:
             name = error.param.name if error.param else None
             if name and ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
@@ -37,7 +40,8 @@ class Command(click.Command):
         verbose, quiet = ctx.params.pop("verbose"), ctx.params.pop("quiet")
         if verbose and quiet:
             raise click.UsageError("--verbose and --quiet exclude each other", ctx)
-        with talk.at(logging.DEBUG if verbose else logging.ERROR if quiet else logging.NOTSET):
+        level = logging.ERROR if quiet else (logging.NOTSET, logging.DEBUG, talk.ALL)[min(verbose, 2)]
+        with talk.at(level):
             self._warn_of_variables(ctx)
             return super().invoke(ctx)
 
@@ -53,9 +57,10 @@ class Command(click.Command):
 
 def _talking() -> list[click.Option]:
     return [
-        click.Option(["-v", "--verbose"], is_flag=True, help="Also show debug messages, and the trace of an error."),
+        click.Option(["-v", "--verbose"], count=True,
+                     help="Also show debug messages, and the trace of an error; -vv also llama.cpp's log."),
         click.Option(["-q", "--quiet"], is_flag=True, help="Show only errors and the result."),
-    ]
+    ]  # fmt: skip
 
 
 class Group(click.Group):

@@ -95,8 +95,10 @@ def open_engine(bundle: Path, **options: Any) -> Engine:
 
 def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For tab completion."""
-    from corella_edge_export.recipe import shipped
-
+    try:
+        from corella_edge_export.recipe import shipped
+    except ModuleNotFoundError:  # a message would land in the line that is typed
+        return []
     return [name for name in shipped() if name.startswith(incomplete)]
 
 

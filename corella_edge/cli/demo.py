@@ -57,6 +57,8 @@ def _program() -> str:
 
 def _table(result: dict[str, Any]) -> Iterator[str]:
     """Quality and latency by the share that the LLM is asked about."""
+    from corella_edge_runtime.bench.report import cautions
+
     quality = {row["ratio"]: row for row in result["evaluation"]["groups"]["all"]["at"]}
     rows = [["share asked", "AUC", "gain over the base model [95 %]", "p50 ms", "p99 ms"]]
     for row in result["benchmark"]["ratios"]:
@@ -67,6 +69,7 @@ def _table(result: dict[str, Any]) -> Iterator[str]:
     group = result["evaluation"]["groups"]["all"]
     yield f"{group['rows']:,} test rows of {group['users']:,} users; requests of 20 candidates; all data are synthetic."
     yield from columns(rows, right=True)
+    yield from cautions(result["benchmark"])
 
 
 def _files(out: Path) -> Iterator[str]:
@@ -75,7 +78,7 @@ def _files(out: Path) -> Iterator[str]:
         "run/report.html": "how the training went",
         "evaluation/evaluation.md": "all figures of quality, with plots beside it",
         "benchmark/benchmark.md": "all figures of latency",
-        "answers.jsonl": "answers to the requests of data/requests.jsonl",
+        "answers.jsonl": f"answers to the requests of {out / 'data' / 'requests.jsonl'}",
     }
     yield from columns([[str(out / name), what] for name, what in files.items() if (out / name).exists()])
 

@@ -29,7 +29,8 @@ def doctor(threads: bool, json: bool) -> None:
         echo_json({**found.to_json(), **({"threads": _threads_as_json()} if threads else {})})
     else:
         lines = [*found.lines, *(_thread_lines() if threads else ()), *(f"problem: {text}" for text in found.problems)]
-        click.echo("\n".join([*lines, "", f"verdict: {found.verdict}", f"next: {found.next}"]))
+        lines += ["", f"verdict: {found.verdict}", f"next: {found.next}"]
+        click.echo("\n".join([*lines, *([f"optional: {'; '.join(found.optional)}"] if found.optional else [])]))
     if found.problems:
         raise CorellaError(f"{len(found.problems)} problem(s), named above")
 

@@ -99,7 +99,11 @@ def _catalogue(part: Part, _: Part) -> str:
 
 def _routing(part: Part, _: Part) -> str:
     asked = nats(math.inf if part["nats"] is None else part["nats"])
-    whom = "the LLM is never asked" if asked == "never" else f"the LLM is asked from an entropy of {asked} on"
+    whom = (
+        "the LLM is never asked"
+        if asked == "never"
+        else f"the LLM is asked about candidates whose entropy is at least {asked}"
+    )
     return f"{part['threshold']}: {whom}; fusion: {part['fusion']['rule']}"
 
 

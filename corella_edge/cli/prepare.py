@@ -14,8 +14,10 @@ from corella_edge.errors import MissingExtraError
 
 def _reader_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For tab completion."""
-    from corella_edge_export.data.registry import known
-
+    try:
+        from corella_edge_export.data.registry import known
+    except ModuleNotFoundError:  # without the extra [export]; a message would land in the line that is typed
+        return []
     return [name for name in known() if name.startswith(incomplete)]
 
 

@@ -1,4 +1,4 @@
-"""`corella-edge recipe`: the recipes that come along, and one with all its settings."""
+"""`corella-edge recipe`: the shipped recipes, and one with all its settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from corella_edge.cli.common import columns, recipe_argument
 
 @click.group(cls=Group)
 def recipe() -> None:
-    """List the recipes that come along, or show one with all its settings.
+    """List the shipped recipes, or show one with all its settings.
 
     A recipe is a TOML file that names the models, sizes and schedules of a training run.
     """
@@ -23,7 +23,7 @@ def recipe() -> None:
 
 @recipe.command("list")
 def list_() -> None:
-    """List the recipes that come along, with what each is for."""
+    """List the shipped recipes, with what each is for."""
     from importlib import resources
 
     from corella_edge_export.recipe import shipped

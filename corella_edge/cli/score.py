@@ -38,7 +38,7 @@ def score(
 
     IN may be compressed with gzip, or a pipe; - is standard input, whose answers go to standard output unless --out
     names a file. All lines are checked before the first is scored, and --out appears complete or not at all. After an
-    interruption the same command goes on where it stopped (OUT.partial).
+    interruption the same command resumes where it stopped (OUT.partial).
     """
     from corella_edge_runtime import batch
 
@@ -61,7 +61,9 @@ def score(
 def _file(out: Path | None, source: TextFile) -> Path | None:
     """Where answers go; None is standard output."""
     if out is None and source.path is not None:
-        raise click.UsageError("Missing option '--out'. Only the answers to standard input need none.")
+        raise click.UsageError(
+            "Missing option '--out': add --out FILE, or pass - as IN to read standard input and print the answers."
+        )
     return None if out is None or str(out) == "-" else out
 
 

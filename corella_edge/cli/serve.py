@@ -17,7 +17,7 @@ from corella_edge.cli import talk
 from corella_edge.cli.base import Command
 from corella_edge.cli.common import Finite, engine_options, trusted_key
 from corella_edge.cli.serve_options import ACCESS, LIMITS, STORE, grouped
-from corella_edge.errors import BundleError, MissingExtraError, OutputError
+from corella_edge.errors import MissingExtraError, OutputError
 from corella_edge.routing.policy import HELP, read_threshold
 
 if TYPE_CHECKING:
@@ -129,8 +129,11 @@ def _store(users: dict[str, Any]) -> Iterator[UserStore | None]:
 
 def _check_early(bundle: Path, threshold: str | None) -> None:
     """What a person mistypes is told before a port is opened; the engine checks the rest while loading."""
-    if not bundle.is_dir():
-        raise BundleError(f"{bundle}: no such bundle or site (folders that `export` and `deploy init` write)")
+    from corella_edge.bundle.artefact import MANIFEST, not_a_bundle
+    from corella_edge_runtime.site.layout import is_site
+
+    if not (bundle / MANIFEST).is_file() and not is_site(bundle):
+        raise not_a_bundle(bundle, "bundle or site")
     if threshold is not None:
         read_threshold(threshold)
 

@@ -15,26 +15,30 @@ from corella_edge import __version__
 from corella_edge.errors import as_line
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+ALL = logging.DEBUG - 1  # what llama.cpp says, too: hundreds of lines at each load
 _LOG = logging.getLogger("corella_edge")
 _LOGS = (_LOG, logging.getLogger("corella_edge_runtime"), logging.getLogger("corella_edge_export"))
+_LLAMA = logging.getLogger("corella_edge.llama")
 
 
 @contextmanager
 def at(level: int) -> Iterator[None]:
-    """Everything said within: at ERROR nothing but errors, at DEBUG all log messages too, at NOTSET as usual."""
-    before = [log.level for log in _LOGS]
+    """Everything said within: at ERROR errors alone, at DEBUG our messages, at ALL llama.cpp's, at NOTSET as usual."""
+    before = [log.level for log in (*_LOGS, _LLAMA)]
+    debugging = level in (ALL, logging.DEBUG)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(FORMAT))
     for log in _LOGS:
         log.setLevel(level)
-    if level == logging.DEBUG:
+    _LLAMA.setLevel(logging.WARNING if level == logging.DEBUG else logging.NOTSET)
+    if debugging:
         logging.getLogger().addHandler(handler)
     try:
-        with _traced() if level == logging.DEBUG else nullcontext():
+        with _traced() if debugging else nullcontext():
             yield
     finally:
         logging.getLogger().removeHandler(handler)
-        for log, old in zip(_LOGS, before, strict=True):
+        for log, old in zip((*_LOGS, _LLAMA), before, strict=True):
             log.setLevel(old)
 
 

@@ -21,7 +21,7 @@ from corella_edge.cli.common import checkpoint_option, need_export, recipe_argum
 def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path | None) -> None:
     """Train the base model (CRM) and the LLM of RECIPE: a name that `recipe list` shows, or a TOML file.
 
-    After Ctrl-C or a kill the same command goes on where the last checkpoint stands (every half minute).
+    After Ctrl-C or a kill the same command resumes from the last checkpoint (every half minute).
     """
     need_export("train")
     from dataclasses import replace

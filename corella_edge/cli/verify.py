@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from corella_edge.cli import talk
 from corella_edge.cli.base import Command
 from corella_edge.cli.common import Threads, echo_json, json_option, mib, trusted_key
 from corella_edge.errors import BundleError
@@ -33,10 +34,10 @@ def verify(bundle: Path, llm_threads: int | None, trust: str | None, json: bool)
 
     found = survey(bundle, trusted_key(trust))
     result = _files(found, trust is not None)
-    _echo(_file_lines(result), json)
+    _echo(iter(result["problems"]) if talk.quiet() else _file_lines(result), json)
     if found.bundle is not None and not found.problems:
         scores = _scores(found.bundle, llm_threads)
-        _echo(_score_lines(scores), json)
+        _echo(iter(scores["problems"]) if talk.quiet() else _score_lines(scores), json)
         result |= scores
     result["verified"] = not result["problems"]
     if json:

@@ -78,6 +78,7 @@ class Form:
         meaning: what the number is.
         digits: regular expression of the plain numbers that JSON may have after the prefix; unused without a prefix.
         nats: the number, and the bundle's calibration → the threshold: a sample is routed iff its entropy reaches it.
+        range: what to give instead of a number out of range, where `meaning` does not say it.
     """
 
     prefix: str
@@ -87,6 +88,7 @@ class Form:
     most: float
     digits: str
     nats: Callable[[float, Calibration | None], float]
+    range: str = ""
 
     def __str__(self) -> str:
         return f"{self.meaning} (0 to {self.most:.4g})"
@@ -104,6 +106,8 @@ class Form:
         others = [form.prefix + text for form in FORMS if not self.prefix and 0.0 <= number <= form.most]
         hint = f"; or is {' or '.join(others)} meant?" if others else ""
         shown = repr(text[:40]) if math.isnan(number) else text[:40]
+        if self.range and not math.isnan(number):
+            raise InputError(f"{name}: {shown} is out of range; give {self.range}")
         raise InputError(f"{name}: {shown} is not {self}{hint}")
 
 
@@ -129,6 +133,7 @@ RATIO = Form(
 MARGIN = Form(
     "margin:", "margin", "DISTANCE", "the greatest distance of the base model's probability from 0.5", 0.5,
     r"(0|0\.5|0\.[0-4][0-9]{0,8})", _by_margin,
+    "a distance from 0.5 between 0 and 0.5",
 )  # fmt: skip
 FORMS = (ENTROPY, RATIO, MARGIN)
 _EACH = "; ".join(f"{form.prefix}{form.placeholder}, {form}" for form in FORMS)

@@ -29,6 +29,7 @@ Progress = Callable[[str, int, int], None]
 
 def demo(out: Path, seed: int, say: Say, progress: Progress, quiet: bool = False) -> dict[str, Any]:
     """Run (or finish) the demo in `out`; returns {"evaluation", "benchmark"}. `quiet`: as in `stages.train`."""
+    _check_folder(out)
     data = _data(out / "data", seed, say)
     bundle = out / "bundle"
     if not bundle.exists():
@@ -48,6 +49,15 @@ def demo(out: Path, seed: int, say: Say, progress: Progress, quiet: bool = False
     report.check_folder(out / "benchmark")
     report.write(timed, out / "benchmark")
     return {"evaluation": found, "benchmark": timed}
+
+
+def _check_folder(out: Path) -> None:
+    """Raises InputError for a folder of somebody else's files; beside a demo's own data there may be others."""
+    if not out.is_dir() or (out / "data").exists():
+        return
+    foreign = sorted(path.name for path in out.iterdir() if path.name != ".data.partial")
+    if foreign:
+        raise InputError(f"--out {out}: holds {foreign[0]!r}, which `demo` did not write; name another folder")
 
 
 def _data(folder: Path, seed: int, say: Say) -> PreparedData:

@@ -101,7 +101,12 @@ def _table(text: str, name: str) -> dict[str, Any]:
 def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """A table's own values over another's, key by key in every table."""
     both = {key for key in own if isinstance(own[key], Mapping) and isinstance(base.get(key), Mapping)}
-    return {**base, **own, **{key: _over(base[key], own[key]) for key in both}}
+    return {**base, **own, **{key: (_profile if key == "profile" else _over)(base[key], own[key]) for key in both}}
+
+
+def _profile(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Its keys are the attributes of the data: an empty table leaves out all of the base's, an empty text one."""
+    return {name: text for name, text in {**base, **own}.items() if text != ""} if own else {}
 
 
 def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:

@@ -97,7 +97,7 @@ def check_out(out: Path, source: TextFile, force: bool) -> None:
     if out.exists() and source.path and source.path.exists() and out.samefile(source.path):
         raise InputError(f"--out {out}: is the input itself; name another one")
     if out.exists() and not force:
-        raise InputError(f"--out {out}: exists; remove it, name another one, or say --force")
+        raise InputError(f"--out {out}: exists; remove it, name another one, or pass --force")
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.parent} does not exist")
 

@@ -114,7 +114,8 @@ def unused(flags: set[str], built: Sequence[str]) -> list[str]:
 class Diagnosis:
     """Lines to print; `problems` are those that keep something installed from working. `facts`: the same as data.
 
-    `verdict` is what this install can do, `next` the step to take, in one sentence each.
+    `verdict` is what this install can do, `next` the step to take, in one sentence each; `optional` names missing
+    extras that serving does not need, with what each is for.
     """
 
     lines: list[str]
@@ -122,10 +123,12 @@ class Diagnosis:
     facts: Mapping[str, Any]
     verdict: str
     next: str
+    optional: list[str]
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the lines, as JSON-ready values."""
-        return {**self.facts, "problems": self.problems, "verdict": self.verdict, "next": self.next}
+        told = {"verdict": self.verdict, "next": self.next, "optional": self.optional}
+        return {**self.facts, "problems": self.problems, **told}
 
 
 def judged(kinds: Sequence[str]) -> Mapping[str, Verdict]:
@@ -161,7 +164,7 @@ def examine(find: VersionOf = version_of, ask: Callable[[str], Loaded] = load, j
             facts["llama_cpp"] = {**found.build, "kernels": {kind: found.kernels for kind, found in verdicts.items()}}
             lines += [*_llama_lines(found, cpu_flags()), *_verdict_lines(verdicts)]
             problems += list(dict.fromkeys(verdict.sentence for verdict in verdicts.values() if verdict.sentence))
-    return Diagnosis(lines, problems, facts, *_judged(known, len(problems)))
+    return Diagnosis(lines, problems, facts, *_judged(known, len(problems)), _optional(known))
 
 
 def _judged(known: Sequence[Extra], problems: int) -> tuple[str, str]:
@@ -176,7 +179,7 @@ def _judged(known: Sequence[Extra], problems: int) -> tuple[str, str]:
         return "nothing can be scored yet: ONNX Runtime, which runs the base model (CRM), is missing", installing("cpu")
     for extra, able in _ABLE.items():
         if extra not in whole:
-            return able, installing(extra)
+            return able, "corella-edge verify BUNDLE" if extra in _OPTIONAL else installing(extra)
     return "ready to score, to serve and to train", "corella-edge demo"
 
 
@@ -187,6 +190,16 @@ _ABLE = {
     "report": "ready to score and to serve, but not to evaluate or train",
     "export": "ready to score, to serve and to evaluate, but not to train",
 }
+
+# Extra → what it is for, of those that serving does not need.
+_OPTIONAL = {
+    "report": "to evaluate, and for plots", "sign": "to sign bundles and check signatures", "export": "to train",
+    "build": "to build llama.cpp",
+}  # fmt: skip
+
+
+def _optional(known: Sequence[Extra]) -> list[str]:
+    return [f"[{extra.name}] {_OPTIONAL[extra.name]}" for extra in known if extra.missing and extra.name in _OPTIONAL]
 
 
 def _extra_lines(known: Sequence[Extra]) -> Iterator[str]:

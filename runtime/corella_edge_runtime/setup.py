@@ -69,7 +69,7 @@ def find_setup(bundle: Bundle, wishes: Wishes, warn: Callable[[str], None]) -> S
 def fingerprint(machine: Machine) -> Fingerprint:
     """What a plan made now is good for. Another build of llama.cpp may turn the order of int8 and bf16."""
     try:
-        builds = {"llama.cpp's build": trust.build_id()}
+        builds = {"llama.cpp's build": trust.build_contents()}
     except MissingExtraError:
         builds = {}
     return plans.fingerprint(machine.cores, machine.quota, builds)

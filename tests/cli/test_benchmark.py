@@ -143,7 +143,7 @@ def test_mistakes_are_one_line(corella, bundle, crm_bundle, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"user": {}, "candidates": [{"item": "a", "label": 2}]}')
     (tmp_path / "empty.jsonl").write_text("")
     cases = [
-        ([bundle, "--out", tmp_path], 2, "holds 'bad.jsonl', which is no benchmark's"),
+        ([bundle, "--out", tmp_path], 2, "holds 'bad.jsonl', which `benchmark` did not write"),
         ([crm_bundle], 2, "the bundle has no sample.jsonl; give --requests FILE"),
         ([bundle, "--candidates", 41], 2, "the catalogue has only 40 items"),
         ([bundle, "--requests", tmp_path / "none"], 2, "none: no such file"),

@@ -134,9 +134,12 @@ def test_every_problem_is_listed(corella, copy):
 
 
 def test_not_a_bundle(corella, tmp_path):
-    for command in ("verify", "inspect"):
-        done = corella(command, tmp_path / "none")
-        assert (done.code, "no such bundle" in done.err) == (3, True)
+    (tmp_path / "file").touch()
+    for command in ("verify", "inspect", "tune"):
+        for name, code, why in (("none", 2, "there is no such folder"), ("file", 2, "it is a file"),
+                                ("", 3, "manifest.json is missing")):  # fmt: skip
+            done = corella(command, tmp_path / name)
+            assert (done.code, done.err) == (code, f"corella-edge: {tmp_path / name}: not a bundle ({why})\n")
 
 
 def change_crm(rows):
@@ -193,7 +196,7 @@ def test_inspect_is_a_page_of_essentials(corella, bundle):
     assert page["bundle"] == "tiny@1, format 1, made 2024-01-01T00:00:00Z"
     assert page["catalogue"] == "40 items with genres, title"
     nats = Bundle.open(bundle).calibration().threshold(0.05)
-    assert f"ratio:0.05: the LLM is asked from an entropy of {nats:.4f} nats on" in page["routing"]
+    assert f"ratio:0.05: the LLM is asked about candidates whose entropy is at least {nats:.4f} nats" in page["routing"]
     assert "llm.gguf" in page["LLM"]
     assert "MiB" in page["files"]
     assert page["sha256"] == json.loads(corella("inspect", bundle, "--json").out)["bundle"]["sha256"]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_this_install(corella) -> None:
     assert "llama.cpp computes with " in done.out
     assert "LLM (llama.cpp): " in done.out
     assert "dev" not in done.out
-    *_, verdict, step = done.out.splitlines()
+    verdict, step = [line for line in done.out.splitlines() if line.startswith(("verdict: ", "next: "))]
     assert verdict == "verdict: ready to score, to serve and to train"
     assert step == "next: corella-edge demo"
     done = corella("doctor")
@@ -68,8 +69,8 @@ def test_for_programs(corella) -> None:
         ({"cpu", "gpu"}, "nothing can be scored yet: ONNX Runtime", "pip install 'corella-edge[cpu]'"),
         ({"llm", "serve", "export"}, "ready to score with the base model (CRM) alone", "corella-edge wheel --out DIR"),
         ({"serve", "export"}, "ready to score with both models, but not to serve", "pip install 'corella-edge[serve]'"),
-        ({"export", "report"}, "but not to evaluate or train", "pip install 'corella-edge[report]'"),
-        ({"export"}, "but not to train", "pip install 'corella-edge[export]'"),
+        ({"export", "report"}, "but not to evaluate or train", "corella-edge verify BUNDLE"),
+        ({"export"}, "but not to train", "corella-edge verify BUNDLE"),
         ({"gpu", "sign"}, "ready to score, to serve and to train", "corella-edge demo"),
     ],
 )
@@ -82,6 +83,22 @@ def test_the_verdict_names_what_can_be_done_and_the_next_step(missing: set[str],
     found, following = doctor._judged(known, 2)
     assert found.startswith("2 problem(s)")
     assert "run doctor again" in following
+
+
+def test_a_box_that_can_serve_is_told_to_verify_and_what_else_there_is(corella, monkeypatch) -> None:
+    serving = ("cpu", "llm", "serve")
+    lines = [line for line in requires("corella-edge") or [] if any(f"extra == '{name}'" in line.replace('"', "'")
+                                                                    for name in serving)]  # fmt: skip
+    there = {package: "1" for extra in extras(lines, {}.get) for package in extra.packages}
+    found = examine(there.get, lambda package: Loaded(["all"]), right)
+    assert (found.problems, found.next) == ([], "corella-edge verify BUNDLE")
+    assert {text.partition("]")[0] for text in found.optional} == {"[report", "[sign", "[export", "[build"}
+    monkeypatch.setattr(doctor, "examine", lambda: found)
+    done = corella("doctor")
+    assert done.code == 0
+    assert done.out.splitlines()[-2:] == [
+        "next: corella-edge verify BUNDLE", f"optional: {'; '.join(found.optional)}",
+    ]  # fmt: skip
 
 
 def test_without_any_extra_it_names_them_and_ends_well() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -108,6 +109,14 @@ def test_a_variable_that_is_nearly_an_option_is_told(corella, bundle, monkeypatc
     assert corella("inspect", bundle, "-q").err == ""
 
 
+def test_a_variable_that_was_to_give_a_required_option_is_told(corella, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("CORELLA_EDGE_PREPARE_OTU", str(tmp_path / "data"))
+    done = corella("prepare", "synthetic")
+    said = "the environment variable CORELLA_EDGE_PREPARE_OTU is no option of corella-edge prepare"
+    assert (done.code, done.err.splitlines()[0]) == (2, f"corella-edge: warning: {said}; did you mean 'OUT'?")
+    assert "Missing option '--out'" in done.err
+
+
 def test_quiet_says_errors_and_the_result(corella, crm_bundle, requests, tmp_path) -> None:
     args = ["score", crm_bundle, requests, "--threshold", "ratio:1"]
     loud = corella(*args, "--out", tmp_path / "a")
@@ -119,6 +128,25 @@ def test_quiet_says_errors_and_the_result(corella, crm_bundle, requests, tmp_pat
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert "Missing" not in done.err
     assert "scored 30" in corella(*args, "--out", tmp_path / "b", "--force").err  # a later command talks again
+
+
+def test_quiet_verify_prints_the_verdict_and_what_is_wrong(corella, bundle, tmp_path) -> None:
+    done = corella("verify", bundle, "-q")
+    assert (done.code, done.out, done.err) == (0, "tiny@1: verified\n", "")
+    shutil.copytree(bundle, tmp_path / "copy")
+    (tmp_path / "copy" / "crm.onnx").write_bytes(b"other")
+    done = corella("verify", tmp_path / "copy", "-q")
+    assert (done.code, done.out.partition(":")[0], done.err.count("\n")) == (3, "crm.onnx", 1)
+
+
+def test_llama_cpp_s_own_log_is_only_for_who_asks_twice(corella, bundle) -> None:
+    level = logging.getLogger("corella_edge.llama").level
+    once, twice = corella("verify", bundle, "-v"), corella("verify", bundle, "-vv")
+    assert (once.code, twice.code) == (0, 0)
+    assert "DEBUG corella_edge: done in " in once.err
+    assert "corella_edge.llama" not in once.err
+    assert "DEBUG corella_edge.llama: " in twice.err
+    assert logging.getLogger("corella_edge.llama").level == level
 
 
 def test_verbose_adds_debug_messages_and_the_trace_of_an_error(corella, bundle, requests, tmp_path) -> None:
@@ -209,13 +237,13 @@ def test_a_name_like_no_other_gets_no_suggestion(corella) -> None:
     assert "did you mean" not in done.err
 
 
-def complete(words: str) -> list[str]:
-    """What bash is offered for the last word."""
+def complete(words: str, lacking: str = "") -> list[str]:
+    """What bash is offered for the last word, in an install without that module."""
     asked = {"_CORELLA_EDGE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-    code = "from corella_edge.cli import main; main()"
+    code = f"import sys; sys.modules[{lacking!r}] = None; from corella_edge.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True)
     assert done.stderr == ""
-    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 
 def test_tab_completes_commands_options_and_recipes() -> None:
@@ -226,10 +254,17 @@ def test_tab_completes_commands_options_and_recipes() -> None:
     assert complete("corella-edge prepare syn") == ["synthetic"]
 
 
+def test_without_an_extra_its_names_are_not_completed_and_nothing_is_said() -> None:
+    assert complete("corella-edge prepare ", lacking="polars") == []
+    assert complete("corella-edge train ", lacking="corella_edge_export") == []
+
+
 def test_the_help_tells_of_variables_completion_and_exit_codes(corella) -> None:
     text = " ".join(corella("-h").out.split())
     assert "CORELLA_EDGE_SERVE_PORT=9000 is `serve --port 9000`" in text
-    assert "_CORELLA_EDGE_COMPLETE=bash_source" in text
+    lines = corella("-h").out.splitlines()
+    assert '    eval "$(_CORELLA_EDGE_COMPLETE=bash_source corella-edge)"' in lines  # whole, to be pasted
+    assert "    _CORELLA_EDGE_COMPLETE=fish_source corella-edge | source" in lines
     for code, meaning in EXIT_CODES.items():
         assert f"{code} {meaning}" in text
     assert "conventional recommendation model" in text
@@ -282,9 +317,23 @@ def test_the_demo_ends_in_a_short_table_and_where_the_files_are(tmp_path) -> Non
         }
     }
     timed = [{"ratio": ratio, "request_ms": {"p50": 1.0 + ratio, "p99": 9.876}} for ratio in (0.0, 0.2, 1.0)]
-    lines = list(demo._table({"evaluation": quality, "benchmark": {"ratios": timed}}))
+    measured = {"ratios": timed, "disturbance": {"foreign": 0.01, "steal": 0.0}}
+    lines = list(demo._table({"evaluation": quality, "benchmark": measured}))
     assert lines[0].startswith("1,234 test rows of 56 users")
     assert [line.split()[0] for line in lines[2:]] == ["0", "0.2", "1"]
+    disturbed = {"ratios": timed, "disturbance": {"foreign": 0.3, "steal": 0.0}}
+    *same, caution = demo._table({"evaluation": quality, "benchmark": disturbed})
+    assert (same, caution.partition(":")[0]) == (lines, "DISTURBED")
     assert lines[3].split() == ["0.2", "0.7150", "+0.0150", "[+0.0050,", "+0.0200]", "1.20", "9.88"]
     (tmp_path / "bundle").mkdir()
     assert list(demo._files(tmp_path)) == [f"{tmp_path}/bundle  the bundle, verified"]
+    (tmp_path / "answers.jsonl").touch()
+    assert list(demo._files(tmp_path))[1].endswith(f"answers to the requests of {tmp_path}/data/requests.jsonl")
+
+
+def test_the_demo_writes_nothing_beside_the_files_of_others(corella, tmp_path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    done = corella("demo", "--out", tmp_path)
+    said = f"--out {tmp_path}: holds 'thesis.tex', which `demo` did not write; name another folder"
+    assert (done.code, done.out, done.err) == (2, "", f"corella-edge: {said}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

@@ -106,7 +106,7 @@ def test_a_server_starts_without_the_damaged_plan_and_says_which(bundle, rows) -
 def test_a_plan_of_another_build_of_llama_cpp_is_passed_over(score, bundle, tmp_path, monkeypatch) -> None:
     """Of the same version: what another compiler made of it may be quicker with another type."""
     plans.write(plan_of(bundle), plans.default_path(plans.bundle_key(bundle)))
-    monkeypatch.setattr(trust, "build_id", lambda: "0.3.36 another")
+    monkeypatch.setattr(trust, "build_contents", lambda: "0.3.36 another")
     done = score()
     assert done.code == 0
     assert "now it is 0.3.36 another; run `corella-edge tune` again" in done.err

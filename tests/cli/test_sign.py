@@ -63,7 +63,7 @@ def test_a_password_comes_from_a_file(corella, copy, tmp_path):
      (["bundle", "--key", "k", "--new-key", "n"], 2, "expected BUNDLE --key FILE"),
      (["--new-key", "bundle", "--no-password"], 2, "bundle exists, and a key is never overwritten"),
      (["--new-key", "no/where", "--no-password"], 2, "no/where: writing failed: No such file"),
-     (["nothing", "--key", "k"], 3, "nothing: not a bundle"),
+     (["nothing", "--key", "k"], 2, "nothing: not a bundle"),
      (["bundle", "--key", "k"], 2, "--key k: cannot be read")],
 )  # fmt: skip
 def test_mistakes_are_one_line(corella, bundle, tmp_path, monkeypatch, args, code, message):

@@ -190,6 +190,31 @@ def test_whole_numbers_are_numbers() -> None:
 BASE = 'base = "demo"\nname = "x"\n'
 
 
+@pytest.mark.parametrize(
+    ("base", "text", "left"),
+    [
+        ("demo", "[prompt]\nprofile = {}", set()),
+        ("demo", "[prompt.profile]", set()),
+        ("demo", '[prompt.profile]\ninterests = ""', set()),
+        ("demo", '[prompt.profile]\nage = "age {}"', {"age", "interests"}),
+        ("ml-1m-small", '[prompt.profile]\ngender = ""', {"age", "occupation"}),
+        ("demo", "[prompt]", {"interests"}),
+    ],
+)
+def test_an_attribute_of_the_base_can_be_left_out(base: str, text: str, left: set[str], tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'base = "{base}"\nname = "x"\n{text}\n')
+    found = load_recipe(str(path))
+    assert set(found.prompt.profile) == left
+    assert replace(found, name=base, prompt=load_recipe(base).prompt) == load_recipe(base)
+
+
+def test_an_empty_section_keeps_the_base_s(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"{BASE}llm = {{}}\n[crm]\n")
+    assert replace(load_recipe(str(path)), name="demo") == load_recipe("demo")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_a_recipe_is_read_as_any_editor_saves_it(tmp_path: Path, encoding: str, end: str) -> None:

@@ -60,8 +60,10 @@ def prepare(
     say = progress or (lambda message: None)
     check_free(out)
     start = time.perf_counter()
+    wanted = {"seed": seed, **(options or {})}
+    registry.check(reader_name, source, wanted)
     say(f"reading {reader_name}")
-    raw = registry.read(reader_name, source, {"seed": seed, **(options or {})})
+    raw = registry.read(reader_name, source, wanted)
     info = write_prepared(raw, out, seed=seed, requests=requests, progress=progress)
     seconds = round(time.perf_counter() - start, 2)
     return {"out": str(out), "seconds": seconds, **{key: info[key] for key in SUMMARY}}

@@ -36,12 +36,11 @@ def reader(name: str) -> Reader:
     return known()[name]
 
 
-def read(name: str, source: Path | None, options: Mapping[str, Any]) -> RawData:
-    """Read the data set `name` from the folder `source` (None for generated data).
+def check(name: str, source: Path | None, options: Mapping[str, Any]) -> Reader:
+    """The reader `name`, if it can be asked to read the folder `source` (None for generated data).
 
     Raises:
-        InputError: unknown reader, a missing or needless folder, an extra that it has not, or whatever the reader
-            finds wrong.
+        InputError: unknown reader, a missing or needless folder, or an extra that it has not.
     """
     chosen, extra = reader(name), options.get("extra")
     if extra and extra not in chosen.extras:
@@ -54,4 +53,9 @@ def read(name: str, source: Path | None, options: Mapping[str, Any]) -> RawData:
     if source is not None and not source.is_dir():
         problem = "is a file; unpack it and name the folder" if source.exists() else "does not exist"
         raise InputError(f"--source {source}: {problem}")
-    return chosen.read(source, options)
+    return chosen
+
+
+def read(name: str, source: Path | None, options: Mapping[str, Any]) -> RawData:
+    """Read the data set. Raises InputError as `check`, or for whatever the reader finds wrong."""
+    return check(name, source, options).read(source, options)

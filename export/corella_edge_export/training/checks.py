@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from corella_edge.errors import ExportError, InputError
@@ -43,15 +44,25 @@ def check_attributes(recipe: Recipe, data: PreparedData) -> None:
     items, users = ["title", *data.item_attributes], list(data.user_attributes)
     if MEAN_RATING in recipe.prompt.item_fields and rated(data):
         items.append(MEAN_RATING)
-    asked = [("prompt.item", "an item", recipe.prompt.item_fields, items)]
-    asked.append(("prompt.profile", "a user", list(recipe.prompt.profile), users))
-    for where, whose, names, known in asked:
-        for name in names:
-            if name not in known:
-                raise InputError(
-                    f"recipe {recipe.name}, {where}: {data.root} has no attribute {name!r} of {whose}, only "
-                    f"{', '.join(known) or 'none'}; correct it or leave it out"
-                )
+    for name in recipe.prompt.item_fields:
+        if name not in items:
+            raise InputError(
+                f"recipe {recipe.name}, prompt.item: {data.root} has no attribute {name!r} of an item, only "
+                f"{', '.join(items)}; set `item` under [prompt] without it"
+            )
+    for name in recipe.prompt.profile:
+        if name not in users:
+            raise InputError(f"recipe {recipe.name}, prompt.profile: {_no_user_attribute(data, name, users)}")
+
+
+def _no_user_attribute(data: PreparedData, name: str, known: Sequence[str]) -> str:
+    """What is wrong, and how to leave out what a base recipe asks for."""
+    if not known:
+        return f"{data.root}: the data have no user attributes, so no {name!r}; set `profile = {{}}` under [prompt]"
+    return (
+        f"{data.root} has no attribute {name!r} of a user, only {', '.join(known)}; "
+        f'set `profile = {{}}` under [prompt], or `{name} = ""` under [prompt.profile] to leave out this one'
+    )
 
 
 def check_pairs(recipe: Recipe) -> None:

@@ -246,7 +246,7 @@ class _Training:
             self.saved = time.monotonic()
         if stop:
             where = f"step {state.step} of {self.total}"
-            raise InterruptedRunError(f"{self.task.name}: stopped at {where}; the same command goes on")
+            raise InterruptedRunError(f"{self.task.name}: stopped at {where}; run the same command again to resume")
 
     def _figures(self, found: dict[str, Tensor]) -> Metrics:
         """A step's figures over all processes, as numbers and lists; a process without a sample has none."""

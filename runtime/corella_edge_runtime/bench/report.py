@@ -104,9 +104,7 @@ def text(result: Result, out: Path | None) -> str:
 
 def _reading(result: Result) -> list[str]:
     """The columns that do not speak for themselves."""
-    lines = [
-        "share: of the timed candidates, those about which the LLM was asked; threshold: the entropy from which on."
-    ]
+    lines = ["share: of the timed candidates, those about which the LLM was asked; threshold: their least entropy."]
     if result["traffic"]["labelled_rows"]:
         lines.append("gain: of the AUC over the base model's, with its 95 % interval (bootstrap over users).")
     return lines
@@ -166,7 +164,7 @@ def check_folder(out: Path) -> None:
     except OSError as error:
         raise InputError(f"--out {out}: cannot be made a folder: {error.strerror}") from None
     if foreign:
-        raise InputError(f"--out {out}: holds {foreign[0]!r}, which is no benchmark's; name another folder")
+        raise InputError(f"--out {out}: holds {foreign[0]!r}, which `benchmark` did not write; name another folder")
 
 
 def write(result: Result, out: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.atomic import write_file
-from corella_edge.bundle.artefact import MANIFEST, sha256
+from corella_edge.bundle.artefact import MANIFEST, not_a_bundle, sha256
 from corella_edge.errors import BundleError, InputError
 from corella_edge.formats.strict_json import decode
 from corella_edge_runtime.box import cpu_model, state_folder
@@ -280,6 +280,8 @@ def bundle_key(bundle: Path) -> str:
     """
     try:
         return sha256(bundle / MANIFEST)
+    except (FileNotFoundError, NotADirectoryError):
+        raise not_a_bundle(bundle) from None
     except OSError as error:
         raise BundleError(f"{bundle}: not a bundle ({MANIFEST}: {error.strerror})") from None
 

@@ -102,7 +102,11 @@ def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = error.detail
     if detail == HTTPStatus(error.status_code).phrase:  # the framework's own
-        messages = {404: "no such path; /openapi.json lists them", 405: f"{request.method[:20]} is not allowed here"}
+        allowed = (error.headers or {}).get("Allow", "another method")
+        messages = {
+            404: "no such path; /openapi.json lists them",
+            405: f"{request.method[:20]} is not allowed here; use {allowed}",
+        }
         detail = messages.get(error.status_code, detail)
     return error_answer(error.status_code, detail, error.headers)
 

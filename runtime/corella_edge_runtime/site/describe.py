@@ -15,6 +15,7 @@ from corella_edge.bundle.artefact import (
     Bundle,
     Manifest,
     decode,
+    not_a_bundle,
     read_bytes,
     read_json,
     seal_of,
@@ -53,8 +54,8 @@ def survey(root: Path, trust: TrustedKey | None = None) -> Survey:
     Raises:
         BundleError: there is no bundle at all at that place, or it is not signed with the trusted key.
     """
-    if not root.is_dir() or not (root / MANIFEST).is_file():
-        raise BundleError(f"{root}: no such bundle (a folder with {MANIFEST}, as `corella-edge export` writes)")
+    if not (root / MANIFEST).is_file():
+        raise not_a_bundle(root)
     raw = read_bytes(root / MANIFEST)
     if trust is not None:
         trust.check(root, raw)

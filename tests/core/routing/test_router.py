@@ -165,8 +165,9 @@ def test_the_schema_lets_every_usual_share_and_margin_pass() -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [("0.7", "threshold: 0.7 is not an entropy in nats (0 to 0.6931); or is ratio:0.7"),
+     ("margin:0.9", "margin: 0.9 is out of range; give a distance from 0.5 between 0 and 0.5"),
      ("3.0", "3.0 is not an entropy in nats (0 to 0.6931)"), ("half:0.1", "margin:DISTANCE"), (":0.1", "':0.1'"),
-     ("margin:0.51", "margin: 0.51 is not"), ("margin:-0.1", "margin"), ("margin:", "margin: ''"),
+     ("margin:0.51", "margin: 0.51 is out of range"), ("margin:-0.1", "margin"), ("margin:", "margin: ''"),
      (-0.1, "-0.1"), ("nan", "nan"), ("inf", "inf"), ("", "''"), ("half", "half"),
      ("ratio:", "ratio"), ("ratio:2", "ratio: 2"), ("ratio:nan", "ratio"), ("ratio:-0.1", "ratio: -0.1"),
      ("ratio:0.5", "calibrated"), ("ratio: x", "ratio")],

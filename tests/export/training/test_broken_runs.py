@@ -85,6 +85,17 @@ def test_a_prompt_may_show_the_mean_rating_that_the_catalogue_gets(data: Prepare
     checks.check_attributes(recipe(prompt={"item": "{title} ({mean_rating}):"}), data)
 
 
+def test_data_without_user_attributes_are_told_how_a_base_recipe_takes_them(tmp_path: Path) -> None:
+    bare = PreparedData(Path("data"), {"attributes": {"users": {}, "items": DATA["demo"]["items"]}})
+    with pytest.raises(
+        InputError, match=r"data: the data have no user attributes.*; set `profile = \{\}` under \[prompt\]"
+    ):
+        checks.check_attributes(load_recipe("demo"), bare)
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "demo"\nname = "mine"\n[prompt]\nprofile = {}\n')
+    checks.check_attributes(load_recipe(str(path)), bare)
+
+
 def test_who_stops_a_start_keeps_its_folder(data: PreparedData, tmp_path: Path) -> None:
     with pytest.raises(InterruptedRunError), hold(tmp_path / "run", short(), data):
         raise InterruptedRunError("stopped")

@@ -187,6 +187,22 @@ def test_another_build_is_told_by_its_files(tmp_path: Path, monkeypatch) -> None
     assert len(seen | {trust.build_id()}) == 4
 
 
+def test_the_same_wheel_installed_again_has_the_same_contents(tmp_path: Path, monkeypatch) -> None:
+    code, found = bytes(range(256)) * 4096, []
+    for name, content in (("a", code), ("b", code), ("c", code[1:] + code[:1])):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "libggml-cpu.so").write_bytes(content)
+        os.utime(folder / "libggml-cpu.so", (len(found), len(found)))
+        monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(folder))
+        found.append(trust.build_contents())
+    assert found[0] == found[1]
+    assert found[2] != found[0]
+    (tmp_path / "b" / "libggml-cpu.so").write_bytes(code + b"x")
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path / "b"))
+    assert trust.build_contents() != found[0]
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"kernels": "ok"}', "null"])
 def test_what_is_damaged_is_found_out_again(content: str, state: Path, tests: list, monkeypatch) -> None:
     trust.judge(["F16"])

@@ -25,6 +25,7 @@ BLOCKED = "import sys; sys.modules[sys.argv.pop(1)] = None; from corella_edge.cl
 def bundle(tmp_path: Path) -> Path:
     path = tmp_path / "bundle"
     path.mkdir()
+    (path / "manifest.json").touch()
     return path
 
 
@@ -97,8 +98,14 @@ def test_host_that_is_none(bundle):
 
 def test_missing_bundle(tmp_path):
     code, line = fail("serve", tmp_path / "nothing")
-    assert code == 3
-    assert line.startswith(f"corella-edge: {tmp_path / 'nothing'}: no such bundle or site")
+    assert (code, line) == (
+        2, f"corella-edge: {tmp_path / 'nothing'}: not a bundle or site (there is no such folder)\n",
+    )  # fmt: skip
+
+
+def test_a_folder_without_a_bundle_is_told_before_a_port_is_opened(tmp_path):
+    code, line = fail("serve", tmp_path)
+    assert (code, line) == (3, f"corella-edge: {tmp_path}: not a bundle or site (manifest.json is missing)\n")
 
 
 @pytest.mark.parametrize("threshold", ["0.9", "-1", "nan", "half", "ratio:", "ratio:2", "ratio:half", "margin:0.6"])

@@ -118,7 +118,7 @@ def test_a_revoked_key_is_refused_and_still_listed(path: Path) -> None:
     assert found.check(other, NOW)
     assert [key.state(NOW) for key in found.entries] == ["revoked", "valid"]
     for id in (text[3:11], "nothing"):
-        with pytest.raises(InputError, match=f"no key '{id}' that could be revoked \\(there are: {other[3:11]}\\)"):
+        with pytest.raises(InputError, match=f"no valid key '{id}' \\(there are: {other[3:11]}\\)"):
             revoke_key(path, id, NOW)
 
 

@@ -116,7 +116,7 @@ def test_another_method_is_405_and_told_which(site: Any, store: UserStore) -> No
         for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - route.methods:
             status, headers, body = ask(site, method, path)
             assert (status, set(headers["allow"].split(", "))) == (405, route.methods), (method, path)
-            assert json.loads(body)["error"]["message"] == f"{method} is not allowed here"
+            assert json.loads(body)["error"]["message"] == f"{method} is not allowed here; use {headers['allow']}"
 
 
 def test_a_path_in_another_spelling_is_the_same_path(site: Any, store: UserStore) -> None:

@@ -56,6 +56,7 @@ class Process:
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "manifest.json").touch()
     with contextlib.ExitStack() as stack:
 
         def started(*args: object, ignored: Sequence[signal.Signals] = ()) -> Process:

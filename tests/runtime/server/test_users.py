@@ -296,6 +296,7 @@ def test_metrics_name_the_route_and_not_the_user(site: Any, store: UserStore) ->
 def serve(folder: Path, *options: str) -> subprocess.Popen[str]:
     """`corella-edge serve --store` around the fake."""
     (folder / "bundle").mkdir(exist_ok=True)
+    (folder / "bundle" / "manifest.json").touch()
     command = [sys.executable, str(SCRIPT), "serve", str(folder / "bundle"), "--port", "0"]
     command += ["--store", str(folder / "users.db"), *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -64,9 +64,11 @@ def check_features(data: PreparedData, features: FeaturesRecipe, where: str = "r
 
     number = features.item_number.attribute
     if number and number not in data.item_attributes:
+        known = ", ".join(data.item_attributes)
         raise InputError(
-            f"{where}, crm, features, item_number: {data.root} has no attribute {number!r} of an item, only "
-            f"{', '.join(data.item_attributes) or 'none'}; correct it or leave it out"
+            f"{where}, crm, features, item_number: {data.root} has no attribute {number!r} of an item, "
+            f"{f'only {known}' if known else 'the data have no item attributes'}; "
+            'set `attribute = ""` under [crm.features.item_number]'
         )
 
 

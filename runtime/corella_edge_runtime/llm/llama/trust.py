@@ -15,7 +15,7 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -174,18 +174,40 @@ def surroundings() -> str:
 
 def build_id() -> str:
     """Release of llama-cpp-python and a digest of its libraries' names, sizes and times. Raises MissingExtraError."""
+    return _build(lambda path, entry: entry.st_mtime_ns)
+
+
+def build_contents() -> str:
+    """The same wherever the same wheel is installed: samples of the libraries' contents in place of their times.
+
+    Enough to follow a plan. A verdict rests on `build_id`, which no change of a file escapes. Raises MissingExtraError.
+    """
+    return _build(lambda path, entry: _sampled(path, entry.st_size))
+
+
+def _build(mark: Callable[[Path, os.stat_result], Any]) -> str:
     spec = find_spec("llama_cpp")
     if spec is None or spec.origin is None:
         raise MissingExtraError("asking the LLM", "llm")
     named = os.environ.get("LLAMA_CPP_LIB_PATH")
     folder = Path(spec.origin).parent / "lib" if named is None else Path(named)
-    entries = [(path.name, path.stat()) for path in sorted(folder.glob("*.so*")) if path.is_file()]
-    files = [[name, entry.st_size, entry.st_mtime_ns] for name, entry in entries]
+    entries = [(path, path.stat()) for path in sorted(folder.glob("*.so*")) if path.is_file()]
+    files = [[path.name, entry.st_size, mark(path, entry)] for path, entry in entries]
     try:
         release = version("llama-cpp-python")
     except PackageNotFoundError:
         release = "unknown"
     return f"{release} {_digest(files)}"
+
+
+def _sampled(path: Path, size: int) -> str:
+    """A digest of 16 pages spread over a file: to read all of 26 MB would slow every start on a small box."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        for part in range(16):
+            file.seek(size * part // 16)
+            found.update(file.read(4096))
+    return found.hexdigest()
 
 
 def _digest(value: Any) -> str:

@@ -152,7 +152,7 @@ def revoke_key(path: Path, id: str, now: datetime) -> Key:
         found = next((key for key in entries if key.id == id), None)
         if found is None or found.revoked is not None:
             known = ", ".join(key.id for key in entries if key.revoked is None) or "none"
-            raise InputError(f"{path}: no key {id[:8]!r} that could be revoked (there are: {known})")
+            raise InputError(f"{path}: no valid key {id[:8]!r} (there are: {known})")
         revoked = replace(found, revoked=now)
         _write(path, [revoked if key is found else key for key in entries])
     return revoked
