@@ -604,7 +604,8 @@ def test_why_the_llm_was_not_asked_is_told(tab):
     asked(tab, lambda: slide(tab, 400))
     words = {row["why"] for row in rows(tab) if row["state"] == "easy"}
     assert {one.partition("New")[0] for one in words} == {"Below the threshold: the LLM was not asked"}
-    hints = tab.locator("#rows tr[data-state=easy] .why span[title]").evaluate_all("(all) => all.map((one) => one.title)")
+    spans = tab.locator("#rows tr[data-state=easy] .why span[title]")
+    hints = spans.evaluate_all("(all) => all.map((one) => one.title)")
     assert len(hints) == sum(row["state"] == "easy" for row in rows(tab))
     assert all("entropy is below the threshold" in hint for hint in hints)
     asked(tab, lambda: slide(tab, 0))
