@@ -1,4 +1,6 @@
-"""Writes docs/page.png: the page at / over a bundle, e.g. that of `corella-edge demo`. Needs chromium and Pillow.
+"""Writes docs/page.png: the page at / over a bundle, e.g. that of `corella-edge demo`.
+
+Needs chromium, playwright (in the extra [dev]) and Pillow.
 
 python docs/screenshot.py runs/demo/bundle
 """

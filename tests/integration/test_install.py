@@ -19,7 +19,8 @@ from sessions import REPOSITORY, Session, serving
 pytestmark = pytest.mark.slow
 
 # In the order of the page: on the box, a first try of the server, the folder of wheels with the sources and without.
-ON_THE_BOX, TRY, FROM_SOURCES, FROM_A_WHEEL = blocks(section(read("operate.md"), "Install"), "bash")[:4]
+INSTALL = section(read("operate.md"), "Install")
+ON_THE_BOX, TRY, FROM_SOURCES, FROM_A_WHEEL = blocks(INSTALL, "bash")[:4]
 BOX = "/opt/corella"
 HEAVY = ("torch", "transformers", "polars", "matplotlib", "optimum", "onnx", "gguf")
 FOLDERS, FILES = ("corella_edge", "export", "runtime"), ("pyproject.toml", "README.md", "LICENSE", "constraints.txt")
@@ -79,6 +80,15 @@ def test_the_folder_of_wheels_needs_no_sources(wheels: Path, tmp_path: Path) -> 
         shutil.copy(path, tmp_path / "wheels")
     shell(FROM_A_WHEEL, tmp_path)
     assert {path.name for path in (tmp_path / "wheels").iterdir()} >= {path.name for path in wheels.iterdir()}
+
+
+def test_no_wheel_wants_a_newer_glibc_than_the_page_says(wheels: Path) -> None:
+    """A wheel with several tags needs the oldest of them."""
+    names = [path.name for path in wheels.iterdir()]
+    assert len(names) > 15
+    oldest = {name: min(map(int, re.findall(r"manylinux_2_(\d+)_", name)), default=0) for name in names}
+    assert f"glibc 2.{max(oldest.values())} or later" in " ".join(INSTALL.split())
+    assert all(re.search(r"-any\.whl$|manylinux", name) for name in names)
 
 
 def corella(box: Path, *args: str) -> subprocess.CompletedProcess[str]:

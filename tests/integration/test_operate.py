@@ -136,7 +136,7 @@ def test_the_unit_waits_longer_than_the_server_and_does_not_repeat_what_can_not_
     assert serve is not None
     (grace,) = (option.default for option in serve.params if option.name == "grace")
     assert int(re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)[0]) > grace
-    assert "RestartPreventExitStatus=2 5" in UNIT
+    assert "RestartPreventExitStatus=2 3 5" in UNIT
 
 
 def test_the_unit_file_is_one(tmp_path: Path) -> None:

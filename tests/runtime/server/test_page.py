@@ -356,7 +356,7 @@ def test_the_crm_s_ranking_is_shown_while_the_llm_is_asked(watched, served):
 def test_the_time_line_names_the_steps_of_the_server(tab):
     asked(tab, lambda: slide(tab, 800))
     legend = tab.locator("#timeline .legend").inner_text()
-    for step in ("read", "encode", "base model", "ask", "LLM", "write"):
+    for step in ("parse request", "encode", "base model", "build prompts", "LLM", "write answer"):
         assert re.search(rf"{step} \d+(\.\d+)? ms", legend), legend
     assert tab.locator("#timeline .step.prompt").count() == 1
     widths = tab.locator("#timeline .step").evaluate_all("(all) => all.map((one) => one.clientWidth)")
@@ -600,12 +600,26 @@ def test_the_minute_of_all_and_this_ranking_are_told_apart(tab):
     assert "in this ranking" in tab.locator("#threshold-title").inner_text()
 
 
-def test_who_was_sure_is_told_and_nobody_is_called_sure_where_none_is_asked(tab):
+def test_why_the_llm_was_not_asked_is_told(tab):
     asked(tab, lambda: slide(tab, 400))
     words = {row["why"] for row in rows(tab) if row["state"] == "easy"}
-    assert {one.partition("New")[0] for one in words} == {"The base model was sure"}
+    assert {one.partition("New")[0] for one in words} == {"Below the threshold: the LLM was not asked"}
+    spans = tab.locator("#rows tr[data-state=easy] .why span[title]")
+    hints = spans.evaluate_all("(all) => all.map((one) => one.title)")
+    assert len(hints) == sum(row["state"] == "easy" for row in rows(tab))
+    assert all("entropy is below the threshold" in hint for hint in hints)
     asked(tab, lambda: slide(tab, 0))
     assert {row["why"].partition("New")[0] for row in rows(tab)} == {"Not asked: none is"}
+
+
+def test_titles_have_more_room_than_reasons(tab):
+    """At the width of a small laptop, where the columns have to share."""
+    tab.set_viewport_size({"width": 1280, "height": 900})
+    asked(tab, lambda: slide(tab, 400))
+    cells = {name: tab.locator(f"#rows {name}").first.bounding_box() for name in ("th", ".why")}
+    assert cells["th"]["width"] > cells[".why"]["width"]
+    cut = "(all) => all.filter((one) => one.scrollHeight > one.clientHeight + 1).length"
+    assert tab.locator("#rows .title").evaluate_all(cut) == 0
 
 
 def test_every_axis_of_the_chart_has_a_title(tab):
@@ -636,7 +650,7 @@ def test_on_a_phone_the_ranking_comes_first(browser, served):
     assert tops == sorted(tops)
     # On the first screen; how far its rows lie below its heading depends on what there is to say about the ranking.
     assert watched.tab.locator("#ranking").bounding_box()["y"] < 860 / 2
-    watched.tab.locator("#jump").get_by_role("link", name="How much is asked").click()
+    watched.tab.locator("#jump").get_by_role("link", name="LLM share").click()
     watched.tab.wait_for_function("Math.abs(document.querySelector('#threshold').getBoundingClientRect().top) < 5")
     assert watched.errors == []
     watched.close()

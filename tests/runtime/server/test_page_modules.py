@@ -154,7 +154,7 @@ def test_where_all_are_asked_none_is_called_uncertain(tab):
 def test_where_none_is_asked_none_is_called_certain(tab):
     assert call(tab, "words", "(m) => m.why({ reason: '' }, 0).words") == "Not asked: none is"
     sure = "(m) => [null, 0.2, 1].map((share) => m.why({ reason: '' }, share).words)"
-    assert call(tab, "words", sure) == ["The base model was sure"] * 3
+    assert call(tab, "words", sure) == ["Below the threshold: the LLM was not asked"] * 3
 
 
 @given(st.text(max_size=30), st.booleans())

@@ -32,7 +32,7 @@ export function movement(rows) {
   return new Map(byCrm.map(([found], place) => [found.item, place + 1 - found.rank]));
 }
 
-function row(item, found, { state, words }, remove, moved = 0) {
+function row(item, found, { state, words, hint }, remove, moved = 0) {
   const name = text(item.title) || item.item;
   const dropped = el("button", {
     type: "button", class: "remove", "aria-label": `Remove ${name}`, onclick: () => remove(item.item),
@@ -46,7 +46,7 @@ function row(item, found, { state, words }, remove, moved = 0) {
     cell("number final", probability(found?.probability)),
     cell("bars", bar("crm", "base model", found?.crm), bar("llm", "LLM", found?.llm)),
     cell("number entropy", found ? nats(found.entropy) : "–"),
-    cell("why", el("i", { "aria-hidden": "true" }), el("span", {}, words, unknown(found))),
+    cell("why", el("i", { "aria-hidden": "true" }), el("span", { title: hint }, words, unknown(found))),
     cell(`number moved ${moved > 0 ? "up" : moved < 0 ? "down" : ""}`, places(moved, found)),
     cell("drop", dropped));
 }

@@ -2,7 +2,7 @@
 
 // reason → [state, words]; the state is a dot's colour: easy, asked, waiting, or missed (wanted, and not answered).
 export const REASONS = {
-  "": ["easy", "The base model was sure"],
+  "": ["easy", "Below the threshold: the LLM was not asked"],
   entropy: ["asked", "Asked: the base model was unsure"],
   ratio: ["asked", "Asked: among the least certain"],
   margin: ["asked", "Asked: its probability is near one half"],
@@ -16,18 +16,20 @@ export const REASONS = {
   pending: ["waiting", "Being asked"],
 };
 
+const BELOW = "Its entropy is below the threshold that this share comes to, so the base model's score stands.";
+
 // `share`: how many of the candidates the request wants asked; at the ends it does not matter how sure the base model was.
 export function why(row, share = null) {
   if (share >= 1 && row.reason === "ratio") return { state: "asked", words: "Asked: all are" };
   if (share === 0 && !row.reason) return { state: "easy", words: "Not asked: none is" };
   const [state, words] = REASONS[row.reason] ?? ["missed", `The base model's score stands: ${row.reason}`];
-  return { state, words };
+  return row.reason ? { state, words } : { state, words, hint: BELOW };
 }
 
 // Names of the Server-Timing header → what happens then, in the order in which it happens.
 export const STEPS = {
-  turn: "turn", parse: "read", wait: "hand over", store: "store", encode: "encode", crm: "base model", prompt: "ask",
-  queue: "queue", prefill: "LLM", serialise: "write",
+  turn: "waiting for the server", parse: "parse request", wait: "hand over", store: "store", encode: "encode",
+  crm: "base model", prompt: "build prompts", queue: "queue", prefill: "LLM", serialise: "write answer",
 };
 
 // Where a request's time went: [{name, ms, words}]. Of an answer in two phases the header tells the first alone; what the
@@ -56,7 +58,7 @@ export const TERMS = {
   candidate: "An item that is to be ranked for the user.",
   probability: "How likely the user is to like the candidate: the base model's score, or what the LLM makes of it where it was asked.",
   entropy: "How unsure the base model is about a candidate, in nats: 0 is certain, 0.6931 (ln 2) is a coin toss.",
-  threshold: "The entropy from which on the LLM is asked about a candidate, in nats.",
+  threshold: "The LLM is asked about candidates whose entropy is at least this many nats.",
   "share asked": "The part of the candidates that the LLM is asked about: in this ranking, as the slider says; in the last minute, of everybody's requests.",
   moved: "Places that a candidate has moved against the ranking of the base model alone.",
   AUC: "How often a liked item is ranked above one that is not: 0.5 is by chance, 1 is always. More is better.",
