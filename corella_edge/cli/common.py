@@ -70,7 +70,7 @@ def mib(size: int) -> str:
 
 
 def nats(threshold: float) -> str:
-    """A threshold for people: the entropy from which on the LLM is asked."""
+    """A threshold for people: the least entropy that the LLM is asked about."""
     return f"{threshold:.4f} nats" if math.isfinite(threshold) else "never"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from corella_edge.features.derived import Ints
 
-MANY, LARGE = 32, 1000  # ids at a time, and of a catalogue, from which on the table is faster than the dict
+MANY, LARGE = 32, 1000  # ids at a time, and in a catalogue: from here on the table is faster than the dict
 ROOM = 16  # places an id, or half as many: few ids have to share one
 
 
