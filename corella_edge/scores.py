@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from corella_edge.request import Request
 from corella_edge.routing.fusion import REPLACE, Fusion, fuse
-from corella_edge.routing.measure import LN2
+from corella_edge.routing.measure import LN2, entropy
 from corella_edge.routing.policy import FORMS
 from corella_edge.routing.reasons import NoAnswer
 
@@ -52,7 +52,6 @@ class Scores:
         items: n item ids.
         crm: float64 [n], P(label = 1) by the CRM.
         llm: float64 [n], P(Yes) by the LLM; NaN where it was not asked or did not answer.
-        entropy: float64 [n], nats, binary entropy of `crm`.
         routed: bool [n], True where the LLM's score counts in `probability`.
         reason: n texts: why a row was routed (the `reason` of a `policy.Form`) or why the LLM did not answer although
             the router chose the row (docs/serve.md lists them); "" for easy rows.
@@ -65,13 +64,17 @@ class Scores:
     items: tuple[str, ...]
     crm: FloatArray
     llm: FloatArray
-    entropy: FloatArray
     routed: BoolArray
     reason: tuple[str, ...]
     unknown: tuple[tuple[str, ...], ...]
     trace: Trace = field(default_factory=Trace, compare=False, repr=False)
     fusion: Fusion = REPLACE
     notes: tuple[str, ...] = ()
+
+    @property
+    def entropy(self) -> FloatArray:
+        """float64 [n], nats: binary entropy of `crm`."""
+        return entropy(self.crm)
 
     @property
     def probability(self) -> FloatArray:

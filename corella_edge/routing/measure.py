@@ -15,7 +15,7 @@ LN2 = math.log(2.0)
 NEVER = math.inf  # a threshold that no entropy reaches
 # numpy takes arrays without dimensions faster than numbers.
 _ONE, _MOST = np.array(1.0), np.array(LN2)
-_NO_ROWS = np.zeros(0, dtype=np.int64)
+_NO_ROWS, _NO_ENTROPIES = np.zeros(0, dtype=np.int64), np.zeros(0)
 _LEAST, _LEAST_ABOVE = np.array(5e-324), np.array(math.nextafter(-1.0, 0.0))
 
 Floats = npt.NDArray[np.float64]
@@ -40,6 +40,13 @@ def is_routed(s: Floats, threshold: float) -> npt.NDArray[np.bool_]:
     return np.greater_equal(s, threshold)
 
 
-def routed_rows(s: Floats, threshold: float) -> npt.NDArray[np.int64]:
-    """int64 [m]: places of the entropies float64 [n] that are routed."""
-    return _NO_ROWS if threshold > LN2 else is_routed(s, threshold).nonzero()[0]
+def routed_rows(p: Floats, threshold: float) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Places int64 [m] of the probabilities float64 [n] that are routed, and their entropies float64 [m].
+
+    Where nothing can be routed, no entropy is computed.
+    """
+    if threshold > LN2:
+        return _NO_ROWS, _NO_ENTROPIES
+    s = entropy(p)
+    rows = is_routed(s, threshold).nonzero()[0]
+    return rows, s[rows]

@@ -18,7 +18,7 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.history import scale_notes
 from corella_edge.request import Candidates, Request, User
 from corella_edge.routing.fusion import Fusion
-from corella_edge.routing.measure import entropy, routed_rows
+from corella_edge.routing.measure import routed_rows
 from corella_edge.routing.policy import Calibration, Threshold, parse_threshold
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge.scores import FloatArray, Scores, Trace
@@ -47,7 +47,6 @@ class Draft:
 
     items: tuple[str, ...]
     crm: FloatArray
-    entropy: FloatArray
     chosen: npt.NDArray[np.int64]
     threshold: Threshold
     unknown: tuple[tuple[str, ...], ...]
@@ -216,16 +215,15 @@ class Engine:
         feed, unknown = self.encoder.encode(request.user, candidates)
         encoded = time.monotonic()
         p = self.crm.probability(feed)
-        s = entropy(p)
-        chosen = routed_rows(s, threshold.nats)
+        chosen, unsure = routed_rows(p, threshold.nats)
         trace = Trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, threshold=threshold.nats)
         asking = None
         if self.llm is not None and not refusal and len(chosen):
             scored = time.monotonic()
-            asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), s[chosen], deadline)
+            asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), unsure, deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
         items, notes = tuple(candidates.items), self._notes(request)
-        return Draft(items, p, s, chosen, threshold, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes)
+        return Draft(items, p, chosen, threshold, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes)
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
@@ -251,7 +249,7 @@ class Engine:
                 reasons[i] = why or draft.threshold.unit
             reason = tuple(reasons)
         return Scores(
-            draft.items, draft.crm, llm, draft.entropy, routed, reason, draft.unknown, draft.trace, self.fusion,
+            draft.items, draft.crm, llm, routed, reason, draft.unknown, draft.trace, self.fusion,
             draft.notes,
         )  # fmt: skip
 

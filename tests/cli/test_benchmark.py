@@ -213,7 +213,7 @@ class Recorder:
         n = len(request.candidates)
         routed = np.full(n, request.threshold == "ratio:1.0")
         llm = np.where(routed, 0.5, np.nan)
-        return Scores(("a",) * n, np.full(n, 0.5), llm, np.full(n, 0.69), routed, ("",) * n, ((),) * n)
+        return Scores(("a",) * n, np.full(n, 0.5), llm, routed, ("",) * n, ((),) * n)
 
     def stats(self):
         return {"evaluated_tokens": float(self.tokens), "reused_tokens": 0.0}

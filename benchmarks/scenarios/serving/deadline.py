@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from corella_edge.request import Request
+from corella_edge.routing.measure import entropy
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.tune.workload import prompts_of
@@ -88,7 +89,7 @@ def hardest(engine: Engine, request: Request) -> Arrival:
     """Tokens of a request's hard candidates, hardest first; without a time as yet."""
     assert engine.llm
     draft = engine.begin(request, refusal="offline")
-    order = draft.chosen[np.argsort(-draft.entropy[draft.chosen], kind="stable")].tolist()
+    order = draft.chosen[np.argsort(-entropy(draft.crm)[draft.chosen], kind="stable")].tolist()
     prompts = prompts_of(
         engine.llm.prompts, replace(request, candidates=request.candidates and request.candidates.at(order))
     )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
-from corella_edge.routing.measure import LN2, NEVER, entropy, is_routed
+from corella_edge.routing.measure import LN2, NEVER, entropy, is_routed, routed_rows
 from corella_edge.routing.policy import (
     FORMS,
     PATTERN,
@@ -185,3 +185,11 @@ def test_any_text_is_a_threshold_or_an_input_error(text: str) -> None:
             assert not math.isnan(parse_threshold(whole, TWENTY).nats)
     with contextlib.suppress(InputError):
         assert 0.0 <= parse_share(text) <= 1.0
+
+
+@given(st.lists(st.floats(0, 1), max_size=20), st.one_of(st.floats(0, LN2), st.just(math.inf)))
+def test_routed_rows_are_those_whose_entropy_reaches_the_threshold(p: list[float], threshold: float) -> None:
+    s = entropy(np.array(p))
+    rows, unsure = routed_rows(np.array(p), threshold)
+    assert rows.tolist() == np.flatnonzero(s >= threshold).tolist()
+    assert unsure.tolist() == s[rows].tolist()

@@ -110,7 +110,7 @@ class FakeRanker:
         reason = ["" if not w else "no_text" if m else why for w, m in zip(wanted, mute, strict=True)]
         unknown = tuple(("item",) if item.startswith("new") else () for item in items)
         trace = Trace({"encode": 0.001, "crm": 0.002}, 50, 20, threshold.nats)
-        return Scores(items, crm, np.where(routed, 1 - crm, np.nan), s, routed, tuple(reason), unknown, trace)
+        return Scores(items, crm, np.where(routed, 1 - crm, np.nan), routed, tuple(reason), unknown, trace)
 
     def warm_up(self) -> None:
         self.warm = True
