@@ -3,7 +3,7 @@
     python benchmarks/llm_settings.py --work runs/scoring [--trained BUNDLE] --out benchmarks/results/llm-settings.json
 
 A user has returned: the prefix of 200 tokens is kept, 20 candidates are decoded. Every round opens the usual settings
-and all changes anew, on one model, and lets them take turns; each change is paired with the run of the usual settings
+and all changes again, on one model, and lets them take turns; each change is paired with the run of the usual settings
 beside it. What the runtime gives no choice of (flash attention, split streams, `n_ubatch` apart from a decode's tokens)
 is changed where llama.cpp makes the context. About ten minutes of two quiet cores.
 """

@@ -5,7 +5,7 @@
 
 Each size trains the recipe's [llm] stage on the same rows (--rows, drawn as whole users). When all are trained they
 are timed by turns as quantised GGUFs through llama.cpp on one thread: 20 candidates of a new user, and of a user whose
-prefix is kept. Every round opens each of them anew; a figure is the median over rounds of a round's median user. With
+prefix is kept. Every round opens each of them again; a figure is the median over rounds of a round's median user. With
 matplotlib, the curve is drawn beside --out.
 """
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import CorellaError
+from harness.checkout import HERE, environment
 from harness.judged import at_least, at_most
 from harness.load.mix import Stream, mix
 from harness.load.saturation import saturation
@@ -35,7 +36,6 @@ from harness.quiet import Watch, cpu_seconds, is_void
 from harness.report import finish
 
 CHILD = "harness.messages_child"
-HERE = Path(__file__).resolve().parents[1]
 SIZES = (20, 100)
 PARTS = ("parse", "encode", "serialise")
 Row = dict[str, Any]
@@ -58,12 +58,6 @@ class Child:
             raise CorellaError(f"{CHILD} ended with {self.process.wait()}")
         found: Row = json.loads(line)
         return found
-
-
-def environment(checkout: Path) -> dict[str, str]:
-    """Where Python finds that checkout's packages."""
-    paths = [*(checkout / part for part in ("", "export", "runtime", "benchmarks")), HERE / "benchmarks"]
-    return {"PYTHONPATH": os.pathsep.join(map(str, paths))}
 
 
 @contextmanager

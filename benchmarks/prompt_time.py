@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import CorellaError, InputError
+from harness.checkout import HERE, environment
 from harness.judged import at_most
 from harness.pairs import ENOUGH, OURS, Ratio, ratio_of
 from harness.process import line_of
@@ -29,7 +30,6 @@ from harness.quiet import Watch, is_void
 from harness.report import targets_table
 from harness.results import write
 
-HERE = Path(__file__).parents[1]
 COUNTS = (100, 8, 1)
 BACKENDS = ("thread", "process")
 USERS = ("new", "returning")
@@ -91,12 +91,11 @@ def measured(options: argparse.Namespace, backend: str) -> Iterator[dict[str, An
 @contextmanager
 def engine(root: Path, bundle: Path, backend: str) -> Iterator[subprocess.Popen[str]]:
     """A checkout's engine in a process of its own; it ends when its standard input is closed."""
-    paths = [str(root.resolve() / folder) for folder in ("", "export", "runtime")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, str(HERE / "benchmarks")])}
     command = [sys.executable, "-P", "-m", "harness.turns", str(bundle.resolve()), backend]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root
-    ) as process:
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root,
+        env={**os.environ, **environment(root)},
+    ) as process:  # fmt: skip
         yield process
         assert process.stdin is not None
         process.stdin.close()

@@ -55,7 +55,7 @@ def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def asked(engine: Engine, count: int) -> list[tuple[Request, Request]]:
-    """Of each user a request, and another with candidates drawn anew."""
+    """Of each user a request, and another with other candidates."""
     rows, rng = traffic.read(engine.bundle, None), np.random.default_rng(SEED)
     chosen = [rows[i].request for i in traffic.one_per_user(rows, USERS, SEED)]
     chosen = [chosen[i % len(chosen)] for i in range(USERS)]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -26,10 +24,10 @@ def wheel(target: str | None, out: Path) -> None:
     compiler (zig); no compiler, cmake or ninja of the system's is needed. Takes 10 to 20 minutes on 2 cores the first
     time; then the finished wheel is taken from the user's cache.
     """
-    from corella_edge_runtime.machine.wheel import build, recipe
+    from corella_edge_runtime.machine.wheel import build, recipe, stopped_by
 
     steps = _Steps()
-    with _stoppable():
+    with stopped_by(_stop):
         path = build(recipe(target), out, steps.say, steps.show)
     click.echo(str(path))
 
@@ -51,21 +49,8 @@ class _Steps:
             self.say(f"compiled: {done} of {of} files")
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Ctrl-C and SIGTERM, where they are not ignored, become an exception: compilers are ended and files removed."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:
-            signal.signal(number, _stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _stop(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C and SIGTERM become an exception: compilers are ended and files removed."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)  # what is begun is removed once, and wholly
     raise KeyboardInterrupt

@@ -110,7 +110,7 @@ class FeatureEncoder:
         return Histories(rows[None], ratings[None], times=_times(latest)[None] if self._timed else None)
 
     def _past(self, history: History) -> _Past:
-        """Encoded anew, unless this very object has come before: a server's store gives the same one as long as it can.
+        """Encoded again, unless this very object came before: a server's store gives the same one as long as it can.
 
         What comes once leaves nothing behind; and an encoder is not kept alive by the histories it has seen.
         """

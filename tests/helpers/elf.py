@@ -48,7 +48,7 @@ def _place(raw: bytes, address: int) -> int:
 
 
 def break_functions(path: Path, names: list[str]) -> None:
-    """Make functions of a library end the process by an illegal instruction; it is written anew, never in place."""
+    """Make functions of a library end the process by an illegal instruction; the old file is never changed."""
     raw, known = bytearray(path.read_bytes()), functions(path)
     code = ILLEGAL[platform.machine()]
     for name in names:

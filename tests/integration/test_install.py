@@ -61,7 +61,7 @@ def box(wheels: Path, tiny: Session, tmp_path_factory: pytest.TempPathFactory) -
 def shell(script: str, folder: Path, path: str | None = None) -> str:
     """Run a block as it stands; `path` replaces the search path, and then no package index is reachable."""
     python = Path(sys.executable).resolve().parent
-    # The versions of the tests: with others, llama.cpp would be compiled anew.
+    # The versions of the tests: with others, llama.cpp would be compiled again.
     pinned = {"PIP_CONSTRAINT": str(REPOSITORY / "constraints.txt")}
     env = {"PATH": path or f"{python}:/usr/bin:/bin", "HOME": str(Path.home()), **pinned}
     if path:

@@ -78,7 +78,7 @@ def quiet_stage(subject: Subject, shape: Shape, own: str, kinds: dict[str, str],
 
 
 def stage(subject: Subject, shape: Shape, own: str, kinds: dict[str, str], rounds: int, threads: int) -> Stage:
-    """Ours and the peers by turns, on the same prompts in a round; all are opened anew for every round.
+    """Ours and the peers by turns, on the same prompts in a round; all are opened again for every round.
 
     Where a side's buffers happen to lie is worth up to 15 % of its time, and stays so until it is opened again: rounds
     of one opening would not be independent, and an interval over them too narrow.

@@ -55,7 +55,7 @@ def product(bundle: Path, threads: int, users: int, say: Callable[[str], None]) 
 
 
 def asked(engine: Engine, users: int) -> list[tuple[Request, Request]]:
-    """For each of up to `users` users a request, and another with candidates drawn anew."""
+    """For each of up to `users` users a request, and another with other candidates."""
     rows, rng = traffic.read(engine.bundle, None), np.random.default_rng(SEED)
     chosen = [rows[i].request for i in traffic.one_per_user(rows, users, SEED)]
     catalog = engine.encoder.catalog

@@ -56,7 +56,7 @@ def returning_row(subject: Subject, shape: str, kind: str, rounds: int, threads:
 
 
 def _round(subject: Subject, shape: str, kind: str, threads: int, stream: Prompts) -> tuple[float, float, float]:
-    """A turn with both sides opened anew (see `blocks.stage`), after one that is not timed."""
+    """A turn with both sides freshly opened (see `blocks.stage`), after one that is not timed."""
     asked = SHAPES[shape]
     ours = Ours(subject.files[kind], answer_tokens(), threads)
     floor = Floor(subject.files[kind], threads, asked.candidates)

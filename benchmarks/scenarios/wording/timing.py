@@ -121,7 +121,7 @@ def sides_of(files: Mapping[str, Path], encoders: Encoders, threads: int) -> Ite
 
 
 def by_turns(opened: Opened, encoders: Encoders, requests: list[Request], returning: bool) -> Row:
-    """Ours and the paper's on the same user, one after the other, opened anew for every user (see `blocks.stage`)."""
+    """Ours and the paper's on the same user, one after the other, opened again for every user (see `blocks.stage`)."""
 
     def run(number: int, steps: Sequence[str]) -> list[float]:
         with opened() as sides:

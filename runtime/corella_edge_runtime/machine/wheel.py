@@ -26,6 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
+from types import FrameType
 
 from corella_edge.atomic import publish_file
 from corella_edge.errors import CorellaError, InputError, MissingExtraError, told
@@ -282,17 +283,24 @@ def _signals_wait() -> Iterator[None]:
         yield
         return
     arrived: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handled = [number for number, handler in before.items() if callable(handler)]
-    for number in handled:
-        signal.signal(number, lambda got, _: arrived.append(got))
+    with stopped_by(lambda number, _: arrived.append(number)):
+        yield
+    for number in arrived[:1]:
+        signal.raise_signal(number)
+
+
+@contextmanager
+def stopped_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM go to `handler`, unless they are ignored. In the main thread."""
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: old for number, old in found.items() if old not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        for number in handled:
-            signal.signal(number, before[number])
-    for got in arrived[:1]:
-        signal.raise_signal(got)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _end(child: subprocess.Popen[str]) -> None:

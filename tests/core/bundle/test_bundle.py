@@ -49,7 +49,7 @@ def root(sealed: Path, tmp_path: Path) -> Path:
 
 
 def rewrite(root: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the manifest and seal it anew, as a forger would."""
+    """Change the manifest and seal it again, as a forger would."""
     data = json.loads((root / MANIFEST).read_bytes())
     raw = json.dumps(change(data)).encode()
     (root / MANIFEST).write_bytes(raw)

@@ -1,6 +1,6 @@
 """A corpus of bundles from elsewhere that are wrong: each is refused with a message that names the file.
 
-Most are sealed anew, as a forger would: their hashes are right, and a parser sees them. `verify`, `inspect` and
+Most are sealed again, as a forger would: their hashes are right, and a parser sees them. `verify`, `inspect` and
 `Engine.open` run in this process, so that an attack that ends the process ends the test.
 """
 
@@ -376,7 +376,7 @@ def remake_gguf(
     root: Path, architecture: str = "llama", values: Mapping[str, Any] | None = None, drop: str = "",
     tensors: Callable[[str, Any], Any] = lambda name, values: values,
 ) -> None:  # fmt: skip
-    """Write llm.gguf anew with other values, without some, or with other tensors."""
+    """Rewrite llm.gguf with other values, without some, or with other tensors."""
     source, target = root / "llm.gguf", root.parent / "remade.gguf"
     reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(target, architecture)
     for key, field in reader.fields.items():

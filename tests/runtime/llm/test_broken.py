@@ -1,4 +1,4 @@
-"""A context that answers nobody any more: it is made anew, and where that does not help, its process is."""
+"""A context that answers nobody any more: it is replaced, and where that does not help, its process is."""
 
 from __future__ import annotations
 

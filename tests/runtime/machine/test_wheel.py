@@ -163,8 +163,8 @@ Failed to build llama-cpp-python
 ERROR: Failed to build one or more wheels"""
 # What pip shows of a build that fails → what a person is told of it.
 LOGS = {
-    "  [1/9] c++ -o a.o\n  FAILED: [code=127] a.o\n  /bin/sh: 1: /tmp/a: not found\n"
-    "  ninja: build stopped: subcommand failed.\n\n  *** CMake build failed": "/bin/sh: 1: /tmp/a: not found",
+    "  [1/9] c++ -o a.o\n  FAILED: [code=127] a.o\n  /bin/sh: 1: clang: not found\n"
+    "  ninja: build stopped: subcommand failed.\n\n  *** CMake build failed": "/bin/sh: 1: clang: not found",
     "  CMake Error at CMakeLists.txt:9 (message):\n    No such kernel\n\n  *** CMake configuration failed":
         "CMake Error at CMakeLists.txt:9 (message): No such kernel",
     "  [1/9] cc\n  a.cpp:1:2: fatal error: 'x.h' file not found\n  1 error generated.\n  ninja: build stopped":

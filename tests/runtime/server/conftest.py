@@ -156,6 +156,18 @@ class Site:
     def metrics(self) -> str:
         return self.call("GET", "/metrics").text
 
+    def watch(self) -> list[Request]:
+        """The requests that reach the ranker from now on."""
+        seen: list[Request] = []
+        begin = self.ranker.begin
+
+        def watched(request: Request, refusal: str = "", deadline: float | None = None) -> FakeDraft:
+            seen.append(request)
+            return begin(request, refusal, deadline)
+
+        self.ranker.begin = watched  # type: ignore[method-assign]
+        return seen
+
 
 @pytest.fixture
 def make_site() -> Iterator[type[Site]]:

@@ -60,14 +60,7 @@ REQUESTS = {
 @pytest.fixture
 def asked(site: Any) -> list[Any]:
     """The requests that reach the ranker."""
-    seen, begin = [], site.ranker.begin
-
-    def watched(request: Any, refusal: str = "", deadline: float | None = None) -> Any:
-        seen.append(request)
-        return begin(request, refusal, deadline)
-
-    site.ranker.begin = watched
-    return seen
+    return site.watch()
 
 
 def understood(request: Any) -> tuple[Any, ...]:

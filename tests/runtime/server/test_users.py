@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
-from corella_edge.request import Event, Request, User
+from corella_edge.request import Event, User
 from corella_edge_runtime.machine.timekeeping import Reading, read_clocks
 from corella_edge_runtime.server.routes.users import _LOG_SECONDS
 from corella_edge_runtime.store.events import parse_events
@@ -75,20 +75,8 @@ def message(response: httpx.Response) -> str:
     return response.json()["error"]["message"]
 
 
-def seen_by(site: Any) -> list[Request]:
-    """The requests that reach the ranker from now on."""
-    seen, begin = [], site.ranker.begin
-
-    def watched(request: Request, refusal: str = "", deadline: float | None = None) -> Any:
-        seen.append(request)
-        return begin(request, refusal, deadline)
-
-    site.ranker.begin = watched
-    return seen
-
-
 def test_a_bare_id_is_ranked_with_the_stored_profile_and_history(site: Any, store: UserStore) -> None:
-    seen = seen_by(site)
+    seen = site.watch()
     events = [{"item": "318", "rating": 5, "time": 1700000000}, {"item": 661}]
     body = {"user_id": 42, "events": events, "features": {"gender": "F"}}
     response = site.call("POST", "/v1/events", content=json.dumps(body).encode())

@@ -192,7 +192,7 @@ def test_the_files_own_earlier_content_is_told_from_a_touch(tmp_path: Path) -> N
         (Index(7, 9, 0, 0), False),  # nothing of the kind: the file was overwritten
         (Index(7, 9, 0, 9), True),  # under way
         (Index(7, 9, 9, 9), True),
-        (Index(7, 0, 0, 0), True),  # and the log begins anew
+        (Index(7, 0, 0, 0), True),  # and the log starts again
         (Index(8, 10, 9, 9), False),  # and somebody else has written
     ],
 )
