@@ -1,0 +1,1 @@
+"""A person's own table, described by a `data.toml`, into prepared data."""
