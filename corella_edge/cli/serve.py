@@ -23,7 +23,7 @@ from corella_edge.routing.policy import HELP, read_threshold
 if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine
     from corella_edge_runtime.server.guard.access import Guard
-    from corella_edge_runtime.server.run import Settings
+    from corella_edge_runtime.server.run import ServeSettings
     from corella_edge_runtime.store.users import UserStore
 
 _EXTRA_MODULES = {"starlette", "uvicorn", "httptools", "prometheus_client", "anyio", "orjson"}
@@ -101,15 +101,15 @@ def _guard(host: str, access: dict[str, Any]) -> Guard:
     return Guard(keys, access["open_metrics"])
 
 
-def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> Settings:
+def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> ServeSettings:
     from corella_edge_runtime.server.guard.connections import ConnectionLimits
     from corella_edge_runtime.server.guard.limits import Limits
-    from corella_edge_runtime.server.run import Settings
+    from corella_edge_runtime.server.run import ServeSettings
 
     body_bytes = int(limits["max_body_mib"] * 2**20)
     bounds = Limits(limits["max_requests"], limits["worker_threads"], limits["timeout_ms"], body_bytes)
     connections = ConnectionLimits(limits["max_connections"], limits["max_connections_per_client"])
-    return Settings(bounds, grace, access_log, limits["keep_alive"], connections)
+    return ServeSettings(bounds, grace, access_log, limits["keep_alive"], connections)
 
 
 @contextmanager

@@ -40,12 +40,12 @@ def tune(bundle: Path, plan: Path | None, seconds: float) -> None:
     path = plan or plans.default_path(plans.bundle_key(bundle))
     _check_place(path, bundle)
     line = Progress()
-    outcome = run(bundle, seconds, lambda done, of, what: line.show(_bar(done, of, what)))
+    best, notes = run(bundle, seconds, lambda done, of, what: line.show(_bar(done, of, what)))
     line.done()
-    plans.write(outcome.plan, path)
-    for text in outcome.notes:
+    plans.write(best, path)
+    for text in notes:
         talk.warn(text)
-    for text in () if talk.quiet() else _lines(outcome.plan):
+    for text in () if talk.quiet() else _lines(best):
         click.echo(text)
     click.echo(str(path))
 

@@ -20,7 +20,7 @@ from corella_edge.request_message import parse_item
 SHOWN = 5  # examples in a sentence
 
 
-class Reading:
+class UsedAttributes:
     """The attributes that anything reads: the CRM's fields, the fields derived from the history, the prompt."""
 
     def __init__(self, schema: Schema, template: Template | None) -> None:
@@ -49,7 +49,7 @@ def _looked_at(schema: Schema) -> Iterator[tuple[str, Field]]:
         yield from ((item.args[key], item) for key in ("attribute", "centre") if key in item.args)
 
 
-def read_items(path: TextFile, known: Iterable[str], reading: Reading) -> list[Candidate]:
+def read_items(path: TextFile, known: Iterable[str], reading: UsedAttributes) -> list[Candidate]:
     """The lines of a file of items, each id once.
 
     Args:
@@ -75,7 +75,7 @@ def read_items(path: TextFile, known: Iterable[str], reading: Reading) -> list[C
     return items
 
 
-def _problem(name: str, value: Any, known: Sequence[str], reading: Reading) -> str:
+def _problem(name: str, value: Any, known: Sequence[str], reading: UsedAttributes) -> str:
     """Why an attribute cannot stand in the catalogue; empty if it can."""
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
@@ -106,7 +106,7 @@ def _wanted(item: Field, name: str, value: Any) -> str:
 
 
 def remarks(
-    reading: Reading, before: Catalog, after: Catalog, added: Sequence[str], changed: Sequence[str]
+    reading: UsedAttributes, before: Catalog, after: Catalog, added: Sequence[str], changed: Sequence[str]
 ) -> Iterator[str]:
     """What a person should know of an update: one sentence for each kind of thing that was found."""
     touched = [*added, *changed]
@@ -130,7 +130,7 @@ def _told(items: Sequence[str], what: str) -> Iterator[str]:
         yield f"{len(items)} {'item' if len(items) == 1 else 'items'} {what} ({shown})"
 
 
-def _is_unseen(reading: Reading, item: Field, attributes: Attributes) -> bool:
+def _is_unseen(reading: UsedAttributes, item: Field, attributes: Attributes) -> bool:
     """Whether an item has a value that is no word of the field's vocabulary."""
     value = attributes.get(item.source)
     if item.kind == "numeric" or value is None:
@@ -139,14 +139,14 @@ def _is_unseen(reading: Reading, item: Field, attributes: Attributes) -> bool:
     return any(vocab.index(v) == OOV for v in (value if isinstance(value, list) else [value]))
 
 
-def _renamed(reading: Reading, before: Catalog, after: Catalog, changed: Sequence[str]) -> list[str]:
+def _renamed(reading: UsedAttributes, before: Catalog, after: Catalog, changed: Sequence[str]) -> list[str]:
     """Items whose id the CRM knows and whose title is another one now."""
     known = [reading.schema.vocabularies[f.vocab] for f in reading.ids]
     learned = [item for item in changed if any(vocab.index(item) != OOV for vocab in known)]
     return [item for item in learned if before.of(item).get("title") != after.of(item).get("title")]
 
 
-def _twins(reading: Reading, before: Catalog, after: Catalog, touched: Sequence[str]) -> list[str]:
+def _twins(reading: UsedAttributes, before: Catalog, after: Catalog, touched: Sequence[str]) -> list[str]:
     """Items that read as another one does, or did before the update: the LLM knows items by their text alone."""
     texts = {item: reading.text(after.of(item)) for item in touched}
     changed = {item: text for item, text in texts.items() if text is not None and text != reading.text(before.of(item))}

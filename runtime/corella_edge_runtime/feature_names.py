@@ -9,7 +9,7 @@ from corella_edge.errors import InputError
 from corella_edge.features.schema import Schema
 from corella_edge.prompt import Template
 from corella_edge.request import Features, Request
-from corella_edge_runtime.attributes import Reading
+from corella_edge_runtime.attributes import UsedAttributes
 
 
 class FeatureNames:
@@ -19,7 +19,7 @@ class FeatureNames:
         fields = schema.of("categorical", "multi", "numeric", side="user")
         profile = template.profile if template else {}
         self.of_user = {field.source for field in fields if field.source != "id"} | profile.keys()
-        self.of_item = Reading(schema, template).names
+        self.of_item = UsedAttributes(schema, template).names
 
     def check(self, request: Request) -> None:
         """Raises InputError, which names the first feature that no model reads."""

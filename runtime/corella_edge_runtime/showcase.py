@@ -30,7 +30,7 @@ Shown = dict[str, Any]
 
 
 @dataclass(slots=True)
-class Sampled:
+class SampleUser:
     """A user of the sample: as known before the held-out items, and what became of those (None = unknown)."""
 
     user: User
@@ -131,14 +131,14 @@ class Showcase:
         return str(self._named(item)["title"] or item)
 
     @cached_property
-    def _users(self) -> dict[str, Sampled]:
+    def _users(self) -> dict[str, SampleUser]:
         """By id, in the sample's order: each with the shortest history, so that all later labels are still unseen."""
-        users: dict[str, Sampled] = {}
+        users: dict[str, SampleUser] = {}
         for row in self._rows():
             user = row.request.user
             if user.id is None:
                 continue
-            known = users.setdefault(user.id, Sampled(user, {}))
+            known = users.setdefault(user.id, SampleUser(user, {}))
             if len(user.history) < len(known.user.history):
                 known.user = user
             known.labels.update(zip([c.item for c in row.request.candidates or ()], row.labels, strict=False))

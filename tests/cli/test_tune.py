@@ -87,7 +87,7 @@ def test_the_plan_of_a_machine_with_cores_to_divide(bundle) -> None:
     (core,) = sorted(os.sched_getaffinity(0))[:1]
     machine = Machine(tuple((core,) for _ in range(3)))  # three by name, all of them one that this test may use
     asked: list[str] = []
-    plan = tune(bundle, 0.0, lambda done, of, what: asked.append(f"{done} of {of}: {what}"), machine).plan
+    plan, _ = tune(bundle, 0.0, lambda done, of, what: asked.append(f"{done} of {of}: {what}"), machine)
     assert asked[0] == "0 of 5: llm.gguf, 1 thread(s), batch 512 against llm.gguf, 2 thread(s), batch 512"
     assert len(asked) == 5
     assert plan.machine.cores == machine.cores

@@ -18,7 +18,7 @@ from corella_edge.request import Candidate, Request, User
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.training.tasks.crm import tensors
-from corella_edge_export.training.tasks.llm import Reader, predict
+from corella_edge_export.training.tasks.llm import LlmReader, predict
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.llm.contract.settings import LlmSettings
@@ -68,7 +68,7 @@ def _mixed(requests: Sequence[Request], encoder: FeatureEncoder, number: int, si
     return Request(user, (*candidates, Candidate("no such item")))
 
 
-def torch_llm(reader: Reader, builder: SequenceBuilder, rows: npt.NDArray[np.int64], split: Any) -> dict[int, float]:
+def torch_llm(reader: LlmReader, builder: SequenceBuilder, rows: npt.NDArray[np.int64], split: Any) -> dict[int, float]:
     """Row → P(Yes) by transformers, of the split's given rows."""
     sequences = builder.exact(split, np.unique(split.users[rows]).tolist(), set(rows.tolist()))
     found, probability = predict(reader, sequences)

@@ -29,7 +29,7 @@ from corella_edge_export.bundling.routing import routing
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
 from corella_edge_export.data.rowset import RowSet, choose_rows, choose_users, history_needed
 from corella_edge_export.data.sampling import request_json
-from corella_edge_export.evaluation.scored import Scored, number
+from corella_edge_export.evaluation.scored import ScoredRows, number
 from corella_edge_export.llm.model import merged
 from corella_edge_export.llm.to_gguf import check_tokens, write_gguf
 from corella_edge_export.training.run import Run
@@ -45,7 +45,7 @@ PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "gguf", "llama-cpp-p
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """What the user chose for one export."""
 
     llm_types: tuple[str, ...] = (DEFAULT_TYPE,)
@@ -60,7 +60,7 @@ class Options:
 class Export:
     """One export in progress: the run's models, the folder being filled, and what was found out so far."""
 
-    def __init__(self, run: Run, folder: Path, work: Path, options: Options, say: Say) -> None:
+    def __init__(self, run: Run, folder: Path, work: Path, options: ExportOptions, say: Say) -> None:
         self.run, self.folder, self.work, self.options, self.say = run, folder, work, options, say
         self.schema: Schema
         self.catalog: Catalog
@@ -226,7 +226,7 @@ class Export:
         (self.folder / name).write_text(text, "utf-8")
 
 
-def export(run: Run, out: Path, options: Options, say: Say = lambda message: None) -> Bundle:
+def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda message: None) -> Bundle:
     """Write the bundle `out`; it appears complete and verified, or not at all.
 
     Raises:
@@ -253,6 +253,6 @@ def export(run: Run, out: Path, options: Options, say: Say = lambda message: Non
     return replace(sealed, root=out)
 
 
-def _scored(crm: verify.Floats, llm: verify.Floats, rows: RowSet) -> Scored:
+def _scored(crm: verify.Floats, llm: verify.Floats, rows: RowSet) -> ScoredRows:
     """Rows as the study looks at them; whom the training knew is not asked here."""
-    return Scored(crm, crm, llm, rows.labels, rows.users.astype(np.int64), np.zeros(len(crm), dtype=bool))
+    return ScoredRows(crm, crm, llm, rows.labels, rows.users.astype(np.int64), np.zeros(len(crm), dtype=bool))

@@ -24,7 +24,7 @@ from corella_edge_export.evaluation import plots, tables
 from corella_edge_export.evaluation.boundary import calibration
 from corella_edge_export.evaluation.fusion import routed
 from corella_edge_export.evaluation.groups import about, thirds
-from corella_edge_export.evaluation.scored import METRICS, Json, Judge, Scored, gains, shown
+from corella_edge_export.evaluation.scored import METRICS, Json, Judge, ScoredRows, gains, shown
 from corella_edge_export.evaluation.scored import number as finite
 from corella_edge_export.evaluation.shares import lines
 from corella_edge_runtime.bench.machine import machine, versions
@@ -100,7 +100,7 @@ def judge(engine: Engine, rows: RowSet, crm: Floats, llm: Floats, ratios: Sequen
           ) -> Json:  # fmt: skip
     """All figures by group: every row, and seen and unseen users (or warm and cold rows) apart."""
     known, (seen, unseen) = _known(engine, rows)
-    scored = Scored(crm, crm, llm, rows.labels, rows.users.astype(np.int64), known)
+    scored = ScoredRows(crm, crm, llm, rows.labels, rows.users.astype(np.int64), known)
     groups = {"all": np.ones(len(rows), dtype=bool), seen: known, unseen: ~known}
     made = ((name, scored.part(mask)) for name, mask in groups.items() if mask.any())
     return {"groups": {name: _group(engine, name, part, ratios, progress) for name, part in made}}
@@ -119,7 +119,7 @@ def _known(engine: Engine, rows: RowSet) -> tuple[npt.NDArray[np.bool_], tuple[s
     return known, ("seen users", "unseen users")
 
 
-def _group(engine: Engine, name: str, rows: Scored, ratios: Sequence[float], progress: Progress) -> Json:
+def _group(engine: Engine, name: str, rows: ScoredRows, ratios: Sequence[float], progress: Progress) -> Json:
     """Thresholds come from the bundle's calibration (validation rows), so the realised share may differ."""
     judged = Judge(rows)
     found: Json = {**about(rows), "crm": shown(judged(rows.crm))}

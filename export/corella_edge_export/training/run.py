@@ -46,7 +46,7 @@ from corella_edge_export.training import checkpoint
 from corella_edge_export.training.align import Alignment, pairs_for
 from corella_edge_export.training.stage import STAGES, last_of, named
 from corella_edge_export.training.tasks import text as plain_text
-from corella_edge_export.training.tasks.llm import Reader, trained_tensors
+from corella_edge_export.training.tasks.llm import LlmReader, trained_tensors
 
 TOKENIZER_USERS = 2000
 # Keys that recipes have got since runs were first kept, with their defaults: one that has its default is none.
@@ -207,10 +207,10 @@ class Run:
         _, catalog = self.fit_inputs()
         return SequenceBuilder(self.data, self.prompt_encoder(catalog))
 
-    def reader(self, model: Any, builder: SequenceBuilder, precision: str = "") -> Reader:
+    def reader(self, model: Any, builder: SequenceBuilder, precision: str = "") -> LlmReader:
         """The model with the answers it is asked for, in the recipe's precision or the given one."""
         tokens = builder.encoder.tokens
-        return Reader(model, (tokens.no, tokens.yes), precision or self.recipe.llm.precision)
+        return LlmReader(model, (tokens.no, tokens.yes), precision or self.recipe.llm.precision)
 
     def new_alignment(self, crm: CrmModel, model: Any) -> Alignment:
         """The projections of the joint stage before training."""

@@ -110,7 +110,8 @@ class Timeline:
             moved = replace(self, stamp=self.stamp + max(0.0, elapsed), uptime=uptime)
         else:
             moved = self._rebooted(now)
-        if not _is_set(now.wall):  # the watch is interrupted; what a clock showed before it was lost may have been wrong
+        if not _is_set(now.wall):
+            # The watch is interrupted. What a clock showed before it lost its time may have been wrong already.
             return replace(moved, ahead=None, since=moved.since + moved.stamp - self.stamp)
         return moved._looked(now.wall)
 

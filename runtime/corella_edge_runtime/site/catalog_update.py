@@ -21,7 +21,7 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import Reference, parse_reference, read_lines
 from corella_edge.request import Candidate
-from corella_edge_runtime.attributes import Reading, read_items, remarks
+from corella_edge_runtime.attributes import UsedAttributes, read_items, remarks
 
 CATALOG, REFERENCE = "catalog.jsonl", "reference.jsonl"
 MARK = "+items."
@@ -84,7 +84,7 @@ def _differences(old: Attributes, new: Attributes) -> set[str]:
 
 
 def reference_lines(
-    rows: Iterable[tuple[Reference, Json]], before: Catalog, after: Updated, reading: Reading
+    rows: Iterable[tuple[Reference, Json]], before: Catalog, after: Updated, reading: UsedAttributes
 ) -> list[str]:
     """The rows of reference.jsonl that still hold, as JSON.
 
@@ -148,7 +148,7 @@ class _Work:
         self.bundle, self.items = bundle, items
         self.schema, self.before = bundle.schema()
         prompt = bundle.prompt()
-        self.reading = Reading(self.schema, prompt[0] if prompt else None)
+        self.reading = UsedAttributes(self.schema, prompt[0] if prompt else None)
         known = {*self.reading.names, *extras, *(name for record in self.before.attributes for name in record)}
         self.after = merge(self.before, read_items(items, known, self.reading))
         if not self.after.added and not self.after.changed:

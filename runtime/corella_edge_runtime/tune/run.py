@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -32,16 +31,10 @@ Progress = Callable[[int, int, str], None]
 DISTURBED = 0.05
 
 
-@dataclass(slots=True)
-class Outcome:
-    """The plan, and what a person should know of how it came about."""
-
-    plan: Plan
-    notes: list[str] = field(default_factory=list)
-
-
-def tune(root: Path, seconds: float, progress: Progress, machine: Machine | None = None) -> Outcome:
+def tune(root: Path, seconds: float, progress: Progress, machine: Machine | None = None) -> tuple[Plan, list[str]]:
     """Measure for about `seconds` (every duel has at least five turns) and decide.
+
+    Returns the plan, and what a person should know of how it came about.
 
     Raises:
         BundleError, InputError: the bundle or its sample cannot be used. MissingExtraError: no onnxruntime.
@@ -51,7 +44,7 @@ def tune(root: Path, seconds: float, progress: Progress, machine: Machine | None
     job.prepare()
     job.fight(seconds)
     job.notes += _disturbance(box.disturbance(before, box.ticks()))
-    return Outcome(job.plan(), job.notes)
+    return job.plan(), job.notes
 
 
 def _disturbance(found: Mapping[str, float]) -> list[str]:

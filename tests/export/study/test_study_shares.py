@@ -14,7 +14,7 @@ from corella_edge.routing.fusion import RULES, Fusion
 from corella_edge.routing.policy import RATIOS, Calibration
 from corella_edge_export.evaluation import shares
 from corella_edge_export.evaluation.fusion import ENOUGH, fit_logistic, fused, fusion, routed
-from corella_edge_export.evaluation.scored import METRICS, Judge, Pair, Scored
+from corella_edge_export.evaluation.scored import METRICS, Judge, Pair, ScoredRows
 from study_rows import pair, rows
 
 PAIR = pair()
@@ -153,7 +153,7 @@ def test_stack_is_fitted_on_the_routed_validation_rows_if_they_suffice() -> None
     near = valid.part(routed(valid, threshold))
     assert len(near) > ENOUGH
 
-    def weights(data: Scored, nats: float) -> Any:
+    def weights(data: ScoredRows, nats: float) -> Any:
         return fusion("stack", data, nats).weights
 
     np.testing.assert_allclose(weights(valid, threshold), weights(near, 0.0))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.backends.process.backend import Patience, ProcessBackend
 from corella_edge_runtime.llm.contract.backend import Liveness
-from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt
+from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompt
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.guard import Breaker, GuardedBackend, outcome, patience
 from fake_llm import FakeBackend
@@ -116,7 +116,7 @@ def test_a_look_that_fails_does_not_end_the_guard(caplog: pytest.LogCaptureFixtu
      (["deadline", "llm_error"], False), (["too_long"], None)],
 )  # fmt: skip
 def test_what_counts_as_success(reasons: list[str], wanted: bool | None) -> None:
-    assert outcome(Answers.of(Answer(0.5, reason) for reason in reasons)) is wanted
+    assert outcome(Answers.of(LlmAnswer(0.5, reason) for reason in reasons)) is wanted
 
 
 class Inner:
@@ -138,7 +138,7 @@ class Inner:
             future.set_exception(ValueError("the secret title"))
         else:
             reason = "" if self.mode == "good" else self.mode
-            future.set_result(Answers.of(Answer(math.nan if reason else 0.5, reason) for _ in prompts))
+            future.set_result(Answers.of(LlmAnswer(math.nan if reason else 0.5, reason) for _ in prompts))
         return future
 
     def forget(self) -> None:
@@ -220,7 +220,7 @@ def test_silence_ends_what_is_in_flight_at_once(guarded: GuardedBackend, inner: 
     assert all(future.cancelled() for future in inner.held[:5])
     assert reason(guarded.submit(ROW)) == "llm_error"
     until(lambda: len(inner.held) >= 6)
-    inner.held[5].set_result(Answers.of([Answer(0.5)]))
+    inner.held[5].set_result(Answers.of([LlmAnswer(0.5)]))
     until(lambda: guarded.stats()["breaker_open"] == 0.0)
     inner.mode = "good"
     assert reason(guarded.submit(ROW)) == ""
@@ -233,7 +233,7 @@ def test_a_silence_that_goes_on_is_a_reason_to_start_again(guarded: GuardedBacke
     until(lambda: inner.renewed >= 2)
     for future in inner.held:
         if not future.done():
-            future.set_result(Answers.of([Answer(0.5)]))
+            future.set_result(Answers.of([LlmAnswer(0.5)]))
     until(lambda: guarded.stats()["breaker_open"] == 0.0)
     inner.mode, before = "good", inner.renewed
     for _ in range(20):
@@ -260,8 +260,8 @@ def test_long_work_that_shows_signs_of_life_is_no_silence(guarded: GuardedBacken
         time.sleep(0.02)
         inner.life += 1
     assert not future.done()
-    inner.held[0].set_result(Answers.of([Answer(0.25)]))
-    assert future.result(20) == [Answer(0.25)]
+    inner.held[0].set_result(Answers.of([LlmAnswer(0.25)]))
+    assert future.result(20) == [LlmAnswer(0.25)]
 
 
 def test_nothing_asked_is_no_silence(guarded: GuardedBackend, inner: Inner) -> None:

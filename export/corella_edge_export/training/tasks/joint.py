@@ -20,7 +20,7 @@ from corella_edge_export.training.tasks.crm import predict as predict_crm
 from corella_edge_export.training.tasks.llm import (
     Batches,
     Corpus,
-    Reader,
+    LlmReader,
     answer_loss,
     corpus,
     predict,
@@ -61,7 +61,13 @@ class JointTask:
     name = "joint"
 
     def __init__(
-        self, crm: CrmSide, reader: Reader, align: Alignment, corpus: Corpus, valid: list[Sequence], recipe: JointRecipe
+        self,
+        crm: CrmSide,
+        reader: LlmReader,
+        align: Alignment,
+        corpus: Corpus,
+        valid: list[Sequence],
+        recipe: JointRecipe,
     ) -> None:
         self.crm, self.reader, self.align, self.recipe, self.valid = crm, reader, align, recipe, valid
         self.model: nn.Module = nn.ModuleDict({"crm": crm.model, "llm": reader.model, "align": align})

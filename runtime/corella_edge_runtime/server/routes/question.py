@@ -30,7 +30,7 @@ class Texts:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class GivenIds:
     """A query and items as token ids, taken as they are."""
 
     query: list[int]
@@ -46,7 +46,7 @@ class Question:
         softmax: over the labels alone, not the whole vocabulary.
     """
 
-    asked: Texts | Tokens
+    asked: Texts | GivenIds
     labels: list[int] | None
     softmax: bool
     item_first: bool
@@ -112,11 +112,11 @@ def milliseconds(value: float, where: str) -> float:
     return value
 
 
-def _query_and_items(query: str | list[int], items: str | list[str | list[int]]) -> Texts | Tokens:
+def _query_and_items(query: str | list[int], items: str | list[str | list[int]]) -> Texts | GivenIds:
     given: list[Any] = [items] if isinstance(items, str) else items
     wrong = next((i for i, item in enumerate(given) if type(item) is not type(query)), None)
     if wrong is not None or (isinstance(items, str) and not isinstance(query, str)):
         wanted = "text" if isinstance(query, str) else "a list of token ids"
         place = "items" if isinstance(items, str) else f"items[{wrong}]"
         raise InputError(f"{place}: expected {wanted}, as the query is, got {shown(given[wrong or 0])}")
-    return Texts(query, given) if isinstance(query, str) else Tokens(query, given)
+    return Texts(query, given) if isinstance(query, str) else GivenIds(query, given)

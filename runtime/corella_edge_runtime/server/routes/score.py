@@ -19,7 +19,7 @@ from corella_edge.routing.reasons import NoAnswer
 from corella_edge_runtime.llm import texts
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
-from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompts
+from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompts
 from corella_edge_runtime.server.answers import ScoreAnswer, ScoreModel, ScoreModels, Usage, json_answer
 from corella_edge_runtime.server.bodies import arrived, read_body
 from corella_edge_runtime.server.clock import Clock
@@ -29,9 +29,9 @@ from corella_edge_runtime.server.guard.leaving import unless_gone
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES, INLINE_TOKENS
 from corella_edge_runtime.server.routes.question import (
     MAX_MS,
+    GivenIds,
     Question,
     ScoreRequest,
-    Tokens,
     milliseconds,
     parse_question,
 )
@@ -142,7 +142,7 @@ def _check_labels(question: Question, llm: Llm) -> None:
 def _ids(question: Question, llm: Llm) -> tuple[list[int], list[list[int]]]:
     """Token ids of query and items; those of texts begin as the model wants it."""
     asked = question.asked
-    if isinstance(asked, Tokens):
+    if isinstance(asked, GivenIds):
         _check_ids([asked.query, *asked.items], llm.vocabulary)
         return asked.query, asked.items
     begin = texts.begin(llm)
@@ -185,7 +185,7 @@ def _refused(reasons: Collection[str]) -> HTTPException:
     return unanswered(NoAnswer.first(reasons) or NoAnswer.LLM_ERROR)
 
 
-def _row(answer: Answer, question: Question, llm: Llm) -> list[float]:
+def _row(answer: LlmAnswer, question: Question, llm: Llm) -> list[float]:
     """A label's share in the labels (1 if there is only one, as in SGLang), or in the whole vocabulary."""
     yes, no = llm.prompts.tokens.yes, llm.prompts.tokens.no
     of = {yes: answer.probability, no: 1.0 - answer.probability}
