@@ -67,7 +67,8 @@ def serve(
     with _store(users) as store:
         settings = _settings(limits, grace, access_log)
         ready = _ReadyLine(time.monotonic())
-        run(source, listen(host, port), settings, guard, store, _say_listening, ready)
+        say = _say_nothing if talk.quiet() and port else _say_listening  # which port is free, nobody else tells
+        run(source, listen(host, port), settings, guard, store, say, ready)
 
 
 def _log() -> None:
@@ -150,6 +151,10 @@ def _check_extra() -> None:
 def _say_listening(address: str) -> None:
     with suppress(OutputError):  # a server goes on serving when nobody reads its output
         click.echo(f"corella-edge: listening on {address}")
+
+
+def _say_nothing(address: str) -> None:
+    """-q, and the address is the one that was asked for."""
 
 
 class _ReadyLine:

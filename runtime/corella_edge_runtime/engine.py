@@ -15,7 +15,7 @@ import numpy.typing as npt
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.bundle.signature import TrustedKey
 from corella_edge.features.encoder import FeatureEncoder
-from corella_edge.history import scale_notes
+from corella_edge.history import GIVEN, scale_notes
 from corella_edge.request import Candidates, Request, User
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.measure import routed_rows
@@ -184,30 +184,33 @@ class Engine:
             wait([draft.asking.future], deadlines.seconds_to(draft.asking.deadline))
         return self.finish(draft)
 
-    def check_features(self, request: Request) -> None:
+    def check_features(self, request: Request, history: str = GIVEN) -> None:
         """Raises InputError, which names the first feature that no model reads, or the first rating out of scale."""
         self._names.check(request)
-        self._notes(request, strict=True)
+        self._notes(request, history, strict=True)
 
-    def _notes(self, request: Request, strict: bool = False) -> tuple[str, ...]:
+    def _notes(self, request: Request, history: str, strict: bool = False) -> tuple[str, ...]:
         ratings = request.user.history.ratings
         if self._known_ratings.issuperset(ratings or ()):  # as a rule, and quicker than to look for the odd one
             return ()
-        return tuple(scale_notes(ratings, self.rating_scale, "user.history", strict))
+        return tuple(scale_notes(ratings, self.rating_scale, history, strict))
 
-    def begin(self, request: Request, refusal: str = "", deadline: float | None = None) -> Draft:
+    def begin(
+        self, request: Request, refusal: str = "", deadline: float | None = None, history: str = GIVEN
+    ) -> Draft:
         """Encode, score by the CRM, route, and put the hard candidates to the LLM. Never waits for it.
 
         Args:
             refusal: a reason not to ask the LLM.
             deadline: of the LLM's answers, see `llm.contract.deadline`; None: by the request's `timeout_ms`, from now.
+            history: what notes and errors call the user's history.
 
         Raises:
             InputError: a bad threshold, or in a strict request a feature that no model reads, or a rating out of scale.
         """
         started = time.monotonic()
         if request.strict:
-            self.check_features(request)
+            self.check_features(request, history)
         threshold = self.threshold if request.threshold is None else self.parse_threshold(request.threshold)
         if deadline is None:
             deadline = deadlines.of(request.timeout_ms, started)
@@ -222,7 +225,7 @@ class Engine:
             scored = time.monotonic()
             asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), unsure, deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
-        items, notes = tuple(candidates.items), self._notes(request)
+        items, notes = tuple(candidates.items), self._notes(request, history)
         return Draft(items, p, chosen, threshold, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes)
 
     def finish(self, draft: Draft) -> Scores:

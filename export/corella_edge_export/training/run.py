@@ -103,7 +103,7 @@ class Run:
         try:
             return bundle.read_schema(self.folder)
         except BundleError as error:
-            raise InputError(f"{self.folder}: {error}; remove {path}, the same command then fits it anew") from None
+            raise InputError(f"{self.folder}: {error}; remove {path}, the same command then fits it again") from None
 
     def _fitted(self) -> tuple[Schema, Catalog]:
         features = self.recipe.crm.features

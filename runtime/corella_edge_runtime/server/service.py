@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
+from corella_edge.history import GIVEN, STORED
 from corella_edge.request import Features, Request
 from corella_edge.routing.reasons import FAULT, NoAnswer
 from corella_edge.scores import Scores, answer_json
@@ -188,12 +189,13 @@ class Service:
 
     async def _ranking(self, request: Request, held: Held, clock: Clock) -> Ranking:
         """Whoever has it cancels its draft."""
-        request = await self._completed(request, held.ranker, clock)
-        return Ranking(request, held, await self._begun(request, held, clock), clock)
+        known = await self._completed(request, held.ranker, clock)
+        history = GIVEN if known is request else STORED
+        return Ranking(known, held, await self._begun(known, history, held, clock), clock)
 
-    async def _begun(self, request: Request, held: Held, clock: Clock) -> Draft:
+    async def _begun(self, request: Request, history: str, held: Held, clock: Clock) -> Draft:
         clock.skip()
-        given = request, self._refusal(), self._deadline(request, clock)
+        given = request, self._refusal(), self._deadline(request, clock), history
         return await self.work(large(request), clock, "begin", held.ranker.begin, *given, held=held)
 
     async def work(

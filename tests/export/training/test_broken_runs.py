@@ -149,7 +149,7 @@ def test_a_damaged_schema_is_told_with_its_folder_and_fitted_anew_as_told(
 ) -> None:
     (run / name).write_text('["a", ')
     before = contents(run)
-    told = f"{re.escape(str(run))}: .*{name}.*; remove {run}/schema.json, the same command then fits it anew"
+    told = f"{re.escape(str(run))}: .*{name}.*; remove {run}/schema.json, the same command then fits it again"
     with pytest.raises(InputError, match=told):
         stages.train(run, short(), data, quiet=True)
     with pytest.raises(InputError, match=told):

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -214,7 +215,7 @@ def test_good_answers_between_keep_it_closed(guarded: GuardedBackend, inner: Inn
 
 def test_silence_ends_what_is_in_flight_at_once(guarded: GuardedBackend, inner: Inner) -> None:
     inner.mode = "hold"
-    futures = [guarded.submit(ROW) for _ in range(5)]
+    futures = [guarded.submit(ROW, time.monotonic() + 60) for _ in range(5)]
     assert {reason(future) for future in futures} == {"llm_error"}
     # What the inner one held is not wanted any more, and probes go on as long as they are not answered.
     assert all(future.cancelled() for future in inner.held[:5])
@@ -224,6 +225,27 @@ def test_silence_ends_what_is_in_flight_at_once(guarded: GuardedBackend, inner: 
     until(lambda: guarded.stats()["breaker_open"] == 0.0)
     inner.mode = "good"
     assert reason(guarded.submit(ROW)) == ""
+
+
+def test_what_has_no_deadline_waits_through_a_silence_of_one_long_decode(inner: Inner) -> None:
+    limits = replace(QUICK, renewal=1000.0)
+    guarded, inner.mode = GuardedBackend(inner, Tokens(1, 2, None), 512, limits), "hold"
+    patient, hasty = guarded.submit(ROW), guarded.submit(ROW, time.monotonic() + 60)
+    assert reason(hasty) == "llm_error"
+    assert guarded.stats()["breaker_open"] == 1.0
+    assert reason(guarded.submit(ROW)) == "llm_error"  # nothing more is asked meanwhile
+    assert not patient.done()
+    inner.held[0].set_result(Answers.of([LlmAnswer(0.25)]))
+    assert patient.result(20) == [LlmAnswer(0.25)]
+    guarded.close()
+
+
+def test_what_has_no_deadline_ends_when_the_llm_is_given_up(guarded: GuardedBackend, inner: Inner) -> None:
+    inner.mode, started = "hold", time.monotonic()
+    assert reason(guarded.submit(ROW)) == "llm_error"
+    assert time.monotonic() - started >= QUICK.renewal * QUICK.silence - QUICK.look
+    until(lambda: inner.renewed == 1)
+    assert inner.held[0].cancelled()
 
 
 def test_a_silence_that_goes_on_is_a_reason_to_start_again(guarded: GuardedBackend, inner: Inner) -> None:
@@ -301,7 +323,7 @@ def test_a_stopped_child_is_found_out_answered_for_and_taken_back(llama: Any, ca
     os.kill(inner.pid, signal.SIGSTOP)
     stopped = time.monotonic()
     with caplog.at_level(logging.ERROR):
-        assert reason(guarded.submit(ROW)) == "llm_error"  # without a deadline: it would have waited for ever
+        assert reason(guarded.submit(ROW, stopped + 60)) == "llm_error"
     assert time.monotonic() - stopped < 10.0
     assert "it is silent" in caplog.text
     started = time.monotonic()

@@ -23,10 +23,10 @@ from corella_edge_runtime.store.users import UserStore
 
 
 class Failing(FakeRanker):
-    def begin(self, request: Request, refusal: str = "", deadline: float | None = None) -> FakeDraft:
+    def begin(self, request: Request, refusal: str = "", deadline: float | None = None, *more: str) -> FakeDraft:
         if (request.id or "").startswith("fail"):
             raise RuntimeError(f"a fault that quotes {request}")
-        return super().begin(request, refusal, deadline)
+        return super().begin(request, refusal, deadline, *more)
 
 
 # Every line of every library, down to what no operator switches on.
