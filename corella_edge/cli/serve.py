@@ -120,8 +120,7 @@ def _store(users: dict[str, Any]) -> Iterator[UserStore | None]:
             raise click.UsageError("--retain-days and --retain-events need --store")
         yield None
         return
-    from corella_edge_runtime.store.retention import retention_task
-    from corella_edge_runtime.store.users import UserStore
+    from corella_edge_runtime.store.users import UserStore, retention_task
 
     with UserStore.open(users["store"]) as store:
         retention_task(store, users["retain_days"], users["retain_events"])

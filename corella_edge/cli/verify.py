@@ -71,14 +71,13 @@ def _scores(bundle: Bundle, llm_threads: int | None) -> dict[str, Any]:
     from corella_edge_runtime import reference
     from corella_edge_runtime.engine import Engine
 
-    rows, allowed = reference.read(bundle), reference.tolerance(bundle)
     required = bundle.prompt() is not None and find_spec("llama_cpp") is not None
     with Engine.open(bundle.root, llm_threads=llm_threads, tuned=False, require_llm=required) as engine:
-        found = reference.compare(engine, rows, allowed)
-        result: dict[str, Any] = {"crm": {"rows": found.rows, "difference": found.crm, "allowed": allowed.crm},
+        found = reference.compare(engine)
+        result: dict[str, Any] = {"crm": {"rows": found.rows, "difference": found.crm, "allowed": found.allowed.crm},
                   "llm": None, "unchecked": list(engine.warnings), "problems": found.problems}  # fmt: skip
         if engine.llm is not None:
-            result["llm"] = {"rows": found.llm_rows, "difference": found.llm, "allowed": allowed.llm,
+            result["llm"] = {"rows": found.llm_rows, "difference": found.llm, "allowed": found.allowed.llm,
                              "prompts": found.prompts}  # fmt: skip
             result["fusion"] = {"rule": engine.fusion.rule, "difference": found.fused}
     return result

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from corella_edge.errors import ExportError, InputError
+from corella_edge.errors import InputError
 from corella_edge.formats.text_files import TextFile
+from corella_edge_export.bundling.verify import repeat
 from corella_edge_export.bundling.write import ExportOptions, export
 from corella_edge_export.data.prepare import prepare
 from corella_edge_export.data.prepared import PreparedData
@@ -16,7 +17,7 @@ from corella_edge_export.evaluation.evaluate import evaluate
 from corella_edge_export.recipe import load_recipe
 from corella_edge_export.training import stages
 from corella_edge_export.training.run import Run
-from corella_edge_runtime import batch, reference
+from corella_edge_runtime import batch
 from corella_edge_runtime.bench import report
 from corella_edge_runtime.bench.run import BenchSettings
 from corella_edge_runtime.bench.run import run as measure
@@ -71,10 +72,7 @@ def _data(folder: Path, seed: int, say: Say) -> PreparedData:
 
 
 def _verify(engine: Engine, say: Say) -> None:
-    rows, allowed = reference.read(engine.bundle), reference.tolerance(engine.bundle)
-    found = reference.compare(engine, rows, allowed)
-    for problem in found.problems:
-        raise ExportError(f"the bundle differs from the trained models: {problem}")
+    found = repeat(engine)
     say(f"verified {found.rows} reference rows: CRM within {found.crm:.1e}, LLM within {found.llm:.1e} of torch")
 
 

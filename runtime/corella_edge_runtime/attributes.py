@@ -1,4 +1,4 @@
-"""What a bundle's models read of an item: what a line of items may hold, and what a person should know of it."""
+"""What a bundle's models read of users and items: what features, and lines of items, may hold; what to tell of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import read_lines
 from corella_edge.messages import named
 from corella_edge.prompt import Template
-from corella_edge.request import Candidate
+from corella_edge.request import Candidate, Features, Request
 from corella_edge.request_message import parse_item
 
 SHOWN = 5  # examples in a sentence
@@ -41,6 +41,31 @@ class UsedAttributes:
         """An item's question as the tokenizer gets it; None without a title or without an LLM."""
         text = self.template.item_text(attributes) if self.template else None
         return None if text is None else unicodedata.normalize("NFC", text)
+
+
+class FeatureNames:
+    """The features that a bundle's models read of a user and of an item."""
+
+    def __init__(self, schema: Schema, template: Template | None) -> None:
+        fields = schema.of("categorical", "multi", "numeric", side="user")
+        profile = template.profile if template else {}
+        self.of_user = {field.source for field in fields if field.source != "id"} | profile.keys()
+        self.of_item = UsedAttributes(schema, template).names
+
+    def check(self, request: Request) -> None:
+        """Raises InputError, which names the first feature that no model reads."""
+        for path, features, known in self._given(request):
+            for name in features:
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, 1)
+                    hint = f"; did you mean {near[0]!r}?" if near else ""
+                    raise InputError(f"{path}: no model reads {name[:80]!r}, and the request is strict{hint}")
+
+    def _given(self, request: Request) -> Iterator[tuple[str, Features, set[str]]]:
+        yield "user.features", request.user.features, self.of_user
+        for i, candidate in enumerate(request.candidates or ()):
+            if candidate.features:
+                yield f"candidates[{i}].features", candidate.features, self.of_item
 
 
 def _looked_at(schema: Schema) -> Iterator[tuple[str, Field]]:

@@ -22,8 +22,8 @@ from corella_edge.routing.measure import routed_rows
 from corella_edge.routing.policy import Calibration, Threshold, parse_threshold
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge.scores import FloatArray, Scores, Trace
+from corella_edge_runtime.attributes import FeatureNames
 from corella_edge_runtime.crm import Crm
-from corella_edge_runtime.feature_names import FeatureNames
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.llm.contract.messages import Answers
@@ -195,9 +195,7 @@ class Engine:
             return ()
         return tuple(scale_notes(ratings, self.rating_scale, history, strict))
 
-    def begin(
-        self, request: Request, refusal: str = "", deadline: float | None = None, history: str = GIVEN
-    ) -> Draft:
+    def begin(self, request: Request, refusal: str = "", deadline: float | None = None, history: str = GIVEN) -> Draft:
         """Encode, score by the CRM, route, and put the hard candidates to the LLM. Never waits for it.
 
         Args:

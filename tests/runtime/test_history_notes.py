@@ -59,7 +59,7 @@ def test_of_a_stored_history_no_place_is_told_for_the_caller_does_not_know_it(en
     request = parse_request({"user": {"history": [{"item": "i01", "rating": 20}]}, "candidates": [{"item": "i02"}]})
     told = "the user's stored history, a rating: 20 is outside the scale this bundle was trained on, 1 to 5"
     assert engine.finish(engine.begin(request, history=STORED)).notes == (told,)
-    with pytest.raises(InputError, match="^the user's stored history, a rating: 20 .* the request is strict"):
+    with pytest.raises(InputError, match=r"^the user's stored history, a rating: 20 .* the request is strict"):
         engine.check_features(request, STORED)
 
 

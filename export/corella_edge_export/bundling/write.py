@@ -19,7 +19,7 @@ from corella_edge.atomic import check_free, new_folder
 from corella_edge.bundle import artefact as bundle
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import Catalog
-from corella_edge.errors import ExportError, InputError
+from corella_edge.errors import InputError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema
 from corella_edge.prompt import PromptEncoder
@@ -33,7 +33,6 @@ from corella_edge_export.evaluation.scored import ScoredRows, number
 from corella_edge_export.llm.model import merged
 from corella_edge_export.llm.to_gguf import check_tokens, write_gguf
 from corella_edge_export.training.run import Run
-from corella_edge_runtime import reference
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.llama.binding import Model, check_file_type, quantize
@@ -195,10 +194,7 @@ class Export:
         })  # fmt: skip
         self.seal()
         with Engine.open(self.folder, llm_threads=self.options.threads, require_llm=True, tuned=False) as engine:
-            allowed = reference.tolerance(engine.bundle)
-            found = reference.compare(engine, reference.read(engine.bundle), allowed)
-        for problem in found.problems:
-            raise ExportError(f"the bundle differs from the trained models: {problem}")
+            verify.repeat(engine)
         return engine.bundle
 
     def seal(self) -> None:

@@ -18,12 +18,11 @@ from corella_edge.request import Features, Request
 from corella_edge.routing.reasons import FAULT, NoAnswer
 from corella_edge.scores import Scores, answer_json
 from corella_edge_runtime.llm.contract import deadline as deadlines
-from corella_edge_runtime.server.clock import Clock
+from corella_edge_runtime.server.clock import Clock, WayOut
 from corella_edge_runtime.server.fleet import Fleet, Held
 from corella_edge_runtime.server.following import Follower
 from corella_edge_runtime.server.guard.leaving import unless_gone
 from corella_edge_runtime.server.guard.limits import INLINE_CANDIDATES, INLINE_VALUES, Limits
-from corella_edge_runtime.server.lateness import WayOut
 from corella_edge_runtime.server.metrics import Metrics
 from corella_edge_runtime.server.recent import Recent
 from corella_edge_runtime.store.users import UserStore

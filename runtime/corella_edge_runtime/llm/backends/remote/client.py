@@ -20,8 +20,7 @@ from typing import Any, NoReturn
 
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.backends.remote.address import FAR_AWAY, KEY_VARIABLE, Address, parse_address
-from corella_edge_runtime.llm.backends.remote.flavours import too_long
+from corella_edge_runtime.llm.backends.remote.flavours import FAR_AWAY, KEY_VARIABLE, Address, parse_address, too_long
 from corella_edge_runtime.llm.contract.backend import ModelSpec
 from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompt, Prompts, TokenIds, unpack_ids
 from corella_edge_runtime.llm.contract.settings import LlmSettings

@@ -13,8 +13,7 @@ from corella_edge.errors import InputError
 from corella_edge.request import Request
 from corella_edge.request_message import MAX_CANDIDATES, MAX_HISTORY, MAX_TIMEOUT_MS, parse_request
 from corella_edge.scores import Scores
-from corella_edge_runtime.server.routes.oip.checks import a_whole
-from corella_edge_runtime.server.routes.oip.tensors import Array, Inference, Input
+from corella_edge_runtime.server.routes.oip.tensors import Array, Inference, Input, a_whole
 
 NEVER, ALWAYS = "ratio:0", "ratio:1"
 # What of Triton's extensions is here; shared memory, sequences, statistics and loading are not.

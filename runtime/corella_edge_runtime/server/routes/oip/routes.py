@@ -21,9 +21,8 @@ from corella_edge_runtime.server.bodies import arrived, read_body, read_bytes
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES
 from corella_edge_runtime.server.routes.oip import models
-from corella_edge_runtime.server.routes.oip.checks import a_flag
 from corella_edge_runtime.server.routes.oip.models import ALWAYS, EXTENSIONS, INPUTS, MODELS, OfferedModel
-from corella_edge_runtime.server.routes.oip.tensors import LENGTH_HEADER, Inference, given, read, write
+from corella_edge_runtime.server.routes.oip.tensors import LENGTH_HEADER, Inference, a_flag, given, read, write
 from corella_edge_runtime.server.routes.rank import CLIENT_GONE
 from corella_edge_runtime.server.service import NotReadyError, Ranked, Service, large
 
