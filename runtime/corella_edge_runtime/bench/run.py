@@ -73,7 +73,7 @@ def run(engine: Engine, file: TextFile | None, settings: BenchSettings, progress
     head = _head(engine, file, settings, work)
     engine.warm_up()
     warm_up(engine.rank, work.requests, settings.ratios)
-    floor = asdict(ceiling(engine, work.requests))
+    floor = ceiling(engine, work.requests)
     before = machine.ticks()
     timed = measure(
         engine.rank, engine.stats, work.requests, settings.ratios, settings.repeat, settings.seconds, settings.seed,

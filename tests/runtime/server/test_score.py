@@ -25,9 +25,11 @@ from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompt, Prompts
 from corella_edge_runtime.llm.texts import MOST_AT_ONCE, prompts
 from corella_edge_runtime.server.guard.connections import ConnectionLimits
-from corella_edge_runtime.server.routes.question import FIELDS, NOT_HERE, Question, parse_question
+from corella_edge_runtime.server.routes.question import NOT_HERE, ScoreRequest, parse_question
 from fake_llm import FakeBackend
 from json_schema import SCHEMAS, documents, valid
+
+FIELDS = ScoreRequest.__struct_fields__
 from sockets import serving, until
 
 YES, NO, BOS, VOCABULARY, LONGEST = 7, 9, 3, 1000, 200
@@ -473,7 +475,7 @@ def of_one_kind(doc: dict[str, Any]) -> bool:
 def test_whatever_the_schema_allows_is_a_question(doc):
     assert valid(SCHEMAS["ScoreRequest"], doc)
     assume(of_one_kind(doc))
-    assert isinstance(parse_question(json.dumps(doc).encode()), Question)
+    assert isinstance(parse_question(json.dumps(doc).encode()), ScoreRequest)
 
 
 ODD: list[Any] = [
@@ -498,7 +500,11 @@ ODD: list[Any] = [
 ]
 
 
-@given(documents(SCHEMAS["ScoreRequest"]), st.sampled_from([*FIELDS, "more"]), st.sampled_from([..., *ODD]))
+@given(
+    documents(SCHEMAS["ScoreRequest"]),
+    st.sampled_from([*FIELDS, "more"]),
+    st.sampled_from([..., *ODD]),
+)
 def test_schema_and_parser_judge_damaged_questions_alike(doc, name, value):
     doc = {key: old for key, old in (doc | {name: value}).items() if old is not ...}
     fits = valid(SCHEMAS["ScoreRequest"], doc)
@@ -520,4 +526,4 @@ def test_answers_are_as_described(asking, site):
 )).map(lambda value: json.dumps(value).encode()))  # fmt: skip
 def test_whatever_the_body_it_is_a_question_or_refused(body):
     with contextlib.suppress(InputError):
-        assert isinstance(parse_question(body), Question)
+        assert isinstance(parse_question(body), ScoreRequest)
