@@ -28,10 +28,9 @@ from corella_edge_runtime.server.guard.connections import ConnectionLimits
 from corella_edge_runtime.server.routes.question import NOT_HERE, ScoreRequest, parse_question
 from fake_llm import FakeBackend
 from json_schema import SCHEMAS, documents, valid
-
-FIELDS = ScoreRequest.__struct_fields__
 from sockets import serving, until
 
+FIELDS = ScoreRequest.__struct_fields__
 YES, NO, BOS, VOCABULARY, LONGEST = 7, 9, 3, 1000, 200
 
 
