@@ -66,11 +66,11 @@ def _lines(plan: Plan) -> Iterator[str]:
     """The table, and what was chosen."""
     for row in plan.table:
         yield from _row(row)
-    yield f"CRM: {plan.crm_file}, {plan.crm_threads} thread(s){_cores(plan.crm_cores)}"
-    if plan.llm_file is not None:
-        settings = plan.llm
+    yield f"CRM: {plan.crm.file}, {plan.crm.threads} thread(s){_cores(plan.crm.cores)}"
+    if plan.llm is not None:
+        settings = plan.llm.settings
         cores = _cores(tuple(settings["cores"]))
-        yield f"LLM: {plan.llm_file}, {settings['threads']} thread(s){cores}, batch {settings['batch']}"
+        yield f"LLM: {plan.llm.file}, {settings['threads']} thread(s){cores}, batch {settings['batch']}"
 
 
 def _row(row: Mapping[str, Any]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from corella_edge_runtime.bench import machine as box
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama import trust
-from corella_edge_runtime.machine.plan import Plan, bundle_key
+from corella_edge_runtime.machine.plan import FORMAT_VERSION, Plan, PlanBundle, PlanCrm, PlanLlm, bundle_key
 from corella_edge_runtime.machine.threads import Machine, ThreadPlan, choices, read_machine
 from corella_edge_runtime.setup import CRM_FILE, CRM_INT8, LLM_FILE, fingerprint, variants
 from corella_edge_runtime.tune import decide, measure, workload
@@ -150,18 +150,17 @@ class _Tuning:
 
     def plan(self) -> Plan:
         best, _ = decide.decide(self.start, self.steps, self.table)
-        threads, has_llm = self.plans[best.threads], self.tokens is not None
+        threads = self.plans[best.threads]
         small = self.crm_duel is not None and self.crm_duel.won(decide.INT8_MARGIN)
         rows = [self.crm_duel.to_json(decide.INT8_MARGIN)] if self.crm_duel else []
         return Plan(
-            bundle=bundle_key(self.bundle.root),
-            label=self.bundle.label,
+            format_version=FORMAT_VERSION,
+            bundle=PlanBundle(bundle_key(self.bundle.root), self.bundle.label),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             machine=fingerprint(self.machine),
-            crm_file=CRM_INT8 if small else CRM_FILE,
-            crm_threads=threads.crm_threads,
-            crm_cores=() if threads.shared else threads.crm_cores,
-            llm_file=best.file if has_llm else None,
-            llm=self._settings(best).to_json() if has_llm else {},
+            crm=PlanCrm(
+                CRM_INT8 if small else CRM_FILE, threads.crm_threads, () if threads.shared else threads.crm_cores
+            ),
+            llm=PlanLlm(best.file, self._settings(best).to_json()) if self.tokens is not None else None,
             table=(*rows, *(duel.to_json(decide.MARGIN) for duel in self.table)),
         )
