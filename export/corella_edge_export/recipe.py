@@ -13,7 +13,7 @@ from corella_edge.errors import InputError, RecipeError, meant
 from corella_edge.formats.text_files import TextFile, UnreadableError
 from corella_edge.prompt import Template
 from corella_edge.routing.policy import read_threshold
-from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, nested, unread
+from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, nested
 from corella_edge_export.llm.recipe import LlmRecipe, StageRecipe
 from corella_edge_export.recipe_keys import CHECKS_ITSELF, check_numbers, checked, from_zero, positive, read_section
 from corella_edge_export.recipe_text import Place, parse
@@ -91,23 +91,11 @@ def _table(text: str, name: str) -> dict[str, Any]:
     """A recipe's decoded table, over that of its base."""
     table = parse(text, name)
     base = table.pop("base", None)
-    if base is not None and base not in shipped():
+    if base is None:
+        return table
+    if base not in shipped():
         raise RecipeError(f"{Place(name, text, ('base',))}: {base!r} is none of {', '.join(shipped())}")
-    below = {} if base is None else {key: value for key, value in _table(_text(base), base).items() if key != "name"}
-    found = _over(below, table)
-    _check_sections(table.get("crm"), found.get("crm"), Place(name, text, ("crm",)))
-    return found
-
-
-def _check_sections(own: Any, crm: Any, where: Place) -> None:
-    """What a person wrote for a family that is not trained would be read by nobody; a base's sections may be there."""
-    kind = crm.get("kind", CrmRecipe().kind) if isinstance(crm, Mapping) else None
-    known = isinstance(kind, str) and kind in FAMILIES  # any other is told with its own key
-    if known and isinstance(own, Mapping) and (name := unread(own, kind)):
-        raise RecipeError(
-            f"{where.at(name)}: the CRM is of kind = {kind!r}, which does not read this section; remove it, or set "
-            f"kind = {name!r} in [crm]"
-        )
+    return _over({key: value for key, value in _table(_text(base), base).items() if key != "name"}, table)
 
 
 def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,6 +148,12 @@ def at_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
 def _check_crm(crm: CrmRecipe, where: Place) -> None:
     known = ", ".join(map(repr, FAMILIES))
     checked(crm.kind, crm.kind in FAMILIES, where.at("kind"), f"one of {known}", meant(crm.kind, FAMILIES))
+    for other in FAMILIES:
+        if other != crm.kind and where.at(other).stands:
+            raise RecipeError(
+                f"{where.at(other)}: the CRM is of kind = {crm.kind!r}, which does not read this section; remove it, or "
+                f"set kind = {other!r} in [crm]"
+            )
     for problem in crm.features.problems():
         raise RecipeError(f"{where.at('features')}: {problem}")
 

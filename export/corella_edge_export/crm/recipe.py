@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -151,11 +151,6 @@ class CrmRecipe:
     def table(self) -> dict[str, Any]:
         """The recipe's sections without those of the other families."""
         return {name: value for name, value in asdict(self).items() if name == self.kind or name not in FAMILIES}
-
-
-def unread(own: Mapping[str, Any], kind: Any) -> str | None:
-    """The first family's section in a [crm] that a person wrote which a CRM of this kind does not read."""
-    return next((name for name in FAMILIES if name in own and name != kind), None)
 
 
 def flat(table: dict[str, Any]) -> dict[str, Any]:
