@@ -151,8 +151,8 @@ def _check_crm(crm: CrmRecipe, where: Place) -> None:
     for other in FAMILIES:
         if other != crm.kind and where.at(other).stands:
             raise RecipeError(
-                f"{where.at(other)}: the CRM is of kind = {crm.kind!r}, which does not read this section; remove it, or "
-                f"set kind = {other!r} in [crm]"
+                f"{where.at(other)}: the CRM is of kind = {crm.kind!r}, which does not read this section; remove it, "
+                f"or set kind = {other!r} in [crm]"
             )
     for problem in crm.features.problems():
         raise RecipeError(f"{where.at('features')}: {problem}")
