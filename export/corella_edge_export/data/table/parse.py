@@ -42,13 +42,7 @@ _USERS = ("id", "text", "attributes", "unescape", "min_join")
 _ITEMS = (*_USERS, "title", "missing_title")
 _SPLIT = ("rule", "shares", "min_history", "min_user", "min_item", "ties", "seed", *PARTS)
 _CSV_KEYS = ("separator", "quote", "escape", "header", "columns")
-_FORMATS: dict[str, Format] = {
-    "json": "jsonl",
-    "jsonl": "jsonl",
-    "ndjson": "jsonl",
-    "parquet": "parquet",
-    "pq": "parquet",
-}
+_JSON_ENDINGS, _PARQUET_ENDINGS, _PACKED_ENDINGS = ("json", "jsonl", "ndjson"), ("parquet", "pq"), ("gz", "zst", "zstd")
 _LONGEST_SEPARATOR = 4  # bytes, in DuckDB
 
 
