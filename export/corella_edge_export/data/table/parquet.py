@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 
 from corella_edge.errors import InputError, meant
+from corella_edge_export.data.database import literal, name
 from corella_edge_export.data.table.sql import file_literal
 
 _TIMES = ("TIMESTAMP", "DATE")
@@ -41,16 +42,12 @@ def parquet_columns(
 def _place(path: Path, column: str, key: str, names: list[str]) -> str:
     """The column of that name, or the field of a struct that its dots lead to."""
     if column in names:
-        return _quoted(column)
+        return name(column)
     parts = column.split(".")
     if len(parts) > 1 and parts[0] in names:
-        return ".".join(map(_quoted, parts))
+        return ".".join(map(name, parts))
     shown = ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
     raise InputError(f"{path}: has no column {column!r} ({key}){meant(column, names)} (columns: {shown})")
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _time(path: Path, column: str, place: str, kind: str, zone: str) -> str:
@@ -59,7 +56,7 @@ def _time(path: Path, column: str, place: str, kind: str, zone: str) -> str:
         raise InputError(f"{path}: {problem}")
     if kind == "TIMESTAMP WITH TIME ZONE":
         return f"CAST(epoch({place}) AS VARCHAR)"
-    return f"CAST(epoch(timezone('{zone}', CAST({place} AS TIMESTAMP))) AS VARCHAR)"
+    return f"CAST(epoch(timezone({literal(zone)}, CAST({place} AS TIMESTAMP))) AS VARCHAR)"
 
 
 def _as_text(place: str, kind: str) -> str:

@@ -38,7 +38,7 @@ _FILES = ("files", "format", "separator", "quote", "escape", "header", "columns"
 _EVENTS = ("user", "item", "time", "time_unit", "timezone", "require", "drop", "repeats", "event_type", "quantity")
 _LABEL = ("rating", "like_above", "ignore", "column", "positives_only")
 _NEGATIVES = ("per_positive", "from", "weight", "seed")
-_USERS = ("id", "text", "attributes", "unescape", "min_join")
+_USERS = ("id", "text", "attributes", "unescape", "min_join", "allow_leaks")
 _ITEMS = (*_USERS, "title", "missing_title")
 _SPLIT = ("rule", "shares", "min_history", "min_user", "min_item", "ties", "seed", *PARTS)
 _CSV_KEYS = ("separator", "quote", "escape", "header", "columns")
@@ -329,6 +329,7 @@ def _entities(section: Section, folder: Path, own: str, *, title: bool) -> Entit
         attributes={name: attribute.kind for name, attribute in attributes.items()},
         missing_title=section.choice("missing_title", ("stop", "id", "drop"), "stop") if title else "stop",
         unescape=section.flag("unescape", True),
+        allow_leaks=section.texts("allow_leaks", ()),
         columns={name: found.columns for name, found in attributes.items() if found.columns != (name,)},
         separators={name: found.separator for name, found in attributes.items() if found.separator},
         min_join=section.share("min_join", 0.95),

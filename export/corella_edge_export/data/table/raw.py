@@ -18,11 +18,12 @@ import duckdb
 import polars as pl
 
 from corella_edge.errors import InputError, meant
+from corella_edge_export.data.database import literal
 from corella_edge_export.data.table.description import Files
 from corella_edge_export.data.table.look import Look, look, open_text
 from corella_edge_export.data.table.parquet import parquet_columns
 from corella_edge_export.data.table.records import Record, csv_records, filled_lines, json_records
-from corella_edge_export.data.table.sql import file_literal, json_paths, json_value, literal
+from corella_edge_export.data.table.sql import file_literal, json_paths, json_value
 
 _BATCH = 50_000  # records that are staged at once
 Say = Callable[[str], None]

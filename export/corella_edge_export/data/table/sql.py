@@ -1,16 +1,13 @@
-"""Pieces of SQL: texts, names of files, numbers and missing values as DuckDB must be told of them."""
+"""Pieces of SQL for texts as files hold them: missing values, numbers, values in JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from corella_edge_export.data.database import literal
+
 NUMBER = r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"
-
-
-def literal(text: str) -> str:
-    """A text in quotes."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def file_literal(path: Path) -> str:
