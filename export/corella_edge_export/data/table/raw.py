@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +79,6 @@ def load_raw(
     name: str,
     files: Files,
     wanted: Mapping[str, str],
-    work: Path,
     say: Say,
     times: Mapping[str, str] | None = None,
 ) -> RawTable:
@@ -85,7 +86,6 @@ def load_raw(
 
     Args:
         wanted: column → the key of the data.toml that names it.
-        work: a folder for what is staged.
         times: columns of Parquet that are times by their type, read as Unix seconds → the zone of those without one.
 
     Raises:
@@ -96,7 +96,7 @@ def load_raw(
     db.execute(f"CREATE TABLE {name} ({', '.join(f'{c} VARCHAR' for c in columns.values()) or 'c0 VARCHAR'})")
     for number, path in enumerate(files.paths, 1):
         say(f"reading {path.name}" + (f" ({number} of {len(files.paths)})" if len(files.paths) > 1 else ""))
-        _Reading(db, table, path, wanted, work, times or {}).run()
+        _Reading(db, table, path, wanted, times or {}).run()
     if not table.rows:
         raise InputError(f"{files.paths[0]}: holds no rows; get it again")
     if files.format == "jsonl":
@@ -113,11 +113,10 @@ class _Reading:
         table: RawTable,
         path: Path,
         wanted: Mapping[str, str],
-        work: Path,
         times: Mapping[str, str],
     ) -> None:
         self._db, self._table, self._path = db, table, path
-        self._wanted, self._work, self._times = wanted, work, times
+        self._wanted, self._times = wanted, times
         self._files = table.files
         self._look = look(path, self._files)
         self._width: int | None = None
@@ -149,18 +148,18 @@ class _Reading:
         return int(found[0]) if found else 0
 
     def _staged(self, rows: Iterator[tuple[int, Sequence[str | None], str]]) -> tuple[int, int]:
-        columns = list(self._table.columns.values())
         kept = bad = 0
-        while batch := list(itertools.islice(rows, _BATCH)):
-            good = [values for line, values, problem in batch if not self._is_bad(line, problem)]
-            bad += len(batch) - len(good)
-            if good:
-                part = self._work / f"{self._table.name}.parquet"
-                frame = pl.DataFrame(good, schema=dict.fromkeys(columns, pl.String), orient="row")
-                frame.write_parquet(part, compression="zstd")
-                kept += self._insert(f"SELECT * FROM read_parquet({file_literal(part)})")
-                part.unlink()
+        with tempfile.TemporaryDirectory() as place:
+            while batch := list(itertools.islice(rows, _BATCH)):
+                good = [values for line, values, problem in batch if not self._is_bad(line, problem)]
+                bad += len(batch) - len(good)
+                kept += self._insert_rows(good, Path(place) / "batch.parquet") if good else 0
         return kept, bad
+
+    def _insert_rows(self, rows: Sequence[Sequence[str | None]], batch: Path) -> int:
+        schema = dict.fromkeys(self._table.columns.values(), pl.String)
+        pl.DataFrame(rows, schema=schema, orient="row").write_parquet(batch)
+        return self._insert(f"SELECT * FROM read_parquet({file_literal(batch)})")
 
     def _is_bad(self, line: int, problem: str) -> bool:
         if problem and self._files.bad_rows == "stop":
@@ -252,9 +251,17 @@ class _Reading:
         name, ends = self._path.name, self._look.line_ends
         if self._files.format != "parquet" and ends == {"\r"}:
             self._table.notes.append(f"{name}: lines end in CR alone, as old Macs wrote them; they were read so")
-        if self._files.format == "csv" and self._look.blank_quotes:
-            problem = "blanks stand between separators and quotation marks, which were read as part of the values"
-            self._table.notes.append(f'{name}: {problem}; write separator = ", " if they are not')
+        if self._look.blank_quotes and self._outside_quotes():
+            problem = "values begin with a blank before a quotation mark, which were read as part of them"
+            self._table.notes.append(f'{name}: {problem}; write separator = "{self._files.separator} " if they are not')
+
+    def _outside_quotes(self) -> bool:
+        """Whether values of this file look quoted, but for a blank before it."""
+        mark = self._files.quote
+        quoted = literal(f" +{re.escape(mark)}.*{re.escape(mark)}")
+        like = " OR ".join(f"regexp_full_match({column}, {quoted})" for column in self._table.columns.values())
+        where = f"rowid >= {self._table.rows} AND ({like})"
+        return self._db.execute(f"SELECT 1 FROM {self._table.name} WHERE {where} LIMIT 1").fetchone() is not None
 
 
 def _no_column(column: str, key: str, names: Sequence[str]) -> str:

@@ -117,6 +117,8 @@ def _counted(record: Record, width: int | None, lines: _Lines, separator: str) -
 def _told(error: str, taken: Sequence[str], files: Files) -> str:
     shown = _shown(taken)
     remedy = f'write quote = "" if {files.quote} is a plain sign here, or bad_rows = "drop"'
+    if not files.escape and any(f"\\{files.quote}" in line for line in taken[:2]):
+        remedy = 'write escape = "\\\\" if \\ stands before signs that mean themselves, or bad_rows = "drop"'
     if "expected after" in error:
         return f"a {files.quote} inside a quoted value is not doubled ({shown}); {remedy}"
     if "unexpected end of data" in error or "field larger" in error:
