@@ -110,6 +110,7 @@ class Entities:
         files: its own files; None = the columns stand in the events' table.
         id: the column of the id. title: the items' title; None for users.
         attributes: column → kind. unescape: whether HTML entities and tags in texts are resolved.
+        allow_leaks: columns that are used although their names say that they may know the label, or follow from it.
         missing_title: whether an item without title ends the reading, is named by its id, or is dropped with its
             events.
     """
@@ -120,6 +121,7 @@ class Entities:
     attributes: Mapping[str, AttributeKind] = field(default_factory=dict)
     missing_title: Literal["stop", "id", "drop"] = "stop"
     unescape: bool = True
+    allow_leaks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
