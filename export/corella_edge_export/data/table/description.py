@@ -47,11 +47,11 @@ class Events:
     Attributes:
         time: the column of the time, None if `time_unit` is "none". time_unit: one of TIMES, or a strptime pattern.
         timezone: of times that name none themselves.
-        require: roles ("user", "item", "time", "rating") whose missing value drops the row, instead of ending the
-            reading.
+        require: roles ("user", "item", "time", "rating", "label") whose missing value drops the row, instead of ending
+            the reading.
         drop: column → rule; a row is dropped if any rule holds: "^C" (a regular expression that is searched for) or
             a comparison with a number, such as "<=0".
-        repeats: of rows with the same user, item, time (and label): "keep", "first" or "last".
+        repeats: of rows with the same user, item, time, label and kind of event: "keep", "first" or "last".
         event_type: a column with the kind of an event ("view", "purchase"); quantity: a column with a count.
     """
 

@@ -57,8 +57,8 @@ def own_files(db: duckdb.DuckDBPyConnection, kind: str, entities: Entities, raw:
     db.execute(f"CREATE VIEW {kind}_seen AS SELECT rowid AS row, {text} AS id, * FROM {raw.name}")
     rows, first = one(db, f"SELECT count(*), min(row) FROM {kind}_seen WHERE id IS NULL")
     if rows and files.bad_rows == "stop":
-        problem = f'the id of the {kind} is missing; mend it, or drop such rows with bad_rows = "drop"'
-        raise InputError(f"{raw.place(first)}: {entities.id} '' {problem}")
+        problem = f'the id of the {kind} is missing; mend it, or leave such rows out with bad_rows = "drop"'
+        raise InputError(f"{raw.place(first)}: {entities.id}: {problem}")
     notes = [f"{rows:,} rows of the {kind} table have no id and were left out"] if rows else []
     if raw.bad:
         notes.append(f"{raw.bad:,} rows of the {kind} table could not be read and were left out")
@@ -177,12 +177,12 @@ def _is_array(text: str) -> str:
 def _wrong(entities: Entities, attribute: str, kind: str, text: str, columns: int) -> tuple[str, str] | None:
     """(condition, problem) of a text that is not of its attribute's kind."""
     if columns > 1:
-        return f"{number(text)} IS NULL OR {number(text)} NOT IN (0, 1)", "is neither 0 nor 1"
+        return f"{number(text)} IS NULL OR {number(text)} NOT IN (0, 1)", " is neither 0 nor 1"
     if kind == "numeric":
         remedy = 'write digits, name it in missing, or make the attribute "categorical"'
-        return f"{number(text)} IS NULL", f"is no number; {remedy}"
+        return f"{number(text)} IS NULL", f" is no number; {remedy}"
     if kind in ("multi", "sequence") and attribute not in entities.separators:
-        return f"NOT {_is_array(text)}", f'is no list; say what separates its values, {attribute} = "{kind}:|"'
+        return f"NOT {_is_array(text)}", f' is no list; say what separates its values, {attribute} = "{kind}:|"'
     return None
 
 
@@ -197,4 +197,4 @@ def _check(
     if rows:
         value = one(db, f"SELECT {text} FROM {source.rows} WHERE row = {first}")[0]
         more = f" ({rows:,} such rows)" if rows > 1 else ""
-        raise InputError(f"{source.raw.place(first)}: {column} {shown(value)} {problem}{more}")
+        raise InputError(f"{source.raw.place(first)}: {column} {shown(value)}{problem}{more}")

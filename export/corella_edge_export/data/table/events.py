@@ -81,7 +81,7 @@ def _seen(description: Description, raw: RawTable) -> str:
     """Every row with null for what is missing or unreadable, the texts beside."""
     events, label = description.events, description.label
     texts = {
-        "user": events.user, "item": events.item, "time": events.time, "rating": label.rating, "liked": label.column,
+        "user": events.user, "item": events.item, "time": events.time, "rating": label.rating, "label": label.column,
         "quantity": events.quantity, "event_type": events.event_type,
     }  # fmt: skip
     selected = [
@@ -93,7 +93,7 @@ def _seen(description: Description, raw: RawTable) -> str:
         SELECT *, {_part(description, raw)} AS part, user_text AS user_id, item_text AS item_id,
             {number("rating_text")} AS rating, {_moment(description)} AS moment,
             {number("quantity_text")} AS quantity, event_type_text AS event_type,
-            CASE lower(trim(liked_text)) WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE {number("liked_text")} END AS liked
+            CASE lower(trim(label_text)) WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE {number("label_text")} END AS liked
         FROM ({inner})"""
 
 
@@ -125,17 +125,18 @@ def _moment(description: Description) -> str:
 def _rules(description: Description, raw: RawTable, latest: int) -> Iterator[Rule]:
     """First what drops a row, in the order of the ledger, then what is wrong with those that are left."""
     events, label = description.events, description.label
-    roles = {"user": events.user, "item": events.item, "time": events.time, "rating": label.rating}
+    roles = {"user": events.user, "item": events.item, "time": events.time}
+    roles |= {"rating": label.rating, "label": label.column}
     roles = {role: column for role, column in roles.items() if column}
     yield from (Rule(f"{role}_text IS NULL", f"no {role}") for role in roles if role in events.require)
     yield from _drops(events.drop, raw, events.files.missing)
     for value in label.ignore:
         yield Rule(f"rating = {value!r}", f"{label.rating} {value:g} is ignored")
     for role, column in roles.items():
-        remedy = f'drop such rows with require = ["{role}"]'
-        yield Rule(f"{role}_text IS NULL", "", str(column), f"the {role} is missing; {remedy}, or name what it is")
+        remedy = f'require = ["{role}"] drops such rows'
+        yield Rule(f"{role}_text IS NULL", "", str(column), f": the {role} is missing; {remedy}")
     for role in ("user", "item"):
-        long = f"has more than {MAX_ID_CHARS} letters, too many for an id; is this the right column?"
+        long = f" has more than {MAX_ID_CHARS} letters, too many for an id; is this the right column?"
         yield Rule(f"length({role}_text) > {MAX_ID_CHARS}", "", str(roles[role]), long)
     yield from _values(description, latest)
 
@@ -149,19 +150,18 @@ def _drops(drop: Mapping[str, str], raw: RawTable, missing: tuple[str, ...]) -> 
             continue
         operator, value = found
         yield Rule(f"{number(text)} {operator} {value!r}", reason(column, rule))
-        wrong = f"is no number, and drop compares it with one ({rule})"
+        wrong = f" is no number, and drop compares it with one ({rule})"
         yield Rule(f"{text} IS NOT NULL AND {number(text)} IS NULL", "", column, wrong)
 
 
 def _values(description: Description, latest: int) -> Iterator[Rule]:
     """Texts that are not what their column is for."""
     events, label = description.events, description.label
-    decimal = "is no number; write digits with a decimal point, or name it in missing or drop"
+    decimal = " is no number; write digits with a decimal point, or name it in missing or drop"
     if label.rating:
         yield Rule("rating IS NULL OR NOT isfinite(rating)", "", label.rating, decimal)
     if label.column:
-        yield Rule("liked_text IS NULL", "", label.column, "the label is missing; drop such rows with drop = { ... }")
-        neither = "is neither 0 nor 1; for ratings write rating and like_above in place of column"
+        neither = " is neither 0 nor 1; for ratings write rating and like_above in place of column"
         yield Rule("liked IS NULL OR liked NOT IN (0, 1)", "", label.column, neither)
     if events.quantity:
         yield Rule("quantity_text IS NOT NULL AND quantity IS NULL", "", events.quantity, decimal)
@@ -191,7 +191,7 @@ def _refuse(
     if problem in (_NO_TIME, _OUTSIDE):
         problem = _about_time(description, value, moment, latest)
     more = f" ({rows:,} such rows)" if rows > 1 else ""
-    raise InputError(f"{raw.place(row)}: {rule.column} {shown(value)} {problem}{more}")
+    raise InputError(f"{raw.place(row)}: {rule.column}{f' {shown(value)}' if value else ''}{problem}{more}")
 
 
 def shown(value: str | None, most: int = 60) -> str:
@@ -209,12 +209,14 @@ def _about_time(description: Description, value: str, moment: int | None, latest
         given = None
     for other, factor in (("s", 1), ("ms", 1_000), ("us", 1_000_000)):
         if given is not None and FIRST_TIME <= given / factor <= latest and other != unit:
-            return f'looks like {_UNIT_NAMES[other]}; write time_unit = "{other}"'
+            return f' looks like {_UNIT_NAMES[other]}; write time_unit = "{other}"'
     if moment is None:
-        kind = f"of the form {unit}" if unit not in _UNITS else "a number"
-        return f"is no time {kind}; mend time_unit, or name it in missing"
+        form = f" is no time of the form {unit}; mend time_unit"
+        number_ = ' is no number; write the pattern of such a time, as time_unit = "%Y-%m-%d"'
+        return f"{number_ if unit in _UNITS else form}, or name it in missing"
     day = datetime.fromtimestamp(moment, UTC).date() if abs(moment) < 1e11 else f"{moment} s"
-    return f"is {day}, which is not between 1995 and now; mend time_unit, or drop such rows"
+    remedy = "%y is a year of two digits" if moment < -5e10 else "mend time_unit, or leave such rows out with drop"
+    return f" is {day}, which is not between 1995 and now; {remedy}"
 
 
 def _keep(db: duckdb.DuckDBPyConnection, description: Description, ledger: Ledger) -> None:

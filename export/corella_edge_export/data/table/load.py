@@ -89,7 +89,7 @@ class _Reading:
         wanted = _event_columns(description.events, description.label)
         for name, entities in (("items", description.items), ("users", description.users)):
             if entities is not None and entities.files is None:
-                wanted = {**wanted_columns(entities, name), **wanted}
+                wanted = wanted | {c: key for c, key in wanted_columns(entities, name).items() if c not in wanted}
         events = description.events
         times = {events.time: events.timezone} if events.time and events.time_unit == "timestamp" else {}
         if times and events.files.format != "parquet":
@@ -119,10 +119,10 @@ class _Reading:
 
 def _event_columns(events: Events, label: Label) -> dict[str, str]:
     """The columns of the events → the key of the data.toml that names each."""
-    found = dict.fromkeys(events.drop, "events.drop")
     keys = {
-        "events.event_type": events.event_type, "events.quantity": events.quantity, "label.column": label.column,
-        "label.rating": label.rating, "events.time": events.time, "events.item": events.item,
-        "events.user": events.user,
+        "events.user": events.user, "events.item": events.item, "events.time": events.time,
+        "label.rating": label.rating, "label.column": label.column, "events.quantity": events.quantity,
+        "events.event_type": events.event_type,
     }  # fmt: skip
-    return found | {column: key for key, column in keys.items() if column}
+    found = {column: key for key, column in reversed(keys.items()) if column}
+    return dict(reversed(found.items())) | {column: "events.drop" for column in events.drop if column not in found}

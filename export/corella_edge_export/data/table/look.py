@@ -32,6 +32,7 @@ _REFUSED = {
     b"SQLite format 3\0": "is an SQLite database; write the table as CSV",
     _PARQUET: 'is a Parquet file; write format = "parquet"',
 }
+_OTHER_ENCODING = "write the encoding that it is in"
 _CHUNK = 1 << 20
 
 
@@ -189,6 +190,8 @@ class _Reader:
         except UnicodeDecodeError as error:
             before = error.object[: error.start].decode(self._files.encoding, "replace")
             raise InputError(self._undecodable(error, before)) from None
+        except UnicodeError as error:  # of UTF-16 and UTF-32, whose mark is missing
+            raise InputError(f"{self._path}: is not {self._files.encoding} ({error}); {_OTHER_ENCODING}") from None
         if "\0" in text:
             line = self._line(text[: text.index("\0")])
             remedy = 'if it is UTF-16, write encoding = "utf-16"'
@@ -201,9 +204,7 @@ class _Reader:
         if column == len(before) + 1:  # the line began in an earlier chunk
             column += len(self._begun)
         name = self._files.encoding
-        remedy = 'write its encoding, for example encoding = "latin-1" or "cp1252"'
-        if name != "utf-8":
-            remedy = "write the encoding that it is in"
+        remedy = 'write its own, such as encoding = "latin-1" or "cp1252"' if name == "utf-8" else _OTHER_ENCODING
         where = f"{self._path} line {self._line(before)}, letter {column}"
         return f"{where}: the byte 0x{byte:02x} is not {name} ({error.reason}); {remedy}"
 

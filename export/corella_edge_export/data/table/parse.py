@@ -31,7 +31,7 @@ from corella_edge_export.toml_text import Place
 from corella_edge_export.toml_text import parse as parse_toml
 
 CHOOSE = "CHOOSE:"
-ROLES = ("user", "item", "time", "rating")
+ROLES = ("user", "item", "time", "rating", "label")
 PARTS = ("train", "valid", "test")
 _TOP = ("name", "licence", "redistributable", "events", "label", "negatives", "items", "users", "split")
 _FILES = ("files", "format", "separator", "quote", "escape", "header", "columns", "encoding", "missing", "bad_rows")
@@ -236,7 +236,7 @@ def _check_pattern(section: Section, pattern: str) -> None:
     try:
         duckdb.connect().execute("SELECT try_strptime('', ?)", [pattern])
     except duckdb.Error as error:
-        section.refuse("time_unit", f"{pattern!r} is no pattern: {str(error).rpartition(': ')[2]}")
+        section.refuse("time_unit", f"{pattern!r} is no pattern: {str(error).split(': ', 2)[-1]}")
 
 
 def _timezone(section: Section) -> str:
@@ -303,7 +303,11 @@ def _negatives(top: Section, label: Label) -> Negatives | None:
 
 def _check_roles(top: Section, events: Events, label: Label, split: SplitPlan) -> None:
     """What one table says about another."""
-    absent = {role for role, column in (("time", events.time), ("rating", label.rating)) if column is None}
+    absent = {
+        role
+        for role, column in (("time", events.time), ("rating", label.rating), ("label", label.column))
+        if column is None
+    }
     for role in events.require:
         if role in absent:
             top.below("events", ()).refuse("require", f"names {role!r}, and there is no column for it")

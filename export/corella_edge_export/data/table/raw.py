@@ -266,7 +266,10 @@ class _Reading:
 
 def _no_column(column: str, key: str, names: Sequence[str]) -> str:
     shown = ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
-    return f"has no column {column!r} ({key}){meant(column, names)} (columns: {shown})"
+    hint = meant(column, names)
+    if len(names) == 1 and (sign := next((sign for sign in ";\t|," if sign in names[0]), "")):
+        hint = f"; the header is one name that holds {sign!r}: is that the separator?"
+    return f"has no column {column!r} ({key}){hint} (columns: {shown})"
 
 
 def _records(path: Path, look: Look, files: Files, width: int | None) -> Iterator[Record]:

@@ -16,6 +16,7 @@ from corella_edge_export.data.table.description import Files
 
 LONGEST = 2_000_000  # letters of a value: more is a quotation mark that is not closed
 csv.field_size_limit(LONGEST)
+_ONE_A_LINE = "write one object a line, as `jq -c` does (`jq -c '.[]'` of an array)"
 _STAND_IN = "\ufdd0"  # for a separator of several letters; Unicode keeps it free for such uses
 
 
@@ -152,7 +153,7 @@ def json_records(text: Iterable[str]) -> Iterator[JsonRecord]:
         if isinstance(value, dict):
             yield JsonRecord(number, value)
         else:
-            yield JsonRecord(number, {}, f"is no object but {_shown([line])}; write one object a line")
+            yield JsonRecord(number, {}, f"is no object but {_shown([line])}; {_ONE_A_LINE}")
 
 
 def filled_lines(text: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -162,7 +163,7 @@ def filled_lines(text: Iterable[str]) -> Iterator[tuple[int, str]]:
 
 def _json_remedy(line: str) -> str:
     if line.lstrip().startswith("[") or line.strip() == "{":
-        return "write one object a line, as `jq -c` does"
+        return _ONE_A_LINE
     if line.lstrip().startswith("{'"):
         return "these are Python's dicts, not JSON"
     return 'mend the line, or write bad_rows = "drop"'
