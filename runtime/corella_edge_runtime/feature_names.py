@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 
 from corella_edge.errors import InputError
-from corella_edge.features.schema import Schema
+from corella_edge.features.schema import ATTRIBUTES, Schema
 from corella_edge.prompt import Template
 from corella_edge.request import Features, Request
 from corella_edge_runtime.attributes import Reading
@@ -16,7 +16,7 @@ class FeatureNames:
     """The features that a bundle's models read of a user and of an item."""
 
     def __init__(self, schema: Schema, template: Template | None) -> None:
-        fields = schema.of("categorical", "multi", "numeric", side="user")
+        fields = schema.of(*ATTRIBUTES, side="user")
         profile = template.profile if template else {}
         self.of_user = {field.source for field in fields if field.source != "id"} | profile.keys()
         self.of_item = Reading(schema, template).names

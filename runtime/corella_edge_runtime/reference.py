@@ -72,7 +72,7 @@ def compare(engine: Engine, rows: Iterable[Reference], allowed: Tolerance) -> Co
     result, rule = Comparison(), engine.bundle.fusion()
     threshold = "ratio:0" if engine.llm is None else "ratio:1"
     for number, row in enumerate(rows, 1):
-        scores = engine.rank(replace(row.request, threshold=threshold, timeout_ms=None))
+        scores = engine.rank(replace(row.request, threshold=threshold, timeout_ms=None), refuses=False)
         result.rows += 1
         found = list(_crm(row, float(scores.crm[0]), allowed.crm, result))
         if engine.llm is not None:

@@ -107,7 +107,7 @@ class PreparedData:
 
     @property
     def user_attributes(self) -> dict[str, str]:
-        """Attribute → "categorical", "multi" or "numeric"."""
+        """Attribute → its kind: a key of `contract.KINDS`."""
         return dict(self.info["attributes"]["users"])
 
     @property
