@@ -75,6 +75,8 @@ class FeatureEncoder:
         self._tallies = {made[0].name: Tally(*made) for made in tallied if Tally.fits(*made)}
         self._profiles = self._tallied_profiles()
         self._takes = [(name, _take_of(table)) for name, table in self.item_tables.items()]
+        ids = [(f.name, schema.vocabularies[f.vocab]) for f in self._attributes if f.source == "id" and f.vocab]
+        self._hashed = [(name, vocab) for name, vocab in ids if vocab.buckets]
         self.unseen = Unseen(schema, self.item_tables, items, made)
         self._lookup = lookup(catalog.ids, catalog.row_of)
         self._token = object()
@@ -90,6 +92,8 @@ class FeatureEncoder:
         feed: Feed = {name: take(rows, 0) for name, take in self._takes}
         feed.update(of_user)
         feed.update(past.feed)
+        for name, vocab in self._hashed:
+            feed[name] = self._with_buckets(vocab, feed[name], rows, slate.items)
         for name, values in past.kinds.items():
             feed[name] = values.take(self._facts[name].kind_of.take(rows), 0)
         for item in self._many:
@@ -195,7 +199,10 @@ class FeatureEncoder:
     def _sequence(self, item: Field, past: _Past, history: History, codes: Ints | None) -> Ints:
         """int64 [1, length] of one user's latest events, PAD on the left; `codes` are those of the ratings if known."""
         if item.source == "item":
-            latest = self._index_of(past.rows[-item.length :])
+            rows, vocab = past.rows[-item.length :], self.schema.vocabularies[item.vocab]
+            latest = self._index_of(rows)
+            if vocab.buckets:
+                latest = self._with_buckets(vocab, latest, rows, history.items[-len(rows) :])
         elif codes is not None and self._rating_codes[item.vocab] is self._ratings:
             latest = codes[-item.length :]
         else:
@@ -205,6 +212,12 @@ class FeatureEncoder:
         padded = np.zeros((1, item.length), dtype=np.int64)  # PAD
         padded[0, item.length - len(latest) :] = latest
         return padded
+
+    def _with_buckets(self, vocab: Vocabulary, indices: Ints, rows: Ints, items: Sequence[str]) -> Ints:
+        """Indices int64 [n] of catalogue rows, with a bucket for each item that the catalogue has not."""
+        for i in (rows == self.unknown_row).nonzero()[0].tolist():
+            indices[i] = vocab.index(items[i])
+        return indices
 
     def _of_many(self, item: Field, look: Histories, rows: Ints) -> Floats:
         """float32 [n, width] of catalogue rows int64 [n]; where there are more of them than kinds, once a kind."""

@@ -7,7 +7,7 @@ which processes share through the system's page cache:
     ends     U64 [n]       where each text ends
     hashes   U32 [n]       CRC-32 of each text (zlib)
     slots    U32 [2^k]     open addressing: 0 = free, else 1 + place; a text's first slot is its hash modulo 2^k, then
-                           the ones after it; at least half of them are free
+                           the ones after it; at least half of them are free, of a table written here three quarters
     probes   U32 []        how many slots a search looks at at most
 
 A hash only says where to look: a text is found where its bytes are equal.
@@ -29,6 +29,7 @@ from corella_edge.formats.arrays import Array
 
 Ints = npt.NDArray[np.int64]
 LARGE = 65_536  # texts, from which on a bundle holds them in this form
+ROOM = 4  # slots a text, or twice as many: few texts have to go on to another one
 MOST_PROBES = 255
 _CHUNK = 2**20
 _FORM = {"texts": ("|u1", 1), "ends": ("<u8", 1), "hashes": ("<u4", 1), "slots": ("<u4", 1), "probes": ("<u4", 0)}
@@ -73,7 +74,7 @@ def _slots(hashes: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[np.uint32], int]
 
     So whatever stands before a text's slot was taken when the text came by, and a search may stop at a free slot.
     """
-    size = 1 << (2 * len(hashes)).bit_length()
+    size = 1 << (ROOM * len(hashes)).bit_length()
     slots = np.zeros(size, np.uint32)
     waiting = np.arange(len(hashes), dtype=np.int64)
     for probe in range(MOST_PROBES):
@@ -175,36 +176,55 @@ class TextTable(Sequence[str]):
 
     def places(self, texts: Sequence[str], unknown: int = -1) -> Ints:
         """int64 [m]: the place of each text, `unknown` of one that is not here; all are looked up together."""
-        encoded = list(map(to_bytes, texts))
-        hashes = np.fromiter(map(crc32, encoded), np.int64, len(encoded))
-        found = self._slots.take(hashes & self._mask).astype(np.int64) - 1
-        if not self._size:
-            return np.full(len(encoded), unknown, np.int64)
-        right = self._equal(found, encoded, hashes)
-        for i in np.flatnonzero(~right & (found >= 0)).tolist():  # another text is in the first slot
+        try:
+            encoded = [text.encode() for text in texts]
+        except UnicodeEncodeError:
+            encoded = list(map(to_bytes, texts))
+        found = self._searched(np.fromiter(map(crc32, encoded), np.int64, len(encoded)))
+        known = (found >= 0).nonzero()[0]
+        if len(known) < len(encoded):
+            encoded = [encoded[i] for i in known.tolist()]
+        for i in known[~self._equal(found[known], encoded)].tolist():  # another text has the same hash
             found[i] = self.place(texts[i])
         if unknown != -1:
             found[found < 0] = unknown
         return found
 
-    def _equal(self, places: Ints, encoded: Sequence[bytes], hashes: Ints) -> npt.NDArray[np.bool_]:
-        """Whether at each place, -1 for none, stands that text: by hash, then all bytes at once, then one by one."""
-        right: npt.NDArray[np.bool_] = (places >= 0) & (self._hashes.take(places).astype(np.int64) == hashes)
-        chosen = np.flatnonzero(right)
-        if not len(chosen):
-            return right
-        where = places[chosen]
-        ends = self._ends.take(where).astype(np.int64)
-        starts = np.where(where > 0, self._ends.take(where - 1).astype(np.int64), 0)
-        texts = encoded if len(chosen) == len(encoded) else [encoded[i] for i in chosen.tolist()]
+    def _searched(self, hashes: Ints) -> Ints:
+        """int64 [m]: the first place with each hash on its way through the slots, -1 if there is none."""
+        if not self._size:
+            return np.full(len(hashes), -1, np.int64)
+        found, other = self._slot(hashes)
+        waiting = other.nonzero()[0]
+        for probe in range(1, self._probes):
+            if not len(waiting):
+                return found
+            found[waiting], other = self._slot(hashes[waiting], probe)
+            waiting = waiting[other]
+        found[waiting] = -1
+        return found
+
+    def _slot(self, hashes: Ints, probe: int = 0) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """What stands in the slots, -1 for nothing, and where that has another hash."""
+        places = self._slots.take((hashes + probe) & self._mask).astype(np.int64) - 1
+        return places, (self._hashes.take(places) != hashes) & (places >= 0)
+
+    def _equal(self, places: Ints, texts: Sequence[bytes]) -> npt.NDArray[np.bool_]:
+        """Whether at each place stands that text; all bytes are compared at once, and one by one if some differ."""
+        if not len(places):
+            return np.zeros(0, np.bool_)
+        ends = self._ends.take(places).astype(np.int64)
+        starts = self._ends.take(places - 1).astype(np.int64)
+        starts[places == 0] = 0
         lengths = ends - starts
-        total = np.cumsum(lengths)
-        bytes_at = np.repeat(starts - total + lengths, lengths) + np.arange(total[-1])
-        if list(map(len, texts)) == lengths.tolist() and self._texts.take(bytes_at).tobytes() == b"".join(texts):
-            return right
+        total = lengths.cumsum()
+        if np.array_equal(lengths, np.fromiter(map(len, texts), np.int64, len(texts))):
+            bytes_at = np.arange(total[-1]) + (starts - total + lengths).repeat(lengths)
+            if self._texts.take(bytes_at).tobytes() == b"".join(texts):
+                return np.ones(len(places), np.bool_)
         raw = self._raw
-        right[chosen] = [raw[a:b] == t for a, b, t in zip(starts.tolist(), ends.tolist(), texts, strict=True)]
-        return right
+        same = [raw[a:b] == text for a, b, text in zip(starts.tolist(), ends.tolist(), texts, strict=True)]
+        return np.array(same, np.bool_)
 
 
 class _Places(Mapping[str, int]):

@@ -66,6 +66,7 @@ def with_gaps() -> RawData:
         }
     )
     return RawData(
-        "gaps", interactions, users, items, {"job": "categorical", "age": "numeric", "likes": "multi", "visits": "sequence"},
+        "gaps", interactions, users, items,
+        {"job": "categorical", "age": "numeric", "likes": "multi", "visits": "sequence"},
         {"genres": "multi", "price": "numeric", "blurb": "text"}, 3.0, "none", True,
     )  # fmt: skip
