@@ -320,6 +320,20 @@ def write_catalog_tables(folder: Path, schema: Schema, catalog: Catalog) -> None
         write_arrays(file, LAYOUT, {**arrays, **stored_form(made)})
 
 
+def table_problems(folder: Path) -> Iterator[str]:
+    """One line for each array of catalog.safetensors that is not what catalog.jsonl gives, which is parsed for it."""
+    if not (folder / TABLES).exists():
+        return
+    schema, mapped = read_schema(folder)
+    parsed = Catalog.read(folder / LINES)
+    if [*mapped.ids] != parsed.ids:
+        yield f"{TABLES}: its ids are not those of {LINES}"
+        return
+    for name, array in stored_form(FeatureEncoder(schema, parsed).made.arrays).items():
+        if not np.array_equal(array, mapped.tables[name]):
+            yield f"{TABLES}: its array {name!r} is not what {LINES} gives"
+
+
 def read_schema(folder: Path) -> tuple[Schema, Catalog]:
     """What `write_schema` and `write_catalog_tables` wrote; what is large is mapped, not read."""
     data = read_json(folder / "schema.json")

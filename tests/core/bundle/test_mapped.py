@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from corella_edge.bundle import artefact
-from corella_edge.bundle.artefact import MAPPED, VOCABULARY, read_schema, write_catalog_tables, write_schema
+from corella_edge.bundle.artefact import (
+    MAPPED,
+    VOCABULARY,
+    read_schema,
+    table_problems,
+    write_catalog_tables,
+    write_schema,
+)
 from corella_edge.catalog import LAYOUT, LINES, TABLES, Catalog
 from corella_edge.errors import BundleError
 from corella_edge.features.encoder import FeatureEncoder
@@ -109,6 +116,15 @@ def test_a_forged_catalogue_is_refused(folder: Path, damage: str) -> None:
     with pytest.raises(BundleError, match=part) as caught:
         FeatureEncoder(*read_schema(folder))
     assert str(caught.value).startswith(TABLES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("field.item_id", 1), ("field.item_price", 7.0), ("unseen.kind_of", 1), ("history", 3)]
+)
+def test_verify_finds_tables_that_tell_something_else(folder: Path, name: str, value: Any) -> None:
+    assert [*table_problems(folder)] == []
+    rewrite(folder / TABLES, LAYOUT, lambda arrays: arrays[name].reshape(-1).__setitem__(0, value))
+    assert [*table_problems(folder)] == [f"catalog.safetensors: its array {name!r} is not what catalog.jsonl gives"]
 
 
 def test_a_line_that_is_none_is_named_when_it_is_asked_for(folder: Path) -> None:
