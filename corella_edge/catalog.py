@@ -15,8 +15,8 @@ from typing import Any, overload
 import numpy as np
 
 from corella_edge.errors import BundleError
-from corella_edge.features.texts import TextTable
 from corella_edge.formats.arrays import Array, map_arrays
+from corella_edge.formats.text_table import TextTable
 
 Attributes = Mapping[str, Any]
 LINES, TABLES = "catalog.jsonl", "catalog.safetensors"

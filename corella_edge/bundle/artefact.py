@@ -24,9 +24,9 @@ from corella_edge.errors import BundleError, InputError, NoBundleError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema, Vocabulary, bucket_counts, vocabulary_names
 from corella_edge.features.tables import stored_form
-from corella_edge.features.texts import LARGE, TextTable, table_arrays
 from corella_edge.formats.arrays import map_arrays, write_arrays
 from corella_edge.formats.strict_json import JsonError, unique
+from corella_edge.formats.text_table import LARGE, TextTable, table_arrays
 from corella_edge.prompt import Template, Tokens
 from corella_edge.routing.fusion import REPLACE, Fusion, parse_fusion
 from corella_edge.routing.measure import LN2

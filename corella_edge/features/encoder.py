@@ -29,8 +29,8 @@ from corella_edge.features.tables import (
     field_table,
     item_index,
 )
-from corella_edge.features.texts import LARGE
 from corella_edge.features.unseen import Flags, Unseen
+from corella_edge.formats.text_table import LARGE
 from corella_edge.request import Candidate, Candidates, Features, History, User
 
 _NOTHING: Facts = np.zeros((1, 1, 1), dtype=np.uint8)

@@ -8,7 +8,7 @@ from itertools import repeat
 import numpy as np
 
 from corella_edge.features.derived import Ints
-from corella_edge.features.texts import TextTable
+from corella_edge.formats.text_table import TextTable
 
 MANY, LARGE = 32, 1000  # ids at a time, and in a catalogue: from here on the table is faster than the dict
 ROOM = 16  # places an id, or half as many: few ids have to share one

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from corella_edge.errors import BundleError
 from corella_edge.features.derived import DERIVED, FARTHEST, LARGEST, WIDEST, Ints, Side, is_number, number
-from corella_edge.features.texts import TextTable, text_hash
+from corella_edge.formats.text_table import TextTable, text_hash
 
 PAD, OOV, FIRST = 0, 1, 2
 LONGEST = 10_000  # slots of a field, events that it looks back on

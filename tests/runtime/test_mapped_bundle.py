@@ -14,7 +14,7 @@ from corella_edge.bundle import artefact
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import TABLES
 from corella_edge.errors import BundleError
-from corella_edge.features.texts import TextTable
+from corella_edge.formats.text_table import TextTable
 from corella_edge.request import Candidate, Event, Request, User
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.site import catalog_update

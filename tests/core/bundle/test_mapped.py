@@ -23,8 +23,8 @@ from corella_edge.catalog import LAYOUT, LINES, TABLES, Catalog
 from corella_edge.errors import BundleError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema
-from corella_edge.features.texts import TextTable
 from corella_edge.formats.arrays import map_arrays, write_arrays
+from corella_edge.formats.text_table import TextTable
 from corella_edge.request import Candidate, Event, User
 
 ITEMS = ["a", "b", "c", "d", "cold"]

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corella_edge.errors import BundleError
-from corella_edge.features import texts
 from corella_edge.features.lookup import MappedLookup
 from corella_edge.features.schema import FIRST, OOV, Vocabulary
-from corella_edge.features.texts import TextTable, table_arrays, text_hash
+from corella_edge.formats import text_table
+from corella_edge.formats.text_table import TextTable, table_arrays, text_hash
 
 ALIKE = ("plumless", "buckeroo")  # texts of one CRC-32
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from([*ALIKE, "é", "日本", ""])
@@ -59,9 +59,9 @@ def test_two_texts_of_one_hash_are_told_apart_by_their_bytes() -> None:
 
 
 def test_many_texts_of_one_hash_stay_json() -> None:
-    hashes = np.zeros(texts.MOST_PROBES + 1, np.uint32)
-    assert texts._slots(hashes) is None
-    assert texts._slots(hashes[:-2]) is not None
+    hashes = np.zeros(text_table.MOST_PROBES + 1, np.uint32)
+    assert text_table._slots(hashes) is None
+    assert text_table._slots(hashes[:-2]) is not None
 
 
 def test_the_hash_is_the_documented_one() -> None:
