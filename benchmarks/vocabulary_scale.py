@@ -31,6 +31,7 @@ from corella_edge.bundle import artefact
 from corella_edge.catalog import LINES, Catalog
 from corella_edge.errors import CorellaError
 from corella_edge.features.schema import Field, Schema, Vocabulary
+from corella_edge.formats.text_table import LARGE
 from harness.checkout import HERE, environment
 from harness.pairs import ratio_of
 from harness.quiet import Watch, is_void
@@ -140,7 +141,7 @@ def write_both(folders: dict[str, Path], n: int) -> Row:
     sizes = {}
     for form, folder in folders.items():
         folder.mkdir()
-        large = n + 1 if form == "json" else min(n - n // 100, artefact.LARGE)
+        large = n + 1 if form == "json" else min(n - n // 100, LARGE)
         with patch.object(artefact, "LARGE", large):
             artefact.write_schema(folder, schema, catalog)
             artefact.write_catalog_tables(folder, schema, catalog)

@@ -172,7 +172,10 @@ def markdown(result: Json) -> str:
 
 def _unknown(found: Json) -> Iterator[str]:
     """Rows by field with a value that training has not seen."""
-    yield from ["| field | policy for unknown values | rows with one | share |", "|---|---|---|---|"]
+    yield from [
+        "| field | policy for unknown values | rows with an unknown or missing one | share |",
+        "|---|---|---|---|",
+    ]
     for name, field in found.items():
         yield f"| {name} | {field['policy']} | {field['rows']:,} | {field['rate']:.2%} |"
 
