@@ -9,7 +9,7 @@ from typing import Any
 
 from corella_edge.catalog import Attributes, Catalog
 from corella_edge.errors import InputError
-from corella_edge.features.schema import OOV, Field, Schema
+from corella_edge.features.schema import ATTRIBUTES, OOV, Field, Schema, value_key
 from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import read_lines
 from corella_edge.messages import named
@@ -25,7 +25,7 @@ class UsedAttributes:
 
     def __init__(self, schema: Schema, template: Template | None) -> None:
         self.schema, self.template = schema, template
-        plain = schema.of("categorical", "multi", "numeric", side="item")
+        plain = schema.of(*ATTRIBUTES, side="item")
         self.ids = [f for f in plain if f.source == "id"]
         self.plain = [f for f in plain if f.source != "id"]
         derived = list(_looked_at(schema))
@@ -47,7 +47,7 @@ class FeatureNames:
     """The features that a bundle's models read of a user and of an item."""
 
     def __init__(self, schema: Schema, template: Template | None) -> None:
-        fields = schema.of("categorical", "multi", "numeric", side="user")
+        fields = schema.of(*ATTRIBUTES, side="user")
         profile = template.profile if template else {}
         self.of_user = {field.source for field in fields if field.source != "id"} | profile.keys()
         self.of_item = UsedAttributes(schema, template).names
@@ -117,6 +117,8 @@ def _problem(name: str, value: Any, known: Sequence[str], reading: UsedAttribute
 def _wanted(item: Field, name: str, value: Any) -> str:
     """What a field expects where it cannot read the value; empty where it can."""
     number = type(value) in (int, float)
+    if item.kind == "text":
+        return "" if isinstance(value, str) else "a text"
     if item.kind == "categorical":
         return "one text or number" if isinstance(value, list) else ""
     if item.kind == "numeric" or item.args.get("centre") == name:
@@ -158,16 +160,17 @@ def _told(items: Sequence[str], what: str) -> Iterator[str]:
 def _is_unseen(reading: UsedAttributes, item: Field, attributes: Attributes) -> bool:
     """Whether an item has a value that is no word of the field's vocabulary."""
     value = attributes.get(item.source)
-    if item.kind == "numeric" or value is None:
+    if item.kind in ("numeric", "text") or value is None:
         return False
-    vocab = reading.schema.vocabularies[item.vocab]
-    return any(vocab.index(v) == OOV for v in (value if isinstance(value, list) else [value]))
+    known = reading.schema.vocabularies[item.vocab].index_of
+    values = value if isinstance(value, list) else [value]
+    return any(v is None or known.get(value_key(v), OOV) == OOV for v in values)
 
 
 def _renamed(reading: UsedAttributes, before: Catalog, after: Catalog, changed: Sequence[str]) -> list[str]:
     """Items whose id the CRM knows and whose title is another one now."""
     known = [reading.schema.vocabularies[f.vocab] for f in reading.ids]
-    learned = [item for item in changed if any(vocab.index(item) != OOV for vocab in known)]
+    learned = [item for item in changed if any(item in vocab.index_of for vocab in known)]
     return [item for item in learned if before.of(item).get("title") != after.of(item).get("title")]
 
 

@@ -78,7 +78,7 @@ def compare(engine: Engine) -> Comparison:
     result = Comparison(allowed)
     threshold = "ratio:0" if engine.llm is None else "ratio:1"
     for number, row in enumerate(read(engine.bundle), 1):
-        scores = engine.rank(replace(row.request, threshold=threshold, timeout_ms=None))
+        scores = engine.rank(replace(row.request, threshold=threshold, timeout_ms=None), refuses=False)
         result.rows += 1
         found = list(_crm(row, float(scores.crm[0]), allowed.crm, result))
         if engine.llm is not None:

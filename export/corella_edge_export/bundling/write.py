@@ -19,11 +19,12 @@ from corella_edge.atomic import check_free, new_folder
 from corella_edge.bundle import artefact as bundle
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import Catalog
-from corella_edge.errors import InputError
+from corella_edge.errors import ExportError, InputError, UnknownValueError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema
+from corella_edge.features.unseen import Refusal
 from corella_edge.prompt import PromptEncoder
-from corella_edge.request import Request
+from corella_edge.request import Candidates, Request
 from corella_edge_export.bundling import verify
 from corella_edge_export.bundling.routing import routing
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
@@ -69,14 +70,36 @@ class Export:
         self.differences: dict[str, float] = {}
         self.metrics: dict[str, dict[str, float]] = {}
         history, export = history_needed(self.schema, run.recipe.prompt), run.recipe.export
-        self.sample = choose_rows(run.data, "test", export.sample_rows, run.recipe.seed, history)
+        self.sample = self._answered(choose_rows(run.data, "test", export.sample_rows, run.recipe.seed, history))
         self.calibration = choose_users(run.data, "valid", export.calibration_rows, run.recipe.seed, history)
         spread = np.linspace(0, len(self.sample) - 1, min(export.reference_rows, len(self.sample)))
         self.reference = np.unique(spread.astype(np.int64))
         self.requests: list[Request] = list(self.sample.requests())
 
+    def _answered(self, rows: RowSet) -> RowSet:
+        """The rows without those that a server with this bundle would refuse. Raises ExportError if none is left."""
+        refusal = Refusal(self.schema, self.catalog)
+        if not refusal.labels:
+            return rows
+        kept = np.asarray([self._is_answered(refusal, request) for request in rows.requests()], dtype=np.bool_)
+        if not kept.any():
+            raise ExportError(
+                "every sampled test row has an unknown value that the recipe refuses; give the field another policy "
+                "([crm.features.unknown])"
+            )
+        return replace(rows, indices=rows.indices[kept])
+
+    def _is_answered(self, refusal: Refusal, request: Request) -> bool:
+        candidates = request.candidates or Candidates([])
+        try:
+            refusal.check(request.user, candidates, self.encoder.encode(request.user, candidates)[1])
+        except UnknownValueError:
+            return False
+        return True
+
     def write_inputs(self) -> None:
         bundle.write_schema(self.folder, self.schema, self.catalog)
+        bundle.write_catalog_tables(self.folder, self.schema, self.catalog)
         tokens = {"yes": self.prompts.tokens.yes, "no": self.prompts.tokens.no, "bos": self.prompts.tokens.bos}
         self._json("prompt.json", {"template": self.prompts.template.to_json(), "tokens": tokens})
 

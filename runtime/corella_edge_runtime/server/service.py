@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
+from corella_edge.errors import UnknownValueError
 from corella_edge.history import GIVEN, STORED
 from corella_edge.request import Features, Request
 from corella_edge.routing.reasons import FAULT, NoAnswer
@@ -195,7 +196,11 @@ class Service:
     async def _begun(self, request: Request, history: str, held: Held, clock: Clock) -> Draft:
         clock.skip()
         given = request, self._refusal(), self._deadline(request, clock), history
-        return await self.work(large(request), clock, "begin", held.ranker.begin, *given, held=held)
+        try:
+            return await self.work(large(request), clock, "begin", held.ranker.begin, *given, held=held)
+        except UnknownValueError as error:
+            self.metrics.unknown_refused(held.version, error.field)
+            raise
 
     async def work(
         self, heavy: bool, clock: Clock, step: str, function: Callable[..., T], *args: Any, held: Held | None = None
