@@ -23,7 +23,7 @@ import uvicorn
 
 from corella_edge.errors import InputError
 from corella_edge_runtime.server.app import build_app, log_bug
-from corella_edge_runtime.server.following import Follower, Source
+from corella_edge_runtime.server.following import Follower, VersionSource
 from corella_edge_runtime.server.guard.access import Guard
 from corella_edge_runtime.server.guard.connections import ConnectionLimits, protocol, within_files
 from corella_edge_runtime.server.guard.limits import Limits
@@ -124,7 +124,7 @@ def _literal(host: str) -> str:
 
 
 def run(
-    source: Source,
+    source: VersionSource,
     sockets: Sequence[socket.socket],
     settings: ServeSettings | None = None,
     guard: Guard | None = None,
@@ -158,7 +158,7 @@ def run(
 class _Process:
     """The course of one `run`."""
 
-    source: Source
+    source: VersionSource
     sockets: Sequence[socket.socket]
     settings: ServeSettings
     guard: Guard | None
