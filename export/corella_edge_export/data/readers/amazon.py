@@ -37,7 +37,7 @@ files = [{metadata}]
 format = "jsonl"
 id = "asin"
 title = "title"
-missing_title = "id"
+missing_title = {missing}
 attributes = {{ brand = "categorical", category = "multi" }}
 """
 _TIME_SPLIT = """
@@ -82,7 +82,9 @@ def describe_2018(source: Path, work: Path) -> str:
 
 def describe_books(source: Path, work: Path) -> str:
     """Books of 2014 or 2018 as ReLLa and CoReLLa cut them: 5 is a like, users of 60 reviews, items of 40."""
-    return _old("amazon-books", source, work, like_above=4, min_history=5, min_user=60, min_item=40)
+    return _old(
+        "amazon-books", source, work, like_above=4, min_history=5, min_user=60, min_item=40, missing_title="drop"
+    )
 
 
 def describe_2023(source: Path, work: Path) -> str:
@@ -111,12 +113,16 @@ def _old(
     min_history: int = 1,
     min_user: int = 1,
     min_item: int = 1,
+    missing_title: str = "id",
 ) -> str:
     reviews = _as_json(pick(source, "reviews", *_REVIEWS), work)
     metadata = pick_all(source, "meta_*.json*", "metadata.json*")
     if len(metadata) > 1:
         raise InputError(f"{source}: several files may hold the metadata; leave one of them in a folder of its own")
-    items = _OLD_ITEMS.format(metadata=quoted(str(as_json_lines(metadata[0], work, _item)))) if metadata else _NO_ITEMS
+    items = _NO_ITEMS
+    if metadata:
+        rewritten = as_json_lines(metadata[0], work, _item)
+        items = _OLD_ITEMS.format(metadata=quoted(str(rewritten)), missing=quoted(missing_title))
     events = _OLD_EVENTS.format(reviews=quoted(str(reviews)))
     rated = _RATED.format(rating='"overall"', like_above=like_above)
     split = _TIME_SPLIT.format(min_history=min_history, min_user=min_user, min_item=min_item)
