@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ def write(
     progress: Progress | None = None,
     memory: int = MEMORY,
     sources: Mapping[str, Mapping[str, Any]] | None = None,
+    notes: Sequence[str] = (),
+    joined: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Write the prepared folder `out`, complete or not at all; returns dataset.json's content.
 
@@ -44,7 +46,8 @@ def write(
             users, `users(user_id, attributes...)`; further tables are made in it.
         ledger: what reading has counted; what is dropped here is added.
         seed: draws the requests. memory: the database's limit in bytes.
-        sources: as `restart.source_hashes`, which is asked if this is None.
+        sources: as `restart.source_hashes`, which is asked if this is None. notes: what reading has to say.
+        joined: "items", "users" → share of the events' ids that their table has, where it has files of its own.
 
     Raises:
         InputError: nothing is left, a split or label is empty, an attribute knows the label, negatives are impossible,
@@ -56,7 +59,7 @@ def write(
         negatives.check_plan(description.negatives)
     with new_folder(out) as folder, plain_path(folder) as plain, readable_errors(out):
         drawn = _make_rows(description, db, ledger, memory, say)
-        notes = _check_labels(db, description)
+        label_notes = _check_labels(db, description)
         say("looking for attributes that know the label")
         aucs = leakage.check_aucs(db, description)
         _write_tables(db, description, plain, say)
@@ -64,7 +67,8 @@ def write(
         about["sources"] = dict(sources if sources is not None else restart.source_hashes(description))
         about["negatives"] = None if drawn is None else drawn.to_json()
         about["attribute_auc"] = aucs
-        about["notes"] += [*notes, *(drawn.notes() if drawn else [])]
+        about["joined"] = dict(joined or {})
+        about["notes"] += [*notes, *label_notes, *(drawn.notes() if drawn else [])]
         history_only = int(one(db, "SELECT count(*) FROM rows WHERE part IS NULL")[0])
         return finish(db, folder, about, history_only=history_only, requests=requests, seed=seed, say=say)
 
