@@ -147,7 +147,7 @@ def find_files(section: Section, key: str, folder: Path) -> tuple[Path, ...]:
     for pattern in patterns:
         path = folder / pattern
         if path.exists() or not has_magic(pattern):
-            found.append(_file(section, key, path))
+            found.append(_file(section, key, path, pattern))
         else:
             found += _matching(section, key, folder, pattern)
     twice = next((path for path in found if found.count(path) > 1), None)
@@ -156,12 +156,12 @@ def find_files(section: Section, key: str, folder: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _file(section: Section, key: str, path: Path) -> Path:
+def _file(section: Section, key: str, path: Path, given: str) -> Path:
     if not path.exists():
         near = meant(path.name, [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else [])
         section.refuse(key, f"{path}: no such file{near}")
     if path.is_dir():
-        section.refuse(key, f'{path}: is a folder; name its files, as "{path.name}/*.csv"')
+        section.refuse(key, f'{path}: is a folder; name its files, as "{given.rstrip("/")}/*.csv"')
     return path
 
 

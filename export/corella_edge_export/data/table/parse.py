@@ -31,14 +31,14 @@ from corella_edge_export.toml_text import Place
 from corella_edge_export.toml_text import parse as parse_toml
 
 CHOOSE = "CHOOSE:"
-ROLES = ("user", "item", "time", "rating")
+ROLES = ("user", "item", "time", "rating", "label")
 PARTS = ("train", "valid", "test")
 _TOP = ("name", "licence", "redistributable", "events", "label", "negatives", "items", "users", "split")
 _FILES = ("files", "format", "separator", "quote", "escape", "header", "columns", "encoding", "missing", "bad_rows")
 _EVENTS = ("user", "item", "time", "time_unit", "timezone", "require", "drop", "repeats", "event_type", "quantity")
 _LABEL = ("rating", "like_above", "ignore", "column", "positives_only")
 _NEGATIVES = ("per_positive", "from", "weight", "seed")
-_USERS = ("id", "text", "attributes", "unescape", "min_join")
+_USERS = ("id", "text", "attributes", "unescape", "min_join", "allow_leaks")
 _ITEMS = (*_USERS, "title", "missing_title")
 _SPLIT = ("rule", "shares", "min_history", "min_user", "min_item", "ties", "seed", *PARTS)
 _CSV_KEYS = ("separator", "quote", "escape", "header", "columns")
@@ -236,7 +236,7 @@ def _check_pattern(section: Section, pattern: str) -> None:
     try:
         duckdb.connect().execute("SELECT try_strptime('', ?)", [pattern])
     except duckdb.Error as error:
-        section.refuse("time_unit", f"{pattern!r} is no pattern: {str(error).rpartition(': ')[2]}")
+        section.refuse("time_unit", f"{pattern!r} is no pattern: {str(error).split(': ', 2)[-1]}")
 
 
 def _timezone(section: Section) -> str:
@@ -303,7 +303,11 @@ def _negatives(top: Section, label: Label) -> Negatives | None:
 
 def _check_roles(top: Section, events: Events, label: Label, split: SplitPlan) -> None:
     """What one table says about another."""
-    absent = {role for role, column in (("time", events.time), ("rating", label.rating)) if column is None}
+    absent = {
+        role
+        for role, column in (("time", events.time), ("rating", label.rating), ("label", label.column))
+        if column is None
+    }
     for role in events.require:
         if role in absent:
             top.below("events", ()).refuse("require", f"names {role!r}, and there is no column for it")
@@ -329,6 +333,7 @@ def _entities(section: Section, folder: Path, own: str, *, title: bool) -> Entit
         attributes={name: attribute.kind for name, attribute in attributes.items()},
         missing_title=section.choice("missing_title", ("stop", "id", "drop"), "stop") if title else "stop",
         unescape=section.flag("unescape", True),
+        allow_leaks=section.texts("allow_leaks", ()),
         columns={name: found.columns for name, found in attributes.items() if found.columns != (name,)},
         separators={name: found.separator for name, found in attributes.items() if found.separator},
         min_join=section.share("min_join", 0.95),
