@@ -27,7 +27,7 @@ def events() -> Iterator[tuple[int, int, int, int]]:
 
 
 def write_lines(path: Path, values: Any, form: Callable[[Any], str] = json.dumps) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     data = "".join(f"{form(value)}\n" for value in values).encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
 
@@ -62,7 +62,7 @@ def amazon_2018(source: Path) -> None:
 
 def amazon_2023(source: Path) -> None:
     reviews = [
-        {"user_id": f"A{user}", "asin": "x", "parent_asin": f"000{item}", "rating": float(rating), "timestamp": time * 1000}
+        {"user_id": f"A{user}", "parent_asin": f"000{item}", "rating": float(rating), "timestamp": time * 1000}
         for user, item, rating, time in events()
     ]  # fmt: skip
     write_lines(source / "Tea.jsonl.gz", reviews)
@@ -116,7 +116,8 @@ def gorse(source: Path) -> None:
     ]  # fmt: skip
     write_lines(source / "feedback.jsonl", feedback)
     items = [
-        {"ItemId": f"000{item}", "Comment": f"Tea & Co. no. {item}", "Categories": ["Tea"], "Labels": {"kind": ["Green"]}}
+        {"ItemId": f"000{item}", "Comment": f"Tea & Co. no. {item}", "Categories": ["Tea"],
+         "Labels": {"kind": ["Green"]}}
         for item in range(ITEMS)
     ]  # fmt: skip
     write_lines(source / "items.jsonl", items)
@@ -189,12 +190,12 @@ def test_zero_is_no_rating_of_a_book(headers: bool, tmp_path: Path) -> None:
     source = tmp_path / "source"
     rated = [
         f'"{user}";"000{item}";"{2 * rating if row % 3 else 0}"' for row, (user, item, rating, _) in enumerate(events())
-    ]  # noqa: E501
+    ]
     books = [f"000{item};Tea \\& Co. no. {item};Me;1999;Press;s;m;l" for item in range(ITEMS)]
     first = (
         '"User-ID";"ISBN";"Book-Rating"',
         '"ISBN";"Book-Title";"Book-Author";"Year-Of-Publication";"Publisher";"S";"M";"L"',
-    )  # noqa: E501
+    )
     write_lines(source / "BX-Book-Ratings.csv", [first[0], *rated] if headers else rated, str)
     write_lines(source / "BX-Books.csv", [first[1] if headers else "0;1;2;3;4;5;6;7", *books], str)
     prepare("book-crossing", source, tmp_path / "out")
@@ -205,15 +206,16 @@ def test_zero_is_no_rating_of_a_book(headers: bool, tmp_path: Path) -> None:
 
 def test_sequences_without_times_keep_their_order(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    lines = [f"{user}\t" + " ".join(map(str, range(ITEMS - 1))) + f"\t{ITEMS - 1}" for user in range(USERS)]
+    own = [list(range(user, user + ITEMS)) for user in range(USERS)]
+    lines = [f"{user}\t{' '.join(map(str, items[:-1]))}\t{items[-1]}" for user, items in enumerate(own)]
     write_lines(source / "Tea.test.inter", ["user_id:token\titem_id_list:token_seq\titem_id:token", *lines], str)
     items = [f"{item}\tTea no. {item}" for item in range(20)]
     write_lines(source / "Tea.item", ["item_id:token\ttitle:token_seq", *items], str)
     prepare("recbole", source, tmp_path / "out")
     data = PreparedData.open(tmp_path / "out")
     test = data.split("test")
-    assert {data.item_ids[item] for item in test.items[test.labels == 1]} == {str(ITEMS - 1)}
-    assert [data.item_ids[item] for item in data.log.items[:ITEMS]] == [str(item) for item in range(ITEMS)]
+    assert {data.item_ids[item] for item in test.items[test.labels == 1]} == {str(items[-1]) for items in own}
+    assert [data.item_ids[item] for item in data.log.items[:ITEMS]] == [str(item) for item in own[0]]
 
 
 def test_errors_name_the_line(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import InputError
-from corella_edge_export.data.contract import Reader
+from corella_edge_export.data.contract import Reader, Work
 from corella_edge_export.data.readers.described import as_json_lines, first_line, pick, pick_all, quoted
 
 LICENCE = "Amazon reviews, as published by their authors for research; no licence is stated"
@@ -70,24 +70,24 @@ missing_title = "id"
 """
 
 
-def describe_2014(source: Path, work: Path) -> str:
+def describe_2014(source: Path, work: Work) -> str:
     """Reviews and, where they are there, the metadata of 2014. Raises InputError for missing or malformed files."""
     return _old("amazon-2014", source, work)
 
 
-def describe_2018(source: Path, work: Path) -> str:
+def describe_2018(source: Path, work: Work) -> str:
     """The same of 2018."""
     return _old("amazon-2018", source, work)
 
 
-def describe_books(source: Path, work: Path) -> str:
+def describe_books(source: Path, work: Work) -> str:
     """Books of 2014 or 2018 as ReLLa and CoReLLa cut them: 5 is a like, users of 60 reviews, items of 40."""
     return _old(
         "amazon-books", source, work, like_above=4, min_history=5, min_user=60, min_item=40, missing_title="drop"
     )
 
 
-def describe_2023(source: Path, work: Path) -> str:
+def describe_2023(source: Path, work: Work) -> str:
     """Reviews of 2023 by `parent_asin`: the raw JSON lines, or the published train, valid and test CSV files."""
     parts = {part: pick_all(source, f"*.{part}.csv*") for part in ("train", "valid", "test")}
     split = _TIME_SPLIT.format(min_history=1, min_user=1, min_item=1)
@@ -108,7 +108,7 @@ def _head(name: str) -> str:
 def _old(
     name: str,
     source: Path,
-    work: Path,
+    work: Work,
     like_above: int = 3,
     min_history: int = 1,
     min_user: int = 1,
@@ -129,7 +129,7 @@ def _old(
     return _head(name) + events + rated + items + split
 
 
-def _as_json(path: Path, work: Path) -> Path:
+def _as_json(path: Path, work: Work) -> Path:
     """The file itself where its lines are JSON, as the 5-core files' are, else rewritten."""
     try:
         json.loads(first_line(path))

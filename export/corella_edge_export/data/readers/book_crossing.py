@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from corella_edge_export.data.contract import Reader
+from corella_edge_export.data.contract import Reader, Work
 from corella_edge_export.data.readers.described import first_line, pick, quoted
 
 _FORM = """name = "book-crossing"
@@ -42,7 +42,7 @@ min_history = 0
 """
 
 
-def describe(source: Path, work: Path) -> str:
+def describe(source: Path, work: Work) -> str:
     """BX-Book-Ratings.csv and BX-Books.csv, as published or saved again without their headers."""
     ratings, books = pick(source, "ratings", "BX-Book-Ratings.csv*"), pick(source, "books", "BX-Books.csv*")
     published = "User-ID" in first_line(ratings), "ISBN" in first_line(books)

@@ -15,6 +15,7 @@ from typing import Any
 
 from corella_edge.errors import InputError
 from corella_edge.formats.text_files import TextFile
+from corella_edge_export.data.contract import Work
 
 
 def quoted(value: object) -> str:
@@ -48,21 +49,24 @@ def first_line(path: Path) -> str:
     return line.decode("utf-8", errors="replace").rstrip("\n")
 
 
-def as_json_lines(path: Path, work: Path, turn: Callable[[Any], Iterable[Mapping[str, Any]]]) -> Path:
+def as_json_lines(path: Path, work: Work, turn: Callable[[Any], Iterable[Mapping[str, Any]]]) -> Path:
     """A file of one value a line, as JSON or as Python's literals, rewritten as the JSON lines that `turn` makes.
 
     Raises:
         InputError: names the file and line that is neither.
     """
     values = (_literal(line, path, number) for number, line in TextFile(path).lines() if line.strip())
-    name = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
-    return write_json_lines(work / f"{name}.jsonl.gz", (row for value in values for row in turn(value)))
+    return write_json_lines(path, work, (row for value in values for row in turn(value)))
 
 
-def write_json_lines(out: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write one JSON object a line, compressed with gzip; returns `out`."""
-    with gzip.open(out, "wt", encoding="utf-8", compresslevel=1, newline="\n") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def write_json_lines(path: Path, work: Work, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """A file's rows as one JSON object a line, compressed with gzip, in the working folder; returns the new file."""
+    out = work.folder / f"{path.name.removesuffix('.gz').rpartition('.')[0] or path.name}.jsonl.gz"
+    # Without name and time, so that the same rows are the same bytes.
+    with out.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
+        for row in rows:
+            packed.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    work.notes.append(f"{path.name} (sha256 {TextFile(path).sha256()}) was read as {out.name}")
     return out
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from corella_edge_export.data.contract import Reader
+from corella_edge_export.data.contract import Reader, Work
 from corella_edge_export.data.readers.described import as_json_lines, pick, pick_all, quoted
 
 _FORM = """name = "gorse"
@@ -47,7 +47,7 @@ attributes = {{ Labels = "multi" }}
 """
 
 
-def describe(source: Path, work: Path) -> str:
+def describe(source: Path, work: Work) -> str:
     """feedback, items and users, as `*.jsonl`. A feedback of the type "read" says only that the item was shown."""
     feedback = as_json_lines(pick(source, "feedback", "feedback*.json*"), work, _feedback)
     items = as_json_lines(pick(source, "items", "items*.json*"), work, _labelled)

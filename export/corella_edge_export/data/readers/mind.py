@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import InputError
-from corella_edge_export.data.contract import Reader
+from corella_edge_export.data.contract import Reader, Work
 from corella_edge_export.data.readers.described import pick, quoted, rows_of, write_json_lines
 
 _FORM = """name = "mind"
@@ -42,10 +42,10 @@ min_history = 0
 """
 
 
-def describe(source: Path, work: Path) -> str:
+def describe(source: Path, work: Work) -> str:
     """behaviors.tsv and news.tsv. Raises InputError for missing or malformed files."""
     behaviours, news = pick(source, "impressions", "behaviors.tsv*"), pick(source, "news", "news.tsv*")
-    events = write_json_lines(work / "events.jsonl.gz", _events(behaviours))
+    events = write_json_lines(behaviours, work, _events(behaviours))
     return _FORM.format(events=quoted(str(events)), news=quoted(str(news)), missing="stop", min_join=0.95)
 
 

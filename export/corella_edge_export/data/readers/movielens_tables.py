@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from corella_edge_export.data.contract import Reader
+from corella_edge_export.data.contract import Reader, Work
 from corella_edge_export.data.readers.described import pick, quoted
 from corella_edge_export.data.readers.movielens import LICENCE
 
@@ -80,7 +80,7 @@ min_history = 5
 """
 
 
-def describe_100k(source: Path, work: Path) -> str:
+def describe_100k(source: Path, work: Work) -> str:
     """u.data, u.item and u.user."""
     names = {name: quoted(str(pick(source, name, name))) for name in ("u.data", "u.item", "u.user")}
     columns = ["item", "title", "release", "video", "link", *_GENRES_100K]
@@ -94,7 +94,7 @@ def describe_100k(source: Path, work: Path) -> str:
     )
 
 
-def describe_csv(source: Path, work: Path) -> str:
+def describe_csv(source: Path, work: Work) -> str:
     """ratings.csv and movies.csv."""
     ratings, items = pick(source, "ratings", "ratings.csv*"), pick(source, "items", "movies.csv*")
     return _CSV.format(

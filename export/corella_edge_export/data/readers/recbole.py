@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from corella_edge.errors import InputError
-from corella_edge_export.data.contract import Reader
+from corella_edge_export.data.contract import Reader, Work
 from corella_edge_export.data.readers.described import first_line, pick, pick_all, quoted, rows_of, write_json_lines
 
 # RecBole's types of fields → kinds of attributes.
@@ -23,7 +23,7 @@ class Column(NamedTuple):
     kind: str
 
 
-def describe(source: Path, work: Path) -> str:
+def describe(source: Path, work: Work) -> str:
     """Raises InputError for a header that is not RecBole's, or files that are missing."""
     if sequences := pick_all(source, "*.test.inter"):
         return _sequences(source, sequences[0], work)
@@ -102,9 +102,9 @@ def _split(timed: bool) -> Iterable[str]:
     yield f"\n[split]\nrule = {quoted('time' if timed else 'leave-one-out')}\nmin_history = 1"
 
 
-def _sequences(source: Path, test: Path, work: Path) -> str:
+def _sequences(source: Path, test: Path, work: Work) -> str:
     """One line a user: earlier items, and the item to be found. The order is real, times are not there."""
-    events = write_json_lines(work / f"{test.stem}.jsonl.gz", _walk(test))
+    events = write_json_lines(test, work, _walk(test))
     return "\n".join(
         [
             f"name = {quoted(test.name.partition('.')[0])}",
