@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from corella_edge.cli import cli
 from corella_edge.errors import InputError
 from corella_edge_export.data.prepare import prepare
 from corella_edge_export.data.prepared import SPLITS, PreparedData
+from corella_edge_export.data.table.parse import read_description
+from corella_edge_export.data.table.prepare import prepare_table
 
 USERS, ITEMS, ROWS = 8, 6, 48
 START = 1_400_000_000
@@ -201,7 +205,7 @@ def test_zero_is_no_rating_of_a_book(headers: bool, tmp_path: Path) -> None:
     prepare("book-crossing", source, tmp_path / "out")
     data = PreparedData.open(tmp_path / "out")
     assert data.info["ledger"]["kept"] == ROWS - ROWS // 3
-    assert data.items["title"][0] == "Tea \\& Co. no. 0"
+    assert data.items["title"][0] == ("Tea & Co. no. 0" if headers else "Tea \\& Co. no. 0")
 
 
 def test_sequences_without_times_keep_their_order(tmp_path: Path) -> None:
@@ -227,3 +231,23 @@ def test_errors_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "reviews_Tea_5.json.gz").unlink()
     with pytest.raises(InputError, match="no file with the reviews is here"):
         prepare("amazon-2014", tmp_path, tmp_path / "out")
+
+
+def test_a_readers_description_can_be_changed(tmp_path: Path) -> None:
+    amazon_2014(tmp_path / "source")
+    command = ["data", "describe", "amazon-2014", "--source", str(tmp_path / "source"), "--out", str(tmp_path / "told")]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    config = tmp_path / "told" / "data.toml"
+    config.write_text(config.read_text().replace("like_above = 3", "like_above = 4"))
+    prepare("amazon-2014", tmp_path / "source", tmp_path / "as-published")
+    prepare_table(read_description(config), tmp_path / "changed")
+    before, after = (PreparedData.open(tmp_path / name) for name in ("as-published", "changed"))
+    assert before.items == after.items
+    assert 0 < after.log.labels.sum() < before.log.labels.sum()
+    with pytest.raises(InputError, match="by rules of its own"):
+        CliRunner().invoke(
+            cli,
+            ["data", "describe", "ml-1m", "--source", str(tmp_path / "source"), "--out", str(tmp_path / "x")],
+            catch_exceptions=False,
+        )

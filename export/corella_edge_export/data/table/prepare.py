@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from corella_edge.atomic import check_free
+from corella_edge.atomic import check_free, new_folder
 from corella_edge_export.data.contract import Work
 from corella_edge_export.data.database import MEMORY, working_database
 from corella_edge_export.data.ledger import Ledger
@@ -79,6 +79,19 @@ def prepare_described(
         if out is None:
             return look_at_table(description, notes=work.notes, **settings)
         return prepare_table(description, out, notes=work.notes, **settings)
+
+
+def write_description(name: str, describe: Callable[[Path, Work], str], source: Path, out: Path) -> Path:
+    """The description that the reader `name` writes of a publisher's files, as `data.toml` in the new folder `out`.
+
+    Files that had to be rewritten first lie beside it. Raises InputError as `prepare_described`.
+    """
+    with new_folder(out) as folder:
+        work = Work(folder)
+        text = describe(source.absolute(), work).replace(f"{folder}/", "")
+        lines = [f"# {note}" for note in work.notes]
+        (folder / "data.toml").write_text("\n".join([f"# As the reader {name} describes {source}.", *lines, text]))
+    return out / "data.toml"
 
 
 def _written(
