@@ -1,12 +1,14 @@
-"""Two small prepared data sets: the synthetic one, and one with every kind of attribute and gap."""
+"""Small prepared data sets: the synthetic one, one with every kind of attribute and gap, and baskets with drawn dislikes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from tables import Event, prepared
 
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema
@@ -15,6 +17,7 @@ from corella_edge_export.data.contract import RawData
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
+from corella_edge_export.data.table.description import Negatives, SplitPlan
 
 FEATURES = FeaturesRecipe(history=7, window=11, history_pace=True)
 
@@ -25,13 +28,31 @@ class Fitted:
     encoder: FeatureEncoder
 
 
-@pytest.fixture(scope="session", params=["synthetic", "gaps"])
+@pytest.fixture(scope="session", params=["synthetic", "gaps", "baskets"])
 def fitted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     folder = tmp_path_factory.mktemp("prepared") / request.param
-    config = SyntheticConfig(seed=3, users=40, items=50, genres=2, events=16.0)
-    write_prepared(generate(config) if request.param == "synthetic" else with_gaps(), folder, requests=5)
-    data = PreparedData.open(folder)
+    if request.param == "baskets":
+        data = baskets(folder)
+    else:
+        config = SyntheticConfig(seed=3, users=40, items=50, genres=2, events=16.0)
+        write_prepared(generate(config) if request.param == "synthetic" else with_gaps(), folder, requests=5)
+        data = PreparedData.open(folder)
     return Fitted(data, FeatureEncoder(fit_schema(data, FEATURES), catalog_of(data)))
+
+
+def baskets(folder: Path) -> PreparedData:
+    """Rows that are no events of the log: some share their user's moment, and every dislike was drawn."""
+    rng = np.random.default_rng(11)
+    items = [f"i{i}" for i in range(30)]
+    events = [
+        Event(f"u{rng.integers(12)}", item, 1_500_000_000 + 500 * basket, rating=float(rng.choice([4.0, 4.5])))
+        for basket in range(80)
+        for item in rng.choice(items, size=rng.integers(1, 4), replace=False)
+    ]
+    genres = {item: [f"g{i % 3}", f"g{i % 5}"] for i, item in enumerate(items)}
+    found = prepared(folder, events, SplitPlan(), Negatives(2), items={"genres": ("multi", genres)}, more_items=items)
+    assert not found.rows_in_log
+    return found
 
 
 def with_gaps() -> RawData:

@@ -88,20 +88,31 @@ class RawData:
     published: PublishedSplits | None = None
 
 
+@dataclass
+class Work:
+    """A folder for rewritten files. `notes`: which file was rewritten, for dataset.json."""
+
+    folder: Path
+    notes: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Reader:
     """A data set that can be prepared; a module of `readers` lists its own in READERS, by name.
 
     Attributes:
         read: from the folder of the publisher's files (None for generated data) and further options, of which there
-            is at least `seed`; what a reader of published files does not know, it ignores.
+            is at least `seed`; what a reader of published files does not know, it ignores. None if it describes.
         summary: what it reads, in one line.
+        describe: from the folder of the publisher's files, and a place for what has to be rewritten first, to the
+            text of a `data.toml`; the files are then read as a person's own table is.
         needs_source: whether there are files to read.
         extras: the kinds of further rows that `prepare --extra` may name.
     """
 
-    read: Callable[[Path | None, Mapping[str, Any]], RawData]
+    read: Callable[[Path | None, Mapping[str, Any]], RawData] | None
     summary: str
+    describe: Callable[[Path, Work], str] | None = None
     needs_source: bool = True
     extras: tuple[str, ...] = ()
 
