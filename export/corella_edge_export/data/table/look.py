@@ -34,6 +34,7 @@ _REFUSED = {
 }
 _OTHER_ENCODING = "write the encoding that it is in"
 _CHUNK = 1 << 20
+_LINE = 1 << 20  # letters of a line that are kept, to count those before a bad one
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ class _Reader:
         self._keep_first(text)
         self._last = text[-1]
         last = max(text.rfind("\n"), text.rfind("\r"))
-        self._begun = text[last + 1 :] if last >= 0 else (self._begun + text)[:_CHUNK]
+        self._begun = text[last + 1 :] if last >= 0 else (self._begun + text)[:_LINE]
 
     @property
     def _tail(self) -> str:
