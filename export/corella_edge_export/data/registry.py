@@ -29,10 +29,11 @@ def reader(name: str) -> Reader:
     """The reader of that name.
 
     Raises:
-        InputError: no such reader; the message lists the known ones.
+        InputError: no such reader; the message lists the known ones, and `table`, which is none of them.
     """
     if name not in known():
-        raise InputError(f"unknown reader {name!r}; known readers: {', '.join(known())}{meant(name, known())}")
+        names = [*known(), "table"]
+        raise InputError(f"unknown reader {name!r}; known readers: {', '.join(names)}{meant(name, names)}")
     return known()[name]
 
 

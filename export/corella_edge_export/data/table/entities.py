@@ -27,13 +27,18 @@ _SHOWN = 3  # ids in a note or an error
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of one kind of entity are: the relation `rows` with `row`, `id` and the raw table's columns."""
+    """Where the rows of one kind of entity are.
+
+    Attributes:
+        rows: a relation with `row`, `id` and the raw table's columns. ids: one with `row` and `id` alone.
+    """
 
     kind: str  # "item" or "user"
     entities: Entities
     files: Files
     raw: RawTable
     rows: str
+    ids: str
 
     def texts(self, attribute: str) -> list[tuple[str, str]]:
         """(column of the files, SQL of its text or null) that hold an attribute or the title."""
@@ -62,13 +67,14 @@ def own_files(db: duckdb.DuckDBPyConnection, kind: str, entities: Entities, raw:
     notes = [f"{rows:,} rows of the {kind} table have no id and were left out"] if rows else []
     if raw.bad:
         notes.append(f"{raw.bad:,} rows of the {kind} table could not be read and were left out")
-    return Source(kind, entities, files, raw, f"(FROM {kind}_seen WHERE id IS NOT NULL)"), notes
+    seen = f"(FROM {kind}_seen WHERE id IS NOT NULL)"
+    return Source(kind, entities, files, raw, seen, seen), notes
 
 
 def from_events(kind: str, entities: Entities, raw: RawTable) -> Source:
     """Entities whose columns stand in the events' table: of the rows that are kept."""
     rows = f"(SELECT *, {kind}_id AS id FROM judged WHERE verdict = 0)"
-    return Source(kind, entities, raw.files, raw, rows)
+    return Source(kind, entities, raw.files, raw, rows, f"(SELECT row, {kind}_id AS id FROM events)")
 
 
 def make_table(db: duckdb.DuckDBPyConnection, source: Source) -> list[str]:
@@ -80,7 +86,7 @@ def make_table(db: duckdb.DuckDBPyConnection, source: Source) -> list[str]:
         InputError: a value is not of its attribute's kind; names file, line, column and value.
     """
     kind, entities = source.kind, source.entities
-    db.execute(f"CREATE TABLE {kind}_ids AS SELECT id, min(row) AS first FROM {source.rows} GROUP BY id")
+    db.execute(f"CREATE TABLE {kind}_ids AS SELECT id, min(row) AS first FROM {source.ids} GROUP BY id")
     long = one(db, f"SELECT min(first) FROM {kind}_ids WHERE length(id) > {MAX_ID_CHARS}")[0]
     if long is not None:
         raise InputError(f"{source.raw.place(long)}: the id of the {kind} has more than {MAX_ID_CHARS} letters")
@@ -103,18 +109,25 @@ def make_table(db: duckdb.DuckDBPyConnection, source: Source) -> list[str]:
 
 def _make_values(db: duckdb.DuckDBPyConnection, source: Source, attribute: str, kind: str, place: int) -> list[str]:
     """The table of one value an id, typed; returns a note where ids had several."""
-    entities = source.entities
-    texts = source.texts(entities.title if attribute == "title" and entities.title else attribute)
-    value = _typed(entities, attribute, kind, texts)
-    for column, text in texts:
-        _check(db, source, column, text, _wrong(entities, attribute, kind, text, len(texts)))
-    table, rows = f"{source.kind}_values_{place}", f"(SELECT id, row, {value} AS value FROM {source.rows})"
+    entities, texts = source.entities, f"{source.kind}_texts"
+    columns = source.texts(entities.title if attribute == "title" and entities.title else attribute)
+    # Each text of an id once: most stand in many rows, and what follows costs more than counting them.
+    own = ", ".join(f"{text} AS t{n}" for n, (_, text) in enumerate(columns))
+    db.execute(
+        f"CREATE TABLE {texts} AS SELECT id, {own}, count(*) AS n, min(row) AS first FROM {source.rows} GROUP BY ALL"
+    )
+    for n, (column, _) in enumerate(columns):
+        _check(db, source, column, f"t{n}", _wrong(entities, attribute, kind, f"t{n}", len(columns)))
+    value = _typed(entities, attribute, kind, [(column, f"t{n}") for n, (column, _) in enumerate(columns)])
+    typed = f"(SELECT id, {value} AS value, n, first FROM {texts})"
     counted = (
-        f"SELECT id, value, count(*) AS n, min(row) AS first FROM {rows} WHERE value IS NOT NULL GROUP BY id, value"
+        f"SELECT id, value, sum(n) AS n, min(first) AS first FROM {typed} WHERE value IS NOT NULL GROUP BY id, value"
     )
     window = "row_number() OVER (PARTITION BY id ORDER BY n DESC, first)"
     several = "count(*) OVER (PARTITION BY id)"
+    table = f"{source.kind}_values_{place}"
     db.execute(f"CREATE TABLE {table} AS SELECT id, value, {several} AS several FROM ({counted}) QUALIFY {window} = 1")
+    db.execute(f"DROP TABLE {texts}")
     return _several(db, source, attribute, table)
 
 
@@ -192,9 +205,9 @@ def _check(
     if wrong is None:
         return
     condition, problem = wrong
-    bad = f"FROM {source.rows} WHERE {text} IS NOT NULL AND ({condition})"
-    rows, first = one(db, f"SELECT count(*), min(row) {bad}")
+    bad = f"FROM {source.kind}_texts WHERE {text} IS NOT NULL AND ({condition})"
+    rows, first = one(db, f"SELECT coalesce(sum(n), 0), min(first) {bad}")
     if rows:
-        value = one(db, f"SELECT {text} FROM {source.rows} WHERE row = {first}")[0]
+        value = one(db, f"SELECT {text} {bad} AND first = {first}")[0]
         more = f" ({rows:,} such rows)" if rows > 1 else ""
         raise InputError(f"{source.raw.place(first)}: {column} {shown(value)}{problem}{more}")

@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ _REFUSED = {
 }
 _OTHER_ENCODING = "write the encoding that it is in"
 _CHUNK = 1 << 20
+_LINE = 1 << 20  # letters of a line that are kept, to count those before a bad one
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,7 @@ class _Reader:
         self._first: str | None = None
         self._begun = self._last = ""
         self._escaped = self._blank_quotes = False
-        mark, separator = re.escape(files.quote), re.escape(files.separator)
-        self._beside = re.compile(rf"(?:{separator}|[\r\n]|\A) +{mark}|{mark} +(?:{separator}|[\r\n]|\Z)")
+        self._beside = _beside(files)
 
     def over(self, chunks: Iterator[bytes], source: dict[str, object]) -> Look:
         """Everything, to the end."""
@@ -224,12 +224,12 @@ class _Reader:
             self._counts[end] += count
         quote, escape = self._files.quote, self._files.escape
         if quote and quote in text:
-            self._blank_quotes |= self._beside.search(self._tail + text) is not None
+            self._blank_quotes = self._blank_quotes or self._beside(self._tail + text)
         self._escaped |= bool(escape) and escape in text
         self._keep_first(text)
         self._last = text[-1]
         last = max(text.rfind("\n"), text.rfind("\r"))
-        self._begun = text[last + 1 :] if last >= 0 else (self._begun + text)[:_CHUNK]
+        self._begun = text[last + 1 :] if last >= 0 else (self._begun + text)[:_LINE]
 
     @property
     def _tail(self) -> str:
@@ -249,6 +249,27 @@ def _over_ascii(encoding: str) -> bool:
         return False
 
 
+def _beside(files: Files) -> Callable[[str], bool]:
+    """Whether in a text a blank stands between a quotation mark and a separator or a line end."""
+    mark, signs = files.quote, (files.separator, "\n", "\r")
+    one = [text for sign in signs for text in (f"{sign} {mark}", f"{mark} {sign}")]
+    ends = "|".join(re.escape(sign) for sign in signs)
+    several = re.compile(rf"(?:{ends})  +{re.escape(mark)}|{re.escape(mark)}  +(?:{ends})")
+
+    def begins_blank(text: str) -> bool:
+        return text.startswith(" ") and text.lstrip(" ").startswith(mark)
+
+    def found(text: str) -> bool:
+        # Plain texts are found ten times as fast as patterns.
+        if any(each in text for each in one) or begins_blank(text):
+            return True
+        return (f"  {mark}" in text or f"{mark}  " in text) and several.search(text) is not None
+
+    return found
+
+
 def _line_ends(text: str) -> dict[str, int]:
+    if "\r" not in text:
+        return {"\n": text.count("\n")}
     both = text.count("\r\n")
     return {"\n": text.count("\n") - both, "\r\n": both, "\r": text.count("\r") - both}
