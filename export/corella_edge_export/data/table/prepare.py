@@ -13,6 +13,7 @@ from corella_edge_export.data.database import MEMORY, working_database
 from corella_edge_export.data.ledger import Ledger
 from corella_edge_export.data.table import restart
 from corella_edge_export.data.table.description import Description
+from corella_edge_export.data.table.leakage import check_names
 from corella_edge_export.data.table.load import Sources, load
 from corella_edge_export.data.table.samples import write
 
@@ -62,6 +63,7 @@ def look_at_table(
 def _written(
     description: Description, out: Path, seed: int, requests: int, memory: int, progress: Progress | None
 ) -> dict[str, Any]:
+    check_names(description)
     ledger = Ledger()
     with working_database(out, memory) as db:
         sources = load(description, db, ledger, progress)
@@ -77,6 +79,7 @@ def _written(
             sources=_named(description, sources),
             notes=sources.notes,
             joined=sources.joined,
+            settle=sources.settle,
         )
 
 
