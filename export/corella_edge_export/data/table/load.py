@@ -141,7 +141,7 @@ class _Reading:
 
     def close(self) -> None:
         """Give back the room of the raw tables."""
-        self._db.execute("DROP VIEW judged")
+        self._db.execute("DROP VIEW judged; DROP VIEW IF EXISTS item_seen; DROP VIEW IF EXISTS user_seen")
         for table in self.tables:
             self._db.execute(f"DROP TABLE {table.name} CASCADE")
 
