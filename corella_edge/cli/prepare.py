@@ -44,14 +44,18 @@ class Memory(click.ParamType[int]):
 @click.option("--config", type=click.Path(path_type=Path), help="data.toml that describes the files; for READER table.")
 @click.option("--source", type=click.Path(path_type=Path), help="Folder with the publisher's files.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write; must be new.")
-@click.option("--dry", is_flag=True, help="For READER table: show what would become of every row, and write nothing.")
+@click.option(
+    "--dry",
+    is_flag=True,
+    help="Show what would become of every row, and write nothing.",
+)
 @click.option(
     "--memory",
     type=Memory(),
     metavar="SIZE",
     default="1GiB",
     show_default=True,
-    help="For READER table: what DuckDB may hold in memory; the rest is spilled to a folder beside --out.",
+    help="What DuckDB may hold in memory; the rest is spilled to a folder beside --out.",
 )
 @click.option(
     "--seed",
@@ -84,7 +88,7 @@ def prepare(
         if reader == TABLE:
             summary = _table(config, source, extra, None if dry else out, seed, memory)
         else:
-            summary = _publisher(reader, config, source, extra, out, dry, seed)
+            summary = _publisher(reader, config, source, extra, None if dry else out, seed, memory)
     except ModuleNotFoundError as error:
         if error.name not in ("polars", "numpy", "duckdb", "zstandard"):
             raise
@@ -111,13 +115,23 @@ def _table(
 
 
 def _publisher(
-    reader: str, config: Path | None, source: Path | None, extra: str | None, out: Path | None, dry: bool, seed: int
+    reader: str,
+    config: Path | None,
+    source: Path | None,
+    extra: str | None,
+    out: Path | None,
+    seed: int,
+    memory: int,
 ) -> dict[str, Any]:
-    if config is not None or dry or out is None:
-        raise InputError(f"--config and --dry belong to `prepare {TABLE}`; the reader is {reader!r}")
+    if config is not None:
+        raise InputError(f"--config belongs to `prepare {TABLE}`; the reader is {reader!r}")
+    from corella_edge_export.data.prepare import look
     from corella_edge_export.data.prepare import prepare as run
 
-    return run(reader, source, out, seed=seed, options={"extra": extra} if extra else None, progress=_say)
+    settings: dict[str, Any] = {"seed": seed, "memory": memory, "progress": _say}
+    if out is None:
+        return look(reader, source, **settings)
+    return run(reader, source, out, options={"extra": extra} if extra else None, **settings)
 
 
 def _say(message: str) -> None:

@@ -47,8 +47,8 @@ def score(
         batch.check_out(to, source, force)
     tally = batch.check_requests(source)
     with open_engine(bundle, **engine, threshold=threshold, deterministic=deterministic) as opened:
-        if tally.strict:
-            batch.check_strict(opened.check_features, source)
+        if tally.strict or opened.refuses:
+            batch.check_all(opened.check, source)
         show = _Show(opened)
         if to is None:
             batch.score_stream(opened, source, sys.stdout.buffer, tally, show)
@@ -88,3 +88,6 @@ class _Show:
         )
         parts += [f"{tally.unanswered:,} wanted the LLM and have no answer of it"] if tally.unanswered else []
         talk.say("; ".join(parts))
+        if tally.unknown:
+            rates = [f"{name} {n / tally.candidates:.2%}" for name, n in tally.unknown.most_common()]
+            talk.say(f"candidates with a value the base model has never seen: {', '.join(rates)}")

@@ -148,6 +148,12 @@ def at_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
 def _check_crm(crm: CrmRecipe, where: Place) -> None:
     known = ", ".join(map(repr, FAMILIES))
     checked(crm.kind, crm.kind in FAMILIES, where.at("kind"), f"one of {known}", meant(crm.kind, FAMILIES))
+    for other in FAMILIES:
+        if other != crm.kind and where.at(other).stands:
+            raise RecipeError(
+                f"{where.at(other)}: the CRM is of kind = {crm.kind!r}, which does not read this section; remove it, "
+                f"or set kind = {other!r} in [crm]"
+            )
     for problem in crm.features.problems():
         raise RecipeError(f"{where.at('features')}: {problem}")
 

@@ -29,6 +29,11 @@ class Place:
         """The place of a key below this one."""
         return replace(self, keys=(*self.keys, *keys))
 
+    @property
+    def stands(self) -> bool:
+        """Whether a person wrote something there; what comes from a base stands in another text."""
+        return any(keys[: len(self.keys)] == self.keys for keys, _ in _keys(self.text))
+
     def __str__(self) -> str:
         found = next((n for keys, n in _keys(self.text) if keys == self.keys), None) if self.keys else None
         head = self.name + (f" line {found}" if found else "")

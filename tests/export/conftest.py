@@ -56,7 +56,7 @@ def baskets(folder: Path) -> PreparedData:
 
 
 def with_gaps() -> RawData:
-    """Numeric, categorical and multi attributes on both sides; ratings and attributes missing here and there."""
+    """Attributes of every kind; ratings and attributes missing here and there."""
     rng = np.random.default_rng(5)
     rows = [(f"u{u}", f"i{i}", t) for u in range(12) for t, i in enumerate(rng.permutation(30)[: 8 + u])]
     n = len(rows)
@@ -74,6 +74,7 @@ def with_gaps() -> RawData:
             "job": [None if u % 4 == 0 else f"job {u % 3}" for u in range(12)],
             "age": [None if u % 5 == 0 else float(20 + u) for u in range(12)],
             "likes": [None if u % 6 == 0 else [f"l{k}" for k in range(u % 4)] for u in range(12)],
+            "visits": [None if u % 7 == 0 else [f"p{(u * k) % 5}" for k in range(u % 9)] for u in range(12)],
         }
     )
     items = pl.DataFrame(
@@ -82,9 +83,11 @@ def with_gaps() -> RawData:
             "title": [f"Title {i}" for i in range(30)],
             "genres": [None if i % 7 == 0 else [f"g{k}" for k in range(i % 5)] for i in range(30)],
             "price": [None if i % 6 == 0 else i / 3 for i in range(30)],
+            "blurb": [None if i % 8 == 0 else f"A {'bold' if i % 2 else 'quiet'} one, no. {i % 4}" for i in range(30)],
         }
     )
     return RawData(
-        "gaps", interactions, users, items, {"job": "categorical", "age": "numeric", "likes": "multi"},
-        {"genres": "multi", "price": "numeric"}, 3.0, "none", True,
+        "gaps", interactions, users, items,
+        {"job": "categorical", "age": "numeric", "likes": "multi", "visits": "sequence"},
+        {"genres": "multi", "price": "numeric", "blurb": "text"}, 3.0, "none", True,
     )  # fmt: skip

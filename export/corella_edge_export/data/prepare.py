@@ -14,9 +14,10 @@ from corella_edge.atomic import check_free, new_folder
 from corella_edge.errors import InputError
 from corella_edge_export.data import registry
 from corella_edge_export.data.contract import SPLIT_ROWS, PublishedSplits, RawData, check
-from corella_edge_export.data.database import connect
+from corella_edge_export.data.database import MEMORY, connect
 from corella_edge_export.data.finish import finish
 from corella_edge_export.data.prepared import FORMAT_VERSION, SPLITS
+from corella_edge_export.data.table.prepare import prepare_described
 
 Progress = Callable[[str], None]
 MIN_HISTORY = 5
@@ -42,6 +43,7 @@ def prepare(
     seed: int = 0,
     requests: int = 1000,
     options: Mapping[str, Any] | None = None,
+    memory: int = MEMORY,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Read a data set and write its prepared folder `out`, complete or not at all.
@@ -50,6 +52,7 @@ def prepare(
         source: folder of the publisher's files; None for generated data.
         seed: draws the requests, and the data themselves if they are generated.
         requests: how many held-out requests to write. options: more settings of the reader.
+        memory: bytes that DuckDB may hold, for a reader that describes its files.
 
     Returns:
         The summary: out, seconds, and of dataset.json name, counts, unseen, notes.
@@ -58,15 +61,30 @@ def prepare(
         InputError: unknown reader, bad input (file and line), too few rows, or `out` is taken.
     """
     say = progress or (lambda message: None)
+    wanted = {"seed": seed, **(options or {})}
+    chosen = registry.check(reader_name, source, wanted)
+    if chosen.describe is not None and source is not None:
+        settings = {"seed": seed, "requests": requests, "memory": memory, "progress": progress}
+        return prepare_described(reader_name, chosen.describe, source, out, **settings)
     check_free(out)
     start = time.perf_counter()
-    wanted = {"seed": seed, **(options or {})}
-    registry.check(reader_name, source, wanted)
     say(f"reading {reader_name}")
     raw = registry.read(reader_name, source, wanted)
     info = write_prepared(raw, out, seed=seed, requests=requests, progress=progress)
     seconds = round(time.perf_counter() - start, 2)
     return {"out": str(out), "seconds": seconds, **{key: info[key] for key in SUMMARY}}
+
+
+def look(reader_name: str, source: Path | None, **settings: Any) -> dict[str, Any]:
+    """What `prepare` would return and raise for a reader that describes its files; nothing is left but the answer.
+
+    Raises:
+        InputError: as `prepare`, or the reader does not describe its files.
+    """
+    chosen = registry.check(reader_name, source, settings)
+    if chosen.describe is None or source is None:
+        raise InputError(f"--dry: the reader {reader_name} has nothing to drop; leave it out")
+    return prepare_described(reader_name, chosen.describe, source, None, **settings)
 
 
 def write_prepared(

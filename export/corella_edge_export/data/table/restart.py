@@ -54,11 +54,13 @@ def settings(description: Description, *, seed: int, requests: int) -> dict[str,
 
 
 def source_paths(description: Description) -> dict[str, Path]:
-    """Name → file of all that is read: paths below the folder that the files share."""
+    """Name → file of all that is read: names without folders, or paths below a shared one where two names are equal."""
     tables = [description.events.files, description.items.files, description.users.files if description.users else None]
     paths = list(dict.fromkeys(path for files in tables if files is not None for path in files.paths))
+    if len({path.name for path in paths}) == len(paths):
+        return {path.name: path for path in paths}
     parents = [os.path.abspath(path.parent) for path in paths]  # noqa: PTH100 (links are kept)
-    root = os.path.commonpath(parents) if parents else ""
+    root = os.path.commonpath(parents)
     return {os.path.relpath(os.path.abspath(path), root): path for path in paths}  # noqa: PTH100
 
 
