@@ -46,4 +46,6 @@ def export(
     opened = Run.open(run, data_of(run, data), checkpoint)
     bundle = write(opened, out, options, lambda message: talk.say(f"{message} …"))
     size = sum(entry.size for entry in bundle.manifest.files.values())
+    for note in opened.data.info.get("notes", []):
+        click.echo(f"note: {note}")
     click.echo(f"{out}: {bundle.label}, {len(bundle.manifest.files)} files, {mib(size)}, verified")

@@ -72,6 +72,11 @@ def _data(part: Part, _: Part) -> str:
     return ", ".join(str(part["data"][key]) for key in ("name", "licence") if part["data"].get(key))
 
 
+def _notes(part: Part, _: Part) -> str | None:
+    """What the data's preparation stamped: a split that flatters the figures, for example."""
+    return "; ".join(map(str, part["data"]["notes"])) or None
+
+
 def _files(part: list[Part], _: Part) -> str:
     return f"{len(part)}, {mib(sum(file['bytes'] for file in part))}"
 
@@ -126,6 +131,7 @@ _PAGE: dict[str, tuple[str, Callable[[Any, Part], str | None]]] = {
     "bundle": ("bundle", _bundle),
     "recipe": ("bundle", _recipe),
     "data": ("bundle", _data),
+    "notes on the data": ("bundle", _notes),
     "files": ("files", _files),
     "base model (CRM)": ("files", _crm),
     "LLM": ("files", _llm),

@@ -155,8 +155,15 @@ def _report(summary: dict[str, Any]) -> str:
             line += f"   {unseen[split]['user_rows']:.1%} / {unseen[split]['item_rows']:.1%}"
         lines.append(line)
     lines += ["", *(f"note: {note}" for note in summary["notes"])]
-    end = f"{summary['out']}: written in {summary['seconds']} s" if summary["out"] else "nothing was written (--dry)"
-    return "\n".join([*lines, end])
+    return "\n".join([*lines, _end(summary)])
+
+
+def _end(summary: dict[str, Any]) -> str:
+    if not summary["out"]:
+        return "nothing was written (--dry)"
+    if summary.get("already"):
+        return f"{summary['out']}: already prepared from these files and settings; left as it is"
+    return f"{summary['out']}: written in {summary['seconds']} s"
 
 
 def _ledger(ledger: dict[str, Any]) -> list[str]:

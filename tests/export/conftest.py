@@ -1,4 +1,4 @@
-"""Small prepared data sets: the synthetic one, one with every kind of attribute and gap, and baskets with drawn dislikes."""
+"""Small prepared data sets: a synthetic one, one with every kind of attribute and gap, baskets with drawn dislikes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from tables import Event, prepared
 
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema
@@ -18,6 +17,7 @@ from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
 from corella_edge_export.data.table.description import Negatives, SplitPlan
+from tables import Event, prepared
 
 FEATURES = FeaturesRecipe(history=7, window=11, history_pace=True)
 

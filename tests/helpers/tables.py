@@ -24,7 +24,13 @@ from corella_edge_export.data.table.description import (
 )
 from corella_edge_export.data.table.samples import write
 
-TYPES = {"categorical": "VARCHAR", "multi": "VARCHAR[]", "numeric": "DOUBLE", "text": "VARCHAR", "sequence": "VARCHAR[]"}
+TYPES = {
+    "categorical": "VARCHAR",
+    "multi": "VARCHAR[]",
+    "numeric": "DOUBLE",
+    "text": "VARCHAR",
+    "sequence": "VARCHAR[]",
+}
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,9 @@ def working_database(
     """
     if memory < LEAST_MEMORY:
         raise InputError(f"--memory: {memory >> 20} MiB is too little; give at least {LEAST_MEMORY >> 20} MiB")
+    place = str(out.absolute())
+    if "?" in place or not place.isprintable():  # what follows a question mark DuckDB takes for options of a URL
+        raise InputError(f"--out {place!r}: DuckDB cannot work below such a path; name a folder without odd letters")
     with working_folder(out) as folder, plain_path(folder) as plain, readable_errors(folder):
         db = connect(plain / "tables.duckdb", memory, threads)
         try:
@@ -51,6 +54,7 @@ def connect(path: Path | None = None, memory: int = MEMORY, threads: int | None 
     db.execute(f"SET memory_limit = '{memory} B'")
     db.execute("SET preserve_insertion_order = true")
     db.execute("SET autoinstall_known_extensions = false")
+    db.execute("SET enable_progress_bar = false")  # it would be drawn on standard output
     if path is not None:
         db.execute(f"SET temp_directory = {literal(str(path.with_suffix('.spilled')))}")
     if threads is not None:

@@ -22,6 +22,7 @@ from corella_edge_export.data.prepared import PARQUET, SPLITS, PreparedData
 from corella_edge_export.data.sampling import CANDIDATES, candidates, request_line
 
 PARQUET_OPTIONS = "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 1048576)"
+LONGEST = 10_000  # events in a request's history
 Say = Callable[[str], None]
 
 
@@ -116,9 +117,9 @@ def draw_requests(
 ) -> Iterator[Request]:
     """Draw `count` test rows (fewer if there are fewer), in time order, each as one request.
 
-    A request carries the profile, the whole history before the event, and up to 20 candidates: the row's item
-    and those of the user's later events, oldest first, filled up with random items the user has no event with.
-    Its id is `test-R`, R the row's place in test.parquet.
+    A request carries the profile, the history before the event (of more than LONGEST events the latest), and up to 20
+    candidates: the row's item and those of the user's later events, oldest first, filled up with random items the user
+    has no event with. Its id is `test-R`, R the row's place in test.parquet.
     """
     rng = np.random.default_rng(seed)
     total = info["counts"]["test"]
@@ -130,7 +131,7 @@ def draw_requests(
             user, position = int(split.users[place]), int(split.positions[place])
             own = log.items[log.offsets[user] : log.offsets[user + 1]]
             items = candidates(int(split.items[place]), own, position, len(data.item_ids), rng)
-            yield data.request(user, position, items, id=f"test-{row}")
+            yield data.request(user, position, items, LONGEST, id=f"test-{row}")
 
 
 def _excerpt(

@@ -31,12 +31,16 @@ def candidates(item: int, own: NDArray[np.int32], position: int, n_items: int, r
         own: the items of all the user's events; the first `position` of them came before the row.
     """
     # In data whose histories hold liked items only, a disliked item is not among the user's events.
-    following = list(dict.fromkeys([item, *own[position:].tolist()]))[:CANDIDATES]
-    taken = {item, *own.tolist()}
+    following = {item: None}
+    for later in own[position:]:
+        if len(following) == CANDIDATES:
+            break
+        following[int(later)] = None
+    taken = {item, *np.unique(own).tolist()}
     missing = CANDIDATES - len(following)
     # So many distinct draws hold at least `missing` items that are not taken, if there are any.
     drawn = rng.choice(n_items, size=min(n_items, len(taken) + missing), replace=False).tolist()
-    return following + [item for item in drawn if item not in taken][:missing]
+    return [*following, *[item for item in drawn if item not in taken][:missing]]
 
 
 def request_json(request: Request) -> dict[str, Any]:

@@ -170,5 +170,7 @@ def _parts(data: PreparedData) -> list[str]:
 
 def _write(out: Path, result: Json) -> None:
     atomic.write_file(out / "study.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
-    atomic.write_file(out / "study.md", tables.markdown(result["analysis"], result["ablation"]).encode())
+    atomic.write_file(
+        out / "study.md", tables.markdown(result["analysis"], result["ablation"], result["notes"]).encode()
+    )
     plots.write(result["analysis"], out)

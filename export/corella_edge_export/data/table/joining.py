@@ -29,7 +29,9 @@ def join_rate(db: duckdb.DuckDBPyConnection, kind: str, entities: Entities) -> f
     db.execute(f"CREATE OR REPLACE TABLE asked AS SELECT DISTINCT {kind}_id AS id FROM events")
     found, total = one(db, f"SELECT count(*) FILTER (id IN (SELECT {kind}_id FROM {kind}s)), count(*) FROM asked")
     share = float(found / total)
-    if share < entities.min_join:
+    if share >= entities.min_join:
+        db.execute("DROP TABLE asked")
+    else:
         absent = f"SELECT id FROM asked WHERE id NOT IN (SELECT {kind}_id FROM {kind}s) ORDER BY id LIMIT 3"
         own = db.execute(absent).fetchall()
         other = db.execute(

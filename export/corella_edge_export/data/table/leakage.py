@@ -39,7 +39,8 @@ def check_names(description: Description) -> None:
     """
     for table, entities in _tables(description):
         for attribute, kind in entities.attributes.items():
-            if attribute not in entities.allow_leaks and (reason := reason_against(attribute, kind, entities)):
+            reason = reason_against(attribute, kind, entities)
+            if reason and attribute not in entities.allow_leaks:
                 raise InputError(
                     f"[{table}] attributes: {attribute!r} is refused: {reason}. Leave it out, or write "
                     f"allow_leaks = [{attribute!r}] under [{table}] if it was known before the events"
@@ -53,10 +54,11 @@ def check_names(description: Description) -> None:
 
 
 def reason_against(attribute: str, kind: AttributeKind, entities: Entities) -> str | None:
-    """Why a column is no attribute, in words; None where nothing speaks against it."""
+    """Why an attribute may know the label, by its name and its columns', in words; None where nothing speaks for it."""
     if entities.files is None and kind == "text":
         return "a text in the events' file is a review's, not an item's"
-    return next((reason for pattern, reason in _NAMES.items() if _matches(pattern, attribute)), None)
+    names = (attribute, *entities.columns.get(attribute, ()))
+    return next((why for pattern, why in _NAMES.items() if any(_matches(pattern, name) for name in names)), None)
 
 
 def _matches(pattern: str, column: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 
 from corella_edge.errors import InputError
+from corella_edge_export.data.database import name
 from corella_edge_export.data.ledger import Ledger
 from corella_edge_export.data.table.description import Description, Entities, Events, Label
 from corella_edge_export.data.table.entities import PLAIN, from_events, make_table, own_files, wanted_columns
@@ -29,11 +30,14 @@ class Sources:
         files: file → {"sha256", "bytes"}.
         notes: what a person should know of the data, one sentence each.
         joined: "items", "users" → share of the events' ids that are in the table, where it has files of its own.
+        settle: to be called once the table `rows(row, part, ...)` says which events train: attributes that stand in
+            the events' own files are then those of training events, where an item or user has any.
     """
 
     files: Mapping[Path, Mapping[str, Any]]
     notes: tuple[str, ...]
     joined: Mapping[str, float]
+    settle: Callable[[], None]
 
 
 def load(
@@ -63,16 +67,40 @@ def load(
     events = reading.events()
     say("judging rows")
     load_events(db, description, events, ledger, now)
+    kinds = {"item": description.items, "user": description.users}
     reading.entities("item", description.items, events)
     reading.notes += settle_items(db, description.items, ledger)
     if description.users is not None:
         reading.entities("user", description.users, events)
         reading.notes += settle_users(db)
-    db.execute("DROP VIEW judged")
-    for table in reading.tables:
-        db.execute(f"DROP TABLE {table.name} CASCADE")
+    own = {kind: entities for kind, entities in kinds.items() if entities is not None and entities.files is None}
     files = {piece.path: piece.look.source for table in reading.tables for piece in table.pieces}
-    return Sources(files, tuple(reading.notes), reading.joined)
+    if not own:
+        reading.close()
+
+    def settle() -> None:
+        for kind, entities in own.items():
+            say(f"gathering {kind}s of training events")
+            _of_training(db, kind, entities, events)
+        if own:
+            reading.close()
+
+    return Sources(files, tuple(reading.notes), reading.joined, settle)
+
+
+def _of_training(db: duckdb.DuckDBPyConnection, kind: str, entities: Entities, events: RawTable) -> None:
+    """Make the table `items` or `users` anew: what training events say, where there are any."""
+    table, id_ = f"{kind}s", f"{kind}_id"
+    db.execute(f"ALTER TABLE {table} RENAME TO {table}_of_all")
+    trained = "row IN (SELECT \"row\" FROM rows WHERE part = 'train')"
+    make_table(db, from_events(kind, entities, events, trained))
+    columns = ["title"] * (kind == "item") + [*entities.attributes]
+    values = [f"CASE WHEN t.{id_} IS NULL THEN a.{name(c)} ELSE t.{name(c)} END AS {name(c)}" for c in columns]
+    if kind == "item":  # without one there is no item
+        values[0] = "coalesce(t.title, a.title) AS title"
+    picked = ", ".join([f"a.{id_}", *values])
+    db.execute(f"CREATE TABLE settled AS SELECT {picked} FROM {table}_of_all a LEFT JOIN {table} t USING ({id_})")
+    db.execute(f"DROP TABLE {table}; DROP TABLE {table}_of_all; ALTER TABLE settled RENAME TO {table}")
 
 
 class _Reading:
@@ -87,9 +115,9 @@ class _Reading:
     def events(self) -> RawTable:
         description = self._description
         wanted = _event_columns(description.events, description.label)
-        for name, entities in (("items", description.items), ("users", description.users)):
+        for table, entities in (("items", description.items), ("users", description.users)):
             if entities is not None and entities.files is None:
-                wanted = wanted | {c: key for c, key in wanted_columns(entities, name).items() if c not in wanted}
+                wanted = wanted | {c: key for c, key in wanted_columns(entities, table).items() if c not in wanted}
         events = description.events
         times = {events.time: events.timezone} if events.time and events.time_unit == "timestamp" else {}
         if times and events.files.format != "parquet":
@@ -110,6 +138,12 @@ class _Reading:
         self._say(f"gathering {kind}s")
         self.notes += [*notes, *make_table(self._db, source)]
         self.joined[f"{kind}s"] = join_rate(self._db, kind, entities)
+
+    def close(self) -> None:
+        """Give back the room of the raw tables."""
+        self._db.execute("DROP VIEW judged; DROP VIEW IF EXISTS item_seen; DROP VIEW IF EXISTS user_seen")
+        for table in self.tables:
+            self._db.execute(f"DROP TABLE {table.name} CASCADE")
 
     def _add(self, raw: RawTable) -> RawTable:
         self.tables.append(raw)

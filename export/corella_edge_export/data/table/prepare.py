@@ -14,6 +14,7 @@ from corella_edge_export.data.database import MEMORY, working_database
 from corella_edge_export.data.ledger import Ledger
 from corella_edge_export.data.table import restart
 from corella_edge_export.data.table.description import Description
+from corella_edge_export.data.table.leakage import check_names
 from corella_edge_export.data.table.load import Sources, load
 from corella_edge_export.data.table.parse import parse_description
 from corella_edge_export.data.table.samples import write
@@ -39,18 +40,20 @@ def prepare_table(
         memory: bytes that DuckDB may hold. notes: what dataset.json notes beside what is found.
 
     Returns:
-        out, seconds, and of dataset.json its name, counts, unseen, notes, ledger and splits.
+        out, seconds, already (nothing was left to do), and of dataset.json its name, counts, unseen, notes, ledger and
+        splits.
 
     Raises:
         InputError: the data cannot be read or used as described (file, line, column, value), or `out` is taken.
     """
     start = time.perf_counter()
-    info = restart.finished(description, out, seed=seed, requests=requests)
-    if info is None:
+    before = restart.finished(description, out, seed=seed, requests=requests)
+    if before is None:
         check_free(out)
-        info = _written(description, out, seed, requests, memory, progress, notes)
+    info = before or _written(description, out, seed, requests, memory, progress, notes)
     seconds = round(time.perf_counter() - start, 2)
-    return {"out": str(out), "seconds": seconds, **{key: info[key] for key in SUMMARY}}
+    told = {key: info[key] for key in SUMMARY}
+    return {"out": str(out), "seconds": seconds, "already": before is not None, **told}
 
 
 def look_at_table(description: Description, **settings: Any) -> dict[str, Any]:
@@ -103,6 +106,7 @@ def _written(
     progress: Progress | None,
     notes: Sequence[str],
 ) -> dict[str, Any]:
+    check_names(description)
     ledger = Ledger()
     with working_database(out, memory) as db:
         sources = load(description, db, ledger, progress)
@@ -118,6 +122,7 @@ def _written(
             sources=_named(description, sources),
             notes=[*notes, *sources.notes],
             joined=sources.joined,
+            settle=sources.settle,
         )
 
 

@@ -37,6 +37,7 @@ def write(
     sources: Mapping[str, Mapping[str, Any]] | None = None,
     notes: Sequence[str] = (),
     joined: Mapping[str, float] | None = None,
+    settle: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Write the prepared folder `out`, complete or not at all; returns dataset.json's content.
 
@@ -48,6 +49,7 @@ def write(
         seed: draws the requests. memory: the database's limit in bytes.
         sources: as `restart.source_hashes`, which is asked if this is None. notes: what reading has to say.
         joined: "items", "users" → share of the events' ids that their table has, where it has files of its own.
+        settle: called once `rows(row, part, ...)` says which events train, and before attributes are looked at.
 
     Raises:
         InputError: nothing is left, a split or label is empty, an attribute knows the label, negatives are impossible,
@@ -59,6 +61,7 @@ def write(
         negatives.check_plan(description.negatives)
     with new_folder(out) as folder, plain_path(folder) as plain, readable_errors(out):
         drawn = _make_rows(description, db, ledger, memory, say)
+        settle()
         label_notes = _check_labels(db, description)
         say("looking for attributes that know the label")
         aucs = leakage.check_aucs(db, description)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from tables import Event, described, fill, prepared
 
 from corella_edge.errors import InputError
 from corella_edge_export.data.database import connect
@@ -21,6 +20,7 @@ from corella_edge_export.data.prepared import PreparedData, Split
 from corella_edge_export.data.table.description import Entities, Files, SplitPlan
 from corella_edge_export.data.table.leakage import check_aucs, check_names
 from corella_edge_export.data.table.samples import write
+from tables import Event, described, fill, prepared
 
 FILES = Files((Path("shop.csv"),))
 LEAKS = (
@@ -36,9 +36,17 @@ INNOCENT = ("genres", "brand", "price", "year", "content_rating", "country", "ma
 def test_what_knows_the_label_by_its_name_is_refused_unless_allowed(name: str, table: str) -> None:
     entities = Entities(FILES, "id", "title", {"brand": "categorical", name: "numeric"})
     plain = described(Path("shop.csv"), SplitPlan())
-    with pytest.raises(InputError, match=rf"^\[{table}\] attributes: '{name}' is refused: .*allow_leaks = \['{name}'\]"):
+    with pytest.raises(
+        InputError, match=rf"^\[{table}\] attributes: '{name}' is refused: .*allow_leaks = \['{name}'\]"
+    ):
         check_names(replace(plain, **{table: entities}))
     check_names(replace(plain, **{table: replace(entities, allow_leaks=(name,))}))
+
+
+def test_another_name_for_a_column_hides_nothing() -> None:
+    items = Entities(FILES, "id", "title", {"quality": "numeric"}, columns={"quality": ("average_rating",)})
+    with pytest.raises(InputError, match="'quality' is refused"):
+        check_names(replace(described(Path("a"), SplitPlan()), items=items))
 
 
 @pytest.mark.parametrize("name", INNOCENT)
@@ -65,9 +73,7 @@ def sales(label: Callable[[int, int], int]) -> list[Event]:
 
 @pytest.mark.parametrize("table", ["items", "users"])
 @pytest.mark.parametrize("kind", ["numeric", "categorical", "multi"])
-def test_a_single_attribute_that_tells_the_label_is_refused_with_its_auc(
-    table: str, kind: Any, tmp_path: Path
-) -> None:
+def test_a_single_attribute_that_tells_the_label_is_refused_with_its_auc(table: str, kind: Any, tmp_path: Path) -> None:
     side = table[0]
     events = sales(lambda user, item: (item if table == "items" else user) % 2)
     told = {"numeric": lambda n: float(n % 2), "categorical": lambda n: "ab"[n % 2], "multi": lambda n: ["ab"[n % 2]]}
@@ -160,10 +166,9 @@ def test_held_out_labels_change_nothing_that_is_fitted(rule: Any, tmp_path: Path
 
 def fitted(data: PreparedData, folder: Path) -> dict[str, Any]:
     """All that is fitted on prepared data, in bytes."""
-    from tiny_run import recipe
-
     from corella_edge_export.training.run import Run
     from corella_edge_export.training.stages import Stages
+    from tiny_run import recipe
 
     crm = {"item_quality": True, "item_vectors": 4, "user_level": True}
     chosen = recipe(crm=crm, prompt={"item": "{title}:"})
@@ -182,7 +187,9 @@ def fitted(data: PreparedData, folder: Path) -> dict[str, Any]:
 def test_an_auc_is_that_of_training_rows_alone(tmp_path: Path) -> None:
     plan = described(tmp_path, SplitPlan(), items={"colour": ("numeric", {})})
     with connect() as db:
-        fill(db, sales(lambda user, item: item % 2), {"colour": ("numeric", {f"i{n}": float(n % 2) for n in range(50)})})
+        fill(
+            db, sales(lambda user, item: item % 2), {"colour": ("numeric", {f"i{n}": float(n % 2) for n in range(50)})}
+        )
         db.execute("CREATE TABLE item_codes AS SELECT row_number() OVER ()::INTEGER AS i, item_id FROM items")
         db.execute("CREATE TABLE labelled AS SELECT 1 AS u, i, hash(i) % 2 AS label, 'train' AS part FROM item_codes, "
                    "range(20)")  # fmt: skip

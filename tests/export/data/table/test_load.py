@@ -324,6 +324,37 @@ def test_texts_of_web_pages(text: str, seen: str) -> None:
     assert plain(text) == seen
 
 
+def tables(found: Loaded) -> list[str]:
+    return [row[0] for row in found.db.execute("SHOW TABLES").fetchall()]
+
+
 def test_nothing_is_left_in_the_database_but_the_tables(folder: Path) -> None:
-    found = Loaded(folder)
-    assert [row[0] for row in found.db.execute("SHOW TABLES").fetchall()] == ["events", "items"]
+    (folder / "i.csv").write_text("id,title\n007,Tea\n8,Cup\n")
+    found = Loaded(folder, items='files = ["i.csv"]\nid = "id"\ntitle = "title"')
+    assert tables(found) == ["events", "items"]
+    found.sources.settle()
+    assert tables(found) == ["events", "items"]
+
+
+SHOP = [
+    ("a", "x", "Old name", "blue", 1), ("b", "x", "New name", "red", 9), ("c", "x", "New name", "red", 9),
+    ("a", "y", "Cup", "", 2), ("b", "y", "Cup", "green", 8), ("c", "z", "Late", "pink", 9),
+]  # fmt: skip
+
+
+def test_what_stands_in_the_events_comes_from_training_events_where_there_are_any(folder: Path) -> None:
+    head = ("user", "item", "name", "colour", "when")
+    rows = [dict(zip(head, (*row[:4], 1600000000 + row[4]), strict=True)) for row in SHOP]
+    (folder / "own.csv").write_text(csv_of(rows))
+    found = Loaded(
+        folder, events='"own.csv"', label='positives_only = true\n[negatives]',
+        items='title = "name"\nattributes = { colour = "categorical" }',
+    )  # fmt: skip
+    assert found.table("items") == [("x", "New name", "red"), ("y", "Cup", "green"), ("z", "Late", "pink")]
+    found.db.execute(
+        """CREATE TABLE rows AS SELECT "row", CASE WHEN "row" IN (0, 3) THEN 'train' END AS part FROM events"""
+    )
+    found.sources.settle()
+    # Of y the training event has no colour; z has no training event.
+    assert found.table("items") == [("x", "Old name", "blue"), ("y", "Cup", None), ("z", "Late", "pink")]
+    assert tables(found) == ["events", "items", "rows"]

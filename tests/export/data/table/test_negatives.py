@@ -1,4 +1,4 @@
-"""Negatives: never an item of the user's, never one not yet seen, as many as can be, by the weights that are asked for."""
+"""Negatives: never an item of the user's, never one not yet seen, as many as can be, by the weights asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import Event, fill, prepared
 
 from corella_edge.errors import InputError
 from corella_edge_export.data.database import connect
@@ -24,6 +23,7 @@ from corella_edge_export.data.table.description import Negatives, SplitPlan
 from corella_edge_export.data.table.draws import draw
 from corella_edge_export.data.table.negatives import Drawn, draw_negatives
 from corella_edge_export.data.table.splitting import split_rows
+from tables import Event, fill, prepared
 
 PLAN = SplitPlan(rule="random", min_history=0, shares=(0.4, 0.3, 0.3))
 Found = dict[int, list[str]]  # row of the positive → items
@@ -41,7 +41,9 @@ def drawn(
         found: Found = defaultdict(list)
         for row, item in db.execute('SELECT "row", item_id FROM drawn JOIN item_codes USING (i)').fetchall():
             found[row].append(item)
-        times = 'SELECT count(*) FROM drawn JOIN rows USING ("row") WHERE drawn.ts != rows.ts OR drawn.part != rows.part '
+        times = (
+            'SELECT count(*) FROM drawn JOIN rows USING ("row") WHERE drawn.ts != rows.ts OR drawn.part != rows.part '
+        )
         assert db.execute(f"{times} OR drawn.position != rows.position OR drawn.u != rows.u").fetchall() == [(0,)]
         return found, told
 
@@ -69,8 +71,9 @@ def test_every_negative_could_be_one_and_none_is_missing(
     everything = {e.item for e in events} | {"cold"} if way[0] == "catalogue" else None
     try:
         found, told = drawn(events, Negatives(each, *way, seed), items=["cold"])
-    except InputError as error:
-        assert "none could be drawn" in str(error)
+    except InputError as error:  # where a split has no positive that can have one
+        if "none could be drawn" not in str(error):
+            raise
         return
     missing = 0
     for row in range(len(events)):
@@ -172,5 +175,7 @@ def test_the_hash_that_draws_depend_on_is_still_the_same() -> None:
     with connect() as db:
         found = db.execute(f"SELECT {draw(1, 'negatives', 'n', '7')} FROM range(3) t(n)").fetchall()
         assert [row[0] for row in found] == [478145259392800502, 964608950500726180, 3899807193725177736]
-        spread = db.execute(f"SELECT {draw(5, 'split', 'n')} % 10 AS bin, count(*) FROM range(100000) t(n) GROUP BY bin")
+        spread = db.execute(
+            f"SELECT {draw(5, 'split', 'n')} % 10 AS bin, count(*) FROM range(100000) t(n) GROUP BY bin"
+        )
         assert all(9_600 < count < 10_400 for _, count in spread.fetchall())

@@ -8,7 +8,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from tables import Event, described, fill, prepared
 
 from corella_edge.errors import InputError
 from corella_edge_export.data.contract import KINDS, SPLIT_ROWS
@@ -18,6 +17,7 @@ from corella_edge_export.data.prepared import SPLITS, PreparedData
 from corella_edge_export.data.table import restart, samples
 from corella_edge_export.data.table.description import Files, Label, Negatives, SplitPlan
 from corella_edge_export.data.table.samples import write
+from tables import Event, described, fill, prepared
 
 NAMES = {*(f"{name}.parquet" for name in (*SPLITS, "interactions", "users", "items")), "dataset.json", "requests.jsonl"}
 
@@ -50,7 +50,11 @@ def test_every_kind_of_attribute_is_stored_in_its_type(shop: list[Event], tmp_pa
     assert data.item_attributes == {f"the {kind}": kind for kind in values}
     assert data.user_attributes == {kind: kind for kind in values}
     table = pl.read_parquet(data.root / "items.parquet")
-    assert dict(table.schema) == {"item_id": pl.String(), "title": pl.String(), **{f"the {k}": KINDS[k] for k in values}}
+    assert dict(table.schema) == {
+        "item_id": pl.String(),
+        "title": pl.String(),
+        **{f"the {k}": KINDS[k] for k in values},
+    }
     assert table["item_id"].to_list() == sorted({event.item for event in shop} | {"cold"})
     row = data.item_ids.index("i4")
     assert {kind: data.items[f"the {kind}"][row] for kind in values} == values
@@ -73,7 +77,9 @@ def test_columns_have_the_types_of_the_contract(shop: list[Event], tmp_path: Pat
 def test_labels_that_are_all_the_same_are_refused_and_nearly_all_noted(shop: list[Event], tmp_path: Path) -> None:
     for label in (0, 1):
         same = [replace(event, label=label) for event in shop]
-        with pytest.raises(InputError, match=rf"\[label\] every training row has the label {label}, .*column of the label"):
+        with pytest.raises(
+            InputError, match=rf"\[label\] every training row has the label {label}, .*column of the label"
+        ):
             prepared(tmp_path / "out", same, SplitPlan())
     with pytest.raises(InputError, match="raise like_above = 3"):
         prepared(tmp_path / "out", same, SplitPlan(), label=Label(rating="stars", like_above=3.0))
@@ -137,7 +143,7 @@ def test_a_second_run_finds_its_folder_and_refuses_others(shop: list[Event], tmp
     source.write_bytes(kept)
     with (data.root / "train.parquet").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(InputError, match="differs from what dataset.json records"):
+    with pytest.raises(InputError, match="differs from what dataset"):
         finished(data, plan)
     assert restart.finished(described(source, plan), tmp_path / "new", seed=0, requests=5) is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -11,7 +12,6 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import Event, fill, prepared
 
 from corella_edge.errors import InputError
 from corella_edge_export.data.database import connect
@@ -20,6 +20,7 @@ from corella_edge_export.data.prepared import SPLITS, PreparedData
 from corella_edge_export.data.table.coding import code_events
 from corella_edge_export.data.table.description import SplitPlan, SplitRule
 from corella_edge_export.data.table.splitting import split_rows
+from tables import Event, fill, prepared
 
 EVENTS = st.lists(
     st.builds(Event, st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(0, 15), st.integers(0, 1)),
@@ -42,7 +43,8 @@ def try_split(events: list[Event], plan: SplitPlan) -> list[Row]:
     try:
         return split(events, plan)
     except InputError as error:
-        assert "would have no rows" in str(error) or "has so many earlier ones" in str(error)
+        if "would have no rows" not in str(error) and "has so many earlier ones" not in str(error):
+            raise
         return []
 
 
@@ -118,8 +120,9 @@ def test_files_keep_their_rows(shop: list[Event], tmp_path: Path) -> None:
     assert [len(data.split(part).users) for part in SPLITS] == [600, 300, 300]
     (note,) = data.info["notes"]
     assert "of the training rows hold events of valid or test" in note
-    ordered = [Event(e.user, e.item, e.time, e.label, part=part) for e, part in zip(
-        sorted(shop, key=lambda e: e.time), ["train"] * 900 + ["valid"] * 150 + ["test"] * 150, strict=True)]  # fmt: skip
+    in_time = sorted(shop, key=lambda event: event.time)
+    parts = ["train"] * 900 + ["valid"] * 150 + ["test"] * 150
+    ordered = [replace(event, part=part) for event, part in zip(in_time, parts, strict=True)]
     assert prepared(tmp_path / "ordered", ordered, SplitPlan(rule="files")).info["notes"] == []
 
 
@@ -127,7 +130,10 @@ def test_files_keep_their_rows(shop: list[Event], tmp_path: Path) -> None:
     ("plan", "message"),
     [
         (SplitPlan(min_history=99), "min_history = 99: no event has so many earlier ones"),
-        (SplitPlan(shares=(0.9, 0.1, 0.0), rule="per-user"), r"test would have no rows. Of [\d,]+ rows .*: train .*, test 0"),
+        (
+            SplitPlan(shares=(0.9, 0.1, 0.0), rule="per-user"),
+            r"test would have no rows. Of [\d,]+ rows .*: train .*, test 0",
+        ),
         (SplitPlan(min_user=5000), r"min_user = 5000, min_item = 1: no event is left of 1,200; lower them"),
     ],
 )
@@ -138,7 +144,9 @@ def test_what_leaves_no_rows_is_refused_with_the_remedy(shop: list[Event], plan:
 
 def test_one_moment_for_all_is_refused_with_counts() -> None:
     events = [Event(f"u{n % 5}", f"i{n}", 7) for n in range(50)]
-    with pytest.raises(InputError, match=r'rule = "time": valid and test would .* Of 50 rows: train 50, valid 0, test 0'):
+    with pytest.raises(
+        InputError, match=r'rule = "time": valid and test would .* Of 50 rows: train 50, valid 0, test 0'
+    ):
         split(events, SplitPlan(min_history=0))
 
 
@@ -164,7 +172,9 @@ def test_the_k_core_equals_a_plain_one_and_the_ledger_says_what_it_drops(
                 code_events(db, SplitPlan(min_user=users, min_item=items), ledger)
             return
         code_events(db, SplitPlan(min_user=users, min_item=items), ledger)
-        query = 'SELECT user_id, item_id, ts FROM coded JOIN user_codes USING (u) JOIN item_codes USING (i) ORDER BY "row"'
+        query = (
+            'SELECT user_id, item_id, ts FROM coded JOIN user_codes USING (u) JOIN item_codes USING (i) ORDER BY "row"'
+        )
         assert db.execute(query).fetchall() == [(e.user, e.item, e.time) for e in kept]
         assert ids(db, "user") == {e.user for e in kept}
         assert ids(db, "item") == ({e.item for e in kept} if items > 1 else {e.item for e in events} | {"never"})
@@ -179,7 +189,7 @@ def test_an_event_of_an_unknown_item_is_refused() -> None:
     with connect() as db:
         fill(db, [Event("a", "x", 1), Event("a", "y", 2)])
         db.execute("DELETE FROM items WHERE item_id = 'y'")
-        with pytest.raises(InputError, match="1 events are of items that are not in the table of items; .* 'y'"):
+        with pytest.raises(InputError, match=r"1 events are of items that are not in the table of items; .* 'y'"):
             code_events(db, SplitPlan(), Ledger(2))
 
 
