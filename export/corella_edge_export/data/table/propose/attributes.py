@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from corella_edge_export.data.table.propose import words
-from corella_edge_export.data.table.propose.columns import Column
+from corella_edge_export.data.table.propose.columns import Column, as_float
 from corella_edge_export.data.table.propose.roles import determined, determines
 from corella_edge_export.data.table.propose.tables import Table
 
@@ -89,6 +89,8 @@ def _useless(column: Column) -> str:
 def _leaks_by_name(column: Column) -> str:
     if words.has(column.name, words.SNAPSHOT):
         return "leaks: a snapshot over all users, later events included"
+    if words.has(column.name, words.RELATED) and column.numbers is None:
+        return "leaks: lists other items, gathered from what users did later"
     if words.has(column.name, words.RATING) and not words.has(column.name, {"age", "content", "parental"}):
         return "leaks: made from ratings, later ones included"
     return ""
@@ -97,9 +99,8 @@ def _leaks_by_name(column: Column) -> str:
 def _leaks(column: Column, rates: Mapping[str, tuple[str, float]], ids: pl.Series | None) -> str:
     """Why a column would tell what came later, or ""."""
     listed = list_of_ids(column, ids) if ids is not None else 0.0
-    if listed > 0.3 or (words.has(column.name, {"also", "similar", "related", "together"}) and column.numbers is None):
-        told = f"{listed:.0%} of what it lists are items" if listed else "lists other items"
-        return f"leaks: {told}, gathered from what users did later"
+    if listed > 0.3:
+        return f"leaks: {listed:.0%} of what it lists are items, gathered from what users did later"
     if column.name in rates:
         what, strength = rates[column.name]
         return f"leaks: goes with {what} (correlation {strength:.2f}), as a figure counted from the events does"
@@ -112,14 +113,14 @@ def list_of_ids(column: Column, ids: pl.Series) -> float:
     if parts is None:
         return 0.0
     flat = parts.explode().drop_nulls()
-    return float(flat.is_in(ids.implode()).mean() or 0.0)  # type: ignore[arg-type]
+    return as_float(flat.is_in(ids.implode()).mean())
 
 
 def listed(values: pl.Series) -> pl.Series | None:
     """The parts of fields such as `a b c`, `a|b`, `["a", "b"]`; None if hardly a field has several parts."""
     bare = values.str.replace_all(r"[\[\]\"'{}]", "")
     parts = bare.str.replace_all(r"[\s,;|]+", " ").str.strip_chars().str.split(" ")
-    return parts if len(parts) and float((parts.list.len() > 1).mean() or 0.0) > 0.3 else None  # type: ignore[arg-type]
+    return parts if len(parts) and as_float((parts.list.len() > 1).mean()) > 0.3 else None
 
 
 def _unreadable(column: Column, table: Table) -> str:
@@ -145,9 +146,7 @@ def _short_lists(column: Column) -> bool:
     if parts is None:
         return False
     flat = parts.explode().drop_nulls()
-    return (
-        len(flat) > 0 and flat.n_unique() <= max(2, 0.3 * len(flat)) and float(flat.str.len_chars().mean() or 0) <= 40
-    )  # type: ignore[arg-type]
+    return len(flat) > 0 and flat.n_unique() <= max(2, 0.3 * len(flat)) and as_float(flat.str.len_chars().mean()) <= 40
 
 
 def _kind(column: Column, users: bool) -> Verdict:
@@ -177,19 +176,16 @@ def _kind(column: Column, users: bool) -> Verdict:
 
 def _of_numbers(column: Column, gaps: str) -> Verdict:
     assert column.numbers is not None
-    low, high = float(column.numbers.min()), float(column.numbers.max())  # type: ignore[arg-type]
+    low, high = column.range
     if column.whole and column.unique and column.distinct > FEW:
         return Verdict(column.name, "", "whole numbers that tell the rows apart, as an id does")
     if column.whole and column.distinct <= FEW:
-        few = f'{column.distinct} different numbers from {low:g} to {high:g}; they may be codes. "numeric" if they measure'
+        span = f"{column.distinct} different numbers from {low:g} to {high:g}"
+        few = f'{span}; they may be codes. "numeric" if they measure'
         return Verdict(column.name, "categorical", few + gaps)
     zeros = int((column.numbers == 0).sum())
-    rest = column.numbers.filter(column.numbers > 0).min()
-    odd = (
-        f"; {zeros:,} are 0, far below the others, and may be missing"
-        if zeros and low == 0 and rest and rest > 100
-        else ""
-    )  # type: ignore[operator]
+    rest = as_float(column.numbers.filter(column.numbers > 0).min())
+    odd = f"; {zeros:,} are 0, far below the others, and may be missing" if zeros and low == 0 and rest > 100 else ""
     return Verdict(column.name, "numeric", f"{low:g} to {high:g}{gaps}{odd}")
 
 

@@ -68,6 +68,11 @@ class Column:
         return found.filter(~bad) if int(bad.sum()) <= 0.001 * len(found) else None
 
     @cached_property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest number."""
+        return (0.0, 0.0) if self.numbers is None else (as_float(self.numbers.min()), as_float(self.numbers.max()))
+
+    @cached_property
     def whole(self) -> bool:
         """Whether they are whole numbers, however they are written (5 or 5.0)."""
         return self.numbers is not None and bool((self.numbers == self.numbers.floor()).all())
@@ -78,18 +83,27 @@ class Column:
         return self.numbers is not None and self.distinct == 2 and set(self.numbers.unique().to_list()) == {0.0, 1.0}
 
     @cached_property
+    def scale(self) -> bool:
+        """Whether the values look like marks: few numbers, evenly spread, again and again."""
+        if self.numbers is None or not 3 <= self.distinct <= 21 or self.rows < 3 * self.distinct:
+            return False
+        steps = self.numbers.unique().sort().diff().drop_nulls()
+        even = bool((steps <= max(1.0, 2 * as_float(steps.min()))).all())
+        return even and self.range[0] >= -1 and self.range[1] <= 100
+
+    @cached_property
     def sample(self) -> pl.Series:
         """The first values, no more than are needed to judge by."""
         return self.filled.head(_SAMPLE)
 
     def share(self, pattern: str) -> float:
         """Share of the values in which a regular expression is found."""
-        return float(self.sample.str.contains(pattern).mean() or 0.0) if len(self.sample) else 0.0  # type: ignore[arg-type]
+        return as_float(self.sample.str.contains(pattern).mean()) if len(self.sample) else 0.0
 
     @cached_property
     def letters(self) -> float:
         """Mean number of characters."""
-        return float(self.sample.str.len_chars().mean() or 0.0) if len(self.sample) else 0.0  # type: ignore[arg-type]
+        return as_float(self.sample.str.len_chars().mean()) if len(self.sample) else 0.0
 
     @cached_property
     def address(self) -> bool:
@@ -142,11 +156,16 @@ class Column:
         return [(str(value), int(n)) for value, n in counts.head(3).iter_rows()]
 
 
+def as_float(value: object) -> float:
+    """A figure that polars computed, whose type it leaves open; 0 where there were no values."""
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
 def _multi(sample: pl.Series, separator: str) -> Multi | None:
     parts = sample.str.split(separator).explode().str.strip_chars()
     parts = parts.filter(parts != "")
     many, different = len(parts), int(parts.n_unique())
-    longest = float(parts.str.len_chars().quantile(0.99) or 0)
+    longest = as_float(parts.str.len_chars().quantile(0.99))
     if different < 2 or different > max(0.1 * many, 2) or longest > 40 or different >= 0.8 * int(sample.n_unique()):
         return None
     return Multi(separator, different, many / len(sample))

@@ -12,7 +12,7 @@ import polars as pl
 from corella_edge_export.data.table.propose.attributes import Verdict
 from corella_edge_export.data.table.propose.event_sections import Names, column_names, file_keys, left_out
 from corella_edge_export.data.table.propose.survey import Survey
-from corella_edge_export.data.table.propose.tables import Join, Table
+from corella_edge_export.data.table.propose.tables import Join, Table, mismatch
 from corella_edge_export.data.table.propose.toml import Section, toml
 
 RESERVED = ("item_id", "user_id", "title", "label", "rating", "timestamp", "position")
@@ -41,18 +41,23 @@ def items_sections(found: Survey, folder: Path, events: Names) -> Iterator[Secti
 
 
 def _rate(join: Join) -> str:
-    return f"{join.rate:.1%} of the events' rows find their id, {join.cover:.0%} of these ids occur in events"
+    found = (
+        "every row of the events finds its id"
+        if join.rate == 1
+        else f"{join.rate:.1%} of the events' rows find their id"
+    )
+    return f"{found}, {join.cover:.0%} of these ids occur in events"
 
 
 def _min_join(section: Section, join: Join, found: Survey) -> None:
+    if join.near:
+        section.say(f"Not one id is written as in the events: {mismatch(join)}.")
+        return
     distinct = found.events.columns[join.column].distinct
     share = 1 - join.absent / max(1, distinct)
     if share < 0.95:
         told = f"{join.absent:,} of the {distinct:,} ids in the events are not here, such as {join.example[:30]}"
         section.key("min_join", int(share * 100) / 100, told)
-    if join.near > 2 * join.rate:
-        section.say(f"{join.near:.0%} of the ids would be found without blanks, leading zeros, a decimal .0 and case: "
-                    "write them alike in both files.")  # fmt: skip
 
 
 def _title_keys(section: Section, found: Survey, table: Table, names: Names) -> None:
@@ -107,7 +112,9 @@ def _missing_title(section: Section, found: Survey, table: Table, title: str) ->
         section.key("missing_title", "stop", "every item of an event has one")
         return
     told = f"{items:,} items of events have no title ({rows / max(1, len(events)):.1%} of the rows)"
-    if rows > 0.05 * len(events):
+    if join and join.near:
+        section.key("missing_title", "stop", f"{told}, because their ids are written otherwise (see below)")
+    elif rows > 0.05 * len(events):
         section.ask("missing_title", ("drop", "id"), "drop these rows, or show the LLM the id for a title?", told)
     else:
         section.key("missing_title", "id", f'{told}; the LLM then reads the id. "drop" drops their rows')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from corella_edge_export.data.table.propose.content import line_ends
 from corella_edge_export.data.table.propose.moments import whole_days
 from corella_edge_export.data.table.propose.survey import Survey
 from corella_edge_export.data.table.propose.tables import Table, relative
-from corella_edge_export.data.table.propose.toml import Section, toml
+from corella_edge_export.data.table.propose.toml import Section, choose, toml
 
 _CELL, _SHOWN = 24, 5
 Names = Mapping[str, str]  # column as read → as the data.toml calls it
@@ -70,7 +71,8 @@ def _size(table: Table) -> str:
     packed = f", packed with {first.content.packing}" if first.content.packing else ""
     text = "" if first.format == "parquet" else f", lines end in {line_ends(first.content.text)}"
     cut = "" if first.format == "parquet" or _ended(table) else "; the last line has no end, but all its fields"
-    return f"{table.names}: {amount}, {len(table.columns)} columns{f', {parts} files' if parts > 1 else ''}{packed}{text}{cut}."
+    many = f", {parts} files" if parts > 1 else ""
+    return f"{table.names}: {amount}, {len(table.columns)} columns{many}{packed}{text}{cut}."
 
 
 def _ended(table: Table) -> bool:
@@ -138,9 +140,7 @@ def events_section(found: Survey, folder: Path, names: Names) -> Section:
         _choice_key(section, role, choice.options, choice.why, names)
     _time_keys(section, found, names)
     _require(section, found)
-    if found.drops:
-        rules = {names[name]: rule for name, (rule, _) in found.drops.items()}
-        section.key("drop", rules, "; ".join(why for _, why in found.drops.values()))
+    _drop(section, found, names)
     _kind_keys(section, found, names)
     _repeats(section, found)
     left_out(section, found.of_events, names)
@@ -161,7 +161,7 @@ def _time_keys(section: Section, found: Survey, names: Names) -> None:
     moments = found.moments
     _choice_key(section, "time", found.time.options, found.time.why, names)
     if moments.others:
-        section.ask("time_unit", (moments.unit, *moments.others), "both fit", moments.why)
+        section.ask("time_unit", (moments.unit, *moments.others), moments.short, moments.why)
         if "none" in moments.others:
             section.say('With time_unit = "none", delete the line of time.')
     else:
@@ -182,6 +182,21 @@ def _require(section: Section, found: Survey) -> None:
         section.key("require", needed, f"{told}; they are dropped and counted")
 
 
+def _drop(section: Section, found: Survey, names: Names) -> None:
+    rules = {names[name]: rule for name, (rule, _) in found.drops.items()}
+    reasons = [why for _, why in found.drops.values()]
+    kind = found.labels.kind
+    if kind and not (found.labels.ratings or found.labels.flags):
+        kinds = [re.escape(value) for value, _ in found.events.columns[kind].top]
+        options = ["^$", *(f"^({'|'.join(kinds[:many])})$" for many in range(1, len(kinds)))]
+        rules[names[kind]] = choose(options, "which kinds of events are no likes?")
+        reasons.append(
+            f"events of a kind that is no like are dropped: {options[0]} drops none, {options[1]} the commonest"
+        )
+    if rules:
+        section.key("drop", rules, "; ".join(reasons))
+
+
 def _kind_keys(section: Section, found: Survey, names: Names) -> None:
     labels = found.labels
     if labels.kind:
@@ -189,7 +204,7 @@ def _kind_keys(section: Section, found: Survey, names: Names) -> None:
         section.key("event_type", names[labels.kind], f"kinds of events: {top}")
     if labels.counts and not labels.ratings:
         column = found.events.columns[labels.counts[0]]
-        low, high = column.numbers.min(), column.numbers.max()  # type: ignore[union-attr]
+        low, high = column.range
         section.key("quantity", names[labels.counts[0]], f"{low:,.0f} to {high:,.0f}")
 
 
@@ -247,6 +262,6 @@ def _min_history(found: Survey) -> tuple[int, str]:
     rows, kept = found.rows, found.rows.rows - max(found.rows.absent.values())
     if found.time is None:
         return (1, "earlier rows in the files") if kept > 2 * rows.users else (0, "most users have one row or two")
-    if rows.followed < max(30, 0.1 * kept):
+    if rows.followed < max(3, 0.1 * kept):
         return 0, f"only {rows.followed:,} of {kept:,} rows have an earlier event of their user"
     return 1, f"{rows.followed:,} of {kept:,} rows have an earlier event of their user; the others are history only"

@@ -18,9 +18,9 @@ def find_header(rows: Sequence[Sequence[str]]) -> tuple[bool, str]:
         return True, f"the first line only counts the columns ({first[0]}, {first[1]}, …)"
     votes = [_vote(name, [row[place] for row in below]) for place, name in enumerate(first)]
     named = [name for name, vote in zip(first, votes, strict=True) if vote > 0]
-    if sum(votes) > 0 and len(set(first)) == len(first):
+    if sum(votes) > 0:
         return True, f"{named[0]!r} does not look like the values below it" if named else "the first line is names"
-    if sum(votes) == 0 and _names(first):
+    if sum(votes) == 0 and looks_named(first):
         return True, "the first line looks like names, none of which occurs below"
     return False, "the first line looks like the others"
 
@@ -50,5 +50,6 @@ def _form(value: str) -> str:
     return re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", value))
 
 
-def _names(first: Sequence[str]) -> bool:
+def looks_named(first: Sequence[str]) -> bool:
+    """Whether the fields of a line could all be names of columns."""
     return len(set(first)) == len(first) and all(_NAME.fullmatch(name) and len(name.split()) <= 3 for name in first)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from corella_edge_export.data.table.propose.columns import as_float
 from corella_edge_export.data.table.propose.sheet import Sheet
 
 _RECBOLE = re.compile(r"[^:]+:(token|token_seq|float|float_seq)")
@@ -50,7 +51,7 @@ _FORMS: dict[str, Callable[[Sequence[Sheet]], bool]] = {
 
 
 def recognise(sheets: Sequence[Sheet]) -> str | None:
-    """The name of the publishers' form that the files have, which is the name of its reader; None if of no known one."""
+    """The publishers' form that the files have, by the name of its reader; None if of no known one."""
     return next((name for name, fits in _FORMS.items() if fits(sheets)), None)
 
 
@@ -58,6 +59,6 @@ def shown_column(sheet: Sheet) -> str | None:
     """A column that lists what a user was shown and what of it was clicked, as `N1-0 N2-1`."""
     for column in sheet.frame.head(200).iter_columns():
         filled = column.drop_nulls()
-        if len(filled) and float(filled.str.contains(_SHOWN).mean() or 0.0) > 0.9:  # type: ignore[arg-type]
+        if len(filled) and as_float(filled.str.contains(_SHOWN).mean()) > 0.9:
             return column.name
     return None

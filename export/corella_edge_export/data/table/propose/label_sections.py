@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
+from corella_edge_export.data.table.propose.columns import as_float
 from corella_edge_export.data.table.propose.event_sections import Names
-from corella_edge_export.data.table.propose.labels import find_silent, propose_cut, twin_of_rating
+from corella_edge_export.data.table.propose.labels import Cut, find_silent, propose_cut, twin_of_rating
 from corella_edge_export.data.table.propose.survey import Survey
 from corella_edge_export.data.table.propose.toml import Section, toml
 
@@ -24,21 +25,25 @@ def label_section(found: Survey, names: Names) -> Section:
 
 def _rating_keys(section: Section, found: Survey, names: Names) -> None:
     labels = found.labels
-    numbers = found.events.columns[labels.ratings[0]].numbers
+    column = found.events.columns[labels.ratings[0]]
+    numbers = column.numbers
     assert numbers is not None
     name = names[labels.ratings[0]]
-    scale = f"{numbers.n_unique()} different numbers from {numbers.min():g} to {numbers.max():g}"
+    scale = f"{numbers.n_unique()} different numbers from {column.range[0]:g} to {column.range[1]:g}"
     if len(labels.ratings) > 1:
         told = "which rating says whether the item was liked? The others tell it too, and are left out"
         section.ask("rating", [names[column] for column in labels.ratings], "which rating is the one?", told)
     elif labels.guessed:
-        told = f"do these numbers ({scale}) say how much the user liked the item? If not, write positives_only = true instead"
-        section.ask("rating", (name,), "is it a rating?", told)
+        told = f"do these numbers ({scale}) say how much an item was liked?"
+        section.ask("rating", (name, "none (see below)"), "is it a rating?", told)
+        section.say("If not, delete the keys of [label], write positives_only = true, and add a table [negatives].")
     else:
         section.key("rating", name, scale)
     silent = find_silent(numbers)
     told_numbers = numbers.filter(numbers != silent[0]) if silent else numbers
     cut = propose_cut(told_numbers)
+    if twin := _twin(found):
+        cut = Cut(twin[1], as_float((told_numbers > twin[1]).mean()), f"{names[twin[0]]} is 1 exactly there")
     warning = "; nearly one class: think of another cut" if not 0.05 <= cut.share <= 0.95 else ""
     without = f" of the ratings other than {silent[0]:g}" if silent else ""
     section.key("like_above", cut.above, f"a proposal: {cut.share:.1%}{without} are likes ({cut.told}){warning}")
@@ -47,19 +52,20 @@ def _rating_keys(section: Section, found: Survey, names: Names) -> None:
         section.ask(
             "ignore", (f"[{silent[0]:g}]", "[]"), f"ignore the ratings {silent[0]:g}, or take them as marks?", why
         )
-    _twins(section, found, names)
+    for flag in labels.flags if not twin else ():
+        section.say(
+            f"{names[flag]} is 0 or 1 and may be the label instead: column = {toml(names[flag])}. It is left out."
+        )
 
 
-def _twins(section: Section, found: Survey, names: Names) -> None:
+def _twin(found: Survey) -> tuple[str, float] | None:
+    """(flag, cut) of a column that is 1 exactly where the rating is above the cut, if there is one."""
     rating = found.events.frame[found.labels.ratings[0]].cast(pl.Float64, strict=False)
     for flag in found.labels.flags:
         cut = twin_of_rating(found.events.frame[flag].cast(pl.Float64, strict=False), rating)
-        told = (
-            f"is 1 exactly where the rating is above {cut:g}"
-            if cut is not None
-            else "is 0 or 1 and may be the label instead"
-        )
-        section.say(f"{names[flag]} {told}; it is left out as an attribute because it tells the label.")
+        if cut is not None:
+            return flag, cut
+    return None
 
 
 def _flag_keys(section: Section, found: Survey, names: Names) -> None:
@@ -70,41 +76,41 @@ def _flag_keys(section: Section, found: Survey, names: Names) -> None:
         told = "which column says whether the user liked the item? The others tell it too, and are left out"
         section.ask("column", [names[flag] for flag in flags], "which column is the label?", told)
     else:
-        section.key("column", names[flags[0]], f"0 and 1, {float(values.mean() or 0):.1%} are 1")  # type: ignore[arg-type]
+        section.key("column", names[flags[0]], f"0 and 1, {as_float(values.mean()):.1%} are 1")
 
 
 def _positive_keys(section: Section, found: Survey, names: Names) -> None:
-    labels, rows = found.labels, found.rows
-    counted = labels.counts and not rows.pairs and found.time is None
+    labels, roles = found.labels, found.roles
     flags = [
         c.name
         for c in found.events.columns.values()
-        if c.flag and c.name not in (*found.roles.user.options, *found.roles.item.options)
+        if c.flag and c.name not in (*roles.user.options, *roles.item.options)
     ]
-    if counted:
-        column = found.events.columns[labels.counts[0]].numbers
-        assert column is not None
-        name, cut = names[labels.counts[0]], propose_cut(column)
-        why = f"each row is one user's count for one item ({name} {column.min():,.0f} to {column.max():,.0f}): is every count a like, or a high one?"
-        section.ask("positives_only", ("true", "a rating (see below)"), "is every count a like?", why)
-        section.say("For a rating, delete the line above and all of [negatives], and take these instead:")
-        section.off(f"rating = {toml(name)}")
-        section.off(f"like_above = {toml(cut.above)}", cut.told)
-    elif labels.kind:
-        values = [value for value, _ in found.events.columns[labels.kind].top]
-        why = f'{names[labels.kind]} has {", ".join(values)}: are all of them likes? If not, drop some in [events]: drop = {{ {names[labels.kind]} = "^({values[0]})$" }}'
-        section.ask("positives_only", ("true",), "are all kinds of events likes?", why)
+    if labels.counts and not found.rows.pairs and found.time is None:
+        _count_keys(section, found, names)
     elif flags:
         told = " or ".join(names[flag] for flag in flags)
-        why = f"is every event a like? If {told} (0 and 1) tells likes, write column = {toml(names[flags[0]])} here and delete [negatives]"
-        section.ask("positives_only", ("true",), "is every event a like?", why)
+        why = f"is every event a like, or does {told} (0 and 1) tell which one is?"
+        section.ask("positives_only", ("true", "a column (see below)"), "is every event a like?", why)
+        section.say("For a column, delete the line above and all of [negatives], and take this instead:")
+        section.off(f"column = {toml(names[flags[0]])}")
     else:
-        ones = (
-            f"{names[labels.ones]} is 1 in every row"
-            if labels.ones
-            else "no column says how much an item was liked: every event is a like"
-        )
-        section.key("positives_only", True, ones)
+        ones = f"{names[labels.ones]} is 1 in every row" if labels.ones else "no column says how much an item was liked"
+        section.key("positives_only", True, f"{ones}: every event is a like")
+
+
+def _count_keys(section: Section, found: Survey, names: Names) -> None:
+    """Counts over a user's whole time: each is a like, or a high one is."""
+    column = found.events.columns[found.labels.counts[0]]
+    numbers, (low, high) = column.numbers, column.range
+    assert numbers is not None
+    name, cut = names[found.labels.counts[0]], propose_cut(numbers)
+    span = f"{name} {low:,.0f} to {high:,.0f}"
+    why = f"each row is one user's count for one item ({span}): is every count a like, or a high one?"
+    section.ask("positives_only", ("true", "a rating (see below)"), "is every count a like?", why)
+    section.say("For a rating, delete the line above and all of [negatives], and take these instead:")
+    section.off(f"rating = {toml(name)}")
+    section.off(f"like_above = {toml(cut.above)}", cut.told)
 
 
 def negatives_section(found: Survey) -> Section | None:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from corella_edge_export.data.table.propose import words
-from corella_edge_export.data.table.propose.columns import Column
-from corella_edge_export.data.table.propose.roles import is_scale
+from corella_edge_export.data.table.propose.columns import Column, as_float
 from corella_edge_export.data.table.propose.tables import Table
 
 
@@ -33,8 +32,7 @@ class Labels:
     @property
     def used(self) -> set[str]:
         """Columns that are no attributes and no second evidence: label, count, kind."""
-        flags = self.flags if not self.ratings else ()
-        found = {*self.ratings, *flags, *self.counts[:1], self.kind, self.ones}
+        found = {*self.ratings, *self.flags, *self.counts[:1], self.kind, self.ones}
         return {name for name in found if name is not None}
 
 
@@ -43,7 +41,7 @@ def find_labels(events: Table, taken: Sequence[str]) -> Labels:
     free = [c for name, c in events.columns.items() if name not in taken and name not in events.moments and c.distinct]
     ratings = [c.name for c in free if _named_rating(c)]
     headed = events.sheets[0].header
-    scales = [c.name for c in free if is_scale(c) and (not headed or _may_be_rating(c.name))]
+    scales = [c.name for c in free if c.scale and (not headed or _may_be_rating(c.name))]
     flags = [c.name for c in free if c.flag and words.has(c.name, words.LABEL)]
     if not headed and not ratings:
         flags = flags or [c.name for c in free if c.flag]
@@ -79,7 +77,7 @@ def _heavy(column: Column) -> bool:
     if column.numbers is None or not column.whole or column.distinct < 20:
         return False
     low, middle, high = column.numbers.min(), column.numbers.median(), column.numbers.max()
-    return float(low) >= 0 and float(high) > 20 * max(1.0, float(middle))  # type: ignore[arg-type]
+    return as_float(low) >= 0 and as_float(high) > 20 * max(1.0, as_float(middle))
 
 
 def _kind(columns: Sequence[Column]) -> str | None:
@@ -105,8 +103,8 @@ class Cut:
 def propose_cut(numbers: pl.Series) -> Cut:
     """The cut at or above the middle of the scale that comes nearest to one half of likes."""
     values = sorted(float(value) for value in numbers.unique().to_list())
-    cuts = values[:-1] if len(values) <= 21 else [float(numbers.quantile(q) or 0) for q in (0.25, 0.5, 0.75)]
-    shares = {cut: float((numbers > cut).mean() or 0.0) for cut in cuts}  # type: ignore[arg-type]
+    cuts = values[:-1] if len(values) <= 21 else [as_float(numbers.quantile(q)) for q in (0.25, 0.5, 0.75)]
+    shares = {cut: as_float((numbers > cut).mean()) for cut in cuts}
     middle = (values[0] + values[-1]) / 2
     upper = [cut for cut in cuts if cut >= middle] or cuts
     best = min(upper, key=lambda cut: (abs(shares[cut] - 0.5), cut))
@@ -119,11 +117,11 @@ def find_silent(numbers: pl.Series) -> tuple[float, str] | None:
     values = sorted(float(value) for value in numbers.unique().to_list())
     if len(values) < 3:
         return None
-    low, share = values[0], float((numbers == values[0]).mean() or 0.0)  # type: ignore[arg-type]
+    low, share = values[0], as_float((numbers == values[0]).mean())
     rest = f"the others are {_short(values[1])} to {_short(values[-1])}"
     if low < 0 <= values[1]:
         return low, f"{share:.1%} of the ratings are {_short(low)}, {rest}"
-    if low == 0 and values[1] == 1 and share > 0.1 and share > float((numbers == 1).mean() or 0.0):  # type: ignore[arg-type]
+    if low == 0 and values[1] == 1 and share > 0.1 and share > as_float((numbers == 1).mean()):
         return low, f"{share:.1%} of the ratings are 0, {rest}"
     return None
 
@@ -131,9 +129,9 @@ def find_silent(numbers: pl.Series) -> tuple[float, str] | None:
 def twin_of_rating(flag: pl.Series, rating: pl.Series) -> float | None:
     """The cut t such that the flag is 1 exactly where the rating is above t; None if there is none."""
     ones, zeros = rating.filter(flag == 1).drop_nulls(), rating.filter(flag == 0).drop_nulls()
-    if not len(ones) or not len(zeros) or float(zeros.max()) >= float(ones.min()):  # type: ignore[arg-type]
+    if not len(ones) or not len(zeros) or as_float(zeros.max()) >= as_float(ones.min()):
         return None
-    return float(zeros.max())  # type: ignore[arg-type]
+    return as_float(zeros.max())
 
 
 def _short(value: float) -> str:

@@ -1,4 +1,4 @@
-"""In which unit or pattern a column's times are written: every one that fits is found, so that doubt can be asked about."""
+"""In which unit or pattern a column's times are written: every one that fits, so that doubt can be asked about."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cache
 
 import polars as pl
 
-from corella_edge_export.data.table.propose.columns import Column
+from corella_edge_export.data.table.propose.columns import Column, as_float
 from corella_edge_export.data.table.propose.words import TIME, has
 
 FROM = 788_918_400  # 1995, the first year that `prepare` takes
@@ -47,6 +47,7 @@ class Moments:
     Attributes:
         unit: of `time_unit` in a data.toml. others: further ones that fit as well. why: the evidence.
         seconds: Int64, the times since 1970, null where the value is missing or fits not. bad: values that fit not.
+        short: the question about `others` in few words.
     """
 
     unit: str
@@ -54,6 +55,7 @@ class Moments:
     why: str
     seconds: pl.Series
     bad: int = 0
+    short: str = "both fit"
 
     @property
     def zoned(self) -> bool:
@@ -81,7 +83,7 @@ def _of_numbers(column: Column) -> Moments | None:
     if column.share(r"^\s*0\d") > 0.01 or not len(numbers):
         return None  # codes with leading zeros
     for unit, many in UNITS.items():
-        inside = float(((numbers >= FROM * many) & (numbers <= now * many)).mean())  # type: ignore[arg-type]
+        inside = as_float(((numbers >= FROM * many) & (numbers <= now * many)).mean())
         if inside >= 0.99:
             seconds = (column.values.str.strip_chars().cast(pl.Float64, strict=False) / many).floor()
             why = f"as {unit} they are {_span(seconds)}"
@@ -96,16 +98,18 @@ def _unclear(column: Column, now: float) -> Moments | None:
     """Numbers of a column that is named for a time, and are none of our time in any unit, or only in part."""
     assert column.numbers is not None
     numbers = column.numbers
-    shares = {u: float(((numbers >= FROM * m) & (numbers <= now * m)).mean()) for u, m in UNITS.items()}  # type: ignore[arg-type]
+    shares = {u: as_float(((numbers >= FROM * m) & (numbers <= now * m)).mean()) for u, m in UNITS.items()}
     fits = [unit for unit, share in shares.items() if share > 0.01]
-    low, high = numbers.min(), numbers.max()
+    low, high = column.range
     told = ", ".join(f"{shares[unit]:.0%} of the values as {unit}" for unit in fits) or "none of the values in any unit"
     why = f"the numbers go from {low:,.0f} to {high:,.0f}; {told} lie between 1995 and now"
-    options = fits or ["s", "none"]
     seconds = column.values.str.strip_chars().cast(pl.Float64, strict=False)
-    return Moments(
-        options[0], tuple([*options[1:], "none"] if fits else options[1:]), why, seconds.cast(pl.Int64, strict=False)
-    )
+    if not fits:
+        short = f"what are numbers from {low:,.0f} to {high:,.0f}?"
+        return Moments("s", ("none",), why, seconds.cast(pl.Int64, strict=False), short=short)
+    seconds = (seconds / UNITS[fits[0]]).floor()
+    seconds = pl.select(pl.when(seconds.is_between(FROM, now)).then(seconds)).to_series()
+    return Moments(fits[0], (*fits[1:], "none"), why, seconds.cast(pl.Int64), short="not all are of one unit")
 
 
 @cache
@@ -153,7 +157,7 @@ def _mixed(column: Column, values: pl.Series) -> Moments | None:
     if len(kinds) < 2 or found.count("") > 0.02 * len(found):
         return None
     why = f"the values are not all written alike: {' and '.join(kinds[:3])}; rewrite the column in one of them"
-    return Moments(kinds[0], (*kinds[1:3], "none"), why, _seconds(values, kinds[0]))
+    return Moments(kinds[0], (*kinds[1:3], "none"), why, _seconds(values, kinds[0]), short="not all are written alike")
 
 
 def _told_apart(values: pl.Series, text: str, patterns: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
@@ -161,7 +165,7 @@ def _told_apart(values: pl.Series, text: str, patterns: tuple[str, ...]) -> tupl
     if len(patterns) == 1:
         return patterns, ""
     parts = values.unique().str.extract_groups(f"^(?:{text})$").struct.unnest()
-    first, second = (int(parts.to_series(place).cast(pl.Int64).max() or 0) for place in (0, 1))  # type: ignore[arg-type]
+    first, second = (int(as_float(parts.to_series(place).cast(pl.Int64).max())) for place in (0, 1))
     if first > 12 and second > 12:
         return (), ""
     if second > 12:
@@ -191,5 +195,5 @@ def _span(seconds: pl.Series) -> str:
     low, high = seconds.min(), seconds.max()
     if low is None or high is None:
         return "no time"
-    first, last = (datetime.fromtimestamp(float(moment), UTC).date() for moment in (low, high))  # type: ignore[arg-type]
+    first, last = (datetime.fromtimestamp(as_float(moment), UTC).date() for moment in (low, high))
     return f"{first} to {last}" if first != last else f"all of {first}"

@@ -1,4 +1,4 @@
-"""`corella-edge init`: look at a person's files and write the data.toml that describes them, with what is left to decide."""
+"""`corella-edge init`: look at a person's files and write the data.toml that describes them and asks what is open."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from corella_edge_export.data.table.propose.entity_sections import items_section
 from corella_edge_export.data.table.propose.event_sections import event_names, events_section, rows_shown, split_section
 from corella_edge_export.data.table.propose.label_sections import label_section, negatives_section
 from corella_edge_export.data.table.propose.survey import Progress, Survey, survey
+from corella_edge_export.data.table.propose.tables import mismatch
 from corella_edge_export.data.table.propose.toml import CHOOSE, Section, render
 
 
@@ -96,12 +97,18 @@ def name_of(found: Survey, paths: Sequence[Path]) -> str:
 def _notes(found: Survey) -> list[str]:
     notes = []
     if found.form in registry.known():
-        notes.append(f"These files have a publisher's form: `corella-edge prepare {found.form} --source DIR --out DIR` reads "
-                     "it by the publisher's own rules, without this file.")  # fmt: skip
+        command = f"corella-edge prepare {found.form} --source DIR --out DIR"
+        notes.append(
+            f"These files have a publisher's form: `{command}` reads it by the publisher's rules, without this file."
+        )
     notes += [f"Left out: {reason}." for reason in found.skipped]
     notes += [
         f"Left out: {table.names} has no part in it ({', '.join(list(table.columns)[:4])})."
         for table in found.roles.others
+    ]
+    joins = [join for join in (found.roles.items, found.roles.users) if join and join.near]
+    notes += [
+        f"The ids of {join.table.names} are written otherwise than in the events: {mismatch(join)}." for join in joins
     ]
     if not found.events.whole:
         notes.append(

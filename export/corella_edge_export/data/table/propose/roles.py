@@ -9,7 +9,7 @@ import polars as pl
 
 from corella_edge.errors import InputError
 from corella_edge_export.data.table.propose import words
-from corella_edge_export.data.table.propose.columns import Column
+from corella_edge_export.data.table.propose.columns import Column, as_float
 from corella_edge_export.data.table.propose.tables import Join, Table, find_joins
 
 
@@ -53,10 +53,27 @@ def find_roles(tables: Sequence[Table]) -> Roles:
     taken = [join.column for join in (items, users) if join]
     item = _joined(items) if items else find_item(events, [*taken, *_certain_user(events, taken)])
     user = _joined(users) if users else find_user(events, [item.column, *taken])
+    if len(item.options) > 1 and user.column in item.options:
+        user, item = _either(events, item.options)
     if users is None and user.column == item.column:
         raise InputError(_no_pair(events))
     used = [events, *(join.table for join in (items, users) if join)]
     return Roles(events, user, item, items, users, tuple(table for table in tables if table not in used))
+
+
+def _either(events: Table, columns: Sequence[str]) -> tuple[Choice, Choice]:
+    """(user, item), each a question, where nothing tells them apart."""
+    titles = [name for name in columns if events.columns[name].spaced > 0.3]
+    others = [name for name in columns if name not in titles]
+    if len(titles) == len(others) == 1:
+        user, item = events.columns[others[0]], events.columns[titles[0]]
+        return Choice((user.name,), _counted(user)), Choice((item.name,), f"{_counted(item)}, which read like titles")
+    told = ", ".join(f"{name} has {events.columns[name].distinct:,} different values" for name in columns)
+    why = f"users and items cannot be told apart: {told}"
+    first, second = columns[0], columns[1]
+    return Choice(tuple(columns), why), Choice(
+        (second, first, *columns[2:]), "the other of the two, or a file of items decides"
+    )
 
 
 def find_events(tables: Sequence[Table]) -> Table:
@@ -71,7 +88,7 @@ def _like_events(table: Table, tables: Sequence[Table]) -> tuple[float, int]:
     refers = [
         join for join in find_joins(table, others) if not table.columns[join.column].unique and join.weight > 0.25
     ]
-    told = any(words.has(name, words.RATING | words.LABEL | words.COUNT) or is_scale(column)
+    told = any(words.has(name, words.RATING | words.LABEL | words.COUNT) or column.scale
                for name, column in table.columns.items())  # fmt: skip
     people = any(words.has(name, words.USER) and not column.unique for name, column in table.columns.items())
     return 3.0 * len(refers) + bool(table.moments) + told + 2.0 * (people and not refers) - 0.5 * bool(
@@ -120,18 +137,10 @@ def is_title(column: Column) -> bool:
     return wordy and not column.nested and not column.address and column.letters <= 250 and column.multi is None
 
 
-def is_scale(column: Column) -> bool:
-    """Whether values look like marks on a scale: few numbers, evenly spread, again and again."""
-    if column.numbers is None or not 3 <= column.distinct <= 21 or column.rows < 3 * column.distinct:
-        return False
-    low, high = float(column.numbers.min()), float(column.numbers.max())  # type: ignore[arg-type]
-    steps = column.numbers.unique().sort().diff().drop_nulls()
-    return low >= -1 and high <= 100 and bool((steps <= max(1.0, 2 * float(steps.min()))).all())  # type: ignore[arg-type]
-
-
 def may_be_id(table: Table, column: Column) -> bool:
     """Whether a column may hold ids of users or items."""
-    named = words.has(column.name, words.USER | words.ITEM) and words.is_id(column.name)
+    said = set(words.words(column.name))
+    named = bool(said & (words.USER | words.ITEM)) and (bool(said & words.ID) or said <= words.USER | words.ITEM)
     other = column.nested or column.address or column.prose or (column.flag and not named) or column.multi
     if (
         other
@@ -145,7 +154,7 @@ def may_be_id(table: Table, column: Column) -> bool:
     marks = words.has(
         column.name, words.RATING | words.COUNT | words.LABEL | words.ORDER | words.WRITTEN | words.HISTORY
     )
-    return not marks and not is_scale(column) and not column.unique and not column.counted
+    return not marks and not column.scale and not column.unique and not column.counted
 
 
 def _hint(name: str, known: set[str]) -> float:
@@ -230,7 +239,7 @@ def determined(frame: pl.DataFrame, one: str, other: str) -> float:
     if not pairs.height:
         return 0.0
     each = pairs.group_by("one").agg(pl.col("other").n_unique().alias("n"))
-    return float((each["n"] == 1).mean() or 0.0)  # type: ignore[arg-type]
+    return as_float((each["n"] == 1).mean())
 
 
 def _no_pair(events: Table) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from corella_edge_export.data.table.propose import words
-from corella_edge_export.data.table.propose.columns import Column
+from corella_edge_export.data.table.propose.columns import Column, as_float
 from corella_edge_export.data.table.propose.tables import Table
 
 
@@ -50,7 +50,7 @@ def count_rows(events: Table, user: str, item: str, seconds: pl.Series | None) -
     return Rows(
         rows=frame.height, users=kept["user"].n_unique(), items=kept["item"].n_unique(),
         copies=events.frame.height - events.frame.unique().height, pairs=kept.height - pairs,
-        repeats=kept.height - kept.n_unique(), together=float(together or 0.0), followed=followed, absent=absent,
+        repeats=kept.height - kept.n_unique(), together=as_float(together), followed=followed, absent=absent,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from corella_edge.errors import InputError
 from corella_edge_export.data.table.propose import content as contents
 from corella_edge_export.data.table.propose.content import Content
 from corella_edge_export.data.table.propose.dialect import Dialect, find_dialect, rows
-from corella_edge_export.data.table.propose.header import find_header
+from corella_edge_export.data.table.propose.header import find_header, looks_named
 
 ROWS = 2_000_000  # of a Parquet file are looked at
 _CHUNK = 50_000
@@ -160,7 +160,7 @@ def _parquet_kind(dtype: pl.DataType) -> str:
 
 def _parquet_text(name: str, dtype: pl.DataType) -> pl.Expr:
     column = pl.col(name)
-    if isinstance(dtype, (pl.List, pl.Array)) and not dtype.inner.is_nested():  # type: ignore[union-attr]
+    if isinstance(dtype, (pl.List, pl.Array)) and not dtype.inner.is_nested():
         return (pl.lit("[") + column.cast(pl.List(pl.String)).list.join(",") + pl.lit("]")).alias(name)
     if dtype.is_nested():
         return pl.lit("{}").alias(name)
@@ -176,13 +176,21 @@ def _csv(content: Content) -> Sheet:
     head = list(islice(rows(content.text, dialect.separator, dialect.quote, dialect.escape), 2001))
     header, why = find_header([row for row in head if len(row) == dialect.columns])
     names = head[0] if header else [f"column{place}" for place in range(1, dialect.columns + 1)]
-    if len(names) != dialect.columns:
-        message = f"names {len(names)} columns and the rows have {dialect.columns}; mend it"
-        raise InputError(f"{content.path} line 1: {message}")
+    _check_names(content, head[0], names, dialect.columns)
     cut = _simple if (dialect.quote or "\0") not in content.text and not dialect.escape else _careful
     frame, ragged = cut(content.text, dialect, _unique(names), header)
+    if not frame.height:
+        raise InputError(f"{content.path}: holds a header and no row")
     frame = frame.with_columns(pl.all().replace("", None))
     return Sheet(content.path, "csv", frame, content, dialect, header, why, {}, content.whole, ragged)
+
+
+def _check_names(content: Content, first: Sequence[str], names: Sequence[str], width: int) -> None:
+    if len(first) != width and looks_named(first):
+        raise InputError(f"{content.path} line 1: names {len(first)} columns and the rows have {width}; mend it")
+    twice = next((name for name in names if name and list(names).count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{content.path} line 1: two columns are named {twice!r}; give each a name of its own")
 
 
 def _unique(names: Sequence[str]) -> list[str]:

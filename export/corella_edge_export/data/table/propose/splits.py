@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from corella_edge_export.data.table.propose.columns import as_float
 from corella_edge_export.data.table.propose.sheet import Sheet
 from corella_edge_export.data.table.propose.tables import part_of
 
@@ -85,11 +86,12 @@ def _by_time(frame: pl.DataFrame, step: tuple[int, float] | None) -> Split:
     if middle < 0.02 * len(times) or late.height > 0.3 * len(times) or first <= int(times[0]):
         why = f"{frame['time'].n_unique():,} different moments cannot be cut 80/10/10"
         return Split("per-user", (), why, "each user's latest rows: models see others' later rows")
-    seen = late["user"].is_in(frame.filter(pl.col("time") < first)["user"].unique().implode()).mean() or 0.0
+    seen = as_float(late["user"].is_in(frame.filter(pl.col("time") < first)["user"].unique().implode()).mean())
     why = (f"cut at {_day(first)} and {_day(second)}, test gets {late.height:,} rows, {seen:.0%} of them of users "
            "that occur in train")  # fmt: skip
     if step:
-        odd = f"{step[1]:.0%} of the steps between a user's rows are exactly {step[0]} s, as if a program had filled in the times"
+        steps = f"{step[1]:.0%} of the steps between a user's rows are exactly {step[0]} s"
+        odd = f"{steps}, as if a program had filled in the times"
         told = f"{odd}; the order within a user may be real, the moments are not. By time: {why}"
         return Split("per-user", ("time",), told, short=f"the times look made up, in steps of {step[0]} s")
     return Split("time", (), why)

@@ -19,6 +19,7 @@ from corella_edge_export.data.table.propose.attributes import (
     listed,
     rates_of_events,
 )
+from corella_edge_export.data.table.propose.columns import as_float
 from corella_edge_export.data.table.propose.labels import Labels, find_labels
 from corella_edge_export.data.table.propose.moments import Moments
 from corella_edge_export.data.table.propose.roles import Choice, Roles, find_roles
@@ -28,6 +29,7 @@ from corella_edge_export.data.table.propose.splits import Split, propose_split
 from corella_edge_export.data.table.propose.tables import Table, group
 
 Progress = Callable[[str], None]
+_ONE_A_ROW = "a data.toml describes one event a row"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Survey:
         time: the column of the time, several if it is not decisive, None if there is none. moments: how it is written.
         title: (column, evidence) in the items' table, or in the events if there is no such table.
         of_items, of_users, of_events: verdicts on the columns without a role.
-        drops: column → (rule, evidence). form: the publisher's form. skipped: files that are no tables, with the reason.
+        drops: column → (rule, evidence). form: the publisher's form. skipped: files that are no
+            tables.
     """
 
     roles: Roles
@@ -82,7 +85,7 @@ def _read(paths: Sequence[Path], progress: Progress) -> tuple[list[Sheet], tuple
         progress(f"reading {path}")
         try:
             sheets.append(read(path))
-        except NoTableError as error:
+        except NoTableError:
             if named:
                 raise
             skipped.append(f"{path.name} is no table")
@@ -112,10 +115,8 @@ def _refuse_shown(sheets: Sequence[Sheet], form: str | None) -> None:
     for sheet in sheets:
         if column := known.shown_column(sheet):
             place = list(sheet.frame.columns).index(column) + 1
-            raise InputError(
-                f"{sheet.path}: column {place} lists all that was shown in one row (a-0 b-1 …), and a data.toml describes "
-                f"one event a row; {_instead(form)}"
-            )
+            what = f"column {place} lists all that was shown in one row (a-0 b-1 …)"
+            raise InputError(f"{sheet.path}: {what}; {_ONE_A_ROW}: {_instead(form)}")
 
 
 def _instead(form: str | None) -> str:
@@ -138,10 +139,8 @@ def _refuse_sequences(roles: Roles, form: str | None) -> None:
         rows = events.frame.select(pl.col(user).alias("user"), pl.col(item).alias("item")).unique()
         here = pairs.join(rows, on=["user", "item"], how="semi").height / pairs.height
         if here < 0.3:
-            raise InputError(
-                f"{events.sheets[0].path}: column {name!r} lists a user's items, and only {here:.0%} of them are rows of "
-                f"their own; a data.toml describes one event a row: {_instead(form)}"
-            )
+            what = f"column {name!r} lists a user's items, and only {here:.0%} of them are rows of their own"
+            raise InputError(f"{events.sheets[0].path}: {what}; {_ONE_A_ROW}: {_instead(form)}")
 
 
 def _ids(roles: Roles) -> pl.Series:
@@ -191,7 +190,7 @@ def find_time(events: Table, others: Sequence[str]) -> tuple[Choice | None, Mome
 
 def _same_days(one: pl.Series, other: pl.Series) -> bool:
     near = ((one // 86_400) - (other // 86_400)).abs() <= 1
-    return float(near.mean() or 0.0) > 0.99  # type: ignore[arg-type]
+    return as_float(near.mean()) > 0.99
 
 
 def _title(roles: Roles, taken: Sequence[str]) -> tuple[str, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import polars as pl
 
-from corella_edge_export.data.table.propose.columns import Column, stand_ins
+from corella_edge_export.data.table.propose.columns import Column, as_float, stand_ins
 from corella_edge_export.data.table.propose.moments import Moments, find_moments
 from corella_edge_export.data.table.propose.sheet import Sheet
+from corella_edge_export.data.table.propose.words import COUNT, LABEL, RATING, has
 
 
 @dataclass(eq=False)
@@ -116,7 +118,8 @@ class Join:
 
     Attributes:
         rate: share of the events' filled rows whose value is in the key. cover: share of the key's values that occur.
-        absent: distinct values that are not in the key; example: one of them.
+        absent: distinct values that are not in the key; example: one of them. near: where hardly a row finds its id,
+            the share of ids that would be found but for blanks, zeros, a decimal .0 or case.
     """
 
     column: str
@@ -131,7 +134,8 @@ class Join:
     @property
     def weight(self) -> float:
         """How surely the column holds these ids: found ones, and not only the few small numbers."""
-        return self.rate * self.cover**0.5 + 0.3 * (self.column == self.key)
+        found = max(self.rate * math.sqrt(self.cover), 0.9 * self.near)
+        return found + 0.3 * (self.column == self.key)
 
 
 def find_joins(events: Table, others: Sequence[Table]) -> list[Join]:
@@ -143,14 +147,15 @@ def find_joins(events: Table, others: Sequence[Table]) -> list[Join]:
     ]  # fmt: skip
     found: list[Join] = []
     for join in sorted(every, key=lambda j: -j.weight):
-        fits = join.rate >= 0.2 or (join.column == join.key and join.near >= 0.2)
+        fits = (join.rate >= 0.2 or join.near >= 0.5) and (join.cover >= 0.5 or not events.columns[join.column].scale)
         if fits and join.weight > 0.15 and all(j.column != join.column and j.table is not join.table for j in found):
             found.append(join)
     return found
 
 
 def _may_refer(column: Column) -> bool:
-    return column.distinct > 1 and not column.nested and not column.prose and (column.numbers is None or column.whole)
+    other = column.nested or column.prose or has(column.name, RATING | COUNT | LABEL)
+    return column.distinct > 1 and not other and (column.numbers is None or column.whole)
 
 
 def _join(column: Column, table: Table, key: str) -> Join:
@@ -161,9 +166,17 @@ def _join(column: Column, table: Table, key: str) -> Join:
     absent = values.filter(~inside)["value"].sort()
     near = 0.0
     if hits < 0.2 * rows:
-        near = float(_plain(values["value"]).is_in(_plain(keys).implode()).mean() or 0.0)  # type: ignore[arg-type]
+        near = as_float(_plain(values["value"]).is_in(_plain(keys).implode()).mean())
     return Join(column.name, table, key, hits / rows, int(inside.sum()) / max(1, len(keys)), len(absent),
                 str(absent[0]) if len(absent) else "", near)  # fmt: skip
+
+
+def mismatch(join: Join) -> str:
+    """What to do about ids that two files write in two ways."""
+    same = "blanks, leading zeros, a decimal .0 and case aside"
+    return (
+        f"{same}, {join.near:.0%} of column {join.column!r} are found in {join.table.names}; write them alike in both"
+    )
 
 
 def _plain(values: pl.Series) -> pl.Series:

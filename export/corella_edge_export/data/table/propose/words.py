@@ -20,8 +20,9 @@ KIND = {"event", "type", "action", "behavior", "behaviour", "kind", "eventtype"}
 HISTORY = {"history", "his", "hist", "sequence", "list", "past"}
 # What is counted over all users up to the day the table was made: later events are in it.
 SNAPSHOT = {"average", "avg", "mean", "votes", "vote", "helpful", "popularity", "popular", "rank", "ranking", "sales",
-            "views", "likes", "trending", "bestseller"}  # fmt: skip
-RELATED = {"also", "similar", "related", "recommended", "together", "bought"}
+            "views", "likes", "trending", "bestseller", "reviews", "sold", "clicks", "downloads",
+            "followers"}  # fmt: skip
+RELATED = {"also", "similar", "related", "recommended", "together"}
 WRITTEN = {"review", "reviews", "comment", "comments", "summary", "feedback", "text", "body", "opinion"}
 
 
