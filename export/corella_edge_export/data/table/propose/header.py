@@ -28,13 +28,15 @@ def find_header(rows: Sequence[Sequence[str]]) -> tuple[bool, str]:
 def _vote(name: str, values: Sequence[str]) -> int:
     """1 if `name` cannot be one of the values, -1 if it well can, 0 if it may."""
     values = [value for value in values if value]
-    if not values:
+    if not values or not name.strip():
         return 0
     numeric = sum(bool(_NUMBER.fullmatch(value)) for value in values) > 0.95 * len(values)
     if numeric or _NUMBER.fullmatch(name):
-        return -1 if _NUMBER.fullmatch(name) and numeric else 1 if numeric and name.strip() else -1 if name else 0
-    if name in values[:500]:
+        return 1 if numeric and not _NUMBER.fullmatch(name) else -1
+    if name in values:
         return -1
+    if len(values) >= 10 and len(set(values)) <= 0.5 * len(values):
+        return 1  # all the others occur again and again
     return _by_form(name, values)
 
 
@@ -42,7 +44,7 @@ def _by_form(name: str, values: Sequence[str]) -> int:
     """By letters and digits: "N34700" may stand above "N16278", "user" may not."""
     forms = {_form(value) for value in values[:500]}
     if _form(name) in forms:
-        return -1 if len(forms) <= 3 else 0
+        return -1 if "0" in _form(name) and len(forms) <= 3 else 0
     return 1 if len(forms) <= 3 and _NAME.fullmatch(name) else 0
 
 

@@ -173,7 +173,7 @@ def _join(column: Column, table: Table, key: str) -> Join:
 
 def mismatch(join: Join) -> str:
     """What to do about ids that two files write in two ways."""
-    same = "blanks, leading zeros, a decimal .0 and case aside"
+    same = f"blanks, leading zeros, a decimal .0 and case aside, {join.near:.0%} of column {join.column!r}"
     return (
         f"{same}, {join.near:.0%} of column {join.column!r} are found in {join.table.names}; write them alike in both"
     )

@@ -26,7 +26,7 @@ class Section:
         if why and len(line) + len(why) + 4 <= WIDTH:
             self.lines.append(f"{line}  # {_printable(why)}")
         else:
-            self.lines += [*(comment(why) if why else []), *_broken(line)]
+            self.lines += [*(comment(why) if why else []), *_lines(key, value)]
 
     def ask(self, key: str, options: Sequence[str], short: str, why: str = "") -> None:
         """A key that a person has to decide; `short` stands in the value, the evidence above it."""
@@ -82,14 +82,34 @@ def toml(value: Any) -> str:
     return str(value)
 
 
-def _broken(line: str) -> list[str]:
-    """A key whose list is too long for a line, over several: TOML allows it inside of a list alone."""
-    if len(line) <= WIDTH or '["' not in line:
+def _lines(key: str, value: Any) -> list[str]:
+    """A key and its value; a long list over several lines, which TOML allows inside of a list alone."""
+    line = f"{_key(key)} = {toml(value)}"
+    if len(line) <= WIDTH:
         return [line]
-    start, end = line.index("[") + 1, line.rindex("]")
-    parts = [f"{part}," for part in re.findall(r'"(?:[^"\\]|\\.)*"', line[start:end])]
-    inside = textwrap.wrap(" ".join(part.replace(" ", "\0") for part in parts), WIDTH - 4, break_on_hyphens=False)
-    return [line[:start], *(f"    {part}".replace("\0", " ") for part in inside), line[end:]]
+    if isinstance(value, (list, tuple)):
+        return [f"{_key(key)} = [", *_packed(value), "]"]
+    if (
+        isinstance(value, Mapping)
+        and value
+        and isinstance(last := list(value)[-1], str)
+        and isinstance(value[last], list)
+    ):
+        before = "".join(f"{_key(name)} = {toml(entry)}, " for name, entry in value.items() if name != last)
+        return [f"{_key(key)} = {{ {before}{_key(last)} = [", *_packed(value[last]), "] }"]
+    return [line]
+
+
+def _packed(values: Sequence[Any]) -> Iterator[str]:
+    line = "   "
+    for value in values:
+        part = f" {toml(value)},"
+        if len(line) + len(part) > WIDTH and line.strip():
+            yield line
+            line = "   "
+        line += part
+    if line.strip():
+        yield line
 
 
 def _text(value: str) -> str:
