@@ -60,10 +60,13 @@ class Column:
 
     @cached_property
     def numbers(self) -> pl.Series | None:
-        """Float64 if all values (or all but one in a thousand) are numbers."""
+        """Float64 if all values (or all but one in a thousand) are numbers; true and false are 1 and 0."""
         if self.type in ("list", "object") or not len(self.filled):
             return None
-        found = self.filled.str.strip_chars().cast(pl.Float64, strict=False)
+        values = self.filled.str.strip_chars()
+        if self.distinct <= 2 and bool(values.str.to_lowercase().is_in(["true", "false"]).all()):
+            return (values.str.to_lowercase() == "true").cast(pl.Float64)
+        found = values.cast(pl.Float64, strict=False)
         bad = found.is_null() | found.is_nan() | found.is_infinite()
         return found.filter(~bad) if int(bad.sum()) <= 0.001 * len(found) else None
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from corella_edge.errors import InputError
 from corella_edge.formats.text_files import told
 
-CAP = 64 * 2**20  # bytes of unpacked text that are looked at from a file's beginning
+CAP = 32 * 2**20  # bytes of unpacked text that are looked at from a file's beginning
 PIECE = 2**20  # and from the middle and the end of one that is longer
 
 _BINARY = (
