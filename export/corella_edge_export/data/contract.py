@@ -18,6 +18,8 @@ KINDS: dict[str, pl.DataType] = {
     "categorical": pl.String(),
     "multi": pl.List(pl.String()),
     "numeric": pl.Float64(),
+    "text": pl.String(),
+    "sequence": pl.List(pl.String()),
 }
 INTERACTIONS: dict[str, pl.DataType] = {
     "user_id": pl.String(),
@@ -62,8 +64,8 @@ class RawData:
         interactions: user_id String, item_id String, rating Float32, timestamp Int64 (Unix seconds), in
             source order. A reader of data without ratings adds `label` Int8 (1 = liked) and leaves them null.
         users: user_id and one column an attribute. items: item_id, title (String) and the attributes.
-        user_attributes, item_attributes: column → "categorical" (String), "multi" (List[String]) or
-            "numeric" (Float64). The title is no attribute.
+        user_attributes, item_attributes: column → its kind, a key of KINDS, whose value is the column's type.
+            The title is no attribute.
         like_above: a rating above this is a like.
         sources: file name → {"sha256", "bytes"}; empty for generated data.
         generator: the settings that generated the data, None for a publisher's files.

@@ -112,7 +112,7 @@ def _known(engine: Engine, rows: RowSet) -> tuple[npt.NDArray[np.bool_], tuple[s
     Where histories hold liked events only, users without a training row may still have a history, so there it
     counts that user and item both have training rows.
     """
-    if not rows.data.rows_in_log:
+    if rows.data.history_events != "all":
         return rows.data.warm(rows.split)[rows.indices], ("warm rows", "cold rows")
     index = engine.encoder.schema.vocabularies["user_id"].index_of
     known = np.asarray([rows.data.user_ids[user] in index for user in rows.users.tolist()])

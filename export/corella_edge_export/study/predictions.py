@@ -40,7 +40,7 @@ class Predictions:
     def _scored(self, name: str, mask: Mask | None) -> Scored:
         split = self.run.data.split(name)
         rows = np.arange(len(split.users)) if mask is None else np.flatnonzero(mask)
-        warm = self.run.data.warm(split) if not self.run.data.rows_in_log else self._seen(split)
+        warm = self._seen(split) if self.run.data.history_events == "all" else self.run.data.warm(split)
         return Scored(
             base=self._kept(name, "base", rows, lambda: self._crm(self.base, "crm", name)),
             crm=self._kept(name, "crm", rows, lambda: self._crm(self.run, None, name)),

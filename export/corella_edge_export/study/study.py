@@ -161,7 +161,7 @@ def shared_by_seeds(recipe: Recipe) -> list[str]:
 
 def _parts(data: PreparedData) -> list[str]:
     """What seen and unseen mean, where it is not the user alone."""
-    if data.rows_in_log:
+    if data.history_events == "all":
         return []
     return ["Seen rows are warm ones: their user and their item both have training rows. All others are unseen."]
 

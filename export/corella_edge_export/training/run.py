@@ -180,8 +180,11 @@ class Run:
         ratings: list[float | None] = np.unique(rows.ratings[~np.isnan(rows.ratings)]).tolist()
         if not self.data.rows_in_log:
             log = self.data.log
-            histories = {*zip((log.offsets[rows.users]).tolist(), rows.positions.tolist(), strict=True)}
-            items = sorted({*items, *(i for start, n in histories for i in log.items[start : start + n].tolist())})
+            seen = np.zeros(len(log.offsets) - 1, np.int64)
+            np.maximum.at(seen, rows.users, rows.positions)
+            place = np.arange(len(log.items)) - np.repeat(log.offsets[:-1], np.diff(log.offsets))
+            before = place < np.repeat(seen, np.diff(log.offsets))  # what some training row has in its history
+            items = np.union1d(rows.items, log.items[before]).tolist()
         return tokenizer.whole_texts(self.recipe.prompt, catalog, items, ratings or [None])
 
     def llm_config(self) -> Any:
