@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine
 
 EXPORT_MODULES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "optimum", "onnx", "gguf", "safetensors",
-                  "sentencepiece", "polars", "tqdm")  # fmt: skip
+                  "sentencepiece", "polars", "duckdb", "zstandard", "tqdm")  # fmt: skip
 
 
 def need(command: str, extra: str, *modules: str) -> None:

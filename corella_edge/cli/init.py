@@ -24,7 +24,7 @@ def init(files: tuple[Path, ...], out: Path) -> None:
     try:
         from corella_edge_export.data.table.propose.proposal import propose
     except ModuleNotFoundError as error:
-        if error.name not in ("polars", "numpy", "zstandard"):
+        if error.name not in ("polars", "numpy", "duckdb", "zstandard"):
             raise
         raise MissingExtraError("init", "export") from None
     found = propose(files, out, lambda message: talk.say(f"{message} …"))

@@ -211,7 +211,7 @@ def _kind_keys(section: Section, found: Survey, names: Names) -> None:
 def _repeats(section: Section, found: Survey) -> None:
     rows = found.rows
     told = f"{rows.pairs:,} rows repeat a user and item, {rows.repeats:,} of them at the same time"
-    if rows.copies:
+    if rows.copies and found.time is not None:
         why = f'{rows.copies:,} rows are exact copies of another row. {told}: counted once; "keep" counts each'
         section.key("repeats", "first", why)
     elif rows.repeats and found.labels.ratings:
