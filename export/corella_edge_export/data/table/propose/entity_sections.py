@@ -36,7 +36,7 @@ def items_sections(found: Survey, folder: Path, events: Names) -> Iterator[Secti
     if join:
         _min_join(section, join, found)
     yield section
-    if attributes := _attributes("items", found.of_items, names, table if join else None):
+    if attributes := _attributes("items", found.of_items, names, table, own=join is not None):
         yield attributes
 
 
@@ -86,7 +86,7 @@ def _title_keys(section: Section, found: Survey, table: Table, names: Names) -> 
         if v in _UNTITLED
     ]
     if empty:
-        section.say("Titles that may say nothing: " + ", ".join(f'{n:,} times "{value}"' for value, n in empty))
+        section.say("Titles that may say nothing: " + ", ".join(f'"{value}" ({n:,} times)' for value, n in empty))
     _several(section, found, table, name)
 
 
@@ -98,7 +98,9 @@ def _several(section: Section, found: Survey, table: Table, title: str) -> None:
     pairs = table.frame.select(pl.col(key).alias("id"), pl.col(title).str.strip_chars().alias("title")).drop_nulls()
     each = pairs.group_by("id").agg(pl.col("title").n_unique().alias("n")).filter(pl.col("n") > 1).sort("id")
     if each.height:
-        section.say(f"{each.height:,} ids have several titles, such as {each['id'][0]}.")
+        section.say(
+            f"{each.height:,} ids have several titles, such as {each['id'][0]}; prepare takes that of most rows."
+        )
 
 
 def _missing_title(section: Section, found: Survey, table: Table, title: str) -> None:
@@ -120,34 +122,37 @@ def _missing_title(section: Section, found: Survey, table: Table, title: str) ->
         section.key("missing_title", "id", f'{told}; the LLM then reads the id. "drop" drops their rows')
 
 
-def _attributes(name: str, verdicts: Sequence[Verdict], names: Names, table: Table | None) -> Section | None:
-    """The table of attributes, and what was left out; `table`: of whose columns the rest was left out, if of any."""
+def _attributes(name: str, verdicts: Sequence[Verdict], names: Names, table: Table, *, own: bool) -> Section | None:
+    """The table of attributes; and what was left out, if `table` is one of their own and not the events'."""
     section = Section(f"{name}.attributes")
     for verdict in verdicts:
         if verdict.kind:
             section.key(*_attribute(verdict, names), verdict.why)
     unnamed = [v for v in verdicts if v.kind and re.fullmatch(r"(column)?\d+", names.get(v.name, ""))]
-    if unnamed:
-        old = names[unnamed[0].name]
-        section.say(f'The LLM reads these names. A better one: NAME = {{ column = {toml(old)}, kind = "categorical" }}')
-    if table is not None:
+    if unnamed and table.sheets[0].header:
+        section.say(f"The LLM reads these names. A better one: NAME = {toml(_as_table(unnamed[0], names))}")
+    elif unnamed:
+        section.say("The LLM reads these names. Write better ones in columns above, and here.")
+    if own:
         left_out(section, verdicts, names)
     return section if section.lines else None
 
 
 def _attribute(verdict: Verdict, names: Names) -> tuple[str, Any]:
     """(name, value) of an attribute as the data.toml writes it."""
-    kind, _, separator = verdict.kind.partition(":")
     if verdict.columns:
-        return verdict.name, {"kind": kind, "columns": [names[column] for column in verdict.columns]}
+        return verdict.name, {"kind": verdict.kind, "columns": [names[column] for column in verdict.columns]}
     name = names[verdict.name]
     if name in RESERVED or not name.strip():
-        return f"{name or 'own'}_value", {
-            "kind": kind,
-            "column": name,
-            **({"separator": separator} if separator else {}),
-        }
+        return f"{name or 'own'}_value", _as_table(verdict, names)
     return name, verdict.kind
+
+
+def _as_table(verdict: Verdict, names: Names) -> dict[str, str]:
+    """An attribute whose name is not its column's."""
+    kind, _, separator = verdict.kind.partition(":")
+    found = {"column": names[verdict.name], "kind": kind}
+    return {**found, "separator": separator} if separator else found
 
 
 def users_sections(found: Survey, folder: Path, events: Names) -> Iterator[Section]:
@@ -155,15 +160,15 @@ def users_sections(found: Survey, folder: Path, events: Names) -> Iterator[Secti
     join = found.roles.users
     if not any(verdict.kind for verdict in found.of_users):
         return
-    section = Section("users")
+    section, table = Section("users"), join.table if join else found.events
     if join is None:
         section.say("The columns stand in the events' own files.")
         names: Names = events
     else:
         names = column_names(join.table, {join.key: "user"})
-        file_keys(section, join.table, names, folder, listed=True)
+        file_keys(section, table, names, folder, listed=True)
         section.key("id", names[join.key], _rate(join))
         _min_join(section, join, found)
     yield section
-    if attributes := _attributes("users", found.of_users, names, join.table if join else None):
+    if attributes := _attributes("users", found.of_users, names, table, own=join is not None):
         yield attributes

@@ -212,7 +212,8 @@ def _repeats(section: Section, found: Survey) -> None:
     rows = found.rows
     told = f"{rows.pairs:,} rows repeat a user and item, {rows.repeats:,} of them at the same time"
     if rows.copies and found.time is not None:
-        why = f'{rows.copies:,} rows are exact copies of another row. {told}: counted once; "keep" counts each'
+        why = f'{rows.repeats:,} rows repeat user, item and time, and are dropped; "keep" counts each'
+        why += f". {rows.copies:,} rows of the file are exact copies of another; {rows.pairs:,} repeat a user and item"
         section.key("repeats", "first", why)
     elif rows.repeats and found.labels.ratings:
         section.key("repeats", "last", f"{told}; the last of these counts")

@@ -43,8 +43,7 @@ _FORMS: dict[str, Callable[[Sequence[Sheet]], bool]] = {
     "amazon-2023": lambda sheets: any(_has(s, "user_id", "parent_asin", "rating", "timestamp") for s in sheets),
     "ml-100k": lambda sheets: "u.data" in _files(sheets),
     "ml-1m": lambda sheets: any(s.dialect and s.dialect.separator == "::" and s.path.stem == "ratings" for s in sheets),
-    "ml-25m": lambda sheets: _movielens(sheets) and any(name.startswith("genome") for name in _files(sheets)),
-    "ml-latest": _movielens,
+    "ml-csv": _movielens,
     "book-crossing": _book_crossing,
     "gorse": lambda sheets: any(_has(s, "FeedbackType", "UserId", "ItemId") for s in sheets),
 }
