@@ -68,7 +68,7 @@ def test_purchases_with_the_titles_among_them() -> None:
     assert found["items"]["title"] == "Description"
     assert found["users"]["attributes"] == {"Country": "categorical"}
     assert found["split"]["ties"] == "exclude"
-    said(text, "4,688 rows", "161 different", "1,455 different", "1,177 rows have no user", "81 rows of the file are exact",
+    said(text, "4,688 rows", "161 different", "1,455 different", "1,177 rows have no user", "81 rows of the file",
          "99.3% of the rows share user and moment", "ids have several titles", "UnitPrice: known only")  # fmt: skip
 
 
