@@ -299,6 +299,7 @@ def run(missing: str, *args: str) -> subprocess.CompletedProcess[str]:
     ("missing", "extra", "args"),
     [
         ("polars", "export", "prepare synthetic --out OUT"),
+        ("polars", "export", "init BUNDLE --out OUT"),
         ("gguf", "export", "export OUT --out OUT"),
         ("onnxruntime", "cpu", "export OUT --out OUT"),
         ("llama_cpp", "llm", "export OUT --out OUT"),
