@@ -96,10 +96,10 @@ def open_engine(bundle: Path, **options: Any) -> Engine:
 def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For tab completion."""
     try:
-        from corella_edge_export.recipe import shipped
+        from corella_edge_export.recipe import names
     except ModuleNotFoundError:  # a message would land in the line that is typed
         return []
-    return [name for name in shipped() if name.startswith(incomplete)]
+    return [name for name in names() if name.startswith(incomplete)]
 
 
 recipe_argument = click.argument("recipe", shell_complete=_recipe_names)

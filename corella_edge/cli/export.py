@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import Threads, checkpoint_option, mib, need_export
+from corella_edge.cli.common import Threads, checkpoint_option, columns, mib, need_export
 from corella_edge.routing.fusion import RULES
 
 
@@ -46,4 +50,24 @@ def export(
     opened = Run.open(run, data_of(run, data), checkpoint)
     bundle = write(opened, out, options, lambda message: talk.say(f"{message} …"))
     size = sum(entry.size for entry in bundle.manifest.files.values())
+    for line in _by_share(json.loads(bundle.path("routing.json").read_bytes())):
+        click.echo(line)
     click.echo(f"{out}: {bundle.label}, {len(bundle.manifest.files)} files, {mib(size)}, verified")
+
+
+def _by_share(routing: dict[str, Any]) -> Iterator[str]:
+    """Quality on the calibration rows by the share that the LLM is asked about, and what follows for serving."""
+    own = routing["threshold"]
+    yield f"On {routing['rows']:,} validation rows, by the share that the LLM is asked about (ratio 0: never):"
+    cells = [["ratio", "AUC", "log-loss", "accuracy"]]
+    for row in routing["table"]:
+        cells.append([f"{row['ratio']:g}", *(_figure(row[name]) for name in ("auc", "logloss", "accuracy"))])
+    yield from columns(cells, right=True)
+    by_ratio = {f"ratio:{row['ratio']:g}": row for row in routing["table"]}
+    if own in by_ratio and by_ratio[own]["logloss"] > by_ratio["ratio:0"]["logloss"]:
+        talk.warn(f"asking the LLM at the bundle's own threshold, {own}, raises the log-loss of these rows; "
+                  "--threshold ratio:0 serves the base model alone")  # fmt: skip
+
+
+def _figure(value: float | None) -> str:
+    return "n/a" if value is None or not math.isfinite(value) else f"{value:.4f}"
