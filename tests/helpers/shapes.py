@@ -45,7 +45,7 @@ def bare(timed: bool = True) -> RawData:
     rows = [(user, item, float(1 + (2 * (user % 3 == item % 3) + noise) % 5), None, time)
             for user, item, noise, time in _events(timed)]  # fmt: skip
     items = [{"item_id": f"p{i}", "title": f"p{i}"} for i in range(ITEMS)]
-    return _raw("bare", rows, _users(), items, {}, {}, like_above=2.0)
+    return _raw("bare" if timed else "untimed", rows, _users(), items, {}, {}, like_above=2.0)
 
 
 def untimed() -> RawData:

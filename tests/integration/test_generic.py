@@ -41,3 +41,15 @@ def test_any_data_become_a_served_ranking(name: str, tmp_path: Path) -> None:
     text = succeed("recipe", "show", out).out
     (tmp_path / "mine.toml").write_text(text, "utf-8")
     assert load_recipe(str(tmp_path / "mine.toml")) == recipe_of(out / "run.json")
+
+
+def test_any_data_can_be_studied(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    data = shapes.prepared("purchases", tmp_path / "data")
+    (tmp_path / "quick.toml").write_text(
+        'base = "generic"\nname = "quick"\n[crm]\nepochs = 2\n[llm]\nepochs = 1\n', "utf-8"
+    )
+    out = tmp_path / "study"
+    made = succeed("study", tmp_path / "quick.toml", "--data", data.root, "--out", out, "--seeds", "1", "--draws", "20")
+    assert "Smoothed like rates" in made.out
+    assert (out / "study.json").exists()

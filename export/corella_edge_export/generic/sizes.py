@@ -32,7 +32,7 @@ def crm(facts: Facts) -> Table:
         "learning_rate": 1e-3,
         "weight_decay": Choice(step(rows, (30_000, 0.1), (300_000, 0.01), above=1e-4), "few rows are learnt by heart"),
         "epochs": Choice(
-            step(rows, (5_000, 16), (30_000, 8), (300_000, 4), (3_000_000, 2), above=1),
+            step(rows, (5_000, 16), (30_000, 8), (300_000, 3), (3_000_000, 2), above=1),
             "at most; the best of them is kept",
         ),
         "evaluations": 2,
@@ -118,7 +118,7 @@ def llm(facts: Facts) -> Table:
         "intermediate": Choice(step(rows, (30_000, 192), (300_000, 256), above=384), _by(facts.train)),
         "context": CONTEXT,
         "rows": Choice(0 if facts.train <= LLM_ROWS else LLM_ROWS, "0 = all training rows"),
-        "epochs": Choice(step(rows, (5_000, 12), (30_000, 8), (300_000, 5), above=1), "at most; the best is kept"),
+        "epochs": Choice(step(rows, (5_000, 12), (30_000, 6), (300_000, 3), above=1), "at most; the best is kept"),
         "batch_tokens": Choice(batch_tokens(facts, whole), _by(facts.train)),
         "learning_rate": 2e-3,
         "weight_decay": Choice(step(rows, (30_000, 0.1), above=0.03), _by(facts.train)),

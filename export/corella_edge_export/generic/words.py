@@ -89,7 +89,8 @@ def _number(one: Attribute) -> bool:
 
 def _named(one: Attribute, without: str) -> bool:
     """Whether its name can stand in a template's braces."""
-    return not set(without) & set(one.name) and not one.name.isdigit() and one.name == one.name.strip()
+    name = one.name
+    return name.isprintable() and name == name.strip() and not name.isdigit() and not set(without) & set(name)
 
 
 def _tells(one: Attribute) -> bool:

@@ -8,17 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shapes
 from corella_edge.cli.recipe import toml
-from corella_edge.errors import RecipeError
+from corella_edge.errors import InputError, RecipeError
+from corella_edge_export.crm.fitted import users as user_fit
 from corella_edge_export.generic.choice import reasons, values
 from corella_edge_export.generic.facts import Attribute, Facts, look
 from corella_edge_export.generic.recipe import explained, recipe_for, table
 from corella_edge_export.recipe import load_recipe, recipe_from, table_of
+from corella_edge_export.training.checks import check_rule
 from sessions import run, succeed
 
 COUNT = st.integers(1, 10**8)
@@ -41,6 +44,7 @@ SMALL = Facts(train=240, valid=30, test=30, liked=0.5, users=20, items=20, peopl
               new_users=0.0, new_items=0.0)  # fmt: skip
 
 
+@settings(max_examples=20)
 @given(FACTS)
 def test_any_facts_make_a_recipe_that_the_data_can_fill(facts: Facts) -> None:
     made = values(table(facts))
@@ -59,6 +63,7 @@ def test_any_facts_make_a_recipe_that_the_data_can_fill(facts: Facts) -> None:
     assert not {"film", "movie", "genre"} & set(words.split())
 
 
+@settings(max_examples=20)
 @given(FACTS)
 def test_it_is_shown_as_a_recipe_with_reasons(facts: Facts) -> None:
     made = table(facts)
@@ -130,3 +135,23 @@ def test_labels_are_told_as_ratings_of_0_and_1(data: dict[str, Any]) -> None:
     assert all(event.rating in (0.0, 1.0) for event in clicks.request(0, 5, [0]).user.history)
     assert all(event.rating is None for event in bought.request(0, 2, [0]).user.history)
     assert all(event.time is None for event in data["untimed"].request(0, 5, [0]).user.history)
+
+
+def test_a_rule_that_contradicts_the_labels_is_refused(data: dict[str, Any]) -> None:
+    recipe = recipe_for("generic", data["ratings"])
+    check_rule(recipe, data["ratings"])
+    for above in (5.5, 8.0):
+        wrong = replace(recipe, prompt=replace(recipe.prompt, like_above=above))
+        with pytest.raises(InputError, match=r"prompt.like_above: .* labels, which go by a rating above 6; set `like"):
+            check_rule(wrong, data["ratings"])
+    check_rule(replace(recipe, prompt=replace(recipe.prompt, like_above=6.5)), data["ratings"])  # the same answers
+
+
+def test_without_times_every_row_is_a_sitting_of_its_own(data: dict[str, Any]) -> None:
+    rows = data["untimed"].split("train")
+    logits = np.zeros(len(rows.users))
+    apart = user_fit.fit(rows, logits, len(data["untimed"].user_ids), timed=False)
+    together = user_fit.fit(rows, logits, len(data["untimed"].user_ids))
+    assert (together.rows[:, 2] == 0).all()  # one sitting holds all of a user's rows: nothing is left to learn from
+    assert (apart.rows[:, 2] == 1).all()
+    np.testing.assert_array_equal(apart.users, together.users)

@@ -120,8 +120,9 @@ def _right_vectors(who: Places, what: Places, entries: Floats, shape: tuple[int,
     values, found = np.linalg.eigh(matrix @ matrix.T if wide else matrix.T @ matrix)
     best = np.argsort(-values, kind="stable")[:width]
     singular = np.sqrt(np.maximum(values[best], 0.0))
-    right: Floats = matrix.T @ found[:, best] / np.maximum(singular, 1e-9) if wide else found[:, best]
-    return right * (singular > 1e-6)
+    right = matrix.T @ found[:, best] / np.maximum(singular, 1e-9) if wide else found[:, best]
+    kept: Floats = right * (singular > 1e-6)
+    return kept
 
 
 def _nearly_right_vectors(who: Places, what: Places, entries: Floats, shape: tuple[int, int], width: int) -> Floats:
