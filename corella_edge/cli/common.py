@@ -74,6 +74,11 @@ def nats(threshold: float) -> str:
     return f"{threshold:.4f} nats" if math.isfinite(threshold) else "never"
 
 
+def figure(value: float | None) -> str:
+    """A measure of quality for people."""
+    return "n/a" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
 def columns(rows: Sequence[Sequence[str]], right: bool = False) -> Iterator[str]:
     """Rows of cells, aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import Threads, checkpoint_option, columns, mib, need_export
+from corella_edge.cli.common import Threads, checkpoint_option, columns, figure, mib, need_export
 from corella_edge.routing.fusion import RULES
 
 
@@ -50,24 +48,25 @@ def export(
     opened = Run.open(run, data_of(run, data), checkpoint)
     bundle = write(opened, out, options, lambda message: talk.say(f"{message} …"))
     size = sum(entry.size for entry in bundle.manifest.files.values())
-    for line in _by_share(json.loads(bundle.path("routing.json").read_bytes())):
+    for line in _by_share(bundle.json("routing.json"), bundle.json("verification.json")["metrics"]):
         click.echo(line)
     click.echo(f"{out}: {bundle.label}, {len(bundle.manifest.files)} files, {mib(size)}, verified")
 
 
-def _by_share(routing: dict[str, Any]) -> Iterator[str]:
-    """Quality on the calibration rows by the share that the LLM is asked about, and what follows for serving."""
+def _by_share(routing: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]:
+    """Quality on the calibration rows by the share that the LLM is asked about, and what follows for serving.
+
+    `metrics` are those of each model alone.
+    """
     own = routing["threshold"]
     yield f"On {routing['rows']:,} validation rows, by the share that the LLM is asked about (ratio 0: never):"
     cells = [["ratio", "AUC", "log-loss", "accuracy"]]
     for row in routing["table"]:
-        cells.append([f"{row['ratio']:g}", *(_figure(row[name]) for name in ("auc", "logloss", "accuracy"))])
+        cells.append([f"{row['ratio']:g}", *(figure(row[name]) for name in ("auc", "logloss", "accuracy"))])
     yield from columns(cells, right=True)
+    yield f"Alone: base model {figure(metrics['crm_valid']['auc'])}, LLM {figure(metrics['llm_valid']['auc'])} (AUC)"
     by_ratio = {f"ratio:{row['ratio']:g}": row for row in routing["table"]}
-    if own in by_ratio and by_ratio[own]["logloss"] > by_ratio["ratio:0"]["logloss"]:
+    losses = [by_ratio[name]["logloss"] for name in (own, "ratio:0") if name in by_ratio]
+    if len(losses) == 2 and None not in losses and losses[0] > losses[1]:
         talk.warn(f"asking the LLM at the bundle's own threshold, {own}, raises the log-loss of these rows; "
                   "--threshold ratio:0 serves the base model alone")  # fmt: skip
-
-
-def _figure(value: float | None) -> str:
-    return "n/a" if value is None or not math.isfinite(value) else f"{value:.4f}"

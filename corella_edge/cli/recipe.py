@@ -14,7 +14,7 @@ from corella_edge.cli.base import Group
 from corella_edge.cli.common import columns, need, recipe_argument
 
 RUN = "run.json"  # what tells a run's folder
-Reasons = Mapping[tuple[str, ...], str]
+Reasons = dict[tuple[str, ...], str]
 
 
 @click.group(cls=Group)
@@ -57,11 +57,11 @@ def show(recipe: str, data: Path | None) -> None:
     """
     from corella_edge_export.recipe import load_recipe, recipe_of, table_of
 
-    run = Path(recipe)
+    run, why = Path(recipe), Reasons()
     if (run / RUN).is_file():
-        found, why = recipe_of(run / RUN), {}
+        found = recipe_of(run / RUN)
     elif data is None:
-        found, why = load_recipe(recipe), {}
+        found = load_recipe(recipe)
     else:
         need("recipe show --data", "report", "polars")
         from corella_edge_export.data.prepared import PreparedData

@@ -19,9 +19,16 @@ def explained(name_or_path: str, data: PreparedData) -> tuple[Recipe, Reasons]:
 
     Only values that are `generic`'s own have a reason: not those of another recipe, or those that a file changes.
     """
-    found, made = recipe_for(name_or_path, data), table(look(data))
-    own, own_values = table_of(found), values(made)
-    return found, {place: why for place, why in reasons(made).items() if same(own, own_values, place)}
+    made: list[Table] = []  # where the recipe is `generic`, or over it
+
+    def make() -> Table:
+        made.append(table(look(data)))
+        return values(made[0])
+
+    found = load_recipe(name_or_path, make)
+    own = table_of(found)
+    why = {place: reason for every in made for place, reason in reasons(every).items()}
+    return found, {place: reason for place, reason in why.items() if same(own, values(made[0]), place)}
 
 
 def same(table: Table, other: Table, place: tuple[str, ...]) -> bool:

@@ -114,6 +114,7 @@ def test_what_a_file_changes_has_no_reason(data: dict[str, Any], tmp_path: Path)
     plain, all_of_them = explained("generic", data["ratings"])
     assert recipe == replace(plain, name="mine", crm=replace(plain.crm, batch_size=7))
     assert all_of_them.keys() - why.keys() == {("crm", "batch_size")}
+    assert explained("ml-1m-small", data["ratings"]) == (load_recipe("ml-1m-small"), {})
 
 
 def test_the_command_prints_it_for_the_data_only(data: dict[str, Any], tmp_path: Path) -> None:
