@@ -52,12 +52,10 @@ def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path
 
 def _expect(recipe: Recipe, data: PreparedData) -> None:
     """How long it will take, where that can be told."""
-    import torch
-
     from corella_edge_export.training import expected
 
-    seconds = expected.seconds(recipe, data, expected.multiplying(), torch.get_num_threads())
-    if not torch.cuda.is_available() and seconds == seconds:
+    seconds = expected.here(recipe, data)
+    if seconds is not None:
         rows = data.info["counts"]["train"]
         talk.say(f"{rows:,} training rows: {expected.told(seconds)} on this CPU, if it does nothing else")
 

@@ -6,7 +6,6 @@ or faster as its matrix product is. A machine that does other work meanwhile tak
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from statistics import median
@@ -18,20 +17,25 @@ from corella_edge_export.llm.recipe import LlmRecipe, StageRecipe
 from corella_edge_export.recipe import Recipe
 
 REFERENCE = 130e9  # floating-point operations a second of one core, of `multiplying`, where the constants were measured
-EFFICIENCY = 0.28  # of it that a step of a small LLM reaches
+EFFICIENCY = 0.2  # of it that a step of a small LLM reaches
 CRM_ROW = 50e-6  # seconds to learn one row once, of a model of an ensemble
-ENCODED_ROW = 150e-6  # seconds to encode a training row, of each time
-FITTED_ROW = 2e-6  # seconds of a training row in one step of fitting the items' quality
+ENCODED_ROW = 60e-6  # seconds to encode a training row, of each time
+FITTED_ROW = 1e-7  # seconds of a training row in one step of fitting the items' quality
 FITS, FIT_STEPS = 11, 100
 CHARS = 3.5  # characters a token of a text, about
 SECOND_CORE = 0.6  # of a core's work that each further one adds
 LOOKED_AT = 500  # items whose text is looked at
 
 
+def here(recipe: Recipe, data: PreparedData) -> float | None:
+    """Seconds on this machine; None where there is a GPU, or a checkpoint of any size."""
+    if torch.cuda.is_available() or recipe.llm.source != "scratch":
+        return None
+    return seconds(recipe, data, multiplying(), torch.get_num_threads())
+
+
 def seconds(recipe: Recipe, data: PreparedData, speed: float, cores: int) -> float:
-    """Seconds of all stages from scratch on cores of `speed` operations a second each. Of a checkpoint: nan."""
-    if recipe.llm.source != "scratch":
-        return math.nan
+    """Seconds of all stages of a model from scratch, on cores of `speed` operations a second each."""
     work = crm_seconds(recipe, data) + llm_seconds(recipe, data)
     return work * REFERENCE / speed / (1.0 + SECOND_CORE * (min(cores, 4) - 1))
 
