@@ -16,6 +16,7 @@ FITTED_ROWS = 3_000_000  # training rows up to which the items' quality is fitte
 VECTOR_ITEMS = 50_000  # items up to which each has a vector in the catalogue
 NEW = 0.02  # of validation rows that are of items without a training row, from which words speak for them
 LLM_ROWS = 1_000_000  # training rows that the LLM reads at most
+WEIGHED = 1_000  # validation rows from which the weights of a fusion rule are fitted
 STEPS = 150  # of an epoch of the CRM, about
 
 
@@ -157,9 +158,13 @@ def later_stage(facts: Facts) -> Table:
 
 
 def export(facts: Facts) -> Table:
-    """Section [export]."""
+    """Section [export]. Where rows suffice, they weigh both models; where not, the LLM has a half say, and rarely."""
+    weighed = facts.valid >= WEIGHED
+    why = f"{facts.valid:,} validation rows {'weigh' if weighed else 'are too few to weigh'} both models"
     return {
         "calibration_rows": Choice(min(10_000, facts.valid), f"{facts.valid:,} validation rows"),
         "sample_rows": Choice(min(1_000, facts.test), f"{facts.test:,} test rows"),
         "reference_rows": min(64, facts.test),
+        "threshold": Choice("ratio:0.3" if weighed else "ratio:0.05", why),
+        "fusion": Choice("stack" if weighed else "blend", why),
     }
