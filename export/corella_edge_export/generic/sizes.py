@@ -99,7 +99,7 @@ def texts(facts: Facts) -> list[str]:
     """Attributes whose words speak for items with few rows: the title, and longer texts; none where items are known."""
     if facts.new_items < NEW or facts.catalogue > VECTOR_ITEMS:
         return []
-    return ["title", *(one.name for one in facts.item_attributes if one.kind == "text")]
+    return ["title", *(one.name for one in facts.item_attributes if one.kind == "text" and one.name.isprintable())]
 
 
 def llm(facts: Facts) -> Table:
@@ -119,7 +119,7 @@ def llm(facts: Facts) -> Table:
         "intermediate": Choice(step(rows, (30_000, 192), (300_000, 256), above=384), _by(facts.train)),
         "context": CONTEXT,
         "rows": Choice(0 if facts.train <= LLM_ROWS else LLM_ROWS, "0 = all training rows"),
-        "epochs": Choice(step(rows, (5_000, 12), (30_000, 6), (300_000, 3), above=1), "at most; the best is kept"),
+        "epochs": Choice(step(rows, (5_000, 10), (30_000, 6), (300_000, 3), above=1), "at most; the best is kept"),
         "batch_tokens": Choice(batch_tokens(facts, whole), _by(facts.train)),
         "learning_rate": 2e-3,
         "weight_decay": Choice(step(rows, (30_000, 0.1), above=0.03), _by(facts.train)),
