@@ -22,6 +22,18 @@ def auc(probability: npt.ArrayLike, label: npt.ArrayLike) -> float:
     return float(user_aucs(probability, label, one_user).item()) if len(one_user) else float("nan")
 
 
+def auc_error(positive: int, negative: int, auc: float = 0.75) -> float:
+    """Standard error of an AUC over so many independent rows of each class (Hanley and McNeil 1982); inf without both.
+
+    Rows of one user are no independent ones, so it is a lower bound.
+    """
+    if not positive or not negative:
+        return float("inf")
+    two_positive, two_negative = auc / (2 - auc), 2 * auc * auc / (1 + auc)
+    spread = (positive - 1) * (two_positive - auc * auc) + (negative - 1) * (two_negative - auc * auc)
+    return float(np.sqrt((auc * (1 - auc) + spread) / (positive * negative)))
+
+
 def row_loss(probability: npt.ArrayLike, label: npt.ArrayLike) -> Floats:
     """Log-loss of each row in nats, float64 [n]; probabilities are clipped to [1e-7, 1 - 1e-7]."""
     p = np.clip(np.asarray(probability, dtype=np.float64), EPSILON, 1 - EPSILON)

@@ -122,6 +122,7 @@ ARROWS = {
     "crm": {"data", "recipe_keys"},
     "llm": {"data", "recipe_keys"},
     "recipe": {"crm", "llm", "recipe_keys", "toml_text"},
+    "generic": {"data", "recipe"},
     "training": {"data", "crm", "llm", "recipe"},
     "evaluation": {"data"},
     "bundling": {"data", "crm", "llm", "training", "evaluation"},

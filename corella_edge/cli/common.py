@@ -74,6 +74,11 @@ def nats(threshold: float) -> str:
     return f"{threshold:.4f} nats" if math.isfinite(threshold) else "never"
 
 
+def figure(value: float | None) -> str:
+    """A measure of quality for people."""
+    return "n/a" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
 def columns(rows: Sequence[Sequence[str]], right: bool = False) -> Iterator[str]:
     """Rows of cells, aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -96,10 +101,10 @@ def open_engine(bundle: Path, **options: Any) -> Engine:
 def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For tab completion."""
     try:
-        from corella_edge_export.recipe import shipped
+        from corella_edge_export.recipe import names
     except ModuleNotFoundError:  # a message would land in the line that is typed
         return []
-    return [name for name in shipped() if name.startswith(incomplete)]
+    return [name for name in names() if name.startswith(incomplete)]
 
 
 recipe_argument = click.argument("recipe", shell_complete=_recipe_names)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from corella_edge.metrics import (
     Bootstrap,
     auc,
+    auc_error,
     calibration_curve,
     ece,
     mass_bins,
@@ -196,3 +197,19 @@ def test_gains_in_percent() -> None:
 def test_no_user_with_both_classes_has_no_uauc() -> None:
     found = sampled_uauc([0.1, 0.9], [0, 1], Bootstrap([1, 2], draws=10)).interval()
     assert all(math.isnan(x) for x in (found.value, found.low, found.high, uauc([0.1, 0.9], [0, 1], [1, 2])))
+
+
+def test_the_error_of_an_auc_is_that_of_repeated_samples() -> None:
+    """Hanley and McNeil's formula against the spread of AUCs of exponential scores, the model that it rests on."""
+    rng = np.random.default_rng(0)
+    area, positive, negative = 0.75, 40, 60
+    rate = area / (1 - area)  # P(positive above negative) of exponentials with means rate and 1 is rate / (1 + rate)
+    labels = np.repeat([1, 0], [positive, negative])
+    draws = [auc(np.r_[rng.exponential(rate, positive), rng.exponential(1.0, negative)], labels) for _ in range(2000)]
+    assert np.mean(draws) == pytest.approx(area, abs=0.005)
+    assert auc_error(positive, negative, area) == pytest.approx(np.std(draws), rel=0.06)
+
+
+def test_the_error_of_an_auc_of_one_class_is_infinite() -> None:
+    assert auc_error(0, 5) == auc_error(5, 0) == float("inf")
+    assert auc_error(400, 400) == pytest.approx(auc_error(100, 100) / 2, rel=0.02)

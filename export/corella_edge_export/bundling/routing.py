@@ -42,7 +42,8 @@ def _table_row(ratio: float, valid: ScoredRows, rule: Fusion) -> Json:
     threshold = threshold_for(valid.entropies, ratio)
     chosen = routed(valid, threshold)
     found = metrics.quality(fused(valid, chosen, rule), valid.labels)
-    return {"ratio": ratio, "threshold": number(threshold), "share": float(chosen.mean()), **asdict(found)}
+    figures = {name: number(value) for name, value in asdict(found).items()}  # rows of one class have no AUC
+    return {"ratio": ratio, "threshold": number(threshold), "share": float(chosen.mean()), **figures}
 
 
 def rule_for(name: str, policy: str, valid: ScoredRows) -> tuple[Fusion, Json]:

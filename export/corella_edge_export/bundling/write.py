@@ -68,7 +68,7 @@ class Export:
         self.encoder = FeatureEncoder(self.schema, self.catalog)
         self.prompts: PromptEncoder = run.prompt_encoder(self.catalog)
         self.differences: dict[str, float] = {}
-        self.metrics: dict[str, dict[str, float]] = {}
+        self.metrics: dict[str, dict[str, float | None]] = {}
         history, export = history_needed(self.schema, run.recipe.prompt), run.recipe.export
         self.sample = self._answered(choose_rows(run.data, "test", export.sample_rows, run.recipe.seed, history))
         self.calibration = choose_users(run.data, "valid", export.calibration_rows, run.recipe.seed, history)
@@ -235,7 +235,8 @@ class Export:
     def _judge(self, name: str, probability: Any, rows: RowSet | None = None) -> None:
         labels = (rows or self.sample).labels
         known = ~np.isnan(probability)
-        self.metrics[name] = asdict(metrics.quality(probability[known], labels[known]))
+        found = asdict(metrics.quality(probability[known], labels[known]))
+        self.metrics[name] = {metric: number(value) for metric, value in found.items()}
 
     def _json(self, name: str, value: Any) -> None:
         (self.folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", "utf-8")

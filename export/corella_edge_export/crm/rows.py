@@ -58,7 +58,7 @@ class EncodedRows:
             for name, values in self._all_derived(other, rows, None).items():
                 self.derived[name][rows] = values
         own, count = self._leaning() if leanings else None, len(data.user_ids)
-        self.levels = user_fit.fit(self.split, quality, count, own, served) if levels else None
+        self.levels = user_fit.fit(self.split, quality, count, own, served, data.timed) if levels else None
 
     def __len__(self) -> int:
         return len(self.labels)

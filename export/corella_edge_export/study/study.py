@@ -14,13 +14,13 @@ from corella_edge import atomic
 from corella_edge.errors import InputError
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.evaluation import plots, tables
+from corella_edge_export.evaluation.baseline import smoothed_rates
 from corella_edge_export.evaluation.boundary import boundary
 from corella_edge_export.evaluation.scored import Json, Pair
 from corella_edge_export.llm import model as llm
 from corella_edge_export.recipe import Recipe, table_of
 from corella_edge_export.report import report_if_possible
 from corella_edge_export.study.analysis import DRAWS, ablation, against, analyse, by_variant, combine, combine_ablations
-from corella_edge_export.study.baseline import smoothed_rates
 from corella_edge_export.study.predictions import Predictions, folder_of
 from corella_edge_export.training import stages
 from corella_edge_export.training.checks import check
