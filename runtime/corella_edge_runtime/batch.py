@@ -32,6 +32,7 @@ class Tally:
     """What has been scored so far, of `total` requests; `kept` were there from an interrupted run.
 
     strict: some of the requests are, so that `check_strict` has to look at them.
+    noted: requests about which there is something to tell; `note`: the first such sentence.
     """
 
     total: int = 0
@@ -42,12 +43,17 @@ class Tally:
     routed: int = 0
     unanswered: int = 0
     seconds: float = 0.0
+    noted: int = 0
+    note: str = ""
 
-    def add(self, scores: Scores) -> None:
+    def add(self, request: Request, scores: Scores) -> None:
         self.requests += 1
         self.candidates += len(scores.items)
         self.routed += int(scores.routed.sum())
         self.unanswered += sum(map(bool, scores.reason)) - int(scores.routed.sum())
+        if notes := (*request.notes, *scores.notes):
+            self.noted += 1
+            self.note = self.note or notes[0]
 
 
 Progress = Callable[[Tally], None]
@@ -114,7 +120,7 @@ def score_stream(ranker: Engine, source: TextFile, out: BinaryIO, tally: Tally, 
         scores = ranker.rank(request)
         out.write(line(request, scores, ranker.name))
         out.flush()
-        tally.add(scores)
+        tally.add(request, scores)
         tally.seconds = time.perf_counter() - started
         progress(tally)
 
