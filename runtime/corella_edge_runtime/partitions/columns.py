@@ -1,11 +1,13 @@
 """A row of a table of requests ↔ the request that it is, and answers as columns. Knows no file and no library for one.
 
-What a request may hold is decided by `request_message` alone: a row is put into the form of JSON and parsed as JSON is.
+What a request may hold is decided by `request_message` alone: a row is put into the form of JSON and parsed as JSON is,
+unless it is as rows are as a rule, which needs no objects.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import InputError
-from corella_edge.request import Request
-from corella_edge.request_message import parse_request
-from corella_edge.routing.policy import read_threshold
+from corella_edge.history import is_plain
+from corella_edge.messages import MAX_ID_CHARS, MAX_TEXT_CHARS
+from corella_edge.request import NOBODY, Candidates, History, Request, User
+from corella_edge.request_message import MAX_CANDIDATES, MAX_HISTORY, MAX_RATING
 from corella_edge.scores import Scores
+from corella_edge_runtime.batch import parse_checked
 
 USER, ITEMS, RATINGS, TIMES = "user_id", "history_items", "history_ratings", "history_times"
 CANDIDATES, OWN = "candidates", "candidate_features"
@@ -84,13 +88,12 @@ def request_of(row: Mapping[str, Any], features: Sequence[str]) -> Request:
     Raises:
         InputError: names the column, the place in its list, and the value.
     """
+    if (plain := _plain(row, features)) is not None:
+        return plain
     try:
-        request = parse_request(_message(row, features))
-        if request.threshold is not None:
-            read_threshold(request.threshold)
+        return parse_checked(message_of(row, features))
     except InputError as error:
         raise InputError(in_columns(str(error))) from None
-    return request
 
 
 def in_columns(text: str) -> str:
@@ -100,9 +103,50 @@ def in_columns(text: str) -> str:
     return text
 
 
-def _message(row: Mapping[str, Any], features: Sequence[str]) -> dict[str, Any]:
-    """The row in the form of JSON; what is null is left out."""
-    user: dict[str, Any] = {"features": {n: _known(row[n]) for n in features if row[n] is not None}}
+def _plain(row: Mapping[str, Any], features: Sequence[str]) -> Request | None:
+    """The request that `parse_request` makes of a row without gaps and oddities; None for any other row."""
+    user_id, request_id, items = row.get(USER), row.get("id"), row.get(ITEMS) or []
+    candidates, ratings, times = row.get(CANDIDATES), row.get(RATINGS), row.get(TIMES)
+    given = {name: value for name in features if (value := row[name]) is not None}
+    if not (
+        all(row.get(name) is None for name in (OWN, *OPTIONS))
+        and candidates
+        and _are_ids(candidates, MAX_CANDIDATES)
+        and (not items or _are_ids(items, MAX_HISTORY))
+        and _are_ids([text for text in (user_id, request_id) if text is not None] or ["-"], 2)
+        and (ratings is None or (len(ratings) == len(items) and _are_ratings(ratings)))
+        and (times is None or (len(times) == len(items) and None not in times and is_plain(times)))
+        and all(type(value) is str and len(value) <= MAX_TEXT_CHARS for value in given.values())
+    ):
+        return None
+    history = History(items, [*map(float, ratings)] if ratings else None, times or None) if items else NOBODY
+    return Request(User(user_id, given, history), Candidates(candidates), request_id)
+
+
+def _are_ids(texts: Sequence[Any], most: int) -> bool:
+    try:
+        "".join(texts)
+    except TypeError:  # something else is among them
+        return False
+    return len(texts) <= most and min(map(len, texts)) >= 1 and max(map(len, texts)) <= MAX_ID_CHARS
+
+
+def _are_ratings(values: Sequence[Any]) -> bool:
+    try:
+        total = sum(values)
+    except TypeError:  # None is among them
+        return False
+    # nan and the infinities stay in a sum, and nan has no order.
+    return math.isfinite(total) and (not values or (min(values) >= -MAX_RATING and max(values) <= MAX_RATING))
+
+
+def message_of(row: Mapping[str, Any], features: Sequence[str]) -> dict[str, Any]:
+    """The row in the form of JSON; what is null is left out.
+
+    Raises:
+        InputError: lists that go together are of different lengths.
+    """
+    user: dict[str, Any] = {"features": {n: value for n in features if (value := _known(row[n])) is not None}}
     if row.get(USER) is not None:
         user["id"] = row[USER]
     if row.get(ITEMS) is not None:

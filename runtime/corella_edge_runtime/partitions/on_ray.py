@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -19,7 +22,7 @@ from typing import Any
 
 import corella_edge
 from corella_edge.bundle import artefact
-from corella_edge.errors import ComputeError, InputError
+from corella_edge.errors import ComputeError, InputError, InterruptedRunError
 from corella_edge_runtime.batch import Progress, Tally
 from corella_edge_runtime.partitions import layout, parquet, scoring
 from corella_edge_runtime.partitions.layout import Partition
@@ -84,7 +87,8 @@ def _connected(address: str) -> Iterator[Any]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     import ray
 
-    with redirect_stdout(_Debug()):
+    with redirect_stdout(_Debug()), _interruptible(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="ray")
         try:
             # A cluster of its own needs no dashboard; of another one these options would be refused.
             own = {"include_dashboard": False} if address == "local" else {}
@@ -97,6 +101,23 @@ def _connected(address: str) -> Iterator[Any]:
             yield ray
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as an error, after which the cluster of this run's own is ended in order: some of its processes stay."""
+    ours = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    if not ours or before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedRunError("interrupted; run the same command again to resume") from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Debug(TextIOBase):

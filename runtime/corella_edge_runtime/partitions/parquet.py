@@ -34,6 +34,9 @@ ANSWERS = pa.schema(
         pa.field("unknown", pa.list_(pa.string()), nullable=False),
     ]
 )
+# Numbers hardly repeat: a dictionary of them costs three times the writing of all the rest.
+_WRITTEN: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["id", "user_id", "item", "reason"]}
+_IDS = ("id", columns.USER, columns.ITEMS, columns.CANDIDATES)
 Test = Callable[[pa.DataType], bool]
 
 
@@ -90,6 +93,8 @@ def _values(name: str, column: pa.Array) -> list[Any]:
     if name == columns.TIMES and pa.types.is_timestamp(_inner(column.type)):
         seconds = column.cast(pa.list_(pa.timestamp("s")), safe=False)
         column = seconds.cast(pa.list_(pa.int64()))
+    elif name in _IDS and pa.types.is_integer(_inner(column.type)):
+        column = column.cast(pa.list_(pa.string()) if _is_list(column.type) else pa.string())
     elif pa.types.is_decimal(_inner(column.type)):
         column = column.cast(pa.list_(pa.float64()) if _is_list(column.type) else pa.float64())
     return column.to_pylist()  # type: ignore[no-any-return]
@@ -175,14 +180,14 @@ def label(path: Path) -> dict[str, Any] | None:
 
 def write(answers: Answers, path: Path) -> None:
     """Some answers as a file of their own."""
-    with pq.ParquetWriter(path, ANSWERS, compression="zstd") as writer:
+    with pq.ParquetWriter(path, ANSWERS, **_WRITTEN) as writer:
         writer.write_table(_table(answers))
 
 
 def join(parts: Sequence[Path], out: Path, label: dict[str, Any]) -> None:
     """One file of the answers in several, in their order; each becomes a row group."""
     schema = ANSWERS.with_metadata({LABEL: json.dumps(label, sort_keys=True).encode()})
-    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(out, schema, **_WRITTEN) as writer:
         for part in parts:
             writer.write_table(pq.read_table(part, memory_map=False, partitioning=None).cast(schema))
 
