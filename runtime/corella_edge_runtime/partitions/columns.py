@@ -18,7 +18,7 @@ import numpy as np
 
 from corella_edge.errors import InputError
 from corella_edge.history import is_plain
-from corella_edge.messages import MAX_ID_CHARS, MAX_TEXT_CHARS
+from corella_edge.messages import MAX_FEATURES, MAX_ID_CHARS, MAX_TEXT_CHARS, MAX_VALUES
 from corella_edge.request import NOBODY, Candidates, History, Request, User
 from corella_edge.request_message import MAX_CANDIDATES, MAX_HISTORY, MAX_RATING
 from corella_edge.scores import Scores
@@ -116,11 +116,18 @@ def _plain(row: Mapping[str, Any], features: Sequence[str]) -> Request | None:
         and _are_ids([text for text in (user_id, request_id) if text is not None] or ["-"], 2)
         and (ratings is None or (len(ratings) == len(items) and _are_ratings(ratings)))
         and (times is None or (len(times) == len(items) and None not in times and is_plain(times)))
-        and all(type(value) is str and len(value) <= MAX_TEXT_CHARS for value in given.values())
+        and len(given) <= MAX_FEATURES
+        and all(map(_is_plain_feature, given.values()))
     ):
         return None
     history = History(items, [*map(float, ratings)] if ratings else None, times or None) if items else NOBODY
     return Request(User(user_id, given, history), Candidates(candidates), request_id)
+
+
+def _is_plain_feature(value: Any) -> bool:
+    if type(value) is list:
+        return len(value) <= MAX_VALUES and all(type(one) is str and len(one) <= MAX_TEXT_CHARS for one in value)
+    return type(value) is str and len(value) <= MAX_TEXT_CHARS
 
 
 def _are_ids(texts: Sequence[Any], most: int) -> bool:

@@ -24,7 +24,8 @@ EVENTS = st.lists(
 ) | st.lists(
     st.fixed_dictionaries({"item": IDS, "rating": st.integers(1, 5), "time": st.just(978_300_760)}), max_size=4
 )
-FEATURES = st.dictionaries(st.sampled_from(["gender", "age"]), st.text(max_size=3) | st.integers() | st.floats(-9, 9))
+VALUES = st.text(max_size=3) | st.integers() | st.floats(-9, 9) | st.lists(st.text(max_size=2) | st.integers())
+FEATURES = st.dictionaries(st.sampled_from(["gender", "age"]), VALUES)
 OWN = st.dictionaries(st.sampled_from(["title", "genres"]), st.text(max_size=3) | st.lists(st.text(max_size=2)))
 CANDIDATES = st.lists(st.fixed_dictionaries({"item": IDS}, optional={"features": OWN}), max_size=4)
 MESSAGES = st.fixed_dictionaries(
