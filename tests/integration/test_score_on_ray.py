@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -95,3 +96,38 @@ def test_no_cluster_is_one_line(bundle: Path, messages: list[dict], tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert done.stderr.startswith("corella-edge: --ray-address auto: no Ray cluster (")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing_behind_and_goes_on(
+    bundle: Path, messages: list[dict], tmp_path: Path, number: signal.Signals
+) -> None:
+    source = tables.write(tmp_path / "in.parquet", tables.table_of(messages * 40))
+    out = tmp_path / "out.parquet"
+    command = [*COMMAND, bundle, source, "--out", out, "--no-llm", *LOCAL]
+    # Processes of this run are known by their folder.
+    env = {**ENV, "RAY_TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([*command, "-q"], stderr=subprocess.PIPE, text=True, env=env)
+    end = time.monotonic() + 90
+    while not [*tmp_path.rglob("*.piece")] and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip().splitlines() == ["corella-edge: interrupted; run the same command again to resume"]
+    assert not out.exists()
+    while left := with_words(str(tmp_path)):
+        assert time.monotonic() < end + 30, left
+        time.sleep(0.1)
+    again = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    assert (again.returncode, "were there already" in again.stderr) == (0, True), again.stderr
+
+
+def with_words(text: str) -> list[str]:
+    """Command lines of processes that hold a text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            found += [words] if text in words else []
+    return found

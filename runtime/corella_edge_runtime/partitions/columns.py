@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -55,6 +56,8 @@ def chosen(names: Sequence[str], features: Iterable[str]) -> tuple[list[str], li
     Raises:
         InputError: the columns are not those of a table of requests; says what to do.
     """
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"column {twice[0]!r}: occurs twice; rename one, or leave it out")
     known = {*KEYS, *features}
     read, left = [n for n in names if n in known], [n for n in names if n not in known]
     for name in left:

@@ -30,6 +30,7 @@ from corella_edge_runtime.partitions.worker import Worker, raised
 
 MOST_TRIES = 3  # of a partition, and of the first worker
 WAIT = 0.5  # seconds between looks at how far the workers are
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 _LOG = logging.getLogger(__name__)
 
 
@@ -90,34 +91,48 @@ def _connected(address: str) -> Iterator[Any]:
     with redirect_stdout(_Debug()), _interruptible(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="ray")
         try:
-            # A cluster of its own needs no dashboard; of another one these options would be refused.
-            own = {"include_dashboard": False} if address == "local" else {}
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            hint = "start one (ray start --head), or name it: --ray-address ray://HOST:10001, or local"
-            raise InputError(f"--ray-address {address}: no Ray cluster ({first}); {hint}") from None
-        try:
+            _begin(ray, address)
             yield ray
         finally:
             ray.shutdown()
 
 
+def _begin(ray: Any, address: str) -> None:
+    # A cluster of its own needs no dashboard; of another one these options would be refused.
+    own = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        hint = "start one (ray start --head), or name it: --ray-address ray://HOST:10001, or local"
+        raise InputError(f"--ray-address {address}: no Ray cluster ({first}); {hint}") from None
+    _listen()  # Ray's own way to end at SIGTERM is a trace
+
+
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C as an error, after which the cluster of this run's own is ended in order: some of its processes stay."""
-    ours = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    if not ours or before is signal.SIG_IGN:
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Ctrl-C and SIGTERM as an error, so that Ray is left in order: processes of a cluster of its own would stay."""
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    _listen()
     try:
         yield
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted; run the same command again to resume") from None
     finally:
-        signal.signal(signal.SIGINT, before)
+        if _is_main():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _listen() -> None:
+    """What is ignored stays so, as in any background job of a script."""
+    for number in _STOPS if _is_main() else ():
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
+def _is_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 class _Debug(TextIOBase):
@@ -181,12 +196,15 @@ class _Driver:
 
     def _lost(self, partition: Partition | None, error: Exception) -> None:
         """A worker has died: another one takes its place, its partition waits again."""
-        name, why = partition.name if partition else "", str(error).strip().splitlines()
+        name = partition.name if partition else ""
         self._tries[name] += 1
         _LOG.debug("a worker has ended: %s", error)
         if self._tries[name] >= MOST_TRIES:
-            what = f"{name}: the worker that scores it" if name else "a worker that opens the bundle"
-            raise ComputeError(f"{what} has died {MOST_TRIES} times: {' '.join(why[:1] + why[-1:])}")
+            why = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
+            if name:
+                raise ComputeError(f"{name}: the worker that scores it has died {MOST_TRIES} times: {why}")
+            need = "every machine needs the same release of corella-edge, with its extras"
+            raise ComputeError(f"a worker that opens the bundle has died {MOST_TRIES} times: {why}; {need}")
         if partition:
             self._tell.warn(f"a worker has died; {name} goes on with another one")
             self._waiting.appendleft(partition)

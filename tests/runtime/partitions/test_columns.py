@@ -106,6 +106,7 @@ def test_columns_that_nothing_reads_are_told() -> None:
         (["user_id", "histroy_items"], "column 'histroy_items': not known; did you mean 'history_items'?"),
         (["user_id", "Candidate"], "column 'Candidate': not known; did you mean 'candidates'?"),
         (["a", "b"], "is no table of requests: it has neither user_id nor history_items; its columns are a, b"),
+        (["user_id", "day", "day"], "column 'day': occurs twice; rename one, or leave it out"),
         (["user_id", "history_times"], "column 'history_times': the column 'history_items' that it belongs to"),
         (["user_id", "candidate_features"], "column 'candidate_features': the column 'candidates' that it belongs"),
     ],
