@@ -185,7 +185,7 @@ def _inside(value: Any, step: Any, form: types.Type | None) -> tuple[Any, Any, t
     """A step into a value: what is there, the step's own name, and the type wanted there."""
     inner = next(filter(None, [_inner(option, step) for option in _options(form)]), None)
     if step is ...:
-        step = next((name for name, found in value.items() if not _fits(found)), "...")
+        step = next((name for name, found in value.items() if not _fits(found, inner)), "...")
     try:
         return value[step], step, inner
     except (KeyError, IndexError, TypeError):
@@ -208,8 +208,10 @@ def _inner(form: types.Type, step: Any) -> types.Type | None:
     return form.value_type if isinstance(form, types.DictType) else None
 
 
-def _fits(value: object) -> bool:
-    """Whether a value of an object of features is one."""
+def _fits(value: object, form: types.Type | None) -> bool:
+    """Whether a value of an object of texts, or of features, is one."""
+    if isinstance(form, types.StrType):
+        return isinstance(value, str)
     try:
         msgspec.convert(value, Value)
     except msgspec.ValidationError:
@@ -233,6 +235,8 @@ def _sentence(what: str, path: str, found: object, form: types.Type | None, wher
     if matched := _BOUND.match(what):
         bound = f"{_BOUNDS[matched[2]]} {matched[3].removesuffix('.0')}"
         return f"{place}: expected {_WORDS[matched[1]]} {bound}, got {shown(found)}"
+    if "matching regex" in what and isinstance(form, types.Metadata) and form.extra:
+        return f"{place}: expected {form.extra['words']}, got {shown(found)}"
     if matched := _KIND.match(what):
         return f"{place}: expected {_any_of(matched[1])}, got {shown(found)}"
     return f"{place}: {what[:1].lower()}{what[1:]}"

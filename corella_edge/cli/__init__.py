@@ -22,6 +22,7 @@ from corella_edge.errors import EXIT_CODES, InputError, InterruptedRunError, Rea
 # name → (module in this folder, one line for --help); the order is the order of work.
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Run the whole path on synthetic data: prepare, train, export, verify, score, measure."),
+    "data": ("data", "Fetch public data sets from their publishers, and write what is known of their files."),
     "prepare": ("prepare", "Turn a publisher's files into training data."),
     "recipe": ("recipe", "List the shipped recipes, or show one with all its settings."),
     "train": ("train", "Train the base model (CRM) and the LLM of a recipe."),

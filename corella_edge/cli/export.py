@@ -36,13 +36,13 @@ def export(
     file is compared with torch; the bundle appears complete and verified, or not at all.
     """
     need_export("export", "F16", *llm_type)
-    from corella_edge_export.bundling.write import Options
+    from corella_edge_export.bundling.write import ExportOptions
     from corella_edge_export.bundling.write import export as write
     from corella_edge_export.training.run import Run, data_of
     from corella_edge_runtime.machine.threads import llm_default
 
     threads = llm_threads or llm_default()
-    options = Options(llm_type, name, bundle_version, not no_sample, crm_int8, fusion, threads)
+    options = ExportOptions(llm_type, name, bundle_version, not no_sample, crm_int8, fusion, threads)
     opened = Run.open(run, data_of(run, data), checkpoint)
     bundle = write(opened, out, options, lambda message: talk.say(f"{message} …"))
     size = sum(entry.size for entry in bundle.manifest.files.values())

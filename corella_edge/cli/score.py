@@ -58,8 +58,8 @@ def score(
         batch.check_out(to, source, force)
     tally = batch.check_requests(source)
     with open_engine(bundle, **engine, threshold=threshold, deterministic=deterministic) as opened:
-        if tally.strict:
-            batch.check_strict(opened.check_features, source)
+        if tally.strict or opened.refuses:
+            batch.check_all(opened.check, source)
         show = ScoreProgress(opened.threshold.nats)
         if to is None:
             batch.score_stream(opened, source, sys.stdout.buffer, tally, show)

@@ -150,5 +150,8 @@ class ScoreProgress:
         )
         parts += [f"{tally.unanswered:,} wanted the LLM and have no answer of it"] if tally.unanswered else []
         talk.say("; ".join(parts))
+        if tally.unknown:
+            rates = [f"{name} {n / tally.candidates:.2%}" for name, n in tally.unknown.most_common()]
+            talk.say(f"candidates with a value the base model has never seen: {', '.join(rates)}")
         if files and tally.noted:
             talk.note(f"of {tally.noted:,} requests there is something to tell, of the first: {in_columns(tally.note)}")

@@ -38,12 +38,12 @@ def study(
     need_export("study")
     from corella_edge_export.data.prepared import PreparedData
     from corella_edge_export.recipe import at_checkpoint, load_recipe
-    from corella_edge_export.study.study import Settings
+    from corella_edge_export.study.study import StudySettings
     from corella_edge_export.study.study import study as run
 
     chosen = at_checkpoint(load_recipe(recipe), checkpoint)
     folder = out or Path("runs") / f"study-{chosen.name}"
-    settings = Settings(_seeds(seeds), ablations, draws, valid_rows, reuse)
+    settings = StudySettings(_seeds(seeds), ablations, draws, valid_rows, reuse)
     run(chosen, PreparedData.open(data), folder, settings, talk.say, talk.quiet())
     click.echo((folder / "study.md").read_text("utf-8"))
 

@@ -16,7 +16,7 @@ from corella_edge.routing.policy import read_threshold
 from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, nested
 from corella_edge_export.llm.recipe import LlmRecipe, StageRecipe
 from corella_edge_export.recipe_keys import CHECKS_ITSELF, check_numbers, checked, from_zero, positive, read_section
-from corella_edge_export.recipe_text import Place, parse
+from corella_edge_export.toml_text import Place, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +84,17 @@ def load_recipe(name_or_path: str) -> Recipe:
         RecipeError: no such recipe, not TOML, an unknown key, or a value of the wrong type.
     """
     text = _text(name_or_path)
-    return _recipe(_table(text, name_or_path), Place(name_or_path, text))
+    return _recipe(_table(text, name_or_path), Place(f"recipe {name_or_path}", text))
 
 
 def _table(text: str, name: str) -> dict[str, Any]:
     """A recipe's decoded table, over that of its base."""
-    table = parse(text, name)
+    table = parse(text, f"recipe {name}", RecipeError)
     base = table.pop("base", None)
     if base is None:
         return table
     if base not in shipped():
-        raise RecipeError(f"{Place(name, text, ('base',))}: {base!r} is none of {', '.join(shipped())}")
+        raise RecipeError(f"{Place(f'recipe {name}', text, ('base',))}: {base!r} is none of {', '.join(shipped())}")
     return _over({key: value for key, value in _table(_text(base), base).items() if key != "name"}, table)
 
 
@@ -111,7 +111,7 @@ def _profile(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from its decoded table; `where` names it in errors."""
-    return _recipe(table, Place(where))
+    return _recipe(table, Place(f"recipe {where}"))
 
 
 def _recipe(table: Mapping[str, Any], where: Place) -> Recipe:
@@ -148,6 +148,12 @@ def at_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
 def _check_crm(crm: CrmRecipe, where: Place) -> None:
     known = ", ".join(map(repr, FAMILIES))
     checked(crm.kind, crm.kind in FAMILIES, where.at("kind"), f"one of {known}", meant(crm.kind, FAMILIES))
+    for other in FAMILIES:
+        if other != crm.kind and where.at(other).stands:
+            raise RecipeError(
+                f"{where.at(other)}: the CRM is of kind = {crm.kind!r}, which does not read this section; remove it, "
+                f"or set kind = {other!r} in [crm]"
+            )
     for problem in crm.features.problems():
         raise RecipeError(f"{where.at('features')}: {problem}")
 

@@ -10,7 +10,7 @@ import pytest
 import score_tables
 from bundles import make_bundle
 from corella_edge.errors import ComputeError
-from tables import rows
+from request_tables import rows
 
 
 def options(bundle: Path, **changes: object) -> argparse.Namespace:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import tables
+import request_tables as tables
 
 
 @pytest.fixture

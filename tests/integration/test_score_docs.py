@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import tables
+import request_tables as tables
 from bundles import make_bundle
 from corella_edge_runtime.partitions import columns, parquet
 from pages import blocks, read, section

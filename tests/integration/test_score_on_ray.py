@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import tables
+import request_tables as tables
 from bundles import make_bundle
 
 pytest.importorskip("ray", reason="ray is not installed (extra [ray])")

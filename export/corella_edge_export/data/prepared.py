@@ -97,7 +97,7 @@ class PreparedData:
 
     @cached_property
     def users(self) -> dict[str, list[Any]]:
-        """Attribute → its value by user index: str, list of str, or float; None = missing."""
+        """Attribute → its value by user index: str, list of str, or float by its kind; None = missing."""
         return {name: self._table("users")[name].to_list() for name in self.user_attributes}
 
     @cached_property
@@ -107,7 +107,7 @@ class PreparedData:
 
     @property
     def user_attributes(self) -> dict[str, str]:
-        """Attribute → "categorical", "multi" or "numeric"."""
+        """Attribute → its kind: a key of `contract.KINDS`."""
         return dict(self.info["attributes"]["users"])
 
     @property
@@ -122,11 +122,13 @@ class PreparedData:
 
     @property
     def rows_in_log(self) -> bool:
-        """Whether a row is its user's event number `position` itself.
+        """Whether every row is its user's event number `position` itself.
 
-        If not (a disliked item may be in no log), only what comes before `position` may be read from the log.
+        If not, only what comes before `position` may be read from the log: a disliked item may be in no log, a drawn
+        negative is in none, and where events of the row's own moment are kept out of its history, `position` counts
+        the strictly earlier ones.
         """
-        return self.history_events == "all"
+        return bool(self.info.get("history", {}).get("rows_in_log", self.history_events == "all"))
 
     @cached_property
     def log(self) -> Log:

@@ -57,5 +57,7 @@ def check(name: str, source: Path | None, options: Mapping[str, Any]) -> Reader:
 
 
 def read(name: str, source: Path | None, options: Mapping[str, Any]) -> RawData:
-    """Read the data set. Raises InputError as `check`, or for whatever the reader finds wrong."""
-    return check(name, source, options).read(source, options)
+    """Read the data set of a reader that has `read`. Raises InputError as `check`, or for what it finds wrong."""
+    chosen = check(name, source, options)
+    assert chosen.read is not None
+    return chosen.read(source, options)

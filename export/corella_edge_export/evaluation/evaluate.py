@@ -24,9 +24,10 @@ from corella_edge_export.evaluation import plots, tables
 from corella_edge_export.evaluation.boundary import calibration
 from corella_edge_export.evaluation.fusion import routed
 from corella_edge_export.evaluation.groups import about, thirds
-from corella_edge_export.evaluation.scored import METRICS, Json, Judge, Scored, gains, shown
+from corella_edge_export.evaluation.scored import METRICS, Json, Judge, ScoredRows, gains, shown
 from corella_edge_export.evaluation.scored import number as finite
 from corella_edge_export.evaluation.shares import lines
+from corella_edge_export.evaluation.unknown import unknown
 from corella_edge_runtime.bench.machine import machine, versions
 from corella_edge_runtime.engine import Engine
 
@@ -64,6 +65,7 @@ def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: in
             "machine": machine(),
             "versions": versions(),
             "notes": data.info.get("notes", []),
+            "unknown": unknown(engine.encoder, chosen),
         }
         result = {**same, **made, **judge(engine, chosen, crm, llm, ratios, progress)}
         write_file(out / "evaluation.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
@@ -89,7 +91,7 @@ def _chunk(engine: Engine, rows: RowSet, start: int, progress: Progress) -> Floa
     """float64 [2, m]: both models' scores of up to CHUNK rows."""
     found: list[tuple[float, float]] = []
     for request in islice(rows.requests(start), CHUNK):
-        scores = engine.rank(replace(request, threshold="ratio:1"))
+        scores = engine.rank(replace(request, threshold="ratio:1"), refuses=False)
         found.append((float(scores.crm[0]), float(scores.llm[0])))
         if len(found) % 50 == 0:
             progress("scoring", start + len(found), len(rows))
@@ -100,7 +102,7 @@ def judge(engine: Engine, rows: RowSet, crm: Floats, llm: Floats, ratios: Sequen
           ) -> Json:  # fmt: skip
     """All figures by group: every row, and seen and unseen users (or warm and cold rows) apart."""
     known, (seen, unseen) = _known(engine, rows)
-    scored = Scored(crm, crm, llm, rows.labels, rows.users.astype(np.int64), known)
+    scored = ScoredRows(crm, crm, llm, rows.labels, rows.users.astype(np.int64), known)
     groups = {"all": np.ones(len(rows), dtype=bool), seen: known, unseen: ~known}
     made = ((name, scored.part(mask)) for name, mask in groups.items() if mask.any())
     return {"groups": {name: _group(engine, name, part, ratios, progress) for name, part in made}}
@@ -112,14 +114,14 @@ def _known(engine: Engine, rows: RowSet) -> tuple[npt.NDArray[np.bool_], tuple[s
     Where histories hold liked events only, users without a training row may still have a history, so there it
     counts that user and item both have training rows.
     """
-    if not rows.data.rows_in_log:
+    if rows.data.history_events != "all":
         return rows.data.warm(rows.split)[rows.indices], ("warm rows", "cold rows")
     index = engine.encoder.schema.vocabularies["user_id"].index_of
     known = np.asarray([rows.data.user_ids[user] in index for user in rows.users.tolist()])
     return known, ("seen users", "unseen users")
 
 
-def _group(engine: Engine, name: str, rows: Scored, ratios: Sequence[float], progress: Progress) -> Json:
+def _group(engine: Engine, name: str, rows: ScoredRows, ratios: Sequence[float], progress: Progress) -> Json:
     """Thresholds come from the bundle's calibration (validation rows), so the realised share may differ."""
     judged = Judge(rows)
     found: Json = {**about(rows), "crm": shown(judged(rows.crm))}
@@ -164,7 +166,18 @@ def markdown(result: Json) -> str:
     head = [f"# {result['bundle']} on {result['split']} ({result['rows']:,} rows)", ""]
     head += [f"- {note}" for note in result["notes"]]
     head += [f"- {tables.ends(result['fusion']['rule'])}; [ ] is the 95 % interval, bootstrap over users.", ""]
+    head += [*_unknown(result["unknown"]), ""]
     return "\n".join([*head, *(line for name, group in result["groups"].items() for line in _tables(name, group))])
+
+
+def _unknown(found: Json) -> Iterator[str]:
+    """Rows by field with a value that training has not seen."""
+    yield from [
+        "| field | policy for unknown values | rows with an unknown or missing one | share |",
+        "|---|---|---|---|",
+    ]
+    for name, field in found.items():
+        yield f"| {name} | {field['policy']} | {field['rows']:,} | {field['rate']:.2%} |"
 
 
 def _tables(name: str, group: Json) -> Iterator[str]:

@@ -35,7 +35,7 @@ Figures = dict[str, Sampled]
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredRows:
     """Rows of one split: probabilities float64 [n] of three models, labels, owners.
 
     Attributes:
@@ -78,23 +78,23 @@ class Scored:
         """float64 [n], nats: what routing looks at."""
         return entropy(self.crm)
 
-    def part(self, mask: Mask) -> Scored:
+    def part(self, mask: Mask) -> ScoredRows:
         """The rows of a mask."""
-        return Scored(*(getattr(self, field.name)[mask] for field in fields(self)))
+        return ScoredRows(*(getattr(self, field.name)[mask] for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class Pair:
     """One trained variant's scores: thresholds and fits come from `valid`, figures from `test`."""
 
-    valid: Scored
-    test: Scored
+    valid: ScoredRows
+    test: ScoredRows
 
 
 class Judge:
     """All metrics of probabilities on fixed rows under the same draws of users; the same scores are judged once."""
 
-    def __init__(self, rows: Scored, draws: int = 2000, seed: int = 0) -> None:
+    def __init__(self, rows: ScoredRows, draws: int = 2000, seed: int = 0) -> None:
         self.rows = rows
         self.bootstrap = Bootstrap(rows.users, draws, seed)
         self._known: dict[bytes, Figures] = {}

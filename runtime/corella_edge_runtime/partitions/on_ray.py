@@ -15,7 +15,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from io import TextIOBase
 from pathlib import Path
 from typing import Any
@@ -233,14 +233,7 @@ class _Driver:
         if label is None or layout.difference(label, self._wanted or {}):
             raise InputError(f"--out {partition.out}: a worker has written it, and it is not here; workers need one "
                              "--out, on a path that all of them reach")  # fmt: skip
-        self._add(Tally(**found))
-
-    def _add(self, part: Tally) -> None:
-        tally = self._tally
-        for item in fields(Tally):
-            if item.name in ("kept", "requests", "candidates", "routed", "unanswered", "noted"):
-                setattr(tally, item.name, getattr(tally, item.name) + getattr(part, item.name))
-        tally.note = tally.note or part.note
+        self._tally.include(Tally.from_json(found))
 
     def _next(self, worker: Any) -> None:
         """Give a worker what waits and is not there yet; where nothing is, let it go."""

@@ -20,7 +20,7 @@ from corella_edge.errors import InputError, told
 from corella_edge.request import Request
 from corella_edge_runtime.batch import Progress, Tally
 from corella_edge_runtime.partitions import layout, parquet
-from corella_edge_runtime.partitions.columns import Answers, request_of
+from corella_edge_runtime.partitions.columns import Answers, in_columns, request_of
 from corella_edge_runtime.partitions.layout import Label, Partition
 from corella_edge_runtime.partitions.parquet import Table
 
@@ -101,7 +101,7 @@ def score(
         with atomic.locked_folder(partition.work, patience):
             pieces = _begun(partition.work, label)
             if not pieces:
-                _check(table)
+                _check(engine, table)
             start = _stop(pieces[-1]) if pieces else 0
             tally.kept += start
             pieces += _score_rest(engine, table, partition.work, start, tally, progress)
@@ -127,18 +127,23 @@ def _stop(piece: Path) -> int:
     return int(piece.name.removesuffix(_PIECE))
 
 
-def _check(table: Table) -> None:
+def _check(engine: Engine, table: Table) -> None:
     """Every row of a partition, before the first is scored. Raises InputError, which names file and row."""
-    for _ in _requests(table):
+    for _ in _requests(table, check=engine.check if engine.refuses else None):
         pass
 
 
-def _requests(table: Table, start: int = 0) -> Iterator[tuple[int, Request]]:
+def _requests(
+    table: Table, start: int = 0, check: Callable[[Request], None] | None = None
+) -> Iterator[tuple[int, Request]]:
     for row, values in table.read(start):
         try:
-            yield row, request_of(values, table.features)
+            request = request_of(values, table.features)
+            if check is not None:
+                check(request)
         except InputError as error:
-            raise InputError(f"{table.path} row {row} (from 0): {error}") from None
+            raise InputError(f"{table.path} row {row} (from 0): {in_columns(str(error))}") from None
+        yield row, request
 
 
 def _score_rest(

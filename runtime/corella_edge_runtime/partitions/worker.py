@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ class Worker:
                              "IN, on a path that all of them reach")  # fmt: skip
         self._tally = Tally()
         scoring.score(self._engine, partition, label, self._tally, lambda tally: None, PATIENCE)
-        return asdict(self._tally)
+        return self._tally.to_json()
 
 
 def _check_release(wanted: str) -> None:

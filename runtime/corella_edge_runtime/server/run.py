@@ -43,7 +43,7 @@ _FREE_PORTS = 10  # tried where one must be free on several addresses
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ServeSettings:
     """How to serve, apart from what is served."""
 
     limits: Limits = field(default_factory=Limits)
@@ -126,7 +126,7 @@ def _literal(host: str) -> str:
 def run(
     source: Source,
     sockets: Sequence[socket.socket],
-    settings: Settings | None = None,
+    settings: ServeSettings | None = None,
     guard: Guard | None = None,
     store: UserStore | None = None,
     on_listening: Callable[[str], None] = lambda address: None,
@@ -148,7 +148,7 @@ def run(
         on_listening: told where, once for each socket.
     """
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        process = _Process(source, sockets, settings or Settings(), guard, store, on_ready)
+        process = _Process(source, sockets, settings or ServeSettings(), guard, store, on_ready)
         with process.hangups(runner.get_loop()):
             runner.run(process.main(on_listening))
     process.finish()
@@ -160,7 +160,7 @@ class _Process:
 
     source: Source
     sockets: Sequence[socket.socket]
-    settings: Settings
+    settings: ServeSettings
     guard: Guard | None
     store: UserStore | None
     on_ready: Callable[[Engine], None]
@@ -309,7 +309,7 @@ class _Server(uvicorn.Server):
             self._on_listening(address)
 
 
-def _config(service: Service, settings: Settings, guard: Guard | None) -> uvicorn.Config:
+def _config(service: Service, settings: ServeSettings, guard: Guard | None) -> uvicorn.Config:
     bounds = within_files(settings.connections)
     return uvicorn.Config(
         build_app(service, guard), http=protocol(bounds, service.metrics.connections),

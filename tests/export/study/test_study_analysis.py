@@ -16,6 +16,7 @@ from corella_edge_export.evaluation import boundary, groups, plots, tables
 from corella_edge_export.evaluation.fusion import routed
 from corella_edge_export.evaluation.scored import Pair
 from corella_edge_export.study import analysis
+from draws import samples
 from study_rows import pair, rows
 
 PAIR = pair()
@@ -102,7 +103,7 @@ def test_draws_of_the_curve_difference_weigh_rows() -> None:
         return float(np.mean(np.abs(np.subtract(*errors))))
 
     found = boundary.curve_difference(data, bootstrap, 5)
-    np.testing.assert_allclose(found.draws, bootstrap.samples(statistic), atol=1e-12)
+    np.testing.assert_allclose(found.draws, samples(bootstrap, statistic), atol=1e-12)
     assert found.value == pytest.approx(statistic(np.ones(len(data))), abs=1e-12)
 
 

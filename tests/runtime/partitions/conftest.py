@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import tables
+import request_tables as tables
 from bundles import make_bundle
 from corella_edge_runtime.engine import Engine
 

@@ -14,7 +14,7 @@ from corella_edge.request_message import parse_request
 from corella_edge.scores import answered
 from corella_edge_runtime.batch import parse_checked
 from corella_edge_runtime.partitions.columns import Answers, chosen, request_of
-from tables import row_of
+from request_tables import row_of
 
 IDS = st.text(min_size=1, max_size=5) | st.text(min_size=255, max_size=258)
 RATINGS = st.floats(-2e6, 2e6) | st.integers(1, 5)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import tables
+import request_tables as tables
 from corella_edge.errors import ComputeError, CorellaError, InputError
 from corella_edge_runtime.batch import Tally
 from corella_edge_runtime.partitions import on_ray, scoring

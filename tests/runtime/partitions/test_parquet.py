@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import tables
+import request_tables as tables
 from corella_edge.errors import InputError
 from corella_edge_runtime.partitions import parquet
 from corella_edge_runtime.partitions.columns import Answers, request_of

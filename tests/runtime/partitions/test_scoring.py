@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import tables
+import request_tables as tables
 from corella_edge import atomic
 from corella_edge.errors import InputError
 from corella_edge.request_message import parse_request

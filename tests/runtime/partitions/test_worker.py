@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import corella_edge
-import tables
+import request_tables as tables
 from corella_edge.bundle.artefact import MANIFEST, sha256
 from corella_edge.errors import CorellaError
 from corella_edge_runtime.batch import Tally
@@ -33,7 +33,7 @@ def test_a_worker_gives_the_same_bytes_as_this_process(
     wanted = scoring.same(crm_bundle, said["nats"], said["llm"], deterministic=False)
     for part in partitions(table, tmp_path / "there"):
         found = own.score(part.name, str(part.source), str(part.out), part.label(wanted))
-        assert Tally(**raised(found)).requests == own.done() > 0
+        assert Tally.from_json(raised(found)).requests == own.done() > 0
     scoring.score_all(engine, partitions(table, tmp_path / "here"), wanted, Tally(), lambda tally: None)
     for name in ("a.parquet", "day=2/b.parquet"):
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge_runtime.server.lateness import FIRST, LEAST, MOST, STRAY, UP, WayOut
+from corella_edge_runtime.server.clock import FIRST, LEAST, MOST, STRAY, UP, WayOut
 
 TIMES = st.lists(st.floats(-1.0, 1e6, allow_nan=False), max_size=200)
 LIMITS = st.floats(0.0, 1e5)

@@ -12,7 +12,7 @@ from corella_edge.errors import InputError
 from corella_edge.features.schema import Field, Schema, Vocabulary
 from corella_edge.prompt import Template
 from corella_edge.request import Candidate, Request, User
-from corella_edge_runtime.feature_names import FeatureNames
+from corella_edge_runtime.attributes import FeatureNames
 
 FIELDS = (
     Field("user", "categorical", "user", "id", "v"),
