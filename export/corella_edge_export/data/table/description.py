@@ -11,7 +11,7 @@ Format = Literal["csv", "jsonl", "parquet"]
 AttributeKind = Literal["categorical", "multi", "numeric", "text", "sequence"]
 SplitRule = Literal["time", "per-user", "leave-one-out", "random", "files"]
 # What `time_unit` may be; anything else is a strptime pattern. "timestamp": a time or date by its own type, in Parquet.
-TIMES = ("s", "ms", "us", "timestamp", "none")
+TIMES = ("s", "ms", "us", "ns", "excel", "iso", "timestamp", "none")
 
 
 @dataclass(frozen=True)

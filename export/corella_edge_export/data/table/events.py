@@ -13,15 +13,17 @@ from corella_edge.errors import InputError
 from corella_edge.messages import MAX_ID_CHARS
 from corella_edge_export.data.database import literal, one
 from corella_edge_export.data.ledger import Ledger
-from corella_edge_export.data.table.description import Description
+from corella_edge_export.data.table.description import Description, Events
 from corella_edge_export.data.table.raw import RawTable
 from corella_edge_export.data.table.rules import comparison, reason
 from corella_edge_export.data.table.sql import number, present
 
 FIRST_TIME = 788_918_400  # 1995-01-01, before which nobody kept such events
 _DAY = 86_400
-_UNITS = {"s": 1, "timestamp": 1, "ms": 1_000, "us": 1_000_000}
-_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
+_ZONE = r"(Z|UTC|:[0-9:.]*[+-][0-9]{2}(:?[0-9]{2})?)$"  # at the end of a time in ISO 8601
+_UNITS = {"s": 1, "timestamp": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_EXCEL_EPOCH = 25_569  # days from 1899-12-30, where spreadsheets begin to count, to 1970
 _COLUMNS = ("row", "part", "user_id", "item_id", "rating", "label", "timestamp", "quantity", "event_type")
 _KEPT = 0
 
@@ -93,7 +95,9 @@ def _seen(description: Description, raw: RawTable) -> str:
         SELECT *, {_part(description, raw)} AS part, user_text AS user_id, item_text AS item_id,
             {number("rating_text")} AS rating, {_moment(description)} AS moment,
             {number("quantity_text")} AS quantity, event_type_text AS event_type,
-            CASE lower(trim(label_text)) WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE {number("label_text")} END AS liked
+            CASE WHEN lower(trim(label_text)) IN ('true', 'yes', 't', 'y') THEN 1
+                WHEN lower(trim(label_text)) IN ('false', 'no', 'f', 'n') THEN 0
+                ELSE {number("label_text")} END AS liked
         FROM ({inner})"""
 
 
@@ -116,10 +120,22 @@ def _moment(description: Description) -> str:
     if events.time_unit in _UNITS:
         seconds = f"floor({number('time_text')} / {_UNITS[events.time_unit]})"
         return f"CASE WHEN abs({seconds}) < 1e15 THEN CAST({seconds} AS BIGINT) END"
-    parsed = f"try_strptime(trim(time_text), {literal(events.time_unit)})"
-    if "%z" not in events.time_unit.replace("%%", ""):
-        parsed = f"timezone({literal(events.timezone)}, {parsed})"
-    return f"CAST(floor(epoch({parsed})) AS BIGINT)"
+    return f"CAST(floor(epoch({_parsed(events)})) AS BIGINT)"
+
+
+def _parsed(events: Events) -> str:
+    """A text as a moment; one that names no zone is of `timezone`."""
+    zone, text = literal(events.timezone), "trim(time_text)"
+    if events.time_unit == "iso":
+        read = f"try_cast({text} AS TIMESTAMP)"  # one that names its zone in UTC
+        own = f"CASE WHEN regexp_matches({text}, {literal(_ZONE)}) THEN 'UTC' ELSE {zone} END"
+        return f"timezone({own}, {read})"
+    if events.time_unit == "excel":
+        seconds = f"round(({number('time_text')} - {_EXCEL_EPOCH}) * {_DAY})"
+        bounded = f"CASE WHEN abs({seconds}) < 1e11 THEN CAST({seconds} AS BIGINT) END"
+        return f"timezone({zone}, make_timestamp({bounded} * 1000000))"
+    parsed = f"try_strptime({text}, {literal(events.time_unit)})"
+    return parsed if "%z" in events.time_unit.replace("%%", "") else f"timezone({zone}, {parsed})"
 
 
 def _rules(description: Description, raw: RawTable, latest: int) -> Iterator[Rule]:
@@ -207,14 +223,18 @@ def _about_time(description: Description, value: str, moment: int | None, latest
         given = float(value)
     except ValueError:
         given = None
-    for other, factor in (("s", 1), ("ms", 1_000), ("us", 1_000_000)):
-        if given is not None and FIRST_TIME <= given / factor <= latest and other != unit:
+    for other in _UNIT_NAMES:
+        if given is not None and FIRST_TIME <= given / _UNITS[other] <= latest and other != unit:
             return f' looks like {_UNIT_NAMES[other]}; write time_unit = "{other}"'
+    if given is not None and FIRST_TIME <= (given - _EXCEL_EPOCH) * _DAY <= latest and unit != "excel":
+        return ' looks like the days of a spreadsheet; write time_unit = "excel"'
     if moment is None:
         form = f" is no time of the form {unit}; mend time_unit"
+        if unit in ("iso", "excel"):
+            form = f" is no time as time_unit = {unit!r} has it; mend time_unit"
         number_ = ' is no number; write the pattern of such a time, as time_unit = "%Y-%m-%d"'
         return f"{number_ if unit in _UNITS else form}, or name it in missing"
-    day = datetime.fromtimestamp(moment, UTC).date() if abs(moment) < 1e11 else f"{moment} s"
+    day = datetime.fromtimestamp(moment, UTC).date() if -6e10 < moment < 253_402_300_800 else f"{moment} s"
     remedy = "%y is a year of two digits" if moment < -5e10 else "mend time_unit, or leave such rows out with drop"
     return f" is {day}, which is not between 1995 and now; {remedy}"
 

@@ -8,10 +8,12 @@ from functools import cached_property
 
 import polars as pl
 
-MISSING = ("?", "NA", "N/A", "n/a", "null", "NULL", "None", "nan", "NaN", "\\N", "-", "#N/A", "(null)", "undefined")
+MISSING = ("?", "NA", "N/A", "n/a", "null", "NULL", "None", "nan", "NaN", "\\N", "-", "#N/A", "(null)", "undefined",
+           "<NA>", "NaT", "none", "Null", "NONE", "#NULL!")  # fmt: skip
 SEPARATORS = ("|", ";", ",")  # of several values in one field
 _ADDRESS = r"^(https?|ftp)://|^www\."
 _SAMPLE = 20_000
+_ANSWERS = (("yes", "no"), ("y", "n"), ("t", "f"))
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,15 @@ class Column:
     def flag(self) -> bool:
         """Whether the values are 0 and 1, and both occur."""
         return self.numbers is not None and self.distinct == 2 and set(self.numbers.unique().to_list()) == {0.0, 1.0}
+
+    @cached_property
+    def answers(self) -> pl.Series | None:
+        """Float64 of 1 and 0 where the values are yes and no, Y and N, T and F; null where they are missing."""
+        texts = self.values.str.strip_chars().str.to_lowercase()
+        for yes, no in _ANSWERS:
+            if self.distinct >= 2 and bool(texts.drop_nulls().is_in([yes, no]).all()):
+                return (texts == yes).cast(pl.Float64)
+        return None
 
     @cached_property
     def scale(self) -> bool:

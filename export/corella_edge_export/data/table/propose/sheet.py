@@ -164,6 +164,8 @@ def _parquet_text(name: str, dtype: pl.DataType) -> pl.Expr:
         return (pl.lit("[") + column.cast(pl.List(pl.String)).list.join(",") + pl.lit("]")).alias(name)
     if dtype.is_nested():
         return pl.lit("{}").alias(name)
+    if dtype == pl.Binary:  # bytes that are no text are no value that a person could name
+        return column.cast(pl.String, strict=False).replace("", None)
     if dtype == pl.Boolean:
         return column.cast(pl.Int8).cast(pl.String)
     return column.cast(pl.String).replace("", None)

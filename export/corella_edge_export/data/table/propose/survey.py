@@ -108,7 +108,8 @@ def _files(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
 
 def _is_data(path: Path) -> bool:
     documents = (".md", ".rst", ".html", ".pdf", ".toml", ".py", ".sh", ".ipynb")
-    return path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in documents
+    # Spark leaves _SUCCESS and the like beside its parts.
+    return path.is_file() and not path.name.startswith((".", "_")) and path.suffix.lower() not in documents
 
 
 def _refuse_shown(sheets: Sequence[Sheet], form: str | None) -> None:
