@@ -90,11 +90,12 @@ def _seen(description: Description, raw: RawTable) -> str:
         f"{present(raw.columns[column], events.files.missing) if column else 'NULL::VARCHAR'} AS {role}_text"
         for role, column in texts.items()
     ]
+    sign = events.files.decimal
     inner = f"SELECT rowid AS row, *, {', '.join(selected)} FROM {raw.name}"
     return f"""
         SELECT *, {_part(description, raw)} AS part, user_text AS user_id, item_text AS item_id,
-            {number("rating_text")} AS rating, {_moment(description)} AS moment,
-            {number("quantity_text")} AS quantity, event_type_text AS event_type,
+            {number("rating_text", sign)} AS rating, {_moment(description)} AS moment,
+            {number("quantity_text", sign)} AS quantity, event_type_text AS event_type,
             CASE WHEN lower(trim(label_text)) IN ('true', 'yes', 't', 'y') THEN 1
                 WHEN lower(trim(label_text)) IN ('false', 'no', 'f', 'n') THEN 0
                 ELSE {number("label_text")} END AS liked
@@ -118,7 +119,7 @@ def _moment(description: Description) -> str:
     if events.time is None:
         return "row"
     if events.time_unit in _UNITS:
-        seconds = f"floor({number('time_text')} / {_UNITS[events.time_unit]})"
+        seconds = f"floor({number('time_text', events.files.decimal)} / {_UNITS[events.time_unit]})"
         return f"CASE WHEN abs({seconds}) < 1e15 THEN CAST({seconds} AS BIGINT) END"
     return f"CAST(floor(epoch({_parsed(events)})) AS BIGINT)"
 
@@ -131,7 +132,7 @@ def _parsed(events: Events) -> str:
         own = f"CASE WHEN regexp_matches({text}, {literal(_ZONE)}) THEN 'UTC' ELSE {zone} END"
         return f"timezone({own}, {read})"
     if events.time_unit == "excel":
-        seconds = f"round(({number('time_text')} - {_EXCEL_EPOCH}) * {_DAY})"
+        seconds = f"round(({number('time_text', events.files.decimal)} - {_EXCEL_EPOCH}) * {_DAY})"
         bounded = f"CASE WHEN abs({seconds}) < 1e11 THEN CAST({seconds} AS BIGINT) END"
         return f"timezone({zone}, make_timestamp({bounded} * 1000000))"
     parsed = f"try_strptime({text}, {literal(events.time_unit)})"
@@ -144,6 +145,7 @@ def _rules(description: Description, raw: RawTable, latest: int) -> Iterator[Rul
     roles = {"user": events.user, "item": events.item, "time": events.time}
     roles |= {"rating": label.rating, "label": label.column}
     roles = {role: column for role, column in roles.items() if column}
+    yield Rule(f"coalesce({raw.header_again}, false)", "the header again")
     yield from (Rule(f"{role}_text IS NULL", f"no {role}") for role in roles if role in events.require)
     yield from _drops(events.drop, raw, events.files.missing)
     for value in label.ignore:
@@ -160,20 +162,22 @@ def _rules(description: Description, raw: RawTable, latest: int) -> Iterator[Rul
 def _drops(drop: Mapping[str, str], raw: RawTable, missing: tuple[str, ...]) -> Iterator[Rule]:
     for column, rule in drop.items():
         text = present(raw.columns[column], missing)
+        value_of = number(text, raw.files.decimal)
         found = comparison(rule)
         if found is None:
             yield Rule(f"regexp_matches({text}, {literal(rule)})", reason(column, rule))
             continue
         operator, value = found
-        yield Rule(f"{number(text)} {operator} {value!r}", reason(column, rule))
+        yield Rule(f"{value_of} {operator} {value!r}", reason(column, rule))
         wrong = f" is no number, and drop compares it with one ({rule})"
-        yield Rule(f"{text} IS NOT NULL AND {number(text)} IS NULL", "", column, wrong)
+        yield Rule(f"{text} IS NOT NULL AND {value_of} IS NULL", "", column, wrong)
 
 
 def _values(description: Description, latest: int) -> Iterator[Rule]:
     """Texts that are not what their column is for."""
     events, label = description.events, description.label
-    decimal = " is no number; write digits with a decimal point, or name it in missing or drop"
+    sign = "point" if events.files.decimal == "." else "comma, as decimal says"
+    decimal = f" is no number; write digits with a decimal {sign}, or name it in missing or drop"
     if label.rating:
         yield Rule("rating IS NULL OR NOT isfinite(rating)", "", label.rating, decimal)
     if label.column:

@@ -66,6 +66,15 @@ class RawTable:
     def bad(self) -> int:
         return sum(piece.bad for piece in self.pieces)
 
+    @property
+    def header_again(self) -> str:
+        """SQL of whether a row is the header once more, as files that were put together with `cat` have it."""
+        if self.files.format != "csv" or not self.files.header or not self.columns:
+            return "false"
+        # A file's mark (BOM) then stands before its first name, and may stand before a quotation mark.
+        signs = literal(" \ufeff" + self.files.quote)
+        return " AND ".join(f"trim({c}, {signs}) = {literal(name.strip())}" for name, c in self.columns.items())
+
     def place(self, row: int) -> str:
         """The file and the line of a row, "ratings.csv line 7"; in Parquet the row counts from 1."""
         piece = next(piece for piece in self.pieces if row < piece.first + piece.rows)

@@ -62,7 +62,10 @@ class Column:
 
     @cached_property
     def numbers(self) -> pl.Series | None:
-        """Float64 if all values (or all but one in a thousand) are numbers; true and false are 1 and 0."""
+        """Float64 if all values but a few are numbers (one in a thousand, or two of many); true and false are 1 and 0.
+
+        `prepare` names the line of each of the others.
+        """
         if self.type in ("list", "object") or not len(self.filled):
             return None
         values = self.filled.str.strip_chars()
@@ -70,7 +73,7 @@ class Column:
             return (values.str.to_lowercase() == "true").cast(pl.Float64)
         found = values.cast(pl.Float64, strict=False)
         bad = found.is_null() | found.is_nan() | found.is_infinite()
-        return found.filter(~bad) if int(bad.sum()) <= 0.001 * len(found) else None
+        return found.filter(~bad) if int(bad.sum()) <= max(0.001 * len(found), min(2, len(found) // 40)) else None
 
     @cached_property
     def range(self) -> tuple[float, float]:

@@ -82,6 +82,8 @@ def survey(paths: Sequence[Path], progress: Progress) -> Survey:
 def _read(paths: Sequence[Path], progress: Progress) -> tuple[list[Sheet], tuple[str, ...]]:
     sheets, skipped = [], []
     for path, named in _files(paths):
+        if not str(path).isprintable():
+            raise InputError(f"{str(path)!r}: such a name cannot stand in a data.toml; name the file otherwise")
         progress(f"reading {path}")
         try:
             sheets.append(read(path))
