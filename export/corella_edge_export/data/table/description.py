@@ -25,8 +25,8 @@ class Files:
         header: whether the first line of each CSV file names its columns; else `columns` names them.
         encoding: of CSV and JSON lines, a name that Python's `codecs` knows.
         missing: texts that stand for a missing value in any column, beside the empty text.
-        decimal: the sign before the decimals of numbers in text, "." or ",".
         bad_rows: whether a row that cannot be read ends the reading, or is dropped and counted.
+        decimal: the sign before the decimals of numbers in text.
     """
 
     paths: tuple[Path, ...]
@@ -38,8 +38,8 @@ class Files:
     columns: tuple[str, ...] = ()
     encoding: str = "utf-8"
     missing: tuple[str, ...] = ()
-    decimal: Literal[".", ","] = "."
     bad_rows: Literal["stop", "drop"] = "stop"
+    decimal: Literal[".", ","] = "."
 
 
 @dataclass(frozen=True)

@@ -238,7 +238,7 @@ def _about_time(description: Description, value: str, moment: int | None, latest
             form = f" is no time as time_unit = {unit!r} has it; mend time_unit"
         number_ = ' is no number; write the pattern of such a time, as time_unit = "%Y-%m-%d"'
         return f"{number_ if unit in _UNITS else form}, or name it in missing"
-    day = datetime.fromtimestamp(moment, UTC).date() if -6e10 < moment < 253_402_300_800 else f"{moment} s"
+    day = datetime.fromtimestamp(moment, UTC).date() if -62_135_596_800 <= moment < 253_402_300_800 else f"{moment} s"
     remedy = "%y is a year of two digits" if moment < -5e10 else "mend time_unit, or leave such rows out with drop"
     return f" is {day}, which is not between 1995 and now; {remedy}"
 

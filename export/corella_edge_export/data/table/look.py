@@ -231,7 +231,7 @@ class _Reader:
         for end, count in _line_ends(text).items():
             self._counts[end] += count
         quote, escape = self._files.quote, self._files.escape
-        if quote and quote in text:
+        if quote and (quote in text or quote in self._tail):
             self._blank_quotes = self._blank_quotes or self._beside(self._tail + text)
         self._escaped |= bool(escape) and escape in text
         self._keep_first(text)

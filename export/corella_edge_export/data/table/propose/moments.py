@@ -43,6 +43,12 @@ _CLOCKS = (
 _ZONES = (("", ""), ("Z", "Z"), (" UTC", " UTC"), (r"[+-]\d{2}:?\d{2}", "%z"))
 
 
+_ISO = (
+    r"^(?<day>\d{4}-\d{1,2}-\d{1,2})(?:[T ](?<clock>\d{1,2}:\d{2}(?::\d{2})?)(?:\.\d+)?)?"
+    r"(?: ?UTC|Z|(?<zone>[+-]\d{2}:?\d{2}))?$"
+)
+
+
 @dataclass(frozen=True)
 class Moments:
     """How a column's times are written.
@@ -189,9 +195,7 @@ def _zoned(pattern: str) -> bool:
 
 def _iso(values: pl.Series) -> pl.Series:
     """ISO 8601 with or without a fraction and a zone."""
-    parts = values.str.extract_groups(
-        r"^(?<day>\d{4}-\d{1,2}-\d{1,2})(?:[T ](?<clock>\d{1,2}:\d{2}(?::\d{2})?)(?:\.\d+)?)?(?: ?UTC|Z|(?<zone>[+-]\d{2}:?\d{2}))?$"
-    ).struct.unnest()
+    parts = values.str.extract_groups(_ISO).struct.unnest()
     clock = parts["clock"].fill_null("00:00")
     clock = pl.select(pl.when(clock.str.count_matches(":") == 1).then(clock + ":00").otherwise(clock)).to_series()
     text = parts["day"] + " " + clock + " " + parts["zone"].fill_null("+00:00")

@@ -21,7 +21,8 @@ from corella_edge_export.data.table.propose.header import find_header, looks_nam
 
 ROWS = 2_000_000  # of a Parquet file are looked at
 _CHUNK = 50_000
-_OPENED = 12  # keys of an object inside of a row that are columns of their own
+_PLAIN = re.compile(r"[\w$@ -]{1,40}")  # keys that may become a part of a column's name
+_OPENED, _DEEP = 12, 3  # keys of an object inside of a row that are columns of their own, and levels of them
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _json(content: Content) -> Sheet:
     return Sheet(content.path, "jsonl", frame, content, types=types, whole=content.whole)
 
 
-def opened(records: list[dict[str, Any]], depth: int = 3) -> list[dict[str, Any]]:
+def opened(records: list[dict[str, Any]], depth: int = _DEEP) -> list[dict[str, Any]]:
     """Objects inside of rows as columns with dots ("user.id"), where they always have the same few keys."""
     keys: dict[str, set[str]] = {}
     for record in records:
@@ -111,7 +112,8 @@ def opened(records: list[dict[str, Any]], depth: int = 3) -> list[dict[str, Any]
                 keys.setdefault(name, set()).update(value)
     few = {
         name for name, own in keys.items()
-        if 0 < len(own) <= _OPENED and not any("." in key or not key or f"{name}.{key}" in records[0] for key in own)
+        if 0 < len(own) <= _OPENED
+        and all(_PLAIN.fullmatch(key) and f"{name}.{key}" not in records[0] for key in own)
         and all(isinstance(record.get(name, {}), dict | None) for record in records)
     }  # fmt: skip
     if not few or not depth:
@@ -189,16 +191,18 @@ def _parquet(content: Content) -> Sheet:
 
 def _unnested(frame: pl.DataFrame) -> pl.DataFrame:
     """Structs of a few fields as columns with dots ("user.id")."""
-    while few := [
-        name
+    while few := {
+        name: [field.name for field in dtype.fields]
         for name, dtype in frame.schema.items()
-        if isinstance(dtype, pl.Struct) and len(dtype.fields) <= _OPENED and name.count(".") < 3
-    ]:
-        frame = frame.with_columns(
-            pl.col(name).struct.field(field.name).alias(f"{name}.{field.name}")
-            for name in few
-            for field in frame.schema[name].fields
-        ).drop(few)
+        if isinstance(dtype, pl.Struct) and len(dtype.fields) <= _OPENED and name.count(".") < _DEEP
+    }:
+        inner = [
+            pl.col(name).struct.field(field).alias(f"{name}.{field}")
+            for name, fields in few.items()
+            for field in fields
+            if f"{name}.{field}" not in frame.columns
+        ]
+        frame = frame.with_columns(inner).drop(few)
     return frame
 
 
