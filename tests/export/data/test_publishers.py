@@ -233,6 +233,15 @@ def test_errors_name_the_line(tmp_path: Path) -> None:
         prepare("amazon-2014", tmp_path, tmp_path / "out")
 
 
+def test_a_refusal_says_where_its_key_is_written(tmp_path: Path) -> None:
+    amazon_2018(tmp_path / "source")
+    items = [{"asin": f"x{item}", "title": "Tea"} for item in range(ITEMS)]  # and no brand
+    write_lines(tmp_path / "source" / "meta_Tea.json.gz", items)
+    with pytest.raises(InputError, match=r"min_join under \[items\] of the data\.toml that `corella-edge data desc"):
+        prepare("amazon-2018", tmp_path / "source", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
 def test_paths_start_where_the_command_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     amazon_2014(tmp_path / "source")
     monkeypatch.chdir(tmp_path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.atomic import check_free, new_folder
+from corella_edge.errors import InputError
 from corella_edge_export.data.contract import Work
 from corella_edge_export.data.database import MEMORY, working_database
 from corella_edge_export.data.ledger import Ledger
@@ -80,9 +81,15 @@ def prepare_described(
         work = Work(Path(place))
         # Its paths are those of `source` and of `place`, which start where the command was typed.
         description = parse_description(describe(source, work), Path(), f"the description of {name}")
-        if out is None:
-            return look_at_table(description, notes=work.notes, **settings)
-        return prepare_table(description, out, notes=work.notes, **settings)
+        try:
+            if out is None:
+                return look_at_table(description, notes=work.notes, **settings)
+            return prepare_table(description, out, notes=work.notes, **settings)
+        except InputError as error:
+            if " under [" not in str(error):  # of no key that a person would have to write
+                raise
+            command = f"corella-edge data describe {name} --source {source} --out DIR"
+            raise InputError(f"{error} of the data.toml that `{command}` writes") from None
 
 
 def write_description(name: str, describe: Callable[[Path, Work], str], source: Path, out: Path) -> Path:

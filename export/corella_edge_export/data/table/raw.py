@@ -20,6 +20,7 @@ import duckdb
 import polars as pl
 
 from corella_edge.errors import InputError, meant
+from corella_edge.formats.text_files import told
 from corella_edge_export.data.database import literal
 from corella_edge_export.data.table.description import Files
 from corella_edge_export.data.table.look import Look, look, open_text
@@ -105,12 +106,22 @@ def load_raw(
     db.execute(f"CREATE TABLE {name} ({', '.join(f'{c} VARCHAR' for c in columns.values()) or 'c0 VARCHAR'})")
     for number, path in enumerate(files.paths, 1):
         say(f"reading {path.name}" + (f" ({number} of {len(files.paths)})" if len(files.paths) > 1 else ""))
+        before = _stamp(path)
         _Reading(db, table, path, wanted, times or {}).run()
+        if _stamp(path) != before:
+            raise InputError(f"{path}: was written to while it was read; wait until it is whole, or copy it first")
     if not table.rows:
         raise InputError(f"{files.paths[0]}: holds no rows; get it again")
     if files.format == "jsonl":
         _check_keys(db, table, wanted)
     return table
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of the last change."""
+    with told(str(path)):
+        found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 class _Reading:
@@ -319,7 +330,8 @@ def _check_keys(db: duckdb.DuckDBPyConnection, table: RawTable, wanted: Mapping[
             piece = table.pieces[0]
             with open_text(piece.path, piece.look, table.files.encoding) as text:
                 names = dict.fromkeys(key for r in itertools.islice(json_records(text), 1000) for key in r.value)
-            raise InputError(f"{piece.path}: {_no_column(column, wanted[column], list(names))}")
+            if column not in names:  # else it is there, and empty
+                raise InputError(f"{piece.path}: {_no_column(column, wanted[column], list(names))}")
 
 
 def _at(value: Mapping[str, Any], column: str) -> Any:

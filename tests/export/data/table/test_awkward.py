@@ -15,6 +15,9 @@ import polars as pl
 import pytest
 
 from corella_edge.errors import InputError
+from corella_edge_export.data.table import raw
+from corella_edge_export.data.table.description import Files
+from corella_edge_export.data.table.look import Look
 from corella_edge_export.data.table.parse import read_description
 from corella_edge_export.data.table.prepare import prepare_table
 from corella_edge_export.data.table.propose.proposal import describe
@@ -229,6 +232,24 @@ def test_refused_with_the_reason(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape(problem)):
         both(tmp_path, "e.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["e.csv"]
+
+
+def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its hash would be that of other rows."""
+    (tmp_path / "e.csv").write_text(HEADER + lines(plain))
+    both(tmp_path, "e.csv")
+    looked = raw.look
+
+    def look(path: Path, files: Files) -> Look:
+        found = looked(path, files)
+        with path.open("a") as file:
+            file.write("u1,i1,1600000000,3\n")
+        return found
+
+    monkeypatch.setattr(raw, "look", look)
+    with pytest.raises(InputError, match=r"e\.csv: was written to while it was read"):
+        prepare_table(read_description(tmp_path / "data.toml"), tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.toml", "e.csv", "out"]
 
 
 def test_no_regular_file(tmp_path: Path) -> None:
