@@ -185,7 +185,7 @@ def _inside(value: Any, step: Any, form: types.Type | None) -> tuple[Any, Any, t
     """A step into a value: what is there, the step's own name, and the type wanted there."""
     inner = next(filter(None, [_inner(option, step) for option in _options(form)]), None)
     if step is ...:
-        step = next((name for name, found in value.items() if not _fits(found)), "...")
+        step = next((name for name, found in value.items() if not _fits(found, inner)), "...")
     try:
         return value[step], step, inner
     except (KeyError, IndexError, TypeError):
@@ -208,10 +208,13 @@ def _inner(form: types.Type, step: Any) -> types.Type | None:
     return form.value_type if isinstance(form, types.DictType) else None
 
 
-def _fits(value: object) -> bool:
-    """Whether a value of an object of features is one."""
+def _fits(value: object, form: types.Type | None) -> bool:
+    """Whether a value of an object is a feature or, where the form has objects, one of those."""
+    kinds = [option.cls for option in _options(form) if isinstance(option, types.StructType)]
+    if kinds and value is None:
+        return False
     try:
-        msgspec.convert(value, Value)
+        msgspec.convert(value, kinds[0] if kinds and isinstance(value, dict) else Value)
     except msgspec.ValidationError:
         return False
     return True
@@ -225,6 +228,9 @@ def _sentence(what: str, path: str, found: object, form: types.Type | None, wher
         known = next((o.fields for o in _options(form) if isinstance(o, types.StructType)), ())
         names = ", ".join(sorted(field.encode_name for field in known))
         return f"{place}: unknown field {shown(matched[2])}; known fields: {names}"
+    known_words = [word for option in _options(form) if isinstance(option, types.LiteralType) for word in option.values]
+    if known_words and what.startswith("Invalid enum value"):
+        return f"{place}: expected {' or '.join(map(repr, known_words))}, got {shown(found)}"
     if matched := _LENGTH.match(what):
         kind, sign, number = matched.groups()
         bound = {"<": "at most ", ">": "at least "}.get(sign, "")

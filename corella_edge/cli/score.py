@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import TextInput, engine_options, nats, open_engine
+from corella_edge.cli.common import LOG, LOG_MIB, TextInput, engine_options, nats, open_engine, open_log
 from corella_edge.cli.talk import Progress
 from corella_edge.routing.policy import HELP
 
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
 @engine_options("thread")
 @click.option("--deterministic", is_flag=True,
               help="LLM scores bit-equal on repeat: one prompt at a time; slower. Not for a server's LLM.")  # fmt: skip
+@LOG
+@LOG_MIB
 @click.option("--force", is_flag=True, help="Replace an existing --out.")
 def score(
     bundle: Path, source: TextFile, out: Path | None, threshold: str | None, engine: dict[str, Any],
-    deterministic: bool, force: bool,
+    deterministic: bool, log: Path | None, log_mib: float, force: bool,
 ) -> None:  # fmt: skip
     """Score the requests in IN, one JSON object a line, with BUNDLE.
 
@@ -46,15 +49,17 @@ def score(
     if to is not None:
         batch.check_out(to, source, force)
     tally = batch.check_requests(source)
-    with open_engine(bundle, **engine, threshold=threshold, deterministic=deterministic) as opened:
+    with ExitStack() as stack:
+        decisions = stack.enter_context(open_log(log, log_mib)) if log else None
+        opened = stack.enter_context(open_engine(bundle, **engine, threshold=threshold, deterministic=deterministic))
         if tally.strict:
             batch.check_strict(opened.check_features, source)
         show = _Show(opened)
         if to is None:
-            batch.score_stream(opened, source, sys.stdout.buffer, tally, show)
+            batch.score_stream(opened, source, sys.stdout.buffer, tally, show, decisions)
         else:
             options = {"nats": str(opened.threshold), "llm": opened.llm is not None, "deterministic": deterministic}
-            batch.score_file(opened, source, to, tally, batch.identity(bundle, source, options), show)
+            batch.score_file(opened, source, to, tally, batch.identity(bundle, source, options), show, decisions)
         show.finish(tally)
 
 
