@@ -9,6 +9,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
+from corella_edge.cli.prepare_log import log
 from corella_edge.errors import MissingExtraError
 
 
@@ -21,7 +22,18 @@ def _reader_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [name for name in known() if name.startswith(incomplete)]
 
 
-@click.command(cls=Command)
+class Prepare(Command):
+    """`prepare READER`; what is called `log` is a command of its own, with other options."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] == [log.name]:
+            return log.make_context(f"{info_name} {log.name}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command(cls=Prepare)
 @click.argument("reader", metavar="READER", shell_complete=_reader_names)
 @click.option("--source", type=click.Path(path_type=Path), help="Folder with the publisher's files.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; must be new.")
@@ -34,6 +46,8 @@ def _reader_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 )
 def prepare(reader: str, source: Path | None, out: Path, seed: int, extra: str | None) -> None:
     """Turn the data set READER into training data (docs/data.md lists the readers; so does an unknown name).
+
+    `prepare log` joins a log of decisions and its clicks to a table, with options of its own (`prepare log --help`).
 
     A reader of published files reads those in --source; `synthetic` generates its data from --seed. The folder
     --out appears complete or not at all.
