@@ -59,7 +59,7 @@ def one(run: Run) -> dict[str, Any]:
         raise InputError(f"{run.folder}: its recipe, {run.recipe.name}, has no joint stage")
     task, _ = Stages(run, quiet=True).task("joint")
     assert isinstance(task, JointTask)
-    task.crm.masked = 0.0
+    task.crm.masking.rate = 0.0
     before, old = measured(task), weights(task)
     loop.restore(task, run.best("joint"))
     after, new = measured(task), weights(task)

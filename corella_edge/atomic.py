@@ -37,19 +37,39 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     check_free(out)
     partial = out.parent / f".{out.name}.partial"
+    with _claimed(partial, out):
+        try:
+            yield partial
+            _publish(partial, out)
+        except OSError as error:
+            raise InputError(f"--out {out}: writing failed: {told(error)}") from error
+
+
+@contextmanager
+def working_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `out` for what is needed while `out` is made; deleted at the end.
+
+    What a killed run left there is removed first. Raises InputError as `new_folder`.
+    """
+    folder = out.parent / f".{out.name}.work"
+    with _claimed(folder, out):
+        yield folder
+
+
+@contextmanager
+def _claimed(folder: Path, out: Path) -> Iterator[None]:
+    """Hold the empty `folder`, locked against a second run; whatever is still there at the end is deleted."""
     try:
-        lock = _claim(partial, out)
+        lock = _claim(folder, out)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written: {told(error)}") from None
     try:
-        yield partial
-        _publish(partial, out)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise InputError(f"--out {out}: writing failed: {told(error)}") from error
-        raise
+        yield
     finally:
+        # After it got its name, another run may already work at the old one.
+        with suppress(FileNotFoundError):
+            if os.fstat(lock).st_ino == folder.stat().st_ino:
+                shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
 
 

@@ -40,6 +40,18 @@ class InputError(CorellaError):
     exit_code = 2
 
 
+class UnknownValueError(InputError):
+    """A request has a value that training has not seen, of a field for which the bundle refuses such values.
+
+    Attributes:
+        field: "user", "item" or an attribute, as in an answer's `unknown`.
+    """
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class RecipeError(InputError):
     """A recipe has an unknown key or an impossible value."""
 

@@ -20,11 +20,13 @@ Scale = tuple[float, float]
 
 MAX_TIME = 4_102_444_799  # the last second before 2100: what is beyond counts other units
 EARLIEST = 788_918_400  # 1995: before that nobody's clicks were kept
+# Where a history stands, for messages: in the request, or in the store, whose places the caller does not know.
+GIVEN, STORED = "user.history", "the user's stored history"
 _UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
 
 
 def sensible(
-    times: Floats, ratings: Floats, scale: Scale | None = None, path: str = "user.history", strict: bool = False,
+    times: Floats, ratings: Floats, scale: Scale | None = None, path: str = GIVEN, strict: bool = False,
     arriving: bool = False,
 ) -> tuple[Order | None, list[str]]:  # fmt: skip
     """How to put a history of n events in order, and what to tell of it.
@@ -102,7 +104,8 @@ def in_scale(ratings: Floats, scale: Scale | None, path: str, strict: bool = Fal
     if not outside.size:
         return []
     i = int(outside[0])
-    what = f"{path}[{i}].rating: {ratings[i]:g} is outside the scale this bundle was trained on, {_shown(scale)}"
+    place = f"{path}, a rating" if path == STORED else f"{path}[{i}].rating"
+    what = f"{place}: {ratings[i]:g} is outside the scale this bundle was trained on, {_shown(scale)}"
     return _told([what + _more(outside.size)], strict)
 
 

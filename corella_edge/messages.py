@@ -209,7 +209,9 @@ def _inner(form: types.Type, step: Any) -> types.Type | None:
 
 
 def _fits(value: object, form: types.Type | None) -> bool:
-    """Whether a value of an object is a feature or, where the form has objects, one of those."""
+    """Whether a value of an object of texts, or of features, is one; or an object, where the form has them."""
+    if isinstance(form, types.StrType):
+        return isinstance(value, str)
     kinds = [option.cls for option in _options(form) if isinstance(option, types.StructType)]
     if kinds and value is None:
         return False
@@ -239,6 +241,8 @@ def _sentence(what: str, path: str, found: object, form: types.Type | None, wher
     if matched := _BOUND.match(what):
         bound = f"{_BOUNDS[matched[2]]} {matched[3].removesuffix('.0')}"
         return f"{place}: expected {_WORDS[matched[1]]} {bound}, got {shown(found)}"
+    if "matching regex" in what and isinstance(form, types.Metadata) and form.extra:
+        return f"{place}: expected {form.extra['words']}, got {shown(found)}"
     if matched := _KIND.match(what):
         return f"{place}: expected {_any_of(matched[1])}, got {shown(found)}"
     return f"{place}: {what[:1].lower()}{what[1:]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,31 +16,22 @@ EPSILON = 1e-7
 BINS = 15
 
 
-class RankedScores:
-    """Scores sorted once, so that AUC under many row weights (bootstrap draws) needs no sorting."""
-
-    def __init__(self, probability: npt.ArrayLike, label: npt.ArrayLike) -> None:
-        p = np.asarray(probability, dtype=np.float64)
-        self.order = np.argsort(p, kind="stable")
-        ranked = p[self.order]
-        self.positive = np.asarray(label, dtype=np.float64)[self.order] > 0
-        self.ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(p) else np.zeros(0, np.int64)
-
-    def auc(self, weight: Floats | None = None) -> float:
-        """Area under the ROC curve, ties counted half; nan when one class is absent."""
-        w = np.ones(len(self.order)) if weight is None else weight[self.order]
-        if not len(w):
-            return float("nan")
-        positive = np.add.reduceat(np.where(self.positive, w, 0.0), self.ties)
-        negative = np.add.reduceat(np.where(self.positive, 0.0, w), self.ties)
-        below = np.cumsum(negative) - negative
-        pairs = positive.sum() * negative.sum()
-        return float((positive * (below + 0.5 * negative)).sum() / pairs) if pairs else float("nan")
-
-
 def auc(probability: npt.ArrayLike, label: npt.ArrayLike) -> float:
     """Area under the ROC curve of float [n] against 0/1 [n]; nan when one class is absent."""
-    return RankedScores(probability, label).auc()
+    one_user = np.zeros(len(np.asarray(label)), dtype=np.int64)
+    return float(user_aucs(probability, label, one_user).item()) if len(one_user) else float("nan")
+
+
+def auc_error(positive: int, negative: int, auc: float = 0.75) -> float:
+    """Standard error of an AUC over so many independent rows of each class (Hanley and McNeil 1982); inf without both.
+
+    Rows of one user are no independent ones, so it is a lower bound.
+    """
+    if not positive or not negative:
+        return float("inf")
+    two_positive, two_negative = auc / (2 - auc), 2 * auc * auc / (1 + auc)
+    spread = (positive - 1) * (two_positive - auc * auc) + (negative - 1) * (two_negative - auc * auc)
+    return float(np.sqrt((auc * (1 - auc) + spread) / (positive * negative)))
 
 
 def row_loss(probability: npt.ArrayLike, label: npt.ArrayLike) -> Floats:
@@ -175,10 +166,6 @@ class Bootstrap:
         for start in range(0, self.draws, step):
             yield rng.multinomial(self.users, share, min(step, self.draws - start)).astype(np.float64)
 
-    def samples(self, statistic: Callable[[Floats], float]) -> Floats:
-        """float64 [draws]: the statistic under each draw's row weights float64 [n]."""
-        return np.asarray([statistic(w[self.owner]) for block in self.weights() for w in block])
-
     def totals(self, values: Floats, place: Ints | None = None, places: int = 1) -> Floats:
         """float64 [draws, places]: sums of row values float64 [n] under each draw, by `place` int64 [n]."""
         cell = self.owner * places + (0 if place is None else place)
@@ -273,8 +260,3 @@ def sampled_uauc(probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bo
     sums = np.stack([np.where(known, found, 0.0), known], axis=1)
     totals = np.concatenate([block @ sums for block in bootstrap.weights()])
     return Sampled(float(found[known].mean()) if known.any() else float("nan"), _ratio(totals[:, 0], totals[:, 1]))
-
-
-def auc_interval(probability: npt.ArrayLike, label: npt.ArrayLike, bootstrap: Bootstrap) -> Interval:
-    """AUC with its interval."""
-    return sampled_auc(probability, label, bootstrap).interval()

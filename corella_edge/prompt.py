@@ -1,9 +1,9 @@
 """The LLM's prompt: history as answered questions, the candidate as the next, unanswered one.
 
     {instruction}{profile}
-    Heat (1995), Action Crime: Yes 5        one line an event: item text, answer, rating
-    Babe (1995), Comedy: No 2
-    Fargo (1996), Crime Drama:              the candidate; the model's next token is the score
+    [Green tea, 250 g] tea: Yes 5           one line an event: item text, answer, rating
+    [Blue mug] kitchen: No 2
+    [Black tea, 100 g] tea:                 the candidate; the model's next token is the score
 
 Everything a user's candidates share comes first, so it is decoded once; a candidate's own part (the suffix) is
 its item text alone. A prompt is tokenised segment by segment with special tokens off: no title can change

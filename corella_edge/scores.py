@@ -139,7 +139,7 @@ class Scored(Struct, forbid_unknown_fields=True, gc=False):
     crm_rank: Annotated[int, Meta(ge=1, description="Rank by the CRM alone, if `explain`.")] | UnsetType = UNSET
 
 
-class Tokens(Struct, forbid_unknown_fields=True):
+class TokenCounts(Struct, forbid_unknown_fields=True):
     evaluated: int
     reused: int
 
@@ -150,7 +150,7 @@ class Explanation(Struct, forbid_unknown_fields=True):
     threshold: Annotated[float | None, Meta(description="Nats; null: never asked.")]
     wanted: Annotated[int, Meta(description="Candidates at or above it.")]
     routed: Annotated[int, Meta(description="Those in which the LLM's score counts.")]
-    tokens: Tokens
+    tokens: TokenCounts
     milliseconds: dict[str, float]
 
 
@@ -231,6 +231,6 @@ def _explained(scores: Scores) -> Explanation:
         trace.threshold if math.isfinite(trace.threshold) else None,
         sum(map(bool, scores.reason)),
         int(scores.routed.sum()),
-        Tokens(trace.evaluated, trace.reused),
+        TokenCounts(trace.evaluated, trace.reused),
         {name: round(1000.0 * seconds, 3) for name, seconds in trace.seconds.items()},
     )

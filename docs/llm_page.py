@@ -9,7 +9,7 @@ from typing import Any
 
 from serving_page import between
 
-from corella_edge_runtime.llm.llama.tolerance import TOLERANCE
+from corella_edge_runtime.llm.contract.settings import TOLERANCE
 from harness.pairs import ENOUGH
 from scenarios.crm_targets import TARGETS, judged_paths
 from scenarios.crm_targets import targets as crm_targets

@@ -16,11 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from corella_edge.atomic import write_file
-from corella_edge.catalog import Catalog
+from corella_edge.catalog import LAYOUT, LINES, TABLES, Catalog
 from corella_edge.errors import BundleError, InputError, NoBundleError
-from corella_edge.features.schema import Schema, Vocabulary, vocabulary_names
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.features.schema import Schema, Vocabulary, bucket_counts, vocabulary_names
+from corella_edge.features.tables import stored_form
+from corella_edge.formats.arrays import map_arrays, write_arrays
 from corella_edge.formats.strict_json import JsonError, unique
+from corella_edge.formats.text_table import LARGE, TextTable, table_arrays
 from corella_edge.prompt import Template, Tokens
 from corella_edge.routing.fusion import REPLACE, Fusion, parse_fusion
 from corella_edge.routing.measure import LN2
@@ -36,6 +42,7 @@ POPULAR, EVENTS = "popular.jsonl", "events.json"  # optional
 REQUIRED = ("schema.json", "catalog.jsonl", "crm.onnx", "routing.json", "verification.json", "reference.jsonl")
 MAX_JSON_BYTES = 64 * 2**20
 MAX_VOCABULARY_BYTES = 4 * 2**30
+MAPPED, VOCABULARY = ".safetensors", "corella-edge vocabulary 1"
 _NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TEXT, _OBJECT = (str, "a text"), (dict, "an object")
@@ -159,6 +166,9 @@ class Bundle:
     def schema(self) -> tuple[Schema, Catalog]:
         return read_schema(self.root)
 
+    def catalog(self) -> Catalog:
+        return read_catalog(self.root)
+
     def prompt(self) -> tuple[Template, Tokens] | None:
         """The prompt template and its token ids; None for a bundle without an LLM."""
         if not self.has("prompt.json"):
@@ -280,31 +290,86 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_schema(folder: Path, schema: Schema, catalog: Catalog) -> None:
-    """schema.json (written last), vocab/<name>.json and catalog.jsonl."""
+    """schema.json (written last), the vocabularies and catalog.jsonl."""
     (folder / "vocab").mkdir(exist_ok=True)
     for vocab in schema.vocabularies.values():
-        text = json.dumps(vocab.values, ensure_ascii=False, indent=0)
-        (folder / "vocab" / f"{vocab.name}.json").write_text(text, "utf-8")
-    with (folder / "catalog.jsonl").open("w", encoding="utf-8") as file:
+        _write_vocabulary(folder / "vocab", vocab)
+    with (folder / LINES).open("w", encoding="utf-8") as file:
         file.writelines(catalog.lines())
     write_file(folder / "schema.json", json.dumps(schema.to_json(), ensure_ascii=False, indent=1).encode())
 
 
+def _write_vocabulary(folder: Path, vocab: Vocabulary) -> None:
+    """NAME.safetensors of `LARGE` values and more, NAME.json of fewer."""
+    try:
+        arrays = table_arrays(vocab.values) if len(vocab.values) >= LARGE else None
+    except BundleError as error:
+        raise BundleError(f"vocab/{vocab.name}: {error}") from None
+    if arrays is None:
+        text = json.dumps([*vocab.values], ensure_ascii=False, indent=0)
+        (folder / f"{vocab.name}.json").write_text(text, "utf-8")
+        return
+    with (folder / f"{vocab.name}{MAPPED}").open("wb") as file:
+        write_arrays(file, VOCABULARY, arrays)
+
+
+def write_catalog_tables(folder: Path, schema: Schema, catalog: Catalog) -> None:
+    """catalog.safetensors beside the catalog.jsonl of a bundle, where there are `LARGE` items or more.
+
+    Args:
+        catalog: the items of that file, held in memory.
+    """
+    ids = table_arrays(catalog.ids) if len(catalog) >= LARGE else None
+    if ids is None:
+        return
+    arrays = {f"ids.{name}": array for name, array in ids.items()}
+    with (folder / LINES).open("rb") as lines:
+        arrays["lines"] = np.cumsum(np.fromiter(map(len, lines), np.uint64), dtype=np.uint64)
+    made = FeatureEncoder(schema, catalog).made.arrays
+    with (folder / TABLES).open("wb") as file:
+        write_arrays(file, LAYOUT, {**arrays, **stored_form(made)})
+
+
+def table_problems(folder: Path) -> Iterator[str]:
+    """One line for each array of catalog.safetensors that is not what catalog.jsonl gives, which is parsed for it."""
+    if not (folder / TABLES).exists():
+        return
+    schema, mapped = read_schema(folder)
+    parsed = Catalog.read(folder / LINES)
+    if [*mapped.ids] != parsed.ids:
+        yield f"{TABLES}: its ids are not those of {LINES}"
+        return
+    for name, array in stored_form(FeatureEncoder(schema, parsed).made.arrays).items():
+        if not np.array_equal(array, mapped.tables[name]):
+            yield f"{TABLES}: its array {name!r} is not what {LINES} gives"
+
+
 def read_schema(folder: Path) -> tuple[Schema, Catalog]:
-    """What `write_schema` wrote."""
+    """What `write_schema` and `write_catalog_tables` wrote; what is large is mapped, not read."""
     data = read_json(folder / "schema.json")
-    vocabularies = {name: _vocabulary(folder / "vocab", name) for name in sorted(vocabulary_names(data))}
-    return Schema.from_json(data, vocabularies), Catalog.read(folder / "catalog.jsonl")
+    buckets = bucket_counts(data)
+    names = sorted(vocabulary_names(data))
+    vocabularies = {name: _vocabulary(folder / "vocab", name, buckets.get(name, 0)) for name in names}
+    return Schema.from_json(data, vocabularies), read_catalog(folder)
 
 
-def _vocabulary(folder: Path, name: str) -> Vocabulary:
-    file = f"vocab/{name}.json"
+def read_catalog(folder: Path) -> Catalog:
+    """The items alone; where they are many, nothing of them is read yet."""
+    return Catalog.map(folder) if (folder / TABLES).exists() else Catalog.read(folder / LINES)
+
+
+def _vocabulary(folder: Path, name: str, buckets: int) -> Vocabulary:
+    file, mapped = f"vocab/{name}.json", f"vocab/{name}{MAPPED}"
     if "/" in name or not _NAME.fullmatch(file):
         raise BundleError(f"schema.json: {_shown(name)} is not a name of a vocabulary")
+    if (folder / f"{name}{MAPPED}").exists():
+        if (folder / f"{name}.json").exists():
+            raise BundleError(f"{file}: stands beside {mapped}; a vocabulary has one of the two")
+        return Vocabulary(name, TextTable(map_arrays(folder / f"{name}{MAPPED}", VOCABULARY, mapped), mapped), buckets)
     values = decode(read_bytes(folder / f"{name}.json", file, MAX_VOCABULARY_BYTES), file)
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise BundleError(f"{file}: expected a list of texts")
-    return Vocabulary(name, values)
+    return Vocabulary(name, values, buckets)
 
 
 def walk(root: Path) -> Iterator[tuple[str, Path]]:

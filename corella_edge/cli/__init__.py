@@ -22,7 +22,9 @@ from corella_edge.errors import EXIT_CODES, InputError, InterruptedRunError, Rea
 # name → (module in this folder, one line for --help); the order is the order of work.
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Run the whole path on synthetic data: prepare, train, export, verify, score, measure."),
-    "prepare": ("prepare", "Turn a publisher's files into training data."),
+    "data": ("data", "Fetch public data sets from their publishers, and write what is known of their files."),
+    "init": ("init", "Look at your own files and describe them in a data.toml."),
+    "prepare": ("prepare", "Turn your own table, or a publisher's files, into training data."),
     "recipe": ("recipe", "List the shipped recipes, or show one with all its settings."),
     "train": ("train", "Train the base model (CRM) and the LLM of a recipe."),
     "report": ("report", "Write one HTML page with plots of what a training run logged."),

@@ -47,14 +47,14 @@ def benchmark(
     figures, the notes on how they were measured, and a plot.
     """
     from corella_edge_runtime.bench import report
-    from corella_edge_runtime.bench.run import Settings, run
+    from corella_edge_runtime.bench.run import BenchSettings, run
 
     if out is not None:
         report.check_folder(out)
     line = Progress()
     with open_engine(bundle, **engine) as opened:
         threads = (opened.setup.crm_threads, opened.setup.llm.threads) if opened.setup else (1, 1)
-        settings = Settings(tuple(ratios), candidates, max_requests, max_labelled, repeat, seconds, seed, *threads)
+        settings = BenchSettings(tuple(ratios), candidates, max_requests, max_labelled, repeat, seconds, seed, *threads)
         result = run(opened, requests, settings, lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"))
     line.done()
     if out is not None:

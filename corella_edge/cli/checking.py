@@ -19,17 +19,14 @@ def _repeat(folder: Path) -> None:
     if find_spec("onnxruntime") is None:
         talk.warn("not verified: that needs the extra [cpu]")
         return
-    from corella_edge.bundle.artefact import Bundle
     from corella_edge_runtime import reference
     from corella_edge_runtime.engine import Engine
 
-    bundle = Bundle.open(folder)
-    rows, allowed = reference.read(bundle), reference.tolerance(bundle)
     # A child, as in serving: a model file that llama.cpp cannot stand must not end the command.
     with Engine.open(folder, llm="process", tuned=False) as engine:
-        found = reference.compare(engine, rows, allowed)
+        found = reference.compare(engine)
         if engine.llm is None:
             talk.warn("the LLM is not verified: " + "; ".join(engine.warnings))
     if found.problems:
-        raise BundleError(f"{bundle.label}: differs from the trained models in {len(found.problems)} place(s), "
+        raise BundleError(f"{engine.name}: differs from the trained models in {len(found.problems)} place(s), "
                           f"first: {found.problems[0]}")  # fmt: skip

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine
 
 EXPORT_MODULES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "optimum", "onnx", "gguf", "safetensors",
-                  "sentencepiece", "polars", "tqdm")  # fmt: skip
+                  "sentencepiece", "polars", "duckdb", "zstandard", "tqdm")  # fmt: skip
 
 
 def need(command: str, extra: str, *modules: str) -> None:
@@ -75,6 +75,11 @@ def nats(threshold: float) -> str:
     return f"{threshold:.4f} nats" if math.isfinite(threshold) else "never"
 
 
+def figure(value: float | None) -> str:
+    """A measure of quality for people."""
+    return "n/a" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
 def columns(rows: Sequence[Sequence[str]], right: bool = False) -> Iterator[str]:
     """Rows of cells, aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -97,10 +102,10 @@ def open_engine(bundle: Path, **options: Any) -> Engine:
 def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For tab completion."""
     try:
-        from corella_edge_export.recipe import shipped
+        from corella_edge_export.recipe import names
     except ModuleNotFoundError:  # a message would land in the line that is typed
         return []
-    return [name for name in shipped() if name.startswith(incomplete)]
+    return [name for name in names() if name.startswith(incomplete)]
 
 
 recipe_argument = click.argument("recipe", shell_complete=_recipe_names)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import Threads, checkpoint_option, mib, need_export
+from corella_edge.cli.common import Threads, checkpoint_option, columns, figure, mib, need_export
 from corella_edge.routing.fusion import RULES
 
 
@@ -36,14 +38,37 @@ def export(
     file is compared with torch; the bundle appears complete and verified, or not at all.
     """
     need_export("export", "F16", *llm_type)
-    from corella_edge_export.bundling.write import Options
+    from corella_edge_export.bundling.write import ExportOptions
     from corella_edge_export.bundling.write import export as write
     from corella_edge_export.training.run import Run, data_of
     from corella_edge_runtime.machine.threads import llm_default
 
     threads = llm_threads or llm_default()
-    options = Options(llm_type, name, bundle_version, not no_sample, crm_int8, fusion, threads)
+    options = ExportOptions(llm_type, name, bundle_version, not no_sample, crm_int8, fusion, threads)
     opened = Run.open(run, data_of(run, data), checkpoint)
     bundle = write(opened, out, options, lambda message: talk.say(f"{message} …"))
     size = sum(entry.size for entry in bundle.manifest.files.values())
+    for note in opened.data.info.get("notes", []):
+        click.echo(f"note: {note}")
+    for line in _by_share(bundle.json("routing.json"), bundle.json("verification.json")["metrics"]):
+        click.echo(line)
     click.echo(f"{out}: {bundle.label}, {len(bundle.manifest.files)} files, {mib(size)}, verified")
+
+
+def _by_share(routing: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]:
+    """Quality on the calibration rows by the share that the LLM is asked about, and what follows for serving.
+
+    `metrics` are those of each model alone.
+    """
+    own = routing["threshold"]
+    yield f"On {routing['rows']:,} validation rows, by the share that the LLM is asked about (ratio 0: never):"
+    cells = [["ratio", "AUC", "log-loss", "accuracy"]]
+    for row in routing["table"]:
+        cells.append([f"{row['ratio']:g}", *(figure(row[name]) for name in ("auc", "logloss", "accuracy"))])
+    yield from columns(cells, right=True)
+    yield f"Alone: base model {figure(metrics['crm_valid']['auc'])}, LLM {figure(metrics['llm_valid']['auc'])} (AUC)"
+    by_ratio = {f"ratio:{row['ratio']:g}": row for row in routing["table"]}
+    losses = [by_ratio[name]["logloss"] for name in (own, "ratio:0") if name in by_ratio]
+    if len(losses) == 2 and None not in losses and losses[0] > losses[1]:
+        talk.warn(f"asking the LLM at the bundle's own threshold, {own}, raises the log-loss of these rows; "
+                  "--threshold ratio:0 serves the base model alone")  # fmt: skip

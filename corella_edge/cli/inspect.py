@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import columns, echo_json, json_option, mib, nats
+from corella_edge.cli.common import columns, echo_json, figure, json_option, mib, nats
 from corella_edge.errors import BundleError
 
 Part = dict[str, Any]
@@ -72,6 +72,11 @@ def _data(part: Part, _: Part) -> str:
     return ", ".join(str(part["data"][key]) for key in ("name", "licence") if part["data"].get(key))
 
 
+def _notes(part: Part, _: Part) -> str | None:
+    """What the data's preparation stamped: a split that flatters the figures, for example."""
+    return "; ".join(map(str, part["data"]["notes"])) or None
+
+
 def _files(part: list[Part], _: Part) -> str:
     return f"{len(part)}, {mib(sum(file['bytes'] for file in part))}"
 
@@ -112,7 +117,7 @@ def _quality(part: Part, _: Part) -> str:
     usual = next((r for r in by_ratio if f"ratio:{r:g}" == part["threshold"]), None)
     wanted = [("base model alone", 0), *([(part["threshold"], usual)] if usual not in (None, 0, 1) else []),
               ("LLM asked about every row", 1)]  # fmt: skip
-    figures = ", ".join(f"{name} {by_ratio[ratio]:.4f}" for name, ratio in wanted)
+    figures = ", ".join(f"{name} {figure(by_ratio[ratio])}" for name, ratio in wanted)
     return f"{figures} (AUC on {part['rows']:,} validation rows)"
 
 
@@ -126,6 +131,7 @@ _PAGE: dict[str, tuple[str, Callable[[Any, Part], str | None]]] = {
     "bundle": ("bundle", _bundle),
     "recipe": ("bundle", _recipe),
     "data": ("bundle", _data),
+    "notes on the data": ("bundle", _notes),
     "files": ("files", _files),
     "base model (CRM)": ("files", _crm),
     "LLM": ("files", _llm),

@@ -1,7 +1,8 @@
-"""`corella-edge prepare`: a publisher's files, or generated data, into the folder that training reads."""
+"""`corella-edge prepare`: a person's own table, a publisher's files or generated data into what training reads."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import click
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
 from corella_edge.cli.prepare_log import log
-from corella_edge.errors import MissingExtraError
+from corella_edge.errors import InputError, MissingExtraError
+
+TABLE = "table"  # the reader of a person's own files
 
 
 def _reader_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -19,7 +22,22 @@ def _reader_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
         from corella_edge_export.data.registry import known
     except ModuleNotFoundError:  # without the extra [export]; a message would land in the line that is typed
         return []
-    return [name for name in known() if name.startswith(incomplete)]
+    return [name for name in (*known(), TABLE) if name.startswith(incomplete)]
+
+
+class Memory(click.ParamType[int]):
+    """A size such as 512MiB or 4GiB, as bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([MG])(iB|B)?", str(value), re.IGNORECASE)
+        if found is None:
+            self.fail(f"{value!r} is no size, such as 512MiB or 4GiB", param, ctx)
+        unit = 1000 if found[3] and found[3].lower() == "b" else 1024
+        return int(float(found[1]) * unit ** (2 if found[2] in "mM" else 3))
 
 
 class Prepare(Command):
@@ -35,32 +53,99 @@ class Prepare(Command):
 
 @click.command(cls=Prepare)
 @click.argument("reader", metavar="READER", shell_complete=_reader_names)
+@click.option("--config", type=click.Path(path_type=Path), help="data.toml that describes the files; for READER table.")
 @click.option("--source", type=click.Path(path_type=Path), help="Folder with the publisher's files.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; must be new.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Draws the requests, and the data themselves where they are generated.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write; must be new.")
 @click.option(
-    "--extra",
-    metavar="KIND",
-    help="Further rows of a reader that has such (docs/data.md); noted as extra data.",
+    "--dry",
+    is_flag=True,
+    help="Show what would become of every row, and write nothing.",
 )
-def prepare(reader: str, source: Path | None, out: Path, seed: int, extra: str | None) -> None:
+@click.option(
+    "--memory",
+    type=Memory(),
+    metavar="SIZE",
+    default="1GiB",
+    show_default=True,
+    help="What DuckDB may hold in memory; the rest is spilled to a folder beside --out.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Draws the requests, and the data themselves where they are generated.",
+)
+@click.option("--extra", metavar="KIND",
+              help="Further rows of a reader that has such (docs/data.md); noted as extra data.")  # fmt: skip
+def prepare(
+    reader: str,
+    config: Path | None,
+    source: Path | None,
+    out: Path | None,
+    dry: bool,
+    memory: int,
+    seed: int,
+    extra: str | None,
+) -> None:
     """Turn the data set READER into training data (docs/data.md lists the readers; so does an unknown name).
 
-    `prepare log` joins a log of decisions and its clicks to a table, with options of its own (`prepare log --help`).
+    `table` reads files of your own, as --config describes them; `init` writes such a description. Another reader reads
+    a publisher's files in --source; `synthetic` generates its data from --seed. The folder --out appears complete or
+    not at all.
 
-    A reader of published files reads those in --source; `synthetic` generates its data from --seed. The folder
-    --out appears complete or not at all.
+    `prepare log` joins a log of decisions and its clicks to a table, with options of its own (`prepare log --help`).
     """
+    if out is None and not dry:
+        raise click.UsageError("Missing option '--out'.")
     try:
-        from corella_edge_export.data.prepare import prepare as run
+        if reader == TABLE:
+            summary = _table(config, source, extra, None if dry else out, seed, memory)
+        else:
+            summary = _publisher(reader, config, source, extra, None if dry else out, seed, memory)
     except ModuleNotFoundError as error:
-        if error.name not in ("polars", "numpy"):
+        if error.name not in ("polars", "numpy", "duckdb", "zstandard"):
             raise
         raise MissingExtraError("prepare", "export") from None
-    options = {"extra": extra} if extra else None
-    summary = run(reader, source, out, seed=seed, options=options, progress=_say)
     click.echo(_report(summary))
+
+
+def _table(
+    config: Path | None, source: Path | None, extra: str | None, out: Path | None, seed: int, memory: int
+) -> dict[str, Any]:
+    if config is None:
+        raise InputError(
+            "prepare table needs --config data.toml; `corella-edge init FILE... --out data.toml` writes one"
+        )
+    if source is not None or extra is not None:
+        raise InputError("prepare table takes its files from --config; leave out --source and --extra")
+    from corella_edge_export.data.table.parse import read_description
+    from corella_edge_export.data.table.prepare import look_at_table, prepare_table
+
+    description = read_description(config)
+    if out is None:
+        return look_at_table(description, seed=seed, memory=memory, progress=_say)
+    return prepare_table(description, out, seed=seed, memory=memory, progress=_say)
+
+
+def _publisher(
+    reader: str,
+    config: Path | None,
+    source: Path | None,
+    extra: str | None,
+    out: Path | None,
+    seed: int,
+    memory: int,
+) -> dict[str, Any]:
+    if config is not None:
+        raise InputError(f"--config belongs to `prepare {TABLE}`; the reader is {reader!r}")
+    from corella_edge_export.data.prepare import look
+    from corella_edge_export.data.prepare import prepare as run
+
+    settings: dict[str, Any] = {"seed": seed, "memory": memory, "progress": _say}
+    if out is None:
+        return look(reader, source, **settings)
+    return run(reader, source, out, options={"extra": extra} if extra else None, **settings)
 
 
 def _say(message: str) -> None:
@@ -69,7 +154,8 @@ def _say(message: str) -> None:
 
 def _report(summary: dict[str, Any]) -> str:
     counts, unseen = summary["counts"], summary["unseen"]
-    lines = [
+    lines = _ledger(summary["ledger"]) if "ledger" in summary else []
+    lines += [
         f"{summary['name']}: {counts['interactions']:,} interactions of {counts['users']:,} users "
         f"with {counts['items']:,} items; {counts['dropped']:,} rows only serve as history",
         "",
@@ -77,8 +163,25 @@ def _report(summary: dict[str, Any]) -> str:
     ]
     for split in ("train", "valid", "test"):
         line = f"{split:<6} {counts[split]:>9,}"
+        if "splits" in summary:
+            line += f"   {summary['splits'][split]['like_share']:.1%} liked"
         if split in unseen:
             line += f"   {unseen[split]['user_rows']:.1%} / {unseen[split]['item_rows']:.1%}"
         lines.append(line)
     lines += ["", *(f"note: {note}" for note in summary["notes"])]
-    return "\n".join([*lines, f"{summary['out']}: written in {summary['seconds']} s"])
+    return "\n".join([*lines, _end(summary)])
+
+
+def _end(summary: dict[str, Any]) -> str:
+    if not summary["out"]:
+        return "nothing was written (--dry)"
+    if summary.get("already"):
+        return f"{summary['out']}: already prepared from these files and settings; left as it is"
+    return f"{summary['out']}: written in {summary['seconds']} s"
+
+
+def _ledger(ledger: dict[str, Any]) -> list[str]:
+    """What became of every row that was read."""
+    width = len(f"{ledger['read']:,}")
+    dropped = [f"{rows:>{width},} dropped: {why}" for why, rows in ledger["dropped"].items()]
+    return [f"{ledger['read']:,} rows read", *dropped, f"{ledger['kept']:>{width},} kept", ""]

@@ -52,8 +52,8 @@ def score(
     with ExitStack() as stack:
         decisions = stack.enter_context(open_log(log, log_mib)) if log else None
         opened = stack.enter_context(open_engine(bundle, **engine, threshold=threshold, deterministic=deterministic))
-        if tally.strict:
-            batch.check_strict(opened.check_features, source)
+        if tally.strict or opened.refuses:
+            batch.check_all(opened.check, source)
         show = _Show(opened)
         if to is None:
             batch.score_stream(opened, source, sys.stdout.buffer, tally, show, decisions)
@@ -93,3 +93,6 @@ class _Show:
         )
         parts += [f"{tally.unanswered:,} wanted the LLM and have no answer of it"] if tally.unanswered else []
         talk.say("; ".join(parts))
+        if tally.unknown:
+            rates = [f"{name} {n / tally.candidates:.2%}" for name, n in tally.unknown.most_common()]
+            talk.say(f"candidates with a value the base model has never seen: {', '.join(rates)}")

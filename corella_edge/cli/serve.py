@@ -23,7 +23,7 @@ from corella_edge.routing.policy import HELP, read_threshold
 if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine
     from corella_edge_runtime.server.guard.access import Guard
-    from corella_edge_runtime.server.run import Memory, Settings
+    from corella_edge_runtime.server.run import Memory, ServeSettings
     from corella_edge_runtime.store.users import UserStore
 
 _EXTRA_MODULES = {"starlette", "uvicorn", "httptools", "prometheus_client", "anyio", "orjson"}
@@ -67,7 +67,8 @@ def serve(
     with _memory(memory) as kept:
         settings = _settings(limits, grace, access_log)
         ready = _ReadyLine(time.monotonic())
-        run(source, listen(host, port), settings, guard, kept, _say_listening, ready)
+        say = _say_nothing if talk.quiet() and port else _say_listening  # which port is free, nobody else tells
+        run(source, listen(host, port), settings, guard, kept, say, ready)
 
 
 def _log() -> None:
@@ -101,15 +102,15 @@ def _guard(host: str, access: dict[str, Any]) -> Guard:
     return Guard(keys, access["open_metrics"])
 
 
-def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> Settings:
+def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> ServeSettings:
     from corella_edge_runtime.server.guard.connections import ConnectionLimits
     from corella_edge_runtime.server.guard.limits import Limits
-    from corella_edge_runtime.server.run import Settings
+    from corella_edge_runtime.server.run import ServeSettings
 
     body_bytes = int(limits["max_body_mib"] * 2**20)
     bounds = Limits(limits["max_requests"], limits["worker_threads"], limits["timeout_ms"], body_bytes)
     connections = ConnectionLimits(limits["max_connections"], limits["max_connections_per_client"])
-    return Settings(bounds, grace, access_log, limits["keep_alive"], connections)
+    return ServeSettings(bounds, grace, access_log, limits["keep_alive"], connections)
 
 
 @contextmanager
@@ -133,8 +134,7 @@ def _store(users: dict[str, Any]) -> Iterator[UserStore | None]:
             raise click.UsageError("--retain-days and --retain-events need --store")
         yield None
         return
-    from corella_edge_runtime.store.retention import retention_task
-    from corella_edge_runtime.store.users import UserStore
+    from corella_edge_runtime.store.users import UserStore, retention_task
 
     with UserStore.open(users["store"]) as store:
         retention_task(store, users["retain_days"], users["retain_events"])
@@ -164,6 +164,10 @@ def _check_extra() -> None:
 def _say_listening(address: str) -> None:
     with suppress(OutputError):  # a server goes on serving when nobody reads its output
         click.echo(f"corella-edge: listening on {address}")
+
+
+def _say_nothing(address: str) -> None:
+    """-q, and the address is the one that was asked for."""
 
 
 class _ReadyLine:

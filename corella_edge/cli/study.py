@@ -37,14 +37,16 @@ def study(
     """
     need_export("study")
     from corella_edge_export.data.prepared import PreparedData
-    from corella_edge_export.recipe import at_checkpoint, load_recipe
-    from corella_edge_export.study.study import Settings
+    from corella_edge_export.generic.recipe import recipe_for
+    from corella_edge_export.recipe import at_checkpoint
+    from corella_edge_export.study.study import StudySettings
     from corella_edge_export.study.study import study as run
 
-    chosen = at_checkpoint(load_recipe(recipe), checkpoint)
+    prepared = PreparedData.open(data)
+    chosen = at_checkpoint(recipe_for(recipe, prepared), checkpoint)
     folder = out or Path("runs") / f"study-{chosen.name}"
-    settings = Settings(_seeds(seeds), ablations, draws, valid_rows, reuse)
-    run(chosen, PreparedData.open(data), folder, settings, talk.say, talk.quiet())
+    settings = StudySettings(_seeds(seeds), ablations, draws, valid_rows, reuse)
+    run(chosen, prepared, folder, settings, talk.say, talk.quiet())
     click.echo((folder / "study.md").read_text("utf-8"))
 
 

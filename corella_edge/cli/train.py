@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
 from corella_edge.cli.common import checkpoint_option, need_export, recipe_argument
+
+if TYPE_CHECKING:
+    from corella_edge_export.data.prepared import PreparedData
+    from corella_edge_export.recipe import Recipe
 
 
 @click.command(cls=Command)
@@ -27,18 +31,55 @@ def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path
     from dataclasses import replace
 
     from corella_edge_export.data.prepared import PreparedData
-    from corella_edge_export.recipe import at_checkpoint, load_recipe
+    from corella_edge_export.generic.recipe import recipe_for
+    from corella_edge_export.recipe import at_checkpoint
     from corella_edge_export.report import report_if_possible
     from corella_edge_export.training import stages
 
-    chosen = at_checkpoint(load_recipe(recipe), checkpoint)
+    prepared = PreparedData.open(data)
+    chosen = at_checkpoint(recipe_for(recipe, prepared), checkpoint)
     chosen = chosen if seed is None else replace(chosen, seed=seed)
-    summary = stages.train(out, chosen, PreparedData.open(data), talk.quiet())
+    if stages.joined().is_main_process and not talk.quiet():
+        _expect(chosen, prepared)
+    summary = stages.train(out, chosen, prepared, talk.quiet())
     if stages.joined().is_main_process:
         report_if_possible(out)
     for name, line in summary.items():
         click.echo(f"{name}: validation {_quality(line)} after {line['seconds']:.0f} s")
+    _compare(prepared, summary)
     click.echo(f"{out}: finished")
+
+
+def _expect(recipe: Recipe, data: PreparedData) -> None:
+    """How long it will take, where that can be told."""
+    from corella_edge_export.training import expected
+
+    seconds = expected.here(recipe, data)
+    if seconds is not None:
+        rows = data.info["counts"]["train"]
+        talk.say(f"{rows:,} training rows: {expected.told(seconds)} on this CPU, if it does nothing else")
+
+
+def _compare(data: PreparedData, summary: dict[str, Any]) -> None:
+    """What a ranking reaches that learns nothing, and what to know of so few rows."""
+    from corella_edge.metrics import auc
+    from corella_edge_export.evaluation.baseline import no_learning
+    from corella_edge_export.evaluation.scored import doubts
+
+    rows = data.split("valid")
+    plain = no_learning(data.split("train"), rows)
+    for name in ("valid", "test"):
+        for doubt in doubts(data.split(name).labels, {"valid": "validation rows", "test": "test rows"}[name]):
+            talk.note(doubt)
+    if plain is None or not 0 < rows.labels.mean() < 1:
+        return
+    without, line = auc(plain, rows.labels), summary["joint" if "joint" in summary else "crm"]
+    reached = line.get("crm_auc", line["auc"])
+    click.echo(f"without learning: validation AUC {without:.4f} by like rates of item and user")
+    if reached <= without:
+        talk.warn(
+            f"the base model's validation AUC, {reached:.4f}, is not above that; more rows or attributes may help"
+        )
 
 
 def _quality(line: dict[str, Any]) -> str:

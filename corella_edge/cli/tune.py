@@ -40,12 +40,12 @@ def tune(bundle: Path, plan: Path | None, seconds: float) -> None:
     path = plan or plans.default_path(plans.bundle_key(bundle))
     _check_place(path, bundle)
     line = Progress()
-    outcome = run(bundle, seconds, lambda done, of, what: line.show(_bar(done, of, what)))
+    best, notes = run(bundle, seconds, lambda done, of, what: line.show(_bar(done, of, what)))
     line.done()
-    plans.write(outcome.plan, path)
-    for text in outcome.notes:
+    plans.write(best, path)
+    for text in notes:
         talk.warn(text)
-    for text in () if talk.quiet() else _lines(outcome.plan):
+    for text in () if talk.quiet() else _lines(best):
         click.echo(text)
     click.echo(str(path))
 
@@ -66,11 +66,11 @@ def _lines(plan: Plan) -> Iterator[str]:
     """The table, and what was chosen."""
     for row in plan.table:
         yield from _row(row)
-    yield f"CRM: {plan.crm_file}, {plan.crm_threads} thread(s){_cores(plan.crm_cores)}"
-    if plan.llm_file is not None:
-        settings = plan.llm
+    yield f"CRM: {plan.crm.file}, {plan.crm.threads} thread(s){_cores(plan.crm.cores)}"
+    if plan.llm is not None:
+        settings = plan.llm.settings
         cores = _cores(tuple(settings["cores"]))
-        yield f"LLM: {plan.llm_file}, {settings['threads']} thread(s){cores}, batch {settings['batch']}"
+        yield f"LLM: {plan.llm.file}, {settings['threads']} thread(s){cores}, batch {settings['batch']}"
 
 
 def _row(row: Mapping[str, Any]) -> Iterator[str]:

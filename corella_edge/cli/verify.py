@@ -68,17 +68,18 @@ def _file_lines(result: dict[str, Any]) -> Iterator[str]:
 
 def _scores(bundle: Bundle, llm_threads: int | None) -> dict[str, Any]:
     """The reference rows, computed here: for each part how far it is from what was trained, and how far it may be."""
+    from corella_edge.bundle.artefact import table_problems
     from corella_edge_runtime import reference
     from corella_edge_runtime.engine import Engine
 
-    rows, allowed = reference.read(bundle), reference.tolerance(bundle)
     required = bundle.prompt() is not None and find_spec("llama_cpp") is not None
     with Engine.open(bundle.root, llm_threads=llm_threads, tuned=False, require_llm=required) as engine:
-        found = reference.compare(engine, rows, allowed)
-        result: dict[str, Any] = {"crm": {"rows": found.rows, "difference": found.crm, "allowed": allowed.crm},
+        found = reference.compare(engine)
+        found.problems += table_problems(bundle.root)
+        result: dict[str, Any] = {"crm": {"rows": found.rows, "difference": found.crm, "allowed": found.allowed.crm},
                   "llm": None, "unchecked": list(engine.warnings), "problems": found.problems}  # fmt: skip
         if engine.llm is not None:
-            result["llm"] = {"rows": found.llm_rows, "difference": found.llm, "allowed": allowed.llm,
+            result["llm"] = {"rows": found.llm_rows, "difference": found.llm, "allowed": found.allowed.llm,
                              "prompts": found.prompts}  # fmt: skip
             result["fusion"] = {"rule": engine.fusion.rule, "difference": found.fused}
     return result

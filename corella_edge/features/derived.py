@@ -243,10 +243,14 @@ DERIVED: dict[str, tuple[Derived, int, Side]] = {
 }
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that can be used."""
+    return isinstance(value, (int, float)) and abs(value) < LARGEST
+
+
 def number(value: Any, default: float) -> float:
     """A missing or unreadable number becomes the default."""
-    usable = isinstance(value, (int, float)) and abs(value) < LARGEST
-    return float(value) if usable else float(default)
+    return float(value) if is_number(value) else float(default)
 
 
 def number_fact(value: Any, args: Mapping[str, Any]) -> Floats:

@@ -13,13 +13,24 @@ from functools import partial
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from corella_edge.catalog import Catalog
 from corella_edge.features.derived import DERIVED, NO_TIME, Facts, Floats, Histories, Ints
-from corella_edge.features.lookup import Lookup
-from corella_edge.features.schema import OOV, PAD, Feed, Field, Schema, Vocabulary, encode_value
-from corella_edge.features.tables import FactTable, RatingCodes, Tally, attribute_table, centre_table, fact, item_index
+from corella_edge.features.lookup import lookup
+from corella_edge.features.schema import ATTRIBUTES, OOV, PAD, Feed, Field, Schema, Vocabulary, encode_value
+from corella_edge.features.tables import (
+    FactTable,
+    Made,
+    RatingCodes,
+    Tally,
+    centre_table,
+    fact,
+    field_table,
+    item_index,
+)
 from corella_edge.features.unseen import Flags, Unseen
+from corella_edge.formats.text_table import LARGE
 from corella_edge.request import Candidate, Candidates, Features, History, User
 
 _NOTHING: Facts = np.zeros((1, 1, 1), dtype=np.uint8)
@@ -32,21 +43,30 @@ class FeatureEncoder:
         self.schema = schema
         self.catalog = catalog
         self.unknown_row = len(catalog)
-        self._attributes = schema.of("categorical", "multi", "numeric", side="item")
-        profile = schema.of("categorical", "multi", "numeric", side="user")
+        self.made = made = Made(catalog.tables)
+        items = len(catalog) + 1
+        self._attributes = schema.of(*ATTRIBUTES, side="item")
+        profile = schema.of(*ATTRIBUTES, side="user")
         self._profile = [(f.name, f.source, *self._codes(f)) for f in profile]
         self._window = schema.window
-        self._indices = np.arange(max([len(schema.vocabularies[f.vocab]) for f in profile if f.vocab], default=0))
+        longest = max([len(schema.vocabularies[f.vocab]) for f in profile if f.vocab], default=0)
+        self._indices = np.arange(min(longest, LARGE))
         self._sequences, self._derived = schema.of("sequence"), schema.of("derived")
         self._timed = any(f.source == "history_pace" for f in self._derived)
         self._of_history, self._of_item = schema.of("derived", side="user"), schema.of("derived", side="item")
-        self.item_tables: Feed = {f.name: attribute_table(f, self._vocab(f), catalog) for f in self._attributes}
-        self._item_index = item_index(schema, catalog)
+        self.item_tables: Feed = {f.name: field_table(f, self._vocab(f), catalog, made) for f in self._attributes}
+        rows = max([OOV + 1, *(len(schema.vocabularies[f.vocab]) for f in self._sequences if f.source == "item")])
+        self._item_index = made.of("history", lambda: item_index(schema, catalog), (items,), rows)
+        self._index_of = _take_of(self._item_index)
         vocabularies = {f.vocab: schema.vocabularies[f.vocab] for f in self._sequences if f.source == "rating"}
         self._rating_codes = {name: RatingCodes(vocab) for name, vocab in vocabularies.items()}
         self._ratings = next(iter(self._rating_codes.values()), RatingCodes(Vocabulary("", [])))
-        self._facts = {f.name: FactTable(f, schema, catalog) for f in self._of_item}
-        self._centres = {f.name: centre_table(f, catalog) for f in self._derived if "centre" in f.args}
+        self._facts = {f.name: FactTable(f, schema, catalog, made) for f in self._of_item}
+        self._centres = {
+            f.name: made.of(f"centre.{f.name}", partial(centre_table, f, catalog), (items,), np.float32)
+            for f in self._derived
+            if "centre" in f.args
+        }
         self._look_of = {f.name: (f.length, f.args.get("centre"), f.args["mean"]) for f in self._derived}
         self._alike = {self._look_of[f.name]: f for f in self._derived}  # a field that stands for those alike
         self._few = [f for f in self._of_item if self._facts[f.name].few]
@@ -54,9 +74,11 @@ class FeatureEncoder:
         tallied = [(f, self._facts[f.name], self._ratings) for f in self._few]
         self._tallies = {made[0].name: Tally(*made) for made in tallied if Tally.fits(*made)}
         self._profiles = self._tallied_profiles()
-        self._takes = [(name, table.take) for name, table in self.item_tables.items()]
-        self._unseen = Unseen(schema, self.item_tables, len(catalog) + 1)
-        self._lookup = Lookup(catalog.row_of)
+        self._takes = [(name, _take_of(table)) for name, table in self.item_tables.items()]
+        ids = [(f.name, schema.vocabularies[f.vocab]) for f in self._attributes if f.source == "id" and f.vocab]
+        self._hashed = [(name, vocab) for name, vocab in ids if vocab.buckets]
+        self.unseen = Unseen(schema, self.item_tables, items, made)
+        self._lookup = lookup(catalog.ids, catalog.row_of)
         self._token = object()
 
     def encode(self, user: User, candidates: Iterable[Candidate]) -> tuple[Feed, list[tuple[str, ...]]]:
@@ -71,13 +93,15 @@ class FeatureEncoder:
         feed: Feed = {name: take(rows, 0) for name, take in self._takes}
         feed.update(of_user)
         feed.update(past.feed)
+        for name, vocab in self._hashed:
+            feed[name] = self._with_buckets(vocab, feed[name], rows, slate.items)
         for name, values in past.kinds.items():
             feed[name] = values.take(self._facts[name].kind_of.take(rows), 0)
         for item in self._many:
             feed[item.name] = self._of_many(item, self._look(item, past, user.history), rows)
         if slate.own:
             self._bring_own(feed, past, user.history, slate.own)
-        return feed, self._unseen.names(unseen, rows, feed, slate.own)
+        return feed, self.unseen.names(unseen, rows, feed, slate.own)
 
     def rows(self, items: Sequence[str]) -> Ints:
         """int64 [n], catalogue rows; `unknown_row` for an item that is not in it."""
@@ -91,18 +115,27 @@ class FeatureEncoder:
         """Attributes of the user, and of those with a vocabulary, whether a value is unseen."""
         feed: Feed = {}
         unseen, given, indices = [], user.features, self._indices
-        for name, source, get, code in self._profile:
+        for name, source, get, code, limit in self._profile:
             value = user.id if source == "id" else given.get(source)
-            found = get(value, OOV) if get and type(value) is str else code(value)
-            if type(found) is int:
-                feed[name] = indices[found : found + 1]  # a view costs less than an array
-                unseen.append(found == OOV)
-            elif type(found) is list:
-                feed[name] = np.array([found], np.int64)
-                unseen.append(OOV in found)
+            found: Any = get(value, OOV) if get and type(value) is str else code(value)
+            if limit is None:
+                feed[name] = np.array([found if type(found) is list else [found]], np.float32)
+            elif type(found) is int:
+                # A view costs less than an array.
+                feed[name] = indices[found : found + 1] if found < LARGE else np.array([found], np.int64)
+                unseen.append(found == OOV or found >= limit)
             else:
-                feed[name] = np.array([[found]], np.float32)
+                feed[name] = np.array([found], np.int64)
+                unseen.append(OOV in found or max(found, default=PAD) >= limit)
         return feed, tuple(unseen)
+
+    def rows_of(self, items: Sequence[str]) -> Ints:
+        """int64 [n]: catalogue rows of item ids, `unknown_row` of others."""
+        return self._lookup.rows(items)
+
+    def user_flags(self, user: User) -> Flags:
+        """Whether each of the fields `unseen.user_labels` holds an unseen value."""
+        return self._user_feed(user)[1]
 
     def history(self, user: User) -> Histories:
         """The latest events of one user, at most the schema's window: b = 1 and nothing padded."""
@@ -171,7 +204,10 @@ class FeatureEncoder:
     def _sequence(self, item: Field, past: _Past, history: History, codes: Ints | None) -> Ints:
         """int64 [1, length] of one user's latest events, PAD on the left; `codes` are those of the ratings if known."""
         if item.source == "item":
-            latest = self._item_index.take(past.rows[-item.length :])
+            rows, vocab = past.rows[-item.length :], self.schema.vocabularies[item.vocab]
+            latest = self._index_of(rows)
+            if vocab.buckets:
+                latest = self._with_buckets(vocab, latest, rows, history.items[-len(rows) :])
         elif codes is not None and self._rating_codes[item.vocab] is self._ratings:
             latest = codes[-item.length :]
         else:
@@ -181,6 +217,12 @@ class FeatureEncoder:
         padded = np.zeros((1, item.length), dtype=np.int64)  # PAD
         padded[0, item.length - len(latest) :] = latest
         return padded
+
+    def _with_buckets(self, vocab: Vocabulary, indices: Ints, rows: Ints, items: Sequence[str]) -> Ints:
+        """Indices int64 [n] of catalogue rows, with a bucket for each item that the catalogue has not."""
+        for i in (rows == self.unknown_row).nonzero()[0].tolist():
+            indices[i] = vocab.index(items[i])
+        return indices
 
     def _of_many(self, item: Field, look: Histories, rows: Ints) -> Floats:
         """float32 [n, width] of catalogue rows int64 [n]; where there are more of them than kinds, once a kind."""
@@ -238,17 +280,27 @@ class FeatureEncoder:
 
     def _sequence_codes(self, item: Field, history: Histories) -> Ints:
         if item.source == "item":
-            return self._item_index.take(history.rows)
+            return self._index_of(history.rows)
         return self._rating_codes[item.vocab].of(history.ratings)
 
-    def _codes(self, item: Field) -> tuple[Callable[[str, int], int] | None, Callable[[Any], Any]]:
-        """`encode_value` of one field, of a text alone if that is quicker, and of anything."""
+    def _codes(self, item: Field) -> tuple[Callable[[str, int], int] | None, Callable[[Any], Any], int | None]:
+        """`encode_value` of one field, of a text alone if that is quicker, and of anything; where buckets begin."""
         vocab = self._vocab(item)
-        known = vocab.index_of.get if vocab and item.kind == "categorical" else None
-        return known, partial(encode_value, item, vocab)
+        code = partial(encode_value, item, vocab)
+        if vocab is None:
+            return None, code, None
+        known = vocab.index_of.get if item.kind == "categorical" and not vocab.buckets else None
+        return known, code, len(vocab) if item.kind == "text" else vocab.first_bucket
 
     def _vocab(self, item: Field) -> Vocabulary | None:
         return self.schema.vocabularies.get(item.vocab)
+
+
+def _take_of(table: npt.NDArray[Any]) -> Callable[..., npt.NDArray[Any]]:
+    """`take` of a table, as int64 where the mapped one has int32."""
+    if table.dtype != np.int32:
+        return table.take
+    return lambda rows, axis=None: table.take(rows, axis).astype(np.int64)
 
 
 def _times(history: History) -> Ints:

@@ -8,6 +8,7 @@ from itertools import repeat
 import numpy as np
 
 from corella_edge.features.derived import Ints
+from corella_edge.formats.text_table import TextTable
 
 MANY, LARGE = 32, 1000  # ids at a time, and in a catalogue: from here on the table is faster than the dict
 ROOM = 16  # places an id, or half as many: few ids have to share one
@@ -42,3 +43,21 @@ class Lookup:
         for i in others.nonzero()[0].tolist():
             rows[i] = get(ids[i], unknown)
         return rows
+
+
+class MappedLookup:
+    """The same of a mapped table, which processes share; a few ids are looked up one by one."""
+
+    def __init__(self, ids: TextTable) -> None:
+        self._ids, self._unknown = ids, len(ids)
+
+    def rows(self, ids: Sequence[str]) -> Ints:
+        """int64 [n]."""
+        if len(ids) < MANY:
+            return np.fromiter(map(self._ids.places_of.get, ids, repeat(self._unknown)), np.int64, len(ids))
+        return self._ids.places(ids, self._unknown)
+
+
+def lookup(ids: Sequence[str], row_of: Mapping[str, int]) -> Lookup | MappedLookup:
+    """The lookup that fits a catalogue."""
+    return MappedLookup(ids) if isinstance(ids, TextTable) else Lookup(row_of)

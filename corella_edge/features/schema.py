@@ -1,25 +1,34 @@
 """Fields of the CRM, their vocabularies, and how one value becomes an index or a number.
 
 Index 0 pads, 1 is a value never seen in training (OOV), known values follow in vocabulary order, so that no index can
-leave the embedding table. Whole requests are encoded by `corella_edge.features.encoder`.
+leave the embedding table. A vocabulary may have hash buckets after its values: an unseen value then has the row
+that its stable hash gives. Whole requests are encoded by `corella_edge.features.encoder`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
+import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import BundleError
-from corella_edge.features.derived import DERIVED, FARTHEST, LARGEST, WIDEST, Side, number
+from corella_edge.features.derived import DERIVED, FARTHEST, LARGEST, WIDEST, Ints, Side, is_number, number
+from corella_edge.formats.text_table import TextTable, text_hash
 
 PAD, OOV, FIRST = 0, 1, 2
 LONGEST = 10_000  # slots of a field, events that it looks back on
+MOST_BUCKETS = 2**24
+REFUSE = "refuse"
 
-Kind = Literal["categorical", "multi", "sequence", "numeric", "derived"]
+Kind = Literal["categorical", "multi", "ordered", "text", "sequence", "numeric", "derived"]
+CODED: tuple[Kind, ...] = ("categorical", "multi", "ordered", "text")  # an attribute's values as rows of a table
+ATTRIBUTES: tuple[Kind, ...] = (*CODED, "numeric")
 Feed = dict[str, npt.NDArray[Any]]
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +36,16 @@ class Field:
     """One input of `crm.onnx`; its name is the input's name.
 
     Attributes:
-        kind: categorical int64 [b]; multi and sequence int64 [b, length]; numeric float32 [b, 1];
-            derived float32 [b, width of the function]. b is 1 on the user side, n on the item side.
+        kind: categorical int64 [b]; multi (a set of values), ordered (the latest of a list), text (its words) and
+            sequence (of the history's events) int64 [b, length]; numeric float32 [b, width]; derived float32 [b, width
+            of the function]. b is 1 on the user side, n on the item side.
         side: whose value it is; user-side inputs are broadcast over the candidates in the graph.
         source: "id", an attribute's name, "item" or "rating" of history events, or a derived function's name.
-        vocab: name of the vocabulary (categorical, multi, sequence).
-        length: slots of a multi field, events of a sequence, events a derived function looks back on.
-        args: constants of a derived function or the mean and scale of a numeric field, fixed at fit time.
+        vocab: name of the vocabulary (all kinds but numeric and derived).
+        length: slots of a field of several values, events of a sequence or that a derived function looks back on.
+        args: constants of a derived function, or the mean and scale of a numeric field, fixed at fit time; with
+            `missing` true the number has a second one beside it, 1 where it is missing. `unknown` "refuse": a request
+            with a value that training has not seen is refused.
     """
 
     name: str
@@ -44,25 +56,90 @@ class Field:
     length: int = 1
     args: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def width(self) -> int:
+        """Numbers of a numeric or derived field."""
+        return DERIVED[self.source][1] if self.kind == "derived" else 2 if self.args.get("missing") else 1
+
 
 class Vocabulary:
-    """Known values in order; `index` gives FIRST + place, OOV for anything else."""
+    """Known values in order; `index` gives FIRST + place, and for anything else a bucket or, without buckets, OOV.
 
-    def __init__(self, name: str, values: Iterable[str]) -> None:
-        self.name = name
-        self.values = list(values)
-        self.index_of = {value: FIRST + i for i, value in enumerate(self.values)}
+    Attributes:
+        values: the known ones, as a list, or mapped where they are many.
+        buckets: rows after those of the values, which unseen values share by their hash.
+        first_bucket: the row from which on a value is unseen.
+    """
+
+    def __init__(self, name: str, values: Iterable[str], buckets: int = 0) -> None:
+        self.name, self.buckets = name, buckets
+        self.values: Sequence[str] = values if isinstance(values, TextTable) else list(values)
+        self.index_of: Mapping[str, int] = (
+            _Rows(self.values)
+            if isinstance(self.values, TextTable)
+            else {value: FIRST + i for i, value in enumerate(self.values)}
+        )
         if len(self.index_of) != len(self.values):
             raise BundleError(f"vocab/{name}.json: a value occurs twice")
+        self.first_bucket = FIRST + len(self.values)
 
     def __len__(self) -> int:
-        """Rows of the embedding table: the values, PAD and OOV."""
-        return FIRST + len(self.values)
+        """Rows of the embedding table: PAD, OOV, the values and the buckets."""
+        return self.first_bucket + self.buckets
 
     def index(self, value: Any) -> int:
-        """The value's row; a missing one (None) is unseen, whatever texts are known."""
+        """The value's row; a missing one (None) is OOV, whatever texts are known."""
         key = value if type(value) is str else None if value is None else value_key(value)
-        return OOV if key is None else self.index_of.get(key, OOV)
+        if key is None:
+            return OOV
+        found = self.index_of.get(key, OOV)
+        return self.unseen(key) if found == OOV else found
+
+    def unseen(self, key: str) -> int:
+        """The row of a text that is not among the values."""
+        return self.first_bucket + text_hash(key) % self.buckets if self.buckets else OOV
+
+    def indices(self, values: Sequence[Any]) -> Ints:
+        """int64 [n]: `index` of each, looked up together."""
+        if isinstance(self.values, TextTable) and not self.buckets and set(map(type, values)) <= {str}:
+            return np.maximum(self.values.places(values) + FIRST, OOV)
+        return np.fromiter(map(self.index, values), np.int64, len(values))
+
+    def is_unseen(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Of rows of the table, which stand for values that training has not seen; of words without values none do."""
+        if self.first_bucket == FIRST and self.buckets:
+            return np.zeros(rows.shape, np.bool_)
+        unseen: npt.NDArray[np.bool_] = rows == OOV
+        return unseen | (rows >= self.first_bucket) if self.buckets else unseen
+
+    def hidden(self) -> Ints:
+        """int64 [rows]: the row that each row's value would have, were it unseen."""
+        rows = np.full(len(self), OOV, np.int64)
+        rows[PAD] = PAD
+        if self.buckets:
+            rows[FIRST : self.first_bucket] = [self.unseen(value) for value in self.values]
+            rows[self.first_bucket :] = np.arange(self.first_bucket, len(self))
+        return rows
+
+
+class _Rows(Mapping[str, int]):
+    """The rows of mapped values."""
+
+    def __init__(self, values: TextTable) -> None:
+        self._values = values
+
+    def __getitem__(self, value: str) -> int:
+        return self._values.places_of[value] + FIRST
+
+    def get(self, value: Any, default: Any = None) -> Any:
+        place = self._values.place(value) if isinstance(value, str) else -1
+        return default if place < 0 else place + FIRST
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 def value_key(value: Any) -> str:
@@ -113,8 +190,14 @@ class Schema:
         spans = [(a["mean"] - FARTHEST * a["scale"], a["mean"] + FARTHEST * a["scale"]) for a in profiles]
         return spans[0] if spans else None
 
+    @property
+    def refused(self) -> list[Field]:
+        """Fields whose unseen values a request may not have."""
+        return [f for f in self.of(*CODED) if f.args.get("unknown") == REFUSE]
+
     def to_json(self) -> dict[str, Any]:
-        return {"fields": [asdict(item) for item in self.fields]}
+        buckets = {name: vocab.buckets for name, vocab in self.vocabularies.items() if vocab.buckets}
+        return {"fields": [asdict(item) for item in self.fields], **({"buckets": buckets} if buckets else {})}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary]) -> Schema:
@@ -142,12 +225,25 @@ def vocabulary_names(data: Mapping[str, Any]) -> set[str]:
     return names - {""}
 
 
+def bucket_counts(data: Mapping[str, Any]) -> dict[str, int]:
+    """Hash buckets by vocabulary of a decoded schema.json. Raises BundleError for what is no such number."""
+    found = data.get("buckets", {})
+    right = isinstance(found, dict) and all(type(n) is int and 1 <= n <= MOST_BUCKETS for n in found.values())
+    if not right or not found.keys() <= vocabulary_names(data):
+        raise BundleError(f"schema.json: buckets must give vocabularies of the fields 1 to {MOST_BUCKETS} each")
+    return dict(found)
+
+
 def _problem(item: Field, vocabularies: Mapping[str, Vocabulary]) -> str:
     """Why a field cannot be encoded; empty if it can."""
     if item.kind not in get_args(Kind) or item.side not in get_args(Side) or not 1 <= item.length <= LONGEST:
         return f"unknown kind or side, or a length that is not 1 to {LONGEST}"
-    if item.kind in ("categorical", "multi", "sequence") and item.vocab not in vocabularies:
+    if item.kind in (*CODED, "sequence") and item.vocab not in vocabularies:
         return f"unknown vocabulary {item.vocab!r}"
+    if item.args.get("unknown", REFUSE) != REFUSE:
+        return f"unknown policy {str(item.args['unknown'])[:40]!r} for unknown values"
+    if item.kind == "text" and not vocabularies[item.vocab].buckets:
+        return "a text needs a vocabulary with buckets"
     if item.kind == "sequence":
         return _sequence_problem(item, vocabularies[item.vocab])
     if item.kind == "numeric":
@@ -192,14 +288,35 @@ def _sequence_problem(item: Field, vocab: Vocabulary) -> str:
 
 
 def encode_value(item: Field, vocab: Vocabulary | None, value: Any) -> Any:
-    """One attribute value as an index, a padded list of indices, or a standardised number."""
+    """One attribute value as an index, a padded list of indices, or standardised numbers."""
     if item.kind == "numeric":
-        centred = (number(value, item.args["mean"]) - item.args["mean"]) / item.args["scale"]
-        return min(max(centred, -FARTHEST), FARTHEST)
+        return _numbers(item, value)
     assert vocab is not None
     if item.kind == "categorical":
         return vocab.index(value)
-    values = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
-    get, index = vocab.index_of.get, vocab.index
-    known = [get(v, OOV) if type(v) is str else index(v) for v in values[: item.length]]
-    return known + [PAD] * (item.length - len(known))
+    if item.kind == "text":
+        values: Sequence[Any] = words_of(value)
+    else:
+        values = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    values = values[-item.length :] if item.kind == "ordered" else values[: item.length]
+    if vocab.buckets:
+        known = list(map(vocab.index, values))
+    else:
+        get, index = vocab.index_of.get, vocab.index
+        known = [get(v, OOV) if type(v) is str else index(v) for v in values]
+    padding = [PAD] * (item.length - len(known))
+    return padding + known if item.kind == "ordered" else known + padding
+
+
+def _numbers(item: Field, value: Any) -> Any:
+    """The standardised number, or with `missing` a list of it and whether it is missing; the mean stands in then."""
+    centred = (number(value, item.args["mean"]) - item.args["mean"]) / item.args["scale"]
+    cut = min(max(centred, -FARTHEST), FARTHEST)
+    return [cut, float(not is_number(value))] if item.args.get("missing") else cut
+
+
+def words_of(value: Any) -> list[str]:
+    """The distinct words of a text, or of a list of texts, in lower case and in their order."""
+    texts = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    found = (word for text in texts if text is not None for word in _WORD.findall(value_key(text).casefold()))
+    return list(dict.fromkeys(found))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge.catalog import Catalog
+from corella_edge.catalog import TABLES, Catalog
+from corella_edge.errors import BundleError
 from corella_edge.features.derived import (
     FEW,
     Facts,
@@ -29,15 +31,66 @@ MOST_KINDS = 64  # of items, whose values are computed together, once a history
 MOST_ADDED = 8192  # numbers of a tally's table, which is to stay in a core's cache
 
 
+class Made:
+    """Arrays of all items by name: those that the bundle holds, mapped, else computed once and kept in `arrays`."""
+
+    def __init__(self, stored: Mapping[str, npt.NDArray[Any]]) -> None:
+        self._stored = stored
+        self.arrays: dict[str, npt.NDArray[Any]] = {}
+
+    def of(
+        self, name: str, make: Callable[[], npt.NDArray[Any]], shape: tuple[int | None, ...], holds: int | npt.DTypeLike
+    ) -> npt.NDArray[Any]:
+        """The array, with int32 for int64 where it is mapped.
+
+        Args:
+            shape: what it must be; None = any length.
+            holds: indices from 0 to below this number, or else the kind of its numbers.
+
+        Raises:
+            BundleError: the bundle lacks it, or its form or an index is wrong.
+        """
+        if not self._stored:
+            self.arrays[name] = made = make()
+            return made
+        found = self._stored.get(name)
+        kind = np.dtype("<i4" if isinstance(holds, int) else holds)
+        if found is None or found.dtype != kind or not _fits(found.shape, shape):
+            raise BundleError(f"{TABLES}: lacks the array {name!r}, or it is of another form than schema.json asks for")
+        if isinstance(holds, int) and found.size and not 0 <= int(found.min()) <= int(found.max()) < holds:
+            raise BundleError(f"{TABLES}: its array {name!r} holds an index outside its table")
+        return found
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(b in (None, a) for a, b in zip(shape, wanted, strict=True))
+
+
+def stored_form(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of `Made` as a bundle holds them: int32 for int64."""
+    return {name: a.astype(np.int32) if a.dtype == np.int64 else a for name, a in arrays.items()}
+
+
+def field_table(item: Field, vocab: Vocabulary | None, catalog: Catalog, made: Made) -> npt.NDArray[Any]:
+    """`attribute_table`, as the bundle holds it if it does."""
+    width = {"categorical": (), "numeric": (item.width,)}.get(item.kind, (item.length,))
+    holds = np.float32 if vocab is None else len(vocab)
+    return made.of(
+        f"field.{item.name}", lambda: attribute_table(item, vocab, catalog), (len(catalog) + 1, *width), holds
+    )
+
+
 def attribute_table(item: Field, vocab: Vocabulary | None, catalog: Catalog) -> npt.NDArray[Any]:
     """One encoded value a catalogue row, and a last row for items outside the catalogue.
 
-    int64 [items + 1] (categorical) or [items + 1, length] (multi), float32 [items + 1, 1] (numeric).
+    int64 [items + 1] (categorical) or [items + 1, length] (several values), float32 [items + 1, width] (numeric).
     """
+    if item.source == "id" and item.kind == "categorical" and vocab is not None:
+        return np.append(vocab.indices(catalog.ids), OOV)
     cells = catalog.ids if item.source == "id" else [record.get(item.source) for record in catalog.attributes]
     rows = [encode_value(item, vocab, cell) for cell in [*cells, None]]
     table = np.asarray(rows, dtype=np.float32 if item.kind == "numeric" else np.int64)
-    return table.reshape(-1, 1) if item.kind == "numeric" else table
+    return table.reshape(-1, item.width) if item.kind == "numeric" else table
 
 
 def item_index(schema: Schema, catalog: Catalog) -> Ints:
@@ -45,8 +98,7 @@ def item_index(schema: Schema, catalog: Catalog) -> Ints:
     fields = [f for f in schema.of("sequence") if f.source == "item"]
     if not fields:
         return np.full(len(catalog) + 1, OOV, dtype=np.int64)
-    vocab = schema.vocabularies[fields[0].vocab]
-    return np.asarray([vocab.index(i) for i in catalog.ids] + [OOV], dtype=np.int64)
+    return np.append(schema.vocabularies[fields[0].vocab].indices(catalog.ids), OOV)
 
 
 def centre_table(item: Field, catalog: Catalog) -> Floats:
@@ -64,7 +116,8 @@ def fact(item: Field, schema: Schema, value: Any) -> Facts:
         return vector_fact(value, item.args)
     vocab = schema.vocabularies[item.args["vocab"]]
     entries = value if isinstance(value, (list, tuple)) else [value]
-    return bits_fact([index - FIRST for index in map(vocab.index, entries) if index >= FIRST], len(vocab) - FIRST)
+    known = [index - FIRST for index in map(vocab.index, entries) if FIRST <= index < vocab.first_bucket]
+    return bits_fact(known, vocab.first_bucket - FIRST)
 
 
 class FactTable:
@@ -74,16 +127,35 @@ class FactTable:
     small.
     """
 
-    def __init__(self, item: Field, schema: Schema, catalog: Catalog) -> None:
-        name = item.args["attribute"]
-        values = [*(record.get(name) for record in catalog.attributes), None]
-        self.rows: Facts = np.stack([fact(item, schema, value) for value in values])
+    def __init__(self, item: Field, schema: Schema, catalog: Catalog, made: Made) -> None:
+        name, n = f"fact.{item.name}", len(catalog) + 1
+        nothing = fact(item, schema, None)
+        shape, dtype = (n, len(nothing)), nothing.dtype
+        self.rows: Facts = made.of(f"{name}.rows", lambda: _facts(item, schema, catalog), shape, dtype)
         if item.source == "history_similarity":  # vectors hardly repeat
-            self.kinds, self.kind_of = self.rows, np.arange(len(values), dtype=np.int64)
+            self.kinds, self.kind_of = self.rows, np.arange(n, dtype=np.int64)
         else:
-            self.kinds, kind_of = np.unique(self.rows, axis=0, return_inverse=True)
-            self.kind_of = kind_of.reshape(-1).astype(np.int64)
+            self.kinds, self.kind_of = distinct(made, name, lambda: self.rows, shape, dtype)
         self.few = len(self.kinds) <= MOST_KINDS
+
+
+def _facts(item: Field, schema: Schema, catalog: Catalog) -> Facts:
+    values = [*(record.get(item.args["attribute"]) for record in catalog.attributes), None]
+    return np.stack([fact(item, schema, value) for value in values])
+
+
+def distinct(
+    made: Made, name: str, rows: Callable[[], npt.NDArray[Any]], shape: tuple[int, int], dtype: npt.DTypeLike
+) -> tuple[npt.NDArray[Any], Ints]:
+    """Rows of `shape` without repeats [k, width], and which of them each is, int64 (mapped: int32) [n]."""
+
+    @cache
+    def found() -> tuple[npt.NDArray[Any], Ints]:
+        kinds, kind_of = np.unique(rows(), axis=0, return_inverse=True)
+        return kinds, kind_of.reshape(-1).astype(np.int64)
+
+    kinds = made.of(f"{name}.kinds", lambda: found()[0], (None, shape[1]), dtype)
+    return kinds, made.of(f"{name}.kind_of", lambda: found()[1], shape[:1], len(kinds))
 
 
 class RatingCodes:

@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.catalog import Catalog
+from corella_edge.errors import UnknownValueError
 from corella_edge.features.derived import Ints
-from corella_edge.features.schema import OOV, Feed, Field, Schema
+from corella_edge.features.schema import CODED, OOV, Feed, Field, Schema, value_key
+from corella_edge.features.tables import Made, distinct
+from corella_edge.request import Candidates, User
 
 Names = tuple[str, ...]
 Flags = tuple[bool, ...]
@@ -22,15 +26,24 @@ class Unseen:
     A catalogue has few combinations of unseen fields: each row is given the number of its own once.
     """
 
-    def __init__(self, schema: Schema, item_tables: Feed, rows: int) -> None:
+    def __init__(self, schema: Schema, item_tables: Feed, rows: int, made: Made) -> None:
         """`item_tables`: the encoded values of `rows` catalogue rows by field."""
-        fields = schema.of("categorical", "multi")
-        self._item = [f.name for f in fields if f.side == "item"]
-        self._labels = [(f.side, _label(f)) for f in fields]
-        flags = _flags([item_tables[name] for name in self._item], rows)
-        self._kinds, kind_of = np.unique(flags, axis=0, return_inverse=True)
-        self._kind_of: Ints = kind_of.reshape(-1).astype(np.int64)
+        fields = schema.of(*CODED)
+        self._item = [(f.name, schema.vocabularies[f.vocab]) for f in fields if f.side == "item"]
+        self._labels = [(f.side, label(f)) for f in fields]
+        self._kinds, self._kind_of = distinct(
+            made, "unseen", lambda: self._flags(item_tables, rows), (rows, len(self._item)), np.bool_
+        )
         self._of_user: dict[Flags, npt.NDArray[np.object_]] = {}
+
+    def item_flags(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """Of each field of the item's side, which catalogue rows (last, an unknown item) hold an unseen value."""
+        item = [name for side, name in self._labels if side == "item"]
+        return {name: self._kinds[:, column].take(self._kind_of) for column, name in enumerate(item)}
+
+    def user_labels(self) -> list[str]:
+        """What the flags of a user are of."""
+        return [name for side, name in self._labels if side == "user"]
 
     def names(self, user: Flags, rows: Ints, feed: Feed, inline: Iterable[int]) -> list[Names]:
         """For catalogue rows int64 [n]; of the candidates `inline`, what the feed holds counts instead.
@@ -42,8 +55,15 @@ class Unseen:
             kinds = self._kept(user)
         found: list[Names] = kinds.take(self._kind_of.take(rows)).tolist()
         for i in inline:
-            found[i] = self._joined(user, tuple([OOV in np.atleast_1d(feed[name][i]) for name in self._item]))
+            found[i] = self._joined(user, tuple([bool(v.is_unseen(feed[name][i]).any()) for name, v in self._item]))
         return found
+
+    def _flags(self, tables: Feed, rows: int) -> npt.NDArray[np.bool_]:
+        """bool [rows, fields] of int64 [rows] or [rows, length]."""
+        flags = np.zeros((rows, len(self._item)), dtype=np.bool_)
+        for column, (name, vocab) in enumerate(self._item):
+            flags[:, column] = vocab.is_unseen(tables[name]).reshape(rows, -1).any(axis=1)
+        return flags
 
     def _kept(self, user: Flags) -> npt.NDArray[np.object_]:
         if len(self._of_user) >= MEMO:
@@ -62,13 +82,54 @@ class Unseen:
         return tuple([label for side, label in self._labels if next(flags[side])])
 
 
-def _flags(tables: Sequence[npt.NDArray[Any]], rows: int) -> npt.NDArray[np.bool_]:
-    """bool [rows, tables] of int64 [rows] or [rows, length]."""
-    flags = np.zeros((rows, len(tables)), dtype=np.bool_)
-    for column, table in enumerate(tables):
-        flags[:, column] = (table == OOV).reshape(rows, -1).any(axis=1)
-    return flags
-
-
-def _label(item: Field) -> str:
+def label(item: Field) -> str:
+    """What an answer calls a field: "user", "item", or its attribute."""
     return item.side if item.source == "id" else item.source
+
+
+class Refusal:
+    """Which requests a bundle does not answer: those that bring an unseen value of a field whose policy is to refuse.
+
+    What is missing is not refused: training has rows without it, too.
+    """
+
+    def __init__(self, schema: Schema, catalog: Catalog) -> None:
+        self._schema, self._catalog = schema, catalog
+        self._fields = schema.refused
+        self.labels = {label(f) for f in self._fields}
+
+    def check(self, user: User, candidates: Candidates, unknown: Sequence[Names]) -> None:
+        """Look closer at a request of which `unknown` tells the unseen fields of each candidate.
+
+        Raises:
+            UnknownValueError: names the first such value and where it stands.
+        """
+        if not any(not self.labels.isdisjoint(names) for names in unknown):
+            return
+        for field in self._fields:
+            if field.side == "user":
+                given = user.id if field.source == "id" else user.features.get(field.source)
+                self._check(field, given, "user.id" if field.source == "id" else f"user.features.{field.source}")
+                continue
+            for i, names in enumerate(unknown):
+                if label(field) in names:
+                    self._check(field, *self._of_item(field, candidates, i))
+
+    def _of_item(self, field: Field, candidates: Candidates, i: int) -> tuple[Any, str]:
+        """A candidate's value, and where it stands."""
+        item, own = candidates.items[i], candidates.own.get(i, {})
+        if field.source == "id":
+            return item, f"candidates[{i}].item"
+        if field.source in own:
+            return own[field.source], f"candidates[{i}].features.{field.source}"
+        return self._catalog.of(item).get(field.source), f"candidates[{i}], {field.source} of the catalogue"
+
+    def _check(self, field: Field, value: Any, where: str) -> None:
+        vocab = self._schema.vocabularies[field.vocab]
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if one is not None and vocab.index_of.get(value_key(one), OOV) == OOV:
+                raise UnknownValueError(
+                    f"{where}: {value_key(one)[:80]!r} is unknown to this bundle, which refuses unknown values of "
+                    f"{field.name}",
+                    label(field),
+                )

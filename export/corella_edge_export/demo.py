@@ -7,18 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from corella_edge.errors import ExportError, InputError
+from corella_edge.errors import InputError
 from corella_edge.formats.text_files import TextFile
-from corella_edge_export.bundling.write import Options, export
+from corella_edge_export.bundling.verify import repeat
+from corella_edge_export.bundling.write import ExportOptions, export
 from corella_edge_export.data.prepare import prepare
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.evaluation.evaluate import evaluate
 from corella_edge_export.recipe import load_recipe
 from corella_edge_export.training import stages
 from corella_edge_export.training.run import Run
-from corella_edge_runtime import batch, reference
+from corella_edge_runtime import batch
 from corella_edge_runtime.bench import report
-from corella_edge_runtime.bench.run import Settings
+from corella_edge_runtime.bench.run import BenchSettings
 from corella_edge_runtime.bench.run import run as measure
 from corella_edge_runtime.engine import Engine
 
@@ -37,14 +38,14 @@ def demo(out: Path, seed: int, say: Say, progress: Progress, quiet: bool = False
         recipe = replace(load_recipe("demo"), seed=seed + 1)
         stages.train(out / "run", recipe, data, quiet)
         say("exporting")
-        export(Run.open(out / "run", data), bundle, Options(name="demo"), say)
+        export(Run.open(out / "run", data), bundle, ExportOptions(name="demo"), say)
     with Engine.open(bundle, require_llm=True) as engine:
         _verify(engine, say)
         _score(engine, TextFile(out / "data" / "requests.jsonl"), out / "answers.jsonl", say)
         say("measuring quality on the test rows")
         found = evaluate(engine, data, "test", out / "evaluation", 0, 0, progress)
         say("measuring latency")
-        settings = Settings(ratios=BENCHMARK_RATIOS, max_requests=60, seconds=30.0)
+        settings = BenchSettings(ratios=BENCHMARK_RATIOS, max_requests=60, seconds=30.0)
         timed = measure(engine, None, settings, progress)
     report.check_folder(out / "benchmark")
     report.write(timed, out / "benchmark")
@@ -71,10 +72,7 @@ def _data(folder: Path, seed: int, say: Say) -> PreparedData:
 
 
 def _verify(engine: Engine, say: Say) -> None:
-    rows, allowed = reference.read(engine.bundle), reference.tolerance(engine.bundle)
-    found = reference.compare(engine, rows, allowed)
-    for problem in found.problems:
-        raise ExportError(f"the bundle differs from the trained models: {problem}")
+    found = repeat(engine)
     say(f"verified {found.rows} reference rows: CRM within {found.crm:.1e}, LLM within {found.llm:.1e} of torch")
 
 

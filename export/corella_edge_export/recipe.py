@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -16,7 +16,7 @@ from corella_edge.routing.policy import read_threshold
 from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, nested
 from corella_edge_export.llm.recipe import LlmRecipe, StageRecipe
 from corella_edge_export.recipe_keys import CHECKS_ITSELF, check_numbers, checked, from_zero, positive, read_section
-from corella_edge_export.recipe_text import Place, parse
+from corella_edge_export.toml_text import Place, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,31 +72,73 @@ class Recipe:
     export: ExportRecipe = field(default_factory=ExportRecipe)
 
 
+GENERIC = "generic"  # the recipe that is made for the data at hand
+Make = Callable[[], Mapping[str, Any]]
+
+
 def shipped() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Names of the recipes that come with the package as files."""
     folder = resources.files("corella_edge_export") / "recipes"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def load_recipe(name_or_path: str) -> Recipe:
-    """A shipped recipe by name, or a TOML file (- is standard input); `base` names a shipped one that it changes.
+def names() -> list[str]:
+    """Names that a recipe may be asked for by."""
+    return sorted([*shipped(), GENERIC])
+
+
+def load_recipe(name_or_path: str, generic: Make | None = None) -> Recipe:
+    """A recipe by name, or a TOML file (- is standard input); `base` names one that it changes.
+
+    Args:
+        generic: makes the table of the recipe `generic` for the data at hand; None where there are no data.
 
     Raises:
-        RecipeError: no such recipe, not TOML, an unknown key, or a value of the wrong type.
+        RecipeError: no such recipe, not TOML, an unknown key, a value of the wrong type, or `generic` without data.
     """
+    if name_or_path == GENERIC:
+        return _recipe(_made(generic, Place(f"recipe {GENERIC}")), Place(f"recipe {GENERIC}"))
     text = _text(name_or_path)
-    return _recipe(_table(text, name_or_path), Place(name_or_path, text))
+    return _recipe(_table(text, name_or_path, generic), Place(f"recipe {name_or_path}", text))
 
 
-def _table(text: str, name: str) -> dict[str, Any]:
-    """A recipe's decoded table, over that of its base."""
-    table = parse(text, name)
-    base = table.pop("base", None)
+def _made(generic: Make | None, where: Place) -> dict[str, Any]:
+    if generic is None:
+        raise RecipeError(f"{where}: the recipe {GENERIC!r} is made for the data at hand; name them with --data DIR")
+    return dict(generic())
+
+
+def _table(text: str, name: str, generic: Make | None = None) -> dict[str, Any]:
+    """A recipe's decoded table, over that of its base without what it clears."""
+    table, where = parse(text, f"recipe {name}", RecipeError), Place(f"recipe {name}", text)
+    base, clear = table.pop("base", None), table.pop("clear", None)
     if base is None:
+        if clear is not None:
+            raise RecipeError(f"{where.at('clear')}: there is no base to clear anything of")
         return table
-    if base not in shipped():
-        raise RecipeError(f"{Place(name, text, ('base',))}: {base!r} is none of {', '.join(shipped())}")
-    return _over({key: value for key, value in _table(_text(base), base).items() if key != "name"}, table)
+    if base not in names():
+        raise RecipeError(f"{where.at('base')}: {base!r} is none of {', '.join(names())}")
+    below = _made(generic, where.at("base")) if base == GENERIC else _table(_text(base), base)
+    kept = {key: value for key, value in below.items() if key != "name"}
+    return _over(_cleared(kept, clear, where.at("clear")) if clear is not None else kept, table)
+
+
+def _cleared(base: Mapping[str, Any], clear: Any, where: Place) -> dict[str, Any]:
+    """The base's table without the named tables and keys, which then have their defaults."""
+    checked(clear, isinstance(clear, list) and all(isinstance(name, str) for name in clear), where,
+            'a list of tables and keys, such as ["prompt.profile"]')  # fmt: skip
+    found = dict(base)
+    for name in clear:
+        found = _without(found, name.split("."), f"{where}: {name!r}")
+    return found
+
+
+def _without(table: Mapping[str, Any], keys: Sequence[str], what: str) -> dict[str, Any]:
+    first, *rest = keys
+    if first not in table or (rest and not isinstance(table[first], Mapping)):
+        raise RecipeError(f"{what} is nothing that the base sets; there it has {', '.join(table) or 'nothing'}")
+    others = {key: value for key, value in table.items() if key != first}
+    return {**others, first: _without(table[first], rest, what)} if rest else others
 
 
 def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +154,7 @@ def _profile(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from its decoded table; `where` names it in errors."""
-    return _recipe(table, Place(where))
+    return _recipe(table, Place(f"recipe {where}"))
 
 
 def _recipe(table: Mapping[str, Any], where: Place) -> Recipe:
@@ -128,6 +170,15 @@ def _recipe(table: Mapping[str, Any], where: Place) -> Recipe:
 def recipe_of_run(table: Mapping[str, Any], where: str) -> Recipe:
     """The recipe that a run was begun with, also by a release whose [crm] had no sections."""
     return recipe_from({**table, "crm": nested(table.get("crm", {}))}, where)
+
+
+def recipe_of(run: Path) -> Recipe:
+    """The recipe that a run's own file, run.json, holds. Raises InputError if the file is damaged."""
+    try:
+        table = json.loads(run.read_bytes())["recipe"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{run}: cannot be read as a run's own file: {error!r}") from None
+    return recipe_of_run(table, str(run))
 
 
 def table_of(recipe: Recipe) -> dict[str, Any]:
@@ -149,6 +200,12 @@ def at_checkpoint(recipe: Recipe, folder: Path | None) -> Recipe:
 def _check_crm(crm: CrmRecipe, where: Place) -> None:
     known = ", ".join(map(repr, FAMILIES))
     checked(crm.kind, crm.kind in FAMILIES, where.at("kind"), f"one of {known}", meant(crm.kind, FAMILIES))
+    for other in FAMILIES:
+        if other != crm.kind and where.at(other).stands:
+            raise RecipeError(
+                f"{where.at(other)}: the CRM is of kind = {crm.kind!r}, which does not read this section; remove it, "
+                f"or set kind = {other!r} in [crm]"
+            )
     for problem in crm.features.problems():
         raise RecipeError(f"{where.at('features')}: {problem}")
 
@@ -196,8 +253,8 @@ def _text(name_or_path: str) -> str:
         return (resources.files("corella_edge_export") / "recipes" / f"{name_or_path}.toml").read_text("utf-8")
     path = Path(name_or_path)
     if name_or_path != "-" and (path.is_dir() or not path.exists()):
-        raise RecipeError(f"recipe {name_or_path}: neither a file nor one of {', '.join(shipped())}"
-                          + meant(name_or_path, shipped()))  # fmt: skip
+        raise RecipeError(f"recipe {name_or_path}: neither a file nor one of {', '.join(names())}"
+                          + meant(name_or_path, names()))  # fmt: skip
     try:
         return TextFile(None if name_or_path == "-" else path).read()
     except UnreadableError as error:

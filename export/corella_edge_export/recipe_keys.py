@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from corella_edge.errors import RecipeError, meant
-from corella_edge_export.recipe_text import Place
+from corella_edge_export.toml_text import Place
 
 _TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 _PLAIN = re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false")

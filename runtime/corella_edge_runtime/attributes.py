@@ -1,4 +1,4 @@
-"""What a bundle's models read of an item: what a line of items may hold, and what a person should know of it."""
+"""What a bundle's models read of users and items: what features, and lines of items, may hold; what to tell of them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 
 from corella_edge.catalog import Attributes, Catalog
 from corella_edge.errors import InputError
-from corella_edge.features.schema import OOV, Field, Schema
+from corella_edge.features.schema import ATTRIBUTES, OOV, Field, Schema, value_key
 from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import read_lines
 from corella_edge.messages import named
 from corella_edge.prompt import Template
-from corella_edge.request import Candidate
+from corella_edge.request import Candidate, Features, Request
 from corella_edge.request_message import parse_item
 
 SHOWN = 5  # examples in a sentence
 
 
-class Reading:
+class UsedAttributes:
     """The attributes that anything reads: the CRM's fields, the fields derived from the history, the prompt."""
 
     def __init__(self, schema: Schema, template: Template | None) -> None:
         self.schema, self.template = schema, template
-        plain = schema.of("categorical", "multi", "numeric", side="item")
+        plain = schema.of(*ATTRIBUTES, side="item")
         self.ids = [f for f in plain if f.source == "id"]
         self.plain = [f for f in plain if f.source != "id"]
         derived = list(_looked_at(schema))
@@ -43,13 +43,38 @@ class Reading:
         return None if text is None else unicodedata.normalize("NFC", text)
 
 
+class FeatureNames:
+    """The features that a bundle's models read of a user and of an item."""
+
+    def __init__(self, schema: Schema, template: Template | None) -> None:
+        fields = schema.of(*ATTRIBUTES, side="user")
+        profile = template.profile if template else {}
+        self.of_user = {field.source for field in fields if field.source != "id"} | profile.keys()
+        self.of_item = UsedAttributes(schema, template).names
+
+    def check(self, request: Request) -> None:
+        """Raises InputError, which names the first feature that no model reads."""
+        for path, features, known in self._given(request):
+            for name in features:
+                if name not in known:
+                    near = difflib.get_close_matches(name, known, 1)
+                    hint = f"; did you mean {near[0]!r}?" if near else ""
+                    raise InputError(f"{path}: no model reads {name[:80]!r}, and the request is strict{hint}")
+
+    def _given(self, request: Request) -> Iterator[tuple[str, Features, set[str]]]:
+        yield "user.features", request.user.features, self.of_user
+        for i, candidate in enumerate(request.candidates or ()):
+            if candidate.features:
+                yield f"candidates[{i}].features", candidate.features, self.of_item
+
+
 def _looked_at(schema: Schema) -> Iterator[tuple[str, Field]]:
     """(attribute, derived field) for every attribute that a derived field looks at."""
     for item in schema.of("derived"):
         yield from ((item.args[key], item) for key in ("attribute", "centre") if key in item.args)
 
 
-def read_items(path: TextFile, known: Iterable[str], reading: Reading) -> list[Candidate]:
+def read_items(path: TextFile, known: Iterable[str], reading: UsedAttributes) -> list[Candidate]:
     """The lines of a file of items, each id once.
 
     Args:
@@ -75,7 +100,7 @@ def read_items(path: TextFile, known: Iterable[str], reading: Reading) -> list[C
     return items
 
 
-def _problem(name: str, value: Any, known: Sequence[str], reading: Reading) -> str:
+def _problem(name: str, value: Any, known: Sequence[str], reading: UsedAttributes) -> str:
     """Why an attribute cannot stand in the catalogue; empty if it can."""
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
@@ -92,6 +117,8 @@ def _problem(name: str, value: Any, known: Sequence[str], reading: Reading) -> s
 def _wanted(item: Field, name: str, value: Any) -> str:
     """What a field expects where it cannot read the value; empty where it can."""
     number = type(value) in (int, float)
+    if item.kind == "text":
+        return "" if isinstance(value, str) else "a text"
     if item.kind == "categorical":
         return "one text or number" if isinstance(value, list) else ""
     if item.kind == "numeric" or item.args.get("centre") == name:
@@ -106,7 +133,7 @@ def _wanted(item: Field, name: str, value: Any) -> str:
 
 
 def remarks(
-    reading: Reading, before: Catalog, after: Catalog, added: Sequence[str], changed: Sequence[str]
+    reading: UsedAttributes, before: Catalog, after: Catalog, added: Sequence[str], changed: Sequence[str]
 ) -> Iterator[str]:
     """What a person should know of an update: one sentence for each kind of thing that was found."""
     touched = [*added, *changed]
@@ -130,23 +157,24 @@ def _told(items: Sequence[str], what: str) -> Iterator[str]:
         yield f"{len(items)} {'item' if len(items) == 1 else 'items'} {what} ({shown})"
 
 
-def _is_unseen(reading: Reading, item: Field, attributes: Attributes) -> bool:
+def _is_unseen(reading: UsedAttributes, item: Field, attributes: Attributes) -> bool:
     """Whether an item has a value that is no word of the field's vocabulary."""
     value = attributes.get(item.source)
-    if item.kind == "numeric" or value is None:
+    if item.kind in ("numeric", "text") or value is None:
         return False
-    vocab = reading.schema.vocabularies[item.vocab]
-    return any(vocab.index(v) == OOV for v in (value if isinstance(value, list) else [value]))
+    known = reading.schema.vocabularies[item.vocab].index_of
+    values = value if isinstance(value, list) else [value]
+    return any(v is None or known.get(value_key(v), OOV) == OOV for v in values)
 
 
-def _renamed(reading: Reading, before: Catalog, after: Catalog, changed: Sequence[str]) -> list[str]:
+def _renamed(reading: UsedAttributes, before: Catalog, after: Catalog, changed: Sequence[str]) -> list[str]:
     """Items whose id the CRM knows and whose title is another one now."""
     known = [reading.schema.vocabularies[f.vocab] for f in reading.ids]
-    learned = [item for item in changed if any(vocab.index(item) != OOV for vocab in known)]
+    learned = [item for item in changed if any(item in vocab.index_of for vocab in known)]
     return [item for item in learned if before.of(item).get("title") != after.of(item).get("title")]
 
 
-def _twins(reading: Reading, before: Catalog, after: Catalog, touched: Sequence[str]) -> list[str]:
+def _twins(reading: UsedAttributes, before: Catalog, after: Catalog, touched: Sequence[str]) -> list[str]:
     """Items that read as another one does, or did before the update: the LLM knows items by their text alone."""
     texts = {item: reading.text(after.of(item)) for item in touched}
     changed = {item: text for item, text in texts.items() if text is not None and text != reading.text(before.of(item))}

@@ -6,10 +6,11 @@ import fcntl
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class Tally:
     """What has been scored so far, of `total` requests; `kept` were there from an interrupted run.
 
-    strict: some of the requests are, so that `check_strict` has to look at them.
+    strict: some of the requests are, so that `check_all` has to look at them.
     """
 
     total: int = 0
@@ -43,11 +44,13 @@ class Tally:
     routed: int = 0
     unanswered: int = 0
     seconds: float = 0.0
+    unknown: Counter[str] = field(default_factory=Counter)  # candidates with an unseen value, by field
 
     def add(self, scores: Scores) -> None:
         self.requests += 1
         self.candidates += len(scores.items)
         self.routed += int(scores.routed.sum())
+        self.unknown.update(chain.from_iterable(scores.unknown))
         self.unanswered += sum(map(bool, scores.reason)) - int(scores.routed.sum())
 
 
@@ -67,19 +70,13 @@ def check_requests(source: TextFile) -> Tally:
     return tally
 
 
-def check_strict(check: Callable[[Request], None], source: TextFile) -> None:
-    """What only a bundle can tell of the strict requests in `source`, before the first is scored.
+def check_all(check: Callable[[Request], None], source: TextFile) -> None:
+    """What only a bundle can tell of the requests in `source`, before the first is scored.
 
     Raises:
-        InputError: naming the file and the first line with a feature that no model reads.
+        InputError: naming the file and the first line that `check` refuses.
     """
-
-    def parse(value: Any) -> None:
-        request = parse_request(value)
-        if request.strict:
-            check(request)
-
-    for _ in read_lines(source, parse):
+    for _ in read_lines(source, lambda value: check(parse_request(value))):
         pass
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import BundleError, MissingExtraError
-from corella_edge.features.derived import DERIVED
 from corella_edge.features.schema import Feed, Field, Schema
 
 try:
@@ -73,7 +72,7 @@ class Crm:
         recorded = self._session.get_modelmeta().custom_metadata_map
         for vocab in schema.vocabularies.values():
             if recorded.get(VOCAB_KEY + vocab.name) != str(len(vocab)):
-                raise BundleError(f"{name}: its table for {vocab.name!r} does not fit vocab/{vocab.name}.json")
+                raise BundleError(f"{name}: its table for {vocab.name!r} does not fit vocab/{vocab.name}")
 
     def _try(self, name: str, schema: Schema) -> None:
         """One run with the last row of every table, for two candidates: what does not fit is told now, to no user."""
@@ -97,8 +96,7 @@ def _extreme(field: Field, schema: Schema) -> npt.NDArray[Any]:
     if field.vocab:
         shape = (rows,) if field.kind == "categorical" else (rows, field.length)
         return np.full(shape, len(schema.vocabularies[field.vocab]) - 1, dtype=np.int64)
-    width = DERIVED[field.source][1] if field.kind == "derived" else 1
-    return np.zeros((rows, width), dtype=np.float32)
+    return np.zeros((rows, field.width), dtype=np.float32)
 
 
 def sigmoid(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:

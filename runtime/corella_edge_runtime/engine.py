@@ -16,15 +16,16 @@ import numpy.typing as npt
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.bundle.signature import TrustedKey
 from corella_edge.features.encoder import FeatureEncoder
-from corella_edge.history import scale_notes
+from corella_edge.features.unseen import Refusal
+from corella_edge.history import GIVEN, scale_notes
 from corella_edge.request import Request, User
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.measure import routed_rows
 from corella_edge.routing.policy import Calibration, Threshold, parse_threshold
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge.scores import FloatArray, Scores, Trace
+from corella_edge_runtime.attributes import FeatureNames
 from corella_edge_runtime.crm import Crm
-from corella_edge_runtime.feature_names import FeatureNames
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.llm.contract.messages import Answers
@@ -87,7 +88,8 @@ class Engine:
         self.showcase = Showcase(bundle, encoder.schema, catalog, self.threshold)
         self.rating_scale = encoder.schema.rating_scale
         self._known_ratings = frozenset(encoder.schema.known_ratings)
-        self.slates = Slates(bundle, catalog)
+        self._refusal = Refusal(encoder.schema, catalog)
+        self.slates = Slates(bundle, catalog, self._answered())
         self.event_types = bundle.event_types()
 
     @classmethod
@@ -153,6 +155,16 @@ class Engine:
             engine._lasting.append(side.verdict.sentence)
         return engine
 
+    def _answered(self) -> npt.NDArray[np.bool_] | None:
+        """bool [n]: the catalogue without items that a request could not name either; None = all of it."""
+        flags = [of for name, of in self.encoder.unseen.item_flags().items() if name in self._refusal.labels]
+        return ~np.logical_or.reduce(flags)[:-1] if flags else None
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the bundle refuses unseen values of a field."""
+        return bool(self._refusal.labels)
+
     @property
     def name(self) -> str:
         """`name@version` of the bundle."""
@@ -180,41 +192,62 @@ class Engine:
         """`0.65` or `ratio:0.05`, by this bundle's calibration."""
         return parse_threshold(value, self.calibration)
 
-    def rank(self, request: Request) -> Scores:
+    def rank(self, request: Request, refuses: bool = True) -> Scores:
         """Score all candidates of a request; waits for the LLM, at most for the request's `timeout_ms`.
+
+        `refuses`: whether unseen values are refused where the bundle says so; not where rows are judged.
 
         Raises:
             InputError: see `begin`.
         """
-        draft = self.begin(request)
+        draft = self.begin(request, refuses=refuses)
         if draft.asking is not None and draft.asking.future is not None:
             wait([draft.asking.future], deadlines.seconds_to(draft.asking.deadline))
         return self.finish(draft)
 
-    def check_features(self, request: Request) -> None:
+    def check(self, request: Request, history: str = GIVEN) -> None:
+        """Raises InputError for what `begin` would refuse: in a strict request odd features and ratings, unseen values
+        where the bundle refuses them."""
+        if request.strict:
+            self.check_features(request, history)
+        if self.refuses and request.candidates is not None:
+            unknown = self.encoder.encode(request.user, request.candidates)[1]
+            self._refusal.check(request.user, request.candidates, unknown)
+
+    def check_features(self, request: Request, history: str = GIVEN) -> None:
         """Raises InputError, which names the first feature that no model reads, or the first rating out of scale."""
         self._names.check(request)
-        self._notes(request, strict=True)
+        self._notes(request, history, strict=True)
 
-    def _notes(self, request: Request, strict: bool = False) -> tuple[str, ...]:
+    def _notes(self, request: Request, history: str, strict: bool = False) -> tuple[str, ...]:
         ratings = request.user.history.ratings
         if self._known_ratings.issuperset(ratings or ()):  # as a rule, and quicker than to look for the odd one
             return ()
-        return tuple(scale_notes(ratings, self.rating_scale, "user.history", strict))
+        return tuple(scale_notes(ratings, self.rating_scale, history, strict))
 
-    def begin(self, request: Request, refusal: str = "", deadline: float | None = None) -> Draft:
+    def begin(
+        self,
+        request: Request,
+        refusal: str = "",
+        deadline: float | None = None,
+        history: str = GIVEN,
+        refuses: bool = True,
+    ) -> Draft:
         """Encode, score by the CRM, route, and put the hard candidates to the LLM. Never waits for it.
 
         Args:
             refusal: a reason not to ask the LLM.
             deadline: of the LLM's answers, see `llm.contract.deadline`; None: by the request's `timeout_ms`, from now.
+            history: what notes and errors call the user's history.
+            refuses: see `rank`.
 
         Raises:
             InputError: a bad threshold, or in a strict request a feature that no model reads, or a rating out of scale.
+            UnknownValueError: a value that training has not seen, of a field for which the bundle refuses such values.
         """
         started = time.monotonic()
         if request.strict:
-            self.check_features(request)
+            self.check_features(request, history)
         threshold = self.threshold if request.threshold is None else self.parse_threshold(request.threshold)
         if deadline is None:
             deadline = deadlines.of(request.timeout_ms, started)
@@ -224,6 +257,8 @@ class Engine:
             return Draft(slate, np.empty(0), _NO_ROWS, threshold, (), None, "", Trace(threshold=threshold.nats),
                          slate.notes)  # fmt: skip
         feed, unknown = self.encoder.encode(request.user, candidates)
+        if refuses and self._refusal.labels:
+            self._refusal.check(request.user, candidates, unknown)
         encoded = time.monotonic()
         p = self.crm.probability(feed)
         chosen, unsure = routed_rows(p, math.inf if slate.fallback else threshold.nats)
@@ -236,7 +271,7 @@ class Engine:
             scored = time.monotonic()
             asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), unsure, deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
-        notes = (*slate.notes, *self._notes(request))
+        notes = (*slate.notes, *self._notes(request, history))
         return Draft(slate, p, chosen, threshold, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes)
 
     def finish(self, draft: Draft) -> Scores:
@@ -271,7 +306,8 @@ class Engine:
     def warm_up(self) -> None:
         """Run both models once, and prepare filters by what the CRM reads, so that no request is the first."""
         plain = self.encoder.schema.of("categorical", "multi", "numeric", side="item")
-        self.slates.filters.prepare([field.source for field in plain if field.source != "id"])
+        if not self.encoder.catalog.tables:  # else nothing is to be parsed before something asks for it
+            self.slates.filters.prepare([field.source for field in plain if field.source != "id"])
         sample = self.slates.everything[:2]
         if sample:
             self.rank(Request(User(), sample, threshold="ratio:1"))

@@ -104,7 +104,7 @@ def _open(
     size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
     _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
     _check_answers(file.name, vocabulary.tokenize, template, tokens)
-    extra = None if verdict is None else verdict.kernels == trust.OK
+    extra = None if verdict is None else trust.may_use_extra(file, verdict)
     backend = open_backend(kind, ModelSpec(file, tokens, setup.llm, extra), required, warn)
     llm = Llm(PromptEncoder(template, catalog, vocabulary.tokenize, tokens), backend, setup.llm, size, longest)
     llm.verdict = verdict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,11 +28,12 @@ class Tolerance:
 
 @dataclass(slots=True)
 class Comparison:
-    """Rows repeated and the greatest differences found; `problems` are one line each.
+    """Rows repeated, the greatest differences found and allowed; `problems` are one line each.
 
     `fused` is of the final probability, against what the bundle's rule makes of the trained models' scores.
     """
 
+    allowed: Tolerance
     rows: int = 0
     crm: float = 0.0
     prompts: int = 0
@@ -67,12 +68,17 @@ def _is_tolerance(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value <= 1.0
 
 
-def compare(engine: Engine, rows: Iterable[Reference], allowed: Tolerance) -> Comparison:
-    """Score every row again; the LLM's part only where the engine has one."""
-    result, rule = Comparison(), engine.bundle.fusion()
+def compare(engine: Engine) -> Comparison:
+    """Score every reference row of the bundle again; the LLM's part only where the engine has one.
+
+    Raises:
+        BundleError: see `read` and `tolerance`.
+    """
+    allowed, rule = tolerance(engine.bundle), engine.bundle.fusion()
+    result = Comparison(allowed)
     threshold = "ratio:0" if engine.llm is None else "ratio:1"
-    for number, row in enumerate(rows, 1):
-        scores = engine.rank(replace(row.request, threshold=threshold, timeout_ms=None))
+    for number, row in enumerate(read(engine.bundle), 1):
+        scores = engine.rank(replace(row.request, threshold=threshold, timeout_ms=None), refuses=False)
         result.rows += 1
         found = list(_crm(row, float(scores.crm[0]), allowed.crm, result))
         if engine.llm is not None:

@@ -91,11 +91,11 @@ def check_plan(plan: Plan, files: Collection[str]) -> None:
     Raises:
         InputError: names the field and its value.
     """
-    _check_file("crm.file", plan.crm_file, [name for name in (CRM_FILE, CRM_INT8) if name in files], "CRM")
-    _check_room("crm", plan.crm_threads, plan.crm_cores, plan.machine.cores)
-    if plan.llm_file is not None:
-        _check_file("llm.file", plan.llm_file, llm_files(files), "LLM")
-        llm = LlmSettings.from_json(plan.llm, "llm.settings")
+    _check_file("crm.file", plan.crm.file, [name for name in (CRM_FILE, CRM_INT8) if name in files], "CRM")
+    _check_room("crm", plan.crm.threads, plan.crm.cores, plan.machine.cores)
+    if plan.llm is not None:
+        _check_file("llm.file", plan.llm.file, llm_files(files), "LLM")
+        llm = LlmSettings.from_json(plan.llm.settings, "llm.settings")
         _check_room("llm.settings", llm.threads, llm.cores, plan.machine.cores)
 
 
@@ -119,16 +119,16 @@ def decide(wishes: Wishes, plan: Plan | None, machine: Machine) -> Setup:
     llm = LlmSettings(threads.llm_threads, () if threads.shared else threads.llm_cores)
     crm_threads, crm_cores = threads.crm_threads, () if threads.shared else threads.crm_cores
     if plan is not None:
-        planned = LlmSettings.from_json(plan.llm, "llm.settings") if plan.llm_file else llm
+        planned = LlmSettings.from_json(plan.llm.settings, "llm.settings") if plan.llm else llm
         free = wishes.llm_threads is None and wishes.crm_threads is None
         llm = planned if free else replace(planned, threads=llm.threads, cores=llm.cores)
-        crm_threads = wishes.crm_threads or plan.crm_threads
-        crm_cores = plan.crm_cores if free else crm_cores
+        crm_threads = wishes.crm_threads or plan.crm.threads
+        crm_cores = plan.crm.cores if free else crm_cores
     return Setup(
-        wishes.crm_file or (plan.crm_file if plan else CRM_FILE),
+        wishes.crm_file or (plan.crm.file if plan else CRM_FILE),
         crm_threads,
         crm_cores if llm.cores else (),
-        wishes.llm_file or (plan.llm_file if plan and plan.llm_file else LLM_FILE),
+        wishes.llm_file or (plan.llm.file if plan and plan.llm else LLM_FILE),
         replace(llm, deterministic=wishes.deterministic),
     )
 

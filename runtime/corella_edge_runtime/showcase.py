@@ -14,7 +14,7 @@ from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError
 from corella_edge.features.derived import Side
-from corella_edge.features.schema import Field, Schema
+from corella_edge.features.schema import ATTRIBUTES, Field, Schema
 from corella_edge.json_lines import Traffic, parse_traffic, read_lines
 from corella_edge.request import Event, User
 from corella_edge.routing.measure import NEVER
@@ -23,14 +23,14 @@ from corella_edge.routing.policy import Threshold
 SHOWN_EVENTS = 100  # of a user's history, the latest
 SHOWN_VALUES = 200  # of a vocabulary, as suggestions
 LATEST = 3  # titles that tell users apart
-KINDS = {"categorical": "one", "multi": "many", "numeric": "number"}
+KINDS = {"categorical": "one", "multi": "many", "ordered": "many", "text": "text", "numeric": "number"}
 FIGURES = ("ratio", "share", "auc", "logloss", "accuracy")
 
 Shown = dict[str, Any]
 
 
 @dataclass(slots=True)
-class Sampled:
+class SampleUser:
     """A user of the sample: as known before the held-out items, and what became of those (None = unknown)."""
 
     user: User
@@ -131,14 +131,14 @@ class Showcase:
         return str(self._named(item)["title"] or item)
 
     @cached_property
-    def _users(self) -> dict[str, Sampled]:
+    def _users(self) -> dict[str, SampleUser]:
         """By id, in the sample's order: each with the shortest history, so that all later labels are still unseen."""
-        users: dict[str, Sampled] = {}
+        users: dict[str, SampleUser] = {}
         for row in self._rows():
             user = row.request.user
             if user.id is None:
                 continue
-            known = users.setdefault(user.id, Sampled(user, {}))
+            known = users.setdefault(user.id, SampleUser(user, {}))
             if len(user.history) < len(known.user.history):
                 known.user = user
             known.labels.update(zip([c.item for c in row.request.candidates or ()], row.labels, strict=False))
@@ -165,13 +165,13 @@ class Showcase:
 
 def _fields(schema: Schema, side: Side, of_prompt: Sequence[str]) -> list[Shown]:
     """What the CRM looks at, then what the prompt alone mentions; `kind` is one, many, number or text."""
-    known = {f.source: f for f in schema.of("categorical", "multi", "numeric", side=side) if f.source != "id"}
+    known = {f.source: f for f in schema.of(*ATTRIBUTES, side=side) if f.source != "id"}
     fields = [{"name": name, "kind": KINDS[f.kind], "values": _values(schema, f)} for name, f in known.items()]
     return fields + [{"name": name, "kind": "text", "values": []} for name in of_prompt if name not in known]
 
 
 def _values(schema: Schema, field: Field) -> list[str]:
-    return schema.vocabularies[field.vocab].values[:SHOWN_VALUES] if field.vocab else []
+    return list(schema.vocabularies[field.vocab].values[:SHOWN_VALUES]) if field.vocab else []
 
 
 def _figures(row: Mapping[str, Any]) -> Shown:

@@ -15,7 +15,7 @@ import pytest
 import deviation
 from bundles import make_bundle
 from corella_edge.errors import BundleError
-from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt
+from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompt
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def test_a_score_that_moves_is_seen() -> None:
 
         def submit(self, asked: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
             done: Future[Answers] = Future()
-            found = [Answer(0.1 * prompt.suffix[0] + 5e-4) for prompt in asked[:-1]]
-            done.set_result(Answers.of([*found, Answer(math.nan, "deadline")]))
+            found = [LlmAnswer(0.1 * prompt.suffix[0] + 5e-4) for prompt in asked[:-1]]
+            done.set_result(Answers.of([*found, LlmAnswer(math.nan, "deadline")]))
             return done
 
     group = deviation.Group(prompts, np.array([0.0, 0.1, 0.2, 0.3]))
@@ -56,7 +56,7 @@ def test_a_score_that_moves_is_seen() -> None:
 @pytest.mark.parametrize("reason", ["llm_error", "queue_full", "too_long"])
 def test_prompts_without_an_answer_are_not_passed_over(reason: str) -> None:
     with pytest.raises(BundleError, match=reason):
-        deviation.probabilities(Answers.of([Answer(0.5), Answer(math.nan, reason)]))
+        deviation.probabilities(Answers.of([LlmAnswer(0.5), LlmAnswer(math.nan, reason)]))
 
 
 def test_users_come_mixed_and_each_after_its_event_last() -> None:

@@ -22,7 +22,7 @@ from corella_edge.scores import Scores
 from corella_edge_runtime import box
 from corella_edge_runtime.bench import machine, plot, quality, traffic
 from corella_edge_runtime.bench import run as bench
-from corella_edge_runtime.bench.measure import Limits, latency, measure
+from corella_edge_runtime.bench.measure import latency, measure
 
 QUICK = ["--llm-threads", "1", "--max-requests", "6", "--candidates", "5"]
 
@@ -222,7 +222,7 @@ class Recorder:
 def test_every_ratio_gets_every_request_and_neighbours_differ():
     requests = [Request(User(str(i)), (Candidate("a"), Candidate("b"))) for i in range(12)]
     recorder = Recorder()
-    timed = measure(recorder.rank, recorder.stats, requests, [0.0, 0.5, 1.0], Limits(2, 60.0), 0, lambda *_: None)
+    timed = measure(recorder.rank, recorder.stats, requests, [0.0, 0.5, 1.0], 2, 60.0, 0, lambda *_: None)
     assert len(timed) == 72
     for threshold in ("ratio:0.0", "ratio:0.5", "ratio:1.0"):
         assert sorted(u for t, u in recorder.calls if t == threshold) == sorted([str(i) for i in range(12)] * 2)
@@ -236,13 +236,13 @@ def test_every_ratio_gets_every_request_and_neighbours_differ():
 def test_time_limit_ends_after_a_whole_round():
     recorder = Recorder()
     requests = [user_row(str(i)).request for i in range(50)]
-    assert len(measure(recorder.rank, recorder.stats, requests, [0.0, 1.0], Limits(1, 0.0), 0, lambda *_: None)) == 2
+    assert len(measure(recorder.rank, recorder.stats, requests, [0.0, 1.0], 1, 0.0, 0, lambda *_: None)) == 2
 
 
 def test_same_user_again_is_not_new():
     recorder = Recorder()
     requests = [user_row("same").request] * 3
-    timed = measure(recorder.rank, recorder.stats, requests, [0.0, 1.0], Limits(), 0, lambda *_: None)
+    timed = measure(recorder.rank, recorder.stats, requests, [0.0, 1.0], 1, 120.0, 0, lambda *_: None)
     assert [one.new_user for one in timed] == [True, False, False, False, False, False]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from bundles import make_bundle
 from corella_edge_runtime.site import layout as sites
-from corella_edge_runtime.site.layout import Refusal, Running, Serving
+from corella_edge_runtime.site.layout import Running, Serving, VersionRefusal
 from fake_versions import toy_bundle
 
 WAIT = 20.0
@@ -123,7 +123,7 @@ def test_the_status_is_text_or_json(deploy: Deploy, toys: list[Path], server: An
     lines = deploy.fine("status").splitlines()
     assert [line.split()[0] for line in lines[:2]] == ids
     assert (lines[0].endswith("live"), lines[1].endswith("MiB"), lines[2]) == (True, True, "no server runs here")
-    refused = Refusal(ids[1], 1, "2024-01-02", "crm.onnx: missing")
+    refused = VersionRefusal(ids[1], 1, "2024-01-02", "crm.onnx: missing")
     server(lambda wanted: Serving(7, wanted.serial, Running(ids[0], "toy", "2024-01-01"), None, refused))
     sites.change(site, lambda now: now)
     deploy.fine("canary", ids[1], "--no-wait")
@@ -152,7 +152,9 @@ def test_what_the_server_refuses_is_taken_back_and_told(
     bad = sites.version_id(toys[1])
 
     def unwilling(wanted: Any) -> Serving:
-        refused = Refusal(bad, wanted.serial, "2024-01-01", "llm.gguf: no memory") if wanted.live == bad else None
+        refused = (
+            VersionRefusal(bad, wanted.serial, "2024-01-01", "llm.gguf: no memory") if wanted.live == bad else None
+        )
         return Serving(1, wanted.serial, Running(live, "toy@0", "2024-01-01"), None, refused)
 
     server(unwilling)

@@ -21,7 +21,7 @@ from corella_edge import __version__
 from corella_edge.cli import cli, demo
 from corella_edge.cli.recipe import toml
 from corella_edge.errors import EXIT_CODES
-from corella_edge_export.recipe import load_recipe, recipe_from, shipped
+from corella_edge_export.recipe import load_recipe, names, recipe_from, shipped
 from sessions import serving, start
 
 
@@ -286,7 +286,7 @@ def test_a_recipe_of_one_s_own_is_shown_over_its_base(corella, tmp_path) -> None
 
 def test_recipes_are_listed_with_their_purpose(corella) -> None:
     lines = corella("recipe", "list").out.splitlines()
-    assert [line.split()[0] for line in lines] == shipped()
+    assert [line.split()[0] for line in lines] == names()
     assert all(len(line.split()) > 3 and not line.endswith(",") for line in lines)
 
 

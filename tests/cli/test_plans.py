@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from corella_edge.errors import InputError
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama import trust
 from corella_edge_runtime.machine import plan as plans
-from corella_edge_runtime.machine.plan import Plan
+from corella_edge_runtime.machine.plan import Plan, PlanBundle, PlanCrm, PlanLlm
 from corella_edge_runtime.machine.threads import read_machine
 from corella_edge_runtime.setup import fingerprint
 from sessions import serving, start
@@ -27,17 +27,21 @@ Change = Callable[[Plan], Plan]
 
 
 def settings(**values: Any) -> Change:
-    return lambda plan: replace(plan, llm={**plan.llm, **values})
+    return lambda plan: replace(plan, llm=replace(plan.llm, settings={**plan.llm.settings, **values}))
+
+
+def part(model: str, **values: Any) -> Change:
+    return lambda plan: replace(plan, **{model: replace(getattr(plan, model), **values)})
 
 
 DAMAGED: list[tuple[Change, str]] = [
-    (lambda plan: replace(plan, llm_file="llm.Q4_0.gguf"),
+    (part("llm", file="llm.Q4_0.gguf"),
      "llm.file: 'llm.Q4_0.gguf' is no LLM of this bundle, which has llm.gguf"),
-    (lambda plan: replace(plan, llm_file="crm.onnx"), "llm.file: 'crm.onnx' is no LLM of this bundle"),
-    (lambda plan: replace(plan, crm_file="llm.gguf"),
+    (part("llm", file="crm.onnx"), "llm.file: 'crm.onnx' is no LLM of this bundle"),
+    (part("crm", file="llm.gguf"),
      "crm.file: 'llm.gguf' is no CRM of this bundle, which has crm.onnx"),
-    (lambda plan: replace(plan, crm_file="crm.fp8.onnx"), "crm.file: 'crm.fp8.onnx' is no CRM of this bundle"),
-    (lambda plan: replace(plan, crm_threads=5000), f"crm.threads: 5000 is above {CPUS}, the CPUs in machine.cores"),
+    (part("crm", file="crm.fp8.onnx"), "crm.file: 'crm.fp8.onnx' is no CRM of this bundle"),
+    (part("crm", threads=5000), f"crm.threads: 5000 is above {CPUS}, the CPUs in machine.cores"),
     (settings(threads=5000), f"llm.settings.threads: 5000 is above {CPUS}, the CPUs in machine.cores"),
     (settings(batch=10**9), "llm.settings.batch: 1000000000 is above 8192"),
     (settings(sequences=0), "llm.settings.sequences: 0 is below 1"),
@@ -49,7 +53,10 @@ def plan_of(bundle: Path) -> Plan:
     machine = read_machine()
     here = fingerprint(machine)
     core = machine.cores[:1]
-    return Plan(plans.bundle_key(bundle), "tiny@1", "", here, "crm.onnx", 1, core, "llm.gguf", LlmSettings().to_json())
+    return Plan(
+        format_version=1, bundle=PlanBundle(plans.bundle_key(bundle), "tiny@1"), created="", machine=here,
+        crm=PlanCrm("crm.onnx", 1, core), llm=PlanLlm("llm.gguf", LlmSettings().to_json()), table=(),
+    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -73,12 +73,14 @@ def test_the_plan_is_found_where_others_look_and_the_bundle_is_as_before(corella
     files = Bundle.open(many).manifest.files
     found = plans.find(many, None, fingerprint(read_machine()), partial(check_plan, files=files), pytest.fail)
     assert found == plan
-    assert [path.name for path in (state / "corella-edge" / "plans").iterdir()] == [f"{plan.bundle[:16]}.json"]
-    settings = LlmSettings.from_json(plan.llm, "plan")
-    assert settings.threads + plan.crm_threads <= max(2, len(read_machine().cores))
-    assert not set(settings.cores) & set(plan.crm_cores)
-    assert plan.label == "tiny@1"
-    assert plan.llm_file in ("llm.gguf", "llm.BF16.gguf")  # the same bytes: either may be faster by chance
+    assert [path.name for path in (state / "corella-edge" / "plans").iterdir()] == [
+        f"{plan.bundle.manifest_sha256[:16]}.json"
+    ]
+    settings = LlmSettings.from_json(plan.llm.settings, "plan")
+    assert settings.threads + plan.crm.threads <= max(2, len(read_machine().cores))
+    assert not set(settings.cores) & set(plan.crm.cores)
+    assert plan.bundle.label == "tiny@1"
+    assert plan.llm.file in ("llm.gguf", "llm.BF16.gguf")  # the same bytes: either may be faster by chance
     assert "LLM: " in done.out
 
 
@@ -87,7 +89,7 @@ def test_the_plan_of_a_machine_with_cores_to_divide(bundle) -> None:
     (core,) = sorted(os.sched_getaffinity(0))[:1]
     machine = Machine(tuple((core,) for _ in range(3)))  # three by name, all of them one that this test may use
     asked: list[str] = []
-    plan = tune(bundle, 0.0, lambda done, of, what: asked.append(f"{done} of {of}: {what}"), machine).plan
+    plan, _ = tune(bundle, 0.0, lambda done, of, what: asked.append(f"{done} of {of}: {what}"), machine)
     assert asked[0] == "0 of 5: llm.gguf, 1 thread(s), batch 512 against llm.gguf, 2 thread(s), batch 512"
     assert len(asked) == 5
     assert plan.machine.cores == machine.cores
@@ -130,7 +132,7 @@ def test_what_does_not_compute_here_is_named_and_never_tried(corella, many, monk
     assert not [row for row in plan.table if "BF16" in row["challenger"]]
     monkeypatch.setattr(trust, "judge_file", lambda path: Verdict(trust.NONE, "F32: wrong"))
     plan, done = tuned(corella, many)
-    assert plan.llm_file is None
+    assert plan.llm is None
     assert "only the CRM is tuned" in done.err
 
 
@@ -138,13 +140,13 @@ def test_a_bad_int8_crm_is_not_tried(corella, many, tmp_path) -> None:
     root = Path(shutil.copytree(many, tmp_path / "bundle"))
     verified(root, crm_int8={"auc": 0.7, "logloss": 0.7})
     plan, done = tuned(corella, root)
-    assert plan.crm_file == "crm.onnx"
+    assert plan.crm.file == "crm.onnx"
     assert "crm.int8.onnx is not tried: its log-loss is 0.1000 higher" in done.err
 
 
 def test_a_bundle_without_llm_or_sample_has_its_crm_tuned(corella, crm_bundle, tmp_path) -> None:
     plan, done = tuned(corella, crm_bundle, "--plan", tmp_path / "own" / "p.json")
-    assert (plan.llm_file, plan.llm, plan.crm_file, plan.table) == (None, {}, "crm.onnx", ())
+    assert (plan.llm, plan.crm.file, plan.table) == (None, "crm.onnx", ())
     assert "the bundle has no LLM" in done.err
     assert done.out.splitlines()[-1] == str(tmp_path / "own" / "p.json")
 
@@ -189,7 +191,7 @@ def test_without_llama_the_crm_is_tuned_and_the_extra_named(bundle, tmp_path) ->
     done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "'corella-edge[llm]'" in done.stderr
-    assert plans.read(tmp_path / "p.json").llm_file is None
+    assert plans.read(tmp_path / "p.json").llm is None
 
 
 def test_a_bad_place_is_told_before_anything_is_measured(corella, bundle, tmp_path) -> None:

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from corella_edge.metrics import (
     Bootstrap,
-    RankedScores,
     auc,
-    auc_interval,
+    auc_error,
     calibration_curve,
     ece,
     mass_bins,
@@ -26,6 +25,7 @@ from corella_edge.metrics import (
     sampled_uauc,
     uauc,
 )
+from draws import samples, weighted_auc
 
 SCORES = st.sampled_from([0.0, 0.2, 0.5, 1.0]) | st.floats(0, 1)
 ROWS = st.lists(st.tuples(SCORES, st.integers(0, 1), st.integers(0, 3)), min_size=1, max_size=30)
@@ -42,7 +42,7 @@ def test_auc_is_the_share_of_pairs_in_order(rows: list[Any]) -> None:
         if not two
     ]
     total = sum(weight for weight, _ in pairs)
-    found = RankedScores(p, y).auc(w)
+    found = weighted_auc(p, y)(w)
     if total:
         assert found == pytest.approx(sum(weight * win for weight, win in pairs) / total, abs=1e-12)
     else:
@@ -56,7 +56,7 @@ def test_auc_equals_scikit_learn() -> None:
     y = (rng.random(5000) < p).astype(np.int8)
     w = rng.integers(0, 5, 5000).astype(np.float64)
     assert auc(p, y) == pytest.approx(reference(y, p), abs=1e-12)
-    assert RankedScores(p, y).auc(w) == pytest.approx(reference(y, p, sample_weight=w), abs=1e-12)
+    assert weighted_auc(p, y)(w) == pytest.approx(reference(y, p, sample_weight=w), abs=1e-12)
 
 
 def test_one_class_or_no_row_has_no_auc() -> None:
@@ -86,12 +86,12 @@ def sample() -> tuple[Any, Any, Any, Any]:
 
 def test_an_interval_holds_its_value_and_repeats() -> None:
     users, y, better, _ = sample()
-    found = auc_interval(better, y, Bootstrap(users, draws=200, seed=3))
+    found = sampled_auc(better, y, Bootstrap(users, draws=200, seed=3)).interval()
     assert found.value == auc(better, y)
     assert found.low < found.value < found.high
     assert 0.01 < found.high - found.low < 0.1
-    assert found == auc_interval(better, y, Bootstrap(users, draws=200, seed=3))
-    assert found != auc_interval(better, y, Bootstrap(users, draws=200, seed=4))
+    assert found == sampled_auc(better, y, Bootstrap(users, draws=200, seed=3)).interval()
+    assert found != sampled_auc(better, y, Bootstrap(users, draws=200, seed=4)).interval()
 
 
 def test_a_paired_difference_is_narrower_than_the_unpaired() -> None:
@@ -111,7 +111,7 @@ def test_a_paired_difference_is_narrower_than_the_unpaired() -> None:
 def test_users_are_drawn_whole() -> None:
     users = np.asarray(["b", "a", "b", "c", "a"])
     seen: list[Any] = []
-    Bootstrap(users, draws=20).samples(lambda w: float(len(seen)) if seen.append(w.copy()) is None else 0.0)
+    samples(Bootstrap(users, draws=20), lambda w: float(len(seen)) if seen.append(w.copy()) is None else 0.0)
     assert len(seen) == 20
     for weight in seen:
         assert weight[0] == weight[2]
@@ -122,7 +122,7 @@ def test_users_are_drawn_whole() -> None:
 def test_draws_without_one_class_do_not_count() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = auc_interval([0.2, 0.8, 0.6], [0, 1, 0], Bootstrap([1, 2, 3], draws=50))
+        found = sampled_auc([0.2, 0.8, 0.6], [0, 1, 0], Bootstrap([1, 2, 3], draws=50)).interval()
     assert found.low <= found.value <= found.high
 
 
@@ -130,15 +130,15 @@ def test_draws_without_one_class_do_not_count() -> None:
 def test_every_draw_equals_the_metric_with_weighted_rows(rows: list[Any]) -> None:
     """Ties, users with one class and a single user included."""
     p, y, users = (np.asarray(column) for column in zip(*rows, strict=True))
-    bootstrap, ranked, place = Bootstrap(users, draws=20), RankedScores(p, y), mass_bins(p)
+    bootstrap, ranked, place = Bootstrap(users, draws=20), weighted_auc(p, y), mass_bins(p)
     same = {"atol": 1e-12, "rtol": 0}
     found = sampled_auc(p, y, bootstrap)
-    np.testing.assert_allclose(found.draws, bootstrap.samples(ranked.auc), **same)
-    np.testing.assert_allclose(found.value, ranked.auc(), **same)
+    np.testing.assert_allclose(found.draws, samples(bootstrap, ranked), **same)
+    np.testing.assert_allclose(found.value, ranked(np.ones(len(p))), **same)
     loss = row_loss(p, y)
-    weighted = bootstrap.samples(lambda w: float(np.average(loss, weights=w)))
+    weighted = samples(bootstrap, lambda w: float(np.average(loss, weights=w)))
     np.testing.assert_allclose(sampled_mean(loss, bootstrap).draws, weighted, **same)
-    errors = bootstrap.samples(lambda w: float(np.abs(np.bincount(place, w * (p - y))).sum() / w.sum()))
+    errors = samples(bootstrap, lambda w: float(np.abs(np.bincount(place, w * (p - y))).sum() / w.sum()))
     np.testing.assert_allclose(sampled_ece(p, y, bootstrap).draws, errors, **same)
     alone = {user: auc(p[users == user], y[users == user]) for user in np.unique(users).tolist()}
     first = {user: int(np.flatnonzero(users == user)[0]) for user in alone if not math.isnan(alone[user])}
@@ -147,7 +147,7 @@ def test_every_draw_equals_the_metric_with_weighted_rows(rows: list[Any]) -> Non
         times = [w[row] for row in first.values()]
         return float(np.average([alone[user] for user in first], weights=times)) if sum(times) else math.nan
 
-    np.testing.assert_allclose(sampled_uauc(p, y, bootstrap).draws, bootstrap.samples(mean), **same)
+    np.testing.assert_allclose(sampled_uauc(p, y, bootstrap).draws, samples(bootstrap, mean), **same)
     np.testing.assert_allclose(uauc(p, y, users), mean(np.ones(len(p))), **same)
 
 
@@ -197,3 +197,19 @@ def test_gains_in_percent() -> None:
 def test_no_user_with_both_classes_has_no_uauc() -> None:
     found = sampled_uauc([0.1, 0.9], [0, 1], Bootstrap([1, 2], draws=10)).interval()
     assert all(math.isnan(x) for x in (found.value, found.low, found.high, uauc([0.1, 0.9], [0, 1], [1, 2])))
+
+
+def test_the_error_of_an_auc_is_that_of_repeated_samples() -> None:
+    """Hanley and McNeil's formula against the spread of AUCs of exponential scores, the model that it rests on."""
+    rng = np.random.default_rng(0)
+    area, positive, negative = 0.75, 40, 60
+    rate = area / (1 - area)  # P(positive above negative) of exponentials with means rate and 1 is rate / (1 + rate)
+    labels = np.repeat([1, 0], [positive, negative])
+    draws = [auc(np.r_[rng.exponential(rate, positive), rng.exponential(1.0, negative)], labels) for _ in range(2000)]
+    assert np.mean(draws) == pytest.approx(area, abs=0.005)
+    assert auc_error(positive, negative, area) == pytest.approx(np.std(draws), rel=0.06)
+
+
+def test_the_error_of_an_auc_of_one_class_is_infinite() -> None:
+    assert auc_error(0, 5) == auc_error(5, 0) == float("inf")
+    assert auc_error(400, 400) == pytest.approx(auc_error(100, 100) / 2, rel=0.02)

@@ -209,6 +209,53 @@ def test_an_attribute_of_the_base_can_be_left_out(base: str, text: str, left: se
     assert replace(found, name=base, prompt=load_recipe(base).prompt) == load_recipe(base)
 
 
+@pytest.mark.parametrize(
+    ("clear", "gone"),
+    [(["prompt.profile"], ("prompt", "profile")), (["llm"], ("llm",)), (["crm.features"], ("crm", "features")),
+     (["crm.oov_rate"], ("crm", "oov_rate"))],
+)  # fmt: skip
+def test_what_is_cleared_has_its_default(clear: list[str], gone: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'base = "ml-1m-small"\nname = "x"\nclear = {clear}\n[joint]\nepochs = 2\n')
+    found, base = asdict(load_recipe(str(path))), asdict(load_recipe("ml-1m-small"))
+    for place, default in LEAVES:
+        left, inherited = found, base
+        for key in place:
+            left, inherited = left[key], inherited[key]
+        if place not in (("name",), ("joint", "epochs")):
+            assert left == (default if place[: len(gone)] == gone else inherited), place
+
+
+def test_what_is_cleared_may_be_set_anew(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'{BASE}clear = ["prompt.profile", "llm"]\n[prompt.profile]\nage = "{{}}"\n[llm]\nepochs = 2\n')
+    found = load_recipe(str(path))
+    assert dict(found.prompt.profile) == {"age": "{}"}
+    assert found.llm == replace(DEFAULT.llm, epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(BASE + 'clear = ["profile"]', " line 3, clear: 'profile' is nothing that the base sets; there it has "),
+     (BASE + 'clear = ["prompt.profil"]', " line 3, clear: 'prompt.profil' is nothing that the base sets"),
+     (BASE + 'clear = ["crm.epochs.x"]', " line 3, clear: 'crm.epochs.x' is nothing that the base sets"),
+     (BASE + 'clear = "prompt"', " line 3, clear: expected a list of tables and keys"),
+     (BASE + "clear = [3]", " line 3, clear: expected a list of tables and keys"),
+     ('name = "x"\nclear = ["prompt"]', " line 2, clear: there is no base to clear anything of")],
+)  # fmt: skip
+def test_a_clearing_of_nothing_is_named(text: str, message: str, tmp_path: Path) -> None:
+    assert refusal(tmp_path, text).startswith(f"recipe {tmp_path / 'mine.toml'}{message}")
+
+
+def test_the_recipe_for_the_data_at_hand_can_be_a_base(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "generic"\nname = "mine"\nclear = ["prompt"]\n[crm]\nepochs = 3\n')
+    found = load_recipe(str(path), lambda: {"name": "generic", "crm": {"epochs": 9}, "prompt": {"item": "{title}?"}})
+    assert found == replace(DEFAULT, name="mine", crm=replace(DEFAULT.crm, epochs=3))
+    with pytest.raises(RecipeError, match="line 1, base: the recipe 'generic' is made for the data at hand"):
+        load_recipe(str(path))
+
+
 def test_an_empty_section_keeps_the_base_s(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(f"{BASE}llm = {{}}\n[crm]\n")
@@ -235,6 +282,8 @@ def test_a_recipe_is_read_as_any_editor_saves_it(tmp_path: Path, encoding: str, 
      (BASE + "[crm]\nwindow = 9", " line 4, crm, window: unknown key 'window'; it belongs in [crm.features]"),
      (BASE + "[crm]\nhidden = [9]", " line 4, crm, hidden: unknown key 'hidden'; it belongs in [crm.dcnv2] or "),
      (BASE + '[llm]\npath = "a\\u0000"', " line 4, llm, path: holds a NUL character"),
+     (BASE + "[crm.din]\nattention = 8", " line 3, crm, din: the CRM is of kind = 'dcnv2', which does not read this"),
+     (BASE + '[crm]\nkind = "din"\n[crm.dcnv2]', " line 5, crm, dcnv2: the CRM is of kind = 'din', which does not"),
      (BASE + "[crm]\nepochs = 2\n[llm]\n[crm]", " line 6, column 5: not TOML (the table [crm] stands twice"),
      (BASE + "[crm]\nepochs = 2\nepochs = 3", " line 5, column 11: not TOML (the key stands twice"),
      ("name = \u201cx\u201d", " line 1, column 8: not TOML (Invalid value; \u201c is a typographic quotation mark"),

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt, Prompts
+from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompt, Prompts
 
 Score = Callable[[Sequence[int]], float]
 
@@ -50,13 +50,13 @@ class FakeBackend:
     def _answers(self, prompts: Sequence[Prompt], deadline: float) -> Answers:
         return Answers.of(self._answer([*prompt.prefix, *prompt.suffix], deadline) for prompt in prompts)
 
-    def _answer(self, ids: Sequence[int], deadline: float) -> Answer:
+    def _answer(self, ids: Sequence[int], deadline: float) -> LlmAnswer:
         if len(ids) > self._limit:
-            return Answer(math.nan, "too_long")
+            return LlmAnswer(math.nan, "too_long")
         if time.monotonic() >= deadline:
-            return Answer(math.nan, "deadline")
+            return LlmAnswer(math.nan, "deadline")
         self._answered += 1
-        return Answer(self._score(ids))
+        return LlmAnswer(self._score(ids))
 
 
 class FakeServer(ThreadingHTTPServer):

@@ -17,7 +17,7 @@ from corella_edge.routing.measure import entropy, is_routed
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.rowset import choose_users, history_needed
 from corella_edge_export.evaluation.fusion import fused, fusion, routed
-from corella_edge_export.evaluation.scored import Scored
+from corella_edge_export.evaluation.scored import ScoredRows
 from corella_edge_export.training.run import Run
 from corella_edge_runtime import reference
 from corella_edge_runtime.engine import Engine
@@ -49,7 +49,7 @@ def valid(tiny, stacked):
     with Engine.open(stacked, threshold="ratio:1", llm_threads=1, require_llm=True, tuned=False) as engine:
         scores = [engine.rank(request) for request in rows.requests()]
     crm, llm = (np.concatenate([getattr(s, model) for s in scores]) for model in ("crm", "llm"))
-    return Scored(crm, crm, llm, rows.labels, rows.users.astype(np.int64), np.zeros(len(crm), dtype=bool))
+    return ScoredRows(crm, crm, llm, rows.labels, rows.users.astype(np.int64), np.zeros(len(crm), dtype=bool))
 
 
 def test_the_weights_are_the_study_s_fit_of_the_calibration_rows(routing, valid):
@@ -86,7 +86,7 @@ def test_reference_rows_are_served_as_the_study_fuses_them(stacked):
         rule = engine.fusion
     crm, llm, served = (np.array([getattr(s, name)[0] for s in scores]) for name in ("crm", "llm", "probability"))
     n = len(rows)
-    data = Scored(crm, crm, llm, np.zeros(n, np.int8), np.zeros(n, np.int64), np.zeros(n, dtype=bool))
+    data = ScoredRows(crm, crm, llm, np.zeros(n, np.int8), np.zeros(n, np.int64), np.zeros(n, dtype=bool))
     assert data.answered.any()
     assert fused(data, routed(data, 0.0), rule).tolist() == served.tolist()
     trained = np.array([row.crm for row in rows]), np.array([math.nan if r.llm is None else r.llm for r in rows])

@@ -1,4 +1,4 @@
-"""docs/data.md, "Adding a data set": its reader, its recipe and its commands, on data in the form that it shows."""
+"""docs/data.md, "Adding a data set": its reader and its commands, on data in the form that it shows."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ import torch
 from corella_edge.messages import MAX_ID_CHARS
 from corella_edge_export.data import readers, registry
 from corella_edge_export.data.contract import INTERACTIONS, RawData
-from corella_edge_export.recipe import load_recipe
 from pages import blocks, read, section
 from sessions import run, succeed
 
 PAGE = section(read("data.md"), "Adding a data set")
-(READER,), (RECIPE,), (COMMANDS,) = (blocks(PAGE, language) for language in ("python", "toml", "bash"))
+(READER,), (COMMANDS,) = (blocks(PAGE, language) for language in ("python", "bash"))
 RATINGS, ITEMS = blocks(PAGE, "csv")
 
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The page's module among the readers, its recipe, and 30 customers with 20 ratings each."""
+    """The page's module among the readers, and 30 customers with 20 ratings each."""
     modules = tmp_path / "readers"
     modules.mkdir()
     (modules / "shop.py").write_text(READER, "utf-8")
-    (tmp_path / "shop.toml").write_text(RECIPE, "utf-8")
     write_files(tmp_path / "shop")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(readers, "__path__", [*readers.__path__, str(modules)])
@@ -89,11 +87,3 @@ def test_the_page_lists_the_fields_of_the_contract() -> None:
     columns = " ".join(f"`{name}` {kind}" for name, kind in INTERACTIONS.items())
     assert columns in re.sub(r",|\(.*?\)", "", rows["`interactions`"])
     assert f"1 to {MAX_ID_CHARS} characters" in rows["`users`"]
-
-
-def test_the_recipe_stands_by_itself(tmp_path: Path) -> None:
-    path = tmp_path / "shop.toml"
-    path.write_text(RECIPE, "utf-8")
-    recipe = load_recipe(str(path))
-    assert not recipe.joint.epochs
-    assert not recipe.continuation.epochs

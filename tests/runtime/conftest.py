@@ -13,10 +13,9 @@ from corella_edge.catalog import Catalog
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Event, User
 from corella_edge_runtime.llm.contract.messages import Prompt
-from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.contract.settings import TOLERANCE, LlmSettings
 from corella_edge_runtime.llm.llama.binding import Context, Model, quantize
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
-from corella_edge_runtime.llm.llama.tolerance import TOLERANCE
 from corella_edge_runtime.llm.llama.tree import Branches, unfold
 
 BATCH = LlmSettings().batch

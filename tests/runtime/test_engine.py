@@ -36,7 +36,7 @@ from corella_edge_runtime.llm.asking import Llm
 from corella_edge_runtime.llm.backends.thread import ThreadBackend
 from corella_edge_runtime.llm.contract.cost import Cost
 from corella_edge_runtime.llm.contract.job import Job
-from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt
+from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompt
 from corella_edge_runtime.llm.llama.scorer import Counters
 
 UNTITLED = f"i{ITEMS - 1}"  # the last item of the bundle's catalogue has no title
@@ -68,7 +68,7 @@ class Echo:
 
     def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
         result: Future[Answers] = Future()
-        result.set_result(Answers.of(Answer(self.probability(prompt)) for prompt in prompts))
+        result.set_result(Answers.of(LlmAnswer(self.probability(prompt)) for prompt in prompts))
         return result
 
     def forget(self) -> None:

@@ -181,14 +181,13 @@ def test_verify_repeats_the_rule(engine: Engine, stacked: Path, capsys: pytest.C
         main(["verify", str(stacked), "--llm-threads", "1"])
     assert not left.value.code
     assert "\nfusion: stack, greatest difference " in capsys.readouterr().out
-    rows, allowed = reference.read(engine.bundle), reference.tolerance(engine.bundle)
-    good = reference.compare(engine, rows, allowed)
+    good = reference.compare(engine)
     assert good.problems == []
     assert 0.0 < good.fused < 1e-2
     forgetful = Engine(engine.bundle, engine.encoder, engine.crm, engine.llm)
     forgetful.fusion = REPLACE
-    bad = reference.compare(forgetful, rows, allowed)
-    assert len(bad.problems) > len(rows) / 2
+    bad = reference.compare(forgetful)
+    assert len(bad.problems) > good.rows / 2
     assert all("stack gives " in problem for problem in bad.problems)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from corella_edge.errors import InputError
+from corella_edge.history import STORED
 from corella_edge.request_message import parse_request
 from corella_edge.scores import answer
 from corella_edge_runtime.engine import Engine
@@ -52,6 +53,14 @@ def test_ratings_outside_the_trained_scale_are_told_or_refused(engine: Engine) -
         ranked(engine, odd, strict=True)
     with pytest.raises(InputError, match="strict"):
         engine.check_features(parse_request({"user": {"history": odd}}))
+
+
+def test_of_a_stored_history_no_place_is_told_for_the_caller_does_not_know_it(engine: Engine) -> None:
+    request = parse_request({"user": {"history": [{"item": "i01", "rating": 20}]}, "candidates": [{"item": "i02"}]})
+    told = "the user's stored history, a rating: 20 is outside the scale this bundle was trained on, 1 to 5"
+    assert engine.finish(engine.begin(request, history=STORED)).notes == (told,)
+    with pytest.raises(InputError, match=r"^the user's stored history, a rating: 20 .* the request is strict"):
+        engine.check_features(request, STORED)
 
 
 def test_without_a_vocabulary_of_ratings_the_scale_is_where_they_are_cut(engine: Engine) -> None:

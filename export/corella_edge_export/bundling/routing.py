@@ -11,7 +11,7 @@ from corella_edge.errors import ExportError
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.policy import RATIOS, Calibration, parse_threshold, threshold_for
 from corella_edge_export.evaluation.fusion import fitting, fused, fusion, routed
-from corella_edge_export.evaluation.scored import Json, Scored, number
+from corella_edge_export.evaluation.scored import Json, ScoredRows, number
 from corella_edge_export.evaluation.shares import CANDIDATES
 
 # `stack` is fitted on at least this share of the validation rows, the largest that the study may choose. Among the
@@ -19,7 +19,7 @@ from corella_edge_export.evaluation.shares import CANDIDATES
 FIT_SHARE = CANDIDATES[-1]
 
 
-def routing(policy: str, rule_name: str, valid: Scored) -> Json:
+def routing(policy: str, rule_name: str, valid: ScoredRows) -> Json:
     """What routing.json holds.
 
     Args:
@@ -37,15 +37,16 @@ def routing(policy: str, rule_name: str, valid: Scored) -> Json:
     return {"threshold": policy, **about, "calibration": grid, "table": table, "rows": len(valid)}
 
 
-def _table_row(ratio: float, valid: Scored, rule: Fusion) -> Json:
+def _table_row(ratio: float, valid: ScoredRows, rule: Fusion) -> Json:
     """What routing the `ratio` hardest of the calibration rows gives."""
     threshold = threshold_for(valid.entropies, ratio)
     chosen = routed(valid, threshold)
     found = metrics.quality(fused(valid, chosen, rule), valid.labels)
-    return {"ratio": ratio, "threshold": number(threshold), "share": float(chosen.mean()), **asdict(found)}
+    figures = {name: number(value) for name, value in asdict(found).items()}  # rows of one class have no AUC
+    return {"ratio": ratio, "threshold": number(threshold), "share": float(chosen.mean()), **figures}
 
 
-def rule_for(name: str, policy: str, valid: Scored) -> tuple[Fusion, Json]:
+def rule_for(name: str, policy: str, valid: ScoredRows) -> tuple[Fusion, Json]:
     """A rule, and what routing.json says of it: nothing of `replace`, of `stack` the rows of its fit, too.
 
     Args:
@@ -61,7 +62,7 @@ def rule_for(name: str, policy: str, valid: Scored) -> tuple[Fusion, Json]:
     return rule, {} if rule == REPLACE else {"fusion": rule.to_json()}
 
 
-def _stack(policy: str, valid: Scored) -> tuple[Fusion, Json]:
+def _stack(policy: str, valid: ScoredRows) -> tuple[Fusion, Json]:
     calibration = Calibration.fit(valid.entropies)
     own = parse_threshold(policy, calibration).nats
     threshold = fitting(valid, min(own, calibration.threshold(FIT_SHARE)))

@@ -18,18 +18,28 @@ from corella_edge.request import Candidate, Request, User
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.training.tasks.crm import tensors
-from corella_edge_export.training.tasks.llm import Reader, predict
+from corella_edge_export.training.tasks.llm import LlmReader, predict
 from corella_edge_runtime.crm import Crm
+from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama.binding import Model
 from corella_edge_runtime.llm.llama.scorer import YesNoScorer
+from corella_edge_runtime.reference import Comparison, compare
 
 CRM_TOLERANCE = 1e-5
 F16_TOLERANCE = 2e-3
 BATCHED_TOLERANCE = 5e-3
 BATCHES = (1, 2, 7, 64)
 Floats = npt.NDArray[np.float64]
+
+
+def repeat(engine: Engine) -> Comparison:
+    """The bundle's reference rows, scored again. Raises ExportError for the first that differs."""
+    found = compare(engine)
+    for problem in found.problems:
+        raise ExportError(f"the bundle differs from the trained models: {problem}")
+    return found
 
 
 def torch_crm(model: CrmModel, encoder: FeatureEncoder, request: Request) -> Floats:
@@ -68,7 +78,7 @@ def _mixed(requests: Sequence[Request], encoder: FeatureEncoder, number: int, si
     return Request(user, (*candidates, Candidate("no such item")))
 
 
-def torch_llm(reader: Reader, builder: SequenceBuilder, rows: npt.NDArray[np.int64], split: Any) -> dict[int, float]:
+def torch_llm(reader: LlmReader, builder: SequenceBuilder, rows: npt.NDArray[np.int64], split: Any) -> dict[int, float]:
     """Row → P(Yes) by transformers, of the split's given rows."""
     sequences = builder.exact(split, np.unique(split.users[rows]).tolist(), set(rows.tolist()))
     found, probability = predict(reader, sequences)

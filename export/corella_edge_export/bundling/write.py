@@ -19,22 +19,22 @@ from corella_edge.atomic import check_free, new_folder
 from corella_edge.bundle import artefact as bundle
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import Catalog
-from corella_edge.errors import ExportError, InputError
+from corella_edge.errors import ExportError, InputError, UnknownValueError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema
+from corella_edge.features.unseen import Refusal
 from corella_edge.prompt import PromptEncoder
-from corella_edge.request import Request
+from corella_edge.request import Candidates, Request
 from corella_edge_export.bundling import verify
 from corella_edge_export.bundling.popular import popular_lines
 from corella_edge_export.bundling.routing import routing
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
 from corella_edge_export.data.rowset import RowSet, choose_rows, choose_users, history_needed
 from corella_edge_export.data.sampling import request_json
-from corella_edge_export.evaluation.scored import Scored, number
+from corella_edge_export.evaluation.scored import ScoredRows, number
 from corella_edge_export.llm.model import merged
 from corella_edge_export.llm.to_gguf import check_tokens, write_gguf
 from corella_edge_export.training.run import Run
-from corella_edge_runtime import reference
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.llama.binding import Model, check_file_type, quantize
@@ -46,7 +46,7 @@ PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "gguf", "llama-cpp-p
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """What the user chose for one export."""
 
     llm_types: tuple[str, ...] = (DEFAULT_TYPE,)
@@ -61,7 +61,7 @@ class Options:
 class Export:
     """One export in progress: the run's models, the folder being filled, and what was found out so far."""
 
-    def __init__(self, run: Run, folder: Path, work: Path, options: Options, say: Say) -> None:
+    def __init__(self, run: Run, folder: Path, work: Path, options: ExportOptions, say: Say) -> None:
         self.run, self.folder, self.work, self.options, self.say = run, folder, work, options, say
         self.schema: Schema
         self.catalog: Catalog
@@ -69,16 +69,38 @@ class Export:
         self.encoder = FeatureEncoder(self.schema, self.catalog)
         self.prompts: PromptEncoder = run.prompt_encoder(self.catalog)
         self.differences: dict[str, float] = {}
-        self.metrics: dict[str, dict[str, float]] = {}
+        self.metrics: dict[str, dict[str, float | None]] = {}
         history, export = history_needed(self.schema, run.recipe.prompt), run.recipe.export
-        self.sample = choose_rows(run.data, "test", export.sample_rows, run.recipe.seed, history)
+        self.sample = self._answered(choose_rows(run.data, "test", export.sample_rows, run.recipe.seed, history))
         self.calibration = choose_users(run.data, "valid", export.calibration_rows, run.recipe.seed, history)
         spread = np.linspace(0, len(self.sample) - 1, min(export.reference_rows, len(self.sample)))
         self.reference = np.unique(spread.astype(np.int64))
         self.requests: list[Request] = list(self.sample.requests())
 
+    def _answered(self, rows: RowSet) -> RowSet:
+        """The rows without those that a server with this bundle would refuse. Raises ExportError if none is left."""
+        refusal = Refusal(self.schema, self.catalog)
+        if not refusal.labels:
+            return rows
+        kept = np.asarray([self._is_answered(refusal, request) for request in rows.requests()], dtype=np.bool_)
+        if not kept.any():
+            raise ExportError(
+                "every sampled test row has an unknown value that the recipe refuses; give the field another policy "
+                "([crm.features.unknown])"
+            )
+        return replace(rows, indices=rows.indices[kept])
+
+    def _is_answered(self, refusal: Refusal, request: Request) -> bool:
+        candidates = request.candidates or Candidates([])
+        try:
+            refusal.check(request.user, candidates, self.encoder.encode(request.user, candidates)[1])
+        except UnknownValueError:
+            return False
+        return True
+
     def write_inputs(self) -> None:
         bundle.write_schema(self.folder, self.schema, self.catalog)
+        bundle.write_catalog_tables(self.folder, self.schema, self.catalog)
         tokens = {"yes": self.prompts.tokens.yes, "no": self.prompts.tokens.no, "bos": self.prompts.tokens.bos}
         self._json("prompt.json", {"template": self.prompts.template.to_json(), "tokens": tokens})
         if types := self.run.data.info.get("history", {}).get("types"):
@@ -206,10 +228,7 @@ class Export:
         })  # fmt: skip
         self.seal()
         with Engine.open(self.folder, llm_threads=self.options.threads, require_llm=True, tuned=False) as engine:
-            allowed = reference.tolerance(engine.bundle)
-            found = reference.compare(engine, reference.read(engine.bundle), allowed)
-        for problem in found.problems:
-            raise ExportError(f"the bundle differs from the trained models: {problem}")
+            verify.repeat(engine)
         return engine.bundle
 
     def seal(self) -> None:
@@ -227,7 +246,8 @@ class Export:
     def _judge(self, name: str, probability: Any, rows: RowSet | None = None) -> None:
         labels = (rows or self.sample).labels
         known = ~np.isnan(probability)
-        self.metrics[name] = asdict(metrics.quality(probability[known], labels[known]))
+        found = asdict(metrics.quality(probability[known], labels[known]))
+        self.metrics[name] = {metric: number(value) for metric, value in found.items()}
 
     def _json(self, name: str, value: Any) -> None:
         (self.folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", "utf-8")
@@ -237,7 +257,7 @@ class Export:
         (self.folder / name).write_text(text, "utf-8")
 
 
-def export(run: Run, out: Path, options: Options, say: Say = lambda message: None) -> Bundle:
+def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda message: None) -> Bundle:
     """Write the bundle `out`; it appears complete and verified, or not at all.
 
     Raises:
@@ -265,6 +285,6 @@ def export(run: Run, out: Path, options: Options, say: Say = lambda message: Non
     return replace(sealed, root=out)
 
 
-def _scored(crm: verify.Floats, llm: verify.Floats, rows: RowSet) -> Scored:
+def _scored(crm: verify.Floats, llm: verify.Floats, rows: RowSet) -> ScoredRows:
     """Rows as the study looks at them; whom the training knew is not asked here."""
-    return Scored(crm, crm, llm, rows.labels, rows.users.astype(np.int64), np.zeros(len(crm), dtype=bool))
+    return ScoredRows(crm, crm, llm, rows.labels, rows.users.astype(np.int64), np.zeros(len(crm), dtype=bool))

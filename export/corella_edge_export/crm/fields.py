@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from corella_edge.features.derived import DERIVED
 from corella_edge.features.schema import PAD, Field, Schema
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.fitted import users as user_fit
@@ -32,6 +31,8 @@ class FieldsModel(CrmModel):
         )
         for table in self.embeddings.values():
             nn.init.normal_(table.weight, std=family.embedding_std)  # type: ignore[arg-type]
+        ordered = [f for f in self.fields if f.kind == "ordered"]
+        self.places = nn.ParameterDict({f.name: nn.Parameter(torch.zeros(f.length)) for f in ordered})
         self.levels = _levels(schema, features)
         self.user_width, self.item_width = (
             sum(_width(f, d) for f in self.fields if f.side == side and f.kind != "sequence")
@@ -68,7 +69,9 @@ class FieldsModel(CrmModel):
     def _field(self, item: Field, value: Tensor) -> Tensor:
         if item.kind == "categorical":
             return self._table(item)(value)  # type: ignore[no-any-return]
-        if item.kind == "multi":
+        if item.kind == "ordered":
+            return masked_mean(self._table(item)(value), value != PAD, torch.exp(self.places[item.name]))
+        if item.kind in ("multi", "text"):
             return masked_mean(self._table(item)(value), value != PAD)
         return value
 
@@ -85,6 +88,4 @@ def _levels(schema: Schema, features: FeaturesRecipe) -> UserLevels | None:
 
 
 def _width(item: Field, d: int) -> int:
-    if item.kind == "derived":
-        return DERIVED[item.source][1]
-    return 1 if item.kind == "numeric" else d
+    return item.width if item.kind in ("numeric", "derived") else d

@@ -29,7 +29,13 @@ def in_parts(layers: nn.Module, user: Tensor, item: Tensor) -> Tensor:
     return x
 
 
-def masked_mean(vectors: Tensor, mask: Tensor) -> Tensor:
-    """Mean over dimension 1 of the vectors under the mask; zeros where it is empty."""
+def masked_mean(vectors: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean over dimension 1 of the vectors under the mask; zeros where it is empty.
+
+    `weights`, float32 [length] above 0, are those of each place.
+    """
     weight = mask.to(vectors.dtype).unsqueeze(-1)
-    return (vectors * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)
+    if weights is None:
+        return (vectors * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0)
+    weight = weight * weights.unsqueeze(-1)
+    return (vectors * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1e-6)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from corella_edge.features.schema import LONGEST, MOST_BUCKETS
 from corella_edge_export.recipe_keys import from_zero, positive, share, signed
 
 # The families: `kind` in a recipe, which is also the name of the family's section and module → the class there.
@@ -32,6 +34,22 @@ class NumberRecipe:
         return range(self.first, self.last + 1)
 
 
+_BUCKETS = re.compile(r"hash:([1-9][0-9]{0,7})")
+POLICIES = "'oov', 'hash:N' (N from 1 to 16777216) or 'refuse'"
+
+
+def buckets_of(policy: str) -> int:
+    """The buckets of a policy for unknown values; 0 of one that has none. Raises ValueError for no policy."""
+    found = _BUCKETS.fullmatch(policy)
+    if found is None:
+        if policy not in ("oov", "refuse"):
+            raise ValueError(policy)
+        return 0
+    if int(found[1]) > MOST_BUCKETS:
+        raise ValueError(policy)
+    return int(found[1])
+
+
 @dataclass(frozen=True, slots=True)
 class FeaturesRecipe:
     """What every family reads, fitted on training rows: section [crm.features].
@@ -42,6 +60,10 @@ class FeaturesRecipe:
     few rows, and `item_number` a number that liking follows; `item_vectors` (their width) adds how far the same users
     like both, `user_level` how much more than others a known user likes, `user_leaning` whether that is so of good
     items and of a high `item_number`, and `history_pace` how quickly event follows event.
+
+    A text attribute is read as its first `text_words` distinct words, which share `text_buckets` rows by their hash (0
+    = texts are not read); of a sequence the latest `sequence_length` values count. `unknown` gives a field's policy for
+    values that training has not seen, by the field's name (user_id, item_id, item_ATTRIBUTE, user_ATTRIBUTE).
     """
 
     history: int = 30
@@ -53,10 +75,22 @@ class FeaturesRecipe:
     user_level: bool = False
     user_leaning: bool = False
     history_pace: bool = False
+    text_words: int = 32
+    text_buckets: int = from_zero(4096)
+    sequence_length: int = 16
+    unknown: Mapping[str, str] = field(default_factory=dict)
     item_number: NumberRecipe = field(default_factory=NumberRecipe)
 
     def problems(self) -> Iterator[str]:
-        """Keys that lack another one."""
+        """Keys that lack another one, and policies that are none."""
+        for name, policy in self.unknown.items():
+            try:
+                buckets_of(policy if isinstance(policy, str) else "")
+            except ValueError:
+                yield f"unknown, {name}: expected {POLICIES}, got {policy!r}"
+        for name, most in (("text_words", LONGEST), ("sequence_length", LONGEST), ("text_buckets", MOST_BUCKETS)):
+            if getattr(self, name) > most:
+                yield f"{name}: at most {most}"
         for name in ("item_text", "user_level"):
             if getattr(self, name) and not self.item_quality:
                 yield f"{name} rests on the items' quality; set item_quality = true"

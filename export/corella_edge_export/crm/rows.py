@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from corella_edge.features.derived import NO_TIME, Histories
 from corella_edge.features.encoder import FeatureEncoder
-from corella_edge.features.schema import OOV, Feed
+from corella_edge.features.schema import CODED, REFUSE, Feed, Schema
 from corella_edge.request import User
 from corella_edge_export.crm.fitted import users as user_fit
 from corella_edge_export.crm.fitted.users import USER_LEVEL
+from corella_edge_export.crm.recipe import FeaturesRecipe
 from corella_edge_export.data.prepared import PreparedData
 
 CHUNK = 4096
@@ -57,7 +58,7 @@ class EncodedRows:
             for name, values in self._all_derived(other, rows, None).items():
                 self.derived[name][rows] = values
         own, count = self._leaning() if leanings else None, len(data.user_ids)
-        self.levels = user_fit.fit(self.split, quality, count, own, served) if levels else None
+        self.levels = user_fit.fit(self.split, quality, count, own, served, data.timed) if levels else None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,8 +86,8 @@ class EncodedRows:
         vocabulary = self.encoder.schema.vocabularies["user_id"]
         table = np.zeros((len(vocabulary), self.levels.users.shape[1]), dtype=np.float32)
         for user, level in zip(self.data.user_ids, self.levels.users, strict=True):
-            if vocabulary.index(user) != OOV:
-                table[vocabulary.index(user)] = level
+            if user in vocabulary.index_of:
+                table[vocabulary.index_of[user]] = level
         return table
 
     def histories(self, rows: Indices, w: int) -> Histories:
@@ -122,12 +123,26 @@ class EncodedRows:
         return {name: np.concatenate(chunks) for name, chunks in parts.items()}
 
 
-def mask_ids(feed: Feed, rate: float, rng: np.random.Generator) -> Feed:
-    """Replace a share `rate` of user ids and, independently, of item ids by OOV, so that the OOV rows learn."""
-    masked = dict(feed)
-    for name in ("user_id", "item_id"):
-        hide = rng.random(len(feed[name])) < rate
-        masked[name] = np.where(hide, OOV, feed[name])
-        if name == "user_id" and USER_LEVEL in feed:
-            masked[USER_LEVEL] = np.where(hide[:, None], np.float32(0.0), feed[USER_LEVEL])
-    return masked
+class Masking:
+    """Hides values in training, of each field by itself, so that the rows of unseen values learn.
+
+    They are the ids, and the fields that the recipe names; a field that refuses unknown values never meets one.
+    """
+
+    def __init__(self, schema: Schema, features: FeaturesRecipe, rate: float) -> None:
+        """`rate`: the share of rows that a field's value is hidden of."""
+        fields = {f.name: f for f in schema.of(*CODED)}
+        named = ("user_id", "item_id", *(name for name in fields if name in features.unknown))
+        hiding = [name for name in dict.fromkeys(named) if fields[name].args.get("unknown") != REFUSE]
+        self.rate = rate
+        self._hidden = {name: schema.vocabularies[fields[name].vocab].hidden() for name in hiding}
+
+    def hide(self, feed: Feed, rng: np.random.Generator) -> Feed:
+        """The feed with a bucket, or else OOV, for each hidden value."""
+        masked = dict(feed)
+        for name, rows in self._hidden.items():
+            hide, shown = rng.random(len(feed[name])) < self.rate, feed[name]
+            masked[name] = np.where(hide if shown.ndim == 1 else hide[:, None], rows[shown], shown)
+            if name == "user_id" and USER_LEVEL in feed:
+                masked[USER_LEVEL] = np.where(hide[:, None], np.float32(0.0), feed[USER_LEVEL])
+        return masked

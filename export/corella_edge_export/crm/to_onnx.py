@@ -12,7 +12,6 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from corella_edge.features.derived import DERIVED
 from corella_edge.features.schema import Feed, Schema
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_runtime.crm import VOCAB_KEY
@@ -83,8 +82,7 @@ def example_feed(schema: Schema, n: int) -> Feed:
     for item in schema.fields:
         rows = 1 if item.side == "user" else n
         if item.kind in ("numeric", "derived"):
-            width = DERIVED[item.source][1] if item.kind == "derived" else 1
-            feed[item.name] = np.zeros((rows, width), dtype=np.float32)
+            feed[item.name] = np.zeros((rows, item.width), dtype=np.float32)
         else:
             shape = (rows,) if item.kind == "categorical" else (rows, item.length)
             feed[item.name] = np.ones(shape, dtype=np.int64)

@@ -11,13 +11,15 @@ import polars as pl
 
 from corella_edge.errors import InputError
 from corella_edge.history import MAX_TIME
-from corella_edge.messages import MAX_ID_CHARS
+from corella_edge.messages import MAX_ID_CHARS, MAX_TEXT_CHARS, MAX_VALUES
 from corella_edge_export.data.prepared import SPLITS
 
 KINDS: dict[str, pl.DataType] = {
     "categorical": pl.String(),
     "multi": pl.List(pl.String()),
     "numeric": pl.Float64(),
+    "text": pl.String(),
+    "sequence": pl.List(pl.String()),
 }
 INTERACTIONS: dict[str, pl.DataType] = {
     "user_id": pl.String(),
@@ -65,8 +67,8 @@ class RawData:
         interactions: user_id String, item_id String, rating Float32, timestamp Int64 (Unix seconds), in
             source order. A reader of data without ratings adds `label` Int8 (1 = liked) and leaves them null.
         users: user_id and one column an attribute. items: item_id, title (String) and the attributes.
-        user_attributes, item_attributes: column → "categorical" (String), "multi" (List[String]) or
-            "numeric" (Float64). The title is no attribute.
+        user_attributes, item_attributes: column → its kind, a key of KINDS, whose value is the column's type.
+            The title is no attribute.
         like_above: a rating above this is a like.
         sources: file name → {"sha256", "bytes"}; empty for generated data.
         generator: the settings that generated the data, None for a publisher's files.
@@ -89,20 +91,31 @@ class RawData:
     published: PublishedSplits | None = None
 
 
+@dataclass
+class Work:
+    """A folder for rewritten files. `notes`: which file was rewritten, for dataset.json."""
+
+    folder: Path
+    notes: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Reader:
     """A data set that can be prepared; a module of `readers` lists its own in READERS, by name.
 
     Attributes:
         read: from the folder of the publisher's files (None for generated data) and further options, of which there
-            is at least `seed`; what a reader of published files does not know, it ignores.
+            is at least `seed`; what a reader of published files does not know, it ignores. None if it describes.
         summary: what it reads, in one line.
+        describe: from the folder of the publisher's files, and a place for what has to be rewritten first, to the
+            text of a `data.toml`; the files are then read as a person's own table is.
         needs_source: whether there are files to read.
         extras: the kinds of further rows that `prepare --extra` may name.
     """
 
-    read: Callable[[Path | None, Mapping[str, Any]], RawData]
+    read: Callable[[Path | None, Mapping[str, Any]], RawData] | None
     summary: str
+    describe: Callable[[Path, Work], str] | None = None
     needs_source: bool = True
     extras: tuple[str, ...] = ()
 
@@ -126,6 +139,7 @@ def check(raw: RawData) -> None:
     items = {"item_id": pl.String(), "title": pl.String(), **_types(raw.item_attributes)}
     _check_columns(raw, "users", raw.users, users)
     _check_columns(raw, "items", raw.items, items)
+    _check_sizes(raw)
     _check_ids(raw, "users", raw.users["user_id"])
     _check_ids(raw, "items", raw.items["item_id"])
     for name, frame in events.items():
@@ -150,6 +164,25 @@ def _check_columns(raw: RawData, table: str, frame: pl.DataFrame, columns: Mappi
         raise InputError(f"{raw.name}: the table of {table} must have the columns {wanted}; it has {found}")
     if frame.is_empty():
         raise InputError(f"{raw.name}: the table of {table} has no rows")
+
+
+def _check_sizes(raw: RawData) -> None:
+    """A user's attributes travel in requests, which have bounds."""
+    for name, kind in raw.user_attributes.items():
+        column = raw.users[name]
+        if isinstance(KINDS[kind], pl.List):
+            sizes, most, what = column.list.len(), MAX_VALUES, "values"
+        elif KINDS[kind] == pl.String():
+            sizes, most, what = column.str.len_chars(), MAX_TEXT_CHARS, "characters"
+        else:
+            continue
+        long = (sizes > most).fill_null(False)
+        if long.any():
+            row = int(long.arg_true()[0])
+            raise InputError(
+                f"{raw.name}: users: {name} of {raw.users['user_id'][row]!r} has {sizes[row]:,} {what}; a request may "
+                f"have {most:,}; keep the latest, or leave the attribute out"
+            )
 
 
 def _check_ids(raw: RawData, table: str, ids: pl.Series) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,8 +14,10 @@ from corella_edge.atomic import check_free, new_folder
 from corella_edge.errors import InputError
 from corella_edge_export.data import registry
 from corella_edge_export.data.contract import SPLIT_ROWS, PublishedSplits, RawData, check
-from corella_edge_export.data.prepared import FORMAT_VERSION, SPLITS, PreparedData
-from corella_edge_export.data.sampling import CANDIDATES, draw_requests, request_line
+from corella_edge_export.data.database import MEMORY, connect
+from corella_edge_export.data.finish import finish
+from corella_edge_export.data.prepared import FORMAT_VERSION, SPLITS
+from corella_edge_export.data.table.prepare import prepare_described
 
 Progress = Callable[[str], None]
 MIN_HISTORY = 5
@@ -28,7 +28,8 @@ SPLIT_RULE = (
 )
 HISTORY_RULE = (
     "all earlier events of the user, liked or not, dropped rows included: the rows of interactions.parquet "
-    "of that user whose position is smaller"
+    "of that user whose position is smaller; events of the same moment, in the order of their item ids, enter each "
+    "other's history"
 )
 SUMMARY = ("name", "counts", "unseen", "notes")
 COLUMNS = tuple(SPLIT_ROWS)
@@ -42,6 +43,7 @@ def prepare(
     seed: int = 0,
     requests: int = 1000,
     options: Mapping[str, Any] | None = None,
+    memory: int = MEMORY,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Read a data set and write its prepared folder `out`, complete or not at all.
@@ -50,6 +52,7 @@ def prepare(
         source: folder of the publisher's files; None for generated data.
         seed: draws the requests, and the data themselves if they are generated.
         requests: how many held-out requests to write. options: more settings of the reader.
+        memory: bytes that DuckDB may hold, for a reader that describes its files.
 
     Returns:
         The summary: out, seconds, and of dataset.json name, counts, unseen, notes.
@@ -58,15 +61,30 @@ def prepare(
         InputError: unknown reader, bad input (file and line), too few rows, or `out` is taken.
     """
     say = progress or (lambda message: None)
+    wanted = {"seed": seed, **(options or {})}
+    chosen = registry.check(reader_name, source, wanted)
+    if chosen.describe is not None and source is not None:
+        settings = {"seed": seed, "requests": requests, "memory": memory, "progress": progress}
+        return prepare_described(reader_name, chosen.describe, source, out, **settings)
     check_free(out)
     start = time.perf_counter()
-    wanted = {"seed": seed, **(options or {})}
-    registry.check(reader_name, source, wanted)
     say(f"reading {reader_name}")
     raw = registry.read(reader_name, source, wanted)
     info = write_prepared(raw, out, seed=seed, requests=requests, progress=progress)
     seconds = round(time.perf_counter() - start, 2)
     return {"out": str(out), "seconds": seconds, **{key: info[key] for key in SUMMARY}}
+
+
+def look(reader_name: str, source: Path | None, **settings: Any) -> dict[str, Any]:
+    """What `prepare` would return and raise for a reader that describes its files; nothing is left but the answer.
+
+    Raises:
+        InputError: as `prepare`, or the reader does not describe its files.
+    """
+    chosen = registry.check(reader_name, source, settings)
+    if chosen.describe is None or source is None:
+        raise InputError(f"--dry: the reader {reader_name} has nothing to drop; leave it out")
+    return prepare_described(reader_name, chosen.describe, source, None, **settings)
 
 
 def write_prepared(
@@ -77,15 +95,13 @@ def write_prepared(
     check(raw)
     say("splitting")
     tables = split_tables(raw)
-    info = _describe(raw, tables, seed)
-    with new_folder(out) as folder:
+    history_only = None if raw.published else len(tables["interactions"]) - sum(len(tables[name]) for name in SPLITS)
+    with new_folder(out) as folder, connect() as db:
         for name, frame in tables.items():
             say(f"writing {name}.parquet")
             _write_table(frame, folder / f"{name}.parquet")
-        say("writing requests.jsonl")
-        _write_requests(PreparedData(folder, info), requests, seed)
-        _write_info(folder, info)
-    return info
+        about = _describe(raw, seed)
+        return finish(db, folder, about, history_only=history_only, requests=requests, seed=seed, say=say)
 
 
 def split_tables(raw: RawData) -> dict[str, pl.DataFrame]:
@@ -131,8 +147,7 @@ def _with_positions(raw: RawData) -> pl.DataFrame:
     return rows.with_columns(position=pl.int_range(pl.len(), dtype=pl.Int32).over("user_id")).select(COLUMNS)
 
 
-def _describe(raw: RawData, tables: Mapping[str, pl.DataFrame], seed: int) -> dict[str, Any]:
-    counts = {name: len(frame) for name, frame in tables.items()}
+def _describe(raw: RawData, seed: int) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "name": raw.name,
@@ -146,9 +161,6 @@ def _describe(raw: RawData, tables: Mapping[str, pl.DataFrame], seed: int) -> di
         "like": {"above": raw.like_above, "rule": f"rating > {raw.like_above:g}"},
         **_rules(raw.published),
         "attributes": {"users": dict(raw.user_attributes), "items": dict(raw.item_attributes)},
-        "counts": {**counts, "dropped": _dropped(raw, tables)},
-        "unseen": {name: _unseen(tables[name], tables["train"]) for name in ("valid", "test")},
-        "splits": {name: _span(tables[name]) for name in SPLITS},
     }
 
 
@@ -156,43 +168,11 @@ def _rules(published: PublishedSplits | None) -> dict[str, Any]:
     if published is None:
         return {
             "split": {"rule": SPLIT_RULE, "min_history": MIN_HISTORY, "shares": [0.8, 0.1, 0.1]},
-            "history": {"events": "all", "rule": HISTORY_RULE},
+            "history": {"events": "all", "ties": "include", "rows_in_log": True, "rule": HISTORY_RULE},
         }
     return {
         "split": {"rule": published.rule},
         "history": {"events": published.history_events, "rule": published.history_rule},
-    }
-
-
-def _dropped(raw: RawData, tables: Mapping[str, pl.DataFrame]) -> int:
-    """How many events are in no split and only serve as history."""
-    events = tables["interactions"]
-    if raw.published is None:
-        return len(events) - sum(len(tables[name]) for name in SPLITS)
-    key = ["user_id", "item_id", "timestamp"]
-    return len(events.join(pl.concat([tables[name].select(key) for name in SPLITS]), on=key, how="anti"))
-
-
-def _unseen(split: pl.DataFrame, train: pl.DataFrame) -> dict[str, float]:
-    """Shares absent from train: of distinct users and items, and of the rows that belong to them."""
-    shares = {}
-    for name in ("user", "item"):
-        ids = split[f"{name}_id"]
-        new = ~ids.is_in(train[f"{name}_id"].unique().implode())
-        shares[f"{name}s"] = round(ids.filter(new).n_unique() / ids.n_unique(), 6)
-        shares[f"{name}_rows"] = round(int(new.sum()) / len(ids), 6)
-    return shares
-
-
-def _span(split: pl.DataFrame) -> dict[str, Any]:
-    times, likes = split["timestamp"], int(split["label"].sum())
-    return {
-        "rows": len(split),
-        "users": split["user_id"].n_unique(),
-        "items": split["item_id"].n_unique(),
-        "like_share": round(likes / len(split), 6),
-        "first_time": times[0],
-        "last_time": times[-1],
     }
 
 
@@ -204,20 +184,3 @@ def _write_table(frame: pl.DataFrame, path: Path) -> None:
     except pl.exceptions.PolarsError as error:
         # polars wraps the system's refusals (a full disk) in errors of its own.
         raise OSError(f"{path.name}: {error}") from error
-
-
-def _write_requests(data: PreparedData, count: int, seed: int) -> None:
-    with (data.root / "requests.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-        written = [file.write(request_line(request)) for request in draw_requests(data, count, seed)]
-    data.info["requests"] = {"count": len(written), "candidates": CANDIDATES, "split": "test"}
-
-
-def _write_info(folder: Path, info: dict[str, Any]) -> None:
-    info["files"] = {path.name: _hash(path) for path in sorted(folder.iterdir())}
-    text = json.dumps(info, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-    (folder / "dataset.json").write_text(text, encoding="utf-8")
-
-
-def _hash(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}

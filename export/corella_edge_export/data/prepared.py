@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from corella_edge.errors import InputError
+from corella_edge.history import EARLIEST
 from corella_edge.request import Candidate, Event, Request, User
 
 FORMAT_VERSION = 1
@@ -32,7 +33,8 @@ class Log:
 
     Attributes:
         offsets: int64 [U + 1], the user u's rows are offsets[u] to offsets[u + 1].
-        items: int32 [N] local indices. ratings: float32 [N], nan = none. times: int64 [N] Unix seconds.
+        items: int32 [N] local indices. ratings: float32 [N], nan = none; where the events have labels alone and some
+            are not liked, these are the ratings (`PreparedData.told_by`). times: int64 [N] Unix seconds.
         labels: int8 [N], 1 = liked.
     """
 
@@ -97,7 +99,7 @@ class PreparedData:
 
     @cached_property
     def users(self) -> dict[str, list[Any]]:
-        """Attribute → its value by user index: str, list of str, or float; None = missing."""
+        """Attribute → its value by user index: str, list of str, or float by its kind; None = missing."""
         return {name: self._table("users")[name].to_list() for name in self.user_attributes}
 
     @cached_property
@@ -107,7 +109,7 @@ class PreparedData:
 
     @property
     def user_attributes(self) -> dict[str, str]:
-        """Attribute → "categorical", "multi" or "numeric"."""
+        """Attribute → its kind: a key of `contract.KINDS`."""
         return dict(self.info["attributes"]["users"])
 
     @property
@@ -122,11 +124,13 @@ class PreparedData:
 
     @property
     def rows_in_log(self) -> bool:
-        """Whether a row is its user's event number `position` itself.
+        """Whether every row is its user's event number `position` itself.
 
-        If not (a disliked item may be in no log), only what comes before `position` may be read from the log.
+        If not, only what comes before `position` may be read from the log: a disliked item may be in no log, a drawn
+        negative is in none, and where events of the row's own moment are kept out of its history, `position` counts
+        the strictly earlier ones.
         """
-        return self.history_events == "all"
+        return bool(self.info.get("history", {}).get("rows_in_log", self.history_events == "all"))
 
     @cached_property
     def log(self) -> Log:
@@ -145,6 +149,29 @@ class PreparedData:
         if name not in SPLITS:
             raise InputError(f"unknown split {name!r}; known splits: {', '.join(SPLITS)}")
         return self._rows(name)
+
+    @cached_property
+    def told_by(self) -> Literal["ratings", "labels", "being there"]:
+        """How an event of a history tells whether it was liked: by its rating, by its label, or all of them were.
+
+        A label is given and asked for as a rating of 0 or 1, so that a request can tell it too.
+        """
+        events = self._table("interactions")
+        if events["rating"].null_count() < len(events):
+            return "ratings"
+        return "labels" if (events["label"] == 0).any() else "being there"
+
+    @property
+    def like_above(self) -> float:
+        """A rating above it is a like: the rule of dataset.json, or what parts the labels 0 and 1."""
+        above = self.info["like"].get("above")
+        return float(above) if self.told_by == "ratings" and isinstance(above, (int, float)) else 0.5
+
+    @cached_property
+    def timed(self) -> bool:
+        """Whether the events have times; numbers below those of 1995 are places in an order (`history.EARLIEST`)."""
+        latest = self._table("interactions")["timestamp"].max()
+        return isinstance(latest, int) and latest >= EARLIEST
 
     def warm(self, split: Split) -> NDArray[np.bool_]:
         """bool [n]: the row's user and its item both occur in a training row."""
@@ -186,6 +213,8 @@ class PreparedData:
         rows = slice(first + start, first + stop)
         columns = (self.log.items[rows], self.log.ratings[rows], self.log.times[rows])
         lists = [column.tolist() for column in columns]
+        if not self.timed:
+            lists[2] = [None] * len(lists[2])
         # nan, the only value that differs from itself, stands for "no rating".
         return tuple([Event(ids[i], r if r == r else None, t) for i, r, t in zip(*lists, strict=True)])
 
@@ -211,7 +240,8 @@ class PreparedData:
             problem = "an id is in neither users.parquet nor items.parquet; run prepare again"
             raise InputError(f"{self.root / name}.parquet: {problem}") from None
         user, item = (_array(index.to_physical().cast(pl.Int32)) for index in indices)
-        ratings = _array(frame["rating"].fill_null(float("nan")))
+        told = "label" if self.told_by == "labels" else "rating"
+        ratings = _array(frame[told].cast(pl.Float32).fill_null(float("nan")))
         labels, times, positions = (_array(frame[name]) for name in ("label", "timestamp", "position"))
         return Split(user, item, labels, ratings, times, positions)
 

@@ -29,10 +29,11 @@ def reader(name: str) -> Reader:
     """The reader of that name.
 
     Raises:
-        InputError: no such reader; the message lists the known ones.
+        InputError: no such reader; the message lists the known ones, and `table`, which is none of them.
     """
     if name not in known():
-        raise InputError(f"unknown reader {name!r}; known readers: {', '.join(known())}{meant(name, known())}")
+        names = [*known(), "table"]
+        raise InputError(f"unknown reader {name!r}; known readers: {', '.join(names)}{meant(name, names)}")
     return known()[name]
 
 
@@ -57,5 +58,7 @@ def check(name: str, source: Path | None, options: Mapping[str, Any]) -> Reader:
 
 
 def read(name: str, source: Path | None, options: Mapping[str, Any]) -> RawData:
-    """Read the data set. Raises InputError as `check`, or for whatever the reader finds wrong."""
-    return check(name, source, options).read(source, options)
+    """Read the data set of a reader that has `read`. Raises InputError as `check`, or for what it finds wrong."""
+    chosen = check(name, source, options)
+    assert chosen.read is not None
+    return chosen.read(source, options)

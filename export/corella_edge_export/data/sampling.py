@@ -1,16 +1,15 @@
-"""Samples of whole users, held-out requests drawn from the test split, and the JSON form of a request."""
+"""Samples of whole users, candidates of a held-out request, and the JSON form of a request."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corella_edge.request import Event, Request
-from corella_edge_export.data.prepared import PreparedData, Split
+from corella_edge_export.data.prepared import Split
 
 CANDIDATES = 20
 
@@ -25,31 +24,23 @@ def draw_users(split: Split, rows: int, seed: int) -> NDArray[np.int64]:
     return np.sort(users[order[:needed]]).astype(np.int64)
 
 
-def draw_requests(data: PreparedData, count: int, seed: int) -> Iterator[Request]:
-    """Draw `count` test rows (fewer if there are fewer), in time order, each as one request.
+def candidates(item: int, own: NDArray[np.int32], position: int, n_items: int, rng: np.random.Generator) -> list[int]:
+    """Up to CANDIDATES items for a row: its own, then its user's later ones, then drawn ones that are not his.
 
-    A request carries the profile, the whole history before the event, and up to 20 candidates: the row's item
-    and those of the user's later events, oldest first, filled up with random items the user has no event with.
-    Its id is `test-R`, R the row's place in test.parquet.
+    Args:
+        own: the items of all the user's events; the first `position` of them came before the row.
     """
-    rng = np.random.default_rng(seed)
-    split, log = data.split("test"), data.log
-    rows = np.sort(rng.choice(len(split.users), size=min(count, len(split.users)), replace=False))
-    for row in rows.tolist():
-        user, position = int(split.users[row]), int(split.positions[row])
-        own = log.items[log.offsets[user] : log.offsets[user + 1]]
-        items = _candidates(int(split.items[row]), own, position, len(data.item_ids), rng)
-        yield data.request(user, position, items, id=f"test-{row}")
-
-
-def _candidates(item: int, own: NDArray[np.int32], position: int, n_items: int, rng: np.random.Generator) -> list[int]:
     # In data whose histories hold liked items only, a disliked item is not among the user's events.
-    following = list(dict.fromkeys([item, *own[position:].tolist()]))[:CANDIDATES]
-    taken = {item, *own.tolist()}
+    following = {item: None}
+    for later in own[position:]:
+        if len(following) == CANDIDATES:
+            break
+        following[int(later)] = None
+    taken = {item, *np.unique(own).tolist()}
     missing = CANDIDATES - len(following)
     # So many distinct draws hold at least `missing` items that are not taken, if there are any.
     drawn = rng.choice(n_items, size=min(n_items, len(taken) + missing), replace=False).tolist()
-    return following + [item for item in drawn if item not in taken][:missing]
+    return [*following, *[item for item in drawn if item not in taken][:missing]]
 
 
 def request_json(request: Request) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from corella_edge.metrics import (
 from corella_edge.routing.policy import Calibration
 from corella_edge_export.evaluation.fusion import routed
 from corella_edge_export.evaluation.groups import about
-from corella_edge_export.evaluation.scored import Json, Pair, Scored, interval, number
+from corella_edge_export.evaluation.scored import Json, Pair, ScoredRows, interval, number
 
 SHARE = 0.2
 
@@ -41,7 +41,7 @@ def boundary(
     return {**asked, **(_shift(pair.test.part(chosen), draws, seed, bins) if chosen.any() else {"rows": 0})}
 
 
-def _shift(rows: Scored, draws: int, seed: int, bins: int) -> Json:
+def _shift(rows: ScoredRows, draws: int, seed: int, bins: int) -> Json:
     bootstrap = Bootstrap(rows.users, draws, seed)
     flips = (rows.llm >= 0.5) != (rows.crm >= 0.5)
     found = {
@@ -57,7 +57,7 @@ def _shift(rows: Scored, draws: int, seed: int, bins: int) -> Json:
     return {**about(rows), **{name: interval(one.interval()) for name, one in found.items()}, "curves": curves}
 
 
-def curve_difference(rows: Scored, bootstrap: Bootstrap, bins: int = BINS) -> Sampled:
+def curve_difference(rows: ScoredRows, bootstrap: Bootstrap, bins: int = BINS) -> Sampled:
     """Mean over bins k of |e_llm(k) - e_crm(k)|, e(k) being mean score - share of positives in a model's own k-th bin.
 
     Each model's bins are its own equal-mass bins, so bin k holds its k-th lowest scores. Bins stay those of all rows
@@ -68,7 +68,7 @@ def curve_difference(rows: Scored, bootstrap: Bootstrap, bins: int = BINS) -> Sa
     return Sampled(float(_mean_known(np.abs(llm[0] - crm[0]))), _mean_known(np.abs(llm[1] - crm[1])))
 
 
-def _errors(p: Floats, rows: Scored, bootstrap: Bootstrap, bins: int) -> tuple[Floats, Floats]:
+def _errors(p: Floats, rows: ScoredRows, bootstrap: Bootstrap, bins: int) -> tuple[Floats, Floats]:
     """Mean score - share of positives of each bin: of all rows [bins] and under every draw [draws, bins]."""
     score, rate, _ = calibration_curve(p, rows.labels, bins)
     place = mass_bins(p, bins)

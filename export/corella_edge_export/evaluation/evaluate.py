@@ -16,17 +16,19 @@ import numpy.typing as npt
 
 from corella_edge.atomic import resumable_folder, write_file
 from corella_edge.bundle import artefact as bundle
-from corella_edge.routing.fusion import REPLACE, Fusion
+from corella_edge.routing.fusion import REPLACE, Fusion, sigmoid
 from corella_edge.routing.policy import RATIOS
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.data.rowset import RowSet, choose_users, history_needed
 from corella_edge_export.evaluation import plots, tables
+from corella_edge_export.evaluation.baseline import no_learning
 from corella_edge_export.evaluation.boundary import calibration
 from corella_edge_export.evaluation.fusion import routed
 from corella_edge_export.evaluation.groups import about, thirds
-from corella_edge_export.evaluation.scored import METRICS, Json, Judge, Scored, gains, shown
+from corella_edge_export.evaluation.scored import METRICS, Json, Judge, ScoredRows, doubts, gains, shown
 from corella_edge_export.evaluation.scored import number as finite
 from corella_edge_export.evaluation.shares import lines
+from corella_edge_export.evaluation.unknown import unknown
 from corella_edge_runtime.bench.machine import machine, versions
 from corella_edge_runtime.engine import Engine
 
@@ -63,7 +65,8 @@ def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: in
             "fusion": engine.fusion.to_json(),
             "machine": machine(),
             "versions": versions(),
-            "notes": data.info.get("notes", []),
+            "notes": [*data.info.get("notes", []), *doubts(chosen.labels, f"{split} rows")],
+            "unknown": unknown(engine.encoder, chosen),
         }
         result = {**same, **made, **judge(engine, chosen, crm, llm, ratios, progress)}
         write_file(out / "evaluation.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
@@ -89,7 +92,7 @@ def _chunk(engine: Engine, rows: RowSet, start: int, progress: Progress) -> Floa
     """float64 [2, m]: both models' scores of up to CHUNK rows."""
     found: list[tuple[float, float]] = []
     for request in islice(rows.requests(start), CHUNK):
-        scores = engine.rank(replace(request, threshold="ratio:1"))
+        scores = engine.rank(replace(request, threshold="ratio:1"), refuses=False)
         found.append((float(scores.crm[0]), float(scores.llm[0])))
         if len(found) % 50 == 0:
             progress("scoring", start + len(found), len(rows))
@@ -100,10 +103,14 @@ def judge(engine: Engine, rows: RowSet, crm: Floats, llm: Floats, ratios: Sequen
           ) -> Json:  # fmt: skip
     """All figures by group: every row, and seen and unseen users (or warm and cold rows) apart."""
     known, (seen, unseen) = _known(engine, rows)
-    scored = Scored(crm, crm, llm, rows.labels, rows.users.astype(np.int64), known)
+    scored = ScoredRows(crm, crm, llm, rows.labels, rows.users.astype(np.int64), known)
     groups = {"all": np.ones(len(rows), dtype=bool), seen: known, unseen: ~known}
-    made = ((name, scored.part(mask)) for name, mask in groups.items() if mask.any())
-    return {"groups": {name: _group(engine, name, part, ratios, progress) for name, part in made}}
+    plain = no_learning(rows.data.split("train"), rows.split)
+    return {"groups": {
+        name: _group(engine, name, scored.part(mask), None if plain is None else plain[rows.indices][mask], ratios,
+                     progress)
+        for name, mask in groups.items() if mask.any()
+    }}  # fmt: skip
 
 
 def _known(engine: Engine, rows: RowSet) -> tuple[npt.NDArray[np.bool_], tuple[str, str]]:
@@ -112,15 +119,19 @@ def _known(engine: Engine, rows: RowSet) -> tuple[npt.NDArray[np.bool_], tuple[s
     Where histories hold liked events only, users without a training row may still have a history, so there it
     counts that user and item both have training rows.
     """
-    if not rows.data.rows_in_log:
+    if rows.data.history_events != "all":
         return rows.data.warm(rows.split)[rows.indices], ("warm rows", "cold rows")
     index = engine.encoder.schema.vocabularies["user_id"].index_of
     known = np.asarray([rows.data.user_ids[user] in index for user in rows.users.tolist()])
     return known, ("seen users", "unseen users")
 
 
-def _group(engine: Engine, name: str, rows: Scored, ratios: Sequence[float], progress: Progress) -> Json:
-    """Thresholds come from the bundle's calibration (validation rows), so the realised share may differ."""
+def _group(engine: Engine, name: str, rows: ScoredRows, plain: Floats | None, ratios: Sequence[float], progress: Progress
+           ) -> Json:  # fmt: skip
+    """Thresholds come from the bundle's calibration (validation rows), so the realised share may differ.
+
+    `plain` float64 [n] are scores of any scale without learning.
+    """
     judged = Judge(rows)
     found: Json = {**about(rows), "crm": shown(judged(rows.crm))}
     asked, calibrations = [0.0], {"crm": calibration(rows.crm, rows.labels)}
@@ -129,11 +140,21 @@ def _group(engine: Engine, name: str, rows: Scored, ratios: Sequence[float], pro
         found |= {"answered": float(rows.answered.mean()), "llm": shown(llm)}
         found |= {"llm_over_crm": gains(llm, judged(rows.crm)), "thirds": thirds(rows)}
         asked, calibrations["llm"] = [*ratios], calibration(rows.llm_or_crm, rows.labels)
+    if plain is not None:
+        found["no_learning"] = _over_plain(judged, plain, engine.llm is not None)
     found["at"] = []
     for number, ratio in enumerate(asked, 1):
         progress(f"{name}: bootstrap over users", number, len(asked))
         found["at"].append(_at(judged, ratio, engine.calibration.threshold(ratio), engine.fusion))
     return {**found, "calibration": calibrations}
+
+
+def _over_plain(judged: Judge, plain: Floats, asked: bool) -> Json:
+    """AUC of a ranking without learning, and what the models gain over it."""
+    rows, other = judged.rows, judged(sigmoid(plain))
+    models = {"crm": rows.crm, **({"llm": rows.llm_or_crm} if asked else {})}
+    over = {f"{name}_over": gains({"auc": judged(p)["auc"]}, other)["auc"] for name, p in models.items()}
+    return {"auc": shown({"auc": other["auc"]})["auc"], **over}
 
 
 def _at(judged: Judge, ratio: float, nats: float, rule: Fusion) -> Json:
@@ -163,19 +184,42 @@ def markdown(result: Json) -> str:
     """The evaluation as Markdown tables."""
     head = [f"# {result['bundle']} on {result['split']} ({result['rows']:,} rows)", ""]
     head += [f"- {note}" for note in result["notes"]]
-    head += [f"- {tables.ends(result['fusion']['rule'])}; [ ] is the 95 % interval, bootstrap over users.", ""]
+    shares = f"{tables.ends(result['fusion']['rule'])}; " if result["llm"] else ""
+    head += [f"- {shares}[ ] is the 95 % interval, bootstrap over users.", ""]
+    head += [*_unknown(result["unknown"]), ""]
     return "\n".join([*head, *(line for name, group in result["groups"].items() for line in _tables(name, group))])
+
+
+def _unknown(found: Json) -> Iterator[str]:
+    """Rows by field with a value that training has not seen."""
+    yield from [
+        "| field | policy for unknown values | rows with an unknown or missing one | share |",
+        "|---|---|---|---|",
+    ]
+    for name, field in found.items():
+        yield f"| {name} | {field['policy']} | {field['rows']:,} | {field['rate']:.2%} |"
+
+
+def _over_nothing(found: Json, asked: bool) -> str:
+    """What the models gain over a ranking that learns nothing."""
+    gain = f"the CRM gains {tables.figure(found['crm_over'], '+')}"
+    gain += f", the LLM alone {tables.figure(found['llm_over'], '+')}" if asked else ""
+    return f"Like rates of item and user, without learning: AUC {tables.figure(found['auc'])}; {gain}."
 
 
 def _tables(name: str, group: Json) -> Iterator[str]:
     yield f"## {name}: {group['rows']:,} rows of {group['users']:,} users"
     yield ""
-    yield "| ratio | share | AUC | gain over CRM | gain over LLM | log-loss | accuracy | ECE |"
-    yield "|---|---|---|---|---|---|---|---|"
+    asked = "llm" in group
+    gain = {"gain": "gain over CRM", "gain_over_llm": "gain over LLM"} if asked else {}
+    metrics = {"auc": "AUC", "logloss": "log-loss", "accuracy": "accuracy", "ece": "ECE"}
+    yield from tables.table_head("ratio", "share", "AUC", *gain.values(), *list(metrics.values())[1:])
     for row in group["at"]:
-        gain = [tables.figure(row[key], "+") for key in ("gain", "gain_over_llm")]
-        auc, *tail = (tables.figure(row[metric]) for metric in ("auc", "logloss", "accuracy", "ece"))
-        yield f"| {row['ratio']:g} | {row['share']:.4f} | {' | '.join([auc, *gain, *tail])} |"
+        auc, *tail = (tables.figure(row[metric]) for metric in metrics)
+        gains_ = [tables.figure(row[key], "+") for key in gain]
+        yield tables.table_row(f"{row['ratio']:g}", f"{row['share']:.4f}", auc, *gains_, *tail)
+    if "no_learning" in group:
+        yield from ["", _over_nothing(group["no_learning"], asked)]
     yield ""
     if "llm" in group:
         yield from ["AUC of routing by other rules, at random, and by an oracle that knows the labels:", ""]

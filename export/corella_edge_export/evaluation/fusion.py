@@ -6,13 +6,13 @@ import numpy as np
 
 from corella_edge.routing.fusion import RULES, Fusion, fuse, logit, sigmoid
 from corella_edge.routing.measure import is_routed
-from corella_edge_export.evaluation.scored import Floats, Mask, Scored
+from corella_edge_export.evaluation.scored import Floats, Mask, ScoredRows
 
 ENOUGH = 200  # routed validation rows that `stack` wants
 RIDGE = 1e-3  # against nll in nats summed over rows: nothing beside 200 rows, but fits of equal columns stay finite
 
 
-def fusion(rule: str, valid: Scored, threshold: float) -> Fusion:
+def fusion(rule: str, valid: ScoredRows, threshold: float) -> Fusion:
     """The rule, fitted where it needs it on the validation rows that this threshold routes (see `fitting`)."""
     if rule not in RULES:
         raise ValueError(f"rule: {rule} is none of {', '.join(RULES)}")
@@ -24,7 +24,7 @@ def fusion(rule: str, valid: Scored, threshold: float) -> Fusion:
     return Fusion(rule, (intercept, of_crm, of_llm))
 
 
-def fitting(valid: Scored, threshold: float) -> float:
+def fitting(valid: ScoredRows, threshold: float) -> float:
     """The threshold whose routed rows `stack` is fitted on: the given one, or 0 for all with an answer of the LLM.
 
     Rows near the boundary are the ones the fit is for; fewer than `ENOUGH`, or of one class, are too few.
@@ -34,12 +34,12 @@ def fitting(valid: Scored, threshold: float) -> float:
     return 0.0 if few else threshold
 
 
-def routed(rows: Scored, threshold: float) -> Mask:
+def routed(rows: ScoredRows, threshold: float) -> Mask:
     """bool [n]: the rows that are the LLM's at a threshold in nats; those it has no answer for never are."""
     return is_routed(rows.entropies, threshold) & rows.answered
 
 
-def fused(rows: Scored, chosen: Mask, rule: Fusion) -> Floats:
+def fused(rows: ScoredRows, chosen: Mask, rule: Fusion) -> Floats:
     """float64 [n]: the rule's scores on the chosen rows, the CRM's on all others."""
     return fuse(rows.crm, rows.llm, chosen, rule)
 

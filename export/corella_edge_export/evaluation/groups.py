@@ -6,7 +6,7 @@ import numpy as np
 
 from corella_edge.metrics import Ints
 from corella_edge_export.evaluation.fusion import routed
-from corella_edge_export.evaluation.scored import Floats, Json, Judge, Mask, Scored, gains, percents, shown
+from corella_edge_export.evaluation.scored import Floats, Json, Judge, Mask, ScoredRows, gains, percents, shown
 from corella_edge_export.evaluation.shares import Operation
 
 THIRDS = 3
@@ -18,13 +18,13 @@ def confidence_group(entropies: Floats, groups: int = THIRDS) -> Ints:
     return 1 + np.searchsorted(edges, entropies, side="right").astype(np.int64)
 
 
-def thirds(rows: Scored, draws: int = 2000, seed: int = 0) -> list[Json]:
+def thirds(rows: ScoredRows, draws: int = 2000, seed: int = 0) -> list[Json]:
     """The CRM against the LLM in each third by CRM confidence, the paper's group study."""
     group = confidence_group(rows.entropies)
     return [_third(rows.part(group == g), g, draws, seed) for g in range(1, THIRDS + 1) if (group == g).any()]
 
 
-def _third(rows: Scored, group: int, draws: int, seed: int) -> Json:
+def _third(rows: ScoredRows, group: int, draws: int, seed: int) -> Json:
     judge = Judge(rows, draws, seed)
     crm, llm = judge(rows.crm), judge(rows.llm_or_crm)
     entropies = rows.entropies
@@ -34,18 +34,18 @@ def _third(rows: Scored, group: int, draws: int, seed: int) -> Json:
     }  # fmt: skip
 
 
-def about(rows: Scored) -> Json:
+def about(rows: ScoredRows) -> Json:
     """How many rows, users and positives."""
     return {"rows": len(rows), "users": len(np.unique(rows.users)), "positive": float(rows.labels.mean())}
 
 
-def parts(rows: Scored) -> dict[str, Mask]:
+def parts(rows: ScoredRows) -> dict[str, Mask]:
     """All rows, the seen and the unseen ones; those of them that there are."""
     masks = {"all": np.ones(len(rows), dtype=bool), "seen": rows.seen, "unseen": ~rows.seen}
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
-def by_user(rows: Scored, how: Operation, draws: int = 2000, seed: int = 0, whole: Judge | None = None) -> Json:
+def by_user(rows: ScoredRows, how: Operation, draws: int = 2000, seed: int = 0, whole: Judge | None = None) -> Json:
     """Every model and the routed system on all rows, on seen and on unseen ones."""
     final, chosen = how.scores(rows), routed(rows, how.threshold)
     found: Json = {}

@@ -14,6 +14,7 @@ from corella_edge.metrics import (
     Bootstrap,
     Interval,
     Sampled,
+    auc_error,
     ece,
     quality,
     row_hit,
@@ -30,12 +31,13 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Json = dict[str, Any]
 
+WIDE = 0.02  # half an interval of 95 % of an AUC, from which differences between models are hard to tell
 METRICS = ("auc", "logloss", "accuracy", "ece", "uauc")
 Figures = dict[str, Sampled]
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredRows:
     """Rows of one split: probabilities float64 [n] of three models, labels, owners.
 
     Attributes:
@@ -78,23 +80,23 @@ class Scored:
         """float64 [n], nats: what routing looks at."""
         return entropy(self.crm)
 
-    def part(self, mask: Mask) -> Scored:
+    def part(self, mask: Mask) -> ScoredRows:
         """The rows of a mask."""
-        return Scored(*(getattr(self, field.name)[mask] for field in fields(self)))
+        return ScoredRows(*(getattr(self, field.name)[mask] for field in fields(self)))
 
 
 @dataclass(frozen=True)
 class Pair:
     """One trained variant's scores: thresholds and fits come from `valid`, figures from `test`."""
 
-    valid: Scored
-    test: Scored
+    valid: ScoredRows
+    test: ScoredRows
 
 
 class Judge:
     """All metrics of probabilities on fixed rows under the same draws of users; the same scores are judged once."""
 
-    def __init__(self, rows: Scored, draws: int = 2000, seed: int = 0) -> None:
+    def __init__(self, rows: ScoredRows, draws: int = 2000, seed: int = 0) -> None:
         self.rows = rows
         self.bootstrap = Bootstrap(rows.users, draws, seed)
         self._known: dict[bytes, Figures] = {}
@@ -147,3 +149,14 @@ def interval(found: Interval) -> Json:
 def number(value: float) -> float | None:
     """A finite number, or null."""
     return float(value) if math.isfinite(value) else None
+
+
+def doubts(labels: npt.NDArray[np.int8], what: str) -> list[str]:
+    """What to know of figures over so few rows: nothing, or one sentence. `what` names them, such as "test rows"."""
+    rows, liked = len(labels), int(np.sum(labels > 0))
+    if liked in (0, rows):
+        return [f"{rows:,} {what}, {'all' if liked else 'none'} of them liked: there is no AUC"]
+    half = 1.96 * auc_error(liked, rows - liked)
+    if half <= WIDE:
+        return []
+    return [f"{rows:,} {what} ({liked:,} liked): intervals are wide, an AUC of 0.75 is known to ± {half:.2f} at best"]

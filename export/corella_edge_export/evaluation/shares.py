@@ -18,7 +18,7 @@ from corella_edge_export.evaluation.scored import (
     Judge,
     Mask,
     Pair,
-    Scored,
+    ScoredRows,
     gains,
     number,
     percents,
@@ -59,7 +59,7 @@ def compared(figures: Figures, judge: Judge) -> Json:
     return {**shown(figures), "over_crm": gains(figures, crm), "over_base": gains(figures, base)}
 
 
-def replaced(rows: Scored, chosen: Mask) -> Floats:
+def replaced(rows: ScoredRows, chosen: Mask) -> Floats:
     """float64 [n]: the LLM's scores on the chosen rows."""
     return fused(rows, chosen, REPLACE)
 
@@ -80,14 +80,14 @@ def _moved(one: Sampled, value: float) -> Sampled:
     return Sampled(value, one.draws + (value - one.value))
 
 
-def hardest(rows: Scored, count: int) -> Mask:
+def hardest(rows: ScoredRows, count: int) -> Mask:
     """bool [n]: the `count` rows that gain most log-loss from the LLM, labels known (the oracle's choice)."""
     gain = row_loss(rows.crm, rows.labels) - row_loss(rows.llm_or_crm, rows.labels)
     order = np.argsort(np.where(rows.answered, -gain, np.inf), kind="stable")
     return _mask(rows, order[:count])
 
 
-def _mask(rows: Scored, chosen: Ints) -> Mask:
+def _mask(rows: ScoredRows, chosen: Ints) -> Mask:
     mask = np.zeros(len(rows), dtype=bool)
     mask[chosen] = True
     return mask
@@ -102,11 +102,11 @@ class Operation:
     ratio: float
     valid_auc: float
 
-    def scores(self, rows: Scored) -> Floats:
+    def scores(self, rows: ScoredRows) -> Floats:
         """Final probabilities float64 [n]."""
         return fused(rows, routed(rows, self.threshold), self.fusion)
 
-    def about(self, rows: Scored) -> Json:
+    def about(self, rows: ScoredRows) -> Json:
         """The choice, and the share of rows it routes."""
         weights = self.fusion.weights
         return {
@@ -116,7 +116,7 @@ class Operation:
         }  # fmt: skip
 
 
-def operation(valid: Scored, ratios: Sequence[float] = CANDIDATES, rules: Sequence[str] = RULES) -> Operation:
+def operation(valid: ScoredRows, ratios: Sequence[float] = CANDIDATES, rules: Sequence[str] = RULES) -> Operation:
     """The highest validation AUC of all rules and ratios; of equal ones the first.
 
     `stack` is judged on the rows that fitted it: three weights on thousands of rows gain nothing by that.
@@ -124,7 +124,7 @@ def operation(valid: Scored, ratios: Sequence[float] = CANDIDATES, rules: Sequen
     return max(_operations(valid, ratios, rules), key=lambda found: found.valid_auc)
 
 
-def _operations(valid: Scored, ratios: Sequence[float], rules: Sequence[str]) -> Iterator[Operation]:
+def _operations(valid: ScoredRows, ratios: Sequence[float], rules: Sequence[str]) -> Iterator[Operation]:
     calibration = Calibration.fit(valid.entropies)
     for ratio in ratios:
         threshold = calibration.threshold(ratio)

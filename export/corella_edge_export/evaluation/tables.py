@@ -17,10 +17,12 @@ SHIFTS = {
 }  # fmt: skip
 
 
-def markdown(result: Json, ablation: Sequence[Json] = ()) -> str:
-    """All tables of an analysis, or of `combine`'s."""
+def markdown(result: Json, ablation: Sequence[Json] = (), notes: Sequence[str] = ()) -> str:
+    """All tables of an analysis, or of `combine`'s, below what is to be known of the data and the runs."""
     parts = sections(result, ablation)
-    return "\n".join([*_head(result), *(line for title, rows in parts for line in (f"## {title}", "", *rows, ""))])
+    return "\n".join(
+        [*_head(result, notes), *(line for title, rows in parts for line in (f"## {title}", "", *rows, ""))]
+    )
 
 
 def sections(result: Json, ablation: Sequence[Json] = ()) -> list[tuple[str, Iterator[str]]]:
@@ -38,10 +40,11 @@ def sections(result: Json, ablation: Sequence[Json] = ()) -> list[tuple[str, Ite
     ]
 
 
-def _head(result: Json) -> Iterator[str]:
+def _head(result: Json, notes: Sequence[str]) -> Iterator[str]:
     test = result["test"]
     yield f"# {result['name']}: {count(test['rows'])} test rows of {count(test['users'])} users"
     yield ""
+    yield from (f"- {note}" for note in notes)
     yield from reading(result)
     yield ""
 

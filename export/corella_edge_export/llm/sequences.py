@@ -1,9 +1,9 @@
 """Users' logs → token sequences with several answered questions each, the training form of the prompt.
 
 One sequence is one prompt prefix: its tokens are exactly what `PromptEncoder` gives at serving time, and every
-question in it may be a target, so one forward pass yields as many scores as there are questions. Where a log holds
-liked events only, or its lines are worded otherwise, a target is no line of it: its question is a branch, which sees
-the lines before its position.
+question in it may be a target, so one forward pass yields as many scores as there are questions. Where rows are no
+events of the log (`PreparedData.rows_in_log`), or its lines are worded otherwise, a target is no line of it: its
+question is a branch, which sees the lines before its position.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class SequenceBuilder:
         return self._straight(user, start, dict(targets), split, spelling)
 
     def _branching(self, user: int, start: int, targets: Targets, split: Split, spelling: Spelling | None) -> Sequence:
-        """The liked events before the last target, then a branch for every target."""
+        """The events before the last target, then a branch for every target."""
         ids = self.encoder.header(self.profile(user))
         ends = [len(ids)]
         for position in range(start, targets[-1][0]):

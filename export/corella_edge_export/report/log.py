@@ -28,7 +28,7 @@ GREATEST = 2**53
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class StageLog:
     """One stage's lines in the order they were written; `kept` is the evaluation whose weights were kept."""
 
     name: str
@@ -52,13 +52,13 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
+class RunLog:
     """A run's settings and the stages that were begun."""
 
     recipe: dict[str, Any]
     data: str
     versions: dict[str, Any]
-    stages: tuple[Stage, ...]
+    stages: tuple[StageLog, ...]
     finished: bool
 
     @property
@@ -66,7 +66,7 @@ class Log:
         return str(self.recipe.get("name", "without a name"))
 
 
-def read(folder: Path) -> Log:
+def read(folder: Path) -> RunLog:
     """The run in `folder`, finished or not.
 
     Raises:
@@ -85,7 +85,7 @@ def read(folder: Path) -> Log:
     recipe, versions = (about.get(key) or {} for key in ("recipe", "versions"))
     if not isinstance(recipe, dict) or not isinstance(versions, dict):
         raise InputError(f"{folder / 'run.json'}: recipe and versions must be objects")
-    return Log(recipe, str(about.get("data", "")), versions, stages, done)
+    return RunLog(recipe, str(about.get("data", "")), versions, stages, done)
 
 
 def number(line: Line, key: str) -> float:
@@ -94,11 +94,11 @@ def number(line: Line, key: str) -> float:
     return float(value) if value is not None and math.isfinite(value) else math.nan
 
 
-def _stage(folder: Path, name: str, best: Any, finished: bool) -> Stage:
+def _stage(folder: Path, name: str, best: Any, finished: bool) -> StageLog:
     lines = list(_lines(folder / name / metrics_log.NAME))
     valid = tuple(line for line in lines if line["kind"] == "valid")
     train = tuple(line for line in lines if line["kind"] == "train")
-    return Stage(name, train, valid, _kept(valid, best), finished)
+    return StageLog(name, train, valid, _kept(valid, best), finished)
 
 
 def _kept(valid: tuple[Line, ...], best: Any) -> Line | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from corella_edge import atomic
 from corella_edge_export.report import log, plots
-from corella_edge_export.report.log import METRICS, MODELS, Log, Stage
+from corella_edge_export.report.log import METRICS, MODELS, RunLog, StageLog
 
 FILE = "report.html"
 NONE = "–"  # noqa: RUF001
@@ -65,7 +65,7 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def page(run: Log) -> str:
+def page(run: RunLog) -> str:
     """The whole file."""
     title = f"Training report: {escape(run.name)}"
     pairs = pair_names(run.recipe)
@@ -102,7 +102,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _head(run: Log) -> Iterator[str]:
+def _head(run: RunLog) -> Iterator[str]:
     open_stages = ", ".join(stage.name for stage in run.stages if not stage.finished)
     facts = {
         "Recipe": run.name,
@@ -121,7 +121,7 @@ def _many(count: int, name: str) -> str:
     return f"{count} {name}" + ("" if count == 1 else "s")
 
 
-def _stages(run: Log) -> Iterator[str]:
+def _stages(run: RunLog) -> Iterator[str]:
     """Each stage's totals and the figures of the evaluation that was kept, per model where both have some."""
     kept = [stage.kept or {} for stage in run.stages]
     shown = [name for name in METRICS if any(f"{prefix}{name}" in line for line in kept for prefix in MODELS)]
@@ -148,7 +148,7 @@ def _row(name: str, cells: list[str], kind: str = "") -> str:
     return f'<tr{mark}><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
-def _figure(stage: Stage, key: str) -> str:
+def _figure(stage: StageLog, key: str) -> str:
     """Empty for what the stage does not measure; a dash for what could not be measured."""
     if stage.kept is None or key not in stage.kept:
         return ""
@@ -156,7 +156,7 @@ def _figure(stage: Stage, key: str) -> str:
     return NONE if math.isnan(value) else f"{value:.{2 if key == 'perplexity' else 4}f}"
 
 
-def _section(stage: Stage, pairs: list[str]) -> Iterator[str]:
+def _section(stage: StageLog, pairs: list[str]) -> Iterator[str]:
     state = "" if stage.finished else " This stage is unfinished."
     lines = f"{_many(len(stage.train), 'training line')}, {_many(len(stage.valid), 'evaluation')}."
     yield f'<section aria-labelledby="{stage.name}">\n<h2 id="{stage.name}">{stage.title}</h2>'

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from corella_edge_export.report.log import LOSSES, MODELS, Line, Stage, number
+from corella_edge_export.report.log import LOSSES, MODELS, Line, StageLog, number
 from corella_edge_export.training.stage import named
 
 if TYPE_CHECKING:
@@ -62,14 +62,14 @@ class Series:
         return cls(label, colour, tuple(point for point in points if not math.isnan(point[1])))
 
 
-def plots(stage: Stage, pairs: Sequence[str]) -> Iterator[Plot]:
+def plots(stage: StageLog, pairs: Sequence[str]) -> Iterator[Plot]:
     """What the stage's lines allow to draw; `pairs` are the names of the aligned pairs, if known."""
     plain = (losses, parts, quality, perplexity)
     made = (*(draw(stage) for draw in plain), distance(stage, pairs), calibration(stage))
     yield from (plot for plot in made if plot is not None)
 
 
-def losses(stage: Stage) -> Plot | None:
+def losses(stage: StageLog) -> Plot | None:
     """The training loss, raw and smoothed."""
     series = Series.of("smoothed", _colour(stage), stage.train, "loss")
     if not series.points:
@@ -87,7 +87,7 @@ def losses(stage: Stage) -> Plot | None:
     return Plot(_svg(f"{stage.name}-loss", label, draw), label, caption)
 
 
-def parts(stage: Stage) -> Plot | None:
+def parts(stage: StageLog) -> Plot | None:
     """The summands of the joint loss, smoothed."""
     colours = {"crm_loss": CRM, "llm_loss": LLM, "align_loss": "#1b7f5c"}
     found = [Series.of(LOSSES[key], colour, stage.train, key) for key, colour in colours.items()]
@@ -112,7 +112,7 @@ def parts(stage: Stage) -> Plot | None:
     return Plot(_svg(f"{stage.name}-parts", label, draw), label, "Parts of the loss, smoothed.")
 
 
-def quality(stage: Stage) -> Plot | None:
+def quality(stage: StageLog) -> Plot | None:
     """Validation AUC; of both models where the log has both."""
     made = {prefix: Series.of(MODELS[prefix] or "AUC", _colour(stage) if not prefix else COLOURS[prefix],
                               stage.valid, f"{prefix}auc") for prefix in MODELS}  # fmt: skip
@@ -132,7 +132,7 @@ def quality(stage: Stage) -> Plot | None:
     return Plot(_svg(f"{stage.name}-auc", label, draw), label, f"Validation AUC. {_kept_note(stage)}")
 
 
-def perplexity(stage: Stage) -> Plot | None:
+def perplexity(stage: StageLog) -> Plot | None:
     """Validation perplexity of a language model."""
     series = Series.of("perplexity", _colour(stage), stage.valid, "perplexity")
     if not series.points:
@@ -147,7 +147,7 @@ def perplexity(stage: Stage) -> Plot | None:
     return Plot(_svg(f"{stage.name}-perplexity", label, draw), label, f"Validation perplexity. {_kept_note(stage)}")
 
 
-def distance(stage: Stage, pairs: Sequence[str]) -> Plot | None:
+def distance(stage: StageLog, pairs: Sequence[str]) -> Plot | None:
     """Mean alignment distance of each pair: training lines smoothed, evaluations as points."""
     trained, judged = (_distances(lines, pairs) for lines in (stage.train, stage.valid))
     if not trained and not judged:
@@ -169,7 +169,7 @@ def distance(stage: Stage, pairs: Sequence[str]) -> Plot | None:
     return Plot(_svg(f"{stage.name}-distance", label, draw), label, caption)
 
 
-def calibration(stage: Stage) -> Plot | None:
+def calibration(stage: StageLog) -> Plot | None:
     """Observed against predicted rates of the kept evaluation, all models in one plot."""
     line = stage.kept or {}
     found = {prefix: _bins(line.get(f"{prefix}calibration") or []) for prefix in MODELS}
@@ -225,7 +225,7 @@ def _bins(rows: Sequence[Sequence[float | None]]) -> list[tuple[float, float, fl
             and all(map(math.isfinite, (p, rate, n)))]  # fmt: skip
 
 
-def _colour(stage: Stage) -> str:
+def _colour(stage: StageLog) -> str:
     models = named(stage.name).trains
     return BOTH if len(models) > 1 else CRM if models == ("crm",) else LLM
 
@@ -244,7 +244,7 @@ def _thin_note(series: Series) -> str:
     return f"Grey: {drawn}; coloured: smoothed."
 
 
-def _kept_note(stage: Stage) -> str:
+def _kept_note(stage: StageLog) -> str:
     return f"The ring marks what was kept: step {stage.kept['step']:,}." if stage.kept else ""
 
 
@@ -270,7 +270,7 @@ def _line(axes: Axes, series: Series, points: Sequence[tuple[float, float]], mar
               marker=marker or _marker(drawn), markersize=3.5)  # fmt: skip
 
 
-def _mark(axes: Axes, stage: Stage, key: str) -> None:
+def _mark(axes: Axes, stage: StageLog, key: str) -> None:
     """A ring around the kept evaluation."""
     if stage.kept is not None and not math.isnan(number(stage.kept, key)):
         x, y = stage.kept["step"], number(stage.kept, key)

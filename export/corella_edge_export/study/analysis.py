@@ -12,7 +12,7 @@ from corella_edge.routing.policy import RATIOS, Calibration
 from corella_edge_export.evaluation.boundary import SHARE, boundary, calibration
 from corella_edge_export.evaluation.fusion import routed
 from corella_edge_export.evaluation.groups import about, by_user, parts, thirds
-from corella_edge_export.evaluation.scored import Figures, Floats, Json, Judge, Pair, Scored, gains, percents, shown
+from corella_edge_export.evaluation.scored import Figures, Floats, Json, Judge, Pair, ScoredRows, gains, percents, shown
 from corella_edge_export.evaluation.shares import CANDIDATES, curve, operating_point, operation, replaced
 
 DRAWS = 2000
@@ -122,7 +122,7 @@ def _beside(found: Figures, full: Figures, base: Figures) -> Json:
     return {**shown(found), "over_full": gains(found, full), "over_base": gains(found, base)}
 
 
-def _same_rows(rows: Mapping[str, Pair]) -> Scored:
+def _same_rows(rows: Mapping[str, Pair]) -> ScoredRows:
     if not rows:
         raise ValueError("an ablation needs a variant, the full system first")
     first, *others = (pair.test for pair in rows.values())

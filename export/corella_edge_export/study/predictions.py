@@ -14,7 +14,7 @@ from accelerate import PartialState
 from corella_edge import atomic
 from corella_edge_export.data.prepared import Split
 from corella_edge_export.data.sampling import draw_users
-from corella_edge_export.evaluation.scored import Floats, Mask, Pair, Scored
+from corella_edge_export.evaluation.scored import Floats, Mask, Pair, ScoredRows
 from corella_edge_export.training.run import Run
 from corella_edge_export.training.stages import Stages
 from corella_edge_export.training.tasks import crm as train_crm
@@ -37,11 +37,11 @@ class Predictions:
         users = draw_users(valid, valid_rows, self.run.recipe.llm.seed)
         return Pair(self._scored("valid", np.isin(valid.users, users)), self._scored("test", None))
 
-    def _scored(self, name: str, mask: Mask | None) -> Scored:
+    def _scored(self, name: str, mask: Mask | None) -> ScoredRows:
         split = self.run.data.split(name)
         rows = np.arange(len(split.users)) if mask is None else np.flatnonzero(mask)
-        warm = self.run.data.warm(split) if not self.run.data.rows_in_log else self._seen(split)
-        return Scored(
+        warm = self._seen(split) if self.run.data.history_events == "all" else self.run.data.warm(split)
+        return ScoredRows(
             base=self._kept(name, "base", rows, lambda: self._crm(self.base, "crm", name)),
             crm=self._kept(name, "crm", rows, lambda: self._crm(self.run, None, name)),
             llm=self._kept(name, "llm", rows, lambda: self._llm(split, rows)),

@@ -14,13 +14,13 @@ from corella_edge import atomic
 from corella_edge.errors import InputError
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.evaluation import plots, tables
+from corella_edge_export.evaluation.baseline import smoothed_rates
 from corella_edge_export.evaluation.boundary import boundary
 from corella_edge_export.evaluation.scored import Json, Pair
 from corella_edge_export.llm import model as llm
 from corella_edge_export.recipe import Recipe, table_of
 from corella_edge_export.report import report_if_possible
 from corella_edge_export.study.analysis import DRAWS, ablation, against, analyse, by_variant, combine, combine_ablations
-from corella_edge_export.study.baseline import smoothed_rates
 from corella_edge_export.study.predictions import Predictions, folder_of
 from corella_edge_export.training import stages
 from corella_edge_export.training.checks import check
@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class StudySettings:
     """What the user chose for one study.
 
     Attributes:
@@ -72,7 +72,9 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
     return found
 
 
-def study(recipe: Recipe, data: PreparedData, out: Path, settings: Settings, say: Say, quiet: bool = False) -> Json:
+def study(
+    recipe: Recipe, data: PreparedData, out: Path, settings: StudySettings, say: Say, quiet: bool = False
+) -> Json:
     """Train (or go on), score and judge; writes `out`/study.json, study.md and one SVG a plot.
 
     Raises:
@@ -101,7 +103,7 @@ def _check(recipe: Recipe, seeds: Sequence[int]) -> None:
 
 
 def _seed(
-    chosen: dict[str, Recipe], seed: int, data: PreparedData, out: Path, settings: Settings, say: Say, quiet: bool
+    chosen: dict[str, Recipe], seed: int, data: PreparedData, out: Path, settings: StudySettings, say: Say, quiet: bool
 ) -> tuple[Json, list[Json]]:
     """(analysis of the full system, ablation table) of one training seed."""
     pairs: dict[str, Pair] = {}
@@ -127,7 +129,7 @@ def _seed(
     return analysis, ablation(pairs, settings.draws)
 
 
-def _together(found: Sequence[tuple[Json, list[Json]]], settings: Settings) -> Json:
+def _together(found: Sequence[tuple[Json, list[Json]]], settings: StudySettings) -> Json:
     by_seed = {str(seed): analysis for seed, (analysis, _) in zip(settings.seeds, found, strict=True)}
     return {
         "analysis": combine(by_seed),
@@ -137,7 +139,7 @@ def _together(found: Sequence[tuple[Json, list[Json]]], settings: Settings) -> J
     }
 
 
-def _about(recipe: Recipe, data: PreparedData, settings: Settings) -> Json:
+def _about(recipe: Recipe, data: PreparedData, settings: StudySettings) -> Json:
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     table = table_of(recipe)
     table["llm"]["path"] = Path(recipe.llm.path).name  # folders are the machine's own business
@@ -161,12 +163,14 @@ def shared_by_seeds(recipe: Recipe) -> list[str]:
 
 def _parts(data: PreparedData) -> list[str]:
     """What seen and unseen mean, where it is not the user alone."""
-    if data.rows_in_log:
+    if data.history_events == "all":
         return []
     return ["Seen rows are warm ones: their user and their item both have training rows. All others are unseen."]
 
 
 def _write(out: Path, result: Json) -> None:
     atomic.write_file(out / "study.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
-    atomic.write_file(out / "study.md", tables.markdown(result["analysis"], result["ablation"]).encode())
+    atomic.write_file(
+        out / "study.md", tables.markdown(result["analysis"], result["ablation"], result["notes"]).encode()
+    )
     plots.write(result["analysis"], out)

@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge_export.crm.fitted.schema import MEAN_RATING, check_features, rated
@@ -32,6 +34,7 @@ def check(recipe: Recipe, data: PreparedData) -> str:
     if checkpoint:
         llm.checkpoint_config(Path(recipe.llm.path))  # at once; to look at the weights takes longer than all the rest
     check_attributes(recipe, data)
+    check_rule(recipe, data)
     check_rows(recipe, data)
     loaded = llm.check_checkpoint(recipe.llm) if checkpoint else ""
     check_pairs(recipe)
@@ -63,6 +66,19 @@ def _no_user_attribute(data: PreparedData, name: str, known: Sequence[str]) -> s
         f"{data.root} has no attribute {name!r} of a user, only {', '.join(known)}; "
         f'set `profile = {{}}` under [prompt], or `{name} = ""` under [prompt.profile] to leave out this one'
     )
+
+
+def check_rule(recipe: Recipe, data: PreparedData) -> None:
+    """Raises InputError if the prompt's history would answer events otherwise than their labels do."""
+    log, known = data.log, ~np.isnan(data.log.ratings)
+    ratings, liked = log.ratings[known], log.labels[known] == 1
+    wrong = (ratings > recipe.prompt.like_above) != liked
+    if wrong.any() and ((ratings > data.like_above) == liked).all():
+        raise InputError(
+            f"recipe {recipe.name}, prompt.like_above: {recipe.prompt.like_above:g} answers {wrong.mean():.0%} of the "
+            f"events otherwise than their labels, which go by a rating above {data.like_above:g}; set `like_above = "
+            f"{data.like_above:g}` under [prompt]"
+        )
 
 
 def check_pairs(recipe: Recipe) -> None:

@@ -46,14 +46,15 @@ from corella_edge_export.training import checkpoint
 from corella_edge_export.training.align import Alignment, pairs_for
 from corella_edge_export.training.stage import STAGES, last_of, named
 from corella_edge_export.training.tasks import text as plain_text
-from corella_edge_export.training.tasks.llm import Reader, trained_tensors
+from corella_edge_export.training.tasks.llm import LlmReader, trained_tensors
 
 TOKENIZER_USERS = 2000
 # Keys that recipes have got since runs were first kept, with their defaults: one that has its default is none.
 LATER: dict[str, Any] = {
     "kind": "dcnv2", "item_quality": False, "item_text": [], "item_vectors": 0, "user_level": False,
     "user_leaning": False, "history_pace": False, "embedding_std": 0.05, "members": 1, "fusion": "replace",
-    "blocks": 0, "item_number": asdict(NumberRecipe()),
+    "blocks": 0, "item_number": asdict(NumberRecipe()), "text_words": 32, "text_buckets": 4096, "sequence_length": 16,
+    "unknown": {},
 }  # fmt: skip
 
 
@@ -103,7 +104,7 @@ class Run:
         try:
             return bundle.read_schema(self.folder)
         except BundleError as error:
-            raise InputError(f"{self.folder}: {error}; remove {path}, the same command then fits it anew") from None
+            raise InputError(f"{self.folder}: {error}; remove {path}, the same command then fits it again") from None
 
     def _fitted(self) -> tuple[Schema, Catalog]:
         features = self.recipe.crm.features
@@ -180,8 +181,11 @@ class Run:
         ratings: list[float | None] = np.unique(rows.ratings[~np.isnan(rows.ratings)]).tolist()
         if not self.data.rows_in_log:
             log = self.data.log
-            histories = {*zip((log.offsets[rows.users]).tolist(), rows.positions.tolist(), strict=True)}
-            items = sorted({*items, *(i for start, n in histories for i in log.items[start : start + n].tolist())})
+            seen = np.zeros(len(log.offsets) - 1, np.int64)
+            np.maximum.at(seen, rows.users, rows.positions)
+            place = np.arange(len(log.items)) - np.repeat(log.offsets[:-1], np.diff(log.offsets))
+            before = place < np.repeat(seen, np.diff(log.offsets))  # what some training row has in its history
+            items = np.union1d(rows.items, log.items[before]).tolist()
         return tokenizer.whole_texts(self.recipe.prompt, catalog, items, ratings or [None])
 
     def llm_config(self) -> Any:
@@ -207,10 +211,10 @@ class Run:
         _, catalog = self.fit_inputs()
         return SequenceBuilder(self.data, self.prompt_encoder(catalog))
 
-    def reader(self, model: Any, builder: SequenceBuilder, precision: str = "") -> Reader:
+    def reader(self, model: Any, builder: SequenceBuilder, precision: str = "") -> LlmReader:
         """The model with the answers it is asked for, in the recipe's precision or the given one."""
         tokens = builder.encoder.tokens
-        return Reader(model, (tokens.no, tokens.yes), precision or self.recipe.llm.precision)
+        return LlmReader(model, (tokens.no, tokens.yes), precision or self.recipe.llm.precision)
 
     def new_alignment(self, crm: CrmModel, model: Any) -> Alignment:
         """The projections of the joint stage before training."""

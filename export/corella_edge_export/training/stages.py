@@ -180,7 +180,7 @@ def _copy(source: Path, folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         why = error.args[0][0][2] if isinstance(error, shutil.Error) else error
         raise InputError(
-            f"{folder}: cannot be copied from {source}: {why}; make room there, or train it anew without the other run"
+            f"{folder}: cannot be copied from {source}: {why}; make room there, or train without the other run"
         ) from error
 
 

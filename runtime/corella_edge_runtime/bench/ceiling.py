@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 from corella_edge.request import Request
 from corella_edge_runtime.bench.measure import latency
@@ -14,21 +14,12 @@ from corella_edge_runtime.llm.asking import Llm
 from corella_edge_runtime.llm.contract.messages import Prompt
 
 
-@dataclass(frozen=True, slots=True)
-class Ceiling:
-    """Median milliseconds of one bare session run, and the LLM's tokens a second over whole prompts."""
-
-    crm_ms: float
-    crm_candidates: int
-    llm_tokens_per_s: float | None
-    llm_prompt_tokens: float | None
-
-
-def ceiling(engine: Engine, requests: Sequence[Request], seconds: float = 3.0) -> Ceiling:
-    """Measure both on the given requests, about `seconds` each."""
+def ceiling(engine: Engine, requests: Sequence[Request], seconds: float = 3.0) -> dict[str, Any]:
+    """Both, measured on the given requests, about `seconds` each: median milliseconds of one bare session run, and the
+    LLM's tokens a second over whole prompts."""
     crm, count = crm_run(engine, requests[0], seconds)
     speed, length = (None, None) if engine.llm is None else reading(engine.llm, requests, seconds)
-    return Ceiling(crm, count, speed, length)
+    return {"crm_ms": crm, "crm_candidates": count, "llm_tokens_per_s": speed, "llm_prompt_tokens": length}
 
 
 def crm_run(engine: Engine, request: Request, seconds: float, runs: int = 300) -> tuple[float, int]:

@@ -29,26 +29,21 @@ class Timed:
     new_user: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When to stop: passes over the requests, or seconds, whichever comes first (whole rounds only)."""
-
-    repeat: int = 1
-    seconds: float = 120.0
-
-
 def measure(
-    rank: Rank, stats: Stats, requests: Sequence[Request], ratios: Sequence[float], limits: Limits, seed: int,
-    progress: Progress,
+    rank: Rank, stats: Stats, requests: Sequence[Request], ratios: Sequence[float], repeat: int, limit: float,
+    seed: int, progress: Progress,
 ) -> list[Timed]:  # fmt: skip
-    """A round puts one request to every ratio, in random order; neighbours in time are of different users."""
+    """A round puts one request to every ratio, in random order; neighbours in time are of different users.
+
+    It ends after `repeat` passes over the requests, or with the round in which `limit` seconds are over.
+    """
     rng = np.random.default_rng([seed, 3])
     plan = [[replace(request, threshold=as_threshold(ratio)) for request in requests] for ratio in ratios]
     stride = max(1, len(requests) // len(ratios))
-    rounds = len(requests) * limits.repeat
+    rounds = len(requests) * repeat
     timed: list[Timed] = []
     before: object = None
-    end = time.perf_counter() + limits.seconds
+    end = time.perf_counter() + limit
     for step in range(rounds):
         for ratio in rng.permutation(len(ratios)).tolist():
             place = (step + ratio * stride) % len(requests)

@@ -16,7 +16,7 @@ from corella_edge.metrics import Bootstrap, sampled_auc
 from corella_edge.request import Request
 from corella_edge_runtime.bench import machine, quality, traffic
 from corella_edge_runtime.bench.ceiling import ceiling
-from corella_edge_runtime.bench.measure import Limits, Progress, Timed, as_threshold, latency, measure, warm_up
+from corella_edge_runtime.bench.measure import Progress, Timed, as_threshold, latency, measure, warm_up
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.machine.threads import llm_default
 
@@ -25,7 +25,7 @@ DRAWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class BenchSettings:
     """What to measure. `candidates` is for requests made from the sample; those of a file stay as they are."""
 
     ratios: tuple[float, ...]
@@ -40,7 +40,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Workload:
     """Requests to time, and labelled rows with their users."""
 
     requests: list[Request]
@@ -48,7 +48,7 @@ class Plan:
     users: list[str]
 
 
-def plan(engine: Engine, rows: Sequence[Traffic], own: bool, settings: Settings) -> Plan:
+def workload(engine: Engine, rows: Sequence[Traffic], own: bool, settings: BenchSettings) -> Workload:
     """Choose and build the traffic; `own` says that the rows are the bundle's sample."""
     catalog, seed = engine.encoder.catalog, settings.seed
     if own:
@@ -60,23 +60,25 @@ def plan(engine: Engine, rows: Sequence[Traffic], own: bool, settings: Settings)
     keys = traffic.user_keys(rows)
     known = [i for i in range(len(rows)) if any(label is not None for label in rows[i].labels)]
     order = traffic.grouped([rows[i] for i in known], settings.max_labelled, seed)
-    return Plan(requests, [rows[known[i]] for i in order], [keys[known[i]] for i in order])
+    return Workload(requests, [rows[known[i]] for i in order], [keys[known[i]] for i in order])
 
 
-def run(engine: Engine, file: TextFile | None, settings: Settings, progress: Progress) -> dict[str, Any]:
+def run(engine: Engine, file: TextFile | None, settings: BenchSettings, progress: Progress) -> dict[str, Any]:
     """The whole measurement as JSON-ready values.
 
     Raises:
         InputError, BundleError: the traffic cannot be used.
     """
-    work = plan(engine, traffic.read(engine.bundle, file), file is None, settings)
+    work = workload(engine, traffic.read(engine.bundle, file), file is None, settings)
     head = _head(engine, file, settings, work)
     engine.warm_up()
     warm_up(engine.rank, work.requests, settings.ratios)
-    floor = asdict(ceiling(engine, work.requests))
+    floor = ceiling(engine, work.requests)
     before = machine.ticks()
-    limits = Limits(settings.repeat, settings.seconds)
-    timed = measure(engine.rank, engine.stats, work.requests, settings.ratios, limits, settings.seed, progress)
+    timed = measure(
+        engine.rank, engine.stats, work.requests, settings.ratios, settings.repeat, settings.seconds, settings.seed,
+        progress,
+    )  # fmt: skip
     head["disturbance"] = machine.disturbance(before, machine.ticks())
     data = quality.score(engine.rank, work.labelled, work.users, progress, engine.fusion)
     nats = [engine.parse_threshold(as_threshold(ratio)).nats for ratio in settings.ratios]
@@ -84,7 +86,7 @@ def run(engine: Engine, file: TextFile | None, settings: Settings, progress: Pro
     return {**head, "ceiling": floor, "ratios": rows}
 
 
-def _head(engine: Engine, file: TextFile | None, settings: Settings, work: Plan) -> dict[str, Any]:
+def _head(engine: Engine, file: TextFile | None, settings: BenchSettings, work: Workload) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -101,7 +103,7 @@ def _head(engine: Engine, file: TextFile | None, settings: Settings, work: Plan)
     }
 
 
-def _traffic(file: TextFile | None, work: Plan) -> dict[str, Any]:
+def _traffic(file: TextFile | None, work: Workload) -> dict[str, Any]:
     text = "the bundle's sample: one request a user, filled up with random catalogue items"
     users = len({request.user.id or i for i, request in enumerate(work.requests)})
     return {"source": text if file is None else file.name, "requests": len(work.requests), "users": users,

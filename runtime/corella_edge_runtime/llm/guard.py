@@ -1,12 +1,13 @@
 """A backend around a backend that is not asked while it fails: nothing waits for an LLM that will not answer.
 
 closed ──▶ open: after some failures in a row, or silence although something was asked. What is in flight, and
-  ▲          │   whatever is asked from then on, has the reason "llm_error" at once.
+  ▲          │   whatever is asked from then on, has the reason "llm_error" at once; but what is in flight without a
+  │          │   deadline waits through a silence until the LLM is given up: it may be at work on a long decode.
   │          ▼ after a pause
   └────── probing: one tiny prompt; answered, the breaker closes, else it is open for twice the pause.
 
-An LLM is silent when questions wait and no counter moves. When the silence goes on, a backend that can start again what
-computes (a process) is told to.
+An LLM is silent when questions wait and no counter moves. When the silence goes on, it is given up: a backend that can
+start again what computes (a process) is told to, and nobody waits any more.
 """
 
 from __future__ import annotations
@@ -101,6 +102,12 @@ def patience(stats: Mapping[str, float], batch: int, limits: Liveness) -> float:
     return max(limits.silence, _FAR * batch / rate) if rate else max(limits.silence, limits.start)
 
 
+def _gone(questions: InFlight, id: int, future: Future[Answers], inner: Future[Answers]) -> None:
+    inner.cancel()
+    if future.cancelled() and questions.drop(id):
+        future.set_running_or_notify_cancel()  # wakes those who wait for it
+
+
 def outcome(answers: Answers) -> bool | None:
     """Did a question succeed (True) or fail? None: neither, such as one that was too late."""
     if answers.has(""):
@@ -117,7 +124,7 @@ class GuardedBackend:
         simplest = (tokens.yes,) if tokens.bos is None else (tokens.bos, tokens.yes)
         self._probe = Prompts.of([Prompt((), simplest)])
         self._breaker = Breaker(self._limits)
-        self._in_flight = InFlight()
+        self._in_flight, self._undated = InFlight(), InFlight()  # questions with a deadline, and without one
         self._changed = threading.Condition()
         self._fresh = self._idle = self._closing = False
         self._life = -1.0
@@ -129,13 +136,14 @@ class GuardedBackend:
             if self._closing:
                 raise RuntimeError("the LLM backend is closed")
             closed = self._breaker.closed
-            id, future = self._in_flight.add(len(prompts), None)
+            questions = self._undated if deadline is None else self._in_flight
+            id, future = questions.add(len(prompts), None)
             self._fresh = True
             self._rouse()
         if closed:
-            self._pass_on(id, future, prompts, deadline)
+            self._pass_on(questions, id, future, prompts, deadline)
         else:
-            self._in_flight.fail(id, "llm_error")
+            questions.fail(id, "llm_error")
         return future
 
     def forget(self) -> None:
@@ -156,31 +164,28 @@ class GuardedBackend:
         self._watch.join()
         self.inner.close()
 
-    def _pass_on(self, id: int, future: Future[Answers], prompts: Sequence[Prompt], deadline: float | None) -> None:
+    def _pass_on(
+        self, questions: InFlight, id: int, future: Future[Answers], prompts: Sequence[Prompt], deadline: float | None
+    ) -> None:
         try:
             inner = self.inner.submit(prompts, deadline)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is counted and told
-            self._in_flight.refuse(id, error)
+            questions.refuse(id, error)
             self._count(False)
             return
-        inner.add_done_callback(lambda ended: self._ended(id, ended))
+        inner.add_done_callback(lambda ended: self._ended(questions, id, ended))
         # If the caller cancels, or the breaker opens, first: what has not been computed yet never is.
-        future.add_done_callback(lambda ended: self._gone(id, ended, inner))
+        future.add_done_callback(lambda ended: _gone(questions, id, ended, inner))
 
-    def _gone(self, id: int, future: Future[Answers], inner: Future[Answers]) -> None:
-        inner.cancel()
-        if future.cancelled() and self._in_flight.drop(id):
-            future.set_running_or_notify_cancel()  # wakes those who wait for it
-
-    def _ended(self, id: int, inner: Future[Answers]) -> None:
+    def _ended(self, questions: InFlight, id: int, inner: Future[Answers]) -> None:
         if inner.cancelled():
             return
         error = inner.exception()
         if error is None:
-            self._in_flight.answer(id, inner.result())
+            questions.answer(id, inner.result())
             self._count(outcome(inner.result()))
         else:
-            self._in_flight.refuse(id, error)
+            questions.refuse(id, error)
             self._count(False)
 
     def _count(self, succeeded: bool | None) -> None:
@@ -194,10 +199,14 @@ class GuardedBackend:
                 self._rouse()
         if opens:
             self._opened("it fails")
+            self._undated.fail_all()
 
     def _opened(self, why: str) -> None:
         _LOG.error("the LLM is not asked for now, the CRM decides: %s", why)
         self._in_flight.fail_all()
+
+    def _waits(self) -> bool:
+        return len(self._in_flight) + len(self._undated) > 0
 
     def _live(self) -> None:
         while self._sleep():
@@ -214,7 +223,7 @@ class GuardedBackend:
     def _sleep(self) -> bool:
         """Until the next look, and as long as there is nothing to look at; False when it is time to go."""
         with self._changed:
-            self._idle = self._breaker.closed and not self._fresh and not len(self._in_flight)
+            self._idle = self._breaker.closed and not self._fresh and not self._waits()
             self._changed.wait_for(lambda: self._closing or not self._idle)
             return not self._changed.wait_for(lambda: self._closing, self._limits.look)
 
@@ -223,7 +232,7 @@ class GuardedBackend:
         life = sum(stats.get(name, 0.0) for name in _LIFE)
         alive, self._life = life != self._life, life
         with self._changed:
-            waiting = self._fresh or self._breaker.probing or len(self._in_flight) > 0
+            waiting = self._fresh or self._breaker.probing or self._waits()
             self._fresh, most = False, patience(stats, self._batch, self._limits)
             opens = self._breaker.look(now, waiting, alive, most)
             dead = self._breaker.dead(now, most)
@@ -231,6 +240,7 @@ class GuardedBackend:
         if opens:
             self._opened("it is silent")
         if dead:
+            self._undated.fail_all()
             self.inner.renew()
         if probe:
             self._send_probe(now)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, to_builtins
 
 from corella_edge.atomic import write_file
 from corella_edge.bundle.artefact import MANIFEST, not_a_bundle, sha256
 from corella_edge.errors import BundleError, InputError
 from corella_edge.formats.strict_json import decode
+from corella_edge.messages import check
 from corella_edge_runtime.box import cpu_model, state_folder
 
 FORMAT_VERSION = 1
@@ -25,14 +27,23 @@ MAX_BYTES = 2**20
 PACKAGES = ("corella-edge", "onnxruntime", "onnxruntime-gpu", "llama-cpp-python")
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+def _said(pattern: str, words: str) -> Meta:
+    """A text of this form, and what an error calls it."""
+    return Meta(pattern=pattern, extra={"words": words})
+
+
+Core = Annotated[int, Meta(ge=0)]
+FileName = Annotated[str, _said(r"^[^./\\\x00][^/\\\x00]*\Z", "the name of a bundle's file")]
+Hash = Annotated[str, _said(r"^[0-9a-f]{64}\Z", "64 hexadecimal digits")]
+
+
+class Fingerprint(Struct, frozen=True, forbid_unknown_fields=True):
     """What a measurement is good for: one CPU model, these logical CPUs, this quota (CPUs; None = no limit)."""
 
     cpu: str
-    cores: tuple[int, ...]
-    quota: float | None
-    versions: Mapping[str, str]
+    cores: tuple[Core, ...]
+    quota: Annotated[float, Meta(gt=0, lt=1e9)] | None
+    versions: dict[str, str]
 
     def difference(self, other: Fingerprint) -> str:
         """The first thing in which another machine differs, as a phrase; empty if nothing does."""
@@ -51,42 +62,48 @@ class Fingerprint:
         return f"the core(s) {', '.join(map(str, self.cores))}{quota}"
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to load and how to run it.
+class PlanBundle(Struct, frozen=True, forbid_unknown_fields=True):
+    """sha256 of the bundle's manifest.json; `name@version`, for people."""
+
+    manifest_sha256: Hash
+    label: str
+
+
+class PlanCrm(Struct, frozen=True, forbid_unknown_fields=True):
+    """No cores = wherever the system puts it."""
+
+    file: FileName
+    threads: Annotated[int, Meta(ge=1)]
+    cores: tuple[Core, ...]
+
+
+class PlanLlm(Struct, frozen=True, forbid_unknown_fields=True):
+    """The variant; `LlmSettings` as JSON."""
+
+    file: FileName
+    settings: dict[str, Any]
+
+
+class Plan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What to load and how to run it; the fields are those of the file.
 
     Attributes:
-        bundle: sha256 of the bundle's manifest.json, 64 hexadecimal digits.
-        label: `name@version` of the bundle, for people.
         created: date and time, ISO 8601.
-        crm_file, crm_threads, crm_cores: the CRM's; no cores = wherever the system puts it.
-        llm_file: the variant; None where there was no LLM to measure.
-        llm: `LlmSettings` as JSON; empty where `llm_file` is None.
+        llm: None where there was no LLM to measure.
         table: what was measured, one object a comparison; for people, nothing reads it.
     """
 
-    bundle: str
-    label: str
+    format_version: int
+    bundle: PlanBundle
     created: str
     machine: Fingerprint
-    crm_file: str
-    crm_threads: int
-    crm_cores: tuple[int, ...]
-    llm_file: str | None = None
-    llm: Mapping[str, Any] = field(default_factory=dict)
-    table: tuple[Mapping[str, Any], ...] = ()
+    crm: PlanCrm
+    llm: PlanLlm | None
+    table: tuple[dict[str, Any], ...]
 
     def to_json(self) -> dict[str, Any]:
-        box = self.machine
-        return {
-            "format_version": FORMAT_VERSION,
-            "bundle": {"manifest_sha256": self.bundle, "label": self.label},
-            "created": self.created,
-            "machine": {"cpu": box.cpu, "cores": list(box.cores), "quota": box.quota, "versions": dict(box.versions)},
-            "crm": {"file": self.crm_file, "threads": self.crm_threads, "cores": list(self.crm_cores)},
-            "llm": None if self.llm_file is None else {"file": self.llm_file, "settings": dict(self.llm)},
-            "table": [dict(row) for row in self.table],
-        }
+        found: dict[str, Any] = to_builtins(self)
+        return found
 
     @classmethod
     def from_json(cls, data: Any) -> Plan:
@@ -95,91 +112,10 @@ class Plan:
         Raises:
             InputError: names the field that is missing, unknown or wrong.
         """
-        top = _Fields("", data, "format_version", "bundle", "created", "machine", "crm", "llm", "table")
-        found = top.data["format_version"]
-        if type(found) is not int or found != FORMAT_VERSION:
-            raise InputError(f"format_version {found!r:.80} is not known, this release reads {FORMAT_VERSION}")
-        bundle = _Fields("bundle", top.data["bundle"], "manifest_sha256", "label")
-        crm = _Fields("crm", top.data["crm"], "file", "threads", "cores")
-        llm = None if top.data["llm"] is None else _Fields("llm", top.data["llm"], "file", "settings")
-        return cls(
-            bundle=bundle.hash("manifest_sha256"),
-            label=bundle.text("label"),
-            created=top.text("created"),
-            machine=_machine(top.data["machine"]),
-            crm_file=crm.file("file"),
-            crm_threads=crm.count("threads"),
-            crm_cores=crm.cores("cores"),
-            llm_file=llm.file("file") if llm else None,
-            llm=llm.object("settings") if llm else {},
-            table=tuple(top.objects("table")),
-        )
-
-
-def _machine(data: Any) -> Fingerprint:
-    box = _Fields("machine", data, "cpu", "cores", "quota", "versions")
-    quota, versions = box.data["quota"], box.object("versions")
-    if quota is not None and (type(quota) not in (int, float) or not 0 < quota < 1e9):
-        raise box.wrong("quota", "a positive number or null")
-    if not all(isinstance(value, str) for value in versions.values()):
-        raise box.wrong("versions", "an object of texts")
-    return Fingerprint(box.text("cpu"), box.cores("cores"), None if quota is None else float(quota), versions)
-
-
-class _Fields:
-    """An object with exactly the named fields, read with checks."""
-
-    def __init__(self, where: str, data: Any, *names: str) -> None:
-        self._where = f"{where}." if where else ""
-        if not isinstance(data, dict):
-            raise InputError(f"{where or 'the file'}: expected an object")
-        for name in sorted(data.keys() ^ set(names)):
-            if name in data:
-                raise InputError(f"{where or 'the file'}: unknown field {name[:40]!r}")
-            raise InputError(f"{self._where}{name}: missing")
-        self.data: dict[str, Any] = data
-
-    def wrong(self, name: str, wanted: str) -> InputError:
-        return InputError(f"{self._where}{name}: expected {wanted}, got {repr(self.data[name])[:80]}")
-
-    def text(self, name: str) -> str:
-        if not isinstance(self.data[name], str):
-            raise self.wrong(name, "a text")
-        return str(self.data[name])
-
-    def hash(self, name: str) -> str:
-        text = self.text(name)
-        if len(text) != 64 or set(text) - set("0123456789abcdef"):
-            raise self.wrong(name, "64 hexadecimal digits")
-        return text
-
-    def file(self, name: str) -> str:
-        text = self.text(name)
-        if not text or set(text) & {"/", "\\", "\0"} or text.startswith("."):
-            raise self.wrong(name, "the name of a bundle's file")
-        return text
-
-    def count(self, name: str) -> int:
-        if type(self.data[name]) is not int or self.data[name] < 1:
-            raise self.wrong(name, "a whole number from 1")
-        return int(self.data[name])
-
-    def cores(self, name: str) -> tuple[int, ...]:
-        value = self.data[name]
-        if not isinstance(value, list) or not all(type(core) is int and core >= 0 for core in value):
-            raise self.wrong(name, "a list of CPU numbers")
-        return tuple(value)
-
-    def object(self, name: str) -> dict[str, Any]:
-        if not isinstance(self.data[name], dict):
-            raise self.wrong(name, "an object")
-        return dict(self.data[name])
-
-    def objects(self, name: str) -> Sequence[dict[str, Any]]:
-        value = self.data[name]
-        if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-            raise self.wrong(name, "a list of objects")
-        return value
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if type(version) is int and version != FORMAT_VERSION:
+            raise InputError(f"format_version {version!r:.80} is not known, this release reads {FORMAT_VERSION}")
+        return check(data, cls, "the file")
 
 
 def find(
@@ -207,8 +143,9 @@ def find(
         return None
 
     def follow(plan: Plan) -> None:
-        if plan.bundle != key:
-            raise InputError(f"is of another bundle ({plan.label}, manifest {plan.bundle[:16]}), not of {bundle}")
+        if plan.bundle.manifest_sha256 != key:
+            made_for = f"{plan.bundle.label}, manifest {plan.bundle.manifest_sha256[:16]}"
+            raise InputError(f"is of another bundle ({made_for}), not of {bundle}")
         check(plan)
 
     try:

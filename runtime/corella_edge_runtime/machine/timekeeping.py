@@ -72,7 +72,7 @@ class Timeline:
         boot, uptime: of the last reading.
         start: the current boot's first stamp.
         past: the boots before.
-        ahead: of the current boot, as last read; None = the clock has not been set.
+        ahead: of the current boot, as last read; None = the clock is not set.
         confirmed: how far the clock is ahead of the stamps for certain; None = it has never been set.
         before, raised: what `confirmed` was before its last jump forward, and the stamp of that.
         since, lowest, highest: since which stamp the clock is being watched, and the extremes of `ahead` since then.
@@ -110,8 +110,9 @@ class Timeline:
             moved = replace(self, stamp=self.stamp + max(0.0, elapsed), uptime=uptime)
         else:
             moved = self._rebooted(now)
-        if not _is_set(now.wall):  # the watch is interrupted
-            return replace(moved, since=moved.since + moved.stamp - self.stamp)
+        if not _is_set(now.wall):
+            # The watch is interrupted. What a clock showed before it lost its time may have been wrong already.
+            return replace(moved, ahead=None, since=moved.since + moved.stamp - self.stamp)
         return moved._looked(now.wall)
 
     def older_than(self, seconds: float, tenth: int = 0) -> int:

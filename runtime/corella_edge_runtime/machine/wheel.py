@@ -66,7 +66,7 @@ Show = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class WheelRecipe:
     """All that decides what the wheel holds.
 
     Attributes:
@@ -99,7 +99,7 @@ class Recipe:
         return hashlib.sha256(json.dumps([asdict(self), wrapper]).encode()).hexdigest()[:16]
 
 
-def recipe(target: str | None = None) -> Recipe:
+def recipe(target: str | None = None) -> WheelRecipe:
     """How the wheel for `target` (this machine's architecture if None) is built here.
 
     Raises:
@@ -112,7 +112,7 @@ def recipe(target: str | None = None) -> Recipe:
         raise InputError(f"wheel: builds on Linux alone, this is {sys.platform}")
     if find_spec("ziglang") is None or find_spec("pip") is None:
         raise MissingExtraError("building llama.cpp", "build")
-    return Recipe(wanted, f"ziglang {_zig_version()}")
+    return WheelRecipe(wanted, f"ziglang {_zig_version()}")
 
 
 def _zig_version() -> str:
@@ -141,7 +141,7 @@ def cache_folder() -> Path:
         raise InputError("this user has no home folder; set HOME or XDG_CACHE_HOME") from None
 
 
-def build(wanted: Recipe, out: Path, say: Say, show: Show) -> Path:
+def build(wanted: WheelRecipe, out: Path, say: Say, show: Show) -> Path:
     """The wheel in the folder `out`, built, or as an earlier build left it in the cache; it is whole or not there.
 
     Args:
@@ -179,7 +179,7 @@ def _copy(source: Path, target: Path) -> None:
         raise InputError(f"{target}: writing failed: {told(error)}") from error
 
 
-def _compile(wanted: Recipe, kept: Path, say: Say, show: Show) -> None:
+def _compile(wanted: WheelRecipe, kept: Path, say: Say, show: Show) -> None:
     """One build, in a temporary folder that is gone afterwards whatever happened."""
     _make(kept.parent, "the cache ", "set XDG_CACHE_HOME to another folder")
     _check_room(Path(tempfile.gettempdir()))
@@ -204,7 +204,7 @@ def _check_room(folder: Path) -> None:
                          "free; make room, or set TMPDIR to another folder")  # fmt: skip
 
 
-def _command(wanted: Recipe, folder: Path) -> list[str]:
+def _command(wanted: WheelRecipe, folder: Path) -> list[str]:
     # pip's own cache knows a wheel by its source alone, not by these settings.
     return [
         sys.executable, "-m", "pip", "wheel", "-v", "--disable-pip-version-check", "--no-cache-dir", "--no-deps",
@@ -212,7 +212,7 @@ def _command(wanted: Recipe, folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def _environment(wanted: Recipe, folder: Path) -> dict[str, str]:
+def _environment(wanted: WheelRecipe, folder: Path) -> dict[str, str]:
     """What pip, scikit-build-core, cmake and zig read. Flags that the user has set for other builds are left out."""
     tools = {name: str(_tool(wanted, folder, name)) for name in ("cc", "c++", "ar", "ranlib")}
     within = folder / "within.cmake"
@@ -231,7 +231,7 @@ def _environment(wanted: Recipe, folder: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _tool(wanted: Recipe, folder: Path, name: str) -> Path:
+def _tool(wanted: WheelRecipe, folder: Path, name: str) -> Path:
     """A program that cmake takes for one of GCC's."""
     package = find_spec("ziglang")
     assert package is not None
@@ -319,7 +319,7 @@ def _end(child: subprocess.Popen[str]) -> None:
     child.wait()
 
 
-def _why(wanted: Recipe, status: int, log: Path) -> str:
+def _why(wanted: WheelRecipe, status: int, log: Path) -> str:
     """One line on a build that failed; the log is kept for the rest."""
     cause = _cause(log.read_text("utf-8").splitlines()) if status else f"pip left no whole wheel {wanted.file}"
     kept = cache_folder() / "wheel-build.log"

@@ -123,7 +123,7 @@ class RefusedVersion(Reply, kw_only=True):
     reason: str
 
 
-class Deployment(Reply, kw_only=True):
+class ServedVersions(Reply, kw_only=True):
     """What is served, and how far a followed site is dealt with."""
 
     site: Annotated[bool, Meta(description="Whether a site is followed.")]

@@ -1,6 +1,6 @@
 """The loaded versions of a bundle: one for everybody, and at times one for a share of the users.
 
-    install, set_canary ──▶ arrange: who gets what from now on
+    install ──▶ arrange: who gets what from now on
     hold ──▶ a request keeps the version it began with; one no longer wanted is closed when its last request ends
 
 Everything but closing happens in the event loop's thread, so that no swap can come between two steps of it.
@@ -125,11 +125,6 @@ class Fleet:
     def install(self, ranker: Engine, version: str) -> None:
         """Answer with `ranker`, already warm, from now on; requests begun before end on what they began with."""
         self.arrange(self.member(ranker, version), self.canary, self.share)
-
-    def set_canary(self, ranker: Engine | None, version: str = "", share: float = 0.0) -> None:
-        """Answer a share of the users with `ranker`; None = nobody."""
-        assert self.live is not None
-        self.arrange(self.live, None if ranker is None else self.member(ranker, version), share)
 
     def member(self, ranker: Engine, version: str) -> Member:
         """The member that holds `ranker`, or a new one that takes part once it is arranged."""

@@ -23,7 +23,7 @@ from corella_edge.errors import BundleError, CorellaError, InputError
 from corella_edge_runtime.server.fleet import Fleet, Member
 from corella_edge_runtime.site import layout as sites
 from corella_edge_runtime.site.deployment import Deployment
-from corella_edge_runtime.site.layout import Refusal, Running, Serving
+from corella_edge_runtime.site.layout import Running, Serving, VersionRefusal
 
 if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine
@@ -35,7 +35,7 @@ Load = Callable[[Path], "Engine"]
 Stamp = tuple[int, int, int] | None
 
 
-class Source(Protocol):
+class VersionSource(Protocol):
     """Where a server's versions come from."""
 
     def first(self) -> tuple[Engine, str]:
@@ -51,7 +51,7 @@ class Source(Protocol):
         ...
 
 
-def open_source(path: Path, load: Load, load_first: Load | None = None) -> Source:
+def open_source(path: Path, load: Load, load_first: Load | None = None) -> VersionSource:
     """The site or the bundle at `path`; `load_first`: how to load what a start begins with, if otherwise.
 
     Raises:
@@ -256,7 +256,7 @@ class Follower:
 
     def _refuse(self, version: str, serial: int, error: Exception) -> None:
         _LOG.error("%s is refused, what served serves on: %s", version, reason(error))
-        refused = Refusal(version, serial, _iso(datetime.now(UTC)), reason(error))
+        refused = VersionRefusal(version, serial, _iso(datetime.now(UTC)), reason(error))
         self.state = replace(self.state, refused=refused)
 
     async def _loaded(self, version: str) -> Engine:

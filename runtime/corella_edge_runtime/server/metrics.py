@@ -77,6 +77,10 @@ class Metrics:
             "corella_edge_unknown", "Candidates with a value the CRM has never seen, by field.",
             ["bundle", "field"], registry=registry,
         )  # fmt: skip
+        self.refused_unknown = Counter(
+            "corella_edge_unknown_refused", "Requests refused for a value the CRM has never seen, by field.",
+            ["bundle", "field"], registry=registry,
+        )  # fmt: skip
         self.in_flight = Gauge("corella_edge_rank_in_flight", "Rank requests being read, waiting or running.",
                                registry=registry)  # fmt: skip
         self.ready = Gauge("corella_edge_ready", "1 when the server is ready, else 0.", registry=registry)
@@ -106,6 +110,10 @@ class Metrics:
             self._of(self.candidates, version, outcome).inc(number)
         for field, number in _unknown(scores).items():
             self._of(self.unknown, version, field).inc(number)
+
+    def unknown_refused(self, version: str, field: str) -> None:
+        """One request is refused because of an unseen value of a field."""
+        self._of(self.refused_unknown, version, field).inc()
 
     def _of(self, metric: Any, *labels: str) -> Any:
         """The metric with these labels; asked for by itself it is looked up under a lock, label by label."""

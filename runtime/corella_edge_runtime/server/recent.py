@@ -17,7 +17,7 @@ COUNTS = 40  # of asked candidates, that a line is fitted to
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
+class Finished:
     """One answered request: monotonic seconds at its end, how long it took, and how many candidates the LLM scored."""
 
     at: float
@@ -30,12 +30,12 @@ class Recent:
     """A ring of the latest requests. Any thread may add; a full ring forgets the oldest."""
 
     def __init__(self, kept: int = KEPT, clock: Callable[[], float] = time.monotonic) -> None:
-        self._ranked: deque[Ranked] = deque(maxlen=kept)
+        self._ranked: deque[Finished] = deque(maxlen=kept)
         self._clock = clock
 
     def add(self, seconds: float, candidates: int, routed: int) -> None:
         """A request with so many candidates, of which the LLM scored `routed`, took `seconds`."""
-        self._ranked.append(Ranked(self._clock(), seconds, candidates, routed))
+        self._ranked.append(Finished(self._clock(), seconds, candidates, routed))
 
     def summary(self, window: float = WINDOW) -> dict[str, Any]:
         """`summarise` the requests that ended in the last `window` seconds; the cost is of all that are kept."""
@@ -44,7 +44,7 @@ class Recent:
         return {"seconds": window, **summarise([r for r in ranked if r.at >= since]), "cost": cost(ranked)}
 
 
-def summarise(ranked: Sequence[Ranked]) -> dict[str, Any]:
+def summarise(ranked: Sequence[Finished]) -> dict[str, Any]:
     """Totals, share of the candidates that the LLM scored, and latency in ms; null where there were none."""
     candidates, routed = sum(r.candidates for r in ranked), sum(r.routed for r in ranked)
     seconds = sorted(r.seconds for r in ranked)
@@ -63,7 +63,7 @@ def quantile_ms(ascending: Sequence[float], share: float) -> float | None:
     return 1000.0 * ascending[place]
 
 
-def cost(ranked: Sequence[Ranked]) -> dict[str, float | None]:
+def cost(ranked: Sequence[Finished]) -> dict[str, float | None]:
     """What a request takes, in ms: `crm` where nothing is asked, else `llm` + `asked` for each candidate asked.
 
     Null where no such request was seen.
@@ -75,7 +75,7 @@ def cost(ranked: Sequence[Ranked]) -> dict[str, float | None]:
     return {name: None if seconds is None else 1000.0 * seconds for name, seconds in found.items()}
 
 
-def _line(hard: Sequence[Ranked], least: float) -> tuple[float, float] | None:
+def _line(hard: Sequence[Finished], least: float) -> tuple[float, float] | None:
     """Intercept and slope of seconds by candidates asked; from `least` on where no line can be fitted, or it falls."""
     if not hard:
         return None
@@ -89,7 +89,7 @@ def _line(hard: Sequence[Ranked], least: float) -> tuple[float, float] | None:
     return least, median(max(0.0, seconds - least) / count for count, seconds in points)
 
 
-def _middle(hard: Sequence[Ranked]) -> list[tuple[int, float]]:
+def _middle(hard: Sequence[Finished]) -> list[tuple[int, float]]:
     """Counts in order, each with the median of its times; the commonest counts alone, where there are many."""
     times: defaultdict[int, list[float]] = defaultdict(list)
     for r in hard:

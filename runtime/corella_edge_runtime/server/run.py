@@ -24,7 +24,7 @@ import uvicorn
 from corella_edge.errors import InputError
 from corella_edge_runtime.decisions import DecisionLog
 from corella_edge_runtime.server.app import build_app, log_bug
-from corella_edge_runtime.server.following import Follower, Source
+from corella_edge_runtime.server.following import Follower, VersionSource
 from corella_edge_runtime.server.guard.access import Guard
 from corella_edge_runtime.server.guard.connections import ConnectionLimits, protocol, within_files
 from corella_edge_runtime.server.guard.limits import Limits
@@ -45,7 +45,7 @@ _FREE_PORTS = 10  # tried where one must be free on several addresses
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ServeSettings:
     """How to serve, apart from what is served."""
 
     limits: Limits = field(default_factory=Limits)
@@ -135,9 +135,9 @@ def _literal(host: str) -> str:
 
 
 def run(
-    source: Source,
+    source: VersionSource,
     sockets: Sequence[socket.socket],
-    settings: Settings | None = None,
+    settings: ServeSettings | None = None,
     guard: Guard | None = None,
     memory: Memory | None = None,
     on_listening: Callable[[str], None] = lambda address: None,
@@ -159,7 +159,7 @@ def run(
         on_listening: told where, once for each socket.
     """
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        process = _Process(source, sockets, settings or Settings(), guard, memory or Memory(), on_ready)
+        process = _Process(source, sockets, settings or ServeSettings(), guard, memory or Memory(), on_ready)
         with process.hangups(runner.get_loop()):
             runner.run(process.main(on_listening))
     process.finish()
@@ -169,9 +169,9 @@ def run(
 class _Process:
     """The course of one `run`."""
 
-    source: Source
+    source: VersionSource
     sockets: Sequence[socket.socket]
-    settings: Settings
+    settings: ServeSettings
     guard: Guard | None
     memory: Memory
     on_ready: Callable[[Engine], None]
@@ -321,7 +321,7 @@ class _Server(uvicorn.Server):
             self._on_listening(address)
 
 
-def _config(service: Service, settings: Settings, guard: Guard | None) -> uvicorn.Config:
+def _config(service: Service, settings: ServeSettings, guard: Guard | None) -> uvicorn.Config:
     bounds = within_files(settings.connections)
     return uvicorn.Config(
         build_app(service, guard), http=protocol(bounds, service.metrics.connections),

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
+from corella_edge.errors import UnknownValueError
+from corella_edge.history import GIVEN, STORED
 from corella_edge.request import Features, Request
 from corella_edge.routing.reasons import FAULT, NoAnswer
 from corella_edge.scores import Scores, answer_json
 from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.decisions import DecisionLog, new_id
 from corella_edge_runtime.llm.contract import deadline as deadlines
-from corella_edge_runtime.server.clock import Clock
+from corella_edge_runtime.server.clock import Clock, WayOut
 from corella_edge_runtime.server.fleet import Fleet, Held
 from corella_edge_runtime.server.following import Follower
 from corella_edge_runtime.server.guard.leaving import unless_gone
 from corella_edge_runtime.server.guard.limits import INLINE_CANDIDATES, INLINE_VALUES, Limits
-from corella_edge_runtime.server.lateness import WayOut
 from corella_edge_runtime.server.metrics import Metrics
 from corella_edge_runtime.server.recent import Recent
 from corella_edge_runtime.store.stock import StockFile
@@ -198,13 +199,18 @@ class Service:
 
     async def _ranking(self, request: Request, held: Held, clock: Clock) -> Ranking:
         """Whoever has it cancels its draft."""
-        request = await self._completed(request, held.ranker, clock)
-        return Ranking(request, held, await self._begun(request, held, clock), clock)
+        known = await self._completed(request, held.ranker, clock)
+        history = GIVEN if known is request else STORED
+        return Ranking(known, held, await self._begun(known, history, held, clock), clock)
 
-    async def _begun(self, request: Request, held: Held, clock: Clock) -> Draft:
+    async def _begun(self, request: Request, history: str, held: Held, clock: Clock) -> Draft:
         clock.skip()
-        given = request, self._refusal(), self._deadline(request, clock)
-        return await self.work(large(request), clock, "begin", held.ranker.begin, *given, held=held)
+        given = request, self._refusal(), self._deadline(request, clock), history
+        try:
+            return await self.work(large(request), clock, "begin", held.ranker.begin, *given, held=held)
+        except UnknownValueError as error:
+            self.metrics.unknown_refused(held.version, error.field)
+            raise
 
     async def work(
         self, heavy: bool, clock: Clock, step: str, function: Callable[..., T], *args: Any, held: Held | None = None

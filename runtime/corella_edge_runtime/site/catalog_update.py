@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.atomic import check_free, link_or_copy, new_folder
-from corella_edge.bundle.artefact import MANIFEST, Bundle, seal, sha256
-from corella_edge.catalog import Attributes, Catalog
+from corella_edge.bundle.artefact import MANIFEST, Bundle, seal, sha256, write_catalog_tables
+from corella_edge.catalog import LINES, TABLES, Attributes, Catalog
 from corella_edge.errors import BundleError, InputError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import Reference, parse_reference, read_lines
 from corella_edge.request import Candidate
-from corella_edge_runtime.attributes import Reading, read_items, remarks
+from corella_edge_runtime.attributes import UsedAttributes, read_items, remarks
 
-CATALOG, REFERENCE = "catalog.jsonl", "reference.jsonl"
+REFERENCE = "reference.jsonl"
+OWN = {LINES, TABLES, REFERENCE}  # files that an update writes anew
 MARK = "+items."
 HASH_DIGITS = 8
 
@@ -84,7 +85,7 @@ def _differences(old: Attributes, new: Attributes) -> set[str]:
 
 
 def reference_lines(
-    rows: Iterable[tuple[Reference, Json]], before: Catalog, after: Updated, reading: Reading
+    rows: Iterable[tuple[Reference, Json]], before: Catalog, after: Updated, reading: UsedAttributes
 ) -> list[str]:
     """The rows of reference.jsonl that still hold, as JSON.
 
@@ -148,7 +149,7 @@ class _Work:
         self.bundle, self.items = bundle, items
         self.schema, self.before = bundle.schema()
         prompt = bundle.prompt()
-        self.reading = Reading(self.schema, prompt[0] if prompt else None)
+        self.reading = UsedAttributes(self.schema, prompt[0] if prompt else None)
         known = {*self.reading.names, *extras, *(name for record in self.before.attributes for name in record)}
         self.after = merge(self.before, read_items(items, known, self.reading))
         if not self.after.added and not self.after.changed:
@@ -167,12 +168,14 @@ class _Work:
 
     def write(self, folder: Path, rows: Sequence[str]) -> str:
         """Fill an empty folder; the new version."""
-        for name in self.bundle.manifest.files.keys() - {CATALOG, REFERENCE}:
+        for name in self.bundle.manifest.files.keys() - OWN:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(self.bundle.path(name), folder / name)
-        (folder / CATALOG).write_text("".join(self.after.catalog.lines()), "utf-8")
+        with (folder / LINES).open("w", encoding="utf-8") as file:
+            file.writelines(self.after.catalog.lines())
         (folder / REFERENCE).write_text("".join(rows), "utf-8")
         FeatureEncoder(self.schema, self.after.catalog)  # what it cannot encode, no server could
+        write_catalog_tables(folder, self.schema, self.after.catalog)
         return self._seal(folder, len(self.reference) - len(rows))
 
     def _seal(self, folder: Path, dropped: int) -> str:
@@ -187,7 +190,7 @@ class _Work:
         }
         version = new_version(old.version, parent, source)
         found = seal(folder, old.name, version, {**old.about, "catalog_update": about})
-        for name in found.files.keys() - {CATALOG, REFERENCE}:
+        for name in found.files.keys() - OWN:
             if found.files[name] != old.files[name]:
                 raise BundleError(f"{self.bundle.root}: {name}: was changed meanwhile")
         return version

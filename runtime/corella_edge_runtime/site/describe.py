@@ -123,7 +123,7 @@ def _fields(bundle: Bundle) -> list[dict[str, Any]]:
 
 
 def _catalogue(bundle: Bundle) -> dict[str, Any]:
-    catalog = Catalog.read(bundle.path("catalog.jsonl"))
+    catalog = bundle.catalog()
     attributes = sorted({name for record in islice(catalog.attributes, 1000) for name in record})
     return {"items": len(catalog), "attributes": attributes}
 
@@ -133,7 +133,7 @@ def _prompt(bundle: Bundle) -> dict[str, Any] | None:
     if prompt is None:
         return None
     template, tokens = prompt
-    catalog = Catalog.read(bundle.path("catalog.jsonl"))
+    catalog = bundle.catalog()
     rows = read_lines(bundle.path("reference.jsonl"), parse_reference, BundleError)
     texts = (render(template, catalog, row.request.user, row.request.candidates[0])
              for row in rows if row.request.candidates)  # fmt: skip

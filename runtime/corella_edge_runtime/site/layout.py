@@ -273,7 +273,7 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class VersionRefusal:
     """A version that a server could not load, by which deployment it should, when and why."""
 
     version: str
@@ -290,7 +290,7 @@ class Serving:
     serial: int = 0
     live: Running | None = None
     canary: Running | None = None
-    refused: Refusal | None = None
+    refused: VersionRefusal | None = None
 
     def loaded(self) -> set[str]:
         """The versions that answer."""
@@ -310,7 +310,7 @@ def read_serving(site: Path) -> Serving | None:
         return Serving(
             live=Running(**live) if live else None,
             canary=Running(**canary) if canary else None,
-            refused=Refusal(**refused) if refused else None,
+            refused=VersionRefusal(**refused) if refused else None,
             **data,
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -43,13 +43,18 @@ class Slate:
 class Slates:
     """Slates of one bundle. Threads may share one."""
 
-    def __init__(self, bundle: Bundle, catalog: Catalog) -> None:
-        self.bundle, self.catalog = bundle, catalog
+    def __init__(self, bundle: Bundle, catalog: Catalog, answered: Mask | None = None) -> None:
+        """`answered`: bool [n], the items that may be ranked; None = all."""
+        self.bundle, self.catalog, self._answered = bundle, catalog, answered
         self.filters = Filters(catalog)
         n = len(catalog)
-        self.everything = Candidates(catalog.ids, None, np.arange(n, dtype=np.int64))
-        self._ids = np.array(catalog.ids, dtype=object)
+        rows = np.arange(n, dtype=np.int64) if answered is None else np.flatnonzero(answered)
+        self.everything = Candidates(catalog.ids if answered is None else self._ids(rows), None, rows)
         self._stock: tuple[Stock, Mask] = (Stock(), np.ones(n, np.bool_))
+
+    def _ids(self, rows: npt.NDArray[np.int64]) -> list[str]:
+        ids = self.catalog.ids
+        return [ids[row] for row in rows.tolist()]
 
     @cached_property
     def popular(self) -> Popular | None:
@@ -88,8 +93,8 @@ class Slates:
         if fallback and strength is not None:
             rows = _best(rows, strength, request.top_k)
             ranks = strength[rows]
-        whole = len(rows) == len(self.catalog)
-        found = self.everything if whole else Candidates(self._ids[rows].tolist(), None, rows)
+        whole = len(rows) == len(self.everything)
+        found = self.everything if whole else Candidates(self._ids(rows), None, rows)
         return Slate(found, fallback, ranks, notes)
 
     def _mask(self, request: Request) -> tuple[Mask | None, Floats | None, tuple[str, ...]]:
@@ -109,6 +114,8 @@ class Slates:
         strength = self._similar(selection)
         if strength is not None:
             masks.append(strength > 0.0)
+        if masks and self._answered is not None:
+            masks.append(self._answered)
         return reduce(np.logical_and, masks) if masks else None, strength, notes
 
     def _without(self, items: Iterable[str]) -> Mask:

@@ -37,7 +37,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Cutoffs:
     """What one shard need not keep: events, keys and copies of removed rows from before these stamps."""
 
     stamp: int
@@ -57,7 +57,7 @@ class Pruned:
     keys: int
 
 
-def limits(timeline: Timeline, keep: Retention, n: int) -> Limits:
+def limits(timeline: Timeline, keep: Retention, n: int) -> Cutoffs:
     """What shard `n` need not keep now; a long pause counts for a tenth of the shards after the other."""
 
     def before(seconds: float) -> int:
@@ -65,7 +65,7 @@ def limits(timeline: Timeline, keep: Retention, n: int) -> Limits:
 
     events = -_EVER if keep.age is None else before(keep.age)
     most = _EVER if keep.events is None else keep.events
-    return Limits(int(timeline.stamp), events, max(events, before(KEY_SECONDS)), before(REWRITE_SECONDS), most)
+    return Cutoffs(int(timeline.stamp), events, max(events, before(KEY_SECONDS)), before(REWRITE_SECONDS), most)
 
 
 def append(db: sqlite3.Connection, new: NewEvents, moment: Moment) -> int:
@@ -210,7 +210,7 @@ def delete(db: sqlite3.Connection, user_id: str) -> bool:
     return True
 
 
-def prune(db: sqlite3.Connection, n: int, limits: Limits) -> Pruned:
+def prune(db: sqlite3.Connection, n: int, limits: Cutoffs) -> Pruned:
     """Remove what one shard need not keep; rewrite it when removed rows may have left copies for a day."""
     cutoff, most = limits.events, limits.most
     due = db.execute(f"SELECT id FROM users_{n} WHERE oldest < ? OR events > ?", (cutoff, most)).fetchall()

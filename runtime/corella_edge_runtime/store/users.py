@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from corella_edge.errors import StoreError
 from corella_edge.request import Event, Features, User
 from corella_edge_runtime.machine.timekeeping import Reading, Timeline, date, read_clocks
 from corella_edge_runtime.store import rows
@@ -27,6 +28,7 @@ from corella_edge_runtime.store.writer import Step, Writer
 
 _LOG = logging.getLogger("corella_edge.store")
 CACHED_EVENTS = 200_000  # some 40 MB
+_DAY = 86_400.0
 
 
 class UserStore:
@@ -184,3 +186,24 @@ def _tell(done: Sequence[Pruned], timeline: Timeline, keep: Retention) -> None:
     rules += [] if keep.events is None else [f"beyond a user's latest {keep.events}"]
     _LOG.info("retention: removed %d events of %d users, and %d users without events: %s", events, users, empty,
               " or ".join(rules))  # fmt: skip
+
+
+def retention_task(store: UserStore, days: float | None, events: int | None, every: float = 3600.0) -> threading.Thread:
+    """Start to keep events for `days` since their arrival, and the latest `events` of each user; None = without limit.
+
+    Old idempotency keys go in any case. What fails is logged, and tried again after `every` seconds.
+    """
+    age = None if days is None else days * _DAY
+    thread = threading.Thread(target=_keep_pruned, args=(store, age, events, every), name="retention", daemon=True)
+    thread.start()
+    return thread
+
+
+def _keep_pruned(store: UserStore, age: float | None, events: int | None, every: float) -> None:
+    while not store.closed.is_set():
+        try:
+            store.prune(age, events)
+        except Exception as error:  # noqa: BLE001 - a fault must not be the end of retention
+            if not store.closed.is_set():
+                _LOG.error("retention: %s", error if isinstance(error, StoreError) else type(error).__name__)
+        store.closed.wait(every)

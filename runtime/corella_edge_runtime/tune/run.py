@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from corella_edge_runtime.bench import machine as box
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama import trust
-from corella_edge_runtime.machine.plan import Plan, bundle_key
+from corella_edge_runtime.machine.plan import FORMAT_VERSION, Plan, PlanBundle, PlanCrm, PlanLlm, bundle_key
 from corella_edge_runtime.machine.threads import Machine, ThreadPlan, choices, read_machine
 from corella_edge_runtime.setup import CRM_FILE, CRM_INT8, LLM_FILE, fingerprint, variants
 from corella_edge_runtime.tune import decide, measure, workload
@@ -32,16 +31,10 @@ Progress = Callable[[int, int, str], None]
 DISTURBED = 0.05
 
 
-@dataclass(slots=True)
-class Outcome:
-    """The plan, and what a person should know of how it came about."""
-
-    plan: Plan
-    notes: list[str] = field(default_factory=list)
-
-
-def tune(root: Path, seconds: float, progress: Progress, machine: Machine | None = None) -> Outcome:
+def tune(root: Path, seconds: float, progress: Progress, machine: Machine | None = None) -> tuple[Plan, list[str]]:
     """Measure for about `seconds` (every duel has at least five turns) and decide.
+
+    Returns the plan, and what a person should know of how it came about.
 
     Raises:
         BundleError, InputError: the bundle or its sample cannot be used. MissingExtraError: no onnxruntime.
@@ -51,7 +44,7 @@ def tune(root: Path, seconds: float, progress: Progress, machine: Machine | None
     job.prepare()
     job.fight(seconds)
     job.notes += _disturbance(box.disturbance(before, box.ticks()))
-    return Outcome(job.plan(), job.notes)
+    return job.plan(), job.notes
 
 
 def _disturbance(found: Mapping[str, float]) -> list[str]:
@@ -157,18 +150,17 @@ class _Tuning:
 
     def plan(self) -> Plan:
         best, _ = decide.decide(self.start, self.steps, self.table)
-        threads, has_llm = self.plans[best.threads], self.tokens is not None
+        threads = self.plans[best.threads]
         small = self.crm_duel is not None and self.crm_duel.won(decide.INT8_MARGIN)
         rows = [self.crm_duel.to_json(decide.INT8_MARGIN)] if self.crm_duel else []
         return Plan(
-            bundle=bundle_key(self.bundle.root),
-            label=self.bundle.label,
+            format_version=FORMAT_VERSION,
+            bundle=PlanBundle(bundle_key(self.bundle.root), self.bundle.label),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             machine=fingerprint(self.machine),
-            crm_file=CRM_INT8 if small else CRM_FILE,
-            crm_threads=threads.crm_threads,
-            crm_cores=() if threads.shared else threads.crm_cores,
-            llm_file=best.file if has_llm else None,
-            llm=self._settings(best).to_json() if has_llm else {},
+            crm=PlanCrm(
+                CRM_INT8 if small else CRM_FILE, threads.crm_threads, () if threads.shared else threads.crm_cores
+            ),
+            llm=PlanLlm(best.file, self._settings(best).to_json()) if self.tokens is not None else None,
             table=(*rows, *(duel.to_json(decide.MARGIN) for duel in self.table)),
         )

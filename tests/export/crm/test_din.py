@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from corella_edge.features.schema import PAD  # noqa: E402
 from corella_edge.request import Candidate, Request, User  # noqa: E402
 from corella_edge_export.bundling.verify import check_crm  # noqa: E402
-from corella_edge_export.bundling.write import Options, export  # noqa: E402
+from corella_edge_export.bundling.write import ExportOptions, export  # noqa: E402
 from corella_edge_export.crm.ensemble import new_crm  # noqa: E402
 from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, FamilyRecipe, FeaturesRecipe  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
@@ -148,7 +148,7 @@ def test_a_run_of_it_trains_aligns_and_exports(data: PreparedData, tmp_path: Pat
     chosen = recipe(crm=own, continuation={"epochs": 0})
     assert chosen.crm.family.layers == 1
     stages.train(tmp_path / "run", chosen, data, quiet=True)
-    bundle = export(Run.open(tmp_path / "run", data), tmp_path / "bundle", Options(("F16",), threads=1))
+    bundle = export(Run.open(tmp_path / "run", data), tmp_path / "bundle", ExportOptions(("F16",), threads=1))
     about = bundle.manifest.about
     assert about["models"]["crm"] == "DIN"
     assert about["recipe"]["crm"]["kind"] == "din"

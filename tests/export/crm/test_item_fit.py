@@ -80,7 +80,8 @@ def test_a_number_is_an_input_and_steps_of_quality(fitted: Any) -> None:
 
 def test_vectors_are_right_singular_vectors(fitted: Any) -> None:
     data = fitted.data
-    likes = item_fit._likes(data)
+    likes = np.zeros((len(data.user_ids), len(data.item_ids)))
+    likes[item_fit._likes(data, everyone(data))] = 1.0
     scaled = likes / np.sqrt(likes.sum(axis=0) + 5)
     right = np.linalg.svd(scaled, full_matrices=False)[2][:3].T
     found = item_fit.vectors(data, everyone(data), 3)
@@ -89,6 +90,28 @@ def test_vectors_are_right_singular_vectors(fitted: Any) -> None:
     unit = right[known] / length[known, None]
     np.testing.assert_allclose(found[known] @ found[known].T, unit @ unit.T, atol=1e-6)
     assert item_fit.vectors(data, everyone(data), 100).shape == (len(data.item_ids), 100)
+
+
+def test_vectors_of_a_large_matrix_are_nearly_the_same(fitted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them span the same space whatever the method; the first ones are its directions."""
+    data, state = fitted.data, torch.get_rng_state()
+    exact = item_fit.vectors(data, everyone(data), 40)
+    monkeypatch.setattr(item_fit, "ENTRIES", 0)
+    found = item_fit.vectors(data, everyone(data), 40)
+    np.testing.assert_allclose(found @ found.T, exact @ exact.T, atol=1e-5)
+    assert torch.equal(torch.get_rng_state(), state)  # nobody else's random numbers are taken
+    assert np.array_equal(found, item_fit.vectors(data, everyone(data), 40))
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (5, 5)])
+def test_the_smaller_side_gives_the_same_vectors(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(2)
+    who, what = np.nonzero(rng.random(shape) < 0.6)
+    matrix = np.zeros(shape)
+    matrix[who, what] = entries = rng.random(len(who))
+    found = item_fit._right_vectors(who, what, entries, shape, 2)
+    expected = np.linalg.svd(matrix)[2][:2].T
+    np.testing.assert_allclose(np.abs(np.sum(found * expected, axis=0)), 1.0, atol=1e-9)
 
 
 def test_folds_part_the_users(fitted: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 from corella_edge.features.schema import FIRST, OOV
 from corella_edge_export.crm.fitted.schema import MULTI_MAX, catalog_of, fit_schema
 from corella_edge_export.crm.recipe import FeaturesRecipe
-from corella_edge_export.crm.rows import EncodedRows, mask_ids
+from corella_edge_export.crm.rows import EncodedRows, Masking
 from corella_edge_export.data.prepared import SPLITS
 
 
@@ -73,7 +73,7 @@ def test_masking_hides_ids_and_nothing_else(fitted: Any, rate: float) -> None:
     rows = EncodedRows(fitted.data, "train", fitted.encoder)
     feed = rows.batch(np.arange(len(rows)))
     before = {name: values.copy() for name, values in feed.items()}
-    masked = mask_ids(feed, rate, np.random.default_rng(1))
+    masked = Masking(fitted.encoder.schema, FeaturesRecipe(), rate).hide(feed, np.random.default_rng(1))
     for name, values in masked.items():
         np.testing.assert_array_equal(feed[name], before[name])
         if name not in ("user_id", "item_id"):

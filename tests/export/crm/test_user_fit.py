@@ -19,7 +19,7 @@ from corella_edge_export.crm.ensemble import members_of  # noqa: E402
 from corella_edge_export.crm.fitted import users as user_fit  # noqa: E402
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema  # noqa: E402
 from corella_edge_export.crm.recipe import FeaturesRecipe  # noqa: E402
-from corella_edge_export.crm.rows import mask_ids  # noqa: E402
+from corella_edge_export.crm.rows import Masking  # noqa: E402
 from corella_edge_export.crm.to_onnx import export_onnx  # noqa: E402
 from corella_edge_export.data.prepared import Split  # noqa: E402
 from corella_edge_export.recipe import recipe_from  # noqa: E402
@@ -130,7 +130,8 @@ def test_a_training_row_brings_its_own_level(stages: Stages) -> None:
     batch = train.batch(np.arange(40))
     np.testing.assert_array_equal(batch[user_fit.USER_LEVEL], train.levels.rows[:40])
     assert user_fit.USER_LEVEL not in stages.rows("valid").batch(np.arange(3))
-    masked = mask_ids(batch, 0.5, np.random.default_rng(0))
+    masking = Masking(train.encoder.schema, FeaturesRecipe(), 0.5)
+    masked = masking.hide(batch, np.random.default_rng(0))
     hidden = masked["user_id"] == OOV
     assert hidden.any()
     assert not masked[user_fit.USER_LEVEL][hidden].any()

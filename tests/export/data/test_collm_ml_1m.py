@@ -16,7 +16,7 @@ from corella_edge.errors import InputError
 from corella_edge_export.data.prepare import prepare, write_prepared
 from corella_edge_export.data.prepared import SPLITS, PreparedData
 from corella_edge_export.data.registry import read
-from corella_edge_export.study.baseline import smoothed_rates
+from corella_edge_export.evaluation.baseline import smoothed_rates
 
 TITLES = {1: "Toy Story (1995)", 2: "Matrix, The (1999)", 3: "Misérables, Les (1995)", 10: "Avventura, L' (1960)"}
 # uid, iid, label, timestamp, his; the user 2 is met in valid and test, the user 7 in test alone.

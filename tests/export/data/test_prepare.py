@@ -237,6 +237,14 @@ BAD = {
     "the id 'u' occurs twice": lambda raw: {"users": pl.DataFrame({"user_id": ["u", "u"]})},
     "has not 1 to 256 characters": lambda raw: {"users": pl.DataFrame({"user_id": ["u", ""]})},
     "the table of interactions has no rows": lambda raw: {"interactions": raw.interactions[:0]},
+    "users: path of 'u' has 1,025 values; a request may have 1,024": lambda raw: {
+        "users": raw.users.select("user_id", path=pl.lit([["p"] * 1025]).list.first()),
+        "user_attributes": {"path": "sequence"},
+    },
+    "users: about of 'u' has 16,385 characters; a request may have 16,384": lambda raw: {
+        "users": raw.users.select("user_id", about=pl.lit("x" * 16_385)),
+        "user_attributes": {"about": "text"},
+    },
     "a title is empty": lambda raw: {"items": raw.items.with_columns(title=pl.lit(" "))},
     "must have the columns item_id String, title": lambda raw: {"items": raw.items.select("item_id")},
 }

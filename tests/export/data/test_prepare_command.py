@@ -33,7 +33,9 @@ def test_unknown_reader_lists_the_known() -> None:
 
 def test_the_documents_list_every_reader() -> None:
     text = Path(__file__).parents[3].joinpath("docs", "data.md").read_text("utf-8")
-    assert sorted(re.findall(r"^\| `([a-z0-9-]+)` \|", text.partition("## What comes out")[0], re.M)) == list(known())
+    assert sorted(re.findall(r"^\| `([a-z0-9-]+)` \|", text.partition("## What comes out")[0], re.M)) == sorted(
+        [*known(), "table"]
+    )
 
 
 def test_a_reader_is_one_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

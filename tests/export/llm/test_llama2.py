@@ -22,7 +22,7 @@ from checkpoints import copy_tokenizer, random_llama
 from corella_edge.cli import main
 from corella_edge.errors import CorellaError
 from corella_edge_export import report
-from corella_edge_export.bundling.write import Options, export
+from corella_edge_export.bundling.write import ExportOptions, export
 from corella_edge_export.data.contract import RawData
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
@@ -233,7 +233,7 @@ def _failing(losses: Callable[..., Any], checkpoint: Path) -> Callable[..., Any]
 def test_the_bundle_holds_merged_adapters(
     trained: Run, data: PreparedData, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    export(trained, tmp_path / "bundle", Options(threads=1))
+    export(trained, tmp_path / "bundle", ExportOptions(threads=1))
     found = json.loads((tmp_path / "bundle" / "verification.json").read_text())
     assert found["differences"]["llm_f16"] <= 2e-3
     model = Model(tmp_path / "bundle" / "llm.gguf")
@@ -322,7 +322,7 @@ def test_a_study_of_adapters_scores_them_in_the_precision_of_their_training(
 ) -> None:  # fmt: skip
     held: list[torch.dtype] = []
     monkeypatch.setattr(llm, "checkpoint_model", _noting(llm.checkpoint_model, held))
-    settings = study.Settings((recipe.seed,), ablations, draws=20, reuse=(trained.folder,))
+    settings = study.StudySettings((recipe.seed,), ablations, draws=20, reuse=(trained.folder,))
     found = study.study(recipe, data, tmp_path / "study", settings, lambda message: None, quiet=True)
     assert set(held) == {torch.bfloat16}
     variants = ["full", "without stage 1", "without stage 2", "without alignment", "without stage 3"]

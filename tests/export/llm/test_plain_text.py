@@ -18,7 +18,7 @@ from corella_edge_export.llm.model import scratch_model  # noqa: E402
 from corella_edge_export.llm.recipe import LlmRecipe, TextRecipe  # noqa: E402
 from corella_edge_export.training import loop  # noqa: E402
 from corella_edge_export.training.tasks import text as plain_text  # noqa: E402
-from corella_edge_export.training.tasks.llm import Reader  # noqa: E402
+from corella_edge_export.training.tasks.llm import LlmReader  # noqa: E402
 from corella_edge_export.training.tasks.text import TextTask, blocks_of, digest, read, seed_whole_tokens  # noqa: E402
 
 MODEL = LlmRecipe(hidden=16, layers=1, heads=2, kv_heads=1, intermediate=24, context=64)
@@ -91,7 +91,7 @@ def task(recipe: TextRecipe = RECIPE, seed: int = 1) -> TextTask:
     torch.manual_seed(0)
     words = np.resize([*range(3, 20), *range(9, 3, -1)], 128 * recipe.block)
     blocks = words.reshape(-1, recipe.block).astype(np.int32)
-    return TextTask(Reader(scratch_model(MODEL, 32, 1, 2, 0), (3, 4), "float32"), blocks, recipe, seed)
+    return TextTask(LlmReader(scratch_model(MODEL, 32, 1, 2, 0), (3, 4), "float32"), blocks, recipe, seed)
 
 
 def test_a_regular_text_is_learnt(tmp_path: Path) -> None:

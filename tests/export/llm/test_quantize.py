@@ -13,7 +13,7 @@ import torch
 from checkpoints import random_llama, save_scratch_tokenizer
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import Tokens
-from corella_edge_export.bundling.write import Options, export
+from corella_edge_export.bundling.write import ExportOptions, export
 from corella_edge_export.llm.to_gguf import write_gguf
 from corella_edge_export.llm.tokenizer import load_tokenizer
 from corella_edge_runtime.llm.contract.messages import Prompt
@@ -116,7 +116,7 @@ def test_types_are_checked_before_anything_is_written(tmp_path: Path) -> None:
     nothing = SimpleNamespace()
     for types, message in ((("Q8_0", "F16", "Q8_0"), "given twice"), (("Q8_0", "Q7"), "'Q7'"), ((), "none")):
         with pytest.raises(InputError, match=message):
-            export(nothing, tmp_path / "out", Options(types))  # type: ignore[arg-type]
+            export(nothing, tmp_path / "out", ExportOptions(types))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from corella_edge.catalog import Catalog
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge_export.data.prepared import SPLITS
-from corella_edge_export.llm.sequences import SequenceBuilder, Spelling, bucketed
+from corella_edge_export.llm.sequences import Sequence, SequenceBuilder, Spelling, bucketed
 
 YES, NO, BOS = 1_200_001, 1_200_002, 1_200_003
 TEMPLATE = Template(item="{title}, {genres}:", profile={"age": "{}"}, history_lines=4, block=3)
@@ -31,6 +31,17 @@ def everyone(split: Any) -> list[int]:
     return np.unique(split.users).tolist()
 
 
+def seen_by(sequence: Sequence) -> list[list[int]]:
+    """Per target the tokens up to its answer: those before it, or those that its branch sees and the branch's own."""
+    tokens, places = sequence.tokens.tolist(), sequence.positions.tolist()
+    if not sequence.branches:
+        return [tokens[: place + 1] for place in places]
+    return [
+        tokens[:visible] + tokens[start : place + 1]
+        for (start, visible), place in zip(sequence.branches, places, strict=True)
+    ]
+
+
 @pytest.mark.parametrize("name", SPLITS)
 @pytest.mark.parametrize("titles", [True, False])
 def test_an_exact_sequence_is_the_prompt_of_serving(fitted: Any, name: str, titles: bool) -> None:
@@ -38,11 +49,11 @@ def test_an_exact_sequence_is_the_prompt_of_serving(fitted: Any, name: str, titl
     data, split = fitted.data, fitted.data.split(name)
     seen = []
     for sequence in made.exact(split, everyone(split)):
-        for place, label, row in zip(sequence.positions, sequence.labels, sequence.rows, strict=True):
+        for tokens, label, row in zip(seen_by(sequence), sequence.labels, sequence.rows, strict=True):
             request = data.request(int(split.users[row]), int(split.positions[row]), [int(split.items[row])])
             suffix = made.encoder.suffix((request.candidates or ())[0])
             assert suffix is not None
-            assert sequence.tokens[: place + 1].tolist() == [*made.encoder.prefix(request.user), *suffix]
+            assert tokens == [*made.encoder.prefix(request.user), *suffix]
             assert label == split.labels[row]
             seen.append(int(row))
     texts = [made.encoder.item(int(item)) is not None for item in split.items]
@@ -59,15 +70,14 @@ def test_every_row_is_a_training_target_once(fitted: Any, offset: int) -> None:
     np.testing.assert_array_equal(np.concatenate([s.labels for s in sequences]), split.labels[rows])
     for sequence in sequences:
         assert len(set(split.users[sequence.rows])) == 1
-        assert (np.diff(split.positions[sequence.rows]) > 0).all()
+        assert (np.diff(split.positions[sequence.rows]) >= fitted.data.rows_in_log).all()
         assert np.ptp(split.positions[sequence.rows]) < 7
 
 
 def test_a_training_target_is_asked_after_its_own_history(fitted: Any) -> None:
     made, split, data = builder(fitted), fitted.data.split("train"), fitted.data
     for sequence in made.training(split, everyone(split), 2):
-        for place, row in zip(sequence.positions, sequence.rows, strict=True):
-            tokens = sequence.tokens[: place + 1].tolist()
+        for tokens, row in zip(seen_by(sequence), sequence.rows, strict=True):
             request = data.request(int(split.users[row]), int(split.positions[row]), [int(split.items[row])])
             header = made.encoder.header(request.user)
             lines = [made.encoder.line(made.encoder.item(made.encoder.catalog.row_of[e.item]), e)

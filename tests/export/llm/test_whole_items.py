@@ -25,7 +25,7 @@ from corella_edge_export.llm.tokenizer import (
     train_tokenizer,
     whole_texts,
 )
-from corella_edge_runtime.attributes import Reading, remarks
+from corella_edge_runtime.attributes import UsedAttributes, remarks
 from corella_edge_runtime.llm.llama.binding import Model
 from corella_edge_runtime.site.catalog_update import merge
 
@@ -108,7 +108,7 @@ def test_an_item_that_gets_another_title_loses_its_token(world: World) -> None:
     assert not set(after.item(row) or []) & whole
     # Whatever reads as a known item is that item to the LLM: `catalog update` says so.
     assert after.item(catalog.row_of["new"]) == world.ours.item(row)
-    said = remarks(Reading(Schema((), {}), template), world.catalog, catalog, ["new"], [str(row)])
+    said = remarks(UsedAttributes(Schema((), {}), template), world.catalog, catalog, ["new"], [str(row)])
     assert any("takes for others" in text and "(new)" in text for text in said)
 
 

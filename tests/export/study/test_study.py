@@ -27,17 +27,17 @@ from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
 from corella_edge_export.evaluation import plots, tables
 from corella_edge_export.evaluation.fusion import fusion
-from corella_edge_export.evaluation.scored import Floats, Json, Pair, Scored
+from corella_edge_export.evaluation.scored import Floats, Json, Pair, ScoredRows
 from corella_edge_export.evaluation.shares import RANDOM_DRAWS
 from corella_edge_export.recipe import Recipe
 from corella_edge_export.study.predictions import Predictions
-from corella_edge_export.study.study import Settings, shared_by_seeds, study
+from corella_edge_export.study.study import StudySettings, shared_by_seeds, study
 from corella_edge_export.training import checkpoint, loop, stages
 from corella_edge_export.training.run import Run
 from corella_edge_export.training.tasks import llm as train_llm
 from sessions import REPOSITORY, run
 
-SETTINGS = Settings(seeds=(1, 2), draws=20)
+SETTINGS = StudySettings(seeds=(1, 2), draws=20)
 VARIANTS = ("full", "without-stage-1", "without-stage-2", "without-alignment", "without-stage-3")
 LINES = ("replace", "blend", "stack", "random", "oracle")
 
@@ -101,11 +101,11 @@ def kept(folder: Path, split: str, model: str) -> Floats:
     return np.frombuffer(path.read_bytes(), dtype=np.float64)
 
 
-def scored(studied: Studied, seed: int, split: str) -> Scored:
+def scored(studied: Studied, seed: int, split: str) -> ScoredRows:
     rows = studied.data.split(split)
     base, crm, llm = (kept(studied.variant(seed), split, model) for model in ("base", "crm", "llm"))
     seen = np.isin(rows.users, studied.data.split("train").users)
-    return Scored(base, crm, llm, rows.labels, rows.users.astype(np.int64), seen)
+    return ScoredRows(base, crm, llm, rows.labels, rows.users.astype(np.int64), seen)
 
 
 def metrics(p: Floats, labels: Any) -> dict[str, float]:
@@ -271,7 +271,7 @@ def test_other_weights_are_scored_anew(studied: Studied, tmp_path: Path, monkeyp
 @pytest.mark.parametrize("seeds", [(), (1, 1), (-1,), (1, 2**32)])
 def test_bad_seeds_are_one_clear_error(studied: Studied, tmp_path: Path, seeds: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"^seeds: different whole numbers .*$"):
-        study(studied.recipe, studied.data, tmp_path / "out", Settings(seeds), lambda message: None)
+        study(studied.recipe, studied.data, tmp_path / "out", StudySettings(seeds), lambda message: None)
     assert not (tmp_path / "out").exists()
 
 

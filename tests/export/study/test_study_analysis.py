@@ -14,8 +14,9 @@ import pytest
 from corella_edge import metrics
 from corella_edge_export.evaluation import boundary, groups, plots, tables
 from corella_edge_export.evaluation.fusion import routed
-from corella_edge_export.evaluation.scored import Pair
+from corella_edge_export.evaluation.scored import Pair, doubts
 from corella_edge_export.study import analysis
+from draws import samples
 from study_rows import pair, rows
 
 PAIR = pair()
@@ -102,7 +103,7 @@ def test_draws_of_the_curve_difference_weigh_rows() -> None:
         return float(np.mean(np.abs(np.subtract(*errors))))
 
     found = boundary.curve_difference(data, bootstrap, 5)
-    np.testing.assert_allclose(found.draws, bootstrap.samples(statistic), atol=1e-12)
+    np.testing.assert_allclose(found.draws, samples(bootstrap, statistic), atol=1e-12)
     assert found.value == pytest.approx(statistic(np.ones(len(data))), abs=1e-12)
 
 
@@ -227,3 +228,15 @@ def test_plots_are_the_same_text_each_time(seeds: Any, found: Any) -> None:
         assert all(ET.fromstring(text).tag.endswith("svg") for text in drawn.values())
         assert plots.curve(result) == drawn["curve-auc.svg"]
         assert all(line in drawn["curve-auc.svg"] for line in ("replace", "oracle", "stage-1 CRM"))
+
+
+@pytest.mark.parametrize(
+    ("liked", "others", "told"),
+    [(40, 57, "97 test rows (40 liked): intervals are wide, an AUC of 0.75 is known to ± 0.10 at best"),
+     (0, 30, "30 test rows, none of them liked: there is no AUC"), (30, 0, "30 test rows, all of them liked"),
+     (9000, 9000, "")],
+)  # fmt: skip
+def test_few_rows_are_told(liked: int, others: int, told: str) -> None:
+    found = doubts(np.repeat([1, 0], [liked, others]).astype(np.int8), "test rows")
+    assert "".join(found).startswith(told)
+    assert len(found) == bool(told)

@@ -14,7 +14,8 @@ from corella_edge.routing.fusion import RULES, Fusion
 from corella_edge.routing.policy import RATIOS, Calibration
 from corella_edge_export.evaluation import shares
 from corella_edge_export.evaluation.fusion import ENOUGH, fit_logistic, fused, fusion, routed
-from corella_edge_export.evaluation.scored import METRICS, Judge, Pair, Scored
+from corella_edge_export.evaluation.scored import METRICS, Judge, Pair, ScoredRows
+from draws import samples, weighted_auc
 from study_rows import pair, rows
 
 PAIR = pair()
@@ -80,9 +81,7 @@ def test_intervals_are_those_of_weighted_rows(curve: list[Any]) -> None:
     point = curve[RATIOS.index(0.3)]
     final = np.asarray(by_hand(PAIR, 0.3, "replace")[0])
     bootstrap = metrics.Bootstrap(PAIR.test.users, 60)
-    routed_draws, crm_draws = (
-        bootstrap.samples(metrics.RankedScores(p, PAIR.test.labels).auc) for p in (final, PAIR.test.crm)
-    )
+    routed_draws, crm_draws = (samples(bootstrap, weighted_auc(p, PAIR.test.labels)) for p in (final, PAIR.test.crm))
     low, high = np.percentile(routed_draws - crm_draws, [2.5, 97.5])
     gain = point["lines"]["replace"]["over_crm"]["auc"]
     assert (gain["low"], gain["high"]) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12))
@@ -153,7 +152,7 @@ def test_stack_is_fitted_on_the_routed_validation_rows_if_they_suffice() -> None
     near = valid.part(routed(valid, threshold))
     assert len(near) > ENOUGH
 
-    def weights(data: Scored, nats: float) -> Any:
+    def weights(data: ScoredRows, nats: float) -> Any:
         return fusion("stack", data, nats).weights
 
     np.testing.assert_allclose(weights(valid, threshold), weights(near, 0.0))

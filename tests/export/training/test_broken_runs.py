@@ -15,7 +15,7 @@ from corella_edge.atomic import resumable_folder  # noqa: E402
 from corella_edge.errors import ExportError, InputError, InterruptedRunError  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.recipe import Recipe, load_recipe, shipped  # noqa: E402
-from corella_edge_export.study.study import Settings, study  # noqa: E402
+from corella_edge_export.study.study import StudySettings, study  # noqa: E402
 from corella_edge_export.training import (  # noqa: E402
     checks,
     loop,
@@ -77,7 +77,7 @@ def test_an_attribute_that_the_data_have_not_is_one_error_before_any_work(
     with pytest.raises(InputError, match=f"recipe tiny, {told}"):
         stages.train(tmp_path / "run", recipe(**changes), data, quiet=True)
     with pytest.raises(InputError, match=f"recipe tiny, {told}"):
-        study(recipe(**changes), data, tmp_path / "study", Settings((1,)), pytest.fail, quiet=True)
+        study(recipe(**changes), data, tmp_path / "study", StudySettings((1,)), pytest.fail, quiet=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,7 +128,7 @@ def test_a_refused_recipe_leaves_a_folder_where_the_corrected_one_begins(data: P
 
 def test_a_refused_study_leaves_a_folder_where_the_corrected_one_begins(data: PreparedData, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="' Yes indeed' is 2 tokens"):
-        study(short(prompt=TWO_WORDS), data, tmp_path / "study", Settings((1,)), lambda text: None, quiet=True)
+        study(short(prompt=TWO_WORDS), data, tmp_path / "study", StudySettings((1,)), lambda text: None, quiet=True)
     assert not (tmp_path / "study").exists()
 
 
@@ -149,7 +149,7 @@ def test_a_damaged_schema_is_told_with_its_folder_and_fitted_anew_as_told(
 ) -> None:
     (run / name).write_text('["a", ')
     before = contents(run)
-    told = f"{re.escape(str(run))}: .*{name}.*; remove {run}/schema.json, the same command then fits it anew"
+    told = f"{re.escape(str(run))}: .*{name}.*; remove {run}/schema.json, the same command then fits it again"
     with pytest.raises(InputError, match=told):
         stages.train(run, short(), data, quiet=True)
     with pytest.raises(InputError, match=told):

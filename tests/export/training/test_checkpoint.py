@@ -21,7 +21,7 @@ from corella_edge.cli import main
 from corella_edge.errors import CorellaError, ExportError, InputError
 from corella_edge.prompt import Template
 from corella_edge.request_message import parse_request
-from corella_edge_export.bundling.write import Options, export
+from corella_edge_export.bundling.write import ExportOptions, export
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
@@ -96,7 +96,7 @@ def trained(recipe: Recipe, data: PreparedData, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def bundle(trained: run.Run) -> Path:
     out = trained.folder.parent / "bundle"
-    export(trained, out, Options(("Q8_0", "F16"), crm_int8=True, threads=1))
+    export(trained, out, ExportOptions(("Q8_0", "F16"), crm_int8=True, threads=1))
     return out
 
 

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from corella_edge.cli import main  # noqa: E402
 from corella_edge.errors import InputError  # noqa: E402
-from corella_edge_export.bundling.write import Options, export  # noqa: E402
+from corella_edge_export.bundling.write import ExportOptions, export  # noqa: E402
 from corella_edge_export.crm.recipe import flat  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.recipe import Recipe, table_of  # noqa: E402
@@ -70,7 +70,7 @@ def test_an_interrupted_run_goes_on_with_another_export_to_the_same_weights(data
     interrupt(tmp_path / "run", before, data)
     stages.train(tmp_path / "run", after, data, quiet=True)
     assert best(tmp_path / "run") == best(tmp_path / "whole")
-    bundle = export(Run.open(tmp_path / "run", data), tmp_path / "bundle", Options(("F16",), threads=1))
+    bundle = export(Run.open(tmp_path / "run", data), tmp_path / "bundle", ExportOptions(("F16",), threads=1))
     routing = json.loads((bundle.root / "routing.json").read_text())
     assert (routing["fusion"]["rule"], bundle.policy()) == ("blend", "ratio:0.3")
     assert len((bundle.root / "sample.jsonl").read_text().splitlines()) == 7
@@ -151,7 +151,7 @@ def test_a_run_that_was_begun_before_the_crm_had_sections_goes_on_and_exports(
     before_sections(tmp_path / "run")
     run = Run.open(tmp_path / "run", data)
     assert table_of(run.recipe) == table_of(chosen)
-    export(run, tmp_path / "bundle", Options(("F16",), threads=1))
+    export(run, tmp_path / "bundle", ExportOptions(("F16",), threads=1))
 
 
 @pytest.mark.parametrize("command", ["train", "study"])

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from corella_edge.bundle import artefact  # noqa: E402
 from corella_edge.errors import InputError  # noqa: E402
-from corella_edge_export.bundling.write import Options, export  # noqa: E402
+from corella_edge_export.bundling.write import ExportOptions, export  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.llm.tokenizer import speller  # noqa: E402
 from corella_edge_export.recipe import Recipe, load_recipe  # noqa: E402
@@ -57,7 +57,7 @@ def weights(run: Run, stage: str) -> bytes:
 
 
 def exported(run: Run, out: Path) -> Any:
-    return export(run, out, Options(("F16",), threads=1))
+    return export(run, out, ExportOptions(("F16",), threads=1))
 
 
 OFF = {"epochs": 0}

@@ -18,7 +18,7 @@ from corella_edge_runtime.llm.admission import (
     seconds_for,
 )
 from corella_edge_runtime.llm.contract.deadline import MARGIN, WAY_BACK, nearer, of, overdue, promised, seconds_to
-from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt, Prompts
+from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompt, Prompts
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 
 PER_TOKEN = 1e-3
@@ -80,7 +80,7 @@ class Desk:
             promise = self.admission.admit(row, None, now).promise
             assert promise is not None
             self.work(1000, per_token)
-            self.admission.ended(promise, row, Answers.of([Answer(0.5)]), self.stats, now)
+            self.admission.ended(promise, row, Answers.of([LlmAnswer(0.5)]), self.stats, now)
 
     def work(self, tokens: int, per_token: float = PER_TOKEN) -> None:
         """Decodes as full as they can be, and cheap beside their tokens."""
@@ -137,7 +137,7 @@ def test_a_prefix_that_is_kept_costs_nothing() -> None:
     asked = desk.admission.admit(row, None, 10.0).promise
     assert asked is not None
     desk.work(160)
-    desk.admission.ended(asked, row, Answers.of([Answer(0.5)]), desk.stats, 10.2)
+    desk.admission.ended(asked, row, Answers.of([LlmAnswer(0.5)]), desk.stats, 10.2)
     assert desk.number(prompts(5, 10, 150, user=1), 0.15, 10.3)[0] == 0  # another user's
     assert desk.number(prompts(5, 10, 150), 0.15, 10.3)[0] == 5
 
@@ -156,7 +156,7 @@ def test_users_of_many_tokens_each_begin_a_decode() -> None:
 @pytest.mark.parametrize("how", ["forget", "error", "restart"])
 def test_what_the_llm_has_lost_is_known_to_be_lost(how: str) -> None:
     desk, row = Desk(), prompts(1, 10, 150)
-    for answer in (Answer(0.5), Answer(math.nan, "llm_error" if how == "error" else "deadline")):
+    for answer in (LlmAnswer(0.5), LlmAnswer(math.nan, "llm_error" if how == "error" else "deadline")):
         asked = desk.admission.admit(row, None, 10.0).promise
         assert asked is not None
         desk.work(160)

@@ -20,7 +20,7 @@ from corella_edge.request import Candidate, Event, User
 from corella_edge.scores import Trace
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.asking import Asking, Llm
-from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt
+from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompt
 
 USER = User("u1", {}, tuple(Event(f"i{i}", 4.0) for i in range(4)))
 UNTITLED = Candidate(f"i{ITEMS - 1}")
@@ -51,7 +51,7 @@ class Held:
         self.futures.append(Future())
         return self.futures[-1]
 
-    def answer(self, answers: list[Answer], seconds: float = 0.0) -> None:
+    def answer(self, answers: list[LlmAnswer], seconds: float = 0.0) -> None:
         """The last question, after one decode of so many seconds."""
         tokens = sum(len(prompt.suffix) for prompt in self.asked[-1])
         for name, value in zip(self.counters, (1.0, float(tokens), seconds), strict=True):
@@ -81,11 +81,11 @@ def candidates(number: int) -> list[Candidate]:
 def test_a_real_answer_is_what_counts(held: tuple[Llm, Held]) -> None:
     llm, backend = held
 
-    def prove(answer: Answer | None) -> str:
+    def prove(answer: LlmAnswer | None) -> str:
         """Why there is none, of a backend that answers so; None: it is silent."""
         submit = backend.submit
 
-        def answered(prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[Answer]]:
+        def answered(prompts: Sequence[Prompt], deadline: float | None = None) -> Future[list[LlmAnswer]]:
             future = submit(prompts, deadline)
             if answer is not None:
                 backend.answer([answer])
@@ -97,8 +97,8 @@ def test_a_real_answer_is_what_counts(held: tuple[Llm, Held]) -> None:
         finally:
             del backend.submit  # type: ignore[method-assign]
 
-    assert prove(Answer(0.5)) == ""
-    assert prove(Answer(math.nan, "llm_error")) == "llm_error"
+    assert prove(LlmAnswer(0.5)) == ""
+    assert prove(LlmAnswer(math.nan, "llm_error")) == "llm_error"
     assert prove(None) == "deadline"
     (prompt,) = backend.asked[0]
     assert list(prompt.prefix) == llm.prompts.prefix(User())
@@ -134,7 +134,7 @@ def test_the_hardest_are_asked_first_and_answers_find_their_places(held: tuple[L
     asking = llm.begin(USER, asked, np.array([0.2, 0.6, 0.4, 0.69, 0.6]), None)
     suffixes = [tuple(llm.prompts.suffix(asked[i]) or ()) for i in (1, 4, 2, 0)]
     assert [prompt.suffix for prompt in backend.asked[0]] == suffixes
-    backend.answer([Answer(value) for value in (0.1, 0.4, 0.2, 0.0)])
+    backend.answer([LlmAnswer(value) for value in (0.1, 0.4, 0.2, 0.0)])
     found = [(answer.probability, answer.reason) for answer in asking.answers()]
     assert [found[i] for i in (0, 1, 2, 4)] == [(0.0, ""), (0.1, ""), (0.2, ""), (0.4, "")]
     assert found[3][1] == "no_text"
@@ -175,7 +175,7 @@ def test_a_request_tells_what_it_cost(held: tuple[Llm, Held]) -> None:
     llm, backend = held
     asking = llm.begin(USER, candidates(3), np.array([0.3, 0.2, 0.1]), None)
     time.sleep(0.05)
-    backend.answer([Answer(0.5, "", 90, 0, 0.02), Answer(0.5, "", 7, 80, 0.03), Answer(math.nan, "deadline")])
+    backend.answer([LlmAnswer(0.5, "", 90, 0, 0.02), LlmAnswer(0.5, "", 7, 80, 0.03), LlmAnswer(math.nan, "deadline")])
     asking.answers()
     trace = spent(asking)
     assert (trace.evaluated, trace.reused, trace.seconds["queue"]) == (97, 80, 0.02)
@@ -188,12 +188,12 @@ def test_what_would_come_too_late_is_not_asked_and_the_hardest_is(held: tuple[Ll
     llm, backend = held
     for _ in range(20):
         llm.begin(USER, candidates(30), np.ones(30), None)
-        backend.answer([Answer(0.5)] * 30, seconds=3.0)
+        backend.answer([LlmAnswer(0.5)] * 30, seconds=3.0)
     hardness = np.linspace(0.1, 0.6, 30)
     asking = llm.begin(USER, candidates(30), hardness, time.monotonic() + 2.5)
     number = len(backend.asked[-1])
     assert 3 <= number <= 27
-    backend.answer([Answer(0.5)] * number)
+    backend.answer([LlmAnswer(0.5)] * number)
     reasons = [answer.reason for answer in asking.answers()]
     assert reasons == ["busy"] * (30 - number) + [""] * number
     assert llm.stats()["not_asked"] == 30 - number
@@ -251,5 +251,5 @@ def _late(llm: Llm) -> float:
 
 
 def test_an_asking_of_its_own_is_easy_to_make() -> None:
-    made: Any = Asking(Answers.of([Answer(0.5), Answer(math.nan, "busy")]))
+    made: Any = Asking(Answers.of([LlmAnswer(0.5), LlmAnswer(math.nan, "busy")]))
     assert [answer.reason for answer in made.answers()] == ["", "busy"]

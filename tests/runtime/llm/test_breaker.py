@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.backends.process.backend import Patience, ProcessBackend
 from corella_edge_runtime.llm.contract.backend import Liveness
-from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt
+from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompt
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.guard import Breaker, GuardedBackend, outcome, patience
 from fake_llm import FakeBackend
@@ -116,7 +117,7 @@ def test_a_look_that_fails_does_not_end_the_guard(caplog: pytest.LogCaptureFixtu
      (["deadline", "llm_error"], False), (["too_long"], None)],
 )  # fmt: skip
 def test_what_counts_as_success(reasons: list[str], wanted: bool | None) -> None:
-    assert outcome(Answers.of(Answer(0.5, reason) for reason in reasons)) is wanted
+    assert outcome(Answers.of(LlmAnswer(0.5, reason) for reason in reasons)) is wanted
 
 
 class Inner:
@@ -138,7 +139,7 @@ class Inner:
             future.set_exception(ValueError("the secret title"))
         else:
             reason = "" if self.mode == "good" else self.mode
-            future.set_result(Answers.of(Answer(math.nan if reason else 0.5, reason) for _ in prompts))
+            future.set_result(Answers.of(LlmAnswer(math.nan if reason else 0.5, reason) for _ in prompts))
         return future
 
     def forget(self) -> None:
@@ -214,16 +215,37 @@ def test_good_answers_between_keep_it_closed(guarded: GuardedBackend, inner: Inn
 
 def test_silence_ends_what_is_in_flight_at_once(guarded: GuardedBackend, inner: Inner) -> None:
     inner.mode = "hold"
-    futures = [guarded.submit(ROW) for _ in range(5)]
+    futures = [guarded.submit(ROW, time.monotonic() + 60) for _ in range(5)]
     assert {reason(future) for future in futures} == {"llm_error"}
     # What the inner one held is not wanted any more, and probes go on as long as they are not answered.
     assert all(future.cancelled() for future in inner.held[:5])
     assert reason(guarded.submit(ROW)) == "llm_error"
     until(lambda: len(inner.held) >= 6)
-    inner.held[5].set_result(Answers.of([Answer(0.5)]))
+    inner.held[5].set_result(Answers.of([LlmAnswer(0.5)]))
     until(lambda: guarded.stats()["breaker_open"] == 0.0)
     inner.mode = "good"
     assert reason(guarded.submit(ROW)) == ""
+
+
+def test_what_has_no_deadline_waits_through_a_silence_of_one_long_decode(inner: Inner) -> None:
+    limits = replace(QUICK, renewal=1000.0)
+    guarded, inner.mode = GuardedBackend(inner, Tokens(1, 2, None), 512, limits), "hold"
+    patient, hasty = guarded.submit(ROW), guarded.submit(ROW, time.monotonic() + 60)
+    assert reason(hasty) == "llm_error"
+    assert guarded.stats()["breaker_open"] == 1.0
+    assert reason(guarded.submit(ROW)) == "llm_error"  # nothing more is asked meanwhile
+    assert not patient.done()
+    inner.held[0].set_result(Answers.of([LlmAnswer(0.25)]))
+    assert patient.result(20) == [LlmAnswer(0.25)]
+    guarded.close()
+
+
+def test_what_has_no_deadline_ends_when_the_llm_is_given_up(guarded: GuardedBackend, inner: Inner) -> None:
+    inner.mode, started = "hold", time.monotonic()
+    assert reason(guarded.submit(ROW)) == "llm_error"
+    assert time.monotonic() - started >= QUICK.renewal * QUICK.silence - QUICK.look
+    until(lambda: inner.renewed == 1)
+    assert inner.held[0].cancelled()
 
 
 def test_a_silence_that_goes_on_is_a_reason_to_start_again(guarded: GuardedBackend, inner: Inner) -> None:
@@ -233,7 +255,7 @@ def test_a_silence_that_goes_on_is_a_reason_to_start_again(guarded: GuardedBacke
     until(lambda: inner.renewed >= 2)
     for future in inner.held:
         if not future.done():
-            future.set_result(Answers.of([Answer(0.5)]))
+            future.set_result(Answers.of([LlmAnswer(0.5)]))
     until(lambda: guarded.stats()["breaker_open"] == 0.0)
     inner.mode, before = "good", inner.renewed
     for _ in range(20):
@@ -260,8 +282,8 @@ def test_long_work_that_shows_signs_of_life_is_no_silence(guarded: GuardedBacken
         time.sleep(0.02)
         inner.life += 1
     assert not future.done()
-    inner.held[0].set_result(Answers.of([Answer(0.25)]))
-    assert future.result(20) == [Answer(0.25)]
+    inner.held[0].set_result(Answers.of([LlmAnswer(0.25)]))
+    assert future.result(20) == [LlmAnswer(0.25)]
 
 
 def test_nothing_asked_is_no_silence(guarded: GuardedBackend, inner: Inner) -> None:
@@ -301,7 +323,7 @@ def test_a_stopped_child_is_found_out_answered_for_and_taken_back(llama: Any, ca
     os.kill(inner.pid, signal.SIGSTOP)
     stopped = time.monotonic()
     with caplog.at_level(logging.ERROR):
-        assert reason(guarded.submit(ROW)) == "llm_error"  # without a deadline: it would have waited for ever
+        assert reason(guarded.submit(ROW, stopped + 60)) == "llm_error"
     assert time.monotonic() - stopped < 10.0
     assert "it is silent" in caplog.text
     started = time.monotonic()

@@ -23,9 +23,8 @@ import pytest
 from corella_edge_runtime.llm.backends.thread import thread_side
 from corella_edge_runtime.llm.contract.backend import LlmBackend, ModelSpec
 from corella_edge_runtime.llm.contract.messages import Prompt
-from corella_edge_runtime.llm.contract.settings import LlmSettings
+from corella_edge_runtime.llm.contract.settings import TOLERANCE, LlmSettings
 from corella_edge_runtime.llm.guard import GuardedBackend
-from corella_edge_runtime.llm.llama.tolerance import TOLERANCE
 from corella_edge_runtime.opening import open_backend
 from fake_llm import FakeBackend, serving
 

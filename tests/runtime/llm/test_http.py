@@ -14,8 +14,8 @@ import pytest
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.prompt import Tokens
 from corella_edge_runtime.llm.backends import table
-from corella_edge_runtime.llm.backends.remote.address import KEY_VARIABLE, parse_address
 from corella_edge_runtime.llm.backends.remote.client import ClientLimits, RemoteBackend
+from corella_edge_runtime.llm.backends.remote.flavours import KEY_VARIABLE, parse_address
 from corella_edge_runtime.llm.contract.backend import ModelSpec
 from corella_edge_runtime.llm.contract.messages import Answers, Prompt
 from corella_edge_runtime.llm.contract.settings import LlmSettings

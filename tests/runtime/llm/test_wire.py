@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from corella_edge_runtime.llm.backends.process import wire
 from corella_edge_runtime.llm.backends.process.link import Link
-from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt, Prompts
+from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompt, Prompts
 from corella_edge_runtime.llm.contract.settings import MOST_QUEUED
 
 IDS = st.integers(0, 2**64 - 1)
@@ -24,7 +24,7 @@ PROMPTS = st.lists(
 STATS = st.dictionaries(st.text(max_size=8), st.floats(allow_nan=False), max_size=4)
 ANSWERS = st.lists(
     st.builds(
-        Answer, st.floats(0, 1), st.sampled_from(["", "deadline", "too_long", "llm_error"]),
+        LlmAnswer, st.floats(0, 1), st.sampled_from(["", "deadline", "too_long", "llm_error"]),
         st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.floats(0, 1e9), st.floats(-1e9, 0) | st.just(math.nan),
     ), max_size=9,
 ).map(Answers.of)  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from corella_edge_runtime.machine import timekeeping
@@ -104,8 +104,10 @@ STEPS = st.one_of(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=max(120, settings().max_examples), deadline=None)
 @given(first=WRONG, steps=st.lists(STEPS, max_size=14), tenth=st.integers(0, TENTHS - 1))
+@example(first=-6.0, steps=[("unset", 0.0), ("off", 0.0), ("right", 0.0), ("run", 158_400.0)], tenth=0)
+@example(first=-90 * DAY, steps=[("unset", 0.0), ("off", DAY), ("right", 0.0), ("run", 3 * DAY)], tenth=0)
 def test_no_clock_makes_anything_older_than_it_is_nor_younger_than_the_uptime_since(
     first: float | None, steps: list[tuple[str, float | None]], tenth: int
 ) -> None:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import CorellaError, InputError, MissingExtraError
 from corella_edge_runtime.machine import wheel, zigcc
-from corella_edge_runtime.machine.wheel import RELEASE, TARGETS, Recipe, build, recipe, variants
+from corella_edge_runtime.machine.wheel import RELEASE, TARGETS, WheelRecipe, build, recipe, variants
 from sessions import REPOSITORY, run
 from sockets import until
 
@@ -39,7 +39,7 @@ MARCH = {
     "armv9.2-a+dotprod+fp16+sve+i8mm+sve2+sme": "generic+v9_2a+dotprod+fullfp16+sve+i8mm+sve2+sme",
     "armv9.2-a+i8mm+nosve+sme": "generic+v9_2a+i8mm-sve+sme",
 }
-OURS = Recipe("x86_64", "ziglang 0")
+OURS = WheelRecipe("x86_64", "ziglang 0")
 Out = namedtuple("Out", "folder lines steps")
 
 # Stands for pip: says what ninja says, then leaves the wheel that is asked for.
@@ -96,8 +96,8 @@ def test_whatever_names_no_arm_cpu_reaches_zig_as_it_is(given_: list[str], tool:
 
 
 def test_a_key_stands_for_everything_that_is_in_the_wheel() -> None:
-    assert OURS.key == Recipe("x86_64", "ziglang 0").key
-    for field in fields(Recipe):
+    assert OURS.key == WheelRecipe("x86_64", "ziglang 0").key
+    for field in fields(WheelRecipe):
         value = getattr(OURS, field.name)
         other = replace(OURS, **{field.name: value + ("x" if isinstance(value, str) else ("x",))})
         assert other.key != OURS.key, field.name

@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
+from corella_edge.history import GIVEN
 from corella_edge.request import Request
 from corella_edge.routing.measure import entropy, is_routed
 from corella_edge.routing.policy import parse_threshold
@@ -62,11 +63,15 @@ class FakeRanker:
         self.crm_blocked.set()
         self.running = self.most_running = self.forgotten = 0
         self.times: list[float | None] = []
+        self.history = ""  # what the latest request's was called
         self.warm = self.closed = False
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(64)
 
-    def begin(self, request: Request, refusal: str = "", deadline: float | None = None) -> FakeDraft:
+    def begin(
+        self, request: Request, refusal: str = "", deadline: float | None = None, history: str = GIVEN
+    ) -> FakeDraft:
+        self.history = history
         left = None if deadline is None else 1000.0 * (deadline - time.monotonic())
         assert self.crm_blocked.wait(20)
         self.times.append(left)
@@ -161,9 +166,9 @@ class Site:
         seen: list[Request] = []
         begin = self.ranker.begin
 
-        def watched(request: Request, refusal: str = "", deadline: float | None = None) -> FakeDraft:
+        def watched(request: Request, *more: Any) -> FakeDraft:
             seen.append(request)
-            return begin(request, refusal, deadline)
+            return begin(request, *more)
 
         self.ranker.begin = watched  # type: ignore[method-assign]
         return seen

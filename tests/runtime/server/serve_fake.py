@@ -18,7 +18,7 @@ from corella_edge_runtime.server.following import BundleSource
 from corella_edge_runtime.server.guard.connections import ConnectionLimits
 from corella_edge_runtime.server.guard.limits import Limits
 from corella_edge_runtime.server.routes import rank
-from corella_edge_runtime.server.run import Settings, listen, run
+from corella_edge_runtime.server.run import ServeSettings, listen, run
 
 OPTIONS = json.loads(sys.argv[1])
 
@@ -48,7 +48,7 @@ try:
     run(
         BundleSource(Path(), lambda _: Slow(delay=OPTIONS.get("delay", 0.0))),
         listen(OPTIONS.get("host", "127.0.0.1"), 0),
-        Settings(
+        ServeSettings(
             Limits(timeout_ms=OPTIONS.get("timeout_ms", 1000.0)), grace_seconds=OPTIONS.get("grace", 20.0),
             connections=ConnectionLimits(half_closed_seconds=OPTIONS.get("half_closed_seconds", 2.0)),
         ),

@@ -18,15 +18,15 @@ from corella_edge_runtime.server.guard.access import Guard
 from corella_edge_runtime.server.guard.connections import ConnectionLimits
 from corella_edge_runtime.server.guard.keys import KeyFile
 from corella_edge_runtime.server.guard.limits import Limits
-from corella_edge_runtime.server.run import Memory, Settings, listen, run
+from corella_edge_runtime.server.run import Memory, ServeSettings, listen, run
 from corella_edge_runtime.store.users import UserStore
 
 
 class Failing(FakeRanker):
-    def begin(self, request: Request, refusal: str = "", deadline: float | None = None) -> FakeDraft:
+    def begin(self, request: Request, refusal: str = "", deadline: float | None = None, *more: str) -> FakeDraft:
         if (request.id or "").startswith("fail"):
             raise RuntimeError(f"a fault that quotes {request}")
-        return super().begin(request, refusal, deadline)
+        return super().begin(request, refusal, deadline, *more)
 
 
 # Every line of every library, down to what no operator switches on.
@@ -35,7 +35,7 @@ with UserStore.open(Path(sys.argv[2])) as store:
     run(
         BundleSource(Path(), lambda _: Failing()),
         listen("127.0.0.1", 0),
-        Settings(Limits(), connections=ConnectionLimits(header_seconds=1.0)),
+        ServeSettings(Limits(), connections=ConnectionLimits(header_seconds=1.0)),
         Guard(KeyFile(Path(sys.argv[1]), every=0.0)),
         Memory(store),
         on_listening=click.echo,

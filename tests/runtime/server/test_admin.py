@@ -38,7 +38,7 @@ def test_a_bundle_for_good_is_shown_and_can_not_be_reloaded() -> None:
                 "share": 1.0,
                 "in_flight": 1,
             }
-            assert valid(SCHEMAS["Deployment"], found)
+            assert valid(SCHEMAS["ServedVersions"], found)
             assert not found["site"]
             refused = await http.post("/admin/reload")
             assert (refused.status_code, "serve SITE" in refused.text) == (409, True)
@@ -70,7 +70,7 @@ def test_a_site_is_shown_with_its_canary_what_it_refused_and_what_ends(tmp_path:
                 found = (await http.post("/admin/reload")).json()
                 assert [member["version"] for member in found["ending"]] == [ids[0]]
             assert found["refused"]["reason"] == "llm.gguf: missing"
-            assert valid(SCHEMAS["Deployment"], found)
+            assert valid(SCHEMAS["ServedVersions"], found)
             assert (await http.get("/admin/deployment")).json()["ending"] == []
         following.cancel()
         await asyncio.wait([following])

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from corella_edge.cli.serve import serve
-from corella_edge_runtime.server.run import Settings
+from corella_edge_runtime.server.run import ServeSettings
 from sessions import run
 
 SCRIPT = Path(__file__).with_name("serve_cli.py")
@@ -80,7 +80,7 @@ def test_an_idle_connection_is_kept_as_long_as_asked(bundle):
 
 def test_an_idle_connection_outlasts_a_load_balancers_minute():
     assert next(option.default for option in serve.params if option.name == "keep_alive") > 60
-    assert Settings().keep_alive_seconds > 60
+    assert ServeSettings().keep_alive_seconds > 60
 
 
 def test_port_in_use(bundle):

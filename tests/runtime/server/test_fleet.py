@@ -21,6 +21,12 @@ from corella_edge_runtime.server.fleet import Fleet, gets_canary
 from fake_versions import Versioned
 
 
+def set_canary(fleet: Fleet, ranker: Any, version: str = "", share: float = 0.0) -> None:
+    """Let `ranker` answer a share of the users; None = nobody."""
+    assert fleet.live is not None
+    fleet.arrange(fleet.live, None if ranker is None else fleet.member(ranker, version), share)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():
@@ -149,7 +155,7 @@ def test_the_same_ranker_in_both_places_is_one_and_live() -> None:
     async def test(fleet: Fleet) -> None:
         only = Versioned("toy@1")
         fleet.install(only, "v1")
-        fleet.set_canary(only, "v1", 0.5)
+        set_canary(fleet, only, "v1", 0.5)
         assert fleet.canary is None
         assert len(fleet.members) == 1
 
@@ -160,15 +166,15 @@ def test_a_promoted_canary_keeps_its_requests_and_a_stopped_one_ends_them() -> N
     async def test(fleet: Fleet) -> None:
         old, new, third = Versioned("toy@1"), Versioned("toy@2"), Versioned("toy@3")
         fleet.install(old, "v1")
-        fleet.set_canary(new, "v2", 0.999999)
+        set_canary(fleet, new, "v2", 0.999999)
         with fleet.hold("u") as held:
             assert (held.label, held.canary) == ("toy@2", True)
             fleet.install(new, "v2")
             assert fleet.canary is None
             await until(lambda: old.closed == 1)
         assert not new.closed
-        fleet.set_canary(third, "v3", 0.5)
-        fleet.set_canary(None)
+        set_canary(fleet, third, "v3", 0.5)
+        set_canary(fleet, None)
         await until(lambda: third.closed == 1)
 
     run(test)
@@ -203,7 +209,7 @@ def test_another_canary_meets_other_users() -> None:
 def test_users_stick_and_anonymous_requests_are_spread() -> None:
     async def test(fleet: Fleet) -> None:
         fleet.install(Versioned("toy@1"), "v1")
-        fleet.set_canary(Versioned("toy@2"), "v2", 0.3)
+        set_canary(fleet, Versioned("toy@2"), "v2", 0.3)
 
         def version(user: str | None) -> str:
             with fleet.hold(user) as held:
@@ -233,7 +239,7 @@ def test_swaps_under_load_lose_nothing_and_close_every_version_once() -> None:
         for i in range(1, 60):
             made.append(Versioned(f"toy@{i}", problems))
             if rng.random() < 0.3:
-                fleet.set_canary(made[-1], f"v{i}", rng.random())
+                set_canary(fleet, made[-1], f"v{i}", rng.random())
             else:
                 fleet.install(made[-1], f"v{i}")
             await asyncio.sleep(rng.random() * 0.01)
@@ -273,9 +279,9 @@ def test_after_any_course_of_events_what_is_loaded_is_wanted_or_busy(events: lis
             if what == "install":
                 fleet.install(ranker, f"v{number}")
             elif what == "canary":
-                fleet.set_canary(ranker, f"v{number}", 0.5)
+                set_canary(fleet, ranker, f"v{number}", 0.5)
             elif what == "stop":
-                fleet.set_canary(None)
+                set_canary(fleet, None)
             elif what == "begin":
                 running.append(ExitStack())
                 running[-1].enter_context(fleet.hold(str(number)))

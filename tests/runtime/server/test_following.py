@@ -14,11 +14,11 @@ import pytest
 
 from corella_edge.errors import BundleError, InputError
 from corella_edge_runtime.server.fleet import Fleet
-from corella_edge_runtime.server.following import Follower, Source, open_source
+from corella_edge_runtime.server.following import Follower, VersionSource, open_source
 from corella_edge_runtime.server.service import Service
 from corella_edge_runtime.site import layout as sites
 from corella_edge_runtime.site.deployment import promoted, rolled_back, with_canary, without_canary
-from corella_edge_runtime.site.layout import Refusal, Running, Serving
+from corella_edge_runtime.site.layout import Running, Serving, VersionRefusal
 from fake_versions import Shelf, toy_bundle
 
 
@@ -45,7 +45,7 @@ def shelf() -> Shelf:
 class Server:
     """A fleet that follows a site, as `serve SITE` would."""
 
-    def __init__(self, site: Path, shelf: Shelf, source: Source, fleet: Fleet, follower: Follower) -> None:
+    def __init__(self, site: Path, shelf: Shelf, source: VersionSource, fleet: Fleet, follower: Follower) -> None:
         self.site, self.shelf, self.source, self.fleet, self.follower = site, shelf, source, fleet, follower
 
     def change(self, step: Callable[..., object], *args: object) -> int:
@@ -175,7 +175,7 @@ def test_a_version_that_can_not_be_loaded_is_refused_and_the_old_one_serves_on(
         await server.dealt_with(serial)
         state = server.says
         assert state.live.version == ids[0]
-        assert state.refused == Refusal(ids[1], serial, state.refused.at, reason)
+        assert state.refused == VersionRefusal(ids[1], serial, state.refused.at, reason)
         assert sites.outcome(state, sites.read(site)) == "refused"
         assert f"{ids[1]} is refused, what served serves on: {reason}" in caplog.messages
         await server.dealt_with(server.change(rolled_back))

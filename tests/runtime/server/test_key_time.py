@@ -29,6 +29,12 @@ class Clocks:
         self.wall += seconds
 
 
+def settle(time: KeyTime) -> None:
+    """Wait until what was written is on the disk."""
+    assert time._writing is not None
+    time._writing.join()
+
+
 def at(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
@@ -40,11 +46,11 @@ def test_a_clock_of_1970_after_a_restart_does_not_bring_an_expired_key_back(tmp_
     first = KeyTime(kept, clocks)
     file = KeyFile(tmp_path / "keys.json", every=0.0, time_now=first.now)
     assert file.keys().check(text, file.now())
-    first.settle()
+    settle(first)
     clocks.run(DAY + 10)
     with pytest.raises(KeyRefusedError, match="expired"):
         file.keys().check(text, file.now())
-    first.settle()
+    settle(first)
     clocks.boot, clocks.uptime, clocks.wall = "b", 20.0, 20.0
     after = KeyTime(kept, clocks)
     assert after.now() >= expires
@@ -87,7 +93,7 @@ def test_a_damaged_file_is_replaced(tmp_path: Path, content: bytes, caplog: pyte
     kept.write_bytes(content)
     time = KeyTime(kept, Clocks())
     assert time.now() == at(START)
-    time.settle()
+    settle(time)
     assert "cannot be read" in caplog.text
     assert KeyTime(kept, Clocks()).now() == at(START)
     assert len(caplog.messages) == 1
@@ -97,7 +103,7 @@ def test_where_it_can_not_be_kept_the_log_says_so(tmp_path: Path, caplog: pytest
     (tmp_path / "file").write_bytes(b"")
     time = KeyTime(tmp_path / "file" / "time.json", Clocks())
     assert time.now() - at(START) < timedelta(seconds=1)
-    time.settle()
+    settle(time)
     assert "not kept from one start to the next" in caplog.text
 
 
@@ -108,5 +114,5 @@ def test_it_is_kept_in_the_state_folder_a_file_for_each_keys_file(
     for name in ("a", "b"):
         time = KeyTime.of(tmp_path / name)
         time.now()
-        time.settle()
+        settle(time)
     assert len(list((tmp_path / "corella-edge" / "keys").iterdir())) == 2

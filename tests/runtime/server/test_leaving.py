@@ -28,8 +28,8 @@ def site(make_site: Any, fake_ranker: Any) -> Any:
     """Its LLM answers when a test says so; `ranker.futures` has what it was asked."""
 
     class Asked(fake_ranker):
-        def begin(self, request: Request, refusal: str = "", deadline: float | None = None) -> Any:
-            draft = super().begin(request, refusal, deadline)
+        def begin(self, request: Request, refusal: str = "", deadline: float | None = None, *more: str) -> Any:
+            draft = super().begin(request, refusal, deadline, *more)
             draft.asking.future = Future()
             self.futures.append(draft.asking.future)
             return draft

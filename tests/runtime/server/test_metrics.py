@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from prometheus_client import REGISTRY, parser
 from prometheus_client.openmetrics import parser as openmetrics
 
+from corella_edge.errors import UnknownValueError
 from corella_edge_runtime.llm.llama.trust import Verdict
 
 REQUEST = {"user": {}, "candidates": [{"item": i} for i in ("a", "new-1", "new-2", "mute-1")], "threshold": "ratio:1"}
@@ -93,3 +94,9 @@ def test_every_metric_is_in_the_documentation_and_none_else(site):
         if name.startswith("corella_edge_") and not name.endswith("_created")
     }
     assert documented == exported
+
+
+def test_a_refused_unknown_value_is_counted_by_field(site):
+    site.ranker.error = UnknownValueError("candidates[0].item: 'x' is unknown to this bundle", "item")
+    assert site.rank(REQUEST).status_code == 422
+    assert value(site.metrics(), "unknown_refused_total", bundle="fake@1", field="item") == 1

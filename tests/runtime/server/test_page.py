@@ -400,6 +400,25 @@ def test_the_strip_says_that_nothing_answers_until_something_does(watched, tab):
     watched.errors[:] = [line for line in watched.errors if "Failed to load resource" not in line]
 
 
+def test_a_page_opened_before_the_bundle_is_loaded_begins_by_itself_when_it_is(watched, served):
+    loading = {"error": {"message": "the bundle is still loading"}}
+    watched.context.route(
+        "**/page/*",
+        lambda route: (
+            route.fulfill(status=503, json=loading) if route.request.resource_type == "fetch" else route.continue_()
+        ),
+    )
+    watched.tab.goto(served.url)
+    watched.tab.get_by_text("the bundle is still loading.").wait_for()
+    assert watched.tab.locator("#rows tr").count() == 0
+    watched.context.unroute("**/page/*")
+    settle(watched.tab)
+    assert watched.tab.locator("#status.wrong").count() == 0
+    assert watched.tab.locator("#person-search input").input_value()
+    # The browser itself notes what the route did.
+    watched.errors[:] = [line for line in watched.errors if "Failed to load resource" not in line]
+
+
 def test_a_deadline_below_zero_is_not_sent(tab):
     deadline = tab.locator("#deadline")
     tab.evaluate("window.answered = []")
@@ -589,6 +608,22 @@ def test_every_term_is_explained_on_hover_and_at_the_end(tab):
     for word in ("p50", "Threshold", "AUC", "Entropy", "Probability", "Moved"):
         assert word in told
         assert tab.locator("abbr").filter(has_text=word).first.get_attribute("title")
+
+
+@pytest.mark.parametrize("place", ["#figures abbr >> nth=1", "#live abbr >> nth=0", ".why span[title] >> nth=0"])
+def test_what_is_told_on_hover_is_told_on_a_click_and_stays_while_figures_change(tab, place):
+    asked(tab, lambda: slide(tab, 400))
+    bubble = "(one) => getComputedStyle(one, '::after').content"
+    one = tab.locator(place)
+    told = one.get_attribute("title")
+    assert told
+    assert one.evaluate(bubble) == "none"
+    one.click()
+    assert one.evaluate(bubble) in (f'"{told}"', "attr(title)")
+    tab.wait_for_timeout(2500)  # the strip is drawn again every two seconds
+    assert tab.evaluate("document.activeElement.title") == told
+    tab.locator("#what").click()
+    assert one.evaluate(bubble) == "none"
 
 
 def test_the_minute_of_all_and_this_ranking_are_told_apart(tab):

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge_runtime.server.recent import Ranked, Recent, cost, quantile_ms, summarise
+from corella_edge_runtime.server.recent import Finished, Recent, cost, quantile_ms, summarise
 
 REQUESTS = st.lists(
     st.integers(0, 200).flatmap(
-        lambda n: st.builds(Ranked, st.just(0.0), st.floats(0, 100), st.just(n), st.integers(0, n))
+        lambda n: st.builds(Finished, st.just(0.0), st.floats(0, 100), st.just(n), st.integers(0, n))
     ),
     max_size=30,
 )
@@ -57,7 +57,7 @@ def test_only_the_window_counts_and_a_full_ring_forgets_the_oldest():
 
 @given(st.floats(0, 0.01), st.floats(0, 0.1), st.floats(0, 0.01))
 def test_the_cost_finds_the_line_that_the_times_lie_on(crm, more, each):
-    ranked = [Ranked(0, crm + (more + each * n if n else 0), 20, n) for n in (0, 0, 1, 2, 5, 20)]
+    ranked = [Finished(0, crm + (more + each * n if n else 0), 20, n) for n in (0, 0, 1, 2, 5, 20)]
     found = cost(ranked)
     assert found["crm"] == pytest.approx(1000 * crm)
     assert found["llm"] == pytest.approx(1000 * (crm + more), abs=1e-6)
@@ -65,7 +65,7 @@ def test_the_cost_finds_the_line_that_the_times_lie_on(crm, more, each):
 
 
 def test_one_slow_request_does_not_move_the_line():
-    ranked = [Ranked(0, 0.001 + 0.002 * n, 20, n) for n in range(8)] + [Ranked(0, 5.0, 20, 8)]
+    ranked = [Finished(0, 0.001 + 0.002 * n, 20, n) for n in range(8)] + [Finished(0, 5.0, 20, 8)]
     assert cost(ranked)["asked"] == pytest.approx(2.0)
 
 

@@ -22,14 +22,15 @@ from corella_edge.errors import InputError
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge_runtime.llm import texts
 from corella_edge_runtime.llm.asking import Asking, Llm
-from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt, Prompts
+from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompt, Prompts
 from corella_edge_runtime.llm.texts import MOST_AT_ONCE, prompts
 from corella_edge_runtime.server.guard.connections import ConnectionLimits
-from corella_edge_runtime.server.routes.question import FIELDS, NOT_HERE, Question, parse_question
+from corella_edge_runtime.server.routes.question import NOT_HERE, ScoreRequest, parse_question
 from fake_llm import FakeBackend
 from json_schema import SCHEMAS, documents, valid
 from sockets import serving, until
 
+FIELDS = ScoreRequest.__struct_fields__
 YES, NO, BOS, VOCABULARY, LONGEST = 7, 9, 3, 1000, 200
 
 
@@ -68,7 +69,7 @@ class Refusing(Stuck):
     def submit(self, asked: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
         future = super().submit(asked, deadline)
         if isinstance(self.outcome, str):
-            future.set_result(Answers.of([Answer(0.5), *[Answer(math.nan, self.outcome)] * (len(asked) - 1)]))
+            future.set_result(Answers.of([LlmAnswer(0.5), *[LlmAnswer(math.nan, self.outcome)] * (len(asked) - 1)]))
         else:
             future.set_exception(self.outcome)
         return future
@@ -170,7 +171,7 @@ def test_without_softmax_probabilities_are_those_in_the_whole_vocabulary(asking,
     class Telling(Stuck):
         def submit(self, asked: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
             future = super().submit(asked, deadline)
-            future.set_result(Answers.of(Answer(0.25, mass=math.log(0.4)) for prompt in asked if prompt.whole))
+            future.set_result(Answers.of(LlmAnswer(0.25, mass=math.log(0.4)) for prompt in asked if prompt.whole))
             return future
 
     site = asking(Telling())
@@ -350,7 +351,7 @@ def test_what_can_not_be_done_in_time_is_told_at_once(asking):
     assert score(site, timeout_ms=0).status_code == 504
     assert not backend.futures
     llm = site.ranker.llm
-    given = Answers.of([Answer(math.nan, "deadline"), Answer(math.nan, "busy")])
+    given = Answers.of([LlmAnswer(math.nan, "deadline"), LlmAnswer(math.nan, "busy")])
     llm.begin_prompts = lambda asked, deadline, yields: Asking(
         given, [0], backend.submit(asked[:1], deadline), deadline
     )
@@ -359,7 +360,7 @@ def test_what_can_not_be_done_in_time_is_told_at_once(asking):
     # What was let in is not called off, and its version stays until it is done.
     assert not backend.futures[0].done()
     assert site.service.fleet.live.in_flight == 1
-    backend.futures[0].set_result(Answers.of([Answer(0.5)]))
+    backend.futures[0].set_result(Answers.of([LlmAnswer(0.5)]))
 
 
 def test_without_an_llm_it_is_501_and_the_list_of_models_is_empty(site):
@@ -431,7 +432,7 @@ def test_a_question_holds_a_place_while_it_is_asked(asking):
             while not backend.futures:
                 await asyncio.sleep(0.01)
             held = site.service.in_flight
-            backend.futures[0].set_result(Answers.of([Answer(0.25)]))
+            backend.futures[0].set_result(Answers.of([LlmAnswer(0.25)]))
             return held, await running
 
     held, response = asyncio.run(both())
@@ -473,7 +474,7 @@ def of_one_kind(doc: dict[str, Any]) -> bool:
 def test_whatever_the_schema_allows_is_a_question(doc):
     assert valid(SCHEMAS["ScoreRequest"], doc)
     assume(of_one_kind(doc))
-    assert isinstance(parse_question(json.dumps(doc).encode()), Question)
+    assert isinstance(parse_question(json.dumps(doc).encode()), ScoreRequest)
 
 
 ODD: list[Any] = [
@@ -498,7 +499,11 @@ ODD: list[Any] = [
 ]
 
 
-@given(documents(SCHEMAS["ScoreRequest"]), st.sampled_from([*FIELDS, "more"]), st.sampled_from([..., *ODD]))
+@given(
+    documents(SCHEMAS["ScoreRequest"]),
+    st.sampled_from([*FIELDS, "more"]),
+    st.sampled_from([..., *ODD]),
+)
 def test_schema_and_parser_judge_damaged_questions_alike(doc, name, value):
     doc = {key: old for key, old in (doc | {name: value}).items() if old is not ...}
     fits = valid(SCHEMAS["ScoreRequest"], doc)
@@ -520,4 +525,4 @@ def test_answers_are_as_described(asking, site):
 )).map(lambda value: json.dumps(value).encode()))  # fmt: skip
 def test_whatever_the_body_it_is_a_question_or_refused(body):
     with contextlib.suppress(InputError):
-        assert isinstance(parse_question(body), Question)
+        assert isinstance(parse_question(body), ScoreRequest)

@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
+from corella_edge.history import GIVEN, STORED
 from corella_edge.request import Event, User
 from corella_edge_runtime.machine.timekeeping import Reading, read_clocks
 from corella_edge_runtime.server.routes.users import _LOG_SECONDS
@@ -87,9 +88,11 @@ def test_a_bare_id_is_ranked_with_the_stored_profile_and_history(site: Any, stor
     assert site.rank({"user_id": "42"}).status_code == 200
     assert site.rank({"user": {"id": "42"}}).status_code == 200
     assert [request.user for request in seen] == [known] * 3
+    assert site.ranker.history == STORED
     assert seen[0].user.history is seen[2].user.history
     assert site.rank({"user_id": "nobody"}).status_code == 200
     assert site.rank({"user": {"id": "42", "history": [{"item": "1"}]}}).status_code == 200
+    assert site.ranker.history == GIVEN
     assert [request.user for request in seen[3:]] == [User("nobody"), User("42", {}, (Event("1"),))]
     assert append(site, 42, "914").json()["events"] == 3
     site.rank({"user_id": "42"})

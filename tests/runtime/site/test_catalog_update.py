@@ -17,7 +17,7 @@ from corella_edge.features.schema import Field, Schema, Vocabulary
 from corella_edge.json_lines import parse_reference
 from corella_edge.prompt import Template
 from corella_edge.request import Candidate
-from corella_edge_runtime.attributes import Reading, read_items, remarks
+from corella_edge_runtime.attributes import UsedAttributes, read_items, remarks
 from corella_edge_runtime.site.catalog_update import merge, new_version, reference_lines
 
 TEMPLATE = Template(item="{title} {genres}:")
@@ -39,7 +39,7 @@ SCHEMA = Schema(
         "year": Vocabulary("year", ["1999", "2001"]),
     },
 )
-READING = Reading(SCHEMA, TEMPLATE)
+READING = UsedAttributes(SCHEMA, TEMPLATE)
 CATALOG = Catalog(
     ["a", "b", "cold"],
     [
@@ -156,7 +156,9 @@ def row(candidate: dict[str, Any], *history: str) -> dict[str, Any]:
     return {"request": {"user": user, "candidates": [candidate]}, "crm": 0.5, "prompt": None, "llm": None}
 
 
-def kept(rows: list[dict[str, Any]], *changes: dict[str, Any], reading: Reading = READING) -> list[dict[str, Any]]:
+def kept(
+    rows: list[dict[str, Any]], *changes: dict[str, Any], reading: UsedAttributes = READING
+) -> list[dict[str, Any]]:
     pairs = [(parse_reference(line), line) for line in rows]
     return [json.loads(line) for line in reference_lines(pairs, CATALOG, merge(CATALOG, items(*changes)), reading)]
 
@@ -172,7 +174,7 @@ def test_a_row_with_a_changed_item_in_its_history_goes_and_the_others_stay() -> 
 def test_what_nothing_reads_of_a_history_costs_no_row() -> None:
     rows = [row({"item": "cold"}, "a"), row({"item": "cold"}, "b")]
     assert kept(rows, {"item": "a", "price": 3.0, "poster": "b.png"}) == rows
-    blind = Reading(SCHEMA, None)
+    blind = UsedAttributes(SCHEMA, None)
     assert kept(rows, {"item": "a", "title": "Other"}, reading=blind) == rows
 
 
@@ -197,7 +199,7 @@ def test_a_changed_candidate_brings_what_it_was_scored_with() -> None:
     ]
 
 
-def notes(*changes: dict[str, Any], reading: Reading = READING) -> list[str]:
+def notes(*changes: dict[str, Any], reading: UsedAttributes = READING) -> list[str]:
     after = merge(CATALOG, items(*changes))
     return list(remarks(reading, CATALOG, after.catalog, after.added, after.changed))
 
@@ -234,7 +236,7 @@ def test_an_item_that_reads_as_another_one_does_or_did_is_told() -> None:
     assert twins({"item": "new", "title": "Alpha", **FULL, "genres": ["Comedy"]}) == []
     assert twins({"item": "n1", "title": "e\u0301", **FULL}, {"item": "n2", "title": "é", **FULL}) == ["n1, n2)"]
     assert twins({"item": "a", "price": 3}) == []
-    assert notes({"item": "new", "title": "Alpha", **FULL}, reading=Reading(SCHEMA, None)) == []
+    assert notes({"item": "new", "title": "Alpha", **FULL}, reading=UsedAttributes(SCHEMA, None)) == []
 
 
 def test_the_version_tells_parent_and_items_and_does_not_grow() -> None:
@@ -249,4 +251,4 @@ def test_the_version_tells_parent_and_items_and_does_not_grow() -> None:
 def test_every_attribute_that_is_read_is_known() -> None:
     assert READING.names == {"title", "genres", "year", "price", "age", "like", "mean_rating"}
     assert READING.of_history == {"title", "genres", "age", "like", "mean_rating"}
-    assert Reading(replace(SCHEMA, fields=SCHEMA.fields[:4]), None).of_history == set()
+    assert UsedAttributes(replace(SCHEMA, fields=SCHEMA.fields[:4]), None).of_history == set()

@@ -21,7 +21,7 @@ from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import BundleError, InputError
 from corella_edge_runtime.site import layout as site
 from corella_edge_runtime.site.deployment import Deployment, promoted, rolled_back, with_canary
-from corella_edge_runtime.site.layout import Refusal, Running, Serving
+from corella_edge_runtime.site.layout import Running, Serving, VersionRefusal
 from fake_versions import toy_bundle
 
 
@@ -248,7 +248,11 @@ def test_looking_whether_a_server_runs_never_keeps_one_from_starting(root: Path)
 def test_what_a_server_says_of_itself_comes_back(root: Path) -> None:
     assert site.read_serving(root) is None
     live, canary = Running("a", "toy@0", "2024-01-01"), Running("b", "toy@1", "2024-01-02", 0.25)
-    for state in (Serving(7), Serving(7, 3, live), Serving(7, 4, live, canary, Refusal("c", 4, "2024-01-03", "träge"))):
+    for state in (
+        Serving(7),
+        Serving(7, 3, live),
+        Serving(7, 4, live, canary, VersionRefusal("c", 4, "2024-01-03", "träge")),
+    ):
         site.write_serving(root, state)
         assert site.read_serving(root) == state
     assert state.loaded() == {"a", "b"}
@@ -261,8 +265,8 @@ def test_what_became_of_a_deployment() -> None:
     wanted, live = Deployment("a", serial=5), Running("a", "toy@0", "")
     assert site.outcome(None, wanted) == site.outcome(Serving(1, 4, live), wanted) == "waiting"
     assert site.outcome(Serving(1, 5, live), wanted) == "serving"
-    assert site.outcome(Serving(1, 5, live, None, Refusal("a", 4, "", "")), wanted) == "serving"
-    assert site.outcome(Serving(1, 5, live, None, Refusal("a", 5, "", "")), wanted) == "refused"
+    assert site.outcome(Serving(1, 5, live, None, VersionRefusal("a", 4, "", "")), wanted) == "serving"
+    assert site.outcome(Serving(1, 5, live, None, VersionRefusal("a", 5, "", "")), wanted) == "refused"
     assert site.outcome(Serving(1, 6, live), wanted) == "superseded"
 
 

@@ -16,9 +16,8 @@ from corella_edge.request import Event
 from corella_edge_runtime.machine.timekeeping import FLOOR, Reading
 from corella_edge_runtime.store import opening, rows
 from corella_edge_runtime.store.events import NewEvents
-from corella_edge_runtime.store.retention import retention_task
 from corella_edge_runtime.store.rows import KEY_SECONDS, REWRITE_SECONDS
-from corella_edge_runtime.store.users import UserStore
+from corella_edge_runtime.store.users import UserStore, retention_task
 
 START = FLOOR + 1_000_000
 

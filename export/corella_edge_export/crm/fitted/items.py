@@ -21,10 +21,13 @@ FOLDS = 10
 # Variances of the effects: of an item, of a user, of a step of the items' number and of the log count.
 EFFECT, STEP = 0.98, 0.045
 STEPS = 100
+ENTRIES, SIDE = 25_000_000, 4_000  # of a matrix, and its smaller side: what is decomposed exactly
+ROUNDS = 4  # power iterations of the randomised method
 SMOOTHING = 5.0  # users added to an item's likes, so that rare items weigh little in the vectors
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int64]
 
 
 def folds(data: PreparedData) -> list[Mask]:
@@ -96,26 +99,50 @@ def _number(value: object) -> float:
 def vectors(data: PreparedData, users: Mask, width: int) -> Floats:
     """float64 [items, width], unit rows or zeros: right singular vectors of who of `users` has liked what.
 
-    Likes are those up to the user's last training row; an item's column is divided by the root of its likes.
+    Likes are those up to the user's last training row; an item's column is divided by the root of its likes. Of a
+    matrix too large for all its entries, the vectors are those of a seeded randomised method (`torch.svd_lowrank`).
     """
-    likes = _likes(data)[users]
-    scaled = likes / np.sqrt(likes.sum(axis=0) + SMOOTHING)
-    values, left = np.linalg.eigh(scaled @ scaled.T)
-    best = np.argsort(-values, kind="stable")[:width]
-    singular = np.sqrt(np.maximum(values[best], 0.0))
-    right = scaled.T @ left[:, best] / np.maximum(singular, 1e-9)
+    who, what = _likes(data, users)
+    shape = (len(data.user_ids), len(data.item_ids))
+    scale = 1.0 / np.sqrt(np.bincount(what, minlength=shape[1]) + SMOOTHING)
+    exact = math.prod(shape) <= ENTRIES and min(shape) <= SIDE
+    right = (_right_vectors if exact else _nearly_right_vectors)(who, what, scale[what], shape, width)
     length = np.linalg.norm(right, axis=1, keepdims=True)
     unit: Floats = np.where(length > 1e-6, right / np.maximum(length, 1e-3), 0.0)
     return np.pad(unit, ((0, 0), (0, width - unit.shape[1])))
 
 
-def _likes(data: PreparedData) -> Floats:
-    """float64 [users, items]: 1 for what a user had liked before the last training row."""
+def _right_vectors(who: Places, what: Places, entries: Floats, shape: tuple[int, int], width: int) -> Floats:
+    """float64 [items, at most width], by the eigenvectors of the smaller side; zeros where the matrix has no more."""
+    matrix = np.zeros(shape)
+    matrix[who, what] = entries
+    wide = shape[0] <= shape[1]
+    values, found = np.linalg.eigh(matrix @ matrix.T if wide else matrix.T @ matrix)
+    best = np.argsort(-values, kind="stable")[:width]
+    singular = np.sqrt(np.maximum(values[best], 0.0))
+    right = matrix.T @ found[:, best] / np.maximum(singular, 1e-9) if wide else found[:, best]
+    kept: Floats = right * (singular > 1e-6)
+    return kept
+
+
+def _nearly_right_vectors(who: Places, what: Places, entries: Floats, shape: tuple[int, int], width: int) -> Floats:
+    """The same of a large matrix of few entries."""
+    places = torch.from_numpy(np.stack([who, what]).astype(np.int64))
+    matrix = torch.sparse_coo_tensor(places, torch.from_numpy(entries), shape, check_invariants=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        _, singular, right = torch.svd_lowrank(matrix, q=min(width + 8, *shape), niter=ROUNDS)
+    found: Floats = (right * (singular > 1e-6))[:, :width].numpy()
+    return found
+
+
+def _likes(data: PreparedData, users: Mask) -> tuple[Places, Places]:
+    """Pairs (user, item), each once: what each of `users` had liked before the last training row."""
     log, rows = data.log, data.split("train")
     last = np.zeros(len(data.user_ids), dtype=np.int64)
     np.maximum.at(last, rows.users, rows.positions.astype(np.int64))
-    found: Floats = np.zeros((len(data.user_ids), len(data.item_ids)))
-    for user, count in enumerate(last.tolist()):
-        events = slice(int(log.offsets[user]), int(log.offsets[user]) + count)
-        found[user, log.items[events][log.labels[events] == 1]] = 1.0
-    return found
+    owner = np.repeat(np.arange(len(last)), np.diff(log.offsets))
+    before = np.arange(len(owner)) < (log.offsets[:-1] + last)[owner]
+    liked = before & users[owner] & (log.labels == 1)
+    pairs = np.unique(owner[liked] * len(data.item_ids) + log.items[liked])
+    return np.divmod(pairs, len(data.item_ids))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from corella_edge.catalog import Catalog
-from corella_edge.errors import InputError
-from corella_edge.features.schema import Field, Schema, Vocabulary, value_key
+from corella_edge.errors import InputError, meant
+from corella_edge.features.derived import is_number
+from corella_edge.features.schema import REFUSE, Field, Schema, Vocabulary, value_key
 from corella_edge_export.crm.fitted import items as item_fit
-from corella_edge_export.crm.recipe import FeaturesRecipe
+from corella_edge_export.crm.recipe import FeaturesRecipe, buckets_of
 from corella_edge_export.data.prepared import PreparedData
 
 MULTI_MAX = 16
@@ -106,30 +108,66 @@ def fit_schema(data: PreparedData, features: FeaturesRecipe) -> Schema:
         ("item", data.item_attributes, data.items, items),
     ):
         for name, kind in kinds.items():
-            if side == "item" and kind == "categorical" and name in features.item_text:
+            is_text = kind == "text" and not features.text_buckets
+            if is_text or (side == "item" and kind in ("categorical", "text") and name in features.item_text):
                 continue
             column = [table[name][row] for row in rows]
-            made, vocab = _attribute(name, kind, side, column)
+            made, vocab = _attribute(name, kind, side, column, features)
             fields.append(made)
             if vocab is not None:
                 vocabularies[vocab.name] = vocab
+    _check_policies(data, fields, features)
+    fields = [_with_policy(f, vocabularies, features.unknown.get(f.name)) for f in fields]
     return Schema((*fields, *_history_fields(data, features, split.ratings, vocabularies)), vocabularies)
+
+
+def _check_policies(data: PreparedData, fields: list[Field], features: FeaturesRecipe) -> None:
+    """Raises InputError for a policy of a field that there is not, or that has no values to know."""
+    usable = [f.name for f in fields if f.kind not in ("numeric", "text")]
+    for name in features.unknown:
+        if name not in usable:
+            raise InputError(
+                f"recipe, crm, features, unknown: {data.root} has no field {name!r} with known values, only "
+                f"{', '.join(usable)}{meant(name, usable)}"
+            )
+
+
+def _with_policy(item: Field, vocabularies: dict[str, Vocabulary], policy: str | None) -> Field:
+    """The field with its policy for unknown values; its vocabulary gets the buckets."""
+    if policy is None:
+        return item
+    if buckets := buckets_of(policy):
+        vocabularies[item.vocab] = Vocabulary(item.vocab, vocabularies[item.vocab].values, buckets)
+    return replace(item, args={**item.args, "unknown": REFUSE}) if policy == REFUSE else item
 
 
 def _id_field(side: Any) -> Field:
     return Field(f"{side}_id", "categorical", side, "id", vocab=f"{side}_id")
 
 
-def _attribute(name: str, kind: str, side: Any, column: list[Any]) -> tuple[Field, Vocabulary | None]:
+def _attribute(
+    name: str, kind: str, side: Any, column: list[Any], features: FeaturesRecipe
+) -> tuple[Field, Vocabulary | None]:
     full = f"{side}_{name}"
     if kind == "numeric":
-        numbers = np.asarray([v for v in column if isinstance(v, (int, float))] or [0.0], dtype=np.float64)
-        args = {"mean": float(numbers.mean()), "scale": float(numbers.std()) or 1.0}
-        return Field(full, "numeric", side, name, args=args), None
+        return Field(full, "numeric", side, name, args=_number_args(column)), None
+    if kind == "text":
+        vocab = Vocabulary(full, [], features.text_buckets)
+        return Field(full, "text", side, name, full, features.text_words), vocab
     lists = [v if isinstance(v, (list, tuple)) else [v] for v in column if v is not None]
     vocab = Vocabulary(full, sorted({value_key(v) for values in lists for v in values}))
-    length = min(MULTI_MAX, max((len(values) for values in lists), default=1)) if kind == "multi" else 1
-    return Field(full, "multi" if kind == "multi" else "categorical", side, name, full, length), vocab
+    if kind == "categorical":
+        return Field(full, "categorical", side, name, full), vocab
+    most = features.sequence_length if kind == "sequence" else MULTI_MAX
+    length = max(1, min(most, max((len(values) for values in lists), default=1)))
+    return Field(full, "ordered" if kind == "sequence" else "multi", side, name, full, length), vocab
+
+
+def _number_args(column: list[Any]) -> dict[str, Any]:
+    """Mean and scale; where a training row lacks the number, that it is missing is an input of its own."""
+    numbers = np.asarray([v for v in column if is_number(v)] or [0.0], dtype=np.float64)
+    args = {"mean": float(numbers.mean()), "scale": float(numbers.std()) or 1.0}
+    return args if all(map(is_number, column)) else {**args, "missing": True}
 
 
 def _rating_values(ratings: Any) -> list[str]:

@@ -43,16 +43,20 @@ class Levels:
     rows: Floats
 
 
-def fit(split: Split, logits: Doubles, users: int, own: Doubles | None = None, served: Doubles | None = None) -> Levels:
+def fit(
+    split: Split, logits: Doubles, users: int, own: Doubles | None = None, served: Doubles | None = None,
+    timed: bool = True,
+) -> Levels:  # fmt: skip
     """Levels from training rows and what their items' quality gives for each, float64 [n] log odds.
 
     One Newton step from 0 towards the most likely level, the quality held fixed. `own` float64 [n, k] are the rows'
     `leaning` columns as training sees them, `served` as serving does: a row's weights come from the first, a user's
-    from the second, by a step of their own.
+    from the second, by a step of their own. Where rows have no times (not `timed`), each is a sitting of its own.
     """
     expected = 1.0 / (1.0 + np.exp(-logits))
     parts = np.stack([split.labels - expected, expected * (1.0 - expected)])
-    user, sitting = split.users.astype(np.int64), sittings(split)
+    user = split.users.astype(np.int64)
+    sitting = sittings(split) if timed else np.arange(len(user), dtype=np.int64)
     of_user = _sums(parts.T, user, users).T
     of_sitting = _sums(parts.T, sitting, int(sitting.max(initial=-1)) + 1).T
     found = Levels(_numbers(of_user), _numbers(of_user[:, user] - of_sitting[:, sitting]))

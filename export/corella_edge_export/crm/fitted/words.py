@@ -34,7 +34,7 @@ def columns(data: PreparedData, names: tuple[str, ...]) -> Tensor:
     """
     parts = [torch.zeros((len(data.item_ids), 0), dtype=torch.float64).to_sparse()]
     for name in names:
-        lists = data.item_attributes.get(name) == "multi"
+        lists = data.item_attributes.get(name) in ("multi", "sequence")
         terms = [Counter(set(value or ())) if lists else _terms(value) for value in data.items[name]]
         weights = _values(terms) if lists else _tf_idf(terms)
         parts += [_matrix(weights), _lengths(sum(counts.values()) for counts in terms)]

@@ -10,7 +10,8 @@ from typing import Literal
 Format = Literal["csv", "jsonl", "parquet"]
 AttributeKind = Literal["categorical", "multi", "numeric", "text", "sequence"]
 SplitRule = Literal["time", "per-user", "leave-one-out", "random", "files"]
-TIMES = ("s", "ms", "us", "none")  # units of `time_unit`; anything else is a strptime pattern
+# What `time_unit` may be; anything else is a strptime pattern. "timestamp": a time or date by its own type, in Parquet.
+TIMES = ("s", "ms", "us", "timestamp", "none")
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class Events:
     """The table of interactions, one a row.
 
     Attributes:
-        time: the column of the time, None if `time_unit` is "none". time_unit: "s", "ms", "us", "none" or a strptime
-            pattern. timezone: of times given by a pattern without one.
-        require: roles ("user", "item", "time", "rating") whose missing value drops the row, instead of ending the
-            reading.
+        time: the column of the time, None if `time_unit` is "none". time_unit: one of TIMES, or a strptime pattern.
+        timezone: of times that name none themselves.
+        require: roles ("user", "item", "time", "rating", "label") whose missing value drops the row, instead of ending
+            the reading.
         drop: column → rule; a row is dropped if any rule holds: "^C" (a regular expression that is searched for) or
             a comparison with a number, such as "<=0".
-        repeats: of rows with the same user, item, time (and label): "keep", "first" or "last".
+        repeats: of rows with the same user, item, time, label and kind of event: "keep", "first" or "last".
         event_type: a column with the kind of an event ("view", "purchase"); quantity: a column with a count.
     """
 
@@ -109,9 +110,15 @@ class Entities:
     Attributes:
         files: its own files; None = the columns stand in the events' table.
         id: the column of the id. title: the items' title; None for users.
-        attributes: column → kind. unescape: whether HTML entities and tags in texts are resolved.
+        attributes: name → kind. columns: name → the columns that hold it, where that is not the one column of its
+            name. A multi-value attribute of several columns has as values the names of those that hold 1.
+        separators: name → what stands between the values of a multi-value attribute or a sequence; one without a
+            separator is a list in Parquet, an array in JSON.
+        unescape: whether HTML entities and tags in titles and texts are resolved.
+        allow_leaks: columns that are used although their names say that they may know the label, or follow from it.
         missing_title: whether an item without title ends the reading, is named by its id, or is dropped with its
             events.
+        min_join: the least share of the events' ids that must be found in `files`.
     """
 
     files: Files | None
@@ -120,6 +127,10 @@ class Entities:
     attributes: Mapping[str, AttributeKind] = field(default_factory=dict)
     missing_title: Literal["stop", "id", "drop"] = "stop"
     unescape: bool = True
+    allow_leaks: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    separators: Mapping[str, str] = field(default_factory=dict)
+    min_join: float = 0.95
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.ensemble import members_of
 from corella_edge_export.crm.levels import UserLevels
 from corella_edge_export.crm.recipe import CrmRecipe
-from corella_edge_export.crm.rows import EncodedRows, mask_ids
+from corella_edge_export.crm.rows import EncodedRows, Masking
 from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class CrmTask:
     def __init__(self, model: CrmModel, train: EncodedRows, valid: EncodedRows, recipe: CrmRecipe, seed: int) -> None:
         self.model: nn.Module = with_levels(model, train)
         self.train, self.valid, self.recipe, self.seed = train, valid, recipe, seed
+        self.masking = Masking(train.encoder.schema, recipe.features, recipe.oov_rate)
 
     def batches(self, epoch: int) -> Sequence[npt.NDArray[np.int64]]:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.train))
@@ -39,7 +40,7 @@ class CrmTask:
 
     def losses(self, batch: npt.NDArray[np.int64], epoch: int, index: int, part: Part) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, epoch, index])
-        feed = mask_ids(self.train.batch(batch), self.recipe.oov_rate, rng)
+        feed = self.masking.hide(self.train.batch(batch), rng)
         labels = self.train.labels[batch][part.cut]
         if not len(labels):
             return {}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from corella_edge_export.crm.base import CrmModel
-from corella_edge_export.crm.rows import EncodedRows, mask_ids
+from corella_edge_export.crm.rows import EncodedRows, Masking
 from corella_edge_export.llm.sequences import Sequence
 from corella_edge_export.recipe import JointRecipe
 from corella_edge_export.training.align import Alignment
@@ -20,7 +20,7 @@ from corella_edge_export.training.tasks.crm import predict as predict_crm
 from corella_edge_export.training.tasks.llm import (
     Batches,
     Corpus,
-    Reader,
+    LlmReader,
     answer_loss,
     corpus,
     predict,
@@ -37,11 +37,11 @@ Indices = npt.NDArray[np.int64]
 
 
 class CrmSide:
-    """The CRM with the rows it is trained and judged on; `masked` of the ids are hidden in training."""
+    """The CRM with the rows it is trained and judged on."""
 
-    def __init__(self, model: CrmModel, train: EncodedRows, valid: EncodedRows, masked: float, seed: int) -> None:
+    def __init__(self, model: CrmModel, train: EncodedRows, valid: EncodedRows, masking: Masking, seed: int) -> None:
         self.model = with_levels(model, train)
-        self.train, self.valid, self.masked, self.seed = train, valid, masked, seed
+        self.train, self.valid, self.masking, self.seed = train, valid, masking, seed
 
     def states(self, rows: Indices, mine: Indices, epoch: int, index: int) -> tuple[Tensor, list[Tensor], Tensor]:
         """Logits, cross layers and labels of the places `mine` among a batch's training rows.
@@ -50,7 +50,7 @@ class CrmSide:
         """
         rng = np.random.default_rng([self.seed, 31, epoch, index])
         place = device_of(self.model)
-        feed = mask_ids(self.train.batch(rows), self.masked, rng)
+        feed = self.masking.hide(self.train.batch(rows), rng)
         logits, layers = self.model.states(tensors({name: values[mine] for name, values in feed.items()}, place))
         return logits, layers, torch.from_numpy(self.train.labels[rows[mine]]).to(place)
 
@@ -61,7 +61,13 @@ class JointTask:
     name = "joint"
 
     def __init__(
-        self, crm: CrmSide, reader: Reader, align: Alignment, corpus: Corpus, valid: list[Sequence], recipe: JointRecipe
+        self,
+        crm: CrmSide,
+        reader: LlmReader,
+        align: Alignment,
+        corpus: Corpus,
+        valid: list[Sequence],
+        recipe: JointRecipe,
     ) -> None:
         self.crm, self.reader, self.align, self.recipe, self.valid = crm, reader, align, recipe, valid
         self.model: nn.Module = nn.ModuleDict({"crm": crm.model, "llm": reader.model, "align": align})
@@ -116,7 +122,9 @@ def stage(stages: Stages) -> tuple[JointTask, Schedule]:
     run, recipe = stages.run, stages.run.recipe
     model = stages.llm_before("joint")
     crm = run.crm("crm") if "crm" in stages.keys else run.new_crm()
-    side = CrmSide(crm, stages.rows("train"), stages.rows("valid"), recipe.crm.oov_rate, recipe.seed)
+    train = stages.rows("train")
+    masking = Masking(train.encoder.schema, recipe.crm.features, recipe.crm.oov_rate)
+    side = CrmSide(crm, train, stages.rows("valid"), masking, recipe.seed)
     reader, align = run.reader(model, stages.builder), run.new_alignment(crm, model)
     asked = corpus(stages, recipe.joint, recipe.seed, skip=0)
     task = JointTask(side, reader, align, asked, valid_sequences(stages), recipe.joint)

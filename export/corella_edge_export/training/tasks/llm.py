@@ -94,14 +94,14 @@ class Batches:
         return [self._sequences[i] for i in batch]
 
 
-class Reader:
+class LlmReader:
     """A causal LM beside the answers' ids: sequences → logits, in the recipe's precision."""
 
     def __init__(self, model: Any, answers: tuple[int, int], precision: str) -> None:
         self.model, self.precision = model, precision
         self.answers = torch.tensor(answers)
 
-    def read(self, sequences: list[Sequence], blocks: bool = False) -> Reading:
+    def read(self, sequences: list[Sequence], blocks: bool = False) -> ForwardPass:
         """One forward pass."""
         place = device_of(self.model)
         tokens = padded(sequences).to(place)
@@ -112,7 +112,7 @@ class Reader:
         with self.cast():
             hidden, states = llm.hidden_states(self.model, tokens, blocks, seen)
         logits = llm.answer_logits(self.model, hidden[where], self.answers.to(place))
-        return Reading(tokens, hidden, where, logits, states)
+        return ForwardPass(tokens, hidden, where, logits, states)
 
     def cast(self) -> contextlib.AbstractContextManager[object]:
         if self.precision == "float32":
@@ -121,7 +121,7 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ForwardPass:
     """A forward pass: tokens int64 [b, length], hidden [b, length, h], the targets' rows and positions, their
     logits of (no, yes) float32 [targets, 2] in sequence order, and each block's output [b, length, h]."""
 
@@ -162,7 +162,7 @@ class LlmTask:
     """A causal LM, its corpus and its validation sequences (`loop.Task`)."""
 
     def __init__(
-        self, reader: Reader, corpus: Corpus, valid: list[Sequence], text_weight: float = 0.0, name: str = "llm"
+        self, reader: LlmReader, corpus: Corpus, valid: list[Sequence], text_weight: float = 0.0, name: str = "llm"
     ) -> None:
         self.name = name
         self.reader, self.valid, self.text_weight = reader, valid, text_weight
@@ -184,7 +184,7 @@ class LlmTask:
         text = self._text_loss(reading, mine, index) / text_positions(sequences, index)
         return {"loss": answers + self.text_weight * text, "answer_loss": answers, "text_loss": text}
 
-    def _text_loss(self, reading: Reading, sequences: list[Sequence], index: int) -> Tensor:
+    def _text_loss(self, reading: ForwardPass, sequences: list[Sequence], index: int) -> Tensor:
         """Next-token cross-entropy of the lines before any branch, summed over the step's positions."""
         lengths = torch.tensor([s.trunk for s in sequences], device=reading.tokens.device)
         places = torch.arange(reading.tokens.shape[1] - 1, device=reading.tokens.device)
@@ -258,7 +258,7 @@ def valid_sequences(stages: Stages) -> list[Sequence]:
     return stages.builder.exact(split, draw_users(split, recipe.valid_rows, recipe.seed).tolist())
 
 
-def predict(reader: Reader, sequences: list[Sequence]) -> tuple[Indices, npt.NDArray[np.float64]]:
+def predict(reader: LlmReader, sequences: list[Sequence]) -> tuple[Indices, npt.NDArray[np.float64]]:
     """(rows int64 [n], P(Yes) float64 [n]) of all targets, in sequence order."""
     lengths = np.asarray([len(s.tokens) for s in sequences], dtype=np.int64)
     order = np.argsort(lengths, kind="stable")

@@ -22,7 +22,7 @@ from corella_edge_export.llm.recipe import TextRecipe
 from corella_edge_export.llm.tokenizer import segment_tokenizer
 from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
 from corella_edge_export.training.tasks.crm import device_of
-from corella_edge_export.training.tasks.llm import Reader, trained_tensors
+from corella_edge_export.training.tasks.llm import LlmReader, trained_tensors
 
 if TYPE_CHECKING:
     from corella_edge_export.training.stages import Stages
@@ -119,7 +119,7 @@ class TextTask:
 
     name = "text"
 
-    def __init__(self, reader: Reader, blocks: npt.NDArray[np.int32], recipe: TextRecipe, seed: int) -> None:
+    def __init__(self, reader: LlmReader, blocks: npt.NDArray[np.int32], recipe: TextRecipe, seed: int) -> None:
         if len(blocks) < HELD_OUT:
             raise InputError(f"recipe, llm.text.files: {blocks.size} tokens are too few, {HELD_OUT} blocks are needed")
         self.reader, self.recipe, self.seed = reader, recipe, seed

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.llm.backends.remote.address import FAR_AWAY, parse_address
-from corella_edge_runtime.llm.backends.remote.flavours import FLAVOURS
+from corella_edge_runtime.llm.backends.remote.flavours import FAR_AWAY, FLAVOURS, parse_address
 from corella_edge_runtime.llm.contract.backend import BackendModule, Liveness
 
 NEAR = Liveness()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import threading
 import time
@@ -14,7 +15,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from corella_edge.errors import InputError
-from corella_edge_runtime.llm.backends.alarm import Alarm
 from corella_edge_runtime.llm.contract.backend import ModelSpec
 from corella_edge_runtime.llm.contract.cost import Cost, Meter
 from corella_edge_runtime.llm.contract.job import Job
@@ -86,7 +86,7 @@ class ThreadBackend:
         self._busy = 0.0
         self._stale = self._closed = False
         self._at_work: Sequence[Job] = ()
-        self._alarm = Alarm(self._overdue)
+        self._alarm = _Alarm(self._overdue)
         self._note()
         bound: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, args=(bound,), name="corella-llm", daemon=True)
@@ -254,3 +254,49 @@ def _to_blame(jobs: Sequence[Job]) -> list[Job]:
     struck = [job for job in jobs if job.alone.difference(job.open)]
     again = any(job.alone for job in jobs)
     return struck if struck or again else list(jobs)
+
+
+class _Alarm:
+    """Calls `ring` at the nearest of the times it was given; `ring` says when to come again (None = never).
+
+    One thread for all of them, which begins with the first.
+    """
+
+    def __init__(self, ring: Callable[[], float | None]) -> None:
+        self._ring = ring
+        self._changed = threading.Condition()
+        self._time = math.inf
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def by(self, when: float) -> None:
+        """Ring at `when`, a time of `time.monotonic()`, or before."""
+        with self._changed:
+            if when >= self._time or self._closed:
+                return
+            self._time = when
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="corella-llm-alarm", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while self._wait():
+            again = self._ring()
+            if again is not None:
+                self.by(again)
+
+    def _wait(self) -> bool:
+        """Until it is time (True) or closed."""
+        with self._changed:
+            while not self._closed and (left := self._time - time.monotonic()) > 0.0:
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
+            self._time = math.inf
+            return not self._closed

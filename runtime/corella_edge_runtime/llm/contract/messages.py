@@ -1,6 +1,6 @@
 """What is asked and what is answered: one of each, and the columns of many. Knows no llama_cpp.
 
-The columns are what travels from a request to the decode and back; a `Prompt` or an `Answer` is made of
+The columns are what travels from a request to the decode and back; a `Prompt` or an `LlmAnswer` is made of
 them when one is looked at.
 """
 
@@ -49,7 +49,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class LlmAnswer:
     """P(Yes) of one prompt, or NaN and the reason why it is missing.
 
     Attributes:
@@ -165,11 +165,11 @@ class Prompts(Sequence[Prompt]):
         return f"Prompts.of({list(self)})"
 
 
-class Answers(Sequence[Answer]):
+class Answers(Sequence[LlmAnswer]):
     """Answers as columns, one row a prompt.
 
     Attributes:
-        rows: a structured array [n] with the fields of `Answer`; its `reason` is a place in `REASONS`. What a frame
+        rows: a structured array [n] with the fields of `LlmAnswer`; its `reason` is a place in `REASONS`. What a frame
             between processes holds as it is.
     """
 
@@ -185,7 +185,7 @@ class Answers(Sequence[Answer]):
         return cls(np.full(number, _MISSING[reason]))
 
     @classmethod
-    def of(cls, answers: Iterable[Answer]) -> Answers:
+    def of(cls, answers: Iterable[LlmAnswer]) -> Answers:
         return cls.of_rows(
             [(a.probability, a.mass, a.waited, a.evaluated, a.reused, _CODES[a.reason]) for a in answers]
         )
@@ -229,15 +229,15 @@ class Answers(Sequence[Answer]):
         return len(self.rows)
 
     @overload
-    def __getitem__(self, place: int) -> Answer: ...
+    def __getitem__(self, place: int) -> LlmAnswer: ...
     @overload
     def __getitem__(self, place: slice) -> Answers: ...
-    def __getitem__(self, place: int | slice) -> Answer | Answers:
+    def __getitem__(self, place: int | slice) -> LlmAnswer | Answers:
         if isinstance(place, slice):
             return Answers(self.rows[place])
         return _answer(self.rows[place].item())
 
-    def __iter__(self) -> Iterator[Answer]:
+    def __iter__(self) -> Iterator[LlmAnswer]:
         return map(_answer, self.rows.tolist())
 
     def __eq__(self, other: object) -> bool:
@@ -247,6 +247,6 @@ class Answers(Sequence[Answer]):
         return f"Answers.of({list(self)})"
 
 
-def _answer(row: Row) -> Answer:
+def _answer(row: Row) -> LlmAnswer:
     probability, mass, waited, evaluated, reused, code = row
-    return Answer(probability, REASONS[code], evaluated, reused, waited, mass)
+    return LlmAnswer(probability, REASONS[code], evaluated, reused, waited, mass)

@@ -14,6 +14,10 @@ MAX_CONTEXT = 8192
 MOST_BATCH = MAX_CONTEXT  # what the longest prompt can need; llama.cpp reserves memory for all of a decode at once
 MOST_QUEUED = 2**23  # tokens: as many prompts of one token each still fit a frame between processes
 MOST_SEQUENCES = 255  # LLAMA_MAX_SEQ, less one for the prefix
+# How far P(Yes) of the usual mode may be from the deterministic one's, by GGUF type: what is published and tested. Well
+# above the greatest that benchmarks/deviation.py observes of trained models, and above what random weights of the tests
+# move (docs/llm.md). Observations, not a proof.
+TOLERANCE = {"F32": 5e-3, "F16": 5e-3, "BF16": 5e-3, "Q8_0": 3e-2}
 _BOUNDS = {
     "threads": (1, math.inf),
     "batch": (1, MOST_BATCH),

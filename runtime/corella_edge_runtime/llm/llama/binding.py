@@ -119,7 +119,7 @@ def _extra(path: Path) -> bool:
     verdict = trust.judge_file(path)
     if verdict.kernels == trust.NONE:
         raise ComputeError(f"{path.name}: {verdict.sentence}")
-    return verdict.kernels == trust.OK
+    return trust.may_use_extra(path, verdict)
 
 
 class DecodeError(RuntimeError):

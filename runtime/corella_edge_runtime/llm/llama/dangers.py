@@ -13,10 +13,11 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from corella_edge.errors import BundleError
 
+T = TypeVar("T")
 VERSION = 3
 MAX_KEYS, MAX_TENSORS, MAX_BLOCKS, MAX_SIZE = 1000, 10_000, 512, 2**24
 # Numbers of GGUF's value types.
@@ -60,16 +61,16 @@ def check_gguf(path: Path) -> frozenset[str]:
     return _read(path, _check)
 
 
-def types_in(path: Path) -> frozenset[str]:
-    """The types of the matrices of any model's file, whether or not a bundle may hold it.
+def matrices_in(path: Path) -> tuple[frozenset[str], int]:
+    """The types of the matrices of any model's file, whether or not a bundle may hold it, and their shortest row.
 
     Raises:
         BundleError: the head cannot be read, or holds a type that llama.cpp cannot multiply with.
     """
-    return _read(path, _types_in)
+    return _read(path, _matrices_in)
 
 
-def _read(path: Path, look: Callable[[_Head], frozenset[str]]) -> frozenset[str]:
+def _read(path: Path, look: Callable[[_Head], T]) -> T:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
             return look(_Head(raw))
@@ -144,22 +145,24 @@ def _counts(head: _Head) -> tuple[int, int]:
     return tensors, keys
 
 
-def _types_in(head: _Head) -> frozenset[str]:
+def _matrices_in(head: _Head) -> tuple[frozenset[str], int]:
     tensors, keys = _counts(head)
     for _ in range(keys):
         head.text()
         head.value(head.take("I"))
-    kinds = [_tensor(head) for _ in range(tensors)]
-    return frozenset(_type_of(name, kind) for name, dimensions, kind in kinds if dimensions > 1)
+    found = [_tensor(head) for _ in range(tensors)]
+    matrices = [(name, kind, row) for name, dimensions, kind, row in found if dimensions > 1]
+    return frozenset(_type_of(name, kind) for name, kind, _ in matrices), min((row for *_, row in matrices), default=0)
 
 
-def _tensor(head: _Head) -> tuple[bytes, int, int]:
-    """Name, number of dimensions, number of the type."""
+def _tensor(head: _Head) -> tuple[bytes, int, int, int]:
+    """Name, number of dimensions, number of the type, numbers in a row."""
     name, dimensions = head.text(), head.take("I")
-    head.skip(8 * dimensions)
+    row = head.take("Q") if dimensions else 0
+    head.skip(8 * max(0, dimensions - 1))
     kind = head.take("I")
     head.skip(8)
-    return name, dimensions, kind
+    return name, dimensions, kind, row
 
 
 def _type_of(name: bytes, kind: int) -> str:
@@ -225,7 +228,7 @@ def _check_vocabulary(found: Mapping[str, Any]) -> None:
 
 def _check_tensor(head: _Head) -> str:
     """The type of a matrix; empty for a vector."""
-    name, dimensions, kind = _tensor(head)
+    name, dimensions, kind, _ = _tensor(head)
     if not _TENSOR.fullmatch(name) or dimensions not in (1, 2):
         raise ValueError(f"the tensor {_shown(name)} is none of a Llama's")
     if dimensions == 1 and kind != _F32_TENSOR:

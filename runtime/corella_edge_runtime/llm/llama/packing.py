@@ -64,6 +64,11 @@ class Waiting:
             found.setdefault(job, []).append(i)
         return [(self.jobs[job], [self.place[i] for i in members], members) for job, members in found.items()]
 
+    def first_open(self) -> tuple[Job, int] | None:
+        """The first that has no answer yet: whose it is, and where among the job's."""
+        left = ((self.jobs[job], place) for job, place in zip(self.job, self.place, strict=True))
+        return next(((job, place) for job, place in left if place in job.open), None)
+
     def begin(self, now: float) -> list[Job]:
         """A decode works for them; whose they are."""
         found = self.by_job()
@@ -85,7 +90,7 @@ class Waiting:
         Args:
             asked: which of a decode's prompts each asked; all else is by prompt.
             probability: NaN where it is missing.
-            mass: as in `Answer`, of the prompts for which it is known.
+            mass: as in `LlmAnswer`, of the prompts for which it is known.
             lengths, evaluated: tokens, and those of them that were computed: for the first who asked.
         """
         left, answered, spared = dict(enumerate(evaluated)), 0, 0

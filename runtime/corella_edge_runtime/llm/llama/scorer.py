@@ -142,7 +142,7 @@ class YesNoScorer:
             if len(members):
                 with watch(members.begin(started)):
                     self._decode(waiting, packing, members)
-            self._unfinished = _first_open(members) if self.settings.deterministic else None
+            self._unfinished = members.first_open() if self.settings.deterministic else None
         except AbortedError:
             self.counters.aborted += 1
             self._release()
@@ -399,9 +399,3 @@ class YesNoScorer:
         self._context.close()
         self._context, self._holders = made, 0
         self.counters.renewals += 1
-
-
-def _first_open(members: Waiting) -> tuple[Job, int] | None:
-    """The first that has no answer yet."""
-    left = ((members.jobs[job], place) for job, place in zip(members.job, members.place, strict=True))
-    return next(((job, place) for job, place in left if place in job.open), None)

@@ -28,13 +28,16 @@ from corella_edge.errors import ComputeError, InputError, MissingExtraError
 from corella_edge.formats.strict_json import decode
 from corella_edge_runtime.box import cpu_flags, cpu_model, state_folder
 from corella_edge_runtime.llm.contract import endings
-from corella_edge_runtime.llm.llama.dangers import TYPES, types_in
+from corella_edge_runtime.llm.llama.dangers import TYPES, matrices_in
 
 FORMAT_VERSION = 1
 OK, PLAIN, NONE = "ok", "plain", "none"
 KERNELS = (OK, PLAIN, NONE)  # from best to worst
 # Share of the logits' size by which rounding may move them: of the activations, and for quantised types to 8 bits.
 TOLERANCE, QUANTISED_TOLERANCE = 0.03, 0.08
+# Of matrices whose rows are one block of a quantised type, AMX makes nonsense in decodes of 32, 64, … tokens. No model
+# in use has rows so short; those of tests do.
+ONE_BLOCK = 32
 FLOATS = frozenset({"F32", "F16", "BF16"})
 PATIENCE = 60.0  # seconds for the process to start, and again for each decode
 MAX_BYTES = 2**16
@@ -114,9 +117,14 @@ def judge_file(path: Path) -> Verdict:
     """The verdict on a GGUF.
 
     Raises:
-        BundleError: see `types_in`. MissingExtraError: llama.cpp is not installed.
+        BundleError: see `matrices_in`. MissingExtraError: llama.cpp is not installed.
     """
-    return judge(sorted(types_in(path)))
+    return judge(sorted(matrices_in(path)[0]))
+
+
+def may_use_extra(path: Path, verdict: Verdict) -> bool:
+    """Whether a GGUF's matrices may go to extra buffer types: not by the verdict alone, see `ONE_BLOCK`."""
+    return verdict.kernels == OK and matrices_in(path)[1] > ONE_BLOCK
 
 
 def judge(kinds: Sequence[str]) -> Verdict:

@@ -62,11 +62,6 @@ class KeyTime:
             self._writing = threading.Thread(target=_write, args=(self._file, self._timeline), daemon=True)
             self._writing.start()
 
-    def settle(self) -> None:
-        """Wait until what was written is on the disk."""
-        if self._writing is not None:
-            self._writing.join()
-
 
 def _moment(seconds: float) -> datetime:
     """A moment within the years that clocks are believed at all."""

@@ -37,7 +37,7 @@ export function replaceRows(parent, rows) {
 }
 
 function controls(row) {
-  return [...row.querySelectorAll("button, input")];
+  return [...row.querySelectorAll("button, input, [tabindex]")];
 }
 
 // What a catalogue holds may be a text, a number, a list of those, or nothing.

@@ -2,7 +2,7 @@
 // What a server that went away said last is grey, beside "no answer".
 
 import { get } from "./api.js";
-import { byId, el, milliseconds, percent, whole } from "./dom.js";
+import { byId, el, milliseconds, percent, replaceRows, whole } from "./dom.js";
 import { term } from "./help.js";
 
 const EVERY = 2000;
@@ -55,7 +55,7 @@ function draw(live, silent) {
     silent ? ["server", "no answer"] : [term("LLM"), condition(live)],
   ];
   byId("live").classList.toggle("silent", silent);
-  byId("live").replaceChildren(...figures.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+  replaceRows(byId("live"), figures.map(([name, value], place) => el("div", { "data-key": place }, el("dt", {}, name), el("dd", {}, value))));
 }
 
 function queue({ llm }) {

@@ -3,7 +3,7 @@
 import { get, key, rank } from "./api.js";
 import { drawChart, METRICS } from "./chart.js";
 import { copies, curl } from "./curl.js";
-import { byId, debounced, el, milliseconds, nats, percent, whole } from "./dom.js";
+import { byId, debounced, el, milliseconds, nats, percent, replaceRows, whole } from "./dom.js";
 import { explain, listTerms, term } from "./help.js";
 import { Items } from "./items.js";
 import { watch } from "./live.js";
@@ -13,7 +13,7 @@ import { natsAt, placeOf, qualityAt, shareAt, shareOf } from "./scale.js";
 import { steps } from "./words.js";
 
 const MEASURED = 40; // requests of this page shown as dots
-const state = { curve: null, metric: "auc", share: 0, cost: null, measured: [] };
+const state = { curve: null, metric: "auc", share: 0, cost: null, measured: [], opening: false };
 let waiting = null;
 
 const person = new Person(personChanged, failed);
@@ -139,7 +139,7 @@ function draw() {
     [term("threshold", "Threshold"), nats(natsAt(curve, share)), natsAt(curve, share) == null ? "" : "nats of entropy or more"],
     [term(METRICS[metric]), value == null ? "–" : value.toFixed(4), gain],
   ];
-  byId("figures").replaceChildren(...figures.map(([name, main, note]) => el("div", {},
+  replaceRows(byId("figures"), figures.map(([name, main, note], place) => el("div", { "data-key": place },
     el("dt", {}, name), el("dd", {}, main), el("dd", { class: "soft" }, note || "\u00a0"))));
   byId("share").setAttribute("aria-valuetext", `${percent(share)} of the candidates`);
   drawChart({ ...state, count });
@@ -164,8 +164,9 @@ async function openCurve() {
 function seen(live) {
   state.cost = live.cost;
   byId("bundle").textContent = versions(live);
-  // Another version is served: its curve and sample are others.
-  if (state.curve && live.bundle !== state.curve.bundle) openCurve().catch(failed);
+  // The page was opened before the bundle was loaded. Or another version is served: its curve and sample are others.
+  if (!state.curve) open();
+  else if (live.bundle !== state.curve.bundle) openCurve().catch(failed);
   else draw();
 }
 
@@ -183,6 +184,8 @@ function showKey(open) {
 }
 
 async function open() {
+  if (state.opening) return;
+  state.opening = true;
   try {
     await openCurve();
     await person.open();
@@ -191,6 +194,7 @@ async function open() {
   } catch (error) {
     failed(error);
   }
+  state.opening = false;
   listTerms();
 }
 

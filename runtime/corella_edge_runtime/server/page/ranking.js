@@ -1,6 +1,7 @@
 // The answer: one row a candidate, best first, and the time line of the request.
 
 import { byId, el, milliseconds, nats, probability, replaceRows, text } from "./dom.js";
+import { HINT } from "./help.js";
 import { about } from "./person.js";
 import { STEPS, why } from "./words.js";
 
@@ -41,12 +42,12 @@ function row(item, found, { state, words, hint }, remove, moved = 0) {
   const cell = (kind, ...children) => el("td", { role: "cell", class: kind }, ...children);
   return el("tr", { role: "row", "data-key": item.item, "data-state": state },
     cell("number rank", found ? String(found.rank) : "–"),
-    el("th", { role: "rowheader", scope: "row" }, el("span", { class: "title", title: name }, name),
+    el("th", { role: "rowheader", scope: "row" }, el("span", { class: "title", title: name, ...HINT }, name),
       el("span", { class: "soft about" }, labelled(item), about(item))),
     cell("number final", probability(found?.probability)),
     cell("bars", bar("crm", "base model", found?.crm), bar("llm", "LLM", found?.llm)),
     cell("number entropy", found ? nats(found.entropy) : "–"),
-    cell("why", el("i", { "aria-hidden": "true" }), el("span", { title: hint }, words, unknown(found))),
+    cell("why", el("i", { "aria-hidden": "true" }), el("span", hint ? { title: hint, ...HINT } : {}, words, unknown(found))),
     cell(`number moved ${moved > 0 ? "up" : moved < 0 ? "down" : ""}`, places(moved, found)),
     cell("drop", dropped));
 }

@@ -16,14 +16,12 @@ export const REASONS = {
   pending: ["waiting", "Being asked"],
 };
 
-const BELOW = "Its entropy is below the threshold that this share comes to, so the base model's score stands.";
-
 // `share`: how many of the candidates the request wants asked; at the ends it does not matter how sure the base model was.
 export function why(row, share = null) {
   if (share >= 1 && row.reason === "ratio") return { state: "asked", words: "Asked: all are" };
   if (share === 0 && !row.reason) return { state: "easy", words: "Not asked: none is" };
   const [state, words] = REASONS[row.reason] ?? ["missed", `The base model's score stands: ${row.reason}`];
-  return row.reason ? { state, words } : { state, words, hint: BELOW };
+  return row.reason ? { state, words } : { state, words, hint: TERMS["below the threshold"] };
 }
 
 // Names of the Server-Timing header → what happens then, in the order in which it happens.
@@ -59,6 +57,7 @@ export const TERMS = {
   probability: "How likely the user is to like the candidate: the base model's score, or what the LLM makes of it where it was asked.",
   entropy: "How unsure the base model is about a candidate, in nats: 0 is certain, 0.6931 (ln 2) is a coin toss.",
   threshold: "The LLM is asked about candidates whose entropy is at least this many nats.",
+  "below the threshold": "Its entropy is below the threshold that this share comes to, so the base model's score stands.",
   "share asked": "The part of the candidates that the LLM is asked about: in this ranking, as the slider says; in the last minute, of everybody's requests.",
   moved: "Places that a candidate has moved against the ranking of the base model alone.",
   AUC: "How often a liked item is ranked above one that is not: 0.5 is by chance, 1 is always. More is better.",

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from corella_edge_runtime.server.answers import Deployment, LoadedVersion, RefusedVersion, json_answer
+from corella_edge_runtime.server.answers import LoadedVersion, RefusedVersion, ServedVersions, json_answer
 from corella_edge_runtime.server.describing import Described, answer, operation, ref
 from corella_edge_runtime.server.fleet import Member
 from corella_edge_runtime.server.service import Service
@@ -41,12 +41,12 @@ class _Admin:
         return json_answer(described(self.service))
 
 
-def described(service: Service) -> Deployment:
+def described(service: Service) -> ServedVersions:
     """What is served, and how far a followed site is dealt with."""
     fleet, follower = service.fleet, service.follower
     ending = [member for member in fleet.members if member is not fleet.live and member is not fleet.canary]
     refused = follower.state.refused if follower else None
-    return Deployment(
+    return ServedVersions(
         site=follower is not None,
         serial=follower.state.serial if follower else None,
         loading=follower.loading if follower else False,
@@ -66,7 +66,7 @@ def _member(member: Member | None, share: float) -> LoadedVersion | None:
     )  # fmt: skip
 
 
-_SHOWN = answer("What is served.", ref("Deployment"))
+_SHOWN = answer("What is served.", ref("ServedVersions"))
 OPENAPI = Described(
     {
         "/admin/deployment": {
@@ -82,5 +82,5 @@ OPENAPI = Described(
             )
         },
     },
-    (Deployment,),
+    (ServedVersions,),
 )

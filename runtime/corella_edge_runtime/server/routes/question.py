@@ -1,8 +1,7 @@
-"""The body of `POST /v1/score`, with SGLang's fields, as a `Question`, strictly."""
+"""The body of `POST /v1/score`: SGLang's fields, strictly."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -19,39 +18,6 @@ MAX_IDS = 2**31  # above any vocabulary; the LLM that is asked has its own bound
 NOT_HERE = (
     "embed_override_token_id", "query_embed_overrides", "item_embed_overrides", "return_pooled_hidden_states",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """A query and items to be tokenised here."""
-
-    query: str
-    items: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """A query and items as token ids, taken as they are."""
-
-    query: list[int]
-    items: list[list[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is to be scored.
-
-    Attributes:
-        labels: the answers whose probabilities are wanted; None = both, yes first.
-        softmax: over the labels alone, not the whole vocabulary.
-    """
-
-    asked: Texts | Tokens
-    labels: list[int] | None
-    softmax: bool
-    item_first: bool
-    model: str
-    timeout_ms: float | None
 
 
 TokenId = Annotated[int, Meta(ge=0, lt=MAX_IDS)]
@@ -83,11 +49,8 @@ class ScoreRequest(Struct, forbid_unknown_fields=True):
     return_pooled_hidden_states: NotOffered = None
 
 
-FIELDS = ScoreRequest.__struct_fields__
-
-
-def parse_question(body: bytes) -> Question:
-    """The question in `body`.
+def parse_question(body: bytes) -> ScoreRequest:
+    """The question in `body`, its items a list of texts or of lists of token ids, as the query is.
 
     Raises:
         JsonError: not strict JSON. InputError: JSON, but not a question; the message names the field.
@@ -99,10 +62,8 @@ def parse_question(body: bytes) -> Question:
     for name in NOT_HERE:
         if getattr(message, name) is not None and getattr(message, name) is not False:
             raise InputError(f"{name}: not offered here")
-    return Question(
-        _query_and_items(message.query, message.items), message.label_token_ids, message.apply_softmax,
-        message.item_first, message.model, message.timeout_ms,
-    )  # fmt: skip
+    message.items = _items(message.query, message.items)
+    return message
 
 
 def milliseconds(value: float, where: str) -> float:
@@ -112,11 +73,11 @@ def milliseconds(value: float, where: str) -> float:
     return value
 
 
-def _query_and_items(query: str | list[int], items: str | list[str | list[int]]) -> Texts | Tokens:
+def _items(query: str | list[int], items: str | list[str | list[int]]) -> list[str | list[int]]:
     given: list[Any] = [items] if isinstance(items, str) else items
     wrong = next((i for i, item in enumerate(given) if type(item) is not type(query)), None)
     if wrong is not None or (isinstance(items, str) and not isinstance(query, str)):
         wanted = "text" if isinstance(query, str) else "a list of token ids"
         place = "items" if isinstance(items, str) else f"items[{wrong}]"
         raise InputError(f"{place}: expected {wanted}, as the query is, got {shown(given[wrong or 0])}")
-    return Texts(query, given) if isinstance(query, str) else Tokens(query, given)
+    return given

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Sequence
+from typing import cast
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -19,7 +20,7 @@ from corella_edge.routing.reasons import NoAnswer
 from corella_edge_runtime.llm import texts
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
-from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompts
+from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompts
 from corella_edge_runtime.server.answers import ScoreAnswer, ScoreModel, ScoreModels, Usage, json_answer
 from corella_edge_runtime.server.bodies import arrived, read_body
 from corella_edge_runtime.server.clock import Clock
@@ -29,9 +30,7 @@ from corella_edge_runtime.server.guard.leaving import unless_gone
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES, INLINE_TOKENS
 from corella_edge_runtime.server.routes.question import (
     MAX_MS,
-    Question,
     ScoreRequest,
-    Tokens,
     milliseconds,
     parse_question,
 )
@@ -97,7 +96,7 @@ def _query_time(http: Request) -> float | None:
         raise InputError("query, timeout_ms: expected a number of milliseconds") from None
 
 
-def _time(question: Question, given: float | None) -> float:
+def _time(question: ScoreRequest, given: float | None) -> float:
     """Milliseconds that a question has, from the arrival of its body."""
     if given is not None and question.timeout_ms is not None:
         raise InputError("timeout_ms: give it in the query or in the body, not in both")
@@ -105,19 +104,18 @@ def _time(question: Question, given: float | None) -> float:
     return LONGEST_MS if wanted is None else wanted
 
 
-def _size(question: Question) -> int:
+def _size(question: ScoreRequest) -> int:
     """Tokens, or characters, of all prompts written out: what there is to do before the LLM is asked."""
-    asked = question.asked
-    return sum(map(len, asked.items)) + len(asked.items) * (1 + len(asked.query))
+    return sum(map(len, question.items)) + len(question.items) * (1 + len(question.query))
 
 
-def _begun(llm: Llm, question: Question, deadline: float | None) -> tuple[Prompts, Asking]:
+def _begun(llm: Llm, question: ScoreRequest, deadline: float | None) -> tuple[Prompts, Asking]:
     """The question's prompts, on their way to the LLM; rankings that are due before are not kept waiting."""
     prompts = _understood(llm, question)
     return prompts, llm.begin_prompts(prompts, deadline, yields=True)
 
 
-def _understood(llm: Llm, question: Question) -> Prompts:
+def _understood(llm: Llm, question: ScoreRequest) -> Prompts:
     """The prompts that are meant, one an item. Raises InputError, before any is built, if they are too long."""
     _check_labels(question, llm)
     query, items = _ids(question, llm)
@@ -128,26 +126,26 @@ def _understood(llm: Llm, question: Question) -> Prompts:
     total = texts.cost(query, items, question.item_first)
     if total > llm.most:
         raise InputError(f"items: the prompts have {total} tokens, this LLM is asked {llm.most} at once; send fewer")
-    return texts.prompts(query, items, question.item_first, whole=not question.softmax)
+    return texts.prompts(query, items, question.item_first, whole=not question.apply_softmax)
 
 
-def _check_labels(question: Question, llm: Llm) -> None:
+def _check_labels(question: ScoreRequest, llm: Llm) -> None:
     """Raises InputError for other labels: only the bundle's two answers are read."""
     yes, no = llm.prompts.tokens.yes, llm.prompts.tokens.no
-    labels = question.labels
+    labels = question.label_token_ids
     if labels is not None and (not labels or set(labels) - {yes, no} or len(set(labels)) != len(labels)):
         raise InputError(f"label_token_ids: this LLM has the answers {yes} (yes) and {no} (no): one of them or both")
 
 
-def _ids(question: Question, llm: Llm) -> tuple[list[int], list[list[int]]]:
+def _ids(question: ScoreRequest, llm: Llm) -> tuple[list[int], list[list[int]]]:
     """Token ids of query and items; those of texts begin as the model wants it."""
-    asked = question.asked
-    if isinstance(asked, Tokens):
-        _check_ids([asked.query, *asked.items], llm.vocabulary)
-        return asked.query, asked.items
+    if not isinstance(question.query, str):
+        given = cast(list[list[int]], question.items)
+        _check_ids([question.query, *given], llm.vocabulary)
+        return question.query, given
     begin = texts.begin(llm)
-    query = texts.tokenize(llm, asked.query)
-    items = [texts.tokenize(llm, item) for item in asked.items]
+    query = texts.tokenize(llm, question.query)
+    items = [texts.tokenize(llm, item) for item in cast(list[str], question.items)]
     if question.item_first:
         return query, [begin + item for item in items]
     return begin + query, items
@@ -185,19 +183,19 @@ def _refused(reasons: Collection[str]) -> HTTPException:
     return unanswered(NoAnswer.first(reasons) or NoAnswer.LLM_ERROR)
 
 
-def _row(answer: Answer, question: Question, llm: Llm) -> list[float]:
+def _row(answer: LlmAnswer, question: ScoreRequest, llm: Llm) -> list[float]:
     """A label's share in the labels (1 if there is only one, as in SGLang), or in the whole vocabulary."""
     yes, no = llm.prompts.tokens.yes, llm.prompts.tokens.no
     of = {yes: answer.probability, no: 1.0 - answer.probability}
-    labels = [yes, no] if question.labels is None else question.labels
-    if question.softmax:
+    labels = [yes, no] if question.label_token_ids is None else question.label_token_ids
+    if question.apply_softmax:
         return [of[label] for label in labels] if len(labels) > 1 else [1.0]
     if math.isnan(answer.mass):
         raise HTTPException(501, "this server's LLM does not tell probabilities in the whole vocabulary: apply_softmax")
     return [of[label] * math.exp(answer.mass) for label in labels]
 
 
-def _form(llm: Llm, question: Question, prompts: Prompts, answers: Answers, bundle: str) -> ScoreAnswer:
+def _form(llm: Llm, question: ScoreRequest, prompts: Prompts, answers: Answers, bundle: str) -> ScoreAnswer:
     """SGLang's answer, and the bundle that gave it."""
     scores = [_row(answer, question, llm) for answer in answers]
     tokens = sum(len(prompts.prefixes[name]) for name in prompts.prefix) + sum(prompts.lengths)

@@ -20,10 +20,9 @@ from typing import Any, NoReturn
 
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.prompt import Tokens
-from corella_edge_runtime.llm.backends.remote.address import FAR_AWAY, KEY_VARIABLE, Address, parse_address
-from corella_edge_runtime.llm.backends.remote.flavours import too_long
+from corella_edge_runtime.llm.backends.remote.flavours import FAR_AWAY, KEY_VARIABLE, Address, parse_address, too_long
 from corella_edge_runtime.llm.contract.backend import ModelSpec
-from corella_edge_runtime.llm.contract.messages import Answer, Answers, Prompt, Prompts, TokenIds, unpack_ids
+from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompt, Prompts, TokenIds, unpack_ids
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 
 try:
@@ -32,9 +31,9 @@ except ImportError as error:
     raise MissingExtraError("an LLM on another server", "remote") from error
 
 _LOG = logging.getLogger("corella_edge.llm")
-_DEADLINE = Answer(math.nan, "deadline")
-_ERROR = Answer(math.nan, "llm_error")
-_TOO_LONG = Answer(math.nan, "too_long")
+_DEADLINE = LlmAnswer(math.nan, "deadline")
+_ERROR = LlmAnswer(math.nan, "llm_error")
+_TOO_LONG = LlmAnswer(math.nan, "too_long")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +183,7 @@ class RemoteBackend:
     async def _answer(self, prompts: Prompts, deadline: float | None) -> Answers:
         """What was there in time. The loop's clock is `time.monotonic`."""
         started = time.monotonic()
-        answers: list[Answer | None] = [None] * len(prompts)
+        answers: list[LlmAnswer | None] = [None] * len(prompts)
         missing = _ERROR
         try:
             async with asyncio.timeout_at(deadline):
@@ -197,7 +196,7 @@ class RemoteBackend:
         self._counters["seconds"] += time.monotonic() - started
         return found
 
-    async def _all(self, prompts: Prompts, answers: list[Answer | None]) -> None:
+    async def _all(self, prompts: Prompts, answers: list[LlmAnswer | None]) -> None:
         """Groups of one prefix side by side."""
         groups: dict[int, list[int]] = {}
         for i, name in enumerate(prompts.prefix):
@@ -206,7 +205,7 @@ class RemoteBackend:
             for members in groups.values():
                 side_by_side.create_task(self._group(prompts, members, answers))
 
-    async def _group(self, prompts: Prompts, members: list[int], answers: list[Answer | None]) -> None:
+    async def _group(self, prompts: Prompts, members: list[int], answers: list[LlmAnswer | None]) -> None:
         """One user's prompts one request after the other: each finds the beginning in the server's cache."""
         async with self._connections:
             fitting = await self._fitting(prompts, members, answers)
@@ -215,7 +214,7 @@ class RemoteBackend:
                 for i, answer in zip(part, found, strict=True):
                     answers[i] = answer
 
-    async def _fitting(self, prompts: Prompts, members: list[int], answers: list[Answer | None]) -> list[int]:
+    async def _fitting(self, prompts: Prompts, members: list[int], answers: list[LlmAnswer | None]) -> list[int]:
         """Members that the server's context holds; the others are answered. vLLM would cut them, silently."""
         try:
             context = await self._context_size()
@@ -244,7 +243,7 @@ class RemoteBackend:
                 self._context = self._flavour.context(said)
         return self._context
 
-    async def _ask(self, prefix: Sequence[int], suffixes: list[TokenIds]) -> list[Answer]:
+    async def _ask(self, prefix: Sequence[int], suffixes: list[TokenIds]) -> list[LlmAnswer]:
         """One request; the same reason for all its prompts if it fails."""
         try:
             return await self._exactly(prefix, suffixes)
@@ -252,7 +251,7 @@ class RemoteBackend:
             self._failed(error)
             return [_ERROR] * len(suffixes)
 
-    async def _exactly(self, prefix: Sequence[int], suffixes: list[TokenIds]) -> list[Answer]:
+    async def _exactly(self, prefix: Sequence[int], suffixes: list[TokenIds]) -> list[LlmAnswer]:
         """The same; raises what goes wrong."""
         body = self._flavour.body(prefix, suffixes, self._tokens)
         status, said = await self._exchange("POST", self._flavour.path, body)
@@ -260,7 +259,7 @@ class RemoteBackend:
             return [_TOO_LONG] * len(suffixes)
         if status != 200:
             raise _RefusedError(f"{self._flavour.path}: status {status}")
-        return [Answer(value) for value in self._flavour.read(said, len(suffixes), self._tokens)]
+        return [LlmAnswer(value) for value in self._flavour.read(said, len(suffixes), self._tokens)]
 
     async def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, Any]:
         """Status and JSON of an answer. A kept connection that the server has closed meanwhile is tried once more."""

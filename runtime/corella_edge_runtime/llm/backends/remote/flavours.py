@@ -1,4 +1,4 @@
-"""How three servers are asked for P(Yes): pure functions, prompts → JSON body → probabilities.
+"""How an address names one of three servers, and how they are asked for P(Yes): prompts → JSON body → probabilities.
 
 Each returns the softmax over the two answers' logits, the same number as `scorer.YesNoScorer`:
 
@@ -15,8 +15,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
+from corella_edge.errors import InputError
 from corella_edge.prompt import Tokens
+from corella_edge_runtime.llm.contract.backend import Liveness
 
 # Far above any difference of logits, and small enough that float32 keeps the logits to 1e-5.
 _BIAS = 200.0
@@ -116,3 +119,36 @@ FLAVOURS: Mapping[str, Flavour] = {
         Flavour("vllm", "/generative_scoring", 64, _score_body, _vllm_read, "/v1/models", _models_context),
     )
 }
+# A server has limits of its own for what takes long, and computes many prompts between two signs of life.
+FAR_AWAY = Liveness(silence=10.0, probe=5.0)
+KEY_VARIABLE = "CORELLA_EDGE_LLM_KEY"
+_FORMS = ", ".join(f"{name}+http://HOST:PORT" for name in FLAVOURS)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    flavour: Flavour
+    base: str
+
+
+def parse_address(url: str) -> Address:
+    """The server a text means.
+
+    Raises:
+        InputError: no flavour or an unknown one, no host, a bad port, or a password in it.
+    """
+    scheme, _, rest = url.partition("://")
+    name, _, protocol = scheme.rpartition("+")
+    if name not in FLAVOURS or protocol not in ("http", "https"):
+        raise InputError(f"llm: {scheme}:// does not say which server it is; known: {_FORMS} (or +https)")
+    if "@" in rest:
+        raise InputError(f"llm: an address holds no password; put the server's key into {KEY_VARIABLE}")
+    base = f"{protocol}://{rest}".rstrip("/")
+    try:
+        parts = urlsplit(base)
+        usable = bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InputError(f"llm: {url!r} is no address; known: {_FORMS}")
+    return Address(FLAVOURS[name], base)

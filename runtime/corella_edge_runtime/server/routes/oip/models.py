@@ -14,8 +14,7 @@ from corella_edge.request import Request
 from corella_edge.request_message import MAX_CANDIDATES, MAX_HISTORY, MAX_TIMEOUT_MS, parse_request
 from corella_edge.scores import Scores
 from corella_edge.selection import Selection
-from corella_edge_runtime.server.routes.oip.checks import a_whole
-from corella_edge_runtime.server.routes.oip.tensors import Array, Inference, Input
+from corella_edge_runtime.server.routes.oip.tensors import Array, Inference, Input, a_whole
 
 NEVER, ALWAYS = "ratio:0", "ratio:1"
 # What of Triton's extensions is here; shared memory, sequences, statistics and loading are not.
@@ -47,7 +46,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class OfferedModel:
     """What is offered under a name; `threshold` None = the request's, or the server's."""
 
     name: str
@@ -55,10 +54,10 @@ class Model:
     outputs: Mapping[str, Output]
 
 
-MODELS: Mapping[str, Model] = {
+MODELS: Mapping[str, OfferedModel] = {
     model.name: model
     for model in (
-        Model(
+        OfferedModel(
             "rank",
             None,
             {
@@ -69,13 +68,13 @@ MODELS: Mapping[str, Model] = {
                 "routed": Output("BOOL", lambda scores: scores.routed),
             },
         ),
-        Model("crm", NEVER, {"probability": Output("FP32", lambda scores: scores.crm)}),
-        Model("llm", ALWAYS, {"probability": Output("FP32", lambda scores: scores.llm)}),
+        OfferedModel("crm", NEVER, {"probability": Output("FP32", lambda scores: scores.crm)}),
+        OfferedModel("llm", ALWAYS, {"probability": Output("FP32", lambda scores: scores.llm)}),
     )
 }
 
 
-def to_request(model: Model, inference: Inference) -> Request:
+def to_request(model: OfferedModel, inference: Inference) -> Request:
     """The request that `parse_request` makes of the tensors and parameters.
 
     Raises:
@@ -94,20 +93,20 @@ def to_request(model: Model, inference: Inference) -> Request:
     )
 
 
-def to_tensors(model: Model, inference: Inference, scores: Scores) -> list[tuple[str, Array, bool]]:
+def to_tensors(model: OfferedModel, inference: Inference, scores: Scores) -> list[tuple[str, Array, bool]]:
     """The outputs asked for, in that order, or all: name, values, whether in binary form."""
     wanted = inference.outputs or dict.fromkeys(model.outputs, inference.binary)
     return [(name, model.outputs[name].values(scores), binary) for name, binary in wanted.items()]
 
 
-def metadata(model: Model, version: str) -> dict[str, Any]:
+def metadata(model: OfferedModel, version: str) -> dict[str, Any]:
     """The protocol's description of a model."""
     inputs = [{"name": i.name, "datatype": i.datatype, "shape": _shape(i)} for i in INPUTS.values()]
     outputs = [{"name": name, "datatype": o.datatype, "shape": [-1]} for name, o in model.outputs.items()]
     return {"name": model.name, "versions": [version], "platform": PLATFORM, "inputs": inputs, "outputs": outputs}
 
 
-def config(model: Model) -> dict[str, Any]:
+def config(model: OfferedModel) -> dict[str, Any]:
     """Triton's description of a model: what metadata lacks is that there are no batches, and what may be left out."""
     return {
         "name": model.name,
@@ -153,7 +152,7 @@ def _texts(inference: Inference, name: str) -> list[str]:
     return found
 
 
-def _options(model: Model, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _options(model: OfferedModel, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a request; Triton's `priority` is checked and has no effect: there is one queue.
 
     Raises:

@@ -21,9 +21,8 @@ from corella_edge_runtime.server.bodies import arrived, read_body, read_bytes
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES
 from corella_edge_runtime.server.routes.oip import models
-from corella_edge_runtime.server.routes.oip.checks import a_flag
-from corella_edge_runtime.server.routes.oip.models import ALWAYS, EXTENSIONS, INPUTS, MODELS, Model
-from corella_edge_runtime.server.routes.oip.tensors import LENGTH_HEADER, Inference, given, read, write
+from corella_edge_runtime.server.routes.oip.models import ALWAYS, EXTENSIONS, INPUTS, MODELS, OfferedModel
+from corella_edge_runtime.server.routes.oip.tensors import LENGTH_HEADER, Inference, a_flag, given, read, write
 from corella_edge_runtime.server.routes.rank import CLIENT_GONE
 from corella_edge_runtime.server.service import NotReadyError, Ranked, Service, large
 
@@ -103,7 +102,7 @@ class _Api:
         with self.service.place():
             return await self._inferred(http, model, body)
 
-    async def _inferred(self, http: Request, model: Model, body: bytes) -> Response:
+    async def _inferred(self, http: Request, model: OfferedModel, body: bytes) -> Response:
         clock = Clock(arrived(http))
         header = http.headers.get(LENGTH_HEADER)
         heavy = len(body) > INLINE_BYTES
@@ -118,13 +117,13 @@ class _Api:
             return Response(content, headers=headers, media_type=JSON)
         return Response(content, headers={**headers, LENGTH_HEADER: str(length)}, media_type=BINARY)
 
-    def _entry(self, model: Model) -> dict[str, Any]:
+    def _entry(self, model: OfferedModel) -> dict[str, Any]:
         """One line of the index."""
         ranker, why = self.service.ranker, self._unready(model)
         version = _version(ranker.name) if ranker else ""
         return {"name": model.name, "version": version, "state": "UNAVAILABLE" if why else "READY", "reason": why}
 
-    def _unready(self, model: Model) -> str:
+    def _unready(self, model: OfferedModel) -> str:
         """Why a model is not ready; empty if it is."""
         ranker = self.service.ranker
         if ranker is None or not self.service.ready:
@@ -136,7 +135,7 @@ class _Api:
             return "the server has no LLM"
         return "" if llm.answers else "the LLM does not answer now"
 
-    def _asked(self, http: Request) -> tuple[Model, str]:
+    def _asked(self, http: Request) -> tuple[OfferedModel, str]:
         """The model and version of a path.
 
         Raises:
@@ -150,7 +149,7 @@ class _Api:
         return model, version
 
 
-def _model(http: Request) -> Model:
+def _model(http: Request) -> OfferedModel:
     name = http.path_params["model"]
     if name not in MODELS:
         raise HTTPException(404, f"there is no model {name[:40]!r}; known: {', '.join(MODELS)}")
@@ -168,12 +167,12 @@ def _version(label: str) -> str:
     return label.rpartition("@")[2]
 
 
-def _parsed(model: Model, body: bytes, header_length: str | None) -> tuple[Inference, RankRequest]:
+def _parsed(model: OfferedModel, body: bytes, header_length: str | None) -> tuple[Inference, RankRequest]:
     inference = read(body, header_length, INPUTS)
     return inference, models.to_request(model, inference)
 
 
-def _head(model: Model, inference: Inference, request: RankRequest, ranked: Ranked) -> dict[str, Any]:
+def _head(model: OfferedModel, inference: Inference, request: RankRequest, ranked: Ranked) -> dict[str, Any]:
     # One that the server gives for its log of decisions is told, too.
     head: dict[str, Any] = {"id": ranked.request.id} if ranked.request.id else {}
     notes = "; ".join((*request.notes, *ranked.scores.notes))  # a parameter is one text

@@ -21,8 +21,8 @@ import orjson
 
 from corella_edge.errors import InputError
 from corella_edge.formats.strict_json import JsonError, decode, no_constant
+from corella_edge.messages import shown
 from corella_edge_runtime.server.bodies import json_text
-from corella_edge_runtime.server.routes.oip.checks import a_flag, a_list, a_text, any_object, shown
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 # Parameters that say where values are or what form they have, by extensions that are not here: not to be passed over.
@@ -87,6 +87,38 @@ def _nan(name: str) -> float:
 def given(value: object, where: str) -> dict[str, Any]:
     """The fields of an object that are not null."""
     return {name: field for name, field in any_object(value, where).items() if field is not None}
+
+
+def any_object(value: object, where: str) -> dict[str, Any]:
+    """An object, whatever its fields."""
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected an object, got {shown(value)}")
+    return value
+
+
+def a_list(value: object, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InputError(f"{where}: expected a list, got {shown(value)}")
+    return value
+
+
+def a_text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where}: expected text, got {shown(value)}")
+    return value
+
+
+def a_flag(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{where}: expected true or false, got {shown(value)}")
+    return value
+
+
+def a_whole(value: object, where: str, below: int) -> int:
+    """A whole number from 0, below a bound."""
+    if type(value) is not int or not 0 <= value < below:
+        raise InputError(f"{where}: expected a whole number from 0 to {below - 1}, got {shown(value)}")
+    return value
 
 
 def _hints(value: object, where: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What `corella-edge init` sees in a person's files: bytes, dialect, columns, roles. A decision is a pure function."""
