@@ -43,7 +43,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt runtime/corella_edge_runtime/
 	wheel=$$($(BIN)/corella-edge wheel --out $(VENV)/wheels) && \
 		$(PIP) install --quiet -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) && \
 		$(PIP) install --quiet -c constraints.txt --find-links $(VENV)/wheels --only-binary llama-cpp-python \
-			-e '.[build,cpu,llm,serve,sign,report,export,dev]' && \
+			-e '.[build,cpu,llm,serve,sign,report,export,parquet,ray,dev]' && \
 		$(PIP) install --quiet --no-deps --force-reinstall "$$wheel"
 	$(BIN)/corella-edge doctor || echo "Goes on: what does not compute is left out, and said again where it is wanted."
 	touch $@

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -86,30 +87,53 @@ def resumable_folder(
         InputError: the folder holds something else, was begun with other settings, another run is writing it, or
             the disk is full.
     """
-    lock = _lock_folder(out)
+    with locked_folder(out):
+        try:
+            _check_label(out, label, same, notes or {}, settled)
+            yield
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise InputError(f"--out {out}: writing failed: {told(error)}") from error
+
+
+@contextmanager
+def locked_folder(out: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold a folder, made if it is not there, against a second run.
+
+    Args:
+        patience: seconds to wait for one that may be just ending.
+
+    Raises:
+        InputError: another run holds it, or it cannot be written.
+    """
+    lock = _lock_folder(out, time.monotonic() + patience)
     try:
-        _check_label(out, label, same, notes or {}, settled)
         yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise InputError(f"--out {out}: writing failed: {told(error)}") from error
     finally:
         os.close(lock)
 
 
-def _lock_folder(out: Path) -> int:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written: {told(error)}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+def _lock_folder(out: Path, until: float) -> int:
+    while True:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            lock = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise InputError(f"--out {out}: cannot be written: {told(error)}") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who held it may have removed it at the end.
+            if os.fstat(lock).st_ino == out.stat().st_ino:
+                return lock
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                os.close(lock)
+                raise InputError(f"--out {out}: another run is writing it; wait for it or name another one") from None
+            time.sleep(0.05)
         os.close(lock)
-        raise InputError(f"--out {out}: another run is writing it; wait for it or name another one") from None
-    return lock
 
 
 def _check_label(out: Path, label: str, same: dict[str, Any], notes: dict[str, Any], settled: Settled) -> None:

@@ -11,6 +11,7 @@ Json = dict[str, Any]
 SCENARIOS = ("spans", "faults", "deadline", "soak")
 # Results of scripts of their own: what a request costs around its models, in the server and in the process.
 AROUND = ("messages", "prompt-time")
+SHOWN = ("serving", *AROUND, "swaps", "kill-events")  # a folder without any of these has no table
 
 
 def between(text: str, name: str, contents: str) -> str:
@@ -24,7 +25,11 @@ def between(text: str, name: str, contents: str) -> str:
 
 def lines(results: Path) -> Iterator[str]:
     """A table for each CPU, with one row a target of all scenarios that have been measured there."""
-    folders = [results, *sorted(path for path in results.iterdir() if path.is_dir())]
+    others = (path for path in results.iterdir() if path.is_dir())
+    folders = [
+        results,
+        *sorted(path for path in others if any(path.joinpath(f"{name}.json").exists() for name in SHOWN)),
+    ]
     for i, folder in enumerate(folders):
         yield from [""] * (i > 0)
         yield from _one_machine(folder)

@@ -65,7 +65,7 @@ def test_the_command_adds_click_alone() -> None:
 def test_the_runtime_never_loads_the_training_half() -> None:
     loaded = loaded_by(modules("corella_edge_runtime"))
     assert {"corella_edge_runtime", "onnxruntime", "llama_cpp", "starlette"} <= loaded
-    assert not loaded & {*HEAVY, "matplotlib", "corella_edge_export"}
+    assert not loaded & {*HEAVY, "matplotlib", "corella_edge_export", "ray"}
 
 
 def test_the_engine_loads_without_llama_cpp() -> None:
@@ -149,6 +149,7 @@ RUNTIME_ARROWS = {
     "engine": {"attributes", "crm", "llm", "opening", "setup", "showcase", "slate"},
     "reference": {"engine"},
     "batch": {"decisions", "engine"},
+    "partitions": {"batch", "engine"},
     "bench": {"box", "crm", "engine", "llm", "machine"},
     "tune": {"bench", "crm", "llm", "machine", "setup"},
     "doctor": {"box", "llm", "machine"},
@@ -246,6 +247,9 @@ def test_each_heavy_dependency_is_known_in_one_place() -> None:
     served = importers("corella_edge_runtime", "starlette", "uvicorn", "prometheus_client")
     assert all(path.startswith("server/") for path in served)
     assert all(path.startswith("store/") for path in importers("corella_edge_runtime", "sqlite3"))
+    assert importers("corella_edge_runtime", "pyarrow") == {"partitions/parquet.py"}
+    assert importers("corella_edge_runtime", "ray") == {"partitions/on_ray.py"}
+    assert importers("corella_edge", "pyarrow", "ray") | importers("corella_edge_export", "pyarrow", "ray") == set()
     assert importers("corella_edge_runtime", *HEAVY) == set()
     assert importers("corella_edge_export", "onnxruntime", "llama_cpp") == set()
     assert importers("corella_edge", "onnxruntime", "llama_cpp", *HEAVY) == set()
@@ -315,6 +319,8 @@ def run(missing: str, *args: str) -> subprocess.CompletedProcess[str]:
         ("onnxruntime", "cpu", "verify BUNDLE"),
         ("onnxruntime", "cpu", "benchmark BUNDLE --out OUT"),
         ("llama_cpp", "llm", "score BUNDLE BUNDLE/requests.jsonl --require-llm --out OUT"),
+        ("pyarrow", "parquet", "score BUNDLE TABLE --out OUT"),
+        ("ray", "ray", "score BUNDLE TABLE --engine ray --out OUT"),
         ("minisign", "sign", "verify BUNDLE --trust KEY"),
         ("minisign", "sign", "sign BUNDLE --key OUT"),
         ("minisign", "sign", "sign --new-key OUT"),
@@ -326,7 +332,11 @@ def run(missing: str, *args: str) -> subprocess.CompletedProcess[str]:
 def test_a_missing_extra_is_named(missing: str, extra: str, args: str, bundle: Path, tmp_path: Path) -> None:
     requests = tmp_path / "requests.jsonl"
     requests.write_text('{"user": {"id": "u1"}, "candidates": [{"item": "i1"}]}\n')
+    table = tmp_path / "table/a.parquet"
+    table.parent.mkdir()
+    table.touch()
     words = args.replace("BUNDLE/requests.jsonl", str(requests)).replace("BUNDLE", str(bundle))
+    words = words.replace("TABLE", str(table.parent))
     done = run(missing, *words.replace("OUT", str(tmp_path / "out")).split())
     assert done.returncode == 5, done.stderr
     assert installing(extra) in done.stderr
@@ -340,7 +350,7 @@ def test_every_package_of_the_extra_is_looked_for() -> None:
     assert packages == set(EXPORT_MODULES)
 
 
-LIGHT = ",".join((*HEAVY, "matplotlib", "sklearn"))
+LIGHT = ",".join((*HEAVY, "matplotlib", "sklearn", "pyarrow", "ray"))
 
 
 def test_what_needs_no_extra_works_without(bundle: Path) -> None:

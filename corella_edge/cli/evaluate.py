@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
 
+from corella_edge.cli import talk
 from corella_edge.cli.base import Command
 from corella_edge.cli.common import Ratios, Threads, need, open_engine
 from corella_edge.cli.talk import Progress
@@ -43,10 +45,24 @@ def evaluate(
     from corella_edge_export.evaluation.evaluate import markdown
 
     folder = out or Path(f"evaluation-{bundle.name}-{split}")
-    line = Progress()
+    show = _Show()
     with open_engine(bundle, llm="thread" if llm else None, llm_threads=llm_threads, tuned=False) as engine:
         result = run(engine, PreparedData.open(data), split, folder, rows, seed,
-                     lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"), tuple(ratios))  # fmt: skip
-    line.done()
+                     show, tuple(ratios))  # fmt: skip
+    show.line.done()
     click.echo(markdown(result))
     click.echo(f"{folder}: evaluation.json, evaluation.md and plots")
+
+
+class _Show:
+    """Progress of each step, with an estimate by the pace of this run."""
+
+    def __init__(self) -> None:
+        self.line = Progress()
+        self._what, self._begun, self._from = "", 0.0, 0
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        if what != self._what:
+            self._what, self._begun, self._from = what, time.monotonic(), done
+        left = talk.left(of - done, done - self._from, time.monotonic() - self._begun)
+        self.line.show(f"{what}: {done:,} of {of:,}{left}")

@@ -87,6 +87,17 @@ def warn(text: str) -> None:
     say(f"corella-edge: warning: {text}")
 
 
+def left(rest: int, done: int, seconds: float) -> str:
+    """`, about 3 min left`: how long `rest` takes at the pace of the `done` in so many seconds; nothing so early on."""
+    if not done or seconds < 2.0 or rest <= 0:
+        return ""
+    wait = rest * seconds / done
+    for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
+        if wait >= 2 * size:
+            return f", about {wait / size:.0f} {unit} left"
+    return f", about {wait:.0f} s left"
+
+
 class Progress:
     """One line that is rewritten on a terminal, at most twice a second, and nothing elsewhere; `done` clears it."""
 

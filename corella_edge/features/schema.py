@@ -83,6 +83,11 @@ class Vocabulary:
             raise BundleError(f"vocab/{name}.json: a value occurs twice")
         self.first_bucket = FIRST + len(self.values)
 
+    @property
+    def file(self) -> str:
+        """Its file in a bundle."""
+        return f"vocab/{self.name}.{'safetensors' if isinstance(self.values, TextTable) else 'json'}"
+
     def __len__(self) -> int:
         """Rows of the embedding table: PAD, OOV, the values and the buckets."""
         return self.first_bucket + self.buckets

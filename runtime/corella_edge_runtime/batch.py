@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -34,6 +34,7 @@ class Tally:
     """What has been scored so far, of `total` requests; `kept` were there from an interrupted run.
 
     strict: some of the requests are, so that `check_all` has to look at them.
+    noted: requests about which there is something to tell; `note`: the first such sentence.
     """
 
     total: int = 0
@@ -44,14 +45,35 @@ class Tally:
     routed: int = 0
     unanswered: int = 0
     seconds: float = 0.0
+    noted: int = 0
+    note: str = ""
     unknown: Counter[str] = field(default_factory=Counter)  # candidates with an unseen value, by field
 
-    def add(self, scores: Scores) -> None:
+    def add(self, request: Request, scores: Scores) -> None:
         self.requests += 1
         self.candidates += len(scores.items)
         self.routed += int(scores.routed.sum())
         self.unknown.update(chain.from_iterable(scores.unknown))
         self.unanswered += sum(map(bool, scores.reason)) - int(scores.routed.sum())
+        if notes := (*request.notes, *scores.notes):
+            self.noted += 1
+            self.note = self.note or notes[0]
+
+    def include(self, part: Tally) -> None:
+        """What another process has scored of these requests."""
+        for name in ("kept", "requests", "candidates", "routed", "unanswered", "noted"):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+        self.unknown += part.unknown
+        self.note = self.note or part.note
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {item.name: getattr(self, item.name) for item in fields(self)} | {"unknown": dict(self.unknown)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Tally:
+        """What `to_json` gave."""
+        return cls(**{**data, "unknown": Counter(data["unknown"])})
 
 
 Progress = Callable[[Tally], None]
@@ -116,7 +138,7 @@ def score_stream(
         out.flush()
         if log is not None:
             log.put(request, scores, ranker.name, wait=True)
-        tally.add(scores)
+        tally.add(request, scores)
         tally.seconds = time.perf_counter() - started
         progress(tally)
 

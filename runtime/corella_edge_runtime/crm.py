@@ -72,7 +72,7 @@ class Crm:
         recorded = self._session.get_modelmeta().custom_metadata_map
         for vocab in schema.vocabularies.values():
             if recorded.get(VOCAB_KEY + vocab.name) != str(len(vocab)):
-                raise BundleError(f"{name}: its table for {vocab.name!r} does not fit vocab/{vocab.name}")
+                raise BundleError(f"{name}: its table for {vocab.name!r} does not fit {vocab.file}")
 
     def _try(self, name: str, schema: Schema) -> None:
         """One run with the last row of every table, for two candidates: what does not fit is told now, to no user."""

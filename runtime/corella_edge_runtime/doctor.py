@@ -194,7 +194,7 @@ _ABLE = {
 # Extra → what it is for, of those that serving does not need.
 _OPTIONAL = {
     "report": "to evaluate, and for plots", "sign": "to sign bundles and check signatures", "export": "to train",
-    "build": "to build llama.cpp",
+    "build": "to build llama.cpp", "parquet": "to score Parquet", "ray": "to score on a Ray cluster",
 }  # fmt: skip
 
 

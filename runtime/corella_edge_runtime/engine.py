@@ -108,6 +108,7 @@ class Engine:
         tuned: bool = True,
         deterministic: bool = False,
         trust: TrustedKey | None = None,
+        cpus: int | None = None,
     ) -> Engine:
         """Check and load a bundle.
 
@@ -122,6 +123,7 @@ class Engine:
             tuned: whether to look for a plan at all.
             deterministic: LLM scores that are bit-equal on repeat, and slower; not of a server.
             trust: the key that the bundle must be signed with.
+            cpus: how many of this machine's are for this engine; None = all. No plan is looked for then.
 
         Raises:
             BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan,
@@ -133,7 +135,7 @@ class Engine:
         parse_threshold(opened.policy() if threshold is None else threshold, opened.calibration())
         opened.fusion()
         warnings: list[str] = []
-        wishes = Wishes(crm_threads, llm_threads, None, llm_file, plan, tuned, deterministic)
+        wishes = Wishes(crm_threads, llm_threads, None, llm_file, plan, tuned, deterministic, cpus)
         setup = find_setup(opened, wishes, warnings.append)
         schema, catalog = opened.schema()
         crm = Crm(opened.path(setup.crm_file), schema, setup.crm_threads)
@@ -187,6 +189,11 @@ class Engine:
             return window, 1, self.event_types
         template = self.llm.prompts.template
         return max(window, template.history_lines + 2 * template.block), template.block, self.event_types
+
+    @property
+    def user_features(self) -> list[str]:
+        """The features of a user that the models read, by name."""
+        return sorted(self._names.of_user)
 
     def parse_threshold(self, value: str | float) -> Threshold:
         """`0.65` or `ratio:0.05`, by this bundle's calibration."""

@@ -28,6 +28,8 @@ class Wishes:
         plan: a plan file; None = the usual place, where `tune` may have left one.
         tuned: False passes over any plan.
         deterministic: scores that are bit-equal on repeat (`LlmSettings.deterministic`).
+        cpus: of how many the threads are to make do, wherever the system puts them: others use this machine, too, and
+            no plan of the whole machine counts. None = the machine is this process's.
     """
 
     crm_threads: int | None = None
@@ -37,6 +39,7 @@ class Wishes:
     plan: Path | None = None
     tuned: bool = True
     deterministic: bool = False
+    cpus: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,23 @@ def find_setup(bundle: Bundle, wishes: Wishes, warn: Callable[[str], None]) -> S
     if wishes.llm_file is not None:
         _check_file("llm_file", wishes.llm_file, llm_files(files), "LLM")
     machine = read_machine()
+    if wishes.cpus is not None:
+        return without_cores(decide(wishes, None, share_of(machine, wishes.cpus)))
     here = fingerprint(machine)
     check = partial(check_plan, files=files)
     plan = plans.find(bundle.root, wishes.plan, here, check, warn) if wishes.tuned else None
     return decide(wishes, plan, machine)
+
+
+def share_of(machine: Machine, cpus: int) -> Machine:
+    """A machine of so many of its CPUs; the ones that are there, if they are fewer."""
+    cores = [core for group in machine.physical for core in group]
+    return Machine(tuple((core,) for core in cores[:cpus]), machine.quota)
+
+
+def without_cores(setup: Setup) -> Setup:
+    """The same threads, bound to no cores."""
+    return replace(setup, crm_cores=(), llm=replace(setup.llm, cores=()))
 
 
 def fingerprint(machine: Machine) -> Fingerprint:

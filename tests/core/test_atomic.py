@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from corella_edge.atomic import resumable_folder
+from corella_edge.atomic import locked_folder, resumable_folder
 from corella_edge.errors import InputError
 
 
@@ -66,3 +69,25 @@ def test_foreign_folders_files_and_second_writers_are_refused(tmp_path: Path) ->
     (out / "run.json").write_text("[]")
     with pytest.raises(InputError, match="cannot be read"), resumable_folder(out, "run.json", {"a": 1}):
         pass
+
+
+def test_a_patient_writer_gets_the_folder_of_one_who_removes_it_at_the_end(tmp_path: Path) -> None:
+    out, begun, got = tmp_path / "work", threading.Event(), list[bool]()
+
+    def first() -> None:
+        with locked_folder(out):
+            begun.set()
+            time.sleep(0.2)
+            shutil.rmtree(out)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    begun.wait()
+    with pytest.raises(InputError, match="another run is writing it"), locked_folder(out):
+        pass
+    with locked_folder(out, patience=20.0):
+        got.append(out.is_dir())
+        with pytest.raises(InputError, match="another run is writing it"), locked_folder(out):
+            pass
+    thread.join()
+    assert got == [True]

@@ -21,7 +21,16 @@ from corella_edge_runtime.llm.contract.settings import MOST_BATCH, MOST_SEQUENCE
 from corella_edge_runtime.machine import plan as plans
 from corella_edge_runtime.machine.plan import Fingerprint, Plan, PlanBundle, PlanCrm, PlanLlm
 from corella_edge_runtime.machine.threads import Machine
-from corella_edge_runtime.setup import Setup, Wishes, check_plan, decide, llm_files, variants
+from corella_edge_runtime.setup import (
+    Setup,
+    Wishes,
+    check_plan,
+    decide,
+    llm_files,
+    share_of,
+    variants,
+    without_cores,
+)
 
 FOUR = Machine(((0,), (1,), (2,), (3,)))
 LLM = {"threads": 2, "cores": [2, 3], "batch": 256}
@@ -58,6 +67,18 @@ def test_too_little_for_two_binds_nothing(machine: Machine) -> None:
 def test_more_threads_than_cores_share_them() -> None:
     found = decide(Wishes(crm_threads=3, llm_threads=4), None, FOUR)
     assert (found.crm_threads, found.llm.threads, found.crm_cores, found.llm.cores) == (3, 4, (), ())
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(1, (1, 1)), (2, (1, 1)), (3, (1, 2)), (9, (1, 3))])
+def test_a_share_of_a_machine_plans_its_threads_and_binds_nothing(cpus: int, threads: tuple[int, int]) -> None:
+    found = without_cores(decide(Wishes(cpus=cpus), None, share_of(FOUR, cpus)))
+    assert (found.crm_threads, found.llm.threads) == threads
+    assert (found.crm_cores, found.llm.cores) == ((), ())
+
+
+def test_a_quota_bounds_a_share_of_a_machine_too() -> None:
+    found = decide(Wishes(cpus=4), None, share_of(Machine(FOUR.physical, quota=2.0), 4))
+    assert (found.crm_threads, found.llm.threads) == (1, 1)
 
 
 def test_a_plan_without_an_llm_leaves_it_to_the_machine() -> None:
