@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,25 @@ def prepare(
             raise
         raise MissingExtraError("prepare", "export") from None
     click.echo(_report(summary))
+    talk.then(*_next(summary, reader, config, source, extra))
+
+
+def _next(
+    summary: dict[str, Any], reader: str, config: Path | None, source: Path | None, extra: str | None
+) -> Iterator[object]:
+    """The same command without --dry, or the training of what was written."""
+    if summary["out"]:
+        yield from ("train", "generic", "--data", summary["out"], "--out", Path("runs", Path(summary["out"]).name))
+        return
+    yield from ("prepare", reader)
+    for option, value in (("--config", config), ("--source", source), ("--extra", extra)):
+        yield from (option, value) if value is not None else ()
+    yield from ("--out", new_folder(re.sub(r"[^\w.+-]+", "-", summary["name"])))
+
+
+def new_folder(name: str) -> Path:
+    """Where the data set of that name may be prepared, as a proposal: the publisher's files may stand in data/."""
+    return Path("prepared" if Path("data", name).exists() else "data", name)
 
 
 def _table(

@@ -42,7 +42,8 @@ def log(
     plan = Plan(window_hours * HOUR, event, shown)
     told = prepare_log(decisions, clicks, items, out, plan, lambda message: talk.say(f"{message} …"))
     click.echo("\n".join(_report(told)))
-    click.echo(f"{out}: written; next: corella-edge prepare table --config {out / 'data.toml'} --out DIR")
+    click.echo(f"{out}: written")
+    talk.then("prepare", "table", "--config", out / "data.toml", "--dry")
 
 
 def _report(told: dict[str, Any]) -> list[str]:

@@ -48,6 +48,8 @@ def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path
         click.echo(f"{name}: validation {_quality(line)} after {line['seconds']:.0f} s")
     _compare(prepared, summary)
     click.echo(f"{out}: finished")
+    if stages.joined().is_main_process:
+        talk.then("export", out, "--out", Path("bundles", out.name))
 
 
 def _expect(recipe: Recipe, data: PreparedData) -> None:

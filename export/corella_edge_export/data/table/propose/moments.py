@@ -55,7 +55,7 @@ class Moments:
     why: str
     seconds: pl.Series
     bad: int = 0
-    short: str = "both fit"
+    short: str = "which number is the month (%m)?"
 
     @property
     def zoned(self) -> bool:
