@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from corella_edge.cli import talk
+from corella_edge.cli import prepared, talk
 from corella_edge.cli.base import Command
 from corella_edge.cli.prepare_log import log
 from corella_edge.errors import InputError, MissingExtraError
@@ -173,23 +173,7 @@ def _say(message: str) -> None:
 
 
 def _report(summary: dict[str, Any]) -> str:
-    counts, unseen = summary["counts"], summary["unseen"]
-    lines = _ledger(summary["ledger"]) if "ledger" in summary else []
-    lines += [
-        f"{summary['name']}: {counts['interactions']:,} interactions of {counts['users']:,} users "
-        f"with {counts['items']:,} items; {counts['dropped']:,} rows only serve as history",
-        "",
-        f"{'split':<6} {'rows':>9}   of them of users / items absent from train",
-    ]
-    for split in ("train", "valid", "test"):
-        line = f"{split:<6} {counts[split]:>9,}"
-        if "splits" in summary:
-            line += f"   {summary['splits'][split]['like_share']:.1%} liked"
-        if split in unseen:
-            line += f"   {unseen[split]['user_rows']:.1%} / {unseen[split]['item_rows']:.1%}"
-        lines.append(line)
-    lines += ["", *(f"note: {note}" for note in summary["notes"])]
-    return "\n".join([*lines, _end(summary)])
+    return "\n".join([*prepared.page(summary), _end(summary)])
 
 
 def _end(summary: dict[str, Any]) -> str:
@@ -198,10 +182,3 @@ def _end(summary: dict[str, Any]) -> str:
     if summary.get("already"):
         return f"{summary['out']}: already prepared from these files and settings; left as it is"
     return f"{summary['out']}: written in {summary['seconds']} s"
-
-
-def _ledger(ledger: dict[str, Any]) -> list[str]:
-    """What became of every row that was read."""
-    width = len(f"{ledger['read']:,}")
-    dropped = [f"{rows:>{width},} dropped: {why}" for why, rows in ledger["dropped"].items()]
-    return [f"{ledger['read']:,} rows read", *dropped, f"{ledger['kept']:>{width},} kept", ""]

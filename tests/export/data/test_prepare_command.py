@@ -46,9 +46,10 @@ def test_a_reader_is_one_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "READERS = {'my-shop': Reader(read, 'what my shop sold', needs_source=False)}\n"
     )
     monkeypatch.setattr(readers, "__path__", [*readers.__path__, str(tmp_path)])
+    before = set(known())
     known.cache_clear()
     try:
-        assert {*known()} - {"my-shop"} < {*known()} > {"collm-ml-1m", "ml-1m", "synthetic"}
+        assert set(known()) == {*before, "my-shop"}
         assert read("my-shop", None, {"seed": 0}).name == "synthetic"
     finally:
         sys.modules.pop("corella_edge_export.data.readers.mine", None)
@@ -105,3 +106,21 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert process.returncode == 5
     assert process.stderr == "corella-edge: prepare needs the extra [export]: pip install 'corella-edge[export]'\n"
+
+
+def test_what_was_prepared_can_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "data"
+    _, told, _ = run(["synthetic", "--out", str(out)], capsys)
+    with pytest.raises(SystemExit):
+        main(["inspect", str(out), "--all"])
+    page = capsys.readouterr().out
+    assert page.startswith(told.split("note:")[0].rstrip("\n"))
+    assert "attributes of items: genres (multi), minutes (numeric)" in page
+    with (out / "train.parquet").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(SystemExit) as stop:
+        main(["inspect", str(out)])
+    output = capsys.readouterr()
+    assert stop.value.code == 3
+    assert "train.parquet differs from what dataset.json records" in output.out
+    assert output.err.count("\n") == 1
