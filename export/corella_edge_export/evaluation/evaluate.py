@@ -126,8 +126,14 @@ def _known(engine: Engine, rows: RowSet) -> tuple[npt.NDArray[np.bool_], tuple[s
     return known, ("seen users", "unseen users")
 
 
-def _group(engine: Engine, name: str, rows: ScoredRows, plain: Floats | None, ratios: Sequence[float], progress: Progress
-           ) -> Json:  # fmt: skip
+def _group(
+    engine: Engine,
+    name: str,
+    rows: ScoredRows,
+    plain: Floats | None,
+    ratios: Sequence[float],
+    progress: Progress,
+) -> Json:
     """Thresholds come from the bundle's calibration (validation rows), so the realised share may differ.
 
     `plain` float64 [n] are scores of any scale without learning.

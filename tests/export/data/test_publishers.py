@@ -168,6 +168,7 @@ def test_gorses_reads_are_no_likes(tmp_path: Path) -> None:
     likes = sum(rating > 2 for *_, rating, _ in events())
     assert data.info["ledger"]["kept"] == likes == len(data.log.items)
     assert data.items["Labels"] == [["Green"]] * ITEMS
+    assert data.info["history"]["types"] == ["star"]
 
 
 def test_impressions_become_rows(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from corella_edge_export.data.table.parse import parse_description
 from corella_edge_export.data.table.samples import write
 
 Progress = Callable[[str], None]
-SUMMARY = ("name", "counts", "unseen", "notes", "ledger", "splits")
+SUMMARY = ("name", "counts", "unseen", "notes", "ledger", "splits", "joined")
 
 
 def prepare_table(

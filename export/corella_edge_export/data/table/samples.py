@@ -164,7 +164,7 @@ def _about(
         },
         "history": {
             "events": "all", "ties": plan.ties, "rows_in_log": _rows_in_log(db, description),
-            "rule": splitting.history_rule(plan),
+            "rule": splitting.history_rule(plan), **_types(db, description),
         },
         "attributes": {
             "users": dict(users.attributes) if users else {}, "items": dict(description.items.attributes)
@@ -173,6 +173,14 @@ def _about(
         "settings": restart.settings(description, seed=seed, requests=requests),
         "duckdb": duckdb.__version__,
     }  # fmt: skip
+
+
+def _types(db: duckdb.DuckDBPyConnection, description: Description) -> dict[str, list[str]]:
+    """The types of the events that form histories, which a server then takes for events, too; {} where none has one."""
+    if description.events.event_type is None:
+        return {}
+    found = db.execute("SELECT DISTINCT event_type FROM events WHERE event_type IS NOT NULL ORDER BY 1").fetchall()
+    return {"types": [name for (name,) in found]} if found else {}
 
 
 def _like(description: Description) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import polars as pl
 
 from corella_edge_export.data.table.propose import words
 from corella_edge_export.data.table.propose.columns import Column, as_float
+from corella_edge_export.data.table.propose.roles import determined
 from corella_edge_export.data.table.propose.tables import Table
 
 
@@ -37,7 +38,7 @@ class Labels:
         return {name for name in found if name is not None}
 
 
-def find_labels(events: Table, taken: Sequence[str]) -> Labels:
+def find_labels(events: Table, taken: Sequence[str], item: str) -> Labels:
     """What may say whether an event is a like, of the columns that are not `taken` as user, item or time."""
     free = [c for name, c in events.columns.items() if name not in taken and name not in events.moments and c.distinct]
     ratings = [c.name for c in free if _named_rating(c)]
@@ -53,7 +54,7 @@ def find_labels(events: Table, taken: Sequence[str]) -> Labels:
     guessed = not ratings and not flags and bool(scales) and headed
     return Labels(
         ratings=tuple(ratings or ([] if flags else scales)), guessed=guessed, flags=tuple(flags), counts=tuple(counts),
-        kind=_kind(free), ones=_ones(free), unread=tuple(c.name for c in free if _unread(c)),
+        kind=_kind(free, events, item), ones=_ones(free), unread=tuple(c.name for c in free if _unread(c)),
     )  # fmt: skip
 
 
@@ -87,8 +88,11 @@ def _heavy(column: Column) -> bool:
     return as_float(low) >= 0 and as_float(high) > 20 * max(1.0, as_float(middle))
 
 
-def _kind(columns: Sequence[Column]) -> str | None:
+def _kind(columns: Sequence[Column], events: Table, item: str) -> str | None:
+    """The first column with kinds of events. What one item always has is a kind of items (tea, coffee)."""
     kinds = [c.name for c in columns if words.has(c.name, words.KIND) and c.numbers is None and 2 <= c.distinct <= 12]
+    if events.columns[item].distinct < 0.9 * events.rows:
+        kinds = [name for name in kinds if determined(events.frame, item, name) < 0.99]
     return kinds[0] if kinds else None
 
 

@@ -64,7 +64,7 @@ class Moments:
     why: str
     seconds: pl.Series
     bad: int = 0
-    short: str = "both fit"
+    short: str = "which number is the month (%m)?"
     local: bool = False
 
     @property

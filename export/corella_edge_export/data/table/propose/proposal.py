@@ -62,7 +62,7 @@ def describe(paths: Sequence[Path], out: Path, progress: Progress) -> Proposal:
     progress("writing the description")
     names = event_names(found)
     folder = out.absolute().parent
-    command = f"corella-edge prepare table --config {shlex.quote(str(out))} --out DIR --dry"
+    command = f"corella-edge prepare table --config {shlex.quote(str(out))} --dry"
     notes = _notes(found)
     sections = [_top(found, paths, notes), events_section(found, folder, names), label_section(found, names),
                 negatives_section(found), *items_sections(found, folder, names), *users_sections(found, folder, names),

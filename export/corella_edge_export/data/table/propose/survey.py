@@ -157,7 +157,7 @@ def _of_roles(roles: Roles, form: str | None, skipped: tuple[str, ...]) -> Surve
     events, user, item = roles.events, roles.user.column, roles.item.column
     time, moments = find_time(events, (*roles.user.options, *roles.item.options))
     taken = [*roles.user.options, *roles.item.options, *(time.options if time else ())]
-    labels = find_labels(events, taken)
+    labels = find_labels(events, taken, item)
     seconds = moments.seconds if moments else None
     title = _title(roles, [*taken, *labels.used])
     twins = [name for name in events.moments if time and len(time.options) == 1 and name in time.why]
