@@ -234,6 +234,13 @@ def test_errors_name_the_line(tmp_path: Path) -> None:
         prepare("amazon-2014", tmp_path, tmp_path / "out")
 
 
+def test_paths_start_where_the_command_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    amazon_2014(tmp_path / "source")
+    monkeypatch.chdir(tmp_path)
+    assert prepare("amazon-2014", Path("source"), Path("out"))["counts"]["interactions"] == ROWS
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
 def test_a_readers_description_can_be_changed(tmp_path: Path) -> None:
     amazon_2014(tmp_path / "source")
     command = ["data", "describe", "amazon-2014", "--source", str(tmp_path / "source"), "--out", str(tmp_path / "told")]

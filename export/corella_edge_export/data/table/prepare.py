@@ -78,7 +78,8 @@ def prepare_described(
         out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out and out.parent) as place:
         work = Work(Path(place))
-        description = parse_description(describe(source, work), source, f"the description of {name}")
+        # Its paths are those of `source` and of `place`, which start where the command was typed.
+        description = parse_description(describe(source, work), Path(), f"the description of {name}")
         if out is None:
             return look_at_table(description, notes=work.notes, **settings)
         return prepare_table(description, out, notes=work.notes, **settings)

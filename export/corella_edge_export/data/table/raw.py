@@ -66,6 +66,15 @@ class RawTable:
     def bad(self) -> int:
         return sum(piece.bad for piece in self.pieces)
 
+    @property
+    def header_again(self) -> str:
+        """SQL of whether a row is the header once more, as files that were put together with `cat` have it."""
+        if self.files.format != "csv" or not self.files.header or not self.columns:
+            return "false"
+        # A file's mark (BOM) then stands before its first name, and may stand before a quotation mark.
+        signs = literal(" \ufeff" + self.files.quote)
+        return " AND ".join(f"trim({c}, {signs}) = {literal(name.strip())}" for name, c in self.columns.items())
+
     def place(self, row: int) -> str:
         """The file and the line of a row, "ratings.csv line 7"; in Parquet the row counts from 1."""
         piece = next(piece for piece in self.pieces if row < piece.first + piece.rows)
@@ -141,6 +150,9 @@ class _Reading:
                 return self._insert(query), 0
             except duckdb.InvalidInputException:  # it found a bad row; what is wrong, and where, `records` tells
                 pass
+            except duckdb.IOException as error:  # zeros behind the packed data, as tapes and disks pad them
+                if self._look.packing == "none" or "stream" not in str(error):
+                    raise
         return self._staged(rows)
 
     def _insert(self, query: str) -> int:
@@ -216,7 +228,8 @@ class _Reading:
     # JSON lines
 
     def _from_json(self) -> str | None:
-        if not self._look.utf8 or not self._look.line_ends <= {"\n", "\r\n"}:
+        plain = not any('"' in column or "\\" in column for column in self._wanted)  # DuckDB's paths cannot say these
+        if not self._look.utf8 or not self._look.line_ends <= {"\n", "\r\n"} or not plain:
             return None
         paths, values = list[str](), list[str]()
         for column in self._wanted:

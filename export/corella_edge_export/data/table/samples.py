@@ -65,13 +65,14 @@ def write(
         label_notes = _check_labels(db, description)
         say("looking for attributes that know the label")
         aucs = leakage.check_aucs(db, description)
+        leaks = leakage.doubts(db, description, aucs)
         _write_tables(db, description, plain, say)
         about = _about(description, db, ledger, seed, requests)
         about["sources"] = dict(sources if sources is not None else restart.source_hashes(description))
         about["negatives"] = None if drawn is None else drawn.to_json()
         about["attribute_auc"] = aucs
         about["joined"] = dict(joined or {})
-        about["notes"] += [*notes, *label_notes, *(drawn.notes() if drawn else [])]
+        about["notes"] += [*notes, *label_notes, *leaks, *(drawn.notes() if drawn else [])]
         history_only = int(one(db, "SELECT count(*) FROM rows WHERE part IS NULL")[0])
         return finish(db, folder, about, history_only=history_only, requests=requests, seed=seed, say=say)
 

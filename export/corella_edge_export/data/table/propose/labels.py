@@ -20,7 +20,7 @@ class Labels:
     Attributes:
         ratings: columns of ratings; more than one, or one that is only `guessed`, is a question.
         flags: columns of 0 and 1 that may be the label. counts: columns of counts. kind: a column with kinds of events.
-        ones: a label column in which all rows are 1.
+        ones: a label column in which all rows are 1. unread: columns named for a rating whose values are no numbers.
     """
 
     ratings: tuple[str, ...] = ()
@@ -29,11 +29,12 @@ class Labels:
     counts: tuple[str, ...] = ()
     kind: str | None = None
     ones: str | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def used(self) -> set[str]:
         """Columns that are no attributes and no second evidence: label, count, kind."""
-        found = {*self.ratings, *self.flags, *self.counts[:1], self.kind, self.ones}
+        found = {*self.ratings, *self.flags, *self.counts[:1], self.kind, self.ones, *self.unread}
         return {name for name in found if name is not None}
 
 
@@ -43,7 +44,7 @@ def find_labels(events: Table, taken: Sequence[str], item: str) -> Labels:
     ratings = [c.name for c in free if _named_rating(c)]
     headed = events.sheets[0].header
     scales = [c.name for c in free if c.scale and (not headed or _may_be_rating(c.name))]
-    flags = [c.name for c in free if c.flag and words.has(c.name, words.LABEL)]
+    flags = [c.name for c in free if (c.flag or c.answers is not None) and words.has(c.name, words.LABEL)]
     if not headed and not ratings:
         flags = flags or [c.name for c in free if c.flag]
     counts = [
@@ -53,8 +54,14 @@ def find_labels(events: Table, taken: Sequence[str], item: str) -> Labels:
     guessed = not ratings and not flags and bool(scales) and headed
     return Labels(
         ratings=tuple(ratings or ([] if flags else scales)), guessed=guessed, flags=tuple(flags), counts=tuple(counts),
-        kind=_kind(free, events, item), ones=_ones(free),
+        kind=_kind(free, events, item), ones=_ones(free), unread=tuple(c.name for c in free if _unread(c)),
     )  # fmt: skip
+
+
+def _unread(column: Column) -> bool:
+    """A rating by its name, such as "4/5", "★★★" or "good": no numbers, but few and short texts."""
+    named = words.has(column.name, words.RATING) and not words.has(column.name, words.SNAPSHOT | words.WRITTEN)
+    return named and column.numbers is None and 2 <= column.distinct <= 101 and column.letters <= 20
 
 
 def _named_rating(column: Column) -> bool:
