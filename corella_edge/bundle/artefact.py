@@ -219,7 +219,9 @@ class Bundle:
 def not_a_bundle(root: Path, kind: str = "bundle") -> BundleError:
     """What is said of a place without a manifest; `kind` is what was looked for there."""
     if root.is_dir():
-        return BundleError(f"{root}: not a {kind} ({MANIFEST} is missing)")
+        run = (root / "run.json").is_file()
+        made = "; it is a training run, and `corella-edge export` makes a bundle of it" if run else ""
+        return BundleError(f"{root}: not a {kind} ({MANIFEST} is missing){made}")
     return NoBundleError(f"{root}: not a {kind} ({'it is a file' if root.exists() else 'there is no such folder'})")
 
 

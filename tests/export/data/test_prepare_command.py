@@ -74,6 +74,7 @@ def test_synthetic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["ml-1m", "--source", __file__], "is a file; unpack it and name the folder"),
         (["synthetic", "--source", "."], "reads no files; leave --source out"),
         (["other"], "known readers"),
+        ([__file__], f"begin with `corella-edge init {__file__}`"),
         (["collm-ml-1m", "--extra", "rated"], "--extra rated: the reader collm-ml-1m has disliked-train, disliked"),
         (["synthetic", "--extra", "disliked"], "--extra disliked: the reader synthetic has no such rows, leave it out"),
     ],
