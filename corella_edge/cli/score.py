@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True),
               help="File to write, or folder where IN is one; - is stdout, the default where IN is -.")  # fmt: skip
 @click.option("--threshold", help=f"{HELP} Default: the bundle's own.")
-@engine_options("thread")
 @cluster_options
+@engine_options("thread")
 @click.option("--deterministic", is_flag=True,
               help="LLM scores bit-equal on repeat: one prompt at a time; slower. Not for a server's LLM.")  # fmt: skip
 @LOG

@@ -73,9 +73,10 @@ def _compare(data: PreparedData, summary: dict[str, Any]) -> None:
     for name in ("valid", "test"):
         for doubt in doubts(data.split(name).labels, {"valid": "validation rows", "test": "test rows"}[name]):
             talk.note(doubt)
-    if plain is None or not 0 < rows.labels.mean() < 1:
+    line = summary.get("joint") or summary.get("crm")
+    if plain is None or line is None or not 0 < rows.labels.mean() < 1:
         return
-    without, line = auc(plain, rows.labels), summary["joint" if "joint" in summary else "crm"]
+    without = auc(plain, rows.labels)
     reached = line.get("crm_auc", line["auc"])
     click.echo(f"without learning: validation AUC {without:.4f} by like rates of item and user")
     if reached <= without:
