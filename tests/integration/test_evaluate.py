@@ -182,11 +182,11 @@ class Counting:
         self.calls, self.stop, self.rank = 0, stop, Engine.rank
 
     def install(self, monkeypatch):
-        def rank(engine, request):
+        def rank(engine, request, **options):
             self.calls += 1
             if self.calls == self.stop:
                 raise KeyboardInterrupt
-            return self.rank(engine, request)
+            return self.rank(engine, request, **options)
 
         monkeypatch.setattr(Engine, "rank", rank)
 

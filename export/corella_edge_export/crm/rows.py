@@ -98,7 +98,9 @@ class EncodedRows:
         mask = index >= start[:, None]
         index = np.where(mask, index, 0)
         items = np.where(mask, log.items[index], self.encoder.unknown_row)
-        ratings, times = np.where(mask, log.ratings[index], np.nan), np.where(mask, log.times[index], NO_TIME)
+        ratings = np.where(mask, log.ratings[index], np.nan)
+        # Places in an order are no times: a request does not carry them either.
+        times = np.where(mask & self.data.timed, log.times[index], NO_TIME)
         return Histories(items.astype(np.int64), ratings, mask, times)
 
     def _user_tables(self) -> Feed:

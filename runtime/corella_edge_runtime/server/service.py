@@ -200,7 +200,7 @@ class Service:
     async def _ranking(self, request: Request, held: Held, clock: Clock) -> Ranking:
         """Whoever has it cancels its draft."""
         known = await self._completed(request, held.ranker, clock)
-        history = GIVEN if known is request else STORED
+        history = GIVEN if known.user is request.user else STORED
         return Ranking(known, held, await self._begun(known, history, held, clock), clock)
 
     async def _begun(self, request: Request, history: str, held: Held, clock: Clock) -> Draft:
