@@ -125,6 +125,33 @@ def test_thirds_and_both_models_alone(tiny, evaluated, group):
     assert found["thirds"][2]["llm"]["accuracy"]["value"] == pytest.approx(hit, abs=1e-9)
 
 
+def test_rows_of_items_that_training_has_not_seen_stand_apart(tiny, evaluated):
+    data = PreparedData.open(tiny.data)
+    split, train = data.split("test"), data.split("train")
+    order = np.lexsort((split.positions, split.users))
+    new = np.array([item not in set(train.items.tolist()) for item in split.items[order].tolist()])
+    found = evaluated.table["groups"]["unseen items"]
+    assert 0 < found["rows"] == new.sum() < len(new)
+    assert found["crm"]["auc"]["value"] == pytest.approx(
+        roc_auc_score(evaluated.labels[new], evaluated.crm[new]), abs=1e-9
+    )
+    assert found["popularity"]["auc"]["value"] == 0.5
+    assert found["no_learning"]["auc"]["value"] is not None
+
+
+def test_popularity_is_how_often_training_likes_an_item(tiny, evaluated):
+    data = PreparedData.open(tiny.data)
+    split, train = data.split("test"), data.split("train")
+    order = np.lexsort((split.positions, split.users))
+    liked = [int(((train.items == item) & (train.labels > 0)).sum()) for item in split.items[order].tolist()]
+    found = evaluated.table["groups"]["all"]
+    auc = roc_auc_score(evaluated.labels, liked)
+    assert found["popularity"]["auc"]["value"] == pytest.approx(auc, abs=1e-9)
+    over = found["crm"]["auc"]["value"] - auc
+    assert found["popularity"]["crm_over"]["value"] == pytest.approx(over, abs=1e-9)
+    assert "Items by their likes in training rows: AUC" in (evaluated.folder / "evaluation.md").read_text("utf-8")
+
+
 def test_what_is_written(evaluated):
     json.loads((evaluated.folder / "evaluation.json").read_text("utf-8"), parse_constant=pytest.fail)
     text = (evaluated.folder / "evaluation.md").read_text("utf-8")
@@ -145,6 +172,7 @@ def test_liked_histories_set_warm_and_cold_rows_apart(tiny, evaluated):
     train = data.split("train")
     warm = np.isin(split.users, train.users) & np.isin(split.items, train.items)
     counts = {"all": len(warm), "warm rows": warm.sum(), "cold rows": (~warm).sum()}
+    counts["unseen items"] = (~np.isin(split.items, train.items)).sum()
     assert {name: group["rows"] for name, group in found.items()} == {n: c for n, c in counts.items() if c}
     auc = roc_auc_score(evaluated.labels[warm[order]], evaluated.crm[warm[order]])
     assert found["warm rows"]["crm"]["auc"]["value"] == pytest.approx(auc, abs=1e-9)
@@ -182,11 +210,11 @@ class Counting:
         self.calls, self.stop, self.rank = 0, stop, Engine.rank
 
     def install(self, monkeypatch):
-        def rank(engine, request):
+        def rank(engine, request, **how):
             self.calls += 1
             if self.calls == self.stop:
                 raise KeyboardInterrupt
-            return self.rank(engine, request)
+            return self.rank(engine, request, **how)
 
         monkeypatch.setattr(Engine, "rank", rank)
 
