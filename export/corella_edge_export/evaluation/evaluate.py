@@ -25,7 +25,7 @@ from corella_edge_export.evaluation.baseline import without_learning
 from corella_edge_export.evaluation.boundary import calibration
 from corella_edge_export.evaluation.fusion import routed
 from corella_edge_export.evaluation.groups import about, thirds
-from corella_edge_export.evaluation.scored import METRICS, Json, Judge, ScoredRows, doubts, gains, shown
+from corella_edge_export.evaluation.scored import METRICS, Json, Judge, ScoredRows, doubts, few_users, gains, shown
 from corella_edge_export.evaluation.scored import number as finite
 from corella_edge_export.evaluation.shares import lines
 from corella_edge_export.evaluation.unknown import unknown
@@ -70,7 +70,7 @@ def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: in
             "fusion": engine.fusion.to_json(),
             "machine": machine(),
             "versions": versions(),
-            "notes": [*data.info.get("notes", []), *doubts(chosen.labels, f"{split} rows")],
+            "notes": [*data.info.get("notes", []), *doubts(chosen.labels, f"{split} rows"), *few_users(chosen.users)],
             "unknown": unknown(engine.encoder, chosen),
         }
         result = {**same, **made, **judge(engine, chosen, crm, llm, ratios, progress)}
