@@ -58,14 +58,15 @@ class Case:
 
 
 _MONTH_FIRST = (r'time_unit = "CHOOSE: .*', 'time_unit = "%m/%d/%Y %H:%M"')
-_NEW_ONLY = ((r'had_before = "keep".*', 'had_before = "history"'), (r"min_history = 1 .*", "min_history = 0"))
+_NEW_ONLY = ((r'unlike_drawn = "keep".*', 'unlike_drawn = "history"'), (r"min_history = 1 .*", "min_history = 0"))
 CASES = (
     Case("online-retail-new", "uci-online-retail-lf",
-         "purchases of two days, each beside 4 drawn negatives; which item does a customer take that they have not had "
-         '(`had_before = "history"`), first baskets included (`min_history = 0`)', edits=(_MONTH_FIRST, *_NEW_ONLY)),
+         "purchases of two days, each beside 4 drawn negatives; which item does a customer take that others had before "
+         'and they had not (`unlike_drawn = "history"`), first baskets included (`min_history = 0`)',
+         edits=(_MONTH_FIRST, *_NEW_ONLY)),
     Case("online-retail", "uci-online-retail-lf",
-         "the same as `init` proposes it: only customers with an earlier basket, items that they have had included, "
-         "which the history alone tells from drawn ones", edits=(_MONTH_FIRST,)),
+         "the same as `init` proposes it: only customers with an earlier basket, and also items that they, or nobody, "
+         "had before, which no drawn row is like", edits=(_MONTH_FIRST,)),
     Case("ml-100k", "ml-100k", "a rating above 3 is a like; real time stamps, cut at two moments for everybody",
          reader="ml-100k"),
     Case("ml-100k-tallrec", "ml-100k", "the published rows of TALLRec, which are no split by time",

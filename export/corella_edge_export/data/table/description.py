@@ -95,15 +95,15 @@ class Negatives:
         from_: "seen-before": items that somebody had an event with before the positive's time; "catalogue": any item
             of the item table.
         weight: "popularity-before": by the number of earlier events of the item, or "uniform".
-        had_before: positives of items that their user had at an earlier moment, which no negative ever is: "keep" them
-            as rows, or let them only serve as "history".
+        unlike_drawn: positives that no negative can be like, because their user had the item at an earlier moment or,
+            with "seen-before", nobody had: "keep" them as rows, or let them only serve as "history".
     """
 
     per_positive: int = 4
     from_: Literal["seen-before", "catalogue"] = "seen-before"
     weight: Literal["popularity-before", "uniform"] = "popularity-before"
     seed: int = 1
-    had_before: Literal["keep", "history"] = "keep"
+    unlike_drawn: Literal["keep", "history"] = "keep"
 
 
 @dataclass(frozen=True)

@@ -28,33 +28,35 @@ _NEVER = -(1 << 62)  # the time of an item that need not have been seen
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn. `wanted`, `found`: negatives; `short`: split → positives with fewer than were asked for; `known`:
-    split → positives of an item that their user had before.
+    """What was drawn. `wanted`, `found`: negatives; `short`: split → positives with fewer than were asked for.
+    `again`, `fresh`: positives that no negative can be like, of items that their user had before, and that nobody had.
     """
 
     wanted: int
     found: int
     short: dict[str, int]
-    known: dict[str, int]
+    again: int
+    fresh: int
 
     def to_json(self) -> dict[str, Any]:
         """The form in `dataset.json`."""
         return {
             "wanted": self.wanted, "drawn": self.found, "positives_with_fewer": dict(self.short),
-            "positives_had_before": dict(self.known),
+            "positives_had_before": self.again, "positives_first_ever": self.fresh,
         }  # fmt: skip
 
     def notes(self) -> list[str]:
-        short, known = sum(self.short.values()), ", ".join(f"{n:,} in {part}" for part, n in self.known.items() if n)
+        short = sum(self.short.values())
         missing = (
             f"{short:,} positives have fewer negatives than asked for ({self.wanted - self.found:,} are missing): "
             "there was no further item that their user has no event with"
         )
         told = (
-            f"positives of items that their user had before: {known}; no drawn row is such a one, so the history alone "
-            'tells their label, and figures are optimistic. had_before = "history" under [negatives] leaves them out'
+            f"{self.again:,} positives are of items that their user had before, {self.fresh:,} of items that nobody "
+            "had before; no drawn row is such a one, so this alone tells their label, and figures are optimistic. "
+            'unlike_drawn = "history" under [negatives] leaves them out'
         )
-        return [*([missing] if short else []), *([told] if known else [])]
+        return [*([missing] if short else []), *([told] if self.again or self.fresh else [])]
 
 
 def check_plan(plan: Negatives) -> None:
@@ -75,10 +77,10 @@ def draw_negatives(
         memory: the database's limit in bytes. It decides how many users are worked on at once, and nothing else.
 
     Raises:
-        InputError: a split gets no negative at all, or `had_before` leaves it no row.
+        InputError: a split gets no negative at all, or `unlike_drawn` leaves it no row.
     """
     check_plan(plan)
-    known = _had_before(db, plan)
+    again, fresh = _unlike_drawn(db, plan)
     db.execute('CREATE TABLE ordered AS SELECT u, i, ts, "row", position, part FROM rows ORDER BY ts, "row"')
     _make_pool(db, plan)
     db.execute('CREATE TABLE drawn (u INTEGER, i INTEGER, ts BIGINT, "row" BIGINT, position INTEGER, part VARCHAR)')
@@ -95,22 +97,27 @@ def draw_negatives(
     _check_found(plan, found)
     db.execute("DROP TABLE ordered; DROP TABLE pool; DROP TABLE seen; DROP TABLE IF EXISTS popular")
     db.execute("DROP TABLE own; DROP TABLE open; DROP TABLE found")
-    return Drawn(positives * plan.per_positive, sum(found.values()), short, known)
+    return Drawn(positives * plan.per_positive, sum(found.values()), short, again, fresh)
 
 
-def _had_before(db: duckdb.DuckDBPyConnection, plan: Negatives) -> dict[str, int]:
-    """Split → its positives of items that their user had at an earlier moment, once `had_before` was followed."""
-    first = "SELECT u, i, min(ts) AS first FROM rows GROUP BY u, i"
-    if plan.had_before == "history":
+def _unlike_drawn(db: duckdb.DuckDBPyConnection, plan: Negatives) -> tuple[int, int]:
+    """Rows of splits whose user had their item at an earlier moment, and whose item nobody had, once `unlike_drawn` was
+    followed.
+    """
+    first = """(SELECT u, i, min(ts) AS first FROM rows GROUP BY u, i)
+        JOIN (SELECT i, min(ts) AS seen FROM rows GROUP BY i) USING (i)"""
+    again, fresh = "ts > first", "ts = seen" if plan.from_ == "seen-before" else "false"
+    if plan.unlike_drawn == "history":
         db.execute(
-            f"""UPDATE rows SET part = NULL FROM ({first}) AS f
-            WHERE part IS NOT NULL AND rows.u = f.u AND rows.i = f.i AND rows.ts > f.first"""
+            f"""UPDATE rows SET part = NULL FROM (SELECT * FROM {first}) AS f
+            WHERE part IS NOT NULL AND rows.u = f.u AND rows.i = f.i AND ({again} OR {fresh})"""
         )
-    left = f"SELECT part, count(*) FILTER (ts > first) FROM rows JOIN ({first}) USING (u, i) GROUP BY part"
-    found = dict(db.execute(left).fetchall())
-    if empty := [part for part in SPLITS if part not in found]:
-        raise InputError(f'[negatives] had_before = "history" leaves no row for {empty[0]}; write "keep"')
-    return {part: found[part] for part in SPLITS}
+        left = {part for (part,) in db.execute("SELECT DISTINCT part FROM rows").fetchall()}
+        if empty := [part for part in SPLITS if part not in left]:
+            raise InputError(f'[negatives] unlike_drawn = "history" leaves no row for {empty[0]}; write "keep"')
+    counts = f"count(*) FILTER ({again}), count(*) FILTER ({fresh})"
+    found = one(db, f"SELECT {counts} FROM rows JOIN ({first}) USING (u, i) WHERE part IS NOT NULL")
+    return int(found[0]), int(found[1])
 
 
 def _make_pool(db: duckdb.DuckDBPyConnection, plan: Negatives) -> None:

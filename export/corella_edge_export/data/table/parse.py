@@ -37,7 +37,7 @@ _TOP = ("name", "licence", "redistributable", "events", "label", "negatives", "i
 _FILES = ("files", "format", "separator", "quote", "escape", "header", "columns", "encoding", "missing", "bad_rows")
 _EVENTS = ("user", "item", "time", "time_unit", "timezone", "require", "drop", "repeats", "event_type", "quantity")
 _LABEL = ("rating", "like_above", "ignore", "column", "positives_only")
-_NEGATIVES = ("per_positive", "from", "weight", "seed", "had_before")
+_NEGATIVES = ("per_positive", "from", "weight", "seed", "unlike_drawn")
 _USERS = ("id", "text", "attributes", "unescape", "min_join", "allow_leaks")
 _ITEMS = (*_USERS, "title", "missing_title")
 _SPLIT = ("rule", "shares", "min_history", "min_user", "min_item", "ties", "seed", *PARTS)
@@ -298,7 +298,7 @@ def _negatives(top: Section, label: Label) -> Negatives | None:
         from_=section.choice("from", ("seen-before", "catalogue"), "seen-before"),
         weight=section.choice("weight", ("popularity-before", "uniform"), "popularity-before"),
         seed=section.whole("seed", 1, least=0),
-        had_before=section.choice("had_before", ("keep", "history"), "keep"),
+        unlike_drawn=section.choice("unlike_drawn", ("keep", "history"), "keep"),
     )
 
 

@@ -60,6 +60,11 @@ def had_before(events: Sequence[Event], event: Event) -> bool:
     return any((e.user, e.item) == (event.user, event.item) and e.time < event.time for e in events)
 
 
+def nobody_had(events: Sequence[Event], event: Event) -> bool:
+    """No event of its item is earlier."""
+    return not any(e.item == event.item and e.time < event.time for e in events)
+
+
 EVENTS = st.lists(
     st.builds(Event, st.sampled_from("abcde"), st.sampled_from("pqrstuvwxyz"), st.integers(0, 9)),
     min_size=10, max_size=50,
@@ -87,9 +92,10 @@ def test_every_negative_could_be_one_and_none_is_missing(
         assert len(set(found[row])) == len(found[row]) == min(each, len(usable))
         missing += each - len(found[row])
     assert told.wanted - told.found == missing
-    again = [row for row, event in enumerate(events) if had_before(events, event)]
-    assert sum(told.known.values()) == len(again)
-    assert len(told.notes()) == (missing > 0) + bool(again)
+    again = [event for event in events if had_before(events, event)]
+    fresh = [event for event in events if way[0] == "seen-before" and nobody_had(events, event)]
+    assert (told.again, told.fresh) == (len(again), len(fresh))
+    assert len(told.notes()) == (missing > 0) + bool(again or fresh)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -151,7 +157,7 @@ def test_what_cannot_be_drawn_is_refused(shop: list[Event]) -> None:
     assert told.notes()[0].startswith("48 positives have fewer negatives than asked for (48 are missing)")
 
 
-def test_items_that_their_user_had_before_only_serve_as_history_if_asked(tmp_path: Path) -> None:
+def test_what_no_drawn_row_is_like_only_serves_as_history_if_asked(tmp_path: Path) -> None:
     """Everybody buys one item of a dozen again and again, two of them in one moment, and new ones between."""
     rng = np.random.default_rng(5)
     events = [
@@ -161,28 +167,28 @@ def test_items_that_their_user_had_before_only_serve_as_history_if_asked(tmp_pat
     ]
     events += [Event("u1", "i60", 1_500_009_000), Event("u1", "i60", 1_500_009_000)]
     kept, new = (
-        prepared(tmp_path / way, events, SplitPlan(), Negatives(2, had_before=way)) for way in ("keep", "history")
+        prepared(tmp_path / way, events, SplitPlan(), Negatives(2, unlike_drawn=way)) for way in ("keep", "history")
     )
-    again = [event for event in events if had_before(events, event)]
-    assert sum(kept.info["negatives"]["positives_had_before"].values()) == len(again) > 300
-    assert any("positives of items that their user had before: " in note for note in kept.info["notes"])
+    again, fresh = ({e for e in events if unlike(events, e)} for unlike in (had_before, nobody_had))
+    told = kept.info["negatives"]
+    assert told["positives_had_before"] == sum(event in again for event in events) > 300
+    assert 0 < told["positives_first_ever"] <= len(fresh)
+    assert any("positives are of items that their user had before, " in note for note in kept.info["notes"])
     assert not any("had before" in note for note in new.info["notes"])
     assert len(pl.read_parquet(new.root / "interactions.parquet")) == len(events)
     for part in SPLITS:
         rows, old = (pl.read_parquet(data.root / f"{part}.parquet") for data in (new, kept))
         bought = rows.filter(pl.col("label") == 1)
-        assert not [
-            row for row in bought.iter_rows(named=True)
-            if had_before(events, Event(row["user_id"], row["item_id"], row["timestamp"]))
-        ]  # fmt: skip
-        old = old.filter(pl.col("label") == 1).join(rows, on=["user_id", "item_id", "timestamp"], how="anti")
-        assert all(had_before(events, Event(*row)) for row in old.select("user_id", "item_id", "timestamp").rows())
+        key = ["user_id", "item_id", "timestamp"]
+        assert not {Event(*row) for row in bought.select(key).rows()} & (again | fresh)
+        left_out = old.filter(pl.col("label") == 1).join(rows, on=key, how="anti")
+        assert {Event(*row) for row in left_out.select(key).rows()} <= again | fresh
 
 
-def test_nothing_but_items_that_were_had_before_is_refused() -> None:
+def test_nothing_but_what_no_drawn_row_is_like_is_refused() -> None:
     events = [Event(f"u{user}", f"i{user}", 10 * n) for n in range(20) for user in range(4)]
-    with pytest.raises(InputError, match=r'had_before = "history" leaves no row for (valid|test); write "keep"'):
-        drawn(events, Negatives(1, "catalogue", "uniform", had_before="history"), split=SplitPlan(min_history=0))
+    with pytest.raises(InputError, match=r'unlike_drawn = "history" leaves no row for (valid|test); write "keep"'):
+        drawn(events, Negatives(1, "catalogue", "uniform", unlike_drawn="history"), split=SplitPlan(min_history=0))
 
 
 @pytest.mark.parametrize("rule", ["time", "per-user", "leave-one-out", "random"])

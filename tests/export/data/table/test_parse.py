@@ -52,7 +52,7 @@ per_positive = 2
 from = "catalogue"
 weight = "uniform"
 seed = 3
-had_before = "history"
+unlike_drawn = "history"
 
 [items]
 files = ["items.jsonl"]

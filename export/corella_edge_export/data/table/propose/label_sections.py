@@ -127,8 +127,8 @@ def negatives_section(found: Survey) -> Section | None:
         section.key("from", "seen-before", "items that somebody had before that moment")
         section.key("weight", "popularity-before", "as often as they were had, so that popularity alone tells nothing")
     section.key("seed", 1)
-    again = found.rows.pairs - found.rows.repeats
-    if found.time is not None and again > 0:
-        why = f"{again:,} rows are of an item that their user had before: the history alone tells them from drawn ones"
-        section.key("had_before", "keep", f'{why}; "history" leaves them out of the splits')
+    if found.time is not None:
+        again = found.rows.pairs - found.rows.repeats
+        why = f"{again:,} rows are of an item that their user had before, others of one that nobody had before"
+        section.key("unlike_drawn", "keep", f'{why}; no drawn row is such a one; "history" leaves them out')
     return section
