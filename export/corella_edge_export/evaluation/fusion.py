@@ -54,14 +54,14 @@ def fit_agreeing(x: Floats, y: Mask) -> Floats:
     A few hundred rows near the boundary hardly differ in one model's logit, so its slope may come out negative by
     chance. On rows far from the boundary, which a lower threshold routes, it would turn that model's order round.
     """
-    kept, w = np.arange(x.shape[1]), np.zeros(x.shape[1])
+    kept, w, found = np.arange(x.shape[1]), np.zeros(x.shape[1]), fit_logistic(x, y)
     while True:
-        found = fit_logistic(x[:, kept], y)
         lowest = int(np.argmin(np.r_[np.inf, found[1:]]))
         if lowest == 0 or found[lowest] >= 0:
             w[kept] = found
             return w
         kept = np.delete(kept, lowest)
+        found = fit_logistic(x[:, kept], y)
 
 
 def fit_logistic(x: Floats, y: Mask, steps: int = 100) -> Floats:
