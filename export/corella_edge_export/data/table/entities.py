@@ -74,7 +74,7 @@ def own_files(db: duckdb.DuckDBPyConnection, kind: str, entities: Entities, raw:
 def from_events(kind: str, entities: Entities, raw: RawTable, some: str = "true") -> Source:
     """Entities whose columns stand in the events' table: of the rows that are kept and meet the condition `some`."""
     rows = f"(SELECT *, {kind}_id AS id FROM judged WHERE verdict = 0 AND {some})"
-    return Source(kind, entities, raw.files, raw, rows, f"(SELECT row, {kind}_id AS id FROM events)")
+    return Source(kind, entities, raw.files, raw, rows, f"(SELECT row, {kind}_id AS id FROM events WHERE {some})")
 
 
 def make_table(db: duckdb.DuckDBPyConnection, source: Source) -> list[str]:
