@@ -209,11 +209,14 @@ def _inner(form: types.Type, step: Any) -> types.Type | None:
 
 
 def _fits(value: object, form: types.Type | None) -> bool:
-    """Whether a value of an object of texts, or of features, is one."""
+    """Whether a value of an object of texts, or of features, is one; or an object, where the form has them."""
     if isinstance(form, types.StrType):
         return isinstance(value, str)
+    kinds = [option.cls for option in _options(form) if isinstance(option, types.StructType)]
+    if kinds and value is None:
+        return False
     try:
-        msgspec.convert(value, Value)
+        msgspec.convert(value, kinds[0] if kinds and isinstance(value, dict) else Value)
     except msgspec.ValidationError:
         return False
     return True
@@ -227,6 +230,9 @@ def _sentence(what: str, path: str, found: object, form: types.Type | None, wher
         known = next((o.fields for o in _options(form) if isinstance(o, types.StructType)), ())
         names = ", ".join(sorted(field.encode_name for field in known))
         return f"{place}: unknown field {shown(matched[2])}; known fields: {names}"
+    known_words = [word for option in _options(form) if isinstance(option, types.LiteralType) for word in option.values]
+    if known_words and what.startswith("Invalid enum value"):
+        return f"{place}: expected {' or '.join(map(repr, known_words))}, got {shown(found)}"
     if matched := _LENGTH.match(what):
         kind, sign, number = matched.groups()
         bound = {"<": "at most ", ">": "at least "}.get(sign, "")

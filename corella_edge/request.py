@@ -7,21 +7,33 @@ and are sequences of them; `request_message` makes them of JSON.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
+import numpy as np
+import numpy.typing as npt
+
+from corella_edge.messages import given
+from corella_edge.selection import EVERYTHING, Selection, Stock
+
+T = TypeVar("T")
 Features = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One interaction of a user's past: item id, rating (None = unknown), Unix time in seconds."""
+    """One interaction of a user's past: item id, rating (None = unknown), Unix time in seconds.
+
+    `type` ("view", "purchase") and `quantity` are what a store keeps of it; None = not told. No model reads them.
+    """
 
     item: str
     rating: float | None = None
     time: int | None = None
+    type: str | None = None
+    quantity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +51,20 @@ class History(Sequence[Event]):
         items: n item ids.
         ratings: n ratings, None = unknown; None as a whole where no event has one.
         times: n Unix times in seconds, likewise.
+        types, quantities: n kinds of events and counts, likewise.
     """
 
-    __slots__ = ("items", "memo", "ratings", "times")
+    __slots__ = ("items", "memo", "quantities", "ratings", "times", "types")
 
     def __init__(
         self,
         items: Sequence[str] = (),
         ratings: Sequence[float | None] | None = None,
         times: Sequence[int | None] | None = None,
+        types: Sequence[str | None] | None = None,
+        quantities: Sequence[float | None] | None = None,
     ) -> None:
-        self.items, self.ratings, self.times = items, ratings, times
+        self.items, self.ratings, self.times, self.types, self.quantities = items, ratings, times, types, quantities
         self.memo: tuple[object, object] = (None, None)  # the encoder that has seen it, and what it made of it
 
     @classmethod
@@ -57,19 +72,22 @@ class History(Sequence[Event]):
         if isinstance(events, History):
             return events
         listed = list(events)
-        ratings, times = [e.rating for e in listed], [e.time for e in listed]
-        return cls([e.item for e in listed], _unless_none(ratings), _unless_none(times))
+        columns = ([getattr(e, name) for e in listed] for name in ("rating", "time", "type", "quantity"))
+        return cls([e.item for e in listed], *map(unless_none, columns))
 
     def rows(self) -> Iterator[tuple[str, float | None, int | None]]:
         """Item, rating and time of each."""
         return zip(self.items, self.ratings or repeat(None), self.times or repeat(None), strict=False)
 
+    @property
+    def _columns(self) -> tuple[Any, ...]:
+        """Beside the items, in the order of an event's fields."""
+        return self.ratings, self.times, self.types, self.quantities
+
     def at(self, places: Sequence[int]) -> History:
         """Those at the places, in that order."""
-        items, ratings, times = self.items, self.ratings, self.times
-        return History(
-            [items[i] for i in places], ratings and [ratings[i] for i in places], times and [times[i] for i in places]
-        )
+        columns = (column and [column[i] for i in places] for column in self._columns)
+        return History([self.items[i] for i in places], *columns)
 
     def last(self, count: int) -> History:
         """The latest `count` of them."""
@@ -79,17 +97,15 @@ class History(Sequence[Event]):
         return len(self.items)
 
     def __iter__(self) -> Iterator[Event]:
-        return (Event(*row) for row in self.rows())
+        return map(Event, self.items, *(column or repeat(None) for column in self._columns))
 
     @overload
     def __getitem__(self, place: int) -> Event: ...
     @overload
     def __getitem__(self, place: slice) -> History: ...
     def __getitem__(self, place: int | slice) -> Event | History:
-        ratings, times = self.ratings and self.ratings[place], self.times and self.times[place]
-        if isinstance(place, slice):
-            return History(self.items[place], ratings, times)  # type: ignore[arg-type]
-        return Event(self.items[place], ratings, times)  # type: ignore[arg-type]
+        columns = [column and column[place] for column in self._columns]
+        return (History if isinstance(place, slice) else Event)(self.items[place], *columns)  # type: ignore[arg-type]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and tuple(self) == tuple(other)
@@ -107,12 +123,18 @@ class Candidates(Sequence[Candidate]):
     Attributes:
         items: n item ids.
         own: features by place, of those that bring some.
+        rows: int64 [n], their catalogue rows where whoever made them knows them.
     """
 
-    __slots__ = ("items", "own")
+    __slots__ = ("items", "own", "rows")
 
-    def __init__(self, items: Sequence[str], own: Mapping[int, Features] | None = None) -> None:
-        self.items = items
+    def __init__(
+        self,
+        items: Sequence[str],
+        own: Mapping[int, Features] | None = None,
+        rows: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        self.items, self.rows = items, rows
         self.own: Mapping[int, Features] = own or {}
 
     @classmethod
@@ -187,6 +209,9 @@ class Request:
         strict: a feature that no model reads is an error; and (of a server) a candidate that the LLM was wanted for and
             did not answer in time.
         notes: what was odd about it and put right, a sentence each.
+        selection: which items are ranked, and in what order they are answered.
+        seen: items of the user beside those of the history; a server's store knows them.
+        stock: what the server holds as available; None = it holds nothing of the kind.
     """
 
     user: User
@@ -198,6 +223,9 @@ class Request:
     explain: bool = False
     strict: bool = False
     notes: tuple[str, ...] = ()
+    selection: Selection = EVERYTHING
+    seen: Collection[str] = ()
+    stock: Stock | None = None
 
     def __init__(
         self,
@@ -210,6 +238,9 @@ class Request:
         explain: bool = False,
         strict: bool = False,
         notes: tuple[str, ...] = (),
+        selection: Selection = EVERYTHING,
+        seen: Collection[str] = (),
+        stock: Stock | None = None,
     ) -> None:
         put = object.__setattr__
         put(self, "user", user)
@@ -221,7 +252,26 @@ class Request:
         put(self, "explain", explain)
         put(self, "strict", strict)
         put(self, "notes", notes)
+        put(self, "selection", selection)
+        put(self, "seen", seen)
+        put(self, "stock", stock)
+
+    @property
+    def excludes_seen(self) -> bool:
+        """Whether items of the user's history are left out; by itself where the whole catalogue is ranked."""
+        return given(self.selection.exclude_seen, self.candidates is None)
+
+    @property
+    def in_stock(self) -> bool:
+        """Whether only what the server holds as available is ranked; by itself as above."""
+        return given(self.selection.available, self.candidates is None) is True
+
+    @property
+    def best_first(self) -> bool:
+        """Whether the answer is in the order of the ranks; by itself as above."""
+        return given(self.selection.order, "request" if self.candidates is not None else "rank") == "rank"
 
 
-def _unless_none(values: list[Any]) -> list[Any] | None:
+def unless_none(values: list[T | None]) -> list[T | None] | None:
+    """A column, or None where no event has a value."""
     return None if values.count(None) == len(values) else values

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -28,16 +29,18 @@ from corella_edge.messages import (
 )
 from corella_edge.request import NOBODY, Candidate, Candidates, Features, History, Request, User
 from corella_edge.routing.policy import ENTROPY, HELP, PATTERN
+from corella_edge.selection import EVERYTHING, Left, Selection, with_text_ids
 
 MAX_CANDIDATES = 10_000
 MAX_HISTORY = 100_000
 MAX_TIMEOUT_MS = 86_400_000  # a day
 MAX_RATING = 10**6
 _MISSING = {type(None), UnsetType}
+_chosen = attrgetter(*Selection.__struct_fields__)
+_NOT_CHOSEN = (UNSET,) * len(Selection.__struct_fields__)
 
 Nats = Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": ENTROPY.most})]
 WrittenThreshold = Annotated[str, Meta(extra_json_schema={"pattern": PATTERN})]
-Left = None | UnsetType  # null, and a field that is left out, are the same
 Rating = Annotated[float, Meta(ge=-MAX_RATING, le=MAX_RATING)]
 # What is beyond it counts other units: `history.sensible` refuses it in such words.
 _IN_TIME = Meta(extra_json_schema={"minimum": -MAX_TIME, "maximum": MAX_TIME})
@@ -79,7 +82,7 @@ class UserMessage(Struct, forbid_unknown_fields=True):
     ) = UNSET
 
 
-class Options(Struct, forbid_unknown_fields=True, kw_only=True):
+class Options(Selection, forbid_unknown_fields=True, kw_only=True):
     """What a request may say beside who asks."""
 
     id: Annotated[OptionalId, Meta(description="Repeated in the answer.")] = UNSET
@@ -98,7 +101,18 @@ class Options(Struct, forbid_unknown_fields=True, kw_only=True):
     threshold: Annotated[Nats | WrittenThreshold | Left, Meta(description=f"{HELP} Left out: the server's own.")] = (
         UNSET
     )
-    top_k: Annotated[int, Meta(ge=1, le=2**31, description="Answer with this many of the best only.")] | Left = UNSET
+    top_k: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=2**31,
+                description="Answer with this many of the best only. Where the whole catalogue is ranked, the LLM is "
+                "asked about those near the top alone.",
+            ),
+        ]
+        | Left
+    ) = UNSET
     timeout_ms: (
         Annotated[
             float,
@@ -156,8 +170,11 @@ def read_request(raw: bytes) -> Request:
     try:
         request, names = _request(message)
     except InputError:
-        decode(raw)  # where the text is not strict JSON, that is the error
+        check(decode(raw), RequestMessage, "request")  # where the text is not strict JSON, or a number, that is it
         raise
+    if request.selection is not EVERYTHING:
+        decode(raw)  # its names and colons are not counted
+        return request
     check_names(raw, names + _in((request.threshold,)), lambda: _colons(request))
     return request
 
@@ -182,8 +199,17 @@ def _request(message: RequestMessage) -> tuple[Request, int]:
         message.explain is True,
         strict,
         notes,
+        _selection(message),
     )
     return request, _set(message) + users + slates
+
+
+def _selection(message: RequestMessage) -> Selection:
+    values = _chosen(message)
+    if values == _NOT_CHOSEN:
+        return EVERYTHING
+    pairs = zip(Selection.__struct_fields__, values, strict=True)
+    return with_text_ids({name: value for name, value in pairs if value is not UNSET and value is not None})
 
 
 def _or_none(value: Any) -> Any:
@@ -222,7 +248,7 @@ def ordered(
     return history if order is None else history.at(order.tolist()), tuple(notes)
 
 
-def columns_of(events: list[EventMessage], path: str) -> tuple[History, int]:
+def columns_of(events: Sequence[EventMessage], path: str) -> tuple[History, int]:
     """Events of a message, at `path`, as columns; and how many names they have."""
     if not events:
         return NOBODY, 0

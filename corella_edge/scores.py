@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -59,6 +59,8 @@ class Scores:
         trace: what it cost; not part of what was found out.
         fusion: what makes one probability of both models' where routed.
         notes: what was odd about the request, beside its own notes.
+        fallback: "popular" or "similar" where that ranks the candidates in place of the models, else "".
+        strength: float64 [n], by which a fallback ranks.
     """
 
     items: tuple[str, ...]
@@ -70,6 +72,8 @@ class Scores:
     trace: Trace = field(default_factory=Trace, compare=False, repr=False)
     fusion: Fusion = REPLACE
     notes: tuple[str, ...] = ()
+    fallback: Literal["", "popular", "similar"] = ""
+    strength: FloatArray | None = None
 
     @property
     def entropy(self) -> FloatArray:
@@ -83,12 +87,29 @@ class Scores:
 
     @property
     def rank(self) -> npt.NDArray[np.int64]:
-        """int64 [n]: 1 = highest probability; equal probabilities keep request order."""
-        return _rank(self.probability)
+        """int64 [n]: 1 = highest probability, or strength of a fallback; equal ones keep request order."""
+        return _rank(_best(self.probability if self.strength is None else self.strength, None))
 
 
-def _rank(probability: FloatArray) -> npt.NDArray[np.int64]:
-    order = (-probability).argsort(kind="stable")
+def _best(values: FloatArray, most: int | None) -> npt.NDArray[np.int64]:
+    """Places int64 of the `most` highest values (None: of all), the best first; of equal ones the first."""
+    n = len(values)
+    if most is None or most >= n:
+        return (-values).argsort(kind="stable")
+    # All are looked at once, and few of them sorted: of a large catalogue a few are wanted.
+    among = np.flatnonzero(values >= np.partition(values, n - most)[n - most])
+    return among[(-values[among]).argsort(kind="stable")[:most]]
+
+
+def _at(scores: Scores, places: npt.NDArray[np.int64]) -> Scores:
+    """The scores of the candidates at these places, in that order, without what is of all of them."""
+    listed = places.tolist()
+    items, reason = tuple([scores.items[i] for i in listed]), tuple([scores.reason[i] for i in listed])
+    unknown = tuple([scores.unknown[i] for i in listed])
+    return Scores(items, scores.crm[places], scores.llm[places], scores.routed[places], reason, unknown)
+
+
+def _rank(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     rank = np.empty_like(order)
     rank[order] = np.arange(1, len(order) + 1)
     return rank
@@ -134,11 +155,21 @@ class Explanation(Struct, forbid_unknown_fields=True):
 
 
 class Answer(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Candidates in request order."""
+    """Candidates in the request's `order`: of the whole catalogue best first, else as they were given."""
 
     id: str | UnsetType = UNSET
     bundle: Annotated[str, Meta(description="`name@version` of what answered.")]
     candidates: list[Scored]
+    fallback: (
+        Annotated[
+            Literal["popular", "similar"],
+            Meta(
+                description="What ranks the candidates in place of the models, which know nothing of the user; absent "
+                "where they rank."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     notes: (
         Annotated[
             list[str],
@@ -154,25 +185,32 @@ class Answer(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def answered(request: Request, scores: Scores, bundle: str) -> Answer:
-    """The answer to `request`: candidates in request order, cut to the `top_k` best by rank."""
-    crm, limit = scores.crm.tolist(), request.top_k
+    """The answer to `request`: candidates in its order, cut to the `top_k` best by rank."""
     # Where the LLM has no part, one column serves for both scores. (Of bytes, a tenth of the time of `any`.)
     routed = True in scores.routed.tobytes()
     final = scores.probability if routed else scores.crm
+    best = _best(final if scores.strength is None else scores.strength, request.top_k)
+    if not request.best_first and len(best) == len(final):
+        shown, rank = scores, _rank(best)
+    else:
+        by_place = np.arange(len(best)) if request.best_first else best.argsort()
+        shown, rank, final = _at(scores, best[by_place]), by_place + 1, final[best[by_place]]
+    crm = shown.crm.tolist()
     columns: list[Iterable[object]] = [
-        scores.items, _rank(final).tolist(), final.tolist() if routed else crm, crm,
-        [None if p != p else p for p in scores.llm.tolist()] if routed else repeat(None),
-        scores.entropy.tolist(), scores.routed.tolist(), scores.reason, scores.unknown,
+        shown.items, rank.tolist(), final.tolist() if routed else crm, crm,
+        [None if p != p else p for p in shown.llm.tolist()] if routed else repeat(None),
+        shown.entropy.tolist(), shown.routed.tolist(), shown.reason, shown.unknown,
     ]  # fmt: skip
     if request.explain:
-        columns.append(_rank(scores.crm).tolist())
-    rows = list(map(Scored, *columns))
-    if limit is not None and limit < len(rows):
-        rows = [row for row in rows if row.rank <= limit]
-    explained = _explained(scores) if request.explain else UNSET
-    notes = [*request.notes, *scores.notes] or UNSET
+        by_crm = _rank(_best(scores.crm, None))
+        columns.append((by_crm if shown is scores else by_crm[best[by_place]]).tolist())
     return Answer(
-        bundle=bundle, candidates=rows, notes=notes, id=UNSET if request.id is None else request.id, explain=explained
+        bundle=bundle,
+        candidates=list(map(Scored, *columns)),
+        fallback=scores.fallback or UNSET,
+        notes=[*request.notes, *scores.notes] or UNSET,
+        id=UNSET if request.id is None else request.id,
+        explain=_explained(scores) if request.explain else UNSET,
     )
 
 

@@ -28,6 +28,7 @@ import study_page
 import tree_page
 
 from corella_edge.cli import COMMANDS, cli
+from corella_edge.cli.prepare_log import log
 
 ROOT = Path(__file__).resolve().parents[1]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
@@ -94,6 +95,9 @@ def _command_help(group: Any, parent: click.Context, name: str, mark: str, title
     parts = [f"{mark} {title}", "", "```", command.get_help(context), "```", ""]
     for below in command.commands if isinstance(command, click.Group) else ():
         parts += _command_help(command, context, below, f"{mark}#", f"{title} {below}")
+    if name == "prepare":  # a command that looks like a reader
+        below = command.make_context(name, [log.name or "", "--help"], parent, resilient_parsing=True)
+        parts += [f"{mark}# {title} {log.name}", "", "```", log.get_help(below), "```", ""]
     return parts
 
 

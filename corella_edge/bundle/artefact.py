@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MANIFEST, SEAL, SIGNATURE = "manifest.json", "manifest.sha256", "manifest.json.minisig"
 _OWN = (MANIFEST, SEAL, SIGNATURE)
+POPULAR, EVENTS = "popular.jsonl", "events.json"  # optional
 REQUIRED = ("schema.json", "catalog.jsonl", "crm.onnx", "routing.json", "verification.json", "reference.jsonl")
 MAX_JSON_BYTES = 64 * 2**20
 MAX_VOCABULARY_BYTES = 4 * 2**30
@@ -205,11 +206,22 @@ class Bundle:
         data = self.json("routing.json")
         return parse_fusion(data["fusion"]) if "fusion" in data else REPLACE
 
+    def event_types(self) -> tuple[str, ...] | None:
+        """The types of events that form histories; None = every event does. Events without a type always do."""
+        if not self.has(EVENTS):
+            return None
+        types = self.json(EVENTS).get("history")
+        if not isinstance(types, list) or not types or not all(isinstance(name, str) for name in types):
+            raise BundleError(f"{EVENTS}: history is not a list of types of events")
+        return tuple(types)
+
 
 def not_a_bundle(root: Path, kind: str = "bundle") -> BundleError:
     """What is said of a place without a manifest; `kind` is what was looked for there."""
     if root.is_dir():
-        return BundleError(f"{root}: not a {kind} ({MANIFEST} is missing)")
+        run = (root / "run.json").is_file()
+        made = "; it is a training run, and `corella-edge export` makes a bundle of it" if run else ""
+        return BundleError(f"{root}: not a {kind} ({MANIFEST} is missing){made}")
     return NoBundleError(f"{root}: not a {kind} ({'it is a file' if root.exists() else 'there is no such folder'})")
 
 

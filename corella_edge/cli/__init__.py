@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("report", "Write one HTML page with plots of what a training run logged."),
     "export": ("export", "Turn a finished run into a verified bundle (ONNX + GGUF + manifest)."),
     "verify": ("verify", "Check every file of a bundle and repeat its reference scores."),
-    "inspect": ("inspect", "Show what a bundle holds."),
+    "inspect": ("inspect", "Show what a bundle or prepared data hold."),
     "sign": ("sign", "Sign a bundle, or make a key to sign with."),
     "score": ("score", "Score requests from a file of JSON lines, or from standard input."),
     "evaluate": ("evaluate", "Measure AUC, log-loss and accuracy of both models and of routing on a data split."),

@@ -20,6 +20,7 @@ from corella_edge.routing.policy import RATIOS, parse_share
 
 if TYPE_CHECKING:
     from corella_edge.bundle.signature import TrustedKey
+    from corella_edge_runtime.decisions import DecisionLog
     from corella_edge_runtime.engine import Engine
 
 EXPORT_MODULES = ("torch", "transformers", "tokenizers", "peft", "accelerate", "optimum", "onnx", "gguf", "safetensors",
@@ -173,6 +174,23 @@ class Ratios(click.ParamType[list[float]]):
             return parse_ratios(str(value))
         except InputError as error:
             self.fail(str(error), param, ctx)
+
+
+LOG = click.option(
+    "--log", type=click.Path(path_type=Path), metavar="DIR",
+    help="Folder for a log of decisions, one JSON line an answer; `prepare log` reads it. Default: no log.",
+)  # fmt: skip
+LOG_MIB = click.option(
+    "--log-mib", default=1024.0, show_default=True, type=Finite(1),
+    help="Size of that log; its oldest sixteenth goes when it is full.",
+)  # fmt: skip
+
+
+def open_log(folder: Path, mebibytes: float) -> DecisionLog:
+    """The log of decisions in `folder`. Raises InputError."""
+    from corella_edge_runtime.decisions import DecisionLog
+
+    return DecisionLog.open(folder, int(mebibytes * 2**20))
 
 
 def engine_options(backend: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

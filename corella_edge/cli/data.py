@@ -10,6 +10,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command, Group
+from corella_edge.cli.prepare import new_folder
 from corella_edge.errors import InputError, MissingExtraError
 
 
@@ -39,7 +40,8 @@ def download(name: str, out: Path, accept_licence: bool) -> None:
     for file in found.files:
         checked = "as its publisher states" if file.md5 else "its publisher states no checksum"
         talk.say(f"{file.name}: sha256 {hashes[file.name]}; {checked}")
-    click.echo(f"{out}: next: corella-edge prepare {found.reader} --source {out} --out DIR")
+    click.echo(f"{out}: written")
+    talk.then("prepare", found.reader, "--source", out, "--out", new_folder(out.name))
 
 
 @data.command(cls=Command)
@@ -58,7 +60,8 @@ def describe(reader: str, source: Path, out: Path) -> None:
     if found.describe is None:
         raise InputError(f"the reader {reader!r} reads its files by rules of its own; there is no description of them")
     config = write_description(reader, found.describe, source, out)
-    click.echo(f"{config}: next: corella-edge prepare table --config {config} --out DIR --dry")
+    click.echo(f"{config}: written")
+    talk.then("prepare", "table", "--config", config, "--dry")
 
 
 @contextmanager

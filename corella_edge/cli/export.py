@@ -53,6 +53,7 @@ def export(
     for line in _by_share(bundle.json("routing.json"), bundle.json("verification.json")["metrics"]):
         click.echo(line)
     click.echo(f"{out}: {bundle.label}, {len(bundle.manifest.files)} files, {mib(size)}, verified")
+    talk.then("serve", out)
 
 
 def _by_share(routing: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`corella-edge inspect`: what a bundle holds, on a page or in full."""
+"""`corella-edge inspect`: what a bundle or prepared data hold, on a page or in full."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from corella_edge.cli import prepared
 from corella_edge.cli.base import Command
 from corella_edge.cli.common import columns, echo_json, figure, json_option, mib, nats
 from corella_edge.errors import BundleError
@@ -21,10 +22,14 @@ Part = dict[str, Any]
 @click.option("--all", is_flag=True, help="Everything: files, fields, the prompt, all thresholds, recipe and versions.")
 @json_option
 def inspect(bundle: Path, all: bool, json: bool) -> None:
-    """Show what BUNDLE holds: the essentials on a page, or everything with --all or --json.
+    """Show what BUNDLE holds: the essentials on a page, or everything with --all or --json. BUNDLE may also be a folder
+    that `prepare` wrote.
 
     Of a damaged bundle, what is damaged and whatever can still be read; the exit code is then 3.
     """
+    if (bundle / prepared.INFO).is_file():
+        _prepared(bundle, all, json)
+        return
     from corella_edge_runtime.site.describe import damage, describe
 
     found = describe(bundle)
@@ -34,6 +39,18 @@ def inspect(bundle: Path, all: bool, json: bool) -> None:
         click.echo("\n".join([*_problems(found), *(_everything(found) if all else _page(found, bundle))]))
     if found["problems"]:
         raise BundleError(f"{bundle}: {damage(found['problems'])}")
+
+
+def _prepared(folder: Path, all: bool, json: bool) -> None:
+    info = prepared.read(folder)
+    problems = list(prepared.damage(folder, info))
+    if json:
+        echo_json({**info, "problems": problems})
+    else:
+        rest = [*_everything(info)] if all else [f"corella-edge inspect {folder} --all   shows the rest"]
+        click.echo("\n".join([*_problems({"problems": problems}), *prepared.page(info), "", *rest]))
+    if problems:
+        raise BundleError(f"{folder}: {problems[0]}; run prepare again")
 
 
 def _problems(found: Part) -> Iterator[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from corella_edge.cli import talk
+from corella_edge.cli import prepared, talk
 from corella_edge.cli.base import Command
+from corella_edge.cli.prepare_log import log
 from corella_edge.errors import InputError, MissingExtraError
 
 TABLE = "table"  # the reader of a person's own files
@@ -39,7 +41,18 @@ class Memory(click.ParamType[int]):
         return int(float(found[1]) * unit ** (2 if found[2] in "mM" else 3))
 
 
-@click.command(cls=Command)
+class Prepare(Command):
+    """`prepare READER`; what is called `log` is a command of its own, with other options."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] == [log.name]:
+            return log.make_context(f"{info_name} {log.name}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command(cls=Prepare)
 @click.argument("reader", metavar="READER", shell_complete=_reader_names)
 @click.option("--config", type=click.Path(path_type=Path), help="data.toml that describes the files; for READER table.")
 @click.option("--source", type=click.Path(path_type=Path), help="Folder with the publisher's files.")
@@ -81,6 +94,8 @@ def prepare(
     `table` reads files of your own, as --config describes them; `init` writes such a description. Another reader reads
     a publisher's files in --source; `synthetic` generates its data from --seed. The folder --out appears complete or
     not at all.
+
+    `prepare log` joins a log of decisions and its clicks to a table, with options of its own (`prepare log --help`).
     """
     if out is None and not dry:
         raise click.UsageError("Missing option '--out'.")
@@ -94,6 +109,25 @@ def prepare(
             raise
         raise MissingExtraError("prepare", "export") from None
     click.echo(_report(summary))
+    talk.then(*_next(summary, reader, config, source, extra))
+
+
+def _next(
+    summary: dict[str, Any], reader: str, config: Path | None, source: Path | None, extra: str | None
+) -> Iterator[object]:
+    """The same command without --dry, or the training of what was written."""
+    if summary["out"]:
+        yield from ("train", "generic", "--data", summary["out"], "--out", Path("runs", Path(summary["out"]).name))
+        return
+    yield from ("prepare", reader)
+    for option, value in (("--config", config), ("--source", source), ("--extra", extra)):
+        yield from (option, value) if value is not None else ()
+    yield from ("--out", new_folder(re.sub(r"[^\w.+-]+", "-", summary["name"])))
+
+
+def new_folder(name: str) -> Path:
+    """Where the data set of that name may be prepared, as a proposal: the publisher's files may stand in data/."""
+    return Path("prepared" if Path("data", name).exists() else "data", name)
 
 
 def _table(
@@ -139,23 +173,7 @@ def _say(message: str) -> None:
 
 
 def _report(summary: dict[str, Any]) -> str:
-    counts, unseen = summary["counts"], summary["unseen"]
-    lines = _ledger(summary["ledger"]) if "ledger" in summary else []
-    lines += [
-        f"{summary['name']}: {counts['interactions']:,} interactions of {counts['users']:,} users "
-        f"with {counts['items']:,} items; {counts['dropped']:,} rows only serve as history",
-        "",
-        f"{'split':<6} {'rows':>9}   of them of users / items absent from train",
-    ]
-    for split in ("train", "valid", "test"):
-        line = f"{split:<6} {counts[split]:>9,}"
-        if "splits" in summary:
-            line += f"   {summary['splits'][split]['like_share']:.1%} liked"
-        if split in unseen:
-            line += f"   {unseen[split]['user_rows']:.1%} / {unseen[split]['item_rows']:.1%}"
-        lines.append(line)
-    lines += ["", *(f"note: {note}" for note in summary["notes"])]
-    return "\n".join([*lines, _end(summary)])
+    return "\n".join([*prepared.page(summary), _end(summary)])
 
 
 def _end(summary: dict[str, Any]) -> str:
@@ -164,10 +182,3 @@ def _end(summary: dict[str, Any]) -> str:
     if summary.get("already"):
         return f"{summary['out']}: already prepared from these files and settings; left as it is"
     return f"{summary['out']}: written in {summary['seconds']} s"
-
-
-def _ledger(ledger: dict[str, Any]) -> list[str]:
-    """What became of every row that was read."""
-    width = len(f"{ledger['read']:,}")
-    dropped = [f"{rows:>{width},} dropped: {why}" for why, rows in ledger["dropped"].items()]
-    return [f"{ledger['read']:,} rows read", *dropped, f"{ledger['kept']:>{width},} kept", ""]

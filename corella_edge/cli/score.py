@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import TextInput, engine_options, open_engine
+from corella_edge.cli.common import LOG, LOG_MIB, TextInput, engine_options, open_engine, open_log
 from corella_edge.cli.score_table import Cluster, ScoreProgress, cluster_options, score_table
 from corella_edge.routing.policy import HELP
 
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True),
               help="File to write, or folder where IN is one; - is stdout, the default where IN is -.")  # fmt: skip
 @click.option("--threshold", help=f"{HELP} Default: the bundle's own.")
-@engine_options("thread")
 @cluster_options
+@engine_options("thread")
 @click.option("--deterministic", is_flag=True,
               help="LLM scores bit-equal on repeat: one prompt at a time; slower. Not for a server's LLM.")  # fmt: skip
+@LOG
+@LOG_MIB
 @click.option("--force", is_flag=True, help="Replace an existing --out.")
 def score(
     bundle: Path, source: TextFile, out: Path | None, threshold: str | None, engine: dict[str, Any],
-    deterministic: bool, force: bool, cluster: Cluster | None,
+    deterministic: bool, log: Path | None, log_mib: float, force: bool, cluster: Cluster | None,
 ) -> None:  # fmt: skip
     """Score the requests in IN, one JSON object a line or one row of Parquet each, with BUNDLE.
 
@@ -49,6 +52,8 @@ def score(
 
     to = _file(out, source)
     if layout.is_table(source.path):
+        if log is not None:
+            raise click.UsageError("--log keeps decisions on JSON lines; a table of answers holds all of them already")
         score_table(bundle, cast(Path, source.path), to, threshold, {**engine, "deterministic": deterministic}, force,
                     cluster)  # fmt: skip
         return
@@ -57,15 +62,17 @@ def score(
     if to is not None:
         batch.check_out(to, source, force)
     tally = batch.check_requests(source)
-    with open_engine(bundle, **engine, threshold=threshold, deterministic=deterministic) as opened:
+    with ExitStack() as stack:
+        decisions = stack.enter_context(open_log(log, log_mib)) if log else None
+        opened = stack.enter_context(open_engine(bundle, **engine, threshold=threshold, deterministic=deterministic))
         if tally.strict or opened.refuses:
             batch.check_all(opened.check, source)
         show = ScoreProgress(opened.threshold.nats)
         if to is None:
-            batch.score_stream(opened, source, sys.stdout.buffer, tally, show)
+            batch.score_stream(opened, source, sys.stdout.buffer, tally, show, decisions)
         else:
             options = {"nats": str(opened.threshold), "llm": opened.llm is not None, "deterministic": deterministic}
-            batch.score_file(opened, source, to, tally, batch.identity(bundle, source, options), show)
+            batch.score_file(opened, source, to, tally, batch.identity(bundle, source, options), show, decisions)
         show.finish(tally)
 
 

@@ -39,9 +39,10 @@ class Cluster:
 
 
 def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--engine and what belongs to it; the command gets a `cluster`, None for this process."""
+    """--engine and what belongs to it; the command gets a `cluster`, None for this process. Stands above
+    `engine_options`, which gives the command another `engine`."""
     options = [
-        click.option("--engine", "where", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+        click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
                      help="Who scores Parquet: this process, or the workers of a Ray cluster."),
         click.option("--ray-address", metavar="WHERE", default="auto", show_default=True,
                      help="auto (the cluster that this machine belongs to), ray://HOST:PORT, or local (one that is "
@@ -54,15 +55,13 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ]  # fmt: skip
 
     @wraps(command)
-    def with_cluster(
-        where: str, ray_address: str, workers: int | None, worker_cpus: int, engine: dict[str, Any], **others: Any
-    ) -> Any:
-        cluster = Cluster(ray_address, workers, worker_cpus) if where == "ray" else None
-        if cluster and (engine["crm_threads"] or engine["llm_threads"] or engine["plan"]):
+    def with_cluster(engine: str, ray_address: str, workers: int | None, worker_cpus: int, **others: Any) -> Any:
+        cluster = Cluster(ray_address, workers, worker_cpus) if engine == "ray" else None
+        if cluster and (others["crm_threads"] or others["llm_threads"] or others["plan"]):
             raise click.UsageError(
                 "--engine ray plans threads by --worker-cpus: leave --crm-threads, --llm-threads and --plan out"
             )
-        return command(cluster=cluster, engine=engine, **others)
+        return command(cluster=cluster, **others)
 
     decorated: Callable[..., Any] = with_cluster
     for option in reversed(options):

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,15 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import Finite, engine_options, trusted_key
-from corella_edge.cli.serve_options import ACCESS, LIMITS, STORE, grouped
+from corella_edge.cli.common import Finite, engine_options, open_log, trusted_key
+from corella_edge.cli.serve_options import ACCESS, LIMITS, MEMORY, grouped
 from corella_edge.errors import MissingExtraError, OutputError
 from corella_edge.routing.policy import HELP, read_threshold
 
 if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine
     from corella_edge_runtime.server.guard.access import Guard
-    from corella_edge_runtime.server.run import ServeSettings
+    from corella_edge_runtime.server.run import Memory, ServeSettings
     from corella_edge_runtime.store.users import UserStore
 
 _EXTRA_MODULES = {"starlette", "uvicorn", "httptools", "prometheus_client", "anyio", "orjson"}
@@ -36,21 +36,21 @@ _EXTRA_MODULES = {"starlette", "uvicorn", "httptools", "prometheus_client", "any
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @engine_options("process")
 @grouped("limits", LIMITS)
-@grouped("users", STORE)
+@grouped("memory", MEMORY)
 @grouped("access", ACCESS)
 @click.option("--grace", default=30.0, show_default=True, type=Finite(0),
               help="Seconds for requests in flight when stopping.")  # fmt: skip
 @click.option("--access-log", is_flag=True, help="Log one line a request to stderr (address, path, status).")
 def serve(
     bundle: Path, threshold: str | None, host: str, port: int, engine: dict[str, Any], limits: dict[str, Any],
-    users: dict[str, Any], access: dict[str, Any], grace: float, access_log: bool,
+    memory: dict[str, Any], access: dict[str, Any], grace: float, access_log: bool,
 ) -> None:  # fmt: skip
     """Serve a bundle, or the live version of a site (`corella-edge deploy`), over HTTP.
 
     Ends at SIGTERM, SIGQUIT or Ctrl-C.
 
-    POST /v1/rank, /v1/score, /v1/events and the Open Inference Protocol at /v2; a page for people at /;
-    /metrics and /openapi.json.
+    POST /v1/rank, /v1/score, /v1/events and the Open Inference Protocol at /v2; /v1/popular, /v1/items/ID/similar
+    and /v1/availability; a page for people at /; /metrics and /openapi.json.
     """
     _check_early(bundle, threshold)
     _check_extra()
@@ -64,16 +64,16 @@ def serve(
     # At a start there is no other version to stay with: an LLM that does not start must not end the server.
     first = partial(_load, threshold, {**engine, "retry_llm": True}, cores)
     source = open_source(bundle, partial(_load, threshold, engine, cores), first)
-    with _store(users) as store:
+    with _memory(memory) as kept:
         settings = _settings(limits, grace, access_log)
         ready = _ReadyLine(time.monotonic())
         say = _say_nothing if talk.quiet() and port else _say_listening  # which port is free, nobody else tells
-        run(source, listen(host, port), settings, guard, store, say, ready)
+        run(source, listen(host, port), settings, guard, kept, say, ready)
 
 
 def _log() -> None:
     logging.basicConfig(format=talk.FORMAT, level=logging.WARNING)
-    for name in ("serve", "store"):  # swaps, and what retention removes
+    for name in ("serve", "store", "decisions"):  # swaps, and what retention removes
         if talk.usual():
             logging.getLogger(f"corella_edge.{name}").setLevel(logging.INFO)
 
@@ -111,6 +111,20 @@ def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> ServeSe
     bounds = Limits(limits["max_requests"], limits["worker_threads"], limits["timeout_ms"], body_bytes)
     connections = ConnectionLimits(limits["max_connections"], limits["max_connections_per_client"])
     return ServeSettings(bounds, grace, access_log, limits["keep_alive"], connections)
+
+
+@contextmanager
+def _memory(memory: dict[str, Any]) -> Iterator[Memory]:
+    from corella_edge_runtime.server.run import Memory
+    from corella_edge_runtime.store.stock import StockFile
+
+    with ExitStack() as opened:
+        store = opened.enter_context(_store(memory))
+        stock = StockFile.open(memory["availability"]) if memory["availability"] else None
+        decisions = None
+        if memory["log"]:
+            decisions = opened.enter_context(open_log(memory["log"], memory["log_mib"]))
+        yield Memory(store, stock, decisions)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from corella_edge.cli.common import Finite
+from corella_edge.cli.common import LOG, LOG_MIB, Finite
 
 Command = Callable[..., Any]
 _FILE = click.Path(path_type=Path)
@@ -45,7 +45,7 @@ LIMITS = {
     ),
 }  # fmt: skip
 
-STORE = {
+MEMORY = {
     "store": click.option(
         "--store", type=_FILE, help="File of users' profiles and histories; made if there is none. Default: no store.",
     ),
@@ -55,6 +55,11 @@ STORE = {
     "retain_events": click.option(
         "--retain-events", type=click.IntRange(1), help="Keep only so many of the latest events of each user.",
     ),
+    "availability": click.option(
+        "--availability", type=_FILE,
+        help="File of what is available now, changed by /v1/availability. Default: all items are.",
+    ),
+    "log": LOG, "log_mib": LOG_MIB,
 }  # fmt: skip
 
 ACCESS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -75,6 +76,11 @@ def say(text: str) -> None:
     """A line on stderr, unless -q was given."""
     if not quiet():
         click.echo(text, err=True)
+
+
+def then(*words: object) -> None:
+    """The command to type next, as it can be pasted, unless -q was given."""
+    say(f"next: {shlex.join(['corella-edge', *map(str, words)])}")
 
 
 def note(text: str) -> None:

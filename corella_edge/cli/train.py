@@ -9,7 +9,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import checkpoint_option, need_export, recipe_argument
+from corella_edge.cli.common import checkpoint_option, figure, need_export, recipe_argument
 
 if TYPE_CHECKING:
     from corella_edge_export.data.prepared import PreparedData
@@ -48,6 +48,8 @@ def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path
         click.echo(f"{name}: validation {_quality(line)} after {line['seconds']:.0f} s")
     _compare(prepared, summary)
     click.echo(f"{out}: finished")
+    if stages.joined().is_main_process:
+        talk.then("export", out, "--out", Path("bundles", out.name))
 
 
 def _expect(recipe: Recipe, data: PreparedData) -> None:
@@ -71,9 +73,10 @@ def _compare(data: PreparedData, summary: dict[str, Any]) -> None:
     for name in ("valid", "test"):
         for doubt in doubts(data.split(name).labels, {"valid": "validation rows", "test": "test rows"}[name]):
             talk.note(doubt)
-    if plain is None or not 0 < rows.labels.mean() < 1:
+    line = summary.get("joint") or summary.get("crm")
+    if plain is None or line is None or not 0 < rows.labels.mean() < 1:
         return
-    without, line = auc(plain, rows.labels), summary["joint" if "joint" in summary else "crm"]
+    without = auc(plain, rows.labels)
     reached = line.get("crm_auc", line["auc"])
     click.echo(f"without learning: validation AUC {without:.4f} by like rates of item and user")
     if reached <= without:
@@ -85,4 +88,4 @@ def _compare(data: PreparedData, summary: dict[str, Any]) -> None:
 def _quality(line: dict[str, Any]) -> str:
     """The figures of a stage's kept weights."""
     names = {"auc": "AUC", "crm_auc": "CRM's", "llm_auc": "LLM's", "logloss": "log-loss", "perplexity": "perplexity"}
-    return ", ".join(f"{text} {line[name]:.4f}" for name, text in names.items() if name in line)
+    return ", ".join(f"{text} {figure(line[name])}" for name, text in names.items() if name in line)

@@ -87,7 +87,8 @@ class FeatureEncoder:
         The arrays of the user's side may be those of an earlier request: they are not to be written to.
         """
         slate = Candidates.of(candidates)
-        rows, past = self._lookup.rows(slate.items), self._past(user.history)
+        rows = self._lookup.rows(slate.items) if slate.rows is None else slate.rows
+        past = self._past(user.history)
         of_user, unseen = self._user_feed(user)
         feed: Feed = {name: take(rows, 0) for name, take in self._takes}
         feed.update(of_user)
@@ -101,6 +102,10 @@ class FeatureEncoder:
         if slate.own:
             self._bring_own(feed, past, user.history, slate.own)
         return feed, self.unseen.names(unseen, rows, feed, slate.own)
+
+    def rows(self, items: Sequence[str]) -> Ints:
+        """int64 [n], catalogue rows; `unknown_row` for an item that is not in it."""
+        return self._lookup.rows(items)
 
     def encode_user(self, user: User) -> Feed:
         """User-side attribute inputs, leading dimension 1."""

@@ -32,9 +32,9 @@ _COUNT = Range()  # what a key is that says nothing else
 CHECKS_ITSELF = {"checks_itself": True}  # metadata of a section whose own class looks at its numbers
 
 
-def from_zero(default: Any) -> Any:
-    """A key of a section whose number is 0 or more."""
-    return field(default=default, metadata={"range": Range(0)})
+def from_zero(default: Any, most: float = math.inf) -> Any:
+    """A key of a section whose number is 0 or more, at most `most`."""
+    return field(default=default, metadata={"range": Range(0, most)})
 
 
 def positive(default: float) -> Any:

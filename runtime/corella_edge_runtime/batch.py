@@ -25,6 +25,7 @@ from corella_edge.routing.policy import read_threshold
 from corella_edge.scores import Scores, answer_json
 
 if TYPE_CHECKING:
+    from corella_edge_runtime.decisions import DecisionLog
     from corella_edge_runtime.engine import Engine
 
 
@@ -126,13 +127,17 @@ def identity(root: Path, source: TextFile, options: dict[str, Any]) -> dict[str,
     return {"bundle": bundle.sha256(root / bundle.MANIFEST), "input": source.sha256(), **options}
 
 
-def score_stream(ranker: Engine, source: TextFile, out: BinaryIO, tally: Tally, progress: Progress) -> None:
+def score_stream(
+    ranker: Engine, source: TextFile, out: BinaryIO, tally: Tally, progress: Progress, log: DecisionLog | None = None
+) -> None:
     """Write one answer a line for the requests after the first `tally.kept`, each as soon as it is known."""
     started = time.perf_counter()
     for request in islice(read_lines(source, parse_checked), tally.kept, None):
         scores = ranker.rank(request)
         out.write(line(request, scores, ranker.name))
         out.flush()
+        if log is not None:
+            log.put(request, scores, ranker.name, wait=True)
         tally.add(request, scores)
         tally.seconds = time.perf_counter() - started
         progress(tally)
@@ -144,13 +149,14 @@ def line(request: Request, scores: Scores, name: str) -> bytes:
 
 
 def score_file(
-    ranker: Engine, source: TextFile, out: Path, tally: Tally, same: dict[str, Any], progress: Progress
-) -> None:
+    ranker: Engine, source: TextFile, out: Path, tally: Tally, same: dict[str, Any], progress: Progress,
+    log: DecisionLog | None = None,
+) -> None:  # fmt: skip
     """Score into `OUT.partial`, continuing what an interrupted run with the same `identity` left, then rename."""
     try:
         with _partial(out, same) as file:
             tally.kept = _complete_lines(file)
-            score_stream(ranker, source, file, tally, progress)
+            score_stream(ranker, source, file, tally, progress, log)
             atomic.publish_file(_beside(out, ".partial"), out)
             _beside(out, ".partial.json").unlink()
     except OSError as error:

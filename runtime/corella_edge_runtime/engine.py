@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import wait
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from corella_edge.bundle.signature import TrustedKey
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.unseen import Refusal
 from corella_edge.history import GIVEN, scale_notes
-from corella_edge.request import Candidates, Request, User
+from corella_edge.request import Request, User
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.measure import routed_rows
 from corella_edge.routing.policy import Calibration, Threshold, parse_threshold
@@ -31,8 +32,11 @@ from corella_edge_runtime.llm.contract.messages import Answers
 from corella_edge_runtime.opening import open_llm
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
+from corella_edge_runtime.slate.choose import Slate, Slates
 
+_NO_ROWS = np.empty(0, np.int64)
 NOBODY_ASKED = Answers.none(0, "")
+NEAR = 4  # places near the top for each of `top_k`, where the whole catalogue is ranked
 
 
 @dataclass(slots=True)
@@ -44,9 +48,10 @@ class Draft:
         asking: what the LLM was asked about them; None where it was not asked.
         refusal: the reason why it was not.
         notes: what is odd about the request.
+        slate: what is ranked.
     """
 
-    items: tuple[str, ...]
+    slate: Slate
     crm: FloatArray
     chosen: npt.NDArray[np.int64]
     threshold: Threshold
@@ -84,7 +89,8 @@ class Engine:
         self.rating_scale = encoder.schema.rating_scale
         self._known_ratings = frozenset(encoder.schema.known_ratings)
         self._refusal = Refusal(encoder.schema, catalog)
-        self._everything = self._answered_items()
+        self.slates = Slates(bundle, catalog, self._answered())
+        self.event_types = bundle.event_types()
 
     @classmethod
     def open(
@@ -139,6 +145,7 @@ class Engine:
             side, warning = open_llm(opened, catalog, llm, setup, require_llm, retry_llm)
         try:
             engine = cls(opened, encoder, crm, side, threshold)
+            engine.slates.open()
         except BaseException:
             if side is not None:
                 side.close()
@@ -150,13 +157,10 @@ class Engine:
             engine._lasting.append(side.verdict.sentence)
         return engine
 
-    def _answered_items(self) -> Candidates:
-        """The whole catalogue, without items that a request could not name either."""
+    def _answered(self) -> npt.NDArray[np.bool_] | None:
+        """bool [n]: the catalogue without items that a request could not name either; None = all of it."""
         flags = [of for name, of in self.encoder.unseen.item_flags().items() if name in self._refusal.labels]
-        if not flags:
-            return Candidates(self.encoder.catalog.ids)
-        kept = np.flatnonzero(~np.logical_or.reduce(flags)[:-1]).tolist()
-        return Candidates([self.encoder.catalog.ids[row] for row in kept])
+        return ~np.logical_or.reduce(flags)[:-1] if flags else None
 
     @property
     def refuses(self) -> bool:
@@ -175,16 +179,16 @@ class Engine:
         return [*self._lasting, *([self._of_llm] if missing else [])]
 
     @property
-    def memory(self) -> tuple[int, int]:
-        """How many of a user's latest events count, and in what steps older ones may be left out.
+    def memory(self) -> tuple[int, int, tuple[str, ...] | None]:
+        """How many of a user's latest events count, in what steps older ones may be left out, and of which types.
 
         A prompt begins at a multiple of its block, counted from the user's first event: what is left out has to be one.
         """
         window = self.encoder.schema.window
         if self.llm is None:
-            return window, 1
+            return window, 1, self.event_types
         template = self.llm.prompts.template
-        return max(window, template.history_lines + 2 * template.block), template.block
+        return max(window, template.history_lines + 2 * template.block), template.block, self.event_types
 
     @property
     def user_features(self) -> list[str]:
@@ -254,21 +258,28 @@ class Engine:
         threshold = self.threshold if request.threshold is None else self.parse_threshold(request.threshold)
         if deadline is None:
             deadline = deadlines.of(request.timeout_ms, started)
-        candidates = self._everything if request.candidates is None else request.candidates
+        slate = self.slates.of(request)
+        candidates = slate.candidates
+        if not candidates.items:
+            return Draft(slate, np.empty(0), _NO_ROWS, threshold, (), None, "", Trace(threshold=threshold.nats),
+                         slate.notes)  # fmt: skip
         feed, unknown = self.encoder.encode(request.user, candidates)
         if refuses and self._refusal.labels:
             self._refusal.check(request.user, candidates, unknown)
         encoded = time.monotonic()
         p = self.crm.probability(feed)
-        chosen, unsure = routed_rows(p, threshold.nats)
+        chosen, unsure = routed_rows(p, math.inf if slate.fallback else threshold.nats)
+        if request.candidates is None and request.top_k is not None and len(chosen):
+            near = near_top(p, chosen, NEAR * request.top_k)
+            chosen, unsure = chosen[near], unsure[near]
         trace = Trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, threshold=threshold.nats)
         asking = None
         if self.llm is not None and not refusal and len(chosen):
             scored = time.monotonic()
             asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), unsure, deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
-        items, notes = tuple(candidates.items), self._notes(request, history)
-        return Draft(items, p, chosen, threshold, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes)
+        notes = (*slate.notes, *self._notes(request, history))
+        return Draft(slate, p, chosen, threshold, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes)
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
@@ -285,7 +296,8 @@ class Engine:
 
     def _scores(self, draft: Draft, answers: Answers) -> Scores:
         """What is known of each candidate, from the answers for the routed ones: P(Yes), or the reason for none."""
-        llm, routed, reason = _none_asked(len(draft.items))
+        slate = draft.slate
+        llm, routed, reason = _none_asked(len(draft.crm))
         if len(draft.chosen):
             llm, reasons = llm.copy(), list(reason)
             llm[draft.chosen] = answers.probability
@@ -294,13 +306,16 @@ class Engine:
                 reasons[i] = why or draft.threshold.unit
             reason = tuple(reasons)
         return Scores(
-            draft.items, draft.crm, llm, routed, reason, draft.unknown, draft.trace, self.fusion,
-            draft.notes,
+            tuple(slate.candidates.items), draft.crm, llm, routed, reason, draft.unknown, draft.trace, self.fusion,
+            draft.notes, slate.fallback, slate.strength,
         )  # fmt: skip
 
     def warm_up(self) -> None:
-        """Run both models once, so that the first request finds them loaded and is not the first to be answered."""
-        sample = self._everything[:2]
+        """Run both models once, and prepare filters by what the CRM reads, so that no request is the first."""
+        plain = self.encoder.schema.of("categorical", "multi", "numeric", side="item")
+        if not self.encoder.catalog.tables:  # else nothing is to be parsed before something asks for it
+            self.slates.filters.prepare([field.source for field in plain if field.source != "id"])
+        sample = self.slates.everything[:2]
         if sample:
             self.rank(Request(User(), sample, threshold="ratio:1"))
         if self.llm and not self.llm.answers:
@@ -326,6 +341,18 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def near_top(p: FloatArray, chosen: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.bool_]:
+    """bool [m]: which of the `chosen` places are among the `most` highest of p, float64 [n]; ties are in.
+
+    Of a whole catalogue the LLM would be asked about thousands of items that no answer shows.
+    """
+    if most >= len(p):
+        return np.ones(len(chosen), np.bool_)
+    least = np.partition(p, len(p) - most)[len(p) - most]
+    near: npt.NDArray[np.bool_] = p[chosen] >= least
+    return near
 
 
 @lru_cache(32)

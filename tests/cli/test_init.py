@@ -15,10 +15,8 @@ def test_it_shows_rows_questions_and_the_next_command(corella: Corella, tmp_path
     assert done.code == 0
     assert "user_id  item_id  rating" in done.out
     assert "  line " in done.out.partition("To decide in")[2]
-    assert (
-        done.out.splitlines()[-1] == f"  corella-edge prepare table --config {tmp_path / 'data.toml'} --out DIR --dry"
-    )
-    assert (tmp_path / "data.toml").read_text().splitlines()[-1].endswith("--out DIR --dry")
+    assert done.out.splitlines()[-1] == f"  corella-edge prepare table --config {tmp_path / 'data.toml'} --dry"
+    assert (tmp_path / "data.toml").read_text().splitlines()[-1].endswith("--dry")
     assert "reading" in done.err
     again = corella("init", source, "--out", tmp_path / "data.toml")
     assert (again.code, again.out) == (2, "")

@@ -238,3 +238,15 @@ def test_full_disk_is_one_line(bundle, requests, tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith("writing failed: File too large")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_log_has_the_decisions_of_the_answers(corella, crm_bundle, requests, tmp_path):
+    done = corella("score", crm_bundle, requests, "--out", tmp_path / "out", "--no-llm", "--log", tmp_path / "log")
+    assert done.code == 0, done.err
+    answers, decisions = lines(tmp_path / "out"), lines(tmp_path / "log" / "decisions-00000001.jsonl")
+    assert [d["candidates"] for d in decisions] == [a["candidates"] for a in answers]
+    assert [d["user"] for d in decisions] == [r["user"]["id"] for r in lines(requests)]
+    done = corella("score", crm_bundle, requests, "--out", tmp_path / "two", "--log", tmp_path / "no" / "log")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "--log" in done.err
+    assert not (tmp_path / "two").exists()

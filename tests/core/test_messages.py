@@ -74,6 +74,7 @@ def outcome(parse: Any, given: Any) -> Any:
 @example(b'{"user_id": "\\u003a", "id": "a", "id": "b"}')
 @example(b'{"user": {"history": [{"item": ":", "item": "x", "rating": null}]}}')
 @example(b'{"user_id": ":", "user_id": "x"}')
+@example(b'{"id": 18446744073709551617}')
 @given(texts())
 def test_the_quick_reader_says_what_the_strict_one_says(text: bytes) -> None:
     assert outcome(read_request, text) == outcome(lambda raw: parse_request(decode(raw)), text)

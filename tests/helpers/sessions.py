@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -142,3 +145,17 @@ def serving(process: subprocess.Popen[str]) -> Iterator[Served]:
             if process.poll() is None:
                 process.kill()
             served.end()
+
+
+def call(line: str, url: str) -> Any:
+    """The answer to a page's curl line as printed, sent to the server at `url`; without curl, to what it sends."""
+    assert "http://127.0.0.1:8000/" in line
+    line = line.replace("http://127.0.0.1:8000", url)
+    if shutil.which("curl"):
+        done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, check=True, timeout=60)
+        return json.loads(done.stdout)
+    words = shlex.split(line)
+    target, data = next(word for word in words if word.startswith(url)), words[words.index("-d") + 1]
+    if data == "@-":
+        data = Path(words[3]).read_text("utf-8").partition("\n")[0]
+    return httpx.post(target, content=data.encode(), timeout=60).json()

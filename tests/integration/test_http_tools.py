@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bundles import ITEMS, make_bundle
+from bundles import ITEMS
 from sessions import ONE, Served, serving, start
+from shops import make_shop
 
 # Not "valid input is accepted": the schemas cannot say that ids must be known, or that labels are the bundle's own.
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
@@ -27,8 +28,9 @@ not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "503", "504"]
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("tools")
-    bundle = make_bundle(folder / "bundle")
-    with serving(start("serve", bundle, "--port", 0, "--store", folder / "users.db", *ONE)) as running:
+    bundle, kept = make_shop(folder / "bundle", llm=True), ("--store", folder / "users.db")
+    more = ("--availability", folder / "stock.json", "--log", folder / "log")
+    with serving(start("serve", bundle, "--port", 0, *kept, *more, *ONE)) as running:
         yield running
 
 

@@ -28,6 +28,7 @@ from corella_edge.request import Candidate, Event, Request, User
 from corella_edge.request_message import parse_request
 from corella_edge.routing.measure import LN2, entropy
 from corella_edge.scores import Scores, answer
+from corella_edge.selection import Selection
 from corella_edge_runtime import crm as crm_module
 from corella_edge_runtime.crm import Crm, sigmoid
 from corella_edge_runtime.engine import Engine
@@ -164,13 +165,13 @@ def test_a_bad_threshold_is_an_input_error(engine: Engine, root: Path, threshold
 
 def test_the_engines_own_threshold_is_the_default(root: Path, engine: Engine) -> None:
     with Engine.open(root, threshold="ratio:0", llm_threads=1) as never:
-        assert not never.rank(Request(user())).routed.any()
-        assert never.rank(Request(user(), threshold="ratio:1")).routed.sum() == ITEMS - 1
+        assert not never.rank(Request(user(), EVERYTHING)).routed.any()
+        assert never.rank(Request(user(), EVERYTHING, threshold="ratio:1")).routed.sum() == ITEMS - 1
     assert engine.threshold.nats == engine.parse_threshold("ratio:0.05").nats
 
 
 def test_no_candidates_means_the_whole_catalogue(engine: Engine) -> None:
-    whole = engine.rank(Request(user(), threshold="ratio:0"))
+    whole = engine.rank(Request(user(), threshold="ratio:0", selection=Selection(exclude_seen=False)))
     listed = engine.rank(Request(user(), EVERYTHING, threshold="ratio:0"))
     assert whole.items == listed.items
     np.testing.assert_array_equal(whole.crm, listed.crm)
@@ -560,7 +561,7 @@ def test_a_closed_engine_leaves_memory_without_the_garbage_collector(root: Path,
 
 @pytest.mark.parametrize("events", range(0, 40, 3))
 def test_what_counts_of_a_history_scores_as_the_whole_one(echo: Engine, events: int) -> None:
-    least, step = echo.memory
+    least, step, _ = echo.memory
     whole = user(3, events)
     left_out = (events - least) // step * step if events > least else 0
     part = User(whole.id, whole.features, whole.history[left_out:])

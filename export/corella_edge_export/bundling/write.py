@@ -26,6 +26,7 @@ from corella_edge.features.unseen import Refusal
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidates, Request
 from corella_edge_export.bundling import verify
+from corella_edge_export.bundling.popular import popular_lines
 from corella_edge_export.bundling.routing import routing
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
 from corella_edge_export.data.rowset import RowSet, choose_rows, choose_users, history_needed
@@ -102,6 +103,16 @@ class Export:
         bundle.write_catalog_tables(self.folder, self.schema, self.catalog)
         tokens = {"yes": self.prompts.tokens.yes, "no": self.prompts.tokens.no, "bos": self.prompts.tokens.bos}
         self._json("prompt.json", {"template": self.prompts.template.to_json(), "tokens": tokens})
+        if types := self.run.data.info.get("history", {}).get("types"):
+            self._json(bundle.EVENTS, {"history": types})
+
+    def write_popular(self) -> None:
+        """popular.jsonl, of training rows alone."""
+        recipe = self.run.recipe
+        if recipe.export.neighbours:
+            lines = list(popular_lines(self.run.data, recipe.export.neighbours, recipe.seed))
+            self._lines(bundle.POPULAR, lines)
+            self.say(f"popular items: {len(lines)}, with up to {recipe.export.neighbours} similar ones each")
 
     def write_crm(self) -> None:
         """crm.onnx, checked at several batch sizes with unknown ids; crm.int8.onnx where wanted."""
@@ -267,6 +278,7 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
         job.write_crm()
         job.write_llm()
         job.write_samples()
+        job.write_popular()
         shutil.rmtree(folder / "work")
         job.calibrate()
         sealed = job.finish()

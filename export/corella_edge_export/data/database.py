@@ -16,6 +16,12 @@ from corella_edge.errors import InputError
 
 MEMORY = 1 << 30  # bytes, unless the user says otherwise
 LEAST_MEMORY = 128 << 20
+# What DuckDB says where the system refuses to write → the error's number, and the problem in words.
+_REFUSALS = {
+    "No space left": (errno.ENOSPC, "no space left on the device"),
+    "File too large": (errno.EFBIG, "the system allows no file of this size (ulimit -f)"),
+    "quota exceeded": (errno.EDQUOT, "the disk quota is used up"),
+}
 
 
 @contextmanager
@@ -56,6 +62,8 @@ def connect(path: Path | None = None, memory: int = MEMORY, threads: int | None 
     db.execute("SET autoinstall_known_extensions = false")
     db.execute("SET enable_progress_bar = false")  # it would be drawn on standard output
     if path is not None:
+        # Choosing the smallest form of each column costs three times as much as writing them all in this one.
+        db.execute("SET force_compression = 'zstd'")
         db.execute(f"SET temp_directory = {literal(str(path.with_suffix('.spilled')))}")
     if threads is not None:
         db.execute(f"SET threads = {threads}")
@@ -76,16 +84,17 @@ def readable_errors(folder: Path | None = None) -> Iterator[None]:
     """DuckDB's refusals for want of memory or disk as errors that say what to do.
 
     Raises:
-        InputError: the memory limit is too low. OSError: the disk is full.
+        InputError: the memory limit is too low. OSError: the disk is full, or the system allows no more.
     """
     try:
         yield
     except duckdb.OutOfMemoryException as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"the memory limit is too low ({reason}); raise --memory, or use fewer threads") from error
-    except duckdb.IOException as error:
-        if "No space left" in str(error):
-            raise OSError(errno.ENOSPC, "no space left on the device", str(folder or "")) from error
+    except duckdb.Error as error:  # a refused write is an IOException, or what a commit makes of it
+        for told, (number, problem) in _REFUSALS.items():
+            if told in str(error):
+                raise OSError(number, problem, str(folder or "")) from error
         raise
 
 

@@ -31,7 +31,7 @@ HISTORY_RULE = (
     "of that user whose position is smaller; events of the same moment, in the order of their item ids, enter each "
     "other's history"
 )
-SUMMARY = ("name", "counts", "unseen", "notes")
+SUMMARY = ("name", "counts", "unseen", "notes", "splits")
 COLUMNS = tuple(SPLIT_ROWS)
 
 
@@ -55,7 +55,7 @@ def prepare(
         memory: bytes that DuckDB may hold, for a reader that describes its files.
 
     Returns:
-        The summary: out, seconds, and of dataset.json name, counts, unseen, notes.
+        The summary: out, seconds, and of dataset.json name, counts, unseen, notes, splits.
 
     Raises:
         InputError: unknown reader, bad input (file and line), too few rows, or `out` is taken.

@@ -33,6 +33,8 @@ def reader(name: str) -> Reader:
     """
     if name not in known():
         names = [*known(), "table"]
+        if Path(name).exists():
+            raise InputError(f"{name} is no reader; for files of your own begin with `corella-edge init {name}`")
         raise InputError(f"unknown reader {name!r}; known readers: {', '.join(names)}{meant(name, names)}")
     return known()[name]
 

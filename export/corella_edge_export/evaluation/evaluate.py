@@ -131,8 +131,14 @@ def _known(engine: Engine, rows: RowSet) -> tuple[npt.NDArray[np.bool_], tuple[s
     return known, ("seen users", "unseen users")
 
 
-def _group(engine: Engine, name: str, rows: ScoredRows, plain: Mapping[str, Floats], ratios: Sequence[float],
-           progress: Progress) -> Json:  # fmt: skip
+def _group(
+    engine: Engine,
+    name: str,
+    rows: ScoredRows,
+    plain: Mapping[str, Floats],
+    ratios: Sequence[float],
+    progress: Progress,
+) -> Json:
     """Thresholds come from the bundle's calibration (validation rows), so the realised share may differ.
 
     `plain` are scores float64 [n] of any scale, of baselines without learning.

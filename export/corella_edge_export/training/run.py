@@ -85,7 +85,7 @@ class Run:
             InputError: not a run, not finished, or trained on other data or another checkpoint.
         """
         if not (folder / "run.json").is_file():
-            raise InputError(f"{folder}: not a training run (run.json is missing)")
+            raise InputError(f"{folder}: not a training run (run.json is missing); `corella-edge train` makes one")
         if not (folder / "summary.json").is_file():
             raise InputError(f"{folder}: the training is not finished; run the same `corella-edge train` again")
         about = read_json(folder / "run.json")
@@ -290,7 +290,7 @@ def data_of(folder: Path, data: Path | None) -> PreparedData:
     """The data a run was trained on: the given folder, or the one it was started with."""
     if data is None:
         if not (folder / "run.json").is_file():
-            raise InputError(f"{folder}: not a training run (run.json is missing)")
+            raise InputError(f"{folder}: not a training run (run.json is missing); `corella-edge train` makes one")
         data = Path(str(read_json(folder / "run.json").get("data_folder", "")))
         if not data.is_dir():
             raise InputError(

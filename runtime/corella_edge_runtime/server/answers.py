@@ -87,6 +87,8 @@ class Deleted(Reply, kw_only=True):
 class HeldEvent(Reply, kw_only=True):
     item: str
     rating: float | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    quantity: float | UnsetType = UNSET
     time: Annotated[int, Meta(description="As it was given.")] | UnsetType = UNSET
     arrived: Seconds
 

@@ -21,7 +21,7 @@ from corella_edge_runtime.server import openapi
 from corella_edge_runtime.server.answers import error_answer
 from corella_edge_runtime.server.guard.access import Access, Guard
 from corella_edge_runtime.server.guard.limits import Intake, Share
-from corella_edge_runtime.server.routes import admin, health, page, rank, score, users
+from corella_edge_runtime.server.routes import admin, health, items, page, rank, score, users
 from corella_edge_runtime.server.routes.oip import routes as oip
 from corella_edge_runtime.server.routes.rank import CLIENT_GONE
 from corella_edge_runtime.server.service import NotReadyError, Service
@@ -29,7 +29,7 @@ from corella_edge_runtime.server.service import NotReadyError, Service
 _LOG = logging.getLogger("corella_edge.serve")
 
 
-GROUPS = (rank, score, users, oip, health, openapi, admin, page)  # modules that give routes
+GROUPS = (rank, score, users, items, oip, health, openapi, admin, page)  # modules that give routes
 
 
 def build_app(service: Service, guard: Guard | None = None) -> Starlette:

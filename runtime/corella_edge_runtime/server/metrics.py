@@ -88,6 +88,10 @@ class Metrics:
                              registry=registry)  # fmt: skip
         self.store_lost = Gauge("corella_edge_store_lost", "1 while the store's file is not the one opened, else 0.",
                                 registry=registry)  # fmt: skip
+        self.decisions_lost = Gauge(
+            "corella_edge_decisions_lost", "Decisions that the log did not keep: it was too slow, or its disk failed.",
+            registry=registry,
+        )  # fmt: skip
         self.connections = ConnectionCounters()
         self._children: dict[tuple[Any, ...], Any] = {}
         registry.register(_Versions(fleet))

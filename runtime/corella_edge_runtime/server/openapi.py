@@ -14,7 +14,7 @@ from corella_edge import __version__
 from corella_edge_runtime.server.answers import Error, json_answer
 from corella_edge_runtime.server.describing import TEXT, Described, Json, answer, components, later, operation
 from corella_edge_runtime.server.guard.access import scope_of
-from corella_edge_runtime.server.routes import admin, health, page_openapi, rank, score, users
+from corella_edge_runtime.server.routes import admin, health, items, page_openapi, rank, score, users
 from corella_edge_runtime.server.routes.oip import openapi as oip
 from corella_edge_runtime.server.service import Service
 
@@ -24,7 +24,7 @@ OPENAPI = Described(
     (Error,),
 )
 PARTS = (
-    rank.OPENAPI, health.OPENAPI, OPENAPI, score.OPENAPI, users.OPENAPI, oip.OPENAPI, admin.OPENAPI,
+    rank.OPENAPI, health.OPENAPI, OPENAPI, score.OPENAPI, users.OPENAPI, items.OPENAPI, oip.OPENAPI, admin.OPENAPI,
     page_openapi.OPENAPI,
 )  # fmt: skip
 

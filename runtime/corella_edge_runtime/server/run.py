@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from corella_edge.errors import InputError
+from corella_edge_runtime.decisions import DecisionLog
 from corella_edge_runtime.server.app import build_app, log_bug
 from corella_edge_runtime.server.following import Follower, VersionSource
 from corella_edge_runtime.server.guard.access import Guard
 from corella_edge_runtime.server.guard.connections import ConnectionLimits, protocol, within_files
 from corella_edge_runtime.server.guard.limits import Limits
 from corella_edge_runtime.server.service import Service
+from corella_edge_runtime.store.stock import StockFile
 from corella_edge_runtime.store.users import UserStore
 
 if TYPE_CHECKING:
@@ -53,6 +55,15 @@ class ServeSettings:
     # which would meet a request under way.
     keep_alive_seconds: int = 75
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a box keeps beside its bundles: users, what is available, what was decided."""
+
+    store: UserStore | None = None
+    stock: StockFile | None = None
+    decisions: DecisionLog | None = None
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -128,7 +139,7 @@ def run(
     sockets: Sequence[socket.socket],
     settings: ServeSettings | None = None,
     guard: Guard | None = None,
-    store: UserStore | None = None,
+    memory: Memory | None = None,
     on_listening: Callable[[str], None] = lambda address: None,
     on_ready: Callable[[Engine], None] = lambda ranker: None,
 ) -> None:
@@ -144,11 +155,11 @@ def run(
     Args:
         guard: lets requests in; None = one without keys.
         sockets: listening; closed at the end.
-        store: of users, open; it is the caller's to close.
+        memory: what the box keeps, open; it is the caller's to close.
         on_listening: told where, once for each socket.
     """
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        process = _Process(source, sockets, settings or ServeSettings(), guard, store, on_ready)
+        process = _Process(source, sockets, settings or ServeSettings(), guard, memory or Memory(), on_ready)
         with process.hangups(runner.get_loop()):
             runner.run(process.main(on_listening))
     process.finish()
@@ -162,7 +173,7 @@ class _Process:
     sockets: Sequence[socket.socket]
     settings: ServeSettings
     guard: Guard | None
-    store: UserStore | None
+    memory: Memory
     on_ready: Callable[[Engine], None]
     failure: BaseException | None = None
     loaded: Future[tuple[Engine, str]] = field(default_factory=Future)
@@ -190,7 +201,8 @@ class _Process:
 
     async def main(self, on_listening: Callable[[str], None]) -> None:
         # The service is made here: its event belongs to this loop.
-        self.service = Service(self.settings.limits, self.store)
+        kept = self.memory
+        self.service = Service(self.settings.limits, kept.store, kept.stock, kept.decisions)
         self.stop, self.force = asyncio.Event(), asyncio.Event()
         for number in stopping():
             asyncio.get_running_loop().add_signal_handler(number, self._signalled)

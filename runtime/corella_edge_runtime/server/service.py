@@ -18,6 +18,8 @@ from corella_edge.history import GIVEN, STORED
 from corella_edge.request import Features, Request
 from corella_edge.routing.reasons import FAULT, NoAnswer
 from corella_edge.scores import Scores, answer_json
+from corella_edge.selection import EVERYTHING
+from corella_edge_runtime.decisions import DecisionLog, new_id
 from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.server.clock import Clock, WayOut
 from corella_edge_runtime.server.fleet import Fleet, Held
@@ -26,6 +28,7 @@ from corella_edge_runtime.server.guard.leaving import unless_gone
 from corella_edge_runtime.server.guard.limits import INLINE_CANDIDATES, INLINE_VALUES, Limits
 from corella_edge_runtime.server.metrics import Metrics
 from corella_edge_runtime.server.recent import Recent
+from corella_edge_runtime.store.stock import StockFile
 from corella_edge_runtime.store.users import UserStore
 
 if TYPE_CHECKING:
@@ -87,9 +90,13 @@ class Ranking:
 class Service:
     """One server's state. Its methods run in the event loop's thread, unless they say otherwise."""
 
-    def __init__(self, limits: Limits | None = None, store: UserStore | None = None) -> None:
+    def __init__(
+        self, limits: Limits | None = None, store: UserStore | None = None, stock: StockFile | None = None,
+        decisions: DecisionLog | None = None,
+    ) -> None:  # fmt: skip
+        """`store`, `stock` and `decisions` are their openers' to close."""
         self.limits = limits or Limits()
-        self.store = store
+        self.store, self.stock, self.decisions = store, stock, decisions
         self.fleet = Fleet()
         self.follower: Follower | None = None
         self.metrics, self.recent = Metrics(self.fleet), Recent()
@@ -105,6 +112,7 @@ class Service:
         self.readers = ThreadPoolExecutor(1, thread_name_prefix="parse")
         self.metrics.ready.set_function(lambda: float(self.ready))
         self.metrics.refused.set_function(lambda: float(self.refused))
+        self.metrics.decisions_lost.set_function(lambda: float(self.decisions.lost if self.decisions else 0))
         self.metrics.store_lost.set_function(lambda: float(self.store is not None and bool(self.store.lost)))
         self.metrics.in_flight.set_function(lambda: float(self.in_flight))
 
@@ -175,6 +183,8 @@ class Service:
         self.recent.add(took, len(done.scores.items), int(done.scores.routed.sum()))
         if ranking.request.strict:
             _check_strict(done.scores)
+        if self.decisions is not None:
+            self.decisions.put(done.request, done.scores, done.bundle)
         return done
 
     @asynccontextmanager
@@ -221,16 +231,26 @@ class Service:
         return result
 
     async def _completed(self, request: Request, ranker: Engine, clock: Clock) -> Request:
-        """With the stored profile and history, where there is a store and the request brings an id alone."""
-        if self.store is None or not request.user.bare or request.user.id is None:
+        """With what the server knows: profile and history, what else the user has seen, and what is available."""
+        if self.stock is not None and request.in_stock:
+            request = replace(request, stock=self.stock.now)
+        if self.decisions is not None and request.id is None:
+            request = replace(request, id=new_id())
+        user, store = request.user, self.store
+        if store is None or user.id is None or not (user.bare or request.excludes_seen):
             return request
         clock.skip()
-        asked = (request.user.id, *ranker.memory)
-        stored = self.store.recent(*asked)
-        if stored is None:
-            stored = await asyncio.get_running_loop().run_in_executor(self.pool, self.store.user, *asked)
+        seen = await self._stored(store.seen, user.id, ranker.memory[-1]) if request.excludes_seen else ()
+        stored = None
+        if user.bare:
+            asked = (user.id, *ranker.memory)
+            stored = store.recent(*asked) or await self._stored(store.user, *asked)
         clock.lap("store")
-        return request if stored is None else replace(request, user=stored)
+        return replace(request, user=stored or user, seen=seen)
+
+    async def _stored(self, read: Callable[..., T], *args: Any) -> T:
+        """What is read of the disk, without holding the event loop up."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, read, *args)
 
     def _refusal(self) -> str:
         """So many requests wait for the LLM that more would cost others their place."""
@@ -272,7 +292,7 @@ class Service:
 def large(request: Request) -> bool:
     """Whether a request is too much work for the event loop; the whole catalogue is."""
     candidates = request.candidates
-    if candidates is None or len(candidates.items) > INLINE_CANDIDATES:
+    if candidates is None or len(candidates.items) > INLINE_CANDIDATES or request.selection is not EVERYTHING:
         return True
     # How much of their own the candidates bring: values, and texts by their length.
     return bool(candidates.own) and sum(map(_values, candidates.own.values())) > INLINE_VALUES

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from corella_edge.request import User
 
-Wanted = tuple[int, int]  # how much of the history: `UserStore.user`
+Wanted = tuple[int, int, tuple[str, ...] | None]  # how much of the history: `UserStore.user`
 _STRIPES = 4096
 _OWN = 10  # a user without events takes about as much memory as so many events
 

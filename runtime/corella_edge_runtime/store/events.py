@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
-from msgspec import UNSET, Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from corella_edge.messages import (
     Id,
@@ -19,8 +19,8 @@ from corella_edge.messages import (
     check_features,
     given,
 )
-from corella_edge.request import Event, Features, History
-from corella_edge.request_message import EventMessage, columns_of, ordered
+from corella_edge.request import NOBODY, Event, Features, History, unless_none
+from corella_edge.request_message import MAX_RATING, EventMessage, columns_of, ordered
 
 MAX_EVENTS = 10_000
 
@@ -52,11 +52,27 @@ def new_events(
     return NewEvents(user_id, history, features, key, notes)
 
 
+class NewEventMessage(EventMessage, forbid_unknown_fields=True, gc=False):
+    """An event that happens now. An event without a rating is what a purchase or a click is."""
+
+    type: Annotated[
+        Text | UnsetType | None,
+        Meta(
+            description="`view`, `cart`, `purchase`, or any other word. Which types form the history that a model "
+            "reads is the bundle's rule (events.json); an event without a type always does."
+        ),
+    ] = UNSET
+    quantity: Annotated[
+        Annotated[float, Meta(gt=0, le=MAX_RATING)] | UnsetType | None,
+        Meta(description="How many. It is kept and exported; no model reads it."),
+    ] = UNSET
+
+
 class NewEventsMessage(Struct, forbid_unknown_fields=True):
     """Events as JSON has them."""
 
     user_id: Id
-    events: Annotated[list[EventMessage], Meta(max_length=MAX_EVENTS)] | None
+    events: Annotated[list[NewEventMessage], Meta(max_length=MAX_EVENTS)] | None
     features: OptionalFeatures = UNSET
     key: Annotated[
         OptionalId,
@@ -75,10 +91,19 @@ def parse_events(value: object) -> NewEvents:
     check_features(features or {}, "features")
     return new_events(
         an_id(message.user_id, "user_id"),
-        columns_of(given(message.events, []), "events")[0],
+        _history(given(message.events, [])),
         features,
         an_optional_id(message.key, "key"),
     )
+
+
+def _history(events: list[NewEventMessage]) -> History:
+    if not events:
+        return NOBODY
+    found, _ = columns_of(events, "events")
+    types = [given(event.type, None) for event in events]
+    quantities = [given(event.quantity, None) for event in events]
+    return History(found.items, found.ratings, found.times, unless_none(types), unless_none(quantities))
 
 
 def parse_user_id(value: object) -> str:

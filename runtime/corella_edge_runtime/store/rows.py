@@ -17,6 +17,7 @@ from corella_edge_runtime.store.tables import KINDS, SHARDS, rewrite, shard_of
 KEY_SECONDS = 7 * 86_400  # how long a repeated append is recognised
 REWRITE_SECONDS = 86_400  # how long pruned rows may leave copies in unused parts of pages: rewriting wears flash
 _EVER = 2**62
+Types = tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +103,21 @@ def _first(db: sqlite3.Connection, n: int, new: NewEvents, now: int) -> bool:
 
 
 def _digest(new: NewEvents) -> bytes:
-    events = [(event.item, event.rating, event.time) for event in new.events]
+    events: list[tuple[Any, ...]] = [(event.item, event.rating, event.time) for event in new.events]
+    if any(
+        (event.type, event.quantity) != (None, None) for event in new.events
+    ):  # without them as releases before had it: keys live for days
+        events = [(*known, event.type, event.quantity) for known, event in zip(events, new.events, strict=True)]
     return hashlib.blake2b(json.dumps([events, new.features], sort_keys=True).encode(), digest_size=16).digest()
 
 
 def _insert_events(db: sqlite3.Connection, n: int, new: NewEvents, seq: int, seconds: int, now: int) -> None:
     db.executemany(
-        f"INSERT INTO events_{n} (user, at, seq, item, rating, timed, arrived) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO events_{n} (user, at, seq, item, rating, timed, arrived, type, quantity)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (new.user_id, seconds if event.time is None else event.time, seq + i, event.item, event.rating,
-             event.time is not None, now)
+             event.time is not None, now, event.type, event.quantity)
             for i, event in enumerate(new.events)
         ],
     )  # fmt: skip
@@ -128,20 +134,37 @@ def _save_user(db: sqlite3.Connection, n: int, new: NewEvents, counts: tuple[int
     )
 
 
-def user(db: sqlite3.Connection, user_id: str, least: int, step: int) -> User | None:
-    """Profile and the latest events, oldest first: at least `least`, and a multiple of `step` is left out."""
+def user(db: sqlite3.Connection, user_id: str, least: int, step: int, types: Types = None) -> User | None:
+    """Profile and the latest events, oldest first: at least `least`, and a multiple of `step` is left out.
+
+    Of events with a type only those of `types` count, unless that is None.
+    """
     n = shard_of(user_id)
     row = db.execute(f"SELECT features, events FROM users_{n} WHERE id = ?", (user_id,)).fetchone()
     if row is None:
         return None
-    total = row[1]
+    where, given = _counting(user_id, types)
+    total = row[1] if types is None else db.execute(f"SELECT count(*) FROM events_{n} {where}", given).fetchone()[0]
     most = least + (total - least) % step if total > least else total
     latest = db.execute(
-        f"SELECT item, rating, at, timed FROM events_{n} WHERE user = ? ORDER BY at DESC, seq DESC LIMIT ?",
-        (user_id, most),
+        f"SELECT item, rating, at, timed FROM events_{n} {where} ORDER BY at DESC, seq DESC LIMIT ?", (*given, most)
     ).fetchall()
     events = [Event(item, rating, at if timed else None) for item, rating, at, timed in reversed(latest)]
     return User(user_id, json.loads(row[0]), tuple(events))
+
+
+def seen(db: sqlite3.Connection, user_id: str, types: Types = None) -> frozenset[str]:
+    """The items of all of a user's events that count, as in `user`."""
+    where, given = _counting(user_id, types)
+    found = db.execute(f"SELECT DISTINCT item FROM events_{shard_of(user_id)} {where}", given)
+    return frozenset([item for (item,) in found])
+
+
+def _counting(user_id: str, types: Types) -> tuple[str, tuple[str, ...]]:
+    """The condition of a user's events that count, and its values."""
+    if types is None:
+        return "WHERE user = ?", (user_id,)
+    return f"WHERE user = ? AND (type IS NULL OR type IN ({', '.join('?' * len(types))}))", (user_id, *types)
 
 
 def export(db: sqlite3.Connection, user_id: str, timeline: Timeline) -> dict[str, Any] | None:
@@ -151,7 +174,8 @@ def export(db: sqlite3.Connection, user_id: str, timeline: Timeline) -> dict[str
     if row is None:
         return None
     events = db.execute(
-        f"SELECT item, rating, at, timed, arrived FROM events_{n} WHERE user = ? ORDER BY at, seq", (user_id,)
+        f"SELECT item, rating, at, timed, arrived, type, quantity FROM events_{n} WHERE user = ? ORDER BY at, seq",
+        (user_id,),
     )
     keys = db.execute(f"SELECT key, arrived FROM keys_{n} WHERE user = ? ORDER BY arrived, key", (user_id,))
     return {
@@ -159,16 +183,17 @@ def export(db: sqlite3.Connection, user_id: str, timeline: Timeline) -> dict[str
         "features": json.loads(row[0]),
         "updated": timeline.wall(row[1]),
         "events": [
-            _event(item, rating, at, timed, timeline.wall(arrived)) for item, rating, at, timed, arrived in events
+            _event(item, at, timed, {"rating": rating, "type": kind, "quantity": quantity}, timeline.wall(arrived))
+            for item, rating, at, timed, arrived, kind, quantity in events
         ],
         "keys": [{"key": key, "arrived": timeline.wall(arrived)} for key, arrived in keys],
     }
 
 
-def _event(item: str, rating: float | None, at: int, timed: int, arrived: int) -> dict[str, Any]:
+def _event(item: str, at: int, timed: int, told: dict[str, Any], arrived: int) -> dict[str, Any]:
     return {
         "item": item,
-        **({} if rating is None else {"rating": rating}),
+        **{name: value for name, value in told.items() if value is not None},
         **({"time": at} if timed else {}),
         "arrived": arrived,
     }

@@ -6,7 +6,8 @@ import sqlite3
 import zlib
 
 APPLICATION = 0x436F4564  # "CoEd", in the file's header
-VERSION = 2  # 1: arrivals were read from the clock, and there was no table `clock`
+# 1: arrivals were read from the clock, and there was no table `clock`; 2: events had no type and no quantity.
+VERSION = 3
 SHARDS = 64
 KINDS = ("users", "events", "keys")
 
@@ -17,7 +18,7 @@ _SHARD = """
 CREATE TABLE users_{n} (id TEXT PRIMARY KEY, features TEXT NOT NULL, updated INTEGER NOT NULL,
                         events INTEGER NOT NULL, oldest INTEGER, latest INTEGER, next INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE events_{n} (user TEXT NOT NULL, at INTEGER NOT NULL, seq INTEGER NOT NULL, item TEXT NOT NULL,
-                         rating REAL, timed INTEGER NOT NULL, arrived INTEGER NOT NULL,
+                         rating REAL, timed INTEGER NOT NULL, arrived INTEGER NOT NULL, type TEXT, quantity REAL,
                          PRIMARY KEY (user, at, seq)) WITHOUT ROWID;
 CREATE TABLE keys_{n} (user TEXT NOT NULL, key TEXT NOT NULL, digest BLOB NOT NULL, arrived INTEGER NOT NULL,
                        PRIMARY KEY (user, key)) WITHOUT ROWID;
@@ -42,8 +43,13 @@ def create(db: sqlite3.Connection) -> None:
 
 def migrate(db: sqlite3.Connection) -> None:
     """Bring an older form to this one, inside the caller's transaction."""
-    if db.execute("PRAGMA user_version").fetchone()[0] < VERSION:
+    found = db.execute("PRAGMA user_version").fetchone()[0]
+    if found < 2:
         db.execute(_CLOCK)
+    if found < VERSION:
+        for n in range(SHARDS):
+            db.execute(f"ALTER TABLE events_{n} ADD COLUMN type TEXT")
+            db.execute(f"ALTER TABLE events_{n} ADD COLUMN quantity REAL")
         db.execute(f"PRAGMA user_version = {VERSION}")
 
 

@@ -22,7 +22,7 @@ from corella_edge_runtime.store.failure import explained
 from corella_edge_runtime.store.opening import THEN, Claim, anchor, claim, writer
 from corella_edge_runtime.store.presence import Presence
 from corella_edge_runtime.store.readers import Readers
-from corella_edge_runtime.store.rows import Pruned, Retention
+from corella_edge_runtime.store.rows import Pruned, Retention, Types
 from corella_edge_runtime.store.tables import SHARDS
 from corella_edge_runtime.store.writer import Step, Writer
 
@@ -95,23 +95,29 @@ class UserStore:
 
         return self._writer.submit(Step(append, lambda _: self._cache.changed(new.user_id)))
 
-    def user(self, user_id: str, least: int, step: int = 1) -> User | None:
+    def user(self, user_id: str, least: int, step: int = 1, types: Types = None) -> User | None:
         """Profile and the latest events, oldest first: by their time if they have one, else by arrival.
 
-        At least `least` of them, if there are so many; what is left out is a multiple of `step`. As long as the
-        history does not change, it is the same object. StoreError: the file cannot be read.
+        At least `least` of them, if there are so many; what is left out is a multiple of `step`. Of events with a type
+        only those of `types` count, unless that is None. As long as the history does not change, it is the same
+        object. StoreError: the file cannot be read.
         """
-        found = self.recent(user_id, least, step)
+        found = self.recent(user_id, least, step, types)
         if found is not None:
             return found
         version = self._cache.version(user_id)
         with self._readers.snapshot() as db:
-            found = rows.user(db, user_id, least, step)
-        return None if found is None else self._cache.put(user_id, found, (least, step), version)
+            found = rows.user(db, user_id, least, step, types)
+        return None if found is None else self._cache.put(user_id, found, (least, step, types), version)
 
-    def recent(self, user_id: str, least: int, step: int = 1) -> User | None:
+    def recent(self, user_id: str, least: int, step: int = 1, types: Types = None) -> User | None:
         """`user` without waiting: None also if it would have to be read from the disk."""
-        return self._cache.get(user_id, (least, step))
+        return self._cache.get(user_id, (least, step, types))
+
+    def seen(self, user_id: str, types: Types = None) -> frozenset[str]:
+        """The items of all of a user's events that count; none of an unknown user. StoreError: as `user`."""
+        with self._readers.snapshot() as db:
+            return rows.seen(db, user_id, types)
 
     def export(self, user_id: str) -> dict[str, Any] | None:
         """Everything held on a user, or None. StoreError: the file cannot be read."""

@@ -65,6 +65,10 @@ def test_too_little_memory_is_one_line(tmp_path: Path) -> None:
 def test_a_full_disk_is_the_systems_refusal() -> None:
     with pytest.raises(OSError, match="no space left") as error, readable_errors(Path("x")):
         raise duckdb.IOException("IO Error: Could not write file: No space left on device")
+    with pytest.raises(OSError, match="no space left"), readable_errors(Path("x")):
+        raise duckdb.TransactionException("Failed to commit: Could not write file: No space left on device")
+    with pytest.raises(OSError, match="no file of this size"), readable_errors(Path("x")):
+        raise duckdb.IOException("IO Error: Could not write file: File too large")
     assert error.value.errno == errno.ENOSPC
 
 

@@ -127,4 +127,4 @@ def test_the_licence_must_be_accepted(publisher: Publisher, tmp_path: Path, monk
     assert not (tmp_path / "a").exists()
     done = CliRunner().invoke(cli, ["data", "download", "ml-1m", "--out", str(tmp_path / "a"), "--accept-licence"])
     assert done.exit_code == 0, done.output
-    assert f"next: corella-edge prepare ml-1m --source {tmp_path / 'a'} --out DIR" in done.output
+    assert f"next: corella-edge prepare ml-1m --source {tmp_path / 'a'} --out data/a" in done.output

@@ -168,6 +168,7 @@ def test_gorses_reads_are_no_likes(tmp_path: Path) -> None:
     likes = sum(rating > 2 for *_, rating, _ in events())
     assert data.info["ledger"]["kept"] == likes == len(data.log.items)
     assert data.items["Labels"] == [["Green"]] * ITEMS
+    assert data.info["history"]["types"] == ["star"]
 
 
 def test_impressions_become_rows(tmp_path: Path) -> None:
@@ -231,6 +232,22 @@ def test_errors_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "reviews_Tea_5.json.gz").unlink()
     with pytest.raises(InputError, match="no file with the reviews is here"):
         prepare("amazon-2014", tmp_path, tmp_path / "out")
+
+
+def test_a_refusal_says_where_its_key_is_written(tmp_path: Path) -> None:
+    amazon_2018(tmp_path / "source")
+    items = [{"asin": f"x{item}", "title": "Tea"} for item in range(ITEMS)]  # and no brand
+    write_lines(tmp_path / "source" / "meta_Tea.json.gz", items)
+    with pytest.raises(InputError, match=r"min_join under \[items\] of the data\.toml that `corella-edge data desc"):
+        prepare("amazon-2018", tmp_path / "source", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_paths_start_where_the_command_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    amazon_2014(tmp_path / "source")
+    monkeypatch.chdir(tmp_path)
+    assert prepare("amazon-2014", Path("source"), Path("out"))["counts"]["interactions"] == ROWS
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
 
 def test_a_readers_description_can_be_changed(tmp_path: Path) -> None:

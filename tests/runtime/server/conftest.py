@@ -52,7 +52,7 @@ class FakeRanker:
 
     def __init__(self, delay: float = 0.0, error: Exception | None = None) -> None:
         self.name = "fake@1"
-        self.memory = (20, 5)
+        self.memory = (20, 5, None)
         self.llm: Any = None  # of those who ask it alone
         self.rating_scale: tuple[float, float] | None = None
         self.warnings = ["no LLM: this is a fake"]

@@ -18,7 +18,7 @@ from corella_edge_runtime.server.guard.access import Guard
 from corella_edge_runtime.server.guard.connections import ConnectionLimits
 from corella_edge_runtime.server.guard.keys import KeyFile
 from corella_edge_runtime.server.guard.limits import Limits
-from corella_edge_runtime.server.run import ServeSettings, listen, run
+from corella_edge_runtime.server.run import Memory, ServeSettings, listen, run
 from corella_edge_runtime.store.users import UserStore
 
 
@@ -37,6 +37,6 @@ with UserStore.open(Path(sys.argv[2])) as store:
         listen("127.0.0.1", 0),
         ServeSettings(Limits(), connections=ConnectionLimits(header_seconds=1.0)),
         Guard(KeyFile(Path(sys.argv[1]), every=0.0)),
-        store,
+        Memory(store),
         on_listening=click.echo,
     )

@@ -147,7 +147,13 @@ class Keyring:
         return caught.value
 
 
-PATHS = {"rank": "/v1/rank", "users": "/v1/users/7", "metrics": "/metrics", "admin": "/admin/versions"}
+PATHS = {
+    "rank": "/v1/rank",
+    "users": "/v1/users/7",
+    "stock": "/v1/availability",
+    "metrics": "/metrics",
+    "admin": "/admin/versions",
+}
 
 
 @pytest.fixture
@@ -160,7 +166,7 @@ def test_every_scope_opens_its_own_paths_alone(ring: Keyring) -> None:
         found = {name: ring.status(path, text) for name, path in PATHS.items()}
         assert found == {name: 200 if name == scope else 403 for name in PATHS}
     both = ring.add("rank", "metrics")
-    assert [ring.status(path, both) for path in PATHS.values()] == [200, 403, 200, 403]
+    assert [ring.status(path, both) for path in PATHS.values()] == [200, 403, 403, 200, 403]
 
 
 def test_open_paths_need_no_key_and_others_do(ring: Keyring) -> None:

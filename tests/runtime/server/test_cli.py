@@ -105,7 +105,13 @@ def test_missing_bundle(tmp_path):
 
 def test_a_folder_without_a_bundle_is_told_before_a_port_is_opened(tmp_path):
     code, line = fail("serve", tmp_path)
-    assert (code, line) == (3, f"corella-edge: {tmp_path}: not a bundle or site (manifest.json is missing)\n")
+    missing = f"corella-edge: {tmp_path}: not a bundle or site (manifest.json is missing)"
+    assert (code, line) == (3, f"{missing}\n")
+    (tmp_path / "run.json").touch()
+    assert fail("serve", tmp_path) == (
+        3,
+        f"{missing}; it is a training run, and `corella-edge export` makes a bundle of it\n",
+    )
 
 
 @pytest.mark.parametrize("threshold", ["0.9", "-1", "nan", "half", "ratio:", "ratio:2", "ratio:half", "margin:0.6"])

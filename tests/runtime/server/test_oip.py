@@ -200,6 +200,8 @@ def test_all_outputs_in_binary_form_if_the_request_says_so(site):
 REFUSED: dict[str, tuple[str, tuple[Any, ...], dict[str, Any], str]] = {
     "an output of another model": ("crm", (), {"outputs": [{"name": "llm"}]}, "'llm' is not an output; known: prob"),
     "a sequence": ("rank", (), {"parameters": {"sequence_id": 1}}, "'sequence_id' is not offered by rank"),
+    "a selection": ("rank", (), {"parameters": {"exclude_seen": True}}, "'exclude_seen' is not offered by rank"),
+    "a cut": ("rank", (), {"parameters": {"top_k": 3}}, "'top_k' is not offered by rank"),
     "a threshold where there is one": ("crm", (), {"parameters": {"threshold": 0}}, "'threshold' is not offered by"),
     "no threshold": ("rank", (), {"parameters": {"threshold": "many"}}, "threshold: 'many' is not an entropy"),
     "a threshold out of range": ("rank", (), {"parameters": {"threshold": 0.9}}, "0.9 is not an entropy"),

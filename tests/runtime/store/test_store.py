@@ -24,6 +24,7 @@ from corella_edge_runtime.machine.timekeeping import FLOOR, Reading
 from corella_edge_runtime.store import opening, tables
 from corella_edge_runtime.store.cache import UserCache
 from corella_edge_runtime.store.events import NewEvents, new_events
+from corella_edge_runtime.store.rows import Types
 from corella_edge_runtime.store.users import UserStore
 from corella_edge_runtime.store.writer import Step
 
@@ -185,8 +186,8 @@ def test_a_read_that_a_write_overtakes_is_not_kept(store: UserStore, monkeypatch
     store.append("u", [Event("a")])
     read = rows.user
 
-    def overtaken(db: sqlite3.Connection, user_id: str, least: int, step: int) -> User | None:
-        found = read(db, user_id, least, step)
+    def overtaken(db: sqlite3.Connection, user_id: str, least: int, step: int, types: Types) -> User | None:
+        found = read(db, user_id, least, step, types)
         store.append("u", [Event("b")])
         return found
 
@@ -306,8 +307,8 @@ def test_a_newer_format_and_damage_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "users.db"
     UserStore.open(path).close()
     whole = path.read_bytes()
-    path.write_bytes(whole[:60] + (3).to_bytes(4, "big") + whole[64:])
-    with pytest.raises(InputError, match="format 3"):
+    path.write_bytes(whole[:60] + (tables.VERSION + 1).to_bytes(4, "big") + whole[64:])
+    with pytest.raises(InputError, match=f"format {tables.VERSION + 1}"):
         UserStore.open(path)
     path.write_bytes(whole[:100] + b"\xff" * (len(whole) - 100))
     with pytest.raises(InputError, match="cannot be opened"):

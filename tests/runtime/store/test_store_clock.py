@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sqlite3
 from pathlib import Path
@@ -150,6 +151,8 @@ def old_form(path: Path, arrivals: dict[str, int]) -> None:
         db.execute(f"UPDATE users_{n} SET updated = ?1, oldest = ?1 WHERE id = ?2", (arrived, user_id))
         db.execute(f"UPDATE events_{n} SET arrived = ? WHERE user = ?", (arrived, user_id))
         db.execute(f"UPDATE keys_{n} SET arrived = ? WHERE user = ?", (arrived, user_id))
+    for n, column in itertools.product(range(tables.SHARDS), ("type", "quantity")):
+        db.execute(f"ALTER TABLE events_{n} DROP COLUMN {column}")
     db.execute("DROP TABLE clock")
     db.execute("PRAGMA user_version = 1")
     db.commit()

@@ -11,7 +11,7 @@ Format = Literal["csv", "jsonl", "parquet"]
 AttributeKind = Literal["categorical", "multi", "numeric", "text", "sequence"]
 SplitRule = Literal["time", "per-user", "leave-one-out", "random", "files"]
 # What `time_unit` may be; anything else is a strptime pattern. "timestamp": a time or date by its own type, in Parquet.
-TIMES = ("s", "ms", "us", "timestamp", "none")
+TIMES = ("s", "ms", "us", "ns", "excel", "iso", "timestamp", "none")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Files:
         encoding: of CSV and JSON lines, a name that Python's `codecs` knows.
         missing: texts that stand for a missing value in any column, beside the empty text.
         bad_rows: whether a row that cannot be read ends the reading, or is dropped and counted.
+        decimal: the sign before the decimals of numbers in text.
     """
 
     paths: tuple[Path, ...]
@@ -38,6 +39,7 @@ class Files:
     encoding: str = "utf-8"
     missing: tuple[str, ...] = ()
     bad_rows: Literal["stop", "drop"] = "stop"
+    decimal: Literal[".", ","] = "."
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ def own_files(db: duckdb.DuckDBPyConnection, kind: str, entities: Entities, raw:
     """Entities with files of their own, and notes. Raises InputError for a row without an id."""
     files = raw.files
     text = present(raw.columns[entities.id], files.missing)
-    db.execute(f"CREATE VIEW {kind}_seen AS SELECT rowid AS row, {text} AS id, * FROM {raw.name}")
+    own = f"SELECT rowid AS row, {text} AS id, * FROM {raw.name} WHERE NOT coalesce({raw.header_again}, false)"
+    db.execute(f"CREATE VIEW {kind}_seen AS {own}")
     rows, first = one(db, f"SELECT count(*), min(row) FROM {kind}_seen WHERE id IS NULL")
     if rows and files.bad_rows == "stop":
         problem = f'the id of the {kind} is missing; mend it, or leave such rows out with bad_rows = "drop"'
@@ -116,9 +117,12 @@ def _make_values(db: duckdb.DuckDBPyConnection, source: Source, attribute: str, 
     db.execute(
         f"CREATE TABLE {texts} AS SELECT id, {own}, count(*) AS n, min(row) AS first FROM {source.rows} GROUP BY ALL"
     )
+    sign = source.files.decimal
     for n, (column, _) in enumerate(columns):
-        _check(db, source, column, f"t{n}", _wrong(entities, attribute, kind, f"t{n}", len(columns)))
-    value = _typed(entities, attribute, kind, [(column, f"t{n}") for n, (column, _) in enumerate(columns)])
+        _check(
+            db, source, column, f"t{n}", _wrong(entities, attribute, kind, number(f"t{n}", sign), f"t{n}", len(columns))
+        )
+    value = _typed(entities, attribute, kind, [(column, f"t{n}") for n, (column, _) in enumerate(columns)], sign)
     typed = f"(SELECT id, {value} AS value, n, first FROM {texts})"
     counted = (
         f"SELECT id, value, sum(n) AS n, min(first) AS first FROM {typed} WHERE value IS NOT NULL GROUP BY id, value"
@@ -148,14 +152,14 @@ def listed(rows: list[tuple[str]]) -> str:
     return ", ".join(shown(row[0], 40) for row in rows)
 
 
-def _typed(entities: Entities, attribute: str, kind: str, texts: list[tuple[str, str]]) -> str:
+def _typed(entities: Entities, attribute: str, kind: str, texts: list[tuple[str, str]], decimal: str) -> str:
     """An attribute's value in SQL, null where it is missing."""
     if len(texts) > 1:
         flags = ", ".join(f"CASE WHEN {number(text)} = 1 THEN {literal(column)} END" for column, text in texts)
         return f"list_filter([{flags}], lambda x: x IS NOT NULL)"
     text = texts[0][1]
     if kind == "numeric":
-        return number(text)
+        return number(text, decimal)
     if kind in ("multi", "sequence"):
         return _list(text, entities.separators.get(attribute, ""), distinct=kind == "multi")
     if kind == "text":
@@ -187,13 +191,15 @@ def _is_array(text: str) -> str:
     return f"coalesce(json_type({valid}) = 'ARRAY', false)"
 
 
-def _wrong(entities: Entities, attribute: str, kind: str, text: str, columns: int) -> tuple[str, str] | None:
-    """(condition, problem) of a text that is not of its attribute's kind."""
+def _wrong(
+    entities: Entities, attribute: str, kind: str, value: str, text: str, columns: int
+) -> tuple[str, str] | None:
+    """(condition, problem) of a text that is not of its attribute's kind; `value`: it as a number."""
     if columns > 1:
-        return f"{number(text)} IS NULL OR {number(text)} NOT IN (0, 1)", " is neither 0 nor 1"
+        return f"{value} IS NULL OR {value} NOT IN (0, 1)", " is neither 0 nor 1"
     if kind == "numeric":
         remedy = 'write digits, name it in missing, or make the attribute "categorical"'
-        return f"{number(text)} IS NULL", f" is no number; {remedy}"
+        return f"{value} IS NULL", f" is no number; {remedy}"
     if kind in ("multi", "sequence") and attribute not in entities.separators:
         return f"NOT {_is_array(text)}", f' is no list; say what separates its values, {attribute} = "{kind}:|"'
     return None

@@ -13,15 +13,17 @@ from corella_edge.errors import InputError
 from corella_edge.messages import MAX_ID_CHARS
 from corella_edge_export.data.database import literal, one
 from corella_edge_export.data.ledger import Ledger
-from corella_edge_export.data.table.description import Description
+from corella_edge_export.data.table.description import Description, Events
 from corella_edge_export.data.table.raw import RawTable
 from corella_edge_export.data.table.rules import comparison, reason
 from corella_edge_export.data.table.sql import number, present
 
 FIRST_TIME = 788_918_400  # 1995-01-01, before which nobody kept such events
 _DAY = 86_400
-_UNITS = {"s": 1, "timestamp": 1, "ms": 1_000, "us": 1_000_000}
-_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
+_ZONE = r"(Z|UTC|:[0-9:.]*[+-][0-9]{2}(:?[0-9]{2})?)$"  # at the end of a time in ISO 8601
+_UNITS = {"s": 1, "timestamp": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_EXCEL_EPOCH = 25_569  # days from 1899-12-30, where spreadsheets begin to count, to 1970
 _COLUMNS = ("row", "part", "user_id", "item_id", "rating", "label", "timestamp", "quantity", "event_type")
 _KEPT = 0
 
@@ -88,12 +90,15 @@ def _seen(description: Description, raw: RawTable) -> str:
         f"{present(raw.columns[column], events.files.missing) if column else 'NULL::VARCHAR'} AS {role}_text"
         for role, column in texts.items()
     ]
+    sign = events.files.decimal
     inner = f"SELECT rowid AS row, *, {', '.join(selected)} FROM {raw.name}"
     return f"""
         SELECT *, {_part(description, raw)} AS part, user_text AS user_id, item_text AS item_id,
-            {number("rating_text")} AS rating, {_moment(description)} AS moment,
-            {number("quantity_text")} AS quantity, event_type_text AS event_type,
-            CASE lower(trim(label_text)) WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE {number("label_text")} END AS liked
+            {number("rating_text", sign)} AS rating, {_moment(description)} AS moment,
+            {number("quantity_text", sign)} AS quantity, event_type_text AS event_type,
+            CASE WHEN lower(trim(label_text)) IN ('true', 'yes', 't', 'y') THEN 1
+                WHEN lower(trim(label_text)) IN ('false', 'no', 'f', 'n') THEN 0
+                ELSE {number("label_text")} END AS liked
         FROM ({inner})"""
 
 
@@ -114,12 +119,24 @@ def _moment(description: Description) -> str:
     if events.time is None:
         return "row"
     if events.time_unit in _UNITS:
-        seconds = f"floor({number('time_text')} / {_UNITS[events.time_unit]})"
+        seconds = f"floor({number('time_text', events.files.decimal)} / {_UNITS[events.time_unit]})"
         return f"CASE WHEN abs({seconds}) < 1e15 THEN CAST({seconds} AS BIGINT) END"
-    parsed = f"try_strptime(trim(time_text), {literal(events.time_unit)})"
-    if "%z" not in events.time_unit.replace("%%", ""):
-        parsed = f"timezone({literal(events.timezone)}, {parsed})"
-    return f"CAST(floor(epoch({parsed})) AS BIGINT)"
+    return f"CAST(floor(epoch({_parsed(events)})) AS BIGINT)"
+
+
+def _parsed(events: Events) -> str:
+    """A text as a moment; one that names no zone is of `timezone`."""
+    zone, text = literal(events.timezone), "trim(time_text)"
+    if events.time_unit == "iso":
+        read = f"try_cast({text} AS TIMESTAMP)"  # one that names its zone in UTC
+        own = f"CASE WHEN regexp_matches({text}, {literal(_ZONE)}) THEN 'UTC' ELSE {zone} END"
+        return f"timezone({own}, {read})"
+    if events.time_unit == "excel":
+        seconds = f"round(({number('time_text', events.files.decimal)} - {_EXCEL_EPOCH}) * {_DAY})"
+        bounded = f"CASE WHEN abs({seconds}) < 1e11 THEN CAST({seconds} AS BIGINT) END"
+        return f"timezone({zone}, make_timestamp({bounded} * 1000000))"
+    parsed = f"try_strptime({text}, {literal(events.time_unit)})"
+    return parsed if "%z" in events.time_unit.replace("%%", "") else f"timezone({zone}, {parsed})"
 
 
 def _rules(description: Description, raw: RawTable, latest: int) -> Iterator[Rule]:
@@ -128,6 +145,7 @@ def _rules(description: Description, raw: RawTable, latest: int) -> Iterator[Rul
     roles = {"user": events.user, "item": events.item, "time": events.time}
     roles |= {"rating": label.rating, "label": label.column}
     roles = {role: column for role, column in roles.items() if column}
+    yield Rule(f"coalesce({raw.header_again}, false)", "the header again")
     yield from (Rule(f"{role}_text IS NULL", f"no {role}") for role in roles if role in events.require)
     yield from _drops(events.drop, raw, events.files.missing)
     for value in label.ignore:
@@ -144,20 +162,22 @@ def _rules(description: Description, raw: RawTable, latest: int) -> Iterator[Rul
 def _drops(drop: Mapping[str, str], raw: RawTable, missing: tuple[str, ...]) -> Iterator[Rule]:
     for column, rule in drop.items():
         text = present(raw.columns[column], missing)
+        value_of = number(text, raw.files.decimal)
         found = comparison(rule)
         if found is None:
             yield Rule(f"regexp_matches({text}, {literal(rule)})", reason(column, rule))
             continue
         operator, value = found
-        yield Rule(f"{number(text)} {operator} {value!r}", reason(column, rule))
+        yield Rule(f"{value_of} {operator} {value!r}", reason(column, rule))
         wrong = f" is no number, and drop compares it with one ({rule})"
-        yield Rule(f"{text} IS NOT NULL AND {number(text)} IS NULL", "", column, wrong)
+        yield Rule(f"{text} IS NOT NULL AND {value_of} IS NULL", "", column, wrong)
 
 
 def _values(description: Description, latest: int) -> Iterator[Rule]:
     """Texts that are not what their column is for."""
     events, label = description.events, description.label
-    decimal = " is no number; write digits with a decimal point, or name it in missing or drop"
+    sign = "point" if events.files.decimal == "." else "comma, as decimal says"
+    decimal = f" is no number; write digits with a decimal {sign}, or name it in missing or drop"
     if label.rating:
         yield Rule("rating IS NULL OR NOT isfinite(rating)", "", label.rating, decimal)
     if label.column:
@@ -207,14 +227,18 @@ def _about_time(description: Description, value: str, moment: int | None, latest
         given = float(value)
     except ValueError:
         given = None
-    for other, factor in (("s", 1), ("ms", 1_000), ("us", 1_000_000)):
-        if given is not None and FIRST_TIME <= given / factor <= latest and other != unit:
+    for other in _UNIT_NAMES:
+        if given is not None and FIRST_TIME <= given / _UNITS[other] <= latest and other != unit:
             return f' looks like {_UNIT_NAMES[other]}; write time_unit = "{other}"'
+    if given is not None and FIRST_TIME <= (given - _EXCEL_EPOCH) * _DAY <= latest and unit != "excel":
+        return ' looks like the days of a spreadsheet; write time_unit = "excel"'
     if moment is None:
         form = f" is no time of the form {unit}; mend time_unit"
+        if unit in ("iso", "excel"):
+            form = f" is no time as time_unit = {unit!r} has it; mend time_unit"
         number_ = ' is no number; write the pattern of such a time, as time_unit = "%Y-%m-%d"'
         return f"{number_ if unit in _UNITS else form}, or name it in missing"
-    day = datetime.fromtimestamp(moment, UTC).date() if abs(moment) < 1e11 else f"{moment} s"
+    day = datetime.fromtimestamp(moment, UTC).date() if -62_135_596_800 <= moment < 253_402_300_800 else f"{moment} s"
     remedy = "%y is a year of two digits" if moment < -5e10 else "mend time_unit, or leave such rows out with drop"
     return f" is {day}, which is not between 1995 and now; {remedy}"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import duckdb
 
 from corella_edge.errors import InputError
-from corella_edge_export.data.database import one
+from corella_edge_export.data.database import literal, one
 from corella_edge_export.data.ledger import Ledger
 from corella_edge_export.data.table.description import Entities
 from corella_edge_export.data.table.entities import listed
+from corella_edge_export.data.table.events import shown
 
 # What ids of both sides may differ in → how each is written then.
 _READINGS = {
@@ -56,6 +57,32 @@ def _guess(db: duckdb.DuckDBPyConnection, kind: str, share: float) -> str:
     if rates[best] > share + 0.05:
         return f"{rates[best]:.0%} would be found {best}: write them alike in both files"
     return f"name the column of the same ids, or allow it with min_join under [{kind}s]"
+
+
+# Ids that are equal but for these are one thing to a person.
+_BLANKS = r"[\s\x{00A0}\x{200B}-\x{200D}\x{FEFF}]+|\.0+$"
+_FOLDED = f"lower(nfc_normalize(regexp_replace(id, {literal(_BLANKS)}, '', 'g')))"
+
+
+def alike(db: duckdb.DuckDBPyConnection, kind: str) -> list[str]:
+    """Notes where ids of the events have blanks around them, or differ in what a person does not see."""
+    db.execute(f"CREATE OR REPLACE TABLE asked AS SELECT DISTINCT {kind}_id AS id FROM events")
+    blank, first = one(db, "SELECT count(*), min(id) FROM asked WHERE trim(id) <> id")
+    pairs = f"SELECT min(id) AS one, max(id) AS other, count(*) AS n FROM asked GROUP BY {_FOLDED}"
+    ids, *pair = one(db, f"SELECT sum(n), min(one), min_by(other, one) FROM ({pairs}) WHERE n > 1")
+    db.execute("DROP TABLE asked")
+    notes = []
+    if blank:
+        notes.append(
+            f"{blank:,} {kind} ids begin or end with a blank ({shown(first)}), which is part of them; in a CSV file "
+            'separator = ", " leaves one out'
+        )
+    if ids:
+        notes.append(
+            f"{ids:,} {kind} ids differ only in blanks, case, accents that are letters of their own, or .0, and count "
+            f"as different ones ({', '.join(map(ascii, pair))}); write them alike if they are the same"
+        )
+    return notes
 
 
 def settle_items(db: duckdb.DuckDBPyConnection, items: Entities, ledger: Ledger) -> list[str]:

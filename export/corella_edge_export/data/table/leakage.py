@@ -13,6 +13,8 @@ from corella_edge_export.data.database import one
 from corella_edge_export.data.table.description import AttributeKind, Description, Entities
 
 MOST_AUC = 0.98
+DOUBTFUL_AUC = 0.9  # above, an attribute is let through with a note
+DOUBTFUL_CORRELATION = 0.9  # of a number with the share of likes of its item or user
 LEAST_ROWS = 20  # of each label, and of items or users with a value: fewer part by chance
 _SMOOTHING = 1.0  # rows of the general share that are added to each value's
 
@@ -113,8 +115,53 @@ def check_aucs(db: duckdb.DuckDBPyConnection, description: Description) -> dict[
     return found
 
 
+def doubts(db: duckdb.DuckDBPyConnection, description: Description, aucs: dict[str, dict[str, float]]) -> list[str]:
+    """A sentence for each attribute that tells much of the training labels, and is not refused.
+
+    A number that goes with the share of likes of its item (or user) may have been computed from the labels, those of
+    tested rows included. Its AUC alone does not show it: items of which half the people like are hard to rank by any.
+    """
+    notes = []
+    for table, entities in _tables(description):
+        for attribute, auc in aucs[table].items():
+            kind = entities.attributes[attribute]
+            share = _correlation(db, table, attribute) if kind == "numeric" else 0.0
+            if auc > DOUBTFUL_AUC or share > DOUBTFUL_CORRELATION:
+                goes = f", its correlation with the share of likes of each of the {table} {share:.2f}" if share else ""
+                notes.append(
+                    f"{attribute} of [{table}] tells much of the label: its AUC alone is {auc:.2f}{goes}; was it known "
+                    "before the events? If not, figures are optimistic: leave it out"
+                )
+    return notes
+
+
+def _correlation(db: duckdb.DuckDBPyConnection, table: str, attribute: str) -> float:
+    """Between a number and the share of likes, over items (or users), weighted by their training rows; its size."""
+    _tell(db, table, attribute, "numeric")
+    found = one(
+        db,
+        """WITH each AS (
+            SELECT any_value(value) AS x, sum(likes) / sum(likes + dislikes) AS y, sum(likes + dislikes) AS w
+            FROM told GROUP BY id),
+        means AS (SELECT sum(w * x) / sum(w) AS mx, sum(w * y) / sum(w) AS my FROM each)
+        SELECT sum(w * (x - mx) * (y - my)) / nullif(sqrt(sum(w * (x - mx) ** 2) * sum(w * (y - my) ** 2)), 0)
+        FROM each, means""",
+    )[0]
+    return abs(float(found or 0.0))
+
+
 def _auc(db: duckdb.DuckDBPyConnection, table: str, attribute: str, kind: AttributeKind) -> float | None:
     """None where there are too few rows."""
+    _tell(db, table, attribute, kind)
+    least = one(db, "SELECT least(sum(likes), sum(dislikes), count(DISTINCT id)) FROM told")[0]
+    if (least or 0) < LEAST_ROWS:
+        return None
+    auc = float(one(db, _NUMERIC if kind == "numeric" else _BY_VALUE)[0])
+    return max(auc, 1 - auc) if kind == "numeric" else auc
+
+
+def _tell(db: duckdb.DuckDBPyConnection, table: str, attribute: str, kind: AttributeKind) -> None:
+    """The table `told(id, half, value, likes, dislikes)` of training rows, by item or user and half of the others."""
     key, other = ("i", "u") if table == "items" else ("u", "i")
     value = f"unnest({sql_name(attribute)})" if kind == "multi" else sql_name(attribute)
     db.execute(
@@ -126,11 +173,6 @@ def _auc(db: duckdb.DuckDBPyConnection, table: str, attribute: str, kind: Attrib
         known AS (SELECT {key}, {value} AS value FROM {table} JOIN {table[:-1]}_codes USING ({table[:-1]}_id))
         SELECT {key} AS id, half, value, likes, dislikes FROM counts JOIN known USING ({key}) WHERE value IS NOT NULL"""
     )
-    least = one(db, "SELECT least(sum(likes), sum(dislikes), count(DISTINCT id)) FROM told")[0]
-    if (least or 0) < LEAST_ROWS:
-        return None
-    auc = float(one(db, _NUMERIC if kind == "numeric" else _BY_VALUE)[0])
-    return max(auc, 1 - auc) if kind == "numeric" else auc
 
 
 # The share of (like, dislike) pairs in the right order, ties counted half: steps of equal score, from the lowest on.

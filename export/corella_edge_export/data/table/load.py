@@ -16,7 +16,7 @@ from corella_edge_export.data.table.description import Description, Entities, Ev
 from corella_edge_export.data.table.entities import PLAIN, from_events, make_table, own_files, wanted_columns
 from corella_edge_export.data.table.events import load_events
 from corella_edge_export.data.table.html import plain
-from corella_edge_export.data.table.joining import join_rate, settle_items, settle_users
+from corella_edge_export.data.table.joining import alike, join_rate, settle_items, settle_users
 from corella_edge_export.data.table.raw import RawTable, load_raw
 
 Progress = Callable[[str], None]
@@ -68,6 +68,7 @@ def load(
     say("judging rows")
     load_events(db, description, events, ledger, now)
     kinds = {"item": description.items, "user": description.users}
+    reading.notes += [note for kind in ("user", "item") for note in alike(db, kind)]
     reading.entities("item", description.items, events)
     reading.notes += settle_items(db, description.items, ledger)
     if description.users is not None:

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,9 +67,8 @@ def look(path: Path, files: Files) -> Look:
     Raises:
         InputError: it is empty, cut, of another kind than `files` says, or not in its encoding; names the line.
     """
+    refuse_special(path)
     with told(str(path)), path.open("rb") as file:
-        if not path.is_file():
-            raise InputError(f"{path}: is not a regular file; copy it to one")
         head = file.read(16)
         if not head:
             raise InputError(f"{path}: is empty; get it again, or leave it out")
@@ -79,6 +79,14 @@ def look(path: Path, files: Files) -> Look:
         packing: Packing = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "none")
         file.seek(0)
         return _Reader(path, files, packing).over(_unpacked(path, file, packing), source)
+
+
+def refuse_special(path: Path) -> None:
+    """Raise InputError for a pipe or a device, before opening it waits for a writer: a file is read more than once."""
+    with told(str(path)):
+        kind = path.stat().st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise InputError(f"{path}: is not a regular file; copy it to one")
 
 
 @contextmanager
@@ -223,7 +231,7 @@ class _Reader:
         for end, count in _line_ends(text).items():
             self._counts[end] += count
         quote, escape = self._files.quote, self._files.escape
-        if quote and quote in text:
+        if quote and (quote in text or quote in self._tail):
             self._blank_quotes = self._blank_quotes or self._beside(self._tail + text)
         self._escaped |= bool(escape) and escape in text
         self._keep_first(text)

@@ -34,7 +34,8 @@ CHOOSE = "CHOOSE:"
 ROLES = ("user", "item", "time", "rating", "label")
 PARTS = ("train", "valid", "test")
 _TOP = ("name", "licence", "redistributable", "events", "label", "negatives", "items", "users", "split")
-_FILES = ("files", "format", "separator", "quote", "escape", "header", "columns", "encoding", "missing", "bad_rows")
+_FILES = ("files", "format", "separator", "quote", "escape", "header", "columns", "encoding", "missing", "decimal",
+          "bad_rows")  # fmt: skip
 _EVENTS = ("user", "item", "time", "time_unit", "timezone", "require", "drop", "repeats", "event_type", "quantity")
 _LABEL = ("rating", "like_above", "ignore", "column", "positives_only")
 _NEGATIVES = ("per_positive", "from", "weight", "seed", "unlike_drawn")
@@ -187,6 +188,7 @@ def _files(section: Section, paths: tuple[Path, ...] | None, folder: Path) -> Fi
         columns=columns,
         encoding=_encoding(section),
         missing=section.texts("missing", ()),
+        decimal=section.choice("decimal", (".", ","), "."),
         bad_rows=section.choice("bad_rows", ("stop", "drop"), "stop"),
     )
 

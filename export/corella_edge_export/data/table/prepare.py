@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.atomic import check_free, new_folder
+from corella_edge.errors import InputError
 from corella_edge_export.data.contract import Work
 from corella_edge_export.data.database import MEMORY, working_database
 from corella_edge_export.data.ledger import Ledger
@@ -20,7 +21,7 @@ from corella_edge_export.data.table.parse import parse_description
 from corella_edge_export.data.table.samples import write
 
 Progress = Callable[[str], None]
-SUMMARY = ("name", "counts", "unseen", "notes", "ledger", "splits")
+SUMMARY = ("name", "counts", "unseen", "notes", "ledger", "splits", "joined")
 
 
 def prepare_table(
@@ -78,10 +79,17 @@ def prepare_described(
         out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out and out.parent) as place:
         work = Work(Path(place))
-        description = parse_description(describe(source, work), source, f"the description of {name}")
-        if out is None:
-            return look_at_table(description, notes=work.notes, **settings)
-        return prepare_table(description, out, notes=work.notes, **settings)
+        # Its paths are those of `source` and of `place`, which start where the command was typed.
+        description = parse_description(describe(source, work), Path(), f"the description of {name}")
+        try:
+            if out is None:
+                return look_at_table(description, notes=work.notes, **settings)
+            return prepare_table(description, out, notes=work.notes, **settings)
+        except InputError as error:
+            if " under [" not in str(error):  # of no key that a person would have to write
+                raise
+            command = f"corella-edge data describe {name} --source {source} --out DIR"
+            raise InputError(f"{error} of the data.toml that `{command}` writes") from None
 
 
 def write_description(name: str, describe: Callable[[Path, Work], str], source: Path, out: Path) -> Path:

@@ -20,6 +20,7 @@ import duckdb
 import polars as pl
 
 from corella_edge.errors import InputError, meant
+from corella_edge.formats.text_files import told
 from corella_edge_export.data.database import literal
 from corella_edge_export.data.table.description import Files
 from corella_edge_export.data.table.look import Look, look, open_text
@@ -66,6 +67,15 @@ class RawTable:
     def bad(self) -> int:
         return sum(piece.bad for piece in self.pieces)
 
+    @property
+    def header_again(self) -> str:
+        """SQL of whether a row is the header once more, as files that were put together with `cat` have it."""
+        if self.files.format != "csv" or not self.files.header or not self.columns:
+            return "false"
+        # A file's mark (BOM) then stands before its first name, and may stand before a quotation mark.
+        signs = literal(" \ufeff" + self.files.quote)
+        return " AND ".join(f"trim({c}, {signs}) = {literal(name.strip())}" for name, c in self.columns.items())
+
     def place(self, row: int) -> str:
         """The file and the line of a row, "ratings.csv line 7"; in Parquet the row counts from 1."""
         piece = next(piece for piece in self.pieces if row < piece.first + piece.rows)
@@ -96,12 +106,22 @@ def load_raw(
     db.execute(f"CREATE TABLE {name} ({', '.join(f'{c} VARCHAR' for c in columns.values()) or 'c0 VARCHAR'})")
     for number, path in enumerate(files.paths, 1):
         say(f"reading {path.name}" + (f" ({number} of {len(files.paths)})" if len(files.paths) > 1 else ""))
+        before = _stamp(path)
         _Reading(db, table, path, wanted, times or {}).run()
+        if _stamp(path) != before:
+            raise InputError(f"{path}: was written to while it was read; wait until it is whole, or copy it first")
     if not table.rows:
         raise InputError(f"{files.paths[0]}: holds no rows; get it again")
     if files.format == "jsonl":
         _check_keys(db, table, wanted)
     return table
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of the last change."""
+    with told(str(path)):
+        found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 class _Reading:
@@ -141,6 +161,9 @@ class _Reading:
                 return self._insert(query), 0
             except duckdb.InvalidInputException:  # it found a bad row; what is wrong, and where, `records` tells
                 pass
+            except duckdb.IOException as error:  # zeros behind the packed data, as tapes and disks pad them
+                if self._look.packing == "none" or "stream" not in str(error):
+                    raise
         return self._staged(rows)
 
     def _insert(self, query: str) -> int:
@@ -216,7 +239,8 @@ class _Reading:
     # JSON lines
 
     def _from_json(self) -> str | None:
-        if not self._look.utf8 or not self._look.line_ends <= {"\n", "\r\n"}:
+        plain = not any('"' in column or "\\" in column for column in self._wanted)  # DuckDB's paths cannot say these
+        if not self._look.utf8 or not self._look.line_ends <= {"\n", "\r\n"} or not plain:
             return None
         paths, values = list[str](), list[str]()
         for column in self._wanted:
@@ -306,7 +330,8 @@ def _check_keys(db: duckdb.DuckDBPyConnection, table: RawTable, wanted: Mapping[
             piece = table.pieces[0]
             with open_text(piece.path, piece.look, table.files.encoding) as text:
                 names = dict.fromkeys(key for r in itertools.islice(json_records(text), 1000) for key in r.value)
-            raise InputError(f"{piece.path}: {_no_column(column, wanted[column], list(names))}")
+            if column not in names:  # else it is there, and empty
+                raise InputError(f"{piece.path}: {_no_column(column, wanted[column], list(names))}")
 
 
 def _at(value: Mapping[str, Any], column: str) -> Any:

@@ -15,7 +15,6 @@ from corella_edge.formats.strict_json import JsonError, decode
 from corella_edge_export.data.table.description import Files
 
 LONGEST = 2_000_000  # letters of a value: more is a quotation mark that is not closed
-csv.field_size_limit(LONGEST)
 _ONE_A_LINE = "write one object a line, as `jq -c` does (`jq -c '.[]'` of an array)"
 _STAND_IN = "\ufdd0"  # for a separator of several letters; Unicode keeps it free for such uses
 
@@ -64,6 +63,7 @@ def csv_records(text: Iterable[str], files: Files, width: int | None) -> Iterato
         width: how many values a record must have, None = any number. Empty ones beyond it, from separators at the
             end of the line, are left out.
     """
+    csv.field_size_limit(LONGEST)  # one for the whole process, and `init` sets another
     lines = _Lines(_split_on(text, files.separator))
     reader = csv.reader(lines, strict=True, **_dialect(files))
     while True:

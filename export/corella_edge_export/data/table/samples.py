@@ -65,13 +65,14 @@ def write(
         label_notes = _check_labels(db, description)
         say("looking for attributes that know the label")
         aucs = leakage.check_aucs(db, description)
+        leaks = leakage.doubts(db, description, aucs)
         _write_tables(db, description, plain, say)
         about = _about(description, db, ledger, seed, requests)
         about["sources"] = dict(sources if sources is not None else restart.source_hashes(description))
         about["negatives"] = None if drawn is None else drawn.to_json()
         about["attribute_auc"] = aucs
         about["joined"] = dict(joined or {})
-        about["notes"] += [*notes, *label_notes, *(drawn.notes() if drawn else [])]
+        about["notes"] += [*notes, *label_notes, *leaks, *(drawn.notes() if drawn else [])]
         history_only = int(one(db, "SELECT count(*) FROM rows WHERE part IS NULL")[0])
         return finish(db, folder, about, history_only=history_only, requests=requests, seed=seed, say=say)
 
@@ -163,7 +164,7 @@ def _about(
         },
         "history": {
             "events": "all", "ties": plan.ties, "rows_in_log": _rows_in_log(db, description),
-            "rule": splitting.history_rule(plan),
+            "rule": splitting.history_rule(plan), **_types(db, description),
         },
         "attributes": {
             "users": dict(users.attributes) if users else {}, "items": dict(description.items.attributes)
@@ -172,6 +173,14 @@ def _about(
         "settings": restart.settings(description, seed=seed, requests=requests),
         "duckdb": duckdb.__version__,
     }  # fmt: skip
+
+
+def _types(db: duckdb.DuckDBPyConnection, description: Description) -> dict[str, list[str]]:
+    """The types of the events that form histories, which a server then takes for events, too; {} where none has one."""
+    if description.events.event_type is None:
+        return {}
+    found = db.execute("SELECT DISTINCT event_type FROM events WHERE event_type IS NOT NULL ORDER BY 1").fetchall()
+    return {"types": [name for (name,) in found]} if found else {}
 
 
 def _like(description: Description) -> dict[str, Any]:

@@ -21,9 +21,10 @@ def present(column: str, missing: Iterable[str]) -> str:
     return f"CASE WHEN trim({column}) IN ({texts}) OR {column} IN ({texts}) THEN NULL ELSE {column} END"
 
 
-def number(text: str) -> str:
-    """A text as a DOUBLE; null for what is no number, such as "4,5", "1_000" or "nan"."""
-    return f"CASE WHEN regexp_full_match(trim({text}), {literal(NUMBER)}) THEN try_cast({text} AS DOUBLE) END"
+def number(text: str, decimal: str = ".") -> str:
+    """A text as a DOUBLE; null for what is no number, such as "1_000", "nan", or "4,5" unless `decimal` is ","."""
+    form, plain = NUMBER.replace(r"\.", f"[{decimal}]"), text if decimal == "." else f"replace({text}, ',', '.')"
+    return f"CASE WHEN regexp_full_match(trim({text}), {literal(form)}) THEN try_cast({plain} AS DOUBLE) END"
 
 
 def json_paths(column: str) -> list[str]:

@@ -21,7 +21,8 @@ from corella_edge_runtime.server.guard.keys import Key, KeyFile, KeyLimits, KeyR
 _OPEN = frozenset({"/", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"})
 _THIS_MACHINE = frozenset({"localhost", "ip6-localhost", "0.0.0.0", "::"})
 _STATIC = (".css", ".html", ".ico", ".js", ".png", ".svg")
-_SCOPES = {"/v1/events": "users", "/v1/users": "users", "/metrics": "metrics", "/admin": "admin"}
+_SCOPES = {"/v1/events": "users", "/v1/users": "users", "/v1/availability": "stock", "/metrics": "metrics",
+           "/admin": "admin"}  # fmt: skip
 # A request with one of these came through a proxy: its peer is not the client.
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 

@@ -31,7 +31,7 @@ from corella_edge.formats.strict_json import decode
 _LOG = logging.getLogger("corella_edge_runtime.server.guard.keys")
 
 FORMAT_VERSION = 1
-SCOPES = ("rank", "users", "metrics", "admin")
+SCOPES = ("rank", "users", "stock", "metrics", "admin")
 MAX_BYTES = 16 * 2**20
 _ID, _SECRET, _SHA256 = r"[0-9a-f]{8}", r"[A-Za-z0-9_-]{43}", re.compile(r"[0-9a-f]{64}")
 _TEXT = re.compile(f"ce_({_ID})_({_SECRET})")

@@ -19,6 +19,8 @@ from corella_edge_export.data.ledger import Ledger
 from corella_edge_export.data.prepared import PreparedData, Split
 from corella_edge_export.data.table.description import Entities, Files, SplitPlan
 from corella_edge_export.data.table.leakage import check_aucs, check_names
+from corella_edge_export.data.table.parse import read_description
+from corella_edge_export.data.table.prepare import prepare_table
 from corella_edge_export.data.table.samples import write
 from tables import Event, described, fill, prepared
 
@@ -28,6 +30,24 @@ LEAKS = (
     "salesRank", "rank", "bought_together", "similar_item", "Rating", "overall", "stars", "user_rating", "num_reviews",
     "n_ratings", "review_count", "popularity", "ratingCount", "total_votes", "views", "also_viewed", "label",
 )  # fmt: skip
+DOUBTED = """
+name = "tea"
+[events]
+files = ["e.csv"]
+user = "user"
+item = "item"
+time = "time"
+time_unit = "s"
+[label]
+column = "label"
+[items]
+files = ["i.csv"]
+id = "item"
+title = "title"
+attributes = { quality = "numeric" }
+[split]
+rule = "time"
+"""
 INNOCENT = ("genres", "brand", "price", "year", "content_rating", "country", "main_category", "store", "viewpoint")
 
 
@@ -52,6 +72,30 @@ def test_another_name_for_a_column_hides_nothing() -> None:
 @pytest.mark.parametrize("name", INNOCENT)
 def test_other_names_are_not(name: str) -> None:
     check_names(replace(described(Path("a"), SplitPlan()), items=Entities(FILES, "id", "title", {name: "numeric"})))
+
+
+@pytest.mark.parametrize(("noise", "doubted"), [(0.02, True), (2.0, False)])
+def test_a_mean_of_the_labels_under_a_plain_name_is_doubted(noise: float, doubted: bool, tmp_path: Path) -> None:
+    """An AUC of 0.8 refuses nobody; the correlation with the items' shares of likes shows where the number is from."""
+    draws = random.Random(6)
+    taste = {f"i{item}": draws.random() for item in range(60)}
+    events = [
+        Event(f"u{draws.randrange(50)}", item := f"i{draws.randrange(60)}", 1_500_000_000 + 60 * n,
+              int(draws.random() < taste[item]))
+        for n in range(6000)
+    ]  # fmt: skip
+    likes: dict[str, list[int]] = {}
+    for event in events:
+        likes.setdefault(event.item, []).append(event.label)
+    rows = [(i, f"Tea {i}", sum(own) / len(own) + draws.gauss(0, noise)) for i, own in sorted(likes.items())]
+    (tmp_path / "e.csv").write_text(
+        "user,item,time,label\n" + "".join(f"{e.user},{e.item},{e.time},{e.label}\n" for e in events)
+    )
+    (tmp_path / "i.csv").write_text("item,title,quality\n" + "".join(f"{i},{t},{q:.4f}\n" for i, t, q in rows))
+    (tmp_path / "data.toml").write_text(DOUBTED)
+    prepare_table(read_description(tmp_path / "data.toml"), tmp_path / "out", requests=5)
+    notes = PreparedData.open(tmp_path / "out").info["notes"]
+    assert any(note.startswith("quality of [items] tells much of the label") for note in notes) == doubted
 
 
 def test_a_reviews_text_is_no_text_of_an_item() -> None:

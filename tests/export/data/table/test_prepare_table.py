@@ -53,7 +53,9 @@ def test_dry_says_the_same_and_writes_nothing(folder: Path) -> None:
     dry = command(folder, "--dry")
     assert sorted(folder.iterdir()) == before
     assert dry.stdout.endswith("nothing was written (--dry)\n")
+    assert dry.stderr.splitlines()[-1].startswith("next: corella-edge prepare table --config data.toml --out data/")
     wet = command(folder, "--out", "out")
+    assert wet.stderr.splitlines()[-1] == "next: corella-edge train generic --data out --out runs/out"
     assert dry.stdout.splitlines()[:-1] == wet.stdout.splitlines()[:-1]
     found = look_at_table(read_description(folder / "data.toml"))
     assert found["ledger"]["kept"] == 200
@@ -298,3 +300,20 @@ def test_amazon_2018_gift_cards(tmp_path: Path) -> None:
     titles = tables["items"]["title"]
     assert len(titles) == len(set(pl.read_ndjson(meta, infer_schema_length=None)["asin"]))
     assert not [title for title in titles if re.search(r"&\w+;|<\w|^\s|\s$", title)]
+
+
+def test_who_trains_nothing_keeps_the_attributes_of_the_events(tmp_path: Path) -> None:
+    """Of who trains, the training events decide; of the others, all events."""
+    rows = [
+        f"u{n % 7},i{n % 11},{1600000000 + 60 * n},{1 + n * n % 5},{'old' if n < 150 else 'new'}" for n in range(200)
+    ]
+    rows += [f"late,i{n},{1600020000 + 60 * n},4,late" for n in range(5)]
+    (tmp_path / "e.csv").write_text("user,item,when,stars,country\n" + "\n".join(rows) + "\n")
+    (tmp_path / "data.toml").write_text(
+        'name = "a"\n[events]\nfiles = ["e.csv"]\nuser = "user"\nitem = "item"\ntime = "when"\ntime_unit = "s"\n'
+        '[label]\nrating = "stars"\nlike_above = 2\n[items]\nmissing_title = "id"\n'
+        '[users]\nattributes = { country = "categorical" }\n[split]\nrule = "time"\n'
+    )
+    prepare_table(read_description(tmp_path / "data.toml"), tmp_path / "out")
+    users = pl.read_parquet(tmp_path / "out" / "users.parquet")
+    assert dict(users.iter_rows()) == {f"u{n}": "old" for n in range(7)} | {"late": "late"}

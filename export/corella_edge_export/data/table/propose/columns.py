@@ -8,10 +8,12 @@ from functools import cached_property
 
 import polars as pl
 
-MISSING = ("?", "NA", "N/A", "n/a", "null", "NULL", "None", "nan", "NaN", "\\N", "-", "#N/A", "(null)", "undefined")
+MISSING = ("?", "NA", "N/A", "n/a", "null", "NULL", "None", "nan", "NaN", "\\N", "-", "#N/A", "(null)", "undefined",
+           "<NA>", "NaT", "none", "Null", "NONE", "#NULL!")  # fmt: skip
 SEPARATORS = ("|", ";", ",")  # of several values in one field
 _ADDRESS = r"^(https?|ftp)://|^www\."
 _SAMPLE = 20_000
+_ANSWERS = (("yes", "no"), ("y", "n"), ("t", "f"))
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,10 @@ class Column:
 
     @cached_property
     def numbers(self) -> pl.Series | None:
-        """Float64 if all values (or all but one in a thousand) are numbers; true and false are 1 and 0."""
+        """Float64 if all values but a few are numbers (one in a thousand, or two of many); true and false are 1 and 0.
+
+        `prepare` names the line of each of the others.
+        """
         if self.type in ("list", "object") or not len(self.filled):
             return None
         values = self.filled.str.strip_chars()
@@ -68,7 +73,7 @@ class Column:
             return (values.str.to_lowercase() == "true").cast(pl.Float64)
         found = values.cast(pl.Float64, strict=False)
         bad = found.is_null() | found.is_nan() | found.is_infinite()
-        return found.filter(~bad) if int(bad.sum()) <= 0.001 * len(found) else None
+        return found.filter(~bad) if int(bad.sum()) <= max(0.001 * len(found), min(2, len(found) // 40)) else None
 
     @cached_property
     def range(self) -> tuple[float, float]:
@@ -84,6 +89,15 @@ class Column:
     def flag(self) -> bool:
         """Whether the values are 0 and 1, and both occur."""
         return self.numbers is not None and self.distinct == 2 and set(self.numbers.unique().to_list()) == {0.0, 1.0}
+
+    @cached_property
+    def answers(self) -> pl.Series | None:
+        """Float64 of 1 and 0 where the values are yes and no, Y and N, T and F; null where they are missing."""
+        texts = self.values.str.strip_chars().str.to_lowercase()
+        for yes, no in _ANSWERS:
+            if self.distinct >= 2 and bool(texts.drop_nulls().is_in([yes, no]).all()):
+                return (texts == yes).cast(pl.Float64)
+        return None
 
     @cached_property
     def scale(self) -> bool:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from corella_edge.errors import InputError
 from corella_edge.formats.text_files import told
+from corella_edge_export.data.table.look import refuse_special
 
 CAP = 32 * 2**20  # bytes of unpacked text that are looked at from a file's beginning
 PIECE = 2**20  # and from the middle and the end of one that is longer
@@ -73,6 +74,7 @@ def look(path: Path, cap: int = CAP) -> Content:
     Raises:
         InputError: it is missing, empty, cut, or something that is no table; the message says what to do.
     """
+    refuse_special(path)
     with told(str(path)), path.open("rb") as file:
         head = file.read(512)
         file.seek(0)
@@ -85,6 +87,8 @@ def look(path: Path, cap: int = CAP) -> Content:
         data = _unpacked(file, packing, cap + 1, path)
         if packing:
             refuse_binary(path, data[:512])
+            if data.startswith(_PARQUET):
+                raise InputError(f"{path}: is a Parquet file packed with {packing}; unpack it, it is packed inside")
         pieces = _pieces(file, len(data)) if len(data) > cap and not packing else []
     return _decoded(path, packing, data, pieces, cap)
 

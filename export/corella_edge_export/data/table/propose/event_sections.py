@@ -12,6 +12,7 @@ from corella_edge_export.data.table.propose.moments import whole_days
 from corella_edge_export.data.table.propose.survey import Survey
 from corella_edge_export.data.table.propose.tables import Table, relative
 from corella_edge_export.data.table.propose.toml import Section, choose, toml
+from corella_edge_export.data.table.propose.words import TIME, has
 
 _CELL, _SHOWN = 24, 5
 Names = Mapping[str, str]  # column as read → as the data.toml calls it
@@ -54,6 +55,10 @@ def file_keys(section: Section, table: Table, names: Names, folder: Path, *, lis
         _dialect_keys(section, table, names)
     if first.format != "parquet":
         section.key("encoding", first.content.encoding, first.content.why)
+    if first.decimal == ",":
+        section.key("decimal", first.decimal, "numbers are written as 12,50")
+    if headers := sum(sheet.headers for sheet in table.sheets):
+        section.say(f"The header stands {headers:,} times more among the rows; prepare drops and counts these.")
     if table.missing:
         texts = sorted({text for found in table.missing.values() for text in found})
         where = ", ".join(f"{names.get(name, name)} has {' '.join(found)}" for name, found in table.missing.items())
@@ -156,7 +161,7 @@ def _choice_key(section: Section, key: str, options: Sequence[str], why: str, na
 
 def _time_keys(section: Section, found: Survey, names: Names) -> None:
     if found.time is None or found.moments is None:
-        section.key("time_unit", "none", "no column holds times; what comes first in the files counts as earlier")
+        _no_time(section, found, names)
         return
     moments = found.moments
     _choice_key(section, "time", found.time.options, found.time.why, names)
@@ -171,6 +176,23 @@ def _time_keys(section: Section, found: Survey, names: Names) -> None:
         section.say(f"{moments.bad:,} values are no such times; prepare stops at them.")
     if not moments.zoned:
         section.key("timezone", "UTC", "the times name no zone; write yours, such as Europe/Berlin")
+
+
+def _no_time(section: Section, found: Survey, names: Names) -> None:
+    """Without times; a column that is named for them is asked about."""
+    used = {found.roles.user.column, found.roles.item.column, *found.labels.used}
+    named = [c for c in found.events.columns.values()
+             if c.name not in used and c.distinct > 1 and has(c.name, TIME - {"at", "day", "when"})]  # fmt: skip
+    if not named:
+        section.key("time_unit", "none", "no column holds times; what comes first in the files counts as earlier")
+        return
+    column, name = named[0], names[named[0].name]
+    why = f"{name} is named for times, and init does not know their form: {', '.join(map(repr, column.filled.head(2)))}"
+    section.ask("time_unit", ("none", "a pattern (see below)"), f"{name} holds times of no known form", why)
+    section.say("With none, what comes first in the files counts as earlier. For a pattern, delete the line above and")
+    section.say("take these two, with the pattern of these times; [split] rule may then be time:")
+    section.off(f"time = {toml(name)}")
+    section.off('time_unit = "%Y-%m-%d %H:%M:%S"')
 
 
 def _require(section: Section, found: Survey) -> None:

@@ -70,13 +70,15 @@ def _twin(found: Survey) -> tuple[str, float] | None:
 
 def _flag_keys(section: Section, found: Survey, names: Names) -> None:
     flags = found.labels.flags
-    values = found.events.columns[flags[0]].numbers
+    column = found.events.columns[flags[0]]
+    values = column.numbers if column.numbers is not None else column.answers
     assert values is not None
     if len(flags) > 1:
         told = "which column says whether the user liked the item? The others tell it too, and are left out"
         section.ask("column", [names[flag] for flag in flags], "which column is the label?", told)
     else:
-        section.key("column", names[flags[0]], f"0 and 1, {as_float(values.mean()):.1%} are 1")
+        texts = "0 and 1" if column.numbers is not None else " and ".join(sorted(column.filled.unique().to_list())[:2])
+        section.key("column", names[flags[0]], f"{texts}, {as_float(values.mean()):.1%} are likes")
 
 
 def _positive_keys(section: Section, found: Survey, names: Names) -> None:
@@ -88,6 +90,8 @@ def _positive_keys(section: Section, found: Survey, names: Names) -> None:
     ]
     if labels.counts and not found.rows.pairs and found.time is None:
         _count_keys(section, found, names)
+    elif labels.unread:
+        _unread_keys(section, found, names)
     elif flags:
         told = " or ".join(names[flag] for flag in flags)
         why = f"is every event a like, or does {told} (0 and 1) tell which one is?"
@@ -97,6 +101,15 @@ def _positive_keys(section: Section, found: Survey, names: Names) -> None:
     else:
         ones = f"{names[labels.ones]} is 1 in every row" if labels.ones else "no column says how much an item was liked"
         section.key("positives_only", True, f"{ones}: every event is a like")
+
+
+def _unread_keys(section: Section, found: Survey, names: Names) -> None:
+    """A column that is called a rating and holds no numbers: whether it is one, only a person knows."""
+    column = found.events.columns[found.labels.unread[0]]
+    shown = ", ".join(repr(text) for text, _ in column.top)
+    why = f"{names[column.name]} is called like a rating, and its values are no numbers ({shown})"
+    section.ask("positives_only", ("true", "a rating (see below)"), "is every event a like?", why)
+    section.say("If it is a rating, write its values as numbers in the file, and run init again.")
 
 
 def _count_keys(section: Section, found: Survey, names: Names) -> None:

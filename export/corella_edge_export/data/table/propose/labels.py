@@ -9,6 +9,7 @@ import polars as pl
 
 from corella_edge_export.data.table.propose import words
 from corella_edge_export.data.table.propose.columns import Column, as_float
+from corella_edge_export.data.table.propose.roles import determined
 from corella_edge_export.data.table.propose.tables import Table
 
 
@@ -19,7 +20,7 @@ class Labels:
     Attributes:
         ratings: columns of ratings; more than one, or one that is only `guessed`, is a question.
         flags: columns of 0 and 1 that may be the label. counts: columns of counts. kind: a column with kinds of events.
-        ones: a label column in which all rows are 1.
+        ones: a label column in which all rows are 1. unread: columns named for a rating whose values are no numbers.
     """
 
     ratings: tuple[str, ...] = ()
@@ -28,21 +29,22 @@ class Labels:
     counts: tuple[str, ...] = ()
     kind: str | None = None
     ones: str | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def used(self) -> set[str]:
         """Columns that are no attributes and no second evidence: label, count, kind."""
-        found = {*self.ratings, *self.flags, *self.counts[:1], self.kind, self.ones}
+        found = {*self.ratings, *self.flags, *self.counts[:1], self.kind, self.ones, *self.unread}
         return {name for name in found if name is not None}
 
 
-def find_labels(events: Table, taken: Sequence[str]) -> Labels:
+def find_labels(events: Table, taken: Sequence[str], item: str) -> Labels:
     """What may say whether an event is a like, of the columns that are not `taken` as user, item or time."""
     free = [c for name, c in events.columns.items() if name not in taken and name not in events.moments and c.distinct]
     ratings = [c.name for c in free if _named_rating(c)]
     headed = events.sheets[0].header
     scales = [c.name for c in free if c.scale and (not headed or _may_be_rating(c.name))]
-    flags = [c.name for c in free if c.flag and words.has(c.name, words.LABEL)]
+    flags = [c.name for c in free if (c.flag or c.answers is not None) and words.has(c.name, words.LABEL)]
     if not headed and not ratings:
         flags = flags or [c.name for c in free if c.flag]
     counts = [
@@ -52,8 +54,14 @@ def find_labels(events: Table, taken: Sequence[str]) -> Labels:
     guessed = not ratings and not flags and bool(scales) and headed
     return Labels(
         ratings=tuple(ratings or ([] if flags else scales)), guessed=guessed, flags=tuple(flags), counts=tuple(counts),
-        kind=_kind(free), ones=_ones(free),
+        kind=_kind(free, events, item), ones=_ones(free), unread=tuple(c.name for c in free if _unread(c)),
     )  # fmt: skip
+
+
+def _unread(column: Column) -> bool:
+    """A rating by its name, such as "4/5", "★★★" or "good": no numbers, but few and short texts."""
+    named = words.has(column.name, words.RATING) and not words.has(column.name, words.SNAPSHOT | words.WRITTEN)
+    return named and column.numbers is None and 2 <= column.distinct <= 101 and column.letters <= 20
 
 
 def _named_rating(column: Column) -> bool:
@@ -80,8 +88,11 @@ def _heavy(column: Column) -> bool:
     return as_float(low) >= 0 and as_float(high) > 20 * max(1.0, as_float(middle))
 
 
-def _kind(columns: Sequence[Column]) -> str | None:
+def _kind(columns: Sequence[Column], events: Table, item: str) -> str | None:
+    """The first column with kinds of events. What one item always has is a kind of items (tea, coffee)."""
     kinds = [c.name for c in columns if words.has(c.name, words.KIND) and c.numbers is None and 2 <= c.distinct <= 12]
+    if events.columns[item].distinct < 0.9 * events.rows:
+        kinds = [name for name in kinds if determined(events.frame, item, name) < 0.99]
     return kinds[0] if kinds else None
 
 

@@ -14,7 +14,8 @@ from corella_edge_export.data.table.propose.columns import Column, as_float
 from corella_edge_export.data.table.propose.words import TIME, has
 
 FROM = 788_918_400  # 1995, the first year that `prepare` takes
-UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000}
+UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_EXCEL_EPOCH, _DAY = 25_569, 86_400  # days from 1899-12-30, where spreadsheets begin to count, to 1970
 _DATES = (
     (r"(\d{4})S(\d{1,2})S(\d{1,2})", ("%YS%mS%d",)),
     (r"(\d{1,2})S(\d{1,2})S(\d{4})", ("%mS%dS%Y", "%dS%mS%Y")),
@@ -27,8 +28,10 @@ _WORDED = (
     (r"(\d{1,2}) (\d{1,2}), (\d{4})", ("%m %d, %Y", "%d %m, %Y")),
     (r"[A-Za-z]{3} (\d{1,2}), (\d{4})", ("%b %d, %Y",)),
     (r"[A-Za-z]{4,9} (\d{1,2}), (\d{4})", ("%B %d, %Y",)),
+    (r"[A-Za-z]{3} (\d{1,2}) (\d{4})", ("%b %d %Y",)),
     (r"(\d{1,2}) [A-Za-z]{4,9} (\d{4})", ("%d %B %Y",)),
 )
+_PACKED = (r"(\d{4})(\d{2})(\d{2})\d{6}", ("%Y%m%d%H%M%S",))
 _CLOCKS = (
     ("", ""),
     (r"\d{1,2}:\d{2}", "%H:%M"),
@@ -40,6 +43,12 @@ _CLOCKS = (
 _ZONES = (("", ""), ("Z", "Z"), (" UTC", " UTC"), (r"[+-]\d{2}:?\d{2}", "%z"))
 
 
+_ISO = (
+    r"^(?<day>\d{4}-\d{1,2}-\d{1,2})(?:[T ](?<clock>\d{1,2}:\d{2}(?::\d{2})?)(?:\.\d+)?)?"
+    r"(?: ?UTC|Z|(?<zone>[+-]\d{2}:?\d{2}))?$"
+)
+
+
 @dataclass(frozen=True)
 class Moments:
     """How a column's times are written.
@@ -47,7 +56,7 @@ class Moments:
     Attributes:
         unit: of `time_unit` in a data.toml. others: further ones that fit as well. why: the evidence.
         seconds: Int64, the times since 1970, null where the value is missing or fits not. bad: values that fit not.
-        short: the question about `others` in few words.
+        short: the question about `others` in few words. local: whether times in "iso" name no zone.
     """
 
     unit: str
@@ -55,12 +64,13 @@ class Moments:
     why: str
     seconds: pl.Series
     bad: int = 0
-    short: str = "both fit"
+    short: str = "which number is the month (%m)?"
+    local: bool = False
 
     @property
     def zoned(self) -> bool:
         """Whether the values say their time zone."""
-        return self.unit in (*UNITS, "timestamp") or self.unit.endswith(("%z", "Z", "UTC"))
+        return not self.local and (self.unit in (*UNITS, "timestamp", "iso") or _zoned(self.unit))
 
 
 def find_moments(column: Column) -> Moments | None:
@@ -87,11 +97,24 @@ def _of_numbers(column: Column) -> Moments | None:
         if inside >= 0.99:
             seconds = (column.values.str.strip_chars().cast(pl.Float64, strict=False) / many).floor()
             why = f"as {unit} they are {_span(seconds)}"
-            return Moments(unit, (), why, seconds.cast(pl.Int64, strict=False), int((1 - inside) * len(numbers)))
-    packed = _of_texts(column) if column.whole and column.letters == 8 else None
-    if packed:
+            bad = len(column.filled) - round(inside * len(numbers))
+            return Moments(unit, (), why, seconds.cast(pl.Int64, strict=False), bad)
+    if column.whole and (packed := _of_texts(column) if column.letters in (8, 14) else None):
         return packed
+    if has(column.name, TIME) and (days := _spreadsheet(column, now)):
+        return days
     return _unclear(column, now) if has(column.name, TIME - {"at", "day", "when"}) and column.distinct > 20 else None
+
+
+def _spreadsheet(column: Column, now: float) -> Moments | None:
+    """Days since 1899-12-30, as a spreadsheet writes a time that was formatted as a number."""
+    seconds = ((column.values.str.strip_chars().cast(pl.Float64, strict=False) - _EXCEL_EPOCH) * _DAY).round()
+    inside = as_float(seconds.drop_nulls().is_between(FROM, now).mean())
+    if inside < 0.99:
+        return None
+    bad = len(column.filled) - int(seconds.is_between(FROM, now).sum())
+    why = f"as a spreadsheet counts days, they are {_span(seconds)}"
+    return Moments("excel", (), why, seconds.cast(pl.Int64, strict=False), bad)
 
 
 def _unclear(column: Column, now: float) -> Moments | None:
@@ -127,11 +150,13 @@ def _all_forms() -> Iterator[tuple[re.Pattern[str], tuple[str, ...]]]:
                 for zone, named in _ZONES if clock else (("", ""),):
                     text = f"{date}{between}{clock}{zone}"
                     yield re.compile(text), tuple(f"{p}{between}{hours}{named}" for p in patterns)
+    yield re.compile(_PACKED[0]), _PACKED[1]
 
 
 def _of_texts(column: Column) -> Moments | None:
-    first = next(iter(column.filled.head(1)), "").strip()
-    form = next(((text, patterns) for text, patterns in _forms() if text.fullmatch(first)), None)
+    # A second header, or a line between, does not hide the form of the others.
+    heads = [value.strip() for value in column.filled.head(3)]
+    form = next((form for head in heads for form in _forms() if form[0].fullmatch(head)), None)
     if form is None:
         return None
     text, patterns = form
@@ -156,8 +181,25 @@ def _mixed(column: Column, values: pl.Series) -> Moments | None:
     kinds = sorted(set(found) - {""})
     if len(kinds) < 2 or found.count("") > 0.02 * len(found):
         return None
+    if all(kind.startswith("%Y-%m-%d") for kind in kinds) and len({_zoned(kind) for kind in kinds}) == 1:
+        seconds = _iso(values)
+        told = f"as ISO 8601, {' and '.join(kinds[:3])} alike, they are {_span(seconds)}"
+        return Moments("iso", (), told, seconds, int(seconds.null_count()) - column.missing, local=not _zoned(kinds[0]))
     why = f"the values are not all written alike: {' and '.join(kinds[:3])}; rewrite the column in one of them"
     return Moments(kinds[0], (*kinds[1:3], "none"), why, _seconds(values, kinds[0]), short="not all are written alike")
+
+
+def _zoned(pattern: str) -> bool:
+    return pattern.endswith(("%z", "Z", "UTC"))
+
+
+def _iso(values: pl.Series) -> pl.Series:
+    """ISO 8601 with or without a fraction and a zone."""
+    parts = values.str.extract_groups(_ISO).struct.unnest()
+    clock = parts["clock"].fill_null("00:00")
+    clock = pl.select(pl.when(clock.str.count_matches(":") == 1).then(clock + ":00").otherwise(clock)).to_series()
+    text = parts["day"] + " " + clock + " " + parts["zone"].fill_null("+00:00")
+    return text.str.to_datetime("%Y-%m-%d %H:%M:%S %z", strict=False, time_zone="UTC").dt.epoch("s")
 
 
 def _told_apart(values: pl.Series, text: str, patterns: tuple[str, ...]) -> tuple[tuple[str, ...], str]:

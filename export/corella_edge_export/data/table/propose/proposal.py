@@ -15,7 +15,7 @@ from corella_edge_export.data.table.propose.entity_sections import items_section
 from corella_edge_export.data.table.propose.event_sections import event_names, events_section, rows_shown, split_section
 from corella_edge_export.data.table.propose.label_sections import label_section, negatives_section
 from corella_edge_export.data.table.propose.survey import Progress, Survey, survey
-from corella_edge_export.data.table.propose.tables import mismatch
+from corella_edge_export.data.table.propose.tables import Table, mismatch
 from corella_edge_export.data.table.propose.toml import CHOOSE, Section, render
 
 
@@ -62,7 +62,7 @@ def describe(paths: Sequence[Path], out: Path, progress: Progress) -> Proposal:
     progress("writing the description")
     names = event_names(found)
     folder = out.absolute().parent
-    command = f"corella-edge prepare table --config {shlex.quote(str(out))} --out DIR --dry"
+    command = f"corella-edge prepare table --config {shlex.quote(str(out))} --dry"
     notes = _notes(found)
     sections = [_top(found, paths, notes), events_section(found, folder, names), label_section(found, names),
                 negatives_section(found), *items_sections(found, folder, names), *users_sections(found, folder, names),
@@ -102,10 +102,7 @@ def _notes(found: Survey) -> list[str]:
             f"These files have a publisher's form: `{command}` reads it by the publisher's rules, without this file."
         )
     notes += [f"Left out: {reason}." for reason in found.skipped]
-    notes += [
-        f"Left out: {table.names} has no part in it ({', '.join(list(table.columns)[:4])})."
-        for table in found.roles.others
-    ]
+    notes += [f"Left out: {_no_part(found, table)}." for table in found.roles.others]
     joins = [join for join in (found.roles.items, found.roles.users) if join and join.near]
     notes += [
         f"The ids of {join.table.names} are written otherwise than in the events: {mismatch(join)}." for join in joins
@@ -115,6 +112,23 @@ def _notes(found: Survey) -> list[str]:
             f"The events are larger than what was looked at: figures are of their first {found.events.rows:,} rows."
         )
     return notes
+
+
+def _no_part(found: Survey, table: Table) -> str:
+    """Why a table has no part in it, as far as it is known."""
+    shown = f"{table.names} ({', '.join(list(table.columns)[:4])})"
+    roles = found.roles
+    shared = [choice.column for choice in (roles.user, roles.item) if choice.column in table.columns]
+    if len(shared) == 2:
+        events = f"{shown} has the events' {' and '.join(shared)} and is of another form"
+        return f"{events}; if these are events, too, give all files the same columns and separator"
+    for name in shared:
+        column, own = table.columns[name], set(roles.events.columns[name].filled.unique().to_list())
+        if not column.unique and len(own & set(column.filled.unique().to_list())) > 0.5 * len(own):
+            rows = f"{column.distinct:,} different values in {column.rows:,} rows"
+            several = f"{shown} has the ids of {name!r} several times ({rows})"
+            return f"{several}; if it is a table of them, leave one row for each"
+    return f"{shown} has no part in it"
 
 
 def questions(text: str) -> list[str]:

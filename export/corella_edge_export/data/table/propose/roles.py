@@ -141,7 +141,9 @@ def may_be_id(table: Table, column: Column) -> bool:
     """Whether a column may hold ids of users or items."""
     said = set(words.words(column.name))
     named = bool(said & (words.USER | words.ITEM)) and (bool(said & words.ID) or said <= words.USER | words.ITEM)
-    other = column.nested or column.address or column.prose or (column.flag and not named) or column.multi
+    other = (
+        column.nested or (column.address and not named) or column.prose or (column.flag and not named) or column.multi
+    )
     if (
         other
         or column.distinct < 2
@@ -243,6 +245,11 @@ def determined(frame: pl.DataFrame, one: str, other: str) -> float:
 
 
 def _no_pair(events: Table) -> str:
-    columns = ", ".join(name or "(no name)" for name in events.columns)
-    return (f"{events.sheets[0].path}: no two columns look like a user and an item of an event (columns: {columns}); "
+    columns = ", ".join(name or "(no name)" for name in list(events.columns)[:12]) + ", …" * (len(events.columns) > 12)
+    where, rows = events.sheets[0].path, events.rows
+    if rows < 2:
+        return f"{where}: holds {rows or 'no'} row{'s' * (rows != 1)}, too few to tell what its columns are: {columns}"
+    alike = [name for name, column in events.columns.items() if column.distinct == 1 and not column.missing]
+    same = f"; {', '.join(alike[:3])} has the same value in every row" if alike else ""
+    return (f"{where}: no two columns look like a user and an item of an event (columns: {columns}){same}; "
             "name the file of the interactions, one event a row")  # fmt: skip

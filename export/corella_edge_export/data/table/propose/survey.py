@@ -82,6 +82,8 @@ def survey(paths: Sequence[Path], progress: Progress) -> Survey:
 def _read(paths: Sequence[Path], progress: Progress) -> tuple[list[Sheet], tuple[str, ...]]:
     sheets, skipped = [], []
     for path, named in _files(paths):
+        if not str(path).isprintable():
+            raise InputError(f"{str(path)!r}: such a name cannot stand in a data.toml; name the file otherwise")
         progress(f"reading {path}")
         try:
             sheets.append(read(path))
@@ -108,7 +110,8 @@ def _files(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
 
 def _is_data(path: Path) -> bool:
     documents = (".md", ".rst", ".html", ".pdf", ".toml", ".py", ".sh", ".ipynb")
-    return path.is_file() and not path.name.startswith(".") and path.suffix.lower() not in documents
+    # Spark leaves _SUCCESS and the like beside its parts.
+    return path.is_file() and not path.name.startswith((".", "_")) and path.suffix.lower() not in documents
 
 
 def _refuse_shown(sheets: Sequence[Sheet], form: str | None) -> None:
@@ -154,7 +157,7 @@ def _of_roles(roles: Roles, form: str | None, skipped: tuple[str, ...]) -> Surve
     events, user, item = roles.events, roles.user.column, roles.item.column
     time, moments = find_time(events, (*roles.user.options, *roles.item.options))
     taken = [*roles.user.options, *roles.item.options, *(time.options if time else ())]
-    labels = find_labels(events, taken)
+    labels = find_labels(events, taken, item)
     seconds = moments.seconds if moments else None
     title = _title(roles, [*taken, *labels.used])
     twins = [name for name in events.moments if time and len(time.options) == 1 and name in time.why]

@@ -91,10 +91,11 @@ def group(sheets: Sequence[Sheet]) -> list[Table]:
 
 
 def _form(sheet: Sheet) -> tuple[object, ...]:
-    names = tuple(sheet.frame.columns)
+    # Named columns may stand in any order; prepare finds each by its name.
+    names = tuple(sorted(sheet.frame.columns) if sheet.header else sheet.frame.columns)
     if sheet.format == "jsonl":
         return sheet.format, frozenset(names) & frozenset(sheet.frame.columns[:4])
-    cut = (sheet.dialect.separator, sheet.header) if sheet.dialect else ()
+    cut = (sheet.dialect.separator, sheet.header, sheet.decimal) if sheet.dialect else ()
     kinds = () if sheet.header else (re.sub(r"\d+", "", sheet.path.name.lower()), *_kinds(sheet))
     return (sheet.format, names, *cut, *kinds)
 

@@ -39,7 +39,7 @@ class Section:
 
     def off(self, line: str, why: str = "") -> None:
         """A line of TOML that does not count unless its # is taken away."""
-        self.lines.append(f"# {line}" + (f"  # {why}" if why else ""))
+        self.lines.append(_printable(f"# {line}" + (f"  # {why}" if why else "")))
 
 
 def choose(options: Sequence[str], why: str) -> str:

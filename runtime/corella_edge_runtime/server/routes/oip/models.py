@@ -13,6 +13,7 @@ from corella_edge.errors import InputError
 from corella_edge.request import Request
 from corella_edge.request_message import MAX_CANDIDATES, MAX_HISTORY, MAX_TIMEOUT_MS, parse_request
 from corella_edge.scores import Scores
+from corella_edge.selection import Selection
 from corella_edge_runtime.server.routes.oip.tensors import Array, Inference, Input, a_whole
 
 NEVER, ALWAYS = "ratio:0", "ratio:1"
@@ -29,7 +30,8 @@ INPUTS: Mapping[str, Input] = {
     )
 }
 # Parameters of a request that only another model could fulfil.
-NOT_HERE = ("sequence_id", "sequence_start", "sequence_end")
+# (Outputs stand candidate by candidate, so that none can be left out or moved.)
+NOT_HERE = ("sequence_id", "sequence_start", "sequence_end", "top_k", *Selection.__struct_fields__)
 _CONFIG_TYPES = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "BOOL": "TYPE_BOOL"}
 RANGE = 2**63
 MAX_TIMEOUT = 1000 * MAX_TIMEOUT_MS  # microseconds

@@ -173,7 +173,8 @@ def _parsed(model: OfferedModel, body: bytes, header_length: str | None) -> tupl
 
 
 def _head(model: OfferedModel, inference: Inference, request: RankRequest, ranked: Ranked) -> dict[str, Any]:
-    head: dict[str, Any] = {"id": inference.id} if inference.id else {}
+    # One that the server gives for its log of decisions is told, too.
+    head: dict[str, Any] = {"id": ranked.request.id} if ranked.request.id else {}
     notes = "; ".join((*request.notes, *ranked.scores.notes))  # a parameter is one text
     told = {"parameters": {"notes": notes}} if notes else {}
     return {**head, "model_name": model.name, "model_version": _version(ranked.bundle), **told}

@@ -77,12 +77,3 @@ def test_every_row_is_prepared(tmp_path: Path, name: str, capsys: pytest.Capture
     repeated = len(E) - len({(row["user_id"], row["item_id"], row["rating"] > 4) for row in E})
     dropped = {"cancelled": 20, "no users": 40, "zeros": 200, "no times": repeated}.get(name, 0)
     assert f"{400 - dropped} kept" in output.out
-
-
-def test_the_documents_first_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """docs/data.md shows what `init` says of its ten rows."""
-    page = Path(__file__).parents[5].joinpath("docs", "data.md").read_text("utf-8")
-    section = page.partition("## Your own table")[2].partition("\n## ")[0]
-    rows, description = (re.search(rf"```{kind}\n(.*?)```", section, re.S)[1] for kind in ("csv", "toml"))  # type: ignore[index]
-    found = propose([put(tmp_path, "ten.csv", rows)], tmp_path / "data.toml", lambda message: None)
-    assert description in found.text

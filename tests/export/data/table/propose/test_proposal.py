@@ -202,7 +202,7 @@ def test_kinds_of_events_are_asked(made: Made) -> None:
     ("time", "unit"),
     [
         (lambda t: t * 1000, "ms"),
-        (lambda t: f"{t % 12 + 1}/{t % 11 + 1}/2020", "CHOOSE: %m/%d/%Y | %d/%m/%Y — both fit"),
+        (lambda t: f"{t % 12 + 1}/{t % 11 + 1}/2020", "CHOOSE: %m/%d/%Y | %d/%m/%Y — which number is the month (%m)?"),
         (lambda t: t * (1000 if t % 2 else 1), "CHOOSE: s | ms | none — not all are of one unit"),
         (lambda t: t - START, "CHOOSE: s | none — what are numbers from"),
     ],

@@ -62,7 +62,7 @@ def test_purchases_with_the_titles_among_them() -> None:
     found, text = looked_at("uci-online-retail-lf")
     events = found["events"]
     assert (events["user"], events["item"], events["time"]) == ("CustomerID", "StockCode", "InvoiceDate")
-    assert events["time_unit"] == "CHOOSE: %m/%d/%Y %H:%M | %d/%m/%Y %H:%M — both fit"
+    assert events["time_unit"] == "CHOOSE: %m/%d/%Y %H:%M | %d/%m/%Y %H:%M — which number is the month (%m)?"
     assert (events["require"], events["quantity"]) == (["user"], "Quantity")
     assert found["label"] == {"positives_only": True}
     assert found["items"]["title"] == "Description"

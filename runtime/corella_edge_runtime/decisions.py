@@ -1,0 +1,205 @@
+"""The log of decisions: what was ranked for whom, one JSON line an answer, in files that are bounded together.
+
+A request never waits for it and never fails because of it. Decisions go through a bounded queue to one thread; what
+finds the queue full, or a disk that cannot be written, is counted in `lost`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import queue
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, BinaryIO
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from corella_edge.errors import InputError
+from corella_edge.request import Request
+from corella_edge.scores import Scored, Scores, answered
+
+_LOG = logging.getLogger("corella_edge.decisions")
+WAITING = 4096  # decisions in the queue
+TOGETHER = 256  # decisions in one write
+SYNC_SECONDS = 5.0  # so much of the log a power failure may take
+SILENT_SECONDS = 60.0  # between two lines about a disk that fails
+FILES = 16  # of one log
+_NAME = re.compile(r"decisions-(\d{8})\.jsonl")
+_ENCODER = msgspec.json.Encoder()
+
+
+class Decision(Struct, kw_only=True):
+    """A line of the log: the form of an answer, with who asked, and when. No text of the user or of an item."""
+
+    id: str | UnsetType = UNSET
+    time: Annotated[float, Meta(description="Unix time in seconds, by the box's clock, when the answer was made.")]
+    bundle: str
+    user: str | UnsetType = UNSET
+    fallback: str | UnsetType = UNSET
+    candidates: list[Scored]
+
+
+def new_id() -> str:
+    """An id for a request that brings none: clicks are joined by it."""
+    return secrets.token_hex(8)
+
+
+def line(request: Request, scores: Scores, bundle: str, when: float) -> bytes:
+    """A decision as JSON and a line feed: what `answered` shows, so only the `top_k` best where that is given."""
+    shown = answered(request, scores, bundle)
+    user = UNSET if request.user.id is None else request.user.id
+    decision = Decision(
+        id=shown.id, time=round(when, 3), bundle=bundle, user=user, fallback=shown.fallback, candidates=shown.candidates
+    )
+    return _ENCODER.encode(decision) + b"\n"
+
+
+class DecisionLog:
+    """The files `decisions-NNNNNNNN.jsonl` of a folder, numbered upwards; a start begins a new one.
+
+    Attributes:
+        lost: decisions that were not kept.
+    """
+
+    def __init__(self, folder: Path, lock: int, most_bytes: int, clock: Callable[[], float] = time.time) -> None:
+        self.folder, self.lost = folder, 0
+        self._lock, self._clock = lock, clock
+        self._file_bytes = max(1, most_bytes // FILES)
+        self._queue: queue.Queue[tuple[Request, Scores, str, float] | None] = queue.Queue(WAITING)
+        self._file: BinaryIO | None = None
+        self._number = max([_number(path) for path in folder.iterdir()], default=0)
+        self._synced, self._dirty = time.monotonic(), False
+        self._silent_until = 0.0
+        self._thread = threading.Thread(target=self._run, name="corella-decisions", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, folder: Path, most_bytes: int, clock: Callable[[], float] = time.time) -> DecisionLog:
+        """The log in `folder`, which is made if it does not exist (its parent has to).
+
+        Args:
+            most_bytes: of all files together; the oldest go.
+
+        Raises:
+            InputError: it cannot be written, or another process writes it.
+        """
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InputError(f"--log {folder}: cannot be written: {error.strerror}; name another folder") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise InputError(f"--log {folder}: in use by another process; stop it or name another folder") from None
+        return cls(folder, lock, most_bytes, clock)
+
+    def put(self, request: Request, scores: Scores, bundle: str, wait: bool = False) -> None:
+        """Log one decision; `wait`: for room in the queue, as only a batch may."""
+        try:
+            self._queue.put((request, scores, bundle, self._clock()), block=wait)
+        except queue.Full:
+            self.lost += 1
+
+    def close(self) -> None:
+        """Write what is in the queue, and let go of the folder."""
+        self._queue.put(None)
+        self._thread.join()
+        os.close(self._lock)
+
+    def __enter__(self) -> DecisionLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        more = True
+        while more:
+            batch, more = self._next()
+            if batch:
+                self._attempt(lambda batch=batch: self._write(batch), len(batch))  # type: ignore[misc]
+            if self._dirty and (not more or time.monotonic() - self._synced >= SYNC_SECONDS):
+                self._attempt(self._sync, 0)
+        if self._file is not None:
+            self._file.close()
+
+    def _next(self) -> tuple[list[tuple[Request, Scores, str, float]], bool]:
+        """What waits, none after a while; and whether the log goes on."""
+        batch = []
+        try:
+            found = self._queue.get(timeout=SYNC_SECONDS)
+            while found is not None:
+                batch.append(found)
+                if len(batch) == TOGETHER:
+                    return batch, True
+                found = self._queue.get_nowait()
+        except queue.Empty:
+            return batch, True
+        return batch, False
+
+    def _attempt(self, step: Callable[[], None], number: int) -> None:
+        """What fails is told once a minute; the next decisions go into a new file."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - the log must not end, nor tell what a user wrote
+            self.lost += number
+            self._leave()
+            if time.monotonic() >= self._silent_until:
+                self._silent_until = time.monotonic() + SILENT_SECONDS
+                why = error.strerror if isinstance(error, OSError) else type(error).__name__
+                _LOG.error("the log of decisions in %s cannot be written: %s", self.folder, why)
+
+    def _write(self, batch: list[tuple[Request, Scores, str, float]]) -> None:
+        for text in [line(*decision) for decision in batch]:
+            if self._file is not None and self._file.tell() and self._file.tell() + len(text) > self._file_bytes:
+                self._sync()
+                self._leave()
+            if self._file is None:
+                self._file = self._begin()
+            self._file.write(text)
+            self._dirty = True
+        if self._file is not None:
+            self._file.flush()
+
+    def _begin(self) -> BinaryIO:
+        """A new file, with room for it."""
+        self._number += 1
+        files = sorted(path for path in self.folder.iterdir() if _number(path))
+        for old in files[: max(0, len(files) + 1 - FILES)]:
+            old.unlink(missing_ok=True)
+        made = os.open(self.folder / f"decisions-{self._number:08}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        return os.fdopen(made, "ab")
+
+    def _sync(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._synced, self._dirty = time.monotonic(), False
+
+    def _leave(self) -> None:
+        """The file as it is: a line that was cut off is the last of it."""
+        file, self._file = self._file, None
+        self._dirty = False
+        if file is not None:
+            try:
+                file.close()
+            except OSError:  # told before, or of no use: what it held is lost already
+                _LOG.debug("a file of decisions could not be closed")
+
+
+def _number(path: Path) -> int:
+    """Of a file of decisions; 0 of anything else."""
+    matched = _NAME.fullmatch(path.name)
+    return int(matched[1]) if matched else 0
