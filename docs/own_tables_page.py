@@ -51,7 +51,8 @@ def _quality(name: str, found: Json) -> Iterator[str]:
     counts, seeds = found["dataset"]["counts"], len(found["seeds"])
     ratio, rules = _ratio(found), {one["fusion"]["rule"] for one in found["seeds"].values()}
     yield f"**{name}**: {found['told']}."
-    yield f"{counts['train']:,} training rows, {counts['test']:,} test rows; {seeds} training seed{'s' * (seeds > 1)}."
+    yield f"{counts['train']:,} training rows, {counts['test']:,} test rows; {seeds} seed{'s' * (seeds > 1)} of the"
+    yield "base model; the LLM has a seed of its own, always the same."
     yield f"Routed: `ratio:{ratio:g}`, fusion rule {', '.join(f'`{rule}`' for rule in sorted(rules))}."
     yield ""
     yield from table_head(
