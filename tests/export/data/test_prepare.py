@@ -100,8 +100,8 @@ def test_labels_may_come_without_ratings(tmp_path: Path) -> None:
     write_prepared(RawData(**{**vars(raw), "interactions": frame}), tmp_path / "out", requests=3)
     data = PreparedData.open(tmp_path / "out")
     assert data.log.labels.tolist() == labels
-    assert data.request(0, 6, [1]).user.history[0].rating is None
-    assert "rating" not in (tmp_path / "out" / "requests.jsonl").read_text()
+    # What a label says of an event is told as its rating, 0 or 1.
+    assert [event.rating for event in data.request(0, 6, [1]).user.history] == labels[:6]
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_the_summary(tmp_path: Path) -> None:
     messages: list[str] = []
     summary = prepare("synthetic", None, tmp_path / "new" / "out", options=SMALL, progress=messages.append)
     assert summary["counts"]["users"] == 40
-    assert summary.keys() == {"name", "out", "counts", "unseen", "notes", "seconds"}
+    assert summary.keys() == {"name", "out", "counts", "unseen", "notes", "splits", "seconds"}
     assert messages[0] == "reading synthetic"
 
 

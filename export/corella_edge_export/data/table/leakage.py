@@ -116,7 +116,7 @@ def check_aucs(db: duckdb.DuckDBPyConnection, description: Description) -> dict[
 
 
 def doubts(db: duckdb.DuckDBPyConnection, description: Description, aucs: dict[str, dict[str, float]]) -> list[str]:
-    """A sentence for each attribute that tells much of the training labels, and is not refused.
+    """A sentence for each attribute that tells much of the training labels, and is neither refused nor allowed.
 
     A number that goes with the share of likes of its item (or user) may have been computed from the labels, those of
     tested rows included. Its AUC alone does not show it: items of which half the people like are hard to rank by any.
@@ -124,6 +124,8 @@ def doubts(db: duckdb.DuckDBPyConnection, description: Description, aucs: dict[s
     notes = []
     for table, entities in _tables(description):
         for attribute, auc in aucs[table].items():
+            if attribute in entities.allow_leaks:
+                continue  # `allowed_notes` tells of it
             kind = entities.attributes[attribute]
             share = _correlation(db, table, attribute) if kind == "numeric" else 0.0
             if auc > DOUBTFUL_AUC or share > DOUBTFUL_CORRELATION:
