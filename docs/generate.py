@@ -20,6 +20,7 @@ os.environ["COLUMNS"] = "100"
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import llm_page
+import own_tables_page
 import picture
 import reached_page
 import serving_page
@@ -40,7 +41,8 @@ def pages() -> dict[Path, str]:
     readme = {"results": reached_page.short(study, session), "folders": tree_page.folders()}
     results = {
         "study": reached_page.study(study), "session": reached_page.session(session), "demo": reached_page.demo(demo),
-        "serving": serving_page.lines(RESULTS), **llm_page.parts(RESULTS),
+        "own-tables": own_tables_page.lines(RESULTS, PUBLISHED), "serving": serving_page.lines(RESULTS),
+        **llm_page.parts(RESULTS),
     }  # fmt: skip
     return {
         README: _filled(README, readme),

@@ -178,6 +178,10 @@ class PreparedData:
         train = self._rows("train")
         return np.isin(split.users, train.users) & np.isin(split.items, train.items)
 
+    def unseen_items(self, split: Split) -> NDArray[np.bool_]:
+        """bool [n]: no training row has the row's item."""
+        return ~np.isin(split.items, self._rows("train").items)
+
     def history_start(self, position: int, history_max: int | None, block: int = 1) -> int:
         """Index of the first event kept of a history of `position` events.
 

@@ -1,5 +1,5 @@
-"""A baseline without learning: how often an item and a user are liked, both smoothed. A model is worth what it gains
-over it.
+"""Baselines without learning: how often an item and a user are liked, both smoothed, and how many like an item. A
+model is worth what it gains over them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,19 @@ def smoothed_rates(train: Split, rows: Split, strength: float = STRENGTH) -> Flo
 def no_learning(train: Split, rows: Split) -> Floats | None:
     """`smoothed_rates`, or None where the training labels are all of one kind."""
     return smoothed_rates(train, rows) if 0.0 < train.labels.mean() < 1.0 else None
+
+
+def popularity(train: Split, rows: Split) -> Floats:
+    """log(1 + training rows in which the row's item was liked), float64 [n]."""
+    size = max(train.items.max(initial=0), rows.items.max(initial=0)) + 1
+    liked = np.bincount(train.items, weights=train.labels, minlength=size)
+    return np.log1p(liked[rows.items])
+
+
+def without_learning(train: Split, rows: Split) -> dict[str, Floats]:
+    """Scores float64 [n] of each baseline by name; without like rates where the training labels are of one kind."""
+    rates = no_learning(train, rows)
+    return {**({} if rates is None else {"no_learning": rates}), "popularity": popularity(train, rows)}
 
 
 def _rates(

@@ -6,7 +6,7 @@ Scores are kept in chunks as they are made, so that an interrupted evaluation go
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -21,11 +21,11 @@ from corella_edge.routing.policy import RATIOS
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.data.rowset import RowSet, choose_users, history_needed
 from corella_edge_export.evaluation import plots, tables
-from corella_edge_export.evaluation.baseline import no_learning
+from corella_edge_export.evaluation.baseline import without_learning
 from corella_edge_export.evaluation.boundary import calibration
 from corella_edge_export.evaluation.fusion import routed
 from corella_edge_export.evaluation.groups import about, thirds
-from corella_edge_export.evaluation.scored import METRICS, Json, Judge, ScoredRows, doubts, gains, shown
+from corella_edge_export.evaluation.scored import METRICS, Json, Judge, ScoredRows, doubts, few_users, gains, shown
 from corella_edge_export.evaluation.scored import number as finite
 from corella_edge_export.evaluation.shares import lines
 from corella_edge_export.evaluation.unknown import unknown
@@ -33,6 +33,11 @@ from corella_edge_runtime.bench.machine import machine, versions
 from corella_edge_runtime.engine import Engine
 
 CHUNK = 2000
+UNSEEN_ITEMS = "unseen items"  # the rows whose item has no training row
+PLAIN = {  # what the tables call the baselines of `without_learning`
+    "no_learning": "Like rates of item and user, without learning",
+    "popularity": "Items by their likes in training rows",
+}
 RULES = (REPLACE, Fusion("blend"))  # beside the bundle's own: `stack` is fitted at export
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
@@ -65,7 +70,7 @@ def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: in
             "fusion": engine.fusion.to_json(),
             "machine": machine(),
             "versions": versions(),
-            "notes": [*data.info.get("notes", []), *doubts(chosen.labels, f"{split} rows")],
+            "notes": [*data.info.get("notes", []), *doubts(chosen.labels, f"{split} rows"), *few_users(chosen.users)],
             "unknown": unknown(engine.encoder, chosen),
         }
         result = {**same, **made, **judge(engine, chosen, crm, llm, ratios, progress)}
@@ -101,14 +106,14 @@ def _chunk(engine: Engine, rows: RowSet, start: int, progress: Progress) -> Floa
 
 def judge(engine: Engine, rows: RowSet, crm: Floats, llm: Floats, ratios: Sequence[float], progress: Progress
           ) -> Json:  # fmt: skip
-    """All figures by group: every row, and seen and unseen users (or warm and cold rows) apart."""
+    """All figures by group: every row; seen and unseen users (or warm and cold rows) apart; rows of unseen items."""
     known, (seen, unseen) = _known(engine, rows)
     scored = ScoredRows(crm, crm, llm, rows.labels, rows.users.astype(np.int64), known)
-    groups = {"all": np.ones(len(rows), dtype=bool), seen: known, unseen: ~known}
-    plain = no_learning(rows.data.split("train"), rows.split)
+    cold = rows.data.unseen_items(rows.split)[rows.indices]
+    groups = {"all": np.ones(len(rows), dtype=bool), seen: known, unseen: ~known, UNSEEN_ITEMS: cold}
+    plain = {name: p[rows.indices] for name, p in without_learning(rows.data.split("train"), rows.split).items()}
     return {"groups": {
-        name: _group(engine, name, scored.part(mask), None if plain is None else plain[rows.indices][mask], ratios,
-                     progress)
+        name: _group(engine, name, scored.part(mask), {of: p[mask] for of, p in plain.items()}, ratios, progress)
         for name, mask in groups.items() if mask.any()
     }}  # fmt: skip
 
@@ -130,13 +135,13 @@ def _group(
     engine: Engine,
     name: str,
     rows: ScoredRows,
-    plain: Floats | None,
+    plain: Mapping[str, Floats],
     ratios: Sequence[float],
     progress: Progress,
 ) -> Json:
     """Thresholds come from the bundle's calibration (validation rows), so the realised share may differ.
 
-    `plain` float64 [n] are scores of any scale without learning.
+    `plain` are scores float64 [n] of any scale, of baselines without learning.
     """
     judged = Judge(rows)
     found: Json = {**about(rows), "crm": shown(judged(rows.crm))}
@@ -146,8 +151,7 @@ def _group(
         found |= {"answered": float(rows.answered.mean()), "llm": shown(llm)}
         found |= {"llm_over_crm": gains(llm, judged(rows.crm)), "thirds": thirds(rows)}
         asked, calibrations["llm"] = [*ratios], calibration(rows.llm_or_crm, rows.labels)
-    if plain is not None:
-        found["no_learning"] = _over_plain(judged, plain, engine.llm is not None)
+    found |= {of: _over_plain(judged, scores, engine.llm is not None) for of, scores in plain.items()}
     found["at"] = []
     for number, ratio in enumerate(asked, 1):
         progress(f"{name}: bootstrap over users", number, len(asked))
@@ -206,11 +210,11 @@ def _unknown(found: Json) -> Iterator[str]:
         yield f"| {name} | {field['policy']} | {field['rows']:,} | {field['rate']:.2%} |"
 
 
-def _over_nothing(found: Json, asked: bool) -> str:
+def _over_nothing(title: str, found: Json, asked: bool) -> str:
     """What the models gain over a ranking that learns nothing."""
     gain = f"the CRM gains {tables.figure(found['crm_over'], '+')}"
     gain += f", the LLM alone {tables.figure(found['llm_over'], '+')}" if asked else ""
-    return f"Like rates of item and user, without learning: AUC {tables.figure(found['auc'])}; {gain}."
+    return f"{title}: AUC {tables.figure(found['auc'])}; {gain}."
 
 
 def _tables(name: str, group: Json) -> Iterator[str]:
@@ -224,8 +228,9 @@ def _tables(name: str, group: Json) -> Iterator[str]:
         auc, *tail = (tables.figure(row[metric]) for metric in metrics)
         gains_ = [tables.figure(row[key], "+") for key in gain]
         yield tables.table_row(f"{row['ratio']:g}", f"{row['share']:.4f}", auc, *gains_, *tail)
-    if "no_learning" in group:
-        yield from ["", _over_nothing(group["no_learning"], asked)]
+    for of, title in PLAIN.items():
+        if of in group:
+            yield from ["", _over_nothing(title, group[of], asked)]
     yield ""
     if "llm" in group:
         yield from ["AUC of routing by other rules, at random, and by an oracle that knows the labels:", ""]

@@ -19,7 +19,7 @@ def fusion(rule: str, valid: ScoredRows, threshold: float) -> Fusion:
     if rule != "stack":
         return Fusion(rule)
     rows = routed(valid, fitting(valid, threshold))
-    weights = fit_logistic(_columns(valid.crm[rows], valid.llm[rows]), valid.labels[rows] > 0)
+    weights = fit_agreeing(_columns(valid.crm[rows], valid.llm[rows]), valid.labels[rows] > 0)
     intercept, of_crm, of_llm = weights.tolist()
     return Fusion(rule, (intercept, of_crm, of_llm))
 
@@ -46,6 +46,22 @@ def fused(rows: ScoredRows, chosen: Mask, rule: Fusion) -> Floats:
 
 def _columns(crm: Floats, llm: Floats) -> Floats:
     return np.stack([np.ones(len(crm)), logit(crm), logit(llm)], axis=1)
+
+
+def fit_agreeing(x: Floats, y: Mask) -> Floats:
+    """As `fit_logistic`, but no slope is below 0: the columns of those that would be get 0, the lowest first.
+
+    A few hundred rows near the boundary hardly differ in one model's logit, so its slope may come out negative by
+    chance. On rows far from the boundary, which a lower threshold routes, it would turn that model's order round.
+    """
+    kept, w, found = np.arange(x.shape[1]), np.zeros(x.shape[1]), fit_logistic(x, y)
+    while True:
+        lowest = int(np.argmin(np.r_[np.inf, found[1:]]))
+        if lowest == 0 or found[lowest] >= 0:
+            w[kept] = found
+            return w
+        kept = np.delete(kept, lowest)
+        found = fit_logistic(x[:, kept], y)
 
 
 def fit_logistic(x: Floats, y: Mask, steps: int = 100) -> Floats:

@@ -31,6 +31,7 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Json = dict[str, Any]
 
+FEW_USERS = 10  # drawing among fewer says little of others
 WIDE = 0.02  # half an interval of 95 % of an AUC, from which differences between models are hard to tell
 METRICS = ("auc", "logloss", "accuracy", "ece", "uauc")
 Figures = dict[str, Sampled]
@@ -160,3 +161,11 @@ def doubts(labels: npt.NDArray[np.int8], what: str) -> list[str]:
     if half <= WIDE:
         return []
     return [f"{rows:,} {what} ({liked:,} liked): intervals are wide, an AUC of 0.75 is known to ± {half:.2f} at best"]
+
+
+def few_users(users: npt.NDArray[np.integer[Any]]) -> list[str]:
+    """What to know of intervals over so few users: nothing, or one sentence."""
+    number = len(np.unique(users))
+    if number >= FEW_USERS:
+        return []
+    return [f"the rows are of {number} user{'s' * (number > 1)}: intervals, drawn among them, say little of others"]

@@ -147,26 +147,27 @@ def combine(analyses: Mapping[str, Json]) -> Json:
     An interval becomes {"value": mean, "sd", "low", "high"}, its ends the means of the seeds' ends; a number that
     differs becomes {"value": mean, "sd"}; words that differ are listed. The main claim of each seed is under "seeds".
     """
-    merged: Json = _merged(list(analyses.values()))
-    return {**merged, "seeds": {seed: found["claim"] for seed, found in analyses.items()}}
+    found: Json = merged(list(analyses.values()))
+    return {**found, "seeds": {seed: found["claim"] for seed, found in analyses.items()}}
 
 
 def combine_ablations(tables: Sequence[list[Json]]) -> list[Json]:
     """Ablation tables of several training seeds as one, as `combine` does."""
-    merged: list[Json] = _merged(list(tables))
-    return merged
+    found: list[Json] = merged(list(tables))
+    return found
 
 
-def _merged(parts: list[Any]) -> Any:
+def merged(parts: list[Any]) -> Any:
+    """Figures of the same shape as one, as `combine` says."""
     first = parts[0]
     if all(isinstance(part, dict) for part in parts):
         if first.keys() == {"value", "low", "high"}:
             low, high = (_spread([part[end] for part in parts])["value"] for end in ("low", "high"))
             return {**_spread([part["value"] for part in parts]), "low": low, "high": high}
         keys = [key for key in first if all(key in part for part in parts)]
-        return {key: _merged([part[key] for part in parts]) for key in keys}
+        return {key: merged([part[key] for part in parts]) for key in keys}
     if all(isinstance(part, list) and len(part) == len(first) for part in parts):
-        return [_merged(list(items)) for items in zip(*parts, strict=True)]
+        return [merged(list(items)) for items in zip(*parts, strict=True)]
     if all(part == first for part in parts):
         return first
     if any(isinstance(part, float | int) and not isinstance(part, bool) for part in parts):

@@ -14,7 +14,7 @@ import pytest
 from corella_edge import metrics
 from corella_edge_export.evaluation import boundary, groups, plots, tables
 from corella_edge_export.evaluation.fusion import routed
-from corella_edge_export.evaluation.scored import Pair, doubts
+from corella_edge_export.evaluation.scored import Pair, doubts, few_users
 from corella_edge_export.study import analysis
 from draws import samples
 from study_rows import pair, rows
@@ -240,3 +240,10 @@ def test_few_rows_are_told(liked: int, others: int, told: str) -> None:
     found = doubts(np.repeat([1, 0], [liked, others]).astype(np.int8), "test rows")
     assert "".join(found).startswith(told)
     assert len(found) == bool(told)
+
+
+def test_intervals_over_few_users_are_doubted() -> None:
+    assert few_users(np.arange(10).repeat(3)) == []
+    assert few_users(np.zeros(5, dtype=np.int64)) == [
+        "the rows are of 1 user: intervals, drawn among them, say little of others"
+    ]

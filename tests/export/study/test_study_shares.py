@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from corella_edge import metrics
 from corella_edge.routing.fusion import RULES, Fusion
 from corella_edge.routing.policy import RATIOS, Calibration
 from corella_edge_export.evaluation import shares
-from corella_edge_export.evaluation.fusion import ENOUGH, fit_logistic, fused, fusion, routed
+from corella_edge_export.evaluation.fusion import ENOUGH, fit_agreeing, fit_logistic, fused, fusion, routed
 from corella_edge_export.evaluation.scored import METRICS, Judge, Pair, ScoredRows
 from draws import samples, weighted_auc
 from study_rows import pair, rows
@@ -196,3 +198,19 @@ def test_rows_are_checked() -> None:
         data.part(np.zeros(len(data), dtype=bool))
     with pytest.raises(ValueError, match="base and crm"):
         replace(data, crm=data.llm)
+
+
+@given(st.integers(0, 1000), st.floats(-2, 2), st.floats(-2, 2))
+@settings(max_examples=30, deadline=None)
+def test_a_fit_turns_no_model_s_order_round(seed: int, first: float, second: float) -> None:
+    rng = np.random.default_rng(seed)
+    x = np.c_[np.ones(300), rng.normal(size=(300, 2))]
+    y = rng.random(300) < 1 / (1 + np.exp(-x @ [0.2, first, second]))
+    free, found = fit_logistic(x, y), fit_agreeing(x, y)
+    assert (found[1:] >= 0).all()
+    if (free[1:] >= 0).all():
+        np.testing.assert_array_equal(found, free)
+    for column in (1, 2):
+        if found[column] == 0:  # what is left is fitted as if the other had not been there
+            others = [k for k in range(3) if k == 0 or found[k] > 0]
+            np.testing.assert_allclose(found[others], fit_logistic(x[:, others], y), atol=1e-9)

@@ -97,12 +97,15 @@ class Negatives:
         from_: "seen-before": items that somebody had an event with before the positive's time; "catalogue": any item
             of the item table.
         weight: "popularity-before": by the number of earlier events of the item, or "uniform".
+        unlike_drawn: positives that no negative can be like, because their user had the item at an earlier moment or,
+            with "seen-before", nobody had: "keep" them as rows, or let them only serve as "history".
     """
 
     per_positive: int = 4
     from_: Literal["seen-before", "catalogue"] = "seen-before"
     weight: Literal["popularity-before", "uniform"] = "popularity-before"
     seed: int = 1
+    unlike_drawn: Literal["keep", "history"] = "keep"
 
 
 @dataclass(frozen=True)

@@ -28,24 +28,35 @@ _NEVER = -(1 << 62)  # the time of an item that need not have been seen
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn. `wanted`, `found`: negatives; `short`: split → positives with fewer than were asked for."""
+    """What was drawn. `wanted`, `found`: negatives; `short`: split → positives with fewer than were asked for.
+    `again`, `fresh`: positives that no negative can be like, of items that their user had before, and that nobody had.
+    """
 
     wanted: int
     found: int
     short: dict[str, int]
+    again: int
+    fresh: int
 
     def to_json(self) -> dict[str, Any]:
         """The form in `dataset.json`."""
-        return {"wanted": self.wanted, "drawn": self.found, "positives_with_fewer": dict(self.short)}
+        return {
+            "wanted": self.wanted, "drawn": self.found, "positives_with_fewer": dict(self.short),
+            "positives_had_before": self.again, "positives_first_ever": self.fresh,
+        }  # fmt: skip
 
     def notes(self) -> list[str]:
         short = sum(self.short.values())
-        if not short:
-            return []
-        return [
+        missing = (
             f"{short:,} positives have fewer negatives than asked for ({self.wanted - self.found:,} are missing): "
             "there was no further item that their user has no event with"
-        ]
+        )
+        told = (
+            f"{self.again:,} positives are of items that their user had before, {self.fresh:,} of items that nobody "
+            "had before; no drawn row is such a one, so this alone tells their label, and figures are optimistic. "
+            'unlike_drawn = "history" under [negatives] leaves them out'
+        )
+        return [*([missing] if short else []), *([told] if self.again or self.fresh else [])]
 
 
 def check_plan(plan: Negatives) -> None:
@@ -66,9 +77,10 @@ def draw_negatives(
         memory: the database's limit in bytes. It decides how many users are worked on at once, and nothing else.
 
     Raises:
-        InputError: a split gets no negative at all.
+        InputError: a split gets no negative at all, or `unlike_drawn` leaves it no row.
     """
     check_plan(plan)
+    again, fresh = _unlike_drawn(db, plan)
     db.execute('CREATE TABLE ordered AS SELECT u, i, ts, "row", position, part FROM rows ORDER BY ts, "row"')
     _make_pool(db, plan)
     db.execute('CREATE TABLE drawn (u INTEGER, i INTEGER, ts BIGINT, "row" BIGINT, position INTEGER, part VARCHAR)')
@@ -85,7 +97,27 @@ def draw_negatives(
     _check_found(plan, found)
     db.execute("DROP TABLE ordered; DROP TABLE pool; DROP TABLE seen; DROP TABLE IF EXISTS popular")
     db.execute("DROP TABLE own; DROP TABLE open; DROP TABLE found")
-    return Drawn(positives * plan.per_positive, sum(found.values()), short)
+    return Drawn(positives * plan.per_positive, sum(found.values()), short, again, fresh)
+
+
+def _unlike_drawn(db: duckdb.DuckDBPyConnection, plan: Negatives) -> tuple[int, int]:
+    """Rows of splits whose user had their item at an earlier moment, and whose item nobody had, once `unlike_drawn` was
+    followed.
+    """
+    first = """(SELECT u, i, min(ts) AS first FROM rows GROUP BY u, i)
+        JOIN (SELECT i, min(ts) AS seen FROM rows GROUP BY i) USING (i)"""
+    again, fresh = "ts > first", "ts = seen" if plan.from_ == "seen-before" else "false"
+    if plan.unlike_drawn == "history":
+        db.execute(
+            f"""UPDATE rows SET part = NULL FROM (SELECT * FROM {first}) AS f
+            WHERE part IS NOT NULL AND rows.u = f.u AND rows.i = f.i AND ({again} OR {fresh})"""
+        )
+        left = {part for (part,) in db.execute("SELECT DISTINCT part FROM rows").fetchall()}
+        if empty := [part for part in SPLITS if part not in left]:
+            raise InputError(f'[negatives] unlike_drawn = "history" leaves no row for {empty[0]}; write "keep"')
+    counts = f"count(*) FILTER ({again}), count(*) FILTER ({fresh})"
+    found = one(db, f"SELECT {counts} FROM rows JOIN ({first}) USING (u, i) WHERE part IS NOT NULL")
+    return int(found[0]), int(found[1])
 
 
 def _make_pool(db: duckdb.DuckDBPyConnection, plan: Negatives) -> None:

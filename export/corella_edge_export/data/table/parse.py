@@ -38,7 +38,7 @@ _FILES = ("files", "format", "separator", "quote", "escape", "header", "columns"
           "bad_rows")  # fmt: skip
 _EVENTS = ("user", "item", "time", "time_unit", "timezone", "require", "drop", "repeats", "event_type", "quantity")
 _LABEL = ("rating", "like_above", "ignore", "column", "positives_only")
-_NEGATIVES = ("per_positive", "from", "weight", "seed")
+_NEGATIVES = ("per_positive", "from", "weight", "seed", "unlike_drawn")
 _USERS = ("id", "text", "attributes", "unescape", "min_join", "allow_leaks")
 _ITEMS = (*_USERS, "title", "missing_title")
 _SPLIT = ("rule", "shares", "min_history", "min_user", "min_item", "ties", "seed", *PARTS)
@@ -300,6 +300,7 @@ def _negatives(top: Section, label: Label) -> Negatives | None:
         from_=section.choice("from", ("seen-before", "catalogue"), "seen-before"),
         weight=section.choice("weight", ("popularity-before", "uniform"), "popularity-before"),
         seed=section.whole("seed", 1, least=0),
+        unlike_drawn=section.choice("unlike_drawn", ("keep", "history"), "keep"),
     )
 
 

@@ -55,6 +55,16 @@ def may_be_drawn(events: Sequence[Event], row: int, everything: set[str] | None 
     return seen - {e.item for e in events if e.user == mine.user}
 
 
+def had_before(events: Sequence[Event], event: Event) -> bool:
+    """Its user had its item at an earlier moment."""
+    return any((e.user, e.item) == (event.user, event.item) and e.time < event.time for e in events)
+
+
+def nobody_had(events: Sequence[Event], event: Event) -> bool:
+    """No event of its item is earlier."""
+    return not any(e.item == event.item and e.time < event.time for e in events)
+
+
 EVENTS = st.lists(
     st.builds(Event, st.sampled_from("abcde"), st.sampled_from("pqrstuvwxyz"), st.integers(0, 9)),
     min_size=10, max_size=50,
@@ -82,7 +92,10 @@ def test_every_negative_could_be_one_and_none_is_missing(
         assert len(set(found[row])) == len(found[row]) == min(each, len(usable))
         missing += each - len(found[row])
     assert told.wanted - told.found == missing
-    assert bool(told.notes()) == (missing > 0)
+    again = [event for event in events if had_before(events, event)]
+    fresh = [event for event in events if way[0] == "seen-before" and nobody_had(events, event)]
+    assert (told.again, told.fresh) == (len(again), len(fresh))
+    assert len(told.notes()) == (missing > 0) + bool(again or fresh)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -142,6 +155,40 @@ def test_what_cannot_be_drawn_is_refused(shop: list[Event]) -> None:
     assert all(items == ["new"] for items in found.values())
     assert told.wanted == 2 * told.found
     assert told.notes()[0].startswith("48 positives have fewer negatives than asked for (48 are missing)")
+
+
+def test_what_no_drawn_row_is_like_only_serves_as_history_if_asked(tmp_path: Path) -> None:
+    """Everybody buys one item of a dozen again and again, two of them in one moment, and new ones between."""
+    rng = np.random.default_rng(5)
+    events = [
+        Event(f"u{user}", f"i{user % 12 if again else 12 + rng.integers(40)}", 1_500_000_000 + 100 * n + user)
+        for n, again in enumerate([True, False, True, False] * 6)
+        for user in range(30)
+    ]
+    events += [Event("u1", "i60", 1_500_009_000), Event("u1", "i60", 1_500_009_000)]
+    kept, new = (
+        prepared(tmp_path / way, events, SplitPlan(), Negatives(2, unlike_drawn=way)) for way in ("keep", "history")
+    )
+    again, fresh = ({e for e in events if unlike(events, e)} for unlike in (had_before, nobody_had))
+    told = kept.info["negatives"]
+    assert told["positives_had_before"] == sum(event in again for event in events) > 300
+    assert 0 < told["positives_first_ever"] <= len(fresh)
+    assert any("positives are of items that their user had before, " in note for note in kept.info["notes"])
+    assert not any("had before" in note for note in new.info["notes"])
+    assert len(pl.read_parquet(new.root / "interactions.parquet")) == len(events)
+    for part in SPLITS:
+        rows, old = (pl.read_parquet(data.root / f"{part}.parquet") for data in (new, kept))
+        bought = rows.filter(pl.col("label") == 1)
+        key = ["user_id", "item_id", "timestamp"]
+        assert not {Event(*row) for row in bought.select(key).rows()} & (again | fresh)
+        left_out = old.filter(pl.col("label") == 1).join(rows, on=key, how="anti")
+        assert {Event(*row) for row in left_out.select(key).rows()} <= again | fresh
+
+
+def test_nothing_but_what_no_drawn_row_is_like_is_refused() -> None:
+    events = [Event(f"u{user}", f"i{user}", 10 * n) for n in range(20) for user in range(4)]
+    with pytest.raises(InputError, match=r'unlike_drawn = "history" leaves no row for (valid|test); write "keep"'):
+        drawn(events, Negatives(1, "catalogue", "uniform", unlike_drawn="history"), split=SplitPlan(min_history=0))
 
 
 @pytest.mark.parametrize("rule", ["time", "per-user", "leave-one-out", "random"])

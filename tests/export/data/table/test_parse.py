@@ -52,6 +52,7 @@ per_positive = 2
 from = "catalogue"
 weight = "uniform"
 seed = 3
+unlike_drawn = "history"
 
 [items]
 files = ["items.jsonl"]
@@ -103,7 +104,7 @@ def test_every_key_is_read(folder: Path) -> None:
             {"InvoiceNo": "^C", "Quantity": "<=0"}, "last", "Kind", "Quantity",
         ),
         label=Label(positives_only=True),
-        negatives=Negatives(2, "catalogue", "uniform", 3),
+        negatives=Negatives(2, "catalogue", "uniform", 3, "history"),
         items=Entities(
             Files((folder / "items.jsonl",), "jsonl"), "id", "name",
             {"about": "text", "tags": "multi", "rank": "numeric", "heat": "multi", "colour": "categorical"},

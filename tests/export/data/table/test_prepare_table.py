@@ -125,6 +125,44 @@ def test_a_second_run_costs_a_look_at_the_files(folder: Path) -> None:
 # The real tables: what each file holds is counted a second time by polars.
 
 
+def test_who_only_occurs_after_training_keeps_the_attributes_of_the_events_files(tmp_path: Path) -> None:
+    """From the 180th row on, users and items are new; a user of training rows has another town there."""
+    rows = [
+        (f"u{n % 7}", f"i{n % 11}", n, "York", "old") if n < 180 else (f"n{n % 3}", f"j{n % 4}", n, "Bath", "new")
+        for n in range(200)
+    ]
+    rows[-5:] = [("u1", "i1", 199, "Bath", "new")] * 5
+    lines = (f"{u},{i},{16 * 10**8 + 60 * n},{t},{k},{n * n % 5 % 2}\n" for u, i, n, t, k in rows)
+    (tmp_path / "e.csv").write_text("user,item,when,town,kind,liked\n" + "".join(lines))
+    (tmp_path / "data.toml").write_text(
+        """name = "shop"
+        [events]
+        files = ["e.csv"]
+        user = "user"
+        item = "item"
+        time = "when"
+        time_unit = "s"
+        [label]
+        column = "liked"
+        [items]
+        missing_title = "id"
+        attributes = { kind = "categorical" }
+        [users]
+        attributes = { town = "categorical" }
+        [split]
+        rule = "time"
+        """.replace("        ", "")
+    )
+    prepare_table(read_description(tmp_path / "data.toml"), tmp_path / "out")
+    users, items = (pl.read_parquet(tmp_path / f"out/{name}.parquet") for name in ("users", "items"))
+    assert dict(users.rows()) == {
+        **{f"u{n}": "York" for n in range(7)}, **{f"n{n}": "Bath" for n in range(3)}
+    }  # fmt: skip
+    assert {item: kind for item, _, kind in items.rows()} == {
+        **{f"i{n}": "old" for n in range(11)}, **{f"j{n}": "new" for n in range(4)}
+    }  # fmt: skip
+
+
 def shared(name: str) -> Path:
     root = os.environ.get("CORELLA_EDGE_TEST_DATA")
     if not root or not (Path(root) / name).is_dir():

@@ -140,4 +140,8 @@ def negatives_section(found: Survey) -> Section | None:
         section.key("from", "seen-before", "items that somebody had before that moment")
         section.key("weight", "popularity-before", "as often as they were had, so that popularity alone tells nothing")
     section.key("seed", 1)
+    if found.time is not None:
+        again = found.rows.pairs - found.rows.repeats
+        why = f"{again:,} rows are of an item that their user had before, others of one that nobody had before"
+        section.key("unlike_drawn", "keep", f'{why}; no drawn row is such a one; "history" leaves them out')
     return section

@@ -115,6 +115,16 @@ def test_purchases_are_positives(made: Made) -> None:
     assert found["negatives"]["per_positive"] == 4
     assert found["events"]["quantity"] == "Quantity"
     assert "InvoiceNo: known only with the event" in proposal.text
+    assert found["negatives"]["unlike_drawn"] == "keep"
+
+
+def test_items_that_their_user_had_before_are_counted(made: Made) -> None:
+    rows = [*without(E, "rating"), *({**row, "timestamp": 1_600_000_000 + i} for i, row in enumerate(E[:7]))]
+    rows = [{key: row[key] for key in ("user_id", "item_id", "timestamp")} for row in rows]
+    again = len(rows) - len({(row["user_id"], row["item_id"]) for row in rows})
+    found, proposal = made({"e.csv": as_csv(rows)})
+    assert found["negatives"]["unlike_drawn"] == "keep"
+    assert f"{again} rows are of an item that their user had before" in proposal.text
 
 
 def test_cancelled_orders_are_dropped(made: Made) -> None:
