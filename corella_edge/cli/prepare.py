@@ -26,7 +26,7 @@ def _reader_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [name for name in (*known(), TABLE) if name.startswith(incomplete)]
 
 
-class Memory(click.ParamType[int]):
+class Size(click.ParamType[int]):
     """A size such as 512MiB or 4GiB, as bytes."""
 
     name = "size"
@@ -64,7 +64,7 @@ class Prepare(Command):
 )
 @click.option(
     "--memory",
-    type=Memory(),
+    type=Size(),
     metavar="SIZE",
     default="1GiB",
     show_default=True,

@@ -37,9 +37,9 @@ def log(
     OUT/data.toml describes it for `corella-edge prepare table --config OUT/data.toml`. Every item shown and every
     click is in the ledger: kept, or dropped for a reason that is counted.
     """
-    from corella_edge_export.data.clicks.join import HOUR, Plan, prepare_log
+    from corella_edge_export.data.clicks.join import HOUR, JoinPlan, prepare_log
 
-    plan = Plan(window_hours * HOUR, event, shown)
+    plan = JoinPlan(window_hours * HOUR, event, shown)
     told = prepare_log(decisions, clicks, items, out, plan, lambda message: talk.say(f"{message} …"))
     click.echo("\n".join(_report(told)))
     click.echo(f"{out}: written")

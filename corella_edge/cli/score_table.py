@@ -119,7 +119,7 @@ def _on_ray(
     asked = parse_threshold(opened.policy() if threshold is None else threshold, opened.calibration())
     show = ScoreProgress(asked.nats)
     tell = on_ray.Tell(show, talk.warn, tell_unread)
-    job = on_ray.Job(bundle, cluster.cpus, {**options, "threshold": threshold}, force)
+    job = on_ray.PartitionJob(bundle, cluster.cpus, {**options, "threshold": threshold}, force)
     tally = on_ray.score_all(found, job, cluster.address, cluster.workers, tell)
     show.finish(tally, len(found))
 

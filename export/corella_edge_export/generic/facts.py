@@ -17,7 +17,7 @@ TOLD = 16  # ratings that are kept one by one; of more, the lowest and the highe
 
 
 @dataclass(frozen=True, slots=True)
-class Attribute:
+class AttributeFacts:
     """An attribute of users or items.
 
     Attributes:
@@ -75,8 +75,8 @@ class Facts:
     title_chars: float = 20.0
     rows_in_log: bool = True
     name: str = ""
-    user_attributes: tuple[Attribute, ...] = ()
-    item_attributes: tuple[Attribute, ...] = ()
+    user_attributes: tuple[AttributeFacts, ...] = ()
+    item_attributes: tuple[AttributeFacts, ...] = ()
 
 
 def look(data: PreparedData) -> Facts:
@@ -118,11 +118,11 @@ def _new(train: Split, rows: Split, of: str) -> float:
     return float(1.0 - np.isin(getattr(rows, of), getattr(train, of)).mean()) if len(rows.users) else 0.0
 
 
-def _attributes(kinds: dict[str, str], table: dict[str, list[Any]]) -> tuple[Attribute, ...]:
+def _attributes(kinds: dict[str, str], table: dict[str, list[Any]]) -> tuple[AttributeFacts, ...]:
     return tuple(_attribute(name, kind, table[name]) for name, kind in kinds.items())
 
 
-def _attribute(name: str, kind: str, column: list[Any]) -> Attribute:
+def _attribute(name: str, kind: str, column: list[Any]) -> AttributeFacts:
     """Looked at in a sample that is spread over the column: ids, and so rows, stand in the order of their text."""
     sample = column[:: max(1, len(column) // LOOKED_AT)]
     lists = [value if isinstance(value, (list, tuple)) else [value] for value in sample if value not in (None, "")]
@@ -131,7 +131,7 @@ def _attribute(name: str, kind: str, column: list[Any]) -> Attribute:
     shared = sum(all(count[part] > 1 for part in parts) for parts in texts)
     lengths = [len(" ".join(parts)) for parts in texts]
     known = len(texts) / max(1, len(sample))
-    return Attribute(name, kind, len(count), _most(lengths), known, shared / max(1, len(texts)))
+    return AttributeFacts(name, kind, len(count), _most(lengths), known, shared / max(1, len(texts)))
 
 
 def _most(numbers: Any) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from corella_edge_export.generic.choice import Choice, Table
-from corella_edge_export.generic.facts import TOLD, Attribute, Facts
+from corella_edge_export.generic.facts import TOLD, AttributeFacts, Facts
 
 SHORT = 40  # characters of a text that stands in a prompt
 LISTED = 60  # characters of a list of values
@@ -63,47 +63,47 @@ def _tail(facts: Facts) -> Choice:
     return Choice(" {}", f"{facts.steps} different ratings")
 
 
-def item_attributes(facts: Facts) -> list[Attribute]:
+def item_attributes(facts: Facts) -> list[AttributeFacts]:
     """Those that an item's line shows: the first that fit."""
-    found: list[Attribute] = []
+    found: list[AttributeFacts] = []
     for one in facts.item_attributes:
         if in_line(one) and sum(other.chars + 1 for other in [*found, one]) <= LINE:
             found.append(one)
     return found
 
 
-def in_line(one: Attribute) -> bool:
+def in_line(one: AttributeFacts) -> bool:
     """Whether an attribute says something in few words. A sequence and a number do not."""
     longest = {"categorical": SHORT, "text": SHORT, "multi": LISTED}.get(one.kind, 0)
     return _named(one, ".[]:!{}") and 0 < one.chars <= longest and _tells(one)
 
 
-def user_attributes(facts: Facts) -> list[Attribute]:
+def user_attributes(facts: Facts) -> list[AttributeFacts]:
     """Those that the prompt's profile shows."""
     return [one for one in facts.user_attributes if in_line(one) or _number(one)][:PROFILE]
 
 
-def _number(one: Attribute) -> bool:
+def _number(one: AttributeFacts) -> bool:
     return one.kind == "numeric" and _named(one, "{}") and _tells(one) and one.values <= NUMBERS
 
 
-def _named(one: Attribute, without: str) -> bool:
+def _named(one: AttributeFacts, without: str) -> bool:
     """Whether its name can stand in a template's braces."""
     name = one.name
     return name.isprintable() and name == name.strip() and not name.isdigit() and not set(without) & set(name)
 
 
-def _tells(one: Attribute) -> bool:
+def _tells(one: AttributeFacts) -> bool:
     """Whether it has several values that several share, and most have one."""
     return one.values > 1 and one.shared >= OWN and one.known >= KNOWN
 
 
-def profile_text(one: Attribute) -> str:
+def profile_text(one: AttributeFacts) -> str:
     """A user's attribute in the profile: its name and its value."""
     return f"{one.name.replace('_', ' ')} {{}}"
 
 
-def left_out(every: Sequence[Attribute], chosen: Iterable[Attribute], what: str) -> str:
+def left_out(every: Sequence[AttributeFacts], chosen: Iterable[AttributeFacts], what: str) -> str:
     """Which attributes are not shown."""
     out = [one.name for one in every if one not in chosen]
     if not every:
@@ -112,14 +112,14 @@ def left_out(every: Sequence[Attribute], chosen: Iterable[Attribute], what: str)
     return f"left out ({why}): {', '.join(out)}" if out else "all attributes are short"
 
 
-def line_tokens(facts: Facts, chosen: Sequence[Attribute], whole_items: bool) -> float:
+def line_tokens(facts: Facts, chosen: Sequence[AttributeFacts], whole_items: bool) -> float:
     """Tokens of an answered question, about."""
     tail = 1 + (facts.told_by == "ratings" and 2 < facts.steps <= TOLD)
     shown = min(facts.title_chars, value_chars(facts)) + sum(one.chars + 1 for one in chosen)
     return tail + 1 + (1 if whole_items else 2 + shown / CHARS)
 
 
-def history_lines(facts: Facts, chosen: Sequence[Attribute], whole_items: bool) -> tuple[int, str]:
+def history_lines(facts: Facts, chosen: Sequence[AttributeFacts], whole_items: bool) -> tuple[int, str]:
     """How many events a prompt shows."""
     fit = int(TOKENS / line_tokens(facts, chosen, whole_items) / 1.5)
     lines = max(2, min(LINES, fit, round(facts.events / 1.5)))

@@ -205,7 +205,7 @@ def _beside(row: Mapping[str, Any], name: str, of: str) -> Iterable[Any]:
 
 
 @dataclass(slots=True)
-class Answers:
+class AnswerColumns:
     """Answers to rows that follow each other, a value a candidate and column.
 
     Attributes:

@@ -35,7 +35,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PartitionJob:
     """What every worker is told.
 
     Attributes:
@@ -57,7 +57,7 @@ class Tell:
     left: Callable[[list[str]], None]
 
 
-def score_all(found: Sequence[Partition], job: Job, address: str, workers: int | None, tell: Tell) -> Tally:
+def score_all(found: Sequence[Partition], job: PartitionJob, address: str, workers: int | None, tell: Tell) -> Tally:
     """Score every partition that is not there yet.
 
     Args:
@@ -147,7 +147,7 @@ class _Debug(TextIOBase):
 class _Driver:
     """Gives partitions to workers, and takes what they say."""
 
-    def __init__(self, ray: Any, found: Sequence[Partition], job: Job, tell: Tell) -> None:
+    def __init__(self, ray: Any, found: Sequence[Partition], job: PartitionJob, tell: Tell) -> None:
         self._ray, self._job, self._tell, self._all = ray, job, tell, found
         self._waiting = deque(found)
         self._tries: Counter[str] = Counter()

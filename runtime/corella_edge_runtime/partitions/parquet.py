@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from corella_edge.errors import InputError, told
 from corella_edge_runtime.partitions import columns
-from corella_edge_runtime.partitions.columns import Answers
+from corella_edge_runtime.partitions.columns import AnswerColumns
 
 BATCH = 64  # rows that are read at a time: each may name ten thousand candidates
 LABEL = b"corella_edge"  # the entry of a file's metadata that says what its answers were made of
@@ -40,7 +40,7 @@ _IDS = ("id", columns.USER, columns.ITEMS, columns.CANDIDATES)
 Test = Callable[[pa.DataType], bool]
 
 
-class Table:
+class RequestTable:
     """A file of requests, opened; its columns are checked, its rows are not yet.
 
     Attributes:
@@ -178,7 +178,7 @@ def label(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def write(answers: Answers, path: Path) -> None:
+def write(answers: AnswerColumns, path: Path) -> None:
     """Some answers as a file of their own."""
     with pq.ParquetWriter(path, ANSWERS, **_WRITTEN) as writer:
         writer.write_table(_table(answers))
@@ -192,7 +192,7 @@ def join(parts: Sequence[Path], out: Path, label: dict[str, Any]) -> None:
             writer.write_table(pq.read_table(part, memory_map=False, partitioning=None).cast(schema))
 
 
-def _table(answers: Answers) -> pa.Table:
+def _table(answers: AnswerColumns) -> pa.Table:
     made = []
     for item in ANSWERS:
         values: Any = getattr(answers, item.name)

@@ -20,9 +20,9 @@ from corella_edge.errors import InputError, told
 from corella_edge.request import Request
 from corella_edge_runtime.batch import Progress, Tally
 from corella_edge_runtime.partitions import layout, parquet
-from corella_edge_runtime.partitions.columns import Answers, in_columns, request_of
+from corella_edge_runtime.partitions.columns import AnswerColumns, in_columns, request_of
 from corella_edge_runtime.partitions.layout import Label, Partition
-from corella_edge_runtime.partitions.parquet import Table
+from corella_edge_runtime.partitions.parquet import RequestTable
 
 if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine
@@ -59,7 +59,7 @@ def count(found: Sequence[Partition], features: Sequence[str], left: Callable[[l
     """
     total, unread = 0, dict[str, None]()
     for partition in found:
-        table = Table(partition.source, features)
+        table = RequestTable(partition.source, features)
         total += table.rows
         unread |= dict.fromkeys(table.left)
         table.close()
@@ -96,7 +96,7 @@ def score(
     if is_finished(partition, label):
         tally.kept += parquet.count(partition.source)
         return
-    table = Table(partition.source, engine.user_features)
+    table = RequestTable(partition.source, engine.user_features)
     try:
         with atomic.locked_folder(partition.work, patience):
             pieces = _begun(partition.work, label)
@@ -127,14 +127,14 @@ def _stop(piece: Path) -> int:
     return int(piece.name.removesuffix(_PIECE))
 
 
-def _check(engine: Engine, table: Table) -> None:
+def _check(engine: Engine, table: RequestTable) -> None:
     """Every row of a partition, before the first is scored. Raises InputError, which names file and row."""
     for _ in _requests(table, check=engine.check if engine.refuses else None):
         pass
 
 
 def _requests(
-    table: Table, start: int = 0, check: Callable[[Request], None] | None = None
+    table: RequestTable, start: int = 0, check: Callable[[Request], None] | None = None
 ) -> Iterator[tuple[int, Request]]:
     for row, values in table.read(start):
         try:
@@ -147,12 +147,12 @@ def _requests(
 
 
 def _score_rest(
-    engine: Engine, table: Table, work: Path, start: int, tally: Tally, progress: Progress
+    engine: Engine, table: RequestTable, work: Path, start: int, tally: Tally, progress: Progress
 ) -> Iterator[Path]:
     """Score from row `start` on; each piece as soon as it is in its place."""
     requests, begun, before = _requests(table, start), time.perf_counter(), tally.seconds
     while True:
-        answers, row = Answers(), start
+        answers, row = AnswerColumns(), start
         for row, request in islice(requests, PIECE_REQUESTS):
             scores = engine.rank(request)
             answers.add(row, request, scores)

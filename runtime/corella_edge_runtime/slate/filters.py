@@ -27,7 +27,7 @@ NEAREST = 5  # names or values in a message
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class FilterColumn:
     """One attribute of the n items of a catalogue.
 
     Attributes:
@@ -60,11 +60,11 @@ class Column:
 
 
 class Filters:
-    """The attributes of a catalogue as `Column`s. Threads may share one."""
+    """The attributes of a catalogue as `FilterColumn`s. Threads may share one."""
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
-        self._columns: dict[str, Column] = {}
+        self._columns: dict[str, FilterColumn] = {}
         self._lock = threading.Lock()
 
     @cached_property
@@ -84,7 +84,7 @@ class Filters:
         for name in set(names) & set(self.names):
             self.column(name)
 
-    def column(self, name: str) -> Column:
+    def column(self, name: str) -> FilterColumn:
         with self._lock:
             found = self._columns.get(name)
             if found is None:
@@ -135,7 +135,7 @@ def _condition(value: Any) -> Condition:
     return Condition(any=value if isinstance(value, list) else [value])
 
 
-def _column(values: Sequence[Any]) -> Column:
+def _column(values: Sequence[Any]) -> FilterColumn:
     """Of an attribute's values, one an item."""
     rows_of: defaultdict[str, list[int]] = defaultdict(list)
     numbers = np.full(len(values), np.nan)
@@ -151,11 +151,11 @@ def _column(values: Sequence[Any]) -> Column:
             rows_of[value_key(value)].append(row)
             if kind is not bool:
                 numbers[row] = value
-    return Column({key: np.array(rows, np.int32) for key, rows in rows_of.items()}, numbers)
+    return FilterColumn({key: np.array(rows, np.int32) for key, rows in rows_of.items()}, numbers)
 
 
 def passes(value: Any, condition: Condition) -> bool:
-    """What `Column.passes` says of an item with such a value, None = without one."""
+    """What `FilterColumn.passes` says of an item with such a value, None = without one."""
     return bool(_column([value]).passes(condition)[0])
 
 

@@ -18,7 +18,7 @@ from corella_edge.cli.recipe import toml
 from corella_edge.errors import InputError, RecipeError
 from corella_edge_export.crm.fitted import users as user_fit
 from corella_edge_export.generic.choice import reasons, values
-from corella_edge_export.generic.facts import Attribute, Facts, look
+from corella_edge_export.generic.facts import AttributeFacts, Facts, look
 from corella_edge_export.generic.recipe import explained, recipe_for, table
 from corella_edge_export.recipe import load_recipe, recipe_from, table_of
 from corella_edge_export.training.checks import check_rule
@@ -28,9 +28,14 @@ COUNT = st.integers(1, 10**8)
 SHARE = st.floats(0, 1)
 NAME = st.text(min_size=1, max_size=12)
 ATTRIBUTE = st.builds(
-    Attribute, NAME, st.sampled_from(["categorical", "multi", "numeric", "text", "sequence"]), st.integers(0, 2000),
-    st.floats(0, 5000), SHARE, SHARE,
-)  # fmt: skip
+    AttributeFacts,
+    NAME,
+    st.sampled_from(["categorical", "multi", "numeric", "text", "sequence"]),
+    st.integers(0, 2000),
+    st.floats(0, 5000),
+    SHARE,
+    SHARE,
+)
 FACTS = st.builds(
     Facts, train=COUNT, valid=COUNT, test=COUNT, liked=SHARE, users=COUNT, items=COUNT, people=COUNT, catalogue=COUNT,
     events=st.floats(0, 10**6), new_users=SHARE, new_items=SHARE,

@@ -8,12 +8,12 @@ import pytest
 
 from corella_edge.prompt import Template
 from corella_edge_export.generic.choice import values
-from corella_edge_export.generic.facts import Attribute, Facts
+from corella_edge_export.generic.facts import AttributeFacts, Facts
 from corella_edge_export.generic.words import history_lines, in_line, item_attributes, prompt, user_attributes
 
 FACTS = Facts(train=9000, valid=900, test=900, liked=0.5, users=90, items=80, people=100, catalogue=99, events=50.0,
               new_users=0.0, new_items=0.0)  # fmt: skip
-KIND = Attribute("kind", "categorical", values=5, chars=8.0)
+KIND = AttributeFacts("kind", "categorical", values=5, chars=8.0)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_line_takes_only_so_many_characters() -> None:
 
 
 def test_a_profile_has_numbers_too() -> None:
-    age = Attribute("age", "numeric", values=60, chars=2.0)
+    age = AttributeFacts("age", "numeric", values=60, chars=2.0)
     found = user_attributes(replace(FACTS, user_attributes=(KIND, age, replace(age, name="income", values=900))))
     assert [one.name for one in found] == ["kind", "age"]
 

@@ -13,7 +13,7 @@ from corella_edge.errors import InputError
 from corella_edge.request_message import parse_request
 from corella_edge.scores import answered
 from corella_edge_runtime.batch import parse_checked
-from corella_edge_runtime.partitions.columns import Answers, chosen, request_of
+from corella_edge_runtime.partitions.columns import AnswerColumns, chosen, request_of
 from request_tables import row_of
 
 IDS = st.text(min_size=1, max_size=5) | st.text(min_size=255, max_size=258)
@@ -120,7 +120,7 @@ def test_a_table_of_another_shape_is_refused_by_column(names: list[str], message
 @pytest.mark.parametrize("top_k", [None, 1, 2, 7])
 def test_answers_are_those_of_json(engine: Any, messages: list[dict], top_k: int | None) -> None:
     requests = [parse_request({**message, "top_k": top_k}) for message in messages[:20]]
-    made = Answers()
+    made = AnswerColumns()
     expected: list[Any] = []
     for row, request in enumerate(requests):
         scores = engine.rank(request)

@@ -16,7 +16,7 @@ from corella_edge.errors import ComputeError, CorellaError, InputError
 from corella_edge_runtime.batch import Tally
 from corella_edge_runtime.partitions import on_ray, scoring
 from corella_edge_runtime.partitions.layout import partitions
-from corella_edge_runtime.partitions.on_ray import Job, Tell, room
+from corella_edge_runtime.partitions.on_ray import PartitionJob, Tell, room
 from fake_ray import FakeRay
 
 OPTIONS = {"llm": None, "require_llm": False, "threshold": "ratio:0.3", "deterministic": False}
@@ -38,7 +38,7 @@ def run(crm_bundle: Path, table: Path, messages: list[dict], tmp_path: Path) -> 
     tables.write(table / "c.parquet", tables.table_of(messages[:20], label=[1] * 20))
 
     def start(ray: FakeRay, workers: int = 2, force: bool = False) -> tuple[Tally, Said]:
-        said, job = Said(), Job(crm_bundle, 1, OPTIONS, force)
+        said, job = Said(), PartitionJob(crm_bundle, 1, OPTIONS, force)
         return on_ray._Driver(ray, partitions(table, tmp_path / "out"), job, said.tell).run(workers), said
 
     return start

@@ -14,20 +14,20 @@ import pytest
 import request_tables as tables
 from corella_edge.errors import InputError
 from corella_edge_runtime.partitions import parquet
-from corella_edge_runtime.partitions.columns import Answers, request_of
-from corella_edge_runtime.partitions.parquet import Table
+from corella_edge_runtime.partitions.columns import AnswerColumns, request_of
+from corella_edge_runtime.partitions.parquet import RequestTable
 
 AT = 1_700_000_000
 ZONE = timezone(timedelta(hours=2))
 
 
-def opened(path: Path, features: tuple[str, ...] = ("gender",), **columns: Any) -> Table:
-    return Table(tables.write(path, pa.table(columns)), features)
+def opened(path: Path, features: tuple[str, ...] = ("gender",), **columns: Any) -> RequestTable:
+    return RequestTable(tables.write(path, pa.table(columns)), features)
 
 
 @pytest.mark.parametrize("start", [0, 1, 29, 30, 31, 64, 99, 100])
 def test_rows_are_read_from_anywhere(table: Path, messages: list[dict], start: int) -> None:
-    found = Table(table / "a.parquet", [])
+    found = RequestTable(table / "a.parquet", [])
     assert found.rows == 100
     rows = [*found.read(start)]
     assert [row for row, _ in rows] == [*range(start, 100)]
@@ -95,7 +95,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, messages: list[dict], change: A
     path = tables.write(tmp_path / "in.parquet", tables.table_of(messages))
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(InputError) as told:
-        [*Table(path, []).read()]
+        [*RequestTable(path, []).read()]
     assert str(told.value).startswith(f"{path}: cannot be read as Parquet: ")
     assert "\n" not in str(told.value)
 
@@ -103,8 +103,8 @@ def test_a_damaged_file_is_named(tmp_path: Path, messages: list[dict], change: A
 def test_pieces_become_one_file_with_its_label(tmp_path: Path, engine: Any, messages: list[dict], table: Path) -> None:
     paths = []
     for first in (0, 1, 7):
-        answers = Answers()
-        for row, values in [*Table(table / "a.parquet", []).read(first)][:2]:
+        answers = AnswerColumns()
+        for row, values in [*RequestTable(table / "a.parquet", []).read(first)][:2]:
             request = request_of(values, [])
             answers.add(row, request, engine.rank(request))
         paths.append(tmp_path / f"{first}.piece")

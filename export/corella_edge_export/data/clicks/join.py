@@ -18,7 +18,7 @@ from corella_edge.messages import an_id
 from corella_edge.request_message import parse_item
 from corella_edge_export.data.clicks.reading import (
     Click,
-    Decision,
+    LoggedDecision,
     Torn,
     decision_files,
     key,
@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class JoinPlan:
     """What counts.
 
     Attributes:
@@ -71,7 +71,7 @@ class Joined:
         return {**counts, "untitled": len(self.untitled), "rows": self.rows.to_json(), "clicks": self.clicks.to_json()}
 
 
-def prepare_log(decisions: Path, clicks: Path, items: Path, out: Path, plan: Plan, say: Say) -> dict[str, Any]:
+def prepare_log(decisions: Path, clicks: Path, items: Path, out: Path, plan: JoinPlan, say: Say) -> dict[str, Any]:
     """Write the folder `out`: events.csv, items.jsonl, data.toml and ledger.json; it appears complete or not at all.
 
     Raises:
@@ -110,7 +110,7 @@ def _check(told: dict[str, Any]) -> None:
 class _Join:
     """Clicks by what they are on, and the decisions that go by."""
 
-    def __init__(self, clicks: Sequence[Click], plan: Plan, known: set[str]) -> None:
+    def __init__(self, clicks: Sequence[Click], plan: JoinPlan, known: set[str]) -> None:
         self._plan, self._known = plan, known
         self._clicks: dict[tuple[str, str], list[Click]] = {}
         self._requests = set[str]()  # of the clicks that no decision has been found for
@@ -132,7 +132,7 @@ class _Join:
                 self._clicks.setdefault(place, []).append(click)
                 self._requests.add(place[0])
 
-    def rows(self, decisions: Iterable[Decision | Torn]) -> Iterator[tuple[object, ...]]:
+    def rows(self, decisions: Iterable[LoggedDecision | Torn]) -> Iterator[tuple[object, ...]]:
         """The rows of the table, one an item that was shown."""
         for decision in decisions:
             if isinstance(decision, Torn):
@@ -141,7 +141,7 @@ class _Join:
                 self.joined.decisions += 1
                 yield from self._of(decision)
 
-    def _of(self, decision: Decision) -> Iterator[tuple[object, ...]]:
+    def _of(self, decision: LoggedDecision) -> Iterator[tuple[object, ...]]:
         ledger, number = self.joined.rows, len(decision.candidates)
         ledger.read += number
         why = self._unusable(decision)
@@ -166,7 +166,7 @@ class _Join:
             yield (user, item, int(decision.time), int(bool(clicks)), event, quantity, request, shown.rank,
                    shown.propensity, decision.bundle)  # fmt: skip
 
-    def _unusable(self, decision: Decision) -> str:
+    def _unusable(self, decision: LoggedDecision) -> str:
         """Why a decision makes no rows; empty if it does."""
         if decision.id is None:
             return "of a decision without id"

@@ -31,7 +31,7 @@ class Shown(Struct):
     propensity: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
 
-class Decision(Struct):
+class LoggedDecision(Struct):
     """A line of the log of decisions, or of the answers of `score`; what else it holds is not looked at."""
 
     candidates: list[Shown]
@@ -56,7 +56,7 @@ class Torn:
     """The last line of a file whose writer was ended in the middle of it."""
 
 
-_DECISION = msgspec.json.Decoder(Decision)
+_DECISION = msgspec.json.Decoder(LoggedDecision)
 
 
 def decision_files(place: Path) -> list[Path]:
@@ -73,7 +73,7 @@ def decision_files(place: Path) -> list[Path]:
     return found
 
 
-def read_decisions(path: Path) -> Iterator[Decision | Torn]:
+def read_decisions(path: Path) -> Iterator[LoggedDecision | Torn]:
     """The decisions of one file.
 
     Raises:
@@ -90,7 +90,7 @@ def read_decisions(path: Path) -> Iterator[Decision | Torn]:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _last(line: bytes) -> Decision | Torn:
+def _last(line: bytes) -> LoggedDecision | Torn:
     """What stands behind the last line feed: a whole decision of a file that lacks one, or the beginning of one."""
     try:
         return _DECISION.decode(line)
@@ -98,7 +98,7 @@ def _last(line: bytes) -> Decision | Torn:
         return Torn()
 
 
-def _decision(line: bytes, where: str) -> Decision:
+def _decision(line: bytes, where: str) -> LoggedDecision:
     try:
         found = _DECISION.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

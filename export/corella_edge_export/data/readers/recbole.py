@@ -15,7 +15,7 @@ _KINDS = {"token": "categorical", "token_seq": "multi: ", "float": "numeric"}
 _FORM = 'separator = "\\t"\nquote = ""\n'
 
 
-class Column(NamedTuple):
+class AtomicColumn(NamedTuple):
     """A column's full name in the header ("item_id:token"), its name, and RecBole's type of it."""
 
     full: str
@@ -44,17 +44,17 @@ def describe(source: Path, work: Work) -> str:
     )
 
 
-def _header(path: Path) -> list[Column]:
+def _header(path: Path) -> list[AtomicColumn]:
     columns = []
     for full in first_line(path).split("\t"):
         name, _, kind = full.partition(":")
         if kind not in (*_KINDS, "float_seq"):
             raise InputError(f"{path} line 1: {full!r} is not NAME:TYPE with a type of {', '.join(_KINDS)}, float_seq")
-        columns.append(Column(full, name, kind))
+        columns.append(AtomicColumn(full, name, kind))
     return columns
 
 
-def _events(inter: Path, columns: Mapping[str, Column]) -> Iterable[str]:
+def _events(inter: Path, columns: Mapping[str, AtomicColumn]) -> Iterable[str]:
     yield f'\n[events]\nfiles = [{quoted(str(inter))}]\nformat = "csv"\n{_FORM}'
     yield f"user = {quoted(columns['user_id'].full)}\nitem = {quoted(columns['item_id'].full)}"
     if time := columns.get("timestamp"):
@@ -63,7 +63,7 @@ def _events(inter: Path, columns: Mapping[str, Column]) -> Iterable[str]:
         yield 'time_unit = "none"'
 
 
-def _label(columns: Mapping[str, Column]) -> Iterable[str]:
+def _label(columns: Mapping[str, AtomicColumn]) -> Iterable[str]:
     yield "\n[label]"
     if rating := columns.get("rating"):
         yield f"rating = {quoted(rating.full)}\nlike_above = 3"
@@ -73,7 +73,7 @@ def _label(columns: Mapping[str, Column]) -> Iterable[str]:
         yield "positives_only = true\n\n[negatives]\nper_positive = 4"
 
 
-def _entities(table: str, source: Path, pattern: str, id_: str, event: Column) -> Iterable[str]:
+def _entities(table: str, source: Path, pattern: str, id_: str, event: AtomicColumn) -> Iterable[str]:
     """[items] or [users], if its file is there."""
     if not pick_all(source, pattern):
         if table == "items":
@@ -92,7 +92,7 @@ def _entities(table: str, source: Path, pattern: str, id_: str, event: Column) -
             yield f"attributes.{quoted(column.name)} = {_attribute(column)}"
 
 
-def _attribute(column: Column) -> str:
+def _attribute(column: AtomicColumn) -> str:
     kind, _, separator = _KINDS[column.kind].partition(":")
     more = f", separator = {quoted(separator)}" if separator else ""
     return f"{{ column = {quoted(column.full)}, kind = {quoted(kind)}{more} }}"
@@ -110,7 +110,7 @@ def _sequences(source: Path, test: Path, work: Work) -> str:
             f"name = {quoted(test.name.partition('.')[0])}",
             f'\n[events]\nfiles = [{quoted(str(events))}]\nuser = "user"\nitem = "item"\ntime_unit = "none"',
             *_label({}),
-            *_entities("items", source, "*.item", "item_id", Column("item", "item", "token")),
+            *_entities("items", source, "*.item", "item_id", AtomicColumn("item", "item", "token")),
             *_split(timed=False),
         ]
     )

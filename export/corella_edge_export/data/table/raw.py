@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Piece:
+class FilePiece:
     """One file's rows: `first` to `first + rows` of the table; `bad` rows of it were dropped."""
 
     path: Path
@@ -56,7 +56,7 @@ class RawTable:
     name: str
     files: Files
     columns: dict[str, str]
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[FilePiece] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -152,7 +152,7 @@ class _Reading:
             indexes = [self._index(names, column) for column in self._wanted]
             rows, bad = self._read(self._from_csv(names, indexes), self._csv_rows(indexes))
         self._notes()
-        self._table.pieces.append(Piece(self._path, self._look, self._table.rows, rows, bad, self._width))
+        self._table.pieces.append(FilePiece(self._path, self._look, self._table.rows, rows, bad, self._width))
 
     def _read(self, query: str | None, rows: Iterator[tuple[int, Sequence[str | None], str]]) -> tuple[int, int]:
         """(rows read, bad rows): by DuckDB if it can, else record by record."""
@@ -306,7 +306,7 @@ def _data_records(path: Path, look: Look, files: Files, width: int | None) -> It
     return itertools.islice(_records(path, look, files, width), int(files.header), None)
 
 
-def _line(piece: Piece, files: Files, number: int) -> int:
+def _line(piece: FilePiece, files: Files, number: int) -> int:
     """The line where the good record of that number (from 0) begins."""
     if files.format == "csv":
         records = _data_records(piece.path, piece.look, files, piece.width)

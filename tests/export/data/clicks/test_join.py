@@ -18,7 +18,7 @@ from corella_edge.errors import InputError
 from corella_edge.request import Request, User
 from corella_edge.scores import Scores
 from corella_edge_export.crm.fitted import schema
-from corella_edge_export.data.clicks.join import HOUR, Plan, prepare_log
+from corella_edge_export.data.clicks.join import HOUR, JoinPlan, prepare_log
 from corella_edge_export.data.clicks.reading import Torn, read_clicks, read_decisions
 from corella_edge_export.data.contract import FITTED
 from corella_edge_runtime.decisions import DecisionLog
@@ -55,7 +55,7 @@ class Case:
         self.lines("log/decisions-00000001.jsonl", decisions)
         clicked = self.lines("clicks.jsonl", clicks)
         told = prepare_log(
-            self.folder / "log", clicked, self.folder / "items.jsonl", self.out, Plan(**plan), lambda _: None
+            self.folder / "log", clicked, self.folder / "items.jsonl", self.out, JoinPlan(**plan), lambda _: None
         )
         assert told == json.loads((self.out / "ledger.json").read_text())
         return told
@@ -158,7 +158,7 @@ def test_the_log_of_a_server_is_read_as_it_was_written(case: Case) -> None:
             log.put(Request(User(f"u{i}"), id=f"r{i}"), scores, "b@1", wait=True)
     clicked = case.lines("clicks.jsonl", [click("r7", "i0"), click("r8", "i1")])
     case.lines("items.jsonl", [{"item": f"i{k}", "title": "t"} for k in range(3)])
-    told = prepare_log(case.folder / "log", clicked, case.folder / "items.jsonl", case.out, Plan(), lambda _: None)
+    told = prepare_log(case.folder / "log", clicked, case.folder / "items.jsonl", case.out, JoinPlan(), lambda _: None)
     assert (told["rows"]["kept"], told["positives"], told["untitled"]) == (120, 2, 0)
     assert [row["rank"] for row in case.rows() if row["label"] == "1"] == ["1", "2"]
 
@@ -224,7 +224,7 @@ def test_what_nothing_can_be_learned_of_is_refused_and_nothing_is_written(case: 
         case.run([decision(None)], [click()])
     assert not case.out.exists()
     with pytest.raises(InputError, match="no such file"):
-        prepare_log(case.folder / "no", case.folder, case.folder, case.out, Plan(), lambda _: None)
+        prepare_log(case.folder / "no", case.folder, case.folder, case.out, JoinPlan(), lambda _: None)
 
 
 def test_of_a_bundle_what_was_fitted_is_no_attribute(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_of_a_bundle_what_was_fitted_is_no_attribute(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "d.jsonl").write_text(json.dumps(decision(items=["i1", "i2"])) + "\n")
     (tmp_path / "clicks").write_text(json.dumps(click(item="i1")) + "\n")
-    prepare_log(tmp_path / "log", tmp_path / "clicks", bundle, tmp_path / "out", Plan(), lambda _: None)
+    prepare_log(tmp_path / "log", tmp_path / "clicks", bundle, tmp_path / "out", JoinPlan(), lambda _: None)
     table = tomllib.loads((tmp_path / "out" / "data.toml").read_text())
     assert table["items"]["attributes"] == {"genres": "multi"}
     first = json.loads((tmp_path / "out" / "items.jsonl").read_text().splitlines()[0])

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import polars as pl
 
 from corella_edge_export.data.table.propose import words
-from corella_edge_export.data.table.propose.columns import Column, as_float
+from corella_edge_export.data.table.propose.columns import ColumnFacts, as_float
 from corella_edge_export.data.table.propose.roles import determined, determines
-from corella_edge_export.data.table.propose.tables import Table
+from corella_edge_export.data.table.propose.tables import FileTable
 
 FEW = 25  # numbers with no more different values may be codes
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AttributeVerdict:
     """A column as an attribute: `kind` as the data.toml writes it, or "" if it is left out; and why.
 
     Attributes:
@@ -30,12 +30,12 @@ class Verdict:
 
 
 def judge(
-    table: Table,
+    table: FileTable,
     others: Sequence[str],
     rates: Mapping[str, tuple[str, float]],
     ids: pl.Series | None,
     users: bool = False,
-) -> list[Verdict]:
+) -> list[AttributeVerdict]:
     """A verdict on each column that has no role.
 
     Args:
@@ -47,11 +47,11 @@ def judge(
     verdicts = [_judge(column, table, rates, ids, users) for column in columns if column.name not in flags]
     if flags:
         shown = ", ".join(flags[:2]) + (f" … {flags[-1]}" if len(flags) > 2 else "")
-        verdicts.append(Verdict("flags", "multi", f"{len(flags)} columns of 0 and 1: {shown}", tuple(flags)))
+        verdicts.append(AttributeVerdict("flags", "multi", f"{len(flags)} columns of 0 and 1: {shown}", tuple(flags)))
     return verdicts
 
 
-def _flags(columns: Sequence[Column], table: Table) -> list[str]:
+def _flags(columns: Sequence[ColumnFacts], table: FileTable) -> list[str]:
     """Three or more neighbouring columns of 0 and 1 are one attribute with several values."""
     names = list(table.columns)
     flags = [c.name for c in columns if c.flag and not words.has(c.name, words.SNAPSHOT | words.RATING)]
@@ -60,14 +60,14 @@ def _flags(columns: Sequence[Column], table: Table) -> list[str]:
 
 
 def _judge(
-    column: Column, table: Table, rates: Mapping[str, tuple[str, float]], ids: pl.Series | None, users: bool
-) -> Verdict:
+    column: ColumnFacts, table: FileTable, rates: Mapping[str, tuple[str, float]], ids: pl.Series | None, users: bool
+) -> AttributeVerdict:
     if reason := _leaks_by_name(column) or _useless(column) or _leaks(column, rates, ids) or _unreadable(column, table):
-        return Verdict(column.name, "", reason)
+        return AttributeVerdict(column.name, "", reason)
     return _kind(column, users)
 
 
-def _useless(column: Column) -> str:
+def _useless(column: ColumnFacts) -> str:
     filled, rows = len(column.filled), column.rows
     if not filled:
         return "empty in every row"
@@ -86,7 +86,7 @@ def _useless(column: Column) -> str:
     return ""
 
 
-def _leaks_by_name(column: Column) -> str:
+def _leaks_by_name(column: ColumnFacts) -> str:
     if words.has(column.name, words.SNAPSHOT):
         return "leaks: a snapshot over all users, later events included"
     if words.has(column.name, words.RELATED) and column.numbers is None:
@@ -96,7 +96,7 @@ def _leaks_by_name(column: Column) -> str:
     return ""
 
 
-def _leaks(column: Column, rates: Mapping[str, tuple[str, float]], ids: pl.Series | None) -> str:
+def _leaks(column: ColumnFacts, rates: Mapping[str, tuple[str, float]], ids: pl.Series | None) -> str:
     """Why a column would tell what came later, or ""."""
     listed = list_of_ids(column, ids) if ids is not None else 0.0
     if listed > 0.3:
@@ -107,7 +107,7 @@ def _leaks(column: Column, rates: Mapping[str, tuple[str, float]], ids: pl.Serie
     return ""
 
 
-def list_of_ids(column: Column, ids: pl.Series) -> float:
+def list_of_ids(column: ColumnFacts, ids: pl.Series) -> float:
     """Share of a column's listed parts that are ids; 0 if its fields are no lists."""
     parts = listed(column.sample.head(2000))
     if parts is None:
@@ -123,7 +123,7 @@ def listed(values: pl.Series) -> pl.Series | None:
     return parts if len(parts) and as_float((parts.list.len() > 1).mean()) > 0.3 else None
 
 
-def _unreadable(column: Column, table: Table) -> str:
+def _unreadable(column: ColumnFacts, table: FileTable) -> str:
     if column.nested == "object":
         return "nested objects; write what you need of them as columns of their own"
     if column.nested == "list" and column.type != "list":
@@ -137,7 +137,7 @@ def _unreadable(column: Column, table: Table) -> str:
     return ""
 
 
-def _short_lists(column: Column) -> bool:
+def _short_lists(column: ColumnFacts) -> bool:
     parts = (
         column.sample.str.json_decode(pl.List(pl.String))
         if column.sample.str.starts_with('["').any()
@@ -149,49 +149,51 @@ def _short_lists(column: Column) -> bool:
     return len(flat) > 0 and flat.n_unique() <= max(2, 0.3 * len(flat)) and as_float(flat.str.len_chars().mean()) <= 40
 
 
-def _kind(column: Column, users: bool) -> Verdict:
+def _kind(column: ColumnFacts, users: bool) -> AttributeVerdict:
     name, filled, distinct = column.name, len(column.filled), column.distinct
     gaps = f", {column.missing:,} empty" if column.missing else ""
     if column.nested == "list":
-        return Verdict(name, "multi", f"lists{gaps}")
+        return AttributeVerdict(name, "multi", f"lists{gaps}")
     if column.numbers is not None and column.share(r"^\s*0\d") == 0:
         return _of_numbers(column, gaps)
     if found := column.multi:
         top = ", ".join(value for value, _ in column.top[:2])
-        return Verdict(
+        return AttributeVerdict(
             name,
             f"multi:{found.separator}",
             f"{found.parts:,} different values, {found.each:.1f} in a field ({top}){gaps}",
         )
     if column.prose or (column.spaced > 0.8 and column.letters > 40 and distinct > 0.5 * filled):
         if users:
-            return Verdict(name, "", "free text")
-        return Verdict(name, "text", f"{column.letters:.0f} letters on average{gaps}")
+            return AttributeVerdict(name, "", "free text")
+        return AttributeVerdict(name, "text", f"{column.letters:.0f} letters on average{gaps}")
     if distinct > max(0.5 * filled, FEW) or (distinct > 0.9 * filled and filled > 3):
-        return Verdict(name, "", f"{distinct:,} different values in {filled:,} rows: nearly each row has its own")
-    return Verdict(
+        return AttributeVerdict(
+            name, "", f"{distinct:,} different values in {filled:,} rows: nearly each row has its own"
+        )
+    return AttributeVerdict(
         name, "categorical", f"{distinct:,} different values ({', '.join(v[:30] for v, _ in column.top)}){gaps}"
     )
 
 
-def _of_numbers(column: Column, gaps: str) -> Verdict:
+def _of_numbers(column: ColumnFacts, gaps: str) -> AttributeVerdict:
     assert column.numbers is not None
     low, high = column.range
     if column.whole and column.unique and column.distinct > FEW:
-        return Verdict(column.name, "", "whole numbers that tell the rows apart, as an id does")
+        return AttributeVerdict(column.name, "", "whole numbers that tell the rows apart, as an id does")
     if column.whole and column.distinct <= FEW:
         span = f"{column.distinct} different numbers from {low:g} to {high:g}"
         few = f'{span}; they may be codes. "numeric" if they measure'
-        return Verdict(column.name, "categorical", few + gaps)
+        return AttributeVerdict(column.name, "categorical", few + gaps)
     zeros = int((column.numbers == 0).sum())
     rest = as_float(column.numbers.filter(column.numbers > 0).min())
     odd = f"; {zeros:,} are 0, far below the others, and may be missing" if zeros and low == 0 and rest > 100 else ""
-    return Verdict(column.name, "numeric", f"{low:g} to {high:g}{gaps}{odd}")
+    return AttributeVerdict(column.name, "numeric", f"{low:g} to {high:g}{gaps}{odd}")
 
 
 def judge_own(
-    events: Table, user: str, item: str, others: Sequence[str], ids: pl.Series
-) -> Iterator[tuple[str, Verdict]]:
+    events: FileTable, user: str, item: str, others: Sequence[str], ids: pl.Series
+) -> Iterator[tuple[str, AttributeVerdict]]:
     """("item", "user" or "event", verdict) on the columns of the events that have no role.
 
     What one item always has is the item's, what one user always has the user's. The rest is known only with the event.
@@ -200,14 +202,17 @@ def judge_own(
         if name in others:
             continue
         if reason := _late(column) or _useless(column):
-            yield "event", Verdict(name, "", reason)
+            yield "event", AttributeVerdict(name, "", reason)
         elif list_of_ids(column, ids) > 0.5:
-            yield "event", Verdict(name, "", "lists items: the user's others; prepare makes the histories itself")
+            yield (
+                "event",
+                AttributeVerdict(name, "", "lists items: the user's others; prepare makes the histories itself"),
+            )
         else:
             yield _whose(events, column, user, item, ids)
 
 
-def _late(column: Column) -> str:
+def _late(column: ColumnFacts) -> str:
     """Why a column of the events is known only afterwards, by its name."""
     if words.has(column.name, words.WRITTEN):
         return "leaks: written after the event, it tells what the user thought"
@@ -218,12 +223,14 @@ def _late(column: Column) -> str:
     return ""
 
 
-def _whose(events: Table, column: Column, user: str, item: str, ids: pl.Series) -> tuple[str, Verdict]:
+def _whose(
+    events: FileTable, column: ColumnFacts, user: str, item: str, ids: pl.Series
+) -> tuple[str, AttributeVerdict]:
     of_item, of_user = (determined(events.frame, who, column.name) for who in (item, user))
     repeated_item = events.columns[item].distinct < 0.9 * events.rows
     if of_user >= 0.99 and of_user >= of_item and not column.flag:
         if determines(events.frame, column.name, user):
-            return "event", Verdict(column.name, "", f"another name of the user ({user})")
+            return "event", AttributeVerdict(column.name, "", f"another name of the user ({user})")
         return "user", _judge(_each(events, user, column), events, {}, None, True)
     if of_item >= 0.99 and repeated_item and not column.flag:
         return "item", _judge(_each(events, item, column), events, {}, ids, False)
@@ -232,17 +239,19 @@ def _whose(events: Table, column: Column, user: str, item: str, ids: pl.Series) 
         if column.flag
         else f"{1 - of_item:.0%} of the items and {1 - of_user:.0%} of the users have several values"
     )
-    return "event", Verdict(column.name, "", f"known only with the event ({told})")
+    return "event", AttributeVerdict(column.name, "", f"known only with the event ({told})")
 
 
-def _each(events: Table, who: str, column: Column) -> Column:
+def _each(events: FileTable, who: str, column: ColumnFacts) -> ColumnFacts:
     """A column's value for each user or item, one a row."""
     frame = events.frame.select(pl.col(who).alias("who"), pl.col(column.name).alias("own")).drop_nulls("who")
     values = frame.group_by("who", maintain_order=True).agg(pl.col("own").drop_nulls().first())["own"]
-    return Column(column.name, values.rename(column.name), column.type)
+    return ColumnFacts(column.name, values.rename(column.name), column.type)
 
 
-def rates_of_events(items: Table, key: str, ids: pl.Series, rating: pl.Series | None) -> dict[str, tuple[str, float]]:
+def rates_of_events(
+    items: FileTable, key: str, ids: pl.Series, rating: pl.Series | None
+) -> dict[str, tuple[str, float]]:
     """Numeric columns of the items that go with the items' mean rating, or their number of events."""
     frame = pl.DataFrame(
         {"id": ids, "rating": rating if rating is not None else pl.repeat(None, len(ids), dtype=pl.Float64, eager=True)}
@@ -265,7 +274,7 @@ def rates_of_events(items: Table, key: str, ids: pl.Series, rating: pl.Series | 
     return found
 
 
-def find_title(table: Table, others: Sequence[str], item: str) -> tuple[str, str] | None:
+def find_title(table: FileTable, others: Sequence[str], item: str) -> tuple[str, str] | None:
     """(column, evidence) of the items' titles: words, mostly different; names of columns decide among several."""
     candidates = [c for name, c in table.columns.items() if name not in others and _title_like(c, table, item)]
     if not candidates:
@@ -275,7 +284,7 @@ def find_title(table: Table, others: Sequence[str], item: str) -> tuple[str, str
     return best.name, f"{best.distinct:,} different texts of {best.letters:.0f} letters on average{gaps}"
 
 
-def _title_like(column: Column, table: Table, item: str) -> bool:
+def _title_like(column: ColumnFacts, table: FileTable, item: str) -> bool:
     if not len(column.filled) or column.nested or column.address or column.numbers is not None or column.letters > 250:
         return False
     named = any(word in words.words(column.name) for word in words.TITLE)
@@ -287,6 +296,6 @@ def _title_like(column: Column, table: Table, item: str) -> bool:
     return enough and own and texts and (named or column.letters < 120) and len(column.filled) > 0.5 * column.rows
 
 
-def _title_score(column: Column) -> float:
+def _title_score(column: ColumnFacts) -> float:
     named = [len(words.TITLE) - place for place, word in enumerate(words.TITLE) if word in words.words(column.name)]
     return max(named, default=0) + column.distinct / max(1, len(column.filled)) - column.letters / 250

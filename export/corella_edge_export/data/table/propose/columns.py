@@ -26,7 +26,7 @@ class Multi:
 
 
 @dataclass(eq=False)
-class Column:
+class ColumnFacts:
     """A column of a table; what is asked of it is computed once.
 
     Attributes:

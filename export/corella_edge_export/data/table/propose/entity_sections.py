@@ -9,20 +9,20 @@ from typing import Any
 
 import polars as pl
 
-from corella_edge_export.data.table.propose.attributes import Verdict
+from corella_edge_export.data.table.propose.attributes import AttributeVerdict
 from corella_edge_export.data.table.propose.event_sections import Names, column_names, file_keys, left_out
-from corella_edge_export.data.table.propose.survey import Survey
-from corella_edge_export.data.table.propose.tables import Join, Table, mismatch
-from corella_edge_export.data.table.propose.toml import Section, toml
+from corella_edge_export.data.table.propose.survey import FilesSurvey
+from corella_edge_export.data.table.propose.tables import FileTable, Join, mismatch
+from corella_edge_export.data.table.propose.toml import WrittenSection, toml
 
 RESERVED = ("item_id", "user_id", "title", "label", "rating", "timestamp", "position")
 _ENTITY = r"&(#\d+|#x[0-9a-fA-F]+|[A-Za-z]{2,8});|</?[A-Za-z][^<>]*>"
 _UNTITLED = ("unknown", "untitled", "no title", "n/a", "none", "null", "?", "-", "test")
 
 
-def items_sections(found: Survey, folder: Path, events: Names) -> Iterator[Section]:
+def items_sections(found: FilesSurvey, folder: Path, events: Names) -> Iterator[WrittenSection]:
     """[items] and [items.attributes]."""
-    section, join = Section("items"), found.roles.items
+    section, join = WrittenSection("items"), found.roles.items
     if join is None:
         names, table = dict(events), found.events
         if found.title:
@@ -49,7 +49,7 @@ def _rate(join: Join) -> str:
     return f"{found}, {join.cover:.0%} of these ids occur in events"
 
 
-def _min_join(section: Section, join: Join, found: Survey) -> None:
+def _min_join(section: WrittenSection, join: Join, found: FilesSurvey) -> None:
     if join.near:
         section.say(f"Not one id is written as in the events: {mismatch(join)}.")
         return
@@ -60,7 +60,7 @@ def _min_join(section: Section, join: Join, found: Survey) -> None:
         section.key("min_join", int(share * 100) / 100, told)
 
 
-def _title_keys(section: Section, found: Survey, table: Table, names: Names) -> None:
+def _title_keys(section: WrittenSection, found: FilesSurvey, table: FileTable, names: Names) -> None:
     if found.title is None:
         section.say(
             "No column holds titles, so the LLM reads ids, which say nothing to it. Add a file with titles if you can."
@@ -90,7 +90,7 @@ def _title_keys(section: Section, found: Survey, table: Table, names: Names) -> 
     _several(section, found, table, name)
 
 
-def _several(section: Section, found: Survey, table: Table, title: str) -> None:
+def _several(section: WrittenSection, found: FilesSurvey, table: FileTable, title: str) -> None:
     """Ids with more than one title, where the titles stand in the events."""
     key = found.roles.items.key if found.roles.items else found.roles.item.column
     if key == title:
@@ -103,7 +103,7 @@ def _several(section: Section, found: Survey, table: Table, title: str) -> None:
         )
 
 
-def _missing_title(section: Section, found: Survey, table: Table, title: str) -> None:
+def _missing_title(section: WrittenSection, found: FilesSurvey, table: FileTable, title: str) -> None:
     join = found.roles.items
     key = join.key if join else found.roles.item.column
     titled = table.frame.select(pl.col(key).alias("id"), pl.col(title).alias("title")).drop_nulls()["id"].unique()
@@ -122,9 +122,11 @@ def _missing_title(section: Section, found: Survey, table: Table, title: str) ->
         section.key("missing_title", "id", f'{told}; the LLM then reads the id. "drop" drops their rows')
 
 
-def _attributes(name: str, verdicts: Sequence[Verdict], names: Names, table: Table, *, own: bool) -> Section | None:
+def _attributes(
+    name: str, verdicts: Sequence[AttributeVerdict], names: Names, table: FileTable, *, own: bool
+) -> WrittenSection | None:
     """The table of attributes; and what was left out, if `table` is one of their own and not the events'."""
-    section = Section(f"{name}.attributes")
+    section = WrittenSection(f"{name}.attributes")
     for verdict in verdicts:
         if verdict.kind:
             section.key(*_attribute(verdict, names), verdict.why)
@@ -138,7 +140,7 @@ def _attributes(name: str, verdicts: Sequence[Verdict], names: Names, table: Tab
     return section if section.lines else None
 
 
-def _attribute(verdict: Verdict, names: Names) -> tuple[str, Any]:
+def _attribute(verdict: AttributeVerdict, names: Names) -> tuple[str, Any]:
     """(name, value) of an attribute as the data.toml writes it."""
     if verdict.columns:
         return verdict.name, {"kind": verdict.kind, "columns": [names[column] for column in verdict.columns]}
@@ -148,19 +150,19 @@ def _attribute(verdict: Verdict, names: Names) -> tuple[str, Any]:
     return name, verdict.kind
 
 
-def _as_table(verdict: Verdict, names: Names) -> dict[str, str]:
+def _as_table(verdict: AttributeVerdict, names: Names) -> dict[str, str]:
     """An attribute whose name is not its column's."""
     kind, _, separator = verdict.kind.partition(":")
     found = {"column": names[verdict.name], "kind": kind}
     return {**found, "separator": separator} if separator else found
 
 
-def users_sections(found: Survey, folder: Path, events: Names) -> Iterator[Section]:
+def users_sections(found: FilesSurvey, folder: Path, events: Names) -> Iterator[WrittenSection]:
     """[users] and [users.attributes], if they have any."""
     join = found.roles.users
     if not any(verdict.kind for verdict in found.of_users):
         return
-    section, table = Section("users"), join.table if join else found.events
+    section, table = WrittenSection("users"), join.table if join else found.events
     if join is None:
         section.say("The columns stand in the events' own files.")
         names: Names = events

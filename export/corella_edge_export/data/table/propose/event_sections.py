@@ -6,25 +6,25 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from corella_edge_export.data.table.propose.attributes import Verdict
+from corella_edge_export.data.table.propose.attributes import AttributeVerdict
 from corella_edge_export.data.table.propose.content import line_ends
 from corella_edge_export.data.table.propose.moments import whole_days
-from corella_edge_export.data.table.propose.survey import Survey
-from corella_edge_export.data.table.propose.tables import Table, relative
-from corella_edge_export.data.table.propose.toml import Section, choose, toml
+from corella_edge_export.data.table.propose.survey import FilesSurvey
+from corella_edge_export.data.table.propose.tables import FileTable, relative
+from corella_edge_export.data.table.propose.toml import WrittenSection, choose, toml
 from corella_edge_export.data.table.propose.words import TIME, has
 
 _CELL, _SHOWN = 24, 5
 Names = Mapping[str, str]  # column as read → as the data.toml calls it
 
 
-def column_names(table: Table, roles: Mapping[str, str]) -> dict[str, str]:
+def column_names(table: FileTable, roles: Mapping[str, str]) -> dict[str, str]:
     """Names of a table's columns: the header's own; without a header the role, where there is one."""
     headed = table.sheets[0].header
     return {name: name if headed else roles.get(name, name) for name in table.columns}
 
 
-def event_names(found: Survey) -> dict[str, str]:
+def event_names(found: FilesSurvey) -> dict[str, str]:
     """Column of the events → its name in the data.toml."""
     roles = {}
     for role, choice in (("user", found.roles.user), ("item", found.roles.item), ("time", found.time)):
@@ -40,7 +40,7 @@ def event_names(found: Survey) -> dict[str, str]:
     return column_names(found.events, roles)
 
 
-def file_keys(section: Section, table: Table, names: Names, folder: Path, *, listed: bool) -> None:
+def file_keys(section: WrittenSection, table: FileTable, names: Names, folder: Path, *, listed: bool) -> None:
     """The keys of how the files are read. `listed`: False if [split] names the files."""
     first = table.first
     section.say(_size(table))
@@ -66,7 +66,7 @@ def file_keys(section: Section, table: Table, names: Names, folder: Path, *, lis
     _ragged(section, table)
 
 
-def _size(table: Table) -> str:
+def _size(table: FileTable) -> str:
     first, parts = table.first, len(table.sheets)
     amount = (
         f"{table.rows:,} rows"
@@ -80,11 +80,11 @@ def _size(table: Table) -> str:
     return f"{table.names}: {amount}, {len(table.columns)} columns{many}{packed}{text}{cut}."
 
 
-def _ended(table: Table) -> bool:
+def _ended(table: FileTable) -> bool:
     return all(sheet.content.text.endswith(("\n", "\r")) for sheet in table.sheets if sheet.whole)
 
 
-def _dialect_keys(section: Section, table: Table, names: Names) -> None:
+def _dialect_keys(section: WrittenSection, table: FileTable, names: Names) -> None:
     first = table.first
     assert first.dialect
     dialect = first.dialect
@@ -100,7 +100,7 @@ def _dialect_keys(section: Section, table: Table, names: Names) -> None:
         )
 
 
-def _ragged(section: Section, table: Table) -> None:
+def _ragged(section: WrittenSection, table: FileTable) -> None:
     ragged = [(sheet, row) for sheet in table.sheets for row in sheet.ragged]
     if ragged:
         sheet, (line, fields) = ragged[0]
@@ -109,7 +109,7 @@ def _ragged(section: Section, table: Table) -> None:
         section.ask("bad_rows", ("stop", "drop"), f"{many} another number of fields", why)
 
 
-def rows_shown(table: Table, names: Names) -> list[str]:
+def rows_shown(table: FileTable, names: Names) -> list[str]:
     """The first five rows as lines of text, wide ones cut."""
     head = table.frame.head(_SHOWN)
     cells = [
@@ -132,14 +132,14 @@ def _cell(value: str | None) -> str:
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
 
 
-def _show_rows(section: Section, table: Table, names: Names) -> None:
+def _show_rows(section: WrittenSection, table: FileTable, names: Names) -> None:
     for line in rows_shown(table, names):
         section.say(f"   {line}")
 
 
-def events_section(found: Survey, folder: Path, names: Names) -> Section:
+def events_section(found: FilesSurvey, folder: Path, names: Names) -> WrittenSection:
     """[events]."""
-    section = Section("events")
+    section = WrittenSection("events")
     file_keys(section, found.events, names, folder, listed=found.split.rule != "files")
     for role, choice in (("user", found.roles.user), ("item", found.roles.item)):
         _choice_key(section, role, choice.options, choice.why, names)
@@ -152,14 +152,14 @@ def events_section(found: Survey, folder: Path, names: Names) -> Section:
     return section
 
 
-def _choice_key(section: Section, key: str, options: Sequence[str], why: str, names: Names) -> None:
+def _choice_key(section: WrittenSection, key: str, options: Sequence[str], why: str, names: Names) -> None:
     if len(options) == 1:
         section.key(key, names[options[0]], why)
     else:
         section.ask(key, [names[option] for option in options], f"which column is the {key}?", why)
 
 
-def _time_keys(section: Section, found: Survey, names: Names) -> None:
+def _time_keys(section: WrittenSection, found: FilesSurvey, names: Names) -> None:
     if found.time is None or found.moments is None:
         _no_time(section, found, names)
         return
@@ -178,7 +178,7 @@ def _time_keys(section: Section, found: Survey, names: Names) -> None:
         section.key("timezone", "UTC", "the times name no zone; write yours, such as Europe/Berlin")
 
 
-def _no_time(section: Section, found: Survey, names: Names) -> None:
+def _no_time(section: WrittenSection, found: FilesSurvey, names: Names) -> None:
     """Without times; a column that is named for them is asked about."""
     used = {found.roles.user.column, found.roles.item.column, *found.labels.used}
     named = [c for c in found.events.columns.values()
@@ -195,7 +195,7 @@ def _no_time(section: Section, found: Survey, names: Names) -> None:
     section.off('time_unit = "%Y-%m-%d %H:%M:%S"')
 
 
-def _require(section: Section, found: Survey) -> None:
+def _require(section: WrittenSection, found: FilesSurvey) -> None:
     rating = found.labels.ratings[0] if found.labels.ratings else None
     absent = {**found.rows.absent, **({"rating": found.events.columns[rating].missing} if rating else {})}
     needed = [role for role, rows in absent.items() if rows]
@@ -204,7 +204,7 @@ def _require(section: Section, found: Survey) -> None:
         section.key("require", needed, f"{told}; they are dropped and counted")
 
 
-def _drop(section: Section, found: Survey, names: Names) -> None:
+def _drop(section: WrittenSection, found: FilesSurvey, names: Names) -> None:
     rules = {names[name]: rule for name, (rule, _) in found.drops.items()}
     reasons = [why for _, why in found.drops.values()]
     kind = found.labels.kind
@@ -219,7 +219,7 @@ def _drop(section: Section, found: Survey, names: Names) -> None:
         section.key("drop", rules, "; ".join(reasons))
 
 
-def _kind_keys(section: Section, found: Survey, names: Names) -> None:
+def _kind_keys(section: WrittenSection, found: FilesSurvey, names: Names) -> None:
     labels = found.labels
     if labels.kind:
         top = ", ".join(f"{value} ({rows:,})" for value, rows in found.events.columns[labels.kind].top)
@@ -230,7 +230,7 @@ def _kind_keys(section: Section, found: Survey, names: Names) -> None:
         section.key("quantity", names[labels.counts[0]], f"{low:,.0f} to {high:,.0f}")
 
 
-def _repeats(section: Section, found: Survey) -> None:
+def _repeats(section: WrittenSection, found: FilesSurvey) -> None:
     rows = found.rows
     told = f"{rows.pairs:,} rows repeat a user and item, {rows.repeats:,} of them at the same time"
     if rows.copies and found.time is not None:
@@ -243,7 +243,7 @@ def _repeats(section: Section, found: Survey) -> None:
         section.key("repeats", "keep", told if rows.pairs else "no user has an item twice")
 
 
-def left_out(section: Section, verdicts: Sequence[Verdict], names: Names) -> None:
+def left_out(section: WrittenSection, verdicts: Sequence[AttributeVerdict], names: Names) -> None:
     left = [verdict for verdict in verdicts if not verdict.kind]
     if left:
         section.say("Left out:")
@@ -257,9 +257,9 @@ def _line(text: str) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
-def split_section(found: Survey, folder: Path) -> Section:
+def split_section(found: FilesSurvey, folder: Path) -> WrittenSection:
     """[split]."""
-    section, split, rows = Section("split"), found.split, found.rows
+    section, split, rows = WrittenSection("split"), found.split, found.rows
     if split.others:
         section.ask("rule", (split.rule, *split.others), split.short, split.why)
     else:
@@ -282,7 +282,7 @@ def split_section(found: Survey, folder: Path) -> Section:
     return section
 
 
-def _min_history(found: Survey) -> tuple[int, str]:
+def _min_history(found: FilesSurvey) -> tuple[int, str]:
     rows, kept = found.rows, found.rows.rows - max(found.rows.absent.values())
     if found.time is None:
         return (1, "earlier rows in the files") if kept > 2 * rows.users else (0, "most users have one row or two")

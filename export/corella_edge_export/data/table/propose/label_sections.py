@@ -7,13 +7,13 @@ import polars as pl
 from corella_edge_export.data.table.propose.columns import as_float
 from corella_edge_export.data.table.propose.event_sections import Names
 from corella_edge_export.data.table.propose.labels import Cut, find_silent, propose_cut, twin_of_rating
-from corella_edge_export.data.table.propose.survey import Survey
-from corella_edge_export.data.table.propose.toml import Section, toml
+from corella_edge_export.data.table.propose.survey import FilesSurvey
+from corella_edge_export.data.table.propose.toml import WrittenSection, toml
 
 
-def label_section(found: Survey, names: Names) -> Section:
+def label_section(found: FilesSurvey, names: Names) -> WrittenSection:
     """[label]."""
-    section, labels = Section("label"), found.labels
+    section, labels = WrittenSection("label"), found.labels
     if labels.ratings:
         _rating_keys(section, found, names)
     elif labels.flags:
@@ -23,7 +23,7 @@ def label_section(found: Survey, names: Names) -> Section:
     return section
 
 
-def _rating_keys(section: Section, found: Survey, names: Names) -> None:
+def _rating_keys(section: WrittenSection, found: FilesSurvey, names: Names) -> None:
     labels = found.labels
     column = found.events.columns[labels.ratings[0]]
     numbers = column.numbers
@@ -58,7 +58,7 @@ def _rating_keys(section: Section, found: Survey, names: Names) -> None:
         )
 
 
-def _twin(found: Survey) -> tuple[str, float] | None:
+def _twin(found: FilesSurvey) -> tuple[str, float] | None:
     """(flag, cut) of a column that is 1 exactly where the rating is above the cut, if there is one."""
     rating = found.events.frame[found.labels.ratings[0]].cast(pl.Float64, strict=False)
     for flag in found.labels.flags:
@@ -68,7 +68,7 @@ def _twin(found: Survey) -> tuple[str, float] | None:
     return None
 
 
-def _flag_keys(section: Section, found: Survey, names: Names) -> None:
+def _flag_keys(section: WrittenSection, found: FilesSurvey, names: Names) -> None:
     flags = found.labels.flags
     column = found.events.columns[flags[0]]
     values = column.numbers if column.numbers is not None else column.answers
@@ -81,7 +81,7 @@ def _flag_keys(section: Section, found: Survey, names: Names) -> None:
         section.key("column", names[flags[0]], f"{texts}, {as_float(values.mean()):.1%} are likes")
 
 
-def _positive_keys(section: Section, found: Survey, names: Names) -> None:
+def _positive_keys(section: WrittenSection, found: FilesSurvey, names: Names) -> None:
     labels, roles = found.labels, found.roles
     flags = [
         c.name
@@ -103,7 +103,7 @@ def _positive_keys(section: Section, found: Survey, names: Names) -> None:
         section.key("positives_only", True, f"{ones}: every event is a like")
 
 
-def _unread_keys(section: Section, found: Survey, names: Names) -> None:
+def _unread_keys(section: WrittenSection, found: FilesSurvey, names: Names) -> None:
     """A column that is called a rating and holds no numbers: whether it is one, only a person knows."""
     column = found.events.columns[found.labels.unread[0]]
     shown = ", ".join(repr(text) for text, _ in column.top)
@@ -112,7 +112,7 @@ def _unread_keys(section: Section, found: Survey, names: Names) -> None:
     section.say("If it is a rating, write its values as numbers in the file, and run init again.")
 
 
-def _count_keys(section: Section, found: Survey, names: Names) -> None:
+def _count_keys(section: WrittenSection, found: FilesSurvey, names: Names) -> None:
     """Counts over a user's whole time: each is a like, or a high one is."""
     column = found.events.columns[found.labels.counts[0]]
     numbers, (low, high) = column.numbers, column.range
@@ -126,11 +126,11 @@ def _count_keys(section: Section, found: Survey, names: Names) -> None:
     section.off(f"like_above = {toml(cut.above)}", cut.told)
 
 
-def negatives_section(found: Survey) -> Section | None:
+def negatives_section(found: FilesSurvey) -> WrittenSection | None:
     """[negatives], where every event is a like."""
     if found.labels.ratings or found.labels.flags:
         return None
-    section = Section("negatives")
+    section = WrittenSection("negatives")
     section.say("Rows with label 0 are drawn, since the files have none.")
     section.key("per_positive", 4, "for each like")
     if found.time is None:

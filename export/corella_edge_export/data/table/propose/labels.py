@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from corella_edge_export.data.table.propose import words
-from corella_edge_export.data.table.propose.columns import Column, as_float
+from corella_edge_export.data.table.propose.columns import ColumnFacts, as_float
 from corella_edge_export.data.table.propose.roles import determined
-from corella_edge_export.data.table.propose.tables import Table
+from corella_edge_export.data.table.propose.tables import FileTable
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Labels:
         return {name for name in found if name is not None}
 
 
-def find_labels(events: Table, taken: Sequence[str], item: str) -> Labels:
+def find_labels(events: FileTable, taken: Sequence[str], item: str) -> Labels:
     """What may say whether an event is a like, of the columns that are not `taken` as user, item or time."""
     free = [c for name, c in events.columns.items() if name not in taken and name not in events.moments and c.distinct]
     ratings = [c.name for c in free if _named_rating(c)]
@@ -58,13 +58,13 @@ def find_labels(events: Table, taken: Sequence[str], item: str) -> Labels:
     )  # fmt: skip
 
 
-def _unread(column: Column) -> bool:
+def _unread(column: ColumnFacts) -> bool:
     """A rating by its name, such as "4/5", "★★★" or "good": no numbers, but few and short texts."""
     named = words.has(column.name, words.RATING) and not words.has(column.name, words.SNAPSHOT | words.WRITTEN)
     return named and column.numbers is None and 2 <= column.distinct <= 101 and column.letters <= 20
 
 
-def _named_rating(column: Column) -> bool:
+def _named_rating(column: ColumnFacts) -> bool:
     known = words.has(column.name, words.RATING) and not words.has(column.name, words.SNAPSHOT | words.COUNT)
     return (
         known
@@ -80,7 +80,7 @@ def _may_be_rating(name: str) -> bool:
     )
 
 
-def _heavy(column: Column) -> bool:
+def _heavy(column: ColumnFacts) -> bool:
     """Counts as a few do very much: whole numbers from 1, the largest far above the middle."""
     if column.numbers is None or not column.whole or column.distinct < 20:
         return False
@@ -88,7 +88,7 @@ def _heavy(column: Column) -> bool:
     return as_float(low) >= 0 and as_float(high) > 20 * max(1.0, as_float(middle))
 
 
-def _kind(columns: Sequence[Column], events: Table, item: str) -> str | None:
+def _kind(columns: Sequence[ColumnFacts], events: FileTable, item: str) -> str | None:
     """The first column with kinds of events. What one item always has is a kind of items (tea, coffee)."""
     kinds = [c.name for c in columns if words.has(c.name, words.KIND) and c.numbers is None and 2 <= c.distinct <= 12]
     if events.columns[item].distinct < 0.9 * events.rows:
@@ -96,7 +96,7 @@ def _kind(columns: Sequence[Column], events: Table, item: str) -> str | None:
     return kinds[0] if kinds else None
 
 
-def _ones(columns: Sequence[Column]) -> str | None:
+def _ones(columns: Sequence[ColumnFacts]) -> str | None:
     ones = [c.name for c in columns if words.has(c.name, words.LABEL) and c.numbers is not None
             and c.distinct == 1 and float(c.numbers[0]) == 1.0]  # fmt: skip
     return ones[0] if ones else None

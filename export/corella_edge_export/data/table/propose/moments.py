@@ -10,7 +10,7 @@ from functools import cache
 
 import polars as pl
 
-from corella_edge_export.data.table.propose.columns import Column, as_float
+from corella_edge_export.data.table.propose.columns import ColumnFacts, as_float
 from corella_edge_export.data.table.propose.words import TIME, has
 
 FROM = 788_918_400  # 1995, the first year that `prepare` takes
@@ -73,7 +73,7 @@ class Moments:
         return not self.local and (self.unit in (*UNITS, "timestamp", "iso") or _zoned(self.unit))
 
 
-def find_moments(column: Column) -> Moments | None:
+def find_moments(column: ColumnFacts) -> Moments | None:
     """How a column's times are written; None if they are none."""
     if column.type == "moment":
         seconds = column.values.str.head(19).str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False)
@@ -85,7 +85,7 @@ def find_moments(column: Column) -> Moments | None:
     return _of_texts(column) if column.type != "list" else None
 
 
-def _of_numbers(column: Column) -> Moments | None:
+def _of_numbers(column: ColumnFacts) -> Moments | None:
     """Units in which nearly all numbers lie between 1995 and now."""
     assert column.numbers is not None
     now = datetime.now(UTC).timestamp() + 86_400
@@ -106,7 +106,7 @@ def _of_numbers(column: Column) -> Moments | None:
     return _unclear(column, now) if has(column.name, TIME - {"at", "day", "when"}) and column.distinct > 20 else None
 
 
-def _spreadsheet(column: Column, now: float) -> Moments | None:
+def _spreadsheet(column: ColumnFacts, now: float) -> Moments | None:
     """Days since 1899-12-30, as a spreadsheet writes a time that was formatted as a number."""
     seconds = ((column.values.str.strip_chars().cast(pl.Float64, strict=False) - _EXCEL_EPOCH) * _DAY).round()
     inside = as_float(seconds.drop_nulls().is_between(FROM, now).mean())
@@ -117,7 +117,7 @@ def _spreadsheet(column: Column, now: float) -> Moments | None:
     return Moments("excel", (), why, seconds.cast(pl.Int64, strict=False), bad)
 
 
-def _unclear(column: Column, now: float) -> Moments | None:
+def _unclear(column: ColumnFacts, now: float) -> Moments | None:
     """Numbers of a column that is named for a time, and are none of our time in any unit, or only in part."""
     assert column.numbers is not None
     numbers = column.numbers
@@ -153,7 +153,7 @@ def _all_forms() -> Iterator[tuple[re.Pattern[str], tuple[str, ...]]]:
     yield re.compile(_PACKED[0]), _PACKED[1]
 
 
-def _of_texts(column: Column) -> Moments | None:
+def _of_texts(column: ColumnFacts) -> Moments | None:
     # A second header, or a line between, does not hide the form of the others.
     heads = [value.strip() for value in column.filled.head(3)]
     form = next((form for head in heads for form in _forms() if form[0].fullmatch(head)), None)
@@ -174,7 +174,7 @@ def _of_texts(column: Column) -> Moments | None:
     return Moments(patterns[0], tuple(patterns[1:]), f"{why}{_span(seconds)}", seconds, len(column.filled) - good)
 
 
-def _mixed(column: Column, values: pl.Series) -> Moments | None:
+def _mixed(column: ColumnFacts, values: pl.Series) -> Moments | None:
     """Most values are times, but not all are written alike."""
     sample = [value for value in values.drop_nulls().head(500).to_list() if value]
     found = [next((p[0] for t, p in _forms() if t.fullmatch(value)), "") for value in sample]

@@ -14,9 +14,9 @@ from corella_edge_export.data import registry
 from corella_edge_export.data.table.propose.entity_sections import items_sections, users_sections
 from corella_edge_export.data.table.propose.event_sections import event_names, events_section, rows_shown, split_section
 from corella_edge_export.data.table.propose.label_sections import label_section, negatives_section
-from corella_edge_export.data.table.propose.survey import Progress, Survey, survey
-from corella_edge_export.data.table.propose.tables import Table, mismatch
-from corella_edge_export.data.table.propose.toml import CHOOSE, Section, render
+from corella_edge_export.data.table.propose.survey import FilesSurvey, Progress, survey
+from corella_edge_export.data.table.propose.tables import FileTable, mismatch
+from corella_edge_export.data.table.propose.toml import CHOOSE, WrittenSection, render
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ def describe(paths: Sequence[Path], out: Path, progress: Progress) -> Proposal:
     sections = [_top(found, paths, notes), events_section(found, folder, names), label_section(found, names),
                 negatives_section(found), *items_sections(found, folder, names), *users_sections(found, folder, names),
                 split_section(found, folder)]  # fmt: skip
-    last = Section("", ["", f"# Next: {command}"])
+    last = WrittenSection("", ["", f"# Next: {command}"])
     text = render([section for section in (*sections, last) if section])
     return Proposal(text, rows_shown(found.events, names), notes, questions(text), command)
 
 
-def _top(found: Survey, paths: Sequence[Path], notes: Sequence[str]) -> Section:
-    section = Section("")
+def _top(found: FilesSurvey, paths: Sequence[Path], notes: Sequence[str]) -> WrittenSection:
+    section = WrittenSection("")
     section.say(
         "Written by `corella-edge init` from what the files hold. Read it, correct it, then type the last line."
     )
@@ -87,14 +87,14 @@ def _top(found: Survey, paths: Sequence[Path], notes: Sequence[str]) -> Section:
     return section
 
 
-def name_of(found: Survey, paths: Sequence[Path]) -> str:
+def name_of(found: FilesSurvey, paths: Sequence[Path]) -> str:
     """A name for the data set: of the one folder, or of the events' first file."""
     first = paths[0] if paths[0].is_dir() and len(paths) == 1 else found.events.sheets[0].path
     stem = first.resolve().name if first.is_dir() else first.name.partition(".")[0]
     return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")[:64] or "table"
 
 
-def _notes(found: Survey) -> list[str]:
+def _notes(found: FilesSurvey) -> list[str]:
     notes = []
     if found.form in registry.known():
         command = f"corella-edge prepare {found.form} --source DIR --out DIR"
@@ -114,7 +114,7 @@ def _notes(found: Survey) -> list[str]:
     return notes
 
 
-def _no_part(found: Survey, table: Table) -> str:
+def _no_part(found: FilesSurvey, table: FileTable) -> str:
     """Why a table has no part in it, as far as it is known."""
     shown = f"{table.names} ({', '.join(list(table.columns)[:4])})"
     roles = found.roles

@@ -9,12 +9,12 @@ import polars as pl
 
 from corella_edge.errors import InputError
 from corella_edge_export.data.table.propose import words
-from corella_edge_export.data.table.propose.columns import Column, as_float
-from corella_edge_export.data.table.propose.tables import Join, Table, find_joins
+from corella_edge_export.data.table.propose.columns import ColumnFacts, as_float
+from corella_edge_export.data.table.propose.tables import FileTable, Join, find_joins
 
 
 @dataclass(frozen=True)
-class Choice:
+class RoleChoice:
     """A column for a role; several options if the evidence is not decisive, the likeliest first."""
 
     options: tuple[str, ...]
@@ -33,15 +33,15 @@ class Roles:
         items, users: how the events join their tables, None where there is none. others: tables without a role.
     """
 
-    events: Table
-    user: Choice
-    item: Choice
+    events: FileTable
+    user: RoleChoice
+    item: RoleChoice
     items: Join | None
     users: Join | None
-    others: tuple[Table, ...]
+    others: tuple[FileTable, ...]
 
 
-def find_roles(tables: Sequence[Table]) -> Roles:
+def find_roles(tables: Sequence[FileTable]) -> Roles:
     """The roles of tables and columns.
 
     Raises:
@@ -61,29 +61,31 @@ def find_roles(tables: Sequence[Table]) -> Roles:
     return Roles(events, user, item, items, users, tuple(table for table in tables if table not in used))
 
 
-def _either(events: Table, columns: Sequence[str]) -> tuple[Choice, Choice]:
+def _either(events: FileTable, columns: Sequence[str]) -> tuple[RoleChoice, RoleChoice]:
     """(user, item), each a question, where nothing tells them apart."""
     titles = [name for name in columns if events.columns[name].spaced > 0.3]
     others = [name for name in columns if name not in titles]
     if len(titles) == len(others) == 1:
         user, item = events.columns[others[0]], events.columns[titles[0]]
-        return Choice((user.name,), _counted(user)), Choice((item.name,), f"{_counted(item)}, which read like titles")
+        return RoleChoice((user.name,), _counted(user)), RoleChoice(
+            (item.name,), f"{_counted(item)}, which read like titles"
+        )
     told = ", ".join(f"{name} has {events.columns[name].distinct:,} different values" for name in columns)
     why = f"users and items cannot be told apart: {told}"
     first, second = columns[0], columns[1]
-    return Choice(tuple(columns), why), Choice(
+    return RoleChoice(tuple(columns), why), RoleChoice(
         (second, first, *columns[2:]), "the other of the two, or a file of items decides"
     )
 
 
-def find_events(tables: Sequence[Table]) -> Table:
+def find_events(tables: Sequence[FileTable]) -> FileTable:
     """The table that refers to the others; among equals the one with ratings or times, then the largest."""
     if len(tables) == 1:
         return tables[0]
     return max(tables, key=lambda table: _like_events(table, tables))
 
 
-def _like_events(table: Table, tables: Sequence[Table]) -> tuple[float, int]:
+def _like_events(table: FileTable, tables: Sequence[FileTable]) -> tuple[float, int]:
     others = [other for other in tables if other is not table]
     refers = [
         join for join in find_joins(table, others) if not table.columns[join.column].unique and join.weight > 0.25
@@ -126,18 +128,18 @@ def _singular(name: str) -> str:
     return " ".join(word.removesuffix("s") for word in words.words(name))
 
 
-def _joined(join: Join) -> Choice:
+def _joined(join: Join) -> RoleChoice:
     found = "joins 100 %" if join.rate == 1 else f"{join.rate:.1%} of the rows join"
-    return Choice((join.column,), f"{found} with {join.table.names} column {join.key!r}")
+    return RoleChoice((join.column,), f"{found} with {join.table.names} column {join.key!r}")
 
 
-def is_title(column: Column) -> bool:
+def is_title(column: ColumnFacts) -> bool:
     """Whether values read like names or titles: words, mostly different ones."""
     wordy = column.spaced > 0.3 and column.distinct > 0.3 * len(column.filled)
     return wordy and not column.nested and not column.address and column.letters <= 250 and column.multi is None
 
 
-def may_be_id(table: Table, column: Column) -> bool:
+def may_be_id(table: FileTable, column: ColumnFacts) -> bool:
     """Whether a column may hold ids of users or items."""
     said = set(words.words(column.name))
     named = bool(said & (words.USER | words.ITEM)) and (bool(said & words.ID) or said <= words.USER | words.ITEM)
@@ -166,21 +168,21 @@ def _hint(name: str, known: set[str]) -> float:
     return 2.0 + words.is_id(name) - 0.5 * len(set(words.words(name)) - known - words.ID)
 
 
-def _certain_user(events: Table, taken: Sequence[str]) -> list[str]:
+def _certain_user(events: FileTable, taken: Sequence[str]) -> list[str]:
     return [name for name in events.columns if name not in taken and words.has(name, words.USER)]
 
 
-def find_item(events: Table, taken: Sequence[str]) -> Choice:
+def find_item(events: FileTable, taken: Sequence[str]) -> RoleChoice:
     """The column of the items, where no other table has them."""
     return _find(events, taken, words.ITEM, "item")
 
 
-def find_user(events: Table, taken: Sequence[str]) -> Choice:
+def find_user(events: FileTable, taken: Sequence[str]) -> RoleChoice:
     """The column of the users, where no other table has them."""
     return _find(events, taken, words.USER | words.SESSION, "user")
 
 
-def _find(events: Table, taken: Sequence[str], known: set[str], role: str) -> Choice:
+def _find(events: FileTable, taken: Sequence[str], known: set[str], role: str) -> RoleChoice:
     left = [c for name, c in events.columns.items() if name not in taken and may_be_id(events, c)]
     if role == "item" and not left:
         left = [c for name, c in events.columns.items() if name not in taken and is_title_of_events(c)]
@@ -195,38 +197,40 @@ def _find(events: Table, taken: Sequence[str], known: set[str], role: str) -> Ch
     best = max(hints.values())
     named = [column for column in left if hints[column.name] == best] if best > 0 else []
     if len(named) == 1:
-        return Choice((named[0].name,), _counted(named[0]))
+        return RoleChoice((named[0].name,), _counted(named[0]))
     return _among(events, named or _undetermined(events, left), role, bool(named))
 
 
-def is_title_of_events(column: Column) -> bool:
+def is_title_of_events(column: ColumnFacts) -> bool:
     return column.spaced > 0.3 and not column.unique and not column.nested and not column.address
 
 
-def _among(events: Table, columns: Sequence[Column], role: str, named: bool) -> Choice:
+def _among(events: FileTable, columns: Sequence[ColumnFacts], role: str, named: bool) -> RoleChoice:
     """The only one of several that fit, or a question."""
     same = [c for c in columns if c is columns[0] or not _twins(events, columns[0].name, c.name)]
     if len(same) == 1:
         why = "the same as " + ", ".join(c.name for c in columns[1:]) if len(columns) > 1 else "no other column fits"
-        return Choice((columns[0].name,), f"{_counted(columns[0])}; {why}")
+        return RoleChoice((columns[0].name,), f"{_counted(columns[0])}; {why}")
     told = ", ".join(f"{column.name} has {column.distinct:,} different values" for column in same)
     reason = "are named like one" if named else "may be it"
-    return Choice(tuple(column.name for column in same), f"which is the {role}? {len(same)} columns {reason}: {told}")
+    return RoleChoice(
+        tuple(column.name for column in same), f"which is the {role}? {len(same)} columns {reason}: {told}"
+    )
 
 
-def _counted(column: Column) -> str:
+def _counted(column: ColumnFacts) -> str:
     text = f"{column.distinct:,} different values in {column.rows:,} rows"
     return f"{text}, {column.missing:,} rows without" if column.missing else text
 
 
-def _undetermined(events: Table, columns: list[Column]) -> list[Column]:
+def _undetermined(events: FileTable, columns: list[ColumnFacts]) -> list[ColumnFacts]:
     """Without the columns that another one of them determines, such as the city of a customer."""
     return [c for c in columns if not any(
         d is not c and determines(events.frame, d.name, c.name) and not determines(events.frame, c.name, d.name)
         for d in columns)] or columns  # fmt: skip
 
 
-def _twins(events: Table, one: str, other: str) -> bool:
+def _twins(events: FileTable, one: str, other: str) -> bool:
     return determines(events.frame, one, other) and determines(events.frame, other, one)
 
 
@@ -244,7 +248,7 @@ def determined(frame: pl.DataFrame, one: str, other: str) -> float:
     return as_float((each["n"] == 1).mean())
 
 
-def _no_pair(events: Table) -> str:
+def _no_pair(events: FileTable) -> str:
     columns = ", ".join(name or "(no name)" for name in list(events.columns)[:12]) + ", …" * (len(events.columns) > 12)
     where, rows = events.sheets[0].path, events.rows
     if rows < 2:

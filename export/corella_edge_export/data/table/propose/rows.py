@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import polars as pl
 
 from corella_edge_export.data.table.propose import words
-from corella_edge_export.data.table.propose.columns import Column, as_float
-from corella_edge_export.data.table.propose.tables import Table
+from corella_edge_export.data.table.propose.columns import ColumnFacts, as_float
+from corella_edge_export.data.table.propose.tables import FileTable
 
 
 @dataclass(frozen=True)
-class Rows:
+class SampleRows:
     """Counts over the events.
 
     Attributes:
@@ -34,8 +34,8 @@ class Rows:
     absent: Mapping[str, int]
 
 
-def count_rows(events: Table, user: str, item: str, seconds: pl.Series | None) -> Rows:
-    """Count what `Rows` says; rows without user or item count in `rows`, `copies` and `absent` alone."""
+def count_rows(events: FileTable, user: str, item: str, seconds: pl.Series | None) -> SampleRows:
+    """Count what `SampleRows` says; rows without user or item count in `rows`, `copies` and `absent` alone."""
     frame = events.frame.select(pl.col(user).alias("user"), pl.col(item).alias("item"))
     absent = {"user": int(frame["user"].null_count()), "item": int(frame["item"].null_count())}
     if seconds is not None:
@@ -47,14 +47,14 @@ def count_rows(events: Table, user: str, item: str, seconds: pl.Series | None) -
     together = kept.select("user", "time").is_duplicated().mean() if timed and kept.height else 0.0
     first = pl.col("time") > pl.col("time").min().over("user")
     followed = int(kept.select(first.sum()).item()) if timed and kept.height else 0
-    return Rows(
+    return SampleRows(
         rows=frame.height, users=kept["user"].n_unique(), items=kept["item"].n_unique(),
         copies=events.frame.height - events.frame.unique().height, pairs=kept.height - pairs,
         repeats=kept.height - kept.n_unique(), together=as_float(together), followed=followed, absent=absent,
     )  # fmt: skip
 
 
-def find_drops(events: Table, counts: tuple[str, ...], user: str) -> dict[str, tuple[str, str]]:
+def find_drops(events: FileTable, counts: tuple[str, ...], user: str) -> dict[str, tuple[str, str]]:
     """Column → (rule, evidence) of rows that took something back: no positive quantity, and how its order is marked."""
     found: dict[str, tuple[str, str]] = {}
     for name in counts[:1]:
@@ -67,7 +67,7 @@ def find_drops(events: Table, counts: tuple[str, ...], user: str) -> dict[str, t
     return found or _marked_orders(events)
 
 
-def _marks(events: Table, back: pl.Series, others: tuple[str, ...]) -> list[tuple[tuple[str, str], str]]:
+def _marks(events: FileTable, back: pl.Series, others: tuple[str, ...]) -> list[tuple[tuple[str, str], str]]:
     """A letter before the order's number that only rows have which take something back."""
     found = []
     for name, column in events.columns.items():
@@ -84,7 +84,7 @@ def _marks(events: Table, back: pl.Series, others: tuple[str, ...]) -> list[tupl
     return found
 
 
-def _marked_orders(events: Table) -> dict[str, tuple[str, str]]:
+def _marked_orders(events: FileTable) -> dict[str, tuple[str, str]]:
     """Orders of which a few have a C for "cancelled" before their number."""
     for name, column in events.columns.items():
         if words.has(name, words.ORDER) and column.numbers is None and _plainly_numbered(column):
@@ -94,7 +94,7 @@ def _marked_orders(events: Table) -> dict[str, tuple[str, str]]:
     return {}
 
 
-def _plainly_numbered(column: Column) -> bool:
+def _plainly_numbered(column: ColumnFacts) -> bool:
     return column.share(r"^\d+$") > 0.5
 
 

@@ -11,7 +11,7 @@ import polars as pl
 from corella_edge.errors import InputError
 from corella_edge_export.data.table.propose import known, words
 from corella_edge_export.data.table.propose.attributes import (
-    Verdict,
+    AttributeVerdict,
     find_title,
     judge,
     judge_own,
@@ -22,18 +22,18 @@ from corella_edge_export.data.table.propose.attributes import (
 from corella_edge_export.data.table.propose.columns import as_float
 from corella_edge_export.data.table.propose.labels import Labels, find_labels
 from corella_edge_export.data.table.propose.moments import Moments
-from corella_edge_export.data.table.propose.roles import Choice, Roles, find_roles
-from corella_edge_export.data.table.propose.rows import Rows, count_rows, find_drops, made_up_step
+from corella_edge_export.data.table.propose.roles import RoleChoice, Roles, find_roles
+from corella_edge_export.data.table.propose.rows import SampleRows, count_rows, find_drops, made_up_step
 from corella_edge_export.data.table.propose.sheet import NoTableError, Sheet, read
-from corella_edge_export.data.table.propose.splits import Split, propose_split
-from corella_edge_export.data.table.propose.tables import Table, group
+from corella_edge_export.data.table.propose.splits import SplitProposal, propose_split
+from corella_edge_export.data.table.propose.tables import FileTable, group
 
 Progress = Callable[[str], None]
 _ONE_A_ROW = "a data.toml describes one event a row"
 
 
 @dataclass(frozen=True)
-class Survey:
+class FilesSurvey:
     """What is known of the files.
 
     Attributes:
@@ -45,25 +45,25 @@ class Survey:
     """
 
     roles: Roles
-    time: Choice | None
+    time: RoleChoice | None
     moments: Moments | None
     labels: Labels
-    rows: Rows
-    split: Split
+    rows: SampleRows
+    split: SplitProposal
     drops: dict[str, tuple[str, str]]
     title: tuple[str, str] | None
-    of_items: list[Verdict]
-    of_users: list[Verdict]
-    of_events: list[Verdict]
+    of_items: list[AttributeVerdict]
+    of_users: list[AttributeVerdict]
+    of_events: list[AttributeVerdict]
     form: str | None
     skipped: tuple[str, ...]
 
     @property
-    def events(self) -> Table:
+    def events(self) -> FileTable:
         return self.roles.events
 
 
-def survey(paths: Sequence[Path], progress: Progress) -> Survey:
+def survey(paths: Sequence[Path], progress: Progress) -> FilesSurvey:
     """Look at the files; folders stand for the files in them.
 
     Raises:
@@ -153,7 +153,7 @@ def _ids(roles: Roles) -> pl.Series:
     return values.drop_nulls().unique()
 
 
-def _of_roles(roles: Roles, form: str | None, skipped: tuple[str, ...]) -> Survey:
+def _of_roles(roles: Roles, form: str | None, skipped: tuple[str, ...]) -> FilesSurvey:
     events, user, item = roles.events, roles.user.column, roles.item.column
     time, moments = find_time(events, (*roles.user.options, *roles.item.options))
     taken = [*roles.user.options, *roles.item.options, *(time.options if time else ())]
@@ -163,7 +163,7 @@ def _of_roles(roles: Roles, form: str | None, skipped: tuple[str, ...]) -> Surve
     twins = [name for name in events.moments if time and len(time.options) == 1 and name in time.why]
     own = _own(roles, [*taken, *twins, *labels.used, *([title[0]] if title and not roles.items else [])])
     step = made_up_step(events.frame[user], seconds) if seconds is not None else None
-    return Survey(
+    return FilesSurvey(
         roles=roles, time=time, moments=moments, labels=labels, rows=count_rows(events, user, item, seconds),
         split=propose_split(events.sheets, events.frame[user], seconds, step),
         drops=find_drops(events, labels.counts, user), title=title,
@@ -174,7 +174,7 @@ def _of_roles(roles: Roles, form: str | None, skipped: tuple[str, ...]) -> Surve
     )  # fmt: skip
 
 
-def find_time(events: Table, others: Sequence[str]) -> tuple[Choice | None, Moments | None]:
+def find_time(events: FileTable, others: Sequence[str]) -> tuple[RoleChoice | None, Moments | None]:
     """The column of the time: of several the finest if they say the same, else a question."""
     found = {name: moments for name, moments in events.moments.items() if name not in others}
     if not found:
@@ -186,9 +186,9 @@ def find_time(events: Table, others: Sequence[str]) -> tuple[Choice | None, Mome
     apart = [name for name in names[1:] if not _same_days(found[best].seconds, found[name].seconds)]
     if not apart:
         same = f"; {', '.join(names[1:])} says the same" if names[1:] else ""
-        return Choice((best,), f"{found[best].seconds.n_unique():,} different moments{same}"), found[best]
+        return RoleChoice((best,), f"{found[best].seconds.n_unique():,} different moments{same}"), found[best]
     told = "which one is the moment of the event? " + ", ".join(f"{n}: {found[n].why}" for n in (best, *apart))
-    return Choice((best, *apart), told), found[best]
+    return RoleChoice((best, *apart), told), found[best]
 
 
 def _same_days(one: pl.Series, other: pl.Series) -> bool:
@@ -205,18 +205,18 @@ def _title(roles: Roles, taken: Sequence[str]) -> tuple[str, str] | None:
     return find_title(roles.events, taken, roles.item.column)
 
 
-def _own(roles: Roles, taken: Sequence[str]) -> dict[str, list[Verdict]]:
-    found: dict[str, list[Verdict]] = {"item": [], "user": [], "event": []}
+def _own(roles: Roles, taken: Sequence[str]) -> dict[str, list[AttributeVerdict]]:
+    found: dict[str, list[AttributeVerdict]] = {"item": [], "user": [], "event": []}
     for whose, verdict in judge_own(roles.events, roles.user.column, roles.item.column, taken, _ids(roles)):
         found[whose if verdict.kind else "event"].append(verdict)
     return found
 
 
-def _elsewhere(verdict: Verdict) -> Verdict:
-    return Verdict(verdict.name, "", "of the items, which have a table of their own")
+def _elsewhere(verdict: AttributeVerdict) -> AttributeVerdict:
+    return AttributeVerdict(verdict.name, "", "of the items, which have a table of their own")
 
 
-def _of_items(roles: Roles, title: tuple[str, str] | None, labels: Labels) -> list[Verdict]:
+def _of_items(roles: Roles, title: tuple[str, str] | None, labels: Labels) -> list[AttributeVerdict]:
     join = roles.items
     assert join
     events = roles.events.frame
@@ -226,7 +226,7 @@ def _of_items(roles: Roles, title: tuple[str, str] | None, labels: Labels) -> li
     return judge(join.table, others, rates, _ids(roles))
 
 
-def _of_users(roles: Roles) -> list[Verdict]:
+def _of_users(roles: Roles) -> list[AttributeVerdict]:
     join = roles.users
     assert join
     return judge(join.table, [join.key], {}, None, users=True)

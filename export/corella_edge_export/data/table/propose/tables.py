@@ -11,14 +11,14 @@ from pathlib import Path
 
 import polars as pl
 
-from corella_edge_export.data.table.propose.columns import Column, as_float, stand_ins
+from corella_edge_export.data.table.propose.columns import ColumnFacts, as_float, stand_ins
 from corella_edge_export.data.table.propose.moments import Moments, find_moments
 from corella_edge_export.data.table.propose.sheet import Sheet
 from corella_edge_export.data.table.propose.words import COUNT, LABEL, RATING, has
 
 
 @dataclass(eq=False)
-class Table:
+class FileTable:
     """One table, from one or more files of the same form.
 
     Attributes:
@@ -56,9 +56,9 @@ class Table:
         return all(sheet.whole for sheet in self.sheets)
 
     @cached_property
-    def columns(self) -> dict[str, Column]:
+    def columns(self) -> dict[str, ColumnFacts]:
         types = self.sheets[0].types
-        return {name: Column(name, self.frame[name], types.get(name, "")) for name in self.frame.columns}
+        return {name: ColumnFacts(name, self.frame[name], types.get(name, "")) for name in self.frame.columns}
 
     @cached_property
     def moments(self) -> dict[str, Moments]:
@@ -82,7 +82,7 @@ def part_of(name: str) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def group(sheets: Sequence[Sheet]) -> list[Table]:
+def group(sheets: Sequence[Sheet]) -> list[FileTable]:
     """Tables of the sheets, those of one form together, in their order."""
     found: dict[tuple[object, ...], list[Sheet]] = {}
     for sheet in sheets:
@@ -101,16 +101,16 @@ def _form(sheet: Sheet) -> tuple[object, ...]:
 
 
 def _kinds(sheet: Sheet) -> tuple[bool, ...]:
-    return tuple(Column(c.name, c).numbers is not None for c in sheet.frame.head(2000).iter_columns())
+    return tuple(ColumnFacts(c.name, c).numbers is not None for c in sheet.frame.head(2000).iter_columns())
 
 
-def _table(sheets: tuple[Sheet, ...]) -> Table:
+def _table(sheets: tuple[Sheet, ...]) -> FileTable:
     sheets = tuple(sorted(sheets, key=lambda sheet: part_of(sheet.path.name) or 0))
     frame = pl.concat([sheet.frame for sheet in sheets], how="diagonal")
     missing = {c.name: found for c in frame.iter_columns() if (found := stand_ins(c))}
     empty = [pl.when(pl.col(name).str.strip_chars().is_in(list(texts))).then(None).otherwise(pl.col(name)).alias(name)
              for name, texts in missing.items()]  # fmt: skip
-    return Table(sheets, frame.with_columns(empty), missing)
+    return FileTable(sheets, frame.with_columns(empty), missing)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Join:
     """
 
     column: str
-    table: Table
+    table: FileTable
     key: str
     rate: float
     cover: float
@@ -139,7 +139,7 @@ class Join:
         return found + 0.3 * (self.column == self.key)
 
 
-def find_joins(events: Table, others: Sequence[Table]) -> list[Join]:
+def find_joins(events: FileTable, others: Sequence[FileTable]) -> list[Join]:
     """The best fit of each other table: each table and each column at most once, the surest first."""
     every = [
         _join(column, table, key)
@@ -154,12 +154,12 @@ def find_joins(events: Table, others: Sequence[Table]) -> list[Join]:
     return found
 
 
-def _may_refer(column: Column) -> bool:
+def _may_refer(column: ColumnFacts) -> bool:
     other = column.nested or column.prose or has(column.name, RATING | COUNT | LABEL)
     return column.distinct > 1 and not other and (column.numbers is None or column.whole)
 
 
-def _join(column: Column, table: Table, key: str) -> Join:
+def _join(column: ColumnFacts, table: FileTable, key: str) -> Join:
     keys = table.columns[key].filled.unique()
     values = column.filled.value_counts(name="rows").rename({column.name: "value"})
     inside = values["value"].is_in(keys.implode())

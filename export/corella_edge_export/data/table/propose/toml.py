@@ -14,7 +14,7 @@ CHOOSE = "CHOOSE:"
 
 
 @dataclass
-class Section:
+class WrittenSection:
     """A table of the file: lines in order, each a key with its reason, or a comment."""
 
     name: str
@@ -54,12 +54,12 @@ def comment(text: str) -> list[str]:
     return [f"# {line}" for line in textwrap.wrap(_printable(text), WIDTH - 2, break_long_words=False) or [""]]
 
 
-def render(sections: Sequence[Section]) -> str:
+def render(sections: Sequence[WrittenSection]) -> str:
     """The whole file."""
     return "\n".join(_rendered(sections)) + "\n"
 
 
-def _rendered(sections: Sequence[Section]) -> Iterator[str]:
+def _rendered(sections: Sequence[WrittenSection]) -> Iterator[str]:
     for section in sections:
         if section.name:
             yield from ("", f"[{section.name}]")

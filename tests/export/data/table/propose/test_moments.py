@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corella_edge_export.data.table.propose.columns import Column
+from corella_edge_export.data.table.propose.columns import ColumnFacts
 from corella_edge_export.data.table.propose.moments import Moments, find_moments, whole_days
 from corella_edge_export.data.table.propose.rows import made_up_step
 
@@ -17,7 +17,9 @@ TIMES = [1_600_000_000 + 86_399 * step for step in range(60)]
 
 
 def found(values: list[object], name: str = "time", kind: str = "") -> Moments | None:
-    return find_moments(Column(name, pl.Series(name, [None if v is None else str(v) for v in values], pl.String), kind))
+    return find_moments(
+        ColumnFacts(name, pl.Series(name, [None if v is None else str(v) for v in values], pl.String), kind)
+    )
 
 
 @pytest.mark.parametrize(("unit", "many"), [("s", 1), ("ms", 1000), ("us", 1_000_000)])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge_export.data.table.propose.proposal import questions
-from corella_edge_export.data.table.propose.toml import WIDTH, Section, render
+from corella_edge_export.data.table.propose.toml import WIDTH, WrittenSection, render
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 VALUE = st.recursive(
@@ -19,7 +19,7 @@ VALUE = st.recursive(
 
 
 def written(*entries: tuple[str, Any, str]) -> str:
-    section = Section("a")
+    section = WrittenSection("a")
     for key, value, why in entries:
         section.key(key, value, why)
     return render([section])
@@ -44,7 +44,7 @@ def test_reasons_stand_behind_short_lines_and_above_long_ones() -> None:
 
 
 def test_questions_are_listed_with_their_lines() -> None:
-    section = Section("a")
+    section = WrittenSection("a")
     section.ask("time_unit", ("%d/%m/%Y", "%m/%d/%Y"), "both fit", "no number is above 12")
     text = render([section])
     assert questions(text) == ["line 4: time_unit: %d/%m/%Y | %m/%d/%Y — both fit"]
