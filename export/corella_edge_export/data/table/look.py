@@ -48,7 +48,7 @@ class Look:
         line_ends: of "\\n", "\\r\\n" and "\\r", those that occur. ended: whether the last line has an end.
         first_line: without its end; empty at the beginning of a file that begins with an empty line.
         escaped: whether the escape occurs. blank_quotes: whether a blank stands beside a quotation mark where a value
-            begins or ends.
+            begins or ends, or between two such marks.
     """
 
     source: dict[str, object]
@@ -258,10 +258,10 @@ def _over_ascii(encoding: str) -> bool:
 
 
 def _beside(files: Files) -> Callable[[str], bool]:
-    """Whether in a text a blank stands between a quotation mark and a separator or a line end."""
+    """Whether in a text a blank stands between a quotation mark and a separator, a line end or another such mark."""
     mark, signs = files.quote, (files.separator, "\n", "\r")
-    one = [text for sign in signs for text in (f"{sign} {mark}", f"{mark} {sign}")]
-    ends = "|".join(re.escape(sign) for sign in signs)
+    one = [text for sign in signs for text in (f"{sign} {mark}", f"{mark} {sign}")] + [f"{mark} {mark}"]
+    ends = "|".join(re.escape(sign) for sign in (*signs, mark))
     several = re.compile(rf"(?:{ends})  +{re.escape(mark)}|{re.escape(mark)}  +(?:{ends})")
 
     def begins_blank(text: str) -> bool:
