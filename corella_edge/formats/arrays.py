@@ -101,11 +101,15 @@ def _arrays(data: memoryview, header: Mapping[str, Any], name: str) -> dict[str,
             dtype = np.dtype(DTYPES[entry["dtype"]])
             (begin, end), shape = entry["data_offsets"], entry["shape"]
             whole = all(type(number) is int and number >= 0 for number in (begin, end, *shape))
+            shape = tuple(shape)
         except (KeyError, TypeError, ValueError):
             raise BundleError(f"{name}: its array {key[:80]!r} is not described as it should be") from None
         if not whole or end > len(data) or end - begin != math.prod(shape) * dtype.itemsize or begin % dtype.itemsize:
             raise BundleError(f"{name}: its array {key[:80]!r} does not lie within the file as described")
-        arrays[key] = np.frombuffer(data[begin:end], dtype).reshape(shape)
+        try:
+            arrays[key] = np.frombuffer(data[begin:end], dtype).reshape(shape)
+        except (ValueError, OverflowError):  # too many dimensions, or an empty one beside one that is too long
+            raise BundleError(f"{name}: its array {key[:80]!r} has a shape that no array can have") from None
         spans.append((begin, end))
     spans.sort()
     if any(a[1] != b[0] for a, b in pairwise(spans)) or spans[-1][1] != len(data):

@@ -111,7 +111,7 @@ class TextTable(Sequence[str]):
     def _problem(self) -> str:
         """What would let a search or a text leave the arrays; empty if nothing does."""
         n, size = self._size, len(self._slots)
-        if len(self._hashes) != n or size & (size - 1) or size < 2 * n or not 1 <= self._probes <= MOST_PROBES:
+        if len(self._hashes) != n or size & (size - 1) or size < max(1, 2 * n) or not 1 <= self._probes <= MOST_PROBES:
             return "its arrays do not fit each other"
         if int(self._slots.max()) > n or np.count_nonzero(self._slots) != n:
             return "a slot holds no place of a text"

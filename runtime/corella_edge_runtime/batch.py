@@ -23,6 +23,7 @@ from corella_edge.request import Request
 from corella_edge.request_message import parse_request
 from corella_edge.routing.policy import read_threshold
 from corella_edge.scores import Scores, answer_json
+from corella_edge.selection import EVERYTHING
 
 if TYPE_CHECKING:
     from corella_edge_runtime.decisions import DecisionLog
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 class Tally:
     """What has been scored so far, of `total` requests; `kept` were there from an interrupted run.
 
-    strict: some of the requests are, so that `check_all` has to look at them.
+    strict: some of the requests are, or select what is ranked, so that `check_all` has to look at them.
     noted: requests about which there is something to tell; `note`: the first such sentence.
     """
 
@@ -88,7 +89,7 @@ def check_requests(source: TextFile) -> Tally:
     tally = Tally()
     for request in read_lines(source, parse_checked):
         tally.total += 1
-        tally.strict |= request.strict
+        tally.strict |= request.strict or request.selection is not EVERYTHING
     return tally
 
 

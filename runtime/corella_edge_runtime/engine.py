@@ -24,6 +24,7 @@ from corella_edge.routing.measure import routed_rows
 from corella_edge.routing.policy import Calibration, Threshold, parse_threshold
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge.scores import FloatArray, Scores, Trace
+from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.attributes import FeatureNames
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.llm.asking import Asking, Llm
@@ -214,9 +215,11 @@ class Engine:
 
     def check(self, request: Request, history: str = GIVEN) -> None:
         """Raises InputError for what `begin` would refuse: in a strict request odd features and ratings, unseen values
-        where the bundle refuses them."""
+        where the bundle refuses them, a selection by what no item has."""
         if request.strict:
             self.check_features(request, history)
+        if request.selection is not EVERYTHING:
+            self.slates.of(request)
         if self.refuses and request.candidates is not None:
             unknown = self.encoder.encode(request.user, request.candidates)[1]
             self._refusal.check(request.user, request.candidates, unknown)

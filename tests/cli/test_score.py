@@ -127,6 +127,20 @@ def test_a_misspelt_feature_of_a_strict_line_is_named_and_nothing_scored(corella
     assert list(tmp_path.iterdir()) == [source]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [({"filter": {"genr": 1}}, "filter: no item has an attribute 'genr'; "), ({"similar_to": ["i99"]}, "similar_to: ")],
+)
+def test_a_selection_by_what_no_item_has_is_named_and_nothing_scored(corella, bundle, tmp_path, chosen, message):
+    source = tmp_path / "in.jsonl"
+    source.write_text(GOOD + json.dumps({"user": {"id": "u1"}, **chosen}) + "\n")
+    done = corella("score", bundle, source, "--out", tmp_path / "out.jsonl", "--no-llm")
+    assert (done.code, done.out) == (2, "")
+    (told,) = [line for line in done.err.splitlines() if "warning" not in line]
+    assert told.startswith(f"corella-edge: {source} line 2: {message}")
+    assert list(tmp_path.iterdir()) == [source]
+
+
 def test_bad_places(corella, bundle, requests, tmp_path):
     out = tmp_path / "out.jsonl"
     cases = [

@@ -8,6 +8,7 @@ import shutil
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
@@ -24,6 +25,7 @@ _AMAZON_2023 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw
 _MOVIELENS = "GroupLens: research use; no redistribution, and no commercial use without permission (see its README)"
 _AMAZON = "Amazon reviews, published for research by J. McAuley's group; no licence is stated; cite their papers"
 _PIECE = 1 << 20
+_BEGINS = {".zip": b"PK", ".gz": b"\x1f\x8b"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def _record(found: DataSet, hashes: dict[str, str]) -> str:
 
 
 def _fetch(file: Download, path: Path, progress: Progress) -> Path:
-    """The whole file at `path`, checked against its publisher's checksum."""
+    """The whole file at `path`, checked: its publisher's checksum, and its first bytes."""
     if not path.exists():
         part = path.with_name(f"{path.name}.part")
         try:
@@ -125,7 +127,18 @@ def _fetch(file: Download, path: Path, progress: Progress) -> Path:
     if file.md5 and (got := _hash(path, "md5")) != file.md5:
         path.unlink()
         raise InputError(f"{file.url}: its MD5 is {got}, the publisher states {file.md5}; run the command again")
+    if not _is_packed(path):
+        path.unlink()
+        raise InputError(
+            f"{file.url}: what came is no {path.suffix[1:]} file, perhaps a proxy's page; open the address in a browser"
+        )
     return path
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether a file begins as its name says; of other names always."""
+    with path.open("rb") as file:
+        return file.read(4).startswith(_BEGINS.get(path.suffix, b""))
 
 
 def _receive(url: str, part: Path, progress: Progress) -> None:
@@ -157,16 +170,24 @@ def _pieces(answer: HTTPResponse) -> Iterator[bytes]:
 
 
 def _place(path: Path, folder: Path) -> None:
-    """An archive's files without their folders; any other file as it is."""
-    if not zipfile.is_zipfile(path):
+    """An archive's files without their folders; any other file as it is. Raises InputError for a damaged archive."""
+    if path.suffix != ".zip":
         shutil.copyfile(path, folder / path.name)
         return
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            name = PurePosixPath(entry.filename).name
-            if name and not entry.is_dir() and not (folder / name).exists():
-                with archive.open(entry) as inner, (folder / name).open("wb") as outer:
-                    shutil.copyfileobj(inner, outer)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _unpack(archive, folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        path.unlink()  # so that the next run fetches it again
+        raise InputError(f"{path.name}: cannot be unpacked ({error}); run the command again") from None
+
+
+def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
+    for entry in archive.infolist():
+        name = PurePosixPath(entry.filename).name
+        if name and not entry.is_dir() and not (folder / name).exists():
+            with archive.open(entry) as inner, (folder / name).open("wb") as outer:
+                shutil.copyfileobj(inner, outer)
 
 
 def _hash(path: Path, algorithm: str) -> str:

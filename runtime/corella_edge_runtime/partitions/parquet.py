@@ -97,7 +97,13 @@ def _values(name: str, column: pa.Array) -> list[Any]:
         column = column.cast(pa.list_(pa.string()) if _is_list(column.type) else pa.string())
     elif pa.types.is_decimal(_inner(column.type)):
         column = column.cast(pa.list_(pa.float64()) if _is_list(column.type) else pa.float64())
-    return column.to_pylist()  # type: ignore[no-any-return]
+    try:
+        return column.to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError as error:
+        bad = error.object[error.start]
+        raise InputError(
+            f"column {name!r}: holds the byte {bad:#04x}, which is not UTF-8; write its text anew"
+        ) from None
 
 
 def _is_id(kind: pa.DataType) -> bool:
@@ -207,8 +213,8 @@ def _told(path: Path) -> Iterator[None]:
     """What goes wrong in reading a file, in one sentence that names it."""
     try:
         yield
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, pa.ArrowException) as error:

@@ -24,6 +24,8 @@ from corella_edge.selection import Condition, Word
 Mask = npt.NDArray[np.bool_]
 Conditions = Mapping[str, Condition]
 NEAREST = 5  # names or values in a message
+COMPARED, LETTERS = 500, 40  # values that a misspelt one is compared with, and of how many letters: a page of titles
+# would take seconds, and any client may ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +169,15 @@ def _bounds(condition: Condition) -> tuple[float, float]:
     )
 
 
+def _alike(word: str, known: Sequence[str]) -> list[str]:
+    """A few short ones of the known: those with the same first letter, then others."""
+    first, short = word[:1].lower(), [text for text in known[:10_000] if len(text) <= LETTERS]
+    return sorted(short, key=lambda text: text[:1].lower() != first)[:COMPARED]
+
+
 def _nearest(word: str, known: Sequence[str]) -> str:
     """What might have been meant, in words."""
-    near = difflib.get_close_matches(word[:80], known[:10_000], NEAREST, 0.5)
+    near = difflib.get_close_matches(word[:LETTERS], _alike(word, known), NEAREST, 0.5)
     if near:
         return f"nearest: {', '.join(map(named, near))}"
     return (

@@ -76,6 +76,8 @@ def entry(**changes: Any) -> bytes:
         (entry(data_offsets=[4, 8], shape=[4]), "overlap or leave a gap"), (entry(shape=["8"]), "does not lie"),
         (entry(dtype="U32", data_offsets=[2, 6], shape=[1]), "does not lie"), (entry(data_offsets=[]), "not described"),
         (entry(shape=[2**62, 4]), "does not lie"), (entry(data_offsets=[True, 8]), "does not lie"),
+        (entry(shape=[8, *[1] * 99]), "no array can have"), (entry(shape={}), "does not lie"),
+        (entry(shape=[0, 2**80], data_offsets=[0, 0]), "no array can have"),
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_one_error_that_names_it(tmp_path: Path, content: bytes, part: str) -> None:

@@ -98,6 +98,11 @@ def test_a_table_that_could_lead_astray_is_refused(damage: str) -> None:
     assert part in str(caught.value)
 
 
+def test_a_table_without_slots_is_refused() -> None:
+    with pytest.raises(BundleError, match="do not fit each other"):
+        table([], slots=np.zeros(0, np.uint32))
+
+
 @settings(max_examples=300)
 @given(st.data())
 def test_damaged_arrays_are_refused_or_harmless(data: Any) -> None:

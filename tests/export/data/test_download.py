@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -19,9 +20,10 @@ from corella_edge.errors import InputError
 from corella_edge_export.data import download as downloads
 from corella_edge_export.data.download import DataSet, Download, data_set, download
 
-REVIEWS = bytes(range(256)) * 20_000  # 5 MB
+REVIEWS = b"\x1f\x8b" + bytes(range(256)) * 20_000  # 5 MB
 
 
+@functools.cache  # it holds the time of day
 def archive() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as made:
@@ -109,6 +111,24 @@ def test_a_server_that_has_it_not_or_is_not_there_is_one_line(publisher: Publish
         download(found(publisher, "none.zip"), tmp_path / "out")
     with pytest.raises(InputError, match="refused"):
         download(DataSet("ml-1m", "", (Download("http://127.0.0.1:9/ml.zip"),)), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["page.zip", "page.gz"])
+def test_a_page_in_place_of_the_file_is_refused(publisher: Publisher, tmp_path: Path, name: str) -> None:
+    publisher.files[name] = b"<html>Log in to the network</html>"
+    with pytest.raises(InputError, match=rf"{name}: what came is no {name[5:]} file"):
+        download(found(publisher, name), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damaged", [archive()[:-30], archive().replace(b"escaped", b"damaged")])
+def test_a_damaged_archive_is_one_line_and_fetched_anew(publisher: Publisher, tmp_path: Path, damaged: bytes) -> None:
+    publisher.files["ml.zip"] = damaged
+    with pytest.raises(InputError, match=r"ml\.zip: cannot be unpacked .*; run the command again"):
+        download(found(publisher, "ml.zip"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    publisher.files["ml.zip"] = archive()
+    download(found(publisher, "ml.zip"), tmp_path / "out")
 
 
 def test_names() -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
+from corella_edge.cli import cli
 from corella_edge_export.data.prepare import prepare
 from corella_edge_export.data.registry import known
 from corella_edge_export.data.table.parse import read_description
@@ -47,3 +51,58 @@ def test_a_part_of_mind_by_its_description_changed(tmp_path: Path) -> None:
     found = prepare_table(read_description(config), tmp_path / "out", requests=5)["ledger"]
     shown = [line.split("\t")[4].split() for line in (source / "behaviors.tsv").read_text("utf-8").splitlines()]
     assert found["read"] == found["kept"] == sum(map(len, shown))
+
+
+# folder → the answers to what `init` asks, in order; and what a few lines count: rows, and those that stay.
+ASKED: dict[str, tuple[list[str], Callable[[Path], tuple[int, int]]]] = {}
+
+
+def counted(folder: str, *answers: str) -> Callable[[Callable[[Path], tuple[int, int]]], None]:
+    return lambda count: ASKED.update({folder: ([*answers], count)})
+
+
+@counted("uci-online-retail-lf", '"%m/%d/%Y %H:%M"')
+def _purchases(source: Path) -> tuple[int, int]:
+    rows = pl.read_csv(source / "OnlineRetail.csv", infer_schema=False, encoding="utf8-lossy")
+    known = rows.filter(pl.col("CustomerID") != "")
+    return rows.height, known.select("CustomerID", "StockCode", "InvoiceDate").unique().height
+
+
+@counted("ml-100k")
+def _ratings(source: Path) -> tuple[int, int]:
+    rows = pl.read_csv(source / "u.data", separator="\t", has_header=False)
+    return rows.height, rows.unique().height
+
+
+@counted("book-crossing-part", "[0]", '"drop"')
+def _books(source: Path) -> tuple[int, int]:
+    raw = (source / "BX-Book-Ratings.csv").read_text("latin-1").splitlines()
+    rows = pl.DataFrame([line.split(";") for line in raw], ["user", "item", "rating"], orient="row")
+    lines = (source / "BX-Books.csv").read_text("latin-1").splitlines()
+    titled = {line.split(";")[0].strip('"') for line in lines}
+    return rows.height, rows.filter(
+        ~pl.col("rating").str.contains('^"?0"?$') & pl.col("item").str.strip_chars('"').is_in(titled)
+    ).height
+
+
+@counted("lastfm-hetrec", "true")
+def _plays(source: Path) -> tuple[int, int]:
+    rows = pl.read_csv(source / "user_artists.dat", separator="\t")
+    return rows.height, rows.select("userID", "artistID").unique().height
+
+
+@pytest.mark.parametrize("folder", [*ASKED])
+def test_init_prepare_inspect(tmp_path: Path, folder: str) -> None:
+    source, (answers, count) = shared(folder), ASKED[folder]
+    config, out = tmp_path / "data.toml", tmp_path / "out"
+    assert CliRunner().invoke(cli, ["init", str(source), "--out", str(config)]).exit_code == 0
+    text = config.read_text()
+    for answer in answers:
+        text = re.sub(r'"CHOOSE: .*"', answer.replace("\\", r"\\"), text, count=1)
+    config.write_text(re.sub(r"(?m)^# A value that begins.*$", "#", text))
+    done = CliRunner().invoke(cli, ["prepare", "table", "--config", str(config), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    read, kept = count(source)
+    shown = CliRunner().invoke(cli, ["inspect", str(out)]).output
+    assert shown.startswith(f"{read:,} rows read\n")
+    assert f"{kept:,} kept\n" in shown

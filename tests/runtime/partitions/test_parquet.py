@@ -120,3 +120,13 @@ def test_pieces_become_one_file_with_its_label(tmp_path: Path, engine: Any, mess
 def test_other_files_have_no_label(table: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("PAR1")
     assert [parquet.label(path) for path in (table / "a.parquet", tmp_path / "text", tmp_path / "none")] == [None] * 3
+
+
+@pytest.mark.parametrize("column", ["user_id", "history_items", "candidates"])
+def test_text_that_is_not_utf_8_is_one_error(tmp_path: Path, column: str) -> None:
+    bad = pa.array([b"\xff"], pa.binary()).view(pa.string())
+    lists = {name: [["1"]] for name in ("history_items", "candidates")}
+    value = bad if column == "user_id" else pa.ListArray.from_arrays([0, 1], bad)
+    found = opened(tmp_path / "a.parquet", **{"user_id": ["u"], **lists, column: value})
+    with pytest.raises(InputError, match=rf"a\.parquet: column '{column}': holds the byte 0xff, which is not UTF-8"):
+        next(found.read())

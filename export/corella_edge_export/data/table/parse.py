@@ -116,7 +116,7 @@ def _split(section: Section, folder: Path) -> tuple[SplitPlan, dict[str, tuple[P
     rule = section.choice("rule", get_args(SplitRule))
     parts = {part: find_files(section, part, folder) for part in PARTS} if rule == "files" else {}
     for key in PARTS if rule != "files" else ():
-        section.forbid(key, f'belongs to rule = "files"; the rule is {rule!r}')
+        section.forbid(key, f'belongs to rule = "files"; the rule is {rule!r}; delete the line')
     if rule in ("files", "leave-one-out"):
         section.forbid("shares", f"does not fit rule = {rule!r}, which decides by itself; leave it out")
     plan = SplitPlan(
