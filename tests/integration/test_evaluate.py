@@ -144,7 +144,8 @@ def test_liked_histories_set_warm_and_cold_rows_apart(tiny, evaluated):
         found = module.judge(engine, rows, evaluated.crm, evaluated.llm, (0.0,), lambda *_: None)["groups"]
     train = data.split("train")
     warm = np.isin(split.users, train.users) & np.isin(split.items, train.items)
-    counts = {"all": len(warm), "warm rows": warm.sum(), "cold rows": (~warm).sum()}
+    counts = {"all": len(warm), "warm rows": warm.sum(), "cold rows": (~warm).sum(),
+              "unseen items": (~np.isin(split.items, train.items)).sum()}  # fmt: skip
     assert {name: group["rows"] for name, group in found.items()} == {n: c for n, c in counts.items() if c}
     auc = roc_auc_score(evaluated.labels[warm[order]], evaluated.crm[warm[order]])
     assert found["warm rows"]["crm"]["auc"]["value"] == pytest.approx(auc, abs=1e-9)
