@@ -105,6 +105,7 @@ def test_columns_that_nothing_reads_are_told() -> None:
         (["user_id", "history"], "column 'history': not known; the columns of a request are id, user_id"),
         (["user_id", "histroy_items"], "column 'histroy_items': not known; did you mean 'history_items'?"),
         (["user_id", "Candidate"], "column 'Candidate': not known; did you mean 'candidates'?"),
+        (["user_id", "filter"], "column 'filter': tables select no items; score JSON lines"),
         (["a", "b"], "is no table of requests: it has neither user_id nor history_items; its columns are a, b"),
         (["user_id", "day", "day"], "column 'day': occurs twice; rename one, or leave it out"),
         (["user_id", "history_times"], "column 'history_times': the column 'history_items' that it belongs to"),
