@@ -36,9 +36,6 @@ SPLIT_ROWS: dict[str, pl.DataType] = {
     "position": pl.Int32(),
 }
 
-# What a catalogue gets of training rows when a model is fitted: no attribute of an item for the next training.
-FITTED = ("mean_rating", "quality", "likeness")
-
 
 @dataclass(frozen=True)
 class PublishedSplits:

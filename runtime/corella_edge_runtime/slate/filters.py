@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET
 
-from corella_edge.catalog import Catalog
+from corella_edge.catalog import FITTED, Catalog
 from corella_edge.errors import InputError
 from corella_edge.features.schema import value_key
 from corella_edge.messages import named
@@ -71,8 +71,8 @@ class Filters:
 
     @cached_property
     def names(self) -> list[str]:
-        """The attributes that some item has."""
-        return sorted({name for attributes in self.catalog.attributes for name in attributes})
+        """The attributes that some item has, without those that the base model made of training rows."""
+        return sorted({name for attributes in self.catalog.attributes for name in attributes} - set(FITTED))
 
     def passing(self, conditions: Conditions) -> Mask:
         """bool [n]: the items that pass all of them. Raises InputError as `checked`."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from corella_edge.atomic import check_free, new_folder
 from corella_edge.bundle.artefact import MANIFEST, Bundle
-from corella_edge.catalog import Attributes, Catalog
+from corella_edge.catalog import FITTED, Attributes, Catalog
 from corella_edge.errors import InputError
 from corella_edge.json_lines import read_lines
 from corella_edge.messages import an_id
@@ -25,7 +25,6 @@ from corella_edge_export.data.clicks.reading import (
     read_clicks,
     read_decisions,
 )
-from corella_edge_export.data.contract import FITTED
 from corella_edge_export.data.ledger import Ledger
 
 COLUMNS = ("user", "item", "time", "label", "event", "quantity", "request", "rank", "propensity", "bundle")

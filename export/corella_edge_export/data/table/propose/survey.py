@@ -29,6 +29,7 @@ from corella_edge_export.data.table.propose.splits import SplitProposal, propose
 from corella_edge_export.data.table.propose.tables import FileTable, group
 
 Progress = Callable[[str], None]
+MOST_FILES = 1_000  # of a folder that is looked at
 _ONE_A_ROW = "a data.toml describes one event a row"
 
 
@@ -100,9 +101,14 @@ def _files(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
     """(file, whether it was named itself), each once."""
     found: dict[Path, tuple[Path, bool]] = {}
     for path in paths:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(f"{path}: is no regular file; copy it to one")
         inside = sorted(entry for entry in path.iterdir() if _is_data(entry)) if path.is_dir() else [path]
         if not inside:
             raise InputError(f"{path}: the folder holds no file with data; name the files")
+        if len(inside) > MOST_FILES:
+            many = f"the folder holds {len(inside):,} files, more than {MOST_FILES:,}"
+            raise InputError(f"{path}: {many}; name those of the tables")
         for entry in inside:
             found.setdefault(entry.resolve(), (entry, not path.is_dir()))
     return list(found.values())
@@ -111,7 +117,12 @@ def _files(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
 def _is_data(path: Path) -> bool:
     documents = (".md", ".rst", ".html", ".pdf", ".toml", ".py", ".sh", ".ipynb")
     # Spark leaves _SUCCESS and the like beside its parts.
-    return path.is_file() and not path.name.startswith((".", "_")) and path.suffix.lower() not in documents
+    return (
+        path.is_file()
+        and path.stat().st_size > 0
+        and not path.name.startswith((".", "_"))
+        and path.suffix.lower() not in documents
+    )
 
 
 def _refuse_shown(sheets: Sequence[Sheet], form: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -446,3 +447,15 @@ def test_publishers_forms_are_recognised(made: Made, monkeypatch: pytest.MonkeyP
     assert any("corella-edge prepare synthetic --source DIR" in note for note in proposal.notes)
     monkeypatch.setattr(survey.known, "recognise", lambda sheets: "a-form-without-a-reader")
     assert made({"e.json": text})[1].notes == []
+
+
+def test_what_is_no_table_of_anybodys_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"pipe: is no regular file; copy it to one"):
+        propose([tmp_path / "pipe"], tmp_path / "data.toml", lambda message: None)
+    monkeypatch.setattr(survey, "MOST_FILES", 2)
+    for number in range(3):
+        (tmp_path / f"{number}.csv").write_text("user,item\n1,2\n")
+    with pytest.raises(InputError, match="holds 3 files, more than 2; name those of the tables"):
+        propose([tmp_path], tmp_path / "data.toml", lambda message: None)
+    assert not (tmp_path / "data.toml").exists()
