@@ -9,7 +9,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,25 +100,32 @@ def test_no_cluster_is_one_line(bundle: Path, messages: list[dict], tmp_path: Pa
     assert done.stderr.startswith("corella-edge: --ray-address auto: no Ray cluster (")
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path leaves room for the names of Ray's sockets, which may have 107 letters in all."""
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing_behind_and_goes_on(
-    bundle: Path, messages: list[dict], tmp_path: Path, number: signal.Signals
+    bundle: Path, messages: list[dict], tmp_path: Path, short: Path, number: signal.Signals
 ) -> None:
     source = tables.write(tmp_path / "in.parquet", tables.table_of(messages * 40))
     out = tmp_path / "out.parquet"
     command = [*COMMAND, bundle, source, "--out", out, "--no-llm", *LOCAL]
     # Processes of this run are known by their folder.
-    env = {**ENV, "RAY_TMPDIR": str(tmp_path)}
+    env = {**ENV, "RAY_TMPDIR": str(short)}
     process = subprocess.Popen([*command, "-q"], stderr=subprocess.PIPE, text=True, env=env)
     end = time.monotonic() + 90
-    while not [*tmp_path.rglob("*.piece")] and time.monotonic() < end:
+    while not [*tmp_path.rglob("*.piece")] and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert said.strip().splitlines() == ["corella-edge: interrupted; run the same command again to resume"]
     assert not out.exists()
-    while left := with_words(str(tmp_path)):
+    while left := with_words(str(short)):
         assert time.monotonic() < end + 30, left
         time.sleep(0.1)
     again = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
