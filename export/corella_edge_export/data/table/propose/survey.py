@@ -102,7 +102,7 @@ def _files(paths: Sequence[Path]) -> list[tuple[Path, bool]]:
     found: dict[Path, tuple[Path, bool]] = {}
     for path in paths:
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise InputError(f"{path}: is no regular file; copy it to one")
+            raise InputError(f"{path}: is not a regular file; copy it to one")
         inside = sorted(entry for entry in path.iterdir() if _is_data(entry)) if path.is_dir() else [path]
         if not inside:
             raise InputError(f"{path}: the folder holds no file with data; name the files")

@@ -451,7 +451,7 @@ def test_publishers_forms_are_recognised(made: Made, monkeypatch: pytest.MonkeyP
 
 def test_what_is_no_table_of_anybodys_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match=r"pipe: is no regular file; copy it to one"):
+    with pytest.raises(InputError, match=r"pipe: is not a regular file; copy it to one"):
         propose([tmp_path / "pipe"], tmp_path / "data.toml", lambda message: None)
     monkeypatch.setattr(survey, "MOST_FILES", 2)
     for number in range(3):
