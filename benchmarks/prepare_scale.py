@@ -157,9 +157,11 @@ class Step:
 
 def _steps(process: subprocess.Popen[str], start: float, steps: list[Step]) -> None:
     for line in process.stderr or ():
-        text = line.strip().removesuffix(" \u2026")
-        steps.append(Step(text, time.perf_counter() - start, _cpu(process.pid)))
-        print(f"{steps[-1].at:8.1f} s  {text}", file=sys.stderr)
+        text, at = line.strip(), time.perf_counter() - start
+        print(f"{at:8.1f} s  {text}", file=sys.stderr)
+        # The command to type next is no step, and names folders of this machine.
+        if not text.startswith("next: "):
+            steps.append(Step(text.removesuffix(" \u2026"), at, _cpu(process.pid)))
 
 
 def _cpu(pid: int) -> float:

@@ -82,7 +82,7 @@ class FeaturesRecipe:
     item_number: NumberRecipe = field(default_factory=NumberRecipe)
 
     def problems(self) -> Iterator[str]:
-        """Keys that lack another one, and policies that are none."""
+        """Keys that need another key that is missing, and policies that are not known."""
         for name, policy in self.unknown.items():
             try:
                 buckets_of(policy if isinstance(policy, str) else "")

@@ -108,7 +108,7 @@ def difference(label: Label | None, wanted: Label) -> str:
     """In what a file of answers differs from those that `wanted` would give, but for its input; empty: in nothing.
 
     Args:
-        label: the file's own; None for a file that is none of ours.
+        label: the file's own; None for a file that we did not write.
     """
     if label is None:
         return "was not written by `corella-edge score`"

@@ -102,7 +102,7 @@ def _values(name: str, column: pa.Array) -> list[Any]:
     except UnicodeDecodeError as error:
         bad = error.object[error.start]
         raise InputError(
-            f"column {name!r}: holds the byte {bad:#04x}, which is not UTF-8; write its text anew"
+            f"column {name!r}: holds the byte {bad:#04x}, which is not UTF-8; write the column again as UTF-8 text"
         ) from None
 
 

@@ -24,7 +24,7 @@ from corella_edge.request import Candidate
 from corella_edge_runtime.attributes import UsedAttributes, read_items, remarks
 
 REFERENCE = "reference.jsonl"
-OWN = {LINES, TABLES, REFERENCE}  # files that an update writes anew
+OWN = {LINES, TABLES, REFERENCE}  # files that an update rewrites
 MARK = "+items."
 HASH_DIGITS = 8
 

@@ -77,7 +77,7 @@ def read_decisions(path: Path) -> Iterator[LoggedDecision | Torn]:
     """The decisions of one file.
 
     Raises:
-        InputError: a line that is none, by number; the last one may be cut off.
+        InputError: a line that is not a decision, by its number; the last line may be cut off.
     """
     try:
         with path.open("rb") as file:

@@ -90,7 +90,7 @@ def load(
 
 
 def _of_training(db: duckdb.DuckDBPyConnection, kind: str, entities: Entities, events: RawTable) -> None:
-    """Make the table `items` or `users` anew: what training events say, where there are any."""
+    """Replace the table `items` or `users`: values come from training events, where there are any."""
     table, id_ = f"{kind}s", f"{kind}_id"
     db.execute(f"ALTER TABLE {table} RENAME TO {table}_of_all")
     trained = "row IN (SELECT \"row\" FROM rows WHERE part = 'train')"
