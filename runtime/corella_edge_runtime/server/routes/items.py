@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Annotated
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
@@ -17,13 +16,14 @@ from starlette.routing import Route
 
 from corella_edge.bundle.artefact import POPULAR
 from corella_edge.errors import InputError, StoreError, StoreFullError
-from corella_edge.messages import MAX_ID_CHARS, named
+from corella_edge.messages import named
 from corella_edge.selection import Stock
 from corella_edge_runtime.server.answers import Label, Reply, error_answer, json_answer
 from corella_edge_runtime.server.bodies import parsed, read_body
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.describing import NOT_JSON, Described, Json, answer, body_of, later, operation, ref
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES
+from corella_edge_runtime.server.routes.ids import ANY_ID, PATH_ID, id_in_path
 from corella_edge_runtime.server.routes.rank import CLIENT_GONE
 from corella_edge_runtime.server.service import NotReadyError, Service
 from corella_edge_runtime.slate.choose import Slates
@@ -73,7 +73,7 @@ class Availability(Reply, kw_only=True):
 def routes(service: Service) -> list[Route]:
     items = _Items(service)
     return [
-        Route("/v1/items/{id:anything}/similar", items.similar),
+        Route(f"/v1/items/{ANY_ID}/similar", items.similar),
         Route("/v1/popular", items.popular),
         Route("/v1/availability", items.availability, methods=["GET", "PUT", "PATCH"]),
     ]
@@ -84,7 +84,7 @@ class _Items:
         self.service = service
 
     async def similar(self, request: Request) -> Response:
-        item, count = _item(request), _count(request, 10, MOST_SIMILAR)
+        item, count = id_in_path(request, _ITEMS, _SIMILAR, of="item"), _count(request, 10, MOST_SIMILAR)
         return await self._shown(lambda slates, stock, name: _similar(slates, stock, name, item, count))
 
     async def popular(self, request: Request) -> Response:
@@ -171,17 +171,6 @@ def _title(slates: Slates, row: int) -> str | None:
     return title if isinstance(title, str) else None
 
 
-def _item(request: Request) -> str:
-    """The id in the path as it was sent, one segment, a slash in it as %2F."""
-    raw = bytes(request.scope["raw_path"]).partition(_ITEMS)[2].removesuffix(_SIMILAR)
-    if b"/" in raw:
-        raise HTTPException(404, "no such path; an id is one segment of it, a slash in an id is sent as %2F")
-    try:
-        return unquote_to_bytes(raw).decode("utf-8")
-    except UnicodeDecodeError:
-        raise InputError("item id: not UTF-8 in percent-encoding") from None
-
-
 def _count(request: Request, usual: int, most: int) -> int:
     unknown = set(request.query_params) - {"count"}
     text = request.query_params.get("count", str(usual))
@@ -196,13 +185,6 @@ def _count_parameter(most: int) -> Json:
 
 
 _NO_FILE = answer(f"The bundle has no {POPULAR}.")
-_ID: Json = {
-    "name": "id",
-    "in": "path",
-    "required": True,
-    "description": "UTF-8 in percent-encoding; a slash as %2F.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS},
-}
 _KEPT: Json = {
     "200": answer("What is available now; on the disk.", ref("Availability")),
     "400": answer(NOT_JSON),
@@ -224,7 +206,7 @@ OPENAPI = Described(
                     "501": _NO_FILE,
                     "503": later("Still loading."),
                 },
-                parameters=[_ID, _count_parameter(MOST_SIMILAR)],
+                parameters=[PATH_ID, _count_parameter(MOST_SIMILAR)],
             )
         },
         "/v1/popular": {

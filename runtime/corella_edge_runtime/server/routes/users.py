@@ -6,24 +6,22 @@ import asyncio
 import json
 import logging
 import time
-from urllib.parse import unquote_to_bytes
 
 from msgspec import UNSET
-from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from corella_edge.errors import InputError, StoreFullError
+from corella_edge.errors import StoreFullError
 from corella_edge.history import scale_notes
-from corella_edge.messages import MAX_ID_CHARS
 from corella_edge_runtime.server.answers import JSON, Appended, Deleted, UserExport, error_answer, json_answer
 from corella_edge_runtime.server.bodies import parsed, read_body
 from corella_edge_runtime.server.clock import Clock
 from corella_edge_runtime.server.describing import NOT_JSON, Described, Json, answer, body_of, later, operation, ref
 from corella_edge_runtime.server.guard.limits import INLINE_BYTES
+from corella_edge_runtime.server.routes.ids import ANY_ID, PATH_ID, id_in_path
 from corella_edge_runtime.server.routes.rank import CLIENT_GONE
 from corella_edge_runtime.server.service import Service
 from corella_edge_runtime.store.events import NewEvents, NewEventsMessage, parse_events, parse_user_id
@@ -34,20 +32,11 @@ _USERS = b"/v1/users/"
 _LOG_SECONDS = 60.0
 
 
-class _Anything(StringConvertor):
-    """Ids may hold slashes, as %2F, and line ends: a path is matched after its percent signs are resolved."""
-
-    regex = "(?s:.*)"
-
-
-register_url_convertor("anything", _Anything())
-
-
 def routes(service: Service) -> list[Route]:
     users = _Users(service)
     return [
         Route("/v1/events", users.append, methods=["POST"]),
-        Route("/v1/users/{id:anything}", users.user, methods=["GET", "DELETE"]),
+        Route(f"/v1/users/{ANY_ID}", users.user, methods=["GET", "DELETE"]),
     ]
 
 
@@ -76,7 +65,7 @@ class _Users:
         return [*new.notes, *scale_notes(new.events.ratings, scale, "events")]
 
     async def user(self, http: HttpRequest) -> Response:
-        store, user_id = self._store(), _user_id(http)
+        store, user_id = self._store(), parse_user_id(id_in_path(http, _USERS, of="user"))
         with self.service.place():
             if http.method == "DELETE":
                 return await self._delete(store, user_id)
@@ -119,28 +108,6 @@ def _exported(store: UserStore, user_id: str) -> bytes | None:
     return None if export is None else json.dumps(export, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
-def _user_id(http: HttpRequest) -> str:
-    """The id in the path as it was sent: servers decode paths leniently, so that two ids could become one.
-
-    Raises:
-        HTTPException: 404, the path goes on after the id, even if only by a slash: no user is taken for another.
-    """
-    raw = bytes(http.scope["raw_path"]).partition(_USERS)[2]
-    if b"/" in raw:
-        raise HTTPException(404, "no such path; an id is one segment of it, a slash in an id is sent as %2F")
-    try:
-        return parse_user_id(unquote_to_bytes(raw).decode("utf-8"))
-    except UnicodeDecodeError:
-        raise InputError("user id: not UTF-8 in percent-encoding") from None
-
-
-_ID: Json = {
-    "name": "id",
-    "in": "path",
-    "required": True,
-    "description": "UTF-8 in percent-encoding; a slash as %2F.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS},
-}
 _OF_STORE: Json = {
     "501": answer("The server keeps no users: it has no store."),
     "503": later("Loading, stopping, full, or the store cannot do it now."),
@@ -174,7 +141,7 @@ OPENAPI = Described(
                     "422": _NO_ID,
                     **_OF_STORE,
                 },
-                parameters=[_ID],
+                parameters=[PATH_ID],
             ),
             "delete": operation(
                 "deleteUser",
@@ -185,7 +152,7 @@ OPENAPI = Described(
                     **_OF_STORE,
                     "507": answer("No room on the disk to overwrite what is erased: send the same again."),
                 },
-                parameters=[_ID],
+                parameters=[PATH_ID],
             ),
         },
     },
