@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from corella_edge.errors import CorellaError
-from harness.checkout import HERE, environment
+from harness.checkout import HERE, Asked, asked, environment
 from harness.judged import at_least, at_most
 from harness.load.mix import Stream, mix
 from harness.load.saturation import saturation
@@ -42,37 +39,9 @@ Row = dict[str, Any]
 TARGETS: Row = {"messages": 0.4, "rank": {100: 1.5, 20: 2.0}, "saturation": 2.0}
 
 
-@dataclass(slots=True)
-class Child:
-    """A checkout at work on bodies: asked a line, answers a line."""
-
-    process: subprocess.Popen[str]
-
-    def ask(self, what: str, candidates: int, bodies: int) -> Row:
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(json.dumps({"what": what, "candidates": candidates, "bodies": bodies}) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise CorellaError(f"{CHILD} ended with {self.process.wait()}")
-        found: Row = json.loads(line)
-        return found
-
-
-@contextmanager
-def child(checkout: Path, bundle: Path, folder: Path, cpu: bool) -> Iterator[Child]:
-    command = [sys.executable, "-P", "-m", CHILD, str(bundle), str(folder), *(["cpu"] if cpu else [])]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                               env={**os.environ, **environment(checkout)})  # fmt: skip
-    try:
-        yield Child(process)
-    finally:
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream:
-                stream.close()
+def turn(child: Asked, what: str, candidates: int, bodies: int) -> Row:
+    """One turn of a checkout at work on bodies."""
+    return child.ask(json.dumps({"what": what, "candidates": candidates, "bodies": bodies}))
 
 
 def main() -> None:
@@ -111,8 +80,9 @@ def bundle(root: Path, options: argparse.Namespace) -> Row:
         bodies = [body_of(request).decode() for request in source.strangers(400, n, 1, "ratio:0")]
         (folder / f"bodies-{n}.json").write_text(json.dumps(bodies))
     sides = {"new": HERE, "old": options.against.resolve()}
+    clock = ["cpu"] if options.cpu else []
     with ExitStack() as stack:
-        children = {side: stack.enter_context(child(path, root, folder, options.cpu)) for side, path in sides.items()}
+        children = {side: stack.enter_context(asked(path, CHILD, root, folder, *clock)) for side, path in sides.items()}
         rows = [compared(children, n, options) for n in SIZES]
     found: Row = {"bundle": root.name, "in_process": rows}
     if options.http:
@@ -140,14 +110,14 @@ def turns(number: int) -> Sequence[str]:
     return ("old", "new") if number % 2 else ("new", "old")
 
 
-def compared(children: Mapping[str, Child], n: int, options: argparse.Namespace) -> Row:
+def compared(children: Mapping[str, Asked], n: int, options: argparse.Namespace) -> Row:
     for one in children.values():
-        one.ask("messages", n, options.requests)
+        turn(one, "messages", n, options.requests)
     times: dict[str, list[Row]] = {"new": [], "old": []}
     for number in range(options.pairs):
         for side in turns(number):
-            found = children[side].ask("messages", n, options.requests)
-            found |= children[side].ask("rank", n, options.requests)
+            found = turn(children[side], "messages", n, options.requests)
+            found |= turn(children[side], "rank", n, options.requests)
             times[side].append(found)
     pairs = list(zip(times["new"], times["old"], strict=True))
     row: Row = {"candidates": n}

@@ -12,14 +12,8 @@ what else ran is told, and a run beside other load is marked void.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,10 +23,9 @@ import numpy as np
 
 from corella_edge.bundle import artefact
 from corella_edge.catalog import LINES, Catalog
-from corella_edge.errors import CorellaError
 from corella_edge.features.schema import Field, Schema, Vocabulary
 from corella_edge.formats.text_table import LARGE
-from harness.checkout import HERE, environment
+from harness.checkout import HERE, Asked, asked
 from harness.pairs import ratio_of
 from harness.quiet import Watch, is_void
 from harness.report import bounded, judged, targets_table
@@ -45,36 +38,9 @@ WORDS = ("cotton", "steel", "blue", "large", "classic", "garden", "kitchen", "su
 Row = dict[str, Any]
 
 
-@dataclass(slots=True)
-class Child:
+def child(folder: Path) -> AbstractContextManager[Asked]:
     """A process that has a folder to open."""
-
-    process: subprocess.Popen[str]
-
-    def ask(self, what: str) -> Row:
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(what + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise CorellaError(f"{CHILD} ended with {self.process.wait()}")
-        found: Row = json.loads(line)
-        return found
-
-
-@contextmanager
-def child(folder: Path) -> Iterator[Child]:
-    process = subprocess.Popen([sys.executable, "-P", "-m", CHILD, str(folder)], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, text=True, env={**os.environ, **environment(HERE)})  # fmt: skip
-    try:
-        yield Child(process)
-    finally:
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream:
-                stream.close()
+    return asked(HERE, CHILD, folder)
 
 
 def main() -> None:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from corella_edge.errors import CorellaError
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -14,6 +22,41 @@ def environment(checkout: Path) -> dict[str, str]:
     """Of a process that runs a checkout's packages under this checkout's benchmarks."""
     paths = [*(checkout.resolve() / part for part in ("", "export", "runtime")), HERE / "benchmarks"]
     return {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+
+
+@dataclass(slots=True)
+class Asked:
+    """A module at work in a process of its own: asked a line, it answers a line of JSON."""
+
+    module: str
+    process: subprocess.Popen[str]
+
+    def ask(self, line: str) -> dict[str, Any]:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise CorellaError(f"{self.module} ended with {self.process.wait()}")
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+
+@contextmanager
+def asked(checkout: Path, module: str, *arguments: object) -> Iterator[Asked]:
+    """A module of the benchmarks run with a checkout's packages; it ends with the block."""
+    command = [sys.executable, "-P", "-m", module, *map(str, arguments)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, **environment(checkout)})  # fmt: skip
+    try:
+        yield Asked(module, process)
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream:
+                stream.close()
 
 
 def module(*names: str) -> Any:
