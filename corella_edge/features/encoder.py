@@ -22,8 +22,8 @@ from corella_edge.features.schema import ATTRIBUTES, OOV, PAD, Feed, Field, Sche
 from corella_edge.features.tables import (
     FactTable,
     Made,
+    MatchTable,
     RatingCodes,
-    Tally,
     centre_table,
     fact,
     field_table,
@@ -71,9 +71,9 @@ class FeatureEncoder:
         self._alike = {self._look_of[f.name]: f for f in self._derived}  # a field that stands for those alike
         self._few = [f for f in self._of_item if self._facts[f.name].few]
         self._many = [f for f in self._of_item if not self._facts[f.name].few]
-        tallied = [(f, self._facts[f.name], self._ratings) for f in self._few]
-        self._tallies = {made[0].name: Tally(*made) for made in tallied if Tally.fits(*made)}
-        self._profiles = self._tallied_profiles()
+        found = [(f, self._facts[f.name], self._ratings) for f in self._few]
+        self._match_tables = {made[0].name: MatchTable(*made) for made in found if MatchTable.fits(*made)}
+        self._profiles = self._profiles_in_tables()
         self._takes = [(name, _take_of(table)) for name, table in self.item_tables.items()]
         ids = [(f.name, schema.vocabularies[f.vocab]) for f in self._attributes if f.source == "id" and f.vocab]
         self._hashed = [(name, vocab) for name, vocab in ids if vocab.buckets]
@@ -164,12 +164,12 @@ class FeatureEncoder:
     def _new_past(self, history: History) -> _Past:
         latest = history.last(self._window)
         past = _Past(self._lookup.rows(latest.items))
-        codes = self._ratings.if_known(latest.ratings or [None] * len(past.rows)) if self._tallies else None
+        codes = self._ratings.if_known(latest.ratings or [None] * len(past.rows)) if self._match_tables else None
         for item in self._sequences:
             past.feed[item.name] = self._sequence(item, past, history, codes)
         if codes is not None:
-            for name, tally in self._tallies.items():
-                past.kinds[name] = tally.moments(past.rows, codes)
+            for name, table in self._match_tables.items():
+                past.kinds[name] = table.moments(past.rows, codes)
             for name, match in self._profiles.items():
                 past.feed[name] = past.kinds[match][-1:]
         for item in self._few:
@@ -181,11 +181,11 @@ class FeatureEncoder:
                 past.feed[item.name] = self._derive(item, self._look(item, past, history), _NOTHING)
         return past
 
-    def _tallied_profiles(self) -> dict[str, str]:
-        """Profiles → the tally whose last row they are: they look at the same events by the same numbers."""
-        tallied = {self._moments_of(f): f.name for f in self._few if f.name in self._tallies}
+    def _profiles_in_tables(self) -> dict[str, str]:
+        """Profiles → the match table whose last row they are: they look at the same events by the same numbers."""
+        found = {self._moments_of(f): f.name for f in self._few if f.name in self._match_tables}
         profiles = {f.name: self._moments_of(f) for f in self._of_history if f.source == "history_profile"}
-        return {name: tallied[key] for name, key in profiles.items() if key in tallied}
+        return {name: found[key] for name, key in profiles.items() if key in found}
 
     def _moments_of(self, item: Field) -> tuple[Any, ...]:
         return self._look_of[item.name], item.args["scale"], item.args["strength"]

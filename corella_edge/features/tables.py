@@ -28,7 +28,7 @@ from corella_edge.features.derived import (
 from corella_edge.features.schema import FIRST, OOV, Field, Schema, Vocabulary, encode_value
 
 MOST_KINDS = 64  # of items, whose values are computed together, once a history
-MOST_ADDED = 8192  # numbers of a tally's table, which is to stay in a core's cache
+MOST_ADDED = 8192  # numbers of a `MatchTable`, which is to stay in a core's cache
 
 
 class Made:
@@ -190,7 +190,7 @@ class RatingCodes:
             return None
 
 
-class Tally:
+class MatchTable:
     """`history_match` of every kind of item, of a history whose ratings the vocabulary knows.
 
     What an event adds to the sums depends on its item's kind and on its rating alone, so a table holds it.

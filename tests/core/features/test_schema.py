@@ -339,7 +339,7 @@ def test_however_many_kinds_of_items_there_are_serving_is_training(
     ids = [f"i{i}" for i in range(len(records))]
     vocabularies = {"genre": Vocabulary("genre", names), "rating": Vocabulary("rating", ["1", "2", "3", "4", "5"])}
     encoder = FeatureEncoder(Schema(fields, vocabularies), Catalog(ids, records))
-    assert {*encoder._tallies} == ({"match", "short"} if tallied and not centre else set())
+    assert {*encoder._match_tables} == ({"match", "short"} if tallied and not centre else set())
     assert [f.name for f in encoder._few] == (["match", "short"] if few else [])
     for w in (0, 1, 6, 28, 40):
         chosen = rng.integers(0, len(ids), w).tolist()
