@@ -14,11 +14,14 @@ class CrmModel(nn.Module, ABC):
 
     Attributes:
         width: numbers of each layer of `states`.
-        remembers: it is a `RememberingCrm`, or consists of such models.
+        remembers: what the model makes of a user's events can be kept and added to (`read`), and candidates be
+            scored from that alone (`score`). A bundle then has a graph for each.
+        memory: layers and numbers of a model that remembers: its kept states are float32 [layers, 2, events, numbers].
     """
 
     width: int
     remembers: bool = False
+    memory: tuple[int, int] = (0, 0)
 
     @abstractmethod
     def states(self, feed: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -33,45 +36,22 @@ class CrmModel(nn.Module, ABC):
 
     def serving_forward(self, feed: dict[str, Tensor]) -> Tensor:
         """`logits` for the n candidates of one user: what the graph of a bundle computes, in as few operations."""
-        return self.logits(feed)
+        return self.score(feed, self.read(feed, self.nothing())) if self.remembers else self.logits(feed)
 
+    def nothing(self) -> Tensor:
+        """The kept states of a user without events, float32 [layers, 2, 0, numbers]."""
+        layers, numbers = self.memory
+        return next(self.parameters()).new_zeros(layers, 2, 0, numbers)
 
-class RememberingCrm(CrmModel):
-    """A CRM that reads a user's events by themselves, oldest first, and never looks back from one to a later one.
-
-    What it has read of the first events so stays true when more come: serving keeps it (`crm.events.onnx`).
-
-    Attributes:
-        event_fields: names of the inputs that `read` takes, and `score` does not: [1, m] or [1, m, w] of m events.
-    """
-
-    remembers = True
-    event_fields: list[str]
-
-    @abstractmethod
-    def nothing_read(self) -> Tensor:
-        """float32 [layers, 2, 0, d]: the states of no events, on the model's device."""
-
-    @abstractmethod
     def read(self, feed: dict[str, Tensor], past: Tensor) -> Tensor:
-        """Read one user's next events.
+        """Kept states float32 [layers, 2, p + m, numbers] of one user, whose m new events follow p read before.
 
         Args:
-            feed: the event fields of m events, none of them padding; other fields are passed over.
-            past: float32 [layers, 2, p, d], the states of the p events before them.
-
-        Returns:
-            float32 [layers, 2, p + m, d]: keys and values of each layer, the last one's included.
+            feed: the inputs of the events, such as `history_items` int64 [1, m]; PAD counts for an event.
+            past: float32 [layers, 2, p, numbers], what this gave for the events before; p may be 0.
         """
+        raise NotImplementedError(type(self).__name__)
 
-    @abstractmethod
     def score(self, feed: dict[str, Tensor], states: Tensor) -> Tensor:
-        """Logits float32 [n] of one user's candidates; of the feed every field but the events, e of which were read.
-
-        Args:
-            states: float32 [layers, 2, e, d]; e may be 0.
-        """
-
-    def serving_forward(self, feed: dict[str, Tensor]) -> Tensor:
-        """`logits` for the n candidates of one user, whose events are not padded."""
-        return self.score(feed, self.read(feed, self.nothing_read()))
+        """Logits float32 [n] of one user's candidates, from the other inputs and the user's kept states."""
+        raise NotImplementedError(type(self).__name__)
