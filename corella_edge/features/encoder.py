@@ -202,16 +202,17 @@ class FeatureEncoder:
         return past.events
 
     def _sequence(self, item: Field, past: _Past, history: History, codes: Ints | None) -> Ints:
-        """int64 [1, length] of one user's latest events, PAD on the left; `codes` are those of the ratings if known."""
+        """int64 [1, length] of one user's kept events, PAD on the left; `codes` are those of the ratings if known."""
+        kept = item.kept(len(history))
         if item.source == "item":
-            rows, vocab = past.rows[-item.length :], self.schema.vocabularies[item.vocab]
+            rows, vocab = past.rows[len(past.rows) - kept :], self.schema.vocabularies[item.vocab]
             latest = self._index_of(rows)
             if vocab.buckets:
-                latest = self._with_buckets(vocab, latest, rows, history.items[-len(rows) :])
+                latest = self._with_buckets(vocab, latest, rows, history.items[len(history) - kept :])
         elif codes is not None and self._rating_codes[item.vocab] is self._ratings:
-            latest = codes[-item.length :]
+            latest = codes[len(codes) - kept :]
         else:
-            latest = self._sequence_codes(item, self._events_of(past, history).last(item.length))[0]
+            latest = self._sequence_codes(item, self._events_of(past, history).last(kept))[0]
         if len(latest) == item.length:
             return latest[None]
         padded = np.zeros((1, item.length), dtype=np.int64)  # PAD

@@ -7,6 +7,7 @@ that its stable hash gives. Whole requests are encoded by `corella_edge.features
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -45,7 +46,7 @@ class Field:
         length: slots of a field of several values, events of a sequence or that a derived function looks back on.
         args: constants of a derived function, or the mean and scale of a numeric field, fixed at fit time; with
             `missing` true the number has a second one beside it, 1 where it is missing. `unknown` "refuse": a request
-            with a value that training has not seen is refused.
+            with a value that training has not seen is refused. `block` of a sequence: see `kept`.
     """
 
     name: str
@@ -60,6 +61,16 @@ class Field:
     def width(self) -> int:
         """Numbers of a numeric or derived field."""
         return DERIVED[self.source][1] if self.kind == "derived" else 2 if self.args.get("missing") else 1
+
+    def kept(self, events: Any) -> Any:
+        """How many of a history's latest events a sequence holds; of `events` in all, a number or an array of them.
+
+        They begin at an event whose number, counted from the history's first, is a multiple of `block`: while it stays
+        the same, what a model made of the older events is of use. At most `length`, more than `length` - `block`.
+        """
+        block = self.args.get("block", 1)
+        beyond = events - self.length
+        return events - (beyond > 0) * (-(-beyond // block) * block)
 
 
 class Vocabulary:
@@ -181,6 +192,11 @@ class Schema:
         return max([f.length for f in self.of("sequence", "derived")], default=0)
 
     @property
+    def block(self) -> int:
+        """Older events may be left out of a history by multiples of it: every sequence still begins where it did."""
+        return math.lcm(*(item.args.get("block", 1) for item in self.of("sequence")))
+
+    @property
     def known_ratings(self) -> list[float]:
         """The values of the vocabularies of ratings."""
         coded = [self.vocabularies[f.vocab] for f in self.of("sequence") if f.source == "rating"]
@@ -281,6 +297,9 @@ def _constants_problem(item: Field, *names: str) -> str:
 
 
 def _sequence_problem(item: Field, vocab: Vocabulary) -> str:
+    block = item.args.get("block", 1)
+    if type(block) is not int or not 1 <= block <= item.length:
+        return f"args: block must be a whole number from 1 to its length, {item.length}"
     if item.source == "item":
         return ""
     if item.source != "rating":

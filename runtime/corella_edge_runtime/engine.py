@@ -185,13 +185,15 @@ class Engine:
     def memory(self) -> tuple[int, int, tuple[str, ...] | None]:
         """How many of a user's latest events count, in what steps older ones may be left out, and of which types.
 
-        A prompt begins at a multiple of its block, counted from the user's first event: what is left out has to be one.
+        A prompt, and a sequence of the CRM, begins at a multiple of its block, counted from the user's first event:
+        what is left out has to be one of both.
         """
-        window = self.encoder.schema.window
+        schema = self.encoder.schema
         if self.llm is None:
-            return window, 1, self.event_types
+            return schema.window, schema.block, self.event_types
         template = self.llm.prompts.template
-        return max(window, template.history_lines + 2 * template.block), template.block, self.event_types
+        events = max(schema.window, template.history_lines + 2 * template.block)
+        return events, math.lcm(schema.block, template.block), self.event_types
 
     @property
     def user_features(self) -> list[str]:

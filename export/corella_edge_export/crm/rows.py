@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from corella_edge.features.derived import NO_TIME, Histories
 from corella_edge.features.encoder import FeatureEncoder
-from corella_edge.features.schema import CODED, REFUSE, Feed, Schema
+from corella_edge.features.schema import CODED, PAD, REFUSE, Feed, Schema
 from corella_edge.request import User
 from corella_edge_export.crm.fitted import users as user_fit
 from corella_edge_export.crm.fitted.users import USER_LEVEL
@@ -65,13 +65,20 @@ class EncodedRows:
 
     def batch(self, rows: Indices) -> Feed:
         """Input arrays of the given rows."""
-        users, items = self.split.users[rows], self.split.items[rows]
-        feed: Feed = {name: table[items] for name, table in self.encoder.item_tables.items()}
-        feed.update({name: table[users] for name, table in self.user_tables.items()})
+        feed, counts = self.beside(rows), self.split.positions[rows]
         longest = max((f.length for f in self._sequences.values()), default=0)
         history = self.histories(rows, longest)
         for name, item in self._sequences.items():
-            feed[name] = self.encoder.encode_sequence(item, history.last(item.length))
+            codes = self.encoder.encode_sequence(item, history.last(item.length))
+            kept = np.arange(item.length, 0, -1) <= item.kept(counts)[:, None]
+            feed[name] = np.where(kept, codes, PAD)
+        return feed
+
+    def beside(self, rows: Indices) -> Feed:
+        """Input arrays of the given rows, but for the events."""
+        users, items = self.split.users[rows], self.split.items[rows]
+        feed: Feed = {name: table[items] for name, table in self.encoder.item_tables.items()}
+        feed.update({name: table[users] for name, table in self.user_tables.items()})
         feed.update({name: values[rows] for name, values in self.derived.items()})
         if self.levels is not None:
             feed[USER_LEVEL] = self.levels.rows[rows]
