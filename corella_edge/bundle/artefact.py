@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,7 @@ FORMAT_VERSION = 1
 MANIFEST, SEAL, SIGNATURE = "manifest.json", "manifest.sha256", "manifest.json.minisig"
 _OWN = (MANIFEST, SEAL, SIGNATURE)
 POPULAR, EVENTS = "popular.jsonl", "events.json"  # optional
+CRM_FILES = ("crm.onnx", "crm.int8.onnx")
 REQUIRED = ("schema.json", "catalog.jsonl", "crm.onnx", "routing.json", "verification.json", "reference.jsonl")
 MAX_JSON_BYTES = 64 * 2**20
 MAX_VOCABULARY_BYTES = 4 * 2**30
@@ -108,7 +109,25 @@ def _checked_names(files: dict[str, FileEntry]) -> dict[str, FileEntry]:
     missing = [name for name in REQUIRED if name not in files]
     if missing:
         raise BundleError(f"{MANIFEST}: the bundle lacks {missing[0]}")
+    _check_pairs(files)
     return files
+
+
+def _check_pairs(files: Collection[str]) -> None:
+    """A CRM whose events are read by a graph of their own has one for each of its forms."""
+    readers = [events_file(name) for name in CRM_FILES]
+    if not set(readers) & set(files):
+        return
+    for name, reader in zip(CRM_FILES, readers, strict=True):
+        if (name in files) != (reader in files):
+            lacks, has = (reader, name) if name in files else (name, reader)
+            raise BundleError(f"{MANIFEST}: the bundle has {has} and lacks {lacks}, which belongs to it")
+
+
+def events_file(name: str) -> str:
+    """The graph that reads events for a CRM's file: crm.events.onnx for crm.onnx, crm.events.int8.onnx for its INT8."""
+    first, _, rest = name.partition(".")
+    return f"{first}.events.{rest}"
 
 
 @dataclass(frozen=True, slots=True)

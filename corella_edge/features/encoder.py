@@ -181,7 +181,7 @@ class FeatureEncoder:
         for item in self._sequences:
             past.feed[item.name] = self._sequence(item, past, history, codes)
         for item in self._of_events:
-            past.feed[item.name] = self._event_vectors(item, past.rows)
+            past.feed[item.name] = self._event_vectors(item, past.rows, len(history))
         if codes is not None:
             for name, table in self._match_tables.items():
                 past.kinds[name] = table.moments(past.rows, codes)
@@ -217,25 +217,29 @@ class FeatureEncoder:
         return past.events
 
     def _sequence(self, item: Field, past: _Past, history: History, codes: Ints | None) -> Ints:
-        """int64 [1, length] of one user's latest events, PAD on the left; `codes` are those of the ratings if known."""
+        """int64 [1, length] of one user's kept events, PAD on the left; `codes` are those of the ratings if known."""
+        kept = item.kept(len(history))
         if item.source == "item":
-            rows, vocab = past.rows[-item.length :], self.schema.vocabularies[item.vocab]
+            rows, vocab = past.rows[len(past.rows) - kept :], self.schema.vocabularies[item.vocab]
             latest = self._index_of(rows)
             if vocab.buckets:
-                latest = self._with_buckets(vocab, latest, rows, history.items[-len(rows) :])
+                latest = self._with_buckets(vocab, latest, rows, history.items[len(history) - kept :])
         elif codes is not None and self._rating_codes[item.vocab] is self._ratings:
-            latest = codes[-item.length :]
+            latest = codes[len(codes) - kept :]
         else:
-            latest = self._sequence_codes(item, self._events_of(past, history).last(item.length))[0]
+            latest = self._sequence_codes(item, self._events_of(past, history).last(kept))[0]
         if len(latest) == item.length:
             return latest[None]
         padded = np.zeros((1, item.length), dtype=np.int64)  # PAD
         padded[0, item.length - len(latest) :] = latest
         return padded
 
-    def _event_vectors(self, item: Field, rows: Ints) -> Floats:
-        """float32 [1, length, width] of one user's latest events, catalogue rows int64 [w]; zeros on the left."""
-        latest = self._vectors.of(rows[-item.length :])
+    def _event_vectors(self, item: Field, rows: Ints, events: int) -> Floats:
+        """float32 [1, length, width] of one user's kept events of the catalogue rows int64 [w]; zeros on the left.
+
+        `events`: how many there are in all.
+        """
+        latest = self._vectors.of(rows[len(rows) - item.kept(events) :])
         if len(latest) == item.length:
             return latest[None]
         padded = np.zeros((1, *item.shape), np.float32)

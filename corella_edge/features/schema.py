@@ -7,6 +7,7 @@ that its stable hash gives. Whole requests are encoded by `corella_edge.features
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -50,8 +51,8 @@ class Field:
             numbers of a vector.
         args: constants of a derived function, or the mean and scale of a numeric field, fixed at fit time; with
             `missing` true the number has a second one beside it, 1 where it is missing. `unknown` "refuse": a request
-            with a value that training has not seen is refused. A vector's `attributes` are those whose words it is
-            made of; the `width` of vectors is that of each.
+            with a value that training has not seen is refused. `block` of what is of events: see `kept`. A vector's
+            `attributes` are those whose words it is made of; the `width` of vectors is that of each.
     """
 
     name: str
@@ -75,6 +76,16 @@ class Field:
         if self.kind in NUMBERS:
             return (self.length, self.width) if self.kind == "vectors" else (self.width,)
         return () if self.kind == "categorical" else (self.length,)
+
+    def kept(self, events: Any) -> Any:
+        """How many of a history's latest events a sequence holds; of `events` in all, a number or an array of them.
+
+        They begin at an event whose number, counted from the history's first, is a multiple of `block`: while it stays
+        the same, what a model made of the older events is of use. At most `length`, more than `length` - `block`.
+        """
+        block = self.args.get("block", 1)
+        beyond = events - self.length
+        return events - (beyond > 0) * (-(-beyond // block) * block)
 
 
 class Vocabulary:
@@ -209,6 +220,11 @@ class Schema:
         return tuple(name for f in self.of("vector") for name in f.args["attributes"])
 
     @property
+    def block(self) -> int:
+        """Older events may be left out of a history by multiples of it: every sequence still begins where it did."""
+        return math.lcm(*(item.args.get("block", 1) for item in self.of(*EVENTS)))
+
+    @property
     def known_ratings(self) -> list[float]:
         """The values of the vocabularies of ratings."""
         coded = [self.vocabularies[f.vocab] for f in self.of("sequence") if f.source == "rating"]
@@ -292,7 +308,8 @@ def _vector_problem(item: Field) -> str:
         return f"a {item.kind} is of the source 'text' and of the {'item' if one else 'user'} side"
     if not one:
         width = item.args.get("width")
-        return "" if type(width) is int and 1 <= width <= LONGEST else f"args: width must be from 1 to {LONGEST}"
+        fits = type(width) is int and 1 <= width <= LONGEST
+        return _block_problem(item) if fits else f"args: width must be a whole number from 1 to {LONGEST}"
     names = item.args.get("attributes")
     fits = isinstance(names, (list, tuple)) and len(names) > 0 and all(isinstance(name, str) for name in names)
     return "" if fits else "args must name the attributes whose words the vector is made of"
@@ -320,9 +337,15 @@ def _constants_problem(item: Field, *names: str) -> str:
     return "scale and strength must be above 0" if min(item.args[n] for n in names if n != "mean") <= 0 else ""
 
 
+def _block_problem(item: Field) -> str:
+    block = item.args.get("block", 1)
+    right = type(block) is int and 1 <= block <= item.length
+    return "" if right else f"args: block must be a whole number from 1 to its length, {item.length}"
+
+
 def _sequence_problem(item: Field, vocab: Vocabulary) -> str:
-    if item.source == "item":
-        return ""
+    if (problem := _block_problem(item)) or item.source == "item":
+        return problem
     if item.source != "rating":
         return f"a sequence of {item.source!r} is unknown"
     try:

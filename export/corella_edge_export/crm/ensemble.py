@@ -22,7 +22,9 @@ class Members(CrmModel):
     def __init__(self, models: list[CrmModel]) -> None:
         super().__init__()
         self.members = nn.ModuleList(models)
-        self.width = models[0].width
+        self.width, self.remembers = models[0].width, models[0].remembers
+        layers, numbers = models[0].memory
+        self.memory = layers * len(models), numbers
 
     def states(self, feed: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Means over the members: logits float32 [n], and of each layer float32 [n, width]."""
@@ -32,6 +34,19 @@ class Members(CrmModel):
     def serving_forward(self, feed: dict[str, Tensor]) -> Tensor:
         """The members' mean for the n candidates of one user."""
         return _mean([member.serving_forward(feed) for member in members_of(self)])
+
+    def read(self, feed: dict[str, Tensor], past: Tensor) -> Tensor:
+        """The members' kept states, one member's layers after another's."""
+        pairs = zip(members_of(self), self._parts(past), strict=True)
+        return torch.cat([member.read(feed, own) for member, own in pairs])
+
+    def score(self, feed: dict[str, Tensor], states: Tensor) -> Tensor:
+        """The mean of what each member makes of its own layers."""
+        pairs = zip(members_of(self), self._parts(states), strict=True)
+        return _mean([member.score(feed, own) for member, own in pairs])
+
+    def _parts(self, states: Tensor) -> tuple[Tensor, ...]:
+        return states.split(self.memory[0] // len(self.members))
 
 
 def new_crm(schema: Schema, recipe: CrmRecipe, vectors: npt.NDArray[Any] | None = None) -> CrmModel:

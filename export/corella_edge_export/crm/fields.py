@@ -19,10 +19,13 @@ class FieldsModel(CrmModel):
 
     Attributes:
         user_width, item_width: numbers of `user_side` and `item_side`.
-        has_history: the schema has events to pool.
+        has_history: the schema has events.
+        pools: `user_side` ends in the mean of the events; not so of a family that reads them in their order.
         text: what maps the items' text vectors, the candidate's and the events', to the width of an embedding; None
             where the schema has none.
     """
+
+    pools = True
 
     def __init__(self, schema: Schema, family: FamilyRecipe, features: FeaturesRecipe) -> None:
         super().__init__()
@@ -42,7 +45,7 @@ class FieldsModel(CrmModel):
             sum(_width(f, d) for f in self.fields if f.side == side and f.kind not in EVENTS)
             for side in ("user", "item")
         )
-        self.user_width += d if self.has_history else 0
+        self.user_width += d if self.has_history and self.pools else 0
         if self.levels is not None:
             self.user_width += user_fit.WIDTH
             self.item_width += self.levels.leanings
