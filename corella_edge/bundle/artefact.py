@@ -24,6 +24,7 @@ from corella_edge.errors import BundleError, InputError, NoBundleError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema, Vocabulary, bucket_counts, vocabulary_names
 from corella_edge.features.tables import stored_form
+from corella_edge.features.vectors import VECTORS, map_vectors, write_vectors
 from corella_edge.formats.arrays import map_arrays, write_arrays
 from corella_edge.formats.strict_json import JsonError, unique
 from corella_edge.formats.text_table import LARGE, TextTable, table_arrays
@@ -311,12 +312,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_schema(folder: Path, schema: Schema, catalog: Catalog) -> None:
-    """schema.json (written last), the vocabularies and catalog.jsonl."""
+    """schema.json (written last), the vocabularies, catalog.jsonl, and text.safetensors where there are vectors."""
     (folder / "vocab").mkdir(exist_ok=True)
     for vocab in schema.vocabularies.values():
         _write_vocabulary(folder / "vocab", vocab)
     with (folder / LINES).open("w", encoding="utf-8") as file:
         file.writelines(catalog.lines())
+    if catalog.vectors is not None:
+        write_vectors(folder / VECTORS, catalog.vectors)
     write_file(folder / "schema.json", json.dumps(schema.to_json(), ensure_ascii=False, indent=1).encode())
 
 
@@ -357,6 +360,7 @@ def table_problems(folder: Path) -> Iterator[str]:
         return
     schema, mapped = read_schema(folder)
     parsed = Catalog.read(folder / LINES)
+    parsed.vectors = mapped.vectors
     if [*mapped.ids] != parsed.ids:
         yield f"{TABLES}: its ids are not those of {LINES}"
         return
@@ -371,7 +375,10 @@ def read_schema(folder: Path) -> tuple[Schema, Catalog]:
     buckets = bucket_counts(data)
     names = sorted(vocabulary_names(data))
     vocabularies = {name: _vocabulary(folder / "vocab", name, buckets.get(name, 0)) for name in names}
-    return Schema.from_json(data, vocabularies), read_catalog(folder)
+    schema, catalog = Schema.from_json(data, vocabularies), read_catalog(folder)
+    if schema.text_width:
+        catalog.vectors = map_vectors(folder / VECTORS, len(catalog))
+    return schema, catalog
 
 
 def read_catalog(folder: Path) -> Catalog:

@@ -211,11 +211,10 @@ def _check_scorer(graph: Graph, schema: Schema, reader: EventReader | None) -> N
 
 def _extreme(field: Field, schema: Schema) -> npt.NDArray[Any]:
     """The highest indices, or zeros, for the user or for two candidates."""
-    rows = 1 if field.side == "user" else 2
+    shape = (1 if field.side == "user" else 2, *field.shape)
     if field.vocab:
-        shape = (rows,) if field.kind == "categorical" else (rows, field.length)
         return np.full(shape, len(schema.vocabularies[field.vocab]) - 1, dtype=np.int64)
-    return np.zeros((rows, field.width), dtype=np.float32)
+    return np.zeros(shape, dtype=np.float32)
 
 
 def sigmoid(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:

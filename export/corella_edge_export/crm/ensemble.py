@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from corella_edge.features.schema import Schema
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe
+from corella_edge_export.crm.text_input import TextInput
 
 
 class Members(CrmModel):
@@ -49,11 +53,17 @@ class Members(CrmModel):
         return states.split(self.memory[0] // len(self.members))
 
 
-def new_crm(schema: Schema, recipe: CrmRecipe) -> CrmModel:
-    """The recipe's CRM with random weights."""
+def new_crm(schema: Schema, recipe: CrmRecipe, vectors: npt.NDArray[Any] | None = None) -> CrmModel:
+    """The recipe's CRM with random weights; `vectors` are the catalogue's, which training needs (`TextInput`)."""
     family = getattr(importlib.import_module(f"corella_edge_export.crm.{recipe.kind}"), FAMILIES[recipe.kind])
     models: list[CrmModel] = [family(schema, recipe) for _ in range(recipe.members)]
-    return models[0] if recipe.members == 1 else Members(models)
+    model = models[0] if recipe.members == 1 else Members(models)
+    inputs = [part for part in model.modules() if isinstance(part, TextInput)]
+    if inputs and vectors is not None:
+        table = torch.from_numpy(vectors.astype(np.float32))
+        for part in inputs:
+            part.start(table, tuned=False)
+    return model
 
 
 def members_of(model: nn.Module) -> list[CrmModel]:

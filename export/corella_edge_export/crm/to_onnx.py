@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from corella_edge.bundle.artefact import events_file
-from corella_edge.features.schema import Feed, Schema
+from corella_edge.features.schema import NUMBERS, Feed, Schema
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_runtime.crm import EVENT_KINDS, PAST, STATES, VOCAB_KEY
 
@@ -151,10 +151,7 @@ def example_feed(schema: Schema, n: int) -> Feed:
     """Arrays of the right shapes and types: 1 user, n candidates, all values unseen."""
     feed: Feed = {}
     for item in schema.fields:
-        rows = 1 if item.side == "user" else n
-        if item.kind in ("numeric", "derived"):
-            feed[item.name] = np.zeros((rows, item.width), dtype=np.float32)
-        else:
-            shape = (rows,) if item.kind == "categorical" else (rows, item.length)
-            feed[item.name] = np.ones(shape, dtype=np.int64)
+        shape = (1 if item.side == "user" else n, *item.shape)
+        numbers = item.kind in NUMBERS
+        feed[item.name] = np.zeros(shape, dtype=np.float32) if numbers else np.ones(shape, dtype=np.int64)
     return feed
