@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from corella_edge.bundle.artefact import events_file
-from corella_edge.features.schema import NUMBERS, Feed, Schema
+from corella_edge.features.schema import EVENTS, NUMBERS, Feed, Schema
 from corella_edge_export.crm.base import CrmModel
-from corella_edge_runtime.crm import EVENT_KINDS, PAST, STATES, VOCAB_KEY
+from corella_edge_runtime.crm import PAST, STATES, VOCAB_KEY
 
 OPSET = 17
 
@@ -81,7 +81,7 @@ def _export_events(model: CrmModel, schema: Schema, path: Path) -> None:
 
 def _events(schema: Schema) -> list[str]:
     """The inputs that hold a user's events."""
-    return [item.name for item in schema.fields if item.kind in EVENT_KINDS]
+    return [item.name for item in schema.fields if item.kind in EVENTS]
 
 
 def _states(model: CrmModel, events: int) -> Tensor:
