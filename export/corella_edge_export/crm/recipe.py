@@ -57,10 +57,11 @@ class FeaturesRecipe:
     The latest `history` events are read, from one whose number is a multiple of `history_block` on, so that what was
     made of them stays of use while new ones come (1: always the latest `history`, once there are as many); derived
     statistics look back on `window` events, whose ratings count from the `centre`: the mean of all training ratings,
-    or of the event's item. `item_quality` adds how liked the candidate and the history's items are in training rows, where `item_text` names attributes whose words speak for items of
-    few rows, and `item_number` a number that liking follows; `item_vectors` (their width) adds how far the same users
-    like both, `user_level` how much more than others a known user likes, `user_leaning` whether that is so of good
-    items and of a high `item_number`, and `history_pace` how quickly event follows event.
+    or of the event's item. `item_quality` adds how liked the candidate and the history's items are in training rows,
+    where `item_text` names attributes whose words speak for items of few rows, and `item_number` a number that liking
+    follows; `item_vectors` (their width) adds how far the same users like both, `user_level` how much more than others
+    a known user likes, `user_leaning` whether that is so of good items and of a high `item_number`, and `history_pace`
+    how quickly event follows event.
 
     A text attribute is read as its first `text_words` distinct words, which share `text_buckets` rows by their hash (0
     = texts are not read); of a sequence the latest `sequence_length` values count. `unknown` gives a field's policy for
