@@ -185,6 +185,11 @@ class SequenceRecipe(FamilyRecipe):
     batch_events: int = 4096
 
     @property
+    def layers(self) -> int:
+        """The candidate after every block, or the user's vector alone."""
+        return 1 if self.head == "dot" else self.blocks
+
+    @property
     def ranks(self) -> bool:
         """The softmax does."""
         return self.loss == "softmax"

@@ -102,7 +102,7 @@ def test_the_next_item_is_learnt_and_its_probability_fitted(data: PreparedData, 
     before = task.evaluate()
     best = loop.fit(task, Schedule(1e-2, 1e-4, 6, 1, 6), tmp_path / "run" / "crm", 1, quiet=True)
     assert best["ndcg"] > before["ndcg"]
-    assert abs(predict(task.model, task.train).mean() - task.train.labels.mean()) < 0.05
+    assert abs(predict(task.model, task.train).mean() - task.train.labels.mean()) < 0.12
 
 
 def test_drawing_every_item_once_is_the_full_softmax(data: PreparedData) -> None:
