@@ -7,6 +7,7 @@ when others follow: it is kept, and a new event adds one row to it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -70,11 +71,10 @@ class Sequence(FieldsModel):
     """
 
     remembers = True
-    pools = False
 
     def __init__(self, schema: Schema, recipe: CrmRecipe) -> None:
         own = recipe.sequence
-        super().__init__(schema, own, recipe.features)
+        super().__init__(schema, own, recipe.features, pools=False, tells=True)
         d = self.width = own.embedding_dim
         self.dot = own.head == "dot"
         self.blocks = nn.ModuleList([Block(own, recipe.features.history) for _ in range(own.blocks)])
@@ -97,14 +97,17 @@ class Sequence(FieldsModel):
         if self.dot:
             there = mask[:, -1:] if e else mask.new_zeros(mask.shape[0], 1)
             return self._product(feed, torch.where(there, end[:, -1], self.start))
-        bias = self._last.bias(torch.tensor([e], device=x.device), e, 1).unsqueeze(0) + _hiding(mask)
         user, item = self.user_side(feed, None, NO_EVENTS), self.item_side(feed)
         user = user.expand(item.shape[0], -1)
         asked = self.candidate(torch.cat([user, item], dim=1))
         # One user's candidates are queries side by side, rows of many users one query each.
         asked = asked.unsqueeze(0) if x.shape[0] == 1 else asked.unsqueeze(1)
-        found = self._last(asked, kept[-1], bias).flatten(0, 1)
-        return self._decide(user, item, found), [found]
+        end, hiding = torch.tensor([e], device=x.device), _hiding(mask)
+        found = []
+        for block, own in self._pairs(kept):
+            asked = block(asked, own, block.bias(end, e, 1).unsqueeze(0) + hiding)
+            found.append(asked.flatten(0, 1))
+        return self._decide(user, item, found[-1]), found
 
     def along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
         """As in `CrmModel`."""
@@ -117,8 +120,10 @@ class Sequence(FieldsModel):
         table = x.new_zeros(x.shape[0], int(slots.max()) + 1, self.width)
         asked = table.index_put((owners, slots), self.candidate(torch.cat([user, item], dim=1)))
         at = places.new_zeros(table.shape[:2]).index_put((owners, slots), places)
-        bias = self._last.bias(torch.arange(x.shape[1] + 1, device=x.device), x.shape[1], 1)[:, at].transpose(0, 1)
-        return self._decide(user, item, self._last(asked, kept[-1], bias)[owners, slots])
+        every = torch.arange(x.shape[1] + 1, device=x.device)
+        for block, own in self._pairs(kept):
+            asked = block(asked, own, block.bias(every, x.shape[1], 1)[:, at].transpose(0, 1))
+        return self._decide(user, item, asked[owners, slots])
 
     def users_along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
         """What the last block gives at the event before each row, float32 [t, d]; arguments as of `along`."""
@@ -160,15 +165,17 @@ class Sequence(FieldsModel):
         if self.dot:
             return self._product(feed, torch.cat([self.start.unsqueeze(0), states[-1, 0]])[-1:])[0]
         user, item, e = self.user_side(feed, None, NO_EVENTS), self.item_side(feed), states.shape[2]
-        bias = self._last.bias(torch.arange(e, e + 1), e, 1).unsqueeze(0)
         asked = in_parts(self.candidate, user, item).unsqueeze(0)
-        item = torch.cat([item, self._last(asked, states[-1].unsqueeze(0), bias)[0]], dim=1)
+        for block, own in self._pairs(states):
+            asked = block(asked, own.unsqueeze(0), block.bias(torch.arange(e, e + 1), e, 1).unsqueeze(0))
+        item = torch.cat([item, asked[0]], dim=1)
         return in_parts(nn.Sequential(*self.deep, self.head), user, item).squeeze(1)
 
-    @property
-    def _last(self) -> Block:
-        found: Block = self.blocks[-1]  # type: ignore[assignment]
-        return found
+    def _pairs(self, kept: Iterable[Tensor]) -> Iterator[tuple[Block, Tensor]]:
+        """Each block with what it has kept."""
+        for block, own in zip(self.blocks, kept, strict=False):
+            assert isinstance(block, Block)
+            yield block, own
 
     def _events(self, feed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         events, mask = self.events(feed)
