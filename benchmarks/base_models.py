@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from corella_edge_runtime.engine import Engine
 from harness.pairs import ratio_of
 from harness.quiet import Watch, is_void
 from harness.report import finish, judged
+from harness.results import write
 
 SIZES, TOP = (20, 100), 10
 USERS = ("new", "returning", "one more")
@@ -70,7 +71,7 @@ class Contender:
         engine.warm_up()
         return cls(name, engine, str(engine.bundle.manifest.about.get("recipe", {}).get("crm", {}).get("kind", "")))
 
-    def seconds(self, user: User, asked: Workload, items: Sequence[str]) -> float:
+    def seconds(self, user: User, asked: Workload, items: Sequence[str], clock: Callable[[], float]) -> float:
         """Of one request, what came before it untimed."""
         engine, request = self.engine, request_of(user, asked, items)
         engine.forget()
@@ -79,9 +80,9 @@ class Contender:
                 engine.rank(request)
         if asked.user == "one more":
             request = replace(request, user=longer(user, items[0]))
-        began = time.perf_counter()
+        began = clock()
         engine.rank(request)
-        return time.perf_counter() - began
+        return clock() - began
 
     def megabytes(self) -> Row:
         """Of each form of the CRM, both graphs where there are two."""
@@ -120,12 +121,16 @@ def main() -> None:
         load = watch.read()
     figures: Row = {
         "what": "base models", "pairs": options.pairs, "requests": options.requests, "load": load,
-        "void": is_void(load), "models": [{**model, **quality.get(model["name"], {})} for model in models],
+        "void": is_void(load),
+        "clock": "processor" if options.cpu_time else "wall",
+        "models": [{**model, **quality.get(model["name"], {})} for model in models],
     }  # fmt: skip
     figures["targets"] = list(targets(figures))
     print(table(figures))
     if options.plot:
         options.plot.write_text(plot(figures), "utf-8")
+    if options.cpu_time and options.out:
+        write(options.out, figures)
     finish(figures, options.out)
 
 
@@ -134,6 +139,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("bundles", type=named, nargs="+", metavar="NAME=BUNDLE")
     parser.add_argument("--pairs", type=int, default=21)
     parser.add_argument("--requests", type=int, default=15, help="requests a pair, of which the median counts")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="processor time of the thread; kept beside other load, too, and marked void then",
+    )
     parser.add_argument("--quality", type=Path, help="figures of quality by name, for the result and the plot")
     parser.add_argument("--metric", default="auc", help="the figure of --quality that is plotted (default: auc)")
     parser.add_argument("--plot", type=Path, help="SVG of quality against microseconds; needs --quality")
@@ -169,6 +179,7 @@ def measured(found: Sequence[Contender], options: argparse.Namespace) -> list[Ro
     """Each bundle's workloads: median microseconds, and its ratio to the first bundle with the pairs' interval."""
     users = users_of(found[0])
     ids = found[0].engine.encoder.catalog.ids
+    clock = time.thread_time if options.cpu_time else time.perf_counter
     spent: dict[str, list[list[float]]] = {asked.name: [] for asked in WORKLOADS}
     for number in range(options.pairs):
         rng = np.random.default_rng([number, 3])
@@ -176,7 +187,7 @@ def measured(found: Sequence[Contender], options: argparse.Namespace) -> list[Ro
             count = options.requests if asked.candidates else CATALOGUE
             chosen = [users[i] for i in rng.choice(len(users), count).tolist()]
             slates = [[ids[row] for row in rng.choice(len(ids), max(SIZES)).tolist()] for _ in chosen]
-            spent[asked.name].append(pair(found, asked, list(zip(chosen, slates, strict=True)), number))
+            spent[asked.name].append(pair(found, asked, list(zip(chosen, slates, strict=True)), number, clock))
     return [model_row(one, place, spent) for place, one in enumerate(found)]
 
 
@@ -187,14 +198,15 @@ def users_of(contender: Contender) -> list[User]:
 
 
 def pair(
-    found: Sequence[Contender], asked: Workload, work: Sequence[tuple[User, list[str]]], number: int
-) -> list[float]:
+    found: Sequence[Contender], asked: Workload, work: Sequence[tuple[User, list[str]]], number: int,
+    clock: Callable[[], float],
+) -> list[float]:  # fmt: skip
     """Median microseconds of each bundle; every second pair goes through them backwards."""
     times: list[list[float]] = [[] for _ in found]
     order = list(enumerate(found))
     for user, items in work:
         for place, one in order[::-1] if number % 2 else order:
-            times[place].append(one.seconds(user, asked, items))
+            times[place].append(one.seconds(user, asked, items, clock))
     return [1e6 * float(np.median(of)) for of in times]
 
 
@@ -226,7 +238,7 @@ def table(figures: Row) -> str:
     lines = [f"{'':38}" + "".join(f"{model['name'][:22]:>24}" for model in models)]
     for asked in WORKLOADS:
         cells = (model["workloads"][asked.name] for model in models)
-        lines.append(f"{asked.name:38}" + "".join(f"{c['us']:13.1f} ×{c['ratio']['median']:9.3f}" for c in cells))
+        lines.append(f"{asked.name:38}" + "".join(f"{c['us']:13.1f} x{c['ratio']['median']:9.3f}" for c in cells))
     lines.append(f"{'MB':38}" + "".join(f"{model['megabytes'][CRM_FILES[0]]:24.2f}" for model in models))
     return "\n".join(lines)
 

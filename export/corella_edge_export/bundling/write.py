@@ -49,7 +49,8 @@ PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "gguf", LLAMA, "nump
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What the user chose for one export; without `llm` the base model alone becomes the bundle."""
+    """What the user chose for one export; without `llm`, or of a run that trains none, the base model alone becomes
+    the bundle."""
 
     llm_types: tuple[str, ...] = (DEFAULT_TYPE,)
     name: str = ""
@@ -70,7 +71,7 @@ class Export:
         self.catalog: Catalog
         self.schema, self.catalog = run.fit_inputs()
         self.encoder = FeatureEncoder(self.schema, self.catalog)
-        self.prompts: PromptEncoder | None = run.prompt_encoder(self.catalog) if options.llm else None
+        self.prompts: PromptEncoder | None = run.prompt_encoder(self.catalog) if _has_llm(run, options) else None
         self.differences: dict[str, float] = {}
         self.metrics: dict[str, dict[str, float | None]] = {}
         history, export = history_needed(self.schema, run.recipe.prompt), run.recipe.export
@@ -286,7 +287,7 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
         InputError: a bad option or a taken `out`. ExportError: a model differs from what was trained.
     """
     check_free(out)
-    if options.llm:
+    if _has_llm(run, options):
         _check_types(options.llm_types)
     torch.manual_seed(run.recipe.seed)
     with new_folder(out) as folder:
@@ -302,6 +303,10 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
         job.calibrate()
         sealed = job.finish()
     return replace(sealed, root=out)
+
+
+def _has_llm(run: Run, options: ExportOptions) -> bool:
+    return options.llm and run.recipe.trains_llm
 
 
 def _check_types(types: Sequence[str]) -> None:

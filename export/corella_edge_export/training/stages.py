@@ -14,6 +14,7 @@ import shutil
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, is_dataclass, replace
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.llm import model as llm
 from corella_edge_export.llm import tokenizer
+from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import Recipe
 from corella_edge_export.training import checkpoint, loop, metrics_log
 from corella_edge_export.training.checks import check, check_prompts
@@ -56,7 +58,7 @@ def train(
         place.wait_for_everyone()
         with place.main_process_first():
             stages = Stages(Run(folder, recipe, data, llm.base_dtype(recipe.llm, place.device.type)), quiet)
-        if place.is_main_process:
+        if place.is_main_process and recipe.trains_llm:
             check_prompts(stages.run)
         place.wait_for_everyone()
         summary = {stage.name: stages.do(stage.name, reuse) for stage in enabled(recipe)}
@@ -107,9 +109,13 @@ class Stages:
     def __init__(self, run: Run, quiet: bool = False) -> None:
         self.run, self.quiet = run, quiet
         self.schema, self.catalog = run.fit_inputs()
-        self.builder = run.builder()
         self.keys = keys(run.recipe, run.data)
         self._rows: dict[str, EncodedRows] = {}
+
+    @cached_property
+    def builder(self) -> SequenceBuilder:
+        """Sequences of the run's prompts; a run of the base model alone asks for none, and makes no tokenizer."""
+        return self.run.builder()
 
     def do(self, name: str, reuse: tuple[Path, ...]) -> loop.Metrics:
         """Train the stage, or what is left of it; its best validation line."""
