@@ -10,12 +10,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from corella_edge.features.encoder import FeatureEncoder  # noqa: E402
-from corella_edge.features.schema import OOV, PAD  # noqa: E402
+from corella_edge.features.schema import PAD  # noqa: E402
 from corella_edge.request import Candidate, Request, User  # noqa: E402
 from corella_edge_export.crm.ensemble import new_crm  # noqa: E402
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema  # noqa: E402
 from corella_edge_export.crm.recipe import CrmRecipe  # noqa: E402
-from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
 from corella_edge_export.training.tasks.crm import tensors  # noqa: E402
 from tiny_run import crm_recipe  # noqa: E402
 
