@@ -23,6 +23,7 @@ from corella_edge.errors import ExportError, InputError, UnknownValueError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema
 from corella_edge.features.unseen import Refusal
+from corella_edge.features.vectors import VECTORS, write_vectors
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidates, Request
 from corella_edge.routing.fusion import REPLACE
@@ -70,6 +71,7 @@ class Export:
         self.schema: Schema
         self.catalog: Catalog
         self.schema, self.catalog = run.fit_inputs()
+        self.catalog.vectors = run.served_vectors()
         self.encoder = FeatureEncoder(self.schema, self.catalog)
         self.prompts: PromptEncoder | None = run.prompt_encoder(self.catalog) if _has_llm(run, options) else None
         self.differences: dict[str, float] = {}
@@ -106,6 +108,8 @@ class Export:
     def write_inputs(self) -> None:
         bundle.write_schema(self.folder, self.schema, self.catalog)
         bundle.write_catalog_tables(self.folder, self.schema, self.catalog)
+        if self.catalog.vectors is not None:
+            write_vectors(self.folder / VECTORS, self.catalog.vectors)
         if self.prompts is not None:
             tokens = {name: getattr(self.prompts.tokens, name) for name in ("yes", "no", "bos")}
             self._json("prompt.json", {"template": self.prompts.template.to_json(), "tokens": tokens})
@@ -257,7 +261,9 @@ class Export:
     def seal(self) -> None:
         options, run = self.options, self.run
         recipe = json.loads((run.folder / "run.json").read_text("utf-8"))["recipe"]
-        recipe["llm"]["path"] = Path(recipe["llm"]["path"]).name  # folders are the machine's own business
+        for section in (recipe["llm"], recipe["crm"].get("text", {})):
+            if "path" in section:
+                section["path"] = Path(section["path"]).name  # folders are the machine's own business
         about = {
             "recipe": recipe,
             "data": {key: run.data.info.get(key) for key in ("name", "licence", "redistributable", "notes", "sources")},
