@@ -35,6 +35,8 @@ from corella_edge_export.data.sampling import request_json
 from corella_edge_export.evaluation.scored import ScoredRows, number
 from corella_edge_export.llm.model import merged
 from corella_edge_export.llm.to_gguf import check_tokens, write_gguf
+from corella_edge_export.text import to_onnx
+from corella_edge_export.text.vectors import texts_of
 from corella_edge_export.training.run import Run
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
@@ -42,6 +44,7 @@ from corella_edge_runtime.llm.llama.binding import Model, check_file_type, quant
 from corella_edge_runtime.machine.threads import llm_default
 
 DEFAULT_TYPE = "Q8_0"
+TEXTS = 500  # of the catalogue, by which an INT8 encoder is judged
 Say = Callable[[str], None]
 PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "gguf", "llama-cpp-python", "numpy")
 
@@ -71,6 +74,7 @@ class Export:
         self.encoder = FeatureEncoder(self.schema, self.catalog)
         self.prompts: PromptEncoder = run.prompt_encoder(self.catalog)
         self.differences: dict[str, float] = {}
+        self.text: dict[str, float] = {}
         self.metrics: dict[str, dict[str, float | None]] = {}
         history, export = history_needed(self.schema, run.recipe.prompt), run.recipe.export
         self.sample = self._answered(choose_rows(run.data, "test", export.sample_rows, run.recipe.seed, history))
@@ -135,6 +139,18 @@ class Export:
             if (self.folder / of).exists():
                 quantize_int8(self.folder / of, self.folder / name, self.schema)
         self._judge("crm_int8", self._crm_scores(Crm(path, self.schema), self.requests))
+
+    def write_text(self) -> None:
+        """text.onnx and its tokenizer, where the items' text vectors come of an encoder."""
+        made = self.run.text_model()
+        if made is None:
+            return
+        self.say("text vectors: the encoder to ONNX")
+        recipe = self.run.recipe
+        texts = texts_of(self.run.data, recipe.crm.text.attributes)[:TEXTS]
+        self.text = to_onnx.write(*made, self.folder, texts, recipe.export.text_int8)
+        if "cosine_mean" in self.text:
+            self.say(f"text vectors: INT8 at a mean cosine of {self.text['cosine_mean']:.4f} with float32")
 
     def write_llm(self) -> None:
         """llm.gguf and its variants; f16 must equal transformers, quantised types are judged by their metrics."""
@@ -231,6 +247,7 @@ class Export:
             "differences": self.differences,
             "metrics": self.metrics,
             "rows": {"test": len(self.sample), "valid": len(self.calibration)},
+            **({"text": self.text} if self.text else {}),
         })  # fmt: skip
         self.seal()
         with Engine.open(self.folder, llm_threads=self.options.threads, require_llm=True, tuned=False) as engine:
@@ -284,6 +301,7 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
         job = Export(run, folder, folder / "work", options, say)
         job.write_inputs()
         job.write_crm()
+        job.write_text()
         job.write_llm()
         job.write_samples()
         job.write_popular()
