@@ -40,13 +40,17 @@ class Members(CrmModel):
         pairs = zip(members_of(self), self._parts(past), strict=True)
         return torch.cat([member.read(feed, own) for member, own in pairs])
 
+    def along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
+        """The members' mean."""
+        return _mean([member.along(feed, owners, places) for member in members_of(self)])
+
     def score(self, feed: dict[str, Tensor], states: Tensor) -> Tensor:
         """The mean of what each member makes of its own layers."""
         pairs = zip(members_of(self), self._parts(states), strict=True)
         return _mean([member.score(feed, own) for member, own in pairs])
 
     def _parts(self, states: Tensor) -> tuple[Tensor, ...]:
-        return states.split(self.memory[0] // len(self.members))
+        return states.chunk(len(self.members))
 
 
 def new_crm(schema: Schema, recipe: CrmRecipe, vectors: npt.NDArray[Any] | None = None) -> CrmModel:
