@@ -30,11 +30,13 @@ class Catalog:
 
     Attributes:
         tables: what the encoder has computed of the items, mapped, by its names; empty where it has to compute it.
+        vectors: float16 [items, width], the items' text vectors; None where there are none.
     """
 
     ids: Sequence[str]
     attributes: Sequence[Attributes]
     row_of: Mapping[str, int]
+    vectors: Array | None = None
 
     def __init__(self, ids: Iterable[str], attributes: Iterable[Attributes]) -> None:
         self.tables: Mapping[str, Array] = {}

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from corella_edge.errors import BundleError, InputError, NoBundleError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema, Vocabulary, bucket_counts, vocabulary_names
 from corella_edge.features.tables import stored_form
+from corella_edge.features.vectors import VECTORS, map_vectors, write_vectors
 from corella_edge.formats.arrays import map_arrays, write_arrays
 from corella_edge.formats.strict_json import JsonError, unique
 from corella_edge.formats.text_table import LARGE, TextTable, table_arrays
@@ -39,6 +40,7 @@ FORMAT_VERSION = 1
 MANIFEST, SEAL, SIGNATURE = "manifest.json", "manifest.sha256", "manifest.json.minisig"
 _OWN = (MANIFEST, SEAL, SIGNATURE)
 POPULAR, EVENTS = "popular.jsonl", "events.json"  # optional
+CRM_FILES = ("crm.onnx", "crm.int8.onnx")
 REQUIRED = ("schema.json", "catalog.jsonl", "crm.onnx", "routing.json", "verification.json", "reference.jsonl")
 MAX_JSON_BYTES = 64 * 2**20
 MAX_VOCABULARY_BYTES = 4 * 2**30
@@ -107,7 +109,25 @@ def _checked_names(files: dict[str, FileEntry]) -> dict[str, FileEntry]:
     missing = [name for name in REQUIRED if name not in files]
     if missing:
         raise BundleError(f"{MANIFEST}: the bundle lacks {missing[0]}")
+    _check_pairs(files)
     return files
+
+
+def _check_pairs(files: Collection[str]) -> None:
+    """A CRM whose events are read by a graph of their own has one for each of its forms."""
+    readers = [events_file(name) for name in CRM_FILES]
+    if not set(readers) & set(files):
+        return
+    for name, reader in zip(CRM_FILES, readers, strict=True):
+        if (name in files) != (reader in files):
+            lacks, has = (reader, name) if name in files else (name, reader)
+            raise BundleError(f"{MANIFEST}: the bundle has {has} and lacks {lacks}, which belongs to it")
+
+
+def events_file(name: str) -> str:
+    """The graph that reads events for a CRM's file: crm.events.onnx for crm.onnx, crm.events.int8.onnx for its INT8."""
+    first, _, rest = name.partition(".")
+    return f"{first}.events.{rest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,12 +312,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_schema(folder: Path, schema: Schema, catalog: Catalog) -> None:
-    """schema.json (written last), the vocabularies and catalog.jsonl."""
+    """schema.json (written last), the vocabularies, catalog.jsonl, and text.safetensors where there are vectors."""
     (folder / "vocab").mkdir(exist_ok=True)
     for vocab in schema.vocabularies.values():
         _write_vocabulary(folder / "vocab", vocab)
     with (folder / LINES).open("w", encoding="utf-8") as file:
         file.writelines(catalog.lines())
+    if catalog.vectors is not None:
+        write_vectors(folder / VECTORS, catalog.vectors)
     write_file(folder / "schema.json", json.dumps(schema.to_json(), ensure_ascii=False, indent=1).encode())
 
 
@@ -338,6 +360,7 @@ def table_problems(folder: Path) -> Iterator[str]:
         return
     schema, mapped = read_schema(folder)
     parsed = Catalog.read(folder / LINES)
+    parsed.vectors = mapped.vectors
     if [*mapped.ids] != parsed.ids:
         yield f"{TABLES}: its ids are not those of {LINES}"
         return
@@ -352,7 +375,10 @@ def read_schema(folder: Path) -> tuple[Schema, Catalog]:
     buckets = bucket_counts(data)
     names = sorted(vocabulary_names(data))
     vocabularies = {name: _vocabulary(folder / "vocab", name, buckets.get(name, 0)) for name in names}
-    return Schema.from_json(data, vocabularies), read_catalog(folder)
+    schema, catalog = Schema.from_json(data, vocabularies), read_catalog(folder)
+    if schema.text_width:
+        catalog.vectors = map_vectors(folder / VECTORS, len(catalog))
+    return schema, catalog
 
 
 def read_catalog(folder: Path) -> Catalog:

@@ -205,6 +205,8 @@ def engine_options(backend: str) -> Callable[[Callable[..., Any]], Callable[...,
                      help="Threads of one call of the base model (CRM). Default: by plan, or 1."),
         click.option("--llm-threads", type=Threads(),
                      help="Threads of the LLM. Default: by plan, or one for each core that the base model leaves."),
+        click.option("--crm-memory-mib", default=64.0, show_default=True, type=Finite(0),
+                     help="Memory for what a base model that reads events has read of recent users; 0 keeps nothing."),
         click.option("--plan", type=click.Path(path_type=Path),
                      help="File that `tune` wrote. Default: the one in its usual place, if any."),
         click.option("--no-plan", is_flag=True, help="Use no plan, even if there is one."),
@@ -214,7 +216,7 @@ def engine_options(backend: str) -> Callable[[Callable[..., Any]], Callable[...,
         @wraps(command)
         def with_engine(
             llm: bool, llm_backend: str, require_llm: bool, crm_threads: int | None, llm_threads: int | None,
-            plan: Path | None, no_plan: bool, **others: Any,
+            crm_memory_mib: float, plan: Path | None, no_plan: bool, **others: Any,
         ) -> Any:  # fmt: skip
             if require_llm and not llm:
                 raise click.UsageError("--require-llm and --no-llm exclude each other")
@@ -222,7 +224,7 @@ def engine_options(backend: str) -> Callable[[Callable[..., Any]], Callable[...,
                 raise click.UsageError("--plan and --no-plan exclude each other")
             engine = {
                 "llm": llm_backend if llm else None, "require_llm": require_llm, "crm_threads": crm_threads,
-                "llm_threads": llm_threads, "plan": plan, "tuned": not no_plan,
+                "llm_threads": llm_threads, "crm_memory_mib": crm_memory_mib, "plan": plan, "tuned": not no_plan,
             }  # fmt: skip
             return command(engine=engine, **others)
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.catalog import Catalog
+from corella_edge.errors import BundleError
 from corella_edge.features.derived import DERIVED, NO_TIME, Facts, Floats, Histories, Ints
 from corella_edge.features.lookup import lookup
 from corella_edge.features.schema import ATTRIBUTES, OOV, PAD, Feed, Field, Schema, Vocabulary, encode_value
@@ -30,6 +31,7 @@ from corella_edge.features.tables import (
     item_index,
 )
 from corella_edge.features.unseen import Flags, Unseen
+from corella_edge.features.vectors import VECTORS, MakeVectors, VectorTable, item_text
 from corella_edge.formats.text_table import LARGE
 from corella_edge.request import Candidate, Candidates, Features, History, User
 
@@ -39,7 +41,12 @@ _NOTHING: Facts = np.zeros((1, 1, 1), dtype=np.uint8)
 class FeatureEncoder:
     """Requests → the CRM's input arrays, through tables encoded once per catalogue item. Threads may share one."""
 
-    def __init__(self, schema: Schema, catalog: Catalog) -> None:
+    def __init__(self, schema: Schema, catalog: Catalog, make_vectors: MakeVectors | None = None) -> None:
+        """`make_vectors`: vectors of texts that come with a request; None = such an item keeps the catalogue's.
+
+        Raises:
+            BundleError: the catalogue's tables or vectors are not what the schema asks for.
+        """
         self.schema = schema
         self.catalog = catalog
         self.unknown_row = len(catalog)
@@ -78,6 +85,9 @@ class FeatureEncoder:
         ids = [(f.name, schema.vocabularies[f.vocab]) for f in self._attributes if f.source == "id" and f.vocab]
         self._hashed = [(name, vocab) for name, vocab in ids if vocab.buckets]
         self.unseen = Unseen(schema, self.item_tables, items, made)
+        self._of_text, self._of_events = schema.of("vector"), schema.of("vectors")
+        self._vectors = _vector_table(schema, catalog)
+        self._make_vectors = make_vectors
         self._lookup = lookup(catalog.ids, catalog.row_of)
         self._token = object()
 
@@ -99,8 +109,11 @@ class FeatureEncoder:
             feed[name] = values.take(self._facts[name].kind_of.take(rows), 0)
         for item in self._many:
             feed[item.name] = self._of_many(item, self._look(item, past, user.history), rows)
+        for item in self._of_text:
+            feed[item.name] = self._vectors.of(rows)
         if slate.own:
             self._bring_own(feed, past, user.history, slate.own)
+            self._bring_text(feed, slate)
         return feed, self.unseen.names(unseen, rows, feed, slate.own)
 
     def rows(self, items: Sequence[str]) -> Ints:
@@ -167,6 +180,8 @@ class FeatureEncoder:
         codes = self._ratings.if_known(latest.ratings or [None] * len(past.rows)) if self._match_tables else None
         for item in self._sequences:
             past.feed[item.name] = self._sequence(item, past, history, codes)
+        for item in self._of_events:
+            past.feed[item.name] = self._event_vectors(item, past.rows, len(history))
         if codes is not None:
             for name, table in self._match_tables.items():
                 past.kinds[name] = table.moments(past.rows, codes)
@@ -202,19 +217,32 @@ class FeatureEncoder:
         return past.events
 
     def _sequence(self, item: Field, past: _Past, history: History, codes: Ints | None) -> Ints:
-        """int64 [1, length] of one user's latest events, PAD on the left; `codes` are those of the ratings if known."""
+        """int64 [1, length] of one user's kept events, PAD on the left; `codes` are those of the ratings if known."""
+        kept = item.kept(len(history))
         if item.source == "item":
-            rows, vocab = past.rows[-item.length :], self.schema.vocabularies[item.vocab]
+            rows, vocab = past.rows[len(past.rows) - kept :], self.schema.vocabularies[item.vocab]
             latest = self._index_of(rows)
             if vocab.buckets:
-                latest = self._with_buckets(vocab, latest, rows, history.items[-len(rows) :])
+                latest = self._with_buckets(vocab, latest, rows, history.items[len(history) - kept :])
         elif codes is not None and self._rating_codes[item.vocab] is self._ratings:
-            latest = codes[-item.length :]
+            latest = codes[len(codes) - kept :]
         else:
-            latest = self._sequence_codes(item, self._events_of(past, history).last(item.length))[0]
+            latest = self._sequence_codes(item, self._events_of(past, history).last(kept))[0]
         if len(latest) == item.length:
             return latest[None]
         padded = np.zeros((1, item.length), dtype=np.int64)  # PAD
+        padded[0, item.length - len(latest) :] = latest
+        return padded
+
+    def _event_vectors(self, item: Field, rows: Ints, events: int) -> Floats:
+        """float32 [1, length, width] of one user's kept events of the catalogue rows int64 [w]; zeros on the left.
+
+        `events`: how many there are in all.
+        """
+        latest = self._vectors.of(rows[len(rows) - item.kept(events) :])
+        if len(latest) == item.length:
+            return latest[None]
+        padded = np.zeros((1, *item.shape), np.float32)
         padded[0, item.length - len(latest) :] = latest
         return padded
 
@@ -243,6 +271,24 @@ class FeatureEncoder:
             if places:
                 facts = np.stack([fact(item, self.schema, own[i][name]) for i in places])
                 feed[item.name][places] = self._derive(item, self._look(item, past, history), facts[None])
+
+    def _bring_text(self, feed: Feed, slate: Candidates) -> None:
+        """Vectors of candidates that bring other words than the catalogue's, which may be those of a tuned vector."""
+        if self._make_vectors is None or not self._of_text:
+            return
+        given = {i: self._own_text(slate.items[i], features) for i, features in slate.own.items()}
+        texts = {i: text for i, text in given.items() if text is not None}
+        if texts:
+            feed[self._of_text[0].name][list(texts)] = self._make_vectors(list(texts.values()))
+
+    def _own_text(self, item: str, features: Features) -> str | None:
+        """What the words of a candidate are with the features that it brings; None where they are the catalogue's."""
+        names = self.schema.text_attributes
+        if features.keys().isdisjoint(names):
+            return None
+        known = self.catalog.of(item)
+        text = item_text({**known, **features}, names)
+        return None if item in self.catalog.row_of and text == item_text(known, names) else text
 
     def encode_derived(self, history: Histories, candidate_facts: Mapping[str, Facts]) -> Feed:
         """Derived inputs of b users with n candidates each: float32 [b, width], [b * n, width] on the item side."""
@@ -294,6 +340,16 @@ class FeatureEncoder:
 
     def _vocab(self, item: Field) -> Vocabulary | None:
         return self.schema.vocabularies.get(item.vocab)
+
+
+def _vector_table(schema: Schema, catalog: Catalog) -> VectorTable:
+    """The catalogue's vectors as the schema asks for them. Raises BundleError."""
+    vectors, width = catalog.vectors, schema.text_width
+    if not width:
+        return VectorTable(np.zeros((len(catalog), 0), np.float16))
+    if vectors is None or vectors.shape != (len(catalog), width) or vectors.dtype != np.float16:
+        raise BundleError(f"{VECTORS}: schema.json asks for {width} numbers in F16 of each of {len(catalog)} items")
+    return VectorTable(vectors)
 
 
 def _take_of(table: npt.NDArray[Any]) -> Callable[..., npt.NDArray[Any]]:

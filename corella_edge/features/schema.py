@@ -7,6 +7,7 @@ that its stable hash gives. Whole requests are encoded by `corella_edge.features
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,9 +25,11 @@ LONGEST = 10_000  # slots of a field, events that it looks back on
 MOST_BUCKETS = 2**24
 REFUSE = "refuse"
 
-Kind = Literal["categorical", "multi", "ordered", "text", "sequence", "numeric", "derived"]
+Kind = Literal["categorical", "multi", "ordered", "text", "sequence", "numeric", "derived", "vector", "vectors"]
 CODED: tuple[Kind, ...] = ("categorical", "multi", "ordered", "text")  # an attribute's values as rows of a table
 ATTRIBUTES: tuple[Kind, ...] = (*CODED, "numeric")
+EVENTS: tuple[Kind, ...] = ("sequence", "vectors")  # one entry for each of the latest events
+NUMBERS: tuple[Kind, ...] = ("numeric", "derived", "vector", "vectors")  # float32; all others are int64
 Feed = dict[str, npt.NDArray[Any]]
 _WORD = re.compile(r"\w+")
 
@@ -38,14 +41,18 @@ class Field:
     Attributes:
         kind: categorical int64 [b]; multi (a set of values), ordered (the latest of a list), text (its words) and
             sequence (of the history's events) int64 [b, length]; numeric float32 [b, width]; derived float32 [b, width
-            of the function]. b is 1 on the user side, n on the item side.
+            of the function]; vector (of an item's text) float32 [b, length]; vectors (those of the history's events)
+            float32 [b, length, width]. b is 1 on the user side, n on the item side.
         side: whose value it is; user-side inputs are broadcast over the candidates in the graph.
-        source: "id", an attribute's name, "item" or "rating" of history events, or a derived function's name.
-        vocab: name of the vocabulary (all kinds but numeric and derived).
-        length: slots of a field of several values, events of a sequence or that a derived function looks back on.
+        source: "id", an attribute's name, "item" or "rating" of history events, a derived function's name, or "text" of
+            vectors.
+        vocab: name of the vocabulary (of the kinds whose values are indices).
+        length: slots of a field of several values, events of a sequence or that a derived function looks back on,
+            numbers of a vector.
         args: constants of a derived function, or the mean and scale of a numeric field, fixed at fit time; with
             `missing` true the number has a second one beside it, 1 where it is missing. `unknown` "refuse": a request
-            with a value that training has not seen is refused.
+            with a value that training has not seen is refused. `block` of what is of events: see `kept`. A vector's
+            `attributes` are those whose words it is made of; the `width` of vectors is that of each.
     """
 
     name: str
@@ -58,8 +65,27 @@ class Field:
 
     @property
     def width(self) -> int:
-        """Numbers of a numeric or derived field."""
+        """Numbers of a numeric or derived field, or of each of the vectors."""
+        if self.kind in ("vector", "vectors"):
+            return self.length if self.kind == "vector" else int(self.args["width"])
         return DERIVED[self.source][1] if self.kind == "derived" else 2 if self.args.get("missing") else 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one user's or item's value."""
+        if self.kind in NUMBERS:
+            return (self.length, self.width) if self.kind == "vectors" else (self.width,)
+        return () if self.kind == "categorical" else (self.length,)
+
+    def kept(self, events: Any) -> Any:
+        """How many of a history's latest events a sequence holds; of `events` in all, a number or an array of them.
+
+        They begin at an event whose number, counted from the history's first, is a multiple of `block`: while it stays
+        the same, what a model made of the older events is of use. At most `length`, more than `length` - `block`.
+        """
+        block = self.args.get("block", 1)
+        beyond = events - self.length
+        return events - (beyond > 0) * (-(-beyond // block) * block)
 
 
 class Vocabulary:
@@ -170,6 +196,9 @@ class Schema:
         for item in self.fields:
             if problem := _problem(item, self.vocabularies):
                 raise BundleError(f"schema.json: field {item.name}: {problem}")
+        vectors = self.of("vector", "vectors")
+        if len(self.of("vector")) > 1 or len({item.width for item in vectors}) > 1:
+            raise BundleError("schema.json: more than one field holds the items' vectors, or their widths differ")
 
     def of(self, *kinds: Kind, side: Side | None = None) -> list[Field]:
         """Fields of the given kinds (and side), in order."""
@@ -178,7 +207,22 @@ class Schema:
     @property
     def window(self) -> int:
         """How many of the latest events any field looks at."""
-        return max([f.length for f in self.of("sequence", "derived")], default=0)
+        return max([f.length for f in self.of(*EVENTS, "derived")], default=0)
+
+    @property
+    def text_width(self) -> int:
+        """Numbers of an item's text vector; 0 where no field asks for one."""
+        return max([f.width for f in self.of("vector", "vectors")], default=0)
+
+    @property
+    def text_attributes(self) -> tuple[str, ...]:
+        """The attributes whose words an item's text vector is made of."""
+        return tuple(name for f in self.of("vector") for name in f.args["attributes"])
+
+    @property
+    def block(self) -> int:
+        """Older events may be left out of a history by multiples of it: every sequence still begins where it did."""
+        return math.lcm(*(item.args.get("block", 1) for item in self.of(*EVENTS)))
 
     @property
     def known_ratings(self) -> list[float]:
@@ -255,7 +299,20 @@ def _problem(item: Field, vocabularies: Mapping[str, Vocabulary]) -> str:
         return _constants_problem(item, "mean", "scale")
     if item.kind == "derived":
         return _derived_problem(item, vocabularies)
-    return ""
+    return _vector_problem(item) if item.kind in ("vector", "vectors") else ""
+
+
+def _vector_problem(item: Field) -> str:
+    one = item.kind == "vector"
+    if item.source != "text" or item.side != ("item" if one else "user"):
+        return f"a {item.kind} is of the source 'text' and of the {'item' if one else 'user'} side"
+    if not one:
+        width = item.args.get("width")
+        fits = type(width) is int and 1 <= width <= LONGEST
+        return _block_problem(item) if fits else f"args: width must be a whole number from 1 to {LONGEST}"
+    names = item.args.get("attributes")
+    fits = isinstance(names, (list, tuple)) and len(names) > 0 and all(isinstance(name, str) for name in names)
+    return "" if fits else "args must name the attributes whose words the vector is made of"
 
 
 def _derived_problem(item: Field, vocabularies: Mapping[str, Vocabulary]) -> str:
@@ -280,9 +337,15 @@ def _constants_problem(item: Field, *names: str) -> str:
     return "scale and strength must be above 0" if min(item.args[n] for n in names if n != "mean") <= 0 else ""
 
 
+def _block_problem(item: Field) -> str:
+    block = item.args.get("block", 1)
+    right = type(block) is int and 1 <= block <= item.length
+    return "" if right else f"args: block must be a whole number from 1 to its length, {item.length}"
+
+
 def _sequence_problem(item: Field, vocab: Vocabulary) -> str:
-    if item.source == "item":
-        return ""
+    if (problem := _block_problem(item)) or item.source == "item":
+        return problem
     if item.source != "rating":
         return f"a sequence of {item.source!r} is unknown"
     try:

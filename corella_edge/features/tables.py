@@ -73,10 +73,9 @@ def stored_form(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray
 
 def field_table(item: Field, vocab: Vocabulary | None, catalog: Catalog, made: Made) -> npt.NDArray[Any]:
     """`attribute_table`, as the bundle holds it if it does."""
-    width = {"categorical": (), "numeric": (item.width,)}.get(item.kind, (item.length,))
     holds = np.float32 if vocab is None else len(vocab)
     return made.of(
-        f"field.{item.name}", lambda: attribute_table(item, vocab, catalog), (len(catalog) + 1, *width), holds
+        f"field.{item.name}", lambda: attribute_table(item, vocab, catalog), (len(catalog) + 1, *item.shape), holds
     )
 
 

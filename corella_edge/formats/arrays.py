@@ -28,7 +28,8 @@ from corella_edge.formats.strict_json import JsonError, unique
 Array = npt.NDArray[Any]
 MAX_HEADER = 2**20
 DTYPES: dict[str, str] = {
-    "BOOL": "|b1", "U8": "|u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I32": "<i4", "I64": "<i8", "F32": "<f4",
+    "BOOL": "|b1", "U8": "|u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I32": "<i4", "I64": "<i8", "F16": "<f2",
+    "F32": "<f4",
 }  # fmt: skip
 _NAMES = {np.dtype(text): name for name, text in DTYPES.items()}
 

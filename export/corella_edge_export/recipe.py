@@ -208,6 +208,8 @@ def _check_crm(crm: CrmRecipe, where: Place) -> None:
             )
     for problem in crm.features.problems():
         raise RecipeError(f"{where.at('features')}: {problem}")
+    for problem in crm.family.problems():
+        raise RecipeError(f"{where.at(crm.kind)}: {problem}")
 
 
 def _check_llm(llm: LlmRecipe, where: Place) -> None:

@@ -26,7 +26,7 @@ from corella_edge.routing.reasons import NoAnswer
 from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.attributes import FeatureNames
-from corella_edge_runtime.crm import Crm
+from corella_edge_runtime.crm import CRM_MEMORY_MIB, Crm
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.llm.contract.messages import Answers
@@ -110,6 +110,7 @@ class Engine:
         deterministic: bool = False,
         trust: TrustedKey | None = None,
         cpus: int | None = None,
+        crm_memory_mib: float = CRM_MEMORY_MIB,
     ) -> Engine:
         """Check and load a bundle.
 
@@ -125,6 +126,7 @@ class Engine:
             deterministic: LLM scores that are bit-equal on repeat, and slower; not of a server.
             trust: the key that the bundle must be signed with.
             cpus: how many of this machine's are for this engine; None = all. No plan is looked for then.
+            crm_memory_mib: for what a CRM that reads events has read of users, see docs/serve.md; 0 keeps nothing.
 
         Raises:
             BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan,
@@ -139,7 +141,7 @@ class Engine:
         wishes = Wishes(crm_threads, llm_threads, None, llm_file, plan, tuned, deterministic, cpus)
         setup = find_setup(opened, wishes, warnings.append)
         schema, catalog = opened.schema()
-        crm = Crm(opened.path(setup.crm_file), schema, setup.crm_threads)
+        crm = Crm(opened.path(setup.crm_file), schema, setup.crm_threads, int(crm_memory_mib * 2**20))
         encoder = FeatureEncoder(schema, catalog)
         side, warning = None, "the LLM is switched off: the CRM decides alone"
         if llm is not None:
@@ -183,13 +185,15 @@ class Engine:
     def memory(self) -> tuple[int, int, tuple[str, ...] | None]:
         """How many of a user's latest events count, in what steps older ones may be left out, and of which types.
 
-        A prompt begins at a multiple of its block, counted from the user's first event: what is left out has to be one.
+        A prompt, and a sequence of the CRM, begins at a multiple of its block, counted from the user's first event:
+        what is left out has to be one of both.
         """
-        window = self.encoder.schema.window
+        schema = self.encoder.schema
         if self.llm is None:
-            return window, 1, self.event_types
+            return schema.window, schema.block, self.event_types
         template = self.llm.prompts.template
-        return max(window, template.history_lines + 2 * template.block), template.block, self.event_types
+        events = max(schema.window, template.history_lines + 2 * template.block)
+        return events, math.lcm(schema.block, template.block), self.event_types
 
     @property
     def user_features(self) -> list[str]:
@@ -325,11 +329,12 @@ class Engine:
             self.llm.prove()
 
     def stats(self) -> dict[str, float]:
-        """Counters of the LLM side; empty without one."""
-        return self.llm.stats() if self.llm else {}
+        """Counters of the LLM side, and of what the CRM keeps of users' events; empty of what is not there."""
+        return {**(self.llm.stats() if self.llm else {}), **self.crm.stats()}
 
     def forget(self) -> None:
         """Drop what is kept of users from request to request."""
+        self.crm.forget()
         if self.llm:
             self.llm.forget()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from corella_edge.catalog import Catalog
@@ -34,6 +35,7 @@ def world() -> World:
             {"title": "New", "genres": ["never"], "year": "2050", "price": 9.0},
         ],
     )
+    catalog.vectors = (np.arange(10, dtype=np.float16) / 8 - 0.5).reshape(5, 2)
     return World(make_schema(), catalog, FeatureEncoder(make_schema(), catalog))
 
 
@@ -55,5 +57,7 @@ def make_schema() -> Schema:
         Field("history_ratings", "sequence", "user", "rating", "rating", 3),
         Field("profile", "derived", "user", "history_profile", length=5, args=MATCH),
         Field("match", "derived", "item", "history_match", length=4, args=MATCH),
+        Field("item_text", "vector", "item", "text", length=2, args={"attributes": ["title", "year"]}),
+        Field("history_text", "vectors", "user", "text", length=3, args={"width": 2}),
     )
     return Schema(fields, {name: Vocabulary(name, values) for name, values in names.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from corella_edge.errors import ExportError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.prompt import PromptEncoder
-from corella_edge.request import Candidate, Request, User
+from corella_edge.request import Candidate, Event, History, Request, User
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.training.tasks.crm import tensors
@@ -31,6 +32,7 @@ CRM_TOLERANCE = 1e-5
 F16_TOLERANCE = 2e-3
 BATCHED_TOLERANCE = 5e-3
 BATCHES = (1, 2, 7, 64)
+HISTORIES = ("own", "none", "one", "full")
 Floats = npt.NDArray[np.float64]
 
 
@@ -52,30 +54,43 @@ def torch_crm(model: CrmModel, encoder: FeatureEncoder, request: Request) -> Flo
 def check_crm(model: CrmModel, encoder: FeatureEncoder, path: Path, requests: Sequence[Request]) -> float:
     """Greatest difference in probability between torch and ONNX Runtime at batch 1, 2, 7 and 64.
 
-    Every batch also holds an item, and every second one a user, that training has not seen.
+    Every batch also holds an item, and every second one a user, that training has not seen. The histories are those of
+    the requests, none, their first event, and as many events as the model looks at. What the runtime has kept of a
+    history has its part in it: each is asked twice.
 
     Raises:
         ExportError: the difference exceeds 1e-5.
     """
     crm = Crm(path, encoder.schema)
     worst = 0.0
-    for number, size in enumerate(BATCHES * 4):
-        request = _mixed(requests, encoder, number, size)
+    for number, (events, size) in enumerate(product(HISTORIES, BATCHES)):
+        request = _mixed(requests, encoder, number, size, events)
         feed, _ = encoder.encode(request.user, request.candidates or ())
-        difference = np.abs(crm.probability(feed) - torch_crm(model, encoder, request)).max()
-        worst = float(np.maximum(worst, difference))  # a nan stays
+        expected = torch_crm(model, encoder, request)
+        for _ in range(2):
+            worst = float(np.maximum(worst, np.abs(crm.probability(feed) - expected).max()))  # a nan stays
     if not worst <= CRM_TOLERANCE:
         raise ExportError(f"{path.name}: a probability differs from torch by {worst:.2e}, allowed is {CRM_TOLERANCE}")
     return worst
 
 
-def _mixed(requests: Sequence[Request], encoder: FeatureEncoder, number: int, size: int) -> Request:
+def _mixed(requests: Sequence[Request], encoder: FeatureEncoder, number: int, size: int, events: str) -> Request:
     user = requests[number % len(requests)].user
-    if number % 2:
-        user = User("no such user", user.features, user.history)
+    history = _history(user.history, encoder, events)
+    unseen = (number + number // len(BATCHES)) % 2
+    user = User("no such user" if unseen else user.id, user.features, history)
     items = encoder.catalog.ids
     candidates = [Candidate(items[(number * 97 + i * 31) % len(items)]) for i in range(size - 1)]
     return Request(user, (*candidates, Candidate("no such item")))
+
+
+def _history(own: History, encoder: FeatureEncoder, events: str) -> History:
+    """The history itself, nothing, one event, or as many as count, of which the first is of an unknown item."""
+    if events in ("own", "none"):
+        return own if events == "own" else History()
+    ids, rating = encoder.catalog.ids, own.ratings[-1] if own.ratings else None
+    made = [Event("no such item", rating), *(Event(item, rating) for item in ids[: encoder.schema.window - 1])]
+    return History.of(made[-1:] if events == "one" else made)
 
 
 def torch_llm(reader: LlmReader, builder: SequenceBuilder, rows: npt.NDArray[np.int64], split: Any) -> dict[int, float]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from corella_edge import metrics
 from corella_edge.atomic import check_free, new_folder
 from corella_edge.bundle import artefact as bundle
-from corella_edge.bundle.artefact import Bundle
+from corella_edge.bundle.artefact import Bundle, events_file
 from corella_edge.catalog import Catalog
 from corella_edge.errors import ExportError, InputError, UnknownValueError
 from corella_edge.features.encoder import FeatureEncoder
@@ -127,7 +127,9 @@ class Export:
 
     def _write_crm_int8(self, source: Path, path: Path) -> None:
         self.say(f"CRM: {path.name}")
-        quantize_int8(source, path, self.schema)
+        for name, of in ((path.name, source.name), (events_file(path.name), events_file(source.name))):
+            if (self.folder / of).exists():
+                quantize_int8(self.folder / of, self.folder / name, self.schema)
         self._judge("crm_int8", self._crm_scores(Crm(path, self.schema), self.requests))
 
     def write_llm(self) -> None:

@@ -14,9 +14,14 @@ class CrmModel(nn.Module, ABC):
 
     Attributes:
         width: numbers of each layer of `states`.
+        remembers: what the model makes of a user's events can be kept and added to (`read`), and candidates be
+            scored from that alone (`score`). A bundle then has a graph for each.
+        memory: layers and numbers of a model that remembers: its kept states are float32 [layers, 2, events, numbers].
     """
 
     width: int
+    remembers: bool = False
+    memory: tuple[int, int] = (0, 0)
 
     @abstractmethod
     def states(self, feed: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -31,4 +36,22 @@ class CrmModel(nn.Module, ABC):
 
     def serving_forward(self, feed: dict[str, Tensor]) -> Tensor:
         """`logits` for the n candidates of one user: what the graph of a bundle computes, in as few operations."""
-        return self.logits(feed)
+        return self.score(feed, self.read(feed, self.nothing())) if self.remembers else self.logits(feed)
+
+    def nothing(self) -> Tensor:
+        """The kept states of a user without events, float32 [layers, 2, 0, numbers]."""
+        layers, numbers = self.memory
+        return next(self.parameters()).new_zeros(layers, 2, 0, numbers)
+
+    def read(self, feed: dict[str, Tensor], past: Tensor) -> Tensor:
+        """Kept states float32 [layers, 2, p + m, numbers] of one user, whose m new events follow p read before.
+
+        Args:
+            feed: the inputs of the events, such as `history_items` int64 [1, m]; PAD counts for an event.
+            past: float32 [layers, 2, p, numbers], what this gave for the events before; p may be 0.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def score(self, feed: dict[str, Tensor], states: Tensor) -> Tensor:
+        """Logits float32 [n] of one user's candidates, from the other inputs and the user's kept states."""
+        raise NotImplementedError(type(self).__name__)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from corella_edge.features.schema import Schema
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe
+from corella_edge_export.crm.text_input import TextInput
 
 
 class Members(CrmModel):
@@ -18,7 +22,9 @@ class Members(CrmModel):
     def __init__(self, models: list[CrmModel]) -> None:
         super().__init__()
         self.members = nn.ModuleList(models)
-        self.width = models[0].width
+        self.width, self.remembers = models[0].width, models[0].remembers
+        layers, numbers = models[0].memory
+        self.memory = layers * len(models), numbers
 
     def states(self, feed: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Means over the members: logits float32 [n], and of each layer float32 [n, width]."""
@@ -29,12 +35,31 @@ class Members(CrmModel):
         """The members' mean for the n candidates of one user."""
         return _mean([member.serving_forward(feed) for member in members_of(self)])
 
+    def read(self, feed: dict[str, Tensor], past: Tensor) -> Tensor:
+        """The members' kept states, one member's layers after another's."""
+        pairs = zip(members_of(self), self._parts(past), strict=True)
+        return torch.cat([member.read(feed, own) for member, own in pairs])
 
-def new_crm(schema: Schema, recipe: CrmRecipe) -> CrmModel:
-    """The recipe's CRM with random weights."""
+    def score(self, feed: dict[str, Tensor], states: Tensor) -> Tensor:
+        """The mean of what each member makes of its own layers."""
+        pairs = zip(members_of(self), self._parts(states), strict=True)
+        return _mean([member.score(feed, own) for member, own in pairs])
+
+    def _parts(self, states: Tensor) -> tuple[Tensor, ...]:
+        return states.split(self.memory[0] // len(self.members))
+
+
+def new_crm(schema: Schema, recipe: CrmRecipe, vectors: npt.NDArray[Any] | None = None) -> CrmModel:
+    """The recipe's CRM with random weights; `vectors` are the catalogue's, which training needs (`TextInput`)."""
     family = getattr(importlib.import_module(f"corella_edge_export.crm.{recipe.kind}"), FAMILIES[recipe.kind])
     models: list[CrmModel] = [family(schema, recipe) for _ in range(recipe.members)]
-    return models[0] if recipe.members == 1 else Members(models)
+    model = models[0] if recipe.members == 1 else Members(models)
+    inputs = [part for part in model.modules() if isinstance(part, TextInput)]
+    if inputs and vectors is not None:
+        table = torch.from_numpy(vectors.astype(np.float32))
+        for part in inputs:
+            part.start(table, tuned=False)
+    return model
 
 
 def members_of(model: nn.Module) -> list[CrmModel]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from corella_edge.features.schema import PAD, Field, Schema
+from corella_edge.features.schema import EVENTS, PAD, Field, Schema
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.fitted import users as user_fit
 from corella_edge_export.crm.layers import masked_mean
 from corella_edge_export.crm.levels import UserLevels
 from corella_edge_export.crm.recipe import FamilyRecipe, FeaturesRecipe
+from corella_edge_export.crm.text_input import TextInput
 
 
 class FieldsModel(CrmModel):
@@ -18,8 +19,13 @@ class FieldsModel(CrmModel):
 
     Attributes:
         user_width, item_width: numbers of `user_side` and `item_side`.
-        has_history: the schema has events to pool.
+        has_history: the schema has events.
+        pools: `user_side` ends in the mean of the events; not so of a family that reads them in their order.
+        text: what maps the items' text vectors, the candidate's and the events', to the width of an embedding; None
+            where the schema has none.
     """
+
+    pools = True
 
     def __init__(self, schema: Schema, family: FamilyRecipe, features: FeaturesRecipe) -> None:
         super().__init__()
@@ -31,14 +37,15 @@ class FieldsModel(CrmModel):
         )
         for table in self.embeddings.values():
             nn.init.normal_(table.weight, std=family.embedding_std)  # type: ignore[arg-type]
+        self.text = TextInput(schema.text_width, d) if schema.text_width else None
         ordered = [f for f in self.fields if f.kind == "ordered"]
         self.places = nn.ParameterDict({f.name: nn.Parameter(torch.zeros(f.length)) for f in ordered})
         self.levels = _levels(schema, features)
         self.user_width, self.item_width = (
-            sum(_width(f, d) for f in self.fields if f.side == side and f.kind != "sequence")
+            sum(_width(f, d) for f in self.fields if f.side == side and f.kind not in EVENTS)
             for side in ("user", "item")
         )
-        self.user_width += d if self.has_history else 0
+        self.user_width += d if self.has_history and self.pools else 0
         if self.levels is not None:
             self.user_width += user_fit.WIDTH
             self.item_width += self.levels.leanings
@@ -52,18 +59,24 @@ class FieldsModel(CrmModel):
         return torch.cat(self._side(feed, "item"), dim=1)
 
     def events(self, feed: dict[str, Tensor]) -> tuple[Tensor | None, Tensor]:
-        """Events [b, length, d] as item embedding * (1 + rating embedding), what was seen signed by liking; mask."""
+        """Events [b, length, d] as (item embedding + its text) * (1 + rating embedding), and the mask of those there.
+
+        What was seen is signed by liking.
+        """
         sequences = [f for f in self.fields if f.kind == "sequence"]
         if not sequences:
             return None, torch.empty(0)
         first, *others = sequences
         events: Tensor = self._table(first)(feed[first.name])
+        for item in self.fields:
+            if item.kind == "vectors" and self.text is not None:
+                events = events + self.text(feed[item.name])
         for item in others:
             events = events * (1.0 + self._table(item)(feed[item.name]))
         return events, feed[first.name] != PAD
 
     def _side(self, feed: dict[str, Tensor], side: str) -> list[Tensor]:
-        found = [self._field(f, feed[f.name]) for f in self.fields if f.side == side and f.kind != "sequence"]
+        found = [self._field(f, feed[f.name]) for f in self.fields if f.side == side and f.kind not in EVENTS]
         return found if self.levels is None else [*found, *self.levels.inputs(feed, side)]
 
     def _field(self, item: Field, value: Tensor) -> Tensor:
@@ -73,6 +86,8 @@ class FieldsModel(CrmModel):
             return masked_mean(self._table(item)(value), value != PAD, torch.exp(self.places[item.name]))
         if item.kind in ("multi", "text"):
             return masked_mean(self._table(item)(value), value != PAD)
+        if item.kind == "vector" and self.text is not None:
+            return self.text(value)  # type: ignore[no-any-return]
         return value
 
     def _table(self, item: Field) -> nn.Module:

@@ -11,7 +11,7 @@ from corella_edge.features.schema import LONGEST, MOST_BUCKETS
 from corella_edge_export.recipe_keys import from_zero, positive, share, signed
 
 # The families: `kind` in a recipe, which is also the name of the family's section and module → the class there.
-FAMILIES = {"dcnv2": "DCNv2", "din": "DIN"}
+FAMILIES = {"dcnv2": "DCNv2", "din": "DIN", "sequence": "Sequence"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ def buckets_of(policy: str) -> int:
 class FeaturesRecipe:
     """What every family reads, fitted on training rows: section [crm.features].
 
-    `history` events are pooled; derived statistics look back on `window` events, whose ratings count from the
+    The latest `history` events are read, from one whose number is a multiple of `history_block` on, so that what was
+    made of them stays of use while new ones come (1: always the latest `history`, once there are as many); derived statistics look back on `window` events, whose ratings count from the
     `centre`: the mean of all training ratings, or of the event's item. `item_quality` adds how liked the candidate
     and the history's items are in training rows, where `item_text` names attributes whose words speak for items of
     few rows, and `item_number` a number that liking follows; `item_vectors` (their width) adds how far the same users
@@ -67,6 +68,7 @@ class FeaturesRecipe:
     """
 
     history: int = 30
+    history_block: int = 1
     window: int = 256
     centre: Literal["all", "item"] = "all"
     item_quality: bool = False
@@ -96,6 +98,8 @@ class FeaturesRecipe:
                 yield f"{name} rests on the items' quality; set item_quality = true"
         if self.item_number.attribute and not self.item_quality:
             yield "item_number rests on the items' quality; set item_quality = true"
+        if self.history_block > self.history:
+            yield f"history_block: at most history, {self.history}"
         if self.item_number.first > self.item_number.last:
             yield f"item_number: first {self.item_number.first} is above last {self.item_number.last}"
         if self.user_leaning and not self.user_level:
@@ -113,6 +117,10 @@ class FamilyRecipe:
     def layers(self) -> int:
         """How many layers the model's `states` gives, which the joint stage can align."""
         return 1
+
+    def problems(self) -> Iterator[str]:
+        """Keys that do not go together."""
+        yield from ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,40 @@ class DinRecipe(FamilyRecipe):
 
 
 @dataclass(frozen=True, slots=True)
+class SequenceRecipe(FamilyRecipe):
+    """A causal transformer over the events (SASRec's form, arXiv 1808.09781): section [crm.sequence].
+
+    It has `blocks` blocks of `heads` heads and a feed-forward layer of `inner` numbers. With `head = "attention"` the
+    candidate is a query of the last block, and layers of `hidden` numbers read what it finds beside the fields; with
+    "dot" the score is the product of the user's state and the item's vector, which ranks a whole catalogue at once.
+
+    `loss = "pointwise"` learns each row's label; "softmax", for "dot" alone, which item a user likes next, among
+    `negatives` others drawn for each batch (0 = all of the training rows) evenly or by how often they occur; both are
+    corrected for how likely an item is drawn. A probability is then a scale and a bias on the score, learnt beside.
+    A batch holds about `batch_events` events.
+    """
+
+    embedding_dim: int = 64
+    blocks: int = 2
+    heads: int = 2
+    inner: int = 128
+    hidden: tuple[int, ...] = (200, 80)
+    dropout: float = share(0.1)
+    head: Literal["attention", "dot"] = "attention"
+    loss: Literal["pointwise", "softmax"] = "pointwise"
+    negatives: int = from_zero(0)
+    drawn: Literal["evenly", "by count"] = "evenly"
+    batch_events: int = 4096
+
+    def problems(self) -> Iterator[str]:
+        """Keys that do not go together."""
+        if self.embedding_dim % self.heads:
+            yield f"embedding_dim {self.embedding_dim} must divide by heads {self.heads}"
+        if self.loss == "softmax" and self.head != "dot":
+            yield "loss = 'softmax' ranks by products; set head = 'dot'"
+
+
+@dataclass(frozen=True, slots=True)
 class CrmRecipe:
     """The CRM and stage 1, its warm-up on all training rows; `epochs` 0 switches the stage off.
 
@@ -165,6 +207,7 @@ class CrmRecipe:
     features: FeaturesRecipe = field(default_factory=FeaturesRecipe)
     dcnv2: DcnRecipe = field(default_factory=DcnRecipe)
     din: DinRecipe = field(default_factory=DinRecipe)
+    sequence: SequenceRecipe = field(default_factory=SequenceRecipe)
 
     @property
     def trains(self) -> bool:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from corella_edge.features.derived import NO_TIME, Histories
 from corella_edge.features.encoder import FeatureEncoder
-from corella_edge.features.schema import CODED, REFUSE, Feed, Schema
+from corella_edge.features.schema import CODED, EVENTS, PAD, REFUSE, Feed, Schema
 from corella_edge.request import User
 from corella_edge_export.crm.fitted import users as user_fit
 from corella_edge_export.crm.fitted.users import USER_LEVEL
@@ -25,7 +25,9 @@ Part = tuple[npt.NDArray[np.bool_], FeatureEncoder]  # bool [users], and how to 
 class EncodedRows:
     """All rows of one split, ready to be gathered; derived statistics are computed once, in chunks.
 
-    A batch of b rows has every input with leading dimension b, user side included.
+    A batch of b rows has every input with leading dimension b, user side included. Text vectors stand in it as
+    catalogue rows, int64 [b] of the candidates and [b, length] of the events, which the model looks up in its own table
+    (`TextInput`): b * length vectors would be copied in every batch otherwise.
     """
 
     def __init__(
@@ -47,7 +49,6 @@ class EncodedRows:
         self.split = data.split(split)
         self.labels = self.split.labels.astype(np.float32)
         self.user_tables = self._user_tables()
-        self._sequences = {f.name: f for f in encoder.schema.of("sequence")}
         self._derived = {f.name for f in encoder.schema.of("derived")}
         self.derived = self._all_derived(encoder, np.arange(len(self), dtype=np.int64), progress)
         served = self._leaning() if leanings else None
@@ -65,13 +66,24 @@ class EncodedRows:
 
     def batch(self, rows: Indices) -> Feed:
         """Input arrays of the given rows."""
+        feed, counts = self.beside(rows), self.split.positions[rows]
+        events = self.encoder.schema.of(*EVENTS)
+        history = self.histories(rows, max((f.length for f in events), default=0))
+        for item in events:
+            kept = np.arange(item.length, 0, -1) <= item.kept(counts)[:, None]
+            latest = history.last(item.length)
+            if item.kind == "vectors":
+                feed[item.name] = np.where(kept, latest.rows, self.encoder.unknown_row)
+            else:
+                feed[item.name] = np.where(kept, self.encoder.encode_sequence(item, latest), PAD)
+        return feed
+
+    def beside(self, rows: Indices) -> Feed:
+        """Input arrays of the given rows, but for the events."""
         users, items = self.split.users[rows], self.split.items[rows]
         feed: Feed = {name: table[items] for name, table in self.encoder.item_tables.items()}
         feed.update({name: table[users] for name, table in self.user_tables.items()})
-        longest = max((f.length for f in self._sequences.values()), default=0)
-        history = self.histories(rows, longest)
-        for name, item in self._sequences.items():
-            feed[name] = self.encoder.encode_sequence(item, history.last(item.length))
+        feed.update({f.name: items.astype(np.int64) for f in self.encoder.schema.of("vector")})
         feed.update({name: values[rows] for name, values in self.derived.items()})
         if self.levels is not None:
             feed[USER_LEVEL] = self.levels.rows[rows]

@@ -12,9 +12,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from corella_edge.features.schema import Feed, Schema
+from corella_edge.bundle.artefact import events_file
+from corella_edge.features.schema import NUMBERS, Feed, Schema
 from corella_edge_export.crm.base import CrmModel
-from corella_edge_runtime.crm import VOCAB_KEY
+from corella_edge_runtime.crm import EVENT_KINDS, PAST, STATES, VOCAB_KEY
 
 OPSET = 17
 
@@ -31,26 +32,82 @@ class _ByPosition(nn.Module):
         return logits
 
 
+class _Reading(_ByPosition):
+    """`read`, with what was read before as the last input."""
+
+    def forward(self, *values: Tensor) -> Tensor:
+        *fields, past = values
+        return self.model.read(dict(zip(self.names, fields, strict=True)), past)
+
+
+class _Scoring(_ByPosition):
+    """`score`, with the states as the last input."""
+
+    def forward(self, *values: Tensor) -> Tensor:
+        *fields, states = values
+        return self.model.score(dict(zip(self.names, fields, strict=True)), states)
+
+
 def export_onnx(model: CrmModel, schema: Schema, path: Path) -> None:
-    """Write `path`: inputs named after the fields, output "logits" float32 [n], n free on the item side."""
-    names = [item.name for item in schema.fields]
+    """Write `path`: inputs named after the fields, output "logits" float32 [n], n free on the item side.
+
+    Of a CRM that remembers, the events' fields are inputs of a second graph beside it (`events_file`), and this one
+    has what that gives: "states" float32 [layers, 2, e, d], e free.
+    """
+    free = {item.name: {0: "n"} for item in schema.fields if item.side == "item"} | {"logits": {0: "n"}}
     # An example batch of 1 would freeze the axis of the candidates.
-    example = example_feed(schema, 2)
-    free = {item.name: {0: "n"} for item in schema.fields if item.side == "item"}
+    example = _tensors(example_feed(schema, 2))
+    if model.remembers:
+        _export_events(model, schema, path.with_name(events_file(path.name)))
+        for name in _events(schema):
+            del example[name]
+        states, free[STATES] = _states(model, 3), {2: "e"}
+        _write(_Scoring(model, [*example]), {**example, STATES: states}, "logits", free, path)
+    else:
+        _write(_ByPosition(model, [*example]), example, "logits", free, path)
+    record_tables(path, schema)
+
+
+def _export_events(model: CrmModel, schema: Schema, path: Path) -> None:
+    """Inputs: the events' fields, [1, m] or [1, m, w] with m free, and "past"; output "states" with those of both."""
+    user = _tensors(example_feed(schema, 1))
+    example = {name: torch.cat([user[name][:, :1]] * 3, dim=1) for name in _events(schema)}
+    free = {**{name: {1: "m"} for name in example}, PAST: {2: "p"}, STATES: {2: "e"}}
+    _write(_Reading(model, [*example]), {**example, PAST: _states(model, 2)}, STATES, free, path)
+    record_tables(path, schema)
+
+
+def _events(schema: Schema) -> list[str]:
+    """The inputs that hold a user's events."""
+    return [item.name for item in schema.fields if item.kind in EVENT_KINDS]
+
+
+def _states(model: CrmModel, events: int) -> Tensor:
+    """An example of what was read: of no events it would freeze the axis."""
+    layers, d = model.memory
+    return torch.zeros(layers, 2, events, d)
+
+
+def _tensors(feed: Feed) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(values) for name, values in feed.items()}
+
+
+def _write(
+    module: _ByPosition, inputs: dict[str, Tensor], output: str, free: dict[str, dict[int, str]], path: Path
+) -> None:
     with warnings.catch_warnings():
         # The TorchScript exporter is deprecated but is what ORTQuantizer reads without further steps.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _ByPosition(model, names).eval(),
-            tuple(torch.from_numpy(example[name]) for name in names),
+            module.eval(),
+            tuple(inputs.values()),
             path,
-            input_names=names,
-            output_names=["logits"],
-            dynamic_axes={**free, "logits": {0: "n"}},
+            input_names=[*inputs],
+            output_names=[output],
+            dynamic_axes=free,
             opset_version=OPSET,
             dynamo=False,
         )
-    record_tables(path, schema)
 
 
 def record_tables(path: Path, schema: Schema) -> None:
@@ -80,10 +137,7 @@ def example_feed(schema: Schema, n: int) -> Feed:
     """Arrays of the right shapes and types: 1 user, n candidates, all values unseen."""
     feed: Feed = {}
     for item in schema.fields:
-        rows = 1 if item.side == "user" else n
-        if item.kind in ("numeric", "derived"):
-            feed[item.name] = np.zeros((rows, item.width), dtype=np.float32)
-        else:
-            shape = (rows,) if item.kind == "categorical" else (rows, item.length)
-            feed[item.name] = np.ones(shape, dtype=np.int64)
+        shape = (1 if item.side == "user" else n, *item.shape)
+        numbers = item.kind in NUMBERS
+        feed[item.name] = np.zeros(shape, dtype=np.float32) if numbers else np.ones(shape, dtype=np.int64)
     return feed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class HistoryCut:
-    """A request carries at least its latest `events`; what is older goes in blocks of `block`, as in the prompt."""
+    """A request carries at least its latest `events`; what is older goes in blocks of `block`, as both models read."""
 
     events: int
     block: int = 1
@@ -88,5 +89,6 @@ def _ordered(split: Split, rows: Indices) -> Indices:
 def history_needed(schema: Schema, template: Template | None) -> HistoryCut:
     """The cut that changes no score of either model."""
     if template is None:
-        return HistoryCut(schema.window)
-    return HistoryCut(max(schema.window, template.history_lines + template.block), template.block)
+        return HistoryCut(schema.window, schema.block)
+    events = max(schema.window, template.history_lines + template.block)
+    return HistoryCut(events, math.lcm(schema.block, template.block))

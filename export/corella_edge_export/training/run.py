@@ -54,7 +54,7 @@ LATER: dict[str, Any] = {
     "kind": "dcnv2", "item_quality": False, "item_text": [], "item_vectors": 0, "user_level": False,
     "user_leaning": False, "history_pace": False, "embedding_std": 0.05, "members": 1, "fusion": "replace",
     "blocks": 0, "item_number": asdict(NumberRecipe()), "text_words": 32, "text_buckets": 4096, "sequence_length": 16,
-    "unknown": {},
+    "unknown": {}, "history_block": 1,
 }  # fmt: skip
 
 
@@ -115,15 +115,17 @@ class Run:
         features = self.recipe.crm.features
         if not features.item_quality and not features.item_vectors:
             return
-        schema, _ = self.fit_inputs()
+        schema, whole = self.fit_inputs()
         for users in folds(self.data):
-            yield users, FeatureEncoder(schema, catalog_of(self.data, features, users))
+            catalog = catalog_of(self.data, features, users)
+            catalog.vectors = whole.vectors
+            yield users, FeatureEncoder(schema, catalog)
 
     def new_crm(self) -> CrmModel:
         """The CRM before training."""
         torch.manual_seed(self.recipe.seed)
-        schema, _ = self.fit_inputs()
-        return new_crm(schema, self.recipe.crm)
+        schema, catalog = self.fit_inputs()
+        return new_crm(schema, self.recipe.crm, catalog.vectors)
 
     def crm(self, stage: str | None = None) -> CrmModel:
         """The trained CRM: after the last stage of the recipe that trains it, or after the named one."""

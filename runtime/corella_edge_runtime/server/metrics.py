@@ -50,6 +50,18 @@ LLM_NOW = {
     "tokens_per_second": "Rate at which full decodes compute prompt tokens, a running mean.",
 }
 
+CRM_TOTALS = {
+    "crm_events_read": "Events of users that the CRM has read.",
+    "crm_events_reused": "Events of users that the CRM had read for an earlier request, and kept.",
+    "crm_history_hits": "Histories that were kept in whole.",
+    "crm_history_misses": "Histories of which some event was read.",
+    "crm_evictions": "Kept histories that left because the budget was full.",
+}
+CRM_NOW = {
+    "crm_kept_histories": "Histories whose events the CRM has read and keeps.",
+    "crm_kept_bytes": "Memory of the kept histories.",
+}
+
 
 class Metrics:
     """Counters of one server; what is counted for each loaded version has the label `bundle`, the version's id."""
@@ -166,8 +178,10 @@ class _Versions(Collector):
         stats = [(member.version, member.ranker.stats()) for member in members]
         yield _exits(stats)
         yield _kernels(members)
-        yield from _families(LLM_TOTALS, CounterMetricFamily, stats)
-        yield from _families(LLM_NOW, GaugeMetricFamily, stats)
+        yield from _families(LLM_TOTALS, CounterMetricFamily, stats, "llm_")
+        yield from _families(LLM_NOW, GaugeMetricFamily, stats, "llm_")
+        yield from _families(CRM_TOTALS, CounterMetricFamily, stats)
+        yield from _families(CRM_NOW, GaugeMetricFamily, stats)
 
 
 def _exits(stats: Sequence[tuple[str, Mapping[str, float]]]) -> Metric:
@@ -198,10 +212,10 @@ def _kernels(members: Sequence[Member]) -> Metric:
 
 def _families(
     texts: Mapping[str, str], family: type[CounterMetricFamily | GaugeMetricFamily],
-    stats: Sequence[tuple[str, Mapping[str, float]]],
+    stats: Sequence[tuple[str, Mapping[str, float]]], side: str = "",
 ) -> Iterator[Metric]:  # fmt: skip
     for name, text in texts.items():
-        metric = family(f"corella_edge_llm_{name}", text, labels=["bundle"])
+        metric = family(f"corella_edge_{side}{name}", text, labels=["bundle"])
         for version, found in stats:
             metric.add_metric([version], found.get(name, 0.0))
         yield metric

@@ -17,6 +17,7 @@ from corella_edge.features.derived import DERIVED, FARTHEST
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import (
     FIRST,
+    NUMBERS,
     OOV,
     PAD,
     Field,
@@ -72,7 +73,7 @@ def test_every_input_fits_the_graph(world: Any, user: User, candidates: list[Can
     for item in world.schema.fields:
         values = feed[item.name]
         assert values.shape[0] == (1 if item.side == "user" else len(candidates)), item.name
-        if item.kind in ("numeric", "derived"):
+        if item.kind in NUMBERS:
             assert values.dtype == np.float32
             assert np.isfinite(values).all()
             # No request can push a number beyond what training may have seen.
@@ -185,7 +186,7 @@ def test_no_candidates_is_an_empty_batch(world: Any) -> None:
     feed, unknown = world.encoder.encode(User("u1", {}, (Event("a", 3.0),)), [])
     assert unknown == []
     assert {f.name: len(feed[f.name]) for f in world.schema.fields if f.side == "item"} == dict.fromkeys(
-        ["item_id", "item_genres", "item_year", "item_price", "match"], 0
+        ["item_id", "item_genres", "item_year", "item_price", "match", "item_text"], 0
     )
 
 
@@ -218,6 +219,15 @@ BROKEN = [
     ({"kind": "sequence", "source": "time"}, "'time'"),
     ({"kind": "sequence", "source": "rating", "vocab": "user_id"}, "ratings"),
     ({"kind": "sequence", "source": "item", "vocab": "user_id"}, "different vocabularies"),
+    ({"kind": "vector", "source": "title", "side": "item"}, "source 'text'"),
+    ({"kind": "vector", "source": "text"}, "item side"),
+    ({"kind": "vectors", "source": "text", "side": "item"}, "user side"),
+    ({"kind": "vector", "source": "text", "side": "item"}, "attributes"),
+    ({"kind": "vector", "source": "text", "side": "item", "args": {"attributes": [3]}}, "attributes"),
+    ({"kind": "vector", "source": "text", "side": "item", "args": {"attributes": ["title"]}}, "more than one field"),
+    ({"kind": "vectors", "source": "text"}, "width"),
+    ({"kind": "vectors", "source": "text", "args": {"width": 0}}, "width"),
+    ({"kind": "vectors", "source": "text", "args": {"width": 3}}, "widths differ"),
     ({"name": "item_id"}, "twice"),
 ]  # fmt: skip
 

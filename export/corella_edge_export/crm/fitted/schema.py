@@ -184,9 +184,10 @@ def _history_fields(
     args: dict[str, Any] = {"mean": mean, "scale": scale, "strength": 5.0}
     if features.centre == "item":
         args["centre"] = MEAN_RATING
-    fields = [Field("history_items", "sequence", "user", "item", "item_id", features.history)]
+    block = {"block": features.history_block} if features.history_block > 1 else {}
+    fields = [Field("history_items", "sequence", "user", "item", "item_id", features.history, block)]
     if len(known):
-        fields.append(Field("history_ratings", "sequence", "user", "rating", "rating", features.history))
+        fields.append(Field("history_ratings", "sequence", "user", "rating", "rating", features.history, block))
     fields.append(Field("history_profile", "derived", "user", "history_profile", length=features.window, args=args))
     if features.history_pace:
         pace = {"mean": 0.55, "scale": 0.15, "strength": 2.0}

@@ -1,0 +1,207 @@
+"""A causal transformer over a user's events, which a candidate asks (SASRec's form, arXiv 1808.09781, with ratings).
+
+Attention knows events by how far back they lie and not by their number, so what was made of the events so far holds
+when others follow: it is kept, and a new event adds one row to it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from corella_edge.features.schema import Schema
+from corella_edge_export.crm.fields import FieldsModel
+from corella_edge_export.crm.layers import in_parts, mlp
+from corella_edge_export.crm.recipe import CrmRecipe, SequenceRecipe
+
+SMALL = 0.02  # deviation of the vectors that stand for no event, at their start
+NO_EVENTS = torch.empty(0)
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward layer, each of a normalised input and added to it (pre-norm)."""
+
+    def __init__(self, own: SequenceRecipe, reach: int) -> None:
+        """`reach`: the farthest distance with a weight of its own."""
+        super().__init__()
+        d = self.d = own.embedding_dim
+        self.heads, self.size = own.heads, d // own.heads
+        self.before, self.after = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.query, self.kept, self.found = nn.Linear(d, d), nn.Linear(d, 2 * d), nn.Linear(d, d)
+        self.deep = nn.Sequential(nn.Linear(d, own.inner), nn.GELU(), nn.Dropout(own.dropout), nn.Linear(own.inner, d))
+        self.dropout = nn.Dropout(own.dropout)
+        self.back = nn.Parameter(torch.zeros(own.heads, reach + 1))
+        self.none = nn.Parameter(torch.randn(2, 1, d) * SMALL)  # key and value that are there without any event
+
+    def keep(self, x: Tensor) -> Tensor:
+        """Keys and values float32 [b, 2, e, d] of events [b, e, d]."""
+        kept: Tensor = self.kept(self.before(x)).unflatten(2, (2, self.d)).transpose(1, 2)
+        return kept
+
+    def bias(self, places: Tensor, e: int) -> Tensor:
+        """float32 [heads, places, e]: what each distance from a place back to an event adds; -inf for later events.
+
+        An event at place i sees itself, at distance 0; a candidate has the place after the last event.
+        """
+        far = places.unsqueeze(1) - torch.arange(e, device=places.device)
+        bias = self.back[:, far.clamp(0, self.back.shape[1] - 1)]
+        return bias.masked_fill(far < 0, -math.inf)
+
+    def forward(self, x: Tensor, kept: Tensor, bias: Tensor) -> Tensor:
+        """float32 [b, t, d] of queries x, from keys and values [b, 2, e, d] under a bias [b or 1, heads, t or 1, e]."""
+        none = self.none.expand(kept.shape[0], 2, 1, self.d)
+        keys, values = torch.cat([none, kept], dim=2).unflatten(3, (self.heads, self.size)).transpose(2, 3).unbind(1)
+        query = self.query(self.before(x)).unflatten(2, (self.heads, self.size)).transpose(1, 2)
+        fit = query @ keys.transpose(2, 3) * self.size**-0.5 + functional.pad(bias, (1, 0))
+        found = (torch.softmax(fit, dim=3) @ values).transpose(1, 2).flatten(2)
+        x = x + self.dropout(self.found(found))
+        return x + self.dropout(self.deep(self.after(x)))  # type: ignore[no-any-return]
+
+
+class Sequence(FieldsModel):
+    """The user's events in their order, and a candidate that asks the last block or is multiplied with the last state.
+
+    What is kept of an event (`read`) are the keys and values of every block; with `head = "dot"` also, as one more
+    layer, the last block's outcome, which stands in both places.
+    """
+
+    remembers = True
+    pools = False
+
+    def __init__(self, schema: Schema, recipe: CrmRecipe) -> None:
+        own = recipe.sequence
+        super().__init__(schema, own, recipe.features)
+        d = self.width = own.embedding_dim
+        self.dot = own.head == "dot"
+        self.blocks = nn.ModuleList([Block(own, recipe.features.history) for _ in range(own.blocks)])
+        self.memory = (own.blocks + self.dot, d)
+        if self.dot:
+            self.start, self.last = nn.Parameter(torch.randn(d) * SMALL), nn.LayerNorm(d)
+            self.person = nn.Linear(self.user_width, d)
+            self.scale, self.offset = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
+            return
+        both = self.user_width + self.item_width
+        self.candidate = nn.Linear(both, d)
+        self.deep = mlp(both + d, own.hidden, own.dropout)
+        self.head = nn.Linear(own.hidden[-1] if own.hidden else both + d, 1)
+
+    def states(self, feed: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Logits float32 [n], and what the candidate, or the user where products decide, has become: [n, d]."""
+        x, mask = self._events(feed)
+        kept, end = self._keep(x, mask)
+        e = x.shape[1]
+        if self.dot:
+            there = mask[:, -1:] if e else mask.new_zeros(mask.shape[0], 1)
+            return self._product(feed, torch.where(there, end[:, -1], self.start))
+        bias = self._last.bias(torch.tensor([e], device=x.device), e).unsqueeze(0) + _hiding(mask)
+        user, item = self.user_side(feed, None, NO_EVENTS), self.item_side(feed)
+        user = user.expand(item.shape[0], -1)
+        asked = self.candidate(torch.cat([user, item], dim=1))
+        # One user's candidates are queries side by side, rows of many users one query each.
+        asked = asked.unsqueeze(0) if x.shape[0] == 1 else asked.unsqueeze(1)
+        found = self._last(asked, kept[-1], bias).flatten(0, 1)
+        return self._decide(user, item, found), [found]
+
+    def along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
+        """Logits float32 [t] of rows that stand along b users' events, which are read once for all of a user's rows.
+
+        Args:
+            feed: inputs of the rows, [t, …] also on the user's side; those of the events [b, e], PAD on the right.
+            owners: int64 [t], whose each row is, ascending. places: int64 [t], how many of those events came before.
+        """
+        if self.dot:
+            return self._product(feed, self.users_along(feed, owners, places))[0]
+        x, _ = self._events(feed)
+        kept, _ = self._keep(x)
+        user, item = self.user_side(feed, None, NO_EVENTS), self.item_side(feed)
+        slots = _slots(owners, x.shape[0])
+        table = x.new_zeros(x.shape[0], int(slots.max()) + 1, self.width)
+        asked = table.index_put((owners, slots), self.candidate(torch.cat([user, item], dim=1)))
+        at = places.new_zeros(table.shape[:2]).index_put((owners, slots), places)
+        bias = self._last.bias(torch.arange(x.shape[1] + 1, device=x.device), x.shape[1])[:, at].transpose(0, 1)
+        return self._decide(user, item, self._last(asked, kept[-1], bias)[owners, slots])
+
+    def users_along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
+        """What the last block gives at the event before each row, float32 [t, d]; arguments as of `along`."""
+        x, _ = self._events(feed)
+        _, end = self._keep(x)
+        return torch.cat([self.start.expand(x.shape[0], 1, -1), end], dim=1)[owners, places]
+
+    def user_vectors(self, feed: dict[str, Tensor], end: Tensor) -> Tensor:
+        """float32 [b, d], which products with `item_vectors` score; `end` is what the last block gives, [b, d]."""
+        vectors: Tensor = self.last(end) + self.person(self.user_side(feed, None, NO_EVENTS))
+        return vectors
+
+    def item_vectors(self, feed: dict[str, Tensor]) -> Tensor:
+        """float32 [n, d]: what an item is by itself, its id and attributes."""
+        fields = [f for f in self.fields if f.side == "item" and f.kind not in ("numeric", "derived")]
+        return torch.stack([self._field(f, feed[f.name]) for f in fields]).sum(dim=0)
+
+    def read(self, feed: dict[str, Tensor], past: Tensor) -> Tensor:
+        """Kept states float32 [layers, 2, p + m, d]: those of the p events before, and of the m new ones."""
+        x, _ = self._events(feed)
+        p, e = past.shape[2], past.shape[2] + x.shape[1]
+        found = []
+        for number, block in enumerate(self.blocks):
+            kept = torch.cat([past[number].unsqueeze(0), block.keep(x)], dim=2)  # type: ignore[operator]
+            found.append(kept[0])
+            if self.dot or number < len(self.blocks) - 1:
+                x = block(x, kept, block.bias(torch.arange(p, e), e).unsqueeze(0))  # type: ignore[operator]
+        if self.dot:
+            found.append(torch.cat([past[-1], x.expand(2, -1, -1)], dim=1))
+        return torch.stack(found)
+
+    def score(self, feed: dict[str, Tensor], states: Tensor) -> Tensor:
+        """Logits float32 [n] of one user's candidates, the user's part of every first layer computed once."""
+        if self.dot:
+            return self._product(feed, torch.cat([self.start.unsqueeze(0), states[-1, 0]])[-1:])[0]
+        user, item, e = self.user_side(feed, None, NO_EVENTS), self.item_side(feed), states.shape[2]
+        bias = self._last.bias(torch.arange(e, e + 1), e).unsqueeze(0)
+        asked = in_parts(self.candidate, user, item).unsqueeze(0)
+        item = torch.cat([item, self._last(asked, states[-1].unsqueeze(0), bias)[0]], dim=1)
+        return in_parts(nn.Sequential(*self.deep, self.head), user, item).squeeze(1)
+
+    @property
+    def _last(self) -> Block:
+        found: Block = self.blocks[-1]  # type: ignore[assignment]
+        return found
+
+    def _events(self, feed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        events, mask = self.events(feed)
+        assert events is not None  # every schema has the items of the history
+        return events, mask
+
+    def _keep(self, x: Tensor, mask: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """Keys and values [b, 2, e, d] of every block, and, where products decide, the last one's outcome [b, e, d]."""
+        found, e = [], x.shape[1]
+        hiding = 0.0 if mask is None else _hiding(mask)
+        for number, block in enumerate(self.blocks):
+            found.append(block.keep(x))  # type: ignore[operator]
+            if self.dot or number < len(self.blocks) - 1:
+                bias = block.bias(torch.arange(e, device=x.device), e).unsqueeze(0) + hiding  # type: ignore[operator]
+                x = block(x, found[-1], bias)
+        return found, x
+
+    def _product(self, feed: dict[str, Tensor], end: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits of items beside what the last block gives of their users, [n or 1, d]; and the users' vectors."""
+        items, users = self.item_vectors(feed), self.user_vectors(feed, end)
+        logits = (items * users).sum(dim=1) * self.scale + self.offset
+        return logits, [users.expand(items.shape[0], -1)]
+
+    def _decide(self, user: Tensor, item: Tensor, found: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.deep(torch.cat([user, item, found], dim=1)))
+        return logits.squeeze(1)
+
+
+def _hiding(mask: Tensor) -> Tensor:
+    """float32 [b, 1, 1, e]: 0 for an event, -inf where there is none."""
+    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, -math.inf)[:, None, None]
+
+
+def _slots(owners: Tensor, b: int) -> Tensor:
+    """int64 [t]: the number of each row among its owner's; `owners` ascend."""
+    counts = torch.bincount(owners, minlength=b)
+    return torch.arange(len(owners), device=owners.device) - (counts.cumsum(0) - counts)[owners]
