@@ -106,12 +106,7 @@ class Sequence(FieldsModel):
         return self._decide(user, item, found), [found]
 
     def along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
-        """Logits float32 [t] of rows that stand along b users' events, which are read once for all of a user's rows.
-
-        Args:
-            feed: inputs of the rows, [t, …] also on the user's side; those of the events [b, e], PAD on the right.
-            owners: int64 [t], whose each row is, ascending. places: int64 [t], how many of those events came before.
-        """
+        """As in `CrmModel`."""
         if self.dot:
             return self._product(feed, self.users_along(feed, owners, places))[0]
         x, _ = self._events(feed)
