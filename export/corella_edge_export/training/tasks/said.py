@@ -1,25 +1,19 @@
-"""The stage `said`: a vector per item, learnt so that the frozen LLM writes the item's text (`text.said`)."""
+"""Training the vectors that make a frozen LLM write the items' texts (`text.said`)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
 from corella_edge.errors import InputError
-from corella_edge.features.vectors import item_text
 from corella_edge_export.llm.sequences import bucketed
-from corella_edge_export.llm.tokenizer import speller
+from corella_edge_export.text.recipe import SaidRecipe
 from corella_edge_export.text.said import ItemWriter
-from corella_edge_export.training.loop import Metrics, Part, Schedule
-
-if TYPE_CHECKING:
-    from corella_edge_export.crm.recipe import SaidRecipe
-    from corella_edge_export.training.stages import Stages
+from corella_edge_export.training.loop import Metrics, Part
 
 Indices = npt.NDArray[np.int64]
 JUDGED = 4000  # items whose texts an evaluation reads, drawn once
@@ -65,19 +59,3 @@ class SaidTask:
 
     def _bucketed(self, items: Indices, rng: np.random.Generator) -> list[Indices]:
         return [items[batch] for batch in bucketed(self.lengths[items], self.recipe.batch_tokens, rng)]
-
-
-def writer(stages: Stages) -> ItemWriter:
-    """The LLM as the stages before left it, frozen, and vectors as the recipe starts them."""
-    run, recipe = stages.run, stages.run.recipe.crm.text
-    tokenizer = run.tokenizer()
-    spell = speller(tokenizer)
-    texts = [spell(item_text(item, recipe.attributes))[: recipe.said.most_tokens] for item in stages.catalog.attributes]
-    return ItemWriter(stages.llm_before("said"), texts, recipe.said.start, tokenizer.bos_token_id)
-
-
-def stage(stages: Stages) -> tuple[SaidTask, Schedule]:
-    """The stage `said`: new vectors."""
-    r = stages.run.recipe.crm.text.said
-    task = SaidTask(writer(stages), r, stages.run.recipe.seed)
-    return task, Schedule(r.learning_rate, 0.0, r.epochs, r.evaluations, r.patience)
