@@ -152,9 +152,13 @@ class DcnRecipe(FamilyRecipe):
 
 @dataclass(frozen=True, slots=True)
 class DinRecipe(FamilyRecipe):
-    """DIN (arXiv 1706.06978): section [crm.din]. The activation unit has one hidden layer of `attention` numbers."""
+    """DIN (arXiv 1706.06978): section [crm.din]. The activation unit has one hidden layer of `attention` numbers.
+
+    `in_order`: an event also says its rating by itself, not only signed by its item, and how far back it lies.
+    """
 
     attention: int = 36
+    in_order: bool = False
     hidden: tuple[int, ...] = (200, 80)
     dropout: float = share(0.1)
 

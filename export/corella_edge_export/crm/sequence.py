@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from corella_edge.features.schema import PAD, Schema
+from corella_edge.features.schema import Schema
 from corella_edge_export.crm.fields import FieldsModel
 from corella_edge_export.crm.layers import in_parts, mlp
 from corella_edge_export.crm.recipe import CrmRecipe, SequenceRecipe
@@ -71,17 +71,12 @@ class Sequence(FieldsModel):
     """
 
     remembers = True
-    pools = False
 
     def __init__(self, schema: Schema, recipe: CrmRecipe) -> None:
         own = recipe.sequence
-        super().__init__(schema, own, recipe.features)
+        super().__init__(schema, own, recipe.features, pools=False, tells=True)
         d = self.width = own.embedding_dim
         self.dot = own.head == "dot"
-        ratings = {f.name: len(schema.vocabularies[f.vocab]) for f in schema.of("sequence") if f.source == "rating"}
-        self.told = nn.ModuleDict({name: nn.Embedding(n, d, padding_idx=PAD) for name, n in ratings.items()})
-        for table in self.told.values():
-            nn.init.normal_(table.weight, std=own.embedding_std)  # type: ignore[arg-type]
         self.blocks = nn.ModuleList([Block(own, recipe.features.history) for _ in range(own.blocks)])
         self.memory = (own.blocks + self.dot, d)
         if self.dot:
@@ -185,8 +180,6 @@ class Sequence(FieldsModel):
     def _events(self, feed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         events, mask = self.events(feed)
         assert events is not None  # every schema has the items of the history
-        for name, table in self.told.items():
-            events = events + table(feed[name])
         return events, mask
 
     def _keep(self, x: Tensor, mask: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
