@@ -64,8 +64,6 @@ class FeaturesRecipe:
     a known user likes, `user_leaning` whether that is so of good items and of a high `item_number`, and `history_pace`
     how quickly event follows event.
 
-    Without `user_ids` a user is known by events and attributes alone.
-
     A text attribute is read as its first `text_words` distinct words, which share `text_buckets` rows by their hash (0
     = texts are not read); of a sequence the latest `sequence_length` values count. `unknown` gives a field's policy for
     values that training has not seen, by the field's name (user_id, item_id, item_ATTRIBUTE, user_ATTRIBUTE).
@@ -74,7 +72,6 @@ class FeaturesRecipe:
     history: int = 30
     history_block: int = 1
     window: int = 256
-    user_ids: bool = True
     centre: Literal["all", "item"] = "all"
     item_quality: bool = False
     item_text: tuple[str, ...] = ()
@@ -107,8 +104,6 @@ class FeaturesRecipe:
             yield f"history_block: at most history, {self.history}"
         if self.item_number.first > self.item_number.last:
             yield f"item_number: first {self.item_number.first} is above last {self.item_number.last}"
-        if self.user_level and not self.user_ids:
-            yield "user_level is that of known users; set user_ids = true"
         if self.user_leaning and not self.user_level:
             yield "user_leaning goes with the users' levels; set user_level = true"
 

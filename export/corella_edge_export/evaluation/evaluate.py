@@ -126,7 +126,8 @@ def _known(engine: Engine, rows: RowSet) -> tuple[npt.NDArray[np.bool_], tuple[s
     """
     if rows.data.history_events != "all":
         return rows.data.warm(rows.split)[rows.indices], ("warm rows", "cold rows")
-    known = np.isin(rows.users, rows.data.split("train").users)
+    index = engine.encoder.schema.vocabularies["user_id"].index_of
+    known = np.asarray([rows.data.user_ids[user] in index for user in rows.users.tolist()])
     return known, ("seen users", "unseen users")
 
 

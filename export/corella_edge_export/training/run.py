@@ -60,7 +60,6 @@ LATER: dict[str, Any] = {
     "user_leaning": False, "history_pace": False, "embedding_std": 0.05, "members": 1, "fusion": "replace",
     "blocks": 0, "item_number": asdict(NumberRecipe()), "text_words": 32, "text_buckets": 4096, "sequence_length": 16,
     "unknown": {}, "text": json.loads(json.dumps(asdict(TextRecipe()))), "history_block": 1, "in_order": False,
-    "user_ids": True,
 }  # fmt: skip
 
 

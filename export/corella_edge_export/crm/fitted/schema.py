@@ -97,14 +97,12 @@ def fit_schema(data: PreparedData, features: FeaturesRecipe) -> Schema:
     """
     split = data.split("train")
     users, items = np.unique(split.users), np.unique(split.items)
-    fields = [_id_field("user"), _id_field("item")] if features.user_ids else [_id_field("item")]
+    fields = [_id_field("user"), _id_field("item")]
     vocabularies = {
         "user_id": Vocabulary("user_id", [data.user_ids[u] for u in users]),
         "item_id": Vocabulary("item_id", [data.item_ids[i] for i in items]),
         "rating": Vocabulary("rating", _rating_values(split.ratings)),
     }
-    if not features.user_ids:
-        del vocabularies["user_id"]
     for side, kinds, table, rows in (
         ("user", data.user_attributes, data.users, users),
         ("item", data.item_attributes, data.items, items),
