@@ -71,11 +71,6 @@ class Recipe:
     prompt: Template = field(default_factory=Template, metadata=CHECKS_ITSELF)
     export: ExportRecipe = field(default_factory=ExportRecipe)
 
-    @property
-    def asks(self) -> bool:
-        """Whether an LLM is trained to answer; without one the CRM stands alone."""
-        return bool(self.llm.epochs or self.joint.epochs or self.continuation.epochs)
-
 
 GENERIC = "generic"  # the recipe that is made for the data at hand
 Make = Callable[[], Mapping[str, Any]]
@@ -235,9 +230,11 @@ def _check_llm(llm: LlmRecipe, where: Place) -> None:
 
 
 def _check_stages(recipe: Recipe, where: Place) -> None:
-    """The CRM is trained somewhere (a recipe may do without an LLM), and the pairs name layers that there are."""
+    """Every model is trained somewhere, and the pairs name layers that there are."""
     if not recipe.crm.epochs and not recipe.joint.epochs:
         raise RecipeError(f"{where}: the CRM is never trained; crm.epochs or joint.epochs must be above 0")
+    if not recipe.llm.epochs and not recipe.joint.epochs and not recipe.continuation.epochs:
+        raise RecipeError(f"{where}: the LLM is never trained; llm, joint or continuation needs epochs above 0")
     if recipe.joint.epochs and recipe.continuation.epochs and not recipe.joint.rows:
         raise RecipeError(f"{where.at('joint', 'rows')}: 0 takes all rows, and the continuation wants others")
     for pair in recipe.joint.pairs:

@@ -123,7 +123,7 @@ def test_an_impossible_recipe_is_refused(tmp_path: Path, text: str, part: str) -
      ({"joint": {"align_weight": -0.1}}, "align_weight"), ({"joint": {"width": 0}}, "width"),
      ({"joint": {"accumulate": 0}}, "accumulate"), ({"continuation": {"batch_tokens": 0}}, "batch_tokens"),
      ({"joint": {"epochs": 1, "rows": 0}, "continuation": {"epochs": 1}}, "joint, rows"),
-     ({"crm": {"epochs": 0}}, "the CRM is never trained"),
+     ({"crm": {"epochs": 0}}, "the CRM is never trained"), ({"llm": {"epochs": 0}}, "the LLM is never trained"),
      ({"crm": {"dcnv2": {"pooling": "max"}}}, "pooling"), ({"crm": {"features": {"centre": "user"}}}, "centre"),
      ({"crm": {"kind": "fm"}}, "crm, kind: expected one of 'dcnv2', 'din', got 'fm'"),
      ({"crm": {"kind": "din"}, "joint": {"pairs": [[1, 2]]}}, "[1, 2] is no [LLM block, CRM layer]"),

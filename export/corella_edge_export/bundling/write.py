@@ -272,10 +272,6 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
         InputError: a bad option or a taken `out`. ExportError: a model differs from what was trained.
     """
     check_free(out)
-    if not run.recipe.asks:
-        raise InputError(
-            f"{run.folder}: its recipe trains no LLM, and a bundle holds one; give llm, joint or continuation epochs"
-        )
     for kind in options.llm_types:
         check_file_type(kind)
     if not options.llm_types:
