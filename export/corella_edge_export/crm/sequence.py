@@ -77,6 +77,7 @@ class Sequence(FieldsModel):
         super().__init__(schema, own, recipe.features, pools=False, tells=True)
         d = self.width = own.embedding_dim
         self.dot = own.head == "dot"
+        self.enter = nn.Sequential(nn.LayerNorm(d), nn.Dropout(own.dropout))
         self.blocks = nn.ModuleList([Block(own, recipe.features.history) for _ in range(own.blocks)])
         self.memory = (own.blocks + self.dot, d)
         if self.dot:
@@ -180,7 +181,7 @@ class Sequence(FieldsModel):
     def _events(self, feed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         events, mask = self.events(feed)
         assert events is not None  # every schema has the items of the history
-        return events, mask
+        return self.enter(events), mask
 
     def _keep(self, x: Tensor, mask: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Keys and values [b, 2, e, d] of every block, and, where products decide, the last one's outcome [b, e, d]."""
