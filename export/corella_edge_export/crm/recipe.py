@@ -118,6 +118,11 @@ class FamilyRecipe:
         """How many layers the model's `states` gives, which the joint stage can align."""
         return 1
 
+    @property
+    def ranks(self) -> bool:
+        """Whether it learns which item comes next, rather than each row's label."""
+        return False
+
     def problems(self) -> Iterator[str]:
         """Keys that do not go together."""
         yield from ()

@@ -7,7 +7,7 @@ found. So leave-one-out data are judged by the usual protocol (one row a user), 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -16,13 +16,15 @@ import numpy.typing as npt
 
 from corella_edge.atomic import resumable_folder, write_file
 from corella_edge.bundle import artefact as bundle
+from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.metrics import Bootstrap, Ints, mass_bins
-from corella_edge.ranking import CUT, ranks, sampled
+from corella_edge.ranking import ranks, sampled
 from corella_edge.request import Candidates, User
 from corella_edge_export.data.prepared import PreparedData, Split, fingerprint
 from corella_edge_export.data.rowset import HistoryCut
 from corella_edge_export.data.sampling import draw_users
 from corella_edge_export.evaluation import rivals, tables
+from corella_edge_export.evaluation.groups import UNSEEN_ITEMS
 from corella_edge_export.evaluation.scored import Json, Mask, few_users, gains, shown
 from corella_edge_runtime.bench.machine import machine, versions
 from corella_edge_runtime.engine import Engine
@@ -31,16 +33,6 @@ ROWS = 3000  # liked rows that are looked for, of whole users
 DRAWS = 2000
 NUMBERS = 1 << 22  # scores that are held at once
 MOST_AT_ONCE = 250  # rows
-MODEL = "crm"  # the base model's name among the rankings
-TITLES = {
-    MODEL: "base model (CRM)",
-    "base": "base model after stage 1",
-    "popular": "items by likes in training rows",
-    "following": "items that follow the last one in training rows",
-    "recent": "the history's items, latest first",
-    "alike": f"cosine of text vectors with the last {rivals.LATEST} items' mean",
-}
-METRICS = {f"hr@{CUT}": f"HR@{CUT}", f"ndcg@{CUT}": f"NDCG@{CUT}", "mrr": "MRR"}
 THIRDS = ("rarest third of targets", "middle third of targets", "most popular third of targets")
 Scorer = Callable[[User], npt.NDArray[np.floating]]  # a user, history included → scores [items] in the data's order
 Progress = Callable[[str, int, int], None]
@@ -136,7 +128,7 @@ def slices(targets: Targets) -> dict[str, Mask]:
     split, train = targets.split, targets.data.split("train")
     masks = {
         "all": np.ones(len(targets), dtype=bool),
-        "unseen items": targets.data.unseen_items(split),
+        UNSEEN_ITEMS: targets.data.unseen_items(split),
         "unseen users": ~np.isin(split.users, train.users),
     }
     third = mass_bins(rivals.liked_counts(targets.data)[split.items], len(THIRDS))
@@ -146,7 +138,7 @@ def slices(targets: Targets) -> dict[str, Mask]:
 
 def judge(targets: Targets, places: Mapping[str, Ints], draws: int = DRAWS, seed: int = 0) -> Json:
     """By slice: rows, users, each ranking's metrics with intervals, and what the models gain over each, paired."""
-    models = [name for name in places if name in (MODEL, "base")]
+    models = [name for name in places if name in tables.MODELS]
     found: Json = {}
     for name, mask in slices(targets).items():
         bootstrap = Bootstrap(targets.split.users[mask], draws, seed)
@@ -174,14 +166,14 @@ def evaluate_ranking(
     """
     events, block, _ = engine.memory
     targets = choose_targets(data, split, rows, seed, HistoryCut(events, block), keep_history)
-    others = simple(targets, vectors_of(engine, data))
+    others = simple(targets, vectors_of(engine.encoder, data))
     same = {
         "bundle": engine.name, "manifest": bundle.sha256(engine.bundle.path(bundle.MANIFEST)),
         "data": fingerprint(data), "split": split, "rows": len(targets), "seed": seed if rows else None,
-        "keep_history": keep_history, "rankings": [MODEL, *others],
+        "keep_history": keep_history, "rankings": [tables.RANKED, *others],
     }  # fmt: skip
     with resumable_folder(out, "about.json", same):
-        places = rank(targets, {MODEL: catalogue_scorer(engine, data)}, others, out, progress)
+        places = rank(targets, {tables.RANKED: catalogue_scorer(engine, data)}, others, out, progress)
         result = {
             **same, "protocol": targets.protocol(), "machine": machine(), "versions": versions(),
             "notes": [*data.info.get("notes", []), *few_users(targets.split.users), *_unknown(engine, data)],
@@ -198,12 +190,12 @@ def catalogue_scorer(engine: Engine, data: PreparedData) -> Scorer:
     return lambda user: engine.crm.many_logits(engine.encoder.encode(user, candidates)[0])
 
 
-def vectors_of(engine: Engine, data: PreparedData) -> npt.NDArray[np.float32] | None:
-    """The bundle's text vectors of the data's items, float32 [items, width], zeros for others; None without any."""
-    vectors = engine.encoder.catalog.vectors
+def vectors_of(encoder: FeatureEncoder, data: PreparedData) -> npt.NDArray[np.float32] | None:
+    """The catalogue's text vectors of the data's items, float32 [items, width], zeros for others; None without any."""
+    vectors = encoder.catalog.vectors
     if vectors is None:
         return None
-    rows = engine.encoder.rows(data.item_ids)
+    rows = encoder.rows(data.item_ids)
     known = rows < len(vectors)
     found = np.zeros((len(rows), vectors.shape[1]), dtype=np.float32)
     found[known] = vectors[rows[known]]
@@ -220,16 +212,4 @@ def markdown(result: Json) -> str:
     head = [f"# {result['bundle']} on {result['split']}: ranking the catalogue ({result['rows']:,} rows)", ""]
     head += [f"- {result['protocol']}.", *(f"- {note}" for note in result["notes"])]
     head += [f"- [ ] is the 95 % interval, bootstrap over users, {DRAWS:,} draws; gains are paired.", ""]
-    return "\n".join([*head, *tables_of(result["slices"])])
-
-
-def tables_of(slices_: Json, level: str = "##") -> Iterator[str]:
-    """One table a slice: every ranking, and what the base model gains over it in NDCG."""
-    for name, part in slices_.items():
-        yield from [f"{level} {name}: {tables.count(part['rows'])} rows of {tables.count(part['users'])} users", ""]
-        yield from tables.table_head("ranking", *METRICS.values(), f"base model's gain in {METRICS[f'ndcg@{CUT}']}")
-        for of, found in part["rankings"].items():
-            figures = (tables.figure(found[metric]) for metric in METRICS)
-            over = part["gains"].get(MODEL, {}).get(of)
-            yield tables.table_row(TITLES[of], *figures, tables.figure(over[f"ndcg@{CUT}"], "+") if over else "")
-        yield ""
+    return "\n".join([*head, *tables.rankings(result["slices"])])

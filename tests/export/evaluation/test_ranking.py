@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_simple_rankings_by_hand(data) -> None:
     train = data.split("train")
     counts = [int(((train.items == item) & (train.labels > 0)).sum()) for item in range(30)]
     assert rivals.popular(data)(np.array([1])).tolist() == counts
-    followed = {item: 0 for item in range(30)}
+    followed = dict.fromkeys(range(30), 0)
     for user, position, item, label in zip(train.users, train.positions, train.items, train.labels, strict=True):
         followed[int(item)] += int(label and data.log.items[data.log.offsets[user] + position - 1] == 4)
     found = rivals.following(data)(np.array([9, 4]))
@@ -162,7 +163,7 @@ def test_slices_and_their_figures(data, tmp_path: Path) -> None:
     counts = rivals.liked_counts(data)[targets.split.items]
     thirds = [masks[name] for name in THIRDS if name in masks]
     assert (np.sum(thirds, axis=0) == 1).all()
-    assert all(counts[a].max() < counts[b].min() for a, b in zip(thirds, thirds[1:], strict=False))
+    assert all(counts[a].max() < counts[b].min() for a, b in itertools.pairwise(thirds))
     for name, mask in masks.items():
         part = found[name]
         assert (part["rows"], part["users"]) == (mask.sum(), len(set(targets.split.users[mask])))
