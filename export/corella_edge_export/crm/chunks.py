@@ -22,15 +22,32 @@ class Along:
     """Rows that stand along the events of b chunks.
 
     Attributes:
-        rows: int64 [t], places in the split. feed: inputs of the rows [t, …], and of the events [b, e], PAD on the right.
+        rows: int64 [t], places in the split.
+        beside: inputs of the rows, [t, …]. events: those of the events, [b, e], PAD on the right.
         owners: int64 [t], the number of each row's chunk, ascending. places: int64 [t], how many of its events came
             before the row.
     """
 
     rows: Indices
-    feed: Feed
+    beside: Feed
+    events: Feed
     owners: Indices
     places: Indices
+
+    @property
+    def feed(self) -> Feed:
+        """All inputs."""
+        return self.beside | self.events
+
+    def of(self, chosen: slice) -> Along:
+        """The same of some of the chunks alone."""
+        number = np.full(len(next(iter(self.events.values()))), -1, np.int64)
+        number[chosen] = np.arange(len(number[chosen]))
+        owners = number[self.owners]
+        own = owners >= 0
+        beside = {name: values[own] for name, values in self.beside.items()}
+        events = {name: values[chosen] for name, values in self.events.items()}
+        return Along(self.rows[own], beside, events, owners[own], self.places[own])
 
 
 class Chunks:
@@ -53,7 +70,7 @@ class Chunks:
         return len(self.lengths)
 
     def batches(self, events: int, rng: np.random.Generator | None = None) -> list[Indices]:
-        """All chunks in batches of at most about `events` events, padding included; in random order if `rng` is given."""
+        """All chunks in batches of about `events` events, padding included; in random order if `rng` is given."""
         if rng is None:
             return _cut(np.argsort(self.lengths, kind="stable"), self.lengths, events)
         order = rng.permutation(len(self))
@@ -70,8 +87,8 @@ class Chunks:
         owners = np.repeat(np.arange(len(chunks)), counts)
         at = np.arange(counts.sum()) + np.repeat(self._first[chunks] - (counts.cumsum() - counts), counts)
         rows = self._order[at]
-        feed = self.rows.beside(rows) | self.rows.events(self._begin[chunks], self.lengths[chunks])
-        return Along(rows, feed, owners, self._places[at])
+        events = self.rows.events(self._begin[chunks], self.lengths[chunks])
+        return Along(rows, self.rows.beside(rows), events, owners, self._places[at])
 
 
 def _cut(order: Indices, lengths: Indices, events: int) -> list[Indices]:

@@ -14,18 +14,24 @@ from corella_edge_export.crm.recipe import CrmRecipe
 
 
 class ActivationUnit(nn.Module):
-    """How far an event counts for a candidate: sigmoid(w . relu(A event + B candidate + C (event * candidate)))."""
+    """How far an event counts for a candidate: sigmoid(w . relu(A event + B candidate + C (event * candidate) + p)).
 
-    def __init__(self, d: int, hidden: int) -> None:
+    p is of the event's place in a history of `places`, the latest last; without places there is none.
+    """
+
+    def __init__(self, d: int, hidden: int, places: int = 0) -> None:
         super().__init__()
         self.of_event = nn.Linear(d, hidden)
         self.of_candidate, self.of_both = (nn.Linear(d, hidden, bias=False) for _ in range(2))
         self.weight = nn.Linear(hidden, 1)
+        self.of_place = nn.Parameter(torch.zeros(places, hidden)) if places else None
 
     def forward(self, candidate: Tensor, events: Tensor) -> Tensor:
         """float32 [n, length] for candidates [n, d] and events [n or 1, length, d]."""
         wanted = candidate.unsqueeze(1)
         both = self.of_event(events) + self.of_candidate(wanted) + self.of_both(events * wanted)
+        if self.of_place is not None:
+            both = both + self.of_place
         weight: Tensor = torch.sigmoid(self.weight(torch.relu(both))).squeeze(-1)
         return weight
 
@@ -38,10 +44,11 @@ class DIN(FieldsModel):
 
     def __init__(self, schema: Schema, recipe: CrmRecipe) -> None:
         own = recipe.din
-        super().__init__(schema, own, recipe.features)
+        super().__init__(schema, own, recipe.features, tells=own.in_order)
         d = own.embedding_dim
+        places = recipe.features.history if own.in_order else 0
         self.candidate = nn.Linear(self.item_width, d) if self.has_history else None
-        self.unit = ActivationUnit(d, own.attention) if self.has_history else None
+        self.unit = ActivationUnit(d, own.attention, places) if self.has_history else None
         joined = self.user_width + self.item_width + (d if self.has_history else 0)
         self.deep = mlp(joined, own.hidden, own.dropout)
         self.width = own.hidden[-1] if own.hidden else joined

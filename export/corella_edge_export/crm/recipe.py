@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from corella_edge.features.schema import LONGEST, MOST_BUCKETS
 from corella_edge_export.recipe_keys import from_zero, positive, share, signed
+from corella_edge_export.text.recipe import TextRecipe
 
 # The families: `kind` in a recipe, which is also the name of the family's section and module → the class there.
 FAMILIES = {"dcnv2": "DCNv2", "din": "DIN", "sequence": "Sequence"}
@@ -55,12 +56,13 @@ class FeaturesRecipe:
     """What every family reads, fitted on training rows: section [crm.features].
 
     The latest `history` events are read, from one whose number is a multiple of `history_block` on, so that what was
-    made of them stays of use while new ones come (1: always the latest `history`, once there are as many); derived statistics look back on `window` events, whose ratings count from the
-    `centre`: the mean of all training ratings, or of the event's item. `item_quality` adds how liked the candidate
-    and the history's items are in training rows, where `item_text` names attributes whose words speak for items of
-    few rows, and `item_number` a number that liking follows; `item_vectors` (their width) adds how far the same users
-    like both, `user_level` how much more than others a known user likes, `user_leaning` whether that is so of good
-    items and of a high `item_number`, and `history_pace` how quickly event follows event.
+    made of them stays of use while new ones come (1: always the latest `history`, once there are as many); derived
+    statistics look back on `window` events, whose ratings count from the `centre`: the mean of all training ratings,
+    or of the event's item. `item_quality` adds how liked the candidate and the history's items are in training rows,
+    where `item_text` names attributes whose words speak for items of few rows, and `item_number` a number that liking
+    follows; `item_vectors` (their width) adds how far the same users like both, `user_level` how much more than others
+    a known user likes, `user_leaning` whether that is so of good items and of a high `item_number`, and `history_pace`
+    how quickly event follows event.
 
     A text attribute is read as its first `text_words` distinct words, which share `text_buckets` rows by their hash (0
     = texts are not read); of a sequence the latest `sequence_length` values count. `unknown` gives a field's policy for
@@ -150,9 +152,13 @@ class DcnRecipe(FamilyRecipe):
 
 @dataclass(frozen=True, slots=True)
 class DinRecipe(FamilyRecipe):
-    """DIN (arXiv 1706.06978): section [crm.din]. The activation unit has one hidden layer of `attention` numbers."""
+    """DIN (arXiv 1706.06978): section [crm.din]. The activation unit has one hidden layer of `attention` numbers.
+
+    `in_order`: an event also says its rating by itself, not only signed by its item, and how far back it lies.
+    """
 
     attention: int = 36
+    in_order: bool = False
     hidden: tuple[int, ...] = (200, 80)
     dropout: float = share(0.1)
 
@@ -183,6 +189,16 @@ class SequenceRecipe(FamilyRecipe):
     drawn: Literal["evenly", "by count"] = "evenly"
     batch_events: int = 4096
 
+    @property
+    def layers(self) -> int:
+        """The candidate after every block, or the user's vector alone."""
+        return 1 if self.head == "dot" else self.blocks
+
+    @property
+    def ranks(self) -> bool:
+        """The softmax does."""
+        return self.loss == "softmax"
+
     def problems(self) -> Iterator[str]:
         """Keys that do not go together."""
         if self.embedding_dim % self.heads:
@@ -210,6 +226,7 @@ class CrmRecipe:
     evaluations: int = 2
     patience: int = 3
     features: FeaturesRecipe = field(default_factory=FeaturesRecipe)
+    text: TextRecipe = field(default_factory=TextRecipe)
     dcnv2: DcnRecipe = field(default_factory=DcnRecipe)
     din: DinRecipe = field(default_factory=DinRecipe)
     sequence: SequenceRecipe = field(default_factory=SequenceRecipe)
@@ -236,10 +253,13 @@ class CrmRecipe:
 
 
 def flat(table: dict[str, Any]) -> dict[str, Any]:
-    """A CRM's table (`CrmRecipe.table`) with the keys of its sections beside its own: how stages are told apart."""
-    found = {name: value for name, value in table.items() if not isinstance(value, dict)}
-    for section in table.values():
-        found |= section if isinstance(section, dict) else {}
+    """A CRM's table (`CrmRecipe.table`) with the keys of its sections beside its own: how stages are told apart.
+
+    That of the words stays a section: it has keys that [llm] has, too.
+    """
+    found = {name: value for name, value in table.items() if not isinstance(value, dict) or name == "text"}
+    for name, section in table.items():
+        found |= section if isinstance(section, dict) and name != "text" else {}
     return found
 
 

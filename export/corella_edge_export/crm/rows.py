@@ -113,7 +113,10 @@ class EncodedRows:
         """Inputs of `counts` [b] events each from places `first` [b] of the log on: [b, most], PAD on the right."""
         steps = np.arange(max(int(counts.max(initial=0)), 1))
         history = self._logged(first[:, None] + steps, steps < counts[:, None])
-        return {name: self.encoder.encode_sequence(item, history) for name, item in self._sequences.items()}
+        return {
+            item.name: history.rows if item.kind == "vectors" else self.encoder.encode_sequence(item, history)
+            for item in self.encoder.schema.of(*EVENTS)
+        }
 
     def _logged(self, index: Indices, mask: npt.NDArray[np.bool_]) -> Histories:
         """Events at places of the log, int64 [b, w], under a mask."""
@@ -162,9 +165,11 @@ class Masking:
         self._hidden = {name: schema.vocabularies[fields[name].vocab].hidden() for name in hiding}
 
     def hide(self, feed: Feed, rng: np.random.Generator) -> Feed:
-        """The feed with a bucket, or else OOV, for each hidden value."""
+        """The feed with a bucket, or else OOV, for each hidden value of the fields that it has."""
         masked = dict(feed)
         for name, rows in self._hidden.items():
+            if name not in feed:
+                continue
             hide, shown = rng.random(len(feed[name])) < self.rate, feed[name]
             masked[name] = np.where(hide if shown.ndim == 1 else hide[:, None], rows[shown], shown)
             if name == "user_id" and USER_LEVEL in feed:

@@ -7,6 +7,7 @@ when others follow: it is kept, and a new event adds one row to it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -41,14 +42,15 @@ class Block(nn.Module):
         kept: Tensor = self.kept(self.before(x)).unflatten(2, (2, self.d)).transpose(1, 2)
         return kept
 
-    def bias(self, places: Tensor, e: int) -> Tensor:
-        """float32 [heads, places, e]: what each distance from a place back to an event adds; -inf for later events.
+    def bias(self, places: Tensor, e: int, nearest: int) -> Tensor:
+        """float32 [heads, places, e]: what each distance from a place back to an event adds; -inf for hidden events.
 
-        An event at place i sees itself, at distance 0; a candidate has the place after the last event.
+        The `nearest` that is seen lies at distance 0 for an event, which sees itself, and at 1 for a candidate, whose
+        place is how many events came before.
         """
         far = places.unsqueeze(1) - torch.arange(e, device=places.device)
         bias = self.back[:, far.clamp(0, self.back.shape[1] - 1)]
-        return bias.masked_fill(far < 0, -math.inf)
+        return bias.masked_fill(far < nearest, -math.inf)
 
     def forward(self, x: Tensor, kept: Tensor, bias: Tensor) -> Tensor:
         """float32 [b, t, d] of queries x, from keys and values [b, 2, e, d] under a bias [b or 1, heads, t or 1, e]."""
@@ -69,11 +71,10 @@ class Sequence(FieldsModel):
     """
 
     remembers = True
-    pools = False
 
     def __init__(self, schema: Schema, recipe: CrmRecipe) -> None:
         own = recipe.sequence
-        super().__init__(schema, own, recipe.features)
+        super().__init__(schema, own, recipe.features, pools=False, tells=True)
         d = self.width = own.embedding_dim
         self.dot = own.head == "dot"
         self.blocks = nn.ModuleList([Block(own, recipe.features.history) for _ in range(own.blocks)])
@@ -96,14 +97,17 @@ class Sequence(FieldsModel):
         if self.dot:
             there = mask[:, -1:] if e else mask.new_zeros(mask.shape[0], 1)
             return self._product(feed, torch.where(there, end[:, -1], self.start))
-        bias = self._last.bias(torch.tensor([e], device=x.device), e).unsqueeze(0) + _hiding(mask)
         user, item = self.user_side(feed, None, NO_EVENTS), self.item_side(feed)
         user = user.expand(item.shape[0], -1)
         asked = self.candidate(torch.cat([user, item], dim=1))
         # One user's candidates are queries side by side, rows of many users one query each.
         asked = asked.unsqueeze(0) if x.shape[0] == 1 else asked.unsqueeze(1)
-        found = self._last(asked, kept[-1], bias).flatten(0, 1)
-        return self._decide(user, item, found), [found]
+        end, hiding = torch.tensor([e], device=x.device), _hiding(mask)
+        found = []
+        for block, own in self._pairs(kept):
+            asked = block(asked, own, block.bias(end, e, 1).unsqueeze(0) + hiding)
+            found.append(asked.flatten(0, 1))
+        return self._decide(user, item, found[-1]), found
 
     def along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
         """As in `CrmModel`."""
@@ -116,8 +120,10 @@ class Sequence(FieldsModel):
         table = x.new_zeros(x.shape[0], int(slots.max()) + 1, self.width)
         asked = table.index_put((owners, slots), self.candidate(torch.cat([user, item], dim=1)))
         at = places.new_zeros(table.shape[:2]).index_put((owners, slots), places)
-        bias = self._last.bias(torch.arange(x.shape[1] + 1, device=x.device), x.shape[1])[:, at].transpose(0, 1)
-        return self._decide(user, item, self._last(asked, kept[-1], bias)[owners, slots])
+        every = torch.arange(x.shape[1] + 1, device=x.device)
+        for block, own in self._pairs(kept):
+            asked = block(asked, own, block.bias(every, x.shape[1], 1)[:, at].transpose(0, 1))
+        return self._decide(user, item, asked[owners, slots])
 
     def users_along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
         """What the last block gives at the event before each row, float32 [t, d]; arguments as of `along`."""
@@ -129,6 +135,11 @@ class Sequence(FieldsModel):
         """float32 [b, d], which products with `item_vectors` score; `end` is what the last block gives, [b, d]."""
         vectors: Tensor = self.last(end) + self.person(self.user_side(feed, None, NO_EVENTS))
         return vectors
+
+    def catalogue_scores(self, feed: dict[str, Tensor], items: dict[str, Tensor]) -> Tensor:
+        """float32 [b, n], the higher the sooner a user of `feed` likes an item of `items`: products, not logits."""
+        _, [users] = self.states(feed)
+        return users @ self.item_vectors(items).T
 
     def item_vectors(self, feed: dict[str, Tensor]) -> Tensor:
         """float32 [n, d]: what an item is by itself, its id and attributes."""
@@ -144,7 +155,7 @@ class Sequence(FieldsModel):
             kept = torch.cat([past[number].unsqueeze(0), block.keep(x)], dim=2)  # type: ignore[operator]
             found.append(kept[0])
             if self.dot or number < len(self.blocks) - 1:
-                x = block(x, kept, block.bias(torch.arange(p, e), e).unsqueeze(0))  # type: ignore[operator]
+                x = block(x, kept, block.bias(torch.arange(p, e), e, 0).unsqueeze(0))  # type: ignore[operator]
         if self.dot:
             found.append(torch.cat([past[-1], x.expand(2, -1, -1)], dim=1))
         return torch.stack(found)
@@ -154,15 +165,17 @@ class Sequence(FieldsModel):
         if self.dot:
             return self._product(feed, torch.cat([self.start.unsqueeze(0), states[-1, 0]])[-1:])[0]
         user, item, e = self.user_side(feed, None, NO_EVENTS), self.item_side(feed), states.shape[2]
-        bias = self._last.bias(torch.arange(e, e + 1), e).unsqueeze(0)
         asked = in_parts(self.candidate, user, item).unsqueeze(0)
-        item = torch.cat([item, self._last(asked, states[-1].unsqueeze(0), bias)[0]], dim=1)
+        for block, own in self._pairs(states):
+            asked = block(asked, own.unsqueeze(0), block.bias(torch.arange(e, e + 1), e, 1).unsqueeze(0))
+        item = torch.cat([item, asked[0]], dim=1)
         return in_parts(nn.Sequential(*self.deep, self.head), user, item).squeeze(1)
 
-    @property
-    def _last(self) -> Block:
-        found: Block = self.blocks[-1]  # type: ignore[assignment]
-        return found
+    def _pairs(self, kept: Iterable[Tensor]) -> Iterator[tuple[Block, Tensor]]:
+        """Each block with what it has kept."""
+        for block, own in zip(self.blocks, kept, strict=False):
+            assert isinstance(block, Block)
+            yield block, own
 
     def _events(self, feed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         events, mask = self.events(feed)
@@ -176,7 +189,7 @@ class Sequence(FieldsModel):
         for number, block in enumerate(self.blocks):
             found.append(block.keep(x))  # type: ignore[operator]
             if self.dot or number < len(self.blocks) - 1:
-                bias = block.bias(torch.arange(e, device=x.device), e).unsqueeze(0) + hiding  # type: ignore[operator]
+                bias = block.bias(torch.arange(e, device=x.device), e, 0).unsqueeze(0) + hiding  # type: ignore[operator]
                 x = block(x, found[-1], bias)
         return found, x
 
