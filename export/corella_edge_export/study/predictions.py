@@ -44,13 +44,13 @@ class Predictions:
         return Pair(self._scored("valid", np.isin(valid.users, users)), self._scored("test", None))
 
     def ranking(self, rows: int) -> Json:
-        """Where the items of about `rows` liked test rows stand in the catalogue by both CRMs and by simple rankings."""
+        """Where about `rows` liked test rows have their items in the catalogue, ranked by both CRMs and without learning."""
         data, (schema, catalog) = self.run.data, self.run.fit_inputs()
         encoder = FeatureEncoder(schema, catalog)
         targets = ranking.choose_targets(data, "test", rows, 0, history_needed(schema, None))
         others = ranking.simple(targets, ranking.vectors_of(encoder, data))
         models = {"crm": (self.run, None), "base": (self.base, "crm")}
-        scorers = {name: _scorer(run.crm(stage), encoder, data) for name, (run, stage) in models.items()}
+        scorers = {name: scorer(run.crm(stage), encoder, data) for name, (run, stage) in models.items()}
         about = json.dumps([weights(self.run), weights(self.base), rows, [*scorers, *others]])
         folder = self.run.folder / "predictions" / f"ranks-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ class Predictions:
         return np.asarray(whole[rows])
 
 
-def _scorer(model: CrmModel, encoder: FeatureEncoder, data: PreparedData) -> ranking.Scorer:
+def scorer(model: CrmModel, encoder: FeatureEncoder, data: PreparedData) -> ranking.Scorer:
     """Logits of all items by torch, float32 [items]."""
     place, items = PartialState().device, {field.name for field in encoder.schema.fields if field.side == "item"}
     model = model.to(place)

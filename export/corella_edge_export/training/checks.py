@@ -76,8 +76,8 @@ def check_labels(recipe: Recipe, data: PreparedData) -> None:
     if recipe.crm.trains and not recipe.crm.family.ranks and (data.split("train").labels > 0).all():
         raise InputError(
             f"recipe {recipe.name}: every training row of {data.root} has label 1, from which {recipe.crm.model} "
-            "learns nothing: prepare again with --negatives 4 (or [negatives] in data.toml), or train a recipe that learns "
-            'the next item (kind = "sequence" with loss = "softmax")'
+            "learns nothing: prepare again with --negatives 4 (or [negatives] in data.toml), or train a recipe that "
+            'learns the next item (kind = "sequence" with loss = "softmax")'
         )
 
 
