@@ -44,7 +44,7 @@ class Predictions:
         return Pair(self._scored("valid", np.isin(valid.users, users)), self._scored("test", None))
 
     def ranking(self, rows: int) -> Json:
-        """Where about `rows` liked test rows have their items in the catalogue, ranked by both CRMs and without learning."""
+        """Where the items of about `rows` liked test rows stand in the catalogue, by both CRMs and without learning."""
         data, (schema, catalog) = self.run.data, self.run.fit_inputs()
         encoder = FeatureEncoder(schema, catalog)
         targets = ranking.choose_targets(data, "test", rows, 0, history_needed(schema, None))
