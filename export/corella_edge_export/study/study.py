@@ -14,7 +14,7 @@ from corella_edge import atomic
 from corella_edge.errors import InputError
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.evaluation import plots, tables
-from corella_edge_export.evaluation.baseline import smoothed_rates
+from corella_edge_export.evaluation.baseline import no_learning
 from corella_edge_export.evaluation.boundary import boundary
 from corella_edge_export.evaluation.scored import Json, Pair
 from corella_edge_export.llm import model as llm
@@ -130,8 +130,9 @@ def _seed(
     shifts = {name: boundary(pair, draws=settings.draws, on=pairs[FULL]) for name, pair in pairs.items()}
     analysis["boundary_by_variant"] = shifts
     analysis["models_by_variant"] = by_variant(pairs, settings.draws)
-    rates = smoothed_rates(data.split("train"), data.split("test"))
-    analysis["baseline"] = against(pairs[FULL], rates, settings.draws)
+    rates = no_learning(data.split("train"), data.split("test"))
+    if rates is not None:
+        analysis["baseline"] = against(pairs[FULL], rates, settings.draws)
     return analysis, ablation(pairs, settings.draws)
 
 
