@@ -167,6 +167,11 @@ def _mean_words(table: Tensor, texts: Sequence[Indices]) -> Tensor:
     return means / means.square().mean().sqrt().clamp(min=1e-12)
 
 
+def text_model(recipe: Recipe, folder: Path) -> tuple[nn.Module, Any] | None:
+    """The sentence encoder with the map to SAID's vectors, and its tokenizer; None where the recipe names none."""
+    return sentences.text_model(recipe, folder) if recipe.crm.text.path else None
+
+
 def projection(
     recipe: Recipe, data: PreparedData, texts: Sequence[str], folder: Path, quiet: bool, vectors: Vectors
 ) -> tuple[Vectors, Vectors]:

@@ -43,8 +43,9 @@ def source_of(recipe: Recipe) -> Any:
 
     identity(recipe) -> str: a hash of the weights and settings, beside those of [crm.text], that decide the vectors;
     raw(recipe, data, texts, folder, quiet) -> float32 [n, w]: the vectors of the items' texts, zeros for an empty one;
+    text_model(recipe, folder) -> (module, tokenizer) or None: what makes vectors of new items, see `to_onnx.write`;
 
-    and, where these are not the sentence encoder's own, `projection` with the same arguments and the vectors.
+    and, where these are not the sentence encoder's own, `projection` with the arguments of `raw` and the vectors.
     """
     return importlib.import_module(f"corella_edge_export.text.{SOURCES[recipe.crm.text.source]}")
 

@@ -40,13 +40,13 @@ from corella_edge_export.crm.ensemble import new_crm
 from corella_edge_export.crm.fitted.items import folds
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema
 from corella_edge_export.crm.recipe import NumberRecipe, flat, nested
+from corella_edge_export.crm.text_recipe import TextRecipe
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.llm import model as llm
 from corella_edge_export.llm import tokenizer
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_of_run, table_of
 from corella_edge_export.text import vectors as text_vectors
-from corella_edge_export.text.recipe import TextRecipe
 from corella_edge_export.training import checkpoint
 from corella_edge_export.training.align import Alignment, pairs_for
 from corella_edge_export.training.stage import STAGES, last_of, named
@@ -139,15 +139,25 @@ class Run:
     def new_crm(self) -> CrmModel:
         """The CRM before training."""
         torch.manual_seed(self.recipe.seed)
-        schema, catalog = self.fit_inputs()
-        return new_crm(schema, self.recipe.crm, catalog.vectors)
+        schema, _ = self.fit_inputs()
+        return new_crm(schema, self.recipe.crm, self.item_vectors())
+
+    def item_vectors(self) -> Array | None:
+        """float16 [items, width], the text vectors that the CRM's training begins with; None where it has none."""
+        return self.fit_inputs()[1].vectors
 
     def served_vectors(self) -> Array | None:
         """float16 [items, width], what a bundle has: those that training began with, or what it made of them."""
-        _, catalog = self.fit_inputs()
         if not self.recipe.crm.text.tuned:
-            return catalog.vectors
+            return self.item_vectors()
         return as_float16(self.crm().state_dict()["text.table"].numpy())
+
+    def text_model(self) -> tuple[nn.Module, Any] | None:
+        """What makes vectors of new items, and its tokenizer; see `text.to_onnx.write`. None where nothing does."""
+        if not self.recipe.crm.text.source:
+            return None
+        found: tuple[nn.Module, Any] | None = text_vectors.source_of(self.recipe).text_model(self.recipe, self.folder)
+        return found
 
     def crm(self, stage: str | None = None) -> CrmModel:
         """The trained CRM: after the last stage of the recipe that trains it, or after the named one."""

@@ -13,12 +13,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from corella_edge.errors import InputError, InterruptedRunError, RecipeError  # noqa: E402
+from corella_edge_export.crm.text_recipe import SaidRecipe  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.llm import model as llm  # noqa: E402
 from corella_edge_export.llm.recipe import LlmRecipe  # noqa: E402
 from corella_edge_export.recipe import Recipe, recipe_from  # noqa: E402
 from corella_edge_export.text import said, vectors  # noqa: E402
-from corella_edge_export.text.recipe import SaidRecipe  # noqa: E402
 from corella_edge_export.training import loop  # noqa: E402
 from corella_edge_export.training.tasks.said import SaidTask  # noqa: E402
 from encoders import make_encoder  # noqa: E402
@@ -142,9 +142,13 @@ def test_what_decides_them_tells_recipes_apart() -> None:
 
 def test_new_items_get_theirs_by_a_map_from_the_sentence_encoder(data: PreparedData, tmp_path: Path) -> None:
     made(tmp_path / "run", recipe(make_encoder(tmp_path / "encoder")), data)
-    found = vectors.projection(tmp_path / "run")
+    chosen = recipe(tmp_path / "encoder")
+    found, served = vectors.projection(tmp_path / "run"), said.text_model(chosen, tmp_path / "run")
     assert found is not None
     assert [part.shape for part in found] == [(16,), (16, HIDDEN)]
+    assert served is not None
+    assert served[0].width == HIDDEN
+    assert said.text_model(recipe(), tmp_path / "run") is None
     told = json.loads((tmp_path / "run" / "said" / "new_items.json").read_text("utf-8"))["cosine"]
     assert told["unknown"] <= told["known"] <= 1.0
 

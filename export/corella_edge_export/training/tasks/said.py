@@ -10,8 +10,8 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from corella_edge.errors import InputError
+from corella_edge_export.crm.text_recipe import SaidRecipe
 from corella_edge_export.llm.sequences import bucketed
-from corella_edge_export.text.recipe import SaidRecipe
 from corella_edge_export.text.said import ItemWriter
 from corella_edge_export.training.loop import Metrics, Part
 
