@@ -9,6 +9,13 @@ from corella_edge_export.evaluation.scored import METRICS, Json
 from corella_edge_export.evaluation.shares import LINES
 
 TITLES = {"auc": "AUC", "logloss": "log-loss", "accuracy": "accuracy", "ece": "ECE", "uauc": "UAUC"}
+RANKED = "crm"  # the model whose gains over other rankings are shown
+RANK_METRICS = {"hr@10": "HR@10", "ndcg@10": "NDCG@10", "mrr": "MRR"}
+RANKINGS = {
+    "crm": "CRM", "base": "stage-1 CRM", "popular": "items by likes in training rows",
+    "following": "items that follow the last one in training rows", "recent": "the history's items, latest first",
+    "alike": "cosine of text vectors with the mean of the last 3 items",
+}  # fmt: skip
 MODELS = {"base": "stage-1 CRM", "crm": "CRM", "llm": "LLM", "routed": "routed"}
 SHIFTS = {
     "mean_score": "mean score, LLM - CRM", "calibration": "calibration error curves, mean distance",
@@ -33,6 +40,7 @@ def sections(result: Json, ablation: Sequence[Json] = ()) -> list[tuple[str, Ite
         *((f"{TITLES[metric]} by routed share", curve(result, metric)) for metric in ("auc", "accuracy", "logloss")),
         ("Thirds by the CRM's confidence", groups(result)),
         *((("Beside no learning", baseline(result)),) if "baseline" in result else ()),
+        *((("Ranking the whole catalogue", ranking(result)),) if "ranking" in result else ()),
         ("Boundary shift on routed rows", boundary(result)),
         *((("Boundary shift by variant", shifts(result)),) if len(result.get("boundary_by_variant", ())) > 1 else ()),
         *((("Ablation", ablations(ablation)),) if ablation else ()),
@@ -152,6 +160,25 @@ def baseline(result: Json) -> Iterator[str]:
         for metric in ("auc", "uauc"):
             over = (figure(found[f"{model}_over"][metric], "+") for model in MODELS)
             yield table_row(name, TITLES[metric], figure(found[metric]), *over)
+
+
+def ranking(result: Json) -> Iterator[str]:
+    """The CRM's ranking of the catalogue before and after alignment, beside simple ones."""
+    yield f"{result['ranking']['protocol'].capitalize()}."
+    yield ""
+    yield from rankings(result["ranking"]["slices"], "###")
+
+
+def rankings(slices: Json, level: str = "##") -> Iterator[str]:
+    """One table a slice: every ranking's metrics, and what the CRM gains over it in NDCG."""
+    for name, part in slices.items():
+        yield from [f"{level} {name}: {count(part['rows'])} rows of {count(part['users'])} users", ""]
+        yield from table_head("ranking", *RANK_METRICS.values(), "CRM - ranking, NDCG@10")
+        for of, found in part["rankings"].items():
+            over = part["gains"].get(RANKED, {}).get(of)
+            figures = (figure(found[metric]) for metric in RANK_METRICS)
+            yield table_row(RANKINGS[of], *figures, figure(over["ndcg@10"], "+") if over else "")
+        yield ""
 
 
 def ablations(table: Sequence[Json]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from corella_edge import atomic
 from corella_edge.errors import InputError
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.evaluation import plots, tables
-from corella_edge_export.evaluation.baseline import smoothed_rates
+from corella_edge_export.evaluation.baseline import no_learning
 from corella_edge_export.evaluation.boundary import boundary
 from corella_edge_export.evaluation.scored import Json, Pair
 from corella_edge_export.llm import model as llm
@@ -41,6 +41,7 @@ class StudySettings:
         seeds: of the recipe; the LLM's own training has its own seed and is shared, as a checkpoint would be.
         ablations: also train without each stage.
         valid_rows: validation rows the LLM scores, drawn as whole users; 0 = all.
+        ranking_rows: liked test rows for which both CRMs rank the whole catalogue; 0 = none.
         reuse: runs whose finished stages are taken over where they would come out the same.
     """
 
@@ -49,6 +50,7 @@ class StudySettings:
     draws: int = DRAWS
     valid_rows: int = 0
     reuse: tuple[Path, ...] = ()
+    ranking_rows: int = 3000
 
 
 def variants(recipe: Recipe) -> dict[str, Recipe]:
@@ -107,6 +109,7 @@ def _seed(
 ) -> tuple[Json, list[Json]]:
     """(analysis of the full system, ablation table) of one training seed."""
     pairs: dict[str, Pair] = {}
+    ranked: Json = {}
     full = folder_of(out, seed, FULL)
     for name, recipe in chosen.items():
         folder, seeded = folder_of(out, seed, name), replace(recipe, seed=seed)
@@ -118,14 +121,18 @@ def _seed(
             report_if_possible(folder)
         dtype = llm.base_dtype(recipe.llm, PartialState().device.type)
         base = Run(full, replace(chosen[FULL], seed=seed), data, dtype)
-        pairs[name] = Predictions(Run(folder, seeded, data, dtype), base, say).pair(settings.valid_rows)
+        predictions = Predictions(Run(folder, seeded, data, dtype), base, say)
+        pairs[name] = predictions.pair(settings.valid_rows)
+        if name == FULL and settings.ranking_rows:
+            ranked = {"ranking": predictions.ranking(settings.ranking_rows)}
     say(f"seed {seed}: {settings.draws:,} draws of users")
-    analysis = analyse(pairs[FULL], FULL, settings.draws)
+    analysis = {**analyse(pairs[FULL], FULL, settings.draws), **ranked}
     shifts = {name: boundary(pair, draws=settings.draws, on=pairs[FULL]) for name, pair in pairs.items()}
     analysis["boundary_by_variant"] = shifts
     analysis["models_by_variant"] = by_variant(pairs, settings.draws)
-    rates = smoothed_rates(data.split("train"), data.split("test"))
-    analysis["baseline"] = against(pairs[FULL], rates, settings.draws)
+    rates = no_learning(data.split("train"), data.split("test"))
+    if rates is not None:
+        analysis["baseline"] = against(pairs[FULL], rates, settings.draws)
     return analysis, ablation(pairs, settings.draws)
 
 
@@ -148,6 +155,7 @@ def _about(recipe: Recipe, data: PreparedData, settings: StudySettings) -> Json:
         "what": "study", "recipe": table, "name": recipe.name,
         "data": data.info["name"], "notes": [*data.info.get("notes", []), *shared_by_seeds(recipe), *_parts(data)],
         "seeds": list(settings.seeds), "draws": settings.draws, "valid_rows": settings.valid_rows,
+        "ranking_rows": settings.ranking_rows,
         "machine": {**machine(), **gpu}, "versions": versions({name: name for name in HEAVY}),
     }  # fmt: skip
 
