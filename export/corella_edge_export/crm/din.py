@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from corella_edge.features.schema import Schema
 from corella_edge_export.crm.fields import FieldsModel
@@ -21,7 +22,7 @@ class ActivationUnit(nn.Module):
 
     def __init__(self, d: int, hidden: int, places: int = 0) -> None:
         super().__init__()
-        self.of_event = nn.Linear(d, hidden)
+        self.hidden, self.of_event = hidden, nn.Linear(d, hidden)
         self.of_candidate, self.of_both = (nn.Linear(d, hidden, bias=False) for _ in range(2))
         self.weight = nn.Linear(hidden, 1)
         self.of_place = nn.Parameter(torch.zeros(places, hidden)) if places else None
@@ -34,6 +35,19 @@ class ActivationUnit(nn.Module):
             both = both + self.of_place
         weight: Tensor = torch.sigmoid(self.weight(torch.relu(both))).squeeze(-1)
         return weight
+
+    def of_one(self, candidate: Tensor, events: Tensor) -> Tensor:
+        """float32 [length, n] for candidates [n, d] and one user's events [length, d], in one large product.
+
+        A event + C (event * candidate) = (A + C diag(candidate)) event: a matrix a candidate, all side by side.
+        """
+        matrices = self.of_event.weight + self.of_both.weight * candidate.unsqueeze(1)
+        offsets = self.of_event.bias + self.of_candidate(candidate)
+        both = functional.linear(events, matrices.flatten(0, 1), offsets.flatten())
+        if self.of_place is not None:
+            both = (both.reshape(len(self.of_place), -1, self.hidden) + self.of_place.unsqueeze(1)).flatten(1)
+        weight = self.weight(torch.relu(both).reshape(-1, self.hidden))
+        return torch.sigmoid(weight.reshape(events.shape[0], -1))
 
 
 class DIN(FieldsModel):
@@ -62,17 +76,20 @@ class DIN(FieldsModel):
 
     def serving_forward(self, feed: dict[str, Tensor]) -> Tensor:
         """`logits` for the n candidates of one user, the user's part of the first layer computed once."""
-        user, item = self._sides(feed)
+        user, item = self._sides(feed, one=True)
         if len(self.deep):
             return self.head(in_parts(self.deep, user, item)).squeeze(1)  # type: ignore[no-any-return]
         return in_parts(self.head, user, item).squeeze(1)
 
-    def _sides(self, feed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The user's side, and the item's beside what the candidate finds in the history."""
+    def _sides(self, feed: dict[str, Tensor], one: bool = False) -> tuple[Tensor, Tensor]:
+        """The user's side, and the item's beside what the candidate finds in the history; `one`: of one user."""
         events, mask = self.events(feed)
         user, item = self.user_side(feed, events, mask), self.item_side(feed)
         if events is None or self.unit is None or self.candidate is None:
             return user, item
+        if one:
+            there = events[0] * (mask[0].to(events.dtype) / math.sqrt(events.shape[1])).unsqueeze(1)
+            return user, torch.cat([item, self.unit.of_one(self.candidate(item), events[0]).T @ there], dim=1)
         weight = self.unit(self.candidate(item), events) * mask.to(events.dtype)
         found = (weight.unsqueeze(-1) * events).sum(dim=1) / math.sqrt(events.shape[1])
         return user, torch.cat([item, found], dim=1)

@@ -29,10 +29,11 @@ class FieldsModel(CrmModel):
     ) -> None:
         """`pools`: `user_side` ends in the mean of the events. `tells`: an event also says its rating by itself."""
         super().__init__()
-        self.fields = list(schema.fields)
+        self.fields = [f for f in schema.fields if features.user_ids or (f.side, f.source) != ("user", "id")]
         self.has_history = bool(schema.of("sequence"))
         d = family.embedding_dim
-        self.embeddings = _tables({name: len(v) for name, v in schema.vocabularies.items()}, family)
+        read = {name: len(v) for name, v in schema.vocabularies.items() if features.user_ids or name != "user_id"}
+        self.embeddings = _tables(read, family)
         self.text = TextInput(schema.text_width, d) if schema.text_width else None
         ordered = [f for f in self.fields if f.kind == "ordered"]
         self.places = nn.ParameterDict({f.name: nn.Parameter(torch.zeros(f.length)) for f in ordered})

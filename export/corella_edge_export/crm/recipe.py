@@ -55,6 +55,7 @@ def buckets_of(policy: str) -> int:
 class FeaturesRecipe:
     """What every family reads, fitted on training rows: section [crm.features].
 
+    Without `user_ids` a user is what is told of him and what he did, as most users of a service are new to the model.
     The latest `history` events are read, from one whose number is a multiple of `history_block` on, so that what was
     made of them stays of use while new ones come (1: always the latest `history`, once there are as many); derived
     statistics look back on `window` events, whose ratings count from the `centre`: the mean of all training ratings,
@@ -69,6 +70,7 @@ class FeaturesRecipe:
     values that training has not seen, by the field's name (user_id, item_id, item_ATTRIBUTE, user_ATTRIBUTE).
     """
 
+    user_ids: bool = True
     history: int = 30
     history_block: int = 1
     window: int = 256
@@ -100,6 +102,8 @@ class FeaturesRecipe:
                 yield f"{name} rests on the items' quality; set item_quality = true"
         if self.item_number.attribute and not self.item_quality:
             yield "item_number rests on the items' quality; set item_quality = true"
+        if self.user_level and not self.user_ids:
+            yield "user_level is kept of each user by his id; set user_ids = true"
         if self.history_block > self.history:
             yield f"history_block: at most history, {self.history}"
         if self.item_number.first > self.item_number.last:

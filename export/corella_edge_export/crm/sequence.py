@@ -52,6 +52,26 @@ class Block(nn.Module):
         bias = self.back[:, far.clamp(0, self.back.shape[1] - 1)]
         return bias.masked_fill(far < nearest, -math.inf)
 
+    def distances(self) -> Tensor:
+        """float32 [heads, reach + 1, 1 + reach]: `bias` of every place, behind 0 for `none`; constant in a graph."""
+        reach = self.back.shape[1] - 1
+        return functional.pad(self.bias(torch.arange(reach + 1), reach, 0), (1, 0))
+
+    def keep_one(self, x: Tensor) -> Tensor:
+        """`keep` of one user's events [m, d]: [2, m, d]."""
+        kept: Tensor = self.kept(self.before(x)).reshape(-1, 2, self.d).transpose(0, 1)
+        return kept
+
+    def serve(self, x: Tensor, kept: Tensor, bias: Tensor) -> Tensor:
+        """`forward` of one user's queries [t, d] in fewer operations: kept [2, e, d], bias [heads, t or 1, 1 + e]."""
+        keys, values = torch.cat([self.none, kept], dim=1).reshape(2, -1, self.heads, self.size).unbind(0)
+        scale = self.size**-0.5
+        query = functional.linear(self.before(x), self.query.weight * scale, self.query.bias * scale)
+        fit = query.reshape(-1, self.heads, self.size).transpose(0, 1) @ keys.permute(1, 2, 0) + bias
+        found = (torch.softmax(fit, dim=2) @ values.transpose(0, 1)).transpose(0, 1).reshape(-1, self.d)
+        x = x + self.found(found)
+        return x + self.deep(self.after(x))  # type: ignore[no-any-return]
+
     def forward(self, x: Tensor, kept: Tensor, bias: Tensor) -> Tensor:
         """float32 [b, t, d] of queries x, from keys and values [b, 2, e, d] under a bias [b or 1, heads, t or 1, e]."""
         none = self.none.expand(kept.shape[0], 2, 1, self.d)
@@ -77,6 +97,7 @@ class Sequence(FieldsModel):
         super().__init__(schema, own, recipe.features, pools=False, tells=True)
         d = self.width = own.embedding_dim
         self.dot = own.head == "dot"
+        self.enter = nn.Sequential(nn.LayerNorm(d), nn.Dropout(own.dropout))
         self.blocks = nn.ModuleList([Block(own, recipe.features.history) for _ in range(own.blocks)])
         self.memory = (own.blocks + self.dot, d)
         if self.dot:
@@ -148,14 +169,13 @@ class Sequence(FieldsModel):
 
     def read(self, feed: dict[str, Tensor], past: Tensor) -> Tensor:
         """Kept states float32 [layers, 2, p + m, d]: those of the p events before, and of the m new ones."""
-        x, _ = self._events(feed)
-        p, e = past.shape[2], past.shape[2] + x.shape[1]
+        x = self._events(feed)[0].flatten(0, 1)
+        p, e = past.shape[2], past.shape[2] + x.shape[0]
         found = []
-        for number, block in enumerate(self.blocks):
-            kept = torch.cat([past[number].unsqueeze(0), block.keep(x)], dim=2)  # type: ignore[operator]
-            found.append(kept[0])
-            if self.dot or number < len(self.blocks) - 1:
-                x = block(x, kept, block.bias(torch.arange(p, e), e, 0).unsqueeze(0))  # type: ignore[operator]
+        for block, own in self._pairs(past):
+            found.append(torch.cat([own, block.keep_one(x)], dim=1))
+            if self.dot or len(found) < len(self.blocks):
+                x = block.serve(x, found[-1], block.distances()[:, p:e, : e + 1])
         if self.dot:
             found.append(torch.cat([past[-1], x.expand(2, -1, -1)], dim=1))
         return torch.stack(found)
@@ -165,10 +185,10 @@ class Sequence(FieldsModel):
         if self.dot:
             return self._product(feed, torch.cat([self.start.unsqueeze(0), states[-1, 0]])[-1:])[0]
         user, item, e = self.user_side(feed, None, NO_EVENTS), self.item_side(feed), states.shape[2]
-        asked = in_parts(self.candidate, user, item).unsqueeze(0)
+        asked = in_parts(self.candidate, user, item)
         for block, own in self._pairs(states):
-            asked = block(asked, own.unsqueeze(0), block.bias(torch.arange(e, e + 1), e, 1).unsqueeze(0))
-        item = torch.cat([item, asked[0]], dim=1)
+            asked = block.serve(asked, own, block.distances()[:, e : e + 1, : e + 1])
+        item = torch.cat([item, asked], dim=1)
         return in_parts(nn.Sequential(*self.deep, self.head), user, item).squeeze(1)
 
     def _pairs(self, kept: Iterable[Tensor]) -> Iterator[tuple[Block, Tensor]]:
@@ -180,7 +200,7 @@ class Sequence(FieldsModel):
     def _events(self, feed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         events, mask = self.events(feed)
         assert events is not None  # every schema has the items of the history
-        return events, mask
+        return self.enter(events), mask
 
     def _keep(self, x: Tensor, mask: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Keys and values [b, 2, e, d] of every block, and, where products decide, the last one's outcome [b, e, d]."""

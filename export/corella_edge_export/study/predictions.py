@@ -21,9 +21,7 @@ from corella_edge_export.data.rowset import history_needed
 from corella_edge_export.data.sampling import draw_users
 from corella_edge_export.evaluation import ranking
 from corella_edge_export.evaluation.scored import Floats, Json, Mask, Pair, ScoredRows
-from corella_edge_export.recipe import Recipe
 from corella_edge_export.training.run import Run
-from corella_edge_export.training.stage import enabled
 from corella_edge_export.training.stages import Stages
 from corella_edge_export.training.tasks import crm as train_crm
 from corella_edge_export.training.tasks import llm as train_llm
@@ -72,7 +70,7 @@ class Predictions:
         return ScoredRows(
             base=self._kept(name, "base", rows, lambda: self._crm(self.base, "crm", name)),
             crm=self._kept(name, "crm", rows, lambda: self._crm(self.run, None, name)),
-            llm=self._kept(name, "llm", rows, lambda: self._llm(split, rows)) if asks(self.run.recipe) else nobody,
+            llm=self._kept(name, "llm", rows, lambda: self._llm(split, rows)) if self.run.recipe.trains_llm else nobody,
             labels=split.labels[rows],
             users=split.users[rows].astype(np.int64),
             seen=warm[rows],
@@ -108,11 +106,6 @@ class Predictions:
         whole: Floats = np.full(len(split.users), np.nan)
         whole[found] = probability
         return np.asarray(whole[rows])
-
-
-def asks(recipe: Recipe) -> bool:
-    """Whether the recipe trains an LLM."""
-    return any("llm" in stage.trains for stage in enabled(recipe))
 
 
 def scorer(model: CrmModel, encoder: FeatureEncoder, data: PreparedData) -> ranking.Scorer:

@@ -22,7 +22,7 @@ from corella_edge_export.recipe import Recipe, table_of
 from corella_edge_export.report import report_if_possible
 from corella_edge_export.study import base_model
 from corella_edge_export.study.analysis import DRAWS, ablation, against, analyse, by_variant, combine, combine_ablations
-from corella_edge_export.study.predictions import Predictions, asks, folder_of
+from corella_edge_export.study.predictions import Predictions, folder_of
 from corella_edge_export.training import stages
 from corella_edge_export.training.checks import check
 from corella_edge_export.training.run import Run, hold
@@ -123,7 +123,7 @@ def _seed(
         dtype = llm.base_dtype(recipe.llm, PartialState().device.type)
         base = Run(full, replace(chosen[FULL], seed=seed), data, dtype)
         predictions = Predictions(Run(folder, seeded, data, dtype), base, say)
-        if not asks(recipe):
+        if not recipe.trains_llm:
             return _alone(predictions, data, settings), []
         pairs[name] = predictions.pair(settings.valid_rows)
         if name == FULL and settings.ranking_rows:
