@@ -13,7 +13,7 @@ from corella_edge.errors import InputError, RecipeError, meant
 from corella_edge.formats.text_files import TextFile, UnreadableError
 from corella_edge.prompt import Template
 from corella_edge.routing.policy import read_threshold
-from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, nested
+from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, nested, section_of
 from corella_edge_export.llm.recipe import LlmRecipe, StageRecipe
 from corella_edge_export.recipe_keys import CHECKS_ITSELF, check_numbers, checked, from_zero, positive, read_section
 from corella_edge_export.toml_text import Place, parse
@@ -201,15 +201,15 @@ def _check_crm(crm: CrmRecipe, where: Place) -> None:
     known = ", ".join(map(repr, FAMILIES))
     checked(crm.kind, crm.kind in FAMILIES, where.at("kind"), f"one of {known}", meant(crm.kind, FAMILIES))
     for other in FAMILIES:
-        if other != crm.kind and where.at(other).stands:
+        if other != crm.kind and where.at(section_of(other)).stands:
             raise RecipeError(
-                f"{where.at(other)}: the CRM is of kind = {crm.kind!r}, which does not read this section; remove it, "
+                f"{where.at(section_of(other))}: the CRM is of kind = {crm.kind!r}, which does not read this section; remove it, "
                 f"or set kind = {other!r} in [crm]"
             )
     for problem in crm.features.problems():
         raise RecipeError(f"{where.at('features')}: {problem}")
     for problem in crm.family.problems():
-        raise RecipeError(f"{where.at(crm.kind)}: {problem}")
+        raise RecipeError(f"{where.at(section_of(crm.kind))}: {problem}")
 
 
 def _check_llm(llm: LlmRecipe, where: Place) -> None:

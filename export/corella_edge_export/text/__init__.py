@@ -1,0 +1,1 @@
+"""Items' text vectors: made by a sentence encoder or a language model, and the encoder's way into a bundle."""
