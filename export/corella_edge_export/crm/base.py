@@ -52,6 +52,15 @@ class CrmModel(nn.Module, ABC):
         """
         raise NotImplementedError(type(self).__name__)
 
+    def along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
+        """Logits float32 [t] of rows that stand along b users' events, which are read once for all of a user's rows.
+
+        Args:
+            feed: inputs of the rows, [t, …] also on the user's side; those of the events [b, e], PAD on the right.
+            owners: int64 [t], whose each row is, ascending. places: int64 [t], how many of those events came before.
+        """
+        raise NotImplementedError(type(self).__name__)
+
     def score(self, feed: dict[str, Tensor], states: Tensor) -> Tensor:
         """Logits float32 [n] of one user's candidates, from the other inputs and the user's kept states."""
         raise NotImplementedError(type(self).__name__)

@@ -40,6 +40,10 @@ class Members(CrmModel):
         pairs = zip(members_of(self), self._parts(past), strict=True)
         return torch.cat([member.read(feed, own) for member, own in pairs])
 
+    def along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
+        """The members' mean."""
+        return _mean([member.along(feed, owners, places) for member in members_of(self)])
+
     def score(self, feed: dict[str, Tensor], states: Tensor) -> Tensor:
         """The mean of what each member makes of its own layers."""
         pairs = zip(members_of(self), self._parts(states), strict=True)

@@ -55,9 +55,9 @@ class FeaturesRecipe:
     """What every family reads, fitted on training rows: section [crm.features].
 
     The latest `history` events are read, from one whose number is a multiple of `history_block` on, so that what was
-    made of them stays of use while new ones come (1: always the latest `history`, once there are as many); derived statistics look back on `window` events, whose ratings count from the
-    `centre`: the mean of all training ratings, or of the event's item. `item_quality` adds how liked the candidate
-    and the history's items are in training rows, where `item_text` names attributes whose words speak for items of
+    made of them stays of use while new ones come (1: always the latest `history`, once there are as many); derived
+    statistics look back on `window` events, whose ratings count from the `centre`: the mean of all training ratings,
+    or of the event's item. `item_quality` adds how liked the candidate and the history's items are in training rows, where `item_text` names attributes whose words speak for items of
     few rows, and `item_number` a number that liking follows; `item_vectors` (their width) adds how far the same users
     like both, `user_level` how much more than others a known user likes, `user_leaning` whether that is so of good
     items and of a high `item_number`, and `history_pace` how quickly event follows event.
@@ -118,6 +118,11 @@ class FamilyRecipe:
         """How many layers the model's `states` gives, which the joint stage can align."""
         return 1
 
+    @property
+    def ranks(self) -> bool:
+        """Whether it learns which item comes next, rather than each row's label."""
+        return False
+
     def problems(self) -> Iterator[str]:
         """Keys that do not go together."""
         yield from ()
@@ -177,6 +182,11 @@ class SequenceRecipe(FamilyRecipe):
     negatives: int = from_zero(0)
     drawn: Literal["evenly", "by count"] = "evenly"
     batch_events: int = 4096
+
+    @property
+    def ranks(self) -> bool:
+        """The softmax does."""
+        return self.loss == "softmax"
 
     def problems(self) -> Iterator[str]:
         """Keys that do not go together."""

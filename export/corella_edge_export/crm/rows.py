@@ -104,10 +104,20 @@ class EncodedRows:
 
     def histories(self, rows: Indices, w: int) -> Histories:
         """The latest w events before each row, through the row's pointer into its user's log."""
-        log = self.data.log
-        start = log.offsets[self.split.users[rows]]
+        start = self.data.log.offsets[self.split.users[rows]]
         index = (start + self.split.positions[rows])[:, None] - np.arange(w, 0, -1)
         mask = index >= start[:, None]
+        return self._logged(index, mask)
+
+    def events(self, first: Indices, counts: Indices) -> Feed:
+        """Inputs of `counts` [b] events each from places `first` [b] of the log on: [b, most], PAD on the right."""
+        steps = np.arange(max(int(counts.max(initial=0)), 1))
+        history = self._logged(first[:, None] + steps, steps < counts[:, None])
+        return {name: self.encoder.encode_sequence(item, history) for name, item in self._sequences.items()}
+
+    def _logged(self, index: Indices, mask: npt.NDArray[np.bool_]) -> Histories:
+        """Events at places of the log, int64 [b, w], under a mask."""
+        log = self.data.log
         index = np.where(mask, index, 0)
         items = np.where(mask, log.items[index], self.encoder.unknown_row)
         ratings = np.where(mask, log.ratings[index], np.nan)

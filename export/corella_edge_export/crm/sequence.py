@@ -41,14 +41,15 @@ class Block(nn.Module):
         kept: Tensor = self.kept(self.before(x)).unflatten(2, (2, self.d)).transpose(1, 2)
         return kept
 
-    def bias(self, places: Tensor, e: int) -> Tensor:
-        """float32 [heads, places, e]: what each distance from a place back to an event adds; -inf for later events.
+    def bias(self, places: Tensor, e: int, nearest: int) -> Tensor:
+        """float32 [heads, places, e]: what each distance from a place back to an event adds; -inf for hidden events.
 
-        An event at place i sees itself, at distance 0; a candidate has the place after the last event.
+        The `nearest` that is seen lies at distance 0 for an event, which sees itself, and at 1 for a candidate, whose
+        place is how many events came before.
         """
         far = places.unsqueeze(1) - torch.arange(e, device=places.device)
         bias = self.back[:, far.clamp(0, self.back.shape[1] - 1)]
-        return bias.masked_fill(far < 0, -math.inf)
+        return bias.masked_fill(far < nearest, -math.inf)
 
     def forward(self, x: Tensor, kept: Tensor, bias: Tensor) -> Tensor:
         """float32 [b, t, d] of queries x, from keys and values [b, 2, e, d] under a bias [b or 1, heads, t or 1, e]."""
@@ -97,7 +98,7 @@ class Sequence(FieldsModel):
         if self.dot:
             there = mask[:, -1:] if e else mask.new_zeros(mask.shape[0], 1)
             return self._product(feed, torch.where(there, end[:, -1], self.start))
-        bias = self._last.bias(torch.tensor([e], device=x.device), e).unsqueeze(0) + _hiding(mask)
+        bias = self._last.bias(torch.tensor([e], device=x.device), e, 1).unsqueeze(0) + _hiding(mask)
         user, item = self.user_side(feed, None, NO_EVENTS), self.item_side(feed)
         user = user.expand(item.shape[0], -1)
         asked = self.candidate(torch.cat([user, item], dim=1))
@@ -107,12 +108,7 @@ class Sequence(FieldsModel):
         return self._decide(user, item, found), [found]
 
     def along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
-        """Logits float32 [t] of rows that stand along b users' events, which are read once for all of a user's rows.
-
-        Args:
-            feed: inputs of the rows, [t, …] also on the user's side; those of the events [b, e], PAD on the right.
-            owners: int64 [t], whose each row is, ascending. places: int64 [t], how many of those events came before.
-        """
+        """As in `CrmModel`."""
         if self.dot:
             return self._product(feed, self.users_along(feed, owners, places))[0]
         x, _ = self._events(feed)
@@ -122,7 +118,7 @@ class Sequence(FieldsModel):
         table = x.new_zeros(x.shape[0], int(slots.max()) + 1, self.width)
         asked = table.index_put((owners, slots), self.candidate(torch.cat([user, item], dim=1)))
         at = places.new_zeros(table.shape[:2]).index_put((owners, slots), places)
-        bias = self._last.bias(torch.arange(x.shape[1] + 1, device=x.device), x.shape[1])[:, at].transpose(0, 1)
+        bias = self._last.bias(torch.arange(x.shape[1] + 1, device=x.device), x.shape[1], 1)[:, at].transpose(0, 1)
         return self._decide(user, item, self._last(asked, kept[-1], bias)[owners, slots])
 
     def users_along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
@@ -135,6 +131,11 @@ class Sequence(FieldsModel):
         """float32 [b, d], which products with `item_vectors` score; `end` is what the last block gives, [b, d]."""
         vectors: Tensor = self.last(end)
         return vectors if self.person is None else vectors + self.person(self.user_side(feed, None, NO_EVENTS))
+
+    def catalogue_scores(self, feed: dict[str, Tensor], items: dict[str, Tensor]) -> Tensor:
+        """float32 [b, n], the higher the sooner a user of `feed` likes an item of `items`: products, not logits."""
+        _, [users] = self.states(feed)
+        return users @ self.item_vectors(items).T
 
     def item_vectors(self, feed: dict[str, Tensor]) -> Tensor:
         """float32 [n, d]: what an item is by itself, its id and attributes."""
@@ -150,7 +151,7 @@ class Sequence(FieldsModel):
             kept = torch.cat([past[number].unsqueeze(0), block.keep(x)], dim=2)  # type: ignore[operator]
             found.append(kept[0])
             if self.dot or number < len(self.blocks) - 1:
-                x = block(x, kept, block.bias(torch.arange(p, e), e).unsqueeze(0))  # type: ignore[operator]
+                x = block(x, kept, block.bias(torch.arange(p, e), e, 0).unsqueeze(0))  # type: ignore[operator]
         if self.dot:
             found.append(torch.cat([past[-1], x.expand(2, -1, -1)], dim=1))
         return torch.stack(found)
@@ -160,7 +161,7 @@ class Sequence(FieldsModel):
         if self.dot:
             return self._product(feed, torch.cat([self.start.unsqueeze(0), states[-1, 0]])[-1:])[0]
         user, item, e = self.user_side(feed, None, NO_EVENTS), self.item_side(feed), states.shape[2]
-        bias = self._last.bias(torch.arange(e, e + 1), e).unsqueeze(0)
+        bias = self._last.bias(torch.arange(e, e + 1), e, 1).unsqueeze(0)
         asked = in_parts(self.candidate, user, item).unsqueeze(0)
         item = torch.cat([item, self._last(asked, states[-1].unsqueeze(0), bias)[0]], dim=1)
         return in_parts(nn.Sequential(*self.deep, self.head), user, item).squeeze(1)
@@ -182,7 +183,7 @@ class Sequence(FieldsModel):
         for number, block in enumerate(self.blocks):
             found.append(block.keep(x))  # type: ignore[operator]
             if self.dot or number < len(self.blocks) - 1:
-                bias = block.bias(torch.arange(e, device=x.device), e).unsqueeze(0) + hiding  # type: ignore[operator]
+                bias = block.bias(torch.arange(e, device=x.device), e, 0).unsqueeze(0) + hiding  # type: ignore[operator]
                 x = block(x, found[-1], bias)
         return found, x
 

@@ -61,7 +61,8 @@ class Task(Protocol):
         figures for the log, weighted alike; empty for a part without a sample."""
 
     def evaluate(self) -> Metrics:
-        """Validation metrics; "auc" (or the least "perplexity") decides which weights are kept."""
+        """Validation metrics; "ndcg" where there is one, else "auc" or the least "perplexity", decides which weights
+        are kept."""
 
     def trainable(self) -> dict[str, Tensor]:
         """The tensors to save and restore: all of a small model, adapters of a large one."""
@@ -157,6 +158,8 @@ def restore(task: Task, tensors: dict[str, Tensor]) -> None:
 
 def _merit(metrics: Metrics) -> float:
     """What decides which weights are kept; rows of one class have no AUC. Never nan, which nothing equals."""
+    if "ndcg" in metrics:
+        return float(metrics["ndcg"])
     if "auc" not in metrics:
         return -math.inf if math.isnan(metrics["perplexity"]) else -float(metrics["perplexity"])
     return -1.0 if math.isnan(metrics["auc"]) else float(metrics["auc"])
@@ -262,7 +265,7 @@ class _Training:
             found = [self.task.evaluate() if self.accelerator.is_main_process else None]
         metrics: Metrics = broadcast_object_list(found)[0]
         self._log("valid", {"loss": loss, **metrics})
-        shown = {name: f"{metrics[name]:.4f}" for name in ("auc", "perplexity") if name in metrics}
+        shown = {name: f"{metrics[name]:.4f}" for name in ("ndcg", "auc", "perplexity") if name in metrics}
         bar.set_postfix(loss=f"{loss:.4f}", **shown)
         state, merit = self.state, _merit(metrics)
         if state.best is None or merit > state.best:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
+from corella_edge.errors import BundleError  # noqa: E402
 from corella_edge.features.encoder import FeatureEncoder  # noqa: E402
-from corella_edge.features.schema import OOV, PAD  # noqa: E402
-from corella_edge.request import Candidate, Request, User  # noqa: E402
+from corella_edge.features.schema import PAD, Field, Schema  # noqa: E402
+from corella_edge.request import Candidate, Event, Request, User  # noqa: E402
+from corella_edge_export.crm.chunks import Chunks  # noqa: E402
 from corella_edge_export.crm.ensemble import new_crm  # noqa: E402
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema  # noqa: E402
 from corella_edge_export.crm.recipe import CrmRecipe  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
-from corella_edge_export.training.tasks.crm import tensors  # noqa: E402
+from corella_edge_export.data.rowset import history_needed  # noqa: E402
+from corella_edge_export.training.tasks.crm import predict, tensors  # noqa: E402
 from tiny_run import crm_recipe  # noqa: E402
 
 KEYS = {"kind": "sequence", "embedding_dim": 8, "heads": 2, "inner": 12, "hidden": (8,), "dropout": 0.5,
@@ -59,7 +65,7 @@ def users(fitted: Any) -> list[User]:
     long, short = int(positions.argmax()), int(positions.argmin())
     found = [request(fitted, row).user for row in (long, short)]
     odd = [(f"unknown {n}", event.rating) for n, event in enumerate(found[0].history)]
-    strange = User("nobody", {}, tuple(type(next(iter(found[0].history)))(i, r, None) for i, r in odd))
+    strange = User("nobody", {}, tuple(Event(i, r, None) for i, r in odd))
     return [*found, strange, User("nobody", {}, ())]
 
 
@@ -98,3 +104,72 @@ def test_one_candidate_is_scored_as_among_many_and_as_a_row(fitted: Any, encoder
             for feed in (tensors(padded), tensors(rows)):
                 torch.testing.assert_close(model(feed), many, rtol=1e-5, atol=1e-5)
         assert many.std() > 0
+
+
+@pytest.mark.parametrize("chosen", SHAPES, ids=NAMES)
+def test_rows_along_a_users_events_are_scored_as_each_by_itself(fitted: Any, encoder: Any, chosen: CrmRecipe) -> None:
+    model = make(encoder.schema, chosen)
+    rows = EncodedRows(fitted.data, "train", encoder)
+    chunks = Chunks(rows)
+    seen = []
+    for batch in chunks.batches(40):
+        along = chunks.along(batch)
+        seen += along.rows.tolist()
+        with torch.inference_mode():
+            found = model.along(tensors(along.feed), torch.tensor(along.owners), torch.tensor(along.places))
+            torch.testing.assert_close(found, model(tensors(rows.batch(along.rows))), rtol=1e-4, atol=1e-4)
+    assert sorted(seen) == list(range(len(rows)))
+    with torch.inference_mode():
+        expected = torch.sigmoid(model(tensors(rows.batch(np.arange(len(rows))))).double())
+    np.testing.assert_allclose(predict(model, rows), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_part_of_a_batch_is_those_chunks_alone(fitted: Any, encoder: Any) -> None:
+    chunks = Chunks(EncodedRows(fitted.data, "train", encoder))
+    batch = np.random.default_rng(2).permutation(len(chunks))[:9]
+    whole = chunks.along(batch)
+    for cut in (slice(0, None, 2), slice(1, None, 2), slice(3, 4)):
+        part, alone = whole.of(cut), chunks.along(batch[cut])
+        e = alone.events["history_items"].shape[1]
+        np.testing.assert_array_equal(part.rows, alone.rows)
+        np.testing.assert_array_equal(part.owners, alone.owners)
+        np.testing.assert_array_equal(part.places, alone.places)
+        np.testing.assert_array_equal(part.events["history_items"][:, :e], alone.events["history_items"])
+        assert not part.events["history_items"][:, e:].any()
+        np.testing.assert_array_equal(part.beside["item_id"], alone.beside["item_id"])
+
+
+@given(st.integers(0, 400), st.integers(1, 60), st.integers(1, 60))
+def test_a_sequence_begins_at_a_multiple_of_its_block(events: int, length: int, block: int) -> None:
+    block = min(block, length)
+    item = Field("s", "sequence", "user", "item", "item_id", length, {"block": block} if block > 1 else {})
+    kept = item.kept(events)
+    assert (events - kept) % block == 0
+    assert kept == events if events <= length else length - block < kept <= length
+    assert item.kept(np.array([events])).tolist() == [kept]
+
+
+@pytest.mark.parametrize("block", [0, 8, 2.0, True, "3"])
+def test_a_block_that_is_none_is_refused(encoder: Any, block: Any) -> None:
+    fields = [replace(f, args={"block": block}) if f.name == "history_items" else f for f in encoder.schema.fields]
+    with pytest.raises(BundleError, match="history_items: args: block must be a whole number from 1 to its length, 7"):
+        Schema(tuple(fields), encoder.schema.vocabularies)
+
+
+def test_schemas_without_a_block_are_as_they_were(fitted: Any) -> None:
+    fields = fit_schema(fitted.data, replace(SHAPES[0].features, history_block=1)).to_json()["fields"]
+    assert not any("block" in item["args"] for item in fields)
+    assert fitted.encoder.schema.block == 1
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_row_is_the_request_it_stands_for_also_with_a_block(fitted: Any, encoder: Any, split: str) -> None:
+    rows = EncodedRows(fitted.data, split, encoder)
+    cut = history_needed(encoder.schema, None)
+    for row in range(0, len(rows), 7):
+        user, place = int(rows.split.users[row]), int(rows.split.positions[row])
+        for most, block in ((None, 1), (cut.events, cut.block)):
+            request = fitted.data.request(user, place, [0], most, block=block)
+            feed, _ = encoder.encode(request.user, request.candidates or ())
+            for item in encoder.schema.of("sequence"):
+                np.testing.assert_array_equal(feed[item.name], rows.batch(np.array([row]))[item.name])

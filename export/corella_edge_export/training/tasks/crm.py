@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from corella_edge import metrics
 from corella_edge_export.crm.base import CrmModel
+from corella_edge_export.crm.chunks import Chunks
 from corella_edge_export.crm.ensemble import members_of
 from corella_edge_export.crm.levels import UserLevels
 from corella_edge_export.crm.recipe import CrmRecipe
@@ -91,8 +92,17 @@ def stage(stages: Stages) -> tuple[CrmTask, Schedule]:
     """The stage `crm`: a new CRM."""
     run = stages.run
     r = run.recipe.crm
-    task = CrmTask(run.new_crm(), stages.rows("train"), stages.rows("valid"), r, run.recipe.seed)
+    model = run.new_crm()
+    task = _task_of(model, r)(model, stages.rows("train"), stages.rows("valid"), r, run.recipe.seed)
     return task, Schedule(r.learning_rate, r.weight_decay, r.epochs, r.evaluations, r.patience)
+
+
+def _task_of(model: CrmModel, recipe: CrmRecipe) -> type[CrmTask]:
+    from corella_edge_export.training.tasks import sequences  # which builds on this module
+
+    if not model.remembers:
+        return CrmTask
+    return sequences.NextItemTask if recipe.family.ranks else sequences.SequencesTask
 
 
 def tensors(feed: dict[str, Any], place: torch.device | str = "cpu") -> dict[str, Tensor]:
@@ -100,12 +110,25 @@ def tensors(feed: dict[str, Any], place: torch.device | str = "cpu") -> dict[str
     return {name: torch.from_numpy(np.ascontiguousarray(value)).to(place) for name, value in feed.items()}
 
 
-def predict(model: nn.Module, rows: EncodedRows) -> npt.NDArray[np.float64]:
+def predict(model: CrmModel, rows: EncodedRows) -> npt.NDArray[np.float64]:
     """P(label = 1), float64 [n], of all rows."""
-    index = np.arange(len(rows), dtype=np.int64)
-    chunks = [index[i : i + EVALUATION_BATCH] for i in range(0, len(index), EVALUATION_BATCH)]
     model.eval()
-    place = device_of(model)
     with torch.inference_mode():
-        logits = [model(tensors(rows.batch(chunk), place)).cpu() for chunk in chunks]
-    return torch.sigmoid(torch.cat(logits).double()).numpy()
+        logits = _logits_along(model, rows) if model.remembers else _logits(model, rows)
+    return torch.sigmoid(logits.double()).numpy()
+
+
+def _logits(model: CrmModel, rows: EncodedRows) -> Tensor:
+    index, place = np.arange(len(rows), dtype=np.int64), device_of(model)
+    chunks = [index[i : i + EVALUATION_BATCH] for i in range(0, len(index), EVALUATION_BATCH)]
+    return torch.cat([model(tensors(rows.batch(chunk), place)).cpu() for chunk in chunks])
+
+
+def _logits_along(model: CrmModel, rows: EncodedRows) -> Tensor:
+    """The same, from events that are read once for all rows of a user."""
+    found, chunks, place = torch.zeros(len(rows)), Chunks(rows), device_of(model)
+    for batch in chunks.batches(EVALUATION_BATCH):
+        along = chunks.along(batch)
+        where = tensors({"owners": along.owners, "places": along.places}, place)
+        found[along.rows] = model.along(tensors(along.feed, place), **where).cpu()
+    return found
