@@ -275,6 +275,11 @@ class CrmRecipe:
         return found
 
     @property
+    def knows_ids(self) -> bool:
+        """Whether anything of the model is learnt of a single user or item."""
+        return not isinstance(self.family, TextSequenceRecipe)
+
+    @property
     def model(self) -> str:
         """The family's name."""
         return FAMILIES[self.kind]

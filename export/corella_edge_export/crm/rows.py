@@ -113,7 +113,9 @@ class EncodedRows:
         """Inputs of `counts` [b] events each from places `first` [b] of the log on: [b, most], PAD on the right."""
         steps = np.arange(max(int(counts.max(initial=0)), 1))
         history = self._logged(first[:, None] + steps, steps < counts[:, None])
-        return {name: self.encoder.encode_sequence(item, history) for name, item in self._sequences.items()}
+        schema = self.encoder.schema
+        found = {item.name: self.encoder.encode_sequence(item, history) for item in schema.of("sequence")}
+        return found | {item.name: history.rows for item in schema.of("vectors")}
 
     def _logged(self, index: Indices, mask: npt.NDArray[np.bool_]) -> Histories:
         """Events at places of the log, int64 [b, w], under a mask."""

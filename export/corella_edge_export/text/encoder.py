@@ -66,6 +66,10 @@ class SentenceEncoder(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """float32 [n, width]."""
         states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.pooled(states, attention_mask)
+
+    def pooled(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Vectors of the last layer's hidden states, float32 [n, length, hidden]."""
         if self.pooling == "mean":
             weight = attention_mask.unsqueeze(-1).to(states.dtype)
             vectors = (states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1e-9)

@@ -71,6 +71,7 @@ class TunedEncoder(nn.Module):
                 f"recipe, crm, text_sequence, train_layers: the encoder has {len(stack)} layers, {layers} cannot learn"
             )
         self.encoder, self.texts = encoder, Texts(tokenizer, texts)
+        self.worded = torch.tensor([bool(text) for text in texts])
         self.fixed = len(stack) - layers
         self.upper = list(stack[self.fixed :])
         learning: list[nn.Module] = self.upper if self.fixed else [encoder.model.embeddings, *self.upper]
@@ -110,16 +111,17 @@ class TunedEncoder(nn.Module):
         self._below = kept
 
     def vectors(self, rows: Indices) -> Tensor:
-        """float32 [n, width] of texts, through which the upper layers learn."""
+        """float32 [n, width] of texts, through which the upper layers learn; zeros of an empty text."""
         at, there = (torch.from_numpy(found) for found in self.texts.places(rows))
         if self._below is None:
             states = self._lower(torch.from_numpy(self.texts.ids)[at], there)
         else:
             states = self._below[at].to(self._device).float()
-        return self.encoder.pooled(self._higher(states, there), there.to(self._device).long())
+        found: Tensor = self.encoder.pooled(self._higher(states, there), there.to(self._device).long())
+        return found * self.worded[rows].to(self._device).unsqueeze(1)
 
     def all_vectors(self, told: Told = lambda count: None) -> npt.NDArray[np.float32]:
-        """The vectors of all texts as they are now, float32 [texts, width]; zeros of an empty text."""
+        """The vectors of all texts as they are now, float32 [texts, width]."""
         found = np.zeros((len(self.texts), self.encoder.width), np.float32)
         with torch.inference_mode():
             for rows in self._like():

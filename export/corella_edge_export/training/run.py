@@ -35,7 +35,7 @@ from corella_edge.request import User
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.ensemble import new_crm
 from corella_edge_export.crm.fitted.items import folds
-from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema
+from corella_edge_export.crm.fitted.schema import catalog_of, events_schema, fit_schema
 from corella_edge_export.crm.recipe import NumberRecipe, flat, nested
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.llm import model as llm
@@ -108,7 +108,8 @@ class Run:
 
     def _fitted(self) -> tuple[Schema, Catalog]:
         features = self.recipe.crm.features
-        return fit_schema(self.data, features), catalog_of(self.data, features)
+        fit = fit_schema if self.recipe.crm.knows_ids else events_schema
+        return fit(self.data, features), catalog_of(self.data, features)
 
     def parts(self) -> Iterator[tuple[npt.NDArray[np.bool_], FeatureEncoder]]:
         """Folds of users with an encoder of their training rows, whose items' numbers come from the other folds."""
