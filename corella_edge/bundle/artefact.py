@@ -24,7 +24,7 @@ from corella_edge.errors import BundleError, InputError, NoBundleError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema, Vocabulary, bucket_counts, vocabulary_names
 from corella_edge.features.tables import stored_form
-from corella_edge.features.vectors import VECTORS, map_vectors, write_vectors
+from corella_edge.features.vectors import VECTORS, map_vectors
 from corella_edge.formats.arrays import map_arrays, write_arrays
 from corella_edge.formats.strict_json import JsonError, unique
 from corella_edge.formats.text_table import LARGE, TextTable, table_arrays
@@ -312,14 +312,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_schema(folder: Path, schema: Schema, catalog: Catalog) -> None:
-    """schema.json (written last), the vocabularies, catalog.jsonl, and text.safetensors where there are vectors."""
+    """schema.json (written last), the vocabularies and catalog.jsonl; the items' vectors are written by themselves."""
     (folder / "vocab").mkdir(exist_ok=True)
     for vocab in schema.vocabularies.values():
         _write_vocabulary(folder / "vocab", vocab)
     with (folder / LINES).open("w", encoding="utf-8") as file:
         file.writelines(catalog.lines())
-    if catalog.vectors is not None:
-        write_vectors(folder / VECTORS, catalog.vectors)
     write_file(folder / "schema.json", json.dumps(schema.to_json(), ensure_ascii=False, indent=1).encode())
 
 

@@ -208,6 +208,10 @@ def _check_crm(crm: CrmRecipe, where: Place) -> None:
             )
     for problem in crm.features.problems():
         raise RecipeError(f"{where.at('features')}: {problem}")
+    for problem in crm.text.problems():
+        raise RecipeError(f"{where.at('text')}: {problem}")
+    if crm.text.tuned and crm.members > 1:
+        raise RecipeError(f"{where.at('text', 'tuned')}: a bundle has one table of vectors, so members must be 1")
     for problem in crm.family.problems():
         raise RecipeError(f"{where.at(section_of(crm.kind))}: {problem}")
 

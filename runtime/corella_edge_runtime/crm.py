@@ -43,7 +43,7 @@ class Crm:
         Raises:
             BundleError: a graph cannot be loaded or does not fit the schema, or one of the two is missing.
         """
-        graph = _Graph(path, threads)
+        graph = Graph(path, threads)
         self.provider, self.warning = graph.provider, graph.warning
         self._item_inputs = {f.name for f in schema.fields if f.side == "item"}
         self.reader = _reader(graph, path, schema, threads, memory)
@@ -92,7 +92,7 @@ class Crm:
         return result
 
 
-class _Graph:
+class Graph:
     """An opened file.
 
     Attributes:
@@ -136,7 +136,7 @@ class _Graph:
         return found
 
 
-def _reader(scorer: _Graph, path: Path, schema: Schema, threads: int, memory: int) -> EventReader | None:
+def _reader(scorer: Graph, path: Path, schema: Schema, threads: int, memory: int) -> EventReader | None:
     """What reads the events for a graph that takes states; None for one that takes the events themselves."""
     file = path.with_name(events_file(path.name))
     if not file.exists():
@@ -145,7 +145,7 @@ def _reader(scorer: _Graph, path: Path, schema: Schema, threads: int, memory: in
         return None
     if STATES not in scorer.shapes:
         raise BundleError(f"{file.name}: stands beside {path.name}, which takes no states of events")
-    graph = _Graph(file, threads)
+    graph = Graph(file, threads)
     shape = _states_shape(graph, PAST)
     if shape != _states_shape(scorer, STATES):
         raise BundleError(f"{file.name}: its states are not those that {path.name} takes")
@@ -157,7 +157,7 @@ def _reader(scorer: _Graph, path: Path, schema: Schema, threads: int, memory: in
     return reader
 
 
-def _states_shape(graph: _Graph, name: str) -> tuple[int, int]:
+def _states_shape(graph: Graph, name: str) -> tuple[int, int]:
     """(layers, d) of an input [layers, 2, e, d]."""
     found = graph.shapes.get(name, [])
     if len(found) != 4 or found[1] != 2 or not all(type(found[i]) is int and found[i] > 0 for i in (0, 3)):
@@ -175,7 +175,7 @@ def _event_fields(file: str, names: Sequence[str], schema: Schema) -> list[Field
     return fields
 
 
-def _read_by(graph: _Graph) -> Callable[[Feed, States], States]:
+def _read_by(graph: Graph) -> Callable[[Feed, States], States]:
     def read(events: Feed, past: States) -> States:
         found: States = graph.run(graph.outputs, {**events, PAST: past}, None)[0]
         return found
@@ -183,7 +183,7 @@ def _read_by(graph: _Graph) -> Callable[[Feed, States], States]:
     return read
 
 
-def _try_reader(graph: _Graph, fields: Sequence[Field], schema: Schema, shape: tuple[int, int]) -> None:
+def _try_reader(graph: Graph, fields: Sequence[Field], schema: Schema, shape: tuple[int, int]) -> None:
     """Two events with the last row of every table, after one."""
     layers, width = shape
     past = np.zeros((layers, 2, 1, width), np.float32)
@@ -194,7 +194,7 @@ def _try_reader(graph: _Graph, fields: Sequence[Field], schema: Schema, shape: t
         raise BundleError(f"{graph.name}: does not give finite states {list(wanted)} in float32 for three events")
 
 
-def _check_scorer(graph: _Graph, schema: Schema, reader: EventReader | None) -> None:
+def _check_scorer(graph: Graph, schema: Schema, reader: EventReader | None) -> None:
     """The other fields and, where events are read elsewhere, their states; two candidates with the last rows."""
     fields = [field for field in schema.fields if reader is None or field.name not in reader.names]
     feed = {field.name: _extreme(field, schema) for field in fields}

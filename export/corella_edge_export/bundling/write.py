@@ -23,6 +23,7 @@ from corella_edge.errors import ExportError, InputError, UnknownValueError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema
 from corella_edge.features.unseen import Refusal
+from corella_edge.features.vectors import VECTORS, write_vectors
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidates, Request
 from corella_edge_export.bundling import verify
@@ -66,6 +67,7 @@ class Export:
         self.schema: Schema
         self.catalog: Catalog
         self.schema, self.catalog = run.fit_inputs()
+        self.catalog.vectors = run.served_vectors()
         self.encoder = FeatureEncoder(self.schema, self.catalog)
         self.prompts: PromptEncoder = run.prompt_encoder(self.catalog)
         self.differences: dict[str, float] = {}
@@ -101,6 +103,8 @@ class Export:
     def write_inputs(self) -> None:
         bundle.write_schema(self.folder, self.schema, self.catalog)
         bundle.write_catalog_tables(self.folder, self.schema, self.catalog)
+        if self.catalog.vectors is not None:
+            write_vectors(self.folder / VECTORS, self.catalog.vectors)
         tokens = {"yes": self.prompts.tokens.yes, "no": self.prompts.tokens.no, "bos": self.prompts.tokens.bos}
         self._json("prompt.json", {"template": self.prompts.template.to_json(), "tokens": tokens})
         if types := self.run.data.info.get("history", {}).get("types"):
@@ -236,7 +240,9 @@ class Export:
     def seal(self) -> None:
         options, run = self.options, self.run
         recipe = json.loads((run.folder / "run.json").read_text("utf-8"))["recipe"]
-        recipe["llm"]["path"] = Path(recipe["llm"]["path"]).name  # folders are the machine's own business
+        for section in (recipe["llm"], recipe["crm"].get("text", {})):
+            if "path" in section:
+                section["path"] = Path(section["path"]).name  # folders are the machine's own business
         about = {
             "recipe": recipe,
             "data": {key: run.data.info.get(key) for key in ("name", "licence", "redistributable", "notes", "sources")},

@@ -63,7 +63,7 @@ def new_crm(schema: Schema, recipe: CrmRecipe, vectors: npt.NDArray[Any] | None 
     if inputs and vectors is not None:
         table = torch.from_numpy(vectors.astype(np.float32))
         for part in inputs:
-            part.start(table, tuned=False)
+            part.start(table, tuned=recipe.text.tuned)
     return model
 
 

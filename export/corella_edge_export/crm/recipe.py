@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from corella_edge.features.schema import LONGEST, MOST_BUCKETS
 from corella_edge_export.recipe_keys import from_zero, positive, share, signed
+from corella_edge_export.text.recipe import TextRecipe
 
 # The families: `kind` in a recipe, which also names the family's section and module (`section_of`) → the class there.
 FAMILIES = {"dcnv2": "DCNv2", "din": "DIN", "sequence": "Sequence", "text-sequence": "TextSequence"}
@@ -258,6 +259,7 @@ class CrmRecipe:
     evaluations: int = 2
     patience: int = 3
     features: FeaturesRecipe = field(default_factory=FeaturesRecipe)
+    text: TextRecipe = field(default_factory=TextRecipe)
     dcnv2: DcnRecipe = field(default_factory=DcnRecipe)
     din: DinRecipe = field(default_factory=DinRecipe)
     sequence: SequenceRecipe = field(default_factory=SequenceRecipe)
@@ -291,10 +293,13 @@ class CrmRecipe:
 
 
 def flat(table: dict[str, Any]) -> dict[str, Any]:
-    """A CRM's table (`CrmRecipe.table`) with the keys of its sections beside its own: how stages are told apart."""
-    found = {name: value for name, value in table.items() if not isinstance(value, dict)}
-    for section in table.values():
-        found |= section if isinstance(section, dict) else {}
+    """A CRM's table (`CrmRecipe.table`) with the keys of its sections beside its own: how stages are told apart.
+
+    That of the words stays a section: it has keys that [llm] has, too.
+    """
+    found = {name: value for name, value in table.items() if not isinstance(value, dict) or name == "text"}
+    for name, section in table.items():
+        found |= section if isinstance(section, dict) and name != "text" else {}
     return found
 
 

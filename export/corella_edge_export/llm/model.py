@@ -55,14 +55,16 @@ def check_checkpoint(recipe: LlmRecipe) -> str:
 
 
 def base_of(recipe: LlmRecipe) -> str:
-    """Identifies the weights that adapters were trained on: hash of the sizes and samples of their files.
+    """Identifies the weights that adapters were trained on; empty for a model from scratch."""
+    return "" if recipe.source == "scratch" else weights_of(Path(recipe.path))
+
+
+def weights_of(folder: Path) -> str:
+    """Identifies a checkpoint's weights: hash of its config, and of the sizes and samples of its files.
 
     Reading gigabytes at every command would take minutes; the beginning, middle and end of each file tell
-    another model, or another fine-tuning of the same one, apart. Empty for a model from scratch.
+    another model, or another fine-tuning of the same one, apart.
     """
-    if recipe.source == "scratch":
-        return ""
-    folder = Path(recipe.path)
     found = hashlib.sha256(json.dumps(pretrained.read_config(folder), sort_keys=True).encode())
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
         size = path.stat().st_size

@@ -142,7 +142,8 @@ def _together(found: Sequence[tuple[Json, list[Json]]], settings: StudySettings)
 def _about(recipe: Recipe, data: PreparedData, settings: StudySettings) -> Json:
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     table = table_of(recipe)
-    table["llm"]["path"] = Path(recipe.llm.path).name  # folders are the machine's own business
+    for section in (table["llm"], table["crm"]["text"]):
+        section["path"] = Path(section["path"]).name  # folders are the machine's own business
     return {
         "what": "study", "recipe": table, "name": recipe.name,
         "data": data.info["name"], "notes": [*data.info.get("notes", []), *shared_by_seeds(recipe), *_parts(data)],

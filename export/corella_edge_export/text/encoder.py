@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from corella_edge.errors import InputError
 
-KNOWN = ("bert", "distilbert", "roberta", "xlm-roberta", "mpnet", "electra", "camembert")  # config.model_type
+# config.model_type; the first ones would make a layer above [CLS] that nothing here reads, and some files lack.
+WITH_POOLER = ("bert", "roberta", "xlm-roberta", "mpnet", "camembert")
+KNOWN = (*WITH_POOLER, "distilbert", "electra")
 MODULES, POOLING = "modules.json", "1_Pooling"
 _MEAN, _CLS = "pooling_mode_mean_tokens", "pooling_mode_cls_token"
 
@@ -41,16 +43,16 @@ class SentenceEncoder(nn.Module):
                 f"known here ({', '.join(KNOWN)})"
             )
         self.pooling, self.normalises = _modules(folder)
+        plain = {"add_pooling_layer": False} if config["model_type"] in WITH_POOLER else {}
         try:
             self.model, found = AutoModel.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32, output_loading_info=True,
-                attn_implementation="eager",
+                attn_implementation="eager", **plain,
             )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - transformers and safetensors raise of all kinds
             raise InputError(f"{folder}: the encoder cannot be read ({str(error).splitlines()[0]})") from None
-        missing = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
-        if missing or found["mismatched_keys"]:
-            raise InputError(f"{folder}: its weights do not fit config.json: {sorted(map(str, missing))[:3]}")
+        if lacking := [*found["missing_keys"], *found["mismatched_keys"]]:
+            raise InputError(f"{folder}: its weights do not fit config.json: {sorted(map(str, lacking))[:3]}")
         for name, weight in self.model.named_parameters():
             if not torch.isfinite(weight).all():
                 raise InputError(f"{folder}: the weight {name} holds a number that is not finite")
@@ -69,7 +71,7 @@ class SentenceEncoder(nn.Module):
         return self.pooled(states, attention_mask)
 
     def pooled(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Vectors of the last layer's hidden states, float32 [n, length, hidden]."""
+        """float32 [n, width] of the last layer's hidden states, float32 [n, length, hidden]."""
         if self.pooling == "mean":
             weight = attention_mask.unsqueeze(-1).to(states.dtype)
             vectors = (states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1e-9)

@@ -16,6 +16,7 @@ from corella_edge_export.data.rowset import RowSet, choose_rows, history_needed
 from corella_edge_export.llm import model as llm
 from corella_edge_export.llm.to_gguf import check_tokens, write_vocabulary
 from corella_edge_export.recipe import Recipe
+from corella_edge_export.text import vectors as text_vectors
 from corella_edge_export.training.run import Run
 from corella_edge_export.training.tasks import text as plain_text
 from corella_edge_runtime.llm.llama.binding import Model
@@ -44,6 +45,7 @@ def check(recipe: Recipe, data: PreparedData) -> str:
 def check_attributes(recipe: Recipe, data: PreparedData) -> None:
     """Raises InputError if the recipe names an attribute that the data have not: a prompt would be without it."""
     check_features(data, recipe.crm.features, f"recipe {recipe.name}")
+    text_vectors.check(recipe, data)
     items, users = ["title", *data.item_attributes], list(data.user_attributes)
     if MEAN_RATING in recipe.prompt.item_fields and rated(data):
         items.append(MEAN_RATING)

@@ -3,6 +3,7 @@
 run.json              recipe, fingerprints of data, checkpoint and plain text: a run goes on only with the same ones
 schema.json  vocab/   fitted on the training rows
 catalog.jsonl
+text.safetensors      the items' text vectors, where the recipe has them (`text.vectors`)
 tokenizer/            of a model from scratch
 text/ crm/ llm/ joint/ continuation/
                       one folder a stage: metrics.jsonl  best.safetensors  checkpoint.json  stage.json
@@ -30,6 +31,8 @@ from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, CorellaError, InputError, InterruptedRunError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema
+from corella_edge.features.vectors import as_float16
+from corella_edge.formats.arrays import Array
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
 from corella_edge_export.crm.base import CrmModel
@@ -42,6 +45,8 @@ from corella_edge_export.llm import model as llm
 from corella_edge_export.llm import tokenizer
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_of_run, table_of
+from corella_edge_export.text import vectors as text_vectors
+from corella_edge_export.text.recipe import TextRecipe
 from corella_edge_export.training import checkpoint
 from corella_edge_export.training.align import Alignment, pairs_for
 from corella_edge_export.training.stage import STAGES, last_of, named
@@ -54,7 +59,7 @@ LATER: dict[str, Any] = {
     "kind": "dcnv2", "item_quality": False, "item_text": [], "item_vectors": 0, "user_level": False,
     "user_leaning": False, "history_pace": False, "embedding_std": 0.05, "members": 1, "fusion": "replace",
     "blocks": 0, "item_number": asdict(NumberRecipe()), "text_words": 32, "text_buckets": 4096, "sequence_length": 16,
-    "unknown": {}, "history_block": 1,
+    "unknown": {}, "text": json.loads(json.dumps(asdict(TextRecipe()))), "history_block": 1,
 }  # fmt: skip
 
 
@@ -92,6 +97,8 @@ class Run:
         if about["data"] != fingerprint(data):
             raise InputError(f"{folder}: was trained on other data than {data.root}")
         recipe = at_checkpoint(recipe_of_run(about["recipe"], str(folder)), checkpoint)
+        if about.get("vectors", "") != text_vectors.identity(recipe):
+            raise InputError(f"{recipe.crm.text.path}: is not what the vectors of {folder} were made by")
         if about.get("checkpoint", "") != llm.base_of(recipe.llm):
             raise InputError(f"{recipe.llm.path}: is not the checkpoint that {folder} was trained on")
         return cls(folder, recipe, data)
@@ -109,7 +116,14 @@ class Run:
     def _fitted(self) -> tuple[Schema, Catalog]:
         features = self.recipe.crm.features
         fit = fit_schema if self.recipe.crm.knows_ids else events_schema
-        return fit(self.data, features), catalog_of(self.data, features)
+        schema, catalog = fit(self.data, features), catalog_of(self.data, features)
+        if self.recipe.crm.text.source:
+            schema = text_vectors.with_text(schema, self.recipe, self.text_vectors().shape[1])
+        return schema, catalog
+
+    def text_vectors(self, reuse: tuple[Path, ...] = (), quiet: bool = False) -> Array:
+        """float16 [items, width], the items' text vectors before any training; see `text.vectors.item_vectors`."""
+        return text_vectors.item_vectors(self.folder, self.recipe, self.data, reuse, quiet)
 
     def parts(self) -> Iterator[tuple[npt.NDArray[np.bool_], FeatureEncoder]]:
         """Folds of users with an encoder of their training rows, whose items' numbers come from the other folds."""
@@ -127,6 +141,13 @@ class Run:
         torch.manual_seed(self.recipe.seed)
         schema, catalog = self.fit_inputs()
         return new_crm(schema, self.recipe.crm, catalog.vectors)
+
+    def served_vectors(self) -> Array | None:
+        """float16 [items, width], what a bundle has: those that training began with, or what it made of them."""
+        _, catalog = self.fit_inputs()
+        if not self.recipe.crm.text.tuned:
+            return catalog.vectors
+        return as_float16(self.crm().state_dict()["text.table"].numpy())
 
     def crm(self, stage: str | None = None) -> CrmModel:
         """The trained CRM: after the last stage of the recipe that trains it, or after the named one."""
@@ -243,7 +264,8 @@ def hold(folder: Path, recipe: Recipe, data: PreparedData, label: str = "run.jso
     fresh = not (folder / label).exists()
     settings = deciding(table_of(recipe))
     later = {
-        "checkpoint": llm.base_of(recipe.llm), "texts": [plain_text.digest(file) for file in recipe.llm.text.files]
+        "checkpoint": llm.base_of(recipe.llm), "texts": [plain_text.digest(file) for file in recipe.llm.text.files],
+        "vectors": text_vectors.identity(recipe),
     }  # fmt: skip
     same, notes = {"recipe": settings, "data": fingerprint(data), **later}, {"data_folder": str(data.root.resolve())}
     with atomic.resumable_folder(folder, label, same, notes, lambda about: settled({**later, **about})):
@@ -261,7 +283,7 @@ def _clear(folder: Path, label: str) -> None:
     """Remove what a run writes before anything is trained, and the folder where nothing else is in it."""
     for name in ("vocab", "tokenizer", *(stage.name for stage in STAGES)):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("schema.json", "catalog.jsonl", label):
+    for name in ("schema.json", "catalog.jsonl", *text_vectors.FILES, label):
         (folder / name).unlink(missing_ok=True)
     for place in (*(path for path in folder.iterdir() if path.is_dir()), folder):
         if not any(place.iterdir()):
@@ -273,7 +295,10 @@ def settled(about: dict[str, Any]) -> dict[str, Any]:
     """What was begun, without what decides no weights: the export, and the place of a checkpoint known by its hash."""
     recipe = {name: value for name, value in about["recipe"].items() if name != "export"}
     place = {name: value for name, value in recipe["llm"].items() if name != "path"}
-    return {**about, "recipe": {**recipe, "llm": place, "crm": flat(nested(recipe.get("crm", {})))}}
+    crm = flat(nested(recipe.get("crm", {})))
+    if "text" in crm:
+        crm["text"] = {name: value for name, value in crm["text"].items() if name != "path"}
+    return {**about, "recipe": {**recipe, "llm": place, "crm": crm}}
 
 
 def deciding(settings: Any) -> Any:
@@ -286,7 +311,7 @@ def deciding(settings: Any) -> Any:
 
 def _is_later(name: str, value: Any) -> bool:
     """Whether a key is one of LATER that has its default."""
-    return name in LATER and (list(value) if isinstance(value, tuple) else value) == LATER[name]
+    return name in LATER and json.loads(json.dumps(value, default=dict)) == LATER[name]
 
 
 def data_of(folder: Path, data: Path | None) -> PreparedData:

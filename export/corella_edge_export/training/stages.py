@@ -32,6 +32,7 @@ from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.llm import model as llm
 from corella_edge_export.llm import tokenizer
 from corella_edge_export.recipe import Recipe
+from corella_edge_export.text import vectors as text_vectors
 from corella_edge_export.training import checkpoint, loop, metrics_log
 from corella_edge_export.training.checks import check, check_prompts
 from corella_edge_export.training.run import Run, deciding, hold, load_into, read_json
@@ -55,7 +56,10 @@ def train(
     with hold(folder, recipe, data) if place.is_main_process else nullcontext():
         place.wait_for_everyone()
         with place.main_process_first():
-            stages = Stages(Run(folder, recipe, data, llm.base_dtype(recipe.llm, place.device.type)), quiet)
+            run = Run(folder, recipe, data, llm.base_dtype(recipe.llm, place.device.type))
+            if recipe.crm.text.source:
+                run.text_vectors(reuse, quiet)
+            stages = Stages(run, quiet)
         if place.is_main_process:
             check_prompts(stages.run)
         place.wait_for_everyone()
@@ -80,12 +84,16 @@ def keys(recipe: Recipe, data: PreparedData) -> dict[str, str]:
     base: dict[str, Any] = {"data": fingerprint(data), "prompt": recipe.prompt.to_json()}
     base["checkpoint"] = llm.base_of(recipe.llm)
     base["texts"] = [plain_text.digest(file) for file in recipe.llm.text.files]
-    placeless = replace(recipe, llm=replace(recipe.llm, path=""))  # the checkpoint is known by its hash
+    if recipe.crm.text.source:
+        base["vectors"] = text_vectors.identity(recipe)
+    crm = replace(recipe.crm, text=replace(recipe.crm.text, path=""))
+    placeless = replace(recipe, crm=crm, llm=replace(recipe.llm, path=""))  # both are known by their hashes
     found: dict[str, str] = {}
     for stage in enabled(recipe):
         parts = [_deciding(need, placeless, found) for need in stage.needs]
         reads: dict[str, Any] = {} if "llm" in stage.trains else {"texts": []}
-        text = json.dumps([stage.name, {**base, **reads}, parts], sort_keys=True, default=dict)
+        known = base if "crm" in stage.trains else {name: value for name, value in base.items() if name != "vectors"}
+        text = json.dumps([stage.name, {**known, **reads}, parts], sort_keys=True, default=dict)
         found[stage.name] = hashlib.sha256(text.encode()).hexdigest()
     return found
 

@@ -23,6 +23,7 @@ from corella_edge.catalog import LAYOUT, LINES, TABLES, Catalog
 from corella_edge.errors import BundleError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema
+from corella_edge.features.vectors import VECTORS, write_vectors
 from corella_edge.formats.arrays import map_arrays, write_arrays
 from corella_edge.formats.text_table import TextTable
 from corella_edge.request import Candidate, Event, User
@@ -38,6 +39,7 @@ def folder(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A catalogue and vocabularies of at least four entries are large here."""
     monkeypatch.setattr(artefact, "LARGE", 4)
     write_schema(tmp_path, world.schema, world.catalog)
+    write_vectors(tmp_path / VECTORS, world.catalog.vectors)
     write_catalog_tables(tmp_path, world.schema, world.catalog)
     return tmp_path
 
@@ -156,6 +158,7 @@ def test_an_empty_catalogue_is_no_large_one(tmp_path: Path, world: Any) -> None:
     nothing = Catalog([], [])
     nothing.vectors = world.catalog.vectors[:0]
     write_schema(tmp_path, world.schema, nothing)
+    write_vectors(tmp_path / VECTORS, nothing.vectors)
     write_catalog_tables(tmp_path, world.schema, nothing)
     assert not (tmp_path / TABLES).exists()
     assert isinstance(read_schema(tmp_path)[0], Schema)

@@ -93,6 +93,7 @@ def test_the_words_of_an_item() -> None:
 
 def test_vectors_survive_their_file_and_are_mapped(world: Any, tmp_path: Path) -> None:
     write_schema(tmp_path, world.schema, world.catalog)
+    write_vectors(tmp_path / VECTORS, world.catalog.vectors)
     schema, catalog = read_schema(tmp_path)
     assert schema.fields == world.schema.fields
     np.testing.assert_array_equal(catalog.vectors, world.catalog.vectors)
