@@ -25,7 +25,7 @@ Told = Callable[[int], Any]
 
 
 class Texts:
-    """Texts in tokens: those of text i are `ids[offsets[i]:offsets[i + 1]]`, int64; `special` is true of [CLS] and such."""
+    """Texts in tokens: those of text i are `ids[offsets[i]:offsets[i + 1]]`, int64; [CLS] and such are `special`."""
 
     def __init__(self, tokenizer: Any, texts: Sequence[str]) -> None:
         found = tokenizer.encode_batch(list(texts))
@@ -77,7 +77,7 @@ class TunedEncoder(nn.Module):
         learning: list[nn.Module] = self.upper if self.fixed else [encoder.model.embeddings, *self.upper]
         for part in learning:
             part.requires_grad_(True)
-        self.mask_token = tokenizer.token_to_id("[MASK]") or tokenizer.token_to_id("<mask>")
+        self.mask_token = tokenizer.token_to_id("[MASK]") or tokenizer.token_to_id("<mask>") or None
         d = encoder.config.hidden_size
         # BERT's head over the words (arXiv 1810.04805), which a sentence encoder has lost.
         self.words = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.LayerNorm(d))
@@ -130,9 +130,9 @@ class TunedEncoder(nn.Module):
         return found
 
     def hidden_words(self, rows: Indices, share: float, rng: np.random.Generator) -> Tensor:
-        """Mean loss of words that are hidden from the encoder: masked language modelling (arXiv 1810.04805, section 3.1).
+        """Mean loss of words that are hidden from the encoder: masked language modelling.
 
-        Of the texts' words a `share` is asked for; 80 % of those stand as the mask, 10 % as any other token, 10 % as
+        As in arXiv 1810.04805, section 3.1: of the texts' words a `share` is asked for; 80 % of those stand as the mask, 10 % as any other token, 10 % as
         they are.
         """
         at, there = self.texts.places(rows)

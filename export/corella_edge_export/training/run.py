@@ -46,7 +46,9 @@ from corella_edge_export.llm import tokenizer
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_of_run, table_of
 from corella_edge_export.text import vectors as text_vectors
+from corella_edge_export.text.encoder import SentenceEncoder, tokenizer_for
 from corella_edge_export.text.recipe import TextRecipe
+from corella_edge_export.text.tuned import TunedEncoder
 from corella_edge_export.training import checkpoint
 from corella_edge_export.training.align import Alignment, pairs_for
 from corella_edge_export.training.stage import STAGES, last_of, named
@@ -109,9 +111,12 @@ class Run:
         if not path.exists():
             bundle.write_schema(self.folder, *self._fitted())
         try:
-            return bundle.read_schema(self.folder)
+            schema, catalog = bundle.read_schema(self.folder)
         except BundleError as error:
             raise InputError(f"{self.folder}: {error}; remove {path}, the same command then fits it again") from None
+        if self.tunes_encoder and checkpoint.finished(self.folder / "encoder"):
+            catalog.vectors = as_float16(self.best("encoder")["vectors"].numpy())
+        return schema, catalog
 
     def _fitted(self) -> tuple[Schema, Catalog]:
         features = self.recipe.crm.features
@@ -124,6 +129,29 @@ class Run:
     def text_vectors(self, reuse: tuple[Path, ...] = (), quiet: bool = False) -> Array:
         """float16 [items, width], the items' text vectors before any training; see `text.vectors.item_vectors`."""
         return text_vectors.item_vectors(self.folder, self.recipe, self.data, reuse, quiet)
+
+    @property
+    def tunes_encoder(self) -> bool:
+        """Whether the recipe has the stage `encoder`."""
+        return named("encoder").enabled(self.recipe)
+
+    def sentence_encoder(self) -> SentenceEncoder:
+        """The encoder of [crm.text], with what the stage `encoder` has made of it once that is finished."""
+        found = SentenceEncoder(Path(self.recipe.crm.text.path))
+        if self.tunes_encoder and checkpoint.finished(self.folder / "encoder"):
+            own = dict(found.named_parameters())
+            for name, weight in self.best("encoder", "encoder").items():
+                own[name].copy_(weight)
+        return found
+
+    def tuned_encoder(self) -> TunedEncoder:
+        """The encoder of [crm.text] before it is tuned, over the texts of the catalogue."""
+        text, folder = self.recipe.crm.text, Path(self.recipe.crm.text.path)
+        encoder = SentenceEncoder(folder)
+        texts = text_vectors.texts_of(self.data, text.attributes)
+        torch.manual_seed(self.recipe.seed)
+        tokenizer = tokenizer_for(folder, encoder, text.tokens)
+        return TunedEncoder(encoder, tokenizer, texts, self.recipe.crm.text_sequence.train_layers)
 
     def parts(self) -> Iterator[tuple[npt.NDArray[np.bool_], FeatureEncoder]]:
         """Folds of users with an encoder of their training rows, whose items' numbers come from the other folds."""

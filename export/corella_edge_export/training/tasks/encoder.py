@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from corella_edge.errors import InputError
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.chunks import Along
 from corella_edge_export.crm.ensemble import Members, members_of
@@ -123,11 +124,12 @@ def stage(stages: Stages) -> tuple[EncoderTask, Schedule]:
     run = stages.run
     r, own = run.recipe.crm, run.recipe.crm.text_sequence
     encoder = run.tuned_encoder()
-    with tqdm(total=len(encoder.texts), desc="encoder: texts", unit="text", disable=stages.quiet) as bar:
+    if own.mlm and encoder.mask_token is None:
+        raise InputError(f"{r.text.path}: its tokenizer has no token for a hidden word; set mlm = 0")
+    hidden = True if stages.quiet else None
+    with tqdm(total=len(encoder.texts), desc="texts, once", unit="text", disable=hidden) as bar:
         encoder.prepare(bar.update)
-    _, catalog = run.fit_inputs()
-    assert catalog.vectors is not None
-    vectors = catalog.vectors.astype(np.float32)
+    vectors = run.text_vectors().astype(np.float32)
     parts = (run.new_crm(), encoder, vectors, stages.rows("train"), stages.rows("valid"))
     task = EncoderTask(*parts, r, run.recipe.seed)
     return task, Schedule(r.learning_rate, r.weight_decay, own.encoder_epochs, 1, r.patience)
