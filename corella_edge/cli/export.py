@@ -10,7 +10,16 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import Threads, checkpoint_option, columns, figure, mib, need_export
+from corella_edge.cli.common import (
+    EXPORT_MODULES,
+    Threads,
+    checkpoint_option,
+    columns,
+    figure,
+    mib,
+    need,
+    need_export,
+)
 from corella_edge.routing.fusion import RULES
 
 
@@ -26,25 +35,31 @@ from corella_edge.routing.fusion import RULES
 @click.option("--fusion", type=click.Choice(RULES),
               help="How both scores of a routed candidate become one; default: the recipe's.")  # fmt: skip
 @click.option("--no-sample", is_flag=True, help="Leave out sample.jsonl; reference.jsonl, for verify, stays.")
+@click.option("--no-llm", is_flag=True, help="Leave the LLM out: a bundle of the base model alone, without llama.cpp.")
 @click.option("--llm-threads", type=Threads(), help="Threads of the LLM. Default: all cores but one.")
 @checkpoint_option
 def export(
     run: Path, data: Path | None, out: Path, llm_type: tuple[str, ...], name: str, bundle_version: str,
-    crm_int8: bool, fusion: str | None, no_sample: bool, llm_threads: int | None, checkpoint: Path | None,
+    crm_int8: bool, fusion: str | None, no_sample: bool, no_llm: bool, llm_threads: int | None,
+    checkpoint: Path | None,
 ) -> None:  # fmt: skip
     """Turn the finished training RUN into a bundle.
 
     The base model (CRM) becomes an ONNX file, the LLM a GGUF file; calibration and manifest stand beside them. Every
     file is compared with torch; the bundle appears complete and verified, or not at all.
     """
-    need_export("export", "F16", *llm_type)
+    if no_llm:
+        need("export --no-llm", "export", *EXPORT_MODULES)
+        need("export --no-llm", "cpu", "onnxruntime")
+    else:
+        need_export("export", "F16", *llm_type)
     from corella_edge_export.bundling.write import ExportOptions
     from corella_edge_export.bundling.write import export as write
     from corella_edge_export.training.run import Run, data_of
     from corella_edge_runtime.machine.threads import llm_default
 
     threads = llm_threads or llm_default()
-    options = ExportOptions(llm_type, name, bundle_version, not no_sample, crm_int8, fusion, threads)
+    options = ExportOptions(llm_type, name, bundle_version, not no_sample, crm_int8, fusion, threads, not no_llm)
     opened = Run.open(run, data_of(run, data), checkpoint)
     bundle = write(opened, out, options, lambda message: talk.say(f"{message} …"))
     size = sum(entry.size for entry in bundle.manifest.files.values())
@@ -62,6 +77,9 @@ def _by_share(routing: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]
     `metrics` are those of each model alone.
     """
     own = routing["threshold"]
+    if "llm_valid" not in metrics:
+        yield f"On {routing['rows']:,} validation rows: AUC {figure(metrics['crm_valid']['auc'])}, no LLM in the bundle"
+        return
     yield f"On {routing['rows']:,} validation rows, by the share that the LLM is asked about (ratio 0: never):"
     cells = [["ratio", "AUC", "log-loss", "accuracy"]]
     for row in routing["table"]:

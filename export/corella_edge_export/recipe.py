@@ -60,7 +60,10 @@ class ExportRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides a training run besides its data."""
+    """Everything that decides a training run besides its data.
+
+    Where neither `llm` nor `joint` nor `continuation` has epochs, the base model is all that is trained.
+    """
 
     name: str
     seed: int = from_zero(1)
@@ -70,6 +73,11 @@ class Recipe:
     continuation: ContinuationRecipe = field(default_factory=ContinuationRecipe)
     prompt: Template = field(default_factory=Template, metadata=CHECKS_ITSELF)
     export: ExportRecipe = field(default_factory=ExportRecipe)
+
+    @property
+    def trains_llm(self) -> bool:
+        """Whether some stage trains the LLM."""
+        return any(part.epochs > 0 for part in (self.llm, self.joint, self.continuation))
 
 
 GENERIC = "generic"  # the recipe that is made for the data at hand
@@ -251,8 +259,9 @@ def _check_stages(recipe: Recipe, where: Place) -> None:
     """Every model is trained somewhere, and the pairs name layers that there are."""
     if not recipe.crm.epochs and not recipe.joint.epochs:
         raise RecipeError(f"{where}: the CRM is never trained; crm.epochs or joint.epochs must be above 0")
-    if not recipe.llm.epochs and not recipe.joint.epochs and not recipe.continuation.epochs:
-        raise RecipeError(f"{where}: the LLM is never trained; llm, joint or continuation needs epochs above 0")
+    if recipe.llm.text.trains and not recipe.trains_llm:
+        raise RecipeError(f"{where}: the LLM reads plain text and answers nothing after it; llm, joint or continuation "
+                          "needs epochs above 0, or llm.text no files")  # fmt: skip
     if recipe.joint.epochs and recipe.continuation.epochs and not recipe.joint.rows:
         raise RecipeError(f"{where.at('joint', 'rows')}: 0 takes all rows, and the continuation wants others")
     for pair in recipe.joint.pairs:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from corella_edge.bundle.artefact import events_file
 from corella_edge.errors import BundleError, MissingExtraError
-from corella_edge.features.schema import Feed, Field, Schema
+from corella_edge.features.schema import EVENTS, Feed, Field, Schema
 from corella_edge_runtime.read_events import EventReader, States
 
 try:
@@ -30,7 +30,6 @@ MAX_BATCH = 1024
 CRM_MEMORY_MIB = 64.0  # for what was read of users' events
 VOCAB_KEY = "corella.vocab."
 PAST, STATES = "past", "states"  # what was read of events: given to the graph that reads more, and to the CRM's
-EVENT_KINDS = ("sequence", "vectors")
 _MOST, _ONE = np.array(700.0), np.array(1.0)  # numpy takes them faster than numbers
 
 
@@ -48,7 +47,7 @@ class Crm:
         self._item_inputs = {f.name for f in schema.fields if f.side == "item"}
         self.reader = _reader(graph, path, schema, threads, memory)
         _check_scorer(graph, schema, self.reader)
-        self._run, self._outputs = graph.run, graph.outputs
+        self._session, self._run, self._outputs = graph.session, graph.run, graph.outputs
         self._counted = next(iter(self._item_inputs))  # the graph could not give two logits without one
 
     def probability(self, feed: Feed) -> npt.NDArray[np.float64]:
@@ -167,7 +166,7 @@ def _states_shape(graph: Graph, name: str) -> tuple[int, int]:
 
 def _event_fields(file: str, names: Sequence[str], schema: Schema) -> list[Field]:
     """The fields that a graph reads: the user's, one number of slots for all, and codes among them."""
-    fields = [field for field in schema.fields if field.name in names and field.kind in EVENT_KINDS]
+    fields = [field for field in schema.fields if field.name in names and field.kind in EVENTS]
     if len(fields) != len(names) or len({field.length for field in fields}) != 1:
         raise BundleError(f"{file}: its inputs {sorted(names)} are not sequences of one length in schema.json")
     if not any(field.kind == "sequence" for field in fields):

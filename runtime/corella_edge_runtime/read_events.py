@@ -179,7 +179,7 @@ class EventReader:
         for name in self._vectors:
             digests = np.zeros((count, 2), np.int64)
             for row in unseen:
-                raw = hashlib.blake2b(np.ascontiguousarray(events[name][0, row]), digest_size=_DIGEST)
+                raw = hashlib.blake2b(events[name][0, row].tobytes(), digest_size=_DIGEST)
                 digests[row] = np.frombuffer(raw.digest(), np.int64)
             found.append(digests)
         return found

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,10 @@ from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.llm.contract.settings import LlmSettings
-from corella_edge_runtime.llm.llama.binding import Model
-from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 from corella_edge_runtime.reference import Comparison, compare
+
+if TYPE_CHECKING:
+    from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 
 CRM_TOLERANCE = 1e-5
 F16_TOLERANCE = 2e-3
@@ -113,6 +114,10 @@ def gguf_scores(
     `whole` decodes each prompt from its beginning; else a prefix kept from the row before is used again, as in serving.
     `exact` computes attention in float32: what then differs is the file's doing, not the arithmetic's.
     """
+    # Here, so that a base model is exported without llama.cpp.
+    from corella_edge_runtime.llm.llama.binding import Model
+    from corella_edge_runtime.llm.llama.scorer import YesNoScorer
+
     model = Model(path)
     scorer = YesNoScorer(model, encoder.tokens, LlmSettings(threads=threads), exact=exact)
     try:

@@ -26,6 +26,7 @@ from corella_edge.features.unseen import Refusal
 from corella_edge.features.vectors import VECTORS, write_vectors
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidates, Request
+from corella_edge.routing.fusion import REPLACE
 from corella_edge_export.bundling import verify
 from corella_edge_export.bundling.popular import popular_lines
 from corella_edge_export.bundling.routing import routing
@@ -38,17 +39,19 @@ from corella_edge_export.llm.to_gguf import check_tokens, write_gguf
 from corella_edge_export.training.run import Run
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.llama.binding import Model, check_file_type, quantize
 from corella_edge_runtime.machine.threads import llm_default
 
 DEFAULT_TYPE = "Q8_0"
+NEVER = "ratio:0"  # the threshold of a bundle without an LLM
 Say = Callable[[str], None]
-PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "gguf", "llama-cpp-python", "numpy")
+LLAMA = "llama-cpp-python"
+PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "gguf", LLAMA, "numpy")
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What the user chose for one export."""
+    """What the user chose for one export; without `llm`, or of a run that trains none, the base model alone becomes
+    the bundle."""
 
     llm_types: tuple[str, ...] = (DEFAULT_TYPE,)
     name: str = ""
@@ -57,6 +60,7 @@ class ExportOptions:
     crm_int8: bool = False
     fusion: str | None = None  # None = the recipe's
     threads: int = field(default_factory=llm_default)
+    llm: bool = True
 
 
 class Export:
@@ -69,7 +73,7 @@ class Export:
         self.schema, self.catalog = run.fit_inputs()
         self.catalog.vectors = run.served_vectors()
         self.encoder = FeatureEncoder(self.schema, self.catalog)
-        self.prompts: PromptEncoder = run.prompt_encoder(self.catalog)
+        self.prompts: PromptEncoder | None = run.prompt_encoder(self.catalog) if _has_llm(run, options) else None
         self.differences: dict[str, float] = {}
         self.metrics: dict[str, dict[str, float | None]] = {}
         history, export = history_needed(self.schema, run.recipe.prompt), run.recipe.export
@@ -78,6 +82,7 @@ class Export:
         spread = np.linspace(0, len(self.sample) - 1, min(export.reference_rows, len(self.sample)))
         self.reference = np.unique(spread.astype(np.int64))
         self.requests: list[Request] = list(self.sample.requests())
+        self.llm_reference: verify.Floats = np.full(len(self.requests), np.nan)  # until the LLM is written
 
     def _answered(self, rows: RowSet) -> RowSet:
         """The rows without those that a server with this bundle would refuse. Raises ExportError if none is left."""
@@ -105,8 +110,9 @@ class Export:
         bundle.write_catalog_tables(self.folder, self.schema, self.catalog)
         if self.catalog.vectors is not None:
             write_vectors(self.folder / VECTORS, self.catalog.vectors)
-        tokens = {"yes": self.prompts.tokens.yes, "no": self.prompts.tokens.no, "bos": self.prompts.tokens.bos}
-        self._json("prompt.json", {"template": self.prompts.template.to_json(), "tokens": tokens})
+        if self.prompts is not None:
+            tokens = {name: getattr(self.prompts.tokens, name) for name in ("yes", "no", "bos")}
+            self._json("prompt.json", {"template": self.prompts.template.to_json(), "tokens": tokens})
         if types := self.run.data.info.get("history", {}).get("types"):
             self._json(bundle.EVENTS, {"history": types})
 
@@ -136,8 +142,10 @@ class Export:
                 quantize_int8(self.folder / of, self.folder / name, self.schema)
         self._judge("crm_int8", self._crm_scores(Crm(path, self.schema), self.requests))
 
-    def write_llm(self) -> None:
+    def write_llm(self, prompts: PromptEncoder) -> None:
         """llm.gguf and its variants; f16 must equal transformers, quantised types are judged by their metrics."""
+        from corella_edge_runtime.llm.llama.binding import Model
+
         self.say("LLM: transformers' own scores")
         builder, trained = self.run.builder(), self.run.llm()
         reader = self.run.reader(trained, builder, "float32")
@@ -149,26 +157,28 @@ class Export:
         recipe = self.run.recipe
         write_gguf(merged(trained), self.run.tokenizer(), f16, recipe.name, self.run.spm(), recipe.llm.context)
         model = Model(f16)
-        texts = check_tokens(model, self.prompts, [r.user for r in self.requests[:200]])
+        texts = check_tokens(model, prompts, [r.user for r in self.requests[:200]])
         model.close()
         self.say(f"LLM: {texts} texts tokenised alike; GGUF f16 against transformers")
-        self._check_f16(f16)
+        self._check_f16(f16, prompts)
         for file, kind in self.llm_files().items():
-            self._write_type(f16, self.folder / file, kind)
+            self._write_type(f16, self.folder / file, kind, prompts)
 
-    def _check_f16(self, f16: Path) -> None:
+    def _check_f16(self, f16: Path, prompts: PromptEncoder) -> None:
         """Reference rows decoded whole, all rows with kept prefixes: each within its tolerance of transformers."""
         threads, expected = self.options.threads, self.llm_reference
         chosen = [self.requests[i] for i in self.reference]
-        whole = verify.gguf_scores(f16, self.prompts, chosen, threads, whole=True, exact=True)
-        found = verify.gguf_scores(f16, self.prompts, self.requests, threads, exact=True)
+        whole = verify.gguf_scores(f16, prompts, chosen, threads, whole=True, exact=True)
+        found = verify.gguf_scores(f16, prompts, self.requests, threads, exact=True)
         self.differences["llm_f16_whole"] = verify.check_llm(
             "f16 GGUF", whole, expected[self.reference], verify.F16_TOLERANCE
         )
         self.differences["llm_f16"] = verify.check_llm("f16 GGUF", found, expected, verify.BATCHED_TOLERANCE)
         self._judge("F16", found)
 
-    def _write_type(self, f16: Path, path: Path, kind: str) -> None:
+    def _write_type(self, f16: Path, path: Path, kind: str, prompts: PromptEncoder) -> None:
+        from corella_edge_runtime.llm.llama.binding import quantize
+
         self.say(f"LLM: {path.name} as {kind}")
         if kind == "F16":
             shutil.copyfile(f16, path)
@@ -176,13 +186,15 @@ class Export:
             quantize(f16, path, kind)
         # Rows that fit no block of the type stay f16: a file hardly smaller than f16 is one of those.
         self.say(f"LLM: {path.name} is {path.stat().st_size / f16.stat().st_size:.0%} of f16's size")
-        found = verify.gguf_scores(path, self.prompts, self.requests, self.options.threads)
+        found = verify.gguf_scores(path, prompts, self.requests, self.options.threads)
         self.differences[f"llm_{kind}"] = verify.check_llm(kind, found, self.llm_reference, tolerance=1.0)
         self._judge(kind, found)
 
     def llm_files(self) -> dict[str, str]:
         """File name → type; the first type wanted is the default variant."""
         types = list(self.options.llm_types)
+        if self.prompts is None:
+            return {}
         return {"llm.gguf": types[0], **{f"llm.{kind}.gguf": kind for kind in types[1:]}}
 
     def write_samples(self) -> None:
@@ -190,25 +202,33 @@ class Export:
         lines = []
         for i, crm in zip(self.reference.tolist(), self.crm_reference, strict=True):
             request, llm = self.requests[i], float(self.llm_reference[i])
-            suffix = self.prompts.suffix(verify.only_candidate(request))
-            prompt = None if suffix is None else [*self.prompts.prefix(request.user), *suffix]
-            lines.append({"request": request_json(request), "crm": crm, "prompt": prompt, "llm": number(llm)})
+            lines.append({"request": request_json(request), "crm": crm, "prompt": self._prompt(request),
+                          "llm": number(llm)})  # fmt: skip
         self._lines("reference.jsonl", lines)
         if self.options.sample:
             pairs = zip(self.requests, self.sample.labels.tolist(), strict=True)
             self._lines("sample.jsonl", [{"request": request_json(r), "label": label} for r, label in pairs])
 
+    def _prompt(self, request: Request) -> list[int] | None:
+        """The token ids that a request of one candidate is asked by; None where the LLM is not asked."""
+        suffix = None if self.prompts is None else self.prompts.suffix(verify.only_candidate(request))
+        return None if self.prompts is None or suffix is None else [*self.prompts.prefix(request.user), *suffix]
+
     def calibrate(self) -> None:
-        """routing.json: both exported models score validation rows, whose quantiles are the thresholds."""
+        """routing.json: the exported models score validation rows, whose quantiles are the thresholds."""
         self.say(f"calibration: {len(self.calibration)} validation rows through the runtime")
         session = Crm(self.folder / "crm.onnx", self.schema)
         crm = self._crm_scores(session, self.calibration.requests())
-        asked = tqdm(self.calibration.requests(), total=len(self.calibration), unit="row", disable=None)
-        llm = verify.gguf_scores(self.folder / "llm.gguf", self.prompts, asked, self.options.threads)
         self._judge("crm_valid", crm, self.calibration)
-        self._judge("llm_valid", llm, self.calibration)
         self._judge("crm", self._crm_scores(session, self.requests))
         export = self.run.recipe.export
+        if self.prompts is None:
+            alone = _scored(crm, np.full(len(crm), np.nan), self.calibration)
+            self._json("routing.json", routing(NEVER, REPLACE.rule, alone))
+            return
+        asked = tqdm(self.calibration.requests(), total=len(self.calibration), unit="row", disable=None)
+        llm = verify.gguf_scores(self.folder / "llm.gguf", self.prompts, asked, self.options.threads)
+        self._judge("llm_valid", llm, self.calibration)
         scored = _scored(crm, llm, self.calibration)
         self._json("routing.json", routing(export.threshold, self.options.fusion or export.fusion, scored))
 
@@ -233,7 +253,8 @@ class Export:
             "rows": {"test": len(self.sample), "valid": len(self.calibration)},
         })  # fmt: skip
         self.seal()
-        with Engine.open(self.folder, llm_threads=self.options.threads, require_llm=True, tuned=False) as engine:
+        threads, llm = self.options.threads, self.prompts is not None
+        with Engine.open(self.folder, llm_threads=threads, require_llm=llm, tuned=False) as engine:
             verify.repeat(engine)
         return engine.bundle
 
@@ -247,7 +268,7 @@ class Export:
             "recipe": recipe,
             "data": {key: run.data.info.get(key) for key in ("name", "licence", "redistributable", "notes", "sources")},
             "models": {"crm": run.recipe.crm.model, "llm": self.llm_files()},
-            "packages": {name: installed(name) for name in PACKAGES},
+            "packages": {name: installed(name) for name in PACKAGES if name != LLAMA or self.prompts is not None},
         }
         bundle.seal(self.folder, options.name or run.recipe.name, options.version, about)
 
@@ -272,25 +293,37 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
         InputError: a bad option or a taken `out`. ExportError: a model differs from what was trained.
     """
     check_free(out)
-    for kind in options.llm_types:
-        check_file_type(kind)
-    if not options.llm_types:
-        raise InputError("--llm-type: none is given")
-    if len(set(options.llm_types)) != len(options.llm_types):
-        raise InputError("--llm-type: a type is given twice")
+    if _has_llm(run, options):
+        _check_types(options.llm_types)
     torch.manual_seed(run.recipe.seed)
     with new_folder(out) as folder:
         (folder / "work").mkdir()
         job = Export(run, folder, folder / "work", options, say)
         job.write_inputs()
         job.write_crm()
-        job.write_llm()
+        if job.prompts is not None:
+            job.write_llm(job.prompts)
         job.write_samples()
         job.write_popular()
         shutil.rmtree(folder / "work")
         job.calibrate()
         sealed = job.finish()
     return replace(sealed, root=out)
+
+
+def _has_llm(run: Run, options: ExportOptions) -> bool:
+    return options.llm and run.recipe.trains_llm
+
+
+def _check_types(types: Sequence[str]) -> None:
+    from corella_edge_runtime.llm.llama.binding import check_file_type
+
+    for kind in types:
+        check_file_type(kind)
+    if not types:
+        raise InputError("--llm-type: none is given")
+    if len(set(types)) != len(types):
+        raise InputError("--llm-type: a type is given twice")
 
 
 def _scored(crm: verify.Floats, llm: verify.Floats, rows: RowSet) -> ScoredRows:

@@ -50,7 +50,7 @@ class Members(CrmModel):
         return _mean([member.score(feed, own) for member, own in pairs])
 
     def _parts(self, states: Tensor) -> tuple[Tensor, ...]:
-        return states.split(self.memory[0] // len(self.members))
+        return states.chunk(len(self.members))
 
 
 def new_crm(schema: Schema, recipe: CrmRecipe, vectors: npt.NDArray[Any] | None = None) -> CrmModel:

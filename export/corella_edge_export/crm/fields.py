@@ -20,23 +20,20 @@ class FieldsModel(CrmModel):
     Attributes:
         user_width, item_width: numbers of `user_side` and `item_side`.
         has_history: the schema has events.
-        pools: `user_side` ends in the mean of the events; not so of a family that reads them in their order.
         text: what maps the items' text vectors, the candidate's and the events', to the width of an embedding; None
             where the schema has none.
     """
 
-    pools = True
-
-    def __init__(self, schema: Schema, family: FamilyRecipe, features: FeaturesRecipe) -> None:
+    def __init__(
+        self, schema: Schema, family: FamilyRecipe, features: FeaturesRecipe, pools: bool = True, tells: bool = False
+    ) -> None:
+        """`pools`: `user_side` ends in the mean of the events. `tells`: an event also says its rating by itself."""
         super().__init__()
-        self.fields = list(schema.fields)
+        self.fields = [f for f in schema.fields if features.user_ids or (f.side, f.source) != ("user", "id")]
         self.has_history = bool(schema.of("sequence"))
         d = family.embedding_dim
-        self.embeddings = nn.ModuleDict(
-            {name: nn.Embedding(len(v), d, padding_idx=PAD) for name, v in schema.vocabularies.items()}
-        )
-        for table in self.embeddings.values():
-            nn.init.normal_(table.weight, std=family.embedding_std)  # type: ignore[arg-type]
+        read = {name: len(v) for name, v in schema.vocabularies.items() if features.user_ids or name != "user_id"}
+        self.embeddings = _tables(read, family)
         self.text = TextInput(schema.text_width, d) if schema.text_width else None
         ordered = [f for f in self.fields if f.kind == "ordered"]
         self.places = nn.ParameterDict({f.name: nn.Parameter(torch.zeros(f.length)) for f in ordered})
@@ -45,10 +42,12 @@ class FieldsModel(CrmModel):
             sum(_width(f, d) for f in self.fields if f.side == side and f.kind not in EVENTS)
             for side in ("user", "item")
         )
-        self.user_width += d if self.has_history and self.pools else 0
+        self.user_width += d if self.has_history and pools else 0
         if self.levels is not None:
             self.user_width += user_fit.WIDTH
             self.item_width += self.levels.leanings
+        ratings = [f for f in schema.of("sequence") if f.source == "rating"] if tells else []
+        self.told = _tables({f.name: len(schema.vocabularies[f.vocab]) for f in ratings}, family)
 
     def user_side(self, feed: dict[str, Tensor], events: Tensor | None, mask: Tensor) -> Tensor:
         """float32 [b, user_width]: the user's fields, and the mean of the events."""
@@ -73,6 +72,8 @@ class FieldsModel(CrmModel):
                 events = events + self.text(feed[item.name])
         for item in others:
             events = events * (1.0 + self._table(item)(feed[item.name]))
+        for name, table in self.told.items():
+            events = events + table(feed[name])
         return events, feed[first.name] != PAD
 
     def _side(self, feed: dict[str, Tensor], side: str) -> list[Tensor]:
@@ -92,6 +93,14 @@ class FieldsModel(CrmModel):
 
     def _table(self, item: Field) -> nn.Module:
         return self.embeddings[item.vocab]
+
+
+def _tables(rows: dict[str, int], family: FamilyRecipe) -> nn.ModuleDict:
+    """Embeddings of so many rows each, by name."""
+    tables = {name: nn.Embedding(count, family.embedding_dim, padding_idx=PAD) for name, count in rows.items()}
+    for table in tables.values():
+        nn.init.normal_(table.weight, std=family.embedding_std)
+    return nn.ModuleDict(tables)
 
 
 def _levels(schema: Schema, features: FeaturesRecipe) -> UserLevels | None:

@@ -55,19 +55,22 @@ def buckets_of(policy: str) -> int:
 class FeaturesRecipe:
     """What every family reads, fitted on training rows: section [crm.features].
 
+    Without `user_ids` a user is what is told of him and what he did, as most users of a service are new to the model.
     The latest `history` events are read, from one whose number is a multiple of `history_block` on, so that what was
     made of them stays of use while new ones come (1: always the latest `history`, once there are as many); derived
     statistics look back on `window` events, whose ratings count from the `centre`: the mean of all training ratings,
-    or of the event's item. `item_quality` adds how liked the candidate and the history's items are in training rows, where `item_text` names attributes whose words speak for items of
-    few rows, and `item_number` a number that liking follows; `item_vectors` (their width) adds how far the same users
-    like both, `user_level` how much more than others a known user likes, `user_leaning` whether that is so of good
-    items and of a high `item_number`, and `history_pace` how quickly event follows event.
+    or of the event's item. `item_quality` adds how liked the candidate and the history's items are in training rows,
+    where `item_text` names attributes whose words speak for items of few rows, and `item_number` a number that liking
+    follows; `item_vectors` (their width) adds how far the same users like both, `user_level` how much more than others
+    a known user likes, `user_leaning` whether that is so of good items and of a high `item_number`, and `history_pace`
+    how quickly event follows event.
 
     A text attribute is read as its first `text_words` distinct words, which share `text_buckets` rows by their hash (0
     = texts are not read); of a sequence the latest `sequence_length` values count. `unknown` gives a field's policy for
     values that training has not seen, by the field's name (user_id, item_id, item_ATTRIBUTE, user_ATTRIBUTE).
     """
 
+    user_ids: bool = True
     history: int = 30
     history_block: int = 1
     window: int = 256
@@ -99,6 +102,8 @@ class FeaturesRecipe:
                 yield f"{name} rests on the items' quality; set item_quality = true"
         if self.item_number.attribute and not self.item_quality:
             yield "item_number rests on the items' quality; set item_quality = true"
+        if self.user_level and not self.user_ids:
+            yield "user_level is kept of each user by his id; set user_ids = true"
         if self.history_block > self.history:
             yield f"history_block: at most history, {self.history}"
         if self.item_number.first > self.item_number.last:
@@ -151,9 +156,13 @@ class DcnRecipe(FamilyRecipe):
 
 @dataclass(frozen=True, slots=True)
 class DinRecipe(FamilyRecipe):
-    """DIN (arXiv 1706.06978): section [crm.din]. The activation unit has one hidden layer of `attention` numbers."""
+    """DIN (arXiv 1706.06978): section [crm.din]. The activation unit has one hidden layer of `attention` numbers.
+
+    `in_order`: an event also says its rating by itself, not only signed by its item, and how far back it lies.
+    """
 
     attention: int = 36
+    in_order: bool = False
     hidden: tuple[int, ...] = (200, 80)
     dropout: float = share(0.1)
 
@@ -183,6 +192,11 @@ class SequenceRecipe(FamilyRecipe):
     negatives: int = from_zero(0)
     drawn: Literal["evenly", "by count"] = "evenly"
     batch_events: int = 4096
+
+    @property
+    def layers(self) -> int:
+        """The candidate after every block, or the user's vector alone."""
+        return 1 if self.head == "dot" else self.blocks
 
     @property
     def ranks(self) -> bool:

@@ -164,9 +164,11 @@ class Masking:
         self._hidden = {name: schema.vocabularies[fields[name].vocab].hidden() for name in hiding}
 
     def hide(self, feed: Feed, rng: np.random.Generator) -> Feed:
-        """The feed with a bucket, or else OOV, for each hidden value."""
+        """The feed with a bucket, or else OOV, for each hidden value of the fields that it has."""
         masked = dict(feed)
         for name, rows in self._hidden.items():
+            if name not in feed:
+                continue
             hide, shown = rng.random(len(feed[name])) < self.rate, feed[name]
             masked[name] = np.where(hide if shown.ndim == 1 else hide[:, None], rows[shown], shown)
             if name == "user_id" and USER_LEVEL in feed:

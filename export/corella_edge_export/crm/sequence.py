@@ -7,6 +7,7 @@ when others follow: it is kept, and a new event adds one row to it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,26 @@ class Block(nn.Module):
         bias = self.back[:, far.clamp(0, self.back.shape[1] - 1)]
         return bias.masked_fill(far < nearest, -math.inf)
 
+    def distances(self) -> Tensor:
+        """float32 [heads, reach + 1, 1 + reach]: `bias` of every place, behind 0 for `none`; constant in a graph."""
+        reach = self.back.shape[1] - 1
+        return functional.pad(self.bias(torch.arange(reach + 1), reach, 0), (1, 0))
+
+    def keep_one(self, x: Tensor) -> Tensor:
+        """`keep` of one user's events [m, d]: [2, m, d]."""
+        kept: Tensor = self.kept(self.before(x)).reshape(-1, 2, self.d).transpose(0, 1)
+        return kept
+
+    def serve(self, x: Tensor, kept: Tensor, bias: Tensor) -> Tensor:
+        """`forward` of one user's queries [t, d] in fewer operations: kept [2, e, d], bias [heads, t or 1, 1 + e]."""
+        keys, values = torch.cat([self.none, kept], dim=1).reshape(2, -1, self.heads, self.size).unbind(0)
+        scale = self.size**-0.5
+        query = functional.linear(self.before(x), self.query.weight * scale, self.query.bias * scale)
+        fit = query.reshape(-1, self.heads, self.size).transpose(0, 1) @ keys.permute(1, 2, 0) + bias
+        found = (torch.softmax(fit, dim=2) @ values.transpose(0, 1)).transpose(0, 1).reshape(-1, self.d)
+        x = x + self.found(found)
+        return x + self.deep(self.after(x))  # type: ignore[no-any-return]
+
     def forward(self, x: Tensor, kept: Tensor, bias: Tensor) -> Tensor:
         """float32 [b, t, d] of queries x, from keys and values [b, 2, e, d] under a bias [b or 1, heads, t or 1, e]."""
         none = self.none.expand(kept.shape[0], 2, 1, self.d)
@@ -70,14 +91,14 @@ class Sequence(FieldsModel):
     """
 
     remembers = True
-    pools = False
 
     def __init__(self, schema: Schema, recipe: CrmRecipe) -> None:
         own = recipe.family
         assert isinstance(own, SequenceRecipe)
-        super().__init__(schema, own, recipe.features)
+        super().__init__(schema, own, recipe.features, pools=False, tells=True)
         d = self.width = own.embedding_dim
         self.dot = own.head == "dot"
+        self.enter = nn.Sequential(nn.LayerNorm(d), nn.Dropout(own.dropout))
         self.blocks = nn.ModuleList([Block(own, recipe.features.history) for _ in range(own.blocks)])
         self.memory = (own.blocks + self.dot, d)
         if self.dot:
@@ -98,14 +119,17 @@ class Sequence(FieldsModel):
         if self.dot:
             there = mask[:, -1:] if e else mask.new_zeros(mask.shape[0], 1)
             return self._product(feed, torch.where(there, end[:, -1], self.start))
-        bias = self._last.bias(torch.tensor([e], device=x.device), e, 1).unsqueeze(0) + _hiding(mask)
         user, item = self.user_side(feed, None, NO_EVENTS), self.item_side(feed)
         user = user.expand(item.shape[0], -1)
         asked = self.candidate(torch.cat([user, item], dim=1))
         # One user's candidates are queries side by side, rows of many users one query each.
         asked = asked.unsqueeze(0) if x.shape[0] == 1 else asked.unsqueeze(1)
-        found = self._last(asked, kept[-1], bias).flatten(0, 1)
-        return self._decide(user, item, found), [found]
+        end, hiding = torch.tensor([e], device=x.device), _hiding(mask)
+        found = []
+        for block, own in self._pairs(kept):
+            asked = block(asked, own, block.bias(end, e, 1).unsqueeze(0) + hiding)
+            found.append(asked.flatten(0, 1))
+        return self._decide(user, item, found[-1]), found
 
     def along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
         """As in `CrmModel`."""
@@ -118,8 +142,10 @@ class Sequence(FieldsModel):
         table = x.new_zeros(x.shape[0], int(slots.max()) + 1, self.width)
         asked = table.index_put((owners, slots), self.candidate(torch.cat([user, item], dim=1)))
         at = places.new_zeros(table.shape[:2]).index_put((owners, slots), places)
-        bias = self._last.bias(torch.arange(x.shape[1] + 1, device=x.device), x.shape[1], 1)[:, at].transpose(0, 1)
-        return self._decide(user, item, self._last(asked, kept[-1], bias)[owners, slots])
+        every = torch.arange(x.shape[1] + 1, device=x.device)
+        for block, own in self._pairs(kept):
+            asked = block(asked, own, block.bias(every, x.shape[1], 1)[:, at].transpose(0, 1))
+        return self._decide(user, item, asked[owners, slots])
 
     def users_along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
         """What the last block gives at the event before each row, float32 [t, d]; arguments as of `along`."""
@@ -144,14 +170,13 @@ class Sequence(FieldsModel):
 
     def read(self, feed: dict[str, Tensor], past: Tensor) -> Tensor:
         """Kept states float32 [layers, 2, p + m, d]: those of the p events before, and of the m new ones."""
-        x, _ = self._events(feed)
-        p, e = past.shape[2], past.shape[2] + x.shape[1]
+        x = self._events(feed)[0].flatten(0, 1)
+        p, e = past.shape[2], past.shape[2] + x.shape[0]
         found = []
-        for number, block in enumerate(self.blocks):
-            kept = torch.cat([past[number].unsqueeze(0), block.keep(x)], dim=2)  # type: ignore[operator]
-            found.append(kept[0])
-            if self.dot or number < len(self.blocks) - 1:
-                x = block(x, kept, block.bias(torch.arange(p, e), e, 0).unsqueeze(0))  # type: ignore[operator]
+        for block, own in self._pairs(past):
+            found.append(torch.cat([own, block.keep_one(x)], dim=1))
+            if self.dot or len(found) < len(self.blocks):
+                x = block.serve(x, found[-1], block.distances()[:, p:e, : e + 1])
         if self.dot:
             found.append(torch.cat([past[-1], x.expand(2, -1, -1)], dim=1))
         return torch.stack(found)
@@ -161,20 +186,22 @@ class Sequence(FieldsModel):
         if self.dot:
             return self._product(feed, torch.cat([self.start.unsqueeze(0), states[-1, 0]])[-1:])[0]
         user, item, e = self.user_side(feed, None, NO_EVENTS), self.item_side(feed), states.shape[2]
-        bias = self._last.bias(torch.arange(e, e + 1), e, 1).unsqueeze(0)
-        asked = in_parts(self.candidate, user, item).unsqueeze(0)
-        item = torch.cat([item, self._last(asked, states[-1].unsqueeze(0), bias)[0]], dim=1)
+        asked = in_parts(self.candidate, user, item)
+        for block, own in self._pairs(states):
+            asked = block.serve(asked, own, block.distances()[:, e : e + 1, : e + 1])
+        item = torch.cat([item, asked], dim=1)
         return in_parts(nn.Sequential(*self.deep, self.head), user, item).squeeze(1)
 
-    @property
-    def _last(self) -> Block:
-        found: Block = self.blocks[-1]  # type: ignore[assignment]
-        return found
+    def _pairs(self, kept: Iterable[Tensor]) -> Iterator[tuple[Block, Tensor]]:
+        """Each block with what it has kept."""
+        for block, own in zip(self.blocks, kept, strict=False):
+            assert isinstance(block, Block)
+            yield block, own
 
     def _events(self, feed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         events, mask = self.events(feed)
         assert events is not None  # every schema has the items of the history
-        return events, mask
+        return self.enter(events), mask
 
     def _keep(self, x: Tensor, mask: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Keys and values [b, 2, e, d] of every block, and, where products decide, the last one's outcome [b, e, d]."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from corella_edge.bundle.artefact import events_file
-from corella_edge.features.schema import NUMBERS, Feed, Schema
+from corella_edge.features.schema import EVENTS, NUMBERS, Feed, Schema
 from corella_edge_export.crm.base import CrmModel
-from corella_edge_runtime.crm import EVENT_KINDS, PAST, STATES, VOCAB_KEY
+from corella_edge_runtime.crm import PAST, STATES, VOCAB_KEY
 
 OPSET = 17
 
@@ -65,6 +65,7 @@ def export_onnx(model: CrmModel, schema: Schema, path: Path) -> None:
         _write(_Scoring(model, [*example]), {**example, STATES: states}, "logits", free, path)
     else:
         _write(_ByPosition(model, [*example]), example, "logits", free, path)
+    _complete(path, example, free)
     record_tables(path, schema)
 
 
@@ -74,12 +75,13 @@ def _export_events(model: CrmModel, schema: Schema, path: Path) -> None:
     example = {name: torch.cat([user[name][:, :1]] * 3, dim=1) for name in _events(schema)}
     free = {**{name: {1: "m"} for name in example}, PAST: {2: "p"}, STATES: {2: "e"}}
     _write(_Reading(model, [*example]), {**example, PAST: _states(model, 2)}, STATES, free, path)
+    _complete(path, example, free)
     record_tables(path, schema)
 
 
 def _events(schema: Schema) -> list[str]:
     """The inputs that hold a user's events."""
-    return [item.name for item in schema.fields if item.kind in EVENT_KINDS]
+    return [item.name for item in schema.fields if item.kind in EVENTS]
 
 
 def _states(model: CrmModel, events: int) -> Tensor:
@@ -108,6 +110,18 @@ def _write(
             opset_version=OPSET,
             dynamo=False,
         )
+
+
+def _complete(path: Path, inputs: dict[str, Tensor], free: dict[str, dict[int, str]]) -> None:
+    """Declare the fields that the model does not read, which the exporter leaves out: who serves gives all of them."""
+    graph = onnx.load(path)
+    declared = {value.name for value in graph.graph.input}
+    for name, values in inputs.items():
+        if name not in declared:
+            kind = onnx.TensorProto.FLOAT if values.is_floating_point() else onnx.TensorProto.INT64
+            shape = [free.get(name, {}).get(axis, size) for axis, size in enumerate(values.shape)]
+            graph.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, shape))
+    onnx.save(graph, path)
 
 
 def record_tables(path: Path, schema: Schema) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
@@ -15,7 +15,9 @@ import torch
 from corella_edge.errors import ExportError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
-from corella_edge_runtime.llm.llama.binding import Model
+
+if TYPE_CHECKING:
+    from corella_edge_runtime.llm.llama.binding import Model
 
 _LAYER = {
     "self_attn.q_proj": "attn_q",

@@ -61,7 +61,8 @@ LATER: dict[str, Any] = {
     "kind": "dcnv2", "item_quality": False, "item_text": [], "item_vectors": 0, "user_level": False,
     "user_leaning": False, "history_pace": False, "embedding_std": 0.05, "members": 1, "fusion": "replace",
     "blocks": 0, "item_number": asdict(NumberRecipe()), "text_words": 32, "text_buckets": 4096, "sequence_length": 16,
-    "unknown": {}, "text": json.loads(json.dumps(asdict(TextRecipe()))), "history_block": 1,
+    "unknown": {}, "text": json.loads(json.dumps(asdict(TextRecipe()))), "history_block": 1, "user_ids": True,
+    "in_order": False,
 }  # fmt: skip
 
 

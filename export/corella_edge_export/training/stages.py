@@ -14,6 +14,7 @@ import shutil
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, is_dataclass, replace
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.llm import model as llm
 from corella_edge_export.llm import tokenizer
+from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import Recipe
 from corella_edge_export.text import vectors as text_vectors
 from corella_edge_export.training import checkpoint, loop, metrics_log
@@ -60,7 +62,7 @@ def train(
             if recipe.crm.text.source:
                 run.text_vectors(reuse, quiet)
             stages = Stages(run, quiet)
-        if place.is_main_process:
+        if place.is_main_process and recipe.trains_llm:
             check_prompts(stages.run)
         place.wait_for_everyone()
         summary = {stage.name: stages.do(stage.name, reuse) for stage in enabled(recipe)}
@@ -115,9 +117,13 @@ class Stages:
     def __init__(self, run: Run, quiet: bool = False) -> None:
         self.run, self.quiet = run, quiet
         self.schema, self.catalog = run.fit_inputs()
-        self.builder = run.builder()
         self.keys = keys(run.recipe, run.data)
         self._rows: dict[str, EncodedRows] = {}
+
+    @cached_property
+    def builder(self) -> SequenceBuilder:
+        """Sequences of the run's prompts; a run of the base model alone asks for none, and makes no tokenizer."""
+        return self.run.builder()
 
     def do(self, name: str, reuse: tuple[Path, ...]) -> loop.Metrics:
         """Train the stage, or what is left of it; its best validation line."""

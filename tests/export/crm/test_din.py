@@ -29,8 +29,13 @@ from corella_edge_runtime.crm import Crm  # noqa: E402
 from tiny_run import crm_recipe, prepared, recipe  # noqa: E402
 
 KEYS = {"kind": "din", "embedding_dim": 4, "hidden": (8, 6), "attention": 5, "dropout": 0.5, "history": 7, "window": 11}
-SHAPES = [crm_recipe(**KEYS), crm_recipe(**{**KEYS, "hidden": ()}), crm_recipe(**KEYS, members=2)]
-NAMES = ["one", "no hidden layers", "two members"]
+SHAPES = [
+    crm_recipe(**KEYS),
+    crm_recipe(**{**KEYS, "hidden": ()}),
+    crm_recipe(**KEYS, members=2),
+    crm_recipe(**KEYS, in_order=True),
+]
+NAMES = ["one", "no hidden layers", "two members", "in order"]
 
 
 def make(fitted: Any, chosen: CrmRecipe) -> Any:
@@ -56,7 +61,7 @@ def sigmoid(x: Any) -> Any:
 
 
 def test_every_family_has_a_section_of_its_own() -> None:
-    assert list(FAMILIES) == ["dcnv2", "din"]
+    assert list(FAMILIES) == ["dcnv2", "din", "sequence"]
     for kind in FAMILIES:
         assert isinstance(crm_recipe(kind=kind).family, FamilyRecipe)
         assert not set(FAMILIES) - {kind} & crm_recipe(kind=kind).table().keys()

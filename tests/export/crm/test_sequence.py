@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from corella_edge.errors import BundleError  # noqa: E402
+from corella_edge.errors import BundleError, RecipeError  # noqa: E402
 from corella_edge.features.encoder import FeatureEncoder  # noqa: E402
-from corella_edge.features.schema import PAD, Field, Schema  # noqa: E402
+from corella_edge.features.schema import OOV, PAD, Field, Schema  # noqa: E402
 from corella_edge.request import Candidate, Event, Request, User  # noqa: E402
 from corella_edge_export.crm.chunks import Chunks  # noqa: E402
 from corella_edge_export.crm.ensemble import new_crm  # noqa: E402
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema  # noqa: E402
-from corella_edge_export.crm.recipe import CrmRecipe  # noqa: E402
+from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
 from corella_edge_export.data.rowset import history_needed  # noqa: E402
 from corella_edge_export.training.tasks.crm import predict, tensors  # noqa: E402
@@ -173,3 +173,29 @@ def test_a_row_is_the_request_it_stands_for_also_with_a_block(fitted: Any, encod
             feed, _ = encoder.encode(request.user, request.candidates or ())
             for item in encoder.schema.of("sequence"):
                 np.testing.assert_array_equal(feed[item.name], rows.batch(np.array([row]))[item.name])
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_without_user_ids_nobody_is_known_by_his(fitted: Any, encoder: Any, kind: str) -> None:
+    """But by them he is with them; his attributes and events count in any case."""
+    rows = EncodedRows(fitted.data, "train", encoder).batch(np.arange(12))
+    others = {**rows, "user_id": np.where(rows["user_id"] > OOV, rows["user_id"] - 1, OOV)}
+    for ids in (True, False):
+        model = make(encoder.schema, crm_recipe(kind=kind, user_ids=ids, history=7, history_block=3, window=11))
+        with torch.inference_mode():
+            same = torch.equal(model(tensors(rows)), model(tensors(others)))
+        assert same != ids
+        assert any(name.startswith("embeddings.user_id") for name in model.state_dict()) == ids
+    with pytest.raises(RecipeError, match="user_level is kept of each user by his id; set user_ids = true"):
+        crm_recipe(kind=kind, user_ids=False, user_level=True, item_quality=True)
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [({"embedding_dim": 10, "heads": 4}, "embedding_dim 10 must divide by heads 4"),
+     ({"loss": "softmax"}, "loss = 'softmax' ranks by products; set head = 'dot'"),
+     ({"history": 5, "history_block": 6}, "history_block: at most history, 5")],
+)  # fmt: skip
+def test_keys_that_do_not_go_together_are_refused(keys: dict[str, Any], problem: str) -> None:
+    with pytest.raises(RecipeError, match=problem):
+        crm_recipe(kind="sequence", **keys)

@@ -93,16 +93,16 @@ def stage(stages: Stages) -> tuple[CrmTask, Schedule]:
     run = stages.run
     r = run.recipe.crm
     model = run.crm("encoder") if run.tunes_encoder else run.new_crm()
-    task = _task_of(model, r)(model, stages.rows("train"), stages.rows("valid"), r, run.recipe.seed)
+    task = new_task(model, stages.rows("train"), stages.rows("valid"), r, run.recipe.seed)
     return task, Schedule(r.learning_rate, r.weight_decay, r.epochs, r.evaluations, r.patience)
 
 
-def _task_of(model: CrmModel, recipe: CrmRecipe) -> type[CrmTask]:
+def new_task(model: CrmModel, train: EncodedRows, valid: EncodedRows, recipe: CrmRecipe, seed: int) -> CrmTask:
+    """The task that trains a model of the recipe: row by row, or user by user where it remembers."""
     from corella_edge_export.training.tasks import sequences  # which builds on this module
 
-    if not model.remembers:
-        return CrmTask
-    return sequences.NextItemTask if recipe.family.ranks else sequences.SequencesTask
+    kind = sequences.NextItemTask if recipe.family.ranks else sequences.SequencesTask
+    return (kind if model.remembers else CrmTask)(model, train, valid, recipe, seed)
 
 
 def tensors(feed: dict[str, Any], place: torch.device | str = "cpu") -> dict[str, Tensor]:

@@ -1,0 +1,279 @@
+"""Which base model? Microseconds of a request, new and returning users, the whole catalogue; and megabytes, by turns.
+
+    python benchmarks/base_models.py NAME=BUNDLE [NAME=BUNDLE ...] [--quality FILE] [--plot FILE.svg] [--out FILE.json]
+
+Each request goes through `Engine.rank` without the LLM, on one core, by each bundle in turn; the bundles' ratios are
+those to the first one. The users are those of the first bundle's sample. `new` is a user whom nothing is kept of,
+`returning` one whose history object came before, as from a server's store, `one more` that user after another event.
+`--quality` is a JSON object, NAME → {"auc": …, "ndcg@10": …}: its figures stand in the result, and in the plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corella_edge.bundle.artefact import CRM_FILES, events_file
+from corella_edge.errors import CorellaError, InputError
+from corella_edge.request import Candidates, Event, History, Request, User
+from corella_edge_runtime.bench import traffic
+from corella_edge_runtime.engine import Engine
+from harness.pairs import ratio_of
+from harness.quiet import Watch, is_void
+from harness.report import finish, judged
+from harness.results import write
+
+SIZES, TOP = (20, 100), 10
+USERS = ("new", "returning", "one more")
+CATALOGUE = 5  # of the requests of a pair, as many are for the whole catalogue
+# What a family may cost against the first bundle, at 20 candidates.
+LIMITS = {"din": {"new": 1.5}, "sequence": {"new": 4.0, "returning": 1.5}}
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One kind of request: candidates (None = the whole catalogue) of a new or returning user."""
+
+    user: str
+    candidates: int | None
+
+    @property
+    def name(self) -> str:
+        what = f"{self.candidates} candidates" if self.candidates else f"top {TOP} of the catalogue"
+        return f"{what}, {self.user} user" if self.user != "one more" else f"{what}, one more event"
+
+
+WORKLOADS = [*(Workload(user, n) for n in SIZES for user in USERS), *(Workload(user, None) for user in USERS[:2])]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """An opened bundle; `family` as the bundle's recipe says, "" where it does not."""
+
+    name: str
+    engine: Engine
+    family: str
+
+    @classmethod
+    def open(cls, name: str, root: Path) -> Contender:
+        engine = Engine.open(root, llm=None, crm_threads=1, tuned=False, threshold="ratio:0")
+        engine.warm_up()
+        return cls(name, engine, str(engine.bundle.manifest.about.get("recipe", {}).get("crm", {}).get("kind", "")))
+
+    def seconds(self, user: User, asked: Workload, items: Sequence[str], clock: Callable[[], float]) -> float:
+        """Of one request, what came before it untimed."""
+        engine, request = self.engine, request_of(user, asked, items)
+        engine.forget()
+        if asked.user != "new":
+            for _ in range(2):  # what comes once leaves nothing behind in the encoder
+                engine.rank(request)
+        if asked.user == "one more":
+            request = replace(request, user=longer(user, items[0]))
+        began = clock()
+        engine.rank(request)
+        return clock() - began
+
+    def megabytes(self) -> Row:
+        """Of each form of the CRM, both graphs where there are two."""
+        files = self.engine.bundle.manifest.files
+        both = {name: [part for part in (name, events_file(name)) if part in files] for name in CRM_FILES}
+        return {name: round(sum(files[part].size for part in parts) / 1e6, 3) for name, parts in both.items() if parts}
+
+
+def request_of(user: User, asked: Workload, items: Sequence[str]) -> Request:
+    """With a history object that no encoder has seen."""
+    fresh = User(user.id, user.features, user.history[:])
+    if asked.candidates is None:
+        return Request(fresh, None, top_k=TOP)
+    return Request(fresh, Candidates([*items[: asked.candidates]]))
+
+
+def longer(user: User, item: str) -> User:
+    """The user after one more event, with the last one's rating."""
+    events = [*user.history]
+    rating = events[-1].rating if events else None
+    time_of = events[-1].time if events else None
+    return User(user.id, user.features, History.of([*events, Event(item, rating, time_of)]))
+
+
+def main() -> None:
+    options = arguments()
+    quality = quality_of(options)
+    core = sorted(os.sched_getaffinity(0))[-1]
+    os.sched_setaffinity(0, {core})
+    with ExitStack() as opened:
+        found = [Contender.open(name, root) for name, root in options.bundles]
+        for one in found:
+            opened.enter_context(one.engine)
+        watch = Watch()
+        models = measured(found, options)
+        load = watch.read()
+    figures: Row = {
+        "what": "base models", "pairs": options.pairs, "requests": options.requests, "load": load,
+        "void": is_void(load),
+        "clock": "processor" if options.cpu_time else "wall",
+        "models": [{**model, **quality.get(model["name"], {})} for model in models],
+    }  # fmt: skip
+    figures["targets"] = list(targets(figures))
+    print(table(figures))
+    if options.plot:
+        options.plot.write_text(plot(figures), "utf-8")
+    if options.cpu_time and options.out:
+        write(options.out, figures)
+    finish(figures, options.out)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", type=named, nargs="+", metavar="NAME=BUNDLE")
+    parser.add_argument("--pairs", type=int, default=21)
+    parser.add_argument("--requests", type=int, default=15, help="requests a pair, of which the median counts")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="processor time of the thread; kept beside other load, too, and marked void then",
+    )
+    parser.add_argument("--quality", type=Path, help="figures of quality by name, for the result and the plot")
+    parser.add_argument("--metric", default="auc", help="the figure of --quality that is plotted (default: auc)")
+    parser.add_argument("--plot", type=Path, help="SVG of quality against microseconds; needs --quality")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def named(text: str) -> tuple[str, Path]:
+    name, mark, root = text.partition("=")
+    if not (name and mark and root):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=BUNDLE")
+    return name, Path(root)
+
+
+def quality_of(options: argparse.Namespace) -> dict[str, Row]:
+    """NAME → its figures and "plotted", the one that is drawn. Raises InputError."""
+    if options.quality is None:
+        if options.plot is not None:
+            raise InputError("--plot: draws quality against time; give --quality FILE")
+        return {}
+    try:
+        found = json.loads(options.quality.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--quality: {options.quality}: cannot be read ({error})") from None
+    for name, _ in options.bundles:
+        figure = found.get(name, {}).get(options.metric) if isinstance(found, dict) else None
+        if type(figure) not in (int, float):
+            raise InputError(f"--quality: {options.quality} has no number {options.metric!r} of {name!r}")
+    return {name: {"quality": found[name], "metric": options.metric} for name, _ in options.bundles}
+
+
+def measured(found: Sequence[Contender], options: argparse.Namespace) -> list[Row]:
+    """Each bundle's workloads: median microseconds, and its ratio to the first bundle with the pairs' interval."""
+    users = users_of(found[0])
+    ids = found[0].engine.encoder.catalog.ids
+    clock = time.thread_time if options.cpu_time else time.perf_counter
+    spent: dict[str, list[list[float]]] = {asked.name: [] for asked in WORKLOADS}
+    for number in range(options.pairs):
+        rng = np.random.default_rng([number, 3])
+        for asked in WORKLOADS:
+            count = options.requests if asked.candidates else CATALOGUE
+            chosen = [users[i] for i in rng.choice(len(users), count).tolist()]
+            slates = [[ids[row] for row in rng.choice(len(ids), max(SIZES)).tolist()] for _ in chosen]
+            spent[asked.name].append(pair(found, asked, list(zip(chosen, slates, strict=True)), number, clock))
+    return [model_row(one, place, spent) for place, one in enumerate(found)]
+
+
+def users_of(contender: Contender) -> list[User]:
+    """Of the sample, one request each."""
+    rows = traffic.read(contender.engine.bundle, None)
+    return [rows[i].request.user for i in traffic.one_per_user(rows, len(rows), 0)]
+
+
+def pair(
+    found: Sequence[Contender], asked: Workload, work: Sequence[tuple[User, list[str]]], number: int,
+    clock: Callable[[], float],
+) -> list[float]:  # fmt: skip
+    """Median microseconds of each bundle; every second pair goes through them backwards."""
+    times: list[list[float]] = [[] for _ in found]
+    order = list(enumerate(found))
+    for user, items in work:
+        for place, one in order[::-1] if number % 2 else order:
+            times[place].append(one.seconds(user, asked, items, clock))
+    return [1e6 * float(np.median(of)) for of in times]
+
+
+def model_row(one: Contender, place: int, spent: dict[str, list[list[float]]]) -> Row:
+    found = {}
+    for name, pairs in spent.items():
+        times = ratio_of([of[place] for of in pairs])
+        ratio = ratio_of([of[place] / of[0] for of in pairs])
+        found[name] = {"us": round(times.median, 1), "low": round(times.low, 1), "high": round(times.high, 1),
+                       "ratio": ratio.to_json()}  # fmt: skip
+    bundle = one.engine.bundle
+    return {"name": one.name, "bundle": bundle.label, "family": one.family, "items": len(one.engine.encoder.catalog),
+            "megabytes": one.megabytes(), "workloads": found}  # fmt: skip
+
+
+def targets(figures: Row) -> Iterator[Row]:
+    """What the families may cost at 20 candidates."""
+    for model in figures["models"][1:]:
+        for user, limit in LIMITS.get(model["family"], {}).items():
+            name = Workload(user, SIZES[0]).name
+            ratio = model["workloads"][name]["ratio"]
+            first = figures["models"][0]["name"]
+            yield judged(f"{model['name']} against {first}: {name}", ratio, "<=", limit, figures["void"])
+
+
+def table(figures: Row) -> str:
+    """The figures for reading: microseconds, and the ratio to the first bundle."""
+    models = figures["models"]
+    lines = [f"{'':38}" + "".join(f"{model['name'][:22]:>24}" for model in models)]
+    for asked in WORKLOADS:
+        cells = (model["workloads"][asked.name] for model in models)
+        lines.append(f"{asked.name:38}" + "".join(f"{c['us']:13.1f} x{c['ratio']['median']:9.3f}" for c in cells))
+    lines.append(f"{'MB':38}" + "".join(f"{model['megabytes'][CRM_FILES[0]]:24.2f}" for model in models))
+    return "\n".join(lines)
+
+
+def plot(figures: Row) -> str:
+    """SVG: a line a model from its returning user's time to its new user's, at 20 candidates."""
+    import io
+
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    from corella_edge_export.report.plots import PAIRS, STYLE
+
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for place, model in enumerate(figures["models"]):
+            times = [model["workloads"][Workload(user, SIZES[0]).name]["us"] for user in ("returning", "new")]
+            height = model["quality"][model["metric"]]
+            colour = PAIRS[place % len(PAIRS)]
+            axes.plot(times, [height] * 2, color=colour)
+            axes.plot(times[:1], [height], "o", color=colour, markerfacecolor="white")
+            axes.plot(times[1:], [height], "o", color=colour)
+            axes.annotate(model["name"], (times[1], height), (6, 4), textcoords="offset points", color=colour)
+        axes.set_xscale("log")
+        axes.set(xlabel=f"µs a request of {SIZES[0]} candidates, one core (ring: returning user, dot: new user)",
+                 ylabel=figures["models"][0]["metric"])  # fmt: skip
+        axes.margins(x=0.15, y=0.15)
+        contents = io.StringIO()
+        figure.savefig(contents, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return contents.getvalue()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CorellaError as error:
+        sys.exit(str(error))

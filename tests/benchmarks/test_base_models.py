@@ -1,0 +1,104 @@
+"""The benchmark of base models: what it asks, what it holds the families against, and its plot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import base_models
+from bundles import make_bundle
+from corella_edge.errors import InputError
+from corella_edge.request import Event, User
+
+USER = User("u", {"age": 3}, [Event("a", 4.0, 10), Event("b", 2.0, 20)])
+
+
+def options(**changes: Any) -> argparse.Namespace:
+    plain = {"pairs": 3, "requests": 2, "cpu_time": True, "quality": None, "plot": None, "metric": "auc"}
+    return argparse.Namespace(**{**plain, "bundles": [("one", Path("a")), ("two", Path("b"))], **changes})
+
+
+def test_a_returning_user_comes_with_one_more_event_of_the_last_ones_rating() -> None:
+    found = base_models.longer(USER, "c")
+    assert list(found.history) == [*USER.history, Event("c", 2.0, 20)]
+    assert list(base_models.longer(User("new"), "c").history) == [Event("c")]
+
+
+def test_no_encoder_has_seen_the_history_that_is_asked_with() -> None:
+    request = base_models.request_of(USER, base_models.Workload("new", 2), ["x", "y", "z"])
+    assert request.user.history == USER.history
+    assert request.user.history is not USER.history
+    assert [candidate.item for candidate in request.candidates or ()] == ["x", "y"]
+    whole = base_models.request_of(USER, base_models.Workload("new", None), ["x"])
+    assert (whole.candidates, whole.top_k) == (None, 10)
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = make_bundle(tmp_path_factory.mktemp("base") / "bundle", llm=False)
+    with base_models.Contender.open("one", root).engine as first, base_models.Contender.open("two", root).engine as two:
+        found = [base_models.Contender("one", first, "dcnv2"), base_models.Contender("two", two, "din")]
+        models = base_models.measured(found, options())
+    return {"models": models, "void": False}
+
+
+def test_each_bundle_has_every_workload_and_the_first_is_the_measure(figures: dict[str, Any]) -> None:
+    one, two = figures["models"]
+    assert list(one["workloads"]) == [asked.name for asked in base_models.WORKLOADS]
+    assert {cell["ratio"]["median"] for cell in one["workloads"].values()} == {1.0}
+    for cell in two["workloads"].values():
+        assert 0 < cell["low"] <= cell["us"] <= cell["high"]
+        assert cell["ratio"]["pairs"] == 3
+    assert one["megabytes"] == two["megabytes"]
+    assert one["megabytes"].keys() == {"crm.onnx"}
+    assert base_models.table(figures).count("\n") == len(base_models.WORKLOADS) + 1
+
+
+def test_a_family_is_held_against_its_limits() -> None:
+    def model(family: str, value: float) -> dict[str, Any]:
+        ratio = {"median": value, "low": value, "high": value, "pairs": 21}
+        cells = {asked.name: {"ratio": ratio} for asked in base_models.WORKLOADS}
+        return {"name": family, "family": family, "workloads": cells}
+
+    models = [model("dcnv2", 1.0), model("din", 1.4), model("sequence", 2.0)]
+    found = list(base_models.targets({"models": models, "void": False}))
+    assert [(row["limit"], row["met"]) for row in found] == [(1.5, True), (4.0, True), (1.5, False)]
+
+
+def test_the_plot_names_every_model(figures: dict[str, Any]) -> None:
+    given = {"quality": {"auc": 0.8}, "metric": "auc"}
+    drawn = base_models.plot({"models": [{**model, **given} for model in figures["models"]]})
+    assert drawn.startswith("<?xml")
+    assert ">one<" in drawn
+    assert ">two<" in drawn
+
+
+def test_quality_is_joined_by_name_or_refused(tmp_path: Path) -> None:
+    file = tmp_path / "quality.json"
+    file.write_text(json.dumps({"one": {"auc": 0.8, "ndcg@10": 0.1}, "two": {"auc": 0.7}}))
+    found = base_models.quality_of(options(quality=file))
+    assert found["one"] == {"quality": {"auc": 0.8, "ndcg@10": 0.1}, "metric": "auc"}
+    with pytest.raises(InputError, match="has no number 'ndcg@10' of 'two'"):
+        base_models.quality_of(options(quality=file, metric="ndcg@10"))
+    with pytest.raises(InputError, match="give --quality"):
+        base_models.quality_of(options(plot=tmp_path / "plot.svg"))
+    assert base_models.quality_of(options()) == {}
+
+
+def test_a_name_belongs_to_each_bundle() -> None:
+    assert base_models.named("one=runs/a=b") == ("one", Path("runs/a=b"))
+    for text in ("one", "=x", "one="):
+        with pytest.raises(argparse.ArgumentTypeError):
+            base_models.named(text)
+
+
+def test_megabytes_are_those_of_both_graphs() -> None:
+    sizes = {"crm.onnx": 2_000_000, "crm.events.onnx": 500_000, "llm.gguf": 9}
+    files = {name: SimpleNamespace(size=size) for name, size in sizes.items()}
+    engine: Any = SimpleNamespace(bundle=SimpleNamespace(manifest=SimpleNamespace(files=files)))
+    assert base_models.Contender("x", engine, "").megabytes() == {"crm.onnx": 2.5}

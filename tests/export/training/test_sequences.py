@@ -1,0 +1,123 @@
+"""Training along whole users: parts add up, a broken run ends as a whole one, both losses learn what they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from corella_edge.features.encoder import FeatureEncoder  # noqa: E402
+from corella_edge_export.crm.ensemble import new_crm  # noqa: E402
+from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema  # noqa: E402
+from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
+from corella_edge_export.data.prepared import PreparedData  # noqa: E402
+from corella_edge_export.training import loop  # noqa: E402
+from corella_edge_export.training.checkpoint import load_tensors  # noqa: E402
+from corella_edge_export.training.loop import Part, Schedule  # noqa: E402
+from corella_edge_export.training.tasks.crm import new_task, predict  # noqa: E402
+from corella_edge_export.training.tasks.sequences import NextItemTask, SequencesTask  # noqa: E402
+from tiny_run import crm_recipe, prepared  # noqa: E402
+
+KEYS = {"kind": "sequence", "embedding_dim": 8, "heads": 2, "inner": 12, "history": 6, "history_block": 3,
+        "batch_events": 100}  # fmt: skip
+NEXT = {"head": "dot", "loss": "softmax"}
+LOSSES = {"labels": {}, "next item": NEXT, "drawn items": {**NEXT, "negatives": 9, "drawn": "by count"}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return prepared(tmp_path_factory.mktemp("prepared") / "small")
+
+
+def made(data: PreparedData, **keys: Any) -> Any:
+    """A new task of these keys."""
+    chosen = crm_recipe(**KEYS, **keys)
+    encoder = FeatureEncoder(fit_schema(data, chosen.features), catalog_of(data))
+    torch.manual_seed(4)
+    model = new_crm(encoder.schema, chosen)
+    train, valid = (EncodedRows(data, split, encoder) for split in ("train", "valid"))
+    return new_task(model, train, valid, chosen, 1)
+
+
+@pytest.mark.parametrize("keys", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("members", [1, 2])
+def test_parts_of_a_batch_add_up_to_it(data: PreparedData, keys: Any, members: int) -> None:
+    task = made(data, members=members, dropout=0.0, **keys)
+    batch = task.batches(0)[0]
+    assert len(batch) > 3
+    whole = task.losses(batch, 0, 0, Part())
+    parts = [task.losses(batch, 0, 0, Part(k, 3)) for k in range(3)]
+    assert whole.keys() == parts[0].keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(sum(part[name] for part in parts), value, rtol=1e-5, atol=1e-6)
+    assert task.losses(batch, 0, 0, Part(len(batch), len(batch) + 1)) == {}
+
+
+@pytest.mark.parametrize("keys", LOSSES.values(), ids=LOSSES)
+def test_a_run_that_broke_off_ends_like_one_that_did_not(
+    data: PreparedData, tmp_path: Path, keys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    schedule = Schedule(1e-2, 1e-4, 2, 2, 3)
+    whole, broken = (made(data, dropout=0.2, **keys) for _ in range(2))
+    best = loop.fit(whole, schedule, tmp_path / "whole" / "crm", 1, quiet=True)
+    losses, steps = broken.losses, []
+
+    def cut(*args: Any) -> Any:
+        steps.append(args)
+        if len(steps) == 5:
+            raise RuntimeError("the power is gone")
+        return losses(*args)
+
+    monkeypatch.setattr(broken, "losses", cut)
+    with pytest.raises(RuntimeError, match="power"):
+        loop.fit(broken, schedule, tmp_path / "broken" / "crm", 1, quiet=True)
+    again = made(data, dropout=0.2, **keys)
+    found = loop.fit(again, schedule, tmp_path / "broken" / "crm", 1, quiet=True)
+    assert {**found, "seconds": 0} == {**best, "seconds": 0}
+    for name, tensor in load_tensors(tmp_path / "whole" / "crm" / loop.BEST).items():
+        assert torch.equal(tensor, dict(again.model.state_dict())[name]), name
+
+
+def test_labels_are_learnt(data: PreparedData, tmp_path: Path) -> None:
+    task = made(data)
+    assert type(task) is SequencesTask
+    before = task.evaluate()
+    best = loop.fit(task, Schedule(1e-2, 1e-4, 5, 1, 5), tmp_path / "run" / "crm", 1, quiet=True)
+    assert best["auc"] > max(0.6, before["auc"])
+
+
+def test_the_next_item_is_learnt_and_its_probability_fitted(data: PreparedData, tmp_path: Path) -> None:
+    """The scale and the bias learn from labels; nothing else does."""
+    task = made(data, **NEXT)
+    assert type(task) is NextItemTask
+    found = task.losses(task.batches(0)[0], 0, 0, Part())
+    found["label_loss"].backward(retain_graph=True)
+    learning = {name for name, p in task.model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert learning == {"scale", "offset"}
+    before = task.evaluate()
+    best = loop.fit(task, Schedule(1e-2, 1e-4, 6, 1, 6), tmp_path / "run" / "crm", 1, quiet=True)
+    assert best["ndcg"] > before["ndcg"]
+    assert abs(predict(task.model, task.train).mean() - task.train.labels.mean()) < 0.12
+
+
+def test_drawing_every_item_once_is_the_full_softmax(data: PreparedData) -> None:
+    task = made(data, dropout=0.0, oov_rate=0.0, **NEXT)
+    liked, n = 5, len(task.items)
+    table = torch.randn(liked, n, generator=torch.Generator().manual_seed(3))
+    wanted = np.arange(liked) * 2
+    expected = torch.nn.functional.cross_entropy(table, torch.from_numpy(wanted), reduction="sum")
+    found = task._sampled(table[np.arange(liked), wanted], table, wanted, np.arange(n))
+    torch.testing.assert_close(found, expected)
+
+
+def test_rows_are_those_of_the_split(data: PreparedData) -> None:
+    task = made(data)
+    for epoch in (0, 1):
+        rows = np.concatenate([task.chunks.along(batch).rows for batch in task.batches(epoch)])
+        assert sorted(rows.tolist()) == list(range(len(task.train)))
+    assert [b.tolist() for b in task.batches(0)] != [b.tolist() for b in task.batches(1)]
