@@ -132,8 +132,8 @@ class TunedEncoder(nn.Module):
     def hidden_words(self, rows: Indices, share: float, rng: np.random.Generator) -> Tensor:
         """Mean loss of words that are hidden from the encoder: masked language modelling.
 
-        As in arXiv 1810.04805, section 3.1: of the texts' words a `share` is asked for; 80 % of those stand as the mask, 10 % as any other token, 10 % as
-        they are.
+        As in arXiv 1810.04805, section 3.1: of the texts' words a `share` is asked for; 80 % of those stand as the
+        mask, 10 % as any other token, 10 % as they are.
         """
         at, there = self.texts.places(rows)
         ids = self.texts.ids[at]

@@ -34,11 +34,12 @@ def plain(folder: Path) -> Any:
     """The vectors as the downloaded encoder gives them."""
     encoder = SentenceEncoder(folder)
     tokenizer = tokenizer_for(folder, encoder, 12)
-    found = tokenizer.encode_batch(TEXTS)
+    coded = tokenizer.encode_batch(TEXTS)
     with torch.inference_mode():
-        vectors = encoder(torch.tensor([f.ids for f in found]), torch.tensor([f.attention_mask for f in found]))
-    vectors[1] = 0.0  # an empty text
-    return vectors.numpy()
+        vectors = encoder(torch.tensor([c.ids for c in coded]), torch.tensor([c.attention_mask for c in coded]))
+    found = vectors.numpy()
+    found[1] = 0.0  # an empty text
+    return found
 
 
 @pytest.mark.parametrize(("layers", "apart"), [(2, 1e-6), (1, 2e-3)])

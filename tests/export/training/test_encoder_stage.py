@@ -1,4 +1,4 @@
-"""The stage that tunes a sentence encoder: it learns, resumes exactly, and what it made is what the CRM goes on with."""
+"""The stage that tunes a sentence encoder: it learns, resumes exactly, and the CRM goes on with what it made."""
 
 from __future__ import annotations
 
