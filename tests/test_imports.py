@@ -63,13 +63,17 @@ def test_the_command_adds_click_alone() -> None:
 
 
 def test_the_runtime_never_loads_the_training_half() -> None:
-    loaded = loaded_by(modules("corella_edge_runtime"))
+    loaded = loaded_by([name for name in modules("corella_edge_runtime") if name != "corella_edge_runtime.text"])
     assert {"corella_edge_runtime", "onnxruntime", "llama_cpp", "starlette"} <= loaded
     assert not loaded & {*HEAVY, "matplotlib", "corella_edge_export", "ray"}
 
 
-def test_the_engine_loads_without_llama_cpp() -> None:
-    assert "llama_cpp" not in loaded_by(["corella_edge_runtime.engine"])
+def test_the_engine_loads_without_llama_cpp_and_tokenizers() -> None:
+    assert not loaded_by(["corella_edge_runtime.engine"]) & {"llama_cpp", "tokenizers"}
+
+
+def test_a_model_of_words_loads_tokenizers_and_nothing_else_of_the_training_half() -> None:
+    assert loaded_by(["corella_edge_runtime.text"]) & set(HEAVY) == {"tokenizers"}
 
 
 def test_evaluation_needs_nothing_of_the_training() -> None:
@@ -123,9 +127,10 @@ ARROWS = {
     "llm": {"data", "recipe_keys"},
     "recipe": {"crm", "llm", "recipe_keys", "toml_text"},
     "generic": {"data", "recipe"},
-    "training": {"data", "crm", "llm", "recipe"},
+    "text": {"data", "llm", "recipe"},
+    "training": {"data", "crm", "llm", "recipe", "text"},
     "evaluation": {"data"},
-    "bundling": {"data", "crm", "llm", "training", "evaluation"},
+    "bundling": {"data", "crm", "llm", "text", "training", "evaluation"},
     "demo": {"data", "recipe", "training", "bundling", "evaluation"},
     "report": {"training"},
     "study": {"data", "llm", "recipe", "training", "evaluation", "report"},
@@ -137,6 +142,7 @@ RUNTIME_ARROWS = {
     "box": set(),
     "attributes": set(),
     "crm": set(),
+    "text": {"crm"},
     "showcase": set(),
     "machine": {"box"},
     "store": {"machine"},
@@ -250,7 +256,8 @@ def test_each_heavy_dependency_is_known_in_one_place() -> None:
     assert importers("corella_edge_runtime", "pyarrow") == {"partitions/parquet.py"}
     assert importers("corella_edge_runtime", "ray") == {"partitions/on_ray.py"}
     assert importers("corella_edge", "pyarrow", "ray") | importers("corella_edge_export", "pyarrow", "ray") == set()
-    assert importers("corella_edge_runtime", *HEAVY) == set()
+    assert importers("corella_edge_runtime", "tokenizers") == {"text.py"}
+    assert importers("corella_edge_runtime", *(name for name in HEAVY if name != "tokenizers")) == set()
     assert importers("corella_edge_export", "onnxruntime", "llama_cpp") == set()
     assert importers("corella_edge", "onnxruntime", "llama_cpp", *HEAVY) == set()
     assert importers("corella_edge", "minisign") == {"bundle/signature.py"}

@@ -40,6 +40,7 @@ FORMAT_VERSION = 1
 MANIFEST, SEAL, SIGNATURE = "manifest.json", "manifest.sha256", "manifest.json.minisig"
 _OWN = (MANIFEST, SEAL, SIGNATURE)
 POPULAR, EVENTS = "popular.jsonl", "events.json"  # optional
+TEXT, TOKENIZER = "text.onnx", "text/tokenizer.json"  # optional: what makes vectors of words
 CRM_FILES = ("crm.onnx", "crm.int8.onnx")
 REQUIRED = ("schema.json", "catalog.jsonl", "crm.onnx", "routing.json", "verification.json", "reference.jsonl")
 MAX_JSON_BYTES = 64 * 2**20

@@ -38,11 +38,17 @@ def update(bundle: Path, items: TextFile, out: Path, extra: tuple[str, ...], ver
     from corella_edge.cli.checking import reference_check
     from corella_edge_runtime.site import catalog_update
 
-    done = catalog_update.update(bundle, items, out, extra, reference_check(verify))
+    progress = talk.Progress()
+
+    def told(made: int, wanted: int) -> None:
+        progress.show(f"{made:,} of {wanted:,} text vectors")
+
+    done = catalog_update.update(bundle, items, out, extra, reference_check(verify), told)
+    progress.done()
     for text in done.notes:
         talk.note(text)
     same = f", {done.same:,} as before" if done.same else ""
     click.echo(f"{done.label}: {done.added:,} added, {done.changed:,} changed{same}")
-    dropped = f", {done.dropped:,} dropped, which had changed items in their histories" if done.dropped else ""
+    dropped = f", {done.dropped:,} dropped, which rested on what was changed" if done.dropped else ""
     click.echo(f"{done.rows:,} reference rows kept{dropped}")
     click.echo(str(out))

@@ -55,6 +55,7 @@ class ExportRecipe:
     threshold: str = "ratio:0.05"
     fusion: Literal["replace", "blend", "stack"] = "replace"
     crm_int8: bool = False
+    text_int8: bool = False
     neighbours: int = from_zero(20, 100)  # of an item, in popular.jsonl; 0 = the bundle goes without that file
 
 

@@ -21,7 +21,8 @@ SHOWN = 5  # examples in a sentence
 
 
 class UsedAttributes:
-    """The attributes that anything reads: the CRM's fields, the fields derived from the history, the prompt."""
+    """The attributes that anything reads: the CRM's fields, the fields derived from the history, text vectors, the
+    prompt."""
 
     def __init__(self, schema: Schema, template: Template | None) -> None:
         self.schema, self.template = schema, template
@@ -32,7 +33,9 @@ class UsedAttributes:
         self.fields: dict[str, list[Field]] = {}
         for name, item in [*((f.source, f) for f in self.plain), *derived]:
             self.fields.setdefault(name, []).append(item)
-        text = {"title", *template.item_fields} if template else set[str]()
+        # Those whose words a text vector is made of.
+        self.words = set(schema.text_attributes)
+        text = self.words | ({"title", *template.item_fields} if template else set[str]())
         # What is read of the items of a history, too.
         self.of_history = {name for name, _ in derived} | text
         self.names = self.fields.keys() | text | {"title"}

@@ -30,7 +30,7 @@ from corella_edge_runtime.crm import CRM_MEMORY_MIB, Crm
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.llm.contract.messages import Answers
-from corella_edge_runtime.opening import open_llm
+from corella_edge_runtime.opening import open_llm, open_text
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 from corella_edge_runtime.slate.choose import Slate, Slates
@@ -142,7 +142,8 @@ class Engine:
         setup = find_setup(opened, wishes, warnings.append)
         schema, catalog = opened.schema()
         crm = Crm(opened.path(setup.crm_file), schema, setup.crm_threads, int(crm_memory_mib * 2**20))
-        encoder = FeatureEncoder(schema, catalog)
+        words, wordless = open_text(opened, schema.text_width, setup.crm_threads)
+        encoder = FeatureEncoder(schema, catalog, words)
         side, warning = None, "the LLM is switched off: the CRM decides alone"
         if llm is not None:
             side, warning = open_llm(opened, catalog, llm, setup, require_llm, retry_llm)
@@ -154,7 +155,7 @@ class Engine:
                 side.close()
             raise
         engine.setup = setup
-        engine._lasting += warnings
+        engine._lasting += [*warnings, *([wordless] if wordless else [])]
         engine._of_llm = warning
         if side is not None and side.verdict is not None and side.verdict.sentence:
             engine._lasting.append(side.verdict.sentence)

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corella_edge.bundle.artefact import Bundle
+from corella_edge.bundle.artefact import TEXT, TOKENIZER, Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, ComputeError, MissingExtraError
+from corella_edge.features.vectors import MakeVectors
 from corella_edge.prompt import PromptEncoder, Template, Tokenize, Tokens
 from corella_edge_runtime.llm.asking import Llm
 from corella_edge_runtime.llm.backends import table
@@ -24,6 +25,25 @@ from corella_edge_runtime.setup import Setup
 
 if TYPE_CHECKING:
     from corella_edge_runtime.llm.llama.binding import Model
+
+
+def open_text(bundle: Bundle, width: int, threads: int) -> tuple[MakeVectors | None, str]:
+    """What makes vectors of `width` numbers of words that the catalogue lacks, or None; and why there is nothing.
+
+    Raises:
+        BundleError: the bundle's text model is damaged.
+    """
+    if not width:
+        return None, ""
+    missing = "items with words that the catalogue lacks are scored without their words"
+    if not bundle.has(TEXT):
+        return None, f"the bundle has no model of words: {missing}"
+    try:
+        text = importlib.import_module("corella_edge_runtime.text")
+    except MissingExtraError as error:
+        return None, f"{error}; until then {missing}"
+    model: MakeVectors = text.TextModel(bundle.path(TEXT), bundle.path(TOKENIZER), width, threads)
+    return model, ""
 
 
 def open_backend(

@@ -83,7 +83,7 @@ class Showcase:
     def item_fields(self) -> list[Shown]:
         """Attributes by which a new item may be described, beside its title."""
         prompt = self.bundle.prompt()
-        names = prompt[0].item_fields if prompt else []
+        names = dict.fromkeys([*(prompt[0].item_fields if prompt else []), *self.schema.text_attributes])
         return _fields(self.schema, "item", [name for name in names if name != "title"])
 
     @cached_property
@@ -163,11 +163,11 @@ class Showcase:
         }
 
 
-def _fields(schema: Schema, side: Side, of_prompt: Sequence[str]) -> list[Shown]:
-    """What the CRM looks at, then what the prompt alone mentions; `kind` is one, many, number or text."""
+def _fields(schema: Schema, side: Side, as_words: Sequence[str]) -> list[Shown]:
+    """What the CRM looks at, then what is read as words alone; `kind` is one, many, number or text."""
     known = {f.source: f for f in schema.of(*ATTRIBUTES, side=side) if f.source != "id"}
     fields = [{"name": name, "kind": KINDS[f.kind], "values": _values(schema, f)} for name, f in known.items()]
-    return fields + [{"name": name, "kind": "text", "values": []} for name in of_prompt if name not in known]
+    return fields + [{"name": name, "kind": "text", "values": []} for name in as_words if name not in known]
 
 
 def _values(schema: Schema, field: Field) -> list[str]:

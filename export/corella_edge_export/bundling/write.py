@@ -36,12 +36,15 @@ from corella_edge_export.data.sampling import request_json
 from corella_edge_export.evaluation.scored import ScoredRows, number
 from corella_edge_export.llm.model import merged
 from corella_edge_export.llm.to_gguf import check_tokens, write_gguf
+from corella_edge_export.text import to_onnx
+from corella_edge_export.text.vectors import texts_of
 from corella_edge_export.training.run import Run
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.machine.threads import llm_default
 
 DEFAULT_TYPE = "Q8_0"
+TEXTS = 500  # of the catalogue, by which an INT8 encoder is judged
 NEVER = "ratio:0"  # the threshold of a bundle without an LLM
 Say = Callable[[str], None]
 LLAMA = "llama-cpp-python"
@@ -75,6 +78,7 @@ class Export:
         self.encoder = FeatureEncoder(self.schema, self.catalog)
         self.prompts: PromptEncoder | None = run.prompt_encoder(self.catalog) if _has_llm(run, options) else None
         self.differences: dict[str, float] = {}
+        self.text: dict[str, float] = {}
         self.metrics: dict[str, dict[str, float | None]] = {}
         history, export = history_needed(self.schema, run.recipe.prompt), run.recipe.export
         self.sample = self._answered(choose_rows(run.data, "test", export.sample_rows, run.recipe.seed, history))
@@ -141,6 +145,18 @@ class Export:
             if (self.folder / of).exists():
                 quantize_int8(self.folder / of, self.folder / name, self.schema)
         self._judge("crm_int8", self._crm_scores(Crm(path, self.schema), self.requests))
+
+    def write_text(self) -> None:
+        """text.onnx and its tokenizer, where the items' text vectors come of an encoder."""
+        made = self.run.text_model()
+        if made is None:
+            return
+        self.say("text vectors: the encoder to ONNX")
+        recipe = self.run.recipe
+        texts = texts_of(self.run.data, recipe.crm.text.attributes)[:TEXTS]
+        self.text = to_onnx.write(*made, self.folder, texts, recipe.export.text_int8)
+        if "cosine_mean" in self.text:
+            self.say(f"text vectors: INT8 at a mean cosine of {self.text['cosine_mean']:.4f} with float32")
 
     def write_llm(self, prompts: PromptEncoder) -> None:
         """llm.gguf and its variants; f16 must equal transformers, quantised types are judged by their metrics."""
@@ -251,6 +267,7 @@ class Export:
             "differences": self.differences,
             "metrics": self.metrics,
             "rows": {"test": len(self.sample), "valid": len(self.calibration)},
+            **({"text": self.text} if self.text else {}),
         })  # fmt: skip
         self.seal()
         threads, llm = self.options.threads, self.prompts is not None
@@ -301,6 +318,7 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
         job = Export(run, folder, folder / "work", options, say)
         job.write_inputs()
         job.write_crm()
+        job.write_text()
         if job.prompts is not None:
             job.write_llm(job.prompts)
         job.write_samples()

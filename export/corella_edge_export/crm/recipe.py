@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from corella_edge.features.schema import LONGEST, MOST_BUCKETS
+from corella_edge_export.crm.text_recipe import TextRecipe
 from corella_edge_export.recipe_keys import from_zero, positive, share, signed
-from corella_edge_export.text.recipe import TextRecipe
 
 # The families: `kind` in a recipe, which also names the family's section and module (`section_of`) → the class there.
 FAMILIES = {"dcnv2": "DCNv2", "din": "DIN", "sequence": "Sequence", "text-sequence": "TextSequence"}

@@ -7,11 +7,12 @@ here is refused by its name, as the vectors would be others than the encoder's.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from corella_edge.errors import InputError
@@ -45,10 +46,11 @@ class SentenceEncoder(nn.Module):
         self.pooling, self.normalises = _modules(folder)
         plain = {"add_pooling_layer": False} if config["model_type"] in WITH_POOLER else {}
         try:
-            self.model, found = AutoModel.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True,
-                attn_implementation="eager", **plain,
-            )  # fmt: skip
+            with _silently():  # about weights that are not read
+                self.model, found = AutoModel.from_pretrained(
+                    folder, local_files_only=True, dtype=torch.float32, output_loading_info=True,
+                    attn_implementation="eager", **plain,
+                )  # fmt: skip
         except Exception as error:  # noqa: BLE001 - transformers and safetensors raise of all kinds
             raise InputError(f"{folder}: the encoder cannot be read ({str(error).splitlines()[0]})") from None
         if lacking := [*found["missing_keys"], *found["mismatched_keys"]]:
@@ -71,7 +73,7 @@ class SentenceEncoder(nn.Module):
         return self.pooled(states, attention_mask)
 
     def pooled(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """float32 [n, width] of the last layer's hidden states, float32 [n, length, hidden]."""
+        """float32 [n, width] of the last hidden states [n, length, width]."""
         if self.pooling == "mean":
             weight = attention_mask.unsqueeze(-1).to(states.dtype)
             vectors = (states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1e-9)
@@ -80,12 +82,27 @@ class SentenceEncoder(nn.Module):
         return nn.functional.normalize(vectors, dim=1) if self.normalises else vectors
 
 
+@contextmanager
+def _silently() -> Iterator[None]:
+    """transformers says nothing but errors."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def tokenizer_for(folder: Path, encoder: SentenceEncoder, tokens: int) -> Any:
     """The folder's tokenizer.json, which cuts texts at `tokens` (or what the encoder reads) and fills shorter ones up.
 
     Raises:
         InputError: there is none, or it does not fit the encoder.
     """
+    from tokenizers import Tokenizer
+
     path = folder / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path))

@@ -54,6 +54,10 @@ def raw(recipe: Recipe, data: PreparedData, texts: Sequence[str], folder: Path, 
     return unit
 
 
+def text_model(recipe: Recipe, folder: Path) -> None:
+    """None: a language model is not for a box to make vectors with, so new items have none."""
+
+
 def reader(model: Any, tokenizer: Any, tokens: int) -> Callable[[Sequence[str]], Floats]:
     """Texts → mean last hidden states, float32 [n, w]; zeros for an empty one."""
 

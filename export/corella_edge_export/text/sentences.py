@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from corella_edge.errors import InputError
 from corella_edge.features.derived import Floats
@@ -16,7 +17,8 @@ from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.llm.model import weights_of
 from corella_edge_export.recipe import Recipe
 from corella_edge_export.text.encoder import SentenceEncoder, tokenizer_for
-from corella_edge_export.text.vectors import PARTIAL, resumed
+from corella_edge_export.text.to_onnx import Projected
+from corella_edge_export.text.vectors import PARTIAL, projection, resumed
 from corella_edge_runtime.text import batches
 
 BATCH = 64
@@ -44,6 +46,15 @@ def raw(recipe: Recipe, data: PreparedData, texts: Sequence[str], folder: Path, 
     encoder = SentenceEncoder(place)
     make = reader(encoder, tokenizer_for(place, encoder, recipe.crm.text.tokens))
     return resumed(make, encoder.width, texts, folder / PARTIAL, identity(recipe), quiet)
+
+
+def text_model(recipe: Recipe, folder: Path) -> tuple[nn.Module, Any]:
+    """The encoder with the projection of the run in `folder`, and its tokenizer."""
+    place = Path(recipe.crm.text.path)
+    encoder = SentenceEncoder(place)
+    found = projection(folder)
+    tokenizer = tokenizer_for(place, encoder, recipe.crm.text.tokens)
+    return (encoder if found is None else Projected(encoder, *found)), tokenizer
 
 
 def reader(encoder: Any, tokenizer: Any) -> Callable[[Sequence[str]], Floats]:

@@ -41,7 +41,8 @@ def source_of(recipe: Recipe) -> Any:
     """The module of the recipe's source, which has
 
     identity(recipe) -> str: a hash of the weights and settings, beside those of [crm.text], that decide the vectors;
-    raw(recipe, data, texts, folder, quiet) -> float32 [n, w]: the vectors of the items' texts, zeros for an empty one.
+    raw(recipe, data, texts, folder, quiet) -> float32 [n, w]: the vectors of the items' texts, zeros for an empty one;
+    text_model(recipe, folder) -> (module, tokenizer) or None: what makes vectors of new items, see `to_onnx.write`.
     """
     return importlib.import_module(f"corella_edge_export.text.{SOURCES[recipe.crm.text.source]}")
 

@@ -40,15 +40,13 @@ from corella_edge_export.crm.ensemble import new_crm
 from corella_edge_export.crm.fitted.items import folds
 from corella_edge_export.crm.fitted.schema import catalog_of, events_schema, fit_schema
 from corella_edge_export.crm.recipe import NumberRecipe, flat, nested
+from corella_edge_export.crm.text_recipe import TextRecipe
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.llm import model as llm
 from corella_edge_export.llm import tokenizer
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_of_run, table_of
 from corella_edge_export.text import vectors as text_vectors
-from corella_edge_export.text.encoder import SentenceEncoder, tokenizer_for
-from corella_edge_export.text.recipe import TextRecipe
-from corella_edge_export.text.tuned import TunedEncoder
 from corella_edge_export.training import checkpoint
 from corella_edge_export.training.align import Alignment, pairs_for
 from corella_edge_export.training.stage import STAGES, last_of, named
@@ -115,7 +113,7 @@ class Run:
             schema, catalog = bundle.read_schema(self.folder)
         except BundleError as error:
             raise InputError(f"{self.folder}: {error}; remove {path}, the same command then fits it again") from None
-        if self.tunes_encoder and checkpoint.finished(self.folder / "encoder"):
+        if self._tuned:
             catalog.vectors = as_float16(self.best("encoder")["vectors"].numpy())
         return schema, catalog
 
@@ -136,23 +134,10 @@ class Run:
         """Whether the recipe has the stage `encoder`."""
         return named("encoder").enabled(self.recipe)
 
-    def sentence_encoder(self) -> SentenceEncoder:
-        """The encoder of [crm.text], with what the stage `encoder` has made of it once that is finished."""
-        found = SentenceEncoder(Path(self.recipe.crm.text.path))
-        if self.tunes_encoder and checkpoint.finished(self.folder / "encoder"):
-            own = dict(found.named_parameters())
-            for name, weight in self.best("encoder", "encoder").items():
-                own[name].copy_(weight)
-        return found
-
-    def tuned_encoder(self) -> TunedEncoder:
-        """The encoder of [crm.text] before it is tuned, over the texts of the catalogue."""
-        text, folder = self.recipe.crm.text, Path(self.recipe.crm.text.path)
-        encoder = SentenceEncoder(folder)
-        texts = text_vectors.texts_of(self.data, text.attributes)
-        torch.manual_seed(self.recipe.seed)
-        tokenizer = tokenizer_for(folder, encoder, text.tokens)
-        return TunedEncoder(encoder, tokenizer, texts, self.recipe.crm.text_sequence.train_layers)
+    @property
+    def _tuned(self) -> bool:
+        """Whether that stage is finished, so that its encoder's vectors count."""
+        return self.tunes_encoder and checkpoint.finished(self.folder / "encoder")
 
     def parts(self) -> Iterator[tuple[npt.NDArray[np.bool_], FeatureEncoder]]:
         """Folds of users with an encoder of their training rows, whose items' numbers come from the other folds."""
@@ -168,15 +153,27 @@ class Run:
     def new_crm(self) -> CrmModel:
         """The CRM before training."""
         torch.manual_seed(self.recipe.seed)
-        schema, catalog = self.fit_inputs()
-        return new_crm(schema, self.recipe.crm, catalog.vectors)
+        schema, _ = self.fit_inputs()
+        return new_crm(schema, self.recipe.crm, self.item_vectors())
+
+    def item_vectors(self) -> Array | None:
+        """float16 [items, width], the text vectors that the CRM's training begins with; None where it has none."""
+        return self.fit_inputs()[1].vectors
 
     def served_vectors(self) -> Array | None:
         """float16 [items, width], what a bundle has: those that training began with, or what it made of them."""
-        _, catalog = self.fit_inputs()
         if not self.recipe.crm.text.tuned:
-            return catalog.vectors
+            return self.item_vectors()
         return as_float16(self.crm().state_dict()["text.table"].numpy())
+
+    def text_model(self) -> tuple[nn.Module, Any] | None:
+        """What makes vectors of new items, and its tokenizer; see `text.to_onnx.write`. None where nothing does."""
+        if not self.recipe.crm.text.source:
+            return None
+        found: tuple[nn.Module, Any] | None = text_vectors.source_of(self.recipe).text_model(self.recipe, self.folder)
+        if found is not None and self._tuned:
+            found[0].load_state_dict(self.best("encoder", "encoder"), strict=False)
+        return found
 
     def crm(self, stage: str | None = None) -> CrmModel:
         """The trained CRM: after the last stage of the recipe that trains it, or after the named one."""

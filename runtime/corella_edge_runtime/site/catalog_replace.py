@@ -105,7 +105,9 @@ def _of_others(line: Mapping[str, Any], ids: Sequence[str], rng: np.random.Gener
 def _scored(engine: Engine, line: Mapping[str, Any]) -> dict[str, Any]:
     """A line of reference.jsonl."""
     row = reference.Reference(parse_request(line), 0.0, None, None)
-    found = engine.rank(parse_request({**line, "threshold": "ratio:0" if engine.llm is None else "ratio:1"}), refuses=False)
+    found = engine.rank(
+        parse_request({**line, "threshold": "ratio:0" if engine.llm is None else "ratio:1"}), refuses=False
+    )
     prompt, llm = reference.prompt_ids(engine, row), None if engine.llm is None else float(found.llm[0])
     known = llm is not None and not np.isnan(llm)
     return {"request": line, "crm": float(found.crm[0]), "prompt": None if prompt is None else list(prompt),

@@ -7,26 +7,32 @@ known keeps what the CRM has learned of its id; the LLM knows items by their tex
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from corella_edge.atomic import check_free, link_or_copy, new_folder
-from corella_edge.bundle.artefact import MANIFEST, Bundle, seal, sha256, write_catalog_tables
+from corella_edge.bundle.artefact import MANIFEST, TEXT, TOKENIZER, Bundle, seal, sha256, write_catalog_tables
 from corella_edge.catalog import LINES, TABLES, Attributes, Catalog
 from corella_edge.errors import BundleError, InputError
 from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.features.vectors import VECTORS, as_float16, item_text, write_vectors
 from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import Reference, parse_reference, read_lines
-from corella_edge.request import Candidate
+from corella_edge.request import Candidate, Candidates
 from corella_edge_runtime.attributes import UsedAttributes, read_items, remarks
 
 REFERENCE = "reference.jsonl"
-OWN = {LINES, TABLES, REFERENCE}  # files that an update rewrites
+OWN = {LINES, TABLES, REFERENCE, VECTORS}  # files that an update rewrites
 MARK = "+items."
 HASH_DIGITS = 8
+
+NONE = Candidates(())
 
 Json = Mapping[str, Any]
 
@@ -89,12 +95,15 @@ def reference_lines(
 ) -> list[str]:
     """The rows of reference.jsonl that still hold, as JSON.
 
-    A candidate that was changed brings the attributes it had; a row with a change in its history goes.
+    A candidate that was changed brings the attributes it had; a row goes where something in its history was changed, or
+    the words that its candidate's text vector is made of: a vector that was tuned comes of no words.
     """
     items = [*after.added, *after.changed]
     changes = {item: _differences(before.of(item), after.catalog.of(item)) for item in items}
     lost = {item for item, names in changes.items() if names & reading.of_history}
-    holding = (line for row, line in rows if lost.isdisjoint(event.item for event in row.request.user.history))
+    reworded = {item for item, names in changes.items() if names & reading.words}
+    asked = ((row.request.user.history.items, row.request.candidates or NONE, line) for row, line in rows)
+    holding = (line for seen, own, line in asked if lost.isdisjoint(seen) and reworded.isdisjoint(own.items))
     held = (_pinned(line, changes, before) for line in holding)
     return [json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in held]
 
@@ -123,19 +132,23 @@ def update(
     out: Path,
     extras: Sequence[str] = (),
     check: Callable[[Path], None] = lambda folder: None,
+    told: Callable[[int, int], None] = lambda done, count: None,
 ) -> Report:
     """Write the bundle `out`: the bundle in folder `root` with the items of the file `items`.
 
     Args:
         extras: attributes that the file may have although nothing reads them.
         check: called with the finished folder before it appears; what it raises is raised.
+        told: hears how many of the text vectors that are wanted are made.
 
     Raises:
-        InputError: a bad line, nothing to change, a taken `out`. BundleError: `root` is damaged.
+        InputError: a bad line, nothing to change, a taken `out`. BundleError: `root` is damaged. MissingExtraError: its
+            text vectors cannot be made here.
     """
     check_free(out)
     work = _Work(Bundle.open(root), TextFile.of(items), extras)
     rows = work.rows()
+    work.make_vectors(told)
     with new_folder(out) as folder:
         version = work.write(folder, rows)
         check(folder)
@@ -147,6 +160,7 @@ class _Work:
 
     def __init__(self, bundle: Bundle, items: TextFile, extras: Sequence[str]) -> None:
         self.bundle, self.items = bundle, items
+        self.notes: list[str] = []
         self.schema, self.before = bundle.schema()
         prompt = bundle.prompt()
         self.reading = UsedAttributes(self.schema, prompt[0] if prompt else None)
@@ -166,6 +180,27 @@ class _Work:
             )
         return kept
 
+    def make_vectors(self, told: Callable[[int, int], None]) -> None:
+        """The vectors of items whose words are new, beside those that stay."""
+        before, catalog = self.before, self.after.catalog
+        if before.vectors is None:
+            return
+        names = self.schema.text_attributes
+        texts = {catalog.row_of[item]: item_text(catalog.of(item), names) for item in self._touched()}
+        new = {row: text for row, text in texts.items() if item_text(before.of(catalog.ids[row]), names) != text}
+        vectors = np.zeros((len(catalog), before.vectors.shape[1]), np.float16)
+        vectors[: len(before)] = before.vectors
+        if new and self.bundle.has(TEXT):
+            module = importlib.import_module("corella_edge_runtime.text")
+            model = module.TextModel(self.bundle.path(TEXT), self.bundle.path(TOKENIZER), vectors.shape[1])
+            vectors[list(new)] = as_float16(model.vectors(list(new.values()), lambda done: told(done, len(new))))
+        elif new:
+            self.notes.append(f"{len(new)} items have words that the bundle, which has no {TEXT}, makes no vectors of")
+        catalog.vectors = vectors
+
+    def _touched(self) -> list[str]:
+        return [*self.after.added, *self.after.changed]
+
     def write(self, folder: Path, rows: Sequence[str]) -> str:
         """Fill an empty folder; the new version."""
         for name in self.bundle.manifest.files.keys() - OWN:
@@ -176,6 +211,8 @@ class _Work:
         (folder / REFERENCE).write_text("".join(rows), "utf-8")
         FeatureEncoder(self.schema, self.after.catalog)  # what it cannot encode, no server could
         write_catalog_tables(folder, self.schema, self.after.catalog)
+        if self.after.catalog.vectors is not None:
+            write_vectors(folder / VECTORS, self.after.catalog.vectors)
         return self._seal(folder, len(self.reference) - len(rows))
 
     def _seal(self, folder: Path, dropped: int) -> str:
@@ -197,7 +234,7 @@ class _Work:
 
     def report(self, version: str, rows: Sequence[str]) -> Report:
         after, dropped = self.after, len(self.reference) - len(rows)
-        notes = list(remarks(self.reading, self.before, after.catalog, after.added, after.changed))
+        notes = [*self.notes, *remarks(self.reading, self.before, after.catalog, after.added, after.changed)]
         label = f"{self.bundle.manifest.name}@{version}"
         return Report(label, len(after.added), len(after.changed), after.same, len(rows), dropped, notes)
 

@@ -16,7 +16,6 @@ from corella_edge.features.vectors import as_float16  # noqa: E402
 from corella_edge_export.crm.base import CrmModel  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.recipe import Recipe  # noqa: E402
-from corella_edge_export.text.encoder import tokenizer_for  # noqa: E402
 from corella_edge_export.text.sentences import reader  # noqa: E402
 from corella_edge_export.text.vectors import texts_of  # noqa: E402
 from corella_edge_export.training import loop  # noqa: E402
@@ -57,10 +56,10 @@ def whole(data: PreparedData, encoder: Path, tmp_path_factory: pytest.TempPathFa
     return run
 
 
-def test_the_item_matrix_is_that_of_the_tuned_encoder(whole: Run, encoder: Path) -> None:
-    model = whole.sentence_encoder()
-    texts = texts_of(whole.data, whole.recipe.crm.text.attributes)
-    again = reader(model, tokenizer_for(encoder, model, whole.recipe.crm.text.tokens))(texts)
+def test_the_item_matrix_is_that_of_the_tuned_encoder(whole: Run) -> None:
+    made = whole.text_model()
+    assert made is not None
+    again = reader(*made)(texts_of(whole.data, whole.recipe.crm.text.attributes))
     _, catalog = whole.fit_inputs()
     assert catalog.vectors is not None
     np.testing.assert_allclose(catalog.vectors.astype(np.float32), again, atol=5e-3)  # the lower layer's are halves
@@ -180,13 +179,13 @@ def test_what_would_bring_ids_back_is_refused(encoder: Path, keys: dict[str, Any
 def test_an_encoder_without_a_token_for_hidden_words_is_told(
     data: PreparedData, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Run.tuned_encoder
+    real = tasks.tuned_encoder
 
-    def without(self: Run) -> Any:
-        found = real(self)
+    def without(run: Run) -> Any:
+        found = real(run)
         found.mask_token = None
         return found
 
-    monkeypatch.setattr(Run, "tuned_encoder", without)
+    monkeypatch.setattr(tasks, "tuned_encoder", without)
     with pytest.raises(InputError, match="set mlm = 0"):
         Stages(Run(tmp_path, chosen(encoder), data), quiet=True).task("encoder")

@@ -24,12 +24,15 @@ from corella_edge_export.crm.ensemble import Members, members_of
 from corella_edge_export.crm.recipe import CrmRecipe, TextSequenceRecipe
 from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.crm.text_input import TextInput
+from corella_edge_export.text.encoder import SentenceEncoder
 from corella_edge_export.text.tuned import TunedEncoder
+from corella_edge_export.text.vectors import texts_of
 from corella_edge_export.training.loop import Metrics, Schedule
 from corella_edge_export.training.tasks.crm import device_of
 from corella_edge_export.training.tasks.sequences import NextItemTask
 
 if TYPE_CHECKING:
+    from corella_edge_export.training.run import Run
     from corella_edge_export.training.stages import Stages
 
 Indices = npt.NDArray[np.int64]
@@ -119,11 +122,22 @@ class EncoderTask(NextItemTask):
         return functional.cross_entropy(table, right, reduction="sum")
 
 
+def tuned_encoder(run: Run) -> TunedEncoder:
+    """The encoder of [crm.text] as it was downloaded, ready to be tuned, over the texts of the catalogue."""
+    made, recipe = run.text_model(), run.recipe.crm
+    assert made is not None  # what the recipe's check sees to
+    encoder, tokenizer = made
+    assert isinstance(encoder, SentenceEncoder)
+    torch.manual_seed(run.recipe.seed)
+    texts = texts_of(run.data, recipe.text.attributes)
+    return TunedEncoder(encoder, tokenizer, texts, recipe.text_sequence.train_layers)
+
+
 def stage(stages: Stages) -> tuple[EncoderTask, Schedule]:
     """The stage `encoder`: a new CRM, and the encoder of [crm.text] as it was downloaded."""
     run = stages.run
     r, own = run.recipe.crm, run.recipe.crm.text_sequence
-    encoder = run.tuned_encoder()
+    encoder = tuned_encoder(run)
     if own.mlm and encoder.mask_token is None:
         raise InputError(f"{r.text.path}: its tokenizer has no token for a hidden word; set mlm = 0")
     hidden = True if stages.quiet else None

@@ -1,4 +1,4 @@
-"""The recipe's section on the words of items."""
+"""The recipe's section on the words of items, [crm.text]."""
 
 from __future__ import annotations
 

@@ -1,0 +1,200 @@
+"""From a recipe with [crm.text] to a served bundle: an item that nobody has seen is scored by its words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from corella_edge.bundle.artefact import TEXT, TOKENIZER, Bundle  # noqa: E402
+from corella_edge.errors import BundleError, MissingExtraError  # noqa: E402
+from corella_edge.features.vectors import as_float16, as_float32, item_text  # noqa: E402
+from corella_edge.request import Candidate, Event, Request, User  # noqa: E402
+from corella_edge_export.bundling.write import ExportOptions, export  # noqa: E402
+from corella_edge_export.data.prepared import PreparedData  # noqa: E402
+from corella_edge_export.text.encoder import SentenceEncoder, tokenizer_for  # noqa: E402
+from corella_edge_export.text.sentences import reader  # noqa: E402
+from corella_edge_export.training import stages  # noqa: E402
+from corella_edge_export.training.run import Run  # noqa: E402
+from corella_edge_export.training.tasks.crm import tensors  # noqa: E402
+from corella_edge_runtime.engine import Engine  # noqa: E402
+from corella_edge_runtime.site import catalog_update  # noqa: E402
+from encoders import WIDTH, make_encoder  # noqa: E402
+from tiny_run import prepared, recipe  # noqa: E402
+
+NEW = {"title": "A cup of tea"}
+ATTRIBUTES = ["title", "genres"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("words")
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> PreparedData:
+    return prepared(folder / "small")
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, data: PreparedData) -> Run:
+    path = str(make_encoder(folder / "encoder"))
+    text = {"source": "encoder", "path": path, "attributes": ATTRIBUTES, "width": 5}
+    chosen = recipe(crm={"text": text}, joint={"epochs": 0}, continuation={"epochs": 0})
+    stages.train(folder / "run", chosen, data, quiet=True)
+    return Run.open(folder / "run", data)
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path, run: Run) -> Bundle:
+    return export(run, folder / "bundle", ExportOptions(("F16",), threads=1))
+
+
+@pytest.fixture(scope="module")
+def user(data: PreparedData) -> User:
+    split = data.split("test")
+    return data.request(int(split.users[2]), int(split.positions[2]), [0]).user
+
+
+def scores(bundle: Path, user: User, *candidates: Candidate) -> Any:
+    with Engine.open(bundle, llm=None, tuned=False) as engine:
+        return engine.rank(Request(user, candidates, threshold="ratio:0")).crm
+
+
+def test_the_bundle_has_what_makes_vectors_and_says_how_well(bundle: Bundle) -> None:
+    assert bundle.has(TEXT)
+    assert bundle.has(TOKENIZER)
+    schema, catalog = bundle.schema()
+    assert catalog.vectors is not None
+    assert (schema.text_width, catalog.vectors.shape) == (5, (len(catalog), 5))
+    assert bundle.json("verification.json")["text"]["difference"] <= 1e-4
+    assert bundle.manifest.about["recipe"]["crm"]["text"]["path"] == "encoder"
+
+
+def test_a_new_item_is_scored_by_its_words_as_torch_does(bundle: Bundle, run: Run, user: User) -> None:
+    """The encoder, the projection and the CRM in torch; the answer names the item's id as unknown, as ever."""
+    made = run.text_model()
+    assert made is not None
+    vector = as_float32(as_float16(_by_torch(*made)([item_text(NEW, ATTRIBUTES)])))
+    with Engine.open(bundle.root, llm=None, tuned=False) as engine:
+        assert not [text for text in engine.warnings if "words" in text]
+        answer = engine.rank(Request(user, [Candidate("new", NEW), Candidate("new", {})]))
+        feed, _ = engine.encoder.encode(user, [Candidate("new", NEW)])
+    assert answer.unknown[0] == ("item",)
+    with torch.inference_mode():
+        expected = torch.sigmoid(run.crm()(tensors({**feed, "item_text": vector})).double()).numpy()
+    np.testing.assert_allclose(answer.crm[:1], expected, atol=1e-4)
+    assert abs(answer.crm[0] - answer.crm[1]) > 1e-6
+
+
+def _by_torch(model: Any, tokenizer: Any) -> Any:
+    return reader(model, tokenizer)
+
+
+def test_the_projection_is_that_of_the_catalogue(run: Run, data: PreparedData) -> None:
+    made = run.text_model()
+    assert made is not None
+    texts = [
+        item_text({name: data.items[name][i] for name in ATTRIBUTES}, ATTRIBUTES) for i in range(len(data.item_ids))
+    ]
+    np.testing.assert_allclose(_by_torch(*made)(texts), run.item_vectors(), atol=2e-3)
+    encoder = SentenceEncoder(Path(run.recipe.crm.text.path))
+    raw = reader(encoder, tokenizer_for(Path(run.recipe.crm.text.path), encoder, 128))(texts)
+    assert raw.shape == (len(texts), WIDTH)
+
+
+def test_taken_up_into_the_catalogue_it_is_scored_as_typed_in(bundle: Bundle, user: User, tmp_path: Path) -> None:
+    known = bundle.catalog()
+    other = {"item": known.ids[0], "title": "Another film"}
+    lines = [{"item": "new", **NEW}, {"item": "mute"}, other]
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    told: list[tuple[int, int]] = []
+    done = catalog_update.update(bundle.root, items, tmp_path / "out", told=lambda n, count: told.append((n, count)))
+    assert (done.added, done.changed, told[-1]) == (2, 1, (2, 2))
+    after = Bundle.open(tmp_path / "out").catalog
+    _, updated = Bundle.open(tmp_path / "out").schema()
+    assert after().ids[-2:] == ["new", "mute"]
+    _, before = bundle.schema()
+    assert updated.vectors is not None
+    assert before.vectors is not None
+    np.testing.assert_array_equal(updated.vectors[1 : len(known)], before.vectors[1:])
+    assert (updated.vectors[0] != before.vectors[0]).any()
+    given = [
+        Candidate("new", NEW),
+        Candidate("mute", {}),
+        Candidate(known.ids[0], {"title": other["title"]}),
+    ]
+    plain = [Candidate("new"), Candidate("mute"), Candidate(known.ids[0])]
+    np.testing.assert_allclose(scores(bundle.root, user, *given), scores(tmp_path / "out", user, *plain), atol=1e-6)
+    assert (tmp_path / "out" / TEXT).stat().st_nlink > 1
+    seen = User(user.id, user.features, [*user.history, Event("new", 4.0)])
+    assert scores(tmp_path / "out", seen, Candidate("mute"))[0] != scores(bundle.root, seen, Candidate("mute"))[0]
+
+
+def test_without_tokenizers_the_catalogue_is_served_and_a_warning_tells(
+    bundle: Bundle, user: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "corella_edge_runtime.text", raising=False)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with Engine.open(bundle.root, llm=None, tuned=False) as engine:
+        (warning,) = [text for text in engine.warnings if "words" in text]
+        assert "corella-edge[text]" in warning
+        answer = engine.rank(Request(user, [Candidate("new", NEW), Candidate(bundle.catalog().ids[0])]))
+    assert np.isfinite(answer.crm).all()
+    items = tmp_path / "items.jsonl"
+    items.write_text(json.dumps({"item": "new", **NEW}) + "\n", "utf-8")
+    with pytest.raises(MissingExtraError, match=r"corella-edge\[text\]"):
+        catalog_update.update(bundle.root, items, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_text_model_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    from corella_edge_runtime.text import TextModel
+
+    graph, words = bundle.path(TEXT), bundle.path(TOKENIZER)
+    with pytest.raises(BundleError, match=r"text\.onnx: does not give one vector of 6 numbers"):
+        TextModel(graph, words, 6)
+    with pytest.raises(BundleError, match=r"crm\.onnx: its inputs are"):
+        TextModel(bundle.path("crm.onnx"), words, 5)
+    plain = tmp_path / "tokenizer.json"
+    for change, part in (
+        ({"truncation": None}, "how long texts"),
+        ({"padding": None}, "filled up"),
+        (None, "no tokeni"),
+    ):
+        text = json.dumps({**json.loads(words.read_text("utf-8")), **change}) if change else "{"
+        plain.write_text(text, "utf-8")
+        with pytest.raises(BundleError, match=f"tokenizer.json: .*{part}"):
+            TextModel(graph, plain, 5)
+
+
+def test_texts_of_any_kind_have_vectors_and_recent_ones_are_remembered(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from corella_edge_runtime import text as module
+
+    model = module.TextModel(bundle.path(TEXT), bundle.path(TOKENIZER), 5)
+    texts = ["tea", "", "\ud800", "tea", "a" * 5000, "\0", "茶 🎬"]
+    found = model(texts)
+    assert found.shape == (len(texts), 5)
+    assert np.isfinite(found).all()
+    assert not found[1].any()
+    for text, vector in zip(texts, found, strict=True):
+        np.testing.assert_allclose(model.vectors([text])[0], vector, atol=1e-3)
+    asked: list[int] = []
+    vectors = model.vectors
+    monkeypatch.setattr(model, "vectors", lambda texts: (asked.append(len(texts)), vectors(texts))[1])
+    monkeypatch.setattr(module, "KEPT", 3)
+    assert model(["tea", "cup", "cup"]).shape == (3, 5)
+    assert model(["tea", "cup"]).shape == (2, 5)
+    assert asked == [1, 0]
+    model(["a", "b"])
+    model(["a", "b", "tea"])
+    assert asked == [1, 0, 2, 1]
