@@ -1,7 +1,7 @@
 """A bundle's catalogue replaced: a new bundle over other items, for a model that knows items by their words.
 
 Ids that stay keep what the models have learned of them. Where no reference row can be asked any more, as all of them
-name items that are gone, this machine scores rows of the new items: they tell whether another machine computes the same.
+name items that are gone, this machine scores rows of the new items, which tell whether another one computes the same.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ import numpy as np
 from corella_edge.atomic import check_free, new_folder
 from corella_edge.bundle.artefact import POPULAR, Bundle
 from corella_edge.catalog import Catalog
-from corella_edge.errors import BundleError
 from corella_edge.formats.text_files import TextFile
-from corella_edge.json_lines import read_lines
 from corella_edge.request import Candidate
 from corella_edge.request_message import parse_request
 from corella_edge_runtime import reference

@@ -26,7 +26,7 @@ from tiny_run import crm_recipe  # noqa: E402
 
 WIDTH, EVENTS = 6, 7
 KEYS = {"kind": "text-sequence", "embedding_dim": 8, "heads": 2, "inner": 12, "dropout": 0.5, "history": EVENTS,
-        "history_block": 3}  # fmt: skip
+        "history_block": 3, "source": "encoder", "path": "anywhere"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def chosen(encoder: Path, **own: Any) -> Recipe:
     """A tiny recipe of the family, its words those of the titles and genres."""
     text = {"source": "encoder", "path": str(encoder), "attributes": ["title", "genres"]}
-    made = recipe(crm={**KEYS, **OWN, **own})
-    return replace(made, crm=replace(made.crm, text=replace(made.crm.text, **text)))
+    return recipe(crm={**KEYS, **OWN, **text, **own})
 
 
 @pytest.fixture(scope="module")
