@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from corella_edge.features.schema import Schema
@@ -25,6 +25,7 @@ class TextSequence(Sequence):
         assert isinstance(own, TextSequenceRecipe)
         # Half on either side: neither grows large where products are accumulated.
         self.stretch = math.sqrt(1.0 / own.temperature)
+        nn.init.constant_(self.scale, own.temperature)  # a probability begins with the cosine, not with its multiple
 
     def user_vectors(self, feed: dict[str, Tensor], end: Tensor) -> Tensor:
         """As of `Sequence`, each of the same length."""

@@ -69,7 +69,7 @@ def test_the_crm_goes_on_from_the_one_that_the_encoder_was_tuned_beside(whole: R
     task, _ = Stages(whole, quiet=True).task("crm")
     beside, begun = whole.best("encoder", "crm"), task.model.state_dict()
     assert all(torch.equal(begun[name], tensor) for name, tensor in beside.items())
-    crm = whole.crm()
+    crm = whole.crm("crm")
     assert isinstance(crm, CrmModel)
     assert any(not torch.equal(crm.state_dict()[name], tensor) for name, tensor in beside.items())
 
