@@ -30,7 +30,8 @@ from tiny_run import prepared, recipe  # noqa: E402
 
 OFF = {"epochs": 0}
 KEYS = {"kind": "text-sequence", "embedding_dim": 8, "heads": 2, "inner": 12, "history": 6, "history_block": 2,
-        "encoder_epochs": 1, "encoder_events": 64, "encoder_rate": 3e-3}  # fmt: skip
+        "encoder_epochs": 1, "encoder_events": 64, "encoder_rate": 3e-3, "epochs": 4,
+        "learning_rate": 2e-2}  # fmt: skip
 NEW = [{"item": f"n{i}", "title": f"the {word} {i % 7} film", "genres": ["tea", word]}
        for i, word in enumerate(["cup", "item", "the", "tea", "film", "a", "b", "c", "d", "e"] * 3)]  # fmt: skip
 
@@ -74,6 +75,11 @@ def users(ids: list[str]) -> list[User]:
     return [User("u", {}, tuple(events)) for events in (rated, rated[:4], rated[:1], (), odd)]
 
 
+def alike(found: Any, expected: Any) -> bool:
+    """Within a fiftieth of what tells the candidates apart: text.onnx and torch may round a float16 apart."""
+    return bool(np.abs(found - expected).max() <= 0.02 * np.ptp(expected) + 1e-5)
+
+
 def test_after_a_swap_scores_are_those_of_torch_with_the_new_words(run: Run, swapped: Path) -> None:
     made = run.text_model()
     assert made is not None
@@ -85,9 +91,7 @@ def test_after_a_swap_scores_are_those_of_torch_with_the_new_words(run: Run, swa
     with Engine.open(swapped, tuned=False) as engine, torch.inference_mode():
         for user in users([item["item"] for item in NEW]):
             expected = torch.sigmoid(model(tensors(encoder.encode(user, candidates)[0])).double()).numpy()
-            found = engine.rank(Request(user, candidates)).crm
-            # text.onnx and torch may round a number of float16 apart.
-            np.testing.assert_allclose(found, expected, atol=2e-3)
+            assert alike(engine.rank(Request(user, candidates)).crm, expected)
             assert np.ptp(expected) > 1e-3
 
 
@@ -116,7 +120,7 @@ def test_swapped_back_it_scores_as_before_but_for_the_encoders_rounding(bundle: 
     with Engine.open(bundle, tuned=False) as one, Engine.open(tmp_path / "back", tuned=False) as other:
         for user in users(list(catalog.ids)):
             asked = Request(user, [Candidate(item) for item in catalog.ids[:15]])
-            np.testing.assert_allclose(one.rank(asked).crm, other.rank(asked).crm, atol=2e-3)
+            assert alike(other.rank(asked).crm, one.rank(asked).crm)
 
 
 def test_items_that_stay_keep_their_reference_rows(bundle: Path, tmp_path: Path) -> None:

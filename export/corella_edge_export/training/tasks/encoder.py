@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Indices = npt.NDArray[np.int64]
 HIDDEN = 0.15  # of the words; arXiv 1810.04805, section 3.1
+ASKED = 64  # texts of a batch that words are hidden in: they pass all layers, and their words are told from all others
 
 
 class _Beside(Members):
@@ -80,7 +81,8 @@ class EncoderTask(NextItemTask):
         self._use(self.matrix.to(fresh.device).index_copy(0, place, fresh))
         found = super().loss(mine, whole, rng)
         if self.tuning.mlm:
-            hidden = self.encoder.hidden_words(rows, HIDDEN, rng) * (len(mine.rows) / len(whole.rows))
+            asked = rng.permutation(rows)[:ASKED]
+            hidden = self.encoder.hidden_words(asked, HIDDEN, rng) * (len(mine.rows) / len(whole.rows))
             found |= {"loss": found["loss"] + self.tuning.mlm * hidden, "word_loss": hidden}
         return found
 
