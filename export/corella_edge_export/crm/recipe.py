@@ -11,8 +11,8 @@ from corella_edge.features.schema import LONGEST, MOST_BUCKETS
 from corella_edge_export.crm.text_recipe import TextRecipe
 from corella_edge_export.recipe_keys import from_zero, positive, share, signed
 
-# The families: `kind` in a recipe, which is also the name of the family's section and module → the class there.
-FAMILIES = {"dcnv2": "DCNv2", "din": "DIN", "sequence": "Sequence"}
+# The families: `kind` in a recipe, which also names the family's section and module (`section_of`) → the class there.
+FAMILIES = {"dcnv2": "DCNv2", "din": "DIN", "sequence": "Sequence", "text-sequence": "TextSequence"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +212,49 @@ class SequenceRecipe(FamilyRecipe):
 
 
 @dataclass(frozen=True, slots=True)
+class TextSequenceRecipe(SequenceRecipe):
+    """A sequence model that knows items by their words alone (Recformer's idea, arXiv 2305.13731): [crm.text_sequence].
+
+    No field holds an id. Where `encoder_epochs` is above 0, the sentence encoder of [crm.text] is tuned before stage 1,
+    beside a sequence model that stage 1 goes on with: by the next item among those of the batch, and by `mlm` times
+    the loss of words hidden from the encoder. It trains the upper `train_layers` of the encoder's layers, at
+    `encoder_rate`; where that is all of them, the embeddings of words as well. A batch holds about `encoder_events`
+    events. A score is a cosine over `temperature`.
+    """
+
+    embedding_dim: int = 128
+    inner: int = 256
+    dropout: float = share(0.2)
+    head: Literal["attention", "dot"] = "dot"
+    loss: Literal["pointwise", "softmax"] = "softmax"
+    temperature: float = positive(0.05)
+    encoder_epochs: int = from_zero(0)
+    encoder_rate: float = positive(5e-5)
+    encoder_events: int = 512
+    train_layers: int = 1
+    mlm: float = from_zero(0.1)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the encoder is tuned."""
+        return self.encoder_epochs > 0
+
+    def problems(self) -> Iterator[str]:
+        """Keys that do not go together."""
+        yield from SequenceRecipe.problems(self)
+        if self.head != "dot":
+            yield "head: 'dot' alone scores by what a text says"
+
+
+def section_of(kind: str) -> str:
+    """The name of a family's section in a recipe, and of its module."""
+    return kind.replace("-", "_")
+
+
+SECTIONS = tuple(map(section_of, FAMILIES))
+
+
+@dataclass(frozen=True, slots=True)
 class CrmRecipe:
     """The CRM and stage 1, its warm-up on all training rows; `epochs` 0 switches the stage off.
 
@@ -234,6 +277,7 @@ class CrmRecipe:
     dcnv2: DcnRecipe = field(default_factory=DcnRecipe)
     din: DinRecipe = field(default_factory=DinRecipe)
     sequence: SequenceRecipe = field(default_factory=SequenceRecipe)
+    text_sequence: TextSequenceRecipe = field(default_factory=TextSequenceRecipe)
 
     @property
     def trains(self) -> bool:
@@ -243,8 +287,13 @@ class CrmRecipe:
     @property
     def family(self) -> FamilyRecipe:
         """The section of the recipe's kind."""
-        found: FamilyRecipe = getattr(self, self.kind)
+        found: FamilyRecipe = getattr(self, section_of(self.kind))
         return found
+
+    @property
+    def knows_ids(self) -> bool:
+        """Whether anything of the model is learnt of a single user or item."""
+        return not isinstance(self.family, TextSequenceRecipe)
 
     @property
     def model(self) -> str:
@@ -253,7 +302,8 @@ class CrmRecipe:
 
     def table(self) -> dict[str, Any]:
         """The recipe's sections without those of the other families."""
-        return {name: value for name, value in asdict(self).items() if name == self.kind or name not in FAMILIES}
+        own = section_of(self.kind)
+        return {name: value for name, value in asdict(self).items() if name == own or name not in SECTIONS}
 
 
 def flat(table: dict[str, Any]) -> dict[str, Any]:

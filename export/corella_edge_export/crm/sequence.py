@@ -93,7 +93,8 @@ class Sequence(FieldsModel):
     remembers = True
 
     def __init__(self, schema: Schema, recipe: CrmRecipe) -> None:
-        own = recipe.sequence
+        own = recipe.family
+        assert isinstance(own, SequenceRecipe)
         super().__init__(schema, own, recipe.features, pools=False, tells=True)
         d = self.width = own.embedding_dim
         self.dot = own.head == "dot"
@@ -102,7 +103,7 @@ class Sequence(FieldsModel):
         self.memory = (own.blocks + self.dot, d)
         if self.dot:
             self.start, self.last = nn.Parameter(torch.randn(d) * SMALL), nn.LayerNorm(d)
-            self.person = nn.Linear(self.user_width, d)
+            self.person = nn.Linear(self.user_width, d) if self.user_width else None
             self.scale, self.offset = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
             return
         both = self.user_width + self.item_width
@@ -154,8 +155,8 @@ class Sequence(FieldsModel):
 
     def user_vectors(self, feed: dict[str, Tensor], end: Tensor) -> Tensor:
         """float32 [b, d], which products with `item_vectors` score; `end` is what the last block gives, [b, d]."""
-        vectors: Tensor = self.last(end) + self.person(self.user_side(feed, None, NO_EVENTS))
-        return vectors
+        vectors: Tensor = self.last(end)
+        return vectors if self.person is None else vectors + self.person(self.user_side(feed, None, NO_EVENTS))
 
     def catalogue_scores(self, feed: dict[str, Tensor], items: dict[str, Tensor]) -> Tensor:
         """float32 [b, n], the higher the sooner a user of `feed` likes an item of `items`: products, not logits."""

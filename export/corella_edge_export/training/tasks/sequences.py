@@ -15,7 +15,7 @@ from corella_edge.features.schema import Feed
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.chunks import Along, Chunks
 from corella_edge_export.crm.ensemble import members_of
-from corella_edge_export.crm.recipe import CrmRecipe
+from corella_edge_export.crm.recipe import CrmRecipe, SequenceRecipe
 from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.crm.sequence import Sequence as SequenceModel
 from corella_edge_export.training.loop import Metrics, Part
@@ -32,11 +32,13 @@ class SequencesTask(CrmTask):
 
     def __init__(self, model: CrmModel, train: EncodedRows, valid: EncodedRows, recipe: CrmRecipe, seed: int) -> None:
         super().__init__(model, train, valid, recipe, seed)
-        self.chunks = Chunks(train)
+        own = recipe.family
+        assert isinstance(own, SequenceRecipe)
+        self.own, self.chunks = own, Chunks(train)
 
     def batches(self, epoch: int) -> Sequence[Indices]:
         rng = np.random.default_rng([self.seed, epoch])
-        return self.chunks.batches(self.recipe.sequence.batch_events, rng)
+        return self.chunks.batches(self.own.batch_events, rng)
 
     def losses(self, batch: Indices, epoch: int, index: int, part: Part) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, epoch, index])
@@ -73,7 +75,7 @@ class NextItemTask(SequencesTask):
         super().__init__(model, train, valid, recipe, seed)
         items, counts = np.unique(train.split.items[train.labels > 0], return_counts=True)
         self.items = items.astype(np.int64)
-        evenly = recipe.sequence.drawn == "evenly"
+        evenly = self.own.drawn == "evenly"
         self.share = np.full(len(counts), 1.0 / max(1, len(counts))) if evenly else counts / counts.sum()
         self.ranked = _users_to_rank(valid, seed)
 
@@ -91,7 +93,7 @@ class NextItemTask(SequencesTask):
 
     def _drawn(self, rng: np.random.Generator) -> Indices:
         """Places in `items` that a batch's liked ones are told from; all of them where the recipe draws none."""
-        count = self.recipe.sequence.negatives
+        count = self.own.negatives
         if not count or count >= len(self.items):
             return np.arange(len(self.items))
         return rng.choice(len(self.items), count, p=self.share)
