@@ -82,7 +82,7 @@ class Recipe:
 
 
 GENERIC = "generic"  # the recipe that is made for the data at hand
-Make = Callable[[], Mapping[str, Any]]
+Make = Callable[[str], Mapping[str, Any]]  # of the family that a file over it names, "" where none does
 
 
 def shipped() -> list[str]:
@@ -100,21 +100,29 @@ def load_recipe(name_or_path: str, generic: Make | None = None) -> Recipe:
     """A recipe by name, or a TOML file (- is standard input); `base` names one that it changes.
 
     Args:
-        generic: makes the table of the recipe `generic` for the data at hand; None where there are no data.
+        generic: makes the table of the recipe `generic` for the data at hand; None where there are no data. It is
+            told the family that a file over it names, so that `kind` alone needs to be written.
 
     Raises:
         RecipeError: no such recipe, not TOML, an unknown key, a value of the wrong type, or `generic` without data.
     """
     if name_or_path == GENERIC:
-        return _recipe(_made(generic, Place(f"recipe {GENERIC}")), Place(f"recipe {GENERIC}"))
+        return _recipe(_made(generic, "", Place(f"recipe {GENERIC}")), Place(f"recipe {GENERIC}"))
     text = _text(name_or_path)
     return _recipe(_table(text, name_or_path, generic), Place(f"recipe {name_or_path}", text))
 
 
-def _made(generic: Make | None, where: Place) -> dict[str, Any]:
+def _made(generic: Make | None, kind: str, where: Place) -> dict[str, Any]:
     if generic is None:
         raise RecipeError(f"{where}: the recipe {GENERIC!r} is made for the data at hand; name them with --data DIR")
-    return dict(generic())
+    return dict(generic(kind))
+
+
+def _kind(table: Mapping[str, Any]) -> str:
+    """The family that a recipe names, where it names one that there is."""
+    crm = table.get("crm")
+    kind = crm.get("kind") if isinstance(crm, Mapping) else None
+    return kind if isinstance(kind, str) and kind in FAMILIES else ""
 
 
 def _table(text: str, name: str, generic: Make | None = None) -> dict[str, Any]:
@@ -127,7 +135,7 @@ def _table(text: str, name: str, generic: Make | None = None) -> dict[str, Any]:
         return table
     if base not in names():
         raise RecipeError(f"{where.at('base')}: {base!r} is none of {', '.join(names())}")
-    below = _made(generic, where.at("base")) if base == GENERIC else _table(_text(base), base)
+    below = _made(generic, _kind(table), where.at("base")) if base == GENERIC else _table(_text(base), base)
     kept = {key: value for key, value in below.items() if key != "name"}
     return _over(_cleared(kept, clear, where.at("clear")) if clear is not None else kept, table)
 

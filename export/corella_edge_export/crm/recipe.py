@@ -129,6 +129,11 @@ class FamilyRecipe:
         """Whether it learns which item comes next, rather than each row's label."""
         return False
 
+    @property
+    def multiplies(self) -> bool:
+        """Whether a score is the product of what the user and the item are, each by itself."""
+        return False
+
     def problems(self) -> Iterator[str]:
         """Keys that do not go together."""
         yield from ()
@@ -202,6 +207,11 @@ class SequenceRecipe(FamilyRecipe):
     def ranks(self) -> bool:
         """The softmax does."""
         return self.loss == "softmax"
+
+    @property
+    def multiplies(self) -> bool:
+        """The head "dot" does."""
+        return self.head == "dot"
 
     def problems(self) -> Iterator[str]:
         """Keys that do not go together."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,3 +42,18 @@ def reasons(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> Reasons:
 def step(count: float, *steps: tuple[float, Any], above: Any) -> Any:
     """The value of the first step that the count is at most, or the one above all of them."""
     return next((value for most, value in steps if count <= most), above)
+
+
+def power_of_two(count: float, least: int, most: int) -> int:
+    """The power of 2 next to the count, within the limits, which are powers themselves."""
+    return int(min(most, max(least, 2 ** round(math.log2(max(1.0, count))))))
+
+
+def share(part: float) -> str:
+    """A share in words."""
+    return f"{100 * part:.0f} %"
+
+
+def by_rows(rows: int) -> str:
+    """The reason of whatever goes by the number of training rows."""
+    return f"{rows:,} training rows"

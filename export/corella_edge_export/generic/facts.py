@@ -78,6 +78,11 @@ class Facts:
     user_attributes: tuple[AttributeFacts, ...] = ()
     item_attributes: tuple[AttributeFacts, ...] = ()
 
+    @property
+    def likes_alone(self) -> bool:
+        """Whether every training row is a like, so that there is no label to learn."""
+        return self.liked >= 1.0
+
 
 def look(data: PreparedData) -> Facts:
     """The facts of prepared data."""

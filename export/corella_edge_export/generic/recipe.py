@@ -11,7 +11,7 @@ from corella_edge_export.recipe import GENERIC, Recipe, load_recipe, table_of
 
 def recipe_for(name_or_path: str, data: PreparedData) -> Recipe:
     """A recipe as `load_recipe`, where `generic` is made for these data. Raises RecipeError."""
-    return load_recipe(name_or_path, lambda: values(table(look(data))))
+    return load_recipe(name_or_path, lambda kind: values(table(look(data), kind)))
 
 
 def explained(name_or_path: str, data: PreparedData) -> tuple[Recipe, Reasons]:
@@ -21,8 +21,8 @@ def explained(name_or_path: str, data: PreparedData) -> tuple[Recipe, Reasons]:
     """
     made: list[Table] = []  # where the recipe is `generic`, or over it
 
-    def make() -> Table:
-        made.append(table(look(data)))
+    def make(kind: str) -> Table:
+        made.append(table(look(data), kind))
         return values(made[0])
 
     found = load_recipe(name_or_path, make)
@@ -39,12 +39,16 @@ def same(table: Table, other: Table, place: tuple[str, ...]) -> bool:
     return bool(first in table and table[first] == other[first])
 
 
-def table(facts: Facts) -> Table:
-    """The recipe's table, with a reason beside each value that the facts decide."""
+def table(facts: Facts, kind: str = "") -> Table:
+    """The recipe's table, with a reason beside each value that the facts decide.
+
+    Args:
+        kind: the family of the CRM; empty leaves it to the facts.
+    """
     return {
         "name": facts.name or GENERIC,
         "seed": 1,
-        "crm": sizes.crm(facts),
+        "crm": sizes.crm(facts, kind),
         "llm": sizes.llm(facts),
         "joint": {**sizes.later_stage(facts), "learning_rate": 2e-4, "crm_learning_rate": 1e-4},
         "continuation": {**sizes.later_stage(facts), "learning_rate": 2e-4},

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
-from corella_edge_export.generic.choice import Choice, Table, step
+from corella_edge_export.generic import family
+from corella_edge_export.generic.choice import Choice, Table, by_rows, power_of_two, share, step
 from corella_edge_export.generic.facts import Facts
 from corella_edge_export.generic.words import CONTEXT, item_attributes, line_tokens
 
@@ -16,75 +15,30 @@ FITTED_ROWS = 3_000_000  # training rows up to which the items' quality is fitte
 VECTOR_ITEMS = 50_000  # items up to which each has a vector in the catalogue
 NEW = 0.02  # of validation rows that are of items without a training row, from which words speak for them
 LLM_ROWS = 1_000_000  # training rows that the LLM reads at most
+ALL_LIKED = "every training row is a like, so to each question the answer is yes"
 WEIGHED = 1_000  # validation rows from which the weights of a fusion rule are fitted
-STEPS = 150  # of an epoch of the CRM, about
 
 
-def crm(facts: Facts) -> Table:
-    """Section [crm]."""
-    rows = facts.train
-    return {
-        "members": Choice(step(rows, (20_000, 3), above=1), f"{rows:,} training rows: {_members(rows)}"),
-        "oov_rate": Choice(
-            oov_rate(facts),
-            f"validation rows: {_share(facts.new_users)} of new users, {_share(facts.new_items)} of new items",
-        ),
-        "batch_size": Choice(batch_size(rows), f"about {STEPS} steps an epoch"),
-        "learning_rate": 1e-3,
-        "weight_decay": Choice(step(rows, (30_000, 0.1), (300_000, 0.01), above=1e-4), "few rows are learnt by heart"),
-        "epochs": Choice(
-            step(rows, (5_000, 16), (30_000, 8), (300_000, 3), (3_000_000, 2), above=1),
-            "at most; the best of them is kept",
-        ),
-        "evaluations": 2,
-        "patience": 4,
-        "features": features(facts),
-        "dcnv2": {
-            "embedding_dim": Choice(step(rows, (5_000, 8), (300_000, 16), above=32), _by(rows)),
-            "embedding_std": Choice(step(rows, (30_000, 0.01), above=0.05), "ids of few rows are to say little"),
-            "cross_layers": 2,
-            "hidden": Choice(step(rows, (5_000, [32, 16]), (300_000, [64, 32]), above=[200, 80]), _by(rows)),
-            "dropout": Choice(step(rows, (300_000, 0.2), above=0.1), _by(rows)),
-            "pooling": "attention",
-        },
-    }
+def crm(facts: Facts, kind: str = "") -> Table:
+    """Section [crm]; `kind` is the family that a file names, and empty where the facts choose."""
+    chosen = family.kind(facts)
+    own = kind or str(chosen.value)
+    return {"kind": kind or chosen, **family.crm(facts, own), "features": features(facts, own)}
 
 
-def _members(rows: int) -> str:
-    return "several models, since one varies much from start to start" if rows <= 20_000 else "one model is steady"
-
-
-def _share(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _by(rows: int) -> str:
-    return f"{rows:,} training rows"
-
-
-def oov_rate(facts: Facts) -> float:
-    """Ids are hidden about as often as they are unknown, within limits: both rows are to be trained."""
-    return round(min(0.5, max(0.1, (facts.new_users + facts.new_items) / 2)), 2)
-
-
-def batch_size(rows: int) -> int:
-    """A power of 2 from 16 to 2048."""
-    return int(2 ** min(11, max(4, round(math.log2(max(1, rows) / STEPS)))))
-
-
-def features(facts: Facts) -> Table:
+def features(facts: Facts, kind: str) -> Table:
     """Section [crm.features]."""
-    history = int(min(50, max(5, round(facts.events))))
+    found = {**family.history(facts, kind), "centre": Choice(*_centre(facts))}
+    if family.ranks(facts, kind):
+        return found  # products of a user and an item have no place for numbers of both
     fitted = facts.train <= FITTED_ROWS
     vectors = fitted and facts.catalogue <= VECTOR_ITEMS
     return {
-        "history": Choice(history, f"nine in ten training rows have at most {facts.events:.0f} earlier events"),
-        "window": Choice(2 * history, "twice the history"),
-        "centre": Choice(*_centre(facts)),
-        "item_quality": Choice(fitted, f"{_by(facts.train)}; it is fitted eleven times"),
+        **found,
+        "item_quality": Choice(fitted, f"{by_rows(facts.train)}; it is fitted eleven times"),
         "item_vectors": Choice(32 if vectors else 0, f"who likes what, of {facts.catalogue:,} items"),
         "item_text": Choice(
-            texts(facts) if fitted else [], f"{_share(facts.new_items)} of the validation rows: new items"
+            texts(facts) if fitted else [], f"{share(facts.new_items)} of the validation rows: new items"
         ),
     }
 
@@ -112,22 +66,29 @@ def llm(facts: Facts) -> Table:
         ),
         "whole_items": Choice(whole, f"{facts.items:,} items in {facts.train:,} training rows"),
         "spell_rate": 0.1,
-        "hidden": Choice(step(rows, (30_000, 64), (300_000, 96), above=192), _by(facts.train)),
-        "layers": Choice(step(rows, (300_000, 2), above=3), _by(facts.train)),
+        "hidden": Choice(step(rows, (30_000, 64), (300_000, 96), above=192), by_rows(facts.train)),
+        "layers": Choice(step(rows, (300_000, 2), above=3), by_rows(facts.train)),
         "heads": 4,
         "kv_heads": 4,
-        "intermediate": Choice(step(rows, (30_000, 192), (300_000, 256), above=384), _by(facts.train)),
+        "intermediate": Choice(step(rows, (30_000, 192), (300_000, 256), above=384), by_rows(facts.train)),
         "context": CONTEXT,
         "rows": Choice(0 if facts.train <= LLM_ROWS else LLM_ROWS, "0 = all training rows"),
-        "epochs": Choice(step(rows, (5_000, 10), (30_000, 6), (300_000, 3), above=1), "at most; the best is kept"),
-        "batch_tokens": Choice(batch_tokens(facts, whole), _by(facts.train)),
+        "epochs": _llm_epochs(facts),
+        "batch_tokens": Choice(batch_tokens(facts, whole), by_rows(facts.train)),
         "learning_rate": 2e-3,
-        "weight_decay": Choice(step(rows, (30_000, 0.1), above=0.03), _by(facts.train)),
+        "weight_decay": Choice(step(rows, (30_000, 0.1), above=0.03), by_rows(facts.train)),
         "text_weight": 0.3,
         "valid_rows": min(4_000, facts.valid),
         "evaluations": 1,
         "patience": 3,
     }  # fmt: skip
+
+
+def _llm_epochs(facts: Facts) -> Choice:
+    if facts.likes_alone:
+        return Choice(0, ALL_LIKED)
+    rows = min(facts.train, LLM_ROWS)
+    return Choice(step(rows, (5_000, 10), (30_000, 6), (300_000, 3), above=1), "at most; the best is kept")
 
 
 def whole_items(facts: Facts) -> bool:
@@ -138,15 +99,15 @@ def whole_items(facts: Facts) -> bool:
 def batch_tokens(facts: Facts, whole: bool) -> int:
     """Tokens a step: about 100 steps an epoch, a power of 2 from 512 to 4096."""
     tokens = facts.train * line_tokens(facts, item_attributes(facts), whole)
-    return int(2 ** min(12, max(9, round(math.log2(max(1.0, tokens) / 100)))))
+    return power_of_two(tokens / 100, 512, 4096)
 
 
 def later_stage(facts: Facts) -> Table:
     """What [joint] and [continuation] share: rows that are not the other's, none where there are few."""
     rows = facts.train
-    if rows < SEVERAL:
+    if facts.likes_alone or rows < SEVERAL:
         return {
-            "epochs": Choice(0, f"{rows:,} training rows are too few to part"),
+            "epochs": Choice(0, ALL_LIKED if facts.likes_alone else f"{rows:,} training rows are too few to part"),
             "rows": Choice(rows // 4, "not used"),
         }
     return {

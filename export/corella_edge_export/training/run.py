@@ -38,7 +38,7 @@ from corella_edge.request import User
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.ensemble import new_crm
 from corella_edge_export.crm.fitted.items import folds
-from corella_edge_export.crm.fitted.schema import catalog_of, events_schema, fit_schema
+from corella_edge_export.crm.fitted.schema import apart, catalog_of, events_schema, fit_schema
 from corella_edge_export.crm.recipe import NumberRecipe, flat, nested
 from corella_edge_export.crm.text_recipe import TextRecipe
 from corella_edge_export.data.prepared import PreparedData, fingerprint
@@ -121,6 +121,7 @@ class Run:
         features = self.recipe.crm.features
         fit = fit_schema if self.recipe.crm.knows_ids else events_schema
         schema, catalog = fit(self.data, features), catalog_of(self.data, features)
+        schema = apart(schema) if self.recipe.crm.family.multiplies else schema
         if self.recipe.crm.text.source:
             schema = text_vectors.with_text(schema, self.recipe, self.text_vectors().shape[1])
         return schema, catalog

@@ -26,6 +26,7 @@ from corella_edge_export.training.checks import check_labels, check_rule
 from sessions import run, succeed
 from tables import Event, prepared
 
+KIND = st.sampled_from(["", "dcnv2", "din", "sequence"])
 COUNT = st.integers(1, 10**8)
 SHARE = st.floats(0, 1)
 NAME = st.text(min_size=1, max_size=12)
@@ -52,10 +53,12 @@ SMALL = Facts(train=240, valid=30, test=30, liked=0.5, users=20, items=20, peopl
 
 
 @settings(max_examples=20)
-@given(FACTS)
-def test_any_facts_make_a_recipe_that_the_data_can_fill(facts: Facts) -> None:
-    made = values(table(facts))
+@given(FACTS, KIND)
+def test_any_facts_make_a_recipe_that_the_data_can_fill(facts: Facts, kind: str) -> None:
+    made = values(table(facts, kind))
     recipe = recipe_from(made, "generic")
+    assert recipe.crm.kind == (kind or made["crm"]["kind"])
+    assert recipe.trains_llm == (not facts.likes_alone)
     assert recipe_from(table_of(recipe), "again") == recipe
     later = [stage for stage in (recipe.joint, recipe.continuation) if stage.epochs]
     assert sum(stage.rows for stage in later) <= facts.train
@@ -80,12 +83,16 @@ def test_it_is_shown_as_a_recipe_with_reasons(facts: Facts) -> None:
     assert recipe_from(tomllib.loads(text), "shown") == recipe
 
 
+@pytest.mark.parametrize("kind", ["dcnv2", "din", "sequence"])
+@pytest.mark.parametrize("liked", [0.5, 1.0])
 @pytest.mark.parametrize("rows", [240, 4_000, 80_000, 1_000_000, 50_000_000])
-def test_more_rows_never_make_smaller_models(rows: int) -> None:
-    less, more = (recipe_from(values(table(replace(SMALL, train=n, items=n // 5 + 1))), "r") for n in (rows, 4 * rows))
-    assert less.crm.dcnv2.embedding_dim <= more.crm.dcnv2.embedding_dim
+def test_more_rows_never_make_smaller_models(rows: int, liked: float, kind: str) -> None:
+    facts = (replace(SMALL, train=n, items=n // 5 + 1, liked=liked) for n in (rows, 4 * rows))
+    less, more = (recipe_from(values(table(each, kind)), "r") for each in facts)
+    assert less.crm.family.embedding_dim <= more.crm.family.embedding_dim
     assert less.llm.hidden <= more.llm.hidden
     assert less.crm.batch_size <= more.crm.batch_size
+    assert less.crm.sequence.batch_events <= more.crm.sequence.batch_events
     assert less.crm.epochs >= more.crm.epochs
     assert less.llm.epochs >= more.llm.epochs
 
@@ -113,6 +120,45 @@ def test_the_prompt_says_what_the_data_are(
     assert recipe.prompt.item == item
     assert instruction in recipe.prompt.instruction
     assert set(recipe.prompt.profile) == ({"town", "age"} if name == "ratings" else set())
+
+
+def test_a_file_names_another_family_in_one_word(data: dict[str, Any], tmp_path: Path) -> None:
+    """The rest, its sizes and its history with it, is made for the family; no section of another stands in the way."""
+    for kind, settings_of in (("sequence", "batch_events"), ("din", "in_order"), ("dcnv2", "cross_layers")):
+        (tmp_path / "mine.toml").write_text(f'base = "generic"\nname = "mine"\n[crm]\nkind = "{kind}"\n', "utf-8")
+        recipe, why = explained(str(tmp_path / "mine.toml"), data["ratings"])
+        assert recipe == recipe_from(values(table(look(data["ratings"]), kind)) | {"name": "mine"}, "mine")
+        assert settings_of in table_of(recipe)["crm"][kind]
+        assert ("crm", "kind") not in why
+        assert ("crm", kind, "embedding_dim") in why
+    (tmp_path / "mine.toml").write_text('base = "generic"\nname = "mine"\n[crm]\nkind = "dcn"\n', "utf-8")
+    with pytest.raises(RecipeError, match="kind"):
+        recipe_for(str(tmp_path / "mine.toml"), data["ratings"])
+
+
+LONG = replace(SMALL, train=80_000, valid=9_000, events=200.0, new_users=0.8)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "why"),
+    [({}, "sequence", "80,000 training rows, nine in ten with at most 200 earlier events: enough"),
+     ({"train": 8_000}, "dcnv2", "too few rows"), ({"events": 4.0}, "dcnv2", "too short histories"),
+     ({"timed": False}, "dcnv2", "without times"),
+     ({"liked": 1.0, "train": 300, "events": 2.0}, "sequence", "every training row is a like")],
+)  # fmt: skip
+def test_the_facts_choose_the_family_and_say_why(change: dict[str, Any], kind: str, why: str) -> None:
+    made = table(replace(LONG, **change))
+    assert values(made)["crm"]["kind"] == kind
+    assert why in reasons(made)["crm", "kind"]
+
+
+def test_who_reads_in_order_has_a_longer_history_that_moves_on_in_steps() -> None:
+    ordered, rows = (recipe_from(values(table(LONG, kind)), "r").crm.features for kind in ("sequence", "dcnv2"))
+    assert (ordered.history, ordered.history_block, ordered.window) == (100, 40, 200)
+    assert (rows.history, rows.history_block, rows.window) == (50, 1, 100)
+    assert (ordered.user_ids, rows.user_ids) == (False, True)
+    known = recipe_from(values(table(replace(LONG, new_users=0.1), "sequence")), "r").crm.features
+    assert known.user_ids
 
 
 def test_what_a_file_changes_has_no_reason(data: dict[str, Any], tmp_path: Path) -> None:
@@ -164,6 +210,10 @@ def test_labels_of_one_kind_are_refused_where_they_are_learnt(tmp_path: Path) ->
     check_labels(replace(pointwise, crm=replace(pointwise.crm, epochs=0)), alone)
     dot = {"kind": "sequence", "sequence": {"head": "dot", "loss": "softmax"}}
     check_labels(recipe_from({"name": "next", "crm": dot}, "next"), alone)
+    chosen = recipe_for("generic", alone)
+    check_labels(chosen, alone)
+    own = chosen.crm.sequence
+    assert (chosen.crm.kind, own.head, own.loss, chosen.trains_llm) == ("sequence", "dot", "softmax", False)
     both = prepared(tmp_path / "both", [replace(e, label=e.time % 2) for e in events], SplitPlan("leave-one-out"))
     check_labels(pointwise, both)
 

@@ -134,6 +134,16 @@ def events_schema(data: PreparedData, features: FeaturesRecipe) -> Schema:
     return Schema(tuple(fields), {name: vocab for name, vocab in vocabularies.items() if name in read})
 
 
+def apart(schema: Schema) -> Schema:
+    """The schema without numbers of the candidate, for a family that multiplies a user with an item.
+
+    Those derived from a history are of both and would stand on neither side; an item's own numbers wait for a map of
+    their own into its vector.
+    """
+    kept = tuple(f for f in schema.fields if f.side == "user" or f.kind not in ("numeric", "derived"))
+    return replace(schema, fields=kept)
+
+
 def _check_policies(data: PreparedData, fields: list[Field], features: FeaturesRecipe) -> None:
     """Raises InputError for a policy of a field that there is not, or that has no values to know."""
     usable = [f.name for f in fields if f.kind not in ("numeric", "text")]
