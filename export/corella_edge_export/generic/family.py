@@ -62,7 +62,7 @@ def _epochs(rows: int, kind: str, ranked: bool) -> int:
     if ranked:
         return int(step(rows, (30_000, 20), (300_000, 10), (3_000_000, 4), above=2))
     if in_order(kind):
-        return int(step(rows, (5_000, 16), (30_000, 8), (3_000_000, 5), above=2))
+        return int(step(rows, (5_000, 16), (30_000, 8), (3_000_000, 3), above=2))
     return int(step(rows, (5_000, 16), (30_000, 8), (300_000, 3), (3_000_000, 2), above=1))
 
 
