@@ -23,6 +23,8 @@ from corella_edge_runtime.reference import compare  # noqa: E402
 from encoders import make_encoder  # noqa: E402
 from tiny_run import prepared, recipe  # noqa: E402
 
+pytestmark = pytest.mark.slow  # about ten seconds a family on one core
+
 OFF = {"epochs": 0}
 ORDERED = {"embedding_dim": 8, "heads": 2, "inner": 12, "history": 6, "history_block": 3, "batch_events": 100}
 FORMS: dict[str, dict[str, Any]] = {
