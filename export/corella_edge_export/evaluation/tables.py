@@ -9,6 +9,7 @@ from corella_edge_export.evaluation.scored import METRICS, Json
 from corella_edge_export.evaluation.shares import LINES
 
 TITLES = {"auc": "AUC", "logloss": "log-loss", "accuracy": "accuracy", "ece": "ECE", "uauc": "UAUC"}
+PLAIN = {"no_learning": "like rates of item and user", "popularity": "items by likes"}  # without learning
 RANKED = "crm"  # the model whose gains over other rankings are shown
 RANK_METRICS = {"hr@10": "HR@10", "ndcg@10": "NDCG@10", "mrr": "MRR"}
 RANKINGS = {
@@ -34,6 +35,8 @@ def markdown(result: Json, ablation: Sequence[Json] = (), notes: Sequence[str] =
 
 def sections(result: Json, ablation: Sequence[Json] = ()) -> list[tuple[str, Iterator[str]]]:
     """Title and lines of each table."""
+    if "claim" not in result:
+        return _of_base_model(result)
     return [
         ("Main claim: gain over the stage-1 CRM", claims(result)),
         ("Point of operation, chosen on validation rows", users(result)),
@@ -46,6 +49,12 @@ def sections(result: Json, ablation: Sequence[Json] = ()) -> list[tuple[str, Ite
         *((("Ablation", ablations(ablation)),) if ablation else ()),
         *((("Models by variant", models(result)),) if len(result.get("models_by_variant", ())) > 1 else ()),
     ]
+
+
+def _of_base_model(result: Json) -> list[tuple[str, Iterator[str]]]:
+    """Those of a recipe without an LLM."""
+    ranked = [("Ranking the whole catalogue", ranking(result))] if "ranking" in result else []
+    return [("The base model alone", base_model(result)), *ranked]
 
 
 def _head(result: Json, notes: Sequence[str]) -> Iterator[str]:
@@ -101,6 +110,16 @@ def users(result: Json) -> Iterator[str]:
         for other in ("crm", "base"):
             gains = part[f"over_{other}"]
             yield table_row("", f"routed - {MODELS[other]}", "", *(figure(gains[metric], "+") for metric in METRICS))
+
+
+def base_model(result: Json) -> Iterator[str]:
+    """The base model on all rows and in parts, and its gain in AUC over rankings that learn nothing."""
+    plain = {of: title for of, title in PLAIN.items() if of in result["parts"]["all"]}
+    yield from table_head("rows", *TITLES.values(), *(f"AUC - {title}" for title in plain.values()))
+    for name, part in result["parts"].items():
+        label = f"{name} ({count(part['rows'])} rows, {count(part['users'])} users)"
+        over = (figure(part[of]["crm_over"]["auc"], "+") for of in plain)
+        yield table_row(label, *(figure(part["crm"][metric]) for metric in METRICS), *over)
 
 
 def ends(rule: str) -> str:

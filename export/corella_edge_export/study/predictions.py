@@ -43,6 +43,10 @@ class Predictions:
         users = draw_users(valid, valid_rows, self.run.recipe.llm.seed)
         return Pair(self._scored("valid", np.isin(valid.users, users)), self._scored("test", None))
 
+    def alone(self) -> ScoredRows:
+        """All test rows by the base model of a recipe without an LLM, which answers none of them."""
+        return self._scored("test", None)
+
     def ranking(self, rows: int) -> Json:
         """Where the items of about `rows` liked test rows stand in the catalogue, by both CRMs and without learning."""
         data, (schema, catalog) = self.run.data, self.run.fit_inputs()
@@ -61,11 +65,12 @@ class Predictions:
     def _scored(self, name: str, mask: Mask | None) -> ScoredRows:
         split = self.run.data.split(name)
         rows = np.arange(len(split.users)) if mask is None else np.flatnonzero(mask)
+        nobody: Floats = np.full(len(rows), np.nan)
         warm = self._seen(split) if self.run.data.history_events == "all" else self.run.data.warm(split)
         return ScoredRows(
             base=self._kept(name, "base", rows, lambda: self._crm(self.base, "crm", name)),
             crm=self._kept(name, "crm", rows, lambda: self._crm(self.run, None, name)),
-            llm=self._kept(name, "llm", rows, lambda: self._llm(split, rows)),
+            llm=self._kept(name, "llm", rows, lambda: self._llm(split, rows)) if self.run.recipe.trains_llm else nobody,
             labels=split.labels[rows],
             users=split.users[rows].astype(np.int64),
             seen=warm[rows],

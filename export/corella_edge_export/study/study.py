@@ -14,12 +14,13 @@ from corella_edge import atomic
 from corella_edge.errors import InputError
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.evaluation import plots, tables
-from corella_edge_export.evaluation.baseline import no_learning
+from corella_edge_export.evaluation.baseline import no_learning, without_learning
 from corella_edge_export.evaluation.boundary import boundary
 from corella_edge_export.evaluation.scored import Json, Pair
 from corella_edge_export.llm import model as llm
 from corella_edge_export.recipe import Recipe, table_of
 from corella_edge_export.report import report_if_possible
+from corella_edge_export.study import base_model
 from corella_edge_export.study.analysis import DRAWS, ablation, against, analyse, by_variant, combine, combine_ablations
 from corella_edge_export.study.predictions import Predictions, folder_of
 from corella_edge_export.training import stages
@@ -122,6 +123,8 @@ def _seed(
         dtype = llm.base_dtype(recipe.llm, PartialState().device.type)
         base = Run(full, replace(chosen[FULL], seed=seed), data, dtype)
         predictions = Predictions(Run(folder, seeded, data, dtype), base, say)
+        if not recipe.trains_llm:
+            return _alone(predictions, data, settings), []
         pairs[name] = predictions.pair(settings.valid_rows)
         if name == FULL and settings.ranking_rows:
             ranked = {"ranking": predictions.ranking(settings.ranking_rows)}
@@ -136,10 +139,18 @@ def _seed(
     return analysis, ablation(pairs, settings.draws)
 
 
+def _alone(predictions: Predictions, data: PreparedData, settings: StudySettings) -> Json:
+    """The analysis of a recipe without an LLM."""
+    rows = settings.ranking_rows
+    ranked = {"ranking": predictions.ranking(rows)} if rows else {}
+    plain = without_learning(data.split("train"), data.split("test"))
+    return {**base_model.analyse(predictions.alone(), FULL, plain, settings.draws), **ranked}
+
+
 def _together(found: Sequence[tuple[Json, list[Json]]], settings: StudySettings) -> Json:
     by_seed = {str(seed): analysis for seed, (analysis, _) in zip(settings.seeds, found, strict=True)}
     return {
-        "analysis": combine(by_seed),
+        "analysis": combine(by_seed) if "claim" in found[0][0] else base_model.combine(by_seed),
         "ablation": combine_ablations([table for _, table in found]),
         "by_seed": by_seed,
         "ablation_by_seed": {str(seed): table for seed, (_, table) in zip(settings.seeds, found, strict=True)},
@@ -182,4 +193,5 @@ def _write(out: Path, result: Json) -> None:
     atomic.write_file(
         out / "study.md", tables.markdown(result["analysis"], result["ablation"], result["notes"]).encode()
     )
-    plots.write(result["analysis"], out)
+    if "curve" in result["analysis"]:
+        plots.write(result["analysis"], out)
