@@ -129,7 +129,7 @@ def test_intervals_are_over_users_and_gains_are_paired() -> None:
     for name in one:
         gain, alone = one[name].gain(other[name]), one[name].interval()
         assert gain.low <= gain.value <= gain.high
-        assert 0 < gain.low, name
+        assert gain.low > 0, name
         assert gain.high - gain.low < alone.high - alone.low, name
     assert one["hr@10"].gain(one["hr@10"]).high == 0.0
 
