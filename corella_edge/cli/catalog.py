@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,19 +16,32 @@ if TYPE_CHECKING:
     from corella_edge.formats.text_files import TextFile
 
 
+OPTIONS = (
+    click.argument("bundle", type=click.Path(path_type=Path)),
+    click.argument("items", type=TextInput()),
+    click.option("--out", type=click.Path(path_type=Path), required=True, metavar="NEW",
+                 help="The new bundle's folder."),
+    click.option("--extra", multiple=True, metavar="NAME",
+                 help="An attribute that may stand in ITEMS although no model reads it. May be given again."),
+    click.option("--verify/--no-verify", default=True, show_default=True,
+                 help="Whether to repeat the reference rows before NEW appears."),
+)  # fmt: skip
+
+
 @click.group(cls=Group)
 def catalog() -> None:
-    """Add or change a bundle's items without a new export."""
+    """Add, change or replace a bundle's items without a new export."""
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """What both ways to a new catalogue take."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
 
 
 @catalog.command(short_help="Write a new bundle with items added or changed.")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("items", type=TextInput())
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="NEW", help="The new bundle's folder.")
-@click.option("--extra", multiple=True, metavar="NAME",
-              help="An attribute that may stand in ITEMS although no model reads it. May be given again.")  # fmt: skip
-@click.option("--verify/--no-verify", default=True, show_default=True,
-              help="Whether to repeat the reference rows before NEW appears.")  # fmt: skip
+@_options
 def update(bundle: Path, items: TextFile, out: Path, extra: tuple[str, ...], verify: bool) -> None:
     """Write NEW: BUNDLE with the items of ITEMS, one JSON object a line: {"item": id, "title": …, attributes}.
 
@@ -35,20 +49,43 @@ def update(bundle: Path, items: TextFile, out: Path, extra: tuple[str, ...], ver
     ITEMS may be compressed with gzip, or a pipe; - is standard input.
     The models and their vocabularies are not touched; unchanged files are hard-linked.
     """
-    from corella_edge.cli.checking import reference_check
     from corella_edge_runtime.site import catalog_update
+
+    _write(catalog_update.update, bundle, items, out, extra, verify)
+
+
+@catalog.command(short_help="Write a new bundle with other items in place of all.")
+@_options
+def replace(bundle: Path, items: TextFile, out: Path, extra: tuple[str, ...], verify: bool) -> None:
+    """Write NEW: BUNDLE with the items of ITEMS and no others, one JSON object a line: {"item": id, "title": …, …}.
+
+    For a base model that knows items by their words (kind text-sequence): to others a new id is an unknown one.
+    BUNDLE's sample of requests stays behind. Where no reference row names items of NEW alone, this machine scores rows
+    of NEW's items in their place. Routing thresholds stay those of the old catalogue.
+    """
+    from corella_edge_runtime.site import catalog_replace
+
+    _write(catalog_replace.replace, bundle, items, out, extra, verify)
+
+
+def _write(
+    make: Callable[..., Any], bundle: Path, items: TextFile, out: Path, extra: tuple[str, ...], verify: bool
+) -> None:
+    """Make NEW, and say what became of items and reference rows."""
+    from corella_edge.cli.checking import reference_check
 
     progress = talk.Progress()
 
     def told(made: int, wanted: int) -> None:
         progress.show(f"{made:,} of {wanted:,} text vectors")
 
-    done = catalog_update.update(bundle, items, out, extra, reference_check(verify), told)
+    done = make(bundle, items, out, extra, reference_check(verify), told)
     progress.done()
     for text in done.notes:
         talk.note(text)
+    removed = f", {done.removed:,} removed" if done.removed else ""
     same = f", {done.same:,} as before" if done.same else ""
-    click.echo(f"{done.label}: {done.added:,} added, {done.changed:,} changed{same}")
+    click.echo(f"{done.label}: {done.added:,} added, {done.changed:,} changed{same}{removed}")
     dropped = f", {done.dropped:,} dropped, which rested on what was changed" if done.dropped else ""
     click.echo(f"{done.rows:,} reference rows kept{dropped}")
     click.echo(str(out))

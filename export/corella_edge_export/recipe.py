@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -13,7 +13,7 @@ from corella_edge.errors import InputError, RecipeError, meant
 from corella_edge.formats.text_files import TextFile, UnreadableError
 from corella_edge.prompt import Template
 from corella_edge.routing.policy import read_threshold
-from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, nested
+from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, nested, section_of
 from corella_edge_export.llm.recipe import LlmRecipe, StageRecipe
 from corella_edge_export.recipe_keys import CHECKS_ITSELF, check_numbers, checked, from_zero, positive, read_section
 from corella_edge_export.toml_text import Place, parse
@@ -210,10 +210,10 @@ def _check_crm(crm: CrmRecipe, where: Place) -> None:
     known = ", ".join(map(repr, FAMILIES))
     checked(crm.kind, crm.kind in FAMILIES, where.at("kind"), f"one of {known}", meant(crm.kind, FAMILIES))
     for other in FAMILIES:
-        if other != crm.kind and where.at(other).stands:
+        if other != crm.kind and where.at(section_of(other)).stands:
             raise RecipeError(
-                f"{where.at(other)}: the CRM is of kind = {crm.kind!r}, which does not read this section; remove it, "
-                f"or set kind = {other!r} in [crm]"
+                f"{where.at(section_of(other))}: the CRM is of kind = {crm.kind!r}, which does not read this section; "
+                f"remove it, or set kind = {other!r} in [crm]"
             )
     for problem in crm.features.problems():
         raise RecipeError(f"{where.at('features')}: {problem}")
@@ -221,8 +221,26 @@ def _check_crm(crm: CrmRecipe, where: Place) -> None:
         raise RecipeError(f"{where.at('text')}: {problem}")
     if crm.text.tuned and crm.members > 1:
         raise RecipeError(f"{where.at('text', 'tuned')}: a bundle has one table of vectors, so members must be 1")
+    for key, problem in _text_problems(crm):
+        raise RecipeError(f"{where.at(*key.split('.'))}: {problem}")
     for problem in crm.family.problems():
-        raise RecipeError(f"{where.at(crm.kind)}: {problem}")
+        raise RecipeError(f"{where.at(section_of(crm.kind))}: {problem}")
+
+
+def _text_problems(crm: CrmRecipe) -> Iterator[tuple[str, str]]:
+    """What a family that knows items by their words alone needs, and what would bring ids back: (key, why)."""
+    if crm.knows_ids:
+        return
+    features, tunes = crm.features, crm.text_sequence.trains
+    if not crm.text.source:
+        yield "text.source", f"kind = {crm.kind!r} knows items by their words alone; set it to 'encoder' or 'llm'"
+    if crm.text.source == "said" or crm.text.tuned:
+        yield "text", f"a vector learned of each item is an id in other clothes; kind = {crm.kind!r} takes none"
+    for name in ("item_quality", "item_vectors", "user_level", "unknown"):
+        if getattr(features, name):
+            yield f"features.{name}", f"is of ids or attributes, which kind = {crm.kind!r} does not read; leave it out"
+    if tunes and (crm.text.source != "encoder" or crm.text.width):
+        yield "text", "encoder_epochs above 0 tunes an encoder with its own width; set source = 'encoder', width = 0"
 
 
 def _check_llm(llm: LlmRecipe, where: Place) -> None:

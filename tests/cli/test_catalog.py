@@ -21,6 +21,24 @@ def items(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_replacement_is_written_verified_and_explained(
+    corella: Any, bundle: Path, items: Path, tmp_path: Path
+) -> None:
+    old = len(Bundle.open(bundle).schema()[1])
+    done = corella("catalog", "replace", bundle, items, "--out", tmp_path / "new")
+    assert done.code == 0, done.err
+    label, rows, path = done.out.splitlines()
+    new = Bundle.open(tmp_path / "new")
+    assert label == f"{new.label}: 1 added, 1 changed, 1 as before, {old - 2} removed"
+    assert rows.startswith("0 reference rows kept, ")
+    assert path == str(tmp_path / "new")
+    assert "reference rows of the new items: what this machine computes, not the training" in done.err
+    assert list(new.schema()[1].ids) == ["new-1", "i3", "i4"]
+    done = corella("verify", tmp_path / "new", "--llm-threads", 1)
+    assert done.code == 0, done
+    assert done.out.endswith(": verified\n")
+
+
 def test_an_update_is_written_verified_and_explained(corella: Any, bundle: Path, items: Path, tmp_path: Path) -> None:
     done = corella("catalog", "update", bundle, items, "--out", tmp_path / "new")
     assert done.code == 0, done.err

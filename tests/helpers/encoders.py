@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 WIDTH, LONGEST = 16, 12
-_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = [*"abcdefghijklmnopqrstuvwxyz0123456789", "item", "the", "tea", "cup", "film"]
 
 

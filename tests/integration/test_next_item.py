@@ -11,10 +11,15 @@ from sessions import run, succeed
 
 RECIPE = """
 name = "next"
-crm = { kind = "sequence", epochs = 2, evaluations = 1, features = { user_ids = false } }
 llm = { epochs = 0 }
 joint = { epochs = 0 }
 continuation = { epochs = 0 }
+[crm]
+kind = "sequence"
+epochs = 2
+evaluations = 1
+[crm.features]
+user_ids = false
 [crm.sequence]
 embedding_dim = 8
 blocks = 1

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from corella_edge.features.schema import Schema
 from corella_edge_export.crm.base import CrmModel
-from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe
+from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, section_of
 from corella_edge_export.crm.text_input import TextInput
 
 
@@ -55,7 +55,8 @@ class Members(CrmModel):
 
 def new_crm(schema: Schema, recipe: CrmRecipe, vectors: npt.NDArray[Any] | None = None) -> CrmModel:
     """The recipe's CRM with random weights; `vectors` are the catalogue's, which training needs (`TextInput`)."""
-    family = getattr(importlib.import_module(f"corella_edge_export.crm.{recipe.kind}"), FAMILIES[recipe.kind])
+    module = importlib.import_module(f"corella_edge_export.crm.{section_of(recipe.kind)}")
+    family = getattr(module, FAMILIES[recipe.kind])
     models: list[CrmModel] = [family(schema, recipe) for _ in range(recipe.members)]
     model = models[0] if recipe.members == 1 else Members(models)
     inputs = [part for part in model.modules() if isinstance(part, TextInput)]

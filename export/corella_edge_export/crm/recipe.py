@@ -11,8 +11,8 @@ from corella_edge.features.schema import LONGEST, MOST_BUCKETS
 from corella_edge_export.crm.text_recipe import TextRecipe
 from corella_edge_export.recipe_keys import from_zero, positive, share, signed
 
-# The families: `kind` in a recipe, which is also the name of the family's section and module → the class there.
-FAMILIES = {"dcnv2": "DCNv2", "din": "DIN", "sequence": "Sequence"}
+# The families: `kind` in a recipe, which also names the family's section and module (`section_of`) → the class there.
+FAMILIES = {"dcnv2": "DCNv2", "din": "DIN", "sequence": "Sequence", "text-sequence": "TextSequence"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +179,9 @@ class SequenceRecipe(FamilyRecipe):
     `negatives` others drawn for each batch (0 = all of the training rows) evenly or by how often they occur; both are
     corrected for how likely an item is drawn. A probability is then a scale and a bias on the score, learnt beside.
     A batch holds about `batch_events` events.
+
+    "pointwise" with the head "attention" may also learn each row's exact rating, at `rating_weight`, and which item
+    comes next, liked or not, at `next_weight`. Both teach the events more than labels do; nothing of them is served.
     """
 
     embedding_dim: int = 64
@@ -192,6 +195,8 @@ class SequenceRecipe(FamilyRecipe):
     negatives: int = from_zero(0)
     drawn: Literal["evenly", "by count"] = "evenly"
     batch_events: int = 4096
+    rating_weight: float = from_zero(0.0)
+    next_weight: float = from_zero(0.0)
 
     @property
     def layers(self) -> int:
@@ -209,6 +214,52 @@ class SequenceRecipe(FamilyRecipe):
             yield f"embedding_dim {self.embedding_dim} must divide by heads {self.heads}"
         if self.loss == "softmax" and self.head != "dot":
             yield "loss = 'softmax' ranks by products; set head = 'dot'"
+        for name in ("rating_weight", "next_weight"):
+            if getattr(self, name) and (self.loss, self.head) != ("pointwise", "attention"):
+                yield f"{name} goes with loss = 'pointwise' and head = 'attention'"
+
+
+@dataclass(frozen=True, slots=True)
+class TextSequenceRecipe(SequenceRecipe):
+    """A sequence model that knows items by their words alone (Recformer's idea, arXiv 2305.13731): [crm.text_sequence].
+
+    No field holds an id. Where `encoder_epochs` is above 0, the sentence encoder of [crm.text] is tuned before stage 1,
+    beside a sequence model that stage 1 goes on with: by the next item among those of the batch, and by `mlm` times
+    the loss of words hidden from the encoder. It trains the upper `train_layers` of the encoder's layers, at
+    `encoder_rate`; where that is all of them, the embeddings of words as well. A batch holds about `encoder_events`
+    events. A score is a cosine over `temperature`.
+    """
+
+    embedding_dim: int = 128
+    inner: int = 256
+    dropout: float = share(0.2)
+    head: Literal["attention", "dot"] = "dot"
+    loss: Literal["pointwise", "softmax"] = "softmax"
+    temperature: float = positive(0.05)
+    encoder_epochs: int = from_zero(0)
+    encoder_rate: float = positive(5e-5)
+    encoder_events: int = 512
+    train_layers: int = 1
+    mlm: float = from_zero(0.1)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the encoder is tuned."""
+        return self.encoder_epochs > 0
+
+    def problems(self) -> Iterator[str]:
+        """Keys that do not go together."""
+        yield from SequenceRecipe.problems(self)
+        if self.head != "dot":
+            yield "head: 'dot' alone scores by what a text says"
+
+
+def section_of(kind: str) -> str:
+    """The name of a family's section in a recipe, and of its module."""
+    return kind.replace("-", "_")
+
+
+SECTIONS = tuple(map(section_of, FAMILIES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +285,7 @@ class CrmRecipe:
     dcnv2: DcnRecipe = field(default_factory=DcnRecipe)
     din: DinRecipe = field(default_factory=DinRecipe)
     sequence: SequenceRecipe = field(default_factory=SequenceRecipe)
+    text_sequence: TextSequenceRecipe = field(default_factory=TextSequenceRecipe)
 
     @property
     def trains(self) -> bool:
@@ -243,8 +295,13 @@ class CrmRecipe:
     @property
     def family(self) -> FamilyRecipe:
         """The section of the recipe's kind."""
-        found: FamilyRecipe = getattr(self, self.kind)
+        found: FamilyRecipe = getattr(self, section_of(self.kind))
         return found
+
+    @property
+    def knows_ids(self) -> bool:
+        """Whether anything of the model is learnt of a single user or item."""
+        return not isinstance(self.family, TextSequenceRecipe)
 
     @property
     def model(self) -> str:
@@ -253,7 +310,8 @@ class CrmRecipe:
 
     def table(self) -> dict[str, Any]:
         """The recipe's sections without those of the other families."""
-        return {name: value for name, value in asdict(self).items() if name == self.kind or name not in FAMILIES}
+        own = section_of(self.kind)
+        return {name: value for name, value in asdict(self).items() if name == own or name not in SECTIONS}
 
 
 def flat(table: dict[str, Any]) -> dict[str, Any]:

@@ -158,8 +158,8 @@ class Masking:
     def __init__(self, schema: Schema, features: FeaturesRecipe, rate: float) -> None:
         """`rate`: the share of rows that a field's value is hidden of."""
         fields = {f.name: f for f in schema.of(*CODED)}
-        named = ("user_id", "item_id", *(name for name in fields if name in features.unknown))
-        hiding = [name for name in dict.fromkeys(named) if fields[name].args.get("unknown") != REFUSE]
+        named = (name for name in fields if name in ("user_id", "item_id") or name in features.unknown)
+        hiding = [name for name in named if fields[name].args.get("unknown") != REFUSE]
         self.rate = rate
         self._hidden = {name: schema.vocabularies[fields[name].vocab].hidden() for name in hiding}
 

@@ -38,7 +38,7 @@ from corella_edge.request import User
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.ensemble import new_crm
 from corella_edge_export.crm.fitted.items import folds
-from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema
+from corella_edge_export.crm.fitted.schema import catalog_of, events_schema, fit_schema
 from corella_edge_export.crm.recipe import NumberRecipe, flat, nested
 from corella_edge_export.crm.text_recipe import TextRecipe
 from corella_edge_export.data.prepared import PreparedData, fingerprint
@@ -110,13 +110,17 @@ class Run:
         if not path.exists():
             bundle.write_schema(self.folder, *self._fitted())
         try:
-            return bundle.read_schema(self.folder)
+            schema, catalog = bundle.read_schema(self.folder)
         except BundleError as error:
             raise InputError(f"{self.folder}: {error}; remove {path}, the same command then fits it again") from None
+        if self._tuned:
+            catalog.vectors = as_float16(self.best("encoder")["vectors"].numpy())
+        return schema, catalog
 
     def _fitted(self) -> tuple[Schema, Catalog]:
         features = self.recipe.crm.features
-        schema, catalog = fit_schema(self.data, features), catalog_of(self.data, features)
+        fit = fit_schema if self.recipe.crm.knows_ids else events_schema
+        schema, catalog = fit(self.data, features), catalog_of(self.data, features)
         if self.recipe.crm.text.source:
             schema = text_vectors.with_text(schema, self.recipe, self.text_vectors().shape[1])
         return schema, catalog
@@ -124,6 +128,16 @@ class Run:
     def text_vectors(self, reuse: tuple[Path, ...] = (), quiet: bool = False) -> Array:
         """float16 [items, width], the items' text vectors before any training; see `text.vectors.item_vectors`."""
         return text_vectors.item_vectors(self.folder, self.recipe, self.data, reuse, quiet)
+
+    @property
+    def tunes_encoder(self) -> bool:
+        """Whether the recipe has the stage `encoder`."""
+        return named("encoder").enabled(self.recipe)
+
+    @property
+    def _tuned(self) -> bool:
+        """Whether that stage is finished, so that its encoder's vectors count."""
+        return self.tunes_encoder and checkpoint.finished(self.folder / "encoder")
 
     def parts(self) -> Iterator[tuple[npt.NDArray[np.bool_], FeatureEncoder]]:
         """Folds of users with an encoder of their training rows, whose items' numbers come from the other folds."""
@@ -157,6 +171,8 @@ class Run:
         if not self.recipe.crm.text.source:
             return None
         found: tuple[nn.Module, Any] | None = text_vectors.source_of(self.recipe).text_model(self.recipe, self.folder)
+        if found is not None and self._tuned:
+            found[0].load_state_dict(self.best("encoder", "encoder"), strict=False)
         return found
 
     def crm(self, stage: str | None = None) -> CrmModel:

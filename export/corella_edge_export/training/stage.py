@@ -44,6 +44,8 @@ class Stage:
 
 STAGES = (
     Stage("text", "Pre-training on plain text", "llm.text", ("llm",), ("llm",), "text.stage"),
+    Stage("encoder", "Sentence encoder on users' sequences", "crm.text_sequence", ("encoder", "crm"), ("crm", "seed"),
+          "encoder.stage"),
     Stage("crm", "Stage 1: CRM warm-up", "crm", ("crm",), ("crm", "seed"), "crm.stage"),
     Stage("llm", "LLM on the training rows", "llm", ("llm",), ("llm", "text/"), "llm.stage"),
     Stage("joint", "Stage 2: both models with alignment", "joint", ("crm", "llm"),

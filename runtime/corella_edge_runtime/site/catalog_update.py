@@ -44,12 +44,14 @@ class Updated:
     Attributes:
         added, changed: ids, in the order of the lines.
         same: how many lines said what the catalogue says already.
+        removed: ids that the catalogue no longer has.
     """
 
     catalog: Catalog
     added: list[str]
     changed: list[str]
     same: int
+    removed: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Report:
     rows: int
     dropped: int
     notes: list[str]
+    removed: int = 0
 
 
 def merge(catalog: Catalog, items: Iterable[Candidate]) -> Updated:
@@ -76,7 +79,7 @@ def merge(catalog: Catalog, items: Iterable[Candidate]) -> Updated:
             ids.append(item.item)
             attributes.append(after)
             added.append(item.item)
-        elif _differences(before, after):
+        elif differences(before, after):
             attributes[catalog.row_of[item.item]] = after
             changed.append(item.item)
         else:
@@ -84,7 +87,7 @@ def merge(catalog: Catalog, items: Iterable[Candidate]) -> Updated:
     return Updated(Catalog(ids, attributes), added, changed, same)
 
 
-def _differences(old: Attributes, new: Attributes) -> set[str]:
+def differences(old: Attributes, new: Attributes) -> set[str]:
     """Names of attributes that differ as JSON, where Python takes 1, 1.0 and true for equal; a missing one is null."""
     names = old.keys() | new.keys()
     return {name for name in names if json.dumps(old.get(name)) != json.dumps(new.get(name))}
@@ -96,12 +99,13 @@ def reference_lines(
     """The rows of reference.jsonl that still hold, as JSON.
 
     A candidate that was changed brings the attributes it had; a row goes where something in its history was changed, or
-    the words that its candidate's text vector is made of: a vector that was tuned comes of no words.
+    the words that its candidate's text vector is made of (a vector that was tuned comes of no words), and where it
+    names an item that the catalogue no longer has.
     """
     items = [*after.added, *after.changed]
-    changes = {item: _differences(before.of(item), after.catalog.of(item)) for item in items}
-    lost = {item for item, names in changes.items() if names & reading.of_history}
-    reworded = {item for item, names in changes.items() if names & reading.words}
+    changes = {item: differences(before.of(item), after.catalog.of(item)) for item in items}
+    lost = {item for item, names in changes.items() if names & reading.of_history}.union(after.removed)
+    reworded = {item for item, names in changes.items() if names & reading.words}.union(after.removed)
     asked = ((row.request.user.history.items, row.request.candidates or NONE, line) for row, line in rows)
     holding = (line for seen, own, line in asked if lost.isdisjoint(seen) and reworded.isdisjoint(own.items))
     held = (_pinned(line, changes, before) for line in holding)
@@ -146,7 +150,7 @@ def update(
             text vectors cannot be made here.
     """
     check_free(out)
-    work = _Work(Bundle.open(root), TextFile.of(items), extras)
+    work = Work(Bundle.open(root), TextFile.of(items), extras)
     rows = work.rows()
     work.make_vectors(told)
     with new_folder(out) as folder:
@@ -155,7 +159,7 @@ def update(
     return work.report(version, rows)
 
 
-class _Work:
+class Work:
     """One update: the bundle, what the file of items makes of its catalogue, and the reference rows."""
 
     def __init__(self, bundle: Bundle, items: TextFile, extras: Sequence[str]) -> None:
@@ -165,14 +169,26 @@ class _Work:
         prompt = bundle.prompt()
         self.reading = UsedAttributes(self.schema, prompt[0] if prompt else None)
         known = {*self.reading.names, *extras, *(name for record in self.before.attributes for name in record)}
-        self.after = merge(self.before, read_items(items, known, self.reading))
-        if not self.after.added and not self.after.changed:
+        self.after = self.merged(read_items(items, known, self.reading))
+        if not (self.after.added or self.after.changed or self.after.removed):
             raise InputError(f"{items}: changes nothing: the catalogue has all {self.after.same} items like that")
         self.reference = list(read_lines(bundle.path(REFERENCE), _reference_row, BundleError))
 
+    def merged(self, items: Sequence[Candidate]) -> Updated:
+        """What the given items make of the catalogue."""
+        return merge(self.before, items)
+
+    def holding(self) -> list[str]:
+        """The lines of reference.jsonl that still hold."""
+        return reference_lines(self.reference, self.before, self.after, self.reading)
+
+    def left_behind(self) -> set[str]:
+        """Files of the old bundle that the new one has not."""
+        return set()
+
     def rows(self) -> list[str]:
         """The lines of the new reference.jsonl. Raises InputError if none is left."""
-        kept = reference_lines(self.reference, self.before, self.after, self.reading)
+        kept = self.holding()
         if not kept:
             raise InputError(
                 f"{self.items}: every row of {REFERENCE} has one of these items in its history, nothing could be "
@@ -189,7 +205,8 @@ class _Work:
         texts = {catalog.row_of[item]: item_text(catalog.of(item), names) for item in self._touched()}
         new = {row: text for row, text in texts.items() if item_text(before.of(catalog.ids[row]), names) != text}
         vectors = np.zeros((len(catalog), before.vectors.shape[1]), np.float16)
-        vectors[: len(before)] = before.vectors
+        places = np.array([before.row_of.get(item, -1) for item in catalog.ids], np.int64)
+        vectors[places >= 0] = before.vectors[places[places >= 0]]
         if new and self.bundle.has(TEXT):
             module = importlib.import_module("corella_edge_runtime.text")
             model = module.TextModel(self.bundle.path(TEXT), self.bundle.path(TOKENIZER), vectors.shape[1])
@@ -203,7 +220,7 @@ class _Work:
 
     def write(self, folder: Path, rows: Sequence[str]) -> str:
         """Fill an empty folder; the new version."""
-        for name in self.bundle.manifest.files.keys() - OWN:
+        for name in self.bundle.manifest.files.keys() - OWN - self.left_behind():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(self.bundle.path(name), folder / name)
         with (folder / LINES).open("w", encoding="utf-8") as file:
@@ -213,9 +230,9 @@ class _Work:
         write_catalog_tables(folder, self.schema, self.after.catalog)
         if self.after.catalog.vectors is not None:
             write_vectors(folder / VECTORS, self.after.catalog.vectors)
-        return self._seal(folder, len(self.reference) - len(rows))
+        return self.seal(folder, len(self.reference) - len(rows))
 
-    def _seal(self, folder: Path, dropped: int) -> str:
+    def seal(self, folder: Path, dropped: int) -> str:
         """Manifest and seal. What was linked must be what the old manifest lists."""
         old, parent, source = self.bundle.manifest, sha256(self.bundle.path(MANIFEST)), self.items.sha256()
         about = {
@@ -223,11 +240,12 @@ class _Work:
             "items_sha256": source,
             "added": len(self.after.added),
             "changed": len(self.after.changed),
+            **({"removed": len(self.after.removed)} if self.after.removed else {}),
             "reference_rows_dropped": dropped,
         }
         version = new_version(old.version, parent, source)
         found = seal(folder, old.name, version, {**old.about, "catalog_update": about})
-        for name in found.files.keys() - OWN:
+        for name in found.files.keys() & old.files.keys() - OWN:
             if found.files[name] != old.files[name]:
                 raise BundleError(f"{self.bundle.root}: {name}: was changed meanwhile")
         return version
@@ -236,7 +254,8 @@ class _Work:
         after, dropped = self.after, len(self.reference) - len(rows)
         notes = [*self.notes, *remarks(self.reading, self.before, after.catalog, after.added, after.changed)]
         label = f"{self.bundle.manifest.name}@{version}"
-        return Report(label, len(after.added), len(after.changed), after.same, len(rows), dropped, notes)
+        counts = (len(after.added), len(after.changed), after.same, len(rows), dropped)
+        return Report(label, *counts, notes, len(after.removed))
 
 
 def _reference_row(value: Any) -> tuple[Reference, Json]:

@@ -17,7 +17,14 @@ from corella_edge.request import Candidate, Request, User  # noqa: E402
 from corella_edge_export.bundling.verify import check_crm  # noqa: E402
 from corella_edge_export.bundling.write import ExportOptions, export  # noqa: E402
 from corella_edge_export.crm.ensemble import new_crm  # noqa: E402
-from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, FamilyRecipe, FeaturesRecipe  # noqa: E402
+from corella_edge_export.crm.recipe import (  # noqa: E402
+    FAMILIES,
+    SECTIONS,
+    CrmRecipe,
+    FamilyRecipe,
+    FeaturesRecipe,
+    section_of,
+)
 from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
 from corella_edge_export.crm.to_onnx import export_onnx  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
@@ -61,10 +68,11 @@ def sigmoid(x: Any) -> Any:
 
 
 def test_every_family_has_a_section_of_its_own() -> None:
-    assert list(FAMILIES) == ["dcnv2", "din", "sequence"]
+    assert list(FAMILIES) == ["dcnv2", "din", "sequence", "text-sequence"]
     for kind in FAMILIES:
-        assert isinstance(crm_recipe(kind=kind).family, FamilyRecipe)
-        assert not set(FAMILIES) - {kind} & crm_recipe(kind=kind).table().keys()
+        found = crm_recipe(kind=kind, source="encoder", path="anywhere")
+        assert isinstance(found.family, FamilyRecipe)
+        assert set(SECTIONS) & found.table().keys() == {section_of(kind)}
 
 
 def test_the_network_is_the_formula(fitted: Any) -> None:
@@ -157,7 +165,7 @@ def test_a_run_of_it_trains_aligns_and_exports(data: PreparedData, tmp_path: Pat
     about = bundle.manifest.about
     assert about["models"]["crm"] == "DIN"
     assert about["recipe"]["crm"]["kind"] == "din"
-    assert about["recipe"]["crm"].keys() & FAMILIES.keys() == {"din"}
+    assert about["recipe"]["crm"].keys() & set(SECTIONS) == {"din"}
     assert bundle.json("verification.json")["differences"]["crm"] <= 1e-5
     assert "distance" in (tmp_path / "run" / "joint" / "metrics.jsonl").read_text()
 
@@ -166,6 +174,6 @@ def test_no_key_of_a_family_has_the_name_of_another_section() -> None:
     """A stage's key is a hash of `flat`, in which all stand side by side."""
     shared = [{item.name for item in fields(cls)} for cls in (CrmRecipe, FeaturesRecipe)]
     assert not shared[0] & shared[1]
-    for name in FAMILIES:
+    for name in SECTIONS:
         own = {item.name for item in fields(type(getattr(CrmRecipe(), name)))}
         assert not own & (shared[0] | shared[1]), name

@@ -175,7 +175,7 @@ def test_a_row_is_the_request_it_stands_for_also_with_a_block(fitted: Any, encod
                 np.testing.assert_array_equal(feed[item.name], rows.batch(np.array([row]))[item.name])
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", [kind for kind in FAMILIES if kind != "text-sequence"])  # which reads no id
 def test_without_user_ids_nobody_is_known_by_his(fitted: Any, encoder: Any, kind: str) -> None:
     """But by them he is with them; his attributes and events count in any case."""
     rows = EncodedRows(fitted.data, "train", encoder).batch(np.arange(12))

@@ -121,6 +121,19 @@ def fit_schema(data: PreparedData, features: FeaturesRecipe) -> Schema:
     return Schema((*fields, *_history_fields(data, features, split.ratings, vocabularies)), vocabularies)
 
 
+def events_schema(data: PreparedData, features: FeaturesRecipe) -> Schema:
+    """A schema that knows no id and no attribute: that there were events, and their ratings where there are any.
+
+    For a family that knows items by their words. The vocabulary of items is empty, so that each event is one of an
+    unknown item.
+    """
+    ratings = data.split("train").ratings
+    vocabularies = {"item_id": Vocabulary("item_id", []), "rating": Vocabulary("rating", _rating_values(ratings))}
+    fields = [f for f in _history_fields(data, features, ratings, vocabularies) if f.kind == "sequence"]
+    read = {f.vocab for f in fields}
+    return Schema(tuple(fields), {name: vocab for name, vocab in vocabularies.items() if name in read})
+
+
 def _check_policies(data: PreparedData, fields: list[Field], features: FeaturesRecipe) -> None:
     """Raises InputError for a policy of a field that there is not, or that has no values to know."""
     usable = [f.name for f in fields if f.kind not in ("numeric", "text")]

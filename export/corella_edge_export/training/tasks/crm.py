@@ -89,10 +89,11 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def stage(stages: Stages) -> tuple[CrmTask, Schedule]:
-    """The stage `crm`: a new CRM."""
+    """The stage `crm`: a new CRM, or that which a sentence encoder was tuned beside."""
     run = stages.run
     r = run.recipe.crm
-    task = new_task(run.new_crm(), stages.rows("train"), stages.rows("valid"), r, run.recipe.seed)
+    model = run.crm("encoder") if run.tunes_encoder else run.new_crm()
+    task = new_task(model, stages.rows("train"), stages.rows("valid"), r, run.recipe.seed)
     return task, Schedule(r.learning_rate, r.weight_decay, r.epochs, r.evaluations, r.patience)
 
 

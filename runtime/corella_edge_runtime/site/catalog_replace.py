@@ -1,0 +1,112 @@
+"""A bundle's catalogue replaced: a new bundle over other items, for a model that knows items by their words.
+
+Ids that stay keep what the models have learned of them. Where no reference row can be asked any more, as all of them
+name items that are gone, this machine scores rows of the new items, which tell whether another one computes the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corella_edge.atomic import check_free, new_folder
+from corella_edge.bundle.artefact import POPULAR, Bundle
+from corella_edge.catalog import Catalog
+from corella_edge.formats.text_files import TextFile
+from corella_edge.request import Candidate
+from corella_edge.request_message import parse_request
+from corella_edge_runtime import reference
+from corella_edge_runtime.engine import Engine
+from corella_edge_runtime.site.catalog_update import REFERENCE, Report, Updated, Work, differences
+
+SAMPLE = "sample.jsonl"
+ROWS = 32  # reference rows that are made where none is left
+
+
+def replace(
+    root: Path,
+    items: Path | TextFile,
+    out: Path,
+    extras: Sequence[str] = (),
+    check: Callable[[Path], None] = lambda folder: None,
+    told: Callable[[int, int], None] = lambda done, count: None,
+) -> Report:
+    """Write the bundle `out`: the bundle in folder `root` with the items of the file `items` and no others.
+
+    Arguments and errors are those of `catalog_update.update`.
+    """
+    check_free(out)
+    work = _Replacement(Bundle.open(root), TextFile.of(items), extras)
+    work.make_vectors(told)
+    with new_folder(out) as folder:
+        rows = work.rows()
+        version = work.write(folder, rows)
+        check(folder)
+    return work.report(version, rows)
+
+
+class _Replacement(Work):
+    """One replacement. A sample of requests that name items which are gone is of no use, and stays behind."""
+
+    def merged(self, items: Sequence[Candidate]) -> Updated:
+        """The given items in their order, each with what is given of it alone."""
+        before = self.before
+        given = [{name: value for name, value in (i.features or {}).items() if value is not None} for i in items]
+        catalog = Catalog([i.item for i in items], given)
+        added = [item for item in catalog.ids if item not in before.row_of]
+        known = [item for item in catalog.ids if item in before.row_of]
+        changed = [item for item in known if differences(before.of(item), catalog.of(item))]
+        removed = [item for item in before.ids if item not in catalog.row_of]
+        return Updated(catalog, added, changed, len(known) - len(changed), removed)
+
+    def left_behind(self) -> set[str]:
+        """The sample, and what the training rows say of items of which none is left."""
+        own = self.bundle.has(POPULAR) and not any(item in self.before.row_of for item in self.after.catalog.ids)
+        return {SAMPLE, *([POPULAR] if own else [])}
+
+    def rows(self) -> list[str]:
+        """The lines of reference.jsonl that still hold; may be none."""
+        return self.holding()
+
+    def write(self, folder: Path, rows: Sequence[str]) -> str:
+        """Fill an empty folder; the new version. `rows`, where there are none, are made by what was written."""
+        version = super().write(folder, rows or [json.dumps(self.reference[0][1]) + "\n"])
+        if rows:
+            return version
+        made = self._made(folder)
+        (folder / REFERENCE).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), "utf-8")
+        self.notes.append(f"{len(made)} reference rows of the new items: what this machine computes, not the training")
+        return self.seal(folder, len(self.reference))
+
+    def _made(self, folder: Path) -> list[Mapping[str, Any]]:
+        """Rows of new items, in the form of the old ones, as the bundle in `folder` scores them."""
+        rng = np.random.default_rng(len(self.after.catalog))
+        lines = [line["request"] for _, line in self.reference[:ROWS]]
+        requests = [_of_others(line, self.after.catalog.ids, rng) for line in lines]
+        with Engine.open(folder, llm="process", tuned=False) as engine:
+            return [_scored(engine, request) for request in requests]
+
+
+def _of_others(line: Mapping[str, Any], ids: Sequence[str], rng: np.random.Generator) -> dict[str, Any]:
+    """A request like another one, of items drawn from `ids`; a history has no item twice."""
+    history = line["user"].get("history", [])[-len(ids) :]
+    drawn = rng.choice(len(ids), len(history), replace=False).tolist()
+    events = [{**event, "item": ids[place]} for event, place in zip(history, drawn, strict=True)]
+    user = {**line["user"], **({"history": events} if history else {})}
+    return {**line, "user": user, "candidates": [{"item": ids[int(rng.integers(len(ids)))]}]}
+
+
+def _scored(engine: Engine, line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of reference.jsonl."""
+    row = reference.Reference(parse_request(line), 0.0, None, None)
+    found = engine.rank(
+        parse_request({**line, "threshold": "ratio:0" if engine.llm is None else "ratio:1"}), refuses=False
+    )
+    prompt, llm = reference.prompt_ids(engine, row), None if engine.llm is None else float(found.llm[0])
+    known = llm is not None and not np.isnan(llm)
+    return {"request": line, "crm": float(found.crm[0]), "prompt": None if prompt is None else list(prompt),
+            "llm": llm if known else None}  # fmt: skip
