@@ -110,7 +110,7 @@ DATA = {
 }
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", [name for name in shipped() if not name.startswith("games-")])  # of titles alone
 def test_every_shipped_recipe_names_what_its_data_have(name: str) -> None:
     chosen = load_recipe(name)
     checks.check_attributes(chosen, PreparedData(Path("data"), {"attributes": DATA.get(name, ML_1M)}))
