@@ -13,45 +13,73 @@ from corella_edge.cli.common import Ratios, Threads, need, open_engine
 from corella_edge.cli.talk import Progress
 from corella_edge.routing.policy import RATIOS
 
+ROWS_RANKED = 3000  # of the whole catalogue each
+
 
 @click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder written by `prepare`.")
 @click.option("--split", type=click.Choice(["train", "valid", "test"]), default="test", show_default=True,
               help="Which rows of the data.")  # fmt: skip
-@click.option("--rows", type=click.IntRange(0), default=0, show_default=True,
+@click.option("--rows", type=click.IntRange(0), show_default=f"0, with --ranking {ROWS_RANKED:,}",
               help="About this many rows, of whole users, drawn by --seed; 0 takes all.")  # fmt: skip
+@click.option("--ranking", is_flag=True,
+              help="Rank the whole catalogue by the base model for each liked row: HR@10, NDCG@10, MRR.")  # fmt: skip
+@click.option("--keep-history", is_flag=True,
+              help="With --ranking: items of the user's history stay among those ranked.")  # fmt: skip
 @click.option("--ratios", type=Ratios(), default=",".join(f"{r:g}" for r in RATIOS), show_default=True,
               help="Shares of rows that the LLM is asked about, separated by commas.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed for drawing --rows.")
 @click.option("--out", type=click.Path(path_type=Path),
-              help="Folder for scores and results; default: evaluation-BUNDLE-SPLIT.")  # fmt: skip
+              help="Folder for results; default: evaluation-BUNDLE-SPLIT, or ranking-BUNDLE-SPLIT.")  # fmt: skip
 @click.option("--llm/--no-llm", default=True, show_default=True, help="Whether to load the LLM.")
 @click.option("--llm-threads", type=Threads(), help="Threads of the LLM. Default: all cores but one.")
 def evaluate(
-    bundle: Path, data: Path, split: str, rows: int, ratios: list[float], seed: int, out: Path | None, llm: bool,
-    llm_threads: int | None,
+    bundle: Path, data: Path, split: str, rows: int | None, ranking: bool, keep_history: bool, ratios: list[float],
+    seed: int, out: Path | None, llm: bool, llm_threads: int | None,
 ) -> None:  # fmt: skip
     """Measure AUC, log-loss, accuracy and ECE of BUNDLE on prepared data, by the share that the LLM is asked about.
 
     Share 0 is the base model (CRM) alone, share 1 asks the LLM about every row. Each row is scored once by each model;
     thresholds are the bundle's own, fixed on validation rows. Beside that stand routing by blended scores, at random
     and by an oracle, both models in thirds by the base model's confidence, and plots.
+
+    With --ranking, the base model alone ranks the whole catalogue for each liked row, whose item is the one to be
+    found: HR@10, NDCG@10 and MRR, beside rankings that learn nothing, by popularity, new items and new users.
     """
+    if keep_history and not ranking:
+        raise click.UsageError("--keep-history belongs to --ranking.")
     need("evaluate", "report", "polars")
     need("evaluate", "cpu", "onnxruntime")
     from corella_edge_export.data.prepared import PreparedData
     from corella_edge_export.evaluation.evaluate import evaluate as run
     from corella_edge_export.evaluation.evaluate import markdown
 
+    if ranking:
+        _ranking(bundle, data, split, ROWS_RANKED if rows is None else rows, seed, out, keep_history)
+        return
     folder = out or Path(f"evaluation-{bundle.name}-{split}")
     show = _Show()
     with open_engine(bundle, llm="thread" if llm else None, llm_threads=llm_threads, tuned=False) as engine:
-        result = run(engine, PreparedData.open(data), split, folder, rows, seed,
+        result = run(engine, PreparedData.open(data), split, folder, rows or 0, seed,
                      show, tuple(ratios))  # fmt: skip
     show.line.done()
     click.echo(markdown(result))
     click.echo(f"{folder}: evaluation.json, evaluation.md and plots")
+
+
+def _ranking(bundle: Path, data: Path, split: str, rows: int, seed: int, out: Path | None, keep_history: bool) -> None:
+    from corella_edge_export.data.prepared import PreparedData
+    from corella_edge_export.evaluation import ranking
+
+    folder = out or Path(f"ranking-{bundle.name}-{split}")
+    show = _Show()
+    with open_engine(bundle, llm=None, tuned=False) as engine:
+        prepared = PreparedData.open(data)
+        result = ranking.evaluate_ranking(engine, prepared, split, folder, rows, seed, keep_history, show)
+    show.line.done()
+    click.echo(ranking.markdown(result))
+    click.echo(f"{folder}: ranking.json and ranking.md")
 
 
 class _Show:

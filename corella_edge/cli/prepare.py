@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,10 @@ class Prepare(Command):
     show_default=True,
     help="Draws the requests, and the data themselves where they are generated.",
 )
+@click.option("--negatives", type=click.IntRange(min=0),
+              help="Rows with label 0 drawn for each positive row, where every event is a like.")  # fmt: skip
+@click.option("--hide-items", type=click.FloatRange(0, 1, max_open=True), metavar="SHARE",
+              help="Share of items, drawn by seed, that get no training row: new items to test with.")  # fmt: skip
 @click.option("--extra", metavar="KIND",
               help="Further rows of a reader that has such (docs/data.md); noted as extra data.")  # fmt: skip
 def prepare(
@@ -87,6 +91,8 @@ def prepare(
     dry: bool,
     memory: int,
     seed: int,
+    negatives: int | None,
+    hide_items: float | None,
     extra: str | None,
 ) -> None:
     """Turn the data set READER into training data (docs/data.md lists the readers; so does an unknown name).
@@ -99,28 +105,33 @@ def prepare(
     """
     if out is None and not dry:
         raise click.UsageError("Missing option '--out'.")
+    choices = {"negatives": negatives, "hide_items": hide_items}
+    settings: dict[str, Any] = {"seed": seed, "memory": memory, "progress": _say, **choices}
     try:
         if reader == TABLE:
-            summary = _table(config, source, extra, None if dry else out, seed, memory)
+            summary = _table(config, source, extra, None if dry else out, settings)
         else:
-            summary = _publisher(reader, config, source, extra, None if dry else out, seed, memory)
+            summary = _publisher(reader, config, source, extra, None if dry else out, settings)
     except ModuleNotFoundError as error:
         if error.name not in ("polars", "numpy", "duckdb", "zstandard"):
             raise
         raise MissingExtraError("prepare", "export") from None
     click.echo(_report(summary))
-    talk.then(*_next(summary, reader, config, source, extra))
+    options = {"--config": config, "--source": source, "--extra": extra, "--negatives": negatives,
+               "--hide-items": hide_items}  # fmt: skip
+    talk.then(*_next(summary, reader, options))
 
 
-def _next(
-    summary: dict[str, Any], reader: str, config: Path | None, source: Path | None, extra: str | None
-) -> Iterator[object]:
+def _next(summary: dict[str, Any], reader: str, options: Mapping[str, object]) -> Iterator[object]:
     """The same command without --dry, or the training of what was written."""
+    if summary["out"] and summary["splits"]["train"]["like_share"] == 1:  # which the recipe `generic` refuses
+        yield from ("recipe", "list")
+        return
     if summary["out"]:
         yield from ("train", "generic", "--data", summary["out"], "--out", Path("runs", Path(summary["out"]).name))
         return
     yield from ("prepare", reader)
-    for option, value in (("--config", config), ("--source", source), ("--extra", extra)):
+    for option, value in options.items():
         yield from (option, value) if value is not None else ()
     yield from ("--out", new_folder(re.sub(r"[^\w.+-]+", "-", summary["name"])))
 
@@ -131,7 +142,7 @@ def new_folder(name: str) -> Path:
 
 
 def _table(
-    config: Path | None, source: Path | None, extra: str | None, out: Path | None, seed: int, memory: int
+    config: Path | None, source: Path | None, extra: str | None, out: Path | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     if config is None:
         raise InputError(
@@ -140,12 +151,11 @@ def _table(
     if source is not None or extra is not None:
         raise InputError("prepare table takes its files from --config; leave out --source and --extra")
     from corella_edge_export.data.table.parse import read_description
-    from corella_edge_export.data.table.prepare import look_at_table, prepare_table
+    from corella_edge_export.data.table.prepare import changed, look_at_table, prepare_table
 
-    description = read_description(config)
-    if out is None:
-        return look_at_table(description, seed=seed, memory=memory, progress=_say)
-    return prepare_table(description, out, seed=seed, memory=memory, progress=_say)
+    further = dict(settings)
+    description = changed(read_description(config), further.pop("negatives"), further.pop("hide_items"))
+    return look_at_table(description, **further) if out is None else prepare_table(description, out, **further)
 
 
 def _publisher(
@@ -154,15 +164,13 @@ def _publisher(
     source: Path | None,
     extra: str | None,
     out: Path | None,
-    seed: int,
-    memory: int,
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     if config is not None:
         raise InputError(f"--config belongs to `prepare {TABLE}`; the reader is {reader!r}")
     from corella_edge_export.data.prepare import look
     from corella_edge_export.data.prepare import prepare as run
 
-    settings: dict[str, Any] = {"seed": seed, "memory": memory, "progress": _say}
     if out is None:
         return look(reader, source, **settings)
     return run(reader, source, out, options={"extra": extra} if extra else None, **settings)

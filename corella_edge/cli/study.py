@@ -23,15 +23,20 @@ from corella_edge.cli.common import checkpoint_option, need_export, recipe_argum
     help="Validation rows the LLM scores, as whole users; 0 = all.",
 )  # fmt: skip
 @click.option(
+    "--ranking-rows", type=click.IntRange(min=0), default=3000, show_default=True,
+    help="Liked test rows, as whole users, for which the whole catalogue is ranked; 0 leaves that out.",
+)  # fmt: skip
+@click.option(
     "--reuse", type=click.Path(path_type=Path, exists=True, file_okay=False), multiple=True,
     help="A run whose finished stages are taken over where they would come out the same; may be repeated.",
 )  # fmt: skip
 @checkpoint_option
 def study(
     recipe: str, data: Path, out: Path | None, seeds: str, ablations: bool, draws: int, valid_rows: int,
-    reuse: tuple[Path, ...], checkpoint: Path | None,
+    ranking_rows: int, reuse: tuple[Path, ...], checkpoint: Path | None,
 ) -> None:  # fmt: skip
-    """Repeat the study of RECIPE: quality by routed share and fusion rule, groups, boundary shift, ablations.
+    """Repeat the study of RECIPE: quality by routed share and fusion rule, groups, boundary shift, ablations; and
+    how well both base models rank the whole catalogue (HR@10, NDCG@10, MRR).
 
     Writes study.json, study.md and plots. An interrupted study goes on where it stopped.
     """
@@ -45,7 +50,7 @@ def study(
     prepared = PreparedData.open(data)
     chosen = at_checkpoint(recipe_for(recipe, prepared), checkpoint)
     folder = out or Path("runs") / f"study-{chosen.name}"
-    settings = StudySettings(_seeds(seeds), ablations, draws, valid_rows, reuse)
+    settings = StudySettings(_seeds(seeds), ablations, draws, valid_rows, reuse, ranking_rows)
     run(chosen, prepared, folder, settings, talk.say, talk.quiet())
     click.echo((folder / "study.md").read_text("utf-8"))
 

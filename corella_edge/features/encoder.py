@@ -272,6 +272,13 @@ class FeatureEncoder:
                 facts = np.stack([fact(item, self.schema, own[i][name]) for i in places])
                 feed[item.name][places] = self._derive(item, self._look(item, past, history), facts[None])
 
+    def reads_words(self, candidates: Candidates | None) -> bool:
+        """Whether candidates bring words that vectors may have to be made of: milliseconds each."""
+        if self._make_vectors is None or candidates is None or not candidates.own:
+            return False
+        names = self.schema.text_attributes
+        return any(not features.keys().isdisjoint(names) for features in candidates.own.values())
+
     def _bring_text(self, feed: Feed, slate: Candidates) -> None:
         """Vectors of candidates that bring other words than the catalogue's, which may be those of a tuned vector."""
         if self._make_vectors is None or not self._of_text:

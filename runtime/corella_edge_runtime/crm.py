@@ -52,13 +52,15 @@ class Crm:
 
     def probability(self, feed: Feed) -> npt.NDArray[np.float64]:
         """P(label = 1), float64 [n], for the arrays of `FeatureEncoder.encode`."""
+        return sigmoid(self.many_logits(feed)) if len(feed[self._counted]) else np.zeros(0)
+
+    def many_logits(self, feed: Feed) -> npt.NDArray[np.float32]:
+        """float32 [n], of any number of candidates above 0, in runs of at most `MAX_BATCH`."""
         n = len(feed[self._counted])
-        if n == 0:
-            return np.zeros(0)
         if n <= MAX_BATCH:
-            return sigmoid(self.logits(feed))
+            return self.logits(feed)
         feed = self._with_states(feed)
-        return sigmoid(np.concatenate([self._part(feed, start) for start in range(0, n, MAX_BATCH)]))
+        return np.concatenate([self._part(feed, start) for start in range(0, n, MAX_BATCH)])
 
     def logits(self, feed: Feed) -> npt.NDArray[np.float32]:
         """float32 [n], one run of the session, the floor under any latency. At most `MAX_BATCH` candidates."""

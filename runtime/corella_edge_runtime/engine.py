@@ -218,6 +218,10 @@ class Engine:
             wait([draft.asking.future], deadlines.seconds_to(draft.asking.deadline))
         return self.finish(draft)
 
+    def reads_words(self, request: Request) -> bool:
+        """Whether the request brings words that vectors may have to be made of: milliseconds for each candidate."""
+        return self.encoder.reads_words(request.candidates)
+
     def check(self, request: Request, history: str = GIVEN) -> None:
         """Raises InputError for what `begin` would refuse: in a strict request odd features and ratings, unseen values
         where the bundle refuses them, a selection by what no item has."""

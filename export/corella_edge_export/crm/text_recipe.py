@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from corella_edge_export.recipe_keys import from_zero
+from corella_edge_export.recipe_keys import from_zero, positive
+
+
+@dataclass(frozen=True, slots=True)
+class SaidRecipe:
+    """SAID's first stage: vectors that make a frozen LLM write the items' texts, section [crm.text.said].
+
+    They `start` at random or at the mean of the words' embeddings. The LLM is the recipe's [llm]; one from scratch
+    reads the items' texts first, as [llm.text] says. `new_items` is the ridge strength of the linear map from the
+    sentence encoder's vectors, which gives an item that comes later its vector.
+    """
+
+    start: Literal["random", "words"] = "words"
+    epochs: int = 8
+    batch_tokens: int = 4096
+    learning_rate: float = positive(1e-2)
+    projector_learning_rate: float = positive(1e-3)
+    evaluations: int = 1
+    patience: int = 4
+    new_items: float = positive(0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +34,8 @@ class TextRecipe:
 
     `source` says what makes them of the words of `attributes` (their first `tokens` tokens): "" nothing; "encoder" a
     sentence encoder, whose Hugging Face folder `path` is; "llm" the mean of the last hidden states of the checkpoint in
-    `path` ("" = the recipe's LLM); "said" vectors learned so that a frozen LLM writes the words. `width` 0 keeps their
+    `path` ("" = the recipe's LLM); "said" vectors learned so that a frozen LLM writes the words, to which the vectors
+    of the sentence encoder in `path` are mapped for items that come later ("" = those get none). `width` 0 keeps their
     own width; another number takes as many principal components of those of training items. `tuned`: every stage that
     trains the CRM goes on training the vectors; of items that come later, they are the untuned ones.
     """
@@ -26,6 +46,7 @@ class TextRecipe:
     tokens: int = 128
     width: int = from_zero(0)
     tuned: bool = False
+    said: SaidRecipe = field(default_factory=SaidRecipe)
 
     def problems(self) -> Iterator[str]:
         """Keys that need another key."""
@@ -33,5 +54,7 @@ class TextRecipe:
             yield "attributes: name at least one, such as title"
         if self.source == "encoder" and not self.path:
             yield "path: name the Hugging Face folder of the sentence encoder"
+        if self.source == "said" and self.width:
+            yield "width: SAID's vectors are as wide as the LLM's hidden states; set it to 0"
         if self.tuned and not self.source:
             yield "tuned: there are no vectors without a source"

@@ -44,6 +44,8 @@ def prepare(
     requests: int = 1000,
     options: Mapping[str, Any] | None = None,
     memory: int = MEMORY,
+    negatives: int | None = None,
+    hide_items: float | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Read a data set and write its prepared folder `out`, complete or not at all.
@@ -52,7 +54,8 @@ def prepare(
         source: folder of the publisher's files; None for generated data.
         seed: draws the requests, and the data themselves if they are generated.
         requests: how many held-out requests to write. options: more settings of the reader.
-        memory: bytes that DuckDB may hold, for a reader that describes its files.
+        memory: bytes that DuckDB may hold; negatives, hide_items: as `changed` of the table's preparation has them; all
+            for a reader that describes its files.
 
     Returns:
         The summary: out, seconds, and of dataset.json name, counts, unseen, notes, splits.
@@ -65,7 +68,11 @@ def prepare(
     chosen = registry.check(reader_name, source, wanted)
     if chosen.describe is not None and source is not None:
         settings = {"seed": seed, "requests": requests, "memory": memory, "progress": progress}
-        return prepare_described(reader_name, chosen.describe, source, out, **settings)
+        choices = {"negatives": negatives, "hide_items": hide_items}
+        return prepare_described(reader_name, chosen.describe, source, out, **settings, **choices)
+    for option, value in (("--negatives", negatives), ("--hide-items", hide_items)):
+        if value is not None:
+            raise InputError(f"{option}: the reader {reader_name} splits its data by rules of its own; leave it out")
     check_free(out)
     start = time.perf_counter()
     say(f"reading {reader_name}")

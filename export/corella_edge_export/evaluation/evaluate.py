@@ -24,7 +24,7 @@ from corella_edge_export.evaluation import plots, tables
 from corella_edge_export.evaluation.baseline import without_learning
 from corella_edge_export.evaluation.boundary import calibration
 from corella_edge_export.evaluation.fusion import routed
-from corella_edge_export.evaluation.groups import about, thirds
+from corella_edge_export.evaluation.groups import UNSEEN_ITEMS, about, thirds
 from corella_edge_export.evaluation.scored import METRICS, Json, Judge, ScoredRows, doubts, few_users, gains, shown
 from corella_edge_export.evaluation.scored import number as finite
 from corella_edge_export.evaluation.shares import lines
@@ -33,7 +33,6 @@ from corella_edge_runtime.bench.machine import machine, versions
 from corella_edge_runtime.engine import Engine
 
 CHUNK = 2000
-UNSEEN_ITEMS = "unseen items"  # the rows whose item has no training row
 PLAIN = {  # what the tables call the baselines of `without_learning`
     "no_learning": "Like rates of item and user, without learning",
     "popularity": "Items by their likes in training rows",

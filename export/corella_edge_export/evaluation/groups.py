@@ -1,4 +1,4 @@
-"""Both models in parts of the test rows: thirds by the CRM's confidence; seen and unseen users."""
+"""Both models in parts of the test rows: thirds by the CRM's confidence; seen and unseen users; unseen items."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from corella_edge_export.evaluation.scored import Floats, Json, Judge, Mask, Sco
 from corella_edge_export.evaluation.shares import Operation
 
 THIRDS = 3
+UNSEEN_ITEMS = "unseen items"  # the rows whose item has no training row
 
 
 def confidence_group(entropies: Floats, groups: int = THIRDS) -> Ints:
@@ -40,13 +41,14 @@ def about(rows: ScoredRows) -> Json:
 
 
 def parts(rows: ScoredRows) -> dict[str, Mask]:
-    """All rows, the seen and the unseen ones; those of them that there are."""
+    """All rows, the seen and the unseen ones, those of unseen items; of these, those that there are."""
     masks = {"all": np.ones(len(rows), dtype=bool), "seen": rows.seen, "unseen": ~rows.seen}
+    masks |= {} if rows.new_items is None else {UNSEEN_ITEMS: rows.new_items}
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
 def by_user(rows: ScoredRows, how: Operation, draws: int = 2000, seed: int = 0, whole: Judge | None = None) -> Json:
-    """Every model and the routed system on all rows, on seen and on unseen ones."""
+    """Every model and the routed system on all rows, on seen and on unseen ones, on those of unseen items."""
     final, chosen = how.scores(rows), routed(rows, how.threshold)
     found: Json = {}
     for name, mask in parts(rows).items():

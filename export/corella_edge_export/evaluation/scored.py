@@ -46,6 +46,7 @@ class ScoredRows:
         crm: the CRM of the routed system, after stage 2.
         llm: nan where an item has no text: the CRM's score stands there, whatever the rule.
         seen: the user was in train; for another split, whatever it calls warm.
+        new_items: the item has no training row; None = not told.
     """
 
     base: Floats
@@ -54,10 +55,11 @@ class ScoredRows:
     labels: npt.NDArray[np.int8]
     users: npt.NDArray[np.int64]
     seen: Mask
+    new_items: Mask | None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError for columns of different lengths, no rows, or a probability missing outside `llm`."""
-        shapes = {np.shape(getattr(self, field.name)) for field in fields(self)}
+        shapes = {np.shape(column) for column in self._columns().values()}
         if shapes != {(len(self.labels),)} or not len(self.labels):
             raise ValueError(f"columns must be [n] with one n above 0, not {sorted(shapes)}")
         if not (np.isfinite(self.base).all() and np.isfinite(self.crm).all()):
@@ -83,7 +85,12 @@ class ScoredRows:
 
     def part(self, mask: Mask) -> ScoredRows:
         """The rows of a mask."""
-        return ScoredRows(*(getattr(self, field.name)[mask] for field in fields(self)))
+        return ScoredRows(**{name: column[mask] for name, column in self._columns().items()})
+
+    def _columns(self) -> dict[str, Any]:
+        """Those that are told."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: column for name, column in found.items() if column is not None}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,14 @@ from corella_edge_export.evaluation.scored import METRICS, Json
 from corella_edge_export.evaluation.shares import LINES
 
 TITLES = {"auc": "AUC", "logloss": "log-loss", "accuracy": "accuracy", "ece": "ECE", "uauc": "UAUC"}
+PLAIN = {"no_learning": "like rates of item and user", "popularity": "items by likes"}  # without learning
+RANKED = "crm"  # the model whose gains over other rankings are shown
+RANK_METRICS = {"hr@10": "HR@10", "ndcg@10": "NDCG@10", "mrr": "MRR"}
+RANKINGS = {
+    "crm": "CRM", "base": "stage-1 CRM", "popular": "items by likes in training rows",
+    "following": "items that follow the last one in training rows", "recent": "the history's items, latest first",
+    "alike": "cosine of text vectors with the mean of the last 3 items",
+}  # fmt: skip
 MODELS = {"base": "stage-1 CRM", "crm": "CRM", "llm": "LLM", "routed": "routed"}
 SHIFTS = {
     "mean_score": "mean score, LLM - CRM", "calibration": "calibration error curves, mean distance",
@@ -27,17 +35,26 @@ def markdown(result: Json, ablation: Sequence[Json] = (), notes: Sequence[str] =
 
 def sections(result: Json, ablation: Sequence[Json] = ()) -> list[tuple[str, Iterator[str]]]:
     """Title and lines of each table."""
+    if "claim" not in result:
+        return _of_base_model(result)
     return [
         ("Main claim: gain over the stage-1 CRM", claims(result)),
         ("Point of operation, chosen on validation rows", users(result)),
         *((f"{TITLES[metric]} by routed share", curve(result, metric)) for metric in ("auc", "accuracy", "logloss")),
         ("Thirds by the CRM's confidence", groups(result)),
         *((("Beside no learning", baseline(result)),) if "baseline" in result else ()),
+        *((("Ranking the whole catalogue", ranking(result)),) if "ranking" in result else ()),
         ("Boundary shift on routed rows", boundary(result)),
         *((("Boundary shift by variant", shifts(result)),) if len(result.get("boundary_by_variant", ())) > 1 else ()),
         *((("Ablation", ablations(ablation)),) if ablation else ()),
         *((("Models by variant", models(result)),) if len(result.get("models_by_variant", ())) > 1 else ()),
     ]
+
+
+def _of_base_model(result: Json) -> list[tuple[str, Iterator[str]]]:
+    """Those of a recipe without an LLM."""
+    ranked = [("Ranking the whole catalogue", ranking(result))] if "ranking" in result else []
+    return [("The base model alone", base_model(result)), *ranked]
 
 
 def _head(result: Json, notes: Sequence[str]) -> Iterator[str]:
@@ -93,6 +110,16 @@ def users(result: Json) -> Iterator[str]:
         for other in ("crm", "base"):
             gains = part[f"over_{other}"]
             yield table_row("", f"routed - {MODELS[other]}", "", *(figure(gains[metric], "+") for metric in METRICS))
+
+
+def base_model(result: Json) -> Iterator[str]:
+    """The base model on all rows and in parts, and its gain in AUC over rankings that learn nothing."""
+    plain = {of: title for of, title in PLAIN.items() if of in result["parts"]["all"]}
+    yield from table_head("rows", *TITLES.values(), *(f"AUC - {title}" for title in plain.values()))
+    for name, part in result["parts"].items():
+        label = f"{name} ({count(part['rows'])} rows, {count(part['users'])} users)"
+        over = (figure(part[of]["crm_over"]["auc"], "+") for of in plain)
+        yield table_row(label, *(figure(part["crm"][metric]) for metric in METRICS), *over)
 
 
 def ends(rule: str) -> str:
@@ -152,6 +179,25 @@ def baseline(result: Json) -> Iterator[str]:
         for metric in ("auc", "uauc"):
             over = (figure(found[f"{model}_over"][metric], "+") for model in MODELS)
             yield table_row(name, TITLES[metric], figure(found[metric]), *over)
+
+
+def ranking(result: Json) -> Iterator[str]:
+    """The CRM's ranking of the catalogue before and after alignment, beside simple ones."""
+    yield f"{result['ranking']['protocol'].capitalize()}."
+    yield ""
+    yield from rankings(result["ranking"]["slices"], "###")
+
+
+def rankings(slices: Json, level: str = "##") -> Iterator[str]:
+    """One table a slice: every ranking's metrics, and what the CRM gains over it in NDCG."""
+    for name, part in slices.items():
+        yield from [f"{level} {name}: {count(part['rows'])} rows of {count(part['users'])} users", ""]
+        yield from table_head("ranking", *RANK_METRICS.values(), "CRM - ranking, NDCG@10")
+        for of, found in part["rankings"].items():
+            over = part["gains"].get(RANKED, {}).get(of)
+            figures = (figure(found[metric]) for metric in RANK_METRICS)
+            yield table_row(RANKINGS[of], *figures, figure(over["ndcg@10"], "+") if over else "")
+        yield ""
 
 
 def ablations(table: Sequence[Json]) -> Iterator[str]:

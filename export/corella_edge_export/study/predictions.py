@@ -9,12 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from accelerate import PartialState
 
 from corella_edge import atomic
-from corella_edge_export.data.prepared import Split
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.request import Candidates, User
+from corella_edge_export.crm.base import CrmModel
+from corella_edge_export.data.prepared import PreparedData, Split
+from corella_edge_export.data.rowset import history_needed
 from corella_edge_export.data.sampling import draw_users
-from corella_edge_export.evaluation.scored import Floats, Mask, Pair, ScoredRows
+from corella_edge_export.evaluation import ranking
+from corella_edge_export.evaluation.scored import Floats, Json, Mask, Pair, ScoredRows
 from corella_edge_export.training.run import Run
 from corella_edge_export.training.stages import Stages
 from corella_edge_export.training.tasks import crm as train_crm
@@ -37,17 +43,38 @@ class Predictions:
         users = draw_users(valid, valid_rows, self.run.recipe.llm.seed)
         return Pair(self._scored("valid", np.isin(valid.users, users)), self._scored("test", None))
 
+    def alone(self) -> ScoredRows:
+        """All test rows by the base model of a recipe without an LLM, which answers none of them."""
+        return self._scored("test", None)
+
+    def ranking(self, rows: int) -> Json:
+        """Where the items of about `rows` liked test rows stand in the catalogue, by both CRMs and without learning."""
+        data, (schema, catalog) = self.run.data, self.run.fit_inputs()
+        encoder = FeatureEncoder(schema, catalog)
+        targets = ranking.choose_targets(data, "test", rows, 0, history_needed(schema, None))
+        others = ranking.simple(targets, ranking.vectors_of(encoder, data))
+        models = {"crm": (self.run, None), "base": (self.base, "crm")}
+        scorers = {name: scorer(run.crm(stage), encoder, data) for name, (run, stage) in models.items()}
+        about = json.dumps([weights(self.run), weights(self.base), rows, [*scorers, *others]])
+        folder = self.run.folder / "predictions" / f"ranks-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.say(f"{self.run.folder}: the catalogue is ranked for {len(targets):,} test rows")
+        places = ranking.rank(targets, scorers, others, folder, lambda what, done, of: None)
+        return {"protocol": targets.protocol(), "slices": ranking.judge(targets, places)}
+
     def _scored(self, name: str, mask: Mask | None) -> ScoredRows:
         split = self.run.data.split(name)
         rows = np.arange(len(split.users)) if mask is None else np.flatnonzero(mask)
+        nobody: Floats = np.full(len(rows), np.nan)
         warm = self._seen(split) if self.run.data.history_events == "all" else self.run.data.warm(split)
         return ScoredRows(
             base=self._kept(name, "base", rows, lambda: self._crm(self.base, "crm", name)),
             crm=self._kept(name, "crm", rows, lambda: self._crm(self.run, None, name)),
-            llm=self._kept(name, "llm", rows, lambda: self._llm(split, rows)),
+            llm=self._kept(name, "llm", rows, lambda: self._llm(split, rows)) if self.run.recipe.trains_llm else nobody,
             labels=split.labels[rows],
             users=split.users[rows].astype(np.int64),
             seen=warm[rows],
+            new_items=self.run.data.unseen_items(split)[rows],
         )
 
     def _seen(self, split: Split) -> Mask:
@@ -79,6 +106,24 @@ class Predictions:
         whole: Floats = np.full(len(split.users), np.nan)
         whole[found] = probability
         return np.asarray(whole[rows])
+
+
+def scorer(model: CrmModel, encoder: FeatureEncoder, data: PreparedData) -> ranking.Scorer:
+    """Logits of all items by torch, float32 [items]."""
+    place, items = PartialState().device, {field.name for field in encoder.schema.fields if field.side == "item"}
+    model = model.to(place)
+    candidates = Candidates(data.item_ids, None, encoder.rows(data.item_ids))
+
+    def scores(user: User) -> npt.NDArray[np.float32]:
+        feed, parts = encoder.encode(user, candidates)[0], []
+        for start in range(0, len(candidates), train_crm.EVALUATION_BATCH):
+            part = slice(start, start + train_crm.EVALUATION_BATCH)
+            chosen = {name: values[part] if name in items else values for name, values in feed.items()}
+            with torch.inference_mode():
+                parts.append(model(train_crm.tensors(chosen, place)).cpu().numpy())
+        return np.concatenate(parts)
+
+    return scores
 
 
 def weights(run: Run) -> dict[str, str]:

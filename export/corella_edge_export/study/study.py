@@ -14,12 +14,13 @@ from corella_edge import atomic
 from corella_edge.errors import InputError
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.evaluation import plots, tables
-from corella_edge_export.evaluation.baseline import smoothed_rates
+from corella_edge_export.evaluation.baseline import no_learning, without_learning
 from corella_edge_export.evaluation.boundary import boundary
 from corella_edge_export.evaluation.scored import Json, Pair
 from corella_edge_export.llm import model as llm
 from corella_edge_export.recipe import Recipe, table_of
 from corella_edge_export.report import report_if_possible
+from corella_edge_export.study import base_model
 from corella_edge_export.study.analysis import DRAWS, ablation, against, analyse, by_variant, combine, combine_ablations
 from corella_edge_export.study.predictions import Predictions, folder_of
 from corella_edge_export.training import stages
@@ -41,6 +42,7 @@ class StudySettings:
         seeds: of the recipe; the LLM's own training has its own seed and is shared, as a checkpoint would be.
         ablations: also train without each stage.
         valid_rows: validation rows the LLM scores, drawn as whole users; 0 = all.
+        ranking_rows: liked test rows for which both CRMs rank the whole catalogue; 0 = none.
         reuse: runs whose finished stages are taken over where they would come out the same.
     """
 
@@ -49,6 +51,7 @@ class StudySettings:
     draws: int = DRAWS
     valid_rows: int = 0
     reuse: tuple[Path, ...] = ()
+    ranking_rows: int = 3000
 
 
 def variants(recipe: Recipe) -> dict[str, Recipe]:
@@ -107,6 +110,7 @@ def _seed(
 ) -> tuple[Json, list[Json]]:
     """(analysis of the full system, ablation table) of one training seed."""
     pairs: dict[str, Pair] = {}
+    ranked: Json = {}
     full = folder_of(out, seed, FULL)
     for name, recipe in chosen.items():
         folder, seeded = folder_of(out, seed, name), replace(recipe, seed=seed)
@@ -118,21 +122,35 @@ def _seed(
             report_if_possible(folder)
         dtype = llm.base_dtype(recipe.llm, PartialState().device.type)
         base = Run(full, replace(chosen[FULL], seed=seed), data, dtype)
-        pairs[name] = Predictions(Run(folder, seeded, data, dtype), base, say).pair(settings.valid_rows)
+        predictions = Predictions(Run(folder, seeded, data, dtype), base, say)
+        if not recipe.trains_llm:
+            return _alone(predictions, data, settings), []
+        pairs[name] = predictions.pair(settings.valid_rows)
+        if name == FULL and settings.ranking_rows:
+            ranked = {"ranking": predictions.ranking(settings.ranking_rows)}
     say(f"seed {seed}: {settings.draws:,} draws of users")
-    analysis = analyse(pairs[FULL], FULL, settings.draws)
+    analysis = {**analyse(pairs[FULL], FULL, settings.draws), **ranked}
     shifts = {name: boundary(pair, draws=settings.draws, on=pairs[FULL]) for name, pair in pairs.items()}
     analysis["boundary_by_variant"] = shifts
     analysis["models_by_variant"] = by_variant(pairs, settings.draws)
-    rates = smoothed_rates(data.split("train"), data.split("test"))
-    analysis["baseline"] = against(pairs[FULL], rates, settings.draws)
+    rates = no_learning(data.split("train"), data.split("test"))
+    if rates is not None:
+        analysis["baseline"] = against(pairs[FULL], rates, settings.draws)
     return analysis, ablation(pairs, settings.draws)
+
+
+def _alone(predictions: Predictions, data: PreparedData, settings: StudySettings) -> Json:
+    """The analysis of a recipe without an LLM."""
+    rows = settings.ranking_rows
+    ranked = {"ranking": predictions.ranking(rows)} if rows else {}
+    plain = without_learning(data.split("train"), data.split("test"))
+    return {**base_model.analyse(predictions.alone(), FULL, plain, settings.draws), **ranked}
 
 
 def _together(found: Sequence[tuple[Json, list[Json]]], settings: StudySettings) -> Json:
     by_seed = {str(seed): analysis for seed, (analysis, _) in zip(settings.seeds, found, strict=True)}
     return {
-        "analysis": combine(by_seed),
+        "analysis": combine(by_seed) if "claim" in found[0][0] else base_model.combine(by_seed),
         "ablation": combine_ablations([table for _, table in found]),
         "by_seed": by_seed,
         "ablation_by_seed": {str(seed): table for seed, (_, table) in zip(settings.seeds, found, strict=True)},
@@ -148,6 +166,7 @@ def _about(recipe: Recipe, data: PreparedData, settings: StudySettings) -> Json:
         "what": "study", "recipe": table, "name": recipe.name,
         "data": data.info["name"], "notes": [*data.info.get("notes", []), *shared_by_seeds(recipe), *_parts(data)],
         "seeds": list(settings.seeds), "draws": settings.draws, "valid_rows": settings.valid_rows,
+        "ranking_rows": settings.ranking_rows,
         "machine": {**machine(), **gpu}, "versions": versions({name: name for name in HEAVY}),
     }  # fmt: skip
 
@@ -174,4 +193,5 @@ def _write(out: Path, result: Json) -> None:
     atomic.write_file(
         out / "study.md", tables.markdown(result["analysis"], result["ablation"], result["notes"]).encode()
     )
-    plots.write(result["analysis"], out)
+    if "curve" in result["analysis"]:
+        plots.write(result["analysis"], out)

@@ -1,7 +1,8 @@
 """The text vectors of a run: made once, kept in its folder, and taken over from other runs that have the same.
 
 text.safetensors             float16 [items, width], as a bundle has it
-text.projection.safetensors  the principal components that were taken, where the recipe asks for fewer numbers
+text.projection.safetensors  what takes the encoder's vectors to these: the principal components, where the recipe asks
+                             for fewer numbers, or SAID's map for new items
 text.json                    written last: a hash of all that decides the vectors
 text.partial                 what a run that was interrupted goes on with
 """
@@ -42,7 +43,9 @@ def source_of(recipe: Recipe) -> Any:
 
     identity(recipe) -> str: a hash of the weights and settings, beside those of [crm.text], that decide the vectors;
     raw(recipe, data, texts, folder, quiet) -> float32 [n, w]: the vectors of the items' texts, zeros for an empty one;
-    text_model(recipe, folder) -> (module, tokenizer) or None: what makes vectors of new items, see `to_onnx.write`.
+    text_model(recipe, folder) -> (module, tokenizer) or None: what makes vectors of new items, see `to_onnx.write`;
+
+    and, where these are not the sentence encoder's own, `projection` with the arguments of `raw` and the vectors.
     """
     return importlib.import_module(f"corella_edge_export.text.{SOURCES[recipe.crm.text.source]}")
 
@@ -148,9 +151,12 @@ def resumed(make: Callable[[Sequence[str]], Floats], width: int, texts: Sequence
 
 
 def _make(folder: Path, recipe: Recipe, data: PreparedData, texts: Sequence[str], quiet: bool) -> None:
-    raw = source_of(recipe).raw(recipe, data, texts, folder, quiet)
+    source = source_of(recipe)
+    raw = source.raw(recipe, data, texts, folder, quiet)
     for name in (KEY, PROJECTION):
         (folder / name).unlink(missing_ok=True)
+    if recipe.crm.text.source == "said" and recipe.crm.text.path:
+        _write_projection(folder, *source.projection(recipe, data, texts, folder, quiet, raw))
     if recipe.crm.text.width:
         raw = _projected(folder, raw, recipe.crm.text.width, training_items(data, texts), texts)
     if not np.isfinite(raw).all():
@@ -167,11 +173,15 @@ def _projected(folder: Path, raw: Floats, width: int, items: npt.NDArray[np.int6
     mean = chosen.mean(axis=0) if len(items) else np.zeros(raw.shape[1])
     _, vectors = np.linalg.eigh((chosen - mean).T @ (chosen - mean))
     components = np.ascontiguousarray(vectors[:, ::-1][:, :width]).astype(np.float32)
-    with (folder / PROJECTION).open("wb") as file:
-        write_arrays(file, LAYOUT, {"mean": mean.astype(np.float32), "components": components})
+    _write_projection(folder, mean.astype(np.float32), components)
     there = np.array([bool(text) for text in texts])[:, None]
     found: Floats = np.where(there, (raw - mean.astype(np.float32)) @ components, np.float32(0.0))
     return found
+
+
+def _write_projection(folder: Path, mean: Floats, components: Floats) -> None:
+    with (folder / PROJECTION).open("wb") as file:
+        write_arrays(file, LAYOUT, {"mean": mean, "components": components})
 
 
 def _key(recipe: Recipe, data: PreparedData, texts: Sequence[str]) -> str:

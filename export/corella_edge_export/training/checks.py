@@ -39,6 +39,8 @@ def check(recipe: Recipe, data: PreparedData) -> str:
         check_rule(recipe, data)
     else:
         check_features(data, recipe.crm.features, f"recipe {recipe.name}")
+        text_vectors.check(recipe, data)
+    check_labels(recipe, data)
     check_rows(recipe, data)
     loaded = llm.check_checkpoint(recipe.llm) if checkpoint else ""
     check_pairs(recipe)
@@ -71,6 +73,16 @@ def _no_user_attribute(data: PreparedData, name: str, known: Sequence[str]) -> s
         f"{data.root} has no attribute {name!r} of a user, only {', '.join(known)}; "
         f'set `profile = {{}}` under [prompt], or `{name} = ""` under [prompt.profile] to leave out this one'
     )
+
+
+def check_labels(recipe: Recipe, data: PreparedData) -> None:
+    """Raises InputError if a CRM is to learn labels of which there is one kind."""
+    if recipe.crm.trains and not recipe.crm.family.ranks and (data.split("train").labels > 0).all():
+        raise InputError(
+            f"recipe {recipe.name}: every training row of {data.root} has label 1, from which {recipe.crm.model} "
+            "learns nothing: prepare again with --negatives 4 (or [negatives] in data.toml), or train a recipe that "
+            'learns the next item (kind = "sequence" with loss = "softmax")'
+        )
 
 
 def check_rule(recipe: Recipe, data: PreparedData) -> None:

@@ -207,7 +207,8 @@ class Service:
         clock.skip()
         given = request, self._refusal(), self._deadline(request, clock), history
         try:
-            return await self.work(large(request), clock, "begin", held.ranker.begin, *given, held=held)
+            heavy = large(request) or held.ranker.reads_words(request)
+            return await self.work(heavy, clock, "begin", held.ranker.begin, *given, held=held)
         except UnknownValueError as error:
             self.metrics.unknown_refused(held.version, error.field)
             raise

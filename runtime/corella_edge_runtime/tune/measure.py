@@ -136,6 +136,7 @@ def crm_turn(crm: Crm, feeds: Sequence[Feed]) -> Iterator[Turn]:
 
     def turn(number: int) -> Mapping[str, float]:
         feed = feeds[number % len(feeds)]
+        crm.forget()  # the user comes, and asks again
         began = time.perf_counter()
         for _ in range(CALLS):
             crm.probability(feed)

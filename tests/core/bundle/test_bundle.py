@@ -210,6 +210,23 @@ def test_a_wrong_type_in_the_manifest_is_named(root: Path, change: dict[str, Any
     assert part in refusal(root)
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [(("crm.int8.onnx",), ""), (("crm.events.onnx",), ""),
+     (("crm.int8.onnx", "crm.events.onnx", "crm.events.int8.onnx"), ""),
+     (("crm.int8.onnx", "crm.events.onnx"), "has crm.int8.onnx and lacks crm.events.int8.onnx"),
+     (("crm.events.int8.onnx",), "has crm.onnx and lacks crm.events.onnx"),
+     (("crm.events.onnx", "crm.events.int8.onnx"), "has crm.events.int8.onnx and lacks crm.int8.onnx")],
+)  # fmt: skip
+def test_each_form_of_a_crm_has_the_graph_that_reads_its_events(root: Path, more: tuple[str, ...], said: str) -> None:
+    entry = {"sha256": "0" * 64, "size": 1}
+    rewrite(root, lambda data: {**data, "files": {**data["files"], **dict.fromkeys(more, entry)}})
+    if said:
+        assert said in refusal(root)
+    else:
+        assert f"{more[0]}: missing" in refusal(root)  # the manifest itself is in order
+
+
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.just("0" * 64),
     lambda inner: (

@@ -73,6 +73,12 @@ def test_synthetic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["ml-1m", "--source", "absent"], "--source absent: does not exist"),
         (["ml-1m", "--source", __file__], "is a file; unpack it and name the folder"),
         (["synthetic", "--source", "."], "reads no files; leave --source out"),
+        (
+            ["synthetic", "--hide-items", "0.1"],
+            "--hide-items: the reader synthetic splits its data by rules of its own",
+        ),
+        (["synthetic", "--negatives", "0"], "--negatives: the reader synthetic splits its data by rules of its"),
+        (["synthetic", "--hide-items", "1"], "Invalid value for '--hide-items'"),
         (["other"], "known readers"),
         ([__file__], f"begin with `corella-edge init {__file__}`"),
         (["collm-ml-1m", "--extra", "rated"], "--extra rated: the reader collm-ml-1m has disliked-train, disliked"),

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from corella_edge.cli import cli
 from corella_edge_export.data.prepare import prepare
+from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.registry import known
 from corella_edge_export.data.table.parse import read_description
 from corella_edge_export.data.table.prepare import prepare_table, write_description
@@ -51,6 +52,25 @@ def test_a_part_of_mind_by_its_description_changed(tmp_path: Path) -> None:
     found = prepare_table(read_description(config), tmp_path / "out", requests=5)["ledger"]
     shown = [line.split("\t")[4].split() for line in (source / "behaviors.tsv").read_text("utf-8").splitlines()]
     assert found["read"] == found["kept"] == sum(map(len, shown))
+
+
+def test_sequences_of_games(tmp_path: Path) -> None:
+    """The counts of LLMRank's cut, in which a user has at most 50 events: each user's last two are held out."""
+    source = shared("amazon-games")
+    prepare("recbole", source, tmp_path / "out", requests=5, negatives=0)
+    data = PreparedData.open(tmp_path / "out")
+    lines = [line.split("\t") for line in (source / "Games-6k.test.inter").read_text("utf-8").splitlines()[1:]]
+    histories = [earlier.split(" ") for _, earlier, _ in lines]
+    assert (len(lines), max(map(len, histories)), min(map(len, histories))) == (50_546, 49, 4)
+    assert sum(map(len, histories)) + len(lines) == 440_264
+    counts = {"train": 288_626, "valid": 50_546, "test": 50_546, "interactions": 440_264, "users": 50_546}
+    assert data.info["counts"] == {**counts, "items": 16_859, "dropped": 50_546}
+    for name, place in (("valid", -2), ("test", -1)):
+        split = data.split(name)
+        sequence = {user: [*earlier.split(" "), item][place] for user, earlier, item in lines}
+        found = zip(split.users.tolist(), split.items.tolist(), strict=True)
+        assert {data.user_ids[user]: data.item_ids[item] for user, item in found} == sequence
+        assert (split.labels == 1).all()
 
 
 # folder → the answers to what `init` asks, in order; and what a few lines count: rows, and those that stay.

@@ -17,12 +17,14 @@ import shapes
 from corella_edge.cli.recipe import toml
 from corella_edge.errors import InputError, RecipeError
 from corella_edge_export.crm.fitted import users as user_fit
+from corella_edge_export.data.table.description import Label, SplitPlan
 from corella_edge_export.generic.choice import reasons, values
 from corella_edge_export.generic.facts import AttributeFacts, Facts, look
 from corella_edge_export.generic.recipe import explained, recipe_for, table
 from corella_edge_export.recipe import load_recipe, recipe_from, table_of
-from corella_edge_export.training.checks import check_rule
+from corella_edge_export.training.checks import check_labels, check_rule
 from sessions import run, succeed
+from tables import Event, prepared
 
 COUNT = st.integers(1, 10**8)
 SHARE = st.floats(0, 1)
@@ -151,6 +153,19 @@ def test_a_rule_that_contradicts_the_labels_is_refused(data: dict[str, Any]) -> 
         with pytest.raises(InputError, match=r"prompt.like_above: .* labels, which go by a rating above 6; set `like"):
             check_rule(wrong, data["ratings"])
     check_rule(replace(recipe, prompt=replace(recipe.prompt, like_above=6.5)), data["ratings"])  # the same answers
+
+
+def test_labels_of_one_kind_are_refused_where_they_are_learnt(tmp_path: Path) -> None:
+    events = [Event(user, item, time) for user in "abcde" for time, item in enumerate("pqrstu")]
+    alone = prepared(tmp_path / "alone", events, SplitPlan("leave-one-out"), label=Label(positives_only=True))
+    pointwise = recipe_from({"name": "mine", "crm": {"kind": "din"}}, "mine")
+    with pytest.raises(InputError, match=r"every training row of .* has label 1, from which DIN .* --negatives 4"):
+        check_labels(pointwise, alone)
+    check_labels(replace(pointwise, crm=replace(pointwise.crm, epochs=0)), alone)
+    dot = {"kind": "sequence", "sequence": {"head": "dot", "loss": "softmax"}}
+    check_labels(recipe_from({"name": "next", "crm": dot}, "next"), alone)
+    both = prepared(tmp_path / "both", [replace(e, label=e.time % 2) for e in events], SplitPlan("leave-one-out"))
+    check_labels(pointwise, both)
 
 
 def test_without_times_every_row_is_a_sitting_of_its_own(data: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 import tiny_run
 from corella_edge.errors import InputError
+from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.routing.policy import RATIOS, Calibration
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
@@ -30,7 +31,7 @@ from corella_edge_export.evaluation.fusion import fusion
 from corella_edge_export.evaluation.scored import Floats, Json, Pair, ScoredRows
 from corella_edge_export.evaluation.shares import RANDOM_DRAWS
 from corella_edge_export.recipe import Recipe
-from corella_edge_export.study.predictions import Predictions
+from corella_edge_export.study.predictions import Predictions, scorer
 from corella_edge_export.study.study import StudySettings, shared_by_seeds, study
 from corella_edge_export.training import checkpoint, loop, stages
 from corella_edge_export.training.run import Run
@@ -176,7 +177,7 @@ def test_its_structure(studied: Studied) -> None:
     assert list(result["analysis"]["boundary_by_variant"]) == names
     assert list(result["analysis"]["models_by_variant"]) == names
     assert [group["group"] for group in result["analysis"]["groups"]] == [1, 2, 3]
-    assert set(result["analysis"]["users"]) <= {"all", "seen", "unseen"}
+    assert set(result["analysis"]["users"]) <= {"all", "seen", "unseen", "unseen items"}
     combined = result["analysis"]["operating_point"]["auc"]
     seeds = [found["operating_point"]["auc"]["value"] for found in result["by_seed"].values()]
     assert combined["value"] == pytest.approx(np.mean(seeds))
@@ -191,6 +192,29 @@ def test_without_matplotlib_there_are_no_plots(studied: Studied, tmp_path: Path,
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert plots.write(studied.result["analysis"], tmp_path) == []
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("seed", SETTINGS.seeds)
+def test_both_base_models_rank_the_catalogue(studied: Studied, seed: int) -> None:
+    """Through the encoder that serves, they give each row's own item the score that the study kept of the row."""
+    found = studied.result["by_seed"][str(seed)]["ranking"]["slices"]["all"]
+    assert list(found["rankings"]) == ["crm", "base", "popular", "following"]
+    test, split = scored(studied, seed, "test"), studied.data.split("test")
+    liked = np.flatnonzero(split.labels > 0)
+    assert found["rows"] == len(liked)
+    full = Run(studied.variant(seed), replace(studied.recipe, seed=seed), studied.data)
+    encoder = FeatureEncoder(*full.fit_inputs())
+    for stage, kept_scores in ((None, test.crm), ("crm", test.base)):
+        score = scorer(full.crm(stage), encoder, studied.data)
+        for row in liked[::9].tolist():
+            user = studied.data.request(int(split.users[row]), int(split.positions[row]), [], 50).user
+            logits = score(user)
+            assert logits.shape == (len(studied.data.item_ids),)
+            assert 1 / (1 + np.exp(-logits[split.items[row]])) == pytest.approx(kept_scores[row], abs=1e-5)
+    for model in ("crm", "base"):
+        assert 0 < found["rankings"][model]["mrr"]["value"] <= 1
+    again = Predictions(full, full).ranking(SETTINGS.ranking_rows)["slices"]["all"]
+    assert again["rankings"] == found["rankings"]
 
 
 def test_the_baseline_is_ranked_beside_it(studied: Studied) -> None:

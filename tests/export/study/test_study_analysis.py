@@ -67,6 +67,19 @@ def test_seen_and_unseen_users_apart(found: Any) -> None:
     assert set(analysis.analyse(Pair(PAIR.valid, everyone), "x", draws=5, ratios=(0.0,))["users"]) == {"all", "seen"}
 
 
+def test_rows_of_unseen_items_apart_where_they_are_told() -> None:
+    told = replace(PAIR.test, new_items=np.arange(len(PAIR.test)) % 7 == 0)
+    found = analysis.analyse(Pair(PAIR.valid, told), "full", draws=40)["users"]
+    cold = PAIR.test.part(np.arange(len(PAIR.test)) % 7 == 0)
+    assert list(found) == ["all", "seen", "unseen", "unseen items"]
+    assert found["unseen items"]["rows"] == len(cold)
+    assert found["unseen items"]["crm"]["auc"]["value"] == pytest.approx(metrics.auc(cold.crm, cold.labels), abs=1e-12)
+    none = replace(PAIR.test, new_items=np.zeros(len(PAIR.test), dtype=bool))
+    assert list(groups.parts(none)) == ["all", "seen", "unseen"]
+    with pytest.raises(ValueError, match="columns must be"):
+        replace(PAIR.test, new_items=np.zeros(3, dtype=bool))
+
+
 def test_the_boundary_shift_by_hand() -> None:
     found = boundary.boundary(PAIR, 0.5, draws=40, bins=4)
     data = PAIR.test.part(routed(PAIR.test, found["threshold"]))

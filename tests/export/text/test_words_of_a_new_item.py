@@ -46,14 +46,19 @@ def data(folder: Path) -> PreparedData:
 def run(folder: Path, data: PreparedData) -> Run:
     path = str(make_encoder(folder / "encoder"))
     text = {"source": "encoder", "path": path, "attributes": ATTRIBUTES, "width": 5}
-    chosen = recipe(crm={"text": text}, joint={"epochs": 0}, continuation={"epochs": 0})
-    stages.train(folder / "run", chosen, data, quiet=True)
-    return Run.open(folder / "run", data)
+    return trained(folder / "run", text, data)
+
+
+def trained(folder: Path, text: dict[str, Any], data: PreparedData, **crm: Any) -> Run:
+    """A run of the base model alone."""
+    off = {"epochs": 0}
+    stages.train(folder, recipe(crm={"text": text, **crm}, llm=off, joint=off, continuation=off), data, quiet=True)
+    return Run.open(folder, data)
 
 
 @pytest.fixture(scope="module")
 def bundle(folder: Path, run: Run) -> Bundle:
-    return export(run, folder / "bundle", ExportOptions(("F16",), threads=1))
+    return export(run, folder / "bundle", ExportOptions(threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +203,27 @@ def test_texts_of_any_kind_have_vectors_and_recent_ones_are_remembered(
     model(["a", "b"])
     model(["a", "b", "tea"])
     assert asked == [1, 0, 2, 1]
+
+
+def test_tuned_vectors_are_trained_travel_and_are_scored_as_in_torch(
+    folder: Path, data: PreparedData, user: User, tmp_path: Path
+) -> None:
+    """The export itself holds its bundle against torch; new items have the encoder's vectors."""
+    text = {"source": "encoder", "path": str(folder / "encoder"), "attributes": ATTRIBUTES, "tuned": True}
+    run = trained(tmp_path / "run", text, data, learning_rate=0.05)
+    bundle = export(run, tmp_path / "bundle", ExportOptions(threads=1))
+    started, (_, catalog) = run.item_vectors(), bundle.schema()
+    assert started is not None
+    assert catalog.vectors is not None
+    np.testing.assert_array_equal(catalog.vectors, as_float16(run.best("crm")["text.table"].numpy()))
+    moved = np.abs(catalog.vectors.astype(np.float32) - started).max(axis=1)
+    items = np.unique(data.split("train").items)
+    assert moved[items].min() > 1e-3
+    made = run.text_model()
+    assert made is not None
+    words = item_text({name: data.items[name][0] for name in ATTRIBUTES}, ATTRIBUTES)
+    new = {name: data.items[name][0] for name in ATTRIBUTES}
+    with Engine.open(bundle.root, llm=None, tuned=False) as engine:
+        feed, _ = engine.encoder.encode(user, [Candidate(data.item_ids[0], new), Candidate("new", new)])
+    np.testing.assert_array_equal(feed["item_text"][0], as_float32(catalog.vectors[0]))
+    np.testing.assert_allclose(feed["item_text"][1], _by_torch(*made)([words])[0], atol=2e-3)

@@ -33,7 +33,7 @@ def test_a_run_of_it_trains_and_aligns(data: PreparedData, tmp_path: Path, keys:
     chosen = recipe(crm={**KEYS, **keys}, continuation={"epochs": 0})
     stages.train(tmp_path / "run", chosen, data, quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "run" / "joint" / "metrics.jsonl").read_text().splitlines()]
-    assert all(np.isfinite(line["distance"]) for line in lines if line["kind"] == "train")
+    assert all(np.isfinite(line["distance"]).all() for line in lines if line["kind"] == "train")
     run = Run.open(tmp_path / "run", data)
     rows = stages.Stages(run, quiet=True).rows("test")
     probability = predict(run.crm(), rows)

@@ -81,6 +81,9 @@ class FakeRanker:
         asking = None if refusal else FakeAsking(self._pool.submit(self._ask), deadline)
         return FakeDraft(request, asking, refusal)
 
+    def reads_words(self, request: Request) -> bool:
+        return False
+
     def _ask(self) -> None:
         with self._lock:
             self.running += 1

@@ -78,7 +78,8 @@ class Label:
         rating: a column of numbers; a value above `like_above` is a like. ignore: values of it that say nothing
             (Book-Crossing's 0); their rows are dropped and counted.
         column: a column of 0 and 1.
-        positives_only: every event is a like; `[negatives]` then says where the others come from.
+        positives_only: every event is a like; `[negatives]` then says where the others come from, or that there are
+            none.
     """
 
     rating: str | None = None
@@ -148,6 +149,8 @@ class SplitPlan:
         shares: of train, valid and test. ties: whether events of the row's own moment are kept out of its history.
         min_history: fewer earlier events than this make a row serve as history only.
         min_user, min_item: users and items with fewer events are dropped, repeatedly until none is left (k-core).
+        hide_items: the share of items, drawn by `seed`, that get no training row (`hiding`); None = none. Folders that
+            were prepared before there was this key have none.
     """
 
     rule: SplitRule = "time"
@@ -158,11 +161,12 @@ class SplitPlan:
     ties: Literal["exclude", "include"] = "exclude"
     seed: int = 1
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    hide_items: float | None = None
 
 
 @dataclass(frozen=True)
 class Description:
-    """A whole `data.toml`. `users` None = no attributes of users."""
+    """A whole `data.toml`. `users` None = no attributes of users; `negatives` None = none are drawn."""
 
     name: str
     events: Events

@@ -73,6 +73,8 @@ def draw_negatives(
 ) -> Drawn:
     """From `rows` make `drawn(u, i, ts, row, position, part)`: time, place and split are those of the positive.
 
+    No training row is drawn of an item in `hidden(i)`, where there is that table (`hiding`).
+
     Args:
         memory: the database's limit in bytes. It decides how many users are worked on at once, and nothing else.
 
@@ -80,6 +82,7 @@ def draw_negatives(
         InputError: a split gets no negative at all, or `unlike_drawn` leaves it no row.
     """
     check_plan(plan)
+    db.execute("CREATE TABLE IF NOT EXISTS hidden (i INTEGER)")
     again, fresh = _unlike_drawn(db, plan)
     db.execute('CREATE TABLE ordered AS SELECT u, i, ts, "row", position, part FROM rows ORDER BY ts, "row"')
     _make_pool(db, plan)
@@ -181,7 +184,8 @@ def _fill(db: duckdb.DuckDBPyConnection, plan: Negatives, query: str, each: int,
 
 
 _NEW = """NOT EXISTS (SELECT 1 FROM own WHERE own.u = p.u AND own.i = p.i)
-            AND NOT EXISTS (SELECT 1 FROM found WHERE found.r = p.r AND found.i = p.i)"""
+            AND NOT EXISTS (SELECT 1 FROM found WHERE found.r = p.r AND found.i = p.i)
+            AND NOT (part = 'train' AND EXISTS (SELECT 1 FROM hidden WHERE hidden.i = p.i))"""
 _POPULAR = """SELECT i, ts, (sum(count(*)) OVER (PARTITION BY i ORDER BY ts))::BIGINT AS events
         FROM ordered GROUP BY i, ts"""
 
@@ -190,9 +194,9 @@ def _round(plan: Negatives, first: int, last: int) -> str:
     """Draws `first` to `last` - 1 of some open positives; of what counts, the first ones that are needed."""
     number = draw(plan.seed, "negatives", "r", "try")
     return f"""
-        WITH asked AS (SELECT r, u, ts, n, need, unnest(range({first}, {last})) AS try FROM open WHERE {{some}}),
+        WITH asked AS (SELECT r, u, ts, part, n, need, unnest(range({first}, {last})) AS try FROM open WHERE {{some}}),
             numbers AS (SELECT *, ({number} % n::UBIGINT)::BIGINT AS j FROM asked),
-            p AS (SELECT r, u, need, try, pool.i FROM numbers JOIN pool ON pool.rowid = j WHERE pool.ts < numbers.ts),
+            p AS (SELECT r, u, part, need, try, pool.i FROM numbers n JOIN pool ON pool.rowid = j WHERE pool.ts < n.ts),
             new AS (SELECT r, i, need, min(try) AS try FROM p WHERE {_NEW} GROUP BY r, i, need)
         SELECT r, i FROM new QUALIFY row_number() OVER (PARTITION BY r ORDER BY try) <= need"""
 
@@ -207,7 +211,7 @@ def _search(plan: Negatives) -> str:
     popular = plan.weight == "popularity-before"
     weights = "ASOF JOIN popular ON p.i = popular.i AND p.ts > popular.ts" if popular else ""
     return f"""
-        WITH p AS (SELECT r, u, open.ts, need, seen.i FROM open JOIN seen ON seen.ts < open.ts WHERE {{some}}),
+        WITH p AS (SELECT r, u, open.ts, part, need, seen.i FROM open JOIN seen ON seen.ts < open.ts WHERE {{some}}),
             new AS (SELECT * FROM p WHERE {_NEW}),
             timed AS (SELECT r, p.i, need, -ln({number}) / {"events" if popular else "1"} AS time FROM new p {weights})
         SELECT r, i FROM timed QUALIFY row_number() OVER (PARTITION BY r ORDER BY time, i) <= need"""

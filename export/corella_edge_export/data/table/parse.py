@@ -41,7 +41,7 @@ _LABEL = ("rating", "like_above", "ignore", "column", "positives_only")
 _NEGATIVES = ("per_positive", "from", "weight", "seed", "unlike_drawn")
 _USERS = ("id", "text", "attributes", "unescape", "min_join", "allow_leaks")
 _ITEMS = (*_USERS, "title", "missing_title")
-_SPLIT = ("rule", "shares", "min_history", "min_user", "min_item", "ties", "seed", *PARTS)
+_SPLIT = ("rule", "shares", "min_history", "min_user", "min_item", "ties", "seed", "hide_items", *PARTS)
 _CSV_KEYS = ("separator", "quote", "escape", "header", "columns")
 _JSON_ENDINGS, _PARQUET_ENDINGS, _PACKED_ENDINGS = ("json", "jsonl", "ndjson"), ("parquet", "pq"), ("gz", "zst", "zstd")
 _LONGEST_SEPARATOR = 4  # bytes, in DuckDB
@@ -128,8 +128,16 @@ def _split(section: Section, folder: Path) -> tuple[SplitPlan, dict[str, tuple[P
         ties=section.choice("ties", ("exclude", "include"), "exclude"),
         seed=section.whole("seed", 1, least=0),
         parts={part: tuple(map(str, paths)) for part, paths in parts.items()},
+        hide_items=_hidden(section),
     )
     return plan, parts
+
+
+def _hidden(section: Section) -> float | None:
+    share = section.share("hide_items", 0.0)
+    if share == 1:
+        section.refuse("hide_items", "1 hides every item, and nothing is left to train on")
+    return share or None
 
 
 def _shares(section: Section) -> tuple[float, float, float]:
@@ -293,10 +301,16 @@ def _negatives(top: Section, label: Label) -> Negatives | None:
         top.forbid("negatives", "belongs to positives_only = true; here [label] decides what is a dislike")
         return None
     if not top.has("negatives"):
-        top.below("label", ()).refuse("positives_only", "needs a table [negatives], which says what is drawn beside")
+        problem = "needs a table [negatives], which says what is drawn beside; per_positive = 0 draws nothing"
+        top.below("label", ()).refuse("positives_only", problem)
     section = top.section("negatives", _NEGATIVES)
+    count = section.whole("per_positive", 4, least=0)
+    for key in _NEGATIVES[1:] if not count else ():
+        section.forbid(key, "says how negatives are drawn, and per_positive = 0 draws none; leave it out")
+    if not count:
+        return None
     return Negatives(
-        per_positive=section.whole("per_positive", 4),
+        per_positive=count,
         from_=section.choice("from", ("seen-before", "catalogue"), "seen-before"),
         weight=section.choice("weight", ("popularity-before", "uniform"), "popularity-before"),
         seed=section.whole("seed", 1, least=0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from corella_edge_export.data.contract import Work
 from corella_edge_export.data.database import MEMORY, working_database
 from corella_edge_export.data.ledger import Ledger
 from corella_edge_export.data.table import restart
-from corella_edge_export.data.table.description import Description
+from corella_edge_export.data.table.description import Description, Negatives
 from corella_edge_export.data.table.leakage import check_names
 from corella_edge_export.data.table.load import Sources, load
 from corella_edge_export.data.table.parse import parse_description
@@ -57,6 +58,26 @@ def prepare_table(
     return {"out": str(out), "seconds": seconds, "already": before is not None, **told}
 
 
+def changed(description: Description, negatives: int | None, hide_items: float | None) -> Description:
+    """The description with other choices than its own; None leaves it its own.
+
+    Args:
+        negatives: how many are drawn for each positive; 0 = none, every row is a positive one.
+        hide_items: the share of items without training rows; 0 = none.
+
+    Raises:
+        InputError: negatives for data that have dislikes of their own.
+    """
+    if hide_items is not None:
+        description = replace(description, split=replace(description.split, hide_items=hide_items or None))
+    if negatives is None:
+        return description
+    if not description.label.positives_only:
+        raise InputError(f"--negatives {negatives}: these data have dislikes of their own; leave it out")
+    plan = replace(description.negatives or Negatives(), per_positive=negatives) if negatives else None
+    return replace(description, negatives=plan)
+
+
 def look_at_table(description: Description, **settings: Any) -> dict[str, Any]:
     """What `prepare_table` would return and raise; nothing is left but its answer, and TMPDIR has room for the work."""
     with tempfile.TemporaryDirectory() as place:
@@ -65,12 +86,19 @@ def look_at_table(description: Description, **settings: Any) -> dict[str, Any]:
 
 
 def prepare_described(
-    name: str, describe: Callable[[Path, Work], str], source: Path, out: Path | None, **settings: Any
+    name: str,
+    describe: Callable[[Path, Work], str],
+    source: Path,
+    out: Path | None,
+    *,
+    negatives: int | None = None,
+    hide_items: float | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """A publisher's files by the description that the reader `name` writes of them. `out` None: a look at them.
 
     Args:
-        settings: as `prepare_table` has them.
+        negatives, hide_items: as `changed` has them. settings: as `prepare_table` has them.
 
     Raises:
         InputError: as `prepare_table`, or files that the reader looks for are missing or malformed.
@@ -80,7 +108,8 @@ def prepare_described(
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out and out.parent) as place:
         work = Work(Path(place))
         # Its paths are those of `source` and of `place`, which start where the command was typed.
-        description = parse_description(describe(source, work), Path(), f"the description of {name}")
+        told = parse_description(describe(source, work), Path(), f"the description of {name}")
+        description = changed(told, negatives, hide_items)
         try:
             if out is None:
                 return look_at_table(description, notes=work.notes, **settings)

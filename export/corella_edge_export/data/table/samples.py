@@ -16,12 +16,16 @@ from corella_edge_export.data.database import name as sql_name
 from corella_edge_export.data.finish import PARQUET_OPTIONS, finish
 from corella_edge_export.data.ledger import Ledger
 from corella_edge_export.data.prepared import FORMAT_VERSION, SPLITS
-from corella_edge_export.data.table import leakage, negatives, restart, splitting
+from corella_edge_export.data.table import hiding, leakage, negatives, restart, splitting
 from corella_edge_export.data.table.coding import code_events
 from corella_edge_export.data.table.description import Description, Entities
 
 Progress = Callable[[str], None]
 NEARLY_ONE_LABEL = 0.01
+POSITIVES_ONLY = (
+    "every row has label 1 and none was drawn beside: the next item can be learnt from that, how probable a like is "
+    "cannot; figures that need both labels (AUC, log-loss, accuracy) say nothing"
+)
 
 
 def write(
@@ -60,7 +64,7 @@ def write(
     if description.negatives is not None:
         negatives.check_plan(description.negatives)
     with new_folder(out) as folder, plain_path(folder) as plain, readable_errors(out):
-        drawn = _make_rows(description, db, ledger, memory, say)
+        hidden, drawn = _make_rows(description, db, ledger, memory, say)
         settle()
         label_notes = _check_labels(db, description)
         say("looking for attributes that know the label")
@@ -70,21 +74,24 @@ def write(
         about = _about(description, db, ledger, seed, requests)
         about["sources"] = dict(sources if sources is not None else restart.source_hashes(description))
         about["negatives"] = None if drawn is None else drawn.to_json()
+        about |= {"hidden": hidden.to_json()} if hidden else {}
         about["attribute_auc"] = aucs
         about["joined"] = dict(joined or {})
-        about["notes"] += [*notes, *label_notes, *leaks, *(drawn.notes() if drawn else [])]
+        more = [*(drawn.notes() if drawn else []), *([hidden.note()] if hidden else [])]
+        about["notes"] += [*notes, *label_notes, *leaks, *more]
         history_only = int(one(db, "SELECT count(*) FROM rows WHERE part IS NULL")[0])
         return finish(db, folder, about, history_only=history_only, requests=requests, seed=seed, say=say)
 
 
 def _make_rows(
     description: Description, db: duckdb.DuckDBPyConnection, ledger: Ledger, memory: int, say: Progress
-) -> negatives.Drawn | None:
-    """The tables `rows` and `labelled(u, i, label, rating, ts, row, position, part)`, the rows of all splits."""
+) -> tuple[hiding.Hidden | None, negatives.Drawn | None]:
+    """The tables `rows`, `hidden` and `labelled(u, i, label, rating, ts, row, position, part)`, what splits hold."""
     say("numbering users and items")
     code_events(db, description.split, ledger)
     say("splitting")
     splitting.split_rows(db, description.split)
+    hidden = hiding.hide_items(db, description.split, ledger)
     drawn, more = None, ""
     if description.negatives is not None:
         drawn = negatives.draw_negatives(db, description.negatives, memory, say)
@@ -93,13 +100,15 @@ def _make_rows(
         f"""CREATE VIEW labelled AS
         SELECT u, i, label, rating, ts, "row", position, part FROM rows WHERE part IS NOT NULL {more}"""
     )
-    return drawn
+    return hidden, drawn
 
 
 def _check_labels(db: duckdb.DuckDBPyConnection, description: Description) -> list[str]:
     """Notes on labels that are nearly all the same. Raises InputError where training rows have one label only."""
     found = dict(db.execute("SELECT part, avg(label) FROM labelled GROUP BY part").fetchall())
     share = found["train"]
+    if description.label.positives_only and description.negatives is None:
+        return [POSITIVES_ONLY]
     if share in (0, 1):
         label = description.label
         remedy = (

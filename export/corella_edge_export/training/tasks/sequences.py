@@ -140,8 +140,8 @@ class NextItemTask(SequencesTask):
 
 def item_feed(rows: EncodedRows, items: Indices) -> Feed:
     """The inputs of items alone, by their local indices."""
-    vectors = {item.name: items for item in rows.encoder.schema.of("vector")}
-    return {name: table[items] for name, table in rows.encoder.item_tables.items()} | vectors
+    named = {f.name: items.astype(np.int64) for f in rows.encoder.schema.of("vector")}
+    return {name: table[items] for name, table in rows.encoder.item_tables.items()} | named
 
 
 def _users_to_rank(valid: EncodedRows, seed: int) -> Indices:

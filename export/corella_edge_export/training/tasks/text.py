@@ -121,7 +121,7 @@ class TextTask:
 
     def __init__(self, reader: LlmReader, blocks: npt.NDArray[np.int32], recipe: TextRecipe, seed: int) -> None:
         if len(blocks) < HELD_OUT:
-            raise InputError(f"recipe, llm.text.files: {blocks.size} tokens are too few, {HELD_OUT} blocks are needed")
+            raise InputError(f"recipe, llm.text: {blocks.size} tokens are too few, {HELD_OUT} blocks are needed")
         self.reader, self.recipe, self.seed = reader, recipe, seed
         self.model: nn.Module = reader.model
         self.valid, others = blocks[::HELD_OUT], np.delete(blocks, np.s_[::HELD_OUT], axis=0)
@@ -165,7 +165,12 @@ def stage(stages: Stages) -> tuple[TextTask, Schedule]:
     t = run.tokenizer()
     blocks = blocks_of(read(r.files), segment_tokenizer(t), t.bos_token_id, r.block)
     task = TextTask(run.reader(run.new_llm(), stages.builder), blocks, r, run.recipe.llm.seed)
-    return task, Schedule(r.learning_rate, r.weight_decay, r.epochs, r.evaluations, r.patience, r.warmup)
+    return task, schedule(r)
+
+
+def schedule(r: TextRecipe) -> Schedule:
+    """The recipe's schedule for `loop.fit`."""
+    return Schedule(r.learning_rate, r.weight_decay, r.epochs, r.evaluations, r.patience, r.warmup)
 
 
 def seed_whole_tokens(model: Any, tokenizer: Any, spell: Tokenize) -> None:

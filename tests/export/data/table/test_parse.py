@@ -82,6 +82,7 @@ min_user = 2
 min_item = 3
 ties = "include"
 seed = 5
+hide_items = 0.1
 """
 
 
@@ -115,7 +116,7 @@ def test_every_key_is_read(folder: Path) -> None:
             Files((folder / "users.parquet",), "parquet"), "uid", None, {"age": "numeric", "path": "sequence"},
             separators={"path": " "},
         ),
-        split=SplitPlan("per-user", (0.6, 0.2, 0.2), 0, 2, 3, "include", 5),
+        split=SplitPlan("per-user", (0.6, 0.2, 0.2), 0, 2, 3, "include", 5, hide_items=0.1),
         licence="CC BY 4.0",
         redistributable=True,
     )  # fmt: skip
@@ -124,7 +125,9 @@ def test_every_key_is_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "key"),
     [
-        ("per_positive = 2", "per_positive = 0", "negatives.per_positive"),
+        ("per_positive = 2", "per_positive = -1", "negatives.per_positive"),
+        ("hide_items = 0.1", "hide_items = 1", "split.hide_items"),
+        ("hide_items = 0.1", "hide_items = -0.1", "split.hide_items"),
         ('InvoiceNo = "^C"', 'InvoiceNo = "("', "events.drop.InvoiceNo"),
         ('tags = "multi:|"', 'tags = "many"', "items.attributes.tags"),
         ('kind = "multi", columns', 'kind = "numeric", columns', "items.attributes.heat.columns"),
@@ -142,6 +145,15 @@ def test_the_line_is_that_of_the_key(folder: Path, before: str, after: str, key:
     with pytest.raises(InputError) as refusal:
         parse_description(text, folder)
     assert str(refusal.value).startswith(f"data.toml line {line}: {key}: ")
+
+
+def test_no_negatives_are_described_by_a_number_alone(folder: Path) -> None:
+    table = WHOLE[WHOLE.index("[negatives]") : WHOLE.index("[items]")]
+    (folder / "data.toml").write_text(WHOLE.replace(table, "[negatives]\nper_positive = 0\n"))
+    assert read_description(folder / "data.toml").negatives is None
+    (folder / "data.toml").write_text(WHOLE.replace("per_positive = 2", "per_positive = 0"))
+    with pytest.raises(InputError, match=r"negatives\.from: .* draws none; leave it out"):
+        read_description(folder / "data.toml")
 
 
 def test_relative_paths_start_at_the_file_and_absolute_ones_do_not(folder: Path) -> None:
