@@ -75,7 +75,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, kept: Tensor, bias: Tensor) -> Tensor:
         """float32 [b, t, d] of queries x, from keys and values [b, 2, e, d] under a bias [b or 1, heads, t or 1, e]."""
         none = self.none.expand(kept.shape[0], 2, 1, self.d)
-        keys, values = torch.cat([none, kept], dim=2).unflatten(3, (self.heads, self.size)).transpose(2, 3).unbind(1)
+        both = torch.cat([none, kept], dim=2).reshape(kept.shape[0], 2, -1, self.heads, self.size)
+        keys, values = both.transpose(2, 3).unbind(1)
         query = self.query(self.before(x)).unflatten(2, (self.heads, self.size)).transpose(1, 2)
         fit = query @ keys.transpose(2, 3) * self.size**-0.5 + functional.pad(bias, (1, 0))
         found = (torch.softmax(fit, dim=3) @ values).transpose(1, 2).flatten(2)

@@ -95,7 +95,7 @@ def test_the_next_item_is_learnt_and_its_probability_fitted(data: PreparedData, 
     """The scale and the bias learn from labels; nothing else does."""
     task = made(data, **NEXT)
     assert type(task) is NextItemTask
-    found = task.losses(task.batches(0)[0], 0, 0, Part())
+    found: Any = task.losses(task.batches(0)[0], 0, 0, Part())
     found["label_loss"].backward(retain_graph=True)
     learning = {name for name, p in task.model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert learning == {"scale", "offset"}
