@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -156,7 +157,7 @@ class NextItems:
         drawn = self._drawn(rng)
         return tensors(masking.hide(item_feed(self.train, self.items[drawn]), rng), place), drawn
 
-    def places(self, items: Indices) -> Indices:
+    def places(self, items: npt.NDArray[np.integer[Any]]) -> Indices:
         """int64 [l]: where local item indices stand in `items`."""
         return np.searchsorted(self.items, items)
 
