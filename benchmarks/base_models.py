@@ -69,7 +69,8 @@ class Contender:
     def open(cls, name: str, root: Path) -> Contender:
         engine = Engine.open(root, llm=None, crm_threads=1, tuned=False, threshold="ratio:0")
         engine.warm_up()
-        return cls(name, engine, str(engine.bundle.manifest.about.get("recipe", {}).get("crm", {}).get("kind", "")))
+        recipe = engine.bundle.manifest.about.get("recipe")
+        return cls(name, engine, str(recipe["crm"].get("kind", "dcnv2")) if isinstance(recipe, dict) else "")
 
     def seconds(self, user: User, asked: Workload, items: Sequence[str], clock: Callable[[], float]) -> float:
         """Of one request, what came before it untimed."""

@@ -146,7 +146,7 @@ RUNTIME_ARROWS = {
     "showcase": set(),
     "machine": {"box"},
     "store": {"machine"},
-    "site": {"attributes"},
+    "site": {"attributes", "engine", "reference"},
     "llm": {"box"},
     "setup": {"llm", "machine"},
     "opening": {"llm", "setup"},

@@ -47,9 +47,9 @@ class VectorTable:
 
     def of(self, rows: Ints) -> Floats:
         """float32 [n, width] of catalogue rows int64 [n]; zeros for an unknown item."""
-        known = rows < self._unknown
-        if known.all():
+        if rows.max(initial=-1) < self._unknown:
             return as_float32(self._table.take(rows, 0))
+        known = rows < self._unknown
         found = np.zeros((len(rows), self.width), np.float32)
         found[known] = as_float32(self._table.take(rows[known], 0))
         return found

@@ -29,7 +29,7 @@ def test_a_replacement_is_written_verified_and_explained(
     assert done.code == 0, done.err
     label, rows, path = done.out.splitlines()
     new = Bundle.open(tmp_path / "new")
-    assert label == f"{new.label}: 1 added, 1 changed, 1 as before, {old - 2} removed"
+    assert label == f"{new.label}: 1 added, 2 changed, {old - 2} removed"
     assert rows.startswith("0 reference rows kept, ")
     assert path == str(tmp_path / "new")
     assert "reference rows of the new items: what this machine computes, not the training" in done.err

@@ -126,7 +126,7 @@ def test_an_impossible_recipe_is_refused(tmp_path: Path, text: str, part: str) -
      ({"crm": {"epochs": 0}}, "the CRM is never trained"),
      ({"llm": {"epochs": 0, "text": {"files": ["a.txt"]}}}, "answers nothing after it"),
      ({"crm": {"dcnv2": {"pooling": "max"}}}, "pooling"), ({"crm": {"features": {"centre": "user"}}}, "centre"),
-     ({"crm": {"kind": "fm"}}, "crm, kind: expected one of 'dcnv2', 'din', 'sequence', got 'fm'"),
+     ({"crm": {"kind": "fm"}}, "crm, kind: expected one of 'dcnv2', 'din', 'sequence', 'text-sequence', got 'fm'"),
      ({"crm": {"kind": "din"}, "joint": {"pairs": [[1, 2]]}}, "[1, 2] is no [LLM block, CRM layer]"),
      ({"llm": {"spell_rate": 1.5}}, "spell_rate"), ({"llm": {"text": {"block": 0}}}, "block"),
      ({"llm": {"text": {"files": [3]}}}, "files"), ({"llm": {"text": {"warmup": 2}}}, "warmup"),

@@ -184,6 +184,9 @@ class SequenceRecipe(FamilyRecipe):
     `negatives` others drawn for each batch (0 = all of the training rows) evenly or by how often they occur; both are
     corrected for how likely an item is drawn. A probability is then a scale and a bias on the score, learnt beside.
     A batch holds about `batch_events` events.
+
+    "pointwise" with the head "attention" may also learn each row's exact rating, at `rating_weight`, and which item
+    comes next, liked or not, at `next_weight`. Both teach the events more than labels do; nothing of them is served.
     """
 
     embedding_dim: int = 64
@@ -197,6 +200,8 @@ class SequenceRecipe(FamilyRecipe):
     negatives: int = from_zero(0)
     drawn: Literal["evenly", "by count"] = "evenly"
     batch_events: int = 4096
+    rating_weight: float = from_zero(0.0)
+    next_weight: float = from_zero(0.0)
 
     @property
     def layers(self) -> int:
@@ -219,6 +224,9 @@ class SequenceRecipe(FamilyRecipe):
             yield f"embedding_dim {self.embedding_dim} must divide by heads {self.heads}"
         if self.loss == "softmax" and self.head != "dot":
             yield "loss = 'softmax' ranks by products; set head = 'dot'"
+        for name in ("rating_weight", "next_weight"):
+            if getattr(self, name) and (self.loss, self.head) != ("pointwise", "attention"):
+                yield f"{name} goes with loss = 'pointwise' and head = 'attention'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from corella_edge.features.schema import Schema
+from corella_edge.features.schema import FIRST, Schema
 from corella_edge_export.crm.fields import FieldsModel
 from corella_edge_export.crm.layers import in_parts, mlp
 from corella_edge_export.crm.recipe import CrmRecipe, SequenceRecipe
@@ -75,12 +76,27 @@ class Block(nn.Module):
     def forward(self, x: Tensor, kept: Tensor, bias: Tensor) -> Tensor:
         """float32 [b, t, d] of queries x, from keys and values [b, 2, e, d] under a bias [b or 1, heads, t or 1, e]."""
         none = self.none.expand(kept.shape[0], 2, 1, self.d)
-        keys, values = torch.cat([none, kept], dim=2).unflatten(3, (self.heads, self.size)).transpose(2, 3).unbind(1)
+        both = torch.cat([none, kept], dim=2).reshape(kept.shape[0], 2, -1, self.heads, self.size)
+        keys, values = both.transpose(2, 3).unbind(1)
         query = self.query(self.before(x)).unflatten(2, (self.heads, self.size)).transpose(1, 2)
         fit = query @ keys.transpose(2, 3) * self.size**-0.5 + functional.pad(bias, (1, 0))
         found = (torch.softmax(fit, dim=3) @ values).transpose(1, 2).flatten(2)
         x = x + self.dropout(self.found(found))
         return x + self.dropout(self.deep(self.after(x)))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What rows along whole users are taught by.
+
+    Attributes:
+        logits: float32 [t]. last: the layer before them, [t, h]. before: what the blocks but the last give of the event
+            before each row, zeros for a row without one, [t, d].
+    """
+
+    logits: Tensor
+    last: Tensor
+    before: Tensor
 
 
 class Sequence(FieldsModel):
@@ -109,7 +125,12 @@ class Sequence(FieldsModel):
         both = self.user_width + self.item_width
         self.candidate = nn.Linear(both, d)
         self.deep = mlp(both + d, own.hidden, own.dropout)
-        self.head = nn.Linear(own.hidden[-1] if own.hidden else both + d, 1)
+        last = own.hidden[-1] if own.hidden else both + d
+        self.head = nn.Linear(last, 1)
+        # What training alone uses.
+        rated = own.rating_weight and len(schema.vocabularies["rating"]) > FIRST
+        self.rates = nn.Linear(last, len(schema.vocabularies["rating"])) if rated else None
+        self.follows = nn.Linear(d, d) if own.next_weight else None
 
     def states(self, feed: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Logits float32 [n], and what the candidate, or the user where products decide, has become: [n, d]."""
@@ -135,8 +156,12 @@ class Sequence(FieldsModel):
         """As in `CrmModel`."""
         if self.dot:
             return self._product(feed, self.users_along(feed, owners, places))[0]
+        return self.lessons(feed, owners, places).logits
+
+    def lessons(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Lessons:
+        """Logits and what else is taught of rows; for the head "attention", arguments as of `along`."""
         x, _ = self._events(feed)
-        kept, _ = self._keep(x)
+        kept, end = self._keep(x)
         user, item = self.user_side(feed, None, NO_EVENTS), self.item_side(feed)
         slots = _slots(owners, x.shape[0])
         table = x.new_zeros(x.shape[0], int(slots.max()) + 1, self.width)
@@ -145,7 +170,8 @@ class Sequence(FieldsModel):
         every = torch.arange(x.shape[1] + 1, device=x.device)
         for block, own in self._pairs(kept):
             asked = block(asked, own, block.bias(every, x.shape[1], 1)[:, at].transpose(0, 1))
-        return self._decide(user, item, asked[owners, slots])
+        last = self.deep(torch.cat([user, item, asked[owners, slots]], dim=1))
+        return Lessons(self.head(last).squeeze(1), last, functional.pad(end, (0, 0, 1, 0))[owners, places])
 
     def users_along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
         """What the last block gives at the event before each row, float32 [t, d]; arguments as of `along`."""

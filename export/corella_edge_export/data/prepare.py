@@ -67,9 +67,9 @@ def prepare(
     wanted = {"seed": seed, **(options or {})}
     chosen = registry.check(reader_name, source, wanted)
     if chosen.describe is not None and source is not None:
-        settings = {"seed": seed, "requests": requests, "memory": memory, "progress": progress}
-        choices = {"negatives": negatives, "hide_items": hide_items}
-        return prepare_described(reader_name, chosen.describe, source, out, **settings, **choices)
+        settings: dict[str, Any] = {"seed": seed, "requests": requests, "memory": memory, "progress": progress}
+        settings |= {"negatives": negatives, "hide_items": hide_items}
+        return prepare_described(reader_name, chosen.describe, source, out, **settings)
     for option, value in (("--negatives", negatives), ("--hide-items", hide_items)):
         if value is not None:
             raise InputError(f"{option}: the reader {reader_name} splits its data by rules of its own; leave it out")

@@ -206,6 +206,6 @@ def ridge(inputs: Vectors, targets: Vectors, strength: float) -> tuple[Vectors, 
     return mean.astype(np.float32), components.astype(np.float32)
 
 
-def _mean_cosine(found: Vectors, wanted: Vectors) -> float:
+def _mean_cosine(found: npt.NDArray[np.floating[Any]], wanted: Vectors) -> float:
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
     return float(((found * wanted).sum(axis=1) / np.maximum(lengths, 1e-12)).mean()) if len(found) else 0.0

@@ -135,6 +135,7 @@ class TunedEncoder(nn.Module):
         As in arXiv 1810.04805, section 3.1: of the texts' words a `share` is asked for; 80 % of those stand as the
         mask, 10 % as any other token, 10 % as they are.
         """
+        assert self.mask_token is not None  # what the stage asks for before
         at, there = self.texts.places(rows)
         ids = self.texts.ids[at]
         asked = there & ~self.texts.special[at] & (rng.random(ids.shape) < share)

@@ -34,13 +34,13 @@ def check(recipe: Recipe, data: PreparedData) -> str:
     checkpoint = recipe.llm.source == "checkpoint"
     if checkpoint:
         llm.checkpoint_config(Path(recipe.llm.path))  # at once; to look at the weights takes longer than all the rest
+    check_labels(recipe, data)
     if recipe.trains_llm:
         check_attributes(recipe, data)
         check_rule(recipe, data)
     else:
         check_features(data, recipe.crm.features, f"recipe {recipe.name}")
         text_vectors.check(recipe, data)
-    check_labels(recipe, data)
     check_rows(recipe, data)
     loaded = llm.check_checkpoint(recipe.llm) if checkpoint else ""
     check_pairs(recipe)

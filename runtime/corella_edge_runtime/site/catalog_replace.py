@@ -17,6 +17,7 @@ from corella_edge.atomic import check_free, new_folder
 from corella_edge.bundle.artefact import POPULAR, Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.formats.text_files import TextFile
+from corella_edge.json_lines import Reference
 from corella_edge.request import Candidate
 from corella_edge.request_message import parse_request
 from corella_edge_runtime import reference
@@ -102,7 +103,7 @@ def _of_others(line: Mapping[str, Any], ids: Sequence[str], rng: np.random.Gener
 
 def _scored(engine: Engine, line: Mapping[str, Any]) -> dict[str, Any]:
     """A line of reference.jsonl."""
-    row = reference.Reference(parse_request(line), 0.0, None, None)
+    row = Reference(parse_request(line), 0.0, None, None)
     found = engine.rank(
         parse_request({**line, "threshold": "ratio:0" if engine.llm is None else "ratio:1"}), refuses=False
     )

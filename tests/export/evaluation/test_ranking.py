@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -183,3 +184,21 @@ def test_new_items_are_a_slice(tmp_path: Path) -> None:
     assert mask.sum() == hidden.info["hidden"]["rows"]["test"] > 0
     places = ranked(targets, tmp_path)
     assert places["popular"][mask].tolist() == candidates(targets)[mask].tolist()  # nobody was seen to like them
+
+
+def test_text_vectors_in_the_order_of_the_data(data) -> None:
+    """Of a catalogue in another order that lacks the data's last item."""
+    order = np.random.default_rng(2).permutation(29)
+    row_of = {data.item_ids[item]: row for row, item in enumerate(order.tolist())}
+    vectors = np.random.default_rng(3).normal(size=(29, 4)).astype(np.float16)
+
+    def rows(ids: list[str]) -> np.ndarray:
+        return np.array([row_of.get(id_, 29) for id_ in ids])
+
+    encoder = SimpleNamespace(catalog=SimpleNamespace(vectors=vectors), rows=rows)
+    found = ranking.vectors_of(encoder, data)
+    assert found is not None
+    assert (found[order] == vectors).all()
+    assert (found[29] == 0).all()
+    assert "alike" in simple(chosen(data), found)
+    assert ranking.vectors_of(SimpleNamespace(catalog=SimpleNamespace(vectors=None)), data) is None

@@ -25,7 +25,9 @@ from tiny_run import crm_recipe, prepared  # noqa: E402
 KEYS = {"kind": "sequence", "embedding_dim": 8, "heads": 2, "inner": 12, "history": 6, "history_block": 3,
         "batch_events": 100}  # fmt: skip
 NEXT = {"head": "dot", "loss": "softmax"}
-LOSSES = {"labels": {}, "next item": NEXT, "drawn items": {**NEXT, "negatives": 9, "drawn": "by count"}}
+MORE = {"rating_weight": 0.5, "next_weight": 0.2, "negatives": 9}
+LOSSES = {"labels": {}, "ratings and next items beside": MORE, "next item": NEXT,
+          "drawn items": {**NEXT, "negatives": 9, "drawn": "by count"}}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def test_the_next_item_is_learnt_and_its_probability_fitted(data: PreparedData, 
     """The scale and the bias learn from labels; nothing else does."""
     task = made(data, **NEXT)
     assert type(task) is NextItemTask
-    found = task.losses(task.batches(0)[0], 0, 0, Part())
+    found: Any = task.losses(task.batches(0)[0], 0, 0, Part())
     found["label_loss"].backward(retain_graph=True)
     learning = {name for name, p in task.model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert learning == {"scale", "offset"}
@@ -121,3 +123,23 @@ def test_rows_are_those_of_the_split(data: PreparedData) -> None:
         rows = np.concatenate([task.chunks.along(batch).rows for batch in task.batches(epoch)])
         assert sorted(rows.tolist()) == list(range(len(task.train)))
     assert [b.tolist() for b in task.batches(0)] != [b.tolist() for b in task.batches(1)]
+
+
+def test_what_is_taught_beside_the_labels_is_learnt_and_not_served(data: PreparedData, tmp_path: Path) -> None:
+    task = made(data, dropout=0.0, **MORE)
+    rows = np.arange(30)
+    before = predict(task.model, task.valid)[rows]
+    for name in ("rates", "follows"):
+        for p in getattr(task.model, name).parameters():
+            torch.nn.init.normal_(p, std=3.0)
+    np.testing.assert_array_equal(predict(task.model, task.valid)[rows], before)
+    first = task.losses(task.batches(0)[0], 0, 0, Part())
+    loop.fit(task, Schedule(1e-2, 0.0, 4, 1, 9), tmp_path / "crm", 1, quiet=True)
+    later = task.losses(task.batches(0)[0], 0, 0, Part())
+    assert all(later[name] < first[name] for name in ("label_loss", "rating_loss", "next_loss"))
+
+
+@pytest.mark.parametrize("name", ["rating_weight", "next_weight"])
+def test_products_are_not_taught_beside(name: str) -> None:
+    problems = list(crm_recipe(**KEYS, **NEXT, **{name: 0.1}).family.problems())
+    assert problems == [f"{name} goes with loss = 'pointwise' and head = 'attention'"]

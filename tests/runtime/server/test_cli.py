@@ -58,7 +58,7 @@ def test_serves_until_sigterm(bundle):
         process.kill()
     assert json.loads(opened.removeprefix("open bundle ")) == {
         "llm": "process", "threshold": "ratio:0.05", "crm_threads": None, "llm_threads": 1, "require_llm": True,
-            "retry_llm": True, "plan": None, "tuned": True, "trust": None,
+            "crm_memory_mib": 64.0, "retry_llm": True, "plan": None, "tuned": True, "trust": None,
     }  # fmt: skip
 
 

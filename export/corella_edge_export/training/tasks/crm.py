@@ -110,8 +110,9 @@ def tensors(feed: dict[str, Any], place: torch.device | str = "cpu") -> dict[str
     return {name: torch.from_numpy(np.ascontiguousarray(value)).to(place) for name, value in feed.items()}
 
 
-def predict(model: CrmModel, rows: EncodedRows) -> npt.NDArray[np.float64]:
-    """P(label = 1), float64 [n], of all rows."""
+def predict(model: nn.Module, rows: EncodedRows) -> npt.NDArray[np.float64]:
+    """P(label = 1), float64 [n], of all rows by a CRM."""
+    assert isinstance(model, CrmModel)
     model.eval()
     with torch.inference_mode():
         logits = _logits_along(model, rows) if model.remembers else _logits(model, rows)

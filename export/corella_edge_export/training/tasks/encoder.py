@@ -29,7 +29,7 @@ from corella_edge_export.text.tuned import TunedEncoder
 from corella_edge_export.text.vectors import texts_of
 from corella_edge_export.training.loop import Metrics, Schedule
 from corella_edge_export.training.tasks.crm import device_of
-from corella_edge_export.training.tasks.sequences import NextItemTask
+from corella_edge_export.training.tasks.sequences import NextItems, NextItemTask
 
 if TYPE_CHECKING:
     from corella_edge_export.training.run import Run
@@ -62,7 +62,7 @@ class EncoderTask(NextItemTask):
         self.crm, self.encoder = crm, encoder
         self.matrix = torch.from_numpy(vectors.copy())
         self._inputs = [part for part in crm.modules() if isinstance(part, TextInput)]
-        self._present = np.zeros(0, np.int64)  # items of the batch at hand, by their places in `items`
+        self.others = self._batch = ItemsOfBatch(train, self.own, train.labels > 0)
 
     @property
     def tuning(self) -> TextSequenceRecipe:
@@ -75,7 +75,7 @@ class EncoderTask(NextItemTask):
 
     def loss(self, mine: Along, whole: Along, rng: np.random.Generator) -> dict[str, Tensor]:
         rows = self._rows(whole)
-        self._present = np.flatnonzero(np.isin(self.items, rows))
+        self._batch.present = np.flatnonzero(np.isin(self._batch.items, rows))
         fresh = self.encoder.vectors(rows)
         place = torch.from_numpy(rows).to(fresh.device)
         self._use(self.matrix.to(fresh.device).index_copy(0, place, fresh))
@@ -114,9 +114,19 @@ class EncoderTask(NextItemTask):
         for part in self._inputs:
             part.table = table
 
+
+class ItemsOfBatch(NextItems):
+    """The items whose words a batch has, beside those drawn.
+
+    Attributes:
+        present: int64, the places in `items` of those of the batch at hand.
+    """
+
+    present: Indices = np.zeros(0, np.int64)
+
     def _drawn(self, rng: np.random.Generator) -> Indices:
-        drawn = super()._drawn(rng) if self.own.negatives else self._present
-        return np.union1d(drawn, self._present)
+        drawn = super()._drawn(rng) if self.count else self.present
+        return np.union1d(drawn, self.present)
 
     def _sampled(self, own: Tensor, table: Tensor, wanted: Indices, drawn: Indices) -> Tensor:
         """The items of the batch are as many as there are: nothing is corrected for how likely one is drawn."""

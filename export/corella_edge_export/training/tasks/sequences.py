@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from corella_edge import ranking
-from corella_edge.features.schema import Feed
+from corella_edge.features.schema import OOV, Feed
+from corella_edge.features.tables import RatingCodes
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.chunks import Along, Chunks
 from corella_edge_export.crm.ensemble import members_of
 from corella_edge_export.crm.recipe import CrmRecipe, SequenceRecipe
-from corella_edge_export.crm.rows import EncodedRows
+from corella_edge_export.crm.rows import EncodedRows, Masking
 from corella_edge_export.crm.sequence import Sequence as SequenceModel
 from corella_edge_export.training.loop import Metrics, Part
 from corella_edge_export.training.tasks.crm import CrmTask, device_of, tensors
@@ -35,6 +37,8 @@ class SequencesTask(CrmTask):
         own = recipe.family
         assert isinstance(own, SequenceRecipe)
         self.own, self.chunks = own, Chunks(train)
+        self.others = NextItems(train, own, np.ones(len(train), np.bool_) if own.next_weight else train.labels > 0)
+        self.codes = RatingCodes(train.encoder.schema.vocabularies["rating"]).of(train.split.ratings)
 
     def batches(self, epoch: int) -> Sequence[Indices]:
         rng = np.random.default_rng([self.seed, epoch])
@@ -50,8 +54,35 @@ class SequencesTask(CrmTask):
     def loss(self, mine: Along, whole: Along, rng: np.random.Generator) -> dict[str, Tensor]:
         """The losses of `mine`, each weighted with its share of the batch's rows."""
         feed, where = self.inputs(mine)
-        logits = torch.stack([member.along(feed, **where) for member in members_of(self.model)])
-        return {"loss": self.pointwise(logits, mine) * (len(mine.rows) / len(whole.rows))}
+        own, share = self.own, len(mine.rows) / len(whole.rows)
+        if not (own.rating_weight or own.next_weight):
+            logits = torch.stack([member.along(feed, **where) for member in members_of(self.model)])
+            return {"loss": self.pointwise(logits, mine) * share}
+        table = self.others.table(self.masking, rng, device_of(self.model))
+        each = [self._lessons(member, feed, where, mine, *table) for member in members_of(self.model)]
+        found = {name: torch.stack([one[name] for one in each]).mean() * share for name in each[0]}
+        weights = {"label_loss": 1.0, "rating_loss": own.rating_weight, "next_loss": own.next_weight}
+        return {"loss": torch.stack([weights[name] * value for name, value in found.items()]).sum(), **found}
+
+    def _lessons(
+        self, member: nn.Module, feed: dict[str, Tensor], where: dict[str, Tensor], mine: Along,
+        items: dict[str, Tensor], drawn: Indices,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """The mean loss of the label, of the exact rating and of the next item, those that the recipe has."""
+        assert isinstance(member, SequenceModel)
+        lessons = member.lessons(feed, **where)
+        found = {"label_loss": self.pointwise(lessons.logits, mine)}
+        if member.rates is not None:
+            codes = torch.from_numpy(self.codes[mine.rows]).to(lessons.logits.device)
+            total = functional.cross_entropy(member.rates(lessons.last), codes, ignore_index=OOV, reduction="sum")
+            found["rating_loss"] = total / max(1, len(mine.rows))
+        if member.follows is not None:
+            later = np.flatnonzero(mine.places > 0)
+            users, own = member.follows(lessons.before[later]), member.item_vectors(feed)[later]
+            wanted = self.others.places(self.train.split.items[mine.rows[later]])
+            total = self.others.loss(users, own, member.item_vectors(items), wanted, drawn)
+            found["next_loss"] = total / max(1, len(mine.rows))
+        return found
 
     def inputs(self, along: Along) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The feed, and where its rows stand, as tensors."""
@@ -73,30 +104,17 @@ class NextItemTask(SequencesTask):
 
     def __init__(self, model: CrmModel, train: EncodedRows, valid: EncodedRows, recipe: CrmRecipe, seed: int) -> None:
         super().__init__(model, train, valid, recipe, seed)
-        items, counts = np.unique(train.split.items[train.labels > 0], return_counts=True)
-        self.items = items.astype(np.int64)
-        evenly = self.own.drawn == "evenly"
-        self.share = np.full(len(counts), 1.0 / max(1, len(counts))) if evenly else counts / counts.sum()
         self.ranked = _users_to_rank(valid, seed)
 
     def loss(self, mine: Along, whole: Along, rng: np.random.Generator) -> dict[str, Tensor]:
-        drawn = self._drawn(rng)
-        table = self.masking.hide(item_feed(self.train, self.items[drawn]), rng)
         feed, where = self.inputs(mine)
-        items = tensors(table, device_of(self.model))
+        items, drawn = self.others.table(self.masking, rng, device_of(self.model))
         found = [self._member(member, feed, where, items, mine, drawn) for member in members_of(self.model)]
         next_loss, logits = torch.stack([own for own, _ in found]).mean(), torch.stack([own for _, own in found])
         liked = [self.train.labels[along.rows].sum() for along in (mine, whole)]
         next_loss = next_loss * float(liked[0] / max(1.0, liked[1]))
         fitted = self.pointwise(logits, mine) * (len(mine.rows) / len(whole.rows))
         return {"loss": next_loss + fitted, "next_loss": next_loss, "label_loss": fitted}
-
-    def _drawn(self, rng: np.random.Generator) -> Indices:
-        """Places in `items` that a batch's liked ones are told from; all of them where the recipe draws none."""
-        count = self.own.negatives
-        if not count or count >= len(self.items):
-            return np.arange(len(self.items))
-        return rng.choice(len(self.items), count, p=self.share)
 
     def _member(
         self, member: nn.Module, feed: dict[str, Tensor], where: dict[str, Tensor], items: dict[str, Tensor],
@@ -108,13 +126,52 @@ class NextItemTask(SequencesTask):
         own = member.item_vectors(feed)
         scores = (users * own).sum(dim=1)
         liked = np.flatnonzero(self.train.labels[mine.rows] > 0)
-        wanted = np.searchsorted(self.items, self.train.split.items[mine.rows[liked]])
-        table = users[liked] @ member.item_vectors(items).T
-        if len(drawn) == len(self.items):
-            loss = functional.cross_entropy(table, torch.from_numpy(wanted).to(table.device), reduction="sum")
-        else:
-            loss = self._sampled(scores[liked], table, wanted, drawn)
+        wanted = self.others.places(self.train.split.items[mine.rows[liked]])
+        loss = self.others.loss(users[liked], own[liked], member.item_vectors(items), wanted, drawn)
         return loss / max(1, len(liked)), scores.detach() * member.scale + member.offset
+
+    def evaluate(self) -> Metrics:
+        found = super().evaluate()
+        return {"ndcg": rank_metrics(members_of(self.model), self.valid, self.ranked)["ndcg@10"], **found}
+
+    def groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        fitted = [p for name, p in self.model.named_parameters() if name.rpartition(".")[2] in ("scale", "offset")]
+        others = [p for p in self.model.parameters() if all(p is not own for own in fitted)]
+        return [(others, 1.0), (fitted, FASTER)]
+
+
+class NextItems:
+    """Which item comes next, told from others that are drawn for each batch, or from all of the training rows."""
+
+    def __init__(self, train: EncodedRows, own: SequenceRecipe, counted: npt.NDArray[np.bool_]) -> None:
+        """`counted`: bool [rows], the training rows whose items there are."""
+        items, counts = np.unique(train.split.items[counted], return_counts=True)
+        self.train, self.items, self.count = train, items.astype(np.int64), own.negatives
+        evenly = own.drawn == "evenly"
+        self.share = np.full(len(counts), 1.0 / max(1, len(counts))) if evenly else counts / counts.sum()
+
+    def table(
+        self, masking: Masking, rng: np.random.Generator, place: torch.device
+    ) -> tuple[dict[str, Tensor], Indices]:
+        """The inputs of a batch's drawn items, some ids hidden, and their places in `items`."""
+        drawn = self._drawn(rng)
+        return tensors(masking.hide(item_feed(self.train, self.items[drawn]), rng), place), drawn
+
+    def places(self, items: npt.NDArray[np.integer[Any]]) -> Indices:
+        """int64 [l]: where local item indices stand in `items`."""
+        return np.searchsorted(self.items, items)
+
+    def loss(self, users: Tensor, own: Tensor, table: Tensor, wanted: Indices, drawn: Indices) -> Tensor:
+        """Summed loss of users [l, d] whose next items [l, d] stand at `wanted`, beside the drawn items [drawn, d]."""
+        scores = users @ table.T
+        if len(drawn) == len(self.items):
+            return functional.cross_entropy(scores, torch.from_numpy(wanted).to(scores.device), reduction="sum")
+        return self._sampled((users * own).sum(dim=1), scores, wanted, drawn)
+
+    def _drawn(self, rng: np.random.Generator) -> Indices:
+        if not self.count or self.count >= len(self.items):
+            return np.arange(len(self.items))
+        return rng.choice(len(self.items), self.count, p=self.share)
 
     def _sampled(self, own: Tensor, table: Tensor, wanted: Indices, drawn: Indices) -> Tensor:
         """Summed loss of the wanted items' scores [l] beside those of the drawn, [l, drawn].
@@ -127,15 +184,6 @@ class NextItemTask(SequencesTask):
         others = (table - expected[drawn]).masked_fill(same, -torch.inf)
         right = own - expected[wanted]
         return (torch.logsumexp(torch.cat([right.unsqueeze(1), others], dim=1), dim=1) - right).sum()
-
-    def evaluate(self) -> Metrics:
-        found = super().evaluate()
-        return {"ndcg": rank_metrics(members_of(self.model), self.valid, self.ranked)["ndcg@10"], **found}
-
-    def groups(self) -> list[tuple[list[nn.Parameter], float]]:
-        fitted = [p for name, p in self.model.named_parameters() if name.rpartition(".")[2] in ("scale", "offset")]
-        others = [p for p in self.model.parameters() if all(p is not own for own in fitted)]
-        return [(others, 1.0), (fitted, FASTER)]
 
 
 def item_feed(rows: EncodedRows, items: Indices) -> Feed:

@@ -1,0 +1,89 @@
+"""From sequences without dislikes to a ranking: prepared, trained on the next item, exported, judged."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from sessions import run, succeed
+
+RECIPE = """
+name = "next"
+llm = { epochs = 0 }
+joint = { epochs = 0 }
+continuation = { epochs = 0 }
+[crm]
+kind = "sequence"
+epochs = 2
+evaluations = 1
+[crm.features]
+user_ids = false
+[crm.sequence]
+embedding_dim = 8
+blocks = 1
+heads = 2
+inner = 8
+head = "dot"
+loss = "softmax"
+"""
+DATA = """
+name = "walks"
+events = { files = ["events.csv"], user = "user", item = "item", time_unit = "none" }
+label = { positives_only = true }
+negatives = { per_positive = 0 }
+items = { missing_title = "id" }
+split = { rule = "leave-one-out", hide_items = 0.2 }
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """60 users who each have 8 of 40 items."""
+    root, rng = tmp_path_factory.mktemp("next"), np.random.default_rng(0)
+    lines = [f"u{user},i{item}" for user in range(60) for item in rng.choice(40, 8, False)]
+    (root / "events.csv").write_text("\n".join(["user,item", *lines, ""]))
+    (root / "data.toml").write_text(DATA)
+    (root / "next.toml").write_text(RECIPE)
+    done = succeed("prepare", "table", "--config", root / "data.toml", "--out", root / "data")
+    assert "next: corella-edge recipe list" in done.err
+    succeed("train", root / "next.toml", "--data", root / "data", "--out", root / "run")
+    succeed("export", root / "run", "--out", root / "bundle")
+    return root
+
+
+def test_the_bundle_ranks_as_training_did(folder):
+    """What kept the weights, NDCG of validation rows by torch, is what the runtime finds of the bundle."""
+    out = folder / "valid"
+    succeed("evaluate", folder / "bundle", "--data", folder / "data", "--ranking", "--rows", 0, "--split", "valid",
+            "--out", out)  # fmt: skip
+    found = json.loads((out / "ranking.json").read_text("utf-8"))["slices"]["all"]
+    lines = map(json.loads, (folder / "run" / "crm" / "metrics.jsonl").read_text("utf-8").splitlines())
+    best = max(line["ndcg"] for line in lines if line["kind"] == "valid")
+    assert found["rows"] == 60
+    assert found["rankings"]["crm"]["ndcg@10"]["value"] == pytest.approx(best, abs=1e-9)
+
+
+def test_hidden_items_are_a_slice_that_ids_alone_cannot_tell_apart(folder):
+    out = folder / "test"
+    succeed("evaluate", folder / "bundle", "--data", folder / "data", "--ranking", "--out", out)
+    slices = json.loads((out / "ranking.json").read_text("utf-8"))["slices"]
+    told = json.loads((folder / "data" / "dataset.json").read_text("utf-8"))["hidden"]
+    assert slices["unseen items"]["rows"] == told["rows"]["test"] > 0
+    assert "hide_items = 0.2" in (out / "ranking.md").read_text("utf-8")
+
+
+def test_figures_that_need_both_labels_say_nothing(folder):
+    done = succeed("evaluate", folder / "bundle", "--data", folder / "data", "--out", folder / "plain")
+    assert "all of them liked: there is no AUC" in done.out
+    assert json.loads((folder / "plain" / "evaluation.json").read_text("utf-8"))["groups"]["all"]["at"][0]["auc"] == {
+        "value": None, "low": None, "high": None,
+    }  # fmt: skip
+
+
+def test_a_recipe_that_learns_labels_is_refused(folder):
+    done = run("train", "generic", "--data", folder / "data", "--out", folder / "other")
+    assert done.code == 2
+    assert "has label 1, from which DCNv2 learns nothing: prepare again with --negatives 4" in done.err
+    assert not (folder / "other").exists()
