@@ -133,7 +133,7 @@ ARROWS = {
     "bundling": {"data", "crm", "llm", "text", "training", "evaluation"},
     "demo": {"data", "recipe", "training", "bundling", "evaluation"},
     "report": {"training"},
-    "study": {"data", "llm", "recipe", "training", "evaluation", "report"},
+    "study": {"crm", "data", "llm", "recipe", "training", "evaluation", "report"},
 }
 
 
@@ -141,7 +141,8 @@ ARROWS = {
 RUNTIME_ARROWS = {
     "box": set(),
     "attributes": set(),
-    "crm": set(),
+    "read_events": set(),
+    "crm": {"read_events"},
     "text": {"crm"},
     "showcase": set(),
     "machine": {"box"},
@@ -165,6 +166,7 @@ RUNTIME_ARROWS = {
 CORE_ARROWS = {
     "errors": set(),
     "metrics": set(),
+    "ranking": {"metrics"},
     "selection": {"messages"},
     "request": {"messages", "selection"},
     "atomic": {"errors"},

@@ -34,8 +34,8 @@ KEY, PARTIAL = "text.json", "text.partial"
 PROJECTION, LAYOUT = "text.projection.safetensors", "corella-edge projection 1"
 FILES = (VECTORS, PROJECTION, KEY, PARTIAL)
 CHUNK = 512  # texts between two places where an interrupted run can go on
-# `source` in a recipe → the module beside this one with its `identity` and `raw`.
-SOURCES = {"encoder": "sentences", "llm": "hidden", "said": "said"}
+# `source` in a recipe → the module of the exporter with its `identity` and `raw`; that of SAID trains.
+SOURCES = {"encoder": "text.sentences", "llm": "text.hidden", "said": "training.said"}
 
 
 def source_of(recipe: Recipe) -> Any:
@@ -47,7 +47,7 @@ def source_of(recipe: Recipe) -> Any:
 
     and, where these are not the sentence encoder's own, `projection` with the arguments of `raw` and the vectors.
     """
-    return importlib.import_module(f"corella_edge_export.text.{SOURCES[recipe.crm.text.source]}")
+    return importlib.import_module(f"corella_edge_export.{SOURCES[recipe.crm.text.source]}")
 
 
 def identity(recipe: Recipe) -> str:

@@ -18,8 +18,9 @@ from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.llm import model as llm  # noqa: E402
 from corella_edge_export.llm.recipe import LlmRecipe  # noqa: E402
 from corella_edge_export.recipe import Recipe, recipe_from  # noqa: E402
-from corella_edge_export.text import said, vectors  # noqa: E402
-from corella_edge_export.training import loop  # noqa: E402
+from corella_edge_export.text import vectors  # noqa: E402
+from corella_edge_export.text.said import ItemWriter, ridge  # noqa: E402
+from corella_edge_export.training import loop, said  # noqa: E402
 from corella_edge_export.training.tasks.said import SaidTask  # noqa: E402
 from encoders import make_encoder  # noqa: E402
 from tiny_run import prepared  # noqa: E402
@@ -40,13 +41,13 @@ def recipe(path: Path | str = "", **keys: Any) -> Recipe:
     return recipe_from({"name": "writing", "crm": {"text": text}, "llm": SCRATCH}, "writing")
 
 
-def writer(texts: Sequence[Sequence[int]], start: Any = "random", seed: int = 0) -> said.ItemWriter:
+def writer(texts: Sequence[Sequence[int]], start: Any = "random", seed: int = 0) -> ItemWriter:
     torch.manual_seed(seed)
     sizes = LlmRecipe(**{name: value for name, value in SCRATCH.items() if name != "text"})  # type: ignore[arg-type]
     model = llm.scratch_model(sizes, 40, 1, 2, 0)
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(20)  # a random head as it comes tells no word from another
-    return said.ItemWriter(model, texts, start, 1)
+    return ItemWriter(model, texts, start, 1)
 
 
 TEXTS = [[5, 6, 7], [8], [], [5, 9, 10, 11, 12]]
@@ -156,7 +157,7 @@ def test_new_items_get_theirs_by_a_map_from_the_sentence_encoder(data: PreparedD
 def test_the_map_is_that_of_least_squares() -> None:
     rng = np.random.default_rng(3)
     inputs, true, bias = rng.normal(size=(200, 6)), rng.normal(size=(6, 4)), rng.normal(size=4)
-    mean, components = said.ridge(inputs.astype(np.float32), (inputs @ true + bias).astype(np.float32), 1e-9)
+    mean, components = ridge(inputs.astype(np.float32), (inputs @ true + bias).astype(np.float32), 1e-9)
     np.testing.assert_allclose((inputs - mean) @ components, inputs @ true + bias, atol=1e-4)
 
 
