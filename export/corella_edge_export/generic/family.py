@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from corella_edge_export.crm.recipe import section_of
 from corella_edge_export.generic.choice import Choice, Table, by_rows, power_of_two, share, step
-from corella_edge_export.generic.facts import Facts
+from corella_edge_export.generic.facts import TOLD, Facts
 
-SEQUENCE_ROWS = 50_000  # training rows from which a transformer over the events is worth its weights
+SEQUENCE_ROWS = 5_000  # training rows from which a transformer over the events is worth its weights
 SEQUENCE_EVENTS = 20  # earlier events, of nine in ten training rows at most, from which their order has much to say
 MOSTLY_NEW = 0.5  # of validation rows that are of new users, from which an id of a user is learnt for nobody
+TAUGHT_ROWS = 300_000  # training rows above which ratings and the next item are learnt beside the labels
 CATALOGUE = 2_000  # liked items up to which each step tells the next one from all of them
 DRAWN = 512  # items that it is told from where there are more
 STEPS = 150  # of an epoch, about
@@ -40,7 +41,8 @@ def ranks(facts: Facts, kind: str) -> bool:
 def crm(facts: Facts, kind: str) -> Table:
     """What of section [crm] hangs on the family, the family's own section among it."""
     rows, ranked = facts.train, ranks(facts, kind)
-    few = Choice(step(rows, (30_000, 0.1), (300_000, 0.01), above=1e-4), "few rows are learnt by heart")
+    strong = 5_000 if in_order(kind) else 30_000
+    few = Choice(step(rows, (strong, 0.1), (300_000, 0.01), above=1e-4), "few rows are learnt by heart")
     found: Table = {
         "members": 1 if ranked else Choice(step(rows, (20_000, 3), above=1), f"{by_rows(rows)}: {_members(rows)}"),
         "oov_rate": _oov(facts, kind),
@@ -51,7 +53,7 @@ def crm(facts: Facts, kind: str) -> Table:
         "patience": 4,
         section_of(kind): SECTIONS[kind](facts),
     }
-    return found if in_order(kind) else {"batch_size": _batch(rows, 2048), **found}
+    return found if in_order(kind) else {"batch_size": _batch(rows, 16), **found}
 
 
 def _members(rows: int) -> str:
@@ -66,8 +68,9 @@ def _epochs(rows: int, kind: str, ranked: bool) -> int:
     return int(step(rows, (5_000, 16), (30_000, 8), (300_000, 3), (3_000_000, 2), above=1))
 
 
-def _batch(count: int, most: int) -> Choice:
-    return Choice(power_of_two(count / STEPS, 16, most), f"about {STEPS} steps an epoch")
+def _batch(count: int, least: int) -> Choice:
+    found = power_of_two(count / STEPS, least, 2048)
+    return Choice(found, f"about {STEPS} steps an epoch" if found > least else f"{least} at least")
 
 
 def _oov(facts: Facts, kind: str) -> Choice:
@@ -135,7 +138,20 @@ def _sequence(facts: Facts) -> Table:
     found = {"embedding_dim": width, "blocks": 2, "heads": 2, "inner": Choice(2 * width.value, "twice the width")}
     if facts.likes_alone:
         return {**found, "dropout": 0.3, "head": "dot", "loss": "softmax", **_next(facts)}
-    return {**found, **_deep(rows), "batch_events": _batch(2 * rows, 2048)}
+    return {**found, **_deep(rows), "batch_events": _batch(2 * rows, 512), **_beside(facts)}
+
+
+def _beside(facts: Facts) -> Table:
+    """What the events learn beside labels: exact ratings, and which item comes next, where it is an event."""
+    rows = facts.train
+    if rows <= TAUGHT_ROWS:
+        return {}
+    found: Table = {}
+    if facts.told_by == "ratings" and 2 < facts.steps <= TOLD:
+        found["rating_weight"] = Choice(1.0, f"{facts.steps} different ratings say more than the labels")
+    if facts.rows_in_log:
+        found |= {"next_weight": Choice(0.1, f"{by_rows(rows)}: enough to learn what comes next, too"), **_told(facts)}
+    return found
 
 
 def _text_sequence(facts: Facts) -> Table:
@@ -144,9 +160,13 @@ def _text_sequence(facts: Facts) -> Table:
 
 def _next(facts: Facts) -> Table:
     """What the next item is told from."""
+    return {**_told(facts), "batch_events": _batch(2 * facts.train, 512)}
+
+
+def _told(facts: Facts) -> Table:
     every = facts.items <= CATALOGUE
-    told = f"{facts.items:,} items: told from {'all of them' if every else 'some that are drawn'}"
-    return {"negatives": Choice(0 if every else DRAWN, told), "batch_events": _batch(2 * facts.train, 2048)}
+    why = f"{facts.items:,} items: told from {'all of them' if every else 'some that are drawn'}"
+    return {"negatives": Choice(0 if every else DRAWN, why)}
 
 
 SECTIONS = {"dcnv2": _dcnv2, "din": _din, "sequence": _sequence, "text-sequence": _text_sequence}

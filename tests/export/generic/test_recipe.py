@@ -142,7 +142,7 @@ LONG = replace(SMALL, train=80_000, valid=9_000, events=200.0, new_users=0.8)
 @pytest.mark.parametrize(
     ("change", "kind", "why"),
     [({}, "sequence", "80,000 training rows, nine in ten with at most 200 earlier events: enough"),
-     ({"train": 8_000}, "dcnv2", "too few rows"), ({"events": 4.0}, "dcnv2", "too short histories"),
+     ({"train": 4_000}, "dcnv2", "too few rows"), ({"events": 4.0}, "dcnv2", "too short histories"),
      ({"timed": False}, "dcnv2", "without times"),
      ({"liked": 1.0, "train": 300, "events": 2.0}, "sequence", "every training row is a like")],
 )  # fmt: skip
@@ -159,6 +159,17 @@ def test_who_reads_in_order_has_a_longer_history_that_moves_on_in_steps() -> Non
     assert (ordered.user_ids, rows.user_ids) == (False, True)
     known = recipe_from(values(table(replace(LONG, new_users=0.1), "sequence")), "r").crm.features
     assert known.user_ids
+
+
+@pytest.mark.parametrize(
+    ("change", "weights"),
+    [({}, (1.0, 0.1)), ({"train": 80_000}, (0.0, 0.0)), ({"told_by": "labels", "steps": 2}, (0.0, 0.1)),
+     ({"rows_in_log": False}, (1.0, 0.0)), ({"liked": 1.0}, (0.0, 0.0))],
+)  # fmt: skip
+def test_events_learn_more_than_labels_where_there_is_more(change: dict[str, Any], weights: tuple[float, ...]) -> None:
+    facts = replace(LONG, train=900_000, told_by="ratings", ratings=(1.0, 2.0, 3.0, 4.0, 5.0), steps=5)
+    own = recipe_from(values(table(replace(facts, **change))), "r").crm.sequence
+    assert (own.rating_weight, own.next_weight) == weights
 
 
 def test_what_a_file_changes_has_no_reason(data: dict[str, Any], tmp_path: Path) -> None:
