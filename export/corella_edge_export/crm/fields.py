@@ -23,7 +23,7 @@ class FieldsModel(CrmModel):
         has_history: the schema has events.
         text: what maps the items' text vectors, the candidate's and the events', to the width of an embedding; None
             where the schema has none.
-        attributes: what the events' items are beside their ids, where the recipe has it.
+        attributes: what the events' items are beside their ids; None where the recipe leaves it out.
     """
 
     def __init__(
