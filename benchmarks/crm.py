@@ -208,7 +208,7 @@ def torch_eager(case: Case) -> Callable[[Feed], object]:
 
     torch.set_num_threads(1)
     recipe = recipe_of_run(case.bundle.manifest.about["recipe"], "manifest.json")
-    model = new_crm(case.encoder.schema, recipe.crm).eval()
+    model = new_crm(case.encoder.schema, recipe.crm, case.encoder.catalog).eval()
 
     @torch.inference_mode()
     def run(feed: Feed) -> object:

@@ -244,7 +244,7 @@ def _text_problems(crm: CrmRecipe) -> Iterator[tuple[str, str]]:
         yield "text.source", f"kind = {crm.kind!r} knows items by their words alone; set it to 'encoder' or 'llm'"
     if crm.text.source == "said" or crm.text.tuned:
         yield "text", f"a vector learned of each item is an id in other clothes; kind = {crm.kind!r} takes none"
-    for name in ("item_quality", "item_vectors", "user_level", "unknown"):
+    for name in ("item_quality", "item_vectors", "user_level", "unknown", "event_attributes"):
         if getattr(features, name):
             yield f"features.{name}", f"is of ids or attributes, which kind = {crm.kind!r} does not read; leave it out"
     if tunes and (crm.text.source != "encoder" or crm.text.width):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from corella_edge.catalog import Catalog
 from corella_edge.features.schema import Schema
+from corella_edge_export.crm.attribute_input import AttributeInput
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, section_of
 from corella_edge_export.crm.text_input import TextInput
@@ -53,18 +53,31 @@ class Members(CrmModel):
         return states.chunk(len(self.members))
 
 
-def new_crm(schema: Schema, recipe: CrmRecipe, vectors: npt.NDArray[Any] | None = None) -> CrmModel:
-    """The recipe's CRM with random weights; `vectors` are the catalogue's, which training needs (`TextInput`)."""
+def new_crm(schema: Schema, recipe: CrmRecipe, catalog: Catalog | None = None) -> CrmModel:
+    """The recipe's CRM with random weights.
+
+    `catalog` is what it reads of the items beside its inputs: their text vectors in training (`TextInput`), and the
+    attributes of events (`AttributeInput`).
+    """
     module = importlib.import_module(f"corella_edge_export.crm.{section_of(recipe.kind)}")
     family = getattr(module, FAMILIES[recipe.kind])
     models: list[CrmModel] = [family(schema, recipe) for _ in range(recipe.members)]
     model = models[0] if recipe.members == 1 else Members(models)
+    if catalog is not None:
+        _start(model, recipe, catalog)
+    return model
+
+
+def _start(model: CrmModel, recipe: CrmRecipe, catalog: Catalog) -> None:
+    """Give each member what it reads of the catalogue."""
     inputs = [part for part in model.modules() if isinstance(part, TextInput)]
-    if inputs and vectors is not None:
-        table = torch.from_numpy(vectors.astype(np.float32))
+    if inputs and catalog.vectors is not None:
+        table = torch.from_numpy(catalog.vectors.astype(np.float32))
         for part in inputs:
             part.start(table, tuned=recipe.text.tuned)
-    return model
+    for part in model.modules():
+        if isinstance(part, AttributeInput):
+            part.start(catalog)
 
 
 def members_of(model: nn.Module) -> list[CrmModel]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from corella_edge.features.schema import EVENTS, PAD, Field, Schema
+from corella_edge_export.crm.attribute_input import AttributeInput
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.fitted import users as user_fit
 from corella_edge_export.crm.layers import masked_mean
@@ -22,6 +23,7 @@ class FieldsModel(CrmModel):
         has_history: the schema has events.
         text: what maps the items' text vectors, the candidate's and the events', to the width of an embedding; None
             where the schema has none.
+        attributes: what the events' items are beside their ids; None where the recipe leaves it out.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class FieldsModel(CrmModel):
         read = {name: len(v) for name, v in schema.vocabularies.items() if features.user_ids or name != "user_id"}
         self.embeddings = _tables(read, family)
         self.text = TextInput(schema.text_width, d) if schema.text_width else None
+        self.attributes = AttributeInput(schema) if features.event_attributes and self.has_history else None
         ordered = [f for f in self.fields if f.kind == "ordered"]
         self.places = nn.ParameterDict({f.name: nn.Parameter(torch.zeros(f.length)) for f in ordered})
         self.levels = _levels(schema, features)
@@ -58,15 +61,17 @@ class FieldsModel(CrmModel):
         return torch.cat(self._side(feed, "item"), dim=1)
 
     def events(self, feed: dict[str, Tensor]) -> tuple[Tensor | None, Tensor]:
-        """Events [b, length, d] as (item embedding + its text) * (1 + rating embedding), and the mask of those there.
+        """Events [b, length, d] as (item + its attributes + its text) * (1 + rating), and the mask of those there.
 
-        What was seen is signed by liking.
+        Each stands for its embedding. What was seen is signed by liking.
         """
         sequences = [f for f in self.fields if f.kind == "sequence"]
         if not sequences:
             return None, torch.empty(0)
         first, *others = sequences
         events: Tensor = self._table(first)(feed[first.name])
+        if self.attributes is not None:
+            events = events + self.attributes(feed[first.name], self.embeddings)
         for item in self.fields:
             if item.kind == "vectors" and self.text is not None:
                 events = events + self.text(feed[item.name])

@@ -63,7 +63,7 @@ class FeaturesRecipe:
     where `item_text` names attributes whose words speak for items of few rows, and `item_number` a number that liking
     follows; `item_vectors` (their width) adds how far the same users like both, `user_level` how much more than others
     a known user likes, `user_leaning` whether that is so of good items and of a high `item_number`, and `history_pace`
-    how quickly event follows event.
+    how quickly event follows event. With `event_attributes` an event says its item's attributes as well as its id.
 
     A text attribute is read as its first `text_words` distinct words, which share `text_buckets` rows by their hash (0
     = texts are not read); of a sequence the latest `sequence_length` values count. `unknown` gives a field's policy for
@@ -81,6 +81,7 @@ class FeaturesRecipe:
     user_level: bool = False
     user_leaning: bool = False
     history_pace: bool = False
+    event_attributes: bool = False
     text_words: int = 32
     text_buckets: int = from_zero(4096)
     sequence_length: int = 16

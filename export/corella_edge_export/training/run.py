@@ -60,7 +60,7 @@ LATER: dict[str, Any] = {
     "user_leaning": False, "history_pace": False, "embedding_std": 0.05, "members": 1, "fusion": "replace",
     "blocks": 0, "item_number": asdict(NumberRecipe()), "text_words": 32, "text_buckets": 4096, "sequence_length": 16,
     "unknown": {}, "text": json.loads(json.dumps(asdict(TextRecipe()))), "history_block": 1, "user_ids": True,
-    "in_order": False,
+    "in_order": False, "event_attributes": False,
 }  # fmt: skip
 
 
@@ -154,8 +154,8 @@ class Run:
     def new_crm(self) -> CrmModel:
         """The CRM before training."""
         torch.manual_seed(self.recipe.seed)
-        schema, _ = self.fit_inputs()
-        return new_crm(schema, self.recipe.crm, self.item_vectors())
+        schema, catalog = self.fit_inputs()
+        return new_crm(schema, self.recipe.crm, catalog)
 
     def item_vectors(self) -> Array | None:
         """float16 [items, width], the text vectors that the CRM's training begins with; None where it has none."""

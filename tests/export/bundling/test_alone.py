@@ -19,7 +19,7 @@ from tiny_run import prepared, recipe  # noqa: E402
 
 OFF = {"epochs": 0}
 ALONE = {"llm": OFF, "joint": OFF, "continuation": OFF}
-SEQUENCE = {"kind": "sequence", "heads": 2, "inner": 8, "history": 6, "history_block": 2}
+SEQUENCE = {"kind": "sequence", "heads": 2, "inner": 8, "history": 6, "history_block": 2, "event_attributes": True}
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def worded(fitted: Any) -> Any:
 
 def make(worded: Any, kind: str) -> Any:
     torch.manual_seed(0)
-    model = new_crm(worded.encoder.schema, crm_recipe(**KEYS, kind=kind), worded.encoder.catalog.vectors).eval()
+    model = new_crm(worded.encoder.schema, crm_recipe(**KEYS, kind=kind), worded.encoder.catalog).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.4)

@@ -51,7 +51,7 @@ def made(fitted: Any) -> Made:
     catalog.vectors[0] = 0
     encoder = FeatureEncoder(Schema((*schema.fields, *text), schema.vocabularies), catalog)
     torch.manual_seed(0)
-    model = new_crm(encoder.schema, chosen, catalog.vectors).eval()
+    model = new_crm(encoder.schema, chosen, catalog).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.4)

@@ -54,7 +54,7 @@ def catalog_of(
 
 
 def check_features(data: PreparedData, features: FeaturesRecipe, where: str = "recipe") -> None:
-    """Raises InputError, which begins with `where`, for an `item_text` or `item_number` that the data have not."""
+    """Raises InputError, which begins with `where`, for attributes of items that the recipe reads and the data lack."""
     kinds = {"title": "text", **data.item_attributes}
     usable = [name for name, kind in kinds.items() if kind != "numeric"]
     for name in features.item_text:
@@ -63,6 +63,15 @@ def check_features(data: PreparedData, features: FeaturesRecipe, where: str = "r
                 f"{where}, crm, features, item_text: {data.root} has no text {name!r} of an item, only "
                 f"{', '.join(usable)}; prepare the data with it, or leave it out of the recipe"
             )
+
+    kinds_read = {
+        kind for name, kind in data.item_attributes.items() if kind == "multi" or name not in features.item_text
+    }
+    if features.event_attributes and not kinds_read & {"categorical", "multi"}:
+        raise InputError(
+            f"{where}, crm, features, event_attributes: {data.root} has no categorical or multi-valued attribute of an "
+            "item that the model reads; set event_attributes = false"
+        )
 
     number = features.item_number.attribute
     if number and number not in data.item_attributes:
