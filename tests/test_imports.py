@@ -126,7 +126,7 @@ ARROWS = {
     "crm": {"data", "recipe_keys"},
     "llm": {"data", "recipe_keys"},
     "recipe": {"crm", "llm", "recipe_keys", "toml_text"},
-    "generic": {"data", "recipe"},
+    "generic": {"crm", "data", "recipe"},
     "text": {"data", "llm", "recipe"},
     "training": {"data", "crm", "llm", "recipe", "text"},
     "evaluation": {"data"},
