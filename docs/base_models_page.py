@@ -1,69 +1,113 @@
-"""What docs/results.md says of the base models: quality, microseconds and megabytes side by side, by data set."""
+"""What the README and docs/results.md say of the base models: quality, microseconds and megabytes, by data set."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from corella_edge_export.evaluation.tables import table_head, table_row
 
 Json = dict[str, Any]
-QUALITY = "base-models-quality.json"
-TIMES = ("20 candidates, new user", "20 candidates, returning user", "20 candidates, one more event")
+QUALITY = "base-models-quality-*.json"
+NEW, RETURNING, MORE = "20 candidates, new user", "20 candidates, returning user", "20 candidates, one more event"
+MANY, WHOLE = "100 candidates, new user", "top 10 of the catalogue, new user"
+# By what the models learnt: the metrics that are shown, and which of them the gain is of.
+METRICS = {"labels": ({"auc": "AUC", "logloss": "log-loss"}, "auc"),
+           "ranking": ({"hr@10": "HR@10", "ndcg@10": "NDCG@10", "mrr": "MRR"}, "ndcg@10")}  # fmt: skip
 
 
-def lines(results: Path) -> Iterator[str]:
-    """Quality of every data set, then the time of each CPU that was measured."""
-    quality = json.loads((results / QUALITY).read_text("utf-8"))
-    for found in quality["tables"]:
-        yield from _quality(found)
-    for path in sorted(results.glob("**/base-models*.json")):
-        if path.name != QUALITY:
-            yield from _times(json.loads(path.read_text("utf-8")))
-
-
-def _quality(found: Json) -> Iterator[str]:
-    yield f"**{found['data']}**: {found['told']}"
+def short(results: Path) -> Iterator[str]:
+    """The README's table: base models that learnt labels, beside the time of the first CPU that was measured."""
+    quality = next(found for found in _read(results, QUALITY) if found["by"] == "labels")
+    timed = next(found for found in _read(results, "*/base-models.json") if _times_of(found, quality))
+    models = _times_of(timed, quality)
+    yield from table_head("base model", "AUC", "gain over DCNv2", "microseconds, new user", "returning user", "MB")
+    for row in quality["models"]:
+        model = models.get(row["name"])
+        times = [f"{model['workloads'][name]['us']:,.0f}" if model else "–" for name in (NEW, RETURNING)]
+        gain = row["gains"]["all"]["auc"] if row is not quality["models"][0] else None
+        auc = _figure(row["parts"]["all"]["auc"])
+        yield table_row(row["name"], auc, _figure(gain, "+"), *times, _megabytes(model) if model else "–")
     yield ""
-    columns = found["columns"]
-    yield from table_head(found["row"], *columns, "seeds")
-    for row in found["rows"]:
-        yield table_row(row["name"], *(_figure(row.get(name)) for name in columns), str(row["seeds"]))
+    yield f"AUC on {quality['counts']['all']['rows']:,} test rows, mean ± deviation of the seeds, 95 % intervals over users."
+    yield f"Time: `Engine.rank` of 20 candidates, one core, {timed['machine']['cpu']}{_void(timed)}."
+
+
+def lines(results: Path, published: Path) -> Iterator[str]:
+    """Quality on every data set, what others print of the same rows, and the time on each CPU that was measured."""
+    for found in _read(results, QUALITY):
+        yield from _quality(found, published / f"{found['data']}.json")
+    for timed in _read(results, "*/base-models*.json"):
+        yield from _times(timed)
+
+
+def _read(results: Path, names: str) -> Iterator[Json]:
+    for path in sorted(results.glob(names)):
+        yield json.loads(path.read_text("utf-8"))
+
+
+def _times_of(timed: Json, quality: Json) -> dict[str, Json]:
+    """NAME → its times, of the models that are in both."""
+    names = {row["name"] for row in quality["models"]}
+    return {model["name"]: model for model in timed["models"] if model["name"] in names}
+
+
+def _quality(found: Json, published: Path) -> Iterator[str]:
+    metrics, main = METRICS[found["by"]]
+    counts, first = found["counts"], found["models"][0]["name"]
+    others = [part for part in counts if part != "all"]
+    yield f"**{found['data']}**, {counts['all']['rows']:,} test rows of {counts['all']['users']:,} users; {_protocol(found)}"
     yield ""
-    for note in found.get("notes", []):
-        yield f"- {note}"
-    if found.get("notes"):
-        yield ""
+    gains = [f"{metrics[main]} - {first}", *(f"{metrics[main]}, {part}" for part in others)]
+    yield from table_head("base model", *metrics.values(), *gains, "seeds")
+    for row in found["models"]:
+        own = (_figure(row["parts"]["all"][metric]) for metric in metrics)
+        gain = "–" if row["name"] == first else _figure(row["gains"]["all"][main], "+")
+        yield table_row(row["name"], *own, gain, *(_figure(row["parts"][p][main]) for p in others), str(row["seeds"]))
+    for row in json.loads(published.read_text("utf-8"))["base_models"] if published.exists() else ():
+        cells = (f"{row[metric]:.4f}" if metric in row else "–" for metric in metrics)
+        yield table_row(f"{row['method']} ({row['source']})", *cells, "–", *("–" for _ in others), "–")
+    yield ""
 
 
-def _figure(found: Any) -> str:
-    """A number with its interval, or without; a dash where it was not measured."""
+def _protocol(found: Json) -> str:
+    if found["by"] == "labels":
+        return "AUC and log-loss of the label."
+    return f"the item of each row ranked among all {found['items']:,}, the history left out, ties against it."
+
+
+def _figure(found: Any, sign: str = "") -> str:
+    """A number with its spread over seeds and its interval; a dash where there is none."""
     if found is None:
         return "–"
-    if not isinstance(found, Mapping):
-        return f"{found:.4f}"
-    sign = "+" if found.get("gain") else ""
     spread = f" ± {found['spread']:.4f}" if "spread" in found else ""
-    inside = f" [{found['low']:{sign}.4f}, {found['high']:{sign}.4f}]" if "low" in found else ""
-    return f"{found['mean']:{sign}.4f}{spread}{inside}"
+    return f"{found['value']:{sign}.4f}{spread} [{found['low']:{sign}.4f}, {found['high']:{sign}.4f}]"
 
 
 def _times(found: Json) -> Iterator[str]:
-    machine = found["machine"]
-    load = found["load"]
-    void = " This run is void: other work disturbed it." if found["void"] else ""
-    yield f"Microseconds of a whole `Engine.rank` without the LLM, one core, {machine['cpu']}, {found['pairs']} pairs by turns,"
-    yield f"{found['clock']} time; other work took {load['foreign']:.0%} of the machine.{void}"
-    yield "In brackets: the median of the pairs' ratios to the first row, with its 95 % interval."
+    clock = "processor time" if found["clock"] == "processor" else "time"
+    yield f"Microseconds ({clock}) of a whole `Engine.rank` without the LLM, one core, {found['machine']['cpu']},"
+    yield f"median of {found['pairs']} turns{_void(found)}."
+    yield "In brackets: the median ratio to the first row, with its 95 % interval."
     yield ""
-    yield from table_head("base model", *TIMES, "100 candidates, new user", f"top 10 of {found['models'][0]['items']:,} items", "MB")
+    top = f"top 10 of {found['models'][0]['items']:,}, new user"
+    yield from table_head("base model", NEW, RETURNING, MORE, MANY, top, "MB")
     for model in found["models"]:
-        names = [*TIMES, "100 candidates, new user", "top 10 of the catalogue, new user"]
-        cells = (_time(model["workloads"][name]) for name in names)
-        yield table_row(model["name"], *cells, f"{next(iter(model['megabytes'].values())):.1f}")
+        cells = (_time(model["workloads"][name]) for name in (NEW, RETURNING, MORE, MANY, WHOLE))
+        yield table_row(model["name"], *cells, _megabytes(model))
     yield ""
+
+
+def _void(found: Json) -> str:
+    """What there is to say where the machine was not quiet."""
+    load = max(found["load"]["foreign"], found["load"]["steal"])
+    return f" (other work took {load:.0%} of the machine, so these times are void)" if found["void"] else ""
+
+
+def _megabytes(model: Json) -> str:
+    return f"{next(iter(model['megabytes'].values())):.1f}"
 
 
 def _time(cell: Json) -> str:

@@ -19,6 +19,7 @@ os.environ["COLUMNS"] = "100"
 # What the figures are judged by is known where they are made.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import base_models_page
 import llm_page
 import own_tables_page
 import picture
@@ -38,9 +39,13 @@ RESULTS, PUBLISHED = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "pub
 def pages() -> dict[Path, str]:
     """Every generated file, and every page with generated parts, as it should be."""
     session, study, demo = (_result(name) for name in ("ml-1m", "study-ml-1m-small", "demo-seeds"))
-    readme = {"results": reached_page.short(study, session), "folders": tree_page.folders()}
+    readme = {
+        "base-models": base_models_page.short(RESULTS), "results": reached_page.short(study, session),
+        "folders": tree_page.folders(),
+    }  # fmt: skip
     results = {
         "study": reached_page.study(study), "session": reached_page.session(session), "demo": reached_page.demo(demo),
+        "base-models": base_models_page.lines(RESULTS, PUBLISHED),
         "own-tables": own_tables_page.lines(RESULTS, PUBLISHED), "serving": serving_page.lines(RESULTS),
         **llm_page.parts(RESULTS),
     }  # fmt: skip

@@ -202,12 +202,12 @@ def _users_to_rank(valid: EncodedRows, seed: int) -> Indices:
 
 def rank_metrics(models: list[CrmModel], rows: EncodedRows, chosen: Indices) -> Metrics:
     """HR@10, NDCG@10 and MRR of the items of chosen rows among the catalogue without the users' histories."""
-    places = [_ranks(models, rows, chosen[i : i + AT_ONCE]) for i in range(0, len(chosen), AT_ONCE)]
+    places = [places_of(models, rows, chosen[i : i + AT_ONCE]) for i in range(0, len(chosen), AT_ONCE)]
     return dict(ranking.means(np.concatenate(places) if places else np.zeros(0, np.int64)))
 
 
-def _ranks(models: list[CrmModel], rows: EncodedRows, chosen: Indices) -> Indices:
-    """By the sum of the models' products."""
+def places_of(models: list[CrmModel], rows: EncodedRows, chosen: Indices) -> Indices:
+    """Ranks int64 [chosen] of the rows' items without the histories (`ranking.ranks`), by the sum of the products."""
     log, split, place = rows.data.log, rows.split, device_of(models[0])
     catalogue = tensors(item_feed(rows, np.arange(len(rows.data.item_ids))), place)
     feed = tensors(rows.batch(chosen), place)

@@ -1,0 +1,128 @@
+"""Which base model? Quality of trained base models on test rows, over their seeds, with paired gains over the first one.
+
+    python benchmarks/base_model_quality.py DATA NAME=RUN[,RUN ...] [NAME=RUN ...] --out FILE.json
+
+DATA is a prepared folder, each NAME one recipe's runs, a seed each. Models of labels are judged by AUC and log-loss;
+those that rank (loss = "softmax") by where each test row's item stands in the whole catalogue, the history left out,
+ties against it, beside rankings that learn nothing. Intervals are of the mean over seeds, by bootstrap over users.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from corella_edge import metrics, ranking
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.metrics import Bootstrap, Interval, Sampled
+from corella_edge_export.crm.ensemble import members_of
+from corella_edge_export.crm.rows import EncodedRows
+from corella_edge_export.data.prepared import PreparedData, Split
+from corella_edge_export.training.run import Run
+from corella_edge_export.training.tasks.crm import predict
+from corella_edge_export.training.tasks.sequences import places_of
+from harness.results import write
+
+Row = dict[str, Any]
+Mask = npt.NDArray[np.bool_]
+AT_ONCE = 256  # rows whose catalogues are scored together
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("models", type=named, nargs="+", metavar="NAME=RUN[,RUN ...]")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    data = PreparedData.open(options.data)
+    found = judged(data, dict(options.models))
+    write(options.out, {"what": "base models, quality", "data": data.info["name"], **found})
+
+
+def named(text: str) -> tuple[str, list[Path]]:
+    name, mark, runs = text.partition("=")
+    if not (name and mark and runs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=RUN[,RUN ...]")
+    return name, [Path(run) for run in runs.split(",")]
+
+
+def judged(data: PreparedData, models: Mapping[str, Sequence[Path]]) -> Row:
+    """Every model's figures in every part of the test rows, and its gains over the first one."""
+    split = data.split("test")
+    parts = parts_of(data, split)
+    draws = {part: Bootstrap(split.users[mask]) for part, mask in parts.items()}
+    ranks = Run.open(next(iter(models.values()))[0], data).recipe.crm.family.ranks
+    first: dict[str, dict[str, Sampled]] = {}
+    rows = []
+    for name, folders in models.items():
+        scores = [scored(Run.open(folder, data), ranks) for folder in folders]
+        print(f"{name}: {len(scores)} seeds", flush=True)
+        figures = {
+            part: [sampled(one[mask], split.labels[mask], draws[part], ranks) for one in scores]
+            for part, mask in parts.items()
+        }
+        means = {part: {metric: mean([one[metric] for one in of]) for metric in of[0]} for part, of in figures.items()}
+        first = first or means
+        rows.append({
+            "name": name, "seeds": len(folders),
+            "parts": {part: shown(means[part], figures[part]) for part in parts},
+            "gains": {part: {m: interval(means[part][m].gain(first[part][m])) for m in means[part]} for part in parts},
+        })  # fmt: skip
+    counts = {
+        part: {"rows": int(mask.sum()), "users": len(np.unique(split.users[mask]))} for part, mask in parts.items()
+    }
+    return {"by": "ranking" if ranks else "labels", "counts": counts, "items": len(data.item_ids), "models": rows}
+
+
+def parts_of(data: PreparedData, split: Split) -> dict[str, Mask]:
+    """All rows; those of users and items with and without training rows, where there are both."""
+    known = np.isin(split.users, data.split("train").users)
+    new = data.unseen_items(split)
+    masks = {"seen users": known, "new users": ~known, "new items": new}
+    return {"all": np.ones(len(known), np.bool_), **{name: m for name, m in masks.items() if m.any() and not m.all()}}
+
+
+def scored(run: Run, ranks: bool) -> npt.NDArray[Any]:
+    """P(label = 1), or the rank of each row's item, of every test row."""
+    schema, catalog = run.fit_inputs()
+    rows, model = EncodedRows(run.data, "test", FeatureEncoder(schema, catalog)), run.crm("crm")
+    if not ranks:
+        return predict(model, rows)
+    every = np.arange(len(rows), dtype=np.int64)
+    found = [places_of(members_of(model), rows, every[i : i + AT_ONCE]) for i in range(0, len(every), AT_ONCE)]
+    return np.concatenate(found)
+
+
+def sampled(scores: npt.NDArray[Any], labels: npt.NDArray[Any], draws: Bootstrap, ranks: bool) -> dict[str, Sampled]:
+    if ranks:
+        return ranking.sampled(scores, draws)
+    loss = metrics.sampled_mean(metrics.row_loss(scores, labels), draws)
+    return {"auc": metrics.sampled_auc(scores, labels, draws), "logloss": loss}
+
+
+def mean(seeds: Sequence[Sampled]) -> Sampled:
+    """Over seeds, draw by draw."""
+    return Sampled(float(np.mean([one.value for one in seeds])), np.mean([one.draws for one in seeds], axis=0))
+
+
+def shown(means: Mapping[str, Sampled], seeds: Sequence[Mapping[str, Sampled]]) -> Row:
+    found = {metric: interval(value.interval()) for metric, value in means.items()}
+    if len(seeds) > 1:
+        for metric in found:
+            found[metric]["spread"] = float(np.std([one[metric].value for one in seeds], ddof=1))
+    return found
+
+
+def interval(found: Interval) -> dict[str, float]:
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+if __name__ == "__main__":
+    main()
