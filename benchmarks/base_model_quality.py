@@ -1,4 +1,4 @@
-"""Which base model? Quality of trained base models on test rows, over their seeds, with paired gains over the first one.
+"""Which base model? Quality of trained ones on test rows, over their seeds, with paired gains over the first one.
 
     python benchmarks/base_model_quality.py DATA NAME=RUN[,RUN ...] [NAME=RUN ...] --out FILE.json
 

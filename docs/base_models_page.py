@@ -11,6 +11,7 @@ from corella_edge_export.evaluation.tables import table_head, table_row
 
 Json = dict[str, Any]
 QUALITY = "base-models-quality-*.json"
+NONE = ""  # not measured
 NEW, RETURNING, MORE = "20 candidates, new user", "20 candidates, returning user", "20 candidates, one more event"
 MANY, WHOLE = "100 candidates, new user", "top 10 of the catalogue, new user"
 # By what the models learnt: the metrics that are shown, and which of them the gain is of.
@@ -26,12 +27,13 @@ def short(results: Path) -> Iterator[str]:
     yield from table_head("base model", "AUC", "gain over DCNv2", "microseconds, new user", "returning user", "MB")
     for row in quality["models"]:
         model = models.get(row["name"])
-        times = [f"{model['workloads'][name]['us']:,.0f}" if model else "–" for name in (NEW, RETURNING)]
+        times = [f"{model['workloads'][name]['us']:,.0f}" if model else NONE for name in (NEW, RETURNING)]
         gain = row["gains"]["all"]["auc"] if row is not quality["models"][0] else None
         auc = _figure(row["parts"]["all"]["auc"])
-        yield table_row(row["name"], auc, _figure(gain, "+"), *times, _megabytes(model) if model else "–")
+        yield table_row(row["name"], auc, _figure(gain, "+"), *times, _megabytes(model) if model else NONE)
     yield ""
-    yield f"AUC on {quality['counts']['all']['rows']:,} test rows, mean ± deviation of the seeds, 95 % intervals over users."
+    rows = quality["counts"]["all"]["rows"]
+    yield f"AUC on {rows:,} test rows, mean ± deviation of the seeds, with 95 % intervals over users."
     yield f"Time: `Engine.rank` of 20 candidates, one core, {timed['machine']['cpu']}{_void(timed)}."
 
 
@@ -58,17 +60,18 @@ def _quality(found: Json, published: Path) -> Iterator[str]:
     metrics, main = METRICS[found["by"]]
     counts, first = found["counts"], found["models"][0]["name"]
     others = [part for part in counts if part != "all"]
-    yield f"**{found['data']}**, {counts['all']['rows']:,} test rows of {counts['all']['users']:,} users; {_protocol(found)}"
+    tested = f"{counts['all']['rows']:,} test rows of {counts['all']['users']:,} users"
+    yield f"**{found['data']}**, {tested}; {_protocol(found)}"
     yield ""
     gains = [f"{metrics[main]} - {first}", *(f"{metrics[main]}, {part}" for part in others)]
     yield from table_head("base model", *metrics.values(), *gains, "seeds")
     for row in found["models"]:
         own = (_figure(row["parts"]["all"][metric]) for metric in metrics)
-        gain = "–" if row["name"] == first else _figure(row["gains"]["all"][main], "+")
+        gain = NONE if row["name"] == first else _figure(row["gains"]["all"][main], "+")
         yield table_row(row["name"], *own, gain, *(_figure(row["parts"][p][main]) for p in others), str(row["seeds"]))
     for row in json.loads(published.read_text("utf-8"))["base_models"] if published.exists() else ():
-        cells = (f"{row[metric]:.4f}" if metric in row else "–" for metric in metrics)
-        yield table_row(f"{row['method']} ({row['source']})", *cells, "–", *("–" for _ in others), "–")
+        cells = (f"{row[metric]:.4f}" if metric in row else NONE for metric in metrics)
+        yield table_row(f"{row['method']} ({row['source']})", *cells, NONE, *(NONE for _ in others), NONE)
     yield ""
 
 
@@ -79,9 +82,9 @@ def _protocol(found: Json) -> str:
 
 
 def _figure(found: Any, sign: str = "") -> str:
-    """A number with its spread over seeds and its interval; a dash where there is none."""
+    """A number with its spread over seeds and its interval; nothing where there is none."""
     if found is None:
-        return "–"
+        return NONE
     spread = f" ± {found['spread']:.4f}" if "spread" in found else ""
     return f"{found['value']:{sign}.4f}{spread} [{found['low']:{sign}.4f}, {found['high']:{sign}.4f}]"
 
