@@ -58,6 +58,6 @@ class AttributeInput(nn.Module):
 
     def _vectors(self, rows: Tensor, tables: nn.ModuleDict) -> Tensor:
         """float32 [n, d] of values int64 [n, k]."""
-        parts = zip(self.fields, rows.split([f.length for f in self.fields], dim=1), strict=True)
+        parts = zip(self.fields, rows.split_with_sizes([f.length for f in self.fields], dim=1), strict=True)
         means = [masked_mean(tables[f.vocab](values), values != PAD) for f, values in parts]
         return torch.stack(means).mean(dim=0)

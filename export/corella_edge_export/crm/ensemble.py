@@ -75,9 +75,9 @@ def _start(model: CrmModel, recipe: CrmRecipe, catalog: Catalog) -> None:
         table = torch.from_numpy(catalog.vectors.astype(np.float32))
         for part in inputs:
             part.start(table, tuned=recipe.text.tuned)
-    for part in model.modules():
-        if isinstance(part, AttributeInput):
-            part.start(catalog)
+    for module in model.modules():
+        if isinstance(module, AttributeInput):
+            module.start(catalog)
 
 
 def members_of(model: nn.Module) -> list[CrmModel]:
