@@ -128,8 +128,8 @@ class Sequence(FieldsModel):
         last = own.hidden[-1] if own.hidden else both + d
         self.head = nn.Linear(last, 1)
         # What training alone uses.
-        rated = own.rating_weight and len(schema.vocabularies["rating"]) > FIRST
-        self.rates = nn.Linear(last, len(schema.vocabularies["rating"])) if rated else None
+        ratings = len(schema.vocabularies.get("rating", ()))
+        self.rates = nn.Linear(last, ratings) if own.rating_weight and ratings > FIRST else None
         self.follows = nn.Linear(d, d) if own.next_weight else None
 
     def states(self, feed: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:

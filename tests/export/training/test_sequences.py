@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from corella_edge.features.encoder import FeatureEncoder  # noqa: E402
+from corella_edge.features.schema import Schema  # noqa: E402
 from corella_edge_export.crm.ensemble import new_crm  # noqa: E402
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
@@ -143,3 +144,14 @@ def test_what_is_taught_beside_the_labels_is_learnt_and_not_served(data: Prepare
 def test_products_are_not_taught_beside(name: str) -> None:
     problems = list(crm_recipe(**KEYS, **NEXT, **{name: 0.1}).family.problems())
     assert problems == [f"{name} goes with loss = 'pointwise' and head = 'attention'"]
+
+
+def test_rows_without_ratings_are_taught_no_rating(data: PreparedData) -> None:
+    chosen = crm_recipe(**KEYS, **MORE)
+    fitted = fit_schema(data, chosen.features)
+    fields = tuple(field for field in fitted.fields if field.vocab != "rating")
+    schema = Schema(fields, {name: vocab for name, vocab in fitted.vocabularies.items() if name != "rating"})
+    encoder = FeatureEncoder(schema, catalog_of(data))
+    train, valid = (EncodedRows(data, split, encoder) for split in ("train", "valid"))
+    task = new_task(new_crm(schema, chosen), train, valid, chosen, 1)
+    assert task.losses(task.batches(0)[0], 0, 0, Part()).keys() == {"loss", "label_loss", "next_loss"}

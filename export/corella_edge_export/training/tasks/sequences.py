@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from corella_edge import ranking
-from corella_edge.features.schema import OOV, Feed
+from corella_edge.features.schema import OOV, Feed, Vocabulary
 from corella_edge.features.tables import RatingCodes
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.chunks import Along, Chunks
@@ -38,7 +38,8 @@ class SequencesTask(CrmTask):
         assert isinstance(own, SequenceRecipe)
         self.own, self.chunks = own, Chunks(train)
         self.others = NextItems(train, own, np.ones(len(train), np.bool_) if own.next_weight else train.labels > 0)
-        self.codes = RatingCodes(train.encoder.schema.vocabularies["rating"]).of(train.split.ratings)
+        known = train.encoder.schema.vocabularies.get("rating", Vocabulary("rating", []))
+        self.codes = RatingCodes(known).of(train.split.ratings)
 
     def batches(self, epoch: int) -> Sequence[Indices]:
         rng = np.random.default_rng([self.seed, epoch])
