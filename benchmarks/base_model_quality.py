@@ -102,7 +102,7 @@ def scored(run: Run, ranks: bool) -> npt.NDArray[Any]:
 
 def sampled(scores: npt.NDArray[Any], labels: npt.NDArray[Any], draws: Bootstrap, ranks: bool) -> dict[str, Sampled]:
     if ranks:
-        return ranking.sampled(scores, draws)
+        return dict(ranking.sampled(scores, draws))
     loss = metrics.sampled_mean(metrics.row_loss(scores, labels), draws)
     return {"auc": metrics.sampled_auc(scores, labels, draws), "logloss": loss}
 
