@@ -24,6 +24,7 @@ from corella_edge.metrics import Bootstrap, Interval, Sampled
 from corella_edge_export.crm.ensemble import members_of
 from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.data.prepared import PreparedData, Split
+from corella_edge_export.evaluation import rivals
 from corella_edge_export.training.run import Run
 from corella_edge_export.training.tasks.crm import predict
 from corella_edge_export.training.tasks.sequences import places_of
@@ -61,9 +62,8 @@ def judged(data: PreparedData, models: Mapping[str, Sequence[Path]]) -> Row:
     ranks = Run.open(next(iter(models.values()))[0], data).recipe.crm.family.ranks
     first: dict[str, dict[str, Sampled]] = {}
     rows = []
-    for name, folders in models.items():
-        scores = [scored(Run.open(folder, data), ranks) for folder in folders]
-        print(f"{name}: {len(scores)} seeds", flush=True)
+    for name, scores in {**trained(data, models, ranks), **(untrained(data, models) if ranks else {})}.items():
+        print(f"{name}: {len(scores)}", flush=True)
         figures = {
             part: [sampled(one[mask], split.labels[mask], draws[part], ranks) for one in scores]
             for part, mask in parts.items()
@@ -71,7 +71,7 @@ def judged(data: PreparedData, models: Mapping[str, Sequence[Path]]) -> Row:
         means = {part: {metric: mean([one[metric] for one in of]) for metric in of[0]} for part, of in figures.items()}
         first = first or means
         rows.append({
-            "name": name, "seeds": len(folders),
+            "name": name, "seeds": len(models.get(name, ())),
             "parts": {part: shown(means[part], figures[part]) for part in parts},
             "gains": {part: {m: interval(means[part][m].gain(first[part][m])) for m in means[part]} for part in parts},
         })  # fmt: skip
@@ -79,6 +79,32 @@ def judged(data: PreparedData, models: Mapping[str, Sequence[Path]]) -> Row:
         part: {"rows": int(mask.sum()), "users": len(np.unique(split.users[mask]))} for part, mask in parts.items()
     }
     return {"by": "ranking" if ranks else "labels", "counts": counts, "items": len(data.item_ids), "models": rows}
+
+
+def trained(data: PreparedData, models: Mapping[str, Sequence[Path]], ranks: bool) -> dict[str, list[npt.NDArray[Any]]]:
+    """NAME → the scores or ranks of the test rows, a seed each."""
+    return {name: [scored(Run.open(folder, data), ranks) for folder in folders] for name, folders in models.items()}
+
+
+def untrained(data: PreparedData, models: Mapping[str, Sequence[Path]]) -> dict[str, list[npt.NDArray[Any]]]:
+    """What learns nothing: popularity, what followed the last item, and, with text vectors, the nearest to the last."""
+    catalogs = [Run.open(folders[0], data).fit_inputs()[1] for folders in models.values()]
+    vectors = next((catalog.vectors for catalog in catalogs if catalog.vectors is not None), None)
+    found = {"popularity": rivals.popular(data), "what followed the last item": rivals.following(data)}
+    if vectors is not None:
+        found["text vectors alone, the last items' mean"] = rivals.alike(vectors[: len(data.item_ids)])
+    return {name: [places_by(data, rival)] for name, rival in found.items()}
+
+
+def places_by(data: PreparedData, rival: rivals.Rival) -> npt.NDArray[np.int64]:
+    """Ranks of the test rows' items, the history left out."""
+    split, log = data.split("test"), data.log
+    found = np.zeros(len(split.users), np.int64)
+    for row, (user, position) in enumerate(zip(split.users.tolist(), split.positions.tolist(), strict=True)):
+        history = log.items[log.offsets[user] : log.offsets[user] + position].astype(np.int64)
+        wanted = split.items[row : row + 1]
+        found[row] = ranking.ranks(rival(history)[None], wanted, [history])[0]
+    return found
 
 
 def parts_of(data: PreparedData, split: Split) -> dict[str, Mask]:

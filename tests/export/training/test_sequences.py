@@ -111,11 +111,11 @@ def test_the_next_item_is_learnt_and_its_probability_fitted(data: PreparedData, 
 
 def test_drawing_every_item_once_is_the_full_softmax(data: PreparedData) -> None:
     task = made(data, dropout=0.0, oov_rate=0.0, **NEXT)
-    liked, n = 5, len(task.items)
+    liked, n = 5, len(task.others.items)
     table = torch.randn(liked, n, generator=torch.Generator().manual_seed(3))
     wanted = np.arange(liked) * 2
     expected = torch.nn.functional.cross_entropy(table, torch.from_numpy(wanted), reduction="sum")
-    found = task._sampled(table[np.arange(liked), wanted], table, wanted, np.arange(n))
+    found = task.others._sampled(table[np.arange(liked), wanted], table, wanted, np.arange(n))
     torch.testing.assert_close(found, expected)
 
 
