@@ -33,7 +33,8 @@ def short(results: Path) -> Iterator[str]:
         yield table_row(row["name"], auc, _figure(gain, "+"), *times, _megabytes(model) if model else NONE)
     yield ""
     rows = quality["counts"]["all"]["rows"]
-    yield f"AUC on {rows:,} test rows, mean ± deviation of the seeds, with 95 % intervals over users."
+    seeds = ", ".join(f"{row['name']} {row['seeds']}" for row in quality["models"])
+    yield f"AUC on {rows:,} test rows, mean ± deviation of the seeds ({seeds}), with 95 % intervals over users."
     yield f"Time: `Engine.rank` of 20 candidates, one core, {timed['machine']['cpu']}{_void(timed)}."
 
 
@@ -90,7 +91,7 @@ def _figure(found: Any, sign: str = "") -> str:
 
 
 def _times(found: Json) -> Iterator[str]:
-    clock = "processor time" if found["clock"] == "processor" else "time"
+    clock = "processor time" if found["clock"] == "processor" else "wall time"
     yield f"Microseconds ({clock}) of a whole `Engine.rank` without the LLM, one core, {found['machine']['cpu']},"
     yield f"median of {found['pairs']} turns{_void(found)}."
     yield "In brackets: the median ratio to the first row, with its 95 % interval."
