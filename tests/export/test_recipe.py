@@ -251,7 +251,9 @@ def test_a_clearing_of_nothing_is_named(text: str, message: str, tmp_path: Path)
 def test_the_recipe_for_the_data_at_hand_can_be_a_base(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('base = "generic"\nname = "mine"\nclear = ["prompt"]\n[crm]\nepochs = 3\n')
-    found = load_recipe(str(path), lambda: {"name": "generic", "crm": {"epochs": 9}, "prompt": {"item": "{title}?"}})
+    found = load_recipe(
+        str(path), lambda kind: {"name": "generic", "crm": {"epochs": 9}, "prompt": {"item": "{title}?"}}
+    )
     assert found == replace(DEFAULT, name="mine", crm=replace(DEFAULT.crm, epochs=3))
     with pytest.raises(RecipeError, match="line 1, base: the recipe 'generic' is made for the data at hand"):
         load_recipe(str(path))

@@ -113,7 +113,7 @@ def test_an_unknown_type_lists_the_known(name: str) -> None:
 
 
 def test_types_are_checked_before_anything_is_written(tmp_path: Path) -> None:
-    nothing = SimpleNamespace()
+    nothing = SimpleNamespace(recipe=SimpleNamespace(trains_llm=True))
     for types, message in ((("Q8_0", "F16", "Q8_0"), "given twice"), (("Q8_0", "Q7"), "'Q7'"), ((), "none")):
         with pytest.raises(InputError, match=message):
             export(nothing, tmp_path / "out", ExportOptions(types))  # type: ignore[arg-type]

@@ -105,8 +105,10 @@ def test_others_of_the_batch_are_what_an_item_is_told_from(
     data: PreparedData, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
-    real = tasks.EncoderTask._sampled
-    monkeypatch.setattr(tasks.EncoderTask, "_sampled", lambda self, *found: (told.append(found), real(self, *found))[1])
+    real = tasks.ItemsOfBatch._sampled
+    monkeypatch.setattr(
+        tasks.ItemsOfBatch, "_sampled", lambda self, *found: (told.append(found), real(self, *found))[1]
+    )
     run = Run(tmp_path, chosen(encoder, encoder_events=12), data)
     task, _ = Stages(run, quiet=True).task("encoder")
     batch = task.batches(0)[0]
@@ -114,10 +116,10 @@ def test_others_of_the_batch_are_what_an_item_is_told_from(
     _, table, wanted, drawn = told[0]
     rows = task.chunks.along(batch).feed
     present = np.union1d(rows["item_text"], rows["history_text"])
-    assert set(task.items[drawn].tolist()) <= set(present.tolist())
+    assert set(task.others.items[drawn].tolist()) <= set(present.tolist())
     assert set(wanted.tolist()) <= set(drawn.tolist())
     assert table.shape == (len(wanted), len(drawn))
-    assert len(drawn) < len(task.items)
+    assert len(drawn) < len(task.others.items)
 
 
 def test_an_interrupted_stage_ends_as_an_uninterrupted_one(
