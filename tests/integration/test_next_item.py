@@ -83,7 +83,9 @@ def test_figures_that_need_both_labels_say_nothing(folder):
 
 
 def test_a_recipe_that_learns_labels_is_refused(folder):
-    done = run("train", "generic", "--data", folder / "data", "--out", folder / "other")
+    recipe = folder / "labels.toml"
+    recipe.write_text('base = "generic"\nname = "labels"\n[crm]\nkind = "dcnv2"\n')
+    done = run("train", recipe, "--data", folder / "data", "--out", folder / "other")
     assert done.code == 2
     assert "has label 1, from which DCNv2 learns nothing: prepare again with --negatives 4" in done.err
     assert not (folder / "other").exists()
