@@ -32,7 +32,6 @@ from harness.results import write
 
 Row = dict[str, Any]
 Mask = npt.NDArray[np.bool_]
-AT_ONCE = 256  # rows whose catalogues are scored together
 
 
 def main() -> None:
@@ -121,9 +120,7 @@ def scored(run: Run, ranks: bool) -> npt.NDArray[Any]:
     rows, model = EncodedRows(run.data, "test", FeatureEncoder(schema, catalog)), run.crm("crm")
     if not ranks:
         return predict(model, rows)
-    every = np.arange(len(rows), dtype=np.int64)
-    found = [places_of(members_of(model), rows, every[i : i + AT_ONCE]) for i in range(0, len(every), AT_ONCE)]
-    return np.concatenate(found)
+    return places_of(members_of(model), rows, np.arange(len(rows), dtype=np.int64))
 
 
 def sampled(scores: npt.NDArray[Any], labels: npt.NDArray[Any], draws: Bootstrap, ranks: bool) -> dict[str, Sampled]:

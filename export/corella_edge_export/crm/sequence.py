@@ -103,7 +103,7 @@ class Sequence(FieldsModel):
     """The user's events in their order, and a candidate that asks the last block or is multiplied with the last state.
 
     What is kept of an event (`read`) are the keys and values of every block; with `head = "dot"` also, as one more
-    layer, the last block's outcome, which stands in both places.
+    layer, the last block's outcome, written twice: where the keys stand, and where the values stand.
     """
 
     remembers = True
@@ -150,7 +150,7 @@ class Sequence(FieldsModel):
         for block, own in self._pairs(kept):
             asked = block(asked, own, block.bias(end, e, 1).unsqueeze(0) + hiding)
             found.append(asked.flatten(0, 1))
-        return self._decide(user, item, found[-1]), found
+        return self._decide(user, item, found[-1])[0], found
 
     def along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
         """As in `CrmModel`."""
@@ -170,8 +170,8 @@ class Sequence(FieldsModel):
         every = torch.arange(x.shape[1] + 1, device=x.device)
         for block, own in self._pairs(kept):
             asked = block(asked, own, block.bias(every, x.shape[1], 1)[:, at].transpose(0, 1))
-        last = self.deep(torch.cat([user, item, asked[owners, slots]], dim=1))
-        return Lessons(self.head(last).squeeze(1), last, functional.pad(end, (0, 0, 1, 0))[owners, places])
+        logits, last = self._decide(user, item, asked[owners, slots])
+        return Lessons(logits, last, functional.pad(end, (0, 0, 1, 0))[owners, places])
 
     def users_along(self, feed: dict[str, Tensor], owners: Tensor, places: Tensor) -> Tensor:
         """What the last block gives at the event before each row, float32 [t, d]; arguments as of `along`."""
@@ -246,9 +246,10 @@ class Sequence(FieldsModel):
         logits = (items * users).sum(dim=1) * self.scale + self.offset
         return logits, [users.expand(items.shape[0], -1)]
 
-    def _decide(self, user: Tensor, item: Tensor, found: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.deep(torch.cat([user, item, found], dim=1)))
-        return logits.squeeze(1)
+    def _decide(self, user: Tensor, item: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [t], and the layer before them [t, h]."""
+        last = self.deep(torch.cat([user, item, found], dim=1))
+        return self.head(last).squeeze(1), last
 
 
 def _hiding(mask: Tensor) -> Tensor:

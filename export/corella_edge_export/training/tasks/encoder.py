@@ -1,7 +1,7 @@
 """The stage `encoder`: a sentence encoder learns what a user's next item is, beside the sequence model that reads it.
 
 As in Recformer (arXiv 2305.13731, sections 2.3 and 2.4): the next item is told from the other items of the batch, whose
-texts are encoded in the step, and from some of the item matrix, which is encoded anew at every evaluation; words are
+texts are encoded in the step, and from some of the item matrix, which is encoded again at every evaluation; words are
 hidden from the encoder beside. Stage `crm` then goes on with the matrix as it is.
 """
 

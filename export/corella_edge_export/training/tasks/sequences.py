@@ -203,15 +203,20 @@ def _users_to_rank(valid: EncodedRows, seed: int) -> Indices:
 
 def rank_metrics(models: list[CrmModel], rows: EncodedRows, chosen: Indices) -> Metrics:
     """HR@10, NDCG@10 and MRR of the items of chosen rows among the catalogue without the users' histories."""
-    places = [places_of(models, rows, chosen[i : i + AT_ONCE]) for i in range(0, len(chosen), AT_ONCE)]
-    return dict(ranking.means(np.concatenate(places) if places else np.zeros(0, np.int64)))
+    return dict(ranking.means(places_of(models, rows, chosen)))
 
 
 def places_of(models: list[CrmModel], rows: EncodedRows, chosen: Indices) -> Indices:
     """Ranks int64 [chosen] of the rows' items without the histories (`ranking.ranks`), by the sum of the products."""
-    log, split, place = rows.data.log, rows.split, device_of(models[0])
-    catalogue = tensors(item_feed(rows, np.arange(len(rows.data.item_ids))), place)
-    feed = tensors(rows.batch(chosen), place)
+    catalogue = tensors(item_feed(rows, np.arange(len(rows.data.item_ids))), device_of(models[0]))
+    parts = (chosen[i : i + AT_ONCE] for i in range(0, len(chosen), AT_ONCE))
+    return np.concatenate([np.zeros(0, np.int64), *(_places(models, rows, part, catalogue) for part in parts)])
+
+
+def _places(models: list[CrmModel], rows: EncodedRows, chosen: Indices, catalogue: dict[str, Tensor]) -> Indices:
+    """`places_of` the rows of one part."""
+    log, split = rows.data.log, rows.split
+    feed = tensors(rows.batch(chosen), device_of(models[0]))
     with torch.inference_mode():
         each = [model.catalogue_scores(feed, catalogue) for model in models if isinstance(model, SequenceModel)]
         scores = torch.stack(each).sum(dim=0).cpu().numpy()
