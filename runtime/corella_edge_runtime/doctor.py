@@ -195,6 +195,7 @@ _ABLE = {
 _OPTIONAL = {
     "report": "to evaluate, and for plots", "sign": "to sign bundles and check signatures", "export": "to train",
     "build": "to build llama.cpp", "parquet": "to score Parquet", "ray": "to score on a Ray cluster",
+    "text": "to make text vectors of new items",
 }  # fmt: skip
 
 
