@@ -58,8 +58,9 @@ def raw(recipe: Recipe, data: PreparedData, texts: Sequence[str], folder: Path, 
     tokens = [spell(text)[: recipe.crm.text.tokens] for text in texts]
     torch.manual_seed(recipe.llm.seed)
     task = SaidTask(ItemWriter(model, tokens, own.start, tokenizer.bos_token_id), own, recipe.llm.seed)
-    schedule = loop.Schedule(own.learning_rate, 0.0, own.epochs, own.evaluations, own.patience)
-    loop.fit(task, schedule, folder / FOLDER / "vectors", recipe.llm.seed, quiet)
+    if own.epochs:
+        schedule = loop.Schedule(own.learning_rate, 0.0, own.epochs, own.evaluations, own.patience)
+        loop.fit(task, schedule, folder / FOLDER / "vectors", recipe.llm.seed, quiet)
     return task.writer.item_vectors()
 
 

@@ -134,6 +134,13 @@ def test_a_run_has_them_made_once_and_resumes(data: PreparedData, tmp_path: Path
     np.testing.assert_array_equal(made(tmp_path / "other", recipe(), data, reuse=[tmp_path / "run"]), whole)
 
 
+def test_without_an_epoch_the_vectors_are_those_that_training_starts_from(data: PreparedData, tmp_path: Path) -> None:
+    found = {start: made(tmp_path / start, recipe(start=start, epochs=0), data) for start in ("words", "random")}
+    assert not (tmp_path / "words" / "said" / "vectors").exists()
+    assert not np.allclose(found["words"], found["random"])
+    assert not np.allclose(found["words"], made(tmp_path / "learnt", recipe(start="words"), data))
+
+
 def test_what_decides_them_tells_recipes_apart() -> None:
     assert said.identity(recipe()) == said.identity(recipe())
     assert said.identity(recipe()) != said.identity(recipe(start="random"))
