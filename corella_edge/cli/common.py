@@ -130,7 +130,7 @@ def parse_ratios(text: str) -> list[float]:
     return sorted({parse_share(part.strip()) for part in text.split(",")})
 
 
-class TextInput(click.Path):
+class TextFileType(click.Path):
     """A file that a command reads as text; - is standard input."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

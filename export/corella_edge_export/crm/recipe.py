@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from corella_edge.features.schema import LONGEST, MOST_BUCKETS
-from corella_edge_export.crm.text_recipe import TextRecipe
+from corella_edge_export.crm.text_recipe import TextVectorsRecipe
 from corella_edge_export.recipe_keys import from_zero, positive, share, signed
 
 # The families: `kind` in a recipe, which also names the family's section and module (`section_of`) → the class there.
-FAMILIES = {"dcnv2": "DCNv2", "din": "DIN", "sequence": "Sequence", "text-sequence": "TextSequence"}
+FAMILIES = {"dcnv2": "DCNv2", "din": "DIN", "sequence": "SequenceModel", "text-sequence": "TextSequence"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +292,7 @@ class CrmRecipe:
     evaluations: int = 2
     patience: int = 3
     features: FeaturesRecipe = field(default_factory=FeaturesRecipe)
-    text: TextRecipe = field(default_factory=TextRecipe)
+    text: TextVectorsRecipe = field(default_factory=TextVectorsRecipe)
     dcnv2: DcnRecipe = field(default_factory=DcnRecipe)
     din: DinRecipe = field(default_factory=DinRecipe)
     sequence: SequenceRecipe = field(default_factory=SequenceRecipe)

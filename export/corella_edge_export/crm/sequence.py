@@ -99,7 +99,7 @@ class Lessons:
     before: Tensor
 
 
-class Sequence(FieldsModel):
+class SequenceModel(FieldsModel):
     """The user's events in their order, and a candidate that asks the last block or is multiplied with the last state.
 
     What is kept of an event (`read`) are the keys and values of every block; with `head = "dot"` also, as one more

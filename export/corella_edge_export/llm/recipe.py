@@ -19,7 +19,7 @@ class LoraRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class TextRecipe:
+class PlainTextRecipe:
     """Language modelling on plain text before a scratch model sees any interaction.
 
     `files` are .txt, .jsonl or .parquet with a column `text` (or `abstract`). Batches hold blocks of `block` tokens;
@@ -96,5 +96,5 @@ class LlmRecipe(StageRecipe):
     evaluations: int = 4
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
-    text: TextRecipe = field(default_factory=TextRecipe)
+    text: PlainTextRecipe = field(default_factory=PlainTextRecipe)
     lora: LoraRecipe = field(default_factory=LoraRecipe)

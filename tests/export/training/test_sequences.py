@@ -22,19 +22,14 @@ from corella_edge_export.training.checkpoint import load_tensors  # noqa: E402
 from corella_edge_export.training.loop import Part, Schedule  # noqa: E402
 from corella_edge_export.training.tasks.crm import new_task, predict  # noqa: E402
 from corella_edge_export.training.tasks.sequences import NextItemTask, SequencesTask  # noqa: E402
-from tiny_run import crm_recipe, prepared  # noqa: E402
+from tiny_run import crm_recipe  # noqa: E402
 
 KEYS = {"kind": "sequence", "embedding_dim": 8, "heads": 2, "inner": 12, "history": 6, "history_block": 3,
         "batch_events": 100}  # fmt: skip
 NEXT = {"head": "dot", "loss": "softmax"}
 MORE = {"rating_weight": 0.5, "next_weight": 0.2, "negatives": 9}
-LOSSES = {"labels": {}, "ratings and next items beside": MORE, "ratings beside": {"rating_weight": 0.5}, "next item": NEXT,
-          "drawn items": {**NEXT, "negatives": 9, "drawn": "by count"}}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("prepared") / "small")
+LOSSES = {"labels": {}, "ratings and next items beside": MORE, "ratings beside": {"rating_weight": 0.5},
+          "next item": NEXT, "drawn items": {**NEXT, "negatives": 9, "drawn": "by count"}}  # fmt: skip
 
 
 def made(data: PreparedData, **keys: Any) -> Any:

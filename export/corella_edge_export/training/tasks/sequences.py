@@ -19,7 +19,7 @@ from corella_edge_export.crm.chunks import Along, Chunks
 from corella_edge_export.crm.ensemble import members_of
 from corella_edge_export.crm.recipe import CrmRecipe, SequenceRecipe
 from corella_edge_export.crm.rows import EncodedRows, Masking
-from corella_edge_export.crm.sequence import Sequence as SequenceModel
+from corella_edge_export.crm.sequence import SequenceModel
 from corella_edge_export.training.loop import Metrics, Part
 from corella_edge_export.training.tasks.crm import CrmTask, device_of, tensors
 
