@@ -7,6 +7,8 @@ from typing import Literal
 
 from corella_edge_export.recipe_keys import from_zero, positive, share
 
+Precision = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True, slots=True)
 class LoraRecipe:
@@ -94,7 +96,7 @@ class LlmRecipe(StageRecipe):
     text_weight: float = from_zero(0.0)
     valid_rows: int = from_zero(4000)
     evaluations: int = 4
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     gradient_checkpointing: bool = False
     text: PlainTextRecipe = field(default_factory=PlainTextRecipe)
     lora: LoraRecipe = field(default_factory=LoraRecipe)

@@ -44,6 +44,7 @@ from corella_edge_export.crm.text_recipe import TextVectorsRecipe
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.llm import model as llm
 from corella_edge_export.llm import tokenizer
+from corella_edge_export.llm.recipe import Precision
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_of_run, table_of
 from corella_edge_export.text import vectors as text_vectors
@@ -262,7 +263,7 @@ class Run:
         _, catalog = self.fit_inputs()
         return SequenceBuilder(self.data, self.prompt_encoder(catalog))
 
-    def reader(self, model: Any, builder: SequenceBuilder, precision: str = "") -> LlmReader:
+    def reader(self, model: Any, builder: SequenceBuilder, precision: Precision | None = None) -> LlmReader:
         """The model with the answers it is asked for, in the recipe's precision or the given one."""
         tokens = builder.encoder.tokens
         return LlmReader(model, (tokens.no, tokens.yes), precision or self.recipe.llm.precision)

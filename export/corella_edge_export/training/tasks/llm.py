@@ -16,7 +16,8 @@ from corella_edge_export.data.prepared import Split
 from corella_edge_export.data.sampling import draw_users
 from corella_edge_export.llm import model as llm
 from corella_edge_export.llm import tokenizer
-from corella_edge_export.llm.recipe import StageRecipe
+from corella_edge_export.llm.precision import computed_here
+from corella_edge_export.llm.recipe import Precision, StageRecipe
 from corella_edge_export.llm.sequences import SequenceBuilder, Spelling, TokenSequence, bucketed
 from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
 from corella_edge_export.training.tasks.crm import device_of, validation
@@ -95,9 +96,9 @@ class Batches:
 
 
 class LlmReader:
-    """A causal LM beside the answers' ids: sequences → logits, in the recipe's precision."""
+    """A causal LM beside the answers' ids: sequences → logits, in the recipe's precision if this machine has it."""
 
-    def __init__(self, model: Any, answers: tuple[int, int], precision: str) -> None:
+    def __init__(self, model: Any, answers: tuple[int, int], precision: Precision) -> None:
         self.model, self.precision = model, precision
         self.answers = torch.tensor(answers)
 
@@ -115,9 +116,10 @@ class LlmReader:
         return ForwardPass(tokens, hidden, where, logits, states)
 
     def cast(self) -> contextlib.AbstractContextManager[object]:
-        if self.precision == "float32":
+        device = device_of(self.model).type
+        if computed_here(self.precision, device) == "float32":
             return contextlib.nullcontext()
-        return torch.autocast(device_of(self.model).type, dtype=torch.bfloat16)
+        return torch.autocast(device, dtype=torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
