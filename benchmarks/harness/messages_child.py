@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 import corella_edge.scores as answers
+from corella_edge.features.schema import PAD
 from corella_edge_runtime.engine import Engine
 from harness.checkout import module
 
@@ -74,7 +75,8 @@ def bare_run(crm: Any, feed: dict[str, Any]) -> Callable[[], object]:
     reader = getattr(crm, "reader", None)  # an older checkout knows one graph
     if reader is None:
         return partial(crm._session.run, crm._outputs, feed)
-    events = reader.events(feed)
+    padding = int((feed[reader._first] == PAD).sum())
+    events = {name: feed[name][:, padding:] for name in reader.names}
     rest = {name: values for name, values in feed.items() if name not in reader.names}
 
     def run() -> object:

@@ -133,7 +133,8 @@ class EventReader:
 
     def states(self, feed: Feed) -> States:
         """float32 [layers, 2, e, d], e the user's events without padding. Not to be written to."""
-        events = self.events(feed)
+        padding = feed[self._first].shape[1] - int(np.count_nonzero(feed[self._first] != PAD))
+        events = {name: feed[name][:, padding:] for name in self.names}
         count = events[self._first].shape[1]
         if not count:
             return self.nothing
@@ -146,11 +147,6 @@ class EventReader:
         states = self._read({name: values[:, known:] for name, values in events.items()}, past)
         self.kept.put(key, states, begun)
         return states
-
-    def events(self, feed: Feed) -> Feed:
-        """The inputs that are read here, the user's e events without padding."""
-        padding = feed[self._first].shape[1] - int(np.count_nonzero(feed[self._first] != PAD))
-        return {name: feed[name][:, padding:] for name in self.names}
 
     def stats(self) -> dict[str, float]:
         """Counters, and what is kept now."""

@@ -179,8 +179,8 @@ class SequenceRecipe(FamilyRecipe):
 
     It has `blocks` blocks of `heads` heads and a feed-forward layer of `inner` numbers. With `head = "attention"` the
     candidate is a query of the last block, and layers of `hidden` numbers read what it finds beside the fields; with
-    "dot" the score is the product of the user's state and the item's vector, which ranks a whole catalogue at once; that
-    vector is the sum of the item's id, its attributes and a linear map of its numbers.
+    "dot" the score is the product of the user's state and the item's vector (the sum of its id, its attributes and a
+    linear map of its numbers), which ranks a whole catalogue at once.
 
     `loss = "pointwise"` learns each row's label; "softmax", for "dot" alone, which item a user likes next, among
     `negatives` others drawn for each batch (0 = all of the training rows) evenly or by how often they occur; both are
