@@ -71,7 +71,10 @@ def rank(engine: Engine, bodies: list[bytes]) -> dict[str, float]:
 
 
 def bare_run(crm: Any, feed: dict[str, Any]) -> Callable[[], object]:
-    """The sessions alone: the CRM's and, where the events are read by a graph of their own, that one before it."""
+    """The sessions alone: the CRM's and, where the events are read by a graph of their own, that one before it.
+
+    A user without events has nothing to be read.
+    """
     reader = getattr(crm, "reader", None)  # an older checkout knows one graph
     if reader is None:
         return partial(crm._session.run, crm._outputs, feed)
@@ -80,7 +83,7 @@ def bare_run(crm: Any, feed: dict[str, Any]) -> Callable[[], object]:
     rest = {name: values for name, values in feed.items() if name not in reader.names}
 
     def run() -> object:
-        states = reader._read(events, reader.nothing)
+        states = reader._read(events, reader.nothing) if events[reader._first].size else reader.nothing
         return crm._session.run(crm._outputs, {**rest, "states": states})
 
     return run
