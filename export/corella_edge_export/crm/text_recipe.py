@@ -29,7 +29,7 @@ class SaidRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class TextRecipe:
+class TextVectorsRecipe:
     """Text vectors of items, one more input of every family: section [crm.text].
 
     `source` says what makes them of the words of `attributes` (their first `tokens` tokens): "" nothing; "encoder" a

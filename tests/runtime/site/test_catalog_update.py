@@ -18,7 +18,8 @@ from corella_edge.json_lines import parse_reference
 from corella_edge.prompt import Template
 from corella_edge.request import Candidate
 from corella_edge_runtime.attributes import UsedAttributes, read_items, remarks
-from corella_edge_runtime.site.catalog_update import merge, new_version, reference_lines
+from corella_edge_runtime.site.catalog_change import new_version, reference_lines
+from corella_edge_runtime.site.catalog_update import merge
 
 TEMPLATE = Template(item="{title} {genres}:")
 NUMBER = {"mean": 0.0, "scale": 1.0, "strength": 3.0}
