@@ -13,17 +13,24 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from corella_edge.errors import BundleError, InputError
-from corella_edge.routing.fusion import logit, sigmoid
+from corella_edge.errors import BundleError
+from corella_edge.routing.fusion import logit
 from corella_edge.routing.measure import NO_INPUTS, Floats, Inputs, entropy
 
 KINDS = ("ridge", "logistic")
+
+
+def _log(values: Floats) -> Floats:
+    """ln(1 + x); below 0 there are no counts and no ages."""
+    found: Floats = np.log1p(np.maximum(values, 0.0))
+    return found
+
+
 # The inputs beside the probability, and what is made of each; `crm_logit` needs no column, the probability says it.
 INPUTS: Mapping[str, Callable[[Floats], Floats] | None] = {
-    "popularity": None, "age": np.log1p, "history": np.log1p, "unknown": None, "text": None, "dispersion": None,
+    "popularity": None, "age": _log, "history": _log, "unknown": None, "text": None, "dispersion": None,
 }  # fmt: skip
 FIRST = 4  # columns of the probability alone: 1, entropy, logit, its square
-STRENGTHS = (0.001, 0.1)  # ridge a row, of columns of variance 1
 _LEAST = -1e6
 _MOST = 1e9  # of a number in routing.json
 
@@ -54,7 +61,7 @@ class Gate:
         value: Floats = constant + at * (of_l + of_square * at)
         slope: Floats = np.full(len(s), of_s)
         for place, name in enumerate(self.needs):
-            x = _filled(name, inputs[name], self.fill[place])
+            x = filled(name, inputs[name], self.fill[place])
             value += pairs[2 * place] * x
             slope += pairs[2 * place + 1] * x
         value += s * slope
@@ -66,7 +73,7 @@ class Gate:
         return {"name": self.name, "kind": self.kind, **lists}
 
 
-def _filled(name: str, values: Floats, fill: float) -> Floats:
+def filled(name: str, values: Floats, fill: float) -> Floats:
     """An input as a column, without nan."""
     made = INPUTS[name]
     x = values if made is None else made(values)
@@ -136,91 +143,3 @@ def _deviation(values: Floats) -> float:
         return 0.0
     apart = values - values.sum() / len(values)
     return float(np.sqrt((apart * apart).sum() / len(values)))
-
-
-def usable(inputs: Inputs) -> tuple[str, ...]:
-    """Of a log's inputs those that a gate can learn from: known at serving, and not the same in every row."""
-    return tuple(name for name in INPUTS if name != "age" and name in inputs and _varies(inputs[name]))
-
-
-def _varies(values: Floats) -> bool:
-    known = values[~np.isnan(values)]
-    return len(known) > 0 and bool(known.min() < known.max())
-
-
-def fit(
-    kind: str, p: Floats, benefit: Floats, inputs: Inputs, needs: Sequence[str], strength: float = STRENGTHS[0]
-) -> Gate:
-    """A gate from rows that were asked.
-
-    Args:
-        kind: see `Gate`. p: float64 [n], the base model's probabilities.
-        benefit: float64 [n], log-loss without asking minus log-loss with it.
-        inputs: float64 [n] by name; those that the gate `needs` are looked at.
-        strength: of the penalty on the squared weights of columns of variance 1, a row.
-
-    Raises:
-        InputError: no row, or none whose benefit is not 0.
-    """
-    if not np.any(benefit):
-        raise InputError("a gate needs labelled rows in which the LLM's answer makes a difference")
-    fill = tuple(_middle(name, inputs[name]) for name in needs)
-    x = _columns(p, inputs, needs, fill)
-    centre, scale = x.mean(axis=0), x.std(axis=0)
-    scale[scale <= 1e-9 * np.maximum(1.0, np.abs(centre))] = np.inf  # a column that says nothing gets no weight
-    z = np.hstack([np.ones((len(x), 1)), (x - centre) / scale])
-    solve = _ridge if kind == "ridge" else _logistic
-    constant, *slopes = solve(z, benefit, strength).tolist()
-    slopes = np.array(slopes) / scale
-    return Gate(kind, tuple(needs), fill, (constant - float(centre @ slopes), *slopes.tolist()))
-
-
-def _middle(name: str, values: Floats) -> float:
-    """The mean of what is known of an input."""
-    made = INPUTS[name]
-    x = values if made is None else made(values)
-    return float(np.nanmean(x))
-
-
-def _columns(p: Floats, inputs: Inputs, needs: Sequence[str], fill: Sequence[float]) -> Floats:
-    """float64 [n, 3 + 2 k], in the order of the weights and without the constant."""
-    s, at = entropy(p), logit(p)
-    found = [s, at, at * at]
-    for name, value in zip(needs, fill, strict=True):
-        x = _filled(name, inputs[name], value)
-        found += [x, s * x]
-    return np.stack(found, axis=1)
-
-
-def _penalty(columns: int, rows: int, strength: float) -> Floats:
-    """On every weight but the constant's."""
-    return np.diag(np.r_[1e-9, np.full(columns - 1, strength)]) * rows
-
-
-def _ridge(z: Floats, benefit: Floats, strength: float) -> Floats:
-    """The least squares of the benefit."""
-    found: Floats = np.linalg.solve(z.T @ z + _penalty(z.shape[1], len(z), strength), z.T @ benefit)
-    return found
-
-
-def _logistic(z: Floats, benefit: Floats, strength: float, steps: int = 50) -> Floats:
-    """The log-odds that the benefit is positive, by Newton's method; rows without benefit or harm do not count."""
-    z, y = z[benefit != 0], benefit[benefit != 0] > 0
-    penalty = _penalty(z.shape[1], len(z), strength)
-    w = np.zeros(z.shape[1])
-
-    def loss(w: Floats) -> float:
-        at = z @ w
-        return float(np.logaddexp(0.0, np.where(y, -at, at)).sum() + 0.5 * w @ penalty @ w)
-
-    for _ in range(steps):
-        p = sigmoid(z @ w)
-        slope = z.T @ (p - y) + penalty @ w
-        step = np.linalg.solve((z * (p * (1 - p))[:, None]).T @ z + penalty, slope)
-        length, here = 1.0, loss(w)
-        while length > 1e-6 and loss(w - length * step) > here:
-            length /= 2
-        w = w - length * step
-        if float(slope @ step) < 1e-9:
-            break
-    return w
