@@ -22,6 +22,7 @@ from corella_edge.routing.measure import Floats
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 BINS = 10
+NEAR = 4  # places near the top for each of the k best, where the whole catalogue is ranked
 MISS = 0.1  # of the rows, by default; docs/routing.md has the curve
 _MOST = 100  # bins of a file
 
@@ -186,3 +187,30 @@ def to_ask(
     low, high = p.copy(), p.copy()
     low[chosen], high[chosen] = reach
     return can_change(worth(low, weight, bonus), worth(high, weight, bonus), k, ordered)[chosen]
+
+
+def open_places(p: Floats, chosen: Ints, k: int, reach: Reach | None, whole: bool) -> Mask:
+    """bool [m]: which of the routed candidates of a request for the `k` best are asked about.
+
+    Args:
+        p: float64 [n], the base model's scores. chosen: int64 [m], the routed places.
+        reach: of the bundle; None = not known, then all are that `whole` leaves.
+        whole: of a whole catalogue those alone that are `near_top`.
+    """
+    found = near_top(p, chosen, NEAR * k) if whole else np.ones(len(chosen), np.bool_)
+    if reach is not None and found.any():
+        places = chosen[found]
+        found[found] = to_ask(p, places, reach(p[places]), k)
+    return found
+
+
+def near_top(p: Floats, chosen: Ints, most: int) -> Mask:
+    """bool [m]: which of the `chosen` places are among the `most` highest of p, float64 [n]; ties are in.
+
+    Of a whole catalogue the LLM would be asked about thousands of items that no answer shows.
+    """
+    if most >= len(p):
+        return np.ones(len(chosen), np.bool_)
+    least = np.partition(p, len(p) - most)[len(p) - most]
+    near: Mask = p[chosen] >= least
+    return near
