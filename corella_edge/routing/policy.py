@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.routing.decision import Reach
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.measure import (
     BY_ENTROPY,
@@ -238,6 +239,7 @@ class Routing:
         base_rate: the share of the calibration rows that are positive.
         rows: how many of them there are.
         cost: of asking the LLM on this machine; None = not known.
+        reach: how far asking moves a score; None = not known. Then every routed candidate may change the top.
     """
 
     threshold: str = "ratio:0"
@@ -250,6 +252,7 @@ class Routing:
     base_rate: float | None = None
     rows: int | None = None
     cost: AskCost | None = None
+    reach: Reach | None = None
 
     @property
     def quantiles(self) -> Calibration | None:
