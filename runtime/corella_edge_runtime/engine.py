@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -55,6 +55,7 @@ class Draft:
         asking: what the LLM was asked about them; None where it was not asked.
         refusal: the reason why it was not.
         notes: what is odd about the request.
+        inputs: float64 [n] by name, what the fusion rule looks at beside both scores.
         slate: what is ranked.
     """
 
@@ -67,6 +68,7 @@ class Draft:
     refusal: str
     trace: Trace
     notes: tuple[str, ...] = ()
+    inputs: Inputs = field(default_factory=dict)
 
     def cancel(self) -> None:
         """Nobody waits for the LLM any more; what it has answered stays."""
@@ -308,7 +310,8 @@ class Engine:
         p = self.crm.probability(feed)
         chosen, unsure = NO_ROWS, NO_VALUES
         if not slate.fallback:
-            chosen, unsure = policy.route(p, self._inputs(policy, request, candidates, p, unknown))
+            needs = policy.measure.needs
+            chosen, unsure = policy.route(p, self._inputs(needs, request, candidates, p, unknown))
         if request.top_k is not None and len(chosen):
             open_ = open_places(p, chosen, request.top_k, self.routing.reach, request.candidates is None)
             chosen, unsure = chosen[open_], unsure[open_]
@@ -319,7 +322,8 @@ class Engine:
             asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), unsure, deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
         notes = (*slate.notes, *self._notes(request, history))
-        return Draft(slate, p, chosen, policy, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes)
+        inputs = self._inputs(self.fusion.needs if len(chosen) else (), request, candidates, p, unknown)
+        return Draft(slate, p, chosen, policy, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes, inputs)
 
     @cached_property
     def _known(self) -> RoutingInputs:
@@ -331,10 +335,10 @@ class Engine:
         )
 
     def _inputs(
-        self, policy: Policy, request: Request, candidates: Candidates, p: FloatArray, unknown: Sequence[Sequence[str]]
-    ) -> Inputs:
-        """float64 [n] by name: what the policy's measure needs to know beside the base model's probabilities."""
-        needs = policy.measure.needs
+        self, needs: Sequence[str], request: Request, candidates: Candidates, p: FloatArray,
+        unknown: Sequence[Sequence[str]],
+    ) -> Inputs:  # fmt: skip
+        """float64 [n] by name: what a measure or a fusion rule needs to know beside the probabilities."""
         if not needs:
             return NO_INPUTS
         known = [name for name in needs if name in GATE_INPUTS]
@@ -367,7 +371,7 @@ class Engine:
             reason = tuple(reasons)
         return Scores(
             tuple(slate.candidates.items), draft.crm, llm, routed, reason, draft.unknown, draft.trace, self.fusion,
-            draft.notes, slate.fallback, slate.strength,
+            draft.notes, slate.fallback, slate.strength, draft.inputs,
         )  # fmt: skip
 
     def warm_up(self) -> None:
