@@ -43,12 +43,14 @@ class Scale:
     """
 
     def __init__(self, calibration: Calibration, most: float = LN2) -> None:
-        """`most`: the greatest value that the measure has."""
+        """`most`: the greatest value that the measure has, or a lower one where that is not known."""
         self._never, self._always = calibration.threshold(0.0), calibration.threshold(1.0)
         some = calibration.shares > 0.0
         shares, values = calibration.shares[some], calibration.thresholds[some]
-        top = max(most, float(values[0]))
-        self._shares, self._values = np.append(0.0, shares), np.append(top, values)
+        self._shares, self._values = np.append(0.0, shares), np.append(max(most, float(values[0])), values)
+        # Of equal thresholds the first is the least level: the others are set apart by less than matters.
+        apart = self._values - 1e-12 * np.arange(len(self._values))
+        self._rising, self._levels = apart[::-1].copy(), self._shares[::-1].copy()
 
     def threshold(self, level: float) -> float:
         """Falls as the level rises; level 0 is never, level 1 always."""
@@ -60,12 +62,7 @@ class Scale:
 
     def levels(self, measure: Floats) -> Floats:
         """float64 [n], the least level at which each is asked, from values of the measure float64 [n]."""
-        right = np.searchsorted(-self._values, -measure, side="left").clip(0, len(self._values) - 1)
-        left = np.maximum(right - 1, 0)
-        gap = self._values[left] - self._values[right]
-        part = np.where(gap > 0.0, (self._values[left] - measure) / np.where(gap > 0.0, gap, 1.0), 1.0).clip(0.0, 1.0)
-        found: Floats = self._shares[left] + part * (self._shares[right] - self._shares[left])
-        return found
+        return np.interp(measure, self._rising, self._levels)
 
 
 @dataclass(frozen=True, slots=True)
