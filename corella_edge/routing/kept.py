@@ -1,4 +1,4 @@
-"""Kept answers: the LLM's score of the same user state and item, to be given again. Bounded, aged, erased with the user.
+"""Kept answers: the LLM's score of the same user state and item, given again. Bounded, aged, erased with the user.
 
 The LLM's prompt is a function of the user's features and history and of the item. As long as these are the same, the
 same question would be asked again: its answer is taken from here instead.
@@ -60,8 +60,11 @@ class Kept:
     def __len__(self) -> int:
         return self._number
 
-    def get(self, key: Key, state: bytes, items: Sequence[str], now: float) -> Floats:
-        """float64 [n]: the scores of the items in this state of the user, NaN where there is none."""
+    def get(self, key: Key, state: bytes, items: Sequence[str], now: float, counted: bool = True) -> Floats:
+        """float64 [n]: the scores of the items in this state of the user, NaN where there is none.
+
+        `counted`: as hits and misses.
+        """
         self.sweep(now)
         found = np.full(len(items), np.nan)
         known = self._users.get(key)
@@ -73,8 +76,9 @@ class Kept:
                 score, at = known.scores.get(item, (np.nan, now))
                 if at >= since:
                     found[place] = score
-        here = int(np.count_nonzero(~np.isnan(found)))
-        self.hits, self.misses = self.hits + here, self.misses + len(items) - here
+        if counted:
+            here = int(np.count_nonzero(~np.isnan(found)))
+            self.hits, self.misses = self.hits + here, self.misses + len(items) - here
         return found
 
     def put(self, key: Key, state: bytes, items: Sequence[str], scores: Floats, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Hysteresis: a candidate stays asked, or not asked, while its measure is within the score's tolerance of the threshold.
+"""Hysteresis: a route stays as it was while the candidate is within the score's tolerance of the threshold.
 
 The base model's score may differ from one computation to the next by the bundle's published tolerance (`tolerance.crm`
 in verification.json). A route that such a difference could turn is the one of last time.

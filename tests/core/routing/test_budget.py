@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ class Run:
 def test_a_higher_level_never_asks_less(s: np.ndarray, levels: list[float]) -> None:
     scale = Scale(Calibration.fit(s))
     found = [scale.threshold(level) for level in sorted(levels)]
-    assert all(first >= then for first, then in zip(found, found[1:], strict=False))
+    assert all(first >= then for first, then in pairwise(found))
     assert (scale.threshold(0.0), scale.threshold(1.0)) == (NEVER, 0.0)
 
 
