@@ -261,10 +261,10 @@ def test_milliseconds_a_second_are_held_and_are_of_this_engine_s_users(engine: E
 
 
 def test_a_capped_candidate_keeps_the_base_model_s_score_and_says_so(engine: Engine) -> None:
-    box = Box(engine, ControlSettings(Target(0.5, caps=Caps(one_user=0.01))))
+    box = Box(engine, ControlSettings(Target(1.0, caps=Caps(one_user=0.01))))
     first = box.rank(User("u1", {}, person(1).history))
-    assert {*first.reason} == {"", "ratio", "capped"}
-    assert first.reason.count("ratio") == 5  # 1 % of what 1,000 candidates may ask: the hardest of hers
+    assert {*first.reason} == {"ratio", "capped"}
+    assert first.reason.count("ratio") == 10  # 1 % of what 1,000 candidates may ask: the hardest of hers
     hard = first.entropy[[reason == "ratio" for reason in first.reason]].min()
     assert hard >= first.entropy[[reason == "capped" for reason in first.reason]].max()
     found = box.rank(User("u1", {}, person(1).history))
