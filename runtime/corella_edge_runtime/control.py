@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.bundle.artefact import Bundle
-from corella_edge.request import Candidates, User
+from corella_edge.request import Candidates, Request, User
 from corella_edge.routing import budget
 from corella_edge.routing.budget import Scale, Seen, Target
+from corella_edge.routing.decision import NEAR, near_top
 from corella_edge.routing.forms import RATIO
 from corella_edge.routing.kept import Kept, Key, key_of, state_of
 from corella_edge.routing.measure import BY_ENTROPY, LN2, Floats, Inputs
@@ -64,6 +65,16 @@ class Candidacy:
     unknown: Sequence[tuple[str, ...]]
     near: Bools | None = None
     held: bool = True
+
+    @classmethod
+    def of(
+        cls, request: Request, candidates: Candidates, policy: Policy, p: Floats, inputs: Inputs,
+        unknown: Sequence[tuple[str, ...]],
+    ) -> Candidacy:  # fmt: skip
+        """Of a request; where it asks for the best of a whole catalogue, these alone count as candidates."""
+        whole = request.candidates is None and request.top_k is not None
+        near = near_top(p, np.arange(len(p)), NEAR * (request.top_k or 0)) if whole else None
+        return cls(request.user, candidates, policy, p, inputs, unknown, near, request.threshold is None)
 
 
 @dataclass(slots=True)
@@ -118,26 +129,15 @@ class Control:
         with self._lock:
             return self._hands.policy
 
-    def decide(self, seen: Candidacy, chosen: Places, value: Floats, refusal: str) -> tuple[Places, Floats, Route]:
-        """What becomes of the places int64 [m] that the policy routes, with values of its measure float64 [m]: both as
-        they are with steady routes, and the route of each.
-
-        `refusal`: why the LLM is not asked at all; empty if it is.
-        """
-        chosen, value = self._steady(seen, chosen, value)
-        return chosen, value, self._route(seen, chosen, value, refusal)
-
-    def _steady(self, seen: Candidacy, chosen: Places, value: Floats) -> tuple[Places, Floats]:
-        """With the user's routes of last time where the threshold is within the score's tolerance; all are kept in
-        mind."""
+    def steady(self, seen: Candidacy, chosen: Places, value: Floats) -> tuple[Places, Floats]:
+        """The places int64 [m] that the policy routes and values of its measure float64 [m], with the user's routes of
+        last time where the threshold is within the score's tolerance; they are kept in mind."""
         user, p, policy = seen.user.id, seen.p, seen.policy
         if user is None:
             return chosen, value
         asked = np.zeros(len(p), np.bool_)
         asked[chosen] = True
         unsure = undecided(p, policy.least(len(p)), self._tolerance, lambda moved: policy.measure(moved, seen.inputs))
-        if seen.near is not None:
-            unsure &= seen.near
         with self._lock:
             found = self._routes.steady(user, seen.candidates.items, asked, unsure)
             self._routes.remember(user, seen.candidates.items, found)
@@ -152,8 +152,11 @@ class Control:
         with self._lock:
             return self._kept.get(key_of(user, state), state, candidates.items, self._clock(), counted=False)
 
-    def _route(self, seen: Candidacy, chosen: Places, value: Floats, refusal: str) -> Route:
-        """Of a request whose LLM is refused, the target learns nothing."""
+    def route(self, seen: Candidacy, chosen: Places, value: Floats, refusal: str) -> Route:
+        """What becomes of the places int64 [m] that are to be asked, with values of the measure float64 [m].
+
+        `refusal`: why the LLM is not asked at all, then the target learns nothing of the request; empty if it is.
+        """
         state = state_of(seen.user) if self.settings.kept_answers else b""
         key, now = key_of(seen.user, state), self._clock()
         own = seen.candidates.own
