@@ -62,7 +62,8 @@ class Scale:
 
     def levels(self, measure: Floats) -> Floats:
         """float64 [n], the least level at which each is asked, from values of the measure float64 [n]."""
-        return np.interp(measure, self._rising, self._levels)
+        found: Floats = np.interp(measure, self._rising, self._levels)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,11 @@ class Reference:
         return np.bincount(places, minlength=len(self.expected)).astype(np.float64)
 
 
-def reference(calibration: Calibration, bins: int = BINS) -> Reference:
-    """A histogram with about as many calibration rows in each bin; equal thresholds (ties) make fewer bins."""
+def reference(calibration: Calibration | None, bins: int = BINS) -> Reference:
+    """A histogram with about as many calibration rows in each bin; equal thresholds (ties) make fewer bins, and without
+    a calibration there is one."""
+    if calibration is None:
+        return Reference(np.empty(0), np.ones(1))
     shares, values = calibration.shares, calibration.thresholds
     wanted = np.searchsorted(shares, np.arange(1, bins) / bins - 1e-9)
     edges = np.unique(values[wanted][np.isfinite(values[wanted])])
@@ -118,7 +121,8 @@ class Drift:
     def psi(self) -> float:
         """Of the measure in the slow window, against the calibration rows."""
         sums = self.slow.sums
-        return psi(self.reference.expected, sums.counts) if sums.candidates >= LEAST else math.nan
+        some = sums.candidates >= LEAST and len(sums.counts) > 1
+        return psi(self.reference.expected, sums.counts) if some else math.nan
 
     @property
     def unknown(self) -> dict[str, float]:
@@ -137,7 +141,7 @@ def _part(of: float, number: float) -> float:
     return of / number if number >= 1e-9 else math.nan
 
 
-def begin(calibration: Calibration, fast: float = FAST, slow: float = SLOW) -> Drift:
+def begin(calibration: Calibration | None, fast: float = FAST, slow: float = SLOW) -> Drift:
     """Nothing seen yet."""
     histogram = reference(calibration)
     nothing = Batch(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, np.zeros(len(histogram.expected)))

@@ -30,6 +30,7 @@ from corella_edge_runtime.llm.contract.messages import Answers
 
 ROUTES = 200_000  # items whose latest route is remembered: about 20 MB
 LOOK_SECONDS = 0.5  # between two looks at what the LLM says of itself
+NO_SCALE = "the bundle has no calibration of its measure"
 UNASKED = "the LLM cannot be asked"
 Bools = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]
@@ -197,6 +198,16 @@ class Control:
             with self._lock:
                 self._hands.told += seconds
 
+    def told(self) -> list[str]:
+        """Sentences for people, at a start."""
+        found = []
+        if self._hands is not None:
+            found.append(self._hands.told_target())
+        if self.settings.kept_answers:
+            number, age = self.settings.kept_answers, self.settings.kept_seconds
+            found.append(f"up to {number:,} answers of the LLM are kept for {age:g} s")
+        return found
+
     def share_of_users(self, share: float) -> None:
         """Which share of the users is answered by this engine: a target in milliseconds is of all of them together."""
         if self._hands is not None:
@@ -331,16 +342,22 @@ class _Hands:
     def frozen(self, now: float) -> str:
         """Why the level is not moved; empty while it is."""
         if self.scale is None:
-            return "the bundle has no calibration of its measure"
+            return NO_SCALE
         return self.down or budget.decided(budget.aged(self.state, self.current, now), self.current, now).frozen
+
+    def told_target(self) -> str:
+        share, window = self.target.share, self.target.window
+        what = f"{self.target.ms:g} LLM milliseconds a second" if share is None else f"a share of {share:g}"
+        begins = f"the threshold begins at ratio:{self.state.level:.4g}, and moves"
+        return f"held over {window:g} s: {what}; {begins if self.scale else f'nothing moves: {NO_SCALE}'}"
 
     def stats(self, now: float) -> dict[str, float]:
         state, share = budget.aged(self.state, self.current, now), self.target.share
         return {
             "target_share": math.nan if share is None else share,
-            "target_ms": math.nan if share is not None else self.current.ms,
+            "target_llm_ms": math.nan if share is not None else self.current.ms,
             "held_share": math.nan if state.share is None else state.share,
-            "held_ms": state.busy_ms(now, self.target.window),
+            "held_llm_ms": state.busy_ms(now, self.target.window),
             "held_level": state.level,
             "held_frozen": float(bool(self.frozen(now))),
         }
@@ -350,8 +367,8 @@ class _Hands:
         policy = self.policy
         least = None if policy is None or not math.isfinite(policy.threshold) else policy.threshold
         return {
-            "share": found["target_share"], "ms": found["target_ms"], "window": self.target.window,
-            "held_share": found["held_share"], "held_ms": found["held_ms"], "level": found["held_level"],
+            "share": found["target_share"], "ms": found["target_llm_ms"], "window": self.target.window,
+            "held_share": found["held_share"], "held_ms": found["held_llm_ms"], "level": found["held_level"],
             "threshold": least, "frozen": self.frozen(now),
         }  # fmt: skip
 
