@@ -23,16 +23,10 @@ from corella_edge_export.text.said import ItemWriter, ridge  # noqa: E402
 from corella_edge_export.training import loop, said  # noqa: E402
 from corella_edge_export.training.tasks.said import SaidTask  # noqa: E402
 from encoders import make_encoder  # noqa: E402
-from tiny_run import prepared  # noqa: E402
 
 HIDDEN = 16
 SCRATCH = {"vocab_size": 300, "hidden": HIDDEN, "layers": 1, "heads": 2, "kv_heads": 2, "intermediate": 24,
            "context": 64, "text": {"epochs": 2, "block": 8, "batch_tokens": 64, "evaluations": 1}}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("prepared") / "small")
 
 
 def recipe(path: Path | str = "", **keys: Any) -> Recipe:
