@@ -229,6 +229,8 @@ def _check_crm(crm: CrmRecipe, where: Place) -> None:
         raise RecipeError(f"{where.at('text')}: {problem}")
     if crm.text.tuned and crm.members > 1:
         raise RecipeError(f"{where.at('text', 'tuned')}: a bundle has one table of vectors, so members must be 1")
+    if crm.text.map_start == "cosine" and not crm.family.multiplies:
+        raise RecipeError(f"{where.at('text', 'map_start')}: 'cosine' is for scores that are products; set head = 'dot'")
     for key, problem in _text_problems(crm):
         raise RecipeError(f"{where.at(*key.split('.'))}: {problem}")
     for problem in crm.family.problems():
