@@ -48,6 +48,7 @@ class TextInput(nn.Module):
             mean = functional.normalize(vectors.mean(dim=0), dim=0)
             apart = vectors - (vectors @ mean).unsqueeze(1) * mean
             main = torch.linalg.eigh(apart.T @ apart)[1].flip(1)[:, : self.map.out_features].T
+            main = main - (main @ mean).unsqueeze(1) * mean  # of as many components as numbers one is the mean itself
             length = (apart @ main.T).norm(dim=1).mean().clamp(min=1e-6)
             self.map.weight.zero_()
             self.map.weight[: len(main)] = (main * (ALIKE / length)).to(self.map.weight)
