@@ -18,13 +18,14 @@ from corella_edge.routing.forms import FORMS
 from corella_edge.routing.fusion import REPLACE, Fusion, fuse
 from corella_edge.routing.maps import PLAIN
 from corella_edge.routing.measure import LN2, Entropy, Inputs, entropy
-from corella_edge.routing.reasons import NoAnswer
+from corella_edge.routing.reasons import KEPT, NoAnswer
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 _ENCODER = msgspec.json.Encoder()
 _ROUTED = ", ".join(f"`{form.reason}`" for form in FORMS if form.reason)
+_ROUTED += f"; `{KEPT}`: the LLM's score of the same user state was given before"
 _UNANSWERED = "; ".join(f"`{reason}`: {reason.text}" for reason in NoAnswer)
 
 
@@ -56,8 +57,8 @@ class Scores:
         crm: float64 [n], P(label = 1) by the CRM.
         llm: float64 [n], P(Yes) by the LLM; NaN where it was not asked or did not answer.
         routed: bool [n], True where the LLM's score counts in `probability`.
-        reason: n texts: why a row was routed (the `reason` of a `forms.Form`) or why the LLM did not answer although
-            the router chose the row (docs/serve.md lists them); "" for easy rows.
+        reason: n texts: why a row was routed (the `reason` of a `forms.Form`, or `KEPT`) or why the LLM did not answer
+            although the router chose the row (docs/serve.md lists them); "" for easy rows.
         unknown: n tuples, the names of the fields whose value the CRM has never seen.
         trace: what it cost; not part of what was found out.
         fusion: what makes one probability of both models' where routed.
