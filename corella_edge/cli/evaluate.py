@@ -9,7 +9,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import Ratios, Threads, need, open_engine
+from corella_edge.cli.common import Ratios, Threads, need, open_engine, tell_threshold
 from corella_edge.cli.talk import Progress
 from corella_edge.routing.policy import RATIOS
 
@@ -61,6 +61,7 @@ def evaluate(
     folder = out or Path(f"evaluation-{bundle.name}-{split}")
     show = Show()
     with open_engine(bundle, llm="thread" if llm else None, llm_threads=llm_threads, tuned=False) as engine:
+        tell_threshold(engine)
         result = run(engine, PreparedData.open(data), split, folder, rows or 0, seed,
                      show, tuple(ratios))  # fmt: skip
     show.line.done()
