@@ -66,5 +66,5 @@ def traps(data: PreparedData, split: str) -> Iterator[str]:
                "models have seen the time that they are judged on")  # fmt: skip
     negatives = data.info.get("negatives")
     if negatives:
-        yield ("negatives of these data were drawn, not shown: measures of ranking and the share of positives are those "
+        yield ("negatives of these data were drawn, not shown: ranking metrics and the share of positives are those "
                "of the draw")  # fmt: skip
