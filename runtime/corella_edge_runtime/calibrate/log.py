@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from corella_edge.errors import InputError, MissingExtraError, told
+from corella_edge.formats import text_files
 from corella_edge.formats.text_files import TextFile
 from corella_edge.routing.labelled import LabelledRows, read_csv, read_json_lines
 
@@ -19,16 +20,14 @@ def read(path: Path) -> LabelledRows:
     Raises:
         InputError: names file, row and field. MissingExtraError: Parquet without pyarrow.
     """
-    try:
-        head = path.open("rb").read(len(MAGIC))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {told(error)}") from None
+    file = TextFile(path)
+    with text_files.told(str(file)), file.open() as opened:
+        head = opened.read(len(MAGIC))
     if head == MAGIC:
         _need(path)
         from corella_edge_runtime.partitions import parquet
 
         return parquet.read_labelled(path)
-    file = TextFile(path)
     first = next((line for _, line in file.lines() if line.strip()), b"")
     return read_json_lines(file) if first.lstrip()[:1] in (b"{", b"[") else read_csv(file)
 
