@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from corella_edge.errors import InputError
 from corella_edge.metrics import Bootstrap, Interval, Sampled, row_loss, sampled_auc, sampled_mean
-from corella_edge.routing.fusion import logit, sigmoid
-from corella_edge.routing.gate import INPUTS, KINDS, Gate, filled
+from corella_edge.routing.fusion import sigmoid
+from corella_edge.routing.gate import INPUTS, KINDS, Gate, doubt_and_logit, table
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import BY_ENTROPY, Floats, Inputs, Measure, entropy
 
@@ -218,7 +218,7 @@ def fit(
     """
     if not np.any(benefit):
         raise InputError("a gate needs labelled rows in which the LLM's answer makes a difference")
-    fill = tuple(_mean(name, inputs[name]) for name in needs)
+    fill = tuple(_means(inputs, needs))
     x = _columns(p, inputs, needs, fill)
     centre, scale = x.mean(axis=0), x.std(axis=0)
     scale[scale <= 1e-9 * np.maximum(1.0, np.abs(centre))] = np.inf  # a column that says nothing gets no weight
@@ -229,19 +229,19 @@ def fit(
     return Gate(kind, tuple(needs), fill, (constant - float(centre @ each), *each.tolist()))
 
 
-def _mean(name: str, values: Floats) -> float:
-    """The mean of what is known of an input."""
-    made = INPUTS[name]
-    x = values if made is None else made(values)
-    return float(np.nanmean(x))
+def _means(inputs: Inputs, needs: Sequence[str]) -> list[float]:
+    """The mean of what is known of each input, in the form that weights are of."""
+    if not needs:
+        return []
+    found: list[float] = np.nanmean(table(needs, inputs, [np.nan] * len(needs)), axis=1).tolist()
+    return found
 
 
 def _columns(p: Floats, inputs: Inputs, needs: Sequence[str], fill: Sequence[float]) -> Floats:
     """float64 [n, 3 + 2 k], in the order of the weights and without the constant."""
-    s, at = entropy(p), logit(p)
+    s, at = doubt_and_logit(p)
     found = [s, at, at * at]
-    for name, value in zip(needs, fill, strict=True):
-        x = filled(name, inputs[name], value)
+    for x in table(needs, inputs, fill) if needs else ():
         found += [x, s * x]
     return np.stack(found, axis=1)
 
