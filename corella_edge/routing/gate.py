@@ -147,7 +147,7 @@ def inputs_of(
         "popularity": lambda: _same(n, np.nan) if counts is None else np.log1p(counts),
         "age": lambda: _same(n, np.nan),
         "history": lambda: _same(n, history),
-        "unknown": lambda: np.array([len(names) for names in unknown], np.float64),
+        "unknown": lambda: np.fromiter(map(len, unknown), np.float64, n),
         "text": lambda: _same(n, np.nan) if text is None else text,
         "dispersion": lambda: _same(n, _deviation(doubt_and_logit(p)[1])),
     }

@@ -248,13 +248,12 @@ def _columns(p: Floats, inputs: Inputs, needs: Sequence[str], fill: Sequence[flo
 
 def _penalty(columns: int, rows: int, strength: float) -> Floats:
     """On every weight but the constant's."""
-    return np.diag(np.r_[1e-9, np.full(columns - 1, strength)]) * rows
+    return np.diag(rows * np.r_[1e-9, np.full(columns - 1, strength)]).astype(np.float64, copy=False)
 
 
 def _ridge(z: Floats, benefit: Floats, strength: float) -> Floats:
     """The least squares of the benefit."""
-    found: Floats = np.linalg.solve(z.T @ z + _penalty(z.shape[1], len(z), strength), z.T @ benefit)
-    return found
+    return np.asarray(np.linalg.solve(z.T @ z + _penalty(z.shape[1], len(z), strength), z.T @ benefit), np.float64)
 
 
 def _logistic(z: Floats, benefit: Floats, strength: float, steps: int = 50) -> Floats:

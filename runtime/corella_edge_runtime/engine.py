@@ -298,7 +298,7 @@ class Engine:
         return Draft(slate, p, chosen, policy, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes)
 
     @cached_property
-    def _known(self) -> RoutingInputs:
+    def routing_inputs(self) -> RoutingInputs:
         """Made when a policy first asks for it: the entropy needs nothing of it."""
         popular, prompt = self.slates.popular, self.bundle.prompt()
         template = prompt[0] if prompt else Template()
@@ -314,7 +314,7 @@ class Engine:
         if not needs:
             return NO_INPUTS
         known = [name for name in needs if name in GATE_INPUTS]
-        found = self._known.of(p, candidates, len(request.user.history), unknown, known) if known else NO_INPUTS
+        found = self.routing_inputs.of(p, candidates, len(request.user.history), unknown, known) if known else NO_INPUTS
         return {name: found[name] if name in found else np.full(len(p), np.nan) for name in needs}
 
     def finish(self, draft: Draft) -> Scores:
