@@ -9,7 +9,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import Ratios, Threads, need, open_engine
+from corella_edge.cli.common import Ratios, Threads, need, open_engine, tell_threshold
 from corella_edge.cli.talk import Progress
 from corella_edge.routing.policy import RATIOS
 
@@ -59,8 +59,9 @@ def evaluate(
         _ranking(bundle, data, split, ROWS_RANKED if rows is None else rows, seed, out, keep_history)
         return
     folder = out or Path(f"evaluation-{bundle.name}-{split}")
-    show = _Show()
+    show = Show()
     with open_engine(bundle, llm="thread" if llm else None, llm_threads=llm_threads, tuned=False) as engine:
+        tell_threshold(engine)
         result = run(engine, PreparedData.open(data), split, folder, rows or 0, seed,
                      show, tuple(ratios))  # fmt: skip
     show.line.done()
@@ -73,7 +74,7 @@ def _ranking(bundle: Path, data: Path, split: str, rows: int, seed: int, out: Pa
     from corella_edge_export.evaluation import ranking
 
     folder = out or Path(f"ranking-{bundle.name}-{split}")
-    show = _Show()
+    show = Show()
     with open_engine(bundle, llm=None, tuned=False) as engine:
         prepared = PreparedData.open(data)
         result = ranking.evaluate_ranking(engine, prepared, split, folder, rows, seed, keep_history, show)
@@ -82,7 +83,7 @@ def _ranking(bundle: Path, data: Path, split: str, rows: int, seed: int, out: Pa
     click.echo(f"{folder}: ranking.json and ranking.md")
 
 
-class _Show:
+class Show:
     """Progress of each step, with an estimate by the pace of this run."""
 
     def __init__(self) -> None:

@@ -18,13 +18,15 @@ from corella_edge.metrics import Sampled, row_loss
 from corella_edge.routing.curve import Cost, Held, curve, cut, knee, point, won
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows
-from corella_edge.routing.measure import BY_ENTROPY, Measure
+from corella_edge.routing.measure import BY_ENTROPY, Measure, entropy
 from corella_edge.routing.order import order
 from corella_edge.routing.parts import Enough, Parts, by_time, enough, traps
-from corella_edge.routing.policy import RATIOS
+from corella_edge.routing.policy import RATIOS, Calibration
+from corella_edge.routing.routing_file import calibration_json, finite
 
 FORMAT = 1
-NAMES = {"fit": "earlier", "held_out": "later"}
+QUANTILES = 1001  # of the base model's probability
+KEPT = ("parts", "measure", "wanted", "knee", "share", "power", "policy", "apgr", "warnings")
 
 
 @dataclass(frozen=True)
@@ -171,3 +173,42 @@ def moment(seconds: float) -> str:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
     except (OverflowError, ValueError, OSError):
         return f"{seconds:g}"
+
+
+def routing_json(old: Json, found: Calibrated, wanted: Wanted) -> Json:
+    """routing.json of a bundle with the fitted policy: thresholds, figures, and what they come from.
+
+    Quantiles are of the earlier part, figures of the later. `old` is the parent's, of which the rest stays.
+    """
+    fit = found.parts.fit
+    policy = {"measure": wanted.measure.to_json(), "threshold": finite(_plain(found.threshold, wanted.measure))}
+    if wanted.measure is not BY_ENTROPY:
+        policy |= calibration_json(Calibration.fit(found.values, least=wanted.measure.least))
+    new = {
+        "threshold": f"ratio:{round(found.share, 9):g}",
+        "policy": policy,
+        "fusion": wanted.fusion.to_json(),
+        "calibration": calibration_json(Calibration.fit(entropy(fit.crm))),
+        "table": [_table_row(row) for row in found.result["curve"]],
+        "rows": len(fit),
+        "base_rate": float(fit.label.mean()),
+        "probabilities": np.quantile(fit.crm, np.linspace(0.0, 1.0, QUANTILES)).tolist(),
+        "calibrated": record(found.result),
+    }
+    return {**old, **new}
+
+
+def _plain(threshold: float, measure: Measure) -> float:
+    """-inf, which JSON has not, as the value that no candidate is below."""
+    return measure.least if threshold == -math.inf else threshold
+
+
+def _table_row(row: Json) -> Json:
+    plain = {name: row[name]["value"] for name in ("auc", "logloss", "accuracy")}
+    return {"ratio": row["ratio"], "threshold": row["threshold"], "share": row["share"]["value"], **plain}
+
+
+def record(result: Json) -> Json:
+    """What a bundle keeps of a calibration: its sources, and what was found; the curve is the table beside it."""
+    kept = {name: result[name] for name in KEPT}
+    return {**kept, "order": {name: found["verdict"] for name, found in result["order"].items()}}

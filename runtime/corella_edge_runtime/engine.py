@@ -22,16 +22,18 @@ from corella_edge.history import GIVEN, scale_notes
 from corella_edge.prompt import Template
 from corella_edge.request import Candidates, Request, User
 from corella_edge.routing.decision import open_places
-from corella_edge.routing.forms import OWN, parse_threshold
+from corella_edge.routing.forms import OWN, needs_cost, parse_threshold
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.gate import INPUTS as GATE_INPUTS
 from corella_edge.routing.measure import NO_INPUTS, NO_ROWS, NO_VALUES, Inputs
 from corella_edge.routing.policy import UNASKABLE, Policy, Routing
 from corella_edge.routing.reasons import NoAnswer
+from corella_edge.routing.told import told
 from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.attributes import FeatureNames
 from corella_edge_runtime.crm import CRM_MEMORY_MIB, Crm
+from corella_edge_runtime.llm import ask_cost
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.llm.contract.messages import Answers
@@ -82,10 +84,14 @@ class Engine:
         self, bundle: Bundle, encoder: FeatureEncoder, crm: Crm, llm: Llm | None, threshold: str | float | None = None
     ) -> None:
         self.bundle, self.encoder, self.crm, self.llm = bundle, encoder, crm, llm
+        self._lasting: list[str] = [crm.warning] if crm.warning else []
         self.routing: Routing = bundle.routing() if llm else replace(bundle.routing(), cost=UNASKABLE)
         self.fusion: Fusion = self.routing.fusion
-        self.policy: Policy = self.parse_threshold(OWN.prefix if threshold is None else threshold)
-        self._lasting: list[str] = [crm.warning] if crm.warning else []
+        written = OWN.prefix if threshold is None else threshold
+        if needs_cost(written, self.routing):
+            self.know_cost()
+        self.policy: Policy = self.parse_threshold(written)
+        self.written = f"{written} ({self.routing.threshold})" if written == OWN.prefix else str(written)
         self._of_llm = ""
         self.setup: Setup | None = None
         catalog, prompt = encoder.catalog, bundle.prompt()
@@ -207,6 +213,19 @@ class Engine:
     def parse_threshold(self, value: str | float) -> Policy:
         """`0.65`, `ratio:0.05` or another form, by what this bundle says and what was measured here."""
         return parse_threshold(value, self.routing)
+
+    def know_cost(self) -> None:
+        """Measure what asking the LLM costs here, where that is not known; some ten prompts, seconds at most."""
+        if self.llm is None or self.routing.cost is not None:
+            return
+        cost = ask_cost.measure(self.llm, self.bundle, self.encoder.catalog)
+        if cost is None:
+            self._lasting.append("the LLM does not answer, so what it costs is not known: nothing is asked by `ms:`")
+        self.routing = replace(self.routing, cost=cost or UNASKABLE)
+
+    def told(self) -> list[str]:
+        """What the engine's threshold means, a sentence each."""
+        return told(self.policy, self.routing, self.written)
 
     def rank(self, request: Request, refuses: bool = True) -> Scores:
         """Score all candidates of a request; waits for the LLM, at most for the request's `timeout_ms`.
@@ -356,6 +375,8 @@ class Engine:
             self.rank(Request(User(), sample, threshold="ratio:1"))
         if self.llm and not self.llm.answers:
             self.llm.prove()
+        if self.llm and self.llm.answers:
+            self.know_cost()
 
     def stats(self) -> dict[str, float]:
         """Counters of the LLM side, and of what the CRM keeps of users' events; empty of what is not there."""
