@@ -106,6 +106,11 @@ class Learned:
     gain: Interval
 
     @property
+    def form(self) -> tuple[str, float, float]:
+        """The one that was fitted."""
+        return max(self.forms, key=lambda form: form[2])
+
+    @property
     def better(self) -> bool:
         """Whether the interval of the gain lies above 0."""
         return self.gain.low > 0.0
@@ -136,7 +141,7 @@ def learn(
     forms = tuple(_tried(rows, needs, numbered, shares, rng))
     kind, strength, _ = max(forms, key=lambda form: form[2])
     gate = fit(kind, rows.p, rows.benefit, rows.inputs, needs, strength)
-    return Learned(gate, forms, *_judged(gate, later, shares, rng, draws))
+    return Learned(gate, forms, *judged(gate, later, shares, rng, draws))
 
 
 def _tried(
@@ -172,9 +177,10 @@ def first(values: Floats, share: float, draw: Floats) -> Mask:
     return chosen
 
 
-def _judged(
+def judged(
     gate: Gate, rows: Asked, shares: Sequence[float], rng: np.random.Generator, draws: int
 ) -> tuple[tuple[Versus, ...], Interval]:
+    """The gate against the entropy on rows that it was not fitted on: at each share, and over all shares together."""
     bootstrap = Bootstrap(rows.user, draws, int(rng.integers(2**31)))
     draw, benefit = rng.random(len(rows.p)), rows.benefit
     values, doubt = gate(rows.p, rows.inputs), entropy(rows.p)
