@@ -101,6 +101,12 @@ def table(names: Sequence[str], inputs: Inputs, fill: Sequence[float]) -> Floats
     return x
 
 
+def filled(name: str, values: Floats, fill: float) -> Floats:
+    """One input as `table` has it, float64 [n]."""
+    column: Floats = table((name,), {name: values}, (fill,))[0]
+    return column
+
+
 def parse_gate(data: Mapping[str, Any]) -> Gate:
     """The object `measure` of routing.json whose name is "gate".
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -27,11 +27,12 @@ from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.gate import INPUTS as GATE_INPUTS
 from corella_edge.routing.measure import NO_INPUTS, NO_ROWS, NO_VALUES, Inputs
 from corella_edge.routing.policy import UNASKABLE, Policy, Routing
-from corella_edge.routing.reasons import NoAnswer
+from corella_edge.routing.reasons import KEPT, NoAnswer
 from corella_edge.routing.told import told
 from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.attributes import FeatureNames
+from corella_edge_runtime.control import Candidacy, Control, ControlSettings, Route, published_tolerance
 from corella_edge_runtime.crm import CRM_MEMORY_MIB, Crm
 from corella_edge_runtime.llm import ask_cost
 from corella_edge_runtime.llm.asking import Asking, Llm
@@ -55,7 +56,9 @@ class Draft:
         asking: what the LLM was asked about them; None where it was not asked.
         refusal: the reason why it was not.
         notes: what is odd about the request.
+        inputs: float64 [n] by name, what the fusion rule looks at beside both scores.
         slate: what is ranked.
+        route: which of the chosen the LLM is asked about, where routing is held in operation; None = all.
     """
 
     slate: Slate
@@ -67,6 +70,13 @@ class Draft:
     refusal: str
     trace: Trace
     notes: tuple[str, ...] = ()
+    inputs: Inputs = field(default_factory=dict)
+    route: Route | None = None
+
+    def unasked(self, reason: str) -> Answers:
+        """The same reason for each of the candidates that were to be asked."""
+        number = len(self.chosen) if self.route is None else len(self.route.asked)
+        return Answers.none(number, reason) if number else NOBODY_ASKED
 
     def cancel(self) -> None:
         """Nobody waits for the LLM any more; what it has answered stays."""
@@ -94,6 +104,7 @@ class Engine:
         self.written = f"{written} ({self.routing.threshold})" if written == OWN.prefix else str(written)
         self._of_llm = ""
         self.setup: Setup | None = None
+        self.control: Control | None = None
         catalog, prompt = encoder.catalog, bundle.prompt()
         self._names = FeatureNames(encoder.schema, prompt[0] if prompt else None)
         self.showcase = Showcase(bundle, encoder.schema, catalog, self.policy)
@@ -121,6 +132,7 @@ class Engine:
         trust: TrustedKey | None = None,
         cpus: int | None = None,
         crm_memory_mib: float = CRM_MEMORY_MIB,
+        control: ControlSettings | None = None,
     ) -> Engine:
         """Check and load a bundle.
 
@@ -137,6 +149,7 @@ class Engine:
             trust: the key that the bundle must be signed with.
             cpus: how many of this machine's are for this engine; None = all. No plan is looked for then.
             crm_memory_mib: for what a CRM that reads events has read of users, see docs/serve.md; 0 keeps nothing.
+            control: what holds routing in operation, of a server; None = every request is routed by itself.
 
         Raises:
             BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan,
@@ -158,6 +171,9 @@ class Engine:
             side, warning = open_llm(opened, catalog, llm, setup, require_llm, retry_llm)
         try:
             engine = cls(opened, encoder, crm, side, threshold)
+            if control is not None:
+                tolerance, stats = published_tolerance(opened), side.stats if side else None
+                engine.control = Control(control, engine.routing, engine.policy, tolerance, stats)
             engine.slates.open()
         except BaseException:
             if side is not None:
@@ -166,6 +182,11 @@ class Engine:
         engine.setup = setup
         engine._lasting += [*warnings, *([wordless] if wordless else [])]
         engine._of_llm = warning
+        if side is not None and (other := opened.calibrated_on()):
+            engine._lasting.append(
+                f"the thresholds are calibrated on the catalogue of {other}, which was replaced: with `ratio:` the LLM "
+                "may be asked about another share than it says; watch the share that it is asked about"
+            )
         if side is not None and side.verdict is not None and side.verdict.sentence:
             engine._lasting.append(side.verdict.sentence)
         return engine
@@ -289,7 +310,7 @@ class Engine:
         started = time.monotonic()
         if request.strict:
             self.check_features(request, history)
-        policy = self.policy if request.threshold is None else self.parse_threshold(request.threshold)
+        policy = self._policy() if request.threshold is None else self.parse_threshold(request.threshold)
         if deadline is None:
             deadline = deadlines.of(request.timeout_ms, started)
         slate = self.slates.of(request)
@@ -301,20 +322,36 @@ class Engine:
             self._refusal.check(request.user, candidates, unknown)
         encoded = time.monotonic()
         p = self.crm.probability(feed)
-        chosen, unsure = NO_ROWS, NO_VALUES
+        chosen, unsure, seen = NO_ROWS, NO_VALUES, None
         if not slate.fallback:
-            chosen, unsure = policy.route(p, self._inputs(policy, request, candidates, p, unknown))
+            inputs = self._inputs(policy.measure.needs, request, candidates, p, unknown)
+            chosen, unsure = policy.route(p, inputs)
+            if self.control is not None:
+                seen = Candidacy.of(request, candidates, policy, p, inputs, unknown)
+                chosen, unsure = self.control.steady(seen, chosen, unsure)
         if request.top_k is not None and len(chosen):
             open_ = open_places(p, chosen, request.top_k, self.routing.reach, request.candidates is None)
             chosen, unsure = chosen[open_], unsure[open_]
+        route = None
+        if self.control is not None and seen is not None:
+            why = refusal or ("" if self.llm else NoAnswer.NO_LLM)
+            route = self.control.route(seen, chosen, unsure, why)
         trace = _trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, policy, len(p))
+        asked, hardness = (chosen, unsure) if route is None else (chosen[route.asked], unsure[route.asked])
         asking = None
-        if self.llm is not None and not refusal and len(chosen):
+        if self.llm is not None and not refusal and len(asked):
             scored = time.monotonic()
-            asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), unsure, deadline)
+            asking = self.llm.begin(request.user, candidates.at(asked.tolist()), hardness, deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
         notes = (*slate.notes, *self._notes(request, history))
-        return Draft(slate, p, chosen, policy, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes)
+        inputs = self._inputs(self.fusion.needs if len(chosen) else (), request, candidates, p, unknown)
+        return Draft(
+            slate, p, chosen, policy, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes, inputs, route
+        )
+
+    def _policy(self) -> Policy:
+        """Of a request that says nothing of it: what the target has come to, or else the engine's own."""
+        return (None if self.control is None else self.control.policy()) or self.policy
 
     @cached_property
     def routing_inputs(self) -> RoutingInputs:
@@ -326,43 +363,52 @@ class Engine:
         )
 
     def _inputs(
-        self, policy: Policy, request: Request, candidates: Candidates, p: FloatArray, unknown: Sequence[Sequence[str]]
-    ) -> Inputs:
-        """float64 [n] by name: what the policy's measure needs to know beside the base model's probabilities."""
-        needs = policy.measure.needs
+        self, needs: Sequence[str], request: Request, candidates: Candidates, p: FloatArray,
+        unknown: Sequence[Sequence[str]],
+    ) -> Inputs:  # fmt: skip
+        """float64 [n] by name: what a measure or a fusion rule needs to know beside the probabilities."""
         if not needs:
             return NO_INPUTS
         known = [name for name in needs if name in GATE_INPUTS]
         found = self.routing_inputs.of(p, candidates, len(request.user.history), unknown, known) if known else NO_INPUTS
+        if "kept" in needs and self.control is not None:
+            found = {**found, "kept": self.control.known(request.user, candidates)}
         return {name: found[name] if name in found else np.full(len(p), np.nan) for name in needs}
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
         if draft.asking is None:
-            answers = Answers.none(len(draft.chosen), draft.refusal) if len(draft.chosen) else NOBODY_ASKED
+            answers = draft.unasked(draft.refusal)
         else:
             answers = draft.asking.answers()
             draft.asking.tell(draft.trace)
+            if self.control is not None and draft.route is not None:
+                self.control.worked(draft.trace.seconds["prefill"])
+                self.control.keep(draft.route, answers)
         return self._scores(draft, answers)
 
     def before_llm(self, draft: Draft) -> Scores:
         """The CRM's own ranking, while the LLM is at work: rows it was asked about have the reason "pending"."""
-        return self._scores(draft, Answers.none(len(draft.chosen), NoAnswer.PENDING))
+        return self._scores(draft, draft.unasked(NoAnswer.PENDING))
 
     def _scores(self, draft: Draft, answers: Answers) -> Scores:
-        """What is known of each candidate, from the answers for the routed ones: P(Yes), or the reason for none."""
-        slate = draft.slate
+        """What is known of each candidate, from the answers to what was asked: P(Yes), or the reason for none."""
+        slate, route = draft.slate, draft.route
         llm, routed, reason = _none_asked(len(draft.crm))
         if len(draft.chosen):
             llm, reasons = llm.copy(), list(reason)
+            answers = answers if route is None else route.filled(answers)
             llm[draft.chosen] = answers.probability
             routed = ~np.isnan(llm)
             for i, why in zip(draft.chosen.tolist(), answers.reasons, strict=True):
                 reasons[i] = why or draft.policy.reason
+            if route is not None:
+                for i in draft.chosen[route.kept].tolist():
+                    reasons[i] = KEPT
             reason = tuple(reasons)
         return Scores(
             tuple(slate.candidates.items), draft.crm, llm, routed, reason, draft.unknown, draft.trace, self.fusion,
-            draft.notes, slate.fallback, slate.strength,
+            draft.notes, slate.fallback, slate.strength, draft.inputs,
         )  # fmt: skip
 
     def warm_up(self) -> None:
@@ -379,14 +425,18 @@ class Engine:
             self.know_cost()
 
     def stats(self) -> dict[str, float]:
-        """Counters of the LLM side, and of what the CRM keeps of users' events; empty of what is not there."""
-        return {**(self.llm.stats() if self.llm else {}), **self.crm.stats()}
+        """Counters of the LLM side, of what the CRM keeps, of what holds the routing; empty of what is not there."""
+        control = self.control.stats() if self.control else {}
+        return {**(self.llm.stats() if self.llm else {}), **self.crm.stats(), **control}
 
-    def forget(self) -> None:
-        """Drop what is kept of users from request to request."""
+    def forget(self, user: str | None = None) -> None:
+        """Drop what is kept from request to request of a user, and of all others where users are not told apart;
+        None: of everybody."""
         self.crm.forget()
         if self.llm:
             self.llm.forget()
+        if self.control:
+            self.control.forget(user)
 
     def close(self) -> None:
         if self.llm:
