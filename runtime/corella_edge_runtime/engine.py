@@ -256,6 +256,8 @@ class Engine:
         Raises:
             InputError: see `begin`.
         """
+        if self.routing.cost is None and request.threshold is not None and needs_cost(request.threshold, self.routing):
+            self.know_cost()
         draft = self.begin(request, refuses=refuses)
         if draft.asking is not None and draft.asking.future is not None:
             wait([draft.asking.future], deadlines.seconds_to(draft.asking.deadline))

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from corella_edge.atomic import resumable_folder
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.routing.fusion import logit
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.parts import LATE
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.rowset import RowSet
 from corella_edge_export.evaluation.evaluate import Progress, choice, score
 from corella_edge_export.evaluation.scored import Floats
+from corella_edge_export.evaluation.unknown import unknown_fields
 from corella_edge_runtime.engine import Engine
 
 DAY = 86_400
@@ -30,10 +33,10 @@ def labelled(
     chosen, same = choice(engine, data, split, rows, seed)
     with resumable_folder(out, "about.json", same):
         crm, llm = score(engine, chosen, out, progress)
-    return of_rows(chosen, crm, llm)
+    return of_rows(engine.encoder, chosen, crm, llm)
 
 
-def of_rows(rows: RowSet, crm: Floats, llm: Floats) -> LabelledRows:
+def of_rows(encoder: FeatureEncoder, rows: RowSet, crm: Floats, llm: Floats) -> LabelledRows:
     """Rows with their scores. What one user has on one day (UTC) stands for what one request ranks.
 
     The LLM was asked about every row, so the propensity is 1: a missing score is one that there is none of.
@@ -51,7 +54,24 @@ def of_rows(rows: RowSet, crm: Floats, llm: Floats) -> LabelledRows:
         crm=crm,
         llm=llm,
         propensity=np.ones(len(rows)),
+        inputs=_inputs(encoder, rows, request, crm, llm),
     )
+
+
+def _inputs(encoder: FeatureEncoder, rows: RowSet, request: list[str], crm: Floats, llm: Floats) -> dict[str, Floats]:
+    """What a gate may look at, by name, as `routing.gate.inputs_of` gives it for a request."""
+    data, items = rows.data, rows.split.items[rows.indices]
+    counts = np.bincount(data.split("train").items, minlength=len(data.item_ids))
+    _, number, sizes = np.unique(np.array(request), return_inverse=True, return_counts=True)
+    odds = logit(crm)
+    apart = odds - (np.bincount(number, weights=odds) / sizes)[number]
+    return {
+        "popularity": np.log1p(counts[items]),
+        "history": rows.split.positions[rows.indices].astype(np.float64),
+        "unknown": unknown_fields(encoder, rows),
+        "text": (~np.isnan(llm)).astype(np.float64),
+        "dispersion": np.sqrt(np.bincount(number, weights=apart * apart) / sizes)[number],
+    }
 
 
 def traps(data: PreparedData, split: str) -> Iterator[str]:

@@ -161,3 +161,11 @@ def test_equal_scores_of_a_list_are_in_the_worst_order() -> None:
     lists = Lists(["a", "a", "b", "b"], [1, 0, 1, 1])
     assert lists.judged.tolist() == [True, False]
     assert lists.ndcg([0.5, 0.5, 0.9, 0.1])[0] == pytest.approx(1 / np.log2(3))
+
+
+@given(st.integers(0, 30))
+def test_a_log_of_a_few_rows_gives_figures_or_null(seed: int) -> None:
+    rows = labelled_log(4, 2, 2, seed=seed)
+    made = held(rows, 20)
+    found = [curve(made, {0.5: cut(made.values, 0.5)}), won(made, [math.inf, cut(made.values, 0.5), -math.inf])]
+    json.dumps(found, allow_nan=False)
