@@ -16,7 +16,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from corella_edge.request import Request
 from corella_edge.routing.forms import FORMS
 from corella_edge.routing.fusion import REPLACE, Fusion, fuse
-from corella_edge.routing.measure import LN2, Entropy, entropy
+from corella_edge.routing.maps import PLAIN
+from corella_edge.routing.measure import LN2, Entropy, Inputs, entropy
 from corella_edge.routing.reasons import KEPT, NoAnswer
 
 FloatArray = npt.NDArray[np.float64]
@@ -64,6 +65,7 @@ class Scores:
         notes: what was odd about the request, beside its own notes.
         fallback: "popular" or "similar" where that ranks the candidates in place of the models, else "".
         strength: float64 [n], by which a fallback ranks.
+        inputs: float64 [n] by name, what the fusion rule looks at beside both scores.
     """
 
     items: tuple[str, ...]
@@ -77,6 +79,7 @@ class Scores:
     notes: tuple[str, ...] = ()
     fallback: Literal["", "popular", "similar"] = ""
     strength: FloatArray | None = None
+    inputs: Inputs = field(default_factory=dict)
 
     @property
     def entropy(self) -> FloatArray:
@@ -85,8 +88,8 @@ class Scores:
 
     @property
     def probability(self) -> FloatArray:
-        """float64 [n]: what the fusion rule makes of both scores where routed, else the CRM's."""
-        return fuse(self.crm, self.llm, self.routed, self.fusion)
+        """float64 [n]: what the fusion rule makes of both scores where routed, else the CRM's; see `fuse`."""
+        return fuse(self.crm, self.llm, self.routed, self.fusion, self.inputs)
 
     @property
     def rank(self) -> npt.NDArray[np.int64]:
@@ -125,7 +128,10 @@ class Scored(Struct, forbid_unknown_fields=True, gc=False):
     rank: Annotated[int, Meta(ge=1, description="1 is best.")]
     probability: Annotated[
         Probability,
-        Meta(description="By the bundle's fusion rule (without one the LLM's) where `routed`, else the CRM's."),
+        Meta(
+            description="By the bundle's fusion rule (without one the LLM's) where `routed`, else the CRM's; of a "
+            "bundle with maps, the mapped one."
+        ),
     ]
     crm: Probability
     llm: Probability | None
@@ -140,6 +146,14 @@ class Scored(Struct, forbid_unknown_fields=True, gc=False):
     ]
     unknown: Annotated[tuple[str, ...], Meta(description="Fields whose value the CRM has never seen.")]
     crm_rank: Annotated[int, Meta(ge=1, description="Rank by the CRM alone, if `explain`.")] | UnsetType = UNSET
+    crm_mapped: (
+        Annotated[Probability, Meta(description="`crm` on the scale of `probability`; of a bundle with maps.")]
+        | UnsetType
+    ) = UNSET
+    llm_mapped: (
+        Annotated[Probability | None, Meta(description="`llm` on the scale of `probability`; of a bundle with maps.")]
+        | UnsetType
+    ) = UNSET
 
 
 class TokenCounts(Struct, forbid_unknown_fields=True):
@@ -193,8 +207,8 @@ class Answer(Struct, forbid_unknown_fields=True, kw_only=True):
 def answered(request: Request, scores: Scores, bundle: str) -> Answer:
     """The answer to `request`: candidates in its order, cut to the `top_k` best by rank."""
     # Where the LLM has no part, one column serves for both scores. (Of bytes, a tenth of the time of `any`.)
-    routed = True in scores.routed.tobytes()
-    final = scores.probability if routed else scores.crm
+    routed, mapped = True in scores.routed.tobytes(), scores.fusion.maps is not PLAIN
+    final = scores.probability if routed or mapped else scores.crm
     best = _best(final if scores.strength is None else scores.strength, request.top_k)
     if not request.best_first and len(best) == len(final):
         shown, rank = scores, _rank(best)
@@ -203,13 +217,15 @@ def answered(request: Request, scores: Scores, bundle: str) -> Answer:
         shown, rank, final = _at(scores, best[by_place]), by_place + 1, final[best[by_place]]
     crm = shown.crm.tolist()
     columns: list[Iterable[object]] = [
-        shown.items, rank.tolist(), final.tolist() if routed else crm, crm,
+        shown.items, rank.tolist(), final.tolist() if routed or mapped else crm, crm,
         [None if p != p else p for p in shown.llm.tolist()] if routed else repeat(None),
         shown.entropy.tolist(), shown.routed.tolist(), shown.reason, shown.unknown,
     ]  # fmt: skip
     if request.explain:
         by_crm = _rank(_best(scores.crm, None))
         columns.append((by_crm if shown is scores else by_crm[best[by_place]]).tolist())
+    if mapped:
+        columns += [*([] if request.explain else [repeat(UNSET)]), *_mapped(shown, scores.fusion)]
     return Answer(
         bundle=bundle,
         candidates=list(map(Scored, *columns)),
@@ -218,6 +234,12 @@ def answered(request: Request, scores: Scores, bundle: str) -> Answer:
         id=UNSET if request.id is None else request.id,
         explain=_explained(scores) if request.explain else UNSET,
     )
+
+
+def _mapped(shown: Scores, fusion: Fusion) -> list[list[float | None]]:
+    """Both models' columns on the scale of the final probabilities."""
+    crm, llm = fusion.mapped(shown.crm, shown.llm, shown.routed)
+    return [crm.tolist(), [None if p != p else p for p in llm.tolist()]]
 
 
 def answer_json(request: Request, scores: Scores, bundle: str) -> bytes:

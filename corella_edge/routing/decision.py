@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import BundleError, InputError
-from corella_edge.routing.fusion import Fusion, logit, sigmoid
+from corella_edge.routing.fusion import Fusion
+from corella_edge.routing.log_odds import logit, sigmoid
 from corella_edge.routing.measure import Floats
 
 Ints = npt.NDArray[np.int64]

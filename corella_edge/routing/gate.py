@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from corella_edge.errors import BundleError
-from corella_edge.routing.fusion import logit
+from corella_edge.routing.log_odds import logit
 from corella_edge.routing.measure import NO_INPUTS, Floats, Inputs, entropy
 
 KINDS = ("ridge", "logistic")

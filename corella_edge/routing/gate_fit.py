@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from corella_edge.errors import InputError
 from corella_edge.metrics import Bootstrap, Interval, Sampled, row_loss, sampled_auc, sampled_mean
-from corella_edge.routing.fusion import logit, sigmoid
 from corella_edge.routing.gate import INPUTS, KINDS, Gate, filled
 from corella_edge.routing.labelled import LabelledRows
+from corella_edge.routing.log_odds import logit, sigmoid
 from corella_edge.routing.measure import BY_ENTROPY, Floats, Inputs, Measure, entropy
 
 Ints = npt.NDArray[np.int64]

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +56,7 @@ class Draft:
         asking: what the LLM was asked about them; None where it was not asked.
         refusal: the reason why it was not.
         notes: what is odd about the request.
+        inputs: float64 [n] by name, what the fusion rule looks at beside both scores.
         slate: what is ranked.
         route: which of the chosen the LLM is asked about, where routing is held in operation; None = all.
     """
@@ -69,6 +70,7 @@ class Draft:
     refusal: str
     trace: Trace
     notes: tuple[str, ...] = ()
+    inputs: Inputs = field(default_factory=dict)
     route: Route | None = None
 
     def unasked(self, reason: str) -> Answers:
@@ -322,7 +324,7 @@ class Engine:
         p = self.crm.probability(feed)
         chosen, unsure, seen = NO_ROWS, NO_VALUES, None
         if not slate.fallback:
-            inputs = self._inputs(policy, request, candidates, p, unknown)
+            inputs = self._inputs(policy.measure.needs, request, candidates, p, unknown)
             chosen, unsure = policy.route(p, inputs)
             if self.control is not None:
                 seen = Candidacy.of(request, candidates, policy, p, inputs, unknown)
@@ -342,7 +344,10 @@ class Engine:
             asking = self.llm.begin(request.user, candidates.at(asked.tolist()), hardness, deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
         notes = (*slate.notes, *self._notes(request, history))
-        return Draft(slate, p, chosen, policy, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes, route)
+        inputs = self._inputs(self.fusion.needs if len(chosen) else (), request, candidates, p, unknown)
+        return Draft(
+            slate, p, chosen, policy, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes, inputs, route
+        )
 
     def _policy(self) -> Policy:
         """Of a request that says nothing of it: what the target has come to, or else the engine's own."""
@@ -358,10 +363,10 @@ class Engine:
         )
 
     def _inputs(
-        self, policy: Policy, request: Request, candidates: Candidates, p: FloatArray, unknown: Sequence[Sequence[str]]
-    ) -> Inputs:
-        """float64 [n] by name: what the policy's measure needs to know beside the base model's probabilities."""
-        needs = policy.measure.needs
+        self, needs: Sequence[str], request: Request, candidates: Candidates, p: FloatArray,
+        unknown: Sequence[Sequence[str]],
+    ) -> Inputs:  # fmt: skip
+        """float64 [n] by name: what a measure or a fusion rule needs to know beside the probabilities."""
         if not needs:
             return NO_INPUTS
         known = [name for name in needs if name in GATE_INPUTS]
@@ -403,7 +408,7 @@ class Engine:
             reason = tuple(reasons)
         return Scores(
             tuple(slate.candidates.items), draft.crm, llm, routed, reason, draft.unknown, draft.trace, self.fusion,
-            draft.notes, slate.fallback, slate.strength,
+            draft.notes, slate.fallback, slate.strength, draft.inputs,
         )  # fmt: skip
 
     def warm_up(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from corella_edge.routing.fusion import sigmoid
 from corella_edge.routing.labelled import LabelledRows
+from corella_edge.routing.log_odds import sigmoid
 
 DAY = 86_400.0
 

@@ -14,8 +14,8 @@ import pytest
 from bundles import ITEMS, reseal
 from corella_edge.request import Candidate, Event, Request, User
 from corella_edge.routing.decision import Reach, to_ask
-from corella_edge.routing.fusion import logit
 from corella_edge.routing.gate import FIRST, INPUTS, Gate
+from corella_edge.routing.log_odds import logit
 from corella_edge.routing.policy import Calibration
 from corella_edge_runtime.engine import Engine
 from shops import COUNTS, make_shop

@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from corella_edge.atomic import resumable_folder, write_file
 from corella_edge.bundle import artefact as bundle
-from corella_edge.routing.fusion import REPLACE, Fusion, sigmoid
+from corella_edge.routing.fusion import REPLACE, Fusion
+from corella_edge.routing.log_odds import sigmoid
 from corella_edge.routing.policy import RATIOS
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.data.rowset import RowSet, choose_users, history_needed
