@@ -11,11 +11,14 @@ import click
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
 from corella_edge.cli.common import Finite, Ratios, Threads, echo_json, json_option, need
+from corella_edge.routing.decision import MISS
+from corella_edge.routing.forms import parse_share
 from corella_edge.routing.policy import RATIOS
 
 if TYPE_CHECKING:
     from corella_edge.routing.labelled import LabelledRows
     from corella_edge.routing.policy import AskCost
+    from corella_edge.routing.promised import Promise
 
 _PATH = click.Path(path_type=Path)
 
@@ -41,6 +44,18 @@ _PATH = click.Path(path_type=Path)
 @click.option("--measure", metavar="NAME", help="What orders the candidates: entropy, margin, band:LOW-HIGH or "
               "disagreement. Default: BUNDLE's.")  # fmt: skip
 @click.option("--centre", is_flag=True, help="Centre the measure on the share of positives, where these are rare.")
+@click.option("--gate", is_flag=True, help="Fit a gate that predicts what asking gains, from columns input.NAME; "
+              "it is taken where it is better than the entropy, with an interval above 0.")  # fmt: skip
+@click.option("--risk", type=Finite(0, 1, min_open=True, max_open=True), help="Take the smallest share at which the "
+              "chance that a row is wrong and not asked about is at most RISK, with confidence 1 - DELTA; --share is "
+              "then the largest that may be taken.")  # fmt: skip
+@click.option("--delta", type=Finite(0, 1, min_open=True, max_open=True), help="With --risk: see there; default 0.05. "
+              "Without: the share is a limit that later rows keep with confidence 1 - DELTA.")  # fmt: skip
+@click.option("--one-row-a-user", is_flag=True, help="With --risk or --delta: look at one row of each user, since rows "
+              "of one user are not independent.")  # fmt: skip
+@click.option("--miss", type=Finite(0, 1, max_open=True), default=MISS, show_default=True,
+              help="Of the rows, whose score may move further than NEW assumes when it leaves out candidates that "
+              "cannot change the top_k; 0 leaves out none.")  # fmt: skip
 @click.option("--gain", default=0.01, show_default=True, type=Finite(0, min_open=True),
               help="The smallest gain in AUC that the rows must be able to show; fewer rows are refused.")  # fmt: skip
 @click.option("--fit-part", default=0.5, show_default=True, type=Finite(0, 1, min_open=True, max_open=True),
@@ -55,7 +70,8 @@ _PATH = click.Path(path_type=Path)
 def calibrate(
     bundle: Path, log: Path | None, held_out: Path | None, data: Path | None, split: str, rows: int,
     scores: Path | None, llm_threads: int | None, out: Path, report: Path | None, share: str | None,
-    measure: str | None, centre: bool, gain: float, fit_part: float, ratios: list[float], cost: bool, verify: bool,
+    measure: str | None, centre: bool, gate: bool, risk: float | None, delta: float | None, one_row_a_user: bool,
+    miss: float, gain: float, fit_part: float, ratios: list[float], cost: bool, verify: bool,
     json: bool,
 ) -> None:  # fmt: skip
     """Write NEW: BUNDLE with a routing policy that is fitted on a log, and a report on it.
@@ -78,14 +94,26 @@ def calibrate(
     routing = opened.routing()
     wanted = Wanted(
         run.measure_of(measure, routing, found, centre), routing.fusion, run.share_of(share, routing), ratios, gain,
-        fit_part,
+        fit_part, promise=_promise(risk, delta, one_row_a_user, share), miss=miss or None,
     )  # fmt: skip
     asked = _cost(bundle) if cost else None
     talk.say(f"fitting on the earlier of {len(found) + (len(later) if later else 0):,} rows, judging the later …")
     label, result = run.calibrate(
-        opened, found, wanted, out, folder, later, asked, traps, reference_check(verify)
+        opened, found, wanted, out, folder, later, asked, traps, reference_check(verify), gate
     )  # fmt: skip
     _tell(label, result, out, folder, json)
+
+
+def _promise(risk: float | None, delta: float | None, one_row_a_user: bool, share: str | None) -> Promise | None:
+    """What the threshold has to keep. Raises InputError for a share that is none."""
+    from corella_edge.routing.promised import Promise
+
+    if risk is None and delta is None:
+        if one_row_a_user:
+            raise click.UsageError("--one-row-a-user belongs to --risk or --delta")
+        return None
+    largest = 1.0 if risk is None or share in (None, "knee") else parse_share(str(share).removeprefix("ratio:"))
+    return Promise(0.05 if delta is None else delta, risk, largest, one_row_a_user)
 
 
 def _rows(

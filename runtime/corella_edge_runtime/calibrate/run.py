@@ -14,8 +14,10 @@ from corella_edge.errors import BundleError, InputError
 from corella_edge.judge import Json
 from corella_edge.routing.calibrated import Calibrated, Wanted, calibrated
 from corella_edge.routing.forms import OWN, RATIO, parse_threshold, read_threshold
+from corella_edge.routing.gated import gated
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import Band, Disagreement, Entropy, Margin, Measure
+from corella_edge.routing.parts import Parts, by_time
 from corella_edge.routing.policy import UNASKABLE, AskCost, Routing
 from corella_edge_runtime.calibrate import bundle as bundles
 from corella_edge_runtime.calibrate import report
@@ -86,7 +88,7 @@ def _named(text: str) -> Measure:
 def calibrate(
     bundle: Bundle, rows: LabelledRows, wanted: Wanted, out: Path, folder: Path,
     later: LabelledRows | None = None, cost: AskCost | None = None, traps: tuple[str, ...] = (),
-    check: Callable[[Path], None] = lambda folder: None,
+    check: Callable[[Path], None] = lambda folder: None, learned: bool = False,
 ) -> tuple[str, Json]:  # fmt: skip
     """Fit, write the bundle `out` and the report `folder`; the new bundle's label, and all figures.
 
@@ -94,12 +96,17 @@ def calibrate(
         later: rows to report on; None cuts `rows` by time.
         traps: sentences on what is known of the rows besides the rows.
         check: called with the new bundle before it appears.
+        learned: whether a gate is fitted, and taken in place of the wanted measure where it is better.
 
     Raises:
-        InputError: too few rows, or what the measure needs is not in the log. BundleError: a file was changed.
+        InputError: too few rows, a promise that cannot be made, or what the measure needs is not in the log.
+        BundleError: a file was changed.
     """
-    found = calibrated(rows, replace(wanted, cost=None if cost is None else cost.of), later)
-    result = {**found.result, "warnings": [*found.result["warnings"], *traps]}
+    wanted, gate = replace(wanted, cost=None if cost is None else cost.of), None
+    if learned:
+        wanted, gate = gated(by_time(rows, wanted.part) if later is None else Parts(rows, later), wanted)
+    found = calibrated(rows, wanted, later)
+    result = {**found.result, "gate": gate, "warnings": [*found.result["warnings"], *traps]}
     result["cost"] = None if cost is None else {"first_ms": cost.first, "further_ms": cost.further}
     found = Calibrated(found.share, found.threshold, found.parts, found.values, result)
     label = bundles.write(bundle, found, wanted, out, check)

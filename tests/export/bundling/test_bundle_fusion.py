@@ -68,9 +68,7 @@ def test_stack_without_rows_of_both_classes_is_refused() -> None:
 def test_recipes_name_the_rule() -> None:
     rules = {name: load_recipe(name).export.fusion for name in ("demo", "ml-1m-tiny", "ml-1m-small", "collm-ml-1m")}
     assert rules == {"demo": "replace", "ml-1m-tiny": "replace", "ml-1m-small": "stack", "collm-ml-1m": "stack"}
-    with pytest.raises(
-        RecipeError, match="'stack', 'best', got 'vote'"
-    ):
+    with pytest.raises(RecipeError, match="'stack', 'best', got 'vote'"):
         recipe_from({"name": "x", "export": {"fusion": "vote"}}, "x")
 
 
