@@ -256,6 +256,8 @@ class Engine:
         Raises:
             InputError: see `begin`.
         """
+        if self.routing.cost is None and request.threshold is not None and needs_cost(request.threshold, self.routing):
+            self.know_cost()
         draft = self.begin(request, refuses=refuses)
         if draft.asking is not None and draft.asking.future is not None:
             wait([draft.asking.future], deadlines.seconds_to(draft.asking.deadline))
@@ -354,7 +356,7 @@ class Engine:
         return (None if self.control is None else self.control.policy()) or self.policy
 
     @cached_property
-    def _known(self) -> RoutingInputs:
+    def routing_inputs(self) -> RoutingInputs:
         """Made when a policy first asks for it: the entropy needs nothing of it."""
         popular, prompt = self.slates.popular, self.bundle.prompt()
         template = prompt[0] if prompt else Template()
@@ -370,7 +372,7 @@ class Engine:
         if not needs:
             return NO_INPUTS
         known = [name for name in needs if name in GATE_INPUTS]
-        found = self._known.of(p, candidates, len(request.user.history), unknown, known) if known else NO_INPUTS
+        found = self.routing_inputs.of(p, candidates, len(request.user.history), unknown, known) if known else NO_INPUTS
         if "kept" in needs and self.control is not None:
             found = {**found, "kept": self.control.known(request.user, candidates)}
         return {name: found[name] if name in found else np.full(len(p), np.nan) for name in needs}

@@ -48,9 +48,10 @@ class RoutingInputs:
     def _texts(self, rows: Ints, own: Mapping[int, Features]) -> Floats:
         """1 where an item has words, else 0, float64 [n]; what a candidate brings counts beside the catalogue."""
         found = self._text.take(rows)
-        for row in set(rows[np.isnan(found)].tolist()):
-            self._text[row] = float(self._has_text(self._encoder.catalog.attributes[row]))
-        if len(own) or np.isnan(found).any():
+        new = np.isnan(found)
+        if new.any():
+            for row in set(rows[new].tolist()):
+                self._text[row] = float(self._has_text(self._encoder.catalog.attributes[row]))
             found = self._text.take(rows)
         for place, features in own.items():
             row = int(rows[place])
