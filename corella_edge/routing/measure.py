@@ -207,6 +207,7 @@ MEASURES: dict[str, Callable[[Mapping[str, Any]], Measure]] = {
     Margin.name: lambda data: Margin(_centre(data)),
     Band.name: lambda data: Band(*_window(data)),
     Disagreement.name: lambda data: Disagreement(),
+    "gate": lambda data: _gate(data),
 }
 
 
@@ -224,6 +225,13 @@ def parse_measure(data: Any) -> Measure:
     return MEASURES[name](data)
 
 
+def _gate(data: Mapping[str, Any]) -> Measure:
+    """Imported where it is read: it is made of what is above."""
+    from corella_edge.routing.gate import parse_gate
+
+    return parse_gate(data)
+
+
 def _by_entropy(centre: float) -> Entropy:
     """The one object that the engine's fast path knows, where it is that."""
     return BY_ENTROPY if centre == 0.5 else Entropy(centre)
@@ -237,10 +245,8 @@ def _centre(data: Mapping[str, Any]) -> float:
 
 
 def _window(data: Mapping[str, Any]) -> tuple[float, float]:
-    low, high = data.get("low"), data.get("high")
-    for value in (low, high):
-        if type(value) not in (int, float) or not 0.0 <= value <= 1.0:
-            raise BundleError("routing.json: measure: low and high: expected probabilities from 0 to 1")
-    if low > high:  # type: ignore[operator]
-        raise BundleError("routing.json: measure: low is above high")
-    return float(low), float(high)  # type: ignore[arg-type]
+    ends: list[Any] = [data.get("low"), data.get("high")]
+    low, high = (value if type(value) in (int, float) else math.nan for value in ends)
+    if not 0.0 <= low <= high <= 1.0:
+        raise BundleError("routing.json: measure: low and high: expected probabilities from 0 to 1, low not above high")
+    return float(low), float(high)

@@ -47,7 +47,7 @@ class Order:
 
     def to_json(self) -> Json:
         parts = [
-            {"low": number(low), "high": number(high), "rows": int(rows), **interval(mean.interval())}
+            {"from": number(low), "to": number(high), "rows": int(rows), **interval(mean.interval())}
             for low, high, rows, mean in zip(self.low, self.high, self.rows, self.means, strict=True)
         ]
         return {"verdict": self.verdict, "trend": interval(self.trend.interval()), "falls_at": list(self.falls),

@@ -97,7 +97,7 @@ def rows_needed(rows: int, users: int, error: float, wanted: float) -> int:
     Args:
         rows, users, error: what there are, and the gain's standard error over them, which falls with the root of both.
     """
-    low, high = 1.0, 2.0
+    low, high = 0.0, 1.0
     while detectable(error / math.sqrt(high), max(2, int(users * high))) > wanted:
         low, high = high, 2 * high
         if high > 1e9:

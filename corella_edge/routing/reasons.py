@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Container
 from enum import StrEnum
 
+KEPT = "kept"  # the reason of a candidate whose LLM score was given before, for the same state of the user
 FAULT = 500  # from this status on the fault is the server's, below it the candidate's
 
 
 class NoAnswer(StrEnum):
     """The `reason` of such a candidate, in the order in which one stands for several.
 
-    Columns of scores hold the plain words; why a candidate is routed is a `policy.Form`'s to say.
+    Columns of scores hold the plain words; why a candidate is routed is a `forms.Form`'s to say.
 
     Attributes:
         status: of a request for this answer alone (`/v1/score`), and of a strict one where the fault is the server's.
@@ -34,6 +35,7 @@ class NoAnswer(StrEnum):
     NO_TEXT = "no_text", 422, "the item has no title to ask about"
     NO_LLM = "no_llm", 503, "no LLM is loaded"
     PENDING = "pending", 503, "the LLM is still being asked"
+    CAPPED = "capped", 422, "its kind of candidate has had its share of the LLM"
 
     @classmethod
     def first(cls, reasons: Container[str], least: int = 0) -> NoAnswer | None:

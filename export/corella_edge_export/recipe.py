@@ -12,7 +12,7 @@ from typing import Any, Literal
 from corella_edge.errors import InputError, RecipeError, meant
 from corella_edge.formats.text_files import TextFile, UnreadableError
 from corella_edge.prompt import Template
-from corella_edge.routing.policy import read_threshold
+from corella_edge.routing.forms import read_threshold
 from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, nested, section_of
 from corella_edge_export.llm.recipe import LlmRecipe, StageRecipe
 from corella_edge_export.recipe_keys import CHECKS_ITSELF, check_numbers, checked, from_zero, positive, read_section
@@ -53,7 +53,8 @@ class ExportRecipe:
     sample_rows: int = 2_000
     reference_rows: int = 64
     threshold: str = "ratio:0.05"
-    fusion: Literal["replace", "blend", "stack"] = "replace"
+    fusion: Literal["replace", "blend", "stack", "best"] = "replace"
+    measure: Literal["entropy", "centred"] = "entropy"
     crm_int8: bool = False
     text_int8: bool = False
     neighbours: int = from_zero(20, 100)  # of an item, in popular.jsonl; 0 = the bundle goes without that file

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -18,26 +19,32 @@ from corella_edge.bundle.signature import TrustedKey
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.unseen import Refusal
 from corella_edge.history import GIVEN, scale_notes
-from corella_edge.request import Request, User
+from corella_edge.prompt import Template
+from corella_edge.request import Candidates, Request, User
+from corella_edge.routing.decision import open_places
+from corella_edge.routing.forms import OWN, needs_cost, parse_threshold
 from corella_edge.routing.fusion import Fusion
-from corella_edge.routing.measure import routed_rows
-from corella_edge.routing.policy import Calibration, Threshold, parse_threshold
-from corella_edge.routing.reasons import NoAnswer
+from corella_edge.routing.gate import INPUTS as GATE_INPUTS
+from corella_edge.routing.measure import NO_INPUTS, NO_ROWS, NO_VALUES, Inputs
+from corella_edge.routing.policy import UNASKABLE, Policy, Routing
+from corella_edge.routing.reasons import KEPT, NoAnswer
+from corella_edge.routing.told import told
 from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.attributes import FeatureNames
+from corella_edge_runtime.control import Candidacy, Control, ControlSettings, Route, published_tolerance
 from corella_edge_runtime.crm import CRM_MEMORY_MIB, Crm
+from corella_edge_runtime.llm import ask_cost
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.llm.contract.messages import Answers
 from corella_edge_runtime.opening import open_llm, open_text
+from corella_edge_runtime.routing_inputs import RoutingInputs
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 from corella_edge_runtime.slate.choose import Slate, Slates
 
-_NO_ROWS = np.empty(0, np.int64)
 NOBODY_ASKED = Answers.none(0, "")
-NEAR = 4  # places near the top for each of `top_k`, where the whole catalogue is ranked
 
 
 @dataclass(slots=True)
@@ -49,18 +56,27 @@ class Draft:
         asking: what the LLM was asked about them; None where it was not asked.
         refusal: the reason why it was not.
         notes: what is odd about the request.
+        inputs: float64 [n] by name, what the fusion rule looks at beside both scores.
         slate: what is ranked.
+        route: which of the chosen the LLM is asked about, where routing is held in operation; None = all.
     """
 
     slate: Slate
     crm: FloatArray
     chosen: npt.NDArray[np.int64]
-    threshold: Threshold
+    policy: Policy
     unknown: tuple[tuple[str, ...], ...]
     asking: Asking | None
     refusal: str
     trace: Trace
     notes: tuple[str, ...] = ()
+    inputs: Inputs = field(default_factory=dict)
+    route: Route | None = None
+
+    def unasked(self, reason: str) -> Answers:
+        """The same reason for each of the candidates that were to be asked."""
+        number = len(self.chosen) if self.route is None else len(self.route.asked)
+        return Answers.none(number, reason) if number else NOBODY_ASKED
 
     def cancel(self) -> None:
         """Nobody waits for the LLM any more; what it has answered stays."""
@@ -78,15 +94,20 @@ class Engine:
         self, bundle: Bundle, encoder: FeatureEncoder, crm: Crm, llm: Llm | None, threshold: str | float | None = None
     ) -> None:
         self.bundle, self.encoder, self.crm, self.llm = bundle, encoder, crm, llm
-        self.calibration: Calibration = bundle.calibration()
-        self.fusion: Fusion = bundle.fusion()
-        self.threshold: Threshold = self.parse_threshold(bundle.policy() if threshold is None else threshold)
         self._lasting: list[str] = [crm.warning] if crm.warning else []
+        self.routing: Routing = bundle.routing() if llm else replace(bundle.routing(), cost=UNASKABLE)
+        self.fusion: Fusion = self.routing.fusion
+        written = OWN.prefix if threshold is None else threshold
+        if needs_cost(written, self.routing):
+            self.know_cost()
+        self.policy: Policy = self.parse_threshold(written)
+        self.written = f"{written} ({self.routing.threshold})" if written == OWN.prefix else str(written)
         self._of_llm = ""
         self.setup: Setup | None = None
+        self.control: Control | None = None
         catalog, prompt = encoder.catalog, bundle.prompt()
         self._names = FeatureNames(encoder.schema, prompt[0] if prompt else None)
-        self.showcase = Showcase(bundle, encoder.schema, catalog, self.threshold)
+        self.showcase = Showcase(bundle, encoder.schema, catalog, self.policy)
         self.rating_scale = encoder.schema.rating_scale
         self._known_ratings = frozenset(encoder.schema.known_ratings)
         self._refusal = Refusal(encoder.schema, catalog)
@@ -111,6 +132,7 @@ class Engine:
         trust: TrustedKey | None = None,
         cpus: int | None = None,
         crm_memory_mib: float = CRM_MEMORY_MIB,
+        control: ControlSettings | None = None,
     ) -> Engine:
         """Check and load a bundle.
 
@@ -127,6 +149,7 @@ class Engine:
             trust: the key that the bundle must be signed with.
             cpus: how many of this machine's are for this engine; None = all. No plan is looked for then.
             crm_memory_mib: for what a CRM that reads events has read of users, see docs/serve.md; 0 keeps nothing.
+            control: what holds routing in operation, of a server; None = every request is routed by itself.
 
         Raises:
             BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan,
@@ -135,8 +158,7 @@ class Engine:
         """
         opened = Bundle.open(bundle, trust)
         # Before the models are loaded: a mistyped threshold, or an unknown fusion rule, is told at once.
-        parse_threshold(opened.policy() if threshold is None else threshold, opened.calibration())
-        opened.fusion()
+        parse_threshold(OWN.prefix if threshold is None else threshold, replace(opened.routing(), cost=UNASKABLE))
         warnings: list[str] = []
         wishes = Wishes(crm_threads, llm_threads, None, llm_file, plan, tuned, deterministic, cpus)
         setup = find_setup(opened, wishes, warnings.append)
@@ -149,6 +171,9 @@ class Engine:
             side, warning = open_llm(opened, catalog, llm, setup, require_llm, retry_llm)
         try:
             engine = cls(opened, encoder, crm, side, threshold)
+            if control is not None:
+                tolerance, stats = published_tolerance(opened), side.stats if side else None
+                engine.control = Control(control, engine.routing, engine.policy, tolerance, stats)
             engine.slates.open()
         except BaseException:
             if side is not None:
@@ -206,9 +231,22 @@ class Engine:
         """The features of a user that the models read, by name."""
         return sorted(self._names.of_user)
 
-    def parse_threshold(self, value: str | float) -> Threshold:
-        """`0.65` or `ratio:0.05`, by this bundle's calibration."""
-        return parse_threshold(value, self.calibration)
+    def parse_threshold(self, value: str | float) -> Policy:
+        """`0.65`, `ratio:0.05` or another form, by what this bundle says and what was measured here."""
+        return parse_threshold(value, self.routing)
+
+    def know_cost(self) -> None:
+        """Measure what asking the LLM costs here, where that is not known; some ten prompts, seconds at most."""
+        if self.llm is None or self.routing.cost is not None:
+            return
+        cost = ask_cost.measure(self.llm, self.bundle, self.encoder.catalog)
+        if cost is None:
+            self._lasting.append("the LLM does not answer, so what it costs is not known: nothing is asked by `ms:`")
+        self.routing = replace(self.routing, cost=cost or UNASKABLE)
+
+    def told(self) -> list[str]:
+        """What the engine's threshold means, a sentence each."""
+        return told(self.policy, self.routing, self.written)
 
     def rank(self, request: Request, refuses: bool = True) -> Scores:
         """Score all candidates of a request; waits for the LLM, at most for the request's `timeout_ms`.
@@ -218,6 +256,8 @@ class Engine:
         Raises:
             InputError: see `begin`.
         """
+        if self.routing.cost is None and request.threshold is not None and needs_cost(request.threshold, self.routing):
+            self.know_cost()
         draft = self.begin(request, refuses=refuses)
         if draft.asking is not None and draft.asking.future is not None:
             wait([draft.asking.future], deadlines.seconds_to(draft.asking.deadline))
@@ -272,59 +312,105 @@ class Engine:
         started = time.monotonic()
         if request.strict:
             self.check_features(request, history)
-        threshold = self.threshold if request.threshold is None else self.parse_threshold(request.threshold)
+        policy = self._policy() if request.threshold is None else self.parse_threshold(request.threshold)
         if deadline is None:
             deadline = deadlines.of(request.timeout_ms, started)
         slate = self.slates.of(request)
         candidates = slate.candidates
         if not candidates.items:
-            return Draft(slate, np.empty(0), _NO_ROWS, threshold, (), None, "", Trace(threshold=threshold.nats),
-                         slate.notes)  # fmt: skip
+            return Draft(slate, np.empty(0), NO_ROWS, policy, (), None, "", _trace({}, policy, 0), slate.notes)
         feed, unknown = self.encoder.encode(request.user, candidates)
         if refuses and self._refusal.labels:
             self._refusal.check(request.user, candidates, unknown)
         encoded = time.monotonic()
         p = self.crm.probability(feed)
-        chosen, unsure = routed_rows(p, math.inf if slate.fallback else threshold.nats)
-        if request.candidates is None and request.top_k is not None and len(chosen):
-            near = near_top(p, chosen, NEAR * request.top_k)
-            chosen, unsure = chosen[near], unsure[near]
-        trace = Trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, threshold=threshold.nats)
+        chosen, unsure, seen = NO_ROWS, NO_VALUES, None
+        if not slate.fallback:
+            inputs = self._inputs(policy.measure.needs, request, candidates, p, unknown)
+            chosen, unsure = policy.route(p, inputs)
+            if self.control is not None:
+                seen = Candidacy.of(request, candidates, policy, p, inputs, unknown)
+                chosen, unsure = self.control.steady(seen, chosen, unsure)
+        if request.top_k is not None and len(chosen):
+            open_ = open_places(p, chosen, request.top_k, self.routing.reach, request.candidates is None)
+            chosen, unsure = chosen[open_], unsure[open_]
+        route = None
+        if self.control is not None and seen is not None:
+            why = refusal or ("" if self.llm else NoAnswer.NO_LLM)
+            route = self.control.route(seen, chosen, unsure, why)
+        trace = _trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, policy, len(p))
+        asked, hardness = (chosen, unsure) if route is None else (chosen[route.asked], unsure[route.asked])
         asking = None
-        if self.llm is not None and not refusal and len(chosen):
+        if self.llm is not None and not refusal and len(asked):
             scored = time.monotonic()
-            asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), unsure, deadline)
+            asking = self.llm.begin(request.user, candidates.at(asked.tolist()), hardness, deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
         notes = (*slate.notes, *self._notes(request, history))
-        return Draft(slate, p, chosen, threshold, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes)
+        inputs = self._inputs(self.fusion.needs if len(chosen) else (), request, candidates, p, unknown)
+        return Draft(
+            slate, p, chosen, policy, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes, inputs, route
+        )
+
+    def _policy(self) -> Policy:
+        """Of a request that says nothing of it: what the target has come to, or else the engine's own."""
+        return (None if self.control is None else self.control.policy()) or self.policy
+
+    @cached_property
+    def routing_inputs(self) -> RoutingInputs:
+        """Made when a policy first asks for it: the entropy needs nothing of it."""
+        popular, prompt = self.slates.popular, self.bundle.prompt()
+        template = prompt[0] if prompt else Template()
+        return RoutingInputs(
+            self.encoder, None if popular is None else popular.counts, lambda item: template.item_text(item) is not None
+        )
+
+    def _inputs(
+        self, needs: Sequence[str], request: Request, candidates: Candidates, p: FloatArray,
+        unknown: Sequence[Sequence[str]],
+    ) -> Inputs:  # fmt: skip
+        """float64 [n] by name: what a measure or a fusion rule needs to know beside the probabilities."""
+        if not needs:
+            return NO_INPUTS
+        known = [name for name in needs if name in GATE_INPUTS]
+        found = self.routing_inputs.of(p, candidates, len(request.user.history), unknown, known) if known else NO_INPUTS
+        if "kept" in needs and self.control is not None:
+            found = {**found, "kept": self.control.known(request.user, candidates)}
+        return {name: found[name] if name in found else np.full(len(p), np.nan) for name in needs}
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
         if draft.asking is None:
-            answers = Answers.none(len(draft.chosen), draft.refusal) if len(draft.chosen) else NOBODY_ASKED
+            answers = draft.unasked(draft.refusal)
         else:
             answers = draft.asking.answers()
             draft.asking.tell(draft.trace)
+            if self.control is not None and draft.route is not None:
+                self.control.worked(draft.trace.seconds["prefill"])
+                self.control.keep(draft.route, answers)
         return self._scores(draft, answers)
 
     def before_llm(self, draft: Draft) -> Scores:
         """The CRM's own ranking, while the LLM is at work: rows it was asked about have the reason "pending"."""
-        return self._scores(draft, Answers.none(len(draft.chosen), NoAnswer.PENDING))
+        return self._scores(draft, draft.unasked(NoAnswer.PENDING))
 
     def _scores(self, draft: Draft, answers: Answers) -> Scores:
-        """What is known of each candidate, from the answers for the routed ones: P(Yes), or the reason for none."""
-        slate = draft.slate
+        """What is known of each candidate, from the answers to what was asked: P(Yes), or the reason for none."""
+        slate, route = draft.slate, draft.route
         llm, routed, reason = _none_asked(len(draft.crm))
         if len(draft.chosen):
             llm, reasons = llm.copy(), list(reason)
+            answers = answers if route is None else route.filled(answers)
             llm[draft.chosen] = answers.probability
             routed = ~np.isnan(llm)
             for i, why in zip(draft.chosen.tolist(), answers.reasons, strict=True):
-                reasons[i] = why or draft.threshold.unit
+                reasons[i] = why or draft.policy.reason
+            if route is not None:
+                for i in draft.chosen[route.kept].tolist():
+                    reasons[i] = KEPT
             reason = tuple(reasons)
         return Scores(
             tuple(slate.candidates.items), draft.crm, llm, routed, reason, draft.unknown, draft.trace, self.fusion,
-            draft.notes, slate.fallback, slate.strength,
+            draft.notes, slate.fallback, slate.strength, draft.inputs,
         )  # fmt: skip
 
     def warm_up(self) -> None:
@@ -337,16 +423,22 @@ class Engine:
             self.rank(Request(User(), sample, threshold="ratio:1"))
         if self.llm and not self.llm.answers:
             self.llm.prove()
+        if self.llm and self.llm.answers:
+            self.know_cost()
 
     def stats(self) -> dict[str, float]:
-        """Counters of the LLM side, and of what the CRM keeps of users' events; empty of what is not there."""
-        return {**(self.llm.stats() if self.llm else {}), **self.crm.stats()}
+        """Counters of the LLM side, of what the CRM keeps, of what holds the routing; empty of what is not there."""
+        control = self.control.stats() if self.control else {}
+        return {**(self.llm.stats() if self.llm else {}), **self.crm.stats(), **control}
 
-    def forget(self) -> None:
-        """Drop what is kept of users from request to request."""
+    def forget(self, user: str | None = None) -> None:
+        """Drop what is kept from request to request of a user, and of all others where users are not told apart;
+        None: of everybody."""
         self.crm.forget()
         if self.llm:
             self.llm.forget()
+        if self.control:
+            self.control.forget(user)
 
     def close(self) -> None:
         if self.llm:
@@ -361,16 +453,9 @@ class Engine:
         self.close()
 
 
-def near_top(p: FloatArray, chosen: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.bool_]:
-    """bool [m]: which of the `chosen` places are among the `most` highest of p, float64 [n]; ties are in.
-
-    Of a whole catalogue the LLM would be asked about thousands of items that no answer shows.
-    """
-    if most >= len(p):
-        return np.ones(len(chosen), np.bool_)
-    least = np.partition(p, len(p) - most)[len(p) - most]
-    near: npt.NDArray[np.bool_] = p[chosen] >= least
-    return near
+def _trace(seconds: dict[str, float], policy: Policy, n: int) -> Trace:
+    """The beginnings of what n candidates cost."""
+    return Trace(seconds, threshold=policy.least(n), measure=policy.measure.name)
 
 
 @lru_cache(32)

@@ -18,9 +18,10 @@ from corella_edge.errors import InputError
 from corella_edge.json_lines import Traffic, parse_traffic
 from corella_edge.metrics import Bootstrap
 from corella_edge.request import Candidate, Event, Request, User
+from corella_edge.routing.policy import Policy
 from corella_edge.scores import Scores
-from corella_edge_runtime import box
-from corella_edge_runtime.bench import machine, plot, quality, traffic
+from corella_edge_runtime import box, drawing
+from corella_edge_runtime.bench import machine, quality, traffic
 from corella_edge_runtime.bench import run as bench
 from corella_edge_runtime.bench.measure import latency, measure
 
@@ -154,7 +155,8 @@ def test_mistakes_are_one_line(corella, bundle, crm_bundle, tmp_path):
     ]
     for args, code, message in cases:
         done = corella("benchmark", *args)
-        told = [line for line in done.err.splitlines() if ": warning: " not in line]
+        lines = [line for line in done.err.splitlines() if line.startswith("corella-edge: ")]
+        told = [line for line in lines if ": warning: " not in line]
         assert (done.code, message in done.err, len(told)) == (code, True, 1), done
     assert corella("benchmark", bundle, "--ratios", "0,2").code == 2
 
@@ -254,10 +256,10 @@ def test_latency_percentiles():
 def test_quality_replaces_the_routed_scores():
     crm, llm = np.array([0.1, 0.5, 0.52, 0.9]), np.array([0.2, 0.0, np.nan, 1.0])
     data = quality.Labelled(crm, llm, np.array([0, 0, 1, 1], dtype=np.int8), ("a", "b", "c", "d"))
-    p, chosen = quality.routed(data, 0.69)
+    p, chosen = quality.routed(data, Policy(threshold=0.69))
     assert p.tolist() == [0.1, 0.0, 0.52, 0.9]
     assert chosen.tolist() == [False, True, False, False]
-    found = quality.at_threshold(data, 0.69, Bootstrap(data.users, 50))
+    found = quality.under(data, Policy(threshold=0.69), Bootstrap(data.users, 50))
     assert (found.rows, found.share) == (4, 0.25)
     assert found.auc.value == metrics.auc(p, data.labels)
     assert found.gain.value == pytest.approx(found.auc.value - metrics.auc(crm, data.labels))
@@ -266,12 +268,12 @@ def test_quality_replaces_the_routed_scores():
 def test_the_crms_auc_is_drawn_once(monkeypatch):
     crm, llm = np.array([0.1, 0.5, 0.52, 0.9]), np.array([0.2, 0.0, 0.7, 1.0])
     data = quality.Labelled(crm, llm, np.array([0, 0, 1, 1], dtype=np.int8), ("a", "b", "c", "d"))
-    alone = [quality.at_threshold(data, nats, Bootstrap(data.users, 50)) for nats in (0.1, 0.69)]
+    alone = [quality.under(data, Policy(threshold=nats), Bootstrap(data.users, 50)) for nats in (0.1, 0.69)]
     calls = []
     monkeypatch.setattr(bench, "DRAWS", 50)
     for module in (bench, quality):
         monkeypatch.setattr(module, "sampled_auc", lambda *args: calls.append(args) or metrics.sampled_auc(*args))
-    found = bench._qualities(data, [0.1, 0.69])
+    found = bench._qualities(data, [Policy(threshold=0.1), Policy(threshold=0.69)])
     assert [one["quality"]["gain"] for one in found] == [asdict(one.gain) for one in alone]
     assert len(calls) == 3
     assert bench._qualities(replace(data, labels=data.labels[:0]), [0.1, 0.69]) == [{}, {}]
@@ -291,7 +293,7 @@ def test_labels_are_read_from_both_forms():
                          *((math.nextafter(10.0**k, 0), math.nextafter(10.0**j, math.inf)) for k in range(-4, 4)
                            for j in range(k, 7))])  # fmt: skip
 def test_log_ticks_enclose(low, high):
-    ticks = plot.log_ticks(low, high)
+    ticks = drawing.log_ticks(low, high)
     assert ticks[0] <= low
     assert ticks[-1] >= high
     assert len(ticks) >= 2
@@ -300,14 +302,14 @@ def test_log_ticks_enclose(low, high):
 
 @pytest.mark.parametrize(("low", "high"), [(0.51, 0.79), (0.7, 0.7), (0.0, 1.0), (0.7831, 0.7839)])
 def test_linear_ticks_enclose(low, high):
-    ticks = plot.linear_ticks(low, high)
+    ticks = drawing.linear_ticks(low, high)
     assert ticks[0] <= low + 1e-9
     assert ticks[-1] >= high - 1e-9
     assert 2 <= len(ticks) <= 7
 
 
 def test_labels_are_spread():
-    assert plot.spread([10, 11, 12, 60], 14) == [10, 24, 38, 60]
+    assert drawing.spread([10, 11, 12, 60], 14) == [10, 24, 38, 60]
 
 
 def test_disturbance_counts_what_is_not_ours():

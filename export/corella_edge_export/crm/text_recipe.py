@@ -13,9 +13,9 @@ from corella_edge_export.recipe_keys import from_zero, positive
 class SaidRecipe:
     """SAID's first stage: vectors that make a frozen LLM write the items' texts, section [crm.text.said].
 
-    They `start` at random or at the mean of the words' embeddings; `epochs = 0` leaves them there. The LLM is the recipe's [llm]; one from scratch
-    reads the items' texts first, as [llm.text] says. `new_items` is the ridge strength of the linear map from the
-    sentence encoder's vectors, which gives an item that comes later its vector.
+    They `start` at random or at the mean of the words' embeddings; `epochs = 0` leaves them there. The LLM is the
+    recipe's [llm]; one from scratch reads the items' texts first, as [llm.text] says. `new_items` is the ridge
+    strength of the linear map from the sentence encoder's vectors, which gives an item that comes later its vector.
     """
 
     start: Literal["random", "words"] = "words"

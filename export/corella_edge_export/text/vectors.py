@@ -113,7 +113,7 @@ def with_text(schema: Schema, recipe: Recipe, width: int) -> Schema:
 
 
 def projection(folder: Path) -> tuple[Floats, Floats] | None:
-    """(components [w, width], offset [width]) that a run's vectors were taken by; None where they have their own width."""
+    """(components [w, width], offset [width]) of a run's vectors; None where they have their own width."""
     if not (folder / PROJECTION).exists():
         return None
     arrays = map_arrays(folder / PROJECTION, LAYOUT)

@@ -100,7 +100,7 @@ def text_model(recipe: Recipe, folder: Path) -> tuple[nn.Module, Any] | None:
 def projection(
     recipe: Recipe, data: PreparedData, texts: Sequence[str], folder: Path, quiet: bool, vectors: Vectors
 ) -> tuple[Vectors, Vectors]:
-    """(components [w, hidden], offset [hidden]) that take the sentence encoder's vectors to SAID's, for items that come later.
+    """(components [w, hidden], offset [hidden]): from the sentence encoder's vectors to SAID's.
 
     They are fitted on training items; said/new_items.json tells how near they come, by the mean cosine of the fitted
     items and, from a map that has not seen one in ten of them, of those.

@@ -16,7 +16,7 @@ from starlette.types import Receive
 from corella_edge.errors import UnknownValueError
 from corella_edge.history import GIVEN, STORED
 from corella_edge.request import Features, Request
-from corella_edge.routing.reasons import FAULT, NoAnswer
+from corella_edge.routing.reasons import FAULT, KEPT, NoAnswer
 from corella_edge.scores import Scores, answer_json
 from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.decisions import DecisionLog, new_id
@@ -180,7 +180,9 @@ class Service:
         done = await self.work(heavy, ranking.clock, "finish", ranking.finish, held=ranking.held)
         took = time.monotonic() - ranking.clock.arrived
         self.metrics.scored(done.scores, ranking.held.version, took)
-        self.recent.add(took, len(done.scores.items), int(done.scores.routed.sum()))
+        self.recent.add(took, len(done.scores.items), asked_of(done.scores))
+        if ranking.request.candidates is not None and not done.scores.fallback:  # of a catalogue all are at every rank
+            self.metrics.signals.add(ranking.held.version, ranking.held.ranker.routing, done.scores)
         if ranking.request.strict:
             _check_strict(done.scores)
         if self.decisions is not None:
@@ -270,11 +272,11 @@ class Service:
             self.way_out.seen(time.monotonic() - ended)
 
     async def forget(self, user_id: str) -> None:
-        """Drop what the loaded versions remember of a user; they do not tell users apart, so of everybody."""
+        """Drop what the loaded versions remember of a user; of everybody where they do not tell users apart."""
         loop = asyncio.get_running_loop()
         for member in self.fleet.members:
             with self.fleet.kept(member):
-                await loop.run_in_executor(self.pool, member.ranker.forget)
+                await loop.run_in_executor(self.pool, member.ranker.forget, user_id)
 
     async def drained(self) -> None:
         """Take no further requests; return when those in flight are answered."""
@@ -288,6 +290,11 @@ class Service:
         """
         for pool in (self.readers, self.workers, self.pool):
             pool.shutdown()
+
+
+def asked_of(scores: Scores) -> int:
+    """How many candidates have a score of the LLM that it gave for this request."""
+    return int(scores.routed.sum()) - scores.reason.count(KEPT)
 
 
 def large(request: Request) -> bool:

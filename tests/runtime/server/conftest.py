@@ -18,8 +18,9 @@ import pytest
 
 from corella_edge.history import GIVEN
 from corella_edge.request import Request
+from corella_edge.routing.forms import parse_threshold
 from corella_edge.routing.measure import entropy, is_routed
-from corella_edge.routing.policy import parse_threshold
+from corella_edge.routing.policy import Routing
 from corella_edge.scores import Scores, Trace
 from corella_edge_runtime.server.app import build_app
 from corella_edge_runtime.server.guard.limits import Limits
@@ -57,6 +58,8 @@ class FakeRanker:
         self.rating_scale: tuple[float, float] | None = None
         self.warnings = ["no LLM: this is a fake"]
         self.showcase: Any = None  # the tests of the page put a real one here
+        self.control: Any = None
+        self.routing = Routing()
         self.delay, self.error = delay, error
         self.blocked, self.crm_blocked = threading.Event(), threading.Event()
         self.blocked.set()
@@ -103,21 +106,21 @@ class FakeRanker:
     def rank(self, request: Request) -> Scores:
         return self._scores(request, "", answered=True)
 
-    def forget(self) -> None:
+    def forget(self, user: str | None = None) -> None:
         self.forgotten += 1
 
     def _scores(self, request: Request, refusal: str, answered: bool) -> Scores:
         items = tuple(c.item for c in request.candidates) if request.candidates else ("a", "b", "c")
         crm = np.array([zlib.crc32(item.encode()) % 1000 / 999 for item in items])
-        threshold = parse_threshold(0.6 if request.threshold is None else request.threshold, None)
+        threshold = parse_threshold(0.6 if request.threshold is None else request.threshold)
         s = entropy(crm)
-        wanted = is_routed(s, threshold.nats)
+        wanted = is_routed(s, threshold.threshold)
         mute = np.array([item.startswith("mute") for item in items])
         routed = wanted & ~mute & (answered and not refusal)
-        why = refusal or threshold.unit
+        why = refusal or threshold.reason
         reason = ["" if not w else "no_text" if m else why for w, m in zip(wanted, mute, strict=True)]
         unknown = tuple(("item",) if item.startswith("new") else () for item in items)
-        trace = Trace({"encode": 0.001, "crm": 0.002}, 50, 20, threshold.nats)
+        trace = Trace({"encode": 0.001, "crm": 0.002}, 50, 20, threshold.threshold)
         return Scores(items, crm, np.where(routed, 1 - crm, np.nan), routed, tuple(reason), unknown, trace)
 
     def warm_up(self) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bundles import ITEMS, USERS, make_bundle
 from corella_edge.bundle.artefact import Bundle
-from corella_edge.routing.policy import parse_threshold
+from corella_edge.routing.forms import parse_threshold
 from corella_edge_runtime.server.routes.page import FOLDER, POLICY, TYPES, wants_html
 from corella_edge_runtime.showcase import Showcase
 
@@ -20,7 +20,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
 @pytest.fixture(scope="module")
 def showcase(tmp_path_factory):
     bundle = Bundle.open(make_bundle(tmp_path_factory.mktemp("page") / "bundle"))
-    return Showcase(bundle, *bundle.schema(), parse_threshold("ratio:0.2", bundle.calibration()))
+    return Showcase(bundle, *bundle.schema(), parse_threshold("ratio:0.2", bundle.routing()))
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_items_users_and_the_curve_are_those_of_the_bundle(shown, showcase):
         **showcase.users("", 3), "stored": False,
     }  # fmt: skip
     assert shown.call("GET", "/page/user", params={"id": "u1"}).json() == showcase.user("u1")
-    assert shown.call("GET", "/page/curve").json() == showcase.curve()
+    assert shown.call("GET", "/page/curve").json() == {**showcase.curve(), "target": None}
     assert len(shown.call("GET", "/page/items", params={"count": 500}).json()["items"]) == ITEMS
     assert len(shown.call("GET", "/page/users", params={"count": 200}).json()["users"]) == USERS
 
