@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corella_edge.errors import InputError, told
+from corella_edge.routing import labelled
+from corella_edge.routing.labelled import LabelledRows
 from corella_edge_runtime.partitions import columns
 from corella_edge_runtime.partitions.columns import AnswerColumns
 
@@ -206,6 +208,41 @@ def _table(answers: AnswerColumns) -> pa.Table:
             values = np.concatenate(values)
         made.append(pa.array(values, item.type, from_pandas=item.name == "llm"))
     return pa.table(made, schema=ANSWERS)
+
+
+def read_labelled(path: Path) -> LabelledRows:
+    """Labelled rows of a file; a column `time` of timestamps is read as Unix seconds.
+
+    Raises:
+        InputError: names file, row and field.
+    """
+    with _told(path), pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        unread = set(labelled.unread(names))
+        batches = file.iter_batches(1 << 14, columns=[name for name in names if name not in unread])
+        return labelled.filled(labelled.gather(_numbered(batches)), str(path))
+
+
+def _numbered(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, dict[str, Any]]]:
+    count = 0
+    for batch in batches:
+        names = batch.schema.names
+        for values in zip(*map(_plain, batch.columns), strict=True):
+            count += 1
+            yield f"row {count}", dict(zip(names, values, strict=True))
+
+
+def _plain(column: pa.Array) -> list[Any]:
+    if pa.types.is_timestamp(column.type):
+        micros = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_pylist()
+        return [None if value is None else value / 1e6 for value in micros]
+    return column.to_pylist()  # type: ignore[no-any-return]
+
+
+def write_labelled(rows: LabelledRows, path: Path) -> None:
+    """Labelled rows as a file of their own; nan is written as null."""
+    made = {name: pa.array(values, from_pandas=True) for name, values in rows.columns().items()}
+    pq.write_table(pa.table(made), path, compression="zstd")
 
 
 @contextmanager
