@@ -12,9 +12,24 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from corella_edge.errors import InputError
-from corella_edge.routing.measure import LN2, NEVER, Floats, entropy
+from corella_edge.routing.fusion import REPLACE, Fusion
+from corella_edge.routing.measure import (
+    BY_ENTROPY,
+    LN2,
+    NEVER,
+    NO_INPUTS,
+    NO_ROWS,
+    NO_VALUES,
+    Floats,
+    Inputs,
+    Measure,
+    entropy,
+    is_routed,
+    routed_rows,
+)
 
 RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 _EPSILON = float(np.finfo(np.float64).eps)
@@ -52,6 +67,13 @@ class Calibration:
             return 0.0
         return float(np.interp(share, self.shares[1:], self.thresholds[1:]))
 
+    def threshold_within(self, share: float) -> float:
+        """The lowest of the thresholds that routes no more than `share` of the calibration rows, ties included."""
+        if share >= 1.0:
+            return 0.0
+        last = np.r_[self.thresholds[1:] < self.thresholds[:-1], True]  # of equal thresholds the one that routes all
+        return float(self.thresholds[np.flatnonzero(last & (self.shares <= share)).max(initial=0)])
+
 
 def threshold_for(s: Floats, share: float) -> float:
     """The threshold that routes the `share` hardest of the rows with entropies `s` (ties go together)."""
@@ -66,6 +88,94 @@ def _threshold_at(hardest: Floats, share: float) -> float:
         return 0.0
     count = max(1, round(share * len(hardest)))
     return float(hardest[count - 1])
+
+
+@dataclass(frozen=True, slots=True)
+class AskCost:
+    """What asking the LLM costs on one machine: milliseconds of the `first` routed candidate of a request, whose prompt
+    holds the user's history, and of each `further` one."""
+
+    first: float
+    further: float
+
+    def of(self, routed: float, touched: float) -> float:
+        """Milliseconds of so many routed candidates in so many requests that have one."""
+        return self.first * touched + self.further * max(0.0, routed - touched)
+
+    def expected(self, share: float, n: int) -> float:
+        """Milliseconds of a request of `n` candidates of which each is routed by itself with the chance `share`.
+
+        Never falls with the share. Where the hard candidates of a request come together, fewer requests are touched.
+        """
+        return self.of(share * n, 1.0 - (1.0 - share) ** n)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Budget:
+    """At most so many LLM milliseconds a request, in the mean over traffic like the calibration rows."""
+
+    milliseconds: float
+    cost: AskCost
+    calibration: Calibration
+
+    def share(self, n: int) -> float:
+        """The largest routed share of requests of `n` candidates that costs no more."""
+        if n < 1 or self.cost.expected(1.0, n) <= self.milliseconds:
+            return 1.0
+        low, high = 0.0, 1.0
+        for _ in range(50):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if self.cost.expected(middle, n) <= self.milliseconds else (low, middle)
+        return low
+
+    def threshold(self, n: int) -> float:
+        """The least value of the measure that is routed in a request of `n` candidates."""
+        return _within_budget(self, n)
+
+
+@lru_cache(1024)
+def _within_budget(budget: Budget, n: int) -> float:
+    return budget.calibration.threshold_within(budget.share(n))
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Which candidates of a request the LLM is asked about, and how both scores become one.
+
+    A candidate is routed if and only if its value by `measure` is at or above the threshold; equal values go together.
+
+    Attributes:
+        threshold: in the unit of the measure; `NEVER` routes nothing, `measure.least` everything.
+        fusion: what makes one probability of both models' where routed.
+        budget: raises the threshold to what a request may cost; None = it costs what it costs.
+        reason: of the candidates that are routed.
+    """
+
+    measure: Measure = BY_ENTROPY
+    threshold: float = NEVER
+    fusion: Fusion = REPLACE
+    budget: Budget | None = None
+    reason: str = "entropy"
+
+    def least(self, n: int) -> float:
+        """The threshold of a request of `n` candidates."""
+        return self.threshold if self.budget is None else max(self.threshold, self.budget.threshold(n))
+
+    def route(self, p: Floats, inputs: Inputs = NO_INPUTS) -> tuple[npt.NDArray[np.int64], Floats]:
+        """Places int64 [m] of the routed among the base model's probabilities float64 [n], ascending, and how much the
+        LLM is wanted for each, float64 [m].
+
+        Args:
+            inputs: float64 [n] by name, those that `measure.needs`.
+        """
+        threshold = self.threshold if self.budget is None else self.least(len(p))
+        if self.measure is BY_ENTROPY:
+            return routed_rows(p, threshold)
+        if threshold == NEVER:
+            return NO_ROWS, NO_VALUES
+        values = self.measure(p, inputs)
+        rows = is_routed(values, threshold).nonzero()[0]
+        return rows, values[rows]
 
 
 @dataclass(frozen=True, slots=True)
