@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from corella_edge.request import Request
 from corella_edge.routing.fusion import REPLACE, Fusion, fuse
 from corella_edge.routing.measure import LN2, entropy
+from corella_edge.routing.offpolicy import EXPLORE
 from corella_edge.routing.policy import FORMS
 from corella_edge.routing.reasons import NoAnswer
 
@@ -23,7 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 _ENCODER = msgspec.json.Encoder()
-_ROUTED = ", ".join(f"`{form.reason}`" for form in FORMS)
+_ROUTED = ", ".join(f"`{reason}`" for reason in (*(form.reason for form in FORMS), EXPLORE))
 _UNANSWERED = "; ".join(f"`{reason}`: {reason.text}" for reason in NoAnswer)
 
 
@@ -61,6 +62,8 @@ class Scores:
         notes: what was odd about the request, beside its own notes.
         fallback: "popular" or "similar" where that ranks the candidates in place of the models, else "".
         strength: float64 [n], by which a fallback ranks.
+        propensity: float64 [n], the chance with which the LLM was asked; None where nothing was left to chance.
+        shadow: float64 [n], P(Yes) that was asked for beside the request and counts nowhere; NaN where it was not.
     """
 
     items: tuple[str, ...]
@@ -74,6 +77,8 @@ class Scores:
     notes: tuple[str, ...] = ()
     fallback: Literal["", "popular", "similar"] = ""
     strength: FloatArray | None = None
+    propensity: FloatArray | None = None
+    shadow: FloatArray | None = None
 
     @property
     def entropy(self) -> FloatArray:

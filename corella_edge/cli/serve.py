@@ -16,7 +16,7 @@ import click
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
 from corella_edge.cli.common import Finite, engine_options, open_log, trusted_key
-from corella_edge.cli.serve_options import ACCESS, LIMITS, MEMORY, grouped
+from corella_edge.cli.serve_options import ACCESS, CHANCE, LIMITS, MEMORY, grouped
 from corella_edge.errors import MissingExtraError, OutputError
 from corella_edge.routing.policy import HELP, read_threshold
 
@@ -37,13 +37,14 @@ _EXTRA_MODULES = {"starlette", "uvicorn", "httptools", "prometheus_client", "any
 @engine_options("process")
 @grouped("limits", LIMITS)
 @grouped("memory", MEMORY)
+@grouped("chance", CHANCE)
 @grouped("access", ACCESS)
 @click.option("--grace", default=30.0, show_default=True, type=Finite(0),
               help="Seconds for requests in flight when stopping.")  # fmt: skip
 @click.option("--access-log", is_flag=True, help="Log one line a request to stderr (address, path, status).")
 def serve(
     bundle: Path, threshold: str | None, host: str, port: int, engine: dict[str, Any], limits: dict[str, Any],
-    memory: dict[str, Any], access: dict[str, Any], grace: float, access_log: bool,
+    memory: dict[str, Any], chance: dict[str, Any], access: dict[str, Any], grace: float, access_log: bool,
 ) -> None:  # fmt: skip
     """Serve a bundle, or the live version of a site (`corella-edge deploy`), over HTTP.
 
@@ -53,18 +54,19 @@ def serve(
     and /v1/availability; a page for people at /; /metrics and /openapi.json.
     """
     _check_early(bundle, threshold)
+    _check_chance(chance, memory, engine)
     _check_extra()
     from corella_edge_runtime.server.following import open_source
     from corella_edge_runtime.server.run import listen, run
 
     _log()
     guard = _guard(host, access)
-    engine["trust"] = trusted_key(access["trust"])
+    engine |= {"trust": trusted_key(access["trust"]), "explore": chance["explore"] or 0.0}
     cores = os.sched_getaffinity(0)
     # At a start there is no other version to stay with: an LLM that does not start must not end the server.
     first = partial(_load, threshold, {**engine, "retry_llm": True}, cores)
     source = open_source(bundle, partial(_load, threshold, engine, cores), first)
-    with _memory(memory) as kept:
+    with _memory(memory, chance["shadow"]) as kept:
         settings = _settings(limits, grace, access_log)
         ready = _ReadyLine(time.monotonic())
         say = _say_nothing if talk.quiet() and port else _say_listening  # which port is free, nobody else tells
@@ -114,8 +116,11 @@ def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> ServeSe
 
 
 @contextmanager
-def _memory(memory: dict[str, Any]) -> Iterator[Memory]:
+def _memory(memory: dict[str, Any], shadow: float | None) -> Iterator[Memory]:
+    import numpy as np
+
     from corella_edge_runtime.server.run import Memory
+    from corella_edge_runtime.server.shadow import Shadow
     from corella_edge_runtime.store.stock import StockFile
 
     with ExitStack() as opened:
@@ -124,7 +129,8 @@ def _memory(memory: dict[str, Any]) -> Iterator[Memory]:
         decisions = None
         if memory["log"]:
             decisions = opened.enter_context(open_log(memory["log"], memory["log_mib"]))
-        yield Memory(store, stock, decisions)
+        beside = None if shadow is None else Shadow(shadow, np.random.default_rng())
+        yield Memory(store, stock, decisions, beside)
 
 
 @contextmanager
@@ -150,6 +156,17 @@ def _check_early(bundle: Path, threshold: str | None) -> None:
         raise not_a_bundle(bundle, "bundle or site")
     if threshold is not None:
         read_threshold(threshold)
+
+
+def _check_chance(chance: dict[str, Any], memory: dict[str, Any], engine: dict[str, Any]) -> None:
+    """Raises UsageError for what would be asked in vain."""
+    if chance["shadow"] and chance["explore"]:
+        raise click.UsageError("--shadow and --explore exclude each other: in the shadow no request asks the LLM")
+    for name in ("shadow", "explore"):
+        if chance[name] and memory["log"] is None:
+            raise click.UsageError(f"--{name} needs --log DIR: the log is what it is for")
+        if chance[name] and engine["llm"] is None:
+            raise click.UsageError(f"--{name} and --no-llm exclude each other")
 
 
 def _check_extra() -> None:

@@ -135,7 +135,7 @@ def correlation_of_touched(share: float, n: int, seen: float) -> float:
 
 
 def mean_wait(rate: float, mean: float, square: float) -> float:
-    """Mean seconds in the queue of an M/G/1 server (Pollaczek–Khinchine): rate · E[S²] / 2(1 - rate · E[S])."""
+    """Mean seconds in the queue of an M/G/1 server (Pollaczek and Khinchine): rate · E[S²] / 2(1 - rate · E[S])."""
     busy = rate * mean
     return rate * square / (2.0 * (1.0 - busy)) if busy < 1.0 else float("inf")
 

@@ -27,6 +27,30 @@ UNDECIDED = 0.05
 FOLDS, BINS = 2, 10
 
 
+EXPLORE = "explore"  # the reason of a candidate that is routed at random
+
+
+def explore(
+    chosen: npt.NDArray[np.int64], n: int, share: float, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Ask about a random `share` of the candidates that the policy would leave to the base model.
+
+    What the policy routes stays routed: no answer gets worse by it.
+
+    Args:
+        chosen: int64 [m], ascending places of the n candidates that the policy routes.
+
+    Returns:
+        The places of the others that are drawn, int64 [k] ascending, and each candidate's chance of being asked,
+        float64 [n].
+    """
+    propensity = np.full(n, share)
+    propensity[chosen] = 1.0
+    drawn = rng.random(n) < share
+    drawn[chosen] = False
+    return np.flatnonzero(drawn), propensity
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a log knows of the rows that a policy would ask, bool [n] each.
@@ -94,9 +118,7 @@ def worth(rows: LabelledRows, wanted: Mask, fusion: Fusion, bootstrap: Bootstrap
     final = fuse(rows.crm, rows.llm, wanted & rows.known, fusion)
     losses = {"logloss": row_loss(final, rows.label), "accuracy": row_hit(final, rows.label)}
     weighted = {name: snips(loss, found, bootstrap).interval() for name, loss in losses.items()}
-    robust = {
-        f"{name}_robust": doubly_robust(loss, rows, found, bootstrap).interval() for name, loss in losses.items()
-    }
+    robust = {f"{name}_robust": doubly_robust(loss, rows, found, bootstrap).interval() for name, loss in losses.items()}
     return Worth(*head, weighted_auc(final, rows.label, found, bootstrap).interval(), **weighted, **robust)
 
 

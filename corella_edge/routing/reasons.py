@@ -34,6 +34,7 @@ class NoAnswer(StrEnum):
     NO_TEXT = "no_text", 422, "the item has no title to ask about"
     NO_LLM = "no_llm", 503, "no LLM is loaded"
     PENDING = "pending", 503, "the LLM is still being asked"
+    SHADOW = "shadow", 422, "the server asks the LLM beside the requests alone"
 
     @classmethod
     def first(cls, reasons: Container[str], least: int = 0) -> NoAnswer | None:

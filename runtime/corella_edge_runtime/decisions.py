@@ -7,7 +7,9 @@ finds the queue full, or a disk that cannot be written, is counted in `lost`.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
+import math
 import os
 import queue
 import re
@@ -15,6 +17,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, BinaryIO
@@ -23,8 +26,9 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from corella_edge.errors import InputError
-from corella_edge.request import Request
-from corella_edge.scores import Scored, Scores, answered
+from corella_edge.request import Request, User
+from corella_edge.routing.fusion import Fusion, logit
+from corella_edge.scores import Probability, Scored, Scores, answered
 
 _LOG = logging.getLogger("corella_edge.decisions")
 WAITING = 4096  # decisions in the queue
@@ -36,14 +40,45 @@ _NAME = re.compile(r"decisions-(\d{8})\.jsonl")
 _ENCODER = msgspec.json.Encoder()
 
 
+class Stamp(Struct):
+    """What decided: the measure's name, its threshold (null: nothing is asked), and a hash of both and the fusion."""
+
+    name: str
+    threshold: float | None
+    hash: str
+
+
+class Logged(Scored, kw_only=True, gc=False):
+    """A candidate of the log, where more is known of it than of those of an answer.
+
+    Attributes:
+        ask_propensity: the chance with which the LLM was asked; absent = nothing was left to chance.
+        shadow: its answer, where that was asked for beside the request and did not count.
+    """
+
+    ask_propensity: Annotated[float, Meta(gt=0, le=1)] | UnsetType = UNSET
+    shadow: Probability | UnsetType = UNSET
+
+
 class Decision(Struct, kw_only=True):
-    """A line of the log: the form of an answer, with who asked, and when. No text of the user or of an item."""
+    """A line of the log: the form of an answer, with who asked, when, and what decided. No text of the user or of an
+    item.
+
+    Attributes:
+        features: a hash of the user's features and history: equal where the same was known of the user.
+        inputs: what a gate reads of the request as a whole (`corella_edge.routing.labelled`).
+        scored: how many candidates were, where the answer shows fewer.
+    """
 
     id: str | UnsetType = UNSET
     time: Annotated[float, Meta(description="Unix time in seconds, by the box's clock, when the answer was made.")]
     bundle: str
     user: str | UnsetType = UNSET
     fallback: str | UnsetType = UNSET
+    features: str
+    policy: Stamp
+    inputs: dict[str, float]
+    scored: int | UnsetType = UNSET
     candidates: list[Scored]
 
 
@@ -55,11 +90,50 @@ def new_id() -> str:
 def line(request: Request, scores: Scores, bundle: str, when: float) -> bytes:
     """A decision as JSON and a line feed: what `answered` shows, so only the `top_k` best where that is given."""
     shown = answered(request, scores, bundle)
-    user = UNSET if request.user.id is None else request.user.id
+    user, count = request.user, len(scores.items)
     decision = Decision(
-        id=shown.id, time=round(when, 3), bundle=bundle, user=user, fallback=shown.fallback, candidates=shown.candidates
-    )
+        id=shown.id, time=round(when, 3), bundle=bundle, user=UNSET if user.id is None else user.id,
+        fallback=shown.fallback, features=feature_hash(user), policy=stamp("entropy", scores.trace.threshold,
+        scores.fusion), inputs={"history": float(len(user.history)), "dispersion": _dispersion(scores)},
+        scored=count if count > len(shown.candidates) else UNSET, candidates=_more(shown.candidates, scores),
+    )  # fmt: skip
     return _ENCODER.encode(decision) + b"\n"
+
+
+def feature_hash(user: User) -> str:
+    """16 hexadecimal digits of what is known of a user beside the id: features and history, times included."""
+    past = user.history
+    known = sorted(user.features.items()), past.items, past.ratings, past.times, past.types, past.quantities
+    return hashlib.blake2b(_ENCODER.encode(known), digest_size=8).hexdigest()
+
+
+@lru_cache(256)
+def stamp(name: str, threshold: float, fusion: Fusion) -> Stamp:
+    """Of a measure at a threshold and what makes one score of two."""
+    least = threshold if math.isfinite(threshold) else None
+    said = _ENCODER.encode([name, least, fusion.to_json()])
+    return Stamp(name, least, hashlib.blake2b(said, digest_size=6).hexdigest())
+
+
+def _dispersion(scores: Scores) -> float:
+    return round(float(logit(scores.crm).std()), 6) if len(scores.crm) else 0.0
+
+
+def _more(shown: list[Scored], scores: Scores) -> list[Scored]:
+    """The candidates with the chance of each and its answer in the shadow, if there is anything of the kind."""
+    if scores.propensity is None and scores.shadow is None:
+        return shown
+    count = len(scores.items)
+    chances = [1.0] * count if scores.propensity is None else scores.propensity.tolist()
+    answers = [math.nan] * count if scores.shadow is None else scores.shadow.tolist()
+    place = {item: i for i, item in reversed(list(enumerate(scores.items)))}
+    return [_with_chance(one, chances[place[one.item]], answers[place[one.item]]) for one in shown]
+
+
+def _with_chance(one: Scored, chance: float, answer: float) -> Logged:
+    own = {name: getattr(one, name) for name in one.__struct_fields__}
+    seen = UNSET if math.isnan(answer) else answer
+    return Logged(**own, ask_propensity=UNSET if chance == 1.0 else chance, shadow=seen)
 
 
 class DecisionLog:

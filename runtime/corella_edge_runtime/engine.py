@@ -20,7 +20,8 @@ from corella_edge.features.unseen import Refusal
 from corella_edge.history import GIVEN, scale_notes
 from corella_edge.request import Request, User
 from corella_edge.routing.fusion import Fusion
-from corella_edge.routing.measure import routed_rows
+from corella_edge.routing.measure import entropy, routed_rows
+from corella_edge.routing.offpolicy import EXPLORE, explore
 from corella_edge.routing.policy import Calibration, Threshold, parse_threshold
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge.scores import FloatArray, Scores, Trace
@@ -50,6 +51,8 @@ class Draft:
         refusal: the reason why it was not.
         notes: what is odd about the request.
         slate: what is ranked.
+        drawn: how many of `chosen`, the last ones, were routed at random.
+        propensity: float64 [n], the chance with which each candidate was; None where nothing is left to chance.
     """
 
     slate: Slate
@@ -61,6 +64,8 @@ class Draft:
     refusal: str
     trace: Trace
     notes: tuple[str, ...] = ()
+    drawn: int = 0
+    propensity: FloatArray | None = None
 
     def cancel(self) -> None:
         """Nobody waits for the LLM any more; what it has answered stays."""
@@ -92,6 +97,7 @@ class Engine:
         self._refusal = Refusal(encoder.schema, catalog)
         self.slates = Slates(bundle, catalog, self._answered())
         self.event_types = bundle.event_types()
+        self.explore, self._rng = 0.0, np.random.default_rng()
 
     @classmethod
     def open(
@@ -111,6 +117,7 @@ class Engine:
         trust: TrustedKey | None = None,
         cpus: int | None = None,
         crm_memory_mib: float = CRM_MEMORY_MIB,
+        explore: float = 0.0,
     ) -> Engine:
         """Check and load a bundle.
 
@@ -127,6 +134,8 @@ class Engine:
             trust: the key that the bundle must be signed with.
             cpus: how many of this machine's are for this engine; None = all. No plan is looked for then.
             crm_memory_mib: for what a CRM that reads events has read of users, see docs/serve.md; 0 keeps nothing.
+            explore: the share of the candidates that the policy leaves to the CRM, about which the LLM is asked at
+                random, so that a log of decisions can speak for other policies.
 
         Raises:
             BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan,
@@ -154,7 +163,7 @@ class Engine:
             if side is not None:
                 side.close()
             raise
-        engine.setup = setup
+        engine.setup, engine.explore = setup, explore
         engine._lasting += [*warnings, *([wordless] if wordless else [])]
         engine._of_llm = warning
         if side is not None and side.verdict is not None and side.verdict.sentence:
@@ -284,6 +293,10 @@ class Engine:
         if request.candidates is None and request.top_k is not None and len(chosen):
             near = near_top(p, chosen, NEAR * request.top_k)
             chosen, unsure = chosen[near], unsure[near]
+        drawn, propensity = _NO_ROWS, None
+        if self.explore and self.llm is not None and not refusal and not slate.fallback:
+            drawn, propensity = self._explored(request, p, chosen)
+            chosen, unsure = np.concatenate([chosen, drawn]), np.concatenate([unsure, entropy(p[drawn])])
         trace = Trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, threshold=threshold.nats)
         asking = None
         if self.llm is not None and not refusal and len(chosen):
@@ -291,7 +304,18 @@ class Engine:
             asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), unsure, deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
         notes = (*slate.notes, *self._notes(request, history))
-        return Draft(slate, p, chosen, threshold, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes)
+        return Draft(slate, p, chosen, threshold, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes,
+                     len(drawn), propensity)  # fmt: skip
+
+    def _explored(
+        self, request: Request, p: FloatArray, chosen: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], FloatArray]:
+        """What is routed at random beside the `chosen`, and the chance of all; as with those, near the top alone."""
+        drawn, propensity = explore(chosen, len(p), self.explore, self._rng)
+        if request.candidates is None and request.top_k is not None:
+            near = near_top(p, np.arange(len(p)), NEAR * request.top_k)
+            drawn, propensity = drawn[near[drawn]], np.where(near, propensity, 1.0)
+        return drawn, propensity
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
@@ -314,12 +338,13 @@ class Engine:
             llm, reasons = llm.copy(), list(reason)
             llm[draft.chosen] = answers.probability
             routed = ~np.isnan(llm)
-            for i, why in zip(draft.chosen.tolist(), answers.reasons, strict=True):
-                reasons[i] = why or draft.threshold.unit
+            units = [draft.threshold.unit] * (len(draft.chosen) - draft.drawn) + [EXPLORE] * draft.drawn
+            for i, why, unit in zip(draft.chosen.tolist(), answers.reasons, units, strict=True):
+                reasons[i] = why or unit
             reason = tuple(reasons)
         return Scores(
             tuple(slate.candidates.items), draft.crm, llm, routed, reason, draft.unknown, draft.trace, self.fusion,
-            draft.notes, slate.fallback, slate.strength,
+            draft.notes, slate.fallback, slate.strength, draft.propensity,
         )  # fmt: skip
 
     def warm_up(self) -> None:
