@@ -28,7 +28,7 @@ from corella_edge.messages import (
     read_once,
 )
 from corella_edge.request import NOBODY, Candidate, Candidates, Features, History, Request, User
-from corella_edge.routing.policy import ENTROPY, HELP, PATTERN
+from corella_edge.routing.forms import ENTROPY, HELP, PATTERN
 from corella_edge.selection import EVERYTHING, Left, Selection, with_text_ids
 
 MAX_CANDIDATES = 10_000

@@ -14,17 +14,16 @@ import numpy.typing as npt
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from corella_edge.request import Request
+from corella_edge.routing.forms import FORMS
 from corella_edge.routing.fusion import REPLACE, Fusion, fuse
-from corella_edge.routing.measure import LN2, entropy
-from corella_edge.routing.offpolicy import EXPLORE
-from corella_edge.routing.policy import FORMS
+from corella_edge.routing.measure import LN2, Entropy, entropy
 from corella_edge.routing.reasons import NoAnswer
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 _ENCODER = msgspec.json.Encoder()
-_ROUTED = ", ".join(f"`{reason}`" for reason in (*(form.reason for form in FORMS), EXPLORE))
+_ROUTED = ", ".join(f"`{form.reason}`" for form in FORMS if form.reason)
 _UNANSWERED = "; ".join(f"`{reason}`: {reason.text}" for reason in NoAnswer)
 
 
@@ -36,13 +35,15 @@ class Trace:
         seconds: by step, in the order they happened: "encode", "crm", "prompt" (texts to tokens, and asking), "queue"
             (waiting for the LLM), "prefill".
         evaluated, reused: prompt tokens the LLM computed, and took from kept or shared prefixes.
-        threshold: in nats; infinite = the LLM is never asked.
+        threshold: in the unit of the measure, nats of the entropy; infinite = the LLM is never asked.
+        measure: what the threshold is of.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     evaluated: int = 0
     reused: int = 0
     threshold: float = math.inf
+    measure: str = Entropy.name
 
 
 @dataclass(slots=True)
@@ -54,7 +55,7 @@ class Scores:
         crm: float64 [n], P(label = 1) by the CRM.
         llm: float64 [n], P(Yes) by the LLM; NaN where it was not asked or did not answer.
         routed: bool [n], True where the LLM's score counts in `probability`.
-        reason: n texts: why a row was routed (the `reason` of a `policy.Form`) or why the LLM did not answer although
+        reason: n texts: why a row was routed (the `reason` of a `forms.Form`) or why the LLM did not answer although
             the router chose the row (docs/serve.md lists them); "" for easy rows.
         unknown: n tuples, the names of the fields whose value the CRM has never seen.
         trace: what it cost; not part of what was found out.
@@ -152,11 +153,14 @@ class TokenCounts(Struct, forbid_unknown_fields=True):
 class Explanation(Struct, forbid_unknown_fields=True):
     """What an answer to a request with `explain` adds."""
 
-    threshold: Annotated[float | None, Meta(description="Nats; null: never asked.")]
+    threshold: Annotated[
+        float | None, Meta(description="Nats, or the unit of the `measure` where there is one; null: never asked.")
+    ]
     wanted: Annotated[int, Meta(description="Candidates at or above it.")]
     routed: Annotated[int, Meta(description="Those in which the LLM's score counts.")]
     tokens: TokenCounts
     milliseconds: dict[str, float]
+    measure: Annotated[str, Meta(description="What the threshold is of, where not the entropy.")] | UnsetType = UNSET
 
 
 class Answer(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -238,4 +242,5 @@ def _explained(scores: Scores) -> Explanation:
         int(scores.routed.sum()),
         TokenCounts(trace.evaluated, trace.reused),
         {name: round(1000.0 * seconds, 3) for name, seconds in trace.seconds.items()},
+        UNSET if trace.measure == Entropy.name else trace.measure,
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 
 from corella_edge.atomic import write_file
 from corella_edge.catalog import LAYOUT, LINES, TABLES, Catalog
-from corella_edge.errors import BundleError, InputError, NoBundleError
+from corella_edge.errors import BundleError, NoBundleError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema, Vocabulary, bucket_counts, vocabulary_names
 from corella_edge.features.tables import stored_form
@@ -29,9 +28,9 @@ from corella_edge.formats.arrays import map_arrays, write_arrays
 from corella_edge.formats.strict_json import JsonError, unique
 from corella_edge.formats.text_table import LARGE, TextTable, table_arrays
 from corella_edge.prompt import Template, Tokens
-from corella_edge.routing.fusion import REPLACE, Fusion, parse_fusion
-from corella_edge.routing.measure import LN2
-from corella_edge.routing.policy import Calibration, parse_threshold
+from corella_edge.routing.fusion import Fusion
+from corella_edge.routing.policy import Calibration, Routing
+from corella_edge.routing.routing_file import parse_calibration, parse_routing, read_fusion
 
 if TYPE_CHECKING:
     from corella_edge.bundle.signature import TrustedKey
@@ -199,33 +198,17 @@ class Bundle:
             raise BundleError("prompt.json: expected the objects 'template' and 'tokens'")
         return Template.from_json(data["template"]), Tokens.from_json(data["tokens"])
 
-    def calibration(self) -> Calibration:
-        """Threshold ↔ routed share, from held-out rows; JSON has no infinity, so null stands for "never"."""
-        data = self.json("routing.json")
-        try:
-            shares, thresholds = data["calibration"]["shares"], data["calibration"]["thresholds"]
-            found = Calibration(shares, [math.inf if t is None else t for t in thresholds])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"routing.json: a field is missing or wrong ({error!r})") from None
-        if found.shares[[0, -1]].tolist() != [0.0, 1.0] or not (0.0 <= found.thresholds[-1] <= LN2):
-            raise BundleError(f"routing.json: shares must go from 0 to 1, thresholds down to one from 0 to {LN2:.4f}")
-        return found
+    def routing(self) -> Routing:
+        """Which candidates the LLM is asked about, and how both scores of a routed row become one."""
+        return parse_routing(self.json("routing.json"))
 
-    def policy(self) -> str:
-        """The threshold used when none is given."""
-        policy = self.json("routing.json").get("threshold", "ratio:0")
-        if not isinstance(policy, str):
-            raise BundleError("routing.json: threshold is not a text")
-        try:
-            parse_threshold(policy, self.calibration())
-        except InputError as error:
-            raise BundleError(f"routing.json: {error}") from None
-        return policy
+    def calibration(self) -> Calibration:
+        """Entropy ↔ routed share, from held-out rows."""
+        return parse_calibration(self.json("routing.json"))
 
     def fusion(self) -> Fusion:
         """How both scores of a routed row become one; the LLM's replaces the CRM's where the bundle does not say."""
-        data = self.json("routing.json")
-        return parse_fusion(data["fusion"]) if "fusion" in data else REPLACE
+        return read_fusion(self.json("routing.json"))
 
     def event_types(self) -> tuple[str, ...] | None:
         """The types of events that form histories; None = every event does. Events without a type always do."""

@@ -16,7 +16,8 @@ import click
 from corella_edge.cli import talk
 from corella_edge.errors import InputError, MissingExtraError
 from corella_edge.formats.text_files import TextFile
-from corella_edge.routing.policy import RATIOS, parse_share
+from corella_edge.routing.forms import parse_share
+from corella_edge.routing.policy import RATIOS
 
 if TYPE_CHECKING:
     from corella_edge.bundle.signature import TrustedKey
@@ -95,7 +96,7 @@ def open_engine(bundle: Path, **options: Any) -> Engine:
     engine = Engine.open(bundle, **options)
     for warning in engine.warnings:
         talk.warn(warning)
-    talk.debug(f"{engine.name}: threshold {nats(engine.threshold.nats)}, {engine.setup}")
+    talk.debug(f"{engine.name}: threshold {engine.policy}, {engine.setup}")
     return engine
 
 

@@ -12,7 +12,7 @@ import click
 from corella_edge.cli.base import Command
 from corella_edge.cli.common import LOG, LOG_MIB, TextInput, engine_options, open_engine, open_log
 from corella_edge.cli.score_table import Cluster, ScoreProgress, cluster_options, score_table
-from corella_edge.routing.policy import HELP
+from corella_edge.routing.forms import HELP
 
 if TYPE_CHECKING:
     from corella_edge.formats.text_files import TextFile
@@ -67,11 +67,11 @@ def score(
         opened = stack.enter_context(open_engine(bundle, **engine, threshold=threshold, deterministic=deterministic))
         if tally.strict or opened.refuses:
             batch.check_all(opened.check, source)
-        show = ScoreProgress(opened.threshold.nats)
+        show = ScoreProgress(opened.policy)
         if to is None:
             batch.score_stream(opened, source, sys.stdout.buffer, tally, show, decisions)
         else:
-            options = {"nats": str(opened.threshold), "llm": opened.llm is not None, "deterministic": deterministic}
+            options = {"policy": opened.policy.key, "llm": opened.llm is not None, "deterministic": deterministic}
             batch.score_file(opened, source, to, tally, batch.identity(bundle, source, options), show, decisions)
         show.finish(tally)
 

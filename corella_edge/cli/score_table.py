@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from corella_edge.cli import talk
-from corella_edge.cli.common import nats, need, open_engine
+from corella_edge.cli.common import need, open_engine
 from corella_edge.cli.talk import Progress
 from corella_edge.errors import InputError
 
 if TYPE_CHECKING:
+    from corella_edge.routing.policy import Policy
     from corella_edge_runtime.batch import Tally
     from corella_edge_runtime.partitions.layout import Partition
 
@@ -92,10 +93,10 @@ def _here(bundle: Path, found: list[Partition], threshold: str | None, engine: d
     from corella_edge_runtime.partitions import scoring
 
     with open_engine(bundle, **engine, threshold=threshold) as opened:
-        wanted = scoring.same(bundle, opened.threshold.nats, opened.llm is not None, engine["deterministic"])
+        wanted = scoring.same(bundle, opened.policy.key, opened.llm is not None, engine["deterministic"])
         tally = Tally(scoring.count(found, opened.user_features, tell_unread))
         scoring.check_places(found, wanted, force)
-        show = ScoreProgress(opened.threshold.nats)
+        show = ScoreProgress(opened.policy)
         scoring.score_all(opened, found, wanted, tally, show)
         show.finish(tally, len(found))
 
@@ -111,13 +112,13 @@ def _on_ray(
 ) -> None:
     need("--engine ray", "ray", "ray", "pyarrow")
     from corella_edge.bundle.artefact import Bundle
-    from corella_edge.routing.policy import parse_threshold
+    from corella_edge.routing.forms import OWN, parse_threshold
     from corella_edge_runtime.partitions import on_ray
 
     options = {name: value for name, value in engine.items() if name not in _OF_ONE_MACHINE}
     opened = Bundle.open(bundle)  # before any worker opens it: what is wrong with it is told at once
-    asked = parse_threshold(opened.policy() if threshold is None else threshold, opened.calibration())
-    show = ScoreProgress(asked.nats)
+    asked = parse_threshold(OWN.prefix if threshold is None else threshold, opened.routing())
+    show = ScoreProgress(asked)
     tell = on_ray.Tell(show, talk.warn, tell_unread)
     job = on_ray.PartitionJob(bundle, cluster.cpus, {**options, "threshold": threshold}, force)
     tally = on_ray.score_all(found, job, cluster.address, cluster.workers, tell)
@@ -127,8 +128,8 @@ def _on_ray(
 class ScoreProgress:
     """Progress while scoring, and one line at the end."""
 
-    def __init__(self, threshold: float) -> None:
-        self._line, self._nats = Progress(), nats(threshold)
+    def __init__(self, policy: Policy) -> None:
+        self._line, self._policy = Progress(), policy
 
     def __call__(self, tally: Tally) -> None:
         done, rate = tally.kept + tally.requests, tally.requests / max(tally.seconds, 1e-9)
@@ -144,9 +145,8 @@ class ScoreProgress:
         parts = [f"scored {tally.requests:,} requests, {tally.candidates:,} candidates in {seconds:.1f} s "
                  f"({tally.candidates / seconds:,.0f} candidates/s)"]  # fmt: skip
         parts += [f"{tally.kept:,} were there already"] if tally.kept else []
-        parts += (
-            [f"routed share {tally.routed / tally.candidates:.4f}, threshold {self._nats}"] if tally.candidates else []
-        )
+        if tally.candidates:
+            parts.append(f"routed share {tally.routed / tally.candidates:.4f}, threshold {self._policy}")
         parts += [f"{tally.unanswered:,} wanted the LLM and have no answer of it"] if tally.unanswered else []
         talk.say("; ".join(parts))
         if tally.unknown:

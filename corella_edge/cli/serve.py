@@ -18,7 +18,7 @@ from corella_edge.cli.base import Command
 from corella_edge.cli.common import Finite, engine_options, open_log, trusted_key
 from corella_edge.cli.serve_options import ACCESS, CHANCE, LIMITS, MEMORY, grouped
 from corella_edge.errors import MissingExtraError, OutputError
-from corella_edge.routing.policy import HELP, read_threshold
+from corella_edge.routing.forms import HELP, read_threshold
 
 if TYPE_CHECKING:
     from corella_edge_runtime.engine import Engine

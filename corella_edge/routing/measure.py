@@ -237,10 +237,8 @@ def _centre(data: Mapping[str, Any]) -> float:
 
 
 def _window(data: Mapping[str, Any]) -> tuple[float, float]:
-    low, high = data.get("low"), data.get("high")
-    for value in (low, high):
-        if type(value) not in (int, float) or not 0.0 <= value <= 1.0:
-            raise BundleError("routing.json: measure: low and high: expected probabilities from 0 to 1")
-    if low > high:  # type: ignore[operator]
-        raise BundleError("routing.json: measure: low is above high")
-    return float(low), float(high)  # type: ignore[arg-type]
+    found = [data.get(name) for name in ("low", "high")]
+    low, high = (float(value) if type(value) in (int, float) else math.nan for value in found)  # type: ignore[arg-type]
+    if not 0.0 <= low <= high <= 1.0:
+        raise BundleError("routing.json: measure: low and high: expected probabilities from 0 to 1, low not above high")
+    return low, high

@@ -1,24 +1,22 @@
-"""Which samples the LLM is asked about: the ways to write a threshold, and the entropy that each stands for.
+"""Which samples the LLM is asked about, and how two scores become one: a policy, its cost, what it is calibrated by.
 
-A new way is a new row of `FORMS`. The request's schema, OpenAPI, the command line's help and checks, and the `reason`
-of a routed candidate follow from it.
+How a policy is written as a threshold is in `forms`; where it is read from, in `routing_file`.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge.errors import InputError
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.measure import (
     BY_ENTROPY,
-    LN2,
     NEVER,
     NO_INPUTS,
     NO_ROWS,
@@ -26,26 +24,27 @@ from corella_edge.routing.measure import (
     Floats,
     Inputs,
     Measure,
-    entropy,
     is_routed,
     routed_rows,
 )
 
 RATIOS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-_EPSILON = float(np.finfo(np.float64).eps)
+USUAL = 20  # candidates of a request, where a figure has to be of some number
+MOST_POINTS = 10_000  # of a calibration, beside the first
 
 
 class Calibration:
-    """Entropies of held-out samples, as quantiles: turns a wanted routed share into a threshold.
+    """Values of a measure on held-out samples, as quantiles: turns a wanted routed share into a threshold.
 
     `shares` ascend from 0 to 1; `thresholds[i]` routes `shares[i]` of the calibration rows, up to ties
-    (rows of equal entropy stay together).
+    (rows of equal values stay together). `least` routes everything.
     """
 
-    def __init__(self, shares: Sequence[float], thresholds: Sequence[float]) -> None:
+    def __init__(self, shares: Sequence[float], thresholds: Sequence[float], least: float = 0.0) -> None:
         """Raises ValueError unless there is one threshold a share, shares rise and thresholds do not."""
         self.shares = np.asarray(shares, dtype=np.float64)
         self.thresholds = np.asarray(thresholds, dtype=np.float64)
+        self.least = least
         if self.shares.ndim != 1 or self.shares.shape != self.thresholds.shape or len(self.shares) < 2:
             raise ValueError("as many thresholds as shares are needed, at least 2")
         rising = (self.shares[1:] > self.shares[:-1]).all() and (self.thresholds[1:] <= self.thresholds[:-1]).all()
@@ -53,39 +52,50 @@ class Calibration:
             raise ValueError("shares must rise and thresholds must not")
 
     @classmethod
-    def fit(cls, s: Floats, points: int = 1001) -> Calibration:
-        """From entropies float64 [n] of calibration rows."""
-        shares = np.linspace(0.0, 1.0, points)
-        hardest = np.sort(s)[::-1]
-        return cls(shares.tolist(), [_threshold_at(hardest, share) for share in shares])
+    def fit(cls, values: Floats, points: int | None = None, least: float = 0.0) -> Calibration:
+        """From values float64 [n] of calibration rows.
+
+        Without `points` there is one more than rows, so that the realised share of any threshold is that asked for to
+        one row, up to ties; of more than 10,000 rows, to one in 10,000.
+        """
+        shares = np.linspace(0.0, 1.0, min(len(values), MOST_POINTS) + 1 if points is None else points)
+        hardest = np.sort(values)[::-1]
+        return cls(shares.tolist(), [_threshold_at(hardest, share, least) for share in shares], least)
 
     def threshold(self, share: float) -> float:
-        """The entropy at or above which about `share` of such traffic lies; 0 = never, 1 = always."""
+        """The value at or above which about `share` of such traffic lies; 0 = never, 1 = always."""
         if share <= 0.0:
             return NEVER
         if share >= 1.0:
-            return 0.0
+            return self.least
         return float(np.interp(share, self.shares[1:], self.thresholds[1:]))
 
     def threshold_within(self, share: float) -> float:
         """The lowest of the thresholds that routes no more than `share` of the calibration rows, ties included."""
         if share >= 1.0:
-            return 0.0
+            return self.least
         last = np.r_[self.thresholds[1:] < self.thresholds[:-1], True]  # of equal thresholds the one that routes all
         return float(self.thresholds[np.flatnonzero(last & (self.shares <= share)).max(initial=0)])
+
+    def share(self, threshold: float) -> float:
+        """The share of the calibration rows at or above a threshold, as far as the quantiles tell."""
+        if threshold <= self.least:
+            return 1.0
+        reached = np.searchsorted(-self.thresholds[1:], -threshold, side="right")
+        return float(self.shares[reached])
 
 
 def threshold_for(s: Floats, share: float) -> float:
     """The threshold that routes the `share` hardest of the rows with entropies `s` (ties go together)."""
-    return _threshold_at(np.sort(s)[::-1], share)
+    return _threshold_at(np.sort(s)[::-1], share, 0.0)
 
 
-def _threshold_at(hardest: Floats, share: float) -> float:
-    """`threshold_for` of entropies in falling order."""
+def _threshold_at(hardest: Floats, share: float, least: float) -> float:
+    """`threshold_for` of values in falling order."""
     if share <= 0.0:
         return NEVER
     if share >= 1.0:
-        return 0.0
+        return least
     count = max(1, round(share * len(hardest)))
     return float(hardest[count - 1])
 
@@ -108,6 +118,9 @@ class AskCost:
         Never falls with the share. Where the hard candidates of a request come together, fewer requests are touched.
         """
         return self.of(share * n, 1.0 - (1.0 - share) ** n)
+
+
+UNASKABLE = AskCost(math.inf, math.inf)  # of an LLM that is not there: no budget pays for it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,6 +170,30 @@ class Policy:
     budget: Budget | None = None
     reason: str = "entropy"
 
+    def __str__(self) -> str:
+        """For people: from when on a candidate is routed."""
+        if self.budget is not None:
+            return f"{self.budget.milliseconds:g} ms of the LLM a request"
+        if self.threshold == NEVER:
+            return "never"
+        if self.measure is BY_ENTROPY:
+            return f"{self.threshold:.4f} nats"
+        made = ", ".join(f"{name} {value}" for name, value in self.measure.to_json().items() if name != "name")
+        return f"{self.measure.name} {self.threshold:.4g}" + (f" ({made})" if len(made) in range(1, 60) else "")
+
+    @property
+    def key(self) -> str:
+        """Tells it from others that route otherwise; one with a budget is the same on every machine."""
+        if self.nats is not None:
+            return str(self.nats)
+        made = [self.measure.to_json(), self.threshold, None if self.budget is None else self.budget.milliseconds]
+        return json.dumps(made)
+
+    @property
+    def nats(self) -> float | None:
+        """The entropy at or above which exactly it routes, whatever the request; None where no entropy says it."""
+        return self.threshold if self.measure is BY_ENTROPY and self.budget is None else None
+
     def least(self, n: int) -> float:
         """The threshold of a request of `n` candidates."""
         return self.threshold if self.budget is None else max(self.threshold, self.budget.threshold(n))
@@ -178,112 +215,63 @@ class Policy:
         return rows, values[rows]
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """A way to write a threshold: a prefix, and a number from 0 to `most`.
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """What a bundle says of routing, and what this machine adds: by it a written threshold becomes a policy.
 
     Attributes:
-        reason: of the candidates that are routed by such a threshold.
-        placeholder: stands for the number in help texts.
-        meaning: what the number is.
-        digits: regular expression of the plain numbers that JSON may have after the prefix; unused without a prefix.
-        nats: the number, and the bundle's calibration → the threshold: a sample is routed iff its entropy reaches it.
-        range: what to give instead of a number out of range, where `meaning` does not say it.
+        threshold: the bundle's own, as it is written; `own` stands in its place where the bundle has one.
+        calibration: of the entropies of the calibration rows.
+        measure: orders the candidates of `ratio:` and `ms:`.
+        values: the calibration of the measure's values, where that is not the entropy.
+        fusion: how both scores of a routed row become one.
+        own: the bundle's own threshold in the unit of the measure; None = `threshold` says it.
+        probabilities: float64 [q], ascending: quantiles of the base model's probability on the calibration rows.
+        base_rate: the share of the calibration rows that are positive.
+        rows: how many of them there are.
+        cost: of asking the LLM on this machine; None = not known.
     """
 
-    prefix: str
-    reason: str
-    placeholder: str
-    meaning: str
-    most: float
-    digits: str
-    nats: Callable[[float, Calibration | None], float]
-    range: str = ""
+    threshold: str = "ratio:0"
+    calibration: Calibration | None = None
+    measure: Measure = BY_ENTROPY
+    values: Calibration | None = None
+    fusion: Fusion = REPLACE
+    own: float | None = None
+    probabilities: Floats | None = None
+    base_rate: float | None = None
+    rows: int | None = None
+    cost: AskCost | None = None
 
-    def __str__(self) -> str:
-        return f"{self.meaning} (0 to {self.most:.4g})"
+    @property
+    def quantiles(self) -> Calibration | None:
+        """What the measure's values are calibrated by; None = by nothing."""
+        return self.calibration if self.measure is BY_ENTROPY else self.values
 
-    def number(self, text: str) -> float:
-        """The number behind the prefix. Raises InputError."""
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if 0.0 <= number <= self.most:
-            return number
-        name = self.prefix.rstrip(":") or "threshold"
-        # Whoever writes 0.7 may mean a share: what is out of one form's range may be in another's.
-        others = [form.prefix + text for form in FORMS if not self.prefix and 0.0 <= number <= form.most]
-        hint = f"; or is {' or '.join(others)} meant?" if others else ""
-        shown = repr(text[:40]) if math.isnan(number) else text[:40]
-        if self.range and not math.isnan(number):
-            raise InputError(f"{name}: {shown} is out of range; give {self.range}")
-        raise InputError(f"{name}: {shown} is not {self}{hint}")
+    def policy(
+        self, threshold: float, reason: str, measure: Measure | None = None, budget: Budget | None = None
+    ) -> Policy:
+        """A policy with the bundle's fusion, and with its measure where none is given."""
+        return Policy(measure or self.measure, threshold, self.fusion, budget, reason)
 
+    def as_nats(self, policy: Policy) -> float:
+        """The entropy at or above which a policy routes, or that routes as many of the calibration rows."""
+        if policy.nats is not None or self.calibration is None:
+            return NEVER if policy.nats is None else policy.nats
+        return self.calibration.threshold(self.share(policy) or 0.0)
 
-def _by_calibration(share: float, calibration: Calibration | None) -> float:
-    if calibration is not None:
-        return calibration.threshold(share)
-    if 0.0 < share < 1.0:
-        raise InputError(f"threshold: ratio:{share:g} needs a calibrated bundle; give an entropy in nats instead")
-    return 0.0 if share else NEVER
+    def share(self, policy: Policy) -> float | None:
+        """The share of the calibration rows that a policy routes; None where the bundle does not tell.
 
-
-def _by_margin(distance: float, _: Calibration | None) -> float:
-    """The entropy at that distance. Both ends are routed: what rounding may take from a probability or an entropy is
-    less than what is added to the distance and taken from the result."""
-    away = min(0.5, distance + _EPSILON)
-    return float(entropy([0.5 - away, 0.5 + away]).min()) * (1.0 - 8.0 * _EPSILON)
-
-
-ENTROPY = Form("", "entropy", "NATS", "an entropy in nats", LN2, "", lambda nats, _: nats)
-RATIO = Form(
-    "ratio:", "ratio", "SHARE", "a share of the candidates", 1.0, r"(0|1|0\.[0-9]{1,9})", _by_calibration,
-)  # fmt: skip
-MARGIN = Form(
-    "margin:", "margin", "DISTANCE", "the greatest distance of the base model's probability from 0.5", 0.5,
-    r"(0|0\.5|0\.[0-4][0-9]{0,8})", _by_margin,
-    "a distance from 0.5 between 0 and 0.5",
-)  # fmt: skip
-FORMS = (ENTROPY, RATIO, MARGIN)
-_EACH = "; ".join(f"{form.prefix}{form.placeholder}, {form}" for form in FORMS)
-HELP = f"Which candidates the LLM is asked about: {_EACH}."
-PATTERN = "^(" + "|".join(form.prefix + form.digits for form in FORMS if form.prefix) + ")$"  # of those that are texts
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """A resolved threshold: `nats` (a sample is routed iff entropy >= nats) and the `reason` of what it routes."""
-
-    nats: float
-    unit: str
-
-
-def read_threshold(value: float | str) -> tuple[Form, float]:
-    """How a threshold is written, and its number; no bundle is needed for that.
-
-    Raises:
-        InputError: no such form, or a number out of its range.
-    """
-    text = str(value).strip()
-    head, colon, number = text.rpartition(":")
-    for form in FORMS:
-        if form.prefix == head + colon:
-            return form, form.number(number)
-    raise InputError(f"threshold: {text[:40]!r} is not one of: {_EACH}")
-
-
-@lru_cache(256, typed=True)
-def parse_threshold(value: float | str, calibration: Calibration | None) -> Threshold:
-    """`0.65` (nats), `"ratio:0.05"` (routed share, by the bundle's calibration) or another of `FORMS`.
-
-    Raises:
-        InputError: as `read_threshold`; or a ratio without a calibration.
-    """
-    form, number = read_threshold(value)
-    return Threshold(form.nats(number, calibration), form.reason)
-
-
-def parse_share(text: str) -> float:
-    """A routed share from 0 to 1. Raises InputError."""
-    return RATIO.number(text)
+        Of a policy with a budget: in requests of `USUAL` candidates.
+        """
+        threshold = policy.least(USUAL)
+        if threshold == NEVER:
+            return 0.0
+        if policy.measure is self.measure and self.values is not None:
+            return self.values.share(threshold)
+        if policy.measure is BY_ENTROPY and self.calibration is not None:
+            return self.calibration.share(threshold)
+        if self.probabilities is None or policy.measure.needs:
+            return None
+        return float(is_routed(policy.measure(self.probabilities), threshold).mean())

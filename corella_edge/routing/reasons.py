@@ -11,7 +11,7 @@ FAULT = 500  # from this status on the fault is the server's, below it the candi
 class NoAnswer(StrEnum):
     """The `reason` of such a candidate, in the order in which one stands for several.
 
-    Columns of scores hold the plain words; why a candidate is routed is a `policy.Form`'s to say.
+    Columns of scores hold the plain words; why a candidate is routed is a `forms.Form`'s to say.
 
     Attributes:
         status: of a request for this answer alone (`/v1/score`), and of a strict one where the fault is the server's.

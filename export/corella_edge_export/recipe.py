@@ -12,7 +12,7 @@ from typing import Any, Literal
 from corella_edge.errors import InputError, RecipeError, meant
 from corella_edge.formats.text_files import TextFile, UnreadableError
 from corella_edge.prompt import Template
-from corella_edge.routing.policy import read_threshold
+from corella_edge.routing.forms import read_threshold
 from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, nested, section_of
 from corella_edge_export.llm.recipe import LlmRecipe, StageRecipe
 from corella_edge_export.recipe_keys import CHECKS_ITSELF, check_numbers, checked, from_zero, positive, read_section

@@ -21,7 +21,7 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import read_lines
 from corella_edge.request import Request
 from corella_edge.request_message import parse_request
-from corella_edge.routing.policy import read_threshold
+from corella_edge.routing.forms import read_threshold
 from corella_edge.scores import Scores, answer_json
 from corella_edge.selection import EVERYTHING
 

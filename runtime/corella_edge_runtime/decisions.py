@@ -91,10 +91,11 @@ def line(request: Request, scores: Scores, bundle: str, when: float) -> bytes:
     """A decision as JSON and a line feed: what `answered` shows, so only the `top_k` best where that is given."""
     shown = answered(request, scores, bundle)
     user, count = request.user, len(scores.items)
+    trace, shared = scores.trace, {"history": float(len(user.history)), "dispersion": _dispersion(scores)}
     decision = Decision(
         id=shown.id, time=round(when, 3), bundle=bundle, user=UNSET if user.id is None else user.id,
-        fallback=shown.fallback, features=feature_hash(user), policy=stamp("entropy", scores.trace.threshold,
-        scores.fusion), inputs={"history": float(len(user.history)), "dispersion": _dispersion(scores)},
+        fallback=shown.fallback, features=feature_hash(user), inputs=shared,
+        policy=stamp(trace.measure, trace.threshold, scores.fusion),
         scored=count if count > len(shown.candidates) else UNSET, candidates=_more(shown.candidates, scores),
     )  # fmt: skip
     return _ENCODER.encode(decision) + b"\n"

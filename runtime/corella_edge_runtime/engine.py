@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from concurrent.futures import wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +19,11 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.unseen import Refusal
 from corella_edge.history import GIVEN, scale_notes
 from corella_edge.request import Request, User
+from corella_edge.routing.exploring import EXPLORE, explore
+from corella_edge.routing.forms import OWN, parse_threshold
 from corella_edge.routing.fusion import Fusion
-from corella_edge.routing.measure import entropy, routed_rows
-from corella_edge.routing.offpolicy import EXPLORE, explore
-from corella_edge.routing.policy import Calibration, Threshold, parse_threshold
+from corella_edge.routing.measure import NO_INPUTS, NO_ROWS, NO_VALUES, Inputs
+from corella_edge.routing.policy import UNASKABLE, Policy, Routing
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge.selection import EVERYTHING
@@ -36,7 +37,6 @@ from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 from corella_edge_runtime.slate.choose import Slate, Slates
 
-_NO_ROWS = np.empty(0, np.int64)
 NOBODY_ASKED = Answers.none(0, "")
 NEAR = 4  # places near the top for each of `top_k`, where the whole catalogue is ranked
 
@@ -58,7 +58,7 @@ class Draft:
     slate: Slate
     crm: FloatArray
     chosen: npt.NDArray[np.int64]
-    threshold: Threshold
+    policy: Policy
     unknown: tuple[tuple[str, ...], ...]
     asking: Asking | None
     refusal: str
@@ -83,15 +83,15 @@ class Engine:
         self, bundle: Bundle, encoder: FeatureEncoder, crm: Crm, llm: Llm | None, threshold: str | float | None = None
     ) -> None:
         self.bundle, self.encoder, self.crm, self.llm = bundle, encoder, crm, llm
-        self.calibration: Calibration = bundle.calibration()
-        self.fusion: Fusion = bundle.fusion()
-        self.threshold: Threshold = self.parse_threshold(bundle.policy() if threshold is None else threshold)
+        self.routing: Routing = bundle.routing() if llm else replace(bundle.routing(), cost=UNASKABLE)
+        self.fusion: Fusion = self.routing.fusion
+        self.policy: Policy = self.parse_threshold(OWN.prefix if threshold is None else threshold)
         self._lasting: list[str] = [crm.warning] if crm.warning else []
         self._of_llm = ""
         self.setup: Setup | None = None
         catalog, prompt = encoder.catalog, bundle.prompt()
         self._names = FeatureNames(encoder.schema, prompt[0] if prompt else None)
-        self.showcase = Showcase(bundle, encoder.schema, catalog, self.threshold)
+        self.showcase = Showcase(bundle, encoder.schema, catalog, self.policy)
         self.rating_scale = encoder.schema.rating_scale
         self._known_ratings = frozenset(encoder.schema.known_ratings)
         self._refusal = Refusal(encoder.schema, catalog)
@@ -144,8 +144,7 @@ class Engine:
         """
         opened = Bundle.open(bundle, trust)
         # Before the models are loaded: a mistyped threshold, or an unknown fusion rule, is told at once.
-        parse_threshold(opened.policy() if threshold is None else threshold, opened.calibration())
-        opened.fusion()
+        parse_threshold(OWN.prefix if threshold is None else threshold, replace(opened.routing(), cost=UNASKABLE))
         warnings: list[str] = []
         wishes = Wishes(crm_threads, llm_threads, None, llm_file, plan, tuned, deterministic, cpus)
         setup = find_setup(opened, wishes, warnings.append)
@@ -210,9 +209,9 @@ class Engine:
         """The features of a user that the models read, by name."""
         return sorted(self._names.of_user)
 
-    def parse_threshold(self, value: str | float) -> Threshold:
-        """`0.65` or `ratio:0.05`, by this bundle's calibration."""
-        return parse_threshold(value, self.calibration)
+    def parse_threshold(self, value: str | float) -> Policy:
+        """`0.65`, `ratio:0.05` or another form, by what this bundle says and what was measured here."""
+        return parse_threshold(value, self.routing)
 
     def rank(self, request: Request, refuses: bool = True) -> Scores:
         """Score all candidates of a request; waits for the LLM, at most for the request's `timeout_ms`.
@@ -276,35 +275,35 @@ class Engine:
         started = time.monotonic()
         if request.strict:
             self.check_features(request, history)
-        threshold = self.threshold if request.threshold is None else self.parse_threshold(request.threshold)
+        policy = self.policy if request.threshold is None else self.parse_threshold(request.threshold)
         if deadline is None:
             deadline = deadlines.of(request.timeout_ms, started)
         slate = self.slates.of(request)
         candidates = slate.candidates
         if not candidates.items:
-            return Draft(slate, np.empty(0), _NO_ROWS, threshold, (), None, "", Trace(threshold=threshold.nats),
-                         slate.notes)  # fmt: skip
+            return Draft(slate, np.empty(0), NO_ROWS, policy, (), None, "", _trace({}, policy, 0), slate.notes)
         feed, unknown = self.encoder.encode(request.user, candidates)
         if refuses and self._refusal.labels:
             self._refusal.check(request.user, candidates, unknown)
         encoded = time.monotonic()
         p = self.crm.probability(feed)
-        chosen, unsure = routed_rows(p, math.inf if slate.fallback else threshold.nats)
+        chosen, unsure = (NO_ROWS, NO_VALUES) if slate.fallback else policy.route(p, self._inputs(policy, request, p))
         if request.candidates is None and request.top_k is not None and len(chosen):
             near = near_top(p, chosen, NEAR * request.top_k)
             chosen, unsure = chosen[near], unsure[near]
-        drawn, propensity = _NO_ROWS, None
+        drawn, propensity = NO_ROWS, None
         if self.explore and self.llm is not None and not refusal and not slate.fallback:
             drawn, propensity = self._explored(request, p, chosen)
-            chosen, unsure = np.concatenate([chosen, drawn]), np.concatenate([unsure, entropy(p[drawn])])
-        trace = Trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, threshold=threshold.nats)
+            # Behind all that the policy wants: they are the first to be left out.
+            chosen, unsure = np.concatenate([chosen, drawn]), np.concatenate([unsure, np.full(len(drawn), -np.inf)])
+        trace = _trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, policy, len(p))
         asking = None
         if self.llm is not None and not refusal and len(chosen):
             scored = time.monotonic()
             asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), unsure, deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
         notes = (*slate.notes, *self._notes(request, history))
-        return Draft(slate, p, chosen, threshold, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes,
+        return Draft(slate, p, chosen, policy, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes,
                      len(drawn), propensity)  # fmt: skip
 
     def _explored(
@@ -316,6 +315,12 @@ class Engine:
             near = near_top(p, np.arange(len(p)), NEAR * request.top_k)
             drawn, propensity = drawn[near[drawn]], np.where(near, propensity, 1.0)
         return drawn, propensity
+
+    def _inputs(self, policy: Policy, request: Request, p: FloatArray) -> Inputs:
+        """float64 [n] by name: what the policy's measure needs to know beside the base model's probabilities."""
+        if not policy.measure.needs:
+            return NO_INPUTS
+        return {name: np.full(len(p), np.nan) for name in policy.measure.needs}
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
@@ -338,7 +343,7 @@ class Engine:
             llm, reasons = llm.copy(), list(reason)
             llm[draft.chosen] = answers.probability
             routed = ~np.isnan(llm)
-            units = [draft.threshold.unit] * (len(draft.chosen) - draft.drawn) + [EXPLORE] * draft.drawn
+            units = [draft.policy.reason] * (len(draft.chosen) - draft.drawn) + [EXPLORE] * draft.drawn
             for i, why, unit in zip(draft.chosen.tolist(), answers.reasons, units, strict=True):
                 reasons[i] = why or unit
             reason = tuple(reasons)
@@ -391,6 +396,11 @@ def near_top(p: FloatArray, chosen: npt.NDArray[np.int64], most: int) -> npt.NDA
     least = np.partition(p, len(p) - most)[len(p) - most]
     near: npt.NDArray[np.bool_] = p[chosen] >= least
     return near
+
+
+def _trace(seconds: dict[str, float], policy: Policy, n: int) -> Trace:
+    """The beginnings of what n candidates cost."""
+    return Trace(seconds, threshold=policy.least(n), measure=policy.measure.name)
 
 
 @lru_cache(32)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError
@@ -18,8 +20,9 @@ from corella_edge.features.schema import ATTRIBUTES, Field, Schema
 from corella_edge.json_lines import Traffic, parse_traffic, read_lines
 from corella_edge.request import Event, User
 from corella_edge.routing.measure import NEVER
-from corella_edge.routing.policy import Threshold
+from corella_edge.routing.policy import Calibration, Policy
 
+SHOWN_POINTS = 1001  # of the curve of shares and thresholds
 SHOWN_EVENTS = 100  # of a user's history, the latest
 SHOWN_VALUES = 200  # of a vocabulary, as suggestions
 LATEST = 3  # titles that tell users apart
@@ -40,9 +43,9 @@ class SampleUser:
 class Showcase:
     """Views of one bundle, as JSON-ready values. Nothing is read before it is asked for; threads may share one."""
 
-    def __init__(self, bundle: Bundle, schema: Schema, catalog: Catalog, threshold: Threshold) -> None:
-        """`threshold`: what the server uses where a request brings none."""
-        self.bundle, self.schema, self.catalog, self.threshold = bundle, schema, catalog, threshold
+    def __init__(self, bundle: Bundle, schema: Schema, catalog: Catalog, policy: Policy) -> None:
+        """`policy`: what the server uses where a request brings none."""
+        self.bundle, self.schema, self.catalog, self.policy = bundle, schema, catalog, policy
 
     def items(self, query: str, count: int, seed: int) -> Shown:
         """At most `count` items: those that contain every word of `query` in id or title, or a seeded sample."""
@@ -150,17 +153,24 @@ class Showcase:
 
     def curve(self) -> Shown:
         """Threshold ↔ share, and quality at the shares that were measured at export; null nats = never."""
-        data, calibration = self.bundle.json("routing.json"), self.bundle.calibration()
+        data, routing = self.bundle.json("routing.json"), self.bundle.routing()
+        shares, nats = _thinned(self.bundle.calibration())
         return {
             "bundle": self.bundle.label,
-            "threshold": {"nats": _nats(self.threshold.nats), "unit": self.threshold.unit},
+            "threshold": {"nats": _nats(routing.as_nats(self.policy)), "unit": self.policy.reason},
             "llm": self.bundle.has("prompt.json"),
-            "fusion": self.bundle.fusion().rule,
+            "fusion": routing.fusion.rule,
             "rows": data.get("rows"),
             "table": [_figures(row) for row in data.get("table") or [] if isinstance(row, dict)],
-            "shares": [round(share, 6) for share in calibration.shares.tolist()],
-            "nats": [_nats(nats) for nats in calibration.thresholds.tolist()],
+            "shares": [round(share, 6) for share in shares],
+            "nats": [_nats(at) for at in nats],
         }
+
+
+def _thinned(calibration: Calibration) -> tuple[list[float], list[float]]:
+    """Shares and thresholds of about `SHOWN_POINTS` points, the first and the last among them."""
+    places = np.unique(np.linspace(0, len(calibration.shares) - 1, SHOWN_POINTS).round().astype(np.int64))
+    return calibration.shares[places].tolist(), calibration.thresholds[places].tolist()
 
 
 def _fields(schema: Schema, side: Side, as_words: Sequence[str]) -> list[Shown]:

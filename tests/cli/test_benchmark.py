@@ -18,6 +18,7 @@ from corella_edge.errors import InputError
 from corella_edge.json_lines import Traffic, parse_traffic
 from corella_edge.metrics import Bootstrap
 from corella_edge.request import Candidate, Event, Request, User
+from corella_edge.routing.policy import Policy
 from corella_edge.scores import Scores
 from corella_edge_runtime import box
 from corella_edge_runtime.bench import machine, plot, quality, traffic
@@ -254,10 +255,10 @@ def test_latency_percentiles():
 def test_quality_replaces_the_routed_scores():
     crm, llm = np.array([0.1, 0.5, 0.52, 0.9]), np.array([0.2, 0.0, np.nan, 1.0])
     data = quality.Labelled(crm, llm, np.array([0, 0, 1, 1], dtype=np.int8), ("a", "b", "c", "d"))
-    p, chosen = quality.routed(data, 0.69)
+    p, chosen = quality.routed(data, Policy(threshold=0.69))
     assert p.tolist() == [0.1, 0.0, 0.52, 0.9]
     assert chosen.tolist() == [False, True, False, False]
-    found = quality.at_threshold(data, 0.69, Bootstrap(data.users, 50))
+    found = quality.under(data, Policy(threshold=0.69), Bootstrap(data.users, 50))
     assert (found.rows, found.share) == (4, 0.25)
     assert found.auc.value == metrics.auc(p, data.labels)
     assert found.gain.value == pytest.approx(found.auc.value - metrics.auc(crm, data.labels))
@@ -266,12 +267,12 @@ def test_quality_replaces_the_routed_scores():
 def test_the_crms_auc_is_drawn_once(monkeypatch):
     crm, llm = np.array([0.1, 0.5, 0.52, 0.9]), np.array([0.2, 0.0, 0.7, 1.0])
     data = quality.Labelled(crm, llm, np.array([0, 0, 1, 1], dtype=np.int8), ("a", "b", "c", "d"))
-    alone = [quality.at_threshold(data, nats, Bootstrap(data.users, 50)) for nats in (0.1, 0.69)]
+    alone = [quality.under(data, Policy(threshold=nats), Bootstrap(data.users, 50)) for nats in (0.1, 0.69)]
     calls = []
     monkeypatch.setattr(bench, "DRAWS", 50)
     for module in (bench, quality):
         monkeypatch.setattr(module, "sampled_auc", lambda *args: calls.append(args) or metrics.sampled_auc(*args))
-    found = bench._qualities(data, [0.1, 0.69])
+    found = bench._qualities(data, [Policy(threshold=0.1), Policy(threshold=0.69)])
     assert [one["quality"]["gain"] for one in found] == [asdict(one.gain) for one in alone]
     assert len(calls) == 3
     assert bench._qualities(replace(data, labels=data.labels[:0]), [0.1, 0.69]) == [{}, {}]

@@ -56,7 +56,7 @@ def robust(engine: Engine, asked: dict[str, Any]) -> dict[str, Any]:
     if "candidates" not in asked:
         return asked
     scores: Scores = engine.rank(parse_request(asked))
-    nats = engine.parse_threshold(asked.get("threshold", engine.bundle.policy())).nats
+    nats = engine.parse_threshold(asked.get("threshold", "policy")).threshold
     kept: dict[float, dict[str, Any]] = {}
     columns = zip(asked["candidates"], scores.probability.tolist(), scores.entropy.tolist(), strict=True)
     for candidate, probability, entropy in reversed(list(columns)):

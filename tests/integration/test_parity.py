@@ -67,7 +67,7 @@ def test_llm(sides, kind, tolerance):
 def test_the_calibration_routes_about_what_was_asked_for(sides, tiny):
     """On rows it was not made from, so roughly: the test period has new items."""
     with Engine.open(tiny.bundle, llm=None) as engine:
-        thresholds = [engine.calibration.threshold(ratio) for ratio in (0.0, 0.2, 0.5, 1.0)]
+        thresholds = [engine.bundle.calibration().threshold(ratio) for ratio in (0.0, 0.2, 0.5, 1.0)]
     p = np.clip(sides.crm, 1e-12, 1 - 1e-12)
     entropies = -(p * np.log(p) + (1 - p) * np.log(1 - p))
     shares = [(entropies >= t).mean() for t in thresholds]

@@ -18,7 +18,7 @@ import pytest
 
 from corella_edge.cli import cli
 from corella_edge.request_message import RequestMessage
-from corella_edge.routing.policy import FORMS, read_threshold
+from corella_edge.routing.forms import FORMS, read_threshold
 from corella_edge.routing.reasons import FAULT, NoAnswer
 from corella_edge.scores import Scored
 from pages import BLOCK, PAGES, README, blocks, read, section

@@ -167,7 +167,7 @@ def test_the_engines_own_threshold_is_the_default(root: Path, engine: Engine) ->
     with Engine.open(root, threshold="ratio:0", llm_threads=1) as never:
         assert not never.rank(Request(user(), EVERYTHING)).routed.any()
         assert never.rank(Request(user(), EVERYTHING, threshold="ratio:1")).routed.sum() == ITEMS - 1
-    assert engine.threshold.nats == engine.parse_threshold("ratio:0.05").nats
+    assert engine.policy == engine.parse_threshold("ratio:0.05")
 
 
 def test_no_candidates_means_the_whole_catalogue(engine: Engine) -> None:

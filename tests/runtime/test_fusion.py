@@ -24,7 +24,7 @@ from corella_edge.metrics import Bootstrap, quality
 from corella_edge.request import Candidate, Event, Request, User
 from corella_edge.request_message import parse_request
 from corella_edge.routing.fusion import REPLACE, Fusion
-from corella_edge.routing.measure import NEVER
+from corella_edge.routing.policy import Policy
 from corella_edge.scores import answer
 from corella_edge_runtime import reference
 from corella_edge_runtime.bench import quality as bench
@@ -204,13 +204,13 @@ def test_benchmark_judges_the_score_that_is_served(engine: Engine, stacked: Path
     rows = [parse_traffic(json.loads(line)) for line in (stacked / "sample.jsonl").read_text().splitlines()[:60]]
     users = [row.request.user.id or "" for row in rows]
     data = bench.score(engine.rank, rows, users, lambda *_: None, engine.fusion)
-    nats = engine.parse_threshold("ratio:0.5").nats
-    found = bench.at_threshold(data, nats, Bootstrap(users, 20))
-    served = [engine.rank(dataclasses.replace(row.request, threshold=nats)).probability[0] for row in rows]
+    half = engine.parse_threshold("ratio:0.5")
+    found = bench.under(data, half, Bootstrap(users, 20))
+    served = [engine.rank(dataclasses.replace(row.request, threshold=half.nats)).probability[0] for row in rows]
     expected = quality(served, data.labels)
     assert 0 < found.share < 1
     assert (found.auc.value, found.logloss) == pytest.approx((expected.auc, expected.logloss), abs=1e-6)
-    assert bench.at_threshold(data, NEVER, Bootstrap(users, 20)).logloss == quality(data.crm, data.labels).logloss
+    assert bench.under(data, Policy(), Bootstrap(users, 20)).logloss == quality(data.crm, data.labels).logloss
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,18 @@ import pytest
 from bundles import ITEMS, USERS, make_bundle, reseal
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.request_message import parse_request
-from corella_edge.routing.measure import LN2, NEVER
-from corella_edge.routing.policy import Threshold, parse_threshold
+from corella_edge.routing.forms import parse_threshold
+from corella_edge.routing.measure import LN2
+from corella_edge.routing.policy import Policy
 from corella_edge_runtime.showcase import SHOWN_EVENTS, Showcase
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bundle-v1"
 
 
-def show(root: Path, threshold: Threshold | None = None) -> Showcase:
+def show(root: Path, threshold: Policy | None = None) -> Showcase:
     bundle = Bundle.open(root)
     schema, catalog = bundle.schema()
-    return Showcase(bundle, schema, catalog, threshold or parse_threshold(bundle.policy(), bundle.calibration()))
+    return Showcase(bundle, schema, catalog, threshold or parse_threshold("policy", bundle.routing()))
 
 
 def change(root: Path, file: str, old: str, new: str) -> None:
@@ -166,5 +167,5 @@ def test_figures_that_are_no_numbers_are_null(root):
 
 
 def test_the_server_s_own_threshold_is_told(root):
-    assert show(root, Threshold(0.5, "entropy")).curve()["threshold"] == {"nats": 0.5, "unit": "entropy"}
-    assert show(root, Threshold(NEVER, "ratio")).curve()["threshold"] == {"nats": None, "unit": "ratio"}
+    assert show(root, Policy(threshold=0.5)).curve()["threshold"] == {"nats": 0.5, "unit": "entropy"}
+    assert show(root, Policy(reason="ratio")).curve()["threshold"] == {"nats": None, "unit": "ratio"}

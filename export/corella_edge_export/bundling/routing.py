@@ -8,8 +8,9 @@ import numpy as np
 
 from corella_edge import metrics
 from corella_edge.errors import ExportError
+from corella_edge.routing.forms import parse_threshold
 from corella_edge.routing.fusion import REPLACE, Fusion
-from corella_edge.routing.policy import RATIOS, Calibration, parse_threshold, threshold_for
+from corella_edge.routing.policy import RATIOS, Calibration, Routing, threshold_for
 from corella_edge_export.evaluation.fusion import fitting, fused, fusion, routed
 from corella_edge_export.evaluation.scored import Json, ScoredRows, number
 from corella_edge_export.evaluation.shares import CANDIDATES
@@ -64,7 +65,7 @@ def rule_for(name: str, policy: str, valid: ScoredRows) -> tuple[Fusion, Json]:
 
 def _stack(policy: str, valid: ScoredRows) -> tuple[Fusion, Json]:
     calibration = Calibration.fit(valid.entropies)
-    own = parse_threshold(policy, calibration).nats
+    own = parse_threshold(policy, Routing(calibration=calibration)).nats
     threshold = fitting(valid, min(own, calibration.threshold(FIT_SHARE)))
     rows = routed(valid, threshold)
     if len(np.unique(valid.labels[rows])) < 2:

@@ -154,7 +154,7 @@ def _group(
     found["at"] = []
     for number, ratio in enumerate(asked, 1):
         progress(f"{name}: bootstrap over users", number, len(asked))
-        found["at"].append(_at(judged, ratio, engine.calibration.threshold(ratio), engine.fusion))
+        found["at"].append(_at(judged, ratio, engine.bundle.calibration().threshold(ratio), engine.fusion))
     return {**found, "calibration": calibrations}
 
 

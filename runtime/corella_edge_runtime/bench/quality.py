@@ -12,7 +12,7 @@ from corella_edge import metrics
 from corella_edge.json_lines import Traffic
 from corella_edge.metrics import Bootstrap, Interval, Sampled, sampled_auc
 from corella_edge.routing.fusion import REPLACE, Fusion, fuse
-from corella_edge.routing.measure import entropy, is_routed
+from corella_edge.routing.policy import Policy
 from corella_edge_runtime.bench.measure import Progress, Rank
 
 Floats = npt.NDArray[np.float64]
@@ -34,7 +34,7 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class RoutedQuality:
-    """What routing at one threshold gives on the labelled rows; `gain` is AUC minus the CRM's, paired."""
+    """What routing by one policy gives on the labelled rows; `gain` is AUC minus the CRM's, paired."""
 
     rows: int
     share: float
@@ -63,16 +63,18 @@ def score(
     return Labelled(np.asarray(crm), np.asarray(llm), np.asarray(labels, dtype=np.int8), tuple(owners), fusion)
 
 
-def routed(data: Labelled, nats: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Final probabilities float64 [n] at a threshold, and in which rows the LLM's score counts bool [n]."""
-    chosen = is_routed(entropy(data.crm), nats) & ~np.isnan(data.llm)
+def routed(data: Labelled, policy: Policy) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Final probabilities float64 [n] under a policy, and in which rows the LLM's score counts bool [n]."""
+    chosen = np.zeros(len(data.crm), np.bool_)
+    chosen[policy.route(data.crm)[0]] = True
+    chosen &= ~np.isnan(data.llm)
     return fuse(data.crm, data.llm, chosen, data.fusion), chosen
 
 
-def at_threshold(data: Labelled, nats: float, bootstrap: Bootstrap, crm: Sampled | None = None) -> RoutedQuality:
-    """Metrics of routing at `nats`, with 95 % intervals over users; `crm` saves drawing the CRM's AUC again."""
+def under(data: Labelled, policy: Policy, bootstrap: Bootstrap, crm: Sampled | None = None) -> RoutedQuality:
+    """Metrics of routing by a policy, with 95 % intervals over users; `crm` saves drawing the CRM's AUC again."""
     alone = crm or sampled_auc(data.crm, data.labels, bootstrap)
-    p, chosen = routed(data, nats)
+    p, chosen = routed(data, policy)
     found = metrics.quality(p, data.labels)
     auc = sampled_auc(p, data.labels, bootstrap)
     share = float(chosen.mean())

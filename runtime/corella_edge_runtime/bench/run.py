@@ -14,6 +14,7 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import Traffic
 from corella_edge.metrics import Bootstrap, sampled_auc
 from corella_edge.request import Request
+from corella_edge.routing.policy import Policy
 from corella_edge_runtime.bench import machine, quality, traffic
 from corella_edge_runtime.bench.ceiling import ceiling
 from corella_edge_runtime.bench.measure import Progress, Timed, as_threshold, latency, measure, warm_up
@@ -81,8 +82,9 @@ def run(engine: Engine, file: TextFile | None, settings: BenchSettings, progress
     )  # fmt: skip
     head["disturbance"] = machine.disturbance(before, machine.ticks())
     data = quality.score(engine.rank, work.labelled, work.users, progress, engine.fusion)
-    nats = [engine.parse_threshold(as_threshold(ratio)).nats for ratio in settings.ratios]
-    rows = [_ratio(i, settings.ratios[i], nats[i], timed) | found for i, found in enumerate(_qualities(data, nats))]
+    policies = [engine.parse_threshold(as_threshold(ratio)) for ratio in settings.ratios]
+    found = _qualities(data, policies)
+    rows = [_ratio(i, settings.ratios[i], policies[i].threshold, timed) | found[i] for i in range(len(policies))]
     return {**head, "ceiling": floor, "ratios": rows}
 
 
@@ -110,18 +112,18 @@ def _traffic(file: TextFile | None, work: Workload) -> dict[str, Any]:
             "labelled_rows": len(work.labelled)}  # fmt: skip
 
 
-def _ratio(index: int, ratio: float, nats: float, timed: Sequence[Timed]) -> dict[str, Any]:
-    head = {"ratio": ratio, "threshold": nats if np.isfinite(nats) else None}
+def _ratio(index: int, ratio: float, threshold: float, timed: Sequence[Timed]) -> dict[str, Any]:
+    head = {"ratio": ratio, "threshold": threshold if np.isfinite(threshold) else None}
     return head | summary([one for one in timed if one.ratio == index])
 
 
-def _qualities(data: quality.Labelled, thresholds: Sequence[float]) -> list[dict[str, Any]]:
-    """The field "quality" of each threshold; none where no row has a label."""
+def _qualities(data: quality.Labelled, policies: Sequence[Policy]) -> list[dict[str, Any]]:
+    """The field "quality" of each policy; none where no row has a label."""
     if not len(data.labels):
-        return [{} for _ in thresholds]
+        return [{} for _ in policies]
     bootstrap = Bootstrap(data.users, DRAWS)
     crm = sampled_auc(data.crm, data.labels, bootstrap)
-    found = [quality.at_threshold(data, nats, bootstrap, crm) for nats in thresholds]
+    found = [quality.under(data, policy, bootstrap, crm) for policy in policies]
     return [{"quality": _finite(asdict(one))} for one in found]
 
 

@@ -217,7 +217,7 @@ class _Driver:
             if warning not in self._told:
                 self._told.add(warning)
                 self._tell.warn(f"{found['host']}: {warning}")
-        wanted = scoring.same(self._job.bundle, found["nats"], found["llm"], self._job.options["deterministic"])
+        wanted = scoring.same(self._job.bundle, found["threshold"], found["llm"], self._job.options["deterministic"])
         if self._wanted is None:
             self._tally.total = scoring.count(self._all, found["features"], self._tell.left)
             scoring.check_places(self._all, wanted, self._job.force)

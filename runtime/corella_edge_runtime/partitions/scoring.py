@@ -32,10 +32,10 @@ PIECE_REQUESTS, PIECE_CANDIDATES = 1_000, 100_000
 _LABEL, _PIECE, _UNFINISHED = "label.json", ".piece", "unfinished"
 
 
-def same(bundle: Path, nats: float, llm: bool, deterministic: bool) -> dict[str, Any]:
-    """What the answers of all partitions are made of, by the words that errors use."""
+def same(bundle: Path, threshold: str, llm: bool, deterministic: bool) -> dict[str, Any]:
+    """What the answers of all partitions are made of, by the words that errors use; `threshold`: a policy's key."""
     manifest = artefact.sha256(bundle / artefact.MANIFEST)
-    return {"bundle": manifest, "threshold": str(nats), "LLM": llm, "deterministic": deterministic}
+    return {"bundle": manifest, "threshold": threshold, "LLM": llm, "deterministic": deterministic}
 
 
 def check_places(found: Sequence[Partition], wanted: Label, force: bool) -> None:

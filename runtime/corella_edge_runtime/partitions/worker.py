@@ -52,7 +52,7 @@ class Worker:
         return {
             "host": socket.gethostname(), "pid": os.getpid(), "llm": self._engine.llm is not None,
             "warnings": self._engine.warnings, "features": self._engine.user_features, "setup": str(self._engine.setup),
-            "nats": self._engine.threshold.nats,
+            "threshold": self._engine.policy.key,
         }  # fmt: skip
 
     def _score(self, partition: Partition, label: Json) -> Json:

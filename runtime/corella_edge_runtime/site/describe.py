@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from corella_edge.errors import BundleError, CorellaError
 from corella_edge.json_lines import parse_reference, read_lines
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Candidate, User
-from corella_edge.routing.policy import RATIOS, parse_threshold
+from corella_edge.routing.forms import OWN, parse_threshold
+from corella_edge.routing.policy import RATIOS, UNASKABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +153,17 @@ def render(template: Template, catalog: Catalog, user: User, candidate: Candidat
 
 
 def _routing(bundle: Bundle) -> dict[str, Any]:
-    data, calibration = bundle.json("routing.json"), bundle.calibration()
+    data, calibration, routing = bundle.json("routing.json"), bundle.calibration(), bundle.routing()
     thresholds = [{"ratio": ratio, "threshold": calibration.threshold(ratio) if ratio else None} for ratio in RATIOS]
-    threshold = parse_threshold(bundle.policy(), calibration).nats
-    head = {"threshold": bundle.policy(), "nats": threshold if math.isfinite(threshold) else None,
-            "fusion": bundle.fusion().to_json() | _fitted(data)}  # fmt: skip
+    policy = parse_threshold(OWN.prefix, replace(routing, cost=UNASKABLE))
+    head = {"threshold": routing.threshold, "nats": None if policy.budget else _nats(routing.as_nats(policy)),
+            "measure": policy.measure.to_json(), "share": None if policy.budget else routing.share(policy),
+            "fusion": routing.fusion.to_json() | _fitted(data)}  # fmt: skip
     return {**head, "rows": data.get("rows"), "table": data.get("table") or thresholds}
+
+
+def _nats(threshold: float) -> float | None:
+    return threshold if math.isfinite(threshold) else None
 
 
 def _fitted(data: dict[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def test_what_was_written_is_read(root: Path) -> None:
     assert (schema.fields, catalog.ids) == (SCHEMA.fields, ["a", "b"])
     assert opened.prompt() == (Template(), Tokens(3, 4, None))
     assert opened.calibration().threshold(0.5) == 0.4
-    assert opened.policy() == "ratio:0.05"
+    assert opened.routing().threshold == "ratio:0.05"
     assert opened.has("llm.gguf")
     assert not opened.has("lora.gguf")
     assert Manifest.parse(json.loads(json.dumps(opened.manifest.to_json()))) == opened.manifest
@@ -331,7 +331,7 @@ def test_a_wrong_calibration_is_named(root: Path, content: Any) -> None:
     with pytest.raises(BundleError, match=r"routing\.json"):
         opened.calibration()
     with pytest.raises(BundleError, match=r"routing\.json"):
-        opened.policy()
+        opened.routing()
 
 
 @pytest.mark.parametrize("content", [b"{}", b'{"template": {}, "tokens": {}}', b'{"template": 3, "tokens": 4}', b"3"])

@@ -11,21 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
+from corella_edge.routing.forms import FORMS, OWN, PATTERN, Form, parse_share, parse_threshold, read_threshold
 from corella_edge.routing.measure import LN2, NEVER, entropy, is_routed, routed_rows
-from corella_edge.routing.policy import (
-    FORMS,
-    PATTERN,
-    RATIOS,
-    Calibration,
-    Form,
-    parse_share,
-    parse_threshold,
-    read_threshold,
-    threshold_for,
-)
+from corella_edge.routing.policy import RATIOS, AskCost, Calibration, Routing, threshold_for
 
 P = st.floats(0, 1)
-TWENTY = Calibration.fit(np.linspace(0, LN2, 20))
+TWENTY = Routing(calibration=Calibration.fit(np.linspace(0, LN2, 20)), cost=AskCost(10.0, 1.0))
+BARE = Routing()
 ENTROPIES = st.lists(st.floats(0, LN2) | st.sampled_from([0.0, 0.3, LN2]), min_size=1, max_size=60).map(np.asarray)
 
 
@@ -98,21 +90,22 @@ def test_an_impossible_calibration_is_refused(shares: Any, thresholds: Any) -> N
 
 def test_ratio_zero_never_and_ratio_one_always() -> None:
     for calibration in (None, Calibration.fit(np.linspace(0, LN2, 50))):
-        assert parse_threshold("ratio:0", calibration).nats == NEVER
-        assert parse_threshold("ratio:1", calibration).nats == 0.0
+        routing = Routing(calibration=calibration)
+        assert parse_threshold("ratio:0", routing).nats == NEVER
+        assert parse_threshold("ratio:1", routing).nats == 0.0
 
 
 @given(st.floats(0, LN2))
 def test_a_bare_number_is_an_entropy(nats: float) -> None:
-    assert parse_threshold(nats, None) == parse_threshold(str(nats), None)
-    assert parse_threshold(nats, None).nats == nats
-    assert parse_threshold(nats, None).unit == "entropy"
+    assert parse_threshold(nats, BARE) == parse_threshold(str(nats), BARE)
+    assert parse_threshold(nats, BARE).nats == nats
+    assert parse_threshold(nats, BARE).reason == "entropy"
 
 
 def test_a_ratio_goes_through_the_calibration() -> None:
     s = np.linspace(0.0, 0.6, 1000)
-    found = parse_threshold(" ratio:0.05", Calibration.fit(s))
-    assert found.unit == "ratio"
+    found = parse_threshold(" ratio:0.05", Routing(calibration=Calibration.fit(s)))
+    assert found.reason == "ratio"
     assert is_routed(s, found.nats).sum() == pytest.approx(50, abs=1)
 
 
@@ -126,23 +119,23 @@ def test_a_margin_routes_exactly_what_is_no_farther_from_one_half(margin: int, o
     edge = [500_000 - margin, 500_000 + margin]
     beside = [n for n in (edge[0] - 1, edge[1] + 1, 500_000) if 0 <= n <= 1_000_000]
     millionths = np.asarray(edge + beside + others)
-    found = parse_threshold(f"margin:{margin / 1e6:f}", None)
+    found = parse_threshold(f"margin:{margin / 1e6:f}", BARE)
     routed = is_routed(entropy(millionths / 1e6), found.nats)
     assert routed.tolist() == (np.abs(millionths - 500_000) <= margin).tolist()
-    assert found.unit == "margin"
+    assert found.reason == "margin"
 
 
 @given(DISTANCES, st.lists(P, max_size=20))
 def test_a_margin_holds_for_any_probabilities_but_for_the_last_digits(distance: float, values: list[float]) -> None:
     p = np.asarray([0.5 - distance, 0.5 + distance, *values])
-    routed, away = is_routed(entropy(p), parse_threshold(f"margin:{distance!r}", None).nats), np.abs(p - 0.5)
+    routed, away = is_routed(entropy(p), parse_threshold(f"margin:{distance!r}", BARE).nats), np.abs(p - 0.5)
     assert routed[away <= distance].all()
     assert not routed[away**2 > distance**2 + 2e-15].any()
 
 
 def test_a_margin_of_one_half_is_always_and_a_wider_one_routes_no_less() -> None:
-    assert parse_threshold("margin:0.5", None).nats == parse_threshold("ratio:1", None).nats
-    nats = [parse_threshold(f"margin:{tenths / 10}", None).nats for tenths in range(6)]
+    assert parse_threshold("margin:0.5", BARE).nats == parse_threshold("ratio:1", BARE).nats
+    nats = [parse_threshold(f"margin:{tenths / 10}", BARE).nats for tenths in range(6)]
     assert nats == sorted(nats, reverse=True)
 
 
@@ -152,8 +145,8 @@ def test_what_the_schema_lets_pass_is_a_threshold(form: Form, data: st.DataObjec
     assert re.match(PATTERN, text)
     found, number = read_threshold(text)
     assert text.startswith(found.prefix)
-    assert found.reason == parse_threshold(text, TWENTY).unit
-    assert 0.0 <= number <= found.most
+    assert found.reason == parse_threshold(text, TWENTY).reason or found is OWN
+    assert all(0.0 <= value <= found.most for value in number)
 
 
 def test_the_schema_lets_every_usual_share_and_margin_pass() -> None:
@@ -174,7 +167,7 @@ def test_the_schema_lets_every_usual_share_and_margin_pass() -> None:
 )  # fmt: skip
 def test_a_bad_threshold_is_refused_by_its_own_text(text: Any, part: str) -> None:
     with pytest.raises(InputError) as caught:
-        parse_threshold(text, None)
+        parse_threshold(text, BARE)
     assert part in str(caught.value)
 
 
@@ -182,7 +175,7 @@ def test_a_bad_threshold_is_refused_by_its_own_text(text: Any, part: str) -> Non
 def test_any_text_is_a_threshold_or_an_input_error(text: str) -> None:
     for whole in (text, *(form.prefix + text for form in FORMS)):
         with contextlib.suppress(InputError):
-            assert not math.isnan(parse_threshold(whole, TWENTY).nats)
+            assert not math.isnan(parse_threshold(whole, TWENTY).threshold)
     with contextlib.suppress(InputError):
         assert 0.0 <= parse_share(text) <= 1.0
 

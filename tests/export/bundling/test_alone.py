@@ -48,7 +48,7 @@ def test_the_bundle_holds_both_graphs_in_both_forms_and_no_llm(bundle: Path) -> 
         assert found["differences"].keys() == {"crm"}
         assert found["differences"]["crm"] <= 1e-5
         assert {"crm", "crm_valid", "crm_int8"} == found["metrics"].keys()
-        assert engine.threshold.nats == float("inf")
+        assert engine.policy.threshold == float("inf")
         assert list(compare(engine).problems) == []
 
 

@@ -72,7 +72,7 @@ def test_an_interrupted_run_goes_on_with_another_export_to_the_same_weights(data
     assert best(tmp_path / "run") == best(tmp_path / "whole")
     bundle = export(Run.open(tmp_path / "run", data), tmp_path / "bundle", ExportOptions(("F16",), threads=1))
     routing = json.loads((bundle.root / "routing.json").read_text())
-    assert (routing["fusion"]["rule"], bundle.policy()) == ("blend", "ratio:0.3")
+    assert (routing["fusion"]["rule"], bundle.routing().threshold) == ("blend", "ratio:0.3")
     assert len((bundle.root / "sample.jsonl").read_text().splitlines()) == 7
     stages.train(tmp_path / "run", before, data, quiet=True)  # a finished one too
     assert Run.open(tmp_path / "run", data).recipe.export == before.export

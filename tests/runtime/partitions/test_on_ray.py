@@ -49,7 +49,7 @@ def here(crm_bundle: Path, engine: Any, table: Path, tmp_path: Path) -> Callable
     """The files that this process makes of the table."""
 
     def made() -> dict[str, bytes]:
-        wanted = scoring.same(crm_bundle, engine.threshold.nats, llm=False, deterministic=False)
+        wanted = scoring.same(crm_bundle, engine.policy.key, llm=False, deterministic=False)
         scoring.score_all(engine, partitions(table, tmp_path / "here"), wanted, Tally(), lambda tally: None)
         return files(tmp_path / "here")
 

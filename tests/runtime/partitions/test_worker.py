@@ -30,7 +30,7 @@ def test_a_worker_gives_the_same_bytes_as_this_process(
     own = worker(crm_bundle)
     said = raised(own.open())
     assert (said["llm"], said["features"]) == (False, [])
-    wanted = scoring.same(crm_bundle, said["nats"], said["llm"], deterministic=False)
+    wanted = scoring.same(crm_bundle, said["threshold"], said["llm"], deterministic=False)
     for part in partitions(table, tmp_path / "there"):
         found = own.score(part.name, str(part.source), str(part.out), part.label(wanted))
         assert Tally.from_json(raised(found)).requests == own.done() > 0
@@ -63,7 +63,7 @@ def test_another_input_and_a_bad_row_are_told(
 ) -> None:
     own = worker(crm_bundle)
     said = raised(own.open())
-    wanted = scoring.same(crm_bundle, said["nats"], said["llm"], deterministic=False)
+    wanted = scoring.same(crm_bundle, said["threshold"], said["llm"], deterministic=False)
     part = partitions(table, tmp_path / "out")[0]
     label = part.label(wanted)
     tables.write(part.source, tables.table_of(messages[:2]))

@@ -18,8 +18,8 @@ import pytest
 
 from corella_edge.history import GIVEN
 from corella_edge.request import Request
+from corella_edge.routing.forms import parse_threshold
 from corella_edge.routing.measure import entropy, is_routed
-from corella_edge.routing.policy import parse_threshold
 from corella_edge.scores import Scores, Trace
 from corella_edge_runtime.server.app import build_app
 from corella_edge_runtime.server.guard.limits import Limits
@@ -109,15 +109,15 @@ class FakeRanker:
     def _scores(self, request: Request, refusal: str, answered: bool) -> Scores:
         items = tuple(c.item for c in request.candidates) if request.candidates else ("a", "b", "c")
         crm = np.array([zlib.crc32(item.encode()) % 1000 / 999 for item in items])
-        threshold = parse_threshold(0.6 if request.threshold is None else request.threshold, None)
+        threshold = parse_threshold(0.6 if request.threshold is None else request.threshold)
         s = entropy(crm)
-        wanted = is_routed(s, threshold.nats)
+        wanted = is_routed(s, threshold.threshold)
         mute = np.array([item.startswith("mute") for item in items])
         routed = wanted & ~mute & (answered and not refusal)
-        why = refusal or threshold.unit
+        why = refusal or threshold.reason
         reason = ["" if not w else "no_text" if m else why for w, m in zip(wanted, mute, strict=True)]
         unknown = tuple(("item",) if item.startswith("new") else () for item in items)
-        trace = Trace({"encode": 0.001, "crm": 0.002}, 50, 20, threshold.nats)
+        trace = Trace({"encode": 0.001, "crm": 0.002}, 50, 20, threshold.threshold)
         return Scores(items, crm, np.where(routed, 1 - crm, np.nan), routed, tuple(reason), unknown, trace)
 
     def warm_up(self) -> None:

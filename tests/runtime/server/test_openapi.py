@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
 from corella_edge.request_message import parse_request
-from corella_edge.routing.offpolicy import EXPLORE
-from corella_edge.routing.policy import FORMS, Calibration, parse_threshold
+from corella_edge.routing.exploring import EXPLORE
+from corella_edge.routing.forms import FORMS, parse_threshold
+from corella_edge.routing.policy import AskCost, Calibration, Routing
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge_runtime.server.guard.access import scope_of
 from corella_edge_runtime.server.openapi import document
 from json_schema import SCHEMAS, documents, valid
+
+ROUTING = Routing(calibration=Calibration([0.0, 0.5, 1.0], [0.7, 0.5, 0.0]), cost=AskCost(10.0, 1.0))
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -28,7 +31,7 @@ def test_whatever_the_schema_allows_is_accepted(doc):
     doc.pop("strict", None)  # what is odd about numbers is then refused, which no schema says
     request = parse_request(doc)
     if request.threshold is not None:
-        parse_threshold(request.threshold, Calibration([0.0, 0.5, 1.0], [0.7, 0.5, 0.0]))
+        parse_threshold(request.threshold, ROUTING)
 
 
 ODD_SCALARS = [None, True, -1, 0, 1, 2**64, 2**70, 0.5, 1e7, 1e16, "", "x", "x" * 257]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bundles import ITEMS, USERS, make_bundle
 from corella_edge.bundle.artefact import Bundle
-from corella_edge.routing.policy import parse_threshold
+from corella_edge.routing.forms import parse_threshold
 from corella_edge_runtime.server.routes.page import FOLDER, POLICY, TYPES, wants_html
 from corella_edge_runtime.showcase import Showcase
 
@@ -20,7 +20,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,imag
 @pytest.fixture(scope="module")
 def showcase(tmp_path_factory):
     bundle = Bundle.open(make_bundle(tmp_path_factory.mktemp("page") / "bundle"))
-    return Showcase(bundle, *bundle.schema(), parse_threshold("ratio:0.2", bundle.calibration()))
+    return Showcase(bundle, *bundle.schema(), parse_threshold("ratio:0.2", bundle.routing()))
 
 
 @pytest.fixture
