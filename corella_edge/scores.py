@@ -14,6 +14,7 @@ import numpy.typing as npt
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from corella_edge.request import Request
+from corella_edge.routing.exploring import EXPLORE
 from corella_edge.routing.forms import FORMS
 from corella_edge.routing.fusion import REPLACE, Fusion, fuse
 from corella_edge.routing.measure import LN2, Entropy, entropy
@@ -23,7 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 _ENCODER = msgspec.json.Encoder()
-_ROUTED = ", ".join(f"`{form.reason}`" for form in FORMS if form.reason)
+_ROUTED = ", ".join(f"`{reason}`" for reason in (*(form.reason for form in FORMS if form.reason), EXPLORE))
 _UNANSWERED = "; ".join(f"`{reason}`: {reason.text}" for reason in NoAnswer)
 
 
