@@ -6,7 +6,7 @@ import csv
 import math
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -55,6 +55,7 @@ class Weighed(Shown):
         inputs: what a gate reads, by name, as far as it is of the item.
     """
 
+    probability: Probability | None = None
     crm: Probability | None = None
     llm: Probability | None = None
     routed: bool = False
@@ -181,7 +182,8 @@ def read_logged(files: Iterable[Path]) -> Logged:
 def _row(candidate: Weighed) -> tuple[Any, ...]:
     llm = candidate.shadow if candidate.llm is None else candidate.llm
     return (an_id(candidate.item, "item"), candidate.crm, math.nan if llm is None else llm, candidate.routed,
-            candidate.reason, candidate.ask_propensity)  # fmt: skip
+            candidate.reason, candidate.ask_propensity,
+            math.nan if candidate.probability is None else candidate.probability)  # fmt: skip
 
 
 def _inputs(decision: WeighedDecision) -> list[dict[str, float]]:
@@ -195,14 +197,14 @@ def _inputs(decision: WeighedDecision) -> list[dict[str, float]]:
 
 
 def _as_columns(rows: list[tuple[Any, ...]], inputs: list[dict[str, float]]) -> Logged:
-    request, user, item, crm, llm, routed, reason, propensity, time = zip(*rows, strict=True)
+    request, user, item, crm, llm, routed, reason, propensity, final, time = zip(*rows, strict=True)
     texts = [np.array(column, np.object_) for column in (request, user, item)]
     names = sorted({name for one in inputs for name in one})
     by_name = {name: np.array([one.get(name, math.nan) for one in inputs]) for name in names}
     numbers = [np.array(column, np.float64) for column in (crm, llm, propensity)]
     unknown = np.full(len(rows), math.nan)
     found = LabelledRows(*texts, np.array(time, np.float64), unknown, *numbers, by_name)
-    return Logged(found, np.array(routed, bool), np.array(reason, np.object_))
+    return Logged(found, np.array(routed, bool), np.array(reason, np.object_), np.array(final, np.float64))
 
 
 def read_clicks(path: Path) -> Iterator[Click]:
@@ -239,6 +241,14 @@ def read_outcomes(path: Path, window: float) -> Outcome:
     for click in read_clicks(path):
         times.setdefault(key(click.request, click.item), []).append(click.time)
     return lambda request, item, time: float(any(0 <= at - time <= window for at in times.get((request, item), ())))
+
+
+def with_outcomes(logged: Logged, outcome: Outcome) -> Logged:
+    """The rows whose outcome is known, with it as their label."""
+    rows = logged.rows
+    columns = (rows.request.tolist(), rows.item.tolist(), rows.time.tolist())
+    label = np.array([outcome(*row) for row in zip(*columns, strict=True)], np.float64)
+    return replace(logged, rows=replace(rows, label=label)).take(~np.isnan(label))
 
 
 def _names(path: Path) -> list[str]:

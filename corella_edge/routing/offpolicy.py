@@ -9,6 +9,7 @@ Both take for granted that an outcome does not depend on what the LLM was asked 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ import numpy.typing as npt
 from corella_edge.metrics import Bootstrap, Interval, Sampled, mass_bins, row_hit, row_loss
 from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.labelled import LabelledRows
+from corella_edge.routing.measure import NEVER, is_routed
+from corella_edge.routing.policy import Policy, threshold_for
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -96,6 +99,32 @@ def worth(rows: LabelledRows, wanted: Mask, fusion: Fusion, bootstrap: Bootstrap
     weighted = {name: snips(loss, found, bootstrap).interval() for name, loss in losses.items()}
     robust = {f"{name}_robust": doubly_robust(loss, rows, found, bootstrap).interval() for name, loss in losses.items()}
     return Worth(*head, weighted_auc(final, rows.label, found, bootstrap).interval(), **weighted, **robust)
+
+
+def answered(final: Floats, routed: Mask, rows: LabelledRows, bootstrap: Bootstrap) -> Worth:
+    """Of what was answered, float64 [n], the LLM's score counting where bool [n] says so: nothing is estimated."""
+    found = asked(np.ones(len(routed), bool), np.ones(len(routed)), routed)
+    loss, hit = (snips(of(final, rows.label), found, bootstrap).interval() for of in (row_loss, row_hit))
+    auc = weighted_auc(final, rows.label, found, bootstrap).interval()
+    return Worth(float(routed.mean()), 0.0, float(routed.sum()), auc, loss, hit, loss, hit)
+
+
+def curve(
+    rows: LabelledRows, policy: Policy, shares: Sequence[float], bootstrap: Bootstrap, mute: Mask | None = None,
+    clip: float = CLIP,
+) -> list[Worth]:  # fmt: skip
+    """What a policy's measure would have been worth at each of the shares of the rows, ties included.
+
+    Args:
+        mute: bool [n], rows of which no policy gets an answer; None = there are none.
+    """
+    values = policy.measure(rows.crm, rows.inputs)
+    found = []
+    for share in shares:
+        threshold = NEVER if share <= 0.0 else policy.measure.least if share >= 1.0 else threshold_for(values, share)
+        wanted = is_routed(values, threshold)
+        found.append(worth(rows, wanted if mute is None else wanted & ~mute, policy.fusion, bootstrap, clip))
+    return found
 
 
 def snips(values: Floats, found: Asked, bootstrap: Bootstrap) -> Sampled:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.errors import InputError
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.policy import Policy
 
@@ -27,11 +28,13 @@ class Logged:
     Attributes:
         routed: bool, the LLM's score counted.
         reason: object of str, why it did, or why the LLM did not answer although it was wanted; else "".
+        final: float64, the probability that was answered; nan where that is not known.
     """
 
     rows: LabelledRows
     routed: Mask
     reason: npt.NDArray[np.object_]
+    final: Floats
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -43,7 +46,7 @@ class Logged:
 
     def take(self, where: npt.NDArray[np.int64] | Mask) -> Logged:
         """The rows at these places int64 [m], or where bool [n] is true."""
-        return Logged(self.rows.take(where), self.routed[where], self.reason[where])
+        return Logged(self.rows.take(where), self.routed[where], self.reason[where], self.final[where])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,15 @@ def wants(policy: Policy, logged: Logged) -> Mask:
     """bool [n]: the rows about which a policy asks the LLM, which has to know what it is asked about.
 
     Every request is decided by itself, as it is served.
+
+    Raises:
+        InputError: the log lacks an input of the policy's measure.
     """
+    missing = [name for name in policy.measure.needs if name not in logged.rows.inputs]
+    if missing:
+        raise InputError(
+            f"the measure {policy.measure.name} needs the input {missing[0]!r}, which the log does not have"
+        )
     wanted = np.zeros(len(logged), bool)
     inputs = logged.rows.inputs
     for places in requests(logged.rows.request):
