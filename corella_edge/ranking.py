@@ -1,6 +1,7 @@
 """Where the items to be found stand in a ranking of the catalogue, and what that is worth. Numpy only.
 
-A row has one relevant item, its target. Equal scores count against it (the pessimistic rule): a model that scores
+In a ranking of the catalogue a row has one relevant item, its target; a list that was shown (`Lists`) may have any
+number of them. Equal scores count against it (the pessimistic rule): a model that scores
 everything alike finds nothing, and no order in which items happen to be kept decides. Scores that round to equal
 numbers therefore cost: rank logits rather than probabilities.
 """
@@ -72,6 +73,36 @@ def reciprocal(places: npt.ArrayLike) -> Floats:
 def gains_of(places: npt.ArrayLike, k: int = CUT) -> dict[str, Floats]:
     """What each row adds to each metric, float64 [b] by the metric's name: hr@k, ndcg@k, mrr."""
     return {f"hr@{k}": hits(places, k), f"ndcg@{k}": discounted(places, k), "mrr": reciprocal(places)}
+
+
+class Lists:
+    """Rows that were ranked together, and NDCG@k of each such list by scores.
+
+    Attributes:
+        first: the first row of each list, int64 [lists].
+        judged: lists with a relevant and an irrelevant row, bool [lists]: of the others every order is as good.
+    """
+
+    def __init__(self, requests: npt.ArrayLike, labels: npt.ArrayLike) -> None:
+        """`requests` [n] says which list a row is in; labels float [n], above 0 = relevant."""
+        self._relevant = np.asarray(labels) > 0
+        _, self.first, self._list = np.unique(np.asarray(requests), return_index=True, return_inverse=True)
+        self._rows = np.bincount(self._list)
+        self._positives = np.bincount(self._list[self._relevant], minlength=len(self._rows))
+        self.judged = (self._positives > 0) & (self._positives < self._rows)
+
+    def ndcg(self, scores: npt.ArrayLike, k: int = CUT) -> Floats:
+        """NDCG@k of each list by float [n], float64 [lists]; nan for a list that is not judged.
+
+        Gains are 0 or 1, discounts 1 / log2(rank + 1), over the best order's (Järvelin and Kekäläinen 2002).
+        """
+        order = np.lexsort((self._relevant, -np.asarray(scores, dtype=np.float64), self._list))
+        ahead = np.cumsum(self._rows) - self._rows
+        place = np.arange(len(order)) - ahead[self._list[order]] + 1.0
+        worth = np.where(self._relevant[order] & (place <= k), 1.0 / np.log2(place + 1.0), 0.0)
+        found = np.bincount(self._list[order], weights=worth, minlength=len(self._rows))
+        best = np.r_[0.0, np.cumsum(1.0 / np.log2(np.arange(1, k + 1) + 1.0))][np.minimum(self._positives, k)]
+        return np.where(self.judged, found / np.where(best > 0, best, 1.0), np.nan)
 
 
 def means(places: npt.ArrayLike, k: int = CUT) -> dict[str, float]:

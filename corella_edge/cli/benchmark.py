@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import Finite, Ratios, TextInput, echo_json, engine_options, json_option, open_engine
+from corella_edge.cli.common import (
+    Finite,
+    Ratios,
+    TextInput,
+    echo_json,
+    engine_options,
+    json_option,
+    open_engine,
+    tell_threshold,
+)
 from corella_edge.cli.talk import Progress
 from corella_edge.routing.policy import RATIOS
 
@@ -53,6 +62,7 @@ def benchmark(
         report.check_folder(out)
     line = Progress()
     with open_engine(bundle, **engine) as opened:
+        tell_threshold(opened)
         threads = (opened.setup.crm_threads, opened.setup.llm.threads) if opened.setup else (1, 1)
         settings = BenchSettings(tuple(ratios), candidates, max_requests, max_labelled, repeat, seconds, seed, *threads)
         result = run(opened, requests, settings, lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"))

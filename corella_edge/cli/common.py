@@ -100,6 +100,14 @@ def open_engine(bundle: Path, **options: Any) -> Engine:
     return engine
 
 
+def tell_threshold(engine: Engine) -> None:
+    """On stderr: what the engine's threshold means, and costs on this machine."""
+    if not talk.quiet():
+        engine.know_cost()
+        for sentence in engine.told():
+            talk.say(sentence)
+
+
 def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """For tab completion."""
     try:

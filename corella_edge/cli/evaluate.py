@@ -9,7 +9,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import Ratios, Threads, json_option, need, open_engine
+from corella_edge.cli.common import Ratios, Threads, json_option, need, open_engine, tell_threshold
 from corella_edge.cli.evaluate_log import evaluate_log
 from corella_edge.cli.logs import CLIP, LABELS, WINDOW
 from corella_edge.cli.talk import Progress
@@ -84,6 +84,7 @@ def evaluate(
     folder = out or Path(f"evaluation-{bundle.name}-{split}")
     show = _Show()
     with open_engine(bundle, llm="thread" if llm else None, llm_threads=llm_threads, tuned=False) as engine:
+        tell_threshold(engine)
         result = run(engine, PreparedData.open(data), split, folder, rows or 0, seed,
                      show, tuple(ratios))  # fmt: skip
     show.line.done()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import LOG, LOG_MIB, TextInput, engine_options, open_engine, open_log
+from corella_edge.cli.common import LOG, LOG_MIB, TextInput, engine_options, open_engine, open_log, tell_threshold
 from corella_edge.cli.score_table import Cluster, ScoreProgress, cluster_options, score_table
 from corella_edge.routing.forms import HELP
 
@@ -67,6 +67,7 @@ def score(
         opened = stack.enter_context(open_engine(bundle, **engine, threshold=threshold, deterministic=deterministic))
         if tally.strict or opened.refuses:
             batch.check_all(opened.check, source)
+        tell_threshold(opened)
         show = ScoreProgress(opened.policy)
         if to is None:
             batch.score_stream(opened, source, sys.stdout.buffer, tally, show, decisions)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from corella_edge.cli import talk
-from corella_edge.cli.common import need, open_engine
+from corella_edge.cli.common import need, open_engine, tell_threshold
 from corella_edge.cli.talk import Progress
 from corella_edge.errors import InputError
 
@@ -96,6 +96,7 @@ def _here(bundle: Path, found: list[Partition], threshold: str | None, engine: d
         wanted = scoring.same(bundle, opened.policy.key, opened.llm is not None, engine["deterministic"])
         tally = Tally(scoring.count(found, opened.user_features, tell_unread))
         scoring.check_places(found, wanted, force)
+        tell_threshold(opened)
         show = ScoreProgress(opened.policy)
         scoring.score_all(opened, found, wanted, tally, show)
         show.finish(tally, len(found))

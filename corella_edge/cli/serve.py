@@ -15,7 +15,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import Finite, engine_options, open_log, trusted_key
+from corella_edge.cli.common import Finite, engine_options, open_log, tell_threshold, trusted_key
 from corella_edge.cli.serve_options import ACCESS, CHANCE, LIMITS, MEMORY, grouped
 from corella_edge.errors import MissingExtraError, OutputError
 from corella_edge.routing.forms import HELP, read_threshold
@@ -200,3 +200,4 @@ class _ReadyLine:
         computes = f"; llama.cpp computes with its library for: {verdict.variant}" if verdict else ""
         seconds = time.monotonic() - self.start
         talk.say(f"corella-edge: {ranker.name} is ready after {seconds:.1f} s{computes}")
+        tell_threshold(ranker)

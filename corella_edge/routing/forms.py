@@ -49,7 +49,8 @@ class Form:
     read: Callable[[str], Numbers | None] | None = None
 
     def __str__(self) -> str:
-        return self.meaning if self.read else f"{self.meaning} (0 to {self.most:.4g})"
+        most = f"{self.most:g}" if self.most == round(self.most) else f"{self.most:.4g}"
+        return self.meaning if self.read else f"{self.meaning} (0 to {most})"
 
     def number(self, text: str) -> float:
         """The number behind the prefix. Raises InputError."""
@@ -186,6 +187,12 @@ def parse_threshold(value: float | str, routing: Routing = UNKNOWN) -> Policy:
     """
     form, numbers = read_threshold(value)
     return form.policy(numbers, routing)
+
+
+def needs_cost(value: float | str, routing: Routing) -> bool:
+    """Whether a threshold means nothing without the cost of asking. Raises InputError as `read_threshold`."""
+    form, _ = read_threshold(value)
+    return form is MS or (form is OWN and routing.own is None and needs_cost(routing.threshold, routing))
 
 
 def parse_share(text: str) -> float:

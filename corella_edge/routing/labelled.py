@@ -119,9 +119,9 @@ def gather(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> LabelledRows:
         count += 1
     for values in inputs.values():
         values += [_NAN] * (count - len(values))
-    as_text = {name: np.array(values, dtype=np.object_) for name, values in texts.items()}
-    as_number = {name: np.array(values, dtype=np.float64) for name, values in numbers.items()}
-    return LabelledRows(**as_text, **as_number, inputs={name: np.array(v) for name, v in inputs.items()})
+    columns: dict[str, Any] = {name: np.array(values, dtype=np.object_) for name, values in texts.items()}
+    columns |= {name: np.array(values, dtype=np.float64) for name, values in numbers.items()}
+    return LabelledRows(**columns, inputs={name: np.array(values) for name, values in inputs.items()})
 
 
 def _append(

@@ -207,6 +207,7 @@ MEASURES: dict[str, Callable[[Mapping[str, Any]], Measure]] = {
     Margin.name: lambda data: Margin(_centre(data)),
     Band.name: lambda data: Band(*_window(data)),
     Disagreement.name: lambda data: Disagreement(),
+    "gate": lambda data: _gate(data),
 }
 
 
@@ -222,6 +223,13 @@ def parse_measure(data: Any) -> Measure:
     if not isinstance(name, str) or name not in MEASURES:
         raise BundleError(f"routing.json: measure.name: {repr(name)[:40]} is not one of {', '.join(MEASURES)}")
     return MEASURES[name](data)
+
+
+def _gate(data: Mapping[str, Any]) -> Measure:
+    """Imported where it is read: it is made of what is above."""
+    from corella_edge.routing.gate import parse_gate
+
+    return parse_gate(data)
 
 
 def _by_entropy(centre: float) -> Entropy:

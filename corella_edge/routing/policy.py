@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.routing.decision import Reach
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.measure import (
     BY_ENTROPY,
@@ -21,6 +22,7 @@ from corella_edge.routing.measure import (
     NO_INPUTS,
     NO_ROWS,
     NO_VALUES,
+    Band,
     Floats,
     Inputs,
     Measure,
@@ -112,6 +114,11 @@ class AskCost:
         """Milliseconds of so many routed candidates in so many requests that have one."""
         return self.first * touched + self.further * max(0.0, routed - touched)
 
+    @property
+    def finite(self) -> bool:
+        """Whether there is somebody to ask."""
+        return math.isfinite(self.first)
+
     def expected(self, share: float, n: int) -> float:
         """Milliseconds of a request of `n` candidates of which each is routed by itself with the chance `share`.
 
@@ -178,6 +185,8 @@ class Policy:
             return "never"
         if self.measure is BY_ENTROPY:
             return f"{self.threshold:.4f} nats"
+        if isinstance(self.measure, Band) and self.threshold == 0.0:
+            return f"probabilities from {self.measure.low:g} to {self.measure.high:g}"
         made = ", ".join(f"{name} {value}" for name, value in self.measure.to_json().items() if name != "name")
         return f"{self.measure.name} {self.threshold:.4g}" + (f" ({made})" if len(made) in range(1, 60) else "")
 
@@ -230,6 +239,7 @@ class Routing:
         base_rate: the share of the calibration rows that are positive.
         rows: how many of them there are.
         cost: of asking the LLM on this machine; None = not known.
+        reach: how far asking moves a score; None = not known. Then every routed candidate may change the top.
     """
 
     threshold: str = "ratio:0"
@@ -242,6 +252,7 @@ class Routing:
     base_rate: float | None = None
     rows: int | None = None
     cost: AskCost | None = None
+    reach: Reach | None = None
 
     @property
     def quantiles(self) -> Calibration | None:

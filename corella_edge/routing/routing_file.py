@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import BundleError, InputError
+from corella_edge.routing.decision import parse_reach
 from corella_edge.routing.forms import OWN, read_threshold
 from corella_edge.routing.fusion import REPLACE, Fusion, parse_fusion
 from corella_edge.routing.measure import BY_ENTROPY, LN2, NEVER, Floats, Measure, parse_measure
@@ -30,6 +31,7 @@ def parse_routing(data: Mapping[str, Any]) -> Routing:
         _threshold(data), parse_calibration(data), measure, values,
         read_fusion(data), own, _probabilities(data),
         _share(data, "base_rate"), data["rows"] if type(data.get("rows")) is int else None,
+        reach=parse_reach(data["reach"]) if "reach" in data else None,
     )  # fmt: skip
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -18,27 +19,32 @@ from corella_edge.bundle.signature import TrustedKey
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.unseen import Refusal
 from corella_edge.history import GIVEN, scale_notes
-from corella_edge.request import Request, User
+from corella_edge.prompt import Template
+from corella_edge.request import Candidates, Request, User
+from corella_edge.routing.decision import open_places
 from corella_edge.routing.exploring import EXPLORE, explore
-from corella_edge.routing.forms import OWN, parse_threshold
+from corella_edge.routing.forms import OWN, needs_cost, parse_threshold
 from corella_edge.routing.fusion import Fusion
+from corella_edge.routing.gate import INPUTS as GATE_INPUTS
 from corella_edge.routing.measure import NO_INPUTS, NO_ROWS, NO_VALUES, Inputs
 from corella_edge.routing.policy import UNASKABLE, Policy, Routing
 from corella_edge.routing.reasons import NoAnswer
+from corella_edge.routing.told import told
 from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.attributes import FeatureNames
 from corella_edge_runtime.crm import CRM_MEMORY_MIB, Crm
+from corella_edge_runtime.llm import ask_cost
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.llm.contract.messages import Answers
 from corella_edge_runtime.opening import open_llm, open_text
+from corella_edge_runtime.routing_inputs import RoutingInputs
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 from corella_edge_runtime.slate.choose import Slate, Slates
 
 NOBODY_ASKED = Answers.none(0, "")
-NEAR = 4  # places near the top for each of `top_k`, where the whole catalogue is ranked
 
 
 @dataclass(slots=True)
@@ -83,10 +89,14 @@ class Engine:
         self, bundle: Bundle, encoder: FeatureEncoder, crm: Crm, llm: Llm | None, threshold: str | float | None = None
     ) -> None:
         self.bundle, self.encoder, self.crm, self.llm = bundle, encoder, crm, llm
+        self._lasting: list[str] = [crm.warning] if crm.warning else []
         self.routing: Routing = bundle.routing() if llm else replace(bundle.routing(), cost=UNASKABLE)
         self.fusion: Fusion = self.routing.fusion
-        self.policy: Policy = self.parse_threshold(OWN.prefix if threshold is None else threshold)
-        self._lasting: list[str] = [crm.warning] if crm.warning else []
+        written = OWN.prefix if threshold is None else threshold
+        if needs_cost(written, self.routing):
+            self.know_cost()
+        self.policy: Policy = self.parse_threshold(written)
+        self.written = f"{written} ({self.routing.threshold})" if written == OWN.prefix else str(written)
         self._of_llm = ""
         self.setup: Setup | None = None
         catalog, prompt = encoder.catalog, bundle.prompt()
@@ -213,6 +223,19 @@ class Engine:
         """`0.65`, `ratio:0.05` or another form, by what this bundle says and what was measured here."""
         return parse_threshold(value, self.routing)
 
+    def know_cost(self) -> None:
+        """Measure what asking the LLM costs here, where that is not known; some ten prompts, seconds at most."""
+        if self.llm is None or self.routing.cost is not None:
+            return
+        cost = ask_cost.measure(self.llm, self.bundle, self.encoder.catalog)
+        if cost is None:
+            self._lasting.append("the LLM does not answer, so what it costs is not known: nothing is asked by `ms:`")
+        self.routing = replace(self.routing, cost=cost or UNASKABLE)
+
+    def told(self) -> list[str]:
+        """What the engine's threshold means, a sentence each."""
+        return told(self.policy, self.routing, self.written)
+
     def rank(self, request: Request, refuses: bool = True) -> Scores:
         """Score all candidates of a request; waits for the LLM, at most for the request's `timeout_ms`.
 
@@ -287,10 +310,12 @@ class Engine:
             self._refusal.check(request.user, candidates, unknown)
         encoded = time.monotonic()
         p = self.crm.probability(feed)
-        chosen, unsure = (NO_ROWS, NO_VALUES) if slate.fallback else policy.route(p, self._inputs(policy, request, p))
-        if request.candidates is None and request.top_k is not None and len(chosen):
-            near = near_top(p, chosen, NEAR * request.top_k)
-            chosen, unsure = chosen[near], unsure[near]
+        chosen, unsure = NO_ROWS, NO_VALUES
+        if not slate.fallback:
+            chosen, unsure = policy.route(p, self._inputs(policy, request, candidates, p, unknown))
+        if request.top_k is not None and len(chosen):
+            open_ = open_places(p, chosen, request.top_k, self.routing.reach, request.candidates is None)
+            chosen, unsure = chosen[open_], unsure[open_]
         drawn, propensity = NO_ROWS, None
         if self.explore and self.llm is not None and not refusal and not slate.fallback:
             drawn, propensity = self._explored(request, p, chosen)
@@ -309,18 +334,39 @@ class Engine:
     def _explored(
         self, request: Request, p: FloatArray, chosen: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], FloatArray]:
-        """What is routed at random beside the `chosen`, and the chance of all; as with those, near the top alone."""
+        """What is routed at random beside the `chosen`, and the chance of all; as with those, only what is open."""
         drawn, propensity = explore(chosen, len(p), self.explore, self._rng)
-        if request.candidates is None and request.top_k is not None:
-            near = near_top(p, np.arange(len(p)), NEAR * request.top_k)
-            drawn, propensity = drawn[near[drawn]], np.where(near, propensity, 1.0)
+        if request.top_k is not None:
+            open_ = open_places(p, np.arange(len(p)), request.top_k, self.routing.reach, request.candidates is None)
+            drawn, propensity = drawn[open_[drawn]], np.where(open_, propensity, 1.0)
         return drawn, propensity
 
-    def _inputs(self, policy: Policy, request: Request, p: FloatArray) -> Inputs:
+    @cached_property
+    def _known(self) -> RoutingInputs:
+        """Made when a policy first asks for it: the entropy needs nothing of it."""
+        popular, prompt = self.slates.popular, self.bundle.prompt()
+        template = prompt[0] if prompt else Template()
+        return RoutingInputs(
+            self.encoder, None if popular is None else popular.counts, lambda item: template.item_text(item) is not None
+        )
+
+    def _inputs(
+        self, policy: Policy, request: Request, candidates: Candidates, p: FloatArray, unknown: Sequence[Sequence[str]]
+    ) -> Inputs:
         """float64 [n] by name: what the policy's measure needs to know beside the base model's probabilities."""
-        if not policy.measure.needs:
+        needs = policy.measure.needs
+        if not needs:
             return NO_INPUTS
-        return {name: np.full(len(p), np.nan) for name in policy.measure.needs}
+        known = [name for name in needs if name in GATE_INPUTS]
+        found = self._known.of(p, candidates, len(request.user.history), unknown, known) if known else NO_INPUTS
+        return {name: found[name] if name in found else np.full(len(p), np.nan) for name in needs}
+
+    def gate_inputs(self, request: Request, scores: Scores) -> Inputs:
+        """float64 [n] by name: what a gate reads of a request's scored candidates, for a log that one is fitted on."""
+        given = request.candidates
+        same = given is not None and len(given) == len(scores.items)
+        candidates = given if given is not None and same else Candidates(scores.items)
+        return self._known.of(scores.crm, candidates, len(request.user.history), scores.unknown, tuple(GATE_INPUTS))
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
@@ -362,6 +408,8 @@ class Engine:
             self.rank(Request(User(), sample, threshold="ratio:1"))
         if self.llm and not self.llm.answers:
             self.llm.prove()
+        if self.llm and self.llm.answers:
+            self.know_cost()
 
     def stats(self) -> dict[str, float]:
         """Counters of the LLM side, and of what the CRM keeps of users' events; empty of what is not there."""
@@ -384,18 +432,6 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def near_top(p: FloatArray, chosen: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.bool_]:
-    """bool [m]: which of the `chosen` places are among the `most` highest of p, float64 [n]; ties are in.
-
-    Of a whole catalogue the LLM would be asked about thousands of items that no answer shows.
-    """
-    if most >= len(p):
-        return np.ones(len(chosen), np.bool_)
-    least = np.partition(p, len(p) - most)[len(p) - most]
-    near: npt.NDArray[np.bool_] = p[chosen] >= least
-    return near
 
 
 def _trace(seconds: dict[str, float], policy: Policy, n: int) -> Trace:

@@ -20,8 +20,8 @@ from corella_edge.metrics import Bootstrap
 from corella_edge.request import Candidate, Event, Request, User
 from corella_edge.routing.policy import Policy
 from corella_edge.scores import Scores
-from corella_edge_runtime import box
-from corella_edge_runtime.bench import machine, plot, quality, traffic
+from corella_edge_runtime import box, drawing
+from corella_edge_runtime.bench import machine, quality, traffic
 from corella_edge_runtime.bench import run as bench
 from corella_edge_runtime.bench.measure import latency, measure
 
@@ -292,7 +292,7 @@ def test_labels_are_read_from_both_forms():
                          *((math.nextafter(10.0**k, 0), math.nextafter(10.0**j, math.inf)) for k in range(-4, 4)
                            for j in range(k, 7))])  # fmt: skip
 def test_log_ticks_enclose(low, high):
-    ticks = plot.log_ticks(low, high)
+    ticks = drawing.log_ticks(low, high)
     assert ticks[0] <= low
     assert ticks[-1] >= high
     assert len(ticks) >= 2
@@ -301,14 +301,14 @@ def test_log_ticks_enclose(low, high):
 
 @pytest.mark.parametrize(("low", "high"), [(0.51, 0.79), (0.7, 0.7), (0.0, 1.0), (0.7831, 0.7839)])
 def test_linear_ticks_enclose(low, high):
-    ticks = plot.linear_ticks(low, high)
+    ticks = drawing.linear_ticks(low, high)
     assert ticks[0] <= low + 1e-9
     assert ticks[-1] >= high - 1e-9
     assert 2 <= len(ticks) <= 7
 
 
 def test_labels_are_spread():
-    assert plot.spread([10, 11, 12, 60], 14) == [10, 24, 38, 60]
+    assert drawing.spread([10, 11, 12, 60], 14) == [10, 24, 38, 60]
 
 
 def test_disturbance_counts_what_is_not_ours():

@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             user = {"id": f"u{k % 40}", "history": [{"item": f"i{k % 30}", "rating": 4}]}
             request = parse_request({"id": f"r{k}", "user": user, "candidates": candidates, "threshold": 0.66})
             scores = engine.rank(request)
-            log.put(request, scores, engine.name, wait=True)
+            log.put(request, scores, engine.name, wait=True, know=engine.gate_inputs)
             for item, p in zip(items, scores.crm.tolist(), strict=True):
                 hit = rng.random() < p
                 labels.append(f"r{k},{item},{int(hit)}")

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge.metrics import (
-    Bootstrap,
-    Interval,
-    Sampled,
-    auc_error,
-    ece,
-    quality,
-    row_hit,
-    row_loss,
-    sampled_auc,
-    sampled_ece,
-    sampled_mean,
-    sampled_uauc,
-    uauc,
-)
+from corella_edge import judge
+from corella_edge.judge import METRICS, Figures, Json, gains, interval, number, percents, shown
+from corella_edge.metrics import auc_error
 from corella_edge.routing.measure import entropy
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-Json = dict[str, Any]
 
 FEW_USERS = 10  # drawing among fewer says little of others
 WIDE = 0.02  # half an interval of 95 % of an AUC, from which differences between models are hard to tell
-METRICS = ("auc", "logloss", "accuracy", "ece", "uauc")
-Figures = dict[str, Sampled]
+__all__ = [
+    "METRICS", "Figures", "Json", "Judge", "Pair", "ScoredRows", "gains", "interval", "number", "percents", "shown",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,62 +87,12 @@ class Pair:
     test: ScoredRows
 
 
-class Judge:
-    """All metrics of probabilities on fixed rows under the same draws of users; the same scores are judged once."""
+class Judge(judge.Judge):
+    """All metrics of probabilities on fixed rows under the same draws of users."""
 
     def __init__(self, rows: ScoredRows, draws: int = 2000, seed: int = 0) -> None:
+        super().__init__(rows.labels, rows.users, draws, seed)
         self.rows = rows
-        self.bootstrap = Bootstrap(rows.users, draws, seed)
-        self._known: dict[bytes, Figures] = {}
-
-    def __call__(self, p: Floats) -> Figures:
-        """Every metric of float64 [n]."""
-        key = hashlib.blake2b(np.ascontiguousarray(p).tobytes(), digest_size=16).digest()
-        if key not in self._known:
-            self._known[key] = self._figures(p)
-        return self._known[key]
-
-    def _figures(self, p: Floats) -> Figures:
-        y, bootstrap = self.rows.labels, self.bootstrap
-        return {
-            "auc": sampled_auc(p, y, bootstrap),
-            "logloss": sampled_mean(row_loss(p, y), bootstrap),
-            "accuracy": sampled_mean(row_hit(p, y), bootstrap),
-            "ece": sampled_ece(p, y, bootstrap),
-            "uauc": sampled_uauc(p, y, bootstrap),
-        }
-
-    def points(self, p: Floats) -> dict[str, float]:
-        """Every metric of float64 [n] without draws."""
-        y = self.rows.labels
-        found = quality(p, y)
-        errors, by_user = ece(p, y), uauc(p, y, self.bootstrap.owner)
-        return {"auc": found.auc, "logloss": found.logloss, "accuracy": found.accuracy, "ece": errors, "uauc": by_user}
-
-
-def shown(figures: Figures) -> Json:
-    """Each metric with its interval."""
-    return {name: interval(sampled.interval()) for name, sampled in figures.items()}
-
-
-def gains(figures: Figures, other: Figures) -> Json:
-    """Each metric minus the other's, with the interval of the paired difference."""
-    return {name: interval(sampled.gain(other[name])) for name, sampled in figures.items()}
-
-
-def percents(figures: Figures, other: Figures) -> Json:
-    """Each metric's gain in percent of the other's, with the interval of the paired ratio."""
-    return {name: interval(sampled.percent(other[name])) for name, sampled in figures.items()}
-
-
-def interval(found: Interval) -> Json:
-    """An interval as JSON, null for what is not defined."""
-    return {"value": number(found.value), "low": number(found.low), "high": number(found.high)}
-
-
-def number(value: float) -> float | None:
-    """A finite number, or null."""
-    return float(value) if math.isfinite(value) else None
 
 
 def doubts(labels: npt.NDArray[np.int8], what: str) -> list[str]:

@@ -12,45 +12,10 @@ from typing import Any
 from corella_edge import atomic
 from corella_edge_export.report import log, plots
 from corella_edge_export.report.log import METRICS, MODELS, RunLog, StageLog
+from corella_edge_runtime.document import document, table_head, table_row
 
 FILE = "report.html"
 NONE = "–"  # noqa: RUF001
-STYLE = """
-:root { color-scheme: light dark; --link: #0b4f8a;
-  --ink: #1f2933; --soft: #616e7c; --line: #d9dee4; --page: #f6f7f9; --card: #fff }
-@media (prefers-color-scheme: dark) {
-  :root { --link: #7cc0f4;
-    --ink: #e4e7eb; --soft: #9aa5b1; --line: #36404b; --page: #14181d; --card: #1c2229 }
-}
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 84rem; padding: 2rem 1.25rem 4rem; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 1rem; overflow-wrap: anywhere }
-h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem }
-p { margin: .25rem 0 1rem; color: var(--soft) }
-a { color: var(--link) }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem; margin: 0 }
-dt { color: var(--soft) }
-dd { margin: 0; overflow-wrap: anywhere }
-.wide { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 10px }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { padding: .4rem .8rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line) }
-thead th { border-top: 0; color: var(--soft); font-weight: 600 }
-th:first-child { text-align: left; font-weight: 600 }
-tr.model th { padding-left: 2rem; font-weight: 400 }
-.settings td { text-align: left; white-space: pre-wrap; overflow-wrap: anywhere;
-  font-family: ui-monospace, Menlo, Consolas, monospace }
-.settings th { width: 16rem; font-weight: 400 }
-.settings th[scope=rowgroup] { font-weight: 600 }
-.settings tbody tr:not(:first-child) th { padding-left: 2rem }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1.25rem }
-figure { margin: 0; break-inside: avoid }
-figure svg { display: block; width: 100%; height: auto; padding: .75rem; background: #fff;
-  border: 1px solid var(--line); border-radius: 10px }
-figure svg * { stroke-linejoin: round; stroke-linecap: butt }
-figure svg text { font-family: system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif !important }
-figcaption { margin: .4rem .25rem 0; color: var(--soft); font-size: .875rem }
-"""
 
 
 def write_report(folder: Path) -> Path:
@@ -67,20 +32,15 @@ def write_report(folder: Path) -> Path:
 
 def page(run: RunLog) -> str:
     """The whole file."""
-    title = f"Training report: {escape(run.name)}"
     pairs = pair_names(run.recipe)
     parts = [
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>",
         *_head(run),
         *_stages(run),
         *(part for stage in run.stages for part in _section(stage, pairs)),
         *_settings("Recipe", run.recipe),
         *_settings("Versions", run.versions),
-        "</main>\n</body>\n</html>\n",
     ]
-    return "\n".join(parts)
+    return document(f"Training report: {run.name}", parts)
 
 
 def pair_names(recipe: dict[str, Any]) -> list[str]:
@@ -128,24 +88,18 @@ def _stages(run: RunLog) -> Iterator[str]:
     header = ["stage", "steps", "time", "evaluations", "kept at step", *(METRICS[name] for name in shown), "state"]
     yield "<h2>Stages</h2>\n<p>Validation figures of the weights that were kept."
     yield 'Where both models are trained, each has a row of its own below.</p>\n<div class="wide"><table>'
-    cells = "".join(f'<th scope="col">{name}</th>' for name in header)
-    yield f"<thead><tr>{cells}</tr></thead>\n<tbody>"
+    yield f"{table_head(header)}\n<tbody>"
     for stage in run.stages:
         at = f"{stage.kept['step']:,}" if stage.kept else NONE
         state = "finished" if stage.finished else "unfinished"
         counts = [f"{stage.steps:,}", duration(stage.seconds), str(len(stage.valid)), at]
         link = f'<a href="#{stage.name}">{stage.name}</a>'
-        yield _row(link, [*counts, *(_figure(stage, name) for name in shown), state])
+        yield table_row(link, [*counts, *(_figure(stage, name) for name in shown), state])
         for prefix, model in MODELS.items():
             figures = [_figure(stage, f"{prefix}{name}") for name in shown]
             if prefix and any(figures):
-                yield _row(model, ["", "", "", "", *figures, ""], kind="model")
+                yield table_row(model, ["", "", "", "", *figures, ""], kind="model")
     yield "</tbody></table></div>"
-
-
-def _row(name: str, cells: list[str], kind: str = "") -> str:
-    mark = f' class="{kind}"' if kind else ""
-    return f'<tr{mark}><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
 def _figure(stage: StageLog, key: str) -> str:
@@ -175,7 +129,7 @@ def _settings(title: str, table: dict[str, Any]) -> Iterator[str]:
     groups = [(key, value) for key, value in table.items() if isinstance(value, dict)]
     for name, group in [(title.lower(), plain)] * bool(plain) + groups:
         yield f'<tbody><tr><th scope="rowgroup" colspan="2">{escape(name)}</th></tr>'
-        yield from (_row(escape(key), [escape(value)]) for key, value in _flat(group))
+        yield from (table_row(escape(key), [escape(value)]) for key, value in _flat(group))
         yield "</tbody>"
     yield "</table></div>"
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
 
+from corella_edge_runtime.drawing import FONT, GREY, GRID, INK, line, linear_ticks, log_ticks, spread, stroke, text
+
 Result = dict[str, Any]
 WIDTH, LEFT, RIGHT = 760, 84, 110
 TOP, PANEL, GAP, BOTTOM = 64, 250, 46, 60
-FONT = "Helvetica, Arial, DejaVu Sans, sans-serif"
-INK, GREY, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 SERIES = (("p99", "#9fb3c8"), ("p90", "#4098d7"), ("p50", "#0b4f8a"))
 AUC = "#b44d12"
-STEPS = (1, 2, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +60,8 @@ def _head(result: Result, height: int) -> list[str]:
             f'height="{height}" font-family="{FONT}" font-size="12" fill="{INK}">')  # fmt: skip
     title = f"{result['bundle']['label']}: latency and AUC per routed share"
     return [kind, f"<title>{escape(title)}</title>", f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-            _text(LEFT, 26, title, size=16, weight="bold"),
-            _text(LEFT, 45, f"{many}; {box['cpu']}, {box['cores']} cores", fill=GREY)]  # fmt: skip
+            text(LEFT, 26, title, size=16, weight="bold"),
+            text(LEFT, 45, f"{many}; {box['cpu']}, {box['cores']} cores", fill=GREY)]  # fmt: skip
 
 
 def _latency(rows: Sequence[Result]) -> list[str]:
@@ -72,10 +71,10 @@ def _latency(rows: Sequence[Result]) -> list[str]:
     parts = _axes(panel, ticks, "ms a request (log)")
     for name, colour in SERIES:
         points = [(panel.x(i), panel.y(row["request_ms"][name])) for i, row in enumerate(rows)]
-        parts += _line(points, colour)
+        parts += line(points, colour)
     ends = [panel.y(rows[-1]["request_ms"][name]) for name, _ in SERIES]
     for (name, colour), y in zip(SERIES, spread(ends, 14), strict=True):
-        parts.append(_text(WIDTH - RIGHT + 8, y + 4, name, fill=colour, weight="bold"))
+        parts.append(text(WIDTH - RIGHT + 8, y + 4, name, fill=colour, weight="bold"))
     return parts
 
 
@@ -85,17 +84,17 @@ def _quality(rows: Sequence[Result]) -> list[str]:
     panel = Panel(TOP + PANEL + GAP, ticks[0], ticks[-1], len(rows), log=False)
     parts = _axes(panel, ticks, "AUC")
     alone = panel.y(found[0][1]["value"] - rows[found[0][0]]["quality"]["gain"]["value"])
-    parts.append(_stroke(LEFT, alone, WIDTH - RIGHT, alone, GREY, 1.0, dash="5 4"))
+    parts.append(stroke(LEFT, alone, WIDTH - RIGHT, alone, GREY, 1.0, dash="5 4"))
     for i, auc in found:
         x, low, high = panel.x(i), panel.y(auc["low"]), panel.y(auc["high"])
-        parts += [_stroke(x, low, x, high, AUC, 1.5)]
-        parts += [_stroke(x - 5, end, x + 5, end, AUC, 1.5) for end in (low, high)]
+        parts += [stroke(x, low, x, high, AUC, 1.5)]
+        parts += [stroke(x - 5, end, x + 5, end, AUC, 1.5) for end in (low, high)]
     points = [(panel.x(i), panel.y(auc["value"])) for i, auc in found]
-    parts += _line(points, AUC)
+    parts += line(points, AUC)
     places = spread(sorted((points[-1][1], alone)), 14)
     names = [("routed, 95 %", AUC), ("CRM alone", GREY)]
     for (name, colour), y in zip(names if points[-1][1] <= alone else names[::-1], places, strict=True):
-        parts.append(_text(WIDTH - RIGHT + 8, y + 4, name, fill=colour, weight="bold"))
+        parts.append(text(WIDTH - RIGHT + 8, y + 4, name, fill=colour, weight="bold"))
     return parts
 
 
@@ -104,64 +103,18 @@ def _axes(panel: Panel, ticks: Sequence[float], title: str) -> list[str]:
     parts = []
     for tick in ticks:
         y = panel.y(tick)
-        parts += [_stroke(LEFT, y, right, y, GRID), _text(LEFT - 8, y + 4, f"{tick:g}", anchor="end", fill=GREY)]
-    parts += [_stroke(LEFT, panel.top, LEFT, panel.top + PANEL, GREY),
-              _stroke(LEFT, panel.top + PANEL, right, panel.top + PANEL, GREY)]  # fmt: skip
-    turned = f'<g transform="rotate(-90 22 {middle:.1f})">{_text(22, middle, title, anchor="middle")}</g>'
+        parts += [stroke(LEFT, y, right, y, GRID), text(LEFT - 8, y + 4, f"{tick:g}", anchor="end", fill=GREY)]
+    parts += [stroke(LEFT, panel.top, LEFT, panel.top + PANEL, GREY),
+              stroke(LEFT, panel.top + PANEL, right, panel.top + PANEL, GREY)]  # fmt: skip
+    turned = f'<g transform="rotate(-90 22 {middle:.1f})">{text(22, middle, title, anchor="middle")}</g>'
     return [*parts, turned]
 
 
 def _ratio_labels(rows: Sequence[Result], height: int) -> list[str]:
     panel = Panel(0, 0, 1, len(rows), log=False)
     base = height - BOTTOM
-    labels = [_text(panel.x(i), base + 18, f"{row['ratio']:g}", anchor="middle") for i, row in enumerate(rows)]
-    shares = [_text(panel.x(i), base + 33, f"({row['share']:.3f})", anchor="middle", fill=GREY)
+    labels = [text(panel.x(i), base + 18, f"{row['ratio']:g}", anchor="middle") for i, row in enumerate(rows)]
+    shares = [text(panel.x(i), base + 33, f"({row['share']:.3f})", anchor="middle", fill=GREY)
               for i, row in enumerate(rows)]  # fmt: skip
     title = "routed share asked for (and of the timed candidates)"
-    return [*labels, *shares, _text((LEFT + WIDTH - RIGHT) / 2, base + 52, title, anchor="middle")]
-
-
-def _line(points: Sequence[tuple[float, float]], colour: str) -> list[str]:
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in points]
-    return [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>', *dots]
-
-
-def _stroke(x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 1.0, dash: str = "none") -> str:
-    return (f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" '
-            f'stroke-width="{width:g}" stroke-dasharray="{dash}"/>')  # fmt: skip
-
-
-def _text(
-    x: float, y: float, text: str, anchor: str = "start", fill: str = INK, size: int = 12, weight: str = "normal"
-) -> str:
-    return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{fill}" font-size="{size}" '
-            f'font-weight="{weight}">{escape(text)}</text>')  # fmt: skip
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """1-2-5 steps from the last at or below `low` to the first at or above `high`; decades if those are many."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    # A decade more at both ends: beside a power of ten the logarithm is rounded onto it.
-    steps = STEPS if last - first <= 4 else (1,)
-    every = [step * 10.0**power for power in range(first - 1, last + 2) for step in steps]
-    below, above = [t for t in every if t <= low], [t for t in every if t >= high]
-    start, end = below[-1], above[0]
-    return [t for t in every if start <= t <= end] if start < end else [start, start * 10]
-
-
-def linear_ticks(low: float, high: float) -> list[float]:
-    """About five round values that enclose the range."""
-    raw = max(high - low, 1e-3) / 4
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(s * power for s in (*STEPS, 10) if s * power >= raw)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(i * step, 10) for i in range(first, max(last, first + 1) + 1)]
-
-
-def spread(places: Sequence[float], room: float) -> list[float]:
-    """The places, pushed down where needed so that ascending neighbours are `room` apart."""
-    result: list[float] = []
-    for place in places:
-        result.append(place if not result else max(place, result[-1] + room))
-    return result
+    return [*labels, *shares, text((LEFT + WIDTH - RIGHT) / 2, base + 52, title, anchor="middle")]

@@ -187,25 +187,25 @@ class Service:
         if ranking.request.strict:
             _check_strict(done.scores)
         if self.shadow is None:
-            self._log(done)
+            self._log(done, ranking.held)
         else:
             self._beside(self.shadow, ranking, done)
         return done
 
-    def _log(self, done: Ranked) -> None:
+    def _log(self, done: Ranked, held: Held) -> None:
         """Any thread may call it."""
         if self.decisions is not None:
-            self.decisions.put(done.request, done.scores, done.bundle)
+            self.decisions.put(done.request, done.scores, done.bundle, know=held.ranker.gate_inputs)
 
     def _beside(self, shadow: Shadow, ranking: Ranking, done: Ranked) -> None:
         """Have a sample asked about after its answer; a decision is logged when that is known."""
         held, candidates = ranking.held, ranking.draft.slate.candidates
         begun = shadow.begin(held.ranker, done.request.user, candidates, done.scores, self.in_flight)
         if begun is None:
-            self._log(done)
+            self._log(done, held)
             return
         held.until(begun)
-        begun.add_done_callback(lambda _: self._log(done))
+        begun.add_done_callback(lambda _: self._log(done, held))
 
     @asynccontextmanager
     async def ranking(self, request: Request, clock: Clock) -> AsyncIterator[Ranking]:

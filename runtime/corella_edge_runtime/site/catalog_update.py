@@ -6,7 +6,6 @@ known keeps what the CRM has learned of its id; the LLM knows items by their tex
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge.atomic import check_free, link_or_copy, new_folder
-from corella_edge.bundle.artefact import MANIFEST, TEXT, TOKENIZER, Bundle, seal, sha256, write_catalog_tables
+from corella_edge.atomic import check_free, new_folder
+from corella_edge.bundle.artefact import TEXT, TOKENIZER, Bundle, write_catalog_tables
 from corella_edge.catalog import LINES, TABLES, Attributes, Catalog
 from corella_edge.errors import BundleError, InputError
 from corella_edge.features.encoder import FeatureEncoder
@@ -26,11 +25,11 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import Reference, parse_reference, read_lines
 from corella_edge.request import Candidate, Candidates
 from corella_edge_runtime.attributes import UsedAttributes, read_items, remarks
+from corella_edge_runtime.site.successor import link_files, next_version, parent_of, seal_next
 
 REFERENCE = "reference.jsonl"
 OWN = {LINES, TABLES, REFERENCE, VECTORS}  # files that an update rewrites
 MARK = "+items."
-HASH_DIGITS = 8
 
 NONE = Candidates(())
 
@@ -124,12 +123,6 @@ def _pinned(line: Json, changes: Mapping[str, set[str]], before: Catalog) -> Jso
     return {**line, "request": {**request, "candidates": [{**candidate, "features": features}]}}
 
 
-def new_version(version: str, parent: str, items: str) -> str:
-    """The version of a bundle after an update: the export's, and a hash of the parent's manifest and the items."""
-    digest = hashlib.sha256(f"{parent} {items}".encode()).hexdigest()
-    return f"{version.partition(MARK)[0]}{MARK}{digest[:HASH_DIGITS]}"
-
-
 def update(
     root: Path,
     items: Path | TextFile,
@@ -220,9 +213,7 @@ class Work:
 
     def write(self, folder: Path, rows: Sequence[str]) -> str:
         """Fill an empty folder; the new version."""
-        for name in self.bundle.manifest.files.keys() - OWN - self.left_behind():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(self.bundle.path(name), folder / name)
+        link_files(self.bundle, folder, OWN | self.left_behind())
         with (folder / LINES).open("w", encoding="utf-8") as file:
             file.writelines(self.after.catalog.lines())
         (folder / REFERENCE).write_text("".join(rows), "utf-8")
@@ -234,20 +225,17 @@ class Work:
 
     def seal(self, folder: Path, dropped: int) -> str:
         """Manifest and seal. What was linked must be what the old manifest lists."""
-        old, parent, source = self.bundle.manifest, sha256(self.bundle.path(MANIFEST)), self.items.sha256()
+        parent, source = parent_of(self.bundle), self.items.sha256()
         about = {
-            "parent": {"version": old.version, "manifest_sha256": parent},
+            "parent": parent,
             "items_sha256": source,
             "added": len(self.after.added),
             "changed": len(self.after.changed),
             **({"removed": len(self.after.removed)} if self.after.removed else {}),
             "reference_rows_dropped": dropped,
         }
-        version = new_version(old.version, parent, source)
-        found = seal(folder, old.name, version, {**old.about, "catalog_update": about})
-        for name in found.files.keys() & old.files.keys() - OWN:
-            if found.files[name] != old.files[name]:
-                raise BundleError(f"{self.bundle.root}: {name}: was changed meanwhile")
+        version = next_version(self.bundle.manifest.version, MARK, parent["manifest_sha256"], source)
+        seal_next(self.bundle, folder, version, {"catalog_update": about}, OWN)
         return version
 
     def report(self, version: str, rows: Sequence[str]) -> Report:

@@ -165,7 +165,7 @@ def test_explored_candidates_are_asked_at_random_and_the_chance_is_logged(bundle
             for k in range(60):
                 request = parse_request({**body, "id": f"r{k}"})
                 found = engine.rank(request)
-                log.put(request, found, engine.name, wait=True)
+                log.put(request, found, engine.name, wait=True, know=engine.gate_inputs)
                 hard = found.entropy >= 0.66
                 assert found.routed[hard].all()
                 assert [found.reason[i] for i in np.flatnonzero(hard)] == ["entropy"] * int(hard.sum())
@@ -180,3 +180,9 @@ def test_explored_candidates_are_asked_at_random_and_the_chance_is_logged(bundle
     assert first["policy"]["name"] == "entropy"
     assert first["policy"]["threshold"] == 0.66
     assert set(first["inputs"]) == {"history", "dispersion"}
+    # What a gate is fitted on is what it is given in serving.
+    given = engine.gate_inputs(request, found)
+    of_last = logged.rows.request == "r59"
+    for name, values in given.items():
+        if not np.isnan(values).any():
+            assert logged.rows.inputs[name][of_last] == pytest.approx(values, abs=1e-6), name

@@ -18,7 +18,8 @@ from corella_edge.json_lines import parse_reference
 from corella_edge.prompt import Template
 from corella_edge.request import Candidate
 from corella_edge_runtime.attributes import UsedAttributes, read_items, remarks
-from corella_edge_runtime.site.catalog_update import merge, new_version, reference_lines
+from corella_edge_runtime.site.catalog_update import MARK, merge, reference_lines
+from corella_edge_runtime.site.successor import next_version
 
 TEMPLATE = Template(item="{title} {genres}:")
 NUMBER = {"mean": 0.0, "scale": 1.0, "strength": 3.0}
@@ -240,12 +241,12 @@ def test_an_item_that_reads_as_another_one_does_or_did_is_told() -> None:
 
 
 def test_the_version_tells_parent_and_items_and_does_not_grow() -> None:
-    first = new_version("1", "p" * 64, "i" * 64)
-    assert first == new_version("1", "p" * 64, "i" * 64)
+    first = next_version("1", MARK, "p" * 64, "i" * 64)
+    assert first == next_version("1", MARK, "p" * 64, "i" * 64)
     assert first.startswith("1+items.")
-    second = new_version(first, "q" * 64, "i" * 64)
+    second = next_version(first, MARK, "q" * 64, "i" * 64)
     assert len(second) == len(first)
-    assert len({first, second, new_version("1", "p" * 64, "j" * 64)}) == 3
+    assert len({first, second, next_version("1", MARK, "p" * 64, "j" * 64)}) == 3
 
 
 def test_every_attribute_that_is_read_is_known() -> None:

@@ -17,9 +17,10 @@ from bundles import GENRES, ITEMS, make_bundle, reseal
 from corella_edge.bundle.artefact import POPULAR, Bundle
 from corella_edge.errors import BundleError, InputError
 from corella_edge.request_message import parse_request
+from corella_edge.routing.decision import NEAR, near_top
 from corella_edge.scores import answer
 from corella_edge.selection import Stock
-from corella_edge_runtime.engine import NEAR, Engine, near_top
+from corella_edge_runtime.engine import Engine
 from shops import COUNTS, make_shop
 
 HISTORY = [{"item": item, "rating": 4} for item in ("i3", "i9", "gone", "i3")]

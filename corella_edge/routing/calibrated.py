@@ -1,0 +1,173 @@
+"""A policy fitted on the earlier part of a log and reported on the later one: one JSON value with everything. Pure.
+
+Nothing of the later part is looked at before the policy is fixed, but for whether it is enough to show a gain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from corella_edge.errors import InputError
+from corella_edge.judge import Json, shown
+from corella_edge.metrics import Sampled, row_loss
+from corella_edge.routing.curve import Cost, Held, curve, cut, knee, point, won
+from corella_edge.routing.fusion import REPLACE, Fusion
+from corella_edge.routing.labelled import Floats, LabelledRows
+from corella_edge.routing.measure import BY_ENTROPY, Measure
+from corella_edge.routing.order import order
+from corella_edge.routing.parts import Enough, Parts, by_time, enough, traps
+from corella_edge.routing.policy import RATIOS
+
+FORMAT = 1
+NAMES = {"fit": "earlier", "held_out": "later"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to fit.
+
+    Attributes:
+        measure: orders the candidates.
+        fusion: makes one probability of both models' where routed.
+        share: the routed share that is wanted; None = at the knee of the earlier part's curve.
+        ratios: shares that are reported on.
+        gain: the smallest true gain in AUC that the later part must be able to show.
+        part: about this share of the rows, the earliest, is fitted on.
+        cost: LLM milliseconds of (asked candidates, touched requests); None = not known.
+        draws: of the bootstrap over users.
+    """
+
+    measure: Measure = BY_ENTROPY
+    fusion: Fusion = REPLACE
+    share: float | None = None
+    ratios: Sequence[float] = RATIOS
+    gain: float = 0.01
+    part: float = 0.5
+    cost: Cost | None = None
+    draws: int = 2000
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A fitted policy.
+
+    Attributes:
+        share: the share that it was fitted for.
+        threshold: least value of the measure that is routed; inf = never, -inf = always.
+        parts: of the log.
+        values: of the measure on the earlier part, float64 [n]: what the threshold is a quantile of.
+        result: everything that is reported, ready for JSON.
+    """
+
+    share: float
+    threshold: float
+    parts: Parts
+    values: Floats
+    result: Json
+
+
+def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = None) -> Calibrated:
+    """Fit on the earlier part of `rows` and report on the later; or on all of `rows` and report on `later`.
+
+    Raises:
+        InputError: what the measure looks at is not in the log, no row has the LLM's score, or the later part is too
+            small to show the gain that is wanted: the number of rows that would is named.
+    """
+    parts = by_time(rows, wanted.part) if later is None else Parts(rows, later)
+    for name, part in (("earlier", parts.fit), ("later", parts.held)):
+        _check(name, part, wanted.measure)
+    fit, held = (_held(part, wanted) for part in (parts.fit, parts.held))
+    bend = knee(fit)
+    share = (bend or 0.0) if wanted.share is None else wanted.share
+    threshold = cut(fit.values, share)
+    power = _enough(held, threshold, wanted.gain)
+    result = {
+        "format": FORMAT,
+        "parts": {"fit": about(parts.fit), "held_out": about(parts.held),
+                  "users_in_both": len(np.intersect1d(parts.fit.user, parts.held.user))},
+        "measure": wanted.measure.to_json(), "fusion": wanted.fusion.to_json(),
+        "wanted": wanted.share, "knee": bend, "share": share,
+        "power": {"smallest": power.smallest, "wanted": power.wanted, "needed": power.needed, "told": str(power)},
+        **_judged(fit, held, threshold, wanted),
+        "warnings": [*_doubts(wanted, bend), *traps(parts, held.values)],
+    }  # fmt: skip
+    return Calibrated(share, threshold, parts, fit.values, result)
+
+
+def _check(name: str, part: LabelledRows, measure: Measure) -> None:
+    missing = [needed for needed in measure.needs if needed not in part.inputs]
+    if missing:
+        raise InputError(f"the measure {measure.name} looks at the column input.{missing[0]}, which the log has not")
+    if not part.known.any():
+        raise InputError(f"llm: no row of the {name} part has the LLM's score; to show what asking "
+                         "brings, take a sample of its answers down (`serve --shadow`)")  # fmt: skip
+
+
+def _held(part: LabelledRows, wanted: Wanted) -> Held:
+    return Held(part, wanted.measure(part.crm, part.inputs), wanted.fusion, wanted.draws)
+
+
+def _enough(held: Held, threshold: float, gain: float) -> Enough:
+    """Raises InputError, which says how many rows would be enough."""
+    chosen = held.chosen(threshold)
+    if not chosen.any():  # what the LLM alone gains is all there is to see
+        chosen = held.chosen(-math.inf)
+    if np.array_equal(held.answer(chosen), held.judged.crm):  # both models say the same: there is nothing to be shown
+        return Enough(len(held.judged), len(np.unique(held.judged.user)), 0.0, gain, len(held.judged))
+    figures, crm = held.judge(held.answer(chosen))["auc"], held.judge(held.judged.crm)["auc"]
+    difference = Sampled(figures.value - crm.value, figures.draws - crm.draws)
+    found = enough(held.judged, difference, gain)
+    if not found.holds:
+        raise InputError(f"too few rows: {found}; collect more, or say with --gain which gain has to be seen")
+    return found
+
+
+def _judged(fit: Held, held: Held, threshold: float, wanted: Wanted) -> Json:
+    """Figures of the later part alone."""
+    thresholds = {ratio: cut(fit.values, ratio) for ratio in wanted.ratios}
+    whole = [cut(fit.values, ratio) for ratio in sorted({0.0, *wanted.ratios, 1.0})]
+    known, crm = held.judged.known, held.judged.crm
+    bootstrap, values = held.judge.bootstrap, held.judged_values
+    return {
+        "models": {"crm": shown(held.judge(crm)), "llm": shown(held.judge(np.where(known, held.judged.llm, crm)))},
+        "curve": curve(held, thresholds, wanted.cost),
+        "policy": point(held, threshold, wanted.cost),
+        "apgr": won(held, whole),
+        "order": {
+            "gain": order(values, np.where(known, held.helped, 0.0), bootstrap).to_json(),
+            "errors": order(values, row_loss(crm, held.judged.label), bootstrap).to_json(),
+        },
+    }  # fmt: skip
+
+
+def _doubts(wanted: Wanted, bend: float | None) -> list[str]:
+    if wanted.share is None and bend is None:
+        return ["no share of the earlier part gains any AUC by asking the LLM: the policy asks it about nothing"]
+    return []
+
+
+def about(rows: LabelledRows) -> Json:
+    """What a part is: enough to find the rows again, and to see whether they are the same."""
+    return {
+        "rows": len(rows),
+        "users": len(np.unique(rows.user)),
+        "requests": len(np.unique(rows.request)),
+        "positive": float(rows.label.mean()),
+        "llm_known": float(rows.known.mean()),
+        "from": moment(float(rows.time.min())),
+        "to": moment(float(rows.time.max())),
+        "sha256": rows.sha256(),
+    }
+
+
+def moment(seconds: float) -> str:
+    """A Unix time as ISO 8601 in UTC; a number where the calendar does not reach."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:g}"

@@ -1,0 +1,197 @@
+"""What asking the LLM about more and more candidates brings on held-out rows, and what it costs. Pure functions.
+
+Beside the policy's line stand asking at random and asking where the labels show that it helps most (the oracle). The
+area between the base model and the LLM that routing wins is RouteLLM's APGR (arXiv 2406.18665), with our metrics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from corella_edge.judge import Figures, Json, Judge, gains, interval, number, shown
+from corella_edge.metrics import Bootstrap, Sampled, auc, row_loss, sampled_mean
+from corella_edge.routing.labelled import Floats, LabelledRows, Mask
+from corella_edge.routing.parts import usable
+
+RANDOM_DRAWS = 5
+FINE = tuple(np.linspace(0.0, 1.0, 51).tolist())  # shares among which the knee is looked for
+Rule = Callable[[Floats, Floats], Floats]
+Cost = Callable[[float, float], float]
+
+
+def cut(values: Floats, share: float) -> float:
+    """The value of the measure at or above which the `share` highest of the rows lie: inf for none, -inf for all.
+
+    Rows of equal value go together; of two cuts beside the wanted number the nearer one is taken, so the realised share
+    on these rows is exact to one row where no values are equal.
+    """
+    if share <= 0.0 or not len(values):
+        return math.inf
+    if share >= 1.0:
+        return -math.inf
+    levels, counts = np.unique(values, return_counts=True)
+    above = np.cumsum(counts[::-1])[::-1]  # rows at or above each level
+    nearest = int(np.argmin(np.abs(above - share * len(values))))
+    return float(levels[nearest])
+
+
+@dataclass(frozen=True)
+class Held:
+    """Rows of known outcome, with the measure that orders them and what is answered if they are routed.
+
+    Attributes:
+        rows: all of them; figures of quality are over the `usable` ones.
+        values: the measure, float64 [n].
+        rule: how both models' scores of a routed row become one.
+    """
+
+    rows: LabelledRows
+    values: Floats
+    rule: Rule
+    draws: int = 2000
+    seed: int = 0
+
+    @cached_property
+    def judged(self) -> LabelledRows:
+        """The rows that say what asking brings."""
+        return self.rows.take(usable(self.rows))
+
+    @cached_property
+    def judged_values(self) -> Floats:
+        return self.values[usable(self.rows)]
+
+    @cached_property
+    def judge(self) -> Judge:
+        rows = self.judged
+        return Judge(rows.label, rows.user, self.draws, self.seed, rows.request)
+
+    @cached_property
+    def users(self) -> Bootstrap:
+        """Draws of the users of all rows."""
+        return Bootstrap(self.rows.user, self.draws, self.seed)
+
+    @cached_property
+    def routed(self) -> Floats:
+        """float64 [m], of the judged rows: the answer if routed; the base model's where the LLM has none."""
+        rows, known = self.judged, self.judged.known
+        found = rows.crm.copy()
+        found[known] = self.rule(rows.crm[known], rows.llm[known])
+        return found
+
+    @cached_property
+    def helped(self) -> Floats:
+        """float64 [m]: log-loss of the base model less that of the answer if routed, nats."""
+        return row_loss(self.judged.crm, self.judged.label) - row_loss(self.routed, self.judged.label)
+
+    def chosen(self, threshold: float) -> Mask:
+        """bool [m]: judged rows that the LLM is asked about."""
+        return (self.judged_values >= threshold) & self.judged.known
+
+    def answer(self, chosen: Mask) -> Floats:
+        """float64 [m]: probabilities if these are routed."""
+        return np.where(chosen, self.routed, self.judged.crm)
+
+    def share(self, threshold: float) -> Sampled:
+        """The share of all rows at or above the threshold."""
+        return sampled_mean((self.values >= threshold).astype(np.float64), self.users)
+
+    def work(self, threshold: float) -> tuple[float, float]:
+        """In the mean over requests: candidates that are asked about, and whether there is one (the share touched)."""
+        answerable = self.rows.known | (self.rows.propensity < 1.0)
+        _, request = np.unique(self.rows.request, return_inverse=True)
+        asked = np.bincount(request, weights=(self.values >= threshold) & answerable)
+        return float(asked.mean()), float((asked > 0).mean())
+
+
+def point(held: Held, threshold: float, cost: Cost | None = None) -> Json:
+    """Everything that is known of one threshold: share, work, metrics with gains, and the random and oracle lines.
+
+    `cost` gives milliseconds of so many asked candidates in so many touched requests.
+    """
+    chosen = held.chosen(threshold)
+    figures, crm = held.judge(held.answer(chosen)), held.judge(held.judged.crm)
+    asked, touched = held.work(threshold)
+    return {
+        "threshold": number(threshold) if threshold > -math.inf else float(held.values.min()),
+        "share": interval(held.share(threshold).interval()),
+        "rows_asked": int(chosen.sum()),
+        "asked_per_request": asked,
+        "requests_touched": touched,
+        "llm_ms": None if cost is None else cost(asked, touched),
+        **shown(figures),
+        "over_crm": gains(figures, crm),
+        "random": at_random(held, int(chosen.sum())),
+        "oracle": held.judge.points(held.answer(oracle(held, int(chosen.sum())))),
+    }  # fmt: skip
+
+
+def at_random(held: Held, count: int) -> dict[str, float | None]:
+    """Every metric if as many answerable rows are asked about at random: the mean over several choices."""
+    rng, answerable = np.random.default_rng(held.seed), np.flatnonzero(held.judged.known)
+    found = []
+    for _ in range(1 if count in (0, len(answerable)) else RANDOM_DRAWS):
+        chosen = np.zeros(len(held.judged), dtype=bool)
+        chosen[rng.permutation(answerable)[:count]] = True
+        found.append(held.judge.points(held.answer(chosen)))
+    return {name: number(float(np.mean([one[name] for one in found]))) for name in found[0]}
+
+
+def oracle(held: Held, count: int) -> Mask:
+    """bool [m]: the rows whose log-loss falls most by asking, labels known."""
+    chosen = np.zeros(len(held.judged), dtype=bool)
+    order = np.argsort(np.where(held.judged.known, -held.helped, np.inf), kind="stable")
+    chosen[order[:count]] = True
+    return chosen
+
+
+def curve(held: Held, thresholds: Mapping[float, float], cost: Cost | None = None) -> list[Json]:
+    """A `point` for each asked ratio and its threshold, in order."""
+    return [{"ratio": ratio, **point(held, threshold, cost)} for ratio, threshold in thresholds.items()]
+
+
+def won(held: Held, thresholds: Sequence[float]) -> Json:
+    """APGR by metric: the mean over shares of (routed - base) / (LLM - base), with its interval over users.
+
+    The integral over the realised share is by trapezoids between the thresholds, which must fall from never (inf) to
+    always. Routing at random reaches about 0.5. Where the LLM, asked about everything, is not better than the base
+    model, there is no such area: null, with the reason.
+    """
+    chosen = [held.chosen(threshold) for threshold in thresholds]
+    shares = np.array([mask.mean() for mask in chosen])
+    figures = [held.judge(held.answer(mask)) for mask in chosen]
+    return {metric: _area(metric, shares / max(shares[-1], 1e-12), figures) for metric in held.judge.metrics}
+
+
+def _area(metric: str, shares: Floats, figures: Sequence[Figures]) -> Json:
+    crm, llm = figures[0][metric], figures[-1][metric]
+    better = -1.0 if metric in ("logloss", "ece") else 1.0
+    gap = Sampled(better * (llm.value - crm.value), better * (llm.draws - crm.draws))
+    found = gap.interval()
+    if not found.low > 0.0:
+        return {"value": None, "low": None, "high": None, "gap": interval(found),
+                "reason": "the LLM alone is not better than the base model"}  # fmt: skip
+    width = np.diff(shares)
+    weight = np.r_[width, 0.0] / 2 + np.r_[0.0, width] / 2
+    value = better * (weight @ [one[metric].value for one in figures] - crm.value)
+    draws = better * (weight @ np.stack([one[metric].draws for one in figures]) - crm.draws)
+    return {**interval(Sampled(value / gap.value, draws / gap.draws).interval()), "gap": interval(found)}
+
+
+def knee(held: Held, shares: Sequence[float] = FINE) -> float | None:
+    """The share after which more of the LLM brings less than its part: None if no share brings anything.
+
+    Where the gain in AUC over the share is highest above the straight line from nothing to the best share (Satopää et
+    al. 2011, Kneedle, for a concave curve). It is a choice, so it is made on rows that are not reported on.
+    """
+    gain = np.array([auc(held.answer(held.chosen(cut(held.values, share))), held.judged.label) for share in shares])
+    gain -= gain[0]
+    best = int(np.nanargmax(gain)) if np.isfinite(gain).any() else 0
+    if best == 0 or not gain[best] > 0.0:
+        return None
+    part = np.asarray(shares[: best + 1]) / shares[best]
+    return float(shares[int(np.argmax(gain[: best + 1] / gain[best] - part))])

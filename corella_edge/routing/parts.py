@@ -1,0 +1,193 @@
+"""A log in two parts by time, whether both are enough to learn from, and the traps that a log may hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from corella_edge.errors import InputError
+from corella_edge.metrics import Sampled, auc, auc_error
+from corella_edge.routing.labelled import Floats, LabelledRows, Mask
+
+POWER, LEVEL = 0.8, 0.05  # of a test: found so often if it is there, and so often if it is not (two-sided)
+LATE = 0.05  # share of held-out rows earlier than the last fitted one, from which the two parts are mixed
+ONE_POSITIVE = 0.95  # share of the lists with a positive and a negative row, from which each has one by construction
+FEW_LISTS = 20
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A log cut in two.
+
+    Attributes:
+        fit: what thresholds, maps and gates are fitted on.
+        held: what is reported on; no request of it is earlier than one of `fit`, unless the caller cut otherwise.
+    """
+
+    fit: LabelledRows
+    held: LabelledRows
+
+
+def by_time(rows: LabelledRows, share: float = 0.5) -> Parts:
+    """The earlier part with about `share` of the rows, and the later one.
+
+    Requests are never torn, nor are requests of one moment. Users may be in both parts, as they are before and after
+    a policy goes into operation: intervals are over users of the later part alone, and whatever is cross-fitted within
+    the earlier part keeps a user's rows in one fold.
+
+    Raises:
+        InputError: all requests are of one moment.
+    """
+    _, request = np.unique(rows.request, return_inverse=True)
+    began = np.full(request.max() + 1, np.inf)
+    np.minimum.at(began, request, rows.time)
+    moment = began[request]
+    moments, counts = np.unique(moment, return_counts=True)
+    if len(moments) < 2:
+        raise InputError("time: all requests are of one moment, so no later part can be held out; give Unix seconds")
+    before = np.cumsum(counts)[:-1]  # rows earlier than moments[1:]
+    cut = moments[1 + int(np.argmin(np.abs(before - share * len(rows))))]
+    return Parts(rows.take(moment < cut), rows.take(moment >= cut))
+
+
+def usable(rows: LabelledRows) -> Mask:
+    """bool [n]: rows that say what asking the LLM brings.
+
+    A row without the LLM's score counts where the score was sure to be taken down (propensity 1), as there is none to
+    be had; below 1 it is only missing by chance, and rows like it are there with a score.
+    """
+    return rows.known | (rows.propensity >= 1.0)
+
+
+def student(p: float, freedom: float) -> float:
+    """Quantile of Student's t; exact for 1 and 2 degrees of freedom, else by Abramowitz and Stegun 26.7.5."""
+    if freedom == 1:
+        return math.tan(math.pi * (p - 0.5))
+    if freedom == 2:
+        return (2 * p - 1) / math.sqrt(2 * p * (1 - p))
+    z = NormalDist().inv_cdf(p)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
+
+
+def detectable(error: float, users: int) -> float:
+    """The smallest true gain that is found with the usual power, given its standard error over so many users.
+
+    A bootstrap over u users has (u - 1) / u of the variance, and its error is itself only known by u - 1 degrees of
+    freedom; inf for a single user.
+    """
+    if users < 2:
+        return math.inf
+    reach = student(1 - LEVEL / 2, users - 1) + student(POWER, users - 1)
+    return reach * error * math.sqrt(users / (users - 1))
+
+
+def rows_needed(rows: int, users: int, error: float, wanted: float) -> int:
+    """Rows of such users with which a gain of `wanted` is found with the usual power.
+
+    Args:
+        rows, users, error: what there are, and the gain's standard error over them, which falls with the root of both.
+    """
+    low, high = 0.0, 1.0
+    while detectable(error / math.sqrt(high), max(2, int(users * high))) > wanted:
+        low, high = high, 2 * high
+        if high > 1e9:
+            break
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        few = detectable(error / math.sqrt(middle), max(2, int(users * middle))) > wanted
+        low, high = (middle, high) if few else (low, middle)
+    return math.ceil(rows * high)
+
+
+@dataclass(frozen=True)
+class Enough:
+    """Whether held-out rows can show a gain.
+
+    Attributes:
+        rows, users: what there are.
+        smallest: the smallest true gain in AUC that they show with the usual power.
+        wanted: the gain that has to be seen.
+        needed: rows that show it.
+    """
+
+    rows: int
+    users: int
+    smallest: float
+    wanted: float
+    needed: int
+
+    @property
+    def holds(self) -> bool:
+        return self.smallest <= self.wanted
+
+    def __str__(self) -> str:
+        smallest = f"the smallest gain in AUC that they would show is {self.smallest:.3f}"
+        seen = smallest if math.isfinite(self.smallest) else "they show no gain whatever"
+        return (f"{self.rows:,} held-out rows of {self.users:,} users: {seen} ({POWER:.0%} power, two-sided "
+                f"{LEVEL:.0%} level); {self.wanted:g} takes about {self.needed:,} held-out rows")  # fmt: skip
+
+
+def enough(held: LabelledRows, gain: Sampled, wanted: float) -> Enough:
+    """From the rows that are reported on and the gain in AUC under draws of their users (a paired difference).
+
+    Rows of one class, or of one user, have no such error: the bound of two unrelated AUCs over independent rows stands
+    for it, each class counted as if one more row of each had been seen.
+    """
+    rows, users = len(held), len(np.unique(held.user))
+    known = gain.draws[~np.isnan(gain.draws)]
+    if users >= 2 and len(known) and np.ptp(known) > 0 and math.isfinite(gain.value):
+        error = float(known.std())
+        return Enough(rows, users, detectable(error, users), wanted, rows_needed(rows, users, error, wanted))
+    positive = (held.label.sum() + 1) / (rows + 2)
+    error = math.sqrt(2) * auc_error(max(1, round(positive * rows)), max(1, round((1 - positive) * rows)))
+    return Enough(rows, users, math.inf, wanted, rows_needed(rows, max(2, users), error, wanted))
+
+
+def traps(parts: Parts, values: Floats) -> Iterator[str]:
+    """What makes the figures of a log look better, or other, than those of operation; a sentence each.
+
+    `values` float64 [n] is the measure of the held-out rows.
+    """
+    fit, held = parts.fit, parts.held
+    late = float((held.time < fit.time.max()).mean())
+    if late > LATE:
+        yield (f"{late:.0%} of the held-out rows are earlier than the last row of the fit, as after a random split: "
+               "what is fitted then knows the time that it is judged on; split by time")  # fmt: skip
+    share, lists = one_positive(held)
+    if lists >= FEW_LISTS and share >= ONE_POSITIVE:
+        yield (f"{share:.0%} of {lists:,} requests have exactly one positive: positives that were put among drawn "
+               "negatives. NDCG over such lists is about twice that of lists as they were shown "
+               "(arXiv 2609.27953); log what was shown")  # fmt: skip
+    yield from _selected(held, values)
+    if held.propensity.min() < held.propensity.max():
+        yield ("the chance with which the LLM's answer was taken down differs between rows, and every row counts alike "
+               "here; `evaluate --log` weighs rows by that chance")  # fmt: skip
+
+
+def one_positive(rows: LabelledRows) -> tuple[float, int]:
+    """Of the requests of two rows or more: the share with exactly one positive, and the number of such requests."""
+    _, request = np.unique(rows.request, return_inverse=True)
+    sizes, positives = np.bincount(request), np.bincount(request, weights=rows.label)
+    lists = sizes >= 2
+    return (float((positives[lists] == 1).mean()) if lists.any() else 0.0), int(lists.sum())
+
+
+def _selected(held: LabelledRows, values: Floats) -> Iterator[str]:
+    """Whether the LLM's score is there more often where the measure is high, or low: a policy made the log."""
+    known = held.known
+    found, error = auc(values, known), auc_error(int(known.sum()), int((~known).sum()), 0.5)
+    if math.isfinite(error) and abs(found - 0.5) > max(0.05, 3 * error):
+        side = "above" if found > 0.5 else "below"
+        yield (f"the LLM's score is known in {known.mean():.0%} of the held-out rows, and these lie {side} the others "
+               "by the measure: a policy chose them. What asking about the others would bring is not in this log; take "
+               "a random sample down (`serve --shadow`)")  # fmt: skip

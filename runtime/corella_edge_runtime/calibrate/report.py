@@ -1,0 +1,216 @@
+"""The calibration report: one list of sections, written as HTML with plots, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from corella_edge.atomic import write_file
+from corella_edge_runtime.calibrate import plots
+from corella_edge_runtime.calibrate.plots import NAMES
+from corella_edge_runtime.document import document, table
+
+Json = dict[str, Any]
+FILES = {"report.html": "the report with plots", "report.md": "the same as text", "report.json": "every figure"}
+NONE = "-"
+VERDICTS = {
+    "monotone": "rises with the measure: the measure orders it",
+    "in part": "rises with the measure, but falls in between by more than chance",
+    "none": "does not rise with the measure by more than chance: the measure does not order it on this log",
+    "reversed": "falls with the measure: the measure orders it the wrong way round",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, sentences, a table and plots (SVG text, caption)."""
+
+    title: str
+    said: Sequence[str] = ()
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    figures: Sequence[tuple[str, str]] = ()
+
+
+def write(result: Json, out: Path) -> None:
+    """The three files of `FILES` into an existing folder, in place of earlier ones."""
+    made = list(sections(result))
+    title = f"Routing policy of {result['bundle']}"
+    texts = {
+        "report.html": document(title, (part for one in made for part in _html(one))),
+        "report.md": "\n".join([f"# {title}", "", *(line for one in made for line in _markdown(one))]),
+        "report.json": json.dumps(result, ensure_ascii=False, allow_nan=False, indent=1) + "\n",
+    }
+    for name, contents in texts.items():
+        write_file(out / name, contents.encode("utf-8", "xmlcharrefreplace"))
+
+
+def _html(section: Section) -> Iterator[str]:
+    yield f"<section>\n<h2>{escape(section.title)}</h2>"
+    yield from (f"<p>{escape(sentence)}</p>" for sentence in section.said)
+    if section.rows:
+        yield table(section.header, section.rows)
+    if section.figures:
+        yield '<div class="plots">'
+        yield from (f"<figure>\n{svg}<figcaption>{escape(caption)}</figcaption>\n</figure>"
+                    for svg, caption in section.figures)  # fmt: skip
+        yield "</div>"
+    yield "</section>"
+
+
+def _markdown(section: Section) -> Iterator[str]:
+    yield from [f"## {section.title}", ""]
+    yield from (line for sentence in section.said for line in (f"- {sentence}", ""))
+    if section.rows:
+        yield _cells(section.header)
+        yield _cells(["---"] * len(section.header))
+        yield from (_cells(row) for row in section.rows)
+        yield ""
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def sections(result: Json) -> Iterator[Section]:
+    """What the report says, in order."""
+    yield Section("Result", [*summary(result), *(f"Warning: {text}." for text in result["warnings"])])
+    yield _by_share(result)
+    yield _other_metrics(result)
+    yield _area(result)
+    yield from _orders(result)
+    yield _log(result)
+
+
+def summary(result: Json) -> list[str]:
+    """The policy and what it brings, in sentences; also what the command prints."""
+    own = result["policy"]
+    auc, share = own["over_crm"]["auc"], own["share"]
+    cost = "" if own["llm_ms"] is None else f", for {own['llm_ms']:.1f} ms of the LLM a request"
+    bend = "no share gains anything" if result["knee"] is None else f"the knee of the curve is at {result['knee']:.0%}"
+    how = "the wanted share" if result["wanted"] is not None else "the knee of the curve"
+    return [
+        f"Policy: ask the LLM where {_measure(result)} is at or above {_number(own['threshold'])}: {how}, "
+        f"{result['share']:.1%}, on the earlier rows ({bend} there).",
+        f"On the later rows it asks about {_percent(share)} of the candidates and touches "
+        f"{own['requests_touched']:.1%} of the requests{cost}.",
+        f"AUC {_interval(own['auc'])}, {_interval(auc, '+')} over the base model; log-loss "
+        f"{_interval(own['over_crm']['logloss'], '+')}.",
+        f"By the measure, what asking gains {VERDICTS[result['order']['gain']['verdict']]}.",
+    ]
+
+
+def _measure(result: Json) -> str:
+    found = dict(result["measure"])
+    name = str(found.pop("name"))
+    more = ", ".join(f"{key} {value}" for key, value in found.items() if not isinstance(value, (list, dict)))
+    return f"the measure {name}" + (f" ({more})" if more else "")
+
+
+def _by_share(result: Json) -> Section:
+    header = ["asked for", "routed share", "threshold", "requests touched", "LLM ms", "AUC", "gain in AUC",
+              "random AUC", "oracle AUC"]  # fmt: skip
+    said = ["Thresholds are quantiles of the measure on the earlier rows; every figure is of the later rows, with its "
+            "95 % interval by bootstrap over users. Random: as many candidates, drawn; oracle: those that gain most, "
+            "labels known."]  # fmt: skip
+    if result["policy"]["llm_ms"] is None:
+        said.append("What asking costs on this machine was not measured, so there is no axis of milliseconds.")
+    rows = [[name, *_work(row), _interval(row["auc"]), _interval(row["over_crm"]["auc"], "+"),
+             _figure(row["random"]["auc"]), _figure(row["oracle"]["auc"])]
+            for name, row in _points(result)]  # fmt: skip
+    figures = [(plots.quality(result, name), f"{NAMES[name]} of the later rows; the ring is the fitted policy.")
+               for name in _metrics(result)]  # fmt: skip
+    if result["policy"]["llm_ms"] is not None:
+        figures += [(plots.cost(result, name), f"{NAMES[name]} against time: a touched request pays for its user's "
+                     "history once, then for each candidate.") for name in ("auc", "logloss")]  # fmt: skip
+    return Section("Quality by share", said, header, rows, figures)
+
+
+def _other_metrics(result: Json) -> Section:
+    names = [name for name in _metrics(result) if name != "auc"]
+    said = ["ECE: 15 bins of equal mass; noise counts as error there, so draws lie above the value as a rule. NDCG@10: "
+            "over requests that have a positive and a negative row, equal scores in the worst order."]  # fmt: skip
+    rows = [[name, _percent(row["share"]), *(_interval(row[metric]) for metric in names)]
+            for name, row in _points(result)]  # fmt: skip
+    return Section("Other metrics by share", said, ["asked for", "routed share", *map(NAMES.__getitem__, names)], rows)
+
+
+def _metrics(result: Json) -> list[str]:
+    return [name for name in NAMES if name in result["policy"]]
+
+
+def _points(result: Json) -> list[tuple[str, Json]]:
+    return [(f"{row['ratio']:.0%}", row) for row in result["curve"]] + [("policy", result["policy"])]
+
+
+def _work(row: Json) -> list[str]:
+    cost = NONE if row["llm_ms"] is None else f"{row['llm_ms']:.1f}"
+    return [_percent(row["share"]), _number(row["threshold"]), f"{row['requests_touched']:.1%}", cost]
+
+
+def _area(result: Json) -> Section:
+    said = ["APGR (RouteLLM, arXiv 2406.18665): of the gap between the base model and the LLM asked about everything, "
+            "what is won in the mean over all shares. Asking at random wins about 0.5."]  # fmt: skip
+    rows = [[NAMES[name], _interval(found["gap"], "+"), _interval(found) if found["value"] is not None
+             else f"{NONE} ({found['reason']})"] for name, found in result["apgr"].items()]  # fmt: skip
+    return Section("Area won", said, ["metric", "gap, LLM - base (as improvement)", "APGR"], rows)
+
+
+def _orders(result: Json) -> Iterator[Section]:
+    about = {"gain": ("Is the measure monotone on this log?", "log-loss that asking takes away", "What asking gains"),
+             "errors": ("Does the measure order the base model's errors?", "log-loss of the base model",
+                        "The base model's log-loss")}  # fmt: skip
+    for key, (title, axis, subject) in about.items():
+        found = result["order"][key]
+        said = [f"{subject} {VERDICTS[found['verdict']]} (from the least to the most unsure part "
+                f"{_interval(found['trend'], '+')} nats)."]  # fmt: skip
+        if key == "gain" and found["verdict"] != "monotone":
+            said.append("A confidence that does not order what asking brings is none (arXiv 2603.09947): try another "
+                        "measure, or a learned gate.")  # fmt: skip
+        rows = [[str(place), _number(one["from"]), _number(one["to"]), f"{one['rows']:,}", _interval(one, "+")]
+                for place, one in enumerate(found["deciles"], 1)]  # fmt: skip
+        header = ["part", "measure from", "to", "rows", f"{axis}, nats"]
+        drawn = plots.deciles(found, f"{subject} by the measure", f"{axis}, nats")
+        yield Section(title, said, header, rows, [(drawn, "Bars: means of parts of about equal size, with 95 % "
+                                                   "intervals over users.")])  # fmt: skip
+
+
+def _log(result: Json) -> Section:
+    parts, power = result["parts"], result["power"]
+    said = [
+        f"{power['told']}.",
+        "The log is cut by time: requests are never torn, users may be in both parts "
+        f"({parts['users_in_both']:,} are), as before and after a policy goes into operation.",
+    ]
+    names = {"rows": "rows", "users": "users", "requests": "requests", "positive": "share of positives",
+             "llm_known": "LLM's score known", "from": "from", "to": "to", "sha256": "sha256 of the rows"}  # fmt: skip
+    rows = [[title, *(_about(parts[part][name]) for part in ("fit", "held_out"))] for name, title in names.items()]
+    return Section("The log", said, ["", "earlier part (fit)", "later part (report)"], rows)
+
+
+def _about(value: Any) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.2%}" if isinstance(value, float) else str(value)
+
+
+def _figure(value: float | None) -> str:
+    return NONE if value is None else f"{value:.4f}"
+
+
+def _number(value: float | None) -> str:
+    return "never" if value is None else f"{value:.4g}"
+
+
+def _interval(found: Json, sign: str = "") -> str:
+    if None in (found["value"], found["low"], found["high"]):
+        return _figure(found["value"])
+    return f"{found['value']:{sign}.4f} [{found['low']:{sign}.4f}, {found['high']:{sign}.4f}]"
+
+
+def _percent(found: Json) -> str:
+    return f"{found['value']:.1%} [{found['low']:.1%}, {found['high']:.1%}]"

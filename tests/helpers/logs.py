@@ -1,0 +1,49 @@
+"""Labelled logs of a made-up world: what the base model and the LLM know of it, and how unsure the former is."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from corella_edge.routing.fusion import sigmoid
+from corella_edge.routing.labelled import LabelledRows
+
+DAY = 86_400.0
+
+
+def labelled_log(
+    requests: int = 300,
+    candidates: int = 10,
+    users: int = 60,
+    *,
+    helps: float = 1.5,
+    known: float = 1.0,
+    seed: int = 0,
+    skew: float = 0.0,
+) -> LabelledRows:
+    """One row a candidate. An outcome follows two hidden traits; the base model sees one, the LLM both.
+
+    The second trait weighs the more the less the first says, so that asking pays where the base model is unsure.
+
+    Args:
+        helps: weight of the trait that only the LLM sees; 0 makes the LLM as good as the base model.
+        known: chance with which the LLM's score is taken down.
+        skew: added to the log-odds of an outcome.
+    """
+    rng = np.random.default_rng(seed)
+    n = requests * candidates
+    seen, hidden = rng.normal(0, 1.5, n), rng.normal(0, 1, n)
+    odds = seen + helps * hidden * np.exp(-(seen**2)) + skew
+    request = np.repeat(np.arange(requests), candidates)
+    owner = rng.integers(0, users, requests)[request]
+    told = rng.random(n) < known
+    return LabelledRows(
+        request=np.array([f"r{i}" for i in request], dtype=np.object_),
+        user=np.array([f"u{i}" for i in owner], dtype=np.object_),
+        item=np.array([f"i{i}" for i in rng.integers(0, 200, n)], dtype=np.object_),
+        time=1.7e9 + np.repeat(np.sort(rng.random(requests)) * 30 * DAY, candidates),
+        label=(rng.random(n) < sigmoid(odds)).astype(np.float64),
+        crm=sigmoid(seen + skew),
+        llm=np.where(told, sigmoid(odds), np.nan),
+        propensity=np.full(n, known),
+        inputs={"popularity": rng.random(n), "kept": sigmoid(odds + rng.normal(0, 0.5, n))},
+    )
