@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "Serve a bundle over HTTP."),
     "keys": ("keys", "Add, list and revoke the API keys of a server."),
     "benchmark": ("benchmark", "Measure latency and AUC by the share of candidates that the LLM is asked about."),
+    "plan": ("plan", "Say which share of the candidates keeps a latency objective on this machine."),
     "tune": ("tune", "Measure what runs a bundle best on this machine, and keep it as its plan."),
     "wheel": ("wheel", "Build llama.cpp as one wheel for all boxes of an architecture; no compiler is needed."),
     "doctor": ("doctor", "Say what is installed, whether it works, and what to do next."),

@@ -9,10 +9,13 @@ served (M/G/1). The server's LLM packs waiting requests into one decode, which i
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from corella_edge.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -20,6 +23,7 @@ Ints = npt.NDArray[np.int64]
 REQUESTS = 40_000  # simulated: 400 of them lie above the 99th percentile
 _STEPS = 30  # of a bisection: the result is exact to 1e-9
 _MOST = 1.0 - 1e-9  # of a correlation
+_LONGEST = 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,3 +210,13 @@ def costs(touched_share: Floats, asked: Floats, seconds: Floats) -> tuple[float,
         if suffix < 0.0 and aa:
             return max(0.0, ay / aa), 0.0
     return 0.0, max(0.0, by / bb) if bb else 0.0
+
+
+def parse_slo(text: str) -> tuple[str, float]:
+    """`p99=30ms` → ("p99", 0.03 seconds). Raises InputError."""
+    matched = re.fullmatch(r"\s*(p50|p95|p99)\s*=\s*([0-9]*\.?[0-9]+)\s*(ms|s)\s*", text)
+    seconds = float(matched[2]) / (1000.0 if matched[3] == "ms" else 1.0) if matched else 0.0
+    if matched is None or not 0.0 < seconds <= _LONGEST:
+        raise InputError(f"slo: {text[:40]!r} is not a quantile and a time above 0 and up to an hour; write p99=30ms, "
+                         "with p50, p95 or p99, and ms or s")  # fmt: skip
+    return matched[1], seconds

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corella_edge.errors import InputError
 from corella_edge.routing import load
 from corella_edge.routing.load import Box, Draws, Load
 
@@ -122,3 +123,17 @@ def test_the_costs_of_a_prefix_and_a_suffix_are_found_again(prefix: float, suffi
     found = load.costs(hit, asked, prefix * hit + suffix * asked)
     assert np.array(found) @ [1.0, 20.0] == pytest.approx(prefix + 20 * suffix, rel=1e-6, abs=1e-9)
     assert load.costs(np.zeros(2), np.zeros(2), np.zeros(2)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("p99=30ms", ("p99", 0.03)), ("p50 = 1.5 s", ("p50", 1.5)), ("p95=.5ms", ("p95", 0.0005))]
+)
+def test_an_objective_is_read(text: str, found: tuple[str, float]) -> None:
+    assert load.parse_slo(text)[0] == found[0]
+    assert load.parse_slo(text)[1] == pytest.approx(found[1])
+
+
+@pytest.mark.parametrize("text", ["", "p99", "p98=30ms", "p99=30", "p99=0ms", "p99=-1ms", "p99=2h", "p99=9999s"])
+def test_no_other_objective_is(text: str) -> None:
+    with pytest.raises(InputError, match="write p99=30ms"):
+        load.parse_slo(text)
