@@ -1,0 +1,69 @@
+"""A latency objective, kept by asking the LLM less: the share falls when requests are late, and comes back after.
+
+The controller counts requests since its last decision: those that took longer than the objective, and those that came
+near it. It multiplies when it lowers and adds when it raises (AIMD; Chiu & Jain 1989), lowers as soon as too many are
+late, and raises only after enough requests without. Pure functions; time is passed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+LOWER, RAISE = 0.7, 0.05  # times; plus
+LEAST = 0.03  # of the share: below it nothing is asked
+NEAR = 0.8  # of the objective: with too many requests above it the share is not raised
+LATE = 3  # requests that are late before anything is lowered
+ENOUGH = 2.0  # times the requests of which one may be late, before anything is raised
+PATIENCE = 60.0  # seconds after which fewer are enough, if none came near it
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """At most a share `1 - quantile` of the requests may take longer than `seconds`."""
+
+    quantile: float
+    seconds: float
+
+    @property
+    def allowed(self) -> float:
+        """The share that may be late."""
+        return 1.0 - self.quantile
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where the controller stands.
+
+    Attributes:
+        factor: of the share that would be asked without it, 0 to 1.
+        since: when it was last decided, monotonic seconds.
+        requests, late, near: counted since.
+    """
+
+    factor: float = 1.0
+    since: float = 0.0
+    requests: int = 0
+    late: int = 0
+    near: int = 0
+
+
+def observed(kept: Kept, objective: Objective, seconds: float, now: float) -> Kept:
+    """After one more request that took so long: counted, and decided where enough is known."""
+    counted = replace(
+        kept, requests=kept.requests + 1, late=kept.late + (seconds > objective.seconds),
+        near=kept.near + (seconds > NEAR * objective.seconds),
+    )  # fmt: skip
+    return decided(counted, objective, now)
+
+
+def decided(kept: Kept, objective: Objective, now: float) -> Kept:
+    """Lower, raise, hold and count anew, or go on counting."""
+    allowed = objective.allowed * kept.requests
+    if kept.late >= LATE and kept.late > allowed:
+        lower = LOWER * kept.factor
+        return Kept(lower if lower >= LEAST else 0.0, now)
+    if allowed < ENOUGH and now - kept.since < PATIENCE:
+        return kept
+    if kept.near <= allowed:
+        return Kept(min(1.0, kept.factor + RAISE), now)
+    return Kept(kept.factor, now)
