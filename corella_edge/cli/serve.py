@@ -67,7 +67,7 @@ def serve(
     first = partial(_load, threshold, {**engine, "retry_llm": True}, cores)
     source = open_source(bundle, partial(_load, threshold, engine, cores), first)
     with _memory(memory, chance["shadow"]) as kept:
-        settings = _settings(limits, grace, access_log)
+        settings = _settings(limits, grace, access_log, chance["slo"])
         ready = _ReadyLine(time.monotonic())
         say = _say_nothing if talk.quiet() and port else _say_listening  # which port is free, nobody else tells
         run(source, listen(host, port), settings, guard, kept, say, ready)
@@ -104,7 +104,9 @@ def _guard(host: str, access: dict[str, Any]) -> Guard:
     return Guard(keys, access["open_metrics"])
 
 
-def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> ServeSettings:
+def _settings(limits: dict[str, Any], grace: float, access_log: bool, slo: str | None) -> ServeSettings:
+    from corella_edge.routing.load import parse_slo
+    from corella_edge.routing.objective import Objective
     from corella_edge_runtime.server.guard.connections import ConnectionLimits
     from corella_edge_runtime.server.guard.limits import Limits
     from corella_edge_runtime.server.run import ServeSettings
@@ -112,7 +114,11 @@ def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> ServeSe
     body_bytes = int(limits["max_body_mib"] * 2**20)
     bounds = Limits(limits["max_requests"], limits["worker_threads"], limits["timeout_ms"], body_bytes)
     connections = ConnectionLimits(limits["max_connections"], limits["max_connections_per_client"])
-    return ServeSettings(bounds, grace, access_log, limits["keep_alive"], connections)
+    objective = None
+    if slo is not None:
+        quantile, seconds = parse_slo(slo)
+        objective = Objective(int(quantile[1:]) / 100.0, seconds)
+    return ServeSettings(bounds, grace, access_log, limits["keep_alive"], connections, objective)
 
 
 @contextmanager
@@ -159,7 +165,13 @@ def _check_early(bundle: Path, threshold: str | None) -> None:
 
 
 def _check_chance(chance: dict[str, Any], memory: dict[str, Any], engine: dict[str, Any]) -> None:
-    """Raises UsageError for what would be asked in vain."""
+    """Raises UsageError for what would be asked in vain, InputError for an objective that is none."""
+    from corella_edge.routing.load import parse_slo
+
+    if chance["slo"] is not None:
+        parse_slo(chance["slo"])
+        if chance["shadow"]:
+            raise click.UsageError("--shadow and --slo exclude each other: in the shadow no request waits for the LLM")
     if chance["shadow"] and chance["explore"]:
         raise click.UsageError("--shadow and --explore exclude each other: in the shadow no request asks the LLM")
     for name in ("shadow", "explore"):

@@ -72,6 +72,10 @@ CHANCE = {
         help="Ask the LLM about this share of the candidates of which the base model is sure, drawn at random, so that "
         "the log can speak for other thresholds.",
     ),
+    "slo": click.option(
+        "--slo", metavar="QUANTILE=TIME",
+        help="Ask the LLM about less while more requests take longer than p99=30ms (p50, p95 or p99; ms or s).",
+    ),
 }  # fmt: skip
 
 ACCESS = {

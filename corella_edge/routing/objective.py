@@ -8,6 +8,10 @@ late, and raises only after enough requests without. Pure functions; time is pas
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from corella_edge.routing.measure import BY_ENTROPY, NEVER
+from corella_edge.routing.policy import Policy, Routing
 
 LOWER, RAISE = 0.7, 0.05  # times; plus
 LEAST = 0.03  # of the share: below it nothing is asked
@@ -67,3 +71,21 @@ def decided(kept: Kept, objective: Objective, now: float) -> Kept:
     if kept.near <= allowed:
         return Kept(min(1.0, kept.factor + RAISE), now)
     return Kept(kept.factor, now)
+
+
+@lru_cache(256)
+def lowered(policy: Policy, routing: Routing, factor: float) -> Policy:
+    """A policy that asks `factor` of the share of the calibration rows that another asks: its hardest; 0 asks nothing.
+
+    Where the bundle does not tell which share that is, only 0 changes anything.
+    """
+    if factor >= 1.0:
+        return policy
+    if factor <= 0.0:
+        return replace(policy, threshold=NEVER, budget=None)
+    share = routing.share(policy)
+    quantiles = routing.quantiles if policy.measure is routing.measure else None
+    quantiles = routing.calibration if quantiles is None and policy.measure is BY_ENTROPY else quantiles
+    if share is None or quantiles is None:
+        return policy
+    return replace(policy, threshold=max(policy.threshold, quantiles.threshold(factor * share)))

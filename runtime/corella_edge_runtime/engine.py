@@ -27,6 +27,7 @@ from corella_edge.routing.forms import OWN, needs_cost, parse_threshold
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.gate import INPUTS as GATE_INPUTS
 from corella_edge.routing.measure import NO_INPUTS, NO_ROWS, NO_VALUES, Inputs
+from corella_edge.routing.objective import lowered
 from corella_edge.routing.policy import UNASKABLE, Policy, Routing
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge.routing.told import told
@@ -108,6 +109,7 @@ class Engine:
         self.slates = Slates(bundle, catalog, self._answered())
         self.event_types = bundle.event_types()
         self.explore, self._rng = 0.0, np.random.default_rng()
+        self.factor = 1.0  # of the share that is asked, while a server's latency objective demands less
 
     @classmethod
     def open(
@@ -298,7 +300,7 @@ class Engine:
         started = time.monotonic()
         if request.strict:
             self.check_features(request, history)
-        policy = self.policy if request.threshold is None else self.parse_threshold(request.threshold)
+        policy = self._policy() if request.threshold is None else self.parse_threshold(request.threshold)
         if deadline is None:
             deadline = deadlines.of(request.timeout_ms, started)
         slate = self.slates.of(request)
@@ -340,6 +342,10 @@ class Engine:
             open_ = open_places(p, np.arange(len(p)), request.top_k, self.routing.reach, request.candidates is None)
             drawn, propensity = drawn[open_[drawn]], np.where(open_, propensity, 1.0)
         return drawn, propensity
+
+    def _policy(self) -> Policy:
+        """Of a request that says nothing of it; it asks less while a latency objective demands so."""
+        return self.policy if self.factor >= 1.0 else lowered(self.policy, self.routing, self.factor)
 
     @cached_property
     def _known(self) -> RoutingInputs:

@@ -104,6 +104,10 @@ class Metrics:
             "corella_edge_decisions_lost", "Decisions that the log did not keep: it was too slow, or its disk failed.",
             registry=registry,
         )  # fmt: skip
+        self.slo_factor = Gauge(
+            "corella_edge_slo_factor", "Of the share that would be asked about, what --slo leaves; 1 = all.",
+            registry=registry,
+        )  # fmt: skip
         self.shadow_requests = Counter(
             "corella_edge_shadow_requests", "Requests drawn for the LLM beside their answer, by outcome: asked, or why "
             "not (budget, busy, full).", ["outcome"], registry=registry,

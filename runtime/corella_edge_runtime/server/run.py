@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from corella_edge.errors import InputError
+from corella_edge.routing.objective import Objective
 from corella_edge_runtime.decisions import DecisionLog
 from corella_edge_runtime.server.app import build_app, log_bug
 from corella_edge_runtime.server.following import Follower, VersionSource
@@ -56,6 +57,7 @@ class ServeSettings:
     # which would meet a request under way.
     keep_alive_seconds: int = 75
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    objective: Objective | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,9 @@ class _Process:
     async def main(self, on_listening: Callable[[str], None]) -> None:
         # The service is made here: its event belongs to this loop.
         kept = self.memory
-        self.service = Service(self.settings.limits, kept.store, kept.stock, kept.decisions, kept.shadow)
+        self.service = Service(
+            self.settings.limits, kept.store, kept.stock, kept.decisions, kept.shadow, self.settings.objective
+        )
         self.stop, self.force = asyncio.Event(), asyncio.Event()
         for number in stopping():
             asyncio.get_running_loop().add_signal_handler(number, self._signalled)

@@ -16,6 +16,7 @@ from starlette.types import Receive
 from corella_edge.errors import UnknownValueError
 from corella_edge.history import GIVEN, STORED
 from corella_edge.request import Features, Request
+from corella_edge.routing.objective import Kept, Objective, observed
 from corella_edge.routing.reasons import FAULT, NoAnswer
 from corella_edge.scores import Scores, answer_json
 from corella_edge.selection import EVERYTHING
@@ -93,9 +94,10 @@ class Service:
 
     def __init__(
         self, limits: Limits | None = None, store: UserStore | None = None, stock: StockFile | None = None,
-        decisions: DecisionLog | None = None, shadow: Shadow | None = None,
+        decisions: DecisionLog | None = None, shadow: Shadow | None = None, objective: Objective | None = None,
     ) -> None:  # fmt: skip
-        """`store`, `stock` and `decisions` are their openers' to close. With `shadow` no request asks the LLM."""
+        """`store`, `stock` and `decisions` are their openers' to close. With `shadow` no request asks the LLM; with an
+        `objective` less is asked while requests are late."""
         self.limits = limits or Limits()
         self.store, self.stock, self.decisions, self.shadow = store, stock, decisions, shadow
         self.fleet = Fleet()
@@ -118,6 +120,8 @@ class Service:
         self.metrics.in_flight.set_function(lambda: float(self.in_flight))
         if shadow is not None:
             shadow.count = self.metrics.shadowed
+        self._objective, self._kept = objective, Kept(since=time.monotonic())
+        self.metrics.slo_factor.set_function(lambda: self._kept.factor)
 
     @property
     def ranker(self) -> Engine | None:
@@ -184,6 +188,9 @@ class Service:
         took = time.monotonic() - ranking.clock.arrived
         self.metrics.scored(done.scores, ranking.held.version, took)
         self.recent.add(took, len(done.scores.items), int(done.scores.routed.sum()))
+        if self._objective is not None:
+            self._kept = observed(self._kept, self._objective, took, time.monotonic())
+            ranking.held.ranker.factor = self._kept.factor
         if ranking.request.strict:
             _check_strict(done.scores)
         if self.shadow is None:

@@ -7,8 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corella_edge.routing import load
-from corella_edge.routing.load import Box, Load
-from corella_edge.routing.objective import Kept, Objective, decided, observed
+from corella_edge.routing.forms import parse_threshold
+from corella_edge.routing.load import Box
+from corella_edge.routing.measure import LN2, entropy
+from corella_edge.routing.objective import Kept, Objective, decided, lowered, observed
+from corella_edge.routing.policy import Calibration, Policy, Routing
 
 P99 = Objective(0.99, 0.05)
 BOX, N, SHARE = Box(0.001, 0.008, 0.001), 20, 0.3
@@ -85,3 +88,25 @@ def test_all_late_ends_at_nothing_and_quiet_hours_bring_it_back() -> None:
     for minute in range(30):  # one request a minute, none of them late
         kept = observed(kept, P99, 0.001, 100.0 + 61.0 * minute)
     assert kept.factor == 1.0
+
+
+P = np.random.default_rng(3).random(400)
+ROUTING = Routing(calibration=Calibration.fit(entropy(P)))
+
+
+@given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, LN2))
+def test_the_lower_the_factor_the_less_is_asked_and_never_more_than_without(a: float, b: float, nats: float) -> None:
+    policy = Policy(threshold=nats)
+    less, more = ({*lowered(policy, ROUTING, factor).route(P)[0].tolist()} for factor in sorted((a, b)))
+    assert less <= more <= {*policy.route(P)[0].tolist()}
+
+
+def test_the_factor_is_of_the_share() -> None:
+    policy = parse_threshold("ratio:0.4", ROUTING)
+    assert lowered(policy, ROUTING, 1.0) is policy
+    assert len(lowered(policy, ROUTING, 0.5).route(P)[0]) == 80
+    assert len(lowered(policy, ROUTING, 0.0).route(P)[0]) == 0
+    assert lowered(policy, ROUTING, 0.5).reason == "ratio"
+    unknown = Policy(threshold=0.5)
+    assert lowered(unknown, Routing(), 0.5) is unknown
+    assert len(lowered(unknown, Routing(), 0.0).route(P)[0]) == 0
