@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from corella_edge.bundle import artefact
+from corella_edge.bundle import schema_files
 from corella_edge.catalog import LINES, Catalog
 from corella_edge.features.schema import Field, Schema, Vocabulary
 from corella_edge.formats.text_table import LARGE
@@ -108,9 +108,9 @@ def write_both(folders: dict[str, Path], n: int) -> Row:
     for form, folder in folders.items():
         folder.mkdir()
         large = n + 1 if form == "json" else min(n - n // 100, LARGE)
-        with patch.object(artefact, "LARGE", large):
-            artefact.write_schema(folder, schema, catalog)
-            artefact.write_catalog_tables(folder, schema, catalog)
+        with patch.object(schema_files, "LARGE", large):
+            schema_files.write_schema(folder, schema, catalog)
+            schema_files.write_catalog_tables(folder, schema, catalog)
         parts = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*.*")}
         sizes[form] = {name: round(size / 2**20, 1) for name, size in sorted(parts.items()) if name != LINES}
     return sizes

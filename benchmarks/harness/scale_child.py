@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge.bundle.artefact import read_schema
+from corella_edge.bundle.schema_files import read_schema
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.request import Candidates, Event, User
 

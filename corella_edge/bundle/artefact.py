@@ -15,18 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from corella_edge.atomic import write_file
-from corella_edge.catalog import LAYOUT, LINES, TABLES, Catalog
+from corella_edge.bundle.files import NAME, decode, read_bytes, read_json, shown
+from corella_edge.bundle.schema_files import read_catalog, read_schema
+from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, NoBundleError
-from corella_edge.features.encoder import FeatureEncoder
-from corella_edge.features.schema import Schema, Vocabulary, bucket_counts, vocabulary_names
-from corella_edge.features.tables import stored_form
-from corella_edge.features.vectors import VECTORS, map_vectors
-from corella_edge.formats.arrays import map_arrays, write_arrays
-from corella_edge.formats.strict_json import JsonError, unique
-from corella_edge.formats.text_table import LARGE, TextTable, table_arrays
+from corella_edge.features.schema import Schema
 from corella_edge.prompt import Template, Tokens
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.policy import Calibration, Routing
@@ -39,13 +32,10 @@ FORMAT_VERSION = 1
 MANIFEST, SEAL, SIGNATURE = "manifest.json", "manifest.sha256", "manifest.json.minisig"
 _OWN = (MANIFEST, SEAL, SIGNATURE)
 POPULAR, EVENTS = "popular.jsonl", "events.json"  # optional
+ROUTING, CALIBRATED_ON = "routing.json", "calibrated_on"
 TEXT, TOKENIZER = "text.onnx", "text/tokenizer.json"  # optional: what makes vectors of words
 CRM_FILES = ("crm.onnx", "crm.int8.onnx")
 REQUIRED = ("schema.json", "catalog.jsonl", "crm.onnx", "routing.json", "verification.json", "reference.jsonl")
-MAX_JSON_BYTES = 64 * 2**20
-MAX_VOCABULARY_BYTES = 4 * 2**30
-MAPPED, VOCABULARY = ".safetensors", "corella-edge vocabulary 1"
-_NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TEXT, _OBJECT = (str, "a text"), (dict, "an object")
 _HEAD = {"name": _TEXT, "version": _TEXT, "files": _OBJECT, "about": _OBJECT}
@@ -76,7 +66,7 @@ class Manifest:
         found = data.get("format_version")
         if type(found) is not int or found != FORMAT_VERSION:
             raise BundleError(
-                f"{MANIFEST}: format_version {_shown(found)} is not known, this release reads {FORMAT_VERSION}; "
+                f"{MANIFEST}: format_version {shown(found)} is not known, this release reads {FORMAT_VERSION}; "
                 "use a matching release of corella-edge"
             )
         for key, (kind, wanted) in _HEAD.items():
@@ -94,18 +84,14 @@ class Manifest:
 def _entry(name: str, value: Any) -> FileEntry:
     sha, size = (value.get("sha256"), value.get("size")) if isinstance(value, dict) else (None, None)
     if not isinstance(sha, str) or not _SHA256.fullmatch(sha) or type(size) is not int or size < 0:
-        raise BundleError(f"{MANIFEST}: the entry of {_shown(name)} lacks a proper sha256 and size")
+        raise BundleError(f"{MANIFEST}: the entry of {shown(name)} lacks a proper sha256 and size")
     return FileEntry(sha, size)
-
-
-def _shown(value: Any) -> str:
-    return repr(value)[:80]
 
 
 def _checked_names(files: dict[str, FileEntry]) -> dict[str, FileEntry]:
     for name in files:
-        if not _NAME.fullmatch(name) or {".", ".."} & set(name.split("/")) or name in _OWN:
-            raise BundleError(f"{MANIFEST}: {_shown(name)} is not a file name of a bundle")
+        if not NAME.fullmatch(name) or {".", ".."} & set(name.split("/")) or name in _OWN:
+            raise BundleError(f"{MANIFEST}: {shown(name)} is not a file name of a bundle")
     missing = [name for name in REQUIRED if name not in files]
     if missing:
         raise BundleError(f"{MANIFEST}: the bundle lacks {missing[0]}")
@@ -200,15 +186,19 @@ class Bundle:
 
     def routing(self) -> Routing:
         """Which candidates the LLM is asked about, and how both scores of a routed row become one."""
-        return parse_routing(self.json("routing.json"))
+        return parse_routing(self.json(ROUTING))
 
     def calibration(self) -> Calibration:
         """Entropy ↔ routed share, from held-out rows."""
-        return parse_calibration(self.json("routing.json"))
+        return parse_calibration(self.json(ROUTING))
+
+    def calibrated_on(self) -> str:
+        """`name@version` of the bundle whose catalogue the thresholds are of; empty where it is this one's."""
+        return str(self.json(ROUTING).get(CALIBRATED_ON, ""))
 
     def fusion(self) -> Fusion:
         """How both scores of a routed row become one; the LLM's replaces the CRM's where the bundle does not say."""
-        return read_fusion(self.json("routing.json"))
+        return read_fusion(self.json(ROUTING))
 
     def event_types(self) -> tuple[str, ...] | None:
         """The types of events that form histories; None = every event does. Events without a type always do."""
@@ -263,123 +253,6 @@ def _difference(path: Path, entry: FileEntry) -> str:
         return "" if sha256(path) == entry.sha256 else "its contents differ from the exported ones (sha256)"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-
-
-def read_bytes(path: Path, name: str = "", limit: int = MAX_JSON_BYTES) -> bytes:
-    """A file's bytes, at most `limit`; `name` is what errors call it."""
-    try:
-        if path.stat().st_size > limit:
-            raise BundleError(f"{name or path.name}: larger than {limit} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{name or path.name}: cannot be read ({error.strerror})") from None
-
-
-def decode(raw: bytes, name: str) -> Any:
-    """The JSON value of a bundle file; a name twice in one object is an error, as another reader may take the other."""
-    try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
-    except JsonError as error:
-        raise BundleError(f"{name}: {error}") from None
-    except RecursionError:
-        raise BundleError(f"{name}: nested too deeply") from None
-    except ValueError as error:
-        raise BundleError(f"{name}: not JSON ({error})") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a bundle file."""
-    data = decode(read_bytes(path), path.name)
-    if not isinstance(data, dict):
-        raise BundleError(f"{path.name}: expected an object")
-    return data
-
-
-def write_schema(folder: Path, schema: Schema, catalog: Catalog) -> None:
-    """schema.json (written last), the vocabularies and catalog.jsonl; the items' vectors are written by themselves."""
-    (folder / "vocab").mkdir(exist_ok=True)
-    for vocab in schema.vocabularies.values():
-        _write_vocabulary(folder / "vocab", vocab)
-    with (folder / LINES).open("w", encoding="utf-8") as file:
-        file.writelines(catalog.lines())
-    write_file(folder / "schema.json", json.dumps(schema.to_json(), ensure_ascii=False, indent=1).encode())
-
-
-def _write_vocabulary(folder: Path, vocab: Vocabulary) -> None:
-    """NAME.safetensors of `LARGE` values and more, NAME.json of fewer."""
-    try:
-        arrays = table_arrays(vocab.values) if len(vocab.values) >= LARGE else None
-    except BundleError as error:
-        raise BundleError(f"vocab/{vocab.name}: {error}") from None
-    if arrays is None:
-        text = json.dumps([*vocab.values], ensure_ascii=False, indent=0)
-        (folder / f"{vocab.name}.json").write_text(text, "utf-8")
-        return
-    with (folder / f"{vocab.name}{MAPPED}").open("wb") as file:
-        write_arrays(file, VOCABULARY, arrays)
-
-
-def write_catalog_tables(folder: Path, schema: Schema, catalog: Catalog) -> None:
-    """catalog.safetensors beside the catalog.jsonl of a bundle, where there are `LARGE` items or more.
-
-    Args:
-        catalog: the items of that file, held in memory.
-    """
-    ids = table_arrays(catalog.ids) if len(catalog) >= LARGE else None
-    if ids is None:
-        return
-    arrays = {f"ids.{name}": array for name, array in ids.items()}
-    with (folder / LINES).open("rb") as lines:
-        arrays["lines"] = np.cumsum(np.fromiter(map(len, lines), np.uint64), dtype=np.uint64)
-    made = FeatureEncoder(schema, catalog).made.arrays
-    with (folder / TABLES).open("wb") as file:
-        write_arrays(file, LAYOUT, {**arrays, **stored_form(made)})
-
-
-def table_problems(folder: Path) -> Iterator[str]:
-    """One line for each array of catalog.safetensors that is not what catalog.jsonl gives, which is parsed for it."""
-    if not (folder / TABLES).exists():
-        return
-    schema, mapped = read_schema(folder)
-    parsed = Catalog.read(folder / LINES)
-    parsed.vectors = mapped.vectors
-    if [*mapped.ids] != parsed.ids:
-        yield f"{TABLES}: its ids are not those of {LINES}"
-        return
-    for name, array in stored_form(FeatureEncoder(schema, parsed).made.arrays).items():
-        if not np.array_equal(array, mapped.tables[name]):
-            yield f"{TABLES}: its array {name!r} is not what {LINES} gives"
-
-
-def read_schema(folder: Path) -> tuple[Schema, Catalog]:
-    """What `write_schema` and `write_catalog_tables` wrote; what is large is mapped, not read."""
-    data = read_json(folder / "schema.json")
-    buckets = bucket_counts(data)
-    names = sorted(vocabulary_names(data))
-    vocabularies = {name: _vocabulary(folder / "vocab", name, buckets.get(name, 0)) for name in names}
-    schema, catalog = Schema.from_json(data, vocabularies), read_catalog(folder)
-    if schema.text_width:
-        catalog.vectors = map_vectors(folder / VECTORS, len(catalog))
-    return schema, catalog
-
-
-def read_catalog(folder: Path) -> Catalog:
-    """The items alone; where they are many, nothing of them is read yet."""
-    return Catalog.map(folder) if (folder / TABLES).exists() else Catalog.read(folder / LINES)
-
-
-def _vocabulary(folder: Path, name: str, buckets: int) -> Vocabulary:
-    file, mapped = f"vocab/{name}.json", f"vocab/{name}{MAPPED}"
-    if "/" in name or not _NAME.fullmatch(file):
-        raise BundleError(f"schema.json: {_shown(name)} is not a name of a vocabulary")
-    if (folder / f"{name}{MAPPED}").exists():
-        if (folder / f"{name}.json").exists():
-            raise BundleError(f"{file}: stands beside {mapped}; a vocabulary has one of the two")
-        return Vocabulary(name, TextTable(map_arrays(folder / f"{name}{MAPPED}", VOCABULARY, mapped), mapped), buckets)
-    values = decode(read_bytes(folder / f"{name}.json", file, MAX_VOCABULARY_BYTES), file)
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise BundleError(f"{file}: expected a list of texts")
-    return Vocabulary(name, values, buckets)
 
 
 def walk(root: Path) -> Iterator[tuple[str, Path]]:

@@ -11,7 +11,7 @@ from corella_edge.cli.base import Command
 from corella_edge.cli.common import (
     Finite,
     Ratios,
-    TextInput,
+    TextFileType,
     echo_json,
     engine_options,
     json_option,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
               help="Shares of candidates that the LLM is asked about, separated by commas.")  # fmt: skip
 @click.option("--candidates", default=20, show_default=True, type=click.IntRange(1, 10_000),
               help="Candidates in each request that is made from the sample.")  # fmt: skip
-@click.option("--requests", type=TextInput(),
+@click.option("--requests", type=TextFileType(),
               help="File of requests to time as they are. Default: requests made from the sample.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path),
               help="Folder for benchmark.json, .md and .svg, which replace earlier ones; it may hold nothing else.",

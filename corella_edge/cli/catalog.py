@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Group
-from corella_edge.cli.common import TextInput
+from corella_edge.cli.common import TextFileType
 
 if TYPE_CHECKING:
     from corella_edge.formats.text_files import TextFile
+    from corella_edge_runtime.site.catalog_change import CatalogChange
 
 
 OPTIONS = (
     click.argument("bundle", type=click.Path(path_type=Path)),
-    click.argument("items", type=TextInput()),
+    click.argument("items", type=TextFileType()),
     click.option("--out", type=click.Path(path_type=Path), required=True, metavar="NEW",
                  help="The new bundle's folder."),
     click.option("--extra", multiple=True, metavar="NAME",
@@ -49,9 +50,9 @@ def update(bundle: Path, items: TextFile, out: Path, extra: tuple[str, ...], ver
     ITEMS may be compressed with gzip, or a pipe; - is standard input.
     The models and their vocabularies are not touched; unchanged files are hard-linked.
     """
-    from corella_edge_runtime.site import catalog_update
+    from corella_edge_runtime.site.catalog_update import Update
 
-    _write(catalog_update.update, bundle, items, out, extra, verify)
+    _write(Update, bundle, items, out, extra, verify)
 
 
 @catalog.command(short_help="Write a new bundle with other items in place of all.")
@@ -61,25 +62,26 @@ def replace(bundle: Path, items: TextFile, out: Path, extra: tuple[str, ...], ve
 
     For a base model that knows items by their words (kind text-sequence): to others a new id is an unknown one.
     BUNDLE's sample of requests stays behind. Where no reference row names items of NEW alone, this machine scores rows
-    of NEW's items in their place. Routing thresholds stay those of the old catalogue.
+    of NEW's items in their place. Routing thresholds stay those of the old catalogue; `inspect` and `serve` say so.
     """
-    from corella_edge_runtime.site import catalog_replace
+    from corella_edge_runtime.site.catalog_replace import Replacement
 
-    _write(catalog_replace.replace, bundle, items, out, extra, verify)
+    _write(Replacement, bundle, items, out, extra, verify)
 
 
 def _write(
-    make: Callable[..., Any], bundle: Path, items: TextFile, out: Path, extra: tuple[str, ...], verify: bool
+    kind: type[CatalogChange], bundle: Path, items: TextFile, out: Path, extra: tuple[str, ...], verify: bool
 ) -> None:
     """Make NEW, and say what became of items and reference rows."""
     from corella_edge.cli.checking import reference_check
+    from corella_edge_runtime.site.catalog_change import change
 
     progress = talk.Progress()
 
     def told(made: int, wanted: int) -> None:
         progress.show(f"{made:,} of {wanted:,} text vectors")
 
-    done = make(bundle, items, out, extra, reference_check(verify), told)
+    done = change(kind, bundle, items, out, extra, reference_check(verify), told)
     progress.done()
     for text in done.notes:
         talk.note(text)

@@ -21,6 +21,7 @@ from corella_edge.routing.policy import RATIOS
 
 if TYPE_CHECKING:
     from corella_edge.bundle.signature import TrustedKey
+    from corella_edge_export.recipe import Recipe
     from corella_edge_runtime.decisions import DecisionLog
     from corella_edge_runtime.engine import Engine
 
@@ -47,6 +48,15 @@ def need_export(command: str, *file_types: str) -> None:
         from corella_edge_runtime.llm.llama import trust
 
         trust.require([kind for file_type in file_types for kind in trust.matrix_types(file_type)])
+
+
+def note_precision(recipe: Recipe) -> None:
+    """Tell where this machine does not compute in the recipe's precision."""
+    from corella_edge_export.llm import precision
+    from corella_edge_export.training.stages import joined
+
+    if found := precision.note(recipe, joined().device.type):
+        talk.note(found)
 
 
 json_option = click.option("--json", is_flag=True, help="One JSON object instead of text.")
@@ -139,7 +149,7 @@ def parse_ratios(text: str) -> list[float]:
     return sorted({parse_share(part.strip()) for part in text.split(",")})
 
 
-class TextInput(click.Path):
+class TextFileType(click.Path):
     """A file that a command reads as text; - is standard input."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

@@ -126,7 +126,13 @@ def _routing(part: Part, _: Part) -> str:
         if asked == "never"
         else f"the LLM is asked about candidates whose entropy is at least {asked}"
     )
-    return f"{part['threshold']}: {whom}; fusion: {part['fusion']['rule']}"
+    return f"{part['threshold']}: {whom}; fusion: {part['fusion']['rule']}{_calibrated_on(part)}"
+
+
+def _calibrated_on(part: Part) -> str:
+    """Whose figures they are, where the catalogue was replaced since."""
+    other = part.get("calibrated_on")
+    return f"; calibrated on the catalogue of {other}, which was replaced" if other else ""
 
 
 def _quality(part: Part, _: Part) -> str:
@@ -135,7 +141,7 @@ def _quality(part: Part, _: Part) -> str:
     wanted = [("base model alone", 0), *([(part["threshold"], usual)] if usual not in (None, 0, 1) else []),
               ("LLM asked about every row", 1)]  # fmt: skip
     figures = ", ".join(f"{name} {figure(by_ratio[ratio])}" for name, ratio in wanted)
-    return f"{figures} (AUC on {part['rows']:,} validation rows)"
+    return f"{figures} (AUC on {part['rows']:,} validation rows){_calibrated_on(part)}"
 
 
 def _checked(part: Part, _: Part) -> str:

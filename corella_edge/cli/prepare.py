@@ -123,10 +123,10 @@ def prepare(
 
 
 def _next(summary: dict[str, Any], reader: str, options: Mapping[str, object]) -> Iterator[object]:
-    """The same command without --dry, or the training of what was written."""
-    if summary["out"] and summary["splits"]["train"]["like_share"] == 1:  # which the recipe `generic` refuses
-        yield from ("recipe", "list")
-        return
+    """The same command without --dry, or the training of what was written.
+
+    The recipe `generic` takes whatever was prepared: from likes alone it learns which item comes next.
+    """
     if summary["out"]:
         yield from ("train", "generic", "--data", summary["out"], "--out", Path("runs", Path(summary["out"]).name))
         return

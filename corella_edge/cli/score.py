@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import LOG, LOG_MIB, TextInput, engine_options, open_engine, open_log, tell_threshold
+from corella_edge.cli.common import LOG, LOG_MIB, TextFileType, engine_options, open_engine, open_log, tell_threshold
 from corella_edge.cli.score_table import Cluster, ScoreProgress, cluster_options, score_table
 from corella_edge.routing.forms import HELP
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("source", metavar="IN", type=TextInput())
+@click.argument("source", metavar="IN", type=TextFileType())
 @click.option("--out", type=click.Path(path_type=Path, allow_dash=True),
               help="File to write, or folder where IN is one; - is stdout, the default where IN is -.")  # fmt: skip
 @click.option("--threshold", help=f"{HELP} Default: the bundle's own.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import TextInput, need
+from corella_edge.cli.common import TextFileType, need
 
 if TYPE_CHECKING:
     from corella_edge.formats.text_files import TextFile
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
               help="Make a key pair: the secret key in this file, the public one in FILE.pub.",
               metavar="FILE")  # fmt: skip
 @click.option("--no-password", is_flag=True, help="Do not encrypt the new secret key.")
-@click.option("--password-file", type=TextInput(), help="Its first line is the key's password; - is stdin.")
+@click.option("--password-file", type=TextFileType(), help="Its first line is the key's password; - is stdin.")
 def sign(
     bundle: Path | None, key: Path | None, new_key: Path | None, no_password: bool, password_file: TextFile | None
 ) -> None:

@@ -8,7 +8,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import checkpoint_option, need_export, recipe_argument
+from corella_edge.cli.common import checkpoint_option, need_export, note_precision, recipe_argument
 
 
 @click.command(cls=Command)
@@ -50,6 +50,7 @@ def study(
     prepared = PreparedData.open(data)
     chosen = at_checkpoint(recipe_for(recipe, prepared), checkpoint)
     folder = out or Path("runs") / f"study-{chosen.name}"
+    note_precision(chosen)
     settings = StudySettings(_seeds(seeds), ablations, draws, valid_rows, reuse, ranking_rows)
     run(chosen, prepared, folder, settings, talk.say, talk.quiet())
     click.echo((folder / "study.md").read_text("utf-8"))

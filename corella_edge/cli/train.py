@@ -9,7 +9,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import checkpoint_option, figure, need_export, recipe_argument
+from corella_edge.cli.common import checkpoint_option, figure, need_export, note_precision, recipe_argument
 
 if TYPE_CHECKING:
     from corella_edge_export.data.prepared import PreparedData
@@ -40,6 +40,7 @@ def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path
     chosen = at_checkpoint(recipe_for(recipe, prepared), checkpoint)
     chosen = chosen if seed is None else replace(chosen, seed=seed)
     if stages.joined().is_main_process and not talk.quiet():
+        note_precision(chosen)
         _expect(chosen, prepared)
     summary = stages.train(out, chosen, prepared, talk.quiet())
     if stages.joined().is_main_process:

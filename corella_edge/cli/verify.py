@@ -68,7 +68,7 @@ def _file_lines(result: dict[str, Any]) -> Iterator[str]:
 
 def _scores(bundle: Bundle, llm_threads: int | None) -> dict[str, Any]:
     """The reference rows, computed here: for each part how far it is from what was trained, and how far it may be."""
-    from corella_edge.bundle.artefact import table_problems
+    from corella_edge.bundle.schema_files import table_problems
     from corella_edge_runtime import reference
     from corella_edge_runtime.engine import Engine
 

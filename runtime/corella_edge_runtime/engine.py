@@ -177,6 +177,11 @@ class Engine:
         engine.setup, engine.explore = setup, explore
         engine._lasting += [*warnings, *([wordless] if wordless else [])]
         engine._of_llm = warning
+        if side is not None and (other := opened.calibrated_on()):
+            engine._lasting.append(
+                f"the thresholds are calibrated on the catalogue of {other}, which was replaced: with `ratio:` the LLM "
+                "may be asked about another share than it says; watch the share that it is asked about"
+            )
         if side is not None and side.verdict is not None and side.verdict.sentence:
             engine._lasting.append(side.verdict.sentence)
         return engine

@@ -46,7 +46,7 @@ def letters(text: str) -> list[int]:
     return [ord(c) for c in text]
 
 
-def encoder(catalog: Catalog, name: str) -> ShortLines:
+def short_lines(catalog: Catalog, name: str) -> ShortLines:
     template = Template(item=ITEMS[name], history_lines=4, block=3)
     return ShortLines(PromptEncoder(template, catalog, letters, ANSWERS))
 
@@ -57,7 +57,7 @@ def branches(data: PreparedData, form: ShortLines) -> SequenceBuilder:
 
 def both(data: PreparedData) -> tuple[ShortLines, ShortLines]:
     catalog = catalog_of(data)
-    return encoder(catalog, OURS), encoder(catalog, PAPER)
+    return short_lines(catalog, OURS), short_lines(catalog, PAPER)
 
 
 def test_users_have_one_prefix_in_both_forms_and_only_the_papers_candidates_have_words_after_them(

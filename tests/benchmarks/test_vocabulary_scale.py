@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corella_edge.bundle.artefact import read_schema
+from corella_edge.bundle.schema_files import read_schema
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.formats.text_table import TextTable
 from corella_edge.request import Candidate, Event, User

@@ -39,6 +39,32 @@ def test_a_replacement_is_written_verified_and_explained(
     assert done.out.endswith(": verified\n")
 
 
+def test_thresholds_of_another_catalogue_are_told(
+    corella: Any, bundle: Path, items: Path, requests: Path, tmp_path: Path
+) -> None:
+    """By `inspect` and by whoever opens the bundle with its LLM, also after a second replacement and an update."""
+    known, first = Bundle.open(bundle), tmp_path / "first"
+    assert corella("catalog", "replace", bundle, items, "--out", first).code == 0
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"item": "i5", "title": "Film 5"}\n')
+    assert corella("catalog", "replace", first, other, "--out", tmp_path / "second").code == 0
+    assert (
+        corella("catalog", "update", tmp_path / "second", items, "--out", tmp_path / "third", "--no-verify").code == 0
+    )
+    for folder, told in ((bundle, False), (first, True), (tmp_path / "second", True), (tmp_path / "third", True)):
+        found = Bundle.open(folder)
+        assert found.calibrated_on() == (known.label if told else "")
+        assert found.calibration().thresholds.tolist() == known.calibration().thresholds.tolist()
+        page = corella("inspect", folder)
+        assert page.code == 0
+        assert (f"calibrated on the catalogue of {known.label}, which was replaced" in page.out) == told
+        done = corella("score", folder, requests, "--out", tmp_path / "scores.jsonl", "--llm-threads", 1, "--force")
+        assert done.code == 0, done.err
+        assert (f"calibrated on the catalogue of {known.label}, which was replaced" in done.err) == told
+    quiet = corella("score", first, requests, "--out", tmp_path / "alone.jsonl", "--no-llm")
+    assert "calibrated" not in quiet.err  # nobody is asked, so no threshold matters
+
+
 def test_an_update_is_written_verified_and_explained(corella: Any, bundle: Path, items: Path, tmp_path: Path) -> None:
     done = corella("catalog", "update", bundle, items, "--out", tmp_path / "new")
     assert done.code == 0, done.err

@@ -1,4 +1,5 @@
-"""Small prepared data sets: a synthetic one, one with every kind of attribute and gap, baskets with drawn dislikes."""
+"""Small prepared data sets: a synthetic one, one with every kind of attribute and gap, baskets with drawn dislikes;
+and a tiny sentence encoder."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import tiny_run
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema
 from corella_edge_export.crm.recipe import FeaturesRecipe
@@ -20,6 +22,20 @@ from corella_edge_export.data.table.description import Negatives, SplitPlan
 from tables import Event, prepared
 
 FEATURES = FeaturesRecipe(history=7, window=11, history_pace=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    """40 users and 50 items, synthetic; a folder of the module's own."""
+    return tiny_run.prepared(tmp_path_factory.mktemp("prepared") / "small")
+
+
+@pytest.fixture(scope="module")
+def sentence_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder, its weights random."""
+    from encoders import make_encoder
+
+    return make_encoder(tmp_path_factory.mktemp("encoders") / "tiny")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from corella_edge import metrics
 from corella_edge.atomic import new_folder
 from corella_edge.bundle import artefact as bundle
+from corella_edge.bundle import schema_files
 from corella_edge.catalog import Catalog
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Field, Schema, Vocabulary
@@ -34,7 +35,7 @@ def make_bundle(
     rng = np.random.default_rng(seed)
     with new_folder(out) as folder:
         schema, catalog = _schema(), _catalog(rng)
-        bundle.write_schema(folder, schema, catalog)
+        schema_files.write_schema(folder, schema, catalog)
         _write_crm(folder / "crm.onnx", schema, rng)
         rows = _requests(rng)
         crm = _crm_scores(folder, schema, catalog, rows)

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 from corella_edge.bundle import artefact as bundle
+from corella_edge.bundle import schema_files
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError
 from corella_edge.features.schema import Field, Schema, Vocabulary
@@ -16,7 +17,7 @@ SCHEMA = Schema((Field("item_id", "categorical", "item", "id", "item_id"),), {"i
 def toy_bundle(out: Path, version: str = "1", name: str = "toy", model: bytes = b"model") -> Path:
     """A sealed bundle that nothing can serve."""
     out.mkdir()
-    bundle.write_schema(out, SCHEMA, Catalog(["a"], [{}]))
+    schema_files.write_schema(out, SCHEMA, Catalog(["a"], [{}]))
     for file in ("routing.json", "verification.json"):
         (out / file).write_text("{}")
     (out / "crm.onnx").write_bytes(model)

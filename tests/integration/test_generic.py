@@ -75,6 +75,6 @@ def test_likes_alone_become_a_ranking_of_what_comes_next(tmp_path: Path) -> None
     succeed("export", out, "--out", bundle, *ONE)
     with Engine.open(bundle, llm=None, tuned=False) as engine:
         assert list(compare(engine).problems) == []
-        assert engine.bundle.manifest.about["models"] == {"crm": "Sequence", "llm": {}}
+        assert engine.bundle.manifest.about["models"] == {"crm": "SequenceModel", "llm": {}}
     found = succeed("evaluate", bundle, "--data", data.root, "--out", tmp_path / "ranked", "--ranking")
     assert "NDCG@10" in found.out

@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
     (root / "data.toml").write_text(DATA)
     (root / "next.toml").write_text(RECIPE)
     done = succeed("prepare", "table", "--config", root / "data.toml", "--out", root / "data")
-    assert "next: corella-edge recipe list" in done.err
+    assert "next: corella-edge train generic --data" in done.err
     succeed("train", root / "next.toml", "--data", root / "data", "--out", root / "run")
     succeed("export", root / "run", "--out", root / "bundle")
     return root

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from bundles import ITEMS, USERS, make_bundle, reseal
-from corella_edge.bundle import artefact
+from corella_edge.bundle import schema_files
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import TABLES
 from corella_edge.errors import BundleError
 from corella_edge.formats.text_table import TextTable
 from corella_edge.request import Candidate, Event, Request, User
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.site import catalog_update
+from corella_edge_runtime.site.catalog_change import change
+from corella_edge_runtime.site.catalog_update import Update
 from corella_edge_runtime.site.describe import describe
 
 REQUESTS = [
@@ -35,10 +36,10 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Any:
     mapped = Path(shutil.copytree(plain, folder / "mapped"))
     schema, catalog = Bundle.open(plain).schema()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(artefact, "LARGE", 20)
+        patch.setattr(schema_files, "LARGE", 20)
         shutil.rmtree(mapped / "vocab")
-        artefact.write_schema(mapped, schema, catalog)
-        artefact.write_catalog_tables(mapped, schema, catalog)
+        schema_files.write_schema(mapped, schema, catalog)
+        schema_files.write_catalog_tables(mapped, schema, catalog)
         reseal(mapped)
     return plain, mapped
 
@@ -65,11 +66,11 @@ def test_it_is_described_alike(roots: Any) -> None:
 
 def test_a_catalogue_update_writes_its_tables_anew(roots: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "items.jsonl").write_text('{"item": "fresh", "title": "Fresh", "genres": ["Comedy"]}\n')
-    monkeypatch.setattr(artefact, "LARGE", 20)
+    monkeypatch.setattr(schema_files, "LARGE", 20)
     bundles = []
     for number, root in enumerate(roots):
         out = tmp_path / str(number)
-        catalog_update.update(root, tmp_path / "items.jsonl", out)
+        change(Update, root, tmp_path / "items.jsonl", out)
         bundles.append(Bundle.open(out))
         assert bundles[-1].has(TABLES)
     with Engine.open(bundles[1].root, llm=None) as engine:

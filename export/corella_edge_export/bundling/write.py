@@ -17,6 +17,7 @@ from tqdm import tqdm
 from corella_edge import metrics
 from corella_edge.atomic import check_free, new_folder
 from corella_edge.bundle import artefact as bundle
+from corella_edge.bundle import schema_files
 from corella_edge.bundle.artefact import Bundle, events_file
 from corella_edge.catalog import Catalog
 from corella_edge.errors import ExportError, InputError, UnknownValueError
@@ -110,8 +111,8 @@ class Export:
         return True
 
     def write_inputs(self) -> None:
-        bundle.write_schema(self.folder, self.schema, self.catalog)
-        bundle.write_catalog_tables(self.folder, self.schema, self.catalog)
+        schema_files.write_schema(self.folder, self.schema, self.catalog)
+        schema_files.write_catalog_tables(self.folder, self.schema, self.catalog)
         if self.catalog.vectors is not None:
             write_vectors(self.folder / VECTORS, self.catalog.vectors)
         if self.prompts is not None:

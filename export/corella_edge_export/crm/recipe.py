@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from corella_edge.features.schema import LONGEST, MOST_BUCKETS
-from corella_edge_export.crm.text_recipe import TextRecipe
+from corella_edge_export.crm.text_recipe import TextVectorsRecipe
 from corella_edge_export.recipe_keys import from_zero, positive, share, signed
 
 # The families: `kind` in a recipe, which also names the family's section and module (`section_of`) → the class there.
-FAMILIES = {"dcnv2": "DCNv2", "din": "DIN", "sequence": "Sequence", "text-sequence": "TextSequence"}
+FAMILIES = {"dcnv2": "DCNv2", "din": "DIN", "sequence": "SequenceModel", "text-sequence": "TextSequence"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,8 @@ class SequenceRecipe(FamilyRecipe):
 
     It has `blocks` blocks of `heads` heads and a feed-forward layer of `inner` numbers. With `head = "attention"` the
     candidate is a query of the last block, and layers of `hidden` numbers read what it finds beside the fields; with
-    "dot" the score is the product of the user's state and the item's vector, which ranks a whole catalogue at once.
+    "dot" the score is the product of the user's state and the item's vector (the sum of its id, its attributes and a
+    linear map of its numbers), which ranks a whole catalogue at once.
 
     `loss = "pointwise"` learns each row's label; "softmax", for "dot" alone, which item a user likes next, among
     `negatives` others drawn for each batch (0 = all of the training rows) evenly or by how often they occur; both are
@@ -292,7 +293,7 @@ class CrmRecipe:
     evaluations: int = 2
     patience: int = 3
     features: FeaturesRecipe = field(default_factory=FeaturesRecipe)
-    text: TextRecipe = field(default_factory=TextRecipe)
+    text: TextVectorsRecipe = field(default_factory=TextVectorsRecipe)
     dcnv2: DcnRecipe = field(default_factory=DcnRecipe)
     din: DinRecipe = field(default_factory=DinRecipe)
     sequence: SequenceRecipe = field(default_factory=SequenceRecipe)

@@ -99,7 +99,7 @@ class Lessons:
     before: Tensor
 
 
-class Sequence(FieldsModel):
+class SequenceModel(FieldsModel):
     """The user's events in their order, and a candidate that asks the last block or is multiplied with the last state.
 
     What is kept of an event (`read`) are the keys and values of every block; with `head = "dot"` also, as one more
@@ -114,6 +114,8 @@ class Sequence(FieldsModel):
         super().__init__(schema, own, recipe.features, pools=False, tells=True)
         d = self.width = own.embedding_dim
         self.dot = own.head == "dot"
+        self._numeric = [f for f in self.fields if f.side == "item" and f.kind == "numeric"]
+        self.numbers: nn.Linear | None = None
         self.enter = nn.Sequential(nn.LayerNorm(d), nn.Dropout(own.dropout))
         self.blocks = nn.ModuleList([Block(own, recipe.features.history) for _ in range(own.blocks)])
         self.memory = (own.blocks + self.dot, d)
@@ -121,6 +123,7 @@ class Sequence(FieldsModel):
             self.start, self.last = nn.Parameter(torch.randn(d) * SMALL), nn.LayerNorm(d)
             self.person = nn.Linear(self.user_width, d) if self.user_width else None
             self.scale, self.offset = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
+            self.numbers = self._number_map(own)
             return
         both = self.user_width + self.item_width
         self.candidate = nn.Linear(both, d)
@@ -190,9 +193,21 @@ class Sequence(FieldsModel):
         return users @ self.item_vectors(items).T
 
     def item_vectors(self, feed: dict[str, Tensor]) -> Tensor:
-        """float32 [n, d]: what an item is by itself, its id and attributes."""
+        """float32 [n, d]: what an item is by itself, its id and attributes; its numbers where products decide."""
         fields = [f for f in self.fields if f.side == "item" and f.kind not in ("numeric", "derived")]
-        return torch.stack([self._field(f, feed[f.name]) for f in fields]).sum(dim=0)
+        vectors = torch.stack([self._field(f, feed[f.name]) for f in fields]).sum(dim=0)
+        if self.numbers is None:
+            return vectors
+        return vectors + self.numbers(torch.cat([feed[f.name] for f in self._numeric], dim=1))  # type: ignore[no-any-return]
+
+    def _number_map(self, own: SequenceRecipe) -> nn.Linear | None:
+        """From the items' numbers to their vectors; without a bias, so that a mean number adds nothing."""
+        width = sum(f.width for f in self._numeric)
+        if not width:
+            return None
+        found = nn.Linear(width, self.width, bias=False)
+        nn.init.normal_(found.weight, std=own.embedding_std)
+        return found
 
     def read(self, feed: dict[str, Tensor], past: Tensor) -> Tensor:
         """Kept states float32 [layers, 2, p + m, d]: those of the p events before, and of the m new ones."""

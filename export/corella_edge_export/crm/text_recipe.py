@@ -13,13 +13,13 @@ from corella_edge_export.recipe_keys import from_zero, positive
 class SaidRecipe:
     """SAID's first stage: vectors that make a frozen LLM write the items' texts, section [crm.text.said].
 
-    They `start` at random or at the mean of the words' embeddings. The LLM is the recipe's [llm]; one from scratch
-    reads the items' texts first, as [llm.text] says. `new_items` is the ridge strength of the linear map from the
-    sentence encoder's vectors, which gives an item that comes later its vector.
+    They `start` at random or at the mean of the words' embeddings; `epochs = 0` leaves them there. The LLM is the
+    recipe's [llm]; one from scratch reads the items' texts first, as [llm.text] says. `new_items` is the ridge
+    strength of the linear map from the sentence encoder's vectors, which gives an item that comes later its vector.
     """
 
     start: Literal["random", "words"] = "words"
-    epochs: int = 8
+    epochs: int = from_zero(8)
     batch_tokens: int = 4096
     learning_rate: float = positive(1e-2)
     projector_learning_rate: float = positive(1e-3)
@@ -29,7 +29,7 @@ class SaidRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class TextRecipe:
+class TextVectorsRecipe:
     """Text vectors of items, one more input of every family: section [crm.text].
 
     `source` says what makes them of the words of `attributes` (their first `tokens` tokens): "" nothing; "encoder" a

@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from corella_edge.features.schema import Schema
 from corella_edge_export.crm.recipe import CrmRecipe, TextSequenceRecipe
-from corella_edge_export.crm.sequence import Sequence
+from corella_edge_export.crm.sequence import SequenceModel
 
 
-class TextSequence(Sequence):
+class TextSequence(SequenceModel):
     """Products are cosines over a temperature (its section 2.2), so a frequent item has no advantage by its length."""
 
     def __init__(self, schema: Schema, recipe: CrmRecipe) -> None:
@@ -28,9 +28,9 @@ class TextSequence(Sequence):
         nn.init.constant_(self.scale, own.temperature)  # a probability begins with the cosine, not with its multiple
 
     def user_vectors(self, feed: dict[str, Tensor], end: Tensor) -> Tensor:
-        """As of `Sequence`, each of the same length."""
+        """As of `SequenceModel`, each of the same length."""
         return functional.normalize(super().user_vectors(feed, end), dim=1) * self.stretch
 
     def item_vectors(self, feed: dict[str, Tensor]) -> Tensor:
-        """As of `Sequence`, each of the same length; zeros of an item without words."""
+        """As of `SequenceModel`, each of the same length; zeros of an item without words."""
         return functional.normalize(super().item_vectors(feed), dim=1) * self.stretch

@@ -30,7 +30,7 @@ def features(facts: Facts, kind: str) -> Table:
     """Section [crm.features]."""
     found = {**family.history(facts, kind), "centre": Choice(*_centre(facts))}
     if family.ranks(facts, kind):
-        return found  # products of a user and an item have no place for numbers of both
+        return found  # products of a user and an item have no place for what is derived of both
     fitted = facts.train <= FITTED_ROWS
     vectors = fitted and facts.catalogue <= VECTOR_ITEMS
     return {

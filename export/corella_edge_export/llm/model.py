@@ -82,14 +82,6 @@ def checkpoint_config(folder: Path) -> Any:
     return pretrained.model_config(folder)
 
 
-def base_dtype(recipe: LlmRecipe, device: str) -> torch.dtype:
-    """What a checkpoint's frozen weights are held in while its adapters train on `device` ("cpu", "cuda").
-
-    Adapters are float32 always, and so is everything at export: this only halves a GPU's memory.
-    """
-    return torch.bfloat16 if recipe.precision == "bfloat16" and device != "cpu" else torch.float32
-
-
 def checkpoint_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """The Llama-architecture model of a local Hugging Face directory.
 

@@ -7,6 +7,8 @@ from typing import Literal
 
 from corella_edge_export.recipe_keys import from_zero, positive, share
 
+Precision = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True, slots=True)
 class LoraRecipe:
@@ -19,7 +21,7 @@ class LoraRecipe:
 
 
 @dataclass(frozen=True, slots=True)
-class TextRecipe:
+class PlainTextRecipe:
     """Language modelling on plain text before a scratch model sees any interaction.
 
     `files` are .txt, .jsonl or .parquet with a column `text` (or `abstract`). Batches hold blocks of `block` tokens;
@@ -94,7 +96,7 @@ class LlmRecipe(StageRecipe):
     text_weight: float = from_zero(0.0)
     valid_rows: int = from_zero(4000)
     evaluations: int = 4
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     gradient_checkpointing: bool = False
-    text: TextRecipe = field(default_factory=TextRecipe)
+    text: PlainTextRecipe = field(default_factory=PlainTextRecipe)
     lora: LoraRecipe = field(default_factory=LoraRecipe)

@@ -20,7 +20,7 @@ from corella_edge_export.data.prepared import PreparedData, Split
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class TokenSequence:
     """Token ids, and per target: the position whose next token is the answer, the label, the split's row.
 
     `branches` are (where a branch begins, how many of the first tokens it sees), at the end of the tokens.
@@ -81,13 +81,15 @@ class SequenceBuilder:
 
     def build(
         self, user: int, start: int, targets: Targets, split: Split, spelling: Spelling | None = None
-    ) -> Sequence:
+    ) -> TokenSequence:
         """Events `start` … the last target of a user."""
         if not self._targets_in_lines:
             return self._branching(user, start, targets, split, spelling)
         return self._straight(user, start, dict(targets), split, spelling)
 
-    def _branching(self, user: int, start: int, targets: Targets, split: Split, spelling: Spelling | None) -> Sequence:
+    def _branching(
+        self, user: int, start: int, targets: Targets, split: Split, spelling: Spelling | None
+    ) -> TokenSequence:
         """The events before the last target, then a branch for every target."""
         ids = self.encoder.header(self.profile(user))
         ends = [len(ids)]
@@ -104,7 +106,7 @@ class SequenceBuilder:
                 rows.append(row)
         chosen = np.asarray(rows, dtype=np.int64)
         arrays = np.asarray(ids, np.int32), np.asarray(places, np.int32), split.labels[chosen], chosen
-        return Sequence(*arrays, tuple(branches))
+        return TokenSequence(*arrays, tuple(branches))
 
     def _line(self, user: int, position: int, spelling: Spelling | None) -> list[int]:
         """An event of the user's log as an answered question."""
@@ -115,7 +117,7 @@ class SequenceBuilder:
 
     def _straight(
         self, user: int, start: int, targets: dict[int, int], split: Split, spelling: Spelling | None
-    ) -> Sequence:
+    ) -> TokenSequence:
         """Every event an answered question; targets are among them."""
         log, encoder = self.data.log, self.encoder
         ids = encoder.header(self.profile(user))
@@ -136,7 +138,7 @@ class SequenceBuilder:
             elif question is not None:
                 ids += question
         chosen = np.asarray(rows, dtype=np.int64)
-        return Sequence(np.asarray(ids, np.int32), np.asarray(places, np.int32), split.labels[chosen], chosen)
+        return TokenSequence(np.asarray(ids, np.int32), np.asarray(places, np.int32), split.labels[chosen], chosen)
 
     def profile(self, user: int) -> User:
         features = {name: self.data.users[name][user] for name in self.data.user_attributes}
@@ -144,11 +146,13 @@ class SequenceBuilder:
 
     def training(
         self, split: Split, users: Iterable[int], offset: int, spelling: Spelling | None = None
-    ) -> list[Sequence]:
+    ) -> list[TokenSequence]:
         """Stretches of `history_lines + block` events, each row a target once; `offset` shifts the cuts."""
         return self._all(self.build(*stretch, split, spelling) for stretch in self._stretches(split, users, offset))
 
-    def drawn(self, split: Split, rows: int, skip: int, seed: int, spelling: Spelling | None = None) -> list[Sequence]:
+    def drawn(
+        self, split: Split, rows: int, skip: int, seed: int, spelling: Spelling | None = None
+    ) -> list[TokenSequence]:
         """About `rows` targets in random stretches of all users, after `skip` targets in others (`draw_stretches`)."""
         stretches = list(self._stretches(split, np.unique(split.users).tolist(), 0))
         asked = np.asarray([self.encoder.item(item) is not None for item in range(len(self.encoder.catalog))])
@@ -163,7 +167,7 @@ class SequenceBuilder:
             for start, chosen in _cut(targets, lambda p: max(0, (p - offset) // stretch * stretch + offset)):
                 yield user, start, chosen
 
-    def exact(self, split: Split, users: Iterable[int], rows: Container[int] | None = None) -> list[Sequence]:
+    def exact(self, split: Split, users: Iterable[int], rows: Container[int] | None = None) -> list[TokenSequence]:
         """Rows (all, or those in `rows`) with exactly the history a prompt has at serving time.
 
         Rows whose prompts begin at the same event share a sequence.
@@ -176,7 +180,7 @@ class SequenceBuilder:
         )
 
     @staticmethod
-    def _all(made: Iterable[Sequence]) -> list[Sequence]:
+    def _all(made: Iterable[TokenSequence]) -> list[TokenSequence]:
         """Those with a target: items without text are none."""
         return [sequence for sequence in made if len(sequence.rows)]
 

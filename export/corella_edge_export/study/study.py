@@ -17,7 +17,7 @@ from corella_edge_export.evaluation import plots, tables
 from corella_edge_export.evaluation.baseline import no_learning, without_learning
 from corella_edge_export.evaluation.boundary import boundary
 from corella_edge_export.evaluation.scored import Json, Pair
-from corella_edge_export.llm import model as llm
+from corella_edge_export.llm import precision
 from corella_edge_export.recipe import Recipe, table_of
 from corella_edge_export.report import report_if_possible
 from corella_edge_export.study import base_model
@@ -120,7 +120,7 @@ def _seed(
         stages.train(folder, seeded, data, quiet, reuse=tuple(path for path in shared if path != folder))
         if not quiet:
             report_if_possible(folder)
-        dtype = llm.base_dtype(recipe.llm, PartialState().device.type)
+        dtype = precision.base_dtype(recipe.llm, PartialState().device.type)
         base = Run(full, replace(chosen[FULL], seed=seed), data, dtype)
         predictions = Predictions(Run(folder, seeded, data, dtype), base, say)
         if not recipe.trains_llm:

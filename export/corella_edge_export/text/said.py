@@ -90,7 +90,7 @@ def _mean_words(table: Tensor, texts: Sequence[Indices]) -> Tensor:
 
 
 def ridge(inputs: Vectors, targets: Vectors, strength: float) -> tuple[Vectors, Vectors]:
-    """(mean [a], components [a, b]) with targets [n, b] = (inputs [n, a] - mean) components in least squares.
+    """(components [a, b], offset [b]) with targets [n, b] = inputs [n, a] components + offset in least squares.
 
     `strength` times the mean variance of an input goes onto the diagonal of the normal equations.
     """
@@ -99,9 +99,7 @@ def ridge(inputs: Vectors, targets: Vectors, strength: float) -> tuple[Vectors, 
     square = (x - middle).T @ (x - middle)
     square[np.diag_indices_from(square)] += strength * np.trace(square) / len(square)
     components = np.linalg.solve(square, (x - middle).T @ (y - aim))
-    # The targets' mean as a place among the inputs: the map has one constant, not two.
-    mean = middle - np.linalg.lstsq(components.T, aim, rcond=None)[0]
-    return mean.astype(np.float32), components.astype(np.float32)
+    return components.astype(np.float32), (aim - middle @ components).astype(np.float32)
 
 
 def mean_cosine(found: npt.NDArray[np.floating[Any]], wanted: Vectors) -> float:

@@ -30,23 +30,23 @@ VECTORS = "vectors"
 
 
 class Projected(nn.Module):
-    """An encoder whose vectors x are given as (x - mean) components.
+    """An encoder whose vectors x are given as x components + offset.
 
     Attributes:
         config, width, longest: as of a `SentenceEncoder`.
     """
 
-    def __init__(self, encoder: Any, mean: Floats, components: Floats) -> None:
-        """`mean` float32 [w], `components` float32 [w, width]."""
+    def __init__(self, encoder: Any, components: Floats, offset: Floats) -> None:
+        """`components` float32 [w, width], `offset` float32 [width]."""
         super().__init__()
         self.encoder, self.config, self.longest = encoder, encoder.config, encoder.longest
         self.width = components.shape[1]
-        self.register_buffer("mean", torch.from_numpy(mean.copy()))
         self.register_buffer("components", torch.from_numpy(components.copy()))
+        self.register_buffer("offset", torch.from_numpy(offset.copy()))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """float32 [n, width]."""
-        found: Tensor = (self.encoder(input_ids, attention_mask) - self.mean) @ self.components
+        found: Tensor = self.encoder(input_ids, attention_mask) @ self.components + self.offset
         return found
 
 

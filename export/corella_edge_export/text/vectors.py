@@ -31,7 +31,7 @@ from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.recipe import Recipe
 
 KEY, PARTIAL = "text.json", "text.partial"
-PROJECTION, LAYOUT = "text.projection.safetensors", "corella-edge projection 1"
+PROJECTION, LAYOUT = "text.projection.safetensors", "corella-edge projection 2"
 FILES = (VECTORS, PROJECTION, KEY, PARTIAL)
 CHUNK = 512  # texts between two places where an interrupted run can go on
 # `source` in a recipe → the module of the exporter with its `identity` and `raw`; that of SAID trains.
@@ -113,11 +113,11 @@ def with_text(schema: Schema, recipe: Recipe, width: int) -> Schema:
 
 
 def projection(folder: Path) -> tuple[Floats, Floats] | None:
-    """(mean [w], components [w, width]) that a run's vectors were taken by; None where they have their own width."""
+    """(components [w, width], offset [width]) of a run's vectors; None where they have their own width."""
     if not (folder / PROJECTION).exists():
         return None
     arrays = map_arrays(folder / PROJECTION, LAYOUT)
-    return arrays["mean"], arrays["components"]
+    return arrays["components"], arrays["offset"]
 
 
 def training_items(data: PreparedData, texts: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -173,15 +173,16 @@ def _projected(folder: Path, raw: Floats, width: int, items: npt.NDArray[np.int6
     mean = chosen.mean(axis=0) if len(items) else np.zeros(raw.shape[1])
     _, vectors = np.linalg.eigh((chosen - mean).T @ (chosen - mean))
     components = np.ascontiguousarray(vectors[:, ::-1][:, :width]).astype(np.float32)
-    _write_projection(folder, mean.astype(np.float32), components)
+    offset = (-mean @ components).astype(np.float32)
+    _write_projection(folder, components, offset)
     there = np.array([bool(text) for text in texts])[:, None]
-    found: Floats = np.where(there, (raw - mean.astype(np.float32)) @ components, np.float32(0.0))
+    found: Floats = np.where(there, raw @ components + offset, np.float32(0.0))
     return found
 
 
-def _write_projection(folder: Path, mean: Floats, components: Floats) -> None:
+def _write_projection(folder: Path, components: Floats, offset: Floats) -> None:
     with (folder / PROJECTION).open("wb") as file:
-        write_arrays(file, LAYOUT, {"mean": mean, "components": components})
+        write_arrays(file, LAYOUT, {"components": components, "offset": offset})
 
 
 def _key(recipe: Recipe, data: PreparedData, texts: Sequence[str]) -> str:

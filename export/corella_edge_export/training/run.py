@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from corella_edge import atomic
-from corella_edge.bundle import artefact as bundle
+from corella_edge.bundle import schema_files
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, CorellaError, InputError, InterruptedRunError
 from corella_edge.features.encoder import FeatureEncoder
@@ -40,10 +40,11 @@ from corella_edge_export.crm.ensemble import new_crm
 from corella_edge_export.crm.fitted.items import folds
 from corella_edge_export.crm.fitted.schema import apart, catalog_of, events_schema, fit_schema
 from corella_edge_export.crm.recipe import NumberRecipe, flat, nested
-from corella_edge_export.crm.text_recipe import TextRecipe
+from corella_edge_export.crm.text_recipe import TextVectorsRecipe
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.llm import model as llm
 from corella_edge_export.llm import tokenizer
+from corella_edge_export.llm.recipe import Precision
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_of_run, table_of
 from corella_edge_export.text import vectors as text_vectors
@@ -59,7 +60,7 @@ LATER: dict[str, Any] = {
     "kind": "dcnv2", "item_quality": False, "item_text": [], "item_vectors": 0, "user_level": False,
     "user_leaning": False, "history_pace": False, "embedding_std": 0.05, "members": 1, "fusion": "replace",
     "blocks": 0, "item_number": asdict(NumberRecipe()), "text_words": 32, "text_buckets": 4096, "sequence_length": 16,
-    "unknown": {}, "text": json.loads(json.dumps(asdict(TextRecipe()))), "history_block": 1, "user_ids": True,
+    "unknown": {}, "text": json.loads(json.dumps(asdict(TextVectorsRecipe()))), "history_block": 1, "user_ids": True,
     "in_order": False, "event_attributes": False,
 }  # fmt: skip
 
@@ -108,9 +109,9 @@ class Run:
         """Schema and catalogue, fitted once and then read from the run. Raises InputError if they are damaged."""
         path = self.folder / "schema.json"
         if not path.exists():
-            bundle.write_schema(self.folder, *self._fitted())
+            schema_files.write_schema(self.folder, *self._fitted())
         try:
-            schema, catalog = bundle.read_schema(self.folder)
+            schema, catalog = schema_files.read_schema(self.folder)
         except BundleError as error:
             raise InputError(f"{self.folder}: {error}; remove {path}, the same command then fits it again") from None
         if self._tuned:
@@ -262,7 +263,7 @@ class Run:
         _, catalog = self.fit_inputs()
         return SequenceBuilder(self.data, self.prompt_encoder(catalog))
 
-    def reader(self, model: Any, builder: SequenceBuilder, precision: str = "") -> LlmReader:
+    def reader(self, model: Any, builder: SequenceBuilder, precision: Precision | None = None) -> LlmReader:
         """The model with the answers it is asked for, in the recipe's precision or the given one."""
         tokens = builder.encoder.tokens
         return LlmReader(model, (tokens.no, tokens.yes), precision or self.recipe.llm.precision)

@@ -58,8 +58,9 @@ def raw(recipe: Recipe, data: PreparedData, texts: Sequence[str], folder: Path, 
     tokens = [spell(text)[: recipe.crm.text.tokens] for text in texts]
     torch.manual_seed(recipe.llm.seed)
     task = SaidTask(ItemWriter(model, tokens, own.start, tokenizer.bos_token_id), own, recipe.llm.seed)
-    schedule = loop.Schedule(own.learning_rate, 0.0, own.epochs, own.evaluations, own.patience)
-    loop.fit(task, schedule, folder / FOLDER / "vectors", recipe.llm.seed, quiet)
+    if own.epochs:
+        schedule = loop.Schedule(own.learning_rate, 0.0, own.epochs, own.evaluations, own.patience)
+        loop.fit(task, schedule, folder / FOLDER / "vectors", recipe.llm.seed, quiet)
     return task.writer.item_vectors()
 
 
@@ -99,7 +100,7 @@ def text_model(recipe: Recipe, folder: Path) -> tuple[nn.Module, Any] | None:
 def projection(
     recipe: Recipe, data: PreparedData, texts: Sequence[str], folder: Path, quiet: bool, vectors: Vectors
 ) -> tuple[Vectors, Vectors]:
-    """(mean [w], components [w, hidden]) that take the sentence encoder's vectors to SAID's, for items that come later.
+    """(components [w, hidden], offset [hidden]): from the sentence encoder's vectors to SAID's.
 
     They are fitted on training items; said/new_items.json tells how near they come, by the mean cosine of the fitted
     items and, from a map that has not seen one in ten of them, of those.
@@ -109,7 +110,7 @@ def projection(
     asked = np.random.default_rng(recipe.llm.seed).random(len(items)) < HELD_OUT
     found = {}
     for name, fitted, judged in (("known", items, items), ("unknown", items[~asked], items[asked])):
-        mean, components = ridge(encoded[fitted], vectors[fitted], strength)
-        found[name] = mean_cosine((encoded[judged] - mean) @ components, vectors[judged])
+        components, offset = ridge(encoded[fitted], vectors[fitted], strength)
+        found[name] = mean_cosine(encoded[judged] @ components + offset, vectors[judged])
     atomic.write_file(folder / FOLDER / NEARNESS, json.dumps({"cosine": found}, indent=1).encode())
     return ridge(encoded[items], vectors[items], strength)

@@ -31,7 +31,7 @@ from corella_edge_export.crm.recipe import CrmRecipe, flat
 from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.llm import model as llm
-from corella_edge_export.llm import tokenizer
+from corella_edge_export.llm import precision, tokenizer
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import Recipe
 from corella_edge_export.text import vectors as text_vectors
@@ -58,7 +58,7 @@ def train(
     with hold(folder, recipe, data) if place.is_main_process else nullcontext():
         place.wait_for_everyone()
         with place.main_process_first():
-            run = Run(folder, recipe, data, llm.base_dtype(recipe.llm, place.device.type))
+            run = Run(folder, recipe, data, precision.base_dtype(recipe.llm, place.device.type))
             if recipe.crm.text.source:
                 run.text_vectors(reuse, quiet)
             stages = Stages(run, quiet)

@@ -7,53 +7,35 @@ name items that are gone, this machine scores rows of the new items, which tell 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from corella_edge.atomic import check_free, new_folder
-from corella_edge.bundle.artefact import POPULAR, Bundle
+from corella_edge.bundle.artefact import CALIBRATED_ON, POPULAR, ROUTING
 from corella_edge.catalog import Catalog
-from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import Reference
 from corella_edge.request import Candidate
 from corella_edge.request_message import parse_request
 from corella_edge_runtime import reference
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.site.catalog_update import REFERENCE, Report, Updated, Work, differences
+from corella_edge_runtime.site.catalog_change import OWN, REFERENCE, CatalogChange, NewCatalog, differences
 
 SAMPLE = "sample.jsonl"
 ROWS = 32  # reference rows that are made where none is left
 
 
-def replace(
-    root: Path,
-    items: Path | TextFile,
-    out: Path,
-    extras: Sequence[str] = (),
-    check: Callable[[Path], None] = lambda folder: None,
-    told: Callable[[int, int], None] = lambda done, count: None,
-) -> Report:
-    """Write the bundle `out`: the bundle in folder `root` with the items of the file `items` and no others.
+class Replacement(CatalogChange):
+    """One replacement.
 
-    Arguments and errors are those of `catalog_update.update`.
+    A sample of requests that name items which are gone is of no use, and stays behind. The thresholds of routing.json
+    stay, with a mark of whose they are: there are no requests for the new items to take others from.
     """
-    check_free(out)
-    work = _Replacement(Bundle.open(root), TextFile.of(items), extras)
-    work.make_vectors(told)
-    with new_folder(out) as folder:
-        rows = work.rows()
-        version = work.write(folder, rows)
-        check(folder)
-    return work.report(version, rows)
 
+    own = frozenset(OWN | {ROUTING})
 
-class _Replacement(Work):
-    """One replacement. A sample of requests that name items which are gone is of no use, and stays behind."""
-
-    def merged(self, items: Sequence[Candidate]) -> Updated:
+    def merged(self, items: Sequence[Candidate]) -> NewCatalog:
         """The given items in their order, each with what is given of it alone."""
         before = self.before
         given = [{name: value for name, value in (i.features or {}).items() if value is not None} for i in items]
@@ -62,7 +44,7 @@ class _Replacement(Work):
         known = [item for item in catalog.ids if item in before.row_of]
         changed = [item for item in known if differences(before.of(item), catalog.of(item))]
         removed = [item for item in before.ids if item not in catalog.row_of]
-        return Updated(catalog, added, changed, len(known) - len(changed), removed)
+        return NewCatalog(catalog, added, changed, len(known) - len(changed), removed)
 
     def left_behind(self) -> set[str]:
         """The sample, and what the training rows say of items of which none is left."""
@@ -75,6 +57,9 @@ class _Replacement(Work):
 
     def write(self, folder: Path, rows: Sequence[str]) -> str:
         """Fill an empty folder; the new version. `rows`, where there are none, are made by what was written."""
+        routing = self.bundle.json(ROUTING)
+        marked = {**routing, CALIBRATED_ON: self.bundle.calibrated_on() or self.bundle.label}
+        (folder / ROUTING).write_text(json.dumps(marked, ensure_ascii=False), "utf-8")
         version = super().write(folder, rows or [json.dumps(self.reference[0][1]) + "\n"])
         if rows:
             return version

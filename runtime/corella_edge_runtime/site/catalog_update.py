@@ -1,4 +1,4 @@
-"""A bundle's catalogue with items added or changed: a new bundle, whose models and vocabularies are the old one's.
+"""A bundle's catalogue with items added or changed.
 
 An item that is new is to the CRM what a candidate with the same features inline is: its id is unseen. An item that is
 known keeps what the CRM has learned of its id; the LLM knows items by their text alone.
@@ -6,68 +6,33 @@ known keeps what the CRM has learned of its id; the LLM knows items by their tex
 
 from __future__ import annotations
 
-import importlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-import numpy as np
-
-from corella_edge.atomic import check_free, new_folder
-from corella_edge.bundle.artefact import TEXT, TOKENIZER, Bundle, write_catalog_tables
-from corella_edge.catalog import LINES, TABLES, Attributes, Catalog
-from corella_edge.errors import BundleError, InputError
-from corella_edge.features.encoder import FeatureEncoder
-from corella_edge.features.vectors import VECTORS, as_float16, item_text, write_vectors
-from corella_edge.formats.text_files import TextFile
-from corella_edge.json_lines import Reference, parse_reference, read_lines
-from corella_edge.request import Candidate, Candidates
-from corella_edge_runtime.attributes import UsedAttributes, read_items, remarks
-from corella_edge_runtime.site.successor import link_files, next_version, parent_of, seal_next
-
-REFERENCE = "reference.jsonl"
-OWN = {LINES, TABLES, REFERENCE, VECTORS}  # files that an update rewrites
-MARK = "+items."
-
-NONE = Candidates(())
-
-Json = Mapping[str, Any]
+from corella_edge.catalog import Catalog
+from corella_edge.errors import InputError
+from corella_edge.request import Candidate
+from corella_edge_runtime.site.catalog_change import REFERENCE, CatalogChange, NewCatalog, differences
 
 
-@dataclass(frozen=True, slots=True)
-class Updated:
-    """A catalogue after an update.
+class Update(CatalogChange):
+    """One update. A bundle of which nothing could be verified any more is refused."""
 
-    Attributes:
-        added, changed: ids, in the order of the lines.
-        same: how many lines said what the catalogue says already.
-        removed: ids that the catalogue no longer has.
-    """
+    def merged(self, items: Sequence[Candidate]) -> NewCatalog:
+        """What the given items make of the catalogue."""
+        return merge(self.before, items)
 
-    catalog: Catalog
-    added: list[str]
-    changed: list[str]
-    same: int
-    removed: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an update did; `notes` are sentences for people."""
-
-    label: str
-    added: int
-    changed: int
-    same: int
-    rows: int
-    dropped: int
-    notes: list[str]
-    removed: int = 0
+    def rows(self) -> list[str]:
+        """The lines of reference.jsonl that still hold. Raises InputError if none is left."""
+        kept = self.holding()
+        if not kept:
+            raise InputError(
+                f"{self.items}: every row of {REFERENCE} has one of these items in its history, nothing could be "
+                "verified any more; change fewer items at once, or export again"
+            )
+        return kept
 
 
-def merge(catalog: Catalog, items: Iterable[Candidate]) -> Updated:
+def merge(catalog: Catalog, items: Iterable[Candidate]) -> NewCatalog:
     """New items last, known ones in their place; of those, attributes that are not given stay, null ones go."""
     ids, attributes = list(catalog.ids), list(catalog.attributes)
     added, changed, same = [], [], 0
@@ -83,168 +48,4 @@ def merge(catalog: Catalog, items: Iterable[Candidate]) -> Updated:
             changed.append(item.item)
         else:
             same += 1
-    return Updated(Catalog(ids, attributes), added, changed, same)
-
-
-def differences(old: Attributes, new: Attributes) -> set[str]:
-    """Names of attributes that differ as JSON, where Python takes 1, 1.0 and true for equal; a missing one is null."""
-    names = old.keys() | new.keys()
-    return {name for name in names if json.dumps(old.get(name)) != json.dumps(new.get(name))}
-
-
-def reference_lines(
-    rows: Iterable[tuple[Reference, Json]], before: Catalog, after: Updated, reading: UsedAttributes
-) -> list[str]:
-    """The rows of reference.jsonl that still hold, as JSON.
-
-    A candidate that was changed brings the attributes it had; a row goes where something in its history was changed, or
-    the words that its candidate's text vector is made of (a vector that was tuned comes of no words), and where it
-    names an item that the catalogue no longer has.
-    """
-    items = [*after.added, *after.changed]
-    changes = {item: differences(before.of(item), after.catalog.of(item)) for item in items}
-    lost = {item for item, names in changes.items() if names & reading.of_history}.union(after.removed)
-    reworded = {item for item, names in changes.items() if names & reading.words}.union(after.removed)
-    asked = ((row.request.user.history.items, row.request.candidates or NONE, line) for row, line in rows)
-    holding = (line for seen, own, line in asked if lost.isdisjoint(seen) and reworded.isdisjoint(own.items))
-    held = (_pinned(line, changes, before) for line in holding)
-    return [json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in held]
-
-
-def _pinned(line: Json, changes: Mapping[str, set[str]], before: Catalog) -> Json:
-    """The row with its candidate's former attributes inline, where they were changed."""
-    request = line["request"]
-    (candidate,) = request["candidates"]
-    item = str(candidate["item"])
-    old, names = before.of(item), sorted(changes.get(item, ()))
-    if not names:
-        return line
-    features = {**{name: old.get(name) for name in names}, **(candidate.get("features") or {})}
-    return {**line, "request": {**request, "candidates": [{**candidate, "features": features}]}}
-
-
-def update(
-    root: Path,
-    items: Path | TextFile,
-    out: Path,
-    extras: Sequence[str] = (),
-    check: Callable[[Path], None] = lambda folder: None,
-    told: Callable[[int, int], None] = lambda done, count: None,
-) -> Report:
-    """Write the bundle `out`: the bundle in folder `root` with the items of the file `items`.
-
-    Args:
-        extras: attributes that the file may have although nothing reads them.
-        check: called with the finished folder before it appears; what it raises is raised.
-        told: hears how many of the text vectors that are wanted are made.
-
-    Raises:
-        InputError: a bad line, nothing to change, a taken `out`. BundleError: `root` is damaged. MissingExtraError: its
-            text vectors cannot be made here.
-    """
-    check_free(out)
-    work = Work(Bundle.open(root), TextFile.of(items), extras)
-    rows = work.rows()
-    work.make_vectors(told)
-    with new_folder(out) as folder:
-        version = work.write(folder, rows)
-        check(folder)
-    return work.report(version, rows)
-
-
-class Work:
-    """One update: the bundle, what the file of items makes of its catalogue, and the reference rows."""
-
-    def __init__(self, bundle: Bundle, items: TextFile, extras: Sequence[str]) -> None:
-        self.bundle, self.items = bundle, items
-        self.notes: list[str] = []
-        self.schema, self.before = bundle.schema()
-        prompt = bundle.prompt()
-        self.reading = UsedAttributes(self.schema, prompt[0] if prompt else None)
-        known = {*self.reading.names, *extras, *(name for record in self.before.attributes for name in record)}
-        self.after = self.merged(read_items(items, known, self.reading))
-        if not (self.after.added or self.after.changed or self.after.removed):
-            raise InputError(f"{items}: changes nothing: the catalogue has all {self.after.same} items like that")
-        self.reference = list(read_lines(bundle.path(REFERENCE), _reference_row, BundleError))
-
-    def merged(self, items: Sequence[Candidate]) -> Updated:
-        """What the given items make of the catalogue."""
-        return merge(self.before, items)
-
-    def holding(self) -> list[str]:
-        """The lines of reference.jsonl that still hold."""
-        return reference_lines(self.reference, self.before, self.after, self.reading)
-
-    def left_behind(self) -> set[str]:
-        """Files of the old bundle that the new one has not."""
-        return set()
-
-    def rows(self) -> list[str]:
-        """The lines of the new reference.jsonl. Raises InputError if none is left."""
-        kept = self.holding()
-        if not kept:
-            raise InputError(
-                f"{self.items}: every row of {REFERENCE} has one of these items in its history, nothing could be "
-                "verified any more; change fewer items at once, or export again"
-            )
-        return kept
-
-    def make_vectors(self, told: Callable[[int, int], None]) -> None:
-        """The vectors of items whose words are new, beside those that stay."""
-        before, catalog = self.before, self.after.catalog
-        if before.vectors is None:
-            return
-        names = self.schema.text_attributes
-        texts = {catalog.row_of[item]: item_text(catalog.of(item), names) for item in self._touched()}
-        new = {row: text for row, text in texts.items() if item_text(before.of(catalog.ids[row]), names) != text}
-        vectors = np.zeros((len(catalog), before.vectors.shape[1]), np.float16)
-        places = np.array([before.row_of.get(item, -1) for item in catalog.ids], np.int64)
-        vectors[places >= 0] = before.vectors[places[places >= 0]]
-        if new and self.bundle.has(TEXT):
-            module = importlib.import_module("corella_edge_runtime.text")
-            model = module.TextModel(self.bundle.path(TEXT), self.bundle.path(TOKENIZER), vectors.shape[1])
-            vectors[list(new)] = as_float16(model.vectors(list(new.values()), lambda done: told(done, len(new))))
-        elif new:
-            self.notes.append(f"{len(new)} items have words that the bundle, which has no {TEXT}, makes no vectors of")
-        catalog.vectors = vectors
-
-    def _touched(self) -> list[str]:
-        return [*self.after.added, *self.after.changed]
-
-    def write(self, folder: Path, rows: Sequence[str]) -> str:
-        """Fill an empty folder; the new version."""
-        link_files(self.bundle, folder, OWN | self.left_behind())
-        with (folder / LINES).open("w", encoding="utf-8") as file:
-            file.writelines(self.after.catalog.lines())
-        (folder / REFERENCE).write_text("".join(rows), "utf-8")
-        FeatureEncoder(self.schema, self.after.catalog)  # what it cannot encode, no server could
-        write_catalog_tables(folder, self.schema, self.after.catalog)
-        if self.after.catalog.vectors is not None:
-            write_vectors(folder / VECTORS, self.after.catalog.vectors)
-        return self.seal(folder, len(self.reference) - len(rows))
-
-    def seal(self, folder: Path, dropped: int) -> str:
-        """Manifest and seal. What was linked must be what the old manifest lists."""
-        parent, source = parent_of(self.bundle), self.items.sha256()
-        about = {
-            "parent": parent,
-            "items_sha256": source,
-            "added": len(self.after.added),
-            "changed": len(self.after.changed),
-            **({"removed": len(self.after.removed)} if self.after.removed else {}),
-            "reference_rows_dropped": dropped,
-        }
-        version = next_version(self.bundle.manifest.version, MARK, parent["manifest_sha256"], source)
-        seal_next(self.bundle, folder, version, {"catalog_update": about}, OWN)
-        return version
-
-    def report(self, version: str, rows: Sequence[str]) -> Report:
-        after, dropped = self.after, len(self.reference) - len(rows)
-        notes = [*self.notes, *remarks(self.reading, self.before, after.catalog, after.added, after.changed)]
-        label = f"{self.bundle.manifest.name}@{version}"
-        counts = (len(after.added), len(after.changed), after.same, len(rows), dropped)
-        return Report(label, *counts, notes, len(after.removed))
-
-
-def _reference_row(value: Any) -> tuple[Reference, Json]:
-    return parse_reference(value), value
+    return NewCatalog(Catalog(ids, attributes), added, changed, same)

@@ -9,18 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from corella_edge.bundle.artefact import (
-    MANIFEST,
-    SEAL,
-    Bundle,
-    Manifest,
-    decode,
-    not_a_bundle,
-    read_bytes,
-    read_json,
-    seal_of,
-    sha256,
-)
+from corella_edge.bundle.artefact import CALIBRATED_ON, MANIFEST, SEAL, Bundle, Manifest, not_a_bundle, seal_of, sha256
+from corella_edge.bundle.files import decode, read_bytes, read_json
 from corella_edge.bundle.signature import TrustedKey
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, CorellaError
@@ -159,7 +149,8 @@ def _routing(bundle: Bundle) -> dict[str, Any]:
     head = {"threshold": routing.threshold, "nats": None if policy.budget else _nats(routing.as_nats(policy)),
             "measure": policy.measure.to_json(), "share": None if policy.budget else routing.share(policy),
             "fusion": routing.fusion.to_json() | _fitted(data)}  # fmt: skip
-    return {**head, "rows": data.get("rows"), "table": data.get("table") or thresholds}
+    other = {CALIBRATED_ON: found} if (found := bundle.calibrated_on()) else {}
+    return {**head, **other, "rows": data.get("rows"), "table": data.get("table") or thresholds}
 
 
 def _nats(threshold: float) -> float | None:

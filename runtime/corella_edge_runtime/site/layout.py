@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.atomic import check_free, link_or_copy, new_folder, write_file
-from corella_edge.bundle.artefact import MANIFEST, SIGNATURE, Bundle, FileEntry, read_bytes, read_manifest, sha256, walk
+from corella_edge.bundle.artefact import MANIFEST, SIGNATURE, Bundle, FileEntry, read_manifest, sha256, walk
+from corella_edge.bundle.files import read_bytes
 from corella_edge.bundle.signature import TrustedKey, lay_beside
 from corella_edge.errors import BundleError, InputError
 from corella_edge.formats.strict_json import decode

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corella_edge.bundle import artefact as bundle
+from corella_edge.bundle import files, schema_files
 from corella_edge.bundle.artefact import MANIFEST, SEAL, Bundle, Manifest, seal_of
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError
@@ -25,7 +26,7 @@ PROMPT = {"template": Template().to_json(), "tokens": {"yes": 3, "no": 4, "bos":
 
 
 def fill(folder: Path) -> None:
-    bundle.write_schema(folder, SCHEMA, Catalog(["a", "b"], [{"title": "A"}, {}]))
+    schema_files.write_schema(folder, SCHEMA, Catalog(["a", "b"], [{"title": "A"}, {}]))
     for name, value in (("routing", ROUTING), ("prompt", PROMPT), ("verification", {})):
         (folder / f"{name}.json").write_text(json.dumps(value))
     for name in ("crm.onnx", "llm.gguf", "reference.jsonl"):
@@ -286,7 +287,7 @@ def test_what_is_no_bundle_is_told_so(tmp_path: Path) -> None:
 
 def test_an_oversized_manifest_is_not_read(root: Path) -> None:
     with (root / MANIFEST).open("r+b") as file:
-        file.truncate(bundle.MAX_JSON_BYTES + 1)
+        file.truncate(files.MAX_JSON_BYTES + 1)
     assert "larger than" in refusal(root)
 
 
@@ -313,7 +314,7 @@ def test_a_wrong_schema_vocabulary_or_catalogue_is_named(root: Path, name: str, 
 
 
 def test_an_oversized_vocabulary_is_not_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "MAX_VOCABULARY_BYTES", 3)
+    monkeypatch.setattr(schema_files, "MAX_VOCABULARY_BYTES", 3)
     with pytest.raises(BundleError, match=r"vocab/item_id\.json: larger than 3 bytes"):
         Bundle.open(root).schema()
 

@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bundles import make_bundle, reseal
 from corella_edge.bundle import artefact as bundles
+from corella_edge.bundle import files, schema_files
 from corella_edge.bundle.artefact import MANIFEST, SEAL, Bundle, seal_of
 from corella_edge.cli import main
 from corella_edge.errors import BundleError
@@ -171,17 +172,17 @@ def test_a_sealed_file_that_makes_no_sense_is_named(
 def test_an_oversized_vocabulary_is_not_read(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundles, "MAX_VOCABULARY_BYTES", 100)
+    monkeypatch.setattr(schema_files, "MAX_VOCABULARY_BYTES", 100)
     for said in refusals(root, capsys):
         assert "vocab/item.json: larger than 100 bytes" in said
 
 
 def test_an_oversized_json_file_is_not_read(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (root / "routing.json").open("r+b") as file:
-        file.truncate(bundles.MAX_JSON_BYTES + 1)
+        file.truncate(files.MAX_JSON_BYTES + 1)
     reseal(root)
     for said in refusals(root, capsys):
-        assert f"routing.json: larger than {bundles.MAX_JSON_BYTES} bytes" in said
+        assert f"routing.json: larger than {files.MAX_JSON_BYTES} bytes" in said
 
 
 ONLY_VERIFIED: dict[str, tuple[Attack, str]] = {

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from corella_edge.bundle import artefact
-from corella_edge.bundle.artefact import (
+from corella_edge.bundle import schema_files
+from corella_edge.bundle.schema_files import (
     MAPPED,
     VOCABULARY,
     read_schema,
@@ -37,7 +37,7 @@ Arrays = dict[str, Any]
 @pytest.fixture
 def folder(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A catalogue and vocabularies of at least four entries are large here."""
-    monkeypatch.setattr(artefact, "LARGE", 4)
+    monkeypatch.setattr(schema_files, "LARGE", 4)
     write_schema(tmp_path, world.schema, world.catalog)
     write_vectors(tmp_path / VECTORS, world.catalog.vectors)
     write_catalog_tables(tmp_path, world.schema, world.catalog)

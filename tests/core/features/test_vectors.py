@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge.bundle.artefact import read_schema, write_schema
+from corella_edge.bundle.schema_files import read_schema, write_schema
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError
 from corella_edge.features.encoder import FeatureEncoder

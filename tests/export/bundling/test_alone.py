@@ -15,16 +15,11 @@ from corella_edge_export.training import stages  # noqa: E402
 from corella_edge_export.training.run import Run  # noqa: E402
 from corella_edge_runtime.engine import Engine  # noqa: E402
 from corella_edge_runtime.reference import compare  # noqa: E402
-from tiny_run import prepared, recipe  # noqa: E402
+from tiny_run import recipe  # noqa: E402
 
 OFF = {"epochs": 0}
 ALONE = {"llm": OFF, "joint": OFF, "continuation": OFF}
 SEQUENCE = {"kind": "sequence", "heads": 2, "inner": 8, "history": 6, "history_block": 2, "event_attributes": True}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("prepared") / "small")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +38,7 @@ def test_the_bundle_holds_both_graphs_in_both_forms_and_no_llm(bundle: Path) -> 
     assert {"crm.onnx", "crm.events.onnx", "crm.int8.onnx", "crm.events.int8.onnx"} <= names
     assert not {"prompt.json", "llm.gguf"} & names
     with Engine.open(bundle, tuned=False) as engine:
-        assert engine.bundle.manifest.about["models"] == {"crm": "Sequence", "llm": {}}
+        assert engine.bundle.manifest.about["models"] == {"crm": "SequenceModel", "llm": {}}
         found = engine.bundle.json("verification.json")
         assert found["differences"].keys() == {"crm"}
         assert found["differences"]["crm"] <= 1e-5

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from corella_edge_export.bundling.popular import LATEST, LEAST, neighbours, popular_lines
 from corella_edge_export.data.prepared import PreparedData
-from tiny_run import prepared
 
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6)), max_size=60)
 
@@ -59,11 +58,6 @@ def test_more_pairs_than_are_counted_are_those_of_drawn_users() -> None:
     found = neighbours(users, items, 10, 9, seed=1, pairs=9000)
     assert len(found.items) == 90
     assert found.similarity == pytest.approx(np.ones(90))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("popular") / "data")
 
 
 def test_counts_are_of_training_rows_with_label_one_most_popular_first(data: PreparedData) -> None:

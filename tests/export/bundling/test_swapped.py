@@ -24,7 +24,8 @@ from corella_edge_export.training.stages import train  # noqa: E402
 from corella_edge_export.training.tasks.crm import tensors  # noqa: E402
 from corella_edge_runtime import reference  # noqa: E402
 from corella_edge_runtime.engine import Engine  # noqa: E402
-from corella_edge_runtime.site.catalog_replace import replace as replace_catalog  # noqa: E402
+from corella_edge_runtime.site.catalog_change import change  # noqa: E402
+from corella_edge_runtime.site.catalog_replace import Replacement  # noqa: E402
 from encoders import make_encoder  # noqa: E402
 from tiny_run import prepared, recipe  # noqa: E402
 
@@ -56,7 +57,7 @@ def bundle(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def swapped(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("swapped")
-    report = replace_catalog(bundle, lines(folder / "items.jsonl", NEW), folder / "new")
+    report = change(Replacement, bundle, lines(folder / "items.jsonl", NEW), folder / "new")
     old = len(Bundle.open(bundle).schema()[1])
     assert (report.added, report.changed, report.removed, report.rows) == (len(NEW), 0, old, 0)
     assert any("reference rows of the new items" in note for note in report.notes)
@@ -116,7 +117,7 @@ def test_swapped_back_it_scores_as_before_but_for_the_encoders_rounding(bundle: 
     _, catalog = Bundle.open(bundle).schema()
     items = [{"item": item, **catalog.of(item)} for item in catalog.ids]
     extras = sorted({name for item in items for name in item} - {"item"})
-    replace_catalog(swapped, lines(tmp_path / "old.jsonl", items), tmp_path / "back", extras)
+    change(Replacement, swapped, lines(tmp_path / "old.jsonl", items), tmp_path / "back", extras)
     with Engine.open(bundle, tuned=False) as one, Engine.open(tmp_path / "back", tuned=False) as other:
         for user in users(list(catalog.ids)):
             asked = Request(user, [Candidate(item) for item in catalog.ids[:15]])
@@ -132,7 +133,7 @@ def test_items_that_stay_keep_their_reference_rows(bundle: Path, tmp_path: Path)
     }
     gone = next(item for item in catalog.ids if item not in named)
     items = [{"item": item, **catalog.of(item)} for item in catalog.ids if item != gone]
-    report = replace_catalog(bundle, lines(tmp_path / "items.jsonl", items), tmp_path / "new")
+    report = change(Replacement, bundle, lines(tmp_path / "items.jsonl", items), tmp_path / "new")
     assert (report.added, report.changed, report.removed, report.rows) == (0, 0, 1, len(rows))
     with Engine.open(tmp_path / "new", tuned=False) as engine:
         assert not reference.compare(engine).problems
@@ -142,11 +143,11 @@ def test_nothing_to_replace_a_taken_folder_and_a_damaged_bundle_are_told(bundle:
     _, catalog = Bundle.open(bundle).schema()
     same = lines(tmp_path / "same.jsonl", [{"item": item, **catalog.of(item)} for item in catalog.ids])
     with pytest.raises(InputError, match="changes nothing"):
-        replace_catalog(bundle, same, tmp_path / "new")
+        change(Replacement, bundle, same, tmp_path / "new")
     with pytest.raises(InputError, match="unknown attribute 'titel'"):
-        replace_catalog(bundle, lines(tmp_path / "typo.jsonl", [{"item": "a", "titel": "x"}]), tmp_path / "new")
+        change(Replacement, bundle, lines(tmp_path / "typo.jsonl", [{"item": "a", "titel": "x"}]), tmp_path / "new")
     with pytest.raises(InputError):
-        replace_catalog(bundle, lines(tmp_path / "new.jsonl", NEW), tmp_path)
+        change(Replacement, bundle, lines(tmp_path / "new.jsonl", NEW), tmp_path)
     with pytest.raises(BundleError):
-        replace_catalog(tmp_path, lines(tmp_path / "new.jsonl", NEW), tmp_path / "new")
+        change(Replacement, tmp_path, lines(tmp_path / "new.jsonl", NEW), tmp_path / "new")
     assert not (tmp_path / "new").exists()

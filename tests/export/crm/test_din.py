@@ -33,7 +33,7 @@ from corella_edge_export.training.loop import Part  # noqa: E402
 from corella_edge_export.training.run import Run  # noqa: E402
 from corella_edge_export.training.tasks.crm import CrmTask, tensors  # noqa: E402
 from corella_edge_runtime.crm import Crm  # noqa: E402
-from tiny_run import crm_recipe, prepared, recipe  # noqa: E402
+from tiny_run import crm_recipe, recipe  # noqa: E402
 
 KEYS = {"kind": "din", "embedding_dim": 4, "hidden": (8, 6), "attention": 5, "dropout": 0.5, "history": 7, "window": 11}
 SHAPES = [
@@ -149,11 +149,6 @@ def test_every_weight_is_trained(fitted: Any) -> None:
     task.losses(np.arange(len(rows)), 0, 0, Part())["loss"].backward()
     without = [name for name, p in task.model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not [name for name in without if not name.startswith("embeddings.")]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("prepared") / "small")
 
 
 def test_a_run_of_it_trains_aligns_and_exports(data: PreparedData, tmp_path: Path) -> None:

@@ -10,19 +10,13 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, ExportError
-from corella_edge.features.encoder import FeatureEncoder
-from corella_edge.request import Candidate, Event, Request, User
+from corella_edge.request import Candidate, Request
 from corella_edge_export.bundling import verify
 from corella_edge_export.crm import to_onnx
-from corella_edge_export.crm.ensemble import new_crm
-from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema
-from corella_edge_export.crm.recipe import CrmRecipe
-from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
 from corella_edge_runtime.crm import Crm
+from exported_crm import ExportedCrm
 from tiny_run import crm_recipe
 
 SHAPES = {
@@ -32,41 +26,19 @@ SHAPES = {
 }
 
 
-class Exported:
-    """A CRM with large random weights, its file, and requests to compare them on."""
-
-    def __init__(self, data: PreparedData, recipe: CrmRecipe, folder: Path) -> None:
-        schema, self.catalog = fit_schema(data, recipe.features), catalog_of(data)
-        self.encoder, self.path = FeatureEncoder(schema, self.catalog), folder / "crm.onnx"
-        torch.manual_seed(3)
-        self.model = new_crm(schema, recipe).eval()
-        with torch.no_grad():
-            for parameter in self.model.parameters():
-                parameter.normal_(std=0.3)
-        to_onnx.export_onnx(self.model, schema, self.path)
-        self.requests = [_request(data, user, self.catalog) for user in range(8)]
-
-
-def _request(data: PreparedData, user: int, catalog: Catalog) -> Request:
-    history = tuple(Event(catalog.ids[(user + i) % len(catalog.ids)], float(1 + i % 5)) for i in range(user * 2))
-    return Request(User(data.user_ids[user], {}, history), (Candidate(catalog.ids[user]),))
-
-
 @pytest.fixture(scope="module", params=list(SHAPES))
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("onnx")
-    write_prepared(
-        generate(SyntheticConfig(seed=3, users=40, items=50, genres=2, events=16.0)), folder / "d", requests=5
-    )
-    return Exported(PreparedData.open(folder / "d"), SHAPES[request.param], folder)
+def exported(
+    request: pytest.FixtureRequest, data: PreparedData, tmp_path_factory: pytest.TempPathFactory
+) -> ExportedCrm:
+    return ExportedCrm(data, SHAPES[request.param], tmp_path_factory.mktemp("onnx"), deviation=0.3)
 
 
-def test_probabilities_are_those_of_torch(exported: Exported) -> None:
+def test_probabilities_are_those_of_torch(exported: ExportedCrm) -> None:
     assert verify.check_crm(exported.model, exported.encoder, exported.path, exported.requests) <= 1e-5
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 64, 1000])
-def test_any_number_of_candidates(exported: Exported, n: int) -> None:
+def test_any_number_of_candidates(exported: ExportedCrm, n: int) -> None:
     ids = exported.catalog.ids
     request = Request(exported.requests[5].user, tuple(Candidate(ids[i % len(ids)]) for i in range(n)))
     feed, _ = exported.encoder.encode(request.user, request.candidates or ())
@@ -76,7 +48,7 @@ def test_any_number_of_candidates(exported: Exported, n: int) -> None:
     assert len(np.unique(found)) > 1 or n == 1
 
 
-def test_the_users_side_comes_once_and_candidates_are_free(exported: Exported) -> None:
+def test_the_users_side_comes_once_and_candidates_are_free(exported: ExportedCrm) -> None:
     graph = onnx.load(exported.path).graph
     schema = exported.encoder.schema
     leading = {value.name: value.type.tensor_type.shape.dim[0] for value in graph.input}
@@ -107,14 +79,14 @@ def _damage(path: Path, out: Path, factor: float) -> Path:
     ],
 )
 def test_other_weights_are_found(
-    exported: Exported, tmp_path: Path, factor: float, kind: type[Exception], told: str
+    exported: ExportedCrm, tmp_path: Path, factor: float, kind: type[Exception], told: str
 ) -> None:
     path = _damage(exported.path, tmp_path / "other.onnx", factor)
     with pytest.raises(kind, match=rf"other\.onnx: .*{told}"):
         verify.check_crm(exported.model, exported.encoder, path, exported.requests)
 
 
-def test_another_graph_is_found(exported: Exported, tmp_path: Path) -> None:
+def test_another_graph_is_found(exported: ExportedCrm, tmp_path: Path) -> None:
     model = onnx.load(exported.path)
     changed = next(node for node in model.graph.node if node.op_type == "Relu")
     changed.op_type = "Sigmoid"
@@ -124,7 +96,7 @@ def test_another_graph_is_found(exported: Exported, tmp_path: Path) -> None:
 
 
 def test_a_batch_axis_that_is_frozen_is_found(
-    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: ExportedCrm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = torch.onnx.export
     monkeypatch.setattr(torch.onnx, "export", lambda *args, **kw: real(*args, **{**kw, "dynamic_axes": {}}))
@@ -133,7 +105,7 @@ def test_a_batch_axis_that_is_frozen_is_found(
         verify.check_crm(exported.model, exported.encoder, tmp_path / "frozen.onnx", exported.requests)
 
 
-def test_tables_of_another_size_are_found(exported: Exported, tmp_path: Path) -> None:
+def test_tables_of_another_size_are_found(exported: ExportedCrm, tmp_path: Path) -> None:
     model = onnx.load(exported.path)
     model.metadata_props[0].value = "1"
     onnx.save(model, tmp_path / "other.onnx")
@@ -141,7 +113,7 @@ def test_tables_of_another_size_are_found(exported: Exported, tmp_path: Path) ->
         verify.check_crm(exported.model, exported.encoder, tmp_path / "other.onnx", exported.requests)
 
 
-def test_int8_ranks_nearly_alike_and_is_smaller(exported: Exported, tmp_path: Path) -> None:
+def test_int8_ranks_nearly_alike_and_is_smaller(exported: ExportedCrm, tmp_path: Path) -> None:
     to_onnx.quantize_int8(exported.path, tmp_path / "crm.int8.onnx", exported.encoder.schema)
     operators = {node.op_type for node in onnx.load(tmp_path / "crm.int8.onnx").graph.node}
     assert operators & {"MatMulInteger", "DynamicQuantizeLinear", "QGemm"}

@@ -23,16 +23,11 @@ from corella_edge_export.training import (  # noqa: E402
 from corella_edge_export.training.run import Run  # noqa: E402
 from corella_edge_export.training.stages import Stages  # noqa: E402
 from corella_edge_export.training.tasks.joint import CrmSide, JointTask  # noqa: E402
-from tiny_run import prepared, recipe  # noqa: E402
+from tiny_run import recipe  # noqa: E402
 
 # No epochs of their own: the joint stage begins with fresh models.
 FRESH = {"crm": {"epochs": 0}, "llm": {"epochs": 0}}
 SCHEDULE = {"learning_rate": 1e-3, "weight_decay": 0.01, "epochs": 2, "evaluations": 1, "patience": 9}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("prepared") / "small")
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,10 @@ from corella_edge.features.schema import OOV, PAD, Field, Schema  # noqa: E402
 from corella_edge.request import Candidate, Event, Request, User  # noqa: E402
 from corella_edge_export.crm.chunks import Chunks  # noqa: E402
 from corella_edge_export.crm.ensemble import new_crm  # noqa: E402
-from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema  # noqa: E402
+from corella_edge_export.crm.fitted.schema import apart, catalog_of, fit_schema  # noqa: E402
 from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
+from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.data.rowset import history_needed  # noqa: E402
 from corella_edge_export.training.tasks.crm import predict, tensors  # noqa: E402
 from tiny_run import crm_recipe  # noqa: E402
@@ -137,6 +138,31 @@ def test_part_of_a_batch_is_those_chunks_alone(fitted: Any, encoder: Any) -> Non
         np.testing.assert_array_equal(part.events["history_items"][:, :e], alone.events["history_items"])
         assert not part.events["history_items"][:, e:].any()
         np.testing.assert_array_equal(part.beside["item_id"], alone.beside["item_id"])
+
+
+@pytest.mark.parametrize("head", ["dot", "attention"])
+def test_an_items_numbers_count(fitted: Any, encoder: Any, head: str) -> None:
+    """Of an item that nothing else is known of, too: it has a place by its numbers alone."""
+    model, user = make(encoder.schema, crm_recipe(**KEYS, head=head)), users(fitted)[0]
+    numbers = list(encoder.schema.of("numeric", side="item"))
+    with torch.inference_mode():
+        feed = feed_of(encoder, user, ["no such item", "no such item"])
+        torch.testing.assert_close(*model.serving_forward(feed), rtol=1e-5, atol=1e-6)
+        for item in numbers:
+            other = {**feed, item.name: feed[item.name] + torch.tensor([[0.0], [1.0]])}
+            first, second = model.serving_forward(other)
+            assert abs(first - second) > 1e-3
+    assert (head == "dot" and bool(numbers)) == (getattr(model, "numbers", None) is not None)
+
+
+def test_products_learn_from_the_items_numbers(data: PreparedData) -> None:
+    schema = apart(fit_schema(data, SHAPES[2].features))
+    assert [f.name for f in schema.of("numeric", side="item")] == ["item_minutes"]
+    assert not schema.of("derived", side="item")
+    rows = EncodedRows(data, "train", FeatureEncoder(schema, catalog_of(data)))
+    model = new_crm(schema, SHAPES[2])
+    model(tensors(rows.batch(np.arange(20)))).sum().backward()
+    assert model.numbers.weight.grad.abs().sum() > 0
 
 
 @given(st.integers(0, 400), st.integers(1, 60), st.integers(1, 60))

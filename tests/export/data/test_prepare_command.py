@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,11 +13,22 @@ import pytest
 
 from corella_edge.cli import main
 from corella_edge_export.data import readers
+from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.registry import known, read
+from corella_edge_export.generic.recipe import recipe_for
+from corella_edge_export.training.checks import check_labels
 from pages import read as read_page
 from pages import section
 
 Writer = Callable[..., Path]
+LIKES = """
+name = "likes"
+events = { files = ["events.csv"], user = "user", item = "item", time_unit = "none" }
+label = { positives_only = true }
+negatives = { per_positive = 4 }
+items = { missing_title = "id" }
+split = { rule = "leave-one-out" }
+"""
 
 
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -64,6 +76,27 @@ def test_synthetic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{out}: written in" in text
     assert "note: synthetic data" in text
     assert (out / "dataset.json").is_file()
+
+
+@pytest.mark.parametrize(("negatives", "share"), [(0, 1.0), (1, 0.5)])
+def test_the_last_line_names_a_recipe_that_learns_from_what_was_prepared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], negatives: int, share: float
+) -> None:
+    """Also where no row is drawn beside the likes, and so there is no label to learn."""
+    lines = [f"u{user},i{(user * 7 + 3 * time) % 30}" for user in range(30) for time in range(8)]
+    (tmp_path / "events.csv").write_text("\n".join(["user,item", *lines, ""]), "utf-8")
+    (tmp_path / "data.toml").write_text(LIKES, "utf-8")
+    out = tmp_path / "data"
+    options = ["--config", str(tmp_path / "data.toml"), "--negatives", str(negatives), "--out", str(out)]
+    code, _, errors = run(["table", *options], capsys)
+    assert code == 0, errors
+    words = shlex.split(errors.splitlines()[-1])
+    assert words == ["next:", "corella-edge", "train", "generic", "--data", str(out), "--out", "runs/data"]
+    data = PreparedData.open(out)
+    assert data.split("train").labels.mean() == pytest.approx(share, abs=0.01)
+    recipe = recipe_for("generic", data)
+    check_labels(recipe, data)
+    assert recipe.crm.family.ranks == (share == 1.0)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from corella_edge_export.data.contract import RawData
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.llm import model as llm
+from corella_edge_export.llm import precision
 from corella_edge_export.llm.tokenizer import load_tokenizer
 from corella_edge_export.recipe import Recipe, load_recipe
 from corella_edge_export.study import study
@@ -41,7 +42,7 @@ from corella_edge_export.training.tasks.llm import LlmTask
 from corella_edge_runtime.llm.llama.binding import Model
 
 NAME = "ml-1m-llama2-7b"
-BASE_DTYPE = llm.base_dtype
+BASE_DTYPE = precision.base_dtype
 # meta-llama/Llama-2-7b-chat-hf: its config.json, and a buffer that its files hold for every block.
 CONFIG = {
     "_name_or_path": "meta-llama/Llama-2-7b-chat-hf", "architectures": ["LlamaForCausalLM"], "bos_token_id": 1,
@@ -132,7 +133,8 @@ def recipe(checkpoint: Path) -> Recipe:
 def as_on_a_gpu() -> Iterator[None]:
     """Adapters train on bfloat16 weights here too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(llm, "base_dtype", lambda recipe, _: BASE_DTYPE(recipe, "cuda"))
+        patch.setattr(precision, "base_dtype", lambda recipe, _: BASE_DTYPE(recipe, "cuda"))
+        patch.setattr(precision, "_flags", lambda: precision.MULTIPLY)
         yield
 
 

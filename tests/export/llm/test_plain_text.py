@@ -15,14 +15,14 @@ torch = pytest.importorskip("torch")
 
 from corella_edge.errors import InputError  # noqa: E402
 from corella_edge_export.llm.model import scratch_model  # noqa: E402
-from corella_edge_export.llm.recipe import LlmRecipe, TextRecipe  # noqa: E402
+from corella_edge_export.llm.recipe import LlmRecipe, PlainTextRecipe  # noqa: E402
 from corella_edge_export.training import loop  # noqa: E402
 from corella_edge_export.training.tasks import text as plain_text  # noqa: E402
 from corella_edge_export.training.tasks.llm import LlmReader  # noqa: E402
 from corella_edge_export.training.tasks.text import TextTask, blocks_of, digest, read, seed_whole_tokens  # noqa: E402
 
 MODEL = LlmRecipe(hidden=16, layers=1, heads=2, kv_heads=1, intermediate=24, context=64)
-RECIPE = TextRecipe(block=16, batch_tokens=128, learning_rate=1e-2, evaluations=2, epochs=2)
+RECIPE = PlainTextRecipe(block=16, batch_tokens=128, learning_rate=1e-2, evaluations=2, epochs=2)
 
 
 def test_documents_of_every_kind_of_file(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_blocks_hold_every_document_after_a_begin_token() -> None:
     assert blocks_of(iter([]), lambda text: [], 1, 5).shape == (0, 5)
 
 
-def task(recipe: TextRecipe = RECIPE, seed: int = 1) -> TextTask:
+def task(recipe: PlainTextRecipe = RECIPE, seed: int = 1) -> TextTask:
     torch.manual_seed(0)
     words = np.resize([*range(3, 20), *range(9, 3, -1)], 128 * recipe.block)
     blocks = words.reshape(-1, recipe.block).astype(np.int32)

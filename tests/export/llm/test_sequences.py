@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from corella_edge.catalog import Catalog
 from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge_export.data.prepared import SPLITS
-from corella_edge_export.llm.sequences import Sequence, SequenceBuilder, Spelling, bucketed
+from corella_edge_export.llm.sequences import SequenceBuilder, Spelling, TokenSequence, bucketed
 
 YES, NO, BOS = 1_200_001, 1_200_002, 1_200_003
 TEMPLATE = Template(item="{title}, {genres}:", profile={"age": "{}"}, history_lines=4, block=3)
@@ -31,7 +31,7 @@ def everyone(split: Any) -> list[int]:
     return np.unique(split.users).tolist()
 
 
-def seen_by(sequence: Sequence) -> list[list[int]]:
+def seen_by(sequence: TokenSequence) -> list[list[int]]:
     """Per target the tokens up to its answer: those before it, or those that its branch sees and the branch's own."""
     tokens, places = sequence.tokens.tolist(), sequence.positions.tolist()
     if not sequence.branches:

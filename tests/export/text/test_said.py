@@ -23,16 +23,10 @@ from corella_edge_export.text.said import ItemWriter, ridge  # noqa: E402
 from corella_edge_export.training import loop, said  # noqa: E402
 from corella_edge_export.training.tasks.said import SaidTask  # noqa: E402
 from encoders import make_encoder  # noqa: E402
-from tiny_run import prepared  # noqa: E402
 
 HIDDEN = 16
 SCRATCH = {"vocab_size": 300, "hidden": HIDDEN, "layers": 1, "heads": 2, "kv_heads": 2, "intermediate": 24,
            "context": 64, "text": {"epochs": 2, "block": 8, "batch_tokens": 64, "evaluations": 1}}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("prepared") / "small")
 
 
 def recipe(path: Path | str = "", **keys: Any) -> Recipe:
@@ -134,6 +128,13 @@ def test_a_run_has_them_made_once_and_resumes(data: PreparedData, tmp_path: Path
     np.testing.assert_array_equal(made(tmp_path / "other", recipe(), data, reuse=[tmp_path / "run"]), whole)
 
 
+def test_without_an_epoch_the_vectors_are_those_that_training_starts_from(data: PreparedData, tmp_path: Path) -> None:
+    found = {start: made(tmp_path / start, recipe(start=start, epochs=0), data) for start in ("words", "random")}
+    assert not (tmp_path / "words" / "said" / "vectors").exists()
+    assert not np.allclose(found["words"], found["random"])
+    assert not np.allclose(found["words"], made(tmp_path / "learnt", recipe(start="words"), data))
+
+
 def test_what_decides_them_tells_recipes_apart() -> None:
     assert said.identity(recipe()) == said.identity(recipe())
     assert said.identity(recipe()) != said.identity(recipe(start="random"))
@@ -146,7 +147,7 @@ def test_new_items_get_theirs_by_a_map_from_the_sentence_encoder(data: PreparedD
     chosen = recipe(tmp_path / "encoder")
     found, served = vectors.projection(tmp_path / "run"), said.text_model(chosen, tmp_path / "run")
     assert found is not None
-    assert [part.shape for part in found] == [(16,), (16, HIDDEN)]
+    assert [part.shape for part in found] == [(16, HIDDEN), (HIDDEN,)]
     assert served is not None
     assert served[0].width == HIDDEN
     assert said.text_model(recipe(), tmp_path / "run") is None
@@ -157,8 +158,15 @@ def test_new_items_get_theirs_by_a_map_from_the_sentence_encoder(data: PreparedD
 def test_the_map_is_that_of_least_squares() -> None:
     rng = np.random.default_rng(3)
     inputs, true, bias = rng.normal(size=(200, 6)), rng.normal(size=(6, 4)), rng.normal(size=4)
-    mean, components = ridge(inputs.astype(np.float32), (inputs @ true + bias).astype(np.float32), 1e-9)
-    np.testing.assert_allclose((inputs - mean) @ components, inputs @ true + bias, atol=1e-4)
+    components, offset = ridge(inputs.astype(np.float32), (inputs @ true + bias).astype(np.float32), 1e-9)
+    np.testing.assert_allclose(inputs @ components + offset, inputs @ true + bias, atol=1e-4)
+
+
+def test_a_target_that_no_direction_of_the_inputs_tells_is_still_met_in_the_mean() -> None:
+    rng = np.random.default_rng(4)
+    inputs, targets = rng.normal(size=(50, 6)).astype(np.float32), rng.normal(5.0, 0.1, size=(50, 3)).astype(np.float32)
+    components, offset = ridge(inputs, targets, 1e6)
+    np.testing.assert_allclose((inputs @ components + offset).mean(axis=0), targets.mean(axis=0), atol=1e-5)
 
 
 def made(folder: Path, chosen: Recipe, data: PreparedData, **options: Any) -> Any:

@@ -18,17 +18,6 @@ from corella_edge_export.recipe import Recipe, recipe_from  # noqa: E402
 from corella_edge_export.text import sentences, vectors  # noqa: E402
 from corella_edge_export.text.encoder import SentenceEncoder, tokenizer_for  # noqa: E402
 from encoders import WIDTH, make_encoder  # noqa: E402
-from tiny_run import prepared  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("prepared") / "small")
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_encoder(tmp_path_factory.mktemp("encoders") / "tiny")
 
 
 def recipe(path: Path | str, **keys: Any) -> Recipe:
@@ -41,21 +30,23 @@ def made(folder: Path, chosen: Recipe, data: PreparedData, **options: Any) -> An
     return vectors.item_vectors(folder, chosen, data, quiet=True, **options)
 
 
-def test_they_are_the_encoders_in_the_order_of_the_catalogue(data: PreparedData, encoder: Path, tmp_path: Path) -> None:
-    found = made(tmp_path / "run", recipe(encoder), data)
-    model = SentenceEncoder(encoder)
+def test_they_are_the_encoders_in_the_order_of_the_catalogue(
+    data: PreparedData, sentence_encoder: Path, tmp_path: Path
+) -> None:
+    found = made(tmp_path / "run", recipe(sentence_encoder), data)
+    model = SentenceEncoder(sentence_encoder)
     texts = vectors.texts_of(data, ["title", "genres"])
     assert len(texts) == len(data.item_ids)
     assert texts[0].startswith(data.items["title"][0])
-    expected = sentences.reader(model, tokenizer_for(encoder, model, 128))(texts)
+    expected = sentences.reader(model, tokenizer_for(sentence_encoder, model, 128))(texts)
     np.testing.assert_array_equal(found, as_float16(expected))
 
 
 def test_an_interrupted_run_goes_on_where_it_was(
-    data: PreparedData, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: PreparedData, sentence_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vectors, "CHUNK", 8)
-    whole = made(tmp_path / "whole", recipe(encoder), data).copy()
+    whole = made(tmp_path / "whole", recipe(sentence_encoder), data).copy()
     reader, done = sentences.reader, []
 
     def tiring(limit: int) -> Any:
@@ -74,22 +65,24 @@ def test_an_interrupted_run_goes_on_where_it_was(
 
     monkeypatch.setattr(sentences, "reader", tiring(3))
     with pytest.raises(KeyboardInterrupt):
-        made(tmp_path / "run", recipe(encoder), data)
+        made(tmp_path / "run", recipe(sentence_encoder), data)
     assert not (tmp_path / "run" / vectors.KEY).exists()
     done.clear()
     monkeypatch.setattr(sentences, "reader", tiring(100))
-    np.testing.assert_array_equal(made(tmp_path / "run", recipe(encoder), data), whole)
+    np.testing.assert_array_equal(made(tmp_path / "run", recipe(sentence_encoder), data), whole)
     assert sum(done) == len(whole) - 3 * 8
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["text.json", "text.safetensors"]
 
 
 def test_what_is_there_or_in_another_run_is_not_made_again(
-    data: PreparedData, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: PreparedData, sentence_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = made(tmp_path / "first", recipe(encoder, width=3), data)
+    first = made(tmp_path / "first", recipe(sentence_encoder, width=3), data)
     monkeypatch.setattr(sentences, "raw", None)
-    np.testing.assert_array_equal(made(tmp_path / "first", recipe(encoder, width=3), data), first)
-    other = made(tmp_path / "second", recipe(encoder, width=3), data, reuse=[tmp_path / "nowhere", tmp_path / "first"])
+    np.testing.assert_array_equal(made(tmp_path / "first", recipe(sentence_encoder, width=3), data), first)
+    other = made(
+        tmp_path / "second", recipe(sentence_encoder, width=3), data, reuse=[tmp_path / "nowhere", tmp_path / "first"]
+    )
     np.testing.assert_array_equal(other, first)
     found, expected = (vectors.projection(tmp_path / name) for name in ("second", "first"))
     assert found is not None
@@ -99,18 +92,18 @@ def test_what_is_there_or_in_another_run_is_not_made_again(
 
 @pytest.mark.parametrize("keys", [{"attributes": ["genres"]}, {"tokens": 4}, {"width": 3}, {"seed": 1}])
 def test_what_decides_them_makes_them_anew(
-    keys: dict[str, Any], data: PreparedData, encoder: Path, tmp_path: Path
+    keys: dict[str, Any], data: PreparedData, sentence_encoder: Path, tmp_path: Path
 ) -> None:
     keys = dict(keys)
-    other = make_encoder(tmp_path / "other", seed=keys.pop("seed")) if "seed" in keys else encoder
-    before = made(tmp_path / "first", recipe(encoder), data)
+    other = make_encoder(tmp_path / "other", seed=keys.pop("seed")) if "seed" in keys else sentence_encoder
+    before = made(tmp_path / "first", recipe(sentence_encoder), data)
     after = made(tmp_path / "second", recipe(other, **keys), data, reuse=[tmp_path / "first"])
     assert before.shape != after.shape or (before != after).any()
 
 
-def test_a_width_takes_the_principal_components(data: PreparedData, encoder: Path, tmp_path: Path) -> None:
-    raw = made(tmp_path / "whole", recipe(encoder), data).astype(np.float64)
-    found = made(tmp_path / "narrow", recipe(encoder, width=4), data).astype(np.float64)
+def test_a_width_takes_the_principal_components(data: PreparedData, sentence_encoder: Path, tmp_path: Path) -> None:
+    raw = made(tmp_path / "whole", recipe(sentence_encoder), data).astype(np.float64)
+    found = made(tmp_path / "narrow", recipe(sentence_encoder, width=4), data).astype(np.float64)
     items = np.unique(data.split("train").items)
     centred = raw[items] - raw[items].mean(axis=0)
     lost = np.linalg.svd(centred, compute_uv=False)[4:]
@@ -118,10 +111,10 @@ def test_a_width_takes_the_principal_components(data: PreparedData, encoder: Pat
     assert np.isclose((centred**2).sum() - (kept**2).sum(), (lost**2).sum(), rtol=1e-2, atol=1e-3)
     assert np.abs(found[items].mean(axis=0)).max() < 1e-3
     with pytest.raises(InputError, match=rf"width: 99 is more than the {WIDTH} numbers"):
-        made(tmp_path / "wide", recipe(encoder, width=99), data)
+        made(tmp_path / "wide", recipe(sentence_encoder, width=99), data)
 
 
-def test_a_recipe_that_cannot_be_is_told(data: PreparedData, encoder: Path, tmp_path: Path) -> None:
+def test_a_recipe_that_cannot_be_is_told(data: PreparedData, sentence_encoder: Path, tmp_path: Path) -> None:
     for keys, part in (
         ({"source": "encoder"}, "path: name the Hugging Face folder"), ({"tuned": True}, "tuned: there are no vectors"),
         ({"source": "words"}, "expected one of"), ({"source": "llm", "attributes": []}, "attributes: name at least"),
@@ -131,17 +124,17 @@ def test_a_recipe_that_cannot_be_is_told(data: PreparedData, encoder: Path, tmp_
     with pytest.raises(RecipeError, match="members must be 1"):
         recipe_from({"name": "x", "crm": {"members": 2, "text": {"source": "llm", "tuned": True}}}, "x")
     with pytest.raises(InputError, match=r"attributes: .* has no attribute 'titel' of an item"):
-        vectors.check(recipe(encoder, attributes=["titel"]), data)
+        vectors.check(recipe(sentence_encoder, attributes=["titel"]), data)
     with pytest.raises(InputError, match=r"config\.json"):
         vectors.check(recipe(tmp_path / "nowhere"), data)
     with pytest.raises(InputError, match="name the folder of a checkpoint as path"):
         vectors.check(recipe("", source="llm"), data)
 
 
-def test_the_schema_gets_a_field_of_each_side(data: PreparedData, encoder: Path) -> None:
+def test_the_schema_gets_a_field_of_each_side(data: PreparedData, sentence_encoder: Path) -> None:
     from corella_edge_export.crm.fitted.schema import fit_schema
 
-    chosen = recipe(encoder)
+    chosen = recipe(sentence_encoder)
     chosen = replace(chosen, crm=replace(chosen.crm, features=replace(chosen.crm.features, history=6, history_block=2)))
     schema = vectors.with_text(fit_schema(data, chosen.crm.features), chosen, 5)
     one, events = schema.of("vector", "vectors")

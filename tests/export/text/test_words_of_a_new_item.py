@@ -24,9 +24,10 @@ from corella_edge_export.training import stages  # noqa: E402
 from corella_edge_export.training.run import Run  # noqa: E402
 from corella_edge_export.training.tasks.crm import tensors  # noqa: E402
 from corella_edge_runtime.engine import Engine  # noqa: E402
-from corella_edge_runtime.site import catalog_update  # noqa: E402
+from corella_edge_runtime.site.catalog_change import change  # noqa: E402
+from corella_edge_runtime.site.catalog_update import Update  # noqa: E402
 from encoders import WIDTH, make_encoder  # noqa: E402
-from tiny_run import prepared, recipe  # noqa: E402
+from tiny_run import recipe  # noqa: E402
 
 NEW = {"title": "A cup of tea"}
 ATTRIBUTES = ["title", "genres"]
@@ -35,11 +36,6 @@ ATTRIBUTES = ["title", "genres"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("words")
-
-
-@pytest.fixture(scope="module")
-def data(folder: Path) -> PreparedData:
-    return prepared(folder / "small")
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +117,7 @@ def test_taken_up_into_the_catalogue_it_is_scored_as_typed_in(bundle: Bundle, us
     items = tmp_path / "items.jsonl"
     items.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     told: list[tuple[int, int]] = []
-    done = catalog_update.update(bundle.root, items, tmp_path / "out", told=lambda n, count: told.append((n, count)))
+    done = change(Update, bundle.root, items, tmp_path / "out", told=lambda n, count: told.append((n, count)))
     assert (done.added, done.changed, told[-1]) == (2, 1, (2, 2))
     after = Bundle.open(tmp_path / "out").catalog
     _, updated = Bundle.open(tmp_path / "out").schema()
@@ -156,7 +152,7 @@ def test_without_tokenizers_the_catalogue_is_served_and_a_warning_tells(
     items = tmp_path / "items.jsonl"
     items.write_text(json.dumps({"item": "new", **NEW}) + "\n", "utf-8")
     with pytest.raises(MissingExtraError, match=r"corella-edge\[text\]"):
-        catalog_update.update(bundle.root, items, tmp_path / "out")
+        change(Update, bundle.root, items, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -169,12 +165,12 @@ def test_a_damaged_text_model_is_refused(bundle: Bundle, tmp_path: Path) -> None
     with pytest.raises(BundleError, match=r"crm\.onnx: its inputs are"):
         TextModel(bundle.path("crm.onnx"), words, 5)
     plain = tmp_path / "tokenizer.json"
-    for change, part in (
+    for altered, part in (
         ({"truncation": None}, "how long texts"),
         ({"padding": None}, "filled up"),
         (None, "no tokeni"),
     ):
-        text = json.dumps({**json.loads(words.read_text("utf-8")), **change}) if change else "{"
+        text = json.dumps({**json.loads(words.read_text("utf-8")), **altered}) if altered else "{"
         plain.write_text(text, "utf-8")
         with pytest.raises(BundleError, match=f"tokenizer.json: .*{part}"):
             TextModel(graph, plain, 5)

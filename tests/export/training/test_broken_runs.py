@@ -24,16 +24,11 @@ from corella_edge_export.training import (  # noqa: E402
 )
 from corella_edge_export.training.run import Run, hold  # noqa: E402
 from disk import no_file_beyond  # noqa: E402
-from tiny_run import prepared, recipe  # noqa: E402
+from tiny_run import recipe  # noqa: E402
 from tiny_task import SCHEDULE, TinyTask, train  # noqa: E402
 
 OFF = {"epochs": 0}
 TWO_WORDS = {"yes": " Yes indeed"}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("prepared") / "small")
 
 
 def short(**changes: Any) -> Recipe:

@@ -22,9 +22,7 @@ from corella_edge.errors import CorellaError, ExportError, InputError
 from corella_edge.prompt import Template
 from corella_edge.request_message import parse_request
 from corella_edge_export.bundling.write import ExportOptions, export
-from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
-from corella_edge_export.data.readers.synthetic import SyntheticConfig, generate
 from corella_edge_export.llm.model import checkpoint_model, merged
 from corella_edge_export.recipe import Recipe, load_recipe
 from corella_edge_export.training import run, stages
@@ -65,13 +63,6 @@ calibration_rows = 30
 sample_rows = 40
 reference_rows = 8
 """
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    folder = tmp_path_factory.mktemp("prepared") / "small"
-    write_prepared(generate(SyntheticConfig(seed=3, users=40, items=50, genres=2, events=16.0)), folder, requests=5)
-    return PreparedData.open(folder)
 
 
 @pytest.fixture(scope="module")

@@ -21,33 +21,22 @@ from corella_edge_export.training import loop  # noqa: E402
 from corella_edge_export.training.run import Run  # noqa: E402
 from corella_edge_export.training.stages import Stages  # noqa: E402
 from corella_edge_export.training.tasks import encoder as tasks  # noqa: E402
-from encoders import make_encoder  # noqa: E402
-from tiny_run import prepared, recipe  # noqa: E402
+from tiny_run import recipe  # noqa: E402
 
 KEYS = {"kind": "text-sequence", "embedding_dim": 8, "heads": 2, "inner": 12, "history": 6, "learning_rate": 3e-3}
 OWN = {"encoder_epochs": 2, "encoder_events": 64, "train_layers": 1, "encoder_rate": 3e-3, "mlm": 0.1}
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("data") / "prepared")
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
-
-
-def chosen(encoder: Path, **own: Any) -> Recipe:
+def chosen(sentence_encoder: Path, **own: Any) -> Recipe:
     """A tiny recipe of the family, its words those of the titles and genres."""
-    text = {"source": "encoder", "path": str(encoder), "attributes": ["title", "genres"]}
+    text = {"source": "encoder", "path": str(sentence_encoder), "attributes": ["title", "genres"]}
     return recipe(crm={**KEYS, **OWN, **text, **own})
 
 
 @pytest.fixture(scope="module")
-def whole(data: PreparedData, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def whole(data: PreparedData, sentence_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run whose stages `encoder` and `crm` are finished."""
-    run = Run(tmp_path_factory.mktemp("run"), chosen(encoder), data)
+    run = Run(tmp_path_factory.mktemp("run"), chosen(sentence_encoder), data)
     stages = Stages(run, quiet=True)
     for name in ("encoder", "crm"):
         stages.do(name, ())
@@ -74,8 +63,8 @@ def test_the_crm_goes_on_from_the_one_that_the_encoder_was_tuned_beside(whole: R
     assert any(not torch.equal(crm.state_dict()[name], tensor) for name, tensor in beside.items())
 
 
-def test_each_part_of_the_loss_moves_what_it_should(data: PreparedData, encoder: Path, tmp_path: Path) -> None:
-    run = Run(tmp_path, chosen(encoder, mlm=0.5), data)
+def test_each_part_of_the_loss_moves_what_it_should(data: PreparedData, sentence_encoder: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path, chosen(sentence_encoder, mlm=0.5), data)
     task, _ = Stages(run, quiet=True).task("encoder")
     task.model.train()
     found = task.losses(task.batches(0)[0], 0, 0, loop.Part())
@@ -91,8 +80,8 @@ def test_each_part_of_the_loss_moves_what_it_should(data: PreparedData, encoder:
     assert all(w.grad is None for w in lower)
 
 
-def test_parts_of_a_batch_add_up_to_it(data: PreparedData, encoder: Path, tmp_path: Path) -> None:
-    run = Run(tmp_path, chosen(encoder, mlm=0.0), data)
+def test_parts_of_a_batch_add_up_to_it(data: PreparedData, sentence_encoder: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path, chosen(sentence_encoder, mlm=0.0), data)
     task, _ = Stages(run, quiet=True).task("encoder")
     task.model.eval()
     batch = task.batches(0)[0]
@@ -102,14 +91,14 @@ def test_parts_of_a_batch_add_up_to_it(data: PreparedData, encoder: Path, tmp_pa
 
 
 def test_others_of_the_batch_are_what_an_item_is_told_from(
-    data: PreparedData, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: PreparedData, sentence_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
     real = tasks.ItemsOfBatch._sampled
     monkeypatch.setattr(
         tasks.ItemsOfBatch, "_sampled", lambda self, *found: (told.append(found), real(self, *found))[1]
     )
-    run = Run(tmp_path, chosen(encoder, encoder_events=12), data)
+    run = Run(tmp_path, chosen(sentence_encoder, encoder_events=12), data)
     task, _ = Stages(run, quiet=True).task("encoder")
     batch = task.batches(0)[0]
     task.losses(batch, 0, 0, loop.Part())
@@ -123,10 +112,10 @@ def test_others_of_the_batch_are_what_an_item_is_told_from(
 
 
 def test_an_interrupted_stage_ends_as_an_uninterrupted_one(
-    whole: Run, data: PreparedData, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Run, data: PreparedData, sentence_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also in the midst of an epoch, when the item matrix is older than the weights."""
-    run = Run(tmp_path, chosen(encoder), data)
+    run = Run(tmp_path, chosen(sentence_encoder), data)
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     task, schedule = Stages(run, quiet=True).task("encoder")
     steps, real = len(task.batches(0)) + 2, tasks.EncoderTask.losses
@@ -165,10 +154,10 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("keys", "told"), REFUSED)
-def test_what_would_bring_ids_back_is_refused(encoder: Path, keys: dict[str, Any], told: str) -> None:
+def test_what_would_bring_ids_back_is_refused(sentence_encoder: Path, keys: dict[str, Any], told: str) -> None:
     from corella_edge_export.recipe import recipe_from, table_of
 
-    table = table_of(chosen(encoder))
+    table = table_of(chosen(sentence_encoder))
     given = keys.pop("text", {})
     table["crm"]["text"].update(given)
     table["crm"]["features"].update(keys)
@@ -177,7 +166,7 @@ def test_what_would_bring_ids_back_is_refused(encoder: Path, keys: dict[str, Any
 
 
 def test_an_encoder_without_a_token_for_hidden_words_is_told(
-    data: PreparedData, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: PreparedData, sentence_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = tasks.tuned_encoder
 
@@ -188,4 +177,4 @@ def test_an_encoder_without_a_token_for_hidden_words_is_told(
 
     monkeypatch.setattr(tasks, "tuned_encoder", without)
     with pytest.raises(InputError, match="set mlm = 0"):
-        Stages(Run(tmp_path, chosen(encoder), data), quiet=True).task("encoder")
+        Stages(Run(tmp_path, chosen(sentence_encoder), data), quiet=True).task("encoder")

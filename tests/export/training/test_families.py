@@ -20,8 +20,7 @@ from corella_edge_export.training.run import Run  # noqa: E402
 from corella_edge_export.training.tasks.crm import predict  # noqa: E402
 from corella_edge_runtime.engine import Engine  # noqa: E402
 from corella_edge_runtime.reference import compare  # noqa: E402
-from encoders import make_encoder  # noqa: E402
-from tiny_run import prepared, recipe  # noqa: E402
+from tiny_run import recipe  # noqa: E402
 
 pytestmark = pytest.mark.slow  # about ten seconds a family on one core
 
@@ -37,16 +36,6 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("prepared") / "small")
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def llm(data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that lends its LLM, which no family decides."""
     folder = tmp_path_factory.mktemp("lending") / "run"
@@ -56,12 +45,12 @@ def llm(data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=list(FORMS))
 def runs(
-    request: pytest.FixtureRequest, data: PreparedData, encoder: Path, llm: Path,
+    request: pytest.FixtureRequest, data: PreparedData, sentence_encoder: Path, llm: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Run]:  # fmt: skip
     """Each variant that a study trains of a recipe → its finished run."""
     keys = FORMS[request.param]
-    path = {"path": str(encoder)} if "source" in keys else {}
+    path = {"path": str(sentence_encoder)} if "source" in keys else {}
     made: dict[str, Run] = {}
     for name, chosen in variants(recipe(crm=keys | path)).items():
         folder = tmp_path_factory.mktemp("variants") / "run"

@@ -22,14 +22,9 @@ from corella_edge_export.training import stages  # noqa: E402
 from corella_edge_export.training.checkpoint import finished  # noqa: E402
 from corella_edge_export.training.run import Run, hold, settled  # noqa: E402
 from corella_edge_export.training.tasks.joint import JointTask  # noqa: E402
-from tiny_run import english, prepared, recipe  # noqa: E402
+from tiny_run import english, recipe  # noqa: E402
 
 STAGES = ("text", "crm", "joint")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("prepared") / "small")
 
 
 def reading(file: Path, **export: Any) -> Recipe:

@@ -16,16 +16,11 @@ from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.training import stages  # noqa: E402
 from corella_edge_export.training.run import Run  # noqa: E402
 from corella_edge_export.training.tasks.crm import predict  # noqa: E402
-from tiny_run import prepared, recipe  # noqa: E402
+from tiny_run import recipe  # noqa: E402
 
 KEYS = {"kind": "sequence", "embedding_dim": 8, "heads": 2, "inner": 12, "history": 6, "history_block": 3,
         "batch_events": 100}  # fmt: skip
 NEXT = {"head": "dot", "loss": "softmax"}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("prepared") / "small")
 
 
 @pytest.mark.parametrize("keys", [{}, NEXT, {"head": "dot", "members": 2}], ids=["attention", "dot", "two members"])

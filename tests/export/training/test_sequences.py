@@ -22,19 +22,14 @@ from corella_edge_export.training.checkpoint import load_tensors  # noqa: E402
 from corella_edge_export.training.loop import Part, Schedule  # noqa: E402
 from corella_edge_export.training.tasks.crm import new_task, predict  # noqa: E402
 from corella_edge_export.training.tasks.sequences import NextItemTask, SequencesTask  # noqa: E402
-from tiny_run import crm_recipe, prepared  # noqa: E402
+from tiny_run import crm_recipe  # noqa: E402
 
 KEYS = {"kind": "sequence", "embedding_dim": 8, "heads": 2, "inner": 12, "history": 6, "history_block": 3,
         "batch_events": 100}  # fmt: skip
 NEXT = {"head": "dot", "loss": "softmax"}
 MORE = {"rating_weight": 0.5, "next_weight": 0.2, "negatives": 9}
-LOSSES = {"labels": {}, "ratings and next items beside": MORE, "next item": NEXT,
-          "drawn items": {**NEXT, "negatives": 9, "drawn": "by count"}}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("prepared") / "small")
+LOSSES = {"labels": {}, "ratings and next items beside": MORE, "ratings beside": {"rating_weight": 0.5},
+          "next item": NEXT, "drawn items": {**NEXT, "negatives": 9, "drawn": "by count"}}  # fmt: skip
 
 
 def made(data: PreparedData, **keys: Any) -> Any:
@@ -139,6 +134,21 @@ def test_what_is_taught_beside_the_labels_is_learnt_and_not_served(data: Prepare
     loop.fit(task, Schedule(1e-2, 0.0, 4, 1, 9), tmp_path / "crm", 1, quiet=True)
     later = task.losses(task.batches(0)[0], 0, 0, Part())
     assert all(later[name] < first[name] for name in ("rating_loss", "next_loss"))
+
+
+def test_no_next_item_is_drawn_where_none_is_taught(data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ratings alone beside the labels; the labels' loss is that of a model which is taught nothing else."""
+    task, plain = made(data, dropout=0.0, rating_weight=0.5), made(data, dropout=0.0)
+
+    def drawn(*_: Any) -> Any:
+        raise AssertionError("items were drawn")
+
+    monkeypatch.setattr(task.others, "table", drawn)
+    batch = task.batches(0)[0]
+    found, alone = task.losses(batch, 0, 0, Part()), plain.losses(batch, 0, 0, Part())
+    assert found.keys() == {"loss", "label_loss", "rating_loss"}
+    torch.testing.assert_close(found["label_loss"], alone["loss"])
+    torch.testing.assert_close(found["loss"], found["label_loss"] + 0.5 * found["rating_loss"])
 
 
 @pytest.mark.parametrize("name", ["rating_weight", "next_weight"])

@@ -25,14 +25,9 @@ from corella_edge_export.training import (  # noqa: E402
 from corella_edge_export.training.run import Run  # noqa: E402
 from corella_edge_export.training.stage import enabled  # noqa: E402
 from corella_edge_export.training.stages import Stages, keys  # noqa: E402
-from tiny_run import english, prepared, recipe  # noqa: E402
+from tiny_run import english, recipe  # noqa: E402
 
 ALL = ["text", "crm", "llm", "joint", "continuation"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return prepared(tmp_path_factory.mktemp("prepared") / "small")
 
 
 @pytest.fixture(scope="module")

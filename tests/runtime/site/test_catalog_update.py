@@ -18,7 +18,8 @@ from corella_edge.json_lines import parse_reference
 from corella_edge.prompt import Template
 from corella_edge.request import Candidate
 from corella_edge_runtime.attributes import UsedAttributes, read_items, remarks
-from corella_edge_runtime.site.catalog_update import MARK, merge, reference_lines
+from corella_edge_runtime.site.catalog_change import MARK, reference_lines
+from corella_edge_runtime.site.catalog_update import merge
 from corella_edge_runtime.site.successor import next_version
 
 TEMPLATE = Template(item="{title} {genres}:")

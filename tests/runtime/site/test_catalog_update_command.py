@@ -19,7 +19,8 @@ from corella_edge.request_message import parse_request
 from corella_edge_runtime import reference
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.site import layout as sites
-from corella_edge_runtime.site.catalog_update import update
+from corella_edge_runtime.site.catalog_change import change
+from corella_edge_runtime.site.catalog_update import Update
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "bundle-v1"
 TINY_LINES = [
@@ -46,7 +47,7 @@ class Pair:
 
     def __init__(self, folder: Path, parent: Path, lines: list[dict[str, Any]]) -> None:
         self.parent, self.child, self.lines = parent, folder / "new", lines
-        self.report = update(parent, write(folder / "items.jsonl", lines), self.child)
+        self.report = change(Update, parent, write(folder / "items.jsonl", lines), self.child)
         self.old = Engine.open(parent, llm_threads=1, require_llm=True, deterministic=True)
         self.new = Engine.open(self.child, llm_threads=1, require_llm=True, deterministic=True)
 
@@ -147,11 +148,11 @@ def tiny(tmp_path: Path) -> Path:
 
 def test_an_update_is_the_same_every_time_and_can_be_updated_again(tiny: Path, tmp_path: Path) -> None:
     items = write(tmp_path / "items.jsonl", TINY_LINES)
-    update(tiny, items, tmp_path / "a")
-    update(tiny, items, tmp_path / "b")
+    change(Update, tiny, items, tmp_path / "a")
+    change(Update, tiny, items, tmp_path / "b")
     assert (tmp_path / "a" / "manifest.sha256").read_bytes() == (tmp_path / "b" / "manifest.sha256").read_bytes()
-    report = update(
-        tmp_path / "a", write(tmp_path / "more.jsonl", [{"item": "new-1", "title": "Renamed"}]), tmp_path / "c"
+    report = change(
+        Update, tmp_path / "a", write(tmp_path / "more.jsonl", [{"item": "new-1", "title": "Renamed"}]), tmp_path / "c"
     )
     assert report.label.count("items") == 1
     catalog = Bundle.open(tmp_path / "c").schema()[1]
@@ -162,17 +163,17 @@ def test_an_update_is_the_same_every_time_and_can_be_updated_again(tiny: Path, t
 def test_what_changes_nothing_is_told(tiny: Path, tmp_path: Path) -> None:
     items = write(tmp_path / "items.jsonl", [{"item": "i3", "title": "Film 3"}])
     with pytest.raises(InputError, match="changes nothing"):
-        update(tiny, items, tmp_path / "new")
+        change(Update, tiny, items, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 def test_where_no_reference_row_would_be_left_nothing_is_written(tiny: Path, tmp_path: Path) -> None:
     items = write(tmp_path / "items.jsonl", [{"item": f"i{i}", "title": f"Neu {i}"} for i in range(ITEMS)])
     # Without an LLM nothing reads titles: all rows hold.
-    assert update(tiny, items, tmp_path / "fine").dropped == 0
+    assert change(Update, tiny, items, tmp_path / "fine").dropped == 0
     spoken = make_bundle(tmp_path / "spoken")
     with pytest.raises(InputError, match="nothing could be verified any more"):
-        update(spoken, items, tmp_path / "new")
+        change(Update, spoken, items, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -184,18 +185,18 @@ def test_a_damaged_parent_and_a_failed_check_leave_nothing(tiny: Path, tmp_path:
         raise BundleError("other scores")
 
     with pytest.raises(BundleError, match="other scores"):
-        update(tiny, items, tmp_path / "new", check=refuse)
+        change(Update, tiny, items, tmp_path / "new", check=refuse)
     (tiny / "crm.onnx").write_bytes(b"x")
     with pytest.raises(BundleError, match=r"crm\.onnx"):
-        update(tiny, items, tmp_path / "new")
+        change(Update, tiny, items, tmp_path / "new")
     assert {path.name for path in tmp_path.iterdir()} == {"old", "items.jsonl"}
 
 
 def test_extras_must_be_asked_for_and_are_kept(tiny: Path, tmp_path: Path) -> None:
     items = write(tmp_path / "items.jsonl", [{"item": "i3", "poster": "three.png"}])
     with pytest.raises(InputError, match="unknown attribute 'poster'"):
-        update(tiny, items, tmp_path / "new")
-    assert update(tiny, items, tmp_path / "new", ["poster"]).changed == 1
+        change(Update, tiny, items, tmp_path / "new")
+    assert change(Update, tiny, items, tmp_path / "new", ["poster"]).changed == 1
     again = write(tmp_path / "again.jsonl", [{"item": "i4", "poster": "four.png"}])
-    update(tmp_path / "new", again, tmp_path / "newer")  # known by now
+    change(Update, tmp_path / "new", again, tmp_path / "newer")  # known by now
     assert Bundle.open(tmp_path / "newer").schema()[1].of("i3")["poster"] == "three.png"

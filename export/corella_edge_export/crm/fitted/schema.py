@@ -144,12 +144,8 @@ def events_schema(data: PreparedData, features: FeaturesRecipe) -> Schema:
 
 
 def apart(schema: Schema) -> Schema:
-    """The schema without numbers of the candidate, for a family that multiplies a user with an item.
-
-    Those derived from a history are of both and would stand on neither side; an item's own numbers wait for a map of
-    their own into its vector.
-    """
-    kept = tuple(f for f in schema.fields if f.side == "user" or f.kind not in ("numeric", "derived"))
+    """The schema for a family that multiplies a user with an item: without what is derived of both at once."""
+    kept = tuple(f for f in schema.fields if f.side == "user" or f.kind != "derived")
     return replace(schema, fields=kept)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.rows import EncodedRows, Masking
-from corella_edge_export.llm.sequences import Sequence
+from corella_edge_export.llm.sequences import TokenSequence
 from corella_edge_export.recipe import JointRecipe
 from corella_edge_export.training.align import Alignment
 from corella_edge_export.training.loop import Metrics, Part, Schedule
@@ -66,7 +66,7 @@ class JointTask:
         reader: LlmReader,
         align: Alignment,
         corpus: Corpus,
-        valid: list[Sequence],
+        valid: list[TokenSequence],
         recipe: JointRecipe,
     ) -> None:
         self.crm, self.reader, self.align, self.recipe, self.valid = crm, reader, align, recipe, valid

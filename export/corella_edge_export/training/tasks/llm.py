@@ -16,8 +16,9 @@ from corella_edge_export.data.prepared import Split
 from corella_edge_export.data.sampling import draw_users
 from corella_edge_export.llm import model as llm
 from corella_edge_export.llm import tokenizer
-from corella_edge_export.llm.recipe import StageRecipe
-from corella_edge_export.llm.sequences import Sequence, SequenceBuilder, Spelling, bucketed
+from corella_edge_export.llm.precision import computed_here
+from corella_edge_export.llm.recipe import Precision, StageRecipe
+from corella_edge_export.llm.sequences import SequenceBuilder, Spelling, TokenSequence, bucketed
 from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
 from corella_edge_export.training.tasks.crm import device_of, validation
 
@@ -55,7 +56,7 @@ class Corpus:
     spell_rate: float = 0.0
     skip: int | None = None
 
-    def sequences(self, epoch: int) -> list[Sequence]:
+    def sequences(self, epoch: int) -> list[TokenSequence]:
         """The epoch's sequences; whole users are cut elsewhere every epoch, so a row meets histories of every
         length, while random stretches stay the same rows."""
         rng = np.random.default_rng([self.seed, 7, epoch])
@@ -75,7 +76,7 @@ class Batches:
     def __init__(self, corpus: Corpus) -> None:
         self.corpus = corpus
         self._epoch = -1
-        self._sequences: list[Sequence] = []
+        self._sequences: list[TokenSequence] = []
         self._batches: list[Indices] = []
 
     def of(self, epoch: int) -> list[Indices]:
@@ -88,20 +89,20 @@ class Batches:
             self._epoch = epoch
         return self._batches
 
-    def chosen(self, epoch: int, batch: Indices) -> list[Sequence]:
+    def chosen(self, epoch: int, batch: Indices) -> list[TokenSequence]:
         """The sequences of one batch."""
         self.of(epoch)
         return [self._sequences[i] for i in batch]
 
 
 class LlmReader:
-    """A causal LM beside the answers' ids: sequences → logits, in the recipe's precision."""
+    """A causal LM beside the answers' ids: sequences → logits, in the recipe's precision if this machine has it."""
 
-    def __init__(self, model: Any, answers: tuple[int, int], precision: str) -> None:
+    def __init__(self, model: Any, answers: tuple[int, int], precision: Precision) -> None:
         self.model, self.precision = model, precision
         self.answers = torch.tensor(answers)
 
-    def read(self, sequences: list[Sequence], blocks: bool = False) -> ForwardPass:
+    def read(self, sequences: list[TokenSequence], blocks: bool = False) -> ForwardPass:
         """One forward pass."""
         place = device_of(self.model)
         tokens = padded(sequences).to(place)
@@ -115,9 +116,10 @@ class LlmReader:
         return ForwardPass(tokens, hidden, where, logits, states)
 
     def cast(self) -> contextlib.AbstractContextManager[object]:
-        if self.precision == "float32":
+        device = device_of(self.model).type
+        if computed_here(self.precision, device) == "float32":
             return contextlib.nullcontext()
-        return torch.autocast(device_of(self.model).type, dtype=torch.bfloat16)
+        return torch.autocast(device, dtype=torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class ForwardPass:
     blocks: tuple[Tensor, ...]
 
 
-def padded(sequences: list[Sequence]) -> Tensor:
+def padded(sequences: list[TokenSequence]) -> Tensor:
     """int64 [b, length], zeros on the right. Few distinct lengths: every new shape costs a compilation, and memory."""
     longest = -(-max(len(s.tokens) for s in sequences) // PADDING) * PADDING
     tokens = torch.zeros((len(sequences), longest), dtype=torch.int64)
@@ -141,7 +143,7 @@ def padded(sequences: list[Sequence]) -> Tensor:
     return tokens
 
 
-def branched(sequences: list[Sequence], length: int, place: torch.device) -> tuple[Tensor, Tensor]:
+def branched(sequences: list[TokenSequence], length: int, place: torch.device) -> tuple[Tensor, Tensor]:
     """What each token sees, bool [b, 1, length, length], and its place in its own text, int64 [b, length].
 
     A branch sees the first tokens up to its own prefix's end, and itself; it stands where it would after them.
@@ -162,7 +164,7 @@ class LlmTask:
     """A causal LM, its corpus and its validation sequences (`loop.Task`)."""
 
     def __init__(
-        self, reader: LlmReader, corpus: Corpus, valid: list[Sequence], text_weight: float = 0.0, name: str = "llm"
+        self, reader: LlmReader, corpus: Corpus, valid: list[TokenSequence], text_weight: float = 0.0, name: str = "llm"
     ) -> None:
         self.name = name
         self.reader, self.valid, self.text_weight = reader, valid, text_weight
@@ -184,7 +186,7 @@ class LlmTask:
         text = self._text_loss(reading, mine, index) / text_positions(sequences, index)
         return {"loss": answers + self.text_weight * text, "answer_loss": answers, "text_loss": text}
 
-    def _text_loss(self, reading: ForwardPass, sequences: list[Sequence], index: int) -> Tensor:
+    def _text_loss(self, reading: ForwardPass, sequences: list[TokenSequence], index: int) -> Tensor:
         """Next-token cross-entropy of the lines before any branch, summed over the step's positions."""
         lengths = torch.tensor([s.trunk for s in sequences], device=reading.tokens.device)
         places = torch.arange(reading.tokens.shape[1] - 1, device=reading.tokens.device)
@@ -209,18 +211,18 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.data for name, p in model.named_parameters() if p.requires_grad}
 
 
-def answer_loss(logits: Tensor, sequences: list[Sequence]) -> Tensor:
+def answer_loss(logits: Tensor, sequences: list[TokenSequence]) -> Tensor:
     """Mean cross-entropy of the answers."""
     labels = torch.from_numpy(np.concatenate([s.labels for s in sequences]).astype(np.int64))
     return nn.functional.cross_entropy(logits, labels.to(logits.device))
 
 
-def share(part: list[Sequence], batch: list[Sequence]) -> float:
+def share(part: list[TokenSequence], batch: list[TokenSequence]) -> float:
     """The part of a batch's targets that is in some of its sequences."""
     return sum(len(s.rows) for s in part) / sum(len(s.rows) for s in batch)
 
 
-def text_positions(sequences: list[Sequence], index: int) -> int:
+def text_positions(sequences: list[TokenSequence], index: int) -> int:
     """How many positions of the sequences the step's next-token loss looks at (at least 1, to divide by)."""
     first = -index % TEXT_STRIDE
     counts = (max(0, -(-(s.trunk - 1 - first) // TEXT_STRIDE)) for s in sequences)
@@ -252,13 +254,13 @@ def corpus(stages: Stages, settings: StageRecipe, seed: int, skip: int | None) -
     return Corpus(stages.builder, split, settings, seed, spell, recipe.spell_rate, skip)
 
 
-def valid_sequences(stages: Stages) -> list[Sequence]:
+def valid_sequences(stages: Stages) -> list[TokenSequence]:
     """The validation rows of every LLM stage, with the histories that serving gives them."""
     split, recipe = stages.run.data.split("valid"), stages.run.recipe.llm
     return stages.builder.exact(split, draw_users(split, recipe.valid_rows, recipe.seed).tolist())
 
 
-def predict(reader: LlmReader, sequences: list[Sequence]) -> tuple[Indices, npt.NDArray[np.float64]]:
+def predict(reader: LlmReader, sequences: list[TokenSequence]) -> tuple[Indices, npt.NDArray[np.float64]]:
     """(rows int64 [n], P(Yes) float64 [n]) of all targets, in sequence order."""
     lengths = np.asarray([len(s.tokens) for s in sequences], dtype=np.int64)
     order = np.argsort(lengths, kind="stable")

@@ -19,11 +19,12 @@ from corella_edge_export.crm.chunks import Along, Chunks
 from corella_edge_export.crm.ensemble import members_of
 from corella_edge_export.crm.recipe import CrmRecipe, SequenceRecipe
 from corella_edge_export.crm.rows import EncodedRows, Masking
-from corella_edge_export.crm.sequence import Sequence as SequenceModel
+from corella_edge_export.crm.sequence import SequenceModel
 from corella_edge_export.training.loop import Metrics, Part
 from corella_edge_export.training.tasks.crm import CrmTask, device_of, tensors
 
 Indices = npt.NDArray[np.int64]
+NONE = np.zeros(0, np.int64)  # items that are drawn where none is told from others
 RANKED = 2000  # validation users whose next liked item is looked for in the whole catalogue
 AT_ONCE = 500  # of them scored together
 FASTER = 10.0  # learning rate of the scale and the bias that make a probability, two numbers that begin anywhere
@@ -59,7 +60,7 @@ class SequencesTask(CrmTask):
         if not (own.rating_weight or own.next_weight):
             logits = torch.stack([member.along(feed, **where) for member in members_of(self.model)])
             return {"loss": self.pointwise(logits, mine) * share}
-        table = self.others.table(self.masking, rng, device_of(self.model))
+        table = self.others.table(self.masking, rng, device_of(self.model)) if own.next_weight else ({}, NONE)
         each = [self._lessons(member, feed, where, mine, *table) for member in members_of(self.model)]
         found = {name: torch.stack([one[name] for one in each]).mean() * share for name in each[0]}
         weights = {"label_loss": 1.0, "rating_loss": own.rating_weight, "next_loss": own.next_weight}

@@ -18,7 +18,7 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import read_lines
 from corella_edge.prompt import Tokenize
 from corella_edge_export.llm import model as llm
-from corella_edge_export.llm.recipe import TextRecipe
+from corella_edge_export.llm.recipe import PlainTextRecipe
 from corella_edge_export.llm.tokenizer import segment_tokenizer
 from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
 from corella_edge_export.training.tasks.crm import device_of
@@ -119,7 +119,7 @@ class TextTask:
 
     name = "text"
 
-    def __init__(self, reader: LlmReader, blocks: npt.NDArray[np.int32], recipe: TextRecipe, seed: int) -> None:
+    def __init__(self, reader: LlmReader, blocks: npt.NDArray[np.int32], recipe: PlainTextRecipe, seed: int) -> None:
         if len(blocks) < HELD_OUT:
             raise InputError(f"recipe, llm.text: {blocks.size} tokens are too few, {HELD_OUT} blocks are needed")
         self.reader, self.recipe, self.seed = reader, recipe, seed
@@ -168,7 +168,7 @@ def stage(stages: Stages) -> tuple[TextTask, Schedule]:
     return task, schedule(r)
 
 
-def schedule(r: TextRecipe) -> Schedule:
+def schedule(r: PlainTextRecipe) -> Schedule:
     """The recipe's schedule for `loop.fit`."""
     return Schedule(r.learning_rate, r.weight_decay, r.epochs, r.evaluations, r.patience, r.warmup)
 

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 from corella_edge.errors import InputError
@@ -20,6 +19,7 @@ from corella_edge_runtime.llm.contract.job import Job
 from corella_edge_runtime.llm.contract.messages import Answers, BrokenError, Prompt, TokenIds
 from corella_edge_runtime.llm.contract.settings import MAX_CONTEXT, LlmSettings
 from corella_edge_runtime.llm.llama.binding import AbortedError, Context, DecodeError, Model
+from corella_edge_runtime.llm.llama.counters import Counters
 from corella_edge_runtime.llm.llama.kept import KeptPrefixes
 from corella_edge_runtime.llm.llama.packing import (
     HORIZON,
@@ -38,32 +38,6 @@ Watch = Callable[[Sequence[Job]], AbstractContextManager[Any]]
 TRUNK = 0  # the sequence that holds the latest prefix; prompts of a decode are 1, 2, …
 # So many failures in a row, and the context is looked at: is it at fault, or were the prompts?
 FAILURES = 3
-
-
-@dataclass(slots=True)
-class Counters:
-    """What was done since the start.
-
-    Attributes:
-        prompts: those that got a probability.
-        evaluated_tokens: computed.
-        reused_tokens: not computed, because an earlier decode had left the prefix or other prompts shared it.
-        prefix_hits, prefix_misses: prefixes that were kept in whole, or not.
-        aborted: decodes given up because nobody waited any more.
-        errors: decodes that failed, or ended in NaN.
-        renewals: new contexts, made because the one before was broken.
-    """
-
-    prompts: int = 0
-    evaluated_tokens: int = 0
-    reused_tokens: int = 0
-    decodes: int = 0
-    prefix_hits: int = 0
-    prefix_misses: int = 0
-    aborted: int = 0
-    errors: int = 0
-    renewals: int = 0
-    seconds: float = 0.0
 
 
 class YesNoScorer:
