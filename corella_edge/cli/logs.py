@@ -98,7 +98,7 @@ def read_policy(place: Path, threshold: str | None) -> Policy:
     Raises:
         InputError: names file and field.
     """
-    from corella_edge.bundle.artefact import read_json
+    from corella_edge.bundle.files import read_json
     from corella_edge.routing.forms import OWN, parse_threshold
     from corella_edge.routing.policy import Routing
     from corella_edge.routing.routing_file import parse_policy, parse_routing

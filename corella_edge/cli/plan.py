@@ -15,7 +15,7 @@ from corella_edge.cli.talk import Progress
 from corella_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from corella_edge.routing.load import Reached
+    from corella_edge.routing.load import Correlations, Reached
     from corella_edge.routing.policy import Policy
     from corella_edge_runtime.bench.slo import Answer, Measured
 
@@ -60,8 +60,8 @@ def plan(
     policy, share = _policy(bundle, threshold)
     result = read_result(benchmark) if benchmark is not None else _measure(bundle, engine, candidates, seconds, seed)
     found = measured(result)
-    correlation = found.correlation if log is None else _correlation(log, policy, share)
-    load, draws = Load(qps, candidates, correlation), Draws.of(np.random.default_rng(seed))
+    correlations = found.correlations if log is None else _correlations(log, policy)
+    load, draws = Load(qps, candidates, correlations), Draws.of(np.random.default_rng(seed))
     here = None if share is None else found.share(share)
     answers = {kind: answer(getattr(found, kind), load, objective, here, draws) for kind in KINDS}
     if json:
@@ -95,8 +95,8 @@ def _measure(bundle: Path, engine: dict[str, Any], candidates: int, seconds: flo
     return result
 
 
-def _correlation(log: Path, policy: Policy, share: float | None) -> float:
-    """Of the candidates of one request, in the rows of a log, at the policy's share.
+def _correlations(log: Path, policy: Policy) -> Correlations:
+    """Of the candidates of one request, in the rows of a log, at several shares.
 
     Raises:
         InputError: too few requests.
@@ -112,8 +112,12 @@ def _correlation(log: Path, policy: Policy, share: float | None) -> float:
     if len(sizes) < LEAST_REQUESTS:
         raise InputError(f"--log {log}: holds {len(sizes)} requests; it takes {LEAST_REQUESTS}")
     values = policy.measure(rows.crm, rows.inputs)
-    asked = values >= threshold_for(values, min(max(share or 0.0, 0.05), 0.5))
-    return correlation(np.bincount(number, weights=asked).astype(np.int64), sizes)
+
+    def at(share: float) -> float:
+        asked = np.bincount(number, weights=values >= threshold_for(values, share))
+        return correlation(asked.astype(np.int64), sizes)
+
+    return tuple((share, at(share)) for share in RATIOS[1:-1])
 
 
 def _report(
@@ -123,7 +127,7 @@ def _report(
     arrive = f"{load.qps:g} requests a second of {load.candidates} candidates"
     costs = f"a request costs {_ms(cold.crm)}; asking adds {_ms(cold.prefix)} (returning users {_ms(warm.prefix)})"
     lines = [f"{quantile} of at most {1000 * limit:g} ms at {arrive}", f"{costs} and {_ms(cold.suffix)} a candidate",
-             f"correlation within a request: {load.correlation:.2f}", ""]  # fmt: skip
+             f"correlation within a request: {_of_shares(load.correlations)}", ""]  # fmt: skip
     lines += columns([HEAD, *(_row(kind, found, one) for kind, one in answers.items())])
     for kind, one in answers.items():
         if one.share is None:
@@ -148,6 +152,10 @@ def _of_policy(kind: str, policy: Policy, one: Answer, objective: tuple[str, flo
     reaches = getattr(reached, quantile)
     verdict = "holds" if reaches <= limit else "does not hold"
     return f"{KINDS[kind]}: {policy} asks {reached.share:.2%}, {quantile} {_ms(reaches)}: {verdict}"
+
+
+def _of_shares(correlations: Correlations) -> str:
+    return ", ".join(f"{found:.2f} at {share:.1%}" for share, found in correlations) or "not known"
 
 
 def _ms(seconds: float) -> str:

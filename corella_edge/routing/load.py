@@ -43,13 +43,27 @@ class Box:
     llm_spread: float = 0.0
 
 
+Correlations = tuple[tuple[float, float], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What arrives: requests a second, candidates of each, and the correlation of being asked within a request."""
+    """What arrives: requests a second, candidates of each, and the correlation of being asked within a request.
+
+    The correlation is that of the candidates above a threshold, and so depends on it: (share, correlation) pairs by
+    rising share, between which it is interpolated.
+    """
 
     qps: float
     candidates: int
-    correlation: float = 0.0
+    correlations: Correlations = ()
+
+    def correlation(self, share: float) -> float:
+        """At a share; 0 where nothing is known."""
+        if not self.correlations:
+            return 0.0
+        shares, found = zip(*self.correlations, strict=True)
+        return float(np.interp(share, shares, found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +166,9 @@ def ends(arrivals: Floats, work: Floats) -> Floats:
 
 
 def reached(box: Box, load: Load, share: float, draws: Draws) -> Reached:
-    """The latencies at a share; for the same `draws` each of them never falls as the share rises."""
-    chances = asked_chances(share, load.candidates, load.correlation)
+    """The latencies at a share. For the same `draws`, and a correlation that does not depend on the share, none of
+    them falls as the share rises."""
+    chances = asked_chances(share, load.candidates, load.correlation(share))
     asked = np.searchsorted(np.cumsum(chances)[:-1], draws.asked, side="right")
     hit = asked > 0
     crm = _noisy(box.crm, box.crm_spread, draws.crm)

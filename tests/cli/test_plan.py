@@ -47,7 +47,7 @@ def test_the_costs_and_the_correlation_of_a_machine_are_found_again() -> None:
     for name in ("crm", "prefix", "suffix"):
         assert getattr(found.cold, name) == pytest.approx(getattr(TRUE, name), rel=0.06), name
     assert found.cold.llm_spread == pytest.approx(TRUE.llm_spread, rel=0.15)
-    assert found.correlation == pytest.approx(CORRELATION, rel=0.1)
+    assert [one for _, one in found.correlations] == pytest.approx([CORRELATION] * 5, rel=0.35)
     assert found.warm.prefix == pytest.approx(TRUE.prefix - PREFIX_TOKENS / SPEED, rel=0.2)
     assert found.ratio(found.share(0.07)) == pytest.approx(0.07)
 
@@ -57,8 +57,8 @@ def test_the_costs_and_the_correlation_of_a_machine_are_found_again() -> None:
 def test_what_it_predicts_is_what_that_machine_does(share: float, qps: float) -> None:
     draws = Draws.of(np.random.default_rng(1), 60_000)
     found = measured(benchmark())
-    said = reached(found.cold, Load(qps, N, found.correlation), share, draws)
-    true = reached(TRUE, Load(qps, N, CORRELATION), share, draws)
+    said = reached(found.cold, Load(qps, N, found.correlations), share, draws)
+    true = reached(TRUE, Load(qps, N, ((0.0, CORRELATION),)), share, draws)
     assert said.touched == pytest.approx(true.touched, rel=0.05)
     assert said.p99 == pytest.approx(true.p99, rel=0.15)
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge.bundle.artefact import read_json
+from corella_edge.bundle.files import read_json
 from corella_edge.errors import BundleError, InputError
 from corella_edge.routing.load import (
     Box,
+    Correlations,
     Draws,
     Load,
     Reached,
@@ -35,13 +36,13 @@ class Measured:
 
     Attributes:
         cold, warm: costs of a request of a user whose prompt's beginning is not kept, and is.
-        correlation: within a request, of being asked.
+        correlations: within a request, of being asked, by share.
         ratios, shares: float64 [k], ascending: the shares asked for, and those that came of it.
     """
 
     cold: Box
     warm: Box
-    correlation: float
+    correlations: Correlations
     ratios: tuple[float, ...]
     shares: tuple[float, ...]
 
@@ -110,7 +111,7 @@ def _measured(rows: Sequence[Row], speed: float | None) -> Measured:
     kept = costs(touched, asked, tokens)[0] / speed if speed else 0.0
     boxes = [Box(crm["p50"] / 1000.0, first, suffix, noise, llm_noise) for first in (prefix, max(0.0, prefix - kept))]
     shares = np.maximum.accumulate([row["share"] for row in rows])
-    return Measured(boxes[0], boxes[1], _correlation(hit, touched), tuple(float(row["ratio"]) for row in rows),
+    return Measured(boxes[0], boxes[1], _correlations(hit, touched), tuple(float(row["ratio"]) for row in rows),
                     tuple(shares.tolist()))  # fmt: skip
 
 
@@ -122,17 +123,19 @@ def _spread(ms: Mapping[str, float]) -> float:
 def _spread_of_llm(row: Row, crm: float) -> float:
     """Of the LLM's part, where all is asked; nothing tells it from the number asked elsewhere."""
     rest = {name: max(1e-6, row["request_ms"][name] - crm) for name in ("p50", "p99")}
-    return _spread(rest) if row["share"] > 0.99 else 0.0
+    return _spread(rest) if row["ratio"] >= 1.0 else 0.0
 
 
-def _correlation(rows: Sequence[Row], touched: np.ndarray[Any, Any]) -> float:
-    """By the requests that were touched at each share between, weighted by their number."""
-    found = [
-        (correlation_of_touched(row["share"], round(row["candidates"] / row["requests"]), float(seen)), row["requests"])
+def _correlations(rows: Sequence[Row], touched: np.ndarray[Any, Any]) -> Correlations:
+    """By the requests that were touched at each share at which not nearly all are."""
+    found = {
+        float(row["share"]): correlation_of_touched(
+            row["share"], round(row["candidates"] / row["requests"]), float(seen)
+        )
         for row, seen in zip(rows, touched, strict=True)
         if 0.0 < row["share"] < 0.9
-    ]
-    return float(np.average([one for one, _ in found], weights=[w for _, w in found])) if found else 0.0
+    }
+    return tuple(sorted(found.items()))
 
 
 def answer(box: Box, load: Load, objective: tuple[str, float], share: float | None, draws: Draws) -> Answer:

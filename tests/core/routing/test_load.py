@@ -88,10 +88,16 @@ def test_the_simulated_wait_is_pollaczek_and_khinchines() -> None:
 @settings(deadline=None, max_examples=30)
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 0.8), st.floats(1.0, 200.0))
 def test_latency_never_falls_as_the_share_rises(a: float, b: float, correlation: float, qps: float) -> None:
-    low, high = (load.reached(BOX, Load(qps, 20, correlation), share, DRAWS) for share in sorted((a, b)))
+    low, high = (load.reached(BOX, Load(qps, 20, ((0.0, correlation),)), share, DRAWS) for share in sorted((a, b)))
     assert low.touched <= high.touched + 1e-12
     for quantile in ("p50", "p95", "p99"):
         assert getattr(low, quantile) <= getattr(high, quantile) + 1e-9
+
+
+def test_a_correlation_is_of_its_share() -> None:
+    traffic = Load(1.0, 20, ((0.1, 0.0), (0.5, 0.4)))
+    assert [traffic.correlation(share) for share in (0.0, 0.1, 0.3, 1.0)] == pytest.approx([0.0, 0.0, 0.2, 0.4])
+    assert Load(1.0, 20).correlation(0.5) == 0.0
 
 
 def test_share_0_is_the_base_model_alone_and_share_1_the_whole_request() -> None:
@@ -104,7 +110,7 @@ def test_share_0_is_the_base_model_alone_and_share_1_the_whole_request() -> None
 @settings(deadline=None, max_examples=10)
 @given(st.floats(0.002, 0.1), st.floats(1.0, 100.0))
 def test_the_largest_share_holds_and_a_larger_one_does_not(limit: float, qps: float) -> None:
-    traffic = Load(qps, 20, 0.2)
+    traffic = Load(qps, 20, ((0.0, 0.2),))
     found = load.largest_share(BOX, traffic, "p99", limit, DRAWS)
     assert found is not None
     assert load.reached(BOX, traffic, found, DRAWS).p99 <= limit
