@@ -71,7 +71,7 @@ def under_load(engine: Engine, half: Sequence[Request], ratio: float, qps: float
         time.sleep(max(0.0, began + moments[place] - time.monotonic()))
         draft = engine.begin(replace(request, threshold=as_threshold(ratio), timeout_ms=None))
         done[place] = time.monotonic()
-        hit[place], asked = len(draft.chosen) > 0, asked + len(draft.chosen)
+        hit[place], asked = len(draft.routed.chosen) > 0, asked + len(draft.routed.chosen)
         if draft.asking is not None and draft.asking.future is not None:
             draft.asking.future.add_done_callback(lambda _, at=place: done.__setitem__(at, time.monotonic()))
             futures.append(draft.asking.future)

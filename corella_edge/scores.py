@@ -17,14 +17,16 @@ from corella_edge.request import Request
 from corella_edge.routing.exploring import EXPLORE
 from corella_edge.routing.forms import FORMS
 from corella_edge.routing.fusion import REPLACE, Fusion, fuse
-from corella_edge.routing.measure import LN2, Entropy, entropy
-from corella_edge.routing.reasons import NoAnswer
+from corella_edge.routing.maps import PLAIN
+from corella_edge.routing.measure import LN2, Entropy, Inputs, entropy
+from corella_edge.routing.reasons import KEPT, NoAnswer
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 _ENCODER = msgspec.json.Encoder()
 _ROUTED = ", ".join(f"`{reason}`" for reason in (*(form.reason for form in FORMS if form.reason), EXPLORE))
+_ROUTED += f"; `{KEPT}`: the LLM's score of the same user state was given before"
 _UNANSWERED = "; ".join(f"`{reason}`: {reason.text}" for reason in NoAnswer)
 
 
@@ -56,14 +58,15 @@ class Scores:
         crm: float64 [n], P(label = 1) by the CRM.
         llm: float64 [n], P(Yes) by the LLM; NaN where it was not asked or did not answer.
         routed: bool [n], True where the LLM's score counts in `probability`.
-        reason: n texts: why a row was routed (the `reason` of a `forms.Form`) or why the LLM did not answer although
-            the router chose the row (docs/serve.md lists them); "" for easy rows.
+        reason: n texts: why a row was routed (the `reason` of a `forms.Form`, or `KEPT`) or why the LLM did not answer
+            although the router chose the row (docs/serve.md lists them); "" for easy rows.
         unknown: n tuples, the names of the fields whose value the CRM has never seen.
         trace: what it cost; not part of what was found out.
         fusion: what makes one probability of both models' where routed.
         notes: what was odd about the request, beside its own notes.
         fallback: "popular" or "similar" where that ranks the candidates in place of the models, else "".
         strength: float64 [n], by which a fallback ranks.
+        inputs: float64 [n] by name, what the fusion rule looks at beside both scores.
         propensity: float64 [n], the chance with which the LLM was asked; None where nothing was left to chance.
         shadow: float64 [n], P(Yes) that was asked for beside the request and counts nowhere; NaN where it was not.
     """
@@ -79,6 +82,7 @@ class Scores:
     notes: tuple[str, ...] = ()
     fallback: Literal["", "popular", "similar"] = ""
     strength: FloatArray | None = None
+    inputs: Inputs = field(default_factory=dict)
     propensity: FloatArray | None = None
     shadow: FloatArray | None = None
 
@@ -89,8 +93,8 @@ class Scores:
 
     @property
     def probability(self) -> FloatArray:
-        """float64 [n]: what the fusion rule makes of both scores where routed, else the CRM's."""
-        return fuse(self.crm, self.llm, self.routed, self.fusion)
+        """float64 [n]: what the fusion rule makes of both scores where routed, else the CRM's; see `fuse`."""
+        return fuse(self.crm, self.llm, self.routed, self.fusion, self.inputs)
 
     @property
     def rank(self) -> npt.NDArray[np.int64]:
@@ -129,7 +133,10 @@ class Scored(Struct, forbid_unknown_fields=True, gc=False):
     rank: Annotated[int, Meta(ge=1, description="1 is best.")]
     probability: Annotated[
         Probability,
-        Meta(description="By the bundle's fusion rule (without one the LLM's) where `routed`, else the CRM's."),
+        Meta(
+            description="By the bundle's fusion rule (without one the LLM's) where `routed`, else the CRM's; of a "
+            "bundle with maps, the mapped one."
+        ),
     ]
     crm: Probability
     llm: Probability | None
@@ -144,6 +151,14 @@ class Scored(Struct, forbid_unknown_fields=True, gc=False):
     ]
     unknown: Annotated[tuple[str, ...], Meta(description="Fields whose value the CRM has never seen.")]
     crm_rank: Annotated[int, Meta(ge=1, description="Rank by the CRM alone, if `explain`.")] | UnsetType = UNSET
+    crm_mapped: (
+        Annotated[Probability, Meta(description="`crm` on the scale of `probability`; of a bundle with maps.")]
+        | UnsetType
+    ) = UNSET
+    llm_mapped: (
+        Annotated[Probability | None, Meta(description="`llm` on the scale of `probability`; of a bundle with maps.")]
+        | UnsetType
+    ) = UNSET
 
 
 class TokenCounts(Struct, forbid_unknown_fields=True):
@@ -197,8 +212,8 @@ class Answer(Struct, forbid_unknown_fields=True, kw_only=True):
 def answered(request: Request, scores: Scores, bundle: str) -> Answer:
     """The answer to `request`: candidates in its order, cut to the `top_k` best by rank."""
     # Where the LLM has no part, one column serves for both scores. (Of bytes, a tenth of the time of `any`.)
-    routed = True in scores.routed.tobytes()
-    final = scores.probability if routed else scores.crm
+    routed, mapped = True in scores.routed.tobytes(), scores.fusion.maps is not PLAIN
+    final = scores.probability if routed or mapped else scores.crm
     best = _best(final if scores.strength is None else scores.strength, request.top_k)
     if not request.best_first and len(best) == len(final):
         shown, rank = scores, _rank(best)
@@ -207,13 +222,15 @@ def answered(request: Request, scores: Scores, bundle: str) -> Answer:
         shown, rank, final = _at(scores, best[by_place]), by_place + 1, final[best[by_place]]
     crm = shown.crm.tolist()
     columns: list[Iterable[object]] = [
-        shown.items, rank.tolist(), final.tolist() if routed else crm, crm,
+        shown.items, rank.tolist(), final.tolist() if routed or mapped else crm, crm,
         [None if p != p else p for p in shown.llm.tolist()] if routed else repeat(None),
         shown.entropy.tolist(), shown.routed.tolist(), shown.reason, shown.unknown,
     ]  # fmt: skip
     if request.explain:
         by_crm = _rank(_best(scores.crm, None))
         columns.append((by_crm if shown is scores else by_crm[best[by_place]]).tolist())
+    if mapped:
+        columns += [*([] if request.explain else [repeat(UNSET)]), *_mapped(shown, scores.fusion)]
     return Answer(
         bundle=bundle,
         candidates=list(map(Scored, *columns)),
@@ -222,6 +239,12 @@ def answered(request: Request, scores: Scores, bundle: str) -> Answer:
         id=UNSET if request.id is None else request.id,
         explain=_explained(scores) if request.explain else UNSET,
     )
+
+
+def _mapped(shown: Scores, fusion: Fusion) -> list[list[float | None]]:
+    """Both models' columns on the scale of the final probabilities."""
+    crm, llm = fusion.mapped(shown.crm, shown.llm, shown.routed)
+    return [crm.tolist(), [None if p != p else p for p in llm.tolist()]]
 
 
 def answer_json(request: Request, scores: Scores, bundle: str) -> bytes:

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sign": ("sign", "Sign a bundle, or make a key to sign with."),
     "score": ("score", "Score requests from a file of JSON lines, or from standard input."),
     "evaluate": ("evaluate", "Measure AUC, log-loss and accuracy of both models and of routing on a data split."),
+    "calibrate": ("calibrate", "Fit the routing policy on a log of your own, and write a new bundle with it."),
     "replay": ("replay", "Decide the rows of a log of decisions again by another policy, without any model."),
     "study": ("study", "Repeat the study of a recipe: routing curves, groups, ablations, over training seeds."),
     "catalog": ("catalog", "Add or change a bundle's items without a new export."),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -166,6 +167,27 @@ class Finite(click.FloatRange):
         if not math.isfinite(found):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return found
+
+
+class Duration(click.ParamType[float]):
+    """A time such as 90s, 10m, 1h or 2d; a bare number is seconds."""
+
+    name = "duration"
+    _UNITS: ClassVar = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+    def __init__(self, least: float, most: float) -> None:
+        """Bounds in seconds, both included."""
+        self.least, self.most = least, most
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip()
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", text)
+        if found is None:
+            self.fail(f"{text[:40]!r} is not a time such as 90s, 10m or 1h", param, ctx)
+        seconds = float(found[1]) * self._UNITS[found[2]]
+        if not self.least <= seconds <= self.most:
+            self.fail(f"{text[:40]} is not between {self.least:g} and {self.most:g} seconds", param, ctx)
+        return seconds
 
 
 class Threads(click.IntRange):

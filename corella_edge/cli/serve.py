@@ -16,7 +16,7 @@ import click
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
 from corella_edge.cli.common import Finite, engine_options, open_log, tell_threshold, trusted_key
-from corella_edge.cli.serve_options import ACCESS, CHANCE, LIMITS, MEMORY, grouped
+from corella_edge.cli.serve_options import ACCESS, CHANCE, HELD, LIMITS, MEMORY, control_settings, grouped
 from corella_edge.errors import MissingExtraError, OutputError
 from corella_edge.routing.forms import HELP, read_threshold
 
@@ -39,12 +39,14 @@ _EXTRA_MODULES = {"starlette", "uvicorn", "httptools", "prometheus_client", "any
 @grouped("memory", MEMORY)
 @grouped("chance", CHANCE)
 @grouped("access", ACCESS)
+@grouped("held", HELD)
 @click.option("--grace", default=30.0, show_default=True, type=Finite(0),
               help="Seconds for requests in flight when stopping.")  # fmt: skip
 @click.option("--access-log", is_flag=True, help="Log one line a request to stderr (address, path, status).")
 def serve(
     bundle: Path, threshold: str | None, host: str, port: int, engine: dict[str, Any], limits: dict[str, Any],
-    memory: dict[str, Any], chance: dict[str, Any], access: dict[str, Any], grace: float, access_log: bool,
+    memory: dict[str, Any], chance: dict[str, Any], access: dict[str, Any], held: dict[str, Any], grace: float,
+    access_log: bool,
 ) -> None:  # fmt: skip
     """Serve a bundle, or the live version of a site (`corella-edge deploy`), over HTTP.
 
@@ -56,6 +58,9 @@ def serve(
     _check_early(bundle, threshold)
     _check_chance(chance, memory, engine)
     _check_extra()
+    engine["control"] = control_settings(held, threshold)
+    if held["target_ratio"] is not None:
+        threshold = f"ratio:{held['target_ratio']:g}"  # where it begins, and stays where nothing can move it
     from corella_edge_runtime.server.following import open_source
     from corella_edge_runtime.server.run import listen, run
 
@@ -213,3 +218,5 @@ class _ReadyLine:
         seconds = time.monotonic() - self.start
         talk.say(f"corella-edge: {ranker.name} is ready after {seconds:.1f} s{computes}")
         tell_threshold(ranker)
+        for sentence in ranker.control.told() if ranker.control else ():
+            talk.say(sentence)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from corella_edge.cli.common import LOG, LOG_MIB, Finite
+from corella_edge.cli.common import LOG, LOG_MIB, Duration, Finite
+
+if TYPE_CHECKING:
+    from corella_edge_runtime.control import ControlSettings
 
 Command = Callable[..., Any]
+CAPS = {"new-items": "new_items", "new-users": "new_users", "one-user": "one_user"}
 _FILE = click.Path(path_type=Path)
 
 LIMITS = {
@@ -85,6 +90,71 @@ ACCESS = {
     "trust": click.option("--trust", metavar="KEY", help="Serve only bundles signed with this minisign key: its file "
                           "or its text."),
 }  # fmt: skip
+
+
+HELD = {
+    "target_ratio": click.option(
+        "--target-ratio", type=Finite(0, 1), metavar="SHARE",
+        help="Hold the share of the candidates that the LLM is asked about: the threshold moves with the traffic. For "
+        "requests that bring no `threshold`.",
+    ),
+    "target_ms": click.option(
+        "--target-ms", type=Finite(0), metavar="MS",
+        help="Hold the LLM's work at so many milliseconds a second, in place of a share.",
+    ),
+    "window": click.option(
+        "--window", default="10m", show_default=True, type=Duration(10, 86_400),
+        help="Time over which the target is held, such as 90s, 10m or 1h.",
+    ),
+    "cap": click.option(
+        "--cap", multiple=True, metavar="KIND=SHARE",
+        help=f"The most that a kind of candidate may take of what the target allows; KIND is {', '.join(CAPS)}. May be "
+        "given for each. Default: no cap.",
+    ),
+    "kept_answers": click.option(
+        "--kept-answers", default=0, show_default=True, type=click.IntRange(0, 100_000_000), metavar="N",
+        help="Keep so many of the LLM's answers, and give them again for the same item and the same user with the same "
+        "history and features.",
+    ),
+    "kept_age": click.option(
+        "--kept-age", default="1h", show_default=True, type=Duration(1, 30 * 86_400),
+        help="The greatest age of a kept answer.",
+    ),
+}  # fmt: skip
+
+
+def control_settings(held: Mapping[str, Any], threshold: str | None) -> ControlSettings | None:
+    """What holds the routing of a server in operation; None where nothing is asked for.
+
+    Raises:
+        UsageError: options that contradict each other, or a cap that is none.
+    """
+    from corella_edge.routing.budget import Caps, Target
+    from corella_edge_runtime.control import ControlSettings
+
+    share, ms = held["target_ratio"], held["target_ms"]
+    caps = dict(map(_cap, held["cap"]))
+    if share is not None and ms is not None:
+        raise click.UsageError("give one of --target-ratio and --target-ms")
+    if share is not None and threshold is not None:
+        raise click.UsageError("--target-ratio moves the threshold: leave --threshold out")
+    if caps and share is None and ms is None:
+        raise click.UsageError("--cap needs --target-ratio or --target-ms")
+    if share is None and ms is None:
+        return ControlSettings(None, held["kept_answers"], held["kept_age"]) if held["kept_answers"] else None
+    target = Target(share, ms or 0.0, held["window"], Caps(**caps))
+    return ControlSettings(target, held["kept_answers"], held["kept_age"])
+
+
+def _cap(text: str) -> tuple[str, float]:
+    kind, _, number = text.partition("=")
+    try:
+        share = float(number)
+    except ValueError:
+        share = math.nan
+    if kind not in CAPS or not 0.0 <= share <= 1.0:
+        raise click.UsageError(f"--cap {text[:60]}: give KIND=SHARE, KIND one of {', '.join(CAPS)}, SHARE from 0 to 1")
+    return CAPS[kind], share
 
 
 def grouped(name: str, options: Mapping[str, Callable[[Command], Command]]) -> Callable[[Command], Command]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +32,18 @@ def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path
     from dataclasses import replace
 
     from corella_edge_export.data.prepared import PreparedData
-    from corella_edge_export.generic.recipe import recipe_for
+    from corella_edge_export.generic.recipe import explained
     from corella_edge_export.recipe import at_checkpoint
     from corella_edge_export.report import report_if_possible
     from corella_edge_export.training import stages
 
     prepared = PreparedData.open(data)
-    chosen = at_checkpoint(recipe_for(recipe, prepared), checkpoint)
+    found, why = explained(recipe, prepared)
+    chosen = at_checkpoint(found, checkpoint)
     chosen = chosen if seed is None else replace(chosen, seed=seed)
     if stages.joined().is_main_process and not talk.quiet():
+        if reason := why.get(("crm", "kind")):
+            talk.say(f'base model: kind = "{chosen.crm.kind}" ({reason})')
         note_precision(chosen)
         _expect(chosen, prepared)
     summary = stages.train(out, chosen, prepared, talk.quiet())
@@ -87,6 +91,8 @@ def _compare(data: PreparedData, summary: dict[str, Any]) -> None:
 
 
 def _quality(line: dict[str, Any]) -> str:
-    """The figures of a stage's kept weights."""
-    names = {"auc": "AUC", "crm_auc": "CRM's", "llm_auc": "LLM's", "logloss": "log-loss", "perplexity": "perplexity"}
-    return ", ".join(f"{text} {figure(line[name])}" for name, text in names.items() if name in line)
+    """The figures of a stage's kept weights; where it ranks, what decided first, and no AUC of rows of one label."""
+    names = {"ndcg": "NDCG@10", "auc": "AUC", "crm_auc": "CRM's", "llm_auc": "LLM's", "logloss": "log-loss",
+             "perplexity": "perplexity"}  # fmt: skip
+    told = [name for name in names if name in line and not ("ndcg" in line and name == "auc" and isnan(line[name]))]
+    return ", ".join(f"{names[name]} {figure(line[name])}" for name in told)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
@@ -16,15 +17,19 @@ from corella_edge.errors import InputError
 from corella_edge.judge import Json, shown
 from corella_edge.metrics import Sampled, row_loss
 from corella_edge.routing.curve import Cost, Held, curve, cut, knee, point, won
+from corella_edge.routing.decision import Reach
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows
-from corella_edge.routing.measure import BY_ENTROPY, Measure
+from corella_edge.routing.measure import BY_ENTROPY, Measure, entropy
 from corella_edge.routing.order import order
 from corella_edge.routing.parts import Enough, Parts, by_time, enough, traps
-from corella_edge.routing.policy import RATIOS
+from corella_edge.routing.policy import RATIOS, Calibration
+from corella_edge.routing.promised import Promise, promised, realised
+from corella_edge.routing.routing_file import calibration_json, finite
 
 FORMAT = 1
-NAMES = {"fit": "earlier", "held_out": "later"}
+QUANTILES = 1001  # of the base model's probability
+KEPT = ("parts", "measure", "wanted", "knee", "share", "power", "policy", "apgr", "warnings", "promise", "gate")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,9 @@ class Wanted:
         part: about this share of the rows, the earliest, is fitted on.
         cost: LLM milliseconds of (asked candidates, touched requests); None = not known.
         draws: of the bootstrap over users.
+        promise: what the threshold has to keep; None = it is the quantile of the wanted share.
+        fresh: rows that the measure was not fitted on, for the promise; None = the earlier part are such.
+        miss: of the asked rows, whose score may move further than the reach says; None = no reach is fitted.
     """
 
     measure: Measure = BY_ENTROPY
@@ -50,6 +58,9 @@ class Wanted:
     part: float = 0.5
     cost: Cost | None = None
     draws: int = 2000
+    promise: Promise | None = None
+    fresh: LabelledRows | None = None
+    miss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,10 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
     fit, held = (_held(part, wanted) for part in (parts.fit, parts.held))
     bend = knee(fit)
     share = (bend or 0.0) if wanted.share is None else wanted.share
-    threshold = cut(fit.values, share)
+    threshold, told = cut(fit.values, share), dict[str, Any]()
+    if wanted.promise is not None:
+        threshold, told = _promised(wanted.promise, wanted, parts, held, share)
+        share = float((fit.values >= threshold).mean())
     power = _enough(held, threshold, wanted.gain)
     result = {
         "format": FORMAT,
@@ -94,9 +108,25 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
         "wanted": wanted.share, "knee": bend, "share": share,
         "power": {"smallest": power.smallest, "wanted": power.wanted, "needed": power.needed, "told": str(power)},
         **_judged(fit, held, threshold, wanted),
+        "promise": told or None, "reach": _reach(parts.fit, wanted),
         "warnings": [*_doubts(wanted, bend), *traps(parts, held.values)],
     }  # fmt: skip
     return Calibrated(share, threshold, parts, fit.values, result)
+
+
+def _promised(promise: Promise, wanted: Wanted, parts: Parts, held: Held, share: float) -> tuple[float, Json]:
+    """The threshold, from rows that the measure was not fitted on, and what the later part says of the promise."""
+    rows = parts.fit if wanted.fresh is None else wanted.fresh
+    threshold, told = promised(promise, rows, wanted.measure(rows.crm, rows.inputs), share)
+    return threshold, {**told, "missed_later": realised(parts.held, held.values, threshold, wanted.draws)}
+
+
+def _reach(rows: LabelledRows, wanted: Wanted) -> Json | None:
+    """How far asking moves a score; None where it is not wanted, or the rows are too few to say."""
+    crm, llm = rows.crm[rows.known], rows.llm[rows.known]
+    if wanted.miss is None or len(crm) < Reach.least(wanted.miss):
+        return None
+    return Reach.fit(crm, wanted.fusion(crm, llm), wanted.miss).to_json()
 
 
 def _check(name: str, part: LabelledRows, measure: Measure) -> None:
@@ -171,3 +201,45 @@ def moment(seconds: float) -> str:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
     except (OverflowError, ValueError, OSError):
         return f"{seconds:g}"
+
+
+def routing_json(old: Json, found: Calibrated, wanted: Wanted) -> Json:
+    """routing.json of a bundle with the fitted policy: thresholds, figures, and what they come from.
+
+    Quantiles are of the earlier part, figures of the later. `old` is the parent's, of which the rest stays.
+    """
+    fit = found.parts.fit
+    policy = {"measure": wanted.measure.to_json(), "threshold": finite(_plain(found.threshold, wanted.measure))}
+    if wanted.measure is not BY_ENTROPY:
+        policy |= calibration_json(Calibration.fit(found.values, least=wanted.measure.least))
+    new = {
+        "threshold": f"ratio:{round(found.share, 9):g}",
+        "policy": policy,
+        "fusion": wanted.fusion.to_json(),
+        "calibration": calibration_json(Calibration.fit(entropy(fit.crm))),
+        "table": [_table_row(row) for row in found.result["curve"]],
+        "rows": len(fit),
+        "base_rate": float(fit.label.mean()),
+        "probabilities": np.quantile(fit.crm, np.linspace(0.0, 1.0, QUANTILES)).tolist(),
+        "calibrated": record(found.result),
+    }
+    reach = found.result["reach"]
+    # Of an earlier calibration it would be that of another fusion.
+    kept = {name: value for name, value in old.items() if name != "reach"}
+    return {**kept, **new, **({} if reach is None else {"reach": reach})}
+
+
+def _plain(threshold: float, measure: Measure) -> float:
+    """-inf, which JSON has not, as the value that no candidate is below."""
+    return measure.least if threshold == -math.inf else threshold
+
+
+def _table_row(row: Json) -> Json:
+    plain = {name: row[name]["value"] for name in ("auc", "logloss", "accuracy")}
+    return {"ratio": row["ratio"], "threshold": row["threshold"], "share": row["share"]["value"], **plain}
+
+
+def record(result: Json) -> Json:
+    """What a bundle keeps of a calibration: its sources, and what was found; the curve is the table beside it."""
+    kept = {name: result[name] for name in KEPT if name in result}
+    return {**kept, "order": {name: found["verdict"] for name, found in result["order"].items()}}

@@ -116,6 +116,7 @@ def point(held: Held, threshold: float, cost: Cost | None = None) -> Json:
     chosen = held.chosen(threshold)
     figures, crm = held.judge(held.answer(chosen)), held.judge(held.judged.crm)
     asked, touched = held.work(threshold)
+    best = held.judge.points(held.answer(oracle(held, int(chosen.sum()))))
     return {
         "threshold": number(threshold) if threshold > -math.inf else float(held.values.min()),
         "share": interval(held.share(threshold).interval()),
@@ -126,7 +127,7 @@ def point(held: Held, threshold: float, cost: Cost | None = None) -> Json:
         **shown(figures),
         "over_crm": gains(figures, crm),
         "random": at_random(held, int(chosen.sum())),
-        "oracle": held.judge.points(held.answer(oracle(held, int(chosen.sum())))),
+        "oracle": {name: number(value) for name, value in best.items()},
     }  # fmt: skip
 
 
@@ -179,7 +180,8 @@ def _area(metric: str, shares: Floats, figures: Sequence[Figures]) -> Json:
     weight = np.r_[width, 0.0] / 2 + np.r_[0.0, width] / 2
     value = better * (weight @ [one[metric].value for one in figures] - crm.value)
     draws = better * (weight @ np.stack([one[metric].draws for one in figures]) - crm.draws)
-    return {**interval(Sampled(value / gap.value, draws / gap.draws).interval()), "gap": interval(found)}
+    part = np.divide(draws, gap.draws, out=np.full_like(draws, np.nan), where=gap.draws != 0.0)
+    return {**interval(Sampled(value / gap.value, part).interval()), "gap": interval(found)}
 
 
 def knee(held: Held, shares: Sequence[float] = FINE) -> float | None:

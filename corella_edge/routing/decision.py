@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import BundleError, InputError
-from corella_edge.routing.fusion import Fusion, logit, sigmoid
+from corella_edge.routing.fusion import Fusion
+from corella_edge.routing.log_odds import logit, sigmoid
 from corella_edge.routing.measure import Floats
 
 Ints = npt.NDArray[np.int64]
@@ -53,9 +54,7 @@ class Reach:
         Raises:
             InputError: a miss outside (0, 1), or too few rows for it; says how many it takes.
         """
-        if not 0.0 < miss < 1.0:
-            raise InputError(f"miss: {miss:g} is not between 0 and 1")
-        least = math.ceil(2.0 / miss) - 1
+        least = cls.least(miss)
         if len(crm) < least:
             raise InputError(
                 f"the reach of a score at miss {miss:g} takes {least} asked rows, and there are {len(crm)}"
@@ -69,6 +68,13 @@ class Reach:
             edges, moves = edges[:0], [np.sort(move)]
         ends = [_ends(one, miss) for one in moves]
         return cls(tuple(edges.tolist()), tuple(d for d, _ in ends), tuple(u for _, u in ends), miss)
+
+    @staticmethod
+    def least(miss: float) -> int:
+        """How many asked rows a fit takes. Raises InputError for a miss outside (0, 1)."""
+        if not 0.0 < miss < 1.0:
+            raise InputError(f"miss: {miss:g} is not between 0 and 1")
+        return math.ceil(2.0 / miss) - 1
 
     def __call__(self, crm: Floats) -> tuple[Floats, Floats]:
         """The least and the greatest score after asking, float64 [n] each, of the base model's scores float64 [n]."""

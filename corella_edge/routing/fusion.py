@@ -3,49 +3,93 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import BundleError
-from corella_edge.metrics import EPSILON
+from corella_edge.routing.gate import INPUTS, filled
+from corella_edge.routing.log_odds import logit, sigmoid
+from corella_edge.routing.maps import PLAIN, Maps, parse_maps
+from corella_edge.routing.measure import NO_INPUTS, Inputs
 
 Floats = npt.NDArray[np.float64]
 Weights = tuple[float, float, float]
 
 RULES = ("replace", "blend", "stack")
+MAPPED = "mapped_"  # before a rule's name in routing.json where there are maps: releases without maps refuse it
 EVEN: Weights = (0.0, 0.5, 0.5)
 MOST = 1e6  # of a weight: sums stay finite, and a logistic regression comes nowhere near
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """What an input of the gate adds to the log-odds: weight · (x - fill), of x as the gate reads it; one that is
+    unknown, or not there, adds nothing."""
+
+    name: str
+    fill: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Fusion:
-    """A rule; `weights` (intercept, CRM's logit, LLM's logit) are there for `stack` alone."""
+    """A rule; `weights` (intercept, CRM's logit, LLM's logit) and `beside` are there for `stack` alone.
+
+    Attributes:
+        maps: what both models' probabilities go through first.
+        beside: inputs of the gate, in the sum of `stack`.
+    """
 
     rule: str = "replace"
     weights: Weights | None = None
+    maps: Maps = PLAIN
+    beside: tuple[Beside, ...] = ()
 
-    def __call__(self, crm: Floats, llm: Floats) -> Floats:
-        """float64 [m] from both models' probabilities float64 [m]."""
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the inputs that a call looks at."""
+        return tuple(part.name for part in self.beside)
+
+    def __call__(self, crm: Floats, llm: Floats, inputs: Inputs = NO_INPUTS) -> Floats:
+        """float64 [m] from both models' probabilities float64 [m], before any map, and the inputs float64 [m]."""
+        if self.maps is not PLAIN:
+            crm, llm = self.maps.crm(crm), self.maps.llm(llm)
         if self.rule == "replace":
             return llm
         intercept, of_crm, of_llm = self.weights or EVEN
-        return sigmoid(intercept + of_crm * logit(crm) + of_llm * logit(llm))
+        total = intercept + of_crm * logit(crm) + of_llm * logit(llm)
+        for part in self.beside:
+            if part.name in inputs:
+                total += part.weight * (filled(part.name, inputs[part.name], part.fill) - part.fill)
+        return sigmoid(total)
 
-    def bounds(self, crm: float, llm: float, crm_apart: float, llm_apart: float) -> tuple[float, float]:
+    def bounds(
+        self, crm: float, llm: float, crm_apart: float, llm_apart: float, inputs: Inputs = NO_INPUTS
+    ) -> tuple[float, float]:
         """The least and the greatest result for probabilities that are at most so far from the given ones.
 
-        Every rule rises or falls with each model's score, so both are at corners.
+        Every rule rises or falls with each model's score, so both are at corners. `inputs`: float64 [1] by name.
         """
         crms = np.clip([crm - crm_apart, crm + crm_apart], 0.0, 1.0).repeat(2)
         llms = np.tile(np.clip([llm - llm_apart, llm + llm_apart], 0.0, 1.0), 2)
-        found = self(crms, llms)
+        found = self(crms, llms, {name: values.repeat(4) for name, values in inputs.items()})
         return float(found.min()), float(found.max())
+
+    def mapped(self, crm: Floats, llm: Floats, chosen: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Both models' probabilities float64 [n] after the maps; bool [n]: where the LLM has answered."""
+        return np.where(chosen, self.maps.crm(crm), self.maps.alone(crm)), self.maps.llm(llm)
 
     def to_json(self) -> dict[str, Any]:
         """What `parse_fusion` reads."""
-        return {"rule": self.rule} if self.weights is None else {"rule": self.rule, "weights": list(self.weights)}
+        found: dict[str, Any] = {"rule": self.rule if self.maps is PLAIN else MAPPED + self.rule}
+        if self.weights is not None:
+            found["weights"] = list(self.weights)
+        if self.beside:
+            found["weights"] += [part.weight for part in self.beside]
+            found |= {"inputs": list(self.needs), "fill": [part.fill for part in self.beside]}
+        return found if self.maps is PLAIN else found | {"maps": self.maps.to_json()}
 
 
 REPLACE = Fusion()
@@ -59,40 +103,47 @@ def parse_fusion(data: Any) -> Fusion:
     """
     if not isinstance(data, dict):
         raise BundleError("routing.json: fusion: expected an object")
-    rule, weights = data.get("rule"), data.get("weights")
-    if not isinstance(rule, str) or rule not in RULES:
-        raise BundleError(f"routing.json: fusion.rule: {repr(rule)[:40]} is not one of {', '.join(RULES)}")
+    name, weights = data.get("rule"), cast(Any, data.get("weights"))
+    rule = name.removeprefix(MAPPED) if isinstance(name, str) else ""
+    if rule not in RULES:
+        raise BundleError(f"routing.json: fusion.rule: {repr(name)[:40]} is not one of {', '.join(RULES)}")
+    maps = PLAIN if name == rule else parse_maps(data.get("maps"))
     if rule != "stack":
         if weights is not None:
             raise BundleError(f"routing.json: fusion.weights: {rule} takes no weights, only stack does")
-        return Fusion(rule)
-    if not isinstance(weights, list) or len(weights) != 3 or not all(map(_is_weight, weights)):
-        raise BundleError(f"routing.json: fusion.weights: expected three numbers from -{MOST:,.0f} to {MOST:,.0f}")
-    intercept, of_crm, of_llm = map(float, weights)
-    return Fusion(rule, (intercept, of_crm, of_llm))
+        return Fusion(rule, None, maps)
+    names = _inputs(data)
+    if not _are_weights(weights, 3 + len(names)):
+        count = "three" if not names else str(3 + len(names))
+        raise BundleError(f"routing.json: fusion.weights: expected {count} numbers from -{MOST:,.0f} to {MOST:,.0f}")
+    fill: Any = data.get("fill", []) if names else []
+    if not _are_weights(fill, len(names)):
+        raise BundleError(f"routing.json: fusion.fill: expected a number for each of {', '.join(names)}")
+    intercept, of_crm, of_llm, *others = map(float, weights)
+    beside = tuple(Beside(*one) for one in zip(names, map(float, fill), others, strict=True))
+    return Fusion(rule, (intercept, of_crm, of_llm), maps, beside)
 
 
-def _is_weight(value: Any) -> bool:
-    """A finite number within the bounds: NaN and what JSON writes as 1e999 are refused."""
-    return type(value) in (int, float) and -MOST <= value <= MOST
+def _inputs(data: dict[str, Any]) -> list[str]:
+    names = data.get("inputs", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) and name in INPUTS for name in names):
+        raise BundleError(f"routing.json: fusion.inputs: expected a list of names among {', '.join(INPUTS)}")
+    if len(set(names)) < len(names):
+        raise BundleError("routing.json: fusion.inputs: a name occurs twice")
+    return names
 
 
-def fuse(crm: Floats, llm: Floats, chosen: npt.NDArray[np.bool_], rule: Fusion) -> Floats:
-    """Final probabilities float64 [n]: the rule's on the chosen rows bool [n], the CRM's on all others."""
-    p = np.array(crm, dtype=np.float64)
+def _are_weights(values: Any, count: int) -> bool:
+    """So many finite numbers within the bounds: NaN and what JSON writes as 1e999 are refused."""
+    good = isinstance(values, list) and len(values) == count
+    return good and all(type(value) in (int, float) and -MOST <= value <= MOST for value in values)
+
+
+def fuse(crm: Floats, llm: Floats, chosen: npt.NDArray[np.bool_], rule: Fusion, inputs: Inputs = NO_INPUTS) -> Floats:
+    """Final probabilities float64 [n]: the rule's on the chosen rows bool [n], on all others the CRM's, mapped where
+    the rule has maps. `inputs`: float64 [n] by name, those that the rule needs."""
+    p = np.array(crm if rule.maps is PLAIN else rule.maps.alone(crm), dtype=np.float64)
     if chosen.any():
-        p[chosen] = rule(crm[chosen], llm[chosen])
+        known = {name: inputs[name][chosen] for name in rule.needs if name in inputs}
+        p[chosen] = rule(crm[chosen], llm[chosen], known)
     return p
-
-
-def logit(p: Floats) -> Floats:
-    """Log-odds, of probabilities clipped to [1e-7, 1 - 1e-7]."""
-    clipped = np.clip(p, EPSILON, 1 - EPSILON)
-    odds: Floats = np.log(clipped) - np.log1p(-clipped)
-    return odds
-
-
-def sigmoid(x: Floats) -> Floats:
-    """The logistic function, without overflow."""
-    half: Floats = 0.5 * (1.0 + np.tanh(0.5 * x))
-    return half

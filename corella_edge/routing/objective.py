@@ -35,7 +35,7 @@ class Objective:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Eased:
     """Where the controller stands.
 
     Attributes:
@@ -51,26 +51,26 @@ class Kept:
     near: int = 0
 
 
-def observed(kept: Kept, objective: Objective, seconds: float, now: float) -> Kept:
+def observed(eased: Eased, objective: Objective, seconds: float, now: float) -> Eased:
     """After one more request that took so long: counted, and decided where enough is known."""
     counted = replace(
-        kept, requests=kept.requests + 1, late=kept.late + (seconds > objective.seconds),
-        near=kept.near + (seconds > NEAR * objective.seconds),
+        eased, requests=eased.requests + 1, late=eased.late + (seconds > objective.seconds),
+        near=eased.near + (seconds > NEAR * objective.seconds),
     )  # fmt: skip
     return decided(counted, objective, now)
 
 
-def decided(kept: Kept, objective: Objective, now: float) -> Kept:
+def decided(eased: Eased, objective: Objective, now: float) -> Eased:
     """Lower, raise, hold and count anew, or go on counting."""
-    allowed = objective.allowed * kept.requests
-    if kept.late >= LATE and kept.late > allowed:
-        lower = LOWER * kept.factor
-        return Kept(lower if lower >= LEAST else 0.0, now)
-    if allowed < ENOUGH and now - kept.since < PATIENCE:
-        return kept
-    if kept.near <= allowed:
-        return Kept(min(1.0, kept.factor + RAISE), now)
-    return Kept(kept.factor, now)
+    allowed = objective.allowed * eased.requests
+    if eased.late >= LATE and eased.late > allowed:
+        lower = LOWER * eased.factor
+        return Eased(lower if lower >= LEAST else 0.0, now)
+    if allowed < ENOUGH and now - eased.since < PATIENCE:
+        return eased
+    if eased.near <= allowed:
+        return Eased(min(1.0, eased.factor + RAISE), now)
+    return Eased(eased.factor, now)
 
 
 @lru_cache(256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from enum import StrEnum
 
+KEPT = "kept"  # the reason of a candidate whose LLM score was given before, for the same state of the user
 FAULT = 500  # from this status on the fault is the server's, below it the candidate's
 
 
@@ -34,6 +35,7 @@ class NoAnswer(StrEnum):
     NO_TEXT = "no_text", 422, "the item has no title to ask about"
     NO_LLM = "no_llm", 503, "no LLM is loaded"
     PENDING = "pending", 503, "the LLM is still being asked"
+    CAPPED = "capped", 422, "its kind of candidate has had its share of the LLM"
     SHADOW = "shadow", 422, "the server asks the LLM beside the requests alone"
 
     @classmethod

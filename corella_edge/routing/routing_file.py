@@ -15,6 +15,8 @@ from corella_edge.routing.fusion import REPLACE, Fusion, parse_fusion
 from corella_edge.routing.measure import BY_ENTROPY, LN2, NEVER, Floats, Measure, parse_measure
 from corella_edge.routing.policy import Calibration, Policy, Routing
 
+MOST = 1e12  # of a threshold, whatever its unit
+
 
 def parse_routing(data: Mapping[str, Any]) -> Routing:
     """What routing.json says; of an earlier release `policy`, `probabilities`, `base_rate` and `rows` are missing.
@@ -119,7 +121,7 @@ def _own(policy: Mapping[str, Any]) -> float | None:
     value = policy["threshold"]
     if value is None:
         return NEVER
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not -MOST <= value <= MOST:
         raise BundleError("routing.json: policy.threshold: expected a number, or null for never")
     return float(value)
 

@@ -53,7 +53,8 @@ class ExportRecipe:
     sample_rows: int = 2_000
     reference_rows: int = 64
     threshold: str = "ratio:0.05"
-    fusion: Literal["replace", "blend", "stack"] = "replace"
+    fusion: Literal["replace", "blend", "stack", "best"] = "replace"
+    measure: Literal["entropy", "centred"] = "entropy"
     crm_int8: bool = False
     text_int8: bool = False
     neighbours: int = from_zero(20, 100)  # of an item, in popular.jsonl; 0 = the bundle goes without that file

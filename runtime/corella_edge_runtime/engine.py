@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -20,32 +19,28 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.unseen import Refusal
 from corella_edge.history import GIVEN, scale_notes
 from corella_edge.prompt import Template
-from corella_edge.request import Candidates, Request, User
-from corella_edge.routing.decision import open_places
-from corella_edge.routing.exploring import EXPLORE, explore
+from corella_edge.request import Request, User
 from corella_edge.routing.forms import OWN, needs_cost, parse_threshold
 from corella_edge.routing.fusion import Fusion
-from corella_edge.routing.gate import INPUTS as GATE_INPUTS
-from corella_edge.routing.measure import NO_INPUTS, NO_ROWS, NO_VALUES, Inputs
-from corella_edge.routing.objective import lowered
+from corella_edge.routing.measure import Inputs
 from corella_edge.routing.policy import UNASKABLE, Policy, Routing
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge.routing.told import told
 from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.attributes import FeatureNames
+from corella_edge_runtime.control import Control, ControlSettings, published_tolerance
 from corella_edge_runtime.crm import CRM_MEMORY_MIB, Crm
 from corella_edge_runtime.llm import ask_cost
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.llm.contract.messages import Answers
 from corella_edge_runtime.opening import open_llm, open_text
+from corella_edge_runtime.router import Routed, Router
 from corella_edge_runtime.routing_inputs import RoutingInputs
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 from corella_edge_runtime.slate.choose import Slate, Slates
-
-NOBODY_ASKED = Answers.none(0, "")
 
 
 @dataclass(slots=True)
@@ -53,26 +48,21 @@ class Draft:
     """A request whose candidates the CRM has scored and whose hard ones the LLM is being asked about.
 
     Attributes:
-        chosen: int64 [m], the candidates that were routed.
+        slate: what is ranked.
+        routed: which of the candidates the LLM is wanted for.
         asking: what the LLM was asked about them; None where it was not asked.
         refusal: the reason why it was not.
         notes: what is odd about the request.
-        slate: what is ranked.
-        drawn: how many of `chosen`, the last ones, were routed at random.
-        propensity: float64 [n], the chance with which each candidate was; None where nothing is left to chance.
     """
 
     slate: Slate
     crm: FloatArray
-    chosen: npt.NDArray[np.int64]
-    policy: Policy
+    routed: Routed
     unknown: tuple[tuple[str, ...], ...]
     asking: Asking | None
     refusal: str
     trace: Trace
     notes: tuple[str, ...] = ()
-    drawn: int = 0
-    propensity: FloatArray | None = None
 
     def cancel(self) -> None:
         """Nobody waits for the LLM any more; what it has answered stays."""
@@ -100,6 +90,7 @@ class Engine:
         self.written = f"{written} ({self.routing.threshold})" if written == OWN.prefix else str(written)
         self._of_llm = ""
         self.setup: Setup | None = None
+        self.router = Router(lambda: self.routing_inputs, 0.0, np.random.default_rng())
         catalog, prompt = encoder.catalog, bundle.prompt()
         self._names = FeatureNames(encoder.schema, prompt[0] if prompt else None)
         self.showcase = Showcase(bundle, encoder.schema, catalog, self.policy)
@@ -108,8 +99,6 @@ class Engine:
         self._refusal = Refusal(encoder.schema, catalog)
         self.slates = Slates(bundle, catalog, self._answered())
         self.event_types = bundle.event_types()
-        self.explore, self._rng = 0.0, np.random.default_rng()
-        self.factor = 1.0  # of the share that is asked, while a server's latency objective demands less
 
     @classmethod
     def open(
@@ -129,6 +118,7 @@ class Engine:
         trust: TrustedKey | None = None,
         cpus: int | None = None,
         crm_memory_mib: float = CRM_MEMORY_MIB,
+        control: ControlSettings | None = None,
         explore: float = 0.0,
     ) -> Engine:
         """Check and load a bundle.
@@ -146,6 +136,7 @@ class Engine:
             trust: the key that the bundle must be signed with.
             cpus: how many of this machine's are for this engine; None = all. No plan is looked for then.
             crm_memory_mib: for what a CRM that reads events has read of users, see docs/serve.md; 0 keeps nothing.
+            control: what holds routing in operation, of a server; None = every request is routed by itself.
             explore: the share of the candidates that the policy leaves to the CRM, about which the LLM is asked at
                 random, so that a log of decisions can speak for other policies.
 
@@ -169,12 +160,15 @@ class Engine:
             side, warning = open_llm(opened, catalog, llm, setup, require_llm, retry_llm)
         try:
             engine = cls(opened, encoder, crm, side, threshold)
+            if control is not None:
+                tolerance, stats = published_tolerance(opened), side.stats if side else None
+                engine.control = Control(control, engine.routing, engine.policy, tolerance, stats)
             engine.slates.open()
         except BaseException:
             if side is not None:
                 side.close()
             raise
-        engine.setup, engine.explore = setup, explore
+        engine.setup, engine.router.share = setup, explore
         engine._lasting += [*warnings, *([wordless] if wordless else [])]
         engine._of_llm = warning
         if side is not None and (other := opened.calibrated_on()):
@@ -251,6 +245,8 @@ class Engine:
         Raises:
             InputError: see `begin`.
         """
+        if self.routing.cost is None and request.threshold is not None and needs_cost(request.threshold, self.routing):
+            self.know_cost()
         draft = self.begin(request, refuses=refuses)
         if draft.asking is not None and draft.asking.future is not None:
             wait([draft.asking.future], deadlines.seconds_to(draft.asking.deadline))
@@ -305,108 +301,77 @@ class Engine:
         started = time.monotonic()
         if request.strict:
             self.check_features(request, history)
-        policy = self._policy() if request.threshold is None else self.parse_threshold(request.threshold)
+        own = request.threshold
+        policy = self.router.policy(self.policy, self.routing) if own is None else self.parse_threshold(own)
         if deadline is None:
             deadline = deadlines.of(request.timeout_ms, started)
         slate = self.slates.of(request)
-        candidates = slate.candidates
+        candidates, routed = slate.candidates, Routed(policy)
         if not candidates.items:
-            return Draft(slate, np.empty(0), NO_ROWS, policy, (), None, "", _trace({}, policy, 0), slate.notes)
+            return Draft(slate, np.empty(0), routed, (), None, "", _trace({}, policy, 0), slate.notes)
         feed, unknown = self.encoder.encode(request.user, candidates)
         if refuses and self._refusal.labels:
             self._refusal.check(request.user, candidates, unknown)
         encoded = time.monotonic()
         p = self.crm.probability(feed)
-        chosen, unsure = NO_ROWS, NO_VALUES
+        why = refusal or ("" if self.llm else NoAnswer.NO_LLM)
         if not slate.fallback:
-            chosen, unsure = policy.route(p, self._inputs(policy, request, candidates, p, unknown))
-        if request.top_k is not None and len(chosen):
-            open_ = open_places(p, chosen, request.top_k, self.routing.reach, request.candidates is None)
-            chosen, unsure = chosen[open_], unsure[open_]
-        drawn, propensity = NO_ROWS, None
-        if self.explore and self.llm is not None and not refusal and not slate.fallback:
-            drawn, propensity = self._explored(request, p, chosen)
-            # Behind all that the policy wants: they are the first to be left out.
-            chosen, unsure = np.concatenate([chosen, drawn]), np.concatenate([unsure, np.full(len(drawn), -np.inf)])
+            routed = self.router.route(request, candidates, policy, self.routing, p, unknown, why)
         trace = _trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, policy, len(p))
         asking = None
-        if self.llm is not None and not refusal and len(chosen):
+        if self.llm is not None and not why and len(asked := routed.asked):
             scored = time.monotonic()
-            asking = self.llm.begin(request.user, candidates.at(chosen.tolist()), unsure, deadline)
+            chosen = candidates.at(routed.chosen[asked].tolist())
+            asking = self.llm.begin(request.user, chosen, routed.hardness[asked], deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
         notes = (*slate.notes, *self._notes(request, history))
-        return Draft(slate, p, chosen, policy, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes,
-                     len(drawn), propensity)  # fmt: skip
+        return Draft(slate, p, routed, tuple(unknown), asking, why, trace, notes)
 
-    def _explored(
-        self, request: Request, p: FloatArray, chosen: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], FloatArray]:
-        """What is routed at random beside the `chosen`, and the chance of all; as with those, only what is open."""
-        drawn, propensity = explore(chosen, len(p), self.explore, self._rng)
-        if request.top_k is not None:
-            open_ = open_places(p, np.arange(len(p)), request.top_k, self.routing.reach, request.candidates is None)
-            drawn, propensity = drawn[open_[drawn]], np.where(open_, propensity, 1.0)
-        return drawn, propensity
+    @property
+    def control(self) -> Control | None:
+        """What holds routing in operation; None = every request is routed by itself."""
+        return self.router.control
 
-    def _policy(self) -> Policy:
-        """Of a request that says nothing of it; it asks less while a latency objective demands so."""
-        return self.policy if self.factor >= 1.0 else lowered(self.policy, self.routing, self.factor)
+    @control.setter
+    def control(self, control: Control | None) -> None:
+        self.router.control = control
 
     @cached_property
-    def _known(self) -> RoutingInputs:
+    def routing_inputs(self) -> RoutingInputs:
         """Made when a policy first asks for it: the entropy needs nothing of it."""
         popular, prompt = self.slates.popular, self.bundle.prompt()
         template = prompt[0] if prompt else Template()
-        return RoutingInputs(
-            self.encoder, None if popular is None else popular.counts, lambda item: template.item_text(item) is not None
-        )
-
-    def _inputs(
-        self, policy: Policy, request: Request, candidates: Candidates, p: FloatArray, unknown: Sequence[Sequence[str]]
-    ) -> Inputs:
-        """float64 [n] by name: what the policy's measure needs to know beside the base model's probabilities."""
-        needs = policy.measure.needs
-        if not needs:
-            return NO_INPUTS
-        known = [name for name in needs if name in GATE_INPUTS]
-        found = self._known.of(p, candidates, len(request.user.history), unknown, known) if known else NO_INPUTS
-        return {name: found[name] if name in found else np.full(len(p), np.nan) for name in needs}
+        counts = None if popular is None else popular.counts
+        return RoutingInputs(self.encoder, counts, lambda item: template.item_text(item) is not None)
 
     def gate_inputs(self, request: Request, scores: Scores) -> Inputs:
-        """float64 [n] by name: what a gate reads of a request's scored candidates, for a log that one is fitted on."""
-        given = request.candidates
-        same = given is not None and len(given) == len(scores.items)
-        candidates = given if given is not None and same else Candidates(scores.items)
-        return self._known.of(scores.crm, candidates, len(request.user.history), scores.unknown, tuple(GATE_INPUTS))
+        """What a gate reads of a scored request, for a log that one is fitted on."""
+        return self.routing_inputs.of_scores(request, scores)
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
+        routed = draft.routed
         if draft.asking is None:
-            answers = Answers.none(len(draft.chosen), draft.refusal) if len(draft.chosen) else NOBODY_ASKED
+            answers = routed.unasked(draft.refusal)
         else:
             answers = draft.asking.answers()
             draft.asking.tell(draft.trace)
+            if self.control is not None and routed.route is not None:
+                self.control.worked(draft.trace.seconds["prefill"])
+                self.control.keep(routed.route, routed.of_route(answers))
         return self._scores(draft, answers)
 
     def before_llm(self, draft: Draft) -> Scores:
         """The CRM's own ranking, while the LLM is at work: rows it was asked about have the reason "pending"."""
-        return self._scores(draft, Answers.none(len(draft.chosen), NoAnswer.PENDING))
+        return self._scores(draft, draft.routed.unasked(NoAnswer.PENDING))
 
     def _scores(self, draft: Draft, answers: Answers) -> Scores:
-        """What is known of each candidate, from the answers for the routed ones: P(Yes), or the reason for none."""
-        slate = draft.slate
-        llm, routed, reason = _none_asked(len(draft.crm))
-        if len(draft.chosen):
-            llm, reasons = llm.copy(), list(reason)
-            llm[draft.chosen] = answers.probability
-            routed = ~np.isnan(llm)
-            units = [draft.policy.reason] * (len(draft.chosen) - draft.drawn) + [EXPLORE] * draft.drawn
-            for i, why, unit in zip(draft.chosen.tolist(), answers.reasons, units, strict=True):
-                reasons[i] = why or unit
-            reason = tuple(reasons)
+        """What is known of each candidate, from the answers to what was asked: P(Yes), or the reason for none."""
+        slate, routed = draft.slate, draft.routed
+        llm, counts, reason = routed.columns(len(draft.crm), answers)
         return Scores(
-            tuple(slate.candidates.items), draft.crm, llm, routed, reason, draft.unknown, draft.trace, self.fusion,
-            draft.notes, slate.fallback, slate.strength, draft.propensity,
+            tuple(slate.candidates.items), draft.crm, llm, counts, reason, draft.unknown, draft.trace, self.fusion,
+            draft.notes, slate.fallback, slate.strength, routed.inputs, routed.propensity,
         )  # fmt: skip
 
     def warm_up(self) -> None:
@@ -423,14 +388,18 @@ class Engine:
             self.know_cost()
 
     def stats(self) -> dict[str, float]:
-        """Counters of the LLM side, and of what the CRM keeps of users' events; empty of what is not there."""
-        return {**(self.llm.stats() if self.llm else {}), **self.crm.stats()}
+        """Counters of the LLM side, of what the CRM keeps, of what holds the routing; empty of what is not there."""
+        control = self.control.stats() if self.control else {}
+        return {**(self.llm.stats() if self.llm else {}), **self.crm.stats(), **control}
 
-    def forget(self) -> None:
-        """Drop what is kept of users from request to request."""
+    def forget(self, user: str | None = None) -> None:
+        """Drop what is kept from request to request of a user, and of all others where users are not told apart;
+        None: of everybody."""
         self.crm.forget()
         if self.llm:
             self.llm.forget()
+        if self.control:
+            self.control.forget(user)
 
     def close(self) -> None:
         if self.llm:
@@ -448,11 +417,3 @@ class Engine:
 def _trace(seconds: dict[str, float], policy: Policy, n: int) -> Trace:
     """The beginnings of what n candidates cost."""
     return Trace(seconds, threshold=policy.least(n), measure=policy.measure.name)
-
-
-@lru_cache(32)
-def _none_asked(n: int) -> tuple[FloatArray, npt.NDArray[np.bool_], tuple[str, ...]]:
-    """The LLM's scores, what was routed and why, of n candidates that it was not asked about; for all such requests."""
-    llm, routed = np.full(n, np.nan), np.zeros(n, np.bool_)
-    llm.flags.writeable = routed.flags.writeable = False
-    return llm, routed, ("",) * n

@@ -117,8 +117,8 @@ def _fused(row: Reference, scores: Scores, rule: Fusion, allowed: Tolerance, res
     if row.llm is None:
         return
     probability = float(scores.probability[0])
-    expected, _ = rule.bounds(row.crm, row.llm, 0.0, 0.0)
-    low, high = rule.bounds(row.crm, row.llm, allowed.crm, allowed.llm)
+    expected, _ = rule.bounds(row.crm, row.llm, 0.0, 0.0, scores.inputs)
+    low, high = rule.bounds(row.crm, row.llm, allowed.crm, allowed.llm, scores.inputs)
     result.fused = _greater(result.fused, abs(probability - expected))
     if not low - ROUNDING <= probability <= high + ROUNDING:
         yield f"{rule.rule} gives {probability:.5f}, trained {expected:.5f} ({low:.5f} to {high:.5f} is right)"

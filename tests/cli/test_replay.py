@@ -35,7 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Engine.open(make_bundle(root / "bundle"), llm_threads=1, tuned=False, explore=0.3) as engine,
         DecisionLog.open(root / "log", 2**20, clock=lambda: 1_700_000_000.0) as log,
     ):
-        engine._rng = rng
+        engine.router._rng = rng
         for k in range(REQUESTS):
             items = [f"i{i}" for i in rng.permutation(35)[:8]]
             candidates = [{"item": item} for item in items]

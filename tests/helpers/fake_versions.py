@@ -30,7 +30,7 @@ class Versioned:
     """A ranker that may not be asked once it is closed, nor closed twice or while it is asked."""
 
     def __init__(self, name: str, problems: list[str] | None = None) -> None:
-        self.name, self.warnings = name, list[str]()
+        self.name, self.warnings, self.control = name, list[str](), None
         self.problems = [] if problems is None else problems
         self.running = self.asked = self.closed = self.warmed = 0
         self.closed_in, self.cold = "", False

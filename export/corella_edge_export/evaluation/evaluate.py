@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from corella_edge.atomic import resumable_folder, write_file
 from corella_edge.bundle import artefact as bundle
-from corella_edge.routing.fusion import REPLACE, Fusion, sigmoid
+from corella_edge.routing.fusion import REPLACE, Fusion
+from corella_edge.routing.log_odds import sigmoid
 from corella_edge.routing.policy import RATIOS
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.data.rowset import RowSet, choose_users, history_needed
@@ -52,17 +53,7 @@ def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: in
     Raises:
         InputError: `out` holds an evaluation of another bundle, data or choice of rows.
     """
-    template = engine.llm.prompts.template if engine.llm else None
-    chosen = choose_users(data, split, rows, seed, history_needed(engine.encoder.schema, template))
-    same = {
-        "bundle": engine.name,
-        "manifest": bundle.sha256(engine.bundle.path(bundle.MANIFEST)),
-        "data": fingerprint(data),
-        "split": split,
-        "rows": len(chosen),
-        "seed": seed if rows else None,
-        "llm": engine.llm is not None,
-    }
+    chosen, same = choice(engine, data, split, rows, seed)
     with resumable_folder(out, "about.json", same):
         crm, llm = score(engine, chosen, out, progress)
         made = {
@@ -78,6 +69,22 @@ def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: in
             plots.write(_for_plots(result), out)
         write_file(out / "evaluation.md", markdown(result).encode())
     return result
+
+
+def choice(engine: Engine, data: PreparedData, split: str, rows: int, seed: int) -> tuple[RowSet, Json]:
+    """The rows, and what a folder of their scores is told by. `rows`: 0 = the whole split."""
+    template = engine.llm.prompts.template if engine.llm else None
+    chosen = choose_users(data, split, rows, seed, history_needed(engine.encoder.schema, template))
+    same = {
+        "bundle": engine.name,
+        "manifest": bundle.sha256(engine.bundle.path(bundle.MANIFEST)),
+        "data": fingerprint(data),
+        "split": split,
+        "rows": len(chosen),
+        "seed": seed if rows else None,
+        "llm": engine.llm is not None,
+    }
+    return chosen, same
 
 
 def score(engine: Engine, rows: RowSet, out: Path, progress: Progress) -> tuple[Floats, Floats]:

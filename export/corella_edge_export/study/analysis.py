@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge.routing.fusion import sigmoid
+from corella_edge.routing.log_odds import sigmoid
 from corella_edge.routing.policy import RATIOS, Calibration
 from corella_edge_export.evaluation.boundary import SHARE, boundary, calibration
 from corella_edge_export.evaluation.fusion import routed

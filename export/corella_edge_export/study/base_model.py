@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from corella_edge.routing.fusion import sigmoid
+from corella_edge.routing.log_odds import sigmoid
 from corella_edge_export.evaluation.boundary import calibration
 from corella_edge_export.evaluation.groups import about, parts
 from corella_edge_export.evaluation.scored import Floats, Json, Judge, ScoredRows, gains, shown

@@ -143,6 +143,9 @@ class Fleet:
         self._members += [m for m in (live, canary) if m is not None and m not in self._members]
         for member in self._members:
             member.wanted = member in (live, canary)
+            part = {id(live): 1.0 - share, id(canary): share}.get(id(member), 0.0)
+            if member.ranker.control is not None:
+                member.ranker.control.share_of_users(part)
         self._sweep()
 
     def _tell(self, live: Member, canary: Member | None, share: float) -> None:

@@ -6,6 +6,7 @@ docs/serve.md has a table of these; a test compares the two.
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -16,10 +17,12 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from corella_edge import __version__
+from corella_edge.routing.reasons import KEPT
 from corella_edge.scores import Scores
 from corella_edge_runtime.llm.contract.endings import EXITS
 from corella_edge_runtime.server.fleet import Fleet, Member
 from corella_edge_runtime.server.guard.connections import ConnectionCounters
+from corella_edge_runtime.server.signals import SignalCollector, Signals
 
 SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 LLM_TOTALS = {
@@ -50,6 +53,20 @@ LLM_NOW = {
     "tokens_per_second": "Rate at which full decodes compute prompt tokens, a running mean.",
 }
 
+HELD_NOW = {
+    "target_share": "The share of the candidates that --target-ratio asks for; NaN without it.",
+    "target_llm_ms": "LLM milliseconds a second that --target-ms allows this version; NaN without it.",
+    "held_share": "Share of the candidates that the LLM was asked about, over the target's window; NaN without one.",
+    "held_llm_ms": "LLM milliseconds a second over the target's window; NaN without one.",
+    "held_level": "Share of the calibration rows at which the target has put the threshold; NaN without one.",
+    "held_frozen": "1 while the target moves nothing because data are missing, 0 while it does; NaN without one.",
+}
+KEPT_TOTALS = {
+    "kept_answer_hits": "Routed candidates that got a kept answer of the LLM.",
+    "kept_answer_misses": "Routed candidates for which no answer was kept.",
+}
+KEPT_NOW = {"kept_answers": "Answers of the LLM that are kept."}
+
 CRM_TOTALS = {
     "crm_events_read": "Events of users that the CRM has read.",
     "crm_events_reused": "Events of users that the CRM had read for an earlier request, and kept.",
@@ -78,7 +95,7 @@ class Metrics:
         self.candidates = Counter(
             "corella_edge_candidates",
             "Candidates scored, by outcome: easy (the CRM's score; the LLM was not wanted), llm (the LLM's), "
-            "or why the LLM was wanted and did not answer.",
+            "kept (the LLM's of earlier), or why the LLM was wanted and did not answer.",
             ["bundle", "outcome"], registry=registry,
         )  # fmt: skip
         self.rank_seconds = Histogram(
@@ -119,7 +136,9 @@ class Metrics:
         )
         self.connections = ConnectionCounters()
         self._children: dict[tuple[Any, ...], Any] = {}
+        self.signals = Signals()
         registry.register(_Versions(fleet))
+        registry.register(SignalCollector(fleet, self.signals))
         registry.register(_Connections(self.connections))
         ProcessCollector(registry=registry)
 
@@ -174,7 +193,7 @@ def _unknown(scores: Scores) -> Mapping[str, int]:
 
 
 def _outcome(routed: bool, reason: str) -> str:
-    return "llm" if routed else reason or "easy"
+    return (KEPT if reason == KEPT else "llm") if routed else reason or "easy"
 
 
 class _Versions(Collector):
@@ -200,6 +219,9 @@ class _Versions(Collector):
         yield from _families(LLM_NOW, GaugeMetricFamily, stats, "llm_")
         yield from _families(CRM_TOTALS, CounterMetricFamily, stats)
         yield from _families(CRM_NOW, GaugeMetricFamily, stats)
+        yield from _families(HELD_NOW, GaugeMetricFamily, stats, absent=math.nan)
+        yield from _families(KEPT_TOTALS, CounterMetricFamily, stats)
+        yield from _families(KEPT_NOW, GaugeMetricFamily, stats)
 
 
 def _exits(stats: Sequence[tuple[str, Mapping[str, float]]]) -> Metric:
@@ -230,12 +252,12 @@ def _kernels(members: Sequence[Member]) -> Metric:
 
 def _families(
     texts: Mapping[str, str], family: type[CounterMetricFamily | GaugeMetricFamily],
-    stats: Sequence[tuple[str, Mapping[str, float]]], side: str = "",
+    stats: Sequence[tuple[str, Mapping[str, float]]], side: str = "", absent: float = 0.0,
 ) -> Iterator[Metric]:  # fmt: skip
     for name, text in texts.items():
         metric = family(f"corella_edge_{side}{name}", text, labels=["bundle"])
         for version, found in stats:
-            metric.add_metric([version], found.get(name, 0.0))
+            metric.add_metric([version], found.get(name, absent))
         yield metric
 
 

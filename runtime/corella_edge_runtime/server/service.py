@@ -16,8 +16,8 @@ from starlette.types import Receive
 from corella_edge.errors import UnknownValueError
 from corella_edge.history import GIVEN, STORED
 from corella_edge.request import Features, Request
-from corella_edge.routing.objective import Kept, Objective, observed
-from corella_edge.routing.reasons import FAULT, NoAnswer
+from corella_edge.routing.objective import Eased, Objective, observed
+from corella_edge.routing.reasons import FAULT, KEPT, NoAnswer
 from corella_edge.scores import Scores, answer_json
 from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.decisions import DecisionLog, new_id
@@ -120,8 +120,8 @@ class Service:
         self.metrics.in_flight.set_function(lambda: float(self.in_flight))
         if shadow is not None:
             shadow.count = self.metrics.shadowed
-        self._objective, self._kept = objective, Kept(since=time.monotonic())
-        self.metrics.slo_factor.set_function(lambda: self._kept.factor)
+        self._objective, self._eased = objective, Eased(since=time.monotonic())
+        self.metrics.slo_factor.set_function(lambda: self._eased.factor)
 
     @property
     def ranker(self) -> Engine | None:
@@ -187,10 +187,12 @@ class Service:
         done = await self.work(heavy, ranking.clock, "finish", ranking.finish, held=ranking.held)
         took = time.monotonic() - ranking.clock.arrived
         self.metrics.scored(done.scores, ranking.held.version, took)
-        self.recent.add(took, len(done.scores.items), int(done.scores.routed.sum()))
+        self.recent.add(took, len(done.scores.items), asked_of(done.scores))
+        if ranking.request.candidates is not None and not done.scores.fallback:  # of a catalogue all are at every rank
+            self.metrics.signals.add(ranking.held.version, ranking.held.ranker.routing, done.scores)
         if self._objective is not None:
-            self._kept = observed(self._kept, self._objective, took, time.monotonic())
-            ranking.held.ranker.factor = self._kept.factor
+            self._eased = observed(self._eased, self._objective, took, time.monotonic())
+            ranking.held.ranker.router.factor = self._eased.factor
         if ranking.request.strict:
             _check_strict(done.scores)
         if self.shadow is None:
@@ -299,11 +301,11 @@ class Service:
             self.way_out.seen(time.monotonic() - ended)
 
     async def forget(self, user_id: str) -> None:
-        """Drop what the loaded versions remember of a user; they do not tell users apart, so of everybody."""
+        """Drop what the loaded versions remember of a user; of everybody where they do not tell users apart."""
         loop = asyncio.get_running_loop()
         for member in self.fleet.members:
             with self.fleet.kept(member):
-                await loop.run_in_executor(self.pool, member.ranker.forget)
+                await loop.run_in_executor(self.pool, member.ranker.forget, user_id)
 
     async def drained(self) -> None:
         """Take no further requests; return when those in flight are answered."""
@@ -319,6 +321,11 @@ class Service:
             self.shadow.close()
         for pool in (self.readers, self.workers, self.pool):
             pool.shutdown()
+
+
+def asked_of(scores: Scores) -> int:
+    """How many candidates have a score of the LLM that it gave for this request."""
+    return int(scores.routed.sum()) - scores.reason.count(KEPT)
 
 
 def large(request: Request) -> bool:

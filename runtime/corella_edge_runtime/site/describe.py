@@ -150,7 +150,8 @@ def _routing(bundle: Bundle) -> dict[str, Any]:
             "measure": policy.measure.to_json(), "share": None if policy.budget else routing.share(policy),
             "fusion": routing.fusion.to_json() | _fitted(data)}  # fmt: skip
     other = {CALIBRATED_ON: found} if (found := bundle.calibrated_on()) else {}
-    return {**head, **other, "rows": data.get("rows"), "table": data.get("table") or thresholds}
+    return {**head, **other, "rows": data.get("rows"), "table": data.get("table") or thresholds,
+            "fusions": data.get("fusions") or []}  # fmt: skip
 
 
 def _nats(threshold: float) -> float | None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import BundleError, InputError
 from corella_edge.routing.decision import Reach, can_change, exact, parse_reach, to_ask, worth
-from corella_edge.routing.fusion import REPLACE, Fusion, logit, sigmoid
+from corella_edge.routing.fusion import REPLACE, Fusion
+from corella_edge.routing.log_odds import logit, sigmoid
 
 P = st.floats(0, 1) | st.sampled_from([0.0, 0.25, 0.5, 0.5, 1.0])
 UNIT = st.floats(0, 1)

@@ -13,7 +13,6 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from corella_edge.errors import BundleError, InputError
 from corella_edge.metrics import row_loss
-from corella_edge.routing.fusion import logit, sigmoid
 from corella_edge.routing.gate import FIRST, INPUTS, KINDS, Gate, inputs_of
 from corella_edge.routing.gate_fit import (
     Asked,
@@ -24,6 +23,7 @@ from corella_edge.routing.gate_fit import (
     usable,
 )
 from corella_edge.routing.labelled import LabelledRows
+from corella_edge.routing.log_odds import logit, sigmoid
 from corella_edge.routing.measure import BY_ENTROPY, entropy, is_routed, parse_measure
 
 WEIGHT = st.floats(-5, 5)

@@ -10,7 +10,7 @@ from corella_edge.routing import load
 from corella_edge.routing.forms import parse_threshold
 from corella_edge.routing.load import Box
 from corella_edge.routing.measure import LN2, entropy
-from corella_edge.routing.objective import Kept, Objective, decided, lowered, observed
+from corella_edge.routing.objective import Eased, Objective, decided, lowered, observed
 from corella_edge.routing.policy import Calibration, Policy, Routing
 
 P99 = Objective(0.99, 0.05)
@@ -22,21 +22,21 @@ def served(
 ) -> tuple[list[float], list[float], list[float]]:
     """Arrivals, latencies and factors of requests to one LLM, with (seconds, requests a second) in turn."""
     rng = np.random.default_rng(seed)
-    kept, now, free = Kept(), 0.0, 0.0
+    eased, now, free = Eased(), 0.0, 0.0
     times, latencies, factors = [], [], []
     for seconds, rate in rates:
         end = now + seconds
         while (now := now + rng.exponential(1.0 / rate)) < end:
-            chances = load.asked_chances(round(SHARE * kept.factor, 3), N, 0.1)
+            chances = load.asked_chances(round(SHARE * eased.factor, 3), N, 0.1)
             asked = int(rng.choice(N + 1, p=chances))
             done = now + BOX.crm
             if asked:
                 free = done = max(free, done) + BOX.prefix + BOX.suffix * asked
             if control:
-                kept = observed(kept, P99, done - now, now)
+                eased = observed(eased, P99, done - now, now)
             times.append(now)
             latencies.append(done - now)
-            factors.append(kept.factor)
+            factors.append(eased.factor)
         now = end
     return times, latencies, factors
 
@@ -62,32 +62,32 @@ def test_a_step_in_load_lowers_the_share_and_its_end_brings_it_back() -> None:
 def test_it_stays_between_0_and_1_and_late_requests_never_raise(
     factor: float, requests: int, late: int, near: int, now: float
 ) -> None:
-    kept = Kept(factor, 0.0, max(requests, late + near), late, late + near)
-    found = decided(kept, P99, now)
+    eased = Eased(factor, 0.0, max(requests, late + near), late, late + near)
+    found = decided(eased, P99, now)
     assert 0.0 <= found.factor <= 1.0
-    if kept.late > P99.allowed * kept.requests:
+    if eased.late > P99.allowed * eased.requests:
         assert found.factor <= factor
-    more = decided(Kept(factor, 0.0, kept.requests, late + 1, late + near + 1), P99, now)
-    assert more.factor <= found.factor or found is kept
+    more = decided(Eased(factor, 0.0, eased.requests, late + 1, late + near + 1), P99, now)
+    assert more.factor <= found.factor or found is eased
 
 
 @settings(max_examples=20)
 @given(st.lists(st.floats(0.0, 0.04), max_size=300))
 def test_without_a_late_request_nothing_is_ever_lowered(seconds: list[float]) -> None:
-    kept = Kept(0.5)
+    eased = Eased(0.5)
     for now, took in enumerate(seconds):
-        before, kept = kept, observed(kept, P99, took, float(now))
-        assert kept.factor >= before.factor
+        before, eased = eased, observed(eased, P99, took, float(now))
+        assert eased.factor >= before.factor
 
 
 def test_all_late_ends_at_nothing_and_quiet_hours_bring_it_back() -> None:
-    kept = Kept()
+    eased = Eased()
     for now in range(100):
-        kept = observed(kept, P99, 1.0, now / 10.0)
-    assert kept.factor == 0.0
+        eased = observed(eased, P99, 1.0, now / 10.0)
+    assert eased.factor == 0.0
     for minute in range(30):  # one request a minute, none of them late
-        kept = observed(kept, P99, 0.001, 100.0 + 61.0 * minute)
-    assert kept.factor == 1.0
+        eased = observed(eased, P99, 0.001, 100.0 + 61.0 * minute)
+    assert eased.factor == 1.0
 
 
 P = np.random.default_rng(3).random(400)

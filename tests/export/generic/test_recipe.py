@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 import shapes
 from corella_edge.cli.recipe import toml
 from corella_edge.errors import InputError, RecipeError
+from corella_edge_export import report
 from corella_edge_export.crm.fitted import users as user_fit
 from corella_edge_export.data.table.description import Label, SplitPlan
 from corella_edge_export.generic.choice import reasons, values
 from corella_edge_export.generic.facts import AttributeFacts, Facts, look
 from corella_edge_export.generic.recipe import explained, recipe_for, table
 from corella_edge_export.recipe import load_recipe, recipe_from, table_of
+from corella_edge_export.training import stages
 from corella_edge_export.training.checks import check_labels, check_rule
 from sessions import run, succeed
 from tables import Event, prepared
@@ -191,6 +193,24 @@ def test_the_command_prints_it_for_the_data_only(data: dict[str, Any], tmp_path:
     with pytest.raises(RecipeError, match="--data DIR"):
         load_recipe("generic")
     assert "generic" in succeed("recipe", "list").out
+
+
+def test_train_says_which_family_was_chosen_and_why(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it was: not of a file that names one, and not where nothing is to be said."""
+    monkeypatch.setattr(stages, "train", lambda *_: {})
+    monkeypatch.setattr(report, "report_if_possible", lambda _: None)
+    (tmp_path / "mine.toml").write_text('base = "generic"\nname = "mine"\n[crm]\nkind = "din"\n', "utf-8")
+    (tmp_path / "other.toml").write_text('base = "generic"\nname = "other"\n[crm]\nmembers = 2\n', "utf-8")
+    for recipe, options, told in (("generic", [], True), (tmp_path / "other.toml", [], True),
+                                  (tmp_path / "mine.toml", [], False), ("generic", ["-q"], False)):  # fmt: skip
+        done = succeed("train", recipe, "--data", data["ratings"].root, "--out", tmp_path / "run", *options)
+        lines = [line for line in done.err.splitlines() if line.startswith("base model: ")]
+        rows = f"{look(data['ratings']).train:,} training rows"
+        assert len(lines) == told
+        assert all(line.startswith(f'base model: kind = "dcnv2" ({rows}, nine in ten with at most') for line in lines)
+        assert all(line.endswith("too few rows (below 5,000) to read the events in their order)") for line in lines)
 
 
 def test_labels_are_told_as_ratings_of_0_and_1(data: dict[str, Any]) -> None:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from corella_edge import metrics
 from corella_edge.routing.fusion import RULES, Fusion
+from corella_edge.routing.log_odds import fit_agreeing, fit_logistic
 from corella_edge.routing.policy import RATIOS, Calibration
 from corella_edge_export.evaluation import shares
-from corella_edge_export.evaluation.fusion import ENOUGH, fit_agreeing, fit_logistic, fused, fusion, routed
+from corella_edge_export.evaluation.fusion import ENOUGH, fused, fusion, routed
 from corella_edge_export.evaluation.scored import METRICS, Judge, Pair, ScoredRows
 from draws import samples, weighted_auc
 from study_rows import pair, rows

@@ -20,6 +20,7 @@ from corella_edge.history import GIVEN
 from corella_edge.request import Request
 from corella_edge.routing.forms import parse_threshold
 from corella_edge.routing.measure import entropy, is_routed
+from corella_edge.routing.policy import Routing
 from corella_edge.scores import Scores, Trace
 from corella_edge_runtime.server.app import build_app
 from corella_edge_runtime.server.guard.limits import Limits
@@ -57,6 +58,8 @@ class FakeRanker:
         self.rating_scale: tuple[float, float] | None = None
         self.warnings = ["no LLM: this is a fake"]
         self.showcase: Any = None  # the tests of the page put a real one here
+        self.control: Any = None
+        self.routing = Routing()
         self.delay, self.error = delay, error
         self.blocked, self.crm_blocked = threading.Event(), threading.Event()
         self.blocked.set()
@@ -103,7 +106,7 @@ class FakeRanker:
     def rank(self, request: Request) -> Scores:
         return self._scores(request, "", answered=True)
 
-    def forget(self) -> None:
+    def forget(self, user: str | None = None) -> None:
         self.forgotten += 1
 
     def _scores(self, request: Request, refusal: str, answered: bool) -> Scores:

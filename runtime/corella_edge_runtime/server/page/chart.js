@@ -13,13 +13,13 @@ const SHARES = "Share of candidates that the LLM is asked about, in %";
 // Where the latency line is drawn: 20 points between two shares of the grid.
 const LINE = Array.from({ length: (GRID.length - 1) * 20 + 1 }, (_, i) => shareAt(i / 20));
 
-// `state`: {curve, metric, share, count, cost, measured: [{share, ms}]}.
+// `state`: {curve, metric, share, count, cost, measured: [{share, ms}], held}; `held` is null, or what the server holds.
 export function drawChart(state) {
   const place = byId("curve");
   const width = Math.max(place.clientWidth, 240);
   const x = (share) => LEFT + (placeOf(share) / (GRID.length - 1)) * (width - LEFT - RIGHT);
   const picture = svg("svg", { width, height: HEIGHT, role: "img", "aria-label": spoken(state) },
-    ...axis(x), title(SHARES, width / 2, HEIGHT - 4, "middle"), ...quality(state, x), ...latency(state, x), now(state, x));
+    ...axis(x), title(SHARES, width / 2, HEIGHT - 4, "middle"), ...quality(state, x), ...latency(state, x), now(state, x), ...live(state, x));
   place.replaceChildren(picture);
 }
 
@@ -90,6 +90,18 @@ function title(words, x, y, anchor = "start") {
 
 function label(words, y) {
   return svg("text", { x: LEFT - 8, y: y + 4, "text-anchor": "end" }, words);
+}
+
+// The share that the server holds, over its window: on the same axis as the slider, which is of this ranking alone.
+function live({ held }, x) {
+  if (held?.held_share == null) return [];
+  const at = x(held.held_share);
+  const left = placeOf(held.held_share) > (GRID.length - 1) / 2;
+  return [
+    svg("line", { class: "held", x1: at, x2: at, y1: QUALITY.top, y2: LATENCY.bottom }),
+    svg("text", { class: "held-name", x: at + (left ? -6 : 6), y: QUALITY.bottom + 14, "text-anchor": left ? "end" : "start" },
+      `held by the server: ${percent(held.held_share)}`),
+  ];
 }
 
 function now({ share }, x) {

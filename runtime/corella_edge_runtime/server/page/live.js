@@ -48,6 +48,7 @@ export function watch(seen, failed) {
 function draw(live, silent) {
   const figures = [
     [term("share asked"), percent(live.share)],
+    ...target(live),
     [term("p50 and p99", "p50"), milliseconds(live.p50_ms)],
     [term("p50 and p99", "p99"), milliseconds(live.p99_ms)],
     ["requests a minute", whole(live.requests)],
@@ -56,6 +57,15 @@ function draw(live, silent) {
   ];
   byId("live").classList.toggle("silent", silent);
   replaceRows(byId("live"), figures.map(([name, value], place) => el("div", { "data-key": place }, el("dt", {}, name), el("dd", {}, value))));
+}
+
+// What the server holds, and how well; nothing where it holds nothing.
+function target({ target: held }) {
+  if (!held) return [];
+  const figures = held.share == null
+    ? `${milliseconds(held.held_ms)} of ${milliseconds(held.ms)} a second`
+    : `${percent(held.held_share)} of ${percent(held.share)}`;
+  return [[term("target", "target held"), held.frozen ? `${figures}, waiting` : figures]];
 }
 
 function queue({ llm }) {

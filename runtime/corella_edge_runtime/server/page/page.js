@@ -13,7 +13,7 @@ import { natsAt, placeOf, qualityAt, shareAt, shareOf } from "./scale.js";
 import { steps } from "./words.js";
 
 const MEASURED = 40; // requests of this page shown as dots
-const state = { curve: null, metric: "auc", share: 0, cost: null, measured: [], opening: false };
+const state = { curve: null, metric: "auc", share: 0, cost: null, measured: [], held: null, opening: false };
 let waiting = null;
 
 const person = new Person(personChanged, failed);
@@ -155,14 +155,21 @@ async function openCurve() {
   const first = !state.curve;
   state.curve = await get("page/curve");
   if (first) {
-    state.share = shareOf(state.curve, state.curve.threshold.nats);
+    state.share = begins(state.curve);
     byId("share").value = Math.round(100 * placeOf(state.share));
   }
   draw();
 }
 
+// Where the slider stands at first: at what the server does with requests that bring no threshold.
+function begins({ target, threshold, ...curve }) {
+  if (!target) return shareOf(curve, threshold.nats);
+  return Number((target.share ?? target.level).toFixed(4));
+}
+
 function seen(live) {
   state.cost = live.cost;
+  state.held = live.target;
   byId("bundle").textContent = versions(live);
   // The page was opened before the bundle was loaded. Or another version is served: its curve and sample are others.
   if (!state.curve) open();

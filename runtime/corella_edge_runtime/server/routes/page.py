@@ -143,7 +143,7 @@ class _Data:
         return await self._shown(lambda ranker: _known(ranker, name))
 
     async def curve(self, _: Request) -> Response:
-        return await self._shown(lambda ranker: ranker.showcase.curve())
+        return await self._shown(lambda ranker: {**ranker.showcase.curve(), "target": _target(ranker)})
 
     async def live(self, _: Request) -> Response:
         fleet = self.service.fleet
@@ -151,7 +151,7 @@ class _Data:
         shares = [{"bundle": member.label, "share": share} for member, share in versions if member]
         return await self._shown(lambda ranker: {
             "bundle": ranker.name, "versions": shares, "in_flight": self.service.in_flight,
-            "llm": _llm(ranker.stats()), **self.service.recent.summary(),
+            "llm": _llm(ranker.stats()), "target": _target(ranker), **self.service.recent.summary(),
         })  # fmt: skip
 
     async def _shown(self, look: Callable[[Engine], dict[str, Any]]) -> Response:
@@ -173,6 +173,11 @@ def _known(ranker: Engine, name: str) -> dict[str, Any]:
 def _llm(stats: Mapping[str, float]) -> dict[str, float] | None:
     """How the LLM fares; None where there is none."""
     return {name: stats[name] for name in LLM_NOW if name in stats} or None
+
+
+def _target(ranker: Engine) -> dict[str, Any] | None:
+    """What is held, and how well; None where nothing is."""
+    return ranker.control.shown() if ranker.control else None
 
 
 def _query(request: Request) -> str:
