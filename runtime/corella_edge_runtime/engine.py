@@ -328,7 +328,8 @@ class Engine:
                 seen = Candidacy.of(request, candidates, policy, p, inputs, unknown)
                 chosen, unsure = self.control.steady(seen, chosen, unsure)
         if request.top_k is not None and len(chosen):
-            open_ = open_places(p, chosen, request.top_k, self.routing.reach, request.candidates is None)
+            alone = self.fusion.alone(p)
+            open_ = open_places(alone, chosen, request.top_k, self.routing.reach, request.candidates is None)
             chosen, unsure = chosen[open_], unsure[open_]
         route = None
         if self.control is not None and seen is not None:
@@ -368,7 +369,8 @@ class Engine:
         if not needs:
             return NO_INPUTS
         known = [name for name in needs if name in GATE_INPUTS]
-        found = self.routing_inputs.of(p, candidates, len(request.user.history), unknown, known) if known else NO_INPUTS
+        events = min(len(request.user.history), self.memory[0])
+        found = self.routing_inputs.of(p, candidates, events, unknown, known) if known else NO_INPUTS
         if "kept" in needs and self.control is not None:
             found = {**found, "kept": self.control.known(request.user, candidates)}
         return {name: found[name] if name in found else np.full(len(p), np.nan) for name in needs}
