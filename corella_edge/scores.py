@@ -65,7 +65,7 @@ class Scores:
         notes: what was odd about the request, beside its own notes.
         fallback: "popular" or "similar" where that ranks the candidates in place of the models, else "".
         strength: float64 [n], by which a fallback ranks.
-        inputs: float64 [n] by name, what the fusion rule looks at beside both scores.
+        inputs: float64 [n] by name, what measure and fusion rule look at beside the scores.
     """
 
     items: tuple[str, ...]

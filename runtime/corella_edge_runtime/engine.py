@@ -56,7 +56,7 @@ class Draft:
         asking: what the LLM was asked about them; None where it was not asked.
         refusal: the reason why it was not.
         notes: what is odd about the request.
-        inputs: float64 [n] by name, what the fusion rule looks at beside both scores.
+        inputs: float64 [n] by name, what measure and fusion rule look at beside the scores.
         slate: what is ranked.
         route: which of the chosen the LLM is asked about, where routing is held in operation; None = all.
     """
@@ -324,7 +324,7 @@ class Engine:
             self._refusal.check(request.user, candidates, unknown)
         encoded = time.monotonic()
         p = self.crm.probability(feed)
-        chosen, unsure, seen = NO_ROWS, NO_VALUES, None
+        chosen, unsure, seen, inputs = NO_ROWS, NO_VALUES, None, NO_INPUTS
         if not slate.fallback:
             inputs = self._inputs(policy.measure.needs, request, candidates, p, unknown)
             chosen, unsure = policy.route(p, inputs)
@@ -347,7 +347,8 @@ class Engine:
             asking = self.llm.begin(request.user, candidates.at(asked.tolist()), hardness, deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
         notes = (*slate.notes, *self._notes(request, history))
-        inputs = self._inputs(self.fusion.needs if len(chosen) else (), request, candidates, p, unknown)
+        if self.fusion.needs and len(chosen):
+            inputs = {**inputs, **self._inputs(self.fusion.needs, request, candidates, p, unknown)}
         return Draft(
             slate, p, chosen, policy, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes, inputs, route
         )
