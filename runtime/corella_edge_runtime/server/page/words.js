@@ -6,6 +6,8 @@ export const REASONS = {
   entropy: ["asked", "Asked: the base model was unsure"],
   ratio: ["asked", "Asked: among the least certain"],
   margin: ["asked", "Asked: its probability is near one half"],
+  band: ["asked", "Asked: its probability is in the band"],
+  ms: ["asked", "Asked: among the least certain that the milliseconds are enough for"],
   kept: ["asked", "The LLM's answer of earlier: nothing it read has changed"],
   capped: ["missed", "To be asked, but its kind has had its share of the LLM"],
   no_llm: ["missed", "To be asked, but no LLM is loaded"],
