@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from browser import Watched, chromium, needs_chromium
-from corella_edge.routing.measure import entropy
 from corella_edge.routing.forms import FORMS
+from corella_edge.routing.measure import entropy
 from corella_edge.routing.policy import RATIOS, Calibration
 from corella_edge.routing.reasons import KEPT, NoAnswer
 from corella_edge_runtime.server.routes.page import FOLDER, TYPES

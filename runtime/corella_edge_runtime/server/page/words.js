@@ -8,6 +8,7 @@ export const REASONS = {
   margin: ["asked", "Asked: its probability is near one half"],
   band: ["asked", "Asked: its probability is in the band"],
   ms: ["asked", "Asked: among the least certain that the milliseconds are enough for"],
+  policy: ["asked", "Asked: by the bundle's own policy"],
   kept: ["asked", "The LLM's answer of earlier: nothing it read has changed"],
   capped: ["missed", "To be asked, but its kind has had its share of the LLM"],
   no_llm: ["missed", "To be asked, but no LLM is loaded"],
