@@ -122,6 +122,19 @@ class Metrics:
             "corella_edge_decisions_lost", "Decisions that the log did not keep: it was too slow, or its disk failed.",
             registry=registry,
         )  # fmt: skip
+        self.slo_factor = Gauge(
+            "corella_edge_slo_factor", "Of the share that would be asked about, what --slo leaves; 1 = all.",
+            registry=registry,
+        )  # fmt: skip
+        self.shadow_requests = Counter(
+            "corella_edge_shadow_requests", "Requests drawn for the LLM beside their answer, by outcome: asked, or why "
+            "not (budget, busy, full).", ["outcome"], registry=registry,
+        )  # fmt: skip
+        for outcome in ("asked", "budget", "busy", "full"):
+            self.shadow_requests.labels(outcome)
+        self.shadow_answers = Counter(
+            "corella_edge_shadow_answers", "Candidates that the LLM scored beside the requests.", registry=registry
+        )
         self.connections = ConnectionCounters()
         self._children: dict[tuple[Any, ...], Any] = {}
         self.signals = Signals()
@@ -149,6 +162,11 @@ class Metrics:
     def unknown_refused(self, version: str, field: str) -> None:
         """One request is refused because of an unseen value of a field."""
         self._of(self.refused_unknown, version, field).inc()
+
+    def shadowed(self, outcome: str, answers: int) -> None:
+        """A request was drawn for the LLM beside its answer. Any thread may say so."""
+        self.shadow_requests.labels(outcome).inc()
+        self.shadow_answers.inc(answers)
 
     def _of(self, metric: Any, *labels: str) -> Any:
         """The metric with these labels; asked for by itself it is looked up under a lock, label by label."""
