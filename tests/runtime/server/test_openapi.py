@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
 from corella_edge.request_message import parse_request
+from corella_edge.routing.exploring import EXPLORE
 from corella_edge.routing.forms import FORMS, parse_threshold
 from corella_edge.routing.policy import AskCost, Calibration, Routing
 from corella_edge.routing.reasons import NoAnswer
@@ -105,7 +106,7 @@ def test_answers_and_errors_are_as_described(site):
 
 def test_every_reason_is_described():
     described = SCHEMAS["Scored"]["properties"]["reason"]["description"]
-    assert set(re.findall(r"`(\w+)`", described)) == {form.reason for form in FORMS} | {*NoAnswer}
+    assert set(re.findall(r"`(\w+)`", described)) == {form.reason for form in FORMS} | {EXPLORE, *NoAnswer}
     assert all(reason.text in described for reason in NoAnswer)
 
 
