@@ -90,7 +90,7 @@ class Engine:
         self.written = f"{written} ({self.routing.threshold})" if written == OWN.prefix else str(written)
         self._of_llm = ""
         self.setup: Setup | None = None
-        self.router = Router(lambda: self.routing_inputs, 0.0, np.random.default_rng())
+        self.router = Router(0.0, np.random.default_rng())
         catalog, prompt = encoder.catalog, bundle.prompt()
         self._names = FeatureNames(encoder.schema, prompt[0] if prompt else None)
         self.showcase = Showcase(bundle, encoder.schema, catalog, self.policy)
@@ -316,7 +316,8 @@ class Engine:
         p = self.crm.probability(feed)
         why = refusal or ("" if self.llm else NoAnswer.NO_LLM)
         if not slate.fallback:
-            routed = self.router.route(request, candidates, policy, self.routing, p, unknown, why)
+            known = (request, candidates, policy, self.routing, p, unknown)
+            routed = self.router.route(*known, why, lambda: self.routing_inputs)
         trace = _trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, policy, len(p))
         asking = None
         if self.llm is not None and not why and len(asked := routed.asked):
