@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -100,11 +100,16 @@ class Router:
         factor: of the share that would be asked, what a server's latency objective leaves.
     """
 
-    def __init__(self, inputs: Callable[[], RoutingInputs], share: float, rng: np.random.Generator) -> None:
-        """`inputs`: asked for when something first needs them, as the entropy does not."""
+    def __init__(self, make_inputs: Callable[[], RoutingInputs], share: float, rng: np.random.Generator) -> None:
+        """`make_inputs`: called when something first needs them, as the entropy does not."""
         self.control: Control | None = None
         self.share, self.factor = share, 1.0
-        self._inputs_of, self._rng = inputs, rng
+        self._make_inputs, self._rng = make_inputs, rng
+
+    @cached_property
+    def inputs(self) -> RoutingInputs:
+        """What is known of a request's candidates beside the base model's scores."""
+        return self._make_inputs()
 
     def policy(self, own: Policy, routing: Routing) -> Policy:
         """The policy of a request that says nothing of it: what the target has come to, without one the engine's own;
@@ -159,7 +164,7 @@ class Router:
             return NO_INPUTS
         known = [name for name in needs if name in GATE_INPUTS]
         events = len(request.user.history)
-        found = self._inputs_of().of(p, candidates, events, unknown, known) if known else NO_INPUTS
+        found = self.inputs.of(p, candidates, events, unknown, known) if known else NO_INPUTS
         if "kept" in needs and self.control is not None:
             found = {**found, "kept": self.control.known(request.user, candidates)}
         return {name: found[name] if name in found else np.full(len(p), np.nan) for name in needs}

@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.prompt import Template
 from corella_edge.request import Candidates, Features, Request
 from corella_edge.routing.gate import INPUTS, inputs_of
 from corella_edge.routing.measure import Floats, Inputs
 from corella_edge.scores import Scores
+from corella_edge_runtime.slate.choose import Slates
 
 HasText = Callable[[Mapping[str, Any]], bool]
 Ints = npt.NDArray[np.int64]
@@ -31,6 +33,12 @@ class RoutingInputs:
         self._counts = None if counts is None else np.append(counts, 0).astype(np.float64)
         self._text = np.full(len(encoder.catalog) + 1, np.nan)  # nan: not looked at yet
         self._text[-1] = float(has_text({}))
+
+    @classmethod
+    def of_bundle(cls, encoder: FeatureEncoder, slates: Slates, template: Template) -> RoutingInputs:
+        """Of a bundle's items, whose prompts are made by the template."""
+        counts = None if slates.popular is None else slates.popular.counts
+        return cls(encoder, counts, lambda item: template.item_text(item) is not None)
 
     def of(
         self, p: Floats, candidates: Candidates, events: int, unknown: Sequence[Sequence[str]], needs: Sequence[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.exceptions import HTTPException
 
-from corella_edge.routing.policy import FORMS
+from corella_edge.routing.forms import FORMS
 from corella_edge.routing.reasons import FAULT, NoAnswer
 from corella_edge_runtime.llm.contract.messages import REASONS, Answers
 from corella_edge_runtime.server.service import unanswered
