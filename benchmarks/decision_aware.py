@@ -3,10 +3,10 @@
     python benchmarks/decision_aware.py LOG [--top-k 10] [--miss 0.02,0.1,0.3] [--out …/results/decision-aware.json]
 
 LOG holds labelled rows (docs/routing.md), as JSON lines, CSV or Parquet. Its earlier part fits how far asking moves a
-score, and the thresholds; figures are of the later part, with intervals over users. A
-log whose requests have one candidate each has no top: `--by user` ranks each user's rows of the later part together.
-`--weight` and `--bonus` name inputs of the log (columns input.NAME): the k best are then those of weight · score +
-bonus, and NDCG counts weight · label + bonus.
+score, the thresholds and, with `--fusion best`, maps and fusion; figures are of the later part, with intervals over
+users. A log whose requests have one candidate each has no top: `--by user` ranks each user's rows of the later part
+together. `--weight` and `--bonus` name inputs of the log (columns input.NAME): the k best are then those of weight ·
+score + bonus, and NDCG counts weight · label + bonus.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from corella_edge.errors import InputError
 from corella_edge.routing.curve import cut
 from corella_edge.routing.decision import Reach
 from corella_edge.routing.decision_curve import ALL, Lists, Point, curve, ways_of
+from corella_edge.routing.fit import choose
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.labelled import LabelledRows, read_csv, read_json_lines
 from corella_edge.routing.measure import entropy
 from corella_edge.routing.parts import by_time
-from corella_edge.routing.policy import RATIOS, AskCost
+from corella_edge.routing.policy import RATIOS, AskCost, Policy
 from corella_edge_runtime.partitions.parquet import read_labelled
 from harness.options import fractions
 from harness.results import ended
@@ -43,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, default=10)
     parser.add_argument("--miss", type=fractions, default=(0.02, 0.1, 0.3), help="shares of rows that may move further")
     parser.add_argument("--by", choices=["request", "user"], default="request", help="what is ranked together")
-    parser.add_argument("--fusion", choices=["replace", "blend"], default="replace")
+    parser.add_argument("--fusion", choices=["replace", "blend", "best"], default="replace")
     parser.add_argument("--weight", metavar="NAME")
     parser.add_argument("--bonus", metavar="NAME")
     parser.add_argument("--first-ms", type=float, default=8.0, help="of the first candidate of a request")
@@ -58,15 +59,23 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     """The curve as JSON; a table of it on standard error."""
     parts = by_time(read(options.log))
     asked = parts.fit.take(parts.fit.known)
-    rule = Fusion(options.fusion)
-    reaches = {miss: Reach.fit(asked.crm, rule(asked.crm, asked.llm), miss) for miss in options.miss}
+    rule = Fusion("replace")
+    if options.fusion != "replace":
+        rule = (
+            choose(parts.fit, Policy(threshold=0.0)).policy.fusion
+            if options.fusion == "best"
+            else Fusion(options.fusion)
+        )
+    after = rule(asked.crm, asked.llm, asked.inputs)
+    reaches = {miss: Reach.fit(rule.alone(asked.crm), after, miss) for miss in options.miss}
     held = parts.held if options.by == "request" else replace(parts.held, request=parts.held.user)
     weight, bonus = (column(held, name) for name in (options.weight, options.bonus))
     lists = Lists.of(held, rule, weight, bonus, options.draws)
     doubt = entropy(parts.fit.crm)
     thresholds = {ratio: cut(doubt, ratio) for ratio in options.ratios}
     cost = AskCost(options.first_ms, options.further_ms)
-    found = list(curve(lists, entropy(lists.p), thresholds, options.top_k, ways_of(rule, reaches), cost.of))
+    doubt_held = entropy(held.crm[lists.places])
+    found = list(curve(lists, doubt_held, thresholds, options.top_k, ways_of(lists, held, rule, reaches), cost.of))
     print(table(found, options.top_k), file=sys.stderr)
     about = {"lists": len(lists.user), "judged": int(lists.judged.sum()), "rows": len(lists.p)}
     settings = {name: value for name, value in vars(options).items() if name not in ("log", "out")}

@@ -123,10 +123,10 @@ def _promised(promise: Promise, wanted: Wanted, parts: Parts, held: Held, share:
 
 def _reach(rows: LabelledRows, wanted: Wanted) -> Json | None:
     """How far asking moves a score; None where it is not wanted, or the rows are too few to say."""
-    crm, llm = rows.crm[rows.known], rows.llm[rows.known]
-    if wanted.miss is None or len(crm) < Reach.least(wanted.miss):
+    asked, rule = rows.take(rows.known), wanted.fusion
+    if wanted.miss is None or len(asked) < Reach.least(wanted.miss):
         return None
-    return Reach.fit(crm, wanted.fusion(crm, llm), wanted.miss).to_json()
+    return Reach.fit(rule.alone(asked.crm), rule(asked.crm, asked.llm, asked.inputs), wanted.miss).to_json()
 
 
 def _check(name: str, part: LabelledRows, measure: Measure) -> None:

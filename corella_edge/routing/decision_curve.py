@@ -16,13 +16,13 @@ import numpy.typing as npt
 from corella_edge.errors import InputError
 from corella_edge.metrics import Bootstrap, Interval, Sampled, sampled_mean
 from corella_edge.routing.decision import Reach, exact, to_ask, worth
-from corella_edge.routing.fusion import Fusion
+from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import Floats
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-Ends = Callable[[Floats], tuple[Floats, Floats]]
+Ends = tuple[Floats, Floats]
 ALL = "all"  # the way that asks about every routed candidate
 
 
@@ -31,7 +31,7 @@ class Lists:
     """Candidates of requests whose outcome is known; float64 [n] each, the rows of a request side by side.
 
     Attributes:
-        p, after: the base model's score, and that after asking; the same where the LLM has no answer.
+        p, after: the final score if nobody is asked, and after asking; the same where the LLM has no answer.
         known: whether it has one, bool [n].
         gain: what showing the candidate first is worth: weight · label + bonus.
         weight, bonus: see `decision.worth`.
@@ -71,10 +71,9 @@ class Lists:
             raise InputError("request: no request of the log has two candidates, so there is no top to change")
         starts = np.append(np.flatnonzero(np.diff(request[order], prepend=-1)), len(order)).astype(np.int64)
         part, known = rows.take(order), rows.known[order]
-        after = part.crm.copy()
-        after[known] = rule(part.crm[known], part.llm[known])
+        alone, after = rule.alone(part.crm), fuse(part.crm, part.llm, known, rule, part.inputs)
         gain = w[order] * part.label + b[order]
-        return cls(part.crm, after, known, gain, w[order], b[order], starts, part.user[starts[:-1]], order, draws)
+        return cls(alone, after, known, gain, w[order], b[order], starts, part.user[starts[:-1]], order, draws)
 
     @cached_property
     def list(self) -> Ints:
@@ -107,10 +106,13 @@ class Lists:
         return gained.astype(np.float64, copy=False)
 
     def decided(self, chosen: Mask, k: int, ends: Ends, ordered: bool = True) -> Mask:
-        """bool [n]: of the chosen rows those that can change the k best of their list."""
+        """bool [n]: of the chosen rows those that can change the k best of their list.
+
+        `ends`: float64 [n] twice, between which the final score of each row lies.
+        """
         asked = np.zeros(len(self.p), np.bool_)
         places = np.flatnonzero(chosen)
-        low, high = ends(self.p[places])
+        low, high = ends[0][places], ends[1][places]
         cuts = np.searchsorted(places, self.starts)
         for number in np.flatnonzero(np.diff(cuts)).tolist():
             mine, span = slice(cuts[number], cuts[number + 1]), slice(self.starts[number], self.starts[number + 1])
@@ -156,7 +158,7 @@ def curve(
 
     Args:
         values: of the measure, float64 [n] in the order of the lists' rows. Those at or above a threshold are routed.
-        ways: by name, how far a score may move, and whether the k best are wanted as a list.
+        ways: by name, between what the final scores lie, float64 [n] twice, and whether the k best are a list.
         cost: milliseconds of so many asked candidates in so many touched requests.
     """
     for ratio, threshold in thresholds.items():
@@ -169,10 +171,16 @@ def curve(
             yield Point(ratio, way, *work, cost(*work), found.interval(), found.gain(every))
 
 
-def ways_of(rule: Fusion, reaches: Mapping[float, Reach]) -> dict[str, tuple[Ends, bool]]:
-    """The ways that are compared: by each reach as a list and as a set, and by what the rule can do at all."""
-    found: dict[str, tuple[Ends, bool]] = {"exact": (lambda p: exact(rule, p), True)}
+def ways_of(
+    lists: Lists, rows: LabelledRows, rule: Fusion, reaches: Mapping[float, Reach]
+) -> dict[str, tuple[Ends, bool]]:
+    """The ways that are compared: by what the rule can do at all, and by each reach as a list and as a set.
+
+    `rows` are those that the lists are of.
+    """
+    part = rows.take(lists.places)
+    found: dict[str, tuple[Ends, bool]] = {"exact": (exact(rule, part.crm, part.inputs), True)}
     for miss, reach in reaches.items():
-        found[f"miss {miss:g}"] = reach, True
-        found[f"miss {miss:g}, as a set"] = reach, False
+        ends = reach(lists.p)
+        found |= {f"miss {miss:g}": (ends, True), f"miss {miss:g}, as a set": (ends, False)}
     return found

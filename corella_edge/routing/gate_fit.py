@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from corella_edge.errors import InputError
 from corella_edge.metrics import Bootstrap, Interval, Sampled, row_loss, sampled_auc, sampled_mean
+from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.gate import INPUTS, KINDS, Gate, doubt_and_logit, table
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.log_odds import sigmoid
@@ -34,20 +35,22 @@ class Asked:
     """Rows with an answer of the LLM, [n] each.
 
     Attributes:
-        p, after: the base model's probability, and that after asking.
+        p: the base model's probability.
+        before, after: the final one without asking, and with it.
         label: 0 or 1. user: number of the user, from 0.
         inputs: those of `gate.INPUTS` that the log has.
     """
 
     p: Floats
+    before: Floats
     after: Floats
     label: Floats
     user: Ints
     inputs: Inputs
 
     @classmethod
-    def of(cls, rows: LabelledRows, after: Floats) -> Asked:
-        """Of the rows that were asked; `after` float64 [n] of all rows is looked at there.
+    def of(cls, rows: LabelledRows, rule: Fusion) -> Asked:
+        """Of the rows that were asked.
 
         Raises:
             InputError: too few of them, or of their users; says how many it takes.
@@ -59,17 +62,19 @@ class Asked:
                 f"a gate takes {ENOUGH_ROWS} rows that the LLM was asked about, of {ENOUGH_USERS} users, to fit it and "
                 f"as many later ones to judge it; here are {known.sum()} of {len(names)} users"
             )
-        inputs = {name: rows.inputs[name][known] for name in INPUTS if name in rows.inputs}
-        return cls(rows.crm[known], after[known], rows.label[known], user.astype(np.int64), inputs)
+        part = rows.take(known)
+        after = rule(part.crm, part.llm, part.inputs)
+        inputs = {name: part.inputs[name] for name in INPUTS if name in part.inputs}
+        return cls(part.crm, rule.alone(part.crm), after, part.label, user.astype(np.int64), inputs)
 
     @property
     def benefit(self) -> Floats:
         """float64 [n], nats: log-loss without asking minus log-loss with it."""
-        return row_loss(self.p, self.label) - row_loss(self.after, self.label)
+        return row_loss(self.before, self.label) - row_loss(self.after, self.label)
 
     def take(self, rows: Mask) -> Asked:
         inputs = {name: values[rows] for name, values in self.inputs.items()}
-        return Asked(self.p[rows], self.after[rows], self.label[rows], self.user[rows], inputs)
+        return Asked(self.p[rows], self.before[rows], self.after[rows], self.label[rows], self.user[rows], inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +200,7 @@ def judged(
 
 
 def _auc(rows: Asked, chosen: Mask, bootstrap: Bootstrap) -> Sampled:
-    return sampled_auc(np.where(chosen, rows.after, rows.p), rows.label, bootstrap)
+    return sampled_auc(np.where(chosen, rows.after, rows.before), rows.label, bootstrap)
 
 
 def usable(inputs: Inputs) -> tuple[str, ...]:

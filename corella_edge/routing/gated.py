@@ -9,7 +9,6 @@ import numpy as np
 from corella_edge.judge import Json, interval
 from corella_edge.routing.calibrated import Wanted
 from corella_edge.routing.gate_fit import SHARES, Asked, Learned, Versus, fit, judged, learn
-from corella_edge.routing.labelled import Floats, LabelledRows
 from corella_edge.routing.parts import Parts, by_time
 
 INNER = 2 / 3  # of the earlier part, on which a gate is fitted that the rest of that part judges
@@ -26,31 +25,19 @@ def gated(parts: Parts, wanted: Wanted, seed: int = 0) -> tuple[Wanted, Json]:
         InputError: too few rows that the LLM was asked about; says how many it takes.
     """
     inner, rng = by_time(parts.fit, INNER), np.random.default_rng(seed)
-    first, second = asked(inner.fit, wanted), asked(inner.held, wanted)
+    first, second = (Asked.of(part, wanted.fusion) for part in (inner.fit, inner.held))
     found = learn(first, second, rng, SHARES, wanted.draws)
     told: Json = {**_told(found), "parts": [len(first.p), len(second.p)]}
     if not found.better:
         return wanted, told
     gate = found.gate
     if wanted.promise is None:
-        whole = asked(parts.fit, wanted)
+        whole = Asked.of(parts.fit, wanted.fusion)
         kind, strength, _ = found.form
         gate = fit(kind, whole.p, whole.benefit, whole.inputs, gate.needs, strength)
-    later, _ = judged(gate, asked(parts.held, wanted), SHARES, rng, wanted.draws)
+    later, _ = judged(gate, Asked.of(parts.held, wanted.fusion), SHARES, rng, wanted.draws)
     fresh = inner.held if wanted.promise is not None else None
     return replace(wanted, measure=gate, fresh=fresh), {**told, "later": [_row(one) for one in later]}
-
-
-def asked(rows: LabelledRows, wanted: Wanted) -> Asked:
-    """The rows with an answer of the LLM, and the scores that the fusion makes of it."""
-    return Asked.of(rows, after_asking(rows, wanted))
-
-
-def after_asking(rows: LabelledRows, wanted: Wanted) -> Floats:
-    """float64 [n]: the fused score; the base model's where the LLM has no answer."""
-    found, known = rows.crm.copy(), rows.known
-    found[known] = wanted.fusion(rows.crm[known], rows.llm[known])
-    return found
 
 
 def _told(found: Learned) -> Json:

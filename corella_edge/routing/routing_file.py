@@ -106,7 +106,7 @@ def _calibration(data: Any, least: float) -> Calibration:
     try:
         thresholds = [math.inf if t is None else t for t in data["thresholds"]]
         return Calibration(data["shares"], thresholds, least)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BundleError(f"routing.json: a field is missing or wrong ({error!r})") from None
 
 
@@ -131,7 +131,7 @@ def _probabilities(data: Mapping[str, Any]) -> Floats | None:
         return None
     try:
         found = np.asarray(data["probabilities"], dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = np.empty(0)
     rising = found.ndim == 1 and len(found) and (np.diff(found) >= 0).all()
     if not rising or not (found[0] >= 0.0 and found[-1] <= 1.0):

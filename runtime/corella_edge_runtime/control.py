@@ -136,9 +136,13 @@ class Control:
         user, p, policy = seen.user.id, seen.p, seen.policy
         if user is None:
             return chosen, value
+        with self._lock:
+            known = self._routes.knows(user)
         asked = np.zeros(len(p), np.bool_)
         asked[chosen] = True
-        unsure = undecided(p, policy.least(len(p)), self._tolerance, lambda moved: policy.measure(moved, seen.inputs))
+        unsure = np.zeros(len(p), np.bool_)
+        if known:
+            unsure = undecided(p, policy.least(len(p)), self._tolerance, lambda at: policy.measure(at, seen.inputs))
         with self._lock:
             found = self._routes.steady(user, seen.candidates.items, asked, unsure)
             self._routes.remember(user, seen.candidates.items, found)
@@ -148,10 +152,10 @@ class Control:
         return places, policy.measure(p, seen.inputs)[places]
 
     def known(self, user: User, candidates: Candidates) -> Floats:
-        """float64 [n]: the kept scores of a user's candidates, NaN where there is none."""
-        state = state_of(user)
+        """float64 [n]: the LLM's latest kept scores of a user's candidates, from before the latest events, too; NaN
+        where there is none."""
         with self._lock:
-            return self._kept.get(key_of(user, state), state, candidates.items, self._clock(), counted=False)
+            return self._kept.latest(key_of(user, state_of(user)), candidates.items, self._clock())
 
     def route(self, seen: Candidacy, chosen: Places, value: Floats, refusal: str) -> Route:
         """What becomes of the places int64 [m] that are to be asked, with values of the measure float64 [m].

@@ -6,7 +6,7 @@ import math
 import time
 from concurrent.futures import wait
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -90,6 +90,7 @@ class Engine:
         self.written = f"{written} ({self.routing.threshold})" if written == OWN.prefix else str(written)
         self._of_llm = ""
         self.setup: Setup | None = None
+        self.router = Router(0.0, np.random.default_rng())
         catalog, prompt = encoder.catalog, bundle.prompt()
         self._names = FeatureNames(encoder.schema, prompt[0] if prompt else None)
         self.showcase = Showcase(bundle, encoder.schema, catalog, self.policy)
@@ -97,8 +98,6 @@ class Engine:
         self._known_ratings = frozenset(encoder.schema.known_ratings)
         self._refusal = Refusal(encoder.schema, catalog)
         self.slates = Slates(bundle, catalog, self._answered())
-        inputs = partial(RoutingInputs.of_bundle, encoder, self.slates, prompt[0] if prompt else Template())
-        self.router = Router(inputs, 0.0, np.random.default_rng())
         self.event_types = bundle.event_types()
 
     @classmethod
@@ -317,7 +316,8 @@ class Engine:
         p = self.crm.probability(feed)
         why = refusal or ("" if self.llm else NoAnswer.NO_LLM)
         if not slate.fallback:
-            routed = self.router.route(request, candidates, policy, self.routing, p, unknown, why)
+            known = (request, candidates, policy, self.routing, p, unknown)
+            routed = self.router.route(*known, why, lambda: self.routing_inputs)
         trace = _trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, policy, len(p))
         asking = None
         if self.llm is not None and not why and len(asked := routed.asked):
@@ -337,9 +337,17 @@ class Engine:
     def control(self, control: Control | None) -> None:
         self.router.control = control
 
+    @cached_property
+    def routing_inputs(self) -> RoutingInputs:
+        """Made when a policy first asks for it: the entropy needs nothing of it."""
+        popular, prompt = self.slates.popular, self.bundle.prompt()
+        template = prompt[0] if prompt else Template()
+        counts = None if popular is None else popular.counts
+        return RoutingInputs(self.encoder, counts, lambda item: template.item_text(item) is not None, self.memory[0])
+
     def gate_inputs(self, request: Request, scores: Scores) -> Inputs:
         """What a gate reads of a scored request, for a log that one is fitted on."""
-        return self.router.inputs.of_scores(request, scores)
+        return self.routing_inputs.of_scores(request, scores)
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""

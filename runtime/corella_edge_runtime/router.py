@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ import numpy.typing as npt
 from corella_edge.request import Candidates, Request
 from corella_edge.routing.decision import open_places
 from corella_edge.routing.exploring import EXPLORE, explore
-from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.gate import INPUTS as GATE_INPUTS
 from corella_edge.routing.measure import NO_INPUTS, NO_ROWS, NO_VALUES, Inputs
 from corella_edge.routing.objective import lowered
@@ -100,16 +99,10 @@ class Router:
         factor: of the share that would be asked, what a server's latency objective leaves.
     """
 
-    def __init__(self, make_inputs: Callable[[], RoutingInputs], share: float, rng: np.random.Generator) -> None:
-        """`make_inputs`: called when something first needs them, as the entropy does not."""
+    def __init__(self, share: float, rng: np.random.Generator) -> None:
         self.control: Control | None = None
         self.share, self.factor = share, 1.0
-        self._make_inputs, self._rng = make_inputs, rng
-
-    @cached_property
-    def inputs(self) -> RoutingInputs:
-        """What is known of a request's candidates beside the base model's scores."""
-        return self._make_inputs()
+        self._rng = rng
 
     def policy(self, own: Policy, routing: Routing) -> Policy:
         """The policy of a request that says nothing of it: what the target has come to, without one the engine's own;
@@ -119,52 +112,56 @@ class Router:
 
     def route(
         self, request: Request, candidates: Candidates, policy: Policy, routing: Routing, p: FloatArray,
-        unknown: Unknown, refusal: str,
+        unknown: Unknown, refusal: str, known: Callable[[], RoutingInputs],
     ) -> Routed:  # fmt: skip
         """Decide about the candidates with the base model's probabilities p, float64 [n].
 
-        `refusal`: why the LLM is not asked at all; empty if it is.
+        Args:
+            refusal: why the LLM is not asked at all; empty if it is.
+            known: asked for when something first needs them, as the entropy does not.
         """
-        inputs, seen = self._inputs(policy.measure.needs, request, candidates, p, unknown), None
+
+        def inputs_for(needs: Sequence[str]) -> Inputs:
+            return self._inputs(needs, request, candidates, p, unknown, known)
+
+        inputs, seen = inputs_for(policy.measure.needs), None
         chosen, value = policy.route(p, inputs)
         if self.control is not None:
             seen = Candidacy.of(request, candidates, policy, p, inputs, unknown)
             chosen, value = self.control.steady(seen, chosen, value)
         if request.top_k is not None and len(chosen):
-            open_ = open_places(p, chosen, request.top_k, routing.reach, request.candidates is None)
+            alone, whole = routing.fusion.alone(p), request.candidates is None
+            open_ = open_places(alone, chosen, request.top_k, routing.reach, whole)
             chosen, value = chosen[open_], value[open_]
         route = None if self.control is None or seen is None else self.control.route(seen, chosen, value, refusal)
         found = Routed(policy, chosen, value, route)
         if self.share and not refusal:
             self._explore(request, routing, p, found)
-        found.inputs = self._of_fusion(routing.fusion, request, candidates, p, unknown) if len(found.chosen) else {}
+        found.inputs = inputs_for(routing.fusion.needs) if len(found.chosen) else {}
         return found
 
     def _explore(self, request: Request, routing: Routing, p: FloatArray, found: Routed) -> None:
         """Add what is drawn at random; as with the policy's, only what can change the top k."""
         drawn, propensity = explore(found.chosen, len(p), self.share, self._rng)
         if request.top_k is not None:
-            open_ = open_places(p, np.arange(len(p)), request.top_k, routing.reach, request.candidates is None)
+            alone, every = routing.fusion.alone(p), np.arange(len(p))
+            open_ = open_places(alone, every, request.top_k, routing.reach, request.candidates is None)
             drawn, propensity = drawn[open_[drawn]], np.where(open_, propensity, 1.0)
         found.drawn, found.propensity = len(drawn), propensity
         found.chosen = np.concatenate([found.chosen, drawn])
         # Behind all that the policy wants: they are the first to be left out.
         found.hardness = np.concatenate([found.hardness, np.full(len(drawn), -np.inf)])
 
-    def _of_fusion(
-        self, fusion: Fusion, request: Request, candidates: Candidates, p: FloatArray, unknown: Unknown
-    ) -> Inputs:
-        return self._inputs(fusion.needs, request, candidates, p, unknown)
-
     def _inputs(
-        self, needs: Sequence[str], request: Request, candidates: Candidates, p: FloatArray, unknown: Unknown
-    ) -> Inputs:
+        self, needs: Sequence[str], request: Request, candidates: Candidates, p: FloatArray, unknown: Unknown,
+        made: Callable[[], RoutingInputs],
+    ) -> Inputs:  # fmt: skip
         """float64 [n] by name: what a measure or a fusion rule needs to know beside the probabilities."""
         if not needs:
             return NO_INPUTS
         known = [name for name in needs if name in GATE_INPUTS]
         events = len(request.user.history)
-        found = self.inputs.of(p, candidates, events, unknown, known) if known else NO_INPUTS
+        found = made().of(p, candidates, events, unknown, known) if known else NO_INPUTS
         if "kept" in needs and self.control is not None:
             found = {**found, "kept": self.control.known(request.user, candidates)}
         return {name: found[name] if name in found else np.full(len(p), np.nan) for name in needs}

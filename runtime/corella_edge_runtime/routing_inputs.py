@@ -9,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.features.encoder import FeatureEncoder
-from corella_edge.prompt import Template
 from corella_edge.request import Candidates, Features, Request
 from corella_edge.routing.gate import INPUTS, inputs_of
 from corella_edge.routing.measure import Floats, Inputs
 from corella_edge.scores import Scores
-from corella_edge_runtime.slate.choose import Slates
 
 HasText = Callable[[Mapping[str, Any]], bool]
 Ints = npt.NDArray[np.int64]
@@ -23,22 +21,19 @@ Ints = npt.NDArray[np.int64]
 class RoutingInputs:
     """The inputs of one bundle's items. Threads may share one."""
 
-    def __init__(self, encoder: FeatureEncoder, counts: npt.NDArray[np.integer[Any]] | None, has_text: HasText) -> None:
+    def __init__(
+        self, encoder: FeatureEncoder, counts: npt.NDArray[np.integer[Any]] | None, has_text: HasText, window: int
+    ) -> None:
         """
         Args:
             counts: int [items], training rows of each; None = the bundle does not tell.
             has_text: whether an item with such attributes has words to ask about.
+            window: how many of a user's latest events count.
         """
-        self._encoder, self._has_text = encoder, has_text
+        self._encoder, self._has_text, self._window = encoder, has_text, window
         self._counts = None if counts is None else np.append(counts, 0).astype(np.float64)
         self._text = np.full(len(encoder.catalog) + 1, np.nan)  # nan: not looked at yet
         self._text[-1] = float(has_text({}))
-
-    @classmethod
-    def of_bundle(cls, encoder: FeatureEncoder, slates: Slates, template: Template) -> RoutingInputs:
-        """Of a bundle's items, whose prompts are made by the template."""
-        counts = None if slates.popular is None else slates.popular.counts
-        return cls(encoder, counts, lambda item: template.item_text(item) is not None)
 
     def of(
         self, p: Floats, candidates: Candidates, events: int, unknown: Sequence[Sequence[str]], needs: Sequence[str]
@@ -52,7 +47,7 @@ class RoutingInputs:
         rows = self._encoder.rows(candidates.items) if candidates.rows is None else candidates.rows
         counts = None if self._counts is None or "popularity" not in needs else self._counts.take(rows)
         text = self._texts(rows, candidates.own) if "text" in needs else None
-        return inputs_of(p, events, unknown, counts, text, needs)
+        return inputs_of(p, min(events, self._window), unknown, counts, text, needs)
 
     def of_scores(self, request: Request, scores: Scores) -> Inputs:
         """All of them, of a request's scored candidates."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bundles import ITEMS, make_bundle
-from corella_edge.request import Candidate, Event, Request, User
+from corella_edge.request import Candidate, Candidates, Event, Request, User
 from corella_edge.routing.budget import Caps, Target
 from corella_edge.scores import Scores
 from corella_edge_runtime.control import Control, ControlSettings
@@ -316,3 +316,11 @@ def test_an_engine_is_opened_with_what_it_holds(root: Path) -> None:
         assert shown
         assert (shown["share"], shown["level"], shown["frozen"]) == (0.1, 0.1, "the LLM cannot be asked")
         assert engine.stats()["kept_answers"] == 0
+
+
+def test_what_the_llm_said_before_the_latest_event_is_known_to_a_measure(engine: Engine) -> None:
+    box = Box(engine, KEPT, "ratio:1")
+    first = box.rank(person(1), "i1", "i2")
+    found = box.control.known(person(1, events=5), Candidates.of(map(Candidate, ("i2", "i3", "i1"))))
+    assert found[[0, 2]].tolist() == first.llm[[1, 0]].tolist()
+    assert np.isnan(found[1])

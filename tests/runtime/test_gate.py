@@ -102,7 +102,7 @@ def test_a_gate_is_no_slower_a_way_to_nothing(plain: Path) -> None:
     """What the gate looks at is made when a policy asks for it, not before."""
     with opened(plain, threshold="ratio:0.5") as engine:
         engine.rank(Request(USER, EVERYTHING))
-        assert "inputs" not in vars(engine.router)
+        assert "routing_inputs" not in vars(engine)
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from corella_edge.atomic import resumable_folder
 from corella_edge.features.encoder import FeatureEncoder
-from corella_edge.routing.fusion import logit
 from corella_edge.routing.labelled import LabelledRows
+from corella_edge.routing.log_odds import logit
 from corella_edge.routing.parts import LATE
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.rowset import RowSet
@@ -20,6 +21,7 @@ from corella_edge_export.evaluation.unknown import unknown_fields
 from corella_edge_runtime.engine import Engine
 
 DAY = 86_400
+Counts = npt.NDArray[np.int64]
 
 
 def labelled(
@@ -33,13 +35,22 @@ def labelled(
     chosen, same = choice(engine, data, split, rows, seed)
     with resumable_folder(out, "about.json", same):
         crm, llm = score(engine, chosen, out, progress)
-    return of_rows(engine.encoder, chosen, crm, llm)
+    popular = engine.slates.popular
+    counts = None if popular is None else np.append(popular.counts, 0)
+    return of_rows(engine.encoder, chosen, crm, llm, counts, engine.memory[0])
 
 
-def of_rows(encoder: FeatureEncoder, rows: RowSet, crm: Floats, llm: Floats) -> LabelledRows:
+def of_rows(
+    encoder: FeatureEncoder, rows: RowSet, crm: Floats, llm: Floats, counts: Counts | None = None,
+    events: int | None = None,
+) -> LabelledRows:  # fmt: skip
     """Rows with their scores. What one user has on one day (UTC) stands for what one request ranks.
 
     The LLM was asked about every row, so the propensity is 1: a missing score is one that there is none of.
+
+    Args:
+        counts: int64, by catalogue row and last of an unknown item, what the bundle says of popularity; None = nothing.
+        events: of a history, that a request brings at most; None = all.
     """
     split, data = rows.split, rows.data
     users = np.array([data.user_ids[user] for user in rows.users.tolist()], dtype=np.object_)
@@ -54,20 +65,23 @@ def of_rows(encoder: FeatureEncoder, rows: RowSet, crm: Floats, llm: Floats) -> 
         crm=crm,
         llm=llm,
         propensity=np.ones(len(rows)),
-        inputs=_inputs(encoder, rows, request, crm, llm),
+        inputs=_inputs(encoder, rows, request, crm, llm, counts, events),
     )
 
 
-def _inputs(encoder: FeatureEncoder, rows: RowSet, request: list[str], crm: Floats, llm: Floats) -> dict[str, Floats]:
-    """What a gate may look at, by name, as `routing.gate.inputs_of` gives it for a request."""
-    data, items = rows.data, rows.split.items[rows.indices]
-    counts = np.bincount(data.split("train").items, minlength=len(data.item_ids))
+def _inputs(
+    encoder: FeatureEncoder, rows: RowSet, request: list[str], crm: Floats, llm: Floats, counts: Counts | None,
+    events: int | None,
+) -> dict[str, Floats]:  # fmt: skip
+    """What a gate may look at, by name, as `routing.gate.inputs_of` gives it for a request of the same bundle."""
+    places = encoder.rows_of([rows.data.item_ids[item] for item in rows.split.items[rows.indices].tolist()])
+    before = rows.split.positions[rows.indices].astype(np.float64)
     _, number, sizes = np.unique(np.array(request), return_inverse=True, return_counts=True)
     odds = logit(crm)
     apart = odds - (np.bincount(number, weights=odds) / sizes)[number]
     return {
-        "popularity": np.log1p(counts[items]),
-        "history": rows.split.positions[rows.indices].astype(np.float64),
+        "popularity": np.full(len(rows), np.nan) if counts is None else np.log1p(counts[places]),
+        "history": before if events is None else np.minimum(before, events),
         "unknown": unknown_fields(encoder, rows),
         "text": (~np.isnan(llm)).astype(np.float64),
         "dispersion": np.sqrt(np.bincount(number, weights=apart * apart) / sizes)[number],

@@ -17,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from corella_edge import __version__
+from corella_edge.routing.policy import Routing
 from corella_edge.routing.reasons import KEPT
 from corella_edge.scores import Scores
 from corella_edge_runtime.llm.contract.endings import EXITS
@@ -147,13 +148,16 @@ class Metrics:
         self._of(self.requests, route, str(status)).inc()
         self._of(self.seconds, route).observe(seconds)
 
-    def scored(self, scores: Scores, version: str, seconds: float) -> None:
-        """One request's candidates are scored."""
+    def scored(self, scores: Scores, version: str, seconds: float, routing: Routing | None = None) -> None:
+        """One request's candidates are scored; `routing`: what the bundle says of it, where they tell of drift."""
         self._of(self.rank_seconds, version).observe(seconds)
         for outcome, number in _outcomes(scores).items():
             self._of(self.candidates, version, outcome).inc(number)
-        for field, number in _unknown(scores).items():
+        unknown = _unknown(scores)
+        for field, number in unknown.items():
             self._of(self.unknown, version, field).inc(number)
+        if routing is not None:
+            self.signals.add(version, routing, scores, unknown)
 
     def unknown_refused(self, version: str, field: str) -> None:
         """One request is refused because of an unseen value of a field."""

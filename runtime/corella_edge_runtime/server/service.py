@@ -186,10 +186,10 @@ class Service:
         heavy = large(ranking.request)
         done = await self.work(heavy, ranking.clock, "finish", ranking.finish, held=ranking.held)
         took = time.monotonic() - ranking.clock.arrived
-        self.metrics.scored(done.scores, ranking.held.version, took)
+        # Of a catalogue every rank is there: what was chosen to be ranked tells of the traffic.
+        told = ranking.request.candidates is not None and not done.scores.fallback
+        self.metrics.scored(done.scores, ranking.held.version, took, ranking.held.ranker.routing if told else None)
         self.recent.add(took, len(done.scores.items), asked_of(done.scores))
-        if ranking.request.candidates is not None and not done.scores.fallback:  # of a catalogue all are at every rank
-            self.metrics.signals.add(ranking.held.version, ranking.held.ranker.routing, done.scores)
         if self._objective is not None:
             self._eased = observed(self._eased, self._objective, took, time.monotonic())
             ranking.held.ranker.router.factor = self._eased.factor

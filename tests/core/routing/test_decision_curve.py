@@ -57,7 +57,7 @@ def test_the_exact_decision_never_changes_the_ndcg(
     extra = (rows.inputs["price"], rows.inputs["new"]) if valued else (None, None)
     lists = Lists.of(rows, rule, *extra, draws=5)
     chosen = (entropy(lists.p) >= threshold) & lists.known
-    asked = lists.decided(chosen, k, lambda p: exact(rule, p))
+    asked = lists.decided(chosen, k, exact(rule, rows.crm[lists.places]))
     assert not (asked & ~chosen).any()
     assert lists.ndcg(asked, k).value == lists.ndcg(chosen, k).value
     both = [np.where(mask, lists.after, lists.p) for mask in (asked, chosen)]
@@ -70,17 +70,18 @@ def test_the_exact_decision_never_changes_the_ndcg(
 
 
 def points(ways: Any, ratios: Any = (0.0, 0.2, 1.0)) -> list[Any]:
-    lists = Lists.of(log(), BLEND, draws=50)
+    rows = log()
+    lists = Lists.of(rows, BLEND, draws=50)
     doubt = entropy(lists.p)
     thresholds = {r: math.inf if r == 0 else float(np.quantile(doubt, 1 - r)) for r in ratios}
-    return list(curve(lists, doubt, thresholds, 3, ways, COST.of))
+    return list(curve(lists, doubt, thresholds, 3, ways(lists, rows), COST.of))
 
 
 def test_a_curve_has_every_way_at_every_threshold_with_what_it_costs() -> None:
     rows = log(2000, 1)
     known = rows.known
     reaches = {miss: Reach.fit(rows.crm[known], BLEND(rows.crm[known], rows.llm[known]), miss) for miss in (0.05, 0.4)}
-    found = points(ways_of(BLEND, reaches))
+    found = points(lambda lists, held: ways_of(lists, held, BLEND, reaches))
     names = [ALL, "exact", "miss 0.05", "miss 0.05, as a set", "miss 0.4", "miss 0.4, as a set"]
     assert [(one.ratio, one.way) for one in found] == [(r, name) for r in (0.0, 0.2, 1.0) for name in names]
     for one in found:
@@ -94,7 +95,7 @@ def test_a_curve_has_every_way_at_every_threshold_with_what_it_costs() -> None:
 
 
 def test_without_width_nothing_is_asked_and_the_base_model_s_order_stays() -> None:
-    found = points({"none": (lambda p: (p, p), True)}, (0.0, 1.0))
+    found = points(lambda lists, held: {"none": ((lists.p, lists.p), True)}, (0.0, 1.0))
     assert found[3].asked == 0.0
     assert found[3].ndcg == found[0].ndcg
 
