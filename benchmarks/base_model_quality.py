@@ -30,6 +30,7 @@ from corella_edge_export.training.tasks.crm import predict
 from corella_edge_export.training.tasks.sequences import places_of
 from harness.results import write
 
+AT_ONCE = 250  # rows that are ranked together
 Row = dict[str, Any]
 Mask = npt.NDArray[np.bool_]
 
@@ -98,11 +99,13 @@ def untrained(data: PreparedData, models: Mapping[str, Sequence[Path]]) -> dict[
 def places_by(data: PreparedData, rival: rivals.Rival) -> npt.NDArray[np.int64]:
     """Ranks of the test rows' items, the history left out."""
     split, log = data.split("test"), data.log
+    first = log.offsets[split.users]
     found = np.zeros(len(split.users), np.int64)
-    for row, (user, position) in enumerate(zip(split.users.tolist(), split.positions.tolist(), strict=True)):
-        history = log.items[log.offsets[user] : log.offsets[user] + position].astype(np.int64)
-        wanted = split.items[row : row + 1]
-        found[row] = ranking.ranks(rival(history)[None], wanted, [history])[0]
+    for start in range(0, len(found), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        pairs = zip(first[part].tolist(), split.positions[part].tolist(), strict=True)
+        histories = [log.items[a : a + n].astype(np.int64) for a, n in pairs]
+        found[part] = ranking.ranks(rival(histories), split.items[part], histories)
     return found
 
 
