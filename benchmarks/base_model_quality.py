@@ -5,8 +5,8 @@
 DATA is a prepared folder, each NAME one recipe's runs, a seed each. Models of labels are judged by AUC and log-loss;
 those that rank (loss = "softmax") by where each test row's item stands in the whole catalogue, the history left out,
 ties against it, beside rankings that learn nothing. Intervals are of the mean over seeds, by bootstrap over users.
-`--rows` takes a seeded sample of so many rows of items with training rows, beside all of those without; figures are then
-of new and of known items apart.
+`--rows` takes a seeded sample of so many rows of items with training rows, beside all of those without; figures are
+then of new and of known items apart.
 """
 
 from __future__ import annotations
