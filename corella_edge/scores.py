@@ -66,7 +66,7 @@ class Scores:
         notes: what was odd about the request, beside its own notes.
         fallback: "popular" or "similar" where that ranks the candidates in place of the models, else "".
         strength: float64 [n], by which a fallback ranks.
-        inputs: float64 [n] by name, what the fusion rule looks at beside both scores.
+        inputs: float64 [n] by name, what measure and fusion rule look at beside the scores.
         propensity: float64 [n], the chance with which the LLM was asked; None where nothing was left to chance.
         shadow: float64 [n], P(Yes) that was asked for beside the request and counts nowhere; NaN where it was not.
     """

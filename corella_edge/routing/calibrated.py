@@ -27,7 +27,7 @@ from corella_edge.routing.order import order
 from corella_edge.routing.parts import Enough, Parts, by_time, enough, traps
 from corella_edge.routing.policy import RATIOS, Calibration, Policy
 from corella_edge.routing.promised import Promise, promised, realised
-from corella_edge.routing.routing_file import calibration_json, finite
+from corella_edge.routing.routing_file import CALIBRATED_ON, calibration_json, finite
 
 FORMAT = 1
 QUANTILES = 1001  # of the base model's probability
@@ -254,8 +254,8 @@ def routing_json(old: Json, found: Calibrated, wanted: Wanted) -> Json:
         "fusions": found.result["fusions"]["earlier"] if found.result.get("fusions") else [],
     }
     reach = found.result["reach"]
-    # Of an earlier calibration it would be that of another fusion.
-    kept = {name: value for name, value in old.items() if name != "reach"}
+    # `reach` would be that of another fusion, and the log is of this bundle's own catalogue.
+    kept = {name: value for name, value in old.items() if name not in ("reach", CALIBRATED_ON)}
     return {**kept, **new, **({} if reach is None else {"reach": reach})}
 
 

@@ -16,6 +16,7 @@ from corella_edge.routing.measure import BY_ENTROPY, LN2, NEVER, Floats, Measure
 from corella_edge.routing.policy import Calibration, Policy, Routing
 
 MOST = 1e12  # of a threshold, whatever its unit
+CALIBRATED_ON = "calibrated_on"  # `name@version` of the bundle whose catalogue it all is of, where that was replaced
 
 
 def parse_routing(data: Mapping[str, Any]) -> Routing:

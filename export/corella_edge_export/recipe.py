@@ -230,6 +230,11 @@ def _check_crm(crm: CrmRecipe, where: Place) -> None:
         raise RecipeError(f"{where.at('text')}: {problem}")
     if crm.text.tuned and crm.members > 1:
         raise RecipeError(f"{where.at('text', 'tuned')}: a bundle has one table of vectors, so members must be 1")
+    if crm.text.map_start == "cosine" and not crm.family.multiplies:
+        place = where.at("text", "map_start")
+        raise RecipeError(
+            f"{place}: 'cosine' is for scores that are products; set head = 'dot', or map_start = 'random'"
+        )
     for key, problem in _text_problems(crm):
         raise RecipeError(f"{where.at(*key.split('.'))}: {problem}")
     for problem in crm.family.problems():

@@ -35,7 +35,7 @@ from corella_edge_runtime.llm import ask_cost
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.llm.contract.messages import Answers
-from corella_edge_runtime.opening import open_llm, open_text
+from corella_edge_runtime.opening import open_llm, open_text, replaced_catalogue
 from corella_edge_runtime.router import Routed, Router
 from corella_edge_runtime.routing_inputs import RoutingInputs
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
@@ -169,13 +169,9 @@ class Engine:
                 side.close()
             raise
         engine.setup, engine.router.share = setup, explore
-        engine._lasting += [*warnings, *([wordless] if wordless else [])]
+        replaced = "" if side is None else replaced_catalogue(opened)
+        engine._lasting += [*warnings, *(text for text in (wordless, replaced) if text)]
         engine._of_llm = warning
-        if side is not None and (other := opened.calibrated_on()):
-            engine._lasting.append(
-                f"the thresholds are calibrated on the catalogue of {other}, which was replaced: with `ratio:` the LLM "
-                "may be asked about another share than it says; watch the share that it is asked about"
-            )
         if side is not None and side.verdict is not None and side.verdict.sentence:
             engine._lasting.append(side.verdict.sentence)
         return engine

@@ -42,7 +42,7 @@ class Routed:
         hardness: float64 [m], how much the LLM is wanted for each.
         route: what becomes of the policy's, where routing is held in operation; None = all are asked.
         propensity: float64 [n], the chance with which each candidate is asked; None where nothing is left to chance.
-        inputs: float64 [n] by name, what the fusion rule looks at beside both scores.
+        inputs: float64 [n] by name, what measure and fusion rule look at beside the scores.
     """
 
     policy: Policy
@@ -137,7 +137,7 @@ class Router:
         found = Routed(policy, chosen, value, route)
         if self.share and not refusal:
             self._explore(request, routing, p, found)
-        found.inputs = inputs_for(routing.fusion.needs) if len(found.chosen) else {}
+        found.inputs = {**inputs, **inputs_for(routing.fusion.needs)} if len(found.chosen) else inputs
         return found
 
     def _explore(self, request: Request, routing: Routing, p: FloatArray, found: Routed) -> None:

@@ -27,6 +27,10 @@ class CrmModel(nn.Module, ABC):
     def states(self, feed: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Logits float32 [n], and what each layer gives, float32 [n, width]; as many as the recipe's `layers`."""
 
+    def start_alike(self, trained: Tensor) -> None:
+        """Begin as a cosine of words (`map_start`); `trained` are catalogue rows int64 [m], whose words may be read."""
+        raise NotImplementedError(type(self).__name__)
+
     def logits(self, feed: dict[str, Tensor]) -> Tensor:
         """Logits float32 [n], of rows of many users or of one user's candidates."""
         return self.states(feed)[0]

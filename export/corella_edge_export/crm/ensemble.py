@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -53,28 +54,34 @@ class Members(CrmModel):
         return states.chunk(len(self.members))
 
 
-def new_crm(schema: Schema, recipe: CrmRecipe, catalog: Catalog | None = None) -> CrmModel:
+def new_crm(
+    schema: Schema, recipe: CrmRecipe, catalog: Catalog | None = None, trained: npt.NDArray[np.int64] | None = None
+) -> CrmModel:
     """The recipe's CRM with random weights.
 
     `catalog` is what it reads of the items beside its inputs: their text vectors in training (`TextInput`), and the
-    attributes of events (`AttributeInput`).
+    attributes of events (`AttributeInput`). `trained`: catalogue rows int64 [m] of the items with training rows, whose
+    words are looked at where the recipe's `map_start` says so; None = all items.
     """
     module = importlib.import_module(f"corella_edge_export.crm.{section_of(recipe.kind)}")
     family = getattr(module, FAMILIES[recipe.kind])
     models: list[CrmModel] = [family(schema, recipe) for _ in range(recipe.members)]
     model = models[0] if recipe.members == 1 else Members(models)
     if catalog is not None:
-        _start(model, recipe, catalog)
+        _start(model, recipe, catalog, np.arange(len(catalog)) if trained is None else trained)
     return model
 
 
-def _start(model: CrmModel, recipe: CrmRecipe, catalog: Catalog) -> None:
+def _start(model: CrmModel, recipe: CrmRecipe, catalog: Catalog, trained: npt.NDArray[np.int64]) -> None:
     """Give each member what it reads of the catalogue."""
     inputs = [part for part in model.modules() if isinstance(part, TextInput)]
     if inputs and catalog.vectors is not None:
         table = torch.from_numpy(catalog.vectors.astype(np.float32))
         for part in inputs:
             part.start(table, tuned=recipe.text.tuned)
+        if recipe.text.map_start == "cosine":
+            for member in members_of(model):
+                member.start_alike(torch.from_numpy(trained.astype(np.int64)))
     for module in model.modules():
         if isinstance(module, AttributeInput):
             module.start(catalog)

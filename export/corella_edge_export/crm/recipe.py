@@ -185,7 +185,8 @@ class SequenceRecipe(FamilyRecipe):
     `loss = "pointwise"` learns each row's label; "softmax", for "dot" alone, which item a user likes next, among
     `negatives` others drawn for each batch (0 = all of the training rows) evenly or by how often they occur; both are
     corrected for how likely an item is drawn. A probability is then a scale and a bias on the score, learnt beside.
-    A batch holds about `batch_events` events.
+    A batch holds about `batch_events` events. The softmax takes `new_bonus` off the score of an item whose id is hidden
+    (`oov_rate`), so that the score of one without training rows comes out so many nats higher than its chance is.
 
     "pointwise" with the head "attention" may also learn each row's exact rating, at `rating_weight`, and which item
     comes next, liked or not, at `next_weight`. Both teach the events more than labels do; nothing of them is served.
@@ -202,6 +203,7 @@ class SequenceRecipe(FamilyRecipe):
     negatives: int = from_zero(0)
     drawn: Literal["evenly", "by count"] = "evenly"
     batch_events: int = 4096
+    new_bonus: float = from_zero(0.0)
     rating_weight: float = from_zero(0.0)
     next_weight: float = from_zero(0.0)
 
@@ -226,6 +228,8 @@ class SequenceRecipe(FamilyRecipe):
             yield f"embedding_dim {self.embedding_dim} must divide by heads {self.heads}"
         if self.loss == "softmax" and self.head != "dot":
             yield "loss = 'softmax' ranks by products; set head = 'dot'"
+        if self.new_bonus and self.loss != "softmax":
+            yield "new_bonus goes with loss = 'softmax'"
         for name in ("rating_weight", "next_weight"):
             if getattr(self, name) and (self.loss, self.head) != ("pointwise", "attention"):
                 yield f"{name} goes with loss = 'pointwise' and head = 'attention'"
@@ -264,6 +268,8 @@ class TextSequenceRecipe(SequenceRecipe):
         yield from SequenceRecipe.problems(self)
         if self.head != "dot":
             yield "head: 'dot' alone scores by what a text says"
+        if self.new_bonus:
+            yield "new_bonus: no item is known by its id, so none is without one"
 
 
 def section_of(kind: str) -> str:

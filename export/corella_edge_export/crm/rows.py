@@ -161,7 +161,14 @@ class Masking:
         named = (name for name in fields if name in ("user_id", "item_id") or name in features.unknown)
         hiding = [name for name in named if fields[name].args.get("unknown") != REFUSE]
         self.rate = rate
+        self._items = schema.vocabularies[fields["item_id"].vocab] if "item_id" in fields else None
         self._hidden = {name: schema.vocabularies[fields[name].vocab].hidden() for name in hiding}
+
+    def hidden(self, feed: Feed) -> npt.NDArray[np.bool_]:
+        """bool [n]: the rows whose item's id is unknown, hidden or not; none where the model reads no id."""
+        if self._items is None or "item_id" not in feed:
+            return np.zeros(len(next(iter(feed.values()))), np.bool_)
+        return self._items.is_unseen(feed["item_id"])
 
     def hide(self, feed: Feed, rng: np.random.Generator) -> Feed:
         """The feed with a bucket, or else OOV, for each hidden value of the fields that it has."""

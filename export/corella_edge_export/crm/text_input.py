@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+ALIKE = 1.5  # beside user vectors of length sqrt(d), products then tell items apart as cosines over about 0.1 do
+
 
 class TextInput(nn.Module):
     """Vectors → d numbers. Without a bias, so that an item without words adds nothing.
@@ -33,6 +35,23 @@ class TextInput(nn.Module):
             self.table = nn.Parameter(table)
         else:
             self.table = table
+
+    def start_alike(self, trained: Tensor) -> None:
+        """Let the map keep cosines: it begins at principal components of the vectors of the `trained` items, int64 [m].
+
+        What is common to all vectors is left out, as all cosines would have it in common; the mapped vectors are of
+        length `ALIKE` in the mean.
+        """
+        assert self.table is not None
+        with torch.no_grad():
+            vectors = self.table[trained].double()
+            mean = functional.normalize(vectors.mean(dim=0), dim=0)
+            apart = vectors - (vectors @ mean).unsqueeze(1) * mean
+            main = torch.linalg.eigh(apart.T @ apart)[1].flip(1)[:, : self.map.out_features].T
+            main = main - (main @ mean).unsqueeze(1) * mean  # of as many components as numbers one is the mean itself
+            length = (apart @ main.T).norm(dim=1).mean().clamp(min=1e-6)
+            self.map.weight.zero_()
+            self.map.weight[: len(main)] = (main * (ALIKE / length)).to(self.map.weight)
 
     def forward(self, value: Tensor) -> Tensor:
         """float32 [..., d] of vectors float32 [..., width], or of catalogue rows int64 [...]; of unknown ones zeros."""

@@ -38,6 +38,10 @@ class TextVectorsRecipe:
     of the sentence encoder in `path` are mapped for items that come later ("" = those get none). `width` 0 keeps their
     own width; another number takes as many principal components of those of training items. `tuned`: every stage that
     trains the CRM goes on training the vectors; of items that come later, they are the untuned ones.
+
+    `map_start`: the map from the vectors to the CRM begins at "random", or, for families whose scores are products, the
+    model begins as a "cosine" of the candidate's words with those of the latest events. `map_rate`: the factor on the
+    learning rate of that map; 0 keeps it as it starts.
     """
 
     source: Literal["", "encoder", "llm", "said"] = ""
@@ -46,6 +50,8 @@ class TextVectorsRecipe:
     tokens: int = 128
     width: int = from_zero(0)
     tuned: bool = False
+    map_start: Literal["random", "cosine"] = "random"
+    map_rate: float = from_zero(1.0)
     said: SaidRecipe = field(default_factory=SaidRecipe)
 
     def problems(self) -> Iterator[str]:
@@ -58,3 +64,5 @@ class TextVectorsRecipe:
             yield "width: SAID's vectors are as wide as the LLM's hidden states; set it to 0"
         if self.tuned and not self.source:
             yield "tuned: there are no vectors without a source"
+        if self.map_start == "cosine" and not self.source:
+            yield "map_start: there are no words without a source"

@@ -27,6 +27,13 @@ class TextSequence(SequenceModel):
         self.stretch = math.sqrt(1.0 / own.temperature)
         nn.init.constant_(self.scale, own.temperature)  # a probability begins with the cosine, not with its multiple
 
+    def start_alike(self, trained: Tensor) -> None:
+        """As of `Sequence`; that there was an event says nothing at first."""
+        super().start_alike(trained)
+        for table in self.embeddings.values():
+            assert isinstance(table, nn.Embedding)
+            nn.init.zeros_(table.weight)
+
     def user_vectors(self, feed: dict[str, Tensor], end: Tensor) -> Tensor:
         """As of `SequenceModel`, each of the same length."""
         return functional.normalize(super().user_vectors(feed, end), dim=1) * self.stretch

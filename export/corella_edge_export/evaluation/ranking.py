@@ -108,11 +108,11 @@ def rank(targets: Targets, scorers: Mapping[str, Scorer], others: Mapping[str, r
 def _places(targets: Targets, rows: range, scorers: Mapping[str, Scorer], others: Mapping[str, rivals.Rival]) -> Ints:
     """int64 [rankings, rows]."""
     users, histories = [targets.user(row) for row in rows], [targets.before(row) for row in rows]
-    tables_ = [[score(user) for user in users] for score in scorers.values()]
-    tables_ += [[score(history) for history in histories] for score in others.values()]
+    tables_ = [np.stack([score(user) for user in users]) for score in scorers.values()]
+    tables_ += [score(histories) for score in others.values()]
     wanted = targets.split.items[rows.start : rows.stop]
     gone = None if targets.keep_history else histories
-    return np.stack([ranks(np.stack(table), wanted, gone) for table in tables_])
+    return np.stack([ranks(table, wanted, gone) for table in tables_])
 
 
 def simple(targets: Targets, vectors: npt.NDArray[np.floating] | None = None) -> dict[str, rivals.Rival]:

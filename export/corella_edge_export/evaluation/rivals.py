@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from corella_edge.metrics import Floats, Ints
 from corella_edge_export.data.prepared import PreparedData
 
 LATEST = 3  # titles whose mean speaks for a user
-Rival = Callable[[Ints], npt.NDArray[np.floating]]  # a history's items, oldest first → scores [items]
+Rival = Callable[[Sequence[Ints]], npt.NDArray[np.floating]]  # b histories' items, oldest first → scores [b, items]
 
 
 def liked_counts(data: PreparedData) -> Floats:
@@ -29,7 +29,7 @@ def _below_one(counts: Floats) -> Floats:
 def popular(data: PreparedData) -> Rival:
     """Items by their liked training rows; the same for everybody."""
     counts = liked_counts(data)
-    return lambda history: counts
+    return lambda histories: np.broadcast_to(counts, (len(histories), len(counts)))
 
 
 def following(data: PreparedData) -> Rival:
@@ -41,23 +41,24 @@ def following(data: PreparedData) -> Rival:
     items, starts = train.items[rows][order], np.searchsorted(before[order], np.arange(len(data.item_ids) + 1))
     share = _below_one(liked_counts(data))
 
-    def scores(history: Ints) -> Floats:
+    def one(history: Ints) -> Floats:
         if not len(history):
             return share
         last = slice(*starts[history[-1] : history[-1] + 2].tolist())
         found: Floats = share + np.bincount(items[last], minlength=len(share))
         return found
 
-    return scores
+    return lambda histories: np.stack([one(history) for history in histories])
 
 
 def recent(data: PreparedData) -> Rival:
     """The history's own items, the latest first, then the others by popularity."""
     share = _below_one(liked_counts(data))
 
-    def scores(history: Ints) -> Floats:
-        found = share.copy()
-        found[history] = 1.0 + np.arange(len(history))  # of an item that occurs twice the later place stays
+    def scores(histories: Sequence[Ints]) -> Floats:
+        found = np.tile(share, (len(histories), 1))
+        for row, history in enumerate(histories):
+            found[row, history] = 1.0 + np.arange(len(history))  # of an item that occurs twice the later place stays
         return found
 
     return scores
@@ -72,10 +73,10 @@ def alike(vectors: npt.NDArray[np.floating], latest: int = LATEST) -> Rival:
     length = np.linalg.norm(unit, axis=1, keepdims=True)
     unit = np.divide(unit, length, out=np.zeros_like(unit), where=length > 0)
 
-    def scores(history: Ints) -> npt.NDArray[np.float32]:
-        mean = unit[history[-latest:]].sum(axis=0)
-        norm = float(np.linalg.norm(mean))
-        found: npt.NDArray[np.float32] = unit @ (mean / norm) if norm else np.zeros(len(unit), np.float32)
+    def scores(histories: Sequence[Ints]) -> npt.NDArray[np.float32]:
+        means = np.stack([unit[history[-latest:]].sum(axis=0) for history in histories])
+        norms = np.linalg.norm(means, axis=1, keepdims=True)
+        found: npt.NDArray[np.float32] = np.divide(means, norms, out=np.zeros_like(means), where=norms > 0) @ unit.T
         return found
 
     return scores

@@ -61,7 +61,7 @@ LATER: dict[str, Any] = {
     "user_leaning": False, "history_pace": False, "embedding_std": 0.05, "members": 1, "fusion": "replace",
     "blocks": 0, "item_number": asdict(NumberRecipe()), "text_words": 32, "text_buckets": 4096, "sequence_length": 16,
     "unknown": {}, "text": json.loads(json.dumps(asdict(TextVectorsRecipe()))), "history_block": 1, "user_ids": True,
-    "in_order": False, "event_attributes": False,
+    "in_order": False, "event_attributes": False, "map_start": "random", "map_rate": 1.0, "new_bonus": 0.0,
 }  # fmt: skip
 
 
@@ -156,7 +156,7 @@ class Run:
         """The CRM before training."""
         torch.manual_seed(self.recipe.seed)
         schema, catalog = self.fit_inputs()
-        return new_crm(schema, self.recipe.crm, catalog)
+        return new_crm(schema, self.recipe.crm, catalog, np.unique(self.data.split("train").items))
 
     def item_vectors(self) -> Array | None:
         """float16 [items, width], the text vectors that the CRM's training begins with; None where it has none."""

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from corella_edge.atomic import new_folder
-from corella_edge.bundle.artefact import Bundle
+from corella_edge.bundle.artefact import ROUTING, Bundle
 from corella_edge.judge import Json
 from corella_edge.routing.calibrated import Calibrated, Wanted, routing_json
 from corella_edge.routing.routing_file import parse_routing
 from corella_edge_runtime.site.successor import link_files, next_version, parent_of, seal_next
 
-ROUTING = "routing.json"
 MARK = "+policy."
 
 

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from corella_edge.bundle.artefact import CALIBRATED_ON, MANIFEST, SEAL, Bundle, Manifest, not_a_bundle, seal_of, sha256
+from corella_edge.bundle.artefact import MANIFEST, SEAL, Bundle, Manifest, not_a_bundle, seal_of, sha256
 from corella_edge.bundle.files import decode, read_bytes, read_json
 from corella_edge.bundle.signature import TrustedKey
 from corella_edge.catalog import Catalog
@@ -19,6 +19,7 @@ from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Candidate, User
 from corella_edge.routing.forms import OWN, parse_threshold
 from corella_edge.routing.policy import RATIOS, UNASKABLE
+from corella_edge.routing.routing_file import CALIBRATED_ON
 
 
 @dataclass(frozen=True, slots=True)

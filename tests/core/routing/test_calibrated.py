@@ -102,7 +102,8 @@ def test_a_bundle_routes_what_was_reported(measure: Measure, share: float) -> No
     """Read back from routing.json, the policy chooses the very rows that the figures are of."""
     wanted = replace(QUICK, measure=measure, share=share, fusion=Fusion("blend"))
     found = calibrated(LOG, wanted)
-    made = json.loads(json.dumps(routing_json({"threshold": "ratio:0.5", "kept": 1}, found, wanted), allow_nan=False))
+    old = {"threshold": "ratio:0.5", "kept": 1, "reach": {}, "calibrated_on": "another@1"}
+    made = json.loads(json.dumps(routing_json(old, found, wanted), allow_nan=False))
     routing = parse_routing(made)
     policy = parse_threshold(OWN.prefix, routing)
     held = found.parts.held
@@ -110,6 +111,7 @@ def test_a_bundle_routes_what_was_reported(measure: Measure, share: float) -> No
     assert len(places) == found.result["policy"]["rows_asked"]
     assert policy.fusion == Fusion("blend")
     assert made["kept"] == 1
+    assert "calibrated_on" not in made  # its thresholds are of a log of its own now
     assert made["calibrated"]["parts"]["fit"]["rows"] == len(found.parts.fit)
     assert routing.share(policy) == pytest.approx(share, abs=2 / len(found.parts.fit))
 

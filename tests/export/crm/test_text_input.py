@@ -12,14 +12,16 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from corella_edge.catalog import Catalog  # noqa: E402
+from corella_edge.errors import RecipeError  # noqa: E402
 from corella_edge.features.encoder import FeatureEncoder  # noqa: E402
 from corella_edge.features.schema import Field, Schema  # noqa: E402
 from corella_edge_export.crm.ensemble import new_crm  # noqa: E402
 from corella_edge_export.crm.recipe import FAMILIES  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
-from corella_edge_export.crm.text_input import TextInput  # noqa: E402
+from corella_edge_export.crm.text_input import ALIKE, TextInput  # noqa: E402
 from corella_edge_export.crm.to_onnx import export_onnx  # noqa: E402
 from corella_edge_export.training.tasks.crm import tensors  # noqa: E402
+from corella_edge_export.training.tasks.sequences import item_feed  # noqa: E402
 from corella_edge_runtime.crm import Crm  # noqa: E402
 from tiny_run import crm_recipe  # noqa: E402
 
@@ -102,3 +104,55 @@ def test_a_tuned_table_is_trained_and_kept() -> None:
     part(torch.tensor([[5, 0], [3, 0]])).sum().backward()
     moved = part.table.grad.abs().sum(dim=1) > 0
     assert moved.tolist() == [True, False, False, True, False]
+
+
+def test_a_map_that_starts_alike_keeps_the_cosines_of_what_is_not_common() -> None:
+    rng = torch.Generator().manual_seed(0)
+    table = torch.randn(40, WIDTH, generator=rng) + torch.tensor([3.0, 0, 0, 0, 0, 0])
+    trained = torch.arange(30)
+    part = TextInput(WIDTH, WIDTH + 2)
+    part.start(table, tuned=False)
+    part.start_alike(trained)
+    found = part(trained)
+    mean = torch.nn.functional.normalize(table[trained].mean(dim=0), dim=0)
+    apart = table[trained] - (table[trained] @ mean).unsqueeze(1) * mean
+    torch.testing.assert_close(cosines(found), cosines(apart), rtol=1e-4, atol=1e-4)
+    assert found.detach().norm(dim=1).mean().item() == pytest.approx(ALIKE, rel=1e-4)
+    table[30:] = 100.0  # words of other items have no say
+    again = TextInput(WIDTH, WIDTH + 2)
+    again.start(table, tuned=False)
+    again.start_alike(trained)
+    torch.testing.assert_close(again.map.weight, part.map.weight)
+
+
+def cosines(vectors: Any) -> Any:
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    return unit @ unit.T
+
+
+def test_a_model_of_products_starts_by_the_words_of_the_last_event(worded: Any) -> None:
+    chosen = crm_recipe(**{**KEYS, "embedding_dim": 32, "embedding_std": 1e-3}, kind="sequence", head="dot", heads=2,
+                        source="encoder", path="anywhere", map_start="cosine")  # fmt: skip
+    torch.manual_seed(0)
+    encoder = worded.encoder
+    kept = tuple(field for field in encoder.schema.fields if field.kind not in ("derived", "numeric"))
+    schema = Schema(kept, encoder.schema.vocabularies)
+    model = new_crm(schema, chosen, encoder.catalog).eval()
+    items = EncodedRows(worded.data, "test", FeatureEncoder(schema, encoder.catalog))
+    catalogue = tensors(item_feed(items, np.arange(len(encoder.catalog))))
+    events = {name: value[:1, -1:] for name, value in tensors(items.batch(np.arange(1))).items() if "history" in name}
+    with torch.inference_mode():
+        vectors = model.item_vectors(catalogue)
+        for item in range(1, 6):
+            user = model.text(torch.tensor([item]))
+            feed = {**tensors(items.batch(np.arange(1))), **events, "history_text": torch.tensor([[item]])}
+            found = model.catalogue_scores(feed, catalogue)[0]
+            expected = torch.nn.functional.cosine_similarity(user, vectors)
+            assert np.corrcoef(found / vectors.norm(dim=1), expected)[0, 1] > 0.9
+
+
+def test_a_start_by_cosines_wants_products_and_words() -> None:
+    with pytest.raises(RecipeError, match="map_start: 'cosine' is for scores that are products"):
+        crm_recipe(kind="din", source="encoder", path="anywhere", map_start="cosine")
+    with pytest.raises(RecipeError, match="map_start: there are no words without a source"):
+        crm_recipe(kind="sequence", head="dot", map_start="cosine")

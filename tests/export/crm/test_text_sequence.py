@@ -20,7 +20,10 @@ from corella_edge_export.crm.ensemble import new_crm  # noqa: E402
 from corella_edge_export.crm.fitted.schema import catalog_of, events_schema  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows, Masking  # noqa: E402
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8  # noqa: E402
-from corella_edge_export.training.tasks.crm import predict, tensors  # noqa: E402
+from corella_edge_export.training import loop  # noqa: E402
+from corella_edge_export.training.loop import Schedule  # noqa: E402
+from corella_edge_export.training.tasks.crm import new_task, predict, tensors  # noqa: E402
+from corella_edge_export.training.tasks.sequences import item_feed  # noqa: E402
 from corella_edge_runtime.crm import Crm  # noqa: E402
 from tiny_run import crm_recipe  # noqa: E402
 
@@ -157,3 +160,24 @@ BAD = [
 def test_keys_that_do_not_go_together_are_told(keys: dict[str, Any], told: str) -> None:
     with pytest.raises(RecipeError, match=told):
         crm_recipe(**{**KEYS, **keys})
+
+
+def test_it_may_begin_by_cosines_and_keep_its_map(made: Made, tmp_path: Path) -> None:
+    """Before any training the items nearest to the last event come first; at the rate 0 training moves no map."""
+    chosen = crm_recipe(**{**KEYS, "embedding_dim": 32}, map_start="cosine", map_rate=0.0)
+    torch.manual_seed(0)
+    model = new_crm(made.encoder.schema, chosen, made.encoder.catalog).eval()
+    rows = [EncodedRows(made.data, split, made.encoder) for split in ("train", "valid")]
+    task = new_task(model, rows[0], rows[1], chosen, 1)
+    last = made.data.log.items[made.data.log.offsets[1:] - 1]
+    catalogue = tensors(item_feed(rows[0], np.arange(len(made.data.item_ids))))
+    feed = {"history_items": torch.ones(1, 1, dtype=torch.int64), "history_text": torch.tensor([[0]])}
+    feed |= {"item_text": torch.zeros(1, dtype=torch.int64)}
+    feed |= {f.name: torch.zeros(1, 1, dtype=torch.int64) for f in made.encoder.schema.of("sequence")[1:]}
+    with torch.inference_mode():
+        for item in np.unique(last[last > 0])[:5].tolist():
+            scores = model.catalogue_scores({**feed, "history_text": torch.tensor([[item]])}, catalogue)[0]
+            assert int(scores.argmax()) == item
+    before = model.text.map.weight.detach().clone()
+    loop.fit(task, Schedule(1e-2, 0.1, 1, 1, 1), tmp_path / "crm", 1, quiet=True)
+    assert torch.equal(model.text.map.weight, before)

@@ -73,17 +73,17 @@ def test_a_sample_is_of_whole_users_and_by_seed(data) -> None:
 def test_simple_rankings_by_hand(data) -> None:
     train = data.split("train")
     counts = [int(((train.items == item) & (train.labels > 0)).sum()) for item in range(30)]
-    assert rivals.popular(data)(np.array([1])).tolist() == counts
+    assert rivals.popular(data)([np.array([1]), np.array([2])]).tolist() == [counts, counts]
     followed = dict.fromkeys(range(30), 0)
     for user, position, item, label in zip(train.users, train.positions, train.items, train.labels, strict=True):
         followed[int(item)] += int(label and data.log.items[data.log.offsets[user] + position - 1] == 4)
-    found = rivals.following(data)(np.array([9, 4]))
+    found = rivals.following(data)([np.array([7]), np.array([9, 4])])[1]
     assert np.floor(found).tolist() == list(followed.values())
     assert max(followed.values()) > 0
     ties = [item for item in range(30) if followed[item] == 0]
     assert all((found[a] > found[b]) == (counts[a] > counts[b]) for a in ties for b in ties)
-    assert (rivals.following(data)(np.array([], dtype=np.int64)) < 1).all()
-    latest = rivals.recent(data)(np.array([7, 2, 7, 5]))
+    assert (rivals.following(data)([np.array([], dtype=np.int64)]) < 1).all()
+    latest = rivals.recent(data)([np.array([3]), np.array([7, 2, 7, 5])])[1]
     assert np.argsort(-latest, kind="stable")[:3].tolist() == [5, 7, 2]
     others = [item for item in range(30) if item not in (2, 5, 7)]
     assert latest[others].max() < 1
@@ -96,10 +96,13 @@ def test_cosine_with_the_latest_titles() -> None:
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     mean = (unit[1] + unit[2] + unit[3]) / 3
     score = rivals.alike(vectors)
-    assert score(np.array([0, 1, 2, 3])) == pytest.approx(unit @ mean / np.linalg.norm(mean), abs=1e-6)
-    assert score(np.array([4]))[4] == pytest.approx(1.0)
-    assert score(np.array([], dtype=np.int64)).tolist() == [0.0] * 6
-    assert score(np.array([5]))[0] == 0.0
+    histories = [np.array([0, 1, 2, 3]), np.array([4]), np.array([], dtype=np.int64), np.array([5])]
+    found = score(histories)
+    assert found[0] == pytest.approx(unit @ mean / np.linalg.norm(mean), abs=1e-6)
+    assert found[1, 4] == pytest.approx(1.0)
+    assert found[2].tolist() == [0.0] * 6
+    assert found[3, 0] == 0.0
+    assert score([histories[0]]) == pytest.approx(found[:1], abs=1e-6)
 
 
 def test_a_ranking_that_knows_finds_all_and_one_that_says_nothing_none(data, tmp_path: Path) -> None:

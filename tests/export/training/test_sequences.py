@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from corella_edge.errors import RecipeError  # noqa: E402
 from corella_edge.features.encoder import FeatureEncoder  # noqa: E402
-from corella_edge.features.schema import Schema  # noqa: E402
+from corella_edge.features.schema import FIRST, OOV, Schema  # noqa: E402
 from corella_edge_export.crm.ensemble import new_crm  # noqa: E402
 from corella_edge_export.crm.fitted.schema import catalog_of, fit_schema  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows  # noqa: E402
@@ -20,8 +20,8 @@ from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.training import loop  # noqa: E402
 from corella_edge_export.training.checkpoint import load_tensors  # noqa: E402
 from corella_edge_export.training.loop import Part, Schedule  # noqa: E402
-from corella_edge_export.training.tasks.crm import new_task, predict  # noqa: E402
-from corella_edge_export.training.tasks.sequences import NextItemTask, SequencesTask  # noqa: E402
+from corella_edge_export.training.tasks.crm import new_task, predict, tensors  # noqa: E402
+from corella_edge_export.training.tasks.sequences import NextItemTask, SequencesTask, item_feed  # noqa: E402
 from tiny_run import crm_recipe  # noqa: E402
 
 KEYS = {"kind": "sequence", "embedding_dim": 8, "heads": 2, "inner": 12, "history": 6, "history_block": 3,
@@ -112,6 +112,48 @@ def test_drawing_every_item_once_is_the_full_softmax(data: PreparedData) -> None
     expected = torch.nn.functional.cross_entropy(table, torch.from_numpy(wanted), reduction="sum")
     found = task.others._sampled(table[np.arange(liked), wanted], table, wanted, np.arange(n))
     torch.testing.assert_close(found, expected)
+
+
+def test_an_item_whose_id_is_hidden_is_told_from_the_others_less_the_bonus(data: PreparedData) -> None:
+    plain = {**NEXT, "dropout": 0.0, "oov_rate": 0.5, "negatives": 9}
+    task, bold = made(data, **plain), made(data, **plain, new_bonus=2.0)
+    feed, shown = {"item_id": np.array([OOV, FIRST, OOV])}, {"item_id": np.array([FIRST, FIRST])}
+    assert bold.less(feed).tolist() == [2.0, 0.0, 2.0]
+    assert bold.less(shown).tolist() == [0.0, 0.0]
+    assert not task.less(feed).any()
+    users, own, table = (torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in (4, 4, 9))
+    wanted, drawn = np.arange(4), np.arange(5, 14)
+    less = torch.tensor([2.0, 0.0, 0.0, 2.0]), torch.tensor([2.0] * 4 + [0.0] * 5)
+    expected = torch.cat([((users * own).sum(dim=1) - less[0]).unsqueeze(1), users @ table.T - less[1]], dim=1)
+    first = torch.zeros(4, dtype=torch.int64)
+    found = bold.others.loss(users, own, table, wanted, drawn, less)
+    # Evenly drawn, the wanted and the drawn are corrected alike.
+    torch.testing.assert_close(found, torch.nn.functional.cross_entropy(expected, first, reduction="sum"))
+
+
+def test_with_the_bonus_unknown_items_come_out_higher_beside_the_known(data: PreparedData) -> None:
+    ahead = []
+    for bonus in (0.0, 3.0):
+        task = made(data, **NEXT, dropout=0.0, oov_rate=0.4, new_bonus=bonus)
+        optimizer = torch.optim.Adam(task.model.parameters(), 1e-2)
+        for step in range(60):
+            optimizer.zero_grad()
+            task.losses(task.batches(0)[step % len(task.batches(0))], 0, step, Part())["loss"].backward()
+            optimizer.step()
+        task.model.eval()
+        items = item_feed(task.valid, np.arange(len(data.item_ids)))
+        feed, unknown = tensors(task.valid.batch(np.arange(20))), {**items, "item_id": np.full(len(data.item_ids), OOV)}
+        with torch.inference_mode():
+            scores = [task.model.catalogue_scores(feed, tensors(one)).mean() for one in (items, unknown)]
+        ahead.append(float(scores[1] - scores[0]))
+    assert ahead[1] > ahead[0] + 1.0
+
+
+def test_a_bonus_wants_the_softmax_and_ids() -> None:
+    with pytest.raises(RecipeError, match="new_bonus goes with loss = 'softmax'"):
+        crm_recipe(**KEYS, new_bonus=1.0)
+    with pytest.raises(RecipeError, match="new_bonus: no item is known by its id"):
+        crm_recipe(kind="text-sequence", source="encoder", path="anywhere", new_bonus=1.0)
 
 
 def test_rows_are_those_of_the_split(data: PreparedData) -> None:

@@ -59,6 +59,7 @@ def test_serves_until_sigterm(bundle):
     assert json.loads(opened.removeprefix("open bundle ")) == {
         "llm": "process", "threshold": "ratio:0.05", "crm_threads": None, "llm_threads": 1, "require_llm": True,
             "crm_memory_mib": 64.0, "retry_llm": True, "plan": None, "tuned": True, "trust": None, "explore": 0.0,
+            "control": None,
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from corella_edge_export.crm.ensemble import members_of
 from corella_edge_export.crm.levels import UserLevels
 from corella_edge_export.crm.recipe import CrmRecipe
 from corella_edge_export.crm.rows import EncodedRows, Masking
+from corella_edge_export.crm.text_input import TextInput
 from corella_edge_export.training.loop import Metrics, Part, Schedule, whole
 
 if TYPE_CHECKING:
@@ -59,7 +60,11 @@ class CrmTask:
         return dict(self.model.state_dict())
 
     def groups(self) -> list[tuple[list[nn.Parameter], float]]:
-        return whole(self.model)
+        rate = self.recipe.text.map_rate
+        maps = [] if rate == 1.0 else [p.map.weight for p in self.model.modules() if isinstance(p, TextInput)]
+        apart = {id(p) for p in maps}
+        rest = [p for part, _ in whole(self.model) for p in part if id(p) not in apart]
+        return [(rest, 1.0), (maps, rate)] if maps else [(rest, 1.0)]
 
 
 def with_levels(model: CrmModel, train: EncodedRows) -> CrmModel:

@@ -111,16 +111,22 @@ class NextItemTask(SequencesTask):
     def loss(self, mine: Along, whole: Along, rng: np.random.Generator) -> dict[str, Tensor]:
         feed, where = self.inputs(mine)
         items, drawn = self.others.table(self.masking, rng, device_of(self.model))
-        found = [self._member(member, feed, where, items, mine, drawn) for member in members_of(self.model)]
+        less = self.less(mine.beside), self.less({name: value.numpy(force=True) for name, value in items.items()})
+        found = [self._member(member, feed, where, items, mine, drawn, less) for member in members_of(self.model)]
         next_loss, logits = torch.stack([own for own, _ in found]).mean(), torch.stack([own for _, own in found])
         liked = [self.train.labels[along.rows].sum() for along in (mine, whole)]
         next_loss = next_loss * float(liked[0] / max(1.0, liked[1]))
         fitted = self.pointwise(logits, mine) * (len(mine.rows) / len(whole.rows))
         return {"loss": next_loss + fitted, "next_loss": next_loss, "label_loss": fitted}
 
+    def less(self, feed: Feed) -> Tensor:
+        """float32 [n]: what the softmax takes off the scores of a feed's items, `new_bonus` of those without an id."""
+        hidden = self.masking.hidden(feed) if self.own.new_bonus else np.zeros(1, np.bool_)
+        return torch.from_numpy(hidden * np.float32(self.own.new_bonus)).to(device_of(self.model))
+
     def _member(
         self, member: nn.Module, feed: dict[str, Tensor], where: dict[str, Tensor], items: dict[str, Tensor],
-        mine: Along, drawn: Indices,
+        mine: Along, drawn: Indices, less: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The next item's loss, and the rows' logits [t], through which only the scale and the bias learn."""
         assert isinstance(member, SequenceModel)
@@ -129,7 +135,8 @@ class NextItemTask(SequencesTask):
         scores = (users * own).sum(dim=1)
         liked = np.flatnonzero(self.train.labels[mine.rows] > 0)
         wanted = self.others.places(self.train.split.items[mine.rows[liked]])
-        loss = self.others.loss(users[liked], own[liked], member.item_vectors(items), wanted, drawn)
+        less = (less[0].expand(len(own))[liked], less[1])
+        loss = self.others.loss(users[liked], own[liked], member.item_vectors(items), wanted, drawn, less)
         return loss / max(1, len(liked)), scores.detach() * member.scale + member.offset
 
     def evaluate(self) -> Metrics:
@@ -138,8 +145,9 @@ class NextItemTask(SequencesTask):
 
     def groups(self) -> list[tuple[list[nn.Parameter], float]]:
         fitted = [p for name, p in self.model.named_parameters() if name.rpartition(".")[2] in ("scale", "offset")]
-        others = [p for p in self.model.parameters() if all(p is not own for own in fitted)]
-        return [(others, 1.0), (fitted, FASTER)]
+        apart = {id(p) for p in fitted}
+        rest = [([p for p in part if id(p) not in apart], factor) for part, factor in super().groups()]
+        return [*rest, (fitted, FASTER)]
 
 
 class NextItems:
@@ -163,12 +171,20 @@ class NextItems:
         """int64 [l]: where local item indices stand in `items`."""
         return np.searchsorted(self.items, items)
 
-    def loss(self, users: Tensor, own: Tensor, table: Tensor, wanted: Indices, drawn: Indices) -> Tensor:
-        """Summed loss of users [l, d] whose next items [l, d] stand at `wanted`, beside the drawn items [drawn, d]."""
-        scores = users @ table.T
+    def loss(
+        self, users: Tensor, own: Tensor, table: Tensor, wanted: Indices, drawn: Indices,
+        less: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Summed loss of users [l, d] whose next items [l, d] stand at `wanted`, beside the drawn items [drawn, d].
+
+        `less`: what is taken off the scores of the next items, [l], and of the drawn ones, [drawn] or [1].
+        """
+        scores, right = users @ table.T, (users * own).sum(dim=1)
+        if less is not None:
+            scores, right = scores - less[1], right - less[0]
         if len(drawn) == len(self.items):
             return functional.cross_entropy(scores, torch.from_numpy(wanted).to(scores.device), reduction="sum")
-        return self._sampled((users * own).sum(dim=1), scores, wanted, drawn)
+        return self._sampled(right, scores, wanted, drawn)
 
     def _drawn(self, rng: np.random.Generator) -> Indices:
         if not self.count or self.count >= len(self.items):

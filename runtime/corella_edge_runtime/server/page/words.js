@@ -11,6 +11,8 @@ export const REASONS = {
   policy: ["asked", "Asked: by the bundle's own policy"],
   kept: ["asked", "The LLM's answer of earlier: nothing it read has changed"],
   capped: ["missed", "To be asked, but its kind has had its share of the LLM"],
+  explore: ["asked", "Asked at random, to learn what asking gains"],
+  shadow: ["missed", "To be asked, but the server only tries the LLM out: the base model answers"],
   no_llm: ["missed", "To be asked, but no LLM is loaded"],
   no_text: ["missed", "To be asked, but it has no title to ask about"],
   too_long: ["missed", "To be asked, but the prompt is too long for the LLM"],

@@ -1,0 +1,169 @@
+"""Does a base model know an item it was never trained on by its words? AUC with them and without, and a vector's time.
+
+    python benchmarks/new_items.py DATA NAME=RUN [NAME=RUN ...] --out FILE.json
+
+The rows are those test rows of DATA whose item has no training row: such an item, typed into a request, has no id.
+Where they have both labels, these are what is to be told. Where each was liked (leave-one-out), the row's item is to be
+told from another one without training rows, drawn with a seed from those that the user's history lacks. Each RUN's base
+model scores the same rows twice: with the item's words, and without any, as an item out of the vocabulary (OOV).
+Intervals are by bootstrap over users, the gain is paired. The time is that of the run's text encoder as a bundle has
+it, one title a call, one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from base_model_quality import interval, named
+from corella_edge.errors import InputError
+from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.features.schema import Feed
+from corella_edge.metrics import Bootstrap, sampled_auc
+from corella_edge_export.crm.rows import EncodedRows
+from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.text import to_onnx
+from corella_edge_export.text.vectors import texts_of
+from corella_edge_export.training.run import Run
+from corella_edge_export.training.tasks.crm import tensors
+from corella_edge_export.training.tasks.sequences import item_feed
+from corella_edge_runtime.text import TextModel
+from harness.quiet import Watch
+from harness.results import write
+
+AT_ONCE = 1024  # rows that are scored together
+WARM, TITLES = 50, 1000  # calls before and while the time is taken
+Row = dict[str, Any]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Rows of a split, int64 [n], each with the item to score and its label; `drawn`: the items with label 0 are."""
+
+    rows: Indices
+    items: Indices
+    labels: npt.NDArray[np.int8]
+    drawn: bool
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("models", type=named, nargs="+", metavar="NAME=RUN")
+    parser.add_argument("--seed", type=int, default=1, help="of the items that are drawn")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    data = PreparedData.open(options.data)
+    asked = asked_of(data, options.seed)
+    runs = {name: Run.open(folders[0], data) for name, folders in options.models}
+    models = [{"name": name, **judged(run, asked)} for name, run in runs.items()]
+    counts = {"rows": len(asked.rows), "users": len(np.unique(data.split("test").users[asked.rows])),
+              "items": len(np.unique(asked.items)), "liked": int(asked.labels.sum())}  # fmt: skip
+    told = {"by": "drawn items" if asked.drawn else "labels", "counts": counts, "models": models}
+    write(options.out, {"what": "new items", "data": data.info["name"], "seed": options.seed, **told,
+                        "vector": seconds(next(iter(runs.values())))})  # fmt: skip
+
+
+def asked_of(data: PreparedData, seed: int) -> Asked:
+    """The test rows of items without training rows. Raises InputError where there are none."""
+    split = data.split("test")
+    cold = np.flatnonzero(data.unseen_items(split)).astype(np.int64)
+    if not len(cold):
+        raise InputError(f"{data.root}: each test row's item has training rows; prepare the data with --hide-items")
+    items, labels = split.items[cold].astype(np.int64), split.labels[cold].astype(np.int8)
+    if len(np.unique(labels)) == 2:
+        return Asked(cold, items, labels, drawn=False)
+    others = _others(data, cold, np.unique(items), np.random.default_rng(seed))
+    both = np.repeat(np.array([1, 0], np.int8), len(cold))
+    return Asked(np.tile(cold, 2), np.concatenate([items, others]), both, drawn=True)
+
+
+def _others(data: PreparedData, rows: Indices, new: Indices, rng: np.random.Generator) -> Indices:
+    """For each row one of the `new` items that is neither its own nor in its history."""
+    split, log = data.split("test"), data.log
+    found = np.empty(len(rows), np.int64)
+    for place, row in enumerate(rows.tolist()):
+        first = int(log.offsets[split.users[row]])
+        known = {int(split.items[row]), *log.items[first : first + int(split.positions[row])].tolist()}
+        left = [item for item in rng.permutation(new)[: len(known) + 1].tolist() if item not in known]
+        if not left:
+            raise InputError(f"{data.root}: too few items without training rows to draw others from")
+        found[place] = left[0]
+    return found
+
+
+def judged(run: Run, asked: Asked) -> Row:
+    """AUC of the run's base model with the items' words and without, and the gain."""
+    schema, catalog = run.fit_inputs()
+    rows, model = EncodedRows(run.data, "test", FeatureEncoder(schema, catalog)), run.crm("crm")
+    if not schema.of("vector"):
+        raise InputError(f"{run.folder}: its recipe reads no words; add [crm.text]")
+    if asked.drawn and schema.of("derived"):
+        raise InputError(f"{run.folder}: items can be drawn for a base model whose scores are products alone")
+    draws = Bootstrap(rows.split.users[asked.rows])
+    with torch.inference_mode():
+        scores = [
+            np.concatenate([model(tensors(feed)).numpy() for feed in feeds(rows, asked, words)])
+            for words in (True, False)
+        ]
+    known, oov = (sampled_auc(one, asked.labels, draws) for one in scores)
+    return {"recipe": run.recipe.name, "words": interval(known.interval()), "oov": interval(oov.interval()),
+            "gain": interval(known.gain(oov))}  # fmt: skip
+
+
+def feeds(rows: EncodedRows, asked: Asked, words: bool) -> Iterator[Feed]:
+    """The inputs of the asked rows, some at a time; without `words` the items are of unknown rows of the catalogue."""
+    for start in range(0, len(asked.rows), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        feed = {**rows.batch(asked.rows[part]), **item_feed(rows, asked.items[part])}
+        for field in rows.encoder.schema.of("vector"):
+            feed[field.name] = feed[field.name] if words else np.full_like(feed[field.name], rows.encoder.unknown_row)
+        yield feed
+
+
+def seconds(run: Run) -> Row | None:
+    """Milliseconds of one vector by the graph of a bundle, the median and the 99th percentile; None without one."""
+    made = run.text_model()
+    if made is None:
+        return None
+    model, tokenizer = made
+    texts = [text for text in texts_of(run.data, run.recipe.crm.text.attributes) if text]
+    chosen = np.random.default_rng(0).permutation(len(texts))[: WARM + TITLES]
+    with tempfile.TemporaryDirectory() as folder:
+        to_onnx.write(model, tokenizer, Path(folder), texts)
+        served = TextModel(Path(folder) / to_onnx.TEXT, Path(folder) / to_onnx.TOKENIZER, model.width)
+        return timed(served, [texts[i] for i in chosen])
+
+
+def timed(served: TextModel, texts: Sequence[str]) -> Row:
+    """Wall and CPU milliseconds of the texts behind the first WARM, one a call, none of them remembered."""
+    watch, took = Watch(), []
+    for text in texts:
+        wall, own = time.perf_counter(), time.process_time()
+        served.vectors([text])
+        took.append((time.perf_counter() - wall, time.process_time() - own))
+    wall, own = np.array(took[WARM:]).T * 1000
+    return {
+        "titles": len(wall), "wall_ms": _spread(wall), "cpu_ms": _spread(own), "cores": len(os.sched_getaffinity(0)),
+        "load": watch.read(),
+    }  # fmt: skip
+
+
+def _spread(values: npt.NDArray[np.float64]) -> dict[str, float]:
+    return {"p50": round(float(np.median(values)), 3), "p99": round(float(np.quantile(values, 0.99)), 3)}
+
+
+if __name__ == "__main__":
+    main()
