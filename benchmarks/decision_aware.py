@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import InputError
+from corella_edge.labelled_files import read_csv, read_json_lines
 from corella_edge.routing.curve import cut
 from corella_edge.routing.decision import Reach
 from corella_edge.routing.decision_curve import ALL, Lists, Point, curve, ways_of
 from corella_edge.routing.fit import choose
 from corella_edge.routing.fusion import Fusion
-from corella_edge.routing.labelled import LabelledRows, read_csv, read_json_lines
+from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import entropy
 from corella_edge.routing.parts import by_time
 from corella_edge.routing.policy import RATIOS, AskCost, Policy

@@ -44,6 +44,9 @@ _PATH = click.Path(path_type=Path)
 @click.option("--measure", metavar="NAME", help="What orders the candidates: entropy, margin, band:LOW-HIGH or "
               "disagreement. Default: BUNDLE's.")  # fmt: skip
 @click.option("--centre", is_flag=True, help="Centre the measure on the share of positives, where these are rare.")
+@click.option("--fusion", type=click.Choice(["best", "keep", "replace", "blend", "stack"]), default="best",
+              show_default=True, help="How both scores of a routed candidate become one. best: the rule and maps with "
+              "the lowest log-loss on rows that fitted none of them; keep: as in BUNDLE.")  # fmt: skip
 @click.option("--gate", is_flag=True, help="Fit a gate that predicts what asking gains, from columns input.NAME; "
               "it is taken where it is better than the entropy, with an interval above 0.")  # fmt: skip
 @click.option("--risk", type=Finite(0, 1, min_open=True, max_open=True), help="Take the smallest share at which the "
@@ -70,8 +73,8 @@ _PATH = click.Path(path_type=Path)
 def calibrate(
     bundle: Path, log: Path | None, held_out: Path | None, data: Path | None, split: str, rows: int,
     scores: Path | None, llm_threads: int | None, out: Path, report: Path | None, share: str | None,
-    measure: str | None, centre: bool, gate: bool, risk: float | None, delta: float | None, one_row_a_user: bool,
-    miss: float, gain: float, fit_part: float, ratios: list[float], cost: bool, verify: bool,
+    measure: str | None, centre: bool, fusion: str, gate: bool, risk: float | None, delta: float | None,
+    one_row_a_user: bool, miss: float, gain: float, fit_part: float, ratios: list[float], cost: bool, verify: bool,
     json: bool,
 ) -> None:  # fmt: skip
     """Write NEW: BUNDLE with a routing policy that is fitted on a log, and a report on it.
@@ -99,7 +102,7 @@ def calibrate(
     asked = _cost(bundle) if cost else None
     talk.say(f"fitting on the earlier of {len(found) + (len(later) if later else 0):,} rows, judging the later …")
     label, result = run.calibrate(
-        opened, found, wanted, out, folder, later, asked, traps, reference_check(verify), gate
+        opened, found, wanted, out, folder, later, asked, traps, reference_check(verify), gate, fusion
     )  # fmt: skip
     _tell(label, result, out, folder, json)
 

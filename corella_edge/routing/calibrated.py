@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,19 @@ from corella_edge.judge import Json, shown
 from corella_edge.metrics import Sampled, row_loss
 from corella_edge.routing.curve import Cost, Held, curve, cut, knee, point, won
 from corella_edge.routing.decision import Reach
+from corella_edge.routing.fit import LEAST_SHARE, choose, fit_fusion, fitting
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows
 from corella_edge.routing.measure import BY_ENTROPY, Measure, entropy
 from corella_edge.routing.order import order
 from corella_edge.routing.parts import Enough, Parts, by_time, enough, traps
-from corella_edge.routing.policy import RATIOS, Calibration
+from corella_edge.routing.policy import RATIOS, Calibration, Policy
 from corella_edge.routing.promised import Promise, promised, realised
 from corella_edge.routing.routing_file import calibration_json, finite
 
 FORMAT = 1
 QUANTILES = 1001  # of the base model's probability
+BEST, KEEP = "best", "keep"  # fusions: that of the lowest log-loss, that of the bundle
 KEPT = ("parts", "measure", "wanted", "knee", "share", "power", "policy", "apgr", "warnings", "promise", "gate")
 
 
@@ -90,8 +93,7 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
             small to show the gain that is wanted: the number of rows that would is named.
     """
     parts = by_time(rows, wanted.part) if later is None else Parts(rows, later)
-    for name, part in (("earlier", parts.fit), ("later", parts.held)):
-        _check(name, part, wanted.measure)
+    check_parts(parts, wanted.measure)
     fit, held = (_held(part, wanted) for part in (parts.fit, parts.held))
     bend = knee(fit)
     share = (bend or 0.0) if wanted.share is None else wanted.share
@@ -114,6 +116,27 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
     return Calibrated(share, threshold, parts, fit.values, result)
 
 
+def fused(parts: Parts, wanted: Wanted, name: str) -> tuple[Wanted, Json]:
+    """The wanted policy with the fusion of that name, fitted on the earlier part; and every fusion on both parts.
+
+    `BEST` is the one that the earlier part likes best, each of its rows judged by what other users' rows have fitted;
+    `KEEP` keeps the wanted one. The later part only reports.
+    """
+    share = LEAST_SHARE if wanted.share is None else wanted.share
+    values = wanted.measure(parts.fit.crm, parts.fit.inputs)
+    policy = Policy(wanted.measure, _plain(cut(values, share), wanted.measure))
+    found = choose(parts.fit, policy)
+    made = {BEST: lambda: found.policy.fusion, KEEP: lambda: wanted.fusion}
+    plain = partial(fit_fusion, parts.fit, fitting(parts.fit, policy), name, "none")
+    rule = made.get(name, plain)()
+    best = {(row["rule"], row["maps"]) for row in found.table if row["chosen"]}
+    later = choose(parts.fit, policy, parts.held).table
+    for row in later:
+        row["chosen"] = (row["rule"], row["maps"]) in best
+    told = {"wanted": name, "taken": rule.to_json(), "earlier": found.table, "later": later, "note": found.note}
+    return replace(wanted, fusion=rule), told
+
+
 def _promised(promise: Promise, wanted: Wanted, parts: Parts, held: Held, share: float) -> tuple[float, Json]:
     """The threshold, from rows that the measure was not fitted on, and what the later part says of the promise."""
     rows = parts.fit if wanted.fresh is None else wanted.fresh
@@ -127,6 +150,12 @@ def _reach(rows: LabelledRows, wanted: Wanted) -> Json | None:
     if wanted.miss is None or len(asked) < Reach.least(wanted.miss):
         return None
     return Reach.fit(rule.alone(asked.crm), rule(asked.crm, asked.llm, asked.inputs), wanted.miss).to_json()
+
+
+def check_parts(parts: Parts, measure: Measure) -> None:
+    """Raises InputError where a part lacks what the measure looks at, or any score of the LLM."""
+    for name, part in (("earlier", parts.fit), ("later", parts.held)):
+        _check(name, part, measure)
 
 
 def _check(name: str, part: LabelledRows, measure: Measure) -> None:
@@ -147,9 +176,9 @@ def _enough(held: Held, threshold: float, gain: float) -> Enough:
     chosen = held.chosen(threshold)
     if not chosen.any():  # what the LLM alone gains is all there is to see
         chosen = held.chosen(-math.inf)
-    if np.array_equal(held.answer(chosen), held.judged.crm):  # both models say the same: there is nothing to be shown
+    if np.array_equal(held.answer(chosen), held.alone):  # both models say the same: there is nothing to be shown
         return Enough(len(held.judged), len(np.unique(held.judged.user)), 0.0, gain, len(held.judged))
-    figures, crm = held.judge(held.answer(chosen))["auc"], held.judge(held.judged.crm)["auc"]
+    figures, crm = held.judge(held.answer(chosen))["auc"], held.judge(held.alone)["auc"]
     difference = Sampled(figures.value - crm.value, figures.draws - crm.draws)
     found = enough(held.judged, difference, gain)
     if not found.holds:
@@ -222,6 +251,7 @@ def routing_json(old: Json, found: Calibrated, wanted: Wanted) -> Json:
         "base_rate": float(fit.label.mean()),
         "probabilities": np.quantile(fit.crm, np.linspace(0.0, 1.0, QUANTILES)).tolist(),
         "calibrated": record(found.result),
+        "fusions": found.result["fusions"]["earlier"] if found.result.get("fusions") else [],
     }
     reach = found.result["reach"]
     # Of an earlier calibration it would be that of another fusion.

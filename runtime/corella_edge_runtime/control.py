@@ -200,7 +200,7 @@ class Control:
         """A request's questions kept the LLM at work; for an LLM that does not count its seconds itself."""
         if self._hands is not None:
             with self._lock:
-                self._hands.told += seconds
+                self._hands.hear(seconds)
 
     def told(self) -> list[str]:
         """Sentences for people, at a start."""
@@ -330,6 +330,11 @@ class _Hands:
         if busy is not None:
             self.told = max(0.0, busy - (busy if self._busy is None else self._busy))
             self._busy = busy
+
+    def hear(self, seconds: float) -> None:
+        """Of work, from a request; what the LLM counts itself is not counted twice."""
+        if self._busy is None:
+            self.told += seconds
 
     def _work(self) -> float:
         """Seconds of work that were not counted yet."""

@@ -260,6 +260,21 @@ def test_milliseconds_a_second_are_held_and_are_of_this_engine_s_users(engine: E
     assert sum(asked[1200:]) / 300 * 10.0 == pytest.approx(10.0, rel=0.15)
 
 
+def test_work_is_counted_once_by_the_llm_or_else_by_the_requests(engine: Engine) -> None:
+    for counts in (True, False):
+        box = Box(engine, ControlSettings(Target(None, 20.0, 300.0)), "ratio:1")
+        if not counts:
+            assert box.control._hands
+            box.control._hands.llm = dict
+        for _ in range(3):
+            box.rank(person(1), "i1")
+            box.control.worked(0.5)
+        box.rank(person(1), "i1")
+        assert box.control._hands
+        busy = sum(part.busy for part in box.control._hands.state.slices)
+        assert busy == pytest.approx(0.03 if counts else 1.5, abs=0.02)
+
+
 def test_a_capped_candidate_keeps_the_base_model_s_score_and_says_so(engine: Engine) -> None:
     box = Box(engine, ControlSettings(Target(1.0, caps=Caps(one_user=0.01))))
     first = box.rank(User("u1", {}, person(1).history))

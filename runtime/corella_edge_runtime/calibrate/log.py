@@ -8,7 +8,8 @@ from pathlib import Path
 from corella_edge.errors import InputError, MissingExtraError, told
 from corella_edge.formats import text_files
 from corella_edge.formats.text_files import TextFile
-from corella_edge.routing.labelled import LabelledRows, read_csv, read_json_lines
+from corella_edge.labelled_files import read_csv, read_json_lines
+from corella_edge.routing.labelled import LabelledRows
 
 MAGIC = b"PAR1"
 EXTRA = "parquet"

@@ -83,6 +83,7 @@ def sections(result: Json) -> Iterator[Section]:
     yield _other_metrics(result)
     yield _area(result)
     yield from _orders(result)
+    yield from _fusions(result)
     yield from _gate(result)
     yield from _promise(result)
     yield _log(result)
@@ -181,6 +182,25 @@ def _orders(result: Json) -> Iterator[Section]:
         drawn = plots.deciles(found, f"{subject} by the measure", f"{axis}, nats")
         yield Section(title, said, header, rows, [(drawn, "Bars: means of parts of about equal size, with 95 % "
                                                    "intervals over users.")])  # fmt: skip
+
+
+def _fusions(result: Json) -> Iterator[Section]:
+    found = result.get("fusions")
+    if not found:
+        return
+    said = [
+        "Every rule that makes one probability of both models', behind every kind of monotone map of theirs (none: as "
+        "the models give them). ECE is the calibration error in 15 bins of equal mass: of all rows, of those that the "
+        "LLM decides, and of the others.",
+        "On the earlier part each row is judged by what the rows of other users have fitted; that chose. On the later "
+        "part every rule is the one that the whole earlier part has fitted.",
+        f"Taken ({found['wanted']}): {found['taken']['rule']}.", *([_sentence(found["note"])] if found["note"] else []),
+    ]  # fmt: skip
+    names = ("logloss", "auc", "ece", "ece_llm", "ece_alone")
+    rows = [[part, row["rule"], row["maps"], *(_figure(row[name]) for name in names), "best" if row["chosen"] else ""]
+            for part in ("earlier", "later") for row in found[part]]  # fmt: skip
+    header = ["part", "rule", "maps", "log-loss", "AUC", "ECE", "ECE, LLM decides", "ECE, others", "by log-loss"]
+    yield Section("One scale for both models", said, header, rows)
 
 
 def _gate(result: Json) -> Iterator[Section]:

@@ -12,7 +12,7 @@ from corella_edge.atomic import check_free, new_folder
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import BundleError, InputError
 from corella_edge.judge import Json
-from corella_edge.routing.calibrated import Calibrated, Wanted, calibrated
+from corella_edge.routing.calibrated import BEST, Calibrated, Wanted, calibrated, check_parts, fused
 from corella_edge.routing.forms import OWN, RATIO, parse_threshold, read_threshold
 from corella_edge.routing.gated import gated
 from corella_edge.routing.labelled import LabelledRows
@@ -89,6 +89,7 @@ def calibrate(
     bundle: Bundle, rows: LabelledRows, wanted: Wanted, out: Path, folder: Path,
     later: LabelledRows | None = None, cost: AskCost | None = None, traps: tuple[str, ...] = (),
     check: Callable[[Path], None] = lambda folder: None, learned: bool = False,
+    fusion: str = BEST,
 ) -> tuple[str, Json]:  # fmt: skip
     """Fit, write the bundle `out` and the report `folder`; the new bundle's label, and all figures.
 
@@ -96,6 +97,7 @@ def calibrate(
         later: rows to report on; None cuts `rows` by time.
         traps: sentences on what is known of the rows besides the rows.
         check: called with the new bundle before it appears.
+        fusion: see `fused`.
         learned: whether a gate is fitted, and taken in place of the wanted measure where it is better.
 
     Raises:
@@ -103,10 +105,13 @@ def calibrate(
         BundleError: a file was changed.
     """
     wanted, gate = replace(wanted, cost=None if cost is None else cost.of), None
+    parts = by_time(rows, wanted.part) if later is None else Parts(rows, later)
+    check_parts(parts, wanted.measure)
+    wanted, fusions = fused(parts, wanted, fusion)
     if learned:
-        wanted, gate = gated(by_time(rows, wanted.part) if later is None else Parts(rows, later), wanted)
+        wanted, gate = gated(parts, wanted)
     found = calibrated(rows, wanted, later)
-    result = {**found.result, "gate": gate, "warnings": [*found.result["warnings"], *traps]}
+    result = {**found.result, "fusions": fusions, "gate": gate, "warnings": [*found.result["warnings"], *traps]}
     result["cost"] = None if cost is None else {"first_ms": cost.first, "further_ms": cost.further}
     found = Calibrated(found.share, found.threshold, found.parts, found.values, result)
     label = bundles.write(bundle, found, wanted, out, check)

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from corella_edge.errors import InputError
-from corella_edge.routing.calibrated import Wanted, about, calibrated, moment, routing_json
+from corella_edge.metrics import row_loss
+from corella_edge.routing.calibrated import BEST, KEEP, Wanted, about, calibrated, fused, moment, routing_json
 from corella_edge.routing.forms import OWN, parse_threshold
-from corella_edge.routing.fusion import Fusion
+from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.labelled import LabelledRows
+from corella_edge.routing.log_odds import logit, sigmoid
 from corella_edge.routing.measure import Band, Disagreement, Entropy, Margin, Measure, entropy
-from corella_edge.routing.parts import by_time
+from corella_edge.routing.parts import Parts, by_time
 from corella_edge.routing.routing_file import parse_routing
 from logs import labelled_log
 
@@ -115,3 +117,31 @@ def test_a_bundle_routes_what_was_reported(measure: Measure, share: float) -> No
 def test_moments_beyond_the_calendar_are_numbers() -> None:
     assert moment(0.0) == "1970-01-01T00:00:00+00:00"
     assert moment(1e18) == "1e+18"
+
+
+def test_the_fusion_that_the_earlier_part_likes_best_is_taken_and_the_later_part_only_reports() -> None:
+    rows = labelled_log(400, 10, 80)
+    sure = replace(rows, llm=sigmoid(3 * logit(rows.llm) + 0.5))
+    parts = by_time(sure, 0.5)
+    taken, told = fused(parts, Wanted(), BEST)
+    assert taken.fusion != Wanted().fusion
+    assert told["taken"] == taken.fusion.to_json()
+    (best,) = (row for row in told["earlier"] if row["chosen"])
+    assert best["logloss"] == min(row["logloss"] for row in told["earlier"])
+    (later,) = (row for row in told["later"] if row["chosen"])
+    assert (later["rule"], later["maps"]) == (best["rule"], best["maps"])
+    assert later["logloss"] < told["later"][0]["logloss"]
+    assert fused(parts, Wanted(fusion=Fusion("blend")), KEEP)[0].fusion == Fusion("blend")
+    assert fused(parts, Wanted(), "stack")[0].fusion.rule == "stack"
+    turned = Parts(parts.fit, replace(parts.held, label=1 - parts.held.label))
+    assert fused(turned, Wanted(), BEST)[0].fusion == taken.fusion
+
+
+def test_figures_of_a_mapped_fusion_are_of_what_is_served() -> None:
+    rows = labelled_log(300, 10, 60)
+    wanted = fused(by_time(rows, 0.5), Wanted(share=0.2, gain=0.05, draws=50), BEST)[0]
+    found = calibrated(rows, wanted)
+    held = found.parts.held
+    chosen = (wanted.measure(held.crm, held.inputs) >= found.threshold) & held.known
+    p = fuse(held.crm, held.llm, chosen, wanted.fusion, held.inputs)
+    assert found.result["policy"]["logloss"]["value"] == pytest.approx(row_loss(p, held.label).mean())
