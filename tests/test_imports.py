@@ -154,7 +154,11 @@ RUNTIME_ARROWS = {
     "slate": set(),
     "decisions": set(),
     "control": {"llm"},
-    "engine": {"attributes", "control", "crm", "llm", "opening", "setup", "showcase", "slate"},
+    "routing_inputs": set(),
+    "router": {"control", "llm", "routing_inputs"},
+    "engine": {
+        "attributes", "control", "crm", "llm", "opening", "router", "routing_inputs", "setup", "showcase", "slate",
+    },  # fmt: skip
     "reference": {"engine"},
     "batch": {"decisions", "engine"},
     "partitions": {"batch", "engine"},
@@ -185,6 +189,7 @@ CORE_ARROWS = {
     "request_message": {"errors", "formats", "history", "messages", "request", "routing", "selection"},
     "json_lines": {"errors", "formats", "request", "request_message"},
     "labelled_files": {"errors", "formats", "json_lines", "routing"},
+    "decision_log": {"errors", "formats", "history", "json_lines", "messages", "routing"},
     "scores": {"request", "routing"},
     "bundle": {"atomic", "catalog", "errors", "features", "formats", "prompt", "routing"},
 }
