@@ -1,10 +1,12 @@
 """Which base model? Quality of trained ones on test rows, over their seeds, with paired gains over the first one.
 
-    python benchmarks/base_model_quality.py DATA NAME=RUN[,RUN ...] [NAME=RUN ...] --out FILE.json
+    python benchmarks/base_model_quality.py DATA NAME=RUN[,RUN ...] [NAME=RUN ...] [--rows N] --out FILE.json
 
 DATA is a prepared folder, each NAME one recipe's runs, a seed each. Models of labels are judged by AUC and log-loss;
 those that rank (loss = "softmax") by where each test row's item stands in the whole catalogue, the history left out,
 ties against it, beside rankings that learn nothing. Intervals are of the mean over seeds, by bootstrap over users.
+`--rows` takes a seeded sample of so many rows of items with training rows, beside all of those without; figures are
+then of new and of known items apart.
 """
 
 from __future__ import annotations
@@ -33,17 +35,19 @@ from harness.results import write
 AT_ONCE = 250  # rows that are ranked together
 Row = dict[str, Any]
 Mask = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("models", type=named, nargs="+", metavar="NAME=RUN[,RUN ...]")
+    parser.add_argument("--rows", type=int, default=0, help="of items with training rows; 0 = all")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = PreparedData.open(options.data)
-    found = judged(data, dict(options.models))
+    found = judged(data, dict(options.models), options.rows)
     write(options.out, {"what": "base models, quality", "data": data.info["name"], **found})
 
 
@@ -54,18 +58,23 @@ def named(text: str) -> tuple[str, list[Path]]:
     return name, [Path(run) for run in runs.split(",")]
 
 
-def judged(data: PreparedData, models: Mapping[str, Sequence[Path]]) -> Row:
+def judged(data: PreparedData, models: Mapping[str, Sequence[Path]], count: int = 0) -> Row:
     """Every model's figures in every part of the test rows, and its gains over the first one."""
     split = data.split("test")
-    parts = parts_of(data, split)
-    draws = {part: Bootstrap(split.users[mask]) for part, mask in parts.items()}
+    chosen = rows_of(data, split, count)
+    users, labels = split.users[chosen], split.labels[chosen]
+    parts = {part: mask[chosen] for part, mask in parts_of(data, split).items()}
+    if len(chosen) < len(split.users):  # new items would count for more than they do
+        parts = {part: mask for part, mask in parts.items() if part in ("new items", "known items")}
+    draws = {part: Bootstrap(users[mask]) for part, mask in parts.items()}
     ranks = Run.open(next(iter(models.values()))[0], data).recipe.crm.family.ranks
     first: dict[str, dict[str, Sampled]] = {}
     rows = []
-    for name, scores in {**trained(data, models, ranks), **(untrained(data, models) if ranks else {})}.items():
+    rivals_ = untrained(data, models, chosen) if ranks else {}
+    for name, scores in {**trained(data, models, ranks, chosen), **rivals_}.items():
         print(f"{name}: {len(scores)}", flush=True)
         figures = {
-            part: [sampled(one[mask], split.labels[mask], draws[part], ranks) for one in scores]
+            part: [sampled(one[mask], labels[mask], draws[part], ranks) for one in scores]
             for part, mask in parts.items()
         }
         means = {part: {metric: mean([one[metric] for one in of]) for metric in of[0]} for part, of in figures.items()}
@@ -75,37 +84,48 @@ def judged(data: PreparedData, models: Mapping[str, Sequence[Path]]) -> Row:
             "parts": {part: shown(means[part], figures[part]) for part in parts},
             "gains": {part: {m: interval(means[part][m].gain(first[part][m])) for m in means[part]} for part in parts},
         })  # fmt: skip
-    counts = {
-        part: {"rows": int(mask.sum()), "users": len(np.unique(split.users[mask]))} for part, mask in parts.items()
-    }
+    counts = {part: {"rows": int(mask.sum()), "users": len(np.unique(users[mask]))} for part, mask in parts.items()}
     return {"by": "ranking" if ranks else "labels", "counts": counts, "items": len(data.item_ids), "models": rows}
 
 
-def trained(data: PreparedData, models: Mapping[str, Sequence[Path]], ranks: bool) -> dict[str, list[npt.NDArray[Any]]]:
-    """NAME → the scores or ranks of the test rows, a seed each."""
-    return {name: [scored(Run.open(folder, data), ranks) for folder in folders] for name, folders in models.items()}
+def rows_of(data: PreparedData, split: Split, count: int) -> Indices:
+    """Test rows: all; or all of items without training rows, and a seeded sample of `count` of the others."""
+    new = data.unseen_items(split)
+    known = np.random.default_rng(0).permutation(np.flatnonzero(~new))[: count or None]
+    return np.sort(np.concatenate([np.flatnonzero(new), known])).astype(np.int64)
 
 
-def untrained(data: PreparedData, models: Mapping[str, Sequence[Path]]) -> dict[str, list[npt.NDArray[Any]]]:
+def trained(
+    data: PreparedData, models: Mapping[str, Sequence[Path]], ranks: bool, chosen: Indices
+) -> dict[str, list[npt.NDArray[Any]]]:
+    """NAME → the scores or ranks of the chosen rows, a seed each."""
+    return {
+        name: [scored(Run.open(folder, data), ranks, chosen) for folder in folders] for name, folders in models.items()
+    }
+
+
+def untrained(
+    data: PreparedData, models: Mapping[str, Sequence[Path]], chosen: Indices
+) -> dict[str, list[npt.NDArray[Any]]]:
     """What learns nothing: popularity, what followed the last item, and, with text vectors, the nearest to the last."""
     catalogs = [Run.open(folders[0], data).fit_inputs()[1] for folders in models.values()]
     vectors = next((catalog.vectors for catalog in catalogs if catalog.vectors is not None), None)
     found = {"popularity": rivals.popular(data), "what followed the last item": rivals.following(data)}
     if vectors is not None:
         found["text vectors alone, the last items' mean"] = rivals.alike(vectors[: len(data.item_ids)])
-    return {name: [places_by(data, rival)] for name, rival in found.items()}
+    return {name: [places_by(data, rival, chosen)] for name, rival in found.items()}
 
 
-def places_by(data: PreparedData, rival: rivals.Rival) -> npt.NDArray[np.int64]:
-    """Ranks of the test rows' items, the history left out."""
+def places_by(data: PreparedData, rival: rivals.Rival, chosen: Indices) -> Indices:
+    """Ranks of the chosen test rows' items, the history left out."""
     split, log = data.split("test"), data.log
     first = log.offsets[split.users]
-    found = np.zeros(len(split.users), np.int64)
-    for start in range(0, len(found), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
+    found = np.zeros(len(chosen), np.int64)
+    for start in range(0, len(chosen), AT_ONCE):
+        part = chosen[start : start + AT_ONCE]
         pairs = zip(first[part].tolist(), split.positions[part].tolist(), strict=True)
         histories = [log.items[a : a + n].astype(np.int64) for a, n in pairs]
-        found[part] = ranking.ranks(rival(histories), split.items[part], histories)
+        found[start : start + AT_ONCE] = ranking.ranks(rival(histories), split.items[part], histories)
     return found
 
 
@@ -113,17 +133,17 @@ def parts_of(data: PreparedData, split: Split) -> dict[str, Mask]:
     """All rows; those of users and items with and without training rows, where there are both."""
     known = np.isin(split.users, data.split("train").users)
     new = data.unseen_items(split)
-    masks = {"seen users": known, "new users": ~known, "new items": new}
+    masks = {"seen users": known, "new users": ~known, "new items": new, "known items": ~new}
     return {"all": np.ones(len(known), np.bool_), **{name: m for name, m in masks.items() if m.any() and not m.all()}}
 
 
-def scored(run: Run, ranks: bool) -> npt.NDArray[Any]:
-    """P(label = 1), or the rank of each row's item, of every test row."""
+def scored(run: Run, ranks: bool, chosen: Indices) -> npt.NDArray[Any]:
+    """P(label = 1), or the rank of each row's item, of the chosen test rows."""
     schema, catalog = run.fit_inputs()
     rows, model = EncodedRows(run.data, "test", FeatureEncoder(schema, catalog)), run.crm("crm")
     if not ranks:
-        return predict(model, rows)
-    return places_of(members_of(model), rows, np.arange(len(rows), dtype=np.int64))
+        return predict(model, rows)[chosen]
+    return places_of(members_of(model), rows, chosen)
 
 
 def sampled(scores: npt.NDArray[Any], labels: npt.NDArray[Any], draws: Bootstrap, ranks: bool) -> dict[str, Sampled]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -339,3 +340,15 @@ def test_what_the_llm_said_before_the_latest_event_is_known_to_a_measure(engine:
     found = box.control.known(person(1, events=5), Candidates.of(map(Candidate, ("i2", "i3", "i1"))))
     assert found[[0, 2]].tolist() == first.llm[[1, 0]].tolist()
     assert np.isnan(found[1])
+
+
+def test_a_bundle_without_a_calibration_of_its_measure_stays_at_its_own_threshold(engine: Engine) -> None:
+    box = Box(engine, HELD, "ratio:0.3")
+    bare = replace(box.engine.routing, calibration=None)
+    box.engine.control = Control(HELD, bare, box.engine.policy, 1e-5, box.backend.stats, lambda: box.now)
+    plain = Box(engine, ControlSettings(), "ratio:0.3")
+    for n in range(8):
+        assert box.rank(person(n)).reason == plain.rank(person(n)).reason
+    assert box.control.policy() is None
+    assert box.control.stats()["held_frozen"] == 1
+    assert "nothing moves: the bundle has no calibration of its measure" in box.control.told()[0]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
 from corella_edge import metrics
-from corella_edge.errors import ExportError
+from corella_edge.errors import ExportError, InputError
+from corella_edge.routing.calibrated import Wanted, calibrated, check_parts, fused, record
 from corella_edge.routing.fit import choose
 from corella_edge.routing.fit import fitting as fitting_rows
 from corella_edge.routing.forms import OWN, parse_threshold
 from corella_edge.routing.fusion import REPLACE, RULES, Fusion, fuse
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import BY_ENTROPY, NEVER, Entropy, Inputs, Measure
+from corella_edge.routing.parts import by_time as cut_by_time
 from corella_edge.routing.policy import RATIOS, UNASKABLE, Calibration, Policy, Routing
-from corella_edge.routing.routing_file import calibration_json
+from corella_edge.routing.routing_file import calibration_json, parse_routing
 from corella_edge_export.evaluation.fusion import fitting, fusion, routed
 from corella_edge_export.evaluation.scored import Json, ScoredRows, number
 from corella_edge_export.evaluation.shares import CANDIDATES
@@ -29,6 +31,7 @@ BEST = "best"
 FUSIONS = (*RULES, BEST)
 MEASURES = ("entropy", "centred")
 QUANTILES = 1001  # of the base model's probability
+DRAWS = 500  # of the bootstrap, a quarter of a report's: an export waits for it
 
 
 def routing(policy: str, rule_name: str, valid: ScoredRows, log: LabelledRows, measure_name: str = "entropy") -> Json:
@@ -56,6 +59,26 @@ def routing(policy: str, rule_name: str, valid: ScoredRows, log: LabelledRows, m
         "rows": len(valid), "base_rate": rate, **fusions,
         "probabilities": np.quantile(valid.crm, np.linspace(0.0, 1.0, QUANTILES)).tolist(),
     }  # fmt: skip
+
+
+def by_time(made: Json, rule_name: str, log: LabelledRows) -> Json:
+    """What `calibrate` would report of the validation rows: fitted on the earlier half, figures of the later.
+
+    The bundle's own thresholds and fusion stay those of all rows. Too few rows: why there is no report.
+
+    Args:
+        made: routing.json so far.
+    """
+    known = parse_routing(made)
+    policy = parse_threshold(OWN.prefix, replace(known, cost=UNASKABLE))
+    wanted = Wanted(known.measure, known.fusion, None if policy.budget else known.share(policy), draws=DRAWS)
+    try:
+        parts = cut_by_time(log)
+        check_parts(parts, wanted.measure)
+        wanted, _ = fused(parts, wanted, rule_name)
+        return record(calibrated(parts.fit, wanted, parts.held).result)
+    except InputError as error:
+        return {"refused": str(error).partition("; collect more")[0]}  # an export takes the rows that there are
 
 
 def _centred(rate: float) -> Measure:

@@ -203,7 +203,7 @@ class SequenceRecipe(FamilyRecipe):
     negatives: int = from_zero(0)
     drawn: Literal["evenly", "by count"] = "evenly"
     batch_events: int = 4096
-    new_bonus: float = signed(0.0)
+    new_bonus: float = from_zero(0.0)
     rating_weight: float = from_zero(0.0)
     next_weight: float = from_zero(0.0)
 

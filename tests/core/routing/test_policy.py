@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from corella_edge.errors import BundleError, InputError
-from corella_edge.routing.forms import parse_threshold
+from corella_edge.routing.forms import needs_cost, parse_threshold
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.measure import (
     BY_ENTROPY,
@@ -272,3 +272,22 @@ def test_a_start_names_rare_positives_and_what_is_not_known() -> None:
     assert "2.0% of the calibration rows are positive" in text
     assert "is not known" in text
     assert "does not tell" in " ".join(told(parse_threshold("band:0.1-0.2", routing), routing, "band"))
+
+
+def test_what_needs_a_cost_says_so() -> None:
+    assert needs_cost("ms:20", Routing())
+    assert needs_cost("policy", Routing("ms:20"))
+    assert not needs_cost("policy", Routing("ms:20", own=0.5))
+    assert not any(needs_cost(text, Routing("ms:20")) for text in (0.6, "ratio:0.1", "band:0.1-0.2"))
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [("band:0.6", "band: '0.6' is not the lowest"), ("band:0.4-1.5", "band"), ("band:a-b", "band"),
+     ("ms:-1", "ms: -1 is not milliseconds"), ("ms:60001", "(0 to 60000)"), ("ms:", "ms"), ("policy:1", "not one of"),
+     ("policyx", "not an entropy")],
+)  # fmt: skip
+def test_a_bad_threshold_is_named(text: str, part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_threshold(text)
+    assert part in str(caught.value)
