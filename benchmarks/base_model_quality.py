@@ -5,8 +5,8 @@
 DATA is a prepared folder, each NAME one recipe's runs, a seed each. Models of labels are judged by AUC and log-loss;
 those that rank (loss = "softmax") by where each test row's item stands in the whole catalogue, the history left out,
 ties against it, beside rankings that learn nothing. Intervals are of the mean over seeds, by bootstrap over users.
-`--rows` takes a seeded sample of so many rows of items with training rows, beside all of those without; figures are then
-of new and of known items apart.
+`--rows` takes a seeded sample of so many rows of items with training rows, beside all of those without; figures are
+then of new and of known items apart.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def judged(data: PreparedData, models: Mapping[str, Sequence[Path]], count: int 
         parts = {part: mask for part, mask in parts.items() if part in ("new items", "known items")}
     draws = {part: Bootstrap(users[mask]) for part, mask in parts.items()}
     ranks = Run.open(next(iter(models.values()))[0], data).recipe.crm.family.ranks
-    first: dict[str, dict[str, Sampled]] = {}
+    every: dict[str, dict[str, dict[str, Sampled]]] = {}  # name, part, metric
     rows = []
     rivals_ = untrained(data, models, chosen) if ranks else {}
     for name, scores in {**trained(data, models, ranks, chosen), **rivals_}.items():
@@ -78,12 +78,14 @@ def judged(data: PreparedData, models: Mapping[str, Sequence[Path]], count: int 
             for part, mask in parts.items()
         }
         means = {part: {metric: mean([one[metric] for one in of]) for metric in of[0]} for part, of in figures.items()}
-        first = first or means
+        every[name] = means
         rows.append({
             "name": name, "seeds": len(models.get(name, ())),
             "parts": {part: shown(means[part], figures[part]) for part in parts},
-            "gains": {part: {m: interval(means[part][m].gain(first[part][m])) for m in means[part]} for part in parts},
+            "gains": gains(means, next(iter(every.values()))),
         })  # fmt: skip
+    for row in rows if ranks else ():
+        row["over"] = {other: gains(every[row["name"]], every[other]) for other in rivals_ if other != row["name"]}
     counts = {part: {"rows": int(mask.sum()), "users": len(np.unique(users[mask]))} for part, mask in parts.items()}
     return {"by": "ranking" if ranks else "labels", "counts": counts, "items": len(data.item_ids), "models": rows}
 
@@ -156,6 +158,11 @@ def sampled(scores: npt.NDArray[Any], labels: npt.NDArray[Any], draws: Bootstrap
 def mean(seeds: Sequence[Sampled]) -> Sampled:
     """Over seeds, draw by draw."""
     return Sampled(float(np.mean([one.value for one in seeds])), np.mean([one.draws for one in seeds], axis=0))
+
+
+def gains(own: Mapping[str, Mapping[str, Sampled]], other: Mapping[str, Mapping[str, Sampled]]) -> Row:
+    """Paired, of every part and metric."""
+    return {part: {m: interval(value.gain(other[part][m])) for m, value in of.items()} for part, of in own.items()}
 
 
 def shown(means: Mapping[str, Sampled], seeds: Sequence[Mapping[str, Sampled]]) -> Row:

@@ -18,10 +18,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from corella_edge.request import Request, User
 from corella_edge.routing.load import Draws, Load, reached
@@ -73,13 +75,17 @@ def under_load(engine: Engine, half: Sequence[Request], ratio: float, qps: float
         done[place] = time.monotonic()
         hit[place], asked = len(draft.routed.chosen) > 0, asked + len(draft.routed.chosen)
         if draft.asking is not None and draft.asking.future is not None:
-            draft.asking.future.add_done_callback(lambda _, at=place: done.__setitem__(at, time.monotonic()))
+            draft.asking.future.add_done_callback(partial(_ended, done, place))
             futures.append(draft.asking.future)
     wait(futures)
     seconds = done - (began + moments)
     candidates = sum(len(request.candidates or ()) for request in half)
     return {"share": asked / candidates, "touched": float(hit.mean()), "p50": float(np.percentile(seconds, 50)),
             "p99": float(np.percentile(seconds, 99))}  # fmt: skip
+
+
+def _ended(done: npt.NDArray[np.float64], place: int, _: Future[Any]) -> None:
+    done[place] = time.monotonic()
 
 
 def compared(found: Measured, seen: dict[str, float], ratio: float, load: Load, draws: Draws) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import math
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from msgspec import Meta, Struct
 
 from corella_edge.errors import InputError
@@ -19,8 +20,8 @@ from corella_edge.formats.text_files import TextFile
 from corella_edge.history import MAX_TIME, not_seconds
 from corella_edge.json_lines import read_lines
 from corella_edge.messages import Id, an_id, check
-from corella_edge.routing.fusion import logit
 from corella_edge.routing.labelled import LabelledRows
+from corella_edge.routing.log_odds import logit
 from corella_edge.routing.replay import Logged
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
@@ -66,10 +67,13 @@ class Weighed(Shown):
     inputs: dict[str, float] = {}
 
 
-class WeighedDecision(LoggedDecision):
-    """A line of the log of decisions. `inputs`: what a gate reads, by name, as far as it is of the request."""
+class WeighedDecision(Struct):
+    """The same with all that routing knew. `inputs`: what a gate reads, by name, as far as it is of the request."""
 
     candidates: list[Weighed]
+    id: Id | None = None
+    time: float | None = None
+    user: Id | None = None
     inputs: dict[str, float] = {}
 
 
@@ -198,13 +202,21 @@ def _inputs(decision: WeighedDecision) -> list[dict[str, float]]:
 
 def _as_columns(rows: list[tuple[Any, ...]], inputs: list[dict[str, float]]) -> Logged:
     request, user, item, crm, llm, routed, reason, propensity, final, time = zip(*rows, strict=True)
-    texts = [np.array(column, np.object_) for column in (request, user, item)]
     names = sorted({name for one in inputs for name in one})
-    by_name = {name: np.array([one.get(name, math.nan) for one in inputs]) for name in names}
-    numbers = [np.array(column, np.float64) for column in (crm, llm, propensity)]
-    unknown = np.full(len(rows), math.nan)
-    found = LabelledRows(*texts, np.array(time, np.float64), unknown, *numbers, by_name)
-    return Logged(found, np.array(routed, bool), np.array(reason, np.object_), np.array(final, np.float64))
+    found = LabelledRows(
+        request=_texts_of(request), user=_texts_of(user), item=_texts_of(item), time=_numbers(time),
+        label=np.full(len(rows), math.nan), crm=_numbers(crm), llm=_numbers(llm), propensity=_numbers(propensity),
+        inputs={name: _numbers([one.get(name, math.nan) for one in inputs]) for name in names},
+    )  # fmt: skip
+    return Logged(found, np.array(routed, bool), _texts_of(reason), _numbers(final))
+
+
+def _texts_of(column: Sequence[str]) -> npt.NDArray[np.object_]:
+    return np.array(column, np.object_)
+
+
+def _numbers(column: Sequence[float]) -> npt.NDArray[np.float64]:
+    return np.array(column, np.float64)
 
 
 def read_clicks(path: Path) -> Iterator[Click]:

@@ -45,19 +45,15 @@ def read_rows(place: Path) -> Logged:
         InputError: names file and line.
     """
     from corella_edge.decision_log import decision_files, read_logged
-    from corella_edge.routing import labelled
     from corella_edge.routing.replay import Logged
 
-    if place.suffix == ".parquet":
-        rows = _parquet().read_labelled(place)
-    elif place.suffix == ".csv":
-        rows = labelled.read_csv(place)
-    elif _is_labelled(place):
-        rows = labelled.read_json_lines(place)
-    else:
+    if place.suffix not in (".parquet", ".csv") and not _is_labelled(place):
         return read_logged(decision_files(place, "LOG"))
     import numpy as np
 
+    from corella_edge_runtime.calibrate.log import read
+
+    rows = read(place)
     return Logged(rows, rows.known, np.full(len(rows), "", np.object_), np.full(len(rows), np.nan))
 
 

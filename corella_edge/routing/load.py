@@ -98,12 +98,14 @@ class Draws:
 def asked_chances(share: float, n: int, correlation: float) -> Floats:
     """float64 [n + 1]: the chance that 0, 1, … n candidates of a request are asked."""
     if share <= 0.0 or share >= 1.0:
-        return np.eye(n + 1)[n if share >= 1.0 else 0]
+        certain: Floats = np.eye(n + 1)[n if share >= 1.0 else 0]
+        return certain
     # Too little correlation for the beta's parameters to be told from infinity is none.
     weight = (1.0 - correlation) / correlation if correlation > 1e-9 else np.inf
     log = _log_rising(share, weight, n) + _log_rising(1.0 - share, weight, n)[::-1] + _log_choices(n)
-    chances: Floats = np.exp(log - log.max())
-    return chances / chances.sum()
+    relative = np.exp(log - log.max())
+    chances: Floats = relative / relative.sum()
+    return chances
 
 
 def _log_rising(mean: float, weight: float, n: int) -> Floats:

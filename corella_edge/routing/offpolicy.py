@@ -94,11 +94,12 @@ def worth(rows: LabelledRows, wanted: Mask, fusion: Fusion, bootstrap: Bootstrap
     head = float(wanted.mean()), found.undecided, found.effective
     if found.undecided > UNDECIDED or (wanted.any() and not found.effective):
         return Worth(*head)
-    final = fuse(rows.crm, rows.llm, wanted & rows.known, fusion)
-    losses = {"logloss": row_loss(final, rows.label), "accuracy": row_hit(final, rows.label)}
-    weighted = {name: snips(loss, found, bootstrap).interval() for name, loss in losses.items()}
-    robust = {f"{name}_robust": doubly_robust(loss, rows, found, bootstrap).interval() for name, loss in losses.items()}
-    return Worth(*head, weighted_auc(final, rows.label, found, bootstrap).interval(), **weighted, **robust)
+    final = fuse(rows.crm, rows.llm, wanted & rows.known, fusion, rows.inputs)
+    losses = row_loss(final, rows.label), row_hit(final, rows.label)
+    auc = weighted_auc(final, rows.label, found, bootstrap).interval()
+    loss, hit = (snips(values, found, bootstrap).interval() for values in losses)
+    loss_robust, hit_robust = (doubly_robust(values, rows, found, bootstrap).interval() for values in losses)
+    return Worth(*head, auc, loss, hit, loss_robust, hit_robust)
 
 
 def answered(final: Floats, routed: Mask, rows: LabelledRows, bootstrap: Bootstrap) -> Worth:
@@ -131,18 +132,19 @@ def snips(values: Floats, found: Asked, bootstrap: Bootstrap) -> Sampled:
     """Mean of row values float64 [n] under the policy: rows not asked count as they are; those asked by their weight,
     normalised to as many as are asked, so that answers lost to a deadline do not count as zero."""
     weight = np.where(found.wanted, found.weight, 0.0)
-    sums = [np.where(found.wanted, 0.0, values), found.wanted.astype(np.float64), weight, weight * values]
+    columns = [np.where(found.wanted, 0.0, values), found.wanted.astype(np.float64), weight, weight * values,
+               np.ones(len(values))]  # fmt: skip
+    whole = _normalised([np.array([column.sum()]) for column in columns])
+    return Sampled(float(whole[0]), _normalised([bootstrap.totals(column)[:, 0] for column in columns]))
 
-    def mean(rest: Floats, number: Floats, mass: Floats, total: Floats, rows: Floats) -> Floats:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            of_asked = np.where(number > 0, number * total / mass, 0.0)
-        found: Floats = (rest + of_asked) / rows
-        return found
 
-    whole = mean(*(np.array(column.sum()) for column in sums), np.array(float(len(values))))
-    ones = np.ones(len(values))
-    drawn = [bootstrap.totals(column)[:, 0] for column in (*sums, ones)]
-    return Sampled(float(whole), mean(*drawn))
+def _normalised(sums: Sequence[Floats]) -> Floats:
+    """Means, from sums over the rows: values not asked, how many are asked, their weights, weighted values, rows."""
+    rest, number, mass, total, rows = sums
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_asked = np.where(number > 0, number * total / mass, 0.0)
+    means: Floats = (rest + of_asked) / rows
+    return means
 
 
 def doubly_robust(values: Floats, rows: LabelledRows, found: Asked, bootstrap: Bootstrap) -> Sampled:

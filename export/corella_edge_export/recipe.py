@@ -81,6 +81,11 @@ class Recipe:
         """Whether some stage trains the LLM."""
         return any(part.epochs > 0 for part in (self.llm, self.joint, self.continuation))
 
+    @property
+    def computes_llm(self) -> bool:
+        """Whether training runs an LLM backwards at all: for itself, or one from scratch for the items' vectors."""
+        return self.trains_llm or (self.crm.text.source == "said" and self.llm.source == "scratch")
+
 
 GENERIC = "generic"  # the recipe that is made for the data at hand
 Make = Callable[[str], Mapping[str, Any]]  # of the family that a file over it names, "" where none does

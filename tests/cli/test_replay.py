@@ -13,8 +13,8 @@ import pytest
 from bundles import make_bundle
 from corella_edge.decision_log import read_logged, read_outcomes
 from corella_edge.errors import InputError
+from corella_edge.labelled_files import read_json_lines
 from corella_edge.request_message import parse_request
-from corella_edge.routing.labelled import read_json_lines
 from corella_edge_runtime.decisions import DecisionLog
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.partitions import parquet

@@ -43,6 +43,7 @@ class Block(nn.Module):
         """Begin as the identity; with `latest`, plus the mean of the events, each worth FADES of the next."""
         with torch.no_grad():
             for layer in (self.found, self.deep[-1]):
+                assert isinstance(layer, nn.Linear)
                 layer.weight.zero_()
                 layer.bias.zero_()
             if latest:

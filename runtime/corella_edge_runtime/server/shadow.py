@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from corella_edge_runtime.llm.asking import Asking
 
 Places = npt.NDArray[np.int64]
+Count = Callable[[str, int], None]
 
 LLM_SHARE = 0.1  # of the LLM's time
 BURST = 2.0  # seconds of it that may be saved up
@@ -59,6 +60,10 @@ def sample(n: int, share: float, rng: np.random.Generator, most: int = MOST) -> 
     return (np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))), chance
 
 
+def _uncounted(outcome: str, answers: int) -> None:
+    """Where nobody wants to know."""
+
+
 class Shadow:
     """Asks beside the requests. `begin` is of the event loop's thread.
 
@@ -71,7 +76,8 @@ class Shadow:
         self, share: float, rng: np.random.Generator, clock: Callable[[], float] = time.monotonic,
         llm_share: float = LLM_SHARE,
     ) -> None:  # fmt: skip
-        self.share, self.count = share, lambda outcome, answers: None
+        self.share = share
+        self.count: Count = _uncounted
         self._rng, self._clock = rng, clock
         self._allowance = Allowance(llm_share, BURST, clock())
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="shadow")

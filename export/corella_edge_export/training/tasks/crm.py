@@ -61,7 +61,7 @@ class CrmTask:
 
     def groups(self) -> list[tuple[list[nn.Parameter], float]]:
         rate = self.recipe.text.map_rate
-        maps = [] if rate == 1.0 else [p.map.weight for p in self.model.modules() if isinstance(p, TextInput)]
+        maps: list[nn.Parameter] = [] if rate == 1.0 else [p.map.weight for p in self.model.modules() if isinstance(p, TextInput)]
         apart = {id(p) for p in maps}
         rest = [p for part, _ in whole(self.model) for p in part if id(p) not in apart]
         return [(rest, 1.0), (maps, rate)] if maps else [(rest, 1.0)]
