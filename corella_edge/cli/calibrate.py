@@ -64,7 +64,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--fit-part", default=0.5, show_default=True, type=Finite(0, 1, min_open=True, max_open=True),
               help="About this share of the rows, the earliest, is fitted on; the rest is reported on.")  # fmt: skip
 @click.option("--ratios", type=Ratios(), default=",".join(f"{r:g}" for r in RATIOS), show_default=True,
-              help="Shares to report on, separated by commas.")  # fmt: skip
+              help="Shares to report on beside 0 and 1, separated by commas.")  # fmt: skip
 @click.option("--cost/--no-cost", default=True, show_default=True,
               help="Whether to measure what asking the LLM costs here, for an axis of milliseconds.")  # fmt: skip
 @click.option("--verify/--no-verify", default=True, show_default=True,

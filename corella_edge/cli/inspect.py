@@ -143,7 +143,7 @@ def _quality(part: Part, found: Part) -> str:
     has_llm = any(file["file"].endswith(".gguf") for file in found["files"])
     wanted = [("base model alone", 0), *(asked if has_llm else [])]
     figures = ", ".join(f"{name} {figure(by_ratio[ratio])}" for name, ratio in wanted)
-    return f"{figures} (AUC on {part['rows']:,} validation rows){_calibrated_on(part)}"
+    return f"{figures} (AUC on {part['judged']}){_calibrated_on(part)}"
 
 
 def _checked(part: Part, _: Part) -> str:

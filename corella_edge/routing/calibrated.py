@@ -43,7 +43,7 @@ class Wanted:
         measure: orders the candidates.
         fusion: makes one probability of both models' where routed.
         share: the routed share that is wanted; None = at the knee of the earlier part's curve.
-        ratios: shares that are reported on.
+        ratios: shares that are reported on, beside 0 and 1.
         gain: the smallest true gain in AUC that the later part must be able to show.
         part: about this share of the rows, the earliest, is fitted on.
         cost: LLM milliseconds of (asked candidates, touched requests); None = not known.
@@ -188,15 +188,14 @@ def _enough(held: Held, threshold: float, gain: float) -> Enough:
 
 def _judged(fit: Held, held: Held, threshold: float, wanted: Wanted) -> Json:
     """Figures of the later part alone."""
-    thresholds = {ratio: cut(fit.values, ratio) for ratio in wanted.ratios}
-    whole = [cut(fit.values, ratio) for ratio in sorted({0.0, *wanted.ratios, 1.0})]
+    thresholds = {ratio: cut(fit.values, ratio) for ratio in sorted({0.0, *wanted.ratios, 1.0})}
     known, crm = held.judged.known, held.judged.crm
     bootstrap, values = held.judge.bootstrap, held.judged_values
     return {
         "models": {"crm": shown(held.judge(crm)), "llm": shown(held.judge(np.where(known, held.judged.llm, crm)))},
         "curve": curve(held, thresholds, wanted.cost),
         "policy": point(held, threshold, wanted.cost),
-        "apgr": won(held, whole),
+        "apgr": won(held, [*thresholds.values()]),
         "order": {
             "gain": order(values, np.where(known, held.helped, 0.0), bootstrap).to_json(),
             "errors": order(values, row_loss(crm, held.judged.label), bootstrap).to_json(),

@@ -89,6 +89,7 @@ def test_the_new_bundle_verifies_and_shows_its_policy(corella, bundle, logged, t
     assert corella("verify", tmp_path / "new").code == 0
     shown = corella("inspect", tmp_path / "new").out
     assert "ratio:0.05" in shown  # the share of the parent's own policy
+    assert "later rows of a log)" in shown
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])

@@ -151,8 +151,18 @@ def _routing(bundle: Bundle) -> dict[str, Any]:
             "measure": policy.measure.to_json(), "share": None if policy.budget else routing.share(policy),
             "fusion": routing.fusion.to_json() | _fitted(data)}  # fmt: skip
     other = {CALIBRATED_ON: found} if (found := bundle.calibrated_on()) else {}
-    return {**head, **other, "rows": data.get("rows"), "table": data.get("table") or thresholds,
-            "fusions": data.get("fusions") or []}  # fmt: skip
+    told = {"rows": data.get("rows"), "judged": _judged(data), "fusions": data.get("fusions") or []}
+    return {**head, **other, **told, "table": data.get("table") or thresholds}
+
+
+def _judged(data: dict[str, Any]) -> str:
+    """The rows that the table is of: those of the calibration, or, where `calibrate` made it, the later ones of a log.
+
+    An export keeps a record by time, too, but its table is of all its rows, and its threshold of no log.
+    """
+    later = (data.get("calibrated") or {}).get("parts", {}).get("held_out")
+    of_log = later and "threshold" in data.get("policy", {})
+    return f"{later['rows']:,} later rows of a log" if of_log else f"{data.get('rows') or 0:,} validation rows"
 
 
 def _nats(threshold: float) -> float | None:

@@ -23,7 +23,7 @@ from corella_edge.routing.routing_file import parse_routing
 from logs import labelled_log
 
 LOG = labelled_log(600, 8, 150)
-QUICK = Wanted(share=0.1, gain=0.05, draws=60)
+QUICK = Wanted(share=0.1, gain=0.05, draws=60, ratios=(0.1,))
 
 
 def changed(rows: LabelledRows, **columns: np.ndarray) -> LabelledRows:
@@ -111,6 +111,8 @@ def test_a_bundle_routes_what_was_reported(measure: Measure, share: float) -> No
     assert len(places) == found.result["policy"]["rows_asked"]
     assert policy.fusion == Fusion("blend")
     assert made["kept"] == 1
+    assert "calibrated_on" not in made
+    assert [row["ratio"] for row in made["table"]] == [0.0, 0.1, 1.0]
     assert "calibrated_on" not in made  # its thresholds are of a log of its own now
     assert made["calibrated"]["parts"]["fit"]["rows"] == len(found.parts.fit)
     assert routing.share(policy) == pytest.approx(share, abs=2 / len(found.parts.fit))
