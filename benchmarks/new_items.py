@@ -26,6 +26,7 @@ import numpy.typing as npt
 import torch
 
 from base_model_quality import interval, named
+from corella_edge.bundle.artefact import TEXT, TOKENIZER
 from corella_edge.errors import InputError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Feed
@@ -148,7 +149,8 @@ def seconds(run: Run) -> Row | None:
     chosen = np.random.default_rng(0).permutation(len(texts))[: WARM + TITLES]
     with tempfile.TemporaryDirectory() as folder:
         to_onnx.write(model, tokenizer, Path(folder), texts)
-        served = TextModel(Path(folder) / to_onnx.TEXT, Path(folder) / to_onnx.TOKENIZER, model.width)
+        assert isinstance(model.width, int)
+        served = TextModel(Path(folder) / TEXT, Path(folder) / TOKENIZER, model.width)
         return timed(served, [texts[i] for i in chosen])
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from corella_edge.request import Request
+from corella_edge.routing.exploring import EXPLORE
 from corella_edge.routing.forms import FORMS
 from corella_edge.routing.fusion import REPLACE, Fusion, fuse
 from corella_edge.routing.maps import PLAIN
@@ -24,7 +25,7 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 _ENCODER = msgspec.json.Encoder()
-_ROUTED = ", ".join(f"`{form.reason}`" for form in FORMS if form.reason)
+_ROUTED = ", ".join(f"`{reason}`" for reason in (*(form.reason for form in FORMS if form.reason), EXPLORE))
 _ROUTED += f"; `{KEPT}`: the LLM's score of the same user state was given before"
 _UNANSWERED = "; ".join(f"`{reason}`: {reason.text}" for reason in NoAnswer)
 
@@ -65,7 +66,9 @@ class Scores:
         notes: what was odd about the request, beside its own notes.
         fallback: "popular" or "similar" where that ranks the candidates in place of the models, else "".
         strength: float64 [n], by which a fallback ranks.
-        inputs: float64 [n] by name, what the fusion rule looks at beside both scores.
+        inputs: float64 [n] by name, what measure and fusion rule look at beside the scores.
+        propensity: float64 [n], the chance with which the LLM was asked; None where nothing was left to chance.
+        shadow: float64 [n], P(Yes) that was asked for beside the request and counts nowhere; NaN where it was not.
     """
 
     items: tuple[str, ...]
@@ -80,6 +83,8 @@ class Scores:
     fallback: Literal["", "popular", "similar"] = ""
     strength: FloatArray | None = None
     inputs: Inputs = field(default_factory=dict)
+    propensity: FloatArray | None = None
+    shadow: FloatArray | None = None
 
     @property
     def entropy(self) -> FloatArray:

@@ -18,6 +18,11 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(map(int, words(text)))
 
 
+def fractions(text: str) -> tuple[float, ...]:
+    """Numbers between commas."""
+    return tuple(map(float, words(text)))
+
+
 def check_words(options: argparse.Namespace, known: Mapping[str, Sequence[str]]) -> None:
     """Raises InputError if a list of words, where it is given, holds one that is not known."""
     for option, allowed in known.items():

@@ -23,7 +23,7 @@ from corella_edge.features.schema import Schema
 from corella_edge.prompt import Template, Tokens
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.policy import Calibration, Routing
-from corella_edge.routing.routing_file import parse_calibration, parse_routing, read_fusion
+from corella_edge.routing.routing_file import CALIBRATED_ON, parse_calibration, parse_routing, read_fusion
 
 if TYPE_CHECKING:
     from corella_edge.bundle.signature import TrustedKey
@@ -32,7 +32,7 @@ FORMAT_VERSION = 1
 MANIFEST, SEAL, SIGNATURE = "manifest.json", "manifest.sha256", "manifest.json.minisig"
 _OWN = (MANIFEST, SEAL, SIGNATURE)
 POPULAR, EVENTS = "popular.jsonl", "events.json"  # optional
-ROUTING, CALIBRATED_ON = "routing.json", "calibrated_on"
+ROUTING = "routing.json"
 TEXT, TOKENIZER = "text.onnx", "text/tokenizer.json"  # optional: what makes vectors of words
 CRM_FILES = ("crm.onnx", "crm.int8.onnx")
 REQUIRED = ("schema.json", "catalog.jsonl", "crm.onnx", "routing.json", "verification.json", "reference.jsonl")

@@ -56,7 +56,7 @@ def note_precision(recipe: Recipe) -> None:
     from corella_edge_export.llm import precision
     from corella_edge_export.training.stages import joined
 
-    if found := precision.note(recipe, joined().device.type):
+    if recipe.computes_llm and (found := precision.note(recipe.llm.precision, joined().device.type)):
         talk.note(found)
 
 

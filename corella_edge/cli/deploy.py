@@ -79,11 +79,19 @@ def use(site: Path, version: str, wait: bool, timeout: float) -> None:
 @_BUNDLE
 @_VERIFY
 @_TRUST
+@click.option("--canary", "share", type=float, metavar="SHARE",
+              help="Give it to this share of the users alone, 0 to 1: `add` and `canary` in one.")  # fmt: skip
 @_WAIT
 @_TIMEOUT
-def push(site: Path, bundle: Path, verify: bool, trust: str | None, wait: bool, timeout: float) -> None:
+def push(
+    site: Path, bundle: Path, verify: bool, trust: str | None, share: float | None, wait: bool, timeout: float
+) -> None:
     """Add BUNDLE to SITE and make it live: `add` and `use` in one."""
-    _use(site, _add(site, bundle, verify, trust), wait, timeout)
+    version = _add(site, bundle, verify, trust)
+    if share is None:
+        _use(site, version, wait, timeout)
+    else:
+        _try(site, version, share, wait, timeout)
 
 
 @deploy.command()
@@ -106,16 +114,14 @@ def rollback(site: Path, wait: bool, timeout: float) -> None:
 @_TIMEOUT
 def canary(site: Path, version: str | None, share: float, stop: bool, wait: bool, timeout: float) -> None:
     """Give a share of the users VERSION. Each of them always gets the same; `use VERSION` gives it to all."""
-    from corella_edge_runtime.site import layout as sites
-    from corella_edge_runtime.site.deployment import with_canary, without_canary
+    from corella_edge_runtime.site.deployment import without_canary
 
     if stop == (version is not None):
         raise click.UsageError("name a VERSION or give --stop, one of the two")
     if version is None:
         _change(site, without_canary, wait, timeout)
     else:
-        chosen = sites.find(site, version)
-        _change(site, lambda now: with_canary(now, chosen, share), wait, timeout)
+        _try(site, version, share, wait, timeout)
 
 
 @deploy.command()
@@ -190,6 +196,14 @@ def _use(site: Path, version: str, wait: bool, timeout: float) -> None:
     sites.read(site)
     chosen = sites.find(site, version)
     _change(site, lambda now: promoted(now, chosen), wait, timeout)
+
+
+def _try(site: Path, version: str, share: float, wait: bool, timeout: float) -> None:
+    from corella_edge_runtime.site import layout as sites
+    from corella_edge_runtime.site.deployment import with_canary
+
+    chosen = sites.find(site, version)
+    _change(site, lambda now: with_canary(now, chosen, share), wait, timeout)
 
 
 def _change(site: Path, step: Callable[[Deployment], Deployment], wait: bool, timeout: float) -> None:

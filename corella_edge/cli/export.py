@@ -32,15 +32,19 @@ from corella_edge.routing.fusion import RULES
 @click.option("--name", default="", help="Name in answers and metrics; default: the recipe's.")
 @click.option("--bundle-version", default="1", show_default=True, help="Version in answers and metrics.")
 @click.option("--crm-int8", is_flag=True, help="Also write crm.int8.onnx, the base model in 8-bit integers (optimum).")
-@click.option("--fusion", type=click.Choice(RULES),
-              help="How both scores of a routed candidate become one; default: the recipe's.")  # fmt: skip
+@click.option("--fusion", type=click.Choice([*RULES, "best"]),
+              help="How both scores of a routed candidate become one; `best`: whatever validation rows that fitted "
+              "nothing like best, with maps of both models' probabilities. Default: the recipe's.")  # fmt: skip
+@click.option("--measure", type=click.Choice(["entropy", "centred"]),
+              help="What orders candidates: the entropy, or where positives are rare the entropy that is highest at "
+              "the base rate. Default: the recipe's.")  # fmt: skip
 @click.option("--no-sample", is_flag=True, help="Leave out sample.jsonl; reference.jsonl, for verify, stays.")
 @click.option("--no-llm", is_flag=True, help="Leave the LLM out: a bundle of the base model alone, without llama.cpp.")
 @click.option("--llm-threads", type=Threads(), help="Threads of the LLM. Default: all cores but one.")
 @checkpoint_option
 def export(
     run: Path, data: Path | None, out: Path, llm_type: tuple[str, ...], name: str, bundle_version: str,
-    crm_int8: bool, fusion: str | None, no_sample: bool, no_llm: bool, llm_threads: int | None,
+    crm_int8: bool, fusion: str | None, measure: str | None, no_sample: bool, no_llm: bool, llm_threads: int | None,
     checkpoint: Path | None,
 ) -> None:  # fmt: skip
     """Turn the finished training RUN into a bundle.
@@ -59,7 +63,9 @@ def export(
     from corella_edge_runtime.machine.threads import llm_default
 
     threads = llm_threads or llm_default()
-    options = ExportOptions(llm_type, name, bundle_version, not no_sample, crm_int8, fusion, threads, not no_llm)
+    options = ExportOptions(
+        llm_type, name, bundle_version, not no_sample, crm_int8, fusion, measure, threads, not no_llm
+    )
     opened = Run.open(run, data_of(run, data), checkpoint)
     bundle = write(opened, out, options, lambda message: talk.say(f"{message} …"))
     size = sum(entry.size for entry in bundle.manifest.files.values())
@@ -69,6 +75,20 @@ def export(
         click.echo(line)
     click.echo(f"{out}: {bundle.label}, {len(bundle.manifest.files)} files, {mib(size)}, verified")
     talk.then("serve", out)
+
+
+def _by_fusion(table: list[dict[str, Any]]) -> Iterator[str]:
+    """Every fusion rule behind every kind of map, judged by rows that fitted none of them."""
+    if not table:
+        return
+    yield "Fusion rules at the bundle's own threshold, on rows that fitted none of them (ECE: calibration error):"
+    cells = [["rule", "maps", "log-loss", "AUC", "ECE", "ECE, LLM asked", "ECE, not asked"]]
+    for row in table:
+        names = ("logloss", "auc", "ece", "ece_llm", "ece_alone")
+        cells.append([row["rule"], row["maps"], *(figure(row[name]) for name in names)])
+    yield from columns(cells)
+    (best,) = (row for row in table if row["chosen"])
+    yield f"Best by log-loss: {best['rule']}, maps: {best['maps']}"
 
 
 def _by_share(routing: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]:
@@ -86,6 +106,7 @@ def _by_share(routing: dict[str, Any], metrics: dict[str, Any]) -> Iterator[str]
         cells.append([f"{row['ratio']:g}", *(figure(row[name]) for name in ("auc", "logloss", "accuracy"))])
     yield from columns(cells, right=True)
     yield f"Alone: base model {figure(metrics['crm_valid']['auc'])}, LLM {figure(metrics['llm_valid']['auc'])} (AUC)"
+    yield from _by_fusion(routing.get("fusions", []))
     by_ratio = {f"ratio:{row['ratio']:g}": row for row in routing["table"]}
     losses = [by_ratio[name]["logloss"] for name in (own, "ratio:0") if name in by_ratio]
     if len(losses) == 2 and None not in losses and losses[0] > losses[1]:

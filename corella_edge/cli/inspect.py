@@ -126,7 +126,8 @@ def _routing(part: Part, _: Part) -> str:
         if asked == "never"
         else f"the LLM is asked about candidates whose entropy is at least {asked}"
     )
-    return f"{part['threshold']}: {whom}; fusion: {part['fusion']['rule']}{_calibrated_on(part)}"
+    of = "" if asked == "never" else _calibrated_on(part)
+    return f"{part['threshold']}: {whom}; fusion: {part['fusion']['rule']}{of}"
 
 
 def _calibrated_on(part: Part) -> str:
@@ -135,13 +136,14 @@ def _calibrated_on(part: Part) -> str:
     return f"; calibrated on the catalogue of {other}, which was replaced" if other else ""
 
 
-def _quality(part: Part, _: Part) -> str:
+def _quality(part: Part, found: Part) -> str:
     by_ratio = {row["ratio"]: row["auc"] for row in part["table"]}
     usual = next((r for r in by_ratio if f"ratio:{r:g}" == part["threshold"]), None)
-    wanted = [("base model alone", 0), *([(part["threshold"], usual)] if usual not in (None, 0, 1) else []),
-              ("LLM asked about every row", 1)]  # fmt: skip
+    asked = [*([(part["threshold"], usual)] if usual not in (None, 0, 1) else []), ("LLM asked about every row", 1)]
+    has_llm = any(file["file"].endswith(".gguf") for file in found["files"])
+    wanted = [("base model alone", 0), *(asked if has_llm else [])]
     figures = ", ".join(f"{name} {figure(by_ratio[ratio])}" for name, ratio in wanted)
-    return f"{figures} (AUC on {part['rows']:,} validation rows){_calibrated_on(part)}"
+    return f"{figures} (AUC on {part['judged']}){_calibrated_on(part)}"
 
 
 def _checked(part: Part, _: Part) -> str:

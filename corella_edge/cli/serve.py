@@ -16,7 +16,7 @@ import click
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
 from corella_edge.cli.common import Finite, engine_options, open_log, tell_threshold, trusted_key
-from corella_edge.cli.serve_options import ACCESS, HELD, LIMITS, MEMORY, control_settings, grouped
+from corella_edge.cli.serve_options import ACCESS, CHANCE, HELD, LIMITS, MEMORY, control_settings, grouped
 from corella_edge.errors import MissingExtraError, OutputError
 from corella_edge.routing.forms import HELP, read_threshold
 
@@ -37,6 +37,7 @@ _EXTRA_MODULES = {"starlette", "uvicorn", "httptools", "prometheus_client", "any
 @engine_options("process")
 @grouped("limits", LIMITS)
 @grouped("memory", MEMORY)
+@grouped("chance", CHANCE)
 @grouped("access", ACCESS)
 @grouped("held", HELD)
 @click.option("--grace", default=30.0, show_default=True, type=Finite(0),
@@ -44,7 +45,8 @@ _EXTRA_MODULES = {"starlette", "uvicorn", "httptools", "prometheus_client", "any
 @click.option("--access-log", is_flag=True, help="Log one line a request to stderr (address, path, status).")
 def serve(
     bundle: Path, threshold: str | None, host: str, port: int, engine: dict[str, Any], limits: dict[str, Any],
-    memory: dict[str, Any], access: dict[str, Any], held: dict[str, Any], grace: float, access_log: bool,
+    memory: dict[str, Any], chance: dict[str, Any], access: dict[str, Any], held: dict[str, Any], grace: float,
+    access_log: bool,
 ) -> None:  # fmt: skip
     """Serve a bundle, or the live version of a site (`corella-edge deploy`), over HTTP.
 
@@ -54,6 +56,7 @@ def serve(
     and /v1/availability; a page for people at /; /metrics and /openapi.json.
     """
     _check_early(bundle, threshold)
+    _check_chance(chance, memory, engine)
     _check_extra()
     engine["control"] = control_settings(held, threshold)
     if held["target_ratio"] is not None:
@@ -63,13 +66,13 @@ def serve(
 
     _log()
     guard = _guard(host, access)
-    engine["trust"] = trusted_key(access["trust"])
+    engine |= {"trust": trusted_key(access["trust"]), "explore": chance["explore"] or 0.0}
     cores = os.sched_getaffinity(0)
     # At a start there is no other version to stay with: an LLM that does not start must not end the server.
     first = partial(_load, threshold, {**engine, "retry_llm": True}, cores)
     source = open_source(bundle, partial(_load, threshold, engine, cores), first)
-    with _memory(memory) as kept:
-        settings = _settings(limits, grace, access_log)
+    with _memory(memory, chance["shadow"]) as kept:
+        settings = _settings(limits, grace, access_log, chance["slo"])
         ready = _ReadyLine(time.monotonic())
         say = _say_nothing if talk.quiet() and port else _say_listening  # which port is free, nobody else tells
         run(source, listen(host, port), settings, guard, kept, say, ready)
@@ -106,7 +109,9 @@ def _guard(host: str, access: dict[str, Any]) -> Guard:
     return Guard(keys, access["open_metrics"])
 
 
-def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> ServeSettings:
+def _settings(limits: dict[str, Any], grace: float, access_log: bool, slo: str | None) -> ServeSettings:
+    from corella_edge.routing.load import parse_slo
+    from corella_edge.routing.objective import Objective
     from corella_edge_runtime.server.guard.connections import ConnectionLimits
     from corella_edge_runtime.server.guard.limits import Limits
     from corella_edge_runtime.server.run import ServeSettings
@@ -114,12 +119,19 @@ def _settings(limits: dict[str, Any], grace: float, access_log: bool) -> ServeSe
     body_bytes = int(limits["max_body_mib"] * 2**20)
     bounds = Limits(limits["max_requests"], limits["worker_threads"], limits["timeout_ms"], body_bytes)
     connections = ConnectionLimits(limits["max_connections"], limits["max_connections_per_client"])
-    return ServeSettings(bounds, grace, access_log, limits["keep_alive"], connections)
+    objective = None
+    if slo is not None:
+        quantile, seconds = parse_slo(slo)
+        objective = Objective(int(quantile[1:]) / 100.0, seconds)
+    return ServeSettings(bounds, grace, access_log, limits["keep_alive"], connections, objective)
 
 
 @contextmanager
-def _memory(memory: dict[str, Any]) -> Iterator[Memory]:
+def _memory(memory: dict[str, Any], shadow: float | None) -> Iterator[Memory]:
+    import numpy as np
+
     from corella_edge_runtime.server.run import Memory
+    from corella_edge_runtime.server.shadow import Shadow
     from corella_edge_runtime.store.stock import StockFile
 
     with ExitStack() as opened:
@@ -128,7 +140,8 @@ def _memory(memory: dict[str, Any]) -> Iterator[Memory]:
         decisions = None
         if memory["log"]:
             decisions = opened.enter_context(open_log(memory["log"], memory["log_mib"]))
-        yield Memory(store, stock, decisions)
+        beside = None if shadow is None else Shadow(shadow, np.random.default_rng())
+        yield Memory(store, stock, decisions, beside)
 
 
 @contextmanager
@@ -154,6 +167,23 @@ def _check_early(bundle: Path, threshold: str | None) -> None:
         raise not_a_bundle(bundle, "bundle or site")
     if threshold is not None:
         read_threshold(threshold)
+
+
+def _check_chance(chance: dict[str, Any], memory: dict[str, Any], engine: dict[str, Any]) -> None:
+    """Raises UsageError for what would be asked in vain, InputError for an objective that is none."""
+    from corella_edge.routing.load import parse_slo
+
+    if chance["slo"] is not None:
+        parse_slo(chance["slo"])
+        if chance["shadow"]:
+            raise click.UsageError("--shadow and --slo exclude each other: in the shadow no request waits for the LLM")
+    if chance["shadow"] and chance["explore"]:
+        raise click.UsageError("--shadow and --explore exclude each other: in the shadow no request asks the LLM")
+    for name in ("shadow", "explore"):
+        if chance[name] and memory["log"] is None:
+            raise click.UsageError(f"--{name} needs --log DIR: the log is what it is for")
+        if chance[name] and engine["llm"] is None:
+            raise click.UsageError(f"--{name} and --no-llm exclude each other")
 
 
 def _check_extra() -> None:

@@ -67,6 +67,22 @@ MEMORY = {
     "log": LOG, "log_mib": LOG_MIB,
 }  # fmt: skip
 
+CHANCE = {
+    "shadow": click.option(
+        "--shadow", type=Finite(0, 1, min_open=True), metavar="SHARE",
+        help="The base model alone answers; of this share of the requests the LLM is asked afterwards, for the log.",
+    ),
+    "explore": click.option(
+        "--explore", type=Finite(0, 1, min_open=True), metavar="SHARE",
+        help="Ask the LLM about this share of the candidates of which the base model is sure, drawn at random, so that "
+        "the log can speak for other thresholds.",
+    ),
+    "slo": click.option(
+        "--slo", metavar="QUANTILE=TIME",
+        help="Ask the LLM about less while more requests take longer than p99=30ms (p50, p95 or p99; ms or s).",
+    ),
+}  # fmt: skip
+
 ACCESS = {
     "keys": click.option("--keys", type=_FILE, help="File of API keys, written by `corella-edge keys add`."),
     "insecure": click.option("--insecure", is_flag=True, help="Listen on any address without keys."),

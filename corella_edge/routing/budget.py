@@ -252,7 +252,7 @@ def _ms_goal(state: State, target: Target, now: float) -> tuple[float | None, fl
     seconds = max(now - late[-1].begun, target.window / SLICES)
     if state.started is not None:  # the first slice may have begun before there was anything to see
         seconds = max(min(seconds, now - state.started), 1e-3)
-    a_second = sum(part.candidates for part in late) / seconds
+    a_second = max(sum(part.candidates for part in late), 1) / seconds
     goal = target.ms / 1000.0 / (busy / asked * a_second)
     return goal, state.busy_ms(now, target.window) / target.ms
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -16,15 +18,21 @@ from corella_edge.errors import InputError
 from corella_edge.judge import Json, shown
 from corella_edge.metrics import Sampled, row_loss
 from corella_edge.routing.curve import Cost, Held, curve, cut, knee, point, won
+from corella_edge.routing.decision import Reach
+from corella_edge.routing.fit import LEAST_SHARE, choose, fit_fusion, fitting
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows
-from corella_edge.routing.measure import BY_ENTROPY, Measure
+from corella_edge.routing.measure import BY_ENTROPY, Measure, entropy
 from corella_edge.routing.order import order
 from corella_edge.routing.parts import Enough, Parts, by_time, enough, traps
-from corella_edge.routing.policy import RATIOS
+from corella_edge.routing.policy import RATIOS, Calibration, Policy
+from corella_edge.routing.promised import Promise, promised, realised
+from corella_edge.routing.routing_file import CALIBRATED_ON, calibration_json, finite
 
 FORMAT = 1
-NAMES = {"fit": "earlier", "held_out": "later"}
+QUANTILES = 1001  # of the base model's probability
+BEST, KEEP = "best", "keep"  # fusions: that of the lowest log-loss, that of the bundle
+KEPT = ("parts", "measure", "wanted", "knee", "share", "power", "policy", "apgr", "warnings", "promise", "gate")
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,14 @@ class Wanted:
         measure: orders the candidates.
         fusion: makes one probability of both models' where routed.
         share: the routed share that is wanted; None = at the knee of the earlier part's curve.
-        ratios: shares that are reported on.
+        ratios: shares that are reported on, beside 0 and 1.
         gain: the smallest true gain in AUC that the later part must be able to show.
         part: about this share of the rows, the earliest, is fitted on.
         cost: LLM milliseconds of (asked candidates, touched requests); None = not known.
         draws: of the bootstrap over users.
+        promise: what the threshold has to keep; None = it is the quantile of the wanted share.
+        fresh: rows that the measure was not fitted on, for the promise; None = the earlier part are such.
+        miss: of the asked rows, whose score may move further than the reach says; None = no reach is fitted.
     """
 
     measure: Measure = BY_ENTROPY
@@ -50,6 +61,9 @@ class Wanted:
     part: float = 0.5
     cost: Cost | None = None
     draws: int = 2000
+    promise: Promise | None = None
+    fresh: LabelledRows | None = None
+    miss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,12 +93,14 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
             small to show the gain that is wanted: the number of rows that would is named.
     """
     parts = by_time(rows, wanted.part) if later is None else Parts(rows, later)
-    for name, part in (("earlier", parts.fit), ("later", parts.held)):
-        _check(name, part, wanted.measure)
+    check_parts(parts, wanted.measure)
     fit, held = (_held(part, wanted) for part in (parts.fit, parts.held))
     bend = knee(fit)
     share = (bend or 0.0) if wanted.share is None else wanted.share
-    threshold = cut(fit.values, share)
+    threshold, told = cut(fit.values, share), dict[str, Any]()
+    if wanted.promise is not None:
+        threshold, told = _promised(wanted.promise, wanted, parts, held, share)
+        share = float((fit.values >= threshold).mean())
     power = _enough(held, threshold, wanted.gain)
     result = {
         "format": FORMAT,
@@ -94,9 +110,52 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
         "wanted": wanted.share, "knee": bend, "share": share,
         "power": {"smallest": power.smallest, "wanted": power.wanted, "needed": power.needed, "told": str(power)},
         **_judged(fit, held, threshold, wanted),
+        "promise": told or None, "reach": _reach(parts.fit, wanted),
         "warnings": [*_doubts(wanted, bend), *traps(parts, held.values)],
     }  # fmt: skip
     return Calibrated(share, threshold, parts, fit.values, result)
+
+
+def fused(parts: Parts, wanted: Wanted, name: str) -> tuple[Wanted, Json]:
+    """The wanted policy with the fusion of that name, fitted on the earlier part; and every fusion on both parts.
+
+    `BEST` is the one that the earlier part likes best, each of its rows judged by what other users' rows have fitted;
+    `KEEP` keeps the wanted one. The later part only reports.
+    """
+    share = LEAST_SHARE if wanted.share is None else wanted.share
+    values = wanted.measure(parts.fit.crm, parts.fit.inputs)
+    policy = Policy(wanted.measure, _plain(cut(values, share), wanted.measure))
+    found = choose(parts.fit, policy)
+    made = {BEST: lambda: found.policy.fusion, KEEP: lambda: wanted.fusion}
+    plain = partial(fit_fusion, parts.fit, fitting(parts.fit, policy), name, "none")
+    rule = made.get(name, plain)()
+    best = {(row["rule"], row["maps"]) for row in found.table if row["chosen"]}
+    later = choose(parts.fit, policy, parts.held).table
+    for row in later:
+        row["chosen"] = (row["rule"], row["maps"]) in best
+    told = {"wanted": name, "taken": rule.to_json(), "earlier": found.table, "later": later, "note": found.note}
+    return replace(wanted, fusion=rule), told
+
+
+def _promised(promise: Promise, wanted: Wanted, parts: Parts, held: Held, share: float) -> tuple[float, Json]:
+    """The threshold, from rows that the measure was not fitted on, and what the later part says of the promise."""
+    rows = parts.fit if wanted.fresh is None else wanted.fresh
+    threshold, told = promised(promise, rows, wanted.measure(rows.crm, rows.inputs), share)
+    return threshold, {**told, "missed_later": realised(parts.held, held.values, threshold, wanted.draws)}
+
+
+def _reach(rows: LabelledRows, wanted: Wanted) -> Json | None:
+    """How far asking moves a score; None where it is not wanted, or the rows are too few to say."""
+    asked, rule = rows.take(rows.known), wanted.fusion
+    if wanted.miss is None or len(asked) < Reach.least(wanted.miss):
+        return None
+    return Reach.fit(rule.alone(asked.crm), rule(asked.crm, asked.llm, asked.inputs), wanted.miss).to_json()
+
+
+def check_parts(parts: Parts, measure: Measure) -> None:
+    """Raises InputError where a part lacks what the measure looks at, or any score of the LLM."""
+    for name, part in (("earlier", parts.fit), ("later", parts.held)):
+        _check(name, part, measure)
 
 
 def _check(name: str, part: LabelledRows, measure: Measure) -> None:
@@ -117,9 +176,9 @@ def _enough(held: Held, threshold: float, gain: float) -> Enough:
     chosen = held.chosen(threshold)
     if not chosen.any():  # what the LLM alone gains is all there is to see
         chosen = held.chosen(-math.inf)
-    if np.array_equal(held.answer(chosen), held.judged.crm):  # both models say the same: there is nothing to be shown
+    if np.array_equal(held.answer(chosen), held.alone):  # both models say the same: there is nothing to be shown
         return Enough(len(held.judged), len(np.unique(held.judged.user)), 0.0, gain, len(held.judged))
-    figures, crm = held.judge(held.answer(chosen))["auc"], held.judge(held.judged.crm)["auc"]
+    figures, crm = held.judge(held.answer(chosen))["auc"], held.judge(held.alone)["auc"]
     difference = Sampled(figures.value - crm.value, figures.draws - crm.draws)
     found = enough(held.judged, difference, gain)
     if not found.holds:
@@ -129,15 +188,14 @@ def _enough(held: Held, threshold: float, gain: float) -> Enough:
 
 def _judged(fit: Held, held: Held, threshold: float, wanted: Wanted) -> Json:
     """Figures of the later part alone."""
-    thresholds = {ratio: cut(fit.values, ratio) for ratio in wanted.ratios}
-    whole = [cut(fit.values, ratio) for ratio in sorted({0.0, *wanted.ratios, 1.0})]
+    thresholds = {ratio: cut(fit.values, ratio) for ratio in sorted({0.0, *wanted.ratios, 1.0})}
     known, crm = held.judged.known, held.judged.crm
     bootstrap, values = held.judge.bootstrap, held.judged_values
     return {
         "models": {"crm": shown(held.judge(crm)), "llm": shown(held.judge(np.where(known, held.judged.llm, crm)))},
         "curve": curve(held, thresholds, wanted.cost),
         "policy": point(held, threshold, wanted.cost),
-        "apgr": won(held, whole),
+        "apgr": won(held, [*thresholds.values()]),
         "order": {
             "gain": order(values, np.where(known, held.helped, 0.0), bootstrap).to_json(),
             "errors": order(values, row_loss(crm, held.judged.label), bootstrap).to_json(),
@@ -171,3 +229,46 @@ def moment(seconds: float) -> str:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
     except (OverflowError, ValueError, OSError):
         return f"{seconds:g}"
+
+
+def routing_json(old: Json, found: Calibrated, wanted: Wanted) -> Json:
+    """routing.json of a bundle with the fitted policy: thresholds, figures, and what they come from.
+
+    Quantiles are of the earlier part, figures of the later. `old` is the parent's, of which the rest stays.
+    """
+    fit = found.parts.fit
+    policy = {"measure": wanted.measure.to_json(), "threshold": finite(_plain(found.threshold, wanted.measure))}
+    if wanted.measure is not BY_ENTROPY:
+        policy |= calibration_json(Calibration.fit(found.values, least=wanted.measure.least))
+    new = {
+        "threshold": f"ratio:{round(found.share, 9):g}",
+        "policy": policy,
+        "fusion": wanted.fusion.to_json(),
+        "calibration": calibration_json(Calibration.fit(entropy(fit.crm))),
+        "table": [_table_row(row) for row in found.result["curve"]],
+        "rows": len(fit),
+        "base_rate": float(fit.label.mean()),
+        "probabilities": np.quantile(fit.crm, np.linspace(0.0, 1.0, QUANTILES)).tolist(),
+        "calibrated": record(found.result),
+        "fusions": found.result["fusions"]["earlier"] if found.result.get("fusions") else [],
+    }
+    reach = found.result["reach"]
+    # `reach` would be that of another fusion, and the log is of this bundle's own catalogue.
+    kept = {name: value for name, value in old.items() if name not in ("reach", CALIBRATED_ON)}
+    return {**kept, **new, **({} if reach is None else {"reach": reach})}
+
+
+def _plain(threshold: float, measure: Measure) -> float:
+    """-inf, which JSON has not, as the value that no candidate is below."""
+    return measure.least if threshold == -math.inf else threshold
+
+
+def _table_row(row: Json) -> Json:
+    plain = {name: row[name]["value"] for name in ("auc", "logloss", "accuracy")}
+    return {"ratio": row["ratio"], "threshold": row["threshold"], "share": row["share"]["value"], **plain}
+
+
+def record(result: Json) -> Json:
+    """What a bundle keeps of a calibration: its sources, and what was found; the curve is the table beside it."""
+    kept = {name: result[name] for name in KEPT if name in result}
+    return {**kept, "order": {name: found["verdict"] for name, found in result["order"].items()}}

@@ -15,12 +15,12 @@ import numpy as np
 
 from corella_edge.judge import Figures, Json, Judge, gains, interval, number, shown
 from corella_edge.metrics import Bootstrap, Sampled, auc, row_loss, sampled_mean
+from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.labelled import Floats, LabelledRows, Mask
 from corella_edge.routing.parts import usable
 
 RANDOM_DRAWS = 5
 FINE = tuple(np.linspace(0.0, 1.0, 51).tolist())  # shares among which the knee is looked for
-Rule = Callable[[Floats, Floats], Floats]
 Cost = Callable[[float, float], float]
 
 
@@ -52,7 +52,7 @@ class Held:
 
     rows: LabelledRows
     values: Floats
-    rule: Rule
+    rule: Fusion
     draws: int = 2000
     seed: int = 0
 
@@ -79,14 +79,17 @@ class Held:
     def routed(self) -> Floats:
         """float64 [m], of the judged rows: the answer if routed; the base model's where the LLM has none."""
         rows, known = self.judged, self.judged.known
-        found = rows.crm.copy()
-        found[known] = self.rule(rows.crm[known], rows.llm[known])
-        return found
+        return fuse(rows.crm, rows.llm, known, self.rule, rows.inputs)
+
+    @cached_property
+    def alone(self) -> Floats:
+        """float64 [m], of the judged rows: the answer if nothing is asked."""
+        return self.rule.alone(self.judged.crm)
 
     @cached_property
     def helped(self) -> Floats:
         """float64 [m]: log-loss of the base model less that of the answer if routed, nats."""
-        return row_loss(self.judged.crm, self.judged.label) - row_loss(self.routed, self.judged.label)
+        return row_loss(self.alone, self.judged.label) - row_loss(self.routed, self.judged.label)
 
     def chosen(self, threshold: float) -> Mask:
         """bool [m]: judged rows that the LLM is asked about."""
@@ -94,7 +97,7 @@ class Held:
 
     def answer(self, chosen: Mask) -> Floats:
         """float64 [m]: probabilities if these are routed."""
-        return np.where(chosen, self.routed, self.judged.crm)
+        return np.where(chosen, self.routed, self.alone)
 
     def share(self, threshold: float) -> Sampled:
         """The share of all rows at or above the threshold."""
@@ -114,8 +117,9 @@ def point(held: Held, threshold: float, cost: Cost | None = None) -> Json:
     `cost` gives milliseconds of so many asked candidates in so many touched requests.
     """
     chosen = held.chosen(threshold)
-    figures, crm = held.judge(held.answer(chosen)), held.judge(held.judged.crm)
+    figures, crm = held.judge(held.answer(chosen)), held.judge(held.alone)
     asked, touched = held.work(threshold)
+    best = held.judge.points(held.answer(oracle(held, int(chosen.sum()))))
     return {
         "threshold": number(threshold) if threshold > -math.inf else float(held.values.min()),
         "share": interval(held.share(threshold).interval()),
@@ -126,7 +130,7 @@ def point(held: Held, threshold: float, cost: Cost | None = None) -> Json:
         **shown(figures),
         "over_crm": gains(figures, crm),
         "random": at_random(held, int(chosen.sum())),
-        "oracle": held.judge.points(held.answer(oracle(held, int(chosen.sum())))),
+        "oracle": {name: number(value) for name, value in best.items()},
     }  # fmt: skip
 
 
@@ -179,7 +183,8 @@ def _area(metric: str, shares: Floats, figures: Sequence[Figures]) -> Json:
     weight = np.r_[width, 0.0] / 2 + np.r_[0.0, width] / 2
     value = better * (weight @ [one[metric].value for one in figures] - crm.value)
     draws = better * (weight @ np.stack([one[metric].draws for one in figures]) - crm.draws)
-    return {**interval(Sampled(value / gap.value, draws / gap.draws).interval()), "gap": interval(found)}
+    part = np.divide(draws, gap.draws, out=np.full_like(draws, np.nan), where=gap.draws != 0.0)
+    return {**interval(Sampled(value / gap.value, part).interval()), "gap": interval(found)}
 
 
 def knee(held: Held, shares: Sequence[float] = FINE) -> float | None:

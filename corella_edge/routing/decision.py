@@ -18,7 +18,7 @@ import numpy.typing as npt
 from corella_edge.errors import BundleError, InputError
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.log_odds import logit, sigmoid
-from corella_edge.routing.measure import Floats
+from corella_edge.routing.measure import NO_INPUTS, Floats, Inputs
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -30,7 +30,9 @@ _MOST = 100  # bins of a file
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How far asking moves a score, in logits, by the base model's logit.
+    """How far asking moves the final score of a candidate, in logits, by the logit of its score when nobody is asked.
+
+    That is the base model's, mapped where the bundle has maps.
 
     Attributes:
         edges: rising logits between the bins, one less than there are bins.
@@ -44,8 +46,8 @@ class Reach:
     miss: float
 
     @classmethod
-    def fit(cls, crm: Floats, fused: Floats, miss: float = MISS, bins: int = BINS) -> Reach:
-        """From the scores float64 [n] of rows that were asked, before and after.
+    def fit(cls, alone: Floats, fused: Floats, miss: float = MISS, bins: int = BINS) -> Reach:
+        """From the final scores float64 [n] of rows that were asked, before and after.
 
         Split conformal prediction, bin by bin (arXiv 2107.07511, sections 1 and 4.1): a new row's score lies in its
         interval with probability at least 1 - `miss`, if rows are exchangeable. Bins hold about equal mass; there are
@@ -54,14 +56,12 @@ class Reach:
         Raises:
             InputError: a miss outside (0, 1), or too few rows for it; says how many it takes.
         """
-        if not 0.0 < miss < 1.0:
-            raise InputError(f"miss: {miss:g} is not between 0 and 1")
-        least = math.ceil(2.0 / miss) - 1
-        if len(crm) < least:
+        least = cls.least(miss)
+        if len(alone) < least:
             raise InputError(
-                f"the reach of a score at miss {miss:g} takes {least} asked rows, and there are {len(crm)}"
+                f"the reach of a score at miss {miss:g} takes {least} asked rows, and there are {len(alone)}"
             )
-        at, move = logit(crm), logit(fused) - logit(crm)
+        at, move = logit(alone), logit(fused) - logit(alone)
         number = max(1, min(bins, len(at) // (2 * least)))
         edges = np.unique(np.sort(at)[np.arange(1, number) * len(at) // number])
         place = np.searchsorted(edges, at, side="right")
@@ -71,12 +71,19 @@ class Reach:
         ends = [_ends(one, miss) for one in moves]
         return cls(tuple(edges.tolist()), tuple(d for d, _ in ends), tuple(u for _, u in ends), miss)
 
-    def __call__(self, crm: Floats) -> tuple[Floats, Floats]:
-        """The least and the greatest score after asking, float64 [n] each, of the base model's scores float64 [n]."""
-        at = logit(crm)
+    @staticmethod
+    def least(miss: float) -> int:
+        """How many asked rows a fit takes. Raises InputError for a miss outside (0, 1)."""
+        if not 0.0 < miss < 1.0:
+            raise InputError(f"miss: {miss:g} is not between 0 and 1")
+        return math.ceil(2.0 / miss) - 1
+
+    def __call__(self, alone: Floats) -> tuple[Floats, Floats]:
+        """The least and the greatest score after asking, float64 [n] each, of scores float64 [n] when nobody is."""
+        at = logit(alone)
         place = np.searchsorted(np.array(self.edges), at, side="right")
         low, high = sigmoid(at + np.array(self.down)[place]), sigmoid(at + np.array(self.up)[place])
-        return np.minimum(low, crm), np.maximum(high, crm)
+        return np.minimum(low, alone), np.maximum(high, alone)
 
     def to_json(self) -> dict[str, Any]:
         """What `parse_reach` reads."""
@@ -118,13 +125,14 @@ def _is_logit(value: Any) -> bool:
     return type(value) in (int, float) and -1000.0 <= value <= 1000.0
 
 
-def exact(rule: Fusion, crm: Floats) -> tuple[Floats, Floats]:
-    """The least and the greatest score that the rule can give whatever the LLM answers, float64 [n] each.
+def exact(rule: Fusion, crm: Floats, inputs: Inputs = NO_INPUTS) -> tuple[Floats, Floats]:
+    """The least and the greatest final score that the rule can give whatever the LLM answers, or if it does not.
 
-    Every rule rises or falls with the LLM's score, so both are at its ends.
+    Every rule rises or falls with the LLM's score, so both are at its ends. float64 [n] each.
     """
-    ends = rule(crm, np.zeros_like(crm)), rule(crm, np.ones_like(crm))
-    return np.minimum(np.minimum(*ends), crm), np.maximum(np.maximum(*ends), crm)
+    ends = rule(crm, np.zeros_like(crm), inputs), rule(crm, np.ones_like(crm), inputs)
+    alone = rule.alone(crm)
+    return np.minimum(np.minimum(*ends), alone), np.maximum(np.maximum(*ends), alone)
 
 
 def worth(score: Floats, weight: npt.ArrayLike = 1.0, bonus: npt.ArrayLike = 0.0) -> Floats:
@@ -181,7 +189,7 @@ def to_ask(
     """bool [m]: which of the routed candidates can change the `k` best of a request.
 
     Args:
-        p: float64 [n], the base model's scores. chosen: int64 [m], the routed places.
+        p: float64 [n], the final scores if nobody is asked. chosen: int64 [m], the routed places.
         reach: float64 [m] twice, between which the final score of each of them lies.
         weight, bonus: see `worth`; of all candidates, or one number.
     """
@@ -194,7 +202,7 @@ def open_places(p: Floats, chosen: Ints, k: int, reach: Reach | None, whole: boo
     """bool [m]: which of the routed candidates of a request for the `k` best are asked about.
 
     Args:
-        p: float64 [n], the base model's scores. chosen: int64 [m], the routed places.
+        p: float64 [n], the final scores if nobody is asked. chosen: int64 [m], the routed places.
         reach: of the bundle; None = not known, then all are that `whole` leaves.
         whole: of a whole catalogue those alone that are `near_top`.
     """

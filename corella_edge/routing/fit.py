@@ -22,7 +22,7 @@ from corella_edge.routing.gate import filled
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.log_odds import fit_agreeing, logit
 from corella_edge.routing.maps import KINDS, PLAIN, Maps
-from corella_edge.routing.policy import Policy, threshold_for
+from corella_edge.routing.policy import USUAL, Policy, threshold_for
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -84,7 +84,7 @@ def routed(rows: LabelledRows, policy: Policy) -> Mask:
 def fitting(rows: LabelledRows, policy: Policy) -> Mask:
     """bool [n]: the rows that maps and weights are fitted on; see the module."""
     values = policy.measure(rows.crm, rows.inputs)
-    found = (values >= min(policy.threshold, threshold_for(values, LEAST_SHARE))) & rows.known
+    found = (values >= min(policy.least(USUAL), threshold_for(values, LEAST_SHARE))) & rows.known
     few = found.sum() < ENOUGH or len(np.unique(rows.label[found])) < 2
     return rows.known if few else found
 

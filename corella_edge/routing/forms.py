@@ -110,8 +110,9 @@ _BAND = f"{_PROBABILITY}-{_PROBABILITY}"
 
 def _read_band(text: str) -> Numbers | None:
     """Two probabilities, the lower first, in whatever order they are written."""
-    found = re.fullmatch(_BAND, text)
-    return tuple(sorted(map(float, found.groups()))) if found else None
+    found = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", text, re.ASCII)
+    ends = sorted(map(float, found.groups())) if found else [math.inf]
+    return tuple(ends) if ends[-1] <= 1.0 else None
 
 
 def _by_band(numbers: Numbers, routing: Routing) -> Policy:

@@ -77,6 +77,10 @@ class Fusion:
         found = self(crms, llms, {name: values.repeat(4) for name, values in inputs.items()})
         return float(found.min()), float(found.max())
 
+    def alone(self, crm: Floats) -> Floats:
+        """float64 [n]: the final probability of rows that the LLM has not answered; not to be written to."""
+        return crm if self.maps is PLAIN else self.maps.alone(crm)
+
     def mapped(self, crm: Floats, llm: Floats, chosen: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
         """Both models' probabilities float64 [n] after the maps; bool [n]: where the LLM has answered."""
         return np.where(chosen, self.maps.crm(crm), self.maps.alone(crm)), self.maps.llm(llm)
@@ -142,7 +146,7 @@ def _are_weights(values: Any, count: int) -> bool:
 def fuse(crm: Floats, llm: Floats, chosen: npt.NDArray[np.bool_], rule: Fusion, inputs: Inputs = NO_INPUTS) -> Floats:
     """Final probabilities float64 [n]: the rule's on the chosen rows bool [n], on all others the CRM's, mapped where
     the rule has maps. `inputs`: float64 [n] by name, those that the rule needs."""
-    p = np.array(crm if rule.maps is PLAIN else rule.maps.alone(crm), dtype=np.float64)
+    p = np.array(rule.alone(crm), dtype=np.float64)
     if chosen.any():
         known = {name: inputs[name][chosen] for name in rule.needs if name in inputs}
         p[chosen] = rule(crm[chosen], llm[chosen], known)

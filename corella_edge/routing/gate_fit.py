@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from corella_edge.errors import InputError
 from corella_edge.metrics import Bootstrap, Interval, Sampled, row_loss, sampled_auc, sampled_mean
-from corella_edge.routing.gate import INPUTS, KINDS, Gate, filled
+from corella_edge.routing.fusion import Fusion
+from corella_edge.routing.gate import INPUTS, KINDS, Gate, doubt_and_logit, table
 from corella_edge.routing.labelled import LabelledRows
-from corella_edge.routing.log_odds import logit, sigmoid
+from corella_edge.routing.log_odds import sigmoid
 from corella_edge.routing.measure import BY_ENTROPY, Floats, Inputs, Measure, entropy
 
 Ints = npt.NDArray[np.int64]
@@ -34,20 +35,22 @@ class Asked:
     """Rows with an answer of the LLM, [n] each.
 
     Attributes:
-        p, after: the base model's probability, and that after asking.
+        p: the base model's probability.
+        before, after: the final one without asking, and with it.
         label: 0 or 1. user: number of the user, from 0.
         inputs: those of `gate.INPUTS` that the log has.
     """
 
     p: Floats
+    before: Floats
     after: Floats
     label: Floats
     user: Ints
     inputs: Inputs
 
     @classmethod
-    def of(cls, rows: LabelledRows, after: Floats) -> Asked:
-        """Of the rows that were asked; `after` float64 [n] of all rows is looked at there.
+    def of(cls, rows: LabelledRows, rule: Fusion) -> Asked:
+        """Of the rows that were asked.
 
         Raises:
             InputError: too few of them, or of their users; says how many it takes.
@@ -59,17 +62,19 @@ class Asked:
                 f"a gate takes {ENOUGH_ROWS} rows that the LLM was asked about, of {ENOUGH_USERS} users, to fit it and "
                 f"as many later ones to judge it; here are {known.sum()} of {len(names)} users"
             )
-        inputs = {name: rows.inputs[name][known] for name in INPUTS if name in rows.inputs}
-        return cls(rows.crm[known], after[known], rows.label[known], user.astype(np.int64), inputs)
+        part = rows.take(known)
+        after = rule(part.crm, part.llm, part.inputs)
+        inputs = {name: part.inputs[name] for name in INPUTS if name in part.inputs}
+        return cls(part.crm, rule.alone(part.crm), after, part.label, user.astype(np.int64), inputs)
 
     @property
     def benefit(self) -> Floats:
         """float64 [n], nats: log-loss without asking minus log-loss with it."""
-        return row_loss(self.p, self.label) - row_loss(self.after, self.label)
+        return row_loss(self.before, self.label) - row_loss(self.after, self.label)
 
     def take(self, rows: Mask) -> Asked:
         inputs = {name: values[rows] for name, values in self.inputs.items()}
-        return Asked(self.p[rows], self.after[rows], self.label[rows], self.user[rows], inputs)
+        return Asked(self.p[rows], self.before[rows], self.after[rows], self.label[rows], self.user[rows], inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,11 @@ class Learned:
     gain: Interval
 
     @property
+    def form(self) -> tuple[str, float, float]:
+        """The one that was fitted."""
+        return max(self.forms, key=lambda form: form[2])
+
+    @property
     def better(self) -> bool:
         """Whether the interval of the gain lies above 0."""
         return self.gain.low > 0.0
@@ -136,7 +146,7 @@ def learn(
     forms = tuple(_tried(rows, needs, numbered, shares, rng))
     kind, strength, _ = max(forms, key=lambda form: form[2])
     gate = fit(kind, rows.p, rows.benefit, rows.inputs, needs, strength)
-    return Learned(gate, forms, *_judged(gate, later, shares, rng, draws))
+    return Learned(gate, forms, *judged(gate, later, shares, rng, draws))
 
 
 def _tried(
@@ -172,9 +182,10 @@ def first(values: Floats, share: float, draw: Floats) -> Mask:
     return chosen
 
 
-def _judged(
+def judged(
     gate: Gate, rows: Asked, shares: Sequence[float], rng: np.random.Generator, draws: int
 ) -> tuple[tuple[Versus, ...], Interval]:
+    """The gate against the entropy on rows that it was not fitted on: at each share, and over all shares together."""
     bootstrap = Bootstrap(rows.user, draws, int(rng.integers(2**31)))
     draw, benefit = rng.random(len(rows.p)), rows.benefit
     values, doubt = gate(rows.p, rows.inputs), entropy(rows.p)
@@ -189,7 +200,7 @@ def _judged(
 
 
 def _auc(rows: Asked, chosen: Mask, bootstrap: Bootstrap) -> Sampled:
-    return sampled_auc(np.where(chosen, rows.after, rows.p), rows.label, bootstrap)
+    return sampled_auc(np.where(chosen, rows.after, rows.before), rows.label, bootstrap)
 
 
 def usable(inputs: Inputs) -> tuple[str, ...]:
@@ -218,7 +229,7 @@ def fit(
     """
     if not np.any(benefit):
         raise InputError("a gate needs labelled rows in which the LLM's answer makes a difference")
-    fill = tuple(_mean(name, inputs[name]) for name in needs)
+    fill = tuple(_means(inputs, needs))
     x = _columns(p, inputs, needs, fill)
     centre, scale = x.mean(axis=0), x.std(axis=0)
     scale[scale <= 1e-9 * np.maximum(1.0, np.abs(centre))] = np.inf  # a column that says nothing gets no weight
@@ -229,32 +240,31 @@ def fit(
     return Gate(kind, tuple(needs), fill, (constant - float(centre @ each), *each.tolist()))
 
 
-def _mean(name: str, values: Floats) -> float:
-    """The mean of what is known of an input."""
-    made = INPUTS[name]
-    x = values if made is None else made(values)
-    return float(np.nanmean(x))
+def _means(inputs: Inputs, needs: Sequence[str]) -> list[float]:
+    """The mean of what is known of each input, in the form that weights are of."""
+    if not needs:
+        return []
+    found: list[float] = np.nanmean(table(needs, inputs, [np.nan] * len(needs)), axis=1).tolist()
+    return found
 
 
 def _columns(p: Floats, inputs: Inputs, needs: Sequence[str], fill: Sequence[float]) -> Floats:
     """float64 [n, 3 + 2 k], in the order of the weights and without the constant."""
-    s, at = entropy(p), logit(p)
+    s, at = doubt_and_logit(p)
     found = [s, at, at * at]
-    for name, value in zip(needs, fill, strict=True):
-        x = filled(name, inputs[name], value)
+    for x in table(needs, inputs, fill) if needs else ():
         found += [x, s * x]
     return np.stack(found, axis=1)
 
 
 def _penalty(columns: int, rows: int, strength: float) -> Floats:
     """On every weight but the constant's."""
-    return np.diag(np.r_[1e-9, np.full(columns - 1, strength)]) * rows
+    return np.diag(rows * np.r_[1e-9, np.full(columns - 1, strength)]).astype(np.float64, copy=False)
 
 
 def _ridge(z: Floats, benefit: Floats, strength: float) -> Floats:
     """The least squares of the benefit."""
-    found: Floats = np.linalg.solve(z.T @ z + _penalty(z.shape[1], len(z), strength), z.T @ benefit)
-    return found
+    return np.asarray(np.linalg.solve(z.T @ z + _penalty(z.shape[1], len(z), strength), z.T @ benefit), np.float64)
 
 
 def _logistic(z: Floats, benefit: Floats, strength: float, steps: int = 50) -> Floats:

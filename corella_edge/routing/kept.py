@@ -35,11 +35,10 @@ def key_of(user: User, state: bytes) -> Key:
 
 @dataclass(slots=True)
 class _Of:
-    """One user's answers in one state: item → score and the time at which it was given."""
+    """One user's answers: item → score, the time at which it was given, and the state that it is of."""
 
-    state: bytes
     used: float
-    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
+    scores: dict[str, tuple[float, float, bytes]] = field(default_factory=dict)
 
 
 class Kept:
@@ -60,40 +59,42 @@ class Kept:
     def __len__(self) -> int:
         return self._number
 
-    def get(self, key: Key, state: bytes, items: Sequence[str], now: float, counted: bool = True) -> Floats:
-        """float64 [n]: the scores of the items in this state of the user, NaN where there is none.
+    def get(self, key: Key, state: bytes, items: Sequence[str], now: float) -> Floats:
+        """float64 [n]: the scores of the items in this state of the user, NaN where there is none."""
+        found = self._found(key, state, items, now)
+        here = int(np.count_nonzero(~np.isnan(found)))
+        self.hits, self.misses = self.hits + here, self.misses + len(items) - here
+        return found
 
-        `counted`: as hits and misses.
-        """
+    def latest(self, key: Key, items: Sequence[str], now: float) -> Floats:
+        """float64 [n]: the latest scores of the items in whatever state of the user, NaN where there is none."""
+        return self._found(key, None, items, now)
+
+    def _found(self, key: Key, state: bytes | None, items: Sequence[str], now: float) -> Floats:
         self.sweep(now)
         found = np.full(len(items), np.nan)
         known = self._users.get(key)
-        if known is not None and known.state == state:
-            self._users.move_to_end(key)
-            known.used = now
-            since = now - self.seconds
-            for place, item in enumerate(items):
-                score, at = known.scores.get(item, (np.nan, now))
-                if at >= since:
-                    found[place] = score
-        if counted:
-            here = int(np.count_nonzero(~np.isnan(found)))
-            self.hits, self.misses = self.hits + here, self.misses + len(items) - here
+        if known is None:
+            return found
+        self._users.move_to_end(key)
+        known.used = now
+        since, nothing = now - self.seconds, (np.nan, now, state)
+        for place, item in enumerate(items):
+            score, at, of = known.scores.get(item, nothing)
+            if at >= since and (state is None or of == state):
+                found[place] = score
         return found
 
     def put(self, key: Key, state: bytes, items: Sequence[str], scores: Floats, now: float) -> None:
-        """Keep scores float64 [n], none of them NaN. Those of another state of the user go."""
+        """Keep scores float64 [n], none of them NaN, in place of those of the same items in another state."""
         self.sweep(now)
-        known = self._users.get(key)
-        if known is None or known.state != state:
-            self.forget(key)
-            known = self._users[key] = _Of(state, now)
+        known = self._users.setdefault(key, _Of(now))
         self._users.move_to_end(key)
         known.used = now
         before = len(known.scores)
         for item, score in zip(items, scores.tolist(), strict=True):
             known.scores.pop(item, None)  # the newest last
-            known.scores[item] = (score, now)
+            known.scores[item] = (score, now, state)
         self._number += len(known.scores) - before
         self._bound(known)
 

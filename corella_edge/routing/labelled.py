@@ -1,25 +1,21 @@
-"""Labelled rows: both models' scores of candidates whose outcome is known, as columns; read from JSON lines or CSV.
+"""Labelled rows: both models' scores of candidates whose outcome is known, as columns.
 
 Every part of routing that learns from a log (calibration, gate, certificate, replay) takes this one form.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import InputError, meant
-from corella_edge.formats.text_files import TextFile
-from corella_edge.json_lines import read_lines
 
 Floats = npt.NDArray[np.float64]
 Texts = npt.NDArray[np.object_]
@@ -90,7 +86,7 @@ class LabelledRows:
         return digest.hexdigest()
 
     def lines(self) -> Iterator[str]:
-        """The rows as JSON lines, which `read_json_lines` reads; null stands for an unknown number."""
+        """The rows as JSON lines, which `labelled_files.read_json_lines` reads; null stands for an unknown number."""
         columns = self.columns()
         for values in zip(*(column.tolist() for column in columns.values()), strict=True):
             row = {name: None if value != value else value for name, value in zip(columns, values, strict=True)}
@@ -204,62 +200,6 @@ _CHECKS: Mapping[str, Callable[[Any, str], float]] = {
 
 def _shown(value: Any) -> str:
     return "nothing" if value is None or value == "" else repr(value)[:60]
-
-
-def read_json_lines(source: Path | TextFile) -> LabelledRows:
-    """A file of JSON lines, one object a row, with the names of `LabelledRows.columns`.
-
-    Raises:
-        InputError: names file, line and field, or says that there is no row.
-    """
-    file = TextFile.of(source)
-    number = 0
-
-    def named(value: Any) -> tuple[str, Mapping[str, Any]]:
-        nonlocal number
-        number += 1
-        if not isinstance(value, dict):
-            raise InputError("expected an object")
-        return f"{file} row {number}", value
-
-    return filled(gather(read_lines(file, named)), str(file))
-
-
-def read_csv(source: Path | TextFile) -> LabelledRows:
-    """A CSV file with a header of the same names; an empty cell is an unknown value.
-
-    Raises:
-        InputError: names file, line and field, or says that there is no row.
-    """
-    file = TextFile.of(source)
-    return filled(gather(_csv_rows(file)), str(file))
-
-
-def _csv_rows(file: TextFile) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    reader = csv.reader(file.read().split("\n"), strict=True)
-    try:
-        header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise InputError(f"{file} line 1: a column's name occurs twice")
-        for cells in reader:
-            where = f"{file} line {reader.line_num}"
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise InputError(f"{where}: {len(cells)} cells, the header has {len(header)}")
-            yield where, {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True)}
-    except csv.Error as error:
-        raise InputError(f"{file} line {reader.line_num}: not CSV ({error})") from None
-
-
-def _cell(name: str, cell: str) -> Any:
-    """A number where the column holds numbers; what is none stays text, which the checks refuse by name."""
-    if name in TEXTS or not cell:
-        return cell or None
-    try:
-        return float(cell)
-    except ValueError:
-        return cell
 
 
 def filled(rows: LabelledRows, name: str) -> LabelledRows:

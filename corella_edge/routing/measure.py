@@ -245,8 +245,8 @@ def _centre(data: Mapping[str, Any]) -> float:
 
 
 def _window(data: Mapping[str, Any]) -> tuple[float, float]:
-    found = [data.get(name) for name in ("low", "high")]
-    low, high = (float(value) if type(value) in (int, float) else math.nan for value in found)  # type: ignore[arg-type]
+    ends: list[Any] = [data.get("low"), data.get("high")]
+    low, high = (value if type(value) in (int, float) else math.nan for value in ends)
     if not 0.0 <= low <= high <= 1.0:
         raise BundleError("routing.json: measure: low and high: expected probabilities from 0 to 1, low not above high")
-    return low, high
+    return float(low), float(high)

@@ -62,7 +62,8 @@ class Calibration:
         """
         shares = np.linspace(0.0, 1.0, min(len(values), MOST_POINTS) + 1 if points is None else points)
         hardest = np.sort(values)[::-1]
-        return cls(shares.tolist(), [_threshold_at(hardest, share, least) for share in shares], least)
+        thresholds = [_threshold_at(hardest, share, least) for share in shares]
+        return cls(shares.tolist(), [*thresholds[:-1], float(hardest[-1]) if len(hardest) else least], least)
 
     def threshold(self, share: float) -> float:
         """The value at or above which about `share` of such traffic lies; 0 = never, 1 = always."""

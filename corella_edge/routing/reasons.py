@@ -36,6 +36,7 @@ class NoAnswer(StrEnum):
     NO_LLM = "no_llm", 503, "no LLM is loaded"
     PENDING = "pending", 503, "the LLM is still being asked"
     CAPPED = "capped", 422, "its kind of candidate has had its share of the LLM"
+    SHADOW = "shadow", 422, "the server asks the LLM beside the requests alone"
 
     @classmethod
     def first(cls, reasons: Container[str], least: int = 0) -> NoAnswer | None:

@@ -15,6 +15,9 @@ from corella_edge.routing.fusion import REPLACE, Fusion, parse_fusion
 from corella_edge.routing.measure import BY_ENTROPY, LN2, NEVER, Floats, Measure, parse_measure
 from corella_edge.routing.policy import Calibration, Policy, Routing
 
+MOST = 1e12  # of a threshold, whatever its unit
+CALIBRATED_ON = "calibrated_on"  # `name@version` of the bundle whose catalogue it all is of, where that was replaced
+
 
 def parse_routing(data: Mapping[str, Any]) -> Routing:
     """What routing.json says; of an earlier release `policy`, `probabilities`, `base_rate` and `rows` are missing.
@@ -104,7 +107,7 @@ def _calibration(data: Any, least: float) -> Calibration:
     try:
         thresholds = [math.inf if t is None else t for t in data["thresholds"]]
         return Calibration(data["shares"], thresholds, least)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BundleError(f"routing.json: a field is missing or wrong ({error!r})") from None
 
 
@@ -119,7 +122,7 @@ def _own(policy: Mapping[str, Any]) -> float | None:
     value = policy["threshold"]
     if value is None:
         return NEVER
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not -MOST <= value <= MOST:
         raise BundleError("routing.json: policy.threshold: expected a number, or null for never")
     return float(value)
 
@@ -129,7 +132,7 @@ def _probabilities(data: Mapping[str, Any]) -> Floats | None:
         return None
     try:
         found = np.asarray(data["probabilities"], dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = np.empty(0)
     rising = found.ndim == 1 and len(found) and (np.diff(found) >= 0).all()
     if not rising or not (found[0] >= 0.0 and found[-1] <= 1.0):

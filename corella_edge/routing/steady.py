@@ -41,6 +41,10 @@ class LastRoutes:
     def __len__(self) -> int:
         return self._number
 
+    def knows(self, user: str) -> bool:
+        """Whether any route of a user is remembered."""
+        return user in self._users
+
     def steady(self, user: str, items: Sequence[str], asked: Bools, unsure: Bools) -> Bools:
         """bool [n]: `asked`, with the route of last time where `unsure` and there was one."""
         known = self._users.get(user)

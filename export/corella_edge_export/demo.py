@@ -79,7 +79,7 @@ def _verify(engine: Engine, say: Say) -> None:
 def _score(engine: Engine, source: TextFile, out: Path, say: Say) -> None:
     """Answer the prepared requests at the bundle's own threshold."""
     tally = batch.check_requests(source)
-    same = batch.identity(engine.bundle.root, source, {"nats": str(engine.threshold)})
+    same = batch.identity(engine.bundle.root, source, {"policy": engine.policy.key})
     batch.score_file(engine, source, out, tally, same, lambda tally: None)
     rate = tally.candidates / tally.seconds
     say(f"scored {tally.requests} requests: {rate:,.0f} candidates/s, {tally.routed / tally.candidates:.1%} routed")

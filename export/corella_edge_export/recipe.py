@@ -53,7 +53,8 @@ class ExportRecipe:
     sample_rows: int = 2_000
     reference_rows: int = 64
     threshold: str = "ratio:0.05"
-    fusion: Literal["replace", "blend", "stack"] = "replace"
+    fusion: Literal["replace", "blend", "stack", "best"] = "replace"
+    measure: Literal["entropy", "centred"] = "entropy"
     crm_int8: bool = False
     text_int8: bool = False
     neighbours: int = from_zero(20, 100)  # of an item, in popular.jsonl; 0 = the bundle goes without that file
@@ -79,6 +80,11 @@ class Recipe:
     def trains_llm(self) -> bool:
         """Whether some stage trains the LLM."""
         return any(part.epochs > 0 for part in (self.llm, self.joint, self.continuation))
+
+    @property
+    def computes_llm(self) -> bool:
+        """Whether training runs an LLM backwards at all: for itself, or one from scratch for the items' vectors."""
+        return self.trains_llm or (self.crm.text.source == "said" and self.llm.source == "scratch")
 
 
 GENERIC = "generic"  # the recipe that is made for the data at hand

@@ -138,7 +138,7 @@ def score_stream(
         out.write(line(request, scores, ranker.name))
         out.flush()
         if log is not None:
-            log.put(request, scores, ranker.name, wait=True)
+            log.put(request, scores, ranker.name, wait=True, know=ranker.gate_inputs)
         tally.add(request, scores)
         tally.seconds = time.perf_counter() - started
         progress(tally)

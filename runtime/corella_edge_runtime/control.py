@@ -136,9 +136,13 @@ class Control:
         user, p, policy = seen.user.id, seen.p, seen.policy
         if user is None:
             return chosen, value
+        with self._lock:
+            known = self._routes.knows(user)
         asked = np.zeros(len(p), np.bool_)
         asked[chosen] = True
-        unsure = undecided(p, policy.least(len(p)), self._tolerance, lambda moved: policy.measure(moved, seen.inputs))
+        unsure = np.zeros(len(p), np.bool_)
+        if known:
+            unsure = undecided(p, policy.least(len(p)), self._tolerance, lambda at: policy.measure(at, seen.inputs))
         with self._lock:
             found = self._routes.steady(user, seen.candidates.items, asked, unsure)
             self._routes.remember(user, seen.candidates.items, found)
@@ -148,10 +152,10 @@ class Control:
         return places, policy.measure(p, seen.inputs)[places]
 
     def known(self, user: User, candidates: Candidates) -> Floats:
-        """float64 [n]: the kept scores of a user's candidates, NaN where there is none."""
-        state = state_of(user)
+        """float64 [n]: the LLM's latest kept scores of a user's candidates, from before the latest events, too; NaN
+        where there is none."""
         with self._lock:
-            return self._kept.get(key_of(user, state), state, candidates.items, self._clock(), counted=False)
+            return self._kept.latest(key_of(user, state_of(user)), candidates.items, self._clock())
 
     def route(self, seen: Candidacy, chosen: Places, value: Floats, refusal: str) -> Route:
         """What becomes of the places int64 [m] that are to be asked, with values of the measure float64 [m].
@@ -196,7 +200,7 @@ class Control:
         """A request's questions kept the LLM at work; for an LLM that does not count its seconds itself."""
         if self._hands is not None:
             with self._lock:
-                self._hands.told += seconds
+                self._hands.hear(seconds)
 
     def told(self) -> list[str]:
         """Sentences for people, at a start."""
@@ -326,6 +330,11 @@ class _Hands:
         if busy is not None:
             self.told = max(0.0, busy - (busy if self._busy is None else self._busy))
             self._busy = busy
+
+    def hear(self, seconds: float) -> None:
+        """Of work, from a request; what the LLM counts itself is not counted twice."""
+        if self._busy is None:
+            self.told += seconds
 
     def _work(self) -> float:
         """Seconds of work that were not counted yet."""

@@ -7,7 +7,9 @@ finds the queue full, or a disk that cannot be written, is counted in `lost`.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
+import math
 import os
 import queue
 import re
@@ -15,6 +17,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, BinaryIO
@@ -23,8 +26,10 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from corella_edge.errors import InputError
-from corella_edge.request import Request
-from corella_edge.scores import Scored, Scores, answered
+from corella_edge.request import Request, User
+from corella_edge.routing.fusion import Fusion
+from corella_edge.routing.measure import Inputs
+from corella_edge.scores import Probability, Scored, Scores, answered
 
 _LOG = logging.getLogger("corella_edge.decisions")
 WAITING = 4096  # decisions in the queue
@@ -32,18 +37,54 @@ TOGETHER = 256  # decisions in one write
 SYNC_SECONDS = 5.0  # so much of the log a power failure may take
 SILENT_SECONDS = 60.0  # between two lines about a disk that fails
 FILES = 16  # of one log
+OF_REQUEST, OF_ITEM = ("history", "dispersion"), ("popularity", "age", "text")  # inputs of a gate; others follow
 _NAME = re.compile(r"decisions-(\d{8})\.jsonl")
 _ENCODER = msgspec.json.Encoder()
+Know = Callable[[Request, Scores], Inputs]
+Entry = tuple[Request, Scores, str, float, Know | None]
+
+
+class Stamp(Struct):
+    """What decided: the measure's name, its threshold (null: nothing is asked), and a hash of both and the fusion."""
+
+    name: str
+    threshold: float | None
+    hash: str
+
+
+class Logged(Scored, kw_only=True, gc=False):
+    """A candidate of the log, where more is known of it than of those of an answer.
+
+    Attributes:
+        ask_propensity: the chance with which the LLM was asked; absent = nothing was left to chance.
+        shadow: its answer, where that was asked for beside the request and did not count.
+        inputs: what a gate reads of the item.
+    """
+
+    ask_propensity: Annotated[float, Meta(gt=0, le=1)] | UnsetType = UNSET
+    shadow: Probability | UnsetType = UNSET
+    inputs: dict[str, float] | UnsetType = UNSET
 
 
 class Decision(Struct, kw_only=True):
-    """A line of the log: the form of an answer, with who asked, and when. No text of the user or of an item."""
+    """A line of the log: the form of an answer, with who asked, when, and what decided. No text of the user or of an
+    item.
+
+    Attributes:
+        features: a hash of the user's features and history: equal where the same was known of the user.
+        inputs: what a gate reads of the request as a whole (`corella_edge.routing.labelled`).
+        scored: how many candidates were, where the answer shows fewer.
+    """
 
     id: str | UnsetType = UNSET
     time: Annotated[float, Meta(description="Unix time in seconds, by the box's clock, when the answer was made.")]
     bundle: str
     user: str | UnsetType = UNSET
     fallback: str | UnsetType = UNSET
+    features: str
+    policy: Stamp
+    inputs: dict[str, float]
+    scored: int | UnsetType = UNSET
     candidates: list[Scored]
 
 
@@ -52,14 +93,52 @@ def new_id() -> str:
     return secrets.token_hex(8)
 
 
-def line(request: Request, scores: Scores, bundle: str, when: float) -> bytes:
+def line(request: Request, scores: Scores, bundle: str, when: float, know: Know | None = None) -> bytes:
     """A decision as JSON and a line feed: what `answered` shows, so only the `top_k` best where that is given."""
     shown = answered(request, scores, bundle)
-    user = UNSET if request.user.id is None else request.user.id
+    user, count = request.user, len(scores.items)
+    trace, inputs = scores.trace, know(request, scores) if know is not None and count else {}
+    shared = {name: round(float(inputs[name][0]), 6) for name in OF_REQUEST if name in inputs}
     decision = Decision(
-        id=shown.id, time=round(when, 3), bundle=bundle, user=user, fallback=shown.fallback, candidates=shown.candidates
-    )
+        id=shown.id, time=round(when, 3), bundle=bundle, user=UNSET if user.id is None else user.id,
+        fallback=shown.fallback, features=feature_hash(user), inputs=shared,
+        policy=stamp(trace.measure, trace.threshold, scores.fusion),
+        scored=count if count > len(shown.candidates) else UNSET, candidates=_more(shown.candidates, scores, inputs),
+    )  # fmt: skip
     return _ENCODER.encode(decision) + b"\n"
+
+
+def feature_hash(user: User) -> str:
+    """16 hexadecimal digits of what is known of a user beside the id: features and history, times included."""
+    past = user.history
+    known = sorted(user.features.items()), past.items, past.ratings, past.times, past.types, past.quantities
+    return hashlib.blake2b(_ENCODER.encode(known), digest_size=8).hexdigest()
+
+
+@lru_cache(256)
+def stamp(name: str, threshold: float, fusion: Fusion) -> Stamp:
+    """Of a measure at a threshold and what makes one score of two."""
+    least = threshold if math.isfinite(threshold) else None
+    said = _ENCODER.encode([name, least, fusion.to_json()])
+    return Stamp(name, least, hashlib.blake2b(said, digest_size=6).hexdigest())
+
+
+def _more(shown: list[Scored], scores: Scores, inputs: Inputs) -> list[Scored]:
+    """The candidates with what is known of them beside the answer: chance, answer in the shadow, a gate's inputs."""
+    columns = {name: inputs[name] for name in OF_ITEM if name in inputs}
+    if scores.propensity is None and scores.shadow is None and not columns:
+        return shown
+    place = {item: i for i, item in reversed(list(enumerate(scores.items)))}
+    return [_with_more(one, place[one.item], scores, columns) for one in shown]
+
+
+def _with_more(one: Scored, place: int, scores: Scores, inputs: Inputs) -> Logged:
+    own = {name: getattr(one, name) for name in one.__struct_fields__}
+    chance = 1.0 if scores.propensity is None else float(scores.propensity[place])
+    answer = math.nan if scores.shadow is None else float(scores.shadow[place])
+    known = {name: round(float(values[place]), 6) for name, values in inputs.items() if values[place] == values[place]}
+    return Logged(**own, ask_propensity=UNSET if chance == 1.0 else chance,
+                  shadow=UNSET if math.isnan(answer) else answer, inputs=known or UNSET)  # fmt: skip
 
 
 class DecisionLog:
@@ -73,7 +152,7 @@ class DecisionLog:
         self.folder, self.lost = folder, 0
         self._lock, self._clock = lock, clock
         self._file_bytes = max(1, most_bytes // FILES)
-        self._queue: queue.Queue[tuple[Request, Scores, str, float] | None] = queue.Queue(WAITING)
+        self._queue: queue.Queue[Entry | None] = queue.Queue(WAITING)
         self._file: BinaryIO | None = None
         self._number = max([_number(path) for path in folder.iterdir()], default=0)
         self._synced, self._dirty = time.monotonic(), False
@@ -103,10 +182,15 @@ class DecisionLog:
             raise InputError(f"--log {folder}: in use by another process; stop it or name another folder") from None
         return cls(folder, lock, most_bytes, clock)
 
-    def put(self, request: Request, scores: Scores, bundle: str, wait: bool = False) -> None:
-        """Log one decision; `wait`: for room in the queue, as only a batch may."""
+    def put(self, request: Request, scores: Scores, bundle: str, wait: bool = False, know: Know | None = None) -> None:
+        """Log one decision.
+
+        Args:
+            wait: for room in the queue, as only a batch may.
+            know: makes what a gate reads of it, in the log's own thread.
+        """
         try:
-            self._queue.put((request, scores, bundle, self._clock()), block=wait)
+            self._queue.put((request, scores, bundle, self._clock(), know), block=wait)
         except queue.Full:
             self.lost += 1
 
@@ -135,7 +219,7 @@ class DecisionLog:
         if self._file is not None:
             self._file.close()
 
-    def _next(self) -> tuple[list[tuple[Request, Scores, str, float]], bool]:
+    def _next(self) -> tuple[list[Entry], bool]:
         """What waits, none after a while; and whether the log goes on."""
         batch = []
         try:
@@ -161,7 +245,7 @@ class DecisionLog:
                 why = error.strerror if isinstance(error, OSError) else type(error).__name__
                 _LOG.error("the log of decisions in %s cannot be written: %s", self.folder, why)
 
-    def _write(self, batch: list[tuple[Request, Scores, str, float]]) -> None:
+    def _write(self, batch: list[Entry]) -> None:
         for text in [line(*decision) for decision in batch]:
             if self._file is not None and self._file.tell() and self._file.tell() + len(text) > self._file_bytes:
                 self._sync()

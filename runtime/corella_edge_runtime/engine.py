@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -20,31 +19,28 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.unseen import Refusal
 from corella_edge.history import GIVEN, scale_notes
 from corella_edge.prompt import Template
-from corella_edge.request import Candidates, Request, User
-from corella_edge.routing.decision import open_places
+from corella_edge.request import Request, User
 from corella_edge.routing.forms import OWN, needs_cost, parse_threshold
 from corella_edge.routing.fusion import Fusion
-from corella_edge.routing.gate import INPUTS as GATE_INPUTS
-from corella_edge.routing.measure import NO_INPUTS, NO_ROWS, NO_VALUES, Inputs
+from corella_edge.routing.measure import Inputs
 from corella_edge.routing.policy import UNASKABLE, Policy, Routing
-from corella_edge.routing.reasons import KEPT, NoAnswer
+from corella_edge.routing.reasons import NoAnswer
 from corella_edge.routing.told import told
 from corella_edge.scores import FloatArray, Scores, Trace
 from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.attributes import FeatureNames
-from corella_edge_runtime.control import Candidacy, Control, ControlSettings, Route, published_tolerance
+from corella_edge_runtime.control import Control, ControlSettings, published_tolerance
 from corella_edge_runtime.crm import CRM_MEMORY_MIB, Crm
 from corella_edge_runtime.llm import ask_cost
 from corella_edge_runtime.llm.asking import Asking, Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.llm.contract.messages import Answers
-from corella_edge_runtime.opening import open_llm, open_text
+from corella_edge_runtime.opening import open_llm, open_text, replaced_catalogue
+from corella_edge_runtime.router import Routed, Router
 from corella_edge_runtime.routing_inputs import RoutingInputs
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 from corella_edge_runtime.slate.choose import Slate, Slates
-
-NOBODY_ASKED = Answers.none(0, "")
 
 
 @dataclass(slots=True)
@@ -52,31 +48,21 @@ class Draft:
     """A request whose candidates the CRM has scored and whose hard ones the LLM is being asked about.
 
     Attributes:
-        chosen: int64 [m], the candidates that were routed.
+        slate: what is ranked.
+        routed: which of the candidates the LLM is wanted for.
         asking: what the LLM was asked about them; None where it was not asked.
         refusal: the reason why it was not.
         notes: what is odd about the request.
-        inputs: float64 [n] by name, what the fusion rule looks at beside both scores.
-        slate: what is ranked.
-        route: which of the chosen the LLM is asked about, where routing is held in operation; None = all.
     """
 
     slate: Slate
     crm: FloatArray
-    chosen: npt.NDArray[np.int64]
-    policy: Policy
+    routed: Routed
     unknown: tuple[tuple[str, ...], ...]
     asking: Asking | None
     refusal: str
     trace: Trace
     notes: tuple[str, ...] = ()
-    inputs: Inputs = field(default_factory=dict)
-    route: Route | None = None
-
-    def unasked(self, reason: str) -> Answers:
-        """The same reason for each of the candidates that were to be asked."""
-        number = len(self.chosen) if self.route is None else len(self.route.asked)
-        return Answers.none(number, reason) if number else NOBODY_ASKED
 
     def cancel(self) -> None:
         """Nobody waits for the LLM any more; what it has answered stays."""
@@ -104,7 +90,7 @@ class Engine:
         self.written = f"{written} ({self.routing.threshold})" if written == OWN.prefix else str(written)
         self._of_llm = ""
         self.setup: Setup | None = None
-        self.control: Control | None = None
+        self.router = Router(0.0, np.random.default_rng())
         catalog, prompt = encoder.catalog, bundle.prompt()
         self._names = FeatureNames(encoder.schema, prompt[0] if prompt else None)
         self.showcase = Showcase(bundle, encoder.schema, catalog, self.policy)
@@ -133,6 +119,7 @@ class Engine:
         cpus: int | None = None,
         crm_memory_mib: float = CRM_MEMORY_MIB,
         control: ControlSettings | None = None,
+        explore: float = 0.0,
     ) -> Engine:
         """Check and load a bundle.
 
@@ -150,6 +137,8 @@ class Engine:
             cpus: how many of this machine's are for this engine; None = all. No plan is looked for then.
             crm_memory_mib: for what a CRM that reads events has read of users, see docs/serve.md; 0 keeps nothing.
             control: what holds routing in operation, of a server; None = every request is routed by itself.
+            explore: the share of the candidates that the policy leaves to the CRM, about which the LLM is asked at
+                random, so that a log of decisions can speak for other policies.
 
         Raises:
             BundleError: damaged, incomplete, or not signed with the trusted key. InputError: a bad threshold or plan,
@@ -179,14 +168,10 @@ class Engine:
             if side is not None:
                 side.close()
             raise
-        engine.setup = setup
-        engine._lasting += [*warnings, *([wordless] if wordless else [])]
+        engine.setup, engine.router.share = setup, explore
+        replaced = "" if side is None else replaced_catalogue(opened)
+        engine._lasting += [*warnings, *(text for text in (wordless, replaced) if text)]
         engine._of_llm = warning
-        if side is not None and (other := opened.calibrated_on()):
-            engine._lasting.append(
-                f"the thresholds are calibrated on the catalogue of {other}, which was replaced: with `ratio:` the LLM "
-                "may be asked about another share than it says; watch the share that it is asked about"
-            )
         if side is not None and side.verdict is not None and side.verdict.sentence:
             engine._lasting.append(side.verdict.sentence)
         return engine
@@ -256,6 +241,8 @@ class Engine:
         Raises:
             InputError: see `begin`.
         """
+        if self.routing.cost is None and request.threshold is not None and needs_cost(request.threshold, self.routing):
+            self.know_cost()
         draft = self.begin(request, refuses=refuses)
         if draft.asking is not None and draft.asking.future is not None:
             wait([draft.asking.future], deadlines.seconds_to(draft.asking.deadline))
@@ -310,105 +297,78 @@ class Engine:
         started = time.monotonic()
         if request.strict:
             self.check_features(request, history)
-        policy = self._policy() if request.threshold is None else self.parse_threshold(request.threshold)
+        own = request.threshold
+        policy = self.router.policy(self.policy, self.routing) if own is None else self.parse_threshold(own)
         if deadline is None:
             deadline = deadlines.of(request.timeout_ms, started)
         slate = self.slates.of(request)
-        candidates = slate.candidates
+        candidates, routed = slate.candidates, Routed(policy)
         if not candidates.items:
-            return Draft(slate, np.empty(0), NO_ROWS, policy, (), None, "", _trace({}, policy, 0), slate.notes)
+            return Draft(slate, np.empty(0), routed, (), None, "", _trace({}, policy, 0), slate.notes)
         feed, unknown = self.encoder.encode(request.user, candidates)
         if refuses and self._refusal.labels:
             self._refusal.check(request.user, candidates, unknown)
         encoded = time.monotonic()
         p = self.crm.probability(feed)
-        chosen, unsure, seen = NO_ROWS, NO_VALUES, None
+        why = refusal or ("" if self.llm else NoAnswer.NO_LLM)
         if not slate.fallback:
-            inputs = self._inputs(policy.measure.needs, request, candidates, p, unknown)
-            chosen, unsure = policy.route(p, inputs)
-            if self.control is not None:
-                seen = Candidacy.of(request, candidates, policy, p, inputs, unknown)
-                chosen, unsure = self.control.steady(seen, chosen, unsure)
-        if request.top_k is not None and len(chosen):
-            open_ = open_places(p, chosen, request.top_k, self.routing.reach, request.candidates is None)
-            chosen, unsure = chosen[open_], unsure[open_]
-        route = None
-        if self.control is not None and seen is not None:
-            why = refusal or ("" if self.llm else NoAnswer.NO_LLM)
-            route = self.control.route(seen, chosen, unsure, why)
+            known = (request, candidates, policy, self.routing, p, unknown)
+            routed = self.router.route(*known, why, lambda: self.routing_inputs)
         trace = _trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, policy, len(p))
-        asked, hardness = (chosen, unsure) if route is None else (chosen[route.asked], unsure[route.asked])
         asking = None
-        if self.llm is not None and not refusal and len(asked):
+        if self.llm is not None and not why and len(asked := routed.asked):
             scored = time.monotonic()
-            asking = self.llm.begin(request.user, candidates.at(asked.tolist()), hardness, deadline)
+            chosen = candidates.at(routed.chosen[asked].tolist())
+            asking = self.llm.begin(request.user, chosen, routed.hardness[asked], deadline)
             trace.seconds["prompt"] = time.monotonic() - scored
         notes = (*slate.notes, *self._notes(request, history))
-        inputs = self._inputs(self.fusion.needs if len(chosen) else (), request, candidates, p, unknown)
-        return Draft(
-            slate, p, chosen, policy, tuple(unknown), asking, refusal or NoAnswer.NO_LLM, trace, notes, inputs, route
-        )
+        return Draft(slate, p, routed, tuple(unknown), asking, why, trace, notes)
 
-    def _policy(self) -> Policy:
-        """Of a request that says nothing of it: what the target has come to, or else the engine's own."""
-        return (None if self.control is None else self.control.policy()) or self.policy
+    @property
+    def control(self) -> Control | None:
+        """What holds routing in operation; None = every request is routed by itself."""
+        return self.router.control
+
+    @control.setter
+    def control(self, control: Control | None) -> None:
+        self.router.control = control
 
     @cached_property
-    def _known(self) -> RoutingInputs:
+    def routing_inputs(self) -> RoutingInputs:
         """Made when a policy first asks for it: the entropy needs nothing of it."""
         popular, prompt = self.slates.popular, self.bundle.prompt()
         template = prompt[0] if prompt else Template()
-        return RoutingInputs(
-            self.encoder, None if popular is None else popular.counts, lambda item: template.item_text(item) is not None
-        )
+        counts = None if popular is None else popular.counts
+        return RoutingInputs(self.encoder, counts, lambda item: template.item_text(item) is not None, self.memory[0])
 
-    def _inputs(
-        self, needs: Sequence[str], request: Request, candidates: Candidates, p: FloatArray,
-        unknown: Sequence[Sequence[str]],
-    ) -> Inputs:  # fmt: skip
-        """float64 [n] by name: what a measure or a fusion rule needs to know beside the probabilities."""
-        if not needs:
-            return NO_INPUTS
-        known = [name for name in needs if name in GATE_INPUTS]
-        found = self._known.of(p, candidates, len(request.user.history), unknown, known) if known else NO_INPUTS
-        if "kept" in needs and self.control is not None:
-            found = {**found, "kept": self.control.known(request.user, candidates)}
-        return {name: found[name] if name in found else np.full(len(p), np.nan) for name in needs}
+    def gate_inputs(self, request: Request, scores: Scores) -> Inputs:
+        """What a gate reads of a scored request, for a log that one is fitted on."""
+        return self.routing_inputs.of_scores(request, scores)
 
     def finish(self, draft: Draft) -> Scores:
         """The scores as far as the LLM has answered; the rest of its work is called off. Never waits."""
+        routed = draft.routed
         if draft.asking is None:
-            answers = draft.unasked(draft.refusal)
+            answers = routed.unasked(draft.refusal)
         else:
             answers = draft.asking.answers()
             draft.asking.tell(draft.trace)
-            if self.control is not None and draft.route is not None:
+            if self.control is not None and routed.route is not None:
                 self.control.worked(draft.trace.seconds["prefill"])
-                self.control.keep(draft.route, answers)
+                self.control.keep(routed.route, routed.of_route(answers))
         return self._scores(draft, answers)
 
     def before_llm(self, draft: Draft) -> Scores:
         """The CRM's own ranking, while the LLM is at work: rows it was asked about have the reason "pending"."""
-        return self._scores(draft, draft.unasked(NoAnswer.PENDING))
+        return self._scores(draft, draft.routed.unasked(NoAnswer.PENDING))
 
     def _scores(self, draft: Draft, answers: Answers) -> Scores:
         """What is known of each candidate, from the answers to what was asked: P(Yes), or the reason for none."""
-        slate, route = draft.slate, draft.route
-        llm, routed, reason = _none_asked(len(draft.crm))
-        if len(draft.chosen):
-            llm, reasons = llm.copy(), list(reason)
-            answers = answers if route is None else route.filled(answers)
-            llm[draft.chosen] = answers.probability
-            routed = ~np.isnan(llm)
-            for i, why in zip(draft.chosen.tolist(), answers.reasons, strict=True):
-                reasons[i] = why or draft.policy.reason
-            if route is not None:
-                for i in draft.chosen[route.kept].tolist():
-                    reasons[i] = KEPT
-            reason = tuple(reasons)
+        slate, routed = draft.slate, draft.routed
+        llm, counts, reason = routed.columns(len(draft.crm), answers)
         return Scores(
-            tuple(slate.candidates.items), draft.crm, llm, routed, reason, draft.unknown, draft.trace, self.fusion,
-            draft.notes, slate.fallback, slate.strength, draft.inputs,
+            tuple(slate.candidates.items), draft.crm, llm, counts, reason, draft.unknown, draft.trace, self.fusion,
+            draft.notes, slate.fallback, slate.strength, routed.inputs, routed.propensity,
         )  # fmt: skip
 
     def warm_up(self) -> None:
@@ -454,11 +414,3 @@ class Engine:
 def _trace(seconds: dict[str, float], policy: Policy, n: int) -> Trace:
     """The beginnings of what n candidates cost."""
     return Trace(seconds, threshold=policy.least(n), measure=policy.measure.name)
-
-
-@lru_cache(32)
-def _none_asked(n: int) -> tuple[FloatArray, npt.NDArray[np.bool_], tuple[str, ...]]:
-    """The LLM's scores, what was routed and why, of n candidates that it was not asked about; for all such requests."""
-    llm, routed = np.full(n, np.nan), np.zeros(n, np.bool_)
-    llm.flags.writeable = routed.flags.writeable = False
-    return llm, routed, ("",) * n

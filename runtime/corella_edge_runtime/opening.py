@@ -46,6 +46,17 @@ def open_text(bundle: Bundle, width: int, threads: int) -> tuple[MakeVectors | N
     return model, ""
 
 
+def replaced_catalogue(bundle: Bundle) -> str:
+    """What to know of thresholds that are those of another catalogue; empty where they are the bundle's own."""
+    other = bundle.calibrated_on()
+    if not other:
+        return ""
+    return (
+        f"the thresholds are calibrated on the catalogue of {other}, which was replaced: with `ratio:` the LLM may be "
+        "asked about another share than it says; `corella-edge calibrate` fits them to a log of this one"
+    )
+
+
 def open_backend(
     kind: str, model: ModelSpec, required: bool = False, warn: Callable[[str], None] | None = None
 ) -> GuardedBackend:

@@ -155,9 +155,8 @@ def test_mistakes_are_one_line(corella, bundle, crm_bundle, tmp_path):
     ]
     for args, code, message in cases:
         done = corella("benchmark", *args)
-        told = [
-            line for line in done.err.splitlines() if line.startswith("corella-edge: ") and ": warning: " not in line
-        ]
+        lines = [line for line in done.err.splitlines() if line.startswith("corella-edge: ")]
+        told = [line for line in lines if ": warning: " not in line]
         assert (done.code, message in done.err, len(told)) == (code, True, 1), done
     assert corella("benchmark", bundle, "--ratios", "0,2").code == 2
 
@@ -324,3 +323,10 @@ def test_a_cpu_is_named_with_what_it_is_strongest_in():
     assert box.cpu_name("AMD EPYC", {"avx2", "avx512f", "avx512_bf16"}) == "AMD EPYC, AVX-512 BF16"
     assert box.cpu_name("aarch64", {"asimd", "asimddp"}) == "aarch64, dot products"
     assert box.cpu_name("riscv64", set()) == "riscv64"
+
+
+def test_inputs_of_requests_are_columns_with_nan_where_one_has_none():
+    parts = [({"text": np.array([1.0, 0.0, 1.0])}, [0, 2]), ({}, [1]), ({"text": np.array([5.0])}, [0])]
+    found = quality._columns(parts)
+    assert list(found) == ["text"]
+    assert found["text"].tolist() == pytest.approx([1.0, 1.0, math.nan, 5.0], nan_ok=True)

@@ -114,6 +114,8 @@ def test_from_init_to_remove_without_a_server(corella: Any, tmp_path: Path, toys
     assert deploy.fine("rollback") == f"{deploy.site}: {ids[1]} is live\n"
     assert deploy.fine("canary", "2+", "--share", "0.25").endswith(f"{ids[2]} for 0.25 of the users\n")
     assert deploy.fine("canary", "--stop") == f"{deploy.site}: {ids[1]} is live\n"
+    assert deploy.fine("push", toys[2], "--canary", "0.5").endswith(f"{ids[2]} for 0.5 of the users\n")
+    assert deploy.fine("canary", "--stop") == f"{deploy.site}: {ids[1]} is live\n"
     assert deploy.fine("remove", ids[0][:8]) == f"{deploy.site}: {ids[0]} is removed\n"
     assert sites.versions(deploy.site) == ids[1:]
 

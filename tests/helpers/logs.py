@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from corella_edge.routing.labelled import LabelledRows
@@ -47,3 +49,12 @@ def labelled_log(
         propensity=np.full(n, known),
         inputs={"popularity": rng.random(n), "kept": sigmoid(odds + rng.normal(0, 0.5, n))},
     )
+
+
+def uneven_log(requests: int = 800, candidates: int = 10, users: int = 120, seed: int = 0) -> LabelledRows:
+    """As `labelled_log`, with an LLM that knows popular items and guesses at the others: what a gate can find out."""
+    rows, rng = labelled_log(requests, candidates, users, helps=2.0, seed=seed), np.random.default_rng([seed, 1])
+    popularity = rng.uniform(0, 8, len(rows))
+    guess = sigmoid(rng.normal(0, 1.5, len(rows)))
+    inputs = {"popularity": popularity, "history": rng.integers(0, 60, len(rows)).astype(np.float64)}
+    return replace(rows, llm=np.where(popularity > 4, rows.llm, guess), inputs=inputs)

@@ -13,8 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
+from corella_edge.bundle.artefact import Bundle
+from corella_edge.routing.budget import Scale, Target
+from corella_edge.routing.measure import entropy, is_routed
+from held import Run
 from sessions import REPOSITORY, serving
 
 pytestmark = pytest.mark.slow
@@ -32,6 +37,17 @@ def test_demo(tmp_path: Path) -> None:
     assert '{"' not in done.stdout
     assert len(done.stdout) < 3000
     follow(done.stdout, tmp_path)
+    a_tenth_is_held(tmp_path / "runs/demo")
+
+
+def a_tenth_is_held(demo: Path) -> None:
+    """Of the test rows the threshold for a tenth routes more; under control it is a tenth, by a simulated clock."""
+    parts = [np.fromfile(path).reshape(2, -1)[0] for path in sorted((demo / "evaluation").glob("scores-*.f64"))]
+    crm, calibration = np.concatenate(parts), Bundle.open(demo / "bundle").calibration()
+    assert is_routed(entropy(crm), calibration.threshold(0.1)).mean() > 0.12
+    run = Run(Target(0.1, window=600.0), Scale(calibration))
+    run.drive(lambda _, rng: rng.choice(crm, 20), 0.0, 2400.0, 1.0)
+    assert run.over_window(600.0, 2400.0) == pytest.approx(0.1, abs=0.01)
 
 
 def evaluation(folder: Path) -> list[dict[str, dict[str, float]]]:

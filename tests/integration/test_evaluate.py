@@ -197,7 +197,7 @@ def test_an_interrupted_evaluation_goes_on(tiny, evaluated, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         Counting(stop=75).install(patch)
         done = run(*arguments(tiny, tmp_path / "out"))
-    assert (done.code, done.err) == (130, "corella-edge: interrupted\n")
+    assert (done.code, done.err.splitlines()[-1]) == (130, "corella-edge: interrupted")
     counting = Counting()
     counting.install(monkeypatch)
     succeed(*arguments(tiny, tmp_path / "out"))
@@ -212,8 +212,8 @@ def test_another_bundle_in_the_same_folder_is_refused(tiny, evaluated, tmp_path)
     succeed("export", tiny.run, "--out", other, "--bundle-version", "2", "--no-sample", *ONE)
     done = run("evaluate", other, "--data", tiny.data, "--out", evaluated.folder, *ARGS)
     assert done.code == 2
-    assert "begun with another" in done.err
-    assert done.err.count("\n") == 1
+    assert "begun with another" in done.err.splitlines()[-1]
+    assert done.err.count("corella-edge: ") == 1
 
 
 def test_other_data_or_rows_in_the_same_folder_are_refused(tiny, evaluated, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,19 @@ def test_a_share_is_held_over_http(served: Served) -> None:
     assert found["corella_edge_held_share"] == pytest.approx(0.3, abs=0.03)
     assert live["held_share"] == found["corella_edge_held_share"]
     assert live["frozen"] == ""
+
+
+def test_milliseconds_are_those_of_the_llm_s_process(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    options = ("--target-ms", 100, "--window", "1m", "--threshold", "ratio:1", "--timeout-ms", 20_000)
+    with serving(start("serve", bundle, "--port", 0, *options, *ONE)) as server:
+        for _ in range(4):
+            rank(server, {"id": "u1"})
+            time.sleep(0.6)
+        found = metrics(server)
+    assert found["corella_edge_target_llm_ms"] == 100
+    assert 0 < found["corella_edge_held_llm_ms"] < 1000
+    assert "100 LLM milliseconds a second" in server.errors
 
 
 def test_a_bundle_that_may_never_ask_is_held_at_nothing(tmp_path: Path) -> None:

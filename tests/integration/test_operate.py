@@ -175,7 +175,7 @@ def test_prometheus_takes_its_files(box: Box, tmp_path: Path) -> None:
     config.write_text(PROMETHEUS.replace("/etc/prometheus/corella-edge.key", str(key)), "utf-8")
     done = subprocess.run([promtool(), "check", "config", config], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "7 rules found" in done.stdout
+    assert "11 rules found" in done.stdout
 
 
 def test_the_alert_rules_name_metrics_that_there_are(tmp_path: Path) -> None:
@@ -195,10 +195,21 @@ def test_an_alert_goes_off_when_it_should(tmp_path: Path) -> None:
         'corella_edge_llm_breaker_open{bundle="a@1"}': "1x30",
         "corella_edge_store_lost": "1x30",
         "corella_edge_version_refused": "0x30",
+        'corella_edge_routed_share{bundle="a@1",window="fast"}': "0.2x30",
+        'corella_edge_routed_share{bundle="a@1",window="slow"}': "0.1x30",
+        'corella_edge_measure_psi{bundle="a@1"}': "0.2x30",
+        'corella_edge_unknown_share{bundle="a@1",field="item"}': "0.4x30",
+        'corella_edge_llm_minus_base{bundle="a@1"}': "-0.3x40",
+        'corella_edge_held_share{bundle="a@1"}': "0.1x40",
+        'corella_edge_target_share{bundle="a@1"}': "0.11x40",
+        'corella_edge_held_llm_ms{bundle="a@1"}': "90x40",
+        'corella_edge_target_llm_ms{bundle="a@1"}': "60x40",
     }
     for name, values in candidates.items():
         series[f'corella_edge_candidates_total{{bundle="a@1",outcome="{name}"}}'] = values
     expected = {"LlmOut": 1, "StoreLost": 1, "LlmTooSmallForItsTraffic": 1, "VersionRefused": 0, "FaultOfTheServer": 0}
+    labels = {"RoutedShareMoves": {"bundle": "a@1"}}
+    expected |= {"RoutedShareMoves": 1, "TrafficUnlikeTheCalibration": 0, "ItemsUnknownToTheCrm": 1}
     (tmp_path / "corella-edge.rules.yml").write_text(RULES, "utf-8")
     test = {
         "rule_files": ["corella-edge.rules.yml"],
@@ -206,8 +217,11 @@ def test_an_alert_goes_off_when_it_should(tmp_path: Path) -> None:
             "interval": "1m",
             "input_series": [{"series": name, "values": values} for name, values in series.items()],
             "alert_rule_test": [
-                {"eval_time": "25m", "alertname": name, "exp_alerts": [{"exp_labels": {}}] * count}
+                {"eval_time": "25m", "alertname": name, "exp_alerts": [{"exp_labels": labels.get(name, {})}] * count}
                 for name, count in expected.items()
+            ] + [
+                {"eval_time": "35m", "alertname": name, "exp_alerts": [{"exp_labels": {}}]}
+                for name in ("LlmLeavesTheBaseModel", "TargetNotHeld")
             ],
         }],
     }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from bundles import ITEMS, make_bundle
-from corella_edge.request import Candidate, Event, Request, User
+from corella_edge.request import Candidate, Candidates, Event, Request, User
 from corella_edge.routing.budget import Caps, Target
 from corella_edge.scores import Scores
 from corella_edge_runtime.control import Control, ControlSettings
@@ -260,6 +261,21 @@ def test_milliseconds_a_second_are_held_and_are_of_this_engine_s_users(engine: E
     assert sum(asked[1200:]) / 300 * 10.0 == pytest.approx(10.0, rel=0.15)
 
 
+def test_work_is_counted_once_by_the_llm_or_else_by_the_requests(engine: Engine) -> None:
+    for counts in (True, False):
+        box = Box(engine, ControlSettings(Target(None, 20.0, 300.0)), "ratio:1")
+        if not counts:
+            assert box.control._hands
+            box.control._hands.llm = dict
+        for _ in range(3):
+            box.rank(person(1), "i1")
+            box.control.worked(0.5)
+        box.rank(person(1), "i1")
+        assert box.control._hands
+        busy = sum(part.busy for part in box.control._hands.state.slices)
+        assert busy == pytest.approx(0.03 if counts else 1.5, abs=0.02)
+
+
 def test_a_capped_candidate_keeps_the_base_model_s_score_and_says_so(engine: Engine) -> None:
     box = Box(engine, ControlSettings(Target(1.0, caps=Caps(one_user=0.01))))
     first = box.rank(User("u1", {}, person(1).history))
@@ -316,3 +332,23 @@ def test_an_engine_is_opened_with_what_it_holds(root: Path) -> None:
         assert shown
         assert (shown["share"], shown["level"], shown["frozen"]) == (0.1, 0.1, "the LLM cannot be asked")
         assert engine.stats()["kept_answers"] == 0
+
+
+def test_what_the_llm_said_before_the_latest_event_is_known_to_a_measure(engine: Engine) -> None:
+    box = Box(engine, KEPT, "ratio:1")
+    first = box.rank(person(1), "i1", "i2")
+    found = box.control.known(person(1, events=5), Candidates.of(map(Candidate, ("i2", "i3", "i1"))))
+    assert found[[0, 2]].tolist() == first.llm[[1, 0]].tolist()
+    assert np.isnan(found[1])
+
+
+def test_a_bundle_without_a_calibration_of_its_measure_stays_at_its_own_threshold(engine: Engine) -> None:
+    box = Box(engine, HELD, "ratio:0.3")
+    bare = replace(box.engine.routing, calibration=None)
+    box.engine.control = Control(HELD, bare, box.engine.policy, 1e-5, box.backend.stats, lambda: box.now)
+    plain = Box(engine, ControlSettings(), "ratio:0.3")
+    for n in range(8):
+        assert box.rank(person(n)).reason == plain.rank(person(n)).reason
+    assert box.control.policy() is None
+    assert box.control.stats()["held_frozen"] == 1
+    assert "nothing moves: the bundle has no calibration of its measure" in box.control.told()[0]

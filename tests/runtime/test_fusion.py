@@ -240,3 +240,81 @@ def test_a_malformed_rule_is_told_before_any_model_is_loaded(
 def test_a_bundle_without_a_rule_replaces(plain: Path, stacked: Path) -> None:
     assert Bundle.open(plain).fusion() == REPLACE
     assert Bundle.open(stacked).fusion() == Fusion("stack", (0.1, 0.7, -0.4))
+
+
+MAPPED = {
+    "rule": "mapped_stack", "weights": [0.1, 0.7, 0.4, 0.3], "inputs": ["history"], "fill": [1.0],
+    "maps": {"crm": {"kind": "temperature", "slope": 0.5}, "llm": {"kind": "platt", "slope": 2.0, "shift": 0.1},
+             "alone": {"kind": "isotonic", "from": [0.2, 0.8], "to": [0.3, 0.6]}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mapped(plain: Path) -> Iterator[Engine]:
+    with Engine.open(with_rule(plain, plain.parent / "mapped", MAPPED), require_llm=True, llm_threads=1) as opened:
+        yield opened
+
+
+def test_mapped_scores_stand_beside_each_model_s_own(mapped: Engine, plain: Path) -> None:
+    request = parse_request({**BODY, "threshold": "ratio:0.5"})
+    shown = answer(request, mapped.rank(request), "")["candidates"]
+    assert {row["routed"] for row in shown} == {True, False}
+    for row in shown:
+        if row["routed"]:
+            crm, llm = (math.log(row[name] / (1 - row[name])) for name in ("crm", "llm"))
+            added = 0.3 * (math.log1p(len(BODY["user"]["history"])) - 1.0)
+            total = 0.1 + 0.7 * 0.5 * crm + 0.4 * (2.0 * llm + 0.1) + added
+            assert row["probability"] == pytest.approx(1 / (1 + math.exp(-total)), abs=1e-9)
+            assert row["crm_mapped"] == pytest.approx(1 / (1 + math.exp(-0.5 * crm)), abs=1e-9)
+        else:
+            assert (
+                row["probability"] == row["crm_mapped"] == pytest.approx(np.interp(row["crm"], [0.2, 0.8], [0.3, 0.6]))
+            )
+            assert row["llm_mapped"] is None
+    with Engine.open(plain, require_llm=True, llm_threads=1) as engine:
+        unmapped = answer(request, engine.rank(request), "")["candidates"]
+    assert [row["crm"] for row in unmapped] == [row["crm"] for row in shown]
+    assert not {"crm_mapped", "llm_mapped"} & unmapped[0].keys()
+    explained = parse_request({**BODY, "threshold": "ratio:0.5", "explain": True})
+    assert [row["crm_mapped"] for row in answer(explained, mapped.rank(explained), "")["candidates"]] == [
+        row["crm_mapped"] for row in shown
+    ]
+
+
+def test_what_is_mapped_ranks_without_the_llm_too(mapped: Engine) -> None:
+    request = parse_request({**BODY, "threshold": "ratio:0", "top_k": 3})
+    shown = answer(request, mapped.rank(request), "")["candidates"]
+    everything = parse_request({**BODY, "threshold": "ratio:0"})
+    whole = answer(everything, mapped.rank(everything), "")["candidates"]
+    assert [row["probability"] for row in whole] == [row["crm_mapped"] for row in whole]
+    assert [row for row in whole if row["rank"] <= 3] == shown
+
+
+def test_verify_repeats_a_mapped_rule(mapped: Engine) -> None:
+    assert reference.compare(mapped).problems == []
+
+
+@pytest.mark.parametrize("threshold", ["band:0.3-0.5", "ms:40", "policy"])
+def test_every_form_routes_by_what_it_says(engine: Engine, threshold: str) -> None:
+    request = parse_request({**BODY, "threshold": threshold, "explain": True})
+    found = engine.rank(request)
+    policy = engine.parse_threshold(threshold)
+    wanted = {i for i, reason in enumerate(found.reason) if reason}
+    assert wanted == set(policy.route(found.crm)[0].tolist())
+    assert {reason for reason in found.reason if reason} <= {policy.reason, "no_text"}
+    told = answer(request, found, "")["explain"]
+    assert told.get("measure") == ("band" if threshold.startswith("band") else None)
+    assert told["threshold"] == (None if math.isinf(policy.least(ITEMS)) else policy.least(ITEMS))
+
+
+def test_without_an_llm_a_budget_asks_nobody(stacked: Path) -> None:
+    with Engine.open(stacked, llm=None, threshold="ms:40") as engine:
+        assert set(engine.rank(parse_request(BODY)).reason) == {""}
+
+
+def test_an_engine_with_a_budget_measures_what_asking_costs(stacked: Path) -> None:
+    with Engine.open(stacked, threshold="ms:40", require_llm=True, llm_threads=1) as engine:
+        assert engine.routing.cost is not None
+        assert engine.routing.cost.finite
+        assert engine.routing.cost.first > 0.0
+        assert any("ms:" in line for line in engine.told())

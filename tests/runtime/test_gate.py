@@ -79,10 +79,10 @@ def test_an_input_is_what_the_bundle_says_of_the_item(plain: Path, name: str) ->
         }
         assert known == ITEMS - 5
         values = np.array(expected[name])
-        assert draft.chosen.tolist() == np.flatnonzero(values >= 0.5).tolist()
+        assert draft.routed.chosen.tolist() == np.flatnonzero(values >= 0.5).tolist()
         again = engine.begin(Request(USER, items))
         again.cancel()
-        assert again.chosen.tolist() == draft.chosen.tolist()
+        assert again.routed.chosen.tolist() == draft.routed.chosen.tolist()
 
 
 def test_a_gate_s_bundle_answers_to_its_own_threshold_to_shares_and_to_nats(plain: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_gate_is_no_slower_a_way_to_nothing(plain: Path) -> None:
     """What the gate looks at is made when a policy asks for it, not before."""
     with opened(plain, threshold="ratio:0.5") as engine:
         engine.rank(Request(USER, EVERYTHING))
-        assert "_known" not in vars(engine)
+        assert "routing_inputs" not in vars(engine)
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +116,11 @@ def test_of_the_routed_those_alone_that_can_change_the_top_are_asked(near: Engin
     draft = near.begin(Request(USER, EVERYTHING, top_k=k))
     draft.cancel()
     every = np.arange(ITEMS)
-    assert draft.chosen.tolist() == every[to_ask(draft.crm, every, NEARLY(draft.crm), k)].tolist()
-    assert len(draft.chosen) < ITEMS
+    assert draft.routed.chosen.tolist() == every[to_ask(draft.crm, every, NEARLY(draft.crm), k)].tolist()
+    assert len(draft.routed.chosen) < ITEMS
     whole = near.begin(Request(USER, EVERYTHING))
     whole.cancel()
-    assert whole.chosen.tolist() == every.tolist()
+    assert whole.routed.chosen.tolist() == every.tolist()
 
 
 def test_with_a_reach_that_holds_the_top_is_that_of_asking_all(plain: Path) -> None:

@@ -89,7 +89,7 @@ def hardest(engine: Engine, request: Request) -> Arrival:
     """Tokens of a request's hard candidates, hardest first; without a time as yet."""
     assert engine.llm
     draft = engine.begin(request, refusal="offline")
-    order = draft.chosen[np.argsort(-entropy(draft.crm)[draft.chosen], kind="stable")].tolist()
+    order = draft.routed.chosen[np.argsort(-entropy(draft.crm)[draft.routed.chosen], kind="stable")].tolist()
     prompts = prompts_of(
         engine.llm.prompts, replace(request, candidates=request.candidates and request.candidates.at(order))
     )

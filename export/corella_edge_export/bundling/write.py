@@ -30,11 +30,12 @@ from corella_edge.request import Candidates, Request
 from corella_edge.routing.fusion import REPLACE
 from corella_edge_export.bundling import verify
 from corella_edge_export.bundling.popular import popular_lines
-from corella_edge_export.bundling.routing import routing
+from corella_edge_export.bundling.routing import by_time, routing
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
 from corella_edge_export.data.rowset import RowSet, choose_rows, choose_users, history_needed
 from corella_edge_export.data.sampling import request_json
-from corella_edge_export.evaluation.scored import ScoredRows, number
+from corella_edge_export.evaluation.labelled import of_rows
+from corella_edge_export.evaluation.scored import Json, ScoredRows, number
 from corella_edge_export.llm.model import merged
 from corella_edge_export.llm.to_gguf import check_tokens, write_gguf
 from corella_edge_export.text import to_onnx
@@ -63,6 +64,7 @@ class ExportOptions:
     sample: bool = True
     crm_int8: bool = False
     fusion: str | None = None  # None = the recipe's
+    measure: str | None = None
     threads: int = field(default_factory=llm_default)
     llm: bool = True
 
@@ -240,14 +242,31 @@ class Export:
         self._judge("crm", self._crm_scores(session, self.requests))
         export = self.run.recipe.export
         if self.prompts is None:
-            alone = _scored(crm, np.full(len(crm), np.nan), self.calibration)
-            self._json("routing.json", routing(NEVER, REPLACE.rule, alone))
+            self._route(NEVER, REPLACE.rule, crm, np.full(len(crm), np.nan))
             return
         asked = tqdm(self.calibration.requests(), total=len(self.calibration), unit="row", disable=None)
         llm = verify.gguf_scores(self.folder / "llm.gguf", self.prompts, asked, self.options.threads)
         self._judge("llm_valid", llm, self.calibration)
-        scored = _scored(crm, llm, self.calibration)
-        self._json("routing.json", routing(export.threshold, self.options.fusion or export.fusion, scored))
+        self._route(export.threshold, self.options.fusion or export.fusion, crm, llm)
+
+    def _route(self, threshold: str, fusion: str, crm: verify.Floats, llm: verify.Floats) -> None:
+        log = of_rows(self.encoder, self.calibration, crm, llm)
+        measure = self.options.measure or self.run.recipe.export.measure
+        made = routing(threshold, fusion, _scored(crm, llm, self.calibration), log, measure)
+        if self.prompts is not None:
+            made["calibrated"] = by_time(made, fusion, log)
+            self._tell_calibration(made["calibrated"])
+        self._json("routing.json", made)
+
+    def _tell_calibration(self, found: Json) -> None:
+        """What the later half of the validation rows says of a policy that the earlier half fitted."""
+        if "refused" in found:
+            self.say(f"calibration: no figures by time, {found['refused']}")
+            return
+        share, gain = found["policy"]["share"]["value"], found["policy"]["over_crm"]["auc"]
+        self.say(f"calibration: fitted on the earlier half, the later half routes {share:.1%} and gains "
+                 f"{gain['value']:+.4f} AUC [{gain['low']:+.4f}, {gain['high']:+.4f}]; by the measure, what asking "
+                 f"gains is ordered: {found['order']['gain']}")  # fmt: skip
 
     def _crm_scores(self, crm: Crm, requests: Iterable[Request]) -> verify.Floats:
         """P(label = 1), float64 [n], of one-candidate requests by ONNX Runtime."""

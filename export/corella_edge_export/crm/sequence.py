@@ -43,6 +43,7 @@ class Block(nn.Module):
         """Begin as the identity; with `latest`, plus the mean of the events, each worth FADES of the next."""
         with torch.no_grad():
             for layer in (self.found, self.deep[-1]):
+                assert isinstance(layer, nn.Linear)
                 layer.weight.zero_()
                 layer.bias.zero_()
             if latest:
@@ -280,7 +281,8 @@ class SequenceModel(FieldsModel):
     def _product(self, feed: dict[str, Tensor], end: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits of items beside what the last block gives of their users, [n or 1, d]; and the users' vectors."""
         items, users = self.item_vectors(feed), self.user_vectors(feed, end)
-        logits = (items * users).sum(dim=1) * self.scale + self.offset
+        products = (items @ users.T).squeeze(1) if users.shape[0] == 1 else (items * users).sum(dim=1)
+        logits = products * self.scale + self.offset
         return logits, [users.expand(items.shape[0], -1)]
 
     def _decide(self, user: Tensor, item: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:

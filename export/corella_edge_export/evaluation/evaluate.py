@@ -18,13 +18,12 @@ from corella_edge.atomic import resumable_folder, write_file
 from corella_edge.bundle import artefact as bundle
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.log_odds import sigmoid
-from corella_edge.routing.policy import RATIOS
+from corella_edge.routing.policy import RATIOS, Policy
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.data.rowset import RowSet, choose_users, history_needed
 from corella_edge_export.evaluation import plots, tables
 from corella_edge_export.evaluation.baseline import without_learning
 from corella_edge_export.evaluation.boundary import calibration
-from corella_edge_export.evaluation.fusion import routed
 from corella_edge_export.evaluation.groups import UNSEEN_ITEMS, about, thirds
 from corella_edge_export.evaluation.scored import METRICS, Json, Judge, ScoredRows, doubts, few_users, gains, shown
 from corella_edge_export.evaluation.scored import number as finite
@@ -53,6 +52,31 @@ def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: in
     Raises:
         InputError: `out` holds an evaluation of another bundle, data or choice of rows.
     """
+    chosen, same = choice(engine, data, split, rows, seed)
+    with resumable_folder(out, "about.json", same):
+        crm, llm = score(engine, chosen, out, progress)
+        made = {
+            "fusion": engine.fusion.to_json(),
+            "machine": machine(),
+            "versions": versions(),
+            "notes": [
+                *data.info.get("notes", []),
+                *doubts(chosen.labels, f"{split} rows"),
+                *few_users(chosen.users),
+                *_beyond(engine),
+            ],
+            "unknown": unknown(engine.encoder, chosen),
+        }
+        result = {**same, **made, **judge(engine, chosen, crm, llm, ratios, progress)}
+        write_file(out / "evaluation.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+        if engine.llm is not None:
+            plots.write(_for_plots(result), out)
+        write_file(out / "evaluation.md", markdown(result).encode())
+    return result
+
+
+def choice(engine: Engine, data: PreparedData, split: str, rows: int, seed: int) -> tuple[RowSet, Json]:
+    """The rows, and what a folder of their scores is told by. `rows`: 0 = the whole split."""
     template = engine.llm.prompts.template if engine.llm else None
     chosen = choose_users(data, split, rows, seed, history_needed(engine.encoder.schema, template))
     same = {
@@ -64,21 +88,7 @@ def evaluate(engine: Engine, data: PreparedData, split: str, out: Path, rows: in
         "seed": seed if rows else None,
         "llm": engine.llm is not None,
     }
-    with resumable_folder(out, "about.json", same):
-        crm, llm = score(engine, chosen, out, progress)
-        made = {
-            "fusion": engine.fusion.to_json(),
-            "machine": machine(),
-            "versions": versions(),
-            "notes": [*data.info.get("notes", []), *doubts(chosen.labels, f"{split} rows"), *few_users(chosen.users)],
-            "unknown": unknown(engine.encoder, chosen),
-        }
-        result = {**same, **made, **judge(engine, chosen, crm, llm, ratios, progress)}
-        write_file(out / "evaluation.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
-        if engine.llm is not None:
-            plots.write(_for_plots(result), out)
-        write_file(out / "evaluation.md", markdown(result).encode())
-    return result
+    return chosen, same
 
 
 def score(engine: Engine, rows: RowSet, out: Path, progress: Progress) -> tuple[Floats, Floats]:
@@ -155,7 +165,7 @@ def _group(
     found["at"] = []
     for number, ratio in enumerate(asked, 1):
         progress(f"{name}: bootstrap over users", number, len(asked))
-        found["at"].append(_at(judged, ratio, engine.bundle.calibration().threshold(ratio), engine.fusion))
+        found["at"].append(_at(judged, ratio, _policy(engine, ratio), engine.fusion))
     return {**found, "calibration": calibrations}
 
 
@@ -167,17 +177,37 @@ def _over_plain(judged: Judge, plain: Floats, asked: bool) -> Json:
     return {"auc": shown({"auc": other["auc"]})["auc"], **over}
 
 
-def _at(judged: Judge, ratio: float, nats: float, rule: Fusion) -> Json:
+def _policy(engine: Engine, ratio: float) -> Policy:
+    """What routes so much of the calibration rows: by the bundle's measure, or where that looks at more than the base
+    model's probability by the entropy."""
+    if engine.routing.measure.needs:
+        return Policy(threshold=engine.bundle.calibration().threshold(ratio))
+    return engine.parse_threshold(f"ratio:{ratio:.12g}")
+
+
+def _beyond(engine: Engine) -> list[str]:
+    """What these rows do not show of the bundle's policy: nothing, or one sentence."""
+    if not (engine.routing.measure.needs or engine.fusion.needs):
+        return []
+    return [
+        "rows are ordered by the entropy, and the fusion rule goes without a gate's inputs; `calibrate --data` judges "
+        "the bundle's measure and rule"
+    ]
+
+
+def _at(judged: Judge, ratio: float, policy: Policy, rule: Fusion) -> Json:
     """Every line at one threshold; the figures of the bundle's own rule stand in the row itself too."""
-    rows = judged.rows
-    chosen, crm, llm = routed(rows, nats), judged(rows.crm), judged(rows.llm_or_crm)
+    rows, chosen = judged.rows, np.zeros(len(judged.rows), np.bool_)
+    chosen[policy.route(rows.crm)[0]] = True
+    chosen &= rows.answered
+    crm, llm = judged(rows.crm), judged(rows.llm_or_crm)
     found = {
         name: {**shown(figures), "over_crm": gains(figures, crm), "over_llm": gains(figures, llm)}
         for name, figures in lines(judged, chosen, list(dict.fromkeys([*RULES, rule]))).items()
     }
     own = found[rule.rule]
     return {
-        "ratio": ratio, "threshold": finite(nats), "rows": len(rows), "share": float(chosen.mean()),
+        "ratio": ratio, "threshold": finite(policy.threshold), "rows": len(rows), "share": float(chosen.mean()),
         **{metric: own[metric] for metric in METRICS},
         "gain": own["over_crm"]["auc"], "gain_over_llm": own["over_llm"]["auc"], "lines": found,
     }  # fmt: skip

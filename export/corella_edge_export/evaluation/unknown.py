@@ -24,6 +24,15 @@ def unknown(encoder: FeatureEncoder, rows: RowSet) -> Json:
             for f in schema.of(*CODED) if f.kind != "text"}  # fmt: skip
 
 
+def unknown_fields(encoder: FeatureEncoder, rows: RowSet) -> npt.NDArray[np.float64]:
+    """float64 [rows]: how many of a row's fields have a value that training has not seen, as an answer lists them."""
+    places = encoder.rows_of([rows.data.item_ids[i] for i in rows.split.items[rows.indices].tolist()])
+    found: npt.NDArray[np.float64] = _user_flags(encoder, rows, rows.users).sum(axis=1, dtype=np.float64)
+    for flags in encoder.unseen.item_flags().values():
+        found += flags[places]
+    return found
+
+
 def _user_flags(encoder: FeatureEncoder, rows: RowSet, users: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
     """bool [rows, fields of users]; each user is encoded once."""
     data = rows.data

@@ -127,5 +127,5 @@ def export(facts: Facts) -> Table:
         "sample_rows": Choice(min(1_000, facts.test), f"{facts.test:,} test rows"),
         "reference_rows": min(64, facts.test),
         "threshold": Choice("ratio:0.3" if weighed else "ratio:0.05", why),
-        "fusion": Choice("stack" if weighed else "blend", why),
+        "fusion": Choice("best" if weighed else "blend", why),
     }

@@ -8,7 +8,6 @@ from functools import cache
 import torch
 
 from corella_edge_export.llm.recipe import LlmRecipe, Precision
-from corella_edge_export.recipe import Recipe
 from corella_edge_runtime.box import cpu_flags
 
 # Flags of the CPUs that multiply in bfloat16: AVX512-BF16 and AMX (x86-64), FEAT_BF16 (aarch64).
@@ -42,10 +41,9 @@ def computed_here(precision: Precision, device: str) -> Precision:
     return computed_in(precision, device, _flags())
 
 
-def note(recipe: Recipe, device: str) -> str:
-    """What to tell whoever trains here; empty where the recipe is followed, or trains no LLM."""
-    asked, from_words = recipe.llm.precision, recipe.crm.text.source == "said" and recipe.llm.source == "scratch"
-    if not (recipe.trains_llm or from_words) or computed_here(asked, device) == asked:
+def note(asked: Precision, device: str) -> str:
+    """What to tell whoever trains here with the precision `asked`; empty where it is followed."""
+    if computed_here(asked, device) == asked:
         return ""
     return (
         f'the LLM is trained in float32 and not in the recipe\'s precision, "{asked}", for which this CPU has no '

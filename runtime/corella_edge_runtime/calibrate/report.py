@@ -83,6 +83,9 @@ def sections(result: Json) -> Iterator[Section]:
     yield _other_metrics(result)
     yield _area(result)
     yield from _orders(result)
+    yield from _fusions(result)
+    yield from _gate(result)
+    yield from _promise(result)
     yield _log(result)
 
 
@@ -101,6 +104,8 @@ def summary(result: Json) -> list[str]:
         f"AUC {_interval(own['auc'])}, {_interval(auc, '+')} over the base model; log-loss "
         f"{_interval(own['over_crm']['logloss'], '+')}.",
         f"By the measure, what asking gains {VERDICTS[result['order']['gain']['verdict']]}.",
+        *([f"{result['promise']['text']}"] if result["promise"] else []),
+        *([_sentence(result["gate"]["text"])] if result["gate"] else []),
     ]
 
 
@@ -177,6 +182,65 @@ def _orders(result: Json) -> Iterator[Section]:
         drawn = plots.deciles(found, f"{subject} by the measure", f"{axis}, nats")
         yield Section(title, said, header, rows, [(drawn, "Bars: means of parts of about equal size, with 95 % "
                                                    "intervals over users.")])  # fmt: skip
+
+
+def _fusions(result: Json) -> Iterator[Section]:
+    found = result.get("fusions")
+    if not found:
+        return
+    said = [
+        "Every rule that makes one probability of both models', behind every kind of monotone map of theirs (none: as "
+        "the models give them). ECE is the calibration error in 15 bins of equal mass: of all rows, of those that the "
+        "LLM decides, and of the others.",
+        "On the earlier part each row is judged by what the rows of other users have fitted; that chose. On the later "
+        "part every rule is the one that the whole earlier part has fitted.",
+        f"Taken ({found['wanted']}): {found['taken']['rule']}.", *([_sentence(found["note"])] if found["note"] else []),
+    ]  # fmt: skip
+    names = ("logloss", "auc", "ece", "ece_llm", "ece_alone")
+    rows = [[part, row["rule"], row["maps"], *(_figure(row[name]) for name in names), "best" if row["chosen"] else ""]
+            for part in ("earlier", "later") for row in found[part]]  # fmt: skip
+    header = ["part", "rule", "maps", "log-loss", "AUC", "ECE", "ECE, LLM decides", "ECE, others", "by log-loss"]
+    yield Section("One scale for both models", said, header, rows)
+
+
+def _gate(result: Json) -> Iterator[Section]:
+    found = result["gate"]
+    if found is None:
+        return
+    fitted, judged = found["parts"]
+    tried = ", ".join(f"{one['kind']} {one['strength']:g}: {one['gain']:+.5f}" for one in found["forms"])
+    inputs = ", ".join([*found["inputs"], "the base model's score"])
+    said = [
+        f"{_sentence(found['text'])} It was fitted on {fitted:,} asked rows, by {inputs}, "
+        f"and judged on {judged:,} later ones of the earlier part.",
+        f"Out-of-fold gains that chose its form (kind and strength of the penalty): {tried} nats a row.",
+        "Every figure is a mean over all asked rows: log-loss that asking saves at that share of them, in nats; gain: "
+        "the gate's minus the entropy's, paired, with 95 % intervals over users.",
+    ]  # fmt: skip
+    parts = [("earlier", found["versus"]), ("later", found.get("later", []))]
+    rows = [[name, f"{one['share']:.0%}", *(_fine(one[key]) for key in ("gate", "entropy", "gain")),
+             _interval(one["auc"], "+")] for name, part in parts for one in part]  # fmt: skip
+    header = ["part", "share", "gate saves", "entropy saves", "gain", "gain in AUC"]
+    yield Section("The learned gate against the entropy", said, header, rows)
+
+
+def _promise(result: Json) -> Iterator[Section]:
+    found = result["promise"]
+    if found is None:
+        return
+    rows = f"{found['rows']:,} rows of {found['users']:,} users"
+    one = "one row of each user" if found["one_row_a_user"] else "every row, also several of one user"
+    missed = f"On the later rows {_interval(found['missed_later'])} are wrong and not routed."
+    yield Section("What the threshold promises", [found["text"], f"From {rows}; {one}. {found['assumed']}", missed])
+
+
+def _fine(found: Json) -> str:
+    """Nats a row are small numbers."""
+    return f"{found['value']:+.5f} [{found['low']:+.5f}, {found['high']:+.5f}]"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _log(result: Json) -> Section:

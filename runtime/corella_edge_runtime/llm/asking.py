@@ -108,8 +108,9 @@ class Llm:
         self._packed: dict[str, bytes] = {}
 
     def begin(
-        self, user: User, candidates: Sequence[Candidate], hardness: FloatArray, deadline: float | None
-    ) -> Asking:
+        self, user: User, candidates: Sequence[Candidate], hardness: FloatArray, deadline: float | None,
+        yields: bool = False,
+    ) -> Asking:  # fmt: skip
         """Ask, without waiting, as many of the hardest as will be answered in time.
 
         The others have the reason "busy" at once, or "queue_full" beyond its queue or without a deadline; one without
@@ -118,6 +119,7 @@ class Llm:
         Args:
             hardness: float64, the entropy of each candidate.
             deadline: a time of `time.monotonic()`.
+            yields: see `begin_prompts`.
         """
         suffixes = self._suffixes(Candidates.of(candidates))
         given = Answers.none(len(candidates), "no_text")
@@ -125,7 +127,7 @@ class Llm:
         if not order:
             return Asking(given)
         prefix = tuple(self.prompts.prefix(user))
-        return self._begin(given, order, Prompts.of_user(prefix, [suffixes[i] for i in order]), deadline)
+        return self._begin(given, order, Prompts.of_user(prefix, [suffixes[i] for i in order]), deadline, yields)
 
     def begin_prompts(self, prompts: Sequence[Prompt], deadline: float | None, yields: bool = False) -> Asking:
         """Ask prompts as they are, under the same rules, from the first.

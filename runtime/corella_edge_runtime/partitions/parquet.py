@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -237,6 +237,12 @@ def _plain(column: pa.Array) -> list[Any]:
         micros = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_pylist()
         return [None if value is None else value / 1e6 for value in micros]
     return column.to_pylist()  # type: ignore[no-any-return]
+
+
+def write_columns(columns: Mapping[str, Any], path: Path) -> None:
+    """Columns of one length as a file of their own; nan is written as null."""
+    pq.write_table(pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()}), path,
+                   compression="zstd")  # fmt: skip
 
 
 def write_labelled(rows: LabelledRows, path: Path) -> None:

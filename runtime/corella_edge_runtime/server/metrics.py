@@ -17,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from corella_edge import __version__
+from corella_edge.routing.policy import Routing
 from corella_edge.routing.reasons import KEPT
 from corella_edge.scores import Scores
 from corella_edge_runtime.llm.contract.endings import EXITS
@@ -121,6 +122,19 @@ class Metrics:
             "corella_edge_decisions_lost", "Decisions that the log did not keep: it was too slow, or its disk failed.",
             registry=registry,
         )  # fmt: skip
+        self.slo_factor = Gauge(
+            "corella_edge_slo_factor", "Of the share that would be asked about, what --slo leaves; 1 = all.",
+            registry=registry,
+        )  # fmt: skip
+        self.shadow_requests = Counter(
+            "corella_edge_shadow_requests", "Requests drawn for the LLM beside their answer, by outcome: asked, or why "
+            "not (budget, busy, full).", ["outcome"], registry=registry,
+        )  # fmt: skip
+        for outcome in ("asked", "budget", "busy", "full"):
+            self.shadow_requests.labels(outcome)
+        self.shadow_answers = Counter(
+            "corella_edge_shadow_answers", "Candidates that the LLM scored beside the requests.", registry=registry
+        )
         self.connections = ConnectionCounters()
         self._children: dict[tuple[Any, ...], Any] = {}
         self.signals = Signals()
@@ -134,17 +148,25 @@ class Metrics:
         self._of(self.requests, route, str(status)).inc()
         self._of(self.seconds, route).observe(seconds)
 
-    def scored(self, scores: Scores, version: str, seconds: float) -> None:
-        """One request's candidates are scored."""
+    def scored(self, scores: Scores, version: str, seconds: float, routing: Routing | None = None) -> None:
+        """One request's candidates are scored; `routing`: what the bundle says of it, where they tell of drift."""
         self._of(self.rank_seconds, version).observe(seconds)
         for outcome, number in _outcomes(scores).items():
             self._of(self.candidates, version, outcome).inc(number)
-        for field, number in _unknown(scores).items():
+        unknown = _unknown(scores)
+        for field, number in unknown.items():
             self._of(self.unknown, version, field).inc(number)
+        if routing is not None:
+            self.signals.add(version, routing, scores, unknown)
 
     def unknown_refused(self, version: str, field: str) -> None:
         """One request is refused because of an unseen value of a field."""
         self._of(self.refused_unknown, version, field).inc()
+
+    def shadowed(self, outcome: str, answers: int) -> None:
+        """A request was drawn for the LLM beside its answer. Any thread may say so."""
+        self.shadow_requests.labels(outcome).inc()
+        self.shadow_answers.inc(answers)
 
     def _of(self, metric: Any, *labels: str) -> Any:
         """The metric with these labels; asked for by itself it is looked up under a lock, label by label."""

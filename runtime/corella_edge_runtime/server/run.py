@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from corella_edge.errors import InputError
+from corella_edge.routing.objective import Objective
 from corella_edge_runtime.decisions import DecisionLog
 from corella_edge_runtime.server.app import build_app, log_bug
 from corella_edge_runtime.server.following import Follower, VersionSource
@@ -29,6 +30,7 @@ from corella_edge_runtime.server.guard.access import Guard
 from corella_edge_runtime.server.guard.connections import ConnectionLimits, protocol, within_files
 from corella_edge_runtime.server.guard.limits import Limits
 from corella_edge_runtime.server.service import Service
+from corella_edge_runtime.server.shadow import Shadow
 from corella_edge_runtime.store.stock import StockFile
 from corella_edge_runtime.store.users import UserStore
 
@@ -55,15 +57,17 @@ class ServeSettings:
     # which would meet a request under way.
     keep_alive_seconds: int = 75
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+    objective: Objective | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a box keeps beside its bundles: users, what is available, what was decided."""
+    """What a box keeps beside its bundles: users, what is available, what was decided, and what is asked for that."""
 
     store: UserStore | None = None
     stock: StockFile | None = None
     decisions: DecisionLog | None = None
+    shadow: Shadow | None = None
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -202,7 +206,9 @@ class _Process:
     async def main(self, on_listening: Callable[[str], None]) -> None:
         # The service is made here: its event belongs to this loop.
         kept = self.memory
-        self.service = Service(self.settings.limits, kept.store, kept.stock, kept.decisions)
+        self.service = Service(
+            self.settings.limits, kept.store, kept.stock, kept.decisions, kept.shadow, self.settings.objective
+        )
         self.stop, self.force = asyncio.Event(), asyncio.Event()
         for number in stopping():
             asyncio.get_running_loop().add_signal_handler(number, self._signalled)

@@ -16,6 +16,7 @@ from starlette.types import Receive
 from corella_edge.errors import UnknownValueError
 from corella_edge.history import GIVEN, STORED
 from corella_edge.request import Features, Request
+from corella_edge.routing.objective import Eased, Objective, observed
 from corella_edge.routing.reasons import FAULT, KEPT, NoAnswer
 from corella_edge.scores import Scores, answer_json
 from corella_edge.selection import EVERYTHING
@@ -28,6 +29,7 @@ from corella_edge_runtime.server.guard.leaving import unless_gone
 from corella_edge_runtime.server.guard.limits import INLINE_CANDIDATES, INLINE_VALUES, Limits
 from corella_edge_runtime.server.metrics import Metrics
 from corella_edge_runtime.server.recent import Recent
+from corella_edge_runtime.server.shadow import Shadow
 from corella_edge_runtime.store.stock import StockFile
 from corella_edge_runtime.store.users import UserStore
 
@@ -92,11 +94,12 @@ class Service:
 
     def __init__(
         self, limits: Limits | None = None, store: UserStore | None = None, stock: StockFile | None = None,
-        decisions: DecisionLog | None = None,
+        decisions: DecisionLog | None = None, shadow: Shadow | None = None, objective: Objective | None = None,
     ) -> None:  # fmt: skip
-        """`store`, `stock` and `decisions` are their openers' to close."""
+        """`store`, `stock` and `decisions` are their openers' to close. With `shadow` no request asks the LLM; with an
+        `objective` less is asked while requests are late."""
         self.limits = limits or Limits()
-        self.store, self.stock, self.decisions = store, stock, decisions
+        self.store, self.stock, self.decisions, self.shadow = store, stock, decisions, shadow
         self.fleet = Fleet()
         self.follower: Follower | None = None
         self.metrics, self.recent = Metrics(self.fleet), Recent()
@@ -115,6 +118,10 @@ class Service:
         self.metrics.decisions_lost.set_function(lambda: float(self.decisions.lost if self.decisions else 0))
         self.metrics.store_lost.set_function(lambda: float(self.store is not None and bool(self.store.lost)))
         self.metrics.in_flight.set_function(lambda: float(self.in_flight))
+        if shadow is not None:
+            shadow.count = self.metrics.shadowed
+        self._objective, self._eased = objective, Eased(since=time.monotonic())
+        self.metrics.slo_factor.set_function(lambda: self._eased.factor)
 
     @property
     def ranker(self) -> Engine | None:
@@ -179,15 +186,35 @@ class Service:
         heavy = large(ranking.request)
         done = await self.work(heavy, ranking.clock, "finish", ranking.finish, held=ranking.held)
         took = time.monotonic() - ranking.clock.arrived
-        self.metrics.scored(done.scores, ranking.held.version, took)
+        # Of a catalogue every rank is there: what was chosen to be ranked tells of the traffic.
+        told = ranking.request.candidates is not None and not done.scores.fallback
+        self.metrics.scored(done.scores, ranking.held.version, took, ranking.held.ranker.routing if told else None)
         self.recent.add(took, len(done.scores.items), asked_of(done.scores))
-        if ranking.request.candidates is not None and not done.scores.fallback:  # of a catalogue all are at every rank
-            self.metrics.signals.add(ranking.held.version, ranking.held.ranker.routing, done.scores)
+        if self._objective is not None:
+            self._eased = observed(self._eased, self._objective, took, time.monotonic())
+            ranking.held.ranker.router.factor = self._eased.factor
         if ranking.request.strict:
             _check_strict(done.scores)
-        if self.decisions is not None:
-            self.decisions.put(done.request, done.scores, done.bundle)
+        if self.shadow is None:
+            self._log(done, ranking.held)
+        else:
+            self._beside(self.shadow, ranking, done)
         return done
+
+    def _log(self, done: Ranked, held: Held) -> None:
+        """Any thread may call it."""
+        if self.decisions is not None:
+            self.decisions.put(done.request, done.scores, done.bundle, know=held.ranker.gate_inputs)
+
+    def _beside(self, shadow: Shadow, ranking: Ranking, done: Ranked) -> None:
+        """Have a sample asked about after its answer; a decision is logged when that is known."""
+        held, candidates = ranking.held, ranking.draft.slate.candidates
+        begun = shadow.begin(held.ranker, done.request.user, candidates, done.scores, self.in_flight)
+        if begun is None:
+            self._log(done, held)
+            return
+        held.until(begun)
+        begun.add_done_callback(lambda _: self._log(done, held))
 
     @asynccontextmanager
     async def ranking(self, request: Request, clock: Clock) -> AsyncIterator[Ranking]:
@@ -256,7 +283,9 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self.pool, read, *args)
 
     def _refusal(self) -> str:
-        """So many requests wait for the LLM that more would cost others their place."""
+        """Asked in the shadow alone; or so many requests wait that more would cost others their place."""
+        if self.shadow is not None:
+            return NoAnswer.SHADOW
         return NoAnswer.QUEUE_FULL if self.in_flight > max(1, self.limits.requests // 2) else ""
 
     def _deadline(self, request: Request, clock: Clock) -> float | None:
@@ -288,6 +317,8 @@ class Service:
 
         May block. Versions and store are their openers' to close.
         """
+        if self.shadow is not None:
+            self.shadow.close()
         for pool in (self.readers, self.workers, self.pool):
             pool.shutdown()
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from corella_edge.bundle.artefact import CALIBRATED_ON, POPULAR, ROUTING
+from corella_edge.bundle.artefact import POPULAR, ROUTING
 from corella_edge.catalog import Catalog
 from corella_edge.json_lines import Reference
 from corella_edge.request import Candidate
 from corella_edge.request_message import parse_request
+from corella_edge.routing.routing_file import CALIBRATED_ON
 from corella_edge_runtime import reference
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.site.catalog_change import OWN, REFERENCE, CatalogChange, NewCatalog, differences

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from corella_edge.bundle.artefact import CALIBRATED_ON, MANIFEST, SEAL, Bundle, Manifest, not_a_bundle, seal_of, sha256
+from corella_edge.bundle.artefact import MANIFEST, SEAL, Bundle, Manifest, not_a_bundle, seal_of, sha256
 from corella_edge.bundle.files import decode, read_bytes, read_json
 from corella_edge.bundle.signature import TrustedKey
 from corella_edge.catalog import Catalog
@@ -19,6 +19,7 @@ from corella_edge.prompt import PromptEncoder, Template, Tokens
 from corella_edge.request import Candidate, User
 from corella_edge.routing.forms import OWN, parse_threshold
 from corella_edge.routing.policy import RATIOS, UNASKABLE
+from corella_edge.routing.routing_file import CALIBRATED_ON
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,18 @@ def _routing(bundle: Bundle) -> dict[str, Any]:
             "measure": policy.measure.to_json(), "share": None if policy.budget else routing.share(policy),
             "fusion": routing.fusion.to_json() | _fitted(data)}  # fmt: skip
     other = {CALIBRATED_ON: found} if (found := bundle.calibrated_on()) else {}
-    return {**head, **other, "rows": data.get("rows"), "table": data.get("table") or thresholds}
+    told = {"rows": data.get("rows"), "judged": _judged(data), "fusions": data.get("fusions") or []}
+    return {**head, **other, **told, "table": data.get("table") or thresholds}
+
+
+def _judged(data: dict[str, Any]) -> str:
+    """The rows that the table is of: those of the calibration, or, where `calibrate` made it, the later ones of a log.
+
+    An export keeps a record by time, too, but its table is of all its rows, and its threshold of no log.
+    """
+    later = (data.get("calibrated") or {}).get("parts", {}).get("held_out")
+    of_log = later and "threshold" in data.get("policy", {})
+    return f"{later['rows']:,} later rows of a log" if of_log else f"{data.get('rows') or 0:,} validation rows"
 
 
 def _nats(threshold: float) -> float | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -13,15 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corella_edge.routing import budget
-from corella_edge.routing.budget import Caps, Scale, Seen, State, Target
+from corella_edge.routing.budget import Caps, Scale, Seen, Target
 from corella_edge.routing.measure import LN2, NEVER, entropy, is_routed
 from corella_edge.routing.policy import Calibration
+from held import Run, Traffic
 
 N = 20
 CALIBRATION = Calibration.fit(entropy(np.random.default_rng(0).beta(1, 6, 5000)))
 SCALE = Scale(CALIBRATION)
 ENTROPIES = st.lists(st.floats(0, LN2) | st.sampled_from([0.0, 0.3, LN2]), min_size=2, max_size=60).map(np.asarray)
-Traffic = Callable[[float, np.random.Generator], np.ndarray]
+
+
+def run_of(target: Target) -> Run:
+    return Run(target, SCALE)
 
 
 def easy(t: float, rng: np.random.Generator) -> np.ndarray:
@@ -41,46 +43,6 @@ def step(at: float, before: Traffic, after: Traffic) -> Traffic:
 def drifting(t: float, rng: np.random.Generator) -> np.ndarray:
     part = min(1.0, max(0.0, (t - 600.0) / 2400.0))
     return rng.beta(1.0 + 2.0 * part, 6.0 - 2.0 * part, N)
-
-
-@dataclass
-class Run:
-    """Requests of N candidates each under a controller; `cost` is the LLM's seconds for each that is asked."""
-
-    target: Target
-    cost: float = 0.003
-    own: float = 0.05
-    state: State = field(init=False)
-    times: list[float] = field(default_factory=list)
-    asked: list[int] = field(default_factory=list)
-    levels: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.state = budget.begin(self.target, self.own)
-
-    def request(self, p: np.ndarray, t: float) -> int:
-        s = entropy(p)
-        asked = is_routed(s, SCALE.threshold(self.state.level))
-        everything, nothing = np.ones(len(p), np.bool_), np.zeros(len(p), np.bool_)
-        number = int(asked.sum())
-        seen = Seen(SCALE.levels(s), everything, asked, nothing, busy=self.cost * number)
-        self.state = budget.decided(budget.observed(self.state, self.target, seen, t), self.target, t)
-        self.times.append(t)
-        self.asked.append(number)
-        self.levels.append(self.state.level)
-        return number
-
-    def drive(self, traffic: Traffic, since: float, until: float, a_second: float, seed: int = 1) -> None:
-        rng, t = np.random.default_rng(seed), since
-        while (t := t + rng.exponential(1.0 / a_second)) < until:
-            self.request(traffic(t, rng), t)
-
-    def over_window(self, since: float, until: float) -> np.ndarray:
-        """Share over the window that ends at each request of that time, counted from the requests themselves."""
-        times, asked = np.asarray(self.times), np.append(0, np.cumsum(self.asked))
-        ends = np.flatnonzero((times >= since) & (times < until))
-        begins = np.searchsorted(times, times[ends] - self.target.window, side="right")
-        return (asked[ends + 1] - asked[begins]) / ((ends + 1 - begins) * N)
 
 
 @given(ENTROPIES, st.lists(st.floats(0, 1), min_size=2, max_size=20))
@@ -126,14 +88,14 @@ def test_without_traffic_the_level_is_the_calibration_s() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_nothing_and_everything_are_exact(share: float) -> None:
-    run = Run(Target(share))
+    run = run_of(Target(share))
     run.drive(step(300.0, easy, hard), 0.0, 900.0, 1.0)
     assert set(run.asked) == {int(share * N)}
     assert run.state.frozen == ""
 
 
 def test_no_milliseconds_are_no_questions() -> None:
-    run = Run(Target(None, 0.0))
+    run = run_of(Target(None, 0.0))
     run.drive(easy, 0.0, 300.0, 1.0)
     assert set(run.asked) == {0}
 
@@ -141,7 +103,7 @@ def test_no_milliseconds_are_no_questions() -> None:
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.3])
 @pytest.mark.parametrize(("before", "after"), [(easy, hard), (hard, easy)], ids=["harder", "easier"])
 def test_a_step_in_traffic_settles_within_the_window(share: float, before: Traffic, after: Traffic) -> None:
-    run = Run(Target(share, window=600.0))
+    run = run_of(Target(share, window=600.0))
     run.drive(step(1800.0, before, after), 0.0, 4200.0, 1.0)
     allowed = 0.1 * share
     assert run.over_window(900.0, 1800.0) == pytest.approx(share, abs=allowed)
@@ -157,13 +119,13 @@ def test_without_the_controller_the_same_step_is_not_held() -> None:
 
 
 def test_drift_is_followed() -> None:
-    run = Run(Target(0.1, window=600.0))
+    run = run_of(Target(0.1, window=600.0))
     run.drive(drifting, 0.0, 4200.0, 1.0)
     assert run.over_window(600.0, 4200.0) == pytest.approx(0.1, abs=0.01)
 
 
 def test_silence_moves_nothing_and_what_comes_after_it_is_not_made_up_for() -> None:
-    run = Run(Target(0.1, window=600.0))
+    run = run_of(Target(0.1, window=600.0))
     run.drive(hard, 0.0, 1200.0, 1.0)
     level = run.state.level
     quiet = budget.decided(budget.aged(run.state, run.target, 10_000.0), run.target, 10_000.0)
@@ -176,7 +138,7 @@ def test_silence_moves_nothing_and_what_comes_after_it_is_not_made_up_for() -> N
 
 
 def test_a_burst_of_hard_candidates_cannot_take_much_more_than_its_share() -> None:
-    run = Run(Target(0.1, window=600.0))
+    run = run_of(Target(0.1, window=600.0))
     run.drive(easy, 0.0, 1200.0, 1.0)
     before = len(run.asked)
     run.drive(hard, 1200.0, 1205.0, 100.0)  # as many candidates as the window holds, in five seconds
@@ -189,7 +151,7 @@ def test_a_burst_of_hard_candidates_cannot_take_much_more_than_its_share() -> No
 
 
 def test_too_few_candidates_leave_the_level_where_it_is() -> None:
-    run = Run(Target(0.1, window=60.0))
+    run = run_of(Target(0.1, window=60.0))
     for t in np.arange(0.0, 6000.0, 20.0).tolist():  # 60 candidates a window
         run.request(hard(t, np.random.default_rng(int(t))), t)
         assert run.state.level == 0.1
@@ -198,7 +160,7 @@ def test_too_few_candidates_leave_the_level_where_it_is() -> None:
 
 def test_rows_that_all_tie_are_asked_by_turns() -> None:
     """A threshold can only ask all of them or none: over the window the share is held all the same."""
-    run = Run(Target(0.1, window=60.0))
+    run = run_of(Target(0.1, window=60.0))
     run.drive(lambda t, rng: np.full(N, 0.2), 0.0, 1200.0, 3.0)
     assert set(run.asked[:-1]) <= {0, N}
     assert run.over_window(600.0, 1200.0) == pytest.approx(0.1, abs=0.02)
@@ -206,7 +168,7 @@ def test_rows_that_all_tie_are_asked_by_turns() -> None:
 
 @pytest.mark.parametrize("ms", [10.0, 40.0])
 def test_milliseconds_a_second_are_held_as_traffic_grows(ms: float) -> None:
-    run = Run(Target(None, ms, window=600.0))
+    run = run_of(Target(None, ms, window=600.0))
     run.drive(easy, 0.0, 1800.0, 1.0)
     run.drive(easy, 1800.0, 4200.0, 3.0)
 
@@ -221,7 +183,7 @@ def test_milliseconds_a_second_are_held_as_traffic_grows(ms: float) -> None:
 
 
 def test_more_milliseconds_than_there_is_to_ask_ask_everything() -> None:
-    run = Run(Target(None, 500.0, window=600.0))
+    run = run_of(Target(None, 500.0, window=600.0))
     run.drive(easy, 0.0, 1800.0, 1.0)
     assert run.levels[-1] == 1.0
 
@@ -297,7 +259,7 @@ def test_a_user_s_id_is_forgotten_and_the_count_is_not() -> None:
 @given(st.integers(0, 10**6), st.floats(0.02, 0.98), st.floats(1.0, 1e4), st.booleans())
 def test_whatever_comes_the_level_is_a_share_and_finite(seed: int, share: float, window: float, by_ms: bool) -> None:
     rng = np.random.default_rng(seed)
-    run, t = Run(Target(None, 50.0 * share, window) if by_ms else Target(share, window=window)), 0.0
+    run, t = run_of(Target(None, 50.0 * share, window) if by_ms else Target(share, window=window)), 0.0
     for _ in range(60):
         t += float(rng.choice([0.0, 0.1, window / 3, 2 * window], p=[0.4, 0.4, 0.15, 0.05]))
         run.request(rng.beta(*rng.uniform(0.2, 5.0, 2), size=int(rng.integers(1, 40))), t)

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from corella_edge.errors import BundleError, InputError
 from corella_edge.metrics import row_loss
+from corella_edge.routing.fusion import REPLACE
 from corella_edge.routing.gate import FIRST, INPUTS, KINDS, Gate, inputs_of
 from corella_edge.routing.gate_fit import (
     Asked,
@@ -100,7 +101,8 @@ def made(n: int, seed: int, helps: str = "popularity", harm: float = 1.5) -> Ask
     inputs = {"popularity": rng.random(n), "history": rng.integers(0, 50, n).astype(float), "text": np.ones(n)}
     noise = np.where(inputs.get(helps, rng.random(n)) > 0.5, 0.1, harm)
     after = sigmoid(1.5 * (truth + noise * rng.normal(size=n)))
-    return Asked(sigmoid(truth + rng.normal(size=n)), after, label, rng.integers(0, 100, n), inputs)
+    p = sigmoid(truth + rng.normal(size=n))
+    return Asked(p, p, after, label, rng.integers(0, 100, n), inputs)
 
 
 def test_a_gate_that_finds_something_beats_the_entropy_on_later_rows() -> None:
@@ -129,7 +131,7 @@ def test_a_gate_that_finds_nothing_falls_back_to_the_entropy() -> None:
 def test_a_gate_that_was_right_only_where_it_was_fitted_is_not_taken() -> None:
     rows = made(800, 7)
     turned = {**rows.inputs, "popularity": 1 - rows.inputs["popularity"]}
-    later = Asked(rows.p, rows.after, rows.label, rows.user, turned)
+    later = Asked(rows.p, rows.p, rows.after, rows.label, rows.user, turned)
     found = learn(made(1500, 0), later, np.random.default_rng(0), draws=50)
     assert found.gate == learn(made(1500, 0), rows, np.random.default_rng(0), draws=50).gate  # later rows fit nothing
     assert not found.better
@@ -159,7 +161,7 @@ def test_rows_of_a_fold_are_valued_by_a_gate_that_has_not_seen_them() -> None:
     rows = made(600, 4)
     fold = rows.user % 3
     values = out_of_fold(rows, "ridge", 0.1, ("popularity",), fold)
-    flipped = Asked(rows.p, rows.after, np.where(fold == 1, 1 - rows.label, rows.label), rows.user, rows.inputs)
+    flipped = Asked(rows.p, rows.p, rows.after, np.where(fold == 1, 1 - rows.label, rows.label), rows.user, rows.inputs)
     again = out_of_fold(flipped, "ridge", 0.1, ("popularity",), fold)
     assert again[fold == 1].tolist() == values[fold == 1].tolist()
     assert again[fold != 1].tolist() != values[fold != 1].tolist()
@@ -184,12 +186,12 @@ def log(n: int, seed: int = 0) -> LabelledRows:
 
 def test_a_log_s_asked_rows_with_the_inputs_that_serving_knows() -> None:
     rows = log(1400)
-    asked = Asked.of(rows, rows.llm)
+    asked = Asked.of(rows, REPLACE)
     assert len(asked.p) == 700
     assert asked.benefit.tolist() == (row_loss(rows.crm, rows.label) - row_loss(rows.llm, rows.label))[1::2].tolist()
     assert usable(asked.inputs) == ("popularity", "history")
     with pytest.raises(InputError, match=r"takes 500 rows that the LLM was asked about, of 20 users.*here are 400 of"):
-        Asked.of(log(800), log(800).llm)
+        Asked.of(log(800), REPLACE)
 
 
 def test_without_a_difference_there_is_nothing_to_learn() -> None:

@@ -46,12 +46,15 @@ def test_an_answer_comes_back_bit_for_bit_in_the_same_state_alone(scores: list[f
     assert (kept.hits, kept.misses) == (len(scores), 3 * len(scores))
 
 
-def test_a_new_state_replaces_the_old_one() -> None:
+def test_an_item_has_one_answer_and_the_latest_is_known_whatever_the_state() -> None:
     kept = Kept(100, 60.0)
     kept.put("u1", b"a", ["i1", "i2"], np.array([0.1, 0.2]), 0.0)
     kept.put("u1", b"b", ["i1"], np.array([0.3]), 1.0)
-    assert len(kept) == 1
+    assert len(kept) == 2
     assert math.isnan(kept.get("u1", b"a", ["i1"], 1.0)[0])
+    assert kept.latest("u1", ["i1", "i2"], 60.0).tolist() == [0.3, 0.2]
+    assert np.isnan(kept.latest("u1", ["i2"], 60.5)).all()
+    assert (kept.hits, kept.misses) == (0, 1)
 
 
 class Machine(RuleBasedStateMachine):
@@ -62,8 +65,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.kept, self.now = Kept(self.MOST, self.SECONDS), 0.0
-        self.put_: dict[tuple[Any, bytes, str], tuple[float, float]] = {}
-        self.latest: dict[Any, bytes] = {}
+        self.put_: dict[tuple[Any, str], tuple[bytes, float, float]] = {}
 
     keys = st.sampled_from(["u1", "u2", "u3", b"x", b"y"])
     states = st.sampled_from([b"a", b"b"])
@@ -76,35 +78,29 @@ class Machine(RuleBasedStateMachine):
     @rule(key=keys, state=states, items=items, score=st.floats(0, 1))
     def put(self, key: Any, state: bytes, items: list[str], score: float) -> None:
         self.kept.put(key, state, items, np.full(len(items), score), self.now)
-        if self.latest.get(key) != state:
-            self.put_ = {place: value for place, value in self.put_.items() if place[0] != key}
-        self.latest[key] = state
-        self.put_ |= {(key, state, item): (score, self.now) for item in items}
+        self.put_ |= {(key, item): (state, score, self.now) for item in items}
 
     @rule(key=keys, state=states, items=items)
     def get(self, key: Any, state: bytes, items: list[str]) -> None:
         for item, score in zip(items, self.kept.get(key, state, items, self.now).tolist(), strict=True):
             if not math.isnan(score):
-                value, at = self.put_[key, state, item]
-                assert score == value
-                assert self.now - at <= self.SECONDS
+                assert (state, score) == self.put_[key, item][:2]
+                assert self.now - self.put_[key, item][2] <= self.SECONDS
 
     @rule(key=keys)
     def forget(self, key: Any) -> None:
         self.kept.forget(key)
         self.put_ = {place: value for place, value in self.put_.items() if place[0] != key}
-        self.latest.pop(key, None)
 
     @rule()
     def forget_unnamed(self) -> None:
         self.kept.forget_unnamed()
         self.put_ = {place: value for place, value in self.put_.items() if isinstance(place[0], str)}
-        self.latest = {key: state for key, state in self.latest.items() if isinstance(key, str)}
 
     @rule()
     def clear(self) -> None:
         self.kept.clear()
-        self.put_, self.latest = {}, {}
+        self.put_ = {}
         assert len(self.kept) == 0
 
     @invariant()

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
-from corella_edge.routing.labelled import LabelledRows, gather, read_csv, read_json_lines, unread
+from corella_edge.labelled_files import read_csv, read_json_lines
+from corella_edge.routing.labelled import LabelledRows, gather, unread
 from corella_edge_runtime.partitions import parquet
 
 PROBABILITY = st.floats(0.0, 1.0)

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 
 from corella_edge.errors import ExportError, RecipeError
+from corella_edge.routing.forms import parse_threshold
 from corella_edge.routing.fusion import REPLACE, Fusion, parse_fusion
+from corella_edge.routing.labelled import LabelledRows
+from corella_edge.routing.measure import Entropy
 from corella_edge.routing.policy import Calibration
-from corella_edge_export.bundling.routing import FIT_SHARE, rule_for
+from corella_edge.routing.routing_file import parse_routing
+from corella_edge_export.bundling.routing import FIT_SHARE, routing, rule_for
 from corella_edge_export.evaluation.fusion import fusion, routed
 from corella_edge_export.recipe import load_recipe, recipe_from
 from corella_edge_export.training.run import deciding
@@ -64,10 +68,47 @@ def test_stack_without_rows_of_both_classes_is_refused() -> None:
 def test_recipes_name_the_rule() -> None:
     rules = {name: load_recipe(name).export.fusion for name in ("demo", "ml-1m-tiny", "ml-1m-small", "collm-ml-1m")}
     assert rules == {"demo": "replace", "ml-1m-tiny": "replace", "ml-1m-small": "stack", "collm-ml-1m": "stack"}
-    with pytest.raises(RecipeError, match="export, fusion: expected one of 'replace', 'blend', 'stack', got 'vote'"):
+    with pytest.raises(RecipeError, match="'stack', 'best', got 'vote'"):
         recipe_from({"name": "x", "export": {"fusion": "vote"}}, "x")
 
 
 def test_a_run_that_was_begun_before_the_key_goes_on() -> None:
     assert deciding({"export": {"fusion": "replace", "threshold": "0.6"}}) == {"export": {"threshold": "0.6"}}
     assert deciding({"export": {"fusion": "stack"}}) == {"export": {"fusion": "stack"}}
+
+
+LOG = LabelledRows(
+    **{name: np.array([f"{name}{i}" for i in range(len(VALID))], dtype=np.object_) for name in ("request", "item")},
+    user=VALID.users.astype(np.object_), time=np.zeros(len(VALID)), label=VALID.labels.astype(np.float64),
+    crm=VALID.crm, llm=VALID.llm, propensity=np.ones(len(VALID)),
+)  # fmt: skip
+
+
+def test_routing_json_shows_every_fusion_and_carries_the_best_where_it_is_asked_for() -> None:
+    made = json.loads(json.dumps(routing("ratio:0.3", "best", VALID, LOG), allow_nan=False))
+    table = made["fusions"]
+    assert len(table) == 12  # three rules behind four maps; the log has no inputs
+    (best,) = (row for row in table if row["chosen"])
+    assert best["logloss"] == min(row["logloss"] for row in table)
+    read = parse_routing(made)
+    assert read.fusion.rule == best["rule"]
+    assert (read.rows, read.base_rate) == (len(VALID), VALID.labels.mean())
+    at = next(row for row in made["table"] if row["ratio"] == 0.3)
+    policy = parse_threshold("policy", read)
+    assert at["threshold"] == policy.nats
+    assert at["share"] == pytest.approx(0.3, abs=0.02)
+    plain = routing("ratio:0.3", "replace", VALID, LOG)
+    assert "fusion" not in plain
+    assert plain["fusions"] == table
+
+
+def test_a_centred_measure_orders_what_ratio_asks_for_and_releases_without_it_go_by_the_entropy() -> None:
+    made = json.loads(json.dumps(routing("ratio:0.3", "replace", VALID, LOG, "centred")))
+    read = parse_routing(made)
+    assert read.measure == Entropy(float(VALID.labels.mean()))
+    policy = parse_threshold("policy", read)
+    assert len(policy.route(VALID.crm)[0]) == pytest.approx(0.3 * len(VALID), abs=3)  # ties
+    assert read.share(policy) == pytest.approx(0.3, abs=3 / len(VALID))
+    assert made["calibration"] == routing("ratio:0.3", "replace", VALID, LOG)["calibration"]
+    with pytest.raises(ExportError, match="both classes"):
+        routing("ratio:0.3", "replace", replace(VALID, labels=np.ones_like(VALID.labels)), LOG, "centred")

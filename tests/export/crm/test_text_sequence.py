@@ -19,7 +19,7 @@ from corella_edge.request import Candidate, Event, Request, User  # noqa: E402
 from corella_edge_export.crm.ensemble import new_crm  # noqa: E402
 from corella_edge_export.crm.fitted.schema import catalog_of, events_schema  # noqa: E402
 from corella_edge_export.crm.rows import EncodedRows, Masking  # noqa: E402
-from corella_edge_export.crm.to_onnx import export_onnx  # noqa: E402
+from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8  # noqa: E402
 from corella_edge_export.training import loop  # noqa: E402
 from corella_edge_export.training.loop import Schedule  # noqa: E402
 from corella_edge_export.training.tasks.crm import new_task, predict, tensors  # noqa: E402
@@ -90,6 +90,19 @@ def test_rows_requests_and_the_graphs_are_scored_alike(made: Made, tmp_path: Pat
             np.testing.assert_allclose(made.model(tensors(rows.batch(np.array([row])))).numpy(), alone, atol=1e-5)
             np.testing.assert_allclose(served.logits(feed), alone, atol=1e-5)
             assert along[row] == pytest.approx(torch.sigmoid(alone.double()).item(), abs=1e-6)
+
+
+def test_int8_of_both_graphs_ranks_nearly_alike(made: Made, tmp_path: Path) -> None:
+    schema = made.encoder.schema
+    export_onnx(made.model, schema, tmp_path / "crm.onnx")
+    for name in ("crm.onnx", "crm.events.onnx"):
+        quantize_int8(tmp_path / name, tmp_path / name.replace(".onnx", ".int8.onnx"), schema)
+    served = Crm(tmp_path / "crm.int8.onnx", schema)
+    request = requests(made)[0]
+    feed = made.encoder.encode(request.user, [Candidate(item) for item in made.encoder.catalog.ids])[0]
+    with torch.inference_mode():
+        expected = torch.sigmoid(made.model(tensors(feed)).double()).numpy()
+    assert np.corrcoef(served.probability(feed), expected)[0, 1] > 0.95
 
 
 def test_another_catalogue_with_the_same_words_is_scored_alike(made: Made) -> None:

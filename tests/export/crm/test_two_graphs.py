@@ -145,15 +145,15 @@ def test_threads_get_the_scores_of_one(one: ExportedCrm) -> None:
     assert crm.stats()["crm_history_hits"] > 0
 
 
-def test_int8_of_both_ranks_nearly_alike(one: ExportedCrm, tmp_path: Path) -> None:
+def test_int8_of_both_ranks_nearly_alike(exported: ExportedCrm, tmp_path: Path) -> None:
     for name in ("crm.onnx", "crm.events.onnx"):
         small = tmp_path / name.replace(".onnx", ".int8.onnx")
-        to_onnx.quantize_int8(one.path.with_name(name), small, one.encoder.schema)
+        to_onnx.quantize_int8(exported.path.with_name(name), small, exported.encoder.schema)
         assert {node.op_type for node in onnx.load(small).graph.node} & {"MatMulInteger", "DynamicQuantizeLinear"}
-    crm = Crm(tmp_path / "crm.int8.onnx", one.encoder.schema)
-    request = Request(one.user(3, range(7)), tuple(map(Candidate, one.catalog.ids)))
-    found = crm.probability(one.encoder.encode(request.user, request.candidates or ())[0])
-    assert np.corrcoef(found, torch_crm(one.model, one.encoder, request))[0, 1] > 0.95
+    crm = Crm(tmp_path / "crm.int8.onnx", exported.encoder.schema)
+    request = Request(exported.user(3, range(7)), tuple(map(Candidate, exported.catalog.ids)))
+    found = crm.probability(exported.encoder.encode(request.user, request.candidates or ())[0])
+    assert np.corrcoef(found, torch_crm(exported.model, exported.encoder, request))[0, 1] > 0.95
 
 
 def test_a_graph_that_looks_ahead_does_not_pass(

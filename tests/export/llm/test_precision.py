@@ -51,10 +51,11 @@ def test_one_note_tells_it_where_an_llm_is_trained(monkeypatch: pytest.MonkeyPat
     assert BF16.llm.precision == "bfloat16"
     alone = replace(BF16, llm=replace(BF16.llm, epochs=0), joint=replace(BF16.joint, epochs=0),
                     continuation=replace(BF16.continuation, epochs=0))  # fmt: skip
-    for flags, recipe, told in ((OLD, BF16, True), (OLD, alone, False), (OLD | ABLE[0], BF16, False)):
+    assert (BF16.computes_llm, alone.computes_llm) == (True, False)
+    for flags, told in ((OLD, True), (OLD | ABLE[0], False)):
         monkeypatch.setattr(precision, "_flags", lambda flags=flags: flags)
-        assert ("float32 and not in the recipe's" in precision.note(recipe, "cpu")) == told
-        assert precision.note(recipe, "cuda") == ""
+        assert ("float32 and not in the recipe's" in precision.note("bfloat16", "cpu")) == told
+        assert precision.note("bfloat16", "cuda") == ""
 
 
 def test_train_says_it_and_comes_to_what_a_recipe_in_float32_comes_to(

@@ -123,6 +123,9 @@ class FakeRanker:
         trace = Trace({"encode": 0.001, "crm": 0.002}, 50, 20, threshold.threshold)
         return Scores(items, crm, np.where(routed, 1 - crm, np.nan), routed, tuple(reason), unknown, trace)
 
+    def gate_inputs(self, request: Request, scores: Scores) -> dict[str, Any]:
+        return {}
+
     def warm_up(self) -> None:
         self.warm = True
 

@@ -58,7 +58,8 @@ def test_serves_until_sigterm(bundle):
         process.kill()
     assert json.loads(opened.removeprefix("open bundle ")) == {
         "llm": "process", "threshold": "ratio:0.05", "crm_threads": None, "llm_threads": 1, "require_llm": True,
-            "crm_memory_mib": 64.0, "retry_llm": True, "plan": None, "tuned": True, "trust": None,
+            "crm_memory_mib": 64.0, "retry_llm": True, "plan": None, "tuned": True, "trust": None, "explore": 0.0,
+            "control": None,
     }  # fmt: skip
 
 
@@ -119,6 +120,19 @@ def test_impossible_threshold(bundle, threshold):
     done = run("serve", bundle, "--threshold", threshold, "--port", 0)
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert threshold.rpartition(":")[2] in done.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [("--shadow 0.02", "--shadow needs --log DIR"), ("--explore 0.1", "--explore needs --log DIR"),
+     ("--shadow 0.02 --explore 0.1 --log d", "exclude each other"), ("--shadow 2 --log d", "--shadow"),
+     ("--shadow 0.1 --log d --no-llm", "exclude each other"), ("--slo p98=1ms", "write p99=30ms"),
+     ("--slo p99=30ms --shadow 0.1 --log d", "exclude each other")],
+)  # fmt: skip
+def test_chances_and_objectives_that_make_no_sense_are_told_before_a_port_is_opened(bundle, options, said):
+    done = run("serve", bundle, *options.split(), "--port", 0)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
 
 
 @pytest.mark.parametrize("missing", ["uvicorn", "starlette", "prometheus_client"])

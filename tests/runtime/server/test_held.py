@@ -79,10 +79,10 @@ def test_a_kept_answer_is_an_outcome_of_its_own(site: Any) -> None:
     assert site.service.recent.summary()["asked"] == 0
 
 
-def answered(p: np.ndarray, routed: np.ndarray, unknown: tuple[str, ...] = ()) -> Scores:
+def answered(p: np.ndarray, routed: np.ndarray) -> Scores:
     llm = np.where(routed, 0.5, np.nan)
     number = len(p)
-    return Scores(("x",) * number, p, llm, routed, ("",) * number, (unknown,) * number)
+    return Scores(("x",) * number, p, llm, routed, ("",) * number, ((),) * number)
 
 
 def test_the_signals_of_a_version_are_of_what_it_answered_lately() -> None:
@@ -91,10 +91,10 @@ def test_the_signals_of_a_version_are_of_what_it_answered_lately() -> None:
     signals = Signals(lambda: now[0])
     for _ in range(2 * TOGETHER + 5):
         now[0] += 10.0
-        signals.add("a", routing, answered(rng.beta(1, 6, 20), np.arange(20) < 4))
+        signals.add("a", routing, answered(rng.beta(1, 6, 20), np.arange(20) < 4), {})
     for _ in range(2 * TOGETHER):
         now[0] += 10.0
-        signals.add("b", routing, answered(rng.beta(3, 4, 20), np.arange(20) < 4, ("item", "genre")))
+        signals.add("b", routing, answered(rng.beta(3, 4, 20), np.arange(20) < 4), {"item": 20, "genre": 20})
     first, then = signals.of("a"), signals.of("b")
     assert first
     assert then

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
 from corella_edge.request_message import parse_request
+from corella_edge.routing.exploring import EXPLORE
 from corella_edge.routing.forms import FORMS, parse_threshold
 from corella_edge.routing.policy import AskCost, Calibration, Routing
-from corella_edge.routing.reasons import NoAnswer
+from corella_edge.routing.reasons import KEPT, NoAnswer
 from corella_edge_runtime.server.guard.access import scope_of
 from corella_edge_runtime.server.openapi import document
 from json_schema import SCHEMAS, documents, valid
@@ -105,7 +106,7 @@ def test_answers_and_errors_are_as_described(site):
 
 def test_every_reason_is_described():
     described = SCHEMAS["Scored"]["properties"]["reason"]["description"]
-    assert set(re.findall(r"`(\w+)`", described)) == {form.reason for form in FORMS} | {*NoAnswer}
+    assert set(re.findall(r"`(\w+)`", described)) == {form.reason for form in FORMS} | {EXPLORE, KEPT, *NoAnswer}
     assert all(reason.text in described for reason in NoAnswer)
 
 

@@ -47,9 +47,8 @@ def test_the_slider_begins_at_what_is_held_and_the_share_of_late_stands_beside_i
         body = {"user": {"id": f"u{rng.randrange(400)}"}, "candidates": items}
         assert httpx.post(f"{served.url}/v1/rank", json=body, timeout=60).status_code == 200
     tab.locator("#curve .held-name").wait_for()
-    tab.locator("#curve").screenshot(path="/tmp/held.png")
     live = httpx.get(f"{served.url}/page/live").json()["target"]
-    shown = tab.locator("#curve .held-name").inner_text()
+    shown = tab.locator("#curve .held-name").text_content()
     share = float(re.fullmatch(r"held by the server: ([\d.]+) %", shown)[1]) / 100
     assert share == pytest.approx(live["held_share"], abs=0.006)
     assert re.search(r"target held\s*[\d.]+ % of 20 %\s", tab.locator("#live").inner_text())

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from browser import Watched, chromium, needs_chromium
+from corella_edge.routing.exploring import EXPLORE
+from corella_edge.routing.forms import FORMS
 from corella_edge.routing.measure import entropy
-from corella_edge.routing.policy import FORMS, RATIOS, Calibration
-from corella_edge.routing.reasons import NoAnswer
+from corella_edge.routing.policy import RATIOS, Calibration
+from corella_edge.routing.reasons import KEPT, NoAnswer
 from corella_edge_runtime.server.routes.page import FOLDER, TYPES
 
 pytestmark = needs_chromium
@@ -136,7 +138,7 @@ def test_the_steps_of_a_request_stand_in_their_order(tab):
 
 def test_every_reason_that_the_server_describes_has_words(tab):
     reasons = set(call(tab, "words", "(m) => Object.keys(m.REASONS)"))
-    assert reasons - {""} == {form.reason for form in FORMS} | {*NoAnswer}
+    assert reasons - {""} == {form.reason for form in FORMS} | {EXPLORE, KEPT, *NoAnswer}
     states = call(tab, "words", "(m, reasons) => reasons.map((reason) => m.why({ reason }).state)", list(NoAnswer))
     assert dict(zip(NoAnswer, states, strict=True)) == {
         reason: "waiting" if reason == NoAnswer.PENDING else "missed" for reason in NoAnswer

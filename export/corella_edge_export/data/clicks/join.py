@@ -12,11 +12,7 @@ from typing import Any
 from corella_edge.atomic import check_free, new_folder
 from corella_edge.bundle.artefact import MANIFEST, Bundle
 from corella_edge.catalog import FITTED, Attributes, Catalog
-from corella_edge.errors import InputError
-from corella_edge.json_lines import read_lines
-from corella_edge.messages import an_id
-from corella_edge.request_message import parse_item
-from corella_edge_export.data.clicks.reading import (
+from corella_edge.decision_log import (
     Click,
     LoggedDecision,
     Torn,
@@ -25,6 +21,10 @@ from corella_edge_export.data.clicks.reading import (
     read_clicks,
     read_decisions,
 )
+from corella_edge.errors import InputError
+from corella_edge.json_lines import read_lines
+from corella_edge.messages import an_id
+from corella_edge.request_message import parse_item
 from corella_edge_export.data.ledger import Ledger
 
 COLUMNS = ("user", "item", "time", "label", "event", "quantity", "request", "rank", "propensity", "bundle")

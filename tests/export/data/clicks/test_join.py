@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from bundles import make_bundle, reseal
 from corella_edge.catalog import FITTED
+from corella_edge.decision_log import Torn, read_clicks, read_decisions
 from corella_edge.errors import InputError
 from corella_edge.request import Request, User
 from corella_edge.scores import Scores
 from corella_edge_export.crm.fitted import schema
 from corella_edge_export.data.clicks.join import HOUR, JoinPlan, prepare_log
-from corella_edge_export.data.clicks.reading import Torn, read_clicks, read_decisions
 from corella_edge_runtime.decisions import DecisionLog
 
 START = 1_700_000_000.0

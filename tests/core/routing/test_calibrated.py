@@ -1,0 +1,151 @@
+"""A policy fitted on the earlier part and reported on the later: what it may look at, what is refused and kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from corella_edge.errors import InputError
+from corella_edge.metrics import row_loss
+from corella_edge.routing.calibrated import BEST, KEEP, Wanted, about, calibrated, fused, moment, routing_json
+from corella_edge.routing.forms import OWN, parse_threshold
+from corella_edge.routing.fusion import Fusion, fuse
+from corella_edge.routing.labelled import LabelledRows
+from corella_edge.routing.log_odds import logit, sigmoid
+from corella_edge.routing.measure import Band, Disagreement, Entropy, Margin, Measure, entropy
+from corella_edge.routing.parts import Parts, by_time
+from corella_edge.routing.routing_file import parse_routing
+from logs import labelled_log
+
+LOG = labelled_log(600, 8, 150)
+QUICK = Wanted(share=0.1, gain=0.05, draws=60, ratios=(0.1,))
+
+
+def changed(rows: LabelledRows, **columns: np.ndarray) -> LabelledRows:
+    return replace(rows, **columns)
+
+
+def test_labels_of_the_later_part_change_no_choice() -> None:
+    parts = by_time(LOG)
+    later = LOG.time >= parts.held.time.min()
+    other = changed(LOG, label=np.where(later, 1 - LOG.label, LOG.label), llm=np.where(later, 1 - LOG.llm, LOG.llm))
+    one, two = (calibrated(rows, replace(QUICK, share=None)) for rows in (LOG, other))
+    assert (one.threshold, one.share, one.result["knee"]) == (two.threshold, two.share, two.result["knee"])
+
+
+def test_every_figure_is_of_the_later_part() -> None:
+    found = calibrated(LOG, QUICK)
+    held = found.parts.held
+    routed = entropy(held.crm) >= found.threshold
+    assert found.result["policy"]["share"]["value"] == routed.mean()
+    assert found.result["policy"]["rows_asked"] == routed.sum()
+    assert found.result["parts"]["held_out"] == about(held)
+    assert found.result["parts"]["fit"]["sha256"] != found.result["parts"]["held_out"]["sha256"]
+    fitted = (entropy(found.parts.fit.crm) >= found.threshold).mean()
+    assert fitted == pytest.approx(0.1, abs=1 / len(found.parts.fit))
+
+
+def test_a_later_log_may_be_given_apart() -> None:
+    parts = by_time(LOG, 0.3)
+    one, two = calibrated(LOG, replace(QUICK, part=0.3)), calibrated(parts.fit, QUICK, parts.held)
+    assert one.result == two.result
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_shares_0_and_1_are_exact(share: float) -> None:
+    found = calibrated(LOG, replace(QUICK, share=share))
+    assert found.result["policy"]["share"]["value"] == share
+    assert found.threshold == (-math.inf if share else math.inf)
+
+
+def test_too_few_rows_are_refused_with_the_number_that_is_needed() -> None:
+    with pytest.raises(InputError, match="too few rows: ") as refused:
+        calibrated(labelled_log(40, 8, 20), replace(QUICK, gain=0.01))
+    needed = int(re.findall(r"takes about ([\d,]+) held-out rows", str(refused.value))[0].replace(",", ""))
+    assert needed > 160
+    enough = labelled_log(math.ceil(2.5 * needed / 8), 8, math.ceil(20 * 2.5 * needed / 160))
+    assert calibrated(enough, replace(QUICK, gain=0.01)).result["power"]["smallest"] <= 0.01
+
+
+def test_rows_of_one_class_are_refused() -> None:
+    with pytest.raises(InputError, match="they show no gain whatever"):
+        calibrated(changed(LOG, label=np.zeros(len(LOG))), QUICK)
+
+
+def test_a_log_without_the_llm_is_refused() -> None:
+    with pytest.raises(InputError, match="no row of the earlier part has the LLM's score"):
+        calibrated(changed(LOG, llm=np.full(len(LOG), np.nan)), QUICK)
+
+
+def test_what_a_measure_looks_at_must_be_there() -> None:
+    with pytest.raises(InputError, match=r"disagreement looks at the column input\.kept"):
+        calibrated(replace(LOG, inputs={}), replace(QUICK, measure=Disagreement()))
+
+
+def test_where_nothing_is_gained_nothing_is_asked() -> None:
+    rows = changed(LOG, llm=np.clip(0.5 + 0 * LOG.crm, 0, 1))
+    found = calibrated(rows, replace(QUICK, share=None))
+    assert found.share in (0.0, found.result["knee"])
+    if found.result["knee"] is None:
+        assert found.threshold == math.inf
+        assert any("asks it about nothing" in text for text in found.result["warnings"])
+
+
+@pytest.mark.parametrize("measure", [Entropy(), Entropy(0.2), Margin(), Band(0.3, 0.7), Disagreement()])
+@pytest.mark.parametrize("share", [0.0, 0.07, 1.0])
+def test_a_bundle_routes_what_was_reported(measure: Measure, share: float) -> None:
+    """Read back from routing.json, the policy chooses the very rows that the figures are of."""
+    wanted = replace(QUICK, measure=measure, share=share, fusion=Fusion("blend"))
+    found = calibrated(LOG, wanted)
+    old = {"threshold": "ratio:0.5", "kept": 1, "reach": {}, "calibrated_on": "another@1"}
+    made = json.loads(json.dumps(routing_json(old, found, wanted), allow_nan=False))
+    routing = parse_routing(made)
+    policy = parse_threshold(OWN.prefix, routing)
+    held = found.parts.held
+    places, _ = policy.route(held.crm, held.inputs)
+    assert len(places) == found.result["policy"]["rows_asked"]
+    assert policy.fusion == Fusion("blend")
+    assert made["kept"] == 1
+    assert "calibrated_on" not in made
+    assert [row["ratio"] for row in made["table"]] == [0.0, 0.1, 1.0]
+    assert "calibrated_on" not in made  # its thresholds are of a log of its own now
+    assert made["calibrated"]["parts"]["fit"]["rows"] == len(found.parts.fit)
+    assert routing.share(policy) == pytest.approx(share, abs=2 / len(found.parts.fit))
+
+
+def test_moments_beyond_the_calendar_are_numbers() -> None:
+    assert moment(0.0) == "1970-01-01T00:00:00+00:00"
+    assert moment(1e18) == "1e+18"
+
+
+def test_the_fusion_that_the_earlier_part_likes_best_is_taken_and_the_later_part_only_reports() -> None:
+    rows = labelled_log(400, 10, 80)
+    sure = replace(rows, llm=sigmoid(3 * logit(rows.llm) + 0.5))
+    parts = by_time(sure, 0.5)
+    taken, told = fused(parts, Wanted(), BEST)
+    assert taken.fusion != Wanted().fusion
+    assert told["taken"] == taken.fusion.to_json()
+    (best,) = (row for row in told["earlier"] if row["chosen"])
+    assert best["logloss"] == min(row["logloss"] for row in told["earlier"])
+    (later,) = (row for row in told["later"] if row["chosen"])
+    assert (later["rule"], later["maps"]) == (best["rule"], best["maps"])
+    assert later["logloss"] < told["later"][0]["logloss"]
+    assert fused(parts, Wanted(fusion=Fusion("blend")), KEEP)[0].fusion == Fusion("blend")
+    assert fused(parts, Wanted(), "stack")[0].fusion.rule == "stack"
+    turned = Parts(parts.fit, replace(parts.held, label=1 - parts.held.label))
+    assert fused(turned, Wanted(), BEST)[0].fusion == taken.fusion
+
+
+def test_figures_of_a_mapped_fusion_are_of_what_is_served() -> None:
+    rows = labelled_log(300, 10, 60)
+    wanted = fused(by_time(rows, 0.5), Wanted(share=0.2, gain=0.05, draws=50), BEST)[0]
+    found = calibrated(rows, wanted)
+    held = found.parts.held
+    chosen = (wanted.measure(held.crm, held.inputs) >= found.threshold) & held.known
+    p = fuse(held.crm, held.llm, chosen, wanted.fusion, held.inputs)
+    assert found.result["policy"]["logloss"]["value"] == pytest.approx(row_loss(p, held.label).mean())

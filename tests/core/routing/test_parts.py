@@ -1,0 +1,142 @@
+"""Two parts of a log by time, whether they are enough, and the traps: logs that have them and logs that have not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t as student_t
+
+from corella_edge.errors import InputError
+from corella_edge.metrics import Bootstrap, Sampled, sampled_auc
+from corella_edge.routing.labelled import LabelledRows
+from corella_edge.routing.measure import entropy
+from corella_edge.routing.parts import Parts, by_time, detectable, enough, rows_needed, student, traps, usable
+from logs import labelled_log
+
+LOG = labelled_log(200, 6, 40)
+
+
+@given(st.floats(0.01, 0.99), st.integers(0, 9), st.integers(1, 40))
+def test_the_cut_is_in_time_and_tears_no_request(share: float, seed: int, moments: int) -> None:
+    rows = labelled_log(40, 3, 7, seed=seed)
+    rows = replace(rows, time=np.round(rows.time / 86400 * moments))  # many requests of one moment
+    if len(np.unique(rows.time)) < 2:
+        return
+    parts = by_time(rows, share)
+    assert len(parts.fit) + len(parts.held) == len(rows)
+    assert len(parts.fit) > 0
+    assert parts.fit.time.max() < parts.held.time.min()
+    assert not set(parts.fit.request) & set(parts.held.request)
+    sizes = np.unique(rows.time, return_counts=True)[1]
+    assert abs(len(parts.fit) - share * len(rows)) <= max(sizes)
+    order = np.random.default_rng(seed).permutation(len(rows))
+    assert set(by_time(rows.take(order), share).fit.request) == set(parts.fit.request)
+
+
+def test_a_request_that_goes_on_after_the_cut_stays_whole() -> None:
+    rows = replace(LOG, time=LOG.time + np.arange(len(LOG)) % 6 * 86400.0)
+    parts = by_time(rows)
+    assert not set(parts.fit.request) & set(parts.held.request)
+
+
+def test_a_log_of_one_moment_has_no_later_part() -> None:
+    with pytest.raises(InputError, match="time: all requests are of one moment"):
+        by_time(replace(LOG, time=np.ones(len(LOG))))
+
+
+def test_rows_without_a_score_count_unless_it_is_missing_by_chance() -> None:
+    rows = labelled_log(20, 5, 5, known=0.5)
+    assert usable(rows).tolist() == rows.known.tolist()
+    assert usable(replace(rows, propensity=np.ones(len(rows)))).all()
+
+
+@pytest.mark.parametrize(("freedom", "error"), [(1, 1e-9), (2, 1e-9), (3, 0.005), (5, 5e-4), (12, 1e-5), (400, 1e-9)])
+@pytest.mark.parametrize("p", [0.8, 0.975])
+def test_quantiles_of_student_are_those_of_scipy(p: float, freedom: int, error: float) -> None:
+    assert student(p, freedom) == pytest.approx(student_t.ppf(p, freedom), abs=error)
+
+
+def test_a_detectable_gain_is_found_four_times_in_five() -> None:
+    """Simulated: a t test over users, whose mean gain is as large as is said to be detectable."""
+    users, spread, trials = 12, 0.3, 4000
+    error = spread / np.sqrt(users)
+    # What a bootstrap over so few users gives is smaller than the true error by the factor that `detectable` restores.
+    gain = detectable(error * np.sqrt((users - 1) / users), users)
+    drawn = np.random.default_rng(1).normal(gain, spread, (trials, users))
+    found = drawn.mean(axis=1) / (drawn.std(axis=1, ddof=1) / np.sqrt(users)) > student_t.ppf(0.975, users - 1)
+    assert found.mean() == pytest.approx(0.8, abs=0.03)
+
+
+@given(st.integers(10, 10_000), st.integers(2, 500), st.floats(1e-4, 0.2), st.floats(1e-3, 0.2))
+def test_the_rows_that_are_needed_are_enough_and_half_of_them_are_not(
+    rows: int, users: int, error: float, wanted: float
+) -> None:
+    needed = rows_needed(rows, users, error, wanted)
+
+    def smallest(part: float) -> float:
+        return detectable(error / np.sqrt(part), max(2, int(users * part)))
+
+    assert smallest(1.01 * needed / rows) <= wanted
+    if needed > 2 * rows / users * 10:
+        assert smallest(0.5 * needed / rows) > wanted
+    assert rows_needed(rows, users, error, wanted / 2) >= needed
+
+
+def gain_of(rows: LabelledRows) -> Sampled:
+    bootstrap = Bootstrap(rows.user, 200)
+    llm, crm = (sampled_auc(p, rows.label, bootstrap) for p in (rows.llm, rows.crm))
+    return Sampled(llm.value - crm.value, llm.draws - crm.draws)
+
+
+def test_more_rows_show_smaller_gains() -> None:
+    few, many = labelled_log(60, 6, 20), labelled_log(1500, 6, 500)
+    less, more = (enough(rows, gain_of(rows), 0.02) for rows in (few, many))
+    assert less.smallest > more.smallest
+    assert not less.holds
+    assert more.holds
+    assert less.needed == pytest.approx(more.needed, rel=0.6)  # the same world: the same number is needed
+    assert f"{less.needed:,} held-out rows" in str(less)
+
+
+@pytest.mark.parametrize("users", [1, 30])
+def test_rows_that_show_nothing_still_get_a_number(users: int) -> None:
+    rows = replace(labelled_log(30, 4, users), label=np.ones(120))
+    found = enough(rows, gain_of(rows), 0.01)
+    assert not found.holds
+    assert found.needed > 1000
+    assert "they show no gain whatever" in str(found)
+
+
+def told(parts: Parts) -> str:
+    return "; ".join(traps(parts, entropy(parts.held.crm)))
+
+
+def test_a_log_as_it_was_shown_has_no_trap() -> None:
+    assert told(by_time(LOG)) == ""
+
+
+def test_a_random_split_is_told() -> None:
+    drawn = np.random.default_rng(0).random(len(LOG)) < 0.5
+    assert "as after a random split" in told(Parts(LOG.take(drawn), LOG.take(~drawn)))
+
+
+def test_injected_positives_are_told() -> None:
+    label = (np.arange(len(LOG)) % 6 == 0).astype(float)
+    assert "exactly one positive" in told(by_time(replace(LOG, label=label)))
+    single = replace(LOG, request=np.array([f"q{i}" for i in range(len(LOG))], dtype=object), label=label)
+    assert told(by_time(single)) == ""
+
+
+def test_a_log_that_a_policy_made_is_told() -> None:
+    hard = entropy(LOG.crm)
+    asked = replace(LOG, llm=np.where(hard >= np.quantile(hard, 0.7), LOG.llm, np.nan))
+    assert "a policy chose them" in told(by_time(asked))
+    assert told(by_time(labelled_log(200, 6, 40, known=0.3))) == ""
+
+
+def test_unequal_chances_are_told() -> None:
+    assert "weighs rows by that chance" in told(by_time(replace(LOG, propensity=np.where(LOG.crm > 0.5, 0.5, 1.0))))
