@@ -69,7 +69,7 @@ def judged(data: PreparedData, models: Mapping[str, Sequence[Path]], count: int 
     draws = {part: Bootstrap(users[mask]) for part, mask in parts.items()}
     ranks = Run.open(next(iter(models.values()))[0], data).recipe.crm.family.ranks
     every: dict[str, dict[str, dict[str, Sampled]]] = {}  # name, part, metric
-    rows = []
+    rows: list[Row] = []
     rivals_ = untrained(data, models, chosen) if ranks else {}
     for name, scores in {**trained(data, models, ranks, chosen), **rivals_}.items():
         print(f"{name}: {len(scores)}", flush=True)

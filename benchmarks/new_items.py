@@ -40,7 +40,7 @@ from corella_edge_export.training.tasks.crm import tensors
 from corella_edge_export.training.tasks.sequences import item_feed
 from corella_edge_runtime.text import TextModel
 from harness.quiet import Watch
-from harness.results import write
+from harness.results import ended
 
 AT_ONCE = 1024  # rows that are scored together
 WARM, TITLES = 50, 1000  # calls before and while the time is taken
@@ -66,6 +66,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    raise SystemExit(ended("new_items", lambda: measured(options), options.out))
+
+
+def measured(options: argparse.Namespace) -> Row:
+    """What is kept."""
     data = PreparedData.open(options.data)
     asked = asked_of(data, options.seed)
     runs = {name: Run.open(folders[0], data) for name, folders in options.models}
@@ -73,8 +78,8 @@ def main() -> None:
     counts = {"rows": len(asked.rows), "users": len(np.unique(data.split("test").users[asked.rows])),
               "items": len(np.unique(asked.items)), "liked": int(asked.labels.sum())}  # fmt: skip
     told = {"by": "drawn items" if asked.drawn else "labels", "counts": counts, "models": models}
-    write(options.out, {"what": "new items", "data": data.info["name"], "seed": options.seed, **told,
-                        "vector": seconds(next(iter(runs.values())))})  # fmt: skip
+    return {"what": "new items", "data": data.info["name"], "seed": options.seed, **told,
+            "vector": seconds(next(iter(runs.values())))}  # fmt: skip
 
 
 def asked_of(data: PreparedData, seed: int) -> Asked:
@@ -111,7 +116,7 @@ def judged(run: Run, asked: Asked) -> Row:
     rows, model = EncodedRows(run.data, "test", FeatureEncoder(schema, catalog)), run.crm("crm")
     if not schema.of("vector"):
         raise InputError(f"{run.folder}: its recipe reads no words; add [crm.text]")
-    if asked.drawn and schema.of("derived"):
+    if asked.drawn and any(field.side == "item" for field in schema.of("derived")):
         raise InputError(f"{run.folder}: items can be drawn for a base model whose scores are products alone")
     draws = Bootstrap(rows.split.users[asked.rows])
     with torch.inference_mode():

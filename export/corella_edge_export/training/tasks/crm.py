@@ -61,7 +61,8 @@ class CrmTask:
 
     def groups(self) -> list[tuple[list[nn.Parameter], float]]:
         rate = self.recipe.text.map_rate
-        maps: list[nn.Parameter] = [] if rate == 1.0 else [p.map.weight for p in self.model.modules() if isinstance(p, TextInput)]
+        texts = [] if rate == 1.0 else [part for part in self.model.modules() if isinstance(part, TextInput)]
+        maps = [weight for part in texts for weight in part.map.parameters()]
         apart = {id(p) for p in maps}
         rest = [p for part, _ in whole(self.model) for p in part if id(p) not in apart]
         return [(rest, 1.0), (maps, rate)] if maps else [(rest, 1.0)]
