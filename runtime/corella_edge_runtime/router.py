@@ -129,13 +129,17 @@ class Router:
         if self.control is not None:
             seen = Candidacy.of(request, candidates, policy, p, inputs, unknown)
             chosen, value = self.control.steady(seen, chosen, value)
+        closed = NO_ROWS
         if request.top_k is not None and len(chosen):
             alone, whole = routing.fusion.alone(p), request.candidates is None
             open_ = open_places(alone, chosen, request.top_k, routing.reach, whole)
-            chosen, value = chosen[open_], value[open_]
-        route = None if self.control is None or seen is None else self.control.route(seen, chosen, value, refusal)
+            chosen, closed, value = chosen[open_], chosen[~open_], value[open_]
+        route = None
+        if self.control is not None and seen is not None:
+            route = self.control.route(seen, chosen, value, refusal, closed)
         found = Routed(policy, chosen, value, route)
-        if self.share and not refusal:
+        # One that says by itself who is asked, or fails where an answer is late, has nothing left to chance.
+        if self.share and not refusal and request.threshold is None and not request.strict:
             self._explore(request, routing, p, found)
         found.inputs = {**inputs, **inputs_for(routing.fusion.needs)} if len(found.chosen) else inputs
         return found
