@@ -111,7 +111,7 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
         "power": {"smallest": power.smallest, "wanted": power.wanted, "needed": power.needed, "told": str(power)},
         **_judged(fit, held, threshold, wanted),
         "promise": told or None, "reach": _reach(parts.fit, wanted),
-        "warnings": [*_doubts(wanted, bend), *traps(parts, held.values)],
+        "warnings": [*_doubts(wanted, bend, parts.fit), *traps(parts, held.values)],
     }  # fmt: skip
     return Calibrated(share, threshold, parts, fit.values, result)
 
@@ -208,10 +208,15 @@ def _judged(fit: Held, held: Held, threshold: float, wanted: Wanted) -> Json:
     }  # fmt: skip
 
 
-def _doubts(wanted: Wanted, bend: float | None) -> list[str]:
+def _doubts(wanted: Wanted, bend: float | None, rows: LabelledRows) -> list[str]:
+    found, asked = [], int(rows.known.sum())
     if wanted.share is None and bend is None:
-        return ["no share of the earlier part gains any AUC by asking the LLM: the policy asks it about nothing"]
-    return []
+        found.append("no share of the earlier part gains any AUC by asking the LLM: the policy asks it about nothing")
+    if wanted.miss is not None and asked < Reach.least(wanted.miss):
+        found.append(f"how far asking moves a score, at miss {wanted.miss:g}, takes {Reach.least(wanted.miss):,} rows "
+                     f"of the earlier part with the LLM's score, and {asked:,} have one: requests with top_k will ask "
+                     "about every routed candidate")  # fmt: skip
+    return found
 
 
 def about(rows: LabelledRows) -> Json:

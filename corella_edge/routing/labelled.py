@@ -80,7 +80,14 @@ class LabelledRows:
 
     def inputs_for(self, needs: Sequence[str]) -> Mapping[str, Floats]:
         """float64 [n] by name: what a measure with such needs looks at. Kept answers are ranked within their request,
-        so with them comes `request`, a number for each."""
+        so with them comes `request`, a number for each.
+
+        Raises:
+            InputError: the rows have no such input.
+        """
+        missing = [name for name in needs if name not in self.inputs]
+        if missing:
+            raise InputError(f"the policy's measure looks at the input {missing[0]!r}, which the log does not have")
         if "kept" not in needs:
             return self.inputs
         number = np.unique(self.request.astype(str), return_inverse=True)[1]

@@ -227,7 +227,7 @@ def test_a_share_is_held_of_requests_for_the_best_where_many_candidates_cannot_c
     assert sum(asked[400:]) / 6000 == pytest.approx(0.1, abs=0.01)
 
 
-def test_what_says_by_itself_who_is_asked_or_is_strict_is_not_explored(engine: Engine) -> None:
+def test_what_says_never_or_is_strict_is_not_explored(engine: Engine) -> None:
     box = Box(engine, ControlSettings())
     box.engine.router.share = 1.0
     for request in (Request(person(1), ALL, threshold="ratio:0"), Request(person(1), ALL, strict=True)):

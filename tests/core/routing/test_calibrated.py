@@ -82,6 +82,13 @@ def test_a_log_without_the_llm_is_refused() -> None:
         calibrated(changed(LOG, llm=np.full(len(LOG), np.nan)), QUICK)
 
 
+def test_too_few_rows_for_a_reach_are_told() -> None:
+    found = calibrated(LOG, replace(QUICK, miss=1e-4)).result
+    assert found["reach"] is None
+    assert any("takes 19,999 rows" in text for text in found["warnings"])
+    assert not any("top_k" in text for text in calibrated(LOG, replace(QUICK, miss=0.1)).result["warnings"])
+
+
 def test_what_a_measure_looks_at_must_be_there() -> None:
     with pytest.raises(InputError, match=r"disagreement looks at the column input\.kept"):
         calibrated(replace(LOG, inputs={}), replace(QUICK, measure=Disagreement()))

@@ -158,8 +158,8 @@ def test_the_base_model_answers_and_the_log_has_what_the_llm_would_have_said(bun
 
 
 def test_explored_candidates_are_asked_at_random_and_the_chance_is_logged(bundle: Path, tmp_path: Path) -> None:
-    body = {"user": {"id": "u1"}, "candidates": [{"item": item} for item in ITEMS]}
-    with Engine.open(bundle, llm="thread", llm_threads=1, tuned=False, threshold=0.66, explore=0.25) as engine:
+    body = {"user": {"id": "u1"}, "candidates": [{"item": item} for item in ITEMS], "threshold": 0.66}
+    with Engine.open(bundle, llm="thread", llm_threads=1, tuned=False, explore=0.25) as engine:
         engine.router._rng = np.random.default_rng(1)
         with DecisionLog.open(tmp_path / "log", 2**20) as log:
             for k in range(60):
