@@ -172,7 +172,13 @@ class Explanation(Struct, forbid_unknown_fields=True):
     threshold: Annotated[
         float | None, Meta(description="Nats, or the unit of the `measure` where there is one; null: never asked.")
     ]
-    wanted: Annotated[int, Meta(description="Candidates at or above it.")]
+    wanted: Annotated[
+        int,
+        Meta(
+            description="Candidates that the LLM was wanted for: at or above it, without those that cannot change the "
+            "`top_k`, and with those drawn at random."
+        ),
+    ]
     routed: Annotated[int, Meta(description="Those in which the LLM's score counts.")]
     tokens: TokenCounts
     milliseconds: dict[str, float]

@@ -156,10 +156,12 @@ RUNTIME_ARROWS = {
     "control": {"llm"},
     "routing_inputs": set(),
     "router": {"control", "llm", "routing_inputs"},
+    "draft": {"llm", "router", "slate"},
     "engine": {
         "attributes",
         "control",
         "crm",
+        "draft",
         "llm",
         "opening",
         "router",
@@ -177,7 +179,7 @@ RUNTIME_ARROWS = {
     "bench": {"box", "crm", "drawing", "engine", "llm", "machine"},
     "tune": {"bench", "crm", "llm", "machine", "setup"},
     "doctor": {"box", "llm", "machine"},
-    "server": {"box", "decisions", "engine", "llm", "machine", "site", "slate", "store"},
+    "server": {"box", "decisions", "draft", "engine", "llm", "machine", "site", "slate", "store"},
 }
 # And of the core, but for the commands, which import anything when they run.
 CORE_ARROWS = {

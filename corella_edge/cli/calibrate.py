@@ -100,7 +100,12 @@ def calibrate(
         fit_part, promise=_promise(risk, delta, one_row_a_user, share), miss=miss or None,
     )  # fmt: skip
     asked = _cost(bundle) if cost else None
-    talk.say(f"fitting on the earlier of {len(found) + (len(later) if later else 0):,} rows, judging the later …")
+    parts = (
+        f"the earlier of {len(found):,} rows, judging the later"
+        if later is None
+        else f"{len(found):,} rows, judging {len(later):,}"
+    )
+    talk.say(f"fitting on {parts} …")
     label, result = run.calibrate(
         opened, found, wanted, out, folder, later, asked, traps, reference_check(verify), gate, fusion
     )  # fmt: skip

@@ -33,9 +33,9 @@ def evaluate_log(
         raise InputError(f"--out {out}: exists; remove it or name another one")
     known, policy = labelled_rows(read_rows(log), labels, window_hours), read_policy(bundle, None)
     rows = known.rows
+    found = curve(rows, policy, shares, Bootstrap(rows.user, DRAWS), known.mute, clip)
     if out is not None:
         write_rows(rows.columns(), out, lambda: "".join(rows.lines()))
-    found = curve(rows, policy, shares, Bootstrap(rows.user, DRAWS), known.mute, clip)
     told = _counts(known)
     if json:
         echo_json(

@@ -111,7 +111,7 @@ def _correlations(log: Path, policy: Policy) -> Correlations:
     sizes = np.bincount(number)
     if len(sizes) < LEAST_REQUESTS:
         raise InputError(f"--log {log}: holds {len(sizes)} requests; it takes {LEAST_REQUESTS}")
-    values = policy.measure(rows.crm, rows.inputs)
+    values = policy.measure(rows.crm, rows.inputs_for(policy.measure.needs))
 
     def at(share: float) -> float:
         asked = np.bincount(number, weights=values >= threshold_for(values, share))

@@ -56,7 +56,7 @@ def serve(
     and /v1/availability; a page for people at /; /metrics and /openapi.json.
     """
     _check_early(bundle, threshold)
-    _check_chance(chance, memory, engine)
+    _check_chance(chance, memory, engine, held)
     _check_extra()
     engine["control"] = control_settings(held, threshold)
     if held["target_ratio"] is not None:
@@ -169,7 +169,7 @@ def _check_early(bundle: Path, threshold: str | None) -> None:
         read_threshold(threshold)
 
 
-def _check_chance(chance: dict[str, Any], memory: dict[str, Any], engine: dict[str, Any]) -> None:
+def _check_chance(chance: dict[str, Any], memory: dict[str, Any], engine: dict[str, Any], held: dict[str, Any]) -> None:
     """Raises UsageError for what would be asked in vain, InputError for an objective that is none."""
     from corella_edge.routing.load import parse_slo
 
@@ -177,6 +177,8 @@ def _check_chance(chance: dict[str, Any], memory: dict[str, Any], engine: dict[s
         parse_slo(chance["slo"])
         if chance["shadow"]:
             raise click.UsageError("--shadow and --slo exclude each other: in the shadow no request waits for the LLM")
+    if chance["shadow"] and (held["target_ratio"] is not None or held["target_ms"] is not None):
+        raise click.UsageError("--shadow and a target exclude each other: in the shadow no request asks the LLM")
     if chance["shadow"] and chance["explore"]:
         raise click.UsageError("--shadow and --explore exclude each other: in the shadow no request asks the LLM")
     for name in ("shadow", "explore"):

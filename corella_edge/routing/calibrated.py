@@ -111,7 +111,7 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
         "power": {"smallest": power.smallest, "wanted": power.wanted, "needed": power.needed, "told": str(power)},
         **_judged(fit, held, threshold, wanted),
         "promise": told or None, "reach": _reach(parts.fit, wanted),
-        "warnings": [*_doubts(wanted, bend), *traps(parts, held.values)],
+        "warnings": [*_doubts(wanted, bend, parts.fit), *traps(parts, held.values)],
     }  # fmt: skip
     return Calibrated(share, threshold, parts, fit.values, result)
 
@@ -123,7 +123,7 @@ def fused(parts: Parts, wanted: Wanted, name: str) -> tuple[Wanted, Json]:
     `KEEP` keeps the wanted one. The later part only reports.
     """
     share = LEAST_SHARE if wanted.share is None else wanted.share
-    values = wanted.measure(parts.fit.crm, parts.fit.inputs)
+    values = measured(parts.fit, wanted.measure)
     policy = Policy(wanted.measure, _plain(cut(values, share), wanted.measure))
     found = choose(parts.fit, policy)
     made = {BEST: lambda: found.policy.fusion, KEEP: lambda: wanted.fusion}
@@ -140,7 +140,7 @@ def fused(parts: Parts, wanted: Wanted, name: str) -> tuple[Wanted, Json]:
 def _promised(promise: Promise, wanted: Wanted, parts: Parts, held: Held, share: float) -> tuple[float, Json]:
     """The threshold, from rows that the measure was not fitted on, and what the later part says of the promise."""
     rows = parts.fit if wanted.fresh is None else wanted.fresh
-    threshold, told = promised(promise, rows, wanted.measure(rows.crm, rows.inputs), share)
+    threshold, told = promised(promise, rows, measured(rows, wanted.measure), share)
     return threshold, {**told, "missed_later": realised(parts.held, held.values, threshold, wanted.draws)}
 
 
@@ -150,6 +150,11 @@ def _reach(rows: LabelledRows, wanted: Wanted) -> Json | None:
     if wanted.miss is None or len(asked) < Reach.least(wanted.miss):
         return None
     return Reach.fit(rule.alone(asked.crm), rule(asked.crm, asked.llm, asked.inputs), wanted.miss).to_json()
+
+
+def measured(rows: LabelledRows, measure: Measure) -> Floats:
+    """Values of the measure, float64 [n]."""
+    return measure(rows.crm, rows.inputs_for(measure.needs))
 
 
 def check_parts(parts: Parts, measure: Measure) -> None:
@@ -168,7 +173,7 @@ def _check(name: str, part: LabelledRows, measure: Measure) -> None:
 
 
 def _held(part: LabelledRows, wanted: Wanted) -> Held:
-    return Held(part, wanted.measure(part.crm, part.inputs), wanted.fusion, wanted.draws)
+    return Held(part, measured(part, wanted.measure), wanted.fusion, wanted.draws)
 
 
 def _enough(held: Held, threshold: float, gain: float) -> Enough:
@@ -203,10 +208,15 @@ def _judged(fit: Held, held: Held, threshold: float, wanted: Wanted) -> Json:
     }  # fmt: skip
 
 
-def _doubts(wanted: Wanted, bend: float | None) -> list[str]:
+def _doubts(wanted: Wanted, bend: float | None, rows: LabelledRows) -> list[str]:
+    found, asked = [], int(rows.known.sum())
     if wanted.share is None and bend is None:
-        return ["no share of the earlier part gains any AUC by asking the LLM: the policy asks it about nothing"]
-    return []
+        found.append("no share of the earlier part gains any AUC by asking the LLM: the policy asks it about nothing")
+    if wanted.miss is not None and asked < Reach.least(wanted.miss):
+        found.append(f"how far asking moves a score, at miss {wanted.miss:g}, takes {Reach.least(wanted.miss):,} rows "
+                     f"of the earlier part with the LLM's score, and {asked:,} have one: requests with top_k will ask "
+                     "about every routed candidate")  # fmt: skip
+    return found
 
 
 def about(rows: LabelledRows) -> Json:

@@ -77,13 +77,13 @@ def choose(rows: LabelledRows, policy: Policy, held: LabelledRows | None = None)
 def routed(rows: LabelledRows, policy: Policy) -> Mask:
     """bool [n]: the rows that the LLM decides: routed by the policy, and answered."""
     found = np.zeros(len(rows), np.bool_)
-    found[policy.route(rows.crm, rows.inputs)[0]] = True
+    found[policy.route(rows.crm, rows.inputs_for(policy.measure.needs))[0]] = True
     return found & rows.known
 
 
 def fitting(rows: LabelledRows, policy: Policy) -> Mask:
     """bool [n]: the rows that maps and weights are fitted on; see the module."""
-    values = policy.measure(rows.crm, rows.inputs)
+    values = policy.measure(rows.crm, rows.inputs_for(policy.measure.needs))
     found = (values >= min(policy.least(USUAL), threshold_for(values, LEAST_SHARE))) & rows.known
     few = found.sum() < ENOUGH or len(np.unique(rows.label[found])) < 2
     return rows.known if few else found

@@ -78,6 +78,21 @@ class LabelledRows:
         own = {column.name: getattr(self, column.name)[rows] for column in fields(self) if column.name != "inputs"}
         return replace(self, **own, inputs={name: values[rows] for name, values in self.inputs.items()})
 
+    def inputs_for(self, needs: Sequence[str]) -> Mapping[str, Floats]:
+        """float64 [n] by name: what a measure with such needs looks at. Kept answers are ranked within their request,
+        so with them comes `request`, a number for each.
+
+        Raises:
+            InputError: the rows have no such input.
+        """
+        missing = [name for name in needs if name not in self.inputs]
+        if missing:
+            raise InputError(f"the policy's measure looks at the input {missing[0]!r}, which the log does not have")
+        if "kept" not in needs:
+            return self.inputs
+        number = np.unique(self.request.astype(str), return_inverse=True)[1]
+        return {**self.inputs, "request": number.astype(np.float64)}
+
     def sha256(self) -> str:
         """Lower-case hexadecimal hash of the rows as `lines` writes them: the same rows have it in any file format."""
         digest = hashlib.sha256()

@@ -119,7 +119,7 @@ def curve(
     Args:
         mute: bool [n], rows of which no policy gets an answer; None = there are none.
     """
-    values = policy.measure(rows.crm, rows.inputs)
+    values = policy.measure(rows.crm, rows.inputs_for(policy.measure.needs))
     found = []
     for share in shares:
         threshold = NEVER if share <= 0.0 else policy.measure.least if share >= 1.0 else threshold_for(values, share)

@@ -22,7 +22,7 @@ from corella_edge.routing.budget import Scale, Seen, Target
 from corella_edge.routing.decision import NEAR, near_top
 from corella_edge.routing.forms import RATIO
 from corella_edge.routing.kept import Kept, Key, key_of, state_of
-from corella_edge.routing.measure import BY_ENTROPY, LN2, Floats, Inputs
+from corella_edge.routing.measure import BY_ENTROPY, LN2, NO_ROWS, Floats, Inputs
 from corella_edge.routing.policy import Policy, Routing
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge.routing.steady import LastRoutes, undecided
@@ -157,10 +157,12 @@ class Control:
         with self._lock:
             return self._kept.latest(key_of(user, state_of(user)), candidates.items, self._clock())
 
-    def route(self, seen: Candidacy, chosen: Places, value: Floats, refusal: str) -> Route:
+    def route(self, seen: Candidacy, chosen: Places, value: Floats, refusal: str, closed: Places = NO_ROWS) -> Route:
         """What becomes of the places int64 [m] that are to be asked, with values of the measure float64 [m].
 
-        `refusal`: why the LLM is not asked at all, then the target learns nothing of the request; empty if it is.
+        Args:
+            refusal: why the LLM is not asked at all, then the target learns nothing of the request; empty if it is.
+            closed: places int64 [k] that the policy routes and that are not asked, as they cannot change the top k.
         """
         state = state_of(seen.user) if self.settings.kept_answers else b""
         key, now = key_of(seen.user, state), self._clock()
@@ -171,7 +173,7 @@ class Control:
             kept = ~np.isnan(score)
             open_ = ~kept
             if self._hands is not None and seen.held and not refusal:
-                open_ &= self._hands.asked(seen, chosen, value, kept, now)
+                open_ &= self._hands.asked(seen, chosen, value, kept, now, closed)
             since = self._erased
         given = Answers.none(len(chosen), NoAnswer.CAPPED)
         given.rows["probability"][kept], given.rows["reason"][kept] = score[kept], 0
@@ -298,7 +300,7 @@ class _Hands:
         """The target of this engine's part of the users: a share is a share of any part."""
         return self.target if self.target.share is not None else replace(self.target, ms=self.target.ms * self.part)
 
-    def asked(self, seen: Candidacy, chosen: Places, value: Floats, kept: Bools, now: float) -> Bools:
+    def asked(self, seen: Candidacy, chosen: Places, value: Floats, kept: Bools, now: float, closed: Places) -> Bools:
         """bool [m]: which of the routed candidates the caps let through; the request is counted."""
         new_items, new_user, user = _strangers(seen)
         counted = user if self.target.caps.one_user < 1.0 else None
@@ -309,7 +311,7 @@ class _Hands:
         if self.scale is None or self.down:
             return passed
         shut = np.zeros(len(seen.p), np.bool_) if seen.near is None else ~seen.near
-        shut[chosen[~passed]] = True
+        shut[chosen[~passed]] = shut[closed] = True
         asked = np.zeros(len(seen.p), np.bool_)
         asked[chosen[passed]] = True
         among = slice(None) if seen.near is None else seen.near

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from concurrent.futures import wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -26,13 +26,14 @@ from corella_edge.routing.measure import Inputs
 from corella_edge.routing.policy import UNASKABLE, Policy, Routing
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge.routing.told import told
-from corella_edge.scores import FloatArray, Scores, Trace
+from corella_edge.scores import Scores, Trace
 from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.attributes import FeatureNames
 from corella_edge_runtime.control import Control, ControlSettings, published_tolerance
 from corella_edge_runtime.crm import CRM_MEMORY_MIB, Crm
+from corella_edge_runtime.draft import Draft
 from corella_edge_runtime.llm import ask_cost
-from corella_edge_runtime.llm.asking import Asking, Llm
+from corella_edge_runtime.llm.asking import Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
 from corella_edge_runtime.llm.contract.messages import Answers
 from corella_edge_runtime.opening import open_llm, open_text, replaced_catalogue
@@ -40,34 +41,7 @@ from corella_edge_runtime.router import Routed, Router
 from corella_edge_runtime.routing_inputs import RoutingInputs
 from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
-from corella_edge_runtime.slate.choose import Slate, Slates
-
-
-@dataclass(slots=True)
-class Draft:
-    """A request whose candidates the CRM has scored and whose hard ones the LLM is being asked about.
-
-    Attributes:
-        slate: what is ranked.
-        routed: which of the candidates the LLM is wanted for.
-        asking: what the LLM was asked about them; None where it was not asked.
-        refusal: the reason why it was not.
-        notes: what is odd about the request.
-    """
-
-    slate: Slate
-    crm: FloatArray
-    routed: Routed
-    unknown: tuple[tuple[str, ...], ...]
-    asking: Asking | None
-    refusal: str
-    trace: Trace
-    notes: tuple[str, ...] = ()
-
-    def cancel(self) -> None:
-        """Nobody waits for the LLM any more; what it has answered stays."""
-        if self.asking is not None and self.asking.future is not None:
-            self.asking.future.cancel()
+from corella_edge_runtime.slate.choose import Slates
 
 
 class Engine:

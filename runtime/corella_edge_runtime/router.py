@@ -19,7 +19,7 @@ from corella_edge.request import Candidates, Request
 from corella_edge.routing.decision import open_places
 from corella_edge.routing.exploring import EXPLORE, explore
 from corella_edge.routing.gate import INPUTS as GATE_INPUTS
-from corella_edge.routing.measure import NO_INPUTS, NO_ROWS, NO_VALUES, Inputs
+from corella_edge.routing.measure import NEVER, NO_INPUTS, NO_ROWS, NO_VALUES, Inputs
 from corella_edge.routing.objective import lowered
 from corella_edge.routing.policy import Policy, Routing
 from corella_edge.routing.reasons import KEPT
@@ -129,13 +129,18 @@ class Router:
         if self.control is not None:
             seen = Candidacy.of(request, candidates, policy, p, inputs, unknown)
             chosen, value = self.control.steady(seen, chosen, value)
+        closed = NO_ROWS
         if request.top_k is not None and len(chosen):
             alone, whole = routing.fusion.alone(p), request.candidates is None
             open_ = open_places(alone, chosen, request.top_k, routing.reach, whole)
-            chosen, value = chosen[open_], value[open_]
-        route = None if self.control is None or seen is None else self.control.route(seen, chosen, value, refusal)
+            chosen, closed, value = chosen[open_], chosen[~open_], value[open_]
+        route = None
+        if self.control is not None and seen is not None:
+            route = self.control.route(seen, chosen, value, refusal, closed)
         found = Routed(policy, chosen, value, route)
-        if self.share and not refusal:
+        # A request that says "never", or that fails where an answer is late, leaves nothing to chance.
+        never = request.threshold is not None and policy.threshold == NEVER
+        if self.share and not (refusal or never or request.strict):
             self._explore(request, routing, p, found)
         found.inputs = {**inputs, **inputs_for(routing.fusion.needs)} if len(found.chosen) else inputs
         return found

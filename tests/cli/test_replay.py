@@ -141,18 +141,22 @@ def test_neither_needs_more_than_the_light_core(place: Path) -> None:
      ("replay LOG --policy BUNDLE --labels EMPTY", "no row of the log has a label"),
      ("evaluate BUNDLE --log LOG", "no row of the log has a label"),
      ("evaluate BUNDLE --log LOG --data LOG", "--log excludes --data"), ("evaluate BUNDLE", "Missing option"),
-     ("evaluate BUNDLE --log LOG --labels TWICE", "has two labels")],
+     ("evaluate BUNDLE --log LOG --labels TWICE", "has two labels"),
+     ("evaluate KEPT --log LOG --labels LABELS --out OUT", "looks at the input 'kept'")],
 )  # fmt: skip
 def test_bad_input_is_one_clear_error(place: Path, tmp_path: Path, args: str, said: str) -> None:
     (tmp_path / "policy.json").write_text('{"measure": {"name": "margin"}, "threshold": "high"}')
     (tmp_path / "empty.csv").write_text("request,item,label\nnone,i1,1\n")
     (tmp_path / "twice.csv").write_text("request,item,label\nr0,i1,1\nr0,i1,0\n")
-    names = {"LOG": place / "log", "BUNDLE": place / "bundle", "POLICY": tmp_path / "policy.json",
+    (tmp_path / "kept.json").write_text('{"measure": {"name": "disagreement"}, "threshold": 0.5}')
+    names = {"LABELS": place / "labels.csv", "KEPT": tmp_path / "kept.json", "OUT": tmp_path / "out.jsonl",
+             "LOG": place / "log", "BUNDLE": place / "bundle", "POLICY": tmp_path / "policy.json",
              "EMPTY": tmp_path / "empty.csv", "TWICE": tmp_path / "twice.csv"}  # fmt: skip
     done = run(*(names.get(word, word) for word in args.split()))
     assert done.code == 2
     assert said in done.err
     assert "Traceback" not in done.err
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_file_with_a_policy_alone_decides(place: Path, tmp_path: Path) -> None:

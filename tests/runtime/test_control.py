@@ -15,6 +15,7 @@ import pytest
 from bundles import ITEMS, make_bundle
 from corella_edge.request import Candidate, Candidates, Event, Request, User
 from corella_edge.routing.budget import Caps, Target
+from corella_edge.routing.decision import Reach
 from corella_edge.scores import Scores
 from corella_edge_runtime.control import Control, ControlSettings
 from corella_edge_runtime.engine import Engine
@@ -211,6 +212,29 @@ def test_a_share_is_held_where_the_threshold_for_it_routes_another(engine: Engin
     assert abs(sum(routed["plain"]) / 3000 - 0.2) > 0.03
     assert sum(routed["held"][300:]) / 6000 == pytest.approx(0.2, abs=0.01)
     assert box.control.stats()["held_share"] == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_share_is_held_of_requests_for_the_best_where_many_candidates_cannot_change_them(engine: Engine) -> None:
+    """Less than half of what the policy routes is asked: twice the target, as a level, would not be enough."""
+    box, rng = Box(engine, ControlSettings(Target(0.1, window=300.0))), np.random.default_rng(1)
+    box.engine.routing = replace(box.engine.routing, reach=Reach((), (-0.05,), (0.05,), 0.1))
+    asked = []
+    for _ in range(700):
+        box.now += 1.0
+        items = tuple(Candidate(TITLED[place]) for place in rng.permutation(len(TITLED))[:20])
+        asked.append(box.engine.rank(Request(person(int(rng.integers(400))), items, top_k=5)).routed.sum())
+    assert box.control.shown()["level"] > 0.2
+    assert sum(asked[400:]) / 6000 == pytest.approx(0.1, abs=0.01)
+
+
+def test_what_says_never_or_is_strict_is_not_explored(engine: Engine) -> None:
+    box = Box(engine, ControlSettings())
+    box.engine.router.share = 1.0
+    for request in (Request(person(1), ALL, threshold="ratio:0"), Request(person(1), ALL, strict=True)):
+        found = box.engine.rank(request)
+        assert "explore" not in found.reason
+        assert found.propensity is None
+    assert "explore" in box.engine.rank(Request(person(1), ALL)).reason
 
 
 def test_a_request_s_own_threshold_is_its_own(engine: Engine) -> None:

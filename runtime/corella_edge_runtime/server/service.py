@@ -34,7 +34,8 @@ from corella_edge_runtime.store.stock import StockFile
 from corella_edge_runtime.store.users import UserStore
 
 if TYPE_CHECKING:
-    from corella_edge_runtime.engine import Draft, Engine
+    from corella_edge_runtime.draft import Draft
+    from corella_edge_runtime.engine import Engine
 
 T = TypeVar("T")
 BLOCKING_THREADS = 16

@@ -82,6 +82,13 @@ def test_a_log_without_the_llm_is_refused() -> None:
         calibrated(changed(LOG, llm=np.full(len(LOG), np.nan)), QUICK)
 
 
+def test_too_few_rows_for_a_reach_are_told() -> None:
+    found = calibrated(LOG, replace(QUICK, miss=1e-4)).result
+    assert found["reach"] is None
+    assert any("takes 19,999 rows" in text for text in found["warnings"])
+    assert not any("top_k" in text for text in calibrated(LOG, replace(QUICK, miss=0.1)).result["warnings"])
+
+
 def test_what_a_measure_looks_at_must_be_there() -> None:
     with pytest.raises(InputError, match=r"disagreement looks at the column input\.kept"):
         calibrated(replace(LOG, inputs={}), replace(QUICK, measure=Disagreement()))
@@ -107,7 +114,7 @@ def test_a_bundle_routes_what_was_reported(measure: Measure, share: float) -> No
     routing = parse_routing(made)
     policy = parse_threshold(OWN.prefix, routing)
     held = found.parts.held
-    places, _ = policy.route(held.crm, held.inputs)
+    places, _ = policy.route(held.crm, held.inputs_for(measure.needs))
     assert len(places) == found.result["policy"]["rows_asked"]
     assert policy.fusion == Fusion("blend")
     assert made["kept"] == 1
@@ -115,7 +122,21 @@ def test_a_bundle_routes_what_was_reported(measure: Measure, share: float) -> No
     assert [row["ratio"] for row in made["table"]] == [0.0, 0.1, 1.0]
     assert "calibrated_on" not in made  # its thresholds are of a log of its own now
     assert made["calibrated"]["parts"]["fit"]["rows"] == len(found.parts.fit)
-    assert routing.share(policy) == pytest.approx(share, abs=2 / len(found.parts.fit))
+    realised = float((found.values >= found.threshold).mean())
+    assert routing.share(policy) == pytest.approx(realised, abs=2 / len(found.parts.fit))
+    if measure != Disagreement():  # ranks of eight candidates have many ties
+        assert realised == pytest.approx(share, abs=2 / len(found.parts.fit))
+
+
+def test_kept_answers_are_ranked_within_their_request_as_they_are_served() -> None:
+    found = calibrated(LOG, replace(QUICK, measure=Disagreement()))
+    told = float((found.values >= found.threshold).mean()), found.result["policy"]["share"]["value"]
+    for part, share in zip((found.parts.fit, found.parts.held), told, strict=True):
+        asked = 0
+        for request in np.unique(part.request.astype(str)):
+            one = part.take(part.request == request)
+            asked += int((Disagreement()(one.crm, one.inputs) >= found.threshold).sum())
+        assert asked / len(part) == share
 
 
 def test_moments_beyond_the_calendar_are_numbers() -> None:

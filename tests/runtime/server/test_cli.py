@@ -127,7 +127,9 @@ def test_impossible_threshold(bundle, threshold):
     [("--shadow 0.02", "--shadow needs --log DIR"), ("--explore 0.1", "--explore needs --log DIR"),
      ("--shadow 0.02 --explore 0.1 --log d", "exclude each other"), ("--shadow 2 --log d", "--shadow"),
      ("--shadow 0.1 --log d --no-llm", "exclude each other"), ("--slo p98=1ms", "write p99=30ms"),
-     ("--slo p99=30ms --shadow 0.1 --log d", "exclude each other")],
+     ("--slo p99=30ms --shadow 0.1 --log d", "exclude each other"),
+     ("--target-ratio 0.1 --shadow 0.1 --log d", "exclude each other"),
+     ("--target-ms 5 --shadow 0.1 --log d", "exclude each other")],
 )  # fmt: skip
 def test_chances_and_objectives_that_make_no_sense_are_told_before_a_port_is_opened(bundle, options, said):
     done = run("serve", bundle, *options.split(), "--port", 0)
