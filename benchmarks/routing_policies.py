@@ -82,7 +82,8 @@ def versus(parts: Parts, rule: Fusion, shares: Sequence[float], rng: np.random.G
     helped = row_loss(alone, held.label) - row_loss(after, held.label)
     gate, draw = learned(parts.fit, rule, rng, draws), rng.random(len(held))
     for share in shares:
-        values = {name: measure(held.crm, held.inputs_for(measure.needs)) for name, measure in measures(parts.fit, rule, share, gate)}
+        named = measures(parts.fit, rule, share, gate)
+        values = {name: measure(held.crm, held.inputs_for(measure.needs)) for name, measure in named}
         values |= {RANDOM: rng.random(len(held)), ORACLE: helped}
         routed = {name: first(found, share, draw) for name, found in values.items()}
         figures = {name: judge(np.where(mask, after, alone)) for name, mask in routed.items()}
