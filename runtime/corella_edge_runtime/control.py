@@ -32,6 +32,7 @@ ROUTES = 200_000  # items whose latest route is remembered: about 20 MB
 LOOK_SECONDS = 0.5  # between two looks at what the LLM says of itself
 NO_SCALE = "the bundle has no calibration of its measure"
 UNASKED = "the LLM cannot be asked"
+EASED = "a latency objective lowers the share"
 Bools = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]
 LlmStats = Callable[[], Mapping[str, float]]
@@ -214,6 +215,12 @@ class Control:
             found.append(f"up to {number:,} answers of the LLM are kept for {age:g} s")
         return found
 
+    def ease(self, eased: bool) -> None:
+        """While a latency objective lowers the share, the target does not work against it."""
+        if self._hands is not None:
+            with self._lock:
+                self._hands.eased = eased
+
     def share_of_users(self, share: float) -> None:
         """Which share of the users is answered by this engine: a target in milliseconds is of all of them together."""
         if self._hands is not None:
@@ -271,6 +278,7 @@ class _Hands:
     part: float = 1.0
     told: float = 0.0  # seconds at work that requests have told of
     down: str = ""  # why the LLM cannot be asked
+    eased: bool = False  # whether a latency objective lowers the share
     state: budget.State = field(init=False)
     scale: Scale | None = field(init=False)
     _busy: float | None = None
@@ -317,7 +325,8 @@ class _Hands:
         among = slice(None) if seen.near is None else seen.near
         levels = self.scale.levels(seen.policy.measure(seen.p, seen.inputs))
         more = Seen(levels[among], ~shut[among], asked[among], new_items[among], new_user, counted, self._work())
-        self.state = budget.decided(budget.observed(self.state, target, more, now), target, now)
+        found = budget.observed(self.state, target, more, now)
+        self.state = found if self.eased else budget.decided(found, target, now)
         return passed
 
     def _look(self, now: float) -> None:
@@ -354,6 +363,8 @@ class _Hands:
         """Why the level is not moved; empty while it is."""
         if self.scale is None:
             return NO_SCALE
+        if self.eased:
+            return EASED
         return self.down or budget.decided(budget.aged(self.state, self.current, now), self.current, now).frozen
 
     def told_target(self) -> str:

@@ -104,6 +104,12 @@ class Router:
         self.share, self.factor = share, 1.0
         self._rng = rng
 
+    def ease(self, factor: float) -> None:
+        """Take the factor of a latency objective; a target stands still while it is below 1."""
+        self.factor = factor
+        if self.control is not None:
+            self.control.ease(factor < 1.0)
+
     def policy(self, own: Policy, routing: Routing) -> Policy:
         """The policy of a request that says nothing of it: what the target has come to, without one the engine's own;
         and of that, less while a latency objective demands so."""

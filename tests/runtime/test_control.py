@@ -376,3 +376,18 @@ def test_a_bundle_without_a_calibration_of_its_measure_stays_at_its_own_threshol
     assert box.control.policy() is None
     assert box.control.stats()["held_frozen"] == 1
     assert "nothing moves: the bundle has no calibration of its measure" in box.control.told()[0]
+
+
+def test_a_target_stands_still_while_a_latency_objective_asks_less(engine: Engine) -> None:
+    box = Box(engine, ControlSettings(Target(share=0.5, window=60.0)))
+    for number in range(20):
+        box.rank(person(number))
+    before = box.control.policy()
+    box.engine.router.ease(0.25)
+    less = [int(box.rank(person(number)).routed.sum()) for number in range(20, 60)]
+    assert sum(less) < 0.3 * len(less) * len(TITLED)
+    assert box.control.policy() == before
+    assert box.control.stats()["held_frozen"] == 1.0
+    box.engine.router.ease(1.0)
+    box.rank(person(60))
+    assert box.control.stats()["held_frozen"] == 0.0

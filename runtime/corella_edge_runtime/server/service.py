@@ -193,7 +193,7 @@ class Service:
         self.recent.add(took, len(done.scores.items), asked_of(done.scores))
         if self._objective is not None:
             self._eased = observed(self._eased, self._objective, took, time.monotonic())
-            ranking.held.ranker.router.factor = self._eased.factor
+            ranking.held.ranker.router.ease(self._eased.factor)
         if ranking.request.strict:
             _check_strict(done.scores)
         if self.shadow is None:
