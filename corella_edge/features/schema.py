@@ -53,7 +53,8 @@ class Field:
         args: constants of a derived function, or the mean and scale of a numeric field, fixed at fit time; with
             `missing` true the number has a second one beside it, 1 where it is missing. `unknown` "refuse": a request
             with a value that training has not seen is refused. `block` of what is of events: see `kept`. A vector's
-            `attributes` are those whose words it is made of, in the `form` "values" where none is named; the `width` of vectors is that of each.
+            `attributes` are those whose words it is made of, in the `form` "values" where none is named; the `width` of
+            vectors is that of each.
     """
 
     name: str

@@ -29,8 +29,9 @@ _EXPONENT = np.array(2.0**112, np.float32)  # between the exponents of float16 a
 def item_text(attributes: Mapping[str, Any], names: Iterable[str], form: TextForm) -> str:
     """The words of an item: the values of the named attributes, "" where it has none of them.
 
-    Values of a list are joined by commas, attributes by full stops. In the form "pairs" the attribute's name and a colon
-    precede each value, with spaces for underscores (an item's flattened key-value text, Recformer, arXiv 2305.13731).
+    Values of a list are joined by commas, attributes by full stops. In the form "pairs" each attribute's name, with
+    spaces for underscores, and a colon precede what it has: an item's flattened key-value text (Recformer, arXiv
+    2305.13731).
     """
     found = [(name, text) for name in names if (text := _value_text(attributes.get(name)))]
     if form == "pairs":

@@ -119,7 +119,8 @@ def test_a_width_takes_the_principal_components(data: PreparedData, sentence_enc
 def test_a_recipe_that_cannot_be_is_told(data: PreparedData, sentence_encoder: Path, tmp_path: Path) -> None:
     for keys, part in (
         ({"source": "encoder"}, "path: name the Hugging Face folder"), ({"tuned": True}, "tuned: there are no vectors"),
-        ({"source": "words"}, "expected one of"), ({"form": "keys"}, "expected one of"), ({"source": "llm", "attributes": []}, "attributes: name at least"),
+        ({"source": "words"}, "expected one of"), ({"form": "keys"}, "expected one of"),
+        ({"source": "llm", "attributes": []}, "attributes: name at least"),
     ):  # fmt: skip
         with pytest.raises(RecipeError, match=part):
             recipe_from({"name": "x", "crm": {"text": keys}}, "x")
