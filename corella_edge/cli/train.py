@@ -63,7 +63,8 @@ def _expect(recipe: Recipe, data: PreparedData) -> None:
     seconds = expected.here(recipe, data)
     if seconds is not None:
         rows = data.info["counts"]["train"]
-        talk.say(f"{rows:,} training rows: {expected.told(seconds)} on this CPU, if it does nothing else")
+        words = ", after the vectors of the items' words" if recipe.crm.text.source else ""
+        talk.say(f"{rows:,} training rows: {expected.told(seconds)} on this CPU, if it does nothing else{words}")
 
 
 def _compare(data: PreparedData, summary: dict[str, Any]) -> None:

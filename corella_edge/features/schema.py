@@ -322,8 +322,7 @@ def _vector_problem(item: Field) -> str:
     fits = isinstance(names, (list, tuple)) and len(names) > 0 and all(isinstance(name, str) for name in names)
     if not fits:
         return "args must name the attributes whose words the vector is made of"
-    known = item.args.get("form", "values") in get_args(TextForm)
-    return "" if known else f"args: form must be one of {', '.join(get_args(TextForm))}"
+    return "" if item.args.get("form", "values") in get_args(TextForm) else 'args: form must be "values" or "pairs"'
 
 
 def _derived_problem(item: Field, vocabularies: Mapping[str, Vocabulary]) -> str:

@@ -218,7 +218,7 @@ def test_tuned_vectors_are_trained_travel_and_are_scored_as_in_torch(
     assert moved[items].min() > 1e-3
     made = run.text_model()
     assert made is not None
-    words = item_text({name: data.items[name][0] for name in ATTRIBUTES}, ATTRIBUTES)
+    words = item_text({name: data.items[name][0] for name in ATTRIBUTES}, ATTRIBUTES, "values")
     new = {name: data.items[name][0] for name in ATTRIBUTES}
     with Engine.open(bundle.root, llm=None, tuned=False) as engine:
         feed, _ = engine.encoder.encode(user, [Candidate(data.item_ids[0], new), Candidate("new", new)])
