@@ -259,7 +259,9 @@ def test_a_log_has_the_decisions_of_the_answers(corella, crm_bundle, requests, t
     done = corella("score", crm_bundle, requests, "--out", tmp_path / "out", "--no-llm", "--log", tmp_path / "log")
     assert done.code == 0, done.err
     answers, decisions = lines(tmp_path / "out"), lines(tmp_path / "log" / "decisions-00000001.jsonl")
+    inputs = [[candidate.pop("inputs") for candidate in d["candidates"]] for d in decisions]
     assert [d["candidates"] for d in decisions] == [a["candidates"] for a in answers]
+    assert {one["text"] for of in inputs for one in of} <= {0.0, 1.0}
     assert [d["user"] for d in decisions] == [r["user"]["id"] for r in lines(requests)]
     done = corella("score", crm_bundle, requests, "--out", tmp_path / "two", "--log", tmp_path / "no" / "log")
     assert (done.code, done.err.count("\n")) == (2, 1)

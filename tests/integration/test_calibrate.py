@@ -45,17 +45,15 @@ def test_labelled_rows_are_the_scores_that_were_kept(tiny, scores):
 def test_inputs_of_a_gate_are_those_of_a_request(tiny, scores):
     rows = log.read(scores / "rows.jsonl")
     data = PreparedData.open(tiny.data)
-    train = np.bincount(data.split("train").items, minlength=len(data.item_ids))
     with Engine.open(tiny.bundle, llm=None, tuned=False) as engine:
         chosen, _ = module.choice(engine, data, "test", 0, 0)
         asked = {request.user.id: request for request in chosen.requests()}  # the last of each user
         for user, request in list(asked.items())[:20]:
             place = int(np.flatnonzero(rows.user == user)[-1])
             found = engine.rank(request)
-            item = data.item_ids.index(rows.item[place])
-            same = inputs_of(
-                rows.crm[rows.request == rows.request[place]], 0, [found.unknown[0]], train[[item]].astype(float)
-            )
+            at = engine.encoder.rows_of([rows.item[place]])
+            counts = np.append(engine.slates.popular.counts, 0)[at].astype(float)
+            same = inputs_of(rows.crm[rows.request == rows.request[place]], 0, [found.unknown[0]], counts)
             for name in ("unknown", "popularity", "dispersion"):
                 assert rows.inputs[name][place] == pytest.approx(same[name][0], abs=1e-9), name
     assert (rows.inputs["history"] >= 0).all()

@@ -18,8 +18,9 @@ import pytest
 
 from corella_edge.cli import cli
 from corella_edge.request_message import RequestMessage
+from corella_edge.routing.exploring import EXPLORE
 from corella_edge.routing.forms import FORMS, read_threshold
-from corella_edge.routing.reasons import FAULT, NoAnswer
+from corella_edge.routing.reasons import FAULT, KEPT, NoAnswer
 from corella_edge.scores import Scored
 from pages import BLOCK, PAGES, README, blocks, read, section
 from sessions import REPOSITORY, call, serving, start, succeed
@@ -221,7 +222,8 @@ def test_every_reason_is_explained():
     told = {reason: int(status or 0) for reasons, status in rows for reason in re.findall(r"`(\w+)`", reasons)}
     # What is pending is not the final answer, which alone a strict request is judged by.
     fails = {reason: reason.status for reason in NoAnswer if reason.status >= FAULT and reason != NoAnswer.PENDING}
-    assert told == dict.fromkeys([form.reason for form in FORMS], 0) | dict.fromkeys(NoAnswer, 0) | fails
+    asked = [*(form.reason for form in FORMS), KEPT, EXPLORE]
+    assert told == dict.fromkeys(asked, 0) | dict.fromkeys(NoAnswer, 0) | fails
 
 
 def test_every_field_of_a_request_is_explained():
