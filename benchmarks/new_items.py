@@ -145,7 +145,7 @@ def seconds(run: Run) -> Row | None:
     if made is None:
         return None
     model, tokenizer = made
-    texts = [text for text in texts_of(run.data, run.recipe.crm.text.attributes) if text]
+    texts = [text for text in texts_of(run.data, run.recipe.crm.text) if text]
     chosen = np.random.default_rng(0).permutation(len(texts))[: WARM + TITLES]
     with tempfile.TemporaryDirectory() as folder:
         to_onnx.write(model, tokenizer, Path(folder), texts)

@@ -25,7 +25,7 @@ def _repeat(folder: Path) -> None:
     # A child, as in serving: a model file that llama.cpp cannot stand must not end the command.
     with Engine.open(folder, llm="process", tuned=False) as engine:
         found = reference.compare(engine)
-        if engine.llm is None:
+        if engine.llm is None and engine.bundle.prompt() is not None:
             talk.warn("the LLM is not verified: " + "; ".join(engine.warnings))
     if found.problems:
         raise BundleError(f"{engine.name}: differs from the trained models in {len(found.problems)} place(s), "

@@ -86,7 +86,8 @@ def _recipe(part: Part, _: Part) -> str:
 
 
 def _data(part: Part, _: Part) -> str:
-    return ", ".join(str(part["data"][key]) for key in ("name", "licence") if part["data"].get(key))
+    data, words = part["data"], {"name": "", "licence": "licence: "}
+    return ", ".join(f"{word}{data[key]}" for key, word in words.items() if data.get(key))
 
 
 def _notes(part: Part, _: Part) -> str | None:

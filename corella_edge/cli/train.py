@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +63,8 @@ def _expect(recipe: Recipe, data: PreparedData) -> None:
     seconds = expected.here(recipe, data)
     if seconds is not None:
         rows = data.info["counts"]["train"]
-        talk.say(f"{rows:,} training rows: {expected.told(seconds)} on this CPU, if it does nothing else")
+        words = ", after the vectors of the items' words" if recipe.crm.text.source else ""
+        talk.say(f"{rows:,} training rows: {expected.told(seconds)} on this CPU, if it does nothing else{words}")
 
 
 def _compare(data: PreparedData, summary: dict[str, Any]) -> None:
@@ -94,5 +94,5 @@ def _quality(line: dict[str, Any]) -> str:
     """The figures of a stage's kept weights; where it ranks, what decided first, and no AUC of rows of one label."""
     names = {"ndcg": "NDCG@10", "auc": "AUC", "crm_auc": "CRM's", "llm_auc": "LLM's", "logloss": "log-loss",
              "perplexity": "perplexity"}  # fmt: skip
-    told = [name for name in names if name in line and not ("ndcg" in line and name == "auc" and isnan(line[name]))]
+    told = [name for name in names if name in line and not ("ndcg" in line and name == "auc" and line[name] is None)]
     return ", ".join(f"{names[name]} {figure(line[name])}" for name in told)

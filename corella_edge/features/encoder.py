@@ -294,8 +294,8 @@ class FeatureEncoder:
         if features.keys().isdisjoint(names):
             return None
         known = self.catalog.of(item)
-        text = item_text({**known, **features}, names)
-        return None if item in self.catalog.row_of and text == item_text(known, names) else text
+        text, usual = (item_text(words, names, self.schema.text_form) for words in ({**known, **features}, known))
+        return None if item in self.catalog.row_of and text == usual else text
 
     def encode_derived(self, history: Histories, candidate_facts: Mapping[str, Facts]) -> Feed:
         """Derived inputs of b users with n candidates each: float32 [b, width], [b * n, width] on the item side."""

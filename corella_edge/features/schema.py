@@ -27,6 +27,7 @@ REFUSE = "refuse"
 
 Kind = Literal["categorical", "multi", "ordered", "text", "sequence", "numeric", "derived", "vector", "vectors"]
 CODED: tuple[Kind, ...] = ("categorical", "multi", "ordered", "text")  # an attribute's values as rows of a table
+TextForm = Literal["values", "pairs"]  # an item's attributes as text: their values alone, or each after its name
 ATTRIBUTES: tuple[Kind, ...] = (*CODED, "numeric")
 EVENTS: tuple[Kind, ...] = ("sequence", "vectors")  # one entry for each of the latest events
 NUMBERS: tuple[Kind, ...] = ("numeric", "derived", "vector", "vectors")  # float32; all others are int64
@@ -52,7 +53,8 @@ class Field:
         args: constants of a derived function, or the mean and scale of a numeric field, fixed at fit time; with
             `missing` true the number has a second one beside it, 1 where it is missing. `unknown` "refuse": a request
             with a value that training has not seen is refused. `block` of what is of events: see `kept`. A vector's
-            `attributes` are those whose words it is made of; the `width` of vectors is that of each.
+            `attributes` are those whose words it is made of, in the `form` "values" where none is named; the `width` of
+            vectors is that of each.
     """
 
     name: str
@@ -220,6 +222,12 @@ class Schema:
         return tuple(name for f in self.of("vector") for name in f.args["attributes"])
 
     @property
+    def text_form(self) -> TextForm:
+        """How those are written."""
+        forms: list[TextForm] = [f.args["form"] for f in self.of("vector") if "form" in f.args]
+        return forms[0] if forms else "values"
+
+    @property
     def block(self) -> int:
         """Older events may be left out of a history by multiples of it: every sequence still begins where it did."""
         return math.lcm(*(item.args.get("block", 1) for item in self.of(*EVENTS)))
@@ -312,7 +320,9 @@ def _vector_problem(item: Field) -> str:
         return _block_problem(item) if fits else f"args: width must be a whole number from 1 to {LONGEST}"
     names = item.args.get("attributes")
     fits = isinstance(names, (list, tuple)) and len(names) > 0 and all(isinstance(name, str) for name in names)
-    return "" if fits else "args must name the attributes whose words the vector is made of"
+    if not fits:
+        return "args must name the attributes whose words the vector is made of"
+    return "" if item.args.get("form", "values") in get_args(TextForm) else 'args: form must be "values" or "pairs"'
 
 
 def _derived_problem(item: Field, vocabularies: Mapping[str, Vocabulary]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from corella_edge.errors import BundleError
 from corella_edge.features.derived import Floats, Ints
-from corella_edge.features.schema import value_key
+from corella_edge.features.schema import TextForm, value_key
 from corella_edge.formats.arrays import Array, map_arrays, write_arrays
 
 VECTORS, LAYOUT, NAME = "text.safetensors", "corella-edge text 1", "vectors"
@@ -26,16 +26,23 @@ _SIGN_AND_VALUE = np.array(-0x70000001, np.int32)  # without the copies of the s
 _EXPONENT = np.array(2.0**112, np.float32)  # between the exponents of float16 and float32
 
 
-def item_text(attributes: Mapping[str, Any], names: Iterable[str]) -> str:
+def item_text(attributes: Mapping[str, Any], names: Iterable[str], form: TextForm) -> str:
     """The words of an item: the values of the named attributes, "" where it has none of them.
 
-    Values of a list are joined by commas, attributes by full stops.
+    Values of a list are joined by commas, attributes by full stops. In the form "pairs" each attribute's name, with
+    spaces for underscores, and a colon precede what it has: an item's flattened key-value text (Recformer, arXiv
+    2305.13731).
     """
-    found = (attributes.get(name) for name in names)
-    texts = (
-        ", ".join(map(value_key, v)) if isinstance(v, (list, tuple)) else value_key(v) for v in found if v is not None
-    )
-    return ". ".join(text for text in map(str.strip, texts) if text)
+    found = [(name, text) for name in names if (text := _value_text(attributes.get(name)))]
+    if form == "pairs":
+        return ". ".join(f"{name.replace('_', ' ')}: {text}" for name, text in found)
+    return ". ".join(text for _, text in found)
+
+
+def _value_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return (", ".join(map(value_key, value)) if isinstance(value, (list, tuple)) else value_key(value)).strip()
 
 
 class VectorTable:

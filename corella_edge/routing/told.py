@@ -69,6 +69,8 @@ def _cost(policy: Policy, routing: Routing) -> Iterator[str]:
 
 def _rare(policy: Policy, routing: Routing) -> Iterator[str]:
     rate = routing.base_rate
+    if routing.share(policy) == 0.0:
+        return
     if rate is not None and min(rate, 1.0 - rate) < RARE and getattr(policy.measure, "centre", None) == 0.5:
         yield (f"{rate:.1%} of the calibration rows are positive, so few probabilities are near one half: a bundle "
-               "exported with `centre` orders candidates by how near they are to that rate")  # fmt: skip
+               "exported with `--measure centred` orders candidates by how near they are to that rate")  # fmt: skip

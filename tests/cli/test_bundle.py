@@ -189,6 +189,12 @@ def test_files_that_make_no_sense(corella, copy, name, contents, message):
     assert shown.code == 3 or name != "routing.json"
 
 
+def test_inspect_says_that_a_licence_is_one():
+    about = {"data": {"name": "shop", "licence": "not stated"}}
+    assert inspect._data(about, {}) == "shop, licence: not stated"
+    assert inspect._data({"data": {"name": "shop"}}, {}) == "shop"
+
+
 def test_inspect_is_a_page_of_essentials(corella, bundle):
     done = corella("inspect", bundle)
     assert (done.code, done.err) == (0, "")

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from corella_edge.formats.strict_json import decode
 from sessions import run, succeed
 
 RECIPE = """
@@ -51,6 +52,12 @@ def folder(tmp_path_factory):
     succeed("train", root / "next.toml", "--data", root / "data", "--out", root / "run")
     succeed("export", root / "run", "--out", root / "bundle")
     return root
+
+
+def test_a_run_of_likes_alone_is_told_in_strict_json(folder):
+    line = decode((folder / "run" / "summary.json").read_bytes())["crm"]
+    assert line["auc"] is None
+    assert 0 < line["ndcg"] <= 1
 
 
 def test_the_bundle_ranks_as_training_did(folder):

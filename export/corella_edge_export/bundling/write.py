@@ -156,7 +156,7 @@ class Export:
             return
         self.say("text vectors: the encoder to ONNX")
         recipe = self.run.recipe
-        texts = texts_of(self.run.data, recipe.crm.text.attributes)[:TEXTS]
+        texts = texts_of(self.run.data, recipe.crm.text)[:TEXTS]
         self.text = to_onnx.write(*made, self.folder, texts, recipe.export.text_int8)
         if "cosine_mean" in self.text:
             self.say(f"text vectors: INT8 at a mean cosine of {self.text['cosine_mean']:.4f} with float32")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from corella_edge.features.schema import TextForm
 from corella_edge_export.recipe_keys import from_zero, positive
 
 
@@ -32,7 +33,8 @@ class SaidRecipe:
 class TextVectorsRecipe:
     """Text vectors of items, one more input of every family: section [crm.text].
 
-    `source` says what makes them of the words of `attributes` (their first `tokens` tokens): "" nothing; "encoder" a
+    `source` says what makes them of the words of `attributes` (their first `tokens` tokens; `form`: the "values" alone,
+    or "pairs" of an attribute's name and its value): "" nothing; "encoder" a
     sentence encoder, whose Hugging Face folder `path` is; "llm" the mean of the last hidden states of the checkpoint in
     `path` ("" = the recipe's LLM); "said" vectors learned so that a frozen LLM writes the words, to which the vectors
     of the sentence encoder in `path` are mapped for items that come later ("" = those get none). `width` 0 keeps their
@@ -47,6 +49,7 @@ class TextVectorsRecipe:
     source: Literal["", "encoder", "llm", "said"] = ""
     path: str = ""
     attributes: tuple[str, ...] = ("title",)
+    form: TextForm = "values"
     tokens: int = 128
     width: int = from_zero(0)
     tuned: bool = False

@@ -27,6 +27,7 @@ from corella_edge.features.derived import Floats
 from corella_edge.features.schema import Field, Schema
 from corella_edge.features.vectors import VECTORS, as_float16, item_text, map_vectors, write_vectors
 from corella_edge.formats.arrays import Array, map_arrays, write_arrays
+from corella_edge_export.crm.text_recipe import TextVectorsRecipe
 from corella_edge_export.data.prepared import PreparedData, fingerprint
 from corella_edge_export.recipe import Recipe
 
@@ -71,12 +72,12 @@ def check(recipe: Recipe, data: PreparedData) -> None:
     identity(recipe)
 
 
-def texts_of(data: PreparedData, names: Sequence[str]) -> list[str]:
+def texts_of(data: PreparedData, text: TextVectorsRecipe) -> list[str]:
     """The words of every item, in the order of the catalogue."""
-    columns = [data.items[name] for name in names if name in data.items]
-    present = [name for name in names if name in data.items]
+    present = [name for name in text.attributes if name in data.items]
+    columns = [data.items[name] for name in present]
     rows = zip(*columns, strict=True) if columns else ((),) * len(data.item_ids)
-    return [item_text(dict(zip(present, row, strict=True)), names) for row in rows]
+    return [item_text(dict(zip(present, row, strict=True)), present, text.form) for row in rows]
 
 
 def item_vectors(
@@ -87,7 +88,7 @@ def item_vectors(
     Raises:
         InputError: see `check`; or a file of theirs is damaged.
     """
-    texts = texts_of(data, recipe.crm.text.attributes)
+    texts = texts_of(data, recipe.crm.text)
     key = _key(recipe, data, texts)
     if _key_of(folder) != key:
         other = next((place for place in reuse if _key_of(place) == key), None)
@@ -105,7 +106,10 @@ def item_vectors(
 def with_text(schema: Schema, recipe: Recipe, width: int) -> Schema:
     """The schema with the fields of the items' vectors, of the candidates and of the history's events."""
     (items,) = (f for f in schema.of("sequence") if f.source == "item")
-    args = {"attributes": list(recipe.crm.text.attributes)}
+    text = recipe.crm.text
+    args: dict[str, Any] = {"attributes": list(text.attributes)}
+    if text.form != "values":
+        args["form"] = text.form
     one = Field("item_text", "vector", "item", "text", length=width, args=args)
     events = replace(items, name="history_text", kind="vectors", source="text", vocab="",
                      args={**items.args, "width": width})  # fmt: skip

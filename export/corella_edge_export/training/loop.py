@@ -157,12 +157,16 @@ def restore(task: Task, tensors: dict[str, Tensor]) -> None:
 
 
 def _merit(metrics: Metrics) -> float:
-    """What decides which weights are kept; rows of one class have no AUC. Never nan, which nothing equals."""
+    """What decides which weights are kept; rows of one class have no AUC. Never nan, which nothing equals.
+
+    As evaluated, where nan is what has no value, or from the log, where null is.
+    """
     if "ndcg" in metrics:
         return float(metrics["ndcg"])
+    known = {name: value for name, value in metrics.items() if value is not None and value == value}
     if "auc" not in metrics:
-        return -math.inf if math.isnan(metrics["perplexity"]) else -float(metrics["perplexity"])
-    return -1.0 if math.isnan(metrics["auc"]) else float(metrics["auc"])
+        return -float(known.get("perplexity", math.inf))
+    return float(known.get("auc", -1.0))
 
 
 class _Training:
@@ -265,7 +269,8 @@ class _Training:
             found = [self.task.evaluate() if self.accelerator.is_main_process else None]
         metrics: Metrics = broadcast_object_list(found)[0]
         self._log("valid", {"loss": loss, **metrics})
-        shown = {name: f"{metrics[name]:.4f}" for name in ("ndcg", "auc", "perplexity") if name in metrics}
+        defined = [name for name in ("ndcg", "auc", "perplexity") if math.isfinite(metrics.get(name, math.nan))]
+        shown = {name: f"{metrics[name]:.4f}" for name in defined}
         bar.set_postfix(loss=f"{loss:.4f}", **shown)
         state, merit = self.state, _merit(metrics)
         if state.best is None or merit > state.best:

@@ -1,8 +1,12 @@
-"""A stage's metrics.jsonl: its lines as they were logged, the file rewritten as a whole with each new one."""
+"""A stage's metrics.jsonl: its lines as they were logged, the file rewritten as a whole with each new one.
+
+What is not a finite number is null there: strict JSON has no other, and rows of one label have no AUC.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +36,17 @@ def read(folder: Path) -> list[Line]:
 
 
 def write(folder: Path, lines: list[Line]) -> None:
-    atomic.write_file(folder / NAME, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+    atomic.write_file(
+        folder / NAME, "".join(f"{json.dumps(_finite(line), allow_nan=False)}\n" for line in lines).encode()
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def mend(folder: Path) -> None:
@@ -48,7 +62,7 @@ def mend(folder: Path) -> None:
 def _line(row: bytes) -> Line | None:
     """The line, None if it is none."""
     try:
-        line = json.loads(row)
+        line = json.loads(row, parse_constant=lambda name: None)  # earlier versions wrote NaN
     except (ValueError, RecursionError):
         return None
     whole = isinstance(line, dict) and line.get("kind") in ("train", "valid") and type(line.get("step")) is int

@@ -67,7 +67,7 @@ def train(
         place.wait_for_everyone()
         summary = {stage.name: stages.do(stage.name, reuse) for stage in enabled(recipe)}
         if place.is_main_process:
-            atomic.write_file(folder / "summary.json", json.dumps(summary, indent=1).encode())
+            atomic.write_file(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False).encode())
         place.wait_for_everyone()
     return summary
 

@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,9 @@ class CatalogChange(ABC):
         before, catalog = self.before, self.after.catalog
         if before.vectors is None:
             return
-        names = self.schema.text_attributes
-        texts = {catalog.row_of[item]: item_text(catalog.of(item), names) for item in self._touched()}
-        new = {row: text for row, text in texts.items() if item_text(before.of(catalog.ids[row]), names) != text}
+        words = partial(item_text, names=self.schema.text_attributes, form=self.schema.text_form)
+        texts = {catalog.row_of[item]: words(catalog.of(item)) for item in self._touched()}
+        new = {row: text for row, text in texts.items() if words(before.of(catalog.ids[row])) != text}
         vectors = np.zeros((len(catalog), before.vectors.shape[1]), np.float16)
         places = np.array([before.row_of.get(item, -1) for item in catalog.ids], np.int64)
         vectors[places >= 0] = before.vectors[places[places >= 0]]

@@ -225,6 +225,8 @@ BROKEN = [
     ({"kind": "vector", "source": "text", "side": "item"}, "attributes"),
     ({"kind": "vector", "source": "text", "side": "item", "args": {"attributes": [3]}}, "attributes"),
     ({"kind": "vector", "source": "text", "side": "item", "args": {"attributes": ["title"]}}, "more than one field"),
+    ({"kind": "vector", "source": "text", "side": "item", "args": {"attributes": ["a"], "form": "keys"}}, "form must"),
+    ({"kind": "vector", "source": "text", "side": "item", "args": {"attributes": ["a"], "form": []}}, "form must"),
     ({"kind": "vectors", "source": "text"}, "width"),
     ({"kind": "vectors", "source": "text", "args": {"width": 0}}, "width"),
     ({"kind": "vectors", "source": "text", "args": {"width": 3}}, "widths differ"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from corella_edge.bundle.schema_files import read_schema, write_schema
 from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError
 from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.features.schema import Schema
 from corella_edge.features.vectors import (
     LARGEST_HALF,
     LAYOUT,
@@ -85,10 +87,23 @@ def test_words_that_come_with_a_request_are_read_and_the_catalogues_are_not(worl
     assert without == [of["a"], of["a"], of["b"], of["b"], [0, 0], [0, 0], of["d"], of["a"]]
 
 
+def test_words_that_come_with_a_request_have_the_form_of_the_schema(world: Any) -> None:
+    changed = [replace(f, args={**f.args, "form": "pairs"}) if f.kind == "vector" else f for f in world.schema.fields]
+    schema = Schema(tuple(changed), world.schema.vocabularies)
+    read: list[str] = []
+    encoder = FeatureEncoder(schema, world.catalog, lambda texts: read.extend(texts) or lengths(texts))
+    own = [("a", {"title": "Alpha beta"}), ("new", {"title": "New"}), ("a", {"title": "Alpha"})]
+    encoder.encode(User(), [Candidate(item, features) for item, features in own])
+    assert read == ["title: Alpha beta. year: 1999", "title: New"]
+    assert (schema.text_form, world.schema.text_form) == ("pairs", "values")
+
+
 def test_the_words_of_an_item() -> None:
-    item = {"title": " Tea ", "kinds": ["hot", 2.0], "price": 3, "none": None, "empty": ""}
-    assert item_text(item, ["title", "none", "kinds", "empty", "gone", "price"]) == "Tea. hot, 2. 3"
-    assert item_text({}, ["title"]) == ""
+    item = {"title": " Tea ", "of_kinds": ["hot", 2.0], "price": 3, "none": None, "empty": "", "blank": [" "]}
+    names = ["title", "none", "of_kinds", "empty", "gone", "price", "blank"]
+    assert item_text(item, names, "values") == "Tea. hot, 2. 3"
+    assert item_text(item, names, "pairs") == "title: Tea. of kinds: hot, 2. price: 3"
+    assert item_text({}, ["title"], "values") == item_text({}, ["title"], "pairs") == ""
 
 
 def test_vectors_survive_their_file_and_are_mapped(world: Any, tmp_path: Path) -> None:

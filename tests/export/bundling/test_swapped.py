@@ -26,6 +26,7 @@ from corella_edge_runtime import reference  # noqa: E402
 from corella_edge_runtime.engine import Engine  # noqa: E402
 from corella_edge_runtime.site.catalog_change import change  # noqa: E402
 from corella_edge_runtime.site.catalog_replace import Replacement  # noqa: E402
+from corella_edge_runtime.site.catalog_update import Update  # noqa: E402
 from encoders import make_encoder  # noqa: E402
 from tiny_run import prepared, recipe  # noqa: E402
 
@@ -41,7 +42,7 @@ NEW = [{"item": f"n{i}", "title": f"the {word} {i % 7} film", "genres": ["tea", 
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("text-sequence")
     data, encoder = prepared(folder / "data"), make_encoder(folder / "encoder")
-    text = {"source": "encoder", "path": str(encoder), "attributes": ["title", "genres"]}
+    text = {"source": "encoder", "path": str(encoder), "attributes": ["title", "genres"], "form": "pairs"}
     chosen = recipe(crm={**KEYS, **text}, llm=OFF, joint=OFF, continuation=OFF)
     assert list(train(folder / "run", chosen, data, quiet=True)) == ["encoder", "crm"]
     return Run.open(folder / "run", data)
@@ -84,7 +85,7 @@ def alike(found: Any, expected: Any) -> bool:
 def test_after_a_swap_scores_are_those_of_torch_with_the_new_words(run: Run, swapped: Path) -> None:
     made = run.text_model()
     assert made is not None
-    texts = [item_text(item, run.recipe.crm.text.attributes) for item in NEW]
+    texts = [item_text(item, run.recipe.crm.text.attributes, "pairs") for item in NEW]
     catalog = Catalog([item["item"] for item in NEW], NEW)
     catalog.vectors = as_float16(reader(*made)(texts))
     encoder, model = FeatureEncoder(run.fit_inputs()[0], catalog), run.crm()
@@ -94,6 +95,21 @@ def test_after_a_swap_scores_are_those_of_torch_with_the_new_words(run: Run, swa
             expected = torch.sigmoid(model(tensors(encoder.encode(user, candidates)[0])).double()).numpy()
             assert alike(engine.rank(Request(user, candidates)).crm, expected)
             assert np.ptp(expected) > 1e-3
+
+
+def test_typed_in_or_taken_up_an_items_words_have_the_form_of_training(run: Run, bundle: Path, tmp_path: Path) -> None:
+    """Each attribute after its name: the runtime's vectors are those that torch makes of that text."""
+    made, item = run.text_model(), {"title": "the cup of tea", "genres": ["tea", "film"]}
+    assert made is not None
+    change(Update, bundle, lines(tmp_path / "items.jsonl", [{"item": "new", **item}]), tmp_path / "new")
+    expected = reader(*made)(["title: the cup of tea. genres: tea, film"])
+    without = reader(*made)(["the cup of tea. tea, film"])
+    for place, candidate in ((bundle, Candidate("typed in", item)), (tmp_path / "new", Candidate("new"))):
+        with Engine.open(place, tuned=False) as engine:
+            found = engine.encoder.encode(User(), [candidate])[0]["item_text"]
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+        assert np.abs(found - without).max() > 0.02
+    assert run.fit_inputs()[0].text_form == Bundle.open(bundle).schema()[0].text_form == "pairs"
 
 
 def test_the_new_bundle_verifies_itself_and_holds_no_old_item(bundle: Path, swapped: Path) -> None:

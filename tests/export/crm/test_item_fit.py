@@ -175,6 +175,9 @@ def test_later_keys_change_a_recipe_only_when_they_are_used() -> None:
     assert deciding({"crm": {"item_quality": False, "item_vectors": 0, "window": 3}}) == {"crm": {"window": 3}}
     used = {"crm": {"item_quality": True, "item_vectors": 8}}
     assert deciding(used) == used
+    words = {"text": {"source": "encoder", "attributes": ["title"]}}
+    assert deciding({"text": {**words["text"], "form": "values"}}) == words
+    assert deciding({"text": {**words["text"], "form": "pairs"}}) != words
 
 
 def test_an_attribute_with_the_name_of_a_fitted_number_is_refused(monkeypatch: Any) -> None:

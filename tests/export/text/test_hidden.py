@@ -52,7 +52,7 @@ def test_a_runs_vectors_are_centred_and_of_length_one(checkpoint: Path, tmp_path
     (tmp_path / "run").mkdir()
     found = vectors.item_vectors(tmp_path / "run", chosen, data, quiet=True).astype(np.float64)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, atol=2e-3)
-    raw = made(checkpoint, vectors.texts_of(data, ["title"]), 128)
+    raw = made(checkpoint, vectors.texts_of(data, chosen.crm.text), 128)
     centred = raw - raw[np.unique(data.split("train").items)].mean(axis=0)
     expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, atol=2e-3)

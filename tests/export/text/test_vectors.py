@@ -35,7 +35,7 @@ def test_they_are_the_encoders_in_the_order_of_the_catalogue(
 ) -> None:
     found = made(tmp_path / "run", recipe(sentence_encoder), data)
     model = SentenceEncoder(sentence_encoder)
-    texts = vectors.texts_of(data, ["title", "genres"])
+    texts = vectors.texts_of(data, recipe(sentence_encoder).crm.text)
     assert len(texts) == len(data.item_ids)
     assert texts[0].startswith(data.items["title"][0])
     expected = sentences.reader(model, tokenizer_for(sentence_encoder, model, 128))(texts)
@@ -90,7 +90,9 @@ def test_what_is_there_or_in_another_run_is_not_made_again(
     np.testing.assert_array_equal(found[1], expected[1])
 
 
-@pytest.mark.parametrize("keys", [{"attributes": ["genres"]}, {"tokens": 4}, {"width": 3}, {"seed": 1}])
+@pytest.mark.parametrize(
+    "keys", [{"attributes": ["genres"]}, {"form": "pairs"}, {"tokens": 4}, {"width": 3}, {"seed": 1}]
+)
 def test_what_decides_them_makes_them_anew(
     keys: dict[str, Any], data: PreparedData, sentence_encoder: Path, tmp_path: Path
 ) -> None:
@@ -117,7 +119,8 @@ def test_a_width_takes_the_principal_components(data: PreparedData, sentence_enc
 def test_a_recipe_that_cannot_be_is_told(data: PreparedData, sentence_encoder: Path, tmp_path: Path) -> None:
     for keys, part in (
         ({"source": "encoder"}, "path: name the Hugging Face folder"), ({"tuned": True}, "tuned: there are no vectors"),
-        ({"source": "words"}, "expected one of"), ({"source": "llm", "attributes": []}, "attributes: name at least"),
+        ({"source": "words"}, "expected one of"), ({"form": "keys"}, "expected one of"),
+        ({"source": "llm", "attributes": []}, "attributes: name at least"),
     ):  # fmt: skip
         with pytest.raises(RecipeError, match=part):
             recipe_from({"name": "x", "crm": {"text": keys}}, "x")
@@ -139,4 +142,7 @@ def test_the_schema_gets_a_field_of_each_side(data: PreparedData, sentence_encod
     schema = vectors.with_text(fit_schema(data, chosen.crm.features), chosen, 5)
     one, events = schema.of("vector", "vectors")
     assert (one.name, one.shape, schema.text_attributes) == ("item_text", (5,), ("title", "genres"))
+    assert (schema.text_form, one.args) == ("values", {"attributes": ["title", "genres"]})  # as before there were forms
+    paired = replace(chosen, crm=replace(chosen.crm, text=replace(chosen.crm.text, form="pairs")))
+    assert vectors.with_text(fit_schema(data, paired.crm.features), paired, 5).text_form == "pairs"
     assert (events.name, events.shape, events.kept(9)) == ("history_text", (6, 5), schema.of("sequence")[0].kept(9))

@@ -82,7 +82,7 @@ def test_a_new_item_is_scored_by_its_words_as_torch_does(bundle: Bundle, run: Ru
     """The encoder, the projection and the CRM in torch; the answer names the item's id as unknown, as ever."""
     made = run.text_model()
     assert made is not None
-    vector = as_float32(as_float16(_by_torch(*made)([item_text(NEW, ATTRIBUTES)])))
+    vector = as_float32(as_float16(_by_torch(*made)([item_text(NEW, ATTRIBUTES, "values")])))
     with Engine.open(bundle.root, llm=None, tuned=False) as engine:
         assert not [text for text in engine.warnings if "words" in text]
         answer = engine.rank(Request(user, [Candidate("new", NEW), Candidate("new", {})]))
@@ -102,7 +102,8 @@ def test_the_projection_is_that_of_the_catalogue(run: Run, data: PreparedData) -
     made = run.text_model()
     assert made is not None
     texts = [
-        item_text({name: data.items[name][i] for name in ATTRIBUTES}, ATTRIBUTES) for i in range(len(data.item_ids))
+        item_text({name: data.items[name][i] for name in ATTRIBUTES}, ATTRIBUTES, "values")
+        for i in range(len(data.item_ids))
     ]
     np.testing.assert_allclose(_by_torch(*made)(texts), run.item_vectors(), atol=2e-3)
     encoder = SentenceEncoder(Path(run.recipe.crm.text.path))
@@ -217,7 +218,7 @@ def test_tuned_vectors_are_trained_travel_and_are_scored_as_in_torch(
     assert moved[items].min() > 1e-3
     made = run.text_model()
     assert made is not None
-    words = item_text({name: data.items[name][0] for name in ATTRIBUTES}, ATTRIBUTES)
+    words = item_text({name: data.items[name][0] for name in ATTRIBUTES}, ATTRIBUTES, "values")
     new = {name: data.items[name][0] for name in ATTRIBUTES}
     with Engine.open(bundle.root, llm=None, tuned=False) as engine:
         feed, _ = engine.encoder.encode(user, [Candidate(data.item_ids[0], new), Candidate("new", new)])

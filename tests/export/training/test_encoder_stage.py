@@ -46,7 +46,7 @@ def whole(data: PreparedData, sentence_encoder: Path, tmp_path_factory: pytest.T
 def test_the_item_matrix_is_that_of_the_tuned_encoder(whole: Run) -> None:
     made = whole.text_model()
     assert made is not None
-    again = reader(*made)(texts_of(whole.data, whole.recipe.crm.text.attributes))
+    again = reader(*made)(texts_of(whole.data, whole.recipe.crm.text))
     _, catalog = whole.fit_inputs()
     assert catalog.vectors is not None
     np.testing.assert_allclose(catalog.vectors.astype(np.float32), again, atol=5e-3)  # the lower layer's are halves

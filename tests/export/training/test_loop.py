@@ -17,9 +17,11 @@ torch = pytest.importorskip("torch")
 
 from corella_edge import atomic  # noqa: E402
 from corella_edge.errors import InterruptedRunError  # noqa: E402
+from corella_edge.formats.strict_json import decode  # noqa: E402
 from corella_edge_export.training import (  # noqa: E402
     checkpoint,
     loop,
+    metrics_log,
 )
 from tiny_task import SCHEDULE, SHORT, TinyTask, train  # noqa: E402
 
@@ -181,6 +183,18 @@ def test_early_stopping_keeps_the_best_weights(
     assert task.weights() == task.evaluated[best]
     assert task.evaluated[best] not in task.evaluated[:best]
     assert line["step"] == 3 * (best + 1)
+
+
+def test_what_has_no_value_is_null_in_strict_json(tmp_path: Path) -> None:
+    """Rows of one label; a log that an earlier version wrote with NaN is read alike."""
+    script = [math.nan, 0.3, math.nan]
+    loop.fit(TinyTask(script=script), loop.Schedule(0.05, 0.0, 3, 1, 9), tmp_path, seed=5, quiet=True)
+    log = tmp_path / "metrics.jsonl"
+    lines = [decode(row) for row in log.read_bytes().splitlines()]
+    assert [line["auc"] for line in lines if line["kind"] == "valid"] == [None, 0.3, None]
+    log.write_text(log.read_text().replace("null", "NaN"))
+    assert metrics_log.read(tmp_path) == lines
+    assert loop.best_line(tmp_path)["auc"] == 0.3
 
 
 def test_another_thread_may_train(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def tuned_encoder(run: Run) -> TunedEncoder:
     encoder, tokenizer = made
     assert isinstance(encoder, SentenceEncoder)
     torch.manual_seed(run.recipe.seed)
-    texts = texts_of(run.data, recipe.text.attributes)
+    texts = texts_of(run.data, recipe.text)
     return TunedEncoder(encoder, tokenizer, texts, recipe.text_sequence.train_layers)
 
 
