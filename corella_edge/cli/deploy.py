@@ -79,19 +79,19 @@ def use(site: Path, version: str, wait: bool, timeout: float) -> None:
 @_BUNDLE
 @_VERIFY
 @_TRUST
-@click.option("--canary", "share", type=float, metavar="SHARE",
+@click.option("--canary", type=float, metavar="SHARE",
               help="Give it to this share of the users alone, 0 to 1: `add` and `canary` in one.")  # fmt: skip
 @_WAIT
 @_TIMEOUT
 def push(
-    site: Path, bundle: Path, verify: bool, trust: str | None, share: float | None, wait: bool, timeout: float
+    site: Path, bundle: Path, verify: bool, trust: str | None, canary: float | None, wait: bool, timeout: float
 ) -> None:
     """Add BUNDLE to SITE and make it live: `add` and `use` in one."""
     version = _add(site, bundle, verify, trust)
-    if share is None:
+    if canary is None:
         _use(site, version, wait, timeout)
     else:
-        _try(site, version, share, wait, timeout)
+        _try(site, version, canary, wait, timeout)
 
 
 @deploy.command()

@@ -34,7 +34,7 @@ DRAWS = 2000
 
 @click.command(cls=Command)
 @click.argument("log", type=PATH)
-@click.option("--policy", "place", type=PATH, required=True, metavar="FILE",
+@click.option("--policy", type=PATH, required=True, metavar="FILE",
               help="The policy to decide by: a bundle, its routing.json, or a file of measure and threshold.",
               )  # fmt: skip
 @click.option("--threshold", help="Another threshold than the policy's own, in any form that `serve` takes.")
@@ -46,7 +46,7 @@ DRAWS = 2000
               )  # fmt: skip
 @json_option
 def replay(
-    log: Path, place: Path, threshold: str | None, labels: Path | None, window_hours: float, clip: float,
+    log: Path, policy: Path, threshold: str | None, labels: Path | None, window_hours: float, clip: float,
     rows: Path | None, json: bool,
 ) -> None:  # fmt: skip
     """Decide the rows of LOG again by another policy, without any model.
@@ -57,11 +57,11 @@ def replay(
     """
     from corella_edge.routing.replay import replay as decide
 
-    logged, policy = read_rows(log), read_policy(place, threshold)
+    logged, chosen = read_rows(log), read_policy(policy, threshold)
     _check_out(rows)
-    found = decide(logged, policy)
-    told = {"policy": str(policy), **_counts(logged, found)}
-    worth = _worth(logged, policy, labels, window_hours, clip)
+    found = decide(logged, chosen)
+    told = {"policy": str(chosen), **_counts(logged, found)}
+    worth = _worth(logged, chosen, labels, window_hours, clip)
     if rows is not None:
         _write(logged, found, rows)
     if json:

@@ -59,7 +59,7 @@ class Engine:
         self.fusion: Fusion = self.routing.fusion
         written = OWN.prefix if threshold is None else threshold
         if needs_cost(written, self.routing):
-            self.know_cost()
+            self.know_cost(wanted=True)
         self.policy: Policy = self.parse_threshold(written)
         self.written = f"{written} ({self.routing.threshold})" if written == OWN.prefix else str(written)
         self._of_llm = ""
@@ -194,11 +194,16 @@ class Engine:
         """`0.65`, `ratio:0.05` or another form, by what this bundle says and what was measured here."""
         return parse_threshold(value, self.routing)
 
-    def know_cost(self) -> None:
-        """Measure what asking the LLM costs here, where that is not known; some ten prompts, seconds at most."""
+    def know_cost(self, wanted: bool = False) -> None:
+        """Measure what asking the LLM costs here, where that is not known; some ten prompts, seconds at most.
+
+        `wanted`: by a threshold that means nothing without it. Else an LLM that does not answer may be asked later.
+        """
         if self.llm is None or self.routing.cost is not None:
             return
         cost = ask_cost.measure(self.llm, self.bundle, self.encoder.catalog)
+        if cost is None and not wanted:
+            return
         if cost is None:
             self._lasting.append("the LLM does not answer, so what it costs is not known: nothing is asked by `ms:`")
         self.routing = replace(self.routing, cost=cost or UNASKABLE)
@@ -216,7 +221,7 @@ class Engine:
             InputError: see `begin`.
         """
         if self.routing.cost is None and request.threshold is not None and needs_cost(request.threshold, self.routing):
-            self.know_cost()
+            self.know_cost(wanted=True)
         draft = self.begin(request, refuses=refuses)
         if draft.asking is not None and draft.asking.future is not None:
             wait([draft.asking.future], deadlines.seconds_to(draft.asking.deadline))

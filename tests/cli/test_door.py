@@ -90,7 +90,8 @@ def place(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def told(text: str) -> list[str]:
     """The lines that are no notes."""
-    return [line for line in text.splitlines() if not re.match(r"corella-edge: (warning|note):|scored|\S.* …$", line)]
+    notes = r"corella-edge: (warning|note):|scored|threshold |asking the LLM costs |\S.* …$"
+    return [line for line in text.splitlines() if not re.match(notes, line)]
 
 
 OUTPUTS = {
@@ -189,6 +190,10 @@ def readers(bad: Path, place: Path) -> list[list[str | Path]]:
         ["benchmark", bad, "--no-llm"],
         ["benchmark", GOLDEN, "--no-llm", "--requests", bad],
         ["tune", bad],
+        ["calibrate", bad, "--log", requests, *new],
+        ["calibrate", GOLDEN, "--log", bad, *new],
+        ["replay", bad, "--policy", GOLDEN],
+        ["plan", bad, "--slo", "p99=30ms", "--qps", "5", "--candidates", "5"],
         ["prepare", "ml-1m", "--source", bad, *new],
     ]
 

@@ -32,9 +32,10 @@ def test_answers_are_those_of_json_lines(corella, bundle, requests, messages, ta
     options = ["--threshold", threshold, "--llm-threads", 1, "--deterministic"]
     done = corella("score", bundle, table, "--out", tmp_path / "out", *options)
     assert (done.code, done.out) == (0, "")
-    unread, scored, *_ = done.err.splitlines()
+    unread, *said = done.err.splitlines()
     assert unread == "corella-edge: note: columns that nothing reads: label"
-    assert scored.startswith("scored 30 requests, 90 candidates in ")
+    assert said[0].startswith(f"threshold {threshold}: the LLM is ")
+    assert any(line.startswith("scored 30 requests, 90 candidates in ") for line in said)
     assert corella("score", bundle, requests, "--out", tmp_path / "out.jsonl", *options).code == 0
     answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     found = [{**row, "row": i // 3} for i, row in enumerate(tables.rows(tmp_path / "out"))]

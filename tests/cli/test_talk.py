@@ -28,7 +28,7 @@ def test_what_is_left_is_told_by_the_pace(rest: int, done: int, seconds: float, 
 def test_an_evaluation_counts_each_step_from_where_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, told = [0.0], list[str]()
     monkeypatch.setattr(evaluate.time, "monotonic", lambda: clock[0])
-    show = evaluate._Show()
+    show = evaluate.Show()
     monkeypatch.setattr(show.line, "show", told.append)
     for at, what, done in ((0.0, "scoring", 500), (10.0, "scoring", 600), (20.0, "judging", 1), (30.0, "judging", 2)):
         clock[0] = at

@@ -73,7 +73,9 @@ def test_the_table_is_of_the_fused_scores(routing, stacked, valid):
 
 def test_without_a_rule_routing_json_is_as_ever(tiny, routing):
     plain = json.loads((tiny.bundle / "routing.json").read_text("utf-8"))
-    assert list(plain) == ["threshold", "calibration", "table", "rows", "base_rate", "fusions", "probabilities"]
+    assert list(plain) == [
+        "threshold", "calibration", "table", "rows", "base_rate", "fusions", "probabilities", "calibrated",
+    ]  # fmt: skip
     assert plain["calibration"] == routing["calibration"]
     assert plain["table"][0] == routing["table"][0]
     assert plain["table"][-1] != routing["table"][-1]
