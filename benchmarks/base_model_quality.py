@@ -109,8 +109,11 @@ def trained(
 def untrained(
     data: PreparedData, models: Mapping[str, Sequence[Path]], chosen: Indices
 ) -> dict[str, list[npt.NDArray[Any]]]:
-    """What learns nothing: popularity, what followed the last item, and, with text vectors, the nearest to the last."""
-    catalogs = [Run.open(folders[0], data).fit_inputs()[1] for folders in models.values()]
+    """What learns nothing: popularity, what followed the last item, and, with text vectors, the nearest to the last.
+
+    The vectors are those of the last model that has some.
+    """
+    catalogs = [Run.open(folders[0], data).fit_inputs()[1] for folders in [*models.values()][::-1]]
     vectors = next((catalog.vectors for catalog in catalogs if catalog.vectors is not None), None)
     found = {"popularity": rivals.popular(data), "what followed the last item": rivals.following(data)}
     if vectors is not None:
