@@ -112,7 +112,9 @@ def test_share_0_is_the_base_model_alone_and_share_1_the_whole_request() -> None
 def test_the_largest_share_holds_and_a_larger_one_does_not(limit: float, qps: float) -> None:
     traffic = Load(qps, 20, ((0.0, 0.2),))
     found = load.largest_share(BOX, traffic, "p99", limit, DRAWS)
-    assert found is not None
+    if found is None:  # the base model alone is too slow
+        assert load.reached(BOX, traffic, 0.0, DRAWS).p99 > limit
+        return
     assert load.reached(BOX, traffic, found, DRAWS).p99 <= limit
     if found < 1.0:
         assert load.reached(BOX, traffic, min(1.0, found + 1e-3), DRAWS).p99 > limit
