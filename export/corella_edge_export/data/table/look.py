@@ -172,6 +172,9 @@ class _Reader:
             ascii_only &= chunk.isascii()
             self._add(self._decoded(chunk, final=False))
         self._add(self._decoded(b"", final=True))
+        quote = self._files.quote
+        ends = self._begun.rstrip(" ") if self._begun.endswith(" ") else ""
+        self._blank_quotes |= bool(quote) and ends.endswith(quote)  # where the file ends, a value does
         if not self._last:
             raise InputError(f"{self._path}: is empty once unpacked; get it again, or leave it out")
         return Look(

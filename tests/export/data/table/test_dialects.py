@@ -141,6 +141,7 @@ def test_separators_of_several_letters(
 @example(['a,"b" \n'], '"')
 @example(['"', '"', " ", '"a",b\n'], '"')
 @example(['"', '"', "  ", '"a",b\n'], '"')
+@example(["a", '"a"",",b\n', '"', " "], '"')
 def test_duckdb_takes_and_refuses_what_the_records_do(
     db: duckdb.DuckDBPyConnection, tmp_path_factory: pytest.TempPathFactory, data: list[str], quote: str
 ) -> None:
