@@ -127,7 +127,7 @@ ARROWS = {
     "llm": {"data", "recipe_keys"},
     "recipe": {"crm", "llm", "recipe_keys", "toml_text"},
     "generic": {"crm", "data", "recipe"},
-    "text": {"data", "llm", "recipe"},
+    "text": {"crm", "data", "llm", "recipe"},
     "training": {"data", "crm", "llm", "recipe", "text"},
     "evaluation": {"data"},
     "bundling": {"data", "crm", "llm", "text", "training", "evaluation"},
