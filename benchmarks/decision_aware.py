@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.errors import InputError
-from corella_edge.labelled_files import read_csv, read_json_lines
 from corella_edge.routing.curve import cut
 from corella_edge.routing.decision import Reach
 from corella_edge.routing.decision_curve import ALL, Lists, Point, curve, ways_of
@@ -29,7 +28,7 @@ from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import entropy
 from corella_edge.routing.parts import by_time
 from corella_edge.routing.policy import RATIOS, AskCost, Policy
-from corella_edge_runtime.partitions.parquet import read_labelled
+from corella_edge_runtime.calibrate.log import read
 from harness.options import fractions
 from harness.results import ended
 
@@ -81,13 +80,6 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     about = {"lists": len(lists.user), "judged": int(lists.judged.sum()), "rows": len(lists.p)}
     settings = {name: value for name, value in vars(options).items() if name not in ("log", "out")}
     return {"what": "decision-aware", "settings": settings, **about, "points": [asdict(one) for one in found]}
-
-
-def read(path: Path) -> LabelledRows:
-    """By the end of the file's name."""
-    if path.suffix == ".parquet":
-        return read_labelled(path)
-    return read_csv(path) if path.suffix == ".csv" else read_json_lines(path)
 
 
 def column(rows: LabelledRows, name: str | None) -> Any:

@@ -113,7 +113,7 @@ def calibrate(
 
 
 def _promise(risk: float | None, delta: float | None, one_row_a_user: bool, share: str | None) -> Promise | None:
-    """What the threshold has to keep. Raises InputError for a share that is none."""
+    """The promise that the threshold has to keep. Raises InputError if `share` is not a share."""
     from corella_edge.routing.promised import Promise
 
     if risk is None and delta is None:

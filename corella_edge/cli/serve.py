@@ -170,7 +170,7 @@ def _check_early(bundle: Path, threshold: str | None) -> None:
 
 
 def _check_chance(chance: dict[str, Any], memory: dict[str, Any], engine: dict[str, Any], held: dict[str, Any]) -> None:
-    """Raises UsageError for what would be asked in vain, InputError for an objective that is none."""
+    """Raises UsageError for options that would have no effect, InputError for an objective that cannot be read."""
     from corella_edge.routing.load import parse_slo
 
     if chance["slo"] is not None:

@@ -127,7 +127,7 @@ def control_settings(held: Mapping[str, Any], threshold: str | None) -> ControlS
     """What holds the routing of a server in operation; None where nothing is asked for.
 
     Raises:
-        UsageError: options that contradict each other, or a cap that is none.
+        UsageError: options that contradict each other, or a cap that cannot be read.
     """
     from corella_edge.routing.budget import Caps, Target
     from corella_edge_runtime.control import ControlSettings

@@ -230,7 +230,7 @@ class Routing:
     """What a bundle says of routing, and what this machine adds: by it a written threshold becomes a policy.
 
     Attributes:
-        threshold: the bundle's own, as it is written; `own` stands in its place where the bundle has one.
+        threshold: the bundle's own, as it is written; `own` is used instead where the bundle has one.
         calibration: of the entropies of the calibration rows.
         measure: orders the candidates of `ratio:` and `ms:`.
         values: the calibration of the measure's values, where that is not the entropy.
