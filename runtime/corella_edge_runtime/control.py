@@ -377,9 +377,9 @@ class _Hands:
         state, share = budget.aged(self.state, self.current, now), self.target.share
         return {
             "target_share": math.nan if share is None else share,
-            "target_llm_ms": math.nan if share is not None else self.current.ms,
+            "target_llm_seconds": math.nan if share is not None else self.current.ms / 1e3,
             "held_share": math.nan if state.share is None else state.share,
-            "held_llm_ms": state.busy_ms(now, self.target.window),
+            "held_llm_seconds": state.busy_ms(now, self.target.window) / 1e3,
             "held_level": state.level,
             "held_frozen": float(bool(self.frozen(now))),
         }
@@ -389,9 +389,9 @@ class _Hands:
         policy = self.policy
         least = None if policy is None or not math.isfinite(policy.threshold) else policy.threshold
         return {
-            "share": found["target_share"], "ms": found["target_llm_ms"], "window": self.target.window,
-            "held_share": found["held_share"], "held_ms": found["held_llm_ms"], "level": found["held_level"],
-            "threshold": least, "frozen": self.frozen(now),
+            "share": found["target_share"], "seconds": found["target_llm_seconds"], "window": self.target.window,
+            "held_share": found["held_share"], "held_seconds": found["held_llm_seconds"],
+            "level": found["held_level"], "threshold": least, "frozen": self.frozen(now),
         }  # fmt: skip
 
 

@@ -118,6 +118,13 @@ class Served:
         for line in self.process.stderr:
             self.errors += line
 
+    def says(self, text: str, limit: float = 10.0) -> bool:
+        """Whether standard error holds a text, or does within `limit` seconds: the reader runs beside the test."""
+        ends = time.monotonic() + limit
+        while text not in self.errors and time.monotonic() < ends and self._reader.is_alive():
+            time.sleep(0.02)
+        return text in self.errors
+
     def _wait(self, limit: float) -> float:
         while time.monotonic() - self.began < limit and self.process.poll() is None:
             with contextlib.suppress(httpx.TransportError):

@@ -202,8 +202,8 @@ def test_an_alert_goes_off_when_it_should(tmp_path: Path) -> None:
         'corella_edge_llm_minus_base{bundle="a@1"}': "-0.3x40",
         'corella_edge_held_share{bundle="a@1"}': "0.1x40",
         'corella_edge_target_share{bundle="a@1"}': "0.11x40",
-        'corella_edge_held_llm_ms{bundle="a@1"}': "90x40",
-        'corella_edge_target_llm_ms{bundle="a@1"}': "60x40",
+        'corella_edge_held_llm_seconds{bundle="a@1"}': "0.09x40",
+        'corella_edge_target_llm_seconds{bundle="a@1"}': "0.06x40",
     }
     for name, values in candidates.items():
         series[f'corella_edge_candidates_total{{bundle="a@1",outcome="{name}"}}'] = values

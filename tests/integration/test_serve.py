@@ -32,7 +32,7 @@ def test_from_start_to_sigterm(tiny, capsys):
         served.process.send_signal(signal.SIGTERM)
         assert served.end() == 0
         assert "Traceback" not in served.errors
-        assert "tiny@1 is ready" in served.errors
+        assert served.says("tiny@1 is ready")
 
 
 @pytest.mark.parametrize(

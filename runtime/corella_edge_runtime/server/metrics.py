@@ -56,9 +56,9 @@ LLM_NOW = {
 
 HELD_NOW = {
     "target_share": "The share of the candidates that --target-ratio asks for; NaN without it.",
-    "target_llm_ms": "LLM milliseconds a second that --target-ms allows this version; NaN without it.",
+    "target_llm_seconds": "LLM seconds a second that --target-ms allows this version; NaN without it.",
     "held_share": "Share of the candidates that the LLM was asked about, over the target's window; NaN without one.",
-    "held_llm_ms": "LLM milliseconds a second over the target's window; NaN without one.",
+    "held_llm_seconds": "LLM seconds a second over the target's window; NaN without one.",
     "held_level": "Share of the calibration rows at which the target has put the threshold; NaN without one.",
     "held_frozen": "1 while the target moves nothing because data are missing, 0 while it does; NaN without one.",
 }

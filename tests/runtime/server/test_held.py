@@ -50,7 +50,7 @@ def test_options_that_make_no_sense_are_told_before_anything_is_opened(tmp_path,
 
 def test_a_version_without_a_target_says_so(site: Any) -> None:
     text = site.metrics()
-    for name in ("target_share", "target_llm_ms", "held_share", "held_level", "held_frozen"):
+    for name in ("target_share", "target_llm_seconds", "held_share", "held_level", "held_frozen"):
         assert math.isnan(metric(text, name, bundle="fake@1"))
     assert metric(text, "kept_answers", bundle="fake@1") == 0
     assert math.isnan(metric(text, "measure_psi", bundle="fake@1"))

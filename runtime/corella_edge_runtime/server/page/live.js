@@ -63,7 +63,7 @@ function draw(live, silent) {
 function target({ target: held }) {
   if (!held) return [];
   const figures = held.share == null
-    ? `${milliseconds(held.held_ms)} of ${milliseconds(held.ms)} a second`
+    ? `${milliseconds(1e3 * held.held_seconds)} of ${milliseconds(1e3 * held.seconds)} a second`
     : `${percent(held.held_share)} of ${percent(held.share)}`;
   return [[term("target", "target held"), held.frozen ? `${figures}, waiting` : figures]];
 }

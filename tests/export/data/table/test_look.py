@@ -39,7 +39,7 @@ def test_in_small_pieces_as_in_one(tmp_path_factory: pytest.TempPathFactory, tex
     assert whole.ended == (text[-1] in "\r\n")
     assert whole.first_line == re.split(r"[\r\n]", text)[0]
     assert whole.escaped == ("\\" in text)
-    assert whole.blank_quotes == bool(re.search(r'(?:,|\r|\n|^) +"|" +(?:,|\r|\n|")', text))
+    assert whole.blank_quotes == bool(re.search(r'(?:,|\r|\n|^) +"|" +(?:,|\r|\n|"|$)', text))
     with open_text(path, whole, "utf-8") as file:
         assert file.read() == text
 
