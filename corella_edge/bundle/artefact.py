@@ -34,6 +34,7 @@ _OWN = (MANIFEST, SEAL, SIGNATURE)
 POPULAR, EVENTS = "popular.jsonl", "events.json"  # optional
 ROUTING = "routing.json"
 TEXT, TOKENIZER = "text.onnx", "text/tokenizer.json"  # optional: what makes vectors of words
+TEXT_REFERENCE = "text/reference.jsonl"  # optional: texts with the trained encoder's own vectors
 CRM_FILES = ("crm.onnx", "crm.int8.onnx")
 REQUIRED = ("schema.json", "catalog.jsonl", "crm.onnx", "routing.json", "verification.json", "reference.jsonl")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
