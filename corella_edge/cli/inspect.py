@@ -138,6 +138,20 @@ def _calibrated_on(part: Part) -> str:
 
 
 def _quality(part: Part, found: Part) -> str:
+    ranked = found.get("verification", {}).get("metrics", {}).get("next_item")
+    return _ranked(ranked) if ranked else _told_apart(part, found)
+
+
+def _ranked(told: Part) -> str:
+    """Of a base model that learns which item comes next: there may be no AUC, where all rows are liked."""
+    figures = ", ".join(f"{name} {figure(told[name.lower()])}" for name in ("HR@10", "NDCG@10", "MRR"))
+    return (
+        f"base model alone {figures} (the next liked item of {told['users']:,} validation users, "
+        f"among {told['items']:,} items)"
+    )
+
+
+def _told_apart(part: Part, found: Part) -> str:
     by_ratio = {row["ratio"]: row["auc"] for row in part["table"]}
     usual = next((r for r in by_ratio if f"ratio:{r:g}" == part["threshold"]), None)
     asked = [*([(part["threshold"], usual)] if usual not in (None, 0, 1) else []), ("LLM asked about every row", 1)]

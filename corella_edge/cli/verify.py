@@ -78,7 +78,8 @@ def _scores(bundle: Bundle, llm_threads: int | None) -> dict[str, Any]:
         found = reference.compare(engine)
         found.problems += table_problems(bundle.root)
         result: dict[str, Any] = {"crm": {"rows": found.rows, "difference": found.crm, "allowed": found.allowed.crm},
-                  "text": None, "llm": None, "unchecked": list(engine.warnings), "problems": found.problems}  # fmt: skip
+                  "text": None, "llm": None, "unchecked": list(engine.warnings),
+                  "problems": found.problems}  # fmt: skip
         if bundle.has(TEXT):
             result["text"] = {"rows": found.texts, "difference": found.text, "allowed": found.allowed.text,
                               "unchecked": None if found.texts else _why_no_text(bundle, engine.warnings)}  # fmt: skip

@@ -23,7 +23,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Greatest allowed differences in probability; of a text, its vector's distance as a share of the vector's length."""
+    """Greatest allowed differences in probability; of a text, the distance of vectors by their length."""
 
     crm: float
     llm: float

@@ -31,6 +31,7 @@ from corella_edge.routing.fusion import REPLACE
 from corella_edge_export.bundling import verify
 from corella_edge_export.bundling.popular import popular_lines
 from corella_edge_export.bundling.routing import by_time, routing
+from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
 from corella_edge_export.data.rowset import RowSet, choose_rows, choose_users, history_needed
 from corella_edge_export.data.sampling import request_json
@@ -42,6 +43,7 @@ from corella_edge_export.text import to_onnx
 from corella_edge_export.text.sentences import reader
 from corella_edge_export.text.vectors import texts_of
 from corella_edge_export.training.run import Run
+from corella_edge_export.training.tasks.sequences import next_item
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.machine.threads import llm_default
@@ -240,6 +242,9 @@ class Export:
         self.say(f"calibration: {len(self.calibration)} validation rows through the runtime")
         session = Crm(self.folder / "crm.onnx", self.schema)
         crm = self._crm_scores(session, self.calibration.requests())
+        if self.run.recipe.crm.family.ranks:
+            valid = EncodedRows(self.run.data, "valid", self.encoder)
+            self.metrics["next_item"] = next_item(self.run.crm(), valid, self.run.recipe.seed)
         self._judge("crm_valid", crm, self.calibration)
         self._judge("crm", self._crm_scores(session, self.requests))
         export = self.run.recipe.export
