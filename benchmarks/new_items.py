@@ -36,6 +36,7 @@ from corella_edge.metrics import Bootstrap, Sampled, sampled_auc
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.ensemble import members_of
 from corella_edge_export.crm.rows import EncodedRows
+from corella_edge_export.crm.text_input import TextInput
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.text import to_onnx
 from corella_edge_export.text.vectors import texts_of
@@ -168,17 +169,18 @@ def qualities(model: CrmModel, rows: EncodedRows, asked: Asked, ranks: bool) -> 
 @contextmanager
 def vectors_of(model: CrmModel, items: Indices, vectors: npt.NDArray[np.float32]) -> Iterator[None]:
     """The model with other text vectors of these items, float32 [items, width]."""
-    tables = [member.text.table for member in members_of(model)]  # type: ignore[union-attr]
-    before = [table[items].clone() for table in tables]  # type: ignore[index]
+    inputs = [part for part in model.modules() if isinstance(part, TextInput)]
+    tables = [part.table for part in inputs if part.table is not None]
+    before = [table[items].clone() for table in tables]
     try:
         with torch.no_grad():
             for table in tables:
-                table[items] = torch.from_numpy(vectors)  # type: ignore[index]
+                table[items] = torch.from_numpy(vectors)
         yield
     finally:
         with torch.no_grad():
             for table, old in zip(tables, before, strict=True):
-                table[items] = old  # type: ignore[index]
+                table[items] = old
 
 
 def scored(model: CrmModel, rows: EncodedRows, asked: Asked, words: bool) -> npt.NDArray[np.float32]:
@@ -222,8 +224,8 @@ def timed(served: Mapping[str, TextModel], texts: Sequence[str]) -> Row:
     watch, took = Watch(), {form: np.zeros((0, 2)) for form in served}
     for start in range(0, min(TITLES, len(texts)), TURN):
         part = texts[start : min(start + TURN, TITLES)]
-        for form in [*served] if start // TURN % 2 else [*reversed(served)]:
-            turn = [_call(served[form], text) for text in [*part[:1] * WARM, *part]]
+        for form in FORMS if start // TURN % 2 else FORMS[::-1]:
+            turn = [_call(served[form], text) for text in [*[part[0]] * WARM, *part]]
             took[form] = np.concatenate([took[form], turn[WARM:]])
     every = {form: {"wall_ms": _spread(times[:, 0]), "cpu_ms": _spread(times[:, 1])} for form, times in took.items()}
     return {"titles": len(took[FORMS[0]]), **every, "cores": len(os.sched_getaffinity(0)), "load": watch.read()}

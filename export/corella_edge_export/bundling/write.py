@@ -160,7 +160,7 @@ class Export:
         recipe = self.run.recipe
         texts = texts_of(self.run.data, recipe.crm.text)
         self.text = to_onnx.write(*made, self.folder, texts[: to_onnx.JUDGED], recipe.export.text_int8)
-        self.differences["text"] = to_onnx.write_reference(self.folder, texts, reader(*made), made[0].width)
+        self.differences["text"] = to_onnx.write_reference(self.folder, texts, reader(*made), self.schema.text_width)
         if "cosine_mean" in self.text:
             kept = "" if self.text["int8"] else f", below {to_onnx.LIKE}: {bundle.TEXT} stays in float32"
             self.say(f"text vectors: INT8 at a mean cosine of {self.text['cosine_mean']:.4f} with float32{kept}")
