@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from corella_edge.errors import InputError
 from corella_edge.metrics import Bootstrap, Interval, Sampled, sampled_mean
-from corella_edge.routing.decision import Reach, exact, to_ask, worth
+from corella_edge.routing.decision import Reach, Weighting, exact, to_ask
 from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import Floats
@@ -34,7 +34,7 @@ class Lists:
         p, after: the final score if nobody is asked, and after asking; the same where the LLM has no answer.
         known: whether it has one, bool [n].
         gain: what showing the candidate first is worth: weight · label + bonus.
-        weight, bonus: see `decision.worth`.
+        weight, bonus: see `decision.Weighting`.
         starts: int64 [lists + 1], where each request's rows begin.
         user: of each list, [lists].
         places: int64 [n], of the rows in the log.
@@ -92,8 +92,8 @@ class Lists:
         return most > least
 
     def ndcg(self, asked: Mask, k: int) -> Sampled:
-        """NDCG@k of the order by `worth` once these rows are asked, over judged lists; equal worth counts against."""
-        value = worth(np.where(asked, self.after, self.p), self.weight, self.bonus)
+        """NDCG@k of the order by value once these rows are asked, over judged lists; equal value counts against."""
+        value = Weighting(self.weight, self.bonus)(np.where(asked, self.after, self.p))
         reached, best = self._gained(value, k), self._gained(self.gain, k)
         return sampled_mean((reached / np.where(best > 0, best, 1.0))[self.judged], self.bootstrap)
 
@@ -117,7 +117,8 @@ class Lists:
         for number in np.flatnonzero(np.diff(cuts)).tolist():
             mine, span = slice(cuts[number], cuts[number + 1]), slice(self.starts[number], self.starts[number + 1])
             here, reach = places[mine] - span.start, (low[mine], high[mine])
-            asked[places[mine]] = to_ask(self.p[span], here, reach, k, ordered, self.weight[span], self.bonus[span])
+            value = Weighting(self.weight[span], self.bonus[span])
+            asked[places[mine]] = to_ask(self.p[span], here, reach, k, ordered, value)
         return asked
 
     def work(self, asked: Mask) -> tuple[float, float]:

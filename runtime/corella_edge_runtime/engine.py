@@ -292,7 +292,7 @@ class Engine:
         why = refusal or ("" if self.llm else NoAnswer.NO_LLM)
         if not slate.fallback:
             known = (request, candidates, policy, self.routing, p, unknown)
-            routed = self.router.route(*known, why, lambda: self.routing_inputs)
+            routed = self.router.route(*known, why, lambda: self.routing_inputs, slate.value)
         trace = _trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, policy, len(p))
         asking = None
         if self.llm is not None and not why and len(asked := routed.asked):
@@ -347,7 +347,7 @@ class Engine:
         llm, counts, reason = routed.columns(len(draft.crm), answers)
         return Scores(
             tuple(slate.candidates.items), draft.crm, llm, counts, reason, draft.unknown, draft.trace, self.fusion,
-            draft.notes, slate.fallback, slate.strength, routed.inputs, routed.propensity,
+            draft.notes, slate.fallback, slate.strength, routed.inputs, routed.propensity, value=slate.value,
         )  # fmt: skip
 
     def warm_up(self) -> None:
