@@ -22,7 +22,7 @@ from corella_edge.prompt import Template
 from corella_edge.request import Request, User
 from corella_edge.routing.forms import OWN, needs_cost, parse_threshold
 from corella_edge.routing.fusion import Fusion
-from corella_edge.routing.measure import Inputs
+from corella_edge.routing.measure import Inputs, Measure
 from corella_edge.routing.policy import UNASKABLE, Policy, Routing
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge.routing.told import told
@@ -189,6 +189,11 @@ class Engine:
     def user_features(self) -> list[str]:
         """The features of a user that the models read, by name."""
         return sorted(self._names.of_user)
+
+    @property
+    def measure(self) -> Measure:
+        """What orders the candidates of requests that leave the threshold to the engine."""
+        return self.router.policy(self.policy, self.routing).measure
 
     def parse_threshold(self, value: str | float) -> Policy:
         """`0.65`, `ratio:0.05` or another form, by what this bundle says and what was measured here."""
