@@ -101,7 +101,7 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
     if wanted.promise is not None:
         threshold, told = _promised(wanted.promise, wanted, parts, held, share)
         share = float((fit.values >= threshold).mean())
-    power = _enough(held, threshold, wanted.gain)
+    power = _enough(held, threshold, wanted.gain, wanted.fusion)
     result = {
         "format": FORMAT,
         "parts": {"fit": about(parts.fit), "held_out": about(parts.held),
@@ -176,18 +176,25 @@ def _held(part: LabelledRows, wanted: Wanted) -> Held:
     return Held(part, measured(part, wanted.measure), wanted.fusion, wanted.draws)
 
 
-def _enough(held: Held, threshold: float, gain: float) -> Enough:
+def unheard(rows: LabelledRows, rule: Fusion) -> bool:
+    """Whether a routed row's score is the same whatever the LLM answers."""
+    no, yes = (rule(rows.crm, np.full(len(rows), answer), rows.inputs) for answer in (0.0, 1.0))
+    return np.array_equal(no, yes)
+
+
+def _enough(held: Held, threshold: float, gain: float, rule: Fusion) -> Enough:
     """Raises InputError, which says how many rows would be enough."""
     chosen = held.chosen(threshold)
     if not chosen.any():  # what the LLM alone gains is all there is to see
         chosen = held.chosen(-math.inf)
-    if np.array_equal(held.answer(chosen), held.alone):  # both models say the same: there is nothing to be shown
-        return Enough(len(held.judged), len(np.unique(held.judged.user)), 0.0, gain, len(held.judged))
+    if unheard(held.judged, rule) or np.array_equal(held.answer(chosen), held.alone):  # there is nothing to be shown
+        rows, users = len(held.judged), len(np.unique(held.judged.user))
+        return Enough(rows, users, 0.0, gain, rows, users)
     figures, crm = held.judge(held.answer(chosen))["auc"], held.judge(held.alone)["auc"]
     difference = Sampled(figures.value - crm.value, figures.draws - crm.draws)
     found = enough(held.judged, difference, gain)
     if not found.holds:
-        raise InputError(f"too few rows: {found}; collect more, or say with --gain which gain has to be seen")
+        raise InputError(f"too few rows: {found}; {found.advice}")
     return found
 
 
@@ -210,6 +217,9 @@ def _judged(fit: Held, held: Held, threshold: float, wanted: Wanted) -> Json:
 
 def _doubts(wanted: Wanted, bend: float | None, rows: LabelledRows) -> list[str]:
     found, asked = [], int(rows.known.sum())
+    if unheard(rows, wanted.fusion):
+        found.append("the fusion that the earlier rows have fitted gives the LLM's score no weight: what it answers "
+                     "changes nothing, so ask about nothing (--share 0), or train a better LLM")  # fmt: skip
     if wanted.share is None and bend is None:
         found.append("no share of the earlier part gains any AUC by asking the LLM: the policy asks it about nothing")
     if wanted.miss is not None and asked < Reach.least(wanted.miss):

@@ -94,6 +94,18 @@ def test_what_a_measure_looks_at_must_be_there() -> None:
         calibrated(replace(LOG, inputs={}), replace(QUICK, measure=Disagreement()))
 
 
+DEAF = Fusion("stack", (0.1, 0.8, 0.0))
+
+
+def test_a_fusion_without_the_llm_is_told_and_not_taken_for_too_few_rows() -> None:
+    """Its routed scores are others, but their order is not: no number of rows shows a gain."""
+    found = calibrated(LOG, replace(QUICK, fusion=DEAF, gain=1e-6))
+    assert found.result["policy"]["over_crm"]["auc"]["value"] == pytest.approx(0.0, abs=0.02)
+    assert found.result["power"]["smallest"] == 0.0
+    assert any("gives the LLM's score no weight" in said for said in found.result["warnings"])
+    assert not any("no weight" in said for said in calibrated(LOG, QUICK).result["warnings"])
+
+
 def test_where_nothing_is_gained_nothing_is_asked() -> None:
     rows = changed(LOG, llm=np.clip(0.5 + 0 * LOG.crm, 0, 1))
     found = calibrated(rows, replace(QUICK, share=None))
