@@ -188,8 +188,8 @@ def traps(parts: Parts, values: Floats) -> Iterator[str]:
                "(arXiv 2609.27953); log what was shown")  # fmt: skip
     yield from _selected(held, values)
     if held.propensity.min() < held.propensity.max():
-        yield ("the chance with which the LLM's answer was taken down differs between rows, and every row counts alike "
-               "here; `evaluate --log` weighs rows by that chance")  # fmt: skip
+        yield ("the chance with which the LLM's answer was taken down differs between rows; what is fitted weighs them "
+               "by it, and in the figures every row counts alike; `evaluate --log` weighs there, too")  # fmt: skip
 
 
 def one_positive(rows: LabelledRows) -> tuple[float, int]:
