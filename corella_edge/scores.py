@@ -266,6 +266,12 @@ def answered(request: Request, scores: Scores, bundle: str) -> Answer:
     )
 
 
+def shown_places(request: Request, scores: Scores) -> npt.NDArray[np.int64]:
+    """int64 [m]: the places among `scores` of the candidates that `answered` shows, in its order."""
+    best = _best(scores.ranked(scores.probability), request.top_k)
+    return best if request.best_first else np.sort(best)
+
+
 def _mapped(shown: Scores, fusion: Fusion) -> list[list[float | None]]:
     """Both models' columns on the scale of the final probabilities."""
     crm, llm = fusion.mapped(shown.crm, shown.llm, shown.routed)

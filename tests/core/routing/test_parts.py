@@ -162,4 +162,4 @@ def test_a_log_that_a_policy_made_is_told() -> None:
 
 
 def test_unequal_chances_are_told() -> None:
-    assert "weighs rows by that chance" in told(by_time(replace(LOG, propensity=np.where(LOG.crm > 0.5, 0.5, 1.0))))
+    assert "what is fitted weighs them" in told(by_time(replace(LOG, propensity=np.where(LOG.crm > 0.5, 0.5, 1.0))))
