@@ -19,6 +19,7 @@ from corella_edge.judge import Json, shown
 from corella_edge.metrics import Sampled, row_loss
 from corella_edge.routing.curve import Cost, Held, curve, cut, knee, point, won
 from corella_edge.routing.decision import Reach
+from corella_edge.routing.decision_curve import in_report
 from corella_edge.routing.fit import LEAST_SHARE, choose, fit_fusion, fitting
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows
@@ -101,7 +102,7 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
     if wanted.promise is not None:
         threshold, told = _promised(wanted.promise, wanted, parts, held, share)
         share = float((fit.values >= threshold).mean())
-    power = _enough(held, threshold, wanted.gain, wanted.fusion)
+    power, reach = _enough(held, threshold, wanted.gain, wanted.fusion), _reach(parts.fit, wanted)
     result = {
         "format": FORMAT,
         "parts": {"fit": about(parts.fit), "held_out": about(parts.held),
@@ -110,7 +111,9 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
         "wanted": wanted.share, "knee": bend, "share": share,
         "power": {"smallest": power.smallest, "wanted": power.wanted, "needed": power.needed, "told": str(power)},
         **_judged(fit, held, threshold, wanted),
-        "promise": told or None, "reach": _reach(parts.fit, wanted),
+        "promise": told or None, "reach": None if reach is None else reach.to_json(),
+        "top": in_report(parts.held, held.values, wanted.fusion, _thresholds(fit, wanted), reach, wanted.cost,
+                         wanted.draws),
         "warnings": [*_doubts(wanted, bend, parts.fit), *traps(parts, held.values)],
     }  # fmt: skip
     return Calibrated(share, threshold, parts, fit.values, result)
@@ -144,12 +147,12 @@ def _promised(promise: Promise, wanted: Wanted, parts: Parts, held: Held, share:
     return threshold, {**told, "missed_later": realised(parts.held, held.values, threshold, wanted.draws)}
 
 
-def _reach(rows: LabelledRows, wanted: Wanted) -> Json | None:
+def _reach(rows: LabelledRows, wanted: Wanted) -> Reach | None:
     """How far asking moves a score; None where it is not wanted, or the rows are too few to say."""
     asked, rule = rows.take(rows.known), wanted.fusion
     if wanted.miss is None or len(asked) < Reach.least(wanted.miss):
         return None
-    return Reach.fit(rule.alone(asked.crm), rule(asked.crm, asked.llm, asked.inputs), wanted.miss).to_json()
+    return Reach.fit(rule.alone(asked.crm), rule(asked.crm, asked.llm, asked.inputs), wanted.miss)
 
 
 def measured(rows: LabelledRows, measure: Measure) -> Floats:
@@ -198,9 +201,14 @@ def _enough(held: Held, threshold: float, gain: float, rule: Fusion) -> Enough:
     return found
 
 
+def _thresholds(fit: Held, wanted: Wanted) -> dict[float, float]:
+    """By ratio, what routes as many of the earlier rows."""
+    return {ratio: cut(fit.values, ratio) for ratio in sorted({0.0, *wanted.ratios, 1.0})}
+
+
 def _judged(fit: Held, held: Held, threshold: float, wanted: Wanted) -> Json:
     """Figures of the later part alone."""
-    thresholds = {ratio: cut(fit.values, ratio) for ratio in sorted({0.0, *wanted.ratios, 1.0})}
+    thresholds = _thresholds(fit, wanted)
     known, crm = held.judged.known, held.judged.crm
     bootstrap, values = held.judge.bootstrap, held.judged_values
     return {

@@ -103,7 +103,7 @@ def line(request: Request, scores: Scores, bundle: str, when: float, know: Know 
         id=shown.id, time=round(when, 3), bundle=bundle, user=UNSET if user.id is None else user.id,
         fallback=shown.fallback, features=feature_hash(user), inputs=shared,
         policy=stamp(trace.measure, trace.threshold, scores.fusion),
-        scored=count if count > len(shown.candidates) else UNSET, 
+        scored=count if count > len(shown.candidates) else UNSET,
         candidates=_more(shown.candidates, request, scores, inputs),
     )  # fmt: skip
     return _ENCODER.encode(decision) + b"\n"

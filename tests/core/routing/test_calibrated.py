@@ -94,6 +94,36 @@ def test_what_a_measure_looks_at_must_be_there() -> None:
         calibrated(replace(LOG, inputs={}), replace(QUICK, measure=Disagreement()))
 
 
+def test_the_top_s_curve_is_of_the_later_requests_and_asks_no_more_than_all() -> None:
+    found = calibrated(
+        LOG, replace(QUICK, miss=0.1, ratios=(0.1, 0.5), cost=lambda asked, touched: 8 * touched + asked)
+    )
+    top = found.result["top"]
+    assert top["k"] == 4  # of requests of 8
+    assert 0 < top["judged"] <= top["lists"] <= len(np.unique(found.parts.held.request))
+    every, open_ = ([row for row in top["points"] if row["way"] == way] for way in ("all", "open"))
+    assert [row["ratio"] for row in every] == [row["ratio"] for row in open_] == [0.0, 0.1, 0.5, 1.0]
+    assert every[0]["asked"] == open_[0]["asked"] == 0.0
+    assert every[-1]["asked"] == 8.0
+    for more, less in zip(every, open_, strict=True):
+        assert less["asked"] <= more["asked"]
+        assert less["llm_ms"] <= more["llm_ms"]
+        assert less["loss"]["value"] == pytest.approx(less["ndcg"]["value"] - more["ndcg"]["value"])
+    assert open_[-1]["asked"] < every[-1]["asked"]
+
+
+def test_without_a_reach_the_top_is_that_of_asking_all_and_without_a_cost_there_is_no_time() -> None:
+    top = calibrated(LOG, replace(QUICK, ratios=(0.3,))).result["top"]
+    assert top["miss"] is None
+    assert all(row["llm_ms"] is None for row in top["points"])
+    assert {row["loss"]["value"] for row in top["points"]} == {0.0}
+
+
+def test_requests_of_one_candidate_have_no_top() -> None:
+    single = replace(LOG, request=np.array([f"q{i}" for i in range(len(LOG))], dtype=object))
+    assert calibrated(single, QUICK).result["top"] is None
+
+
 DEAF = Fusion("stack", (0.1, 0.8, 0.0))
 
 
