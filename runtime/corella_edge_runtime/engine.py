@@ -29,7 +29,7 @@ from corella_edge.routing.told import told
 from corella_edge.scores import Scores, Trace
 from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.attributes import FeatureNames
-from corella_edge_runtime.control import Control, ControlSettings, published_tolerance
+from corella_edge_runtime.control import Control, ControlSettings
 from corella_edge_runtime.crm import CRM_MEMORY_MIB, Crm
 from corella_edge_runtime.draft import Draft
 from corella_edge_runtime.llm import ask_cost
@@ -135,7 +135,7 @@ class Engine:
         try:
             engine = cls(opened, encoder, crm, side, threshold)
             if control is not None:
-                tolerance, stats = published_tolerance(opened), side.stats if side else None
+                tolerance, stats = opened.tolerance().get("crm", 0.0), side.stats if side else None
                 engine.control = Control(control, engine.routing, engine.policy, tolerance, stats)
             engine.slates.open()
         except BaseException:

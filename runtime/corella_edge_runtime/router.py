@@ -24,7 +24,8 @@ from corella_edge.routing.objective import lowered
 from corella_edge.routing.policy import Policy, Routing
 from corella_edge.routing.reasons import KEPT
 from corella_edge.scores import BoolArray, FloatArray
-from corella_edge_runtime.control import Candidacy, Control, Route
+from corella_edge_runtime.control import Control, Route
+from corella_edge_runtime.held_target import Candidacy
 from corella_edge_runtime.llm.contract.messages import Answers
 from corella_edge_runtime.routing_inputs import RoutingInputs
 
