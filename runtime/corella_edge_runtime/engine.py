@@ -23,7 +23,7 @@ from corella_edge.request import Request, User
 from corella_edge.routing.forms import OWN, needs_cost, parse_threshold
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.measure import Inputs, Measure
-from corella_edge.routing.policy import UNASKABLE, Policy, Routing
+from corella_edge.routing.policy import UNASKABLE, AskCost, Policy, Routing
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge.routing.told import told
 from corella_edge.scores import Scores, Trace
@@ -43,6 +43,8 @@ from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 from corella_edge_runtime.slate.choose import Slates
 
+OF_THIS_MACHINE = ("thread", "process")  # ways to run the LLM of which a plan tells what asking costs
+
 
 class Engine:
     """An opened bundle that ranks. `rank` may be called from several threads.
@@ -51,11 +53,13 @@ class Engine:
     """
 
     def __init__(
-        self, bundle: Bundle, encoder: FeatureEncoder, crm: Crm, llm: Llm | None, threshold: str | float | None = None
-    ) -> None:
+        self, bundle: Bundle, encoder: FeatureEncoder, crm: Crm, llm: Llm | None, threshold: str | float | None = None,
+        cost: AskCost | None = None,
+    ) -> None:  # fmt: skip
+        """`cost`: what asking the LLM costs here; None = it is measured when something needs it."""
         self.bundle, self.encoder, self.crm, self.llm = bundle, encoder, crm, llm
         self._lasting: list[str] = [crm.warning] if crm.warning else []
-        self.routing: Routing = bundle.routing() if llm else replace(bundle.routing(), cost=UNASKABLE)
+        self.routing: Routing = replace(bundle.routing(), cost=cost if llm else UNASKABLE)
         self.fusion: Fusion = self.routing.fusion
         written = OWN.prefix if threshold is None else threshold
         if needs_cost(written, self.routing):
@@ -133,7 +137,7 @@ class Engine:
         if llm is not None:
             side, warning = open_llm(opened, catalog, llm, setup, require_llm, retry_llm)
         try:
-            engine = cls(opened, encoder, crm, side, threshold)
+            engine = cls(opened, encoder, crm, side, threshold, setup.cost if llm in OF_THIS_MACHINE else None)
             if control is not None:
                 tolerance, stats = opened.tolerance().get("crm", 0.0), side.stats if side else None
                 engine.control = Control(control, engine.routing, engine.policy, tolerance, stats)
@@ -200,7 +204,7 @@ class Engine:
         return parse_threshold(value, self.routing)
 
     def know_cost(self, wanted: bool = False) -> None:
-        """Measure what asking the LLM costs here, where that is not known; some ten prompts, seconds at most.
+        """Measure what asking the LLM costs here, where no plan tells it; some fifty prompts, seconds at most.
 
         `wanted`: by a threshold that means nothing without it. Else an LLM that does not answer may be asked later.
         """
@@ -365,8 +369,6 @@ class Engine:
             self.rank(Request(User(), sample, threshold="ratio:1"))
         if self.llm and not self.llm.answers:
             self.llm.prove()
-        if self.llm and self.llm.answers:
-            self.know_cost()
 
     def stats(self) -> dict[str, float]:
         """Counters of the LLM side, of what the CRM keeps, of what holds the routing; empty of what is not there."""
