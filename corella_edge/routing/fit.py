@@ -120,6 +120,15 @@ def fit_fusion(rows: LabelledRows, fitted: Mask, rule: str, kind: str) -> Fusion
     return _rule(rows, fitted, rule, maps, usable(rows))
 
 
+def without_llm(rows: LabelledRows, fitted: Mask, rule: Fusion) -> Fusion | None:
+    """A rule that was fitted on the rows bool [n], fitted as if the LLM had said the same of each: what weighing the
+    base model's score, and inputs, brings without it. None for a rule that weighs nothing."""
+    if rule.rule != "stack" or not fitted.any():
+        return None
+    mute = replace(rows, llm=np.where(rows.known, 0.5, np.nan))
+    return _rule(mute, fitted, WITH_INPUTS if rule.beside else "stack", rule.maps, rule.needs)
+
+
 def _rule(rows: LabelledRows, fitted: Mask, rule: str, maps: Maps, names: tuple[str, ...]) -> Fusion:
     if rule not in ("stack", WITH_INPUTS):
         return Fusion(rule, None, maps)

@@ -105,6 +105,7 @@ def summary(result: Json) -> list[str]:
         f"{own['requests_touched']:.1%} of the requests{cost}.",
         f"AUC {_interval(own['auc'])}, {_interval(auc, '+')} over the base model; log-loss "
         f"{_interval(own['over_crm']['logloss'], '+')}.",
+        *([_by_llm(result["by_llm"])] if result["by_llm"] else []),
         f"By the measure, what asking gains {VERDICTS[result['order']['gain']['verdict']]}.",
         *([f"{result['promise']['text']}"] if result["promise"] else []),
         *([_sentence(result["gate"]["text"])] if result["gate"] else []),
@@ -116,6 +117,12 @@ def _measure(result: Json) -> str:
     name = str(found.pop("name"))
     more = ", ".join(f"{key} {value}" for key, value in found.items() if not isinstance(value, (list, dict)))
     return f"the measure {name}" + (f" ({more})" if more else "")
+
+
+def _by_llm(found: Json) -> str:
+    return (f"Of that, the LLM's answers bring AUC {_interval(found['auc'], '+')}, log-loss "
+            f"{_interval(found['logloss'], '+')}: the rest is what the fusion makes of the base model's score and of "
+            "inputs, without any LLM.")  # fmt: skip
 
 
 def _by_share(result: Json) -> Section:

@@ -212,3 +212,26 @@ def test_figures_of_a_mapped_fusion_are_of_what_is_served() -> None:
     chosen = (wanted.measure(held.crm, held.inputs) >= found.threshold) & held.known
     p = fuse(held.crm, held.llm, chosen, wanted.fusion, held.inputs)
     assert found.result["policy"]["logloss"]["value"] == pytest.approx(row_loss(p, held.label).mean())
+
+
+def test_what_the_llm_brings_of_a_fitted_fusion_is_told_apart_from_what_inputs_bring() -> None:
+    rng = np.random.default_rng(7)
+    helps = fused(by_time(LOG), QUICK, "stack")[0]
+    found = calibrated(LOG, helps).result
+    assert found["by_llm"]["auc"]["low"] > 0.0
+    assert found["by_llm"]["auc"]["value"] == pytest.approx(found["policy"]["over_crm"]["auc"]["value"], abs=0.01)
+    assert not any("not shown to come from the LLM" in said for said in found["warnings"])
+    # An LLM that says nothing, beside an input that tells the outcome.
+    told = LOG.label + rng.normal(0, 1, len(LOG))
+    mute = changed(LOG, llm=np.clip(0.5 + 0.01 * rng.normal(size=len(LOG)), 0, 1), inputs={"popularity": told})
+    wanted = fused(by_time(mute), replace(QUICK, share=0.5, draws=400), BEST)[0]
+    assert wanted.fusion.beside
+    other = calibrated(mute, wanted).result
+    assert other["policy"]["over_crm"]["auc"]["low"] > 0.0
+    assert other["by_llm"]["auc"]["value"] == pytest.approx(0.0, abs=0.005)
+    assert any("not shown to come from the LLM" in said for said in other["warnings"])
+
+
+@pytest.mark.parametrize("name", ["replace", "blend", KEEP])
+def test_a_fusion_that_weighs_nothing_has_no_part_without_the_llm(name: str) -> None:
+    assert calibrated(LOG, fused(by_time(LOG), QUICK, name)[0]).result["by_llm"] is None
