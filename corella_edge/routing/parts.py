@@ -168,7 +168,7 @@ def enough(held: LabelledRows, gain: Sampled, wanted: float) -> Enough:
         positive = (held.label.sum() + 1) / (rows + 2)
         error = math.sqrt(2) * auc_error(max(1, round(positive * rows)), max(1, round((1 - positive) * rows)))
     needed = rows_needed(rows, such, error, wanted)
-    return Enough(rows, users, smallest, wanted, needed, max(such, round(users * needed / rows)))
+    return Enough(rows, users, smallest, wanted, needed, max(FEW_USERS, math.ceil(such * needed / rows)))
 
 
 def traps(parts: Parts, values: Floats) -> Iterator[str]:

@@ -99,7 +99,9 @@ def test_more_rows_show_smaller_gains() -> None:
     assert not less.holds
     assert more.holds
     assert less.needed == pytest.approx(more.needed, rel=0.6)  # the same world: the same number is needed
-    assert f"{less.needed:,} held-out rows" in str(less)
+    assert f"{less.needed:,} held-out rows of {less.of:,} users" in str(less)
+    assert less.of / less.needed == pytest.approx(20 / 360, rel=0.05)  # of users with as many rows
+    assert more.of <= 500
 
 
 @pytest.mark.parametrize("users", [1, 30])
