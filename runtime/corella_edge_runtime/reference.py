@@ -59,21 +59,12 @@ def read(bundle: Bundle) -> list[Reference]:
 
 def tolerance(bundle: Bundle) -> Tolerance:
     """What verification.json allows; a bundle without an LLM, or without texts to repeat, needs none for it."""
-    found = bundle.json("verification.json").get("tolerance")
-    crm, llm, text = _numbers(found if isinstance(found, dict) else {})
-    if not _is_tolerance(crm) or (bundle.has("llm.gguf") and not _is_tolerance(llm)):
+    found = bundle.tolerance()
+    if not found.keys() >= {"crm", *(["llm"] if bundle.has("llm.gguf") else [])}:
         raise BundleError('verification.json: "tolerance" must hold the numbers "crm" and "llm"')
-    if bundle.has(TEXT_REFERENCE) and not _is_tolerance(text):
+    if bundle.has(TEXT_REFERENCE) and "text" not in found:
         raise BundleError(f'verification.json: "tolerance" must hold the number "text", as there is {TEXT_REFERENCE}')
-    return Tolerance(float(crm), float(llm or 0.0), float(text or 0.0))
-
-
-def _numbers(found: dict[str, Any]) -> tuple[Any, Any, Any]:
-    return found.get("crm"), found.get("llm"), found.get("text")
-
-
-def _is_tolerance(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value <= 1.0
+    return Tolerance(found["crm"], found.get("llm", 0.0), found.get("text", 0.0))
 
 
 def compare(engine: Engine) -> Comparison:
