@@ -202,7 +202,7 @@ class Bundle:
         return read_fusion(self.json(ROUTING))
 
     def tolerance(self) -> dict[str, float]:
-        """By how much two computations of a model's probability may differ, by model (`crm`, `llm`), as
+        """By how much two computations of a model's probability (`crm`, `llm`), or of a vector (`text`), may differ, as
         verification.json says; without a model of which it does not say it, or says what is no such number."""
         found = self.json("verification.json").get("tolerance")
         given = found.items() if isinstance(found, dict) else ()
