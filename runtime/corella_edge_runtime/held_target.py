@@ -74,7 +74,7 @@ class HeldTarget:
     told: float = 0.0  # seconds at work that requests have told of
     down: str = ""  # why the LLM cannot be asked
     eased: bool = False  # whether a latency objective lowers the share
-    state: budget.State = field(init=False)
+    state: budget.BudgetState = field(init=False)
     scale: Scale | None = field(init=False)
     _busy: float | None = None
     _looked: float = -math.inf
