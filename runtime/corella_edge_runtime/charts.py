@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from xml.sax.saxutils import escape
 
 from corella_edge_runtime.drawing import FONT, GREY, GRID, INK, linear_ticks, log_ticks, spread, stroke, text
@@ -38,7 +39,10 @@ class Axis:
 def linear(low: float, high: float, name: str) -> Axis:
     """Round values that enclose the range."""
     ticks = linear_ticks(low, high)
-    return Axis(ticks[0], ticks[-1], [(tick, number(tick)) for tick in ticks], name)
+    if len(ticks) < 4:
+        ticks = sorted([*ticks, *((a + b) / 2 for a, b in pairwise(ticks))])
+    decimals = max(len(f"{tick:.10g}".partition(".")[2]) for tick in ticks)
+    return Axis(ticks[0], ticks[-1], [(tick, f"{tick:,.{decimals}f}") for tick in ticks], name)
 
 
 def logarithmic(low: float, high: float, name: str) -> Axis:
@@ -106,15 +110,18 @@ class Line:
     hollow: frozenset[int] = field(default_factory=frozenset)
 
 
-def chart(frame: Frame, lines: Sequence[Line], title: str, said: str, more: Sequence[str] = ()) -> str:
-    """Lines in their axes, as a whole picture. `said` is what it shows, for who cannot see it; `more` is drawn last."""
+def chart(
+    frame: Frame, lines: Sequence[Line], title: str, said: str, above: Sequence[str] = (), below: Sequence[str] = ()
+) -> str:
+    """Lines in their axes, as a whole picture. `said` is what it shows, for who cannot see it; `above` is drawn after
+    the lines, `below` before them."""
     name = "inside-" + "".join(letter if letter.isalnum() else "-" for letter in title.lower())
     inside = (f'<rect x="{frame.left}" y="{frame.top - 6}" width="{frame.end - frame.left}" '
               f'height="{frame.base - frame.top + 12}"/>')  # fmt: skip
-    parts = [*axes(frame, title), f'<clipPath id="{name}">{inside}</clipPath>', f'<g clip-path="url(#{name})">']
+    parts = [*axes(frame, title), f'<clipPath id="{name}">{inside}</clipPath>', f'<g clip-path="url(#{name})">', *below]
     parts += [band(line, frame) for line in lines if line.low]
     parts += [piece for line in lines for piece in path(line, frame)]
-    parts += ["</g>", *names(lines, frame), *more]
+    parts += ["</g>", *names(lines, frame), *above]
     return picture(parts, frame.width, frame.height, title, said)
 
 
@@ -201,6 +208,47 @@ def _within(found: Sequence[float], base: float) -> list[float]:
 def error_bar(x: float, low: float, high: float, colour: str) -> list[str]:
     """An upright interval with its two ends, in pixels."""
     return [stroke(x, low, x, high, colour, 1.5), *(stroke(x - 4, y, x + 4, y, colour, 1.5) for y in (low, high))]
+
+
+def ring(x: float, y: float, words: str) -> list[str]:
+    """A ring around a place, with its meaning below."""
+    drawn = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="none" stroke="{INK}" stroke-width="1.8"/>'
+    return [drawn, halo(x + 11, y + 19, words)] if words else [drawn]
+
+
+def halo(x: float, y: float, words: str) -> str:
+    """Small words that stay legible above a line."""
+    edge = '<text paint-order="stroke" stroke="#ffffff" stroke-width="3" '
+    return text(x, y, words, size=11).replace("<text ", edge, 1)
+
+
+def labels(found: Sequence[tuple[float, float, str]], frame: Frame) -> list[str]:
+    """Words beside their places (x, y, words), where they hide neither each other nor a place; else left out."""
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y, _ in found]
+    parts = []
+    for x, y, words in found:
+        box = next((box for box in _around(x, y, words) if _free(box, taken, frame)), None)
+        if box is not None:
+            taken.append(box)
+            parts.append(halo(box[0], box[3] - 3, words))
+    return parts
+
+
+Box = tuple[float, float, float, float]
+
+
+def _around(x: float, y: float, words: str) -> list[Box]:
+    """Boxes (left, top, right, bottom) for words beside a place, best first."""
+    wide, high = 6.2 * len(words), 13.0
+    corners = [(x + 8, y - high - 1), (x - wide - 8, y - high - 1), (x + 8, y + 2), (x - wide - 8, y + 2),
+               (x - wide / 2, y - high - 8), (x - wide / 2, y + 8), (x - wide / 2, y + 22),
+               (x - wide / 2, y - 2 * high - 8)]  # fmt: skip
+    return [(left, top, left + wide, top + high) for left, top in corners]
+
+
+def _free(box: Box, taken: Sequence[Box], frame: Frame) -> bool:
+    inside = frame.left < box[0] and box[2] < frame.width and frame.top - 8 < box[1] and box[3] < frame.base
+    return inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken)
 
 
 def picture(parts: Sequence[str], width: int, height: int, title: str, said: str) -> str:
