@@ -110,12 +110,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     Two columns are a list of facts, whose texts may be long.
     """
-    body = "".join(table_row(escape(first), map(_cell, rest)) for first, *rest in rows)
+    body = "".join(table_row(escape(first), map(cell, rest)) for first, *rest in rows)
     kind = ' class="facts"' if len(header) == 2 else ""
     return f'<div class="wide"><table{kind}>\n{table_head(map(escape, header))}\n<tbody>{body}</tbody></table></div>'
 
 
-def _cell(words: str) -> str:
+def cell(words: str) -> str:
+    """A text as the HTML of a cell."""
     value, bracket, rest = words.partition(" [")
     shown = escape(value)
     if bracket and rest.endswith("]"):
@@ -159,7 +160,9 @@ def as_markdown(section: Section) -> Iterator[str]:
         yield _line(section.header)
         side = "---" if len(section.header) == 2 else "---:"
         yield _line(["---", *[side] * (len(section.header) - 1)])
-        yield from (_line([f"({cell})" if isinstance(cell, Weak) else cell for cell in row]) for row in section.rows)
+        yield from (
+            _line([f"({words})" if isinstance(words, Weak) else words for words in row]) for row in section.rows
+        )
         yield ""
 
 

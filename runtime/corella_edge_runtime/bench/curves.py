@@ -273,10 +273,11 @@ def over_time(found: Sequence[Point], what: str) -> str:
         known = [(100.0 * one.at_s / end, at) for one in point.over_time if (at := value(one)) is not None]
         if known:
             colour, dash, mark = MANY[place % len(MANY)]
-            lines.append(Line(shown.asked(point), colour, *zip(*known, strict=True), dash=dash, mark=mark))
+            xs, ys = [x for x, _ in known], [y for _, y in known]
+            lines.append(Line(shown.asked(point), colour, xs, ys, dash, mark))
     across = charts.linear(0.0, 100.0, "part of the point's run, %")
-    ys = [y for line in lines for y in line.y]
-    upright = _percents() if what == "share" else charts.logarithmic(min(ys), max(ys), "p99, milliseconds (log)")
+    ends = [y for line in lines for y in line.y]
+    upright = _percents() if what == "share" else charts.logarithmic(min(ends), max(ends), "p99, milliseconds (log)")
     title = "Realised share over time" if what == "share" else "p99 over time"
     return charts.chart(Frame(across, upright, right=88), lines, title,
                         f"{title}: a line for each of {', '.join(line.name for line in lines)}.")  # fmt: skip

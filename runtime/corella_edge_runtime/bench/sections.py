@@ -232,7 +232,7 @@ def _law(result: Result) -> Iterator[Section]:
     if not found:
         return
     said = ["The law (docs/operate.md, A latency objective): share, candidates and the correlation of being asked "
-            "within a request give the requests touched; with the costs of this machine they give p99. Independent: what "
+            "within a request give the requests touched; with this machine's costs they give p99. Independent: what "
             "it would be if candidates were routed independently of each other, 1 - (1 - share)^N."]  # fmt: skip
     header = ["asked for", "correlation", "touched: predicted", "independent", "measured", "off by",
               "p99 ms: predicted", "measured", "off by"]  # fmt: skip
