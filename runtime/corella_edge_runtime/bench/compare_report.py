@@ -21,13 +21,15 @@ from corella_edge_runtime.bench.points import Point
 from corella_edge_runtime.bench.report import table
 from corella_edge_runtime.bench.result import Result
 from corella_edge_runtime.charts import Frame, Line
-from corella_edge_runtime.document import Section, as_html, as_markdown, document
+from corella_edge_runtime.document import Section, Weak, as_html, as_markdown, document
 
 FILES = {"compare.html": "the comparison with plots", "compare.md": "the same as text",
          "compare.json": "every figure and verdict"}  # fmt: skip
 RULE = ("A difference is shown where two intervals have no value in common; every interval also holds what each repeat "
-        "came to. Figures without an interval are not judged. Change: positive is more time, or worse. Of many figures a "
-        "few differ by chance: a regression is slower even with intervals that are wide enough for all of them.")  # fmt: skip
+        "came to. Figures without an interval are not judged. Change: positive is more time, or worse; in parentheses "
+        "where no difference is shown. Of many figures a few differ by chance: a regression is slower even with "
+        "intervals that are wide enough for all of them.")  # fmt: skip
+WORST = 20  # regressions that are listed
 
 
 def headline(found: Comparison) -> str:
@@ -64,17 +66,36 @@ def sections(found: Comparison) -> Iterator[Section]:
     rows = [[what, *values] for what, values in found.differs]
     same = "Nothing in their provenance: the same bundle, requests, machine, software and settings."
     yield Section("What differs", [*([] if rows else [same]), *found.warnings], ["what", *found.names], rows)
-    worst = found.regressions()
-    if worst:
-        yield Section("Regressions", (), ["figure", "report", found.names[0], "it", "change"],
-                      [_regression(found, name, row, by) for name, row, by in worst])  # fmt: skip
     yield Section("Figures", [*counts(found), RULE], figures=list(_plots(found)))
-    yield Section("Every figure", (), _header(found), [_cells(row) for row in found.rows], level=3)
+    for place, name in enumerate(found.names[1:]):
+        yield _at_a_glance(found, place, name)
+    yield from _regressions(found)
+    yield Section("Every figure", (), _header(found), [_cells(row) for row in found.rows])
 
 
-def _regression(found: Comparison, name: str, row: Row, by: float) -> list[str]:
-    other = row.figures[found.names.index(name)]
-    return [f"{row.where}: {row.name}", name, shown.figure(row.figures[0]), shown.figure(other), _change(by)]
+def _at_a_glance(found: Comparison, place: int, name: str) -> Section:
+    """Changes of one report: a row for each scenario, users and ratio, a column for each figure."""
+    names = list(dict.fromkeys(row.name for row in found.rows))
+    cells: dict[str, dict[str, str]] = {}
+    for row in found.rows:
+        change, said = _change(row.slowdowns()[place]), row.verdicts()[place]
+        weak = said in ("no difference shown", "not judged") and change != shown.NONE
+        cells.setdefault(row.where, {})[row.name] = Weak(change) if weak else change
+    rows = [[where, *(of.get(one, "") for one in names)] for where, of in cells.items()]
+    return Section(f"Change of {name} against {found.names[0]}", (), ["where", *names], rows, level=3)
+
+
+def _regressions(found: Comparison) -> Iterator[Section]:
+    """The worst ones."""
+    worst = sorted(found.regressions(), key=lambda one: -one[2])
+    if not worst:
+        return
+    said = [f"The {WORST} worst of {len(worst)}."] if len(worst) > WORST else []
+    rows = []
+    for name, row, by in worst[:WORST]:
+        pair = row.figures[0], row.figures[found.names.index(name)]
+        rows.append([f"{row.where}: {row.name}", name, *map(shown.figure, pair), _change(by)])
+    yield Section("Regressions", said, ["figure", "report", found.names[0], "compared", "change"], rows, level=3)
 
 
 def _header(found: Comparison) -> list[str]:
@@ -129,7 +150,7 @@ def page(found: Comparison) -> str:
     kind = "void" if found.void else "noisy" if found.regressions() else "quiet"
     reasons = " ".join(found.void or counts(found))
     state = f'<p class="state {kind}" role="status"><strong>{escape(headline(found))}.</strong> {escape(reasons)}</p>'
-    title = f"{headline(found).partition(':')[0]}: {' against '.join(found.names[::-1])}"
+    title = f"{headline(found).partition(':')[0]}: {', '.join(found.names[1:])} against {found.names[0]}"
     return document(title, [state, *(part for one in sections(found) for part in as_html(one))])
 
 

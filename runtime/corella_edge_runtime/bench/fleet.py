@@ -14,7 +14,7 @@ from corella_edge_runtime.bench import curves, shown
 from corella_edge_runtime.bench.compare_report import together
 from corella_edge_runtime.bench.points import Point
 from corella_edge_runtime.bench.report import table as aligned
-from corella_edge_runtime.bench.result import FILE, QualityPoint, Result, read
+from corella_edge_runtime.bench.result import FILE, Result, read
 from corella_edge_runtime.bench.shown import NONE, digits, figure, many
 from corella_edge_runtime.document import Section, as_markdown, cell, document, table_head, table_row
 
@@ -24,7 +24,7 @@ MIDDLE = 0.05  # the share whose p99 stands in the table, if all have it
 MOST_LINES = 8  # in one plot
 UNKNOWN = 1e300  # what is not known comes last
 Named = tuple[str, Result]
-# A click on a column's name sorts by it, and once more the other way; without scripts the table stands as written.
+# A click on a column's name sorts by it, and once more the other way. Without scripts the table stands as written.
 SORT = """<script>
 document.querySelectorAll("table.sortable thead th").forEach((head, column) => {
   head.tabIndex = 0;
@@ -33,7 +33,8 @@ document.querySelectorAll("table.sortable thead th").forEach((head, column) => {
     head.parentElement.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
     const body = head.closest("table").tBodies[0];
-    const key = (row) => row.cells[column].querySelector("[data-value]")?.dataset.value ?? row.cells[column].textContent;
+    const cell = (row) => row.cells[column].querySelector("[data-value]") ?? row.cells[column];
+    const key = (row) => cell(row).dataset.value ?? cell(row).textContent;
     const order = (a, b) => key(a).localeCompare(key(b), "en", { numeric: true }) * (up ? 1 : -1);
     const number = (a, b) => (Number(key(a)) - Number(key(b))) * (up ? 1 : -1);
     const plain = [...body.rows].every((row) => key(row) !== "" && !Number.isNaN(Number(key(row))));
@@ -122,15 +123,15 @@ def _rate(result: Result, at: Point | None) -> float | None:
 
 
 def _gain(result: Result, at: Point | None) -> float | None:
-    same: list[QualityPoint] = [one for one in result.quality.points
-                                if at is not None and one.line == "policy" and one.threshold == at.threshold]  # fmt: skip
+    own = (one for one in result.quality.points if one.line == "policy")
+    same = [one for one in own if at is not None and one.threshold == at.threshold]
     return next((one.gains["auc"].value for one in same if "auc" in one.gains), None)
 
 
 def headline(found: Sequence[Named]) -> str:
     """The first line: how many there are, and how many of them must not be used."""
     bad = [name for name, result in found if shown.state(result)[0] != "quiet"]
-    return f"{len(found)} benchmarks" + (f", of which {len(bad)} are noisy or void: {', '.join(bad)}" if bad else "")
+    return f"{len(found)} benchmarks" + (f"; noisy or void: {', '.join(bad)}" if bad else "")
 
 
 def page(found: Sequence[Named]) -> str:

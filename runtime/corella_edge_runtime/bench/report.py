@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -17,8 +17,6 @@ from corella_edge_runtime.document import as_html, as_markdown, document
 
 FILES = {"benchmark.html": "the report with plots", "benchmark.md": "the same as text",
          FILE: "every figure with its histogram", "benchmark.svg": "the main plot"}  # fmt: skip
-# With what a killed run may leave of them.
-_OWN = {*FILES, *(f".{name}.partial" for name in FILES)}
 SHORT = ("asked for", "share", "touched", "p50 ms", "p99 ms", "requests/s", "LLM ms/1,000", "AUC", "gain in AUC")
 Tile = tuple[str, str, str]  # name, value, note
 
@@ -154,19 +152,20 @@ def table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def check_folder(out: Path, own: Sequence[str] = ()) -> None:
-    """Make the folder before the measurement, so that a bad place is told at once; `own` are names beside `FILES`.
+def check_folder(out: Path, files: Iterable[str] = FILES) -> None:
+    """Make the folder before the measurement, so that a bad place is told at once.
 
     Raises:
-        InputError: it cannot be made, or holds anything but an earlier benchmark.
+        InputError: it cannot be made, or holds anything but `files` and what a killed run may leave of them.
     """
+    own = {name for file in files for name in (file, f".{file}.partial")}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        foreign = sorted({path.name for path in out.iterdir()} - _OWN - set(own))
+        foreign = sorted({path.name for path in out.iterdir()} - own)
     except OSError as error:
         raise InputError(f"--out {out}: cannot be made a folder: {error.strerror}") from None
     if foreign:
-        raise InputError(f"--out {out}: holds {foreign[0]!r}, which `benchmark` did not write; name another folder")
+        raise InputError(f"--out {out}: holds {foreign[0]!r}, which this command did not write; name another folder")
 
 
 def write(result: Result, out: Path) -> None:
