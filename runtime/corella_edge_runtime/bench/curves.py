@@ -206,7 +206,7 @@ def trade(result: Result, metric: str) -> str:
     lines = [_traded(both[name], name) for name in ("p50", "p99")]
     bars = [stroke(frame.across(value), frame.up(figure.low), frame.across(value), frame.up(figure.high), FAINT)
             for _, value, figure in both["p99"] if figure.low is not None and figure.high is not None]  # fmt: skip
-    words = charts.labels([(frame.across(value), frame.up(figure.value or 0.0), shown.asked(point))
+    words = charts.labels([(frame.across(value), frame.up(figure.value or 0.0), shown.brief(point))
                            for point, value, figure in both["p99"]], frame)  # fmt: skip
     said = "; ".join(f"{shown.asked(point)}: p99 {shown.digits(value)} ms, {axis} {shown.fine(figure)}"
                      for point, value, figure in both["p99"])  # fmt: skip
@@ -274,7 +274,7 @@ def over_time(found: Sequence[Point], what: str) -> str:
         if known:
             colour, dash, mark = MANY[place % len(MANY)]
             xs, ys = [x for x, _ in known], [y for _, y in known]
-            lines.append(Line(shown.asked(point), colour, xs, ys, dash, mark))
+            lines.append(Line(shown.brief(point), colour, xs, ys, dash, mark))
     across = charts.linear(0.0, 100.0, "part of the point's run, %")
     ends = [y for line in lines for y in line.y]
     upright = _percents() if what == "share" else charts.logarithmic(min(ends), max(ends), "p99, milliseconds (log)")

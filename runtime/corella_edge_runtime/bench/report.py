@@ -111,7 +111,7 @@ def _gain_tile(result: Result, point: Point, why: str) -> list[Tile]:
 def _rate_tile(result: Result, point: Point) -> list[Tile]:
     same = [one for one in shown.points(result, "server", "new") if one.threshold == point.threshold and one.rates]
     return [(f"largest rate at {shown.asked(point)}", f"{digits(one.rates.largest)}/s",
-             f"within {result.settings.slo}, new users") for one in same if one.rates is not None]  # fmt: skip
+             f"within {result.settings.slo or 'the objective'}, new users") for one in same if one.rates is not None]  # fmt: skip
 
 
 def cautions(result: Result) -> list[str]:

@@ -69,7 +69,7 @@ def _ceilings(result: Result) -> Iterator[Section]:
 def reached(result: Result) -> list[tuple[str, float]]:
     """Of the headline's points: the least time by the ceilings, as a share of the mean that was measured."""
     both = [(point, shown.least_ms(result, point)) for point in shown.headline(result)]
-    return [(asked(point), least / point.latency.mean.value) for point, least in both
+    return [(shown.brief(point), least / point.latency.mean.value) for point, least in both
             if least is not None and point.latency.mean.value]  # fmt: skip
 
 
@@ -265,7 +265,7 @@ def _server(result: Result) -> Iterator[Section]:
         drawn = [(curves.latency(found, result.settings.slo, f"Latency under load, {USERS[users]}"),
                   "At the rate that the table names.")]  # fmt: skip
         if any(point.rates for point in found):
-            said.append(f"Largest rate: found by search, the largest that keeps {result.settings.slo}; in brackets the "
+            said.append(f"Largest rate: found by search, the largest that keeps {result.settings.slo or 'the objective'}; in brackets the "
                         "lowest rate tried that did not.")  # fmt: skip
             drawn.append((curves.rates(found, result.settings.slo), "The bar reaches to the lowest rate that failed."))
         rows = [[asked(point), digits(point.rate), _rate(point), *_latency(point)[1:]] for point in found]
@@ -289,8 +289,10 @@ def _offline(result: Result) -> Iterator[Section]:
         rows = [[asked(point), f"{point.workers}", *_cost(point)[1:8]] for _, curve in known for point in curve]
         said = ["All requests are there at once; what counts is how many are done a second, in one process and on all "
                 "cores."]  # fmt: skip
-        yield _narrow(Section(f"Offline: {USERS[users]}", said, ["asked for", "processes", *WORK[1:8]], rows,
-                              [(curves.throughput(known), "Candidates a second, logarithmic.")]))  # fmt: skip
+        rated = any(point.candidates_per_s.value for _, curve in known for point in curve)
+        drawn = [(curves.throughput(known), "Candidates a second, logarithmic.")] if rated else []
+        header = ["asked for", "processes", *WORK[1:8]]
+        yield _narrow(Section(f"Offline: {USERS[users]}", said, header, rows, drawn))
 
 
 def _over_time(result: Result) -> Iterator[Section]:

@@ -78,11 +78,22 @@ def asked(point: Point | QualityPoint) -> str:
     return f"{100 * point.ratio:.10g} %"
 
 
+def brief(point: Point) -> str:
+    """The same for a plot, where there is no room for long thresholds: what the share came to."""
+    return asked(point) if point.ratio is not None else f"≈ {_rough(point)} %"
+
+
+def _rough(point: Point) -> str:
+    """The realised share in per cent, two digits."""
+    share = 100.0 * (point.share.value or 0.0)
+    return f"{share:.0f}" if share >= 9.5 else f"{share:.2g}"
+
+
 def marks(found: Sequence[Point]) -> tuple[list[str], str]:
     """What stands at an axis of these points, and the axis' name: asked shares, else the realised ones."""
     if all(point.ratio is not None for point in found):
         return [f"{100 * (point.ratio or 0.0):.10g}" for point in found], "routed share asked for, %"
-    return [f"{100 * (point.share.value or 0.0):.2g}" for point in found], "realised routed share, %"
+    return [_rough(point) for point in found], "realised routed share, %"
 
 
 def matching(found: Iterable[Point], share: float) -> Point | None:

@@ -99,7 +99,7 @@ def _hump(point: Point, frame: Frame, edges: Floats, tallest: float, base: float
     for value, kind in zip(values, ("triangle", "diamond"), strict=True):
         parts += [mark(kind, frame.across(value), base + 4, INK)] if value else []
     p50, p99 = (shown.digits(value) for value in values)
-    parts += [text(frame.left - 8, base - 6, shown.asked(point), anchor="end", weight="bold"),
+    parts += [text(frame.left - 8, base - 6, shown.brief(point), anchor="end", weight="bold"),
               text(frame.end + 8, base - 19, f"p50 {p50} ms", size=11, fill=GREY),
               text(frame.end + 8, base - 5, f"p99 {p99} ms", size=11, fill=GREY)]  # fmt: skip
     return parts
@@ -163,7 +163,7 @@ def _ms(point: Point, name: str) -> float:
 
 def _bar(point: Point, names: Sequence[str], y: float) -> list[str]:
     total = sum(_ms(point, name) for name in names)
-    parts = [text(56, y + 16, shown.asked(point), anchor="end", weight="bold"),
+    parts = [text(56, y + 16, shown.brief(point), anchor="end", weight="bold"),
              text(372, y + 16, shown.digits(total), weight="bold")]  # fmt: skip
     x = 64.0
     for name in names:
