@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import CorellaError
+from corella_edge_runtime.bench.load.mix import Stream, mix
 from harness.checkout import HERE, Asked, asked, environment
 from harness.judged import at_least, at_most
-from harness.load.mix import Stream, mix
 from harness.load.saturation import saturation
 from harness.load.server import Server
 from harness.load.setting import Setting

@@ -14,7 +14,7 @@ from corella_edge.catalog import Catalog
 from corella_edge.request import Candidate, Candidates, Event, Request, User
 from corella_edge_export.data.sampling import request_json
 from corella_edge_runtime.bench import traffic
-from harness.load.http import post
+from corella_edge_runtime.bench.load.http import post
 
 RANK = "/v1/rank"
 

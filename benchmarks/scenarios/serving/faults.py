@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import InputError
+from corella_edge_runtime.bench.load.mix import Mix, Stream, mix
+from corella_edge_runtime.bench.load.outcome import Outcome
 from harness.judged import at_most, none_of
-from harness.load.mix import Mix, Stream, mix
-from harness.load.outcome import Outcome
 from harness.load.server import Server, ServerError
 from harness.load.setting import Setting, setting
 from harness.load.summary import answered, percentiles
