@@ -54,6 +54,54 @@ def _system() -> str:
         return platform.system()
 
 
+def peak_memory(proc: Path = Path("/proc")) -> int | None:
+    """Greatest resident bytes so far of this process and its living descendants; None where the system does not tell."""
+    found = [_peak(proc / str(pid)) for pid in (os.getpid(), *descendants(os.getpid(), proc))]
+    return sum(one for one in found if one is not None) if found[0] is not None else None
+
+
+def _peak(process: Path) -> int | None:
+    try:
+        lines = (process / "status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+
+
+def descendants(pid: int, proc: Path = Path("/proc")) -> list[int]:
+    """Living children of a process, and theirs, whichever thread started them."""
+    found: list[int] = []
+    for tasks in proc.glob(f"{pid}/task/*/children"):
+        try:
+            children = list(map(int, tasks.read_text().split()))
+        except OSError:  # the thread has ended
+            continue
+        found += [one for child in children for one in (child, *descendants(child, proc))]
+    return found
+
+
+def governor(root: Path = Path("/")) -> str | None:
+    """What sets the clock of the first usable core; None where the system does not tell."""
+    core = min(os.sched_getaffinity(0))
+    return _text(root / f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor")
+
+
+def memory_limit(root: Path = Path("/")) -> int | None:
+    """Bytes that the control group grants, of version 2 or 1; None = no limit, or nobody tells."""
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        text = _text(root / "sys/fs/cgroup" / file)
+        if text is not None and text.isdigit() and int(text) < 1 << 60:  # version 1 says a huge number for none
+            return int(text)
+    return None
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text().strip() or None
+    except OSError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Ticks:
     """Seconds so far: wall clock, of the usable cores busy and stolen, of this process."""
