@@ -142,10 +142,11 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True):
     """Who else used the machine, as shares of the usable cores' time.
 
     Attributes:
-        foreign: other processes'; `steal`: other virtual machines'.
+        foreign: other processes'; None where what is measured is a process of somebody else's (`http`).
+        steal: other virtual machines'.
     """
 
-    foreign: float = 0.0
+    foreign: float | None = 0.0
     steal: float = 0.0
 
 

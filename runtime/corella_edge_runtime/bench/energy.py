@@ -1,4 +1,4 @@
-"""Energy of the CPU by its RAPL counters (Running Average Power Limit), as Linux shows them below /sys/class/powercap."""
+"""Energy of the CPU by its RAPL counters (Running Average Power Limit), which Linux shows in /sys/class/powercap."""
 
 from __future__ import annotations
 
@@ -46,13 +46,10 @@ def find(root: Path = ROOT) -> Rapl:
     """The packages' counters, if this user may read them."""
     zones = sorted(zone for zone in root.glob("*-rapl:*") if zone.name.count(":") == 1)
     if not zones:
-        return Rapl(
-            (), "this machine has no RAPL counters (none below /sys/class/powercap; virtual machines have none)"
-        )
+        return Rapl((), "this machine has no RAPL counters; virtual machines have none")
     try:
-        found = tuple(
-            Counter(zone / "energy_uj", int((zone / "max_energy_range_uj").read_text()) + 1) for zone in zones
-        )
+        spans = [int((zone / "max_energy_range_uj").read_text()) + 1 for zone in zones]
+        found = tuple(Counter(zone / "energy_uj", span) for zone, span in zip(zones, spans, strict=True))
         for counter in found:
             counter.read()
     except (OSError, ValueError) as error:

@@ -55,7 +55,7 @@ def _system() -> str:
 
 
 def peak_memory(proc: Path = Path("/proc")) -> int | None:
-    """Greatest resident bytes so far of this process and its living descendants; None where the system does not tell."""
+    """Greatest resident bytes so far of this process and its living descendants; None where nobody tells."""
     found = [_peak(proc / str(pid)) for pid in (os.getpid(), *descendants(os.getpid(), proc))]
     return sum(one for one in found if one is not None) if found[0] is not None else None
 
@@ -112,8 +112,8 @@ class Ticks:
     own: float
 
 
-def ticks() -> Ticks:
-    """Now; zeros where the system does not tell."""
+def ticks(whole: bool = False) -> Ticks:
+    """Now; zeros where the system does not tell. `whole`: the work of all descendants is this process's own."""
     busy = stolen = 0.0
     for core in _core_lines():
         user, nice, system, _idle, _wait, irq, soft, steal = core[:8]
@@ -121,7 +121,20 @@ def ticks() -> Ticks:
         stolen += steal
     hertz = os.sysconf("SC_CLK_TCK")
     times = os.times()
-    return Ticks(time.perf_counter(), busy / hertz, stolen / hertz, times.user + times.system)
+    own = times.user + times.system
+    if whole:
+        own += times.children_user + times.children_system + sum(map(_worked, descendants(os.getpid()))) / hertz
+    return Ticks(time.perf_counter(), busy / hertz, stolen / hertz, own)
+
+
+def _worked(pid: int, proc: Path = Path("/proc")) -> int:
+    """Clock ticks that a living process has used; 0 if it is gone."""
+    try:
+        # The name in brackets may hold spaces.
+        fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])
 
 
 def _core_lines() -> list[list[int]]:

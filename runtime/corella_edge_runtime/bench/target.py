@@ -74,8 +74,7 @@ class _OnTheWay:
 class InProcess:
     """An engine of this process, driven as the server's event loop drives it: one thread, the LLM beside it."""
 
-    measured = ("in process, from the bytes of a request to the bytes of its answer: reading, base model, routing, LLM, "
-                "writing; no HTTP")  # fmt: skip
+    measured = "in process, from the bytes of a request to those of its answer; no HTTP"
     controls = True
 
     def __init__(self, engine: Engine) -> None:
