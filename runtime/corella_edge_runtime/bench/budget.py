@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from corella_edge.routing.load import touched
 from corella_edge_runtime.bench.circumstances import Scenario, Users
 from corella_edge_runtime.bench.figures import PERCENTILES, needed, supported
 from corella_edge_runtime.bench.seen import Spot
@@ -58,6 +59,18 @@ def group(spot: Spot) -> str:
     if spot.scenario != "single":
         return spot.scenario
     return "random" if spot.routing == "random" else "returning" if spot.users == "returning" else "single"
+
+
+def smoothed(costs: Mapping[str, float], ratios: Mapping[str, float | None], candidates: int) -> dict[str, float]:
+    """Seconds a request by threshold, where a few trial requests at a small share may have met no hard candidate: at
+    least as much as independent candidates and half of the whole LLM's cost a touched request would come to."""
+    known = {ratio: costs[threshold] for threshold, ratio in ratios.items() if ratio is not None}
+    if 0.0 not in known or 1.0 not in known:
+        return dict(costs)
+    alone, whole = known[0.0], max(known[0.0], known[1.0])
+    least = {threshold: alone + 0.5 * touched(ratio or 0.0, candidates) * (whole - alone)
+             for threshold, ratio in ratios.items()}  # fmt: skip
+    return {threshold: max(cost, least[threshold]) for threshold, cost in costs.items()}
 
 
 def plan(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import InputError
@@ -18,6 +19,7 @@ from corella_edge.json_lines import Reference
 from corella_edge.request import Request
 from corella_edge.request_json import request_body
 from corella_edge.routing.reasons import KEPT
+from corella_edge.scores import Scores
 from corella_edge_runtime import reference
 from corella_edge_runtime.bench.load.http import Reply, ReplyError, post
 from corella_edge_runtime.bench.load.outcome import Outcome, put
@@ -37,6 +39,7 @@ _MEMORY = re.compile(r"^process_resident_memory_bytes ([0-9.eE+-]+)$", re.MULTIL
 
 
 class _Candidate(msgspec.Struct):
+    item: str
     routed: bool
     reason: str
     crm: float | None = None
@@ -98,6 +101,13 @@ class OverHttp:
             raise InputError(f"--url: {RANK} answers with status {reply.status}: {reply.body[:200]!r}")
         return msgspec.json.decode(reply.body, type=_Answer)
 
+    def scores(self, request: Request) -> Scores:
+        """Both models' scores, and no more. Raises InputError: there are none."""
+        found = self.answer(request).candidates
+        crm, llm = (np.array([getattr(one, name) for one in found], np.float64) for name in ("crm", "llm"))
+        return Scores(tuple(one.item for one in found), crm, llm, np.array([one.routed for one in found]),
+                      tuple(one.reason for one in found), ((),) * len(found))  # fmt: skip
+
     def get(self, path: str) -> str:
         """The body of a GET; "" where the server knows no such path. Raises InputError: nobody answers."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE)
@@ -158,7 +168,7 @@ def seen(at: float, took: float, status: int, body: bytes, timing: str) -> Seen:
     stages = {**own, "http": max(0.0, took - sum(own.values()))}
     tokens = _TOKENS.search(timing)
     evaluated, reused = map(int, tokens.groups()) if tokens else (0, 0)
-    degraded = Counter(one.reason for one in found if one.reason and not one.routed)
+    degraded = dict(Counter(one.reason for one in found if one.reason and not one.routed))
     kept = sum(one.reason == KEPT for one in found)
     return Seen(at, took, len(found), sum(one.routed for one in found), kept, evaluated, reused, degraded, stages)
 

@@ -50,7 +50,7 @@ class Seen:
     kept: int = 0
     evaluated: int = 0
     reused: int = 0
-    degraded: Counter[str] = field(default_factory=Counter)
+    degraded: dict[str, int] = field(default_factory=dict)
     stages: dict[str, float] = field(default_factory=dict)
     rejected: bool = False
 
@@ -67,7 +67,6 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
         joules: of the whole CPU meanwhile; None where it cannot be read.
         memory: bytes; see `points.Point`.
         rate, rates: see `points.Point`.
-        measured: of requests per second, where the slice itself is not what is measured.
     """
 
     spot: Spot
@@ -113,13 +112,15 @@ def sliced(
 ) -> Slice:  # fmt: skip
     """The columns of requests."""
     names = dict.fromkeys(name for one in seen for name in one.stages)
-    degraded = sum((one.degraded for one in seen), Counter[str]())
+    degraded = Counter[str]()
+    for one in seen:
+        degraded.update(one.degraded)
     return Slice(
         spot=spot, repeat=repeat, at=tuple(one.at for one in seen), seconds=tuple(one.seconds for one in seen),
         candidates=tuple(one.candidates for one in seen), routed=tuple(one.routed for one in seen),
         kept=tuple(one.kept for one in seen), evaluated=tuple(one.evaluated for one in seen),
         reused=tuple(one.reused for one in seen), degraded=dict(degraded),
         stages={name: tuple(one.stages.get(name) for one in seen) for name in names},
-        rejected=sum(one.rejected for one in seen), wall=beside.wall, noise=beside.noise,
+        rejected=sum(one.rejected for one in seen), wall=max(beside.wall, 1e-9), noise=beside.noise,
         llm_seconds=beside.llm_seconds, joules=beside.joules, memory=beside.memory, rate=rate, rates=rates,
     )  # fmt: skip

@@ -161,5 +161,5 @@ def count(seen: Seen, scores: Scores) -> None:
     seen.evaluated, seen.reused = scores.trace.evaluated, scores.trace.reused
     if any(scores.reason):
         reasons = zip(scores.reason, scores.routed.tolist(), strict=True)
-        seen.degraded = Counter(reason for reason, routed in reasons if reason and not routed)
+        seen.degraded = dict(Counter(reason for reason, routed in reasons if reason and not routed))
         seen.kept = scores.reason.count(KEPT)
