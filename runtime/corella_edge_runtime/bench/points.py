@@ -107,11 +107,13 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         first_failed: the lowest rate above it that did not hold: the truth lies between.
+        cut: the time was up before the search came to its end.
     """
 
     largest: float
     first_failed: float | None
     tries: tuple[Try, ...] = ()
+    cut: bool = False
 
 
 class Law(msgspec.Struct, frozen=True, kw_only=True):

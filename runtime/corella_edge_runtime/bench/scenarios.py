@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from corella_edge_runtime.bench import machine, provenance
-from corella_edge_runtime.bench.budget import Share, rate
+from corella_edge_runtime.bench.budget import TRIES, Share, rate
 from corella_edge_runtime.bench.energy import Rapl
 from corella_edge_runtime.bench.load.rates import highest, holds
 from corella_edge_runtime.bench.load.schedule import poisson
@@ -70,15 +70,15 @@ class Bench:
             took = [self.target.ask(body).seconds for body in requests]
             self.costs[threshold] = float(np.mean([one for one in took if one is not None] or [0.1]))
 
-    def _routing(self, spot: Spot, stack: ExitStack) -> str:
-        """The threshold to send; random routing asks nobody by the policy."""
+    def _routing(self, spot: Spot, stack: ExitStack) -> str | None:
+        """The threshold to send; none where a share is drawn at random."""
         if spot.routing == "policy":
             return spot.threshold
         self.target.at_random(self.ratios[spot.threshold])
         stack.callback(self.target.at_random, None)
-        return "ratio:0"
+        return None
 
-    def _single(self, spot: Spot, threshold: str, share: Share, repeat: int) -> Measured:
+    def _single(self, spot: Spot, threshold: str | None, share: Share, repeat: int) -> Measured:
         """Each request when the one before is answered."""
         seen: list[Seen] = []
         llm, began = self.target.llm_seconds(), time.monotonic()
@@ -97,8 +97,9 @@ class Bench:
             return seen, wall, sum(one.stages.get("prefill", 0.0) for one in seen)
         return seen, wall, _since(llm, self.target.llm_seconds())
 
-    def _server(self, spot: Spot, threshold: str, share: Share, repeat: int) -> Measured:
+    def _server(self, spot: Spot, threshold: str | None, share: Share, repeat: int) -> Measured:
         """At random moments, whatever became of those before."""
+        threshold = spot.threshold
         if self.objective is not None and threshold not in self.found:
             self.found[threshold] = self._largest(threshold, share, *self.objective)
         llm = self.target.llm_seconds()
@@ -115,14 +116,14 @@ class Bench:
         return self.target.stream(bodies(self.supply.new(len(moments)), threshold), moments)
 
     def _largest(self, threshold: str, share: Share, quantile: float, limit: float) -> Rates:
-        """The search. A try takes as long as a slice, and all of them end by their part of the budget."""
+        """The search; it ends early where it takes longer than its part of the budget."""
         tries: list[Try] = []
-        end = time.monotonic() + 8.0 * share.seconds
+        end, count = time.monotonic() + TRIES * share.seconds, max(LEAST_TRY, share.requests)
 
         def held(per_second: float) -> bool:
             if tries and time.monotonic() >= end:
                 return False
-            seen = self._stream(threshold, per_second, max(LEAST_TRY, share.requests), len(tries))
+            seen = self._stream(threshold, per_second, count, len(tries))
             latency = np.array([np.inf if one.seconds is None else one.seconds for one in seen])
             kept = holds(latency, quantile, limit)
             reached = float(np.quantile(latency, quantile, method="higher"))
@@ -132,9 +133,10 @@ class Bench:
 
         largest = highest(held, rate(self.costs[threshold]), PRECISION)
         above = [one.rate for one in tries if not one.held and one.rate > largest]
-        return Rates(largest=largest, first_failed=min(above, default=None), tries=tuple(tries))
+        return Rates(largest=largest, first_failed=min(above, default=None), tries=tuple(tries),
+                     cut=time.monotonic() >= end)  # fmt: skip
 
-    def _offline(self, spot: Spot, threshold: str, share: Share, repeat: int) -> Measured:
+    def _offline(self, spot: Spot, threshold: str | None, share: Share, repeat: int) -> Measured:
         """All at once: the next one as soon as there is room."""
         sent = bodies(self.supply.new(share.requests), threshold)
         if spot.workers > 1:

@@ -96,7 +96,11 @@ def measured(result: Result) -> Measured:
     """
     single = [point for point in result.points if point.scenario == "single" and point.routing == "policy"]
     rows = {kind: [_of_point(point) for point in single if point.users == kind] for kind in ("new", "returning")}
-    return fitted(rows["new"], rows["returning"], result.ceilings.llm_tokens_per_s)
+    speed = result.ceilings.llm_tokens_per_s
+    try:
+        return fitted(rows["new"], rows["returning"], speed)
+    except InputError:  # of returning users; of new ones it is raised again
+        return fitted(rows["new"], (), speed)
 
 
 def _of_point(point: Point) -> Row:
@@ -200,10 +204,7 @@ def laws(found: Mapping[Spot, Sequence[Slice]], ratios: Mapping[str, float | Non
         ratios: the share in each threshold.
     """
     half = {kind: _halves(found, ratios, kind) for kind in ("new", "returning")}
-    try:
-        costs_here: Measured | None = fitted(half["new"], half["returning"] if len(half["returning"]) > 2 else ())
-    except InputError:
-        costs_here = None
+    costs_here = _fitted_if(half["new"], half["returning"]) or _fitted_if(half["new"])
     draws = Draws.of(np.random.default_rng(0))
     told = {}
     for spot, slices in found.items():
@@ -211,6 +212,14 @@ def laws(found: Mapping[Spot, Sequence[Slice]], ratios: Mapping[str, float | Non
         row = of_slices(slices, ratios[spot.threshold], *((1, 2) if own else (0, 1)))
         told[spot] = Law() if row is None else _law(spot, row, _rate(slices), costs_here, draws)
     return told
+
+
+def _fitted_if(new: Sequence[Row], returning: Sequence[Row] = ()) -> Measured | None:
+    """None where too little was measured."""
+    try:
+        return fitted(new, returning)
+    except InputError:
+        return None
 
 
 def _halves(found: Mapping[Spot, Sequence[Slice]], ratios: Mapping[str, float | None], users: str) -> list[Row]:

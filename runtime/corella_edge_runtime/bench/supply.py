@@ -19,7 +19,6 @@ from corella_edge_runtime.bench import traffic
 from corella_edge_runtime.bench.circumstances import Data
 
 MADE_UP = 1000  # users, where there is no sample
-RETURNING = 4  # users who come back in turn: as few as every kept memory has room for
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +88,6 @@ class Supply:
             self._next += 1
         return found
 
-    def returning(self, count: int, users: int = RETURNING) -> tuple[list[Request], list[Request]]:
-        """First requests of a few users, and then `count` more of theirs in turn: the same history, other candidates
-        where candidates are made."""
-        first = self.new(min(users, count))
-        return first, [self.again(first[number % len(first)]) for number in range(count)]
-
     def again(self, request: Request) -> Request:
         """Another request of the same user."""
         if self._candidates is None:
@@ -102,8 +95,8 @@ class Supply:
         return traffic.fill(Request(request.user), self._catalog, self._candidates, self._rng)
 
 
-def bodies(requests: Sequence[Request], threshold: str) -> list[bytes]:
-    """As they are sent: at a threshold, without a limit of time of their own."""
+def bodies(requests: Sequence[Request], threshold: str | None) -> list[bytes]:
+    """As they are sent: at a threshold (None = the target's own), without a limit of time of their own."""
     return [request_body(replace(request, threshold=threshold, timeout_ms=None)) for request in requests]
 
 

@@ -48,7 +48,7 @@ class Target(Protocol):
         """
 
     def at_random(self, share: float | None) -> None:
-        """From now on ask about so many of the candidates that the policy leaves to the base model; None = none."""
+        """From now on, in requests without a threshold, ask about such a share of candidates, drawn; None = as usual."""
 
     def forget(self) -> bool:
         """Drop what is kept of users; False where that cannot be asked for."""
@@ -78,7 +78,7 @@ class InProcess:
     controls = True
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        self.engine, self._own = engine, engine.policy
 
     def ask(self, body: bytes) -> Seen:
         due = time.monotonic()
@@ -124,6 +124,7 @@ class InProcess:
 
     def at_random(self, share: float | None) -> None:
         self.engine.router.share = share or 0.0
+        self.engine.policy = self._own if share is None else self.engine.parse_threshold("ratio:0")
 
     def forget(self) -> bool:
         self.engine.forget()
