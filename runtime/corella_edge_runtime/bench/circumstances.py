@@ -142,10 +142,11 @@ class Noise(msgspec.Struct, frozen=True, kw_only=True):
     """Who else used the machine, as shares of the usable cores' time.
 
     Attributes:
-        foreign: other processes'; `steal`: other virtual machines'.
+        foreign: other processes'; None where what is measured is a process of somebody else's (`http`).
+        steal: other virtual machines'.
     """
 
-    foreign: float = 0.0
+    foreign: float | None = 0.0
     steal: float = 0.0
 
 
@@ -171,7 +172,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
         crm_ms: one bare `session.run` of `crm_candidates`.
         llm_tokens_per_s: whole prompts of `llm_prompt_tokens`, read one after another by the file in use.
         multiply_gflops: float32 matrix multiply by numpy, thousand millions of operations a second;
-            `llm_gflops` what the LLM's reading comes to, two for each weight and token.
+            `llm_gflops` what the LLM's reading comes to, two for each weight of its blocks and each token.
     """
 
     crm_ms: float | None = None

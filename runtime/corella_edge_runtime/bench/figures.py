@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.routing.parts import student
 from corella_edge_runtime.bench.circumstances import Figure
 from corella_edge_runtime.bench.histogram import Histogram
 from corella_edge_runtime.bench.points import Latency
@@ -81,16 +82,8 @@ def mean_of(values: Sequence[float] | Floats) -> Figure:
     mean = float(given.mean())
     if len(given) < 2:
         return figure(mean)
-    half = _student(len(given) - 1) * float(given.std(ddof=1)) / math.sqrt(len(given))
+    half = student(0.975, len(given) - 1) * float(given.std(ddof=1)) / math.sqrt(len(given))
     return figure(mean, mean - half, mean + half)
-
-
-def _student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t (Cornish and Fisher's expansion; exact values where that is poor)."""
-    exact = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
-    z = _NORMAL_95
-    rough = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    return exact.get(freedom, rough)
 
 
 def ratio_of(hits: Floats, sizes: Floats, seed: int = 0) -> Figure:

@@ -32,7 +32,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """A part of a request's way.
 
     Attributes:
-        name: parse, encode, crm, policy, queue, prefill, fuse, serialise, or `other` for what no clock covers.
+        name: wait (until somebody turned to the request), parse, encode, crm, policy, prompt (texts to tokens), queue
+            (of the LLM), prefill, fuse, serialise; over HTTP also http (the way there and back), turn and store.
         ms: mean of all requests; p50 and p99 of those that passed it.
         requests: that passed it.
     """
@@ -106,11 +107,13 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         first_failed: the lowest rate above it that did not hold: the truth lies between.
+        cut: the time was up before the search came to its end.
     """
 
     largest: float
     first_failed: float | None
     tries: tuple[Try, ...] = ()
+    cut: bool = False
 
 
 class Law(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,13 +122,17 @@ class Law(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         correlation: of being asked, of the candidates of one request, at this share.
         touched: predicted share of requests with a routed candidate; `independent` the same without correlation.
-        p99: predicted; None where the costs of this machine are not known, or more arrives than it can do.
+        p99: predicted, ms; None where the costs of this machine are not known, or more arrives than it can do.
+        seen_touched, seen_p99: measured on the requests that the law was not fitted on; the law is given the share of
+            these requests, so that the law is judged and not the calibration.
     """
 
     correlation: float | None = None
     touched: float | None = None
     independent: float | None = None
     p99: float | None = None
+    seen_touched: float | None = None
+    seen_p99: float | None = None
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
