@@ -233,22 +233,23 @@ def _law(result: Result) -> Iterator[Section]:
         return
     said = ["The law (docs/operate.md, A latency objective): share, candidates and the correlation of being asked "
             "within a request give the requests touched; with this machine's costs they give p99. Independent: what "
-            "it would be if candidates were routed independently of each other, 1 - (1 - share)^N."]  # fmt: skip
+            "it would be if candidates were routed independently of each other, 1 - (1 - share)^N. Measured: on "
+            "the requests that the law was not fitted on."]  # fmt: skip
     header = ["asked for", "correlation", "touched: predicted", "independent", "measured", "off by",
               "p99 ms: predicted", "measured", "off by"]  # fmt: skip
     rows = [_lawful(point) for point in found]
     drawn = [(curves.touched(found, shown.points(result, found[0].scenario, found[0].users, "random")),
               "Random routing touches what independent candidates would.")]  # fmt: skip
-    if any(point.law.p99 and point.latency.p99.value for point in found):
+    if any(point.law.p99 and curves.seen_by_law(point)[1] for point in found):
         drawn.append((curves.law_p99(found), "Both p99 at the same ratios."))
     yield Section("The law against measurement", said, header, rows, drawn)
 
 
 def _lawful(point: Point) -> list[str]:
-    law, p99 = point.law, shown.spread(point, "p99")
-    return [asked(point), digits(law.correlation), per_cent(law.touched), per_cent(law.independent),
-            percent(point.touched), _over(point.touched.value, law.touched), digits(law.p99), figure(p99),
-            _over(p99.value, law.p99)]  # fmt: skip
+    law = point.law
+    touched, p99 = curves.seen_by_law(point)
+    return [asked(point), digits(law.correlation), per_cent(law.touched), per_cent(law.independent), per_cent(touched),
+            _over(touched, law.touched), digits(law.p99), digits(p99), _over(p99, law.p99)]  # fmt: skip
 
 
 def _over(measured: float | None, predicted: float | None) -> str:
@@ -265,8 +266,9 @@ def _server(result: Result) -> Iterator[Section]:
         drawn = [(curves.latency(found, result.settings.slo, f"Latency under load, {USERS[users]}"),
                   "At the rate that the table names.")]  # fmt: skip
         if any(point.rates for point in found):
-            said.append(f"Largest rate: found by search, the largest that keeps {result.settings.slo or 'the objective'}; in brackets the "
-                        "lowest rate tried that did not.")  # fmt: skip
+            limit = result.settings.slo or "the objective"
+            said.append(f"Largest rate: found by search, the largest that keeps {limit}; in brackets the lowest rate "
+                        "tried that did not. Cut short: the time was up before the search had ended.")  # fmt: skip
             drawn.append((curves.rates(found, result.settings.slo), "The bar reaches to the lowest rate that failed."))
         rows = [[asked(point), digits(point.rate), _rate(point), *_latency(point)[1:]] for point in found]
         yield Section(f"Server: {USERS[users]}", [*said, *_unsupported(found)],
@@ -276,7 +278,8 @@ def _server(result: Result) -> Iterator[Section]:
 def _rate(point: Point) -> str:
     if point.rates is None:
         return NONE
-    return f"{digits(point.rates.largest)} [{digits(point.rates.first_failed)}]"
+    cut = ", cut short" if point.rates.cut else ""
+    return f"{digits(point.rates.largest)} [{digits(point.rates.first_failed)}{cut}]"
 
 
 def _offline(result: Result) -> Iterator[Section]:
@@ -335,8 +338,8 @@ def provenance(result: Result) -> list[tuple[str, str]]:
         ("llama.cpp", build),
         ("ONNX Runtime's provider", soft.provider or "not known"),
         ("threads", f"CRM {result.threads.crm or '?'}, LLM {result.threads.llm or '?'} ({result.threads.source})"),
-        ("other processes, other virtual machines", f"{before.foreign:.1%} and {before.steal:.1%} before, "
-         f"{during.foreign:.1%} and {during.steal:.1%} during the run"),
+        ("other processes, other virtual machines", f"{per_cent(before.foreign)} and {per_cent(before.steal)} before, "
+         f"{per_cent(during.foreign)} and {per_cent(during.steal)} during the run"),
         ("asked for", f"{', '.join(asked_for.thresholds)}; {', '.join(asked_for.scenarios)}; {asked_for.transport}"
          f"{f' to {asked_for.url}' if asked_for.url else ''}; objective {asked_for.slo or 'none'}; budget "
          f"{digits(asked_for.budget_s)} s, {asked_for.repeats} repeats, seed {asked_for.seed}"),

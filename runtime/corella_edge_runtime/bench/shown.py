@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from corella_edge_runtime.bench.circumstances import Figure, Scenario
+from corella_edge_runtime.bench.circumstances import Figure, Noise, Scenario
 from corella_edge_runtime.bench.points import Point
 from corella_edge_runtime.bench.result import QualityPoint, Result
 
@@ -14,8 +14,9 @@ NONE = "-"
 PERCENTILES = {"p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p999": "p99.9", "max": "max"}
 SCENARIOS: dict[Scenario, str] = {"single": "SingleStream", "server": "Server", "offline": "Offline"}
 METRICS = {"auc": "AUC", "uauc": "within-user AUC", "logloss": "log-loss", "ece": "ECE", "accuracy": "accuracy"}
-STAGES = {"parse": "parse", "encode": "encode", "crm": "base model", "policy": "policy", "queue": "queue",
-          "prefill": "LLM", "fuse": "fuse", "serialise": "serialise", "other": "other"}  # fmt: skip
+STAGES = {"wait": "wait", "http": "HTTP", "parse": "parse", "store": "store", "turn": "turn", "encode": "encode",
+          "crm": "base model", "policy": "policy", "prompt": "prompt", "queue": "queue", "prefill": "LLM",
+          "fuse": "fuse", "serialise": "serialise", "other": "other"}  # fmt: skip
 DIGITS = 3
 _SLO = re.compile(r"(p\d+(?:\.\d+)?)=(\d+(?:\.\d+)?)(ms|s)")
 
@@ -23,8 +24,7 @@ _SLO = re.compile(r"(p\d+(?:\.\d+)?)=(\d+(?:\.\d+)?)(ms|s)")
 def state(result: Result) -> tuple[str, str, list[str]]:
     """Whether the figures may be used: `quiet`, `noisy` or `void`, the words for it, and why."""
     quiet = result.quiet
-    during = f"{quiet.during.foreign:.1%} of the cores' time went to other processes, {quiet.during.steal:.1%} to other"
-    reasons = [*quiet.reasons, f"{during} virtual machines."]
+    reasons = [*quiet.reasons, _elsewhere(quiet.during)]
     if result.verified.passed is False:
         why = f"The parity gate failed: {sentence(result.verified.why or 'the bundle scores otherwise here')}"
         return "void", "VOID", [why, "No figure below may be used."]
@@ -33,6 +33,13 @@ def state(result: Result) -> tuple[str, str, list[str]]:
     if quiet.noisy:
         return "noisy", "NOISY machine", [*reasons, "Repeat the run on a quiet machine before you decide by it."]
     return "quiet", "Quiet machine", [*reasons, _verified(result)]
+
+
+def _elsewhere(noise: Noise) -> str:
+    """Who else used the machine."""
+    took = [(noise.foreign, "other processes"), (noise.steal, "other virtual machines")]
+    known = [f"{share:.1%} went to {whom}" for share, whom in took if share is not None]
+    return f"Of the cores' time {' and '.join(known)}."
 
 
 def _verified(result: Result) -> str:

@@ -44,8 +44,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory, measured: Result, slower: Re
     folder = tmp_path_factory.mktemp("pages")
     others = tuple(replace(point, ratio=None, threshold=f"band:0.4-{0.5 + (point.ratio or 0.0) / 2:g}")
                    for point in measured.points)  # fmt: skip
+    against = compare(["main", "a-long-name-of-a-branch"], [measured, slower])
     made = {"report": report.page(measured), "bands": report.page(replace(measured, points=others)),
-            "compare": compare_report.page(compare(["main", "a-long-name-of-a-branch"], [measured, slower]))}  # fmt: skip
+            "compare": compare_report.page(against)}  # fmt: skip
     for name, text in made.items():
         (folder / f"{name}.html").write_text(text)
     return {name: folder / f"{name}.html" for name in made}
