@@ -98,8 +98,8 @@ class Thresholds(click.ParamType[tuple[str, ...]]):
               "benchmark goes on there.")  # fmt: skip
 @click.option("--compare", is_flag=True,
               help="Measure nothing: name reports (folders or benchmark.json) instead of BUNDLE, and each is held "
-              "against the first; or one folder with reports below it, for a page of them all. Exit code 8 is a regression, "
-              "9 that nothing may be concluded.")  # fmt: skip
+              "against the first; or one folder with reports below it, for a page of them all. Exit code 8 is a "
+              "regression, 9 that nothing may be concluded.")  # fmt: skip
 @click.option("--max-slowdown", default="5%", show_default=True, type=Percent(),
               help="With --compare: the slowdown that is no regression yet.")  # fmt: skip
 @click.option("--max-labelled", default=2000, show_default=True, type=click.IntRange(0),

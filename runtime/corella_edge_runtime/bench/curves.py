@@ -243,8 +243,8 @@ def touched(found: Sequence[Point], control: Sequence[Point]) -> str:
     lines = [_part("measured", (BLUE, "none", "circle"), x, [seen_by_law(point)[0] for point in found])]
     lines += [_part("predicted", (VERMILION, "6 3", "diamond"), x, [point.law.touched for point in found])]
     lines += [_part("independent", (NEUTRAL, "2 3", ""), x, [point.law.independent for point in found])]
-    if [point.threshold for point in control] == [point.threshold for point in found]:
-        lines.append(_part("random", (GREEN, "9 3 2 3", "square"), x, [point.touched.value for point in control]))
+    drawn = {point.threshold: point.touched.value for point in control}
+    lines.append(_part("random", (GREEN, "9 3 2 3", "square"), x, [drawn.get(point.threshold) for point in found]))
     frame = Frame(_across(found), charts.linear(0.0, 100.0, "requests with a routed candidate, %"), right=108)
     said = "; ".join(f"at {shown.asked(point)}: predicted {shown.per_cent(point.law.touched)}, measured "
                      f"{shown.per_cent(seen_by_law(point)[0])}" for point in found)  # fmt: skip

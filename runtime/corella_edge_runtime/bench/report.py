@@ -54,7 +54,7 @@ def tiles_html(found: Sequence[Tile]) -> str:
 def box(result: Result) -> str:
     """On what, in a sentence."""
     found, llm = result.machine, result.bundle
-    size = f" of {llm.llm_parameters / 1e6:,.0f} M parameters" if llm.llm_parameters else ""
+    size = f" of {shown.millions(llm.llm_parameters)} parameters" if llm.llm_parameters else ""
     model = f"an LLM{size} ({llm.llm_type or 'type not known'})" if llm.llm else "no LLM"
     cut = "" if result.complete else f" Interrupted: {len(result.points)} of {result.planned} points are measured."
     return (f"{found.cpu}, {found.cores} cores, {found.memory_bytes / 2**30:.0f} GiB; {llm.label} with {model}; "
@@ -112,8 +112,8 @@ def _gain_tile(result: Result, point: Point, why: str) -> list[Tile]:
 def _rate_tile(result: Result, point: Point) -> list[Tile]:
     same = [one for one in shown.points(result, "server", "new") if one.threshold == point.threshold and one.rates]
     note = f"within {result.settings.slo or 'the objective'}, new users"
-    return [(f"largest rate at {shown.asked(point)}", f"{digits(one.rates.largest)}/s", note)
-            for one in same if one.rates is not None]  # fmt: skip
+    found = [one.rates.largest for one in same if one.rates is not None]
+    return [(f"largest rate at {shown.asked(point)}", f"{digits(rate)}/s" if rate else "none", note) for rate in found]
 
 
 def cautions(result: Result) -> list[str]:

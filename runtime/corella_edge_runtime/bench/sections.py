@@ -170,7 +170,7 @@ def _work(result: Result) -> Iterator[Section]:
 
 
 def _stages(found: Sequence[Point]) -> Iterator[Section]:
-    given = dict.fromkeys(stage.name for point in found for stage in point.stages)
+    given = shown.stages(found)
     if not given:
         return
     said = ["Mean milliseconds of all requests in each part of their way. The LLM's part reads the evaluated tokens of "
@@ -200,7 +200,7 @@ def _cost(point: Point) -> list[str]:
     return [asked(point), figure(shown.spread(point, "requests_per_s")), figure(point.goodput),
             figure(point.candidates_per_s), many(point.llm_ms_per_thousand), digits(point.tokens_evaluated),
             digits(point.tokens_reused), per_cent(degraded / routed if routed else 0.0) + _reasons(one.degraded),
-            many(one.rejected), per_cent(one.kept / routed if routed else 0.0), many(one.failed), many(one.late),
+            f"{one.rejected:,}", per_cent(one.kept / routed if routed else 0.0), f"{one.failed:,}", f"{one.late:,}",
             many(memory), digits(point.energy.joules_per_thousand)]  # fmt: skip
 
 
@@ -320,7 +320,7 @@ def provenance(result: Result) -> list[tuple[str, str]]:
     before, during = result.quiet.before, result.quiet.during
     cpus = [f"{digits(box.cgroup_cpus)} CPUs"] if box.cgroup_cpus else []
     memory = [f"{many(box.cgroup_memory_bytes / 2**20)} MiB"] if box.cgroup_memory_bytes else []
-    size = f", {bundle.llm_parameters / 1e6:,.0f} M parameters" if bundle.llm_parameters else ""
+    size = f", {shown.millions(bundle.llm_parameters)} parameters" if bundle.llm_parameters else ""
     llm = f"{bundle.llm_file or 'yes'}, {bundle.llm_type or 'type not known'}{size}" if bundle.llm else "none"
     build = f"{soft.llama_cpp_compiler or 'compiler not known'}; {soft.llama_cpp_instructions or 'not told'}"
     sent = f"{data.requests:,} of {data.users:,} users, {data.candidates:.3g} candidates each; {data.source}"

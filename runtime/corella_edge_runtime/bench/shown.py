@@ -24,7 +24,7 @@ _SLO = re.compile(r"(p\d+(?:\.\d+)?)=(\d+(?:\.\d+)?)(ms|s)")
 def state(result: Result) -> tuple[str, str, list[str]]:
     """Whether the figures may be used: `quiet`, `noisy` or `void`, the words for it, and why."""
     quiet = result.quiet
-    reasons = [*quiet.reasons, _elsewhere(quiet.during)]
+    reasons = [sentence(words) for words in quiet.reasons] or [_elsewhere(quiet.during)]
     if result.verified.passed is False:
         why = f"The parity gate failed: {sentence(result.verified.why or 'the bundle scores otherwise here')}"
         return "void", "VOID", [why, "No figure below may be used."]
@@ -135,6 +135,12 @@ def _told(point: Point, name: str) -> bool:
     return name == "requests_per_s" or name in point.latency.supported
 
 
+def stages(found: Iterable[Point]) -> list[str]:
+    """Names of the stages that any point has, in the order of a request's way."""
+    given = dict.fromkeys(stage.name for point in found for stage in point.stages)
+    return [name for name in STAGES if name in given] + [name for name in given if name not in STAGES]
+
+
 def objective(slo: str | None) -> tuple[str, float] | None:
     """The percentile and the milliseconds of an SLO such as `p99=30ms`; None without one."""
     found = _SLO.fullmatch(slo or "")
@@ -145,8 +151,15 @@ def digits(value: float | None, sign: str = "") -> str:
     """Three significant digits, more for thousands; `-` for None."""
     if value is None or not math.isfinite(value):
         return NONE
-    size = math.floor(math.log10(abs(value))) if value else 0
+    if value == 0.0:
+        return f"{0:{sign}}"
+    size = math.floor(math.log10(abs(value)))
     return f"{value:{sign},.{min(6, max(0, DIGITS - 1 - size))}f}"
+
+
+def millions(count: int) -> str:
+    """A number of parameters."""
+    return f"{count / 1e6:,.0f} M" if count >= 1e7 else f"{count / 1e6:.2g} M"
 
 
 def figure(found: Figure | None, sign: str = "") -> str:

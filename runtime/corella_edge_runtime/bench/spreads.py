@@ -138,7 +138,7 @@ def _key(frame: Frame) -> list[str]:
 def stages(found: Sequence[Point], title: str) -> str:
     """Where the mean request's time goes, as parts of 100 % for each ratio, with its milliseconds beside."""
     known = [point for point in found if point.stages]
-    names = [name for name in _names(known) if any(_ms(point, name) for point in known)]
+    names = [name for name in shown.stages(known) if any(_ms(point, name) for point in known)]
     rows = math.ceil(len(names) / 4)
     height = 62 + (BAR + 8) * len(known) + 18 * rows + 12
     parts = [text(14, 20, title, size=14, weight="bold"), text(372, 42, "mean, ms", size=11, fill=GREY), *_hatches()]
@@ -151,11 +151,6 @@ def stages(found: Sequence[Point], title: str) -> str:
         for point in known
     )
     return charts.picture(parts, 460, height, title, f"Mean milliseconds of a request: {said}.")
-
-
-def _names(known: Sequence[Point]) -> list[str]:
-    given = dict.fromkeys(stage.name for point in known for stage in point.stages)
-    return [name for name in PAINTS if name in given] + [name for name in given if name not in PAINTS]
 
 
 def _ms(point: Point, name: str) -> float:
