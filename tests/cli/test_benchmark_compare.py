@@ -108,13 +108,13 @@ def test_an_engine_that_was_made_slower_is_caught(
     options = ("--scenario", "single", "--users", "new", "--ratios", "0", "--budget", "6s", "--max-labelled", "0",
                "--no-llm")  # fmt: skip
     assert corella("benchmark", bundle, *options, "--out", tmp_path / "quick").code == 0
-    rank = Engine.rank
+    finish = Engine.finish
 
     def slow(self: Engine, *args: Any, **more: Any) -> Any:
         time.sleep(0.03)
-        return rank(self, *args, **more)
+        return finish(self, *args, **more)
 
-    monkeypatch.setattr(Engine, "rank", slow)
+    monkeypatch.setattr(Engine, "finish", slow)
     assert corella("benchmark", bundle, *options, "--out", tmp_path / "slow").code == 0
     quick, slower = (quieted(tmp_path / name) for name in ("quick", "slow"))
     found = compare(["quick", "slow"], [quick, slower])

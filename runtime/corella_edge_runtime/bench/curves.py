@@ -124,7 +124,8 @@ def quality(result: Result, metric: str) -> str:
     words = "; ".join(f"{shown.asked(point)}: {shown.fine(point.metrics[metric])}" for point in own
                       if point.line == "policy")  # fmt: skip
     return charts.chart(frame, lines, f"{axis} by routed share", f"{axis} of the policy at {words}.",
-                        [*_knee(result, frame, own, metric), *_routers(frame, levels, metric)])  # fmt: skip
+                        [*_knee(result, frame, own, metric), *_routers(frame, levels, metric),
+                         *_left(frame, own, metric)])  # fmt: skip
 
 
 def _shares() -> Axis:
@@ -133,11 +134,23 @@ def _shares() -> Axis:
 
 
 def _inside(known: Sequence[QualityPoint], metric: str) -> tuple[float, float]:
-    """The ends of the axis: all but the oracle, which may leave the picture."""
+    """The ends of the axis. The oracle is inside, too, unless that would squeeze all others into less than half."""
     ends = [end for point in known if point.line != "oracle" for figure in (point.metrics[metric],)
             for end in ((figure.value, figure.low, figure.high) if point.line == "policy" else (figure.value,))
             if end is not None]  # fmt: skip
-    return min(ends), max(ends)
+    low, high = min(ends), max(ends)
+    every = [low, high, *(_value(point, metric) for point in known if point.line == "oracle")]
+    return (min(every), max(every)) if max(every) - min(every) <= 2 * (high - low) else (low, high)
+
+
+def _left(frame: Frame, own: Sequence[QualityPoint], metric: str) -> list[str]:
+    """Where the oracle leaves the picture: how far it goes."""
+    oracle = [_value(point, metric) for point in own if point.line == "oracle"]
+    parts = []
+    for best, y in ((max(oracle, default=0.0), frame.top + 12), (min(oracle, default=0.0), frame.base - 6)):
+        if oracle and not 0.0 <= frame.y.part(best) <= 1.0:
+            parts.append(charts.halo(frame.left + 8, y, f"oracle: as far as {best:.3f}, outside"))
+    return parts
 
 
 def _of_line(own: Sequence[QualityPoint], name: str, metric: str) -> Line:

@@ -129,15 +129,26 @@ def _quality(result: Result) -> Iterator[Section]:
     rows = [_scored(point, names) for point in found.points if point.line not in ("random", "oracle")]
     said = [f"{found.rows:,} labelled rows of {found.users:,} users, each scored once by both models; intervals of "
             "95 % by bootstrap over users. Gain: over the base model alone, paired. Oracle, in the plots: the rows "
-            "whose log-loss asking lowers most, labels known; random: as many rows, drawn."]  # fmt: skip
+            "whose log-loss asking lowers most, labels known; random: as many rows, drawn.",
+            *_unanswered(found.points)]  # fmt: skip
     header = ["line", "asked for", "realised share", *(_metric(name) for name in names), "gain in AUC"]
-    drawn = [(curves.quality(result, name), f"{_metric(name)} with its 95 % band; the ring is the knee.")
+    knee = "" if found.knee is None else " The ring is the knee: after it more of the LLM brings less than its part."
+    drawn = [(curves.quality(result, name), f"{_metric(name)} with its 95 % band.{knee}")
              for name in ("auc", "uauc") if curves.has(result, name)]  # fmt: skip
     if curves.pairs(result, "p99", "auc"):
         drawn.insert(1, (curves.trade(result, "auc"), "Each point is a ratio of the headline's curve. Hollow: another "
-                         "ratio is both quicker and better. The ring is the knee."))  # fmt: skip
+                         "ratio is both quicker and better."))  # fmt: skip
     yield Section("Quality at the same ratios", said, figures=drawn)
     yield Section("Metrics", (), header, rows, level=3)
+
+
+def _unanswered(found: Sequence[QualityPoint]) -> list[str]:
+    """Why the LLM alone is not alone."""
+    llm = next((point for point in found if point.line == "llm"), None)
+    if llm is None or llm.share > 0.9995:
+        return []
+    return [f"LLM alone: it answers {per_cent(llm.share)} of the rows; the others have no text for it, and keep the "
+            "base model's score."]  # fmt: skip
 
 
 def _metric(name: str) -> str:
