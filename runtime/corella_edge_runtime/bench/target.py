@@ -48,7 +48,7 @@ class Target(Protocol):
         """
 
     def at_random(self, share: float | None) -> None:
-        """From now on, in requests without a threshold, ask about such a share of candidates, drawn; None = as usual."""
+        """From now on a request without a threshold asks about such a share, drawn at random; None = as usual."""
 
     def forget(self) -> bool:
         """Drop what is kept of users; False where that cannot be asked for."""
