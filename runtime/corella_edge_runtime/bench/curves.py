@@ -29,6 +29,7 @@ from corella_edge_runtime.drawing import GREY, INK, stroke, text
 LOOKS = {"p50": (BLUE, "none", "circle"), "p90": (SKY, "8 3", "square"), "p95": (GREEN, "5 3", "diamond"),
          "p99": (VERMILION, "none", "square"), "p999": (PURPLE, "7 3 2 3", "triangle"), "max": (NEUTRAL, "2 3", ""),
          }  # fmt: skip
+ALWAYS = ("p50", "p99", "max")  # others are drawn where the sample supports them somewhere
 # Of the lines that are no router's own.
 QUALITY = {"policy": ("policy", BLUE, "none", "circle"), "random": ("random", NEUTRAL, "6 4", "square"),
            "oracle": ("oracle", PURPLE, "2 4", "diamond")}  # fmt: skip
@@ -71,11 +72,12 @@ def _percentile(found: Sequence[Point], name: str) -> Line | None:
     colour, dash, mark = LOOKS[name]
     known = [(i, figure) for i, point in enumerate(found) if (figure := getattr(point.latency, name)).value]
     bands = [figure for _, figure in known] if all(figure.low and figure.high for _, figure in known) else []
+    told = any(name in point.latency.supported for point in found)
     weak = frozenset(place for place, (i, _) in enumerate(known)
                      if name != "max" and name not in found[i].latency.supported)  # fmt: skip
     line = Line(shown.PERCENTILES[name], colour, [i for i, _ in known], [figure.value for _, figure in known], dash,
                 mark, [figure.low for figure in bands], [figure.high for figure in bands], weak)  # fmt: skip
-    return line if known else None
+    return line if known and (told or name in ALWAYS) else None
 
 
 def _ends(point: Point) -> list[float]:
@@ -94,7 +96,7 @@ def _limit(frame: Frame, limit: tuple[str, float] | None) -> list[str]:
         return []
     y = frame.up(limit[1])
     words = f"objective {limit[0]} ≤ {shown.digits(limit[1])} ms"
-    return [stroke(frame.left, y, frame.end, y, INK, 1.2, "3 3"), text(frame.left + 6, y - 5, words, size=11)]
+    return [stroke(frame.left, y, frame.end, y, INK, 1.2, "3 3"), charts.halo(frame.left + 6, y - 5, words)]
 
 
 def has(result: Result, metric: str) -> bool:
@@ -214,7 +216,7 @@ def trade(result: Result, metric: str) -> str:
     ms = [value for found in both.values() for _, value, _ in found]
     ends = [end for _, _, figure in both["p99"] for end in (figure.value, figure.low, figure.high) if end is not None]
     axis = shown.METRICS.get(metric, metric.upper())
-    across = charts.logarithmic(min(ms), max(ms), "milliseconds a request, new users (log)")
+    across = charts.logarithmic(min(ms), max(ms), "milliseconds a request, new users (log)", room=9)
     frame = Frame(across, charts.linear(min(ends), max(ends), axis), right=62)
     lines = [_traded(both[name], name) for name in ("p50", "p99")]
     bars = [stroke(frame.across(value), frame.up(figure.low), frame.across(value), frame.up(figure.high), FAINT)

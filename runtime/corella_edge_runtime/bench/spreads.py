@@ -46,7 +46,7 @@ def humps(found: Sequence[Point], title: str) -> str:
     known = [point for point in found if point.histogram.counts]
     low = min(point.histogram.low for point in known) / 1e6
     high = max(point.histogram.high for point in known) / 1e6
-    across = charts.logarithmic(low, high, "milliseconds a request (log)")
+    across = charts.logarithmic(low, high, "milliseconds a request (log)", room=9)
     frame = Frame(across, charts.linear(0.0, 1.0, ""), 460, 36 + ROW * len(known) + 80, right=112, bottom=74)
     edges = classes(across.low, across.high)
     parts = [*_columns(frame, title)]
