@@ -46,8 +46,10 @@ def linear(low: float, high: float, name: str) -> Axis:
 
 
 def logarithmic(low: float, high: float, name: str, room: int = 20) -> Axis:
-    """Values 1, 2 and 5 of each power of ten, or the powers alone, that enclose the range; both ends above 0. Where more
-    than `room` words would stand, those of the twos are left out."""
+    """Values 1, 2 and 5 of each power of ten, or the powers alone, that enclose the range; both ends above 0.
+
+    Where more than `room` words would stand, those of the twos are left out.
+    """
     ticks = log_ticks(low, high)
     crowded = len(ticks) > room
     words = ["" if crowded and f"{tick:e}".startswith("2") else number(tick) for tick in ticks]
@@ -250,7 +252,7 @@ def _around(x: float, y: float, words: str) -> list[Box]:
 
 
 def _free(box: Box, taken: Sequence[Box], frame: Frame) -> bool:
-    inside = frame.left < box[0] and box[2] < frame.width and frame.top - 8 < box[1] and box[3] < frame.base
+    inside = frame.left < box[0] and box[2] < frame.end and frame.top - 8 < box[1] and box[3] < frame.base
     return inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken)
 
 

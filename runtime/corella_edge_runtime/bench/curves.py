@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from corella_edge_runtime import charts
 from corella_edge_runtime.bench import shown
 from corella_edge_runtime.bench.circumstances import Figure
@@ -114,9 +116,28 @@ def _value(point: QualityPoint, metric: str) -> float:
     return value
 
 
+def paired(result: Result, metric: str) -> list[QualityPoint]:
+    """The points that have a metric, with the interval of its gain over the base model around it, where that is known.
+
+    The interval of the metric itself is mostly the chance of which users were drawn, and common to all points.
+    """
+    known = [point for point in result.quality.points if _known(point, metric)]
+    base = next((_value(point, metric) for point in known if point.line == "crm"), None)
+    return [
+        point if base is None else replace(point, metrics={metric: _gained(point, metric, base)}) for point in known
+    ]
+
+
+def _gained(point: QualityPoint, metric: str, base: float) -> Figure:
+    gain = point.gains.get(metric)
+    if gain is None or gain.low is None or gain.high is None:
+        return point.metrics[metric]
+    return Figure(_value(point, metric), base + gain.low, base + gain.high)
+
+
 def quality(result: Result, metric: str) -> str:
     """A metric against the share, on a root axis: the policy with its band, and what it is to be judged by."""
-    known = [point for point in result.quality.points if _known(point, metric)]
+    known = paired(result, metric)
     own = [point for point in known if point.line in QUALITY]
     levels = [point for point in known if point.line not in QUALITY]
     axis = shown.METRICS.get(metric, metric.upper())
@@ -193,8 +214,7 @@ def _knee(result: Result, frame: Frame, own: Sequence[QualityPoint], metric: str
 
 def pairs(result: Result, name: str, metric: str) -> list[tuple[Point, float, Figure]]:
     """The headline's points that have both a latency percentile and a metric of quality at the same threshold."""
-    scored = {point.threshold: point.metrics[metric] for point in result.quality.points
-              if point.line == "policy" and _known(point, metric)}  # fmt: skip
+    scored = {point.threshold: point.metrics[metric] for point in paired(result, metric) if point.line == "policy"}
     found = [(point, getattr(point.latency, name).value, scored[point.threshold])
              for point in shown.headline(result) if point.threshold in scored]  # fmt: skip
     return [one for one in found if one[1]]

@@ -133,7 +133,7 @@ def _quality(result: Result) -> Iterator[Section]:
             *_unanswered(found.points)]  # fmt: skip
     header = ["line", "asked for", "realised share", *(_metric(name) for name in names), "gain in AUC"]
     knee = "" if found.knee is None else " The ring is the knee: after it more of the LLM brings less than its part."
-    drawn = [(curves.quality(result, name), f"{_metric(name)} with its 95 % band.{knee}")
+    drawn = [(curves.quality(result, name), f"Band: the 95 % interval of the gain over the base model, paired.{knee}")
              for name in ("auc", "uauc") if curves.has(result, name)]  # fmt: skip
     if curves.pairs(result, "p99", "auc"):
         drawn.insert(1, (curves.trade(result, "auc"), "Each point is a ratio of the headline's curve. Hollow: another "
