@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,11 +175,13 @@ def _opened(bundle: Path, url: str | None, engine: dict[str, Any]) -> Iterator[O
     from corella_edge_runtime.bench.opened import Opened
 
     if url is not None:
-        yield Opened.at(url, bundle)
+        opened = Opened.at(url, bundle)
+        with closing(opened.target):
+            yield opened
         return
-    with open_engine(bundle, **engine) as opened:
-        tell_threshold(opened)
-        yield Opened.here(opened)
+    with open_engine(bundle, **engine) as own:
+        tell_threshold(own)
+        yield Opened.here(own)
 
 
 def _keep(result: Result, out: Path | None) -> None:

@@ -33,7 +33,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: wait (until somebody turned to the request), parse, encode, crm, policy, prompt (texts to tokens), queue
-            (of the LLM), prefill, fuse, serialise; over HTTP also http (the way there and back), turn and store.
+            (of the LLM), prefill, fuse, serialise, and other: what no clock covers, such as the way back from the
+            LLM's thread. Over HTTP also turn, store and http (the way there and back) instead of other.
         ms: mean of all requests; p50 and p99 of those that passed it.
         requests: that passed it.
     """

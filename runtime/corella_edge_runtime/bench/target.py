@@ -59,6 +59,9 @@ class Target(Protocol):
     def memory(self) -> int | None:
         """Greatest resident bytes so far, with all processes of its own; None where nobody tells."""
 
+    def close(self) -> None:
+        """Give back what it opened by itself."""
+
 
 @dataclass(slots=True)
 class _OnTheWay:
@@ -119,6 +122,7 @@ class InProcess:
         now, seen = time.monotonic(), way.seen
         seen.seconds = now - way.due
         seen.stages |= {**scores.trace.seconds, "fuse": fused - started, "serialise": now - fused}
+        seen.stages["other"] = max(0.0, seen.seconds - sum(seen.stages.values()))
         count(seen, scores)
         return seen
 
@@ -135,6 +139,9 @@ class InProcess:
 
     def memory(self) -> int | None:
         return machine.peak_memory()
+
+    def close(self) -> None:
+        """The engine is closed by who opened it."""
 
 
 def _next(ended: SimpleQueue[_OnTheWay], patience: float | None) -> _OnTheWay | None:

@@ -55,6 +55,9 @@ class Stub:
     def memory(self) -> int | None:
         return 12345
 
+    def close(self) -> None:
+        pass
+
 
 def bench(target: Stub, objective: tuple[float, float] | None = None, users: int = 8) -> Bench:
     history = [Event(str(i)) for i in range(6)]
