@@ -11,6 +11,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
+from corella_edge.cli.benchmark_compare import Percent, check_options, compare_reports
 from corella_edge.cli.common import (
     Duration,
     TextFileType,
@@ -68,7 +69,7 @@ class Thresholds(click.ParamType[tuple[str, ...]]):
 
 
 @click.command(cls=Command)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="BUNDLE")
 @click.option("--url", metavar="URL",
               help="Measure the server at http://HOST:PORT, which serves BUNDLE, instead of this process.")  # fmt: skip
 @click.option("--scenario", type=Words(SCENARIOS), default=",".join(SCENARIOS), show_default=True,
@@ -96,6 +97,12 @@ class Thresholds(click.ParamType[tuple[str, ...]]):
 @click.option("--out", type=click.Path(path_type=Path),
               help="Folder for the report, which replaces an earlier one; it may hold nothing else. An interrupted "
               "benchmark goes on there.")  # fmt: skip
+@click.option("--compare", is_flag=True,
+              help="Measure nothing: name reports (folders or benchmark.json) instead of BUNDLE, and each is held "
+              "against the first; or one folder with reports below it, for a page of them all. Exit code 8 is a "
+              "regression, 9 that nothing may be concluded.")  # fmt: skip
+@click.option("--max-slowdown", default="5%", show_default=True, type=Percent(),
+              help="With --compare: the slowdown that is no regression yet.")  # fmt: skip
 @click.option("--max-labelled", default=2000, show_default=True, type=click.IntRange(0),
               help="Labelled rows to score for quality; 0 leaves it out.")  # fmt: skip
 @engine_options("thread")
@@ -103,8 +110,8 @@ class Thresholds(click.ParamType[tuple[str, ...]]):
               help="Seed for drawing users, items and moments, and for their order.")  # fmt: skip
 @json_option
 def benchmark(
-    bundle: Path, url: str | None, requests: TextFile | None, out: Path | None, engine: dict[str, Any], json: bool,
-    **asked: Any,
+    paths: tuple[Path, ...], compare: bool, max_slowdown: float, url: str | None,
+    requests: TextFile | None, out: Path | None, engine: dict[str, Any], json: bool, **asked: Any,
 ) -> None:  # fmt: skip
     """Measure latency, throughput and quality of BUNDLE on this machine, by the share of candidates the LLM is asked
     about.
@@ -112,6 +119,19 @@ def benchmark(
     Share 0 is the base model (CRM) alone. The reference scores of BUNDLE are checked first. Prints a short table;
     --out DIR keeps the report, all figures and every measured request.
     """
+    check_options(click.get_current_context(), compare)
+    if compare:
+        compare_reports(paths, max_slowdown, out, json)
+        return
+    if len(paths) > 1:
+        raise click.UsageError("name one BUNDLE; several reports are for --compare")
+    _measure(paths[0], url, requests, out, engine, json, asked)
+
+
+def _measure(
+    bundle: Path, url: str | None, requests: TextFile | None, out: Path | None, engine: dict[str, Any], json: bool,
+    asked: dict[str, Any],
+) -> None:  # fmt: skip
     from corella_edge_runtime.bench import report
     from corella_edge_runtime.bench.run import run
 

@@ -11,6 +11,7 @@ import click
 from corella_edge.cli.common import echo_json
 from corella_edge.errors import InputError
 
+ONLY, BOTH = ("compare", "max_slowdown"), ("out", "json", "verbose", "quiet")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
@@ -28,7 +29,20 @@ class Percent(click.ParamType[float]):
         return float(found[1]) / 100.0
 
 
-def compare(paths: Sequence[Path], most: float, out: Path | None, json: bool) -> None:
+def check_options(ctx: click.Context, compare: bool) -> None:
+    """Raises UsageError for options that only the other use of the command has."""
+    from click.core import ParameterSource
+
+    options = {one.name: one.opts[0] for one in ctx.command.params if isinstance(one, click.Option) and one.name}
+    given = [name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    wrong = [options[name] for name in given if (name in ONLY) != compare and name not in BOTH]
+    if wrong and compare:
+        raise click.UsageError(f"{wrong[0]} is for a measurement, and --compare measures nothing")
+    if wrong:
+        raise click.UsageError(f"{wrong[0]} is for --compare")
+
+
+def compare_reports(paths: Sequence[Path], most: float, out: Path | None, json: bool) -> None:
     """Two or more reports against the first of them; or all reports below one folder.
 
     Raises:

@@ -45,10 +45,15 @@ def linear(low: float, high: float, name: str) -> Axis:
     return Axis(ticks[0], ticks[-1], [(tick, f"{tick:,.{decimals}f}") for tick in ticks], name)
 
 
-def logarithmic(low: float, high: float, name: str) -> Axis:
-    """Values 1, 2 and 5 of each power of ten, or the powers alone, that enclose the range; both ends above 0."""
+def logarithmic(low: float, high: float, name: str, room: int = 20) -> Axis:
+    """Values 1, 2 and 5 of each power of ten, or the powers alone, that enclose the range; both ends above 0.
+
+    Where more than `room` words would stand, those of the twos are left out.
+    """
     ticks = log_ticks(low, high)
-    return Axis(ticks[0], ticks[-1], [(tick, number(tick)) for tick in ticks], name, math.log10)
+    crowded = len(ticks) > room
+    words = ["" if crowded and f"{tick:e}".startswith("2") else number(tick) for tick in ticks]
+    return Axis(ticks[0], ticks[-1], list(zip(ticks, words, strict=True)), name, math.log10)
 
 
 def places(names: Sequence[str], name: str) -> Axis:
@@ -247,7 +252,7 @@ def _around(x: float, y: float, words: str) -> list[Box]:
 
 
 def _free(box: Box, taken: Sequence[Box], frame: Frame) -> bool:
-    inside = frame.left < box[0] and box[2] < frame.width and frame.top - 8 < box[1] and box[3] < frame.base
+    inside = frame.left < box[0] and box[2] < frame.end and frame.top - 8 < box[1] and box[3] < frame.base
     return inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken)
 
 

@@ -61,13 +61,13 @@ def point(rng, scenario, ratio, routing, users, slower, requests) -> p.Point:
     busy = 1000 * float((seconds - 0.0011 * slower).clip(0).mean())
     stages = {**{name: ms * slower for name, ms in STAGES.items()}, "prefill": busy}
     share, p99 = ratio_of(asked.astype(float), np.full(requests, 20.0)), 1000 * histogram.quantile(0.99)
-    p50 = 1000 * histogram.quantile(0.5)
+    p50, told = 1000 * histogram.quantile(0.5), latency(seconds, histogram)
+    rate = figure(1000 / told.mean.value, 1000 / told.mean.high, 1000 / told.mean.low)
     return p.Point(
         scenario=scenario, threshold=f"ratio:{ratio:g}", ratio=ratio, routing=routing, users=users, share=share,
-        touched=part(int(hit.sum()), requests), latency=latency(seconds, histogram), histogram=histogram,
-        unrouted=counted(seconds[~hit]), requests_per_s=figure(requests / wall, 0.97 * requests / wall,
-                                                               1.03 * requests / wall),
-        candidates_per_s=figure(20 * requests / wall, 19.4 * requests / wall, 20.6 * requests / wall),
+        touched=part(int(hit.sum()), requests), latency=told, histogram=histogram,
+        unrouted=counted(seconds[~hit]), requests_per_s=rate,
+        candidates_per_s=figure(rate.value, rate.low, rate.high, 20.0),
         goodput=figure(histogram.within(0.03) / wall),
         outcomes=p.Outcomes(requests=requests, late=requests - histogram.within(0.03),
                             easy=20 * requests - int(asked.sum()), llm=int(asked.sum())),

@@ -10,9 +10,10 @@ import pytest
 from corella_edge.json_lines import read_lines
 from corella_edge.request_message import parse_request
 from corella_edge_export import report
-from corella_edge_runtime.bench.journal import FILE
+from corella_edge_runtime.bench.journal import FILE as SLICES
 from corella_edge_runtime.bench.report import FILES
 from corella_edge_runtime.bench.result import read
+from corella_edge_runtime.bench.shown import points
 from corella_edge_runtime.engine import Engine
 from sessions import ONE, REPOSITORY, run, serving, start, succeed
 
@@ -114,14 +115,14 @@ def test_every_prepared_request_is_a_request(tiny):
 
 
 def test_benchmark(tiny, tmp_path):
-    args = ["--ratios", "0,0.2,1", "--out", tmp_path / "report", "--scenario", "single", "--budget", "3s", *ONE]
+    args = ["--ratios", "0,0.2,1", "--out", tmp_path / "report", "--scenario", "single", "--budget", "5s", *ONE]
     done = succeed("benchmark", tiny.bundle, *args)
-    points = [point for point in read(tmp_path / "report").points if (point.routing, point.users) == ("policy", "new")]
-    assert [point.ratio for point in points] == [0.0, 0.2, 1.0]
-    assert points[0].share.value == 0.0
-    assert points[2].share.value == 1.0
+    found = read(tmp_path / "report")
+    curve = points(found, "single", "new")
+    assert [point.ratio for point in curve] == [0.0, 0.2, 1.0]
+    assert (curve[0].share.value, curve[2].share.value) == (0.0, 1.0)
     assert "AUC" in done.out
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {*FILES, FILE}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {*FILES, SLICES}
 
 
 def test_a_second_export_to_the_same_folder_is_refused(tiny):

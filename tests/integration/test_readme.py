@@ -22,7 +22,7 @@ from corella_edge.routing.exploring import EXPLORE
 from corella_edge.routing.forms import FORMS, read_threshold
 from corella_edge.routing.reasons import FAULT, KEPT, NoAnswer
 from corella_edge.scores import Scored
-from corella_edge_runtime.bench.journal import FILE
+from corella_edge_runtime.bench.journal import FILE as SLICES
 from corella_edge_runtime.bench.report import FILES
 from pages import BLOCK, PAGES, README, blocks, read, section
 from sessions import REPOSITORY, call, serving, start, succeed
@@ -167,7 +167,7 @@ def check_outputs(ended):
     assert ended["verify"].out.endswith("ml-1m-tiny@1: verified\n")
     assert "PROBLEMS" not in ended["inspect"].out
     assert "AUC" in ended["evaluate"].out
-    assert {path.name for path in Path("report").iterdir()} == {*FILES, FILE}
+    assert {path.name for path in Path("report").iterdir()} == {*FILES, SLICES}
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ Verdict = Literal["faster", "slower", "better", "worse", "no difference shown", 
 Key = tuple[Scenario, str, str, bool]  # scenario, users, what was asked for, more than one process
 LATENCIES = ("p50", "p90", "p95", "p99", "p999")
 METRICS = {"auc": True, "uauc": True, "logloss": False, "ece": False}  # whether more is better
+QUALITY = "Quality"  # where a row of quality stands
 SAME_RATE = 0.05  # rates that differ by no more are the same load
 # What two reports may differ in without a word: they are made at different times.
 UNSAID = ("measured", "points", "other processes, other virtual machines")
@@ -127,7 +128,7 @@ def compare(names: Sequence[str], results: Sequence[Result], most: float = 0.05)
     """All of them against the first; `most` is the slowdown from which on a slower figure is a regression."""
     rows = tuple(_rows(results))
     void = [*_unusable(names, results), *_unlike(results)]
-    if not rows:
+    if not any(row.speed for row in rows):
         void.append("They have no point in common: the same scenario, users and threshold.")
     warnings = tuple(_warnings(results))
     return Comparison(tuple(names), tuple(results), differences(results), tuple(void), warnings, rows, most)
@@ -241,7 +242,7 @@ def _quality_rows(results: Sequence[Result]) -> Iterable[Row]:
         for name, more in METRICS.items():
             if len(same) == len(columns) and all(_known(one, name) for one in same):
                 found = tuple(one.metrics[name] for one in same)
-                yield Row(f"Quality, {asked}", shown.METRICS[name], found, more, speed=False)
+                yield Row(f"{QUALITY}, {asked}", shown.METRICS[name], found, more, speed=False)
 
 
 def _known(point: QualityPoint, name: str) -> bool:

@@ -16,7 +16,7 @@ from corella_edge.errors import RegressionError, VoidError
 from corella_edge_runtime import charts
 from corella_edge_runtime.bench import curves, shown
 from corella_edge_runtime.bench.circumstances import Figure
-from corella_edge_runtime.bench.compare import Comparison, Row, Verdict
+from corella_edge_runtime.bench.compare import QUALITY, Comparison, Row, Verdict
 from corella_edge_runtime.bench.points import Point
 from corella_edge_runtime.bench.report import table
 from corella_edge_runtime.bench.result import Result
@@ -74,10 +74,11 @@ def sections(found: Comparison) -> Iterator[Section]:
 
 
 def _at_a_glance(found: Comparison, place: int, name: str) -> Section:
-    """Changes of one report: a row for each scenario, users and ratio, a column for each figure."""
-    names = list(dict.fromkeys(row.name for row in found.rows))
+    """Changes in cost of one report: a row for each scenario, users and ratio, a column for each figure."""
+    priced = [row for row in found.rows if not row.where.startswith(QUALITY)]
+    names = list(dict.fromkeys(row.name for row in priced))
     cells: dict[str, dict[str, str]] = {}
-    for row in found.rows:
+    for row in priced:
         change, said = _change(row.slowdowns()[place]), row.verdicts()[place]
         weak = said in ("no difference shown", "not judged") and change != shown.NONE
         cells.setdefault(row.where, {})[row.name] = Weak(change) if weak else change
@@ -109,7 +110,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _written(row: Row, figure: Figure | None) -> str:
-    return shown.figure(figure) if row.speed or row.name.startswith("memory") else shown.fine(figure)
+    return shown.fine(figure) if row.where.startswith(QUALITY) else shown.figure(figure)
 
 
 def _change(by: float | None) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from corella_edge_runtime import charts
 from corella_edge_runtime.bench import shown
 from corella_edge_runtime.bench.circumstances import Figure
@@ -29,6 +31,7 @@ from corella_edge_runtime.drawing import GREY, INK, stroke, text
 LOOKS = {"p50": (BLUE, "none", "circle"), "p90": (SKY, "8 3", "square"), "p95": (GREEN, "5 3", "diamond"),
          "p99": (VERMILION, "none", "square"), "p999": (PURPLE, "7 3 2 3", "triangle"), "max": (NEUTRAL, "2 3", ""),
          }  # fmt: skip
+ALWAYS = ("p50", "p99", "max")  # others are drawn where the sample supports them somewhere
 # Of the lines that are no router's own.
 QUALITY = {"policy": ("policy", BLUE, "none", "circle"), "random": ("random", NEUTRAL, "6 4", "square"),
            "oracle": ("oracle", PURPLE, "2 4", "diamond")}  # fmt: skip
@@ -71,11 +74,12 @@ def _percentile(found: Sequence[Point], name: str) -> Line | None:
     colour, dash, mark = LOOKS[name]
     known = [(i, figure) for i, point in enumerate(found) if (figure := getattr(point.latency, name)).value]
     bands = [figure for _, figure in known] if all(figure.low and figure.high for _, figure in known) else []
+    told = any(name in point.latency.supported for point in found)
     weak = frozenset(place for place, (i, _) in enumerate(known)
                      if name != "max" and name not in found[i].latency.supported)  # fmt: skip
     line = Line(shown.PERCENTILES[name], colour, [i for i, _ in known], [figure.value for _, figure in known], dash,
                 mark, [figure.low for figure in bands], [figure.high for figure in bands], weak)  # fmt: skip
-    return line if known else None
+    return line if known and (told or name in ALWAYS) else None
 
 
 def _ends(point: Point) -> list[float]:
@@ -94,7 +98,7 @@ def _limit(frame: Frame, limit: tuple[str, float] | None) -> list[str]:
         return []
     y = frame.up(limit[1])
     words = f"objective {limit[0]} ≤ {shown.digits(limit[1])} ms"
-    return [stroke(frame.left, y, frame.end, y, INK, 1.2, "3 3"), text(frame.left + 6, y - 5, words, size=11)]
+    return [stroke(frame.left, y, frame.end, y, INK, 1.2, "3 3"), charts.halo(frame.left + 6, y - 5, words)]
 
 
 def has(result: Result, metric: str) -> bool:
@@ -112,9 +116,28 @@ def _value(point: QualityPoint, metric: str) -> float:
     return value
 
 
+def paired(result: Result, metric: str) -> list[QualityPoint]:
+    """The points that have a metric, with the interval of its gain over the base model around it, where that is known.
+
+    The interval of the metric itself is mostly the chance of which users were drawn, and common to all points.
+    """
+    known = [point for point in result.quality.points if _known(point, metric)]
+    base = next((_value(point, metric) for point in known if point.line == "crm"), None)
+    return [
+        point if base is None else replace(point, metrics={metric: _gained(point, metric, base)}) for point in known
+    ]
+
+
+def _gained(point: QualityPoint, metric: str, base: float) -> Figure:
+    gain = point.gains.get(metric)
+    if gain is None or gain.low is None or gain.high is None:
+        return point.metrics[metric]
+    return Figure(_value(point, metric), base + gain.low, base + gain.high)
+
+
 def quality(result: Result, metric: str) -> str:
     """A metric against the share, on a root axis: the policy with its band, and what it is to be judged by."""
-    known = [point for point in result.quality.points if _known(point, metric)]
+    known = paired(result, metric)
     own = [point for point in known if point.line in QUALITY]
     levels = [point for point in known if point.line not in QUALITY]
     axis = shown.METRICS.get(metric, metric.upper())
@@ -124,7 +147,8 @@ def quality(result: Result, metric: str) -> str:
     words = "; ".join(f"{shown.asked(point)}: {shown.fine(point.metrics[metric])}" for point in own
                       if point.line == "policy")  # fmt: skip
     return charts.chart(frame, lines, f"{axis} by routed share", f"{axis} of the policy at {words}.",
-                        [*_knee(result, frame, own, metric), *_routers(frame, levels, metric)])  # fmt: skip
+                        [*_knee(result, frame, own, metric), *_routers(frame, levels, metric),
+                         *_left(frame, own, metric)])  # fmt: skip
 
 
 def _shares() -> Axis:
@@ -133,11 +157,23 @@ def _shares() -> Axis:
 
 
 def _inside(known: Sequence[QualityPoint], metric: str) -> tuple[float, float]:
-    """The ends of the axis: all but the oracle, which may leave the picture."""
+    """The ends of the axis. The oracle is inside, too, unless that would squeeze all others into less than half."""
     ends = [end for point in known if point.line != "oracle" for figure in (point.metrics[metric],)
             for end in ((figure.value, figure.low, figure.high) if point.line == "policy" else (figure.value,))
             if end is not None]  # fmt: skip
-    return min(ends), max(ends)
+    low, high = min(ends), max(ends)
+    every = [low, high, *(_value(point, metric) for point in known if point.line == "oracle")]
+    return (min(every), max(every)) if max(every) - min(every) <= 2 * (high - low) else (low, high)
+
+
+def _left(frame: Frame, own: Sequence[QualityPoint], metric: str) -> list[str]:
+    """Where the oracle leaves the picture: how far it goes."""
+    oracle = [_value(point, metric) for point in own if point.line == "oracle"]
+    parts = []
+    for best, y in ((max(oracle, default=0.0), frame.top + 12), (min(oracle, default=0.0), frame.base - 6)):
+        if oracle and not 0.0 <= frame.y.part(best) <= 1.0:
+            parts.append(charts.halo(frame.left + 8, y, f"oracle: as far as {best:.3f}, outside"))
+    return parts
 
 
 def _of_line(own: Sequence[QualityPoint], name: str, metric: str) -> Line:
@@ -178,8 +214,7 @@ def _knee(result: Result, frame: Frame, own: Sequence[QualityPoint], metric: str
 
 def pairs(result: Result, name: str, metric: str) -> list[tuple[Point, float, Figure]]:
     """The headline's points that have both a latency percentile and a metric of quality at the same threshold."""
-    scored = {point.threshold: point.metrics[metric] for point in result.quality.points
-              if point.line == "policy" and _known(point, metric)}  # fmt: skip
+    scored = {point.threshold: point.metrics[metric] for point in paired(result, metric) if point.line == "policy"}
     found = [(point, getattr(point.latency, name).value, scored[point.threshold])
              for point in shown.headline(result) if point.threshold in scored]  # fmt: skip
     return [one for one in found if one[1]]
@@ -201,12 +236,12 @@ def trade(result: Result, metric: str) -> str:
     ms = [value for found in both.values() for _, value, _ in found]
     ends = [end for _, _, figure in both["p99"] for end in (figure.value, figure.low, figure.high) if end is not None]
     axis = shown.METRICS.get(metric, metric.upper())
-    across = charts.logarithmic(min(ms), max(ms), "milliseconds a request, new users (log)")
+    across = charts.logarithmic(min(ms), max(ms), "milliseconds a request, new users (log)", room=9)
     frame = Frame(across, charts.linear(min(ends), max(ends), axis), right=62)
     lines = [_traded(both[name], name) for name in ("p50", "p99")]
     bars = [stroke(frame.across(value), frame.up(figure.low), frame.across(value), frame.up(figure.high), FAINT)
             for _, value, figure in both["p99"] if figure.low is not None and figure.high is not None]  # fmt: skip
-    words = charts.labels([(frame.across(value), frame.up(figure.value or 0.0), shown.asked(point))
+    words = charts.labels([(frame.across(value), frame.up(figure.value or 0.0), shown.brief(point))
                            for point, value, figure in both["p99"]], frame)  # fmt: skip
     said = "; ".join(f"{shown.asked(point)}: p99 {shown.digits(value)} ms, {axis} {shown.fine(figure)}"
                      for point, value, figure in both["p99"])  # fmt: skip
@@ -230,18 +265,24 @@ def _trade_knee(result: Result, frame: Frame, found: Sequence[tuple[Point, float
             for piece in charts.ring(frame.across(value), frame.up(figure.value or 0.0), "")]  # fmt: skip
 
 
+def seen_by_law(point: Point) -> tuple[float | None, float | None]:
+    """Share of touched requests and p99 on the requests that the law is judged by; else on all."""
+    law = point.law
+    touched = point.touched.value if law.seen_touched is None else law.seen_touched
+    return touched, point.latency.p99.value if law.seen_p99 is None else law.seen_p99
+
+
 def touched(found: Sequence[Point], control: Sequence[Point]) -> str:
     """Requests with a routed candidate against the ratio: measured, by the law, and if candidates were independent."""
     x = list(range(len(found)))
-    measured = [point.touched for point in found]
-    lines = [_part("measured", (BLUE, "none", "circle"), x, [one.value for one in measured])]
+    lines = [_part("measured", (BLUE, "none", "circle"), x, [seen_by_law(point)[0] for point in found])]
     lines += [_part("predicted", (VERMILION, "6 3", "diamond"), x, [point.law.touched for point in found])]
     lines += [_part("independent", (NEUTRAL, "2 3", ""), x, [point.law.independent for point in found])]
-    if [point.threshold for point in control] == [point.threshold for point in found]:
-        lines.append(_part("random", (GREEN, "9 3 2 3", "square"), x, [point.touched.value for point in control]))
+    drawn = {point.threshold: point.touched.value for point in control}
+    lines.append(_part("random", (GREEN, "9 3 2 3", "square"), x, [drawn.get(point.threshold) for point in found]))
     frame = Frame(_across(found), charts.linear(0.0, 100.0, "requests with a routed candidate, %"), right=108)
     said = "; ".join(f"at {shown.asked(point)}: predicted {shown.per_cent(point.law.touched)}, measured "
-                     f"{shown.per_cent(point.touched.value)}" for point in found)  # fmt: skip
+                     f"{shown.per_cent(seen_by_law(point)[0])}" for point in found)  # fmt: skip
     return charts.chart(frame, [line for line in lines if line.x], "Requests that touch the LLM", f"{said}.")
 
 
@@ -252,14 +293,14 @@ def _part(name: str, look: tuple[str, str, str], x: Sequence[int], shares: Seque
 
 def law_p99(found: Sequence[Point]) -> str:
     """p99 by the law and as measured."""
-    known = [point for point in found if point.law.p99 and point.latency.p99.value]
+    known = [point for point in found if point.law.p99 and seen_by_law(point)[1]]
     x = [float(i) for i in range(len(known))]
-    seen, told = ([point.latency.p99.value or 0.0 for point in known], [point.law.p99 or 0.0 for point in known])
+    seen, told = ([seen_by_law(point)[1] or 0.0 for point in known], [point.law.p99 or 0.0 for point in known])
     frame = Frame(_across(known), charts.logarithmic(min(seen + told), max(seen + told), "p99, milliseconds (log)"),
                   right=100)  # fmt: skip
     lines = [Line("measured", BLUE, x, seen, "none", "circle"), Line("predicted", VERMILION, x, told, "6 3", "diamond")]
     words = "; ".join(f"at {shown.asked(point)}: predicted {shown.digits(point.law.p99)} ms, measured "
-                      f"{shown.digits(point.latency.p99.value)} ms" for point in known)  # fmt: skip
+                      f"{shown.digits(seen_by_law(point)[1])} ms" for point in known)  # fmt: skip
     return charts.chart(frame, lines, "p99 by the law, and measured", f"{words}.")
 
 
@@ -274,7 +315,7 @@ def over_time(found: Sequence[Point], what: str) -> str:
         if known:
             colour, dash, mark = MANY[place % len(MANY)]
             xs, ys = [x for x, _ in known], [y for _, y in known]
-            lines.append(Line(shown.asked(point), colour, xs, ys, dash, mark))
+            lines.append(Line(shown.brief(point), colour, xs, ys, dash, mark))
     across = charts.linear(0.0, 100.0, "part of the point's run, %")
     ends = [y for line in lines for y in line.y]
     upright = _percents() if what == "share" else charts.logarithmic(min(ends), max(ends), "p99, milliseconds (log)")

@@ -9,6 +9,7 @@ from pathlib import Path
 from corella_edge.atomic import write_file
 from corella_edge.errors import InputError
 from corella_edge_runtime.bench import curves, shown
+from corella_edge_runtime.bench.journal import FILE as SLICES
 from corella_edge_runtime.bench.points import Point
 from corella_edge_runtime.bench.result import FILE, QualityPoint, Result, encode
 from corella_edge_runtime.bench.sections import sections
@@ -53,7 +54,7 @@ def tiles_html(found: Sequence[Tile]) -> str:
 def box(result: Result) -> str:
     """On what, in a sentence."""
     found, llm = result.machine, result.bundle
-    size = f" of {llm.llm_parameters / 1e6:,.0f} M parameters" if llm.llm_parameters else ""
+    size = f" of {shown.millions(llm.llm_parameters)} parameters" if llm.llm_parameters else ""
     model = f"an LLM{size} ({llm.llm_type or 'type not known'})" if llm.llm else "no LLM"
     cut = "" if result.complete else f" Interrupted: {len(result.points)} of {result.planned} points are measured."
     return (f"{found.cpu}, {found.cores} cores, {found.memory_bytes / 2**30:.0f} GiB; {llm.label} with {model}; "
@@ -110,8 +111,9 @@ def _gain_tile(result: Result, point: Point, why: str) -> list[Tile]:
 
 def _rate_tile(result: Result, point: Point) -> list[Tile]:
     same = [one for one in shown.points(result, "server", "new") if one.threshold == point.threshold and one.rates]
-    return [(f"largest rate at {shown.asked(point)}", f"{digits(one.rates.largest)}/s",
-             f"within {result.settings.slo}, new users") for one in same if one.rates is not None]  # fmt: skip
+    note = f"within {result.settings.slo or 'the objective'}, new users"
+    found = [one.rates.largest for one in same if one.rates is not None]
+    return [(f"largest rate at {shown.asked(point)}", f"{digits(rate)}/s" if rate else "none", note) for rate in found]
 
 
 def cautions(result: Result) -> list[str]:
@@ -152,7 +154,7 @@ def table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def check_folder(out: Path, files: Iterable[str] = FILES) -> None:
+def check_folder(out: Path, files: Iterable[str] = (*FILES, SLICES)) -> None:
     """Make the folder before the measurement, so that a bad place is told at once.
 
     Raises:

@@ -69,7 +69,7 @@ def _ceilings(result: Result) -> Iterator[Section]:
 def reached(result: Result) -> list[tuple[str, float]]:
     """Of the headline's points: the least time by the ceilings, as a share of the mean that was measured."""
     both = [(point, shown.least_ms(result, point)) for point in shown.headline(result)]
-    return [(asked(point), least / point.latency.mean.value) for point, least in both
+    return [(shown.brief(point), least / point.latency.mean.value) for point, least in both
             if least is not None and point.latency.mean.value]  # fmt: skip
 
 
@@ -129,15 +129,26 @@ def _quality(result: Result) -> Iterator[Section]:
     rows = [_scored(point, names) for point in found.points if point.line not in ("random", "oracle")]
     said = [f"{found.rows:,} labelled rows of {found.users:,} users, each scored once by both models; intervals of "
             "95 % by bootstrap over users. Gain: over the base model alone, paired. Oracle, in the plots: the rows "
-            "whose log-loss asking lowers most, labels known; random: as many rows, drawn."]  # fmt: skip
+            "whose log-loss asking lowers most, labels known; random: as many rows, drawn.",
+            *_unanswered(found.points)]  # fmt: skip
     header = ["line", "asked for", "realised share", *(_metric(name) for name in names), "gain in AUC"]
-    drawn = [(curves.quality(result, name), f"{_metric(name)} with its 95 % band; the ring is the knee.")
+    knee = "" if found.knee is None else " The ring is the knee: after it more of the LLM brings less than its part."
+    drawn = [(curves.quality(result, name), f"Band: the 95 % interval of the gain over the base model, paired.{knee}")
              for name in ("auc", "uauc") if curves.has(result, name)]  # fmt: skip
     if curves.pairs(result, "p99", "auc"):
         drawn.insert(1, (curves.trade(result, "auc"), "Each point is a ratio of the headline's curve. Hollow: another "
-                         "ratio is both quicker and better. The ring is the knee."))  # fmt: skip
+                         "ratio is both quicker and better."))  # fmt: skip
     yield Section("Quality at the same ratios", said, figures=drawn)
     yield Section("Metrics", (), header, rows, level=3)
+
+
+def _unanswered(found: Sequence[QualityPoint]) -> list[str]:
+    """Why the LLM alone is not alone."""
+    llm = next((point for point in found if point.line == "llm"), None)
+    if llm is None or llm.share > 0.9995:
+        return []
+    return [f"LLM alone: it answers {per_cent(llm.share)} of the rows; the others have no text for it, and keep the "
+            "base model's score."]  # fmt: skip
 
 
 def _metric(name: str) -> str:
@@ -170,7 +181,7 @@ def _work(result: Result) -> Iterator[Section]:
 
 
 def _stages(found: Sequence[Point]) -> Iterator[Section]:
-    given = dict.fromkeys(stage.name for point in found for stage in point.stages)
+    given = shown.stages(found)
     if not given:
         return
     said = ["Mean milliseconds of all requests in each part of their way. The LLM's part reads the evaluated tokens of "
@@ -200,7 +211,7 @@ def _cost(point: Point) -> list[str]:
     return [asked(point), figure(shown.spread(point, "requests_per_s")), figure(point.goodput),
             figure(point.candidates_per_s), many(point.llm_ms_per_thousand), digits(point.tokens_evaluated),
             digits(point.tokens_reused), per_cent(degraded / routed if routed else 0.0) + _reasons(one.degraded),
-            many(one.rejected), per_cent(one.kept / routed if routed else 0.0), many(one.failed), many(one.late),
+            f"{one.rejected:,}", per_cent(one.kept / routed if routed else 0.0), f"{one.failed:,}", f"{one.late:,}",
             many(memory), digits(point.energy.joules_per_thousand)]  # fmt: skip
 
 
@@ -233,22 +244,23 @@ def _law(result: Result) -> Iterator[Section]:
         return
     said = ["The law (docs/operate.md, A latency objective): share, candidates and the correlation of being asked "
             "within a request give the requests touched; with this machine's costs they give p99. Independent: what "
-            "it would be if candidates were routed independently of each other, 1 - (1 - share)^N."]  # fmt: skip
+            "it would be if candidates were routed independently of each other, 1 - (1 - share)^N. Measured: on "
+            "the requests that the law was not fitted on."]  # fmt: skip
     header = ["asked for", "correlation", "touched: predicted", "independent", "measured", "off by",
               "p99 ms: predicted", "measured", "off by"]  # fmt: skip
     rows = [_lawful(point) for point in found]
     drawn = [(curves.touched(found, shown.points(result, found[0].scenario, found[0].users, "random")),
               "Random routing touches what independent candidates would.")]  # fmt: skip
-    if any(point.law.p99 and point.latency.p99.value for point in found):
+    if any(point.law.p99 and curves.seen_by_law(point)[1] for point in found):
         drawn.append((curves.law_p99(found), "Both p99 at the same ratios."))
     yield Section("The law against measurement", said, header, rows, drawn)
 
 
 def _lawful(point: Point) -> list[str]:
-    law, p99 = point.law, shown.spread(point, "p99")
-    return [asked(point), digits(law.correlation), per_cent(law.touched), per_cent(law.independent),
-            percent(point.touched), _over(point.touched.value, law.touched), digits(law.p99), figure(p99),
-            _over(p99.value, law.p99)]  # fmt: skip
+    law = point.law
+    touched, p99 = curves.seen_by_law(point)
+    return [asked(point), digits(law.correlation), per_cent(law.touched), per_cent(law.independent), per_cent(touched),
+            _over(touched, law.touched), digits(law.p99), digits(p99), _over(p99, law.p99)]  # fmt: skip
 
 
 def _over(measured: float | None, predicted: float | None) -> str:
@@ -265,8 +277,9 @@ def _server(result: Result) -> Iterator[Section]:
         drawn = [(curves.latency(found, result.settings.slo, f"Latency under load, {USERS[users]}"),
                   "At the rate that the table names.")]  # fmt: skip
         if any(point.rates for point in found):
-            said.append(f"Largest rate: found by search, the largest that keeps {result.settings.slo}; in brackets the "
-                        "lowest rate tried that did not.")  # fmt: skip
+            limit = result.settings.slo or "the objective"
+            said.append(f"Largest rate: found by search, the largest that keeps {limit}; in brackets the lowest rate "
+                        "tried that did not. Cut short: the time was up before the search had ended.")  # fmt: skip
             drawn.append((curves.rates(found, result.settings.slo), "The bar reaches to the lowest rate that failed."))
         rows = [[asked(point), digits(point.rate), _rate(point), *_latency(point)[1:]] for point in found]
         yield Section(f"Server: {USERS[users]}", [*said, *_unsupported(found)],
@@ -276,7 +289,8 @@ def _server(result: Result) -> Iterator[Section]:
 def _rate(point: Point) -> str:
     if point.rates is None:
         return NONE
-    return f"{digits(point.rates.largest)} [{digits(point.rates.first_failed)}]"
+    cut = ", cut short" if point.rates.cut else ""
+    return f"{digits(point.rates.largest)} [{digits(point.rates.first_failed)}{cut}]"
 
 
 def _offline(result: Result) -> Iterator[Section]:
@@ -289,8 +303,10 @@ def _offline(result: Result) -> Iterator[Section]:
         rows = [[asked(point), f"{point.workers}", *_cost(point)[1:8]] for _, curve in known for point in curve]
         said = ["All requests are there at once; what counts is how many are done a second, in one process and on all "
                 "cores."]  # fmt: skip
-        yield _narrow(Section(f"Offline: {USERS[users]}", said, ["asked for", "processes", *WORK[1:8]], rows,
-                              [(curves.throughput(known), "Candidates a second, logarithmic.")]))  # fmt: skip
+        rated = any(point.candidates_per_s.value for _, curve in known for point in curve)
+        drawn = [(curves.throughput(known), "Candidates a second, logarithmic.")] if rated else []
+        header = ["asked for", "processes", *WORK[1:8]]
+        yield _narrow(Section(f"Offline: {USERS[users]}", said, header, rows, drawn))
 
 
 def _over_time(result: Result) -> Iterator[Section]:
@@ -315,7 +331,7 @@ def provenance(result: Result) -> list[tuple[str, str]]:
     before, during = result.quiet.before, result.quiet.during
     cpus = [f"{digits(box.cgroup_cpus)} CPUs"] if box.cgroup_cpus else []
     memory = [f"{many(box.cgroup_memory_bytes / 2**20)} MiB"] if box.cgroup_memory_bytes else []
-    size = f", {bundle.llm_parameters / 1e6:,.0f} M parameters" if bundle.llm_parameters else ""
+    size = f", {shown.millions(bundle.llm_parameters)} parameters" if bundle.llm_parameters else ""
     llm = f"{bundle.llm_file or 'yes'}, {bundle.llm_type or 'type not known'}{size}" if bundle.llm else "none"
     build = f"{soft.llama_cpp_compiler or 'compiler not known'}; {soft.llama_cpp_instructions or 'not told'}"
     sent = f"{data.requests:,} of {data.users:,} users, {data.candidates:.3g} candidates each; {data.source}"
@@ -333,8 +349,8 @@ def provenance(result: Result) -> list[tuple[str, str]]:
         ("llama.cpp", build),
         ("ONNX Runtime's provider", soft.provider or "not known"),
         ("threads", f"CRM {result.threads.crm or '?'}, LLM {result.threads.llm or '?'} ({result.threads.source})"),
-        ("other processes, other virtual machines", f"{before.foreign:.1%} and {before.steal:.1%} before, "
-         f"{during.foreign:.1%} and {during.steal:.1%} during the run"),
+        ("other processes, other virtual machines", f"{per_cent(before.foreign)} and {per_cent(before.steal)} before, "
+         f"{per_cent(during.foreign)} and {per_cent(during.steal)} during the run"),
         ("asked for", f"{', '.join(asked_for.thresholds)}; {', '.join(asked_for.scenarios)}; {asked_for.transport}"
          f"{f' to {asked_for.url}' if asked_for.url else ''}; objective {asked_for.slo or 'none'}; budget "
          f"{digits(asked_for.budget_s)} s, {asked_for.repeats} repeats, seed {asked_for.seed}"),

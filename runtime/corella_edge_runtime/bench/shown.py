@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from corella_edge_runtime.bench.circumstances import Figure, Scenario
+from corella_edge_runtime.bench.circumstances import Figure, Noise, Scenario
 from corella_edge_runtime.bench.points import Point
 from corella_edge_runtime.bench.result import QualityPoint, Result
 
@@ -14,8 +14,9 @@ NONE = "-"
 PERCENTILES = {"p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p999": "p99.9", "max": "max"}
 SCENARIOS: dict[Scenario, str] = {"single": "SingleStream", "server": "Server", "offline": "Offline"}
 METRICS = {"auc": "AUC", "uauc": "within-user AUC", "logloss": "log-loss", "ece": "ECE", "accuracy": "accuracy"}
-STAGES = {"parse": "parse", "encode": "encode", "crm": "base model", "policy": "policy", "queue": "queue",
-          "prefill": "LLM", "fuse": "fuse", "serialise": "serialise", "other": "other"}  # fmt: skip
+STAGES = {"wait": "wait", "http": "HTTP", "parse": "parse", "store": "store", "turn": "turn", "encode": "encode",
+          "crm": "base model", "policy": "policy", "prompt": "prompt", "queue": "queue", "prefill": "LLM",
+          "fuse": "fuse", "serialise": "serialise", "other": "other"}  # fmt: skip
 DIGITS = 3
 _SLO = re.compile(r"(p\d+(?:\.\d+)?)=(\d+(?:\.\d+)?)(ms|s)")
 
@@ -23,8 +24,7 @@ _SLO = re.compile(r"(p\d+(?:\.\d+)?)=(\d+(?:\.\d+)?)(ms|s)")
 def state(result: Result) -> tuple[str, str, list[str]]:
     """Whether the figures may be used: `quiet`, `noisy` or `void`, the words for it, and why."""
     quiet = result.quiet
-    during = f"{quiet.during.foreign:.1%} of the cores' time went to other processes, {quiet.during.steal:.1%} to other"
-    reasons = [*quiet.reasons, f"{during} virtual machines."]
+    reasons = [sentence(words) for words in quiet.reasons] or [_elsewhere(quiet.during)]
     if result.verified.passed is False:
         why = f"The parity gate failed: {sentence(result.verified.why or 'the bundle scores otherwise here')}"
         return "void", "VOID", [why, "No figure below may be used."]
@@ -33,6 +33,13 @@ def state(result: Result) -> tuple[str, str, list[str]]:
     if quiet.noisy:
         return "noisy", "NOISY machine", [*reasons, "Repeat the run on a quiet machine before you decide by it."]
     return "quiet", "Quiet machine", [*reasons, _verified(result)]
+
+
+def _elsewhere(noise: Noise) -> str:
+    """Who else used the machine."""
+    took = [(noise.foreign, "other processes"), (noise.steal, "other virtual machines")]
+    known = [f"{share:.1%} went to {whom}" for share, whom in took if share is not None]
+    return f"Of the cores' time {' and '.join(known)}."
 
 
 def _verified(result: Result) -> str:
@@ -78,11 +85,22 @@ def asked(point: Point | QualityPoint) -> str:
     return f"{100 * point.ratio:.10g} %"
 
 
+def brief(point: Point) -> str:
+    """The same for a plot, where there is no room for long thresholds: what the share came to."""
+    return asked(point) if point.ratio is not None else f"≈ {_rough(point)} %"
+
+
+def _rough(point: Point) -> str:
+    """The realised share in per cent, two digits."""
+    share = 100.0 * (point.share.value or 0.0)
+    return f"{share:.0f}" if share >= 9.5 else f"{share:.2g}"
+
+
 def marks(found: Sequence[Point]) -> tuple[list[str], str]:
     """What stands at an axis of these points, and the axis' name: asked shares, else the realised ones."""
     if all(point.ratio is not None for point in found):
         return [f"{100 * (point.ratio or 0.0):.10g}" for point in found], "routed share asked for, %"
-    return [f"{100 * (point.share.value or 0.0):.2g}" for point in found], "realised routed share, %"
+    return [_rough(point) for point in found], "realised routed share, %"
 
 
 def matching(found: Iterable[Point], share: float) -> Point | None:
@@ -117,6 +135,12 @@ def _told(point: Point, name: str) -> bool:
     return name == "requests_per_s" or name in point.latency.supported
 
 
+def stages(found: Iterable[Point]) -> list[str]:
+    """Names of the stages that any point has, in the order of a request's way."""
+    given = dict.fromkeys(stage.name for point in found for stage in point.stages)
+    return [name for name in STAGES if name in given] + [name for name in given if name not in STAGES]
+
+
 def objective(slo: str | None) -> tuple[str, float] | None:
     """The percentile and the milliseconds of an SLO such as `p99=30ms`; None without one."""
     found = _SLO.fullmatch(slo or "")
@@ -127,8 +151,15 @@ def digits(value: float | None, sign: str = "") -> str:
     """Three significant digits, more for thousands; `-` for None."""
     if value is None or not math.isfinite(value):
         return NONE
-    size = math.floor(math.log10(abs(value))) if value else 0
+    if value == 0.0:
+        return f"{0:{sign}}"
+    size = math.floor(math.log10(abs(value)))
     return f"{value:{sign},.{min(6, max(0, DIGITS - 1 - size))}f}"
+
+
+def millions(count: int) -> str:
+    """A number of parameters."""
+    return f"{count / 1e6:,.0f} M" if count >= 1e7 else f"{count / 1e6:.2g} M"
 
 
 def figure(found: Figure | None, sign: str = "") -> str:

@@ -34,9 +34,10 @@ BAR = 24  # pixels of a ratio's bar
 PER_DECADE = 24  # classes of latency
 LEGEND = 100  # pixels of a name below a picture
 # Each stage's colour, and the direction of its hatching, so that neighbours differ in grey.
-PAINTS = {"parse": (NEUTRAL, ""), "encode": (SKY, "up"), "crm": (BLUE, ""), "policy": (YELLOW, "down"),
-          "queue": (PURPLE, "up"), "prefill": (VERMILION, ""), "fuse": (GREEN, "down"), "serialise": (ORANGE, ""),
-          "other": (BLACK, "up")}  # fmt: skip
+PAINTS = {"wait": (NEUTRAL, "down"), "http": (YELLOW, ""), "parse": (NEUTRAL, ""), "store": (GREEN, "up"),
+          "turn": (ORANGE, "down"), "encode": (SKY, "up"), "crm": (BLUE, ""), "policy": (YELLOW, "down"),
+          "prompt": (SKY, ""), "queue": (PURPLE, "up"), "prefill": (VERMILION, ""), "fuse": (GREEN, "down"),
+          "serialise": (ORANGE, ""), "other": (BLACK, "up")}  # fmt: skip
 
 
 def humps(found: Sequence[Point], title: str) -> str:
@@ -45,7 +46,7 @@ def humps(found: Sequence[Point], title: str) -> str:
     known = [point for point in found if point.histogram.counts]
     low = min(point.histogram.low for point in known) / 1e6
     high = max(point.histogram.high for point in known) / 1e6
-    across = charts.logarithmic(low, high, "milliseconds a request (log)")
+    across = charts.logarithmic(low, high, "milliseconds a request (log)", room=9)
     frame = Frame(across, charts.linear(0.0, 1.0, ""), 460, 36 + ROW * len(known) + 80, right=112, bottom=74)
     edges = classes(across.low, across.high)
     parts = [*_columns(frame, title)]
@@ -99,7 +100,7 @@ def _hump(point: Point, frame: Frame, edges: Floats, tallest: float, base: float
     for value, kind in zip(values, ("triangle", "diamond"), strict=True):
         parts += [mark(kind, frame.across(value), base + 4, INK)] if value else []
     p50, p99 = (shown.digits(value) for value in values)
-    parts += [text(frame.left - 8, base - 6, shown.asked(point), anchor="end", weight="bold"),
+    parts += [text(frame.left - 8, base - 6, shown.brief(point), anchor="end", weight="bold"),
               text(frame.end + 8, base - 19, f"p50 {p50} ms", size=11, fill=GREY),
               text(frame.end + 8, base - 5, f"p99 {p99} ms", size=11, fill=GREY)]  # fmt: skip
     return parts
@@ -137,7 +138,7 @@ def _key(frame: Frame) -> list[str]:
 def stages(found: Sequence[Point], title: str) -> str:
     """Where the mean request's time goes, as parts of 100 % for each ratio, with its milliseconds beside."""
     known = [point for point in found if point.stages]
-    names = [name for name in _names(known) if any(_ms(point, name) for point in known)]
+    names = [name for name in shown.stages(known) if any(_ms(point, name) for point in known)]
     rows = math.ceil(len(names) / 4)
     height = 62 + (BAR + 8) * len(known) + 18 * rows + 12
     parts = [text(14, 20, title, size=14, weight="bold"), text(372, 42, "mean, ms", size=11, fill=GREY), *_hatches()]
@@ -152,18 +153,13 @@ def stages(found: Sequence[Point], title: str) -> str:
     return charts.picture(parts, 460, height, title, f"Mean milliseconds of a request: {said}.")
 
 
-def _names(known: Sequence[Point]) -> list[str]:
-    given = dict.fromkeys(stage.name for point in known for stage in point.stages)
-    return [name for name in PAINTS if name in given] + [name for name in given if name not in PAINTS]
-
-
 def _ms(point: Point, name: str) -> float:
     return sum(stage.ms for stage in point.stages if stage.name == name)
 
 
 def _bar(point: Point, names: Sequence[str], y: float) -> list[str]:
     total = sum(_ms(point, name) for name in names)
-    parts = [text(56, y + 16, shown.asked(point), anchor="end", weight="bold"),
+    parts = [text(56, y + 16, shown.brief(point), anchor="end", weight="bold"),
              text(372, y + 16, shown.digits(total), weight="bold")]  # fmt: skip
     x = 64.0
     for name in names:
