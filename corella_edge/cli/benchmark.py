@@ -21,7 +21,8 @@ from corella_edge.cli.common import (
     tell_threshold,
 )
 from corella_edge.cli.talk import Progress
-from corella_edge.errors import BundleError, InputError
+from corella_edge.errors import BundleError, InputError, InterruptedRunError
+from corella_edge.stopping import stop_on_sigint
 
 if TYPE_CHECKING:
     from corella_edge.formats.text_files import TextFile
@@ -132,7 +133,7 @@ def _measure(
     asked: dict[str, Any],
 ) -> None:  # fmt: skip
     from corella_edge_runtime.bench import report
-    from corella_edge_runtime.bench.run import Interrupted, run
+    from corella_edge_runtime.bench.run import run
 
     if requests is not None and asked["made_up"]:
         raise click.UsageError("--requests and --made-up exclude each other")
@@ -140,18 +141,17 @@ def _measure(
     if out is not None:
         report.check_folder(out)
     line = Progress()
-    with _opened(bundle, url, engine) as opened:
-        try:
-            result = run(opened, requests, settings, lambda what, done, of: line.show(f"{done:,} of {of:,}: {what}"),
-                         out, talk.say)  # fmt: skip
-        except Interrupted as stopped:
-            line.done()
-            _keep(stopped.result, out)
-            raise
+    with _opened(bundle, url, engine) as opened, stop_on_sigint() as stop:
+        result = run(opened, requests, settings, lambda what, done, of: line.show(f"{done:,} of {of:,}: {what}"), out,
+                     talk.say, stop.is_set)  # fmt: skip
     line.done()
-    _keep(result, out)
+    if out is not None:
+        report.write(result, out)
     if result.void:
         raise BundleError(f"{bundle}: {result.void}; nothing was measured")
+    if not result.complete:
+        kept = f"; {len(result.points)} of {result.planned} points are in {out}" if out else ""
+        raise InterruptedRunError(f"interrupted{kept}; the same command goes on")
     _show(result, out, json)
 
 
@@ -182,16 +182,6 @@ def _opened(bundle: Path, url: str | None, engine: dict[str, Any]) -> Iterator[O
     with open_engine(bundle, **engine) as own:
         tell_threshold(own)
         yield Opened.here(own)
-
-
-def _keep(result: Result, out: Path | None) -> None:
-    from corella_edge_runtime.bench import report
-
-    if out is None:
-        return
-    report.write(result, out)
-    if not result.complete:
-        talk.say(f"interrupted: {len(result.points)} of {result.planned} points are in {out}; the same command goes on")
 
 
 def _show(result: Result, out: Path | None, json: bool) -> None:

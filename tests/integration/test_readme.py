@@ -128,6 +128,7 @@ def test_the_first_session_runs_as_printed(tmp_path, monkeypatch):
     steps = ["prepare", "train", "export", "verify", "inspect", "score", "evaluate", "benchmark", "tune", "serve"]
     assert names == steps
     lines[steps.index("tune")] += ["--seconds", "1"]
+    lines[steps.index("benchmark")] += ["--budget", "5s"]
     ended = {line[0]: succeed(*("tiny.toml" if arg == "ml-1m-tiny" else arg for arg in line)) for line in lines[:-1]}
     assert len(list((tmp_path / "state").rglob("plans/*.json"))) == 1
     check_outputs(ended)

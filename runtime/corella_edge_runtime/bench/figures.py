@@ -75,15 +75,19 @@ def figure(value: float | None, low: float | None = None, high: float | None = N
 
 
 def mean_of(values: Sequence[float] | Floats) -> Figure:
-    """Mean of independent repeats with its interval by Student's t; no interval of fewer than two."""
+    """Geometric mean of independent repeats of a rate, and its interval by Student's t on their logarithms, which no
+    end of can be below 0; no interval of fewer than two. Where one of them is 0 there is no logarithm: their mean, from
+    the lowest to the highest."""
     given = np.asarray(values, np.float64)
-    if not len(given):
-        return Figure()
-    mean = float(given.mean())
-    if len(given) < 2:
-        return figure(mean)
-    half = student(0.975, len(given) - 1) * float(given.std(ddof=1)) / math.sqrt(len(given))
-    return figure(mean, mean - half, mean + half)
+    if len(given) < 2 or not (given > 0.0).all():
+        return figure(float(given.mean()), *(_ends(given) if len(given) > 1 else ())) if len(given) else Figure()
+    logs = np.log(given)
+    half = student(0.975, len(given) - 1) * float(logs.std(ddof=1)) / math.sqrt(len(given))
+    return figure(*np.exp(logs.mean() + np.array([0.0, -half, half])).tolist())
+
+
+def _ends(given: Floats) -> tuple[float, float]:
+    return float(given.min()), float(given.max())
 
 
 def ratio_of(hits: Floats, sizes: Floats, seed: int = 0) -> Figure:

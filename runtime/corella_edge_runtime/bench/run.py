@@ -20,7 +20,7 @@ from corella_edge_runtime.bench.circumstances import Ceilings, Noise, Quiet, Set
 from corella_edge_runtime.bench.journal import Journal, key
 from corella_edge_runtime.bench.opened import Opened
 from corella_edge_runtime.bench.result import FORMAT, Quality, Result
-from corella_edge_runtime.bench.scenarios import Bench
+from corella_edge_runtime.bench.scenarios import Bench, Stopped
 from corella_edge_runtime.bench.seen import Slice, Spot
 from corella_edge_runtime.bench.settings import BenchSettings
 from corella_edge_runtime.bench.supply import Source, Supply
@@ -33,28 +33,22 @@ Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 
 
-class Interrupted(KeyboardInterrupt):
-    """Somebody pressed Ctrl-C; `result` holds what was finished before."""
-
-    def __init__(self, result: Result) -> None:
-        super().__init__()
-        self.result = result
-
-
 def run(
     opened: Opened | Engine, file: TextFile | None, settings: BenchSettings, progress: Progress,
-    out: Path | None = None, say: Say = lambda text: None,
+    out: Path | None = None, say: Say = lambda text: None, stop: Callable[[], bool] = lambda: False,
 ) -> Result:  # fmt: skip
     """The whole measurement; a result that is `void`, and holds no figures, where the parity gate fails.
+
+    One that was stopped is not `complete`: it holds what was finished.
 
     Args:
         file: requests to send as they are; None = made of the bundle's sample, or made up.
         out: a folder for finished slices, from which an interrupted run goes on.
         say: told what the budget buys, and what an earlier run has left.
+        stop: whether somebody wants it to end, asked between requests.
 
     Raises:
         InputError, BundleError: the traffic cannot be used, or a threshold means nothing for this bundle.
-        Interrupted: by Ctrl-C, once a slice is finished.
     """
     what = Opened.here(opened) if isinstance(opened, Engine) else opened
     source = supply.source(what.bundle, what.catalog, file, settings.made_up, settings.candidates, settings.seed)
@@ -68,19 +62,24 @@ def run(
         what.engine.warm_up()
         seconds = min(MOST_CEILING, CEILING * settings.budget)
         head = replace(head, ceilings=ceilings(what.engine, source.base, seconds))
-    return _Run(what, source, settings, progress, say).result(head, before, out)
+    return _Run(what, source, settings, progress, say, stop).result(head, before, out)
 
 
 class _Run:
     """One run at work."""
 
-    def __init__(self, what: Opened, source: Source, settings: BenchSettings, progress: Progress, say: Say) -> None:
+    def __init__(
+        self, what: Opened, source: Source, settings: BenchSettings, progress: Progress, say: Say,
+        stop: Callable[[], bool],
+    ) -> None:  # fmt: skip
         self._what, self._source, self._settings = what, source, settings
         self._progress, self._say = progress, say
         self._rapl = energy.find()
         made = Supply(source, what.catalog, settings.seed)
         own = what.engine is not None
-        self._bench = Bench(what.target, made, self._rapl, settings.ratios, settings.objective, settings.seed, own)
+        self._bench = Bench(
+            what.target, made, self._rapl, settings.ratios, settings.objective, settings.seed, own, stop=stop
+        )
         self._supply = made
         self._spots = budget.spots(
             settings.thresholds, list(settings.ratios.values()), settings.scenarios, settings.users,
@@ -88,7 +87,7 @@ class _Run:
         )  # fmt: skip
 
     def result(self, head: Result, before: Noise, out: Path | None) -> Result:
-        """Measure all that is missing. Raises Interrupted."""
+        """Measure all that is missing."""
         own = self._what.engine is not None
         journal = Journal(out, key(asdict(self._settings), head.bundle, head.data, head.threads, head.settings))
         self._tell(journal)
@@ -100,16 +99,12 @@ class _Run:
             self._on_all_cores(journal, shares)
             journal.end()
             whole = True
-        except KeyboardInterrupt:
-            if not journal.slices:
-                raise
+        except Stopped:
+            self._progress("stopped", len(journal.slices), len(self._spots) * self._settings.repeats)
         quiet = provenance.quiet(before, provenance.noise(started, own))
         notes = (*head.warnings, *self._notes())
         found = replace(head, quiet=quiet, quality=judged, complete=whole, warnings=notes)
-        found = self._with_points(found, journal.slices)
-        if not whole:
-            raise Interrupted(found)
-        return found
+        return self._with_points(found, journal.slices)
 
     def _tell(self, journal: Journal) -> None:
         if journal.resumed:

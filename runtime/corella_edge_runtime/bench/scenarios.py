@@ -27,6 +27,10 @@ LEAST_TRY = 30  # requests of a try
 Measured = tuple[list[Seen], float, float | None]  # what was seen, wall seconds, the LLM's seconds
 
 
+class Stopped(Exception):  # noqa: N818 - no error: somebody wishes it
+    """The benchmark is to end now; the slice at work is not finished."""
+
+
 @dataclass
 class Bench:
     """What slices are measured with.
@@ -34,6 +38,7 @@ class Bench:
     Attributes:
         objective: quantile from 0 to 1 and seconds; None = no search for a rate.
         foreign: whether other processes can be told from what is measured.
+        stop: whether somebody wants the benchmark to end.
         shared: ranks requests on several processes: what was seen, wall seconds, the LLMs' seconds.
     """
 
@@ -46,10 +51,12 @@ class Bench:
     foreign: bool = True
     costs: dict[str, float] = field(default_factory=dict)
     found: dict[str, Rates] = field(default_factory=dict)
+    stop: Callable[[], bool] = lambda: False
     shared: Callable[[Sequence[bytes]], Measured] | None = None
 
     def slice(self, spot: Spot, share: Share, repeat: int) -> Slice:
-        """Measure a spot once."""
+        """Measure a spot once. Raises Stopped."""
+        self._go_on()
         if self.target.forget():
             self.supply.forgotten()
         before, joules = machine.ticks(whole=True), self.rapl.read()
@@ -86,6 +93,7 @@ class Bench:
             if spot.users == "returning":
                 self.target.ask(bodies([request], ALWAYS)[0])
                 request = self.supply.again(request)
+            self._go_on()
             (body,) = bodies([request], threshold)
             at = time.monotonic() - began
             seen.append(self.target.ask(body))
@@ -111,7 +119,12 @@ class Bench:
         found = self.found.get(threshold)
         return found.largest if found and found.largest else rate(self.costs[threshold])
 
+    def _go_on(self) -> None:
+        if self.stop():
+            raise Stopped
+
     def _stream(self, threshold: str, per_second: float, count: int, seed: int) -> list[Seen]:
+        self._go_on()
         moments = poisson(per_second, count / per_second, self.seed * 10_000 + seed) or [0.0]
         return self.target.stream(bodies(self.supply.new(len(moments)), threshold), moments)
 

@@ -74,8 +74,16 @@ def test_a_share_lies_in_its_interval(requests: int, share: float) -> None:
 
 def test_repeats_show_their_spread() -> None:
     found = mean_of([9.0, 10.0, 11.0])
-    assert found.value == 10.0
-    assert (found.low, found.high) == pytest.approx((10.0 - 2.484, 10.0 + 2.484), abs=1e-2)
+    assert found.value == pytest.approx(990 ** (1 / 3))
+    assert (found.low, found.high) == pytest.approx((7.73, 12.8), rel=1e-2)
+    assert mean_of([0.0, 2.0]).low == 0.0
+
+
+@given(st.lists(st.floats(0.001, 1e6), min_size=2, max_size=5))
+def test_a_rate_is_never_below_nothing(rates: list[float]) -> None:
+    found = mean_of(rates)
+    assert 0.0 <= found.low <= found.value * (1 + 1e-9)
+    assert found.high is None or found.value <= found.high * (1 + 1e-9)
 
 
 @given(st.lists(st.floats(0.0, 100.0), max_size=50), st.integers(1, 12))

@@ -14,12 +14,11 @@ from msgspec.structs import replace
 from bundles import make_bundle, reseal
 from corella_edge.errors import InputError
 from corella_edge_runtime.bench import result as form
-from corella_edge_runtime.bench import run as bench
 from corella_edge_runtime.bench.journal import FILE
 from corella_edge_runtime.bench.opened import Opened
 from corella_edge_runtime.bench.remote import OverHttp
 from corella_edge_runtime.bench.result import Result
-from corella_edge_runtime.bench.run import Interrupted, run
+from corella_edge_runtime.bench.run import run
 from corella_edge_runtime.bench.settings import BenchSettings
 from corella_edge_runtime.engine import Engine
 from sessions import ONE, serving, start
@@ -70,7 +69,8 @@ def test_every_point_is_there_and_is_what_was_asked_for(measured: tuple[Result, 
 def test_the_way_of_a_request_is_its_latency(measured: tuple[Result, Path, list[str]]) -> None:
     for point in (point for point in measured[0].points if point.scenario == "single"):
         whole = sum(stage.ms for stage in point.stages)
-        assert whole == pytest.approx(point.latency.mean.value, rel=1e-3), point.key
+        # The LLM may begin while its question is still being put: these parts overlap.
+        assert 0.999 * point.latency.mean.value <= whole <= 1.25 * point.latency.mean.value, point.key
 
 
 def test_the_search_is_kept_and_the_rate_is_measured(measured: tuple[Result, Path, list[str]]) -> None:
@@ -119,27 +119,16 @@ def test_the_result_is_read_again_and_names_no_path(
     assert str(bundle.parent) not in (tmp_path / form.FILE).read_text()
 
 
-def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(engine: Engine, tmp_path: Path) -> None:
     settings = BenchSettings(thresholds=THRESHOLDS, candidates=5, budget=1.0, repeats=1, max_labelled=0,
                              scenarios=("single",), users=("new",))  # fmt: skip
-    take = bench.Bench.slice
 
-    def stopped(self: bench.Bench, spot: object, share: object, repeat: int) -> object:
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        calls.append(spot)
-        return take(self, spot, share, repeat)
+    def two_are_finished() -> bool:
+        return (tmp_path / FILE).read_bytes().count(b"\n") == 3
 
-    calls: list[object] = []
-    monkeypatch.setattr(bench.Bench, "slice", stopped)
-    with pytest.raises(Interrupted) as raised:
-        run(engine, None, settings, lambda *_: None, tmp_path)
-    kept = raised.value.result
+    kept = run(engine, None, settings, lambda *_: None, tmp_path, stop=two_are_finished)
     assert (kept.complete, len(kept.points), kept.planned) == (False, 2, 4)
     assert kept.quality.why.startswith("interrupted")
-    monkeypatch.setattr(bench.Bench, "slice", take)
     said: list[str] = []
     whole = run(engine, None, settings, lambda *_: None, tmp_path, said.append)
     assert said[0] == "an interrupted run left 2 of 4 measurements; the rest is measured now"
@@ -152,14 +141,9 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
     assert "interrupted" not in anew[0]
 
 
-def test_interrupted_before_anything_is_finished(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(bench.Bench, "slice", stopped)
-    with pytest.raises(KeyboardInterrupt) as raised:
-        run(engine, None, QUICK, lambda *_: None)
-    assert not isinstance(raised.value, Interrupted)
+def test_interrupted_before_anything_is_finished(engine: Engine) -> None:
+    found = run(engine, None, QUICK, lambda *_: None, stop=lambda: True)
+    assert (found.points, found.complete) == ((), False)
 
 
 def test_a_bundle_that_scores_otherwise_is_not_measured(bundle: Path, tmp_path: Path) -> None:
