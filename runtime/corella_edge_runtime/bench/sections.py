@@ -329,8 +329,7 @@ def _over_time(result: Result) -> Iterator[Section]:
 
 
 def _provenance(result: Result) -> Iterator[Section]:
-    yield Section("Provenance", [f"Warning: {shown.sentence(words)}" for words in result.warnings], ["what", ""],
-                  [[name, value] for name, value in provenance(result)])  # fmt: skip
+    yield Section("Provenance", (), ["what", ""], [[name, value] for name, value in provenance(result)])
 
 
 def provenance(result: Result) -> list[tuple[str, str]]:
