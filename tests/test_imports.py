@@ -199,6 +199,7 @@ CORE_ARROWS = {
     "features": {"catalog", "errors", "formats", "request"},
     "prompt": {"catalog", "errors", "features", "request"},
     "request_json": {"request"},
+    "stopping": set(),
     "request_message": {"errors", "formats", "history", "messages", "request", "routing", "selection"},
     "json_lines": {"errors", "formats", "request", "request_message"},
     "labelled_files": {"errors", "formats", "json_lines", "routing"},

@@ -18,7 +18,9 @@ WEIGHTS = {"single": 4.0, "returning": 1.0, "random": 1.0, "server": 3.0, "offli
 QUALITY = 0.15  # of the budget, for scoring labelled rows
 LEAST, MOST = 5, 20_000  # requests of a slice
 LOAD = 0.5  # of what one at a time reaches: the rate of Server without an objective
-TRIES = 8  # rates that a search for the largest one takes, each of as many requests as a slice
+TRIES = 8  # rates that a search for the largest one takes, each of as many requests as a slice, and of
+LEAST_TRY = 30
+PRIORITY = ("single", "server", "returning", "random", "offline")  # where a budget has no room for all of them
 OVER = 1.5  # times its planned seconds that a slice may take
 
 
@@ -73,6 +75,39 @@ def smoothed(costs: Mapping[str, float], ratios: Mapping[str, float | None], can
     return {threshold: max(cost, least[threshold]) for threshold, cost in costs.items()}
 
 
+def affordable(
+    points: Sequence[Spot], costs: Mapping[str, float], budget: float, repeats: int, searches: bool
+) -> tuple[list[Spot], str]:
+    """The points for which a budget has room with the least of requests, and a sentence about the others, or "".
+
+    What is left out is left out as a group, the least telling first; one at a time is always measured.
+    """
+    kept, dropped, spent, whole = list[str](), list[str](), 0.0, 0.0
+    groups = _groups(points)
+    for name in (name for name in PRIORITY if name in groups):
+        seconds = _least(name, repeats, searches) * sum(_seconds(spot, costs[spot.threshold]) for spot in groups[name])
+        whole += seconds
+        if not kept or spent + seconds <= budget:
+            kept, spent = [*kept, name], spent + seconds
+        else:
+            dropped.append(name)
+    words = ", ".join(_NAMES[name] for name in dropped)
+    told = f"the budget of {budget:.0f} s has no room for: {words}; all of it takes at least {whole:.0f} s"
+    return [spot for spot in points if group(spot) in kept], told if dropped else ""
+
+
+def _least(name: str, repeats: int, searches: bool) -> int:
+    """Requests of each point of a group that the least measurement of it takes."""
+    return repeats * LEAST + (TRIES * LEAST_TRY if name == "server" and searches else 0)
+
+
+def _groups(points: Sequence[Spot]) -> dict[str, list[Spot]]:
+    found: dict[str, list[Spot]] = {}
+    for spot in points:
+        found.setdefault(group(spot), []).append(spot)
+    return found
+
+
 def plan(
     points: Sequence[Spot], costs: Mapping[str, float], budget: float, repeats: int, searches: bool
 ) -> dict[Spot, Share]:
@@ -84,18 +119,23 @@ def plan(
         budget: seconds for all slices of all spots.
         searches: whether Server looks for the largest rate, once a spot.
     """
-    groups: dict[str, list[Spot]] = {}
-    for spot in points:
-        groups.setdefault(group(spot), []).append(spot)
+    groups = _groups(points)
     whole = sum(WEIGHTS[name] for name in groups)
     found: dict[Spot, Share] = {}
     for name, members in groups.items():
-        times = repeats + (TRIES if name == "server" and searches else 0)
         each = {spot: _seconds(spot, costs[spot.threshold]) for spot in members}
-        requests = int(budget * WEIGHTS[name] / whole / times / sum(each.values()))
-        requests = min(MOST, max(LEAST, requests))
-        found |= {spot: Share(requests, OVER * requests * each[spot]) for spot in members}
+        requests = budget * WEIGHTS[name] / whole / sum(each.values())  # of each spot, all slices and tries together
+        count = min(MOST, max(LEAST, _slice_of(requests, name, repeats, searches)))
+        found |= {spot: Share(count, OVER * count * each[spot]) for spot in members}
     return found
+
+
+def _slice_of(requests: float, name: str, repeats: int, searches: bool) -> int:
+    """How many of them each slice gets: a try of a search is as long as a slice, and no shorter than `LEAST_TRY`."""
+    if name != "server" or not searches:
+        return int(requests / repeats)
+    even = requests / (repeats + TRIES)
+    return int(even if even >= LEAST_TRY else (requests - TRIES * LEAST_TRY) / repeats)
 
 
 def _seconds(spot: Spot, cost: float) -> float:

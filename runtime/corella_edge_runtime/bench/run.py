@@ -121,9 +121,12 @@ class _Run:
         settings = self._settings
         self._bench.pilot(settings.thresholds)
         costs = budget.smoothed(self._bench.costs, settings.ratios, settings.candidates)
-        part = 1.0 - (budget.QUALITY if self._labelled()[0] else 0.0)
-        searches = settings.objective is not None
-        shares = budget.plan(self._spots, costs, part * settings.budget, settings.repeats, searches)
+        seconds = (1.0 - (budget.QUALITY if self._labelled()[0] else 0.0)) * settings.budget
+        more = (costs, seconds, settings.repeats, settings.objective is not None)
+        self._spots, short = budget.affordable(self._spots, *more)
+        if short:
+            self._say(short)
+        shares = budget.plan(self._spots, *more)
         for sentence in budget.told(shares, settings.repeats):
             self._say(sentence)
         return shares

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from corella_edge_runtime.bench import machine, provenance
-from corella_edge_runtime.bench.budget import TRIES, Share, rate
+from corella_edge_runtime.bench.budget import LEAST_TRY, TRIES, Share, rate
 from corella_edge_runtime.bench.energy import Rapl
 from corella_edge_runtime.bench.load.rates import highest, holds
 from corella_edge_runtime.bench.load.schedule import poisson
@@ -23,7 +23,6 @@ from corella_edge_runtime.bench.worker import IN_FLIGHT
 ALWAYS = "ratio:1"  # makes a new user a returning one: the prompt's beginning is read and kept
 PRECISION = 0.1  # of the largest rate
 PILOT = 4  # requests a threshold, untimed, whose cost says how many the budget allows
-LEAST_TRY = 30  # requests of a try
 Measured = tuple[list[Seen], float, float | None]  # what was seen, wall seconds, the LLM's seconds
 
 
@@ -131,7 +130,8 @@ class Bench:
     def _largest(self, threshold: str, share: Share, quantile: float, limit: float) -> Rates:
         """The search; it ends early where it takes longer than its part of the budget."""
         tries: list[Try] = []
-        end, count = time.monotonic() + TRIES * share.seconds, max(LEAST_TRY, share.requests)
+        count = max(LEAST_TRY, share.requests)
+        end = time.monotonic() + TRIES * share.seconds * count / share.requests
 
         def held(per_second: float) -> bool:
             if tries and time.monotonic() >= end:

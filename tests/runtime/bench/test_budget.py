@@ -6,7 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corella_edge_runtime.bench.budget import LEAST, MOST, WEIGHTS, _seconds, group, plan, smoothed, spots, told
+from corella_edge_runtime.bench.budget import (
+    LEAST,
+    LEAST_TRY,
+    MOST,
+    TRIES,
+    WEIGHTS,
+    _seconds,
+    affordable,
+    group,
+    plan,
+    smoothed,
+    spots,
+    told,
+)
 from corella_edge_runtime.bench.seen import Spot
 from corella_edge_runtime.bench.settings import RATIOS, SCENARIOS, USERS
 
@@ -34,14 +47,22 @@ def test_the_budget_is_kept_where_the_least_of_requests_fits(
     alone: float, factor: float, seconds: float, repeats: int, searches: bool
 ) -> None:
     costs = {name: alone * (1 + ratio * (factor - 1)) for name, ratio in zip(THRESHOLDS, RATIOS, strict=True)}
-    points = every()
+    points, short = affordable(every(), costs, seconds, repeats, searches)
+    assert points[0] == every()[0]
+    assert bool(short) == (points != every())
     shares = plan(points, costs, seconds, repeats, searches)
     assert set(shares) == set(points)
     assert all(LEAST <= share.requests <= MOST for share in shares.values())
-    spent = sum(repeats * share.requests * _seconds(spot, costs[spot.threshold]) for spot, share in shares.items()
-                if share.requests > LEAST)  # fmt: skip
-    assert spent <= seconds * 1.001
-    for name in WEIGHTS:
+    spent = {group(spot): 0.0 for spot in points}
+    for spot, share in shares.items():
+        tries = TRIES * max(LEAST_TRY, share.requests) if searches and spot.scenario == "server" else 0
+        spent[group(spot)] += (repeats * share.requests + tries) * _seconds(spot, costs[spot.threshold])
+    least = {name for name in spent if all(s.requests == LEAST for p, s in shares.items() if group(p) == name)}
+    assert sum(took for name, took in spent.items() if name not in least) <= seconds * 1.001
+    if least != {"single"}:
+        assert sum(took for name, took in spent.items() if name in least) <= seconds * 1.001
+    assert set(spent) <= set(WEIGHTS)
+    for name in spent:
         assert len({share.requests for spot, share in shares.items() if group(spot) == name}) == 1
 
 
@@ -64,3 +85,14 @@ def test_a_few_trials_without_a_hard_candidate_do_not_make_a_share_cheap() -> No
     assert found["ratio:1"] == 0.101
     assert found["ratio:0.05"] == pytest.approx(0.001 + 0.5 * (1 - 0.95**20) * 0.1)
     assert smoothed({"policy": 0.5}, {"policy": None}, 20) == {"policy": 0.5}
+
+
+def test_what_a_budget_has_no_room_for_is_left_out_and_said() -> None:
+    slow = dict.fromkeys(THRESHOLDS, 2.0)
+    points, short = affordable(every(), slow, 300.0, 3, True)
+    assert {group(spot) for spot in points} == {"single"}
+    assert short.startswith(
+        "the budget of 300 s has no room for: Server, returning users, random routing, Offline; all"
+    )
+    enough = float(short.rpartition("at least ")[2].removesuffix(" s"))
+    assert affordable(every(), slow, enough + 1, 3, True) == (every(), "")
