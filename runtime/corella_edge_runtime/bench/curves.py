@@ -298,7 +298,10 @@ def law_p99(found: Sequence[Point]) -> str:
     seen, told = ([seen_by_law(point)[1] or 0.0 for point in known], [point.law.p99 or 0.0 for point in known])
     frame = Frame(_across(known), charts.logarithmic(min(seen + told), max(seen + told), "p99, milliseconds (log)"),
                   right=100)  # fmt: skip
-    lines = [Line("measured", BLUE, x, seen, "none", "circle"), Line("predicted", VERMILION, x, told, "6 3", "diamond")]
+    lines = [
+        Line("measured", BLUE, x, seen, "none", "circle"),
+        Line("predicted", VERMILION, x, told, "6 3", "diamond"),
+    ]
     words = "; ".join(f"at {shown.asked(point)}: predicted {shown.digits(point.law.p99)} ms, measured "
                       f"{shown.digits(seen_by_law(point)[1])} ms" for point in known)  # fmt: skip
     return charts.chart(frame, lines, "p99 by the law, and measured", f"{words}.")

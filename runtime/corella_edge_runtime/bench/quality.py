@@ -12,7 +12,7 @@ import numpy.typing as npt
 from corella_edge.json_lines import Traffic
 from corella_edge.judge import Figures
 from corella_edge.request import Request
-from corella_edge.routing.curve import Held, at_random, knee, oracle
+from corella_edge.routing.curve import HeldOut, at_random, knee, oracle
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows, Mask
 from corella_edge.routing.measure import BY_ENTROPY, Inputs, Measure
@@ -88,7 +88,7 @@ def judged(
     if not len(rows):
         return Quality(why=NO_LABELS)
     values = measure(rows.crm, rows.inputs_for(measure.needs))
-    held = Held(rows, values, rule, draws)
+    held = HeldOut(rows, values, rule, draws)
     base = held.judge(held.alone)
     points = []
     for threshold, policy in policies.items():
@@ -106,7 +106,7 @@ def judged(
     return Quality(rows=len(held.judged), users=len(set(rows.user.tolist())), points=tuple(points), knee=knee(held))
 
 
-def asked(held: Held, policy: Policy) -> Mask:
+def asked(held: HeldOut, policy: Policy) -> Mask:
     """bool [m]: judged rows that a policy asks about and that have an answer of the LLM."""
     rows = held.judged
     chosen = np.zeros(len(rows), np.bool_)
@@ -114,7 +114,7 @@ def asked(held: Held, policy: Policy) -> Mask:
     return chosen & rows.known
 
 
-def hardest(held: Held, share: float) -> Mask:
+def hardest(held: HeldOut, share: float) -> Mask:
     """bool [m]: the judged rows of highest entropy, as far as they have an answer of the LLM."""
     values = BY_ENTROPY(held.judged.crm)
     mask: Mask = (values >= threshold_for(values, share)) & held.judged.known
