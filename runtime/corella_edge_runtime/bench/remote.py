@@ -64,6 +64,11 @@ class OverHttp:
         if not self.get(READY):
             raise InputError(f"--url {url}: the server is not ready")
 
+    @property
+    def local(self) -> bool:
+        """Whether it runs on this machine, as far as its address tells."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
     def ask(self, body: bytes) -> Seen:
         began = time.monotonic()
         try:

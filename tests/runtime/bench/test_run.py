@@ -208,6 +208,17 @@ def test_another_bundle_at_the_address_is_void(url: str, tmp_path: Path) -> None
     assert found.void == "the parity gate failed: the server serves tiny@1, and the bundle given is tiny@2"
 
 
+def test_a_server_on_another_machine_is_said_to_be_there(
+    url: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OverHttp, "local", False)
+    settings = BenchSettings(thresholds=("ratio:0",), candidates=5, budget=1.0, repeats=1, scenarios=("single",),
+                             users=("new",), max_labelled=0)  # fmt: skip
+    found = over(url, bundle, settings)
+    assert found.warnings[0] == "the server runs on another machine: the one described here only sent the requests"
+    assert found.points[0].energy.why == "the server runs on another machine"
+
+
 def test_nobody_at_the_address(bundle: Path) -> None:
     with pytest.raises(InputError, match="no answer from /v2/health/ready"):
         Opened.at("http://127.0.0.1:9", bundle)
