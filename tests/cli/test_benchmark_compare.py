@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,15 @@ def test_files_and_json_say_the_same(corella: Any, reports: Path, tmp_path: Path
     assert json.loads(done.out)["reports"] == ["base", "slow"]
     assert {path.name for path in (tmp_path / "new").iterdir()} == set(compare_report.FILES)
     assert corella("benchmark", "--compare", base, slow, "--out", reports).code == 2
+
+
+def test_it_needs_neither_models_nor_a_library_for_plots(reports: Path, tmp_path: Path) -> None:
+    blocked = ["onnxruntime", "llama_cpp", "torch", "matplotlib", "polars", "starlette", "playwright"]
+    code = (f"import sys; sys.modules.update(dict.fromkeys({blocked})); "
+            "from corella_edge.cli import main; main(sys.argv[1:])")  # fmt: skip
+    args = ["benchmark", "--compare", reports / "base", reports / "same", "--out", tmp_path / "new"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_folder_of_reports_is_a_page(corella: Any, reports: Path, tmp_path: Path) -> None:

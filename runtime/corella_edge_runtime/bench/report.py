@@ -30,8 +30,9 @@ def title(result: Result) -> str:
 def page(result: Result) -> str:
     """The whole report as one file of HTML."""
     kind, words, reasons = shown.state(result)
-    parts = [f'<p class="state {kind}" role="status"><strong>{escape(words)}.</strong> {escape(" ".join(reasons))}</p>',
-             f"<p>{escape(box(result))}</p>", tiles_html(tiles(result))]  # fmt: skip
+    state = f'<p class="state {kind}" role="status"><strong>{escape(words)}.</strong> {escape(" ".join(reasons))}</p>'
+    about = (f"<p>{escape(sentence)}</p>" for sentence in [box(result), *warnings(result)])
+    parts = [state, *about, tiles_html(tiles(result))]
     return document(title(result), [*parts, *(part for one in sections(result) for part in as_html(one))])
 
 
@@ -39,9 +40,15 @@ def markdown(result: Result) -> str:
     """The same as text, without the plots but the main one."""
     _, words, reasons = shown.state(result)
     head = [f"# {title(result)}", "", f"**{words}.** {' '.join(reasons)}", "", box(result), ""]
+    head += [line for words in warnings(result) for line in (words, "")]
     head += [f"- {name}: {value} ({note})" for name, value, note in tiles(result)]
     head += ["", "![latency and quality by routed share](benchmark.svg)", ""]
     return "\n".join([*head, *(line for one in sections(result) for line in as_markdown(one))]).rstrip() + "\n"
+
+
+def warnings(result: Result) -> list[str]:
+    """What was not as it should be while it was measured."""
+    return [f"Warning: {shown.sentence(words)}" for words in result.warnings]
 
 
 def tiles_html(found: Sequence[Tile]) -> str:
@@ -126,7 +133,7 @@ def text(result: Result, out: Path | None) -> str:
     """What the command prints: whether it may be believed, the first figures, a short table, where the files are."""
     _, words, reasons = shown.state(result)
     lines = [f"{words}. {' '.join(reasons)}", *(f"{name}: {value} ({note})" for name, value, note in tiles(result))]
-    lines += ["", *table(SHORT, [short(result, point) for point in shown.headline(result)]), ""]
+    lines += [*warnings(result), "", *table(SHORT, [short(result, point) for point in shown.headline(result)]), ""]
     if out is None:
         return "\n".join([*lines, "--out DIR keeps the report with plots and every figure; --json prints the figures."])
     return "\n".join([*lines, *(f"{out / name}: {what}" for name, what in FILES.items())])

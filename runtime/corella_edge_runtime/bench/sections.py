@@ -175,9 +175,12 @@ def _work(result: Result) -> Iterator[Section]:
              "both as shares of the routed ones. Tokens: of the LLM, a request. Memory: the most that was resident "
              "up to that point of the run."]  # fmt: skip
     said += sorted({f"Energy: {shown.sentence(point.energy.why)}" for point in found if point.energy.why})
-    rows = [_cost(point) for point in found]
-    yield _narrow(Section(f"Throughput, cost and outcomes: {_of(found[0])}", said, WORK, rows))
+    yield _costs(f"Throughput, cost and outcomes: {_of(found[0])}", found, said, 2)
     yield from _stages(found)
+
+
+def _costs(title: str, found: Sequence[Point], said: Sequence[str] = (), level: int = 3) -> Section:
+    return _narrow(Section(title, said, WORK, [_cost(point) for point in found], level=level))
 
 
 def _stages(found: Sequence[Point]) -> Iterator[Section]:
@@ -236,6 +239,8 @@ def _others(result: Result) -> Iterator[Section]:
                           "Height: root of the share of the requests."))  # fmt: skip
         yield Section(f"Latency: {_of(found[0])}", [*said, *_unsupported(found)], LATENCY,
                       [_latency(point) for point in found], drawn)  # fmt: skip
+        if routing == "policy":
+            yield _costs("Throughput, cost and outcomes", found)
 
 
 def _law(result: Result) -> Iterator[Section]:
@@ -275,7 +280,9 @@ def _server(result: Result) -> Iterator[Section]:
         said = ["Requests come at random moments (Poisson) whatever the server does; latency counts from the moment a "
                 "request was due, so waiting is in it."]  # fmt: skip
         drawn = [(curves.latency(found, result.settings.slo, f"Latency under load, {USERS[users]}"),
-                  "At the rate that the table names.")]  # fmt: skip
+                  "At the rate that the table names."),
+                 (spreads.humps(found, f"Where the time under load lies, {USERS[users]}"),
+                  "Waiting is in it: with load, the humps run together.")]  # fmt: skip
         if any(point.rates for point in found):
             limit = result.settings.slo or "the objective"
             said.append(f"Largest rate: found by search, the largest that keeps {limit}; in brackets the lowest rate "
@@ -284,6 +291,7 @@ def _server(result: Result) -> Iterator[Section]:
         rows = [[asked(point), digits(point.rate), _rate(point), *_latency(point)[1:]] for point in found]
         yield Section(f"Server: {USERS[users]}", [*said, *_unsupported(found)],
                       ["asked for", "rate sent/s", "largest rate/s", *LATENCY[1:]], rows, drawn)  # fmt: skip
+        yield _costs("Throughput, cost and outcomes under load", found)
 
 
 def _rate(point: Point) -> str:
@@ -321,8 +329,7 @@ def _over_time(result: Result) -> Iterator[Section]:
 
 
 def _provenance(result: Result) -> Iterator[Section]:
-    yield Section("Provenance", [f"Warning: {shown.sentence(words)}" for words in result.warnings], ["what", ""],
-                  [[name, value] for name, value in provenance(result)])  # fmt: skip
+    yield Section("Provenance", (), ["what", ""], [[name, value] for name, value in provenance(result)])
 
 
 def provenance(result: Result) -> list[tuple[str, str]]:

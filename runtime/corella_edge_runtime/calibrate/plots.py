@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from corella_edge.routing.decision_curve import ALL, OPEN
 from corella_edge_runtime import charts
 from corella_edge_runtime.charts import BLUE, NEUTRAL, PURPLE, VERMILION, Axis, Frame, Line
 from corella_edge_runtime.drawing import INK, stroke
 
 Json = dict[str, Any]
 WIDTH, HEIGHT = 560, 360
+WAYS = {ALL: ("all routed", NEUTRAL, "7 4", "square"), OPEN: ("can change", BLUE, "none", "circle")}
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 NAMES = {"auc": "AUC", "logloss": "log-loss", "accuracy": "accuracy", "ece": "ECE", "uauc": "within-user AUC",
          "ndcg@10": "NDCG@10"}  # fmt: skip
@@ -35,6 +37,24 @@ def cost(result: Json, metric: str) -> str:
     # At random, as many candidates touch more requests: that line would have other times.
     return _lines(_three(points, metric, times)[-1:], across, _upright(points, metric),
                   f"{NAMES[metric]} by what the LLM costs", _own(result, metric, "ms"))  # fmt: skip
+
+
+def top(found: Json) -> str:
+    """NDCG of the best against the LLM's milliseconds a request (where that is not known, against the candidates that
+    are asked about): if all routed candidates are, and if those are that can change the top."""
+    timed = found["points"][-1]["llm_ms"] is not None
+    lines = [_way(found, way, timed, *style) for way, style in WAYS.items()]
+    ends = [y for line in lines for y in (*line.low, *line.high)]
+    x_name = "milliseconds of the LLM a request, in the mean" if timed else "candidates asked about in a request"
+    across = charts.linear(0.0, max(max(line.x) for line in lines), x_name)
+    upright = charts.linear(min(ends), max(ends), f"NDCG@{found['k']}")
+    return _lines(lines, across, upright, f"NDCG@{found['k']} by what the LLM costs", None)
+
+
+def _way(found: Json, way: str, timed: bool, name: str, colour: str, dash: str, mark: str) -> Line:
+    rows = [row for row in found["points"] if row["way"] == way]
+    y, low, high = ([row["ndcg"][end] for row in rows] for end in ("value", "low", "high"))
+    return Line(name, colour, [row["llm_ms" if timed else "asked"] for row in rows], y, dash, mark, low, high)
 
 
 def _three(points: Sequence[Json], metric: str, x: Sequence[float]) -> list[Line]:

@@ -213,6 +213,12 @@ def test_hostile_names_stay_text(measured: Result) -> None:
     ElementTree.fromstring(curves.main(made))
 
 
+def test_warnings_stand_before_the_figures(measured: Result) -> None:
+    made = replace(measured, warnings=("half of the users had come before",))
+    for text in (report.page(made), report.markdown(made), report.text(made, None)):
+        assert text.index("Warning: Half of the users had come before.") < text.index("p50 ms")
+
+
 # the parts
 
 
