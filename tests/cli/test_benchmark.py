@@ -127,10 +127,10 @@ def test_bundle_without_llm_and_without_a_sample(corella, crm_bundle, requests):
     assert "warning: the bundle has no LLM" in done.err
     assert (found.bundle.llm, found.ceilings.llm_tokens_per_s) == (False, None)
     assert found.data.source.startswith("made-up users")
-    assert {point.share.value for point in found.points} == {0.0}
-    assert {point.routing for point in found.points} == {"policy"}
-    degraded = next(point for point in found.points if point.threshold == "ratio:1").outcomes.degraded
-    assert set(degraded) == {"no_llm"}
+    assert [(point.threshold, point.users, point.share.value) for point in found.points] == [
+        ("ratio:0", "new", 0.0), ("ratio:0", "returning", 0.0)
+    ]  # fmt: skip
+    assert "there is no LLM to ask: share 0 alone is measured" in done.err
     assert corella("benchmark", crm_bundle, "--requests", requests, "--require-llm").code == 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from dataclasses import replace as changed
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from corella_edge_runtime.bench.worker import Workers
 from corella_edge_runtime.engine import Engine
 
 CEILING, MOST_CEILING = 0.02, 3.0  # of the budget for each ceiling, and seconds that it takes at most
+ALONE = ("ratio:0",)
 ELSEWHERE = "the server runs on another machine"
 NO_TIME = "interrupted before the labelled rows were scored"
 Say = Callable[[str], None]
@@ -52,6 +54,9 @@ def run(
         InputError, BundleError: the traffic cannot be used, or a threshold means nothing for this bundle.
     """
     what = Opened.here(opened) if isinstance(opened, Engine) else opened
+    if not what.llm and settings.thresholds != ALONE:
+        say("there is no LLM to ask: share 0 alone is measured")
+        settings = changed(settings, thresholds=ALONE)
     source = supply.source(what.bundle, what.catalog, file, settings.made_up, settings.candidates, settings.seed)
     what.policies(settings.thresholds)
     verified = what.verified()
