@@ -83,7 +83,7 @@ def test_figures_are_consistent(report, rows, bundle):
     assert always.candidates == 5.0
     expected = json.loads((bundle / "verification.json").read_text())["metrics"]["crm"]
     alone = next(point for point in found.quality.points if point.line == "crm")
-    assert found.quality.rows == 60 <= len(rows)
+    assert 50 <= found.quality.rows <= 60 <= len(rows)  # as many as its part of the budget allows
     assert alone.metrics["auc"].value == pytest.approx(expected["auc"], abs=0.1)
 
 
