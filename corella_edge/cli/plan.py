@@ -50,7 +50,7 @@ def plan(
     """Say the largest share of the candidates that the LLM can be asked about while BUNDLE keeps a latency objective.
 
     From what requests cost on this machine and how they arrive: the base model and the LLM are queues, and requests
-    come at random. Counted is the time in both models, as `benchmark` measures it, without HTTP.
+    come at random. Counted is the time from the bytes of a request to those of its answer, without HTTP.
     """
     import numpy as np
 

@@ -83,7 +83,7 @@ def test_figures_are_consistent(report, rows, bundle):
     assert always.candidates == 5.0
     expected = json.loads((bundle / "verification.json").read_text())["metrics"]["crm"]
     alone = next(point for point in found.quality.points if point.line == "crm")
-    assert found.quality.rows == 60 <= len(rows)
+    assert 50 <= found.quality.rows <= 60 <= len(rows)  # as many as its part of the budget allows
     assert alone.metrics["auc"].value == pytest.approx(expected["auc"], abs=0.1)
 
 
@@ -127,10 +127,10 @@ def test_bundle_without_llm_and_without_a_sample(corella, crm_bundle, requests):
     assert "warning: the bundle has no LLM" in done.err
     assert (found.bundle.llm, found.ceilings.llm_tokens_per_s) == (False, None)
     assert found.data.source.startswith("made-up users")
-    assert {point.share.value for point in found.points} == {0.0}
-    assert {point.routing for point in found.points} == {"policy"}
-    degraded = next(point for point in found.points if point.threshold == "ratio:1").outcomes.degraded
-    assert set(degraded) == {"no_llm"}
+    assert [(point.threshold, point.users, point.share.value) for point in found.points] == [
+        ("ratio:0", "new", 0.0), ("ratio:0", "returning", 0.0)
+    ]  # fmt: skip
+    assert "there is no LLM to ask: share 0 alone is measured" in done.err
     assert corella("benchmark", crm_bundle, "--requests", requests, "--require-llm").code == 3
 
 

@@ -59,6 +59,11 @@ class Opened:
         return cls(opened, opened.schema()[1], target, None, target.scores, opened.routing(), url)
 
     @property
+    def local(self) -> bool:
+        """Whether it is measured on this machine."""
+        return not isinstance(self.target, OverHttp) or self.target.local
+
+    @property
     def llm(self) -> bool:
         """Whether there is an LLM to ask."""
         return self.bundle.prompt() is not None if self.engine is None else self.engine.llm is not None

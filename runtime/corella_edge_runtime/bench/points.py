@@ -106,6 +106,8 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
     """The largest rate that keeps the SLO, by search: requests a second; 0 if none does.
 
+    A rate at which more than 1 % of the routed candidates find the LLM too busy is not kept.
+
     Attributes:
         first_failed: the lowest rate above it that did not hold: the truth lies between.
         cut: the time was up before the search came to its end.
@@ -146,7 +148,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
         goodput: requests a second that were answered within the SLO.
         tokens_evaluated, tokens_reused: of the LLM, a request, in the mean.
         llm_ms_per_thousand: milliseconds of the LLM at work, a thousand requests.
-        memory_bytes: greatest resident memory of the process and its children up to the end of this point.
+        memory_bytes: greatest resident memory of the process and its children up to the end of this point; over HTTP
+            the server's own at the end of it, without its LLM process.
         workers: processes that shared the work, Offline.
     """
 

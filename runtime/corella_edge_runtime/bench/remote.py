@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import socket
 import time
@@ -27,6 +28,7 @@ from corella_edge_runtime.bench.load.plan import MOST_CONNECTIONS, Plan, address
 from corella_edge_runtime.bench.load.timing import spans
 from corella_edge_runtime.bench.seen import Seen
 
+KEY_VARIABLE = "CORELLA_EDGE_KEY"
 RANK, READY = "/v1/rank", "/v2/health/ready"
 FULL = (429, 503)  # too many requests; the server is not ready for more
 PATIENCE = 60.0  # seconds that an answer may take
@@ -52,7 +54,7 @@ class _Answer(msgspec.Struct):
 
 
 class OverHttp:
-    """A server at `http://HOST:PORT`."""
+    """A server at `http://HOST:PORT`; its API key is in the environment variable `KEY_VARIABLE`, if it wants one."""
 
     controls = False
 
@@ -60,9 +62,16 @@ class OverHttp:
         """Raises InputError: no such address, or nobody answers there."""
         self.host, self.port = address_of(url)
         self.measured = f"over HTTP at {url}, from the moment of a request to the last byte of its answer"
+        key = os.environ.get(KEY_VARIABLE, "")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._socket: socket.socket | None = None
         if not self.get(READY):
             raise InputError(f"--url {url}: the server is not ready")
+
+    @property
+    def local(self) -> bool:
+        """Whether it runs on this machine, as far as its address tells."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
 
     def ask(self, body: bytes) -> Seen:
         began = time.monotonic()
@@ -112,7 +121,7 @@ class OverHttp:
         """The body of a GET; "" where the server knows no such path. Raises InputError: nobody answers."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=self._headers)
             reply = connection.getresponse()
             body = reply.read().decode("utf-8", "replace")
             return body if reply.status == 200 else ""
@@ -145,7 +154,7 @@ class OverHttp:
         return reply
 
     def _post(self, body: bytes) -> bytes:
-        return post(RANK, body, host=f"{self.host}:{self.port}")
+        return post(RANK, body, self._headers, host=f"{self.host}:{self.port}")
 
 
 def told(done: Outcome) -> list[Seen]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from dataclasses import replace as changed
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from corella_edge_runtime.bench.worker import Workers
 from corella_edge_runtime.engine import Engine
 
 CEILING, MOST_CEILING = 0.02, 3.0  # of the budget for each ceiling, and seconds that it takes at most
+ALONE = ("ratio:0",)
+ELSEWHERE = "the server runs on another machine"
 NO_TIME = "interrupted before the labelled rows were scored"
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -51,6 +54,9 @@ def run(
         InputError, BundleError: the traffic cannot be used, or a threshold means nothing for this bundle.
     """
     what = Opened.here(opened) if isinstance(opened, Engine) else opened
+    if not what.llm and settings.thresholds != ALONE:
+        say("there is no LLM to ask: share 0 alone is measured")
+        settings = changed(settings, thresholds=ALONE)
     source = supply.source(what.bundle, what.catalog, file, settings.made_up, settings.candidates, settings.seed)
     what.policies(settings.thresholds)
     verified = what.verified()
@@ -74,7 +80,7 @@ class _Run:
     ) -> None:  # fmt: skip
         self._what, self._source, self._settings = what, source, settings
         self._progress, self._say = progress, say
-        self._rapl = energy.find()
+        self._rapl = energy.find() if what.local else energy.Rapl((), ELSEWHERE)
         made = Supply(source, what.catalog, settings.seed)
         own = what.engine is not None
         self._bench = Bench(
@@ -199,5 +205,11 @@ def _head(what: Opened, source: Source, settings: BenchSettings, verified: Verif
         data=supply.told(source, min(labelled, settings.max_labelled)), machine=provenance.machine_here(),
         threads=provenance.threads(engine), verified=verified, ceilings=Ceilings(),
         quiet=Quiet(before=Noise(), during=Noise(), noisy=False),
-        warnings=tuple(engine.warnings) if engine is not None else (),
+        warnings=tuple(_warnings(what)),
     )  # fmt: skip
+
+
+def _warnings(what: Opened) -> list[str]:
+    if what.engine is not None:
+        return what.engine.warnings
+    return [] if what.local else [f"{ELSEWHERE}: the one described here only sent the requests"]

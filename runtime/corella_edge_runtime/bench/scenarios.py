@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from corella_edge.routing.reasons import NoAnswer
 from corella_edge_runtime.bench import machine, provenance
 from corella_edge_runtime.bench.budget import LEAST_TRY, TRIES, Share, rate
 from corella_edge_runtime.bench.energy import Rapl
@@ -22,6 +23,8 @@ from corella_edge_runtime.bench.worker import IN_FLIGHT
 
 ALWAYS = "ratio:1"  # makes a new user a returning one: the prompt's beginning is read and kept
 PRECISION = 0.1  # of the largest rate
+LEFT_OUT = 0.01  # a rate at which more of the routed candidates go without the LLM is not held: it is not asked for
+WHATEVER_THE_LOAD = (NoAnswer.NO_LLM, NoAnswer.NO_TEXT, NoAnswer.TOO_LONG)
 PILOT = 4  # requests a threshold, untimed, whose cost says how many the budget allows
 Measured = tuple[list[Seen], float, float | None]  # what was seen, wall seconds, the LLM's seconds
 
@@ -138,7 +141,7 @@ class Bench:
                 return False
             seen = self._stream(threshold, per_second, count, len(tries))
             latency = np.array([np.inf if one.seconds is None else one.seconds for one in seen])
-            kept = holds(latency, quantile, limit)
+            kept = holds(latency, quantile, limit) and left_out(seen) <= LEFT_OUT
             reached = float(np.quantile(latency, quantile, method="higher"))
             told = 1000.0 * reached if np.isfinite(reached) else None
             tries.append(Try(rate=per_second, p99=told, held=kept, requests=len(seen)))
@@ -158,6 +161,12 @@ class Bench:
         llm = self.target.llm_seconds()
         seen = self.target.stream(sent, [0.0] * len(sent), IN_FLIGHT)
         return seen, _last(seen), _since(llm, self.target.llm_seconds())
+
+
+def left_out(seen: Sequence[Seen]) -> float:
+    """The share of the routed candidates that have no answer of the LLM because there was too much to do."""
+    missing = sum(count for one in seen for reason, count in one.degraded.items() if reason not in WHATEVER_THE_LOAD)
+    return missing / max(1, missing + sum(one.routed for one in seen))
 
 
 def _last(seen: Sequence[Seen]) -> float:

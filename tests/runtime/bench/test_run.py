@@ -16,12 +16,12 @@ from corella_edge.errors import InputError
 from corella_edge_runtime.bench import result as form
 from corella_edge_runtime.bench.journal import FILE
 from corella_edge_runtime.bench.opened import Opened
-from corella_edge_runtime.bench.remote import OverHttp
+from corella_edge_runtime.bench.remote import KEY_VARIABLE, OverHttp
 from corella_edge_runtime.bench.result import Result
 from corella_edge_runtime.bench.run import run
 from corella_edge_runtime.bench.settings import BenchSettings
 from corella_edge_runtime.engine import Engine
-from sessions import ONE, serving, start
+from sessions import ONE, serving, start, succeed
 
 THRESHOLDS = ("ratio:0", "ratio:0.3", "ratio:1")
 QUICK = BenchSettings(thresholds=THRESHOLDS, candidates=5, budget=2.0, repeats=2, max_labelled=60, cores=0)
@@ -206,6 +206,30 @@ def test_another_bundle_at_the_address_is_void(url: str, tmp_path: Path) -> None
     reseal(root)
     found = over(url, root, QUICK)
     assert found.void == "the parity gate failed: the server serves tiny@1, and the bundle given is tiny@2"
+
+
+def test_a_server_on_another_machine_is_said_to_be_there(
+    url: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OverHttp, "local", False)
+    settings = BenchSettings(thresholds=("ratio:0",), candidates=5, budget=1.0, repeats=1, scenarios=("single",),
+                             users=("new",), max_labelled=0)  # fmt: skip
+    found = over(url, bundle, settings)
+    assert found.warnings[0] == "the server runs on another machine: the one described here only sent the requests"
+    assert found.points[0].energy.why == "the server runs on another machine"
+
+
+def test_a_server_with_keys(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = succeed("keys", "add", tmp_path / "keys.json", "--name", "load", "--scope", "rank", "--scope", "metrics").out
+    options = ("--port", 0, "--no-llm", "--keys", tmp_path / "keys.json")
+    with serving(start("serve", bundle, *options)) as server, closing(OverHttp(server.url)) as without:
+        body = b'{"user": {}, "candidates": [{"item": "i1"}]}'
+        assert without.ask(body).seconds is None
+        monkeypatch.setenv(KEY_VARIABLE, key.strip())
+        with closing(OverHttp(server.url)) as target:
+            assert target.ask(body).seconds is not None
+            assert [one.candidates for one in target.stream([body] * 3, [0.0, 0.01, 0.02])] == [1, 1, 1]
+            assert target.memory()
 
 
 def test_nobody_at_the_address(bundle: Path) -> None:

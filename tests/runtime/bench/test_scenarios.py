@@ -165,6 +165,20 @@ def test_an_objective_that_nothing_keeps_is_told() -> None:
     assert found.rate == 0.5 / EACH  # measured all the same
 
 
+class Shedding(Stub):
+    """A server whose LLM is not asked any more above 20 requests a second, so that it stays quick."""
+
+    def stream(self, bodies: Sequence[bytes], moments: Sequence[float], most: int | None = None) -> list[Seen]:
+        full = len(bodies) / max(moments[-1], 1e-9) > 20.0
+        return [Seen(at, 0.001, 5, 0 if full else 2, degraded={"busy": 2} if full else {"no_text": 1})
+                for at in moments]  # fmt: skip
+
+
+def test_a_rate_at_which_the_llm_is_not_asked_is_not_held() -> None:
+    found = bench(Shedding(), (0.99, 0.05)).slice(spot("server"), Share(2000, 1e9), 0)
+    assert found.rates.largest == pytest.approx(20.0, rel=0.2)
+
+
 def test_a_search_ends_with_its_time() -> None:
     found = bench(Stub(), (0.99, 0.05)).slice(spot("server"), Share(100, 0.0), 0)
     assert found.rates.cut
