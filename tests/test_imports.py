@@ -153,9 +153,10 @@ RUNTIME_ARROWS = {
     "opening": {"llm", "setup"},
     "slate": set(),
     "decisions": set(),
-    "control": {"llm"},
+    "held_target": set(),
+    "control": {"held_target", "llm"},
     "routing_inputs": set(),
-    "router": {"control", "llm", "routing_inputs"},
+    "router": {"control", "held_target", "llm", "routing_inputs"},
     "draft": {"llm", "router", "slate"},
     "engine": {
         "attributes",
