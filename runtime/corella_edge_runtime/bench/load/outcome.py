@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from harness.load.plan import Happened, Plan, read_happened, write_plan
+from corella_edge_runtime.bench.load.plan import Happened, Plan, read_happened, write_plan
 
-GENERATOR = Path(__file__).with_name("generator.py")
+GENERATOR = "corella_edge_runtime.bench.load.generator"
 MOST_OF_A_CORE = 0.10  # above it the generator is part of what it measures
 LATE = 600.0
 
@@ -60,7 +60,7 @@ class Running:
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan, self._folder = plan, folder
-        command = [sys.executable, str(GENERATOR), str(folder)]
+        command = [sys.executable, "-P", "-m", GENERATOR, str(folder)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
