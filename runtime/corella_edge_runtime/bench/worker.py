@@ -15,7 +15,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from corella_edge.errors import ComputeError
+from corella_edge.errors import CorellaError
 from corella_edge_runtime.bench.seen import Seen
 
 IN_FLIGHT = 16  # requests that wait for the LLM at once: enough to fill its decodes, below every queue's bound
@@ -44,15 +44,16 @@ class Worker:
 
     def __init__(self, bundle: Path, llm: bool) -> None:
         """Starts to open the bundle; `ready` waits for it."""
+        # A process group of its own: the terminal's Ctrl-C is the parent's to answer.
         self._process = subprocess.Popen([sys.executable, "-P", "-m", "corella_edge_runtime.bench.worker"],
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)  # fmt: skip
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._in, self._out = self._process.stdin, self._process.stdout
         _send(self._in, Open(str(bundle), llm))
 
     def ready(self) -> None:
-        """Raises ComputeError: it has ended."""
+        """Raises CorellaError: it has ended."""
         self._receive(bool)
 
     def start(self, bodies: Sequence[bytes]) -> None:
@@ -60,13 +61,13 @@ class Worker:
         _send(self._in, list(bodies))
 
     def done(self) -> Done:
-        """Raises ComputeError: it has ended."""
+        """Raises CorellaError: it has ended."""
         return self._receive(Done)
 
     def _receive(self, kind: type[T]) -> T:
         found = _read(self._out)
         if found is None:
-            raise ComputeError(f"a process of the Offline run ended with {self._process.wait()}")
+            raise CorellaError(f"a process of the Offline run ended with {self._process.wait()}")
         return msgspec.msgpack.decode(found, type=kind)
 
     def close(self) -> None:
@@ -84,7 +85,7 @@ class Workers:
     """Processes that share one list of requests, each with one thread for each model."""
 
     def __init__(self, bundle: Path, llm: bool, count: int) -> None:
-        """All of them open the bundle at once. Raises ComputeError."""
+        """All of them open the bundle at once. Raises CorellaError."""
         self._workers = [Worker(bundle, llm) for _ in range(count)]
         try:
             for worker in self._workers:
