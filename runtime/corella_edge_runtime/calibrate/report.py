@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from corella_edge.atomic import write_file
 from corella_edge.routing.decision_curve import ALL, OPEN
 from corella_edge_runtime.calibrate import plots
 from corella_edge_runtime.calibrate.plots import NAMES
-from corella_edge_runtime.document import document, table
+from corella_edge_runtime.document import Section, as_html, as_markdown, document
 
 Json = dict[str, Any]
 FILES = {"report.html": "the report with plots", "report.md": "the same as text", "report.json": "every figure"}
@@ -26,55 +24,17 @@ VERDICTS = {
 }
 
 
-@dataclass(frozen=True)
-class Section:
-    """A heading, sentences, a table and plots (SVG text, caption)."""
-
-    title: str
-    said: Sequence[str] = ()
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    figures: Sequence[tuple[str, str]] = ()
-
-
 def write(result: Json, out: Path) -> None:
     """The three files of `FILES` into an existing folder, in place of earlier ones."""
     made = list(sections(result))
     title = f"Routing policy of {result['bundle']}"
     texts = {
-        "report.html": document(title, (part for one in made for part in _html(one))),
-        "report.md": "\n".join([f"# {title}", "", *(line for one in made for line in _markdown(one))]),
+        "report.html": document(title, (part for one in made for part in as_html(one))),
+        "report.md": "\n".join([f"# {title}", "", *(line for one in made for line in as_markdown(one))]),
         "report.json": json.dumps(result, ensure_ascii=False, allow_nan=False, indent=1) + "\n",
     }
     for name, contents in texts.items():
         write_file(out / name, contents.encode("utf-8", "xmlcharrefreplace"))
-
-
-def _html(section: Section) -> Iterator[str]:
-    yield f"<section>\n<h2>{escape(section.title)}</h2>"
-    yield from (f"<p>{escape(sentence)}</p>" for sentence in section.said)
-    if section.rows:
-        yield table(section.header, section.rows)
-    if section.figures:
-        yield '<div class="plots">'
-        yield from (f"<figure>\n{svg}<figcaption>{escape(caption)}</figcaption>\n</figure>"
-                    for svg, caption in section.figures)  # fmt: skip
-        yield "</div>"
-    yield "</section>"
-
-
-def _markdown(section: Section) -> Iterator[str]:
-    yield from [f"## {section.title}", ""]
-    yield from (line for sentence in section.said for line in (f"- {sentence}", ""))
-    if section.rows:
-        yield _cells(section.header)
-        yield _cells(["---"] * len(section.header))
-        yield from (_cells(row) for row in section.rows)
-        yield ""
-
-
-def _cells(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def sections(result: Json) -> Iterator[Section]:
