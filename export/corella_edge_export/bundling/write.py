@@ -28,7 +28,7 @@ from corella_edge.features.vectors import VECTORS, write_vectors
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidates, Request
 from corella_edge.routing.fusion import REPLACE
-from corella_edge_export.bundling import verify
+from corella_edge_export.bundling import ready, verify
 from corella_edge_export.bundling.popular import popular_lines
 from corella_edge_export.bundling.routing import by_time, routing
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
@@ -37,6 +37,7 @@ from corella_edge_export.data.sampling import request_json
 from corella_edge_export.evaluation.labelled import of_rows
 from corella_edge_export.evaluation.scored import Json, ScoredRows, number
 from corella_edge_export.llm.model import merged
+from corella_edge_export.llm.ready import ReadyLlm
 from corella_edge_export.llm.to_gguf import check_tokens, write_gguf
 from corella_edge_export.text import to_onnx
 from corella_edge_export.text.vectors import texts_of
@@ -56,7 +57,7 @@ PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "gguf", LLAMA, "nump
 @dataclass(frozen=True)
 class ExportOptions:
     """What the user chose for one export; without `llm`, or of a run that trains none, the base model alone becomes
-    the bundle."""
+    the bundle, unless there is a `ready` one."""
 
     llm_types: tuple[str, ...] = (DEFAULT_TYPE,)
     name: str = ""
@@ -67,6 +68,7 @@ class ExportOptions:
     measure: str | None = None
     threads: int = field(default_factory=llm_default)
     llm: bool = True
+    ready: ReadyLlm | None = None
 
 
 class Export:
@@ -79,7 +81,7 @@ class Export:
         self.schema, self.catalog = run.fit_inputs()
         self.catalog.vectors = run.served_vectors()
         self.encoder = FeatureEncoder(self.schema, self.catalog)
-        self.prompts: PromptEncoder | None = run.prompt_encoder(self.catalog) if _has_llm(run, options) else None
+        self.prompts: PromptEncoder | None = self._prompts() if _has_llm(run, options) else None
         self.differences: dict[str, float] = {}
         self.text: dict[str, float] = {}
         self.metrics: dict[str, dict[str, float | None]] = {}
@@ -90,6 +92,13 @@ class Export:
         self.reference = np.unique(spread.astype(np.int64))
         self.requests: list[Request] = list(self.sample.requests())
         self.llm_reference: verify.Floats = np.full(len(self.requests), np.nan)  # until the LLM is written
+
+    def _prompts(self) -> PromptEncoder:
+        """Prompts in the trained tokenizer's ids, or in those of the LLM that is ready. Raises ExportError."""
+        given = self.options.ready
+        if given is None:
+            return self.run.prompt_encoder(self.catalog)
+        return ready.prompts(given, self.run.recipe.prompt, self.catalog)
 
     def _answered(self, rows: RowSet) -> RowSet:
         """The rows without those that a server with this bundle would refuse. Raises ExportError if none is left."""
@@ -118,8 +127,8 @@ class Export:
         if self.catalog.vectors is not None:
             write_vectors(self.folder / VECTORS, self.catalog.vectors)
         if self.prompts is not None:
-            tokens = {name: getattr(self.prompts.tokens, name) for name in ("yes", "no", "bos")}
-            self._json("prompt.json", {"template": self.prompts.template.to_json(), "tokens": tokens})
+            template, tokens = self.prompts.template, self.prompts.tokens
+            self._json("prompt.json", {"template": template.to_json(), "tokens": tokens.to_json()})
         if types := self.run.data.info.get("history", {}).get("types"):
             self._json(bundle.EVENTS, {"history": types})
 
@@ -147,7 +156,7 @@ class Export:
         for name, of in ((path.name, source.name), (events_file(path.name), events_file(source.name))):
             if (self.folder / of).exists():
                 quantize_int8(self.folder / of, self.folder / name, self.schema)
-        self._judge("crm_int8", self._crm_scores(Crm(path, self.schema), self.requests))
+        self.judge("crm_int8", self._crm_scores(Crm(path, self.schema), self.requests))
 
     def write_text(self) -> None:
         """text.onnx and its tokenizer, where the items' text vectors come of an encoder."""
@@ -171,7 +180,7 @@ class Export:
         torch_by_row = verify.torch_llm(reader, builder, self.sample.indices, self.sample.split)
         expected = np.asarray([torch_by_row.get(row, np.nan) for row in self.sample.indices.tolist()])
         self.llm_reference = expected
-        self._judge("torch", expected)
+        self.judge("torch", expected)
         f16 = self.work / "f16.gguf"
         recipe = self.run.recipe
         write_gguf(merged(trained), self.run.tokenizer(), f16, recipe.name, self.run.spm(), recipe.llm.context)
@@ -193,7 +202,7 @@ class Export:
             "f16 GGUF", whole, expected[self.reference], verify.F16_TOLERANCE
         )
         self.differences["llm_f16"] = verify.check_llm("f16 GGUF", found, expected, verify.BATCHED_TOLERANCE)
-        self._judge("F16", found)
+        self.judge("F16", found)
 
     def _write_type(self, f16: Path, path: Path, kind: str, prompts: PromptEncoder) -> None:
         from corella_edge_runtime.llm.llama.binding import quantize
@@ -207,7 +216,7 @@ class Export:
         self.say(f"LLM: {path.name} is {path.stat().st_size / f16.stat().st_size:.0%} of f16's size")
         found = verify.gguf_scores(path, prompts, self.requests, self.options.threads)
         self.differences[f"llm_{kind}"] = verify.check_llm(kind, found, self.llm_reference, tolerance=1.0)
-        self._judge(kind, found)
+        self.judge(kind, found)
 
     def llm_files(self) -> dict[str, str]:
         """File name → type; the first type wanted is the default variant."""
@@ -221,14 +230,14 @@ class Export:
         lines = []
         for i, crm in zip(self.reference.tolist(), self.crm_reference, strict=True):
             request, llm = self.requests[i], float(self.llm_reference[i])
-            lines.append({"request": request_json(request), "crm": crm, "prompt": self._prompt(request),
+            lines.append({"request": request_json(request), "crm": crm, "prompt": self.prompt(request),
                           "llm": number(llm)})  # fmt: skip
         self._lines("reference.jsonl", lines)
         if self.options.sample:
             pairs = zip(self.requests, self.sample.labels.tolist(), strict=True)
             self._lines("sample.jsonl", [{"request": request_json(r), "label": label} for r, label in pairs])
 
-    def _prompt(self, request: Request) -> list[int] | None:
+    def prompt(self, request: Request) -> list[int] | None:
         """The token ids that a request of one candidate is asked by; None where the LLM is not asked."""
         suffix = None if self.prompts is None else self.prompts.suffix(verify.only_candidate(request))
         return None if self.prompts is None or suffix is None else [*self.prompts.prefix(request.user), *suffix]
@@ -238,15 +247,15 @@ class Export:
         self.say(f"calibration: {len(self.calibration)} validation rows through the runtime")
         session = Crm(self.folder / "crm.onnx", self.schema)
         crm = self._crm_scores(session, self.calibration.requests())
-        self._judge("crm_valid", crm, self.calibration)
-        self._judge("crm", self._crm_scores(session, self.requests))
+        self.judge("crm_valid", crm, self.calibration)
+        self.judge("crm", self._crm_scores(session, self.requests))
         export = self.run.recipe.export
         if self.prompts is None:
             self._route(NEVER, REPLACE.rule, crm, np.full(len(crm), np.nan))
             return
         asked = tqdm(self.calibration.requests(), total=len(self.calibration), unit="row", disable=None)
         llm = verify.gguf_scores(self.folder / "llm.gguf", self.prompts, asked, self.options.threads)
-        self._judge("llm_valid", llm, self.calibration)
+        self.judge("llm_valid", llm, self.calibration)
         self._route(export.threshold, self.options.fusion or export.fusion, crm, llm)
 
     def _route(self, threshold: str, fusion: str, crm: verify.Floats, llm: verify.Floats) -> None:
@@ -305,11 +314,12 @@ class Export:
             "recipe": recipe,
             "data": {key: run.data.info.get(key) for key in ("name", "licence", "redistributable", "notes", "sources")},
             "models": {"crm": run.recipe.crm.model, "llm": self.llm_files()},
+            **({"ready": ready.provenance(options.ready)} if options.ready else {}),
             "packages": {name: installed(name) for name in PACKAGES if name != LLAMA or self.prompts is not None},
         }
         bundle.seal(self.folder, options.name or run.recipe.name, options.version, about)
 
-    def _judge(self, name: str, probability: Any, rows: RowSet | None = None) -> None:
+    def judge(self, name: str, probability: Any, rows: RowSet | None = None) -> None:
         labels = (rows or self.sample).labels
         known = ~np.isnan(probability)
         found = asdict(metrics.quality(probability[known], labels[known]))
@@ -330,7 +340,10 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
         InputError: a bad option or a taken `out`. ExportError: a model differs from what was trained.
     """
     check_free(out)
-    if _has_llm(run, options):
+    if options.ready is not None:
+        ready.check_run(run)
+        options = replace(options, llm_types=(ready.type_of(options.ready),))
+    elif _has_llm(run, options):
         _check_types(options.llm_types)
     torch.manual_seed(run.recipe.seed)
     with new_folder(out) as folder:
@@ -339,7 +352,9 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
         job.write_inputs()
         job.write_crm()
         job.write_text()
-        if job.prompts is not None:
+        if job.prompts is not None and options.ready is not None:
+            ready.take(job, options.ready, job.prompts)
+        elif job.prompts is not None:
             job.write_llm(job.prompts)
         job.write_samples()
         job.write_popular()
@@ -350,7 +365,7 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
 
 
 def _has_llm(run: Run, options: ExportOptions) -> bool:
-    return options.llm and run.recipe.trains_llm
+    return options.ready is not None or (options.llm and run.recipe.trains_llm)
 
 
 def _check_types(types: Sequence[str]) -> None:

@@ -99,12 +99,12 @@ class Model:
         C.llama_model_meta_val_str(self.handle, key.encode(), room, len(room))
         return room.value.decode("utf-8", "replace")
 
-    def tokenize(self, text: str) -> list[int]:
-        """Ids of a text; special tokens are neither added nor recognised."""
+    def tokenize(self, text: str, special: bool = False) -> list[int]:
+        """Ids of a text; special tokens are not added, and recognised only where they are asked for."""
         raw = text.encode("utf-8", "replace")
         room = len(raw) + 8
         ids = (C.llama_token * room)()
-        count = C.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, False)
+        count = C.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, special)
         if count < 0:
             raise RuntimeError(f"llama_tokenize wants room for {-count} tokens of {len(raw)} bytes")
         return list(ids[:count])
