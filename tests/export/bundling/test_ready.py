@@ -80,9 +80,7 @@ def test_a_prompt_beyond_the_context_is_an_error(run: Run, source: Path, tmp_pat
     options = ExportOptions(ready=ReadyLlm(source / "ready.gguf"))
     long = replace(run.recipe, prompt=replace(run.recipe.prompt, instruction="Like it? " * 500))
     with pytest.raises(ExportError, match=r"a prompt has \d+ tokens, the LLM reads 512: lower prompt.history_lines"):
-        export(
-            Run(run.folder, long, run.data), tmp_path / "bundle", ExportOptions(ready=ReadyLlm(source / "ready.gguf"))
-        )
+        export(Run(run.folder, long, run.data), tmp_path / "bundle", options)
 
 
 def with_chat(source: Path, target: Path, template: str) -> Path:
