@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 CRM_TOLERANCE = 1e-5
 F16_TOLERANCE = 2e-3
 BATCHED_TOLERANCE = 5e-3
-READY_TOLERANCE = 5e-2  # of quantised weights, between activations in 8 bits and in float32
 BATCHES = (1, 2, 7, 64)
 HISTORIES = ("own", "none", "one", "full")
 Floats = npt.NDArray[np.float64]

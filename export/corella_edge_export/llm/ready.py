@@ -14,6 +14,7 @@ import torch
 
 from corella_edge.errors import BundleError, ExportError, InputError
 from corella_edge.prompt import Template, Tokens
+from corella_edge_export.llm.from_gguf import GgufModel
 from corella_edge_export.llm.tokenizer import resolve_answers
 from corella_edge_runtime.llm.llama.dangers import check_gguf, metadata
 
@@ -115,18 +116,11 @@ class ReadyLlm:
     def torch_scores(self, prompts: Sequence[Sequence[int]], tokens: Tokens) -> npt.NDArray[np.float64] | None:
         """P(Yes), float64 [n], of prompts by transformers, which computes in float32 with the same file's weights.
 
-        None where transformers does not read such a file, or it is too large for that.
+        None for a file so large that this would not fit the memory of most machines.
         """
         if self.file.stat().st_size > MOST_BYTES:
             return None
-        from transformers import AutoModelForCausalLM
-
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                self.file.parent, gguf_file=self.file.name, local_files_only=True, dtype=torch.float32
-            )
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError):
-            return None
+        model = GgufModel(self.file).model()
         answers = torch.tensor([tokens.yes, tokens.no])
         with torch.inference_mode():
             logits = [model(torch.tensor([list(ids)]), logits_to_keep=1).logits[0, -1][answers] for ids in prompts]

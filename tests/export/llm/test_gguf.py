@@ -76,10 +76,8 @@ def _torch_probability(model: Any, prompt: Prompt, encoder: PromptEncoder) -> fl
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"mlp_bias": True}, "mlp_bias"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_scaling 'dynamic'"),
+        ({"hidden_act": "gelu"}, "the activation is 'gelu'"),
         ({"vocab_size": 50}, "the model embeddings for 50"),
     ],
 )

@@ -320,10 +320,11 @@ def check_file_type(name: str) -> int:
     return known[name]
 
 
-def quantize(source: Path, target: Path, file_type: str) -> None:
-    """Write `source` (an f16 or f32 GGUF) as another file type."""
+def quantize(source: Path, target: Path, file_type: str, again: bool = False) -> None:
+    """Write `source` (an f16 or f32 GGUF; with `again`, of any type) as another file type."""
     params = C.llama_model_quantize_default_params()
     params.ftype = check_file_type(file_type)
+    params.allow_requantize = again
     params.nthread = len(os.sched_getaffinity(0))
     _errors.clear()
     status: Any = C.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
