@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from corella_edge.errors import InputError
 from corella_edge_export.llm import pretrained
-from corella_edge_export.llm.architectures import ARCHITECTURES
+from corella_edge_export.llm.architectures import ARCHITECTURES, window_of
 from corella_edge_export.llm.from_gguf import SUFFIX, GgufModel
 from corella_edge_export.llm.recipe import LlmRecipe
 
@@ -53,6 +53,10 @@ def check_checkpoint(recipe: LlmRecipe) -> str:
     unknown = sorted(set(recipe.lora.targets) - set(LINEAR))
     if unknown or not recipe.lora.targets:
         raise InputError(f"recipe, llm.lora.targets: {unknown} is not among {', '.join(LINEAR)}")
+    window = window_of(checkpoint_config(Path(recipe.path)))
+    if window and recipe.context > window:  # packed sequences see by a mask of their own, which knows no window
+        raise InputError(f"recipe, llm.context: some blocks of {recipe.path} look back {window} tokens and no further; "
+                         f"set it to at most {window}")  # fmt: skip
     return pretrained.check(Path(recipe.path))
 
 
@@ -71,7 +75,7 @@ def weights_of(folder: Path) -> str:
     found = hashlib.sha256(b"" if whole else json.dumps(pretrained.read_config(folder), sort_keys=True).encode())
     for path in [folder] if whole else sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
         size = path.stat().st_size
-        found.update(f"{path.name} {size}".encode())
+        found.update(f"{'' if whole else path.name} {size}".encode())
         with path.open("rb") as file:
             for start in (0, size // 2, max(0, size - _SAMPLE)):
                 file.seek(start)

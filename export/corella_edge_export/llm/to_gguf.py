@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,10 +168,12 @@ def _tokenizer(writer: Any, tokenizer: Any, vocab_size: int, spm: Path | None) -
     description = json.loads(tokenizer.backend_tokenizer.to_str())
     if spm is not None:
         _sentencepiece(writer, spm, vocab_size, tokenizer)
-    elif description["model"]["type"] == "BPE" and not description["model"].get("byte_fallback"):
+    elif description["model"]["type"] == "BPE" and description["model"].get("byte_fallback"):
+        _byte_fallback_bpe(writer, description, vocab_size)
+    elif description["model"]["type"] == "BPE":
         _byte_level_bpe(writer, description, vocab_size)
     else:
-        raise ExportError("the tokenizer is neither a byte-level BPE nor has a SentencePiece tokenizer.model beside it")
+        raise ExportError("the tokenizer is neither a byte-level BPE nor one of SentencePiece's with bytes")
     for kind in ("bos", "eos", "unk", "pad"):
         token = getattr(tokenizer, f"{kind}_token_id")
         if token is not None:
@@ -182,17 +185,22 @@ def _byte_level_bpe(writer: Any, description: dict[str, Any], vocab_size: int) -
     _check_normalizer(description.get("normalizer"))
     pre = pre_tokenizer_name(description.get("pre_tokenizer") or {})
     _check_merges(description, pre)
-    added = {entry["id"]: entry for entry in description["added_tokens"]}
-    known = {index: text for text, index in description["model"]["vocab"].items()}
-    known.update({index: entry["content"] for index, entry in added.items()})
-    tokens = [known.get(i, f"[unused{i}]") for i in range(vocab_size)]
-    kinds = [_kind(i in known, added.get(i)) for i in range(vocab_size)]
+    tokens, kinds = _words(description, vocab_size)
     merges = [m if isinstance(m, str) else " ".join(m) for m in description["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)
+
+
+def _words(description: dict[str, Any], vocab_size: int) -> tuple[list[str], list[int]]:
+    """The texts and kinds of all tokens."""
+    added = {entry["id"]: entry for entry in description["added_tokens"]}
+    known = {index: text for text, index in description["model"]["vocab"].items()}
+    known.update({index: entry["content"] for index, entry in added.items()})
+    tokens = [known.get(i, f"[unused{i}]") for i in range(vocab_size)]
+    return tokens, [_kind(i in known, added.get(i)) for i in range(vocab_size)]
 
 
 def _check_normalizer(normalizer: dict[str, Any] | None) -> None:
@@ -259,34 +267,58 @@ def pre_tokenizer_of(name: str) -> Any:
 
 
 def _sentencepiece(writer: Any, path: Path, vocab_size: int, tokenizer: Any) -> None:
-    from sentencepiece import SentencePieceProcessor
+    """Of tokenizer.model; its numbers for kinds of pieces are GGUF's."""
+    from sentencepiece import sentencepiece_model_pb2
 
-    spm = SentencePieceProcessor(model_file=str(path))
-    count = spm.vocab_size()
-    tokens = [spm.id_to_piece(i) for i in range(count)]
-    scores = [float(spm.get_score(i)) for i in range(count)]
-    kinds = [_spm_kind(spm, i) for i in range(count)]
-    for i in range(count, vocab_size):
+    spm: Any = sentencepiece_model_pb2  # whose names are made when it is imported
+    proto = spm.ModelProto.FromString(path.read_bytes())
+    if proto.trainer_spec.model_type != spm.TrainerSpec.BPE:
+        raise ExportError(f"{path.name} is no BPE; llama.cpp merges its pieces in another order")
+    tokens = [piece.piece for piece in proto.pieces]
+    scores, kinds = [piece.score for piece in proto.pieces], [int(piece.type) for piece in proto.pieces]
+    for i in range(len(tokens), vocab_size):
         text = tokenizer.convert_ids_to_tokens(i)
         tokens.append(text or f"[unused{i}]")
         scores.append(-1000.0)
         kinds.append(int(gguf.TokenType.USER_DEFINED if text else gguf.TokenType.UNUSED))
+    _pieces(writer, tokens, scores, kinds, proto.normalizer_spec.add_dummy_prefix)
+
+
+def _byte_fallback_bpe(writer: Any, description: dict[str, Any], vocab_size: int) -> None:
+    """SentencePiece's pieces, of which only tokenizer.json is there: what is merged first has the highest score."""
+    tokens, kinds = _words(description, vocab_size)
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(description["model"]["merges"]):
+        ranks.setdefault("".join(merge.split(" ", 1) if isinstance(merge, str) else merge), rank)
+    unknown = description["model"].get("unk_token")
+    kinds = [_piece_kind(token, kind, unknown) for token, kind in zip(tokens, kinds, strict=True)]
+    scores = [-float(ranks.get(token, len(ranks))) for token in tokens]
+    _pieces(writer, tokens, scores, kinds, _puts_a_space_first(description))
+
+
+def _piece_kind(token: str, kind: int, unknown: str | None) -> int:
+    if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
+        return int(gguf.TokenType.BYTE)
+    return int(gguf.TokenType.UNKNOWN) if token == unknown else kind
+
+
+def _puts_a_space_first(description: dict[str, Any]) -> bool:
+    """Whether a text begins as a word in its middle does. Raises ExportError for steps that llama.cpp has not."""
+    normalizer, splits = description.get("normalizer") or {}, description.get("pre_tokenizer") or {}
+    steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
+    unknown = [step["type"] for step in steps if step["type"] not in ("Prepend", "Replace", "NFC")]
+    if unknown or splits.get("type") not in (None, "Metaspace", "Split"):
+        raise ExportError(f"the tokenizer's steps {unknown or splits['type']} have no counterpart in llama.cpp")
+    return "Prepend" in [step["type"] for step in steps] or splits.get("prepend_scheme") in ("first", "always")
+
+
+def _pieces(writer: Any, tokens: list[str], scores: list[float], kinds: list[int], space: bool) -> None:
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(tokens)
     writer.add_token_scores(scores)
     writer.add_token_types(kinds)
-    writer.add_add_space_prefix(True)
-
-
-def _spm_kind(spm: Any, i: int) -> int:
-    kinds = (
-        (spm.is_unknown(i), gguf.TokenType.UNKNOWN),
-        (spm.is_control(i), gguf.TokenType.CONTROL),
-        (spm.is_unused(i), gguf.TokenType.UNUSED),
-        (spm.is_byte(i), gguf.TokenType.BYTE),
-    )
-    return int(next((kind for holds, kind in kinds if holds), gguf.TokenType.NORMAL))
+    writer.add_add_space_prefix(space)
 
 
 def check_tokens(model: Model, encoder: PromptEncoder, users: Iterable[User]) -> int:

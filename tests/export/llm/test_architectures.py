@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,20 @@ import numpy as np
 import pytest
 import torch
 
+import tiny_run
 from checkpoints import random_model, save_scratch_tokenizer
 from corella_edge.errors import ExportError, InputError
+from corella_edge_export.bundling.write import ExportOptions, export
+from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.llm import pretrained
 from corella_edge_export.llm.architectures import ARCHITECTURES, MODEL_TYPES, from_version_5, readable
 from corella_edge_export.llm.from_gguf import GgufModel
-from corella_edge_export.llm.model import checkpoint_model
+from corella_edge_export.llm.model import answer_logits, check_checkpoint, checkpoint_model, hidden_states
+from corella_edge_export.llm.recipe import LlmRecipe
 from corella_edge_export.llm.to_gguf import write_gguf
 from corella_edge_export.llm.tokenizer import load_tokenizer
+from corella_edge_export.training import stages
+from corella_edge_export.training.run import Run
 from corella_edge_runtime.llm.llama.binding import Context, Model
 from corella_edge_runtime.llm.llama.dangers import ARCHITECTURES as SERVED
 from corella_edge_runtime.llm.llama.dangers import check_gguf
@@ -170,3 +178,49 @@ def test_a_gguf_that_lacks_a_tensor_is_no_source(tmp_path: Path) -> None:
     (tmp_path / "y.gguf").write_bytes(b"GGUF")
     with pytest.raises(InputError, match=r"y\.gguf: not a model that this release can run"):
         GgufModel(tmp_path / "y.gguf")
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_a_packed_sequence_is_read_as_its_texts_alone(kind: str) -> None:
+    """Training packs several texts that begin alike; what each sees is a mask of its own."""
+    model = random_model(kind, 60)
+    shared, first, second = [5, 6, 7, 8], [9, 10], [11, 12, 13]
+    ids = torch.tensor([shared + first + second])
+    seen = torch.ones(9, 9).tril().bool()
+    seen[6:, 4:6] = False
+    places = torch.tensor([[0, 1, 2, 3, 4, 5, 4, 5, 6]])
+    answers = torch.tensor([3, 4])
+    with torch.inference_mode():
+        packed, _ = hidden_states(model, ids, seen=(seen[None, None], places))
+        found = answer_logits(model, packed[0, [5, 8]], answers)
+        expected = [model(torch.tensor([shared + own])).logits[0, -1, answers] for own in (first, second)]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-3, atol=1e-4)
+
+
+def test_training_beyond_a_window_is_refused(tmp_path: Path) -> None:
+    count = save_scratch_tokenizer(tmp_path)
+    random_model("gemma3_text", count).save_pretrained(tmp_path)
+    recipe = LlmRecipe(source="checkpoint", path=str(tmp_path), context=64)
+    with pytest.raises(InputError, match=r"llm\.context: some blocks .* look back 12 tokens .* at most 12"):
+        check_checkpoint(recipe)
+    assert check_checkpoint(replace(recipe, context=12))
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma2"])
+def test_a_gguf_is_trained_and_exported(tmp_path: Path, data: PreparedData, kind: str) -> None:
+    """One file is all that there is of the model: weights, config and tokenizer come from it."""
+    count = save_scratch_tokenizer(tmp_path)
+    model = random_model(
+        kind, count, max_position_embeddings=512, **({"sliding_window": 512} if kind == "gemma2" else {})
+    )
+    write_gguf(model, load_tokenizer(tmp_path), tmp_path / "x.gguf", "x")
+    part = {"source": "checkpoint", "path": str(tmp_path / "x.gguf"), "whole_items": False}
+    changes = {"llm": part, "joint": {"epochs": 0}, "continuation": {"epochs": 0}, "prompt": {"yes": "Y", "no": "N"}}
+    stages.train(tmp_path / "run", tiny_run.recipe(**changes), data, quiet=True)
+    run = Run.open(tmp_path / "run", data)
+    moved = shutil.move(tmp_path / "x.gguf", tmp_path / "y.gguf")
+    with pytest.raises(InputError):
+        run.new_llm()
+    export(Run.open(tmp_path / "run", data, Path(moved)), tmp_path / "bundle", ExportOptions(threads=1))
+    found = json.loads((tmp_path / "bundle" / "verification.json").read_text())
+    assert found["differences"]["llm_f16_whole"] <= 2e-3
