@@ -103,6 +103,9 @@ def one(work: Path, number: int, row: tuple[str, str, Json, str], texts: Sequenc
     folder.mkdir()
     count = save_scratch_tokenizer(folder) if tokenizer == "scratch" else copy_tokenizer(tokenizer, folder)
     model = random_model(kind, count, **{**SIZES, "num_key_value_heads": 2, **changes})
+    with torch.no_grad():  # logits as large as those of trained models
+        for parameter in model.parameters():
+            parameter.mul_(0.5 if parameter.ndim > 1 else 1.0)
     trainer, spm, f16 = load_tokenizer(folder), folder / "tokenizer.model", folder / "f16.gguf"
     write_gguf(model, trainer, f16, name, spm if spm.is_file() else None)
     rng = np.random.default_rng(number)

@@ -12,6 +12,7 @@ from corella_edge.cli import talk
 from corella_edge.cli.base import Command
 from corella_edge.cli.common import (
     EXPORT_MODULES,
+    Finite,
     Threads,
     checkpoint_option,
     columns,
@@ -26,13 +27,16 @@ if TYPE_CHECKING:
     from corella_edge_export.llm.ready import ReadyLlm
     from corella_edge_export.recipe import Recipe
 
+DEFAULT_TYPE = "Q8_0"
+
 
 @click.command(cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="The prepared data; default: where the run found it.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Bundle folder; must be new.")
-@click.option("--llm-type", multiple=True, default=["Q8_0"], show_default=True,
-              help="llama.cpp file type of the LLM; repeat for variants, the first is the default.")  # fmt: skip
+@click.option("--llm-type", multiple=True,
+              help="llama.cpp file type of the LLM; repeat for variants, the first is the default. Default: "
+              f"{DEFAULT_TYPE}.")  # fmt: skip
 @click.option("--name", default="", help="Name in answers and metrics; default: the recipe's.")
 @click.option("--bundle-version", default="1", show_default=True, help="Version in answers and metrics.")
 @click.option("--crm-int8", is_flag=True, help="Also write crm.int8.onnx, the base model in 8-bit integers (optimum).")
@@ -44,6 +48,14 @@ if TYPE_CHECKING:
               "the base rate. Default: the recipe's.")  # fmt: skip
 @click.option("--no-sample", is_flag=True, help="Leave out sample.jsonl; reference.jsonl, for verify, stays.")
 @click.option("--no-llm", is_flag=True, help="Leave the LLM out: a bundle of the base model alone, without llama.cpp.")
+@click.option("--imatrix", is_flag=True,
+              help="Weigh the errors of quantising by what training prompts use; some types need it.")  # fmt: skip
+@click.option("--max-auc-drop", type=Finite(0),
+              help="Fail where a type loses more AUC than this against f16, on the rows that the base model is least "
+              "sure of.")  # fmt: skip
+@click.option("--sweep", is_flag=True,
+              help="Try the types of --llm-type (none given: all of llama.cpp's that can be written), print size, "
+              "speed and quality of each, take the fastest that --max-auc-drop (default: 0.002) allows.")  # fmt: skip
 @click.option("--llm-gguf", type=click.Path(path_type=Path),
               help="A ready GGUF file that is the bundle's LLM as it is; nothing of it is trained. With --checkpoint, "
               "the Hugging Face folder it was made of, the tokenizers are compared.")  # fmt: skip
@@ -58,6 +70,7 @@ def export(
     run: Path, data: Path | None, out: Path, llm_type: tuple[str, ...], name: str, bundle_version: str,
     crm_int8: bool, fusion: str | None, measure: str | None, no_sample: bool, no_llm: bool, llm_threads: int | None,
     checkpoint: Path | None, llm_gguf: Path | None, llm_form: str, recipe: str | None,
+    imatrix: bool, max_auc_drop: float | None, sweep: bool,
 ) -> None:  # fmt: skip
     """Turn the finished training RUN into a bundle.
 
@@ -65,6 +78,9 @@ def export(
     file is compared with torch; the bundle appears complete and verified, or not at all.
     """
     ready = _ready(llm_gguf, llm_form, checkpoint, no_llm)
+    if (ready or no_llm) and (imatrix or sweep or max_auc_drop is not None):
+        raise click.UsageError("--imatrix, --sweep and --max-auc-drop are for an LLM that the run has trained")
+    llm_type = tuple(llm_type) or ((DEFAULT_TYPE,) if not sweep else ())
     if no_llm:
         need("export --no-llm", "export", *EXPORT_MODULES)
         need("export --no-llm", "cpu", "onnxruntime")
@@ -77,8 +93,9 @@ def export(
 
     threads = llm_threads or llm_default()
     options = ExportOptions(
-        llm_type, name, bundle_version, not no_sample, crm_int8, fusion, measure, threads, not no_llm, ready
-    )
+        llm_type or _all_types(), name, bundle_version, not no_sample, crm_int8, fusion, measure, threads, not no_llm,
+        ready, imatrix, max_auc_drop, sweep,
+    )  # fmt: skip
     opened = Run.open(run, data_of(run, data), None if ready else checkpoint)
     if recipe is not None:
         opened.recipe = _with_sections(opened.recipe, recipe, ready is not None)
@@ -86,10 +103,28 @@ def export(
     size = sum(entry.size for entry in bundle.manifest.files.values())
     for note in opened.data.info.get("notes", []):
         click.echo(f"note: {note}")
+    for line in _by_type(bundle.json("verification.json").get("types", []), sweep):
+        click.echo(line)
     for line in _by_share(bundle.json("routing.json"), bundle.json("verification.json")["metrics"]):
         click.echo(line)
     click.echo(f"{out}: {bundle.label}, {len(bundle.manifest.files)} files, {mib(size)}, verified")
     talk.then("serve", out)
+
+
+def _all_types() -> tuple[str, ...]:
+    from corella_edge_runtime.llm.llama.binding import file_types
+
+    return tuple(sorted(name for name in file_types() if not name.startswith("F32")))
+
+
+def _by_type(rows: list[dict[str, Any]], sweep: bool) -> Iterator[str]:
+    """What was found of file types on the rows that the base model is least sure of."""
+    if not sweep or not rows:
+        return
+    from corella_edge_export.bundling.file_types import Tried, table
+
+    yield "File types on the rows that the base model is least sure of, against f16:"
+    yield from columns(list(table([Tried(**row) for row in rows])), right=True)
 
 
 def _ready(file: Path | None, form: str, source: Path | None, no_llm: bool) -> ReadyLlm | None:

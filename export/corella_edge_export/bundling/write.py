@@ -28,7 +28,7 @@ from corella_edge.features.vectors import VECTORS, write_vectors
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidates, Request
 from corella_edge.routing.fusion import REPLACE
-from corella_edge_export.bundling import ready, verify
+from corella_edge_export.bundling import file_types, ready, verify
 from corella_edge_export.bundling.popular import popular_lines
 from corella_edge_export.bundling.routing import by_time, routing
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
@@ -69,6 +69,9 @@ class ExportOptions:
     threads: int = field(default_factory=llm_default)
     llm: bool = True
     ready: ReadyLlm | None = None
+    imatrix: bool = False  # quantise by what training prompts use
+    max_drop: float | None = None  # of AUC on hard rows, against f16
+    sweep: bool = False  # try all of `llm_types` and take one
 
 
 class Export:
@@ -84,6 +87,7 @@ class Export:
         self.prompts: PromptEncoder | None = self._prompts() if _has_llm(run, options) else None
         self.differences: dict[str, float] = {}
         self.text: dict[str, float] = {}
+        self.types: list[file_types.Tried] = []
         self.metrics: dict[str, dict[str, float | None]] = {}
         history, export = history_needed(self.schema, run.recipe.prompt), run.recipe.export
         self.sample = self._answered(choose_rows(run.data, "test", export.sample_rows, run.recipe.seed, history))
@@ -183,17 +187,22 @@ class Export:
         self.judge("torch", expected)
         f16 = self.work / "f16.gguf"
         recipe = self.run.recipe
-        write_gguf(merged(trained), self.run.tokenizer(), f16, recipe.name, self.run.spm(), recipe.llm.context)
+        plain = merged(trained)
+        write_gguf(plain, self.run.tokenizer(), f16, recipe.name, self.run.spm(), recipe.llm.context)
         model = Model(f16)
         texts = check_tokens(model, prompts, [r.user for r in self.requests[:200]])
         model.close()
         self.say(f"LLM: {texts} texts tokenised alike; GGUF f16 against transformers")
-        self._check_f16(f16, prompts)
-        for file, kind in self.llm_files().items():
-            self._write_type(f16, self.folder / file, kind, prompts)
+        found = self._check_f16(f16, prompts)
+        crm = self._crm_scores(Crm(self.folder / "crm.onnx", self.schema), self.requests)
+        writer = file_types.Writer(self, f16, prompts, found, crm)
+        if self.options.imatrix:
+            writer.weigh(plain)
+        writer.write()
 
-    def _check_f16(self, f16: Path, prompts: PromptEncoder) -> None:
-        """Reference rows decoded whole, all rows with kept prefixes: each within its tolerance of transformers."""
+    def _check_f16(self, f16: Path, prompts: PromptEncoder) -> verify.Floats:
+        """P(Yes) of all rows by the f16 file, reference rows decoded whole, the others with kept prefixes: each within
+        its tolerance of transformers."""
         threads, expected = self.options.threads, self.llm_reference
         chosen = [self.requests[i] for i in self.reference]
         whole = verify.gguf_scores(f16, prompts, chosen, threads, whole=True, exact=True)
@@ -203,20 +212,7 @@ class Export:
         )
         self.differences["llm_f16"] = verify.check_llm("f16 GGUF", found, expected, verify.BATCHED_TOLERANCE)
         self.judge("F16", found)
-
-    def _write_type(self, f16: Path, path: Path, kind: str, prompts: PromptEncoder) -> None:
-        from corella_edge_runtime.llm.llama.binding import quantize
-
-        self.say(f"LLM: {path.name} as {kind}")
-        if kind == "F16":
-            shutil.copyfile(f16, path)
-        else:
-            quantize(f16, path, kind)
-        # Rows that fit no block of the type stay f16: a file hardly smaller than f16 is one of those.
-        self.say(f"LLM: {path.name} is {path.stat().st_size / f16.stat().st_size:.0%} of f16's size")
-        found = verify.gguf_scores(path, prompts, self.requests, self.options.threads)
-        self.differences[f"llm_{kind}"] = verify.check_llm(kind, found, self.llm_reference, tolerance=1.0)
-        self.judge(kind, found)
+        return found
 
     def llm_files(self) -> dict[str, str]:
         """File name → type; the first type wanted is the default variant."""
@@ -296,6 +292,7 @@ class Export:
             "differences": self.differences,
             "metrics": self.metrics,
             "rows": {"test": len(self.sample), "valid": len(self.calibration)},
+            **({"types": [row.to_json() for row in self.types]} if self.types else {}),
             **({"text": self.text} if self.text else {}),
         })  # fmt: skip
         self.seal()
