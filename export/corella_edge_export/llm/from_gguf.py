@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from corella_edge.errors import BundleError, InputError
+from corella_edge.errors import BundleError, CorellaError, InputError
 from corella_edge_export.llm.architectures import (
     ARCHITECTURES,
     FACTORS,
@@ -31,6 +32,18 @@ SUFFIX = ".gguf"
 _SPECIAL = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """A file that passed `check_gguf` may still contradict itself: whatever then fails is one error that names it."""
+    try:
+        yield
+    except CorellaError:
+        raise
+    except Exception as error:  # noqa: BLE001 - gguf, transformers and tokenizers raise what comes up
+        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{path}: cannot be read as a model ({type(error).__name__}: {why})") from None
+
+
 class GgufModel:
     """One file, opened. Raises InputError for what is no model that llama.cpp and transformers both compute."""
 
@@ -39,7 +52,8 @@ class GgufModel:
             check_gguf(path)
         except BundleError as error:
             raise InputError(f"{path.parent / str(error)}") from None
-        self.path, self.reader = path, gguf.GGUFReader(path)
+        with _reading(path):
+            self.path, self.reader = path, gguf.GGUFReader(path)
         self.kind = MODEL_TYPES[self.value("general.architecture")]
         self.row: Architecture = ARCHITECTURES[self.kind]
 
@@ -50,6 +64,10 @@ class GgufModel:
 
     def config(self) -> Any:
         """The config of transformers, with the settings of the file."""
+        with _reading(self.path):
+            return self._config()
+
+    def _config(self) -> Any:
         from transformers import AutoConfig
 
         settings = {setting: self.value(f"{self.row.name}.{key}") for setting, key in self.row.settings.items()}
@@ -130,6 +148,10 @@ class GgufModel:
 
     def model(self, dtype: torch.dtype = torch.float32) -> Any:
         """The causal model of transformers with the file's weights. Raises InputError if they are not all of it."""
+        with _reading(self.path):
+            return self._model(dtype)
+
+    def _model(self, dtype: torch.dtype) -> Any:
         from transformers import AutoModelForCausalLM
 
         config = self.config()
@@ -157,6 +179,10 @@ class GgufModel:
 
     def tokenizer(self) -> Any:
         """A `PreTrainedTokenizerFast` that splits as llama.cpp does. Raises InputError but for byte-level BPE."""
+        with _reading(self.path):
+            return self._tokenizer()
+
+    def _tokenizer(self) -> Any:
         from tokenizers import AddedToken, Tokenizer, decoders, models
         from transformers import PreTrainedTokenizerFast
 

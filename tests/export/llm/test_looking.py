@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from checkpoints import random_model, save_checkpoint, save_scratch_tokenizer
 from corella_edge.cli import main
@@ -47,6 +49,22 @@ def test_what_cannot_be_used_says_why(models: Path) -> None:
     assert "model_type is 'bert'" in other.trained
     with pytest.raises(InputError, match="neither a GGUF file nor the folder"):
         looking.look(models / "files")
+
+
+EDITS = st.lists(st.tuples(st.integers(0, 20_000), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4)
+
+
+@settings(max_examples=25)
+@given(EDITS)
+def test_any_head_is_looked_at_without_another_error(models: Path, edits: list[tuple[int, bytes]]) -> None:
+    raw = bytearray((models / "files" / "g.gguf").read_bytes())
+    for place, new in edits:
+        raw[place : place + len(new)] = new
+    path = models / "files" / "of" / "changed.gguf"
+    path.write_bytes(raw)
+    found = looking.look(path)
+    assert (found.trained == "") <= (found.served == "")
+    assert "\n" not in found.trained + found.served
 
 
 def test_a_folder_is_searched(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
