@@ -10,6 +10,7 @@ import click
 import pytest
 
 from corella_edge.cli import cli
+from corella_edge_export.bundling import file_types
 from corella_edge_export.bundling.ready import TORCH_ROWS
 from corella_edge_export.bundling.verify import F16_TOLERANCE
 from corella_edge_export.llm.ready import MOST_BYTES
@@ -45,3 +46,8 @@ def test_the_limits_of_the_page_are_the_products() -> None:
     assert f"{TORCH_ROWS} reference rows" in flat
     assert f"more than {F16_TOLERANCE:g}".replace("0.002", "2e-3") in flat
     assert f"Files above {MOST_BYTES >> 30} GiB" in flat
+    types = " ".join(section(PAGE, "File types").split())
+    assert f"the {100 * file_types.SHARE:g} % of the sampled test rows, and at least {file_types.FEWEST}" in types
+    assert f"(here {file_types.MAX_DROP:g} if nothing is said)" in types
+    assert f"within {100 * (file_types.NEAR - 1):.0f} %" in types
+    assert f"prompts of {file_types.IMPORTANT_ROWS} training rows" in types
