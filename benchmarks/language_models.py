@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,8 @@ def probabilities(path: Path, prompts: Sequence[list[int]], answers: Tokens, exa
 def alike(path: Path, trainer: Any, texts: Sequence[str]) -> Json:
     """How many texts llama.cpp splits as the trainer's tokenizer does."""
     model, tokenize = Model(path, vocabulary_only=True), segment_tokenizer(trainer)
-    same = sum(tokenize(text) == model.tokenize(text) for text in texts)
+    composed = [unicodedata.normalize("NFC", text) for text in texts]  # as every prompt is
+    same = sum(tokenize(text) == model.tokenize(text) for text in composed)
     model.close()
     return {"same_tokens": same}
 

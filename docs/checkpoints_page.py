@@ -28,7 +28,8 @@ def lines(results: Path) -> Iterator[str]:
     yield f"Random weights; llama.cpp against float32 transformers. Allowed: logits {LOGITS:g}, P(Yes) {P_YES:g} (f16)."
     for row in result["trained"]:
         yield ""
-        yield f"Trained weights, {row['name']}, greedy: “{row['text']}**{row['continued']}**”: " + (
+        told = " ".join(row["continued"].split())
+        yield f"Trained weights, {row['name']}, greedy: “{row['text']} **{told}**”: " + (
             "word for word as transformers continues it." if row["same"] else "**not** as transformers continues it."
         )
 
