@@ -10,8 +10,8 @@ Asked are the liked test rows of `--users` users drawn by seed, and of `--new` f
 each beside one row with label 0: the drawn one of the data where the liked item has training rows, else another new
 item, drawn evenly from those that the user's history lacks, so that newness does not tell the label. "All rows" are
 those of the first draw. Fusion (`stack`) and thresholds are fitted on validation rows of the same make. Routed are the
-rows with the highest entropy of the base model, so many as the share says on validation rows. Intervals are by bootstrap
-over users, and gains over the base model paired. Scores are kept in `--keep`: an interrupted call goes on.
+rows with the highest entropy of the base model, so many as the share says on validation rows. Intervals are by
+bootstrap over users, and gains over the base model paired. Scores are kept in `--keep`: an interrupted call goes on.
 """
 
 from __future__ import annotations
