@@ -26,6 +26,18 @@ class LoraRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class CodesRecipe:
+    """The base model's knowledge of an item as text (`llm.codes`), the attribute `code` of its question.
+
+    `bits` is a multiple of 8, 0 = none; `hide` is the share of the questions and lines that training leaves without it,
+    as those of items that come later are.
+    """
+
+    bits: int = from_zero(0, 64)
+    hide: float = share(0.1)
+
+
+@dataclass(frozen=True, slots=True)
 class PlainTextRecipe:
     """Language modelling on plain text before a scratch model sees any interaction.
 
@@ -107,3 +119,4 @@ class LlmRecipe(StageRecipe):
     gradient_checkpointing: bool = False
     text: PlainTextRecipe = field(default_factory=PlainTextRecipe)
     lora: LoraRecipe = field(default_factory=LoraRecipe)
+    codes: CodesRecipe = field(default_factory=CodesRecipe)

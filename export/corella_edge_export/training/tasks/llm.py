@@ -285,6 +285,8 @@ def _task(stages: Stages, name: str, settings: StageRecipe, seed: int, skip: int
 def corpus(stages: Stages, settings: StageRecipe, seed: int, skip: int | None) -> Corpus:
     """A stage's training sequences."""
     recipe, split = stages.run.recipe.llm, stages.run.data.split("train")
+    if recipe.codes.bits:
+        return Corpus(stages.builder, split, settings, seed, stages.builder.encoder.tokenize, recipe.codes.hide, skip)
     spell = tokenizer.speller(stages.run.tokenizer()) if recipe.whole_items else None
     return Corpus(stages.builder, split, settings, seed, spell, recipe.spell_rate, skip)
 
