@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from checkpoints import save_checkpoint
+from corella_edge.cli import main
 from corella_edge.errors import InputError
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.llm import precision
@@ -190,3 +191,37 @@ def test_more_blocks_than_there_are_is_one_error_before_any_work(
     with pytest.raises(InputError, match=r"llm\.lora\.layers: 5 are more than the 4 blocks"):
         stages.train(tmp_path / "run", replace(recipe, llm=own), data)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_base_models_stage_is_taken_over_beside_another_checkpoint(
+    recipe: Recipe, data: PreparedData, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = save_checkpoint(tmp_path / "other", num_hidden_layers=BLOCKS, intermediate_size=40)
+    elsewhere = replace(recipe, llm=replace(recipe.llm, path=str(other)))
+    keys = [stages.keys(chosen, data) for chosen in (recipe, elsewhere)]
+    assert keys[0]["crm"] == keys[1]["crm"]
+    assert keys[0]["llm"] != keys[1]["llm"]
+    fitted: list[str] = []
+    fit = loop.fit
+    monkeypatch.setattr(stages.loop, "fit", lambda task, *rest: (fitted.append(task.name), fit(task, *rest))[1])
+    (tmp_path / "upper.toml").write_text(toml(elsewhere))
+    command = ["train", str(tmp_path / "upper.toml"), "--data", str(data.root), "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as left:
+        main([*command, "--reuse", str(trained)])
+    assert left.value.code in (0, None)
+    assert fitted == ["llm"]
+    assert (tmp_path / "run" / "crm" / "best.safetensors").read_bytes() == (
+        trained / "crm" / "best.safetensors"
+    ).read_bytes()
+
+
+def toml(recipe: Recipe) -> str:
+    """This module's recipe with the checkpoint's place, as a file."""
+    table = {**TABLE, "llm": {**TABLE["llm"], "path": recipe.llm.path}}
+    return "\n".join(_lines(table, ""))
+
+
+def _lines(table: dict[str, Any], name: str) -> list[str]:
+    plain = [f"{key} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, dict)]
+    below = [_lines(value, f"{name}.{key}".strip(".")) for key, value in table.items() if isinstance(value, dict)]
+    return [*([f"[{name}]"] if name else []), *plain, *(line for lines in below for line in lines)]
