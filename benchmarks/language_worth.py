@@ -265,10 +265,24 @@ def judged(crm: dict[str, Floats], llm: dict[str, Floats], rows: dict[str, Rows]
         rule, chosen = fusion("stack", fit, threshold), routed(test, threshold)
         figures = alone(fused(test, chosen, rule), rows["test"], draws, base)
         asked_of = {part: float(chosen[mask].mean()) for part, mask in rows["test"].parts.items()}
-        found[f"routed {share:.0%}"] = {"weights": list(rule.weights or ()), "asked": asked_of, **figures}
+        at_random = drawn(chosen, test.answered, rows["test"])
+        others = alone(fused(test, at_random, rule), rows["test"], draws, base)
+        found[f"routed {share:.0%}"] = {
+            "weights": list(rule.weights or ()), "asked": asked_of, **figures,
+            "at random": {part: others[part]["gain"] for part in others},
+        }  # fmt: skip
     of_new = fusion("stack", valid.part(rows["valid"].new), 0.0)
     figures = alone(fused(test, rows["test"].new & test.answered, of_new), rows["test"], draws, base)
     return {**found, "asked about new items": {"weights": list(of_new.weights or ()), NEW: figures[NEW]}}
+
+
+def drawn(chosen: Mask, answered: Mask, rows: Rows) -> Mask:
+    """As many answered rows of each part as were chosen, drawn by seed: what an order by entropy is held against."""
+    found, rng = np.zeros_like(chosen), np.random.default_rng(0)
+    for part in (rows.new, ~rows.new):
+        places = np.flatnonzero(part & answered)
+        found[rng.permutation(places)[: int((chosen & part).sum())]] = True
+    return found
 
 
 def scored(crm: Floats, llm: Floats, rows: Rows) -> ScoredRows:

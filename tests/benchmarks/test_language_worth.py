@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -121,6 +122,11 @@ def test_a_checkpoint_and_a_run_are_asked_once(
     assert [model["name"] for model in results[0]["models"]] == ["plain", "lora"]
     assert results[0]["models"][1]["trained"]["tokens"] > 0
     assert results[0]["scoring"]["lora, test"]["tokens"] > 0
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "docs"))
+    (tmp_path / "found.json").rename(tmp_path / "language-worth-tiny.json")
+    page = "\n".join(importlib.import_module("language_page").lines(tmp_path))
+    assert page.count("| lora |") == 1 + len(worth.SHARES) + 1
+    assert "base model `tiny-words`" in page
 
 
 def toml(table: dict[str, Any], prefix: str = "") -> str:
