@@ -24,45 +24,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from corella_edge.catalog import CODE, Catalog
-from corella_edge.features.encoder import FeatureEncoder
-from corella_edge_export.crm.base import CrmModel
-from corella_edge_export.crm.ensemble import members_of
-from corella_edge_export.crm.fields import FieldsModel
 
 Codes = list[str | None]  # of each catalogue row
 Floats = npt.NDArray[np.float64]
-AT_ONCE = 4096
 FLAT = 1e-9  # of the greatest variance: what is below is rounding
 
 
-def item_codes(model: CrmModel, encoder: FeatureEncoder, known: npt.NDArray[np.bool_], bits: int) -> Codes:
+def item_codes(vectors: Floats, known: npt.NDArray[np.bool_], bits: int, words: bool) -> Codes:
     """Every catalogue row's code of so many bits.
 
     Args:
-        known: bool [items], those with training rows. bits: at most as many as the vectors have numbers.
+        vectors: float64 [items, at least `bits`], of the base model. known: bool [items], those with training rows.
+        words: the vectors of items without training rows say something.
     """
-    told = known | bool(encoder.schema.of("vector"))
-    texts = dotted(binary(item_vectors(model, encoder), known, bits))
-    return [text if there else None for text, there in zip(texts, told.tolist(), strict=True)]
-
-
-def item_vectors(model: CrmModel, encoder: FeatureEncoder) -> Floats:
-    """float64 [items, numbers of all members]: every catalogue row's vector."""
-    rows, items = np.arange(len(encoder.catalog)), encoder.item_tables
-    words = {field.name for field in encoder.schema.of("vector")}
-    found = []
-    with torch.inference_mode():
-        for start in range(0, len(rows), AT_ONCE):
-            chosen = rows[start : start + AT_ONCE]
-            feed = {name: table[chosen] for name, table in items.items()} | dict.fromkeys(words, chosen)
-            given = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in feed.items()}
-            parts = [member.item_vectors(given) for member in members_of(model) if isinstance(member, FieldsModel)]
-            found.append(torch.cat(parts, dim=1).double().numpy())
-    whole: Floats = np.concatenate(found)
-    return whole
+    texts = dotted(binary(vectors, known, bits))
+    return [text if there else None for text, there in zip(texts, (known | words).tolist(), strict=True)]
 
 
 def binary(vectors: Floats, known: npt.NDArray[np.bool_], bits: int) -> npt.NDArray[np.bool_]:

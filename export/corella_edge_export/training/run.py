@@ -37,7 +37,7 @@ from corella_edge.formats.arrays import Array
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
 from corella_edge_export.crm.base import CrmModel
-from corella_edge_export.crm.ensemble import new_crm
+from corella_edge_export.crm.ensemble import catalogue_vectors, new_crm
 from corella_edge_export.crm.fitted.items import folds
 from corella_edge_export.crm.fitted.schema import apart, catalog_of, events_schema, fit_schema
 from corella_edge_export.crm.recipe import NumberRecipe, flat, nested
@@ -126,9 +126,9 @@ class Run:
             schema, catalog = self._uncoded()
             known = np.zeros(len(catalog), np.bool_)
             known[self.data.split("train").items] = True
-            found = codes.item_codes(
-                self.crm("crm"), FeatureEncoder(schema, catalog), known, self.recipe.llm.codes.bits
-            )
+            vectors = catalogue_vectors(self.crm("crm"), FeatureEncoder(schema, catalog))
+            words = bool(schema.of("vector"))
+            found = codes.item_codes(vectors, known, self.recipe.llm.codes.bits, words)
             atomic.write_file(path, json.dumps(found).encode())
         try:
             kept: codes.Codes = json.loads(path.read_text("utf-8"))
