@@ -124,11 +124,9 @@ class Run:
         path = self.folder / CODES
         if not path.exists():
             schema, catalog = self._uncoded()
-            known = np.zeros(len(catalog), np.bool_)
-            known[self.data.split("train").items] = True
+            known = np.isin(np.arange(len(catalog)), self.data.split("train").items)
             vectors = catalogue_vectors(self.crm("crm"), FeatureEncoder(schema, catalog))
-            words = bool(schema.of("vector"))
-            found = codes.item_codes(vectors, known, self.recipe.llm.codes.bits, words)
+            found = codes.item_codes(vectors, known, self.recipe.llm.codes.bits, bool(schema.of("vector")))
             atomic.write_file(path, json.dumps(found).encode())
         try:
             kept: codes.Codes = json.loads(path.read_text("utf-8"))
