@@ -316,10 +316,11 @@ class _Training:
             state.done = state.stale >= self.schedule.patience
 
     def _everyones(self, tokens: Tensor | None) -> int:
-        """A step's tokens, over all processes; a stage of the CRM has none."""
-        if self.accelerator.num_processes == 1 or tokens is None:
-            return 0 if tokens is None else int(tokens)
-        return int(self.accelerator.reduce(tokens.to(self.accelerator.device), "sum"))
+        """A step's tokens, over all processes; a process without a sample, and a stage of the CRM, has none."""
+        own = 0 if tokens is None else int(tokens)
+        if self.accelerator.num_processes == 1:
+            return own
+        return int(self.accelerator.reduce(torch.tensor(own, device=self.accelerator.device), "sum"))
 
     def _anyone(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
