@@ -22,14 +22,12 @@ from corella_edge.errors import InputError
 from corella_edge.routing.curve import cut
 from corella_edge.routing.decision import Reach
 from corella_edge.routing.decision_curve import ALL, Lists, Point, curve, ways_of
-from corella_edge.routing.fit import choose
-from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import entropy
 from corella_edge.routing.parts import by_time
-from corella_edge.routing.policy import RATIOS, AskCost, Policy
+from corella_edge.routing.policy import RATIOS, AskCost
 from corella_edge_runtime.calibrate.log import read
-from harness.options import fractions
+from harness.options import FUSIONS, fractions, fusion
 from harness.results import ended
 
 
@@ -44,7 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, default=10)
     parser.add_argument("--miss", type=fractions, default=(0.02, 0.1, 0.3), help="shares of rows that may move further")
     parser.add_argument("--by", choices=["request", "user"], default="request", help="what is ranked together")
-    parser.add_argument("--fusion", choices=["replace", "blend", "best"], default="replace")
+    parser.add_argument("--fusion", choices=FUSIONS, default="replace")
     parser.add_argument("--weight", metavar="NAME")
     parser.add_argument("--bonus", metavar="NAME")
     parser.add_argument("--first-ms", type=float, default=8.0, help="of the first candidate of a request")
@@ -59,13 +57,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     """The curve as JSON; a table of it on standard error."""
     parts = by_time(read(options.log))
     asked = parts.fit.take(parts.fit.known)
-    rule = Fusion("replace")
-    if options.fusion != "replace":
-        rule = (
-            choose(parts.fit, Policy(threshold=0.0)).policy.fusion
-            if options.fusion == "best"
-            else Fusion(options.fusion)
-        )
+    rule = fusion(options.fusion, parts.fit)
     after = rule(asked.crm, asked.llm, asked.inputs)
     reaches = {miss: Reach.fit(rule.alone(asked.crm), after, miss) for miss in options.miss}
     held = parts.held if options.by == "request" else replace(parts.held, request=parts.held.user)

@@ -22,13 +22,11 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 from corella_edge.judge import interval
 from corella_edge.metrics import Bootstrap, sampled_auc, sampled_mean
-from corella_edge.routing.fit import choose
-from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.gate_fit import SHARES, Asked, first, fit, usable
 from corella_edge.routing.measure import Floats, Margin, entropy
 from corella_edge.routing.parts import by_time
-from corella_edge.routing.policy import Policy
 from corella_edge_runtime.calibrate.log import read
+from harness.options import FUSIONS, fusion
 from harness.results import ended
 
 Row = dict[str, Any]
@@ -39,17 +37,17 @@ CENTRES = np.linspace(0.05, 0.95, 37)
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("log", type=Path)
-    parser.add_argument("--fusion", choices=["replace", "blend", "best"], default="replace")
+    parser.add_argument("--fusion", choices=FUSIONS, default="replace")
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     return ended("gate_forms", lambda: measured(options.log, options.fusion, options.draws), options.out)
 
 
-def measured(log: Path, fusion: str, draws: int) -> Row:
+def measured(log: Path, name: str, draws: int) -> Row:
     """Gains of every measure, and what they were fitted on."""
     parts = by_time(read(log))
-    rule = choose(parts.fit, Policy(threshold=0.0)).policy.fusion if fusion == "best" else Fusion(fusion)
+    rule = fusion(name, parts.fit)
     earlier, later = (Asked.of(part, rule) for part in (parts.fit, parts.held))
     shares = {share: compared(measures(earlier, later, share), later, share, draws) for share in SHARES}
     print(table(shares), file=sys.stderr)

@@ -20,7 +20,7 @@ import numpy as np
 
 from corella_edge.judge import Judge, gains, interval, shown
 from corella_edge.metrics import Bootstrap, row_loss, sampled_ece
-from corella_edge.routing.fit import choose, fitting
+from corella_edge.routing.fit import fitting
 from corella_edge.routing.fit_maps import fit_maps
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.gate_fit import Asked, first, fit, learn
@@ -31,7 +31,7 @@ from corella_edge.routing.order import order
 from corella_edge.routing.parts import Parts, by_time
 from corella_edge.routing.policy import Policy, threshold_for
 from corella_edge_runtime.calibrate.log import read
-from harness.options import fractions
+from harness.options import FUSIONS, fractions, fusion
 from harness.results import ended
 
 Json = dict[str, Any]
@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("log", type=Path)
     parser.add_argument("--shares", type=fractions, default=(0.05, 0.1, 0.2))
-    parser.add_argument("--fusion", choices=["replace", "blend", "best"], default="replace")
+    parser.add_argument("--fusion", choices=FUSIONS, default="replace")
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -60,9 +60,7 @@ def measured(options: argparse.Namespace) -> Json:
     """All figures as JSON; tables of them on standard error."""
     whole = by_time(read(options.log))
     parts = Parts(whole.fit.take(whole.fit.known), whole.held.take(whole.held.known))
-    rule = (
-        Fusion(options.fusion) if options.fusion != "best" else choose(parts.fit, Policy(threshold=0.0)).policy.fusion
-    )
+    rule = fusion(options.fusion, parts.fit)
     rng = np.random.default_rng(options.seed)
     rows = list(versus(parts, rule, options.shares, rng, options.draws))
     maps = list(calibration(parts, options.draws))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from corella_edge.request import Request
+from corella_edge.routing.decision import Weighting
 from corella_edge.routing.exploring import EXPLORE
 from corella_edge.routing.forms import FORMS
 from corella_edge.routing.fusion import REPLACE, Fusion, fuse
@@ -68,6 +69,7 @@ class Scores:
         strength: float64 [n], by which a fallback ranks.
         inputs: float64 [n] by name, what measure and fusion rule look at beside the scores.
         propensity: float64 [n], the chance with which the LLM was asked; None where nothing was left to chance.
+        value: by which the probabilities rank; None = by themselves.
         shadow: float64 [n], P(Yes) that was asked for beside the request and counts nowhere; NaN where it was not.
     """
 
@@ -85,6 +87,7 @@ class Scores:
     inputs: Inputs = field(default_factory=dict)
     propensity: FloatArray | None = None
     shadow: FloatArray | None = None
+    value: Weighting | None = None
 
     @property
     def entropy(self) -> FloatArray:
@@ -98,8 +101,14 @@ class Scores:
 
     @property
     def rank(self) -> npt.NDArray[np.int64]:
-        """int64 [n]: 1 = highest probability, or strength of a fallback; equal ones keep request order."""
-        return _rank(_best(self.probability if self.strength is None else self.strength, None))
+        """int64 [n]: 1 = best; equal ones keep request order."""
+        return _rank(_best(self.ranked(self.probability), None))
+
+    def ranked(self, p: FloatArray) -> FloatArray:
+        """float64 [n]: what ranks candidates of such probabilities: a fallback's strength, or their value."""
+        if self.strength is not None:
+            return self.strength
+        return p if self.value is None else self.value(p)
 
 
 def _best(values: FloatArray, most: int | None) -> npt.NDArray[np.int64]:
@@ -150,6 +159,12 @@ class Scored(Struct, forbid_unknown_fields=True, gc=False):
         ),
     ]
     unknown: Annotated[tuple[str, ...], Meta(description="Fields whose value the CRM has never seen.")]
+    value: (
+        Annotated[
+            float, Meta(description="weight · probability + bonus, by which it is ranked; where these are given.")
+        ]
+        | UnsetType
+    ) = UNSET
     crm_rank: Annotated[int, Meta(ge=1, description="Rank by the CRM alone, if `explain`.")] | UnsetType = UNSET
     crm_mapped: (
         Annotated[Probability, Meta(description="`crm` on the scale of `probability`; of a bundle with maps.")]
@@ -220,20 +235,24 @@ def answered(request: Request, scores: Scores, bundle: str) -> Answer:
     # Where the LLM has no part, one column serves for both scores. (Of bytes, a tenth of the time of `any`.)
     routed, mapped = True in scores.routed.tobytes(), scores.fusion.maps is not PLAIN
     final = scores.probability if routed or mapped else scores.crm
-    best = _best(final if scores.strength is None else scores.strength, request.top_k)
+    ranked = scores.ranked(final)
+    best = _best(ranked, request.top_k)
     if not request.best_first and len(best) == len(final):
         shown, rank = scores, _rank(best)
     else:
         by_place = np.arange(len(best)) if request.best_first else best.argsort()
         shown, rank, final = _at(scores, best[by_place]), by_place + 1, final[best[by_place]]
+        ranked = ranked[best[by_place]]
     crm = shown.crm.tolist()
     columns: list[Iterable[object]] = [
         shown.items, rank.tolist(), final.tolist() if routed or mapped else crm, crm,
         [None if p != p else p for p in shown.llm.tolist()] if routed else repeat(None),
         shown.entropy.tolist(), shown.routed.tolist(), shown.reason, shown.unknown,
     ]  # fmt: skip
+    if scores.value is not None or request.explain or mapped:
+        columns.append(repeat(UNSET) if scores.value is None else ranked.tolist())
     if request.explain:
-        by_crm = _rank(_best(scores.crm, None))
+        by_crm = _rank(_best(scores.crm if scores.value is None else scores.value(scores.crm), None))
         columns.append((by_crm if shown is scores else by_crm[best[by_place]]).tolist())
     if mapped:
         columns += [*([] if request.explain else [repeat(UNSET)]), *_mapped(shown, scores.fusion)]
@@ -245,6 +264,12 @@ def answered(request: Request, scores: Scores, bundle: str) -> Answer:
         id=UNSET if request.id is None else request.id,
         explain=_explained(scores) if request.explain else UNSET,
     )
+
+
+def shown_places(request: Request, scores: Scores) -> npt.NDArray[np.int64]:
+    """int64 [m]: the places among `scores` of the candidates that `answered` shows, in its order."""
+    best = _best(scores.ranked(scores.probability), request.top_k)
+    return best if request.best_first else np.sort(best)
 
 
 def _mapped(shown: Scores, fusion: Fusion) -> list[list[float | None]]:

@@ -15,11 +15,16 @@ from corella_edge.messages import MAX_FEATURES, MAX_TEXT_CHARS, Id, an_id
 
 MAX_LISTED = 100_000  # ids in one list, values in one condition
 MAX_SIMILAR = 100  # items that others may be similar to
+MAX_VALUE = 10**6  # of a weight or a bonus
 
 Left = None | UnsetType  # null, and a field that is left out, are the same
 Word = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)] | int | float | bool
 Words = Annotated[list[Word], Meta(max_length=MAX_LISTED)]
 Items = Annotated[list[Id], Meta(max_length=MAX_LISTED)]
+
+
+Weights = Annotated[list[Annotated[float, Meta(ge=0, le=MAX_VALUE)]], Meta(max_length=MAX_LISTED)]
+Bonuses = Annotated[list[Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)]], Meta(max_length=MAX_LISTED)]
 
 
 class Condition(Struct, forbid_unknown_fields=True):
@@ -44,7 +49,7 @@ Filter = Annotated[
 
 
 class Selection(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Which items are ranked, and in what order they are answered."""
+    """Which items are ranked, by what beside their probability, and in what order they are answered."""
 
     exclude_seen: Annotated[
         bool | Left,
@@ -83,6 +88,16 @@ class Selection(Struct, forbid_unknown_fields=True, kw_only=True):
             description="Of the answer: best first, or as in the request (of the whole catalogue: as in the "
             "catalogue). Left out: `rank` where the whole catalogue is ranked, `request` where candidates are given."
         ),
+    ] = UNSET
+    weights: Annotated[
+        Weights | Left,
+        Meta(
+            description="A number of at least 0 for each candidate, in their order, such as a margin: ranks, and so "
+            "the `top_k`, are by weight · probability + bonus. Left out: 1 each."
+        ),
+    ] = UNSET
+    bonuses: Annotated[
+        Bonuses | Left, Meta(description="A number for each candidate, such as for being new. Left out: 0 each.")
     ] = UNSET
 
 

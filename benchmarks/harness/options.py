@@ -1,4 +1,4 @@
-"""Options that several benchmarks have: lists between commas, and whether their words are known."""
+"""Options that several benchmarks have: lists between commas, whether their words are known, and a fusion rule."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 from corella_edge.errors import InputError
+from corella_edge.routing.fit import choose
+from corella_edge.routing.fusion import Fusion
+from corella_edge.routing.labelled import LabelledRows
+from corella_edge.routing.policy import Policy
+
+FUSIONS = ("replace", "blend", "best")  # of `--fusion`
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -29,3 +35,8 @@ def check_words(options: argparse.Namespace, known: Mapping[str, Sequence[str]])
         for word in getattr(options, option) or ():
             if word not in allowed:
                 raise InputError(f"--{option} {word!r}: known are {', '.join(allowed)}")
+
+
+def fusion(name: str, earlier: LabelledRows) -> Fusion:
+    """The rule of `--fusion`; `best`: that of the lowest log-loss out of fold on the earlier rows if all are asked."""
+    return choose(earlier, Policy(threshold=0.0)).policy.fusion if name == "best" else Fusion(name)

@@ -200,6 +200,13 @@ class Bundle:
         """How both scores of a routed row become one; the LLM's replaces the CRM's where the bundle does not say."""
         return read_fusion(self.json(ROUTING))
 
+    def tolerance(self) -> dict[str, float]:
+        """By how much two computations of a model's probability may differ, by model (`crm`, `llm`), as
+        verification.json says; without a model of which it does not say it, or says what is no such number."""
+        found = self.json("verification.json").get("tolerance")
+        given = found.items() if isinstance(found, dict) else ()
+        return {name: float(value) for name, value in given if type(value) in (int, float) and 0.0 <= value <= 1.0}
+
     def event_types(self) -> tuple[str, ...] | None:
         """The types of events that form histories; None = every event does. Events without a type always do."""
         if not self.has(EVENTS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -42,12 +43,31 @@ def tune(bundle: Path, plan: Path | None, seconds: float) -> None:
     line = Progress()
     best, notes = run(bundle, seconds, lambda done, of, what: line.show(_bar(done, of, what)))
     line.done()
+    best = _with_cost(best, bundle)
     plans.write(best, path)
     for text in notes:
         talk.warn(text)
     for text in () if talk.quiet() else _lines(best):
         click.echo(text)
     click.echo(str(path))
+
+
+def _with_cost(best: Plan, bundle: Path) -> Plan:
+    """The plan with what asking the LLM costs by it; as it is where that cannot be measured."""
+    from msgspec.structs import replace
+
+    from corella_edge_runtime.calibrate.run import cost_here
+    from corella_edge_runtime.machine import plan as plans
+
+    if best.llm is None:
+        return best
+    with TemporaryDirectory() as folder:
+        plans.write(best, Path(folder, "plan.json"))
+        cost, why = cost_here(bundle, Path(folder, "plan.json"))
+    if cost is None:
+        talk.warn(f"what asking the LLM costs is not in the plan: {why}")
+        return best
+    return replace(best, llm=replace(best.llm, ask_ms=(round(cost.first, 3), round(cost.further, 3))))
 
 
 def _check_place(path: Path, bundle: Path) -> None:
@@ -71,6 +91,10 @@ def _lines(plan: Plan) -> Iterator[str]:
         settings = plan.llm.settings
         cores = _cores(tuple(settings["cores"]))
         yield f"LLM: {plan.llm.file}, {settings['threads']} thread(s){cores}, batch {settings['batch']}"
+        if plan.llm.ask_ms is not None:
+            yield "asking it: {:.1f} ms for a request's first candidate, {:.1f} ms for each further one".format(
+                *plan.llm.ask_ms
+            )
 
 
 def _row(row: Mapping[str, Any]) -> Iterator[str]:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import InputError
-from corella_edge.judge import Json, shown
+from corella_edge.judge import Json, gains, shown
 from corella_edge.metrics import Sampled, row_loss
 from corella_edge.routing.curve import Cost, Held, curve, cut, knee, point, won
 from corella_edge.routing.decision import Reach
-from corella_edge.routing.fit import LEAST_SHARE, choose, fit_fusion, fitting
+from corella_edge.routing.decision_curve import in_report
+from corella_edge.routing.fit import LEAST_SHARE, choose, fit_fusion, fitting, without_llm
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows
 from corella_edge.routing.measure import BY_ENTROPY, Measure, entropy
@@ -32,7 +33,8 @@ from corella_edge.routing.routing_file import CALIBRATED_ON, calibration_json, f
 FORMAT = 1
 QUANTILES = 1001  # of the base model's probability
 BEST, KEEP = "best", "keep"  # fusions: that of the lowest log-loss, that of the bundle
-KEPT = ("parts", "measure", "wanted", "knee", "share", "power", "policy", "apgr", "warnings", "promise", "gate")
+KEPT = ("parts", "measure", "wanted", "knee", "share", "power", "policy", "by_llm", "apgr", "warnings", "promise",
+        "gate")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Wanted:
         draws: of the bootstrap over users.
         promise: what the threshold has to keep; None = it is the quantile of the wanted share.
         fresh: rows that the measure was not fitted on, for the promise; None = the earlier part are such.
+        mute: `fusion`, fitted without the LLM's answers; None = not known, or it weighs nothing.
         miss: of the asked rows, whose score may move further than the reach says; None = no reach is fitted.
     """
 
@@ -64,6 +67,7 @@ class Wanted:
     promise: Promise | None = None
     fresh: LabelledRows | None = None
     miss: float | None = None
+    mute: Fusion | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
     if wanted.promise is not None:
         threshold, told = _promised(wanted.promise, wanted, parts, held, share)
         share = float((fit.values >= threshold).mean())
-    power = _enough(held, threshold, wanted.gain)
+    power, reach = _enough(held, threshold, wanted.gain, wanted.fusion), _reach(parts.fit, wanted)
+    by_llm = _by_llm(held, threshold, wanted)
     result = {
         "format": FORMAT,
         "parts": {"fit": about(parts.fit), "held_out": about(parts.held),
@@ -109,9 +114,11 @@ def calibrated(rows: LabelledRows, wanted: Wanted, later: LabelledRows | None = 
         "measure": wanted.measure.to_json(), "fusion": wanted.fusion.to_json(),
         "wanted": wanted.share, "knee": bend, "share": share,
         "power": {"smallest": power.smallest, "wanted": power.wanted, "needed": power.needed, "told": str(power)},
-        **_judged(fit, held, threshold, wanted),
-        "promise": told or None, "reach": _reach(parts.fit, wanted),
-        "warnings": [*_doubts(wanted, bend, parts.fit), *traps(parts, held.values)],
+        **_judged(fit, held, threshold, wanted), "by_llm": by_llm,
+        "promise": told or None, "reach": None if reach is None else reach.to_json(),
+        "top": in_report(parts.held, held.values, wanted.fusion, _thresholds(fit, wanted), reach, wanted.cost,
+                         wanted.draws),
+        "warnings": [*_doubts(wanted, bend, parts.fit, by_llm), *traps(parts, held.values)],
     }  # fmt: skip
     return Calibrated(share, threshold, parts, fit.values, result)
 
@@ -134,7 +141,8 @@ def fused(parts: Parts, wanted: Wanted, name: str) -> tuple[Wanted, Json]:
     for row in later:
         row["chosen"] = (row["rule"], row["maps"]) in best
     told = {"wanted": name, "taken": rule.to_json(), "earlier": found.table, "later": later, "note": found.note}
-    return replace(wanted, fusion=rule), told
+    mute = None if name == KEEP else without_llm(parts.fit, fitting(parts.fit, policy), rule)
+    return replace(wanted, fusion=rule, mute=mute), told
 
 
 def _promised(promise: Promise, wanted: Wanted, parts: Parts, held: Held, share: float) -> tuple[float, Json]:
@@ -144,12 +152,21 @@ def _promised(promise: Promise, wanted: Wanted, parts: Parts, held: Held, share:
     return threshold, {**told, "missed_later": realised(parts.held, held.values, threshold, wanted.draws)}
 
 
-def _reach(rows: LabelledRows, wanted: Wanted) -> Json | None:
+def _by_llm(held: Held, threshold: float, wanted: Wanted) -> Json | None:
+    """What the LLM's answers bring of the policy's gain: paired with the same fusion, fitted and applied to the same
+    rows without them. None for a rule that weighs nothing, where that is all of it."""
+    if wanted.mute is None:
+        return None
+    other, chosen = Held(held.rows, held.values, wanted.mute, wanted.draws), held.chosen(threshold)
+    return gains(held.judge(held.answer(chosen)), held.judge(other.answer(chosen)))
+
+
+def _reach(rows: LabelledRows, wanted: Wanted) -> Reach | None:
     """How far asking moves a score; None where it is not wanted, or the rows are too few to say."""
     asked, rule = rows.take(rows.known), wanted.fusion
     if wanted.miss is None or len(asked) < Reach.least(wanted.miss):
         return None
-    return Reach.fit(rule.alone(asked.crm), rule(asked.crm, asked.llm, asked.inputs), wanted.miss).to_json()
+    return Reach.fit(rule.alone(asked.crm), rule(asked.crm, asked.llm, asked.inputs), wanted.miss)
 
 
 def measured(rows: LabelledRows, measure: Measure) -> Floats:
@@ -176,24 +193,36 @@ def _held(part: LabelledRows, wanted: Wanted) -> Held:
     return Held(part, measured(part, wanted.measure), wanted.fusion, wanted.draws)
 
 
-def _enough(held: Held, threshold: float, gain: float) -> Enough:
+def unheard(rows: LabelledRows, rule: Fusion) -> bool:
+    """Whether a routed row's score is the same whatever the LLM answers."""
+    no, yes = (rule(rows.crm, np.full(len(rows), answer), rows.inputs) for answer in (0.0, 1.0))
+    return np.array_equal(no, yes)
+
+
+def _enough(held: Held, threshold: float, gain: float, rule: Fusion) -> Enough:
     """Raises InputError, which says how many rows would be enough."""
     chosen = held.chosen(threshold)
     if not chosen.any():  # what the LLM alone gains is all there is to see
         chosen = held.chosen(-math.inf)
-    if np.array_equal(held.answer(chosen), held.alone):  # both models say the same: there is nothing to be shown
-        return Enough(len(held.judged), len(np.unique(held.judged.user)), 0.0, gain, len(held.judged))
+    if unheard(held.judged, rule) or np.array_equal(held.answer(chosen), held.alone):  # there is nothing to be shown
+        rows, users = len(held.judged), len(np.unique(held.judged.user))
+        return Enough(rows, users, 0.0, gain, rows, users)
     figures, crm = held.judge(held.answer(chosen))["auc"], held.judge(held.alone)["auc"]
     difference = Sampled(figures.value - crm.value, figures.draws - crm.draws)
     found = enough(held.judged, difference, gain)
     if not found.holds:
-        raise InputError(f"too few rows: {found}; collect more, or say with --gain which gain has to be seen")
+        raise InputError(f"too few rows: {found}; {found.advice}")
     return found
+
+
+def _thresholds(fit: Held, wanted: Wanted) -> dict[float, float]:
+    """By ratio, what routes as many of the earlier rows."""
+    return {ratio: cut(fit.values, ratio) for ratio in sorted({0.0, *wanted.ratios, 1.0})}
 
 
 def _judged(fit: Held, held: Held, threshold: float, wanted: Wanted) -> Json:
     """Figures of the later part alone."""
-    thresholds = {ratio: cut(fit.values, ratio) for ratio in sorted({0.0, *wanted.ratios, 1.0})}
+    thresholds = _thresholds(fit, wanted)
     known, crm = held.judged.known, held.judged.crm
     bootstrap, values = held.judge.bootstrap, held.judged_values
     return {
@@ -208,8 +237,16 @@ def _judged(fit: Held, held: Held, threshold: float, wanted: Wanted) -> Json:
     }  # fmt: skip
 
 
-def _doubts(wanted: Wanted, bend: float | None, rows: LabelledRows) -> list[str]:
+def _doubts(wanted: Wanted, bend: float | None, rows: LabelledRows, by_llm: Json | None) -> list[str]:
     found, asked = [], int(rows.known.sum())
+    if unheard(rows, wanted.fusion):
+        found.append("the fusion that the earlier rows have fitted gives the LLM's score no weight: what it answers "
+                     "changes nothing, so ask about nothing (--share 0), or train a better LLM")  # fmt: skip
+    elif (
+        by_llm is not None and not (by_llm["auc"]["low"] or 0.0) > 0.0 and not (by_llm["logloss"]["high"] or 0.0) < 0.0
+    ):
+        found.append("what the policy gains is not shown to come from the LLM: the same fusion, fitted without its "
+                     "answers, gains as much")  # fmt: skip
     if wanted.share is None and bend is None:
         found.append("no share of the earlier part gains any AUC by asking the LLM: the policy asks it about nothing")
     if wanted.miss is not None and asked < Reach.least(wanted.miss):

@@ -28,6 +28,31 @@ MISS = 0.1  # of the rows, by default; docs/routing.md has the curve
 _MOST = 100  # bins of a file
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Weighting:
+    """What ranks candidates where accuracy is not all: weight · score + bonus.
+
+    Attributes:
+        weight: float64 [n], at least 0 (a price, a margin); or one number for all.
+        bonus: float64 [n], any number (of a new or rarely shown item); likewise.
+    """
+
+    weight: Floats | float = 1.0
+    bonus: Floats | float = 0.0
+
+    def __call__(self, score: Floats) -> Floats:
+        """float64 [n] of scores float64 [n]; never falls as a score rises."""
+        return self.weight * score + self.bonus
+
+    def at(self, places: Ints) -> Weighting:
+        """Of the candidates at these places."""
+        weight, bonus = (one if isinstance(one, float) else one[places] for one in (self.weight, self.bonus))
+        return Weighting(weight, bonus)
+
+
+UNWEIGHTED = Weighting()  # the score itself
+
+
 @dataclass(frozen=True, slots=True)
 class Reach:
     """How far asking moves the final score of a candidate, in logits, by the logit of its score when nobody is asked.
@@ -135,15 +160,6 @@ def exact(rule: Fusion, crm: Floats, inputs: Inputs = NO_INPUTS) -> tuple[Floats
     return np.minimum(np.minimum(*ends), alone), np.maximum(np.maximum(*ends), alone)
 
 
-def worth(score: Floats, weight: npt.ArrayLike = 1.0, bonus: npt.ArrayLike = 0.0) -> Floats:
-    """What ranks candidates where accuracy is not all: weight · score + bonus, float64 [n].
-
-    `weight` (a price, a margin) is at least 0, `bonus` any number (of a new or rarely shown item); both may be [n].
-    """
-    value: Floats = np.asarray(weight, np.float64) * score + np.asarray(bonus, np.float64)
-    return value
-
-
 def can_change(low: Floats, high: Floats, k: int, ordered: bool = True) -> Mask:
     """bool [n]: the candidates whose exact value is needed to know the `k` of highest value.
 
@@ -183,43 +199,45 @@ def to_ask(
     reach: tuple[Floats, Floats],
     k: int,
     ordered: bool = True,
-    weight: npt.ArrayLike = 1.0,
-    bonus: npt.ArrayLike = 0.0,
+    value: Weighting = UNWEIGHTED,
 ) -> Mask:
     """bool [m]: which of the routed candidates can change the `k` best of a request.
 
     Args:
         p: float64 [n], the final scores if nobody is asked. chosen: int64 [m], the routed places.
         reach: float64 [m] twice, between which the final score of each of them lies.
-        weight, bonus: see `worth`; of all candidates, or one number.
+        value: by which candidates are ranked.
     """
     low, high = p.copy(), p.copy()
     low[chosen], high[chosen] = reach
-    return can_change(worth(low, weight, bonus), worth(high, weight, bonus), k, ordered)[chosen]
+    return can_change(value(low), value(high), k, ordered)[chosen]
 
 
-def open_places(p: Floats, chosen: Ints, k: int, reach: Reach | None, whole: bool) -> Mask:
+def open_places(
+    p: Floats, chosen: Ints, k: int, reach: Reach | None, whole: bool, value: Weighting = UNWEIGHTED
+) -> Mask:
     """bool [m]: which of the routed candidates of a request for the `k` best are asked about.
 
     Args:
         p: float64 [n], the final scores if nobody is asked. chosen: int64 [m], the routed places.
         reach: of the bundle; None = not known, then all are that `whole` leaves.
         whole: of a whole catalogue those alone that are `near_top`.
+        value: by which candidates are ranked.
     """
-    found = near_top(p, chosen, NEAR * k) if whole else np.ones(len(chosen), np.bool_)
+    found = near_top(value(p), chosen, NEAR * k) if whole else np.ones(len(chosen), np.bool_)
     if reach is not None and found.any():
         places = chosen[found]
-        found[found] = to_ask(p, places, reach(p[places]), k)
+        found[found] = to_ask(p, places, reach(p[places]), k, value=value)
     return found
 
 
-def near_top(p: Floats, chosen: Ints, most: int) -> Mask:
-    """bool [m]: which of the `chosen` places are among the `most` highest of p, float64 [n]; ties are in.
+def near_top(value: Floats, chosen: Ints, most: int) -> Mask:
+    """bool [m]: which of the `chosen` places are among the `most` highest values, float64 [n]; ties are in.
 
     Of a whole catalogue the LLM would be asked about thousands of items that no answer shows.
     """
-    if most >= len(p):
+    if most >= len(value):
         return np.ones(len(chosen), np.bool_)
-    least = np.partition(p, len(p) - most)[len(p) - most]
-    near: Mask = p[chosen] >= least
+    least = np.partition(value, len(value) - most)[len(value) - most]
+    near: Mask = value[chosen] >= least
     return near

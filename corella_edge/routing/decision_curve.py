@@ -6,6 +6,7 @@ best, by an interval that held for most rows (`decision.Reach`) or by one that a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.errors import InputError
+from corella_edge.judge import Json, interval, number
 from corella_edge.metrics import Bootstrap, Interval, Sampled, sampled_mean
-from corella_edge.routing.decision import Reach, exact, to_ask, worth
+from corella_edge.routing.decision import Reach, Weighting, exact, to_ask
 from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import Floats
@@ -23,7 +25,9 @@ from corella_edge.routing.measure import Floats
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Ends = tuple[Floats, Floats]
-ALL = "all"  # the way that asks about every routed candidate
+ALL, OPEN = "all", "open"  # ways to ask: about every routed candidate; about those that can change the top
+TOP = 10  # best, of a report; of short requests the better half
+MOST_LISTS = 5000  # requests that a report draws
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Lists:
         p, after: the final score if nobody is asked, and after asking; the same where the LLM has no answer.
         known: whether it has one, bool [n].
         gain: what showing the candidate first is worth: weight · label + bonus.
-        weight, bonus: see `decision.worth`.
+        weight, bonus: see `decision.Weighting`.
         starts: int64 [lists + 1], where each request's rows begin.
         user: of each list, [lists].
         places: int64 [n], of the rows in the log.
@@ -92,8 +96,8 @@ class Lists:
         return most > least
 
     def ndcg(self, asked: Mask, k: int) -> Sampled:
-        """NDCG@k of the order by `worth` once these rows are asked, over judged lists; equal worth counts against."""
-        value = worth(np.where(asked, self.after, self.p), self.weight, self.bonus)
+        """NDCG@k of the order by value once these rows are asked, over judged lists; equal value counts against."""
+        value = Weighting(self.weight, self.bonus)(np.where(asked, self.after, self.p))
         reached, best = self._gained(value, k), self._gained(self.gain, k)
         return sampled_mean((reached / np.where(best > 0, best, 1.0))[self.judged], self.bootstrap)
 
@@ -114,10 +118,11 @@ class Lists:
         places = np.flatnonzero(chosen)
         low, high = ends[0][places], ends[1][places]
         cuts = np.searchsorted(places, self.starts)
-        for number in np.flatnonzero(np.diff(cuts)).tolist():
-            mine, span = slice(cuts[number], cuts[number + 1]), slice(self.starts[number], self.starts[number + 1])
+        for place in np.flatnonzero(np.diff(cuts)).tolist():
+            mine, span = slice(cuts[place], cuts[place + 1]), slice(self.starts[place], self.starts[place + 1])
             here, reach = places[mine] - span.start, (low[mine], high[mine])
-            asked[places[mine]] = to_ask(self.p[span], here, reach, k, ordered, self.weight[span], self.bonus[span])
+            value = Weighting(self.weight[span], self.bonus[span])
+            asked[places[mine]] = to_ask(self.p[span], here, reach, k, ordered, value)
         return asked
 
     def work(self, asked: Mask) -> tuple[float, float]:
@@ -169,6 +174,48 @@ def curve(
             found = every if way == ALL else lists.ndcg(asked, k)
             work = lists.work(asked)
             yield Point(ratio, way, *work, cost(*work), found.interval(), found.gain(every))
+
+
+def in_report(
+    rows: LabelledRows, values: Floats, rule: Fusion, thresholds: Mapping[float, float], reach: Reach | None,
+    cost: Callable[[float, float], float] | None, draws: int,
+) -> Json | None:  # fmt: skip
+    """The curve of a calibration's report; None where no request has two candidates with different outcomes.
+
+    Args:
+        rows, values: those that are reported on, and their values of the measure, float64 [n].
+        reach: how far asking moves a score; None = by what the rule can do at all.
+        cost: None = not known.
+    """
+    if (drawn := _some(rows)) is None:
+        return None
+    part, value = rows.take(drawn), values[drawn]
+    lists = Lists.of(part, rule, draws=draws)
+    k = max(1, min(TOP, int(np.median(np.diff(lists.starts))) // 2))
+    ends = exact(rule, part.crm[lists.places], part.take(lists.places).inputs) if reach is None else reach(lists.p)
+    time = cost or (lambda asked, touched: math.nan)
+    found = list(curve(lists, value[lists.places], thresholds, k, {OPEN: (ends, True)}, time))
+    points = [_point(one) for one in found]
+    return {"k": k, "lists": len(lists.user), "judged": int(lists.judged.sum()),
+            "miss": None if reach is None else reach.miss, "points": points}  # fmt: skip
+
+
+def _some(rows: LabelledRows) -> Mask | None:
+    """bool [n]: the rows of some requests; None where the order of no request makes a difference."""
+    _, request, sizes = np.unique(rows.request, return_inverse=True, return_counts=True)
+    positives = np.bincount(request, weights=rows.label)
+    useful = np.flatnonzero((positives > 0) & (positives < sizes))
+    if not len(useful):
+        return None
+    chosen = np.zeros(len(sizes), np.bool_)
+    chosen[np.random.default_rng(0).permutation(useful)[:MOST_LISTS]] = True
+    kept: Mask = chosen[request]
+    return kept
+
+
+def _point(one: Point) -> Json:
+    return {"ratio": one.ratio, "way": one.way, "asked": one.asked, "touched": one.touched,
+            "llm_ms": number(one.ms), "ndcg": interval(one.ndcg), "loss": interval(one.loss)}  # fmt: skip
 
 
 def ways_of(

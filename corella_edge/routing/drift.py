@@ -59,7 +59,8 @@ def psi(expected: Floats, counts: Floats) -> float:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What was seen of some candidates: how many, how many were routed, had an unknown item or user, were answered by
-    the LLM; `apart`: sum over these of the LLM's probability minus the base model's; `counts` float64 [b] by bin."""
+    the LLM; `apart`: sum over these of the LLM's probability minus the base model's; `counts` float64 [b] by bin, of
+    the candidates whose value of the measure is known."""
 
     candidates: float
     routed: float
@@ -77,13 +78,13 @@ def batch(
     """Of candidates in any order.
 
     Args:
-        measure: float64 [n].
+        measure: float64 [m], of those candidates whose value is known.
         routed: bool [n], where the LLM's score counts.
         crm, llm: float64 [n], both probabilities; NaN where the LLM did not answer.
     """
     answered = ~np.isnan(llm)
     apart = float((llm[answered] - crm[answered]).sum())
-    return Batch(len(measure), int(np.count_nonzero(routed)), new_items, new_users, int(np.count_nonzero(answered)),
+    return Batch(len(crm), int(np.count_nonzero(routed)), new_items, new_users, int(np.count_nonzero(answered)),
                  apart, histogram.counts(measure))  # fmt: skip
 
 
@@ -120,9 +121,8 @@ class Drift:
     @property
     def psi(self) -> float:
         """Of the measure in the slow window, against the calibration rows."""
-        sums = self.slow.sums
-        some = sums.candidates >= LEAST and len(sums.counts) > 1
-        return psi(self.reference.expected, sums.counts) if some else math.nan
+        counts = self.slow.sums.counts
+        return psi(self.reference.expected, counts) if counts.sum() >= LEAST and len(counts) > 1 else math.nan
 
     @property
     def unknown(self) -> dict[str, float]:

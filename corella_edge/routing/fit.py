@@ -2,7 +2,8 @@
 
 Rows near the boundary are the ones a rule is for, but a request may bring any threshold: maps and weights are fitted on
 the rows that the policy routes, on no fewer than the `LEAST_SHARE` that its measure puts first, and if those are fewer
-than `ENOUGH`, on all that the LLM has answered. Where the base model stands alone, its map is fitted on all rows.
+than `ENOUGH`, on all that the LLM has answered. Rows about which it was asked by chance count by the inverse of that
+chance. Where the base model stands alone, its map is fitted on all rows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge.metrics import ece, quality
+from corella_edge.metrics import ece, quality, row_loss
 from corella_edge.routing import gate_fit
 from corella_edge.routing.fit_maps import fit_maps
 from corella_edge.routing.fusion import RULES, Beside, Fusion, fuse
@@ -52,7 +53,8 @@ class Choice:
 
 
 def choose(rows: LabelledRows, policy: Policy, held: LabelledRows | None = None) -> Choice:
-    """The fusion with the lowest log-loss of all rows' final probabilities, of equal ones the simplest.
+    """The fusion with the lowest log-loss of all rows' final probabilities, of equal ones the simplest. Rows count as
+    `standing` says.
 
     Args:
         held: the rows that judge. None: every row of `rows` does, by what other users' rows have fitted (`FOLDS` folds
@@ -63,9 +65,11 @@ def choose(rows: LabelledRows, policy: Policy, held: LabelledRows | None = None)
     able = len(np.unique(rows.label[fitting(rows, policy)])) == 2
     plain = [("replace", "none", fuse(judged.crm, judged.llm, chosen, Fusion()))]
     tried = _predictions(rows, policy, held) if able else plain
+    stands = standing(judged, policy)
     table: list[dict[str, Any]] = [
-        {"rule": rule, "maps": kind, **figures(p, judged, chosen)} for rule, kind, p in tried
-    ]
+        {"rule": rule, "maps": kind, **figures(p, judged, chosen),
+         "logloss": float(np.average(row_loss(p, judged.label), weights=stands))} for rule, kind, p in tried
+    ]  # fmt: skip
     best = min(range(len(table)), key=lambda place: table[place]["logloss"])
     for place, row in enumerate(table):
         row["chosen"] = place == best
@@ -76,9 +80,20 @@ def choose(rows: LabelledRows, policy: Policy, held: LabelledRows | None = None)
 
 def routed(rows: LabelledRows, policy: Policy) -> Mask:
     """bool [n]: the rows that the LLM decides: routed by the policy, and answered."""
+    return _wanted(rows, policy) & rows.known
+
+
+def standing(rows: LabelledRows, policy: Policy) -> Floats:
+    """float64 [n]: how many rows each stands for: one that the policy routes, for the inverse of its propensity, and
+    for none where its answer is missing by chance; any other for itself."""
+    stands = np.where(rows.known, rows.weight, np.where(rows.propensity < 1.0, 0.0, 1.0))
+    return np.where(_wanted(rows, policy), stands, 1.0)
+
+
+def _wanted(rows: LabelledRows, policy: Policy) -> Mask:
     found = np.zeros(len(rows), np.bool_)
     found[policy.route(rows.crm, rows.inputs_for(policy.measure.needs))[0]] = True
-    return found & rows.known
+    return found
 
 
 def fitting(rows: LabelledRows, policy: Policy) -> Mask:
@@ -105,6 +120,15 @@ def fit_fusion(rows: LabelledRows, fitted: Mask, rule: str, kind: str) -> Fusion
     return _rule(rows, fitted, rule, maps, usable(rows))
 
 
+def without_llm(rows: LabelledRows, fitted: Mask, rule: Fusion) -> Fusion | None:
+    """A rule that was fitted on the rows bool [n], fitted as if the LLM had said the same of each: what weighing the
+    base model's score, and inputs, brings without it. None for a rule that weighs nothing."""
+    if rule.rule != "stack" or not fitted.any():
+        return None
+    mute = replace(rows, llm=np.where(rows.known, 0.5, np.nan))
+    return _rule(mute, fitted, WITH_INPUTS if rule.beside else "stack", rule.maps, rule.needs)
+
+
 def _rule(rows: LabelledRows, fitted: Mask, rule: str, maps: Maps, names: tuple[str, ...]) -> Fusion:
     if rule not in ("stack", WITH_INPUTS):
         return Fusion(rule, None, maps)
@@ -112,7 +136,7 @@ def _rule(rows: LabelledRows, fitted: Mask, rule: str, maps: Maps, names: tuple[
     beside = _columns(part, names) if rule == WITH_INPUTS else []
     odds = [np.ones(len(part)), logit(maps.crm(part.crm)), logit(maps.llm(part.llm))]
     columns = np.stack([*odds, *(column / scale for _, _, scale, column in beside)], axis=1)
-    found = fit_agreeing(columns, part.label > 0, 2)
+    found = fit_agreeing(columns, part.label > 0, 2, part.weight)
     intercept, of_crm, of_llm, *others = found.tolist()
     made = tuple(Beside(name, fill, w / scale) for (name, fill, scale, _), w in zip(beside, others, strict=True))
     return Fusion("stack", (intercept, of_crm, of_llm), maps, made)

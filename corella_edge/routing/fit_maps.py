@@ -17,40 +17,42 @@ CORNERS = 200  # of an isotonic map, at most
 def fit_maps(rows: LabelledRows, routed: Mask, kind: str) -> Maps:
     """One kind of map for both models, of the routed rows bool [n] for fusion, and of all for the base model alone.
 
-    `routed` rows need an answer of the LLM.
+    `routed` rows need an answer of the LLM; each stands for as many as the inverse of its propensity says.
     """
-    label = rows.label[routed]
+    label, weight = rows.label[routed], rows.weight[routed]
     return Maps(
-        fit_map(kind, rows.crm[routed], label), fit_map(kind, rows.llm[routed], label),
+        fit_map(kind, rows.crm[routed], label, weight), fit_map(kind, rows.llm[routed], label, weight),
         fit_map(kind, rows.crm, rows.label),
     )  # fmt: skip
 
 
-def fit_map(kind: str, p: Floats, label: Floats) -> Map:
+def fit_map(kind: str, p: Floats, label: Floats, weight: Floats | None = None) -> Map:
     """A map of probabilities float64 [n] to the chance of a positive label (0 or 1), float64 [n]; without rows of both
-    classes none. `kind`: one of `maps.KINDS`."""
+    classes none. `kind`: one of `maps.KINDS`. `weight`: float64 [n], how much a row counts; None = all the same."""
     if kind == "none" or len(np.unique(label)) < 2:
         return IDENTITY
-    return isotonic(p, label) if kind == "isotonic" else _line(p, label, kind == "platt")
+    each = np.ones(len(p)) if weight is None else weight
+    return isotonic(p, label, each) if kind == "isotonic" else _line(p, label, each, kind == "platt")
 
 
-def _line(p: Floats, label: Floats, shifted: bool) -> Line:
+def _line(p: Floats, label: Floats, each: Floats, shifted: bool) -> Line:
     """The slope and, if `shifted`, the shift of the least log-loss; a slope below 0 becomes 0."""
     odds = logit(p)
     first = np.ones(len(p)) if shifted else np.zeros(len(p))  # a column of zeros keeps the weight 0
-    shift, slope = fit_agreeing(np.stack([first, odds], axis=1), label > 0).tolist()
+    shift, slope = fit_agreeing(np.stack([first, odds], axis=1), label > 0, None, each).tolist()
     return Line(slope, shift)
 
 
-def isotonic(p: Floats, label: Floats) -> Steps:
+def isotonic(p: Floats, label: Floats, each: Floats | None = None) -> Steps:
     """Isotonic regression (pool adjacent violators), as a polygon through both ends of every block.
 
-    Rows of equal probability are one. No chance is taken for certain: none lies beyond 1 / (n + 2) from either end
-    (Laplace's rule of succession for n rows without an exception).
+    Rows of equal probability are one; `each` float64 [n] says how much a row counts. No chance is taken for certain:
+    none lies beyond 1 / (n + 2) from either end (Laplace's rule of succession for n rows without an exception).
     """
     xs, place = np.unique(p, return_inverse=True)
-    weight = np.bincount(place).astype(np.float64)
-    blocks = pooled(np.bincount(place, weights=label) / weight, weight)
+    mass = np.ones(len(p)) if each is None else each
+    weight = np.bincount(place, weights=mass).astype(np.float64, copy=False)
+    blocks = pooled(np.bincount(place, weights=label * mass) / weight, weight)
     ends = np.cumsum([size for _, size in blocks])
     heights = np.clip([mean for mean, _ in blocks], 1.0 / (len(p) + 2), 1.0 - 1.0 / (len(p) + 2))
     corners: dict[float, float] = {}

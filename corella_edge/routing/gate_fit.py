@@ -39,6 +39,7 @@ class Asked:
         before, after: the final one without asking, and with it.
         label: 0 or 1. user: number of the user, from 0.
         inputs: those of `gate.INPUTS` that the log has.
+        weight: how many rows one stands for, in the mean 1; None = one each.
     """
 
     p: Floats
@@ -47,6 +48,7 @@ class Asked:
     label: Floats
     user: Ints
     inputs: Inputs
+    weight: Floats | None = None
 
     @classmethod
     def of(cls, rows: LabelledRows, rule: Fusion) -> Asked:
@@ -65,16 +67,25 @@ class Asked:
         part = rows.take(known)
         after = rule(part.crm, part.llm, part.inputs)
         inputs = {name: part.inputs[name] for name in INPUTS if name in part.inputs}
-        return cls(part.crm, rule.alone(part.crm), after, part.label, user.astype(np.int64), inputs)
+        each = part.weight
+        weight = None if each.min() == each.max() else each / each.mean()
+        return cls(part.crm, rule.alone(part.crm), after, part.label, user.astype(np.int64), inputs, weight)
 
     @property
     def benefit(self) -> Floats:
         """float64 [n], nats: log-loss without asking minus log-loss with it."""
         return row_loss(self.before, self.label) - row_loss(self.after, self.label)
 
-    def take(self, rows: Mask) -> Asked:
+    def take(self, rows: Mask | Ints) -> Asked:
         inputs = {name: values[rows] for name, values in self.inputs.items()}
-        return Asked(self.p[rows], self.before[rows], self.after[rows], self.label[rows], self.user[rows], inputs)
+        weight = None if self.weight is None else self.weight[rows]
+        columns = (self.p[rows], self.before[rows], self.after[rows], self.label[rows])
+        return Asked(*columns, self.user[rows], inputs, weight)
+
+    @property
+    def each(self) -> Floats:
+        """float64 [n], the weights."""
+        return np.ones(len(self.p)) if self.weight is None else self.weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +156,7 @@ def learn(
     numbered = rng.permutation(int(rows.user.max()) + 1)[rows.user] % FOLDS
     forms = tuple(_tried(rows, needs, numbered, shares, rng))
     kind, strength, _ = max(forms, key=lambda form: form[2])
-    gate = fit(kind, rows.p, rows.benefit, rows.inputs, needs, strength)
+    gate = fit(kind, rows.p, rows.benefit, rows.inputs, needs, strength, rows.weight)
     return Learned(gate, forms, *judged(gate, later, shares, rng, draws))
 
 
@@ -153,11 +164,15 @@ def _tried(
     rows: Asked, needs: Sequence[str], fold: Ints, shares: Sequence[float], rng: np.random.Generator
 ) -> Iterator[tuple[str, float, float]]:
     """Every kind and strength, with the mean benefit that its out-of-fold values choose."""
-    benefit, draw = rows.benefit, rng.random(len(rows.p))
+    benefit, draw = rows.benefit * rows.each, rng.random(len(rows.p))
     for kind in KINDS:
         for strength in STRENGTHS:
             values = out_of_fold(rows, kind, strength, needs, fold)
-            yield kind, strength, float(np.mean([benefit[first(values, share, draw)].sum() for share in shares]))
+            yield (
+                kind,
+                strength,
+                float(np.mean([benefit[first(values, share, draw, rows.weight)].sum() for share in shares])),
+            )
 
 
 def out_of_fold(rows: Asked, kind: str, strength: float, needs: Sequence[str], fold: Ints) -> Floats:
@@ -170,15 +185,20 @@ def out_of_fold(rows: Asked, kind: str, strength: float, needs: Sequence[str], f
     for number in np.unique(fold).tolist():
         here = fold == number
         rest, own = rows.take(~here), rows.take(here)
-        gate = fit(kind, rest.p, benefit[~here], rest.inputs, needs, strength)
+        gate = fit(kind, rest.p, benefit[~here], rest.inputs, needs, strength, rest.weight)
         values[here] = np.argsort(np.argsort(gate(own.p, own.inputs), kind="stable")) / here.sum()
     return values
 
 
-def first(values: Floats, share: float, draw: Floats) -> Mask:
-    """bool [n]: exactly the share of the rows that has the highest values; of equal ones those drawn lowest."""
-    chosen = np.zeros(len(values), np.bool_)
-    chosen[np.lexsort((draw, -values))[: round(share * len(values))]] = True
+def first(values: Floats, share: float, draw: Floats, weight: Floats | None = None) -> Mask:
+    """bool [n]: the share of the rows that has the highest values, exact to one row; of equal ones those drawn lowest.
+    With weights, float64 [n], the share is of what the rows stand for."""
+    chosen, order = np.zeros(len(values), np.bool_), np.lexsort((draw, -values))
+    count = round(share * len(values))
+    if weight is not None:
+        mass = np.cumsum(weight[order])
+        count = int(np.searchsorted(mass - weight[order] / 2, share * mass[-1]))
+    chosen[order[:count]] = True
     return chosen
 
 
@@ -187,11 +207,11 @@ def judged(
 ) -> tuple[tuple[Versus, ...], Interval]:
     """The gate against the entropy on rows that it was not fitted on: at each share, and over all shares together."""
     bootstrap = Bootstrap(rows.user, draws, int(rng.integers(2**31)))
-    draw, benefit = rng.random(len(rows.p)), rows.benefit
+    draw, benefit = rng.random(len(rows.p)), rows.benefit * rows.each
     values, doubt = gate(rows.p, rows.inputs), entropy(rows.p)
     found, both = [], []
     for share in shares:
-        chosen, usual = first(values, share, draw), first(doubt, share, draw)
+        chosen, usual = (first(one, share, draw, rows.weight) for one in (values, doubt))
         ours, theirs = (sampled_mean(benefit * mask, bootstrap) for mask in (chosen, usual))
         auc = _auc(rows, chosen, bootstrap).gain(_auc(rows, usual, bootstrap))
         found.append(Versus(share, ours.interval(), theirs.interval(), ours.gain(theirs), auc))
@@ -214,8 +234,9 @@ def _varies(values: Floats) -> bool:
 
 
 def fit(
-    kind: str, p: Floats, benefit: Floats, inputs: Inputs, needs: Sequence[str], strength: float = STRENGTHS[0]
-) -> Gate:
+    kind: str, p: Floats, benefit: Floats, inputs: Inputs, needs: Sequence[str], strength: float = STRENGTHS[0],
+    weight: Floats | None = None,
+) -> Gate:  # fmt: skip
     """A gate from rows that were asked.
 
     Args:
@@ -223,6 +244,7 @@ def fit(
         benefit: float64 [n], log-loss without asking minus log-loss with it.
         inputs: float64 [n] by name; those that the gate `needs` are looked at.
         strength: of the penalty on the squared weights of columns of variance 1, a row.
+        weight: float64 [n], how many rows one stands for; None = one each.
 
     Raises:
         InputError: no row, or none whose benefit is not 0.
@@ -235,7 +257,7 @@ def fit(
     scale[scale <= 1e-9 * np.maximum(1.0, np.abs(centre))] = np.inf  # a column that says nothing gets no weight
     z = np.hstack([np.ones((len(x), 1)), (x - centre) / scale])
     solve = _ridge if kind == "ridge" else _logistic
-    constant, *slopes = solve(z, benefit, strength).tolist()
+    constant, *slopes = solve(z, benefit, strength, np.ones(len(p)) if weight is None else weight).tolist()
     each = np.array(slopes) / scale
     return Gate(kind, tuple(needs), fill, (constant - float(centre @ each), *each.tolist()))
 
@@ -262,25 +284,27 @@ def _penalty(columns: int, rows: int, strength: float) -> Floats:
     return np.diag(rows * np.r_[1e-9, np.full(columns - 1, strength)]).astype(np.float64, copy=False)
 
 
-def _ridge(z: Floats, benefit: Floats, strength: float) -> Floats:
-    """The least squares of the benefit."""
-    return np.asarray(np.linalg.solve(z.T @ z + _penalty(z.shape[1], len(z), strength), z.T @ benefit), np.float64)
+def _ridge(z: Floats, benefit: Floats, strength: float, each: Floats) -> Floats:
+    """The least squares of the benefit; `each` float64 [n] is how much a row counts."""
+    weighted = z * each[:, None]
+    found = np.linalg.solve(weighted.T @ z + _penalty(z.shape[1], len(z), strength), weighted.T @ benefit)
+    return np.asarray(found, np.float64)
 
 
-def _logistic(z: Floats, benefit: Floats, strength: float, steps: int = 50) -> Floats:
+def _logistic(z: Floats, benefit: Floats, strength: float, each: Floats, steps: int = 50) -> Floats:
     """The log-odds that the benefit is positive, by Newton's method; rows without benefit or harm do not count."""
-    z, y = z[benefit != 0], benefit[benefit != 0] > 0
+    z, y, each = z[benefit != 0], benefit[benefit != 0] > 0, each[benefit != 0]
     penalty = _penalty(z.shape[1], len(z), strength)
     w = np.zeros(z.shape[1])
 
     def loss(w: Floats) -> float:
         at = z @ w
-        return float(np.logaddexp(0.0, np.where(y, -at, at)).sum() + 0.5 * w @ penalty @ w)
+        return float((each * np.logaddexp(0.0, np.where(y, -at, at))).sum() + 0.5 * w @ penalty @ w)
 
     for _ in range(steps):
         p = sigmoid(z @ w)
-        slope = z.T @ (p - y) + penalty @ w
-        step = np.linalg.solve((z * (p * (1 - p))[:, None]).T @ z + penalty, slope)
+        slope = z.T @ (each * (p - y)) + penalty @ w
+        step = np.linalg.solve((z * (each * p * (1 - p))[:, None]).T @ z + penalty, slope)
         length, here = 1.0, loss(w)
         while length > 1e-6 and loss(w - length * step) > here:
             length /= 2

@@ -34,7 +34,7 @@ def gated(parts: Parts, wanted: Wanted, seed: int = 0) -> tuple[Wanted, Json]:
     if wanted.promise is None:
         whole = Asked.of(parts.fit, wanted.fusion)
         kind, strength, _ = found.form
-        gate = fit(kind, whole.p, whole.benefit, whole.inputs, gate.needs, strength)
+        gate = fit(kind, whole.p, whole.benefit, whole.inputs, gate.needs, strength, whole.weight)
     later, _ = judged(gate, Asked.of(parts.held, wanted.fusion), SHARES, rng, wanted.draws)
     fresh = inner.held if wanted.promise is not None else None
     return replace(wanted, measure=gate, fresh=fresh), {**told, "later": [_row(one) for one in later]}

@@ -26,6 +26,7 @@ TEXTS = ("request", "user", "item")
 NUMBERS = ("time", "label", "crm", "llm")
 OPTIONAL = ("propensity",)
 COLUMNS = (*TEXTS, *NUMBERS, *OPTIONAL)
+CLIP = 100.0  # rows that one stands for, at most
 _NAN = math.nan
 
 
@@ -67,6 +68,11 @@ class LabelledRows:
     def known(self) -> Mask:
         """Where the LLM's score is known, bool [n]."""
         return ~np.isnan(self.llm)
+
+    @property
+    def weight(self) -> Floats:
+        """float64 [n]: how many rows like it a row with the LLM's score stands for, the inverse of its propensity."""
+        return np.minimum(1.0 / self.propensity, CLIP)
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """All columns by the names that they have in a file."""

@@ -25,7 +25,7 @@ def sigmoid(x: Floats) -> Floats:
     return half
 
 
-def fit_agreeing(x: Floats, y: Mask, agreeing: int | None = None) -> Floats:
+def fit_agreeing(x: Floats, y: Mask, agreeing: int | None = None, weight: Floats | None = None) -> Floats:
     """As `fit_logistic`, but no slope is below 0: the columns of those that would be get 0, the lowest first.
 
     `agreeing`: how many of the columns after the intercept that holds for; None = for all.
@@ -33,7 +33,7 @@ def fit_agreeing(x: Floats, y: Mask, agreeing: int | None = None) -> Floats:
     A few hundred rows near the boundary hardly differ in one model's logit, so its slope may come out negative by
     chance. On rows far from the boundary, which a lower threshold routes, it would turn that model's order round.
     """
-    kept, w, found = np.arange(x.shape[1]), np.zeros(x.shape[1]), fit_logistic(x, y)
+    kept, w, found = np.arange(x.shape[1]), np.zeros(x.shape[1]), fit_logistic(x, y, weight)
     last = x.shape[1] - 1 if agreeing is None else agreeing
     while True:
         bound = (kept >= 1) & (kept <= last)
@@ -42,37 +42,40 @@ def fit_agreeing(x: Floats, y: Mask, agreeing: int | None = None) -> Floats:
             w[kept] = found
             return w
         kept = np.delete(kept, lowest)
-        found = fit_logistic(x[:, kept], y)
+        found = fit_logistic(x[:, kept], y, weight)
 
 
-def fit_logistic(x: Floats, y: Mask, steps: int = 100) -> Floats:
+def fit_logistic(x: Floats, y: Mask, weight: Floats | None = None, steps: int = 100) -> Floats:
     """Weights float64 [k] of a logistic regression by Newton's method; column 0 of float64 [n, k] is the intercept.
+
+    `weight`: float64 [n], how much a row counts; only what these are among each other matters. None: all the same.
 
     Unregularised but for `RIDGE` on the slopes. Three weights need no library: scikit-learn stays a test's reference.
     """
     ridge = np.r_[0.0, np.full(x.shape[1] - 1, RIDGE)]
+    each = np.ones(len(y)) if weight is None else weight / weight.mean()
     w = np.zeros(x.shape[1])
     for _ in range(steps):
         p = sigmoid(x @ w)
-        slope = x.T @ (p - y) + ridge * w
-        curve = (x * (p * (1 - p))[:, None]).T @ x + np.diag(ridge) + 1e-12 * np.eye(len(w))
+        slope = x.T @ (each * (p - y)) + ridge * w
+        curve = (x * (each * p * (1 - p))[:, None]).T @ x + np.diag(ridge) + 1e-12 * np.eye(len(w))
         step = np.linalg.solve(curve, slope)
-        w, done = _walk(x, y, ridge, w, step), float(slope @ step) < 1e-12
+        w, done = _walk(x, y, each, ridge, w, step), float(slope @ step) < 1e-12
         if done:
             break
     return w
 
 
-def _walk(x: Floats, y: Mask, ridge: Floats, w: Floats, step: Floats) -> Floats:
+def _walk(x: Floats, y: Mask, each: Floats, ridge: Floats, w: Floats, step: Floats) -> Floats:
     """As far along Newton's step as lowers the loss: all of it, half, a quarter, …"""
-    here = _loss(x, y, ridge, w)
+    here = _loss(x, y, each, ridge, w)
     for halvings in range(30):
         there: Floats = w - step * 0.5**halvings
-        if _loss(x, y, ridge, there) <= here:
+        if _loss(x, y, each, ridge, there) <= here:
             return there
     return w
 
 
-def _loss(x: Floats, y: Mask, ridge: Floats, w: Floats) -> float:
+def _loss(x: Floats, y: Mask, each: Floats, ridge: Floats, w: Floats) -> float:
     z = x @ w
-    return float(np.logaddexp(0.0, np.where(y, -z, z)).sum() + 0.5 * (ridge * w * w).sum())
+    return float((each * np.logaddexp(0.0, np.where(y, -z, z))).sum() + 0.5 * (ridge * w * w).sum())

@@ -90,6 +90,8 @@ class Measure(Protocol):
         """What `parse_measure` reads: `name`, and what the measure is made with."""
         ...
 
+    def __hash__(self) -> int: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Entropy:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from corella_edge.routing.measure import BY_ENTROPY, NEVER
+from corella_edge.routing.measure import NEVER
 from corella_edge.routing.policy import Policy, Routing
 
 LOWER, RAISE = 0.7, 0.05  # times; plus
@@ -77,15 +77,14 @@ def decided(eased: Eased, objective: Objective, now: float) -> Eased:
 def lowered(policy: Policy, routing: Routing, factor: float) -> Policy:
     """A policy that asks `factor` of the share of the calibration rows that another asks: its hardest; 0 asks nothing.
 
+    A band grows narrower from both ends: its hardest are the nearest to its middle.
     Where the bundle does not tell which share that is, only 0 changes anything.
     """
     if factor >= 1.0:
         return policy
     if factor <= 0.0:
         return replace(policy, threshold=NEVER, budget=None)
-    share = routing.share(policy)
-    quantiles = routing.quantiles if policy.measure is routing.measure else None
-    quantiles = routing.calibration if quantiles is None and policy.measure is BY_ENTROPY else quantiles
+    share, quantiles = routing.share(policy), routing.calibration_of(policy.measure)
     if share is None or quantiles is None:
         return policy
     return replace(policy, threshold=max(policy.threshold, quantiles.threshold(factor * share)))

@@ -17,14 +17,13 @@ import numpy.typing as npt
 
 from corella_edge.metrics import Bootstrap, Interval, Sampled, mass_bins, row_hit, row_loss
 from corella_edge.routing.fusion import Fusion, fuse
-from corella_edge.routing.labelled import LabelledRows
+from corella_edge.routing.labelled import CLIP, LabelledRows
 from corella_edge.routing.measure import NEVER, is_routed
 from corella_edge.routing.policy import Policy, threshold_for
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-CLIP = 100.0  # most that one row stands for
 # Of the rows that a policy asks, most without a score and without a chance of one: beyond it there is no estimate.
 UNDECIDED = 0.05
 FOLDS, BINS = 2, 10

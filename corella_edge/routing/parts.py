@@ -17,6 +17,8 @@ POWER, LEVEL = 0.8, 0.05  # of a test: found so often if it is there, and so oft
 LATE = 0.05  # share of held-out rows earlier than the last fitted one, from which the two parts are mixed
 ONE_POSITIVE = 0.95  # share of the lists with a positive and a negative row, from which each has one by construction
 FEW_LISTS = 20
+FEW_USERS = 10  # below, nobody can tell how much a gain differs from user to user
+NO_GAIN = 0.5  # of AUC: rows that show no smaller one show nothing
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,9 @@ class Enough:
 
     Attributes:
         rows, users: what there are.
-        smallest: the smallest true gain in AUC that they show with the usual power.
+        smallest: the smallest true gain in AUC that they show with the usual power; inf = none.
         wanted: the gain that has to be seen.
-        needed: rows that show it.
+        needed, of: rows that show it, and of how many users.
     """
 
     rows: int
@@ -125,32 +127,48 @@ class Enough:
     smallest: float
     wanted: float
     needed: int
+    of: int
 
     @property
     def holds(self) -> bool:
         return self.smallest <= self.wanted
 
+    @property
+    def advice(self) -> str:
+        """What to do where they are too few. A gain is named that these rows can show, if there is one."""
+        if self.smallest >= NO_GAIN:
+            return "collect more"
+        power = 10.0 ** (1 - math.floor(math.log10(self.smallest)))
+        return (f"collect more, or say --gain {math.ceil(self.smallest * power) / power:g} if smaller gains need not "
+                "be seen")  # fmt: skip
+
     def __str__(self) -> str:
-        smallest = f"the smallest gain in AUC that they would show is {self.smallest:.3f}"
-        seen = smallest if math.isfinite(self.smallest) else "they show no gain whatever"
+        seen = f"the smallest gain in AUC that they would show is {self.smallest:.3f}"
+        if self.smallest >= NO_GAIN:
+            few = f"so few users do not tell how much a gain differs from user to user (it takes {FEW_USERS})"
+            seen = few if self.users < FEW_USERS else "they show no gain whatever"
         return (f"{self.rows:,} held-out rows of {self.users:,} users: {seen} ({POWER:.0%} power, two-sided "
-                f"{LEVEL:.0%} level); {self.wanted:g} takes about {self.needed:,} held-out rows")  # fmt: skip
+                f"{LEVEL:.0%} level); {self.wanted:g} takes about {self.needed:,} held-out rows of "
+                f"{self.of:,} users")  # fmt: skip
 
 
 def enough(held: LabelledRows, gain: Sampled, wanted: float) -> Enough:
     """From the rows that are reported on and the gain in AUC under draws of their users (a paired difference).
 
-    Rows of one class, or of one user, have no such error: the bound of two unrelated AUCs over independent rows stands
-    for it, each class counted as if one more row of each had been seen.
+    Rows of one class, or of fewer users than `FEW_USERS`, have no such error: the bound of two unrelated AUCs over
+    independent rows stands for it, each class counted as if one more row of each had been seen.
     """
     rows, users = len(held), len(np.unique(held.user))
     known = gain.draws[~np.isnan(gain.draws)]
-    if users >= 2 and len(known) and np.ptp(known) > 0 and math.isfinite(gain.value):
+    smallest, error, such = math.inf, 0.0, max(users, FEW_USERS)
+    if users >= FEW_USERS and len(known) and np.ptp(known) > 0 and math.isfinite(gain.value):
         error = float(known.std())
-        return Enough(rows, users, detectable(error, users), wanted, rows_needed(rows, users, error, wanted))
-    positive = (held.label.sum() + 1) / (rows + 2)
-    error = math.sqrt(2) * auc_error(max(1, round(positive * rows)), max(1, round((1 - positive) * rows)))
-    return Enough(rows, users, math.inf, wanted, rows_needed(rows, max(2, users), error, wanted))
+        smallest = detectable(error, users)
+    else:
+        positive = (held.label.sum() + 1) / (rows + 2)
+        error = math.sqrt(2) * auc_error(max(1, round(positive * rows)), max(1, round((1 - positive) * rows)))
+    needed = rows_needed(rows, such, error, wanted)
+    return Enough(rows, users, smallest, wanted, needed, max(FEW_USERS, math.ceil(such * needed / rows)))
 
 
 def traps(parts: Parts, values: Floats) -> Iterator[str]:
@@ -170,8 +188,8 @@ def traps(parts: Parts, values: Floats) -> Iterator[str]:
                "(arXiv 2609.27953); log what was shown")  # fmt: skip
     yield from _selected(held, values)
     if held.propensity.min() < held.propensity.max():
-        yield ("the chance with which the LLM's answer was taken down differs between rows, and every row counts alike "
-               "here; `evaluate --log` weighs rows by that chance")  # fmt: skip
+        yield ("the chance with which the LLM's answer was taken down differs between rows; what is fitted weighs them "
+               "by it, and in the figures every row counts alike; `evaluate --log` weighs there, too")  # fmt: skip
 
 
 def one_positive(rows: LabelledRows) -> tuple[float, int]:

@@ -280,10 +280,21 @@ class Routing:
         threshold = policy.least(USUAL)
         if threshold == NEVER:
             return 0.0
-        if policy.measure is self.measure and self.values is not None:
-            return self.values.share(threshold)
-        if policy.measure is BY_ENTROPY and self.calibration is not None:
-            return self.calibration.share(threshold)
-        if self.probabilities is None or policy.measure.needs:
-            return None
-        return float(is_routed(policy.measure(self.probabilities), threshold).mean())
+        calibration = self.calibration_of(policy.measure)
+        return None if calibration is None else calibration.share(threshold)
+
+    def calibration_of(self, measure: Measure) -> Calibration | None:
+        """What the values of a measure are calibrated by; None where the bundle does not tell.
+
+        Of another than the bundle's own: the values of the probabilities' quantiles.
+        """
+        known = self.quantiles if measure is self.measure else self.calibration if measure is BY_ENTROPY else None
+        if known is not None or self.probabilities is None or measure.needs:
+            return known
+        return _of_probabilities(self, measure)
+
+
+@lru_cache(64)
+def _of_probabilities(routing: Routing, measure: Measure) -> Calibration:
+    assert routing.probabilities is not None
+    return Calibration.fit(measure(routing.probabilities), least=measure.least)

@@ -29,7 +29,7 @@ from corella_edge.errors import InputError
 from corella_edge.request import Request, User
 from corella_edge.routing.fusion import Fusion
 from corella_edge.routing.measure import Inputs
-from corella_edge.scores import Probability, Scored, Scores, answered
+from corella_edge.scores import Probability, Scored, Scores, answered, shown_places
 
 _LOG = logging.getLogger("corella_edge.decisions")
 WAITING = 4096  # decisions in the queue
@@ -103,7 +103,8 @@ def line(request: Request, scores: Scores, bundle: str, when: float, know: Know 
         id=shown.id, time=round(when, 3), bundle=bundle, user=UNSET if user.id is None else user.id,
         fallback=shown.fallback, features=feature_hash(user), inputs=shared,
         policy=stamp(trace.measure, trace.threshold, scores.fusion),
-        scored=count if count > len(shown.candidates) else UNSET, candidates=_more(shown.candidates, scores, inputs),
+        scored=count if count > len(shown.candidates) else UNSET,
+        candidates=_more(shown.candidates, request, scores, inputs),
     )  # fmt: skip
     return _ENCODER.encode(decision) + b"\n"
 
@@ -123,13 +124,14 @@ def stamp(name: str, threshold: float, fusion: Fusion) -> Stamp:
     return Stamp(name, least, hashlib.blake2b(said, digest_size=6).hexdigest())
 
 
-def _more(shown: list[Scored], scores: Scores, inputs: Inputs) -> list[Scored]:
+def _more(shown: list[Scored], request: Request, scores: Scores, inputs: Inputs) -> list[Scored]:
     """The candidates with what is known of them beside the answer: chance, answer in the shadow, a gate's inputs."""
     columns = {name: inputs[name] for name in OF_ITEM if name in inputs}
     if scores.propensity is None and scores.shadow is None and not columns:
         return shown
-    place = {item: i for i, item in reversed(list(enumerate(scores.items)))}
-    return [_with_more(one, place[one.item], scores, columns) for one in shown]
+    # By place: an item may be there twice, with other features each time.
+    places = shown_places(request, scores).tolist()
+    return [_with_more(one, place, scores, columns) for one, place in zip(shown, places, strict=True)]
 
 
 def _with_more(one: Scored, place: int, scores: Scores, inputs: Inputs) -> Logged:

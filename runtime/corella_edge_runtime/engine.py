@@ -22,14 +22,14 @@ from corella_edge.prompt import Template
 from corella_edge.request import Request, User
 from corella_edge.routing.forms import OWN, needs_cost, parse_threshold
 from corella_edge.routing.fusion import Fusion
-from corella_edge.routing.measure import Inputs
-from corella_edge.routing.policy import UNASKABLE, Policy, Routing
+from corella_edge.routing.measure import Inputs, Measure
+from corella_edge.routing.policy import UNASKABLE, AskCost, Policy, Routing
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge.routing.told import told
 from corella_edge.scores import Scores, Trace
 from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.attributes import FeatureNames
-from corella_edge_runtime.control import Control, ControlSettings, published_tolerance
+from corella_edge_runtime.control import Control, ControlSettings
 from corella_edge_runtime.crm import CRM_MEMORY_MIB, Crm
 from corella_edge_runtime.draft import Draft
 from corella_edge_runtime.llm import ask_cost
@@ -43,6 +43,8 @@ from corella_edge_runtime.setup import Setup, Wishes, find_setup
 from corella_edge_runtime.showcase import Showcase
 from corella_edge_runtime.slate.choose import Slates
 
+OF_THIS_MACHINE = ("thread", "process")  # ways to run the LLM of which a plan tells what asking costs
+
 
 class Engine:
     """An opened bundle that ranks. `rank` may be called from several threads.
@@ -51,11 +53,13 @@ class Engine:
     """
 
     def __init__(
-        self, bundle: Bundle, encoder: FeatureEncoder, crm: Crm, llm: Llm | None, threshold: str | float | None = None
-    ) -> None:
+        self, bundle: Bundle, encoder: FeatureEncoder, crm: Crm, llm: Llm | None, threshold: str | float | None = None,
+        cost: AskCost | None = None,
+    ) -> None:  # fmt: skip
+        """`cost`: what asking the LLM costs here; None = it is measured when something needs it."""
         self.bundle, self.encoder, self.crm, self.llm = bundle, encoder, crm, llm
         self._lasting: list[str] = [crm.warning] if crm.warning else []
-        self.routing: Routing = bundle.routing() if llm else replace(bundle.routing(), cost=UNASKABLE)
+        self.routing: Routing = replace(bundle.routing(), cost=cost if llm else UNASKABLE)
         self.fusion: Fusion = self.routing.fusion
         written = OWN.prefix if threshold is None else threshold
         if needs_cost(written, self.routing):
@@ -133,9 +137,9 @@ class Engine:
         if llm is not None:
             side, warning = open_llm(opened, catalog, llm, setup, require_llm, retry_llm)
         try:
-            engine = cls(opened, encoder, crm, side, threshold)
+            engine = cls(opened, encoder, crm, side, threshold, setup.cost if llm in OF_THIS_MACHINE else None)
             if control is not None:
-                tolerance, stats = published_tolerance(opened), side.stats if side else None
+                tolerance, stats = opened.tolerance().get("crm", 0.0), side.stats if side else None
                 engine.control = Control(control, engine.routing, engine.policy, tolerance, stats)
             engine.slates.open()
         except BaseException:
@@ -190,12 +194,17 @@ class Engine:
         """The features of a user that the models read, by name."""
         return sorted(self._names.of_user)
 
+    @property
+    def measure(self) -> Measure:
+        """What orders the candidates of requests that leave the threshold to the engine."""
+        return self.router.policy(self.policy, self.routing).measure
+
     def parse_threshold(self, value: str | float) -> Policy:
         """`0.65`, `ratio:0.05` or another form, by what this bundle says and what was measured here."""
         return parse_threshold(value, self.routing)
 
     def know_cost(self, wanted: bool = False) -> None:
-        """Measure what asking the LLM costs here, where that is not known; some ten prompts, seconds at most.
+        """Measure what asking the LLM costs here, where no plan tells it; some fifty prompts, seconds at most.
 
         `wanted`: by a threshold that means nothing without it. Else an LLM that does not answer may be asked later.
         """
@@ -292,7 +301,7 @@ class Engine:
         why = refusal or ("" if self.llm else NoAnswer.NO_LLM)
         if not slate.fallback:
             known = (request, candidates, policy, self.routing, p, unknown)
-            routed = self.router.route(*known, why, lambda: self.routing_inputs)
+            routed = self.router.route(*known, why, lambda: self.routing_inputs, slate.value)
         trace = _trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, policy, len(p))
         asking = None
         if self.llm is not None and not why and len(asked := routed.asked):
@@ -347,7 +356,7 @@ class Engine:
         llm, counts, reason = routed.columns(len(draft.crm), answers)
         return Scores(
             tuple(slate.candidates.items), draft.crm, llm, counts, reason, draft.unknown, draft.trace, self.fusion,
-            draft.notes, slate.fallback, slate.strength, routed.inputs, routed.propensity,
+            draft.notes, slate.fallback, slate.strength, routed.inputs, routed.propensity, value=slate.value,
         )  # fmt: skip
 
     def warm_up(self) -> None:
@@ -360,8 +369,6 @@ class Engine:
             self.rank(Request(User(), sample, threshold="ratio:1"))
         if self.llm and not self.llm.answers:
             self.llm.prove()
-        if self.llm and self.llm.answers:
-            self.know_cost()
 
     def stats(self) -> dict[str, float]:
         """Counters of the LLM side, of what the CRM keeps, of what holds the routing; empty of what is not there."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import BundleError
@@ -53,19 +52,10 @@ def read(bundle: Bundle) -> list[Reference]:
 
 def tolerance(bundle: Bundle) -> Tolerance:
     """What verification.json allows; a bundle without an LLM needs none for it."""
-    found = bundle.json("verification.json").get("tolerance")
-    crm, llm = _numbers(found if isinstance(found, dict) else {})
-    if not _is_tolerance(crm) or (bundle.has("llm.gguf") and not _is_tolerance(llm)):
+    found = bundle.tolerance()
+    if not found.keys() >= {"crm", *(["llm"] if bundle.has("llm.gguf") else [])}:
         raise BundleError('verification.json: "tolerance" must hold the numbers "crm" and "llm"')
-    return Tolerance(float(crm), float(llm or 0.0))
-
-
-def _numbers(found: dict[str, Any]) -> tuple[Any, Any]:
-    return found.get("crm"), found.get("llm")
-
-
-def _is_tolerance(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value <= 1.0
+    return Tolerance(found["crm"], found.get("llm", 0.0))
 
 
 def compare(engine: Engine) -> Comparison:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corella_edge.request import Candidates, Request
-from corella_edge.routing.decision import open_places
+from corella_edge.routing.decision import UNWEIGHTED, Weighting, open_places
 from corella_edge.routing.exploring import EXPLORE, explore
 from corella_edge.routing.gate import INPUTS as GATE_INPUTS
 from corella_edge.routing.measure import NEVER, NO_INPUTS, NO_ROWS, NO_VALUES, Inputs
@@ -24,7 +24,8 @@ from corella_edge.routing.objective import lowered
 from corella_edge.routing.policy import Policy, Routing
 from corella_edge.routing.reasons import KEPT
 from corella_edge.scores import BoolArray, FloatArray
-from corella_edge_runtime.control import Candidacy, Control, Route
+from corella_edge_runtime.control import Control, Route
+from corella_edge_runtime.held_target import Candidacy
 from corella_edge_runtime.llm.contract.messages import Answers
 from corella_edge_runtime.routing_inputs import RoutingInputs
 
@@ -118,13 +119,14 @@ class Router:
 
     def route(
         self, request: Request, candidates: Candidates, policy: Policy, routing: Routing, p: FloatArray,
-        unknown: Unknown, refusal: str, known: Callable[[], RoutingInputs],
+        unknown: Unknown, refusal: str, known: Callable[[], RoutingInputs], ranked: Weighting | None = None,
     ) -> Routed:  # fmt: skip
         """Decide about the candidates with the base model's probabilities p, float64 [n].
 
         Args:
             refusal: why the LLM is not asked at all; empty if it is.
             known: asked for when something first needs them, as the entropy does not.
+            ranked: by what the final probabilities rank, where not by themselves.
         """
 
         def inputs_for(needs: Sequence[str]) -> Inputs:
@@ -138,7 +140,7 @@ class Router:
         closed = NO_ROWS
         if request.top_k is not None and len(chosen):
             alone, whole = routing.fusion.alone(p), request.candidates is None
-            open_ = open_places(alone, chosen, request.top_k, routing.reach, whole)
+            open_ = open_places(alone, chosen, request.top_k, routing.reach, whole, ranked or UNWEIGHTED)
             chosen, closed, value = chosen[open_], chosen[~open_], value[open_]
         route = None
         if self.control is not None and seen is not None:
@@ -147,16 +149,16 @@ class Router:
         # A request that says "never", or that fails where an answer is late, leaves nothing to chance.
         never = request.threshold is not None and policy.threshold == NEVER
         if self.share and not (refusal or never or request.strict):
-            self._explore(request, routing, p, found)
+            self._explore(request, routing, p, found, ranked or UNWEIGHTED)
         found.inputs = {**inputs, **inputs_for(routing.fusion.needs)} if len(found.chosen) else inputs
         return found
 
-    def _explore(self, request: Request, routing: Routing, p: FloatArray, found: Routed) -> None:
+    def _explore(self, request: Request, routing: Routing, p: FloatArray, found: Routed, ranked: Weighting) -> None:
         """Add what is drawn at random; as with the policy's, only what can change the top k."""
         drawn, propensity = explore(found.chosen, len(p), self.share, self._rng)
         if request.top_k is not None:
             alone, every = routing.fusion.alone(p), np.arange(len(p))
-            open_ = open_places(alone, every, request.top_k, routing.reach, request.candidates is None)
+            open_ = open_places(alone, every, request.top_k, routing.reach, request.candidates is None, ranked)
             drawn, propensity = drawn[open_[drawn]], np.where(open_, propensity, 1.0)
         found.drawn, found.propensity = len(drawn), propensity
         found.chosen = np.concatenate([found.chosen, drawn])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import InputError, MissingExtraError
+from corella_edge.routing.policy import AskCost
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama import trust
 from corella_edge_runtime.machine import plan as plans
@@ -44,13 +45,17 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The decision; `crm_cores` and the LLM's are disjoint, or both empty: wherever the system puts them."""
+    """The decision; `crm_cores` and the LLM's are disjoint, or both empty: wherever the system puts them.
+
+    `cost`: what asking an LLM of this machine costs with these settings; None = not measured.
+    """
 
     crm_file: str
     crm_threads: int
     crm_cores: tuple[int, ...]
     llm_file: str
     llm: LlmSettings
+    cost: AskCost | None = None
 
 
 def find_setup(bundle: Bundle, wishes: Wishes, warn: Callable[[str], None]) -> Setup:
@@ -134,18 +139,22 @@ def decide(wishes: Wishes, plan: Plan | None, machine: Machine) -> Setup:
     threads = _threads(machine, wishes)
     llm = LlmSettings(threads.llm_threads, () if threads.shared else threads.llm_cores)
     crm_threads, crm_cores = threads.crm_threads, () if threads.shared else threads.crm_cores
+    cost = None
     if plan is not None:
         planned = LlmSettings.from_json(plan.llm.settings, "llm.settings") if plan.llm else llm
         free = wishes.llm_threads is None and wishes.crm_threads is None
         llm = planned if free else replace(planned, threads=llm.threads, cores=llm.cores)
         crm_threads = wishes.crm_threads or plan.crm.threads
         crm_cores = plan.crm.cores if free else crm_cores
+        same = free and wishes.llm_file is None and not wishes.deterministic
+        cost = AskCost(*plan.llm.ask_ms) if same and plan.llm is not None and plan.llm.ask_ms is not None else None
     return Setup(
         wishes.crm_file or (plan.crm.file if plan else CRM_FILE),
         crm_threads,
         crm_cores if llm.cores else (),
         wishes.llm_file or (plan.llm.file if plan and plan.llm else LLM_FILE),
         replace(llm, deterministic=wishes.deterministic),
+        cost,
     )
 
 

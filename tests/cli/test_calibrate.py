@@ -119,7 +119,7 @@ def test_the_page_needs_nothing_else_and_says_what_the_text_says(corella, bundle
     assert len(set(found.ids)) == len(found.ids)
     assert "@media print" in page
     svgs = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(svgs) == 6 + 2 + 2  # each metric by share, two by time, two of deciles
+    assert len(svgs) == 6 + 2 + 1 + 2  # each metric by share, two by time, the top, two of deciles
     for svg in svgs:
         ElementTree.fromstring(svg)
     for sentence in done.out.splitlines()[:4]:

@@ -17,6 +17,9 @@ import pytest
 
 from bundles import reseal
 from corella_edge.bundle.artefact import Bundle, sha256
+from corella_edge.routing.policy import AskCost
+from corella_edge_runtime.engine import Engine
+from corella_edge_runtime.llm import ask_cost
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.llm.llama import trust
 from corella_edge_runtime.llm.llama.trust import Verdict
@@ -105,6 +108,19 @@ def test_what_was_measured_is_shown_and_kept(corella, many) -> None:
     assert {name for row in plan.table[1:] for name in row["ms"]} == {"new user", "returning user"}
     assert "  new user " in done.out
     assert "crm.int8.onnx against crm.onnx: " in done.out
+
+
+def test_the_plan_tells_what_asking_costs_and_no_start_measures_it(corella, many, monkeypatch) -> None:
+    plan, done = tuned(corella, many)
+    first, further = plan.llm.ask_ms
+    assert first > 0.0
+    assert further >= 0.0
+    assert f"asking it: {first:.1f} ms for a request's first candidate" in done.out
+    monkeypatch.setattr(ask_cost, "measure", lambda *args: pytest.fail("measured again"))
+    with Engine.open(many, threshold="ms:40", require_llm=True) as engine:
+        assert engine.routing.cost == AskCost(first, further)
+        engine.warm_up()
+        assert any(f"asking the LLM costs {first:.1f} ms" in line for line in engine.told())
 
 
 def test_files_that_lost_accuracy_are_named_and_never_tried(corella, many) -> None:

@@ -289,14 +289,14 @@ def test_work_is_counted_once_by_the_llm_or_else_by_the_requests(engine: Engine)
     for counts in (True, False):
         box = Box(engine, ControlSettings(Target(None, 20.0, 300.0)), "ratio:1")
         if not counts:
-            assert box.control._hands
-            box.control._hands.llm = dict
+            assert box.control._target
+            box.control._target.llm = dict
         for _ in range(3):
             box.rank(person(1), "i1")
             box.control.worked(0.5)
         box.rank(person(1), "i1")
-        assert box.control._hands
-        busy = sum(part.busy for part in box.control._hands.state.slices)
+        assert box.control._target
+        busy = sum(part.busy for part in box.control._target.state.slices)
         assert busy == pytest.approx(0.03 if counts else 1.5, abs=0.02)
 
 
@@ -344,8 +344,8 @@ def test_a_whole_catalogue_counts_as_its_best(engine: Engine) -> None:
     box = Box(engine, ControlSettings(Target(0.2)))
     box.now += 1.0
     box.engine.rank(Request(person(1), None, top_k=2))
-    assert box.control._hands
-    assert 8 <= box.control._hands.state.candidates <= 12
+    assert box.control._target
+    assert 8 <= box.control._target.state.candidates <= 12
 
 
 def test_an_engine_is_opened_with_what_it_holds(root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 
 from corella_edge.errors import InputError
 from corella_edge.request import Request, User
+from corella_edge.request_message import parse_request
+from corella_edge.routing.decision import Weighting
 from corella_edge.scores import Scores
 from corella_edge_runtime import decisions
 from corella_edge_runtime.decisions import FILES, DecisionLog
@@ -101,3 +104,33 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
         DecisionLog.open(tmp_path, 2**20)
     with pytest.raises(InputError, match=r"--log .*: cannot be written: No such file"):
         DecisionLog.open(tmp_path / "no" / "such", 2**20)
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 2, 3, 4])
+@pytest.mark.parametrize("order", ["rank", "request"])
+def test_an_item_named_twice_has_what_is_known_of_it_each_time(top_k: int | None, order: str) -> None:
+    found = replace(scores(4), items=("a", "b", "a", "a"), propensity=np.array([0.1, 1.0, 0.3, 0.4]))
+    found.shadow = np.array([np.nan, 0.2, 0.3, 0.4])
+    inputs = {"popularity": np.array([1.0, 2.0, 3.0, 4.0])}
+    request = parse_request(
+        {"user": {}, "candidates": [{"item": item} for item in found.items], "top_k": top_k, "order": order}
+    )
+    written = json.loads(decisions.line(request, found, "b@1", 0.0, lambda request, scores: inputs))["candidates"]
+    place = {crm: i for i, crm in enumerate(found.crm.tolist())}
+    assert len(written) == min(4, top_k or 4)
+    for row in written:
+        i = place[row["crm"]]
+        assert row["inputs"] == {"popularity": i + 1.0}
+        assert row.get("ask_propensity", 1.0) == found.propensity[i]  # type: ignore[index]
+        assert row.get("shadow") == (None if i == 0 else found.shadow[i])
+    expected = sorted(range(4), key=lambda i: -found.crm[i])[: top_k or 4]
+    assert [place[row["crm"]] for row in written] == (expected if order == "rank" else sorted(expected))
+
+
+def test_the_log_of_a_weighted_request_is_in_the_order_of_its_values() -> None:
+    found = replace(scores(3), propensity=np.array([0.1, 0.2, 0.3]))
+    found.value = Weighting(np.array([9.0, 1.0, 0.5]), np.zeros(3))
+    request = parse_request({"user": {}, "candidates": [{"item": i} for i in found.items], "order": "rank"})
+    written = json.loads(decisions.line(request, found, "b@1", 0.0))["candidates"]
+    assert [row["value"] for row in written] == pytest.approx([0.9, 0.5, 0.45])
+    assert [row["ask_propensity"] for row in written] == [0.1, 0.2, 0.3]

@@ -396,6 +396,7 @@ def test_an_llm_that_can_not_be_started_is_a_warning_or_an_error(root: Path, mon
 def test_an_engine_with_its_llm_warns_of_nothing(engine: Engine) -> None:
     assert engine.warnings == []
     engine.warm_up()
+    engine.know_cost()
     assert engine.routing.cost is not None  # measured once
     before = engine.stats()["prompts"]
     engine.warm_up()

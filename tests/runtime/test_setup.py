@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from msgspec.structs import replace
 
 from corella_edge.bundle import artefact as bundles
 from corella_edge.errors import InputError
+from corella_edge.routing.policy import AskCost
 from corella_edge_runtime.llm.contract.settings import MOST_BATCH, MOST_SEQUENCES, LlmSettings
 from corella_edge_runtime.machine import plan as plans
 from corella_edge_runtime.machine.plan import Fingerprint, Plan, PlanBundle, PlanCrm, PlanLlm
@@ -49,6 +51,16 @@ def test_without_wish_or_plan_the_machine_decides() -> None:
 def test_a_plan_comes_before_the_machine() -> None:
     found = decide(Wishes(), PLAN, FOUR)
     assert found == Setup("crm.int8.onnx", 2, (0, 1), "llm.BF16.gguf", LlmSettings.from_json(LLM, "here"))
+
+
+def test_what_asking_costs_by_a_plan_holds_for_what_was_measured_alone() -> None:
+    priced = structs.replace(PLAN, llm=structs.replace(PLAN.llm, ask_ms=(9.5, 0.25)))
+    assert decide(Wishes(), priced, FOUR).cost == AskCost(9.5, 0.25)
+    others = {"llm_threads": 1, "crm_threads": 1, "llm_file": "llm.gguf", "deterministic": True}
+    for name, value in others.items():
+        assert decide(Wishes(**{name: value}), priced, FOUR).cost is None
+    assert decide(Wishes(), PLAN, FOUR).cost is None
+    assert decide(Wishes(), None, FOUR).cost is None
 
 
 def test_a_wish_comes_before_a_plan_and_keeps_the_rest_of_it() -> None:

@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 from xml.sax.saxutils import escape
 
+from corella_edge.routing.decision_curve import ALL, OPEN
 from corella_edge_runtime.drawing import FONT, GREY, GRID, INK, linear_ticks, spread, stroke, text
 
 Json = dict[str, Any]
 WIDTH, HEIGHT = 560, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 96, 40, 52
 POLICY, ORACLE, RANDOM, LLM = "#0072b2", "#cc79a7", "#7f7f7f", "#d55e00"
+WAYS = {ALL: ("all routed", RANDOM, "7 4", "square"), OPEN: ("can change", POLICY, "none", "circle")}
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 NAMES = {"auc": "AUC", "logloss": "log-loss", "accuracy": "accuracy", "ece": "ECE", "uauc": "within-user AUC",
          "ndcg@10": "NDCG@10"}  # fmt: skip
@@ -77,6 +79,25 @@ def cost(result: Json, metric: str) -> str:
     return _lines(_three(points, metric, times)[-1:], frame, [(tick, f"{tick:g}") for tick in ticks],
                   f"{NAMES[metric]} by what the LLM costs", "milliseconds of the LLM a request, in the mean",
                   NAMES[metric], _own(result, metric, "ms"))  # fmt: skip
+
+
+def top(found: Json) -> str:
+    """NDCG of the best against the LLM's milliseconds a request (where that is not known, against the candidates that
+    are asked about): if all routed candidates are, and if those are that can change the top."""
+    timed = found["points"][-1]["llm_ms"] is not None
+    lines = [_way(found, way, timed, *style) for way, style in WAYS.items()]
+    ends = [y for line in lines for y in (*line.low, *line.high)]
+    ticks = linear_ticks(0.0, max(max(line.x) for line in lines))
+    frame = Frame(0.0, ticks[-1], min(ends), max(ends))
+    x_name = "milliseconds of the LLM a request, in the mean" if timed else "candidates asked about in a request"
+    return _lines(lines, frame, [(tick, f"{tick:g}") for tick in ticks], f"NDCG@{found['k']} by what the LLM costs",
+                  x_name, f"NDCG@{found['k']}", None)  # fmt: skip
+
+
+def _way(found: Json, way: str, timed: bool, name: str, colour: str, dash: str, mark: str) -> Line:
+    rows = [row for row in found["points"] if row["way"] == way]
+    y, low, high = ([row["ndcg"][end] for row in rows] for end in ("value", "low", "high"))
+    return Line(name, colour, [row["llm_ms" if timed else "asked"] for row in rows], y, dash, mark, low, high)
 
 
 def _three(points: Sequence[Json], metric: str, x: Sequence[float]) -> list[Line]:

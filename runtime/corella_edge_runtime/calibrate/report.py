@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from corella_edge.atomic import write_file
+from corella_edge.routing.decision_curve import ALL, OPEN
 from corella_edge_runtime.calibrate import plots
 from corella_edge_runtime.calibrate.plots import NAMES
 from corella_edge_runtime.document import document, table
@@ -82,6 +83,7 @@ def sections(result: Json) -> Iterator[Section]:
     yield _by_share(result)
     yield _other_metrics(result)
     yield _area(result)
+    yield from _top(result)
     yield from _orders(result)
     yield from _fusions(result)
     yield from _gate(result)
@@ -103,6 +105,7 @@ def summary(result: Json) -> list[str]:
         f"{own['requests_touched']:.1%} of the requests{cost}.",
         f"AUC {_interval(own['auc'])}, {_interval(auc, '+')} over the base model; log-loss "
         f"{_interval(own['over_crm']['logloss'], '+')}.",
+        *([_by_llm(result["by_llm"])] if result["by_llm"] else []),
         f"By the measure, what asking gains {VERDICTS[result['order']['gain']['verdict']]}.",
         *([f"{result['promise']['text']}"] if result["promise"] else []),
         *([_sentence(result["gate"]["text"])] if result["gate"] else []),
@@ -114,6 +117,12 @@ def _measure(result: Json) -> str:
     name = str(found.pop("name"))
     more = ", ".join(f"{key} {value}" for key, value in found.items() if not isinstance(value, (list, dict)))
     return f"the measure {name}" + (f" ({more})" if more else "")
+
+
+def _by_llm(found: Json) -> str:
+    return (f"Of that, the LLM's answers bring AUC {_interval(found['auc'], '+')}, log-loss "
+            f"{_interval(found['logloss'], '+')}: the rest is what the fusion makes of the base model's score and of "
+            "inputs, without any LLM.")  # fmt: skip
 
 
 def _by_share(result: Json) -> Section:
@@ -163,6 +172,30 @@ def _area(result: Json) -> Section:
     rows = [[NAMES[name], _interval(found["gap"], "+"), _interval(found) if found["value"] is not None
              else f"{NONE} ({found['reason']})"] for name, found in result["apgr"].items()]  # fmt: skip
     return Section("Area won", said, ["metric", "gap, LLM - base (as improvement)", "APGR"], rows)
+
+
+def _top(result: Json) -> Iterator[Section]:
+    found = result["top"]
+    if found is None:
+        return
+    every, open_ = ([row for row in found["points"] if row["way"] == way] for way in (ALL, OPEN))
+    interval = (
+        "whatever the LLM answers" if found["miss"] is None else f"by intervals that {found['miss']:.0%} of rows leave"
+    )
+    said = [f"NDCG@{found['k']} of {found['judged']:,} later requests whose candidates had different outcomes, if the "
+            "LLM is asked about every routed candidate, and if it is asked about those alone that can change the "
+            f"{found['k']} best, {interval}. A request with top_k does the latter."]  # fmt: skip
+    rows = [[f"{one['ratio']:.0%}", f"{one['asked']:.2f}", _ms(one), _interval(one["ndcg"]), f"{other['asked']:.2f}",
+             _ms(other), _interval(other["loss"], "+")] for one, other in zip(every, open_, strict=True)]  # fmt: skip
+    header = ["asked for", "asked a request", "LLM ms", f"NDCG@{found['k']}", "that can change the top", "LLM ms",
+              "difference in NDCG"]  # fmt: skip
+    about = "time" if every[-1]["llm_ms"] is not None else "candidates asked about"
+    figures = [(plots.top(found), f"NDCG@{found['k']} against {about}; the nearer to the upper left, the better.")]
+    yield Section("Only what can change the top", said, header, rows, figures)
+
+
+def _ms(row: Json) -> str:
+    return NONE if row["llm_ms"] is None else f"{row['llm_ms']:.1f}"
 
 
 def _orders(result: Json) -> Iterator[Section]:

@@ -121,12 +121,15 @@ def calibrate(
     return label, result
 
 
-def cost_here(root: Path) -> tuple[AskCost | None, str]:
-    """What asking the bundle's LLM costs on this machine; None with the reason where it cannot be measured."""
+def cost_here(root: Path, plan: Path | None = None) -> tuple[AskCost | None, str]:
+    """What asking the bundle's LLM costs on this machine; None with the reason where it cannot be measured.
+
+    `plan`: by the settings of this one, which tells no cost yet.
+    """
     from corella_edge_runtime.engine import Engine
 
     try:
-        with Engine.open(root, llm="process", tuned=False) as engine:
+        with Engine.open(root, llm="process", tuned=plan is not None, plan=plan) as engine:
             engine.know_cost()
             cost = engine.routing.cost
             why = "; ".join(engine.warnings) or "the LLM does not answer"

@@ -33,6 +33,7 @@ def _said(pattern: str, words: str) -> Meta:
 
 
 Core = Annotated[int, Meta(ge=0)]
+Milliseconds = Annotated[float, Meta(ge=0, lt=1e9)]
 FileName = Annotated[str, _said(r"^[^./\\\x00][^/\\\x00]*\Z", "the name of a bundle's file")]
 Hash = Annotated[str, _said(r"^[0-9a-f]{64}\Z", "64 hexadecimal digits")]
 
@@ -77,11 +78,12 @@ class PlanCrm(Struct, frozen=True, forbid_unknown_fields=True):
     cores: tuple[Core, ...]
 
 
-class PlanLlm(Struct, frozen=True, forbid_unknown_fields=True):
-    """The variant; `LlmSettings` as JSON."""
+class PlanLlm(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The variant; `LlmSettings` as JSON; what asking costs so: a request's first candidate, and each further one."""
 
     file: FileName
     settings: dict[str, Any]
+    ask_ms: tuple[Milliseconds, Milliseconds] | None = None
 
 
 class Plan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

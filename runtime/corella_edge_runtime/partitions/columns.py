@@ -35,6 +35,7 @@ _PAIRS = ("item_id", "item", "candidate", "movie_id", "product_id")
 _NESTED = ("user", "history")
 # Fields of a request that no column has; passed over, they would change the ranking without a word, too.
 _SELECTIONS = ("exclude_seen", "filter", "exclude", "similar_to")
+_VALUES = ("weights", "bonuses")
 # Where a message says something is → the column that it stands in; `{}` is a place in a list.
 _PLACES = (
     (re.compile(r"\buser\.history\[(\d+)\]\.item\b"), ITEMS + r"[\1]"),
@@ -82,6 +83,8 @@ def _check_left(name: str, read: Sequence[str]) -> None:
     if name in _SELECTIONS:
         what = f"tables select no items; score JSON lines, or list what remains in the column {CANDIDATES!r}"
         raise InputError(f"column {name!r}: {what}")
+    if name in _VALUES:
+        raise InputError(f"column {name!r}: tables rank by probability alone; score JSON lines, or rank the answers")
     missing = [key for key in KEYS if key not in read and key != "id"]
     if near := difflib.get_close_matches(name.lower(), missing, 1, _ALIKE):
         raise InputError(f"column {name!r}: not known; did you mean {near[0]!r}? Rename it, or leave it out")

@@ -17,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from corella_edge import __version__
+from corella_edge.routing.measure import Measure
 from corella_edge.routing.policy import Routing
 from corella_edge.routing.reasons import KEPT
 from corella_edge.scores import Scores
@@ -148,8 +149,11 @@ class Metrics:
         self._of(self.requests, route, str(status)).inc()
         self._of(self.seconds, route).observe(seconds)
 
-    def scored(self, scores: Scores, version: str, seconds: float, routing: Routing | None = None) -> None:
-        """One request's candidates are scored; `routing`: what the bundle says of it, where they tell of drift."""
+    def scored(
+        self, scores: Scores, version: str, seconds: float, routing: tuple[Routing, Measure] | None = None
+    ) -> None:
+        """One request's candidates are scored; `routing`: what the bundle says of it and the measure that the version
+        goes by, where they tell of drift."""
         self._of(self.rank_seconds, version).observe(seconds)
         for outcome, number in _outcomes(scores).items():
             self._of(self.candidates, version, outcome).inc(number)
@@ -157,7 +161,7 @@ class Metrics:
         for field, number in unknown.items():
             self._of(self.unknown, version, field).inc(number)
         if routing is not None:
-            self.signals.add(version, routing, scores, unknown)
+            self.signals.add(version, *routing, scores, unknown)
 
     def unknown_refused(self, version: str, field: str) -> None:
         """One request is refused because of an unseen value of a field."""

@@ -189,7 +189,8 @@ class Service:
         took = time.monotonic() - ranking.clock.arrived
         # Of a catalogue every rank is there: what was chosen to be ranked tells of the traffic.
         told = ranking.request.candidates is not None and not done.scores.fallback
-        self.metrics.scored(done.scores, ranking.held.version, took, ranking.held.ranker.routing if told else None)
+        ranker = ranking.held.ranker
+        self.metrics.scored(done.scores, ranking.held.version, took, (ranker.routing, ranker.measure) if told else None)
         self.recent.add(took, len(done.scores.items), asked_of(done.scores))
         if self._objective is not None:
             self._eased = observed(self._eased, self._objective, took, time.monotonic())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from corella_edge.routing import drift
 from corella_edge.routing.drift import Drift
-from corella_edge.routing.measure import entropy
+from corella_edge.routing.measure import Floats, Measure
 from corella_edge.routing.policy import Routing
 from corella_edge.scores import Scores
 from corella_edge_runtime.server.fleet import Fleet
@@ -27,14 +27,16 @@ class Signals:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._lock = clock, threading.Lock()
         self._states: dict[str, Drift] = {}
+        self._measures: dict[str, Measure] = {}
         self._waiting: dict[str, list[tuple[Scores, Mapping[str, int]]]] = {}
 
-    def add(self, version: str, routing: Routing, scores: Scores, unknown: Mapping[str, int]) -> None:
-        """One request's candidates, scored by a version whose bundle says this of routing; how many of them have an
-        unseen value, by field."""
+    def add(self, version: str, routing: Routing, measure: Measure, scores: Scores, unknown: Mapping[str, int]) -> None:
+        """One request's candidates, scored by a version whose bundle says this of routing and that goes by this
+        measure; how many of them have an unseen value, by field."""
         with self._lock:
             if version not in self._states:
-                self._states[version] = drift.begin(routing.calibration)
+                self._measures[version] = measure
+                self._states[version] = drift.begin(routing.calibration_of(measure))
             waiting = self._waiting.setdefault(version, [])
             waiting.append((scores, unknown))
             if len(waiting) >= TOGETHER:
@@ -51,7 +53,7 @@ class Signals:
         """Forget all others."""
         with self._lock:
             for version in self._states.keys() - versions:
-                del self._states[version]
+                del self._states[version], self._measures[version]
                 self._waiting.pop(version, None)
 
     def _look(self, version: str) -> None:
@@ -61,8 +63,18 @@ class Signals:
         llm = np.concatenate([scores.llm for scores, _ in waiting]) if waiting else np.empty(0)
         routed = np.concatenate([scores.routed for scores, _ in waiting]) if waiting else np.empty(0, np.bool_)
         items, users = (sum(unknown.get(field, 0) for _, unknown in waiting) for field in ("item", "user"))
-        more = drift.batch(entropy(crm), routed, crm, llm, items, users, state.reference)
+        value = _values(self._measures[version], [scores for scores, _ in waiting], crm)
+        more = drift.batch(value, routed, crm, llm, items, users, state.reference)
         self._states[version] = drift.observed(state, more, self._clock())
+
+
+def _values(measure: Measure, requests: Sequence[Scores], crm: Floats) -> Floats:
+    """The measure's values of all candidates whose requests hold what it looks at: those with a threshold of their own
+    may not. `crm` float64 [n] is of all."""
+    if not measure.needs:
+        return measure(crm)
+    known = [scores for scores in requests if all(name in scores.inputs for name in measure.needs)]
+    return np.concatenate([measure(scores.crm, scores.inputs) for scores in known]) if known else np.empty(0)
 
 
 class SignalCollector(Collector):
@@ -79,7 +91,8 @@ class SignalCollector(Collector):
             labels=["bundle", "window"],
         )  # fmt: skip
         psi = GaugeMetricFamily(
-            "corella_edge_measure_psi", "Population stability index of the entropy against the calibration rows.",
+            "corella_edge_measure_psi",
+            "Population stability index of the policy's measure against the calibration rows.",
             labels=["bundle"],
         )  # fmt: skip
         unknown = GaugeMetricFamily(

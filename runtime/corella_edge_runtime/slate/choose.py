@@ -15,6 +15,7 @@ from corella_edge.catalog import Catalog
 from corella_edge.errors import InputError
 from corella_edge.messages import given, named
 from corella_edge.request import Candidates, History, Request
+from corella_edge.routing.decision import Weighting
 from corella_edge.selection import EVERYTHING, Selection, Stock, listed
 from corella_edge_runtime.slate.filters import Filters, Mask, passes
 from corella_edge_runtime.slate.popular import Popular
@@ -32,12 +33,14 @@ class Slate:
         fallback: "popular" or "similar" where that ranks them, else "".
         strength: float64 [n], the higher the better, where a fallback ranks.
         notes: what is odd about the selection, a sentence each.
+        value: by which the models' probabilities rank; None = by themselves.
     """
 
     candidates: Candidates
     fallback: Fallback = ""
     strength: Floats | None = None
     notes: tuple[str, ...] = ()
+    value: Weighting | None = None
 
 
 class Slates:
@@ -69,8 +72,8 @@ class Slates:
         """The items to rank.
 
         Raises:
-            InputError: a filter by what no item has; neighbours of a bundle that knows none; and in a strict request
-                whatever would be a note.
+            InputError: a filter by what no item has; neighbours of a bundle that knows none; weights that are not one
+                for each candidate; and in a strict request whatever would be a note.
         """
         if request.candidates is None:
             slate = self._of_catalogue(request)
@@ -83,6 +86,7 @@ class Slates:
         return slate
 
     def _of_catalogue(self, request: Request) -> Slate:
+        _value(request.selection, None)
         mask, strength, notes = self._mask(request)
         fallback = self._fallback(request)
         rows = np.flatnonzero(mask) if mask is not None else self.everything.rows
@@ -166,6 +170,7 @@ class Slates:
     def _of_given(self, request: Request, candidates: Candidates) -> Slate:
         """Of the candidates that the request brings, whose own attributes win over the catalogue's."""
         selection, items, keep = request.selection, candidates.items, np.ones(len(candidates), np.bool_)
+        value = _value(selection, len(items))
         notes: tuple[str, ...] = ()
         gone = set[str]().union(*_gone(request))
         stock = request.stock if request.in_stock else None
@@ -186,7 +191,7 @@ class Slates:
         places = np.flatnonzero(keep)
         chosen = candidates if len(places) == len(items) else candidates.at(places.tolist())
         if not given(selection.fallback, False) or not (fallback := self._fallback(request)):
-            return Slate(chosen, notes=notes)
+            return Slate(chosen, notes=notes, value=None if value is None else value.at(places))
         if strength is None and self.popular is not None:
             strength = self.popular.counts.astype(np.float64)
         assert strength is not None
@@ -208,6 +213,26 @@ class Slates:
                     passing[place] = passes(features[name], condition)
             mask &= passing
         return mask, tuple(self.filters.notes({k: v for k, v in conditions.items() if k not in brought}))
+
+
+def _value(selection: Selection, candidates: int | None) -> Weighting | None:
+    """By what a request's candidates rank, so many of them, where not by their probability; None = whole catalogue.
+
+    Raises:
+        InputError: weights or bonuses are not one for each candidate.
+    """
+    weights, bonuses = selection.weights, selection.bonuses
+    for name, found in (("weights", weights), ("bonuses", bonuses)):
+        if isinstance(found, list) and candidates is None:
+            raise InputError(f"{name}: there is one for each candidate; name the candidates")
+        if isinstance(found, list) and len(found) != candidates:
+            raise InputError(f"{name}: expected {candidates} numbers, one for each candidate, got {len(found)}")
+    if not isinstance(weights, list) and not isinstance(bonuses, list):
+        return None
+    return Weighting(
+        np.array(weights, np.float64) if isinstance(weights, list) else np.ones(candidates or 0),
+        np.array(bonuses, np.float64) if isinstance(bonuses, list) else np.zeros(candidates or 0),
+    )
 
 
 def _gone(request: Request) -> list[Collection[str]]:

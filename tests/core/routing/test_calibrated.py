@@ -94,6 +94,48 @@ def test_what_a_measure_looks_at_must_be_there() -> None:
         calibrated(replace(LOG, inputs={}), replace(QUICK, measure=Disagreement()))
 
 
+def test_the_top_s_curve_is_of_the_later_requests_and_asks_no_more_than_all() -> None:
+    found = calibrated(
+        LOG, replace(QUICK, miss=0.1, ratios=(0.1, 0.5), cost=lambda asked, touched: 8 * touched + asked)
+    )
+    top = found.result["top"]
+    assert top["k"] == 4  # of requests of 8
+    assert 0 < top["judged"] <= top["lists"] <= len(np.unique(found.parts.held.request))
+    every, open_ = ([row for row in top["points"] if row["way"] == way] for way in ("all", "open"))
+    assert [row["ratio"] for row in every] == [row["ratio"] for row in open_] == [0.0, 0.1, 0.5, 1.0]
+    assert every[0]["asked"] == open_[0]["asked"] == 0.0
+    assert every[-1]["asked"] == 8.0
+    for more, less in zip(every, open_, strict=True):
+        assert less["asked"] <= more["asked"]
+        assert less["llm_ms"] <= more["llm_ms"]
+        assert less["loss"]["value"] == pytest.approx(less["ndcg"]["value"] - more["ndcg"]["value"])
+    assert open_[-1]["asked"] < every[-1]["asked"]
+
+
+def test_without_a_reach_the_top_is_that_of_asking_all_and_without_a_cost_there_is_no_time() -> None:
+    top = calibrated(LOG, replace(QUICK, ratios=(0.3,))).result["top"]
+    assert top["miss"] is None
+    assert all(row["llm_ms"] is None for row in top["points"])
+    assert {row["loss"]["value"] for row in top["points"]} == {0.0}
+
+
+def test_requests_of_one_candidate_have_no_top() -> None:
+    single = replace(LOG, request=np.array([f"q{i}" for i in range(len(LOG))], dtype=object))
+    assert calibrated(single, QUICK).result["top"] is None
+
+
+DEAF = Fusion("stack", (0.1, 0.8, 0.0))
+
+
+def test_a_fusion_without_the_llm_is_told_and_not_taken_for_too_few_rows() -> None:
+    """Its routed scores are others, but their order is not: no number of rows shows a gain."""
+    found = calibrated(LOG, replace(QUICK, fusion=DEAF, gain=1e-6))
+    assert found.result["policy"]["over_crm"]["auc"]["value"] == pytest.approx(0.0, abs=0.02)
+    assert found.result["power"]["smallest"] == 0.0
+    assert any("gives the LLM's score no weight" in said for said in found.result["warnings"])
+    assert not any("no weight" in said for said in calibrated(LOG, QUICK).result["warnings"])
+
+
 def test_where_nothing_is_gained_nothing_is_asked() -> None:
     rows = changed(LOG, llm=np.clip(0.5 + 0 * LOG.crm, 0, 1))
     found = calibrated(rows, replace(QUICK, share=None))
@@ -170,3 +212,26 @@ def test_figures_of_a_mapped_fusion_are_of_what_is_served() -> None:
     chosen = (wanted.measure(held.crm, held.inputs) >= found.threshold) & held.known
     p = fuse(held.crm, held.llm, chosen, wanted.fusion, held.inputs)
     assert found.result["policy"]["logloss"]["value"] == pytest.approx(row_loss(p, held.label).mean())
+
+
+def test_what_the_llm_brings_of_a_fitted_fusion_is_told_apart_from_what_inputs_bring() -> None:
+    rng = np.random.default_rng(7)
+    helps = fused(by_time(LOG), QUICK, "stack")[0]
+    found = calibrated(LOG, helps).result
+    assert found["by_llm"]["auc"]["low"] > 0.0
+    assert found["by_llm"]["auc"]["value"] == pytest.approx(found["policy"]["over_crm"]["auc"]["value"], abs=0.01)
+    assert not any("not shown to come from the LLM" in said for said in found["warnings"])
+    # An LLM that says nothing, beside an input that tells the outcome.
+    told = LOG.label + rng.normal(0, 1, len(LOG))
+    mute = changed(LOG, llm=np.clip(0.5 + 0.01 * rng.normal(size=len(LOG)), 0, 1), inputs={"popularity": told})
+    wanted = fused(by_time(mute), replace(QUICK, share=0.5, draws=400), BEST)[0]
+    assert wanted.fusion.beside
+    other = calibrated(mute, wanted).result
+    assert other["policy"]["over_crm"]["auc"]["low"] > 0.0
+    assert other["by_llm"]["auc"]["value"] == pytest.approx(0.0, abs=0.005)
+    assert any("not shown to come from the LLM" in said for said in other["warnings"])
+
+
+@pytest.mark.parametrize("name", ["replace", "blend", KEEP])
+def test_a_fusion_that_weighs_nothing_has_no_part_without_the_llm(name: str) -> None:
+    assert calibrated(LOG, fused(by_time(LOG), QUICK, name)[0]).result["by_llm"] is None

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from corella_edge.errors import BundleError, InputError
-from corella_edge.routing.decision import Reach, can_change, exact, parse_reach, to_ask, worth
+from corella_edge.routing.decision import Reach, Weighting, can_change, exact, parse_reach, to_ask
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.log_odds import logit, sigmoid
 
@@ -33,17 +33,17 @@ class Case:
         low, high = np.maximum(0.0, self.p - down * self.p), np.minimum(1.0, self.p + up * (1 - self.p))
         self.fused = np.clip(low + at * (high - low), low, high)
         self.low, self.high = low[self.chosen], high[self.chosen]
-        self.weight, self.bonus = (weight, bonus) if valued else (np.ones(len(p)), np.zeros(len(p)))
+        self.value = Weighting(weight, bonus) if valued else Weighting(np.ones(len(p)), np.zeros(len(p)))
 
     def asked(self, k: int, ordered: bool) -> Any:
-        return to_ask(self.p, self.chosen, (self.low, self.high), k, ordered, self.weight, self.bonus)
+        return to_ask(self.p, self.chosen, (self.low, self.high), k, ordered, self.value)
 
     def best(self, asked: Any, k: int, ordered: bool) -> list[int]:
         """The k best once these are asked."""
         final = self.p.copy()
         places = self.chosen[asked]
         final[places] = self.fused[places]
-        top = np.argsort(-worth(final, self.weight, self.bonus), kind="stable")[:k].tolist()
+        top = np.argsort(-self.value(final), kind="stable")[:k].tolist()
         return top if ordered else sorted(top)
 
 
@@ -110,8 +110,18 @@ def test_who_is_surely_in_or_out_is_not_asked() -> None:
     assert to_ask(p, chosen, reach, 3).tolist() == [False, True, True, False]
     assert to_ask(p, chosen, reach, 3, ordered=False).tolist() == [False] * 4
     # What is worth more may come in, and what is worth less falls out.
-    assert to_ask(p, chosen, reach, 2, weight=np.array([1.0, 1.0, 0.1, 6.0])).tolist() == [True, True, False, True]
-    assert to_ask(p, chosen, reach, 2, bonus=np.array([0.0, 0.0, 0.3, 0.0])).tolist() == [True, False, True, False]
+    assert to_ask(p, chosen, reach, 2, value=Weighting(np.array([1.0, 1.0, 0.1, 6.0]))).tolist() == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert to_ask(p, chosen, reach, 2, value=Weighting(bonus=np.array([0.0, 0.0, 0.3, 0.0]))).tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 @given(st.lists(st.tuples(P, P), min_size=1, max_size=20), FUSION)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
 from corella_edge.ranking import Lists as Plain
-from corella_edge.routing.decision import Reach, exact, worth
+from corella_edge.routing.decision import Reach, Weighting, exact
 from corella_edge.routing.decision_curve import ALL, Lists, curve, ways_of
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import LabelledRows
@@ -64,7 +64,8 @@ def test_the_exact_decision_never_changes_the_ndcg(
     for start, end in zip(lists.starts[:-1], lists.starts[1:], strict=True):
         span = slice(start, end)
         first, second = (
-            np.argsort(-worth(v[span], lists.weight[span], lists.bonus[span]), kind="stable")[:k].tolist() for v in both
+            np.argsort(-Weighting(lists.weight[span], lists.bonus[span])(v[span]), kind="stable")[:k].tolist()
+            for v in both
         )
         assert first == second
 

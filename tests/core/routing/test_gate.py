@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -215,3 +216,40 @@ def test_what_a_request_tells(values: list[float], history: int) -> None:
     bare = inputs_of(p, history, unknown, needs=("popularity", "text"))
     assert list(bare) == ["popularity", "text"]
     assert np.isnan(bare["text"]).all()
+
+
+@pytest.mark.parametrize("kind", ["ridge", "logistic"])
+@pytest.mark.parametrize("n", [2, 20])
+def test_a_row_of_chance_one_in_n_counts_as_n_rows(kind: str, n: int) -> None:
+    rows = made(400, n)
+    part = np.flatnonzero(np.abs(rows.p - 0.5) > 0.3)
+    weight = np.ones(400)
+    weight[part] = n
+    many = rows.take(np.concatenate([np.arange(400), *[part] * (n - 1)]))
+    one = fit(kind, rows.p, rows.benefit, rows.inputs, ("popularity",), 1e-9, weight / weight.mean())
+    other = fit(kind, many.p, many.benefit, many.inputs, ("popularity",), 1e-9)
+    plain = fit(kind, rows.p, rows.benefit, rows.inputs, ("popularity",), 1e-9)
+    ours, theirs, without = (gate(rows.p, rows.inputs) for gate in (one, other, plain))
+    assert ours == pytest.approx(theirs, abs=1e-4)
+    assert np.abs(without - theirs).mean() > 0.01
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.7]), st.floats(1, 20)), min_size=1, max_size=60), st.floats(0, 1)
+)
+def test_a_share_of_what_rows_stand_for_is_exact_to_one_row(rows: list[tuple[float, float]], share: float) -> None:
+    v, weight = (np.array(column) for column in zip(*rows, strict=True))
+    chosen = first(v, share, np.random.default_rng(0).random(len(v)), weight)
+    assert abs(weight[chosen].sum() - share * weight.sum()) <= weight.max()
+    if chosen.any() and not chosen.all():
+        assert v[chosen].min() >= v[~chosen].max()
+
+
+def test_a_log_of_one_chance_has_no_weights() -> None:
+    rows = log(1400)
+    assert Asked.of(rows, REPLACE).weight is None
+    assert Asked.of(replace(rows, propensity=np.full(1400, 0.5)), REPLACE).weight is None
+    uneven = Asked.of(replace(rows, propensity=np.where(np.arange(1400) < 700, 0.5, 1.0)), REPLACE)
+    assert uneven.weight is not None
+    assert uneven.weight.mean() == pytest.approx(1.0)
+    assert uneven.weight[0] == pytest.approx(2 * uneven.weight[-1])

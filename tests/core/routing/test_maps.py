@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,11 +16,13 @@ from sklearn.linear_model import LogisticRegression
 
 from corella_edge.errors import BundleError
 from corella_edge.metrics import ece, row_loss
-from corella_edge.routing.fit import WITH_INPUTS, choose, fit_fusion, fitting, routed
+from corella_edge.routing.fit import WITH_INPUTS, choose, fit_fusion, fitting, routed, standing
 from corella_edge.routing.fit_maps import fit_map, fit_maps, isotonic, pooled
 from corella_edge.routing.fusion import Beside, Fusion, fuse, parse_fusion
+from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.log_odds import logit, sigmoid
 from corella_edge.routing.maps import IDENTITY, KINDS, MOST, PLAIN, Line, Maps, Steps, parse_map
+from corella_edge.routing.measure import entropy
 from corella_edge.routing.policy import Policy
 from logs import labelled_log
 
@@ -277,3 +280,63 @@ def test_few_routed_rows_are_fitted_on_all_answers() -> None:
     many = labelled_log(400, 10, 80)
     assert fitting(many, Policy()).mean() == pytest.approx(0.28, abs=0.01)
     assert fit_maps(many, fitting(many, HALF), "none") == PLAIN
+
+
+def by_chance(rows: LabelledRows, seed: int) -> LabelledRows:
+    """The same log where the LLM was asked seldom about what the base model is sure of, and always about the rest."""
+    chance = np.where(np.abs(rows.crm - 0.5) < 0.15, 1.0, 0.2)
+    told = np.random.default_rng([seed, 7]).random(len(rows)) < chance
+    return replace(rows, llm=np.where(told, rows.llm, np.nan), propensity=chance)
+
+
+def test_rows_asked_by_chance_fit_the_map_of_a_log_where_all_are_asked() -> None:
+    """The LLM is too sure of itself just where it is seldom asked: without weights the map would not know."""
+    off = {"weighted": 0.0, "unweighted": 0.0}
+    for seed in range(5):
+        rows = labelled_log(2000, 10, 300, seed=seed)
+        wrong = sigmoid(np.where(np.abs(rows.crm - 0.5) < 0.15, 1.0, 3.0) * logit(rows.llm))
+        rows = replace(rows, llm=wrong)
+        seen, at = by_chance(rows, seed), np.linspace(0.02, 0.98, 49)
+        whole = fit_maps(rows, rows.known, "platt").llm(at)
+        off["weighted"] += float(np.abs(fit_maps(seen, seen.known, "platt").llm(at) - whole).mean())
+        plain = replace(seen, propensity=np.ones(len(seen)))
+        off["unweighted"] += float(np.abs(fit_maps(plain, seen.known, "platt").llm(at) - whole).mean())
+    assert off["weighted"] < 0.7 * off["unweighted"]
+
+
+def test_one_chance_for_all_is_no_weight() -> None:
+    rows = labelled_log(200, 6, 40, known=0.5)
+    same = replace(rows, propensity=np.ones(len(rows)))
+    at = np.linspace(0, 1, 31)
+    for kind in KINDS:
+        one, other = (fit_maps(some, rows.known, kind).llm(at) for some in (rows, same))
+        assert one == pytest.approx(other, abs=1e-9)
+
+
+@given(st.integers(1, 4), st.integers(0, 20))
+def test_a_row_of_chance_one_in_n_counts_as_n_rows(n: int, seed: int) -> None:
+    rows = labelled_log(40, 5, 10, seed=seed)
+    part = np.random.default_rng(seed).random(len(rows)) < 0.4
+    weighted = replace(rows, propensity=np.where(part, 1.0 / n, 1.0))
+    many = rows.take(np.concatenate([np.arange(len(rows)), *[np.flatnonzero(part)] * (n - 1)]))
+    at, every = np.linspace(0, 1, 31), np.ones(len(many), bool)
+    least = 1.0 / (len(rows) + 2)  # isotonic maps stay that far from the ends, by the number of rows
+    for kind in ("platt", "temperature", "isotonic"):
+        one, other = fit_maps(weighted, rows.known, kind), fit_maps(many, every, kind)
+        ours, theirs = (np.clip(found.llm(at), least, 1 - least) for found in (one, other))
+        assert ours == pytest.approx(theirs, abs=5e-3)  # but for the ridge, which is of a row
+
+
+def test_a_choice_is_judged_by_what_rows_stand_for() -> None:
+    """What every row stands for sums up, in the mean, to the log where all were asked."""
+    rows = labelled_log(2000, 10, 300)
+    seen = by_chance(rows, 0)
+    policy = Policy(threshold=0.3)
+    stands = standing(seen, policy)
+    assert stands.sum() == pytest.approx(len(rows), rel=0.05)
+    assert (stands[~seen.known & (entropy(seen.crm) >= 0.3)] == 0).all()
+    assert (stands[entropy(seen.crm) < 0.3] == 1).all()
+    assert (standing(rows, policy) == 1).all()
+    whole, weighted = (choose(some, policy).table[0]["logloss"] for some in (rows, seen))
+    plain = choose(replace(seen, propensity=np.ones(len(seen))), policy).table[0]["logloss"]
+    assert abs(weighted - whole) < abs(plain - whole)

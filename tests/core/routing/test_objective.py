@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corella_edge.routing import load
 from corella_edge.routing.forms import parse_threshold
 from corella_edge.routing.load import Box
-from corella_edge.routing.measure import LN2, entropy
+from corella_edge.routing.measure import LN2, Band, entropy
 from corella_edge.routing.objective import Eased, Objective, decided, lowered, observed
 from corella_edge.routing.policy import Calibration, Policy, Routing
 
@@ -110,3 +111,29 @@ def test_the_factor_is_of_the_share() -> None:
     unknown = Policy(threshold=0.5)
     assert lowered(unknown, Routing(), 0.5) is unknown
     assert len(lowered(unknown, Routing(), 0.0).route(P)[0]) == 0
+
+
+BANDS = Routing(probabilities=np.sort(P))
+
+
+@given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_a_band_grows_narrower_with_the_factor(a: float, b: float, low: float, high: float) -> None:
+    policy = Policy(Band(min(low, high), max(low, high)), 0.0)
+    less, more = ({*lowered(policy, BANDS, factor).route(P)[0].tolist()} for factor in sorted((a, b)))
+    assert less <= more <= {*policy.route(P)[0].tolist()}
+
+
+@given(st.sampled_from([0.25, 0.5, 0.75]), st.floats(0.0, 0.4), st.floats(0.6, 1.0))
+def test_a_band_keeps_the_wanted_part_of_its_share_from_its_middle(factor: float, low: float, high: float) -> None:
+    policy = Policy(Band(low, high), 0.0)
+    kept, whole = lowered(policy, BANDS, factor).route(P)[0], policy.route(P)[0]
+    assert abs(len(kept) - factor * len(whole)) <= 1.0
+    near = np.abs(P - 0.5 * (low + high))
+    assert near[kept].max() <= np.delete(near, kept)[np.isin(np.delete(np.arange(len(P)), kept), whole)].min() + 1e-12
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=60), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_the_share_of_a_band_is_counted_on_the_probabilities(values: list[float], low: float, high: float) -> None:
+    p, band = np.sort(values), Band(min(low, high), max(low, high))
+    found = Routing(probabilities=p).share(Policy(band, 0.0))
+    assert found == pytest.approx(np.mean((p >= band.low) & (p <= band.high)))

@@ -99,7 +99,9 @@ def test_more_rows_show_smaller_gains() -> None:
     assert not less.holds
     assert more.holds
     assert less.needed == pytest.approx(more.needed, rel=0.6)  # the same world: the same number is needed
-    assert f"{less.needed:,} held-out rows" in str(less)
+    assert f"{less.needed:,} held-out rows of {less.of:,} users" in str(less)
+    assert less.of / less.needed == pytest.approx(20 / 360, rel=0.05)  # of users with as many rows
+    assert more.of <= 500
 
 
 @pytest.mark.parametrize("users", [1, 30])
@@ -108,7 +110,30 @@ def test_rows_that_show_nothing_still_get_a_number(users: int) -> None:
     found = enough(rows, gain_of(rows), 0.01)
     assert not found.holds
     assert found.needed > 1000
-    assert "they show no gain whatever" in str(found)
+    assert found.advice == "collect more"
+    said = "they show no gain whatever" if users > 1 else "so few users do not tell how much a gain differs"
+    assert said in str(found)
+
+
+def test_a_few_users_are_no_measure_of_users_however_many_rows_they_have() -> None:
+    rows = labelled_log(400, 6, 9)
+    found = enough(rows, gain_of(rows), 0.01)
+    assert not found.holds
+    assert found.smallest == np.inf
+    assert found.of >= 10
+    assert "(it takes 10)" in str(found)
+    assert enough(labelled_log(400, 6, 10), gain_of(labelled_log(400, 6, 10)), 0.5).holds
+
+
+@given(st.integers(0, 30), st.floats(1e-4, 0.05))
+def test_the_gain_that_is_advised_is_one_that_the_rows_show(seed: int, wanted: float) -> None:
+    rows = labelled_log(60, 6, 20, seed=seed)
+    found = enough(rows, gain_of(rows), wanted)
+    if found.holds:
+        return
+    said = float(found.advice.partition("--gain ")[2].split()[0])
+    assert found.smallest <= said <= 1.1 * found.smallest
+    assert enough(rows, gain_of(rows), said).holds
 
 
 def told(parts: Parts) -> str:
@@ -139,4 +164,4 @@ def test_a_log_that_a_policy_made_is_told() -> None:
 
 
 def test_unequal_chances_are_told() -> None:
-    assert "weighs rows by that chance" in told(by_time(replace(LOG, propensity=np.where(LOG.crm > 0.5, 0.5, 1.0))))
+    assert "what is fitted weighs them" in told(by_time(replace(LOG, propensity=np.where(LOG.crm > 0.5, 0.5, 1.0))))

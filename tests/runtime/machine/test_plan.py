@@ -40,6 +40,16 @@ GOLDEN: dict[str, Any] = {
 }  # fmt: skip
 
 
+def test_what_asking_costs_is_there_and_back() -> None:
+    priced = replace(PLAN, llm=replace(PLAN.llm, ask_ms=(9.5, 0.25)))
+    made = json.loads(json.dumps(priced.to_json()))
+    assert made["llm"]["ask_ms"] == [9.5, 0.25]
+    assert Plan.from_json(made) == priced
+    for wrong in ([9.5], [9.5, -1.0], "9.5", [9.5, None]):
+        with pytest.raises(InputError, match=r"llm\.ask_ms"):
+            Plan.from_json({**made, "llm": {**made["llm"], "ask_ms": wrong}})
+
+
 def test_golden() -> None:
     assert json.loads(json.dumps(PLAN.to_json())) == GOLDEN
     assert Plan.from_json(GOLDEN) == PLAN

@@ -19,7 +19,7 @@ import pytest
 from corella_edge.history import GIVEN
 from corella_edge.request import Request
 from corella_edge.routing.forms import parse_threshold
-from corella_edge.routing.measure import entropy, is_routed
+from corella_edge.routing.measure import BY_ENTROPY, entropy, is_routed
 from corella_edge.routing.policy import Routing
 from corella_edge.scores import Scores, Trace
 from corella_edge_runtime.server.app import build_app
@@ -60,6 +60,7 @@ class FakeRanker:
         self.showcase: Any = None  # the tests of the page put a real one here
         self.control: Any = None
         self.routing = Routing()
+        self.measure = BY_ENTROPY
         self.delay, self.error = delay, error
         self.blocked, self.crm_blocked = threading.Event(), threading.Event()
         self.blocked.set()

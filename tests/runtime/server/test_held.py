@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from prometheus_client import parser
 
 from corella_edge.cli.serve import serve
-from corella_edge.routing.measure import entropy
+from corella_edge.routing.gate import FIRST, Gate
+from corella_edge.routing.measure import BY_ENTROPY, Band, entropy
 from corella_edge.routing.policy import Calibration, Routing
 from corella_edge.scores import Scores
 from corella_edge_runtime.server.fleet import Fleet
@@ -91,10 +92,12 @@ def test_the_signals_of_a_version_are_of_what_it_answered_lately() -> None:
     signals = Signals(lambda: now[0])
     for _ in range(2 * TOGETHER + 5):
         now[0] += 10.0
-        signals.add("a", routing, answered(rng.beta(1, 6, 20), np.arange(20) < 4), {})
+        signals.add("a", routing, BY_ENTROPY, answered(rng.beta(1, 6, 20), np.arange(20) < 4), {})
     for _ in range(2 * TOGETHER):
         now[0] += 10.0
-        signals.add("b", routing, answered(rng.beta(3, 4, 20), np.arange(20) < 4), {"item": 20, "genre": 20})
+        signals.add(
+            "b", routing, BY_ENTROPY, answered(rng.beta(3, 4, 20), np.arange(20) < 4), {"item": 20, "genre": 20}
+        )
     first, then = signals.of("a"), signals.of("b")
     assert first
     assert then
@@ -103,6 +106,46 @@ def test_the_signals_of_a_version_are_of_what_it_answered_lately() -> None:
     assert (first.unknown["item"], then.unknown["item"], then.unknown["user"]) == (0.0, 1.0, 0.0)
     signals.keep({"b"})
     assert signals.of("a") is None
+
+
+GATE = Gate("ridge", ("popularity",), (0.0,), (*[0.0] * FIRST, 1.0, 0.0))  # its value is the input itself
+
+
+def by_gate(popularity: np.ndarray, known: bool = True) -> Scores:
+    found = answered(np.full(len(popularity), 0.3), np.zeros(len(popularity), bool))
+    found.inputs = {"popularity": popularity} if known else {}
+    return found
+
+
+def test_the_index_is_of_the_measure_that_the_policy_goes_by() -> None:
+    rng = np.random.default_rng(1)
+    values = Calibration.fit(rng.normal(5, 1, 5000), least=GATE.least)
+    routing = Routing(calibration=Calibration.fit(np.full(50, 0.5)), measure=GATE, values=values)
+    signals = Signals(lambda: 0.0)
+    for _ in range(TOGETHER * 2):
+        signals.add("like", routing, GATE, by_gate(rng.normal(5, 1, 20)), {})
+        signals.add("other", routing, GATE, by_gate(rng.normal(7, 1, 20)), {})
+        signals.add("unknown", routing, GATE, by_gate(rng.normal(7, 1, 20), known=False), {})
+    like, other, unknown = (signals.of(name) for name in ("like", "other", "unknown"))
+    assert like
+    assert other
+    assert unknown
+    assert like.psi < 0.05 < 1.0 < other.psi
+    assert math.isnan(unknown.psi)
+    assert unknown.share(unknown.slow) == 0.0  # such requests count in all the rest
+
+
+def test_a_band_has_its_index_from_the_probabilities() -> None:
+    rng = np.random.default_rng(2)
+    routing = Routing(probabilities=np.sort(rng.beta(2, 5, 1001)))
+    signals, band = Signals(lambda: 0.0), Band(0.4, 0.6)
+    for _ in range(TOGETHER * 2):
+        signals.add("like", routing, band, answered(rng.beta(2, 5, 20), np.zeros(20, bool)), {})
+        signals.add("other", routing, band, answered(rng.beta(5, 5, 20), np.zeros(20, bool)), {})
+    like, other = signals.of("like"), signals.of("other")
+    assert like
+    assert other
+    assert like.psi < 0.05 < 0.25 < other.psi
 
 
 def test_the_metrics_have_the_signals(site: Any) -> None:
