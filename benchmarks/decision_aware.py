@@ -21,7 +21,7 @@ from typing import Any
 from corella_edge.errors import InputError
 from corella_edge.routing.curve import cut
 from corella_edge.routing.decision import Reach
-from corella_edge.routing.decision_curve import ALL, Lists, Point, curve, ways_of
+from corella_edge.routing.decision_curve import ALL, Point, RequestLists, curve, ways_of
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import entropy
 from corella_edge.routing.parts import by_time
@@ -62,7 +62,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     reaches = {miss: Reach.fit(rule.alone(asked.crm), after, miss) for miss in options.miss}
     held = parts.held if options.by == "request" else replace(parts.held, request=parts.held.user)
     weight, bonus = (column(held, name) for name in (options.weight, options.bonus))
-    lists = Lists.of(held, rule, weight, bonus, options.draws)
+    lists = RequestLists.of(held, rule, weight, bonus, options.draws)
     doubt = entropy(parts.fit.crm)
     thresholds = {ratio: cut(doubt, ratio) for ratio in options.ratios}
     cost = AskCost(options.first_ms, options.further_ms)

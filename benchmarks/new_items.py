@@ -16,7 +16,8 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,24 +27,30 @@ import numpy.typing as npt
 import torch
 
 from base_model_quality import interval, named
+from corella_edge import ranking
 from corella_edge.bundle.artefact import TEXT, TOKENIZER
 from corella_edge.errors import InputError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Feed
-from corella_edge.metrics import Bootstrap, sampled_auc
+from corella_edge.metrics import Bootstrap, Sampled, sampled_auc
+from corella_edge_export.crm.base import CrmModel
+from corella_edge_export.crm.ensemble import members_of
 from corella_edge_export.crm.rows import EncodedRows
+from corella_edge_export.crm.text_input import TextInput
 from corella_edge_export.data.prepared import PreparedData, Split
 from corella_edge_export.text import to_onnx
 from corella_edge_export.text.vectors import texts_of
 from corella_edge_export.training.run import Run
 from corella_edge_export.training.tasks.crm import tensors
-from corella_edge_export.training.tasks.sequences import item_feed
+from corella_edge_export.training.tasks.sequences import item_feed, places_of
 from corella_edge_runtime.text import TextModel
 from harness.quiet import Watch
 from harness.results import ended
 
 AT_ONCE = 1024  # rows that are scored together
-WARM, TITLES = 50, 1000  # calls before and while the time is taken
+TITLES = 1000  # whose times are taken
+TURN, WARM = 25, 2  # titles that one form gets in a row, so that its weights are at hand; calls before that
+FORMS = ("float32", "int8")
 Row = dict[str, Any]
 Indices = npt.NDArray[np.int64]
 
@@ -78,8 +85,10 @@ def measured(options: argparse.Namespace) -> Row:
     counts = {"rows": len(asked.rows), "users": len(np.unique(data.split("test").users[asked.rows])),
               "items": len(np.unique(asked.items)), "liked": int(asked.labels.sum())}  # fmt: skip
     told = {"by": "drawn items" if asked.drawn else "labels", "counts": counts, "models": models}
-    return {"what": "new items", "data": data.info["name"], "seed": options.seed, **told,
-            "vector": seconds(next(iter(runs.values())))}  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        served = forms(next(iter(runs.values())), Path(folder))
+        vector = timed(served, titles(next(iter(runs.values())))) if served else None
+    return {"what": "new items", "data": data.info["name"], "seed": options.seed, **told, "vector": vector}
 
 
 def asked_of(data: PreparedData, seed: int) -> Asked:
@@ -111,7 +120,7 @@ def others_for(data: PreparedData, split: Split, rows: Indices, new: Indices, rn
 
 
 def judged(run: Run, asked: Asked) -> Row:
-    """AUC of the run's base model with the items' words and without, and the gain."""
+    """AUC of the run's base model with the items' words and without, and the gain; what INT8 changes of it."""
     schema, catalog = run.fit_inputs()
     rows, model = EncodedRows(run.data, "test", FeatureEncoder(schema, catalog)), run.crm("crm")
     if not schema.of("vector"):
@@ -119,14 +128,65 @@ def judged(run: Run, asked: Asked) -> Row:
     if asked.drawn and any(field.side == "item" for field in schema.of("derived")):
         raise InputError(f"{run.folder}: items can be drawn for a base model whose scores are products alone")
     draws = Bootstrap(rows.split.users[asked.rows])
-    with torch.inference_mode():
-        scores = [
-            np.concatenate([model(tensors(feed)).numpy() for feed in feeds(rows, asked, words)])
-            for words in (True, False)
-        ]
-    known, oov = (sampled_auc(one, asked.labels, draws) for one in scores)
+    known, oov = (sampled_auc(scored(model, rows, asked, words), asked.labels, draws) for words in (True, False))
     return {"recipe": run.recipe.name, "words": interval(known.interval()), "oov": interval(oov.interval()),
-            "gain": interval(known.gain(oov))}  # fmt: skip
+            "gain": interval(known.gain(oov)), "int8": cost(run, model, rows, asked)}  # fmt: skip
+
+
+def cost(run: Run, model: CrmModel, rows: EncodedRows, asked: Asked) -> Row | None:
+    """AUC, and NDCG@10 of a run that ranks, with INT8 vectors of the asked items minus float32 ones; None without."""
+    items, texts = np.unique(asked.items), texts_of(run.data, run.recipe.crm.text)
+    with tempfile.TemporaryDirectory() as folder:
+        served = forms(run, Path(folder))
+        if served is None:
+            return None
+        made = {form: one.vectors([texts[item] for item in items.tolist()]) for form, one in served.items()}
+    found = []
+    for form in FORMS:
+        with vectors_of(model, items, made[form]):
+            found.append(qualities(model, rows, asked, run.recipe.crm.family.ranks))
+    exact, small = found
+    cosines = (made["float32"] * made["int8"]).sum(axis=1) / np.prod(
+        [np.linalg.norm(one, axis=1).clip(min=1e-9) for one in made.values()], axis=0
+    )
+    return {
+        metric: {"float32": interval(exact[metric].interval()), "int8": interval(small[metric].interval()),
+                 "int8 - float32": interval(small[metric].gain(exact[metric]))}
+        for metric in exact
+    } | {"cosine_mean": float(cosines.mean()), "cosine_lowest": float(cosines.min())}  # fmt: skip
+
+
+def qualities(model: CrmModel, rows: EncodedRows, asked: Asked, ranks: bool) -> dict[str, Sampled]:
+    """AUC of the asked rows and, where the run ranks, NDCG@10 of their own items in the whole catalogue."""
+    auc = sampled_auc(scored(model, rows, asked, True), asked.labels, Bootstrap(rows.split.users[asked.rows]))
+    if not ranks:
+        return {"auc": auc}
+    own = np.unique(asked.rows)
+    places = places_of(members_of(model), rows, own)
+    return {"auc": auc, "ndcg@10": ranking.sampled(places, Bootstrap(rows.split.users[own]))["ndcg@10"]}
+
+
+@contextmanager
+def vectors_of(model: CrmModel, items: Indices, vectors: npt.NDArray[np.float32]) -> Iterator[None]:
+    """The model with other text vectors of these items, float32 [items, width]."""
+    inputs = [part for part in model.modules() if isinstance(part, TextInput)]
+    tables = [part.table for part in inputs if part.table is not None]
+    before = [table[items].clone() for table in tables]
+    try:
+        with torch.no_grad():
+            for table in tables:
+                table[items] = torch.from_numpy(vectors)
+        yield
+    finally:
+        with torch.no_grad():
+            for table, old in zip(tables, before, strict=True):
+                table[items] = old
+
+
+def scored(model: CrmModel, rows: EncodedRows, asked: Asked, words: bool) -> npt.NDArray[np.float32]:
+    """The logits of the asked rows, float32 [n]."""
+    with torch.inference_mode():
+        return np.concatenate([model(tensors(feed)).numpy() for feed in feeds(rows, asked, words)])
 
 
 def feeds(rows: EncodedRows, asked: Asked, words: bool) -> Iterator[Feed]:
@@ -139,33 +199,42 @@ def feeds(rows: EncodedRows, asked: Asked, words: bool) -> Iterator[Feed]:
         yield feed
 
 
-def seconds(run: Run) -> Row | None:
-    """Milliseconds of one vector by the graph of a bundle, the median and the 99th percentile; None without one."""
+def forms(run: Run, folder: Path) -> dict[str, TextModel] | None:
+    """The run's text encoder as a bundle has it, in both forms; None without one."""
     made = run.text_model()
     if made is None:
         return None
     model, tokenizer = made
+    assert isinstance(model.width, int)
+    for form in FORMS:
+        (folder / form).mkdir()
+        told = to_onnx.write(model, tokenizer, folder / form, titles(run)[: to_onnx.JUDGED], int8=form == "int8")
+        print(f"{form}: {told}", flush=True)
+    return {form: TextModel(folder / form / TEXT, folder / form / TOKENIZER, model.width) for form in FORMS}
+
+
+def titles(run: Run) -> list[str]:
+    """The texts of the catalogue in an order of a seed, empty ones left out."""
     texts = [text for text in texts_of(run.data, run.recipe.crm.text) if text]
-    chosen = np.random.default_rng(0).permutation(len(texts))[: WARM + TITLES]
-    with tempfile.TemporaryDirectory() as folder:
-        to_onnx.write(model, tokenizer, Path(folder), texts)
-        assert isinstance(model.width, int)
-        served = TextModel(Path(folder) / TEXT, Path(folder) / TOKENIZER, model.width)
-        return timed(served, [texts[i] for i in chosen])
+    return [texts[i] for i in np.random.default_rng(0).permutation(len(texts)).tolist()]
 
 
-def timed(served: TextModel, texts: Sequence[str]) -> Row:
-    """Wall and CPU milliseconds of the texts behind the first WARM, one a call, none of them remembered."""
-    watch, took = Watch(), []
-    for text in texts:
-        wall, own = time.perf_counter(), time.process_time()
-        served.vectors([text])
-        took.append((time.perf_counter() - wall, time.process_time() - own))
-    wall, own = np.array(took[WARM:]).T * 1000
-    return {
-        "titles": len(wall), "wall_ms": _spread(wall), "cpu_ms": _spread(own), "cores": len(os.sched_getaffinity(0)),
-        "load": watch.read(),
-    }  # fmt: skip
+def timed(served: Mapping[str, TextModel], texts: Sequence[str]) -> Row:
+    """Wall and CPU milliseconds of TITLES texts by each form, one a call, none of them remembered."""
+    watch, took = Watch(), {form: np.zeros((0, 2)) for form in served}
+    for start in range(0, min(TITLES, len(texts)), TURN):
+        part = texts[start : min(start + TURN, TITLES)]
+        for form in FORMS if start // TURN % 2 else FORMS[::-1]:
+            turn = [_call(served[form], text) for text in [*[part[0]] * WARM, *part]]
+            took[form] = np.concatenate([took[form], turn[WARM:]])
+    every = {form: {"wall_ms": _spread(times[:, 0]), "cpu_ms": _spread(times[:, 1])} for form, times in took.items()}
+    return {"titles": len(took[FORMS[0]]), **every, "cores": len(os.sched_getaffinity(0)), "load": watch.read()}
+
+
+def _call(model: TextModel, text: str) -> tuple[float, float]:
+    wall, own = time.perf_counter(), time.process_time()
+    model.vectors([text])
+    return 1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - own)
 
 
 def _spread(values: npt.NDArray[np.float64]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from corella_edge.json_lines import read_lines
 from corella_edge.messages import Id, an_id, check
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.log_odds import logit
-from corella_edge.routing.replay import Logged
+from corella_edge.routing.replay import LoggedRows
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Rank = Annotated[int, Meta(ge=1)]
@@ -87,7 +87,7 @@ class Click(Struct, forbid_unknown_fields=True):
     quantity: Annotated[float, Meta(gt=0)] = 1.0
 
 
-class Label(Struct):
+class LabelLine(Struct):
     """What became of an item that a decision showed."""
 
     request: Id
@@ -156,7 +156,7 @@ def _decision(line: bytes, where: str, decoder: msgspec.json.Decoder[Decision]) 
     return found
 
 
-def read_logged(files: Iterable[Path]) -> Logged:
+def read_logged(files: Iterable[Path]) -> LoggedRows:
     """The rows of a log of decisions, each once: of requests that share an id, the first. Labels are unknown.
 
     A score that was asked for in the shadow stands where there is no other. A decision that names no request is one
@@ -200,7 +200,7 @@ def _inputs(decision: WeighedDecision) -> list[dict[str, float]]:
     ]
 
 
-def _as_columns(rows: list[tuple[Any, ...]], inputs: list[dict[str, float]]) -> Logged:
+def _as_columns(rows: list[tuple[Any, ...]], inputs: list[dict[str, float]]) -> LoggedRows:
     request, user, item, crm, llm, routed, reason, propensity, final, time = zip(*rows, strict=True)
     names = sorted({name for one in inputs for name in one})
     found = LabelledRows(
@@ -208,7 +208,7 @@ def _as_columns(rows: list[tuple[Any, ...]], inputs: list[dict[str, float]]) -> 
         label=np.full(len(rows), math.nan), crm=_numbers(crm), llm=_numbers(llm), propensity=_numbers(propensity),
         inputs={name: _numbers([one.get(name, math.nan) for one in inputs]) for name in names},
     )  # fmt: skip
-    return Logged(found, np.array(routed, bool), _texts_of(reason), _numbers(final))
+    return LoggedRows(found, np.array(routed, bool), _texts_of(reason), _numbers(final))
 
 
 def _texts_of(column: Sequence[str]) -> npt.NDArray[np.object_]:
@@ -244,7 +244,7 @@ def read_outcomes(path: Path, window: float) -> Outcome:
     """
     if "label" in _names(path):
         labels: dict[tuple[str, str], float] = {}
-        for where, label in _entries(path, Label, "label"):
+        for where, label in _entries(path, LabelLine, "label"):
             place = key(label.request, label.item)
             if labels.setdefault(place, float(label.label)) != label.label:
                 raise InputError(f"{where}: label: item {place[1]!r} of request {place[0]!r} has two labels")
@@ -255,7 +255,7 @@ def read_outcomes(path: Path, window: float) -> Outcome:
     return lambda request, item, time: float(any(0 <= at - time <= window for at in times.get((request, item), ())))
 
 
-def with_outcomes(logged: Logged, outcome: Outcome) -> Logged:
+def with_outcomes(logged: LoggedRows, outcome: Outcome) -> LoggedRows:
     """The rows whose outcome is known, with it as their label."""
     rows = logged.rows
     columns = (rows.request.tolist(), rows.item.tolist(), rows.time.tolist())

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec import field as named_field
 
-from corella_edge.messages import MAX_FEATURES, MAX_TEXT_CHARS, Id, an_id
+from corella_edge.messages import MAX_FEATURES, MAX_ID_CHARS, MAX_TEXT_CHARS, Id, an_id
 
 MAX_LISTED = 100_000  # ids in one list, values in one condition
 MAX_SIMILAR = 100  # items that others may be similar to
@@ -23,6 +23,7 @@ Words = Annotated[list[Word], Meta(max_length=MAX_LISTED)]
 Items = Annotated[list[Id], Meta(max_length=MAX_LISTED)]
 
 
+Attribute = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
 Weights = Annotated[list[Annotated[float, Meta(ge=0, le=MAX_VALUE)]], Meta(max_length=MAX_LISTED)]
 Bonuses = Annotated[list[Annotated[float, Meta(ge=-MAX_VALUE, le=MAX_VALUE)]], Meta(max_length=MAX_LISTED)]
 
@@ -90,14 +91,16 @@ class Selection(Struct, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = UNSET
     weights: Annotated[
-        Weights | Left,
+        Weights | Attribute | Left,
         Meta(
             description="A number of at least 0 for each candidate, in their order, such as a margin: ranks, and so "
-            "the `top_k`, are by weight · probability + bonus. Left out: 1 each."
+            "the `top_k`, are by weight · probability + bonus. Or the name of an attribute that holds such numbers; "
+            "an item without it has 0. Left out: 1 each."
         ),
     ] = UNSET
     bonuses: Annotated[
-        Bonuses | Left, Meta(description="A number for each candidate, such as for being new. Left out: 0 each.")
+        Bonuses | Attribute | Left,
+        Meta(description="A number for each candidate, such as for being new; or an attribute. Left out: 0 each."),
     ] = UNSET
 
 

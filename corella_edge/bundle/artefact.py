@@ -34,6 +34,7 @@ _OWN = (MANIFEST, SEAL, SIGNATURE)
 POPULAR, EVENTS = "popular.jsonl", "events.json"  # optional
 ROUTING = "routing.json"
 TEXT, TOKENIZER = "text.onnx", "text/tokenizer.json"  # optional: what makes vectors of words
+TEXT_REFERENCE = "text/reference.jsonl"  # optional: texts with the trained encoder's own vectors
 CRM_FILES = ("crm.onnx", "crm.int8.onnx")
 REQUIRED = ("schema.json", "catalog.jsonl", "crm.onnx", "routing.json", "verification.json", "reference.jsonl")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -201,7 +202,7 @@ class Bundle:
         return read_fusion(self.json(ROUTING))
 
     def tolerance(self) -> dict[str, float]:
-        """By how much two computations of a model's probability may differ, by model (`crm`, `llm`), as
+        """By how much two computations of a model's probability (`crm`, `llm`), or of a vector (`text`), may differ, as
         verification.json says; without a model of which it does not say it, or says what is no such number."""
         found = self.json("verification.json").get("tolerance")
         given = found.items() if isinstance(found, dict) else ()

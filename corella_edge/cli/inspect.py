@@ -138,6 +138,22 @@ def _calibrated_on(part: Part) -> str:
 
 
 def _quality(part: Part, found: Part) -> str:
+    """AUC, and of a base model that learns which item comes next its ranks; these alone where all rows are liked."""
+    ranked = found.get("verification", {}).get("metrics", {}).get("next_item")
+    if not ranked:
+        return _told_apart(part, found)
+    own = _ranked(ranked)
+    has_auc = any(row["ratio"] == 0 and row["auc"] is not None for row in part["table"])
+    return f"{own}; {_told_apart(part, found)}" if has_auc else f"{own}{_calibrated_on(part)}"
+
+
+def _ranked(told: Part) -> str:
+    figures = ", ".join(f"{name} {figure(told[name.lower()])}" for name in ("HR@10", "NDCG@10", "MRR"))
+    rows = f"the next liked item of {told['users']:,} validation users, among {told['items']:,} items"
+    return f"base model alone {figures} ({rows})"
+
+
+def _told_apart(part: Part, found: Part) -> str:
     by_ratio = {row["ratio"]: row["auc"] for row in part["table"]}
     usual = next((r for r in by_ratio if f"ratio:{r:g}" == part["threshold"]), None)
     asked = [*([(part["threshold"], usual)] if usual not in (None, 0, 1) else []), ("LLM asked about every row", 1)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from corella_edge.metrics import Interval
     from corella_edge.routing.offpolicy import Worth
     from corella_edge.routing.policy import Policy
-    from corella_edge.routing.replay import Logged
+    from corella_edge.routing.replay import LoggedRows
 
 HOUR = 3600.0
 PATH = click.Path(path_type=Path)
@@ -38,14 +38,14 @@ CLIP = click.option(
 )  # fmt: skip
 
 
-def read_rows(place: Path) -> Logged:
+def read_rows(place: Path) -> LoggedRows:
     """A log of decisions, or a table of labelled rows (.parquet, .csv, or JSON lines with a label).
 
     Raises:
         InputError: names file and line.
     """
     from corella_edge.decision_log import decision_files, read_logged
-    from corella_edge.routing.replay import Logged
+    from corella_edge.routing.replay import LoggedRows
 
     if place.suffix not in (".parquet", ".csv") and not _is_labelled(place):
         return read_logged(decision_files(place, "LOG"))
@@ -54,7 +54,7 @@ def read_rows(place: Path) -> Logged:
     from corella_edge_runtime.calibrate.log import read
 
     rows = read(place)
-    return Logged(rows, rows.known, np.full(len(rows), "", np.object_), np.full(len(rows), np.nan))
+    return LoggedRows(rows, rows.known, np.full(len(rows), "", np.object_), np.full(len(rows), np.nan))
 
 
 def _is_labelled(place: Path) -> bool:
@@ -65,7 +65,7 @@ def _is_labelled(place: Path) -> bool:
         return b'"candidates"' not in (head := file.readline()) and b'"label"' in head
 
 
-def labelled_rows(logged: Logged, labels: Path | None, window_hours: float) -> Logged:
+def labelled_rows(logged: LoggedRows, labels: Path | None, window_hours: float) -> LoggedRows:
     """The rows whose label is known: by the file, or by themselves without one.
 
     Raises:

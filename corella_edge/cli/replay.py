@@ -27,7 +27,7 @@ from corella_edge.errors import InputError
 
 if TYPE_CHECKING:
     from corella_edge.routing.policy import Policy
-    from corella_edge.routing.replay import Logged, Replayed
+    from corella_edge.routing.replay import LoggedRows, Replayed
 
 DRAWS = 2000
 
@@ -77,7 +77,7 @@ def _check_out(path: Path | None) -> None:
         raise InputError(f"--rows {path}: exists; remove it or name another one")
 
 
-def _counts(logged: Logged, found: Replayed) -> dict[str, Any]:
+def _counts(logged: LoggedRows, found: Replayed) -> dict[str, Any]:
     import numpy as np
 
     requests = len(np.unique(logged.rows.request.astype(str)))
@@ -103,7 +103,7 @@ def _report(told: dict[str, Any]) -> list[str]:
             "LLM was not asked, or did not answer"]  # fmt: skip
 
 
-def _worth(logged: Logged, policy: Policy, labels: Path | None, window_hours: float, clip: float) -> Any:
+def _worth(logged: LoggedRows, policy: Policy, labels: Path | None, window_hours: float, clip: float) -> Any:
     """By name; None without labels."""
     import numpy as np
 
@@ -122,7 +122,7 @@ def _worth(logged: Logged, policy: Policy, labels: Path | None, window_hours: fl
     return found | {"now": worth(known.rows, wants(policy, known), policy.fusion, bootstrap, clip)}
 
 
-def _write(logged: Logged, found: Replayed, path: Path) -> None:
+def _write(logged: LoggedRows, found: Replayed, path: Path) -> None:
     import numpy as np
 
     undecided = np.zeros(len(logged), bool)

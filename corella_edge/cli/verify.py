@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 @click.option("--trust", metavar="KEY", help="Public key, or file of one, that BUNDLE must be signed with.")
 @json_option
 def verify(bundle: Path, llm_threads: int | None, trust: str | None, json: bool) -> None:
-    """Check every file of BUNDLE, then repeat its reference scores on this machine.
+    """Check every file of BUNDLE, then repeat its reference scores and text vectors on this machine.
 
-    Needs nothing of the training side. Without the extra [llm] the LLM's part is not checked, and says so; with it,
-    an LLM that does not compute here is an error.
+    Needs nothing of the training side. Without the extra [llm] the LLM's part is not checked, without [text] that of
+    words, and says so; with [llm], an LLM that does not compute here is an error.
     """
     from corella_edge_runtime.site.describe import survey
 
@@ -68,6 +68,7 @@ def _file_lines(result: dict[str, Any]) -> Iterator[str]:
 
 def _scores(bundle: Bundle, llm_threads: int | None) -> dict[str, Any]:
     """The reference rows, computed here: for each part how far it is from what was trained, and how far it may be."""
+    from corella_edge.bundle.artefact import TEXT
     from corella_edge.bundle.schema_files import table_problems
     from corella_edge_runtime import reference
     from corella_edge_runtime.engine import Engine
@@ -77,7 +78,11 @@ def _scores(bundle: Bundle, llm_threads: int | None) -> dict[str, Any]:
         found = reference.compare(engine)
         found.problems += table_problems(bundle.root)
         result: dict[str, Any] = {"crm": {"rows": found.rows, "difference": found.crm, "allowed": found.allowed.crm},
-                  "llm": None, "unchecked": list(engine.warnings), "problems": found.problems}  # fmt: skip
+                  "text": None, "llm": None, "unchecked": list(engine.warnings),
+                  "problems": found.problems}  # fmt: skip
+        if bundle.has(TEXT):
+            result["text"] = {"rows": found.texts, "difference": found.text, "allowed": found.allowed.text,
+                              "unchecked": None if found.texts else _why_no_text(bundle, engine.warnings)}  # fmt: skip
         if engine.llm is not None:
             result["llm"] = {"rows": found.llm_rows, "difference": found.llm, "allowed": found.allowed.llm,
                              "prompts": found.prompts}  # fmt: skip
@@ -85,8 +90,16 @@ def _scores(bundle: Bundle, llm_threads: int | None) -> dict[str, Any]:
     return result
 
 
+def _why_no_text(bundle: Bundle, warnings: Iterable[str]) -> str:
+    from corella_edge.bundle.artefact import TEXT_REFERENCE
+
+    return "; ".join(warnings) if bundle.has(TEXT_REFERENCE) else f"the bundle has no {TEXT_REFERENCE}"
+
+
 def _score_lines(result: dict[str, Any]) -> Iterator[str]:
     yield f"base model (CRM): {_compared(result['crm'])}"
+    if text := result["text"]:
+        yield f"text vectors: {_compared(text) if text['rows'] else 'not checked: ' + text['unchecked']}"
     if llm := result["llm"]:
         yield f"prompts: {llm['prompts']} compared by token ids"
         yield f"LLM: {_compared(llm)}"

@@ -87,7 +87,7 @@ class FeatureEncoder:
         self.unseen = Unseen(schema, self.item_tables, items, made)
         self._of_text, self._of_events = schema.of("vector"), schema.of("vectors")
         self._vectors = _vector_table(schema, catalog)
-        self._make_vectors = make_vectors
+        self.make_vectors = make_vectors
         self._lookup = lookup(catalog.ids, catalog.row_of)
         self._token = object()
 
@@ -274,19 +274,19 @@ class FeatureEncoder:
 
     def reads_words(self, candidates: Candidates | None) -> bool:
         """Whether candidates bring words that vectors may have to be made of: milliseconds each."""
-        if self._make_vectors is None or candidates is None or not candidates.own:
+        if self.make_vectors is None or candidates is None or not candidates.own:
             return False
         names = self.schema.text_attributes
         return any(not features.keys().isdisjoint(names) for features in candidates.own.values())
 
     def _bring_text(self, feed: Feed, slate: Candidates) -> None:
         """Vectors of candidates that bring other words than the catalogue's, which may be those of a tuned vector."""
-        if self._make_vectors is None or not self._of_text:
+        if self.make_vectors is None or not self._of_text:
             return
         given = {i: self._own_text(slate.items[i], features) for i, features in slate.own.items()}
         texts = {i: text for i, text in given.items() if text is not None}
         if texts:
-            feed[self._of_text[0].name][list(texts)] = self._make_vectors(list(texts.values()))
+            feed[self._of_text[0].name][list(texts)] = self.make_vectors(list(texts.values()))
 
     def _own_text(self, item: str, features: Features) -> str | None:
         """What the words of a candidate are with the features that it brings; None where they are the catalogue's."""

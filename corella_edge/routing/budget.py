@@ -126,7 +126,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class BudgetState:
     """A controller between two requests.
 
     Attributes:
@@ -173,22 +173,22 @@ class State:
         return min(window, max(now - since, window / SLICES))
 
 
-def begin(target: Target, own: float) -> State:
+def begin(target: Target, own: float) -> BudgetState:
     """The state before the first request; `own`: the level of the threshold that stands without a target."""
     if target.share is not None:
-        return State(target.share, target.share)
+        return BudgetState(target.share, target.share)
     level = max(own, PROBE) if target.ms > 0.0 else 0.0
-    return State(level, level)
+    return BudgetState(level, level)
 
 
-def aged(state: State, target: Target, now: float) -> State:
+def aged(state: BudgetState, target: Target, now: float) -> BudgetState:
     """The state at a later time: what left the window is not in it."""
     past = now - target.window
     kept = tuple(part for part in state.slices if part.begun > past)
     return state if len(kept) == len(state.slices) else replace(state, slices=kept)
 
 
-def observed(state: State, target: Target, seen: Seen, now: float) -> State:
+def observed(state: BudgetState, target: Target, seen: Seen, now: float) -> BudgetState:
     """The state after one more request; the level is `decided` by itself."""
     state = aged(state, target, now)
     fade = 1.0 if state.seen is None else np.exp(min(0.0, state.seen - now) / (LATELY * target.window))
@@ -218,7 +218,7 @@ def _added(slices: tuple[Slice, ...], target: Target, seen: Seen, now: float) ->
     return (*slices[:-1], grown)
 
 
-def decided(state: State, target: Target, now: float) -> State:
+def decided(state: BudgetState, target: Target, now: float) -> BudgetState:
     """The state with the level that is right now; shares 0 and 1 are exact, and what is not known moves nothing."""
     if target.share in (0.0, 1.0):
         return replace(state, level=target.share, goal=target.share, frozen="")
@@ -237,12 +237,12 @@ def decided(state: State, target: Target, now: float) -> State:
     return replace(state, level=level, goal=min(goal, 1.0), trim=trim, decided=now, frozen="")
 
 
-def _share_goal(state: State, share: float) -> tuple[float | None, float]:
+def _share_goal(state: BudgetState, share: float) -> tuple[float | None, float]:
     """The share to aim at, and what was spent of what was allowed."""
     return share, state.asked / (share * state.candidates)
 
 
-def _ms_goal(state: State, target: Target, now: float) -> tuple[float | None, float]:
+def _ms_goal(state: BudgetState, target: Target, now: float) -> tuple[float | None, float]:
     """As `_share_goal`: the target over what the candidates of a second would cost if all were asked."""
     busy, asked = sum(part.busy for part in state.slices), state.asked
     if asked < LEAST_ASKED or busy <= 0.0:
@@ -274,7 +274,7 @@ def level_for(lately: Floats, weight: float, share: float) -> float:
 
 
 def within_caps(
-    state: State, target: Target, measure: Floats, new_items: Bools, new_user: bool, user: str | None
+    state: BudgetState, target: Target, measure: Floats, new_items: Bools, new_user: bool, user: str | None
 ) -> Bools:
     """bool [m]: which of one request's m hard candidates the caps let through, the hardest first.
 
@@ -306,7 +306,7 @@ def _cut(passed: Bools, order: npt.NDArray[np.intp], room: float) -> None:
     passed[still[max(0, int(room)) :]] = False
 
 
-def forgotten(state: State, user: str) -> State:
+def forgotten(state: BudgetState, user: str) -> BudgetState:
     """The state without a user's id; what was asked stays counted."""
     slices = tuple(
         replace(part, users={name: asked for name, asked in part.users.items() if name != user})

@@ -17,7 +17,7 @@ import numpy as np
 from corella_edge.errors import InputError
 from corella_edge.judge import Json, gains, shown
 from corella_edge.metrics import Sampled, row_loss
-from corella_edge.routing.curve import Cost, Held, curve, cut, knee, point, won
+from corella_edge.routing.curve import Cost, HeldOut, curve, cut, knee, point, won
 from corella_edge.routing.decision import Reach
 from corella_edge.routing.decision_curve import in_report
 from corella_edge.routing.fit import LEAST_SHARE, choose, fit_fusion, fitting, without_llm
@@ -145,19 +145,19 @@ def fused(parts: Parts, wanted: Wanted, name: str) -> tuple[Wanted, Json]:
     return replace(wanted, fusion=rule, mute=mute), told
 
 
-def _promised(promise: Promise, wanted: Wanted, parts: Parts, held: Held, share: float) -> tuple[float, Json]:
+def _promised(promise: Promise, wanted: Wanted, parts: Parts, held: HeldOut, share: float) -> tuple[float, Json]:
     """The threshold, from rows that the measure was not fitted on, and what the later part says of the promise."""
     rows = parts.fit if wanted.fresh is None else wanted.fresh
     threshold, told = promised(promise, rows, measured(rows, wanted.measure), share)
     return threshold, {**told, "missed_later": realised(parts.held, held.values, threshold, wanted.draws)}
 
 
-def _by_llm(held: Held, threshold: float, wanted: Wanted) -> Json | None:
+def _by_llm(held: HeldOut, threshold: float, wanted: Wanted) -> Json | None:
     """What the LLM's answers bring of the policy's gain: paired with the same fusion, fitted and applied to the same
     rows without them. None for a rule that weighs nothing, where that is all of it."""
     if wanted.mute is None:
         return None
-    other, chosen = Held(held.rows, held.values, wanted.mute, wanted.draws), held.chosen(threshold)
+    other, chosen = HeldOut(held.rows, held.values, wanted.mute, wanted.draws), held.chosen(threshold)
     return gains(held.judge(held.answer(chosen)), held.judge(other.answer(chosen)))
 
 
@@ -189,8 +189,8 @@ def _check(name: str, part: LabelledRows, measure: Measure) -> None:
                          "brings, take a sample of its answers down (`serve --shadow`)")  # fmt: skip
 
 
-def _held(part: LabelledRows, wanted: Wanted) -> Held:
-    return Held(part, measured(part, wanted.measure), wanted.fusion, wanted.draws)
+def _held(part: LabelledRows, wanted: Wanted) -> HeldOut:
+    return HeldOut(part, measured(part, wanted.measure), wanted.fusion, wanted.draws)
 
 
 def unheard(rows: LabelledRows, rule: Fusion) -> bool:
@@ -199,7 +199,7 @@ def unheard(rows: LabelledRows, rule: Fusion) -> bool:
     return np.array_equal(no, yes)
 
 
-def _enough(held: Held, threshold: float, gain: float, rule: Fusion) -> Enough:
+def _enough(held: HeldOut, threshold: float, gain: float, rule: Fusion) -> Enough:
     """Raises InputError, which says how many rows would be enough."""
     chosen = held.chosen(threshold)
     if not chosen.any():  # what the LLM alone gains is all there is to see
@@ -215,12 +215,12 @@ def _enough(held: Held, threshold: float, gain: float, rule: Fusion) -> Enough:
     return found
 
 
-def _thresholds(fit: Held, wanted: Wanted) -> dict[float, float]:
+def _thresholds(fit: HeldOut, wanted: Wanted) -> dict[float, float]:
     """By ratio, what routes as many of the earlier rows."""
     return {ratio: cut(fit.values, ratio) for ratio in sorted({0.0, *wanted.ratios, 1.0})}
 
 
-def _judged(fit: Held, held: Held, threshold: float, wanted: Wanted) -> Json:
+def _judged(fit: HeldOut, held: HeldOut, threshold: float, wanted: Wanted) -> Json:
     """Figures of the later part alone."""
     thresholds = _thresholds(fit, wanted)
     known, crm = held.judged.known, held.judged.crm

@@ -41,7 +41,7 @@ def cut(values: Floats, share: float) -> float:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOut:
     """Rows of known outcome, with the measure that orders them and what is answered if they are routed.
 
     Attributes:
@@ -111,7 +111,7 @@ class Held:
         return float(asked.mean()), float((asked > 0).mean())
 
 
-def point(held: Held, threshold: float, cost: Cost | None = None) -> Json:
+def point(held: HeldOut, threshold: float, cost: Cost | None = None) -> Json:
     """Everything that is known of one threshold: share, work, metrics with gains, and the random and oracle lines.
 
     `cost` gives milliseconds of so many asked candidates in so many touched requests.
@@ -134,7 +134,7 @@ def point(held: Held, threshold: float, cost: Cost | None = None) -> Json:
     }  # fmt: skip
 
 
-def at_random(held: Held, count: int) -> dict[str, float | None]:
+def at_random(held: HeldOut, count: int) -> dict[str, float | None]:
     """Every metric if as many answerable rows are asked about at random: the mean over several choices."""
     rng, answerable = np.random.default_rng(held.seed), np.flatnonzero(held.judged.known)
     found = []
@@ -145,7 +145,7 @@ def at_random(held: Held, count: int) -> dict[str, float | None]:
     return {name: number(float(np.mean([one[name] for one in found]))) for name in found[0]}
 
 
-def oracle(held: Held, count: int) -> Mask:
+def oracle(held: HeldOut, count: int) -> Mask:
     """bool [m]: the rows whose log-loss falls most by asking, labels known."""
     chosen = np.zeros(len(held.judged), dtype=bool)
     order = np.argsort(np.where(held.judged.known, -held.helped, np.inf), kind="stable")
@@ -153,12 +153,12 @@ def oracle(held: Held, count: int) -> Mask:
     return chosen
 
 
-def curve(held: Held, thresholds: Mapping[float, float], cost: Cost | None = None) -> list[Json]:
+def curve(held: HeldOut, thresholds: Mapping[float, float], cost: Cost | None = None) -> list[Json]:
     """A `point` for each asked ratio and its threshold, in order."""
     return [{"ratio": ratio, **point(held, threshold, cost)} for ratio, threshold in thresholds.items()]
 
 
-def won(held: Held, thresholds: Sequence[float]) -> Json:
+def won(held: HeldOut, thresholds: Sequence[float]) -> Json:
     """APGR by metric: the mean over shares of (routed - base) / (LLM - base), with its interval over users.
 
     The integral over the realised share is by trapezoids between the thresholds, which must fall from never (inf) to
@@ -187,7 +187,7 @@ def _area(metric: str, shares: Floats, figures: Sequence[Figures]) -> Json:
     return {**interval(Sampled(value / gap.value, part).interval()), "gap": interval(found)}
 
 
-def knee(held: Held, shares: Sequence[float] = FINE) -> float | None:
+def knee(held: HeldOut, shares: Sequence[float] = FINE) -> float | None:
     """The share after which more of the LLM brings less than its part: None if no share brings anything.
 
     Where the gain in AUC over the share is highest above the straight line from nothing to the best share (Satopää et

@@ -31,7 +31,7 @@ MOST_LISTS = 5000  # requests that a report draws
 
 
 @dataclass(frozen=True)
-class Lists:
+class RequestLists:
     """Candidates of requests whose outcome is known; float64 [n] each, the rows of a request side by side.
 
     Attributes:
@@ -59,7 +59,7 @@ class Lists:
     def of(
         cls, rows: LabelledRows, rule: Fusion, weight: Floats | None = None, bonus: Floats | None = None,
         draws: int = 2000,
-    ) -> Lists:  # fmt: skip
+    ) -> RequestLists:  # fmt: skip
         """Of the requests with two candidates or more.
 
         Raises:
@@ -152,7 +152,7 @@ class Point:
 
 
 def curve(
-    lists: Lists,
+    lists: RequestLists,
     values: Floats,
     thresholds: Mapping[float, float],
     k: int,
@@ -190,7 +190,7 @@ def in_report(
     if (drawn := _some(rows)) is None:
         return None
     part, value = rows.take(drawn), values[drawn]
-    lists = Lists.of(part, rule, draws=draws)
+    lists = RequestLists.of(part, rule, draws=draws)
     k = max(1, min(TOP, int(np.median(np.diff(lists.starts))) // 2))
     ends = exact(rule, part.crm[lists.places], part.take(lists.places).inputs) if reach is None else reach(lists.p)
     time = cost or (lambda asked, touched: math.nan)
@@ -219,7 +219,7 @@ def _point(one: Point) -> Json:
 
 
 def ways_of(
-    lists: Lists, rows: LabelledRows, rule: Fusion, reaches: Mapping[float, Reach]
+    lists: RequestLists, rows: LabelledRows, rule: Fusion, reaches: Mapping[float, Reach]
 ) -> dict[str, tuple[Ends, bool]]:
     """The ways that are compared: by what the rule can do at all, and by each reach as a list and as a set.
 

@@ -18,7 +18,7 @@ LEAST, LEAST_ANSWERED = 1000.0, 100.0  # candidates and answers below which a hi
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class Histogram:
     """The measure's histogram on the calibration rows: `edges` float64 [b - 1] ascending between b bins, each with the
     edge on its left; `expected` float64 [b], the share of the rows in each."""
 
@@ -31,18 +31,18 @@ class Reference:
         return np.bincount(places, minlength=len(self.expected)).astype(np.float64)
 
 
-def reference(calibration: Calibration | None, bins: int = BINS) -> Reference:
+def histogram_of(calibration: Calibration | None, bins: int = BINS) -> Histogram:
     """A histogram with about as many calibration rows in each bin; equal thresholds (ties) make fewer bins, and without
     a calibration there is one."""
     if calibration is None:
-        return Reference(np.empty(0), np.ones(1))
+        return Histogram(np.empty(0), np.ones(1))
     shares, values = calibration.shares, calibration.thresholds
     wanted = np.searchsorted(shares, np.arange(1, bins) / bins - 1e-9)
     edges = np.unique(values[wanted][np.isfinite(values[wanted])])
     # The share that lies at or above an edge is the largest whose threshold still reaches it.
     above = np.array([shares[values >= edge].max(initial=0.0) for edge in edges.tolist()])
     expected = -np.diff(np.concatenate(([1.0], above, [0.0])))
-    return Reference(edges, expected)
+    return Histogram(edges, expected)
 
 
 def psi(expected: Floats, counts: Floats) -> float:
@@ -73,7 +73,7 @@ class Batch:
 
 def batch(
     measure: Floats, routed: npt.NDArray[np.bool_], crm: Floats, llm: Floats, new_items: int, new_users: int,
-    histogram: Reference,
+    histogram: Histogram,
 ) -> Batch:  # fmt: skip
     """Of candidates in any order.
 
@@ -109,7 +109,7 @@ class Window:
 class Drift:
     """The state, and what it says. A figure is NaN where too little was seen to say it."""
 
-    reference: Reference
+    histogram: Histogram
     fast: Window
     slow: Window
     seen: float | None = field(default=None)
@@ -122,7 +122,7 @@ class Drift:
     def psi(self) -> float:
         """Of the measure in the slow window, against the calibration rows."""
         counts = self.slow.sums.counts
-        return psi(self.reference.expected, counts) if counts.sum() >= LEAST and len(counts) > 1 else math.nan
+        return psi(self.histogram.expected, counts) if counts.sum() >= LEAST and len(counts) > 1 else math.nan
 
     @property
     def unknown(self) -> dict[str, float]:
@@ -143,7 +143,7 @@ def _part(of: float, number: float) -> float:
 
 def begin(calibration: Calibration | None, fast: float = FAST, slow: float = SLOW) -> Drift:
     """Nothing seen yet."""
-    histogram = reference(calibration)
+    histogram = histogram_of(calibration)
     nothing = Batch(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, np.zeros(len(histogram.expected)))
     return Drift(histogram, Window(fast, nothing), Window(slow, nothing))
 

@@ -35,7 +35,7 @@ WITH_INPUTS = "stack with inputs"
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenFusion:
     """What was chosen, and what was tried.
 
     Attributes:
@@ -52,7 +52,7 @@ class Choice:
     note: str = ""
 
 
-def choose(rows: LabelledRows, policy: Policy, held: LabelledRows | None = None) -> Choice:
+def choose(rows: LabelledRows, policy: Policy, held: LabelledRows | None = None) -> ChosenFusion:
     """The fusion with the lowest log-loss of all rows' final probabilities, of equal ones the simplest. Rows count as
     `standing` says.
 
@@ -75,7 +75,7 @@ def choose(rows: LabelledRows, policy: Policy, held: LabelledRows | None = None)
         row["chosen"] = place == best
     made = fit_fusion(rows, fitting(rows, policy), table[best]["rule"], table[best]["maps"])
     note = "" if able else "the LLM has answered no rows of both classes, so that nothing can be fitted"
-    return Choice(replace(policy, fusion=made), table, len(judged), int(chosen.sum()), note)
+    return ChosenFusion(replace(policy, fusion=made), table, len(judged), int(chosen.sum()), note)
 
 
 def routed(rows: LabelledRows, policy: Policy) -> Mask:

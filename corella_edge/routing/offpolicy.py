@@ -30,7 +30,7 @@ FOLDS, BINS = 2, 10
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Evidence:
     """What a log knows of the rows that a policy would ask, bool [n] each.
 
     Attributes:
@@ -58,11 +58,11 @@ class Asked:
         return float(weight.sum()) ** 2 / square if square else 0.0
 
 
-def asked(known: Mask, propensity: Floats, wanted: Mask, clip: float = CLIP) -> Asked:
+def evidence(known: Mask, propensity: Floats, wanted: Mask, clip: float = CLIP) -> Evidence:
     """Of a log whose LLM scores are `known`, bool [n], with chance `propensity`, float64 [n] in (0, 1]."""
     decided = wanted & (known | (propensity < 1.0))
     weight = np.where(wanted, np.where(known, np.minimum(1.0 / propensity, clip), 0.0), 1.0)
-    return Asked(wanted, decided, weight)
+    return Evidence(wanted, decided, weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Worth:
 
 def worth(rows: LabelledRows, wanted: Mask, fusion: Fusion, bootstrap: Bootstrap, clip: float = CLIP) -> Worth:
     """Of a policy that asks about the rows `wanted`, bool [n]; `bootstrap` is over the rows' users."""
-    found = asked(rows.known, rows.propensity, wanted, clip)
+    found = evidence(rows.known, rows.propensity, wanted, clip)
     head = float(wanted.mean()), found.undecided, found.effective
     if found.undecided > UNDECIDED or (wanted.any() and not found.effective):
         return Worth(*head)
@@ -103,7 +103,7 @@ def worth(rows: LabelledRows, wanted: Mask, fusion: Fusion, bootstrap: Bootstrap
 
 def answered(final: Floats, routed: Mask, rows: LabelledRows, bootstrap: Bootstrap) -> Worth:
     """Of what was answered, float64 [n], the LLM's score counting where bool [n] says so: nothing is estimated."""
-    found = asked(np.ones(len(routed), bool), np.ones(len(routed)), routed)
+    found = evidence(np.ones(len(routed), bool), np.ones(len(routed)), routed)
     loss, hit = (snips(of(final, rows.label), found, bootstrap).interval() for of in (row_loss, row_hit))
     auc = weighted_auc(final, rows.label, found, bootstrap).interval()
     return Worth(float(routed.mean()), 0.0, float(routed.sum()), auc, loss, hit, loss, hit)
@@ -127,7 +127,7 @@ def curve(
     return found
 
 
-def snips(values: Floats, found: Asked, bootstrap: Bootstrap) -> Sampled:
+def snips(values: Floats, found: Evidence, bootstrap: Bootstrap) -> Sampled:
     """Mean of row values float64 [n] under the policy: rows not asked count as they are; those asked by their weight,
     normalised to as many as are asked, so that answers lost to a deadline do not count as zero."""
     weight = np.where(found.wanted, found.weight, 0.0)
@@ -146,7 +146,7 @@ def _normalised(sums: Sequence[Floats]) -> Floats:
     return means
 
 
-def doubly_robust(values: Floats, rows: LabelledRows, found: Asked, bootstrap: Bootstrap) -> Sampled:
+def doubly_robust(values: Floats, rows: LabelledRows, found: Evidence, bootstrap: Bootstrap) -> Sampled:
     """The same mean: what a model expects of every asked row, and of those known, by their weight, what it missed.
 
     Right if either the propensities or the model is. Weights are not normalised here, but for the share of answers
@@ -163,7 +163,7 @@ def doubly_robust(values: Floats, rows: LabelledRows, found: Asked, bootstrap: B
     return Sampled(float(each.mean()), totals / ones)
 
 
-def expected_values(values: Floats, rows: LabelledRows, found: Asked) -> Floats:
+def expected_values(values: Floats, rows: LabelledRows, found: Evidence) -> Floats:
     """float64 [n], what a value would be if asked: the weighted mean of the known rows of the same label with about
     the same base model's score, of other users; of all of them where there is none."""
     label = rows.label > 0
@@ -187,7 +187,7 @@ def _folds(users: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
     return owner % FOLDS
 
 
-def weighted_auc(p: Floats, label: Floats, found: Asked, bootstrap: Bootstrap) -> Sampled:
+def weighted_auc(p: Floats, label: Floats, found: Evidence, bootstrap: Bootstrap) -> Sampled:
     """Area under the ROC curve of rows that stand for several: each pair weighs the product of both weights."""
     weight = np.where(found.wanted, found.weight, 0.0)
     mass, number = float(weight.sum()), float(found.wanted.sum())

@@ -143,13 +143,13 @@ class Enough:
                 "be seen")  # fmt: skip
 
     def __str__(self) -> str:
-        seen = f"the smallest gain in AUC that they would show is {self.smallest:.3f}"
+        power = f"({POWER:.0%} power, two-sided {LEVEL:.0%} level)"
+        seen = f"the smallest gain in AUC that they would show is {self.smallest:.3f} {power}"
         if self.smallest >= NO_GAIN:
-            few = f"so few users do not tell how much a gain differs from user to user (it takes {FEW_USERS})"
-            seen = few if self.users < FEW_USERS else "they show no gain whatever"
-        return (f"{self.rows:,} held-out rows of {self.users:,} users: {seen} ({POWER:.0%} power, two-sided "
-                f"{LEVEL:.0%} level); {self.wanted:g} takes about {self.needed:,} held-out rows of "
-                f"{self.of:,} users")  # fmt: skip
+            few = f"it takes {FEW_USERS} users to tell how much a gain differs from one to the next"
+            seen = few if self.users < FEW_USERS else f"they show no gain whatever {power}"
+        return (f"{self.rows:,} held-out rows of {self.users:,} users: {seen}; {self.wanted:g} takes about "
+                f"{self.needed:,} held-out rows of {self.of:,} users")  # fmt: skip
 
 
 def enough(held: LabelledRows, gain: Sampled, wanted: float) -> Enough:

@@ -22,7 +22,7 @@ NEVER_ASKED = ("no_text", "no_llm", "too_long")
 
 
 @dataclass(frozen=True)
-class Logged:
+class LoggedRows:
     """Rows of a log, [n] each. A label is nan where nobody knows it.
 
     Attributes:
@@ -44,9 +44,9 @@ class Logged:
         """bool [n]: where no policy gets an answer, as of an item without a title."""
         return np.isin(self.reason.astype(str), NEVER_ASKED)
 
-    def take(self, where: npt.NDArray[np.int64] | Mask) -> Logged:
+    def take(self, where: npt.NDArray[np.int64] | Mask) -> LoggedRows:
         """The rows at these places int64 [m], or where bool [n] is true."""
-        return Logged(self.rows.take(where), self.routed[where], self.reason[where], self.final[where])
+        return LoggedRows(self.rows.take(where), self.routed[where], self.reason[where], self.final[where])
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Replayed:
     dropped: int
 
 
-def wants(policy: Policy, logged: Logged) -> Mask:
+def wants(policy: Policy, logged: LoggedRows) -> Mask:
     """bool [n]: the rows about which a policy asks the LLM, which has to know what it is asked about.
 
     Every request is decided by itself, as it is served.
@@ -102,7 +102,7 @@ def requests(names: npt.NDArray[np.object_]) -> list[npt.NDArray[np.int64]]:
     return np.split(order, np.flatnonzero(np.diff(number[order])) + 1)
 
 
-def replay(logged: Logged, policy: Policy) -> Replayed:
+def replay(logged: LoggedRows, policy: Policy) -> Replayed:
     """Decide the rows of a log again."""
     wanted, routed, known = wants(policy, logged), logged.routed, logged.rows.known
     number = np.unique(logged.rows.request.astype(str), return_inverse=True)[1]

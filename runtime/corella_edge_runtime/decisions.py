@@ -52,7 +52,7 @@ class Stamp(Struct):
     hash: str
 
 
-class Logged(Scored, kw_only=True, gc=False):
+class LoggedCandidate(Scored, kw_only=True, gc=False):
     """A candidate of the log, where more is known of it than of those of an answer.
 
     Attributes:
@@ -134,12 +134,12 @@ def _more(shown: list[Scored], request: Request, scores: Scores, inputs: Inputs)
     return [_with_more(one, place, scores, columns) for one, place in zip(shown, places, strict=True)]
 
 
-def _with_more(one: Scored, place: int, scores: Scores, inputs: Inputs) -> Logged:
+def _with_more(one: Scored, place: int, scores: Scores, inputs: Inputs) -> LoggedCandidate:
     own = {name: getattr(one, name) for name in one.__struct_fields__}
     chance = 1.0 if scores.propensity is None else float(scores.propensity[place])
     answer = math.nan if scores.shadow is None else float(scores.shadow[place])
     known = {name: round(float(values[place]), 6) for name, values in inputs.items() if values[place] == values[place]}
-    return Logged(**own, ask_propensity=UNSET if chance == 1.0 else chance,
+    return LoggedCandidate(**own, ask_propensity=UNSET if chance == 1.0 else chance,
                   shadow=UNSET if math.isnan(answer) else answer, inputs=known or UNSET)  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from corella_edge.request import Candidates, Request, User
 from corella_edge.routing import budget
 from corella_edge.routing.budget import Scale, Seen, Target
-from corella_edge.routing.decision import NEAR, near_top
+from corella_edge.routing.decision import NEAR, UNWEIGHTED, Weighting, near_top
 from corella_edge.routing.forms import RATIO
 from corella_edge.routing.measure import BY_ENTROPY, LN2, Floats, Inputs
 from corella_edge.routing.policy import Policy, Routing
@@ -54,11 +54,12 @@ class Candidacy:
     @classmethod
     def of(
         cls, request: Request, candidates: Candidates, policy: Policy, p: Floats, inputs: Inputs,
-        unknown: Sequence[tuple[str, ...]],
+        unknown: Sequence[tuple[str, ...]], ranked: Weighting = UNWEIGHTED,
     ) -> Candidacy:  # fmt: skip
-        """Of a request; where it asks for the best of a whole catalogue, these alone count as candidates."""
+        """Of a request; where it asks for the best of a whole catalogue, these alone, as `ranked`, count as
+        candidates."""
         whole = request.candidates is None and request.top_k is not None
-        near = near_top(p, np.arange(len(p)), NEAR * (request.top_k or 0)) if whole else None
+        near = near_top(ranked(p), np.arange(len(p)), NEAR * (request.top_k or 0)) if whole else None
         return cls(request.user, candidates, policy, p, inputs, unknown, near, request.threshold is None)
 
 
@@ -74,7 +75,7 @@ class HeldTarget:
     told: float = 0.0  # seconds at work that requests have told of
     down: str = ""  # why the LLM cannot be asked
     eased: bool = False  # whether a latency objective lowers the share
-    state: budget.State = field(init=False)
+    state: budget.BudgetState = field(init=False)
     scale: Scale | None = field(init=False)
     _busy: float | None = None
     _looked: float = -math.inf

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from corella_edge.bundle.artefact import Bundle
-from corella_edge.errors import BundleError
+import numpy as np
+
+from corella_edge.bundle.artefact import TEXT_REFERENCE, Bundle
+from corella_edge.errors import BundleError, InputError
+from corella_edge.features.derived import Floats
 from corella_edge.json_lines import Reference, parse_reference, read_lines
 from corella_edge.routing.fusion import Fusion
 from corella_edge.scores import Scores
@@ -19,10 +23,11 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Greatest allowed differences in probability."""
+    """Greatest allowed differences in probability; of a text, the distance of vectors by their length."""
 
     crm: float
     llm: float
+    text: float = 0.0
 
 
 @dataclass(slots=True)
@@ -39,6 +44,8 @@ class Comparison:
     llm_rows: int = 0
     llm: float = 0.0
     fused: float = 0.0
+    texts: int = 0
+    text: float = 0.0
     problems: list[str] = field(default_factory=list)
 
 
@@ -51,18 +58,22 @@ def read(bundle: Bundle) -> list[Reference]:
 
 
 def tolerance(bundle: Bundle) -> Tolerance:
-    """What verification.json allows; a bundle without an LLM needs none for it."""
+    """What verification.json allows; a bundle without an LLM, or without texts to repeat, needs none for it."""
     found = bundle.tolerance()
     if not found.keys() >= {"crm", *(["llm"] if bundle.has("llm.gguf") else [])}:
         raise BundleError('verification.json: "tolerance" must hold the numbers "crm" and "llm"')
-    return Tolerance(found["crm"], found.get("llm", 0.0))
+    if bundle.has(TEXT_REFERENCE) and "text" not in found:
+        raise BundleError(f'verification.json: "tolerance" must hold the number "text", as there is {TEXT_REFERENCE}')
+    return Tolerance(found["crm"], found.get("llm", 0.0), found.get("text", 0.0))
 
 
 def compare(engine: Engine) -> Comparison:
-    """Score every reference row of the bundle again; the LLM's part only where the engine has one.
+    """Score every reference row of the bundle again, and make the vector of every reference text.
+
+    The LLM's part, and that of texts, only where the engine has what it takes.
 
     Raises:
-        BundleError: see `read` and `tolerance`.
+        BundleError: see `read`, `read_texts` and `tolerance`.
     """
     allowed, rule = tolerance(engine.bundle), engine.bundle.fusion()
     result = Comparison(allowed)
@@ -76,7 +87,44 @@ def compare(engine: Engine) -> Comparison:
             if not found:  # what only follows from a difference above is not told
                 found += _fused(row, scores, rule, allowed, result)
         result.problems += [f"{FILE} row {number}: {problem}" for problem in found]
+    result.problems += _texts(engine, allowed.text, result)
     return result
+
+
+def read_texts(bundle: Bundle) -> list[tuple[str, Floats]]:
+    """The texts of text/reference.jsonl with the trained encoder's vectors, if it is there. Raises BundleError."""
+    if not bundle.has(TEXT_REFERENCE):
+        return []
+    return list(read_lines(bundle.path(TEXT_REFERENCE), _text_row, BundleError))
+
+
+def _text_row(value: Any) -> tuple[str, Floats]:
+    if not isinstance(value, dict) or value.keys() != {"text", "vector"} or not isinstance(value["text"], str):
+        raise InputError("expected an object with the fields text, vector")
+    numbers = value["vector"]
+    if not isinstance(numbers, list) or any(type(x) not in (int, float) or not math.isfinite(x) for x in numbers):
+        raise InputError("vector: expected a list of numbers")
+    return value["text"], np.array(numbers, np.float32)
+
+
+def _texts(engine: Engine, allowed: float, result: Comparison) -> Iterator[str]:
+    """A line for every text whose vector is too far from the trained encoder's."""
+    rows = read_texts(engine.bundle) if engine.encoder.make_vectors else []
+    for number, (text, expected) in enumerate(rows, 1):
+        assert engine.encoder.make_vectors is not None
+        found = engine.encoder.make_vectors([text])[0]
+        apart = distance(found, expected) if found.shape == expected.shape else math.nan
+        result.texts += 1
+        result.text = _greater(result.text, apart)
+        if not apart <= allowed:
+            yield (f"{TEXT_REFERENCE} row {number}: the text's vector is {apart:.1e} of its length from the trained "
+                   f"encoder's (at most {allowed:.1e})")  # fmt: skip
+
+
+def distance(found: Floats, expected: Floats) -> float:
+    """How far a vector is from the expected one, as a share of that one's length."""
+    length = float(np.linalg.norm(expected))
+    return float(np.linalg.norm(found - expected)) / max(length, float(np.finfo(np.float32).tiny))
 
 
 def _crm(row: Reference, probability: float, allowed: float, result: Comparison) -> Iterator[str]:

@@ -135,7 +135,7 @@ class Router:
         inputs, seen = inputs_for(policy.measure.needs), None
         chosen, value = policy.route(p, inputs)
         if self.control is not None:
-            seen = Candidacy.of(request, candidates, policy, p, inputs, unknown)
+            seen = Candidacy.of(request, candidates, policy, p, inputs, unknown, ranked or UNWEIGHTED)
             chosen, value = self.control.steady(seen, chosen, value)
         closed = NO_ROWS
         if request.top_k is not None and len(chosen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import new_items  # noqa: E402
 import tiny_run  # noqa: E402
 from corella_edge import ranking  # noqa: E402
 from corella_edge.errors import InputError  # noqa: E402
+from corella_edge_export.crm.base import CrmModel  # noqa: E402
+from corella_edge_export.crm.text_input import TextInput  # noqa: E402
 from corella_edge_export.evaluation import rivals  # noqa: E402
 
 
@@ -81,14 +84,38 @@ def test_many_rows_are_ranked_as_each_alone(data: Any, monkeypatch: pytest.Monke
             assert found[place] == ranking.ranks(rival([history]), split.items[row : row + 1], [history])[0]
 
 
-def test_the_time_is_of_one_text_a_call() -> None:
-    asked: list[list[str]] = []
+def test_the_time_is_of_one_text_a_call_and_both_forms_take_turns() -> None:
+    asked: list[tuple[str, list[str]]] = []
 
     class Served:
-        def vectors(self, texts: list[str]) -> None:
-            asked.append(texts)
+        def __init__(self, name: str) -> None:
+            self.name = name
 
-    found = new_items.timed(Served(), [str(i) for i in range(new_items.WARM + 5)])  # type: ignore[arg-type]
-    assert found["titles"] == 5
-    assert all(len(texts) == 1 for texts in asked)
-    assert 0 <= found["wall_ms"]["p50"] <= found["wall_ms"]["p99"]
+        def vectors(self, texts: list[str]) -> None:
+            asked.append((self.name, texts))
+
+    texts = [str(i) for i in range(new_items.TURN + 5)]
+    found = new_items.timed({form: Served(form) for form in new_items.FORMS}, texts)  # type: ignore[misc]
+    assert found["titles"] == len(texts)
+    assert all(len(texts) == 1 for _, texts in asked)
+    turns = [name for name, _ in itertools.groupby(name for name, _ in asked)]
+    assert turns in (["int8", "float32", "int8"], ["float32", "int8", "float32"])
+    for form in new_items.FORMS:
+        assert {text for name, [text] in asked if name == form} == set(texts)
+        assert 0 <= found[form]["wall_ms"]["p50"] <= found[form]["wall_ms"]["p99"]
+
+
+def test_other_vectors_of_items_hold_for_a_while() -> None:
+    class Member(CrmModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.text = TextInput(3, 2)
+            self.text.start(torch.arange(12.0).reshape(4, 3), tuned=False)
+
+        def states(self, feed: dict[str, torch.Tensor]) -> Any:
+            raise NotImplementedError
+
+    model, other = Member(), np.full((2, 3), -1, np.float32)
+    with new_items.vectors_of(model, np.array([1, 3]), other):
+        assert model.text.table.tolist() == [[0, 1, 2], [-1, -1, -1], [6, 7, 8], [-1, -1, -1]]
+    assert (model.text.table == torch.arange(12.0).reshape(4, 3)).all()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from corella_edge.routing import budget
-from corella_edge.routing.budget import Scale, Seen, State, Target
+from corella_edge.routing.budget import BudgetState, Scale, Seen, Target
 from corella_edge.routing.measure import entropy, is_routed
 
 Traffic = Callable[[float, np.random.Generator], np.ndarray]  # time → probabilities of one request
@@ -22,7 +22,7 @@ class Run:
     scale: Scale
     cost: float = 0.003
     own: float = 0.05
-    state: State = field(init=False)
+    state: BudgetState = field(init=False)
     times: list[float] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
     candidates: list[int] = field(default_factory=list)

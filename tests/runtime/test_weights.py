@@ -149,6 +149,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "too large": ({"bonuses": [1.0, 1e7, 1.0]}, r"bonuses\[1\]: expected a number of at most 1000000"),
     "not finite": ({"weights": [1.0, float("nan"), 1.0]}, r"weights\[1\]: nan is not a finite number"),
     "whole catalogue": ({"weights": [1.0], "candidates": None}, "weights: there is one for each candidate; name the"),
+    "unknown attribute": ({"weights": "margn"}, "weights: no item has an attribute 'margn'; "),
+    "attribute of words": ({"bonuses": "genres"}, "bonuses: the attribute 'genres' holds no numbers"),
 }  # fmt: skip
 
 
@@ -157,6 +159,60 @@ def test_what_is_not_one_number_a_candidate_is_refused(engine: Engine, name: str
     fields, told = BAD[name]
     with pytest.raises(InputError, match=told):
         engine.rank(parse_request({**request(ALL[:3]), **fields}))
+
+
+PRICES = {f"i{n}": float(n % 7) for n in range(ITEMS - 3)}  # the last three have none
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """As `engine`, with an attribute that only weights look at."""
+    root = make_shop(tmp_path_factory.mktemp("priced") / "bundle", llm=True)
+    file = root / "catalog.jsonl"
+    items = [json.loads(line) for line in file.read_text().splitlines()]
+    priced_items = [{**item, "price": PRICES[item["item"]]} if item["item"] in PRICES else item for item in items]
+    file.write_text("".join(json.dumps(item) + "\n" for item in priced_items))
+    routing = root / "routing.json"
+    routing.write_text(json.dumps({**json.loads(routing.read_text()), "reach": NEARLY.to_json()}))
+    reseal(root)
+    with Engine.open(root, threshold="ratio:1", llm_threads=1, deterministic=True, tuned=False) as opened:
+        yield opened
+
+
+@given(st.lists(st.sampled_from(ALL), min_size=1, max_size=12, unique=True), K)
+@settings(max_examples=20, deadline=None)
+def test_an_attribute_is_the_list_of_its_numbers(priced: Engine, items: list[str], k: int | None) -> None:
+    numbers = [PRICES.get(item, 0.0) for item in items]
+    by_name = ask(priced, request(items, k, weights="price", bonuses="price"))
+    assert by_name == ask(priced, request(items, k, weights=numbers, bonuses=numbers))
+
+
+@pytest.mark.parametrize("k", [1, 3, None])
+def test_the_whole_catalogue_ranks_by_an_attribute_as_if_it_were_listed(priced: Engine, k: int | None) -> None:
+    whole = {**request(ALL, k, weights="price", exclude_seen=False, order="rank", threshold="ratio:0")}
+    listed = ask(priced, whole)
+    del whole["candidates"]
+    assert ask(priced, whole) == listed
+    assert [row["value"] for row in listed] == sorted((row["value"] for row in listed), reverse=True)
+    del whole["threshold"]
+    top = ask(priced, whole)
+    assert len(top) == (k or ITEMS)
+    if k:  # the LLM is asked about what is near the top by value
+        draft = priced.begin(parse_request(whole))
+        draft.cancel()
+        value = draft.slate.value(draft.crm)
+        assert (value[draft.routed.chosen] >= np.sort(value)[-4 * k]).all()
+
+
+def test_what_a_candidate_brings_wins_over_the_catalogue(priced: Engine) -> None:
+    candidates = [{"item": "i1", "features": {"price": 5}}, {"item": "new", "features": {"price": 2.5}},
+                  {"item": "i2", "features": {"price": "dear"}}, {"item": "i3"}]  # fmt: skip
+    found = ask(priced, {**request(ALL[:1]), "candidates": candidates, "weights": "price"})
+    assert [row["value"] / row["probability"] for row in found] == pytest.approx([5.0, 2.5, 0.0, PRICES["i3"]])
+    below = [{"item": "i1", "features": {"price": -1}}]
+    with pytest.raises(InputError, match="weights: price of an item is below 0"):
+        ask(priced, {**request(ALL[:1]), "candidates": below, "weights": "price"})
+    assert ask(priced, {**request(ALL[:1]), "candidates": below, "bonuses": "price"})[0]["value"] < 0.0
 
 
 def test_null_is_left_out(engine: Engine) -> None:

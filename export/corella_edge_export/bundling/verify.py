@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 
 CRM_TOLERANCE = 1e-5
+TEXT_TOLERANCE = 1e-3  # of a text vector's length: numbers of float16 may be rounded otherwise
 F16_TOLERANCE = 2e-3
 BATCHED_TOLERANCE = 5e-3
 BATCHES = (1, 2, 7, 64)

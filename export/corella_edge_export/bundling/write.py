@@ -31,6 +31,7 @@ from corella_edge.routing.fusion import REPLACE
 from corella_edge_export.bundling import verify
 from corella_edge_export.bundling.popular import popular_lines
 from corella_edge_export.bundling.routing import by_time, routing
+from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
 from corella_edge_export.data.rowset import RowSet, choose_rows, choose_users, history_needed
 from corella_edge_export.data.sampling import request_json
@@ -39,14 +40,15 @@ from corella_edge_export.evaluation.scored import Json, ScoredRows, number
 from corella_edge_export.llm.model import merged
 from corella_edge_export.llm.to_gguf import check_tokens, write_gguf
 from corella_edge_export.text import to_onnx
+from corella_edge_export.text.sentences import reader
 from corella_edge_export.text.vectors import texts_of
 from corella_edge_export.training.run import Run
+from corella_edge_export.training.tasks.sequences import next_item
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.machine.threads import llm_default
 
 DEFAULT_TYPE = "Q8_0"
-TEXTS = 500  # of the catalogue, by which an INT8 encoder is judged
 NEVER = "ratio:0"  # the threshold of a bundle without an LLM
 Say = Callable[[str], None]
 LLAMA = "llama-cpp-python"
@@ -156,10 +158,12 @@ class Export:
             return
         self.say("text vectors: the encoder to ONNX")
         recipe = self.run.recipe
-        texts = texts_of(self.run.data, recipe.crm.text)[:TEXTS]
-        self.text = to_onnx.write(*made, self.folder, texts, recipe.export.text_int8)
+        texts = texts_of(self.run.data, recipe.crm.text)
+        self.text = to_onnx.write(*made, self.folder, texts[: to_onnx.JUDGED], recipe.export.text_int8)
+        self.differences["text"] = to_onnx.write_reference(self.folder, texts, reader(*made), self.schema.text_width)
         if "cosine_mean" in self.text:
-            self.say(f"text vectors: INT8 at a mean cosine of {self.text['cosine_mean']:.4f} with float32")
+            kept = "" if self.text["int8"] else f", below {to_onnx.LIKE}: {bundle.TEXT} stays in float32"
+            self.say(f"text vectors: INT8 at a mean cosine of {self.text['cosine_mean']:.4f} with float32{kept}")
 
     def write_llm(self, prompts: PromptEncoder) -> None:
         """llm.gguf and its variants; f16 must equal transformers, quantised types are judged by their metrics."""
@@ -238,6 +242,9 @@ class Export:
         self.say(f"calibration: {len(self.calibration)} validation rows through the runtime")
         session = Crm(self.folder / "crm.onnx", self.schema)
         crm = self._crm_scores(session, self.calibration.requests())
+        if self.run.recipe.crm.family.ranks:
+            valid = EncodedRows(self.run.data, "valid", self.encoder)
+            self.metrics["next_item"] = next_item(self.run.crm(), valid, self.run.recipe.seed)
         self._judge("crm_valid", crm, self.calibration)
         self._judge("crm", self._crm_scores(session, self.requests))
         export = self.run.recipe.export
@@ -283,7 +290,7 @@ class Export:
         # A quantised type is judged by its metrics; `verify` only has to notice another file or machine.
         tolerance = max(verify.BATCHED_TOLERANCE, 2.0 * self.differences.get(f"llm_{default}", 0.0))
         self._json("verification.json", {
-            "tolerance": {"crm": verify.CRM_TOLERANCE, "llm": tolerance},
+            "tolerance": {"crm": verify.CRM_TOLERANCE, "llm": tolerance, **self._text_tolerance()},
             "differences": self.differences,
             "metrics": self.metrics,
             "rows": {"test": len(self.sample), "valid": len(self.calibration)},
@@ -294,6 +301,11 @@ class Export:
         with Engine.open(self.folder, llm_threads=threads, require_llm=llm, tuned=False) as engine:
             verify.repeat(engine)
         return engine.bundle
+
+    def _text_tolerance(self) -> dict[str, float]:
+        """As of the LLM: `verify` only has to notice another file or machine."""
+        found = self.differences.get("text")
+        return {} if found is None else {"text": max(verify.TEXT_TOLERANCE, 2.0 * found)}
 
     def seal(self) -> None:
         options, run = self.options, self.run

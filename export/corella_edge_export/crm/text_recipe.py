@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from corella_edge.features.schema import TextForm
-from corella_edge_export.recipe_keys import from_zero, positive
+from corella_edge_export.recipe_keys import from_zero, positive, share
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ class TextVectorsRecipe:
 
     `map_start`: the map from the vectors to the CRM begins at "random", or, for families whose scores are products, the
     model begins as a "cosine" of the candidate's words with those of the latest events. `map_rate`: the factor on the
-    learning rate of that map; 0 keeps it as it starts.
+    learning rate of that map; 0 keeps it as it starts. `start_share`: stage 1 judges and keeps the mean of the trained
+    weights and the start's, of which these are that share: what a cosine knows of items without training rows stays.
     """
 
     source: Literal["", "encoder", "llm", "said"] = ""
@@ -55,6 +56,7 @@ class TextVectorsRecipe:
     tuned: bool = False
     map_start: Literal["random", "cosine"] = "random"
     map_rate: float = from_zero(1.0)
+    start_share: float = share(0.0)
     said: SaidRecipe = field(default_factory=SaidRecipe)
 
     def problems(self) -> Iterator[str]:
@@ -67,5 +69,7 @@ class TextVectorsRecipe:
             yield "width: SAID's vectors are as wide as the LLM's hidden states; set it to 0"
         if self.tuned and not self.source:
             yield "tuned: there are no vectors without a source"
+        if self.start_share and self.map_start != "cosine":
+            yield "start_share: a mean with weights at random is worth nothing; set map_start = 'cosine'"
         if self.map_start == "cosine" and not self.source:
             yield "map_start: there are no words without a source"

@@ -25,7 +25,16 @@ from corella_edge_export.evaluation import plots, tables
 from corella_edge_export.evaluation.baseline import without_learning
 from corella_edge_export.evaluation.boundary import calibration
 from corella_edge_export.evaluation.groups import UNSEEN_ITEMS, about, thirds
-from corella_edge_export.evaluation.scored import METRICS, Json, Judge, ScoredRows, doubts, few_users, gains, shown
+from corella_edge_export.evaluation.scored import (
+    METRICS,
+    Json,
+    ScoredJudge,
+    ScoredRows,
+    doubts,
+    few_users,
+    gains,
+    shown,
+)
 from corella_edge_export.evaluation.scored import number as finite
 from corella_edge_export.evaluation.shares import lines
 from corella_edge_export.evaluation.unknown import unknown
@@ -153,7 +162,7 @@ def _group(
 
     `plain` are scores float64 [n] of any scale, of baselines without learning.
     """
-    judged = Judge(rows)
+    judged = ScoredJudge(rows)
     found: Json = {**about(rows), "crm": shown(judged(rows.crm))}
     asked, calibrations = [0.0], {"crm": calibration(rows.crm, rows.labels)}
     if engine.llm is not None:
@@ -169,7 +178,7 @@ def _group(
     return {**found, "calibration": calibrations}
 
 
-def _over_plain(judged: Judge, plain: Floats, asked: bool) -> Json:
+def _over_plain(judged: ScoredJudge, plain: Floats, asked: bool) -> Json:
     """AUC of a ranking without learning, and what the models gain over it."""
     rows, other = judged.rows, judged(sigmoid(plain))
     models = {"crm": rows.crm, **({"llm": rows.llm_or_crm} if asked else {})}
@@ -195,7 +204,7 @@ def _beyond(engine: Engine) -> list[str]:
     ]
 
 
-def _at(judged: Judge, ratio: float, policy: Policy, rule: Fusion) -> Json:
+def _at(judged: ScoredJudge, ratio: float, policy: Policy, rule: Fusion) -> Json:
     """Every line at one threshold; the figures of the bundle's own rule stand in the row itself too."""
     rows, chosen = judged.rows, np.zeros(len(judged.rows), np.bool_)
     chosen[policy.route(rows.crm)[0]] = True

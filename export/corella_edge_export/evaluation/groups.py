@@ -6,7 +6,7 @@ import numpy as np
 
 from corella_edge.metrics import Ints
 from corella_edge_export.evaluation.fusion import routed
-from corella_edge_export.evaluation.scored import Floats, Json, Judge, Mask, ScoredRows, gains, percents, shown
+from corella_edge_export.evaluation.scored import Floats, Json, Mask, ScoredJudge, ScoredRows, gains, percents, shown
 from corella_edge_export.evaluation.shares import Operation
 
 THIRDS = 3
@@ -26,7 +26,7 @@ def thirds(rows: ScoredRows, draws: int = 2000, seed: int = 0) -> list[Json]:
 
 
 def _third(rows: ScoredRows, group: int, draws: int, seed: int) -> Json:
-    judge = Judge(rows, draws, seed)
+    judge = ScoredJudge(rows, draws, seed)
     crm, llm = judge(rows.crm), judge(rows.llm_or_crm)
     entropies = rows.entropies
     return {
@@ -47,17 +47,19 @@ def parts(rows: ScoredRows) -> dict[str, Mask]:
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
-def by_user(rows: ScoredRows, how: Operation, draws: int = 2000, seed: int = 0, whole: Judge | None = None) -> Json:
+def by_user(
+    rows: ScoredRows, how: Operation, draws: int = 2000, seed: int = 0, whole: ScoredJudge | None = None
+) -> Json:
     """Every model and the routed system on all rows, on seen and on unseen ones, on those of unseen items."""
     final, chosen = how.scores(rows), routed(rows, how.threshold)
     found: Json = {}
     for name, mask in parts(rows).items():
-        judge = whole if whole and name == "all" else Judge(rows.part(mask), draws, seed)
+        judge = whole if whole and name == "all" else ScoredJudge(rows.part(mask), draws, seed)
         found[name] = systems(judge, final[mask], float(chosen[mask].mean()))
     return found
 
 
-def systems(judge: Judge, final: Floats, share: float) -> Json:
+def systems(judge: ScoredJudge, final: Floats, share: float) -> Json:
     """Stage-1 CRM, CRM, LLM and routed scores on a judge's rows, and what routing gains over each."""
     rows = judge.rows
     models = {"base": rows.base, "crm": rows.crm, "llm": rows.llm_or_crm}

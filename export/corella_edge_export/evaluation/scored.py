@@ -19,7 +19,8 @@ Mask = npt.NDArray[np.bool_]
 FEW_USERS = 10  # drawing among fewer says little of others
 WIDE = 0.02  # half an interval of 95 % of an AUC, from which differences between models are hard to tell
 __all__ = [
-    "METRICS", "Figures", "Json", "Judge", "Pair", "ScoredRows", "gains", "interval", "number", "percents", "shown",
+    "METRICS", "Figures", "Json", "Pair", "ScoredJudge", "ScoredRows", "gains", "interval", "number", "percents",
+    "shown",
 ]  # fmt: skip
 
 
@@ -87,7 +88,7 @@ class Pair:
     test: ScoredRows
 
 
-class Judge(judge.Judge):
+class ScoredJudge(judge.Judge):
     """All metrics of probabilities on fixed rows under the same draws of users."""
 
     def __init__(self, rows: ScoredRows, draws: int = 2000, seed: int = 0) -> None:

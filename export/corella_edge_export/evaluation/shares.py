@@ -15,9 +15,9 @@ from corella_edge_export.evaluation.scored import (
     Figures,
     Floats,
     Json,
-    Judge,
     Mask,
     Pair,
+    ScoredJudge,
     ScoredRows,
     gains,
     number,
@@ -31,13 +31,13 @@ RANDOM_DRAWS = 5
 CANDIDATES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.28)
 
 
-def curve(pair: Pair, judge: Judge, ratios: Sequence[float] = RATIOS, seed: int = 0) -> list[Json]:
+def curve(pair: Pair, judge: ScoredJudge, ratios: Sequence[float] = RATIOS, seed: int = 0) -> list[Json]:
     """One entry a ratio: threshold, realised share and every line's metrics, with gains over `crm` and `base`."""
     calibration = Calibration.fit(pair.valid.entropies)
     return [_point(pair, judge, ratio, calibration.threshold(ratio), seed) for ratio in ratios]
 
 
-def _point(pair: Pair, judge: Judge, ratio: float, threshold: float, seed: int) -> Json:
+def _point(pair: Pair, judge: ScoredJudge, ratio: float, threshold: float, seed: int) -> Json:
     chosen = routed(pair.test, threshold)
     found = lines(judge, chosen, [fusion(rule, pair.valid, threshold) for rule in RULES], seed)
     return {
@@ -46,14 +46,14 @@ def _point(pair: Pair, judge: Judge, ratio: float, threshold: float, seed: int) 
     }  # fmt: skip
 
 
-def lines(judge: Judge, chosen: Mask, rules: Sequence[Fusion], seed: int = 0) -> dict[str, Figures]:
+def lines(judge: ScoredJudge, chosen: Mask, rules: Sequence[Fusion], seed: int = 0) -> dict[str, Figures]:
     """Every rule on the chosen rows of a judge; then as many rows replaced at random, and by the oracle."""
     rows, count = judge.rows, int(chosen.sum())
     found = {rule.rule: judge(fused(rows, chosen, rule)) for rule in rules}
     return found | {"random": random_line(judge, count, seed), "oracle": judge(replaced(rows, hardest(rows, count)))}
 
 
-def compared(figures: Figures, judge: Judge) -> Json:
+def compared(figures: Figures, judge: ScoredJudge) -> Json:
     """Metrics, and their paired gains over the system's CRM and the CRM of stage 1 on the same rows."""
     crm, base = judge(judge.rows.crm), judge(judge.rows.base)
     return {**shown(figures), "over_crm": gains(figures, crm), "over_base": gains(figures, base)}
@@ -64,7 +64,7 @@ def replaced(rows: ScoredRows, chosen: Mask) -> Floats:
     return fused(rows, chosen, REPLACE)
 
 
-def random_line(judge: Judge, count: int, seed: int, draws: int = RANDOM_DRAWS) -> Figures:
+def random_line(judge: ScoredJudge, count: int, seed: int, draws: int = RANDOM_DRAWS) -> Figures:
     """Replacing as many rows at random: the mean over several choices; one choice's interval, moved to that mean."""
     rng = np.random.default_rng(seed)
     answered = np.flatnonzero(judge.rows.answered)
@@ -134,7 +134,7 @@ def _operations(valid: ScoredRows, ratios: Sequence[float], rules: Sequence[str]
             yield Operation(made, threshold, ratio, score)
 
 
-def operating_point(pair: Pair, judge: Judge, chosen: Operation | None = None) -> Json:
+def operating_point(pair: Pair, judge: ScoredJudge, chosen: Operation | None = None) -> Json:
     """Test figures of what validation rows chose, at that fixed threshold, with gains over `base` in percent too."""
     how = chosen or operation(pair.valid)
     figures = judge(how.scores(pair.test))

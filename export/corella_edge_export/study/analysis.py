@@ -12,7 +12,17 @@ from corella_edge.routing.policy import RATIOS, Calibration
 from corella_edge_export.evaluation.boundary import SHARE, boundary, calibration
 from corella_edge_export.evaluation.fusion import routed
 from corella_edge_export.evaluation.groups import about, by_user, parts, thirds
-from corella_edge_export.evaluation.scored import Figures, Floats, Json, Judge, Pair, ScoredRows, gains, percents, shown
+from corella_edge_export.evaluation.scored import (
+    Figures,
+    Floats,
+    Json,
+    Pair,
+    ScoredJudge,
+    ScoredRows,
+    gains,
+    percents,
+    shown,
+)
 from corella_edge_export.evaluation.shares import CANDIDATES, curve, operating_point, operation, replaced
 
 DRAWS = 2000
@@ -30,7 +40,7 @@ def analyse(pair: Pair, name: str, draws: int = DRAWS, seed: int = 0, ratios: Se
         candidates: validation ratios among which the point of operation is chosen.
         share: validation ratio of the rows on which the boundary shift is measured.
     """
-    judge, how = Judge(pair.test, draws, seed), operation(pair.valid, candidates)
+    judge, how = ScoredJudge(pair.test, draws, seed), operation(pair.valid, candidates)
     point = operating_point(pair, judge, how)
     models = {"base": pair.test.base, "crm": pair.test.crm, "llm": pair.test.llm_or_crm}
     return {
@@ -53,7 +63,7 @@ def against(pair: Pair, scores: Floats, draws: int = DRAWS, seed: int = 0,
     found: Json = {}
     for name, mask in parts(pair.test).items():
         rows = pair.test.part(mask)
-        judge = Judge(rows, draws, seed)
+        judge = ScoredJudge(rows, draws, seed)
         other = {metric: figures for metric, figures in judge(sigmoid(scores[mask])).items() if metric in RANKING}
         ours = {"base": rows.base, "crm": rows.crm, "llm": rows.llm_or_crm, "routed": final[mask]}
         found[name] = {**about(rows), **shown(other)}
@@ -86,7 +96,7 @@ def ablation(rows: Mapping[str, Pair], draws: int = DRAWS, seed: int = 0,
         ValueError: no variant, or variants with different test rows.
     """
     full = _same_rows(rows)
-    judge = Judge(full, draws, seed)
+    judge = ScoredJudge(full, draws, seed)
     systems = [(name, pair.test, operation(pair.valid, candidates)) for name, pair in rows.items()]
     final = systems[0][2].scores(full)
     table = [_row(name, judge, how.scores(test), final, test.crm, how.about(test)) for name, test, how in systems]
@@ -104,7 +114,7 @@ def by_variant(rows: Mapping[str, Pair], draws: int = DRAWS, seed: int = 0, shar
         ValueError: no variant, or variants with different test rows.
     """
     full = _same_rows(rows)
-    judge = Judge(full, draws, seed)
+    judge = ScoredJudge(full, draws, seed)
     found = {name: _unfitted(pair, share) for name, pair in rows.items()}
     first = {model: judge(p) for model, p in next(iter(found.values())).items()}
     return {
@@ -132,7 +142,7 @@ def _same_rows(rows: Mapping[str, Pair]) -> ScoredRows:
     return first
 
 
-def _row(name: str, judge: Judge, p: Floats, full: Floats, crm: Floats, how: Json) -> Json:
+def _row(name: str, judge: ScoredJudge, p: Floats, full: Floats, crm: Floats, how: Json) -> Json:
     found, base = judge(p), judge(judge.rows.base)
     return {
         "name": name, **how, **shown(found),

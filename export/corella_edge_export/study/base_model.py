@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from corella_edge.routing.log_odds import sigmoid
 from corella_edge_export.evaluation.boundary import calibration
 from corella_edge_export.evaluation.groups import about, parts
-from corella_edge_export.evaluation.scored import Floats, Json, Judge, ScoredRows, gains, shown
+from corella_edge_export.evaluation.scored import Floats, Json, ScoredJudge, ScoredRows, gains, shown
 from corella_edge_export.study.analysis import DRAWS, RANKING, merged
 
 
@@ -20,7 +20,7 @@ def analyse(rows: ScoredRows, name: str, plain: Mapping[str, Floats], draws: int
     """
     found: Json = {}
     for part, mask in parts(rows).items():
-        judge = Judge(rows.part(mask), draws, seed)
+        judge = ScoredJudge(rows.part(mask), draws, seed)
         own = judge(judge.rows.crm)
         found[part] = {**about(judge.rows), "crm": shown(own)}
         for of, scores in plain.items():

@@ -6,27 +6,39 @@ float32 [n, width].
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from corella_edge.bundle.artefact import TEXT, TOKENIZER
+from corella_edge.bundle.artefact import TEXT, TEXT_REFERENCE, TOKENIZER
 from corella_edge.errors import ExportError
 from corella_edge.features.derived import Floats
+from corella_edge.features.vectors import as_float16, as_float32
 from corella_edge_runtime.crm import Graph
+from corella_edge_runtime.reference import distance
 from corella_edge_runtime.text import INPUTS, TextModel
 
 OPSET = 17
 TOLERANCE = 1e-4
 BATCHES = (1, 2, 7)
 VECTORS = "vectors"
+REPEATED = 16  # texts that `verify` repeats
+JUDGED = 500  # texts by which the INT8 form is judged
+BLOCK = 32  # weights that share a scale
+INT8 = 4  # of MatMulNBits: the least exact activations
+MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
+_NONE = onnx.TensorProto()
+LIKE = 0.9995  # mean cosine with float32 that INT8 vectors must reach: below, new items were found less often
 
 
 class Projected(nn.Module):
@@ -56,10 +68,11 @@ def write(model: Any, tokenizer: Any, folder: Path, texts: Sequence[str], int8: 
     Args:
         model: a `SentenceEncoder` or `Projected`.
         texts: of the catalogue; by some of them the INT8 form is judged.
-        int8: write that form.
+        int8: write that form, if its vectors are near enough to the float32 ones (`LIKE`).
 
     Returns:
-        the greatest difference of a number, and of the INT8 form the mean and the lowest cosine with the float32 one.
+        the greatest difference of a number; where `int8` was wanted also the mean and the lowest cosine of its vectors
+        with the float32 ones, and whether it was written.
 
     Raises:
         ExportError: the graph differs from torch by more than 1e-4.
@@ -69,11 +82,39 @@ def write(model: Any, tokenizer: Any, folder: Path, texts: Sequence[str], int8: 
     tokenizer.save(str(words))
     _export(model, path)
     found = {"difference": _check(model, path, tokenizer.truncation["max_length"])}
-    if int8:
-        exact = TextModel(path, words, model.width).vectors(texts)
-        _quantize(path)
-        found |= _cosines(exact, TextModel(path, words, model.width).vectors(texts))
-    return found
+    return found | (_write_int8(path, words, model.width, texts) if int8 else {})
+
+
+def write_reference(
+    folder: Path, texts: Sequence[str], by_torch: Callable[[Sequence[str]], Floats], width: int
+) -> float:
+    """text/reference.jsonl: some of the texts, from the shortest to the longest, with their vectors float32 [n, width].
+
+    Returns:
+        the greatest distance of a vector of text.onnx from one of those (`reference.distance`).
+    """
+    order = sorted({text for text in texts if text}, key=lambda text: (len(text), text))
+    chosen = [order[i] for i in np.unique(np.linspace(0, len(order) - 1, REPEATED).astype(int))] if order else []
+    expected = as_float32(as_float16(by_torch(chosen)))  # as the runtime has them
+    rows = [{"text": text, "vector": vector.tolist()} for text, vector in zip(chosen, expected, strict=True)]
+    lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
+    (folder / TEXT_REFERENCE).write_text("".join(lines), "utf-8")
+    found = TextModel(folder / TEXT, folder / TOKENIZER, width).vectors(chosen)
+    return max((distance(one, other) for one, other in zip(found, expected, strict=True)), default=0.0)
+
+
+def _write_int8(path: Path, words: Path, width: int, texts: Sequence[str]) -> dict[str, float]:
+    """The INT8 form in the place of the float32 one, where it passes; what `write` tells of it."""
+    exact = TextModel(path, words, width).vectors(texts)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / path.name
+        _quantize(path, made)
+        cosine = _cosines(exact, TextModel(made, words, width).vectors(texts))
+        passes = cosine.size > 0 and float(cosine.mean()) >= LIKE
+        if passes:
+            shutil.copyfile(made, path)
+    told = {"cosine_mean": float(cosine.mean()), "cosine_lowest": float(cosine.min())} if cosine.size else {}
+    return {**told, "int8": passes}
 
 
 def _export(model: Any, path: Path) -> None:
@@ -127,20 +168,46 @@ def _lengths(longest: int) -> list[int]:
     return sorted({min(length, longest) for length in found})
 
 
-def _quantize(path: Path) -> None:
-    """Dynamic INT8 in the file's place."""
-    from optimum.onnxruntime import ORTQuantizer
-    from optimum.onnxruntime.configuration import AutoQuantizationConfig
+def _quantize(source: Path, target: Path) -> None:
+    """8-bit weights, BLOCK numbers of an output to a scale; ONNX Runtime rounds activations alike, block by block.
 
-    settings = AutoQuantizationConfig.avx2(is_static=False, per_channel=False)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        quantizer = ORTQuantizer.from_pretrained(path.parent, file_name=path.name)
-        quantizer.quantize(save_dir=folder, quantization_config=settings, file_suffix="int8")
-        shutil.copyfile(next(Path(folder).glob("*.onnx")), path)
+    Its usual dynamic INT8, with one scale for all activations of a product, is faster, but an outlier among them costs
+    all others their digits: twenty times the error in a vector's cosine.
+    """
+    graph = onnx.load(source)
+    weights = {tensor.name: tensor for tensor in graph.graph.initializer}
+    linear = [n for n in graph.graph.node if n.op_type == "MatMul" and len(weights.get(n.input[1], _NONE).dims) == 2]
+    for node in linear:
+        node.CopyFrom(_in_blocks(graph, node, numpy_helper.to_array(weights[node.input[1]]).astype(np.float32)))
+    read = {name for node in graph.graph.node for name in node.input}
+    left = [tensor for tensor in graph.graph.initializer if tensor.name in read]
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend(left)
+    graph.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    onnx.save(graph, target)
 
 
-def _cosines(exact: Floats, found: Floats) -> dict[str, float]:
+def _in_blocks(graph: Any, node: Any, weight: Floats) -> Any:
+    """A product with `weight` [k, n] as ONNX Runtime's MatMulNBits, whose constants are added to the graph."""
+    k, n = weight.shape
+    blocks = -(-k // BLOCK)
+    rows = np.zeros((n, blocks * BLOCK), np.float32)
+    rows[:, :k] = weight.T
+    parts = rows.reshape(n, blocks, BLOCK)
+    scale = np.abs(parts).max(axis=2) / 127
+    scale[scale == 0] = 1.0
+    whole = np.round(parts / scale[:, :, None]) + 128  # what stands for zero where nothing else is said
+    names = [f"{node.name}.{part}" for part in ("weight", "scale")]
+    for name, values in zip(names, (whole.astype(np.uint8), scale.astype(np.float32)), strict=True):
+        graph.graph.initializer.append(numpy_helper.from_array(values, name))
+    return helper.make_node(
+        "MatMulNBits", [node.input[0], *names], node.output, name=node.name, domain=MICROSOFT,
+        K=k, N=n, bits=8, block_size=BLOCK, accuracy_level=INT8,
+    )  # fmt: skip
+
+
+def _cosines(exact: Floats, found: Floats) -> Floats:
+    """Of each pair of vectors; those of texts without a vector are left out."""
     length = np.linalg.norm(exact, axis=1) * np.linalg.norm(found, axis=1)
-    cosine = (exact * found).sum(axis=1)[length > 0] / length[length > 0]
-    return {"cosine_mean": float(cosine.mean()), "cosine_lowest": float(cosine.min())} if len(cosine) else {}
+    cosine: Floats = (exact * found).sum(axis=1)[length > 0] / length[length > 0]
+    return cosine

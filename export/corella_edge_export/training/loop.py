@@ -78,7 +78,9 @@ class Task(Protocol):
 class Schedule:
     """Linear warm-up over a share of all steps, then cosine to a tenth of the rate.
 
-    A batch is worked off in `accumulate` parts a process.
+    A batch is worked off in `accumulate` parts a process. Evaluation judges, and the run keeps, not the weights as
+    trained but their mean with those they began with, of which these are the `start_share` (WiSE-FT, arXiv 2109.01903,
+    section 3); parameters that learn faster than the schedule's rate only fit what the others give, and are kept.
     """
 
     learning_rate: float
@@ -89,6 +91,7 @@ class Schedule:
     warmup: float = 0.02
     clip: float = 1.0
     accumulate: int = 1
+    start_share: float = 0.0
 
     def rate(self, step: int, total: int) -> float:
         """Learning rate of step `step` of `total`."""
@@ -206,7 +209,25 @@ class _Training:
         self.factors = [factor for _, factor in task.groups()]
         groups = [{"params": parameters} for parameters, _ in task.groups()]
         self.optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+        self.start = self._trained_slowly() if schedule.start_share else {}  # before a checkpoint is restored
         self.state = self._resume()
+
+    def _trained_slowly(self) -> dict[str, Tensor]:
+        """A copy of the parameters, but those that learn faster than the schedule's rate."""
+        places = {p.data_ptr() for part, factor in self.task.groups() if factor <= 1.0 for p in part}
+        return {name: own.clone() for name, own in self.task.trainable().items() if own.data_ptr() in places}
+
+    @contextmanager
+    def _mixed_with_start(self) -> Iterator[None]:
+        """The model with the weights that are judged and kept."""
+        own = self.task.trainable()
+        trained = {name: own[name].clone() for name in self.start}
+        share = self.schedule.start_share
+        restore(self.task, {name: torch.lerp(trained[name], first, share) for name, first in self.start.items()})
+        try:
+            yield
+        finally:
+            restore(self.task, trained)
 
     def run(self) -> None:
         if self.state.done:
@@ -280,7 +301,8 @@ class _Training:
             figures = self._figures(found)
             self._log("train", {**figures, "rate": self.optimizer.param_groups[0]["lr"]})
             if judge:
-                self._judge(figures["loss"], bar)
+                with self._mixed_with_start():
+                    self._judge(figures["loss"], bar)
                 self.saved = -math.inf
         if stop or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
             self._save()

@@ -26,7 +26,7 @@ NAMES = {"auc": "AUC", "logloss": "log-loss", "accuracy": "accuracy", "ece": "EC
 
 
 @dataclass(frozen=True)
-class Line:
+class PlotLine:
     """A named line of (x, y); `low` and `high`, if given, are the ends of its band."""
 
     name: str
@@ -94,20 +94,20 @@ def top(found: Json) -> str:
                   x_name, f"NDCG@{found['k']}", None)  # fmt: skip
 
 
-def _way(found: Json, way: str, timed: bool, name: str, colour: str, dash: str, mark: str) -> Line:
+def _way(found: Json, way: str, timed: bool, name: str, colour: str, dash: str, mark: str) -> PlotLine:
     rows = [row for row in found["points"] if row["way"] == way]
     y, low, high = ([row["ndcg"][end] for row in rows] for end in ("value", "low", "high"))
-    return Line(name, colour, [row["llm_ms" if timed else "asked"] for row in rows], y, dash, mark, low, high)
+    return PlotLine(name, colour, [row["llm_ms" if timed else "asked"] for row in rows], y, dash, mark, low, high)
 
 
-def _three(points: Sequence[Json], metric: str, x: Sequence[float]) -> list[Line]:
+def _three(points: Sequence[Json], metric: str, x: Sequence[float]) -> list[PlotLine]:
     known = [(at, row) for at, row in zip(x, points, strict=True) if row["random"][metric] is not None]
     xs, rows = [at for at, _ in known], [row for _, row in known]
     own = [row[metric] for row in points]
     return [
-        Line("oracle", ORACLE, xs, [row["oracle"][metric] for row in rows], "2 4", "diamond"),
-        Line("random", RANDOM, xs, [row["random"][metric] for row in rows], "7 4", "square"),
-        Line("policy", POLICY, x, [one["value"] for one in own], "none", "circle",
+        PlotLine("oracle", ORACLE, xs, [row["oracle"][metric] for row in rows], "2 4", "diamond"),
+        PlotLine("random", RANDOM, xs, [row["random"][metric] for row in rows], "7 4", "square"),
+        PlotLine("policy", POLICY, x, [one["value"] for one in own], "none", "circle",
              [one["low"] for one in own], [one["high"] for one in own]),
     ]  # fmt: skip
 
@@ -128,7 +128,7 @@ def _range(points: Sequence[Json], metric: str) -> tuple[float, float]:
 
 
 def _lines(
-    lines: Sequence[Line], frame: Frame, ticks: Sequence[tuple[float, str]], title: str, x_name: str, y_name: str,
+    lines: Sequence[PlotLine], frame: Frame, ticks: Sequence[tuple[float, str]], title: str, x_name: str, y_name: str,
     own: tuple[float, float] | None,
 ) -> str:  # fmt: skip
     levels = linear_ticks(frame.low_y, frame.high_y)
@@ -151,13 +151,13 @@ def _clip(title: str) -> tuple[str, str]:
     return f'<clipPath id="{name}">{inside}</clipPath>', f'<g clip-path="url(#{name})">'
 
 
-def _band(line: Line, frame: Frame) -> str:
+def _band(line: PlotLine, frame: Frame) -> str:
     upper = [f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in zip(line.x, line.high, strict=True)]
     lower = [f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in zip(line.x, line.low, strict=True)]
     return f'<polygon points="{" ".join([*upper, *lower[::-1]])}" fill="{line.colour}" fill-opacity="0.15"/>'
 
 
-def _path(line: Line, frame: Frame) -> list[str]:
+def _path(line: PlotLine, frame: Frame) -> list[str]:
     places = [(frame.x(x), frame.y(y)) for x, y in zip(line.x, line.y, strict=True)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     made = f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="2"'
@@ -171,7 +171,7 @@ def _mark(kind: str, x: float, y: float, colour: str) -> str:
     return f'<rect x="{x - 3:.1f}" y="{y - 3:.1f}" width="6" height="6" fill="{colour}"{turn}/>'
 
 
-def _names(lines: Sequence[Line], frame: Frame) -> list[str]:
+def _names(lines: Sequence[PlotLine], frame: Frame) -> list[str]:
     """Each line's name beside its last place, none above another; lines that end alike share a place's row."""
     ends = sorted(((min(max(frame.y(line.y[-1]), TOP), HEIGHT - BOTTOM), line) for line in lines), key=lambda e: e[0])
     places = spread([y for y, _ in ends], 15)

@@ -27,7 +27,7 @@ VERDICTS = {
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A heading, sentences, a table and plots (SVG text, caption)."""
 
     title: str
@@ -50,7 +50,7 @@ def write(result: Json, out: Path) -> None:
         write_file(out / name, contents.encode("utf-8", "xmlcharrefreplace"))
 
 
-def _html(section: Section) -> Iterator[str]:
+def _html(section: ReportSection) -> Iterator[str]:
     yield f"<section>\n<h2>{escape(section.title)}</h2>"
     yield from (f"<p>{escape(sentence)}</p>" for sentence in section.said)
     if section.rows:
@@ -63,7 +63,7 @@ def _html(section: Section) -> Iterator[str]:
     yield "</section>"
 
 
-def _markdown(section: Section) -> Iterator[str]:
+def _markdown(section: ReportSection) -> Iterator[str]:
     yield from [f"## {section.title}", ""]
     yield from (line for sentence in section.said for line in (f"- {sentence}", ""))
     if section.rows:
@@ -77,9 +77,9 @@ def _cells(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def sections(result: Json) -> Iterator[Section]:
+def sections(result: Json) -> Iterator[ReportSection]:
     """What the report says, in order."""
-    yield Section("Result", [*summary(result), *(f"Warning: {text}." for text in result["warnings"])])
+    yield ReportSection("Result", [*summary(result), *(f"Warning: {text}." for text in result["warnings"])])
     yield _by_share(result)
     yield _other_metrics(result)
     yield _area(result)
@@ -125,7 +125,7 @@ def _by_llm(found: Json) -> str:
             "inputs, without any LLM.")  # fmt: skip
 
 
-def _by_share(result: Json) -> Section:
+def _by_share(result: Json) -> ReportSection:
     header = ["asked for", "routed share", "threshold", "requests touched", "LLM ms", "AUC", "gain in AUC",
               "random AUC", "oracle AUC"]  # fmt: skip
     said = ["Thresholds are quantiles of the measure on the earlier rows; every figure is of the later rows, with its "
@@ -141,16 +141,18 @@ def _by_share(result: Json) -> Section:
     if result["policy"]["llm_ms"] is not None:
         figures += [(plots.cost(result, name), f"{NAMES[name]} against time: a touched request pays for its user's "
                      "history once, then for each candidate.") for name in ("auc", "logloss")]  # fmt: skip
-    return Section("Quality by share", said, header, rows, figures)
+    return ReportSection("Quality by share", said, header, rows, figures)
 
 
-def _other_metrics(result: Json) -> Section:
+def _other_metrics(result: Json) -> ReportSection:
     names = [name for name in _metrics(result) if name != "auc"]
     said = ["ECE: 15 bins of equal mass; noise counts as error there, so draws lie above the value as a rule. NDCG@10: "
             "over requests that have a positive and a negative row, equal scores in the worst order."]  # fmt: skip
     rows = [[name, _percent(row["share"]), *(_interval(row[metric]) for metric in names)]
             for name, row in _points(result)]  # fmt: skip
-    return Section("Other metrics by share", said, ["asked for", "routed share", *map(NAMES.__getitem__, names)], rows)
+    return ReportSection(
+        "Other metrics by share", said, ["asked for", "routed share", *map(NAMES.__getitem__, names)], rows
+    )
 
 
 def _metrics(result: Json) -> list[str]:
@@ -166,15 +168,15 @@ def _work(row: Json) -> list[str]:
     return [_percent(row["share"]), _number(row["threshold"]), f"{row['requests_touched']:.1%}", cost]
 
 
-def _area(result: Json) -> Section:
+def _area(result: Json) -> ReportSection:
     said = ["APGR (RouteLLM, arXiv 2406.18665): of the gap between the base model and the LLM asked about everything, "
             "what is won in the mean over all shares. Asking at random wins about 0.5."]  # fmt: skip
     rows = [[NAMES[name], _interval(found["gap"], "+"), _interval(found) if found["value"] is not None
              else f"{NONE} ({found['reason']})"] for name, found in result["apgr"].items()]  # fmt: skip
-    return Section("Area won", said, ["metric", "gap, LLM - base (as improvement)", "APGR"], rows)
+    return ReportSection("Area won", said, ["metric", "gap, LLM - base (as improvement)", "APGR"], rows)
 
 
-def _top(result: Json) -> Iterator[Section]:
+def _top(result: Json) -> Iterator[ReportSection]:
     found = result["top"]
     if found is None:
         return
@@ -191,14 +193,14 @@ def _top(result: Json) -> Iterator[Section]:
               "difference in NDCG"]  # fmt: skip
     about = "time" if every[-1]["llm_ms"] is not None else "candidates asked about"
     figures = [(plots.top(found), f"NDCG@{found['k']} against {about}; the nearer to the upper left, the better.")]
-    yield Section("Only what can change the top", said, header, rows, figures)
+    yield ReportSection("Only what can change the top", said, header, rows, figures)
 
 
 def _ms(row: Json) -> str:
     return NONE if row["llm_ms"] is None else f"{row['llm_ms']:.1f}"
 
 
-def _orders(result: Json) -> Iterator[Section]:
+def _orders(result: Json) -> Iterator[ReportSection]:
     about = {"gain": ("Is the measure monotone on this log?", "log-loss that asking takes away", "What asking gains"),
              "errors": ("Does the measure order the base model's errors?", "log-loss of the base model",
                         "The base model's log-loss")}  # fmt: skip
@@ -213,11 +215,11 @@ def _orders(result: Json) -> Iterator[Section]:
                 for place, one in enumerate(found["deciles"], 1)]  # fmt: skip
         header = ["part", "measure from", "to", "rows", f"{axis}, nats"]
         drawn = plots.deciles(found, f"{subject} by the measure", f"{axis}, nats")
-        yield Section(title, said, header, rows, [(drawn, "Bars: means of parts of about equal size, with 95 % "
+        yield ReportSection(title, said, header, rows, [(drawn, "Bars: means of parts of about equal size, with 95 % "
                                                    "intervals over users.")])  # fmt: skip
 
 
-def _fusions(result: Json) -> Iterator[Section]:
+def _fusions(result: Json) -> Iterator[ReportSection]:
     found = result.get("fusions")
     if not found:
         return
@@ -233,10 +235,10 @@ def _fusions(result: Json) -> Iterator[Section]:
     rows = [[part, row["rule"], row["maps"], *(_figure(row[name]) for name in names), "best" if row["chosen"] else ""]
             for part in ("earlier", "later") for row in found[part]]  # fmt: skip
     header = ["part", "rule", "maps", "log-loss", "AUC", "ECE", "ECE, LLM decides", "ECE, others", "by log-loss"]
-    yield Section("One scale for both models", said, header, rows)
+    yield ReportSection("One scale for both models", said, header, rows)
 
 
-def _gate(result: Json) -> Iterator[Section]:
+def _gate(result: Json) -> Iterator[ReportSection]:
     found = result["gate"]
     if found is None:
         return
@@ -254,17 +256,19 @@ def _gate(result: Json) -> Iterator[Section]:
     rows = [[name, f"{one['share']:.0%}", *(_fine(one[key]) for key in ("gate", "entropy", "gain")),
              _interval(one["auc"], "+")] for name, part in parts for one in part]  # fmt: skip
     header = ["part", "share", "gate saves", "entropy saves", "gain", "gain in AUC"]
-    yield Section("The learned gate against the entropy", said, header, rows)
+    yield ReportSection("The learned gate against the entropy", said, header, rows)
 
 
-def _promise(result: Json) -> Iterator[Section]:
+def _promise(result: Json) -> Iterator[ReportSection]:
     found = result["promise"]
     if found is None:
         return
     rows = f"{found['rows']:,} rows of {found['users']:,} users"
     one = "one row of each user" if found["one_row_a_user"] else "every row, also several of one user"
     missed = f"On the later rows {_interval(found['missed_later'])} are wrong and not routed."
-    yield Section("What the threshold promises", [found["text"], f"From {rows}; {one}. {found['assumed']}", missed])
+    yield ReportSection(
+        "What the threshold promises", [found["text"], f"From {rows}; {one}. {found['assumed']}", missed]
+    )
 
 
 def _fine(found: Json) -> str:
@@ -276,7 +280,7 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _log(result: Json) -> Section:
+def _log(result: Json) -> ReportSection:
     parts, power = result["parts"], result["power"]
     said = [
         f"{power['told']}.",
@@ -286,7 +290,7 @@ def _log(result: Json) -> Section:
     names = {"rows": "rows", "users": "users", "requests": "requests", "positive": "share of positives",
              "llm_known": "LLM's score known", "from": "from", "to": "to", "sha256": "sha256 of the rows"}  # fmt: skip
     rows = [[title, *(_about(parts[part][name]) for part in ("fit", "held_out"))] for name, title in names.items()]
-    return Section("The log", said, ["", "earlier part (fit)", "later part (report)"], rows)
+    return ReportSection("The log", said, ["", "earlier part (fit)", "later part (report)"], rows)
 
 
 def _about(value: Any) -> str:

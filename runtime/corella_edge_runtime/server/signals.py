@@ -64,7 +64,7 @@ class Signals:
         routed = np.concatenate([scores.routed for scores, _ in waiting]) if waiting else np.empty(0, np.bool_)
         items, users = (sum(unknown.get(field, 0) for _, unknown in waiting) for field in ("item", "user"))
         value = _values(self._measures[version], [scores for scores, _ in waiting], crm)
-        more = drift.batch(value, routed, crm, llm, items, users, state.reference)
+        more = drift.batch(value, routed, crm, llm, items, users, state.histogram)
         self._states[version] = drift.observed(state, more, self._clock())
 
 

@@ -72,8 +72,8 @@ class Slates:
         """The items to rank.
 
         Raises:
-            InputError: a filter by what no item has; neighbours of a bundle that knows none; weights that are not one
-                for each candidate; and in a strict request whatever would be a note.
+            InputError: a filter by what no item has; neighbours of a bundle that knows none; weights that are no
+                numbers for each candidate; and in a strict request whatever would be a note.
         """
         if request.candidates is None:
             slate = self._of_catalogue(request)
@@ -86,7 +86,6 @@ class Slates:
         return slate
 
     def _of_catalogue(self, request: Request) -> Slate:
-        _value(request.selection, None)
         mask, strength, notes = self._mask(request)
         fallback = self._fallback(request)
         rows = np.flatnonzero(mask) if mask is not None else self.everything.rows
@@ -99,7 +98,7 @@ class Slates:
             ranks = strength[rows]
         whole = len(rows) == len(self.everything)
         found = self.everything if whole else Candidates(self._ids(rows), None, rows)
-        return Slate(found, fallback, ranks, notes)
+        return Slate(found, fallback, ranks, notes, None if fallback else self._value(request.selection, None, rows))
 
     def _mask(self, request: Request) -> tuple[Mask | None, Floats | None, tuple[str, ...]]:
         """Which items of the catalogue are ranked, None = all; how similar they are to what was named; notes."""
@@ -170,7 +169,6 @@ class Slates:
     def _of_given(self, request: Request, candidates: Candidates) -> Slate:
         """Of the candidates that the request brings, whose own attributes win over the catalogue's."""
         selection, items, keep = request.selection, candidates.items, np.ones(len(candidates), np.bool_)
-        value = _value(selection, len(items))
         notes: tuple[str, ...] = ()
         gone = set[str]().union(*_gone(request))
         stock = request.stock if request.in_stock else None
@@ -182,6 +180,7 @@ class Slates:
                 for item in items
             ]
         rows = np.array([self.catalog.row_of.get(item, len(self.catalog)) for item in items], np.int64)
+        value = self._value(selection, candidates, rows)
         if selection.filter:
             mask, notes = self._filtered(candidates, rows, selection)
             keep &= mask
@@ -196,6 +195,43 @@ class Slates:
             strength = self.popular.counts.astype(np.float64)
         assert strength is not None
         return Slate(chosen, fallback, np.append(strength, 0.0)[rows[places]], notes)
+
+    def _value(
+        self, selection: Selection, candidates: Candidates | None, rows: npt.NDArray[np.int64]
+    ) -> Weighting | None:
+        """By what the items at these rows of the catalogue rank, where not by their probability.
+
+        Args:
+            candidates: those of the request, whose own attributes win; None = they are the catalogue's.
+
+        Raises:
+            InputError: weights are not one for each candidate, not of at least 0, or an attribute holds no numbers.
+        """
+        given_ = (selection.weights, selection.bonuses)
+        if not any(isinstance(one, (list, str)) for one in given_):
+            return None
+        weight, bonus = (
+            self._numbers(name, found, fill, candidates, rows)
+            for name, found, fill in zip(("weights", "bonuses"), given_, (1.0, 0.0), strict=True)
+        )
+        if weight.min(initial=0.0) < 0.0:
+            raise InputError(f"weights: {named(str(selection.weights))} of an item is below 0; a weight is at least 0")
+        return Weighting(weight, bonus)
+
+    def _numbers(
+        self, name: str, found: object, fill: float, candidates: Candidates | None, rows: npt.NDArray[np.int64]
+    ) -> Floats:
+        """float64 [n]: the numbers of a field, of an attribute, or the fill."""
+        if isinstance(found, list):
+            return _one_each(name, found, None if candidates is None else len(candidates))
+        if not isinstance(found, str):
+            return np.full(len(rows), fill)
+        own = {} if candidates is None else candidates.own
+        brought = {place: features[found] for place, features in own.items() if found in features}
+        numbers = np.append(self.filters.numbers(found, name, bool(brought)), 0.0)[rows]
+        for place, value in brought.items():
+            numbers[place] = value if type(value) in (int, float) else 0.0
+        return numbers
 
     def _filtered(
         self, candidates: Candidates, rows: npt.NDArray[np.int64], selection: Selection
@@ -215,24 +251,13 @@ class Slates:
         return mask, tuple(self.filters.notes({k: v for k, v in conditions.items() if k not in brought}))
 
 
-def _value(selection: Selection, candidates: int | None) -> Weighting | None:
-    """By what a request's candidates rank, so many of them, where not by their probability; None = whole catalogue.
-
-    Raises:
-        InputError: weights or bonuses are not one for each candidate.
-    """
-    weights, bonuses = selection.weights, selection.bonuses
-    for name, found in (("weights", weights), ("bonuses", bonuses)):
-        if isinstance(found, list) and candidates is None:
-            raise InputError(f"{name}: there is one for each candidate; name the candidates")
-        if isinstance(found, list) and len(found) != candidates:
-            raise InputError(f"{name}: expected {candidates} numbers, one for each candidate, got {len(found)}")
-    if not isinstance(weights, list) and not isinstance(bonuses, list):
-        return None
-    return Weighting(
-        np.array(weights, np.float64) if isinstance(weights, list) else np.ones(candidates or 0),
-        np.array(bonuses, np.float64) if isinstance(bonuses, list) else np.zeros(candidates or 0),
-    )
+def _one_each(name: str, numbers: list[float], candidates: int | None) -> Floats:
+    """float64 [n]. Raises InputError unless there is one for each of so many candidates; None = whole catalogue."""
+    if candidates is None:
+        raise InputError(f"{name}: there is one for each candidate; name the candidates, or an attribute of the items")
+    if len(numbers) != candidates:
+        raise InputError(f"{name}: expected {candidates} numbers, one for each candidate, got {len(numbers)}")
+    return np.array(numbers, np.float64)
 
 
 def _gone(request: Request) -> list[Collection[str]]:

@@ -114,6 +114,24 @@ class Filters:
                 raise InputError(f"filter.{named(name)}: holds no numbers; ask for values, such as {self._some(name)}")
         return conditions
 
+    def numbers(self, name: str, path: str, brought: bool = False) -> npt.NDArray[np.float64]:
+        """float64 [n]: an attribute's numbers, 0 for an item without one.
+
+        Args:
+            path: the request's field that names it. brought: whether a candidate of the request brings it.
+
+        Raises:
+            InputError: no item has the attribute, or none has a number.
+        """
+        if name not in self.names:
+            if brought:
+                return np.zeros(len(self.catalog))
+            raise InputError(f"{path}: no item has an attribute {named(name)!r}; {_nearest(name, self.names)}")
+        found = self.column(name).numbers
+        if np.isnan(found).all() and not brought:
+            raise InputError(f"{path}: the attribute {named(name)!r} holds no numbers")
+        return np.nan_to_num(found, nan=0.0)
+
     def _some(self, name: str) -> str:
         return ", ".join(map(repr, list(self.column(name).rows_of)[:NEAREST]))
 

@@ -22,7 +22,7 @@ from corella_edge.errors import BundleError
 MOST_SIMILAR = 100  # neighbours of one item
 
 
-class Line(Struct):
+class PopularLine(Struct):
     """An item of the training rows."""
 
     item: str
@@ -54,7 +54,7 @@ class Popular:
         """
         counts = np.zeros(len(catalog), np.int64)
         found: list[list[tuple[int, float]]] = [[] for _ in range(len(catalog))]
-        decode = messages.Decoder(Line).decode
+        decode = messages.Decoder(PopularLine).decode
         with path.open("rb") as file:
             for number, text in enumerate(file, 1):
                 try:

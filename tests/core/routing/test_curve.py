@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
 from corella_edge.metrics import row_loss
 from corella_edge.ranking import Lists
-from corella_edge.routing.curve import Held, at_random, curve, cut, knee, oracle, point, won
+from corella_edge.routing.curve import HeldOut, at_random, curve, cut, knee, oracle, point, won
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import entropy
@@ -24,8 +24,8 @@ SHARES = st.floats(0.0, 1.0)
 VALUES = st.lists(st.floats(-5, 5), min_size=1, max_size=40)
 
 
-def held(rows: LabelledRows = LOG, draws: int = 40) -> Held:
-    return Held(rows, entropy(rows.crm), REPLACE, draws)
+def held(rows: LabelledRows = LOG, draws: int = 40) -> HeldOut:
+    return HeldOut(rows, entropy(rows.crm), REPLACE, draws)
 
 
 @given(VALUES, SHARES, SHARES)
@@ -121,13 +121,13 @@ def test_the_area_that_a_measure_wins() -> None:
     shares = np.linspace(0, 1, 11)
 
     def apgr(values: np.ndarray, rows: LabelledRows = LOG) -> dict:
-        made = Held(rows, values, REPLACE, 100)
+        made = HeldOut(rows, values, REPLACE, 100)
         return won(made, [cut(values, share) for share in shares])
 
     by_entropy, by_chance = apgr(entropy(LOG.crm)), apgr(np.random.default_rng(0).random(len(LOG)))
     assert by_entropy["logloss"]["low"] > 0.6
     assert by_chance["logloss"]["value"] == pytest.approx(0.5, abs=0.06)
-    best = apgr(Held(LOG, entropy(LOG.crm), REPLACE).helped)
+    best = apgr(HeldOut(LOG, entropy(LOG.crm), REPLACE).helped)
     assert best["logloss"]["value"] > 1.0 > by_entropy["logloss"]["value"]
     useless = apgr(entropy(LOG.crm), LabelledRows(**{**vars(LOG), "llm": 1 - LOG.llm}))
     assert useless["auc"]["value"] is None
@@ -137,15 +137,15 @@ def test_the_area_that_a_measure_wins() -> None:
 def test_the_knee_is_where_asking_stops_to_pay() -> None:
     rows = labelled_log(1500, 8, 200)
     values = entropy(rows.crm)
-    bend = knee(Held(rows, values, REPLACE))
+    bend = knee(HeldOut(rows, values, REPLACE))
     assert bend is not None
     assert 0.1 < bend < 0.6
     worse = LabelledRows(**{**vars(rows), "llm": np.full(len(rows), 0.5)})
-    assert knee(Held(worse, -values, REPLACE)) is None
+    assert knee(HeldOut(worse, -values, REPLACE)) is None
 
 
 def test_the_fusion_rule_is_applied_where_routed() -> None:
-    made = Held(LOG, entropy(LOG.crm), Fusion("blend"), 10)
+    made = HeldOut(LOG, entropy(LOG.crm), Fusion("blend"), 10)
     chosen = made.chosen(0.6)
     blended = Fusion("blend")(LOG.crm, LOG.llm)
     assert np.array_equal(made.answer(chosen), np.where(chosen, blended, LOG.crm))

@@ -18,18 +18,18 @@ RNG = np.random.default_rng(0)
 CALIBRATION = Calibration.fit(entropy(RNG.beta(1, 6, 5000)))
 
 
-def of(p: np.ndarray, histogram: drift.Reference, llm: np.ndarray | None = None, new: int = 0) -> Batch:
+def of(p: np.ndarray, histogram: drift.Histogram, llm: np.ndarray | None = None, new: int = 0) -> Batch:
     answers = np.full(len(p), np.nan) if llm is None else llm
     return drift.batch(entropy(p), ~np.isnan(answers), p, answers, new, 0, histogram)
 
 
 def fed(p: np.ndarray, llm: np.ndarray | None = None, new: int = 0, now: float = 0.0) -> Drift:
     state = drift.begin(CALIBRATION)
-    return drift.observed(state, of(p, state.reference, llm, new), now)
+    return drift.observed(state, of(p, state.histogram, llm, new), now)
 
 
 def test_the_histogram_has_a_tenth_of_the_calibration_rows_in_each_bin() -> None:
-    found = drift.reference(CALIBRATION)
+    found = drift.histogram_of(CALIBRATION)
     assert len(found.expected) == drift.BINS
     assert found.expected == pytest.approx(np.full(drift.BINS, 0.1), abs=2e-3)
 
@@ -37,7 +37,7 @@ def test_the_histogram_has_a_tenth_of_the_calibration_rows_in_each_bin() -> None
 @given(st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.5, LN2]) | st.floats(0, LN2), min_size=2, max_size=80))
 def test_the_histogram_of_the_calibration_rows_themselves_is_what_is_expected(values: list[float]) -> None:
     s = np.asarray(values)
-    found = drift.reference(Calibration.fit(s))
+    found = drift.histogram_of(Calibration.fit(s))
     assert found.expected.sum() == pytest.approx(1.0)
     assert (found.expected >= -1e-12).all()
     # Quantiles are kept in steps of a thousandth, and a row may be anywhere within one.
@@ -76,7 +76,7 @@ def test_the_fast_share_leaves_the_slow_one_at_a_shift_and_both_meet_again() -> 
     for second in range(0, 8 * 3600, 30):
         p = np.full(20, 0.2)
         llm = np.where(np.arange(20) < (2 if second < 4 * 3600 else 8), 0.3, np.nan)
-        state = drift.observed(state, of(p, state.reference, llm), float(second))
+        state = drift.observed(state, of(p, state.histogram, llm), float(second))
         if second == 4 * 3600 + 600:
             fast, slow = state.share(state.fast), state.share(state.slow)
     assert fast > 0.3 > 0.2 > slow
@@ -96,7 +96,7 @@ def test_batches_of_one_moment_may_be_cut_and_ordered_in_any_way(seed: int, cuts
     whole, state = fed(p, llm), drift.begin(CALIBRATION)
     order = rng.permutation(60)
     for part in np.array_split(order, cuts):
-        state = drift.observed(state, of(p[part], state.reference, llm[part]), 0.0)
+        state = drift.observed(state, of(p[part], state.histogram, llm[part]), 0.0)
     assert state.slow.sums.counts.tolist() == whole.slow.sums.counts.tolist()
     assert state.slow.sums.apart == pytest.approx(whole.slow.sums.apart)
     assert state.share(state.fast) == whole.share(whole.fast)

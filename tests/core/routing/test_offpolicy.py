@@ -48,7 +48,7 @@ def test_both_estimators_are_unbiased_over_simulated_logs(nats: float) -> None:
     bootstrap = Bootstrap(rows.user, draws=1)
     for _ in range(80):
         log = log_of(rows, rng)
-        found = offpolicy.asked(log.known, log.propensity, wanted)
+        found = offpolicy.evidence(log.known, log.propensity, wanted)
         loss = row_loss(fuse(log.crm, log.llm, wanted & log.known, REPLACE), log.label)
         weighted.append(offpolicy.snips(loss, found, bootstrap).value)
         robust.append(offpolicy.doubly_robust(loss, log, found, bootstrap).value)
@@ -89,7 +89,7 @@ def test_answers_lost_to_a_deadline_do_not_count_as_zero() -> None:
         for _ in range(40):
             log = log_of(rows, rng, explore=0.3)
             log = replace(log, llm=np.where(rng.random(len(log)) < 0.7, log.llm, np.nan))
-            of = offpolicy.asked(log.known, log.propensity, wanted)
+            of = offpolicy.evidence(log.known, log.propensity, wanted)
             loss = row_loss(np.where(log.known, log.llm, log.crm), log.label)
             given = (loss, of, bootstrap) if estimate == "snips" else (loss, log, of, bootstrap)
             found.append(getattr(offpolicy, estimate)(*given).value)
@@ -114,7 +114,7 @@ def test_what_the_log_cannot_speak_for_has_no_estimate() -> None:
 def test_weights_are_clipped_and_the_effective_size_bounded(chances: list[float], clip: float) -> None:
     propensity = np.array(chances)
     known = np.ones(len(chances), bool)
-    found = offpolicy.asked(known, propensity, known, clip)
+    found = offpolicy.evidence(known, propensity, known, clip)
     assert found.weight.max() <= clip
     assert 1.0 - 1e-9 <= found.effective <= len(chances) + 1e-9
     assert found.undecided == 0.0
@@ -126,7 +126,7 @@ def test_the_order_of_rows_does_not_matter(order: list[int]) -> None:
     log = log_of(world(rng, 60), rng, explore=0.5)
     for rows in (log, log.take(np.array(order))):
         wanted = entropy(rows.crm) >= 0.3
-        found = offpolicy.asked(rows.known, rows.propensity, wanted)
+        found = offpolicy.evidence(rows.known, rows.propensity, wanted)
         loss = row_loss(fuse(rows.crm, rows.llm, wanted & rows.known, REPLACE), rows.label)
         value = offpolicy.snips(loss, found, Bootstrap(rows.user, draws=1)).value
         if rows is log:

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import NEVER, entropy
 from corella_edge.routing.policy import Policy
-from corella_edge.routing.replay import Logged, replay, wants
+from corella_edge.routing.replay import LoggedRows, replay, wants
 
 THRESHOLDS = st.one_of(st.just(NEVER), st.floats(0.0, 0.69))
 
 
-def log(seed: int = 0, n: int = 60, nats: float = 0.5) -> Logged:
+def log(seed: int = 0, n: int = 60, nats: float = 0.5) -> LoggedRows:
     rng = np.random.default_rng(seed)
     crm = rng.random(n)
     routed = entropy(crm) >= nats
@@ -23,7 +23,7 @@ def log(seed: int = 0, n: int = 60, nats: float = 0.5) -> Logged:
     texts = np.array([f"i{i}" for i in range(n)], object)
     llm = np.where(routed, rng.random(n), np.nan)
     rows = LabelledRows(request, request, texts, np.zeros(n), np.full(n, np.nan), crm, llm, np.ones(n))
-    return Logged(rows, routed, np.where(routed, "entropy", "").astype(object), crm)
+    return LoggedRows(rows, routed, np.where(routed, "entropy", "").astype(object), crm)
 
 
 def test_the_same_policy_changes_nothing() -> None:
@@ -60,7 +60,7 @@ def test_the_order_of_rows_does_not_matter(order: list[int], nats: float) -> Non
 
 def test_what_no_policy_can_ask_is_not_undecided() -> None:
     logged = log()
-    mute = Logged(logged.rows, logged.routed & False, np.full(60, "no_text", object), logged.final)
+    mute = LoggedRows(logged.rows, logged.routed & False, np.full(60, "no_text", object), logged.final)
     found = replay(mute, Policy(threshold=0.0))
     assert found.share_now == 0.0
     assert len(found.undecided) == 0

@@ -17,12 +17,12 @@ from corella_edge.routing.log_odds import fit_agreeing, fit_logistic
 from corella_edge.routing.policy import RATIOS, Calibration
 from corella_edge_export.evaluation import shares
 from corella_edge_export.evaluation.fusion import ENOUGH, fused, fusion, routed
-from corella_edge_export.evaluation.scored import METRICS, Judge, Pair, ScoredRows
+from corella_edge_export.evaluation.scored import METRICS, Pair, ScoredJudge, ScoredRows
 from draws import samples, weighted_auc
 from study_rows import pair, rows
 
 PAIR = pair()
-JUDGE = Judge(PAIR.test, draws=60)
+JUDGE = ScoredJudge(PAIR.test, draws=60)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_rows_without_an_answer_keep_the_crms_score() -> None:
 
 def test_no_answer_at_all_leaves_the_crm() -> None:
     mute = replace(PAIR.test, llm=np.full(len(PAIR.test), np.nan))
-    judge = Judge(mute, draws=10)
+    judge = ScoredJudge(mute, draws=10)
     point = shares.curve(Pair(PAIR.valid, mute), judge, (0.5,))[0]
     assert point["share"] == 0.0
     assert all(close(point["lines"][line]["auc"], judge(mute.crm)["auc"].value) for line in shares.LINES)
@@ -128,7 +128,7 @@ def test_no_answer_at_all_leaves_the_crm() -> None:
 def test_equal_entropies_are_routed_together() -> None:
     data = rows(200, silent=0.0)
     data = replace(data, crm=np.where(np.arange(200) % 2 == 0, 0.5, 0.9))
-    point = shares.curve(Pair(data, data), Judge(data, 5), (0.1,))[0]
+    point = shares.curve(Pair(data, data), ScoredJudge(data, 5), (0.1,))[0]
     assert point["share"] == 0.5
 
 

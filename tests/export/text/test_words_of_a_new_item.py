@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
 
 from corella_edge.bundle.artefact import TEXT, TOKENIZER, Bundle  # noqa: E402
+from corella_edge.cli import cli  # noqa: E402
 from corella_edge.errors import BundleError, MissingExtraError  # noqa: E402
 from corella_edge.features.vectors import as_float16, as_float32, item_text  # noqa: E402
 from corella_edge.request import Candidate, Event, Request, User  # noqa: E402
 from corella_edge_export.bundling.write import ExportOptions, export  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
+from corella_edge_export.text import to_onnx  # noqa: E402
 from corella_edge_export.text.encoder import SentenceEncoder, tokenizer_for  # noqa: E402
 from corella_edge_export.text.sentences import reader  # noqa: E402
 from corella_edge_export.training import stages  # noqa: E402
 from corella_edge_export.training.run import Run  # noqa: E402
 from corella_edge_export.training.tasks.crm import tensors  # noqa: E402
+from corella_edge_runtime import reference  # noqa: E402
 from corella_edge_runtime.engine import Engine  # noqa: E402
 from corella_edge_runtime.site.catalog_change import change  # noqa: E402
 from corella_edge_runtime.site.catalog_update import Update  # noqa: E402
+from corella_edge_runtime.text import TextModel  # noqa: E402
 from encoders import WIDTH, make_encoder  # noqa: E402
 from tiny_run import recipe  # noqa: E402
 
@@ -224,3 +231,47 @@ def test_tuned_vectors_are_trained_travel_and_are_scored_as_in_torch(
         feed, _ = engine.encoder.encode(user, [Candidate(data.item_ids[0], new), Candidate("new", new)])
     np.testing.assert_array_equal(feed["item_text"][0], as_float32(catalog.vectors[0]))
     np.testing.assert_allclose(feed["item_text"][1], _by_torch(*made)([words])[0], atol=2e-3)
+
+
+def test_verify_repeats_the_vectors_of_texts(bundle: Bundle, run: Run) -> None:
+    """Torch's own, of texts from the shortest to the longest."""
+    made, rows = run.text_model(), reference.read_texts(bundle)
+    assert made is not None
+    lengths = [len(text) for text, _ in rows]
+    assert lengths == sorted(lengths)
+    expected = _by_torch(*made)([text for text, _ in rows])
+    np.testing.assert_array_equal([vector for _, vector in rows], as_float32(as_float16(expected)))
+    with Engine.open(bundle.root, llm=None, tuned=False) as engine:
+        found = reference.compare(engine)
+        engine.encoder.make_vectors = lambda texts: 1.05 * _by_torch(*made)(texts)
+        other = reference.compare(engine)
+        engine.encoder.make_vectors = lambda texts: np.zeros((len(texts), 3), np.float32)
+        short = reference.compare(engine)
+    assert (found.texts, found.problems) == (len(rows), [])
+    assert found.text <= found.allowed.text == 1e-3
+    assert len(other.problems) == len(short.problems) == len(rows)
+    assert other.problems[0].startswith("text/reference.jsonl row 1: the text's vector is 5.0e-02 of its length from")
+
+
+def test_verify_tells_of_text_vectors(bundle: Bundle) -> None:
+    told = CliRunner().invoke(cli, ["verify", str(bundle.root)])
+    assert told.exit_code == 0, told.output
+    assert re.search(r"text vectors: \d+ rows, greatest difference \S+ \(at most 0.001\)", told.output)
+
+
+def test_eight_bit_weights_are_written_where_their_vectors_are_near_enough(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, texts = run.text_model(), ["A cup of tea", "The tea", ""]
+    assert made is not None
+    written = to_onnx.write(*made, tmp_path, texts, int8=True)
+    assert written["int8"]
+    assert to_onnx.LIKE <= written["cosine_lowest"] <= written["cosine_mean"] <= 1.0 + 1e-6
+    operators = [node.op_type for node in onnx.load(tmp_path / TEXT).graph.node]
+    assert "MatMulNBits" in operators
+    exact, found = _by_torch(*made)(texts), TextModel(tmp_path / TEXT, tmp_path / TOKENIZER, 5).vectors(texts)
+    assert 0 < max(map(reference.distance, found[:2], exact[:2])) < 0.1
+    monkeypatch.setattr(to_onnx, "LIKE", 1.1)
+    refused = to_onnx.write(*made, tmp_path, texts, int8=True)
+    assert not refused["int8"]
+    np.testing.assert_allclose(TextModel(tmp_path / TEXT, tmp_path / TOKENIZER, 5).vectors(texts), exact, atol=1e-3)

@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,6 +78,42 @@ def test_training_learns_and_ends_in_its_best_weights(whole: Any, tmp_path: Path
     with torch.inference_mode():
         assert task.evaluate()["auc"] == best
     assert not task.model.training
+
+
+def test_the_mean_with_the_start_is_judged_and_kept(tmp_path: Path) -> None:
+    """Training itself takes the same way; after a break the start is still the start."""
+    start, plain = TinyTask().weights(), TinyTask()
+    loop.fit(plain, SCHEDULE, tmp_path / "plain", seed=5, quiet=True)
+    mixing = replace(SCHEDULE, start_share=0.25)
+    mixed = TinyTask()
+    loop.fit(mixed, mixing, tmp_path / "mixed", seed=5, quiet=True)
+    for trained, judged in zip(plain.evaluated, mixed.evaluated, strict=True):
+        for began, own, found in zip(start, trained, judged, strict=True):
+            np.testing.assert_allclose(found, 0.25 * np.array(began) + 0.75 * np.array(own), atol=1e-6)
+    assert mixed.weights() in mixed.evaluated
+
+    def stop(epoch: int, index: int) -> None:
+        if (epoch, index) == (1, 4):
+            raise CutError
+
+    with pytest.raises(CutError):
+        loop.fit(TinyTask(at_step=stop), mixing, tmp_path / "broken", seed=5, quiet=True)
+    again = TinyTask()
+    loop.fit(again, mixing, tmp_path / "broken", seed=5, quiet=True)
+    assert again.weights() == mixed.weights()
+
+
+def test_what_learns_faster_is_kept_as_trained(tmp_path: Path) -> None:
+    class Fitted(TinyTask):
+        def groups(self) -> Any:
+            last = list(self.model[2].parameters())  # type: ignore[index]
+            return [(list(self.model[0].parameters()), 1.0), (last, 3.0)]  # type: ignore[index]
+
+    plain, mixed = Fitted(), Fitted()
+    loop.fit(plain, SCHEDULE, tmp_path / "plain", seed=5, quiet=True)
+    loop.fit(mixed, replace(SCHEDULE, start_share=0.5), tmp_path / "mixed", seed=5, quiet=True)
+    assert [judged[2:] for judged in mixed.evaluated] == [trained[2:] for trained in plain.evaluated]
+    assert all(judged[0] != trained[0] for judged, trained in zip(mixed.evaluated, plain.evaluated, strict=True))
 
 
 @pytest.mark.parametrize("steps", [{1}, {3}, {6}, {7}, {13}, {18}, {2, 3, 5, 8, 13}])

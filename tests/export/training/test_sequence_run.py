@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
+from corella_edge.cli import cli  # noqa: E402
+from corella_edge_export.bundling.write import ExportOptions, export  # noqa: E402
 from corella_edge_export.crm.ensemble import members_of  # noqa: E402
 from corella_edge_export.data.prepared import PreparedData  # noqa: E402
 from corella_edge_export.training import stages  # noqa: E402
+from corella_edge_export.training.loop import best_line  # noqa: E402
 from corella_edge_export.training.run import Run  # noqa: E402
 from corella_edge_export.training.tasks.crm import predict  # noqa: E402
 from tiny_run import recipe  # noqa: E402
@@ -35,3 +39,19 @@ def test_a_run_of_it_trains_and_aligns(data: PreparedData, tmp_path: Path, keys:
     assert probability.shape == (len(rows),)
     assert 0 < probability.std() < 0.5
     assert len(members_of(run.crm())) == chosen.crm.members
+
+
+def test_a_bundle_tells_what_a_run_that_ranks_is_judged_by(data: PreparedData, tmp_path: Path) -> None:
+    """The figure by which stage 1 chose its weights, and others of the same users."""
+    off = {"epochs": 0}
+    chosen = recipe(crm={**KEYS, **NEXT}, llm=off, joint=off, continuation=off)
+    stages.train(tmp_path / "run", chosen, data, quiet=True)
+    run = Run.open(tmp_path / "run", data)
+    export(run, tmp_path / "bundle", ExportOptions(threads=1))
+    told = json.loads((tmp_path / "bundle" / "verification.json").read_text("utf-8"))["metrics"]["next_item"]
+    assert told["ndcg@10"] == pytest.approx(best_line(tmp_path / "run" / "crm")["ndcg"])
+    assert told["items"] == len(data.item_ids)
+    shown = CliRunner().invoke(cli, ["inspect", str(tmp_path / "bundle")])
+    assert shown.exit_code == 0, shown.output
+    figures = f"base model alone HR@10 {told['hr@10']:.4f}, NDCG@10 {told['ndcg@10']:.4f}, MRR {told['mrr']:.4f}"
+    assert f"{figures} (the next liked item of {told['users']:,} validation users" in " ".join(shown.output.split())

@@ -100,7 +100,8 @@ def stage(stages: Stages) -> tuple[CrmTask, Schedule]:
     r = run.recipe.crm
     model = run.crm("encoder") if run.tunes_encoder else run.new_crm()
     task = new_task(model, stages.rows("train"), stages.rows("valid"), r, run.recipe.seed)
-    return task, Schedule(r.learning_rate, r.weight_decay, r.epochs, r.evaluations, r.patience)
+    share = r.text.start_share
+    return task, Schedule(r.learning_rate, r.weight_decay, r.epochs, r.evaluations, r.patience, start_share=share)
 
 
 def new_task(model: CrmModel, train: EncodedRows, valid: EncodedRows, recipe: CrmRecipe, seed: int) -> CrmTask:

@@ -223,6 +223,12 @@ def rank_metrics(models: list[CrmModel], rows: EncodedRows, chosen: Indices) -> 
     return dict(ranking.means(places_of(models, rows, chosen)))
 
 
+def next_item(model: CrmModel, valid: EncodedRows, seed: int) -> Metrics:
+    """What stage 1 is judged by where it learns to rank: `rank_metrics` of a sample of users, and how many they are."""
+    chosen = _users_to_rank(valid, seed)
+    return {**rank_metrics(members_of(model), valid, chosen), "users": len(chosen), "items": len(valid.data.item_ids)}
+
+
 def places_of(models: list[CrmModel], rows: EncodedRows, chosen: Indices) -> Indices:
     """Ranks int64 [chosen] of the rows' items without the histories (`ranking.ranks`), by the sum of the products."""
     catalogue = tensors(item_feed(rows, np.arange(len(rows.data.item_ids))), device_of(models[0]))
