@@ -27,6 +27,7 @@ from corella_edge.features.unseen import Refusal
 from corella_edge.features.vectors import VECTORS, write_vectors
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidates, Request
+from corella_edge.request_json import request_json
 from corella_edge.routing.fusion import REPLACE
 from corella_edge_export.bundling import file_types, ready, verify
 from corella_edge_export.bundling.popular import popular_lines
@@ -34,7 +35,6 @@ from corella_edge_export.bundling.routing import by_time, routing
 from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.crm.to_onnx import export_onnx, quantize_int8
 from corella_edge_export.data.rowset import RowSet, choose_rows, choose_users, history_needed
-from corella_edge_export.data.sampling import request_json
 from corella_edge_export.evaluation.labelled import of_rows
 from corella_edge_export.evaluation.scored import Json, ScoredRows, number
 from corella_edge_export.llm.model import merged

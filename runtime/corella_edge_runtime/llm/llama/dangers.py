@@ -94,6 +94,15 @@ def matrices_in(path: Path) -> tuple[frozenset[str], int]:
     return _read(path, _matrices_in)
 
 
+def weights_in(path: Path) -> list[tuple[str, str, int]]:
+    """Of each matrix of any model's file: its name, the name of its type, how many numbers it holds.
+
+    Raises:
+        BundleError: see `matrices_in`.
+    """
+    return _read(path, lambda head: [(name, kind, math.prod(shape)) for name, kind, shape in _matrices(head)])
+
+
 def _read(path: Path, look: Callable[[_Head], T]) -> T:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
@@ -170,23 +179,30 @@ def _counts(head: _Head) -> tuple[int, int]:
 
 
 def _matrices_in(head: _Head) -> tuple[frozenset[str], int]:
+    found = _matrices(head)
+    return frozenset(kind for _, kind, _ in found), min((shape[0] for *_, shape in found), default=0)
+
+
+def _matrices(head: _Head) -> list[tuple[str, str, list[int]]]:
+    """Of each matrix: its name, the name of its type, its shape."""
     tensors, keys = _counts(head)
     for _ in range(keys):
         head.text()
         head.value(head.take("I"))
     found = [_tensor(head) for _ in range(tensors)]
-    matrices = [(name, kind, row) for name, dimensions, kind, row in found if dimensions > 1]
-    return frozenset(_type_of(name, kind) for name, kind, _ in matrices), min((row for *_, row in matrices), default=0)
+    return [(name.decode("utf-8", "replace"), _type_of(name, kind), shape) for name, shape, kind in found
+            if len(shape) > 1]  # fmt: skip
 
 
-def _tensor(head: _Head) -> tuple[bytes, int, int, int]:
-    """Name, number of dimensions, number of the type, numbers in a row."""
+def _tensor(head: _Head) -> tuple[bytes, list[int], int]:
+    """Name, shape (numbers in a row first), number of the type."""
     name, dimensions = head.text(), head.take("I")
-    row = head.take("Q") if dimensions else 0
-    head.skip(8 * max(0, dimensions - 1))
+    if not 1 <= dimensions <= 4:
+        raise ValueError(f"the tensor {_shown(name)} has {dimensions} dimensions")
+    shape = [head.take("Q") for _ in range(dimensions)]
     kind = head.take("I")
     head.skip(8)
-    return name, dimensions, kind, row
+    return name, shape, kind
 
 
 def _type_of(name: bytes, kind: int) -> str:
@@ -274,9 +290,7 @@ def _read_by_llama(place: int, token: bytes) -> bytes:
 
 def _check_tensor(head: _Head) -> str:
     """The type of a matrix; empty for a norm, a bias or factors."""
-    name, dimensions, kind, _ = _tensor(head)
-    if not 1 <= dimensions <= 4:
-        raise ValueError(f"the tensor {_shown(name)} has {dimensions} dimensions")
+    name, _, kind = _tensor(head)
     if _MATRIX.fullmatch(name):
         return _type_of(name, kind)
     if kind != _F32_TENSOR:
