@@ -48,15 +48,19 @@ def check_checkpoint(recipe: LlmRecipe) -> str:
     """What of a checkpoint will be loaded, in one line; every weight has been looked at (`pretrained.check`).
 
     Raises:
-        InputError: a folder that `pretrained.check` refuses, or adapters on layers that there are not.
+        InputError: a folder that `pretrained.check` refuses, or adapters on layers or blocks that there are not.
     """
     unknown = sorted(set(recipe.lora.targets) - set(LINEAR))
     if unknown or not recipe.lora.targets:
         raise InputError(f"recipe, llm.lora.targets: {unknown} is not among {', '.join(LINEAR)}")
-    window = window_of(checkpoint_config(Path(recipe.path)))
+    config = checkpoint_config(Path(recipe.path))
+    window = window_of(config)
     if window and recipe.context > window:  # packed sequences see by a mask of their own, which knows no window
         raise InputError(f"recipe, llm.context: some blocks of {recipe.path} look back {window} tokens and no further; "
                          f"set it to at most {window}")  # fmt: skip
+    blocks = config.num_hidden_layers
+    if recipe.lora.layers > blocks:
+        raise InputError(f"recipe, llm.lora.layers: {recipe.lora.layers} are more than the {blocks} blocks of the LLM")
     return pretrained.check(Path(recipe.path))
 
 
@@ -115,13 +119,14 @@ def checkpoint_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def with_lora(model: Any, recipe: LlmRecipe) -> Any:
-    """The model frozen, with trainable adapters on the recipe's targets (peft)."""
+    """The model frozen, with trainable adapters on the recipe's targets in its upper blocks (peft)."""
     from peft import LoraConfig, get_peft_model
 
-    lora = recipe.lora
+    lora, blocks = recipe.lora, model.config.num_hidden_layers
+    chosen = list(range(blocks - lora.layers, blocks)) if lora.layers else None
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets),
-        task_type="CAUSAL_LM",
+        layers_to_transform=chosen, task_type="CAUSAL_LM",
     )  # fmt: skip
     try:
         return get_peft_model(model, config)

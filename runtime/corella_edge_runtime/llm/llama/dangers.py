@@ -57,6 +57,7 @@ _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
 }  # fmt: skip
 # What may be of any type that llama.cpp multiplies with; norms, biases and factors are F32.
 _MATRIX = re.compile(rb"(token_embd|output|blk\.\d{1,3}\.(attn_(q|k|v|qkv|output)|ffn_(gate|up|down)))\.weight")
+_MOST_DIMENSIONS = 4
 _F32_TENSOR = 0
 # Types that llama.cpp can multiply with, by their numbers: floats, and the quantised ones that files are made of.
 TYPES = {
@@ -197,7 +198,7 @@ def _matrices(head: _Head) -> list[tuple[str, str, list[int]]]:
 def _tensor(head: _Head) -> tuple[bytes, list[int], int]:
     """Name, shape (numbers in a row first), number of the type."""
     name, dimensions = head.text(), head.take("I")
-    if not 1 <= dimensions <= 4:
+    if not 1 <= dimensions <= _MOST_DIMENSIONS:
         raise ValueError(f"the tensor {_shown(name)} has {dimensions} dimensions")
     shape = [head.take("Q") for _ in range(dimensions)]
     kind = head.take("I")

@@ -248,8 +248,8 @@ def test_the_p99_that_a_closed_loop_hides() -> None:
     with server(Stalling(100)) as port:
         done = put(Plan(port, poisson(200.0, 3.0, 1), [0] * len(poisson(200.0, 3.0, 1))), [REQUEST])
     assert max(closed) >= STALL
-    assert np.quantile(closed, 0.99) < STALL / 10
-    assert STALL * 0.9 < np.quantile(done.latency, 0.99) < STALL * 1.5
+    assert np.quantile(closed, 0.99) < STALL / 4
+    assert STALL * 0.9 < np.quantile(done.latency, 0.99) < STALL * 5  # a machine with other work to do adds to it
     assert (done.latency > STALL / 2).mean() > 0.1
 
 
