@@ -16,21 +16,20 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from corella_edge.request import Request, User
+from corella_edge.request import Request
 from corella_edge.routing.load import Draws, Load, reached
-from corella_edge_runtime.bench import traffic
-from corella_edge_runtime.bench.measure import as_threshold, measure
-from corella_edge_runtime.bench.run import summary
-from corella_edge_runtime.bench.slo import Measured, measured
+from corella_edge_runtime.bench import slo, traffic
+from corella_edge_runtime.bench.circumstances import Noise
+from corella_edge_runtime.bench.seen import Meanwhile, Seen, Spot, sliced
+from corella_edge_runtime.bench.slo import Measured, Row
+from corella_edge_runtime.bench.supply import bodies
+from corella_edge_runtime.bench.target import InProcess
 from corella_edge_runtime.engine import Engine
 from harness.quiet import Watch, is_void
 from harness.results import ended
@@ -43,54 +42,43 @@ WITHIN = 0.15
 def requests(engine: Engine, number: int, candidates: int, rng: np.random.Generator) -> list[Request]:
     """Rows of the sample, drawn with replacement, filled up with random items; each with a history of its own order."""
     rows = traffic.read(engine.bundle, None)
-    return [as_new(traffic.fill(rows[int(place)].request, engine.encoder.catalog, candidates, rng), rng)
+    return [traffic.as_new(traffic.fill(rows[int(place)].request, engine.encoder.catalog, candidates, rng), rng)
             for place in rng.integers(0, len(rows), number)]  # fmt: skip
 
 
-def as_new(request: Request, rng: np.random.Generator) -> Request:
-    """The same with the history in random order."""
-    user, events = request.user, list(request.user.history)
-    return replace(request, user=User(user.id, user.features, [events[i] for i in rng.permutation(len(events))]))
-
-
-def fitted(engine: Engine, half: Sequence[Request], seconds: float) -> Measured:
-    """Of a benchmark of these requests; what is kept of their users is dropped between the ratios."""
+def fitted(target: InProcess, half: Sequence[Request], seconds: float) -> Measured:
+    """Of these requests one at a time; what is kept of their users is dropped between the ratios."""
     rows = []
     for ratio in FITTED:
-        engine.forget()
-        timed = measure(engine.rank, engine.stats, half, [ratio], 1, seconds / len(FITTED), 0, lambda *_: None)
-        rows.append({"ratio": ratio, **summary(timed)})
-    return measured({"ratios": rows, "ceiling": {}})
+        target.forget()
+        seen, end = list[Seen](), time.monotonic() + seconds / len(FITTED)
+        for body in bodies(half, f"ratio:{ratio:g}"):
+            seen.append(target.ask(body))
+            if time.monotonic() >= end:
+                break
+        rows.append(row(seen, ratio))
+    return slo.fitted(rows)
 
 
-def under_load(engine: Engine, half: Sequence[Request], ratio: float, qps: float, seed: int) -> dict[str, float]:
-    """Seconds from the moment of each request to its last answer, and what was asked."""
-    engine.forget()
-    moments = np.cumsum(np.random.default_rng(seed).exponential(1.0 / qps, len(half)))
-    done, futures, asked, began = np.zeros(len(half)), list[Future[Any]](), 0, time.monotonic()
-    hit = np.zeros(len(half), bool)
-    for place, request in enumerate(half):
-        time.sleep(max(0.0, began + moments[place] - time.monotonic()))
-        draft = engine.begin(replace(request, threshold=as_threshold(ratio), timeout_ms=None))
-        done[place] = time.monotonic()
-        hit[place], asked = len(draft.routed.chosen) > 0, asked + len(draft.routed.chosen)
-        if draft.asking is not None and draft.asking.future is not None:
-            draft.asking.future.add_done_callback(partial(_ended, done, place))
-            futures.append(draft.asking.future)
-    wait(futures)
-    seconds = done - (began + moments)
-    candidates = sum(len(request.candidates or ()) for request in half)
-    return {"share": asked / candidates, "touched": float(hit.mean()), "p50": float(np.percentile(seconds, 50)),
-            "p99": float(np.percentile(seconds, 99))}  # fmt: skip
+def row(seen: Sequence[Seen], ratio: float) -> Row:
+    """What these requests say of a ratio."""
+    spot = Spot(scenario="single", threshold=f"ratio:{ratio:g}")
+    found = slo.of_slices([sliced(spot, 0, seen, Meanwhile(1.0, Noise()))], ratio, 0, 1)
+    assert found is not None
+    return found
 
 
-def _ended(done: npt.NDArray[np.float64], place: int, _: Future[Any]) -> None:
-    done[place] = time.monotonic()
+def under_load(target: InProcess, half: Sequence[Request], ratio: float, qps: float, seed: int) -> Row:
+    """Latency from the moments of the requests, and what was asked."""
+    target.forget()
+    moments = np.cumsum(np.random.default_rng(seed).exponential(1.0 / qps, len(half))).tolist()
+    return row(target.stream(bodies(half, f"ratio:{ratio:g}"), moments), ratio)
 
 
-def compared(found: Measured, seen: dict[str, float], ratio: float, load: Load, draws: Draws) -> dict[str, Any]:
+def compared(found: Measured, at: Row, ratio: float, load: Load, draws: Draws) -> dict[str, Any]:
     """Prediction and measurement of one ratio, and how far apart they are."""
-    said = asdict(reached(found.cold, load, seen["share"], draws))
+    seen = {name: getattr(at, name) for name in ("share", "touched", "p50", "p99")}
+    said = asdict(reached(found.cold, load, at.share, draws))
     apart = {name: abs(seen[name] - said[name]) / max(said[name], 1e-9) for name in ("touched", "p99")}
     return {"ratio": ratio, "measured": seen, "predicted": said, "apart": apart, "met": max(apart.values()) <= WITHIN}
 
@@ -101,9 +89,10 @@ def figures(given: argparse.Namespace) -> dict[str, Any]:
     with Engine.open(given.bundle, llm="process", tuned=False, llm_threads=given.llm_threads) as engine:
         engine.warm_up()
         halves = [requests(engine, given.requests, given.candidates, rng) for _ in range(2)]
-        found = fitted(engine, halves[0], given.seconds)
+        target = InProcess(engine)
+        found = fitted(target, halves[0], given.seconds)
         load, draws = Load(given.qps, given.candidates, found.correlations), Draws.of(rng)
-        seen = [under_load(engine, halves[1], ratio, given.qps, given.seed) for ratio in RATIOS]
+        seen = [under_load(target, halves[1], ratio, given.qps, given.seed) for ratio in RATIOS]
         name = engine.name
     ratios = [compared(found, one, ratio, load, draws) for ratio, one in zip(RATIOS, seen, strict=True)]
     told = watch.read()

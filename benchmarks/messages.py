@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import CorellaError
+from corella_edge.request_json import request_body
+from corella_edge_runtime.bench.load.mix import Stream, mix
 from harness.checkout import HERE, Asked, asked, environment
 from harness.judged import at_least, at_most
-from harness.load.mix import Stream, mix
 from harness.load.saturation import saturation
 from harness.load.server import Server
 from harness.load.setting import Setting
-from harness.load.traffic import Source, body_of, prepared
+from harness.load.traffic import Source, prepared
 from harness.pairs import ratio_of
 from harness.quiet import Watch, cpu_seconds, is_void
 from harness.report import finish
@@ -77,7 +78,7 @@ def bundle(root: Path, options: argparse.Namespace) -> Row:
     source, folder = Source.open(root), options.work.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     for n in SIZES:
-        bodies = [body_of(request).decode() for request in source.strangers(400, n, 1, "ratio:0")]
+        bodies = [request_body(request).decode() for request in source.strangers(400, n, 1, "ratio:0")]
         (folder / f"bodies-{n}.json").write_text(json.dumps(bodies))
     sides = {"new": HERE, "old": options.against.resolve()}
     clock = ["cpu"] if options.cpu else []

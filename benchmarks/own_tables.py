@@ -28,6 +28,7 @@ from harness.load.server import Server
 from harness.options import check_words, words
 from harness.quiet import Watch
 from harness.results import ended
+from harness.timed import kept
 from scenarios import tallrec
 
 Json = dict[str, Any]
@@ -188,7 +189,8 @@ def bundle(place: Place, seed: int, again: bool) -> None:
         served.write_text(json.dumps(serve(place, seed, made), indent=1), "utf-8")
     if again and (timed / "benchmark.json").exists():
         (timed / "benchmark.json").unlink()
-    place.step(f"benchmark-{seed}", timed / "benchmark.json", "benchmark", made, "--ratios", RATIOS, "--out", timed)
+    place.step(f"benchmark-{seed}", timed / "benchmark.json",
+               "benchmark", made, "--scenario", "single", "--ratios", RATIOS, "--out", timed)  # fmt: skip
 
 
 def serve(place: Place, seed: int, made: Path) -> Json:
@@ -245,7 +247,6 @@ def of_seed(place: Place, seed: int) -> Json:
         group["at"] = [{key: row[key] for key in AT} for row in group["at"]]
         for other in ("calibration", "thirds"):  # evaluate's folder has them, and more of every ratio
             group.pop(other, None)
-    timed = _read(place / f"benchmark-{seed}" / "benchmark.json")
     trained = _read(place / f"run-{seed}" / "summary.json")
     return {
         "ratio": float(recipe["export"]["threshold"].removeprefix("ratio:")), "fusion": evaluation["fusion"],
@@ -254,7 +255,7 @@ def of_seed(place: Place, seed: int) -> Json:
         "groups": evaluation["groups"], "unknown": evaluation["unknown"],
         "verification": _read(made / "verification.json"),
         "served": _read(place / f"served-{seed}.json"),
-        "benchmark": {key: timed[key] for key in ("settings", "traffic", "disturbance", "ceiling", "ratios")},
+        "benchmark": kept(place / f"benchmark-{seed}"),
         "bundle_bytes": {str(path.relative_to(made)): path.stat().st_size
                          for path in sorted(made.rglob("*")) if path.is_file()},
     }  # fmt: skip

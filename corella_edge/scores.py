@@ -36,8 +36,8 @@ class Trace:
     """What one request cost, for those who look into it.
 
     Attributes:
-        seconds: by step, in the order they happened: "encode", "crm", "prompt" (texts to tokens, and asking), "queue"
-            (waiting for the LLM), "prefill".
+        seconds: by step, in the order they happened: "encode", "crm", "policy" (which are asked about), "prompt"
+            (texts to tokens, and asking), "queue" (waiting for the LLM), "prefill".
         evaluated, reused: prompt tokens the LLM computed, and took from kept or shared prefixes.
         threshold: in the unit of the measure, nats of the entropy; infinite = the LLM is never asked.
         measure: what the threshold is of.

@@ -2,74 +2,190 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from corella_edge.cli import talk
 from corella_edge.cli.base import Command
+from corella_edge.cli.benchmark_compare import Percent, check_options, compare_reports
 from corella_edge.cli.common import (
-    Finite,
-    Ratios,
+    Duration,
     TextFileType,
-    echo_json,
     engine_options,
     json_option,
     open_engine,
     tell_threshold,
 )
 from corella_edge.cli.talk import Progress
-from corella_edge.routing.policy import RATIOS
+from corella_edge.errors import BundleError, InputError, InterruptedRunError
+from corella_edge.stopping import stop_on_sigint
 
 if TYPE_CHECKING:
     from corella_edge.formats.text_files import TextFile
+    from corella_edge_runtime.bench.opened import Opened
+    from corella_edge_runtime.bench.result import Result
+    from corella_edge_runtime.bench.settings import BenchSettings
+
+RATIOS = "0,1%,2%,5%,10%,20%,50%,100%"
+SCENARIOS = ("single", "server", "offline")
+USERS = ("new", "returning")
+
+
+class Words(click.ParamType[tuple[str, ...]]):
+    """Some of a few words, separated by commas; in the order in which they are known."""
+
+    name = "words"
+
+    def __init__(self, known: tuple[str, ...]) -> None:
+        self.known = known
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        given = {word.strip() for word in str(value).split(",")}
+        if not given <= set(self.known):
+            self.fail(f"{str(value)[:60]!r} has words other than {', '.join(self.known)}", param, ctx)
+        return tuple(word for word in self.known if word in given)
+
+
+class Thresholds(click.ParamType[tuple[str, ...]]):
+    """Shares and other thresholds, separated by commas."""
+
+    name = "thresholds"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        from corella_edge_runtime.bench.settings import as_thresholds
+
+        if isinstance(value, tuple):
+            return value
+        try:
+            return as_thresholds(str(value))
+        except InputError as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.command(cls=Command)
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--ratios", type=Ratios(), default=",".join(f"{r:g}" for r in RATIOS), show_default=True,
-              help="Shares of candidates that the LLM is asked about, separated by commas.")  # fmt: skip
-@click.option("--candidates", default=20, show_default=True, type=click.IntRange(1, 10_000),
-              help="Candidates in each request that is made from the sample.")  # fmt: skip
-@click.option("--requests", type=TextFileType(),
-              help="File of requests to time as they are. Default: requests made from the sample.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path),
-              help="Folder for benchmark.json, .md and .svg, which replace earlier ones; it may hold nothing else.",
+@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="BUNDLE")
+@click.option("--url", metavar="URL",
+              help="Measure the server at http://HOST:PORT, which serves BUNDLE, instead of this process.")  # fmt: skip
+@click.option("--scenario", type=Words(SCENARIOS), default=",".join(SCENARIOS), show_default=True,
+              help="How requests come: single, one when the one before is answered; server, at random moments; "
+              "offline, all at once.")  # fmt: skip
+@click.option("--ratios", type=Thresholds(), default=RATIOS, show_default=True,
+              help="Shares of the candidates that the LLM is asked about, separated by commas: 0.05, 5%, or any "
+              "threshold that `serve` takes.")  # fmt: skip
+@click.option("--users", type=Words(USERS), default=",".join(USERS), show_default=True,
+              help="Whose requests: new, of users whose history the LLM has not read; returning, of those it has.",
               )  # fmt: skip
-@click.option("--max-requests", default=200, show_default=True, type=click.IntRange(1), help="Requests to time.")
-@click.option("--repeat", default=1, show_default=True, type=click.IntRange(1), help="Passes over the requests.")
-@click.option("--seconds", default=120.0, show_default=True, type=Finite(0.0),
-              help="Stop timing after this many seconds.")  # fmt: skip
+@click.option("--slo", metavar="QUANTILE=TIME",
+              help="Latency objective, such as p99=30ms: the largest rate that keeps it is looked for, and what misses "
+              "it is counted.")  # fmt: skip
+@click.option("--budget", type=Duration(1.0, 86_400.0), default="5m", show_default=True,
+              help="Time for all that is measured, such as 90s or 1h. It decides how many requests a figure rests on.",
+              )  # fmt: skip
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1, 100),
+              help="Rounds over everything; figures show their spread.")  # fmt: skip
+@click.option("--candidates", default=20, show_default=True, type=click.IntRange(1, 10_000),
+              help="Candidates in each request that is made.")  # fmt: skip
+@click.option("--requests", type=TextFileType(),
+              help="File of requests to send as they are. Default: made from the bundle's sample.")  # fmt: skip
+@click.option("--made-up", is_flag=True, help="Make users up, even where the bundle has a sample.")
+@click.option("--out", type=click.Path(path_type=Path),
+              help="Folder for the report, which replaces an earlier one; it may hold nothing else. An interrupted "
+              "benchmark goes on there.")  # fmt: skip
+@click.option("--compare", is_flag=True,
+              help="Measure nothing: name reports (folders or benchmark.json) instead of BUNDLE, and each is held "
+              "against the first; or one folder with reports below it, for a page of them all. Exit code 8 is a "
+              "regression, 9 that nothing may be concluded.")  # fmt: skip
+@click.option("--max-slowdown", default="5%", show_default=True, type=Percent(),
+              help="With --compare: the slowdown that is no regression yet.")  # fmt: skip
 @click.option("--max-labelled", default=2000, show_default=True, type=click.IntRange(0),
-              help="Labelled rows to score for the AUC; 0 leaves it out.")  # fmt: skip
+              help="Labelled rows to score for quality; 0 leaves it out.")  # fmt: skip
 @engine_options("thread")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0),
-              help="Seed for drawing users and items, and for their order.")  # fmt: skip
+              help="Seed for drawing users, items and moments, and for their order.")  # fmt: skip
 @json_option
 def benchmark(
-    bundle: Path, ratios: list[float], candidates: int, requests: TextFile | None, out: Path | None, max_requests: int,
-    repeat: int, seconds: float, max_labelled: int, engine: dict[str, Any], seed: int, json: bool,
+    paths: tuple[Path, ...], compare: bool, max_slowdown: float, url: str | None,
+    requests: TextFile | None, out: Path | None, engine: dict[str, Any], json: bool, **asked: Any,
 ) -> None:  # fmt: skip
-    """Measure latency, throughput and AUC of BUNDLE on this machine, by the share of candidates the LLM is asked about.
+    """Measure latency, throughput and quality of BUNDLE on this machine, by the share of candidates the LLM is asked
+    about.
 
-    Share 0 is the base model (CRM) alone. Prints what the models alone cost and a short table; --out DIR keeps all
-    figures, the notes on how they were measured, and a plot.
+    Share 0 is the base model (CRM) alone. The reference scores of BUNDLE are checked first. Prints a short table;
+    --out DIR keeps the report, all figures and every measured request.
     """
-    from corella_edge_runtime.bench import report
-    from corella_edge_runtime.bench.run import BenchSettings, run
+    check_options(click.get_current_context(), compare)
+    if compare:
+        compare_reports(paths, max_slowdown, out, json)
+        return
+    if len(paths) > 1:
+        raise click.UsageError("name one BUNDLE; several reports are for --compare")
+    _measure(paths[0], url, requests, out, engine, json, asked)
 
+
+def _measure(
+    bundle: Path, url: str | None, requests: TextFile | None, out: Path | None, engine: dict[str, Any], json: bool,
+    asked: dict[str, Any],
+) -> None:  # fmt: skip
+    from corella_edge_runtime.bench import report
+    from corella_edge_runtime.bench.run import run
+
+    if requests is not None and asked["made_up"]:
+        raise click.UsageError("--requests and --made-up exclude each other")
+    settings = _settings(asked, 1 if url else 0)
     if out is not None:
         report.check_folder(out)
     line = Progress()
-    with open_engine(bundle, **engine) as opened:
-        tell_threshold(opened)
-        threads = (opened.setup.crm_threads, opened.setup.llm.threads) if opened.setup else (1, 1)
-        settings = BenchSettings(tuple(ratios), candidates, max_requests, max_labelled, repeat, seconds, seed, *threads)
-        result = run(opened, requests, settings, lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"))
+    with _opened(bundle, url, engine) as opened, stop_on_sigint() as stop:
+        result = run(opened, requests, settings, lambda what, done, of: line.show(f"{done:,} of {of:,}: {what}"), out,
+                     talk.say, stop.is_set)  # fmt: skip
     line.done()
     if out is not None:
         report.write(result, out)
-    if json:
-        echo_json(result)
-    else:
-        click.echo(report.text(result, out))
+    if result.void:
+        raise BundleError(f"{bundle}: {result.void}; nothing was measured")
+    if not result.complete:
+        kept = f"; {len(result.points)} of {result.planned} points are in {out}" if out else ""
+        raise InterruptedRunError(f"interrupted{kept}; the same command goes on")
+    _show(result, out, json)
+
+
+def _settings(asked: dict[str, Any], cores: int) -> BenchSettings:
+    """`cores`: processes of an Offline run; 0 = one on each core."""
+    import os
+
+    from corella_edge_runtime.bench.settings import BenchSettings
+
+    settings = BenchSettings(
+        thresholds=asked["ratios"], scenarios=asked["scenario"], users=asked["users"], candidates=asked["candidates"],
+        slo=asked["slo"], budget=asked["budget"], repeats=asked["repeats"], max_labelled=asked["max_labelled"],
+        made_up=asked["made_up"], seed=asked["seed"], cores=cores or len(os.sched_getaffinity(0)),
+    )  # fmt: skip
+    _ = settings.objective  # a mistake is told before anything is opened
+    return settings
+
+
+@contextmanager
+def _opened(bundle: Path, url: str | None, engine: dict[str, Any]) -> Iterator[Opened]:
+    from corella_edge_runtime.bench.opened import Opened
+
+    if url is not None:
+        opened = Opened.at(url, bundle)
+        with closing(opened.target):
+            yield opened
+        return
+    with open_engine(bundle, **engine) as own:
+        tell_threshold(own)
+        yield Opened.here(own)
+
+
+def _show(result: Result, out: Path | None, json: bool) -> None:
+    from corella_edge_runtime.bench import report
+    from corella_edge_runtime.bench.result import encode
+
+    click.echo(encode(result).decode().rstrip() if json else report.text(result, out))

@@ -57,19 +57,21 @@ def _program() -> str:
 
 def _table(result: dict[str, Any]) -> Iterator[str]:
     """Quality and latency by the share that the LLM is asked about."""
-    from corella_edge_runtime.bench.report import cautions
+    from corella_edge_runtime.bench.shown import state
 
     quality = {row["ratio"]: row for row in result["evaluation"]["groups"]["all"]["at"]}
     rows = [["share asked", "AUC", "gain over the base model [95 %]", "p50 ms", "p99 ms"]]
-    for row in result["benchmark"]["ratios"]:
-        at, ms = quality[row["ratio"]], row["request_ms"]
+    for point in result["benchmark"].points:
+        at, ms = quality[point.ratio], (point.latency.p50.value, point.latency.p99.value)
         gain = "{value:+.4f} [{low:+.4f}, {high:+.4f}]".format_map(at["gain"])
-        rows.append([f"{row['ratio']:g}", f"{at['auc']['value']:.4f}", gain, f"{ms['p50']:.2f}", f"{ms['p99']:.2f}"])
+        rows.append([f"{point.ratio:g}", f"{at['auc']['value']:.4f}", gain, *(f"{one:.2f}" for one in ms)])
     rows[1][0], rows[-1][0] = "0 (base model)", "1 (every one)"
     group = result["evaluation"]["groups"]["all"]
     yield f"{group['rows']:,} test rows of {group['users']:,} users; requests of 20 candidates; all data are synthetic."
     yield from columns(rows, right=True)
-    yield from cautions(result["benchmark"])
+    kind, words, reasons = state(result["benchmark"])
+    if kind != "quiet":
+        yield f"{words}. {' '.join(reasons)}"
 
 
 def _files(out: Path) -> Iterator[str]:

@@ -12,15 +12,16 @@ from corella_edge.cli.base import Command
 from corella_edge.cli.common import Finite, columns, echo_json, engine_options, json_option, open_engine
 from corella_edge.cli.logs import PATH, read_rows
 from corella_edge.cli.talk import Progress
-from corella_edge.errors import InputError
+from corella_edge.errors import BundleError, InputError
 
 if TYPE_CHECKING:
     from corella_edge.routing.load import Correlations, Reached
     from corella_edge.routing.policy import Policy
+    from corella_edge_runtime.bench.result import Result
     from corella_edge_runtime.bench.slo import Answer, Measured
 
 KINDS = {"cold": "new users", "warm": "returning users"}
-RATIOS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of a measurement of its own
+RATIOS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of a measurement of its own, and of a correlation
 LEAST_REQUESTS = 30  # of a log, for a correlation
 HEAD = ("", "largest share", "as threshold", "requests that ask", "LLM at work", "p50", "p95", "p99")
 
@@ -49,16 +50,17 @@ def plan(
     """Say the largest share of the candidates that the LLM can be asked about while BUNDLE keeps a latency objective.
 
     From what requests cost on this machine and how they arrive: the base model and the LLM are queues, and requests
-    come at random. Counted is the time in both models, as `benchmark` measures it, without HTTP.
+    come at random. Counted is the time from the bytes of a request to those of its answer, without HTTP.
     """
     import numpy as np
 
     from corella_edge.routing.load import Draws, Load, parse_slo
-    from corella_edge_runtime.bench.slo import answer, measured, read_result
+    from corella_edge_runtime.bench.result import read
+    from corella_edge_runtime.bench.slo import answer, measured
 
     objective = parse_slo(slo)
     policy, share = _policy(bundle, threshold)
-    result = read_result(benchmark) if benchmark is not None else _measure(bundle, engine, candidates, seconds, seed)
+    result = read(benchmark) if benchmark is not None else _measure(bundle, engine, candidates, seconds, seed)
     found = measured(result)
     correlations = found.correlations if log is None else _correlations(log, policy)
     load, draws = Load(qps, candidates, correlations), Draws.of(np.random.default_rng(seed))
@@ -67,7 +69,7 @@ def plan(
     if json:
         head = {"objective": dict([objective]), "load": asdict(load), "box": asdict(found), "policy": str(policy)}
         kinds = {kind: asdict(one) for kind, one in answers.items()}
-        echo_json({**head, "machine": result.get("machine"), **kinds})
+        echo_json({**head, "machine": result.machine.cpu, **kinds})
         return
     click.echo("\n".join(_report(objective, load, found, policy, answers)))
 
@@ -83,15 +85,20 @@ def _policy(bundle: Path, threshold: str | None) -> tuple[Policy, float | None]:
     return policy, routing.share(policy)
 
 
-def _measure(bundle: Path, engine: dict[str, Any], candidates: int, seconds: float, seed: int) -> dict[str, Any]:
-    from corella_edge_runtime.bench.run import BenchSettings, run
+def _measure(bundle: Path, engine: dict[str, Any], candidates: int, seconds: float, seed: int) -> Result:
+    from corella_edge_runtime.bench.run import run
+    from corella_edge_runtime.bench.settings import BenchSettings
 
     line = Progress()
     with open_engine(bundle, **engine) as opened:
-        threads = (opened.setup.crm_threads, opened.setup.llm.threads) if opened.setup else (1, 1)
-        settings = BenchSettings(RATIOS, candidates, 200, 0, 100, seconds, seed, *threads)
+        settings = BenchSettings(
+            thresholds=tuple(f"ratio:{ratio:g}" for ratio in RATIOS), scenarios=("single",), candidates=candidates,
+            budget=seconds, repeats=1, max_labelled=0, seed=seed, controls=False,
+        )  # fmt: skip
         result = run(opened, None, settings, lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"))
     line.done()
+    if result.void:
+        raise BundleError(f"{bundle}: {result.void}; nothing was measured")
     return result
 
 

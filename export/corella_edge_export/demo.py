@@ -19,11 +19,14 @@ from corella_edge_export.training import stages
 from corella_edge_export.training.run import Run
 from corella_edge_runtime import batch
 from corella_edge_runtime.bench import report
-from corella_edge_runtime.bench.run import BenchSettings
 from corella_edge_runtime.bench.run import run as measure
+from corella_edge_runtime.bench.settings import BenchSettings
 from corella_edge_runtime.engine import Engine
 
-BENCHMARK_RATIOS = (0.0, 0.05, 0.2, 0.5, 1.0)
+BENCHMARK = BenchSettings(
+    thresholds=("ratio:0", "ratio:0.05", "ratio:0.2", "ratio:0.5", "ratio:1"), scenarios=("single",), users=("new",),
+    budget=30.0, repeats=1, max_labelled=500, controls=False,
+)  # fmt: skip
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 
@@ -45,9 +48,8 @@ def demo(out: Path, seed: int, say: Say, progress: Progress, quiet: bool = False
         say("measuring quality on the test rows")
         found = evaluate(engine, data, "test", out / "evaluation", 0, 0, progress)
         say("measuring latency")
-        settings = BenchSettings(ratios=BENCHMARK_RATIOS, max_requests=60, seconds=30.0)
-        timed = measure(engine, None, settings, progress)
-    report.check_folder(out / "benchmark")
+        report.check_folder(out / "benchmark")
+        timed = measure(engine, None, BENCHMARK, progress, out / "benchmark")
     report.write(timed, out / "benchmark")
     return {"evaluation": found, "benchmark": timed}
 

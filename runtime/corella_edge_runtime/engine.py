@@ -298,17 +298,18 @@ class Engine:
             self._refusal.check(request.user, candidates, unknown)
         encoded = time.monotonic()
         p = self.crm.probability(feed)
+        scored = time.monotonic()
         why = refusal or ("" if self.llm else NoAnswer.NO_LLM)
         if not slate.fallback:
             known = (request, candidates, policy, self.routing, p, unknown)
             routed = self.router.route(*known, why, lambda: self.routing_inputs, slate.value)
-        trace = _trace({"encode": encoded - started, "crm": time.monotonic() - encoded}, policy, len(p))
-        asking = None
+        decided = time.monotonic()
+        took = {"encode": encoded - started, "crm": scored - encoded, "policy": decided - scored}
+        trace, asking = _trace(took, policy, len(p)), None
         if self.llm is not None and not why and len(asked := routed.asked):
-            scored = time.monotonic()
             chosen = candidates.at(routed.chosen[asked].tolist())
             asking = self.llm.begin(request.user, chosen, routed.hardness[asked], deadline)
-            trace.seconds["prompt"] = time.monotonic() - scored
+            trace.seconds["prompt"] = time.monotonic() - decided
         notes = (*slate.notes, *self._notes(request, history))
         return Draft(slate, p, routed, tuple(unknown), asking, why, trace, notes)
 

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corella_edge_runtime.bench.load.mix import Stream, mix
+from corella_edge_runtime.bench.load.outcome import Outcome
+from corella_edge_runtime.bench.load.plan import Happened
+from corella_edge_runtime.bench.load.schedule import fixed, poisson
+from corella_edge_runtime.bench.load.timing import spans, total
 from harness.judged import at_least, at_most, none_of
-from harness.load.mix import Stream, mix
-from harness.load.outcome import Outcome
-from harness.load.plan import Happened
 from harness.load.saturation import highest, keeps_up
-from harness.load.schedule import fixed, poisson
 from harness.load.summary import parts_of, percentile, percentiles, share, slope
-from harness.load.timing import spans, total
 from harness.parts import merged
 from harness.report import targets_table
 

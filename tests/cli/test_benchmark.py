@@ -4,96 +4,87 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import signal
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
-from dataclasses import asdict, replace
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from bundles import reseal
 from corella_edge import metrics
 from corella_edge.catalog import Catalog
 from corella_edge.errors import InputError
 from corella_edge.json_lines import Traffic, parse_traffic
-from corella_edge.metrics import Bootstrap
 from corella_edge.request import Candidate, Event, Request, User
+from corella_edge.routing.measure import BY_ENTROPY, Margin
 from corella_edge.routing.policy import Policy
 from corella_edge.scores import Scores
 from corella_edge_runtime import box, drawing
 from corella_edge_runtime.bench import machine, quality, traffic
-from corella_edge_runtime.bench import run as bench
-from corella_edge_runtime.bench.measure import latency, measure
+from corella_edge_runtime.bench.journal import FILE
+from corella_edge_runtime.bench.report import FILES
+from corella_edge_runtime.bench.result import decode, read
+from sessions import start
 
-QUICK = ["--llm-threads", "1", "--max-requests", "6", "--candidates", "5"]
+QUICK = ["--llm-threads", "1", "--budget", "1s", "--candidates", "5", "--repeats", "1", "--scenario", "single",
+         "--max-labelled", "60"]  # fmt: skip
 
 
 def result_of(done):
     assert done.code == 0, done.err
-    return json.loads(done.out)
+    return decode(done.out.encode(), "stdout")
 
 
 @pytest.fixture(scope="module")
 def report(bundle, tmp_path_factory):
-    """One whole run in a process of its own, without what only training needs; (folder, stdout)."""
+    """One whole run in a process of its own, without what only training needs; (folder, stdout, stderr)."""
     out = tmp_path_factory.mktemp("report") / "deep"
     out.mkdir()
     for name in ("benchmark.md", ".benchmark.svg.partial"):  # of an earlier run, and of a killed one
         (out / name).write_text("old")
-    blocked = ["torch", "transformers", "tokenizers", "matplotlib", "polars", "onnx", "gguf", "starlette"]
+    blocked = ["torch", "transformers", "tokenizers", "matplotlib", "polars", "onnx", "gguf", "starlette", "httpx"]
     code = (f"import sys; sys.modules.update(dict.fromkeys({blocked})); "
             "from corella_edge.cli import main; main(sys.argv[1:])")  # fmt: skip
-    args = ["benchmark", bundle, "--out", out, "--ratios", "0,0.05,1", *QUICK]
+    args = ["benchmark", bundle, "--out", out, "--ratios", "0,5%,1", "--slo", "p99=1s", *QUICK, "--scenario",
+            "single,server,offline", "--budget", "4s"]  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return out, done.stdout
+    return out, done.stdout, done.stderr
 
 
-def test_prints_floors_a_short_table_and_where_the_files_are(report):
+def test_prints_a_short_table_and_where_the_files_are(report):
     told = report[1].splitlines()
-    assert told[0].startswith("Base model (CRM) alone, bare session run of 5 candidates: ")
-    assert told[1].startswith("LLM alone, reading whole prompts of ")
-    assert told[3].split()[:2] == ["ratio", "share"]
-    assert [line.split()[0] for line in told[4:7]] == ["0", "0.05", "1"]
-    assert told[4].split()[2] == "never"
-    assert told[5].split()[3] == "nats"
-    assert max(map(len, told[:8])) <= 100
+    assert told[0].startswith(("Quiet machine", "NOISY machine"))
     assert not [line for line in told if line.startswith("{")]
-    assert [line.partition(": ")[0] for line in told[-3:]] == [
-        str(report[0] / f"benchmark.{e}") for e in ("json", "md", "svg")
-    ]
-    assert len(report[1]) < 2000
+    assert [line.partition(": ")[0] for line in told[-len(FILES) :]] == [str(report[0] / name) for name in FILES]
+    assert "one at a time: " in report[2]
+    assert "(p90 takes 100)" in report[2] or "takes" in report[2]
 
 
 def test_files(report):
-    out = report[0]
-    assert sorted(p.name for p in out.iterdir()) == ["benchmark.json", "benchmark.md", "benchmark.svg"]
-    page = (out / "benchmark.md").read_text()
-    assert "| 0.05 |" in page
-    assert "benchmark.svg" in page
-    picture = ET.fromstring((out / "benchmark.svg").read_text())
-    words = {"".join(part.itertext()) for part in picture.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"p50", "p90", "p99", "AUC", "CRM alone", "0.05"} <= words
+    assert {p.name for p in report[0].iterdir()} == {*FILES, FILE}
 
 
 def test_figures_are_consistent(report, rows, bundle):
-    found = json.loads((report[0] / "benchmark.json").read_text())
-    assert found["bundle"]["label"] == "tiny@1"
-    assert found["settings"]["llm_threads"] == 1
-    assert found["machine"]["cores"] >= 1
-    never, some, always = found["ratios"]
-    assert (never["share"], never["threshold"], never["llm_tokens_per_request"]) == (0.0, None, 0.0)
-    assert always["share"] > 0.9
-    assert some["quality"]["share"] == pytest.approx(0.05, abs=0.02)
-    assert some["request_ms"]["p50"] <= some["request_ms"]["p90"] <= some["request_ms"]["p99"]
-    assert always["request_ms"]["p50"] == pytest.approx(5 * always["candidate_ms"]["p50"])
-    assert always["candidates_per_s"] == pytest.approx(5 * always["requests_per_s"])
-    assert all(row["requests"] == 6 and row["new_users"] == 1.0 for row in found["ratios"])
+    found = read(report[0])
+    assert found.bundle.label == "tiny@1"
+    assert found.settings.thresholds == ("ratio:0", "ratio:0.05", "ratio:1")
+    assert found.settings.slo == "p99=1s"
+    points = {point.threshold: point for point in found.points
+              if (point.scenario, point.routing, point.users) == ("single", "policy", "new")}  # fmt: skip
+    never, always = points["ratio:0"], points["ratio:1"]
+    assert (never.share.value, never.tokens_evaluated, never.touched.value) == (0.0, 0.0, 0.0)
+    assert always.share.value > 0.9
+    assert never.latency.p50.value <= never.latency.p90.value <= never.latency.p99.value <= never.latency.max.value
+    assert always.candidates == 5.0
     expected = json.loads((bundle / "verification.json").read_text())["metrics"]["crm"]
-    assert never["quality"]["auc"]["value"] == pytest.approx(expected["auc"])
-    assert never["quality"]["logloss"] == pytest.approx(expected["logloss"])
-    assert never["quality"]["gain"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert never["quality"]["rows"] == len(rows)
+    alone = next(point for point in found.quality.points if point.line == "crm")
+    assert 50 <= found.quality.rows <= 60 <= len(rows)  # as many as its part of the budget allows
+    assert alone.metrics["auc"].value == pytest.approx(expected["auc"], abs=0.1)
 
 
 def test_names_no_path_and_no_host(report, bundle):
@@ -104,21 +95,21 @@ def test_names_no_path_and_no_host(report, bundle):
 
 def test_requests_as_they_are(corella, bundle, requests):
     found = result_of(corella("benchmark", bundle, "--requests", requests, "--ratios", "0,1", *QUICK, "--json"))
-    assert found["traffic"] == {
-        "source": "requests.jsonl", "requests": 6, "users": len({i // 8 for i in range(6)}), "labelled_rows": 0,
-    }  # fmt: skip
-    assert [row["candidates"] for row in found["ratios"]] == [18, 18]
-    assert "quality" not in found["ratios"][0]
+    data = found.data
+    assert (data.source, data.requests, data.users, data.labelled_rows) == ("requests.jsonl", 30, 4, 0)
+    assert {point.candidates for point in found.points} == {3.0}
+    assert found.quality.why == "no row of these requests has a label"
 
 
 def test_requests_with_labels(corella, bundle, rows, tmp_path):
     path, lines = tmp_path / "labelled.jsonl", []
     for row in rows[:20]:
-        candidates = [{**row["request"]["candidates"][0], "label": row["label"]}, {"item": "i3"}]
+        candidates = [{**row["request"]["candidates"][0], "label": row["label"]}, {"item": "i3", "label": 0}]
         lines.append(json.dumps({**row["request"], "candidates": candidates}))
     path.write_text("\n".join(lines))
     found = result_of(corella("benchmark", bundle, "--requests", path, "--ratios", "0", *QUICK, "--json"))
-    assert found["ratios"][0]["quality"]["rows"] == 20
+    assert found.quality.rows == 40
+    assert "ndcg@10" in found.quality.points[0].metrics
 
 
 def test_whole_catalogue(corella, bundle, tmp_path):
@@ -126,31 +117,36 @@ def test_whole_catalogue(corella, bundle, tmp_path):
     found = result_of(
         corella("benchmark", bundle, "--requests", tmp_path / "all.jsonl", "--ratios", "0,1", *QUICK, "--json")
     )
-    assert found["ratios"][0]["candidates"] == 40
-    assert found["ceiling"]["crm_candidates"] == 40
+    assert found.points[0].candidates == 40
+    assert found.ceilings.crm_candidates == 40
 
 
-def test_bundle_without_llm(corella, crm_bundle, requests):
-    done = corella("benchmark", crm_bundle, "--requests", requests, "--ratios", "0,1", *QUICK, "--json")
+def test_bundle_without_llm_and_without_a_sample(corella, crm_bundle, requests):
+    done = corella("benchmark", crm_bundle, "--ratios", "0,1", *QUICK, "--json")
     found = result_of(done)
     assert "warning: the bundle has no LLM" in done.err
-    assert found["llm"] is False
-    assert found["ceiling"]["llm_tokens_per_s"] is None
-    assert [row["share"] for row in found["ratios"]] == [0.0, 0.0]
+    assert (found.bundle.llm, found.ceilings.llm_tokens_per_s) == (False, None)
+    assert found.data.source.startswith("made-up users")
+    assert [(point.threshold, point.users, point.share.value) for point in found.points] == [
+        ("ratio:0", "new", 0.0), ("ratio:0", "returning", 0.0)
+    ]  # fmt: skip
+    assert "there is no LLM to ask: share 0 alone is measured" in done.err
     assert corella("benchmark", crm_bundle, "--requests", requests, "--require-llm").code == 3
 
 
-def test_mistakes_are_one_line(corella, bundle, crm_bundle, tmp_path):
+def test_mistakes_are_one_line(corella, bundle, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"user": {}, "candidates": [{"item": "a", "label": 2}]}')
     (tmp_path / "empty.jsonl").write_text("")
     cases = [
-        ([bundle, "--out", tmp_path], 2, "holds 'bad.jsonl', which `benchmark` did not write"),
-        ([crm_bundle], 2, "the bundle has no sample.jsonl; give --requests FILE"),
+        ([bundle, "--out", tmp_path], 2, "holds 'bad.jsonl', which this command did not write"),
         ([bundle, "--candidates", 41], 2, "the catalogue has only 40 items"),
         ([bundle, "--requests", tmp_path / "none"], 2, "none: no such file"),
         ([bundle, "--requests", tmp_path / "bad.jsonl"], 2, "bad.jsonl line 1: candidates[0].label: expected 0 or 1"),
         ([bundle, "--requests", tmp_path / "empty.jsonl"], 2, "holds no requests"),
         ([bundle, "--out", tmp_path / "empty.jsonl"], 2, "cannot be made a folder"),
+        ([bundle, "--url", "ftp://box"], 2, "needs an address of the form http://HOST:PORT"),
+        ([bundle, "--url", "http://127.0.0.1:9"], 2, "no answer from /v2/health/ready"),
+        ([bundle, "--slo", "p99=fast"], 2, "slo: 'p99=fast' is not a quantile and a time"),
         ([tmp_path], 3, "not a bundle"),
     ]
     for args, code, message in cases:
@@ -158,7 +154,38 @@ def test_mistakes_are_one_line(corella, bundle, crm_bundle, tmp_path):
         lines = [line for line in done.err.splitlines() if line.startswith("corella-edge: ")]
         told = [line for line in lines if ": warning: " not in line]
         assert (done.code, message in done.err, len(told)) == (code, True, 1), done
-    assert corella("benchmark", bundle, "--ratios", "0,2").code == 2
+    for args in (["--ratios", "0,2"], ["--scenario", "double"], ["--users", ""], ["--budget", "soon"],
+                 ["--requests", tmp_path / "bad.jsonl", "--made-up"]):  # fmt: skip
+        assert corella("benchmark", bundle, *args).code == 2, args
+
+
+def test_a_bundle_that_scores_otherwise_is_an_error(corella, bundle, tmp_path):
+    root = shutil.copytree(bundle, tmp_path / "other")
+    lines = [json.loads(line) for line in (root / "reference.jsonl").read_text().splitlines()]
+    (root / "reference.jsonl").write_text(
+        "".join(json.dumps({**line, "crm": 1 - line["crm"]}) + "\n" for line in lines)
+    )
+    reseal(root)
+    done = corella("benchmark", root, "--out", tmp_path / "report", *QUICK)
+    assert done.code == 3
+    assert "the parity gate failed: reference.jsonl row 1: the CRM gives" in done.err
+    assert read(tmp_path / "report").void
+    assert "VOID" in (tmp_path / "report" / "benchmark.md").read_text()
+
+
+def test_ctrl_c_keeps_what_is_finished(bundle, tmp_path):
+    out, more = tmp_path / "report", ["--budget", "60s", "--max-labelled", "0"]
+    process = start("benchmark", bundle, "--out", out, *QUICK, *more)
+    end = time.monotonic() + 120
+    while (not (out / FILE).exists() or (out / FILE).read_bytes().count(b"\n") < 3) and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, told
+    assert "the same command goes on" in told
+    found = read(out)
+    assert not found.complete
+    assert 2 <= len(found.points) < found.planned
 
 
 # the parts
@@ -205,78 +232,70 @@ def test_fill_avoids_the_history_while_it_can():
         traffic.fill(request, catalog, 11, rng)
 
 
-class Recorder:
+class Asked:
+    """A rank function that remembers what it was asked."""
+
     def __init__(self):
-        self.calls, self.tokens = [], 0
+        self.calls = []
 
-    def rank(self, request):
-        self.calls.append((request.threshold, request.user.id))
-        self.tokens += 7
+    def __call__(self, request):
+        self.calls.append(request)
         n = len(request.candidates)
-        routed = np.full(n, request.threshold == "ratio:1.0")
-        llm = np.where(routed, 0.5, np.nan)
-        return Scores(("a",) * n, np.full(n, 0.5), llm, routed, ("",) * n, ((),) * n)
-
-    def stats(self):
-        return {"evaluated_tokens": float(self.tokens), "reused_tokens": 0.0}
+        return Scores(("a",) * n, np.full(n, 0.25), np.full(n, 0.75), np.full(n, True), ("ratio",) * n, ((),) * n)
 
 
-def test_every_ratio_gets_every_request_and_neighbours_differ():
-    requests = [Request(User(str(i)), (Candidate("a"), Candidate("b"))) for i in range(12)]
-    recorder = Recorder()
-    timed = measure(recorder.rank, recorder.stats, requests, [0.0, 0.5, 1.0], 2, 60.0, 0, lambda *_: None)
-    assert len(timed) == 72
-    for threshold in ("ratio:0.0", "ratio:0.5", "ratio:1.0"):
-        assert sorted(u for t, u in recorder.calls if t == threshold) == sorted([str(i) for i in range(12)] * 2)
-    assert all(a[1] != b[1] for a, b in zip(recorder.calls, recorder.calls[1:], strict=False))
-    for i in range(0, 72, 3):
-        assert len({t for t, _ in recorder.calls[i : i + 3]}) == 3
-    assert all(one.new_user and one.evaluated == 7 for one in timed)
-    assert {one.routed for one in timed if one.ratio == 2} == {2}
+def test_each_labelled_candidate_is_scored_once_by_both():
+    rank, rows = Asked(), [user_row("x"), user_row("y", label=0), user_row("z", label=None)]
+    found = quality.score(rank, rows, ["x", "y", "z"], lambda *_: None)
+    assert [request.threshold for request in rank.calls] == ["ratio:1"] * 3
+    assert (found.label.tolist(), found.crm.tolist(), found.llm.tolist()) == ([1, 0], [0.25] * 2, [0.75] * 2)
+    assert found.user.tolist() == ["x", "y"]
+    short = quality.score(rank, [user_row("x")] * 80, ["x"] * 80, lambda *_: None, seconds=0.0)
+    assert len(short) == quality.LEAST
 
 
-def test_time_limit_ends_after_a_whole_round():
-    recorder = Recorder()
-    requests = [user_row(str(i)).request for i in range(50)]
-    assert len(measure(recorder.rank, recorder.stats, requests, [0.0, 1.0], 1, 0.0, 0, lambda *_: None)) == 2
+def labelled():
+    rng = np.random.default_rng(0)
+    rows = [replace(user_row(f"u{i % 30}"), labels=(int(rng.random() < 0.5),)) for i in range(300)]
+    truth = np.array([row.labels[0] for row in rows], float)
+    found = quality.score(Asked(), rows, [row.request.user.id for row in rows], lambda *_: None)
+    crm = np.clip(0.5 + 0.2 * (truth - 0.5) + 0.15 * rng.standard_normal(300), 0.01, 0.99)
+    llm = np.clip(0.5 + 0.6 * (truth - 0.5) + 0.15 * rng.standard_normal(300), 0.01, 0.99)
+    llm[::50] = np.nan
+    return replace(found, crm=crm, llm=llm)
 
 
-def test_same_user_again_is_not_new():
-    recorder = Recorder()
-    requests = [user_row("same").request] * 3
-    timed = measure(recorder.rank, recorder.stats, requests, [0.0, 1.0], 1, 120.0, 0, lambda *_: None)
-    assert [one.new_user for one in timed] == [True, False, False, False, False, False]
+POLICIES = {"ratio:0": Policy(), "ratio:0.5": Policy(threshold=0.68), "ratio:1": Policy(threshold=0.0)}
 
 
-def test_latency_percentiles():
-    found = latency([i / 1000 for i in range(1, 102)])
-    assert (found.p50, found.p90, found.p99, found.mean) == pytest.approx((51.0, 91.0, 100.0, 51.0))
+def test_quality_has_every_line_and_the_ends_are_the_models():
+    rows = labelled()
+    found = quality.judged(rows, POLICIES, {"ratio:0": 0.0, "ratio:0.5": 0.5, "ratio:1": 1.0}, BY_ENTROPY, draws=50)
+    lines = {(point.line, point.threshold): point for point in found.points}
+    assert (found.rows, found.users) == (300, 30)
+    assert lines["policy", "ratio:0"].metrics == lines["crm", None].metrics
+    assert lines["policy", "ratio:1"].metrics == lines["llm", None].metrics
+    some = lines["policy", "ratio:0.5"]
+    chosen = (rows.crm > 0) & (BY_ENTROPY(rows.crm) >= 0.68) & ~np.isnan(rows.llm)
+    assert some.share == pytest.approx(chosen.mean())
+    assert some.metrics["auc"].value == pytest.approx(metrics.auc(np.where(chosen, rows.llm, rows.crm), rows.label))
+    assert some.gains["auc"].value == pytest.approx(some.metrics["auc"].value - metrics.auc(rows.crm, rows.label))
+    assert lines["random", "ratio:0.5"].metrics["auc"].value < lines["oracle", "ratio:0.5"].metrics["auc"].value
+    assert lines["random", "ratio:0.5"].share == some.share
+    assert found.knee is not None
+    assert not [line for line, _ in lines if line == "entropy"]
 
 
-def test_quality_replaces_the_routed_scores():
-    crm, llm = np.array([0.1, 0.5, 0.52, 0.9]), np.array([0.2, 0.0, np.nan, 1.0])
-    data = quality.Labelled(crm, llm, np.array([0, 0, 1, 1], dtype=np.int8), ("a", "b", "c", "d"))
-    p, chosen = quality.routed(data, Policy(threshold=0.69))
-    assert p.tolist() == [0.1, 0.0, 0.52, 0.9]
-    assert chosen.tolist() == [False, True, False, False]
-    found = quality.under(data, Policy(threshold=0.69), Bootstrap(data.users, 50))
-    assert (found.rows, found.share) == (4, 0.25)
-    assert found.auc.value == metrics.auc(p, data.labels)
-    assert found.gain.value == pytest.approx(found.auc.value - metrics.auc(crm, data.labels))
+def test_another_measure_stands_beside_the_entropy():
+    policies = {"ratio:0.3": Policy(Margin(0.3), 0.45)}
+    found = quality.judged(labelled(), policies, {"ratio:0.3": 0.3}, Margin(0.3), draws=20)
+    own, other = (next(p for p in found.points if p.line == line) for line in ("policy", "entropy"))
+    assert own.share == other.share
+    assert own.metrics != other.metrics
 
 
-def test_the_crms_auc_is_drawn_once(monkeypatch):
-    crm, llm = np.array([0.1, 0.5, 0.52, 0.9]), np.array([0.2, 0.0, 0.7, 1.0])
-    data = quality.Labelled(crm, llm, np.array([0, 0, 1, 1], dtype=np.int8), ("a", "b", "c", "d"))
-    alone = [quality.under(data, Policy(threshold=nats), Bootstrap(data.users, 50)) for nats in (0.1, 0.69)]
-    calls = []
-    monkeypatch.setattr(bench, "DRAWS", 50)
-    for module in (bench, quality):
-        monkeypatch.setattr(module, "sampled_auc", lambda *args: calls.append(args) or metrics.sampled_auc(*args))
-    found = bench._qualities(data, [Policy(threshold=0.1), Policy(threshold=0.69)])
-    assert [one["quality"]["gain"] for one in found] == [asdict(one.gain) for one in alone]
-    assert len(calls) == 3
-    assert bench._qualities(replace(data, labels=data.labels[:0]), [0.1, 0.69]) == [{}, {}]
+def test_without_labels_there_is_no_quality():
+    assert quality.judged(labelled().take(np.zeros(300, bool)), POLICIES, {}, BY_ENTROPY).why == quality.NO_LABELS
 
 
 def test_labels_are_read_from_both_forms():
@@ -327,6 +346,6 @@ def test_a_cpu_is_named_with_what_it_is_strongest_in():
 
 def test_inputs_of_requests_are_columns_with_nan_where_one_has_none():
     parts = [({"text": np.array([1.0, 0.0, 1.0])}, [0, 2]), ({}, [1]), ({"text": np.array([5.0])}, [0])]
-    found = quality._columns(parts)
+    found = quality.columns(parts)
     assert list(found) == ["text"]
     assert found["text"].tolist() == pytest.approx([1.0, 1.0, math.nan, 5.0], nan_ok=True)

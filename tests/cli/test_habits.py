@@ -16,7 +16,9 @@ import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from bench_results import result
 from corella_edge import __version__
 from corella_edge.cli import cli, demo
 from corella_edge.cli.recipe import toml
@@ -316,15 +318,18 @@ def test_the_demo_ends_in_a_short_table_and_where_the_files_are(tmp_path) -> Non
             "all": {"rows": 1234, "users": 56, "at": [at(0.0, 0.0), at(0.01, 0.001), at(0.2, 0.015), at(1.0, -0.03)]}
         }
     }
-    timed = [{"ratio": ratio, "request_ms": {"p50": 1.0 + ratio, "p99": 9.876}} for ratio in (0.0, 0.2, 1.0)]
-    measured = {"ratios": timed, "disturbance": {"foreign": 0.01, "steal": 0.0}}
+    measured = result(requests=60, slower=2.0)
+    single = [point for point in measured.points if point.scenario == "single"]
+    timed = {point.ratio: point for point in single if (point.routing, point.users) == ("policy", "new")}
+    measured = replace(measured, points=tuple(timed[ratio] for ratio in (0.0, 0.2, 1.0)))
     lines = list(demo._table({"evaluation": quality, "benchmark": measured}))
     assert lines[0].startswith("1,234 test rows of 56 users")
     assert [line.split()[0] for line in lines[2:]] == ["0", "0.2", "1"]
-    disturbed = {"ratios": timed, "disturbance": {"foreign": 0.3, "steal": 0.0}}
+    disturbed = replace(measured, quiet=replace(measured.quiet, noisy=True, reasons=("others were there",)))
     *same, caution = demo._table({"evaluation": quality, "benchmark": disturbed})
-    assert (same, caution.partition(":")[0]) == (lines, "DISTURBED")
-    assert lines[3].split() == ["0.2", "0.7150", "+0.0150", "[+0.0050,", "+0.0200]", "1.20", "9.88"]
+    assert (same, caution.partition(".")[0]) == (lines, "NOISY machine")
+    times = [f"{one.value:.2f}" for one in (timed[0.2].latency.p50, timed[0.2].latency.p99)]
+    assert lines[3].split() == ["0.2", "0.7150", "+0.0150", "[+0.0050,", "+0.0200]", *times]
     (tmp_path / "bundle").mkdir()
     assert list(demo._files(tmp_path)) == [f"{tmp_path}/bundle  the bundle, verified"]
     (tmp_path / "answers.jsonl").touch()

@@ -9,10 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
+from bench_results import result
 from bundles import make_bundle
 from corella_edge.routing import load
 from corella_edge.routing.load import Box, Draws, Load, reached
+from corella_edge_runtime.bench.circumstances import Noise
+from corella_edge_runtime.bench.gathered import point
+from corella_edge_runtime.bench.points import Law
+from corella_edge_runtime.bench.result import Result, encode, write
+from corella_edge_runtime.bench.seen import Meanwhile, Seen, Slice, Spot, sliced
 from corella_edge_runtime.bench.slo import measured
 from sessions import ONE, run, succeed
 
@@ -21,25 +28,27 @@ RATIOS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 PREFIX_TOKENS, SUFFIX_TOKENS = 60.0, 5.0
 
 
-def benchmark(box: Box = TRUE, requests: int = 4000) -> dict[str, Any]:
+def benchmark(box: Box = TRUE, requests: int = 4000) -> Result:
     """What `benchmark` would have found on a machine with known costs, without anything that waits."""
     rng = np.random.default_rng(0)
-    return {"format": 1, "machine": {"cpu": "of a test"}, "ceiling": {"llm_tokens_per_s": SPEED},
-            "ratios": [row(box, ratio, requests, rng) for ratio in RATIOS]}  # fmt: skip
+    spots = {Spot(scenario="single", threshold=f"ratio:{ratio:g}"): ratio for ratio in RATIOS}
+    points = tuple(
+        point([slices(box, spot, ratio, requests, rng)], ratio, None, "", Law()) for spot, ratio in spots.items()
+    )
+    made = result(requests=50)
+    return replace(made, points=points, ceilings=replace(made.ceilings, llm_tokens_per_s=SPEED))
 
 
-def row(box: Box, ratio: float, requests: int, rng: np.random.Generator) -> dict[str, Any]:
+def slices(box: Box, spot: Spot, ratio: float, requests: int, rng: np.random.Generator) -> Slice:
     chances = load.asked_chances(ratio, N, CORRELATION)
     asked = rng.choice(N + 1, size=requests, p=chances)
     crm = box.crm * np.exp(box.crm_spread * rng.standard_normal(requests))
     llm = np.where(asked > 0, box.prefix + box.suffix * asked, 0.0)
-    ms = 1000.0 * (crm + llm * np.exp(box.llm_spread * rng.standard_normal(requests)))
+    took = crm + llm * np.exp(box.llm_spread * rng.standard_normal(requests))
     tokens = np.where(asked > 0, PREFIX_TOKENS + SUFFIX_TOKENS * asked, 0.0)
-    p50, p90, p99 = np.percentile(ms, [50, 90, 99]).tolist()
-    return {"ratio": ratio, "share": float(asked.mean() / N), "candidates": N * requests, "requests": requests,
-            "request_ms": {"p50": p50, "p90": p90, "p99": p99, "mean": float(ms.mean())},
-            "unrouted": {"requests": int((asked == 0).sum()), "request_ms": None},
-            "llm_tokens_per_request": float(tokens.mean())}  # fmt: skip
+    seen = [Seen(0.0, *one) for one in zip(took.tolist(), [N] * requests, asked.tolist(), [0] * requests,
+                                           tokens.astype(int).tolist(), strict=True)]  # fmt: skip
+    return sliced(spot, 0, seen, Meanwhile(float(took.sum()), Noise()))
 
 
 def test_the_costs_and_the_correlation_of_a_machine_are_found_again() -> None:
@@ -67,7 +76,7 @@ def test_what_it_predicts_is_what_that_machine_does(share: float, qps: float) ->
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("plan")
     make_bundle(root / "bundle")
-    (root / "benchmark.json").write_text(json.dumps(benchmark()))
+    write(benchmark(), root)
     return root
 
 
@@ -105,16 +114,25 @@ def test_the_policy_is_judged(place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"format": 9}, "not a benchmark.json"), ({"ratios": []}, "it takes ratio 0 and two ratios above it"),
-     ({"ratios": [{"ratio": 0}]}, "a figure is missing or wrong"), ({"ceiling": None}, "a figure is missing or wrong")],
+    [({"format": 1}, "has format 1, and this version reads format 2"), ({"format": "x"}, "not a benchmark.json"),
+     ({"points": []}, "it takes ratio 0 and two ratios above it"), ({"ceilings": None}, "damaged: ")],
 )  # fmt: skip
 def test_a_file_that_is_no_benchmark_is_refused(place: Path, tmp_path: Path, change: dict[str, Any], said: str) -> None:
     path = tmp_path / "benchmark.json"
-    path.write_text(json.dumps({**benchmark(requests=50), **change}))
+    path.write_text(json.dumps({**json.loads(encode(result(requests=50))), **change}))
     done = run("plan", place / "bundle", "--benchmark", path, "--slo", "p99=20ms", "--qps", "50")
     assert done.code == 2
     assert said in done.err
     assert "Traceback" not in done.err
+
+
+def test_returning_users_are_taken_from_their_own_points(place: Path) -> None:
+    made = benchmark()
+    quick = benchmark(Box(TRUE.crm, 0.001, TRUE.suffix, 0.1, 0.2))
+    own = tuple(replace(one, users="returning") for one in quick.points)
+    found = measured(replace(made, points=(*made.points, *own)))
+    assert found.warm.prefix == pytest.approx(0.001, abs=0.0006)
+    assert found.cold.prefix == pytest.approx(TRUE.prefix, rel=0.06)
 
 
 def test_without_a_file_it_measures(place: Path) -> None:

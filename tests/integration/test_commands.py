@@ -10,6 +10,10 @@ import pytest
 from corella_edge.json_lines import read_lines
 from corella_edge.request_message import parse_request
 from corella_edge_export import report
+from corella_edge_runtime.bench.journal import FILE as SLICES
+from corella_edge_runtime.bench.report import FILES
+from corella_edge_runtime.bench.result import read
+from corella_edge_runtime.bench.shown import points
 from corella_edge_runtime.engine import Engine
 from sessions import ONE, REPOSITORY, run, serving, start, succeed
 
@@ -111,16 +115,14 @@ def test_every_prepared_request_is_a_request(tiny):
 
 
 def test_benchmark(tiny, tmp_path):
-    args = ["--ratios", "0,0.2,1", "--out", tmp_path / "report", "--max-requests", 5, "--seconds", 5, *ONE]
+    args = ["--ratios", "0,0.2,1", "--out", tmp_path / "report", "--scenario", "single", "--budget", "5s", *ONE]
     done = succeed("benchmark", tiny.bundle, *args)
-    found = json.loads((tmp_path / "report" / "benchmark.json").read_text("utf-8"))
-    assert [row["ratio"] for row in found["ratios"]] == [0.0, 0.2, 1.0]
-    assert found["ratios"][0]["share"] == 0.0
-    assert found["ratios"][2]["share"] == 1.0
+    found = read(tmp_path / "report")
+    curve = points(found, "single", "new")
+    assert [point.ratio for point in curve] == [0.0, 0.2, 1.0]
+    assert (curve[0].share.value, curve[2].share.value) == (0.0, 1.0)
     assert "AUC" in done.out
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {
-        "benchmark.json", "benchmark.md", "benchmark.svg"
-    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {*FILES, SLICES}
 
 
 def test_a_second_export_to_the_same_folder_is_refused(tiny):

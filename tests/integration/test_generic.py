@@ -41,7 +41,7 @@ def test_any_data_become_a_served_ranking(name: str, tmp_path: Path) -> None:
     assert "intervals are wide" in evaluated.out
     alone = succeed("evaluate", bundle, "--data", data.root, "--out", tmp_path / "alone", "--no-llm")
     assert "LLM" not in alone.out.replace("the LLM alone", "LLM")
-    succeed("benchmark", bundle, "--out", tmp_path / "report", "--ratios", "0,1", "--seconds", "1", *ONE)
+    succeed("benchmark", bundle, "--out", tmp_path / "report", "--ratios", "0,1", "--budget", "1s", *ONE)
     text = succeed("recipe", "show", out).out
     (tmp_path / "mine.toml").write_text(text, "utf-8")
     assert load_recipe(str(tmp_path / "mine.toml")) == recipe_of(out / "run.json")

@@ -106,7 +106,7 @@ def test_a_box_scores_measures_and_tells_what_it_lacks(box: Path, tiny: Session)
         ["verify", "my-bundle"],
         ["inspect", "my-bundle"],
         ["score", "my-bundle", requests, "--out", "scores.jsonl", "--threshold", "ratio:0.5"],
-        ["benchmark", "my-bundle", "--ratios", "0,1", "--max-requests", "3", "--out", "report"],
+        ["benchmark", "my-bundle", "--ratios", "0,1", "--budget", "2s", "--out", "report"],
     ):
         done = corella(box, *command)
         assert done.returncode == 0, (command, done.stderr)

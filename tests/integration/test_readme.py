@@ -22,6 +22,8 @@ from corella_edge.routing.exploring import EXPLORE
 from corella_edge.routing.forms import FORMS, read_threshold
 from corella_edge.routing.reasons import FAULT, KEPT, NoAnswer
 from corella_edge.scores import Scored
+from corella_edge_runtime.bench.journal import FILE as SLICES
+from corella_edge_runtime.bench.report import FILES
 from pages import BLOCK, PAGES, README, blocks, read, section
 from sessions import REPOSITORY, call, serving, start, succeed
 
@@ -126,6 +128,7 @@ def test_the_first_session_runs_as_printed(tmp_path, monkeypatch):
     steps = ["prepare", "train", "export", "verify", "inspect", "score", "evaluate", "benchmark", "tune", "serve"]
     assert names == steps
     lines[steps.index("tune")] += ["--seconds", "1"]
+    lines[steps.index("benchmark")] += ["--budget", "5s"]
     ended = {line[0]: succeed(*("tiny.toml" if arg == "ml-1m-tiny" else arg for arg in line)) for line in lines[:-1]}
     assert len(list((tmp_path / "state").rglob("plans/*.json"))) == 1
     check_outputs(ended)
@@ -164,7 +167,7 @@ def check_outputs(ended):
     assert ended["verify"].out.endswith("ml-1m-tiny@1: verified\n")
     assert "PROBLEMS" not in ended["inspect"].out
     assert "AUC" in ended["evaluate"].out
-    assert sorted(path.name for path in Path("report").iterdir()) == ["benchmark.json", "benchmark.md", "benchmark.svg"]
+    assert {path.name for path in Path("report").iterdir()} == {*FILES, SLICES}
 
 
 @pytest.fixture

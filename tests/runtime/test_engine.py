@@ -537,10 +537,10 @@ def test_what_is_refused_never_reaches_the_llm(engine: Engine) -> None:
 
 def test_a_trace_tells_what_it_cost(engine: Engine) -> None:
     easy = engine.rank(Request(user(), (Candidate("i1"),), threshold="ratio:0")).trace
-    assert list(easy.seconds) == ["encode", "crm"]
+    assert list(easy.seconds) == ["encode", "crm", "policy"]
     assert easy.threshold == math.inf
     hard = engine.rank(Request(user(2), (Candidate("i1"), Candidate("i2")), threshold="ratio:1")).trace
-    assert list(hard.seconds) == ["encode", "crm", "prompt", "queue", "prefill"]
+    assert list(hard.seconds) == ["encode", "crm", "policy", "prompt", "queue", "prefill"]
     assert hard.threshold == 0.0
 
 

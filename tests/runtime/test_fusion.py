@@ -20,7 +20,7 @@ from corella_edge.bundle.artefact import Bundle
 from corella_edge.cli import main
 from corella_edge.errors import BundleError
 from corella_edge.json_lines import parse_traffic
-from corella_edge.metrics import Bootstrap, quality
+from corella_edge.metrics import quality
 from corella_edge.request import Candidate, Event, Request, User
 from corella_edge.request_message import parse_request
 from corella_edge.routing.fusion import REPLACE, Fusion
@@ -203,14 +203,17 @@ def test_inspect_shows_the_rule(stacked: Path, plain: Path, capsys: pytest.Captu
 def test_benchmark_judges_the_score_that_is_served(engine: Engine, stacked: Path) -> None:
     rows = [parse_traffic(json.loads(line)) for line in (stacked / "sample.jsonl").read_text().splitlines()[:60]]
     users = [row.request.user.id or "" for row in rows]
-    data = bench.score(engine.rank, rows, users, lambda *_: None, engine.fusion)
+    data = bench.score(engine.rank, rows, users, lambda *_: None)
     half = engine.parse_threshold("ratio:0.5")
-    found = bench.under(data, half, Bootstrap(users, 20))
+    policies, ratios = {"ratio:0.5": half, "ratio:0": Policy()}, {"ratio:0.5": 0.5, "ratio:0": 0.0}
+    found = bench.judged(data, policies, ratios, engine.routing.measure, engine.fusion, draws=20)
+    at = {point.threshold: point for point in found.points if point.line == "policy"}
     served = [engine.rank(dataclasses.replace(row.request, threshold=half.nats)).probability[0] for row in rows]
-    expected = quality(served, data.labels)
-    assert 0 < found.share < 1
-    assert (found.auc.value, found.logloss) == pytest.approx((expected.auc, expected.logloss), abs=1e-6)
-    assert bench.under(data, Policy(), Bootstrap(users, 20)).logloss == quality(data.crm, data.labels).logloss
+    expected = quality(served, data.label)
+    assert 0 < at["ratio:0.5"].share < 1
+    told = [at["ratio:0.5"].metrics[name].value for name in ("auc", "logloss")]
+    assert told == pytest.approx([expected.auc, expected.logloss], abs=1e-6)
+    assert at["ratio:0"].metrics["logloss"].value == pytest.approx(quality(data.crm, data.label).logloss)
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""An open-loop load on a server in a process of its own."""
+"""A load on `corella-edge serve`, for the scenarios; the load generator is the package's, `bench.load`."""

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.load.mix import Mix
-from harness.load.outcome import MOST_OF_A_CORE, Outcome, put
-from harness.load.plan import port_of
+from corella_edge_runtime.bench.load.mix import Mix
+from corella_edge_runtime.bench.load.outcome import MOST_OF_A_CORE, Outcome, put
+from corella_edge_runtime.bench.load.plan import address_of
 from harness.load.server import Server
 from harness.load.traffic import Source
 from harness.quiet import Watch, is_void
@@ -23,7 +23,7 @@ class Setting:
 
     def __init__(self, server: Server, source: Source, core: int | None) -> None:
         self.server, self.source = server, source
-        self.port = port_of(server.address)
+        self.port = address_of(server.address)[1]
         self._core, self._shares = core, [0.0]
         self._watch = Watch(server.processes)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +10,10 @@ import numpy as np
 
 from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import Catalog
-from corella_edge.request import Candidate, Candidates, Event, Request, User
-from corella_edge_export.data.sampling import request_json
+from corella_edge.request import Candidate, Candidates, Request, User
+from corella_edge.request_json import request_body
 from corella_edge_runtime.bench import traffic
-from harness.load.http import post
+from corella_edge_runtime.bench.load.http import post
 
 RANK = "/v1/rank"
 
@@ -48,17 +47,8 @@ class Source:
     def strangers(self, count: int, candidates: int, seed: int, threshold: str | float | None = None) -> list[Request]:
         """Users nobody has seen, each with a history of its own that is drawn from the catalogue."""
         rng = np.random.default_rng([seed, 13])
-        return [
-            traffic.fill(Request(self._stranger(rng), threshold=threshold), self.catalog, candidates, rng)
-            for _ in range(count)
-        ]  # fmt: skip
-
-    def _stranger(self, rng: np.random.Generator) -> User:
-        like = self.users[int(rng.integers(len(self.users)))]
-        items = rng.choice(len(self.catalog), size=max(1, len(like.history)), replace=True).tolist()
-        events = tuple(Event(self.catalog.ids[row], float(rng.integers(1, 6)), 10**9 + place)
-                       for place, row in enumerate(items))  # fmt: skip
-        return User(f"s{rng.integers(2**62)}", like.features, events)
+        made = traffic.strangers(self.users, self.catalog, count, rng)
+        return [traffic.fill(replace(one, threshold=threshold), self.catalog, candidates, rng) for one in made]
 
 
 def unknown_items(request: Request, count: int, rng: np.random.Generator) -> Request:
@@ -70,9 +60,4 @@ def unknown_items(request: Request, count: int, rng: np.random.Generator) -> Req
 
 def prepared(requests: Sequence[Request], path: str = RANK) -> list[bytes]:
     """Bytes of each as a POST."""
-    return [post(path, body_of(request)) for request in requests]
-
-
-def body_of(request: Request) -> bytes:
-    """The JSON of a request."""
-    return json.dumps(request_json(request), ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    return [post(path, request_body(request)) for request in requests]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import numpy as np
 from corella_edge.request import Request
 from corella_edge.scores import Scores
 from corella_edge_runtime.bench import traffic
-from corella_edge_runtime.bench.measure import latency
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt
 from harness.pairs import ratio_of
@@ -119,7 +118,7 @@ def figures(times: Times) -> dict[str, Any]:
     """Milliseconds at p50 and p99; `server` is the CRM plus llama-server on the same hard rows."""
     both = [crm + server for crm, server in zip(times.crm, times.server, strict=True)]
     sides = {"engine": times.engine, "crm_alone": times.crm, "server": both}
-    shown = {name: {key: round(value, 3) for key, value in asdict(latency(seconds)).items() if key in ("p50", "p99")}
+    shown = {name: {f"p{q}": round(1e3 * float(np.percentile(seconds, q)), 3) for q in (50, 99)}
              for name, seconds in sides.items()}  # fmt: skip
     return {
         **shown, "requests": len(times.engine), "hard_rows": round(float(np.mean(times.hard)), 2),

@@ -20,12 +20,12 @@ import numpy as np
 
 from corella_edge.request import Request
 from corella_edge.routing.measure import entropy
+from corella_edge_runtime.bench.load.mix import Mix, Stream, mix
+from corella_edge_runtime.bench.load.outcome import Outcome
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.tune.workload import prompts_of
 from harness.judged import at_least, none_of
-from harness.load.mix import Mix, Stream, mix
-from harness.load.outcome import Outcome
 from harness.load.setting import Setting, setting
 from harness.load.summary import parts_of, percentiles, share
 from harness.load.traffic import prepared

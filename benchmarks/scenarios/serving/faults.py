@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import InputError
+from corella_edge.request_json import request_body
+from corella_edge_runtime.bench.load.mix import Mix, Stream, mix
+from corella_edge_runtime.bench.load.outcome import Outcome
 from harness.judged import at_most, none_of
-from harness.load.mix import Mix, Stream, mix
-from harness.load.outcome import Outcome
 from harness.load.server import Server, ServerError
 from harness.load.setting import Setting, setting
 from harness.load.summary import answered, percentiles
-from harness.load.traffic import body_of, prepared
+from harness.load.traffic import prepared
 from harness.pairs import ratio_of
 
 KINDS = ("kill", "stall", "nan")
@@ -78,7 +79,7 @@ def of_kind(kind: str, run: Setting, flag: Path, options: argparse.Namespace) ->
     faults: dict[str, Callable[[], AbstractContextManager[None]]] = {
         "kill": lambda: killed(run.server), "stall": lambda: stopped(run.server), "nan": lambda: present(flag)
     }  # fmt: skip
-    probe, sides = body_of(hard[0]), {"calm": Side(), "fault": Side()}
+    probe, sides = request_body(hard[0]), {"calm": Side(), "fault": Side()}
     streams = [Stream("easy", options.easy, easy), Stream("hard", options.hard, prepared(hard))]
     recover(run.server, probe)
     run.put(mix(streams, 2.0, options.seed))

@@ -24,10 +24,10 @@ import numpy as np
 
 from corella_edge.errors import InputError
 from corella_edge.request import Candidates, Request, User
+from corella_edge_runtime.bench.load.http import post
+from corella_edge_runtime.bench.load.mix import Mix, Stream, mix
+from corella_edge_runtime.bench.load.outcome import Outcome
 from harness.judged import at_most, none_of
-from harness.load.http import post
-from harness.load.mix import Mix, Stream, mix
-from harness.load.outcome import Outcome
 from harness.load.server import Server, resident
 from harness.load.setting import setting
 from harness.load.summary import Floats, percentiles, slope

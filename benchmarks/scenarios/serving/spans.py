@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from corella_edge.errors import InputError
+from corella_edge_runtime.bench.load.mix import Stream, mix
+from corella_edge_runtime.bench.load.outcome import Outcome
+from corella_edge_runtime.bench.load.timing import OWN, spans, total
 from harness.judged import at_most
-from harness.load.mix import Stream, mix
-from harness.load.outcome import Outcome
 from harness.load.saturation import saturation
 from harness.load.setting import setting
 from harness.load.summary import Floats, parts_of, percentile, percentiles
-from harness.load.timing import OWN, spans, total
 from harness.load.traffic import prepared
 
 PARTS = 20  # stretches of time that intervals are drawn from

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corella_edge.request import Request
+from corella_edge.request_json import request_line
 from corella_edge_export.data.database import literal, one, plain_path
 from corella_edge_export.data.prepared import PARQUET, SPLITS, PreparedData
-from corella_edge_export.data.sampling import CANDIDATES, candidates, request_line
+from corella_edge_export.data.sampling import CANDIDATES, candidates
 
 PARQUET_OPTIONS = "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 1048576)"
 LONGEST = 10_000  # events in a request's history

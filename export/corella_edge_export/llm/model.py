@@ -1,4 +1,4 @@
-"""The Yes/No model: a small Llama from scratch, or a local checkpoint with LoRA."""
+"""The Yes/No model: a small Llama from scratch, or a local checkpoint (a folder or a GGUF file) with LoRA."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from corella_edge.errors import InputError
 from corella_edge_export.llm import pretrained
+from corella_edge_export.llm.architectures import ARCHITECTURES, window_of
+from corella_edge_export.llm.from_gguf import SUFFIX, GgufModel
 from corella_edge_export.llm.recipe import LlmRecipe
 
 
@@ -54,6 +56,10 @@ def check_checkpoint(recipe: LlmRecipe) -> str:
     blocks = checkpoint_config(Path(recipe.path)).num_hidden_layers
     if recipe.lora.layers > blocks:
         raise InputError(f"recipe, llm.lora.layers: {recipe.lora.layers} are more than the {blocks} blocks of the LLM")
+    window = window_of(checkpoint_config(Path(recipe.path)))
+    if window and recipe.context > window:  # packed sequences see by a mask of their own, which knows no window
+        raise InputError(f"recipe, llm.context: some blocks of {recipe.path} look back {window} tokens and no further; "
+                         f"set it to at most {window}")  # fmt: skip
     return pretrained.check(Path(recipe.path))
 
 
@@ -68,10 +74,11 @@ def weights_of(folder: Path) -> str:
     Reading gigabytes at every command would take minutes; the beginning, middle and end of each file tell
     another model, or another fine-tuning of the same one, apart.
     """
-    found = hashlib.sha256(json.dumps(pretrained.read_config(folder), sort_keys=True).encode())
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
+    whole = folder.suffix == SUFFIX  # one file, which holds its config
+    found = hashlib.sha256(b"" if whole else json.dumps(pretrained.read_config(folder), sort_keys=True).encode())
+    for path in [folder] if whole else sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
         size = path.stat().st_size
-        found.update(f"{path.name} {size}".encode())
+        found.update(f"{'' if whole else path.name} {size}".encode())
         with path.open("rb") as file:
             for start in (0, size // 2, max(0, size - _SAMPLE)):
                 file.seek(start)
@@ -80,24 +87,28 @@ def weights_of(folder: Path) -> str:
 
 
 def checkpoint_config(folder: Path) -> Any:
-    """The `LlamaConfig` of a local directory. Raises InputError as `check_checkpoint`."""
-    pretrained.check_config(folder, pretrained.read_config(folder))
+    """The config of a local directory or GGUF file. Raises InputError as `check_checkpoint`."""
+    if folder.suffix != SUFFIX:
+        pretrained.check_config(folder, pretrained.read_config(folder))
     return pretrained.model_config(folder)
 
 
 def checkpoint_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """The Llama-architecture model of a local Hugging Face directory.
+    """The causal model of a local Hugging Face directory or GGUF file.
 
     Raises:
-        InputError: not a directory of that kind, or files that do not hold the whole model.
+        InputError: nothing of that kind, or files that do not hold the whole model.
     """
     from transformers import AutoModelForCausalLM
 
-    pretrained.check_config(folder, pretrained.read_config(folder))
+    if folder.suffix == SUFFIX:
+        return GgufModel(folder).model(dtype)
+    config = checkpoint_config(folder)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=dtype, output_loading_info=True
-        )
+            folder, config=config, local_files_only=True, dtype=dtype, output_loading_info=True,
+            attn_implementation=ARCHITECTURES[config.model_type].attention,
+        )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: the model cannot be read ({str(error).splitlines()[0]})") from None
     lacking = [*found["missing_keys"], *found["mismatched_keys"], *found["unexpected_keys"]]
@@ -142,6 +153,8 @@ def hidden_states(
     attention: what each token sees, bool [b, 1, length, length], and its place in its own text, int64 [b, length].
     """
     mask, places = seen or (None, None)
+    if mask is not None and plain(model).config._attn_implementation == "eager":  # which adds what sdpa looks at
+        mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
     found = plain(model).model(
         input_ids=tokens, attention_mask=mask, position_ids=places, use_cache=False, output_hidden_states=blocks
     )
@@ -155,7 +168,9 @@ def answer_logits(model: Any, hidden: Tensor, answers: Tensor) -> Tensor:
     two logits rounded to eight bits would tie many scores. Call it outside autocast.
     """
     head: nn.Linear = plain(model).lm_head
-    return nn.functional.linear(hidden.float(), head.weight[answers].float())
+    logits = nn.functional.linear(hidden.float(), head.weight[answers].float())
+    cap = getattr(plain(model).config, "final_logit_softcapping", None)
+    return torch.tanh(logits / cap) * cap if cap else logits
 
 
 def plain(model: Any) -> Any:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import resource
-import signal
 import sys
 import threading
 import time
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from corella_edge.errors import InputError, InterruptedRunError
+from corella_edge.stopping import stop_on_sigint
 from corella_edge_export.training import checkpoint, metrics_log
 
 BEST = "best.safetensors"
@@ -239,7 +239,7 @@ class _Training:
             raise InputError(f"{self.task.name}: there is no sample to train on")
         place = {"total": self.total, "initial": self.state.step}
         bar = tqdm(**place, desc=self.task.name, mininterval=1.0, unit="step", disable=self.quiet)
-        with bar, _stop_on_sigint() as stop:
+        with bar, stop_on_sigint() as stop:
             self._epochs(bar, stop)
         self.state.done = True
         self._save()
@@ -385,18 +385,3 @@ class _Training:
 
 def _place(line: Metrics) -> tuple[int, int]:
     return int(line["step"]), int(line["kind"] == "valid")
-
-
-@contextmanager
-def _stop_on_sigint() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event instead of breaking a step in two; a background job's, which ignores it, goes on."""
-    stop = threading.Event()
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield stop
-        return
-    previous = signal.signal(signal.SIGINT, lambda *_: stop.set())
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -54,6 +54,54 @@ def _system() -> str:
         return platform.system()
 
 
+def peak_memory(proc: Path = Path("/proc")) -> int | None:
+    """Greatest resident bytes so far of this process and its living descendants; None where nobody tells."""
+    found = [_peak(proc / str(pid)) for pid in (os.getpid(), *descendants(os.getpid(), proc))]
+    return sum(one for one in found if one is not None) if found[0] is not None else None
+
+
+def _peak(process: Path) -> int | None:
+    try:
+        lines = (process / "status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+
+
+def descendants(pid: int, proc: Path = Path("/proc")) -> list[int]:
+    """Living children of a process, and theirs, whichever thread started them."""
+    found: list[int] = []
+    for tasks in proc.glob(f"{pid}/task/*/children"):
+        try:
+            children = list(map(int, tasks.read_text().split()))
+        except OSError:  # the thread has ended
+            continue
+        found += [one for child in children for one in (child, *descendants(child, proc))]
+    return found
+
+
+def governor(root: Path = Path("/")) -> str | None:
+    """What sets the clock of the first usable core; None where the system does not tell."""
+    core = min(os.sched_getaffinity(0))
+    return _text(root / f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor")
+
+
+def memory_limit(root: Path = Path("/")) -> int | None:
+    """Bytes that the control group grants, of version 2 or 1; None = no limit, or nobody tells."""
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        text = _text(root / "sys/fs/cgroup" / file)
+        if text is not None and text.isdigit() and int(text) < 1 << 60:  # version 1 says a huge number for none
+            return int(text)
+    return None
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text().strip() or None
+    except OSError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Ticks:
     """Seconds so far: wall clock, of the usable cores busy and stolen, of this process."""
@@ -64,8 +112,8 @@ class Ticks:
     own: float
 
 
-def ticks() -> Ticks:
-    """Now; zeros where the system does not tell."""
+def ticks(whole: bool = False) -> Ticks:
+    """Now; zeros where the system does not tell. `whole`: the work of all descendants is this process's own."""
     busy = stolen = 0.0
     for core in _core_lines():
         user, nice, system, _idle, _wait, irq, soft, steal = core[:8]
@@ -73,7 +121,20 @@ def ticks() -> Ticks:
         stolen += steal
     hertz = os.sysconf("SC_CLK_TCK")
     times = os.times()
-    return Ticks(time.perf_counter(), busy / hertz, stolen / hertz, times.user + times.system)
+    own = times.user + times.system
+    if whole:
+        own += times.children_user + times.children_system + sum(map(_worked, descendants(os.getpid()))) / hertz
+    return Ticks(time.perf_counter(), busy / hertz, stolen / hertz, own)
+
+
+def _worked(pid: int, proc: Path = Path("/proc")) -> int:
+    """Clock ticks that a living process has used; 0 if it is gone."""
+    try:
+        # The name in brackets may hold spaces.
+        fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])
 
 
 def _core_lines() -> list[list[int]]:

@@ -1,154 +1,215 @@
-"""One benchmark from beginning to end: traffic, floors, labelled rows, timed requests, results."""
+"""One benchmark from beginning to end: the parity gate, ceilings, slices in rounds, quality, and the result of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from dataclasses import replace as changed
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
-from corella_edge.bundle.artefact import MANIFEST, sha256
 from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import Traffic
-from corella_edge.metrics import Bootstrap, sampled_auc
-from corella_edge.request import Request
-from corella_edge.routing.policy import Policy
-from corella_edge_runtime.bench import machine, quality, traffic
-from corella_edge_runtime.bench.ceiling import ceiling
-from corella_edge_runtime.bench.measure import Progress, Timed, as_threshold, latency, measure, warm_up
+from corella_edge_runtime.bench import budget, energy, gathered, machine, provenance, quality, slo, supply, traffic
+from corella_edge_runtime.bench.budget import Share
+from corella_edge_runtime.bench.ceiling import ceilings
+from corella_edge_runtime.bench.circumstances import Ceilings, Noise, Quiet, Settings, Verified
+from corella_edge_runtime.bench.journal import Journal, key
+from corella_edge_runtime.bench.opened import Opened
+from corella_edge_runtime.bench.result import FORMAT, Quality, Result
+from corella_edge_runtime.bench.scenarios import Bench, Stopped
+from corella_edge_runtime.bench.seen import Slice, Spot
+from corella_edge_runtime.bench.settings import BenchSettings
+from corella_edge_runtime.bench.supply import Source, Supply
+from corella_edge_runtime.bench.worker import Workers
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.machine.threads import llm_default
 
-FORMAT = 1
-DRAWS = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class BenchSettings:
-    """What to measure. `candidates` is for requests made from the sample; those of a file stay as they are."""
-
-    ratios: tuple[float, ...]
-    candidates: int = 20
-    max_requests: int = 200
-    max_labelled: int = 2000
-    repeat: int = 1
-    seconds: float = 120.0
-    seed: int = 0
-    crm_threads: int = 1  # as the engine was opened, its defaults here
-    llm_threads: int = field(default_factory=llm_default)
+CEILING, MOST_CEILING = 0.02, 3.0  # of the budget for each ceiling, and seconds that it takes at most
+ALONE = ("ratio:0",)
+ELSEWHERE = "the server runs on another machine"
+NO_TIME = "interrupted before the labelled rows were scored"
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """Requests to time, and labelled rows with their users."""
+def run(
+    opened: Opened | Engine, file: TextFile | None, settings: BenchSettings, progress: Progress,
+    out: Path | None = None, say: Say = lambda text: None, stop: Callable[[], bool] = lambda: False,
+) -> Result:  # fmt: skip
+    """The whole measurement; a result that is `void`, and holds no figures, where the parity gate fails.
 
-    requests: list[Request]
-    labelled: list[Traffic]
-    users: list[str]
+    One that was stopped is not `complete`: it holds what was finished.
 
-
-def workload(engine: Engine, rows: Sequence[Traffic], own: bool, settings: BenchSettings) -> Workload:
-    """Choose and build the traffic; `own` says that the rows are the bundle's sample."""
-    catalog, seed = engine.encoder.catalog, settings.seed
-    if own:
-        rng = np.random.default_rng([seed, 0])
-        chosen = [rows[i].request for i in traffic.one_per_user(rows, settings.max_requests, seed)]
-        requests = [traffic.fill(request, catalog, settings.candidates, rng) for request in chosen]
-    else:
-        requests = [traffic.resolve(row.request, catalog) for row in rows[: settings.max_requests]]
-    keys = traffic.user_keys(rows)
-    known = [i for i in range(len(rows)) if any(label is not None for label in rows[i].labels)]
-    order = traffic.grouped([rows[i] for i in known], settings.max_labelled, seed)
-    return Workload(requests, [rows[known[i]] for i in order], [keys[known[i]] for i in order])
-
-
-def run(engine: Engine, file: TextFile | None, settings: BenchSettings, progress: Progress) -> dict[str, Any]:
-    """The whole measurement as JSON-ready values.
+    Args:
+        file: requests to send as they are; None = made of the bundle's sample, or made up.
+        out: a folder for finished slices, from which an interrupted run goes on.
+        say: told what the budget buys, and what an earlier run has left.
+        stop: whether somebody wants it to end, asked between requests.
 
     Raises:
-        InputError, BundleError: the traffic cannot be used.
+        InputError, BundleError: the traffic cannot be used, or a threshold means nothing for this bundle.
     """
-    work = workload(engine, traffic.read(engine.bundle, file), file is None, settings)
-    head = _head(engine, file, settings, work)
-    engine.warm_up()
-    warm_up(engine.rank, work.requests, settings.ratios)
-    floor = ceiling(engine, work.requests)
-    before = machine.ticks()
-    timed = measure(
-        engine.rank, engine.stats, work.requests, settings.ratios, settings.repeat, settings.seconds, settings.seed,
-        progress,
+    what = Opened.here(opened) if isinstance(opened, Engine) else opened
+    if not what.llm and settings.thresholds != ALONE:
+        say("there is no LLM to ask: share 0 alone is measured")
+        settings = changed(settings, thresholds=ALONE)
+    source = supply.source(what.bundle, what.catalog, file, settings.made_up, settings.candidates, settings.seed)
+    what.policies(settings.thresholds)
+    verified = what.verified()
+    head = _head(what, source, settings, verified)
+    if verified.passed is False:
+        return replace(head, void=f"the parity gate failed: {verified.why}")
+    before = provenance.listen()
+    if what.engine is not None:
+        what.engine.warm_up()
+        seconds = min(MOST_CEILING, CEILING * settings.budget)
+        head = replace(head, ceilings=ceilings(what.engine, source.base, seconds))
+    return _Run(what, source, settings, progress, say, stop).result(head, before, out)
+
+
+class _Run:
+    """One run at work."""
+
+    def __init__(
+        self, what: Opened, source: Source, settings: BenchSettings, progress: Progress, say: Say,
+        stop: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self._what, self._source, self._settings = what, source, settings
+        self._progress, self._say = progress, say
+        self._rapl = energy.find() if what.local else energy.Rapl((), ELSEWHERE)
+        made = Supply(source, what.catalog, settings.seed)
+        own = what.engine is not None
+        self._bench = Bench(
+            what.target, made, self._rapl, settings.ratios, settings.objective, settings.seed, own, stop=stop
+        )
+        self._supply = made
+        self._spots = budget.spots(
+            settings.thresholds, list(settings.ratios.values()), settings.scenarios, settings.users,
+            settings.controls and what.target.controls and what.llm, settings.cores if own else 0,
+        )  # fmt: skip
+
+    def result(self, head: Result, before: Noise, out: Path | None) -> Result:
+        """Measure all that is missing."""
+        own = self._what.engine is not None
+        journal = Journal(out, key(asdict(self._settings), head.bundle, head.data, head.threads, head.settings))
+        self._tell(journal)
+        started, judged, whole = machine.ticks(whole=True), Quality(why=NO_TIME), False
+        try:
+            shares = self._plan()
+            self._rounds(journal, [spot for spot in self._spots if spot.workers == 1], shares)
+            judged = self._quality()
+            self._on_all_cores(journal, shares)
+            journal.end()
+            whole = True
+        except Stopped:
+            self._progress("stopped", len(journal.slices), len(self._spots) * self._settings.repeats)
+        quiet = provenance.quiet(before, provenance.noise(started, own))
+        notes = (*head.warnings, *self._notes())
+        found = replace(head, quiet=quiet, quality=judged, complete=whole, warnings=notes)
+        return self._with_points(found, journal.slices)
+
+    def _tell(self, journal: Journal) -> None:
+        if journal.resumed:
+            count = len(self._spots) * self._settings.repeats
+            self._say(f"an interrupted run left {journal.resumed} of {count} measurements; the rest is measured now")
+        if journal.dropped:
+            self._say("an interrupted run of other settings, or of another bundle, is replaced")
+        for one in journal.slices:
+            if one.rates is not None:
+                self._bench.found[one.spot.threshold] = one.rates
+
+    def _plan(self) -> dict[Spot, Share]:
+        """Warm up, learn what requests cost, and say what the budget buys."""
+        settings = self._settings
+        self._bench.pilot(settings.thresholds)
+        costs = budget.smoothed(self._bench.costs, settings.ratios, settings.candidates)
+        seconds = (1.0 - (budget.QUALITY if self._labelled()[0] else 0.0)) * settings.budget
+        more = (costs, seconds, settings.repeats, settings.objective is not None)
+        self._spots, short = budget.affordable(self._spots, *more)
+        if short:
+            self._say(short)
+        shares = budget.plan(self._spots, *more)
+        for sentence in budget.told(shares, settings.repeats):
+            self._say(sentence)
+        return shares
+
+    def _rounds(self, journal: Journal, spots: Sequence[Spot], shares: dict[Spot, Share]) -> None:
+        """Every spot once in each round, in an order of its own: a machine that drifts drifts for all of them."""
+        done = {(one.spot, one.repeat) for one in journal.slices}
+        whole = len(self._spots) * self._settings.repeats
+        for repeat in range(self._settings.repeats):
+            for place in np.random.default_rng([self._settings.seed, 3, repeat]).permutation(len(spots)).tolist():
+                spot = spots[place]
+                if (spot, repeat) in done:
+                    continue
+                self._progress(str(spot), len(journal.slices), whole)
+                journal.add(self._bench.slice(spot, shares[spot], repeat))
+
+    def _on_all_cores(self, journal: Journal, shares: dict[Spot, Share]) -> None:
+        """Last of all: the processes count to the memory that is in use from then on."""
+        spots = [spot for spot in self._spots if spot.workers > 1]
+        if spots:
+            with closing(Workers(self._what.bundle.root, self._what.llm, spots[0].workers)) as workers:
+                self._bench.shared = workers.run
+                self._rounds(journal, spots, shares)
+
+    def _labelled(self) -> tuple[list[Traffic], list[str]]:
+        """Rows with labels, users together, and whose each is."""
+        rows, limit = self._source.rows, self._settings.max_labelled
+        keys = traffic.user_keys(rows)
+        known = [i for i in range(len(rows)) if any(label is not None for label in rows[i].labels)]
+        order = traffic.grouped([rows[i] for i in known], limit, self._settings.seed)
+        return [rows[known[i]] for i in order], [keys[known[i]] for i in order]
+
+    def _quality(self) -> Quality:
+        rows, users = self._labelled()
+        if not rows:
+            return Quality(why=quality.NO_LABELS)
+        seconds, what = budget.QUALITY * self._settings.budget, self._what
+        found = quality.score(what.rank, rows, users, self._progress, seconds)
+        policies = what.policies(self._settings.thresholds)
+        return quality.judged(found, policies, self._settings.ratios, what.routing.measure, what.routing.fusion)
+
+    def _notes(self) -> list[str]:
+        varied = self._supply.varied
+        return [f"{varied:,} requests were of users who had come before, with their history in another order, so that "
+                "the LLM had to read it again"] if varied else []  # fmt: skip
+
+    def _with_points(self, head: Result, slices: Sequence[Slice]) -> Result:
+        """The result with all points of which there is a slice."""
+        of_spot = {spot: [one for one in slices if one.spot == spot] for spot in self._spots}
+        found = {spot: sorted(parts, key=lambda one: one.repeat) for spot, parts in of_spot.items() if parts}
+        told, ratios, objective = slo.laws(found, self._settings.ratios), self._settings.ratios, self._bench.objective
+        limit = None if objective is None else objective[1]
+        points = [gathered.point(parts, ratios[spot.threshold], limit, self._rapl.why, told[spot])
+                  for spot, parts in found.items()]  # fmt: skip
+        return replace(head, points=tuple(points), planned=len(self._spots))
+
+
+def _head(what: Opened, source: Source, settings: BenchSettings, verified: Verified) -> Result:
+    """All that is known before the first request."""
+    engine = what.engine
+    asked = Settings(
+        thresholds=settings.thresholds, scenarios=settings.scenarios, users=settings.users,
+        candidates=settings.candidates, slo=settings.slo, budget_s=settings.budget, repeats=settings.repeats,
+        seed=settings.seed, transport="process" if engine is not None else "http", url=what.url,
     )  # fmt: skip
-    head["disturbance"] = machine.disturbance(before, machine.ticks())
-    data = quality.score(engine.rank, work.labelled, work.users, progress, engine.fusion)
-    policies = [engine.parse_threshold(as_threshold(ratio)) for ratio in settings.ratios]
-    found = _qualities(data, policies)
-    rows = [_ratio(i, settings.ratios[i], policies[i].threshold, timed) | found[i] for i in range(len(policies))]
-    return {**head, "ceiling": floor, "ratios": rows}
+    labelled = sum(any(label is not None for label in row.labels) for row in source.rows)
+    return Result(
+        format=FORMAT, created=datetime.now(UTC).isoformat(timespec="seconds"), measured=what.target.measured,
+        bundle=provenance.bundle_of(what.bundle, engine), software=provenance.software(engine), settings=asked,
+        data=supply.told(source, min(labelled, settings.max_labelled)), machine=provenance.machine_here(),
+        threads=provenance.threads(engine), verified=verified, ceilings=Ceilings(),
+        quiet=Quiet(before=Noise(), during=Noise(), noisy=False),
+        warnings=tuple(_warnings(what)),
+    )  # fmt: skip
 
 
-def _head(engine: Engine, file: TextFile | None, settings: BenchSettings, work: Workload) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "measured": "Engine.rank in process: encoding, CRM, routing, LLM; one request at a time, no HTTP",
-        "bundle": {"label": engine.name, "manifest_sha256": sha256(engine.bundle.path(MANIFEST))},
-        "machine": machine.machine(),
-        "versions": machine.versions(),
-        "settings": asdict(settings),
-        "llm": engine.llm is not None,
-        "fusion": engine.fusion.to_json(),
-        "provider": engine.crm.provider,
-        "warnings": list(engine.warnings),
-        "traffic": _traffic(file, work),
-    }
-
-
-def _traffic(file: TextFile | None, work: Workload) -> dict[str, Any]:
-    text = "the bundle's sample: one request a user, filled up with random catalogue items"
-    users = len({request.user.id or i for i, request in enumerate(work.requests)})
-    return {"source": text if file is None else file.name, "requests": len(work.requests), "users": users,
-            "labelled_rows": len(work.labelled)}  # fmt: skip
-
-
-def _ratio(index: int, ratio: float, threshold: float, timed: Sequence[Timed]) -> dict[str, Any]:
-    head = {"ratio": ratio, "threshold": threshold if np.isfinite(threshold) else None}
-    return head | summary([one for one in timed if one.ratio == index])
-
-
-def _qualities(data: quality.Labelled, policies: Sequence[Policy]) -> list[dict[str, Any]]:
-    """The field "quality" of each policy; none where no row has a label."""
-    if not len(data.labels):
-        return [{} for _ in policies]
-    bootstrap = Bootstrap(data.users, DRAWS)
-    crm = sampled_auc(data.crm, data.labels, bootstrap)
-    found = [quality.under(data, policy, bootstrap, crm) for policy in policies]
-    return [{"quality": _finite(asdict(one))} for one in found]
-
-
-def summary(timed: Sequence[Timed]) -> dict[str, Any]:
-    """Latency, throughput, realised share and LLM work of the requests timed at one ratio."""
-    seconds, candidates = sum(one.seconds for one in timed), sum(one.candidates for one in timed)
-    easy = [one.seconds for one in timed if not one.routed]
-    per = len(timed)
-    return {
-        "requests": per,
-        "candidates": candidates,
-        "share": sum(one.routed for one in timed) / candidates,
-        "request_ms": asdict(latency([one.seconds for one in timed])),
-        "candidate_ms": asdict(latency([one.seconds / one.candidates for one in timed])),
-        "requests_per_s": per / seconds,
-        "candidates_per_s": candidates / seconds,
-        "unrouted": {"requests": len(easy), "request_ms": asdict(latency(easy)) if easy else None},
-        "llm_tokens_per_request": sum(one.evaluated for one in timed) / per,
-        "llm_reused_per_request": sum(one.reused for one in timed) / per,
-        "new_users": sum(one.new_user for one in timed) / per,
-    }
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no nan: null instead (an AUC needs both classes)."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+def _warnings(what: Opened) -> list[str]:
+    if what.engine is not None:
+        return what.engine.warnings
+    return [] if what.local else [f"{ELSEWHERE}: the one described here only sent the requests"]

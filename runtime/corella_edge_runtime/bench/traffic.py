@@ -13,9 +13,10 @@ from corella_edge.catalog import Catalog
 from corella_edge.errors import BundleError, InputError
 from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import Traffic, parse_traffic, read_lines
-from corella_edge.request import Candidate, Candidates, Request
+from corella_edge.request import Candidate, Candidates, Event, Request, User
 
 SAMPLE = "sample.jsonl"
+HISTORY = 30  # events of a made-up user, where no sample shows how many there are
 
 
 def read(bundle: Bundle, file: TextFile | None) -> list[Traffic]:
@@ -77,3 +78,23 @@ def resolve(request: Request, catalog: Catalog) -> Request:
     """The request with its candidates spelled out: none given means the whole catalogue."""
     found = request.candidates or Candidates(catalog.ids)
     return replace(request, candidates=found, top_k=None)
+
+
+def strangers(like: Sequence[User], catalog: Catalog, count: int, rng: np.random.Generator) -> list[Request]:
+    """Users nobody has seen, without candidates: each with a history drawn from the catalogue, as long as that of a
+    user of `like`, and his features."""
+    return [Request(_stranger(like, catalog, rng), ()) for _ in range(count)]
+
+
+def _stranger(like: Sequence[User], catalog: Catalog, rng: np.random.Generator) -> User:
+    model = like[int(rng.integers(len(like)))] if like else User()
+    items = rng.choice(len(catalog), size=max(1, len(model.history)) if like else HISTORY, replace=True).tolist()
+    events = tuple(Event(catalog.ids[row], float(rng.integers(1, 6)), 10**9 + place)
+                   for place, row in enumerate(items))  # fmt: skip
+    return User(f"s{rng.integers(2**62)}", model.features, events)
+
+
+def as_new(request: Request, rng: np.random.Generator) -> Request:
+    """The same with the history in random order, so that its prompt begins as no earlier one."""
+    user, order = request.user, rng.permutation(len(request.user.history)).tolist()
+    return replace(request, user=User(user.id, user.features, user.history.at(order)))

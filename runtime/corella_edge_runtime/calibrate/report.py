@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from corella_edge.atomic import write_file
 from corella_edge.routing.decision_curve import ALL, OPEN
 from corella_edge_runtime.calibrate import plots
 from corella_edge_runtime.calibrate.plots import NAMES
-from corella_edge_runtime.document import document, table
+from corella_edge_runtime.document import Section, as_html, as_markdown, document
 
 Json = dict[str, Any]
 FILES = {"report.html": "the report with plots", "report.md": "the same as text", "report.json": "every figure"}
@@ -26,60 +24,22 @@ VERDICTS = {
 }
 
 
-@dataclass(frozen=True)
-class ReportSection:
-    """A heading, sentences, a table and plots (SVG text, caption)."""
-
-    title: str
-    said: Sequence[str] = ()
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    figures: Sequence[tuple[str, str]] = ()
-
-
 def write(result: Json, out: Path) -> None:
     """The three files of `FILES` into an existing folder, in place of earlier ones."""
     made = list(sections(result))
     title = f"Routing policy of {result['bundle']}"
     texts = {
-        "report.html": document(title, (part for one in made for part in _html(one))),
-        "report.md": "\n".join([f"# {title}", "", *(line for one in made for line in _markdown(one))]),
+        "report.html": document(title, (part for one in made for part in as_html(one))),
+        "report.md": "\n".join([f"# {title}", "", *(line for one in made for line in as_markdown(one))]),
         "report.json": json.dumps(result, ensure_ascii=False, allow_nan=False, indent=1) + "\n",
     }
     for name, contents in texts.items():
         write_file(out / name, contents.encode("utf-8", "xmlcharrefreplace"))
 
 
-def _html(section: ReportSection) -> Iterator[str]:
-    yield f"<section>\n<h2>{escape(section.title)}</h2>"
-    yield from (f"<p>{escape(sentence)}</p>" for sentence in section.said)
-    if section.rows:
-        yield table(section.header, section.rows)
-    if section.figures:
-        yield '<div class="plots">'
-        yield from (f"<figure>\n{svg}<figcaption>{escape(caption)}</figcaption>\n</figure>"
-                    for svg, caption in section.figures)  # fmt: skip
-        yield "</div>"
-    yield "</section>"
-
-
-def _markdown(section: ReportSection) -> Iterator[str]:
-    yield from [f"## {section.title}", ""]
-    yield from (line for sentence in section.said for line in (f"- {sentence}", ""))
-    if section.rows:
-        yield _cells(section.header)
-        yield _cells(["---"] * len(section.header))
-        yield from (_cells(row) for row in section.rows)
-        yield ""
-
-
-def _cells(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def sections(result: Json) -> Iterator[ReportSection]:
+def sections(result: Json) -> Iterator[Section]:
     """What the report says, in order."""
-    yield ReportSection("Result", [*summary(result), *(f"Warning: {text}." for text in result["warnings"])])
+    yield Section("Result", [*summary(result), *(f"Warning: {text}." for text in result["warnings"])])
     yield _by_share(result)
     yield _other_metrics(result)
     yield _area(result)
@@ -125,7 +85,7 @@ def _by_llm(found: Json) -> str:
             "inputs, without any LLM.")  # fmt: skip
 
 
-def _by_share(result: Json) -> ReportSection:
+def _by_share(result: Json) -> Section:
     header = ["asked for", "routed share", "threshold", "requests touched", "LLM ms", "AUC", "gain in AUC",
               "random AUC", "oracle AUC"]  # fmt: skip
     said = ["Thresholds are quantiles of the measure on the earlier rows; every figure is of the later rows, with its "
@@ -141,18 +101,16 @@ def _by_share(result: Json) -> ReportSection:
     if result["policy"]["llm_ms"] is not None:
         figures += [(plots.cost(result, name), f"{NAMES[name]} against time: a touched request pays for its user's "
                      "history once, then for each candidate.") for name in ("auc", "logloss")]  # fmt: skip
-    return ReportSection("Quality by share", said, header, rows, figures)
+    return Section("Quality by share", said, header, rows, figures)
 
 
-def _other_metrics(result: Json) -> ReportSection:
+def _other_metrics(result: Json) -> Section:
     names = [name for name in _metrics(result) if name != "auc"]
     said = ["ECE: 15 bins of equal mass; noise counts as error there, so draws lie above the value as a rule. NDCG@10: "
             "over requests that have a positive and a negative row, equal scores in the worst order."]  # fmt: skip
     rows = [[name, _percent(row["share"]), *(_interval(row[metric]) for metric in names)]
             for name, row in _points(result)]  # fmt: skip
-    return ReportSection(
-        "Other metrics by share", said, ["asked for", "routed share", *map(NAMES.__getitem__, names)], rows
-    )
+    return Section("Other metrics by share", said, ["asked for", "routed share", *map(NAMES.__getitem__, names)], rows)
 
 
 def _metrics(result: Json) -> list[str]:
@@ -168,15 +126,15 @@ def _work(row: Json) -> list[str]:
     return [_percent(row["share"]), _number(row["threshold"]), f"{row['requests_touched']:.1%}", cost]
 
 
-def _area(result: Json) -> ReportSection:
+def _area(result: Json) -> Section:
     said = ["APGR (RouteLLM, arXiv 2406.18665): of the gap between the base model and the LLM asked about everything, "
             "what is won in the mean over all shares. Asking at random wins about 0.5."]  # fmt: skip
     rows = [[NAMES[name], _interval(found["gap"], "+"), _interval(found) if found["value"] is not None
              else f"{NONE} ({found['reason']})"] for name, found in result["apgr"].items()]  # fmt: skip
-    return ReportSection("Area won", said, ["metric", "gap, LLM - base (as improvement)", "APGR"], rows)
+    return Section("Area won", said, ["metric", "gap, LLM - base (as improvement)", "APGR"], rows)
 
 
-def _top(result: Json) -> Iterator[ReportSection]:
+def _top(result: Json) -> Iterator[Section]:
     found = result["top"]
     if found is None:
         return
@@ -193,14 +151,14 @@ def _top(result: Json) -> Iterator[ReportSection]:
               "difference in NDCG"]  # fmt: skip
     about = "time" if every[-1]["llm_ms"] is not None else "candidates asked about"
     figures = [(plots.top(found), f"NDCG@{found['k']} against {about}; the nearer to the upper left, the better.")]
-    yield ReportSection("Only what can change the top", said, header, rows, figures)
+    yield Section("Only what can change the top", said, header, rows, figures)
 
 
 def _ms(row: Json) -> str:
     return NONE if row["llm_ms"] is None else f"{row['llm_ms']:.1f}"
 
 
-def _orders(result: Json) -> Iterator[ReportSection]:
+def _orders(result: Json) -> Iterator[Section]:
     about = {"gain": ("Is the measure monotone on this log?", "log-loss that asking takes away", "What asking gains"),
              "errors": ("Does the measure order the base model's errors?", "log-loss of the base model",
                         "The base model's log-loss")}  # fmt: skip
@@ -215,11 +173,11 @@ def _orders(result: Json) -> Iterator[ReportSection]:
                 for place, one in enumerate(found["deciles"], 1)]  # fmt: skip
         header = ["part", "measure from", "to", "rows", f"{axis}, nats"]
         drawn = plots.deciles(found, f"{subject} by the measure", f"{axis}, nats")
-        yield ReportSection(title, said, header, rows, [(drawn, "Bars: means of parts of about equal size, with 95 % "
+        yield Section(title, said, header, rows, [(drawn, "Bars: means of parts of about equal size, with 95 % "
                                                    "intervals over users.")])  # fmt: skip
 
 
-def _fusions(result: Json) -> Iterator[ReportSection]:
+def _fusions(result: Json) -> Iterator[Section]:
     found = result.get("fusions")
     if not found:
         return
@@ -235,10 +193,10 @@ def _fusions(result: Json) -> Iterator[ReportSection]:
     rows = [[part, row["rule"], row["maps"], *(_figure(row[name]) for name in names), "best" if row["chosen"] else ""]
             for part in ("earlier", "later") for row in found[part]]  # fmt: skip
     header = ["part", "rule", "maps", "log-loss", "AUC", "ECE", "ECE, LLM decides", "ECE, others", "by log-loss"]
-    yield ReportSection("One scale for both models", said, header, rows)
+    yield Section("One scale for both models", said, header, rows)
 
 
-def _gate(result: Json) -> Iterator[ReportSection]:
+def _gate(result: Json) -> Iterator[Section]:
     found = result["gate"]
     if found is None:
         return
@@ -256,19 +214,17 @@ def _gate(result: Json) -> Iterator[ReportSection]:
     rows = [[name, f"{one['share']:.0%}", *(_fine(one[key]) for key in ("gate", "entropy", "gain")),
              _interval(one["auc"], "+")] for name, part in parts for one in part]  # fmt: skip
     header = ["part", "share", "gate saves", "entropy saves", "gain", "gain in AUC"]
-    yield ReportSection("The learned gate against the entropy", said, header, rows)
+    yield Section("The learned gate against the entropy", said, header, rows)
 
 
-def _promise(result: Json) -> Iterator[ReportSection]:
+def _promise(result: Json) -> Iterator[Section]:
     found = result["promise"]
     if found is None:
         return
     rows = f"{found['rows']:,} rows of {found['users']:,} users"
     one = "one row of each user" if found["one_row_a_user"] else "every row, also several of one user"
     missed = f"On the later rows {_interval(found['missed_later'])} are wrong and not routed."
-    yield ReportSection(
-        "What the threshold promises", [found["text"], f"From {rows}; {one}. {found['assumed']}", missed]
-    )
+    yield Section("What the threshold promises", [found["text"], f"From {rows}; {one}. {found['assumed']}", missed])
 
 
 def _fine(found: Json) -> str:
@@ -280,7 +236,7 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _log(result: Json) -> ReportSection:
+def _log(result: Json) -> Section:
     parts, power = result["parts"], result["power"]
     said = [
         f"{power['told']}.",
@@ -290,7 +246,7 @@ def _log(result: Json) -> ReportSection:
     names = {"rows": "rows", "users": "users", "requests": "requests", "positive": "share of positives",
              "llm_known": "LLM's score known", "from": "from", "to": "to", "sha256": "sha256 of the rows"}  # fmt: skip
     rows = [[title, *(_about(parts[part][name]) for part in ("fit", "held_out"))] for name, title in names.items()]
-    return ReportSection("The log", said, ["", "earlier part (fit)", "later part (report)"], rows)
+    return Section("The log", said, ["", "earlier part (fit)", "later part (report)"], rows)
 
 
 def _about(value: Any) -> str:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
 from corella_edge.request import Request, User
+from corella_edge.request_json import request_json
 from corella_edge.request_message import parse_request
 from corella_edge_export.data.contract import RawData
 from corella_edge_export.data.prepared import PARQUET, PreparedData
-from corella_edge_export.data.sampling import request_json
 
 
 def explicit_histories(raw: RawData) -> dict[str, list[tuple[str, float, int]]]:

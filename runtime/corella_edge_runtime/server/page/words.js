@@ -34,7 +34,8 @@ export function why(row, share = null) {
 // Names of the Server-Timing header → what happens then, in the order in which it happens.
 export const STEPS = {
   turn: "waiting for the server", parse: "parse request", wait: "hand over", store: "store", encode: "encode",
-  crm: "base model", prompt: "build prompts", queue: "queue", prefill: "LLM", serialise: "write answer",
+  crm: "base model", policy: "choose the hard ones", prompt: "build prompts", queue: "queue", prefill: "LLM",
+  serialise: "write answer",
 };
 
 // Where a request's time went: [{name, ms, words}]. Of an answer in two phases the header tells the first alone; what the

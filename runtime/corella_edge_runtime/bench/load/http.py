@@ -20,9 +20,9 @@ class ReplyError(Exception):
     """What came is no HTTP/1.1 reply to one request."""
 
 
-def post(path: str, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
+def post(path: str, body: bytes, headers: Mapping[str, str] | None = None, host: str = "127.0.0.1") -> bytes:
     """The bytes of a POST with a JSON body, on a connection that is kept."""
-    given = {"Host": "127.0.0.1", "Content-Type": "application/json", "Content-Length": str(len(body))}
+    given = {"Host": host, "Content-Type": "application/json", "Content-Length": str(len(body))}
     lines = "".join(f"{name}: {value}\r\n" for name, value in {**given, **(headers or {})}.items())
     return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode("ascii") + body
 

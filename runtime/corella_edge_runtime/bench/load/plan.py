@@ -1,19 +1,18 @@
-"""What passes between a script and its load generator: a folder with what is to be sent, then with what happened."""
+"""What passes between a benchmark and its load generator: a folder with what is to be sent, then with what happened."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from corella_edge.errors import InputError
 
 MOST_CONNECTIONS = 900  # select() knows 1,024 descriptors
-_ADDRESS = re.compile(r"http://127\.0\.0\.1:([1-9]\d{0,4})/?")
 _KEEP = ("none", "hash", "all")
 
 
@@ -29,6 +28,7 @@ class Plan:
         keep: of the bodies: "none", "hash" (SHA-256) or "all".
         count: a text whose occurrences in each body are counted.
         core: what the generator is bound to; None = nothing.
+        host: name or address of the server.
     """
 
     port: int
@@ -39,6 +39,7 @@ class Plan:
     keep: str = "none"
     count: str = ""
     core: int | None = None
+    host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         if len(self.moments) != len(self.which):
@@ -76,16 +77,21 @@ class Happened:
     connections: int = 0
 
 
-def port_of(address: str) -> int:
-    """The port of an address on this machine.
+def address_of(url: str) -> tuple[str, int]:
+    """Host and port of `http://HOST:PORT`.
 
     Raises:
-        InputError: it is not `http://127.0.0.1:PORT`; load is put on nothing else.
+        InputError: it is something else; the generator speaks no TLS and knows no paths.
     """
-    found = _ADDRESS.fullmatch(address)
-    if found is None or int(found[1]) > 65535:
-        raise InputError(f"{address}: load is only put on http://127.0.0.1:PORT")
-    return int(found[1])
+    parts = urlsplit(url)
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a port that is no number, or too high
+        host = port = None
+    plain = parts.scheme == "http" and parts.path in ("", "/") and not (parts.query or parts.fragment)
+    if not plain or host is None or port is None or parts.username is not None:
+        raise InputError(f"{url[:80]}: the load generator needs an address of the form http://HOST:PORT")
+    return host, port
 
 
 def write_plan(folder: Path, plan: Plan, requests: Sequence[bytes]) -> None:

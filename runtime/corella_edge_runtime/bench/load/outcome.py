@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from harness.load.plan import Happened, Plan, read_happened, write_plan
+from corella_edge.errors import CorellaError
+from corella_edge_runtime.bench.load.plan import Happened, Plan, read_happened, write_plan
 
-GENERATOR = Path(__file__).with_name("generator.py")
+GENERATOR = "corella_edge_runtime.bench.load.generator"
 MOST_OF_A_CORE = 0.10  # above it the generator is part of what it measures
 LATE = 600.0
 
@@ -60,22 +61,23 @@ class Running:
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan, self._folder = plan, folder
-        command = [sys.executable, str(GENERATOR), str(folder)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-P", "-m", GENERATOR, str(folder)]
+        # A process group of its own: the terminal's Ctrl-C is the parent's to answer.
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the load generator ended with {self._process.wait()} before it began")
+            raise CorellaError(f"the load generator ended with {self._process.wait()} before it began")
         self.begin = float(line)
 
     def wait(self) -> Outcome:
         """Until the last reply.
 
         Raises:
-            RuntimeError: the generator itself failed.
+            CorellaError: the generator itself failed.
         """
         if status := self._process.wait(LATE + self._plan.patience + max(self._plan.moments, default=0.0)):
-            raise RuntimeError(f"the load generator ended with {status}")
+            raise CorellaError(f"the load generator ended with {status}")
         moments, which = np.asarray(self._plan.moments, np.float64), np.asarray(self._plan.which, np.int64)
         return Outcome(moments, which, read_happened(self._folder))
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.load.http import Reply, ReplyError, post
+from corella_edge_runtime.bench.load.http import Reply, ReplyError, post
 
 BODIES = st.binary(max_size=300)
 CUTS = st.lists(st.integers(1, 40), max_size=30)

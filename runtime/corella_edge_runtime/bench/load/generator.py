@@ -1,4 +1,4 @@
-"""An open-loop load generator, in a process of its own: `python generator.py FOLDER` sends the plan in FOLDER.
+"""An open-loop load generator: `python -m corella_edge_runtime.bench.load.generator FOLDER` sends the plan in FOLDER.
 
 Requests leave at their moments whatever became of those before: one thread, persistent connections, more of them when
 all are busy. It says on standard output when it begins (`time.monotonic()`), and ends by writing what happened.
@@ -16,15 +16,23 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from harness.load.http import Reply, ReplyError
-from harness.load.plan import Happened, Plan, read_plan, write_happened
+from corella_edge_runtime.bench.load.http import Reply, ReplyError
+from corella_edge_runtime.bench.load.plan import Happened, Plan, read_plan, write_happened
 
 HEAD_START = 0.05  # seconds from the announcement to the beginning
 IDLE = 10.0  # a connection unused for longer is not used again: the server may be about to close it
 READ = 262144
+
+
+Address = tuple[socket.AddressFamily, Any]
+
+
+def resolved(host: str, port: int) -> Address:
+    """Family and address of a name. Raises OSError: it is not known."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return found[0], found[4]
 
 
 class Connection:
@@ -32,11 +40,11 @@ class Connection:
 
     __slots__ = ("fileno", "idle_since", "left", "number", "reply", "socket")
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.socket()
+    def __init__(self, address: Address) -> None:
+        self.socket = socket.socket(address[0], socket.SOCK_STREAM)
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.connect_ex(("127.0.0.1", port))
+        self.socket.connect_ex(address[1])
         self.fileno = self.socket.fileno()
         self.idle_since = 0.0
         self.number = -1
@@ -77,6 +85,7 @@ class Generator:
     def __init__(self, plan: Plan, requests: list[bytes]) -> None:
         count = len(plan.moments)
         self._plan, self._requests, self._needle = plan, requests, plan.count.encode()
+        self._address = resolved(plan.host, plan.port)
         self._next, self._count, self._begin = 0, count, 0.0
         self._waiting: deque[int] = deque()
         self._open: dict[int, Connection] = {}  # by descriptor
@@ -128,7 +137,7 @@ class Generator:
                 return connection
             self._close(connection)
         self.happened.connections += 1
-        connection = Connection(self._plan.port)
+        connection = Connection(self._address)
         self._open[connection.fileno] = connection
         return connection
 
@@ -225,7 +234,8 @@ def main(folder: Path) -> None:
         os.sched_setaffinity(0, {plan.core})
     gc.disable()
     begin = time.monotonic() + HEAD_START
-    print(begin, flush=True)
+    sys.stdout.write(f"{begin}\n")
+    sys.stdout.flush()
     write_happened(folder, Generator(plan, requests).run(begin))
 
 

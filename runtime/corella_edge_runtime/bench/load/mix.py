@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.load.plan import Plan
-from harness.load.schedule import fixed, in_turn, merged, poisson
+from corella_edge_runtime.bench.load.plan import Plan
+from corella_edge_runtime.bench.load.schedule import fixed, in_turn, merged, poisson
 
 
 @dataclass(frozen=True, slots=True)
