@@ -12,6 +12,9 @@ item, drawn evenly from those that the user's history lacks, so that newness doe
 those of the first draw. Fusion (`stack`) and thresholds are fitted on validation rows of the same make. Routed are the
 rows with the highest entropy of the base model, so many as the share says on validation rows. Intervals are by
 bootstrap over users, and gains over the base model paired. Scores are kept in `--keep`: an interrupted call goes on.
+
+Rows with label 0 are drawn by popularity, which whatever learns from labels finds out. So all is also held against the
+base model with the count of an item's training likes beside it (`count`, `over base and count`).
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from base_model_quality import interval, named
 from corella_edge import atomic
 from corella_edge.errors import InputError
 from corella_edge.features.encoder import FeatureEncoder
-from corella_edge.metrics import Bootstrap, Sampled, sampled_auc, uauc
+from corella_edge.metrics import Bootstrap, Sampled, sampled_auc, sampled_uauc
 from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.data.prepared import PreparedData, Split
 from corella_edge_export.evaluation.fusion import fused, fusion, routed
@@ -55,6 +58,7 @@ ALL, NEW, KNOWN = "all rows", "new items", "known items"
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Row = dict[str, Any]
+Figures = dict[str, dict[str, Sampled]]  # part, metric
 
 
 @dataclass(frozen=True)
@@ -117,14 +121,20 @@ def measured(options: argparse.Namespace) -> Row:
     kept = Kept(options.keep)
     crm = {part: kept.of(f"base-{options.base.name}", of, partial(base_scores, base)) for part, of in rows.items()}
     models = []
+    rare = {part: rarity(data, of) for part, of in rows.items()}
+    both = with_rarity(crm, rare, rows)
     for name, score in llms(options, data):
         answers = {part: kept.of(name, of, score) for part, of in rows.items()}
-        models.append({"name": name, **told(options, name), **judged(crm, answers, rows)})
+        beside = judged(both, answers, rows)
+        models.append(
+            {"name": name, **told(options, name), **judged(crm, answers, rows), "over base and count": beside}
+        )
     draws = {part: Bootstrap(rows["test"].split.users[mask]) for part, mask in rows["test"].parts.items()}
     return {
         "what": "language's worth", "data": data.info["name"], "seed": options.seed,
         "rows": {name: counts(of) for name, of in rows.items()},
-        "base": {"recipe": base.recipe.name, **alone(crm["test"], rows["test"], draws)}, "models": models,
+        "base": {"recipe": base.recipe.name, **alone(crm["test"], rows["test"], draws)},
+        "count": judged(crm, rare, rows), "models": models,
         "scoring": kept.took,
     }  # fmt: skip
 
@@ -170,6 +180,23 @@ def rows_of(split: Split, name: str, chosen: Indices, others: Indices, drawn: Ma
 
 
 Score = Callable[[Rows], tuple[Floats, int]]  # float64 [n], and how many tokens were read for it
+
+
+def rarity(data: PreparedData, rows: Rows) -> Floats:
+    """float64 [n], 1 / (2 + likes of the row's item in training rows), whose log-odds are -ln(1 + likes).
+
+    Rows with label 0 were drawn by how often an item was taken; the less that was, the likelier is label 1.
+    """
+    train = data.split("train")
+    count = np.bincount(train.items[train.labels == 1], minlength=len(data.item_ids))
+    return np.asarray(1.0 / (2.0 + count[rows.split.items]))
+
+
+def with_rarity(crm: dict[str, Floats], rare: dict[str, Floats], rows: dict[str, Rows]) -> dict[str, Floats]:
+    """The base model with that count beside it, by a logistic regression on validation rows."""
+    parts = {name: scored(crm[name], rare[name], rows[name]) for name in rows}
+    rule = fusion("stack", parts["valid"].part(rows["valid"].drawn), 0.0)
+    return {name: fused(part, part.answered, rule) for name, part in parts.items()}
 
 
 class Kept:
@@ -255,25 +282,23 @@ def judged(crm: dict[str, Floats], llm: dict[str, Floats], rows: dict[str, Rows]
     """Figures of one language model: alone, at each routed share, and asked about all new items."""
     valid, test = (scored(crm[name], llm[name], rows[name]) for name in ("valid", "test"))
     draws = {part: Bootstrap(test.users[mask]) for part, mask in rows["test"].parts.items()}
-    base = {
-        part: sampled_auc(test.crm[mask], test.labels[mask], draws[part]) for part, mask in rows["test"].parts.items()
-    }
+    base = figures(test.crm, rows["test"], draws)
     found: Row = {"alone": alone(test.llm_or_crm, rows["test"], draws, base)}
     fit = valid.part(rows["valid"].drawn)
     for share in SHARES:
         threshold = float(np.quantile(fit.entropies, 1.0 - share))
         rule, chosen = fusion("stack", fit, threshold), routed(test, threshold)
-        figures = alone(fused(test, chosen, rule), rows["test"], draws, base)
+        routed_ = alone(fused(test, chosen, rule), rows["test"], draws, base)
         asked_of = {part: float(chosen[mask].mean()) for part, mask in rows["test"].parts.items()}
         at_random = drawn(chosen, test.answered, rows["test"])
         others = alone(fused(test, at_random, rule), rows["test"], draws, base)
         found[f"routed {share:.0%}"] = {
-            "weights": list(rule.weights or ()), "asked": asked_of, **figures,
+            "weights": list(rule.weights or ()), "asked": asked_of, **routed_,
             "at random": {part: others[part]["gain"] for part in others},
         }  # fmt: skip
     of_new = fusion("stack", valid.part(rows["valid"].new), 0.0)
-    figures = alone(fused(test, rows["test"].new & test.answered, of_new), rows["test"], draws, base)
-    return {**found, "asked about new items": {"weights": list(of_new.weights or ()), NEW: figures[NEW]}}
+    of_all = alone(fused(test, rows["test"].new & test.answered, of_new), rows["test"], draws, base)
+    return {**found, "asked about new items": {"weights": list(of_new.weights or ()), NEW: of_all[NEW]}}
 
 
 def drawn(chosen: Mask, answered: Mask, rows: Rows) -> Mask:
@@ -290,15 +315,24 @@ def scored(crm: Floats, llm: Floats, rows: Rows) -> ScoredRows:
     return ScoredRows(crm, crm, llm, rows.split.labels, users, np.ones(len(users), np.bool_), rows.new)
 
 
-def alone(scores: Floats, rows: Rows, draws: dict[str, Bootstrap], base: dict[str, Sampled] | None = None) -> Row:
-    """AUC of each part with its interval, and the paired gain over the base model; UAUC, a pair a user."""
+def alone(scores: Floats, rows: Rows, draws: dict[str, Bootstrap], base: Figures | None = None) -> Row:
+    """AUC and UAUC (each user one pair: the share of pairs in the right order) with intervals, by part; with `base` the
+    paired gains over it."""
     found: Row = {}
-    for part, mask in rows.parts.items():
-        labels, users = rows.split.labels[mask], rows.split.users[mask]
-        own = sampled_auc(scores[mask], labels, draws[part])
-        found[part] = {"auc": interval(own.interval()), "uauc": uauc(scores[mask], labels, users)}
+    for part, own in figures(scores, rows, draws).items():
+        found[part] = {metric: interval(value.interval()) for metric, value in own.items()}
         if base is not None:
-            found[part]["gain"] = interval(own.gain(base[part]))
+            gains = {metric: interval(value.gain(base[part][metric])) for metric, value in own.items()}
+            found[part] |= {"gain": gains["auc"], "uauc gain": gains["uauc"]}
+    return found
+
+
+def figures(scores: Floats, rows: Rows, draws: dict[str, Bootstrap]) -> Figures:
+    """AUC and UAUC of each part under the draws."""
+    found: Figures = {}
+    for part, mask in rows.parts.items():
+        given = scores[mask], rows.split.labels[mask], draws[part]
+        found[part] = {"auc": sampled_auc(*given), "uauc": sampled_uauc(*given)}
     return found
 
 

@@ -11,7 +11,8 @@ from corella_edge_export.evaluation.tables import figure, table_head, table_row
 
 Json = dict[str, Any]
 NAMES = "**/language-worth-*.json"
-PARTS = ("new items", "known items", "all rows")
+ALL = "all rows"
+PARTS = ("new items", "known items", ALL)
 
 
 def lines(results: Path) -> Iterator[str]:
@@ -44,16 +45,21 @@ def _cost(model: Json) -> list[str]:
 
 def _routed(found: Json) -> Iterator[str]:
     yield "What asking adds to the base model's AUC (`stack`, fitted on validation rows; paired), the least sure rows"
-    yield "first; in the last column as many rows drawn at random:"
+    yield "first. Then, of all rows: the gain of as many rows drawn at random; the gain over a base model that has the count"
+    yield "of an item's training likes beside it; and the gain within users (UAUC, a pair a user)."
     yield ""
     gains = (f"gain, {part}" for part in PARTS)
-    yield from table_head("LLM", "asked about", "of new items", *gains, "at random, all rows")
+    yield from table_head(
+        "LLM", "asked about", "of new items", *gains, "at random", "over base and count", "within users"
+    )
     for model in found["models"]:
         for name in [name for name in model if name.startswith("routed ")]:
-            at = model[name]
-            asked = [f"{at['asked'][part]:.0%}" for part in ("all rows", "new items")]
-            cells = [figure(at[part]["gain"], "+") for part in PARTS]
-            yield table_row(model["name"], *asked, *cells, figure(at["at random"]["all rows"], "+"))
-        new = model["asked about new items"]["new items"]["gain"]
-        yield table_row(model["name"], "new items alone", "100%", figure(new, "+"), "", "", "")
+            at, beside = model[name], model["over base and count"][name]
+            asked = [f"{at['asked'][part]:.0%}" for part in (ALL, "new items")]
+            others = at["at random"][ALL], beside[ALL]["gain"], at[ALL]["uauc gain"]
+            cells = [figure(gain, "+") for gain in (*(at[part]["gain"] for part in PARTS), *others)]
+            yield table_row(model["name"], *asked, *cells)
+        new = model["asked about new items"]["new items"]
+        yield table_row(model["name"], "new items alone, fitted on such", "100%", figure(new["gain"], "+"), "", "", "", "",
+                        f"{figure(new['uauc gain'], '+')} (new items)")  # fmt: skip
     yield ""
