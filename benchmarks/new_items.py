@@ -37,7 +37,7 @@ from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.ensemble import members_of
 from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.crm.text_input import TextInput
-from corella_edge_export.data.prepared import PreparedData
+from corella_edge_export.data.prepared import PreparedData, Split
 from corella_edge_export.text import to_onnx
 from corella_edge_export.text.vectors import texts_of
 from corella_edge_export.training.run import Run
@@ -100,14 +100,14 @@ def asked_of(data: PreparedData, seed: int) -> Asked:
     items, labels = split.items[cold].astype(np.int64), split.labels[cold].astype(np.int8)
     if len(np.unique(labels)) == 2:
         return Asked(cold, items, labels, drawn=False)
-    others = _others(data, cold, np.unique(items), np.random.default_rng(seed))
+    others = others_for(data, split, cold, np.unique(items), np.random.default_rng(seed))
     both = np.repeat(np.array([1, 0], np.int8), len(cold))
     return Asked(np.tile(cold, 2), np.concatenate([items, others]), both, drawn=True)
 
 
-def _others(data: PreparedData, rows: Indices, new: Indices, rng: np.random.Generator) -> Indices:
-    """For each row one of the `new` items that is neither its own nor in its history."""
-    split, log = data.split("test"), data.log
+def others_for(data: PreparedData, split: Split, rows: Indices, new: Indices, rng: np.random.Generator) -> Indices:
+    """For each row of the split one of the `new` items that is neither its own nor in its history."""
+    log = data.log
     found = np.empty(len(rows), np.int64)
     for place, row in enumerate(rows.tolist()):
         first = int(log.offsets[split.users[row]])

@@ -21,8 +21,9 @@ from corella_edge.formats.text_table import TextTable
 Attributes = Mapping[str, Any]
 LINES, TABLES = "catalog.jsonl", "catalog.safetensors"
 LAYOUT = "corella-edge catalog 1"
-# What an export adds of training rows, for the base model alone: nobody filters by it, and no next training reads it.
-FITTED = ("mean_rating", "quality", "likeness")
+CODE = "code"  # of an item, in the LLM's question: what the base model knows of it
+# What an export adds of training rows: nobody filters by it, and no next training reads it.
+FITTED = ("mean_rating", "quality", "likeness", CODE)
 
 
 class Catalog:

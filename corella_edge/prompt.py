@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import string
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -154,19 +154,41 @@ def _is_control(c: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token ids every prompt needs: the two answers, and the begin token if the model wants one."""
+    """Token ids every prompt needs: the two answers, and the begin token if the model wants one.
+
+    Attributes:
+        before, after: of a model that is asked in the form of a chat, what opens the person's turn, and what ends it
+            behind the candidate's question and opens the model's. The answers asked for then begin a turn, without the
+            space that they have behind a cue. Empty for a plain prompt.
+    """
 
     yes: int
     no: int
     bos: int | None
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    def answers(self, template: Template) -> tuple[str, str]:
+        """The texts of `yes` and `no`."""
+        return (template.yes.strip(), template.no.strip()) if self.after else (template.yes, template.no)
+
+    def to_json(self) -> dict[str, Any]:
+        turns = {name: list(ids) for name in ("before", "after") if (ids := getattr(self, name))}
+        return {"yes": self.yes, "no": self.no, "bos": self.bos, **turns}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Tokens:
-        optional = data.get("bos")
+        optional, turns = data.get("bos"), {name: data[name] for name in ("before", "after") if name in data}
         ids = [data.get("yes"), data.get("no"), *([] if optional is None else [optional])]
-        if data.keys() != {"yes", "no", "bos"} or not all(type(token) is int for token in ids):
+        if data.keys() - turns != {"yes", "no", "bos"} or not _are_ids(ids):
             raise BundleError("prompt.json: tokens must be the ids yes, no and bos (or null)")
-        return cls(**data)
+        if not all(isinstance(part, list) and len(part) <= MOST and _are_ids(part) for part in turns.values()):
+            raise BundleError(f"prompt.json: tokens before and after must be lists of at most {MOST} ids")
+        return cls(**{**data, **{name: tuple(part) for name, part in turns.items()}})
+
+
+def _are_ids(values: Iterable[Any]) -> bool:
+    return all(type(value) is int for value in values)
 
 
 class PromptEncoder:
@@ -193,12 +215,12 @@ class PromptEncoder:
         return ids
 
     def header(self, user: User) -> list[int]:
-        """Begin token, instruction and profile."""
+        """Begin token, opening of a turn, instruction and profile."""
         text = self.template.header(user)
         known = self._headers.get(text)
         if known is None:
             begin = [] if self.tokens.bos is None else [self.tokens.bos]
-            known = _keep(self._headers, text, begin + self.tokenize(text))
+            known = _keep(self._headers, text, [*begin, *self.tokens.before, *self.tokenize(text)])
         return known.copy()
 
     def line(self, question: list[int] | None, event: Event) -> list[int]:
@@ -213,16 +235,26 @@ class PromptEncoder:
         known = self._endings.get(key)
         if known is None:
             event = Event("", rating)
-            answer = self.tokens.yes if self.template.liked(event) else self.tokens.no
-            known = _keep(self._endings, key, [answer, *self.tokenize(self.template.tail(event))])
+            answer = self._answer(self.template.liked(event))
+            known = _keep(self._endings, key, [*answer, *self.tokenize(self.template.tail(event))])
         return known
+
+    def _answer(self, liked: bool) -> list[int]:
+        """Ids of an answer in the history: behind its cue, whatever begins the model's turn of a chat."""
+        if self.tokens.after:
+            return self.tokenize(self.template.yes if liked else self.template.no)
+        return [self.tokens.yes if liked else self.tokens.no]
 
     def forget(self) -> None:
         """Drop what is kept of users' profiles."""
         self._headers.clear()
 
     def suffix(self, candidate: Candidate) -> list[int] | None:
-        """Ids of a candidate's question, or None when there is no text to ask about."""
+        """Ids of all that is a candidate's own, or None when there is no text to ask about."""
+        question = self._question(candidate)
+        return [*question, *self.tokens.after] if question is not None and self.tokens.after else question
+
+    def _question(self, candidate: Candidate) -> list[int] | None:
         row = self.catalog.row_of.get(candidate.item)
         if candidate.features is None:
             return self.item(row)

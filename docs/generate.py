@@ -20,6 +20,8 @@ os.environ["COLUMNS"] = "100"
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import base_models_page
+import checkpoints_page
+import language_page
 import llm_page
 import own_tables_page
 import picture
@@ -45,7 +47,7 @@ def pages() -> dict[Path, str]:
     }  # fmt: skip
     results = {
         "study": reached_page.study(study), "session": reached_page.session(session), "demo": reached_page.demo(demo),
-        "base-models": base_models_page.lines(RESULTS, PUBLISHED),
+        "base-models": base_models_page.lines(RESULTS, PUBLISHED), "language": language_page.lines(RESULTS),
         "own-tables": own_tables_page.lines(RESULTS, PUBLISHED), "serving": serving_page.lines(RESULTS),
         **llm_page.parts(RESULTS),
     }  # fmt: skip
@@ -54,6 +56,7 @@ def pages() -> dict[Path, str]:
         DOCS / "results.md": _filled(DOCS / "results.md", results),
         DOCS / "studies.md": study_page.page(RESULTS, PUBLISHED),
         DOCS / "quality.svg": picture.svg(study, session),
+        DOCS / "checkpoints.md": _filled(DOCS / "checkpoints.md", {"language-models": checkpoints_page.lines(RESULTS)}),
         DOCS / "cli.md": cli_page(),
         DOCS / "tree.md": tree_page.page(),
     }

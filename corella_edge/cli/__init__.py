@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "prepare": ("prepare", "Turn your own table, or a publisher's files, into training data."),
     "recipe": ("recipe", "List the shipped recipes, or show one with all its settings."),
     "train": ("train", "Train the base model (CRM) and the LLM of a recipe."),
+    "llm": ("llm", "List language models, check what one can be used for, or fetch one by pip."),
     "report": ("report", "Write one HTML page with plots of what a training run logged."),
     "export": ("export", "Turn a finished run into a verified bundle (ONNX + GGUF + manifest)."),
     "verify": ("verify", "Check every file of a bundle and repeat its reference scores."),

@@ -129,6 +129,10 @@ def _recipe_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 
 recipe_argument = click.argument("recipe", shell_complete=_recipe_names)
+reuse_option = click.option(
+    "--reuse", type=click.Path(path_type=Path, exists=True, file_okay=False), multiple=True,
+    help="A run whose finished stages are taken over where they would come out the same; may be repeated.",
+)  # fmt: skip
 checkpoint_option = click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="Overrides the recipe's llm.path, a Hugging Face directory."
 )

@@ -8,7 +8,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import checkpoint_option, need_export, note_precision, recipe_argument
+from corella_edge.cli.common import checkpoint_option, need_export, note_precision, recipe_argument, reuse_option
 
 
 @click.command(cls=Command)
@@ -26,10 +26,7 @@ from corella_edge.cli.common import checkpoint_option, need_export, note_precisi
     "--ranking-rows", type=click.IntRange(min=0), default=3000, show_default=True,
     help="Liked test rows, as whole users, for which the whole catalogue is ranked; 0 leaves that out.",
 )  # fmt: skip
-@click.option(
-    "--reuse", type=click.Path(path_type=Path, exists=True, file_okay=False), multiple=True,
-    help="A run whose finished stages are taken over where they would come out the same; may be repeated.",
-)  # fmt: skip
+@reuse_option
 @checkpoint_option
 def study(
     recipe: str, data: Path, out: Path | None, seeds: str, ablations: bool, draws: int, valid_rows: int,

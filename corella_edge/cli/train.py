@@ -9,7 +9,14 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import checkpoint_option, figure, need_export, note_precision, recipe_argument
+from corella_edge.cli.common import (
+    checkpoint_option,
+    figure,
+    need_export,
+    note_precision,
+    recipe_argument,
+    reuse_option,
+)
 
 if TYPE_CHECKING:
     from corella_edge_export.data.prepared import PreparedData
@@ -21,8 +28,11 @@ if TYPE_CHECKING:
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder written by `prepare`.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; an unfinished one goes on.")
 @click.option("--seed", type=click.IntRange(min=0), help="Overrides the recipe's seed.")
+@reuse_option
 @checkpoint_option
-def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path | None) -> None:
+def train(
+    recipe: str, data: Path, out: Path, seed: int | None, reuse: tuple[Path, ...], checkpoint: Path | None
+) -> None:
     """Train the base model (CRM) and the LLM of RECIPE: a name that `recipe list` shows, or a TOML file.
 
     After Ctrl-C or a kill the same command resumes from the last checkpoint (every half minute).
@@ -45,7 +55,7 @@ def train(recipe: str, data: Path, out: Path, seed: int | None, checkpoint: Path
             talk.say(f'base model: kind = "{chosen.crm.kind}" ({reason})')
         note_precision(chosen)
         _expect(chosen, prepared)
-    summary = stages.train(out, chosen, prepared, talk.quiet())
+    summary = stages.train(out, chosen, prepared, talk.quiet(), reuse)
     if stages.joined().is_main_process:
         report_if_possible(out)
     for name, line in summary.items():

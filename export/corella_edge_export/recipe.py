@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from corella_edge.catalog import CODE
 from corella_edge.errors import InputError, RecipeError, meant
 from corella_edge.formats.text_files import TextFile, UnreadableError
 from corella_edge.prompt import Template
@@ -267,6 +268,14 @@ def _check_llm(llm: LlmRecipe, where: Place) -> None:
         raise RecipeError(f"{where}: llm.hidden must divide by heads, and heads by kv_heads")
     if llm.hidden // llm.heads % 2:
         raise RecipeError(f"{where}: llm.hidden / heads must be even, positions turn pairs of numbers")
+    if llm.codes.bits % 8:
+        raise RecipeError(
+            f"{where.at('llm', 'codes', 'bits')}: a code is numbers of 8 bits, so 8, 16, 24 …, or 0 for none"
+        )
+    if llm.codes.bits and llm.whole_items:
+        raise RecipeError(
+            f"{where}: llm.codes and llm.whole_items exclude each other: a token of its own knows the item"
+        )
     if llm.source == "scratch":
         return
     if not llm.path:
@@ -279,6 +288,16 @@ def _check_stages(recipe: Recipe, where: Place) -> None:
     """Every model is trained somewhere, and the pairs name layers that there are."""
     if not recipe.crm.epochs and not recipe.joint.epochs:
         raise RecipeError(f"{where}: the CRM is never trained; crm.epochs or joint.epochs must be above 0")
+    if recipe.llm.codes.bits and CODE not in recipe.prompt.item_fields:
+        raise RecipeError(f"{where.at('prompt', 'item')}: must have {{{CODE}}} somewhere, as llm.codes.bits is above 0")
+    if recipe.llm.codes.bits and recipe.trains_llm and not recipe.crm.epochs:
+        raise RecipeError(
+            f"{where}: llm.codes are read off the base model after stage 1, so crm.epochs must be above 0"
+        )
+    numbers = recipe.crm.family.embedding_dim * recipe.crm.members
+    if recipe.llm.codes.bits > numbers:
+        place = where.at("llm", "codes", "bits")
+        raise RecipeError(f"{place}: the base model's vector of an item has {numbers} numbers, so at most as many bits")
     if recipe.llm.text.trains and not recipe.trains_llm:
         raise RecipeError(f"{where}: the LLM reads plain text and answers nothing after it; llm, joint or continuation "
                           "needs epochs above 0, or llm.text no files")  # fmt: skip

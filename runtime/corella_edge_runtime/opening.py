@@ -133,7 +133,8 @@ def _open(
     verdict = _verdict(file, table.find(kind).remote)
     vocabulary = read_vocabulary(file)
     size, longest = vocabulary.vocab_size, min(vocabulary.trained_context, MAX_CONTEXT)
-    _check_tokens(file.name, size, tokens.yes, tokens.no, *([] if tokens.bos is None else [tokens.bos]))
+    begin = [] if tokens.bos is None else [tokens.bos]
+    _check_tokens(file.name, size, tokens.yes, tokens.no, *begin, *tokens.before, *tokens.after)
     _check_answers(file.name, vocabulary.tokenize, template, tokens)
     extra = None if verdict is None else trust.may_use_extra(file, verdict)
     backend = open_backend(kind, ModelSpec(file, tokens, setup.llm, extra), required, warn)
@@ -167,6 +168,6 @@ def _check_tokens(file: str, vocab_size: int, *ids: int) -> None:
 
 
 def _check_answers(file: str, tokenize: Tokenize, template: Template, tokens: Tokens) -> None:
-    for text, token in ((template.yes, tokens.yes), (template.no, tokens.no)):
+    for text, token in zip(tokens.answers(template), (tokens.yes, tokens.no), strict=True):
         if (found := tokenize(unicodedata.normalize("NFC", text))) != [token]:
             raise BundleError(f"{file}: {text!r} is the tokens {found} of its vocabulary, in prompt.json it is {token}")

@@ -222,3 +222,30 @@ def test_tokens_are_three_ids(data: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match="tokens"):
         Tokens.from_json(data)
     assert Tokens.from_json({"yes": 1, "no": 2, "bos": None}) == Tokens(1, 2, None)
+
+
+@pytest.mark.parametrize("turns", [{"before": 5}, {"after": ["x"]}, {"after": [True]}, {"before": [1] * 20_001}])
+def test_the_turns_of_a_chat_are_lists_of_ids(turns: dict[str, Any]) -> None:
+    with pytest.raises(BundleError, match="before and after"):
+        Tokens.from_json({"yes": 1, "no": 2, "bos": None, **turns})
+
+
+@given(st.lists(st.integers(0, 2**31 - 1), max_size=5), st.lists(st.integers(0, 2**31 - 1), max_size=5))
+def test_tokens_survive_json(before: list[int], after: list[int]) -> None:
+    tokens = Tokens(1, 2, 3, tuple(before), tuple(after))
+    assert Tokens.from_json(json.loads(json.dumps(tokens.to_json()))) == tokens
+
+
+def test_a_chat_opens_before_the_header_and_closes_behind_the_question() -> None:
+    """The history's answers are text, and those that are asked for begin the model's turn."""
+    catalog = Catalog(["i0"], [{"title": "Heat"}])
+    tokens = Tokens(YES, NO, 7, (1001, 1002), (1003,))
+    chat = PromptEncoder(Template(instruction="Like?\n"), catalog, characters, tokens)
+    user = User("u", {}, (Event("i0", 4.0), Event("i0", 1.0)))
+    prefix, suffix = chat.prefix(user), chat.suffix(Candidate("i0"))
+    assert prefix[:3] == [7, 1001, 1002]
+    assert "".join(map(chr, prefix[3:])) == "Like?\nHeat: Yes 4\nHeat: No 1\n"
+    assert suffix == [*characters("Heat:"), 1003]
+    assert chat.suffix(Candidate("i0")) == suffix
+    assert tokens.answers(Template()) == ("Yes", "No")
+    assert Tokens(YES, NO, 7).answers(Template()) == (" Yes", " No")

@@ -141,7 +141,7 @@ def _write_llm(
     from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 
     # Wide enough for the blocks of every type and the tiles of AMX, unless nothing is quantised.
-    words = _write_gguf(folder / "llm.gguf", rng, 32 if llm_type == "F32" else 256)
+    words = write_gguf(folder / "llm.gguf", rng, 32 if llm_type == "F32" else 256)
     if llm_type != "F32":
         made = (folder / "llm.gguf").rename(folder.with_name("f32.gguf"))
         quantize(made, folder / "llm.gguf", llm_type)
@@ -165,20 +165,37 @@ def _write_llm(
     return found
 
 
-def _write_gguf(path: Path, rng: np.random.Generator, width: int) -> list[str]:
-    """One block, 256 byte tokens and two answers; returns the token list."""
+# Vectors of a block that an architecture has besides a Llama's, with their sizes as shares of the width.
+_MORE: dict[str, dict[str, float]] = {
+    "llama": {}, "smollm3": {}, "qwen2": {"attn_q.bias": 1, "attn_k.bias": 1, "attn_v.bias": 1},
+    "qwen3": {"attn_q_norm.weight": 0.5, "attn_k_norm.weight": 0.5},
+    "gemma2": {"post_attention_norm.weight": 1, "post_ffw_norm.weight": 1},
+    "gemma3": {"post_attention_norm.weight": 1, "post_ffw_norm.weight": 1, "attn_q_norm.weight": 0.5,
+               "attn_k_norm.weight": 0.5},
+}  # fmt: skip
+
+
+def write_gguf(
+    path: Path, rng: np.random.Generator, width: int, architecture: str = "llama", blocks: int = 1
+) -> list[str]:
+    """A model of two heads with 256 byte tokens and two answers; returns the token list."""
     words = [*_byte_letters(), "ĠY", "es", "ĠYes", "ĠN", "ĠNo"]
     inner = 2 * width
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(512)
     writer.add_embedding_length(width)
-    writer.add_block_count(1)
+    writer.add_block_count(blocks)
     writer.add_feed_forward_length(inner)
     writer.add_head_count(2)
     writer.add_head_count_kv(2)
     writer.add_rope_dimension_count(width // 2)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(words))
+    if architecture.startswith("gemma"):
+        writer.add_sliding_window(16)
+    if architecture == "gemma2":
+        writer.add_attn_logit_softcapping(50.0)
+        writer.add_final_logit_softcapping(30.0)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(words)
@@ -190,9 +207,15 @@ def _write_gguf(path: Path, rng: np.random.Generator, width: int) -> list[str]:
     shapes = {"attn_q": (width, width), "attn_k": (width, width), "attn_v": (width, width),
               "attn_output": (width, width), "ffn_gate": (inner, width), "ffn_up": (inner, width),
               "ffn_down": (width, inner)}  # fmt: skip
-    tensors = {f"blk.0.{name}.weight": rng.normal(0, 0.3, shape) for name, shape in shapes.items()}
-    tensors |= {f"{name}.weight": np.ones(width) for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm")}
-    tensors |= {f"{name}.weight": rng.normal(0, 0.5, (len(words), width)) for name in ("token_embd", "output")}
+    tensors: dict[str, np.ndarray] = {}
+    for block in range(blocks):
+        start = f"blk.{block}"
+        tensors |= {f"{start}.{name}.weight": rng.normal(0, 0.3, shape) for name, shape in shapes.items()}
+        tensors |= {f"{start}.{name}.weight": np.ones(width) for name in ("attn_norm", "ffn_norm")}
+        tensors |= {f"{start}.{name}": np.ones(int(part * width)) for name, part in _MORE[architecture].items()}
+    own = () if architecture == "gemma2" else ("output",)
+    tensors |= {f"{name}.weight": rng.normal(0, 0.5, (len(words), width)) for name in ("token_embd", *own)}
+    tensors["output_norm.weight"] = np.ones(width)
     for name, values in tensors.items():
         writer.add_tensor(name, values.astype(np.float32))
     writer.write_header_to_file()

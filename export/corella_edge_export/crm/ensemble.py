@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from corella_edge.catalog import Catalog
+from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Schema
 from corella_edge_export.crm.attribute_input import AttributeInput
 from corella_edge_export.crm.base import CrmModel
+from corella_edge_export.crm.fields import FieldsModel
 from corella_edge_export.crm.recipe import FAMILIES, CrmRecipe, section_of
 from corella_edge_export.crm.text_input import TextInput
+
+AT_ONCE = 4096  # items whose vectors are made together
 
 
 class Members(CrmModel):
@@ -91,6 +95,21 @@ def members_of(model: nn.Module) -> list[CrmModel]:
     """The models that a CRM consists of."""
     parts = model.members if isinstance(model, Members) else [model]
     return [part for part in parts if isinstance(part, CrmModel)]
+
+
+def catalogue_vectors(model: CrmModel, encoder: FeatureEncoder) -> npt.NDArray[np.float64]:
+    """float64 [items, numbers of all members]: what every catalogue row's item is by itself (`FieldsModel`)."""
+    rows, items = np.arange(len(encoder.catalog)), encoder.item_tables
+    words = {field.name for field in encoder.schema.of("vector")}
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), AT_ONCE):
+            chosen = rows[start : start + AT_ONCE]
+            feed = {name: table[chosen] for name, table in items.items()} | dict.fromkeys(words, chosen)
+            given = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in feed.items()}
+            parts = [member.item_vectors(given) for member in members_of(model) if isinstance(member, FieldsModel)]
+            found.append(torch.cat(parts, dim=1).double().numpy())
+    return np.concatenate(found)
 
 
 def _mean(same: list[Tensor] | tuple[Tensor, ...]) -> Tensor:

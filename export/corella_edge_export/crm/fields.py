@@ -60,6 +60,11 @@ class FieldsModel(CrmModel):
         """float32 [n, item_width]."""
         return torch.cat(self._side(feed, "item"), dim=1)
 
+    def item_vectors(self, feed: dict[str, Tensor]) -> Tensor:
+        """float32 [n, d]: what an item is by itself: its id, its attributes and its words added up, without numbers."""
+        fields = [f for f in self.fields if f.side == "item" and f.kind not in ("numeric", "derived")]
+        return torch.stack([self._field(f, feed[f.name]) for f in fields]).sum(dim=0)
+
     def events(self, feed: dict[str, Tensor]) -> tuple[Tensor | None, Tensor]:
         """Events [b, length, d] as (item + its attributes + its text) * (1 + rating), and the mask of those there.
 

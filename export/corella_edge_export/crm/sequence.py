@@ -217,8 +217,7 @@ class SequenceModel(FieldsModel):
 
     def item_vectors(self, feed: dict[str, Tensor]) -> Tensor:
         """float32 [n, d]: what an item is by itself, its id and attributes; its numbers where products decide."""
-        fields = [f for f in self.fields if f.side == "item" and f.kind not in ("numeric", "derived")]
-        vectors = torch.stack([self._field(f, feed[f.name]) for f in fields]).sum(dim=0)
+        vectors = super().item_vectors(feed)
         if self.numbers is None:
             return vectors
         return vectors + self.numbers(torch.cat([feed[f.name] for f in self._numeric], dim=1))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The Yes/No model: a small Llama from scratch, or a local checkpoint with LoRA."""
+"""The Yes/No model: a small Llama from scratch, or a local checkpoint (a folder or a GGUF file) with LoRA."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from corella_edge.errors import InputError
 from corella_edge_export.llm import pretrained
+from corella_edge_export.llm.architectures import ARCHITECTURES, window_of
+from corella_edge_export.llm.from_gguf import SUFFIX, GgufModel
 from corella_edge_export.llm.recipe import LlmRecipe
 
 
@@ -46,11 +48,19 @@ def check_checkpoint(recipe: LlmRecipe) -> str:
     """What of a checkpoint will be loaded, in one line; every weight has been looked at (`pretrained.check`).
 
     Raises:
-        InputError: a folder that `pretrained.check` refuses, or adapters on layers that there are not.
+        InputError: a folder that `pretrained.check` refuses, or adapters on layers or blocks that there are not.
     """
     unknown = sorted(set(recipe.lora.targets) - set(LINEAR))
     if unknown or not recipe.lora.targets:
         raise InputError(f"recipe, llm.lora.targets: {unknown} is not among {', '.join(LINEAR)}")
+    config = checkpoint_config(Path(recipe.path))
+    window = window_of(config)
+    if window and recipe.context > window:  # packed sequences see by a mask of their own, which knows no window
+        raise InputError(f"recipe, llm.context: some blocks of {recipe.path} look back {window} tokens and no further; "
+                         f"set it to at most {window}")  # fmt: skip
+    blocks = config.num_hidden_layers
+    if recipe.lora.layers > blocks:
+        raise InputError(f"recipe, llm.lora.layers: {recipe.lora.layers} are more than the {blocks} blocks of the LLM")
     return pretrained.check(Path(recipe.path))
 
 
@@ -65,10 +75,11 @@ def weights_of(folder: Path) -> str:
     Reading gigabytes at every command would take minutes; the beginning, middle and end of each file tell
     another model, or another fine-tuning of the same one, apart.
     """
-    found = hashlib.sha256(json.dumps(pretrained.read_config(folder), sort_keys=True).encode())
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
+    whole = folder.suffix == SUFFIX  # one file, which holds its config
+    found = hashlib.sha256(b"" if whole else json.dumps(pretrained.read_config(folder), sort_keys=True).encode())
+    for path in [folder] if whole else sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
         size = path.stat().st_size
-        found.update(f"{path.name} {size}".encode())
+        found.update(f"{'' if whole else path.name} {size}".encode())
         with path.open("rb") as file:
             for start in (0, size // 2, max(0, size - _SAMPLE)):
                 file.seek(start)
@@ -77,24 +88,28 @@ def weights_of(folder: Path) -> str:
 
 
 def checkpoint_config(folder: Path) -> Any:
-    """The `LlamaConfig` of a local directory. Raises InputError as `check_checkpoint`."""
-    pretrained.check_config(folder, pretrained.read_config(folder))
+    """The config of a local directory or GGUF file. Raises InputError as `check_checkpoint`."""
+    if folder.suffix != SUFFIX:
+        pretrained.check_config(folder, pretrained.read_config(folder))
     return pretrained.model_config(folder)
 
 
 def checkpoint_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """The Llama-architecture model of a local Hugging Face directory.
+    """The causal model of a local Hugging Face directory or GGUF file.
 
     Raises:
-        InputError: not a directory of that kind, or files that do not hold the whole model.
+        InputError: nothing of that kind, or files that do not hold the whole model.
     """
     from transformers import AutoModelForCausalLM
 
-    pretrained.check_config(folder, pretrained.read_config(folder))
+    if folder.suffix == SUFFIX:
+        return GgufModel(folder).model(dtype)
+    config = checkpoint_config(folder)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=dtype, output_loading_info=True
-        )
+            folder, config=config, local_files_only=True, dtype=dtype, output_loading_info=True,
+            attn_implementation=ARCHITECTURES[config.model_type].attention,
+        )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder}: the model cannot be read ({str(error).splitlines()[0]})") from None
     lacking = [*found["missing_keys"], *found["mismatched_keys"], *found["unexpected_keys"]]
@@ -104,13 +119,14 @@ def checkpoint_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def with_lora(model: Any, recipe: LlmRecipe) -> Any:
-    """The model frozen, with trainable adapters on the recipe's targets (peft)."""
+    """The model frozen, with trainable adapters on the recipe's targets in its upper blocks (peft)."""
     from peft import LoraConfig, get_peft_model
 
-    lora = recipe.lora
+    lora, blocks = recipe.lora, model.config.num_hidden_layers
+    chosen = list(range(blocks - lora.layers, blocks)) if lora.layers else None
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets),
-        task_type="CAUSAL_LM",
+        layers_to_transform=chosen, task_type="CAUSAL_LM",
     )  # fmt: skip
     try:
         return get_peft_model(model, config)
@@ -138,6 +154,8 @@ def hidden_states(
     attention: what each token sees, bool [b, 1, length, length], and its place in its own text, int64 [b, length].
     """
     mask, places = seen or (None, None)
+    if mask is not None and plain(model).config._attn_implementation == "eager":  # which adds what sdpa looks at
+        mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
     found = plain(model).model(
         input_ids=tokens, attention_mask=mask, position_ids=places, use_cache=False, output_hidden_states=blocks
     )
@@ -151,7 +169,9 @@ def answer_logits(model: Any, hidden: Tensor, answers: Tensor) -> Tensor:
     two logits rounded to eight bits would tie many scores. Call it outside autocast.
     """
     head: nn.Linear = plain(model).lm_head
-    return nn.functional.linear(hidden.float(), head.weight[answers].float())
+    logits = nn.functional.linear(hidden.float(), head.weight[answers].float())
+    cap = getattr(plain(model).config, "final_logit_softcapping", None)
+    return torch.tanh(logits / cap) * cap if cap else logits
 
 
 def plain(model: Any) -> Any:

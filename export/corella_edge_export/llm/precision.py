@@ -17,9 +17,10 @@ MULTIPLY = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 def base_dtype(recipe: LlmRecipe, device: str) -> torch.dtype:
     """What a checkpoint's frozen weights are held in while its adapters train on `device` ("cpu", "cuda").
 
-    Adapters are float32 always, and so is everything at export: this only halves a GPU's memory.
+    It is what the LLM is computed in there. Adapters are float32 always, and so is everything at export: this only
+    halves the memory of the weights.
     """
-    return torch.bfloat16 if recipe.precision == "bfloat16" and device != "cpu" else torch.float32
+    return torch.bfloat16 if computed_here(recipe.precision, device) == "bfloat16" else torch.float32
 
 
 def computed_in(precision: Precision, device: str, flags: Set[str]) -> Precision:

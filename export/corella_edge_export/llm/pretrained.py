@@ -1,4 +1,4 @@
-"""A checkpoint's folder, looked at before anything is trained: its config, its files, and every number in them.
+"""A checkpoint, looked at before anything is trained: its config, its files, and every number in them.
 
 transformers goes on with random weights where some are missing, lets an adapter's file choose another model, and has
 no opinion on weights that are no numbers. What it would load is decided here, by names and shapes alone.
@@ -21,6 +21,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from corella_edge.errors import InputError
+from corella_edge_export.llm.architectures import ARCHITECTURES, from_version_5, problem
+from corella_edge_export.llm.from_gguf import SUFFIX, GgufModel
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 ADAPTER = "adapter_config.json"
@@ -52,8 +54,11 @@ def check(folder: Path) -> str:
     """What will be loaded from where, in one line; all numbers have been looked at.
 
     Raises:
-        InputError: not the folder of a whole, unquantised Llama with finite weights that a GGUF file can hold.
+        InputError: neither a GGUF file nor the folder of a whole, unquantised model with finite weights, of an
+            architecture that llama.cpp computes alike.
     """
+    if folder.suffix == SUFFIX:
+        return _check_gguf(GgufModel(folder))
     config = read_config(folder)
     check_config(folder, config)
     files = weight_files(folder)
@@ -69,6 +74,17 @@ def check(folder: Path) -> str:
     if tied:
         _check_tied(folder, headers)
     return summary(folder, headers)
+
+
+def _check_gguf(file: GgufModel) -> str:
+    """The same of a GGUF file, whose numbers are looked at as they are after dequantising."""
+    count, kinds = 0, sorted({tensor.tensor_type.name for tensor in file.reader.tensors})
+    for name, tensor in file.tensors():
+        count += tensor.numel()
+        low, high = (float(value) for value in torch.aminmax(tensor))
+        if text := unusable(Span(low, high, matrix=tensor.ndim > 1)):
+            raise InputError(f"{file.path}: {name} {text}")
+    return f"{file.path}: {len(file.reader.tensors)} tensors with {count:,} numbers ({', '.join(kinds)})"
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -117,7 +133,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raises InputError for another architecture, transformers 5, quantised weights, or adapters beside the model."""
+    """Raises InputError for an unknown architecture, quantised weights, or adapters beside the model."""
     if wrong := config_problem(config):
         raise InputError(f"{folder}/config.json: {wrong}")
     if (folder / ADAPTER).is_file():
@@ -126,13 +142,8 @@ def check_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 def config_problem(config: Mapping[str, Any]) -> str:
     """Why a checkpoint with this config is refused; empty = it is not."""
-    if config.get("model_type") != "llama":
-        return f"model_type is {config.get('model_type')!r}, expected 'llama'"
-    if "rope_parameters" in config or str(config.get("transformers_version", "")).startswith("5."):
-        return (
-            "written by transformers 5; its rope settings would be lost here. "
-            "Save it again with transformers 4 (rope_theta and rope_scaling at the top level)"
-        )
+    if (kind := config.get("model_type")) not in ARCHITECTURES:
+        return f"model_type is {kind!r}, expected one of {', '.join(ARCHITECTURES)}"
     for key in ("quantization_config", "compression_config"):
         if config.get(key):
             return f"{key}: the weights are quantised{_method(config[key])}; {_QUANTISED}"
@@ -165,13 +176,23 @@ def _adapter_text(folder: Path) -> str:
 
 
 def model_config(folder: Path) -> Any:
-    """The `LlamaConfig` of a folder. Raises InputError."""
+    """The config of transformers for a folder or a GGUF file, also for a folder that transformers 5 saved.
+
+    Raises:
+        InputError: it cannot be read, or has a setting that llama.cpp has no counterpart for.
+    """
     from transformers import AutoConfig
 
+    if folder.suffix == SUFFIX:
+        return GgufModel(folder).config()
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        told = from_version_5(read_config(folder))
+        config = AutoConfig.for_model(told.pop("model_type"), **told)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder}/config.json: cannot be read ({str(error).splitlines()[0]})") from None
+    if why := problem(config):
+        raise InputError(f"{folder}/config.json: {why}")
+    return config
 
 
 def expected(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -183,7 +204,7 @@ def expected(folder: Path) -> dict[str, tuple[int, ...]]:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ZeroDivisionError) as error:
-        raise InputError(f"{folder}/config.json: makes no Llama ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{folder}/config.json: makes no model ({str(error).splitlines()[0]})") from None
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
@@ -223,7 +244,7 @@ def _names_text(absent: Sequence[str], other: Sequence[str], found: Mapping[str,
     parts = [f"{len(absent)} of them are missing, such as {absent[0]}"] if absent else []
     if other:
         first = found[other[0]]
-        parts.append(f"{len(other)} have no place in a Llama, such as {first.name} in {first.file}")
+        parts.append(f"{len(other)} have no place in the model, such as {first.name} in {first.file}")
     start = next((prefix for prefix in _PREFIXES if other and other[0].startswith(prefix)), None)
     text = f"its weights do not fit config.json: {' and '.join(parts)}"
     return f"{text}: {_PREFIXES[start]}" if start else f"{text}; save the whole model again with `save_pretrained`"

@@ -12,12 +12,29 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True, slots=True)
 class LoraRecipe:
-    """Low-rank adapters (peft) on a checkpoint; ReLLa's settings by default."""
+    """Low-rank adapters (peft) on a checkpoint; ReLLa's settings by default.
 
+    `layers`: the upper so many blocks have adapters, 0 = all. The blocks below stay as they are, and nothing is kept of
+    them for gradients.
+    """
+
+    layers: int = from_zero(0)
     r: int = 8
     alpha: int = 16
     dropout: float = share(0.05)
     targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class CodesRecipe:
+    """The base model's knowledge of an item as text (`llm.codes`), the attribute `code` of its question.
+
+    `bits` is a multiple of 8, 0 = none; `hide` is the share of the questions and lines that training leaves without it,
+    as those of items that come later are.
+    """
+
+    bits: int = from_zero(0, 64)
+    hide: float = share(0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +89,8 @@ class LlmRecipe(StageRecipe):
 
     `whole_items` gives every item of the training rows a token of its own for its question; `spell_rate` of the
     questions are spelled out in training all the same, so that the words of new items are trained. `text_weight`
-    adds the next-token loss over the whole sequence. `rows` limits the training rows (0 = all); whole users are
+    adds the next-token loss over the whole sequence, `ranking_weight` that a user's liked items stand above the others
+    (`training.tasks.llm.ranking_loss`). `rows` limits the training rows (0 = all); whole users are
     drawn. A batch holds about `batch_tokens` tokens, worked off in `accumulate` pieces. `seed` is the model's
     own: like a downloaded checkpoint, it is the same for every seed of the recipe. `gradient_checkpointing`
     computes every block twice and keeps its input only.
@@ -94,9 +112,11 @@ class LlmRecipe(StageRecipe):
     epochs: int = from_zero(1)
     learning_rate: float = positive(2e-3)
     text_weight: float = from_zero(0.0)
+    ranking_weight: float = from_zero(0.0)
     valid_rows: int = from_zero(4000)
     evaluations: int = 4
     precision: Precision = "float32"
     gradient_checkpointing: bool = False
     text: PlainTextRecipe = field(default_factory=PlainTextRecipe)
     lora: LoraRecipe = field(default_factory=LoraRecipe)
+    codes: CodesRecipe = field(default_factory=CodesRecipe)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from corella_edge.catalog import CODE
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import Event, User
 from corella_edge_export.data.prepared import PreparedData, Split
@@ -44,7 +45,8 @@ MAX_BRANCHES = 128
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """A share of the questions is spelled out in the tokenizer's words, although the item has a token of its own."""
+    """A share of the questions is worded as a new item's: spelled out in the tokenizer's words where the item has a
+    token of its own, and without the base model's code."""
 
     rate: float
     spell: Callable[[str], list[int]]
@@ -64,7 +66,7 @@ class Questions:
         if spelling is None or question is None or spelling.rng.random() >= spelling.rate:
             return question
         if item not in self._spelled:
-            text = self.encoder.template.item_text(self.encoder.catalog.attributes[item])
+            text = self.encoder.template.item_text({**self.encoder.catalog.attributes[item], CODE: None})
             self._spelled[item] = spelling.spell(text or "")
         return self._spelled[item]
 

@@ -1,8 +1,9 @@
-"""A Hugging Face Llama and its tokenizer → one GGUF file, f16 weights, f32 norms."""
+"""A language model of transformers and its tokenizer → one GGUF file, f16 weights, f32 norms and biases."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,26 +16,27 @@ import torch
 from corella_edge.errors import ExportError
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
+from corella_edge_export.llm.architectures import (
+    ARCHITECTURES,
+    FACTORS,
+    HEAD_SIZES,
+    OUTSIDE,
+    PATTERN,
+    Architecture,
+    head_size,
+    problem,
+    readable,
+    rope_keys,
+    rope_kind,
+)
 
 if TYPE_CHECKING:
     from corella_edge_runtime.llm.llama.binding import Model
 
-_LAYER = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-_GLOBAL = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 # How a tokenizer.json splits text before merging → llama.cpp's name for the same rule.
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_SPLITS = {_WORDS + r"\p{N}" + _REST: "qwen2", _WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe"}
+SPLITS = {_WORDS + r"\p{N}" + _REST: "qwen2", _WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe"}
 Array = npt.NDArray[Any]
 
 
@@ -44,14 +46,14 @@ def write_gguf(
     """Write `path`.
 
     Args:
-        model: a `LlamaForCausalLM` with adapters already merged.
+        model: a causal model of one of `architectures.ARCHITECTURES`, with adapters already merged.
         spm: the checkpoint's SentencePiece `tokenizer.model`, for tokenizers of that kind.
         context: the longest prompt, where that is less than what the model could read.
 
     Raises:
-        ExportError: a rope scaling, bias or tokenizer that has no counterpart in the file.
+        ExportError: a setting, tensor or tokenizer that has no counterpart in the file.
     """
-    _write(model.config, tokenizer, path, name, spm, context, model.state_dict())
+    _write(model.config, tokenizer, path, name, spm, context, {**model.state_dict(), **_rope_factors(model)})
 
 
 def write_vocabulary(config: Any, tokenizer: Any, path: Path, spm: Path | None = None) -> None:
@@ -64,13 +66,14 @@ def _write(
     weights: dict[str, torch.Tensor],
 ) -> None:  # fmt: skip
     _refuse_unknown(config, tokenizer)
-    writer = gguf.GGUFWriter(path, "llama")
+    row = ARCHITECTURES[config.model_type]
+    writer = gguf.GGUFWriter(path, row.name)
     try:
-        _sizes(writer, config, name, context)
+        _sizes(writer, config, row, name, context)
         _tokenizer(writer, tokenizer, config.vocab_size, spm)
         for key, tensor in weights.items():
             if not (key.startswith("lm_head") and config.tie_word_embeddings) and "rotary_emb" not in key:
-                _tensor(writer, key, tensor, config)
+                _tensor(writer, key, tensor, config, row)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -79,13 +82,8 @@ def _write(
 
 
 def _refuse_unknown(config: Any, tokenizer: Any) -> None:
-    scaling = getattr(config, "rope_scaling", None)
-    if scaling and scaling.get("rope_type", scaling.get("type")) not in (None, "default"):
-        raise ExportError(f"the checkpoint's rope_scaling {scaling} cannot be written to GGUF by this release")
-    if getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
-        raise ExportError("a Llama with attention_bias or mlp_bias cannot be written to GGUF by this release")
-    if config.hidden_act != "silu":
-        raise ExportError(f"hidden_act is {config.hidden_act!r}; llama.cpp computes a Llama with 'silu'")
+    if why := problem(config):
+        raise ExportError(f"the model cannot be written to GGUF: {why}")
     if len(tokenizer) > config.vocab_size:
         raise ExportError(
             f"the tokenizer has {len(tokenizer)} tokens, the model embeddings for {config.vocab_size}; "
@@ -93,63 +91,89 @@ def _refuse_unknown(config: Any, tokenizer: Any) -> None:
         )
 
 
-def _sizes(writer: Any, config: Any, name: str, context: int | None) -> None:
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+def _sizes(writer: Any, config: Any, row: Architecture, name: str, context: int | None) -> None:
     writer.add_name(name)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(min(config.max_position_embeddings, context or config.max_position_embeddings))
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(head)
-    writer.add_value_length(head)
-    writer.add_rope_dimension_count(head)
-    writer.add_rope_freq_base(float(config.rope_theta))
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
+    found = {key: getattr(config, setting) for setting, key in row.settings.items()}
+    found |= dict.fromkeys(HEAD_SIZES, head_size(config)) | rope_keys(config)
+    found["context_length"] = min(readable(config), context or readable(config))
+    if row.windows:
+        writer.add_array(f"{row.name}.{PATTERN}", [kind == "sliding_attention" for kind in config.layer_types])
+    for key, value in found.items():
+        if value is not None:  # a soft cap that is off
+            _number(writer, f"{row.name}.{key}", value)
     writer.add_file_type(int(gguf.LlamaFileType.MOSTLY_F16))
 
 
-def _tensor(writer: Any, key: str, tensor: torch.Tensor, config: Any) -> None:
-    name = _name(key)
+# What transformers may hold as a whole number.
+_FLOATS = ("rope.freq_base", "rope.freq_base_swa", "attn_logit_softcapping", "final_logit_softcapping")
+
+
+def _number(writer: Any, key: str, value: float | str) -> None:
+    if isinstance(value, str):
+        writer.add_string(key, value)
+    elif isinstance(value, float) or key.endswith(_FLOATS):
+        writer.add_float32(key, float(value))
+    else:
+        writer.add_uint32(key, value)
+
+
+def _tensor(writer: Any, key: str, tensor: torch.Tensor, config: Any, row: Architecture) -> None:
+    name = gguf_name(key, row)
     values: Array = tensor.detach().to(torch.float32).numpy()
-    if ".attn_q." in name:
-        values = _interleave(values, config.num_attention_heads)
-    if ".attn_k." in name:
-        values = _interleave(values, config.num_key_value_heads)
+    if row.neighbours and (".attn_q." in name or ".attn_k." in name):
+        heads = config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads
+        values = _interleave(values, heads)
     if values.ndim > 1:
         if not np.abs(values).max() <= np.finfo(np.float16).max:
             raise ExportError(f"the tensor {key} has values that f16 cannot hold")
         values = values.astype(np.float16)
+    elif key.endswith("norm.weight"):
+        values = values + np.float32(row.shift)
     writer.add_tensor(name, values)
 
 
-def _name(key: str) -> str:
+def gguf_name(key: str, row: Architecture) -> str:
+    """GGUF's name of a tensor of transformers. Raises ExportError if the architecture has no such part."""
+    if key == FACTORS:
+        return key
     stem, _, kind = key.rpartition(".")
-    if stem in _GLOBAL:
-        return f"{_GLOBAL[stem]}.{kind}"
+    if stem in OUTSIDE and kind == "weight":
+        return f"{OUTSIDE[stem]}.{kind}"
     parts = stem.split(".", 3)
-    if parts[:2] == ["model", "layers"] and parts[3] in _LAYER:
-        return f"blk.{parts[2]}.{_LAYER[parts[3]]}.{kind}"
-    raise ExportError(f"the tensor {key} has no counterpart in a Llama GGUF")
+    if parts[:2] == ["model", "layers"] and parts[3] in row.blocks:
+        name = row.blocks[parts[3]]
+        if kind == "weight" or (kind == "bias" and name in row.biased):
+            return f"blk.{parts[2]}.{name}.{kind}"
+    raise ExportError(f"the tensor {key} has no counterpart in a GGUF of the architecture {row.name}")
 
 
 def _interleave(weight: Array, heads: int) -> Array:
-    """llama.cpp rotates neighbouring pairs, transformers halves: reorder the rows of each head."""
-    rows, columns = weight.shape
-    halves = weight.reshape(heads, 2, rows // heads // 2, columns)
-    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(rows, columns))
+    """llama.cpp rotates neighbouring pairs, transformers halves: reorder the rows of each head, weights or biases."""
+    halves = weight.reshape(heads, 2, len(weight) // heads // 2, *weight.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
+
+
+def _rope_factors(model: Any) -> dict[str, torch.Tensor]:
+    """What each frequency of the model is divided by (Llama 3), float32 [half a head], under its name; else nothing."""
+    config = model.config
+    if not ARCHITECTURES[config.model_type].factors or rope_kind(config) not in ("default", "llama3"):
+        return {}
+    size = head_size(config)
+    plain = 1.0 / config.rope_theta ** (torch.arange(0, size, 2, dtype=torch.float64) / size)
+    factors = (plain / model.model.rotary_emb.inv_freq.double()).float()
+    return {} if torch.allclose(factors, torch.ones(1), rtol=1e-5) else {FACTORS: factors}
 
 
 def _tokenizer(writer: Any, tokenizer: Any, vocab_size: int, spm: Path | None) -> None:
     description = json.loads(tokenizer.backend_tokenizer.to_str())
     if spm is not None:
         _sentencepiece(writer, spm, vocab_size, tokenizer)
-    elif description["model"]["type"] == "BPE" and not description["model"].get("byte_fallback"):
+    elif description["model"]["type"] == "BPE" and description["model"].get("byte_fallback"):
+        _byte_fallback_bpe(writer, description, vocab_size)
+    elif description["model"]["type"] == "BPE":
         _byte_level_bpe(writer, description, vocab_size)
     else:
-        raise ExportError("the tokenizer is neither a byte-level BPE nor has a SentencePiece tokenizer.model beside it")
+        raise ExportError("the tokenizer is neither a byte-level BPE nor one of SentencePiece's with bytes")
     for kind in ("bos", "eos", "unk", "pad"):
         token = getattr(tokenizer, f"{kind}_token_id")
         if token is not None:
@@ -161,17 +185,22 @@ def _byte_level_bpe(writer: Any, description: dict[str, Any], vocab_size: int) -
     _check_normalizer(description.get("normalizer"))
     pre = pre_tokenizer_name(description.get("pre_tokenizer") or {})
     _check_merges(description, pre)
-    added = {entry["id"]: entry for entry in description["added_tokens"]}
-    known = {index: text for text, index in description["model"]["vocab"].items()}
-    known.update({index: entry["content"] for index, entry in added.items()})
-    tokens = [known.get(i, f"[unused{i}]") for i in range(vocab_size)]
-    kinds = [_kind(i in known, added.get(i)) for i in range(vocab_size)]
+    tokens, kinds = _words(description, vocab_size)
     merges = [m if isinstance(m, str) else " ".join(m) for m in description["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges(merges)
+
+
+def _words(description: dict[str, Any], vocab_size: int) -> tuple[list[str], list[int]]:
+    """The texts and kinds of all tokens."""
+    added = {entry["id"]: entry for entry in description["added_tokens"]}
+    known = {index: text for text, index in description["model"]["vocab"].items()}
+    known.update({index: entry["content"] for index, entry in added.items()})
+    tokens = [known.get(i, f"[unused{i}]") for i in range(vocab_size)]
+    return tokens, [_kind(i in known, added.get(i)) for i in range(vocab_size)]
 
 
 def _check_normalizer(normalizer: dict[str, Any] | None) -> None:
@@ -218,38 +247,78 @@ def pre_tokenizer_name(pre: dict[str, Any]) -> str:
 def _split_name(step: dict[str, Any]) -> str:
     if step.get("behavior") != "Isolated" or step.get("invert"):
         return ""
-    return _SPLITS.get(step["pattern"].get("Regex"), "")
+    return SPLITS.get(step["pattern"].get("Regex"), "")
+
+
+def pre_tokenizer_of(name: str) -> Any:
+    """The pre-tokenizer of the `tokenizers` library for one of llama.cpp's names; the inverse of `pre_tokenizer_name`.
+
+    Raises:
+        KeyError: none of the known rules.
+    """
+    from tokenizers import Regex, pre_tokenizers
+
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name in ("gpt-2", "smollm"))
+    if name == "gpt-2":
+        return letters
+    pattern = {rule: regex for regex, rule in SPLITS.items()}
+    words = pre_tokenizers.Split(Regex(pattern[name]), "isolated") if name != "smollm" else pre_tokenizers.Digits(True)
+    return pre_tokenizers.Sequence([words, letters])
 
 
 def _sentencepiece(writer: Any, path: Path, vocab_size: int, tokenizer: Any) -> None:
-    from sentencepiece import SentencePieceProcessor
+    """Of tokenizer.model; its numbers for kinds of pieces are GGUF's."""
+    from sentencepiece import sentencepiece_model_pb2
 
-    spm = SentencePieceProcessor(model_file=str(path))
-    count = spm.vocab_size()
-    tokens = [spm.id_to_piece(i) for i in range(count)]
-    scores = [float(spm.get_score(i)) for i in range(count)]
-    kinds = [_spm_kind(spm, i) for i in range(count)]
-    for i in range(count, vocab_size):
+    spm: Any = sentencepiece_model_pb2  # whose names are made when it is imported
+    proto = spm.ModelProto.FromString(path.read_bytes())
+    if proto.trainer_spec.model_type != spm.TrainerSpec.BPE:
+        raise ExportError(f"{path.name} is no BPE; llama.cpp merges its pieces in another order")
+    tokens = [piece.piece for piece in proto.pieces]
+    scores, kinds = [piece.score for piece in proto.pieces], [int(piece.type) for piece in proto.pieces]
+    for i in range(len(tokens), vocab_size):
         text = tokenizer.convert_ids_to_tokens(i)
         tokens.append(text or f"[unused{i}]")
         scores.append(-1000.0)
         kinds.append(int(gguf.TokenType.USER_DEFINED if text else gguf.TokenType.UNUSED))
+    _pieces(writer, tokens, scores, kinds, proto.normalizer_spec.add_dummy_prefix)
+
+
+def _byte_fallback_bpe(writer: Any, description: dict[str, Any], vocab_size: int) -> None:
+    """SentencePiece's pieces, of which only tokenizer.json is there: what is merged first has the highest score."""
+    tokens, kinds = _words(description, vocab_size)
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(description["model"]["merges"]):
+        ranks.setdefault("".join(merge.split(" ", 1) if isinstance(merge, str) else merge), rank)
+    unknown = description["model"].get("unk_token")
+    kinds = [_piece_kind(token, kind, unknown) for token, kind in zip(tokens, kinds, strict=True)]
+    scores = [-float(ranks.get(token, len(ranks))) for token in tokens]
+    _pieces(writer, tokens, scores, kinds, _puts_a_space_first(description))
+
+
+def _piece_kind(token: str, kind: int, unknown: str | None) -> int:
+    if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
+        return int(gguf.TokenType.BYTE)
+    return int(gguf.TokenType.UNKNOWN) if token == unknown else kind
+
+
+def _puts_a_space_first(description: dict[str, Any]) -> bool:
+    """Whether a text begins as a word in its middle does. Raises ExportError for steps that llama.cpp has not."""
+    normalizer, splits = description.get("normalizer") or {}, description.get("pre_tokenizer") or {}
+    steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
+    unknown = [step["type"] for step in steps if step["type"] not in ("Prepend", "Replace", "NFC")]
+    if unknown or splits.get("type") not in (None, "Metaspace", "Split"):
+        raise ExportError(f"the tokenizer's steps {unknown or splits['type']} have no counterpart in llama.cpp")
+    return "Prepend" in [step["type"] for step in steps] or splits.get("prepend_scheme") in ("first", "always")
+
+
+def _pieces(writer: Any, tokens: list[str], scores: list[float], kinds: list[int], space: bool) -> None:
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(tokens)
     writer.add_token_scores(scores)
     writer.add_token_types(kinds)
-    writer.add_add_space_prefix(True)
-
-
-def _spm_kind(spm: Any, i: int) -> int:
-    kinds = (
-        (spm.is_unknown(i), gguf.TokenType.UNKNOWN),
-        (spm.is_control(i), gguf.TokenType.CONTROL),
-        (spm.is_unused(i), gguf.TokenType.UNUSED),
-        (spm.is_byte(i), gguf.TokenType.BYTE),
-    )
-    return int(next((kind for holds, kind in kinds if holds), gguf.TokenType.NORMAL))
+    writer.add_add_space_prefix(space)
 
 
 def check_tokens(model: Model, encoder: PromptEncoder, users: Iterable[User]) -> int:

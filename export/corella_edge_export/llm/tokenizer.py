@@ -14,6 +14,7 @@ from corella_edge.catalog import Catalog
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import Template, Tokenize, Tokens
 from corella_edge.request import Event, User
+from corella_edge_export.llm.from_gguf import SUFFIX, GgufModel
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
@@ -93,20 +94,49 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a local checkpoint directory.
+    """The tokenizer of a local checkpoint: a directory, or a GGUF file.
 
     Raises:
         InputError: no tokenizer there, or one that this transformers release does not know.
     """
     from transformers import AutoTokenizer
 
+    if folder.suffix == SUFFIX:
+        return GgufModel(folder).tokenizer()
     if not folder.is_dir():
         raise InputError(f"{folder}: not a checkpoint directory")
     try:
+        if _of_version_5(folder):
+            return _from_description(folder)
         # The flag only silences a warning about Mistral that every vocabulary this large gets.
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, fix_mistral_regex=False)
     except Exception as error:  # noqa: BLE001 - the Rust tokenizers raise bare exceptions
         raise InputError(f"{folder}: its tokenizer cannot be read ({_first_line(error)})") from None
+
+
+def _settings_of(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _of_version_5(folder: Path) -> bool:
+    """Whether transformers 5 saved it: its classes are others, while tokenizer.json says all that there is to know."""
+    settings = _settings_of(folder)
+    new = settings.get("tokenizer_class") == "TokenizersBackend" or "backend" in settings
+    return new and (folder / "tokenizer.json").is_file()
+
+
+def _from_description(folder: Path) -> Any:
+    """A tokenizer of tokenizer.json alone, with the special tokens that tokenizer_config.json names."""
+    from transformers import PreTrainedTokenizerFast
+
+    special = {}
+    for kind in ("bos", "eos", "unk", "pad"):
+        token = _settings_of(folder).get(f"{kind}_token")
+        if token is not None:
+            special[f"{kind}_token"] = token["content"] if isinstance(token, dict) else token
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from corella_edge.catalog import CODE
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import PromptEncoder
 from corella_edge_export.crm.fitted.schema import MEAN_RATING, check_features, rated
@@ -54,6 +55,10 @@ def check_attributes(recipe: Recipe, data: PreparedData) -> None:
     items, users = ["title", *data.item_attributes], list(data.user_attributes)
     if MEAN_RATING in recipe.prompt.item_fields and rated(data):
         items.append(MEAN_RATING)
+    if recipe.llm.codes.bits:
+        if CODE in data.item_attributes:
+            raise InputError(f"{data.root}: an item attribute is named {CODE!r}, as what llm.codes adds; rename it")
+        items.append(CODE)
     for name in recipe.prompt.item_fields:
         if name not in items:
             raise InputError(
@@ -125,7 +130,7 @@ def check_prompts(run: Run) -> None:
     Raises:
         ExportError: answers that are not single tokens, or a tokenizer or model that GGUF cannot hold.
     """
-    schema, catalog = run.fit_inputs()
+    schema, catalog = run.fit_prompts()
     prompts = run.prompt_encoder(catalog)
     rows = choose_rows(run.data, "valid", CHECKED_ROWS, run.recipe.seed, history_needed(schema, run.recipe.prompt))
     _check_lengths(run, prompts, rows)

@@ -10,6 +10,8 @@ interrupted run ends in the same weights as an uninterrupted one on the same CPU
 from __future__ import annotations
 
 import math
+import resource
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -58,7 +60,8 @@ class Task(Protocol):
 
     def losses(self, batch: Any, epoch: int, index: int, part: Part) -> dict[str, Tensor]:
         """ "loss" of a part, weighted with its share of the batch (parts add up to the batch's mean), and further
-        figures for the log, weighted alike; empty for a part without a sample."""
+        figures for the log, weighted alike; empty for a part without a sample. "tokens", how many the part has, are
+        counted and not logged."""
 
     def evaluate(self) -> Metrics:
         """Validation metrics; "ndcg" where there is one, else "auc" or the least "perplexity", decides which weights
@@ -105,7 +108,12 @@ class Schedule:
 
 @dataclass
 class State:
-    """Where a run stands; saved with the weights."""
+    """Where a run stands; saved with the weights.
+
+    Attributes:
+        seconds: of everything. tokens, stepping: what the steps read, and the seconds they took; validation is apart.
+        peak: bytes of memory that were held at most, by any of the run's pieces.
+    """
 
     epoch: int = 0
     index: int = 0
@@ -114,6 +122,9 @@ class State:
     stale: int = 0
     done: bool = False
     seconds: float = 0.0
+    tokens: int = 0
+    stepping: float = 0.0
+    peak: int = 0
 
 
 def whole(model: nn.Module) -> list[tuple[list[nn.Parameter], float]]:
@@ -157,6 +168,23 @@ def restore(task: Task, tensors: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Memory that this process has held at most so far: on a GPU what torch took there, else its resident set."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
+
+
+def speed_text(name: str, state: State) -> str:
+    """How fast a stage of the LLM was and what memory it took, in one line."""
+    rate = state.tokens / state.stepping if state.stepping else math.inf
+    return (
+        f"{name}: {state.tokens:,} tokens at {rate:,.0f} a second, validation apart; "
+        f"{state.peak / 1e9:.2f} GB of memory at most"
+    )
 
 
 def _merit(metrics: Metrics) -> float:
@@ -215,6 +243,8 @@ class _Training:
             self._epochs(bar, stop)
         self.state.done = True
         self._save()
+        if self.state.tokens and not self.quiet:
+            tqdm.write(speed_text(self.task.name, self.state), file=sys.stderr)
 
     def _epochs(self, bar: Any, stop: threading.Event) -> None:
         state = self.state
@@ -222,7 +252,10 @@ class _Training:
             batches = self.task.batches(state.epoch)
             judged = self.schedule.judged(len(batches))
             while state.index < len(batches) and not state.done:
+                begun = time.monotonic()
                 found = self._step(batches[state.index])
+                state.tokens += self._everyones(found.pop("tokens", None))
+                state.stepping += time.monotonic() - begun
                 bar.update(1)
                 self._after(found, state.index in judged, bar, self._anyone(stop.is_set()))
             state.epoch, state.index = state.epoch + 1, 0
@@ -263,6 +296,7 @@ class _Training:
         """Log, evaluate and save what is due; stop if asked to."""
         state = self.state
         state.seconds = self.before + time.monotonic() - self.started
+        state.peak = max(state.peak, peak_bytes(self.accelerator.device))
         if judge or state.step % self.logged == 0:
             figures = self._figures(found)
             self._log("train", {**figures, "rate": self.optimizer.param_groups[0]["lr"]})
@@ -302,6 +336,13 @@ class _Training:
         else:
             state.stale += 1
             state.done = state.stale >= self.schedule.patience
+
+    def _everyones(self, tokens: Tensor | None) -> int:
+        """A step's tokens, over all processes; a process without a sample, and a stage of the CRM, has none."""
+        own = 0 if tokens is None else int(tokens)
+        if self.accelerator.num_processes == 1:
+            return own
+        return int(self.accelerator.reduce(torch.tensor(own, device=self.accelerator.device), "sum"))
 
     def _anyone(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""

@@ -4,6 +4,7 @@ run.json              recipe, fingerprints of data, checkpoint and plain text: a
 schema.json  vocab/   fitted on the training rows
 catalog.jsonl
 text.safetensors      the items' text vectors, where the recipe has them (`text.vectors`)
+codes.json            the items' codes, where the recipe has them (`llm.codes`); made when stage 1 is done
 tokenizer/            of a model from scratch
 text/ crm/ llm/ joint/ continuation/
                       one folder a stage: metrics.jsonl  best.safetensors  checkpoint.json  stage.json
@@ -36,15 +37,15 @@ from corella_edge.formats.arrays import Array
 from corella_edge.prompt import PromptEncoder
 from corella_edge.request import User
 from corella_edge_export.crm.base import CrmModel
-from corella_edge_export.crm.ensemble import new_crm
+from corella_edge_export.crm.ensemble import catalogue_vectors, new_crm
 from corella_edge_export.crm.fitted.items import folds
 from corella_edge_export.crm.fitted.schema import apart, catalog_of, events_schema, fit_schema
 from corella_edge_export.crm.recipe import NumberRecipe, flat, nested
 from corella_edge_export.crm.text_recipe import TextVectorsRecipe
 from corella_edge_export.data.prepared import PreparedData, fingerprint
+from corella_edge_export.llm import codes, tokenizer
 from corella_edge_export.llm import model as llm
-from corella_edge_export.llm import tokenizer
-from corella_edge_export.llm.recipe import Precision
+from corella_edge_export.llm.recipe import CodesRecipe, Precision
 from corella_edge_export.llm.sequences import SequenceBuilder
 from corella_edge_export.recipe import Recipe, at_checkpoint, recipe_of_run, table_of
 from corella_edge_export.text import vectors as text_vectors
@@ -55,6 +56,7 @@ from corella_edge_export.training.tasks import text as plain_text
 from corella_edge_export.training.tasks.llm import LlmReader, trained_tensors
 
 TOKENIZER_USERS = 2000
+CODES = "codes.json"
 # Keys that recipes have got since runs were first kept, with their defaults: one that has its default is none.
 LATER: dict[str, Any] = {
     "kind": "dcnv2", "item_quality": False, "item_text": [], "item_vectors": 0, "user_level": False,
@@ -62,7 +64,8 @@ LATER: dict[str, Any] = {
     "blocks": 0, "item_number": asdict(NumberRecipe()), "text_words": 32, "text_buckets": 4096, "sequence_length": 16,
     "unknown": {}, "text": json.loads(json.dumps(asdict(TextVectorsRecipe()))), "history_block": 1, "user_ids": True,
     "in_order": False, "event_attributes": False, "map_start": "random", "map_rate": 1.0, "new_bonus": 0.0,
-    "form": "values",
+    "form": "values", "ranking_weight": 0.0, "layers": 0,
+    "codes": asdict(CodesRecipe()),
 }  # fmt: skip
 
 
@@ -107,7 +110,33 @@ class Run:
         return cls(folder, recipe, data)
 
     def fit_inputs(self) -> tuple[Schema, Catalog]:
-        """Schema and catalogue, fitted once and then read from the run. Raises InputError if they are damaged."""
+        """Schema and catalogue, fitted once and then read from the run. Raises InputError if they are damaged.
+
+        Where the recipe has codes, the catalogue has them once stage 1 is done.
+        """
+        schema, catalog = self._uncoded()
+        if self.recipe.llm.codes.bits and checkpoint.finished(self.folder / "crm"):
+            catalog = codes.with_codes(catalog, self._codes())
+        return schema, catalog
+
+    def _codes(self) -> codes.Codes:
+        """Each item's code by the CRM of stage 1, made once."""
+        path = self.folder / CODES
+        if not path.exists():
+            schema, catalog = self._uncoded()
+            known = np.isin(np.arange(len(catalog)), self.data.split("train").items)
+            vectors = catalogue_vectors(self.crm("crm"), FeatureEncoder(schema, catalog))
+            found = codes.item_codes(vectors, known, self.recipe.llm.codes.bits, bool(schema.of("vector")))
+            atomic.write_file(path, json.dumps(found).encode())
+        try:
+            kept: codes.Codes = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path}: cannot be read ({error}); remove it, the same command then makes it again"
+            ) from None
+        return kept
+
+    def _uncoded(self) -> tuple[Schema, Catalog]:
         path = self.folder / "schema.json"
         if not path.exists():
             schema_files.write_schema(self.folder, *self._fitted())
@@ -156,7 +185,7 @@ class Run:
     def new_crm(self) -> CrmModel:
         """The CRM before training."""
         torch.manual_seed(self.recipe.seed)
-        schema, catalog = self.fit_inputs()
+        schema, catalog = self._uncoded()
         return new_crm(schema, self.recipe.crm, catalog, np.unique(self.data.split("train").items))
 
     def item_vectors(self) -> Array | None:
@@ -217,7 +246,7 @@ class Run:
         return tokenizer.load_tokenizer(folder)
 
     def _train_tokenizer(self, folder: Path) -> None:
-        _, catalog = self.fit_inputs()
+        _, catalog = self.fit_prompts()
         data, recipe, names = self.data, self.recipe.llm, list(self.data.user_attributes)
         columns = list(zip(*[data.users[name][:TOKENIZER_USERS] for name in names], strict=True))
         users = [User(None, dict(zip(names, values, strict=True))) for values in columns]
@@ -259,8 +288,14 @@ class Run:
         tokens = tokenizer.resolve_answers(tokenize, self.recipe.prompt, t.bos_token_id)
         return PromptEncoder(self.recipe.prompt, catalog, tokenize, tokens)
 
+    def fit_prompts(self) -> tuple[Schema, Catalog]:
+        """`fit_inputs` as it is before any training: codes of the right form stand in for those that there will be."""
+        schema, catalog = self._uncoded()
+        bits = self.recipe.llm.codes.bits
+        return schema, codes.with_codes(catalog, codes.stand_ins(catalog.ids, bits)) if bits else catalog
+
     def builder(self) -> SequenceBuilder:
-        """Sequences of the run's prompts."""
+        """Sequences of the run's prompts; those with codes need a finished stage 1."""
         _, catalog = self.fit_inputs()
         return SequenceBuilder(self.data, self.prompt_encoder(catalog))
 
@@ -312,7 +347,7 @@ def _clear(folder: Path, label: str) -> None:
     """Remove what a run writes before anything is trained, and the folder where nothing else is in it."""
     for name in ("vocab", "tokenizer", *(stage.name for stage in STAGES)):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("schema.json", "catalog.jsonl", *text_vectors.FILES, label):
+    for name in ("schema.json", "catalog.jsonl", CODES, *text_vectors.FILES, label):
         (folder / name).unlink(missing_ok=True)
     for place in (*(path for path in folder.iterdir() if path.is_dir()), folder):
         if not any(place.iterdir()):

@@ -93,8 +93,10 @@ def keys(recipe: Recipe, data: PreparedData) -> dict[str, str]:
     found: dict[str, str] = {}
     for stage in enabled(recipe):
         parts = [_deciding(need, placeless, found) for need in stage.needs]
-        reads: dict[str, Any] = {} if "llm" in stage.trains else {"texts": []}
+        reads: dict[str, Any] = {} if "llm" in stage.trains else {"texts": [], "checkpoint": ""}
         known = base if "crm" in stage.trains else {name: value for name, value in base.items() if name != "vectors"}
+        if recipe.llm.codes.bits and "llm" in stage.trains:
+            reads["codes"] = found.get("crm", "")
         text = json.dumps([stage.name, {**known, **reads}, parts], sort_keys=True, default=dict)
         found[stage.name] = hashlib.sha256(text.encode()).hexdigest()
     return found

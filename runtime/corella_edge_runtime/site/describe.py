@@ -130,7 +130,7 @@ def _prompt(bundle: Bundle) -> dict[str, Any] | None:
     texts = (render(template, catalog, row.request.user, row.request.candidates[0])
              for row in rows if row.request.candidates)  # fmt: skip
     example = next((text for text in texts if text is not None), None)
-    return {"yes": tokens.yes, "no": tokens.no, "bos": tokens.bos, "example": example}
+    return {"yes": tokens.yes, "no": tokens.no, "bos": tokens.bos, "chat": bool(tokens.after), "example": example}
 
 
 def render(template: Template, catalog: Catalog, user: User, candidate: Candidate) -> str | None:

@@ -152,7 +152,7 @@ SEALED: dict[str, tuple[str, Attack, str]] = {
     "crm: empty": ("crm.onnx", write("crm.onnx", b""), "ONNX Runtime cannot load it"),
     "crm: no protobuf": ("crm.onnx", write("crm.onnx", b"\xff" * 1000), "ONNX Runtime cannot load it"),
     "crm: a GGUF": ("crm.onnx", lambda root: shutil.copyfile(root / "llm.gguf", root / "crm.onnx"), "cannot load it"),
-    "llm: empty": ("llm.gguf", write("llm.gguf", b""), "not a Llama that this release can run"),
+    "llm: empty": ("llm.gguf", write("llm.gguf", b""), "not a model that this release can run"),
     "llm: an ONNX file": ("llm.gguf", lambda root: shutil.copyfile(root / "crm.onnx", root / "llm.gguf"), "not GGUF"),
     "llm: text": ("llm.gguf", write("llm.gguf", b"GGUF, they say"), "its head is cut off"),
 }  # fmt: skip
@@ -426,8 +426,8 @@ FOREIGN_GGUF: dict[str, tuple[Attack, str]] = {
         with_value("tokenizer.ggml.tokens", ["a", "b", "c"]), "not as many token_type entries as tokens"),
     "two tokens alike": (
         lambda root: remake_gguf(root, values={"tokenizer.ggml.tokens": ["a", *words(root)[1:]]}), "tokens are alike"),
-    "an empty token": (
-        lambda root: remake_gguf(root, values={"tokenizer.ggml.tokens": ["", *words(root)[1:]]}), "one is empty"),
+    "an empty token and its name": (
+        lambda root: remake_gguf(root, values={"tokenizer.ggml.tokens": ["", "[EMPTY_0]", *words(root)[2:]]}), "alike"),
     "a tokenizer of another kind": (with_value("tokenizer.ggml.model", "bert"), "a tokenizer of the kind 'bert'"),
     "a sentencepiece tokenizer without bytes": (
         with_value("tokenizer.ggml.model", "llama"), "it lacks a token for each byte"),

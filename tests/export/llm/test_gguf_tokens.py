@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sentencepiece import sentencepiece_model_pb2 as spm
+from tokenizers import Tokenizer, models
 
 from checkpoints import BARE, TEXTS, copy_tokenizer, data_folder, random_llama, random_texts, save_scratch_tokenizer
 from corella_edge.catalog import Catalog
@@ -170,8 +172,8 @@ def test_a_tokenizer_json_that_cuts_and_pads_does_not_reach_prompts(pair: Callab
         ("pre_tokenizer", {"type": "Sequence", "pretokenizers": []}, "pre-tokenizer has no counterpart"),
         ("pre_tokenizer", None, "pre-tokenizer has no counterpart"),
         ("model.ignore_merges", True, "ignore_merges"),
-        ("model.byte_fallback", True, r"neither a byte-level BPE nor has a SentencePiece tokenizer.model"),
-        ("model.type", "WordPiece", r"neither a byte-level BPE nor has a SentencePiece tokenizer.model"),
+        ("model.byte_fallback", True, r"steps ByteLevel have no counterpart"),
+        ("model.type", "WordPiece", r"neither a byte-level BPE nor one of SentencePiece's with bytes"),
     ],
 )
 def test_tokenizers_without_a_counterpart_are_refused(
@@ -195,3 +197,44 @@ def test_tokenizers_without_a_counterpart_are_refused(
 def test_a_tokenizer_without_a_fast_form() -> None:
     with pytest.raises(InputError, match="no fast form"):
         segment_tokenizer(object())
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
+def test_a_rules_name_names_that_rule(name: str) -> None:
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = to_gguf.pre_tokenizer_of(name)
+    assert to_gguf.pre_tokenizer_name(json.loads(made.to_str())["pre_tokenizer"]) == name
+
+
+def test_sentencepiece_without_its_own_file_splits_alike(tmp_path: Path) -> None:
+    """As newer checkpoints are saved: tokenizer.json alone."""
+    copy_tokenizer("llama2", tmp_path)
+    load_tokenizer(tmp_path).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.model").unlink()
+    chosen = Pair(tmp_path, 32000)
+    texts = TEXTS + random_texts(2000)
+    assert [t for t in texts if chosen.tokenize(t) != chosen.model.tokenize(t)] == []
+
+
+def test_sentencepiece_that_puts_no_space_first_splits_alike(tmp_path: Path) -> None:
+    """As Gemma's: no dummy prefix, and pieces that people defined."""
+    copy_tokenizer("llama2", tmp_path)
+    proto = spm.ModelProto.FromString((tmp_path / "tokenizer.model").read_bytes())
+    proto.normalizer_spec.add_dummy_prefix = False
+    proto.pieces[500].type = spm.ModelProto.SentencePiece.USER_DEFINED
+    (tmp_path / "tokenizer.model").write_bytes(proto.SerializeToString())
+    settings = {"tokenizer_class": "GemmaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    chosen = Pair(tmp_path, 32000)
+    texts = [text for text in TEXTS + random_texts(2000) if "<0x" not in text]
+    assert [t for t in texts if chosen.tokenize(t) != chosen.model.tokenize(t)] == []
+
+
+def test_another_kind_of_sentencepiece_is_refused(tmp_path: Path) -> None:
+    copy_tokenizer("llama2", tmp_path)
+    chosen = load_tokenizer(tmp_path)
+    proto = spm.ModelProto.FromString((tmp_path / "tokenizer.model").read_bytes())
+    proto.trainer_spec.model_type = spm.TrainerSpec.UNIGRAM
+    (tmp_path / "tokenizer.model").write_bytes(proto.SerializeToString())
+    with pytest.raises(ExportError, match=r"tokenizer\.model is no BPE"):
+        to_gguf.write_vocabulary(random_llama(32000).config, chosen, tmp_path / "x.gguf", tmp_path / "tokenizer.model")

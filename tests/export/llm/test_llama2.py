@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,7 +21,6 @@ from corella_edge.cli import main
 from corella_edge.errors import CorellaError
 from corella_edge_export import report
 from corella_edge_export.bundling.write import ExportOptions, export
-from corella_edge_export.data.contract import RawData
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.llm import model as llm
@@ -40,6 +37,7 @@ from corella_edge_export.training.stage import enabled
 from corella_edge_export.training.tasks.joint import JointTask
 from corella_edge_export.training.tasks.llm import LlmTask
 from corella_edge_runtime.llm.llama.binding import Model
+from films import films
 
 NAME = "ml-1m-llama2-7b"
 BASE_DTYPE = precision.base_dtype
@@ -62,40 +60,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     folder = tmp_path_factory.mktemp("prepared") / "films"
     write_prepared(films(), folder, requests=5)
     return PreparedData.open(folder)
-
-
-def films() -> RawData:
-    """MovieLens-1M's columns: 40 users, 30 films; the first genre says what a user likes."""
-    rng = np.random.default_rng(1)
-    genres = ["Action", "Comedy", "Film-Noir"]
-    rows = []
-    for user in range(40):
-        for t, film in enumerate(rng.permutation(30)[:14].tolist()):
-            liked = (film % 3 == user % 3) != (rng.random() < 0.1)
-            rows.append(
-                (str(user), str(film), float(rng.integers(4, 6) if liked else rng.integers(1, 4)), 40 * t + user)
-            )
-    ratings = [rating for _, _, rating, _ in rows]
-    interactions = pl.DataFrame(
-        {
-            "user_id": [row[0] for row in rows], "item_id": [row[1] for row in rows],
-            "rating": pl.Series(ratings, dtype=pl.Float32), "timestamp": [row[3] for row in rows],
-            "label": pl.Series([rating > 3 for rating in ratings]).cast(pl.Int8),
-        }
-    )  # fmt: skip
-    users = pl.DataFrame({"user_id": [str(u) for u in range(40)], "gender": ["F", "M"] * 20})
-    items = pl.DataFrame(
-        {
-            "item_id": [str(i) for i in range(30)],
-            "title": [f"Misérables {i}, Les" for i in range(30)],
-            "genres": [[genres[i % 3], "Drama"] for i in range(30)],
-            "year": [str(1960 + i) for i in range(30)],
-        }
-    )
-    return RawData(
-        "films", interactions, users, items, {"gender": "categorical"}, {"genres": "multi", "year": "categorical"},
-        3.0, "none", True,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +138,7 @@ def test_the_base_is_bfloat16_in_training_and_float32_at_export(
         named = list(run.new_llm().named_parameters())
         return {mine: {p.dtype for name, p in named if ("lora_" in name) == mine} for mine in (True, False)}
 
-    assert BASE_DTYPE(recipe.llm, "cpu") == torch.float32
+    assert BASE_DTYPE(replace(recipe.llm, precision="float32"), "cpu") == torch.float32
     assert BASE_DTYPE(replace(recipe.llm, precision="float32"), "cuda") == torch.float32
     on_gpu = Run(trained.folder, recipe, data, BASE_DTYPE(recipe.llm, "cuda"))
     assert types(on_gpu) == {True: {torch.float32}, False: {torch.bfloat16}}

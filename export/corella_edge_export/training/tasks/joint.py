@@ -23,7 +23,10 @@ from corella_edge_export.training.tasks.llm import (
     LlmReader,
     answer_loss,
     corpus,
+    counted,
     predict,
+    ranked,
+    ranking_loss,
     schedule,
     share,
     trained_tensors,
@@ -68,8 +71,10 @@ class JointTask:
         corpus: Corpus,
         valid: list[TokenSequence],
         recipe: JointRecipe,
+        ranking_weight: float = 0.0,
     ) -> None:
         self.crm, self.reader, self.align, self.recipe, self.valid = crm, reader, align, recipe, valid
+        self.ranking_weight = ranking_weight
         self.model: nn.Module = nn.ModuleDict({"crm": crm.model, "llm": reader.model, "align": align})
         self._batches = Batches(corpus)
 
@@ -86,13 +91,17 @@ class JointTask:
         owners = np.repeat(np.arange(len(sequences)), [len(s.rows) for s in sequences])
         places = np.flatnonzero(np.isin(owners, np.arange(len(sequences))[part.cut]))
         logits, layers, labels = self.crm.states(rows, places, epoch, index)
+        r, weight = self.recipe, share(mine, sequences)
         llm_loss = answer_loss(reading.logits, mine)
+        if self.ranking_weight:  # of the batch's sequences with pairs; the rest is of its targets, weighted below
+            ranking = ranking_loss(reading.logits, mine) / max(1, ranked(sequences))
+            llm_loss = llm_loss + self.ranking_weight * ranking / weight
         crm_loss = nn.functional.binary_cross_entropy_with_logits(logits, labels)
         align_loss, distance = self.align([block[reading.where] for block in reading.blocks], layers)
-        r, weight = self.recipe, share(mine, sequences)
         loss = r.llm_weight * llm_loss + r.crm_weight * crm_loss + r.align_weight * align_loss
         found = {"loss": loss, "llm_loss": llm_loss, "crm_loss": crm_loss, "align_loss": align_loss}
-        return {name: value * weight for name, value in {**found, "distance": distance}.items()}
+        weighted = {name: value * weight for name, value in {**found, "distance": distance}.items()}
+        return {**weighted, "tokens": counted(mine)}
 
     def evaluate(self) -> Metrics:
         crm = validation(predict_crm(self.crm.model, self.crm.valid), self.crm.valid.labels)
@@ -127,5 +136,5 @@ def stage(stages: Stages) -> tuple[JointTask, Schedule]:
     side = CrmSide(crm, train, stages.rows("valid"), masking, recipe.seed)
     reader, align = run.reader(model, stages.builder), run.new_alignment(crm, model)
     asked = corpus(stages, recipe.joint, recipe.seed, skip=0)
-    task = JointTask(side, reader, align, asked, valid_sequences(stages), recipe.joint)
+    task = JointTask(side, reader, align, asked, valid_sequences(stages), recipe.joint, recipe.llm.ranking_weight)
     return task, schedule(recipe.joint)

@@ -164,10 +164,12 @@ class LlmTask:
     """A causal LM, its corpus and its validation sequences (`loop.Task`)."""
 
     def __init__(
-        self, reader: LlmReader, corpus: Corpus, valid: list[TokenSequence], text_weight: float = 0.0, name: str = "llm"
-    ) -> None:
+        self, reader: LlmReader, corpus: Corpus, valid: list[TokenSequence], text_weight: float = 0.0,
+        ranking_weight: float = 0.0, name: str = "llm",
+    ) -> None:  # fmt: skip
         self.name = name
-        self.reader, self.valid, self.text_weight = reader, valid, text_weight
+        self.reader, self.valid = reader, valid
+        self.text_weight, self.ranking_weight = text_weight, ranking_weight
         self.model: nn.Module = reader.model
         self._batches = Batches(corpus)
 
@@ -181,10 +183,14 @@ class LlmTask:
             return {}
         reading = self.reader.read(mine)
         answers = answer_loss(reading.logits, mine) * share(mine, sequences)
-        if not self.text_weight:
-            return {"loss": answers}
-        text = self._text_loss(reading, mine, index) / text_positions(sequences, index)
-        return {"loss": answers + self.text_weight * text, "answer_loss": answers, "text_loss": text}
+        found = {"loss": answers, "tokens": counted(mine)}
+        if self.ranking_weight:
+            ranking = ranking_loss(reading.logits, mine) / max(1, ranked(sequences))
+            found |= {"loss": found["loss"] + self.ranking_weight * ranking, "ranking_loss": ranking}
+        if self.text_weight:
+            text = self._text_loss(reading, mine, index) / text_positions(sequences, index)
+            found |= {"loss": found["loss"] + self.text_weight * text, "text_loss": text}
+        return {**found, "answer_loss": answers} if len(found) > 2 else found
 
     def _text_loss(self, reading: ForwardPass, sequences: list[TokenSequence], index: int) -> Tensor:
         """Next-token cross-entropy of the lines before any branch, summed over the step's positions."""
@@ -217,6 +223,34 @@ def answer_loss(logits: Tensor, sequences: list[TokenSequence]) -> Tensor:
     return nn.functional.cross_entropy(logits, labels.to(logits.device))
 
 
+def ranking_loss(logits: Tensor, sequences: list[TokenSequence]) -> Tensor:
+    """Sum over the sequences of the mean over their pairs (i answered Yes, j answered No) of -ln sigmoid(s_i - s_j).
+
+    s is logit(Yes) - logit(No), float32 [targets] from `logits` [targets, 2]; a sequence is one user's history, so each
+    pair is one user's. It is BPR-Opt (Rendle et al., arXiv 1205.2618, section 4.1) without its regulariser, and with
+    its sum over triples replaced by a mean over each sequence's: users count alike, as they do in UAUC. A sequence with
+    one kind of answer has no pair and adds 0.
+    """
+    scores, total, first = logits[:, 1] - logits[:, 0], logits.new_zeros(()), 0
+    for sequence in sequences:
+        own = scores[first : first + len(sequence.labels)]
+        first += len(own)
+        liked = torch.from_numpy(sequence.labels == 1).to(own.device)
+        if 0 < int(liked.sum()) < len(own):
+            total = total + nn.functional.softplus(own[~liked] - own[liked][:, None]).mean()
+    return total
+
+
+def ranked(sequences: list[TokenSequence]) -> int:
+    """How many of the sequences have both kinds of answers."""
+    return sum(0 < int(s.labels.sum()) < len(s.labels) for s in sequences)
+
+
+def counted(sequences: list[TokenSequence]) -> Tensor:
+    """How many tokens the sequences have, padding not among them; int64."""
+    return torch.tensor(sum(len(s.tokens) for s in sequences))
+
+
 def share(part: list[TokenSequence], batch: list[TokenSequence]) -> float:
     """The part of a batch's targets that is in some of its sequences."""
     return sum(len(s.rows) for s in part) / sum(len(s.rows) for s in batch)
@@ -243,13 +277,16 @@ def continuation(stages: Stages) -> tuple[LlmTask, Schedule]:
 
 def _task(stages: Stages, name: str, settings: StageRecipe, seed: int, skip: int | None) -> tuple[LlmTask, Schedule]:
     reader = stages.run.reader(stages.llm_before(name), stages.builder)
-    asked, weight = corpus(stages, settings, seed, skip), stages.run.recipe.llm.text_weight
-    return LlmTask(reader, asked, valid_sequences(stages), weight, name), schedule(settings)
+    asked, own = corpus(stages, settings, seed, skip), stages.run.recipe.llm
+    task = LlmTask(reader, asked, valid_sequences(stages), own.text_weight, own.ranking_weight, name)
+    return task, schedule(settings)
 
 
 def corpus(stages: Stages, settings: StageRecipe, seed: int, skip: int | None) -> Corpus:
     """A stage's training sequences."""
     recipe, split = stages.run.recipe.llm, stages.run.data.split("train")
+    if recipe.codes.bits:
+        return Corpus(stages.builder, split, settings, seed, stages.builder.encoder.tokenize, recipe.codes.hide, skip)
     spell = tokenizer.speller(stages.run.tokenizer()) if recipe.whole_items else None
     return Corpus(stages.builder, split, settings, seed, spell, recipe.spell_rate, skip)
 

@@ -137,7 +137,8 @@ class TextTask:
         mine = batch[part.cut]
         if not len(mine):
             return {}
-        return {"loss": self._loss(self.train[mine]) * (len(mine) / len(batch))}
+        loss = self._loss(self.train[mine]) * (len(mine) / len(batch))
+        return {"loss": loss, "tokens": torch.tensor(self.train[mine].size)}
 
     def _loss(self, blocks: npt.NDArray[np.int32]) -> Tensor:
         tokens = torch.from_numpy(blocks.astype(np.int64)).to(device_of(self.model))

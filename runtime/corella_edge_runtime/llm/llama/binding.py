@@ -11,7 +11,7 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +99,12 @@ class Model:
         C.llama_model_meta_val_str(self.handle, key.encode(), room, len(room))
         return room.value.decode("utf-8", "replace")
 
-    def tokenize(self, text: str) -> list[int]:
-        """Ids of a text; special tokens are neither added nor recognised."""
+    def tokenize(self, text: str, special: bool = False) -> list[int]:
+        """Ids of a text; special tokens are not added, and recognised only where they are asked for."""
         raw = text.encode("utf-8", "replace")
         room = len(raw) + 8
         ids = (C.llama_token * room)()
-        count = C.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, False)
+        count = C.llama_tokenize(self._vocab, raw, len(raw), ids, room, False, special)
         if count < 0:
             raise RuntimeError(f"llama_tokenize wants room for {-count} tokens of {len(raw)} bytes")
         return list(ids[:count])
@@ -320,15 +320,30 @@ def check_file_type(name: str) -> int:
     return known[name]
 
 
-def quantize(source: Path, target: Path, file_type: str) -> None:
-    """Write `source` (an f16 or f32 GGUF) as another file type."""
+def quantize(
+    source: Path, target: Path, file_type: str, again: bool = False,
+    importance: Mapping[str, npt.NDArray[np.float32]] | None = None,
+) -> None:  # fmt: skip
+    """Write `source` as another file type.
+
+    Args:
+        source: an f16 or f32 GGUF; with `again`, one of any type.
+        importance: tensor → float32 [columns], what errors of the column weigh; some types need it.
+    """
     params = C.llama_model_quantize_default_params()
     params.ftype = check_file_type(file_type)
+    params.allow_requantize = again
     params.nthread = len(os.sched_getaffinity(0))
+    kept = [(name.encode(), np.ascontiguousarray(values, np.float32)) for name, values in (importance or {}).items()]
+    table = (C.llama_model_imatrix_data * (len(kept) + 1))()  # the last one has no name
+    for entry, (name, values) in zip(table, kept, strict=False):
+        entry.name, entry.data, entry.size = name, _pointer(values, ctypes.c_float), len(values)
+    if kept:
+        params.imatrix = table
     _errors.clear()
     status: Any = C.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
     if status != 0:
         why = f": {_errors[-1]}" if _errors else ""
-        if "imatrix" in why:
-            why = ": that needs an importance matrix, which the export does not make; choose another type"
+        if "imatrix" in why and not kept:
+            why = ": that needs an importance matrix; export with --imatrix, or choose another type"
         raise ExportError(f"llama.cpp cannot write {source.name} as {file_type}{why}")

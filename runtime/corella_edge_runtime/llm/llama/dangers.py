@@ -1,7 +1,8 @@
 """A GGUF file's head, looked at before llama.cpp is asked: what its assertions would end the process for is an error.
 
-llama.cpp checks sizes and places in a file itself. It trusts that the tokens differ, that the numbers of a Llama fit
-each other, and that its kernels know the type of each tensor. Files of `export` hold nothing else than is known here.
+llama.cpp checks sizes and places in a file itself, and the types of most values. It trusts that the tokens differ, that
+the numbers of a model fit each other, and that its kernels know the type of each tensor. A key that is not named here
+is none of its dangers and passes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 import mmap
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,30 +19,45 @@ from typing import Any, TypeVar
 from corella_edge.errors import BundleError
 
 T = TypeVar("T")
-VERSION = 3
+VERSIONS = (2, 3)
 MAX_KEYS, MAX_TENSORS, MAX_BLOCKS, MAX_SIZE = 1000, 10_000, 512, 2**24
+# What was held against transformers (docs/checkpoints.md). Of others nobody looked for the assertions.
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "smollm3")
 # Numbers of GGUF's value types.
 _U32, _I32, _F32, _BOOL, _TEXT, _ARRAY = 4, 5, 6, 7, 8, 9
 _FORMS = {0: "B", 1: "b", 2: "H", 3: "h", _U32: "I", _I32: "i", _F32: "f", _BOOL: "?", 10: "Q", 11: "q", 12: "d"}
 _LENGTH = struct.Struct("<Q")
 _WIDTHS = {kind: struct.calcsize(f"<{form}") for kind, form in _FORMS.items()}
-_NUMBERS = ("context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size",
-            "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
-            "rope.dimension_count")  # fmt: skip
+_COUNTS = ("context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size",
+           "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
+           "rope.dimension_count")  # fmt: skip
+_EPSILON, _BASE = "attention.layer_norm_rms_epsilon", "rope.freq_base"
 _TOKENIZER = "tokenizer.ggml"
 _TOKENS, _BYTES = f"{_TOKENIZER}.tokens", [f"<0x{byte:02X}>".encode() for byte in range(256)]
-# Key → value type, of an array's entries for negative ones.
-_KNOWN = {
-    **{f"llama.{name}": _U32 for name in _NUMBERS},
-    **{f"llama.{name}": _F32 for name in ("rope.freq_base", "attention.layer_norm_rms_epsilon")},
-    **{f"{_TOKENIZER}.{name}": _TEXT for name in ("model", "pre")},
-    **{f"{_TOKENIZER}.{name}": -_TEXT for name in ("tokens", "merges")},
+# Key → the value type that is taken for granted here or there, of an array's entries for negative ones. Those of the
+# architecture stand without its name.
+_TYPES = {
+    **dict.fromkeys(_COUNTS, _U32), _EPSILON: _F32, _BASE: _F32, "general.architecture": _TEXT,
+    f"{_TOKENIZER}.model": _TEXT, f"{_TOKENIZER}.pre": _TEXT, _TOKENS: -_TEXT, f"{_TOKENIZER}.merges": -_TEXT,
     f"{_TOKENIZER}.token_type": -_I32, f"{_TOKENIZER}.scores": -_F32,
-    **{f"{_TOKENIZER}.{name}_token_id": _U32 for name in ("bos", "eos", "unknown", "padding")},
-    **{f"{_TOKENIZER}.{name}": _BOOL for name in ("add_bos_token", "add_eos_token", "add_space_prefix")},
 }  # fmt: skip
-_PARTS = "attn_norm|attn_q|attn_k|attn_v|attn_output|ffn_norm|ffn_gate|ffn_up|ffn_down"
-_TENSOR = re.compile(rf"(token_embd|output_norm|output|blk\.\d{{1,3}}\.({_PARTS}))\.weight".encode())
+# Key → the only values that are served, and what any other means: an assertion, or a computation that is another one.
+_EXPERTS = ((0,), "it is a mixture of experts")
+_ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
+    "general.type": ((b"model",), "it is no whole model"),
+    "split.count": ((0, 1), "it is one part of several; join them (llama-gguf-split --merge)"),
+    "expert_count": _EXPERTS, "expert_used_count": _EXPERTS, "expert_group_count": _EXPERTS,
+    "nextn_predict_layers": ((0,), "it has blocks that predict several tokens"),
+    "attention.causal": ((True,), "its attention looks ahead, so that it predicts no next token"),
+    "pooling_type": ((0,), "it is a model of embeddings"),
+    "classifier.output_labels": ((), "it is a classifier"),
+    "rope.scaling.type": ((b"none", b"linear", b"yarn"), "its positions are scaled in another way"),
+    **dict.fromkeys(("embedding_length_out", "attention.key_length_swa", "attention.value_length_swa",
+                     "rope.dimension_count_swa"), ((), "its blocks differ in size")),
+}  # fmt: skip
+# What may be of any type that llama.cpp multiplies with; norms, biases and factors are F32.
+_MATRIX = re.compile(rb"(token_embd|output|blk\.\d{1,3}\.(attn_(q|k|v|qkv|output)|ffn_(gate|up|down)))\.weight")
+_MOST_DIMENSIONS = 4
 _F32_TENSOR = 0
 # Types that llama.cpp can multiply with, by their numbers: floats, and the quantised ones that files are made of.
 TYPES = {
@@ -56,9 +72,18 @@ def check_gguf(path: Path) -> frozenset[str]:
     """The types of a file's matrices, names of `TYPES`.
 
     Raises:
-        BundleError: it is no Llama as `export` writes it; names what is wrong.
+        BundleError: it is none of `ARCHITECTURES`, or has what llama.cpp would end the process for; names it.
     """
     return _read(path, _check)
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """Key → value of any model's file, texts as bytes; an array of numbers as how many there are, a range.
+
+    Raises:
+        BundleError: the head cannot be read.
+    """
+    return _read(path, lambda head: {key: value for key, (_, value) in _pairs(head, _counts(head)[1]).items()})
 
 
 def matrices_in(path: Path) -> tuple[frozenset[str], int]:
@@ -87,7 +112,7 @@ def _read(path: Path, look: Callable[[_Head], T]) -> T:
         raise BundleError(f"{path.name}: cannot be read ({error.strerror})") from None
     except (struct.error, ValueError) as error:
         problem = "its head is cut off" if isinstance(error, struct.error) else str(error)
-        raise BundleError(f"{path.name}: not a Llama that this release can run: {problem}") from None
+        raise BundleError(f"{path.name}: not a model that this release can run: {problem}") from None
 
 
 @dataclass(slots=True)
@@ -149,7 +174,7 @@ def _counts(head: _Head) -> tuple[int, int]:
         raise ValueError("not GGUF")
     head.skip(4)
     version, tensors, keys = head.take("I"), head.take("Q"), head.take("Q")
-    if version != VERSION or keys > MAX_KEYS or tensors > MAX_TENSORS:
+    if version not in VERSIONS or keys > MAX_KEYS or tensors > MAX_TENSORS:
         raise ValueError(f"GGUF version {version} with {keys} keys and {tensors} tensors")
     return tensors, keys
 
@@ -173,6 +198,8 @@ def _matrices(head: _Head) -> list[tuple[str, str, list[int]]]:
 def _tensor(head: _Head) -> tuple[bytes, list[int], int]:
     """Name, shape (numbers in a row first), number of the type."""
     name, dimensions = head.text(), head.take("I")
+    if not 1 <= dimensions <= _MOST_DIMENSIONS:
+        raise ValueError(f"the tensor {_shown(name)} has {dimensions} dimensions")
     shape = [head.take("Q") for _ in range(dimensions)]
     kind = head.take("I")
     head.skip(8)
@@ -187,51 +214,68 @@ def _type_of(name: bytes, kind: int) -> str:
 
 def _check(head: _Head) -> frozenset[str]:
     tensors, keys = _counts(head)
-    found = dict(_known(head, keys))
-    if found.get("general.architecture") != b"llama":
-        raise ValueError(f"its architecture is {_shown(found.get('general.architecture'))}")
-    _check_numbers(found)
+    pairs = _pairs(head, keys)
+    architecture = _architecture(pairs)
+    found = {key.removeprefix(f"{architecture}."): value for key, value in _of_their_types(architecture, pairs).items()}
+    for key, (values, meaning) in _ONLY.items():
+        if key in found and found[key] not in values:
+            raise ValueError(f"{meaning} ({key})")
+    _check_numbers(architecture, found)
     _check_vocabulary(found)
     kinds = [_check_tensor(head) for _ in range(tensors)]
     return frozenset(kind for kind in kinds if kind)
 
 
-def _known(head: _Head, count: int) -> Iterator[tuple[str, Any]]:
-    """Keys and their values; those that llama.cpp looks at, with the types it takes for granted."""
+def _pairs(head: _Head, count: int) -> dict[str, tuple[int, Any]]:
+    """Key → (value type, of an array's entries negative; value)."""
+    found = {}
     for _ in range(count):
         key, kind = head.text().decode("ascii", "replace"), head.take("I")
         value = head.value(kind)
-        if kind == _ARRAY:
-            kind, value = value
-        if _KNOWN.get(key) != kind and not key.startswith("general."):
-            raise ValueError(f"the key {_shown(key)} is unknown or of another type")
-        yield key, value
+        found[key] = value if kind == _ARRAY else (kind, value)
+    return found
 
 
-def _check_numbers(found: Mapping[str, Any]) -> None:
-    for name in _NUMBERS:
-        value = found.get(f"llama.{name}", 1)
+def _architecture(pairs: Mapping[str, tuple[int, Any]]) -> str:
+    _, value = pairs.get("general.architecture", (0, None))
+    name = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+    if name not in ARCHITECTURES:
+        raise ValueError(f"its architecture is {_shown(name)}, known are {', '.join(ARCHITECTURES)}")
+    return str(name)
+
+
+def _of_their_types(architecture: str, pairs: Mapping[str, tuple[int, Any]]) -> dict[str, Any]:
+    """The values alone, where each that is looked at is of the type that is taken for granted."""
+    for key, (kind, _) in pairs.items():
+        if _TYPES.get(key.removeprefix(f"{architecture}."), kind) != kind:
+            raise ValueError(f"the key {_shown(key)} is of another type")
+    return {key: value for key, (_, value) in pairs.items()}
+
+
+def _check_numbers(architecture: str, found: Mapping[str, Any]) -> None:
+    for name in _COUNTS:
+        value = found.get(name, 1)
         if not 1 <= value <= (MAX_BLOCKS if name == "block_count" else MAX_SIZE):
             raise ValueError(f"its {name} is {value}")
     for name in ("embedding_length", "block_count", "attention.head_count"):
-        if f"llama.{name}" not in found:
-            raise ValueError(f"it lacks llama.{name}")
-    heads, width = found["llama.attention.head_count"], found["llama.embedding_length"]
-    sizes = [found.get(f"llama.{name}", width // heads) for name in _NUMBERS[-3:]]
-    if heads % found.get("llama.attention.head_count_kv", heads) or len(set(sizes)) > 1 or sizes[0] < 2 or sizes[0] % 2:
+        if name not in found:
+            raise ValueError(f"it lacks {architecture}.{name}")
+    heads, width = found["attention.head_count"], found["embedding_length"]
+    key = found.get("attention.key_length", width // heads)
+    sizes = {key, found.get("attention.value_length", width // heads), found.get("rope.dimension_count", key)}
+    if heads % found.get("attention.head_count_kv", heads) or len(sizes) > 1 or key < 2 or key % 2:
         raise ValueError("its numbers of heads and their sizes do not fit each other")
-    epsilon = found.get("llama.attention.layer_norm_rms_epsilon", math.nan)
-    if not 0.0 < epsilon < 1.0 or not 1.0 <= found.get("llama.rope.freq_base", 1.0) <= 1e12:
+    if not 0.0 < found.get(_EPSILON, math.nan) < 1.0 or not 1.0 <= found.get(_BASE, 1.0) <= 1e12:
         raise ValueError("its layer_norm_rms_epsilon or rope.freq_base is out of range")
 
 
 def _check_vocabulary(found: Mapping[str, Any]) -> None:
-    tokens = found.get(_TOKENS, [])
+    tokens = [_read_by_llama(i, token) for i, token in enumerate(found.get(_TOKENS, []))]
     kind = found.get(f"{_TOKENIZER}.model")
     if kind not in (b"gpt2", b"llama") or not tokens:
         raise ValueError(f"a tokenizer of the kind {_shown(kind)} with {len(tokens)} tokens")
-    if len(set(tokens)) != len(tokens) or b"" in tokens or any(b"\0" in token for token in tokens):
-        raise ValueError("two of its tokens are alike, or one is empty")
+    if len(set(tokens)) != len(tokens):
+        raise ValueError("two of its tokens are alike")
     for name in ("token_type", "scores"):
         if len(found.get(f"{_TOKENIZER}.{name}", tokens)) != len(tokens):
             raise ValueError(f"not as many {name} entries as tokens")
@@ -240,15 +284,19 @@ def _check_vocabulary(found: Mapping[str, Any]) -> None:
         raise ValueError("it lacks a token for each byte")
 
 
+def _read_by_llama(place: int, token: bytes) -> bytes:
+    """A token as llama.cpp has it: up to the first NUL, and an empty one under a name."""
+    return token.split(b"\0", 1)[0] or b"[EMPTY_%d]" % place
+
+
 def _check_tensor(head: _Head) -> str:
-    """The type of a matrix; empty for a vector."""
-    name, shape, kind = _tensor(head)
-    dimensions = len(shape)
-    if not _TENSOR.fullmatch(name) or dimensions not in (1, 2):
-        raise ValueError(f"the tensor {_shown(name)} is none of a Llama's")
-    if dimensions == 1 and kind != _F32_TENSOR:
-        raise ValueError(f"the tensor {_shown(name)} is of the type {kind}")
-    return _type_of(name, kind) if dimensions == 2 else ""
+    """The type of a matrix; empty for a norm, a bias or factors."""
+    name, _, kind = _tensor(head)
+    if _MATRIX.fullmatch(name):
+        return _type_of(name, kind)
+    if kind != _F32_TENSOR:
+        raise ValueError(f"the tensor {_shown(name)} is of the type {TYPES.get(kind, kind)}, not F32")
+    return ""
 
 
 def _shown(value: Any) -> str:
