@@ -165,8 +165,9 @@ def _told_apart(part: Part, found: Part) -> str:
 
 def _checked(part: Part, _: Part) -> str:
     allowed = part["tolerance"]
-    llm = f", LLM {allowed['llm']:.2g}" if allowed.get("llm") else ""
-    return f"`verify` allows differences of: base model {allowed['crm']:g}{llm}"
+    more = {"LLM": allowed.get("llm"), "text vectors": allowed.get("text")}
+    others = "".join(f", {name} {figure:.2g}" for name, figure in more.items() if figure)
+    return f"`verify` allows differences of: base model {allowed['crm']:g}{others}"
 
 
 _PAGE: dict[str, tuple[str, Callable[[Any, Part], str | None]]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from corella_edge.errors import BundleError
 
 if TYPE_CHECKING:
     from corella_edge.bundle.artefact import Bundle
+    from corella_edge_runtime.engine import Engine
     from corella_edge_runtime.site.describe import Survey
 
 
@@ -82,7 +83,7 @@ def _scores(bundle: Bundle, llm_threads: int | None) -> dict[str, Any]:
                   "problems": found.problems}  # fmt: skip
         if bundle.has(TEXT):
             result["text"] = {"rows": found.texts, "difference": found.text, "allowed": found.allowed.text,
-                              "unchecked": None if found.texts else _why_no_text(bundle, engine.warnings)}  # fmt: skip
+                              "unchecked": None if found.texts else _why_no_text(engine)}  # fmt: skip
         if engine.llm is not None:
             result["llm"] = {"rows": found.llm_rows, "difference": found.llm, "allowed": found.allowed.llm,
                              "prompts": found.prompts}  # fmt: skip
@@ -90,10 +91,12 @@ def _scores(bundle: Bundle, llm_threads: int | None) -> dict[str, Any]:
     return result
 
 
-def _why_no_text(bundle: Bundle, warnings: Iterable[str]) -> str:
+def _why_no_text(engine: Engine) -> str:
     from corella_edge.bundle.artefact import TEXT_REFERENCE
 
-    return "; ".join(warnings) if bundle.has(TEXT_REFERENCE) else f"the bundle has no {TEXT_REFERENCE}"
+    if not engine.bundle.has(TEXT_REFERENCE):
+        return f"the bundle has no {TEXT_REFERENCE}"
+    return f"{TEXT_REFERENCE} holds no text" if engine.encoder.make_vectors else "; ".join(engine.warnings)
 
 
 def _score_lines(result: dict[str, Any]) -> Iterator[str]:

@@ -398,7 +398,7 @@ def test_a_target_stands_still_while_a_latency_objective_asks_less(engine: Engin
 
 
 def test_of_a_catalogue_those_near_the_top_are_the_ones_that_the_answer_ranks_there() -> None:
-    """By their value on the scale of the answer: a map leaves the order of probabilities, but not of what weighs them."""
+    """By value on the answer's scale: a map keeps the order of probabilities, not that of weighted ones."""
     p, value = np.array([0.9] * 4 + [0.2] * 4), Weighting(np.array([1.0] * 4 + [4.0] * 4))
     flat = Policy(fusion=Fusion(maps=Maps(alone=Line(0.1))))
     for policy, near in ((Policy(), range(4)), (flat, range(4, 8))):

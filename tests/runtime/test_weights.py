@@ -215,6 +215,20 @@ def test_what_a_candidate_brings_wins_over_the_catalogue(priced: Engine) -> None
     assert ask(priced, {**request(ALL[:1]), "candidates": below, "bonuses": "price"})[0]["value"] < 0.0
 
 
+def test_an_attribute_is_no_larger_than_a_list_may_be(priced: Engine) -> None:
+    dear = [{"item": "i1", "features": {"price": -2e6}}]
+    for name in ("weights", "bonuses"):
+        with pytest.raises(InputError, match=f"{name}: price of an item is beyond 1000000"):
+            ask(priced, {**request(ALL[:1]), "candidates": dear, name: "price"})
+
+
+def test_what_cannot_be_weights_is_refused_where_popular_items_stand_in_too(engine: Engine) -> None:
+    nobody = {"user": {}, "weights": [1.0]}
+    with pytest.raises(InputError, match="weights: there is one for each candidate"):
+        engine.rank(parse_request(nobody))
+    assert engine.rank(parse_request({"user": {}})).fallback == "popular"
+
+
 def test_null_is_left_out(engine: Engine) -> None:
     assert ask(engine, request(ALL[:3], weights=None, bonuses=None)) == ask(engine, request(ALL[:3]))
 

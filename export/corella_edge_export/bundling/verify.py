@@ -38,6 +38,11 @@ HISTORIES = ("own", "none", "one", "full")
 Floats = npt.NDArray[np.float64]
 
 
+def allowed(least: float, found: float) -> float:
+    """The tolerance of a bundle where so great a difference was found at its export: twice that, from `least` to 1."""
+    return min(1.0, max(least, 2.0 * found))
+
+
 def repeat(engine: Engine) -> Comparison:
     """The bundle's reference rows, scored again. Raises ExportError for the first that differs."""
     found = compare(engine)

@@ -293,7 +293,7 @@ class Export:
         """
         default = self.options.llm_types[0]
         # A quantised type is judged by its metrics; `verify` only has to notice another file or machine.
-        tolerance = max(verify.BATCHED_TOLERANCE, 2.0 * self.differences.get(f"llm_{default}", 0.0))
+        tolerance = verify.allowed(verify.BATCHED_TOLERANCE, self.differences.get(f"llm_{default}", 0.0))
         self._json("verification.json", {
             "tolerance": {"crm": verify.CRM_TOLERANCE, "llm": tolerance, **self._text_tolerance()},
             "differences": self.differences,
@@ -311,7 +311,7 @@ class Export:
     def _text_tolerance(self) -> dict[str, float]:
         """As of the LLM: `verify` only has to notice another file or machine."""
         found = self.differences.get("text")
-        return {} if found is None else {"text": max(verify.TEXT_TOLERANCE, 2.0 * found)}
+        return {} if found is None else {"text": verify.allowed(verify.TEXT_TOLERANCE, found)}
 
     def seal(self) -> None:
         options, run = self.options, self.run

@@ -16,7 +16,7 @@ from corella_edge.errors import InputError
 from corella_edge.messages import given, named
 from corella_edge.request import Candidates, History, Request
 from corella_edge.routing.decision import Weighting
-from corella_edge.selection import EVERYTHING, Selection, Stock, listed
+from corella_edge.selection import EVERYTHING, MAX_VALUE, Selection, Stock, listed
 from corella_edge_runtime.slate.filters import Filters, Mask, passes
 from corella_edge_runtime.slate.popular import Popular
 
@@ -96,9 +96,9 @@ class Slates:
         if fallback and strength is not None:
             rows = _best(rows, strength, request.top_k)
             ranks = strength[rows]
-        whole = len(rows) == len(self.everything)
+        value, whole = self._value(request.selection, None, rows), len(rows) == len(self.everything)
         found = self.everything if whole else Candidates(self._ids(rows), None, rows)
-        return Slate(found, fallback, ranks, notes, None if fallback else self._value(request.selection, None, rows))
+        return Slate(found, fallback, ranks, notes, None if fallback else value)
 
     def _mask(self, request: Request) -> tuple[Mask | None, Floats | None, tuple[str, ...]]:
         """Which items of the catalogue are ranked, None = all; how similar they are to what was named; notes."""
@@ -205,7 +205,8 @@ class Slates:
             candidates: those of the request, whose own attributes win; None = they are the catalogue's.
 
         Raises:
-            InputError: weights are not one for each candidate, not of at least 0, or an attribute holds no numbers.
+            InputError: weights are not one for each candidate, not of at least 0, or an attribute holds no numbers, or
+                larger ones than a list may.
         """
         given_ = (selection.weights, selection.bonuses)
         if not any(isinstance(one, (list, str)) for one in given_):
@@ -231,6 +232,10 @@ class Slates:
         numbers = np.append(self.filters.numbers(found, name, bool(brought)), 0.0)[rows]
         for place, value in brought.items():
             numbers[place] = value if type(value) in (int, float) else 0.0
+        if np.abs(numbers).max(initial=0.0) > MAX_VALUE:
+            raise InputError(
+                f"{name}: {named(found)} of an item is beyond {MAX_VALUE} in size; the limit is that of a list"
+            )
         return numbers
 
     def _filtered(

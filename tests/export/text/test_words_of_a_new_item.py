@@ -255,6 +255,8 @@ def test_verify_repeats_the_vectors_of_texts(bundle: Bundle, run: Run) -> None:
 
 
 def test_verify_tells_of_text_vectors(bundle: Bundle) -> None:
+    shown = CliRunner().invoke(cli, ["inspect", str(bundle.root)])
+    assert "`verify` allows differences of: base model 1e-05, LLM 0.005, text vectors 0.001" in shown.output
     told = CliRunner().invoke(cli, ["verify", str(bundle.root)])
     assert told.exit_code == 0, told.output
     assert re.search(r"text vectors: \d+ rows, greatest difference \S+ \(at most 0.001\)", told.output)
@@ -289,10 +291,14 @@ def test_verify_says_why_texts_are_not_repeated(
     assert "text vectors: not checked: making vectors of words needs" in " ".join(told.output.split())
     monkeypatch.undo()
     old = shutil.copytree(bundle.root, tmp_path / "old")
-    (old / TEXT_REFERENCE).unlink()
-    for name in ("manifest.json", "manifest.sha256"):
-        (old / name).unlink()
-    seal(old, "old", "1", dict(bundle.manifest.about))
-    told = CliRunner().invoke(cli, ["verify", str(old)])
-    assert told.exit_code == 0, told.output
-    assert "text vectors: not checked: the bundle has no text/reference.jsonl" in told.output
+    for damage, why in (
+        (lambda file: file.write_text(""), "text/reference.jsonl holds no text"),  # of a catalogue without words
+        (Path.unlink, "the bundle has no text/reference.jsonl"),
+    ):
+        damage(old / TEXT_REFERENCE)
+        for name in ("manifest.json", "manifest.sha256"):
+            (old / name).unlink()
+        seal(old, "old", "1", dict(bundle.manifest.about))
+        told = CliRunner().invoke(cli, ["verify", str(old)])
+        assert told.exit_code == 0, told.output
+        assert f"text vectors: not checked: {why}" in told.output
