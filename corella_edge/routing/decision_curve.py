@@ -21,6 +21,7 @@ from corella_edge.routing.decision import Reach, Weighting, exact, to_ask
 from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import Floats
+from corella_edge.routing.parts import usable
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -180,7 +181,8 @@ def in_report(
     rows: LabelledRows, values: Floats, rule: Fusion, thresholds: Mapping[float, float], reach: Reach | None,
     cost: Callable[[float, float], float] | None, draws: int,
 ) -> Json | None:  # fmt: skip
-    """The curve of a calibration's report; None where no request has two candidates with different outcomes.
+    """The curve of a calibration's report; None where no request whose answers are all there has two candidates with
+    different outcomes.
 
     Args:
         rows, values: those that are reported on, and their values of the measure, float64 [n].
@@ -201,10 +203,14 @@ def in_report(
 
 
 def _some(rows: LabelledRows) -> Mask | None:
-    """bool [n]: the rows of some requests; None where the order of no request makes a difference."""
+    """bool [n]: the rows of some requests; None where the order of no request makes a difference.
+
+    Requests with an answer that is missing by chance are left out: asking about it would seem to bring nothing.
+    """
     _, request, sizes = np.unique(rows.request, return_inverse=True, return_counts=True)
     positives = np.bincount(request, weights=rows.label)
-    useful = np.flatnonzero((positives > 0) & (positives < sizes))
+    missing = np.bincount(request, weights=~usable(rows))
+    useful = np.flatnonzero((positives > 0) & (positives < sizes) & (missing == 0))
     if not len(useful):
         return None
     chosen = np.zeros(len(sizes), np.bool_)

@@ -56,10 +56,11 @@ class Candidacy:
         cls, request: Request, candidates: Candidates, policy: Policy, p: Floats, inputs: Inputs,
         unknown: Sequence[tuple[str, ...]], ranked: Weighting = UNWEIGHTED,
     ) -> Candidacy:  # fmt: skip
-        """Of a request; where it asks for the best of a whole catalogue, these alone, as `ranked`, count as
-        candidates."""
-        whole = request.candidates is None and request.top_k is not None
-        near = near_top(ranked(p), np.arange(len(p)), NEAR * (request.top_k or 0)) if whole else None
+        """Of a request; where it asks for the best of a whole catalogue, these alone, as the answer would rank them
+        if nobody were asked, count as candidates."""
+        near = None
+        if request.candidates is None and request.top_k is not None:
+            near = near_top(ranked(policy.fusion.alone(p)), np.arange(len(p)), NEAR * request.top_k)
         return cls(request.user, candidates, policy, p, inputs, unknown, near, request.threshold is None)
 
 

@@ -78,7 +78,7 @@ def test_figures_are_consistent(report, rows, bundle):
               if (point.scenario, point.routing, point.users) == ("single", "policy", "new")}  # fmt: skip
     never, always = points["ratio:0"], points["ratio:1"]
     assert (never.share.value, never.tokens_evaluated, never.touched.value) == (0.0, 0.0, 0.0)
-    assert always.share.value > 0.9
+    assert always.share.value > 0.7
     assert never.latency.p50.value <= never.latency.p90.value <= never.latency.p99.value <= never.latency.max.value
     assert always.candidates == 5.0
     expected = json.loads((bundle / "verification.json").read_text())["metrics"]["crm"]

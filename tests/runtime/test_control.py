@@ -15,10 +15,14 @@ import pytest
 from bundles import ITEMS, make_bundle
 from corella_edge.request import Candidate, Candidates, Event, Request, User
 from corella_edge.routing.budget import Caps, Target
-from corella_edge.routing.decision import Reach
+from corella_edge.routing.decision import Reach, Weighting
+from corella_edge.routing.fusion import Fusion
+from corella_edge.routing.maps import Line, Maps
+from corella_edge.routing.policy import Policy
 from corella_edge.scores import Scores
 from corella_edge_runtime.control import Control, ControlSettings
 from corella_edge_runtime.engine import Engine
+from corella_edge_runtime.held_target import Candidacy
 from corella_edge_runtime.llm.asking import Llm
 from corella_edge_runtime.llm.contract.messages import Answers, LlmAnswer, Prompt
 
@@ -391,3 +395,13 @@ def test_a_target_stands_still_while_a_latency_objective_asks_less(engine: Engin
     box.engine.router.ease(1.0)
     box.rank(person(60))
     assert box.control.stats()["held_frozen"] == 0.0
+
+
+def test_of_a_catalogue_those_near_the_top_are_the_ones_that_the_answer_ranks_there() -> None:
+    """By their value on the scale of the answer: a map leaves the order of probabilities, but not of what weighs them."""
+    p, value = np.array([0.9] * 4 + [0.2] * 4), Weighting(np.array([1.0] * 4 + [4.0] * 4))
+    flat = Policy(fusion=Fusion(maps=Maps(alone=Line(0.1))))
+    for policy, near in ((Policy(), range(4)), (flat, range(4, 8))):
+        seen = Candidacy.of(Request(User(), None, top_k=1), Candidates.of(ALL[:8]), policy, p, {}, [()] * 8, value)
+        assert seen.near is not None
+        assert np.flatnonzero(seen.near).tolist() == list(near)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import time
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from corella_edge_export.bundling.write import Export
 
 TORCH_ROWS = 16  # of the reference, by which it is held against transformers
+SECONDS = 600.0  # for the sampled test rows, and again for those of the calibration
+PROBED, FEWEST = 20, 50  # rows that tell what one costs, and that are asked about whatever they cost
 
 
 def check_run(run: Run) -> None:
@@ -69,13 +74,42 @@ def take(job: Export, ready: ReadyLlm, encoder: PromptEncoder) -> None:
     chosen = [job.requests[i] for i in job.reference]
     whole = verify.gguf_scores(path, encoder, chosen, threads, whole=True)
     _check_torch(job, ready, encoder, whole)
-    job.say(f"LLM: {path.name} is {ready.file.name}, {kind}; it is asked about {len(job.requests)} rows")
-    asked = tqdm(job.requests, unit="row", disable=None)
-    found = verify.gguf_scores(path, encoder, asked, threads)
-    job.differences[f"llm_{kind}"] = verify.check_llm(kind, found[job.reference], whole, tolerance=1.0)
+    count = affordable(_seconds(job, path, encoder), len(job.requests))
+    job.say(
+        f"LLM: {path.name} is {ready.file.name}, {kind}; it is asked about {_of(count, len(job.requests))} test rows"
+    )
+    found = np.full(len(job.requests), np.nan)
+    found[:count] = verify.gguf_scores(path, encoder, tqdm(job.requests[:count], unit="row", disable=None), threads)
+    both = np.flatnonzero(job.reference < count)
+    job.differences[f"llm_{kind}"] = verify.check_llm(kind, found[job.reference[both]], whole[both], tolerance=1.0)
     found[job.reference] = whole
     job.llm_reference = found
     job.judge(kind, found)
+
+
+def _seconds(job: Export, path: Path, encoder: PromptEncoder) -> float:
+    """What a row costs here, prefixes kept as in serving; the calibration is cut to what can be afforded.
+
+    A calibration of fewer rows is a coarser one, and said to be.
+    """
+    probed = list(islice(job.calibration.requests(), PROBED))
+    started = time.monotonic()
+    verify.gguf_scores(path, encoder, probed, job.options.threads)
+    seconds = (time.monotonic() - started) / max(1, len(probed))
+    rows = len(job.calibration)
+    count = affordable(seconds, rows)
+    job.say(f"LLM: {1000 * seconds:.0f} ms a row, so the calibration asks about {_of(count, rows)} validation rows")
+    job.calibration = replace(job.calibration, indices=job.calibration.indices[:count])
+    return seconds
+
+
+def affordable(seconds: float, rows: int) -> int:
+    """How many of so many rows are asked about, where each takes so many seconds."""
+    return min(rows, max(FEWEST, int(SECONDS / max(seconds, 1e-9))))
+
+
+def _of(count: int, rows: int) -> str:
+    return f"all {rows:,}" if count == rows else f"{count:,} of {rows:,} (what {SECONDS / 60:.0f} minutes allow)"
 
 
 def _check_lengths(job: Export, path: Path) -> None:

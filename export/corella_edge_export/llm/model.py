@@ -53,13 +53,14 @@ def check_checkpoint(recipe: LlmRecipe) -> str:
     unknown = sorted(set(recipe.lora.targets) - set(LINEAR))
     if unknown or not recipe.lora.targets:
         raise InputError(f"recipe, llm.lora.targets: {unknown} is not among {', '.join(LINEAR)}")
-    blocks = checkpoint_config(Path(recipe.path)).num_hidden_layers
-    if recipe.lora.layers > blocks:
-        raise InputError(f"recipe, llm.lora.layers: {recipe.lora.layers} are more than the {blocks} blocks of the LLM")
-    window = window_of(checkpoint_config(Path(recipe.path)))
+    config = checkpoint_config(Path(recipe.path))
+    window = window_of(config)
     if window and recipe.context > window:  # packed sequences see by a mask of their own, which knows no window
         raise InputError(f"recipe, llm.context: some blocks of {recipe.path} look back {window} tokens and no further; "
                          f"set it to at most {window}")  # fmt: skip
+    blocks = config.num_hidden_layers
+    if recipe.lora.layers > blocks:
+        raise InputError(f"recipe, llm.lora.layers: {recipe.lora.layers} are more than the {blocks} blocks of the LLM")
     return pretrained.check(Path(recipe.path))
 
 

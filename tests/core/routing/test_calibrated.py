@@ -13,6 +13,7 @@ import pytest
 from corella_edge.errors import InputError
 from corella_edge.metrics import row_loss
 from corella_edge.routing.calibrated import BEST, KEEP, Wanted, about, calibrated, fused, moment, routing_json
+from corella_edge.routing.decision_curve import in_report
 from corella_edge.routing.forms import OWN, parse_threshold
 from corella_edge.routing.fusion import Fusion, fuse
 from corella_edge.routing.labelled import LabelledRows
@@ -122,6 +123,18 @@ def test_without_a_reach_the_top_is_that_of_asking_all_and_without_a_cost_there_
 def test_requests_of_one_candidate_have_no_top() -> None:
     single = replace(LOG, request=np.array([f"q{i}" for i in range(len(LOG))], dtype=object))
     assert calibrated(single, QUICK).result["top"] is None
+
+
+def test_a_request_whose_answers_are_missing_by_chance_says_nothing_of_the_top() -> None:
+    """As in the log of a shadow, which asks about a sample of the requests."""
+    drawn = np.array([int(name[1:]) % 3 == 0 for name in LOG.request])
+    log = replace(LOG, llm=np.where(drawn, LOG.llm, np.nan), propensity=np.full(len(LOG), 1 / 3))
+    found = calibrated(log, replace(QUICK, gain=0.5, ratios=(0.5,)))
+    top, held = found.result["top"], found.parts.held
+    assert 0 < top["lists"] <= len(np.unique(held.request[held.known])) < len(np.unique(held.request))
+    assert top["points"][-1]["asked"] == 8.0
+    part = held.take(held.known)
+    assert in_report(part, entropy(part.crm), Fusion(), {0.5: found.threshold}, None, None, 60) is not None
 
 
 DEAF = Fusion("stack", (0.1, 0.8, 0.0))

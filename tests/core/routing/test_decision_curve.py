@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge.errors import InputError
-from corella_edge.ranking import Lists as Plain
+from corella_edge.ranking import Lists
 from corella_edge.routing.decision import Reach, Weighting, exact
-from corella_edge.routing.decision_curve import ALL, Lists, curve, ways_of
+from corella_edge.routing.decision_curve import ALL, RequestLists, curve, ways_of
 from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import LabelledRows
 from corella_edge.routing.measure import entropy
@@ -40,9 +40,9 @@ def log(n: int = 400, seed: int = 0, lists: int = 40) -> LabelledRows:
 @given(st.integers(0, 1000), st.integers(1, 12), st.floats(0, 0.7))
 def test_ndcg_is_that_of_rankings_where_every_gain_is_one(seed: int, k: int, threshold: float) -> None:
     rows = log(120, seed, 12)
-    lists = Lists.of(rows, BLEND, draws=5)
+    lists = RequestLists.of(rows, BLEND, draws=5)
     asked = (entropy(lists.p) >= threshold) & lists.known
-    plain = Plain(rows.request[lists.places], rows.label[lists.places])
+    plain = Lists(rows.request[lists.places], rows.label[lists.places])
     final = np.where(asked, lists.after, lists.p)
     expected = plain.ndcg(final, k)[plain.judged]
     assert lists.ndcg(asked, k).value == pytest.approx(expected.mean())
@@ -55,7 +55,7 @@ def test_the_exact_decision_never_changes_the_ndcg(
     rows = log(120, seed, 12)
     rule = Fusion("stack", (0.1, 0.8, 0.02)) if halves else BLEND
     extra = (rows.inputs["price"], rows.inputs["new"]) if valued else (None, None)
-    lists = Lists.of(rows, rule, *extra, draws=5)
+    lists = RequestLists.of(rows, rule, *extra, draws=5)
     chosen = (entropy(lists.p) >= threshold) & lists.known
     asked = lists.decided(chosen, k, exact(rule, rows.crm[lists.places]))
     assert not (asked & ~chosen).any()
@@ -72,7 +72,7 @@ def test_the_exact_decision_never_changes_the_ndcg(
 
 def points(ways: Any, ratios: Any = (0.0, 0.2, 1.0)) -> list[Any]:
     rows = log()
-    lists = Lists.of(rows, BLEND, draws=50)
+    lists = RequestLists.of(rows, BLEND, draws=50)
     doubt = entropy(lists.p)
     thresholds = {r: math.inf if r == 0 else float(np.quantile(doubt, 1 - r)) for r in ratios}
     return list(curve(lists, doubt, thresholds, 3, ways(lists, rows), COST.of))
@@ -105,7 +105,7 @@ def test_lists_of_one_candidate_and_bonuses_below_zero_are_refused() -> None:
     rows = log(30)
     alone = LabelledRows(**{**vars(rows), "request": np.array([f"r{i}" for i in range(30)], object)})
     with pytest.raises(InputError, match="no request of the log has two candidates"):
-        Lists.of(alone, REPLACE)
+        RequestLists.of(alone, REPLACE)
     for bad in (-0.1, np.nan):
         with pytest.raises(InputError, match="at least 0 in every row"):
-            Lists.of(rows, REPLACE, bonus=np.where(np.arange(30) == 3, bad, 1.0))
+            RequestLists.of(rows, REPLACE, bonus=np.where(np.arange(30) == 3, bad, 1.0))

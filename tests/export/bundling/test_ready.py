@@ -10,12 +10,15 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bundles import write_gguf
 from checkpoints import random_llama, save_scratch_tokenizer, smollm2_gguf
 from corella_edge.cli import main
 from corella_edge.errors import ExportError, InputError
 from corella_edge.prompt import Template
+from corella_edge_export.bundling import ready as ready_llm
 from corella_edge_export.bundling.write import ExportOptions, export
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.llm.ready import ReadyLlm
@@ -67,6 +70,28 @@ def test_it_is_taken_as_it_is_and_answers(run: Run, source: Path, tmp_path: Path
     assert about["models"]["llm"] == {"llm.gguf": "F16"}
     assert about["ready"] == {"file": "ready.gguf", "form": "plain", "name": "Random One", "licence": "",
                               "architecture": "llama"}  # fmt: skip
+
+
+def test_a_slow_model_is_asked_about_fewer_rows(
+    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(ready_llm, "SECONDS", 1e-6)
+    monkeypatch.setattr(ready_llm, "FEWEST", 12)
+    export(run, tmp_path / "bundle", ExportOptions(ready=ReadyLlm(source / "ready.gguf"), threads=1), said.append)
+    assert any("12 of 20 (what 0 minutes allow) validation rows" in line for line in said)
+    assert any("12 of 20 (what 0 minutes allow) test rows" in line for line in said)
+    assert json.loads((tmp_path / "bundle" / "verification.json").read_text())["rows"]["valid"] == 12
+    with Engine.open(tmp_path / "bundle", require_llm=True, tuned=False) as engine:
+        assert list(compare(engine).problems) == []
+
+
+@given(st.floats(1e-6, 1e6), st.integers(1, 100_000))
+def test_rows_are_afforded_by_time(seconds: float, rows: int) -> None:
+    count = ready_llm.affordable(seconds, rows)
+    assert min(rows, ready_llm.FEWEST) <= count <= rows
+    assert count <= ready_llm.FEWEST or count * seconds <= ready_llm.SECONDS * (1 + 1e-9)
+    assert count == rows or (count + 1) * seconds > ready_llm.SECONDS or count >= ready_llm.FEWEST
 
 
 def test_another_tokenizer_is_found(run: Run, source: Path, tmp_path: Path) -> None:
