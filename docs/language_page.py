@@ -45,14 +45,14 @@ def _cost(model: Json) -> list[str]:
 
 def _routed(found: Json) -> Iterator[str]:
     yield "What asking adds to the base model's AUC (`stack`, fitted on validation rows; paired), the least sure rows"
-    yield "first. Then, of all rows: the gain of as many rows drawn at random; the gain over a base model that has the count"
-    yield "of an item's training likes beside it; and the gain within users (UAUC, a pair a user)."
+    yield "first. Then, of all rows: the gain of as many rows drawn at random; the gain over a base model that has the"
+    yield "count of an item's training likes beside it; and the gain within users (UAUC, a pair a user)."
     yield ""
     gains = (f"gain, {part}" for part in PARTS)
     yield from table_head(
         "LLM", "asked about", "of new items", *gains, "at random", "over base and count", "within users"
     )
-    for model in found["models"]:
+    for model in (one for one in found["models"] if "trained" in one):
         for name in [name for name in model if name.startswith("routed ")]:
             at, beside = model[name], model["over base and count"][name]
             asked = [f"{at['asked'][part]:.0%}" for part in (ALL, "new items")]
@@ -60,6 +60,6 @@ def _routed(found: Json) -> Iterator[str]:
             cells = [figure(gain, "+") for gain in (*(at[part]["gain"] for part in PARTS), *others)]
             yield table_row(model["name"], *asked, *cells)
         new = model["asked about new items"]["new items"]
-        yield table_row(model["name"], "new items alone, fitted on such", "100%", figure(new["gain"], "+"), "", "", "", "",
-                        f"{figure(new['uauc gain'], '+')} (new items)")  # fmt: skip
+        gains_of = figure(new["gain"], "+"), *[""] * 4, f"{figure(new['uauc gain'], '+')} (new items)"
+        yield table_row(model["name"], "new items alone, fitted on such", "100%", *gains_of)
     yield ""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.benchmark_compare import Percent, check_options, compare_reports
+from corella_edge.cli.benchmark_compare import Percent, check_options, check_url, compare_reports
 from corella_edge.cli.common import (
     Duration,
     TextFileType,
@@ -125,6 +125,8 @@ def benchmark(
         return
     if len(paths) > 1:
         raise click.UsageError("name one BUNDLE; several reports are for --compare")
+    if url is not None:
+        check_url(click.get_current_context())
     _measure(paths[0], url, requests, out, engine, json, asked)
 
 
@@ -150,9 +152,18 @@ def _measure(
     if result.void:
         raise BundleError(f"{bundle}: {result.void}; nothing was measured")
     if not result.complete:
-        kept = f"; {len(result.points)} of {result.planned} points are in {out}" if out else ""
-        raise InterruptedRunError(f"interrupted{kept}; the same command goes on")
+        _interrupted(result, out, json)
     _show(result, out, json)
+
+
+def _interrupted(result: Result, out: Path | None, json: bool) -> NoReturn:
+    """Without a folder, what is finished is shown, because nothing keeps it. Raises InterruptedRunError."""
+    count = f"{len(result.points)} of {result.planned} points"
+    if out is not None:
+        raise InterruptedRunError(f"interrupted; {count} are in {out}; the same command goes on")
+    if result.points:
+        _show(result, out, json)
+    raise InterruptedRunError(f"interrupted; {count} are measured, and nothing is kept of them without --out")
 
 
 def _settings(asked: dict[str, Any], cores: int) -> BenchSettings:

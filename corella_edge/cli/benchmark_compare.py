@@ -11,6 +11,7 @@ import click
 from corella_edge.cli.common import echo_json
 from corella_edge.errors import InputError
 
+OF_ENGINE = ("llm", "llm_backend", "require_llm", "crm_threads", "llm_threads", "crm_memory_mib", "plan", "no_plan")
 ONLY, BOTH = ("compare", "max_slowdown"), ("out", "json", "verbose", "quiet")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
@@ -29,13 +30,25 @@ class Percent(click.ParamType[float]):
         return float(found[1]) / 100.0
 
 
-def check_options(ctx: click.Context, compare: bool) -> None:
-    """Raises UsageError for options that only the other use of the command has."""
+def _given(ctx: click.Context) -> dict[str, str]:
+    """The options on the command line, by name."""
     from click.core import ParameterSource
 
     options = {one.name: one.opts[0] for one in ctx.command.params if isinstance(one, click.Option) and one.name}
-    given = [name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    wrong = [options[name] for name in given if (name in ONLY) != compare and name not in BOTH]
+    return {name: option for name, option in options.items()
+            if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}  # fmt: skip
+
+
+def check_url(ctx: click.Context) -> None:
+    """Raises UsageError for options of an engine in this process: with --url a server has opened its own."""
+    wrong = [option for name, option in _given(ctx).items() if name in OF_ENGINE]
+    if wrong:
+        raise click.UsageError(f"{wrong[0]} is for this process, and --url measures a server; give it to `serve`")
+
+
+def check_options(ctx: click.Context, compare: bool) -> None:
+    """Raises UsageError for options that only the other use of the command has."""
+    wrong = [option for name, option in _given(ctx).items() if (name in ONLY) != compare and name not in BOTH]
     if wrong and compare:
         raise click.UsageError(f"{wrong[0]} is for a measurement, and --compare measures nothing")
     if wrong:

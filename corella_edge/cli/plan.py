@@ -92,8 +92,8 @@ def _measure(bundle: Path, engine: dict[str, Any], candidates: int, seconds: flo
     line = Progress()
     with open_engine(bundle, **engine) as opened:
         settings = BenchSettings(
-            thresholds=tuple(f"ratio:{ratio:g}" for ratio in RATIOS), scenarios=("single",), candidates=candidates,
-            budget=seconds, repeats=1, max_labelled=0, seed=seed, controls=False,
+            thresholds=tuple(f"ratio:{ratio:g}" for ratio in RATIOS), scenarios=("single",), users=("new",),
+            candidates=candidates, budget=seconds, repeats=1, max_labelled=0, seed=seed, controls=False,
         )  # fmt: skip
         result = run(opened, None, settings, lambda what, done, of: line.show(f"{what}: {done:,} of {of:,}"))
     line.done()

@@ -18,6 +18,7 @@ from corella_edge_runtime.drawing import FONT, GREY, GRID, INK, linear_ticks, lo
 BLACK, ORANGE, SKY, GREEN, YELLOW = "#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442"
 BLUE, VERMILION, PURPLE, NEUTRAL = "#0072b2", "#d55e00", "#cc79a7", "#7f7f7f"
 LABEL = 15.0  # pixels from one line's name to the next
+LETTER = 6.8  # pixels that a letter of a mark is wide
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def axes(frame: Frame, title: str) -> list[str]:
             stroke(frame.left, y, frame.end, y, GRID),
             text(frame.left - 7, y + 4, words, anchor="end", fill=GREY),
         ]
-    for value, words in frame.x.ticks:
+    for value, words in apart(frame):
         x = frame.across(value)
         parts += [stroke(x, frame.base, x, frame.base + 4, GREY),
                   text(x, frame.base + 17, words, anchor="middle", fill=GREY)]  # fmt: skip
@@ -149,6 +150,17 @@ def axes(frame: Frame, title: str) -> list[str]:
     turned = text(14, middle, frame.y.name, anchor="middle")
     parts.append(f'<g transform="rotate(-90 14 {middle:.1f})">{turned}</g>')
     return [*parts, text((frame.left + frame.end) / 2, frame.height - 10, frame.x.name, anchor="middle")]
+
+
+def apart(frame: Frame) -> list[tuple[float, str]]:
+    """The marks of the axis across, from the last to the first; words that would touch later ones are left out."""
+    found, edge = list[tuple[float, str]](), math.inf
+    for value, words in reversed(frame.x.ticks):
+        half = LETTER * len(words) / 2
+        fits = frame.across(value) + half + LETTER / 2 <= edge
+        found.append((value, words if fits else ""))
+        edge = frame.across(value) - half if fits and words else edge
+    return found
 
 
 def band(line: Line, frame: Frame) -> str:

@@ -146,6 +146,7 @@ def test_mistakes_are_one_line(corella, bundle, tmp_path):
         ([bundle, "--out", tmp_path / "empty.jsonl"], 2, "cannot be made a folder"),
         ([bundle, "--url", "ftp://box"], 2, "needs an address of the form http://HOST:PORT"),
         ([bundle, "--url", "http://127.0.0.1:9"], 2, "no answer from /v2/health/ready"),
+        ([bundle, "--url", "http://127.0.0.1:9", "--no-llm"], 2, "--llm is for this process"),
         ([bundle, "--slo", "p99=fast"], 2, "slo: 'p99=fast' is not a quantile and a time"),
         ([tmp_path], 3, "not a bundle"),
     ]

@@ -10,10 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corella_edge_runtime import charts
-from corella_edge_runtime.charts import BLUE, LABEL, VERMILION, Frame, Line
+from corella_edge_runtime.charts import BLUE, LABEL, LETTER, VERMILION, Frame, Line
 
 FRAME = Frame(charts.places(["0", "1", "2"], "ratio"), charts.logarithmic(1.0, 100.0, "ms"))
 places = st.floats(0.0, 400.0)
+
+
+@given(st.floats(0.01, 10.0), st.floats(1.0, 1e6))
+def test_words_below_an_axis_do_not_touch(low: float, times: float) -> None:
+    frame = Frame(charts.logarithmic(low, low * times, "ms", room=9), charts.linear(0.0, 1.0, ""), 460, 200, right=112)
+    found = charts.apart(frame)
+    assert [value for value, _ in found] == [value for value, _ in reversed(frame.x.ticks)]
+    assert found[0][1] == frame.x.ticks[-1][1]
+    said = [(frame.across(value), len(words) * LETTER / 2) for value, words in found if words]
+    assert all(left + half < right - other for (right, other), (left, half) in pairwise(said))
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0.0, 1e6))

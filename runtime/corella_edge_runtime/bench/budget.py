@@ -92,7 +92,7 @@ def affordable(
         else:
             dropped.append(name)
     words = ", ".join(_NAMES[name] for name in dropped)
-    told = f"the budget of {budget:.0f} s has no room for: {words}; all of it takes at least {whole:.0f} s"
+    told = f"the {budget:.0f} s for latency have no room for: {words}; all of it takes at least {whole:.0f} s"
     return [spot for spot in points if group(spot) in kept], told if dropped else ""
 
 

@@ -144,7 +144,7 @@ def differences(results: Sequence[Result]) -> tuple[tuple[str, tuple[str, ...]],
 def _unusable(names: Sequence[str], results: Sequence[Result]) -> list[str]:
     """Results whose own figures must not be used."""
     states = [(name, shown.state(result)) for name, result in zip(names, results, strict=True)]
-    return [f"{name} is {words}: {reasons[0]}" for name, (kind, words, reasons) in states if kind != "quiet"]
+    return [f"{name}: {words}. {reasons[0]}" for name, (kind, words, reasons) in states if kind != "quiet"]
 
 
 def _unlike(results: Sequence[Result]) -> list[str]:

@@ -167,7 +167,8 @@ def text(found: Comparison) -> str:
     lines += [f"{what}: {' | '.join(values)}" for what, values in found.differs] or ["Nothing differs in provenance."]
     first = found.rows[0].where.rpartition(", ")[0] if found.rows else ""
     rows = [row for row in found.rows if row.where.startswith(first) and row.name in ("p50 ms", "p99 ms")]
-    lines += [*found.warnings, "", *table(_header(found), [_cells(row) for row in rows]), "", *counts(found)]
+    short = [*table(_header(found), [_cells(row) for row in rows]), ""] if rows else []
+    lines += [*found.warnings, "", *short, *counts(found)]
     return "\n".join(lines)
 
 

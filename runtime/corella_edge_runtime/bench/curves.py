@@ -98,12 +98,14 @@ def _limit(frame: Frame, limit: tuple[str, float] | None) -> list[str]:
         return []
     y = frame.up(limit[1])
     words = f"objective {limit[0]} ≤ {shown.digits(limit[1])} ms"
-    return [stroke(frame.left, y, frame.end, y, INK, 1.2, "3 3"), charts.halo(frame.left + 6, y - 5, words)]
+    beside = y - 5 if y - 5 - charts.LABEL > frame.top else y + charts.LABEL  # not over the title
+    return [stroke(frame.left, y, frame.end, y, INK, 1.2, "3 3"), charts.halo(frame.left + 6, beside, words)]
 
 
 def has(result: Result, metric: str) -> bool:
-    """Whether the policy's curve has a metric."""
-    return any(_known(point, metric) for point in result.quality.points if point.line == "policy")
+    """Whether the policy's curve has a metric; the base model alone is no curve."""
+    own = [point for point in result.quality.points if point.line == "policy"]
+    return any(_known(point, metric) for point in own if point.share > 0.0)
 
 
 def _known(point: QualityPoint, metric: str) -> bool:

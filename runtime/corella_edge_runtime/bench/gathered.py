@@ -88,6 +88,15 @@ def noise(found: Sequence[Noise]) -> Noise:
     return Noise(foreign=max(foreign) if foreign else None, steal=max(one.steal for one in found))
 
 
+def mean_noise(slices: Sequence[Slice]) -> Noise:
+    """Of all the time of some slices together."""
+    wall = sum(one.wall for one in slices)
+    foreign = [one.noise.foreign for one in slices]
+    known = [share * one.wall for share, one in zip(foreign, slices, strict=True) if share is not None]
+    return Noise(foreign=sum(known) / wall if len(known) == len(slices) else None,
+                 steal=sum(one.noise.steal * one.wall for one in slices) / wall)  # fmt: skip
+
+
 def energy(slices: Sequence[Slice], why: str) -> Energy:
     """Joules a thousand requests; `why` there are none."""
     told = [one for one in slices if one.joules is not None]

@@ -147,7 +147,10 @@ def _core_lines() -> list[list[int]]:
 
 
 def disturbance(before: Ticks, after: Ticks) -> dict[str, float]:
-    """Shares of the usable cores' time that other processes, and other virtual machines, took."""
+    """Shares of the usable cores' time that other processes, and other virtual machines, took: from 0 to 1.
+
+    The clocks that they are read from tick at different moments, so that a difference may leave that range a little.
+    """
     total = max(1e-9, (after.wall - before.wall) * len(os.sched_getaffinity(0)))
     foreign = (after.busy - before.busy) - (after.own - before.own)
-    return {"foreign": max(0.0, foreign / total), "steal": (after.stolen - before.stolen) / total}
+    return {"foreign": min(1.0, max(0.0, foreign / total)), "steal": (after.stolen - before.stolen) / total}

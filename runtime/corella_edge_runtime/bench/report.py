@@ -113,6 +113,7 @@ def _gain_tile(result: Result, point: Point, why: str) -> list[Tile]:
     if gain is None or gain.value is None:
         return []
     ends = "" if gain.low is None or gain.high is None else f"95 %: {gain.low:+.4f} to {gain.high:+.4f}; "
+    ends += "" if gain.low is None or gain.low > 0.0 else "no gain is shown; "
     return [(f"AUC gained at {shown.asked(point)}", f"{gain.value:+.4f}", f"{ends}{why}")]
 
 

@@ -30,8 +30,10 @@ from corella_edge_runtime.engine import Engine
 
 CEILING, MOST_CEILING = 0.02, 3.0  # of the budget for each ceiling, and seconds that it takes at most
 ALONE = ("ratio:0",)
+STEPS = 3  # before the first request: the parity gate, listening for other load, the ceilings
 ELSEWHERE = "the server runs on another machine"
 NO_TIME = "interrupted before the labelled rows were scored"
+NOT_WANTED = "the run was told to score no labelled rows"
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 
@@ -59,12 +61,15 @@ def run(
         settings = changed(settings, thresholds=ALONE)
     source = supply.source(what.bundle, what.catalog, file, settings.made_up, settings.candidates, settings.seed)
     what.policies(settings.thresholds)
+    progress("the parity gate", 0, STEPS)
     verified = what.verified()
     head = _head(what, source, settings, verified)
     if verified.passed is False:
         return replace(head, void=f"the parity gate failed: {verified.why}")
+    progress("other load", 1, STEPS)
     before = provenance.listen()
     if what.engine is not None:
+        progress("ceilings", 2, STEPS)
         what.engine.warm_up()
         seconds = min(MOST_CEILING, CEILING * settings.budget)
         head = replace(head, ceilings=ceilings(what.engine, source.base, seconds))
@@ -97,6 +102,7 @@ class _Run:
         own = self._what.engine is not None
         journal = Journal(out, key(asdict(self._settings), head.bundle, head.data, head.threads, head.settings))
         self._tell(journal)
+        earlier = [gathered.mean_noise(journal.slices)] if journal.resumed else []
         started, judged, whole = machine.ticks(whole=True), Quality(why=NO_TIME), False
         try:
             shares = self._plan()
@@ -107,7 +113,8 @@ class _Run:
             whole = True
         except Stopped:
             self._progress("stopped", len(journal.slices), len(self._spots) * self._settings.repeats)
-        quiet = provenance.quiet(before, provenance.noise(started, own))
+        during = gathered.noise([provenance.noise(started, own), *earlier])
+        quiet = provenance.quiet(before, during)
         notes = (*head.warnings, *self._notes())
         found = replace(head, quiet=quiet, quality=judged, complete=whole, warnings=notes)
         return self._with_points(found, journal.slices)
@@ -168,11 +175,16 @@ class _Run:
     def _quality(self) -> Quality:
         rows, users = self._labelled()
         if not rows:
-            return Quality(why=quality.NO_LABELS)
+            return Quality(why=quality.NO_LABELS if self._settings.max_labelled else NOT_WANTED)
         seconds, what = budget.QUALITY * self._settings.budget, self._what
-        found = quality.score(what.rank, rows, users, self._progress, seconds)
+        found = quality.score(what.rank, rows, users, self._scored, seconds)
         policies = what.policies(self._settings.thresholds)
         return quality.judged(found, policies, self._settings.ratios, what.routing.measure, what.routing.fusion)
+
+    def _scored(self, name: str, done: int, of: int) -> None:
+        """After each labelled row. Raises Stopped."""
+        self._progress(name, done, of)
+        self._bench.go_on()
 
     def _notes(self) -> list[str]:
         varied = self._supply.varied

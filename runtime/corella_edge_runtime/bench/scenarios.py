@@ -58,7 +58,7 @@ class Bench:
 
     def slice(self, spot: Spot, share: Share, repeat: int) -> Slice:
         """Measure a spot once. Raises Stopped."""
-        self._go_on()
+        self.go_on()
         if self.target.forget():
             self.supply.forgotten()
         before, joules = machine.ticks(whole=True), self.rapl.read()
@@ -73,10 +73,12 @@ class Bench:
         return sliced(spot, repeat, seen, beside, at, rates)
 
     def pilot(self, thresholds: Sequence[str]) -> None:
-        """Warm every path up, and learn what a request costs at each threshold."""
+        """Warm every path up, and learn what a request costs at each threshold. Raises Stopped."""
         for threshold in thresholds:
-            requests = bodies(self.supply.new(PILOT), threshold)
-            took = [self.target.ask(body).seconds for body in requests]
+            took = []
+            for body in bodies(self.supply.new(PILOT), threshold):
+                self.go_on()
+                took.append(self.target.ask(body).seconds)
             self.costs[threshold] = float(np.mean([one for one in took if one is not None] or [0.1]))
 
     def _routing(self, spot: Spot, stack: ExitStack) -> str | None:
@@ -95,7 +97,7 @@ class Bench:
             if spot.users == "returning":
                 self.target.ask(bodies([request], ALWAYS)[0])
                 request = self.supply.again(request)
-            self._go_on()
+            self.go_on()
             (body,) = bodies([request], threshold)
             at = time.monotonic() - began
             seen.append(self.target.ask(body))
@@ -121,12 +123,13 @@ class Bench:
         found = self.found.get(threshold)
         return found.largest if found and found.largest else rate(self.costs[threshold])
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """Raises Stopped: somebody wants the benchmark to end."""
         if self.stop():
             raise Stopped
 
     def _stream(self, threshold: str, per_second: float, count: int, seed: int) -> list[Seen]:
-        self._go_on()
+        self.go_on()
         moments = poisson(per_second, count / per_second, self.seed * 10_000 + seed) or [0.0]
         return self.target.stream(bodies(self.supply.new(len(moments)), threshold), moments)
 

@@ -131,7 +131,7 @@ def _quality(result: Result) -> Iterator[Section]:
             "95 % by bootstrap over users. Gain: over the base model alone, paired. Oracle, in the plots: the rows "
             "whose log-loss asking lowers most, labels known; random: as many rows, drawn.",
             *_unanswered(found.points)]  # fmt: skip
-    header = ["line", "asked for", "realised share", *(_metric(name) for name in names), "gain in AUC"]
+    header = ["line", "asked for", "realised share", "gain in AUC", *(_metric(name) for name in names)]
     knee = "" if found.knee is None else " The ring is the knee: after it more of the LLM brings less than its part."
     drawn = [(curves.quality(result, name), f"Band: the 95 % interval of the gain over the base model, paired.{knee}")
              for name in ("auc", "uauc") if curves.has(result, name)]  # fmt: skip
@@ -161,7 +161,7 @@ LINES = {"policy": "policy", "oracle": "oracle", "crm": "base model alone", "llm
 def _scored(point: QualityPoint, names: Sequence[str]) -> list[str]:
     gain = NONE if point.line == "crm" else shown.fine(point.gains.get("auc"), "+")
     return [LINES.get(point.line, point.line), asked(point) if point.line not in ("crm", "llm") else NONE,
-            per_cent(point.share), *(shown.fine(point.metrics.get(name)) for name in names), gain]  # fmt: skip
+            per_cent(point.share), gain, *(shown.fine(point.metrics.get(name)) for name in names)]  # fmt: skip
 
 
 def _work(result: Result) -> Iterator[Section]:
@@ -275,7 +275,10 @@ def _over(measured: float | None, predicted: float | None) -> str:
 def _server(result: Result) -> Iterator[Section]:
     for users in ("new", "returning"):
         found = shown.points(result, "server", users)
-        if not found or found == shown.headline(result):
+        if not found:
+            continue
+        if found == shown.headline(result):  # its latencies stand above
+            yield from _rates_alone(result, found)
             continue
         said = ["Requests come at random moments (Poisson) whatever the server does; latency counts from the moment a "
                 "request was due, so waiting is in it."]  # fmt: skip
@@ -283,15 +286,35 @@ def _server(result: Result) -> Iterator[Section]:
                   "At the rate that the table names."),
                  (spreads.humps(found, f"Where the time under load lies, {USERS[users]}"),
                   "Waiting is in it: with load, the humps run together.")]  # fmt: skip
-        if any(point.rates for point in found):
-            limit = result.settings.slo or "the objective"
-            said.append(f"Largest rate: found by search, the largest that keeps {limit}; in brackets the lowest rate "
-                        "tried that did not. Cut short: the time was up before the search had ended.")  # fmt: skip
-            drawn.append((curves.rates(found, result.settings.slo), "The bar reaches to the lowest rate that failed."))
-        rows = [[asked(point), digits(point.rate), _rate(point), *_latency(point)[1:]] for point in found]
-        yield Section(f"Server: {USERS[users]}", [*said, *_unsupported(found)],
-                      ["asked for", "rate sent/s", "largest rate/s", *LATENCY[1:]], rows, drawn)  # fmt: skip
+        searched, plots = _searched(result, found)
+        rows = [[*_sent(point), *_latency(point)[1:]] for point in found]
+        yield Section(f"Server: {USERS[users]}", [*said, *searched, *_unsupported(found)], [*SENT, *LATENCY[1:]], rows,
+                      [*drawn, *plots])  # fmt: skip
         yield _costs("Throughput, cost and outcomes under load", found)
+
+
+def _rates_alone(result: Result, found: Sequence[Point]) -> Iterator[Section]:
+    said = ["Requests came at random moments (Poisson) whatever the server did; latency counts from the moment a "
+            "request was due, so waiting is in it."]  # fmt: skip
+    searched, plots = _searched(result, found)
+    yield Section("The rates", [*said, *searched], SENT, [_sent(point) for point in found], plots)
+
+
+def _searched(result: Result, found: Sequence[Point]) -> tuple[list[str], list[tuple[str, str]]]:
+    """What the search for the largest rate was, and its plot; nothing where there was none."""
+    if not any(point.rates for point in found):
+        return [], []
+    limit = result.settings.slo or "the objective"
+    said = (f"Largest rate: found by search, the largest that keeps {limit}; in brackets the lowest rate tried that "
+            "did not. Cut short: the time was up before the search had ended.")  # fmt: skip
+    return [said], [(curves.rates(found, result.settings.slo), "The bar reaches to the lowest rate that failed.")]
+
+
+SENT = ["asked for", "rate sent/s", "largest rate/s"]
+
+
+def _sent(point: Point) -> list[str]:
+    return [asked(point), digits(point.rate), _rate(point)]
 
 
 def _rate(point: Point) -> str:

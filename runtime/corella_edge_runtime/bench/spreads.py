@@ -83,7 +83,7 @@ def shares(histogram: Histogram, edges: Floats) -> Floats:
 def _columns(frame: Frame, title: str) -> list[str]:
     """Title, and upright lines at the marks."""
     parts = [text(14, 20, title, size=14, weight="bold")]
-    for value, words in frame.x.ticks:
+    for value, words in charts.apart(frame):
         x = frame.across(value)
         parts += [stroke(x, frame.top, x, frame.base, GRID),
                   text(x, frame.base + 16, words, anchor="middle", fill=GREY)]  # fmt: skip

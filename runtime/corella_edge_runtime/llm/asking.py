@@ -38,12 +38,17 @@ class Asking:
         future: Future[Answers] | None = None,
         deadline: float | None = None,
         failed: Callable[[BaseException], None] = lambda error: None,
+        begun: float | None = None,
     ) -> None:
-        """`given`: an answer a candidate, which holds for all but those at the places `asked`."""
+        """`given`: an answer a candidate, which holds for all but those at the places `asked`.
+
+        `begun`: a time of `time.monotonic()` just before they were submitted, None = now. The LLM may be at work, or
+        done, before the thread that asks goes on.
+        """
         self.future, self.deadline = future, deadline
         self._given, self._asked, self._failed = given, np.asarray(asked, np.intp), failed
         self._found: Answers | None = None
-        self._begun = time.monotonic()
+        self._begun = time.monotonic() if begun is None else begun
         ended = self._ended = [self._begun]
         if future is not None:
             # Of the list alone: a future that holds this object, which holds the future, would be a cycle.
@@ -196,9 +201,10 @@ class Llm:
             given.rows[[*order[number:]]] = Answers.none(1, admitted.reason).rows
         if promise is None:
             return Asking(given)
+        begun = time.monotonic()
         future = self._submit(prompts if number == len(order) else prompts[:number], deadline)
         future.add_done_callback(lambda ended: self._ended(promise, prompts, ended))
-        return Asking(given, order[:number], future, deadline, self.failed)
+        return Asking(given, order[:number], future, deadline, self.failed, begun)
 
     def _submit(self, prompts: Prompts, deadline: float | None) -> Future[Answers]:
         try:

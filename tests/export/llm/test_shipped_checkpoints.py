@@ -21,7 +21,6 @@ from corella_edge_export.bundling.write import ExportOptions, export
 from corella_edge_export.data.prepare import write_prepared
 from corella_edge_export.data.prepared import PreparedData
 from corella_edge_export.data.table.description import Negatives, SplitPlan
-from corella_edge_export.llm.pretrained import config_problem
 from corella_edge_export.recipe import Recipe, load_recipe
 from corella_edge_export.training import loop, stages
 from corella_edge_export.training.run import Run
@@ -90,8 +89,6 @@ def shrunk(name: str, place: Path, words: Path) -> Recipe:
 def test_from_training_to_a_verified_bundle(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if problem := config_problem({"model_type": FORMS[name][1]}):
-        pytest.skip(f"{name}: {problem}")
     data = (games if name.startswith("games") else rated)(tmp_path / "data")
     recipe = shrunk(name, checkpoint(tmp_path / "model", name), make_encoder(tmp_path / "words"))
     assert load_recipe(name).llm.lora.layers == 12

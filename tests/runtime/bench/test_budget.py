@@ -92,7 +92,7 @@ def test_what_a_budget_has_no_room_for_is_left_out_and_said() -> None:
     points, short = affordable(every(), slow, 300.0, 3, True)
     assert {group(spot) for spot in points} == {"single"}
     assert short.startswith(
-        "the budget of 300 s has no room for: Server, returning users, random routing, Offline; all"
+        "the 300 s for latency have no room for: Server, returning users, random routing, Offline; all"
     )
     enough = float(short.rpartition("at least ")[2].removesuffix(" s"))
     assert affordable(every(), slow, enough + 1, 3, True) == (every(), "")

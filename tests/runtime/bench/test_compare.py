@@ -110,8 +110,8 @@ def test_each_reports_cells_do_not_depend_on_the_others(measured: Result, again:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"quiet": NOISY}, "r1 is NOISY machine: Other processes took 20 %."),
-        ({"void": "the bundle changed while it was measured"}, "r1 is VOID: The bundle changed"),
+        ({"quiet": NOISY}, "r1: NOISY machine. Other processes took 20 %."),
+        ({"void": "the bundle changed while it was measured"}, "r1: VOID. The bundle changed"),
         ({"points": ()}, "They have no point in common"),
     ],
 )

@@ -63,6 +63,15 @@ def test_energy_and_noise_of_several_slices() -> None:
     assert sum(moment.requests for moment in found.over_time) == 22
 
 
+def test_noise_of_slices_counts_by_their_length() -> None:
+    slices = [sliced(SPOT, i, requests(), beside(wall=wall, noise=Noise(foreign=foreign, steal=foreign)))
+              for i, (wall, foreign) in enumerate([(1.0, 0.8), (3.0, 0.0)])]  # fmt: skip
+    found = gathered.mean_noise(slices)
+    assert (found.foreign, found.steal) == (pytest.approx(0.2), pytest.approx(0.2))
+    unknown = [slices[0], sliced(SPOT, 2, requests(), beside(noise=Noise(foreign=None)))]
+    assert gathered.mean_noise(unknown).foreign is None
+
+
 def test_two_slices_hold_what_one_would() -> None:
     seen = requests()
     whole = point([sliced(SPOT, 0, seen, beside())], 0.2, None, "", Law())

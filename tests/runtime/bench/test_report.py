@@ -22,7 +22,7 @@ from corella_edge_runtime.bench.circumstances import Bundle, Ceilings, Figure, N
 from corella_edge_runtime.bench.histogram import counted
 from corella_edge_runtime.bench.points import Energy, Latency, Law, Outcomes, Point
 from corella_edge_runtime.bench.result import Quality, Result
-from corella_edge_runtime.bench.sections import provenance, reached
+from corella_edge_runtime.bench.sections import provenance, reached, sections
 
 NOISY = Quiet(before=Noise(), during=Noise(foreign=0.09), noisy=True, reasons=("Other processes took 9 %.",))
 
@@ -211,6 +211,24 @@ def test_hostile_names_stay_text(measured: Result) -> None:
     assert bad not in page
     assert Elements(page).tags.count("img") == 0
     ElementTree.fromstring(curves.main(made))
+
+
+def test_a_report_of_server_alone_tells_the_rates(measured: Result) -> None:
+    alone = replace(measured, points=tuple(point for point in measured.points if point.scenario == "server"))
+    (rates,) = [section for section in sections(alone) if section.title == "The rates"]
+    assert [row[0] for row in rates.rows] == [shown.asked(point) for point in shown.headline(alone)]
+    assert all(row[2] != shown.NONE for row in rates.rows)
+    assert not [section for section in sections(measured) if section.title == "The rates"]
+
+
+def test_a_gain_that_may_be_none_is_called_so(measured: Result) -> None:
+    def notes(low: float) -> list[str]:
+        gains = {"auc": Figure(0.01, low, 0.02)}
+        points = tuple(replace(point, gains=gains) for point in measured.quality.points)
+        found = replace(measured, quality=replace(measured.quality, points=points))
+        return [note for name, _, note in report.tiles(found) if name.startswith("AUC gained")]
+
+    assert [note.count("no gain is shown") for note in (*notes(-0.001), *notes(0.001))] == [1, 0]
 
 
 def test_warnings_stand_before_the_figures(measured: Result) -> None:

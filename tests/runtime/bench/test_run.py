@@ -146,6 +146,37 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(engine: Engine, t
     assert "interrupted" not in anew[0]
 
 
+def test_a_resumed_run_knows_that_its_first_part_was_disturbed(engine: Engine, tmp_path: Path) -> None:
+    settings = BenchSettings(thresholds=THRESHOLDS[:2], candidates=5, budget=1.0, repeats=1, max_labelled=0,
+                             scenarios=("single",), users=("new",), controls=False)  # fmt: skip
+
+    def one_is_finished() -> bool:
+        return (tmp_path / FILE).read_bytes().count(b"\n") == 2
+
+    run(engine, None, settings, lambda *_: None, tmp_path, stop=one_is_finished)
+    head, kept, *_ = (tmp_path / FILE).read_bytes().split(b"\n")
+    disturbed = json.loads(kept) | {"noise": {"foreign": 0.0, "steal": 0.93}}
+    (tmp_path / FILE).write_bytes(b"\n".join([head, json.dumps(disturbed).encode(), b""]))
+    found = run(engine, None, settings, lambda *_: None, tmp_path)
+    assert found.complete
+    assert found.quiet.during.steal >= 0.93
+    assert found.quiet.noisy
+
+
+def test_ctrl_c_ends_the_scoring_of_labelled_rows(engine: Engine) -> None:
+    settings = BenchSettings(thresholds=("ratio:0", "ratio:1"), candidates=5, budget=1.0, repeats=1, max_labelled=60,
+                             scenarios=("single",), users=("new",), controls=False)  # fmt: skip
+    scored: list[int] = []
+
+    def progress(what: str, done: int, of: int) -> None:
+        scored.extend([done] if what == "labelled rows" else [])
+
+    found = run(engine, None, settings, progress, stop=lambda: len(scored) >= 2)
+    assert scored == [1, 2]
+    assert (found.complete, found.quality.rows) == (False, 0)
+    assert found.quality.why.startswith("interrupted")
+
+
 def test_interrupted_before_anything_is_finished(engine: Engine) -> None:
     found = run(engine, None, QUICK, lambda *_: None, stop=lambda: True)
     assert (found.points, found.complete) == ((), False)

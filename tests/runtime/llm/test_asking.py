@@ -250,6 +250,24 @@ def _late(llm: Llm) -> float:
     return ended[0] - deadline
 
 
+class AtOnce(Held):
+    """Has answered, after some work, before the asking thread goes on."""
+
+    def submit(self, prompts: Sequence[Prompt], deadline: float | None = None) -> Future[Answers]:
+        found = super().submit(prompts, deadline)
+        time.sleep(0.05)
+        self.answer([LlmAnswer(0.5, evaluated=9)] * len(prompts))
+        return found
+
+
+def test_work_that_is_done_before_the_asker_goes_on_counts(llm: Llm) -> None:
+    asking = Llm(llm.prompts, AtOnce()).begin(USER, [Candidate("i1")], np.ones(1), None)  # type: ignore[arg-type]
+    asking.answers()
+    trace = Trace()
+    asking.tell(trace)
+    assert trace.seconds["queue"] + trace.seconds["prefill"] >= 0.05
+
+
 def test_an_asking_of_its_own_is_easy_to_make() -> None:
     made: Any = Asking(Answers.of([LlmAnswer(0.5), LlmAnswer(math.nan, "busy")]))
     assert [answer.reason for answer in made.answers()] == ["", "busy"]
