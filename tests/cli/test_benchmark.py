@@ -146,7 +146,6 @@ def test_mistakes_are_one_line(corella, bundle, tmp_path):
         ([bundle, "--out", tmp_path / "empty.jsonl"], 2, "cannot be made a folder"),
         ([bundle, "--url", "ftp://box"], 2, "needs an address of the form http://HOST:PORT"),
         ([bundle, "--url", "http://127.0.0.1:9"], 2, "no answer from /v2/health/ready"),
-        ([bundle, "--url", "http://127.0.0.1:9", "--no-llm"], 2, "--llm is for this process"),
         ([bundle, "--slo", "p99=fast"], 2, "slo: 'p99=fast' is not a quantile and a time"),
         ([tmp_path], 3, "not a bundle"),
     ]
@@ -156,7 +155,8 @@ def test_mistakes_are_one_line(corella, bundle, tmp_path):
         told = [line for line in lines if ": warning: " not in line]
         assert (done.code, message in done.err, len(told)) == (code, True, 1), done
     for args in (["--ratios", "0,2"], ["--scenario", "double"], ["--users", ""], ["--budget", "soon"],
-                 ["--requests", tmp_path / "bad.jsonl", "--made-up"]):  # fmt: skip
+                 ["--requests", tmp_path / "bad.jsonl", "--made-up"],
+                 ["--url", "http://127.0.0.1:9", "--no-llm"]):  # fmt: skip
         assert corella("benchmark", bundle, *args).code == 2, args
 
 

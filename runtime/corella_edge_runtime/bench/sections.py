@@ -307,6 +307,8 @@ def _searched(result: Result, found: Sequence[Point]) -> tuple[list[str], list[t
     limit = result.settings.slo or "the objective"
     said = (f"Largest rate: found by search, the largest that keeps {limit}; in brackets the lowest rate tried that "
             "did not. Cut short: the time was up before the search had ended.")  # fmt: skip
+    sizes = [tried.requests for point in found if point.rates for tried in point.rates.tries]
+    said += f" A rate was tried with {min(sizes):,} to {max(sizes):,} requests." if sizes else ""
     return [said], [(curves.rates(found, result.settings.slo), "The bar reaches to the lowest rate that failed.")]
 
 

@@ -159,7 +159,7 @@ def test_a_resumed_run_knows_that_its_first_part_was_disturbed(engine: Engine, t
     (tmp_path / FILE).write_bytes(b"\n".join([head, json.dumps(disturbed).encode(), b""]))
     found = run(engine, None, settings, lambda *_: None, tmp_path)
     assert found.complete
-    assert found.quiet.during.steal >= 0.93
+    assert found.quiet.during.steal >= 0.9
     assert found.quiet.noisy
 
 
