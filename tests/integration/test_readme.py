@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -88,6 +89,9 @@ def test_every_command_line_is_one(line, tmp_path, monkeypatch):
     for word in words:
         if word.endswith(".csv"):  # files of a person's own, which `init` wants to see
             Path(word).touch()
+    for option, value in itertools.pairwise(words):
+        if option == "--reuse":  # a run of an earlier line
+            Path(value).mkdir(parents=True)
     parsed(words)
 
 

@@ -56,10 +56,10 @@ def run(
         InputError, BundleError: the traffic cannot be used, or a threshold means nothing for this bundle.
     """
     what = Opened.here(opened) if isinstance(opened, Engine) else opened
+    source = supply.source(what.bundle, what.catalog, file, settings.made_up, settings.candidates, settings.seed)
     if not what.llm and settings.thresholds != ALONE:
         say("there is no LLM to ask: share 0 alone is measured")
         settings = changed(settings, thresholds=ALONE)
-    source = supply.source(what.bundle, what.catalog, file, settings.made_up, settings.candidates, settings.seed)
     what.policies(settings.thresholds)
     progress("the parity gate", 0, STEPS)
     verified = what.verified()

@@ -139,7 +139,7 @@ def test_the_crm_reads_the_llms_target_rows(make: Make, monkeypatch: pytest.Monk
 def test_the_joint_loss_is_the_weighted_sum(make: Make) -> None:
     task = make("joint", **FRESH)
     values = {k: v.detach() for k, v in task.losses(task.batches(0)[0], 0, 0, loop.Part()).items()}
-    assert set(values) == {"loss", "llm_loss", "crm_loss", "align_loss", "distance"}
+    assert set(values) == {"loss", "llm_loss", "crm_loss", "align_loss", "distance", "tokens"}
     assert values["distance"].shape == (2,)
     expected = values["llm_loss"] + values["crm_loss"] + 0.1 * values["align_loss"]
     torch.testing.assert_close(values["loss"], expected)
