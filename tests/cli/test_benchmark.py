@@ -112,6 +112,7 @@ def test_requests_with_labels(corella, bundle, rows, tmp_path):
     assert "ndcg@10" in found.quality.points[0].metrics
 
 
+@pytest.mark.slow
 def test_whole_catalogue(corella, bundle, tmp_path):
     (tmp_path / "all.jsonl").write_text('{"user": {"id": "u1"}}\n')
     found = result_of(

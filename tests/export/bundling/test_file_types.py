@@ -112,6 +112,7 @@ def run(data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run.open(folder, data)
 
 
+@pytest.mark.slow
 def test_a_sweep_writes_the_type_it_chose(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kinds = ("IQ2_XS", "Q8_0", "Q4_0")
     asked = [part for kind in kinds for part in ("--llm-type", kind)]

@@ -146,6 +146,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(engine: Engine, t
     assert "interrupted" not in anew[0]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_knows_that_its_first_part_was_disturbed(engine: Engine, tmp_path: Path) -> None:
     settings = BenchSettings(thresholds=THRESHOLDS[:2], candidates=5, budget=1.0, repeats=1, max_labelled=0,
                              scenarios=("single",), users=("new",), controls=False)  # fmt: skip
@@ -213,6 +214,7 @@ def over(url: str, bundle: Path, settings: BenchSettings) -> Result:
         return run(opened, None, settings, lambda *_: None)
 
 
+@pytest.mark.slow
 def test_over_http(bundle: Path, url: str) -> None:
     settings = BenchSettings(thresholds=THRESHOLDS, candidates=5, budget=5.0, repeats=1, slo="p99=1s",
                              max_labelled=30, cores=2)  # fmt: skip
