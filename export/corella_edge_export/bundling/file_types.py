@@ -51,8 +51,9 @@ class Tried:
     moved: float
     furthest: float
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def to_json(self, timed: bool) -> dict[str, Any]:
+        """Without its time unless that decided something: else the same run makes the same bundle."""
+        return {name: value for name, value in asdict(self).items() if timed or name != "milliseconds"}
 
 
 def hard_rows(crm: Floats) -> npt.NDArray[np.bool_]:

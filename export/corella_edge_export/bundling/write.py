@@ -299,7 +299,7 @@ class Export:
             "differences": self.differences,
             "metrics": self.metrics,
             "rows": {"test": len(self.sample), "valid": len(self.calibration)},
-            **({"types": [row.to_json() for row in self.types]} if self.types else {}),
+            **({"types": [row.to_json(self.options.sweep) for row in self.types]} if self.types else {}),
             **({"text": self.text} if self.text else {}),
         })  # fmt: skip
         self.seal()
