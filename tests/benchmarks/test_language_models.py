@@ -16,6 +16,7 @@ import checkpoints_page
 SMALL = next(row for row in language_models.ROWS if row[1] == "qwen2" and row[3] == "scratch")
 
 
+@pytest.mark.slow
 def test_a_row_is_measured_and_within_its_bounds() -> None:
     result = language_models.measure([SMALL], 300)
     assert checkpoints_page.problems(result) == []

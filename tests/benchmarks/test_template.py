@@ -343,6 +343,7 @@ def options(data: PreparedData, tmp_path: Path) -> argparse.Namespace:
     return argparse.Namespace(**{**USUAL, **given, "note": "", "parts": ("auc", "timing")})
 
 
+@pytest.mark.slow
 def test_both_parts_are_measured_and_what_is_trained_is_not_trained_again(
     options: argparse.Namespace, data: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:

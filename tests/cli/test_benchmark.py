@@ -101,6 +101,7 @@ def test_requests_as_they_are(corella, bundle, requests):
     assert found.quality.why == "no row of these requests has a label"
 
 
+@pytest.mark.slow
 def test_requests_with_labels(corella, bundle, rows, tmp_path):
     path, lines = tmp_path / "labelled.jsonl", []
     for row in rows[:20]:
@@ -175,6 +176,7 @@ def test_a_bundle_that_scores_otherwise_is_an_error(corella, bundle, tmp_path):
     assert "VOID" in (tmp_path / "report" / "benchmark.md").read_text()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(bundle, tmp_path):
     out, more = tmp_path / "report", ["--budget", "60s", "--max-labelled", "0"]
     process = start("benchmark", bundle, "--out", out, *QUICK, *more)

@@ -135,6 +135,7 @@ def test_returning_users_are_taken_from_their_own_points(place: Path) -> None:
     assert found.cold.prefix == pytest.approx(TRUE.prefix, rel=0.06)
 
 
+@pytest.mark.slow
 def test_without_a_file_it_measures(place: Path) -> None:
     told = json.loads(
         succeed("plan", place / "bundle", "--slo", "p99=1s", "--qps", "0.1", "--seconds", "8", "--json", *ONE).out

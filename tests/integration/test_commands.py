@@ -114,6 +114,7 @@ def test_every_prepared_request_is_a_request(tiny):
     assert len(list(read_lines(tiny.requests, parse_request))) == 12
 
 
+@pytest.mark.slow
 def test_benchmark(tiny, tmp_path):
     args = ["--ratios", "0,0.2,1", "--out", tmp_path / "report", "--scenario", "single", "--budget", "5s", *ONE]
     done = succeed("benchmark", tiny.bundle, *args)

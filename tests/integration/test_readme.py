@@ -120,6 +120,7 @@ def write_ml_1m(folder):
         (folder / f"{name}.dat").write_bytes("".join(line + "\n" for line in lines).encode("latin-1"))
 
 
+@pytest.mark.slow
 def test_the_first_session_runs_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

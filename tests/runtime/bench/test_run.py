@@ -164,6 +164,7 @@ def test_a_resumed_run_knows_that_its_first_part_was_disturbed(engine: Engine, t
     assert found.quiet.noisy
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_scoring_of_labelled_rows(engine: Engine) -> None:
     settings = BenchSettings(thresholds=("ratio:0", "ratio:1"), candidates=5, budget=1.0, repeats=1, max_labelled=60,
                              scenarios=("single",), users=("new",), controls=False)  # fmt: skip

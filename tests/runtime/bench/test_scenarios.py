@@ -132,6 +132,7 @@ def test_a_server_without_an_objective_is_half_loaded() -> None:
     assert waits.mean() == pytest.approx(EACH / 2, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0.030, 0.060])
 def test_the_largest_rate_is_that_of_a_known_capacity(limit: float) -> None:
     def p99(rate: float) -> float:
