@@ -22,7 +22,8 @@ import torch
 
 from corella_edge import metrics, ranking
 from corella_edge.features.encoder import FeatureEncoder
-from corella_edge.metrics import Bootstrap, Interval, Sampled
+from corella_edge.judge import interval
+from corella_edge.metrics import Bootstrap, Sampled
 from corella_edge_export.crm.ensemble import members_of
 from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.data.prepared import PreparedData, Split
@@ -174,10 +175,6 @@ def shown(means: Mapping[str, Sampled], seeds: Sequence[Mapping[str, Sampled]]) 
         for metric in found:
             found[metric]["spread"] = float(np.std([one[metric].value for one in seeds], ddof=1))
     return found
-
-
-def interval(found: Interval) -> dict[str, float]:
-    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 if __name__ == "__main__":

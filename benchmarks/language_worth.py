@@ -33,10 +33,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from base_model_quality import interval, named
+from base_model_quality import named
 from corella_edge import atomic
 from corella_edge.errors import InputError
 from corella_edge.features.encoder import FeatureEncoder
+from corella_edge.judge import interval
 from corella_edge.metrics import Bootstrap, Sampled, sampled_auc, sampled_uauc
 from corella_edge_export.crm.rows import EncodedRows
 from corella_edge_export.data.prepared import PreparedData, Split

@@ -26,12 +26,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from base_model_quality import interval, named
+from base_model_quality import named
 from corella_edge import ranking
 from corella_edge.bundle.artefact import TEXT, TOKENIZER
 from corella_edge.errors import InputError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Feed
+from corella_edge.judge import interval
 from corella_edge.metrics import Bootstrap, Sampled, sampled_auc
 from corella_edge_export.crm.base import CrmModel
 from corella_edge_export.crm.ensemble import members_of

@@ -61,7 +61,7 @@ def observed(eased: Eased, objective: Objective, seconds: float, now: float) -> 
 
 
 def decided(eased: Eased, objective: Objective, now: float) -> Eased:
-    """Lower, raise, hold and count anew, or go on counting."""
+    """Lower or raise the share, hold it and start counting again, or keep counting."""
     allowed = objective.allowed * eased.requests
     if eased.late >= LATE and eased.late > allowed:
         lower = LOWER * eased.factor

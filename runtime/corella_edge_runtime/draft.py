@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from corella_edge.routing.policy import Policy
 from corella_edge.scores import FloatArray, Trace
 from corella_edge_runtime.llm.asking import Asking
 from corella_edge_runtime.router import Routed
@@ -35,3 +36,8 @@ class Draft:
         """Nobody waits for the LLM any more; what it has answered stays."""
         if self.asking is not None and self.asking.future is not None:
             self.asking.future.cancel()
+
+
+def begun(seconds: dict[str, float], policy: Policy, n: int) -> Trace:
+    """The beginnings of what n candidates cost."""
+    return Trace(seconds, threshold=policy.least(n), measure=policy.measure.name)

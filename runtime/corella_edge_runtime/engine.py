@@ -26,12 +26,12 @@ from corella_edge.routing.measure import Inputs, Measure
 from corella_edge.routing.policy import UNASKABLE, AskCost, Policy, Routing
 from corella_edge.routing.reasons import NoAnswer
 from corella_edge.routing.told import told
-from corella_edge.scores import Scores, Trace
+from corella_edge.scores import Scores
 from corella_edge.selection import EVERYTHING
 from corella_edge_runtime.attributes import FeatureNames
 from corella_edge_runtime.control import Control, ControlSettings
 from corella_edge_runtime.crm import CRM_MEMORY_MIB, Crm
-from corella_edge_runtime.draft import Draft
+from corella_edge_runtime.draft import Draft, begun
 from corella_edge_runtime.llm import ask_cost
 from corella_edge_runtime.llm.asking import Llm
 from corella_edge_runtime.llm.contract import deadline as deadlines
@@ -292,7 +292,7 @@ class Engine:
         slate = self.slates.of(request)
         candidates, routed = slate.candidates, Routed(policy)
         if not candidates.items:
-            return Draft(slate, np.empty(0), routed, (), None, "", _trace({}, policy, 0), slate.notes)
+            return Draft(slate, np.empty(0), routed, (), None, "", begun({}, policy, 0), slate.notes)
         feed, unknown = self.encoder.encode(request.user, candidates)
         if refuses and self._refusal.labels:
             self._refusal.check(request.user, candidates, unknown)
@@ -305,7 +305,7 @@ class Engine:
             routed = self.router.route(*known, why, lambda: self.routing_inputs, slate.value)
         decided = time.monotonic()
         took = {"encode": encoded - started, "crm": scored - encoded, "policy": decided - scored}
-        trace, asking = _trace(took, policy, len(p)), None
+        trace, asking = begun(took, policy, len(p)), None
         if self.llm is not None and not why and len(asked := routed.asked):
             chosen = candidates.at(routed.chosen[asked].tolist())
             asking = self.llm.begin(request.user, chosen, routed.hardness[asked], deadline)
@@ -396,8 +396,3 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _trace(seconds: dict[str, float], policy: Policy, n: int) -> Trace:
-    """The beginnings of what n candidates cost."""
-    return Trace(seconds, threshold=policy.least(n), measure=policy.measure.name)

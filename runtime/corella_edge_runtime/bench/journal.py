@@ -53,7 +53,7 @@ class Journal:
         self._write(one)
 
     def end(self) -> None:
-        """All is measured: the next run begins anew."""
+        """All is measured: the next run starts from the beginning."""
         self._write(_End(True))
 
     def _write(self, line: Any) -> None:
@@ -81,7 +81,7 @@ def _read(file: Path | None, key: str) -> tuple[list[Slice], bool]:
 
 
 def _slices(lines: list[bytes]) -> tuple[list[Slice], bool]:
-    """Those before the first line that is none, and whether that is the last one of a whole run."""
+    """The slices before the first line that does not hold one, and whether that is the last one of a whole run."""
     found: list[Slice] = []
     for line in lines:
         try:
