@@ -92,8 +92,8 @@ def tab(watched, served):
 def settle(tab):
     """Wait for the last ranking to be complete."""
     tab.wait_for_timeout(250)
+    tab.locator(SCORED).first.wait_for()  # first: a page that opens slowly is not busy yet
     tab.locator("#ranking:not([aria-busy])").wait_for()
-    tab.locator(SCORED).first.wait_for()
 
 
 def asked(tab, do):
