@@ -19,7 +19,7 @@ import numpy as np
 from corella_edge.errors import BundleError
 from corella_edge.json_lines import parse_traffic, read_lines
 from corella_edge.request import Candidate, Event, Request, User
-from corella_edge.routing.kept import Kept, key_of, state_of
+from corella_edge.routing.kept import KeptAnswers, key_of, state_of
 from corella_edge_runtime.engine import Engine
 
 PAGE, VIEWS, APART, PAUSE = 20, 4, 30.0, 20.0  # candidates, views a session in the mean, seconds; seconds to the next
@@ -51,7 +51,7 @@ def stream(
         yield time, known[place], page
 
 
-def hit_rate(engine: Engine, kept: Kept, sessions: int, chance: float, seed: int) -> tuple[float, int]:
+def hit_rate(engine: Engine, kept: KeptAnswers, sessions: int, chance: float, seed: int) -> tuple[float, int]:
     """The part of the routed candidates whose answer was kept, and their number."""
     items = engine.encoder.catalog.ids
     for time, user, page in stream(users_of(engine), items, sessions, chance, np.random.default_rng(seed)):
@@ -76,7 +76,7 @@ def main() -> None:
     given = parser.parse_args()
     with Engine.open(given.bundle, llm=None, threshold=given.threshold) as engine:
         for chance in CHANCES:
-            rate, routed = hit_rate(engine, Kept(given.kept, given.age), given.sessions, chance, 1)
+            rate, routed = hit_rate(engine, KeptAnswers(given.kept, given.age), given.sessions, chance, 1)
             print(f"an event between views with chance {chance:.1f}: {rate:.1%} of {routed:,} routed candidates")
 
 

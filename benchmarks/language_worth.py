@@ -52,7 +52,7 @@ from corella_edge_export.training.run import Run
 from corella_edge_export.training.tasks.crm import tensors
 from corella_edge_export.training.tasks.llm import LlmReader, predict
 from harness.results import ended
-from new_items import Asked, Indices, feeds, others_for
+from new_items import Indices, LabelledPairs, feeds, others_for
 
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 ALL, NEW, KNOWN = "all rows", "new items", "known items"
@@ -63,7 +63,7 @@ Figures = dict[str, dict[str, Sampled]]  # part, metric
 
 
 @dataclass(frozen=True)
-class Rows:
+class SplitRows:
     """Rows that are asked: a split of their own (`Split`), and of each the row of `name` whose history it has.
 
     Attributes:
@@ -119,7 +119,7 @@ def measured(options: argparse.Namespace) -> Row:
     sizes = {"test": (options.users, options.new)}
     sizes["valid"] = (round(options.users * options.valid), round(options.new * options.valid))
     rows = {name: asked(data, name, *size, options.seed) for name, size in sizes.items()}
-    kept = Kept(options.keep)
+    kept = KeptScores(options.keep)
     crm = {part: kept.of(f"base-{options.base.name}", of, partial(base_scores, base)) for part, of in rows.items()}
     models = []
     rare = {part: rarity(data, of) for part, of in rows.items()}
@@ -145,7 +145,7 @@ def opened(folder: Path, data: PreparedData) -> Run:
     return Run(folder, recipe_of(folder / "run.json"), data)
 
 
-def asked(data: PreparedData, name: str, users: int, more_new: int, seed: int) -> Rows:
+def asked(data: PreparedData, name: str, users: int, more_new: int, seed: int) -> SplitRows:
     """The rows of a split that are asked; see the module. Raises InputError where no item is new."""
     split = data.split(name)
     unseen = data.unseen_items(split)
@@ -170,20 +170,20 @@ def dislikes(split: Split) -> dict[int, int]:
     return dict(zip(split.users[rows].tolist(), rows.tolist(), strict=True))
 
 
-def rows_of(split: Split, name: str, chosen: Indices, others: Indices, drawn: Mask, new: Mask) -> Rows:
+def rows_of(split: Split, name: str, chosen: Indices, others: Indices, drawn: Mask, new: Mask) -> SplitRows:
     """Each chosen liked row, and the same moment with another item and label 0 behind it."""
     origin = np.repeat(chosen, 2).astype(np.int64)
     items = np.stack([split.items[chosen], others], axis=1).reshape(-1).astype(np.int32)
     labels = np.tile(np.array([1, 0], np.int8), len(chosen))
     found = Split(split.users[origin], items, labels, split.ratings[origin], split.times[origin],
                   split.positions[origin])  # fmt: skip
-    return Rows(name, found, origin, np.repeat(drawn, 2), np.repeat(new, 2))
+    return SplitRows(name, found, origin, np.repeat(drawn, 2), np.repeat(new, 2))
 
 
-Score = Callable[[Rows], tuple[Floats, int]]  # float64 [n], and how many tokens were read for it
+Score = Callable[[SplitRows], tuple[Floats, int]]  # float64 [n], and how many tokens were read for it
 
 
-def rarity(data: PreparedData, rows: Rows) -> Floats:
+def rarity(data: PreparedData, rows: SplitRows) -> Floats:
     """float64 [n], 1 / (2 + likes of the row's item in training rows), whose log-odds are -ln(1 + likes).
 
     Rows with label 0 were drawn by how often an item was taken; the less that was, the likelier is label 1.
@@ -193,14 +193,14 @@ def rarity(data: PreparedData, rows: Rows) -> Floats:
     return np.asarray(1.0 / (2.0 + count[rows.split.items]))
 
 
-def with_rarity(crm: dict[str, Floats], rare: dict[str, Floats], rows: dict[str, Rows]) -> dict[str, Floats]:
+def with_rarity(crm: dict[str, Floats], rare: dict[str, Floats], rows: dict[str, SplitRows]) -> dict[str, Floats]:
     """The base model with that count beside it, by a logistic regression on validation rows."""
     parts = {name: scored(crm[name], rare[name], rows[name]) for name in rows}
     rule = fusion("stack", parts["valid"].part(rows["valid"].drawn), 0.0)
     return {name: fused(part, part.answered, rule) for name, part in parts.items()}
 
 
-class Kept:
+class KeptScores:
     """Scores in a folder; what was made in this call, with its processor seconds."""
 
     def __init__(self, folder: Path) -> None:
@@ -208,7 +208,7 @@ class Kept:
         folder.mkdir(parents=True, exist_ok=True)
         self.took: dict[str, Row] = {}
 
-    def of(self, model: str, rows: Rows, score: Score) -> Floats:
+    def of(self, model: str, rows: SplitRows, score: Score) -> Floats:
         """float64 [n], nan where there is no answer."""
         name = f"{model}-{rows.name}-{rows.key}"
         path, about = self.folder / f"{name}.f64", self.folder / f"{name}.json"
@@ -223,11 +223,11 @@ class Kept:
         return np.frombuffer(path.read_bytes(), dtype=np.float64)
 
 
-def base_scores(run: Run, rows: Rows) -> tuple[Floats, int]:
+def base_scores(run: Run, rows: SplitRows) -> tuple[Floats, int]:
     """P(label = 1) of the rows by the run's base model."""
     schema, catalog = run.fit_inputs()
     encoded, model = EncodedRows(run.data, rows.name, FeatureEncoder(schema, catalog)), run.crm("crm")
-    given = Asked(rows.origin, rows.split.items.astype(np.int64), rows.split.labels, drawn=True)
+    given = LabelledPairs(rows.origin, rows.split.items.astype(np.int64), rows.split.labels, drawn=True)
     with torch.inference_mode():
         logits = [model(tensors(feed)).double() for feed in feeds(encoded, given, words=True)]
     return torch.sigmoid(torch.cat(logits)).numpy(), 0
@@ -241,20 +241,20 @@ def llms(options: argparse.Namespace, data: PreparedData) -> Iterator[tuple[str,
         yield name, partial(asked_run, folders[0], data)
 
 
-def asked_plainly(recipe: Recipe, base: Path, data: PreparedData, rows: Rows) -> tuple[Floats, int]:
+def asked_plainly(recipe: Recipe, base: Path, data: PreparedData, rows: SplitRows) -> tuple[Floats, int]:
     """P(Yes) by the recipe's checkpoint as it is, in its precision."""
     run = Run(base, replace(recipe, crm=opened(base, data).recipe.crm), data, base_dtype(recipe.llm, "cpu"))
     return answered(run, checkpoint_model(Path(recipe.llm.path), run.base_dtype).eval(), rows)
 
 
-def asked_run(folder: Path, data: PreparedData, rows: Rows) -> tuple[Floats, int]:
+def asked_run(folder: Path, data: PreparedData, rows: SplitRows) -> tuple[Floats, int]:
     """P(Yes) by a finished run's LLM, in the precision it was trained in."""
     run = Run.open(folder, data)
     run.base_dtype = base_dtype(run.recipe.llm, "cpu")
     return answered(run, run.llm(), rows)
 
 
-def answered(run: Run, model: Any, rows: Rows) -> tuple[Floats, int]:
+def answered(run: Run, model: Any, rows: SplitRows) -> tuple[Floats, int]:
     """P(Yes) float64 [n], and how many tokens were read."""
     builder = run.builder()
     reader: LlmReader = run.reader(model, builder)
@@ -279,7 +279,7 @@ def told(options: argparse.Namespace, name: str) -> Row:
     }  # fmt: skip
 
 
-def judged(crm: dict[str, Floats], llm: dict[str, Floats], rows: dict[str, Rows]) -> Row:
+def judged(crm: dict[str, Floats], llm: dict[str, Floats], rows: dict[str, SplitRows]) -> Row:
     """Figures of one language model: alone, at each routed share, and asked about all new items."""
     valid, test = (scored(crm[name], llm[name], rows[name]) for name in ("valid", "test"))
     draws = {part: Bootstrap(test.users[mask]) for part, mask in rows["test"].parts.items()}
@@ -302,7 +302,7 @@ def judged(crm: dict[str, Floats], llm: dict[str, Floats], rows: dict[str, Rows]
     return {**found, "asked about new items": {"weights": list(of_new.weights or ()), NEW: of_all[NEW]}}
 
 
-def drawn(chosen: Mask, answered: Mask, rows: Rows) -> Mask:
+def drawn(chosen: Mask, answered: Mask, rows: SplitRows) -> Mask:
     """As many answered rows of each part as were chosen, drawn by seed: what an order by entropy is held against."""
     found, rng = np.zeros_like(chosen), np.random.default_rng(0)
     for part in (rows.new, ~rows.new):
@@ -311,12 +311,12 @@ def drawn(chosen: Mask, answered: Mask, rows: Rows) -> Mask:
     return found
 
 
-def scored(crm: Floats, llm: Floats, rows: Rows) -> ScoredRows:
+def scored(crm: Floats, llm: Floats, rows: SplitRows) -> ScoredRows:
     users = rows.split.users.astype(np.int64)
     return ScoredRows(crm, crm, llm, rows.split.labels, users, np.ones(len(users), np.bool_), rows.new)
 
 
-def alone(scores: Floats, rows: Rows, draws: dict[str, Bootstrap], base: Figures | None = None) -> Row:
+def alone(scores: Floats, rows: SplitRows, draws: dict[str, Bootstrap], base: Figures | None = None) -> Row:
     """AUC and UAUC (each user one pair: the share of pairs in the right order) with intervals, by part; with `base` the
     paired gains over it."""
     found: Row = {}
@@ -328,7 +328,7 @@ def alone(scores: Floats, rows: Rows, draws: dict[str, Bootstrap], base: Figures
     return found
 
 
-def figures(scores: Floats, rows: Rows, draws: dict[str, Bootstrap]) -> Figures:
+def figures(scores: Floats, rows: SplitRows, draws: dict[str, Bootstrap]) -> Figures:
     """AUC and UAUC of each part under the draws."""
     found: Figures = {}
     for part, mask in rows.parts.items():
@@ -337,7 +337,7 @@ def figures(scores: Floats, rows: Rows, draws: dict[str, Bootstrap]) -> Figures:
     return found
 
 
-def counts(rows: Rows) -> Row:
+def counts(rows: SplitRows) -> Row:
     return {part: {"rows": int(mask.sum()), "users": len(np.unique(rows.split.users[mask])),
                    "items": len(np.unique(rows.split.items[mask]))} for part, mask in rows.parts.items()}  # fmt: skip
 

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class MedianInterval:
     """A figure and its 95 % interval.
 
     Attributes:
@@ -48,7 +48,7 @@ def percentiles(seconds: Floats) -> dict[str, float]:
     return {**{name: round(value, 4) for name, value in zip(names, at.tolist(), strict=True)}, "count": len(ended)}
 
 
-def percentile(parts: Sequence[Floats], q: float, seed: int = 0) -> Interval:
+def percentile(parts: Sequence[Floats], q: float, seed: int = 0) -> MedianInterval:
     """The q-th percentile of all values; the interval by drawing whole parts, in which neighbours hang together.
 
     Raises:
@@ -61,22 +61,22 @@ def percentile(parts: Sequence[Floats], q: float, seed: int = 0) -> Interval:
     draws = rng.integers(len(filled), size=(DRAWS, len(filled)))
     found = [float(np.percentile(np.concatenate([filled[i] for i in draw]), q)) for draw in draws.tolist()]
     low, high = np.percentile(found, [2.5, 97.5]).tolist()
-    return Interval(float(np.percentile(np.concatenate(filled), q)), low, high, len(filled))
+    return MedianInterval(float(np.percentile(np.concatenate(filled), q)), low, high, len(filled))
 
 
-def share(hits: int, of: int) -> Interval:
+def share(hits: int, of: int) -> MedianInterval:
     """`hits` / `of` with Wilson's interval; 0 to 1 where there is nothing to count."""
     if of == 0:
-        return Interval(math.nan, 0.0, 1.0, 0)
+        return MedianInterval(math.nan, 0.0, 1.0, 0)
     p, z2 = hits / of, _NORMAL_95**2
     middle = (p + z2 / (2 * of)) / (1 + z2 / of)
     half = _NORMAL_95 * math.sqrt(p * (1 - p) / of + z2 / (4 * of * of)) / (1 + z2 / of)
     low = 0.0 if hits == 0 else middle - half
     high = 1.0 if hits == of else middle + half
-    return Interval(p, low, high, of)
+    return MedianInterval(p, low, high, of)
 
 
-def slope(x: Floats, y: Floats, block: int, seed: int = 0) -> Interval:
+def slope(x: Floats, y: Floats, block: int, seed: int = 0) -> MedianInterval:
     """Least-squares slope of y over x; the interval by drawing blocks of neighbouring residuals.
 
     Args:
@@ -97,7 +97,7 @@ def slope(x: Floats, y: Floats, block: int, seed: int = 0) -> Interval:
     starts = rng.integers(len(y) - size + 1, size=(DRAWS, math.ceil(len(y) / size)))
     drawn = residuals[(starts[:, :, None] + np.arange(size)).reshape(DRAWS, -1)[:, : len(y)]]
     low, high = np.percentile(found + drawn @ weights, [2.5, 97.5]).tolist()
-    return Interval(found, low, high, len(y))
+    return MedianInterval(found, low, high, len(y))
 
 
 def parts_of(moments: Floats, values: Floats, count: int, seconds: float) -> list[Floats]:
