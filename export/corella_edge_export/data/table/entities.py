@@ -55,7 +55,9 @@ def wanted_columns(entities: Entities, table: str) -> dict[str, str]:
     return found
 
 
-def own_files(db: duckdb.DuckDBPyConnection, kind: str, entities: Entities, raw: RawTable) -> tuple[EntitySource, list[str]]:
+def own_files(
+    db: duckdb.DuckDBPyConnection, kind: str, entities: Entities, raw: RawTable
+) -> tuple[EntitySource, list[str]]:
     """Entities with files of their own, and notes. Raises InputError for a row without an id."""
     files = raw.files
     text = present(raw.columns[entities.id], files.missing)
@@ -74,7 +76,7 @@ def own_files(db: duckdb.DuckDBPyConnection, kind: str, entities: Entities, raw:
 
 def from_events(kind: str, entities: Entities, raw: RawTable, some: str = "true") -> EntitySource:
     """Entities whose columns stand in the events' table: of the rows that are kept and meet the condition `some`."""
-    rows = f"(SELECT *, {kind}_id AS id FROM judged WHERE verdict = 0 AND {some})"
+    rows = f"(SELECT *, {kind}_id AS id FROM kept_rows WHERE {some})"
     return EntitySource(kind, entities, raw.files, raw, rows, f"(SELECT row, {kind}_id AS id FROM events WHERE {some})")
 
 
@@ -108,7 +110,9 @@ def make_table(db: duckdb.DuckDBPyConnection, source: EntitySource) -> list[str]
     return notes
 
 
-def _make_values(db: duckdb.DuckDBPyConnection, source: EntitySource, attribute: str, kind: str, place: int) -> list[str]:
+def _make_values(
+    db: duckdb.DuckDBPyConnection, source: EntitySource, attribute: str, kind: str, place: int
+) -> list[str]:
     """The table of one value an id, typed; returns a note where ids had several."""
     entities, texts = source.entities, f"{source.kind}_texts"
     columns = source.texts(entities.title if attribute == "title" and entities.title else attribute)

@@ -142,7 +142,8 @@ class _TablesReading:
 
     def close(self) -> None:
         """Give back the room of the raw tables."""
-        self._db.execute("DROP VIEW judged; DROP VIEW IF EXISTS item_seen; DROP VIEW IF EXISTS user_seen")
+        self._db.execute("DROP VIEW kept_rows; DROP TABLE dropped_rows")
+        self._db.execute("DROP VIEW IF EXISTS item_seen; DROP VIEW IF EXISTS user_seen")
         for table in self.tables:
             self._db.execute(f"DROP TABLE {table.name} CASCADE")
 
