@@ -1,4 +1,4 @@
-"""docs/quality.svg, the README's picture: what the routed share costs with a small and a large LLM, and what it gains."""
+"""docs/quality.svg, the README's picture: what the routed share costs with two LLMs, and what it gains."""
 
 from __future__ import annotations
 
