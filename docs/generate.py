@@ -47,7 +47,8 @@ def pages() -> dict[Path, str]:
     }  # fmt: skip
     results = {
         "study": reached_page.study(study), "session": reached_page.session(session), "demo": reached_page.demo(demo),
-        "base-models": base_models_page.lines(RESULTS, PUBLISHED), "language": language_page.lines(RESULTS),
+        "base-models": base_models_page.lines(RESULTS, PUBLISHED),
+        "language-pays": language_page.pays(RESULTS), "language": language_page.lines(RESULTS),
         "own-tables": own_tables_page.lines(RESULTS, PUBLISHED), "serving": serving_page.lines(RESULTS),
         **llm_page.parts(RESULTS),
     }  # fmt: skip
