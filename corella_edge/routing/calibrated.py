@@ -25,7 +25,7 @@ from corella_edge.routing.fusion import REPLACE, Fusion
 from corella_edge.routing.labelled import Floats, LabelledRows
 from corella_edge.routing.measure import BY_ENTROPY, Measure, entropy
 from corella_edge.routing.order import order
-from corella_edge.routing.parts import Enough, Parts, by_time, enough, even_users, traps
+from corella_edge.routing.parts import Enough, Parts, by_time, enough, traps
 from corella_edge.routing.policy import RATIOS, Calibration, Policy
 from corella_edge.routing.promised import Promise, promised, realised
 from corella_edge.routing.routing_file import CALIBRATED_ON, calibration_json, finite
@@ -206,12 +206,10 @@ def _enough(held: HeldOut, threshold: float, gain: float, rule: Fusion) -> Enoug
     chosen = held.chosen(threshold)
     if not chosen.any():  # what the LLM alone gains is all there is to see
         chosen = held.chosen(-math.inf)
-    if unheard(held.judged, rule) or np.array_equal(held.answer(chosen), held.alone):  # there is nothing to be shown
-        rows, users, label = len(held.judged), len(np.unique(held.judged.user)), held.judged.label
-        classes = (even_users(held.judged, of) for of in (label > 0, label <= 0))
-        return Enough(rows, users, *classes, 0.0, gain, rows, users)
-    figures, crm = held.judge(held.answer(chosen))["auc"], held.judge(held.alone)["auc"]
-    difference = Sampled(figures.value - crm.value, figures.draws - crm.draws)
+    difference = None
+    if not unheard(held.judged, rule) and not np.array_equal(held.answer(chosen), held.alone):
+        figures, crm = held.judge(held.answer(chosen))["auc"], held.judge(held.alone)["auc"]
+        difference = Sampled(figures.value - crm.value, figures.draws - crm.draws)
     found = enough(held.judged, difference, gain)
     if not found.holds:
         raise InputError(f"too few rows: {found}; {found.advice}")

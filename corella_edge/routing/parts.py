@@ -192,8 +192,9 @@ class Enough:
                 f"{self.needed:,} held-out rows of {self.of:,} users")  # fmt: skip
 
 
-def enough(held: LabelledRows, gain: Sampled, wanted: float) -> Enough:
-    """From the rows that are reported on and the gain in AUC under draws of their users (a paired difference).
+def enough(held: LabelledRows, gain: Sampled | None, wanted: float) -> Enough:
+    """From the rows that are reported on and the gain in AUC under draws of their users (a paired difference); None
+    where scores are the same whatever is asked, so that there is no gain to be shown.
 
     The error of such a gain has two parts, that of the positive rows and that of the negative ones (Hanley and McNeil
     1982), and draws of users show either by the users who have such rows alone. So each class takes `FEW_USERS` of
@@ -203,16 +204,23 @@ def enough(held: LabelledRows, gain: Sampled, wanted: float) -> Enough:
     """
     rows, users = len(held), len(np.unique(held.user))
     positive, negative = (even_users(held, of) for of in (held.label > 0, held.label <= 0))
-    known, fewest = gain.draws[~np.isnan(gain.draws)], min(positive, negative)
-    if fewest >= 2.0 and len(known) and np.ptp(known) > 0 and math.isfinite(gain.value):
-        error, such = float(known.std()), int(fewest)
-    else:
-        ones = int(held.label.sum())
-        error, such = math.sqrt(2) * auc_error(ones + 1, rows - ones + 1), FEW_USERS
-    smallest = detectable(error, such) if fewest >= FEW_USERS else math.inf
-    needed = max(rows_needed(rows, such, error, wanted), math.ceil(rows * FEW_USERS / max(1.0, fewest)))
+    fewest, needed, smallest = min(positive, negative), rows, 0.0
+    if gain is not None:
+        error, such = _error(held, gain, fewest)
+        needed, smallest = rows_needed(rows, such, error, wanted), detectable(error, such)
+    needed = max(needed, math.ceil(rows * FEW_USERS / max(1.0, fewest)))
     of = max(FEW_USERS, math.ceil(users * needed / rows))
-    return Enough(rows, users, positive, negative, smallest, wanted, needed, of)
+    known = smallest if fewest >= FEW_USERS else math.inf
+    return Enough(rows, users, positive, negative, known, wanted, needed, of)
+
+
+def _error(held: LabelledRows, gain: Sampled, fewest: float) -> tuple[float, int]:
+    """The standard error of a gain, and how many users it is of."""
+    known = gain.draws[~np.isnan(gain.draws)]
+    if fewest >= 2.0 and len(known) and np.ptp(known) > 0 and math.isfinite(gain.value):
+        return float(known.std()), int(fewest)
+    ones = int(held.label.sum())
+    return math.sqrt(2) * auc_error(ones + 1, len(held) - ones + 1), FEW_USERS
 
 
 def traps(parts: Parts, values: Floats) -> Iterator[str]:

@@ -159,6 +159,14 @@ def test_a_few_positive_rows_are_refused_with_the_number_that_is_needed(number: 
     assert enough(with_positives(rows, 20), gain_of(with_positives(rows, 20)), 0.2).holds
 
 
+def test_where_there_is_no_gain_to_be_shown_users_of_both_classes_are_needed_all_the_same() -> None:
+    rows = labelled_log(400, 6, 100)
+    assert enough(rows, None, 1e-9).holds
+    few = with_positives(rows, 3)
+    assert not enough(few, None, 0.5).holds
+    assert "as over 3.0 users" in str(enough(few, None, 0.5))
+
+
 def of_one_user(rows: LabelledRows, number: int = 600) -> LabelledRows:
     """The rows, of which the first belong to one user."""
     return replace(rows, user=np.where(np.arange(len(rows)) < number, "u0", rows.user).astype(object))
