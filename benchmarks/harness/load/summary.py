@@ -70,7 +70,7 @@ def share(hits: int, of: int) -> Interval:
     if of == 0:
         return Interval(math.nan, 0.0, 1.0, 0)
     found = part(hits, of)
-    return Interval(*(end or 0.0 for end in (found.value, found.low, found.high)), of)
+    return Interval(found.value or 0.0, found.low or 0.0, found.high or 0.0, of)
 
 
 def slope(x: Floats, y: Floats, block: int, seed: int = 0) -> Interval:

@@ -90,8 +90,9 @@ class _Run:
         made = Supply(source, what.catalog, settings.seed)
         own = what.engine is not None
         self._bench = Bench(
-            what.target, made, self._rapl, settings.ratios, settings.objective, settings.seed, own, stop=stop
-        )
+            what.target, made, self._rapl, settings.ratios, settings.objective, settings.seed, own, stop=stop,
+            pause=settings.pause,
+        )  # fmt: skip
         self._supply = made
         self._left_out: list[str] = []
         self._spots = budget.spots(

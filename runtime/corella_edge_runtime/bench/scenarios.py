@@ -20,7 +20,7 @@ from corella_edge_runtime.bench.load.schedule import poisson
 from corella_edge_runtime.bench.points import Rates, Try
 from corella_edge_runtime.bench.seen import Meanwhile, Seen, Slice, Spot, sliced
 from corella_edge_runtime.bench.supply import Supply, bodies
-from corella_edge_runtime.bench.target import Target
+from corella_edge_runtime.bench.target import Target, rest
 from corella_edge_runtime.bench.worker import IN_FLIGHT
 
 ALWAYS = "ratio:1"  # makes a new user a returning one: the prompt's beginning is read and kept
@@ -39,6 +39,7 @@ class Bench:
         objective: quantile from 0 to 1 and seconds; None = no search for a rate.
         foreign: whether other processes can be told from what is measured.
         stop: whether somebody wants the benchmark to end.
+        pause: seconds between an answer and the next request of SingleStream.
         shared: ranks requests on several processes: what was seen, wall seconds, the LLMs' seconds.
     """
 
@@ -52,6 +53,7 @@ class Bench:
     costs: dict[str, float] = field(default_factory=dict)
     found: dict[str, Rates] = field(default_factory=dict)
     stop: Callable[[], bool] = never
+    pause: float = 0.0
     shared: Callable[[Sequence[bytes], Callable[[], bool]], Measured] | None = None
 
     def slice(self, spot: Spot, share: Share, repeat: int) -> Slice:
@@ -97,6 +99,7 @@ class Bench:
                 request = self.supply.again(request)
             self.go_on()
             (body,) = bodies([request], threshold)
+            rest(self.pause)
             at = time.monotonic() - began
             seen.append(self.target.ask(body))
             seen[-1].at = at

@@ -159,6 +159,15 @@ class InProcess:
         """The engine is closed by who opened it."""
 
 
+def rest(seconds: float) -> None:
+    """Do nothing for a while. A sleep may end late, so that the last moments are waited for awake."""
+    due = time.monotonic() + seconds
+    if seconds > SLEEP:
+        time.sleep(seconds - SLEEP)
+    while time.monotonic() < due:
+        pass
+
+
 def _next(ended: SimpleQueue[_OnTheWay], patience: float) -> _OnTheWay | None:
     """A request whose LLM has ended; None if there is none until the next one is due, or for `LOOK` seconds. A sleep
     may end late, so that the last moments are waited for awake."""
