@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """docs/quality.svg, the README's picture: what the routed share costs with two LLMs, and what it gains with one."""
-=======
-"""docs/quality.svg, the README's picture: what the routed share costs with two LLMs, and what it gains."""
->>>>>>> main
 
 from __future__ import annotations
 
