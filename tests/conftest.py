@@ -10,6 +10,7 @@ import warnings
 from hypothesis import HealthCheck, settings
 
 import corella_edge_export  # noqa: F401 - before any test imports torch: libgomp reads its setting once
+import made_once
 
 # `make test-slow` names the thorough one.
 for name, examples in {"corella": 50, "thorough": 300}.items():
@@ -25,12 +26,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # The power does not fail during a test: waiting for the disk would show nothing. Processes of their own still do.
 os.fsync = lambda handle: None
 
-# One state folder for all, before anything loads llama.cpp: what was found out about it is found out once.
-_state = tempfile.TemporaryDirectory(prefix="corella-edge-tests-")
-os.environ["XDG_STATE_HOME"] = _state.name
+# One folder for all processes of a run, before anything loads llama.cpp: what was found out about it is found out once,
+# and what many tests begin with is made once. Workers inherit the variables from the process that starts them.
+_run = None
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _run = tempfile.TemporaryDirectory(prefix="corella-edge-tests-")
+    os.environ["XDG_STATE_HOME"] = f"{_run.name}/state"
+    os.environ[made_once.FOLDER] = f"{_run.name}/made"
 
 
 def pytest_unconfigure() -> None:
-    _state.cleanup()
+    if _run is not None:
+        _run.cleanup()
     if "PYTEST_XDIST_WORKER" in os.environ:
         warnings.simplefilter("ignore", ResourceWarning)  # for the streams that execnet leaves open
