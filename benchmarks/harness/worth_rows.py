@@ -74,7 +74,7 @@ def asked(data: PreparedData, name: str, users: int, more_new: int, seed: int, m
 
     Args:
         users: how many are drawn, 0 = all. more_new: at most so many further rows of new items.
-        most: rows of a user, 0 = all, where the data's labels were given; pairs are one a user.
+        most: events of a user whose rows are asked about, 0 = all, where people gave the labels; pairs are one a user.
 
     Raises:
         InputError: rows with label 0 were drawn, and no item is new.
@@ -86,7 +86,7 @@ def asked(data: PreparedData, name: str, users: int, more_new: int, seed: int, m
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many users, further rows of new items, and rows of a user."""
+    """How many users, further rows of new items, and events of a user."""
 
     users: int
     more_new: int
@@ -134,11 +134,17 @@ def labelled(data: PreparedData, split: Split, name: str, sizes: Sizes, seed: in
 
 
 def stretch(split: Split, user: int, most: int, rng: np.random.Generator) -> Indices:
-    """At most so many (0 = all) neighbouring rows of the user, from a random one on; int64, by position."""
+    """The user's rows beside a random one of his, int64, by position; with `most` 0 all of them.
+
+    They are those of the same window of `most` positions, counted from 1. Prompts drop old lines in blocks: where a
+    block is a multiple of `most`, the rows share one prompt.
+    """
     rows = np.flatnonzero(split.users == user).astype(np.int64)
     rows = rows[np.argsort(split.positions[rows], kind="stable")]
-    first = int(rng.integers(len(rows) - most + 1)) if 0 < most < len(rows) else 0
-    return rows[first : first + most] if most else rows
+    if not most:
+        return rows
+    windows = (split.positions[rows] - 1) // most
+    return rows[windows == windows[rng.integers(len(rows))]]
 
 
 def taken(split: Split, rows: Indices) -> Split:
