@@ -24,6 +24,7 @@ from corella_edge_export.llm.sequences import TokenSequence  # noqa: E402
 from corella_edge_export.recipe import recipe_from  # noqa: E402
 from corella_edge_export.training import stages  # noqa: E402
 from encoders import make_encoder  # noqa: E402
+from harness import worth_rows  # noqa: E402
 from harness.worth_rows import ALL, NEW, THIRDS, asked  # noqa: E402
 from tables import Event, prepared  # noqa: E402
 
@@ -52,6 +53,11 @@ def bought(folder: Path, hidden: float | None) -> PreparedData:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return bought(tmp_path_factory.mktemp("prepared") / "bought", 0.3)
+
+
+@pytest.fixture(autouse=True)
+def _slices_of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worth_rows, "FEW", 4)
 
 
 def test_each_like_has_a_dislike_that_is_as_new(data: PreparedData) -> None:
@@ -167,6 +173,11 @@ def test_a_part_of_all_rows_is_no_slice(labelled: PreparedData) -> None:
     rows = asked(labelled, "test", 0, 0, 1, most=0)
     whole = replace(rows, new=np.zeros_like(rows.new), seen=np.ones_like(rows.seen))
     assert list(whole.parts) == [ALL]
+
+
+def test_a_slice_of_few_rows_is_not_told(labelled: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worth_rows, "FEW", 10_000)
+    assert list(asked(labelled, "test", 0, 0, 1, most=0).parts) == [ALL]
 
 
 def test_what_knows_the_labels_gains_in_every_slice(labelled: PreparedData) -> None:
