@@ -24,6 +24,7 @@ from new_items import Indices, others_for
 ALL, NEW, KNOWN = "all rows", "new items", "known items"
 NEW_USERS, KNOWN_USERS = "new users", "known users"
 THIRDS = ("surest third", "middle third", "least sure third")
+FEW = 50  # rows: of a smaller slice nothing can be told
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
@@ -48,13 +49,19 @@ class Rows:
 
     @property
     def parts(self) -> dict[str, Mask]:
-        """All rows of the first draw, and those slices that hold both labels and are not all rows."""
-        slices = {
-            NEW: self.new, KNOWN: self.drawn & ~self.new, NEW_USERS: self.drawn & ~self.seen,
-            KNOWN_USERS: self.drawn & self.seen, **self.thirds,
-        }  # fmt: skip
-        told = {name: mask for name, mask in slices.items() if len(np.unique(self.split.labels[mask])) == 2}
-        return {ALL: self.drawn} | {name: mask for name, mask in told.items() if (mask != self.drawn).any()}
+        """All rows of the first draw, and its slices: into two where each has enough rows, and into thirds."""
+        halves = (
+            {NEW: self.new, KNOWN: self.drawn & ~self.new},
+            {NEW_USERS: self.drawn & ~self.seen, KNOWN_USERS: self.drawn & self.seen},
+        )
+        found = {ALL: self.drawn}
+        for half in halves:
+            found |= half if all(map(self._told, half.values())) else {}
+        return found | {name: mask for name, mask in self.thirds.items() if self._told(mask)}
+
+    def _told(self, mask: Mask) -> bool:
+        """Whether there are enough rows of a slice, and both labels."""
+        return int(mask.sum()) >= FEW and len(np.unique(self.split.labels[mask])) == 2
 
     @property
     def key(self) -> str:
