@@ -164,7 +164,14 @@ def at_random(held: HeldOut, mass: float) -> dict[str, float | None]:
 
 def oracle(held: HeldOut, mass: float) -> Mask:
     """bool [m]: of rows that stand for so many, those whose log-loss falls most by asking, labels known."""
-    return _first(held, np.argsort(np.where(held.judged.known, -held.helped, np.inf), kind="stable"), mass)
+    return highest(held, held.helped, mass)
+
+
+def highest(held: HeldOut, values: Floats, mass: float) -> Mask:
+    """bool [m]: of the judged rows with an answer of the LLM those of the highest values float64 [m], which stand for so
+    many; of equal ones those drawn."""
+    draw = np.random.default_rng(held.seed).random(len(values))
+    return _first(held, np.lexsort((draw, np.where(held.judged.known, -values, np.inf))), mass)
 
 
 def _first(held: HeldOut, order: npt.NDArray[np.int64], mass: float) -> Mask:

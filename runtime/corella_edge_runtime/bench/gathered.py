@@ -12,7 +12,7 @@ import numpy as np
 from corella_edge_runtime.bench import figures
 from corella_edge_runtime.bench.circumstances import Noise
 from corella_edge_runtime.bench.figures import Floats, figure, mean_of, part, ratio_of
-from corella_edge_runtime.bench.histogram import Histogram, counted, merged
+from corella_edge_runtime.bench.histogram import Histogram, at_rank, counted, merged
 from corella_edge_runtime.bench.points import Energy, Law, Moment, Outcomes, Point, Repeat, Stage
 from corella_edge_runtime.bench.seen import Slice
 
@@ -121,7 +121,7 @@ def stages(slices: Sequence[Slice]) -> tuple[Stage, ...]:
     for name in names:
         passed = [took for one in slices for took in one.stages.get(name, ()) if took]
         ms = 1000.0 * np.asarray(passed, np.float64)
-        p50, p99 = np.quantile(ms, [0.5, 0.99], method="higher").tolist() if passed else (None, None)
+        p50, p99 = (at_rank(ms, 0.5), at_rank(ms, 0.99)) if passed else (None, None)
         found.append(Stage(name=name, ms=float(ms.sum()) / requests, p50=p50, p99=p99, requests=len(passed)))
     return tuple(found)
 
@@ -140,7 +140,7 @@ def over_time(slices: Sequence[Slice]) -> tuple[Moment, ...]:
                 share=float(routed[places].sum()) / asked if asked else None, p50=_ms(histogram, 0.5),
                 p99=_ms(histogram, 0.99),
             ))  # fmt: skip
-        begun += one.wall
+        begun += max(one.wall, float(at.max(initial=0.0)))  # the wall is less where time between requests is left out
     return tuple(found)
 
 

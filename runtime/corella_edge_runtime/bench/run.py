@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from corella_edge.formats.text_files import TextFile
 from corella_edge.json_lines import Traffic
+from corella_edge.stopping import Stopped, never
 from corella_edge_runtime.bench import budget, energy, gathered, machine, provenance, quality, slo, supply, traffic
 from corella_edge_runtime.bench.budget import Share
 from corella_edge_runtime.bench.ceiling import ceilings
@@ -21,7 +22,7 @@ from corella_edge_runtime.bench.circumstances import Ceilings, Noise, Quiet, Set
 from corella_edge_runtime.bench.journal import Journal, key
 from corella_edge_runtime.bench.opened import Opened
 from corella_edge_runtime.bench.result import FORMAT, Quality, Result
-from corella_edge_runtime.bench.scenarios import Bench, Stopped
+from corella_edge_runtime.bench.scenarios import Bench
 from corella_edge_runtime.bench.seen import Slice, Spot
 from corella_edge_runtime.bench.settings import BenchSettings
 from corella_edge_runtime.bench.supply import Source, Supply
@@ -40,7 +41,7 @@ Progress = Callable[[str, int, int], None]
 
 def run(
     opened: Opened | Engine, file: TextFile | None, settings: BenchSettings, progress: Progress,
-    out: Path | None = None, say: Say = lambda text: None, stop: Callable[[], bool] = lambda: False,
+    out: Path | None = None, say: Say = lambda text: None, stop: Callable[[], bool] = never,
 ) -> Result:  # fmt: skip
     """The whole measurement; a result that is `void`, and holds no figures, where the parity gate fails.
 
@@ -89,9 +90,11 @@ class _Run:
         made = Supply(source, what.catalog, settings.seed)
         own = what.engine is not None
         self._bench = Bench(
-            what.target, made, self._rapl, settings.ratios, settings.objective, settings.seed, own, stop=stop
-        )
+            what.target, made, self._rapl, settings.ratios, settings.objective, settings.seed, own, stop=stop,
+            pause=settings.pause,
+        )  # fmt: skip
         self._supply = made
+        self._left_out: list[str] = []
         self._spots = budget.spots(
             settings.thresholds, list(settings.ratios.values()), settings.scenarios, settings.users,
             settings.controls and what.target.controls and what.llm, settings.cores if own else 0,
@@ -139,6 +142,7 @@ class _Run:
         self._spots, short = budget.affordable(self._spots, *more)
         if short:
             self._say(short)
+            self._left_out = [short]
         shares = budget.plan(self._spots, *more)
         for sentence in budget.told(shares, settings.repeats):
             self._say(sentence)
@@ -187,9 +191,11 @@ class _Run:
         self._bench.go_on()
 
     def _notes(self) -> list[str]:
+        """What a reader of the report must know besides."""
         varied = self._supply.varied
-        return [f"{varied:,} requests were of users who had come before, with their history in another order, so that "
-                "the LLM had to read it again"] if varied else []  # fmt: skip
+        again = [f"{varied:,} requests were of users who had come before, with their history in another order, so that "
+                "the LLM had to read it again"]  # fmt: skip
+        return [*self._left_out, *(again if varied else [])]
 
     def _with_points(self, head: Result, slices: Sequence[Slice]) -> Result:
         """The result with all points of which there is a slice."""
