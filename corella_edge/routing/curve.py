@@ -168,7 +168,7 @@ def oracle(held: HeldOut, mass: float) -> Mask:
 
 
 def highest(held: HeldOut, values: Floats, mass: float) -> Mask:
-    """bool [m]: of the judged rows with an answer of the LLM those of the highest values float64 [m], which stand for so
+    """bool [m]: of the judged rows with an answer of the LLM those of the highest values float64 [m], that stand for so
     many; of equal ones those drawn."""
     draw = np.random.default_rng(held.seed).random(len(values))
     return _first(held, np.lexsort((draw, np.where(held.judged.known, -values, np.inf))), mass)
