@@ -25,10 +25,10 @@ from corella_edge.routing.measure import BY_ENTROPY, Margin
 from corella_edge.routing.policy import Policy
 from corella_edge.scores import Scores
 from corella_edge_runtime import box, drawing
-from corella_edge_runtime.bench import machine, quality, traffic
-from corella_edge_runtime.bench.journal import FILE
-from corella_edge_runtime.bench.report import FILES
-from corella_edge_runtime.bench.result import decode, read
+from corella_edge_runtime.bench.measure import machine, quality, traffic
+from corella_edge_runtime.bench.reports.report import FILES
+from corella_edge_runtime.bench.results.journal import FILE
+from corella_edge_runtime.bench.results.result import decode, read
 from sessions import start
 
 GIVEN = ["--llm-threads", "1", "--budget", "1s", "--repeats", "1", "--scenario", "single", "--max-labelled", "60"]
