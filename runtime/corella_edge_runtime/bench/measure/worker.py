@@ -1,4 +1,4 @@
-"""A process of its own that ranks what it is sent, for a run on all cores: `python -m …bench.worker`.
+"""A process of its own that ranks what it is sent, for a run on all cores: `python -m …bench.measure.worker`.
 
 Messages on standard input and output are MessagePack, each after its length in four bytes. The first says what to
 open; then each is a list of request bodies, answered by when they began and ended and what became of them.
