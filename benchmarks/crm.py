@@ -30,7 +30,7 @@ from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.features.schema import Feed
 from corella_edge.request import Candidate, Request
 from corella_edge.request_message import parse_request
-from corella_edge_runtime.bench import traffic
+from corella_edge_runtime.bench.measure import traffic
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt

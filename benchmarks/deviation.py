@@ -27,7 +27,7 @@ from corella_edge.bundle.artefact import Bundle
 from corella_edge.errors import BundleError, InputError
 from corella_edge.prompt import PromptEncoder, Tokens
 from corella_edge.request import Request
-from corella_edge_runtime.bench import traffic
+from corella_edge_runtime.bench.measure import traffic
 from corella_edge_runtime.llm.backends.thread import ThreadBackend
 from corella_edge_runtime.llm.contract.backend import LlmBackend
 from corella_edge_runtime.llm.contract.messages import Answers, Prompt

@@ -7,7 +7,7 @@ BASE is the run whose base model all is held against. `--plain` asks the checkpo
 `--llm` the LLM of a finished RUN.
 
 Asked are the test rows of `--users` users drawn by seed (0: all), and `--new` further rows of items without a training
-row (`harness.worth_rows`): where people gave both labels, at most `--most` neighbouring rows of each user (0: all);
+row (`harness.worth_rows`): where people gave both labels, the rows of `--most` events of each user (0: all);
 where the rows with label 0 were drawn, pairs of a liked and another item, and DATA is to be prepared with
 `--hide-items`. "All rows" are those of the first draw. Fusion (`stack`) and thresholds are fitted on validation rows of
 the same make. Routed are the rows with the highest entropy of the base model, so many as the share says on validation
@@ -70,7 +70,12 @@ def main() -> None:
     parser.add_argument("--llm", type=named, action="append", default=[], metavar="NAME=RUN")
     parser.add_argument("--users", type=int, default=700)
     parser.add_argument("--new", type=int, default=400)
-    parser.add_argument("--most", type=int, default=10, help="rows of a user where people gave both labels")
+    parser.add_argument(
+        "--most",
+        type=int,
+        default=10,
+        help="events of a user whose rows are asked about, where people gave both labels",
+    )
     parser.add_argument("--valid", type=float, default=0.55, help="validation users for each test user")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, required=True)

@@ -24,6 +24,7 @@ from new_items import Indices, others_for
 ALL, NEW, KNOWN = "all rows", "new items", "known items"
 NEW_USERS, KNOWN_USERS = "new users", "known users"
 THIRDS = ("surest third", "middle third", "least sure third")
+FEW = 50  # rows: of a smaller slice nothing can be told
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
@@ -48,13 +49,19 @@ class SplitRows:
 
     @property
     def parts(self) -> dict[str, Mask]:
-        """All rows of the first draw, and those slices that hold both labels and are not all rows."""
-        slices = {
-            NEW: self.new, KNOWN: self.drawn & ~self.new, NEW_USERS: self.drawn & ~self.seen,
-            KNOWN_USERS: self.drawn & self.seen, **self.thirds,
-        }  # fmt: skip
-        told = {name: mask for name, mask in slices.items() if len(np.unique(self.split.labels[mask])) == 2}
-        return {ALL: self.drawn} | {name: mask for name, mask in told.items() if (mask != self.drawn).any()}
+        """All rows of the first draw, and its slices: into two where each has enough rows, and into thirds."""
+        halves = (
+            {NEW: self.new, KNOWN: self.drawn & ~self.new},
+            {NEW_USERS: self.drawn & ~self.seen, KNOWN_USERS: self.drawn & self.seen},
+        )
+        found = {ALL: self.drawn}
+        for half in halves:
+            found |= half if all(map(self._told, half.values())) else {}
+        return found | {name: mask for name, mask in self.thirds.items() if self._told(mask)}
+
+    def _told(self, mask: Mask) -> bool:
+        """Whether there are enough rows of a slice, and both labels."""
+        return int(mask.sum()) >= FEW and len(np.unique(self.split.labels[mask])) == 2
 
     @property
     def key(self) -> str:
@@ -74,7 +81,7 @@ def asked(data: PreparedData, name: str, users: int, more_new: int, seed: int, m
 
     Args:
         users: how many are drawn, 0 = all. more_new: at most so many further rows of new items.
-        most: rows of a user, 0 = all, where the data's labels were given; pairs are one a user.
+        most: events of a user whose rows are asked about, 0 = all, where people gave the labels; pairs are one a user.
 
     Raises:
         InputError: rows with label 0 were drawn, and no item is new.
@@ -86,7 +93,7 @@ def asked(data: PreparedData, name: str, users: int, more_new: int, seed: int, m
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many users, further rows of new items, and rows of a user."""
+    """How many users, further rows of new items, and events of a user."""
 
     users: int
     more_new: int
@@ -134,11 +141,18 @@ def labelled(data: PreparedData, split: Split, name: str, sizes: Sizes, seed: in
 
 
 def stretch(split: Split, user: int, most: int, rng: np.random.Generator) -> Indices:
-    """At most so many (0 = all) neighbouring rows of the user, from a random one on; int64, by position."""
+    """The user's rows beside a random one of his, int64, by position; with `most` 0 all of them.
+
+    They are those of the same window of `most` positions, counted from 1. Prompts drop old lines in blocks: where a
+    block is a multiple of `most`, the rows share one prompt.
+    """
     rows = np.flatnonzero(split.users == user).astype(np.int64)
     rows = rows[np.argsort(split.positions[rows], kind="stable")]
-    first = int(rng.integers(len(rows) - most + 1)) if 0 < most < len(rows) else 0
-    return rows[first : first + most] if most else rows
+    if not most:
+        return rows
+    windows = (split.positions[rows] - 1) // most
+    chosen: Indices = rows[windows == windows[rng.integers(len(rows))]]
+    return chosen
 
 
 def taken(split: Split, rows: Indices) -> Split:

@@ -171,4 +171,4 @@ def _tell(label: str, result: dict[str, Any], out: Path, folder: Path, json: boo
         click.echo("\n".join(summary(result)))
         click.echo(f"{folder}: report.html, report.md, report.json")
         click.echo(f"{out}: {label}")
-    talk.then("deploy", "add", "SITE", out)
+    talk.then("deploy", "push", "SITE", out, "--canary", "0.1")

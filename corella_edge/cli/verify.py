@@ -76,7 +76,9 @@ def _scores(bundle: Bundle, llm_threads: int | None) -> dict[str, Any]:
 
     required = bundle.prompt() is not None and find_spec("llama_cpp") is not None
     with Engine.open(bundle.root, llm_threads=llm_threads, tuned=False, require_llm=required) as engine:
-        found = reference.compare(engine)
+        line = talk.Progress()
+        found = reference.compare(engine, lambda done, of: line.show(f"reference rows: {done} of {of}"))
+        line.done()
         found.problems += table_problems(bundle.root)
         result: dict[str, Any] = {"crm": {"rows": found.rows, "difference": found.crm, "allowed": found.allowed.crm},
                   "text": None, "llm": None, "unchecked": list(engine.warnings),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,10 +68,11 @@ def tolerance(bundle: Bundle) -> Tolerance:
     return Tolerance(found["crm"], found.get("llm", 0.0), found.get("text", 0.0))
 
 
-def compare(engine: Engine) -> ReferenceCheck:
+def compare(engine: Engine, tell: Callable[[int, int], None] = lambda done, of: None) -> ReferenceCheck:
     """Score every reference row of the bundle again, and make the vector of every reference text.
 
-    The LLM's part, and that of texts, only where the engine has what it takes.
+    The LLM's part, and that of texts, only where the engine has what it takes. `tell` gets how many rows are done, and
+    of how many.
 
     Raises:
         BundleError: see `read`, `read_texts` and `tolerance`.
@@ -79,7 +80,9 @@ def compare(engine: Engine) -> ReferenceCheck:
     allowed, rule = tolerance(engine.bundle), engine.bundle.fusion()
     result = ReferenceCheck(allowed)
     threshold = "ratio:0" if engine.llm is None else "ratio:1"
-    for number, row in enumerate(read(engine.bundle), 1):
+    rows = read(engine.bundle)
+    for number, row in enumerate(rows, 1):
+        tell(number - 1, len(rows))
         scores = engine.rank(replace(row.request, threshold=threshold, timeout_ms=None), refuses=False)
         result.rows += 1
         found = list(_crm(row, float(scores.crm[0]), allowed.crm, result))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,17 @@ def test_the_stream_is_in_its_order_of_time(chance: float) -> None:
 
     times = [time for time, _, _ in kept_answers.stream([User("u")], ["a", "b"], 20, chance, np.random.default_rng(0))]
     assert times == sorted(times)
+
+
+def test_figures_are_kept_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, out = make_bundle(tmp_path / "bundle", llm=False), tmp_path / "out.json"
+    given = [str(bundle), "--sessions", "20", "--threshold", "ratio:0.5", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["kept_answers.py", *given])
+    assert kept_answers.main() == 0
+    found = json.loads(out.read_text())
+    assert found["bundle"] == "tiny@1"
+    assert [row["event_between_views"] for row in found["rows"]] == list(kept_answers.CHANCES)
+    assert found["rows"][0]["kept"] > found["rows"][-1]["kept"] >= 0.0
+    assert json.loads(capsys.readouterr().out)["rows"] == found["rows"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from corella_edge_runtime.bench.figures import part
-from corella_edge_runtime.bench.histogram import at_rank
+from corella_edge_runtime.bench.results.figures import part
+from corella_edge_runtime.bench.results.histogram import at_rank
 
 DRAWS = 2000
 

@@ -12,8 +12,8 @@ from corella_edge.bundle.artefact import Bundle
 from corella_edge.catalog import Catalog
 from corella_edge.request import Candidate, Candidates, Request, User
 from corella_edge.request_json import request_body
-from corella_edge_runtime.bench import traffic
 from corella_edge_runtime.bench.load.http import post
+from corella_edge_runtime.bench.measure import traffic
 
 RANK = "/v1/rank"
 

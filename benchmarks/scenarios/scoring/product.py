@@ -12,7 +12,7 @@ import numpy as np
 
 from corella_edge.request import Request
 from corella_edge.scores import Scores
-from corella_edge_runtime.bench import traffic
+from corella_edge_runtime.bench.measure import traffic
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt
 from harness.pairs import ratio_of

@@ -27,7 +27,7 @@ from corella_edge_export.training import stages
 from corella_edge_export.training.checks import check
 from corella_edge_export.training.run import Run, hold
 from corella_edge_export.training.stage import enabled
-from corella_edge_runtime.bench.machine import machine, versions
+from corella_edge_runtime.bench.measure.machine import machine, versions
 
 FULL = "full"
 HEAVY = ("torch", "transformers", "accelerate")

@@ -269,6 +269,7 @@ class Follower:
     def _load_in_thread(self, version: str, future: Future[Engine]) -> None:
         try:
             ranker = open_version(self._site, version, self._load)
+            _LOG.info("%s is loaded: %s", version, "; ".join(ranker.told()))
         except BaseException as error:  # noqa: BLE001 - handed to the event loop
             with contextlib.suppress(InvalidStateError):
                 future.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))

@@ -229,8 +229,8 @@ def test_each_swap_canary_and_end_has_a_line_in_the_log(
         await server.dealt_with(server.change(without_canary))
         await server.until(lambda: f"{ids[2]} is closed" in caplog.messages)
         assert caplog.messages == [
-            f"{ids[1]} serves now (was {ids[0]})", f"{ids[0]} is closed",
-            f"{ids[2]} answers 0.3 of the users", f"{ids[2]} is closed",
+            f"{ids[1]} is loaded: threshold ratio:0.05", f"{ids[1]} serves now (was {ids[0]})", f"{ids[0]} is closed",
+            f"{ids[2]} is loaded: threshold ratio:0.05", f"{ids[2]} answers 0.3 of the users", f"{ids[2]} is closed",
         ]  # fmt: skip
         await server.dealt_with(server.change(rolled_back))
         assert f"{ids[0]} serves now (was {ids[1]})" in caplog.messages
