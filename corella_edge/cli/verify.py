@@ -11,7 +11,7 @@ import click
 
 from corella_edge.cli import talk
 from corella_edge.cli.base import Command
-from corella_edge.cli.common import Threads, echo_json, json_option, mib, trusted_key
+from corella_edge.cli.common import ThreadCount, echo_json, json_option, mib, trusted_key
 from corella_edge.errors import BundleError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--llm-threads", type=Threads(), help="Threads of the LLM. Default: all cores but one.")
+@click.option("--llm-threads", type=ThreadCount(), help="Threads of the LLM. Default: all cores but one.")
 @click.option("--trust", metavar="KEY", help="Public key, or file of one, that BUNDLE must be signed with.")
 @json_option
 def verify(bundle: Path, llm_threads: int | None, trust: str | None, json: bool) -> None:

@@ -25,7 +25,7 @@ from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
 from corella_edge_runtime.llm.contract.messages import Prompt
 from corella_edge_runtime.llm.contract.settings import LlmSettings
-from corella_edge_runtime.reference import Comparison, compare
+from corella_edge_runtime.reference import ReferenceCheck, compare
 
 if TYPE_CHECKING:
     from corella_edge_runtime.llm.llama.scorer import YesNoScorer
@@ -44,7 +44,7 @@ def allowed(least: float, found: float) -> float:
     return min(1.0, max(least, 2.0 * found))
 
 
-def repeat(engine: Engine) -> Comparison:
+def repeat(engine: Engine) -> ReferenceCheck:
     """The bundle's reference rows, scored again. Raises ExportError for the first that differs."""
     found = compare(engine)
     for problem in found.problems:

@@ -198,7 +198,7 @@ class Export:
         self.say(f"LLM: {texts} texts tokenised alike; GGUF f16 against transformers")
         found = self._check_f16(f16, prompts)
         crm = self._crm_scores(Crm(self.folder / "crm.onnx", self.schema), self.requests)
-        writer = file_types.Writer(self, f16, prompts, found, crm)
+        writer = file_types.FileTypeWriter(self, f16, prompts, found, crm)
         if self.options.imatrix:
             writer.weigh(plain)
         writer.write()
