@@ -151,7 +151,8 @@ def stretch(split: Split, user: int, most: int, rng: np.random.Generator) -> Ind
     if not most:
         return rows
     windows = (split.positions[rows] - 1) // most
-    return rows[windows == windows[rng.integers(len(rows))]]
+    chosen: Indices = rows[windows == windows[rng.integers(len(rows))]]
+    return chosen
 
 
 def taken(split: Split, rows: Indices) -> Split:
