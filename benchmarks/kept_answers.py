@@ -21,7 +21,7 @@ import numpy as np
 from corella_edge.errors import BundleError
 from corella_edge.json_lines import parse_traffic, read_lines
 from corella_edge.request import Candidate, Event, Request, User
-from corella_edge.routing.kept import Kept, key_of, state_of
+from corella_edge.routing.kept import KeptAnswers, key_of, state_of
 from corella_edge_runtime.engine import Engine
 from harness.results import ended
 
@@ -54,7 +54,7 @@ def stream(
         yield time, known[place], page
 
 
-def hit_rate(engine: Engine, kept: Kept, sessions: int, chance: float, seed: int) -> tuple[float, int]:
+def hit_rate(engine: Engine, kept: KeptAnswers, sessions: int, chance: float, seed: int) -> tuple[float, int]:
     """The part of the routed candidates whose answer was kept, and their number."""
     items = engine.encoder.catalog.ids
     for time, user, page in stream(users_of(engine), items, sessions, chance, np.random.default_rng(seed)):
@@ -90,7 +90,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     rows = []
     with Engine.open(options.bundle, llm=None, threshold=options.threshold) as engine:
         for chance in CHANCES:
-            rate, routed = hit_rate(engine, Kept(options.kept, options.age), options.sessions, chance, 1)
+            rate, routed = hit_rate(engine, KeptAnswers(options.kept, options.age), options.sessions, chance, 1)
             rows.append({"event_between_views": chance, "kept": rate, "routed": routed})
         name = engine.name
     settings = {name: value for name, value in vars(options).items() if name not in ("bundle", "out")}

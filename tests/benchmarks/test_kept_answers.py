@@ -10,14 +10,16 @@ import pytest
 
 import kept_answers
 from bundles import make_bundle
-from corella_edge.routing.kept import Kept
+from corella_edge.routing.kept import KeptAnswers
 from corella_edge_runtime.engine import Engine
 
 
 def test_hits_are_of_views_without_an_event_between_them(tmp_path: Path) -> None:
     with Engine.open(make_bundle(tmp_path / "bundle", llm=False), llm=None, threshold="ratio:0.5") as engine:
-        rates = [kept_answers.hit_rate(engine, Kept(10_000, 600.0), 60, chance, 1)[0] for chance in (0.0, 0.5, 1.0)]
-        none, _ = kept_answers.hit_rate(engine, Kept(0, 600.0), 60, 0.0, 1)
+        rates = [
+            kept_answers.hit_rate(engine, KeptAnswers(10_000, 600.0), 60, chance, 1)[0] for chance in (0.0, 0.5, 1.0)
+        ]
+        none, _ = kept_answers.hit_rate(engine, KeptAnswers(0, 600.0), 60, 0.0, 1)
     assert rates[0] > 0.4
     assert rates == sorted(rates, reverse=True)
     assert none == 0.0
