@@ -19,14 +19,14 @@ RANK = "/v1/rank"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TrafficSource:
     """Where users and items come from."""
 
     catalog: Catalog
     users: list[User]
 
     @classmethod
-    def open(cls, bundle: Path) -> Source:
+    def open(cls, bundle: Path) -> TrafficSource:
         """The bundle's catalogue, and one row of each user of its sample."""
         opened = Bundle.open(bundle)
         rows = traffic.read(opened, None)

@@ -104,10 +104,10 @@ def weights_in(path: Path) -> list[tuple[str, str, int]]:
     return _read(path, lambda head: [(name, kind, math.prod(shape)) for name, kind, shape in _matrices(head)])
 
 
-def _read(path: Path, look: Callable[[_Head], T]) -> T:
+def _read(path: Path, look: Callable[[_GgufHead], T]) -> T:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-            return look(_Head(raw))
+            return look(_GgufHead(raw))
     except OSError as error:
         raise BundleError(f"{path.name}: cannot be read ({error.strerror})") from None
     except (struct.error, ValueError) as error:
@@ -116,7 +116,7 @@ def _read(path: Path, look: Callable[[_Head], T]) -> T:
 
 
 @dataclass(slots=True)
-class _Head:
+class _GgufHead:
     """The bytes of a file and how far they are read."""
 
     raw: mmap.mmap
@@ -168,7 +168,7 @@ class _Head:
         return self.take(_FORMS[kind])
 
 
-def _counts(head: _Head) -> tuple[int, int]:
+def _counts(head: _GgufHead) -> tuple[int, int]:
     """How many tensors and keys follow."""
     if head.raw[:4] != b"GGUF":
         raise ValueError("not GGUF")
@@ -179,12 +179,12 @@ def _counts(head: _Head) -> tuple[int, int]:
     return tensors, keys
 
 
-def _matrices_in(head: _Head) -> tuple[frozenset[str], int]:
+def _matrices_in(head: _GgufHead) -> tuple[frozenset[str], int]:
     found = _matrices(head)
     return frozenset(kind for _, kind, _ in found), min((shape[0] for *_, shape in found), default=0)
 
 
-def _matrices(head: _Head) -> list[tuple[str, str, list[int]]]:
+def _matrices(head: _GgufHead) -> list[tuple[str, str, list[int]]]:
     """Of each matrix: its name, the name of its type, its shape."""
     tensors, keys = _counts(head)
     for _ in range(keys):
@@ -195,7 +195,7 @@ def _matrices(head: _Head) -> list[tuple[str, str, list[int]]]:
             if len(shape) > 1]  # fmt: skip
 
 
-def _tensor(head: _Head) -> tuple[bytes, list[int], int]:
+def _tensor(head: _GgufHead) -> tuple[bytes, list[int], int]:
     """Name, shape (numbers in a row first), number of the type."""
     name, dimensions = head.text(), head.take("I")
     if not 1 <= dimensions <= _MOST_DIMENSIONS:
@@ -212,7 +212,7 @@ def _type_of(name: bytes, kind: int) -> str:
     return TYPES[kind]
 
 
-def _check(head: _Head) -> frozenset[str]:
+def _check(head: _GgufHead) -> frozenset[str]:
     tensors, keys = _counts(head)
     pairs = _pairs(head, keys)
     architecture = _architecture(pairs)
@@ -226,7 +226,7 @@ def _check(head: _Head) -> frozenset[str]:
     return frozenset(kind for kind in kinds if kind)
 
 
-def _pairs(head: _Head, count: int) -> dict[str, tuple[int, Any]]:
+def _pairs(head: _GgufHead, count: int) -> dict[str, tuple[int, Any]]:
     """Key → (value type, of an array's entries negative; value)."""
     found = {}
     for _ in range(count):
@@ -289,7 +289,7 @@ def _read_by_llama(place: int, token: bytes) -> bytes:
     return token.split(b"\0", 1)[0] or b"[EMPTY_%d]" % place
 
 
-def _check_tensor(head: _Head) -> str:
+def _check_tensor(head: _GgufHead) -> str:
     """The type of a matrix; empty for a norm, a bias or factors."""
     name, _, kind = _tensor(head)
     if _MATRIX.fullmatch(name):

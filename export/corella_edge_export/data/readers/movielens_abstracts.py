@@ -1,4 +1,4 @@
-"""Abstracts of films from an encyclopaedia, found by title and year."""
+"""Abstracts of MovieLens items from an encyclopaedia, found by title and year."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from corella_edge_export.data.readers.film_abstracts import find, keys
+from corella_edge_export.data.readers.movielens_abstracts import find, keys
 
 ABSTRACTS = pl.DataFrame(
     [("The Matrix", 1999), ("Il Postino", 1994), ("City of Lost Children", 1995), ("M", 1931), ("M", 1951)],
