@@ -100,15 +100,24 @@ def judged(
         mask = asked(held, policy)
         at = (threshold, ratios[threshold], float(mask.mean()))
         points.append(_point("policy", *at, held.judge(held.answer(mask)), base))
-        points.append(_plain("random", *at, at_random(held, int(mask.sum()))))
-        points.append(_plain("oracle", *at, held.judge.points(held.answer(oracle(held, int(mask.sum()))))))
-        points += [_point(name, *at, held.judge(held.answer(highest(held, order, int(mask.sum())))), base)
-                   for name, order in published.items() if 0.0 < at[2] < 1.0]  # fmt: skip
+        points += _as_many(held, int(mask.sum()), at, published, base)
     points.append(_point("crm", None, 0.0, 0.0, base, base))
     if held.judged.known.any():
         every = held.judge(np.where(held.judged.known, held.judged.llm, held.judged.crm))
         points.append(_point("llm", None, 1.0, float(held.judged.known.mean()), every, base))
     return Quality(rows=len(held.judged), users=len(set(rows.user.tolist())), points=tuple(points), knee=knee(held))
+
+
+def _as_many(
+    held: HeldOut, count: int, at: tuple[str, float | None, float], published: Mapping[str, Floats], base: Figures
+) -> list[QualityPoint]:
+    """So many rows chosen otherwise: at random, by an oracle, and by published rules, where there is a choice."""
+    points = [_plain("random", *at, at_random(held, count)),
+              _plain("oracle", *at, held.judge.points(held.answer(oracle(held, count))))]  # fmt: skip
+    if 0 < count < held.judged.known.sum():
+        points += [_point(name, *at, held.judge(held.answer(highest(held, order, count))), base)
+                   for name, order in published.items()]  # fmt: skip
+    return points
 
 
 def asked(held: HeldOut, policy: Policy) -> Mask:
