@@ -21,7 +21,7 @@ from corella_edge.routing.policy import Policy
 from corella_edge.scores import Scores
 from corella_edge_runtime.bench.results.circumstances import Figure
 from corella_edge_runtime.bench.results.figures import figure
-from corella_edge_runtime.bench.results.result import Quality, QualityPoint
+from corella_edge_runtime.bench.results.result import QualityLines, QualityPoint
 
 NO_LABELS = "no row of these requests has a label"
 LEAST = 50  # rows that are scored however long it takes
@@ -76,7 +76,7 @@ def columns(parts: Sequence[tuple[Inputs, list[int]]]) -> dict[str, Floats]:
 def judged(
     rows: LabelledRows, policies: Mapping[str, Policy], ratios: Mapping[str, float | None], measure: Measure,
     rule: Fusion = REPLACE, draws: int = 2000,
-) -> Quality:  # fmt: skip
+) -> QualityLines:  # fmt: skip
     """Every line of quality: the policies, as many rows at random, by an oracle and by each published rule, and each
     model alone.
 
@@ -87,9 +87,9 @@ def judged(
         measure: the bundle's; the knee is looked for by it.
     """
     if not len(rows):
-        return Quality(why=NO_LABELS)
+        return QualityLines(why=NO_LABELS)
     if missing := [name for name in measure.needs if name not in rows.inputs]:
-        return Quality(why=f"the bundle's policy looks at {missing[0]}, which the answers do not tell")
+        return QualityLines(why=f"the bundle's policy looks at {missing[0]}, which the answers do not tell")
     values = measure(rows.crm, rows.inputs_for(measure.needs))
     held = HeldOut(rows, values, rule, draws)
     base, published = held.judge(held.alone), rules.orders(held.judged, rule)
@@ -105,7 +105,9 @@ def judged(
     if held.judged.known.any():
         every = held.judge(np.where(held.judged.known, held.judged.llm, held.judged.crm))
         points.append(_point("llm", None, 1.0, float(held.judged.known.mean()), every, base))
-    return Quality(rows=len(held.judged), users=len(set(rows.user.tolist())), points=tuple(points), knee=knee(held))
+    return QualityLines(
+        rows=len(held.judged), users=len(set(rows.user.tolist())), points=tuple(points), knee=knee(held)
+    )
 
 
 def _as_many(
