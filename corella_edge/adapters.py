@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 
 from corella_edge.errors import BundleError, InputError
 from corella_edge.request import Request
+from corella_edge.selection import Left
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FOLDER, SUFFIX = "adapters/", ".gguf"
@@ -24,15 +25,12 @@ ALONE: Weights = ()
 # As a request says it.
 AdapterName = Annotated[str, Meta(min_length=1, max_length=64)]
 OneAdapter = Annotated[
-    AdapterName | None | UnsetType,
+    AdapterName | Left,
     Meta(description="An adapter of the bundle's LLM that is asked; the same as `adapters` with the weight 1."),
 ]
 AdapterWeights = Annotated[
-    Annotated[
-        dict[AdapterName, Annotated[float, Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]], Meta(max_length=MAX_ADAPTERS)
-    ]
-    | None
-    | UnsetType,
+    Annotated[dict[AdapterName, Annotated[float, Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]], Meta(max_length=MAX_ADAPTERS)]
+    | Left,
     Meta(
         description="Weights of adapters of the bundle's LLM, whose changes are added up: 1 is what was trained, 0 "
         "nothing of it. `{}`: the LLM without adapters. Left out: as the bundle says."
@@ -59,7 +57,9 @@ class Adapters:
         if not isinstance(names, list) or not names or not all(map(is_name, names)) or len(set(names)) != len(names):
             raise BundleError("adapters.json: adapters is not a list of different names of adapters")
         if not isinstance(default, dict) or not all(map(_is_weight, default.values())):
-            raise BundleError(f"adapters.json: default is not an object of weights from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}")
+            raise BundleError(
+                f"adapters.json: default is not an object of weights from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
+            )
         found = cls(tuple(sorted(names)))
         try:
             return replace(found, default=found.weights(default))
@@ -117,7 +117,7 @@ def file_of(name: str) -> str:
     return f"{FOLDER}{name}{SUFFIX}"
 
 
-def asked_for(adapter: str | None | UnsetType, adapters: dict[str, float] | None | UnsetType) -> dict[str, float] | None:
+def asked_for(adapter: str | Left, adapters: dict[str, float] | Left) -> dict[str, float] | None:
     """What a request with these two fields asks for; None = it leaves it to the bundle.
 
     Raises:
@@ -136,4 +136,6 @@ def weights_of(wanted: Mapping[str, float] | None) -> Weights:
 
 def names_in(files: Iterable[str]) -> list[str]:
     """The adapters among a bundle's files."""
-    return sorted(file[len(FOLDER) : -len(SUFFIX)] for file in files if file.startswith(FOLDER) and file.endswith(SUFFIX))
+    return sorted(
+        file[len(FOLDER) : -len(SUFFIX)] for file in files if file.startswith(FOLDER) and file.endswith(SUFFIX)
+    )

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from corella_edge.adapters import Weights
 from corella_edge.errors import ExportError
 from corella_edge.features.encoder import FeatureEncoder
 from corella_edge.prompt import PromptEncoder
@@ -22,7 +23,7 @@ from corella_edge_export.training.tasks.crm import tensors
 from corella_edge_export.training.tasks.llm import LlmReader, predict
 from corella_edge_runtime.crm import Crm
 from corella_edge_runtime.engine import Engine
-from corella_edge_runtime.llm.contract.messages import Prompt
+from corella_edge_runtime.llm.contract.messages import Prompt, Prompts
 from corella_edge_runtime.llm.contract.settings import LlmSettings
 from corella_edge_runtime.reference import Comparison, compare
 
@@ -114,8 +115,10 @@ def gguf_scores(
     threads: int,
     whole: bool = False,
     exact: bool = False,
+    adapter: Path | None = None,
 ) -> Floats:
-    """P(Yes), float64 [n], of one-candidate requests by llama.cpp; nan for an item without text.
+    """P(Yes), float64 [n], of one-candidate requests by llama.cpp, with an adapter or none; nan for an item without
+    text.
 
     `whole` decodes each prompt from its beginning; else a prefix kept from the row before is used again, as in serving.
     `exact` computes attention in float32: what then differs is the file's doing, not the arithmetic's.
@@ -124,10 +127,11 @@ def gguf_scores(
     from corella_edge_runtime.llm.llama.binding import Model
     from corella_edge_runtime.llm.llama.scorer import YesNoScorer
 
-    model = Model(path)
+    model = Model(path, adapters={} if adapter is None else {adapter.stem: adapter})
     scorer = YesNoScorer(model, encoder.tokens, LlmSettings(threads=threads), exact=exact)
     try:
-        return np.asarray([_score(scorer, encoder, request, whole) for request in requests])
+        by = tuple((name, 1.0) for name in model.adapters)
+        return np.asarray([_score(scorer, encoder, request, whole, by) for request in requests])
     finally:
         scorer.close()
         model.close()
@@ -139,13 +143,14 @@ def only_candidate(request: Request) -> Candidate:
     return request.candidates[0]
 
 
-def _score(scorer: YesNoScorer, encoder: PromptEncoder, request: Request, whole: bool) -> float:
+def _score(scorer: YesNoScorer, encoder: PromptEncoder, request: Request, whole: bool, by: Weights) -> float:
     suffix = encoder.suffix(only_candidate(request))
     if suffix is None:
         return math.nan
     if whole:
         scorer.forget()
-    return scorer.score([Prompt(tuple(encoder.prefix(request.user)), tuple(suffix))])[0].probability
+    prompt = Prompt(tuple(encoder.prefix(request.user)), tuple(suffix))
+    return scorer.score(Prompts.of([prompt]).by(by))[0].probability
 
 
 def check_llm(name: str, found: Floats, expected: Floats, tolerance: float) -> float:

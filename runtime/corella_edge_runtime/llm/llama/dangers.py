@@ -202,5 +202,3 @@ def _check_tensor(head: Head) -> str:
     if kind != _F32_TENSOR:
         raise ValueError(f"the tensor {shown(name)} is of the type {TYPES.get(kind, kind)}, not F32")
     return ""
-
-
