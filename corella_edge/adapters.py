@@ -29,8 +29,7 @@ OneAdapter = Annotated[
     Meta(description="An adapter of the bundle's LLM that is asked; the same as `adapters` with the weight 1."),
 ]
 AdapterWeights = Annotated[
-    Annotated[dict[AdapterName, Annotated[float, Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]], Meta(max_length=MAX_ADAPTERS)]
-    | Left,
+    Annotated[dict[str, Annotated[float, Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]], Meta(max_length=MAX_ADAPTERS)] | Left,
     Meta(
         description="Weights of adapters of the bundle's LLM, whose changes are added up: 1 is what was trained, 0 "
         "nothing of it. `{}`: the LLM without adapters. Left out: as the bundle says."
